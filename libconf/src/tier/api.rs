@@ -1,0 +1,113 @@
+//! What the tiers say to each other over HTTP, as JSON. Readers ignore members that they do not know.
+
+use serde::{Deserialize, Serialize};
+
+use crate::name::{BranchName, CommitId, ComponentVersion, DatacenterName, HostName, Sequence};
+
+/// Event `snapshot` on `GET /api/v1/events?datacenter=<id>/<version>`, with the sequence as its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotEvent {
+    /// The newest change that conf-master had accepted when it sent this.
+    pub central: Sequence,
+    /// Whose snapshot.
+    pub datacenter: DatacenterName,
+    /// The change that made the snapshot.
+    pub sequence: Sequence,
+    /// The snapshot.
+    pub commit: CommitId,
+    /// The snapshot before it.
+    pub previous: Option<CommitId>,
+}
+
+/// Event `watermark`: all of this datacenter's events up to `central` have been sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatermarkEvent {
+    /// The newest change that conf-master has accepted, for whichever datacenter.
+    pub central: Sequence,
+    /// Whose stream this is.
+    pub datacenter: DatacenterName,
+    /// The sequence of this datacenter's newest snapshot not above `central`.
+    pub snapshot: Sequence,
+}
+
+/// One entry of `GET /api/v1/datacenters`, and, with `pins`, `GET /api/v1/datacenters/<id>/<version>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatacenterStatus {
+    /// Which datacenter.
+    pub datacenter: DatacenterName,
+    /// The change that made its newest snapshot.
+    pub sequence: Sequence,
+    /// That snapshot.
+    pub commit: CommitId,
+    /// When it was landed, RFC 3339, UTC.
+    pub when: String,
+    /// Who landed it.
+    pub by: String,
+    /// What it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<Pin>,
+}
+
+/// A component resolved: what a datacenter runs of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// `<kind>/<name>/<version>`
+    pub component: ComponentVersion,
+    /// The branch that its content is read from.
+    pub branch: BranchName,
+    /// The commit of that branch.
+    pub commit: CommitId,
+}
+
+/// `POST /api/v1/reports` from a host to its surrogate; an entry of `GET /api/v1/hosts` of conf-slave and of
+/// `GET /api/v1/datacenters/<id>/<version>/hosts` of conf-master.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostReport {
+    /// Which host.
+    pub host: HostName,
+    /// In which datacenter.
+    pub datacenter: DatacenterName,
+    /// What its export holds; 0 for nothing yet.
+    pub sequence: Sequence,
+    /// The snapshot that its export holds.
+    pub commit: Option<CommitId>,
+    /// How it fares.
+    pub state: HostState,
+    /// Why it is not `current`, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The agent's version.
+    pub agent: String,
+    /// When the report was received by the tier that shows it, RFC 3339, UTC; the host leaves it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<String>,
+}
+
+/// How a host fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostState {
+    /// Runs what its pointer names.
+    Current,
+    /// Knows of a newer snapshot and works on it.
+    Updating,
+    /// Could not take a newer snapshot; keeps what it had.
+    Failed,
+}
+
+/// `POST /api/v1/datacenters/<id>/<version>/hosts` from conf-slave to conf-master: its hosts, after each change of theirs
+/// and every minute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlaveReport {
+    /// The newest snapshot that the slave serves.
+    pub sequence: Sequence,
+    /// The newest reports of the hosts that report to it.
+    pub hosts: Vec<HostReport>,
+}
+
+/// The body of every refusal over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong and what to do about it, for people.
+    pub error: String,
+}
