@@ -1,5 +1,8 @@
 //! What the three daemons share, in the order in which a change meets it.
 
 pub mod api;
+pub mod manifest;
+pub mod settings;
 pub mod sign;
 pub mod snapshot;
+pub mod yaml;
