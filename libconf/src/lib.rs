@@ -4,6 +4,7 @@
 //! The three daemons share `tier` (feature `tier`): names, manifests, snapshots, Git on the wire, Consul.
 //! Nothing here prints; only `client::Client::connect` reads the environment.
 
+pub mod client;
 pub mod name;
 
 #[cfg(feature = "tier")]

@@ -1,0 +1,34 @@
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+
+use super::{Error, Typed, follow::Follower};
+use crate::name::ComponentSelector;
+
+/// One component of this host: `<kind>/<name>`, with or without a version.
+#[derive(Clone, Debug)]
+pub struct Component {
+    follower: Arc<Follower>,
+    selector: ComponentSelector,
+}
+
+impl Component {
+    pub(super) fn new(follower: Arc<Follower>, selector: ComponentSelector) -> Self {
+        Component { follower, selector }
+    }
+
+    /// Its name, as it was given.
+    pub fn name(&self) -> &ComponentSelector {
+        &self.selector
+    }
+
+    /// A handle on its settings as a `T`, which follows every later snapshot.
+    ///
+    /// - Shape: the settings are one JSON object; `serde_json::Value` takes any.
+    /// - Errors: [`Error::Shape`] when the present settings are no `T`; [`Error::NoSettings`]; [`Error::NotExported`] and
+    ///   [`Error::SeveralVersions`] when a newer snapshot came since [`Client::component`](super::Client::component);
+    ///   [`Error::Read`].
+    pub fn typed<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Typed<T>, Error> {
+        Typed::start(Arc::clone(&self.follower), self.selector.clone())
+    }
+}

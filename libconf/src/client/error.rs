@@ -1,0 +1,90 @@
+use std::{error::Error as StdError, fmt, io, path::PathBuf};
+
+use crate::name::{BadName, ComponentSelector, ComponentVersion, Sequence, Version};
+
+/// Why something cannot be read; the cause, where there is one, is its `source`.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The name of a component is not one. Mend the program.
+    #[error(transparent)]
+    Name(#[from] BadName),
+
+    /// No snapshot can be read there. Try again once the agent has exported one.
+    #[error(
+        "no configuration is exported to {}; start `conf-local run`, or name the agent's export directory with \
+         CONF_EXPORT_DIR", .dir.display()
+    )]
+    NoExport {
+        /// The export directory.
+        dir: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// This host's snapshot has no such component. It comes with a later snapshot, or the host's role lacks it.
+    #[error("change {sequence} has no {component} for this host; `conf-local status` shows what the host runs")]
+    NotExported {
+        /// What was asked for.
+        component: ComponentSelector,
+        /// In which snapshot.
+        sequence: Sequence,
+    },
+
+    /// The datacenter runs several versions of the component, and none was named. Name one.
+    #[error("{component} runs in several versions, name one: {}", Several(.component, .versions))]
+    SeveralVersions {
+        /// What was asked for.
+        component: ComponentSelector,
+        /// The versions, sorted.
+        versions: Vec<Version>,
+    },
+
+    /// The component is exported as files alone (its pin says `raw: true`). Read its files instead.
+    #[error("{component} is exported without settings, as files alone")]
+    NoSettings {
+        /// Which component.
+        component: ComponentVersion,
+    },
+
+    /// A file of the export cannot be read. It is tried again with the next look at the export.
+    #[error("cannot read {}; run `conf-local verify`", .path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+
+    /// The settings are not of the type that the program wants. The last good value stays; mend one of the two.
+    #[error("the settings of {component} at change {sequence} do not fit the program")]
+    Shape {
+        /// Which component.
+        component: ComponentVersion,
+        /// The snapshot that holds them.
+        sequence: Sequence,
+        /// Which member, and what was expected.
+        source: Box<dyn StdError + Send + Sync>,
+    },
+
+    /// The export went back to an older snapshot, and the client stays on the newer. The agent's state was replaced.
+    #[error("the export went back to change {found}; this program stays on change {kept}")]
+    WentBack {
+        /// What the client keeps.
+        kept: Sequence,
+        /// What the export holds.
+        found: Sequence,
+    },
+}
+
+/// `services/web/latest, services/web/v1.0`
+struct Several<'a>(&'a ComponentSelector, &'a [Version]);
+
+impl fmt::Display for Several<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.1.iter().enumerate().try_for_each(|(at, version)| {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{}/{version}", self.0.component)
+        })
+    }
+}

@@ -1,0 +1,219 @@
+//! The one thread that notices a new snapshot, reads it whole, and switches every handle to it.
+
+use std::{
+    collections::hash_map::RandomState,
+    fmt, fs,
+    hash::{BuildHasher, Hasher},
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{self, Receiver, SyncSender},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
+};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+
+use super::{Error, snapshot::Snapshot};
+
+/// A look without any event: the system may drop events, and an export on some file systems sends none.
+const RECHECK: Duration = Duration::from_secs(30);
+
+/// The same while the export directory cannot be watched (it is missing, or the system's inotify limits are used up),
+/// or its snapshot could not be read.
+const RECHECK_WHEN_BLIND: Duration = Duration::from_secs(1);
+
+/// Snapshots are kept for a while after they were replaced, so a reading that meets one just removed is rare.
+const TRIES: usize = 8;
+
+/// What a reader does once the whole snapshot was read.
+pub(super) type Switch<'a> = Box<dyn FnOnce() + 'a>;
+
+/// One who follows the snapshots.
+pub(super) trait Follow: Send + Sync {
+    /// Reads what it needs from `snapshot`, and gives the step that shows it; nothing is shown before.
+    ///
+    /// [`Error::Read`] means that the snapshot cannot be read now, and is tried again. What is wrong with the content
+    /// is the follower's own to tell.
+    fn prepare<'a>(&'a self, snapshot: &Snapshot) -> Result<Switch<'a>, Error>;
+}
+
+/// Owns the thread; ends it when dropped.
+pub(super) struct Follower {
+    shared: Arc<Shared>,
+    wake: SyncSender<()>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Follower {
+    /// Reads the current snapshot and starts the thread.
+    pub(super) fn start(export_dir: PathBuf) -> Result<Self, Error> {
+        // A relative path would change its meaning with the program's working directory.
+        let no_export = |source| Error::NoExport { dir: export_dir.clone(), source };
+        let export_dir = std::path::absolute(&export_dir).map_err(no_export)?;
+        let (wake, woken) = mpsc::sync_channel(1);
+        // Watch first, read then: a switch in between is an event that is waiting.
+        let watch = Watch::new(&export_dir, wake.clone());
+        let shared = Arc::new(Shared {
+            snapshot: ArcSwap::from_pointee(Snapshot::current(&export_dir)?),
+            followers: Mutex::default(),
+            error: ArcSwapOption::empty(),
+            stop: AtomicBool::new(false),
+            export_dir,
+        });
+        let thread = thread::Builder::new().name("libconf-follow".to_owned());
+        let thread = thread
+            .spawn({
+                let shared = Arc::clone(&shared);
+                move || shared.follow(watch, &woken)
+            })
+            .map_err(|source| Error::NoExport { dir: shared.export_dir.clone(), source })?;
+        Ok(Follower { shared, wake, thread: Some(thread) })
+    }
+
+    pub(super) fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.snapshot.load_full()
+    }
+
+    pub(super) fn export_dir(&self) -> &Path {
+        &self.shared.export_dir
+    }
+
+    pub(super) fn last_error(&self) -> Option<Arc<Error>> {
+        self.shared.error.load_full()
+    }
+
+    /// Makes a follower from the current snapshot, which then sees every later one.
+    pub(super) fn join<F: Follow + 'static>(
+        &self,
+        read: impl FnOnce(&Snapshot) -> Result<F, Error>,
+    ) -> Result<Arc<F>, Error> {
+        // Under the lock that a switch takes, so that none falls between the reading and the joining.
+        let mut followers = self.shared.followers();
+        let joined = Arc::new(read(&self.shared.snapshot.load())?);
+        let following: Arc<dyn Follow> = joined.clone();
+        followers.retain(|follower| follower.strong_count() > 0);
+        followers.push(Arc::downgrade(&following));
+        Ok(joined)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Release);
+        // A full channel wakes the thread as well.
+        let _ = self.wake.try_send(());
+        if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != thread::current().id()) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl fmt::Debug for Follower {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Follower").field("snapshot", &self.shared.snapshot.load()).finish_non_exhaustive()
+    }
+}
+
+/// What the thread and the handles share.
+struct Shared {
+    export_dir: PathBuf,
+    snapshot: ArcSwap<Snapshot>,
+    followers: Mutex<Vec<Weak<dyn Follow>>>,
+    error: ArcSwapOption<Error>,
+    stop: AtomicBool,
+}
+
+impl Shared {
+    fn followers(&self) -> MutexGuard<'_, Vec<Weak<dyn Follow>>> {
+        self.followers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn follow(&self, mut watch: Watch, woken: &Receiver<()>) {
+        loop {
+            watch.renew(&self.export_dir);
+            let taken = self.look();
+            let blind = !watch.sees() || taken.is_err();
+            self.error.store(taken.err().map(Arc::new));
+            // A closed channel cannot be: the owner of its other end ends this thread first.
+            let _ = woken.recv_timeout(jittered(if blind { RECHECK_WHEN_BLIND } else { RECHECK }));
+            if self.stop.load(Ordering::Acquire) {
+                return;
+            }
+        }
+    }
+
+    /// Takes what `current` names now, when it is newer than what is held.
+    fn look(&self) -> Result<(), Error> {
+        for _ in 1..TRIES {
+            let snapshot = Snapshot::current(&self.export_dir)?;
+            match self.take(&snapshot) {
+                // It was replaced while it was read: the newer one is what is wanted.
+                Err(Error::Read { .. }) if Snapshot::current(&self.export_dir)? != snapshot => {}
+                taken => return taken,
+            }
+        }
+        self.take(&Snapshot::current(&self.export_dir)?)
+    }
+
+    fn take(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let held = self.snapshot.load_full();
+        if snapshot.sequence == held.sequence {
+            return Ok(());
+        }
+        if snapshot.sequence < held.sequence {
+            return Err(Error::WentBack { kept: held.sequence, found: snapshot.sequence });
+        }
+        let mut followers = self.followers();
+        followers.retain(|follower| follower.strong_count() > 0);
+        let following: Vec<Arc<dyn Follow>> = followers.iter().filter_map(Weak::upgrade).collect();
+        let switches = following.iter().map(|one| one.prepare(snapshot)).collect::<Result<Vec<Switch<'_>>, _>>()?;
+        // All was read. From here on nothing fails, and every handle is on the new snapshot within microseconds.
+        self.snapshot.store(Arc::new(snapshot.clone()));
+        switches.into_iter().for_each(|switch| switch());
+        Ok(())
+    }
+}
+
+/// The system's eyes on the export directory, renewed when that is another directory than before.
+struct Watch {
+    watcher: Option<RecommendedWatcher>,
+    /// Device and inode of what is watched.
+    watched: Option<(u64, u64)>,
+}
+
+impl Watch {
+    fn new(export_dir: &Path, wake: SyncSender<()>) -> Self {
+        // A full channel means that a look is due anyway, and one look sees all.
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if !event.is_ok_and(|event| event.kind.is_access()) {
+                let _ = wake.try_send(());
+            }
+        });
+        let mut watch = Watch { watcher: watcher.ok(), watched: None };
+        watch.renew(export_dir);
+        watch
+    }
+
+    fn renew(&mut self, export_dir: &Path) {
+        let there = fs::metadata(export_dir).map(|found| (found.dev(), found.ino())).ok();
+        let Some(watcher) = self.watcher.as_mut().filter(|_| there.is_none() || there != self.watched) else { return };
+        // Of a directory that is gone the system has dropped the watch already.
+        let _ = watcher.unwatch(export_dir);
+        self.watched = there.filter(|_| watcher.watch(export_dir, RecursiveMode::NonRecursive).is_ok());
+    }
+
+    fn sees(&self) -> bool {
+        self.watched.is_some()
+    }
+}
+
+/// Between the whole time and three quarters of it, so that the processes of a host do not all look at once.
+fn jittered(time: Duration) -> Duration {
+    let random = RandomState::new().build_hasher().finish();
+    time - time.mul_f64((random % 1024) as f64 / 4096.0)
+}

@@ -1,0 +1,310 @@
+//! Exports laid out as the agent does it, switched by one rename.
+
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    pin::pin,
+    sync::Arc,
+    task::{Context, Poll, Wake, Waker},
+    thread,
+    time::Duration,
+};
+
+use serde::Deserialize;
+use tempfile::TempDir;
+
+use super::*;
+
+/// Far above what any step here takes on a busy machine; reached only by a defect.
+const LONG: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Deserialize, PartialEq)]
+struct Web {
+    port: u16,
+}
+
+/// An export directory; each snapshot is a list of components with their settings.
+struct Export {
+    _dir: TempDir,
+    path: PathBuf,
+}
+
+impl Export {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("export");
+        fs::create_dir_all(path.join("store")).unwrap();
+        fs::create_dir_all(path.join("snapshots")).unwrap();
+        Export { _dir: dir, path }
+    }
+
+    fn with(sequence: u64, components: &[(&str, &str)]) -> Self {
+        let export = Self::new();
+        export.switch(sequence, components);
+        export
+    }
+
+    /// Writes a snapshot beside the others, and lets `current` name it.
+    fn switch(&self, sequence: u64, components: &[(&str, &str)]) {
+        let snapshot = self.path.join(format!("snapshots/{sequence}"));
+        for (at, (component, settings)) in components.iter().enumerate() {
+            let stored = self.path.join(format!("store/{sequence}-{at}"));
+            fs::create_dir_all(stored.join("files")).unwrap();
+            fs::write(stored.join("settings.json"), settings).unwrap();
+            fs::create_dir_all(snapshot.join(component).parent().unwrap()).unwrap();
+            symlink(stored.join("files"), snapshot.join(component)).unwrap();
+            symlink(stored.join("settings.json"), snapshot.join(format!("{component}.json"))).unwrap();
+        }
+        fs::create_dir_all(&snapshot).unwrap();
+        symlink(format!("snapshots/{sequence}"), self.path.join("next")).unwrap();
+        fs::rename(self.path.join("next"), self.path.join("current")).unwrap();
+    }
+
+    fn client(&self) -> Client {
+        Client::at(&self.path).unwrap()
+    }
+}
+
+/// Waits for what no event tells, against a generous deadline.
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = std::time::Instant::now() + LONG;
+    while !holds() {
+        assert!(std::time::Instant::now() < deadline, "never came: {what}");
+        thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_value_follows_the_export() {
+    let export = Export::with(1, &[("services/web/latest", r#"{"port":1}"#)]);
+    let client = export.client();
+    let mut web = client.component("services/web").unwrap().typed::<Web>().unwrap();
+    assert_eq!((web.current().port, web.sequence().0), (1, 1));
+    assert!(web.changed_blocking(Duration::ZERO).is_none());
+
+    export.switch(2, &[("services/web/latest", r#"{"port":2}"#)]);
+    let now = web.changed_blocking(LONG).expect("a change");
+    assert_eq!((now.port, now.sequence().0, client.sequence().0), (2, 2, 2));
+    assert_eq!(now.component().to_string(), "services/web/latest");
+    assert!(web.changed_blocking(Duration::ZERO).is_none(), "told twice");
+}
+
+#[test]
+fn a_snapshot_that_leaves_the_component_alone_is_no_change_but_raises_the_sequence() {
+    let web = ("services/web/latest", r#"{"port":1}"#);
+    let export = Export::with(1, &[web]);
+    let mut handle = export.client().component("services/web").unwrap().typed::<Web>().unwrap();
+    let before = handle.current().to_arc();
+    export.switch(5, &[web, ("services/other/latest", "{}")]);
+    until("sequence 5", || handle.sequence().0 == 5);
+    assert!(handle.changed_blocking(Duration::ZERO).is_none());
+    assert!(Arc::ptr_eq(&before, &handle.current().to_arc()), "equal settings were parsed again");
+}
+
+#[test]
+fn settings_that_do_not_fit_leave_the_last_good_ones() {
+    let export = Export::with(1, &[("services/web/latest", r#"{"port":1}"#)]);
+    let client = export.client();
+    let mut web = client.component("services/web").unwrap().typed::<Web>().unwrap();
+    for (sequence, settings) in [(2, r#"{"port":"many"}"#), (3, "{"), (4, "")] {
+        export.switch(sequence, &[("services/web/latest", settings)]);
+        until("the refusal", || {
+            web.last_error().is_some_and(|error| {
+                matches!(&*error, Error::Shape { sequence: at, component, .. }
+                    if at.0 == sequence && component.to_string() == "services/web/latest")
+            })
+        });
+        assert_eq!((web.current().port, web.sequence().0), (1, 1));
+    }
+    assert!(client.last_error().is_none(), "one component's fault is not the client's");
+    export.switch(5, &[("services/web/latest", r#"{"port":5}"#)]);
+    assert_eq!(web.changed_blocking(LONG).expect("a change").port, 5);
+    assert!(web.last_error().is_none());
+}
+
+#[test]
+fn a_panic_in_the_programs_parsing_is_a_refusal() {
+    #[derive(Debug)]
+    struct Touchy;
+    impl<'de> Deserialize<'de> for Touchy {
+        fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+            let web = Web::deserialize(from)?;
+            assert_ne!(web.port, 2, "two is too much");
+            Ok(Touchy)
+        }
+    }
+    let export = Export::with(1, &[("services/web/latest", r#"{"port":1}"#)]);
+    let mut web = export.client().component("services/web").unwrap().typed::<Touchy>().unwrap();
+    export.switch(2, &[("services/web/latest", r#"{"port":2}"#)]);
+    until("the refusal", || web.last_error().is_some());
+    export.switch(3, &[("services/web/latest", r#"{"port":3}"#)]);
+    assert!(web.changed_blocking(LONG).is_some(), "the following ended");
+}
+
+#[test]
+fn a_removed_component_keeps_its_last_value() {
+    let export = Export::with(1, &[("services/web/latest", r#"{"port":1}"#)]);
+    let web = export.client().component("services/web").unwrap().typed::<Web>().unwrap();
+    export.switch(2, &[("services/other/latest", "{}")]);
+    until("the removal", || web.last_error().is_some_and(|error| matches!(*error, Error::NotExported { .. })));
+    assert_eq!(web.current().port, 1);
+}
+
+#[test]
+fn a_name_without_version_is_the_one_that_runs() {
+    let one = ("services/web/v1.0", r#"{"port":1}"#);
+    let two = ("services/web/v2.0", r#"{"port":2}"#);
+    let export = Export::with(1, &[one]);
+    let client = export.client();
+    let mut web = client.component("services/web").unwrap().typed::<Web>().unwrap();
+    // Both run: the handle stays on what it had, and a new one has to choose.
+    export.switch(2, &[one, two]);
+    until("both", || web.sequence().0 == 2);
+    assert_eq!(web.current().port, 1);
+    let error = client.component("services/web").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "services/web runs in several versions, name one: services/web/v1.0, services/web/v2.0"
+    );
+    assert_eq!(client.component("services/web/v2.0").unwrap().typed::<Web>().unwrap().current().port, 2);
+    // The other alone: the handle goes along.
+    export.switch(3, &[two]);
+    assert_eq!(web.changed_blocking(LONG).expect("a change").port, 2);
+}
+
+#[test]
+fn what_is_not_there_is_said() {
+    let export = Export::with(1, &[("services/web/v1", r#"{"port":1}"#), ("services/raw/latest", "{}")]);
+    fs::remove_file(export.path.join("snapshots/1/services/raw/latest.json")).unwrap();
+    let client = export.client();
+    for absent in ["services/nope", "services/web/v2", "devices/web"] {
+        assert!(matches!(client.component(absent), Err(Error::NotExported { .. })), "{absent}");
+    }
+    for bad in ["web", "services/../x", "services/web/latest/x", ""] {
+        assert!(matches!(client.component(bad), Err(Error::Name(_))), "{bad}");
+    }
+    let raw = client.component("services/raw").unwrap();
+    assert!(matches!(raw.typed::<Web>(), Err(Error::NoSettings { .. })));
+    let empty = Export::new();
+    let error = Client::at(&empty.path).unwrap_err();
+    assert!(error.to_string().contains("start `conf-local run`"), "{error}");
+}
+
+#[test]
+fn the_sequence_never_falls() {
+    let export = Export::with(7, &[("services/web/latest", r#"{"port":7}"#)]);
+    let client = export.client();
+    let mut web = client.component("services/web").unwrap().typed::<Web>().unwrap();
+    export.switch(3, &[("services/web/latest", r#"{"port":3}"#)]);
+    until("the refusal", || client.last_error().is_some_and(|error| matches!(*error, Error::WentBack { .. })));
+    assert_eq!((web.current().port, web.sequence().0), (7, 7));
+    export.switch(8, &[("services/web/latest", r#"{"port":8}"#)]);
+    assert_eq!(web.changed_blocking(LONG).expect("a change").port, 8);
+    until("no error", || client.last_error().is_none());
+}
+
+#[test]
+fn a_replaced_export_directory_is_followed() {
+    let export = Export::with(1, &[("services/web/latest", r#"{"port":1}"#)]);
+    let mut web = export.client().component("services/web").unwrap().typed::<Web>().unwrap();
+    fs::rename(&export.path, export.path.with_extension("old")).unwrap();
+    fs::create_dir_all(export.path.join("store")).unwrap();
+    export.switch(2, &[("services/web/latest", r#"{"port":2}"#)]);
+    assert_eq!(web.changed_blocking(LONG).expect("a change").port, 2);
+    export.switch(3, &[("services/web/latest", r#"{"port":3}"#)]);
+    assert_eq!(web.changed_blocking(LONG).expect("a change").port, 3);
+}
+
+/// Wakes the thread that waits in [`block_on`].
+struct Unpark(thread::Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// The smallest of runtimes: proof that none in particular is needed.
+fn block_on<F: Future>(future: F) -> F::Output {
+    let waker = Waker::from(Arc::new(Unpark(thread::current())));
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return output;
+        }
+        thread::park_timeout(LONG);
+    }
+}
+
+#[test]
+fn a_change_is_awaited_without_a_runtime_and_by_every_clone() {
+    let export = Export::with(1, &[("services/web/latest", r#"{"port":1}"#)]);
+    let web = export.client().component("services/web").unwrap().typed::<Web>().unwrap();
+    thread::scope(|scope| {
+        let waiting: Vec<_> = (0..4)
+            .map(|_| {
+                let mut web = web.clone();
+                scope.spawn(move || block_on(async { web.changed().await.port }))
+            })
+            .collect();
+        export.switch(2, &[("services/web/latest", r#"{"port":2}"#)]);
+        for one in waiting {
+            assert_eq!(one.join().unwrap(), 2);
+        }
+    });
+    // A dropped future has taken nothing.
+    let mut web = web;
+    drop(web.changed());
+    assert_eq!(block_on(web.changed()).port, 2);
+}
+
+#[test]
+fn handles_of_one_snapshot_never_wait_for_another_and_values_never_go_back() {
+    let settings = |port: u64| format!(r#"{{"port":{port}}}"#);
+    let export = Export::with(1, &[("services/a/latest", &settings(1)), ("services/b/latest", &settings(1))]);
+    let client = export.client();
+    let a = client.component("services/a").unwrap().typed::<Web>().unwrap();
+    let b = client.component("services/b").unwrap().typed::<Web>().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for sequence in 2..=200 {
+                export.switch(
+                    sequence,
+                    &[("services/a/latest", &settings(sequence)), ("services/b/latest", &settings(sequence))],
+                );
+            }
+        });
+        let (mut last_a, mut last_b) = (0, 0);
+        while last_a < 200 || last_b < 200 {
+            let (now_a, now_b) = (a.current(), b.current());
+            assert_eq!(u64::from(now_a.port), now_a.sequence().0, "a value of another snapshot");
+            assert_eq!(u64::from(now_b.port), now_b.sequence().0, "a value of another snapshot");
+            assert!(now_a.port >= last_a && now_b.port >= last_b, "went back");
+            (last_a, last_b) = (now_a.port, now_b.port);
+        }
+    });
+}
+
+#[test]
+fn dropping_the_last_handle_ends_the_thread() {
+    let export = Export::with(1, &[("services/web/latest", r#"{"port":1}"#)]);
+    let client = export.client();
+    let web = client.component("services/web").unwrap().typed::<Web>().unwrap();
+    let alive = Arc::downgrade(&client.follower);
+    drop(client);
+    assert!(alive.upgrade().is_some(), "a handle alone keeps the following");
+    export.switch(2, &[("services/web/latest", r#"{"port":2}"#)]);
+    until("port 2", || web.current().port == 2);
+    drop(web);
+    assert!(alive.upgrade().is_none());
+}
+
+#[test]
+fn without_an_agent_the_default_directory_is_named() {
+    let nobody = tempfile::tempdir().unwrap();
+    match Client::through(nobody.path().join("no.sock")) {
+        Err(Error::NoExport { dir, .. }) => assert_eq!(dir, Path::new(DEFAULT_EXPORT_DIR)),
+        other => drop(other),
+    }
+}
