@@ -1,0 +1,287 @@
+//! What the agent knows, as everybody else in the process sees it: one consistent view behind one channel.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use libconf::{
+    name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, Sequence},
+    tier::api::{HostState, Pin},
+};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+
+/// How many changes `history` remembers.
+pub const HISTORY: usize = 200;
+/// How many changes a slow listener may be behind before it is told to look at the view again.
+const SWITCHES: usize = 256;
+
+/// Handle on the running agent: cheap to clone, answers from memory.
+#[derive(Clone, Debug)]
+pub struct Agent(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    view: watch::Sender<Arc<View>>,
+    switches: broadcast::Sender<Arc<Switched>>,
+    requests: mpsc::Sender<Request>,
+    history: Mutex<VecDeque<HistoryEntry>>,
+}
+
+/// What the agent knows at one moment.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// How it fares.
+    pub status: Status,
+    /// What readers see; `None` until something was exported.
+    pub exported: Option<Arc<Exported>>,
+}
+
+/// The host's state in plain values: the body of `GET /v1/status`, to which the service adds `watchers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Which datacenter this host follows.
+    pub datacenter: DatacenterName,
+    /// Which host this is.
+    pub host: HostName,
+    /// The sequence of what is exported; 0 for nothing yet.
+    pub sequence: Sequence,
+    /// The snapshot that is exported.
+    pub commit: Option<CommitId>,
+    /// The absolute path of `export/`.
+    pub export: PathBuf,
+    /// The absolute path of the snapshot's own folder in `export/`, with no link in it; `None` for nothing yet.
+    pub current: Option<PathBuf>,
+    /// How it fares.
+    pub state: HostState,
+    /// Why it is not `current`, in words.
+    pub error: Option<String>,
+    /// What the authoritative pointer said when it was last read.
+    pub pointer: Option<PointerSeen>,
+    /// When what is exported was switched to, RFC 3339, UTC.
+    pub since: Option<String>,
+    /// How many components are exported.
+    pub components: usize,
+    /// Components that could not be rendered, with the reason; each keeps its files of before, if it had any.
+    #[serde(default)]
+    pub faults: BTreeMap<ComponentVersion, String>,
+    /// What cannot be reached just now, with the reason.
+    #[serde(default)]
+    pub away: BTreeMap<String, String>,
+    /// False when the datacenter's inventory does not list this host, or gives it no components: it runs everything.
+    pub listed: bool,
+    /// The agent's version.
+    pub agent: String,
+}
+
+/// The authoritative pointer as it was read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PointerSeen {
+    /// The change that made the snapshot.
+    pub sequence: Sequence,
+    /// The snapshot.
+    pub commit: CommitId,
+}
+
+/// A snapshot on this host's disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exported {
+    /// The change that made it.
+    pub sequence: Sequence,
+    /// The snapshot.
+    pub commit: CommitId,
+    /// Its own folder, `export/snapshots/<sequence>`, absolute: what `CONF_EXPORT` gets.
+    pub directory: PathBuf,
+    /// What this host runs of it.
+    pub components: BTreeMap<ComponentVersion, ExportedComponent>,
+}
+
+/// One component on this host's disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportedComponent {
+    /// The name of its entry in `export/store/`: the SHA-256 of what was rendered.
+    pub store: String,
+    /// What was pinned; `None` when the repository that knew it was lost.
+    pub pin: Option<Pin>,
+}
+
+impl Exported {
+    /// Every version that `selector` names, in order.
+    pub fn matching(
+        &self,
+        selector: &ComponentSelector,
+    ) -> impl Iterator<Item = (&ComponentVersion, &ExportedComponent)> {
+        self.components.iter().filter(move |(component, _)| selector.matches(component))
+    }
+
+    /// Where a component's files are.
+    pub fn files(&self, component: &ComponentVersion) -> PathBuf {
+        self.directory.join(component.to_string())
+    }
+
+    /// Where a component's settings are: one JSON object.
+    pub fn settings(&self, component: &ComponentVersion) -> PathBuf {
+        self.directory.join(format!("{component}.json"))
+    }
+}
+
+/// What changed for a component from one export to the next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// It was not there before.
+    Added,
+    /// Its rendered output is another.
+    Changed,
+    /// It is gone.
+    Removed,
+}
+
+/// `current` was switched: sent to everyone in the process after readers can see the files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switched {
+    /// The change that is exported now.
+    pub sequence: Sequence,
+    /// Its snapshot.
+    pub commit: CommitId,
+    /// Whose rendered output differs from the export before.
+    pub changed: BTreeMap<ComponentVersion, ChangeKind>,
+    /// Its own folder, `export/snapshots/<sequence>`, absolute.
+    pub export: PathBuf,
+}
+
+/// One switch of the past, newest first in `GET /v1/history`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// The change that was exported.
+    pub sequence: Sequence,
+    /// Its snapshot.
+    pub commit: CommitId,
+    /// When `current` was switched, RFC 3339, UTC.
+    pub when: String,
+    /// Milliseconds from learning of the pointer to the switch.
+    pub took_ms: u64,
+    /// Whose rendered output changed.
+    pub changed: BTreeMap<ComponentVersion, HistoryChange>,
+    /// Of a switch that changed very many components only the first are kept; how many there were.
+    pub changed_count: usize,
+}
+
+/// A component's part in one switch of the past.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryChange {
+    /// What happened to it.
+    pub kind: ChangeKind,
+    /// `<branch>/<commit>` that it has run since; `None` for one that is gone.
+    pub pin: Option<String>,
+}
+
+/// What others may ask of the one task that writes repository and export.
+#[derive(Debug)]
+pub enum Request {
+    /// Check repository and export; with `repair`, make them good.
+    Verify {
+        /// Mend what is found.
+        repair: bool,
+        /// Gets the findings.
+        reply: oneshot::Sender<VerifyReport>,
+    },
+}
+
+/// What `verify` found: the body of the answer to `POST /v1/verify`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// The sequence of what was checked; 0 when nothing is exported.
+    pub sequence: Sequence,
+    /// How many objects of the repository were read.
+    pub objects: usize,
+    /// How many components of the export were compared with their rendering.
+    pub components: usize,
+    /// What is wrong, each in one sentence.
+    pub problems: Vec<String>,
+    /// What was mended of it; with everything mended the host is whole again.
+    pub repaired: Vec<String>,
+}
+
+impl VerifyReport {
+    /// True when nothing is wrong, or everything that was has been mended.
+    pub fn is_whole(&self) -> bool {
+        self.problems.len() == self.repaired.len()
+    }
+}
+
+impl Agent {
+    /// A handle on an agent that starts from `view`, and the requests that its worker is to serve.
+    pub fn new(view: View, history: Vec<HistoryEntry>) -> (Self, mpsc::Receiver<Request>) {
+        // 4: requests are rare and each is waited for; more callers wait their turn in `send`.
+        let (requests, served) = mpsc::channel(4);
+        let shared = Shared {
+            view: watch::Sender::new(Arc::new(view)),
+            switches: broadcast::Sender::new(SWITCHES),
+            requests,
+            history: Mutex::new(history.into()),
+        };
+        (Agent(Arc::new(shared)), served)
+    }
+
+    /// What is known now.
+    pub fn view(&self) -> Arc<View> {
+        self.0.view.borrow().clone()
+    }
+
+    /// Follows what is known; skipping is the design.
+    pub fn follow(&self) -> watch::Receiver<Arc<View>> {
+        self.0.view.subscribe()
+    }
+
+    /// Follows every switch; one who lags by more than 256 gets `Lagged` and should look at [`Agent::view`].
+    pub fn switches(&self) -> broadcast::Receiver<Arc<Switched>> {
+        self.0.switches.subscribe()
+    }
+
+    /// The switches of the past, newest first.
+    pub fn history(&self) -> Vec<HistoryEntry> {
+        self.0.history.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+
+    /// Checks repository and export between two steps; `None` when the agent is stopping.
+    pub async fn verify(&self, repair: bool) -> Option<VerifyReport> {
+        let (reply, answer) = oneshot::channel();
+        self.0.requests.send(Request::Verify { repair, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Changes what is known; listeners wake only when something differs.
+    pub fn update(&self, change: impl FnOnce(&mut View)) {
+        self.0.view.send_if_modified(|view| {
+            let mut next = View::clone(view);
+            change(&mut next);
+            let same_export = match (&next.exported, &view.exported) {
+                (Some(next), Some(before)) => Arc::ptr_eq(next, before),
+                (None, None) => true,
+                _ => false,
+            };
+            let modified = !same_export || next.status != view.status;
+            *view = Arc::new(next);
+            modified
+        });
+    }
+
+    /// Remembers and broadcasts a switch; the view must show it already.
+    pub fn announce(&self, switched: Switched, entry: HistoryEntry) {
+        let mut history = self.0.history.lock().unwrap_or_else(PoisonError::into_inner);
+        history.push_front(entry);
+        history.truncate(HISTORY);
+        drop(history);
+        // Nobody listening is no fault.
+        let _ = self.0.switches.send(Arc::new(switched));
+    }
+}
+
+/// The folder of a snapshot that is still kept, by its sequence.
+pub fn kept(export: &Path, sequence: Sequence) -> Option<PathBuf> {
+    let directory = export.join("snapshots").join(sequence.to_string());
+    directory.is_dir().then_some(directory)
+}
