@@ -3,6 +3,8 @@
 pub mod api;
 pub mod manifest;
 pub mod settings;
+pub mod consul;
+pub mod pointers;
 pub mod sign;
 pub mod snapshot;
 pub mod yaml;
