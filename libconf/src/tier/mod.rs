@@ -1,12 +1,16 @@
 //! What the three daemons share, in the order in which a change meets it.
 
 pub mod api;
+pub mod consul;
+pub mod daemon;
+pub mod flags;
 pub mod git;
+pub mod http;
+mod listen;
 pub mod manifest;
 pub mod pack;
-pub mod settings;
-pub mod consul;
 pub mod pointers;
+pub mod settings;
 pub mod sign;
 pub mod snapshot;
 pub mod upload;
