@@ -1,6 +1,20 @@
 //! YAML as this project reads it: one set of options, and values that know their lines.
 
-use std::fmt;
+use std::{fmt, thread};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor},
+};
+use serde_json::{Map, Number, Value};
+use serde_saphyr::{
+    DuplicateKeyPolicy, Error, MessageFormatter as _, Options, Spanned, UserMessageFormatter, budget::BudgetBreach,
+};
+
+/// The most text that one file may hold; 30,000 pins, one a line, are less than half of it.
+pub const MAX_BYTES: usize = 4 << 20;
+/// The deepest that values may be nested, in every notation.
+pub const MAX_DEPTH: usize = 64;
 
 /// What is wrong in a text, where, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,8 +42,386 @@ impl fmt::Display for Fault {
 
 /// Reads a program's own YAML file into a type, under the options that every YAML of the project is read with.
 ///
-/// Bounds: 4 MiB of text, 64 levels, and what aliases may expand to.
-pub fn from_str<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, Fault> {
-    let _ = text;
-    unimplemented!()
+/// Bounds: 4 MiB of text, 64 levels, and what aliases may expand to. A key that stands twice is a fault.
+pub fn from_str<T: DeserializeOwned + Send>(text: &str) -> Result<T, Fault> {
+    read(text, DuplicateKeyPolicy::Error)
+}
+
+/// A value that knows its line. Keys stay in the order of the text, and may stand twice: the caller decides.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Node {
+    pub(crate) line: usize,
+    pub(crate) shape: Shape,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Shape {
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(String),
+    List(Vec<Node>),
+    Map(Vec<(Key, Node)>),
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Key {
+    pub(crate) line: usize,
+    pub(crate) text: String,
+}
+
+impl Node {
+    /// Reads one document.
+    pub(crate) fn parse(text: &str) -> Result<Node, Fault> {
+        read(text, DuplicateKeyPolicy::PassThrough)
+    }
+
+    /// What the value is, for people.
+    pub(crate) fn what(&self) -> &'static str {
+        match self.shape {
+            Shape::Null => "empty",
+            Shape::Bool(_) => "true or false",
+            Shape::Number(_) => "a number",
+            Shape::Text(_) => "text",
+            Shape::List(_) => "a list",
+            Shape::Map(_) => "a map",
+        }
+    }
+
+    /// The value without its lines; every key that stands twice in one map becomes a fault.
+    pub(crate) fn into_json(self, faults: &mut Vec<Fault>) -> Value {
+        match self.shape {
+            Shape::Null => Value::Null,
+            Shape::Bool(value) => Value::Bool(value),
+            Shape::Number(value) => Value::Number(value),
+            Shape::Text(value) => Value::String(value),
+            Shape::List(nodes) => Value::Array(nodes.into_iter().map(|node| node.into_json(faults)).collect()),
+            Shape::Map(entries) => {
+                twice(&entries, faults, |_| "keep one of the two");
+                Value::Object(Map::from_iter(entries.into_iter().map(|(key, node)| (key.text, node.into_json(faults)))))
+            }
+        }
+    }
+}
+
+/// Makes a fault of every key that stands twice; `remedy` says what to do about it.
+pub(crate) fn twice(entries: &[(Key, Node)], faults: &mut Vec<Fault>, remedy: impl Fn(&Node) -> &'static str) {
+    let mut seen = std::collections::HashMap::new();
+    for (key, node) in entries {
+        if let Some(first) = seen.insert(key.text.as_str(), key.line) {
+            let reason = format!("`{}` already stands in line {first}; {}", shown(&key.text), remedy(node));
+            faults.push(Fault::new(key.line, reason));
+        }
+    }
+}
+
+/// What a user wrote, made fit for a message: one line, of at most 100 characters.
+pub(crate) fn shown(text: &str) -> String {
+    let mut shown: String = text.chars().take(100).flat_map(char::escape_debug).collect();
+    if text.chars().nth(100).is_some() {
+        shown.push('…');
+    }
+    shown.replace("\\'", "'").replace("\\\"", "\"")
+}
+
+/// The one way to the YAML library.
+fn read<T: DeserializeOwned + Send>(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<T, Fault> {
+    if text.len() > MAX_BYTES {
+        return Err(Fault::new(0, format!("it has {} bytes; at most {MAX_BYTES} are read", text.len())));
+    }
+    // YAML readers disagree about a tab at the start of a line, so none is read.
+    if let Some(line) = text.lines().position(|line| line.starts_with('\t') && !line.trim().is_empty()) {
+        return Err(Fault::new(line + 1, TAB));
+    }
+    let parse = || serde_saphyr::from_str_with_options(text, options(duplicate_keys));
+    // The library recurses with some 30 KiB a level (measured, without optimisation), which the 2 MiB of a usual thread
+    // do not hold for 64 levels; of these 16 only what is touched costs memory.
+    let parsed = thread::scope(|scope| {
+        let thread = thread::Builder::new().name("yaml".into()).stack_size(16 << 20).spawn_scoped(scope, parse);
+        thread.map(|thread| thread.join().expect("a panic ends the process, or this test"))
+    });
+    match parsed {
+        Ok(parsed) => parsed.map_err(|error| fault(&error, text)),
+        Err(cause) => Err(Fault::new(0, format!("no thread to read it with: {cause}"))),
+    }
+}
+
+const TAB: &str = "a tab stands where YAML wants spaces; indent with spaces";
+
+/// Text stays what it is written as (`no`, `0755`, `1_000`), and no text costs more than its size suggests: the bounds
+/// on aliases count what they expand to.
+fn options(duplicate_keys: DuplicateKeyPolicy) -> Options {
+    serde_saphyr::options! {
+        strict_booleans: true,
+        leading_zero_numbers_as_strings: true,
+        underscored_numbers_as_strings: true,
+        duplicate_keys: duplicate_keys,
+        with_snippet: false,
+        // 30,000 pins are 240,000 nodes.
+        budget: serde_saphyr::budget! {
+            max_depth: MAX_DEPTH,
+            max_documents: 1,
+            max_nodes: 1_000_000,
+            max_events: 2_000_000,
+            max_aliases: 10_000,
+            max_total_scalar_bytes: 2 * MAX_BYTES,
+            max_recorded_anchor_bytes: 2 * MAX_BYTES,
+            // A hundred hosts may well share one anchor.
+            enforce_alias_anchor_ratio: false,
+        },
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 200_000 },
+    }
+}
+
+/// The library's error in this project's words.
+fn fault(error: &Error, text: &str) -> Fault {
+    let error = match error.without_snippet() {
+        Error::AliasError { error, .. } => error,
+        error => error,
+    };
+    let line = error.location().map_or(0, |location| usize::try_from(location.line()).unwrap_or(0));
+    let reason = match error {
+        Error::DuplicateMappingKey { key: Some(key), .. } => format!("`{}` stands twice; keep one", shown(key)),
+        Error::Budget { breach: BudgetBreach::Depth { .. }, .. } => too_deep(),
+        Error::Budget { breach: BudgetBreach::Documents { .. }, .. } | Error::MultipleDocuments { .. } => {
+            "a second document begins here (`---`); write one document a file".to_owned()
+        }
+        Error::Budget { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. }
+        | Error::AliasReplayCounterOverflow { .. } => {
+            "it grows too large when it is read; write less in one file, and fewer aliases".to_owned()
+        }
+        Error::RecursiveReferencesRequireWeakTypes { .. } => {
+            "an alias refers to what it stands in; write the values out".to_owned()
+        }
+        error => UserMessageFormatter.format_message(error).chars().take(500).flat_map(printable).collect(),
+    };
+    // The library notices a tab one line too early when it comes after a plain value.
+    if let Some(line) = [line, line + 1].into_iter().find(|line| indented_by_tab(text, *line)) {
+        return Fault::new(line, TAB);
+    }
+    match reason.as_str() {
+        "recursion limit exceeded" => Fault::new(line, too_deep()),
+        _ => Fault::new(line, reason),
+    }
+}
+
+fn too_deep() -> String {
+    format!("it is nested deeper than {MAX_DEPTH} levels; write it flatter")
+}
+
+fn indented_by_tab(text: &str, line: usize) -> bool {
+    let indent = |line: &str| line.chars().take_while(|char| char.is_whitespace()).any(|char| char == '\t');
+    line > 0 && text.lines().nth(line - 1).is_some_and(indent)
+}
+
+/// Control characters of a file would act on the terminal that shows the message.
+fn printable(char: char) -> impl Iterator<Item = char> {
+    let (escaped, plain) = if char.is_control() { (Some(char.escape_default()), None) } else { (None, Some(char)) };
+    escaped.into_iter().flatten().chain(plain)
+}
+
+impl<'de> Deserialize<'de> for Node {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Spanned { value, referenced, .. } = Spanned::<Shape>::deserialize(deserializer)?;
+        Ok(Node { line: usize::try_from(referenced.line()).unwrap_or(0), shape: value })
+    }
+}
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Spanned { value, referenced, .. } = Spanned::<String>::deserialize(deserializer)?;
+        Ok(Key { line: usize::try_from(referenced.line()).unwrap_or(0), text: value })
+    }
+}
+
+impl<'de> Deserialize<'de> for Shape {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ShapeVisitor)
+    }
+}
+
+struct ShapeVisitor;
+
+impl<'de> Visitor<'de> for ShapeVisitor {
+    type Value = Shape;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Null)
+    }
+
+    fn visit_none<E>(self) -> Result<Shape, E> {
+        Ok(Shape::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Shape, D::Error> {
+        Shape::deserialize(deserializer)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Shape, E> {
+        Ok(Shape::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Shape, E> {
+        Ok(Shape::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Shape, E> {
+        Ok(Shape::Number(value.into()))
+    }
+
+    fn visit_i128<E: de::Error>(self, _: i128) -> Result<Shape, E> {
+        Err(E::custom("a whole number needs at most 64 bits; write it as text, in quotes"))
+    }
+
+    fn visit_u128<E: de::Error>(self, _: u128) -> Result<Shape, E> {
+        Err(E::custom("a whole number needs at most 64 bits; write it as text, in quotes"))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Shape, E> {
+        Number::from_f64(value)
+            .map(Shape::Number)
+            .ok_or_else(|| E::custom("JSON has no such number; write it as text, in quotes"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Shape, E> {
+        Ok(Shape::Text(value.to_owned()))
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Shape, E> {
+        Ok(Shape::Text(value))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
+        let mut nodes = Vec::new();
+        while let Some(node) = seq.next_element()? {
+            nodes.push(node);
+        }
+        Ok(Shape::List(nodes))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Shape::Map(entries))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn read(text: &str) -> String {
+        match Node::parse(text) {
+            Ok(node) => {
+                let mut faults = Vec::new();
+                let value = node.into_json(&mut faults);
+                faults.iter().map(Fault::to_string).fold(value.to_string(), |all, fault| all + "; " + &fault)
+            }
+            Err(fault) => fault.to_string(),
+        }
+    }
+
+    #[test]
+    fn values_are_what_they_are_written_as() {
+        for (text, want) in [
+            ("a: no\nb: 0755\nc: 1_000\nd: yes\n", r#"{"a":"no","b":"0755","c":"1_000","d":"yes"}"#),
+            ("a: true\nb: 1.0\nc: 0x1F\nd: ~\ne:\n", r#"{"a":true,"b":1.0,"c":31,"d":null,"e":null}"#),
+            ("d: 2024-01-02\n1: x\n", r#"{"1":"x","d":"2024-01-02"}"#),
+            ("%YAML 1.1\n---\na: on\n", r#"{"a":"on"}"#),
+            ("a: &x {p: 1}\nb: {<<: *x, q: 2}\nc: *x\n", r#"{"a":{"p":1},"b":{"p":1,"q":2},"c":{"p":1}}"#),
+            ("\u{feff}a: |\n  x\n  \ty\n", r#"{"a":"x\n\ty\n"}"#),
+        ] {
+            assert_eq!(read(text), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn faults_name_the_line() {
+        for (text, want) in [
+            ("a: 1\nb: 2\na: 3\n", r#"{"a":3,"b":2}; line 3: `a` already stands in line 1; keep one of the two"#),
+            ("\ta: 1\n", "line 1: a tab stands where YAML wants spaces; indent with spaces"),
+            ("a:\n\tb: 1\n", "line 2: a tab stands where YAML wants spaces; indent with spaces"),
+            ("a:\n  - x\n \t- y\n", "line 3: a tab stands where YAML wants spaces; indent with spaces"),
+            ("a: 1\n---\nb: 2\n", "line 2: a second document begins here (`---`); write one document a file"),
+            ("a:\n- &a [*a]\n", "line 2: an alias refers to what it stands in; write the values out"),
+            ("a: 1\nb: .inf\n", "line 2: value `.inf` is not a finite number"),
+            ("a: [1, 2\n", "line 1: unclosed bracket '['"),
+            ("a: b: c\n", "line 1: mapping values are not allowed in this context"),
+        ] {
+            assert_eq!(read(text), want, "{text}");
+        }
+        assert_eq!(from_str::<Value>("a: 1\na: 2\n").unwrap_err().to_string(), "line 2: `a` stands twice; keep one");
+    }
+
+    #[test]
+    fn every_depth_up_to_the_limit_is_read_on_a_small_stack() {
+        let block = |depth: usize| {
+            let keys: String = (0..depth).map(|level| format!("{}a:\n", " ".repeat(level))).collect();
+            format!("{keys}{}1\n", " ".repeat(depth))
+        };
+        let flow = |depth: usize| "[".repeat(depth) + &"]".repeat(depth);
+        for depth in [1, MAX_DEPTH - 1, MAX_DEPTH] {
+            Node::parse(&block(depth)).unwrap();
+            Node::parse(&flow(depth)).unwrap();
+        }
+        for depth in [MAX_DEPTH + 1, 300, 1_000] {
+            for text in [block(depth), flow(depth)] {
+                let fault = Node::parse(&text).unwrap_err();
+                assert_eq!(fault.reason, too_deep());
+                assert_eq!(fault, from_str::<Value>(&text).unwrap_err());
+            }
+        }
+        assert_eq!(Node::parse(&"[".repeat(10_000)).unwrap_err().reason, too_deep());
+    }
+
+    #[test]
+    fn what_grows_is_refused() {
+        let grows = "it grows too large when it is read; write less in one file, and fewer aliases";
+        let mut bomb = "a0: &a0 [x,x,x,x,x,x,x,x,x,x]\n".to_owned();
+        for level in 1..12 {
+            bomb += &format!("a{level}: &a{level} [{}]\n", vec![format!("*a{}", level - 1); 10].join(","));
+        }
+        assert_eq!(Node::parse(&bomb).unwrap_err().reason, grows);
+        let scalar = format!("a: &a {}\nb: [{}]\n", "x".repeat(200_000), vec!["*a"; 9_000].join(","));
+        assert_eq!(Node::parse(&scalar).unwrap_err().reason, grows);
+        let merges = format!(
+            "a: &a {{{}}}\nb:\n{}",
+            (0..1_000).map(|k| format!("k{k}: 1,")).collect::<String>(),
+            "- {<<: *a}\n".repeat(1_000)
+        );
+        assert_eq!(Node::parse(&merges).unwrap_err().reason, grows);
+        assert!(Node::parse(&" ".repeat(MAX_BYTES + 1)).unwrap_err().reason.contains("at most"));
+    }
+
+    #[test]
+    fn a_large_datacenter_is_read() {
+        let pins = (0..30_000).map(|n| format!("  - {{name: service{n}, branch: master, tag: latest}}\n"));
+        let text = format!("services:\n{}", pins.collect::<String>());
+        let hosts = (0..1_000).map(|n| format!("  h{n}: *host\n")).collect::<String>();
+        Node::parse(&text).unwrap();
+        Node::parse(&format!("x: &host {{roles: [web]}}\nhosts:\n{hosts}")).unwrap();
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(text in "(?s)[\\x00-\\x7f\u{85}\u{2028}ä]{0,200}") {
+            let _ = Node::parse(&text);
+        }
+
+        #[test]
+        fn any_soup_of_yaml_is_read_or_refused(parts in prop::collection::vec("([&*]a|[\\[\\]{},:?|>%@`'\"!#-]|<<: |\\n| |\\t|a|1){1,3}", 0..60)) {
+            let _ = Node::parse(&parts.concat());
+        }
+    }
 }
