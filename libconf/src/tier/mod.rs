@@ -10,6 +10,7 @@ mod listen;
 pub mod manifest;
 pub mod pack;
 pub mod pointers;
+pub mod safety;
 pub mod settings;
 pub mod sign;
 pub mod snapshot;
