@@ -3,7 +3,10 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
-use libconf::name::{ComponentSelector, DatacenterName, HostName, Sequence};
+use libconf::{
+    name::{ComponentSelector, DatacenterName, HostName, Sequence},
+    tier::flags::{self, Common},
+};
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
@@ -14,6 +17,13 @@ pub struct CommandLine {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+}
+
+impl CommandLine {
+    /// Reads flags, environment (`CONF_LOCAL_…`) and the YAML file; wrong usage ends the process with 2.
+    pub fn parse_all() -> (Self, FileOnly) {
+        flags::parse_with("CONF_LOCAL", &["watch"])
+    }
 }
 
 /// The commands of conf-local: the daemon, and those that ask it.
@@ -41,7 +51,7 @@ pub enum Command {
 #[derive(Clone, Debug, Args)]
 pub struct SocketOption {
     /// The Unix socket of the agent.
-    #[arg(long, value_name = "PATH", env = "CONF_LOCAL_SOCKET", default_value = "/run/conf-local/conf-local.sock")]
+    #[arg(long, value_name = "PATH", default_value = "/run/conf-local/conf-local.sock")]
     pub socket: PathBuf,
 }
 
@@ -55,14 +65,14 @@ pub struct RunOptions {
     #[arg(long, value_name = "NAME")]
     pub host: HostName,
     /// A conf-slave of this datacenter; several are tried in order and by health.
-    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    #[arg(long, value_name = "URL")]
     pub surrogate: Vec<String>,
     /// The central repository, asked when no surrogate has what is needed.
-    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    #[arg(long, value_name = "URL")]
     pub central: Vec<String>,
     /// A Consul agent, or a conf-slave that runs with `--consul embedded`; several are tried in order.
     /// Without it the usual CONSUL_HTTP_ADDR, or 127.0.0.1:8500.
-    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    #[arg(long, value_name = "URL")]
     pub consul: Vec<String>,
     /// What stands before `configurations/` in the keys of Consul.
     #[arg(long, value_name = "PREFIX")]
@@ -91,9 +101,9 @@ pub struct RunOptions {
     /// How many seconds a snapshot is kept at least, whatever their number.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub keep_seconds: u64,
-    /// How to write the log.
-    #[arg(long, value_name = "FORMAT", default_value = "text", value_parser = ["text", "json"])]
-    pub log_format: String,
+    /// What every daemon has.
+    #[command(flatten)]
+    pub common: Common,
 }
 
 /// `conf-local get`
@@ -203,7 +213,6 @@ pub struct VerifyOptions {
 
 /// What only the YAML file can hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct FileOnly {
     /// Whom to tell of changes.
     #[serde(default)]
