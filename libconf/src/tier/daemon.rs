@@ -212,3 +212,7 @@ impl Metrics {
         text
     }
 }
+
+#[cfg(test)]
+#[path = "daemon_tests.rs"]
+mod tests;

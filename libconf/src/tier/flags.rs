@@ -54,7 +54,7 @@ pub fn parse<P: Parser>(prefix: &'static str) -> P {
 
 /// As [`parse`]; `structured` are keys of the file that no flag can express, read into `E`, which ignores all others.
 pub fn parse_with<P: Parser, E: DeserializeOwned + Default>(prefix: &'static str, structured: &[&str]) -> (P, E) {
-    match try_parse_from(prefix, structured, env::args_os().collect(), |name| env::var_os(name)) {
+    match try_parse_from(prefix, structured, env::args_os().collect()) {
         Ok(parsed) => parsed,
         Err(error) => {
             let _ = error.print();
@@ -70,9 +70,8 @@ fn try_parse_from<P: Parser, E: DeserializeOwned + Default>(
     prefix: &str,
     structured: &[&str],
     arguments: Vec<OsString>,
-    environment: impl Fn(&str) -> Option<OsString> + Copy,
 ) -> Result<(P, E), clap::Error> {
-    let command = with_environment(P::command(), prefix, environment);
+    let command = with_environment(P::command(), prefix);
     let Some(path) = config_path(&command, &arguments) else {
         let matches = command.try_get_matches_from(arguments)?;
         return Ok((P::from_arg_matches(&matches)?, E::default()));
@@ -113,7 +112,7 @@ fn change_flags(command: Command, change: &impl Fn(Arg) -> Arg) -> Command {
         .mut_subcommands(|command| change_flags(command, change))
 }
 
-fn with_environment(command: Command, prefix: &str, environment: impl Fn(&str) -> Option<OsString> + Copy) -> Command {
+fn with_environment(command: Command, prefix: &str) -> Command {
     change_flags(command, &|argument| {
         let long = long_name(&argument).unwrap_or_default().to_owned();
         let several = takes_several(&argument);
@@ -128,7 +127,7 @@ fn with_environment(command: Command, prefix: &str, environment: impl Fn(&str) -
         }
         let name = format!("{prefix}_{}", long.replace('-', "_").to_uppercase());
         // An empty variable, as service files often leave one, is no value.
-        match environment(&name) {
+        match env::var_os(&name) {
             Some(value) if value.is_empty() => argument,
             _ => argument.env(name),
         }
