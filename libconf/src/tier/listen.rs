@@ -187,7 +187,7 @@ async fn accept(
     }
 }
 
-/// Without TCP_NODELAY each answer of Git costs 40 to 85 ms more. A failure means that the client is gone already.
+/// Without `TCP_NODELAY` each answer of Git costs 40 to 85 ms more. A failure means that the client is gone already.
 fn set_options(io: &TcpStream) {
     let _ = io.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(io, true);
