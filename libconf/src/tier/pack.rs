@@ -2,11 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use git2::Repository;
+use reqwest::Response;
+use tokio::sync::mpsc;
 
-use super::upstream::{Upstream, UpstreamError};
+pub use super::{
+    complete::{Missing, complete, complete_history},
+    consolidate::consolidate,
+};
+use super::{
+    pktline::{self, Packet},
+    store::{Part, StoreError, store},
+    upstream::{SILENCE, Upstream, UpstreamError},
+};
 use crate::name::{CommitId, ObjectId};
+
+/// Answers up to here are handed back for caches: steps have a few KiB.
+const MOST_KEPT: usize = 4 << 20;
 
 /// How much history a first fetch brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +44,53 @@ pub struct Step {
 impl Step {
     /// The body of its request: the same bytes from every program that makes this step.
     pub fn request(&self) -> Bytes {
-        unimplemented!()
+        Ask::from(*self).body()
+    }
+}
+
+/// What is asked for in one POST.
+#[derive(Clone, Debug)]
+struct Ask {
+    wants: Vec<ObjectId>,
+    haves: Vec<ObjectId>,
+    depth: Depth,
+}
+
+impl From<Step> for Ask {
+    fn from(step: Step) -> Self {
+        Ask { wants: vec![step.want], haves: step.have.into_iter().collect(), depth: step.depth }
+    }
+}
+
+impl Ask {
+    /// A `fetch` of Git protocol v2 that negotiates nothing.
+    fn body(&self) -> Bytes {
+        let mut text = String::new();
+        pktline::push(&mut text, "command=fetch");
+        text.push_str("0001");
+        for line in ["thin-pack", "no-progress", "ofs-delta"] {
+            pktline::push(&mut text, line);
+        }
+        for want in &self.wants {
+            pktline::push(&mut text, &format!("want {want}"));
+        }
+        for have in &self.haves {
+            pktline::push(&mut text, &format!("have {have}"));
+        }
+        if self.haves.is_empty() && self.depth == Depth::One {
+            pktline::push(&mut text, "deepen 1");
+        }
+        pktline::push(&mut text, "done");
+        text.push_str("0000");
+        text.into()
+    }
+
+    /// Sees that all that is asked for is here.
+    fn check(&self, repo: &Repository) -> Result<(), Missing> {
+        match self.depth {
+            Depth::Full => complete_history(repo, &self.haves, &self.wants),
+            Depth::One => self.wants.iter().try_for_each(|want| complete(repo, self.haves.first().copied(), *want)),
+        }
     }
 }
 
@@ -48,14 +107,14 @@ pub struct Fetched {
     pub packs: u32,
 }
 
-/// Makes a step: afterwards `want` and all that its tree needs is in the repository, durably. Moves no ref.
+/// Makes a step: afterwards `want` and all that its tree needs is in the repository, durably; with [`Depth::Full`] its
+/// whole history too. Moves no ref.
 ///
 /// A step whose objects are all here asks nobody. An answer that leaves objects out is asked again without `have`.
 /// - Errors: see [`FetchError`]; nothing but unreferenced objects is left behind.
 /// - Cancel: dropping the future ends the request; unfinished files are removed.
 pub async fn fetch(upstream: &Upstream, repo: PathBuf, step: Step) -> Result<Fetched, FetchError> {
-    let _ = (upstream, repo, step);
-    unimplemented!()
+    fetch_all(upstream, repo, step.into()).await
 }
 
 /// Fetches several commits with all their history: what a mirror does for branches, tags and the ledger. Annotated tag
@@ -66,33 +125,182 @@ pub async fn fetch_tips(
     wants: Vec<ObjectId>,
     haves: Vec<ObjectId>,
 ) -> Result<Fetched, FetchError> {
-    let _ = (upstream, repo, wants, haves);
-    unimplemented!()
+    fetch_all(upstream, repo, Ask { wants, haves, depth: Depth::Full }).await
 }
 
-/// Sees that commit `want` and every object of its tree is present. What equals the tree of commit `have` is taken for
-/// present, so the cost grows with the difference.
-pub fn complete(repo: &Repository, have: Option<CommitId>, want: CommitId) -> Result<(), Missing> {
-    let _ = (repo, have, want);
-    unimplemented!()
+async fn fetch_all(upstream: &Upstream, repo: PathBuf, mut ask: Ask) -> Result<Fetched, FetchError> {
+    let mut fetched = Fetched { answer: None, wire_bytes: 0, requests: 0, packs: 0 };
+    let (given, path) = (ask.clone(), repo.clone());
+    let here = blocking(move || look(&path, given)).await;
+    let here = here.map_err(|cause| unusable(&repo, &cause))?;
+    let Some(haves) = here else { return Ok(fetched) };
+    ask.haves = haves;
+    loop {
+        fetched.requests += 1;
+        match exchange(upstream, &repo, &ask, &mut fetched).await {
+            // What it is thin against, or what it left out, may be here no more: ask for all of it.
+            Err(FetchError::Corrupt { reason, .. }) if !ask.haves.is_empty() => {
+                tracing::warn!(want = %ask.wants[0], reason, "the answer to a step is not complete; asked again in full");
+                ask.haves.clear();
+            }
+            Err(error) => return Err(error),
+            Ok(answer) => {
+                let is_step = ask.wants.len() == 1 && ask.haves.len() == 1;
+                fetched.answer = answer.filter(|_| is_step && fetched.requests == 1);
+                return Ok(fetched);
+            }
+        }
+    }
 }
 
-/// Replaces many packs by one that holds the kept snapshots alone, when there are more than 64 packs or they take more
-/// than four times what is kept. Answers whether it did. Blocks. Nobody else may write to the repository meanwhile.
-pub fn consolidate(repo: &Path, keep: &[CommitId]) -> Result<bool, FetchError> {
-    let _ = (repo, keep);
-    unimplemented!()
+/// Answers nothing when all is here already; else the `haves` that are.
+fn look(path: &Path, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, git2::Error> {
+    let repo = Repository::open_bare(path)?;
+    let odb = repo.odb()?;
+    ask.haves.retain(|have| odb.exists((*have).into()));
+    Ok(ask.check(&repo).is_err().then_some(ask.haves))
 }
 
-/// An object that should be here is not, or cannot be read.
-#[derive(Debug, thiserror::Error)]
-#[error("object {object} is missing or damaged")]
-pub struct Missing {
-    /// Which object.
-    pub object: ObjectId,
-    /// Git's words.
-    #[source]
-    pub cause: Option<git2::Error>,
+/// One POST and its answer, stored and checked. Answers request and response, when they are small.
+async fn exchange(
+    upstream: &Upstream,
+    repo: &Path,
+    ask: &Ask,
+    fetched: &mut Fetched,
+) -> Result<Option<(Bytes, Bytes)>, FetchError> {
+    let request = ask.body();
+    let response = upstream.upload_pack(request.clone()).await.map_err(FetchError::from)?;
+    // Bounded: the network waits for the disk.
+    let (parts, received) = mpsc::channel(16);
+    let (path, ask) = (repo.to_owned(), ask.clone());
+    let want = ask.wants[0];
+    let storing = tokio::task::spawn_blocking(move || store(&path, received, |repo| ask.check(repo)));
+    let mut seen = Seen { bytes: 0, kept: Some(BytesMut::new()) };
+    let read = read_answer(upstream, response, &parts, &mut seen).await;
+    drop(parts);
+    let stored = storing.await.expect("storing a pack does not panic");
+    fetched.wire_bytes += seen.bytes;
+    let url = || upstream.url().to_string();
+    match (read, stored) {
+        // That storing was broken off says nothing when reading the answer failed.
+        (Err(error), Ok(_) | Err(StoreError::BrokenOff)) => Err(match error {
+            ReadError::Upstream(error) => error.into(),
+            ReadError::Stopped => unusable(repo, &"storing stopped"),
+            ReadError::Remote(words) if words.contains("not our ref") => {
+                FetchError::NotFound { url: url(), want, words }
+            }
+            ReadError::Remote(reason) => FetchError::Corrupt { url: url(), want, reason },
+            ReadError::Malformed => {
+                FetchError::Corrupt { url: url(), want, reason: "not an answer of Git protocol v2".to_owned() }
+            }
+        }),
+        (_, Err(StoreError::Repository(reason))) => Err(unusable(repo, &reason)),
+        (_, Err(StoreError::Damaged(reason))) => Err(FetchError::Corrupt { url: url(), want, reason }),
+        (Ok(()), Err(StoreError::BrokenOff)) => {
+            Err(FetchError::Corrupt { url: url(), want, reason: "it holds no pack".to_owned() })
+        }
+        (Ok(()), Ok(packs)) => {
+            fetched.packs += packs;
+            Ok(seen.kept.map(|kept| (request, kept.freeze())))
+        }
+    }
+}
+
+/// What went by on the wire.
+struct Seen {
+    bytes: u64,
+    /// All of it, until it is too much.
+    kept: Option<BytesMut>,
+}
+
+/// Why an answer could not be read to its end.
+enum ReadError {
+    Upstream(UpstreamError),
+    /// The server's own words, in the answer.
+    Remote(String),
+    Malformed,
+    /// Whoever stores has stopped.
+    Stopped,
+}
+
+/// Takes an answer apart as it arrives, and hands on what is to be stored.
+async fn read_answer(
+    upstream: &Upstream,
+    mut response: Response,
+    parts: &mpsc::Sender<Part>,
+    seen: &mut Seen,
+) -> Result<(), ReadError> {
+    let url = || upstream.url().to_string();
+    let mut packets = pktline::Reader::default();
+    let mut section = Section::Start;
+    loop {
+        let bytes = match tokio::time::timeout(SILENCE, response.chunk()).await {
+            Ok(Ok(Some(bytes))) => bytes,
+            Ok(Ok(None)) if section == Section::End && packets.is_empty() => break,
+            Ok(Ok(None)) => return Err(ReadError::Upstream(UpstreamError::Closed { url: url() })),
+            Ok(Err(cause)) => return Err(ReadError::Upstream(UpstreamError::Unreachable { url: url(), cause })),
+            Err(_) => return Err(ReadError::Upstream(UpstreamError::Silent { url: url(), after: SILENCE })),
+        };
+        seen.bytes += bytes.len() as u64;
+        match &mut seen.kept {
+            Some(kept) if kept.len() + bytes.len() <= MOST_KEPT => kept.extend_from_slice(&bytes),
+            other => *other = None,
+        }
+        packets.feed(&bytes);
+        while let Some(packet) = packets.next().map_err(|pktline::Malformed| ReadError::Malformed)? {
+            let (next, part) = section.step(packet)?;
+            section = next;
+            if let Some(part) = part {
+                parts.send(part).await.map_err(|_| ReadError::Stopped)?;
+            }
+        }
+    }
+    parts.send(Part::End).await.map_err(|_| ReadError::Stopped)
+}
+
+/// Where in an answer we are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Start,
+    Shallow,
+    /// One that says nothing to us.
+    Other,
+    Pack,
+    End,
+}
+
+impl Section {
+    fn step(self, packet: Packet) -> Result<(Section, Option<Part>), ReadError> {
+        Ok(match (self, packet) {
+            (Section::Pack, Packet::Data(data)) => match data.first() {
+                Some(1) => (self, Some(Part::Pack(data.slice(1..)))),
+                Some(2) => (self, None),
+                Some(3) => return Err(ReadError::Remote(String::from_utf8_lossy(&data[1..]).trim().to_owned())),
+                _ => return Err(ReadError::Malformed),
+            },
+            (Section::Pack, Packet::Flush) => (Section::End, None),
+            (Section::End | Section::Pack, _) => return Err(ReadError::Malformed),
+            (_, Packet::Data(data)) => match (pktline::error(&data), self, data.trim_ascii_end()) {
+                (Some(words), ..) => return Err(ReadError::Remote(words)),
+                (_, Section::Start, b"shallow-info") => (Section::Shallow, None),
+                (_, Section::Start, b"packfile") => (Section::Pack, None),
+                (_, Section::Start, _) => (Section::Other, None),
+                (_, Section::Shallow, line) => (self, Some(Part::shallow(line).ok_or(ReadError::Malformed)?)),
+                (..) => (self, None),
+            },
+            (Section::Shallow | Section::Other, Packet::Delimiter) => (Section::Start, None),
+            (..) => return Err(ReadError::Malformed),
+        })
+    }
+}
+
+/// Runs what blocks where blocking is allowed.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("blocking work does not panic")
+}
+
+fn unusable(repo: &Path, reason: &dyn std::fmt::Display) -> FetchError {
+    FetchError::Repository { path: repo.to_owned(), reason: reason.to_string() }
 }
 
 /// Why a fetch failed, by what to do next.
@@ -132,6 +340,17 @@ pub enum FetchError {
         /// What went wrong.
         reason: String,
     },
+}
+
+impl From<UpstreamError> for FetchError {
+    fn from(error: UpstreamError) -> Self {
+        match error {
+            UpstreamError::Refused { .. } | UpstreamError::Token { .. } | UpstreamError::Unexpected { .. } => {
+                FetchError::Refused(error)
+            }
+            _ => FetchError::Unreachable(error),
+        }
+    }
 }
 
 impl FetchError {

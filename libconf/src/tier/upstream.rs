@@ -1,14 +1,46 @@
 //! The servers above: several base URLs, tried in order and by health, with one client and one credential.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    os::unix::fs::MetadataExt as _,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
 
-use reqwest::StatusCode;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 pub use reqwest::Url;
+use reqwest::{
+    Client, RequestBuilder, Response, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
+};
 use serde::{Serialize, de::DeserializeOwned};
+
+use super::{api::ErrorBody, events::Events};
+
+/// Connecting takes no longer.
+const CONNECT: Duration = Duration::from_secs(5);
+/// An exchange of JSON takes no longer.
+const EXCHANGE: Duration = Duration::from_secs(30);
+/// The headers of an answer, and then each next part of it, take no longer. Git counts objects before it answers a
+/// first fetch: some seconds for 200,000 objects.
+pub(super) const SILENCE: Duration = Duration::from_secs(120);
+/// No JSON between tiers comes near it.
+const MOST_JSON: usize = 64 << 20;
 
 /// The token of `--token-file`, read again whenever the file changes; or none.
 #[derive(Clone, Debug, Default)]
-pub struct Credentials(Option<Arc<PathBuf>>);
+pub struct Credentials(Option<Arc<TokenFile>>);
+
+#[derive(Debug)]
+struct TokenFile {
+    path: PathBuf,
+    read: Mutex<Option<(Stamp, Arc<str>)>>,
+}
+
+/// What changes when a file is written or replaced.
+type Stamp = (u64, u64, Option<SystemTime>);
 
 impl Credentials {
     /// Sends no credential.
@@ -18,7 +50,23 @@ impl Credentials {
 
     /// Sends the first line of this file; without a file, nothing.
     pub fn from_file(path: Option<PathBuf>) -> Self {
-        Credentials(path.map(Arc::new))
+        Credentials(path.map(|path| Arc::new(TokenFile { path, read: Mutex::default() })))
+    }
+
+    /// The token as it is now.
+    fn token(&self) -> Result<Option<Arc<str>>, UpstreamError> {
+        let Some(file) = &self.0 else { return Ok(None) };
+        let failed = |cause| UpstreamError::Token { path: file.path.clone(), cause };
+        let about = std::fs::metadata(&file.path).map_err(failed)?;
+        let stamp = (about.ino(), about.len(), about.modified().ok());
+        let mut read = file.read.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, token)) = read.as_ref().filter(|(of, _)| *of == stamp) {
+            return Ok(Some(token.clone()));
+        }
+        let text = std::fs::read_to_string(&file.path).map_err(failed)?;
+        let token: Arc<str> = text.lines().next().unwrap_or_default().trim().into();
+        *read = Some((stamp, token.clone()));
+        Ok(Some(token))
     }
 }
 
@@ -35,24 +83,54 @@ pub struct Upstreams {
 #[derive(Debug)]
 pub struct Upstream {
     url: Url,
+    client: Client,
+    credentials: Credentials,
+    failing: Mutex<Option<Failing>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Failing {
+    times: u32,
+    until: Instant,
 }
 
 impl Upstreams {
     /// Takes base URLs, without `/conf.git`.
     pub fn new(urls: Vec<Url>, credentials: &Credentials) -> Result<Self, UpstreamError> {
-        let _ = credentials;
-        Ok(Upstreams { list: urls.into_iter().map(|url| Arc::new(Upstream { url })).collect() })
+        // Only the first provider of a process counts; that one is there already is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = Client::builder()
+            // What stands in http_proxy is for the way to the internet, not for the servers beside us.
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .tcp_nodelay(true)
+            .tcp_keepalive(Duration::from_secs(15))
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("conf/", env!("CARGO_PKG_VERSION")));
+        if urls.iter().all(|url| url.scheme() == "http") {
+            // A machine without certificates of authorities is none the worse for it.
+            builder = builder.tls_certs_only([]);
+        }
+        let client = builder.build().map_err(UpstreamError::Client)?;
+        let one = |url| {
+            let (client, credentials) = (client.clone(), credentials.clone());
+            Arc::new(Upstream { url, client, credentials, failing: Mutex::default() })
+        };
+        Ok(Upstreams { list: urls.into_iter().map(one).collect() })
     }
 
     /// All servers, the one to try first at the front.
     pub fn in_order(&self) -> Vec<Arc<Upstream>> {
-        self.list.clone()
+        let now = Instant::now();
+        let mut list: Vec<_> = self.list.iter().map(|one| (one.failing_until(now), one.clone())).collect();
+        // Stable: those that work keep the order in which they were given.
+        list.sort_by_key(|(until, _)| *until);
+        list.into_iter().map(|(_, one)| one).collect()
     }
 
     /// [`Upstream::get_json`] from the first server that answers.
     pub async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, UpstreamError> {
-        let _ = path;
-        unimplemented!()
+        self.first(|one| async move { one.get_json(path).await }).await
     }
 
     /// [`Upstream::post_json`] to the first server that answers.
@@ -61,14 +139,27 @@ impl Upstreams {
         path: &str,
         body: &B,
     ) -> Result<T, UpstreamError> {
-        let _ = (path, body);
-        unimplemented!()
+        self.first(|one| async move { one.post_json(path, body).await }).await
     }
 
     /// [`Upstream::events`] of the first server that answers.
     pub async fn events(&self, path: &str, last_id: Option<&str>) -> Result<Events, UpstreamError> {
-        let _ = (path, last_id);
-        unimplemented!()
+        self.first(|one| async move { one.events(path, last_id).await }).await
+    }
+
+    /// Asks one after the other until one answers; the error is that of the first.
+    async fn first<T, F: Future<Output = Result<T, UpstreamError>>>(
+        &self,
+        ask: impl Fn(Arc<Upstream>) -> F,
+    ) -> Result<T, UpstreamError> {
+        let mut first = None;
+        for one in self.in_order() {
+            match ask(one).await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or(UpstreamError::NoServer))
     }
 }
 
@@ -80,8 +171,8 @@ impl Upstream {
 
     /// `GET <base>/<path>`; at most 30 s and 64 MiB.
     pub async fn get_json<T: DeserializeOwned>(&self, path: &str) -> Result<T, UpstreamError> {
-        let _ = path;
-        unimplemented!()
+        let url = self.at(path);
+        self.exchange(&url, self.client.get(&url)).await
     }
 
     /// `POST <base>/<path>`; at most 30 s and 64 MiB. An empty answer reads as JSON `null`.
@@ -90,52 +181,140 @@ impl Upstream {
         path: &str,
         body: &B,
     ) -> Result<T, UpstreamError> {
-        let _ = (path, body);
-        unimplemented!()
+        let url = self.at(path);
+        self.exchange(&url, self.client.post(&url).json(body)).await
+    }
+
+    async fn exchange<T: DeserializeOwned>(&self, url: &str, request: RequestBuilder) -> Result<T, UpstreamError> {
+        let unreachable = |cause| UpstreamError::Unreachable { url: url.to_owned(), cause };
+        let unexpected = |reason: String| UpstreamError::Unexpected { url: url.to_owned(), reason };
+        let mut response = self.send(url, self.authorize(request)?.timeout(EXCHANGE)).await?;
+        let mut body = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(unreachable)? {
+            if body.len() + part.len() > MOST_JSON {
+                return Err(unexpected("more than 64 MiB".to_owned()));
+            }
+            body.extend_from_slice(&part);
+        }
+        let text = if body.is_empty() { b"null".as_slice() } else { &body };
+        serde_json::from_slice(text).map_err(|error| unexpected(error.to_string()))
     }
 
     /// Opens a stream of server-sent events; `last_id` is sent as `Last-Event-ID`.
-    pub async fn events(&self, path: &str, last_id: Option<&str>) -> Result<Events, UpstreamError> {
-        let _ = (path, last_id);
-        unimplemented!()
+    pub async fn events(self: Arc<Self>, path: &str, last_id: Option<&str>) -> Result<Events, UpstreamError> {
+        let url = self.at(path);
+        let mut request = self.authorize(self.client.get(&url))?.header(ACCEPT, "text/event-stream");
+        if let Some(id) = last_id {
+            request = request.header("last-event-id", id);
+        }
+        let response = self.send(&url, request).await?;
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if !kind.starts_with("text/event-stream") {
+            let reason = format!("{kind:?} instead of text/event-stream");
+            return Err(UpstreamError::Unexpected { url, reason });
+        }
+        Ok(Events::new(self, url, response))
     }
 
-    /// Puts the server last for a while, or back in its place: what callers of [`super::pack::fetch`] say of it.
+    /// One request of Git protocol v2; the response is open.
+    pub(super) async fn upload_pack(&self, request: Bytes) -> Result<Response, UpstreamError> {
+        const KIND: &str = "application/x-git-upload-pack-result";
+        let url = self.at("conf.git/git-upload-pack");
+        let mut post = self
+            .client
+            .post(&url)
+            .header("git-protocol", "version=2")
+            .header(CONTENT_TYPE, "application/x-git-upload-pack-request")
+            .header(ACCEPT, KIND)
+            .body(request);
+        if let Some(token) = self.credentials.token()? {
+            // Git's own clients can send a password only.
+            post = post.header(AUTHORIZATION, format!("Basic {}", STANDARD.encode(format!("conf:{token}"))));
+        }
+        let response = self.send(&url, post).await?;
+        if response.headers().get(CONTENT_TYPE).is_none_or(|kind| kind != KIND) {
+            return Err(UpstreamError::Unexpected { url, reason: "no Git answer".to_owned() });
+        }
+        Ok(response)
+    }
+
+    /// Puts the server last for a while, or back in its place.
     pub fn report(&self, worked: bool) {
-        let _ = worked;
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if worked {
+            *failing = None;
+        } else {
+            let times = failing.map_or(0, |before| before.times).saturating_add(1);
+            let rest = Duration::from_secs(1 << (times - 1).min(5)).min(Duration::from_secs(30));
+            *failing = Some(Failing { times, until: Instant::now() + rest });
+        }
+    }
+
+    /// Until when others are to be tried before this one.
+    fn failing_until(&self, now: Instant) -> Option<Instant> {
+        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        failing.map(|failing| failing.until).filter(|until| *until > now)
+    }
+
+    fn at(&self, path: &str) -> String {
+        format!("{}/{}", self.url.as_str().trim_end_matches('/'), path.trim_start_matches('/'))
+    }
+
+    fn authorize(&self, request: RequestBuilder) -> Result<RequestBuilder, UpstreamError> {
+        Ok(match self.credentials.token()? {
+            Some(token) => request.bearer_auth(token),
+            None => request,
+        })
+    }
+
+    /// Sends, notes how the server fares, and turns every status but success into words.
+    async fn send(&self, url: &str, request: RequestBuilder) -> Result<Response, UpstreamError> {
+        let answer = match tokio::time::timeout(SILENCE, request.send()).await {
+            Err(_) => Err(UpstreamError::Silent { url: url.to_owned(), after: SILENCE }),
+            Ok(Err(cause)) => Err(UpstreamError::Unreachable { url: url.to_owned(), cause }),
+            Ok(Ok(response)) => Ok(response),
+        };
+        let worked = answer.as_ref().is_ok_and(|response| {
+            let status = response.status();
+            !status.is_server_error() && status != StatusCode::UNAUTHORIZED && status != StatusCode::FORBIDDEN
+        });
+        self.report(worked);
+        let response = answer?;
+        if response.status().is_success() { Ok(response) } else { Err(refusal(url, response).await) }
     }
 }
 
-/// One server-sent event.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// The newest `id:` seen, this event's own included.
-    pub id: Option<String>,
-    /// `event:`, or `message` where there is none.
-    pub name: String,
-    /// The lines of `data:`.
-    pub data: String,
-}
-
-/// An open stream of server-sent events.
-#[derive(Debug)]
-pub struct Events {
-    upstream: Arc<Upstream>,
-}
-
-impl Events {
-    /// The server that it comes from.
-    pub fn upstream(&self) -> &Arc<Upstream> {
-        &self.upstream
-    }
-
-    /// Waits for the next event.
-    ///
-    /// - Errors: the stream ended, broke, or was silent for 45 s (comments count as a sign of life): connect again.
-    /// - Cancel: dropping the future loses nothing.
-    pub async fn next(&mut self) -> Result<Event, UpstreamError> {
-        unimplemented!()
-    }
+/// What a refusal says, with the next step.
+async fn refusal(url: &str, mut response: Response) -> UpstreamError {
+    let status = response.status();
+    let seconds = response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
+    let mut body = Vec::new();
+    let reading = async {
+        while let Ok(Some(part)) = response.chunk().await {
+            body.extend_from_slice(&part);
+            if body.len() > 16 << 10 {
+                break;
+            }
+        }
+    };
+    // The status alone is an answer.
+    let _ = tokio::time::timeout(CONNECT, reading).await;
+    let said = match serde_json::from_slice::<ErrorBody>(&body) {
+        Ok(error) => error.error,
+        Err(_) => String::from_utf8_lossy(&body).trim().chars().take(300).collect(),
+    };
+    let step = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            "the credential is refused; see to the file of --token-file"
+        }
+        StatusCode::NOT_FOUND if said.is_empty() => "is the URL right? give the base URL, without /conf.git",
+        StatusCode::SERVICE_UNAVAILABLE => "it is busy or not ready; tried again later",
+        status if status.is_redirection() => "it redirects; give the URL that it redirects to",
+        _ => "",
+    };
+    let words = [said.as_str(), step].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
+    let retry_after = seconds.map(Duration::from_secs);
+    UpstreamError::Refused { url: url.to_owned(), status, words, retry_after }
 }
 
 /// Waiting times between attempts: full jitter below a bound that doubles with every failure.
