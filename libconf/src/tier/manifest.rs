@@ -1,11 +1,15 @@
 //! `datacenter.yaml`: what a class of datacenters runs, and what one datacenter makes of it.
 
-use std::collections::BTreeMap;
+mod reader;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::BTreeMap, fmt};
 
 use serde_json::{Map, Value};
 
 pub use super::yaml::Fault;
-use crate::name::{BranchName, ClassName, ComponentName, ComponentVersion, HostName, RefName, RoleName, TagName};
+use crate::name::{BranchName, ClassName, ComponentName, ComponentVersion, HostName, Kind, RefName, RoleName, TagName};
 
 /// The name of the file, at the root of a class's branch and of a datacenter's.
 pub const FILE: &str = "datacenter.yaml";
@@ -93,10 +97,13 @@ pub struct Host {
     pub settings: BTreeMap<ComponentName, Map<String, Value>>,
 }
 
-/// Names components: `<kind>/<name>[/<version>]`, where `*` and `?` may stand for parts of each.
+/// Names components: `<kind>/<name>[/<version>]`. The kind may be `*`; in the name and the version `*` stands for any
+/// number of characters and `?` for one. Without a version it means all of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
-    text: String,
+    kind: Option<Kind>,
+    name: String,
+    version: Option<String>,
     line: usize,
 }
 
@@ -136,18 +143,16 @@ pub struct Selection {
 }
 
 impl ClassManifest {
-    /// Reads a class's `datacenter.yaml`; all faults that can be found at once come at once.
+    /// Reads a class's `datacenter.yaml`; all faults that can be found at once come at once, in order of line.
     pub fn parse(text: &str, strictness: Strictness) -> Result<Self, Vec<Fault>> {
-        let _ = (text, strictness);
-        unimplemented!()
+        reader::class(text, strictness)
     }
 }
 
 impl InstanceManifest {
-    /// Reads a datacenter's `datacenter.yaml`; all faults that can be found at once come at once.
+    /// Reads a datacenter's `datacenter.yaml`; all faults that can be found at once come at once, in order of line.
     pub fn parse(text: &str, strictness: Strictness) -> Result<Self, Vec<Fault>> {
-        let _ = (text, strictness);
-        unimplemented!()
+        reader::instance(text, strictness)
     }
 
     /// The ref that its class is read from.
@@ -160,15 +165,81 @@ impl InstanceManifest {
 
     /// What `host` runs. A host that is not listed, or listed with neither roles nor components, runs everything.
     pub fn selection(&self, host: &HostName) -> Selection {
-        let _ = host;
-        unimplemented!()
+        let Some(host) = self.hosts.get(host) else { return Selection { listed: false, patterns: None } };
+        if host.roles.is_empty() && host.components.is_empty() {
+            return Selection { listed: true, patterns: None };
+        }
+        let of_roles = host.roles.iter().filter_map(|(role, _)| self.roles.get(role)).flat_map(|role| &role.components);
+        Selection { listed: true, patterns: Some(of_roles.chain(&host.components).cloned().collect()) }
     }
 
-    /// What hosts and roles name, but neither the class nor the datacenter runs. Lines are the datacenter's file's.
+    /// What hosts and roles name by its full name, but neither the class nor the datacenter runs, in order of line. A
+    /// pattern that matches nothing yet is none of these.
     pub fn dangling(&self, class: &ClassManifest) -> Vec<Fault> {
-        let _ = class;
-        unimplemented!()
+        let runs =
+            |named: &Pattern| class.components.keys().chain(self.components.keys()).any(|one| named.matches(one));
+        let of_roles = self.roles.values().flat_map(|role| &role.components);
+        let of_hosts = self.hosts.values().flat_map(|host| &host.components);
+        let mut faults: Vec<Fault> = of_roles
+            .chain(of_hosts)
+            .filter(|named| named.is_one() && !runs(named))
+            .map(|named| {
+                let reason = format!(
+                    "`{named}` is run neither by the class nor by this datacenter; add it to `{}`, or take it out here",
+                    named.kind.map_or("services", Kind::as_str)
+                );
+                Fault::new(named.line, reason)
+            })
+            .collect();
+        faults.sort();
+        faults
     }
+}
+
+impl Pattern {
+    /// True when it names `one`.
+    pub fn matches(&self, one: &ComponentVersion) -> bool {
+        self.kind.is_none_or(|kind| kind == one.component.kind)
+            && matches(self.name.as_bytes(), one.component.name.as_str().as_bytes())
+            && self.version.as_ref().is_none_or(|glob| matches(glob.as_bytes(), one.version.as_str().as_bytes()))
+    }
+
+    /// True when it stands for one name, not for whatever is like it.
+    fn is_one(&self) -> bool {
+        let wild = |text: &String| text.contains(['*', '?']);
+        self.kind.is_some() && !wild(&self.name) && !self.version.as_ref().is_some_and(wild)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.kind.map_or("*", Kind::as_str), self.name)?;
+        self.version.iter().try_for_each(|version| write!(f, "/{version}"))
+    }
+}
+
+/// `*` is any number of characters, `?` one. Going back to the last `*` alone keeps it from growing with their number.
+fn matches(glob: &[u8], name: &[u8]) -> bool {
+    let (mut at, mut seen, mut star) = (0, 0, None);
+    while seen < name.len() {
+        match glob.get(at) {
+            Some(b'*') => {
+                star = Some((at, seen));
+                at += 1;
+            }
+            Some(byte) if *byte == b'?' || *byte == name[seen] => {
+                at += 1;
+                seen += 1;
+            }
+            _ => {
+                let Some((back, from)) = star else { return false };
+                star = Some((back, from + 1));
+                at = back + 1;
+                seen = from + 1;
+            }
+        }
+    }
+    glob[at..].iter().all(|byte| *byte == b'*')
 }
 
 impl Selection {
@@ -179,8 +250,7 @@ impl Selection {
 
     /// True when the host runs `component`.
     pub fn contains(&self, component: &ComponentVersion) -> bool {
-        let _ = component;
-        unimplemented!()
+        self.patterns.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(component)))
     }
 }
 
@@ -197,6 +267,16 @@ impl PinRequest {
 
 /// What a datacenter runs, sorted: its own entries, and the class's that it does not replace (same name and version).
 pub fn pins(class: &ClassManifest, instance: &InstanceManifest) -> Vec<PinRequest> {
-    let _ = (class, instance);
-    unimplemented!()
+    let of_class = class.components.iter().map(|(name, entry)| (name, (entry, DeclaredIn::Class)));
+    let own = instance.components.iter().map(|(name, entry)| (name, (entry, DeclaredIn::Instance)));
+    let merged: BTreeMap<_, _> = of_class.chain(own).collect();
+    let request = |(component, (entry, declared_in)): (&ComponentVersion, (&PinEntry, DeclaredIn))| PinRequest {
+        component: component.clone(),
+        branch: entry.branch.clone(),
+        tag: entry.tag.clone(),
+        raw: entry.raw,
+        line: entry.line,
+        declared_in,
+    };
+    merged.into_iter().map(request).collect()
 }
