@@ -1,0 +1,233 @@
+//! A real Consul server of a test's own.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Child, Stdio},
+};
+
+use bytes::Bytes;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::{
+    eventually,
+    http::{Address, Answer},
+    own_address,
+    program::{command, run, spawn, text},
+};
+
+/// The token that may do everything, where the server checks tokens.
+pub const ROOT_TOKEN: &str = "0a6b9c1e-4d55-4b9a-9d0e-2f7f8f6f1c11";
+
+/// A key as Consul holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its value.
+    pub value: String,
+    /// Its flags.
+    pub flags: u64,
+    /// The index of its last change.
+    pub modified: u64,
+}
+
+/// A server that holds everything in memory: stopped and started again, it is empty.
+#[derive(Debug)]
+pub struct Consul {
+    address: SocketAddr,
+    folder: PathBuf,
+    acl: bool,
+    child: Option<Child>,
+}
+
+impl Consul {
+    /// Starts one that lets everyone do everything.
+    pub fn start(folder: &Path) -> Self {
+        Self::start_with(folder, false)
+    }
+
+    /// Starts one that denies what no token allows.
+    pub fn start_denying(folder: &Path) -> Self {
+        Self::start_with(folder, true)
+    }
+
+    fn start_with(folder: &Path, acl: bool) -> Self {
+        let folder = folder.join("consul");
+        fs::create_dir_all(&folder).expect("the folder can be made");
+        let mut consul = Consul { address: own_address(8500), folder, acl, child: None };
+        consul.start_again();
+        consul
+    }
+
+    /// Starts it after [`Consul::kill9`], on the same address, empty.
+    pub fn start_again(&mut self) {
+        assert!(self.child.is_none(), "Consul runs already");
+        let ip = self.address.ip().to_string();
+        let mut settings = json!({
+            "node_name": "test", "bind_addr": ip, "client_addr": ip, "advertise_addr": ip,
+            "ports": {"http": self.address.port(), "dns": -1, "grpc": -1, "serf_wan": -1},
+            "limits": {"http_max_conns_per_client": 10000},
+            "disable_update_check": true, "log_level": "warn", "connect": {"enabled": false},
+        });
+        if self.acl {
+            settings["acl"] = json!({"enabled": true, "default_policy": "deny",
+                "tokens": {Self::root_token_key(): ROOT_TOKEN}});
+            settings["primary_datacenter"] = json!("dc1");
+        }
+        let file = self.folder.join("consul.json");
+        fs::write(&file, settings.to_string()).expect("the folder can be written");
+        let log = File::options().create(true).append(true).open(self.log_path()).expect("the log can be opened");
+        let mut command = command(Self::program(), &self.folder);
+        command.args(["agent", "-dev", "-config-file"]).arg(&file);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
+        self.child = Some(spawn(command).expect("Consul can be started"));
+        eventually("Consul to answer", || {
+            if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
+                panic!("Consul ended with {status}:\n{}", fs::read_to_string(self.log_path()).unwrap_or_default());
+            }
+            let answer = self.try_request(Method::PUT, "/v1/kv/ready", "yes")?;
+            if answer.text().trim() == "true" { Ok(()) } else { Err(answer.text()) }
+        });
+        self.delete("ready");
+    }
+
+    /// Its base URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends it at once; what it held is gone.
+    pub fn kill9(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it is our child");
+            child.wait().expect("it is our child");
+        }
+    }
+
+    /// A key, or nothing.
+    pub fn get(&self, key: &str) -> Option<Entry> {
+        let answer = self.request(Method::GET, &format!("/v1/kv/{key}"), "");
+        if answer.status == 404 {
+            return None;
+        }
+        assert!(answer.status.is_success(), "Consul: {} {}", answer.status, answer.text());
+        Some(entry(&answer.json()[0]))
+    }
+
+    /// Every key below a prefix.
+    pub fn list(&self, prefix: &str) -> BTreeMap<String, Entry> {
+        let answer = self.request(Method::GET, &format!("/v1/kv/{prefix}?recurse"), "");
+        if answer.status == 404 {
+            return BTreeMap::new();
+        }
+        assert!(answer.status.is_success(), "Consul: {} {}", answer.status, answer.text());
+        let answer = answer.json();
+        let entries = answer.as_array().expect("Consul answers a list").iter();
+        entries.map(|one| (one["Key"].as_str().expect("a key is text").to_owned(), entry(one))).collect()
+    }
+
+    /// Every key below a prefix with its value alone.
+    pub fn values(&self, prefix: &str) -> BTreeMap<String, String> {
+        self.list(prefix).into_iter().map(|(key, entry)| (key, entry.value)).collect()
+    }
+
+    /// Sets a key, whatever stands there.
+    pub fn put(&self, key: &str, value: &str) {
+        let answer = self.request(Method::PUT, &format!("/v1/kv/{key}"), value.to_owned());
+        assert_eq!(answer.text().trim(), "true");
+    }
+
+    /// Deletes one key.
+    pub fn delete(&self, key: &str) {
+        let answer = self.request(Method::DELETE, &format!("/v1/kv/{key}"), "");
+        assert_eq!(answer.text().trim(), "true");
+    }
+
+    /// Deletes every key below a prefix.
+    pub fn delete_all(&self, prefix: &str) {
+        let answer = self.request(Method::DELETE, &format!("/v1/kv/{prefix}?recurse"), "");
+        assert_eq!(answer.text().trim(), "true");
+    }
+
+    /// A backup of everything.
+    pub fn backup(&self) -> Bytes {
+        let answer = self.request(Method::GET, "/v1/snapshot", "");
+        assert!(answer.status.is_success(), "Consul: {} {}", answer.status, answer.text());
+        answer.body
+    }
+
+    /// Brings a backup back.
+    pub fn restore(&self, backup: &Bytes) {
+        eventually("Consul to take the backup", || {
+            let answer = self.try_request(Method::PUT, "/v1/snapshot", backup.clone())?;
+            if answer.status.is_success() { Ok(()) } else { Err(answer.text()) }
+        });
+    }
+
+    /// Makes a token that may do what the rules say, and hands back its secret.
+    pub fn token(&self, name: &str, rules: &str) -> String {
+        let policy = json!({"Name": name, "Rules": rules}).to_string();
+        let answer = self.request(Method::PUT, "/v1/acl/policy", policy);
+        assert!(answer.status.is_success(), "Consul refuses the policy {name}: {}", answer.text());
+        let token = json!({"Policies": [{"Name": name}]}).to_string();
+        let answer = self.request(Method::PUT, "/v1/acl/token", token);
+        answer.json()["SecretID"].as_str().unwrap_or_else(|| panic!("no token: {}", answer.text())).to_owned()
+    }
+
+    fn request(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Answer {
+        self.try_request(method, path, body).unwrap_or_else(|error| panic!("Consul: {error}"))
+    }
+
+    fn try_request(&self, method: Method, path: &str, body: impl Into<Bytes>) -> Result<Answer, String> {
+        let token: &[(&str, &str)] = if self.acl { &[("x-consul-token", ROOT_TOKEN)] } else { &[] };
+        Address::Tcp(self.address).request(method, path, token, body)
+    }
+
+    /// The program: `$CONSUL`, as `tests/run` sets it, or what `tests/get-consul` finds or gets.
+    fn program() -> PathBuf {
+        if let Some(path) = std::env::var_os("CONSUL") {
+            return path.into();
+        }
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("get-consul");
+        let home = std::env::var_os("HOME").unwrap_or_default();
+        let found = run(command(script, Path::new(&home)));
+        assert!(found.status.success(), "{}", text(&found));
+        String::from_utf8_lossy(&found.stdout).trim().into()
+    }
+
+    /// Newer servers call the token that may do everything otherwise.
+    fn root_token_key() -> &'static str {
+        let mut ask = command(Self::program(), Path::new("/"));
+        ask.arg("version");
+        let version = text(&run(ask));
+        let old = ["v1.7.", "v1.8.", "v1.9.", "v1.10."].iter().any(|old| version.contains(old));
+        if old { "master" } else { "initial_management" }
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.join("consul.log")
+    }
+}
+
+impl Drop for Consul {
+    fn drop(&mut self) {
+        self.kill9();
+    }
+}
+
+fn entry(json: &Value) -> Entry {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let value = STANDARD.decode(json["Value"].as_str().unwrap_or_default()).expect("Consul sends base64");
+    Entry {
+        value: String::from_utf8_lossy(&value).into_owned(),
+        flags: json["Flags"].as_u64().unwrap_or_default(),
+        modified: json["ModifyIndex"].as_u64().unwrap_or_default(),
+    }
+}

@@ -1,0 +1,309 @@
+//! The engineer: a repository to push from, with whichever git, and no configuration but the test's.
+
+use std::{
+    cell::Cell,
+    fmt::Write as _,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use crate::program::{command, run, spawn, text};
+
+/// What a git command did.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// True when it ended with 0.
+    pub ok: bool,
+    /// All that it printed.
+    pub text: String,
+}
+
+impl Outcome {
+    /// Expects success, and hands back what was printed.
+    #[track_caller]
+    pub fn accepted(self) -> String {
+        assert!(self.ok, "git failed:\n{}", self.text);
+        self.text
+    }
+
+    /// Expects a refusal which says all of these words.
+    #[track_caller]
+    pub fn refused(self, words: &[&str]) -> String {
+        assert!(!self.ok, "this should have been refused:\n{}", self.text);
+        // Git breaks long messages of the server into lines of its own.
+        let flat = self.text.replace("remote:", " ");
+        let flat: String = flat.split_whitespace().collect::<Vec<_>>().join(" ");
+        for word in words {
+            assert!(flat.contains(word), "the refusal does not say {word:?}:\n{}", self.text);
+        }
+        self.text
+    }
+}
+
+/// A bare repository to push from. Commits are made without a working tree, each with a date of its own.
+#[derive(Debug)]
+pub struct Work {
+    folder: PathBuf,
+    program: PathBuf,
+    remote: String,
+    clock: Cell<u64>,
+}
+
+/// The git executables of this machine: the one on the path, and Debian's where that is another.
+pub fn executables() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut found: Vec<PathBuf> = Vec::new();
+    for folder in std::env::split_paths(&path).chain(["/usr/bin".into()]) {
+        let program = folder.join("git");
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        if program.exists() && !found.iter().any(|one| real(one) == real(&program)) {
+            found.push(program);
+        }
+    }
+    found
+}
+
+/// A git command in a clean environment.
+pub fn git(program: &Path, folder: &Path) -> Command {
+    let mut git = command(program, folder);
+    git.current_dir(folder);
+    git.env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_CONFIG_GLOBAL", "/dev/null").env("GIT_TERMINAL_PROMPT", "0");
+    for role in ["AUTHOR", "COMMITTER"] {
+        git.env(format!("GIT_{role}_NAME"), "Erin Engineer").env(format!("GIT_{role}_EMAIL"), "erin@example.com");
+    }
+    git
+}
+
+impl Work {
+    /// An empty repository in a new folder that pushes to `remote`.
+    pub fn new(folder: &Path, remote: &str) -> Self {
+        Self::with_program(folder, remote, Path::new("git"))
+    }
+
+    /// The same with a git of choice.
+    pub fn with_program(folder: &Path, remote: &str, program: &Path) -> Self {
+        std::fs::create_dir_all(folder).expect("the folder can be made");
+        let work = Work {
+            folder: folder.to_owned(),
+            program: program.to_owned(),
+            remote: remote.to_owned(),
+            clock: Cell::new(1_700_000_000),
+        };
+        work.git(&["init", "-q", "--bare", "-b", "main"]);
+        work.git(&["config", "gc.auto", "0"]);
+        work.git(&["remote", "add", "origin", remote]);
+        work
+    }
+
+    /// Where it is.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Where it pushes to.
+    pub fn remote(&self) -> &str {
+        &self.remote
+    }
+
+    /// Runs git here and expects success; hands back what it printed on both outputs, trimmed.
+    #[track_caller]
+    pub fn git(&self, arguments: &[&str]) -> String {
+        self.try_git(arguments).accepted().trim().to_owned()
+    }
+
+    /// Runs git here.
+    pub fn try_git(&self, arguments: &[&str]) -> Outcome {
+        let mut git = self.command();
+        git.args(arguments);
+        let output = run(git);
+        Outcome { ok: output.status.success(), text: text(&output) }
+    }
+
+    /// A git command here, for a test to run as it likes.
+    pub fn command(&self) -> Command {
+        git(&self.program, &self.folder)
+    }
+
+    /// Runs git here with something to read.
+    #[track_caller]
+    pub fn git_reading(&self, arguments: &[&str], input: &[u8]) -> String {
+        let mut git = self.command();
+        git.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = spawn(git).expect("git can be run");
+        let mut pipe = child.stdin.take().expect("its input is piped");
+        let input = input.to_owned();
+        let writer = std::thread::spawn(move || pipe.write_all(&input));
+        let output = child.wait_with_output().expect("git can be run");
+        let _ = writer.join();
+        assert!(output.status.success(), "git {arguments:?} failed:\n{}", text(&output));
+        text(&output).trim().to_owned()
+    }
+
+    /// The id that a name has here.
+    #[track_caller]
+    pub fn id(&self, name: &str) -> String {
+        self.git(&["rev-parse", "--verify", "--end-of-options", name])
+    }
+
+    /// Begins a change of one or many branches.
+    pub fn change(&self) -> Change<'_> {
+        Change { work: self, branches: Vec::new(), also: Vec::new(), options: Vec::new() }
+    }
+
+    /// Pushes refspecs in one step.
+    pub fn push(&self, refspecs: &[&str]) -> Outcome {
+        let mut arguments = vec!["push", "-q", "--atomic", "origin"];
+        arguments.extend(refspecs);
+        self.try_git(&arguments)
+    }
+
+    fn now(&self) -> u64 {
+        self.clock.set(self.clock.get() + 1);
+        self.clock.get()
+    }
+}
+
+/// A change of branches, one commit each.
+#[derive(Debug)]
+pub struct Change<'a> {
+    work: &'a Work,
+    branches: Vec<(String, Vec<Edit>)>,
+    also: Vec<String>,
+    options: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Edit {
+    path: String,
+    what: What,
+}
+
+#[derive(Debug)]
+enum What {
+    Content { mode: &'static str, bytes: Vec<u8> },
+    Submodule(String),
+    Nothing,
+}
+
+impl Change<'_> {
+    /// A file with this content on a branch (its name without `refs/heads/`).
+    #[must_use]
+    pub fn file(self, branch: &str, path: &str, content: impl AsRef<[u8]>) -> Self {
+        self.edit(branch, path, What::Content { mode: "100644", bytes: content.as_ref().to_owned() })
+    }
+
+    /// An executable file.
+    #[must_use]
+    pub fn executable(self, branch: &str, path: &str, content: &str) -> Self {
+        self.edit(branch, path, What::Content { mode: "100755", bytes: content.into() })
+    }
+
+    /// A symbolic link.
+    #[must_use]
+    pub fn link(self, branch: &str, path: &str, target: &str) -> Self {
+        self.edit(branch, path, What::Content { mode: "120000", bytes: target.into() })
+    }
+
+    /// A submodule at some commit.
+    #[must_use]
+    pub fn submodule(self, branch: &str, path: &str, commit: &str) -> Self {
+        self.edit(branch, path, What::Submodule(commit.to_owned()))
+    }
+
+    /// Removes a file.
+    #[must_use]
+    pub fn without(self, branch: &str, path: &str) -> Self {
+        self.edit(branch, path, What::Nothing)
+    }
+
+    /// Pushes a refspec along with the branches.
+    #[must_use]
+    pub fn also(mut self, refspec: &str) -> Self {
+        self.also.push(refspec.to_owned());
+        self
+    }
+
+    /// Adds an option of `git push`.
+    #[must_use]
+    pub fn option(mut self, option: &str) -> Self {
+        self.options.push(option.to_owned());
+        self
+    }
+
+    fn edit(mut self, branch: &str, path: &str, what: What) -> Self {
+        let edit = Edit { path: path.to_owned(), what };
+        match self.branches.iter_mut().find(|one| one.0 == branch) {
+            Some(one) => one.1.push(edit),
+            None => self.branches.push((branch.to_owned(), vec![edit])),
+        }
+        self
+    }
+
+    /// Makes the commits without pushing them.
+    pub fn commit(&self) {
+        let known = self.work.git(&["for-each-ref", "--format=%(refname)"]);
+        let known: std::collections::HashSet<&str> = known.lines().collect();
+        let mut script: Vec<u8> = Vec::new();
+        for (branch, edits) in &self.branches {
+            let name = format!("refs/heads/{branch}");
+            let message = format!("Change {branch}\n");
+            let mut head = String::new();
+            let _ = writeln!(head, "commit {name}");
+            let _ = writeln!(head, "committer Erin Engineer <erin@example.com> {} +0000", self.work.now());
+            let _ = writeln!(head, "data {}\n{message}", message.len());
+            if known.contains(name.as_str()) {
+                let _ = writeln!(head, "from {name}^0");
+            }
+            script.extend(head.into_bytes());
+            for Edit { path, what } in edits {
+                match what {
+                    What::Content { mode, bytes } => {
+                        script.extend(format!("M {mode} inline {}\ndata {}\n", quoted(path), bytes.len()).bytes());
+                        script.extend(bytes);
+                        script.push(b'\n');
+                    }
+                    What::Submodule(commit) => {
+                        script.extend(format!("M 160000 {commit} {}\n", quoted(path)).bytes());
+                    }
+                    What::Nothing => script.extend(format!("D {}\n", quoted(path)).bytes()),
+                }
+            }
+            script.push(b'\n');
+        }
+        self.work.git_reading(&["fast-import", "--quiet"], &script);
+    }
+
+    /// Makes the commits and pushes all in one step; what is refused is forgotten here too.
+    pub fn push(self) -> Outcome {
+        let before = self.work.git(&["for-each-ref", "--format=update %(refname) %(objectname)", "refs/heads"]);
+        self.commit();
+        let refspecs = self.branches.iter().map(|(branch, _)| format!("refs/heads/{branch}:refs/heads/{branch}"));
+        let refspecs: Vec<String> = refspecs.chain(self.also.iter().cloned()).collect();
+        let mut arguments = vec!["push", "-q", "--atomic"];
+        arguments.extend(self.options.iter().map(String::as_str));
+        arguments.push("origin");
+        arguments.extend(refspecs.iter().map(String::as_str));
+        let outcome = self.work.try_git(&arguments);
+        if !outcome.ok {
+            let mut undo = String::new();
+            for (branch, _) in &self.branches {
+                if !before.contains(&format!(" refs/heads/{branch} ")) {
+                    let _ = writeln!(undo, "delete refs/heads/{branch}");
+                }
+            }
+            self.work.git_reading(&["update-ref", "--stdin"], format!("{undo}{before}\n").as_bytes());
+        }
+        outcome
+    }
+
+    /// [`Change::push`] that must be accepted.
+    #[track_caller]
+    pub fn land(self) -> String {
+        self.push().accepted()
+    }
+}
+
+fn quoted(path: &str) -> String {
+    format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n"))
+}

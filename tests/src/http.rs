@@ -1,0 +1,197 @@
+//! Requests to the daemons and to Consul, over TCP or a Unix socket, one connection each.
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::DEADLINE;
+
+/// Where a server listens.
+#[derive(Clone, Debug)]
+pub enum Address {
+    /// A TCP address.
+    Tcp(SocketAddr),
+    /// A Unix socket.
+    Unix(PathBuf),
+}
+
+/// An answer, whole.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+}
+
+impl Answer {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+
+    /// The body as JSON.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.text()))
+    }
+}
+
+impl Address {
+    /// Asks for a path.
+    pub fn get(&self, path: &str) -> Result<Answer, String> {
+        self.request(Method::GET, path, &[], Bytes::new())
+    }
+
+    /// Asks for a path that must be there, and reads JSON.
+    pub fn get_json(&self, path: &str) -> Result<Value, String> {
+        let answer = self.get(path)?;
+        if answer.status.is_success() {
+            Ok(answer.json())
+        } else {
+            Err(format!("{}: {}", answer.status, answer.text()))
+        }
+    }
+
+    /// Any request. An error is in words: for [`crate::eventually`] and for people.
+    pub fn request(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Answer, String> {
+        let request = self.build(method, path, headers, body.into());
+        runtime().block_on(async {
+            let answer = async {
+                let (parts, body) = self.send(request).await?.into_parts();
+                let body = body.collect().await.map_err(|error| format!("the answer broke off: {error}"))?.to_bytes();
+                Ok(Answer { status: parts.status, headers: parts.headers, body })
+            };
+            tokio::time::timeout(DEADLINE, answer)
+                .await
+                .unwrap_or_else(|_| Err(format!("{path} was not answered within {DEADLINE:?}")))
+        })
+    }
+
+    /// Follows a stream of server-sent events. Events come as (name, id, data).
+    pub fn events(&self, path: &str, headers: &[(&str, &str)]) -> Events {
+        let request = self.build(Method::GET, path, headers, Bytes::new());
+        let (address, (sender, received)) = (self.clone(), channel());
+        thread::spawn(move || {
+            runtime().block_on(async {
+                let Ok(mut body) = address.send(request).await.map(Response::into_body) else { return };
+                let mut pending = String::new();
+                while let Some(Ok(frame)) = body.frame().await {
+                    let Ok(data) = frame.into_data() else { continue };
+                    pending.push_str(&String::from_utf8_lossy(&data));
+                    while let Some((event, rest)) = pending.split_once("\n\n") {
+                        let field = |name: &str| {
+                            let line = event.lines().find_map(|line| line.strip_prefix(name));
+                            line.map(|value| value.trim_start().to_owned()).unwrap_or_default()
+                        };
+                        let event = Event { name: field("event:"), id: field("id:"), data: field("data:") };
+                        if sender.send(event).is_err() {
+                            return;
+                        }
+                        pending = rest.to_owned();
+                    }
+                }
+            });
+        });
+        Events { received }
+    }
+
+    fn build(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Request<Full<Bytes>> {
+        let host = match self {
+            Address::Tcp(address) => address.to_string(),
+            Address::Unix(_) => "localhost".to_owned(),
+        };
+        let mut request = Request::builder().method(method).uri(path).header("host", host);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(Full::new(body)).expect("the test's request is well formed")
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
+        let words = |error: &dyn std::fmt::Display| format!("no answer from {self:?}: {error}");
+        let mut sender = match self {
+            Address::Tcp(address) => {
+                let stream = TcpStream::connect(address).await.map_err(|error| words(&error))?;
+                let (sender, connection) =
+                    http1::handshake(TokioIo::new(stream)).await.map_err(|error| words(&error))?;
+                tokio::spawn(connection);
+                sender
+            }
+            Address::Unix(path) => {
+                let stream = UnixStream::connect(path).await.map_err(|error| words(&error))?;
+                let (sender, connection) =
+                    http1::handshake(TokioIo::new(stream)).await.map_err(|error| words(&error))?;
+                tokio::spawn(connection);
+                sender
+            }
+        };
+        sender.send_request(request).await.map_err(|error| words(&error))
+    }
+}
+
+/// One server-sent event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// `event:`
+    pub name: String,
+    /// `id:`, empty without one.
+    pub id: String,
+    /// `data:`
+    pub data: String,
+}
+
+/// A stream of events.
+#[derive(Debug)]
+pub struct Events {
+    received: Receiver<Event>,
+}
+
+impl Events {
+    /// The next event that is no heartbeat.
+    pub fn next(&self) -> Event {
+        self.next_within(DEADLINE).unwrap_or_else(|| panic!("no event came, or the stream ended"))
+    }
+
+    /// The next event that is no heartbeat, if one comes in that time.
+    pub fn next_within(&self, wait: Duration) -> Option<Event> {
+        loop {
+            let event = self.received.recv_timeout(wait).ok()?;
+            if event.name != "heartbeat" && !(event.name.is_empty() && event.data.is_empty()) {
+                return Some(event);
+            }
+        }
+    }
+
+    /// The next event of a name; others are passed over.
+    pub fn next_named(&self, name: &str) -> Event {
+        loop {
+            let event = self.next();
+            if event.name == name {
+                return event;
+            }
+        }
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime can be built")
+}

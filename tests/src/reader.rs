@@ -1,0 +1,194 @@
+//! Those for whom all of this is done: processes that are told, and readers that never stop.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{BufRead, BufReader, Read, Write},
+    path::{Path, PathBuf},
+    process::{Child, ChildStdin, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{Receiver, channel},
+    },
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use rustix::fs::{Mode, OFlags, openat};
+
+use crate::{
+    DEADLINE,
+    program::{built, command, spawn},
+};
+
+/// A process that handles SIGHUP and says so.
+#[derive(Debug)]
+pub struct Reader {
+    child: Child,
+    input: Option<ChildStdin>,
+    lines: Receiver<(Instant, String)>,
+}
+
+/// A signal that a reader received.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// When.
+    pub when: Instant,
+    /// The sequence of the snapshot that `current` named then.
+    pub sequence: u64,
+}
+
+impl Reader {
+    /// Starts one that handles SIGHUP from the beginning.
+    pub fn start(export: &Path) -> Self {
+        Self::start_with(export, &[])
+    }
+
+    /// Starts one that has no handler until [`Reader::handle`].
+    pub fn start_late(export: &Path) -> Self {
+        Self::start_with(export, &["--late"])
+    }
+
+    fn start_with(export: &Path, arguments: &[&str]) -> Self {
+        let mut command = command(built("reader"), Path::new("/"));
+        command.arg(export).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = spawn(command).expect("the reader can be started");
+        let (output, input) = (child.stdout.take().expect("its output is piped"), child.stdin.take());
+        let (sender, lines) = channel();
+        thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let _ = sender.send((Instant::now(), line));
+            }
+        });
+        let reader = Reader { child, input, lines };
+        reader.await_ready();
+        reader
+    }
+
+    fn await_ready(&self) {
+        let (_, line) = self.lines.recv_timeout(DEADLINE).expect("the reader gets ready");
+        assert_eq!(line, "ready");
+    }
+
+    /// Makes a late one handle the signal from now on.
+    pub fn handle(&mut self) {
+        let input = self.input.as_mut().expect("its input is piped");
+        writeln!(input, "now").expect("the reader listens");
+        self.await_ready();
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The next signal, which must come.
+    #[track_caller]
+    pub fn told(&self) -> Told {
+        self.told_within(DEADLINE).expect("the reader was not told in time")
+    }
+
+    /// The next signal, if one comes in that time.
+    pub fn told_within(&self, wait: Duration) -> Option<Told> {
+        let (when, line) = self.lines.recv_timeout(wait).ok()?;
+        let sequence = line.strip_prefix("hup ").unwrap_or_else(|| panic!("not a signal: {line}"));
+        Some(Told { when, sequence: sequence.parse().unwrap_or_default() })
+    }
+
+    /// Every signal that has come until now.
+    pub fn all_told(&self) -> Vec<Told> {
+        std::iter::from_fn(|| self.told_within(Duration::ZERO)).collect()
+    }
+
+    /// Waits until it was told with at least this sequence in place; hands back how often it was told until then.
+    #[track_caller]
+    pub fn told_of(&self, sequence: u64) -> usize {
+        let mut times = 0;
+        loop {
+            times += 1;
+            if self.told().sequence >= sequence {
+                return times;
+            }
+        }
+    }
+
+    /// True while it runs.
+    pub fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A reader that never stops: every round it opens `current` once and reads the same files through that.
+#[derive(Debug)]
+pub struct Poller {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Seen>>,
+}
+
+/// What a poller saw.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// Rounds.
+    pub rounds: u64,
+    /// How often each combination of contents was seen.
+    pub contents: BTreeMap<Vec<String>, u64>,
+    /// Rounds in which a file could not be read, with the first error.
+    pub failures: Vec<String>,
+}
+
+impl Poller {
+    /// Reads `files`, relative to `current`, in an endless loop.
+    pub fn start(export: &Path, files: &[&str]) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (export, asked) = (export.to_owned(), Arc::clone(&stop));
+        let files: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
+        let thread = thread::spawn(move || {
+            let mut seen = Seen::default();
+            loop {
+                seen.rounds += 1;
+                match read_once(&export, &files) {
+                    Ok(contents) => *seen.contents.entry(contents).or_default() += 1,
+                    Err(error) => seen.failures.push(error),
+                }
+                if asked.load(Ordering::Relaxed) {
+                    return seen;
+                }
+            }
+        });
+        Poller { stop, thread: Some(thread) }
+    }
+
+    /// Ends it and says what it saw.
+    pub fn stop(mut self) -> Seen {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.take().expect("it is stopped once").join().expect("the poller does not fail")
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+fn read_once(export: &Path, files: &[PathBuf]) -> Result<Vec<String>, String> {
+    let open = |error: std::io::Error, path: &Path| format!("{}: {error}", path.display());
+    let current = File::open(export.join("current")).map_err(|error| open(error, Path::new("current")))?;
+    let mut contents = Vec::new();
+    for file in files {
+        let opened = openat(&current, file, OFlags::RDONLY, Mode::empty()).map_err(|error| open(error.into(), file))?;
+        let mut content = String::new();
+        File::from(opened).read_to_string(&mut content).map_err(|error| open(error, file))?;
+        contents.push(content);
+    }
+    Ok(contents)
+}
