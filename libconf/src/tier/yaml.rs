@@ -208,7 +208,7 @@ fn fault(error: &Error, text: &str) -> Fault {
     }
 }
 
-fn too_deep() -> String {
+pub(crate) fn too_deep() -> String {
     format!("it is nested deeper than {MAX_DEPTH} levels; write it flatter")
 }
 
