@@ -53,7 +53,10 @@ pub fn parse<P: Parser>(prefix: &'static str) -> P {
 }
 
 /// As [`parse`]; `structured` are keys of the file that no flag can express, read into `E`, which ignores all others.
-pub fn parse_with<P: Parser, E: DeserializeOwned + Default>(prefix: &'static str, structured: &[&str]) -> (P, E) {
+pub fn parse_with<P: Parser, E: DeserializeOwned + Default + Send>(
+    prefix: &'static str,
+    structured: &[&str],
+) -> (P, E) {
     match try_parse_from(prefix, structured, env::args_os().collect()) {
         Ok(parsed) => parsed,
         Err(error) => {
@@ -66,7 +69,7 @@ pub fn parse_with<P: Parser, E: DeserializeOwned + Default>(prefix: &'static str
 #[derive(Default, serde::Deserialize)]
 struct NoExtra {}
 
-fn try_parse_from<P: Parser, E: DeserializeOwned + Default>(
+fn try_parse_from<P: Parser, E: DeserializeOwned + Default + Send>(
     prefix: &str,
     structured: &[&str],
     arguments: Vec<OsString>,
@@ -105,20 +108,25 @@ fn takes_several(argument: &Arg) -> bool {
     matches!(argument.get_action(), ArgAction::Append)
 }
 
-/// Applies `change` to every flag of the command and of its subcommands.
-fn change_flags(command: Command, change: &impl Fn(Arg) -> Arg) -> Command {
+/// Applies `change` to every flag of the command and of its subcommands; it is told whether there are positionals too.
+fn change_flags(command: Command, change: &impl Fn(Arg, bool) -> Arg) -> Command {
+    let positionals = command.get_positionals().next().is_some();
     command
-        .mut_args(|argument| if long_name(&argument).is_some() { change(argument) } else { argument })
+        .mut_args(|argument| if long_name(&argument).is_some() { change(argument, positionals) } else { argument })
         .mut_subcommands(|command| change_flags(command, change))
 }
 
 fn with_environment(command: Command, prefix: &str) -> Command {
-    change_flags(command, &|argument| {
+    change_flags(command, &|argument, positionals| {
         let long = long_name(&argument).unwrap_or_default().to_owned();
         let several = takes_several(&argument);
         let argument = match argument.get_action() {
             // So that 1 and yes do as well as true.
             ArgAction::SetTrue => argument.value_parser(BoolishValueParser::new()),
+            // Before a positional, what follows the first value could be either.
+            _ if several && !positionals && argument.get_num_args().is_none() => {
+                argument.value_delimiter(',').num_args(1..)
+            }
             _ if several => argument.value_delimiter(','),
             _ => argument,
         };
@@ -209,7 +217,7 @@ fn line_of(text: &str, key: &str) -> usize {
 
 /// The file's values stand where a flag's defaults stand, so that whatever is said elsewhere goes over them.
 fn with_file(command: Command, file: &File) -> Command {
-    change_flags(command, &|argument| {
+    change_flags(command, &|argument, _| {
         let values = long_name(&argument).and_then(|long| file.0.get(long)).cloned();
         match values {
             Some(values) => argument.required(false).default_values(values),
@@ -218,13 +226,8 @@ fn with_file(command: Command, file: &File) -> Command {
     })
 }
 
-fn yaml<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, String> {
-    let options = serde_saphyr::options! {
-        strict_booleans: true,
-        leading_zero_numbers_as_strings: true,
-        underscored_numbers_as_strings: true,
-    };
-    serde_saphyr::from_str_with_options(text, options).map_err(|cause| format!("{}: {cause}", path.display()))
+fn yaml<T: DeserializeOwned + Send>(path: &Path, text: &str) -> Result<T, String> {
+    super::yaml::from_str(text).map_err(|fault| format!("{}, {fault}", path.display()))
 }
 
 #[cfg(test)]

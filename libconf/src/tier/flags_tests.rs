@@ -37,7 +37,7 @@ struct Run {
     #[arg(long, default_value = "127.0.0.1:1")]
     listen: SocketAddr,
     /// Which upstreams
-    #[arg(long, num_args = 1.., required = true)]
+    #[arg(long, required = true)]
     central: Vec<String>,
     /// The server
     #[arg(long, env = "CONF_TEST_URL")]
@@ -163,9 +163,9 @@ fn faults_of_the_file_name_the_file_the_line_and_what_would_do() {
         ("central: []", "FILE, line 1: 'central' takes a value or a list of values"),
         ("central: a\n\nlisten: [1, 2]", "FILE, line 3: 'listen' takes a single value"),
         ("central: a\nlisten: nowhere", "FILE: invalid value 'nowhere' for '--listen <LISTEN>'"),
-        ("central: a\ncentral: b", "FILE: "),
-        ("- central", "FILE: "),
-        ("central: a\nwatch: [{pid: 1}]", "FILE: "),
+        ("central: a\ncentral: b", "FILE, line 2: "),
+        ("- central", "FILE, "),
+        ("central: a\nwatch: [{pid: 1}]", "FILE, line 2: "),
     ];
     for (text, wanted) in cases {
         let words = file(text).refused("--config FILE");
