@@ -11,4 +11,7 @@
 
 pub mod config;
 pub mod duties;
+pub mod export;
+mod folder;
+pub mod render;
 pub mod state;

@@ -13,6 +13,8 @@ use libconf::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::render::StoreHash;
+
 /// How many changes `history` remembers.
 pub const HISTORY: usize = 200;
 /// How many changes a slow listener may be behind before it is told to look at the view again.
@@ -102,7 +104,7 @@ pub struct Exported {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportedComponent {
     /// The name of its entry in `export/store/`: the SHA-256 of what was rendered.
-    pub store: String,
+    pub store: StoreHash,
     /// What was pinned; `None` when the repository that knew it was lost.
     pub pin: Option<Pin>,
 }

@@ -1,0 +1,560 @@
+//! What readers see, `export/`: a new snapshot is built beside the one in use, made durable, and switched to in one step.
+//!
+//! ```text
+//! store/<hash>/files/…, settings.json     a rendering, immutable, named by the hash of its content
+//! names/<hash>/<version>, <version>.json  links into the store: the versions of one component
+//! snapshots/<sequence>/<kind>/<name>      link to names/; snapshot.json says which snapshot it is
+//! current                                 link to snapshots/<sequence>: the one step that a reader sees
+//! ```
+//!
+//! A component that did not change costs one more name of the link that the snapshot before has (measured with 3,000:
+//! folders and links made anew take five times as long). A crash at any step leaves `current` as it was, and at most
+//! entries that nothing kept leads to, which [`Export::open`] sweeps.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    io,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use libconf::name::{CommitId, ComponentName, ComponentVersion, DatacenterName, HostName, Kind, Sequence, Version};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    folder::{Entry, Folder, Unsynced},
+    render::{Content, Rendered, StoreHash},
+    state::ChangeKind,
+};
+
+/// Which rendering each component has.
+pub type Contents = BTreeMap<ComponentVersion, StoreHash>;
+
+/// `snapshot.json` in a snapshot's folder: which snapshot it is. Readers ignore members that they do not know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Whose snapshot.
+    pub datacenter: DatacenterName,
+    /// For which host it was rendered.
+    pub host: HostName,
+    /// The change that made it.
+    pub sequence: Sequence,
+    /// The snapshot.
+    pub commit: CommitId,
+    /// Seconds since 1970 when it was put in place.
+    pub time: u64,
+    /// Components that could not be rendered from it, with the reason.
+    #[serde(default)]
+    pub faults: BTreeMap<ComponentVersion, String>,
+}
+
+/// A snapshot that is on disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// What it says of itself; `None` when that was lost.
+    pub header: Option<Header>,
+    /// What it holds.
+    pub contents: Contents,
+}
+
+/// What is to be done to go from one export to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Every component that the next one has.
+    pub links: BTreeMap<ComponentName, Link>,
+    /// What readers will see of it.
+    pub changed: BTreeMap<ComponentVersion, ChangeKind>,
+}
+
+/// How a component gets its link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The snapshot before has the very same one.
+    pub keep: bool,
+    /// Where it is to lead.
+    pub versions: BTreeMap<Version, StoreHash>,
+}
+
+/// Decides what must be done. Touches nothing.
+pub fn plan(have: &Contents, want: &Contents) -> Plan {
+    let mut plan = Plan::default();
+    let (have_by_name, want_by_name) = (by_name(have), by_name(want));
+    for (name, versions) in want_by_name {
+        let keep = have_by_name.get(&name) == Some(&versions);
+        plan.links.insert(name, Link { keep, versions });
+    }
+    for (component, hash) in want {
+        match have.get(component) {
+            None => drop(plan.changed.insert(component.clone(), ChangeKind::Added)),
+            Some(before) if before != hash => drop(plan.changed.insert(component.clone(), ChangeKind::Changed)),
+            Some(_) => {}
+        }
+    }
+    let removed = have.keys().filter(|component| !want.contains_key(component));
+    plan.changed.extend(removed.map(|component| (component.clone(), ChangeKind::Removed)));
+    plan
+}
+
+fn by_name(contents: &Contents) -> BTreeMap<ComponentName, BTreeMap<Version, StoreHash>> {
+    let mut names: BTreeMap<ComponentName, BTreeMap<Version, StoreHash>> = BTreeMap::new();
+    for (component, hash) in contents {
+        names.entry(component.component.clone()).or_default().insert(component.version.clone(), *hash);
+    }
+    names
+}
+
+/// Which snapshots stay on disk besides the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// The last so many.
+    pub last: usize,
+    /// Those that are younger, and the newest that is older: it was in use until then.
+    pub younger_than: Duration,
+}
+
+/// However young, no more than so many are kept beyond [`Retention::last`]: a burst must not fill the disk.
+const MOST_YOUNG: usize = 100;
+
+/// Decides which snapshots go; `kept` says when each was put in place.
+pub fn outdated(kept: &BTreeMap<Sequence, SystemTime>, retention: Retention, now: SystemTime) -> Vec<Sequence> {
+    let young = |time: &SystemTime| now.duration_since(*time).unwrap_or_default() < retention.younger_than;
+    let mut newest_old = true;
+    let mut stays = |(place, (_, time)): &(usize, (&Sequence, &SystemTime))| {
+        let in_use = young(time) || std::mem::take(&mut newest_old);
+        *place < retention.last.max(1) || in_use && *place < retention.last + MOST_YOUNG
+    };
+    kept.iter().rev().enumerate().filter(|entry| !stays(entry)).map(|(_, (sequence, _))| *sequence).collect()
+}
+
+/// The folder `export/`; only one in the system may be open for a path.
+#[derive(Debug)]
+pub struct Export {
+    path: PathBuf,
+    root: Folder,
+    store: Folder,
+    names: Folder,
+    snapshots: Folder,
+    kept: BTreeMap<Sequence, Kept>,
+    current: Option<Sequence>,
+    unsynced: Unsynced,
+}
+
+/// What is being made, until it has its own name.
+const NEW: &str = ".new";
+/// What is being removed, so that no half of it has a name.
+const OLD: &str = ".old";
+const CURRENT: &str = "current";
+const HEADER: &str = "snapshot.json";
+/// Headers name every fault; far above what they come to.
+const MOST_HEADER_BYTES: u64 = 16 << 20;
+/// What one file or settings may come to; landing allows less.
+const MOST_FILE_BYTES: u64 = 64 << 20;
+
+impl Export {
+    /// Opens or makes the folder, reads what is there, and removes what a crash left.
+    pub fn open(path: &Path) -> Result<Self, ExportError> {
+        let failed = |cause| ExportError { act: "open", path: path.to_owned(), cause };
+        let path = std::path::absolute(path).map_err(failed)?;
+        let root = Folder::open(&path).map_err(failed)?;
+        let mut export = Export {
+            store: root.enter_or_make("store").map_err(failed)?,
+            names: root.enter_or_make("names").map_err(failed)?,
+            snapshots: root.enter_or_make("snapshots").map_err(failed)?,
+            root,
+            path,
+            kept: BTreeMap::new(),
+            current: None,
+            unsynced: Unsynced::default(),
+        };
+        export.read().and_then(|()| export.sweep()).map_err(failed)?;
+        Ok(export)
+    }
+
+    /// Its absolute path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Where a snapshot's own folder is.
+    pub fn directory(&self, sequence: Sequence) -> PathBuf {
+        self.path.join("snapshots").join(sequence.to_string())
+    }
+
+    /// What readers see.
+    pub fn current(&self) -> Option<(Sequence, &Kept)> {
+        let sequence = self.current?;
+        Some((sequence, self.kept.get(&sequence)?))
+    }
+
+    /// Puts a rendering into the store, where it is not there yet. `check` reads again what is there, and replaces it
+    /// when it is not as it should be.
+    pub fn stage(&mut self, rendered: &Rendered, check: bool) -> Result<StoreHash, ExportError> {
+        let hash = rendered.hash();
+        self.stage_as(&hash.to_string(), hash, rendered, check).map_err(|cause| self.failed("write files", cause))?;
+        Ok(hash)
+    }
+
+    /// Builds the snapshot's folder beside the others, and makes it and all that was staged for it durable.
+    ///
+    /// With `anew`, nothing is taken from the snapshot before, and names that are there are looked at.
+    pub fn build(&mut self, header: &Header, plan: &Plan, anew: bool) -> Result<(), ExportError> {
+        self.build_folder(header, plan, anew).map_err(|cause| self.failed("build a snapshot", cause))
+    }
+
+    /// Lets readers see what was built. What `current` leads to is looked at, not what it should: a switch that has
+    /// happened already is none.
+    pub fn switch(&mut self, header: Header, contents: Contents) -> Result<(), ExportError> {
+        let sequence = header.sequence;
+        self.switch_link(&format!("snapshots/{sequence}")).map_err(|cause| self.failed("switch", cause))?;
+        self.kept.insert(sequence, Kept { header: Some(header), contents });
+        self.current = Some(sequence);
+        Ok(())
+    }
+
+    /// Removes what is not needed any more. Costs nothing when there is nothing to remove.
+    pub fn retire(&mut self, retention: Retention, now: SystemTime) -> Result<(), ExportError> {
+        let times = self.kept.iter().map(|(sequence, kept)| {
+            let seconds = kept.header.as_ref().map_or(0, |header| header.time);
+            (*sequence, UNIX_EPOCH + Duration::from_secs(seconds))
+        });
+        let outdated = outdated(&times.collect(), retention, now);
+        if outdated.is_empty() {
+            return Ok(());
+        }
+        for sequence in outdated {
+            self.kept.remove(&sequence);
+        }
+        self.discard()
+    }
+
+    /// Removes everything that no kept snapshot leads to: what a step that failed has left.
+    pub fn discard(&mut self) -> Result<(), ExportError> {
+        self.unsynced = Unsynced::default();
+        self.sweep().map_err(|cause| self.failed("clean up", cause))
+    }
+
+    /// Reads every byte that readers see, and names the components that are not what they should be.
+    pub fn damaged(&self) -> BTreeSet<ComponentVersion> {
+        let Some((_, kept)) = self.current() else { return BTreeSet::new() };
+        let mut good: HashMap<StoreHash, bool> = HashMap::new();
+        let damaged = kept.contents.iter().filter(|(_, hash)| {
+            !*good.entry(**hash).or_insert_with(|| self.read_back(&hash.to_string()).is_ok_and(|found| found == **hash))
+        });
+        damaged.map(|(component, _)| component.clone()).collect()
+    }
+
+    fn failed(&self, act: &'static str, cause: io::Error) -> ExportError {
+        ExportError { act, path: self.path.clone(), cause }
+    }
+
+    fn stage_as(&mut self, name: &str, hash: StoreHash, rendered: &Rendered, check: bool) -> io::Result<()> {
+        let there = self.store.entry(name)?.is_some();
+        if there && !(check && self.read_back(name).ok() != Some(hash)) {
+            return Ok(());
+        }
+        self.store.remove(NEW)?;
+        let entry = self.store.make(NEW)?;
+        let files = entry.make("files")?;
+        let mut folders: BTreeMap<&str, Folder> = BTreeMap::new();
+        for (path, content) in &rendered.files {
+            for (end, _) in path.match_indices('/') {
+                if !folders.contains_key(&path[..end]) {
+                    folders.insert(&path[..end], files.make(&path[..end])?);
+                }
+            }
+            let (folder, file) = match path.rsplit_once('/') {
+                Some((folder, file)) => (&folders[folder], file),
+                None => (&files, path.as_str()),
+            };
+            match content {
+                Content::Link(target) => folder.link(file, target)?,
+                Content::File { bytes, executable } => {
+                    self.unsynced.add(folder.write(file, bytes, if *executable { 0o555 } else { 0o444 })?);
+                }
+            }
+        }
+        self.unsynced.add(entry.write("settings.json", &rendered.settings, 0o444)?);
+        for folder in folders.into_values().chain([files, entry]) {
+            self.unsynced.add(folder);
+        }
+        put(&self.store, name, there)
+    }
+
+    fn build_folder(&mut self, header: &Header, plan: &Plan, anew: bool) -> io::Result<()> {
+        let before = match self.current {
+            Some(sequence) if !anew => Some(self.snapshots.enter(&sequence.to_string())?),
+            _ => None,
+        };
+        self.snapshots.remove(NEW)?;
+        let folder = self.snapshots.make(NEW)?;
+        for kind in Kind::ALL {
+            let mut links = plan.links.iter().filter(|(name, _)| name.kind == kind).peekable();
+            if links.peek().is_none() {
+                continue;
+            }
+            let new = folder.make(kind.as_str())?;
+            let old = before.as_ref().and_then(|before| before.enter(kind.as_str()).ok());
+            for (name, link) in links {
+                let shared = match &old {
+                    Some(old) if link.keep => new.share(old, name.name.as_str()).is_ok(),
+                    _ => false,
+                };
+                if !shared {
+                    let hash = self.make_names(&link.versions, anew)?;
+                    new.link(name.name.as_str(), &format!("../../../names/{hash}"))?;
+                }
+            }
+            self.unsynced.add(new);
+        }
+        self.unsynced.add(folder.write(HEADER, &serde_json::to_vec(header)?, 0o444)?);
+        self.unsynced.add(folder);
+        let name = header.sequence.to_string();
+        let there = self.snapshots.entry(&name)?.is_some();
+        if there {
+            // Readers may be on the one that is there: durable first. Otherwise one commit of the journal is enough.
+            self.make_durable()?;
+        }
+        put(&self.snapshots, &name, there)?;
+        self.make_durable()
+    }
+
+    /// Content first, then the folders that lead to it.
+    fn make_durable(&mut self) -> io::Result<()> {
+        self.unsynced.flush(&self.root)?;
+        self.store.sync()?;
+        self.names.sync()?;
+        self.snapshots.sync()
+    }
+
+    /// The folder of links for a component's versions.
+    fn make_names(&mut self, versions: &BTreeMap<Version, StoreHash>, anew: bool) -> io::Result<StoreHash> {
+        let hash = names_hash(versions);
+        let links = names_links(versions);
+        let name = hash.to_string();
+        let there = self.names.entry(&name)?.is_some();
+        if there && !(anew && self.links_in(&name).ok().as_ref() != Some(&links)) {
+            return Ok(hash);
+        }
+        self.names.remove(NEW)?;
+        let folder = self.names.make(NEW)?;
+        for (link, target) in &links {
+            folder.link(link, target)?;
+        }
+        self.unsynced.add(folder);
+        put(&self.names, &name, there)?;
+        Ok(hash)
+    }
+
+    fn links_in(&self, name: &str) -> io::Result<BTreeMap<String, String>> {
+        let folder = self.names.enter(name)?;
+        let links = folder.entries()?.into_iter().map(|(link, _)| Ok((folder.read_link(&link)?, link)));
+        links.map(|link: io::Result<(String, String)>| link.map(|(target, link)| (link, target))).collect()
+    }
+
+    fn switch_link(&mut self, target: &str) -> io::Result<()> {
+        match self.root.entry(CURRENT)? {
+            Some(Entry::Link) if self.root.read_link(CURRENT)? == target => return self.root.sync(),
+            Some(Entry::Link) | None => {}
+            // Not ours, and in the way.
+            Some(_) => self.root.remove(CURRENT)?,
+        }
+        self.root.remove(NEW)?;
+        self.root.link(NEW, target)?;
+        self.root.rename(NEW, &self.root, CURRENT)?;
+        // Readers see it by now; should this fail, a power cut may bring back the snapshot before, whole.
+        if let Err(error) = self.root.sync() {
+            tracing::warn!(%error, path = %self.path.display(), "the switch may not survive a power cut");
+        }
+        Ok(())
+    }
+
+    /// Reads an entry of the store as what it was made from; its hash is its name when nothing was changed.
+    fn read_back(&self, name: &str) -> io::Result<StoreHash> {
+        let entry = self.store.enter(name)?;
+        let wrong = |path: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not as it was written"));
+        let (settings, mode) = entry.read("settings.json", MOST_FILE_BYTES)?;
+        let mut files = BTreeMap::new();
+        let mut pending = vec![(String::new(), entry.enter("files")?)];
+        while let Some((above, folder)) = pending.pop() {
+            let entries = folder.entries()?;
+            if entries.is_empty() && !above.is_empty() {
+                return Err(wrong(&above));
+            }
+            for (name, kind) in entries {
+                let path = format!("{above}{name}");
+                match kind {
+                    Entry::Folder => pending.push((format!("{path}/"), folder.enter(&name)?)),
+                    Entry::Link => drop(files.insert(path, Content::Link(folder.read_link(&name)?))),
+                    Entry::File => {
+                        let (bytes, mode) = folder.read(&name, MOST_FILE_BYTES)?;
+                        if !matches!(mode, 0o444 | 0o555) {
+                            return Err(wrong(&path));
+                        }
+                        files.insert(path, Content::File { bytes, executable: mode == 0o555 });
+                    }
+                    Entry::Other => return Err(wrong(&path)),
+                }
+            }
+        }
+        match mode == 0o444 && entry.entries()?.len() == 2 {
+            true => Ok(Rendered { files, settings }.hash()),
+            false => Err(wrong("settings.json")),
+        }
+    }
+
+    /// Learns what is on disk. What cannot be read counts as absent: it is rendered anew.
+    fn read(&mut self) -> io::Result<()> {
+        let target = match self.root.entry(CURRENT)? {
+            Some(Entry::Link) => self.root.read_link(CURRENT)?,
+            _ => String::new(),
+        };
+        let current = target.strip_prefix("snapshots/").and_then(|name| name.parse::<Sequence>().ok());
+        // What is beyond `current` was never switched to. Without one all stay, until something was exported again.
+        let newest = current.unwrap_or(Sequence(u64::MAX));
+        let mut names = HashMap::new();
+        for (name, kind) in self.snapshots.entries()? {
+            let Some(sequence) = name.parse::<Sequence>().ok().filter(|sequence| *sequence <= newest) else {
+                continue;
+            };
+            if kind != Entry::Folder {
+                continue;
+            }
+            let kept = self.read_snapshot(&name, &mut names)?;
+            if kept.header.is_some() || Some(sequence) == current {
+                self.kept.insert(sequence, kept);
+            }
+        }
+        self.current = current.filter(|current| self.kept.contains_key(current));
+        Ok(())
+    }
+
+    fn read_snapshot(&self, name: &str, names: &mut HashMap<String, BTreeMap<Version, StoreHash>>) -> io::Result<Kept> {
+        let folder = self.snapshots.enter(name)?;
+        let header = folder.read(HEADER, MOST_HEADER_BYTES).ok();
+        let header = header.and_then(|(bytes, _)| serde_json::from_slice::<Header>(&bytes).ok());
+        let header = header.filter(|header| header.sequence.to_string() == name);
+        let mut contents = Contents::new();
+        for kind in Kind::ALL {
+            let Ok(kind_folder) = folder.enter(kind.as_str()) else { continue };
+            for (name, _) in kind_folder.entries()? {
+                let (Ok(component), Ok(target)) = (name.parse(), kind_folder.read_link(&name)) else { continue };
+                let component = ComponentName { kind, name: component };
+                let Some(hash) = target.strip_prefix("../../../names/") else { continue };
+                if !names.contains_key(hash) {
+                    names.insert(hash.to_owned(), self.read_names(hash));
+                }
+                for (version, hash) in &names[hash] {
+                    let version = version.clone();
+                    contents.insert(ComponentVersion { component: component.clone(), version }, *hash);
+                }
+            }
+        }
+        Ok(Kept { header, contents })
+    }
+
+    /// The versions of a folder of links whose entries in the store are there.
+    fn read_names(&self, name: &str) -> BTreeMap<Version, StoreHash> {
+        let links = self.links_in(name).unwrap_or_default();
+        let version = |(link, target): (&String, &String)| {
+            let hash = target.strip_prefix("../../store/")?.strip_suffix("/files")?;
+            let settings = links.get(&format!("{link}.json"))?;
+            let there = *settings == format!("../../store/{hash}/settings.json")
+                && self.store.entry(&format!("{hash}/files")).ok()? == Some(Entry::Folder)
+                && self.store.entry(&format!("{hash}/settings.json")).ok()? == Some(Entry::File);
+            there.then_some((link.parse().ok()?, hash.parse().ok()?))
+        };
+        links.iter().filter_map(version).collect()
+    }
+
+    /// Removes what nothing kept leads to.
+    fn sweep(&mut self) -> io::Result<()> {
+        self.root.remove(NEW)?;
+        let stores: HashSet<StoreHash> = self.kept.values().flat_map(|kept| kept.contents.values().copied()).collect();
+        for (name, _) in self.snapshots.entries()? {
+            let kept = name.parse::<Sequence>().is_ok_and(|sequence| self.kept.contains_key(&sequence));
+            if !kept {
+                remove_whole(&self.snapshots, &name)?;
+            }
+        }
+        let mut names = HashSet::new();
+        for kept in self.kept.values() {
+            for versions in by_name(&kept.contents).values() {
+                names.insert(names_hash(versions).to_string());
+            }
+        }
+        for (name, _) in self.names.entries()? {
+            if !names.contains(&name) {
+                remove_whole(&self.names, &name)?;
+            }
+        }
+        for (name, _) in self.store.entries()? {
+            if !name.parse::<StoreHash>().is_ok_and(|hash| stores.contains(&hash)) {
+                remove_whole(&self.store, &name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The links that stand in the folder of a component's versions.
+fn names_links(versions: &BTreeMap<Version, StoreHash>) -> BTreeMap<String, String> {
+    let links = |(version, hash): (&Version, &StoreHash)| {
+        let store = format!("../../store/{hash}");
+        [(version.to_string(), format!("{store}/files")), (format!("{version}.json"), format!("{store}/settings.json"))]
+    };
+    versions.iter().flat_map(links).collect()
+}
+
+/// The name of that folder.
+fn names_hash(versions: &BTreeMap<Version, StoreHash>) -> StoreHash {
+    let lines: String = versions.iter().map(|(version, hash)| format!("{version} {hash}\n")).collect();
+    StoreHash::of(&lines)
+}
+
+/// Gives what was made as `.new` its name; what has that name already goes, in one step.
+fn put(folder: &Folder, name: &str, there: bool) -> io::Result<()> {
+    if !there {
+        return folder.rename(NEW, folder, name);
+    }
+    folder.exchange(NEW, name)?;
+    folder.remove(NEW)
+}
+
+/// Takes an entry's name away first, so that a crash leaves no half of it under that name.
+fn remove_whole(folder: &Folder, name: &str) -> io::Result<()> {
+    if name.starts_with('.') {
+        return folder.remove(name);
+    }
+    folder.remove(OLD)?;
+    match folder.rename(name, folder, OLD) {
+        Ok(()) => folder.remove(OLD),
+        // A full disk refuses even this; then half of it is better than none.
+        Err(_) => folder.remove(name),
+    }
+}
+
+/// Readers' files could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {act} in {path}{}", advice(cause))]
+pub struct ExportError {
+    act: &'static str,
+    path: PathBuf,
+    #[source]
+    cause: io::Error,
+}
+
+impl ExportError {
+    /// True when there is no room.
+    pub fn is_full(&self) -> bool {
+        matches!(self.cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+}
+
+fn advice(cause: &io::Error) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space, what was there stays in use",
+        io::ErrorKind::PermissionDenied => "; give the user of conf-local write access to it",
+        io::ErrorKind::ReadOnlyFilesystem => "; make the file system writable, what was there stays in use",
+        _ => "",
+    }
+}
