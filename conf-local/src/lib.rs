@@ -15,3 +15,4 @@ pub mod export;
 mod folder;
 pub mod render;
 pub mod state;
+pub mod watcher;
