@@ -1,6 +1,7 @@
 //! What the three daemons share, in the order in which a change meets it.
 
 pub mod api;
+mod child;
 mod complete;
 mod consolidate;
 pub mod consul;
@@ -14,6 +15,7 @@ pub mod manifest;
 pub mod pack;
 mod pktline;
 pub mod pointers;
+mod receive;
 pub mod safety;
 pub mod settings;
 pub mod sign;

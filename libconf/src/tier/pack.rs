@@ -46,6 +46,15 @@ impl Step {
     pub fn request(&self) -> Bytes {
         Ask::from(*self).body()
     }
+
+    /// Reads a request that is a step, byte for byte as [`Step::request`] makes it.
+    pub fn parse(request: &[u8]) -> Option<Step> {
+        // Two ids and what stands around them.
+        let text = std::str::from_utf8(request).ok().filter(|text| text.len() < 512)?;
+        let id = |word: &str| text.lines().find_map(|line| line.get(4..)?.strip_prefix(word)?.parse().ok());
+        let step = Step { want: id("want ")?, have: id("have "), depth: Depth::Full };
+        [step, Step { depth: Depth::One, ..step }].into_iter().find(|step| step.request() == request)
+    }
 }
 
 /// What is asked for in one POST.
