@@ -60,7 +60,7 @@ pub fn choose<'a>(
     }
     for path in paths {
         let refuse = |reason: String| Err(SettingsFault { file: path.to_owned(), line: None, reason });
-        if path.ends_with(".j2") {
+        if path.strip_suffix(".j2").is_some() {
             return refuse("templates need a later version; take it out, or pin the component with `raw: true`".into());
         }
         if path == "config.conf" {
@@ -104,7 +104,7 @@ fn object(format: Format, bytes: &[u8]) -> Result<Map<String, Value>, Fault> {
         return Err(Fault::new(0, format!("it has {} bytes; at most {MAX_BYTES} are read", bytes.len())));
     }
     let text = std::str::from_utf8(bytes).map_err(|bad| {
-        let line = 1 + bytes[..bad.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        let line = bytes[..bad.valid_up_to()].split(|byte| *byte == b'\n').count();
         Fault::new(line, "it is not UTF-8 text; save it as UTF-8")
     })?;
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);

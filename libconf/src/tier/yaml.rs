@@ -6,7 +6,7 @@ use serde::{
     Deserialize, Deserializer,
     de::{self, DeserializeOwned, MapAccess, SeqAccess, Visitor},
 };
-use serde_json::{Map, Number, Value};
+use serde_json::{Number, Value};
 use serde_saphyr::{
     DuplicateKeyPolicy, Error, MessageFormatter as _, Options, Spanned, UserMessageFormatter, budget::BudgetBreach,
 };
@@ -98,7 +98,8 @@ impl Node {
             Shape::List(nodes) => Value::Array(nodes.into_iter().map(|node| node.into_json(faults)).collect()),
             Shape::Map(entries) => {
                 twice(&entries, faults, |_| "keep one of the two");
-                Value::Object(Map::from_iter(entries.into_iter().map(|(key, node)| (key.text, node.into_json(faults)))))
+                let entries = entries.into_iter().map(|(key, node)| (key.text, node.into_json(faults)));
+                Value::Object(entries.collect())
             }
         }
     }
@@ -308,8 +309,10 @@ impl<'de> Visitor<'de> for ShapeVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
         let mut entries = Vec::new();
-        while let Some(entry) = map.next_entry()? {
-            entries.push(entry);
+        while let Some(key) = map.next_key::<Key>()? {
+            // The key's line does for its value: to ask for it costs more than to read the value.
+            let node = Node { line: key.line, shape: map.next_value()? };
+            entries.push((key, node));
         }
         Ok(Shape::Map(entries))
     }
@@ -317,6 +320,8 @@ impl<'de> Visitor<'de> for ShapeVisitor {
 
 #[cfg(test)]
 mod tests {
+    #![expect(clippy::format_collect, clippy::format_push_string, reason = "the texts are small")]
+
     use proptest::prelude::*;
 
     use super::*;

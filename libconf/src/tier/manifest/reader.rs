@@ -284,7 +284,7 @@ impl Reader {
                 hosts.values().flat_map(|host| &host.roles).filter(|(role, _)| !roles.contains_key(role))
             {
                 let near = nearest(role.as_str(), roles.keys().map(RoleName::as_str));
-                let reason = format!("there is no role `{role}`{}; write it under `inventories: roles:`", near);
+                let reason = format!("there is no role `{role}`{near}; write it under `inventories: roles:`");
                 self.faults.push(Fault::new(*line, reason));
             }
         }

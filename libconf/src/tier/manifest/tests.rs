@@ -1,4 +1,5 @@
 //! What is read, what is refused and with which words, who runs what.
+#![expect(clippy::format_collect, reason = "the texts are small")]
 
 use proptest::prelude::*;
 
