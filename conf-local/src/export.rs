@@ -49,7 +49,7 @@ pub struct Header {
 }
 
 /// A snapshot that is on disk.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Kept {
     /// What it says of itself; `None` when that was lost.
     pub header: Option<Header>,

@@ -14,5 +14,7 @@ pub mod duties;
 pub mod export;
 mod folder;
 pub mod render;
+pub mod repository;
 pub mod state;
+pub mod transaction;
 pub mod watcher;
