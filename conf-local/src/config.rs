@@ -309,7 +309,7 @@ fn words(command: CommandText) -> Result<Vec<String>, String> {
 }
 
 /// `HUP`, `SIGHUP`, `usr1`.
-fn parse_signal(text: &str) -> Result<Signal, String> {
+pub(crate) fn parse_signal(text: &str) -> Result<Signal, String> {
     let upper = text.to_ascii_uppercase();
     let full = if upper.starts_with("SIG") { upper } else { format!("SIG{upper}") };
     full.parse::<Signal>()

@@ -15,6 +15,7 @@ pub mod export;
 mod folder;
 pub mod render;
 pub mod repository;
+pub mod service;
 pub mod state;
 pub mod transaction;
 pub mod watcher;

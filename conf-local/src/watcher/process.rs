@@ -56,6 +56,13 @@ pub(crate) enum ProcessError {
     Look { pid: i32, source: io::Error },
 }
 
+impl ProcessError {
+    /// True when the caller may not name this process.
+    pub(crate) fn is_foreign(&self) -> bool {
+        matches!(self, ProcessError::Init | ProcessError::Foreign { .. })
+    }
+}
+
 /// What a signal would do to a process now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Readiness {

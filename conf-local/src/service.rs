@@ -1,0 +1,277 @@
+//! The local service: what processes of this host ask the agent, over a Unix socket or a loopback port.
+//!
+//! | route | answers |
+//! |---|---|
+//! | `GET /v1/config/<kind>/<name>[/<version>][?sequence=N]` | a component's settings, of any snapshot that is kept |
+//! | `GET /v1/status[?after=N&timeout=SECONDS]` | how the host fares; with `after`, once something newer is exported |
+//! | `GET /v1/wait/<kind>/<name>[/<version>][?at=BRANCH/COMMIT][&sequence=N][&timeout=SECONDS]` | whether the export is there |
+//! | `GET /v1/events` | a server-sent event `change` for every switch |
+//! | `GET /v1/history` | the switches of the past, newest first |
+//! | `POST /v1/watchers` | has a process signalled from now on |
+//! | `POST /v1/verify[?repair=true]` | checks repository and export |
+//!
+//! It answers from memory and this host's disk, and never waits for the network. Everybody on this host may read; only
+//! over the Unix socket, where the kernel says who asks, may a process be registered or a check be started.
+
+mod config;
+mod events;
+mod wait;
+mod watchers;
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use http::{StatusCode, header};
+use libconf::{
+    name::{ComponentSelector, Sequence},
+    tier::{
+        api::HostState,
+        http::{self as answer, Peer, Request, Response, Routes},
+    },
+};
+use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
+use warp::Filter;
+
+pub use self::{
+    events::Change,
+    wait::Reached,
+    watchers::{RegisterRequest, Registered},
+};
+use crate::{
+    state::{Agent, HistoryEntry, Status},
+    watcher::{Registry, WatcherState, WatcherStatus},
+};
+
+/// The longest that one request waits; who wants to wait longer asks again.
+pub const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
+/// What the routes answer from.
+#[derive(Clone, Debug)]
+pub struct Service {
+    /// What the agent knows.
+    pub agent: Agent,
+    /// Who is told of changes.
+    pub watchers: Arc<Registry>,
+    /// The repository, read for what the export has passed.
+    pub repository: PathBuf,
+    /// Ends requests that wait.
+    pub stop: CancellationToken,
+}
+
+/// The body of `GET /v1/status`. Readers ignore members that they do not know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusAnswer {
+    /// What the agent says of itself.
+    #[serde(flatten)]
+    pub status: Status,
+    /// Who is told of changes.
+    #[serde(default)]
+    pub watchers: Vec<WatcherStatus>,
+    /// What somebody should look at, each in one sentence; nothing when all is well.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+/// Why a request is refused: the answer to it.
+type Refusal = Response;
+
+/// All routes of the local service.
+pub fn routes(service: Service) -> Routes {
+    let service = warp::any().map(move || service.clone());
+    let v1 = warp::path("v1");
+    let selector = warp::path::param::<String>().and(warp::path::param::<String>());
+    let unversioned = selector.and(warp::path::end()).map(|kind, name| format!("{kind}/{name}"));
+    let versioned = selector.and(warp::path::param::<String>()).and(warp::path::end());
+    let versioned = versioned.map(|kind, name, version| format!("{kind}/{name}/{version}"));
+    let component = unversioned.or(versioned).unify();
+
+    let config = v1
+        .and(warp::path("config"))
+        .and(component)
+        .and(warp::get())
+        .and(warp::query())
+        .and(service.clone())
+        .and(answer::request())
+        .then(async |component: String, query, service: Service, request: Request| {
+            let known = request.header(header::IF_NONE_MATCH.as_str()).map(str::to_owned);
+            match from_here(&request).and_then(|()| selected(&component)) {
+                Ok(component) => settle(service.config(component, query, known).await),
+                Err(refusal) => refusal,
+            }
+        });
+    let wait = v1
+        .and(warp::path("wait"))
+        .and(component)
+        .and(warp::get())
+        .and(warp::query())
+        .and(service.clone())
+        .and(answer::request())
+        .then(async |component: String, query, service: Service, request: Request| {
+            match from_here(&request).and_then(|()| selected(&component)) {
+                Ok(component) => settle(service.wait(component, query).await),
+                Err(refusal) => refusal,
+            }
+        });
+    let status = warp::path!("v1" / "status")
+        .and(warp::get())
+        .and(warp::query())
+        .and(service.clone())
+        .and(answer::request())
+        .then(async |query, service: Service, request: Request| match from_here(&request) {
+            Ok(()) => settle(service.status_after(query).await),
+            Err(refusal) => refusal,
+        });
+    let events =
+        warp::path!("v1" / "events").and(warp::get()).and(service.clone()).and(answer::request()).map(
+            |service: Service, request: Request| settle(from_here(&request).and_then(|()| service.events(&request))),
+        );
+    let history = warp::path!("v1" / "history").and(warp::get()).and(service.clone()).and(answer::request()).map(
+        |service: Service, request: Request| {
+            settle(from_here(&request).map(|()| answer::json(StatusCode::OK, &service.history())))
+        },
+    );
+    let watchers = warp::path!("v1" / "watchers")
+        .and(warp::post())
+        .and(service.clone())
+        .and(answer::request())
+        .then(async |service: Service, request: Request| settle(service.register(request).await));
+    let verify =
+        warp::path!("v1" / "verify").and(warp::post()).and(warp::query()).and(service).and(answer::request()).then(
+            async |query, service: Service, request: Request| match caller(&request) {
+                Ok(user) => settle(service.verify(query, user).await),
+                Err(refusal) => refusal,
+            },
+        );
+
+    let asked = config.boxed().or(wait.boxed()).unify().or(status.boxed()).unify().boxed();
+    let told = events.boxed().or(history.boxed()).unify().boxed();
+    let done = watchers.boxed().or(verify.boxed()).unify().boxed();
+    asked.or(told).unify().or(done).unify().boxed()
+}
+
+#[derive(Debug, Deserialize)]
+struct StatusQuery {
+    after: Option<Sequence>,
+    timeout: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct VerifyQuery {
+    #[serde(default)]
+    repair: bool,
+}
+
+impl Service {
+    /// The status as it is now.
+    pub fn status(&self) -> StatusAnswer {
+        let status = self.agent.view().status.clone();
+        let watchers = self.watchers.status();
+        let problems = problems(&status, &watchers);
+        StatusAnswer { status, watchers, problems }
+    }
+
+    fn history(&self) -> Vec<HistoryEntry> {
+        self.agent.history()
+    }
+
+    /// The status once something newer than `after` is exported, or when the time is up.
+    async fn status_after(&self, query: StatusQuery) -> Result<Response, Refusal> {
+        if let Some(after) = query.after {
+            let mut views = self.agent.follow();
+            tokio::select! {
+                _ = views.wait_for(|view| view.status.sequence > after) => {}
+                () = tokio::time::sleep(patience(query.timeout)?) => {}
+                () = self.stop.cancelled() => return Err(stopping()),
+            }
+        }
+        Ok(answer::json(StatusCode::OK, &self.status()))
+    }
+
+    async fn verify(&self, query: VerifyQuery, user: u32) -> Result<Response, Refusal> {
+        if user != 0 && user != rustix::process::geteuid().as_raw() {
+            let words = "a check reads the whole repository: only root and the agent's own user may start one";
+            return Err(answer::error(StatusCode::FORBIDDEN, words));
+        }
+        let report = self.agent.verify(query.repair).await.ok_or_else(stopping)?;
+        Ok(answer::json(StatusCode::OK, &report))
+    }
+}
+
+/// What somebody should look at.
+fn problems(status: &Status, watchers: &[WatcherStatus]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if let Some(error) = &status.error {
+        problems.push(match status.state {
+            HostState::Failed => format!("the newest change is not exported: {error}"),
+            HostState::Current | HostState::Updating => error.clone(),
+        });
+    }
+    problems
+        .extend(status.faults.iter().map(|(component, fault)| format!("{component} keeps its older files: {fault}")));
+    problems.extend(status.away.iter().map(|(what, why)| format!("{what} cannot be reached: {why}")));
+    let troubled = |one: &&WatcherStatus| matches!(one.state, WatcherState::Waiting | WatcherState::Failed);
+    problems.extend(watchers.iter().filter(troubled).map(|one| {
+        format!("{} is not told: {}", one.target, one.error.as_deref().unwrap_or("it takes longer than usual"))
+    }));
+    problems
+}
+
+fn settle(answered: Result<Response, Refusal>) -> Response {
+    answered.unwrap_or_else(|refusal| refusal)
+}
+
+fn selected(component: &str) -> Result<ComponentSelector, Refusal> {
+    component.parse().map_err(|error| answer::error(StatusCode::BAD_REQUEST, error))
+}
+
+/// Refuses what a web page in a browser on this host may send to the loopback port under a name of its own.
+fn from_here(request: &Request) -> Result<(), Refusal> {
+    if matches!(request.peer, Peer::Unix { .. }) {
+        return Ok(());
+    }
+    let host = request.header(header::HOST.as_str()).unwrap_or_default();
+    let name = match host.strip_prefix('[') {
+        Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
+        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
+    };
+    let is_loopback = name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    if is_loopback || name == "localhost" {
+        return Ok(());
+    }
+    Err(answer::error(StatusCode::FORBIDDEN, "ask for localhost or 127.0.0.1: this service is for this host alone"))
+}
+
+/// The user who asks, as the kernel says.
+fn caller(request: &Request) -> Result<u32, Refusal> {
+    match request.peer {
+        Peer::Unix { uid, .. } => Ok(uid),
+        Peer::Tcp(_) => {
+            let words = "only over the agent's Unix socket, where it can tell who asks; see --socket";
+            Err(answer::error(StatusCode::FORBIDDEN, words))
+        }
+    }
+}
+
+fn patience(timeout: Option<f64>) -> Result<Duration, Refusal> {
+    let timeout = Duration::try_from_secs_f64(timeout.unwrap_or(LONGEST_WAIT.as_secs_f64()));
+    let bad = |_| answer::error(StatusCode::BAD_REQUEST, "timeout is a number of seconds, as in timeout=10");
+    Ok(timeout.map_err(bad)?.min(LONGEST_WAIT))
+}
+
+fn stopping() -> Refusal {
+    answer::error(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping; ask again when it runs")
+}
+
+fn nothing_yet() -> Refusal {
+    let words = "nothing is exported on this host yet; `conf-local status` says what the agent waits for";
+    answer::error(StatusCode::SERVICE_UNAVAILABLE, words)
+}
+
+/// For errors of this host's disk.
+fn broken(error: impl std::fmt::Display) -> Refusal {
+    answer::error(StatusCode::INTERNAL_SERVER_ERROR, format_args!("{error}; run `conf-local verify --repair`"))
+}
+
+#[cfg(test)]
+#[path = "service/service_tests.rs"]
+mod tests;

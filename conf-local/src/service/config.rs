@@ -1,0 +1,140 @@
+//! `GET /v1/config/…`: a component's settings, of what is exported now or of a snapshot that is kept.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use http::{HeaderValue, StatusCode, header};
+use libconf::{
+    name::{ComponentSelector, ComponentVersion, Sequence, Version},
+    tier::http::{self as answer, Response},
+};
+use serde::Deserialize;
+
+use super::{Refusal, Service, broken, nothing_yet};
+use crate::state::kept;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct ConfigQuery {
+    sequence: Option<Sequence>,
+}
+
+/// A component in one snapshot.
+struct Found {
+    sequence: Sequence,
+    component: ComponentVersion,
+    /// Its settings, below the snapshot's own folder.
+    settings: PathBuf,
+}
+
+impl Service {
+    /// The settings as they lie on disk, with the header `ETag` (the hash of the rendering), `Conf-Sequence` and
+    /// `Conf-Component`.
+    pub(super) async fn config(
+        &self,
+        selector: ComponentSelector,
+        query: ConfigQuery,
+        known: Option<String>,
+    ) -> Result<Response, Refusal> {
+        let service = self.clone();
+        let answered = tokio::task::spawn_blocking(move || service.read(&selector, query.sequence, known.as_deref()));
+        answered.await.map_err(broken)?
+    }
+
+    fn read(
+        &self,
+        selector: &ComponentSelector,
+        sequence: Option<Sequence>,
+        known: Option<&str>,
+    ) -> Result<Response, Refusal> {
+        let found = self.find(selector, sequence)?;
+        let failed = |error: io::Error| broken(format_args!("cannot read {}: {error}", found.settings.display()));
+        // `…/store/<hash>/settings.json`: the hash names the content.
+        let link = fs::read_link(&found.settings).map_err(failed)?;
+        let hash = link.parent().and_then(Path::file_name).and_then(|hash| hash.to_str()).unwrap_or_default();
+        let tag = format!("\"{hash}\"");
+        let is_known =
+            |known: &str| known == "*" || known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag);
+        let mut response = if known.is_some_and(is_known) {
+            answer::bytes_of(StatusCode::NOT_MODIFIED, "application/json", bytes::Bytes::new())
+        } else {
+            let settings = fs::read(&found.settings).map_err(failed)?;
+            answer::bytes_of(StatusCode::OK, "application/json", settings.into())
+        };
+        let headers = response.headers_mut();
+        let plain = |text: String| HeaderValue::try_from(text).map_err(broken);
+        headers.insert(header::ETAG, plain(tag)?);
+        headers.insert("conf-sequence", plain(found.sequence.to_string())?);
+        headers.insert("conf-component", plain(found.component.to_string())?);
+        Ok(response)
+    }
+
+    fn find(&self, selector: &ComponentSelector, sequence: Option<Sequence>) -> Result<Found, Refusal> {
+        let view = self.agent.view();
+        let exported = view.exported.as_ref().ok_or_else(nothing_yet)?;
+        let (sequence, directory, versions) = match sequence.filter(|sequence| *sequence != exported.sequence) {
+            None => {
+                let versions = exported.matching(selector).map(|(component, _)| component.version.clone()).collect();
+                (exported.sequence, exported.directory.clone(), versions)
+            }
+            Some(sequence) => {
+                let directory = kept(&view.status.export, sequence);
+                let directory = directory.ok_or_else(|| not_kept(&view.status.export, sequence))?;
+                let versions = versions(&directory, selector).map_err(broken)?;
+                (sequence, directory, versions)
+            }
+        };
+        let component = choose(selector, versions, sequence)?;
+        Ok(Found { sequence, settings: directory.join(format!("{component}.json")), component })
+    }
+}
+
+/// The one version that is meant.
+pub(super) fn choose(
+    selector: &ComponentSelector,
+    mut versions: Vec<Version>,
+    sequence: Sequence,
+) -> Result<ComponentVersion, Refusal> {
+    match (versions.pop(), versions.is_empty()) {
+        (Some(version), true) => Ok(ComponentVersion { component: selector.component.clone(), version }),
+        (Some(version), false) => {
+            versions.push(version);
+            let versions: Vec<_> = versions.iter().map(|version| format!("{}/{version}", selector.component)).collect();
+            let words = format!("{selector} runs in several versions, name one: {}", versions.join(", "));
+            Err(answer::error(StatusCode::BAD_REQUEST, words))
+        }
+        (None, _) => {
+            let words =
+                format!("change {sequence} has no {selector} for this host; `conf-local status` shows what it runs");
+            Err(answer::error(StatusCode::NOT_FOUND, words))
+        }
+    }
+}
+
+/// The versions in an older snapshot's folder.
+fn versions(directory: &Path, selector: &ComponentSelector) -> io::Result<Vec<Version>> {
+    let entries = match fs::read_dir(directory.join(selector.component.to_string())) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && directory.is_dir() => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut versions = Vec::new();
+    for entry in entries {
+        // `<version>.json` is not a version's name.
+        let version = entry?.file_name().to_str().and_then(|name| name.parse::<Version>().ok());
+        versions.extend(version.filter(|version| selector.version.as_ref().is_none_or(|wanted| wanted == version)));
+    }
+    versions.sort();
+    Ok(versions)
+}
+
+fn not_kept(export: &Path, sequence: Sequence) -> Refusal {
+    let entries = fs::read_dir(export.join("snapshots")).into_iter().flatten().flatten();
+    let mut kept: Vec<Sequence> =
+        entries.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok())).collect();
+    kept.sort();
+    let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    let words = format!("this host does not keep change {sequence}; it keeps {}", kept.join(", "));
+    answer::error(StatusCode::NOT_FOUND, words)
+}

@@ -1,0 +1,182 @@
+//! `GET /v1/wait/…`: whether this host's export is at or past a commit of a component, or a sequence.
+//!
+//! A host may skip snapshots: a pointer that moved twice is followed once. So "past" is not what was exported, but what
+//! the chain of snapshots below the exported one holds; a step brings the whole chain between its two ends.
+
+use std::path::Path;
+
+use git2::Repository;
+use http::StatusCode;
+use libconf::{
+    name::{CommitId, ComponentSelector, ObjectId, Sequence},
+    tier::{
+        http::{self as answer, Response},
+        pointers::PinValue,
+        snapshot::fan_out,
+    },
+};
+use serde::{Deserialize, Serialize};
+
+use super::{Refusal, Service, broken, patience, stopping};
+use crate::state::View;
+
+/// As far back as a caller with an old commit is answered; each step costs some microseconds.
+const MOST_SNAPSHOTS: usize = 10_000;
+
+#[derive(Debug, Deserialize)]
+pub(super) struct WaitQuery {
+    at: Option<String>,
+    sequence: Option<Sequence>,
+    timeout: Option<f64>,
+}
+
+/// The answer: whether the export is there, or why not (yet).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reached {
+    /// It is at or past what was asked for.
+    pub reached: bool,
+    /// What is exported now.
+    pub sequence: Sequence,
+    /// Why it is not there, when it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What is waited for.
+struct Goal {
+    component: ComponentSelector,
+    at: Option<PinValue>,
+    sequence: Option<Sequence>,
+    /// The snapshot down from which the chain was looked through in vain.
+    looked: Option<CommitId>,
+}
+
+impl Service {
+    pub(super) async fn wait(&self, component: ComponentSelector, query: WaitQuery) -> Result<Response, Refusal> {
+        let at = query.at.as_deref().map(str::parse::<PinValue>).transpose();
+        let at = at.map_err(|error| answer::error(StatusCode::BAD_REQUEST, error))?;
+        let mut goal = Goal { component, at, sequence: query.sequence, looked: None };
+        let mut views = self.agent.follow();
+        let until = tokio::time::sleep(patience(query.timeout)?);
+        tokio::pin!(until);
+        loop {
+            let view = views.borrow_and_update().clone();
+            let sequence = view.status.sequence;
+            let repository = self.repository.clone();
+            let (missing, back) =
+                tokio::task::spawn_blocking(move || (goal.missing(&view, &repository), goal)).await.map_err(broken)?;
+            goal = back;
+            let Some(reason) = missing else {
+                return Ok(answer::json(StatusCode::OK, &Reached { reached: true, sequence, reason: None }));
+            };
+            tokio::select! {
+                changed = views.changed() => changed.map_err(|_| stopping())?,
+                () = &mut until => {
+                    let reached = Reached { reached: false, sequence, reason: Some(reason) };
+                    return Ok(answer::json(StatusCode::OK, &reached));
+                }
+                () = self.stop.cancelled() => return Err(stopping()),
+            }
+        }
+    }
+}
+
+impl Goal {
+    /// What is missing yet, in words; none when the export is there.
+    fn missing(&mut self, view: &View, repository: &Path) -> Option<String> {
+        let because = |words: String| match (&view.status.error, view.status.away.first_key_value()) {
+            (Some(error), _) => Some(format!("{words}: {error}")),
+            (None, Some((what, why))) => Some(format!("{words}: {what} cannot be reached: {why}")),
+            (None, None) => Some(words),
+        };
+        let Some(exported) = &view.exported else { return because("nothing is exported on this host yet".to_owned()) };
+        if let Some(wanted) = self.sequence.filter(|wanted| *wanted > exported.sequence) {
+            return because(format!("change {} is exported, {wanted} is not yet", exported.sequence));
+        }
+        let fault = view.status.faults.iter().find(|(component, _)| self.component.matches(component));
+        let fault = fault.map(|(component, fault)| format!("{component} keeps its older files: {fault}"));
+        let Some(at) = &self.at else {
+            return match exported.matching(&self.component).next() {
+                Some(_) => fault,
+                None => because(format!("change {} has no {} for this host", exported.sequence, self.component)),
+            };
+        };
+        let is_at = |pin: &libconf::tier::api::Pin| pin.branch == at.branch && pin.commit == at.commit;
+        if exported.matching(&self.component).filter_map(|(_, found)| found.pin.as_ref()).any(is_at) {
+            return fault;
+        }
+        if exported.matching(&self.component).next().is_some() {
+            match passed(repository, exported.commit, self.looked, &self.component, at) {
+                Ok(true) => return fault,
+                Ok(false) => self.looked = Some(exported.commit),
+                Err(error) => return because(format!("cannot read the chain of snapshots: {error}")),
+            }
+        }
+        because(format!("{} is not at {at} yet; change {} is exported", self.component, exported.sequence))
+    }
+}
+
+/// Whether a snapshot from `newest` down, before `looked`, pins the component at `at`. The chain ends where this host
+/// began to follow it.
+fn passed(
+    repository: &Path,
+    newest: CommitId,
+    looked: Option<CommitId>,
+    component: &ComponentSelector,
+    at: &PinValue,
+) -> Result<bool, git2::Error> {
+    let repository = Repository::open_bare(repository)?;
+    let wanted = at.to_string();
+    let folder = format!(
+        "{}/{}/{}",
+        component.component.kind,
+        fan_out(component.component.name.as_str()),
+        component.component.name
+    );
+    let mut kind_before = None;
+    let mut next = Some(newest).filter(|_| looked != Some(newest));
+    for _ in 0..MOST_SNAPSHOTS {
+        let Some(commit) = next.take() else { break };
+        let commit = match repository.find_commit(commit.into()) {
+            Ok(commit) => commit,
+            Err(error) if error.code() == git2::ErrorCode::NotFound => break,
+            Err(error) => return Err(error),
+        };
+        let tree = commit.tree()?;
+        // Most changes leave the kind's whole folder as it was.
+        let kind = tree.get_name(component.component.kind.as_str()).map(|entry| entry.id());
+        if kind != kind_before {
+            kind_before = kind;
+            if pins(&repository, &tree, &folder, component, &wanted)? {
+                return Ok(true);
+            }
+        }
+        next = commit.parent_id(0).ok().map(ObjectId::from).filter(|parent| Some(*parent) != looked);
+    }
+    Ok(false)
+}
+
+fn pins(
+    repository: &Repository,
+    tree: &git2::Tree<'_>,
+    folder: &str,
+    component: &ComponentSelector,
+    wanted: &str,
+) -> Result<bool, git2::Error> {
+    let folder = match tree.get_path(Path::new(folder)) {
+        Ok(entry) => entry.to_object(repository)?.peel_to_tree()?,
+        Err(error) if error.code() == git2::ErrorCode::NotFound => return Ok(false),
+        Err(error) => return Err(error),
+    };
+    for entry in &folder {
+        let Some(version) = entry.name().ok().and_then(|name| name.strip_prefix('@')) else { continue };
+        if component.version.as_ref().is_some_and(|named| named.as_str() != version) {
+            continue;
+        }
+        let pin = entry.to_object(repository)?.peel_to_blob()?;
+        if pin.content().trim_ascii_end() == wanted.as_bytes() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
