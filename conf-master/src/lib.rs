@@ -1,1 +1,25 @@
-//! .
+//! The central Git server: lands every change, composes each datacenter's snapshot, signs it, and tells the slaves.
+//!
+//! Read in this order: [`receive`] hands a push over from Git, [`judge`] decides what may land ([`resolve`] what a
+//! datacenter would run, `libconf::tier::safety` what a tree may hold), [`land`] makes it so, [`ledger`] remembers it, [`http`] shows it.
+//!
+//! Always true:
+//! - Nothing changes but by a landing, and the move of `refs/conf/ledger` is its one commit point.
+//! - What was accepted is durable and is never pruned; what was refused left no ref and no entry.
+//! - The sequence only grows, by one for each accepted change.
+
+pub mod catalog;
+pub mod check;
+pub mod client;
+pub mod config;
+pub mod deployments;
+pub mod hosts;
+pub mod http;
+pub mod judge;
+pub mod land;
+pub mod ledger;
+pub mod receive;
+pub mod refs;
+pub mod repository;
+pub mod resolve;
+pub mod serve;

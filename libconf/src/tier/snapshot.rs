@@ -34,6 +34,10 @@ pub struct Snapshot {
     pub sequence: Sequence,
     /// Seconds since 1970 when it was composed.
     pub time: i64,
+    /// Who made the change.
+    pub by: String,
+    /// What changed, in short.
+    pub summary: String,
 }
 
 /// One component in a snapshot.
@@ -131,7 +135,7 @@ fn parse(commit: CommitId, text: &[u8]) -> Result<Snapshot, SnapshotError> {
     }
     let sequence = trailer("Conf-Sequence").and_then(|value| value.parse().ok());
     let subject = message.lines().next().unwrap_or_default();
-    let datacenter = subject.split_once(": ").and_then(|(name, _)| name.parse().ok());
+    let (datacenter, summary) = subject.split_once(": ").unwrap_or((subject, ""));
     let mut parents = header("parent").map(str::parse::<CommitId>);
     let parent = parents.next().transpose().map_err(|_| malformed("its parent has no good id"))?;
     if parents.next().is_some() {
@@ -143,9 +147,11 @@ fn parse(commit: CommitId, text: &[u8]) -> Result<Snapshot, SnapshotError> {
         commit,
         tree: tree.ok_or_else(|| malformed("it has no tree"))?,
         parent,
-        datacenter: datacenter.ok_or_else(|| malformed("its subject does not begin with a datacenter"))?,
+        datacenter: datacenter.parse().map_err(|_| malformed("its subject does not begin with a datacenter"))?,
         sequence: sequence.ok_or_else(|| malformed("the trailer Conf-Sequence is missing or bad"))?,
         time: time.ok_or_else(|| malformed("it has no time"))?,
+        by: trailer("Conf-By").unwrap_or_default().to_owned(),
+        summary: summary.to_owned(),
     })
 }
 
@@ -285,6 +291,8 @@ pub struct Composition {
     pub class_tree: ObjectId,
     /// The rest of the subject: what changed, on one line.
     pub summary: String,
+    /// Who made the change, on one line.
+    pub by: String,
 }
 
 /// Writes the objects of a snapshot, signed, and answers its commit; moves no ref and syncs nothing.
@@ -299,8 +307,8 @@ pub fn compose(repo: &Repository, composition: &Composition, key: &SigningKey) -
     let who = format!("conf-master <conf-master> {} +0000", composition.time);
     let _ = write!(
         text,
-        "author {who}\ncommitter {who}\n\n{}: {}\n\nConf-Sequence: {}\nConf-Format: {FORMAT}\n",
-        composition.datacenter, composition.summary, composition.sequence
+        "author {who}\ncommitter {who}\n\n{}: {}\n\nConf-Sequence: {}\nConf-Format: {FORMAT}\nConf-By: {}\n",
+        composition.datacenter, composition.summary, composition.sequence, composition.by
     );
     let signature = key.sign(&text).map_err(|cause| SnapshotError::Untrusted { commit: CommitId::ZERO, cause })?;
     let commit = repo.commit_signed(&text, &signature, None).map_err(SnapshotError::Write)?;
@@ -331,8 +339,7 @@ fn compose_tree(repo: &Repository, composition: &Composition) -> Result<ObjectId
 }
 
 /// The first two hex digits of the SHA-256 of a name: keeps folders small however many components there are.
-/// The folder in which a name stands among those of its kind: the first two hex digits of its SHA-256.
-pub fn fan_out(name: &str) -> String {
+fn fan_out(name: &str) -> String {
     format!("{:02x}", Sha256::digest(name)[0])
 }
 
@@ -470,6 +477,7 @@ mod tests {
                 datacenter_tree: empty,
                 class_tree: empty,
                 summary: "test".to_owned(),
+                by: "tester".to_owned(),
             };
             let commit = compose(&self.repo, &composition, &self.key).unwrap();
             Snapshot::read(&self.repo, commit).unwrap()

@@ -1,0 +1,79 @@
+//! `conf-master check`: resolves datacenters on any clone, by the code that judges pushes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+};
+
+use anyhow::Context as _;
+use git2::Repository;
+use libconf::{
+    name::{DatacenterName, RefName},
+    tier::safety,
+};
+
+use crate::{
+    catalog::Touched,
+    config::Supposed,
+    refs::{Proposed, Table, Target},
+    resolve,
+};
+
+/// Every fault of each checked datacenter, and of the supposed refs themselves.
+pub fn run(
+    path: &Path,
+    supposed: &[Supposed],
+    only: &[DatacenterName],
+) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+    let repo = Repository::open(path).with_context(|| format!("{} is no Git repository", path.display()))?;
+    let mut targets = refs_of_clone(&repo)?;
+    let mut faults: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for Supposed { name, commit } in supposed {
+        let object =
+            repo.revparse_single(commit).with_context(|| format!("there is no {commit} in {}", path.display()))?;
+        let target = Target::read(&repo, object.id().into(), name.is_tag()).map_err(anyhow::Error::msg)?;
+        let found = safety::faults(&repo, target.commit, &safety::Limits::default())?;
+        if !found.is_empty() {
+            faults.entry(name.short()).or_default().extend(found);
+        }
+        targets.insert(name.clone(), target);
+    }
+    let mut table = Table::default();
+    for (name, target) in targets {
+        table.set(name, Some(target));
+    }
+    let known: BTreeSet<DatacenterName> = table
+        .iter()
+        .filter_map(|(name, _)| if let RefName::Datacenter(name) = name { Some(name.clone()) } else { None })
+        .collect();
+    let wanted = if only.is_empty() { known } else { only.iter().cloned().collect() };
+    for datacenter in wanted {
+        let touched = Touched { manifest: true, ..Touched::default() };
+        let none = BTreeMap::new();
+        let found =
+            resolve::datacenter(&repo, Proposed { table: &table, changes: &none }, &datacenter, None, &touched).err();
+        let told = found.into_iter().flatten().map(|fault| fault.to_string());
+        faults.entry(datacenter.to_string()).or_default().extend(told);
+    }
+    Ok(faults)
+}
+
+/// The refs that the central repository has, as this clone knows them: its remote's, and over those its own branches.
+fn refs_of_clone(repo: &Repository) -> anyhow::Result<BTreeMap<RefName, Target>> {
+    let mut remote = BTreeMap::new();
+    let mut own = BTreeMap::new();
+    for reference in repo.references()? {
+        let reference = reference?;
+        let (Ok(name), Some(value)) = (reference.name(), reference.target()) else { continue };
+        let (table, name) = match name.strip_prefix("refs/remotes/").and_then(|name| name.split_once('/')) {
+            Some((_, branch)) => (&mut remote, format!("refs/heads/{branch}")),
+            None => (&mut own, name.to_owned()),
+        };
+        let Ok(name) = name.parse::<RefName>() else { continue };
+        if let Ok(target) = Target::read(repo, value.into(), name.is_tag()) {
+            table.insert(name, target);
+        }
+    }
+    remote.append(&mut own);
+    Ok(remote)
+}

@@ -1,0 +1,180 @@
+//! Decides what of a push may land, ref by ref. Writes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use git2::Repository;
+use libconf::{
+    name::{DatacenterName, ObjectId, RefName},
+    tier::safety::{self, Limits},
+};
+
+use crate::{
+    catalog::{Catalog, Delta},
+    refs::{Proposed, Target},
+    resolve::{self, Fault},
+};
+
+/// One ref that somebody wants to be otherwise, as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wish {
+    /// The ref's full name, unchecked.
+    pub name: String,
+    /// What the pusher believes that it holds; zero to create it.
+    pub old: ObjectId,
+    /// What it shall hold; zero to delete it.
+    pub new: ObjectId,
+}
+
+/// What may land, and why the rest may not.
+#[derive(Debug)]
+pub struct Judgement {
+    /// For each wish, in order: `None` when it may land, else what is wrong, one fault a line.
+    pub refusals: Vec<Option<String>>,
+    /// What may land: each ref's new target; `None` deletes it.
+    pub changes: BTreeMap<RefName, Option<Target>>,
+    /// What that does to each datacenter that it touches; `None` where its branch goes.
+    pub deltas: BTreeMap<DatacenterName, Option<Delta>>,
+}
+
+impl Judgement {
+    /// True when nothing at all may land.
+    pub fn refuses_all(&self) -> bool {
+        self.refusals.iter().all(Option::is_some)
+    }
+}
+
+/// Judges a push against what is. With `atomic`, all of it may land or nothing.
+pub fn judge(catalog: &Catalog, repo: &Repository, limits: &Limits, wishes: &[Wish], atomic: bool) -> Judgement {
+    let mut judging = Judging { catalog, repo, limits, refusals: vec![None; wishes.len()], places: BTreeMap::new() };
+    let mut changes = BTreeMap::new();
+    for (place, wish) in wishes.iter().enumerate() {
+        match judging.alone(wish) {
+            Ok((name, target)) => {
+                judging.places.insert(name.clone(), place);
+                changes.insert(name, target);
+            }
+            Err(reason) => judging.refusals[place] = Some(reason),
+        }
+    }
+    let mut deltas = judging.together(&mut changes);
+    if atomic && judging.refusals.iter().any(Option::is_some) {
+        for refusal in judging.refusals.iter_mut().filter(|refusal| refusal.is_none()) {
+            *refusal = Some("another ref of this atomic push is refused".to_owned());
+        }
+        changes.clear();
+        deltas.clear();
+    }
+    Judgement { refusals: judging.refusals, changes, deltas }
+}
+
+struct Judging<'a> {
+    catalog: &'a Catalog,
+    repo: &'a Repository,
+    limits: &'a Limits,
+    refusals: Vec<Option<String>>,
+    places: BTreeMap<RefName, usize>,
+}
+
+impl Judging<'_> {
+    /// What can be said of one ref without looking at the others.
+    fn alone(&self, wish: &Wish) -> Result<(RefName, Option<Target>), String> {
+        let name: RefName = wish.name.parse().map_err(|error: libconf::name::BadName| error.to_string())?;
+        if name.is_reserved() {
+            return Err(format!("{} is written by conf-master alone", name.short()));
+        }
+        let current = self.catalog.table.target(&name);
+        if current.map_or(ObjectId::ZERO, |current| current.value) != wish.old {
+            return Err("it has changed meanwhile; fetch, merge and push again".to_owned());
+        }
+        if wish.new.is_zero() {
+            return match current {
+                Some(_) => Ok((name, None)),
+                None => Err("it does not exist".to_owned()),
+            };
+        }
+        let target = Target::read(self.repo, wish.new, name.is_tag())?;
+        if let Some(current) = current {
+            self.forward(&name, current, target)?;
+        }
+        let broken = |error: git2::Error| format!("its files cannot be read: {}", error.message());
+        let faults = safety::faults(self.repo, target.commit, self.limits).map_err(broken)?;
+        if !faults.is_empty() {
+            return Err(faults.join("\n"));
+        }
+        let told = |faults: Vec<Fault>| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        match &name {
+            RefName::Class(_) | RefName::ClassTag(..) => {
+                resolve::class(self.repo, &name, target.commit).map_err(told)?;
+            }
+            RefName::Datacenter(_) => drop(resolve::instance(self.repo, &name, target.commit).map_err(told)?),
+            _ => {}
+        }
+        Ok((name, Some(target)))
+    }
+
+    /// A branch only moves forward, a tag not at all.
+    fn forward(&self, name: &RefName, current: Target, target: Target) -> Result<(), String> {
+        if name.is_tag() {
+            return Err("a tag never moves, since hosts rely on it; make a new one".to_owned());
+        }
+        match self.repo.graph_descendant_of(target.commit.into(), current.commit.into()) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(format!(
+                "this would rewind the branch: {} is not in the history of what you push; fetch and merge, or use \
+                 `git revert` to go back",
+                current.commit.short()
+            )),
+            Err(error) => Err(format!("its history cannot be read: {}", error.message())),
+        }
+    }
+
+    /// Resolves every datacenter that is touched; takes out the refs that cause faults until none is left.
+    fn together(&mut self, changes: &mut BTreeMap<RefName, Option<Target>>) -> BTreeMap<DatacenterName, Option<Delta>> {
+        loop {
+            let mut deltas = BTreeMap::new();
+            let mut faults = Vec::new();
+            for (name, touched) in self.catalog.touched(changes.keys()) {
+                if changes.get(&RefName::Datacenter(name.clone())) == Some(&None) {
+                    deltas.insert(name, None);
+                    continue;
+                }
+                let before = self.catalog.datacenters.get(&name);
+                let refs = Proposed { table: &self.catalog.table, changes };
+                match resolve::datacenter(self.repo, refs, &name, before, &touched) {
+                    Ok(delta) => drop(deltas.insert(name, Some(delta))),
+                    Err(found) => faults.extend(found.into_iter().map(|fault| (name.clone(), fault))),
+                }
+            }
+            if faults.is_empty() {
+                return deltas;
+            }
+            self.blame(changes, &faults);
+        }
+    }
+
+    /// Refuses the refs of this push that cause the faults. Takes out at least one.
+    fn blame(&mut self, changes: &mut BTreeMap<RefName, Option<Target>>, faults: &[(DatacenterName, Fault)]) {
+        let mut reasons: BTreeMap<RefName, BTreeSet<String>> = BTreeMap::new();
+        for (datacenter, fault) in faults {
+            let cause = fault.causes.iter().find(|cause| changes.contains_key(*cause));
+            let told = match cause {
+                Some(RefName::Datacenter(_)) | None => fault.to_string(),
+                // Whoever pushes a component may not know which datacenter runs it.
+                Some(_) => format!("{fault} (needed by {datacenter})"),
+            };
+            match cause {
+                Some(cause) => drop(reasons.entry(cause.clone()).or_default().insert(told)),
+                // Nobody stands out: all that touches this datacenter is refused.
+                None => changes.keys().for_each(|name| {
+                    reasons.entry(name.clone()).or_default().insert(told.clone());
+                }),
+            }
+        }
+        for (name, told) in reasons {
+            changes.remove(&name);
+            if let Some(place) = self.places.get(&name) {
+                self.refusals[*place] = Some(told.into_iter().collect::<Vec<_>>().join("\n"));
+            }
+        }
+    }
+}

@@ -1,0 +1,434 @@
+//! Landing: the one way in which anything changes. One thread does it, for pushes and everything else, one at a time.
+//!
+//! Judge, write objects, make them durable, move the ledger (the one commit point), move the other refs, answer, tell.
+//! Pushes that wait together share one durable write; each has its own ledger commit, sequence and snapshots.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use git2::Repository;
+use libconf::{
+    name::{CommitId, ComponentVersion, DatacenterName, ObjectId, RefName, Sequence},
+    tier::{
+        daemon::Metrics,
+        safety::Limits,
+        sign::SigningKey,
+        snapshot::{self, Composition, Snapshot},
+    },
+};
+use prometheus_client::metrics::counter::Counter;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info, warn};
+
+use crate::{
+    catalog::{Catalog, Delta},
+    judge::{Wish, judge},
+    ledger::{self, Entry, Move},
+    refs::Target,
+    repository,
+};
+
+/// Pushes that may wait; more get "busy, push again".
+const QUEUE: usize = 256;
+/// Pushes that share one durable write.
+const BATCH: usize = 64;
+/// How often the refs are compared with the ledger while nothing lands.
+const REPAIR_EVERY: Duration = Duration::from_secs(60);
+
+/// What somebody wants to land.
+#[derive(Clone, Debug)]
+pub struct Push {
+    /// The refs.
+    pub wishes: Vec<Wish>,
+    /// All of them or none.
+    pub atomic: bool,
+    /// Who, on one line; `None` where nobody proved a name, and the pushed commits' committer stands in.
+    pub by: Option<String>,
+    /// Through what: `http <address>`, `path`, `ssh`.
+    pub through: String,
+    /// The id of the request.
+    pub request: String,
+}
+
+/// What became of it.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// For each wish, in order: `None` when it landed, else why not, one fault a line.
+    pub refusals: Vec<Option<String>>,
+    /// What to tell the pusher.
+    pub notes: Vec<String>,
+    /// The change's number, when anything landed.
+    pub sequence: Option<Sequence>,
+}
+
+/// What everyone may know after a landing.
+#[derive(Clone, Debug, Default)]
+pub struct Published {
+    /// The newest change.
+    pub central: Sequence,
+    /// Every datacenter's newest snapshot.
+    pub datacenters: BTreeMap<DatacenterName, Snapshot>,
+}
+
+enum Job {
+    Check { push: Push, quarantine: Option<PathBuf>, reply: oneshot::Sender<Outcome> },
+    Land { push: Push, reply: oneshot::Sender<Outcome> },
+    Exclusive { work: Box<dyn FnOnce() + Send>, reply: oneshot::Sender<()> },
+}
+
+/// The way to the landing thread.
+#[derive(Clone, Debug)]
+pub struct Lander {
+    jobs: mpsc::Sender<Job>,
+    published: watch::Receiver<Arc<Published>>,
+}
+
+impl Lander {
+    /// Judges a push whose objects are still in quarantine; nothing changes. Cancel: the judgement goes nowhere.
+    pub async fn check(&self, push: Push, quarantine: Option<PathBuf>) -> Outcome {
+        let wishes = push.wishes.len();
+        self.ask(wishes, |reply| Job::Check { push, quarantine, reply }).await
+    }
+
+    /// Lands a push. Cancel: it may land all the same; what became of it is in the ledger.
+    pub async fn land(&self, push: Push) -> Outcome {
+        let wishes = push.wishes.len();
+        self.ask(wishes, |reply| Job::Land { push, reply }).await
+    }
+
+    /// Does something while nothing lands.
+    pub async fn exclusively(&self, work: impl FnOnce() + Send + 'static) {
+        let (reply, done) = oneshot::channel();
+        if self.jobs.send(Job::Exclusive { work: Box::new(work), reply }).await.is_ok() {
+            let _ = done.await;
+        }
+    }
+
+    /// What was landed, now and from now on.
+    pub fn published(&self) -> watch::Receiver<Arc<Published>> {
+        self.published.clone()
+    }
+
+    async fn ask(&self, wishes: usize, job: impl FnOnce(oneshot::Sender<Outcome>) -> Job) -> Outcome {
+        let refused = |reason: &str| Outcome { refusals: vec![Some(reason.to_owned()); wishes], ..Outcome::default() };
+        let (reply, answer) = oneshot::channel();
+        match self.jobs.try_send(job(reply)) {
+            Ok(()) => answer.await.unwrap_or_else(|_| refused("conf-master is stopping; push again in a moment")),
+            Err(_) => refused("conf-master is busy or stopping; push again in a moment"),
+        }
+    }
+}
+
+/// Opens the repository, sets right what a crash left, and starts the landing thread.
+///
+/// The thread ends, after the step at hand, when every [`Lander`] is gone.
+pub fn start(path: &Path, limits: Limits, metrics: &Metrics) -> anyhow::Result<(Lander, thread::JoinHandle<()>)> {
+    let key = SigningKey::load(&repository::key_path(path))?;
+    let (jobs, queue) = mpsc::channel(QUEUE);
+    let (publish, published) = watch::channel(Arc::default());
+    let mut landing = Landing {
+        path: path.to_owned(),
+        repo: repository::open(path)?,
+        key,
+        limits,
+        catalog: Catalog::default(),
+        ledger: CommitId::ZERO,
+        sequence: Sequence(0),
+        publish,
+        landed: metrics.counter("landings", "Changes that landed"),
+        refused: metrics.counter("refusals", "Refs that were refused"),
+    };
+    landing.load()?;
+    let thread = thread::Builder::new().name("landing".to_owned()).spawn(move || landing.run(queue))?;
+    Ok((Lander { jobs, published }, thread))
+}
+
+struct Landing {
+    path: PathBuf,
+    repo: Repository,
+    key: SigningKey,
+    limits: Limits,
+    catalog: Catalog,
+    ledger: CommitId,
+    sequence: Sequence,
+    publish: watch::Sender<Arc<Published>>,
+    landed: Counter,
+    refused: Counter,
+}
+
+impl Landing {
+    fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        let mut checked = Instant::now();
+        while let Some(first) = queue.blocking_recv() {
+            let mut batch = Vec::new();
+            let mut next = Some(first);
+            while let Some(job) = next.take() {
+                match job {
+                    Job::Check { push, quarantine, reply } => {
+                        drop(reply.send(self.check(&push, quarantine.as_deref())))
+                    }
+                    Job::Land { push, reply } => batch.push((push, reply)),
+                    Job::Exclusive { work, reply } => {
+                        self.land(std::mem::take(&mut batch));
+                        work();
+                        let _ = reply.send(());
+                    }
+                }
+                if batch.len() < BATCH {
+                    next = queue.try_recv().ok();
+                }
+            }
+            self.land(batch);
+            if checked.elapsed() > REPAIR_EVERY {
+                self.repair();
+                checked = Instant::now();
+            }
+        }
+    }
+
+    /// Reads everything anew from the ledger, and puts the refs to it.
+    fn load(&mut self) -> anyhow::Result<()> {
+        self.repo = repository::open(&self.path)?;
+        self.ledger = self.repo.refname_to_id(&RefName::Ledger.to_string())?.into();
+        let (table, sequence) = ledger::replay(&self.repo, self.ledger)?;
+        for line in repository::repair(&self.repo, &table, self.ledger)? {
+            warn!("{line}");
+        }
+        repository::sync_objects(&self.repo)?;
+        let (catalog, faults) = Catalog::load(&self.repo, table);
+        for fault in faults {
+            error!(%fault, "a datacenter cannot be resolved; it keeps its last snapshot");
+        }
+        (self.catalog, self.sequence) = (catalog, sequence);
+        info!(sequence = sequence.0, datacenters = self.catalog.datacenters.len(), "the ledger is read");
+        self.tell();
+        Ok(())
+    }
+
+    fn repair(&mut self) {
+        match repository::repair(&self.repo, &self.catalog.table, self.ledger) {
+            Ok(lines) => lines.iter().for_each(|line| warn!("{line}")),
+            Err(error) => error!(error = format!("{error:#}"), "the refs cannot be compared with the ledger"),
+        }
+    }
+
+    fn check(&self, push: &Push, quarantine: Option<&Path>) -> Outcome {
+        match self.judge_in_quarantine(push, quarantine) {
+            Ok(refusals) => Outcome { refusals, ..Outcome::default() },
+            Err(error) => self.failed(push, &error),
+        }
+    }
+
+    fn judge_in_quarantine(&self, push: &Push, quarantine: Option<&Path>) -> anyhow::Result<Vec<Option<String>>> {
+        let repo = Repository::open_bare(&self.path)?;
+        if let Some(folder) = quarantine {
+            let folder = folder.canonicalize()?;
+            let inside = folder.starts_with(self.path.canonicalize()?.join("objects"));
+            anyhow::ensure!(inside, "the quarantine {} is not in this repository", folder.display());
+            repo.odb()?.add_disk_alternate(&folder.to_string_lossy())?;
+        }
+        Ok(judge(&self.catalog, &repo, &self.limits, &push.wishes, push.atomic).refusals)
+    }
+
+    fn failed(&self, push: &Push, error: &anyhow::Error) -> Outcome {
+        error!(error = format!("{error:#}"), request = push.request, "a push could not be judged or written");
+        let reason = format!("conf-master could not write it, nothing landed: {error:#}");
+        Outcome { refusals: vec![Some(reason); push.wishes.len()], ..Outcome::default() }
+    }
+
+    fn land(&mut self, batch: Vec<(Push, oneshot::Sender<Outcome>)>) {
+        if batch.is_empty() {
+            return;
+        }
+        let began = Instant::now();
+        let before = self.ledger;
+        let mut answers = Vec::new();
+        let mut moves = Vec::new();
+        let written = batch.iter().try_for_each(|(push, _)| -> anyhow::Result<()> {
+            let (outcome, moved) = self.stage(push)?;
+            answers.push(outcome);
+            moves.extend(moved);
+            Ok(())
+        });
+        let written = written.and_then(|()| if self.ledger == before { Ok(()) } else { self.commit(before, &moves) });
+        if let Err(error) = written {
+            answers = batch.iter().map(|(push, _)| self.failed(push, &error)).collect();
+            // What was staged in memory is void; the ledger on disk is what counts.
+            if let Err(error) = self.load() {
+                error!(error = format!("{error:#}"), "the ledger cannot be read; landing stops until it can");
+            }
+        }
+        for ((push, reply), outcome) in batch.into_iter().zip(answers) {
+            self.record(&push, &outcome, began);
+            let _ = reply.send(outcome);
+        }
+        self.tell();
+    }
+
+    /// Judges one push against what is staged so far, and writes its objects. No ref moves.
+    fn stage(&mut self, push: &Push) -> anyhow::Result<(Outcome, Vec<Move>)> {
+        let judgement = judge(&self.catalog, &self.repo, &self.limits, &push.wishes, push.atomic);
+        if judgement.changes.is_empty() {
+            return Ok((Outcome { refusals: judgement.refusals, ..Outcome::default() }, Vec::new()));
+        }
+        let (sequence, time) = (self.sequence.next(), repository::now());
+        let by = push.by.clone().unwrap_or_else(|| self.claimed(&judgement.changes, &push.through));
+        let mut moves: Vec<Move> = judgement.changes.into_iter().map(|(name, new)| self.movement(name, new)).collect();
+        let mut notes = Vec::new();
+        for (name, delta) in judgement.deltas {
+            let Some(delta) = delta else {
+                self.catalog.remove(&name);
+                notes.push(format!("{name} is no longer composed; its hosts keep its last snapshot"));
+                continue;
+            };
+            let Some((snapshot, note)) = self.compose(&name, delta, sequence, time, &by)? else { continue };
+            let target = Target { value: snapshot.commit, commit: snapshot.commit };
+            moves.push(self.movement(RefName::Snapshot(name.clone()), Some(target)));
+            notes.push(note);
+            self.catalog.datacenters.entry(name).and_modify(|datacenter| datacenter.snapshot = Some(snapshot));
+        }
+        if notes.is_empty() {
+            notes.push(format!("#{sequence} landed; no datacenter runs it"));
+        }
+        for one in &moves {
+            self.catalog.table.set(one.name.clone(), one.new);
+        }
+        let entry = Entry {
+            sequence,
+            moves: moves.clone(),
+            by,
+            through: push.through.clone(),
+            request: push.request.clone(),
+            time,
+        };
+        self.ledger = ledger::write(&self.repo, Some(self.ledger), &entry, &self.catalog.table)?;
+        self.sequence = sequence;
+        Ok((Outcome { refusals: judgement.refusals, notes, sequence: Some(sequence) }, moves))
+    }
+
+    /// Whom the pushed commits name, where the pusher did not prove a name.
+    fn claimed(&self, changes: &BTreeMap<RefName, Option<Target>>, through: &str) -> String {
+        let tip = changes.values().flatten().next().and_then(|tip| self.repo.find_commit(tip.commit.into()).ok());
+        let name = tip.and_then(|tip| tip.committer().name().ok().map(one_line));
+        name.unwrap_or_else(|| format!("someone, {through}"))
+    }
+
+    fn movement(&self, name: RefName, new: Option<Target>) -> Move {
+        let old = self.catalog.table.target(&name).map_or(ObjectId::ZERO, |current| current.value);
+        Move { name, old, new }
+    }
+
+    /// Composes a datacenter's next snapshot; `None` when it would be the same as before.
+    fn compose(
+        &mut self,
+        name: &DatacenterName,
+        delta: Delta,
+        sequence: Sequence,
+        time: i64,
+        by: &str,
+    ) -> anyhow::Result<Option<(Snapshot, String)>> {
+        let trees = |datacenter: &crate::catalog::Datacenter| (datacenter.datacenter_tree, datacenter.class_tree);
+        let before = self.catalog.datacenters.get(name).map(trees);
+        let components = delta.components.clone();
+        self.catalog.apply_delta(name, delta);
+        let datacenter = self.catalog.datacenters.get(name).context("a datacenter that was just resolved")?;
+        if components.is_empty() && before == Some(trees(datacenter)) && datacenter.snapshot.is_some() {
+            return Ok(None);
+        }
+        let hosts = &datacenter.instance.hosts;
+        let told = hosts.keys().filter(|host| {
+            let selection = datacenter.instance.selection(host);
+            components.keys().any(|component| selection.contains(component))
+        });
+        let hosts = if hosts.is_empty() { "all hosts".to_owned() } else { count(told.count(), "host") };
+        let note = format!("{name} #{sequence}: {}, {hosts}", count(components.len(), "component"));
+        let composition = Composition {
+            datacenter: name.clone(),
+            sequence,
+            time,
+            // A datacenter that was deleted and made again goes on where it was.
+            parent: self.catalog.table.target(&RefName::Snapshot(name.clone())).map(|tip| tip.commit),
+            base: datacenter.snapshot.as_ref().map(|snapshot| snapshot.tree),
+            summary: summary(&components),
+            components,
+            datacenter_tree: datacenter.datacenter_tree,
+            class_tree: datacenter.class_tree,
+            by: by.to_owned(),
+        };
+        let commit = snapshot::compose(&self.repo, &composition, &self.key)?;
+        Ok(Some((Snapshot::read(&self.repo, commit)?, note)))
+    }
+
+    /// Makes what was staged durable and visible. Until the ledger moved nothing happened; after that it did.
+    fn commit(&mut self, before: CommitId, moves: &[Move]) -> anyhow::Result<()> {
+        repository::sync_objects(&self.repo).context("cannot make the objects durable")?;
+        repository::move_ledger(&self.path, Some(before), self.ledger)?;
+        let failed = moves.iter().filter_map(|one| repository::set_ref(&self.repo, &one.name, one.new).err()).next();
+        if let Some(cause) = failed {
+            // The change is accepted: the refs follow the ledger, now or at the next repair.
+            error!(error = cause.message(), "a ref could not be moved; it is put right from the ledger");
+            self.repair();
+        }
+        Ok(())
+    }
+
+    fn record(&self, push: &Push, outcome: &Outcome, began: Instant) {
+        let refused = outcome.refusals.iter().flatten().count();
+        self.refused.inc_by(refused as u64);
+        let took_ms = began.elapsed().as_millis() as u64;
+        let (by, through, request) = (push.by.as_deref().unwrap_or("not proven"), &push.through, &push.request);
+        if let Some(sequence) = outcome.sequence {
+            self.landed.inc();
+            info!(
+                sequence = sequence.0,
+                refused,
+                by,
+                through,
+                request,
+                took_ms,
+                "landed: {}",
+                outcome.notes.join("; ")
+            );
+        } else {
+            let reason = outcome.refusals.iter().flatten().next().map(String::as_str).unwrap_or_default();
+            info!(refused, by, through, request, took_ms, "refused: {reason}");
+        }
+    }
+
+    fn tell(&self) {
+        let snapshots = self.catalog.datacenters.iter();
+        let datacenters = snapshots.filter_map(|(name, one)| Some((name.clone(), one.snapshot.clone()?)));
+        let published = Published { central: self.sequence, datacenters: datacenters.collect() };
+        self.publish.send_replace(Arc::new(published));
+    }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+fn summary(components: &BTreeMap<ComponentVersion, Option<snapshot::Component>>) -> String {
+    let names: BTreeSet<String> = components
+        .iter()
+        .map(|(name, content)| format!("{}{name}", if content.is_none() { "-" } else { "" }))
+        .collect();
+    let mut names = names.into_iter();
+    match (names.next(), names.count()) {
+        (None, _) => "the datacenter itself".to_owned(),
+        (Some(first), 0) => first,
+        (Some(first), more) => format!("{first} and {more} more"),
+    }
+}
+
+/// One line without control characters, of at most 200: what may stand in a trailer or a log.
+pub fn one_line(text: &str) -> String {
+    let line: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).take(200).collect();
+    let line = line.trim();
+    if line.is_empty() { "unknown".to_owned() } else { line.to_owned() }
+}
