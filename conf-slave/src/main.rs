@@ -1,1 +1,23 @@
-fn main() {}
+//! conf-slave: see the library.
+
+use std::process::ExitCode;
+
+use conf_slave::{
+    config::{Command, CommandLine},
+    slave::Slave,
+};
+use libconf::tier::daemon;
+
+fn main() -> ExitCode {
+    let Command::Run(options) = CommandLine::parse_all().command;
+    if let Err(error) = options.common.start_logging() {
+        eprintln!("{error}");
+        return ExitCode::from(2);
+    }
+    daemon::run(|stop| async move {
+        let slave = Slave::bind(*options).await?;
+        daemon::ready(slave.address());
+        slave.run(stop).await;
+        Ok::<_, anyhow::Error>(())
+    })
+}

@@ -1,6 +1,14 @@
 //! A Git program that answers one request: its input comes from the connection, its output goes there.
 
-use std::{io, process::Stdio, time::Duration};
+use std::{
+    io,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_compression::tokio::bufread::GzipDecoder;
 use bytes::{Bytes, BytesMut};
@@ -92,12 +100,14 @@ impl Output {
     }
 }
 
-/// Starts a Git program. It reads `input`, of at most `limit` bytes; `permit` is given back when it has ended.
+/// Starts a Git program. It reads `input`, of at most `limit` bytes; `permit` is given back when it has ended, and
+/// `deaths` counts it when Git itself failed.
 pub(super) fn start(
     command: std::process::Command,
     input: Input,
     limit: u64,
     permit: OwnedSemaphorePermit,
+    deaths: Arc<AtomicU64>,
 ) -> io::Result<Output> {
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -109,6 +119,10 @@ pub(super) fn start(
         if let Err(failure) = converse(&mut group.0, input, limit, &sender).await {
             drop(group);
             drop(permit);
+            // A question for what is not here says nothing about the repository.
+            if matches!(&failure, Failure::Git(words) if !words.contains("not our ref")) {
+                deaths.fetch_add(1, Ordering::Relaxed);
+            }
             tracing::warn!(%failure, "a Git request failed");
             // The body must not end cleanly, or the client would take it for whole, or wait for more.
             let _ = sender.send(Err(failure)).await;

@@ -49,7 +49,7 @@ impl ReceivePack {
         let Ok(permit) = self.processes.clone().try_acquire_owned() else { return busy() };
         let mut git = self.command(&request);
         git.arg("--http-backend-info-refs").arg(&self.repo);
-        match start(git, whole(Bytes::new()), 0, permit) {
+        match start(git, whole(Bytes::new()), 0, permit, Arc::default()) {
             Ok(output) => announced("git-receive-pack", output).await,
             Err(cause) => Failure::Git(cause.to_string()).response(),
         }
@@ -65,7 +65,7 @@ impl ReceivePack {
             Ok(input) => input,
             Err(refusal) => return refusal,
         };
-        match start(git, input, MOST_BYTES, permit) {
+        match start(git, input, MOST_BYTES, permit, Arc::default()) {
             Ok(output) => answered("application/x-git-receive-pack-result", Bytes::new(), output).await,
             Err(cause) => Failure::Git(cause.to_string()).response(),
         }

@@ -80,6 +80,7 @@ struct Counters {
     processes: AtomicU64,
     refused: AtomicU64,
     relayed: AtomicU64,
+    failed: Arc<AtomicU64>,
 }
 
 /// What a server has done since its start.
@@ -93,6 +94,8 @@ pub struct Counts {
     pub refused: u64,
     /// Requests relayed upstream.
     pub relayed: u64,
+    /// Processes that failed, though they were asked for what is here: the repository may be damaged.
+    pub failed: u64,
 }
 
 /// Why there is no answer to keep.
@@ -189,12 +192,13 @@ impl UploadPack {
 
     /// What it has done since its start.
     pub fn counts(&self) -> Counts {
-        let Counters { cached, processes, refused, relayed } = &self.counters;
+        let Counters { cached, processes, refused, relayed, failed } = &self.counters;
         Counts {
             cached: cached.load(Relaxed),
             processes: processes.load(Relaxed),
             refused: refused.load(Relaxed),
             relayed: relayed.load(Relaxed),
+            failed: failed.load(Relaxed),
         }
     }
 
@@ -326,7 +330,7 @@ impl UploadPack {
 
     fn start(&self, git: Command, input: Bytes, permit: OwnedSemaphorePermit) -> Result<Output, Failure> {
         self.counters.processes.fetch_add(1, Relaxed);
-        start(git, whole(input), u64::MAX, permit).map_err(|cause| Failure::Git(cause.to_string()))
+        start(git, whole(input), u64::MAX, permit, self.counters.failed.clone()).map_err(|cause| Failure::Git(cause.to_string()))
     }
 
     fn command(&self, protocol: &str) -> Command {

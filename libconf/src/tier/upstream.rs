@@ -227,15 +227,21 @@ impl Upstream {
             .header(CONTENT_TYPE, "application/x-git-upload-pack-request")
             .header(ACCEPT, KIND)
             .body(request);
-        if let Some(token) = self.credentials.token()? {
-            // Git's own clients can send a password only.
-            post = post.header(AUTHORIZATION, format!("Basic {}", STANDARD.encode(format!("conf:{token}"))));
+        if let Some(authorization) = self.git_authorization()? {
+            post = post.header(AUTHORIZATION, authorization);
         }
         let response = self.send(&url, post).await?;
         if response.headers().get(CONTENT_TYPE).is_none_or(|kind| kind != KIND) {
             return Err(UpstreamError::Unexpected { url, reason: "no Git answer".to_owned() });
         }
         Ok(response)
+    }
+
+    /// The `Authorization` that Git's own requests carry.
+    pub fn git_authorization(&self) -> Result<Option<String>, UpstreamError> {
+        // Git's own clients can send a password only.
+        let basic = |token| format!("Basic {}", STANDARD.encode(format!("conf:{token}")));
+        Ok(self.credentials.token()?.map(basic))
     }
 
     /// Puts the server last for a while, or back in its place.

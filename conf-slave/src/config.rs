@@ -1,0 +1,96 @@
+//! What conf-slave is told on its command line, by its environment and by its YAML file.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Args, Parser, Subcommand};
+use libconf::{
+    name::DatacenterName,
+    tier::{
+        flags::{self, Common},
+        upstream::Url,
+    },
+};
+
+/// A datacenter's cache of the configuration, and the publisher of its pointers in Consul.
+#[derive(Debug, Parser)]
+#[command(name = "conf-slave", version, arg_required_else_help = true)]
+pub struct CommandLine {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl CommandLine {
+    /// Reads flags, environment (`CONF_SLAVE_…`) and the YAML file; wrong usage ends the process with 2.
+    pub fn parse_all() -> Self {
+        flags::parse("CONF_SLAVE")
+    }
+}
+
+/// The commands of conf-slave.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the cache: follow the central server, serve Git to the datacenter's hosts, publish pointers into Consul.
+    Run(Box<RunOptions>),
+}
+
+/// `conf-slave run`
+#[derive(Clone, Debug, Args)]
+pub struct RunOptions {
+    /// The datacenter to serve.
+    #[arg(long, value_name = "ID/VERSION")]
+    pub datacenter: DatacenterName,
+    /// A central server, without /conf.git; several are tried in order and by health.
+    #[arg(long, value_name = "URL", required = true)]
+    pub central: Vec<Url>,
+    /// Where to listen for hosts; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7401")]
+    pub listen: SocketAddr,
+    /// Where the mirror is kept; without it, in a temporary folder that is filled anew at every start.
+    #[arg(long, value_name = "DIR")]
+    pub state: Option<PathBuf>,
+    /// A Consul agent, several are tried in order; or 'embedded': this program answers for Consul itself, for a trial
+    /// without one. Without it the usual CONSUL_HTTP_ADDR, or 127.0.0.1:8500.
+    #[arg(long, value_name = "URL|embedded")]
+    pub consul: Vec<String>,
+    /// What stands before 'configurations/' in the keys of Consul.
+    #[arg(long, value_name = "PREFIX")]
+    pub pointer_prefix: Option<String>,
+    /// The public key of conf-master: a .pub or an allowed_signers file.
+    #[arg(long, value_name = "FILE")]
+    pub trusted_key: PathBuf,
+    /// A file with the token for the central server; read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// What every daemon has.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Where the pointers go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConsulChoice {
+    /// This program's own server.
+    Embedded,
+    /// These addresses of one Consul.
+    Addresses(Vec<String>),
+}
+
+impl RunOptions {
+    /// Reads `--consul`, or else Consul's usual variables; an error says what to write instead.
+    pub fn consul_choice(&self, variable: impl Fn(&str) -> Option<String>) -> Result<ConsulChoice, String> {
+        let embedded = self.consul.iter().any(|given| given == "embedded");
+        match self.consul.as_slice() {
+            [] => {
+                let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+                let address = set("CONSUL_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:8500".to_owned());
+                let secure = set("CONSUL_HTTP_SSL").is_some_and(|value| value == "true" || value == "1");
+                let whole = if secure && !address.contains("://") { format!("https://{address}") } else { address };
+                Ok(ConsulChoice::Addresses(vec![whole]))
+            }
+            [_] if embedded => Ok(ConsulChoice::Embedded),
+            _ if embedded => Err("--consul is either 'embedded' or the addresses of a Consul, not both".to_owned()),
+            given => Ok(ConsulChoice::Addresses(given.to_vec())),
+        }
+    }
+}

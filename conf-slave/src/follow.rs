@@ -1,0 +1,144 @@
+//! Follows the central server: hears of snapshots, has the mirror bring them, and has a damaged mirror cloned anew.
+
+use std::{sync::Arc, time::Duration};
+
+use libconf::tier::{
+    api::{SnapshotEvent, WatermarkEvent},
+    daemon::chain,
+    events::Event,
+    pointers::Pointer,
+    upstream::{Backoff, Upstreams},
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::spawn_blocking,
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::{mirror::Mirror, problems::Problems};
+
+/// Hears what is newest and tells `wanted`, until `stop`. Of several that come at once only the newest counts.
+pub async fn listen(
+    mirror: Arc<Mirror>,
+    upstreams: Arc<Upstreams>,
+    wanted: watch::Sender<Option<Pointer>>,
+    central: watch::Sender<Option<WatermarkEvent>>,
+    problems: Arc<Problems>,
+    stop: CancellationToken,
+) {
+    const TOPIC: &str = "central";
+    let path = format!("api/v1/events?datacenter={}", mirror.datacenter());
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
+    let listen = async {
+        loop {
+            let last = mirror.serving().map(|serving| serving.snapshot.sequence.to_string());
+            let failed = match upstreams.events(&path, last.as_deref()).await {
+                Ok(mut events) => loop {
+                    match events.next().await {
+                        Ok(event) => {
+                            backoff.reset();
+                            problems.clear(TOPIC, "the central server is back");
+                            take(&event, &mirror, &wanted, &central);
+                        }
+                        Err(error) => break error,
+                    }
+                },
+                Err(error) => error,
+            };
+            problems.set(TOPIC, chain(&failed));
+            tokio::time::sleep(backoff.after(&failed)).await;
+        }
+    };
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = listen => {}
+    }
+}
+
+fn take(
+    event: &Event,
+    mirror: &Mirror,
+    wanted: &watch::Sender<Option<Pointer>>,
+    central: &watch::Sender<Option<WatermarkEvent>>,
+) {
+    match event.name.as_str() {
+        "snapshot" => match serde_json::from_str::<SnapshotEvent>(&event.data) {
+            Ok(event) if event.datacenter == *mirror.datacenter() => {
+                wanted.send_replace(Some(Pointer { sequence: event.sequence, commit: event.commit }));
+            }
+            Ok(event) => {
+                tracing::warn!(datacenter = %event.datacenter, "an event of another datacenter is passed over")
+            }
+            Err(error) => tracing::warn!(%error, "an event that cannot be read is passed over"),
+        },
+        "watermark" => {
+            if let Ok(watermark) = serde_json::from_str::<WatermarkEvent>(&event.data) {
+                central.send_replace(Some(watermark));
+            }
+        }
+        // Heartbeats, and what a later version adds.
+        _ => {}
+    }
+}
+
+/// Brings what `wanted` names, until `stop`; examines the mirror when `doubt` is told, and clones it anew when damaged.
+pub async fn follow(
+    mirror: Arc<Mirror>,
+    mut wanted: watch::Receiver<Option<Pointer>>,
+    doubt: Arc<Notify>,
+    problems: Arc<Problems>,
+    stop: CancellationToken,
+) {
+    const TOPIC: &str = "mirror";
+    let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
+    let mut damaged = false;
+    let mut again: Option<Instant> = None;
+    loop {
+        let at = again.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = wanted.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep_until(at), if again.is_some() => {}
+            () = doubt.notified() => damaged = damaged || is_damaged(&mirror, &problems).await,
+        }
+        let step = async {
+            if damaged {
+                mirror.clone_anew().await?;
+            }
+            let newest = *wanted.borrow_and_update();
+            match newest {
+                Some(pointer) if pointer.sequence >= mirror.floor() => mirror.advance(pointer.commit).await,
+                _ => Ok(()),
+            }
+        };
+        let outcome = tokio::select! {
+            () = stop.cancelled() => return,
+            outcome = step => outcome,
+        };
+        match outcome {
+            Ok(()) => {
+                (damaged, again) = (false, None);
+                backoff.reset();
+                problems.clear(TOPIC, "the mirror is whole and up to date");
+            }
+            Err(error) => {
+                // Words of damage are not replaced by those of an attempt to mend it.
+                problems.set(TOPIC, chain(&error));
+                again = Some(Instant::now() + backoff.next_wait());
+                damaged = damaged || error.may_be_damage() && is_damaged(&mirror, &problems).await;
+            }
+        }
+    }
+}
+
+async fn is_damaged(mirror: &Arc<Mirror>, problems: &Problems) -> bool {
+    let examined = Arc::clone(mirror);
+    match spawn_blocking(move || examined.examine()).await.expect("examining does not panic") {
+        Ok(()) => false,
+        Err(reason) => {
+            problems.set("repository", format!("the local repository is damaged and is cloned anew: {reason}"));
+            true
+        }
+    }
+}
