@@ -158,6 +158,20 @@ impl Work {
         self.try_git(&arguments)
     }
 
+    /// A pack of all that these names reach; of nothing, an empty one.
+    pub fn git_pack(&self, names: &[&str]) -> Vec<u8> {
+        let mut git = self.command();
+        git.args(["pack-objects", "--revs", "--stdout", "-q"]);
+        git.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = spawn(git).expect("git can be run");
+        let mut pipe = child.stdin.take().expect("its input is piped");
+        pipe.write_all(names.join("\n").as_bytes()).expect("git reads what to pack");
+        drop(pipe);
+        let output = child.wait_with_output().expect("git can be run");
+        assert!(output.status.success(), "git pack-objects failed:\n{}", text(&output));
+        output.stdout
+    }
+
     fn now(&self) -> u64 {
         self.clock.set(self.clock.get() + 1);
         self.clock.get()

@@ -26,7 +26,6 @@ struct Shared {
     own: SocketAddr,
     closed: AtomicBool,
     sent: AtomicU64,
-    received: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -36,18 +35,17 @@ struct State {
     cut: bool,
     hold_after: Option<u64>,
     accepted: Option<Vec<String>>,
-    requests: Vec<String>,
+    round: u64,
+    requests: Vec<Request>,
     open: Vec<TcpStream>,
 }
 
-/// What went through.
+/// A request that went through, and its answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Count {
-    /// The first lines of the requests.
-    pub requests: Vec<String>,
-    /// Bytes from client to server, heads included.
-    pub sent: u64,
-    /// Bytes from server to client, heads included.
+pub struct Request {
+    /// The first line.
+    pub line: String,
+    /// Bytes of the answer until now, its head included.
     pub received: u64,
 }
 
@@ -61,7 +59,6 @@ impl Proxy {
             own: address,
             closed: AtomicBool::new(false),
             sent: AtomicU64::new(0),
-            received: AtomicU64::new(0),
             state: Mutex::new(State::default()),
             changed: Condvar::new(),
         });
@@ -118,21 +115,23 @@ impl Proxy {
         self.state().accepted = Some(accepted.iter().map(|&one| one.to_owned()).collect());
     }
 
-    /// What went through since the start, or since [`Proxy::reset`].
-    pub fn count(&self) -> Count {
-        Count {
-            requests: self.state().requests.clone(),
-            sent: self.shared.sent.load(Ordering::Relaxed),
-            received: self.shared.received.load(Ordering::Relaxed),
-        }
+    /// The requests since the start, or since [`Proxy::reset`].
+    pub fn requests(&self) -> Vec<Request> {
+        self.state().requests.clone()
+    }
+
+    /// The requests for Git's objects and refs among them.
+    pub fn git_requests(&self) -> Vec<Request> {
+        let mut requests = self.requests();
+        requests.retain(|request| request.line.contains("/conf.git/"));
+        requests
     }
 
     /// Begins to count anew.
     pub fn reset(&self) {
         let mut state = self.state();
         state.requests.clear();
-        self.shared.sent.store(0, Ordering::Relaxed);
-        self.shared.received.store(0, Ordering::Relaxed);
+        state.round += 1;
     }
 
     fn state(&self) -> std::sync::MutexGuard<'_, State> {
@@ -162,19 +161,27 @@ fn serve(shared: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
     // A server that is away is a connection refused, as near as a proxy can come to it.
     let Ok(server) = server else { return client.shutdown(Shutdown::Both) };
     server.set_nodelay(true)?;
+    // Which of the requests an answer's bytes belong to: programs wait for one before they send the next.
+    let asked: Arc<Mutex<Option<(u64, usize)>>> = Arc::default();
     let back = {
         let (shared, mut from, mut to) = (Arc::clone(shared), server.try_clone()?, client.try_clone()?);
+        let asked = Arc::clone(&asked);
         thread::spawn(move || {
             let _ = copy(&mut from, &mut to, |bytes| {
-                shared.received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                let asked = *asked.lock().expect("no holder of this lock fails");
+                let mut state = shared.state.lock().expect("no holder of this lock fails");
+                if let Some((round, index)) = asked
+                    && round == state.round
+                {
+                    state.requests[index].received += bytes.len() as u64;
+                }
                 Ok(())
             });
             let _ = to.shutdown(Shutdown::Both);
         })
     };
     let (mut from, mut to) = (client, server);
-    let mut head = Head::default();
-    let forwarded = copy_requests(shared, &mut head, &mut from, &mut to);
+    let forwarded = copy_requests(shared, &asked, &mut from, &mut to);
     if forwarded.is_err() {
         let _ = to.shutdown(Shutdown::Both);
     } else {
@@ -203,14 +210,21 @@ enum Body {
     Chunked(Vec<u8>),
 }
 
-fn copy_requests(shared: &Shared, head: &mut Head, from: &mut TcpStream, to: &mut TcpStream) -> io::Result<()> {
+fn copy_requests(
+    shared: &Shared,
+    asked: &Mutex<Option<(u64, usize)>>,
+    from: &mut TcpStream,
+    to: &mut TcpStream,
+) -> io::Result<()> {
     let mut client = from.try_clone()?;
+    let mut head = Head::default();
     copy(from, to, |bytes| {
         hold(shared, bytes.len() as u64);
         for request in head.feed(bytes) {
             let mut state = shared.state.lock().expect("no holder of this lock fails");
-            let first_line = request.lines().next().unwrap_or_default().to_owned();
-            state.requests.push(first_line);
+            let line = request.lines().next().unwrap_or_default().to_owned();
+            state.requests.push(Request { line, received: 0 });
+            *asked.lock().expect("no holder of this lock fails") = Some((state.round, state.requests.len() - 1));
             let Some(accepted) = &state.accepted else { continue };
             let sent = request.lines().find_map(|line| {
                 let (name, value) = line.split_once(':')?;

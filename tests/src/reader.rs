@@ -141,7 +141,9 @@ pub struct Seen {
     pub rounds: u64,
     /// How often each combination of contents was seen.
     pub contents: BTreeMap<Vec<String>, u64>,
-    /// Rounds in which a file could not be read, with the first error.
+    /// How often `current` named an older sequence than in the round before.
+    pub backwards: u64,
+    /// Errors of the rounds in which a file could not be read.
     pub failures: Vec<String>,
 }
 
@@ -152,9 +154,12 @@ impl Poller {
         let (export, asked) = (export.to_owned(), Arc::clone(&stop));
         let files: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
         let thread = thread::spawn(move || {
-            let mut seen = Seen::default();
+            let (mut seen, mut last) = (Seen::default(), 0);
             loop {
                 seen.rounds += 1;
+                let sequence = current(&export).unwrap_or(last);
+                seen.backwards += u64::from(sequence < last);
+                last = sequence;
                 match read_once(&export, &files) {
                     Ok(contents) => *seen.contents.entry(contents).or_default() += 1,
                     Err(error) => seen.failures.push(error),
@@ -165,6 +170,19 @@ impl Poller {
             }
         });
         Poller { stop, thread: Some(thread) }
+    }
+
+    /// Ends it, and expects that it could always read, and never an older sequence or files of two changes: every file
+    /// holds the same in each of these stories.
+    #[track_caller]
+    pub fn stop_unharmed(self) -> Seen {
+        let seen = self.stop();
+        let first = seen.failures.first();
+        assert!(first.is_none(), "{} of {} rounds failed: {first:?}", seen.failures.len(), seen.rounds);
+        assert_eq!(seen.backwards, 0, "in {} rounds the sequence went back", seen.rounds);
+        let mixed: Vec<_> = seen.contents.keys().filter(|one| one.iter().any(|file| *file != one[0])).collect();
+        assert!(mixed.is_empty(), "in {} rounds, mixed: {mixed:?}", seen.rounds);
+        seen
     }
 
     /// Ends it and says what it saw.
@@ -178,6 +196,11 @@ impl Drop for Poller {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// The sequence that `current` names.
+pub fn current(export: &Path) -> Option<u64> {
+    std::fs::read_link(export.join("current")).ok()?.file_name()?.to_str()?.parse().ok()
 }
 
 fn read_once(export: &Path, files: &[PathBuf]) -> Result<Vec<String>, String> {

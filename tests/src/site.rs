@@ -166,7 +166,9 @@ impl Site {
         fs::create_dir_all(&folder).expect("the folder can be made");
         let mut arguments = vec!["run".to_owned()];
         arguments.extend(flag("--datacenter", DATACENTER));
-        arguments.extend(flag("--central", self.master.public_url()));
+        let to_central = self.plan.proxied.then(|| Proxy::start(self.master.address));
+        let central = to_central.as_ref().map_or_else(|| self.master.url(), Proxy::url);
+        arguments.extend(flag("--central", central));
         arguments.extend(flag("--listen", address.to_string()));
         arguments.extend(flag("--state", path(&folder.join("state"))));
         arguments.extend(flag("--consul", self.consul_url()));
@@ -175,7 +177,7 @@ impl Site {
         let daemon = Daemon::new(&format!("conf-slave-{number}"), built("conf-slave"), self.folder.path(), arguments);
         let proxy = self.plan.proxied.then(|| Proxy::start(address));
         let url = format!("http://{address}");
-        Slave { daemon, address, url, proxy, state: folder.join("state") }
+        Slave { daemon, address, url, proxy, to_central, state: folder.join("state") }
     }
 
     /// A host with its flags, not started yet. It asks every cache that is there now.
@@ -287,7 +289,7 @@ pub struct Master {
     pub daemon: Daemon,
     /// Its repository.
     pub repo: PathBuf,
-    /// What stands between it and everyone else.
+    /// What stands between it and hosts.
     pub proxy: Option<Proxy>,
     /// Where it listens.
     pub address: SocketAddr,
@@ -321,7 +323,7 @@ impl Master {
         format!("http://{}", self.address)
     }
 
-    /// The base URL that others are given: the proxy's, where there is one.
+    /// The base URL that hosts are given: the proxy's, where there is one.
     pub fn public_url(&self) -> String {
         self.proxy.as_ref().map_or_else(|| self.url(), Proxy::url)
     }
@@ -406,6 +408,8 @@ pub struct Slave {
     pub url: String,
     /// What stands between it and its hosts.
     pub proxy: Option<Proxy>,
+    /// What stands between it and the central server.
+    pub to_central: Option<Proxy>,
     /// Its folder.
     pub state: PathBuf,
 }

@@ -50,9 +50,10 @@ fn a_proxy_counts_demands_a_token_and_cuts() {
     let ask = Address::Tcp(proxy.address());
     let first = ask.get("/v1/status/leader").expect("it goes through");
     assert_eq!(first.status, 200);
-    let count = proxy.count();
-    assert_eq!(count.requests, ["GET /v1/status/leader HTTP/1.1"]);
-    assert!(count.received > first.body.len() as u64, "{count:?}");
+    let requests = proxy.requests();
+    assert_eq!(requests.len(), 1, "{requests:?}");
+    assert_eq!(requests[0].line, "GET /v1/status/leader HTTP/1.1");
+    assert!(requests[0].received > first.body.len() as u64, "{requests:?}");
 
     proxy.demand(&["Bearer right"]);
     assert_eq!(ask.get("/v1/status/leader").expect("it is answered").status, 401);
