@@ -187,7 +187,7 @@ async fn exchange(
     let mut seen = Seen { bytes: 0, kept: Some(BytesMut::new()) };
     let read = read_answer(upstream, response, &parts, &mut seen).await;
     drop(parts);
-    let stored = storing.await.expect("storing a pack does not panic");
+    let stored = storing.await.unwrap_or(Err(StoreError::BrokenOff));
     fetched.wire_bytes += seen.bytes;
     let url = || upstream.url().to_string();
     match (read, stored) {

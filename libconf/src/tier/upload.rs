@@ -315,7 +315,7 @@ impl UploadPack {
     }
 
     async fn permit(&self, of: &Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaphorePermit> {
-        let permit = tokio::time::timeout(patience, of.clone().acquire_owned()).await.ok()?.ok();
+        let permit = tokio::time::timeout(patience, of.clone().acquire_owned()).await.ok().and_then(Result::ok);
         if permit.is_none() {
             self.counters.refused.fetch_add(1, Relaxed);
         }
