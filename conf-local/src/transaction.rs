@@ -42,6 +42,8 @@ pub struct Host {
     duties: Arc<Duties>,
     model: Option<Model>,
     history: PathBuf,
+    /// The newest good snapshot in the repository, and whether all its objects were seen to be there.
+    newest: Option<(Snapshot, bool)>,
 }
 
 /// What a [`Host`] is made for.
@@ -99,6 +101,7 @@ impl Host {
         }
         let current = export.current().map_or(Sequence(0), |(sequence, _)| sequence);
         let duties = Arc::new(Duties::open(state, current));
+        let newest = repository.newest(&keys).map(|snapshot| (snapshot, false));
         Ok(Host {
             datacenter: datacenter.clone(),
             host: host.clone(),
@@ -109,6 +112,7 @@ impl Host {
             duties,
             model: None,
             history: state.join("history.json"),
+            newest,
         })
     }
 
@@ -155,17 +159,20 @@ impl Host {
             .export
             .current()
             .map(|(sequence, kept)| (sequence, kept.header.as_ref().map_or(CommitId::ZERO, |header| header.commit)));
-        let fetched = self.repository.newest(&self.keys).map(|snapshot| (snapshot.sequence, snapshot.commit));
+        let fetched = self.newest.as_ref().map(|(snapshot, _)| (snapshot.sequence, snapshot.commit));
         exported.max(fetched)
     }
 
     /// The newest snapshot whose objects are all here: what a fetch may build on.
-    pub fn have(&self) -> Option<Snapshot> {
-        self.repository.newest(&self.keys).filter(|snapshot| self.repository.is_complete(snapshot.commit))
+    pub fn have(&mut self) -> Option<CommitId> {
+        let (snapshot, complete) = self.newest.as_mut()?;
+        // Looked at once; later ones come with a fetch that has seen to it.
+        *complete = *complete || self.repository.is_complete(snapshot.commit);
+        complete.then_some(snapshot.commit)
     }
 
     /// Looks at a fetched snapshot, and remembers it when it is good.
-    pub fn accept(&self, pointer: Pointer) -> Result<Snapshot, TransactionError> {
+    pub fn accept(&mut self, pointer: Pointer) -> Result<Snapshot, TransactionError> {
         let git = self.git()?;
         let snapshot = Snapshot::verify(&git, pointer.commit, &self.keys, &self.datacenter)?;
         if snapshot.sequence != pointer.sequence {
@@ -191,13 +198,14 @@ impl Host {
             }
         }
         self.repository.record(&snapshot).map_err(TransactionError::Damaged)?;
+        self.newest = Some((snapshot.clone(), true));
         Ok(snapshot)
     }
 
     /// What `<state>` holds is put in order without asking anybody: an export that is damaged or gone is made again, a
     /// snapshot that was accepted and not exported yet is. True when nothing is left to do.
     pub fn settle(&mut self, audience: &Audience) -> Result<bool, TransactionError> {
-        let Some(snapshot) = self.repository.newest(&self.keys) else { return Ok(false) };
+        let Some((snapshot, _)) = self.newest.clone() else { return Ok(false) };
         let current = self.export.current().map(|(sequence, kept)| (sequence, kept.header.clone()));
         let exported = current.as_ref().and_then(|(_, header)| header.clone());
         if let Some((sequence, _)) = &current
@@ -431,9 +439,10 @@ impl Host {
         if let Err(error) = self.export.retire(self.retention, SystemTime::now()) {
             tracing::warn!(error = %chain(&error), "old snapshots could not be removed; tried again after the next change");
         }
-        let mut keep: Vec<CommitId> = self.repository.newest(&self.keys).iter().map(|newest| newest.commit).collect();
-        keep.extend(self.model.iter().map(|model| model.snapshot.commit));
+        let exported = self.model.as_ref().map(|model| model.snapshot.commit);
+        let mut keep: Vec<CommitId> = self.newest.iter().map(|(newest, _)| newest.commit).chain(exported).collect();
         keep.dedup();
+        keep.retain(|commit| self.git().is_ok_and(|git| git.find_commit((*commit).into()).is_ok()));
         match self.repository.consolidate(&keep) {
             Ok(true) => tracing::info!("the repository was consolidated"),
             Ok(false) => {}
@@ -443,12 +452,18 @@ impl Host {
 
     /// Tells whether reading failed because the repository is damaged, and if so begins an empty one.
     pub fn heal(&mut self) -> Result<bool, RepositoryError> {
-        let damaged = match self.repository.newest(&self.keys) {
-            Some(snapshot) => !self.repository.check(snapshot.commit).1.is_empty(),
+        let damaged = match &self.newest {
+            Some((snapshot, _)) => !self.repository.check(snapshot.commit).1.is_empty(),
             None => true,
         };
         if damaged {
+            tracing::warn!(
+                path = %self.repository.path().display(),
+                "the repository is damaged; set aside and fetched anew, what is exported stays in use"
+            );
             self.repository.begin_anew()?;
+            // What was taken once is still known by the export.
+            self.newest = None;
         }
         Ok(damaged)
     }

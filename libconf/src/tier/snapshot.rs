@@ -338,8 +338,8 @@ fn compose_tree(repo: &Repository, composition: &Composition) -> Result<ObjectId
     tree.ok_or_else(|| git2::Error::from_str("a snapshot cannot be empty"))
 }
 
-/// The first two hex digits of the SHA-256 of a name: keeps folders small however many components there are.
-fn fan_out(name: &str) -> String {
+/// The folder in which a name stands among those of its kind: the first two hex digits of its SHA-256.
+pub fn fan_out(name: &str) -> String {
     format!("{:02x}", Sha256::digest(name)[0])
 }
 

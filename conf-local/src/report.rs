@@ -1,0 +1,80 @@
+//! Tells a surrogate how this host fares: after each change, and every minute.
+
+use std::{sync::Arc, time::Duration};
+
+use libconf::tier::{
+    api::{HostReport, HostState},
+    daemon::chain,
+    upstream::{Backoff, Upstreams},
+};
+use rand::Rng;
+use tokio::time::{Instant, sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    state::{Agent, View},
+    transaction::Audience,
+};
+
+/// How often a host says that it is there.
+const EVERY: Duration = Duration::from_secs(60);
+/// Hosts that changed together do not all report in the same instant.
+const SPREAD: Duration = Duration::from_millis(50);
+/// An error's words in a report are cut here: a surrogate keeps one report of every host.
+const MOST_WORDS: usize = 2000;
+
+/// Reports until `stop`. A report that does not arrive is sent again, newest state first; it is never an obstacle.
+pub async fn run(audience: Audience, surrogates: Arc<Upstreams>, stop: CancellationToken) {
+    let mut views = audience.agent.follow();
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut sent = None;
+    let mut next = Instant::now();
+    loop {
+        let report = report(&audience.agent);
+        // On the way to a newer snapshot a host has nothing to tell that it does not tell better in a moment.
+        let changed = sent.as_ref() != Some(&report) && report.state != HostState::Updating;
+        if changed || Instant::now() >= next {
+            sleep(rand::rng().random_range(Duration::ZERO..SPREAD)).await;
+            let answer = tokio::select! {
+                () = stop.cancelled() => return,
+                answer = surrogates.post_json::<_, serde_json::Value>("api/v1/reports", &report) => answer,
+            };
+            match answer {
+                Ok(_) => {
+                    audience.back(WHAT);
+                    backoff.reset();
+                    sent = Some(report);
+                    next = Instant::now() + EVERY - EVERY / 8 + rand::rng().random_range(Duration::ZERO..EVERY / 4);
+                }
+                Err(error) => {
+                    audience.away(WHAT, chain(&error));
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = sleep(backoff.after(&error)) => continue,
+                    }
+                }
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = sleep_until(next) => {}
+            changed = views.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+const WHAT: &str = "reports";
+
+fn report(agent: &Agent) -> HostReport {
+    let View { status, .. } = &*agent.view();
+    HostReport {
+        host: status.host.clone(),
+        datacenter: status.datacenter.clone(),
+        sequence: status.sequence,
+        commit: status.commit,
+        state: status.state,
+        error: status.error.as_ref().map(|words| words.chars().take(MOST_WORDS).collect()),
+        agent: status.agent.clone(),
+        received: None,
+    }
+}
