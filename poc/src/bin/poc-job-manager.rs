@@ -1,0 +1,116 @@
+//! A job manager in miniature, as Nomad is one: it watches one key of Consul and restarts its job when that changes.
+//!
+//! It knows nothing of conf but `conf-local wait`, which it runs first: the key moves before the host has the files.
+
+use std::{
+    path::PathBuf,
+    process::{ExitCode, Stdio},
+    time::{Duration, SystemTime},
+};
+
+use anyhow::{Context as _, Result, bail};
+use clap::Parser;
+use libconf::tier::consul::{Consul, Credentials, Seen};
+use poc::{Report, tether};
+use tokio::process::{Child, Command};
+
+/// Restarts a job when a key of Consul changes.
+#[derive(Parser)]
+struct Arguments {
+    /// Consul's address
+    #[arg(long)]
+    consul: String,
+    /// The key to watch
+    #[arg(long)]
+    key: String,
+    /// The component whose key that is
+    #[arg(long)]
+    component: String,
+    /// The program conf-local
+    #[arg(long)]
+    conf_local: PathBuf,
+    /// The agent's socket
+    #[arg(long)]
+    socket: PathBuf,
+    /// The job
+    #[arg(last = true, required = true)]
+    job: Vec<String>,
+}
+
+fn main() -> ExitCode {
+    tether::obey();
+    let arguments = Arguments::parse();
+    // One thread: children are tethered to the thread that starts them.
+    let outcome = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| runtime.block_on(manage(&arguments)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("poc-job-manager: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn manage(arguments: &Arguments) -> Result<()> {
+    let credentials = Credentials::from_variables(|name| std::env::var(name).ok());
+    let consul = Consul::new(std::slice::from_ref(&arguments.consul), credentials)?;
+    let mut seen = Seen::default();
+    let mut runs: Option<(Vec<u8>, Child)> = None;
+    loop {
+        let pin = match consul.watch(&arguments.key, &mut seen, Duration::from_secs(60)).await {
+            Ok(Some(entry)) => entry.value,
+            // No key and no Consul are no reason to touch a job that runs.
+            Ok(None) => continue,
+            Err(error) => {
+                eprintln!("poc-job-manager: {error}");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+                continue;
+            }
+        };
+        if runs.as_ref().is_some_and(|(running, _)| *running == pin) {
+            continue;
+        }
+        let woken = SystemTime::now();
+        let words = String::from_utf8_lossy(&pin).into_owned();
+        if let Err(error) = wait_for_files(arguments, &words).await {
+            Report::say(SystemTime::now(), "late", 0, &format!("{error:#}"));
+            // The next look answers at once, as if the key were new.
+            seen = Seen::default();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            continue;
+        }
+        Report::say(woken, "woken", 0, &format!("{} {words}", arguments.key));
+        if let Some((_, mut job)) = runs.take() {
+            job.kill().await.context("cannot stop the job")?;
+        }
+        runs = Some((pin, start(arguments)?));
+    }
+}
+
+async fn wait_for_files(arguments: &Arguments, pin: &str) -> Result<()> {
+    let output = Command::from(tether::command(&arguments.conf_local))
+        .args(["wait", &arguments.component, "--at", pin, "--timeout", "30", "--socket"])
+        .arg(&arguments.socket)
+        .stdin(Stdio::null())
+        .kill_on_drop(true)
+        .output()
+        .await
+        .context("cannot run conf-local")?;
+    if !output.status.success() {
+        bail!("conf-local wait: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
+
+fn start(arguments: &Arguments) -> Result<Child> {
+    Command::from(tether::command(&arguments.job[0]))
+        .args(&arguments.job[1..])
+        .stdin(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .with_context(|| format!("cannot start {}", arguments.job[0]))
+}

@@ -1,0 +1,168 @@
+//! The people who push: commits and pushes with the real git, whatever the user's own configuration of it says.
+
+use std::{
+    collections::BTreeMap,
+    env, fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::SystemTime,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use poc::tether;
+use tokio::process::Command;
+
+/// A change as an engineer makes it: new content of some branches, in one push.
+#[derive(Debug)]
+pub struct Change {
+    /// Who makes it.
+    pub author: &'static str,
+    /// The commits' subject.
+    pub subject: String,
+    /// For each branch, its files.
+    pub edits: BTreeMap<String, BTreeMap<&'static str, String>>,
+}
+
+impl Change {
+    /// A change of nothing yet.
+    pub fn new(author: &'static str, subject: impl Into<String>) -> Self {
+        Change { author, subject: subject.into(), edits: BTreeMap::new() }
+    }
+
+    /// Adds a file of a branch; a branch's other files go.
+    #[must_use]
+    pub fn edit(mut self, branch: impl Into<String>, file: &'static str, text: impl Into<String>) -> Self {
+        self.edits.entry(branch.into()).or_default().insert(file, text.into());
+        self
+    }
+}
+
+/// What became of a push.
+#[derive(Debug)]
+pub struct Push {
+    /// When `git push` was started.
+    pub began: SystemTime,
+    /// When it had ended.
+    pub ended: SystemTime,
+    /// Whether everything landed.
+    pub accepted: bool,
+    /// What git printed.
+    pub output: String,
+}
+
+/// The engineers' clone.
+pub struct Engineers {
+    repo: PathBuf,
+    url: String,
+}
+
+impl Engineers {
+    /// An empty clone in `repo`, of the repository at `url`.
+    pub async fn new(repo: PathBuf, url: String) -> Result<Self> {
+        fs::create_dir(&repo)?;
+        let engineers = Engineers { repo, url };
+        engineers.git("nobody", &["init", "--quiet", "--bare", "--initial-branch=main"], None).await?;
+        Ok(engineers)
+    }
+
+    /// Commits the change to each of its branches.
+    pub async fn commit(&self, change: &Change) -> Result<()> {
+        for (branch, files) in &change.edits {
+            let reference = format!("refs/heads/{branch}");
+            let mut tree = String::new();
+            for (name, text) in files {
+                let blob = self.git(change.author, &["hash-object", "-w", "--stdin"], Some(text)).await?;
+                tree += &format!("100644 blob {}\t{name}\n", blob.trim());
+            }
+            let tree = self.git(change.author, &["mktree"], Some(&tree)).await?;
+            let parent = self.git(change.author, &["for-each-ref", "--format=%(objectname)", &reference], None).await?;
+            let mut arguments = vec!["commit-tree", "-m", change.subject.as_str(), tree.trim()];
+            if !parent.trim().is_empty() {
+                arguments.extend(["-p", parent.trim()]);
+            }
+            let commit = self.git(change.author, &arguments, None).await?;
+            self.git(change.author, &["update-ref", &reference, commit.trim()], None).await?;
+        }
+        Ok(())
+    }
+
+    /// Commits and pushes. What is refused is taken back here too.
+    pub async fn push(&self, change: &Change) -> Result<Push> {
+        // Others push as well: the reader of this demonstration, who was invited to.
+        let update = ["fetch", "--quiet", &self.url, "+refs/heads/*:refs/heads/*"];
+        self.git(change.author, &update, None).await?;
+        self.commit(change).await?;
+        let mut command = self.command(change.author);
+        command.args(["push", "--atomic", &self.url]);
+        command.args(change.edits.keys().map(|branch| format!("refs/heads/{branch}")));
+        let mut command = Command::from(command);
+        let began = SystemTime::now();
+        let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await.context("cannot run git")?;
+        let ended = SystemTime::now();
+        let accepted = output.status.success();
+        let output = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !accepted && !output.contains("[remote rejected]") {
+            bail!("git push failed:\n{output}");
+        }
+        Ok(Push { began, ended, accepted, output })
+    }
+
+    /// Makes a clone for the reader to play with; it needs nothing of the reader's own configuration.
+    pub async fn clone_for_reader(&self, path: &Path) -> Result<()> {
+        let path = path.to_str().context("the directory's name is no text")?;
+        self.git("nobody", &["clone", "--quiet", &self.url, path], None).await?;
+        for (key, value) in [
+            ("user.name", "you"),
+            ("user.email", "you@example.com"),
+            ("commit.gpgSign", "false"),
+            ("core.hooksPath", "/dev/null"),
+            ("http.proxy", ""),
+            ("push.default", "upstream"),
+            ("push.gpgSign", "false"),
+        ] {
+            self.git("nobody", &["-C", path, "config", key, value], None).await?;
+        }
+        Ok(())
+    }
+
+    async fn git(&self, author: &str, arguments: &[&str], input: Option<&str>) -> Result<String> {
+        let mut command = self.command(author);
+        if arguments.first().is_some_and(|first| matches!(*first, "clone" | "-C")) {
+            command.env_remove("GIT_DIR");
+        }
+        command.args(arguments);
+        let mut stdin = Stdio::null();
+        if let Some(text) = input {
+            let mut file = tempfile::tempfile()?;
+            file.write_all(text.as_bytes())?;
+            std::io::Seek::rewind(&mut file)?;
+            stdin = file.into();
+        }
+        let output = Command::from(command).stdin(stdin).kill_on_drop(true).output().await.context("cannot run git")?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "git {} failed: {}", arguments.join(" "), error.trim());
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// git without the user's configuration (signatures, hooks, names, proxies) and variables.
+    fn command(&self, author: &str) -> std::process::Command {
+        let mut command = tether::command("git");
+        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GIT_")) {
+            command.env_remove(name);
+        }
+        let email = format!("{author}@example.com");
+        command
+            .args(["-c", "http.proxy=", "-c", "core.hooksPath=/dev/null"])
+            .env("GIT_DIR", &self.repo)
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("LC_ALL", "C")
+            .env("GIT_AUTHOR_NAME", author)
+            .env("GIT_AUTHOR_EMAIL", &email)
+            .env("GIT_COMMITTER_NAME", author)
+            .env("GIT_COMMITTER_EMAIL", email);
+        command
+    }
+}

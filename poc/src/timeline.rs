@@ -1,0 +1,217 @@
+//! What a person reads: one block per push, with the moment at which each tier and each job had it.
+
+use std::{
+    collections::BTreeMap,
+    io::{IsTerminal as _, stdout},
+    time::SystemTime,
+};
+
+use owo_colors::{OwoColorize as _, Style};
+use poc::Report;
+
+use crate::{
+    Seen,
+    engineers::{Change, Push},
+    site::{PLACES, clock},
+};
+
+/// One line of a block.
+#[derive(Clone, Debug)]
+struct Entry {
+    at: SystemTime,
+    who: String,
+    what: String,
+    style: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Tier,
+    Job,
+}
+
+/// What was seen of each change, and how fast.
+#[derive(Default)]
+pub struct Timeline {
+    entries: BTreeMap<u64, Vec<Entry>>,
+    /// From the end of `git push` to each way of learning of the change, in milliseconds.
+    latencies: BTreeMap<&'static str, Vec<f64>>,
+    /// Pushes that landed, and that did not.
+    pushes: (u32, u32),
+}
+
+impl Timeline {
+    /// Keeps what was seen, until its change is shown.
+    pub fn note(&mut self, seen: &Seen) {
+        let (sequence, at, who, what, style) = match seen {
+            Seen::Landed(sequence, at) => (*sequence, *at, "conf-master".into(), "has it, durable".into(), Kind::Tier),
+            Seen::Published(sequence, at) => {
+                (*sequence, *at, "conf-slave".into(), "has it; the pointers in Consul move".into(), Kind::Tier)
+            }
+            Seen::Exported(place, sequence, at) => {
+                (*sequence, *at, PLACES[*place].host.into(), "conf-local has switched the files".into(), Kind::Tier)
+            }
+            Seen::Job(place, report) => {
+                let who = format!("{} {}", PLACES[*place].host, PLACES[*place].job);
+                (report.sequence, report.at, who, told(report), Kind::Job)
+            }
+            Seen::Died(..) => return,
+        };
+        self.entries.entry(sequence).or_default().push(Entry { at, who, what, style });
+    }
+
+    /// Forgets what was seen of changes up to this one.
+    pub fn forget_up_to(&mut self, sequence: u64) {
+        self.entries = self.entries.split_off(&(sequence + 1));
+    }
+
+    /// The changes that were seen and belong to no push of ours, once they are older than `age`.
+    pub fn strangers(&self, shown: u64, age: std::time::Duration) -> Vec<u64> {
+        let old = |entries: &Vec<Entry>| {
+            let first = entries.iter().map(|entry| entry.at).min();
+            first.is_some_and(|first| first.elapsed().is_ok_and(|elapsed| elapsed > age))
+        };
+        self.entries.range(shown + 1..).filter(|(_, entries)| old(entries)).map(|(sequence, _)| *sequence).collect()
+    }
+
+    /// Shows a push of ours that landed, and counts how long it took to be known.
+    pub fn show(&mut self, sequence: u64, change: &Change, push: &Push) {
+        self.pushes.0 += 1;
+        let took = milliseconds(push.began, push.ended);
+        println!();
+        println!(
+            "{}  {}",
+            heading(push.began, change),
+            paint(&format!("#{sequence}, git push took {took:.0} ms"), dim())
+        );
+        self.rows(sequence, push.ended);
+    }
+
+    /// Shows a change that somebody else made: the reader.
+    pub fn show_stranger(&mut self, sequence: u64) {
+        let Some(first) = self.entries.get(&sequence).and_then(|entries| entries.iter().map(|entry| entry.at).min())
+        else {
+            return;
+        };
+        println!();
+        let heading = format!("{}  somebody else's push lands", clock(first));
+        println!("{}  {}", paint(&heading, Style::new().bold()), paint(&format!("#{sequence}"), dim()));
+        self.rows(sequence, first);
+    }
+
+    /// Rows in the order of time; the times count from `zero`.
+    fn rows(&mut self, sequence: u64, zero: SystemTime) {
+        let mut entries = self.entries.remove(&sequence).unwrap_or_default();
+        entries.sort_by_key(|entry| entry.at);
+        for Entry { at, who, what, style } in entries {
+            let offset = format!("{:>+9.1} ms", milliseconds(zero, at));
+            let (who, what) = match style {
+                Kind::Tier => (format!("  {who:<20}"), what),
+                Kind::Job => (paint(&format!("▸ {who:<20}"), Style::new().cyan()), paint(&what, Style::new().cyan())),
+            };
+            println!("{}  {who} {what}", paint(&offset, dim()));
+        }
+    }
+
+    /// Remembers how long a job's report came after the end of the push.
+    pub fn measure(&mut self, push: &Push, report: &Report) {
+        let way = match report.reason.as_str() {
+            "SIGHUP" => "signal",
+            "libconf" => "libconf",
+            "start" => "restart",
+            _ => return,
+        };
+        self.latencies.entry(way).or_default().push(milliseconds(push.ended, report.at));
+    }
+
+    /// Shows a push that was refused, with the reason that git printed.
+    pub fn show_refused(&mut self, change: &Change, push: &Push) {
+        self.pushes.1 += 1;
+        println!();
+        println!("{}  {}", heading(push.began, change), paint("refused, nothing lands", Style::new().red().bold()));
+        for line in push.output.lines() {
+            let line = line.trim();
+            let reason = line.strip_prefix("remote:").or_else(|| line.strip_prefix("! "));
+            if let Some(reason) = reason.map(str::trim).filter(|reason| !reason.is_empty()) {
+                println!("              {}", paint(reason, Style::new().red()));
+            }
+        }
+    }
+
+    /// Sums up.
+    pub fn summary(&self) {
+        let (landed, refused) = self.pushes;
+        if landed == 0 {
+            return;
+        }
+        println!();
+        println!("{landed} changes landed, {refused} refused. From the end of `git push` until");
+        for (way, words) in [
+            ("signal", "the shell script had its SIGHUP   (push-to-signal)"),
+            ("libconf", "the Rust program had the settings (libconf)"),
+            ("restart", "the restarted job had read its files"),
+        ] {
+            if let Some((p50, max, count)) = self.latencies.get(way).and_then(|all| spread(all)) {
+                println!("  {words:<51} p50 {p50:>6.1} ms   max {max:>6.1} ms   ({count} times)");
+            }
+        }
+        if self.latencies.values().flatten().any(|latency| *latency < 0.0) {
+            println!("Below zero: the host was faster than git, which has yet to end after conf-master has answered.");
+        }
+    }
+}
+
+fn told(report: &Report) -> String {
+    let how = match report.reason.as_str() {
+        "woken" => return "its manager is woken by the component's key in Consul".to_owned(),
+        "SIGHUP" => "gets SIGHUP",
+        "libconf" => "is told by libconf",
+        "start" => "is started",
+        other => other,
+    };
+    format!("{how}, reads {}", report.words)
+}
+
+fn heading(at: SystemTime, change: &Change) -> String {
+    let branches: Vec<_> = change.edits.keys().map(|branch| branch.trim_end_matches("/main")).collect();
+    let heading = format!("{}  {} pushes {}: \"{}\"", clock(at), change.author, branches.join(", "), change.subject);
+    paint(&heading, Style::new().bold())
+}
+
+/// The middle and the largest of some figures, and how many they are.
+fn spread(all: &[f64]) -> Option<(f64, f64, usize)> {
+    let mut all = all.to_vec();
+    all.sort_by(f64::total_cmp);
+    Some((all[all.len().checked_sub(1)? / 2], *all.last()?, all.len()))
+}
+
+/// From one moment to another, in milliseconds; negative when the other was before.
+fn milliseconds(from: SystemTime, to: SystemTime) -> f64 {
+    match to.duration_since(from) {
+        Ok(after) => after.as_secs_f64() * 1e3,
+        Err(before) => -before.duration().as_secs_f64() * 1e3,
+    }
+}
+
+fn dim() -> Style {
+    Style::new().dimmed()
+}
+
+/// Colours are for terminals, and for people who have not switched them off.
+pub fn paint(text: &str, style: Style) -> String {
+    let wanted = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    if wanted { text.style(style).to_string() } else { text.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_middle_is_one_of_the_figures() {
+        assert_eq!(spread(&[]), None);
+        assert_eq!(spread(&[4.0]), Some((4.0, 4.0, 1)));
+        assert_eq!(spread(&[3.0, -1.0, 2.0]), Some((2.0, 3.0, 3)));
+        assert_eq!(spread(&[3.0, 1.0, 2.0, 9.0]), Some((2.0, 9.0, 4)));
+    }
+}

@@ -1,0 +1,97 @@
+//! What the reader can do while it runs: every line works when it is pasted into another terminal.
+
+use std::{env, path::Path};
+
+use anyhow::Result;
+use owo_colors::Style;
+
+use crate::{
+    site::{DATACENTER, PLACES, Site, Unit},
+    timeline::paint,
+};
+
+/// Prints the block "Try it".
+pub fn print(site: &Site, reader: &Path) -> Result<()> {
+    let central = site.url(Unit::Master)?;
+    let program = |name: &str| quote(&site.programs.join(name));
+    let reader = quote(reader);
+    // A proxy of the user's is for the way to the internet, and would not know this machine's own addresses.
+    let proxied = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].iter().any(|name| env::var_os(name).is_some());
+    let git = if proxied { "git -c http.proxy=" } else { "git" };
+    let start = |branch: &str| format!("cd {reader} && git fetch -q && git checkout -q -B {branch} origin/{branch}");
+    let web = "services/web/main";
+    let class = "datacenter-configuration/small";
+    let slave = site.pid(Unit::Slave).unwrap_or_default();
+    let job = site.pid(Unit::Job(0)).unwrap_or_default();
+    let agent = format!("{} status --socket {}", program("conf-local"), quote(&site.socket(0)));
+    let lines = [
+        (
+            "clone everything, with plain git",
+            format!("{git} clone {central}conf.git {}", quote(&site.dir.join("mine"))),
+        ),
+        (
+            "push a change of your own, and look here",
+            format!(
+                "{} && echo 'greeting: Hello from me' > config.yaml && git commit -qam 'hello' && git push -q",
+                start(web)
+            ),
+        ),
+        (
+            "push a mistake: a branch that does not exist",
+            format!(
+                "{} && sed -i 's/name: web, branch: main/name: web, branch: mian/' datacenter.yaml \
+                 && git commit -qam oops && git push -q",
+                start(class)
+            ),
+        ),
+        ("kill the cache of the datacenter; everything goes on", format!("kill -9 {slave}")),
+        ("kill a job; it starts again with the present files", format!("kill -9 {job}")),
+        (
+            "read what a process on web-1 reads",
+            format!("cat {}", quote(&site.host(0).join("export/current/services/web/latest/config.yaml"))),
+        ),
+        ("ask its agent", agent),
+        ("the deployments, newest first", format!("{} log --server {central} {DATACENTER}", program("conf-master"))),
+        ("what the daemons say", format!("tail -n 3 {}/*.log", quote(&site.dir.join("logs")))),
+    ];
+    println!();
+    println!("{}  (in another terminal; every line works as it stands)", paint("Try it", Style::new().bold()));
+    for (what, line) in lines {
+        println!("  {}", paint(&format!("# {what}"), Style::new().dimmed()));
+        println!("  {line}");
+    }
+    println!("  Ctrl-C stops everything and removes {}.", site.dir.display());
+    Ok(())
+}
+
+/// Prints what runs.
+pub fn print_what_runs(site: &Site, consul: Option<&str>) -> Result<()> {
+    let row = |name: &str, what: String| println!("  {} {what}", paint(&format!("{name:<12}"), Style::new().bold()));
+    println!();
+    row("conf-master", format!("the central Git repository, {}conf.git", site.url(Unit::Master)?));
+    let pointers = consul
+        .map_or("holds the pointers, in place of Consul".to_owned(), |url| format!("pointers in Consul at {url}"));
+    row("conf-slave", format!("the cache of datacenter {DATACENTER}, {}; {pointers}", site.url(Unit::Slave)?));
+    for place in &PLACES {
+        row(place.host, format!("conf-local; {} is a {} that {}", place.component, place.job, place.how));
+    }
+    Ok(())
+}
+
+/// As a shell wants it.
+fn quote(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'_' | b'-');
+    if text.bytes().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_quoted_where_they_must_be() {
+        assert_eq!(quote(Path::new("/tmp/conf-poc-a1")), "/tmp/conf-poc-a1");
+        assert_eq!(quote(Path::new("/tmp/it's here")), r"'/tmp/it'\''s here'");
+    }
+}
