@@ -9,6 +9,7 @@
 //! - With Consul, surrogates and the central repository all away, the last good files stay in place.
 //! - The sequence of what is exported never falls.
 
+pub mod client;
 pub mod config;
 pub mod duties;
 pub mod export;

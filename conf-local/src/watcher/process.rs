@@ -18,6 +18,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal},
 };
 use serde::{Deserialize, Serialize};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Which process, beyond its number: no two processes of a machine share all three.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -106,6 +107,15 @@ impl Process {
         }
     }
 
+    /// Takes hold of a child of this process that was not waited for: its number cannot be another's.
+    pub(crate) fn hold(pid: i32) -> Result<Self, ProcessError> {
+        let number = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(ProcessError::BadNumber(pid))?;
+        let pidfd = pidfd_open(number, PidfdFlags::NONBLOCK);
+        let pidfd = pidfd.map_err(|error| ProcessError::Look { pid, source: error.into() })?;
+        let identity = Identity { pid, start: started(pid)?, boot: boot().to_owned() };
+        Ok(Process { identity, pidfd: Arc::new(pidfd) })
+    }
+
     /// Takes hold of the same process again, after a restart of the agent.
     pub(crate) fn reopen(identity: &Identity, owner: Option<u32>) -> Result<Self, ProcessError> {
         if identity.boot != boot() {
@@ -120,6 +130,12 @@ impl Process {
         let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
         // An error of poll itself says nothing about the process; its end will be seen at the next look.
         matches!(poll(&mut polled, Some(&now)), Ok(1..))
+    }
+
+    /// Readable once it has ended. Wants a runtime.
+    #[expect(deprecated, reason = "the new name wants `unsafe` for what an owned descriptor keeps by its type")]
+    pub(crate) fn until_end(&self) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
+        AsyncFd::with_interest(Arc::clone(&self.pidfd), Interest::READABLE)
     }
 
     /// What `signal` would do to it now.

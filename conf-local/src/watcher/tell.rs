@@ -3,7 +3,6 @@
 use std::{
     error::Error,
     fmt,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -14,11 +13,7 @@ use libconf::{
     tier::daemon::chain,
 };
 use nix::sys::signal::Signal;
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    sync::watch,
-    time::sleep,
-};
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -106,7 +101,7 @@ impl Teller {
     /// Tells until the agent stops or the process has ended; gives back whose task it was.
     pub(super) async fn run(self, mut inbox: Inbox) -> WatcherId {
         let pidfd = match &self.target {
-            Target::Process { process, .. } => until_readable(process),
+            Target::Process { process, .. } => process.until_end().ok(),
             _ => None,
         };
         let ended = async {
@@ -283,12 +278,6 @@ impl Teller {
         report.state = state;
         report.error = error;
     }
-}
-
-/// Readable once the process has ended.
-#[expect(deprecated, reason = "the new name wants `unsafe` for what an owned descriptor keeps by its type")]
-fn until_readable(process: &Process) -> Option<AsyncFd<Arc<OwnedFd>>> {
-    AsyncFd::with_interest(Arc::clone(&process.pidfd), Interest::READABLE).ok()
 }
 
 /// The next duty; none when the registry is gone.

@@ -1,0 +1,50 @@
+//! `conf-local get`: a component's settings, or one value of them.
+
+use std::{process::ExitCode, time::Duration};
+
+use serde_json::Value;
+
+use super::{ClientError, print, socket::Socket};
+use crate::config::GetOptions;
+
+pub(super) async fn run(options: &GetOptions) -> Result<ExitCode, ClientError> {
+    let socket = Socket(options.socket.socket.clone());
+    let sequence = options.sequence.map_or_else(String::new, |sequence| format!("?sequence={sequence}"));
+    let settings: Value = socket.get(&format!("/v1/config/{}{sequence}", options.component), Duration::ZERO).await?;
+    let value = match options.positional_key.as_ref().or(options.key.as_ref()) {
+        Some(key) => value_at(&settings, key)
+            .map_err(|fault| ClientError::Refused(format!("{} has no value at {key:?}: {fault}", options.component)))?,
+        None => &settings,
+    };
+    print(&format!("{value:#}"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The value at a dotted key, or at a JSON Pointer (RFC 6901) when it starts with `/`. In lists, numbers from 0.
+pub(super) fn value_at<'a>(settings: &'a Value, key: &str) -> Result<&'a Value, String> {
+    let parts: Vec<String> = match key.strip_prefix('/') {
+        Some(pointer) => pointer.split('/').map(|part| part.replace("~1", "/").replace("~0", "~")).collect(),
+        None if key.is_empty() => Vec::new(),
+        None => key.split('.').map(str::to_owned).collect(),
+    };
+    parts.iter().enumerate().try_fold(settings, |value, (depth, part)| {
+        let inner = match value {
+            Value::Object(members) => members.get(part),
+            Value::Array(items) => part.parse::<usize>().ok().and_then(|at| items.get(at)),
+            _ => None,
+        };
+        inner.ok_or_else(|| {
+            let place = if depth == 0 { "the settings".to_owned() } else { parts[..depth].join(".") };
+            match value {
+                Value::Object(members) if members.is_empty() => format!("{place} is empty"),
+                Value::Object(members) => {
+                    let known: Vec<_> = members.keys().map(String::as_str).take(20).collect();
+                    let more = if members.len() > known.len() { ", …" } else { "" };
+                    format!("known in {place} are {}{more}", known.join(", "))
+                }
+                Value::Array(items) => format!("{place} is a list of {} items, counted from 0", items.len()),
+                _ => format!("{place} is a plain value"),
+            }
+        })
+    })
+}

@@ -1,0 +1,83 @@
+//! The commands that ask the running agent, or watch on its behalf: `get`, `wait`, `watch`, `exec`, `status`, `verify`,
+//! `history`. Exit codes: 0 done, 1 refused or not reached, 2 wrong usage; `exec` has those of what it runs.
+
+mod exec;
+mod get;
+mod show;
+mod socket;
+mod wait;
+mod watch;
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use libconf::tier::daemon::chain;
+
+use self::socket::AskError;
+use crate::config::Command;
+
+/// What a command came to when it did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+enum ClientError {
+    #[error(transparent)]
+    Ask(#[from] AskError),
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Usage(String),
+    #[error("cannot print")]
+    Print(#[source] io::Error),
+    #[error("{what}")]
+    System { what: String, source: io::Error },
+}
+
+/// Runs a command other than `run` to its end, and says on standard error what went wrong.
+pub fn run(command: Command) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&ClientError::System { what: "cannot start".to_owned(), source: error }),
+    };
+    let done = runtime.block_on(async {
+        match command {
+            Command::Get(options) => get::run(&options).await,
+            Command::Wait(options) => wait::run(&options).await,
+            Command::Watch(options) => watch::run(options).await,
+            Command::Exec(options) => exec::run(options).await,
+            Command::Status(options) => show::status(&options).await,
+            Command::Verify(options) => show::verify(&options).await,
+            Command::History(options) => show::history(&options).await,
+            Command::Run(_) => Err(ClientError::Usage("`run` is the agent itself".to_owned())),
+        }
+    });
+    // A blocked reader of /proc or a file system that hangs must not keep a command from ending.
+    runtime.shutdown_background();
+    done.unwrap_or_else(|error| fail(&error))
+}
+
+fn fail(error: &ClientError) -> ExitCode {
+    // Standard error may be closed; the exit code says it too.
+    let _ = writeln!(io::stderr(), "conf-local: {}", chain(error));
+    match error {
+        ClientError::Usage(_) => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    }
+}
+
+/// Prints one text and a new line; a reader that went away (`| head`) is no fault.
+fn print(text: &str) -> Result<(), ClientError> {
+    match writeln!(io::stdout(), "{}", text.trim_end()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(ClientError::Print(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Says something to whoever watches the command.
+fn note(words: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "conf-local: {words}");
+}
+
+#[cfg(test)]
+#[path = "client_tests.rs"]
+mod tests;
