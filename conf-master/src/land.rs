@@ -17,13 +17,19 @@ use libconf::{
     name::{CommitId, ComponentVersion, DatacenterName, ObjectId, RefName, Sequence},
     tier::{
         daemon::Metrics,
+        pack::{Depth, Step},
         safety::Limits,
         sign::SigningKey,
         snapshot::{self, Composition, Snapshot},
+        thin,
+        upload::UploadPack,
     },
 };
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::{
+    runtime::Handle,
+    sync::{mpsc, oneshot, watch},
+};
 use tracing::{error, info, warn};
 
 use crate::{
@@ -128,7 +134,14 @@ impl Lander {
 /// Opens the repository, sets right what a crash left, and starts the landing thread.
 ///
 /// The thread ends, after the step at hand, when every [`Lander`] is gone.
-pub fn start(path: &Path, limits: Limits, metrics: &Metrics) -> anyhow::Result<(Lander, thread::JoinHandle<()>)> {
+///
+/// `upload` is handed the answer to each step that a landing makes. Call it inside the runtime.
+pub fn start(
+    path: &Path,
+    limits: Limits,
+    upload: Arc<UploadPack>,
+    metrics: &Metrics,
+) -> anyhow::Result<(Lander, thread::JoinHandle<()>)> {
     let key = SigningKey::load(&repository::key_path(path))?;
     let (jobs, queue) = mpsc::channel(QUEUE);
     let (publish, published) = watch::channel(Arc::default());
@@ -141,6 +154,8 @@ pub fn start(path: &Path, limits: Limits, metrics: &Metrics) -> anyhow::Result<(
         ledger: CommitId::ZERO,
         sequence: Sequence(0),
         publish,
+        upload,
+        runtime: Handle::current(),
         landed: metrics.counter("landings", "Changes that landed"),
         refused: metrics.counter("refusals", "Refs that were refused"),
     };
@@ -158,6 +173,8 @@ struct Landing {
     ledger: CommitId,
     sequence: Sequence,
     publish: watch::Sender<Arc<Published>>,
+    upload: Arc<UploadPack>,
+    runtime: Handle,
     landed: Counter,
     refused: Counter,
 }
@@ -264,11 +281,11 @@ impl Landing {
                 error!(error = format!("{error:#}"), "the ledger cannot be read; landing stops until it can");
             }
         }
+        self.tell();
         for ((push, reply), outcome) in batch.into_iter().zip(answers) {
             self.record(&push, &outcome, began);
             let _ = reply.send(outcome);
         }
-        self.tell();
     }
 
     /// Judges one push against what is staged so far, and writes its objects. No ref moves.
@@ -375,7 +392,23 @@ impl Landing {
             error!(error = cause.message(), "a ref could not be moved; it is put right from the ledger");
             self.repair();
         }
+        let snapshots = moves.iter().filter(|one| matches!(one.name, RefName::Snapshot(_)));
+        for (have, want) in snapshots.filter_map(|one| Some((one.old, one.new?.commit))) {
+            self.foretell(have, want);
+        }
         Ok(())
+    }
+
+    /// Hands over the answer to the step that every conf-slave is about to make, so that no `upload-pack` need find it.
+    fn foretell(&self, have: CommitId, want: CommitId) {
+        match thin::answer(&self.repo, want) {
+            Ok(Some(answer)) => {
+                let step = Step { have: Some(have), want, depth: Depth::Full };
+                self.runtime.block_on(self.upload.prime(step.request(), answer));
+            }
+            Ok(None) => {}
+            Err(error) => warn!(error = error.message(), "a step is left to git upload-pack"),
+        }
     }
 
     fn record(&self, push: &Push, outcome: &Outcome, began: Instant) {

@@ -8,6 +8,7 @@ use libconf::tier::{
     git,
     http::{self, Health},
     safety::Limits,
+    upload::{self, UploadPack},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -34,7 +35,8 @@ pub async fn run(flags: Serve, stop: CancellationToken) -> anyhow::Result<()> {
     repository::prepare(&path)?;
     let metrics = Metrics::new("conf_master", env!("CARGO_PKG_VERSION"));
     let health = Health::new(metrics.clone());
-    let (lander, landing) = land::start(&path, Limits::default(), &metrics)?;
+    let upload = UploadPack::new(path.clone(), upload::Limits::default());
+    let (lander, landing) = land::start(&path, Limits::default(), upload.clone(), &metrics)?;
     let pushers = Pushers::default();
     let hooks = tokio::spawn(receive::serve(receive::bind(&path)?, lander.clone(), pushers.clone(), stop.clone()));
     let listener = http::bind_tcp(flags.listen).await.with_context(|| {
@@ -42,7 +44,7 @@ pub async fn run(flags: Serve, stop: CancellationToken) -> anyhow::Result<()> {
     })?;
     let address = listener.address().context("a TCP listener has an address")?;
     let upkeep = tokio::spawn(keep_up(path.clone(), lander.clone(), stop.clone()));
-    let server = Server::new(path.clone(), lander, pushers);
+    let server = Server::new(path.clone(), lander, pushers, upload);
     health.set_ready();
     info!(%address, repo = %path.display(), "serving");
     ready(address);

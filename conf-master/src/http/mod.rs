@@ -7,7 +7,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use libconf::tier::{
     http::{Health, Request, Routes, health_routes},
-    upload::{Limits, ReceivePack, UploadPack, git_routes},
+    upload::{ReceivePack, UploadPack, git_routes},
 };
 use warp::Filter as _;
 
@@ -32,8 +32,7 @@ pub struct Server {
 
 impl Server {
     /// Serves `repo`, whose landings are `lander`'s.
-    pub fn new(repo: PathBuf, lander: Lander, pushers: Pushers) -> Self {
-        let upload = UploadPack::new(repo.clone(), Limits::default());
+    pub fn new(repo: PathBuf, lander: Lander, pushers: Pushers, upload: Arc<UploadPack>) -> Self {
         let environment = move |request: &Request| match request.method {
             http::Method::POST => vec![(PUSH_VARIABLE.to_owned(), pushers.begin(git::pusher(request)))],
             _ => Vec::new(),

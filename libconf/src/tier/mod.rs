@@ -21,6 +21,7 @@ pub mod settings;
 pub mod sign;
 pub mod snapshot;
 mod store;
+pub mod thin;
 pub mod upload;
 pub mod upstream;
 pub mod yaml;

@@ -330,7 +330,8 @@ impl UploadPack {
 
     fn start(&self, git: Command, input: Bytes, permit: OwnedSemaphorePermit) -> Result<Output, Failure> {
         self.counters.processes.fetch_add(1, Relaxed);
-        start(git, whole(input), u64::MAX, permit, self.counters.failed.clone()).map_err(|cause| Failure::Git(cause.to_string()))
+        start(git, whole(input), u64::MAX, permit, self.counters.failed.clone())
+            .map_err(|cause| Failure::Git(cause.to_string()))
     }
 
     fn command(&self, protocol: &str) -> Command {
