@@ -5,7 +5,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use libconf::{
     name::{ComponentSelector, DatacenterName, HostName, Sequence},
-    tier::flags::{self, Common},
+    tier::{
+        flags::{self, Common},
+        upstream::Url,
+    },
 };
 use nix::sys::signal::Signal;
 use serde::Deserialize;
@@ -66,10 +69,10 @@ pub struct RunOptions {
     pub host: HostName,
     /// A conf-slave of this datacenter; several are tried in order and by health.
     #[arg(long, value_name = "URL")]
-    pub surrogate: Vec<String>,
+    pub surrogate: Vec<Url>,
     /// The central repository, asked when no surrogate has what is needed.
     #[arg(long, value_name = "URL")]
-    pub central: Vec<String>,
+    pub central: Vec<Url>,
     /// A Consul agent, or a conf-slave that runs with `--consul embedded`; several are tried in order.
     /// Without it the usual CONSUL_HTTP_ADDR, or 127.0.0.1:8500.
     #[arg(long, value_name = "URL")]

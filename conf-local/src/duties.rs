@@ -30,6 +30,11 @@ pub trait Watchers: Send + Sync + 'static {
         changed: &BTreeMap<ComponentVersion, ChangeKind>,
     ) -> BTreeMap<WatcherId, BTreeSet<ComponentVersion>>;
 
+    /// Snapshots that registered processes may still read in: they stay on disk.
+    fn held(&self) -> BTreeSet<Sequence> {
+        BTreeSet::new()
+    }
+
     /// There is more in [`Duties::owed`] than before; must not block. Also called once when the agent starts.
     fn tell(&self);
 }

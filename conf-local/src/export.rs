@@ -212,12 +212,18 @@ impl Export {
     }
 
     /// Removes what is not needed any more. Costs nothing when there is nothing to remove.
-    pub fn retire(&mut self, retention: Retention, now: SystemTime) -> Result<(), ExportError> {
+    pub fn retire(
+        &mut self,
+        retention: Retention,
+        held: &BTreeSet<Sequence>,
+        now: SystemTime,
+    ) -> Result<(), ExportError> {
         let times = self.kept.iter().map(|(sequence, kept)| {
             let seconds = kept.header.as_ref().map_or(0, |header| header.time);
             (*sequence, UNIX_EPOCH + Duration::from_secs(seconds))
         });
-        let outdated = outdated(&times.collect(), retention, now);
+        let mut outdated = outdated(&times.collect(), retention, now);
+        outdated.retain(|sequence| !held.contains(sequence));
         if outdated.is_empty() {
             return Ok(());
         }

@@ -222,7 +222,7 @@ impl Worker<'_> {
         let audience = self.audience.clone();
         let result = self.blocking(move |host| {
             let result = host.settle(&audience);
-            host.publish(&audience);
+            host.publish_to(&audience.agent);
             host.tidy(&audience);
             result
         });

@@ -2,13 +2,15 @@
 //!
 //! Read in this order: [`config`] says what to follow, [`follow`] learns which snapshot is wanted and brings it,
 //! [`repository`] keeps its objects, [`render`] makes a component's files of it, [`export`] puts them in place in one
-//! step, [`duties`] remembers who is to be told, [`state`] is what everybody else may know, [`report`] sends it on.
+//! step, [`transaction`] is the order of all that, [`duties`] remembers who is to be told, [`watcher`] tells them, [`state`] is
+//! what everybody else may know, [`service`] answers from it, [`report`] sends it on. [`agent`] holds it together.
 //!
 //! Always true:
 //! - `export/current` names a complete snapshot, even after a power cut.
 //! - With Consul, surrogates and the central repository all away, the last good files stay in place.
 //! - The sequence of what is exported never falls.
 
+pub mod agent;
 pub mod client;
 pub mod config;
 pub mod duties;

@@ -1,1 +1,34 @@
-fn main() {}
+//! conf-local: see the library.
+
+use std::process::ExitCode;
+
+use conf_local::{
+    agent::LocalAgent,
+    client,
+    config::{Command, CommandLine, FileOnly, RunOptions},
+};
+use libconf::tier::daemon;
+
+fn main() -> ExitCode {
+    let (line, file) = CommandLine::parse_all();
+    match line.command {
+        Command::Run(options) => run(*options, file),
+        other => client::run(other),
+    }
+}
+
+fn run(options: RunOptions, file: FileOnly) -> ExitCode {
+    if let Err(error) = options.common.start_logging() {
+        eprintln!("conf-local: {error}");
+        return ExitCode::from(2);
+    }
+    daemon::run(|stop| async move {
+        let agent = LocalAgent::bind(options, file).await?;
+        match agent.address() {
+            Some(address) => daemon::ready(address),
+            None => daemon::ready_on_socket(&agent.socket()),
+        }
+        agent.run(stop).await;
+        Ok::<_, anyhow::Error>(())
+    })
+}

@@ -34,7 +34,8 @@ pub async fn run(audience: Audience, surrogates: Arc<Upstreams>, stop: Cancellat
         // On the way to a newer snapshot a host has nothing to tell that it does not tell better in a moment.
         let changed = sent.as_ref() != Some(&report) && report.state != HostState::Updating;
         if changed || Instant::now() >= next {
-            sleep(rand::rng().random_range(Duration::ZERO..SPREAD)).await;
+            let pause = rand::rng().random_range(Duration::ZERO..SPREAD);
+            sleep(pause).await;
             let answer = tokio::select! {
                 () = stop.cancelled() => return,
                 answer = surrogates.post_json::<_, serde_json::Value>("api/v1/reports", &report) => answer,

@@ -16,6 +16,7 @@ use libconf::{
     name::{CommitId, ComponentVersion, DatacenterName, HostName, ObjectId, Sequence},
     tier::{
         daemon::chain,
+        git::{self, RepositoryLock},
         manifest::{self, ClassManifest, InstanceManifest, Selection, Strictness},
         pointers::Pointer,
         sign::TrustedKeys,
@@ -37,6 +38,9 @@ pub struct Host {
     host: HostName,
     keys: TrustedKeys,
     retention: Retention,
+    /// Held until the agent ends: keeps a second one from this export.
+    #[expect(dead_code, reason = "it acts by being held")]
+    lock: RepositoryLock,
     repository: Repository,
     export: Export,
     duties: Arc<Duties>,
@@ -91,6 +95,7 @@ impl Host {
     pub fn open(options: HostOptions<'_>) -> Result<Self, OpenError> {
         let HostOptions { datacenter, host, keys, state, git_dir, retention } = options;
         std::fs::create_dir_all(state).map_err(|cause| OpenError::State { path: state.to_owned(), cause })?;
+        let lock = git::lock_alone(state).map_err(RepositoryError::from)?;
         let repository = Repository::open(state, git_dir, datacenter)?;
         let export = Export::open(&state.join("export"))?;
         if let Some(header) = export.current().and_then(|(_, kept)| kept.header.as_ref())
@@ -107,6 +112,7 @@ impl Host {
             host: host.clone(),
             keys,
             retention,
+            lock,
             repository,
             export,
             duties,
@@ -281,7 +287,7 @@ impl Host {
         self.model = Some(next);
         let owed = audience.watchers.concerned(&plan.changed);
         self.duties.switched(snapshot.sequence, snapshot.commit, owed);
-        self.publish(audience);
+        self.publish_to(&audience.agent);
         audience.watchers.tell();
         self.announce(snapshot, plan.changed, since, audience);
         Ok(())
@@ -377,10 +383,10 @@ impl Host {
     }
 
     /// Shows everybody in the process what is exported.
-    pub fn publish(&self, audience: &Audience) {
+    pub fn publish_to(&self, agent: &Agent) {
         let Some((exported, header)) = self.exported() else { return };
         let listed = self.model.as_ref().is_none_or(|model| !model.declared.selection.is_everything());
-        audience.agent.update(|view| {
+        agent.update(|view| {
             let status = &mut view.status;
             status.sequence = exported.sequence;
             status.commit = header.map(|header| header.commit);
@@ -436,7 +442,8 @@ impl Host {
         if let Err(error) = written {
             tracing::debug!(%error, "the history could not be written");
         }
-        if let Err(error) = self.export.retire(self.retention, SystemTime::now()) {
+        let held = audience.watchers.held();
+        if let Err(error) = self.export.retire(self.retention, &held, SystemTime::now()) {
             tracing::warn!(error = %chain(&error), "old snapshots could not be removed; tried again after the next change");
         }
         let exported = self.model.as_ref().map(|model| model.snapshot.commit);

@@ -352,6 +352,10 @@ impl Registry {
 }
 
 impl Watchers for Registry {
+    fn held(&self) -> BTreeSet<Sequence> {
+        Registry::held(self)
+    }
+
     fn concerned(
         &self,
         changed: &BTreeMap<ComponentVersion, ChangeKind>,
