@@ -156,8 +156,8 @@ pub fn start(
         publish,
         upload,
         runtime: Handle::current(),
-        landed: metrics.counter("landings", "Changes that landed"),
-        refused: metrics.counter("refusals", "Refs that were refused"),
+        landed: metrics.counter("conf_master_landings", "Changes that landed"),
+        refused: metrics.counter("conf_master_refusals", "Refs that were refused"),
     };
     landing.load()?;
     let thread = thread::Builder::new().name("landing".to_owned()).spawn(move || landing.run(queue))?;
@@ -188,7 +188,12 @@ impl Landing {
             while let Some(job) = next.take() {
                 match job {
                     Job::Check { push, quarantine, reply } => {
-                        drop(reply.send(self.check(&push, quarantine.as_deref())))
+                        let (began, outcome) = (Instant::now(), self.check(&push, quarantine.as_deref()));
+                        // What is refused whole comes no further than this.
+                        if outcome.refusals.iter().all(Option::is_some) {
+                            self.record(&push, &outcome, began);
+                        }
+                        let _ = reply.send(outcome);
                     }
                     Job::Land { push, reply } => batch.push((push, reply)),
                     Job::Exclusive { work, reply } => {

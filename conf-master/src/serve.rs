@@ -33,7 +33,7 @@ pub async fn run(flags: Serve, stop: CancellationToken) -> anyhow::Result<()> {
     let lock_path = path.clone();
     let _lock = tokio::task::spawn_blocking(move || git::lock(&lock_path)).await??;
     repository::prepare(&path)?;
-    let metrics = Metrics::new("conf_master", env!("CARGO_PKG_VERSION"));
+    let metrics = Metrics::new("conf-master", env!("CARGO_PKG_VERSION"));
     let health = Health::new(metrics.clone());
     let upload = UploadPack::new(path.clone(), upload::Limits::default());
     let (lander, landing) = land::start(&path, Limits::default(), upload.clone(), &metrics)?;
