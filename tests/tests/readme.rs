@@ -1,0 +1,197 @@
+//! What the README tells people to paste, pasted.
+
+use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Stdio};
+
+use hyper::Method;
+use tests::{
+    Plan,
+    http::Address,
+    own_address,
+    program::{built, command, run, spawn, text},
+    site::{DATACENTER, Pointers},
+};
+
+const README: &str = include_str!("../../README.md");
+
+#[test]
+fn the_five_minutes() {
+    let folder = tempfile::Builder::new().prefix("conf-readme-").tempdir().unwrap();
+    let script = format!(
+        // What the person sees in one terminal; what still runs when a block fails is stopped.
+        "exec 2>&1\nset -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{}",
+        blocks("## Five minutes", "sh")
+    );
+    // A loopback address of this test's own, since others may run beside it, and people's daemons too.
+    let address = own_address(7400).ip().to_string();
+    let script = script.replace("127.0.0.1", &address);
+    let expected = blocks("## Five minutes", "text").replace("127.0.0.1", &address);
+
+    fs::write(folder.path().join("script"), script).unwrap();
+    let trial = folder.path().join("trial");
+    fs::create_dir(&trial).unwrap();
+    let mut bash = command("timeout", folder.path());
+    // Whatever happens to this test, nothing that bash started outlives it.
+    bash.args(["120", "setpriv", "--pdeathsig", "KILL", "--", "bash", "../script"]).current_dir(&trial);
+    bash.env("PATH", programs(folder.path()));
+    bash.stdin(Stdio::null()).stdout(Stdio::piped());
+    let output = spawn(bash).unwrap().wait_with_output().unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let logs = ["master", "slave", "local"].map(|name| {
+        let log = fs::read_to_string(trial.join(format!("{name}.log"))).unwrap_or_default();
+        format!("--- {name}.log\n{log}")
+    });
+    assert!(output.status.success(), "it ended with {}; printed was\n{printed}\n{}", output.status, logs.concat());
+
+    let mut lines = printed.lines();
+    for wanted in expected.lines().filter(|line| !line.is_empty()) {
+        assert!(lines.any(|line| is_like(line, wanted)), "{wanted:?} is not printed, or not in this order:\n{printed}");
+    }
+}
+
+#[test]
+fn the_consul_policies() {
+    let mut site = Plan { pointers: Pointers::DenyingConsul, ..Plan::default() }.start_empty();
+    site.populate();
+    let slave_token = site.consul().token("conf-slave", &blocks("#### conf-slave", "hcl"));
+    let local_token = site.consul().token("conf-local", &blocks("#### conf-local", "hcl"));
+
+    let mut slave = site.make_slave(1);
+    slave.daemon.environment("CONSUL_HTTP_TOKEN", slave_token.clone());
+    slave.daemon.start();
+    site.slaves.push(slave);
+    let mut host = site.make_host(1);
+    host.daemon.environment("CONSUL_HTTP_TOKEN", local_token.clone());
+    host.daemon.start();
+    site.hosts.push(host);
+    let sequence = site.push_and_wait("services/web", "round", "1\n");
+    assert_eq!(site.host().file("services/web/latest/round"), "1\n");
+    assert!(site.consul().get("configurations/services/web/latest").is_some());
+
+    // And no more than that.
+    let consul = Address::Tcp(site.consul().address());
+    let ask = |method: Method, key: &str, token: &str| {
+        let headers = [("x-consul-token", token)];
+        consul.request(method, &format!("/v1/kv/{key}"), &headers, "1").unwrap().status.as_u16()
+    };
+    let own = format!("configurations/snapshots/{DATACENTER}");
+    assert_eq!(ask(Method::GET, &own, &local_token), 200);
+    assert_eq!(ask(Method::PUT, &own, &local_token), 403);
+    assert_eq!(ask(Method::GET, "configurations/services/web/latest", &local_token), 403);
+    assert_eq!(ask(Method::PUT, "configurations/snapshots/elsewhere/v1", &slave_token), 403);
+    assert_eq!(ask(Method::PUT, "else", &slave_token), 403);
+    site.wait_applied(sequence);
+}
+
+#[test]
+fn the_links_lead_somewhere() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for page in [
+        "README.md",
+        "CONTRIBUTING.md",
+        "SECURITY.md",
+        "docs/architecture.md",
+        "docs/operating.md",
+        "docs/decisions.md",
+    ] {
+        let text = fs::read_to_string(root.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
+            if !target.is_empty() && !target.contains("://") {
+                let path = root.join(page).with_file_name(target);
+                assert!(path.exists(), "{page} links to {target}, which is not there");
+            }
+        }
+    }
+}
+
+/// The fenced blocks of one language under a heading, up to the next heading of its level or above, one after the other.
+fn blocks(heading: &str, language: &str) -> String {
+    let level = heading.split(' ').next().unwrap().len();
+    let is_heading = |line: &str| line.starts_with('#') && line.trim_start_matches('#').starts_with(' ');
+    let mut blocks = String::new();
+    let (mut inside, mut fence) = (false, None);
+    for line in README.lines() {
+        match (fence, line.strip_prefix("```")) {
+            (None, Some(opened)) => fence = Some(opened),
+            (Some(_), Some(_)) => fence = None,
+            (None, None) if is_heading(line) => {
+                let deeper = line.chars().take_while(|char| *char == '#').count() > level;
+                inside = line.starts_with(heading) || (inside && deeper);
+            }
+            (Some(opened), None) if inside && opened == language => blocks = blocks + line + "\n",
+            _ => {}
+        }
+    }
+    assert!(!blocks.is_empty(), "the README has no {language} block under {heading:?}");
+    blocks
+}
+
+/// True when `line` is `wanted`, where `…` is any text.
+fn is_like(line: &str, wanted: &str) -> bool {
+    let line = line.trim_end();
+    let Some((before, after)) = wanted.split_once('…') else { return line == wanted };
+    let Some(rest) = line.strip_prefix(before) else { return false };
+    (0..=rest.len()).filter(|at| rest.is_char_boundary(*at)).any(|at| is_like(&rest[at..], after))
+}
+
+#[test]
+fn likeness() {
+    assert!(is_like("a b c", "a … c") && is_like("a b c  ", "a b…") && is_like("x", "x"));
+    assert!(!is_like("a b c", "a … d") && !is_like("xy", "x"));
+}
+
+/// A PATH whose first folder holds the programs, each ending with the shell that started it.
+fn programs(folder: &Path) -> String {
+    let bin = folder.join("bin");
+    fs::create_dir(&bin).unwrap();
+    for name in ["conf-master", "conf-slave", "conf-local"] {
+        let path = bin.join(name);
+        let program = built(name);
+        let text = format!("#!/bin/sh\nexec setpriv --pdeathsig KILL -- '{}' \"$@\"\n", program.display());
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default())
+}
+
+/// What `--help` says and what the manual says are the same flags.
+#[test]
+fn the_manual_knows_every_flag() {
+    let manual = include_str!("../../docs/operating.md");
+    let home = tempfile::tempdir().unwrap();
+    let mut known = String::new();
+    for arguments in [
+        vec!["conf-master", "init"],
+        vec!["conf-master", "serve"],
+        vec!["conf-master", "check"],
+        vec!["conf-master", "log"],
+        vec!["conf-slave", "run"],
+        vec!["conf-local", "run"],
+        vec!["conf-local", "get"],
+        vec!["conf-local", "wait"],
+        vec!["conf-local", "watch"],
+        vec!["conf-local", "exec"],
+        vec!["conf-local", "status"],
+        vec!["conf-local", "verify"],
+        vec!["conf-local", "history"],
+    ] {
+        let mut help = command(built(arguments[0]), home.path());
+        help.args(&arguments[1..]).arg("--help");
+        let output = run(help);
+        let help = text(&output);
+        assert!(output.status.success(), "{arguments:?} --help: {help}");
+        for flag in flags(&help) {
+            let documented = flag == "--help" || flag == "--version" || flags(manual).any(|known| known == flag);
+            assert!(documented, "docs/operating.md does not say what {flag} of {arguments:?} is");
+        }
+        known.push_str(&help);
+    }
+    for flag in flags(manual).filter(|flag| *flag != "--atomic" && *flag != "--mirror") {
+        assert!(flag == "--some-flag" || flags(&known).any(|known| known == flag), "no command has {flag}");
+    }
+}
+
+/// Every `--flag` in a text.
+fn flags(text: &str) -> impl Iterator<Item = &str> {
+    text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '-'))
+        .filter(|word| word.len() > 2 && word.starts_with("--") && !word[2..].starts_with('-'))
+}
