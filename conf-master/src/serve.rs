@@ -1,6 +1,10 @@
 //! `conf-master serve`: opens everything that can fail, says that it is ready, serves until told to stop.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
 use libconf::tier::{
@@ -21,8 +25,12 @@ use crate::{
     repository,
 };
 
-/// How often Git's own upkeep runs.
+/// How often Git's own upkeep runs, at the latest.
 const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
+/// Every push and every landing leaves a pack or loose objects; with more packs each Git program starts slower.
+const MOST_PACKS: usize = 40;
+/// How often the packs are counted.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
 
 /// Serves until `stop`.
 pub async fn run(flags: Serve, stop: CancellationToken) -> anyhow::Result<()> {
@@ -55,32 +63,49 @@ pub async fn run(flags: Serve, stop: CancellationToken) -> anyhow::Result<()> {
     tokio::task::spawn_blocking(move || landing.join()).await?.map_err(|_| anyhow::anyhow!("landing ended badly"))
 }
 
-/// Git's upkeep, hourly: nothing that it does drops an object; refs are packed while nothing lands.
+/// Git's upkeep: when small packs have gathered, and hourly. Nothing that it does drops an object.
 async fn keep_up(path: PathBuf, lander: Lander, stop: CancellationToken) {
+    let mut last = Instant::now();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(UPKEEP_EVERY) => {}
+            () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        let mut upkeep = tokio::process::Command::from(git::command(&path));
-        upkeep.args(["maintenance", "run", "--quiet"]);
-        upkeep.args(["--task=loose-objects", "--task=incremental-repack", "--task=commit-graph"]);
-        let upkeep = async { upkeep.kill_on_drop(true).status().await };
+        if last.elapsed() < UPKEEP_EVERY && packs(&path) < MOST_PACKS {
+            continue;
+        }
+        last = Instant::now();
         let done = tokio::select! {
             () = stop.cancelled() => return,
-            done = upkeep => done,
+            done = repack(&path) => done,
         };
+        // Refs are packed while nothing lands: both would lock them.
         let packing = path.clone();
-        let pack_refs = move || {
-            if let Err(error) = git::command(&packing).args(["pack-refs", "--all"]).status() {
-                warn!(%error, "cannot pack the refs");
-            }
-        };
-        lander.exclusively(pack_refs).await;
+        lander
+            .exclusively(move || {
+                if let Err(error) = git::command(&packing).args(["pack-refs", "--all"]).status() {
+                    warn!(%error, "cannot pack the refs");
+                }
+            })
+            .await;
         match done {
-            Ok(status) if status.success() => info!("upkeep of the repository is done"),
-            Ok(status) => warn!(%status, "upkeep of the repository failed; it is tried again in an hour"),
-            Err(error) => warn!(%error, "cannot run git for the upkeep of the repository"),
+            Ok(()) => info!(took_ms = last.elapsed().as_millis() as u64, "upkeep of the repository is done"),
+            Err(error) => warn!(error = format!("{error:#}"), "upkeep of the repository failed; tried again later"),
         }
     }
+}
+
+fn packs(path: &Path) -> usize {
+    let entries = std::fs::read_dir(path.join("objects/pack")).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pack")).count()
+}
+
+/// Rolls small packs and loose objects up into larger packs, reachable or not, and indexes the history.
+async fn repack(path: &Path) -> anyhow::Result<()> {
+    for arguments in [&["repack", "-d", "-q", "--geometric=2"][..], &["commit-graph", "write", "--reachable"]] {
+        let mut git = tokio::process::Command::from(git::command(path));
+        let status = git.args(arguments).stdout(Stdio::null()).kill_on_drop(true).status().await?;
+        anyhow::ensure!(status.success(), "git {} ended with {status}", arguments.join(" "));
+    }
+    Ok(())
 }
