@@ -146,7 +146,11 @@ async fn fetch_all(upstream: &Upstream, repo: PathBuf, mut ask: Ask) -> Result<F
     ask.haves = haves;
     loop {
         fetched.requests += 1;
-        match exchange(upstream, &repo, &ask, &mut fetched).await {
+        let outcome = exchange(upstream, &repo, &ask, &mut fetched).await;
+        if matches!(outcome, Err(FetchError::Corrupt { .. } | FetchError::Unreachable(_))) {
+            upstream.report(false);
+        }
+        match outcome {
             // What it is thin against, or what it left out, may be here no more: ask for all of it.
             Err(FetchError::Corrupt { reason, .. }) if !ask.haves.is_empty() => {
                 tracing::warn!(want = %ask.wants[0], reason, "the answer to a step is not complete; asked again in full");

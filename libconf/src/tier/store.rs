@@ -146,9 +146,13 @@ fn words(error: &io::Error) -> StoreError {
 pub(super) fn install(from: &Path, to: &Path, name: &str) -> io::Result<()> {
     fs::create_dir_all(to)?;
     let (pack, index) = (format!("pack-{name}.pack"), format!("pack-{name}.idx"));
-    for file in [&pack, &index] {
-        File::open(from.join(file))?.sync_all()?;
-    }
+    let sync = |file: &str| File::open(from.join(file))?.sync_all();
+    // Side by side: the file system's journal is then written once for both.
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| sync(&index));
+        sync(&pack)?;
+        other.join().unwrap_or_else(|_| Err(io::Error::other("syncing panicked")))
+    })?;
     // A pack without an index is not seen; an index without its pack is an error.
     for file in [&pack, &index] {
         fs::rename(from.join(file), to.join(file))?;

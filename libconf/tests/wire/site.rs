@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A bare repository.
 pub(crate) struct Repo {
-    pub(crate) folder: TempDir,
+    _folder: TempDir,
     pub(crate) path: PathBuf,
 }
 
@@ -34,7 +34,7 @@ impl Repo {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("repo.git");
         git::init(&path, &[("uploadpack.hideRefs", "refs/conf")]).unwrap();
-        Repo { folder, path }
+        Repo { _folder: folder, path }
     }
 
     pub(crate) fn open(&self) -> Repository {
