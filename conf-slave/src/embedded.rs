@@ -6,7 +6,10 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -37,6 +40,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(600);
 pub struct Store {
     inner: Mutex<Inner>,
     changed: watch::Sender<u64>,
+    closed: AtomicBool,
 }
 
 #[derive(Debug)]
@@ -91,7 +95,13 @@ impl Store {
     pub fn new() -> Arc<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
         let inner = Inner { index: now, last_deletion: now, bytes: 0, keys: BTreeMap::new() };
-        Arc::new(Store { inner: Mutex::new(inner), changed: watch::Sender::new(now) })
+        Arc::new(Store { inner: Mutex::new(inner), changed: watch::Sender::new(now), closed: AtomicBool::new(false) })
+    }
+
+    /// Answers all who wait, at once and from now on: the program ends.
+    pub fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.changed.send_modify(|_| ());
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -121,7 +131,8 @@ impl Store {
         loop {
             changes.mark_unchanged();
             let (index, found) = self.find(key, query);
-            if seen == 0 || index > seen || tokio::time::Instant::now() >= deadline {
+            let over = tokio::time::Instant::now() >= deadline || self.closed.load(Ordering::Relaxed);
+            if seen == 0 || index > seen || over {
                 return Ok(found_answer(query, index, &found));
             }
             // Either the time is up or something changed: look again in both cases.

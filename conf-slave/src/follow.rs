@@ -39,7 +39,7 @@ pub async fn listen(
                         Ok(event) => {
                             backoff.reset();
                             problems.clear(TOPIC, "the central server is back");
-                            take(&event, &mirror, &wanted, &central);
+                            take(&event, &mirror, &wanted, &central, &problems);
                         }
                         Err(error) => break error,
                     }
@@ -61,11 +61,23 @@ fn take(
     mirror: &Mirror,
     wanted: &watch::Sender<Option<Pointer>>,
     central: &watch::Sender<Option<WatermarkEvent>>,
+    problems: &Problems,
 ) {
+    const TOPIC: &str = "central history";
     match event.name.as_str() {
         "snapshot" => match serde_json::from_str::<SnapshotEvent>(&event.data) {
             Ok(event) if event.datacenter == *mirror.datacenter() => {
-                wanted.send_replace(Some(Pointer { sequence: event.sequence, commit: event.commit }));
+                let (offered, highest) = (Pointer { sequence: event.sequence, commit: event.commit }, mirror.floor());
+                if offered.sequence < highest {
+                    let words = format!(
+                        "the central server's newest snapshot is {offered}, this slave has served {highest} already and \
+                         keeps it; was the central repository put back to an older state?"
+                    );
+                    problems.set(TOPIC, words);
+                } else {
+                    problems.clear(TOPIC, "the central server has caught up with this slave");
+                    raise(wanted, offered);
+                }
             }
             Ok(event) => {
                 tracing::warn!(datacenter = %event.datacenter, "an event of another datacenter is passed over")
@@ -80,6 +92,17 @@ fn take(
         // Heartbeats, and what a later version adds.
         _ => {}
     }
+}
+
+/// Wants `pointer`, unless something newer is wanted already.
+pub fn raise(wanted: &watch::Sender<Option<Pointer>>, pointer: Pointer) {
+    wanted.send_if_modified(|now| {
+        let newer = now.is_none_or(|now| pointer.sequence >= now.sequence);
+        if newer {
+            *now = Some(pointer);
+        }
+        newer
+    });
 }
 
 /// Brings what `wanted` names, until `stop`; examines the mirror when `doubt` is told, and clones it anew when damaged.
@@ -121,9 +144,9 @@ pub async fn follow(
                 (damaged, again) = (false, None);
                 backoff.reset();
                 problems.clear(TOPIC, "the mirror is whole and up to date");
+                problems.clear("repository", "the local repository is whole again");
             }
             Err(error) => {
-                // Words of damage are not replaced by those of an attempt to mend it.
                 problems.set(TOPIC, chain(&error));
                 again = Some(Instant::now() + backoff.next_wait());
                 damaged = damaged || error.may_be_damage() && is_damaged(&mirror, &problems).await;

@@ -114,6 +114,11 @@ pub async fn report(
         }
         let full = Instant::now() >= next_full;
         let sequence = mirror.serving().map_or(Sequence::default(), |serving| serving.snapshot.sequence);
+        if sequence == Sequence::default() && hosts.count() == 0 {
+            // Nothing to tell, perhaps of a datacenter that is not there yet.
+            next_full = Instant::now() + with_jitter(EVERY);
+            continue;
+        }
         let summary = SlaveReport { sequence, hosts: hosts.news(full) };
         let sent = tokio::select! {
             () = stop.cancelled() => return,

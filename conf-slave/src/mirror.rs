@@ -450,14 +450,7 @@ impl Place {
     fn move_ref(&self, repo: &Repository, commit: CommitId) -> Result<(), MirrorError> {
         let failed = |cause| MirrorError::Repository { path: self.repo(), cause };
         let name = self.reference();
-        repo.reference(&name, commit.into(), true, "served").map_err(failed)?;
-        // A plain clone shows what HEAD names.
-        let head = repo.find_reference("HEAD").ok();
-        let there = head.as_ref().and_then(|head| head.symbolic_target().ok().flatten()) == Some(name.as_str());
-        if !there {
-            repo.reference_symbolic("HEAD", &name, true, "served").map_err(failed)?;
-        }
-        Ok(())
+        repo.reference(&name, commit.into(), true, "served").map_err(failed).map(drop)
     }
 
     fn read_floor(&self) -> Option<Pointer> {

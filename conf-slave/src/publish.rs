@@ -7,7 +7,7 @@ use std::{
 
 use libconf::tier::{
     consul::{Consul, ConsulError, Entry, Operation, Outcome, Seen},
-    daemon::chain,
+    daemon::{Metrics, chain},
     pointers::{Keys, Pointer},
     upstream::Backoff,
 };
@@ -16,13 +16,19 @@ use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    follow::raise,
     mirror::{Judgement, Mirror, Serving},
     plan::{Authority, Batch, Guard, Held, Observed, Plan, Wanted, Write, plan},
     problems::Problems,
 };
 
-/// One reading of everything at least so often, whatever was heard meanwhile; half of it is jitter.
-const RECONCILE: Duration = Duration::from_secs(60);
+/// One reading of everything at least so often, whatever was heard meanwhile; half of it is jitter. Edits by hand stand for
+/// no longer.
+const RECONCILE: Duration = Duration::from_secs(40);
+/// After a change that was published from memory, everything is read again this soon, when hosts have done their part.
+const READ_AGAIN: Duration = Duration::from_millis(250);
+/// The longest that judging a pointer may take: until then nothing is written.
+const JUDGING: Duration = Duration::from_secs(10);
 /// How long one blocking query waits; half of it is jitter.
 const WAIT: Duration = Duration::from_secs(240);
 /// Two slaves that write at once meet a few conflicts; more mean that somebody else keeps writing.
@@ -64,8 +70,10 @@ impl Publisher {
         mirror: Arc<Mirror>,
         problems: Arc<Problems>,
         wanted: watch::Sender<Option<Pointer>>,
+        metrics: &Metrics,
     ) -> Arc<Self> {
-        let (transactions, conflicts) = (Counter::default(), Counter::default());
+        let transactions = metrics.counter("conf_slave_consul_transactions", "Transactions committed");
+        let conflicts = metrics.counter("conf_slave_consul_conflicts", "Transactions that met a conflict");
         let published = Mutex::default();
         Arc::new(Publisher { consul, keys, mirror, problems, wanted, published, transactions, conflicts })
     }
@@ -73,11 +81,6 @@ impl Publisher {
     /// What Consul was last seen to say, where it was this slave's.
     pub fn published(&self) -> Option<Pointer> {
         *self.published.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Transactions committed, and transactions that met a conflict.
-    pub fn counters(&self) -> (Counter, Counter) {
-        (self.transactions.clone(), self.conflicts.clone())
     }
 
     /// Publishes until `stop`.
@@ -105,22 +108,19 @@ impl Publisher {
                 },
                 () = tokio::time::sleep_until(next) => {}
             }
-            let passes = async {
-                if from_memory && memory.observed.is_some() {
-                    self.pass(&mut memory).await?;
-                }
+            from_memory = from_memory && memory.observed.is_some();
+            if !from_memory {
                 memory.observed = None;
-                self.pass(&mut memory).await
-            };
+            }
             let outcome = tokio::select! {
                 () = stop.cancelled() => break,
-                outcome = passes => outcome,
+                outcome = self.pass(&mut memory) => outcome,
             };
             next = Instant::now();
             match outcome {
                 Ok(Pass::Done) => {
                     backoff.reset();
-                    next += with_jitter(RECONCILE);
+                    next += with_jitter(if from_memory { READ_AGAIN } else { RECONCILE });
                     self.problems.clear("consul", "Consul answers again");
                 }
                 Ok(Pass::Left) => next += Duration::from_millis(200) + backoff.next_wait(),
@@ -187,7 +187,7 @@ impl Publisher {
             }
             Plan::CatchUp(pointer) => {
                 // Published by another slave, and here already: judging it brought it.
-                self.wanted.send_replace(Some(pointer));
+                raise(&self.wanted, pointer);
                 self.problems.clear(TOPIC, "publishing goes on");
             }
             Plan::Fork(pointer) => self.problems.set(
@@ -244,7 +244,8 @@ impl Publisher {
         if pointer == serving.pointer() {
             return Authority::Names { pointer, index };
         }
-        match self.mirror.judge(pointer).await {
+        let judged = tokio::time::timeout(JUDGING, self.mirror.judge(pointer)).await;
+        match judged.unwrap_or(Judgement::Unknown) {
             Judgement::Signed => Authority::Names { pointer, index },
             Judgement::Unknown => Authority::Unknown { pointer },
             Judgement::Damage => damage("the authoritative key names no snapshot that was signed for this datacenter"),
@@ -327,7 +328,7 @@ impl Publisher {
     /// Tells `heard` of every value that the authoritative key takes on.
     async fn watch_authority(self: Arc<Self>, heard: watch::Sender<Option<Entry>>, stop: CancellationToken) {
         let key = self.keys.snapshot(self.mirror.datacenter());
-        let mut seen = Seen::default();
+        let (mut seen, mut failed) = (Seen::default(), false);
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
             let answer = tokio::select! {
@@ -336,6 +337,9 @@ impl Publisher {
             };
             let pause = match answer {
                 Ok(entry) => {
+                    if std::mem::take(&mut failed) {
+                        self.problems.clear("consul", "Consul answers again");
+                    }
                     let absent = entry.is_none();
                     heard.send_if_modified(|last| {
                         // An absent key is told of each time: whoever heard it may not have been able to act on it.
@@ -351,6 +355,7 @@ impl Publisher {
                     Duration::from_millis(100) + backoff.next_wait()
                 }
                 Err(error) => {
+                    failed = true;
                     self.problems.set("consul", chain(&error));
                     backoff.next_wait()
                 }

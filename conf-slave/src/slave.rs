@@ -4,6 +4,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -18,6 +19,7 @@ use libconf::tier::{
     upload::{Limits, UploadPack},
     upstream::{Credentials, Upstreams},
 };
+use prometheus_client::metrics::gauge::Gauge;
 use tempfile::TempDir;
 use tokio::{
     sync::{Notify, watch},
@@ -92,8 +94,9 @@ impl Slave {
 
         let problems = Arc::new(Problems::default());
         let (wanted, central) = (watch::Sender::new(None), watch::Sender::new(None));
-        let publisher = Publisher::new(client, names, Arc::clone(&mirror), Arc::clone(&problems), wanted.clone());
         let metrics = Metrics::new("conf-slave", env!("CARGO_PKG_VERSION"));
+        let (for_mirror, for_problems) = (Arc::clone(&mirror), Arc::clone(&problems));
+        let publisher = Publisher::new(client, names, for_mirror, for_problems, wanted.clone(), &metrics);
         let shown = if store.is_some() { vec!["embedded".to_owned()] } else { consul };
         Ok(Slave {
             listener,
@@ -133,20 +136,18 @@ impl Slave {
             consul: self.consul,
             centrals: self.centrals,
         });
-        let routes = api::routes(shown, Arc::clone(&self.upload), self.health.clone(), self.store);
+        let routes = api::routes(Arc::clone(&shown), Arc::clone(&self.upload), self.health.clone(), self.store.clone());
         let (mirror, problems, upstreams) = (&self.mirror, &self.problems, &self.upstreams);
         tasks.spawn(web::serve(self.listener, routes, stop.clone()));
-        tasks.spawn(show_health(
-            Arc::clone(mirror),
-            Arc::clone(&self.hosts),
-            self.health,
-            self.metrics,
-            {
-                let (committed, conflicts) = self.publisher.counters();
-                (Arc::clone(&self.publisher), committed, conflicts)
-            },
-            stop.clone(),
-        ));
+        let gauges = Gauges::new(&self.metrics);
+        tasks.spawn(show_health(Arc::clone(&shown), self.health, gauges, stop.clone()));
+        if let Some(store) = self.store {
+            let stop = stop.clone();
+            tasks.spawn(async move {
+                stop.cancelled().await;
+                store.close();
+            });
+        }
         let follower = follow::follow(
             Arc::clone(mirror),
             self.wanted.subscribe(),
@@ -179,41 +180,42 @@ impl Slave {
     }
 }
 
+/// Numbers of `/metrics`.
+struct Gauges {
+    sequence: Gauge,
+    published: Gauge,
+    hosts: Gauge,
+}
+
+impl Gauges {
+    fn new(metrics: &Metrics) -> Self {
+        Gauges {
+            sequence: metrics.gauge("conf_slave_sequence", "The sequence of the snapshot that is served"),
+            published: metrics.gauge("conf_slave_published_sequence", "The sequence that this slave last published"),
+            hosts: metrics.gauge("conf_slave_hosts", "Hosts that have reported"),
+        }
+    }
+}
+
 /// Ready while there is something to serve; keeps the numbers of `/metrics`.
-async fn show_health(
-    mirror: Arc<Mirror>,
-    hosts: Arc<Hosts>,
-    health: Health,
-    metrics: Metrics,
-    (publisher, committed, conflicts): (
-        Arc<Publisher>,
-        prometheus_client::metrics::counter::Counter,
-        prometheus_client::metrics::counter::Counter,
-    ),
-    stop: CancellationToken,
-) {
-    let sequence = metrics.gauge("conf_slave_sequence", "The sequence of the snapshot that is served");
-    let published = metrics.gauge("conf_slave_published_sequence", "The sequence that Consul was last seen to name");
-    let reporting = metrics.gauge("conf_slave_hosts", "Hosts that have reported");
-    metrics.register("conf_slave_consul_transactions", "Transactions committed", committed);
-    metrics.register("conf_slave_consul_conflicts", "Transactions that met a conflict", conflicts);
-    let mut serving = mirror.subscribe();
+async fn show_health(shown: Arc<Shown>, health: Health, gauges: Gauges, stop: CancellationToken) {
+    let mut serving = shown.mirror.subscribe();
     loop {
         let now = serving.borrow_and_update().clone();
         let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
         match now {
             Some(serving) => {
                 health.set_ready();
-                sequence.set(whole(serving.snapshot.sequence.0));
+                gauges.sequence.set(whole(serving.snapshot.sequence.0));
             }
-            None => health.set_unready(format!("no snapshot of {} is here yet", mirror.datacenter())),
+            None => health.set_unready(format!("no snapshot of {} is here yet", shown.mirror.datacenter())),
         }
-        published.set(publisher.published().map_or(0, |pointer| whole(pointer.sequence.0)));
-        reporting.set(i64::try_from(hosts.count()).unwrap_or(i64::MAX));
+        gauges.published.set(shown.publisher.published().map_or(0, |pointer| whole(pointer.sequence.0)));
+        gauges.hosts.set(i64::try_from(shown.hosts.count()).unwrap_or(i64::MAX));
         tokio::select! {
             () = stop.cancelled() => return,
             changed = serving.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(std::time::Duration::from_secs(5)) => {}
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
         }
     }
 }

@@ -77,7 +77,11 @@ async fn follow(
     now: &Arc<Serving>,
 ) -> Result<(), String> {
     let (of, serving) = (Arc::clone(mirror), Arc::clone(now));
-    let own = spawn_blocking(move || own_refs(&of, &serving)).await.expect("reading does not panic")?;
+    let own = spawn_blocking(move || {
+        move_head(&of, &serving)?;
+        own_refs(&of, &serving)
+    });
+    let own = own.await.expect("moving a ref does not panic")?;
     let is_new = |name: &ComponentVersion, pin: &Pin| before.is_none_or(|before| before.pins.get(name) != Some(pin));
     let fetched: BTreeSet<RefName> = now
         .pins
@@ -88,8 +92,22 @@ async fn follow(
         .collect();
     fetch(mirror, upstreams, fetched).await?;
     let wanted: BTreeSet<RefName> = now.pins.iter().flat_map(|(name, pin)| refs_of(name, pin)).chain(own).collect();
-    let repo = mirror.repo();
-    spawn_blocking(move || remove_others(repo, &wanted)).await.expect("removing does not panic")
+    let (repo, head) = (mirror.repo(), head_branch(mirror));
+    spawn_blocking(move || remove_others(repo, &wanted, head)).await.expect("removing does not panic")
+}
+
+/// What a plain clone checks out: a branch that follows the snapshots. HEAD cannot name `refs/snapshots/…` itself, since
+/// `git fsck` takes a HEAD that names no branch for damage.
+fn move_head(mirror: &Mirror, serving: &Serving) -> Result<(), String> {
+    let words = |error: git2::Error| error.message().to_owned();
+    let repo = Repository::open_bare(mirror.repo()).map_err(words)?;
+    let branch = head_branch(mirror);
+    repo.reference(&branch, serving.snapshot.commit.into(), true, "served").map_err(words)?;
+    repo.set_head(&branch).map_err(words)
+}
+
+fn head_branch(mirror: &Mirror) -> String {
+    format!("refs/heads/snapshots/{}", mirror.datacenter())
 }
 
 fn refs_of(name: &ComponentVersion, pin: &Pin) -> Vec<RefName> {
@@ -203,10 +221,10 @@ async fn run_git(mut git: Command, input: String) -> Result<Output, String> {
 }
 
 /// Removes branches and tags that nothing pins.
-fn remove_others(repo: PathBuf, wanted: &BTreeSet<RefName>) -> Result<(), String> {
+fn remove_others(repo: PathBuf, wanted: &BTreeSet<RefName>, head: String) -> Result<(), String> {
     let words = |error: git2::Error| error.message().to_owned();
     let repo = Repository::open_bare(repo).map_err(words)?;
-    let wanted: BTreeSet<String> = wanted.iter().map(RefName::to_string).collect();
+    let wanted: BTreeSet<String> = wanted.iter().map(RefName::to_string).chain([head]).collect();
     for pattern in ["refs/heads/*", "refs/tags/*"] {
         for reference in repo.references_glob(pattern).map_err(words)? {
             let mut reference = reference.map_err(words)?;
