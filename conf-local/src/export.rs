@@ -564,3 +564,61 @@ fn advice(cause: &io::Error) -> &'static str {
         _ => "",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn contents(of: &str) -> Contents {
+        let one = |pair: &str| {
+            let (name, content) = pair.split_once('=').unwrap();
+            (name.parse().unwrap(), StoreHash::of(content))
+        };
+        of.split_whitespace().map(one).collect()
+    }
+
+    #[test]
+    fn plans() {
+        let check = |have: &str, want: &str, changes: &str, kept: &str| {
+            let plan = plan(&contents(have), &contents(want));
+            let said = |(name, kind): (&ComponentVersion, &ChangeKind)| match kind {
+                ChangeKind::Added => format!("+{name}"),
+                ChangeKind::Changed => format!("~{name}"),
+                ChangeKind::Removed => format!("-{name}"),
+            };
+            let changed: Vec<String> = plan.changed.iter().map(said).collect();
+            assert_eq!(changed.join(" "), changes, "{have} -> {want}");
+            let keep: Vec<String> =
+                plan.links.iter().filter(|(_, link)| link.keep).map(|(name, _)| name.to_string()).collect();
+            assert_eq!(keep.join(" "), kept, "{have} -> {want}");
+        };
+        check("", "services/a/latest=1", "+services/a/latest", "");
+        check("services/a/latest=1", "services/a/latest=1", "", "services/a");
+        check("services/a/latest=1", "services/a/latest=2", "~services/a/latest", "");
+        check("services/a/latest=1 services/b/v1=1", "services/b/v1=1", "-services/a/latest", "services/b");
+        // A second version is a change of the link, not of the first version.
+        check("services/a/v1=1", "services/a/v1=1 services/a/v2=2", "+services/a/v2", "");
+        check("services/a/v1=1", "devices/a/v1=1", "-services/a/v1 +devices/a/v1", "");
+    }
+
+    #[test]
+    fn what_goes() {
+        let now = UNIX_EPOCH + Duration::from_secs(10_000);
+        let check = |ages: &[(u64, u64)], last: usize, young: u64, gone: &[u64]| {
+            let kept =
+                ages.iter().map(|(sequence, age)| (Sequence(*sequence), now - Duration::from_secs(*age))).collect();
+            let retention = Retention { last, younger_than: Duration::from_secs(young) };
+            let mut outdated: Vec<u64> = outdated(&kept, retention, now).iter().map(|sequence| sequence.0).collect();
+            outdated.sort_unstable();
+            assert_eq!(outdated, gone, "{ages:?} {last} {young}");
+        };
+        check(&[], 3, 60, &[]);
+        check(&[(1, 900), (2, 800)], 3, 60, &[]);
+        check(&[(1, 900), (2, 800), (3, 700), (4, 600)], 2, 60, &[1, 2]);
+        // Young ones stay, and the one that was in use when the oldest of them came.
+        check(&[(1, 900), (2, 800), (3, 50), (4, 10)], 1, 60, &[1]);
+        check(&[(1, 900), (2, 800), (3, 50), (4, 10)], 1, 5, &[1, 2, 3]);
+        // Even with no number at all the newest stays.
+        check(&[(1, 900), (2, 800)], 0, 0, &[1]);
+    }
+}

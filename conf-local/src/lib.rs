@@ -23,4 +23,6 @@ pub mod repository;
 pub mod service;
 pub mod state;
 pub mod transaction;
+#[cfg(test)]
+mod transaction_tests;
 pub mod watcher;

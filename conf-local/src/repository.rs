@@ -24,7 +24,6 @@ pub struct Repository {
     own: PathBuf,
     datacenter: DatacenterName,
     /// Held until the agent ends.
-    #[expect(dead_code, reason = "it acts by being held")]
     lock: RepositoryLock,
 }
 
