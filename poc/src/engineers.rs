@@ -15,7 +15,7 @@ use tokio::process::Command;
 
 /// A change as an engineer makes it: new content of some branches, in one push.
 #[derive(Debug)]
-pub struct Change {
+pub(crate) struct Change {
     /// Who makes it.
     pub author: &'static str,
     /// The commits' subject.
@@ -26,13 +26,13 @@ pub struct Change {
 
 impl Change {
     /// A change of nothing yet.
-    pub fn new(author: &'static str, subject: impl Into<String>) -> Self {
+    pub(crate) fn new(author: &'static str, subject: impl Into<String>) -> Self {
         Change { author, subject: subject.into(), edits: BTreeMap::new() }
     }
 
     /// Adds a file of a branch; a branch's other files go.
     #[must_use]
-    pub fn edit(mut self, branch: impl Into<String>, file: &'static str, text: impl Into<String>) -> Self {
+    pub(crate) fn edit(mut self, branch: impl Into<String>, file: &'static str, text: impl Into<String>) -> Self {
         self.edits.entry(branch.into()).or_default().insert(file, text.into());
         self
     }
@@ -40,7 +40,7 @@ impl Change {
 
 /// What became of a push.
 #[derive(Debug)]
-pub struct Push {
+pub(crate) struct Push {
     /// When `git push` was started.
     pub began: SystemTime,
     /// When it had ended.
@@ -52,14 +52,14 @@ pub struct Push {
 }
 
 /// The engineers' clone.
-pub struct Engineers {
+pub(crate) struct Engineers {
     repo: PathBuf,
     url: String,
 }
 
 impl Engineers {
     /// An empty clone in `repo`, of the repository at `url`.
-    pub async fn new(repo: PathBuf, url: String) -> Result<Self> {
+    pub(crate) async fn new(repo: PathBuf, url: String) -> Result<Self> {
         fs::create_dir(&repo)?;
         let engineers = Engineers { repo, url };
         engineers.git("nobody", &["init", "--quiet", "--bare", "--initial-branch=main"], None).await?;
@@ -67,7 +67,7 @@ impl Engineers {
     }
 
     /// Commits the change to each of its branches.
-    pub async fn commit(&self, change: &Change) -> Result<()> {
+    pub(crate) async fn commit(&self, change: &Change) -> Result<()> {
         for (branch, files) in &change.edits {
             let reference = format!("refs/heads/{branch}");
             let mut tree = String::new();
@@ -88,7 +88,7 @@ impl Engineers {
     }
 
     /// Commits and pushes. What is refused is taken back here too.
-    pub async fn push(&self, change: &Change) -> Result<Push> {
+    pub(crate) async fn push(&self, change: &Change) -> Result<Push> {
         // Others push as well: the reader of this demonstration, who was invited to.
         let update = ["fetch", "--quiet", &self.url, "+refs/heads/*:refs/heads/*"];
         self.git(change.author, &update, None).await?;
@@ -109,7 +109,7 @@ impl Engineers {
     }
 
     /// Makes a clone for the reader to play with; it needs nothing of the reader's own configuration.
-    pub async fn clone_for_reader(&self, path: &Path) -> Result<()> {
+    pub(crate) async fn clone_for_reader(&self, path: &Path) -> Result<()> {
         let path = path.to_str().context("the directory's name is no text")?;
         self.git("nobody", &["clone", "--quiet", &self.url, path], None).await?;
         for (key, value) in [

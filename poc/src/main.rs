@@ -55,7 +55,7 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 
 /// Something that was observed.
 #[derive(Debug)]
-pub enum Seen {
+pub(crate) enum Seen {
     /// conf-master has a snapshot with this sequence.
     Landed(u64, SystemTime),
     /// It stands in Consul.

@@ -14,13 +14,13 @@ use crate::{Seen, site::DATACENTER};
 const RETRY: Duration = Duration::from_millis(300);
 
 /// conf-master's stream of events: a snapshot that is durable.
-pub async fn landings(master: Upstreams, seen: Sender<Seen>) {
+pub(crate) async fn landings(master: Upstreams, seen: Sender<Seen>) {
     let path = format!("api/v1/events?datacenter={DATACENTER}");
     follow(&master, &path, "snapshot", |sequence, at| Seen::Landed(sequence, at), seen).await;
 }
 
 /// A host's stream of events: its export was switched.
-pub async fn exports(host: Upstreams, place: usize, seen: Sender<Seen>) {
+pub(crate) async fn exports(host: Upstreams, place: usize, seen: Sender<Seen>) {
     follow(&host, "v1/events", "change", |sequence, at| Seen::Exported(place, sequence, at), seen).await;
 }
 
@@ -48,7 +48,7 @@ async fn follow(
 }
 
 /// The authoritative key in Consul: conf-slave has the snapshot and serves it.
-pub async fn pointer(consul: Consul, key: String, seen: Sender<Seen>) {
+pub(crate) async fn pointer(consul: Consul, key: String, seen: Sender<Seen>) {
     let mut until_now = consul::Seen::default();
     let mut last = None;
     loop {

@@ -31,11 +31,11 @@ use tokio::{
 use crate::{Seen, observe};
 
 /// The datacenter of the demonstration.
-pub const DATACENTER: &str = "us-west/v1";
+pub(crate) const DATACENTER: &str = "us-west/v1";
 
 /// A host with its job.
 #[derive(Debug)]
-pub struct Place {
+pub(crate) struct Place {
     /// The host's name.
     pub host: &'static str,
     /// The component that the host runs.
@@ -47,7 +47,7 @@ pub struct Place {
 }
 
 /// The hosts and their jobs.
-pub const PLACES: [Place; 3] = [
+pub(crate) const PLACES: [Place; 3] = [
     Place { host: "web-1", component: "services/web", job: "shell script", how: "gets SIGHUP, by `conf-local watch`" },
     Place { host: "web-2", component: "services/shop", job: "Rust program", how: "links libconf, needs no signal" },
     Place {
@@ -60,7 +60,7 @@ pub const PLACES: [Place; 3] = [
 
 /// A program that is kept running.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Unit {
+pub(crate) enum Unit {
     /// conf-master
     Master,
     /// conf-slave
@@ -73,7 +73,7 @@ pub enum Unit {
 
 impl Unit {
     /// Its name in the timeline and of its log.
-    pub fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         match self {
             Unit::Master => "conf-master".to_owned(),
             Unit::Slave => "conf-slave".to_owned(),
@@ -84,7 +84,7 @@ impl Unit {
 }
 
 /// Everything that runs.
-pub struct Site {
+pub(crate) struct Site {
     /// Where everything is.
     pub dir: PathBuf,
     /// The programs of the project.
@@ -102,7 +102,7 @@ pub struct Site {
 
 impl Site {
     /// Makes the directory and the central repository; runs nothing yet.
-    pub fn new(consul: Option<String>, seen: mpsc::Sender<Seen>) -> Result<Self> {
+    pub(crate) fn new(consul: Option<String>, seen: mpsc::Sender<Seen>) -> Result<Self> {
         let programs = programs()?;
         let parent = short_temporary_directory();
         sweep(&parent);
@@ -138,41 +138,41 @@ impl Site {
     }
 
     /// Makes the central repository and its signing key.
-    pub async fn init(&self) -> Result<()> {
+    pub(crate) async fn init(&self) -> Result<()> {
         let repo = self.repo();
         self.tool("conf-master", ["init".into(), "--repo".into(), repo.into()]).await?;
         Ok(())
     }
 
     /// The central repository.
-    pub fn repo(&self) -> PathBuf {
+    pub(crate) fn repo(&self) -> PathBuf {
         self.dir.join("central.git")
     }
 
     /// A host's directory.
-    pub fn host(&self, place: usize) -> PathBuf {
+    pub(crate) fn host(&self, place: usize) -> PathBuf {
         self.dir.join(PLACES[place].host)
     }
 
     /// A host's socket.
-    pub fn socket(&self, place: usize) -> PathBuf {
+    pub(crate) fn socket(&self, place: usize) -> PathBuf {
         self.host(place).join("socket")
     }
 
     /// The base URL of a daemon that runs.
-    pub fn url(&self, unit: Unit) -> Result<Url> {
+    pub(crate) fn url(&self, unit: Unit) -> Result<Url> {
         let address = self.addresses.iter().find(|(one, _)| *one == unit).map(|(_, address)| address);
         let address = address.with_context(|| format!("{} does not run", unit.name()))?;
         Ok(format!("http://{address}/").parse()?)
     }
 
     /// The process of a unit that runs.
-    pub fn pid(&self, unit: Unit) -> Option<u32> {
+    pub(crate) fn pid(&self, unit: Unit) -> Option<u32> {
         self.pids.iter().find(|(one, _)| *one == unit).map(|(_, pid)| *pid)
     }
 
     /// The Consul that holds the pointers: a real one, or conf-slave in its place.
-    pub fn consul(&self) -> Result<Consul> {
+    pub(crate) fn consul(&self) -> Result<Consul> {
         let credentials = Credentials::from_variables(|name| env::var(name).ok());
         Ok(Consul::new(&[self.consul_address()?], credentials)?)
     }
@@ -185,17 +185,17 @@ impl Site {
     }
 
     /// The names of the pointers' keys.
-    pub fn keys(&self) -> Result<Keys> {
+    pub(crate) fn keys(&self) -> Result<Keys> {
         Ok(Keys::new(self.prefix.as_deref())?)
     }
 
     /// A client of a daemon that runs.
-    pub fn client(&self, unit: Unit) -> Result<Upstreams> {
+    pub(crate) fn client(&self, unit: Unit) -> Result<Upstreams> {
         Ok(Upstreams::new(vec![self.url(unit)?], &upstream::Credentials::none())?)
     }
 
     /// Starts a unit, and waits until it is ready.
-    pub async fn start(&mut self, unit: Unit) -> Result<()> {
+    pub(crate) async fn start(&mut self, unit: Unit) -> Result<()> {
         let (mut child, mut lines) = self.spawn(unit)?;
         let pid = child.id().context("it ended at once")?;
         match unit {
@@ -240,7 +240,7 @@ impl Site {
     }
 
     /// Asks a host's agent with conf-local's own commands.
-    pub async fn agent(&self, place: usize, arguments: impl IntoIterator<Item = OsString>) -> Result<String> {
+    pub(crate) async fn agent(&self, place: usize, arguments: impl IntoIterator<Item = OsString>) -> Result<String> {
         let socket = ["--socket".into(), self.socket(place).into()];
         self.tool("conf-local", arguments.into_iter().chain(socket)).await
     }
@@ -372,7 +372,7 @@ impl Site {
     }
 
     /// What a unit said last.
-    pub fn failure(&self, unit: Unit) -> String {
+    pub(crate) fn failure(&self, unit: Unit) -> String {
         let log = fs::read_to_string(self.log(unit)).unwrap_or_default();
         let lines: Vec<_> = log.lines().rev().take(8).collect();
         let said: Vec<_> = lines.into_iter().rev().map(|line| format!("    {line}")).collect();
@@ -380,7 +380,7 @@ impl Site {
     }
 
     /// Begins to observe what each tier has.
-    pub fn observe(&mut self) -> Result<()> {
+    pub(crate) fn observe(&mut self) -> Result<()> {
         let master = self.client(Unit::Master)?;
         self.keepers.spawn(observe::landings(master, self.seen.clone()));
         let key = self.keys()?.snapshot(&DATACENTER.parse()?);
@@ -393,7 +393,7 @@ impl Site {
     }
 
     /// Stops everything: asks first, and kills what has not ended after some seconds.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         if let (Some(_), Ok(consul), Ok(keys)) = (&self.consul_url, self.consul(), self.keys()) {
             self.signal_all(Signal::TERM);
             for entry in consul.list(keys.root()).await.unwrap_or_default() {
@@ -423,7 +423,7 @@ impl Site {
     }
 
     /// Forgets a unit that died, until it is started again.
-    pub fn forget(&mut self, unit: Unit) {
+    pub(crate) fn forget(&mut self, unit: Unit) {
         self.pids.retain(|(one, _)| *one != unit);
     }
 }
@@ -483,7 +483,7 @@ fn sweep(parent: &Path) {
 }
 
 /// For messages with the time of day.
-pub fn clock(at: SystemTime) -> String {
+pub(crate) fn clock(at: SystemTime) -> String {
     let zone = jiff::tz::TimeZone::system();
     jiff::Timestamp::try_from(at).unwrap_or_default().to_zoned(zone).strftime("%H:%M:%S").to_string()
 }

@@ -9,7 +9,7 @@ use crate::{
 const CLASS: &str = "datacenter-configuration/small";
 
 /// What is pushed next.
-pub enum Step {
+pub(crate) enum Step {
     /// A change that lands, and what the job of each place (by index) then reads.
     Change(Change, Vec<(usize, String)>),
     /// A mistake.
@@ -24,7 +24,7 @@ struct Content {
 }
 
 /// The story so far.
-pub struct Story {
+pub(crate) struct Story {
     release: u64,
     now: [Content; 3],
     before: [Content; 3],
@@ -34,13 +34,13 @@ const GREETINGS: [&str; 6] = ["Good morning", "Good day", "Good evening", "Hello
 
 impl Story {
     /// Nothing was pushed yet.
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let now = [0, 10, 50].map(|value| Content { release: 0, value });
         Story { release: 0, now, before: now }
     }
 
     /// The first push: the class, the datacenter, and three components.
-    pub fn beginning(&self) -> Change {
+    pub(crate) fn beginning(&self) -> Change {
         let hosts: String =
             PLACES.iter().map(|place| format!("    {}: {{components: [{}]}}\n", place.host, place.component)).collect();
         let instance = format!("conf: {CLASS}/latest\ninventories:\n  hosts:\n{hosts}");
@@ -53,7 +53,7 @@ impl Story {
     }
 
     /// Three changes that everybody sees, and one mistake.
-    pub fn short(&mut self, step: u64) -> Option<Step> {
+    pub(crate) fn short(&mut self, step: u64) -> Option<Step> {
         match step {
             0 | 1 => Some(self.everywhere()),
             2 => Some(self.mistake()),
@@ -63,7 +63,7 @@ impl Story {
     }
 
     /// An endless day.
-    pub fn long(&mut self, step: u64) -> Step {
+    pub(crate) fn long(&mut self, step: u64) -> Step {
         match step % 5 {
             0 => self.everywhere(),
             1 => self.change("ben", &[0], |greeting| greeting + 1, "greet otherwise"),
@@ -109,7 +109,7 @@ impl Story {
     }
 
     /// What a job says that it read.
-    pub fn words(&self, place: usize) -> String {
+    pub(crate) fn words(&self, place: usize) -> String {
         let words: Vec<_> = self.settings(place).iter().map(|(key, value)| format!("{key} {value}")).collect();
         words.join(", ")
     }

@@ -32,7 +32,7 @@ enum Kind {
 
 /// What was seen of each change, and how fast.
 #[derive(Default)]
-pub struct Timeline {
+pub(crate) struct Timeline {
     entries: BTreeMap<u64, Vec<Entry>>,
     /// From the end of `git push` to each way of learning of the change, in milliseconds.
     latencies: BTreeMap<&'static str, Vec<f64>>,
@@ -42,7 +42,7 @@ pub struct Timeline {
 
 impl Timeline {
     /// Keeps what was seen, until its change is shown.
-    pub fn note(&mut self, seen: &Seen) {
+    pub(crate) fn note(&mut self, seen: &Seen) {
         let (sequence, at, who, what, style) = match seen {
             Seen::Landed(sequence, at) => (*sequence, *at, "conf-master".into(), "has it, durable".into(), Kind::Tier),
             Seen::Published(sequence, at) => {
@@ -61,12 +61,12 @@ impl Timeline {
     }
 
     /// Forgets what was seen of changes up to this one.
-    pub fn forget_up_to(&mut self, sequence: u64) {
+    pub(crate) fn forget_up_to(&mut self, sequence: u64) {
         self.entries = self.entries.split_off(&(sequence + 1));
     }
 
     /// The changes that were seen and belong to no push of ours, once they are older than `age`.
-    pub fn strangers(&self, shown: u64, age: std::time::Duration) -> Vec<u64> {
+    pub(crate) fn strangers(&self, shown: u64, age: std::time::Duration) -> Vec<u64> {
         let old = |entries: &Vec<Entry>| {
             let first = entries.iter().map(|entry| entry.at).min();
             first.is_some_and(|first| first.elapsed().is_ok_and(|elapsed| elapsed > age))
@@ -75,7 +75,7 @@ impl Timeline {
     }
 
     /// Shows a push of ours that landed, and counts how long it took to be known.
-    pub fn show(&mut self, sequence: u64, change: &Change, push: &Push) {
+    pub(crate) fn show(&mut self, sequence: u64, change: &Change, push: &Push) {
         self.pushes.0 += 1;
         let took = milliseconds(push.began, push.ended);
         println!();
@@ -88,7 +88,7 @@ impl Timeline {
     }
 
     /// Shows a change that somebody else made: the reader.
-    pub fn show_stranger(&mut self, sequence: u64) {
+    pub(crate) fn show_stranger(&mut self, sequence: u64) {
         let Some(first) = self.entries.get(&sequence).and_then(|entries| entries.iter().map(|entry| entry.at).min())
         else {
             return;
@@ -114,7 +114,7 @@ impl Timeline {
     }
 
     /// Remembers how long a job's report came after the end of the push.
-    pub fn measure(&mut self, push: &Push, report: &Report) {
+    pub(crate) fn measure(&mut self, push: &Push, report: &Report) {
         let way = match report.reason.as_str() {
             "SIGHUP" => "signal",
             "libconf" => "libconf",
@@ -125,21 +125,25 @@ impl Timeline {
     }
 
     /// Shows a push that was refused, with the reason that git printed.
-    pub fn show_refused(&mut self, change: &Change, push: &Push) {
+    pub(crate) fn show_refused(&mut self, change: &Change, push: &Push) {
         self.pushes.1 += 1;
         println!();
         println!("{}  {}", heading(push.began, change), paint("refused, nothing lands", Style::new().red().bold()));
-        for line in push.output.lines() {
-            let line = line.trim();
-            let reason = line.strip_prefix("remote:").or_else(|| line.strip_prefix("! "));
-            if let Some(reason) = reason.map(str::trim).filter(|reason| !reason.is_empty()) {
-                println!("              {}", paint(reason, Style::new().red()));
-            }
+        let after = |prefix: &'static str| {
+            let lines = push.output.lines().filter_map(move |line| line.trim().strip_prefix(prefix));
+            lines.map(str::trim).filter(|line| !line.is_empty())
+        };
+        // The server's own words; git's summary only where there are none.
+        let mut reasons =
+            after("remote:").chain(after("! ").take(usize::from(after("remote:").next().is_none()))).peekable();
+        while let Some(reason) = reasons.next() {
+            let branch = if reasons.peek().is_some() { "├" } else { "└" };
+            println!("          {}  {}", paint(branch, dim()), paint(reason, Style::new().red()));
         }
     }
 
     /// Sums up.
-    pub fn summary(&self) {
+    pub(crate) fn summary(&self) {
         let (landed, refused) = self.pushes;
         if landed == 0 {
             return;
@@ -198,7 +202,7 @@ fn dim() -> Style {
 }
 
 /// Colours are for terminals, and for people who have not switched them off.
-pub fn paint(text: &str, style: Style) -> String {
+pub(crate) fn paint(text: &str, style: Style) -> String {
     let wanted = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
     if wanted { text.style(style).to_string() } else { text.to_owned() }
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Prints the block "Try it".
-pub fn print(site: &Site, reader: &Path) -> Result<()> {
+pub(crate) fn print(site: &Site, reader: &Path) -> Result<()> {
     let central = site.url(Unit::Master)?;
     let program = |name: &str| quote(&site.programs.join(name));
     let reader = quote(reader);
@@ -65,7 +65,7 @@ pub fn print(site: &Site, reader: &Path) -> Result<()> {
 }
 
 /// Prints what runs.
-pub fn print_what_runs(site: &Site, consul: Option<&str>) -> Result<()> {
+pub(crate) fn print_what_runs(site: &Site, consul: Option<&str>) -> Result<()> {
     let row = |name: &str, what: String| println!("  {} {what}", paint(&format!("{name:<12}"), Style::new().bold()));
     println!();
     row("conf-master", format!("the central Git repository, {}conf.git", site.url(Unit::Master)?));
