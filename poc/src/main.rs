@@ -221,7 +221,7 @@ impl Show {
             }
         }
         for (place, _) in wanted {
-            self.timeline.measure(push, &self.jobs[&(sequence, *place)]);
+            self.timeline.measure(push, *place, &self.jobs[&(sequence, *place)]);
         }
         // The other hosts, which only move on to the new sequence, are seen as well.
         let grace = Instant::now() + Duration::from_millis(150);

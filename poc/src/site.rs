@@ -42,19 +42,29 @@ pub(crate) struct Place {
     pub component: &'static str,
     /// What its job is.
     pub job: &'static str,
-    /// How the job learns of a change.
+    /// The same at length, with how it learns of a change.
     pub how: &'static str,
 }
 
 /// The hosts and their jobs.
 pub(crate) const PLACES: [Place; 3] = [
-    Place { host: "web-1", component: "services/web", job: "shell script", how: "gets SIGHUP, by `conf-local watch`" },
-    Place { host: "web-2", component: "services/shop", job: "Rust program", how: "links libconf, needs no signal" },
+    Place {
+        host: "web-1",
+        component: "services/web",
+        job: "shell script",
+        how: "a shell script that gets SIGHUP, by `conf-local watch`",
+    },
+    Place {
+        host: "web-2",
+        component: "services/shop",
+        job: "Rust program",
+        how: "a Rust program that links libconf and needs no signal",
+    },
     Place {
         host: "db-1",
         component: "services/db",
         job: "restarted job",
-        how: "restarted by a job manager that watches the component's key in Consul",
+        how: "a shell script, restarted by a job manager that watches its key in Consul",
     },
 ];
 
@@ -223,7 +233,10 @@ impl Site {
         self.pids.retain(|(one, _)| *one != unit);
         self.pids.push((unit, pid));
         let seen = self.seen.clone();
+        // Waiting would close it, and a job takes that for the end of whoever started it.
+        let input = child.stdin.take();
         self.keepers.spawn(async move {
+            let _input = input;
             if let Ok(status) = child.wait().await {
                 let _ = seen.send(Seen::Died(unit, status)).await;
             }

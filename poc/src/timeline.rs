@@ -114,11 +114,12 @@ impl Timeline {
     }
 
     /// Remembers how long a job's report came after the end of the push.
-    pub(crate) fn measure(&mut self, push: &Push, report: &Report) {
-        let way = match report.reason.as_str() {
-            "SIGHUP" => "signal",
-            "libconf" => "libconf",
-            "start" => "restart",
+    pub(crate) fn measure(&mut self, push: &Push, place: usize, report: &Report) {
+        let way = match (place, report.reason.as_str()) {
+            (0, "SIGHUP") => "signal",
+            (1, "libconf") => "libconf",
+            (2, "start") => "restart",
+            // It was killed, and started again in the middle.
             _ => return,
         };
         self.latencies.entry(way).or_default().push(milliseconds(push.ended, report.at));

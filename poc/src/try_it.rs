@@ -73,7 +73,7 @@ pub(crate) fn print_what_runs(site: &Site, consul: Option<&str>) -> Result<()> {
         .map_or("holds the pointers, in place of Consul".to_owned(), |url| format!("pointers in Consul at {url}"));
     row("conf-slave", format!("the cache of datacenter {DATACENTER}, {}; {pointers}", site.url(Unit::Slave)?));
     for place in &PLACES {
-        row(place.host, format!("conf-local; {} is a {} that {}", place.component, place.job, place.how));
+        row(place.host, format!("a host with conf-local; its {} is {}", place.component, place.how));
     }
     Ok(())
 }
