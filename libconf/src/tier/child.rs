@@ -32,13 +32,13 @@ const MOST_WORDS: u64 = 4 << 10;
 pub(super) type Input = Box<dyn AsyncBufRead + Send + Unpin>;
 
 /// Undoes the encoding of a request's body. Git's own clients compress requests with many lines.
-pub(super) fn decoded(request: Request) -> Result<Input, Response> {
+pub(super) fn decoded(request: Request) -> Result<Input, Failure> {
     let encoding = request.header("content-encoding").unwrap_or("identity").to_ascii_lowercase();
     let plain = StreamReader::new(request.body);
     match encoding.as_str() {
         "identity" => Ok(Box::new(plain)),
         "gzip" | "x-gzip" => Ok(Box::new(BufReader::with_capacity(64 << 10, GzipDecoder::new(plain)))),
-        _ => Err(error(StatusCode::UNSUPPORTED_MEDIA_TYPE, "a request to Git is sent as it is, or as gzip")),
+        _ => Err(Failure::Encoding),
     }
 }
 
@@ -52,6 +52,8 @@ pub(super) fn whole(bytes: Bytes) -> Input {
 pub(super) enum Failure {
     /// The request's body is broken.
     Input(String),
+    /// It is encoded in a way that Git's own clients do not use.
+    Encoding,
     /// It is more than is allowed here.
     TooLarge(u64),
     /// Git died, or ended with an error.
@@ -64,6 +66,7 @@ impl std::fmt::Display for Failure {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Failure::Input(words) => write!(f, "the request's body ended early or is damaged: {words}"),
+            Failure::Encoding => write!(f, "a request to Git is sent as it is, or as gzip"),
             Failure::TooLarge(limit) => write!(f, "the request is larger than the {limit} bytes allowed here"),
             Failure::Git(words) => write!(f, "git failed: {words}"),
             Failure::Stalled => write!(f, "the reader takes nothing"),
@@ -78,6 +81,7 @@ impl Failure {
     pub(super) fn response(&self) -> Response {
         let status = match self {
             Failure::Input(_) => StatusCode::BAD_REQUEST,
+            Failure::Encoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Failure::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::Git(_) | Failure::Stalled => StatusCode::INTERNAL_SERVER_ERROR,
         };

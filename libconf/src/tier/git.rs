@@ -151,12 +151,14 @@ fn sweep_folder(folder: &Path, inner: bool) -> io::Result<()> {
         let name = name.to_string_lossy();
         // `tmp_…` are Git's unfinished objects and quarantines, and ours; `pack_git2_…` libgit2's unfinished packs.
         let unfinished = name.starts_with("tmp_") || name.starts_with("pack_git2_");
-        match entry.file_type()?.is_dir() {
-            true if unfinished => fs::remove_dir_all(&path)?,
-            true if inner => sweep_folder(&path, inner)?,
-            true => {}
-            false if unfinished || name.ends_with(".lock") && name != "conf.lock" => fs::remove_file(&path)?,
-            false => {}
+        if entry.file_type()?.is_dir() {
+            if unfinished {
+                fs::remove_dir_all(&path)?;
+            } else if inner {
+                sweep_folder(&path, inner)?;
+            }
+        } else if unfinished || name.ends_with(".lock") && name != "conf.lock" {
+            fs::remove_file(&path)?;
         }
     }
     Ok(())

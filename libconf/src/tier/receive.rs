@@ -63,7 +63,7 @@ impl ReceivePack {
         git.arg(&self.repo);
         let input = match decoded(request) {
             Ok(input) => input,
-            Err(refusal) => return refusal,
+            Err(failure) => return failure.response(),
         };
         match start(git, input, MOST_BYTES, permit, Arc::default()) {
             Ok(output) => answered("application/x-git-receive-pack-result", Bytes::new(), output).await,

@@ -178,8 +178,8 @@ pub(super) fn write_shallow(repo: &Path, commits: &BTreeSet<CommitId>) -> io::Re
             _ => sync_folder(repo),
         };
     }
-    let text: String = commits.iter().map(|commit| format!("{commit}\n")).collect();
-    replace_file(&path, text.as_bytes())
+    let lines: Vec<String> = commits.iter().map(CommitId::to_string).collect();
+    replace_file(&path, (lines.join("\n") + "\n").as_bytes())
 }
 
 fn note_shallow(repo: &Path, add: &BTreeSet<CommitId>, remove: &BTreeSet<CommitId>) -> io::Result<()> {

@@ -175,7 +175,7 @@ impl UploadPack {
         let protocol = request.header("git-protocol").unwrap_or_default().to_owned();
         let body = match self.read(request).await {
             Ok(body) => body,
-            Err(refusal) => return refusal,
+            Err(failure) => return failure.response(),
         };
         match Step::parse(&body).filter(|_| protocol == "version=2") {
             Some(step) if step.have.is_some() => self.step(step, body).await,
@@ -203,12 +203,12 @@ impl UploadPack {
     }
 
     /// Reads a request, decoded and bounded: what unpacks to more than the limit is refused on the way.
-    async fn read(&self, request: Request) -> Result<Bytes, Response> {
+    async fn read(&self, request: Request) -> Result<Bytes, Failure> {
         let limit = self.limits.request_bytes;
         let mut input = decoded(request)?.take(limit + 1);
         let mut body = Vec::new();
-        input.read_to_end(&mut body).await.map_err(|cause| Failure::Input(cause.to_string()).response())?;
-        if body.len() as u64 > limit { Err(Failure::TooLarge(limit).response()) } else { Ok(body.into()) }
+        input.read_to_end(&mut body).await.map_err(|cause| Failure::Input(cause.to_string()))?;
+        if body.len() as u64 > limit { Err(Failure::TooLarge(limit)) } else { Ok(body.into()) }
     }
 
     /// A step: from memory, or by one process for all who ask for it now.
@@ -283,9 +283,10 @@ impl UploadPack {
     async fn other(&self, protocol: &str, request: Bytes) -> Response {
         let is_listing =
             protocol == "version=2" && request.get(4..).is_some_and(|line| line.starts_with(b"command=ls-refs"));
-        let permit = match is_listing {
-            true => self.permit(&self.light, STEP_PATIENCE).await,
-            false => self.permit(&self.heavy, START_PATIENCE).await,
+        let permit = if is_listing {
+            self.permit(&self.light, STEP_PATIENCE).await
+        } else {
+            self.permit(&self.heavy, START_PATIENCE).await
         };
         let Some(permit) = permit else { return busy() };
         let mut output = match self.run(protocol, request, permit) {

@@ -1,5 +1,5 @@
 //! Git on the wire: real servers on loopback, real repositories, the plain git client.
-#![allow(missing_docs, unused_crate_dependencies)]
+#![expect(clippy::unwrap_used, reason = "what a test cannot set up fails it")]
 
 mod clients;
 mod faults;

@@ -60,7 +60,7 @@ impl Repo {
         let empty = repo.find_tree(repo.treebuilder(None).unwrap().write().unwrap()).unwrap();
         let base = parent.as_ref().map_or(empty, |parent| parent.tree().unwrap());
         let tree = repo.find_tree(builder.create_updated(&repo, &base).unwrap()).unwrap();
-        self.commit(&repo, &tree, parent.as_ref())
+        commit(&repo, &tree, parent.as_ref())
     }
 
     /// A new snapshot with the tree of an older one.
@@ -68,23 +68,7 @@ impl Repo {
         let repo = self.open();
         let tree = repo.find_commit(to.into()).unwrap().tree().unwrap();
         let parent = repo.find_commit(before.into()).unwrap();
-        self.commit(&repo, &tree, Some(&parent))
-    }
-
-    fn commit(&self, repo: &Repository, tree: &git2::Tree<'_>, parent: Option<&git2::Commit<'_>>) -> CommitId {
-        let who = Signature::new("conf-master", "conf@example.com", &Time::new(1_700_000_000, 0)).unwrap();
-        let message = "us-west/v1: one component\n\nConf-Sequence: 1\nConf-Format: 1\n";
-        let parents: Vec<_> = parent.into_iter().collect();
-        let content = repo.commit_create_buffer(&who, &who, message, tree, &parents).unwrap();
-        // As long, and as hard to compress, as an Ed25519 signature of OpenSSH.
-        let noise: Vec<String> = (0..5u8)
-            .map(|line| Sha256::digest([&content[..], &[line]].concat()).iter().map(|b| format!("{b:02x}")).collect())
-            .collect();
-        let signature = format!("-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----", noise.join("\n"));
-        let id = repo.commit_signed(content.as_str().unwrap(), &signature, None).unwrap();
-        repo.reference("refs/snapshots/us-west/v1", id, true, "test").unwrap();
-        repo.reference("refs/heads/main", id, true, "test").unwrap();
-        id.into()
+        commit(&repo, &tree, Some(&parent))
     }
 
     /// Runs git in it, which must succeed.
@@ -115,6 +99,26 @@ impl Repo {
         self.open().reference("refs/snapshots/us-west/v1", want.into(), true, "test").unwrap();
         Ok(fetched)
     }
+}
+
+fn commit(repo: &Repository, tree: &git2::Tree<'_>, parent: Option<&git2::Commit<'_>>) -> CommitId {
+    let who = Signature::new("conf-master", "conf@example.com", &Time::new(1_700_000_000, 0)).unwrap();
+    let message = "us-west/v1: one component\n\nConf-Sequence: 1\nConf-Format: 1\n";
+    let parents: Vec<_> = parent.into_iter().collect();
+    let content = repo.commit_create_buffer(&who, &who, message, tree, &parents).unwrap();
+    // As long, and as hard to compress, as an Ed25519 signature of OpenSSH.
+    let noise: Vec<String> = (0..5u8)
+        .map(|line| {
+            Sha256::digest([&content[..], &[line]].concat())
+                .iter()
+                .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+        })
+        .collect();
+    let signature = format!("-----BEGIN SSH SIGNATURE-----\n{}\n-----END SSH SIGNATURE-----", noise.join("\n"));
+    let id = repo.commit_signed(content.as_str().unwrap(), &signature, None).unwrap();
+    repo.reference("refs/snapshots/us-west/v1", id, true, "test").unwrap();
+    repo.reference("refs/heads/main", id, true, "test").unwrap();
+    id.into()
 }
 
 pub(crate) fn succeeded(output: Output) -> String {
