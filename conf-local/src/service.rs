@@ -271,7 +271,3 @@ fn nothing_yet() -> Refusal {
 fn broken(error: impl std::fmt::Display) -> Refusal {
     answer::error(StatusCode::INTERNAL_SERVER_ERROR, format_args!("{error}; run `conf-local verify --repair`"))
 }
-
-#[cfg(test)]
-#[path = "service/service_tests.rs"]
-mod tests;

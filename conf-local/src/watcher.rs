@@ -31,8 +31,9 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+pub use self::process::ProcessError;
 use self::{
-    process::{Process, ProcessError},
+    process::Process,
     registrations::{Registration, Registrations},
     tell::{Report, Target, Teller},
 };
@@ -80,7 +81,6 @@ struct Watcher {
 pub enum RegisterError {
     /// The process cannot be named, or not by this user; mend the request.
     #[error(transparent)]
-    #[expect(private_interfaces, reason = "only shown; nobody outside takes it apart")]
     Process(ProcessError),
     /// The request names too many components, or none.
     #[error("name between 1 and {MOST_COMPONENTS} components")]
@@ -431,7 +431,3 @@ fn registered(registration: Registration, process: Process) -> (WatcherId, Watch
 pub(crate) fn now() -> String {
     format!("{:.3}", jiff::Timestamp::now())
 }
-
-#[cfg(test)]
-#[path = "watcher/watcher_tests.rs"]
-mod tests;

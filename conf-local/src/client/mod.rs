@@ -77,7 +77,3 @@ fn print(text: &str) -> Result<(), ClientError> {
 fn note(words: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "conf-local: {words}");
 }
-
-#[cfg(test)]
-#[path = "client_tests.rs"]
-mod tests;

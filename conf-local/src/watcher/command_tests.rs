@@ -1,1 +1,66 @@
+use std::{fs, path::PathBuf, time::Instant};
 
+use super::*;
+
+async fn sh(script: &str, limit: Duration, stop: &CancellationToken) -> Result<(), CommandError> {
+    let words = ["sh", "-c", script].map(str::to_owned);
+    let export = PathBuf::from("/some/export");
+    let occasion =
+        Occasion { sequence: Sequence(7), export: &export, components: &["services/web/latest".parse().unwrap()] };
+    run(&words, &occasion, limit, stop).await
+}
+
+/// True while the process runs; one that ended and is not reaped by whoever inherited it does not.
+fn runs(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+#[tokio::test]
+async fn it_is_told_of_the_change_and_its_failure_is_told() {
+    let stop = CancellationToken::new();
+    let told = r#"test "$CONF_EXPORT $CONF_SEQUENCE $CONF_COMPONENTS" = "/some/export 7 services/web/latest""#;
+    sh(told, TIME_LIMIT, &stop).await.unwrap();
+    let failed = sh("echo first; echo 'no such port' >&2; exit 3", TIME_LIMIT, &stop).await.unwrap_err().to_string();
+    assert_eq!(failed, "the command ended with exit status: 3; its last words: no such port");
+    let (words, export) = (["/no/such/program".to_owned()], PathBuf::from("/"));
+    let occasion = Occasion { sequence: Sequence(1), export: &export, components: &[] };
+    let nothing = run(&words, &occasion, TIME_LIMIT, &stop);
+    assert!(matches!(nothing.await, Err(CommandError::Start { .. })));
+}
+
+#[tokio::test]
+async fn a_flood_of_output_is_read_and_dropped() {
+    let flood = sh("yes 0123456789 | head -c 30000000; exit 1", TIME_LIMIT, &CancellationToken::new()).await;
+    let words = flood.unwrap_err().to_string();
+    assert!(words.len() < 400, "{}", words.len());
+}
+
+#[tokio::test]
+async fn one_that_hangs_is_ended_with_all_that_it_started() {
+    let place = tempfile::tempdir().unwrap();
+    let pids = place.path().join("pids");
+    let script = format!("trap '' TERM; sleep 1000 & echo $$ $! >{}; while :; do wait; done", pids.display());
+    let ended = sh(&script, Duration::from_millis(300), &CancellationToken::new()).await;
+    assert!(matches!(ended, Err(CommandError::TooLong { .. })), "{ended:?}");
+    for pid in fs::read_to_string(&pids).unwrap().split_whitespace() {
+        assert!(!runs(pid), "{pid} still runs");
+    }
+}
+
+#[tokio::test]
+async fn what_it_leaves_running_is_not_waited_for() {
+    let place = tempfile::tempdir().unwrap();
+    let pid = place.path().join("pid");
+    let started = Instant::now();
+    sh(&format!("sleep 1000 & echo $! >{}", pid.display()), TIME_LIMIT, &CancellationToken::new()).await.unwrap();
+    assert!(started.elapsed() < TIME_LIMIT / 2);
+    let left: i32 = fs::read_to_string(&pid).unwrap().trim().parse().unwrap();
+    nix::sys::signal::kill(Pid::from_raw(left), Signal::SIGKILL).unwrap();
+}
+
+#[tokio::test]
+async fn the_agents_stop_ends_it() {
+    let stop = CancellationToken::new();
+    stop.cancel();
+    assert!(matches!(sh("sleep 1000", TIME_LIMIT, &stop).await, Err(CommandError::Stopped)));
+}

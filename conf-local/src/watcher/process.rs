@@ -42,19 +42,35 @@ pub(crate) struct Process {
 
 /// Why a process cannot be held or signalled.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ProcessError {
+pub enum ProcessError {
+    /// The first process of the machine.
     #[error("process 1 is never signalled; give the process of the job itself")]
     Init,
+    /// Not a number that a process can have.
     #[error("{0} is not the number of a process")]
     BadNumber(i32),
+    /// None has this number, or it has ended.
     #[error("there is no process {0}")]
     Gone(i32),
+    /// The number was given to another process since.
     #[error("process {0} is another one than was meant: it started later")]
     Another(i32),
+    /// It belongs to somebody else, in one of its user ids at least.
     #[error("process {pid} belongs to another user than {uid}; only root may name processes of others")]
-    Foreign { pid: i32, uid: u32 },
+    Foreign {
+        /// The process.
+        pid: i32,
+        /// Who named it.
+        uid: u32,
+    },
+    /// The system does not say, or not to the agent's user.
     #[error("cannot look at process {pid}")]
-    Look { pid: i32, source: io::Error },
+    Look {
+        /// The process.
+        pid: i32,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
 impl ProcessError {
@@ -85,7 +101,7 @@ impl Process {
         if pid == 1 {
             return Err(ProcessError::Init);
         }
-        let number = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(ProcessError::BadNumber(pid))?;
+        let number = number(pid)?;
         let pidfd = pidfd_open(number, PidfdFlags::NONBLOCK).map_err(|error| match error {
             // A number of a thread that is not a process gives EINVAL, or ENOENT on later kernels.
             rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT => ProcessError::Gone(pid),
@@ -109,7 +125,7 @@ impl Process {
 
     /// Takes hold of a child of this process that was not waited for: its number cannot be another's.
     pub(crate) fn hold(pid: i32) -> Result<Self, ProcessError> {
-        let number = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(ProcessError::BadNumber(pid))?;
+        let number = number(pid)?;
         let pidfd = pidfd_open(number, PidfdFlags::NONBLOCK);
         let pidfd = pidfd.map_err(|error| ProcessError::Look { pid, source: error.into() })?;
         let identity = Identity { pid, start: started(pid)?, boot: boot().to_owned() };
@@ -269,6 +285,11 @@ impl PidfileError {
                 | PidfileError::Process { source: ProcessError::Gone(_), .. }
         )
     }
+}
+
+/// The library takes no negative ones, and Linux gives none.
+fn number(pid: i32) -> Result<Pid, ProcessError> {
+    Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or(ProcessError::BadNumber(pid))
 }
 
 /// When `pid` started, in clock ticks after the machine did.

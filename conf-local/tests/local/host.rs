@@ -1,0 +1,319 @@
+//! A host whose export the test switches, with the real watchers and the real service.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::{fs::symlink, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use conf_local::{
+    config::WatchEntry,
+    duties::{Duties, Watchers},
+    service::{self, Service, StatusAnswer},
+    state::{Agent, ChangeKind, Exported, ExportedComponent, HistoryChange, HistoryEntry, Status, Switched, View},
+    watcher::{Registry, WatcherState, WatcherStatus},
+};
+use libconf::{
+    name::{CommitId, ComponentVersion, Sequence},
+    tier::{
+        api::{HostState, Pin},
+        http,
+    },
+};
+use nix::{
+    sys::signal::{Signal, kill, killpg},
+    unistd::Pid,
+};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// Far above what any step takes on a busy machine; reached only by a defect.
+pub const LONG: Duration = Duration::from_secs(30);
+
+/// State on disk, and what the agent process holds of it. Dropping `running` is the agent's end.
+pub struct Host {
+    pub state: tempfile::TempDir,
+    pub agent: Agent,
+    pub entries: Vec<WatchEntry>,
+    running: Option<Running>,
+}
+
+struct Running {
+    registry: Arc<Registry>,
+    duties: Arc<Duties>,
+    stop: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Host {
+    /// An agent with nothing exported.
+    pub async fn start(entries: Vec<WatchEntry>) -> Self {
+        let state = tempfile::tempdir().unwrap();
+        // Other users reach the socket.
+        fs::set_permissions(state.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        fs::create_dir_all(state.path().join("export/snapshots")).unwrap();
+        git2::Repository::init_bare(state.path().join("repo.git")).unwrap();
+        let status = Status {
+            datacenter: "us-west/v1".parse().unwrap(),
+            host: "web-1".parse().unwrap(),
+            sequence: Sequence(0),
+            commit: None,
+            export: state.path().join("export"),
+            current: None,
+            state: HostState::Updating,
+            error: None,
+            pointer: None,
+            since: None,
+            components: 0,
+            faults: BTreeMap::new(),
+            away: BTreeMap::new(),
+            listed: true,
+            agent: "test".to_owned(),
+        };
+        let (agent, _) = Agent::new(View { status, exported: None }, Vec::new());
+        let mut host = Host { state, agent, entries, running: None };
+        host.begin().await;
+        host
+    }
+
+    /// Starts watchers and service on what is on disk.
+    pub async fn begin(&mut self) {
+        let duties = Arc::new(Duties::open(self.state.path(), self.agent.view().status.sequence));
+        let registry = Registry::open(self.state.path(), &self.entries, Arc::clone(&duties), self.agent.clone());
+        let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
+        tasks.spawn(Arc::clone(&registry).run(stop.clone()));
+        let service = || {
+            let repository = self.state.path().join("repo.git");
+            let (agent, watchers, stop) = (self.agent.clone(), Arc::clone(&registry), stop.clone());
+            service::routes(Service { agent, watchers, repository, stop })
+        };
+        let listener = http::bind_unix(&self.socket(), 0o666).await.unwrap();
+        tasks.spawn(http::serve(listener, service(), stop.clone()));
+        self.running = Some(Running { registry, duties, stop, tasks });
+    }
+
+    /// Ends them as SIGTERM does.
+    pub async fn end(&mut self) {
+        if let Some(Running { stop, mut tasks, .. }) = self.running.take() {
+            stop.cancel();
+            while tasks.join_next().await.is_some() {}
+            fs::remove_file(self.socket()).unwrap();
+        }
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.state.path().join("agent.sock")
+    }
+
+    pub fn export(&self) -> PathBuf {
+        self.state.path().join("export")
+    }
+
+    pub fn registry(&self) -> Arc<Registry> {
+        Arc::clone(&self.running.as_ref().unwrap().registry)
+    }
+
+    /// Puts a snapshot in place and tells, in the order of the host transaction.
+    pub fn switch(&self, sequence: u64, components: &[(&str, &str)]) {
+        let kinds = self.prepare(sequence, components);
+        let Running { registry, duties, .. } = self.running.as_ref().unwrap();
+        let commit = commit(sequence);
+        duties.prepare(Sequence(sequence), commit, registry.concerned(&kinds)).unwrap();
+        self.place(sequence, components, &kinds);
+        duties.switched(Sequence(sequence), commit, registry.concerned(&kinds));
+        registry.tell();
+    }
+
+    /// The steps of a switch up to the moment when the agent is killed: readers see the files, nobody is told.
+    pub fn switch_and_die(&mut self, sequence: u64, components: &[(&str, &str)]) {
+        let kinds = self.prepare(sequence, components);
+        let Running { registry, duties, .. } = self.running.as_ref().unwrap();
+        duties.prepare(Sequence(sequence), commit(sequence), registry.concerned(&kinds)).unwrap();
+        self.place(sequence, components, &kinds);
+    }
+
+    fn prepare(&self, sequence: u64, components: &[(&str, &str)]) -> BTreeMap<ComponentVersion, ChangeKind> {
+        let view = self.agent.view();
+        let now = |component: &ComponentVersion| {
+            let exported = view.exported.as_ref()?;
+            exported.components.get(component).map(|_| fs::read_to_string(exported.settings(component)).unwrap())
+        };
+        let mut kinds = BTreeMap::new();
+        for (component, settings) in components {
+            let component: ComponentVersion = component.parse().unwrap();
+            match now(&component) {
+                None => drop(kinds.insert(component, ChangeKind::Added)),
+                Some(before) if before != *settings => drop(kinds.insert(component, ChangeKind::Changed)),
+                Some(_) => {}
+            }
+        }
+        for component in view.exported.iter().flat_map(|exported| exported.components.keys()) {
+            if !components.iter().any(|(name, _)| *name == component.to_string()) {
+                kinds.insert(component.clone(), ChangeKind::Removed);
+            }
+        }
+        let snapshot = self.export().join(format!("snapshots/{sequence}"));
+        fs::create_dir_all(&snapshot).unwrap();
+        for (at, (component, settings)) in components.iter().enumerate() {
+            let stored = self.export().join(format!("store/{sequence}-{at}"));
+            fs::create_dir_all(stored.join("files")).unwrap();
+            fs::write(stored.join("settings.json"), settings).unwrap();
+            fs::create_dir_all(snapshot.join(component).parent().unwrap()).unwrap();
+            symlink(stored.join("files"), snapshot.join(component)).unwrap();
+            symlink(stored.join("settings.json"), snapshot.join(format!("{component}.json"))).unwrap();
+        }
+        kinds
+    }
+
+    fn place(&self, sequence: u64, components: &[(&str, &str)], kinds: &BTreeMap<ComponentVersion, ChangeKind>) {
+        let export = self.export();
+        let directory = export.join(format!("snapshots/{sequence}"));
+        symlink(format!("snapshots/{sequence}"), export.join(".new")).unwrap();
+        fs::rename(export.join(".new"), export.join("current")).unwrap();
+        let component = |(name, _): &(&str, &str)| {
+            let component: ComponentVersion = name.parse().unwrap();
+            let pin = Pin { component: component.clone(), branch: "master".parse().unwrap(), commit: commit(sequence) };
+            (component, ExportedComponent { store: "0".repeat(64).parse().unwrap(), pin: Some(pin) })
+        };
+        let components: BTreeMap<_, _> = components.iter().map(component).collect();
+        let (sequence, commit) = (Sequence(sequence), commit(sequence));
+        self.agent.update(|view| {
+            view.status.sequence = sequence;
+            view.status.commit = Some(commit);
+            view.status.current = Some(directory.clone());
+            view.status.state = HostState::Current;
+            view.status.components = components.len();
+            view.exported = Some(Arc::new(Exported { sequence, commit, directory: directory.clone(), components }));
+        });
+        let changed =
+            kinds.iter().map(|(name, kind)| (name.clone(), HistoryChange { kind: *kind, pin: None })).collect();
+        let when = jiff::Timestamp::now().to_string();
+        let entry = HistoryEntry { sequence, commit, when, took_ms: 1, changed, changed_count: kinds.len() };
+        self.agent.announce(Switched { sequence, commit, changed: kinds.clone(), export: directory }, entry);
+    }
+
+    /// Waits until a watcher is as wanted; says how they all are when that never comes.
+    pub async fn until(&self, what: &str, holds: impl Fn(&[WatcherStatus]) -> bool) {
+        let deadline = Instant::now() + LONG;
+        loop {
+            let watchers = self.registry().status();
+            if holds(&watchers) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "never came: {what}; watchers are {watchers:#?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Waits until the only watcher is in this state for this change.
+    pub async fn until_state(&self, state: WatcherState, sequence: u64) {
+        self.until(&format!("{state:?} of {sequence}"), |watchers| {
+            watchers.len() == 1 && watchers[0].state == state && watchers[0].sequence.0 == sequence
+        })
+        .await;
+    }
+
+    /// The status as a program gets it.
+    pub fn status(&self) -> StatusAnswer {
+        let service = Service {
+            agent: self.agent.clone(),
+            watchers: self.registry(),
+            repository: PathBuf::new(),
+            stop: CancellationToken::new(),
+        };
+        service.status()
+    }
+}
+
+/// A commit id that tells its sequence.
+pub fn commit(sequence: u64) -> CommitId {
+    format!("{sequence:040x}").parse().unwrap()
+}
+
+pub fn selectors(names: &[&str]) -> BTreeSet<libconf::name::ComponentSelector> {
+    names.iter().map(|name| name.parse().unwrap()).collect()
+}
+
+/// A real process, in a group of its own that ends with this; what it prints comes line by line.
+pub struct Script {
+    pub child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Script {
+    /// bash with this script.
+    pub fn bash(script: &str) -> Self {
+        let mut command = Command::new("bash");
+        command.args(["-c", script]);
+        Self::spawn(command)
+    }
+
+    /// Prints `told` at every SIGHUP, `ready` when it can.
+    pub fn with_handler() -> Self {
+        let script = Self::bash("trap 'echo told' HUP; echo ready; while :; do sleep 1000 & wait $!; kill $!; done");
+        assert_eq!(script.line(), "ready");
+        script
+    }
+
+    pub fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let (send, lines) = mpsc::channel();
+        // Ends with the output.
+        thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let _ = send.send(line);
+            }
+        });
+        Script { child, lines }
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.id()).unwrap()
+    }
+
+    /// The next line.
+    pub fn line(&self) -> String {
+        self.lines.recv_timeout(LONG).expect("a line of output")
+    }
+
+    /// A line that is there already.
+    pub fn line_now(&self) -> Option<String> {
+        self.lines.try_recv().ok()
+    }
+
+    pub fn write(&mut self, line: &str) {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
+    }
+
+    pub fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    /// Kills it and its group, and reaps it.
+    pub fn end(&mut self) {
+        let _ = killpg(Pid::from_raw(self.pid()), Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Script {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// The numbers of the lines of a file that is still being written.
+pub fn lines_of(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+}

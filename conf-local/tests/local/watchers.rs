@@ -1,0 +1,376 @@
+//! Each is told once per change that concerns it, and nobody else ever is.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use conf_local::{
+    config::{WatchEntry, WatchTarget},
+    watcher::{MOST_OF_ONE_USER, RegisterError, WatcherState, Wish},
+};
+use nix::sys::signal::Signal;
+
+use super::host::{Host, LONG, Script, lines_of, selectors};
+
+const WEB: &str = "services/web/latest";
+const OTHER: &str = "services/other/latest";
+
+fn wish(script: &Script, components: &[&str]) -> Wish {
+    Wish {
+        components: selectors(components),
+        pid: script.pid(),
+        start: None,
+        signal: Signal::SIGHUP,
+        delay: Duration::ZERO,
+    }
+}
+
+fn me() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+fn entry(components: &[&str], target: WatchTarget) -> WatchEntry {
+    WatchEntry { components: selectors(components).into_iter().collect(), target, delay: Duration::ZERO }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_watchers_of_what_changed_are_told_and_each_once() {
+    let host = Host::start(Vec::new()).await;
+    host.switch(1, &[(WEB, "1"), (OTHER, "0")]);
+    let (web, other) = (Script::with_handler(), Script::with_handler());
+    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(wish(&other, &["services/other/latest"]), me()).unwrap();
+    for round in 2..12 {
+        let (settings, other_settings) = (format!("{round}"), format!("{}", round / 2));
+        host.switch(round, &[(WEB, &settings), (OTHER, &other_settings)]);
+        assert_eq!(web.line(), "told");
+        host.until("told of this change", |watchers| watchers.iter().any(|one| one.sequence.0 == round)).await;
+        if round % 2 == 0 {
+            assert_eq!(other.line(), "told");
+        }
+    }
+    // A signal too many would have been printed before these.
+    host.switch(20, &[(WEB, "x"), (OTHER, "x")]);
+    assert_eq!((web.line(), other.line()), ("told".into(), "told".into()));
+    assert_eq!((web.line_now(), other.line_now()), (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_without_a_handler_is_told_when_it_has_one() {
+    let host = Host::start(Vec::new()).await;
+    host.switch(1, &[(WEB, "1")]);
+    let mut late = Script::bash(
+        "echo ready; read line; trap 'echo told' HUP; echo trapped; while :; do sleep 1000 & wait $!; kill $!; done",
+    );
+    assert_eq!(late.line(), "ready");
+    host.registry().register(wish(&late, &["services/web"]), me()).unwrap();
+    host.switch(2, &[(WEB, "2")]);
+    host.until_state(WatcherState::Waiting, 1).await;
+    let problems = host.status().problems;
+    assert!(problems.iter().any(|one| one.contains("no handler for SIGHUP")), "{problems:?}");
+    host.switch(3, &[(WEB, "3")]);
+    assert!(late.is_running());
+    late.write("go");
+    assert_eq!((late.line(), late.line()), ("trapped".into(), "told".into()));
+    // The two changes were one telling.
+    host.until_state(WatcherState::Told, 3).await;
+    assert_eq!(late.line_now(), None);
+    assert!(host.status().problems.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_waits_for_the_signal_without_a_handler_is_told() {
+    let host = Host::start(Vec::new()).await;
+    host.switch(1, &[(WEB, "1")]);
+    let mut command = Command::new("env");
+    command.args(["--block-signal=HUP", "bash", "-c", "echo ready; grep SigPnd: /proc/self/status; exec sleep 1000"]);
+    let mut waiting = Script::spawn(command);
+    assert_eq!(waiting.line(), "ready");
+    waiting.line();
+    host.registry().register(wish(&waiting, &["services/web"]), me()).unwrap();
+    host.switch(2, &[(WEB, "2")]);
+    host.until_state(WatcherState::Told, 2).await;
+    assert!(waiting.is_running());
+    let status = fs::read_to_string(format!("/proc/{}/status", waiting.pid())).unwrap();
+    assert!(status.lines().any(|line| line.starts_with("ShdPnd:") && line.ends_with("0000000000000001")), "{status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registrations_and_duties_survive_the_agent() {
+    let mut host = Host::start(Vec::new()).await;
+    host.switch(1, &[(WEB, "1")]);
+    let web = Script::with_handler();
+    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    // Killed between the switch and the telling.
+    host.switch_and_die(2, &[(WEB, "2")]);
+    host.end().await;
+    assert_eq!(web.line_now(), None);
+    host.begin().await;
+    assert_eq!(web.line(), "told");
+    host.until_state(WatcherState::Told, 2).await;
+    // And goes on as before.
+    host.switch(3, &[(WEB, "3")]);
+    assert_eq!(web.line(), "told");
+    // What was told is not told again.
+    host.until_state(WatcherState::Told, 3).await;
+    host.end().await;
+    host.begin().await;
+    host.switch(4, &[(WEB, "4")]);
+    assert_eq!(web.line(), "told");
+    host.until_state(WatcherState::Told, 4).await;
+    assert_eq!(web.line_now(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ended_process_is_no_longer_registered() {
+    let mut host = Host::start(Vec::new()).await;
+    host.switch(1, &[(WEB, "1")]);
+    let mut web = Script::with_handler();
+    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    web.end();
+    host.until("no watcher", <[_]>::is_empty).await;
+    assert!(!fs::read_to_string(host.state.path().join("watchers.json")).unwrap().contains("services/web"));
+    // Also when it ended while no agent ran, and when it is told just then.
+    let mut web = Script::with_handler();
+    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.switch_and_die(2, &[(WEB, "2")]);
+    host.end().await;
+    web.end();
+    host.begin().await;
+    host.until("no watcher", <[_]>::is_empty).await;
+    host.until("no duty", |_| {
+        !fs::read_to_string(host.state.path().join("duties.json")).unwrap().contains("services/web")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_that_got_the_number_is_never_signalled() {
+    let mut host = Host::start(Vec::new()).await;
+    host.switch(1, &[(WEB, "1")]);
+    let web = Script::with_handler();
+    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.switch_and_die(2, &[(WEB, "2")]);
+    host.end().await;
+    // As if the registered one had ended, and this one had started later under its number.
+    let path = host.state.path().join("watchers.json");
+    let mut kept: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    let start = kept["watchers"][0]["start"].as_u64().unwrap();
+    kept["watchers"][0]["start"] = (start - 1).into();
+    fs::write(&path, kept.to_string()).unwrap();
+    host.begin().await;
+    host.until("no watcher", <[_]>::is_empty).await;
+    // And as if the machine had been started anew since.
+    kept["watchers"][0]["start"] = start.into();
+    kept["watchers"][0]["boot"] = "another".into();
+    host.end().await;
+    fs::write(&path, kept.to_string()).unwrap();
+    host.begin().await;
+    host.until("no watcher", <[_]>::is_empty).await;
+    host.switch(3, &[(WEB, "3")]);
+    web.signal(Signal::SIGHUP);
+    assert_eq!(web.line(), "told");
+    assert_eq!(web.line_now(), None);
+    // A caller that says when the process started is refused too.
+    let stale = Wish { start: Some(start - 1), ..wish(&web, &["services/web"]) };
+    let refusal = host.registry().register(stale, me()).unwrap_err().to_string();
+    assert!(refusal.contains("started later"), "{refusal}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_names_what_is_not_theirs() {
+    let host = Host::start(Vec::new()).await;
+    let web = Script::with_handler();
+    let registry = host.registry();
+    for pid in [1, 0, -1, i32::MAX] {
+        let refused = registry.register(Wish { pid, ..wish(&web, &["services/web"]) }, me());
+        assert!(matches!(refused, Err(RegisterError::Process(_))), "{pid}");
+    }
+    let stranger = me() + 4711;
+    let refusal = registry.register(wish(&web, &["services/web"]), stranger).unwrap_err().to_string();
+    assert!(refusal.contains("another user"), "{refusal}");
+    let none = Wish { components: BTreeSet::new(), ..wish(&web, &["services/web"]) };
+    assert!(matches!(registry.register(none, me()), Err(RegisterError::Components)));
+    host.until("no watcher", <[_]>::is_empty).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_users_registrations_are_bounded_and_alike_ones_are_one() {
+    let host = Host::start(Vec::new()).await;
+    // Root has no bound of its own; as root, another user's processes are made.
+    let user = if me() == 0 { 65_534 } else { me() };
+    let idle = || {
+        let mut command = Command::new("sleep");
+        command.arg("1000");
+        std::os::unix::process::CommandExt::uid(&mut command, user);
+        Script::spawn(command)
+    };
+    let mut own: Vec<Script> = (0..=MOST_OF_ONE_USER).map(|_| idle()).collect();
+    let registry = host.registry();
+    for script in &own[..MOST_OF_ONE_USER] {
+        registry.register(wish(script, &["services/web"]), user).unwrap();
+        registry.register(wish(script, &["services/web"]), user).unwrap();
+    }
+    let refused = registry.register(wish(&own[MOST_OF_ONE_USER], &["services/web"]), user);
+    assert!(matches!(refused, Err(RegisterError::TooMany { most: MOST_OF_ONE_USER, user: Some(_) })), "{refused:?}");
+    let more = registry.register(wish(&own[0], &["services/other"]), user).unwrap();
+    assert_eq!(more.components, selectors(&["services/web", "services/other"]));
+    assert_eq!(registry.status().len(), MOST_OF_ONE_USER);
+    // Room again once one has ended.
+    own.remove(0);
+    host.until("one less", |watchers| watchers.len() == MOST_OF_ONE_USER - 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removed_component_is_told_once() {
+    let host = Host::start(Vec::new()).await;
+    host.switch(1, &[(WEB, "1"), (OTHER, "1")]);
+    let web = Script::with_handler();
+    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.switch(2, &[(OTHER, "1")]);
+    assert_eq!(web.line(), "told");
+    host.until_state(WatcherState::Told, 2).await;
+    host.switch(3, &[(OTHER, "2")]);
+    host.switch(4, &[(WEB, "4"), (OTHER, "2")]);
+    assert_eq!(web.line(), "told");
+    host.until_state(WatcherState::Told, 4).await;
+    assert_eq!(web.line_now(), None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_never_runs_twice_at_once_and_gets_the_newest() {
+    let place = tempfile::tempdir().unwrap();
+    let (log, gate) = (place.path().join("log"), place.path().join("gate"));
+    nix::unistd::mkfifo(&gate, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let script = format!(
+        "echo start $CONF_SEQUENCE $CONF_COMPONENTS $CONF_EXPORT >>{0}; read line <{1}; echo end >>{0}",
+        log.display(),
+        gate.display()
+    );
+    let words = ["sh", "-c", &script].map(str::to_owned).to_vec();
+    let host = Host::start(vec![entry(&["services/web"], WatchTarget::Command(words))]).await;
+    host.switch(1, &[(WEB, "1"), (OTHER, "1")]);
+    let open = || fs::write(&gate, "go\n").unwrap();
+    host.until("it runs", |_| lines_of(&log).len() == 1).await;
+    for sequence in 2..=5 {
+        host.switch(sequence, &[(WEB, &sequence.to_string()), (OTHER, "1")]);
+    }
+    open();
+    host.until("it runs again", |_| lines_of(&log).len() == 3).await;
+    open();
+    host.until_state(WatcherState::Told, 5).await;
+    let snapshot = |sequence: u64| host.export().join(format!("snapshots/{sequence}")).display().to_string();
+    let expected = [
+        format!("start 1 {WEB} {}", snapshot(1)),
+        "end".to_owned(),
+        format!("start 5 {WEB} {}", snapshot(5)),
+        "end".to_owned(),
+    ];
+    assert_eq!(lines_of(&log), expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_fails_is_said_and_the_next_change_is_told_again() {
+    let words = ["sh", "-c", "test $CONF_SEQUENCE -ne 1 || { echo no such port >&2; exit 3; }"];
+    let host =
+        Host::start(vec![entry(&["services/web"], WatchTarget::Command(words.map(str::to_owned).to_vec()))]).await;
+    host.switch(1, &[(WEB, "1")]);
+    host.until_state(WatcherState::Failed, 1).await;
+    let problems = host.status().problems;
+    assert!(problems.iter().any(|one| one.contains("exit status: 3") && one.contains("no such port")), "{problems:?}");
+    host.switch(2, &[(WEB, "2")]);
+    host.until_state(WatcherState::Told, 2).await;
+    assert!(host.status().problems.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_runs_when_the_agent_ends_is_told_again() {
+    let place = tempfile::tempdir().unwrap();
+    let (log, once) = (place.path().join("log"), place.path().join("once"));
+    let script = format!(
+        "echo $CONF_SEQUENCE $$ >>{0}; test -e {1} || {{ touch {1}; exec sleep 1000; }}",
+        log.display(),
+        once.display()
+    );
+    let words = ["sh", "-c", &script].map(str::to_owned).to_vec();
+    let mut host = Host::start(vec![entry(&["services/web"], WatchTarget::Command(words))]).await;
+    host.switch(1, &[(WEB, "1")]);
+    host.until("it hangs", |_| once.exists()).await;
+    host.end().await;
+    let pid = lines_of(&log)[0].split(' ').nth(1).unwrap().to_owned();
+    assert!(!fs::exists(format!("/proc/{pid}")).unwrap(), "the command outlived the agent");
+    host.begin().await;
+    host.until_state(WatcherState::Told, 1).await;
+    assert_eq!(lines_of(&log).len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pidfile_is_read_anew_for_every_change() {
+    let place = tempfile::tempdir().unwrap();
+    let path = place.path().join("job.pid");
+    let target = WatchTarget::Pidfile { path: path.clone(), signal: Signal::SIGHUP };
+    let host = Host::start(vec![entry(&["services/web"], target)]).await;
+    let first = Script::with_handler();
+    fs::write(&path, format!("{}\n", first.pid())).unwrap();
+    host.switch(1, &[(WEB, "1")]);
+    assert_eq!(first.line(), "told");
+    host.until_state(WatcherState::Told, 1).await;
+    let second = Script::with_handler();
+    fs::write(&path, format!("{}\n", second.pid())).unwrap();
+    host.switch(2, &[(WEB, "2")]);
+    assert_eq!(second.line(), "told");
+    host.until_state(WatcherState::Told, 2).await;
+    assert_eq!(host.registry().status()[0].pid, Some(second.pid()));
+    // The job is being started: its file comes after the change.
+    fs::remove_file(&path).unwrap();
+    host.switch(3, &[(WEB, "3")]);
+    host.until_state(WatcherState::Waiting, 2).await;
+    fs::write(&path, format!("{}\n", first.pid())).unwrap();
+    assert_eq!(first.line(), "told");
+    // Left behind by a job that ended before the process of this number began.
+    let file = fs::File::options().write(true).open(&path).unwrap();
+    file.set_modified(std::time::SystemTime::now() - Duration::from_secs(86_400 * 365)).unwrap();
+    host.switch(4, &[(WEB, "4")]);
+    host.until("the stale file is seen", |watchers| {
+        watchers[0].error.as_ref().is_some_and(|error| error.contains("after the file was written"))
+    })
+    .await;
+    assert_eq!((first.line_now(), second.line_now()), (None, None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_burst_ends_with_the_newest_told() {
+    let host = Host::start(Vec::new()).await;
+    host.switch(1, &[(WEB, "1")]);
+    let web = Script::with_handler();
+    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    for sequence in 2..=51 {
+        host.switch(sequence, &[(WEB, &sequence.to_string())]);
+        tokio::task::yield_now().await;
+    }
+    host.until_state(WatcherState::Told, 51).await;
+    assert_eq!(web.line(), "told");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn telling_takes_little() {
+    let host = Host::start(Vec::new()).await;
+    host.switch(1, &[(WEB, "1")]);
+    let web = Script::with_handler();
+    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    let mut times: Vec<Duration> = Vec::new();
+    for sequence in 2..102 {
+        host.switch(sequence, &[(WEB, &sequence.to_string())]);
+        let told = Instant::now();
+        host.until_state(WatcherState::Told, sequence).await;
+        assert_eq!(web.line(), "told");
+        times.push(told.elapsed());
+    }
+    times.sort();
+    // bash prints its line after `wait` returned, and the state is looked at every 5 ms: an upper bound.
+    println!("switch to printed line: p50 {:?}, max {:?}", times[50], times[99]);
+    assert!(times[99] < LONG);
+}
