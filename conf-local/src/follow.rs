@@ -454,12 +454,7 @@ impl Audience {
 
     /// What the pointer names is exported.
     fn current(&self) {
-        self.agent.update(|view| {
-            let faults = &view.status.faults;
-            let first = faults.iter().next().map(|(name, reason)| format!("{name}: {reason}"));
-            view.status.state = if faults.is_empty() { HostState::Current } else { HostState::Failed };
-            view.status.error = first.map(|first| format!("{} not rendered; {first}", faults.len()));
-        });
+        self.agent.update(|view| view.status.settle());
     }
 
     /// The wanted snapshot could not be taken; said once.

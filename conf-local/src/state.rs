@@ -78,6 +78,15 @@ pub struct Status {
     pub agent: String,
 }
 
+impl Status {
+    /// What is wanted is exported; components that could not be rendered are all that can be wrong with it.
+    pub fn settle(&mut self) {
+        let first = self.faults.iter().next().map(|(name, reason)| format!("{name}: {reason}"));
+        self.state = if first.is_none() { HostState::Current } else { HostState::Failed };
+        self.error = first.map(|first| format!("{} not rendered; {first}", self.faults.len()));
+    }
+}
+
 /// The authoritative pointer as it was read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PointerSeen {

@@ -395,6 +395,11 @@ impl Host {
             status.components = exported.components.len();
             status.faults = header.map(|header| header.faults.clone()).unwrap_or_default();
             status.listed = listed;
+            // With the pointer unknown, nothing is known to be newer.
+            let (sequence, commit) = (exported.sequence, exported.commit);
+            if status.pointer.is_none_or(|pointer| (pointer.sequence, pointer.commit) == (sequence, commit)) {
+                status.settle();
+            }
             view.exported = Some(exported);
         });
     }
