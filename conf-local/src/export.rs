@@ -62,6 +62,8 @@ pub struct Kept {
 pub struct Plan {
     /// Every component that the next one has.
     pub links: BTreeMap<ComponentName, Link>,
+    /// Every component that only the one before has.
+    pub gone: BTreeSet<ComponentName>,
     /// What readers will see of it.
     pub changed: BTreeMap<ComponentVersion, ChangeKind>,
 }
@@ -79,6 +81,7 @@ pub struct Link {
 pub fn plan(have: &Contents, want: &Contents) -> Plan {
     let mut plan = Plan::default();
     let (have_by_name, want_by_name) = (by_name(have), by_name(want));
+    plan.gone = have_by_name.keys().filter(|name| !want_by_name.contains_key(name)).cloned().collect();
     for (name, versions) in want_by_name {
         let keep = have_by_name.get(&name) == Some(&versions);
         plan.links.insert(name, Link { keep, versions });
@@ -136,6 +139,8 @@ pub struct Export {
     snapshots: Folder,
     kept: BTreeMap<Sequence, Kept>,
     current: Option<Sequence>,
+    /// Whose links stand in `.next` already.
+    next: Option<Sequence>,
     unsynced: Unsynced,
 }
 
@@ -143,6 +148,10 @@ pub struct Export {
 const NEW: &str = ".new";
 /// What is being removed, so that no half of it has a name.
 const OLD: &str = ".old";
+/// The links of the current snapshot once more, made ahead for the next one.
+const NEXT: &str = ".next";
+/// With fewer components it is not worth it.
+const WORTH_AHEAD: usize = if cfg!(test) { 1 } else { 100 };
 const CURRENT: &str = "current";
 const HEADER: &str = "snapshot.json";
 /// Headers name every fault; far above what they come to.
@@ -164,6 +173,7 @@ impl Export {
             path,
             kept: BTreeMap::new(),
             current: None,
+            next: None,
             unsynced: Unsynced::default(),
         };
         export.read().and_then(|()| export.sweep()).map_err(failed)?;
@@ -239,6 +249,17 @@ impl Export {
         self.sweep().map_err(|cause| self.failed("clean up", cause))
     }
 
+    /// Makes the links of the next snapshot ahead, while nobody waits: most will be those of the current one.
+    pub fn prepare_next(&mut self) {
+        let worth = self.current().is_some_and(|(_, kept)| kept.contents.len() >= WORTH_AHEAD);
+        if !worth || self.next == self.current {
+            return;
+        }
+        // Without it the next snapshot takes a little longer, and says what is wrong.
+        let made = self.snapshots.remove(NEXT).and_then(|()| self.make_next());
+        self.next = made.ok().and(self.current);
+    }
+
     /// Reads every byte that readers see, and names the components that are not what they should be.
     pub fn damaged(&self) -> BTreeSet<ComponentVersion> {
         let Some((_, kept)) = self.current() else { return BTreeSet::new() };
@@ -287,27 +308,42 @@ impl Export {
     }
 
     fn build_folder(&mut self, header: &Header, plan: &Plan, anew: bool) -> io::Result<()> {
+        let ahead = self.next.take().is_some_and(|next| !anew && Some(next) == self.current);
         let before = match self.current {
             Some(sequence) if !anew => Some(self.snapshots.enter(&sequence.to_string())?),
             _ => None,
         };
         self.snapshots.remove(NEW)?;
-        let folder = self.snapshots.make(NEW)?;
+        let folder = if ahead {
+            self.snapshots.rename(NEXT, &self.snapshots, NEW)?;
+            self.snapshots.enter(NEW)?
+        } else {
+            self.snapshots.make(NEW)?
+        };
+        for name in plan.gone.iter().filter(|_| ahead) {
+            folder.enter(name.kind.as_str())?.remove(name.name.as_str())?;
+        }
         for kind in Kind::ALL {
             let mut links = plan.links.iter().filter(|(name, _)| name.kind == kind).peekable();
             if links.peek().is_none() {
+                folder.remove(kind.as_str())?;
                 continue;
             }
-            let new = folder.make(kind.as_str())?;
+            let new = folder.enter_or_make(kind.as_str())?;
             let old = before.as_ref().and_then(|before| before.enter(kind.as_str()).ok());
             for (name, link) in links {
+                let place = name.name.as_str();
                 let shared = match &old {
-                    Some(old) if link.keep => new.share(old, name.name.as_str()).is_ok(),
+                    Some(_) if link.keep && ahead => true,
+                    Some(old) if link.keep => new.share(old, place).is_ok(),
                     _ => false,
                 };
                 if !shared {
                     let hash = self.make_names(&link.versions, anew)?;
-                    new.link(name.name.as_str(), &format!("../../../names/{hash}"))?;
+                    if ahead {
+                        new.remove(place)?;
+                    }
+                    new.link(place, &format!("../../../names/{hash}"))?;
                 }
             }
             self.unsynced.add(new);
@@ -322,6 +358,21 @@ impl Export {
         }
         put(&self.snapshots, &name, there)?;
         self.make_durable()
+    }
+
+    fn make_next(&self) -> io::Result<()> {
+        let Some(current) = self.current else { return Ok(()) };
+        let before = self.snapshots.enter(&current.to_string())?;
+        let next = self.snapshots.make(NEXT)?;
+        for kind in Kind::ALL {
+            let Ok(old) = before.enter(kind.as_str()) else { continue };
+            let new = next.make(kind.as_str())?;
+            for (name, _) in old.entries()? {
+                new.share(&old, &name)?;
+            }
+            new.sync()?;
+        }
+        Ok(())
     }
 
     /// Content first, then the folders that lead to it.
@@ -474,6 +525,7 @@ impl Export {
 
     /// Removes what nothing kept leads to.
     fn sweep(&mut self) -> io::Result<()> {
+        self.next = None;
         self.root.remove(NEW)?;
         let stores: HashSet<StoreHash> = self.kept.values().flat_map(|kept| kept.contents.values().copied()).collect();
         for (name, _) in self.snapshots.entries()? {

@@ -451,6 +451,7 @@ impl Host {
         if let Err(error) = self.export.retire(self.retention, &held, SystemTime::now()) {
             tracing::warn!(error = %chain(&error), "old snapshots could not be removed; tried again after the next change");
         }
+        self.export.prepare_next();
         let exported = self.model.as_ref().map(|model| model.snapshot.commit);
         let mut keep: Vec<CommitId> = self.newest.iter().map(|(newest, _)| newest.commit).chain(exported).collect();
         keep.dedup();
