@@ -3,6 +3,17 @@
 //! Read in this order: [`site`] starts everything, [`story`] says what is pushed, [`engineers`] push it, [`observe`] sees
 //! when each tier and job has it, [`timeline`] shows it.
 
+/// Prints a line. When nobody reads any more (`| head`), the whole ends: children are tethered, and the directory is
+/// swept by the next run.
+macro_rules! say {
+    ($($words:tt)*) => {{
+        use std::io::Write as _;
+        if writeln!(std::io::stdout(), $($words)*).is_err() {
+            std::process::exit(1);
+        }
+    }};
+}
+
 mod engineers;
 mod observe;
 mod site;
@@ -93,7 +104,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let mut show = Show { site, seen: receiver, timeline, shown: 0, woken: BTreeMap::new(), jobs: BTreeMap::new() };
     let outcome = tokio::select! {
         outcome = show.play(arguments) => outcome,
-        outcome = stopped() => outcome.map(|()| println!("\nstopping")),
+        outcome = stopped() => outcome.map(|()| say!("\nstopping")),
     };
     show.timeline.summary();
     show.site.stop().await;
@@ -127,7 +138,7 @@ struct Show {
 
 impl Show {
     async fn play(&mut self, arguments: &Arguments) -> Result<()> {
-        println!("Starting the three tiers and three jobs in {} …", self.site.dir.display());
+        say!("Starting the three tiers and three jobs in {} …", self.site.dir.display());
         let mut story = Story::new();
         let engineers = self.begin(&story).await?;
         try_it::print_what_runs(&self.site, arguments.consul.as_deref())?;
@@ -157,9 +168,7 @@ impl Show {
         let url = format!("{}conf.git", self.site.url(Unit::Master)?);
         let engineers = Engineers::new(self.site.dir.join("engineers.git"), url).await?;
         let push = engineers.push(&story.beginning()).await?;
-        if !push.accepted {
-            bail!("the first push was refused:\n{}", push.output);
-        }
+        self.shown = landed_as(&push).with_context(|| format!("the first push did not land:\n{}", push.output))?;
         self.site.start(Unit::Slave).await?;
         for place in 0..PLACES.len() {
             self.site.start(Unit::Host(place)).await?;
@@ -237,9 +246,7 @@ impl Show {
         loop {
             let more = self.next(until.min(Instant::now() + Duration::from_millis(100))).await?;
             for sequence in self.timeline.strangers(self.shown, Duration::from_millis(500)) {
-                if self.shown > 0 {
-                    self.timeline.show_stranger(sequence);
-                }
+                self.timeline.show_stranger(sequence);
                 self.shown = self.shown.max(sequence);
             }
             if !more && Instant::now() >= until {
@@ -256,7 +263,7 @@ impl Show {
         };
         let seen = seen.context("nobody observes any more")?;
         if let Seen::Died(unit, status) = seen {
-            println!("\n{}  {} ended ({status}); it is started again", site::clock(SystemTime::now()), unit.name());
+            say!("\n{}  {} ended ({status}); it is started again", site::clock(SystemTime::now()), unit.name());
             self.site.forget(unit);
             // As systemd does.
             tokio::time::sleep(Duration::from_secs(1)).await;
@@ -269,7 +276,7 @@ impl Show {
                 if report.reason == "woken" {
                     self.woken.insert(place, report);
                 } else {
-                    println!("\n{}  {} {}", site::clock(report.at), PLACES[place].host, report.words);
+                    say!("\n{}  {} {}", site::clock(report.at), PLACES[place].host, report.words);
                 }
             }
             Seen::Job(place, report) => {

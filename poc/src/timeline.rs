@@ -78,12 +78,8 @@ impl Timeline {
     pub(crate) fn show(&mut self, sequence: u64, change: &Change, push: &Push) {
         self.pushes.0 += 1;
         let took = milliseconds(push.began, push.ended);
-        println!();
-        println!(
-            "{}  {}",
-            heading(push.began, change),
-            paint(&format!("#{sequence}, git push took {took:.0} ms"), dim())
-        );
+        say!();
+        say!("{}  {}", heading(push.began, change), paint(&format!("#{sequence}, git push took {took:.0} ms"), dim()));
         self.rows(sequence, push.ended);
     }
 
@@ -93,9 +89,9 @@ impl Timeline {
         else {
             return;
         };
-        println!();
+        say!();
         let heading = format!("{}  somebody else's push lands", clock(first));
-        println!("{}  {}", paint(&heading, Style::new().bold()), paint(&format!("#{sequence}"), dim()));
+        say!("{}  {}", paint(&heading, Style::new().bold()), paint(&format!("#{sequence}"), dim()));
         self.rows(sequence, first);
     }
 
@@ -109,7 +105,7 @@ impl Timeline {
                 Kind::Tier => (format!("  {who:<20}"), what),
                 Kind::Job => (paint(&format!("▸ {who:<20}"), Style::new().cyan()), paint(&what, Style::new().cyan())),
             };
-            println!("{}  {who} {what}", paint(&offset, dim()));
+            say!("{}  {who} {what}", paint(&offset, dim()));
         }
     }
 
@@ -128,8 +124,8 @@ impl Timeline {
     /// Shows a push that was refused, with the reason that git printed.
     pub(crate) fn show_refused(&mut self, change: &Change, push: &Push) {
         self.pushes.1 += 1;
-        println!();
-        println!("{}  {}", heading(push.began, change), paint("refused, nothing lands", Style::new().red().bold()));
+        say!();
+        say!("{}  {}", heading(push.began, change), paint("refused, nothing lands", Style::new().red().bold()));
         let after = |prefix: &'static str| {
             let lines = push.output.lines().filter_map(move |line| line.trim().strip_prefix(prefix));
             lines.map(str::trim).filter(|line| !line.is_empty())
@@ -139,7 +135,7 @@ impl Timeline {
             after("remote:").chain(after("! ").take(usize::from(after("remote:").next().is_none()))).peekable();
         while let Some(reason) = reasons.next() {
             let branch = if reasons.peek().is_some() { "├" } else { "└" };
-            println!("          {}  {}", paint(branch, dim()), paint(reason, Style::new().red()));
+            say!("          {}  {}", paint(branch, dim()), paint(reason, Style::new().red()));
         }
     }
 
@@ -149,19 +145,19 @@ impl Timeline {
         if landed == 0 {
             return;
         }
-        println!();
-        println!("{landed} changes landed, {refused} refused. From the end of `git push` until");
+        say!();
+        say!("{landed} changes landed, {refused} refused. From the end of `git push` until");
         for (way, words) in [
             ("signal", "the shell script had its SIGHUP   (push-to-signal)"),
             ("libconf", "the Rust program had the settings (libconf)"),
             ("restart", "the restarted job had read its files"),
         ] {
             if let Some((p50, max, count)) = self.latencies.get(way).and_then(|all| spread(all)) {
-                println!("  {words:<51} p50 {p50:>6.1} ms   max {max:>6.1} ms   ({count} times)");
+                say!("  {words:<51} p50 {p50:>6.1} ms   max {max:>6.1} ms   ({count} times)");
             }
         }
         if self.latencies.values().flatten().any(|latency| *latency < 0.0) {
-            println!("Below zero: the host was faster than git, which has yet to end after conf-master has answered.");
+            say!("Below zero: the host was faster than git, which has yet to end after conf-master has answered.");
         }
     }
 }
@@ -178,8 +174,13 @@ fn told(report: &Report) -> String {
 }
 
 fn heading(at: SystemTime, change: &Change) -> String {
-    let branches: Vec<_> = change.edits.keys().map(|branch| branch.trim_end_matches("/main")).collect();
-    let heading = format!("{}  {} pushes {}: \"{}\"", clock(at), change.author, branches.join(", "), change.subject);
+    let names: Vec<_> = change.edits.keys().map(|branch| branch.trim_end_matches("/main")).collect();
+    let services: Vec<_> = names.iter().filter_map(|name| name.strip_prefix("services/")).collect();
+    let what = match &names[..] {
+        [one] => (*one).to_owned(),
+        _ => format!("services/{{{}}}", services.join(",")),
+    };
+    let heading = format!("{}  {} pushes {what}: \"{}\"", clock(at), change.author, change.subject);
     paint(&heading, Style::new().bold())
 }
 

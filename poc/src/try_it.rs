@@ -50,24 +50,28 @@ pub(crate) fn print(site: &Site, reader: &Path) -> Result<()> {
             "read what a process on web-1 reads",
             format!("cat {}", quote(&site.host(0).join("export/current/services/web/latest/config.yaml"))),
         ),
-        ("ask its agent", agent),
+        (
+            "one value of it, from the agent's memory",
+            format!("{} get services/web greeting --socket {}", program("conf-local"), quote(&site.socket(0))),
+        ),
+        ("ask the agent how it fares", agent),
         ("the deployments, newest first", format!("{} log --server {central} {DATACENTER}", program("conf-master"))),
         ("what the daemons say", format!("tail -n 3 {}/*.log", quote(&site.dir.join("logs")))),
     ];
-    println!();
-    println!("{}  (in another terminal; every line works as it stands)", paint("Try it", Style::new().bold()));
+    say!();
+    say!("{}  (in another terminal; every line works as it stands)", paint("Try it", Style::new().bold()));
     for (what, line) in lines {
-        println!("  {}", paint(&format!("# {what}"), Style::new().dimmed()));
-        println!("  {line}");
+        say!("  {}", paint(&format!("# {what}"), Style::new().dimmed()));
+        say!("  {line}");
     }
-    println!("  Ctrl-C stops everything and removes {}.", site.dir.display());
+    say!("  Ctrl-C stops everything and removes {}.", site.dir.display());
     Ok(())
 }
 
 /// Prints what runs.
 pub(crate) fn print_what_runs(site: &Site, consul: Option<&str>) -> Result<()> {
-    let row = |name: &str, what: String| println!("  {} {what}", paint(&format!("{name:<12}"), Style::new().bold()));
-    println!();
+    let row = |name: &str, what: String| say!("  {} {what}", paint(&format!("{name:<12}"), Style::new().bold()));
+    say!();
     row("conf-master", format!("the central Git repository, {}conf.git", site.url(Unit::Master)?));
     let pointers = consul
         .map_or("holds the pointers, in place of Consul".to_owned(), |url| format!("pointers in Consul at {url}"));
