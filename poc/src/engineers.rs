@@ -70,12 +70,12 @@ impl Engineers {
     pub(crate) async fn commit(&self, change: &Change) -> Result<()> {
         for (branch, files) in &change.edits {
             let reference = format!("refs/heads/{branch}");
-            let mut tree = String::new();
+            let mut tree = Vec::new();
             for (name, text) in files {
                 let blob = self.git(change.author, &["hash-object", "-w", "--stdin"], Some(text)).await?;
-                tree += &format!("100644 blob {}\t{name}\n", blob.trim());
+                tree.push(format!("100644 blob {}\t{name}\n", blob.trim()));
             }
-            let tree = self.git(change.author, &["mktree"], Some(&tree)).await?;
+            let tree = self.git(change.author, &["mktree"], Some(&tree.concat())).await?;
             let parent = self.git(change.author, &["for-each-ref", "--format=%(objectname)", &reference], None).await?;
             let mut arguments = vec!["commit-tree", "-m", change.subject.as_str(), tree.trim()];
             if !parent.trim().is_empty() {

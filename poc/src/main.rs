@@ -104,7 +104,13 @@ async fn run(arguments: &Arguments) -> Result<()> {
     let mut show = Show { site, seen: receiver, timeline, shown: 0, woken: BTreeMap::new(), jobs: BTreeMap::new() };
     let outcome = tokio::select! {
         outcome = show.play(arguments) => outcome,
-        outcome = stopped() => outcome.map(|()| say!("\nstopping")),
+        outcome = stopped() => outcome.and_then(|()| {
+            if arguments.once {
+                bail!("stopped before all three changes were made");
+            }
+            say!("\nStopping.");
+            Ok(())
+        }),
     };
     show.timeline.summary();
     show.site.stop().await;
@@ -224,7 +230,7 @@ impl Show {
                     at.host,
                     missing.1,
                     PATIENCE.as_secs(),
-                    self.jobs.iter().filter(|((_, place), _)| *place == missing.0).next_back(),
+                    self.jobs.iter().rfind(|((_, place), _)| *place == missing.0),
                     self.site.failure(Unit::Host(missing.0)),
                 );
             }

@@ -16,7 +16,7 @@ const RETRY: Duration = Duration::from_millis(300);
 /// conf-master's stream of events: a snapshot that is durable.
 pub(crate) async fn landings(master: Upstreams, seen: Sender<Seen>) {
     let path = format!("api/v1/events?datacenter={DATACENTER}");
-    follow(&master, &path, "snapshot", |sequence, at| Seen::Landed(sequence, at), seen).await;
+    follow(&master, &path, "snapshot", Seen::Landed, seen).await;
 }
 
 /// A host's stream of events: its export was switched.

@@ -407,12 +407,6 @@ impl Site {
 
     /// Stops everything: asks first, and kills what has not ended after some seconds.
     pub(crate) async fn stop(mut self) {
-        if let (Some(_), Ok(consul), Ok(keys)) = (&self.consul_url, self.consul(), self.keys()) {
-            self.signal_all(Signal::TERM);
-            for entry in consul.list(keys.root()).await.unwrap_or_default() {
-                let _ = consul.delete(&entry.key).await;
-            }
-        }
         self.signal_all(Signal::TERM);
         let all_gone = async {
             while self.pids.iter().any(|(_, pid)| Path::new("/proc").join(pid.to_string()).exists()) {
@@ -421,6 +415,12 @@ impl Site {
         };
         let _ = tokio::time::timeout(Duration::from_secs(5), all_gone).await;
         self.keepers.shutdown().await;
+        // Nobody writes them again now.
+        if let (Some(_), Ok(consul), Ok(keys)) = (&self.consul_url, self.consul(), self.keys()) {
+            for entry in consul.list(keys.root()).await.unwrap_or_default() {
+                let _ = consul.delete(&entry.key).await;
+            }
+        }
         let _ = self.temporary.close();
     }
 

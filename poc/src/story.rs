@@ -2,7 +2,7 @@
 
 use crate::{
     engineers::Change,
-    site::{DATACENTER, PLACES},
+    site::{DATACENTER, PLACES, Place},
 };
 
 /// The class that the datacenter runs.
@@ -41,9 +41,9 @@ impl Story {
 
     /// The first push: the class, the datacenter, and three components.
     pub(crate) fn beginning(&self) -> Change {
-        let hosts: String =
-            PLACES.iter().map(|place| format!("    {}: {{components: [{}]}}\n", place.host, place.component)).collect();
-        let instance = format!("conf: {CLASS}/latest\ninventories:\n  hosts:\n{hosts}");
+        let host = |place: &Place| format!("    {}: {{components: [{}]}}", place.host, place.component);
+        let hosts = PLACES.each_ref().map(host).join("\n");
+        let instance = format!("conf: {CLASS}/latest\ninventories:\n  hosts:\n{hosts}\n");
         let change = Change::new("ana", "begin").edit(CLASS, "datacenter.yaml", class("latest")).edit(
             format!("datacenters/{DATACENTER}"),
             "datacenter.yaml",
@@ -55,9 +55,8 @@ impl Story {
     /// Three changes that everybody sees, and one mistake.
     pub(crate) fn short(&mut self, step: u64) -> Option<Step> {
         match step {
-            0 | 1 => Some(self.everywhere()),
-            2 => Some(self.mistake()),
-            3 => Some(self.everywhere()),
+            2 => Some(Self::mistake()),
+            0..=3 => Some(self.everywhere()),
             _ => None,
         }
     }
@@ -68,7 +67,7 @@ impl Story {
             0 => self.everywhere(),
             1 => self.change("ben", &[0], |greeting| greeting + 1, "greet otherwise"),
             2 => self.change("chen", &[1, 2], |value| value + 5, "sell more, with more connections"),
-            3 => self.mistake(),
+            3 => Self::mistake(),
             _ => self.rollback(),
         }
     }
@@ -99,19 +98,18 @@ impl Story {
     }
 
     /// A version that nobody tagged.
-    fn mistake(&self) -> Step {
+    fn mistake() -> Step {
         Step::Mistake(Change::new("chen", "run v9 of web").edit(CLASS, "datacenter.yaml", class("v9")))
     }
 
     fn edit(&self, change: Change, place: usize) -> Change {
-        let text: String = self.settings(place).iter().map(|(key, value)| format!("{key}: {value}\n")).collect();
+        let text = self.settings(place).map(|(key, value)| format!("{key}: {value}\n")).concat();
         change.edit(format!("{}/main", PLACES[place].component), "config.yaml", text)
     }
 
     /// What a job says that it read.
     pub(crate) fn words(&self, place: usize) -> String {
-        let words: Vec<_> = self.settings(place).iter().map(|(key, value)| format!("{key} {value}")).collect();
-        words.join(", ")
+        self.settings(place).map(|(key, value)| format!("{key} {value}")).join(", ")
     }
 
     fn settings(&self, place: usize) -> [(&'static str, String); 2] {
@@ -127,10 +125,10 @@ impl Story {
 
 /// The class's `datacenter.yaml`, with this tag of `web`.
 fn class(tag_of_web: &str) -> String {
-    let tags = [tag_of_web, "latest", "latest"];
-    let entries = PLACES.iter().zip(tags).map(|(place, tag)| {
+    let entry = |place: &Place| {
         let name = place.component.trim_start_matches("services/");
+        let tag = if name == "web" { tag_of_web } else { "latest" };
         format!("  - {{name: {name}, branch: main, tag: {tag}}}\n")
-    });
-    format!("services:\n{}", entries.collect::<String>())
+    };
+    format!("services:\n{}", PLACES.each_ref().map(entry).concat())
 }

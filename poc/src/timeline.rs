@@ -146,7 +146,8 @@ impl Timeline {
             return;
         }
         say!();
-        say!("{landed} changes landed, {refused} refused. From the end of `git push` until");
+        let changes = if landed == 1 { "change" } else { "changes" };
+        say!("{landed} {changes} landed, {refused} refused. From the end of `git push` until");
         for (way, words) in [
             ("signal", "the shell script had its SIGHUP   (push-to-signal)"),
             ("libconf", "the Rust program had the settings (libconf)"),
