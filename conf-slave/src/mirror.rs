@@ -166,8 +166,9 @@ impl Mirror {
             Found::Nothing => None,
             Found::Whole(serving) => Some(serving),
             Found::Damage(reason) => {
-                tracing::warn!(%reason, "the local repository is damaged; it is set aside and cloned anew");
+                tracing::warn!(%reason, "the local repository is damaged; it is thrown away and cloned anew");
                 place.set_aside()?;
+                place.remove(&place.aside())?;
                 make_folder(&repo)?;
                 lock = git::lock(&repo).map_err(MirrorError::Lock)?;
                 git::init(&repo, &SETTINGS).map_err(MirrorError::Make)?;
@@ -258,6 +259,19 @@ impl Mirror {
         git::replace_file(&path, format!("{floor}\n").as_bytes()).map_err(|cause| MirrorError::File { path, cause })
     }
 
+    /// Moves the branch that a plain clone checks out to what is served. HEAD cannot name `refs/snapshots/…` itself: `git
+    /// fsck` takes a HEAD that names no branch for damage. Blocks; off the way of a change.
+    pub fn move_head(&self, serving: &Serving) -> Result<(), MirrorError> {
+        let repo = self.place.open_repo()?;
+        let moved = self.place.move_head(&repo, serving.snapshot.commit);
+        moved.map_err(|cause| MirrorError::Repository { path: self.repo(), cause })
+    }
+
+    /// The full name of that branch.
+    pub fn head_branch(&self) -> String {
+        self.place.head_branch()
+    }
+
     /// Learns what a pointer is, from the repository or else from the central server.
     pub async fn judge(&self, pointer: Pointer) -> Judgement {
         if let Some(judgement) = self.judge_here(pointer).await {
@@ -337,14 +351,16 @@ impl Mirror {
             place.move_ref(&repo, newest.commit)?;
             // A crash after this leaves no repository, which is cloned at the next start.
             place.set_aside()?;
+            // One rename takes the old one away and one puts the new one there, since only an empty folder is replaced.
             fs::rename(&path, place.repo())
                 .and_then(|()| git::sync_folder(&place.state))
                 .map_err(|cause| MirrorError::File { path, cause })?;
+            place.remove(&place.aside())?;
             Ok::<_, MirrorError>(serving)
         });
         let serving = Arc::new(serving.await.expect("checking does not panic")?);
         *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
-        tracing::info!(sequence = %serving.snapshot.sequence, "cloned anew; the damaged repository is kept as repo.damaged");
+        tracing::info!(sequence = %serving.snapshot.sequence, "cloned anew");
         self.serve(serving);
         Ok(())
     }
@@ -450,7 +466,22 @@ impl Place {
     fn move_ref(&self, repo: &Repository, commit: CommitId) -> Result<(), MirrorError> {
         let failed = |cause| MirrorError::Repository { path: self.repo(), cause };
         let name = self.reference();
-        repo.reference(&name, commit.into(), true, "served").map_err(failed).map(drop)
+        repo.reference(&name, commit.into(), true, "served").map_err(failed)?;
+        // Later moves of it can wait; the first one makes clones possible.
+        match repo.head() {
+            Ok(_) => Ok(()),
+            Err(_) => self.move_head(repo, commit).map_err(failed),
+        }
+    }
+
+    fn move_head(&self, repo: &Repository, commit: CommitId) -> Result<(), git2::Error> {
+        let branch = self.head_branch();
+        repo.reference(&branch, commit.into(), true, "served")?;
+        repo.set_head(&branch)
+    }
+
+    fn head_branch(&self) -> String {
+        format!("refs/heads/snapshots/{}", self.datacenter)
     }
 
     fn read_floor(&self) -> Option<Pointer> {
@@ -463,9 +494,13 @@ impl Place {
             .ok()
     }
 
+    fn aside(&self) -> PathBuf {
+        self.state.join("repo.damaged")
+    }
+
     /// Puts the repository out of the way; the one that was put there before goes.
     fn set_aside(&self) -> Result<(), MirrorError> {
-        let aside = self.state.join("repo.damaged");
+        let aside = self.aside();
         self.remove(&aside)?;
         match fs::rename(self.repo(), &aside) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {

@@ -15,6 +15,7 @@ use libconf::{
     name::{ComponentVersion, RefName, TagName},
     tier::{
         api::Pin,
+        daemon::chain,
         git,
         manifest::{self, InstanceManifest, Strictness},
         upstream::{Backoff, Upstream, Upstreams},
@@ -78,7 +79,7 @@ async fn follow(
 ) -> Result<(), String> {
     let (of, serving) = (Arc::clone(mirror), Arc::clone(now));
     let own = spawn_blocking(move || {
-        move_head(&of, &serving)?;
+        of.move_head(&serving).map_err(|error| chain(&error))?;
         own_refs(&of, &serving)
     });
     let own = own.await.expect("moving a ref does not panic")?;
@@ -92,22 +93,8 @@ async fn follow(
         .collect();
     fetch(mirror, upstreams, fetched).await?;
     let wanted: BTreeSet<RefName> = now.pins.iter().flat_map(|(name, pin)| refs_of(name, pin)).chain(own).collect();
-    let (repo, head) = (mirror.repo(), head_branch(mirror));
+    let (repo, head) = (mirror.repo(), mirror.head_branch());
     spawn_blocking(move || remove_others(repo, &wanted, head)).await.expect("removing does not panic")
-}
-
-/// What a plain clone checks out: a branch that follows the snapshots. HEAD cannot name `refs/snapshots/…` itself, since
-/// `git fsck` takes a HEAD that names no branch for damage.
-fn move_head(mirror: &Mirror, serving: &Serving) -> Result<(), String> {
-    let words = |error: git2::Error| error.message().to_owned();
-    let repo = Repository::open_bare(mirror.repo()).map_err(words)?;
-    let branch = head_branch(mirror);
-    repo.reference(&branch, serving.snapshot.commit.into(), true, "served").map_err(words)?;
-    repo.set_head(&branch).map_err(words)
-}
-
-fn head_branch(mirror: &Mirror) -> String {
-    format!("refs/heads/snapshots/{}", mirror.datacenter())
 }
 
 fn refs_of(name: &ComponentVersion, pin: &Pin) -> Vec<RefName> {

@@ -10,8 +10,10 @@ use crate::{mirror::Mirror, problems::Problems, publish::with_jitter};
 
 /// Every step adds a pack; so many are rolled into larger ones.
 const MOST_PACKS: usize = 64;
-/// How often packs are counted.
-const COUNT: Duration = Duration::from_secs(30);
+/// How often packs, and programs that died, are counted.
+const COUNT: Duration = Duration::from_secs(4);
+/// Looking for damage takes seconds when there is much: so long apart at least.
+const RESPITE: Duration = Duration::from_secs(60);
 /// How often everything is read once, to find what a disk did to it; the first time soon after the start.
 const EXAMINE: Duration = Duration::from_secs(6 * 3600);
 /// How often what nothing reaches any more is dropped.
@@ -39,16 +41,16 @@ pub async fn remember(mirror: Arc<Mirror>, problems: Arc<Problems>, stop: Cancel
 pub async fn maintain(mirror: Arc<Mirror>, upload: Arc<UploadPack>, doubt: Arc<Notify>, stop: CancellationToken) {
     let mut examine = Instant::now() + Duration::from_secs(20).mul_f64(rand::random_range(0.5..1.0));
     let mut collect = Instant::now() + with_jitter(COLLECT);
-    let mut failed = upload.counts().failed;
+    let (mut failed, mut not_before) = (upload.counts().failed, Instant::now());
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(with_jitter(COUNT)) => {}
         }
         // A program that died while it served may have met damage.
-        let failed_now = upload.counts().failed;
-        if failed_now != failed || Instant::now() >= examine {
-            failed = failed_now;
+        let (failed_now, now) = (upload.counts().failed, Instant::now());
+        if failed_now != failed && now >= not_before || now >= examine {
+            (failed, not_before) = (failed_now, now + RESPITE);
             examine = Instant::now() + with_jitter(EXAMINE);
             doubt.notify_one();
         }

@@ -124,7 +124,8 @@ pub(super) fn start(
             drop(group);
             drop(permit);
             // A question for what is not here says nothing about the repository.
-            if matches!(&failure, Failure::Git(words) if !words.contains("not our ref")) {
+            let only_asked = |words: &str| words.contains("not our ref") && !words.contains("error:");
+            if matches!(&failure, Failure::Git(words) if !only_asked(words)) {
                 deaths.fetch_add(1, Ordering::Relaxed);
             }
             tracing::warn!(%failure, "a Git request failed");
