@@ -414,6 +414,10 @@ impl Place {
 
     /// Reads what the ref names, and sees that all of it is there.
     fn find(&self, repo: &Repository, keys: &TrustedKeys) -> Found {
+        // libgit2 opens a repository with an empty HEAD, git does not.
+        if let Err(error) = repo.find_reference("HEAD") {
+            return Found::Damage(chain(&error));
+        }
         let commit: CommitId = match repo.find_reference(&self.reference()).and_then(|found| found.peel_to_commit()) {
             Ok(commit) => commit.id().into(),
             Err(error) if error.code() == ErrorCode::NotFound && !self.has_ref_file() => return Found::Nothing,
