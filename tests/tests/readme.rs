@@ -1,4 +1,5 @@
-//! What the README tells people to paste, pasted.
+//! What the README tells people to paste, pasted; and whether the manual says what is true.
+#![expect(clippy::unwrap_used, reason = "a test may end where it stands")]
 
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Stdio};
 
@@ -12,6 +13,7 @@ use tests::{
 };
 
 const README: &str = include_str!("../../README.md");
+const MANUAL: &str = include_str!("../../docs/operating.md");
 
 #[test]
 fn the_five_minutes() {
@@ -49,7 +51,7 @@ fn the_five_minutes() {
 }
 
 #[test]
-fn the_consul_policies() {
+fn the_consul_policies_and_the_metrics() {
     let mut site = Plan { pointers: Pointers::DenyingConsul, ..Plan::default() }.start_empty();
     site.populate();
     let slave_token = site.consul().token("conf-slave", &blocks("#### conf-slave", "hcl"));
@@ -66,6 +68,13 @@ fn the_consul_policies() {
     let sequence = site.push_and_wait("services/web", "round", "1\n");
     assert_eq!(site.host().file("services/web/latest/round"), "1\n");
     assert!(site.consul().get("configurations/services/web/latest").is_some());
+
+    for server in [site.master.http(), site.slave().http(), site.host().http()] {
+        let metrics = server.get("/metrics").unwrap().text();
+        for name in metrics.lines().filter_map(|line| line.strip_prefix("# HELP ")?.split(' ').next()) {
+            assert!(MANUAL.contains(&format!("`{name}`")), "docs/operating.md does not say what {name} is");
+        }
+    }
 
     // And no more than that.
     let consul = Address::Tcp(site.consul().address());
@@ -156,7 +165,7 @@ fn programs(folder: &Path) -> String {
 /// What `--help` says and what the manual says are the same flags.
 #[test]
 fn the_manual_knows_every_flag() {
-    let manual = include_str!("../../docs/operating.md");
+    let manual = MANUAL;
     let home = tempfile::tempdir().unwrap();
     let mut known = String::new();
     for arguments in [
@@ -185,8 +194,9 @@ fn the_manual_knows_every_flag() {
         }
         known.push_str(&help);
     }
-    for flag in flags(manual).filter(|flag| *flag != "--atomic" && *flag != "--mirror") {
-        assert!(flag == "--some-flag" || flags(&known).any(|known| known == flag), "no command has {flag}");
+    let of_others = ["--some-flag", "--atomic", "--mirror", "--unix-socket"];
+    for flag in flags(manual).filter(|flag| !of_others.contains(flag)) {
+        assert!(flags(&known).any(|known| known == flag), "no command has {flag}");
     }
 }
 
@@ -194,4 +204,45 @@ fn the_manual_knows_every_flag() {
 fn flags(text: &str) -> impl Iterator<Item = &str> {
     text.split(|char: char| !(char.is_ascii_alphanumeric() || char == '-'))
         .filter(|word| word.len() > 2 && word.starts_with("--") && !word[2..].starts_with('-'))
+}
+
+/// The messages that the manual explains are messages that some program has.
+#[test]
+fn the_manual_quotes_what_programs_say() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut sources = String::new();
+    for folder in ["libconf/src", "conf-master/src", "conf-slave/src", "conf-local/src"] {
+        gather(&root.join(folder), &mut sources);
+    }
+    // A message that goes on in the next line of its source is one line when it is said.
+    let sources = sources.replace("\\\n", " ");
+    let sources = sources.split_whitespace().collect::<Vec<_>>().join(" ");
+    let (mut quoted, mut unknown) = (0, Vec::new());
+    for heading in ["## What a refusal means", "## What an outage says"] {
+        let section = MANUAL.split_once(heading).unwrap().1.split("\n## ").next().unwrap();
+        let rows = section.lines().filter(|line| line.starts_with("| `"));
+        for words in rows.filter_map(|row| row.split(" | ").next()).flat_map(|cell| cell.split('`').skip(1).step_by(2))
+        {
+            let parts = words.split('…').map(|part| part.trim().trim_end_matches([';', ':', ',']));
+            for part in parts.filter(|part| part.len() > 3 && !part.starts_with("datacenter.yaml")) {
+                quoted += 1;
+                if !sources.contains(part) {
+                    unknown.push(part);
+                }
+            }
+        }
+    }
+    assert!(unknown.is_empty(), "the manual explains what no program says: {unknown:#?}");
+    assert!(quoted > 40, "only {quoted} messages were found in the manual");
+}
+
+fn gather(folder: &Path, text: &mut String) {
+    for entry in fs::read_dir(folder).unwrap().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            gather(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(path).unwrap());
+        }
+    }
 }
