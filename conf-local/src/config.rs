@@ -74,7 +74,7 @@ pub struct RunOptions {
     #[arg(long, value_name = "URL")]
     pub central: Vec<Url>,
     /// A Consul agent, or a conf-slave that runs with `--consul embedded`; several are tried in order.
-    /// Without it the usual CONSUL_HTTP_ADDR, or 127.0.0.1:8500.
+    /// Without it the usual `CONSUL_HTTP_ADDR`, or 127.0.0.1:8500.
     #[arg(long, value_name = "URL")]
     pub consul: Vec<String>,
     /// What stands before `configurations/` in the keys of Consul.
@@ -92,7 +92,7 @@ pub struct RunOptions {
     /// Also answer the local service over HTTP on this loopback address.
     #[arg(long, value_name = "ADDRESS:PORT")]
     pub listen: Option<std::net::SocketAddr>,
-    /// The public key of conf-master: a `.pub` or an allowed_signers file.
+    /// The public key of conf-master: a `.pub` or an `allowed_signers` file.
     #[arg(long, value_name = "FILE")]
     pub trusted_key: PathBuf,
     /// A file with the token for surrogates and the central repository; read again when it changes.

@@ -453,10 +453,10 @@ impl Export {
                 }
             }
         }
-        match mode == 0o444 && entry.entries()?.len() == 2 {
-            true => Ok(Rendered { files, settings }.hash()),
-            false => Err(wrong("settings.json")),
+        if mode != 0o444 || entry.entries()?.len() != 2 {
+            return Err(wrong("settings.json"));
         }
+        Ok(Rendered { files, settings }.hash())
     }
 
     /// Learns what is on disk. What cannot be read counts as absent: it is rendered anew.
@@ -565,8 +565,8 @@ fn names_links(versions: &BTreeMap<Version, StoreHash>) -> BTreeMap<String, Stri
 
 /// The name of that folder.
 fn names_hash(versions: &BTreeMap<Version, StoreHash>) -> StoreHash {
-    let lines: String = versions.iter().map(|(version, hash)| format!("{version} {hash}\n")).collect();
-    StoreHash::of(&lines)
+    let lines: Vec<String> = versions.iter().map(|(version, hash)| format!("{version} {hash}\n")).collect();
+    StoreHash::of(&lines.concat())
 }
 
 /// Gives what was made as `.new` its name; what has that name already goes, in one step.

@@ -171,10 +171,10 @@ impl Folder {
 
     /// For calls that resolve a path by themselves: only plain names, which cannot lead anywhere.
     fn parent_checked(&self, name: &str) -> io::Result<&OwnedFd> {
-        match name.contains('/') || name == ".." {
-            true => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is not a plain name"))),
-            false => Ok(&self.0),
+        if name.contains('/') || name == ".." {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is not a plain name")));
         }
+        Ok(&self.0)
     }
 }
 

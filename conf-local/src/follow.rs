@@ -276,7 +276,7 @@ impl Worker<'_> {
         }
         self.audience.current();
         // Nobody waits for this, unless the next change is here already: then it is done after that one.
-        if !self.wanted.has_changed().unwrap_or(true) || pointer.sequence.0 % 16 == 0 {
+        if !self.wanted.has_changed().unwrap_or(true) || pointer.sequence.0.is_multiple_of(16) {
             let audience = self.audience.clone();
             self.blocking(move |host| host.tidy(&audience)).await;
         }
@@ -321,10 +321,7 @@ impl Worker<'_> {
             self.heal().await;
         }
         let words = format!("snapshot {} cannot be fetched: {}", want.short(), problems.words.join("; "));
-        match problems.somebody_away || problems.corrupt {
-            true => Err(Failure::Soon(words)),
-            false => Err(Failure::Later(words)),
-        }
+        if problems.somebody_away || problems.corrupt { Err(Failure::Soon(words)) } else { Err(Failure::Later(words)) }
     }
 
     /// Takes note of one server's answer; true when it was good.
@@ -419,7 +416,8 @@ struct Problems {
 
 impl Audience {
     /// Something cannot be reached, or is damaged: said once, shown until it is back.
-    pub(crate) fn away(&self, what: &str, words: String) {
+    pub(crate) fn away(&self, what: &str, words: impl Into<String>) {
+        let words: String = words.into();
         let mut new = false;
         self.agent.update(|view| {
             new = !view.status.away.contains_key(what);
@@ -458,7 +456,8 @@ impl Audience {
     }
 
     /// The wanted snapshot could not be taken; said once.
-    fn failed(&self, words: String) {
+    fn failed(&self, words: impl Into<String>) {
+        let words: String = words.into();
         let mut new = false;
         self.agent.update(|view| {
             new = view.status.error.as_ref() != Some(&words) || view.status.state != HostState::Failed;

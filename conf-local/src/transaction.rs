@@ -5,7 +5,7 @@
 //! export in use.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -35,7 +35,7 @@ use crate::{
 /// Everything on this host's disk, and the one who writes it. All of it blocks.
 pub struct Host {
     datacenter: DatacenterName,
-    host: HostName,
+    name: HostName,
     keys: TrustedKeys,
     retention: Retention,
     /// Held until the agent ends: keeps a second one from this export.
@@ -109,7 +109,7 @@ impl Host {
         let newest = repository.newest(&keys).map(|snapshot| (snapshot, false));
         Ok(Host {
             datacenter: datacenter.clone(),
-            host: host.clone(),
+            name: host.clone(),
             keys,
             retention,
             lock,
@@ -220,14 +220,14 @@ impl Host {
             // The repository is older than the export: nothing to be made from it.
             return Ok(false);
         }
-        let same = exported.as_ref().is_some_and(|header| header.commit == snapshot.commit && header.host == self.host);
+        let same = exported.as_ref().is_some_and(|header| header.commit == snapshot.commit && header.host == self.name);
         if same {
             self.model = Some(self.model_of(&snapshot)?);
             if self.is_whole() && self.export.damaged().is_empty() {
                 return Ok(true);
             }
             tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; made anew");
-        } else if let Some(header) = exported.filter(|header| header.host == self.host) {
+        } else if let Some(header) = exported.filter(|header| header.host == self.name) {
             // What the export was made from may still be here: then only the difference is rendered.
             let before = self.git().ok().and_then(|git| Snapshot::read(&git, header.commit).ok());
             self.model = before.and_then(|before| self.model_of(&before).ok());
@@ -266,12 +266,12 @@ impl Host {
     ) -> Result<(), TransactionError> {
         let git = self.git()?;
         let next = self.next(&git, snapshot, if anew { None } else { self.model.as_ref() })?;
-        let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or(Kept::default());
+        let have = self.export.current().map_or_else(Kept::default, |(_, kept)| kept.clone());
         let (contents, faults) = self.stage(&git, &next, &have, anew)?;
         let plan = export::plan(&have.contents, &contents);
         let header = Header {
             datacenter: self.datacenter.clone(),
-            host: self.host.clone(),
+            host: self.name.clone(),
             sequence: snapshot.sequence,
             commit: snapshot.commit,
             time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
@@ -316,7 +316,7 @@ impl Host {
 
     fn model_of(&self, snapshot: &Snapshot) -> Result<Model, TransactionError> {
         let git = self.git()?;
-        let declared = declared(&git, snapshot, &self.host)?;
+        let declared = declared(&git, snapshot, &self.name)?;
         let mut inputs = snapshot.components(&git)?;
         inputs.retain(|name, _| declared.selection.contains(name));
         Ok(Model { snapshot: snapshot.clone(), declared, inputs })
@@ -353,15 +353,15 @@ impl Host {
                 continue;
             }
             let key = (component.tree, raw);
-            if !rendered.contains_key(&key) {
-                let result = match render::render(git, component.tree, raw) {
+            let result = match rendered.entry(key) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(match render::render(git, component.tree, raw) {
                     Ok(rendering) => Ok(self.export.stage(&rendering, anew)?),
                     Err(RenderError::Fault(reason)) => Err(reason),
                     Err(RenderError::Repository(cause)) => return Err(TransactionError::Damaged(cause)),
-                };
-                rendered.insert(key, result);
-            }
-            match &rendered[&key] {
+                }),
+            };
+            match result {
                 Ok(hash) => drop(contents.insert(name.clone(), *hash)),
                 Err(reason) => {
                     // It keeps what it had, and the others go on.
@@ -558,6 +558,10 @@ impl Host {
 /// A switch that changed thousands shows so many of them in the history.
 const MOST_SHOWN: usize = 50;
 
+/// Where the two stand in a snapshot.
+const INSTANCE: &str = "datacenter";
+const CLASS: &str = "datacenter-configuration";
+
 fn declared(git: &Git, snapshot: &Snapshot, host: &HostName) -> Result<Declared, TransactionError> {
     let read = |tree: ObjectId, whose: &'static str| -> Result<String, TransactionError> {
         let tree = git.find_tree(tree.into()).map_err(TransactionError::Damaged)?;
@@ -573,8 +577,6 @@ fn declared(git: &Git, snapshot: &Snapshot, host: &HostName) -> Result<Declared,
             TransactionError::Refused(format!("{whose}/{}: {}", manifest::FILE, words.join("; ")))
         }
     };
-    const INSTANCE: &str = "datacenter";
-    const CLASS: &str = "datacenter-configuration";
     let instance = read(snapshot.datacenter_tree(git)?, INSTANCE)?;
     let instance = InstanceManifest::parse(&instance, Strictness::Lenient).map_err(refused(INSTANCE))?;
     let class = read(snapshot.class_tree(git)?, CLASS)?;

@@ -249,9 +249,9 @@ fn files_settings_and_modes() {
     // The next one: only what changed is told, and the one before is still there for who holds it.
     site.set("services/web/latest", &[("config.yaml", "port: 81\n")]);
     let second = site.land();
-    let mut switches = audience.agent.switches();
+    let mut heard = audience.agent.switches();
     take(&mut host, second, &audience).unwrap();
-    let switched = switches.try_recv().unwrap();
+    let switched = heard.try_recv().unwrap();
     let changed = BTreeMap::from([("services/web/latest".parse().unwrap(), ChangeKind::Changed)]);
     assert_eq!(switched.changed, changed);
     assert_eq!(site.read("services/web/latest.json").as_deref(), Some(r#"{"port":81}"#));
@@ -483,7 +483,8 @@ fn a_full_disk_at_every_step() {
 
 #[test]
 fn a_damaged_export_is_mended_from_the_repository() {
-    let damage: [(&str, fn(&Path)); 7] = [
+    type Damage = (&'static str, fn(&Path));
+    let damage: [Damage; 7] = [
         ("wiped", |export| fs::remove_dir_all(export).unwrap()),
         ("no current", |export| fs::remove_file(export.join("current")).unwrap()),
         ("current is a folder", |export| {
@@ -595,12 +596,12 @@ fn three_thousand_components() {
     for round in 0..5 {
         site.set("services/service-7/latest", &[("config.yaml", &format!("number: {round}\n"))]);
         let pointer = site.land();
-        let (since, cpu) = (Instant::now(), cpu());
+        let (since, before) = (Instant::now(), cpu());
         let snapshot = host.accept(pointer).unwrap();
         let accepted = since.elapsed();
         host.put_in_place(&snapshot, false, since, &audience).unwrap();
         let placed = since.elapsed();
-        println!("on the processor: {:?}", self::cpu() - cpu);
+        println!("on the processor: {:?}", cpu().saturating_sub(before));
         host.tidy(&audience);
         println!("one changed: accepted {accepted:?}, switched {placed:?}, tidied {:?}", since.elapsed());
         assert_eq!(site.read("services/service-7/latest.json"), Some(format!(r#"{{"number":{round}}}"#)));
