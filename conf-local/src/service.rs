@@ -73,7 +73,11 @@ pub struct StatusAnswer {
 }
 
 /// Why a request is refused: the answer to it.
-type Refusal = Response;
+struct Refusal(Box<Response>);
+
+fn refusal(status: StatusCode, words: impl std::fmt::Display) -> Refusal {
+    Refusal(Box::new(answer::error(status, words)))
+}
 
 /// All routes of the local service.
 pub fn routes(service: Service) -> Routes {
@@ -96,7 +100,7 @@ pub fn routes(service: Service) -> Routes {
             let known = request.header(header::IF_NONE_MATCH.as_str()).map(str::to_owned);
             match from_here(&request).and_then(|()| selected(&component)) {
                 Ok(component) => settle(service.config(component, query, known).await),
-                Err(refusal) => refusal,
+                Err(refusal) => *refusal.0,
             }
         });
     let wait = v1
@@ -109,7 +113,7 @@ pub fn routes(service: Service) -> Routes {
         .then(async |component: String, query, service: Service, request: Request| {
             match from_here(&request).and_then(|()| selected(&component)) {
                 Ok(component) => settle(service.wait(component, query).await),
-                Err(refusal) => refusal,
+                Err(refusal) => *refusal.0,
             }
         });
     let status = warp::path!("v1" / "status")
@@ -119,7 +123,7 @@ pub fn routes(service: Service) -> Routes {
         .and(answer::request())
         .then(async |query, service: Service, request: Request| match from_here(&request) {
             Ok(()) => settle(service.status_after(query).await),
-            Err(refusal) => refusal,
+            Err(refusal) => *refusal.0,
         });
     let events =
         warp::path!("v1" / "events").and(warp::get()).and(service.clone()).and(answer::request()).map(
@@ -139,7 +143,7 @@ pub fn routes(service: Service) -> Routes {
         warp::path!("v1" / "verify").and(warp::post()).and(warp::query()).and(service).and(answer::request()).then(
             async |query, service: Service, request: Request| match caller(&request) {
                 Ok(user) => settle(service.verify(query, user).await),
-                Err(refusal) => refusal,
+                Err(refusal) => *refusal.0,
             },
         );
 
@@ -190,7 +194,7 @@ impl Service {
     async fn verify(&self, query: VerifyQuery, user: u32) -> Result<Response, Refusal> {
         if user != 0 && user != rustix::process::geteuid().as_raw() {
             let words = "a check reads the whole repository: only root and the agent's own user may start one";
-            return Err(answer::error(StatusCode::FORBIDDEN, words));
+            return Err(refusal(StatusCode::FORBIDDEN, words));
         }
         let report = self.agent.verify(query.repair).await.ok_or_else(stopping)?;
         Ok(answer::json(StatusCode::OK, &report))
@@ -217,11 +221,11 @@ fn problems(status: &Status, watchers: &[WatcherStatus]) -> Vec<String> {
 }
 
 fn settle(answered: Result<Response, Refusal>) -> Response {
-    answered.unwrap_or_else(|refusal| refusal)
+    answered.unwrap_or_else(|refusal| *refusal.0)
 }
 
 fn selected(component: &str) -> Result<ComponentSelector, Refusal> {
-    component.parse().map_err(|error| answer::error(StatusCode::BAD_REQUEST, error))
+    component.parse().map_err(|error| refusal(StatusCode::BAD_REQUEST, error))
 }
 
 /// Refuses what a web page in a browser on this host may send to the loopback port under a name of its own.
@@ -238,7 +242,7 @@ fn from_here(request: &Request) -> Result<(), Refusal> {
     if is_loopback || name == "localhost" {
         return Ok(());
     }
-    Err(answer::error(StatusCode::FORBIDDEN, "ask for localhost or 127.0.0.1: this service is for this host alone"))
+    Err(refusal(StatusCode::FORBIDDEN, "ask for localhost or 127.0.0.1: this service is for this host alone"))
 }
 
 /// The user who asks, as the kernel says.
@@ -247,27 +251,27 @@ fn caller(request: &Request) -> Result<u32, Refusal> {
         Peer::Unix { uid, .. } => Ok(uid),
         Peer::Tcp(_) => {
             let words = "only over the agent's Unix socket, where it can tell who asks; see --socket";
-            Err(answer::error(StatusCode::FORBIDDEN, words))
+            Err(refusal(StatusCode::FORBIDDEN, words))
         }
     }
 }
 
 fn patience(timeout: Option<f64>) -> Result<Duration, Refusal> {
     let timeout = Duration::try_from_secs_f64(timeout.unwrap_or(LONGEST_WAIT.as_secs_f64()));
-    let bad = |_| answer::error(StatusCode::BAD_REQUEST, "timeout is a number of seconds, as in timeout=10");
+    let bad = |_| refusal(StatusCode::BAD_REQUEST, "timeout is a number of seconds, as in timeout=10");
     Ok(timeout.map_err(bad)?.min(LONGEST_WAIT))
 }
 
 fn stopping() -> Refusal {
-    answer::error(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping; ask again when it runs")
+    refusal(StatusCode::SERVICE_UNAVAILABLE, "the agent is stopping; ask again when it runs")
 }
 
 fn nothing_yet() -> Refusal {
     let words = "nothing is exported on this host yet; `conf-local status` says what the agent waits for";
-    answer::error(StatusCode::SERVICE_UNAVAILABLE, words)
+    refusal(StatusCode::SERVICE_UNAVAILABLE, words)
 }
 
 /// For errors of this host's disk.
 fn broken(error: impl std::fmt::Display) -> Refusal {
-    answer::error(StatusCode::INTERNAL_SERVER_ERROR, format_args!("{error}; run `conf-local verify --repair`"))
+    refusal(StatusCode::INTERNAL_SERVER_ERROR, format_args!("{error}; run `conf-local verify --repair`"))
 }

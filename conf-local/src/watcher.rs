@@ -86,7 +86,7 @@ pub enum RegisterError {
     #[error("name between 1 and {MOST_COMPONENTS} components")]
     Components,
     /// The host, or this user, has as many as it may; registrations end with their processes.
-    #[error("{most} processes are registered already{}; a registration ends with its process", of(.user))]
+    #[error("{most} processes are registered already{}; a registration ends with its process", of(*.user))]
     TooMany {
         /// The bound.
         most: usize,
@@ -103,7 +103,7 @@ pub enum RegisterError {
     },
 }
 
-fn of(user: &Option<u32>) -> String {
+fn of(user: Option<u32>) -> String {
     user.map_or_else(String::new, |user| format!(" for user {user}"))
 }
 
@@ -246,18 +246,17 @@ impl Registry {
                 registration.components = components;
             }
         } else {
-            self.check_bounds(&watchers, caller)?;
+            check_bounds(&watchers, caller)?;
         }
         let kept = watchers.iter().filter(|(known, _)| **known != id);
         let kept = kept.filter_map(|(_, watcher)| watcher.registration.as_ref()).chain(&watcher.registration);
         self.registrations.save(kept).map_err(|(path, source)| RegisterError::Keep { path, source })?;
-        let watcher = match watchers.remove(&id) {
+        let watcher = if let Some(before) = watchers.remove(&id) {
             // Its task goes on.
-            Some(before) => Watcher { components: watcher.components, registration: watcher.registration, ..before },
-            None => {
-                tracing::info!(watcher = %id.0, target = %watcher.target, user = caller, "registered");
-                watcher
-            }
+            Watcher { components: watcher.components, registration: watcher.registration, ..before }
+        } else {
+            tracing::info!(watcher = %id.0, target = %watcher.target, user = caller, "registered");
+            watcher
         };
         let status = watcher.status(&id);
         watchers.insert(id, watcher);
@@ -276,18 +275,6 @@ impl Registry {
         let watchers = self.lock();
         let registered = watchers.values().filter(|watcher| watcher.registration.is_some());
         registered.map(|watcher| watcher.report().sequence).collect()
-    }
-
-    fn check_bounds(&self, watchers: &BTreeMap<WatcherId, Watcher>, caller: u32) -> Result<(), RegisterError> {
-        let registrations = || watchers.values().filter_map(|watcher| watcher.registration.as_ref());
-        if registrations().count() >= MOST_REGISTRATIONS {
-            return Err(RegisterError::TooMany { most: MOST_REGISTRATIONS, user: None });
-        }
-        let own = registrations().filter(|registration| registration.user == caller).count();
-        if caller != 0 && own >= MOST_OF_ONE_USER {
-            return Err(RegisterError::TooMany { most: MOST_OF_ONE_USER, user: Some(caller) });
-        }
-        Ok(())
     }
 
     /// Starts the task of each watcher that has none.
@@ -413,6 +400,18 @@ impl Watcher {
             error: report.error.clone(),
         }
     }
+}
+
+fn check_bounds(watchers: &BTreeMap<WatcherId, Watcher>, caller: u32) -> Result<(), RegisterError> {
+    let registrations = || watchers.values().filter_map(|watcher| watcher.registration.as_ref());
+    if registrations().count() >= MOST_REGISTRATIONS {
+        return Err(RegisterError::TooMany { most: MOST_REGISTRATIONS, user: None });
+    }
+    let own = registrations().filter(|registration| registration.user == caller).count();
+    if caller != 0 && own >= MOST_OF_ONE_USER {
+        return Err(RegisterError::TooMany { most: MOST_OF_ONE_USER, user: Some(caller) });
+    }
+    Ok(())
 }
 
 /// A watcher for a process that is held.

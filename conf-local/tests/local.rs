@@ -1,7 +1,7 @@
 //! The agent's side towards the processes of its host: watchers, the local service, the commands. Everything is real but
 //! the host transaction, whose last steps are done by hand here; stories with all tiers are elsewhere.
 
-#![allow(clippy::unwrap_used, reason = "a failed step of a test is to end it")]
+#![allow(clippy::unwrap_used, unreachable_pub, reason = "a failed step of a test is to end it")]
 
 #[path = "local/commands.rs"]
 mod commands;

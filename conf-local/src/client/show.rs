@@ -89,9 +89,10 @@ fn status_text(answer: &StatusAnswer) -> String {
         }
         text = format!("{text}\n\n{watchers}");
     }
-    match answer.problems.is_empty() {
-        true => format!("{text}\n\nno problems"),
-        false => format!("{text}\n\nproblems:\n- {}", answer.problems.join("\n- ")),
+    if answer.problems.is_empty() {
+        format!("{text}\n\nno problems")
+    } else {
+        format!("{text}\n\nproblems:\n- {}", answer.problems.join("\n- "))
     }
 }
 

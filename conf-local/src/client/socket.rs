@@ -102,10 +102,10 @@ impl Socket {
             let status = response.status();
             let body = Limited::new(response.into_body(), MOST_BYTES).collect().await.map_err(AskError::Strange)?;
             let body = body.to_bytes();
-            match status.is_success() {
-                true => Ok(body),
-                false => Err(AskError::Refused { status, words: words_of(status, &body) }),
+            if status.is_success() {
+                return Ok(body);
             }
+            Err(AskError::Refused { status, words: words_of(status, &body) })
         };
         tokio::pin!(exchange);
         // The connection moves the bytes; it may end before the last of them is taken.

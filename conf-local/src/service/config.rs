@@ -12,7 +12,7 @@ use libconf::{
 };
 use serde::Deserialize;
 
-use super::{Refusal, Service, broken, nothing_yet};
+use super::{Refusal, Service, broken, nothing_yet, refusal};
 use crate::state::kept;
 
 #[derive(Debug, Deserialize)]
@@ -102,12 +102,12 @@ pub(super) fn choose(
             versions.push(version);
             let versions: Vec<_> = versions.iter().map(|version| format!("{}/{version}", selector.component)).collect();
             let words = format!("{selector} runs in several versions, name one: {}", versions.join(", "));
-            Err(answer::error(StatusCode::BAD_REQUEST, words))
+            Err(refusal(StatusCode::BAD_REQUEST, words))
         }
         (None, _) => {
             let words =
                 format!("change {sequence} has no {selector} for this host; `conf-local status` shows what it runs");
-            Err(answer::error(StatusCode::NOT_FOUND, words))
+            Err(refusal(StatusCode::NOT_FOUND, words))
         }
     }
 }
@@ -136,5 +136,5 @@ fn not_kept(export: &Path, sequence: Sequence) -> Refusal {
     kept.sort();
     let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
     let words = format!("this host does not keep change {sequence}; it keeps {}", kept.join(", "));
-    answer::error(StatusCode::NOT_FOUND, words)
+    refusal(StatusCode::NOT_FOUND, words)
 }

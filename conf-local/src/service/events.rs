@@ -10,7 +10,7 @@ use libconf::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{Refusal, Service};
+use super::{Refusal, Service, refusal};
 
 /// The data of an event `change`; its id is the sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +27,7 @@ impl Service {
     /// A reader that comes back with `Last-Event-ID` first gets one event for all that it missed.
     pub(super) fn events(&self, request: &Request) -> Result<Response, Refusal> {
         let last = request.header("last-event-id").map(str::parse::<Sequence>).transpose();
-        let last = last.map_err(|error| answer::error(StatusCode::BAD_REQUEST, error))?;
+        let last = last.map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
         // Listen first, look then: a switch in between is told by either.
         let mut switches = self.agent.switches();
         let service = self.clone();

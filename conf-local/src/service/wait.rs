@@ -17,7 +17,7 @@ use libconf::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Refusal, Service, broken, patience, stopping};
+use super::{Refusal, Service, broken, patience, refusal, stopping};
 use crate::state::View;
 
 /// As far back as a caller with an old commit is answered; each step costs some microseconds.
@@ -54,7 +54,7 @@ struct Goal {
 impl Service {
     pub(super) async fn wait(&self, component: ComponentSelector, query: WaitQuery) -> Result<Response, Refusal> {
         let at = query.at.as_deref().map(str::parse::<PinValue>).transpose();
-        let at = at.map_err(|error| answer::error(StatusCode::BAD_REQUEST, error))?;
+        let at = at.map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
         let mut goal = Goal { component, at, sequence: query.sequence, looked: None };
         let mut views = self.agent.follow();
         let until = tokio::time::sleep(patience(query.timeout)?);

@@ -9,7 +9,7 @@ use libconf::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::{Refusal, Service, caller};
+use super::{Refusal, Service, caller, refusal};
 use crate::{
     config::parse_signal,
     watcher::{RegisterError, WatcherStatus, Wish},
@@ -59,8 +59,9 @@ impl Service {
             Peer::Unix { pid, .. } => pid,
             Peer::Tcp(_) => None,
         };
-        let wanted: RegisterRequest = request.body.json(MOST_BYTES).await?;
-        let bad = |words: String| answer::error(StatusCode::BAD_REQUEST, words);
+        let wanted: RegisterRequest =
+            request.body.json(MOST_BYTES).await.map_err(|refused| Refusal(Box::new(refused)))?;
+        let bad = |words: String| refusal(StatusCode::BAD_REQUEST, words);
         let signal = parse_signal(wanted.signal.as_deref().unwrap_or("HUP")).map_err(bad)?;
         let pid = wanted.pid.or(asking).ok_or_else(|| bad("name the process, as in \"pid\": 4711".to_owned()))?;
         let delay = Duration::from_secs(wanted.delay_seconds.unwrap_or(0).into());
@@ -90,5 +91,5 @@ fn refuse(error: &RegisterError) -> Refusal {
         RegisterError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         RegisterError::Keep { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    answer::error(status, libconf::tier::daemon::chain(error))
+    refusal(status, libconf::tier::daemon::chain(error))
 }

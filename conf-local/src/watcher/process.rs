@@ -185,10 +185,10 @@ impl Process {
     pub(crate) fn check_owner(&self, owner: u32) -> Result<(), ProcessError> {
         let pid = self.identity.pid;
         let status = Status::read(&PathBuf::from(format!("/proc/{pid}/status"))).map_err(|source| self.look(source))?;
-        match status.users.iter().all(|user| *user == owner) {
-            true => Ok(()),
-            false => Err(ProcessError::Foreign { pid, uid: owner }),
+        if status.users.iter().all(|user| *user == owner) {
+            return Ok(());
         }
+        Err(ProcessError::Foreign { pid, uid: owner })
     }
 
     /// When it started, as the machine's clock now tells it.

@@ -129,8 +129,7 @@ impl Teller {
                 outcome => self.done(&duty, outcome),
             }
         }
-        drop(ended);
-        self.id
+        self.id.clone()
     }
 
     /// Tells of `duty`, or of the newer one that joined it before anything was sent.

@@ -190,7 +190,7 @@ async fn a_process_registers_itself_and_only_its_own() {
         if nix::unistd::geteuid().is_root() {
             // Another user of this host, who may read, but not have root's process signalled.
             let wish = json!({"components": ["services/web"], "pid": roots.pid()}).to_string();
-            let script = r#"my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die $!; print $s $ARGV[1]; print <$s>"#;
+            let script = r"my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die $!; print $s $ARGV[1]; print <$s>";
             let request =
                 format!("POST /v1/watchers HTTP/1.0\r\nHost: x\r\nContent-Length: {}\r\n\r\n{wish}", wish.len());
             let asked = Command::new("setpriv")

@@ -51,10 +51,10 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Reads the current snapshot and starts the thread.
-    pub(super) fn start(export_dir: PathBuf) -> Result<Self, Error> {
+    pub(super) fn start(export_dir: &Path) -> Result<Self, Error> {
         // A relative path would change its meaning with the program's working directory.
-        let no_export = |source| Error::NoExport { dir: export_dir.clone(), source };
-        let export_dir = std::path::absolute(&export_dir).map_err(no_export)?;
+        let no_export = |source| Error::NoExport { dir: export_dir.to_owned(), source };
+        let export_dir = std::path::absolute(export_dir).map_err(no_export)?;
         let (wake, woken) = mpsc::sync_channel(1);
         // Watch first, read then: a switch in between is an event that is waiting.
         let watch = Watch::new(&export_dir, wake.clone());
@@ -174,7 +174,9 @@ impl Shared {
         let switches = following.iter().map(|one| one.prepare(snapshot)).collect::<Result<Vec<Switch<'_>>, _>>()?;
         // All was read. From here on nothing fails, and every handle is on the new snapshot within microseconds.
         self.snapshot.store(Arc::new(snapshot.clone()));
-        switches.into_iter().for_each(|switch| switch());
+        for switch in switches {
+            switch();
+        }
         Ok(())
     }
 }
@@ -215,5 +217,6 @@ impl Watch {
 /// Between the whole time and three quarters of it, so that the processes of a host do not all look at once.
 fn jittered(time: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish();
-    time - time.mul_f64((random % 1024) as f64 / 4096.0)
+    let share = u32::try_from(random % 256).unwrap_or_default();
+    time.saturating_sub(time / 1024 * share)
 }

@@ -75,13 +75,11 @@ impl Client {
     /// - Errors: [`Error::NoExport`] when there is no readable snapshot there (the agent has not exported yet).
     /// - Source: `GET /v1/status` of conf-local, member `export`.
     pub fn connect() -> Result<Self, Error> {
-        match std::env::var_os("CONF_EXPORT_DIR").filter(|dir| !dir.is_empty()) {
-            Some(dir) => Self::at(PathBuf::from(dir)),
-            None => {
-                let socket = std::env::var_os("CONF_LOCAL_SOCKET").filter(|path| !path.is_empty());
-                Self::through(socket.map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from))
-            }
+        if let Some(dir) = std::env::var_os("CONF_EXPORT_DIR").filter(|dir| !dir.is_empty()) {
+            return Self::at(PathBuf::from(dir));
         }
+        let socket = std::env::var_os("CONF_LOCAL_SOCKET").filter(|path| !path.is_empty());
+        Self::through(socket.map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from))
     }
 
     /// As [`Client::connect`], with the agent at this socket and without a look at the environment.
@@ -95,7 +93,7 @@ impl Client {
     ///
     /// - Errors: [`Error::NoExport`] when no snapshot can be read there.
     pub fn at(export_dir: impl Into<PathBuf>) -> Result<Self, Error> {
-        Ok(Client { follower: Arc::new(follow::Follower::start(export_dir.into())?) })
+        Ok(Client { follower: Arc::new(follow::Follower::start(&export_dir.into())?) })
     }
 
     /// One component of this host, `<kind>/<name>` or `<kind>/<name>/<version>`.

@@ -108,7 +108,10 @@ impl<T> Clone for Typed<T> {
 impl<T> fmt::Debug for Typed<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Not the value: settings may hold what no log should.
-        f.debug_struct("Typed").field("component", &self.cell.selector).field("sequence", &self.sequence()).finish()
+        f.debug_struct("Typed")
+            .field("component", &self.cell.selector)
+            .field("sequence", &self.sequence())
+            .finish_non_exhaustive()
     }
 }
 
