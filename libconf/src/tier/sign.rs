@@ -75,9 +75,9 @@ fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
 pub struct TrustedKeys(Vec<PublicKey>);
 
 impl TrustedKeys {
-    /// Reads a `.pub` file or an allowed_signers file; one without a usable key is an error.
+    /// Reads a `.pub` file or an `allowed_signers` file; one without a usable key is an error.
     ///
-    /// Of allowed_signers, lines that are limited to other namespaces than `git`, or that name a certificate authority,
+    /// Of `allowed_signers`, lines that are limited to other namespaces than `git`, or that name a certificate authority,
     /// are passed over. Source: ssh-keygen(1), "ALLOWED SIGNERS".
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let text = fs::read_to_string(path).map_err(|error| KeyError::file(path, &error))?;
@@ -88,10 +88,10 @@ impl TrustedKeys {
                 keys.push(key);
             }
         }
-        match keys.is_empty() {
-            true => Err(KeyError::file(path, &"no public key in it; give it the line that `conf-master init` printed")),
-            false => Ok(TrustedKeys(keys)),
+        if keys.is_empty() {
+            return Err(KeyError::file(path, &"no public key in it; give it the line that `conf-master init` printed"));
         }
+        Ok(TrustedKeys(keys))
     }
 
     /// Checks a commit's signature over its text.

@@ -66,12 +66,11 @@ impl Snapshot {
         keys.verify(&text, signature).map_err(untrusted)?;
         // What was signed is what is read: the text without the signature, not the object around it.
         let snapshot = parse(commit, &text)?;
-        match snapshot.datacenter == *datacenter {
-            true => Ok(snapshot),
-            false => {
-                Err(SnapshotError::OtherDatacenter { commit, found: snapshot.datacenter, wanted: datacenter.clone() })
-            }
+        if snapshot.datacenter != *datacenter {
+            let (found, wanted) = (snapshot.datacenter, datacenter.clone());
+            return Err(SnapshotError::OtherDatacenter { commit, found, wanted });
         }
+        Ok(snapshot)
     }
 
     /// Reads a commit as a snapshot without looking at its signature: for a repository that only conf-master writes.

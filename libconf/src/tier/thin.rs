@@ -79,23 +79,20 @@ impl New<'_> {
                 Some(base) => Some((base, delta(self.odb.read(*base)?.data(), data))),
                 None => None,
             };
-            match delta.filter(|(_, delta)| delta.len() < data.len()) {
+            if let Some((base, delta)) = delta.filter(|(_, delta)| delta.len() < data.len()) {
                 // 7: a delta against an object named by its id.
-                Some((base, delta)) => {
-                    push_header(&mut pack, 7, delta.len());
-                    pack.extend_from_slice(base.as_bytes());
-                    deflate(&mut pack, &delta);
-                }
-                None => {
-                    let kind = match object.kind() {
-                        ObjectType::Commit => 1,
-                        ObjectType::Tree => 2,
-                        ObjectType::Tag => 4,
-                        _ => 3,
-                    };
-                    push_header(&mut pack, kind, data.len());
-                    deflate(&mut pack, data);
-                }
+                push_header(&mut pack, 7, delta.len());
+                pack.extend_from_slice(base.as_bytes());
+                deflate(&mut pack, &delta);
+            } else {
+                let kind = match object.kind() {
+                    ObjectType::Commit => 1,
+                    ObjectType::Tree => 2,
+                    ObjectType::Tag => 4,
+                    _ => 3,
+                };
+                push_header(&mut pack, kind, data.len());
+                deflate(&mut pack, data);
             }
         }
         let checksum = Sha1::digest(&pack);
@@ -106,14 +103,18 @@ impl New<'_> {
 
 /// Type and size of an object in a pack: three bits of type, then the size in groups of 4, 7, 7, … bits.
 fn push_header(pack: &mut Vec<u8>, kind: u8, size: usize) {
-    let mut byte = kind << 4 | (size & 15) as u8;
+    let mut byte = kind << 4 | low_byte(size & 15);
     let mut rest = size >> 4;
     while rest > 0 {
         pack.push(byte | 0x80);
-        byte = (rest & 0x7f) as u8;
+        byte = low_byte(rest & 0x7f);
         rest >>= 7;
     }
     pack.push(byte);
+}
+
+fn low_byte(number: usize) -> u8 {
+    number.to_le_bytes()[0]
 }
 
 fn deflate(pack: &mut Vec<u8>, data: &[u8]) {
@@ -132,7 +133,7 @@ fn delta(old: &[u8], new: &[u8]) -> Vec<u8> {
     push_size(&mut delta, new.len());
     push_copy(&mut delta, 0, prefix);
     for part in new_rest[..new_rest.len() - suffix].chunks(0x7f) {
-        delta.push(part.len() as u8);
+        delta.push(low_byte(part.len()));
         delta.extend_from_slice(part);
     }
     push_copy(&mut delta, old.len() - suffix, suffix);
@@ -141,10 +142,10 @@ fn delta(old: &[u8], new: &[u8]) -> Vec<u8> {
 
 fn push_size(delta: &mut Vec<u8>, mut size: usize) {
     while size > 0x7f {
-        delta.push((size & 0x7f) as u8 | 0x80);
+        delta.push(low_byte(size & 0x7f) | 0x80);
         size >>= 7;
     }
-    delta.push(size as u8);
+    delta.push(low_byte(size));
 }
 
 /// Copies at most 65,535 bytes at a time: larger sizes have a form of their own in old readers.
@@ -153,14 +154,18 @@ fn push_copy(delta: &mut Vec<u8>, mut offset: usize, mut length: usize) {
         let part = length.min(0xffff);
         let at = delta.len();
         delta.push(0x80);
-        for (bit, byte) in (offset as u32).to_le_bytes().into_iter().enumerate().filter(|(_, byte)| *byte != 0) {
-            delta[at] |= 1 << bit;
-            delta.push(byte);
-        }
-        for (bit, byte) in (part as u16).to_le_bytes().into_iter().enumerate().filter(|(_, byte)| *byte != 0) {
-            delta[at] |= 0x10 << bit;
-            delta.push(byte);
-        }
+        let mut push = |bits: std::ops::Range<usize>, number: usize| {
+            for (place, bit) in bits.enumerate() {
+                let byte = low_byte(number >> (8 * place));
+                if byte != 0 {
+                    delta[at] |= 1 << bit;
+                    delta.push(byte);
+                }
+            }
+        };
+        // Four bytes of offset reach far beyond what is packed here; two of length are what `part` needs.
+        push(0..4, offset);
+        push(4..6, part);
         offset += part;
         length -= part;
     }
