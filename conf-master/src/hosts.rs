@@ -63,7 +63,7 @@ struct HostLine {
 
 impl HostsAnswer {
     /// Sets reports against the newest snapshot and the inventory.
-    pub fn new(snapshot: &Snapshot, listed: &[HostName], reports: Vec<HostReport>) -> Self {
+    pub fn new(snapshot: &Snapshot, listed: &[HostName], reports: &[HostReport]) -> Self {
         let reported: BTreeSet<&HostName> = reports.iter().map(|report| &report.host).collect();
         let silent = listed.iter().filter(|host| !reported.contains(host)).cloned().collect();
         let line = |report: HostReport| HostLine {

@@ -153,6 +153,7 @@ pub fn start(
         catalog: Catalog::default(),
         ledger: CommitId::ZERO,
         sequence: Sequence(0),
+        is_void: false,
         publish,
         upload,
         runtime: Handle::current(),
@@ -172,6 +173,8 @@ struct Landing {
     catalog: Catalog,
     ledger: CommitId,
     sequence: Sequence,
+    /// What is in memory is not what is on disk; to be read again before anything lands.
+    is_void: bool,
     publish: watch::Sender<Arc<Published>>,
     upload: Arc<UploadPack>,
     runtime: Handle,
@@ -227,7 +230,7 @@ impl Landing {
         for fault in faults {
             error!(%fault, "a datacenter cannot be resolved; it keeps its last snapshot");
         }
-        (self.catalog, self.sequence) = (catalog, sequence);
+        (self.catalog, self.sequence, self.is_void) = (catalog, sequence, false);
         info!(sequence = sequence.0, datacenters = self.catalog.datacenters.len(), "the ledger is read");
         self.tell();
         Ok(())
@@ -243,7 +246,7 @@ impl Landing {
     fn check(&self, push: &Push, quarantine: Option<&Path>) -> Outcome {
         match self.judge_in_quarantine(push, quarantine) {
             Ok(refusals) => Outcome { refusals, ..Outcome::default() },
-            Err(error) => self.failed(push, &error),
+            Err(error) => failed(push, &error),
         }
     }
 
@@ -258,39 +261,48 @@ impl Landing {
         Ok(judge(&self.catalog, &repo, &self.limits, &push.wishes, push.atomic).refusals)
     }
 
-    fn failed(&self, push: &Push, error: &anyhow::Error) -> Outcome {
-        error!(error = format!("{error:#}"), request = push.request, "a push could not be judged or written");
-        let reason = format!("conf-master could not write it, nothing landed: {error:#}");
-        Outcome { refusals: vec![Some(reason); push.wishes.len()], ..Outcome::default() }
-    }
-
     fn land(&mut self, batch: Vec<(Push, oneshot::Sender<Outcome>)>) {
         if batch.is_empty() {
             return;
         }
         let began = Instant::now();
-        let before = self.ledger;
-        let mut answers = Vec::new();
-        let mut moves = Vec::new();
-        let written = batch.iter().try_for_each(|(push, _)| -> anyhow::Result<()> {
-            let (outcome, moved) = self.stage(push)?;
-            answers.push(outcome);
-            moves.extend(moved);
-            Ok(())
+        let answers = self.land_all(batch.iter().map(|(push, _)| push)).unwrap_or_else(|error| {
+            let refusals = batch.iter().map(|(push, _)| failed(push, &error));
+            refusals.collect()
         });
-        let written = written.and_then(|()| if self.ledger == before { Ok(()) } else { self.commit(before, &moves) });
-        if let Err(error) = written {
-            answers = batch.iter().map(|(push, _)| self.failed(push, &error)).collect();
-            // What was staged in memory is void; the ledger on disk is what counts.
-            if let Err(error) = self.load() {
-                error!(error = format!("{error:#}"), "the ledger cannot be read; landing stops until it can");
-            }
-        }
-        self.tell();
         for ((push, reply), outcome) in batch.into_iter().zip(answers) {
             self.record(&push, &outcome, began);
             let _ = reply.send(outcome);
         }
+    }
+
+    /// Lands pushes with one durable write. An error means that none of them landed.
+    fn land_all<'a>(&mut self, pushes: impl Iterator<Item = &'a Push>) -> anyhow::Result<Vec<Outcome>> {
+        if self.is_void {
+            self.load().context("the ledger cannot be read")?;
+        }
+        let before = self.ledger;
+        let (mut answers, mut moves) = (Vec::new(), Vec::new());
+        self.is_void = true;
+        let staged = pushes.into_iter().try_for_each(|push| {
+            let (outcome, its_moves) = self.stage(push)?;
+            answers.push(outcome);
+            moves.extend(its_moves);
+            anyhow::Ok(())
+        });
+        let tip = self.ledger;
+        let written = staged.and_then(|()| if tip == before { Ok(()) } else { self.commit(before, &moves) });
+        if let Err(error) = written {
+            // What was staged in memory is void: the ledger on disk is what counts, and it may have moved after all.
+            let read = self.load();
+            if read.is_err() || self.ledger != tip || tip == before {
+                return Err(error);
+            }
+            warn!(error = format!("{error:#}"), "a change landed, though not without trouble");
+        }
+        self.is_void = false;
+        self.tell();
+        Ok(answers)
     }
 
     /// Judges one push against what is staged so far, and writes its objects. No ref moves.
@@ -391,7 +403,7 @@ impl Landing {
     fn commit(&mut self, before: CommitId, moves: &[Move]) -> anyhow::Result<()> {
         repository::sync_objects(&self.repo).context("cannot make the objects durable")?;
         repository::move_ledger(&self.path, Some(before), self.ledger)?;
-        let failed = moves.iter().filter_map(|one| repository::set_ref(&self.repo, &one.name, one.new).err()).next();
+        let failed = moves.iter().find_map(|one| repository::set_ref(&self.repo, &one.name, one.new).err());
         if let Some(cause) = failed {
             // The change is accepted: the refs follow the ledger, now or at the next repair.
             error!(error = cause.message(), "a ref could not be moved; it is put right from the ledger");
@@ -419,7 +431,7 @@ impl Landing {
     fn record(&self, push: &Push, outcome: &Outcome, began: Instant) {
         let refused = outcome.refusals.iter().flatten().count();
         self.refused.inc_by(refused as u64);
-        let took_ms = began.elapsed().as_millis() as u64;
+        let took_ms = began.elapsed().as_millis();
         let (by, through, request) = (push.by.as_deref().unwrap_or("not proven"), &push.through, &push.request);
         if let Some(sequence) = outcome.sequence {
             self.landed.inc();
@@ -445,6 +457,12 @@ impl Landing {
         let published = Published { central: self.sequence, datacenters: datacenters.collect() };
         self.publish.send_replace(Arc::new(published));
     }
+}
+
+fn failed(push: &Push, cause: &anyhow::Error) -> Outcome {
+    error!(error = format!("{cause:#}"), request = push.request, "a push could not be judged or written");
+    let reason = format!("conf-master could not write it, nothing landed: {cause:#}");
+    Outcome { refusals: vec![Some(reason); push.wishes.len()], ..Outcome::default() }
 }
 
 fn count(number: usize, noun: &str) -> String {

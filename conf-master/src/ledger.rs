@@ -72,7 +72,7 @@ pub fn write(
     if let Some(tags) = tags {
         tree.insert("tags", tags, 0o040_000)?;
     }
-    if entry.sequence.0 % TABLE_EVERY == 0 {
+    if entry.sequence.0.is_multiple_of(TABLE_EVERY) {
         tree.insert("refs", repo.blob(table.to_string().as_bytes())?, 0o100_644)?;
     }
     let mut text = format!("tree {}\n", tree.write()?);
@@ -170,7 +170,7 @@ pub fn replay(repo: &Repository, tip: CommitId) -> Result<(Table, Sequence), Led
     let mut commit = tip;
     let mut table = loop {
         let entry = Entry::read(repo, commit)?;
-        if entry.sequence.0 % TABLE_EVERY == 0 {
+        if entry.sequence.0.is_multiple_of(TABLE_EVERY) {
             let table = read_table(repo, commit)?;
             entries.push((commit, entry));
             break table;

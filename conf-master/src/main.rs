@@ -40,7 +40,9 @@ fn main() -> ExitCode {
             } else {
                 for (datacenter, faults) in &faults {
                     println!("{datacenter}: {}", if faults.is_empty() { "ok" } else { "refused" });
-                    faults.iter().for_each(|fault| println!("  {fault}"));
+                    for fault in faults {
+                        println!("  {fault}");
+                    }
                 }
             }
             ExitCode::from(u8::from(faults.values().any(|faults| !faults.is_empty())))

@@ -89,7 +89,7 @@ async fn keep_up(path: PathBuf, lander: Lander, stop: CancellationToken) {
             })
             .await;
         match done {
-            Ok(()) => info!(took_ms = last.elapsed().as_millis() as u64, "upkeep of the repository is done"),
+            Ok(()) => info!(took_ms = last.elapsed().as_millis(), "upkeep of the repository is done"),
             Err(error) => warn!(error = format!("{error:#}"), "upkeep of the repository failed; tried again later"),
         }
     }

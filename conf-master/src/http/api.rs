@@ -40,10 +40,7 @@ fn default_limit() -> usize {
 
 /// The routes of the API.
 pub(super) fn routes(server: Server) -> Routes {
-    let with = {
-        let server = server.clone();
-        warp::any().map(move || server.clone())
-    };
+    let with = warp::any().map(move || server.clone());
     let datacenter = || warp::path!("api" / "v1" / "datacenters" / String / String / ..);
     let end = warp::path::end;
     let follow = warp::path!("api" / "v1" / "events")
@@ -181,7 +178,7 @@ impl Server {
             let text = file.map(|blob| String::from_utf8_lossy(blob.content()).into_owned()).unwrap_or_default();
             let instance = InstanceManifest::parse(&text, Strictness::Lenient).ok();
             let listed: Vec<HostName> = instance.into_iter().flat_map(|instance| instance.hosts.into_keys()).collect();
-            Ok(json(StatusCode::OK, &HostsAnswer::new(&snapshot, &listed, reports)))
+            Ok(json(StatusCode::OK, &HostsAnswer::new(&snapshot, &listed, &reports)))
         })
         .await
     }
