@@ -4,8 +4,9 @@
 use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Stdio};
 
 use hyper::Method;
+use libconf::tier::manifest::{ClassManifest, InstanceManifest, Strictness, pins};
 use tests::{
-    Plan,
+    Daemon, Plan,
     http::Address,
     own_address,
     program::{built, command, run, spawn, text},
@@ -112,26 +113,67 @@ fn the_links_lead_somewhere() {
     }
 }
 
-/// The fenced blocks of one language under a heading, up to the next heading of its level or above, one after the other.
+/// The fenced blocks of one language under a heading, one after the other.
 fn blocks(heading: &str, language: &str) -> String {
+    fenced(heading, language).concat()
+}
+
+/// The fenced blocks of one language under a heading, up to the next heading of its level or above.
+fn fenced(heading: &str, language: &str) -> Vec<String> {
     let level = heading.split(' ').next().unwrap().len();
     let is_heading = |line: &str| line.starts_with('#') && line.trim_start_matches('#').starts_with(' ');
-    let mut blocks = String::new();
+    let mut blocks = Vec::<String>::new();
     let (mut inside, mut fence) = (false, None);
     for line in README.lines() {
         match (fence, line.strip_prefix("```")) {
-            (None, Some(opened)) => fence = Some(opened),
+            (None, Some(opened)) => {
+                fence = Some(opened);
+                if inside && opened == language {
+                    blocks.push(String::new());
+                }
+            }
             (Some(_), Some(_)) => fence = None,
             (None, None) if is_heading(line) => {
                 let deeper = line.chars().take_while(|char| *char == '#').count() > level;
                 inside = line.starts_with(heading) || (inside && deeper);
             }
-            (Some(opened), None) if inside && opened == language => blocks = blocks + line + "\n",
+            (Some(opened), None) if inside && opened == language => {
+                blocks.last_mut().unwrap().extend([line, "\n"]);
+            }
             _ => {}
         }
     }
     assert!(!blocks.is_empty(), "the README has no {language} block under {heading:?}");
     blocks
+}
+
+#[test]
+fn the_examples_of_datacenter_yaml() {
+    let examples = fenced("## What goes where", "yaml");
+    let [class, instance] = examples.as_slice() else { panic!("two examples are expected") };
+    let class = ClassManifest::parse(class, Strictness::Strict).expect("the class's example lands");
+    let instance = InstanceManifest::parse(instance, Strictness::Strict).expect("the datacenter's example lands");
+    assert_eq!(instance.dangling(&class), []);
+    assert_eq!(pins(&class, &instance).len(), 4);
+}
+
+#[test]
+fn the_example_of_conf_local_yaml() {
+    let site = Plan { hosts: 0, slaves: 0, pointers: Pointers::Embedded, ..Plan::default() }.start_empty();
+    let folder = site.folder.path().to_str().unwrap();
+    let file = blocks("### systemd", "yaml")
+        .replace("/var/lib/conf-local", &format!("{folder}/state"))
+        .replace("/run/conf-local/", &format!("{folder}/"))
+        .replace("/etc/conf-master.pub", site.master.trusted_key().to_str().unwrap());
+    let path = site.folder.path().join("conf-local.yaml");
+    fs::write(&path, file).unwrap();
+    // Nothing that it names answers, so it waits for a first snapshot, and says so.
+    let arguments = ["run", "--config", path.to_str().unwrap()];
+    let mut agent = Daemon::new("conf-local", built("conf-local"), site.folder.path(), arguments);
+    agent.start();
+    let status = Address::Unix(site.folder.path().join("conf-local.sock")).get_json("/v1/status").unwrap();
+    assert_eq!((status["host"].as_str(), status["watchers"].as_array().map(Vec::len)), (Some("web-1"), Some(2)));
+    agent.stop();
 }
 
 /// True when `line` is `wanted`, where `…` is any text.
