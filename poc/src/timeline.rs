@@ -21,13 +21,37 @@ struct Entry {
     at: SystemTime,
     who: String,
     what: String,
-    style: Kind,
+    means: Means,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Tier,
-    Job,
+/// What an entry tells, in the order in which it must have happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Means {
+    Landed,
+    Published,
+    Woken,
+    Exported(usize),
+    Read(usize),
+}
+
+/// News of a tier may reach us later than the news of a job that read it there: then it had happened by that time.
+fn in_order(mut entries: Vec<Entry>) -> Vec<Entry> {
+    let earliest = |entries: &[Entry], wanted: &dyn Fn(Means) -> bool| {
+        entries.iter().filter(|entry| wanted(entry.means)).map(|entry| entry.at).min()
+    };
+    for at in 0..entries.len() {
+        let proven = match entries[at].means {
+            Means::Exported(place) => earliest(&entries, &|means| means == Means::Read(place)),
+            Means::Published => earliest(&entries, &|means| means > Means::Published),
+            Means::Landed => earliest(&entries, &|means| means > Means::Landed),
+            Means::Woken | Means::Read(_) => None,
+        };
+        if let Some(proven) = proven {
+            entries[at].at = entries[at].at.min(proven);
+        }
+    }
+    entries.sort_by_key(|entry| (entry.at, entry.means));
+    entries
 }
 
 /// What was seen of each change, and how fast.
@@ -43,21 +67,25 @@ pub(crate) struct Timeline {
 impl Timeline {
     /// Keeps what was seen, until its change is shown.
     pub(crate) fn note(&mut self, seen: &Seen) {
-        let (sequence, at, who, what, style) = match seen {
-            Seen::Landed(sequence, at) => (*sequence, *at, "conf-master".into(), "has it, durable".into(), Kind::Tier),
+        let (sequence, at, who, what, means) = match seen {
+            Seen::Landed(sequence, at) => {
+                (*sequence, *at, "conf-master".into(), "has it, durable".into(), Means::Landed)
+            }
             Seen::Published(sequence, at) => {
-                (*sequence, *at, "conf-slave".into(), "has it; the pointers in Consul move".into(), Kind::Tier)
+                (*sequence, *at, "conf-slave".into(), "has it; the pointers in Consul move".into(), Means::Published)
             }
             Seen::Exported(place, sequence, at) => {
-                (*sequence, *at, PLACES[*place].host.into(), "conf-local has switched the files".into(), Kind::Tier)
+                let what = "conf-local has switched the files".into();
+                (*sequence, *at, PLACES[*place].host.into(), what, Means::Exported(*place))
             }
             Seen::Job(place, report) => {
                 let who = format!("{} {}", PLACES[*place].host, PLACES[*place].job);
-                (report.sequence, report.at, who, told(report), Kind::Job)
+                let means = if report.reason == "woken" { Means::Woken } else { Means::Read(*place) };
+                (report.sequence, report.at, who, told(report), means)
             }
             Seen::Died(..) => return,
         };
-        self.entries.entry(sequence).or_default().push(Entry { at, who, what, style });
+        self.entries.entry(sequence).or_default().push(Entry { at, who, what, means });
     }
 
     /// Forgets what was seen of changes up to this one.
@@ -97,13 +125,19 @@ impl Timeline {
 
     /// Rows in the order of time; the times count from `zero`.
     fn rows(&mut self, sequence: u64, zero: SystemTime) {
-        let mut entries = self.entries.remove(&sequence).unwrap_or_default();
-        entries.sort_by_key(|entry| entry.at);
-        for Entry { at, who, what, style } in entries {
-            let offset = format!("{:>+9.1} ms", milliseconds(zero, at));
-            let (who, what) = match style {
-                Kind::Tier => (format!("  {who:<20}"), what),
-                Kind::Job => (paint(&format!("▸ {who:<20}"), Style::new().cyan()), paint(&what, Style::new().cyan())),
+        let entries = in_order(self.entries.remove(&sequence).unwrap_or_default());
+        let (Some(first), Some(last)) = (entries.first().map(|entry| entry.at), entries.last().map(|entry| entry.at))
+        else {
+            return;
+        };
+        for Entry { at, who, what, means } in entries {
+            let track = track(milliseconds(first, at), milliseconds(first, last));
+            let offset = format!("{:>+9.1} ms  {track}", milliseconds(zero, at));
+            let (who, what) = match means {
+                Means::Landed | Means::Published | Means::Exported(_) => (format!("  {who:<20}"), what),
+                Means::Woken | Means::Read(_) => {
+                    (paint(&format!("▸ {who:<20}"), Style::new().cyan()), paint(&what, Style::new().cyan()))
+                }
             };
             say!("{}  {who} {what}", paint(&offset, dim()));
         }
@@ -185,6 +219,14 @@ fn heading(at: SystemTime, change: &Change) -> String {
     paint(&heading, Style::new().bold())
 }
 
+/// A moment as a place between the first and the last one.
+fn track(moment: f64, whole: f64) -> String {
+    const WIDTH: f64 = 16.0;
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and WIDTH")]
+    let place = (moment / whole.max(0.1) * WIDTH).clamp(0.0, WIDTH).round() as usize;
+    format!("{:<17}", "·".repeat(place) + "●")
+}
+
 /// The middle and the largest of some figures, and how many they are.
 fn spread(all: &[f64]) -> Option<(f64, f64, usize)> {
     let mut all = all.to_vec();
@@ -212,7 +254,26 @@ pub(crate) fn paint(text: &str, style: Style) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Means::*, *};
+
+    #[test]
+    fn what_was_told_late_stands_where_it_must_have_happened() {
+        let entry = |milliseconds: u64, means| {
+            let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(milliseconds);
+            Entry { at, who: String::new(), what: String::new(), means }
+        };
+        let told =
+            vec![entry(9, Exported(0)), entry(7, Read(0)), entry(6, Published), entry(5, Woken), entry(1, Landed)];
+        let means: Vec<_> = in_order(told).into_iter().map(|entry| entry.means).collect();
+        assert_eq!(means, [Landed, Published, Woken, Exported(0), Read(0)]);
+    }
+
+    #[test]
+    fn a_moment_has_its_place() {
+        assert_eq!(track(0.0, 0.0), "●                ");
+        assert_eq!(track(5.0, 10.0), "········●        ");
+        assert_eq!(track(10.0, 10.0), "················●");
+    }
 
     #[test]
     fn the_middle_is_one_of_the_figures() {
