@@ -1,5 +1,7 @@
 //! What conf-slave is told on its command line, by its environment and by its YAML file.
 
+#![expect(clippy::doc_markdown, reason = "--help shows these lines as they are")]
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};

@@ -3,6 +3,8 @@
 //! The publisher fills it at start like any Consul. Indexes begin at the time of the start, so that they go up across
 //! restarts, too.
 
+#![expect(clippy::result_large_err, reason = "a refusal is an answer like any other")]
+
 use std::{
     collections::{BTreeMap, HashMap},
     ops::Bound,
@@ -72,7 +74,7 @@ async fn answer(store: Arc<Store>, request: Request) -> Response {
         (method, path) => match (method, path.strip_prefix("/v1/kv/")) {
             (Method::GET, Some(key)) => store.read(key, &Query::of(&request.query)).await,
             (Method::PUT, Some(key)) => {
-                let (key, query) = (key.to_owned(), Query::of(&request.query));
+                let query = Query::of(&request.query);
                 match request.body.bytes(LONGEST_VALUE).await {
                     Ok(value) => store.write(key, &query, value),
                     Err(refusal) => Err(refusal),
@@ -91,7 +93,6 @@ type Answer = Result<Response, Response>;
 
 impl Store {
     /// An empty one.
-    #[expect(clippy::new_without_default, reason = "it reads the clock")]
     pub fn new() -> Arc<Self> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
         let inner = Inner { index: now, last_deletion: now, bytes: 0, keys: BTreeMap::new() };
@@ -158,16 +159,16 @@ impl Store {
         }
     }
 
-    fn write(&self, key: String, query: &Query<'_>, value: Bytes) -> Answer {
-        check_key(&key, false)?;
+    fn write(&self, key: &str, query: &Query<'_>, value: Bytes) -> Answer {
+        check_key(key, false)?;
         query.refuse(&["acquire", "release"])?;
         let flags = query.number("flags")?.unwrap_or(0);
         let cas = query.number("cas")?;
         let done = self.change(|inner, next| {
-            if cas.is_some_and(|index| !inner.stands_at(&key, index)) {
+            if cas.is_some_and(|index| !inner.stands_at(key, index)) {
                 return (false, Ok(false));
             }
-            match inner.set(&key, value, flags, next) {
+            match inner.set(key, value, flags, next) {
                 Ok(()) => (true, Ok(true)),
                 Err(full) => (false, Err(full)),
             }
@@ -185,7 +186,9 @@ impl Store {
             }
             let under = |name: &&String| if recurse { name.starts_with(key) } else { *name == key };
             let gone: Vec<String> = inner.keys.keys().filter(under).cloned().collect();
-            gone.iter().for_each(|name| inner.remove(name, next));
+            for name in &gone {
+                inner.remove(name, next);
+            }
             (!gone.is_empty(), true)
         });
         Ok(web::json(StatusCode::OK, &done))

@@ -80,7 +80,7 @@ fn take(
                 }
             }
             Ok(event) => {
-                tracing::warn!(datacenter = %event.datacenter, "an event of another datacenter is passed over")
+                tracing::warn!(datacenter = %event.datacenter, "an event of another datacenter is passed over");
             }
             Err(error) => tracing::warn!(%error, "an event that cannot be read is passed over"),
         },
@@ -125,7 +125,7 @@ pub async fn follow(
             () = tokio::time::sleep_until(at), if again.is_some() => {}
             () = doubt.notified() => damaged = damaged || is_damaged(&mirror, &problems).await,
         }
-        let step = async {
+        let work = async {
             if damaged {
                 mirror.clone_anew().await?;
             }
@@ -137,7 +137,7 @@ pub async fn follow(
         };
         let outcome = tokio::select! {
             () = stop.cancelled() => return,
-            outcome = step => outcome,
+            outcome = work => outcome,
         };
         match outcome {
             Ok(()) => {

@@ -54,7 +54,9 @@ impl Hosts {
         let mut inner = self.lock();
         if !inner.reports.contains_key(&report.host) && inner.reports.len() >= MOST_HOSTS {
             let silent = inner.reports.values().min_by(|a, b| a.received.cmp(&b.received)).map(|one| one.host.clone());
-            silent.iter().for_each(|host| drop(inner.reports.remove(host)));
+            if let Some(host) = silent {
+                inner.reports.remove(&host);
+            }
         }
         inner.news.insert(report.host.clone());
         inner.reports.insert(report.host.clone(), report);

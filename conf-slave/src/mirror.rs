@@ -168,7 +168,7 @@ impl Mirror {
             Found::Damage(reason) => {
                 tracing::warn!(%reason, "the local repository is damaged; it is thrown away and cloned anew");
                 place.set_aside()?;
-                place.remove(&place.aside())?;
+                remove(&place.aside())?;
                 make_folder(&repo)?;
                 lock = git::lock(&repo).map_err(MirrorError::Lock)?;
                 git::init(&repo, &SETTINGS).map_err(MirrorError::Make)?;
@@ -332,9 +332,9 @@ impl Mirror {
         let status = format!("api/v1/datacenters/{}", self.place.datacenter);
         let newest: DatacenterStatus = self.upstreams.get_json(&status).await.map_err(MirrorError::Ask)?;
         let path = self.place.state.join("repo.new");
-        let (place, fresh) = (self.place.clone(), path.clone());
+        let fresh = path.clone();
         let lock = spawn_blocking(move || {
-            place.remove(&fresh)?;
+            remove(&fresh)?;
             make_folder(&fresh)?;
             let lock = git::lock(&fresh).map_err(MirrorError::Lock)?;
             git::init(&fresh, &SETTINGS).map_err(MirrorError::Make)?;
@@ -355,7 +355,7 @@ impl Mirror {
             fs::rename(&path, place.repo())
                 .and_then(|()| git::sync_folder(&place.state))
                 .map_err(|cause| MirrorError::File { path, cause })?;
-            place.remove(&place.aside())?;
+            remove(&place.aside())?;
             Ok::<_, MirrorError>(serving)
         });
         let serving = Arc::new(serving.await.expect("checking does not panic")?);
@@ -505,7 +505,7 @@ impl Place {
     /// Puts the repository out of the way; the one that was put there before goes.
     fn set_aside(&self) -> Result<(), MirrorError> {
         let aside = self.aside();
-        self.remove(&aside)?;
+        remove(&aside)?;
         match fs::rename(self.repo(), &aside) {
             Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
                 Err(MirrorError::File { path: self.repo(), cause })
@@ -513,14 +513,14 @@ impl Place {
             _ => Ok(()),
         }
     }
+}
 
-    fn remove(&self, path: &Path) -> Result<(), MirrorError> {
-        match fs::remove_dir_all(path) {
-            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                Err(MirrorError::File { path: path.to_owned(), cause })
-            }
-            _ => Ok(()),
+fn remove(path: &Path) -> Result<(), MirrorError> {
+    match fs::remove_dir_all(path) {
+        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+            Err(MirrorError::File { path: path.to_owned(), cause })
         }
+        _ => Ok(()),
     }
 }
 

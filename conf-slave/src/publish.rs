@@ -1,6 +1,7 @@
 //! Does what [`crate::plan`] decides, at every event, at every change of the authoritative key, and every minute.
 
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -213,7 +214,7 @@ impl Publisher {
     async fn observe(&self, serving: &Serving) -> Result<Observed, ConsulError> {
         let (authoritative, projection) = (self.keys.snapshot(self.mirror.datacenter()), self.keys.projection());
         let mut observed =
-            Observed { authority: Authority::Absent { index: 0 }, projection: None, components: Default::default() };
+            Observed { authority: Authority::Absent { index: 0 }, projection: None, components: BTreeMap::new() };
         let mut authority = None;
         for entry in self.consul.list(self.keys.root()).await? {
             let held = Held { value: entry.value, index: entry.index };

@@ -154,8 +154,8 @@ async fn fetch_from(mirror: &Mirror, upstream: &Upstream, refs: &[String]) -> Re
         git.args(tips.map(|name| format!("--negotiation-tip={name}*")));
     }
     git.arg(address(upstream));
-    let lines: String = refs.iter().map(|name| format!("+{name}:{name}\n")).collect();
-    run_git(git, lines).await.map(drop)
+    let lines: Vec<String> = refs.iter().map(|name| format!("+{name}:{name}\n")).collect();
+    run_git(git, lines.concat()).await.map(drop)
 }
 
 /// Those of the refs that the server has.
@@ -198,13 +198,11 @@ async fn run_git(mut git: Command, input: String) -> Result<Output, String> {
     let both = async { tokio::join!(feed, child.wait_with_output()).1 };
     let output = tokio::time::timeout(DEADLINE, both).await.map_err(|_| "git took too long".to_owned())?;
     let output = output.map_err(failed)?;
-    match output.status.success() {
-        true => Ok(output),
-        false => {
-            let words = String::from_utf8_lossy(&output.stderr);
-            Err(words.lines().next_back().unwrap_or("git failed without words").to_owned())
-        }
+    if output.status.success() {
+        return Ok(output);
     }
+    let words = String::from_utf8_lossy(&output.stderr);
+    Err(words.lines().next_back().unwrap_or("git failed without words").to_owned())
 }
 
 /// Removes branches and tags that nothing pins.
