@@ -306,7 +306,8 @@ impl Change<'_> {
                     let _ = writeln!(undo, "delete refs/heads/{branch}");
                 }
             }
-            self.work.git_reading(&["update-ref", "--stdin"], format!("{undo}{before}\n").as_bytes());
+            let undo = undo + &before;
+            self.work.git_reading(&["update-ref", "--stdin"], format!("{}\n", undo.trim_end()).as_bytes());
         }
         outcome
     }

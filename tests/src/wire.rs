@@ -3,6 +3,7 @@
 use std::io::Write as _;
 
 use hyper::Method;
+use libconf::tier::pack::{Depth, Step};
 
 use crate::http::{Address, Answer};
 
@@ -45,19 +46,10 @@ pub fn report(answer: &Answer) -> String {
     String::from_utf8_lossy(&answer.body).into_owned()
 }
 
-/// The request of one step in protocol v2: `want`, and `have` where there is one.
-pub fn fetch_request(want: &str, have: Option<&str>) -> Vec<u8> {
-    let mut body = Vec::new();
-    body.extend(line("command=fetch"));
-    body.extend(b"0001");
-    for argument in ["thin-pack", "no-progress", "ofs-delta"] {
-        body.extend(line(argument));
-    }
-    body.extend(line(&format!("want {want}")));
-    body.extend(have.map(|have| line(&format!("have {have}"))).unwrap_or_default());
-    body.extend(line("done"));
-    body.extend(b"0000");
-    body
+/// The request of one step, as every program makes it.
+pub fn step(want: &str, have: &str) -> Vec<u8> {
+    let id = |text: &str| text.parse().expect("a commit");
+    Step { have: Some(id(have)), want: id(want), depth: Depth::Full }.request().to_vec()
 }
 
 /// Asks for objects by protocol v2.

@@ -1,9 +1,17 @@
 //! The stories, one room each: what the system is for, and everything that may get in its way. One program, so that it is
 //! linked once and all stories share the machine's cores.
 
+mod cli;
 mod consul_faults;
+mod credentials;
+mod daemons;
 mod delivery;
+mod events;
+mod git_clients;
 mod harness;
+mod jobs;
 mod kills;
 mod paths;
 mod refusals;
+mod slaves;
+mod wire;

@@ -1,0 +1,248 @@
+//! What every daemon does alike: flags, readiness, the end, logs.
+
+use std::{fs, os::unix::net::UnixDatagram, time::Duration};
+
+use tests::{
+    Daemon, Plan, Site, eventually, own_address,
+    program::{built, command, run, text},
+    site::{DATACENTER, Pointers},
+};
+
+#[test]
+fn sigterm_in_the_middle_of_work_ends_each_daemon_with_0_within_five_seconds() {
+    let mut site = Plan { hosts: 2, ..Plan::default() }.start();
+    // Somebody who never goes away by themselves.
+    let events = site.master.http().events(&format!("/api/v1/events?datacenter={DATACENTER}"), &[]);
+    events.next();
+    let waiting = site.hosts[0].http().events("/v1/events", &[]);
+    for round in 1..=5 {
+        site.push("services/web", "round", &format!("{round}\n"));
+        let took = site.hosts[0].daemon.stop();
+        println!("conf-local {took:?}");
+        site.push("services/web", "round", &format!("{round} more\n"));
+        println!("conf-slave {:?}", site.slaves[0].daemon.stop());
+        println!("conf-master {:?}", site.master.daemon.stop());
+        site.master.daemon.start();
+        site.slaves[0].daemon.start();
+        site.hosts[0].daemon.start();
+        site.wait_applied(site.master.sequence());
+    }
+    drop((events, waiting));
+    site.expect_whole();
+}
+
+#[test]
+fn sigint_is_an_orderly_end_too() {
+    let mut site = Site::start();
+    site.hosts[0].daemon.signal(rustix::process::Signal::INT);
+    assert!(site.hosts[0].daemon.wait_for_end(Duration::from_secs(10)).success());
+    site.slaves[0].daemon.signal(rustix::process::Signal::INT);
+    assert!(site.slaves[0].daemon.wait_for_end(Duration::from_secs(10)).success());
+    site.master.daemon.signal(rustix::process::Signal::INT);
+    assert!(site.master.daemon.wait_for_end(Duration::from_secs(10)).success());
+}
+
+#[test]
+fn port_0_takes_a_free_port_and_says_which() {
+    let site = Plan { pointers: Pointers::Embedded, ..Plan::default() }.start_empty();
+    let repo = site.folder.path().join("another.git");
+    let made = site.master.run(&["init", "--repo", repo.to_str().expect("text")]);
+    assert!(made.status.success(), "{}", text(&made));
+    let arguments = ["serve", "--repo", repo.to_str().expect("text"), "--listen", "127.0.0.1:0"];
+    let mut daemon = Daemon::new("another", built("conf-master"), site.folder.path(), arguments);
+    daemon.start();
+    let address = daemon.ready_line().strip_prefix("ready http=").expect("it says where").to_owned();
+    let address: std::net::SocketAddr = address.parse().expect("an address");
+    assert_ne!(address.port(), 0);
+    assert_eq!(tests::http::Address::Tcp(address).get("/readyz").expect("an answer").status, 200);
+    daemon.stop();
+}
+
+#[test]
+fn each_daemon_tells_systemd_when_it_is_ready() {
+    let mut site = Site::start();
+    for who in ["master", "slave", "host"] {
+        let path = site.folder.path().join(format!("notify-{who}"));
+        let socket = UnixDatagram::bind(&path).expect("a socket");
+        socket.set_read_timeout(Some(Duration::from_secs(60))).expect("a deadline");
+        let daemon = match who {
+            "master" => &mut site.master.daemon,
+            "slave" => &mut site.slaves[0].daemon,
+            _ => &mut site.hosts[0].daemon,
+        };
+        daemon.environment("NOTIFY_SOCKET", &path);
+        daemon.restart();
+        let mut buffer = [0; 1024];
+        let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{who} says nothing: {error}"));
+        let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        assert!(said.lines().any(|line| line == "READY=1"), "{who}: {said}");
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_words_and_help_is_there_for_every_command() {
+    let site = Plan { pointers: Pointers::Embedded, ..Plan::default() }.start_empty();
+    let call = |program: &str, arguments: &[&str]| {
+        let mut call = command(built(program), site.folder.path());
+        call.args(arguments);
+        run(call)
+    };
+    let commands: [(&str, &[&str]); 3] = [
+        ("conf-master", &["init", "serve", "check", "log"]),
+        ("conf-slave", &["run"]),
+        ("conf-local", &["run", "get", "wait", "watch", "exec", "status", "verify", "history"]),
+    ];
+    for (program, names) in commands {
+        let version = call(program, &["--version"]);
+        assert!(version.status.success() && text(&version).contains(program), "{}", text(&version));
+        let help = call(program, &["--help"]);
+        assert!(help.status.success());
+        for name in names {
+            assert!(text(&help).contains(name), "{program} --help does not name {name}:\n{}", text(&help));
+            let help = call(program, &[name, "--help"]);
+            assert!(help.status.success() && text(&help).contains("Usage"), "{program} {name}:\n{}", text(&help));
+            let wrong = call(program, &[name, "--no-such-flag"]);
+            assert_eq!(wrong.status.code(), Some(2), "{program} {name}:\n{}", text(&wrong));
+        }
+        let wrong = call(program, &["no-such-command"]);
+        assert_eq!(wrong.status.code(), Some(2), "{program}:\n{}", text(&wrong));
+    }
+    for (program, arguments, word) in [
+        ("conf-slave", &["run", "--datacenter", "us-west"][..], "us-west"),
+        ("conf-slave", &["run", "--datacenter", DATACENTER, "--central", "not a url"], "not a url"),
+        ("conf-local", &["run", "--datacenter", DATACENTER, "--host", "a/b"], "a/b"),
+        ("conf-master", &["serve", "--repo", "/tmp", "--listen", "nowhere"], "nowhere"),
+    ] {
+        let wrong = call(program, arguments);
+        assert_eq!(wrong.status.code(), Some(2), "{program} {arguments:?}:\n{}", text(&wrong));
+        assert!(text(&wrong).contains(word), "{program} {arguments:?}:\n{}", text(&wrong));
+    }
+    // Right usage, wrong world.
+    for (program, arguments, word) in [
+        ("conf-master", &["serve", "--repo", "/nonexistent/repo", "--listen", "127.0.0.1:0"][..], "/nonexistent/repo"),
+        (
+            "conf-slave",
+            &[
+                "run",
+                "--datacenter",
+                DATACENTER,
+                "--central",
+                "http://127.0.0.1:9",
+                "--consul",
+                "embedded",
+                "--listen",
+                "127.0.0.1:0",
+                "--trusted-key",
+                "/nonexistent/key",
+            ],
+            "/nonexistent/key",
+        ),
+        ("conf-master", &["log", DATACENTER, "--server", "http://127.0.0.1:9"], "127.0.0.1:9"),
+        ("conf-local", &["status", "--socket", "/nonexistent/socket"], "/nonexistent/socket"),
+        ("conf-local", &["get", "services/web", "--socket", "/nonexistent/socket"], "/nonexistent/socket"),
+    ] {
+        let wrong = call(program, arguments);
+        assert_eq!(wrong.status.code(), Some(1), "{program} {arguments:?}:\n{}", text(&wrong));
+        assert!(text(&wrong).contains(word), "{program} {arguments:?}:\n{}", text(&wrong));
+    }
+}
+
+#[test]
+fn flags_go_over_the_environment_and_that_over_the_file_and_unknown_keys_are_named() {
+    let mut site = Site::start();
+    let file = site.folder.path().join("slave.yaml");
+    let address = own_address(7401);
+    // All that the flags said, by other ways.
+    let arguments = site.slaves[0].daemon.arguments().clone();
+    let value = |name: &str| {
+        let at = arguments.iter().position(|one| one == name).expect("the flag is there");
+        arguments[at + 1].to_str().expect("text").to_owned()
+    };
+    let yaml = format!(
+        "datacenter: {DATACENTER}\ncentral: [{}]\nlisten: {address}\nstate: {}\nconsul: [http://127.0.0.1:9]\n\
+         trusted-key: {}\nlog-format: json\n",
+        value("--central"),
+        value("--state"),
+        value("--trusted-key")
+    );
+    fs::write(&file, &yaml).expect("the folder can be written");
+    *site.slaves[0].daemon.arguments() = vec!["run".into(), "--config".into(), file.clone().into()];
+    site.slaves[0].daemon.environment("CONF_SLAVE_CONSUL", value("--consul"));
+    let mark = site.slaves[0].daemon.log_mark();
+    site.slaves[0].daemon.restart();
+    assert_eq!(site.slaves[0].daemon.ready_line(), format!("ready http={address}"));
+    let sequence = site.push("services/web", "round", "1\n");
+    let key = format!("configurations/snapshots/{DATACENTER}");
+    eventually("the pointer to be published through the address in the environment", || {
+        let value = site.consul().get(&key).map(|entry| entry.value).unwrap_or_default();
+        if value.starts_with(&format!("{sequence}/")) { Ok(()) } else { Err(value) }
+    });
+    let log = site.slaves[0].daemon.log_since(mark);
+    let lines: Vec<&str> = log.lines().filter(|line| line.starts_with('{')).collect();
+    assert!(!lines.is_empty(), "no JSON lines:\n{log}");
+    lines.iter().for_each(|line| drop(serde_json::from_str::<serde_json::Value>(line).expect("JSON")));
+
+    for (wrong, word) in [("lisen: 1\n", "lisen"), ("listen: [1\n", "slave.yaml"), ("listen: nowhere\n", "nowhere")] {
+        fs::write(&file, format!("{}{wrong}", yaml.replace(&format!("listen: {address}\n"), "")))
+            .expect("it can be written");
+        let mut call = command(built("conf-slave"), site.folder.path());
+        call.args(["run", "--config"]).arg(&file);
+        let output = run(call);
+        assert_eq!(output.status.code(), Some(2), "{wrong}:\n{}", text(&output));
+        assert!(text(&output).contains(word), "{wrong}:\n{}", text(&output));
+    }
+}
+
+#[test]
+fn what_is_wrong_outside_is_said_once_in_words_and_ends_nobody() {
+    let mut site = Site::start();
+    site.push_and_wait("services/web", "round", "1\n");
+    let mark = site.slaves[0].daemon.log_mark();
+    site.master.daemon.stop();
+    eventually("the slave to say that the centre is away", || {
+        let log = site.slaves[0].daemon.log_since(mark);
+        if log.contains("central") || log.contains("conf-master") { Ok(()) } else { Err(log) }
+    });
+    let status = site.slave().status().expect("it answers");
+    assert!(!status["problems"].as_array().expect("a list").is_empty(), "{status}");
+    site.master.daemon.start();
+    site.push_and_wait("services/web", "round", "2\n");
+    eventually("the slave to be well again", || {
+        let status = site.slave().status()?;
+        if status["problems"].as_array().is_some_and(Vec::is_empty) { Ok(()) } else { Err(status.to_string()) }
+    });
+    let log = site.slaves[0].daemon.log_since(mark);
+    assert!(log.lines().count() < 20, "one line per change of state:\n{log}");
+}
+
+#[test]
+fn two_daemons_on_one_folder_are_kept_apart() {
+    let mut site = Site::start();
+    let mut second = site.make_host(1);
+    second.daemon = Daemon::new("second", built("conf-local"), site.folder.path(), second.daemon.arguments().clone());
+    second.daemon.start_unready();
+    let status = second.daemon.wait_for_end(Duration::from_secs(60));
+    assert_eq!(status.code(), Some(1), "{}", second.daemon.log());
+    site.push_and_wait("services/web", "round", "1\n");
+    let arguments = site.master.daemon.arguments().clone();
+    let mut second = Daemon::new("second-master", built("conf-master"), site.folder.path(), arguments);
+    let listen = second.arguments().len() - 1;
+    second.arguments()[listen] = own_address(7400).to_string().into();
+    second.start_unready();
+    let status = second.wait_for_end(Duration::from_secs(60));
+    assert_eq!(status.code(), Some(1), "{}", second.log());
+    assert!(site.master.daemon.is_running());
+    site.push_and_wait("services/web", "round", "2\n");
+}
+
+#[test]
+fn listening_for_other_machines_without_protection_needs_a_word() {
+    let site = Plan { pointers: Pointers::Embedded, ..Plan::default() }.start_empty();
+    let repo = site.folder.path().join("open.git");
+    assert!(site.master.run(&["init", "--repo", repo.to_str().expect("text")]).status.success());
+    let mut call = command(built("conf-master"), site.folder.path());
+    call.args(["serve", "--listen", "0.0.0.0:0", "--repo"]).arg(&repo);
+    let output = run(call);
+    assert!(!output.status.success(), "{}", text(&output));
+    assert!(text(&output).contains("--insecure"), "{}", text(&output));
+}

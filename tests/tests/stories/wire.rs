@@ -1,0 +1,113 @@
+//! What a change costs between the programs, counted on the wire.
+
+use std::fs;
+
+use tests::{Host, Plan, Reader, Site};
+
+/// Requests for Git between the hosts and whatever they ask.
+fn git_requests(site: &Site) -> Vec<tests::proxy::Request> {
+    let mut all = site.master.proxy.as_ref().expect("a proxy").git_requests();
+    for slave in &site.slaves {
+        all.extend(slave.proxy.as_ref().expect("a proxy").git_requests());
+    }
+    all
+}
+
+fn reset(site: &Site) {
+    site.master.proxy.as_ref().expect("a proxy").reset();
+    site.slaves.iter().for_each(|slave| slave.proxy.as_ref().expect("a proxy").reset());
+}
+
+#[test]
+fn with_3000_services_a_hosts_step_is_one_request_and_at_most_2_kib() {
+    let mut components: Vec<String> = (0..3000).map(|number| format!("services/s{number:04}")).collect();
+    components.push("services/web".to_owned());
+    let site = Plan { components, proxied: true, ..Plan::default() }.start();
+    let reader = Reader::start(&site.host().export());
+    site.host().watch(&["services/s1234"], reader.pid());
+    for (round, service) in ["services/s1234", "services/s0000", "services/s1234"].iter().enumerate() {
+        reset(&site);
+        site.push_and_wait(service, "round", &format!("{}\n", round + 1));
+        let requests = git_requests(&site);
+        assert_eq!(requests.len(), 1, "{requests:?}");
+        assert!(requests[0].line.starts_with("POST /conf.git/git-upload-pack"), "{requests:?}");
+        assert!(requests[0].received <= 2048, "{} bytes for one line in one of 3,000 services", requests[0].received);
+        println!("one of 3,001 services changed: one request, {} bytes of response", requests[0].received);
+    }
+    assert_eq!(reader.told_of(site.master.sequence()), 2, "told for its own two changes");
+}
+
+/// Starts the host again without something of its own; what it then fetched, in bytes.
+fn fetched_after(site: &mut Site, lose: impl FnOnce(&Host)) -> u64 {
+    let sequence = site.master.sequence();
+    site.hosts[0].daemon.stop();
+    lose(&site.hosts[0]);
+    reset(site);
+    site.hosts[0].daemon.start();
+    site.wait_applied(sequence);
+    tests::eventually("the files to be there", || match site.host().read("services/web/latest/round") {
+        Ok(content) if content == "1\n" => Ok(()),
+        other => Err(format!("{other:?}")),
+    });
+    git_requests(site).iter().map(|request| request.received).sum()
+}
+
+#[test]
+fn a_host_that_starts_again_fetches_nothing_with_or_without_its_export() {
+    let mut site = Plan { proxied: true, ..Plan::default() }.start();
+    site.push_and_wait("services/web", "round", "1\n");
+    assert_eq!(fetched_after(&mut site, |_| ()), 0, "as it was");
+    assert_eq!(
+        fetched_after(&mut site, |host| fs::remove_dir_all(host.export()).expect("it is there")),
+        0,
+        "no export"
+    );
+    let lose_store = |host: &Host| fs::remove_dir_all(host.export().join("store")).expect("it is there");
+    assert_eq!(fetched_after(&mut site, lose_store), 0, "no store");
+    let lose_link = |host: &Host| fs::remove_file(host.export().join("current")).expect("it is there");
+    assert_eq!(fetched_after(&mut site, lose_link), 0, "no current");
+    // Without its repository it still has its files, and fetches what it needs to go on.
+    fetched_after(&mut site, |host| fs::remove_dir_all(host.repository()).expect("it is there"));
+    let sequence = site.push_and_wait("services/web", "round", "2\n");
+    assert_eq!(site.host().sequence(), sequence);
+}
+
+#[test]
+fn a_quiet_host_asks_consul_alone_and_rarely() {
+    let site = Plan { proxied: true, ..Plan::default() }.start();
+    site.push_and_wait("services/web", "round", "1\n");
+    let consul = site.to_consul.as_ref().expect("a proxy");
+    // A change that is not this datacenter's passes; nobody here has a reason to move.
+    reset(&site);
+    consul.reset();
+    for number in 0..10 {
+        site.work.change().file("services/lonely/master", "round", format!("{number}\n")).land();
+    }
+    let asked = git_requests(&site);
+    assert!(asked.is_empty(), "{asked:?}");
+    let asked = consul.requests();
+    assert!(asked.len() <= 10, "{asked:?}");
+}
+
+#[test]
+fn an_existing_repository_is_reused_and_only_what_is_missing_is_fetched() {
+    let mut site = Plan { proxied: true, ..Plan::default() }.start();
+    let noise: Vec<u8> = (0..1 << 20).map(|_| rand::random()).collect();
+    site.work.change().file("services/web/master", "noise", &noise).land();
+    site.wait_applied(site.master.sequence());
+    site.hosts[0].daemon.stop();
+    let other = site.folder.path().join("existing.git");
+    fs::rename(site.hosts[0].repository(), &other).expect("a repository can be moved");
+    let mut host = site.make_host(2);
+    host.daemon.argument("--git-dir");
+    host.daemon.argument(&other);
+    site.push("services/web", "round", "1\n");
+    reset(&site);
+    host.daemon.start();
+    site.hosts[0] = host;
+    site.wait_applied(site.master.sequence());
+    let received: u64 = git_requests(&site).iter().map(|request| request.received).sum();
+    assert!(received < 256 << 10, "{received} bytes, though it had nearly all");
+    assert_eq!(site.host().file("services/web/latest/round"), "1\n");
+    assert_eq!(fs::read(site.host().export().join("current/services/web/latest/noise")).expect("there"), noise);
+}
