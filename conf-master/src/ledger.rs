@@ -77,7 +77,8 @@ pub fn write(
     }
     let mut text = format!("tree {}\n", tree.write()?);
     let mut seen = BTreeSet::new();
-    let tips = entry.moves.iter().filter_map(|one| one.new).map(|target| target.commit);
+    // The first of all has no parent, so that the chain of first parents is the ledger and nothing else.
+    let tips = entry.moves.iter().filter(|_| previous.is_some()).filter_map(|one| one.new).map(|target| target.commit);
     for parent in previous.into_iter().chain(tips).filter(|parent| seen.insert(*parent)) {
         let _ = writeln!(text, "parent {parent}");
     }
