@@ -173,6 +173,13 @@ fn strictly<T>(
     };
     let read = || -> Result<Vec<u8>, git2::Error> {
         let tree = repo.find_commit(commit.into())?.tree()?;
+        // A layer without effect would mislead.
+        if tree.get_name("overrides").is_some() {
+            return Err(git2::Error::from_str(
+                "`overrides/` beside it needs a later version of conf-master; write the values in the components' own \
+                 settings files",
+            ));
+        }
         let Some(entry) = tree.get_name(manifest::FILE).filter(|entry| entry.kind() == Some(ObjectType::Blob)) else {
             return Err(git2::Error::from_str("the file is missing; it says what runs"));
         };
