@@ -5,7 +5,7 @@ use std::{
     path::PathBuf,
     sync::mpsc::{Receiver, channel},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -179,6 +179,17 @@ impl Events {
                 return Some(event);
             }
         }
+    }
+
+    /// True when a heartbeat comes in that time.
+    pub fn beat_within(&self, wait: Duration) -> bool {
+        let start = Instant::now();
+        while let Ok(event) = self.received.recv_timeout(wait.saturating_sub(start.elapsed())) {
+            if event.name == "heartbeat" {
+                return true;
+            }
+        }
+        false
     }
 
     /// The next event of a name; others are passed over.

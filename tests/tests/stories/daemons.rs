@@ -216,6 +216,49 @@ fn what_is_wrong_outside_is_said_once_in_words_and_ends_nobody() {
 }
 
 #[test]
+fn proxies_of_the_environment_do_not_stand_between_the_tiers() {
+    let mut site = Site::start();
+    let Site { master, slaves, hosts, .. } = &mut site;
+    for daemon in [&mut master.daemon, &mut slaves[0].daemon, &mut hosts[0].daemon] {
+        for name in ["http_proxy", "HTTP_PROXY", "https_proxy", "all_proxy", "ALL_PROXY"] {
+            daemon.environment(name, "http://127.0.0.1:9");
+        }
+        daemon.restart();
+    }
+    site.push_and_wait("services/web", "round", "1\n");
+    eventually("the host's report to arrive", || {
+        let hosts = site.master.http().get_json(&format!("/api/v1/datacenters/{DATACENTER}/hosts"))?;
+        if hosts.to_string().contains("current") { Ok(()) } else { Err(hosts.to_string()) }
+    });
+}
+
+#[test]
+fn a_wrong_url_is_said_in_words_and_a_right_one_beside_it_is_used() {
+    let mut site = Site::start();
+    for (daemon, flag) in [(&mut site.slaves[0].daemon, "--central"), (&mut site.hosts[0].daemon, "--surrogate")] {
+        // The wrong one comes first; addresses of the list are tried in order and by health.
+        let at = daemon.arguments().iter().position(|one| one == flag).expect("the flag is there");
+        daemon.arguments().insert(at + 1, "http://127.0.0.1:9".into());
+        daemon.restart();
+    }
+    for round in 1..=3 {
+        site.push_and_wait("services/web", "round", &format!("{round}\n"));
+    }
+    // With nothing but the wrong one it stays up, keeps serving, and names the address.
+    let arguments = site.slaves[0].daemon.arguments();
+    let at = arguments.iter().position(|one| one == "--central").expect("the flag is there");
+    arguments.remove(at + 2);
+    let mark = site.slaves[0].daemon.log_mark();
+    site.slaves[0].daemon.restart();
+    eventually("the slave to name the address that it cannot reach", || {
+        let (log, status) = (site.slaves[0].daemon.log_since(mark), site.slave().status()?);
+        let said = log.contains("127.0.0.1:9") && status["problems"].to_string().contains("127.0.0.1:9");
+        if said { Ok(()) } else { Err(format!("{log}\n{status}")) }
+    });
+    assert_eq!(site.slave().status().expect("it answers")["sequence"], site.master.sequence());
+}
+
+#[test]
 fn two_daemons_on_one_folder_are_kept_apart() {
     let mut site = Site::start();
     let mut second = site.make_host(1);

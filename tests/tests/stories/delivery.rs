@@ -273,6 +273,8 @@ fn a_listed_host_gets_the_components_of_its_roles_and_no_others() {
     };
     assert_eq!(has(0), [true, false, false, true]);
     assert_eq!(has(1), [true; 4], "a host that is not listed runs everything");
+    let listed = [0, 1].map(|host| site.hosts[host].status().expect("the agent answers")["listed"].clone());
+    assert_eq!(listed, [true, false], "and is shown as such");
 }
 
 #[test]

@@ -72,6 +72,16 @@ fn events_of_a_datacenter_that_is_not_there_yet_begin_with_its_first_snapshot() 
 }
 
 #[test]
+fn a_quiet_stream_still_beats() {
+    let site = central();
+    let events = site.master.http().events(&format!("/api/v1/events?datacenter={DATACENTER}"), &[]);
+    events.next_named("snapshot");
+    // Promised every 15 s; 45 s of silence would be taken for a broken stream.
+    let beat = events.beat_within(std::time::Duration::from_secs(40));
+    assert!(beat, "no heartbeat came");
+}
+
+#[test]
 fn datacenters_are_shown_with_their_pins() {
     let site = central();
     let list = site.master.http().get_json("/api/v1/datacenters").expect("an answer");

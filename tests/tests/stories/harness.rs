@@ -137,3 +137,43 @@ fn what_a_test_starts_ends_with_it() {
         if Path::new(&format!("/proc/{pid}")).exists() { Err(format!("{pid} lives")) } else { Ok(()) }
     });
 }
+
+#[test]
+#[should_panic(expected = "mixed")]
+fn a_poller_notices_files_of_two_changes() {
+    let folder = folder();
+    fs::create_dir_all(folder.path().join("snapshots/7")).expect("a folder");
+    fs::write(folder.path().join("snapshots/7/a"), "1").expect("a file");
+    fs::write(folder.path().join("snapshots/7/b"), "2").expect("a file");
+    std::os::unix::fs::symlink("snapshots/7", folder.path().join("current")).expect("a link");
+    Poller::start(folder.path(), &["a", "b"]).stop_unharmed();
+}
+
+#[test]
+#[should_panic(expected = "went back")]
+fn a_poller_notices_an_older_sequence() {
+    let folder = folder();
+    let current = folder.path().join("current");
+    for sequence in ["7", "8"] {
+        fs::create_dir_all(folder.path().join("snapshots").join(sequence)).expect("a folder");
+        fs::write(folder.path().join("snapshots").join(sequence).join("a"), sequence).expect("a file");
+    }
+    std::os::unix::fs::symlink("snapshots/8", &current).expect("a link");
+    let poller = Poller::start(folder.path(), &["a"]);
+    for target in ["snapshots/7", "snapshots/8"].iter().cycle().take(2000) {
+        let next = folder.path().join("next");
+        std::os::unix::fs::symlink(target, &next).expect("a link");
+        fs::rename(&next, &current).expect("it can be switched");
+        std::thread::sleep(Duration::from_micros(100));
+    }
+    poller.stop_unharmed();
+}
+
+#[test]
+#[should_panic(expected = "failed")]
+fn a_poller_notices_a_file_that_is_gone() {
+    let folder = folder();
+    fs::create_dir_all(folder.path().join("snapshots/7")).expect("a folder");
+    std::os::unix::fs::symlink("snapshots/7", folder.path().join("current")).expect("a link");
+    Poller::start(folder.path(), &["a"]).stop_unharmed();
+}

@@ -6,6 +6,7 @@ mod consul_faults;
 mod credentials;
 mod daemons;
 mod delivery;
+mod disk;
 mod events;
 mod git_clients;
 mod harness;

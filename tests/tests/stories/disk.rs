@@ -1,0 +1,131 @@
+//! Disks that are full, for a while.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use tests::{
+    Plan, Site, eventually,
+    program::{command, run, text},
+};
+
+/// A small file system of a test's own, which only root can make.
+struct Small(PathBuf);
+
+impl Small {
+    fn mount(at: &Path, megabytes: u32) -> Self {
+        fs::create_dir_all(at).expect("the folder can be made");
+        let mut mount = command("mount", Path::new("/"));
+        mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]).arg(at);
+        let output = run(mount);
+        assert!(
+            output.status.success(),
+            "this story fills a disk of its own and needs root to mount one:\n{}",
+            text(&output)
+        );
+        Small(at.to_owned())
+    }
+
+    /// Takes all the room there is.
+    fn fill(&self) -> PathBuf {
+        let file = self.0.join("filler");
+        let mut written = fs::File::create(&file).expect("one more file");
+        let chunk = vec![0; 4096];
+        while std::io::Write::write(&mut written, &chunk).is_ok_and(|length| length > 0) {}
+        file
+    }
+}
+
+impl Drop for Small {
+    fn drop(&mut self) {
+        let mut unmount = command("umount", Path::new("/"));
+        // Whoever still has files there is on their way out.
+        unmount.arg("-l").arg(&self.0);
+        run(unmount);
+    }
+}
+
+#[test]
+fn a_host_whose_disk_is_full_keeps_its_files_says_so_and_recovers_by_itself() {
+    let mut site = Plan { hosts: 2, ..Plan::default() }.start_empty();
+    let small = Small::mount(&site.folder.path().join("web-1"), 24);
+    site.populate();
+    site.add_slave();
+    site.add_host();
+    site.add_host();
+    site.wait_applied(site.master.sequence());
+    let filler = small.fill();
+    let noise: Vec<u8> = (0..200_000).map(|_| rand::random()).collect();
+    site.work.change().file("services/web/master", "noise", &noise).file("services/web/master", "round", "1\n").land();
+    let sequence = site.master.sequence();
+    site.hosts[1].wait_applied(sequence);
+    let status = site.hosts[0].wait_status("say that its disk is full", |status| status["error"].is_string());
+    let said = status["error"].as_str().unwrap_or_default().to_lowercase();
+    assert!(said.contains("space") || said.contains("full"), "{status}");
+    assert_eq!(site.hosts[0].file("services/web/latest/round"), "0\n");
+    eventually("the slave to show who failed", || {
+        let hosts = site.slave().http().get_json("/api/v1/hosts")?;
+        if hosts.to_string().contains("failed") { Ok(()) } else { Err(hosts.to_string()) }
+    });
+    // It can also be started again on a full disk.
+    site.hosts[0].daemon.kill9_and_restart();
+    assert_eq!(site.hosts[0].file("services/web/latest/round"), "0\n");
+    fs::remove_file(filler).expect("it is ours");
+    site.hosts[0].wait_applied(sequence);
+    assert_eq!(site.hosts[0].file("services/web/latest/round"), "1\n");
+    tests::site::fsck(&site.hosts[0].repository());
+    site.hosts[0].daemon.stop();
+    site.hosts.clear();
+    drop(small);
+}
+
+#[test]
+fn a_centre_whose_disk_is_full_refuses_pushes_in_words_and_serves_what_it_has() {
+    let mut site = Plan { pointers: tests::site::Pointers::Embedded, ..Plan::default() }.start_empty();
+    site.master.daemon.stop();
+    let folder = site.folder.path().join("small");
+    let small = Small::mount(&folder, 24);
+    site.master = tests::Master::start(&folder);
+    site.work = tests::Work::new(&site.folder.path().join("work-2"), &site.master.git_url());
+    site.populate();
+    let before = site.master.sequence();
+    let filler = small.fill();
+    let noise: Vec<u8> = (0..200_000).map(|_| rand::random()).collect();
+    let refused = site.work.change().file("services/web/master", "noise", &noise).push();
+    assert!(!refused.ok, "{}", refused.text);
+    let tiny = site.work.change().file("services/web/master", "round", "1\n").push();
+    assert!(!tiny.ok, "{}", tiny.text);
+    assert_eq!(site.master.sequence(), before);
+    assert!(site.work.git(&["ls-remote", "origin"]).contains("services/web/master"));
+    fs::remove_file(filler).expect("it is ours");
+    assert_eq!(site.push("services/web", "round", "2\n"), before + 1);
+    site.master.expect_unbroken_ledger();
+    site.master.daemon.stop();
+}
+
+#[test]
+fn a_slave_whose_disk_is_full_serves_what_it_has_and_hosts_go_to_the_centre() {
+    let mut site = Plan::default().start_empty();
+    let small = Small::mount(&site.folder.path().join("slave-1"), 24);
+    site.populate();
+    site.add_slave();
+    site.add_host();
+    site.wait_applied(site.master.sequence());
+    let filler = small.fill();
+    let noise: Vec<u8> = (0..200_000).map(|_| rand::random()).collect();
+    site.work.change().file("services/web/master", "noise", &noise).land();
+    let sequence = site.master.sequence();
+    eventually("the slave to say that its disk is full", || {
+        let status = site.slave().status()?;
+        let said = status["problems"].to_string().to_lowercase();
+        if said.contains("space") || said.contains("full") { Ok(()) } else { Err(status.to_string()) }
+    });
+    fs::remove_file(filler).expect("it is ours");
+    site.wait_applied(sequence);
+    site.slaves[0].daemon.stop();
+    let Site { slaves, hosts, .. } = &mut site;
+    hosts.clear();
+    slaves.clear();
+    drop(small);
+}
