@@ -202,7 +202,8 @@ impl Registry {
                 () = stop.cancelled() => break,
                 () = self.woken.notified() => {}
                 Some(ended) = tellers.join_next() => {
-                    if let Ok(id) = ended {
+                    // One that ends with the agent is still registered.
+                    if let Ok(Some(id)) = ended {
                         self.remove(&id);
                     }
                 }
@@ -278,7 +279,7 @@ impl Registry {
     }
 
     /// Starts the task of each watcher that has none.
-    fn start_new(self: &Arc<Self>, tellers: &mut JoinSet<WatcherId>, stop: &CancellationToken) {
+    fn start_new(self: &Arc<Self>, tellers: &mut JoinSet<Option<WatcherId>>, stop: &CancellationToken) {
         for (id, watcher) in self.lock().iter_mut().filter(|(_, watcher)| !watcher.started) {
             watcher.started = true;
             let teller = Teller {

@@ -45,7 +45,8 @@ pub(super) async fn run(options: ExecOptions) -> Result<ExitCode, ClientError> {
 
     // What is signalled up to here is in the files that the command will read.
     signals.forget_changes();
-    let mut snapshot = place.current()?;
+    let snapshot = place.current()?;
+    let mut read = place.content(&snapshot);
     let mut job = Job::start(&options.command, &place, &snapshot)?;
     let seen = Seen { changes: Cell::new(0), missed: Notify::new() };
     let registering = keep_registered(&socket, &request, &place, snapshot.sequence, &seen);
@@ -71,16 +72,29 @@ pub(super) async fn run(options: ExecOptions) -> Result<ExitCode, ClientError> {
         if options.on_change == OnChange::Restart {
             signals.forget_changes();
         }
-        snapshot = place.current()?;
-        if let Some(removed) = place.missing(&snapshot).next() {
-            note(format_args!("change {} has no {removed} any more; the command goes on as it is", snapshot.sequence));
-        } else if options.on_change == OnChange::Hup {
+        let snapshot = match place.filled_now() {
+            Ok(snapshot) => snapshot,
+            Err(why) => {
+                note(format_args!("{why}; the command goes on as it is"));
+                continue;
+            }
+        };
+        // A signal that was overtaken by the next change, of which the command was told with it.
+        let content = place.content(&snapshot);
+        if content == read {
+            continue;
+        }
+        read = content;
+        if options.on_change == OnChange::Hup {
             job.owe();
         } else {
             note(format_args!("change {}: starting the command anew", snapshot.sequence));
             if let Ended::Asked(signal) = job.end(&mut signals).await? {
                 return Ok(code_of(signal));
             }
+            // What came while it ended is in this too.
+            let snapshot = place.filled_now().unwrap_or(snapshot);
+            read = place.content(&snapshot);
             job = Job::start(&options.command, &place, &snapshot)?;
         }
     }

@@ -98,8 +98,8 @@ enum Outcome {
 }
 
 impl Teller {
-    /// Tells until the agent stops or the process has ended; gives back whose task it was.
-    pub(super) async fn run(self, mut inbox: Inbox) -> WatcherId {
+    /// Tells until the agent stops; or until the process has ended, and then gives back whose task it was.
+    pub(super) async fn run(self, mut inbox: Inbox) -> Option<WatcherId> {
         let pidfd = match &self.target {
             Target::Process { process, .. } => process.until_end().ok(),
             _ => None,
@@ -113,23 +113,20 @@ impl Teller {
         tokio::pin!(ended);
         loop {
             let mut duty = tokio::select! {
-                () = &mut ended => break,
-                () = self.stop.cancelled() => break,
-                next = next(&mut inbox) => match next {
-                    Some(duty) => duty,
-                    None => break,
-                },
+                () = &mut ended => return Some(self.id.clone()),
+                () = self.stop.cancelled() => return None,
+                next = next(&mut inbox) => next?,
             };
             let outcome = tokio::select! {
                 () = &mut ended => Outcome::Ended,
                 outcome = self.tell(&mut inbox, &mut duty) => outcome,
             };
             match outcome {
-                Outcome::Ended | Outcome::Stopped => break,
+                Outcome::Ended => return Some(self.id.clone()),
+                Outcome::Stopped => return None,
                 outcome => self.done(&duty, outcome),
             }
         }
-        self.id.clone()
     }
 
     /// Tells of `duty`, or of the newer one that joined it before anything was sent.

@@ -148,7 +148,7 @@ async fn wait_knows_the_commits_that_the_host_skipped() {
 async fn watch_registers_a_running_process() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
-    let mut web = Script::bash("trap 'echo told' USR1; echo ready; while :; do sleep 1000 & wait $!; kill $!; done");
+    let mut web = Script::bash("trap 'echo told' USR1; echo ready; while :; do sleep 1 & wait $!; done");
     assert_eq!(web.line(), "ready");
     let pid = web.pid().to_string();
     let (code, out, said) =
@@ -190,8 +190,7 @@ async fn status_and_history_are_tables_and_json() {
 #[tokio::test(flavor = "multi_thread")]
 async fn exec_waits_for_the_component_and_hands_changes_on() {
     let host = Host::start(Vec::new()).await;
-    let script =
-        "trap 'echo told' HUP; echo ready $CONF_SEQUENCE $CONF_EXPORT; while :; do sleep 1000 & wait $!; kill $!; done";
+    let script = "trap 'echo told' HUP; echo ready $CONF_SEQUENCE $CONF_EXPORT; while :; do sleep 1 & wait $!; done";
     let mut job = exec(&host, &["services/web", "--", "bash", "-c", script]);
     host.until("registered", |watchers| watchers.len() == 1).await;
     host.switch(1, &[("services/other/latest", "1")]);
@@ -246,8 +245,7 @@ async fn exec_starts_its_command_anew() {
 async fn exec_never_ends_a_command_without_a_handler() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
-    let script =
-        "echo ready; read line; trap 'echo told' HUP; echo trapped; while :; do sleep 1000 & wait $!; kill $!; done";
+    let script = "echo ready; read line; trap 'echo told' HUP; echo trapped; while :; do sleep 1 & wait $!; done";
     let mut job = exec(&host, &["services/web", "--", "bash", "-c", script]);
     assert_eq!(job.line(), "ready");
     host.switch(2, &[(WEB, "2")]);

@@ -199,7 +199,7 @@ impl Host {
     }
 
     /// Waits until a watcher is as wanted; says how they all are when that never comes.
-    pub async fn until(&self, what: &str, holds: impl Fn(&[WatcherStatus]) -> bool) {
+    pub async fn until(&self, what: &str, mut holds: impl FnMut(&[WatcherStatus]) -> bool) {
         let deadline = Instant::now() + LONG;
         loop {
             let watchers = self.registry().status();
@@ -254,9 +254,10 @@ impl Script {
         Self::spawn(command)
     }
 
-    /// Prints `told` at every SIGHUP, `ready` when it can.
+    /// Prints `told` at every SIGHUP, `ready` when it can. A signal that comes just before bash waits is handled when
+    /// the short sleep ends.
     pub fn with_handler() -> Self {
-        let script = Self::bash("trap 'echo told' HUP; echo ready; while :; do sleep 1000 & wait $!; kill $!; done");
+        let script = Self::bash("trap 'echo told' HUP; echo ready; while :; do sleep 1 & wait $!; done");
         assert_eq!(script.line(), "ready");
         script
     }
@@ -293,7 +294,7 @@ impl Script {
     }
 
     pub fn is_running(&mut self) -> bool {
-        self.child.try_wait().unwrap().is_none()
+        self.child.try_wait().is_ok_and(|ended| ended.is_none())
     }
 
     pub fn signal(&self, signal: Signal) {
@@ -309,6 +310,12 @@ impl Script {
 
 impl Drop for Script {
     fn drop(&mut self) {
+        // What `exec` runs is in another group, and ends with it only when it is asked.
+        let asked = Instant::now();
+        let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
+        while asked.elapsed() < Duration::from_secs(1) && self.is_running() {
+            thread::yield_now();
+        }
         self.end();
     }
 }

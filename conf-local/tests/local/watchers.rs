@@ -62,9 +62,8 @@ async fn only_the_watchers_of_what_changed_are_told_and_each_once() {
 async fn a_process_without_a_handler_is_told_when_it_has_one() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
-    let mut late = Script::bash(
-        "echo ready; read line; trap 'echo told' HUP; echo trapped; while :; do sleep 1000 & wait $!; kill $!; done",
-    );
+    let mut late =
+        Script::bash("echo ready; read line; trap 'echo told' HUP; echo trapped; while :; do sleep 1 & wait $!; done");
     assert_eq!(late.line(), "ready");
     host.registry().register(wish(&late, &["services/web"]), me()).unwrap();
     host.switch(2, &[(WEB, "2")]);
@@ -258,18 +257,23 @@ async fn a_command_never_runs_twice_at_once_and_gets_the_newest() {
     for sequence in 2..=5 {
         host.switch(sequence, &[(WEB, &sequence.to_string()), (OTHER, "1")]);
     }
-    open();
-    host.until("it runs again", |_| lines_of(&log).len() == 3).await;
-    open();
-    host.until_state(WatcherState::Told, 5).await;
+    // How many of the four are joined is a matter of scheduling; at least the last is told, and never two at once.
+    let mut opened = 0;
+    host.until("the newest is told", |watchers| {
+        if lines_of(&log).len() > 2 * opened {
+            opened += 1;
+            open();
+        }
+        watchers[0].state == WatcherState::Told && watchers[0].sequence.0 == 5
+    })
+    .await;
+    let lines = lines_of(&log);
     let snapshot = |sequence: u64| host.export().join(format!("snapshots/{sequence}")).display().to_string();
-    let expected = [
-        format!("start 1 {WEB} {}", snapshot(1)),
-        "end".to_owned(),
-        format!("start 5 {WEB} {}", snapshot(5)),
-        "end".to_owned(),
-    ];
-    assert_eq!(lines_of(&log), expected);
+    assert_eq!(lines.first(), Some(&format!("start 1 {WEB} {}", snapshot(1))));
+    assert_eq!(lines[lines.len() - 2], format!("start 5 {WEB} {}", snapshot(5)));
+    for (at, line) in lines.iter().enumerate() {
+        assert_eq!(line == "end", at % 2 == 1, "two at once: {lines:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

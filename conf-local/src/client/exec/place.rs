@@ -9,6 +9,7 @@ use std::{
 use libconf::{
     client::{DEFAULT_EXPORT_DIR, DEFAULT_SOCKET},
     name::{ComponentSelector, Sequence},
+    tier::daemon::chain,
 };
 
 use super::super::{
@@ -99,15 +100,27 @@ impl Place {
         })
     }
 
+    /// The snapshot that is current now, if it holds all the components; or why not, in words.
+    pub(super) fn filled_now(&self) -> Result<Snapshot, String> {
+        let snapshot = self.current().map_err(|error| chain(&error))?;
+        let missing = self.missing(&snapshot).next().map(ToString::to_string);
+        missing.map_or(Ok(snapshot), |missing| Err(format!("this host's configuration has no {missing}")))
+    }
+
+    /// Where the components' files really are: equal where nothing changed, since what is rendered is named by its hash.
+    pub(super) fn content(&self, snapshot: &Snapshot) -> Vec<Option<PathBuf>> {
+        let real = |one: &ComponentSelector| fs::canonicalize(snapshot.directory.join(one.to_string())).ok();
+        self.components.iter().map(real).collect()
+    }
+
     async fn filled(&self, socket: &Socket) {
         let (mut pause, mut said) = (Pause::new(), false);
         loop {
-            let (waiting, after) = match self.current() {
-                Ok(snapshot) => match self.missing(&snapshot).next() {
-                    None => return,
-                    Some(missing) => (format!("change {} has no {missing}", snapshot.sequence), snapshot.sequence),
-                },
-                Err(_) => ("nothing is exported on this host".to_owned(), Sequence(0)),
+            let after = self.current().map_or(Sequence(0), |snapshot| snapshot.sequence);
+            let waiting = match self.filled_now() {
+                Ok(_) => return,
+                Err(_) if after == Sequence(0) => "nothing is exported on this host".to_owned(),
+                Err(why) => why,
             };
             if !said {
                 said = true;
