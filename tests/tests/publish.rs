@@ -76,7 +76,7 @@ fn every_component_has_its_key_and_only_what_changed_is_written() {
     for (key, entry) in site.consul().list("configurations/") {
         let changed = entry.modified != before[&key].modified;
         let should =
-            key == authoritative() || key < "configurations/services/s085".to_owned() && key.contains("/services/");
+            key == authoritative() || key.as_str() < "configurations/services/s085" && key.contains("/services/");
         assert_eq!(changed, should, "{key}");
         assert_eq!(entry.flags == sequence, should, "{key}: flags {}", entry.flags);
     }

@@ -187,7 +187,7 @@ mod tests {
         let file = folder.path().join("allowed");
         let count = |text: String| {
             fs::write(&file, text).unwrap();
-            TrustedKeys::load(&file).map(|keys| keys.0.len()).unwrap_or(0)
+            TrustedKeys::load(&file).map_or(0, |keys| keys.0.len())
         };
         assert_eq!(count(format!("# master\nconf-master {line}\n\n* namespaces=\"git\" {line}\n")), 2);
         assert_eq!(count(format!("a namespaces=\"file\" {line}\nb cert-authority {line}\n")), 0);
