@@ -1,5 +1,7 @@
 //! Pushes that must not land: what each is told, and that nothing of it stays.
 
+use std::fmt::Write as _;
+
 use tests::{
     Outcome, Plan, Site, Work,
     git::{Change, executables},
@@ -42,7 +44,8 @@ fn instance_text<'a>(site: &'a Site, text: &str) -> Change<'a> {
 #[test]
 fn a_class_that_names_what_is_not_there_is_refused_with_file_and_line() {
     let site = central();
-    let table: [(&str, Vec<(&str, &str, &str)>, Vec<&str>); 4] = [
+    type Pins<'a> = Vec<(&'a str, &'a str, &'a str)>;
+    let table: [(&str, Pins<'_>, Vec<&str>); 4] = [
         (
             "a missing component",
             vec![("services/web", "master", "latest"), ("services/nobody", "master", "latest")],
@@ -65,7 +68,7 @@ fn a_datacenter_yaml_with_a_fault_is_refused_with_its_line_and_what_to_write() {
         let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..12 {
             let one = format!("*a{}", level - 1);
-            text += &format!("a{level}: &a{level} [{}]\n", vec![one; 10].join(", "));
+            let _ = writeln!(text, "a{level}: &a{level} [{}]", vec![one; 10].join(", "));
         }
         format!("{text}{lines}")
     };
