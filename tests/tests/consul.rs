@@ -1,5 +1,7 @@
 //! The client of Consul, by one table of questions put to a real server and to the embedded one.
 
+#![expect(clippy::unwrap_used, reason = "a test may end in a panic, in its helpers too")]
+
 use std::{
     net::SocketAddr,
     sync::{Arc, LazyLock},
@@ -124,7 +126,7 @@ async fn a_watch_ends_with_a_change(consul: &Arc<Consul>) {
     consul.put("beside", b"another key wakes nobody", 0).await.unwrap();
     tokio::time::timeout(Duration::from_millis(200), async {
         while !waiter.is_finished() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     })
     .await

@@ -1,5 +1,7 @@
 //! conf-slave's repository: lost, damaged, and asked to go back.
 
+#![expect(clippy::unwrap_used, reason = "a test may end in a panic, in its helpers too")]
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -10,6 +12,9 @@ use tests::{
     http::Address,
     site::{DATACENTER, Plan, Pointers},
 };
+
+/// What is done to a repository, and its name.
+type Damage<'d> = (&'d str, &'d dyn Fn(&Site));
 
 fn site() -> Site {
     Plan { hosts: 0, pointers: Pointers::Embedded, ..Plan::default() }.start()
@@ -64,12 +69,11 @@ fn a_damaged_repository_is_cloned_anew_at_start() {
     let all = |site: &Site, change: &dyn Fn(&mut Vec<u8>)| {
         object_files(&repository(site)).iter().for_each(|file| overwrite(file, change));
     };
-    type Damage<'d> = (&'d str, &'d dyn Fn(&Site));
     let damages: [Damage<'_>; 9] = [
         ("objects-truncated", &|site| all(site, &|bytes| bytes.truncate(bytes.len() / 2))),
         ("objects-zeroed", &|site| all(site, &|bytes| bytes.fill(0))),
         ("objects-gone", &|site| {
-            object_files(&repository(site)).iter().for_each(|file| fs::remove_file(file).unwrap())
+            object_files(&repository(site)).iter().for_each(|file| fs::remove_file(file).unwrap());
         }),
         ("head", &|site| overwrite(&repository(site).join("HEAD"), Vec::clear)),
         ("config", &|site| overwrite(&repository(site).join("config"), |bytes| bytes.fill(b'['))),
