@@ -9,6 +9,9 @@ use tests::{
     wire::{self, Claim, ZERO},
 };
 
+/// Component, branch and tag of each entry of a class.
+type Pins<'a> = Vec<(&'a str, &'a str, &'a str)>;
+
 /// The central server alone, with content.
 fn central() -> Site {
     let site = Plan { pointers: tests::site::Pointers::Embedded, ..Plan::default() }.start_empty();
@@ -44,7 +47,6 @@ fn instance_text<'a>(site: &'a Site, text: &str) -> Change<'a> {
 #[test]
 fn a_class_that_names_what_is_not_there_is_refused_with_file_and_line() {
     let site = central();
-    type Pins<'a> = Vec<(&'a str, &'a str, &'a str)>;
     let table: [(&str, Pins<'_>, Vec<&str>); 4] = [
         (
             "a missing component",
