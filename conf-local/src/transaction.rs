@@ -1,6 +1,6 @@
 //! The host transaction: from a snapshot that is in the repository to files that readers see and duties to tell of them.
 //!
-//! Decide first ([`Model::next`]: what is wanted, what of it must be rendered), then do: render into the store, build the
+//! Decide first (`Host::next`: what is wanted, what of it must be rendered), then do: render into the store, build the
 //! snapshot's folder, write down who is to be told, switch, tell. Whatever fails before the switch leaves the last good
 //! export in use.
 
