@@ -1,12 +1,14 @@
 //! Daemons that end as in a power cut, at any moment, and are started again.
 
 use std::{
+    os::unix::process::CommandExt as _,
     sync::atomic::{AtomicBool, Ordering},
     thread,
     time::{Duration, Instant},
 };
 
 use rand::Rng as _;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tests::{
     Daemon, Plan, Poller, Proxy, Reader, Site, Work, eventually,
     program::{descendants, signal_pid},
@@ -193,16 +195,21 @@ fn a_client_that_goes_away_in_the_middle_of_a_push_leaves_nothing_behind() {
     rand::rng().fill(&mut noise[..]);
     work.change().file("services/web/master", "noise", &noise).commit();
     let before = site.master.sequence();
-    for kept in [1 << 10, 1 << 20, 2 << 20] {
+    for kept in [4 << 10, 1 << 20, 2 << 20] {
         proxy.hold_after(kept);
         let mut push = work.command();
         push.args(["push", "-q", "origin", "refs/heads/services/web/master"]);
         push.stdin(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        // Git starts others that speak for it; all of them go away.
+        push.process_group(0);
         let mut push = tests::program::spawn(push).expect("git can be run");
-        eventually("the push to be held", || {
-            if proxy.requests().is_empty() { Err("no request yet".to_owned()) } else { Ok(()) }
+        eventually("the pack to be on its way", || {
+            let asked = proxy.requests();
+            let sends = |request: &tests::proxy::Request| request.line.starts_with("POST /conf.git/git-receive-pack");
+            if asked.iter().any(sends) { Ok(()) } else { Err(format!("{asked:?}")) }
         });
-        push.kill().expect("it is ours");
+        let group = i32::try_from(push.id()).ok().and_then(Pid::from_raw).expect("a process id is positive");
+        kill_process_group(group, Signal::KILL).expect("it is ours");
         push.wait().expect("it is ours");
         proxy.cut();
         proxy.mend();
