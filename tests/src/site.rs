@@ -3,6 +3,7 @@
 use std::{
     fmt::Write as _,
     fs,
+    io::ErrorKind,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Output,
@@ -448,7 +449,11 @@ impl Slave {
     /// Loses all that it has, and starts again.
     pub fn empty_and_restart(&mut self) {
         self.daemon.kill9();
-        fs::remove_dir_all(&self.state).expect("the state can be removed");
+        // A Git program of its may outlive it for a moment, and write there.
+        eventually("the state to be gone", || match fs::remove_dir_all(&self.state) {
+            Err(cause) if cause.kind() != ErrorKind::NotFound => Err(cause.to_string()),
+            _ => Ok(()),
+        });
         self.daemon.start();
     }
 }

@@ -62,6 +62,7 @@ where
     E: Into<Box<dyn Error + Send + Sync>>,
 {
     raise_file_limit();
+    panics_abort();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(cause) => {
@@ -95,6 +96,15 @@ where
             ExitCode::FAILURE
         }
     }
+}
+
+/// A panic anywhere ends the process, in every build, and its supervisor starts it fresh: no half-alive daemons.
+fn panics_abort() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 /// A token that SIGTERM or SIGINT cancels.
