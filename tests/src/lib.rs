@@ -20,7 +20,9 @@ pub mod site;
 pub mod wire;
 
 use std::{
+    fs, io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -52,6 +54,14 @@ pub fn eventually_within<T>(deadline: Duration, what: &str, mut ask: impl FnMut(
             Err(_) => thread::sleep(Duration::from_millis(20)),
         }
     }
+}
+
+/// Removes a folder whose daemon was killed: a Git program of its may outlive it for a moment, and write there.
+pub fn remove_folder(path: &Path) {
+    eventually(&format!("{} to be gone", path.display()), || match fs::remove_dir_all(path) {
+        Err(cause) if cause.kind() != io::ErrorKind::NotFound => Err(cause.to_string()),
+        _ => Ok(()),
+    });
 }
 
 /// A loopback address that nobody else has: of sixteen million, one at random. A program that is started again keeps it,

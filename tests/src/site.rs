@@ -3,7 +3,6 @@
 use std::{
     fmt::Write as _,
     fs,
-    io::ErrorKind,
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Output,
@@ -18,6 +17,7 @@ use crate::{
     http::Address,
     own_address,
     program::{built, command, run, text},
+    remove_folder,
 };
 
 /// The datacenter of most stories.
@@ -449,11 +449,7 @@ impl Slave {
     /// Loses all that it has, and starts again.
     pub fn empty_and_restart(&mut self) {
         self.daemon.kill9();
-        // A Git program of its may outlive it for a moment, and write there.
-        eventually("the state to be gone", || match fs::remove_dir_all(&self.state) {
-            Err(cause) if cause.kind() != ErrorKind::NotFound => Err(cause.to_string()),
-            _ => Ok(()),
-        });
+        remove_folder(&self.state);
         self.daemon.start();
     }
 }

@@ -10,6 +10,7 @@ use std::{
 use tests::{
     Site, eventually,
     http::Address,
+    remove_folder,
     site::{DATACENTER, Plan, Pointers},
 };
 
@@ -80,7 +81,7 @@ fn a_damaged_repository_is_cloned_anew_at_start() {
         ("ref-emptied", &|site| overwrite(&repository(site).join(&reference), Vec::clear)),
         ("ref-gone", &|site| fs::remove_file(repository(site).join(&reference)).unwrap()),
         ("stale-lock", &|site| fs::write(repository(site).join(format!("{reference}.lock")), "").unwrap()),
-        ("everything-gone", &|site| fs::remove_dir_all(repository(site)).unwrap()),
+        ("everything-gone", &|site| remove_folder(&repository(site))),
     ];
     for (name, damage) in damages {
         site.slaves[0].daemon.kill9();
@@ -131,7 +132,7 @@ fn a_central_repository_that_was_put_back_is_not_followed_back() {
     site.slave().wait_at(after);
 
     site.master.daemon.stop();
-    fs::remove_dir_all(&site.master.repo).unwrap();
+    remove_folder(&site.master.repo);
     fs::rename(&backup, &site.master.repo).unwrap();
     site.master.daemon.start();
     let keeps = |site: &Site| {
@@ -147,7 +148,7 @@ fn a_central_repository_that_was_put_back_is_not_followed_back() {
     keeps(&site);
     // Without its repository it knows the sequence still, and serves nothing rather than something older.
     site.slaves[0].daemon.kill9();
-    fs::remove_dir_all(repository(&site)).unwrap();
+    remove_folder(&repository(&site));
     site.slaves[0].daemon.start();
     eventually("the slave to say what it sees", || {
         let status = site.slave().status()?;
