@@ -13,7 +13,8 @@ use libconf::{
 
 use crate::{
     refs::{Proposed, Table, Target},
-    resolve::{self, Fault},
+    refusal::Fault,
+    resolve,
 };
 
 /// What is, after the last landing.
@@ -100,7 +101,7 @@ impl Catalog {
                     let snapshot = tip.and_then(|tip| Snapshot::read(repo, tip.commit).ok());
                     catalog.datacenters.entry(name).and_modify(|datacenter| datacenter.snapshot = snapshot);
                 }
-                Err(found) => faults.extend(found),
+                Err(found) => faults.extend(found.into_iter().map(|caused| caused.fault)),
             }
         }
         (catalog, faults)

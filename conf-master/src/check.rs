@@ -16,6 +16,7 @@ use crate::{
     catalog::Touched,
     config::Supposed,
     refs::{Proposed, Table, Target},
+    refusal::Fault,
     resolve,
 };
 
@@ -24,17 +25,17 @@ pub fn run(
     path: &Path,
     supposed: &[Supposed],
     only: &[DatacenterName],
-) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+) -> anyhow::Result<BTreeMap<String, Vec<Fault>>> {
     let repo = Repository::open(path).with_context(|| format!("{} is no Git repository", path.display()))?;
     let mut targets = refs_of_clone(&repo)?;
-    let mut faults: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut faults: BTreeMap<String, Vec<Fault>> = BTreeMap::new();
     for Supposed { name, commit } in supposed {
         let object =
             repo.revparse_single(commit).with_context(|| format!("there is no {commit} in {}", path.display()))?;
         let target = Target::read(&repo, object.id().into(), name.is_tag()).map_err(anyhow::Error::msg)?;
         let found = safety::faults(&repo, target.commit, &safety::Limits::default())?;
         if !found.is_empty() {
-            faults.entry(name.short()).or_default().extend(found);
+            faults.entry(name.short()).or_default().extend(found.into_iter().map(Fault::new));
         }
         targets.insert(name.clone(), target);
     }
@@ -52,8 +53,8 @@ pub fn run(
         let none = BTreeMap::new();
         let found =
             resolve::datacenter(&repo, Proposed { table: &table, changes: &none }, &datacenter, None, &touched).err();
-        let told = found.into_iter().flatten().map(|fault| fault.to_string());
-        faults.entry(datacenter.to_string()).or_default().extend(told);
+        let found = found.into_iter().flatten().map(|caused| caused.fault);
+        faults.entry(datacenter.to_string()).or_default().extend(found);
     }
     Ok(faults)
 }

@@ -5,8 +5,10 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use libconf::{
     name::{DatacenterName, RefName},
-    tier::{flags::Common, upstream::Url},
+    tier::flags::Common,
 };
+
+use crate::client;
 
 /// The central Git server of a configuration: lands what is pushed, composes and signs each datacenter's snapshot.
 #[derive(Debug, Parser)]
@@ -35,7 +37,7 @@ pub enum Command {
     /// Say whether datacenters resolve, on any clone and without a server; for the CI of a change not pushed yet
     Check(Check),
     /// Show a datacenter's deployments, newest first
-    Log(Log),
+    Log(client::log::Flags),
     /// What Git runs in the repository when somebody pushes
     #[command(hide = true)]
     Hook {
@@ -101,32 +103,4 @@ impl std::str::FromStr for Supposed {
         let name = full.parse().map_err(|error: libconf::name::BadName| error.to_string())?;
         Ok(Supposed { name, commit: commit.to_owned() })
     }
-}
-
-/// Flags of `log`.
-#[derive(Debug, Args)]
-pub struct Log {
-    /// Which datacenter
-    #[arg(value_name = "ID/VERSION")]
-    pub datacenter: DatacenterName,
-    /// How many deployments at most
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    pub limit: usize,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// How to reach conf-master
-    #[command(flatten)]
-    pub server: ServerFlags,
-}
-
-/// How client commands reach conf-master.
-#[derive(Debug, Args)]
-pub struct ServerFlags {
-    /// The base URL of conf-master
-    #[arg(long, value_name = "URL", env = "CONF_MASTER_URL", default_value = "http://127.0.0.1:7400")]
-    pub server: Url,
-    /// A file that holds the token to show
-    #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
 }

@@ -1,6 +1,6 @@
 //! Decides what of a push may land, ref by ref. Writes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use git2::Repository;
 use libconf::{
@@ -11,7 +11,8 @@ use libconf::{
 use crate::{
     catalog::{Catalog, Delta},
     refs::{Proposed, Target},
-    resolve::{self, Fault},
+    refusal::{Fault, Kind, Refusal},
+    resolve::{self, Caused},
 };
 
 /// One ref that somebody wants to be otherwise, as it came.
@@ -28,8 +29,8 @@ pub struct Wish {
 /// What may land, and why the rest may not.
 #[derive(Debug)]
 pub struct Judgement {
-    /// For each wish, in order: `None` when it may land, else what is wrong, one fault a line.
-    pub refusals: Vec<Option<String>>,
+    /// For each wish, in order: `None` when it may land, else why not.
+    pub refusals: Vec<Option<Refusal>>,
     /// What may land: each ref's new target; `None` deletes it.
     pub changes: BTreeMap<RefName, Option<Target>>,
     /// What that does to each datacenter that it touches; `None` where its branch goes.
@@ -59,7 +60,7 @@ pub fn judge(catalog: &Catalog, repo: &Repository, limits: &Limits, wishes: &[Wi
     let mut deltas = judging.together(&mut changes);
     if atomic && judging.refusals.iter().any(Option::is_some) {
         for refusal in judging.refusals.iter_mut().filter(|refusal| refusal.is_none()) {
-            *refusal = Some("another ref of this atomic push is refused".to_owned());
+            *refusal = Some(Refusal::new(Kind::Together, "another ref of this atomic push is refused"));
         }
         changes.clear();
         deltas.clear();
@@ -71,25 +72,25 @@ struct Judging<'a> {
     catalog: &'a Catalog,
     repo: &'a Repository,
     limits: &'a Limits,
-    refusals: Vec<Option<String>>,
+    refusals: Vec<Option<Refusal>>,
     places: BTreeMap<RefName, usize>,
 }
 
 impl Judging<'_> {
     /// What can be said of one ref without looking at the others.
-    fn alone(&self, wish: &Wish) -> Result<(RefName, Option<Target>), String> {
+    fn alone(&self, wish: &Wish) -> Result<(RefName, Option<Target>), Refusal> {
         let name: RefName = wish.name.parse().map_err(|error: libconf::name::BadName| error.to_string())?;
         if name.is_reserved() {
-            return Err(format!("{} is written by conf-master alone", name.short()));
+            return Err(format!("{} is written by conf-master alone", name.short()).into());
         }
         let current = self.catalog.table.target(&name);
         if current.map_or(ObjectId::ZERO, |current| current.value) != wish.old {
-            return Err("it has changed meanwhile; fetch, merge and push again".to_owned());
+            return Err(Refusal::new(Kind::Stale, "it has changed meanwhile; fetch, merge and push again"));
         }
         if wish.new.is_zero() {
             return match current {
                 Some(_) => Ok((name, None)),
-                None => Err("it does not exist".to_owned()),
+                None => Err("it does not exist".into()),
             };
         }
         let target = Target::read(self.repo, wish.new, name.is_tag())?;
@@ -99,9 +100,9 @@ impl Judging<'_> {
         let broken = |error: git2::Error| format!("its files cannot be read: {}", error.message());
         let faults = safety::faults(self.repo, target.commit, self.limits).map_err(broken)?;
         if !faults.is_empty() {
-            return Err(faults.join("\n"));
+            return Err(Refusal::of(faults.into_iter().map(Fault::new).collect()));
         }
-        let told = |faults: Vec<Fault>| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+        let told = |faults: Vec<Caused>| Refusal::of(faults.into_iter().map(|caused| caused.fault).collect());
         match &name {
             RefName::Class(_) | RefName::ClassTag(..) => {
                 resolve::class(self.repo, &name, target.commit).map_err(told)?;
@@ -142,38 +143,30 @@ impl Judging<'_> {
                 let refs = Proposed { table: &self.catalog.table, changes };
                 match resolve::datacenter(self.repo, refs, &name, before, &touched) {
                     Ok(delta) => drop(deltas.insert(name, Some(delta))),
-                    Err(found) => faults.extend(found.into_iter().map(|fault| (name.clone(), fault))),
+                    Err(found) => faults.extend(found),
                 }
             }
             if faults.is_empty() {
                 return deltas;
             }
-            self.blame(changes, &faults);
+            self.blame(changes, faults);
         }
     }
 
     /// Refuses the refs of this push that cause the faults. Takes out at least one.
-    fn blame(&mut self, changes: &mut BTreeMap<RefName, Option<Target>>, faults: &[(DatacenterName, Fault)]) {
-        let mut reasons: BTreeMap<RefName, BTreeSet<String>> = BTreeMap::new();
-        for (datacenter, fault) in faults {
-            let cause = fault.causes.iter().find(|cause| changes.contains_key(*cause));
-            let told = match cause {
-                Some(RefName::Datacenter(_)) | None => fault.to_string(),
-                // Whoever pushes a component may not know which datacenter runs it.
-                Some(_) => format!("{fault} (needed by {datacenter})"),
-            };
-            match cause {
-                Some(cause) => drop(reasons.entry(cause.clone()).or_default().insert(told)),
+    fn blame(&mut self, changes: &mut BTreeMap<RefName, Option<Target>>, faults: Vec<Caused>) {
+        let mut told: BTreeMap<RefName, Vec<Fault>> = BTreeMap::new();
+        for Caused { fault, causes } in faults {
+            match causes.into_iter().find(|cause| changes.contains_key(cause)) {
+                Some(cause) => told.entry(cause).or_default().push(fault),
                 // Nobody stands out: all that touches this datacenter is refused.
-                None => changes.keys().for_each(|name| {
-                    reasons.entry(name.clone()).or_default().insert(told.clone());
-                }),
+                None => changes.keys().for_each(|name| told.entry(name.clone()).or_default().push(fault.clone())),
             }
         }
-        for (name, told) in reasons {
+        for (name, faults) in told {
             changes.remove(&name);
             if let Some(place) = self.places.get(&name) {
-                self.refusals[*place] = Some(told.into_iter().collect::<Vec<_>>().join("\n"));
+                self.refusals[*place] = Some(Refusal::of(faults));
             }
         }
     }

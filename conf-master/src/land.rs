@@ -37,6 +37,7 @@ use crate::{
     judge::{Wish, judge},
     ledger::{self, Entry, Move},
     refs::Target,
+    refusal::{Kind, Refusal},
     repository,
 };
 
@@ -60,17 +61,35 @@ pub struct Push {
     pub through: String,
     /// The id of the request.
     pub request: String,
+    /// What was asked for besides.
+    pub options: Options,
+}
+
+/// What a push or a request asks for besides the change itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Options {
+    /// Only try it: judge all of it, and land nothing.
+    pub dry_run: bool,
+    /// It may remove much at once.
+    pub allow_shrink: bool,
 }
 
 /// What became of it.
 #[derive(Clone, Debug, Default)]
 pub struct Outcome {
-    /// For each wish, in order: `None` when it landed, else why not, one fault a line.
-    pub refusals: Vec<Option<String>>,
+    /// For each wish, in order: `None` when it landed, else why not.
+    pub refusals: Vec<Option<Refusal>>,
     /// What to tell the pusher.
     pub notes: Vec<String>,
     /// The change's number, when anything landed.
     pub sequence: Option<Sequence>,
+}
+
+impl Outcome {
+    /// Nothing of `wishes` wishes landed, for one reason.
+    fn refused(wishes: usize, why: &Refusal) -> Self {
+        Outcome { refusals: vec![Some(why.clone()); wishes], ..Outcome::default() }
+    }
 }
 
 /// What everyone may know after a landing.
@@ -122,7 +141,7 @@ impl Lander {
     }
 
     async fn ask(&self, wishes: usize, job: impl FnOnce(oneshot::Sender<Outcome>) -> Job) -> Outcome {
-        let refused = |reason: &str| Outcome { refusals: vec![Some(reason.to_owned()); wishes], ..Outcome::default() };
+        let refused = |reason: &str| Outcome::refused(wishes, &Refusal::new(Kind::Busy, reason));
         let (reply, answer) = oneshot::channel();
         match self.jobs.try_send(job(reply)) {
             Ok(()) => answer.await.unwrap_or_else(|_| refused("conf-master is stopping; push again in a moment")),
@@ -250,7 +269,7 @@ impl Landing {
         }
     }
 
-    fn judge_in_quarantine(&self, push: &Push, quarantine: Option<&Path>) -> anyhow::Result<Vec<Option<String>>> {
+    fn judge_in_quarantine(&self, push: &Push, quarantine: Option<&Path>) -> anyhow::Result<Vec<Option<Refusal>>> {
         let repo = Repository::open_bare(&self.path)?;
         if let Some(folder) = quarantine {
             let folder = folder.canonicalize()?;
@@ -258,7 +277,11 @@ impl Landing {
             anyhow::ensure!(inside, "the quarantine {} is not in this repository", folder.display());
             repo.odb()?.add_disk_alternate(&folder.to_string_lossy())?;
         }
-        Ok(judge(&self.catalog, &repo, &self.limits, &push.wishes, push.atomic).refusals)
+        let mut refusals = judge(&self.catalog, &repo, &self.limits, &push.wishes, push.atomic).refusals;
+        if push.options.dry_run {
+            only_tried(&mut refusals);
+        }
+        Ok(refusals)
     }
 
     fn land(&mut self, batch: Vec<(Push, oneshot::Sender<Outcome>)>) {
@@ -307,7 +330,11 @@ impl Landing {
 
     /// Judges one push against what is staged so far, and writes its objects. No ref moves.
     fn stage(&mut self, push: &Push) -> anyhow::Result<(Outcome, Vec<Move>)> {
-        let judgement = judge(&self.catalog, &self.repo, &self.limits, &push.wishes, push.atomic);
+        let mut judgement = judge(&self.catalog, &self.repo, &self.limits, &push.wishes, push.atomic);
+        if push.options.dry_run {
+            only_tried(&mut judgement.refusals);
+            judgement.changes.clear();
+        }
         if judgement.changes.is_empty() {
             return Ok((Outcome { refusals: judgement.refusals, ..Outcome::default() }, Vec::new()));
         }
@@ -446,7 +473,7 @@ impl Landing {
                 outcome.notes.join("; ")
             );
         } else {
-            let reason = outcome.refusals.iter().flatten().next().map(String::as_str).unwrap_or_default();
+            let reason = outcome.refusals.iter().flatten().next().map(|one| one.reason.as_str()).unwrap_or_default();
             info!(refused, by, through, request, took_ms, "refused: {reason}");
         }
     }
@@ -459,10 +486,17 @@ impl Landing {
     }
 }
 
+/// What would have landed is refused as well.
+fn only_tried(refusals: &mut [Option<Refusal>]) {
+    for refusal in refusals.iter_mut().filter(|refusal| refusal.is_none()) {
+        *refusal = Some(Refusal::new(Kind::DryRun, "dry run: nothing landed"));
+    }
+}
+
 fn failed(push: &Push, cause: &anyhow::Error) -> Outcome {
     error!(error = format!("{cause:#}"), request = push.request, "a push could not be judged or written");
     let reason = format!("conf-master could not write it, nothing landed: {cause:#}");
-    Outcome { refusals: vec![Some(reason); push.wishes.len()], ..Outcome::default() }
+    Outcome::refused(push.wishes.len(), &Refusal::new(Kind::Failed, reason))
 }
 
 fn count(number: usize, noun: &str) -> String {

@@ -20,6 +20,7 @@ pub mod land;
 pub mod ledger;
 pub mod receive;
 pub mod refs;
+pub mod refusal;
 pub mod repository;
 pub mod resolve;
 pub mod serve;

@@ -47,11 +47,7 @@ fn main() -> ExitCode {
             }
             ExitCode::from(u8::from(faults.values().any(|faults| !faults.is_empty())))
         })),
-        Command::Log(flags) => {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            let asked = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(client::log(&flags)));
-            finish(asked.map(|()| ExitCode::SUCCESS))
-        }
+        Command::Log(flags) => finish(client::run(client::log::run(&flags))),
         Command::Hook { name } => finish(receive::run_hook(&name).map(ExitCode::from)),
     }
 }

@@ -25,7 +25,8 @@ use tracing::{debug, warn};
 
 use crate::{
     judge::Wish,
-    land::{Lander, Outcome, Push, one_line},
+    land::{Lander, Options, Outcome, Push, one_line},
+    refusal::{Kind, Refusal},
 };
 
 /// The socket's name in the repository; hooks run with the repository as their working directory.
@@ -58,7 +59,7 @@ struct Call {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Answer {
-    refusals: Vec<Option<String>>,
+    refusals: Vec<Option<Refusal>>,
     notes: Vec<String>,
 }
 
@@ -79,12 +80,18 @@ fn pre_receive() -> anyhow::Result<u8> {
     for line in io::stdin().lock().lines().take(MOST_REFS + 1) {
         wishes.push(parse_wish(&line?)?);
     }
-    let answer = ask(&call(Stage::PreReceive, wishes.clone(), false, Vec::new()))?;
+    let answer = ask(&call(Stage::PreReceive, wishes.clone(), false, push_options()))?;
     if answer.refusals.iter().any(Option::is_none) {
         return Ok(0);
     }
-    print_refusals(&wishes, &answer);
+    print_answer(&wishes, &answer);
     Ok(1)
+}
+
+/// The push options as Git gives them to the hooks that have no protocol of their own. Source: githooks(5), "pre-receive".
+fn push_options() -> Vec<String> {
+    let count = env::var("GIT_PUSH_OPTION_COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
+    (0..count.min(MOST_REFS)).filter_map(|number| env::var(format!("GIT_PUSH_OPTION_{number}")).ok()).collect()
 }
 
 /// Speaks Git's proc-receive protocol, version 1. Source: githooks(5), "proc-receive".
@@ -104,15 +111,13 @@ fn proc_receive() -> anyhow::Result<u8> {
     let wishes = read_packets(&mut input)?.iter().map(|line| parse_wish(line)).collect::<anyhow::Result<Vec<_>>>()?;
     let options = if has("push-options") { read_packets(&mut input)? } else { Vec::new() };
     let answer = ask(&call(Stage::ProcReceive, wishes.clone(), has("atomic"), options))?;
-    print_refusals(&wishes, &answer);
-    for note in &answer.notes {
-        eprintln!("{note}");
-    }
+    print_answer(&wishes, &answer);
     for ((_, _, name), refusal) in wishes.iter().zip(&answer.refusals) {
         match refusal {
             None => write_packet(&mut output, &format!("ok {name}"))?,
-            Some(reason) => {
-                let mut lines = reason.lines();
+            Some(refusal) => {
+                let text = refusal.to_string();
+                let mut lines = text.lines();
                 let first: String = lines.next().unwrap_or_default().chars().take(1000).collect();
                 let more = lines.count();
                 let more = if more == 0 { String::new() } else { format!(" (and {more} more, above)") };
@@ -125,11 +130,18 @@ fn proc_receive() -> anyhow::Result<u8> {
     Ok(0)
 }
 
-fn print_refusals(wishes: &[(ObjectId, ObjectId, String)], answer: &Answer) {
-    for ((_, _, name), reason) in wishes.iter().zip(&answer.refusals) {
-        for line in reason.iter().flat_map(|reason| reason.lines()) {
+fn print_answer(wishes: &[(ObjectId, ObjectId, String)], answer: &Answer) {
+    for ((_, _, name), refusal) in wishes.iter().zip(&answer.refusals) {
+        let Some(refusal) = refusal.as_ref().filter(|refusal| refusal.kind != Kind::DryRun) else { continue };
+        for line in refusal.to_string().lines() {
             eprintln!("refused {name}: {line}");
         }
+    }
+    for note in &answer.notes {
+        eprintln!("{note}");
+    }
+    if let Some(dry) = answer.refusals.iter().flatten().find(|refusal| refusal.kind == Kind::DryRun) {
+        eprintln!("{}", dry.reason);
     }
 }
 
@@ -299,6 +311,7 @@ async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> An
         by: Some(user_name(user)),
         through: if call.over_ssh { "ssh".to_owned() } else { "path".to_owned() },
     });
+    let (options, unknown) = read_options(call.options);
     let wishes = call.wishes.into_iter().map(|(old, new, name)| Wish { name, old, new }).collect();
     let push = Push {
         wishes,
@@ -306,15 +319,31 @@ async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> An
         by: pusher.by.as_deref().map(one_line),
         through: one_line(&pusher.through),
         request: format!("{:016x}", rand::random::<u64>()),
+        options,
     };
     let Outcome { refusals, mut notes, .. } = match call.stage {
         Stage::PreReceive => lander.check(push, call.quarantine).await,
         Stage::ProcReceive => lander.land(push).await,
     };
-    for option in call.options {
+    for option in unknown {
         notes.push(format!("the push option {} is not known, and was passed over", one_line(&option)));
     }
     Answer { refusals, notes }
+}
+
+/// What `git push -o …` asks for, and the options that nobody knows.
+fn read_options(given: Vec<String>) -> (Options, Vec<String>) {
+    let mut options = Options::default();
+    let unknown = given.into_iter().filter(|option| {
+        match option.as_str() {
+            "dry-run" => options.dry_run = true,
+            "allow-shrink" => options.allow_shrink = true,
+            _ => return true,
+        }
+        false
+    });
+    let unknown = unknown.collect();
+    (options, unknown)
 }
 
 fn user_name(user: u32) -> String {

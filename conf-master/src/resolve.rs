@@ -1,9 +1,6 @@
 //! From `datacenter.yaml` to pins: what each entry names, and what is wrong with it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use git2::{ObjectType, Repository, Tree, TreeWalkMode, TreeWalkResult};
 use libconf::{
@@ -19,31 +16,16 @@ use libconf::{
 use crate::{
     catalog::{Datacenter, Delta, Manifest, Touched},
     refs::Proposed,
+    refusal::Fault,
 };
 
-/// Why a datacenter cannot be composed.
+/// Why a datacenter cannot be composed, and who may have caused it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Fault {
-    /// The branch or tag whose file says it.
-    pub reference: RefName,
-    /// The file.
-    pub file: String,
-    /// The line, counted from 1.
-    pub line: Option<usize>,
-    /// What is wrong and what to write instead.
-    pub reason: String,
+pub struct Caused {
+    /// What is wrong.
+    pub fault: Fault,
     /// The refs that could have caused it, the likeliest first.
     pub causes: Vec<RefName>,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.reference.short(), self.file)?;
-        if let Some(line) = self.line {
-            write!(f, ":{line}")?;
-        }
-        write!(f, ": {}", self.reason)
-    }
 }
 
 /// The refs that one entry reads.
@@ -59,7 +41,20 @@ pub fn datacenter(
     name: &DatacenterName,
     before: Option<&Datacenter>,
     touched: &Touched,
-) -> Result<Delta, Vec<Fault>> {
+) -> Result<Delta, Vec<Caused>> {
+    resolve(repo, refs, name, before, touched).map_err(|mut found| {
+        found.iter_mut().for_each(|caused| caused.fault.datacenter = Some(name.clone()));
+        found
+    })
+}
+
+fn resolve(
+    repo: &Repository,
+    refs: Proposed<'_>,
+    name: &DatacenterName,
+    before: Option<&Datacenter>,
+    touched: &Touched,
+) -> Result<Delta, Vec<Caused>> {
     let manifest = match before {
         Some(_) if !touched.manifest => None,
         _ => Some(read_manifest(repo, refs, name)?),
@@ -103,10 +98,10 @@ fn same_question(one: &PinRequest, other: &PinRequest) -> bool {
     (&one.branch, &one.tag, one.raw) == (&other.branch, &other.tag, other.raw)
 }
 
-fn read_manifest(repo: &Repository, refs: Proposed<'_>, name: &DatacenterName) -> Result<Manifest, Vec<Fault>> {
+fn read_manifest(repo: &Repository, refs: Proposed<'_>, name: &DatacenterName) -> Result<Manifest, Vec<Caused>> {
     let own = RefName::Datacenter(name.clone());
     let fault = |reference: &RefName, line: Option<usize>, reason: String, causes: Vec<RefName>| {
-        vec![Fault { reference: reference.clone(), file: manifest::FILE.to_owned(), line, reason, causes }]
+        vec![Caused { fault: Fault::of_file(reference, manifest::FILE, line, reason), causes }]
     };
     let Some(tip) = refs.target(&own) else {
         return Err(fault(&own, None, "the datacenter has no branch".to_owned(), vec![own.clone()]));
@@ -149,12 +144,12 @@ fn read_manifest(repo: &Repository, refs: Proposed<'_>, name: &DatacenterName) -
 }
 
 /// Reads the `datacenter.yaml` of a datacenter's branch, strictly.
-pub fn instance(repo: &Repository, reference: &RefName, commit: CommitId) -> Result<InstanceManifest, Vec<Fault>> {
+pub fn instance(repo: &Repository, reference: &RefName, commit: CommitId) -> Result<InstanceManifest, Vec<Caused>> {
     strictly(repo, reference, commit, |text| InstanceManifest::parse(text, Strictness::Strict))
 }
 
 /// Reads the `datacenter.yaml` of a class, strictly.
-pub fn class(repo: &Repository, reference: &RefName, commit: CommitId) -> Result<ClassManifest, Vec<Fault>> {
+pub fn class(repo: &Repository, reference: &RefName, commit: CommitId) -> Result<ClassManifest, Vec<Caused>> {
     strictly(repo, reference, commit, |text| ClassManifest::parse(text, Strictness::Strict))
 }
 
@@ -163,12 +158,9 @@ fn strictly<T>(
     reference: &RefName,
     commit: CommitId,
     parse: impl FnOnce(&str) -> Result<T, Vec<manifest::Fault>>,
-) -> Result<T, Vec<Fault>> {
-    let fault = |line: Option<usize>, reason: String| Fault {
-        reference: reference.clone(),
-        file: manifest::FILE.to_owned(),
-        line,
-        reason,
+) -> Result<T, Vec<Caused>> {
+    let fault = |line: Option<usize>, reason: String| Caused {
+        fault: Fault::of_file(reference, manifest::FILE, line, reason),
         causes: vec![reference.clone()],
     };
     let read = || -> Result<Vec<u8>, git2::Error> {
@@ -197,7 +189,7 @@ fn pin(
     name: &DatacenterName,
     class: Option<&RefName>,
     request: &PinRequest,
-) -> Result<Component, Fault> {
+) -> Result<Component, Caused> {
     let component = &request.component.component;
     let own = RefName::Datacenter(name.clone());
     let declared = match request.declared_in {
@@ -210,8 +202,7 @@ fn pin(
         let mut causes = vec![reference.clone(), branch.clone(), declared.clone(), own.clone()];
         // A class that is followed by tag is changed by the datacenter that names the tag.
         causes.extend(class.cloned());
-        let (file, line) = (manifest::FILE.to_owned(), Some(request.line));
-        Fault { reference: declared.clone(), file, line, reason, causes }
+        Caused { fault: Fault::of_file(&declared, manifest::FILE, Some(request.line), reason), causes }
     };
     for read in [&branch, &reference] {
         if refs.changes.get(read) == Some(&None) {
@@ -248,7 +239,7 @@ fn pin(
     let tree = repo.find_commit(commit.into()).and_then(|commit| commit.tree()).map_err(broken)?;
     if let Some((file, line, reason)) = fault_in_content(repo, &tree, request.raw).map_err(broken)? {
         let causes = fault(String::new()).causes;
-        return Err(Fault { reference: reference.clone(), file, line, reason, causes });
+        return Err(Caused { fault: Fault::of_file(&reference, &file, line, reason), causes });
     }
     let pin = Pin { component: request.component.clone(), branch: request.branch.clone(), commit };
     Ok(Component { pin, tree: tree.id().into() })

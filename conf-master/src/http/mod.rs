@@ -1,13 +1,19 @@
 //! What conf-master answers over HTTP: Git at `/conf.git`, the API at `/api/v1`, health.
 
-mod api;
+mod datacenters;
+mod events;
 mod git;
 
 use std::{path::PathBuf, sync::Arc};
 
-use libconf::tier::{
-    http::{Health, Request, Routes, health_routes},
-    upload::{ReceivePack, UploadPack, git_routes},
+use git2::Repository;
+use http::StatusCode;
+use libconf::{
+    name::DatacenterName,
+    tier::{
+        http::{Health, Request, Response, Routes, error, health_routes},
+        upload::{ReceivePack, UploadPack, git_routes},
+    },
 };
 use warp::Filter as _;
 
@@ -44,6 +50,30 @@ impl Server {
     /// All routes.
     pub fn routes(self, health: Health) -> Routes {
         let git = git_routes(self.upload.clone(), Some(self.receive.clone()));
-        git.or(api::routes(self)).unify().or(health_routes(health)).unify().boxed()
+        let api = events::routes(self.clone()).or(datacenters::routes(self)).unify().boxed();
+        git.or(api).unify().or(health_routes(health)).unify().boxed()
+    }
+
+    /// Reads the repository off the runtime's threads.
+    async fn read(&self, work: impl FnOnce(&Repository) -> anyhow::Result<Response> + Send + 'static) -> Response {
+        let path = self.repo.clone();
+        let read = move || Repository::open_bare(path).map_err(Into::into).and_then(|repo| work(&repo));
+        let answer = tokio::task::spawn_blocking(read).await.map_err(anyhow::Error::from);
+        answer.and_then(|answer| answer).unwrap_or_else(|cause| {
+            tracing::error!(error = format!("{cause:#}"), "cannot read the repository");
+            error(StatusCode::INTERNAL_SERVER_ERROR, "conf-master cannot read its repository; its log says why")
+        })
+    }
+}
+
+/// Reads the name of a datacenter from its two segments; a bad one is 400.
+async fn named<F: Future<Output = Response>>(
+    id: &str,
+    version: &str,
+    answer: impl FnOnce(DatacenterName) -> F,
+) -> Response {
+    match format!("{id}/{version}").parse() {
+        Ok(name) => answer(name).await,
+        Err(bad) => error(StatusCode::BAD_REQUEST, bad),
     }
 }

@@ -15,4 +15,5 @@ mod kills;
 mod paths;
 mod refusals;
 mod slaves;
+mod validation;
 mod wire;

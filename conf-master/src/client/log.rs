@@ -1,25 +1,37 @@
-//! Client commands: what people ask a running conf-master.
+//! `conf-master log`: a datacenter's deployments, newest first.
+
+use std::process::ExitCode;
 
 use comfy_table::{Table, presets::NOTHING};
-use libconf::tier::upstream::{Credentials, Upstreams};
+use libconf::name::DatacenterName;
 
-use crate::{
-    config::{Log, ServerFlags},
-    deployments::Deployment,
-};
+use super::ServerFlags;
+use crate::deployments::Deployment;
 
-fn connect(flags: &ServerFlags) -> anyhow::Result<Upstreams> {
-    let credentials = Credentials::from_file(flags.token_file.clone());
-    Ok(Upstreams::new(vec![flags.server.clone()], &credentials)?)
+/// Flags of `log`.
+#[derive(Debug, clap::Args)]
+pub struct Flags {
+    /// Which datacenter
+    #[arg(value_name = "ID/VERSION")]
+    pub datacenter: DatacenterName,
+    /// How many deployments at most
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// How to reach conf-master
+    #[command(flatten)]
+    pub server: ServerFlags,
 }
 
 /// `conf-master log`
-pub async fn log(flags: &Log) -> anyhow::Result<()> {
+pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let path = format!("api/v1/datacenters/{}/log?limit={}", flags.datacenter, flags.limit);
-    let deployments: Vec<Deployment> = connect(&flags.server)?.get_json(&path).await?;
+    let deployments: Vec<Deployment> = flags.server.connect()?.get_json(&path).await?;
     if flags.json {
         println!("{}", serde_json::to_string_pretty(&deployments)?);
-        return Ok(());
+        return Ok(ExitCode::SUCCESS);
     }
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(["SEQUENCE", "WHEN", "WHO", "WHAT CHANGED"]);
@@ -27,7 +39,7 @@ pub async fn log(flags: &Log) -> anyhow::Result<()> {
         table.add_row([format!("#{}", one.sequence), one.when.clone(), one.by.clone(), what_changed(one)]);
     }
     println!("{table}");
-    Ok(())
+    Ok(ExitCode::SUCCESS)
 }
 
 /// How many components of one deployment the table names; `--json` has them all.

@@ -1,13 +1,11 @@
-//! `/api/v1`: datacenters, their hosts and deployments, and the stream of events.
+//! `/api/v1/datacenters`: what each runs, its hosts, its deployments.
 
-use async_stream::stream;
-use git2::Repository;
 use http::StatusCode;
 use libconf::{
-    name::{DatacenterName, HostName, Sequence},
+    name::{DatacenterName, HostName},
     tier::{
-        api::{DatacenterStatus, SlaveReport, SnapshotEvent, WatermarkEvent},
-        http::{Event, Request, Response, Routes, error, events, json, request},
+        api::{DatacenterStatus, SlaveReport},
+        http::{Request, Response, Routes, error, json, request},
         manifest::{self, InstanceManifest, Strictness},
         snapshot::Snapshot,
     },
@@ -15,18 +13,13 @@ use libconf::{
 use serde::Deserialize;
 use warp::Filter as _;
 
-use super::Server;
+use super::{Server, named};
 use crate::{deployments, hosts::HostsAnswer};
 
 /// The most bytes of one report: 50,000 hosts of 300 bytes, and some.
 const REPORT_BYTES: usize = 32 << 20;
 /// The most deployments in one answer.
 const MOST_DEPLOYMENTS: usize = 1000;
-
-#[derive(Deserialize)]
-struct EventsQuery {
-    datacenter: DatacenterName,
-}
 
 #[derive(Deserialize)]
 struct LogQuery {
@@ -38,17 +31,11 @@ fn default_limit() -> usize {
     50
 }
 
-/// The routes of the API.
+/// All that begins with `/api/v1/datacenters`.
 pub(super) fn routes(server: Server) -> Routes {
     let with = warp::any().map(move || server.clone());
     let datacenter = || warp::path!("api" / "v1" / "datacenters" / String / String / ..);
     let end = warp::path::end;
-    let follow = warp::path!("api" / "v1" / "events")
-        .and(warp::get())
-        .and(warp::query::<EventsQuery>())
-        .and(request())
-        .and(with.clone())
-        .map(|query: EventsQuery, request: Request, server: Server| server.follow(query.datacenter, &request));
     let list = warp::path!("api" / "v1" / "datacenters")
         .and(warp::get())
         .and(with.clone())
@@ -76,57 +63,11 @@ pub(super) fn routes(server: Server) -> Routes {
             named(&id, &version, |name| server.report(name, request)).await
         },
     );
-    let datacenters = show.boxed().or(log.boxed()).unify().or(hosts.boxed()).unify().or(report.boxed()).unify();
-    follow.boxed().or(list.boxed()).unify().or(datacenters.boxed()).unify().boxed()
-}
-
-async fn named<F: Future<Output = Response>>(
-    id: &str,
-    version: &str,
-    answer: impl FnOnce(DatacenterName) -> F,
-) -> Response {
-    match format!("{id}/{version}").parse() {
-        Ok(name) => answer(name).await,
-        Err(bad) => error(StatusCode::BAD_REQUEST, bad),
-    }
+    let one = show.boxed().or(log.boxed()).unify().or(hosts.boxed()).unify().or(report.boxed()).unify();
+    list.boxed().or(one.boxed()).unify().boxed()
 }
 
 impl Server {
-    /// A datacenter's newest snapshot now and each time it changes, and watermarks. A reader too slow for every snapshot
-    /// gets the newest: each is whole.
-    fn follow(&self, datacenter: DatacenterName, request: &Request) -> Response {
-        let last: Option<Sequence> = request.header("last-event-id").and_then(|id| id.parse().ok());
-        let mut published = self.lander.published();
-        published.mark_changed();
-        events(stream! {
-            let mut sent = last;
-            while published.changed().await.is_ok() {
-                let now = published.borrow_and_update().clone();
-                let Some(snapshot) = now.datacenters.get(&datacenter) else {
-                    continue;
-                };
-                // Unequal, not greater: a reader that is ahead must learn of it too.
-                if sent != Some(snapshot.sequence) {
-                    sent = Some(snapshot.sequence);
-                    let event = SnapshotEvent {
-                        central: now.central,
-                        datacenter: datacenter.clone(),
-                        sequence: snapshot.sequence,
-                        commit: snapshot.commit,
-                        previous: snapshot.parent,
-                    };
-                    yield Event::json("snapshot", Some(snapshot.sequence.to_string()), &event);
-                }
-                let watermark = WatermarkEvent {
-                    central: now.central,
-                    datacenter: datacenter.clone(),
-                    snapshot: snapshot.sequence,
-                };
-                yield Event::json("watermark", None, &watermark);
-            }
-        })
-    }
-
     fn list(&self) -> Response {
         let published = self.lander.published();
         let now = published.borrow().clone();
@@ -134,7 +75,8 @@ impl Server {
         json(StatusCode::OK, &list)
     }
 
-    fn snapshot(&self, name: &DatacenterName) -> Result<Snapshot, Response> {
+    /// A datacenter's newest snapshot, or the answer that there is no such datacenter.
+    pub(super) fn snapshot(&self, name: &DatacenterName) -> Result<Snapshot, Response> {
         let published = self.lander.published();
         let snapshot = published.borrow().datacenters.get(name).cloned();
         let known = || published.borrow().datacenters.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
@@ -194,17 +136,6 @@ impl Server {
             }
             Err(answer) => answer,
         }
-    }
-
-    /// Reads the repository off the runtime's threads.
-    async fn read(&self, work: impl FnOnce(&Repository) -> anyhow::Result<Response> + Send + 'static) -> Response {
-        let path = self.repo.clone();
-        let read = move || Repository::open_bare(path).map_err(Into::into).and_then(|repo| work(&repo));
-        let answer = tokio::task::spawn_blocking(read).await.map_err(anyhow::Error::from);
-        answer.and_then(|answer| answer).unwrap_or_else(|cause| {
-            tracing::error!(error = format!("{cause:#}"), "cannot read the repository");
-            error(StatusCode::INTERNAL_SERVER_ERROR, "conf-master cannot read its repository; its log says why")
-        })
     }
 }
 
