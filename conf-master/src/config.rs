@@ -36,7 +36,7 @@ pub enum Command {
     Serve(Serve),
     /// Say whether datacenters resolve, on any clone and without a server; for the CI of a change not pushed yet
     Check(Check),
-    /// Show a datacenter's deployments, newest first
+    /// Show a datacenter's deployments, or what was refused, newest first
     Log(client::log::Flags),
     /// What Git runs in the repository when somebody pushes
     #[command(hide = true)]

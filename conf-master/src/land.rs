@@ -33,6 +33,7 @@ use tokio::{
 use tracing::{error, info, warn};
 
 use crate::{
+    audit::{Audit, Record},
     catalog::{Catalog, Delta},
     judge::{Wish, judge},
     ledger::{self, Entry, Move},
@@ -107,11 +108,15 @@ enum Job {
     Exclusive { work: Box<dyn FnOnce() + Send>, reply: oneshot::Sender<()> },
 }
 
+/// A push, what became of it, and who wants to know.
+type Decided = (Push, Outcome, oneshot::Sender<Outcome>);
+
 /// The way to the landing thread.
 #[derive(Clone, Debug)]
 pub struct Lander {
     jobs: mpsc::Sender<Job>,
     published: watch::Receiver<Arc<Published>>,
+    audit: Arc<Audit>,
 }
 
 impl Lander {
@@ -140,6 +145,11 @@ impl Lander {
         self.published.clone()
     }
 
+    /// The records of what was refused.
+    pub fn audit(&self) -> Arc<Audit> {
+        self.audit.clone()
+    }
+
     async fn ask(&self, wishes: usize, job: impl FnOnce(oneshot::Sender<Outcome>) -> Job) -> Outcome {
         let refused = |reason: &str| Outcome::refused(wishes, &Refusal::new(Kind::Busy, reason));
         let (reply, answer) = oneshot::channel();
@@ -164,6 +174,7 @@ pub fn start(
     let key = SigningKey::load(&repository::key_path(path))?;
     let (jobs, queue) = mpsc::channel(QUEUE);
     let (publish, published) = watch::channel(Arc::default());
+    let audit = Arc::new(Audit::open(path).context("cannot open the records of what was refused")?);
     let mut landing = Landing {
         path: path.to_owned(),
         repo: repository::open(path)?,
@@ -174,6 +185,7 @@ pub fn start(
         sequence: Sequence(0),
         is_void: false,
         publish,
+        audit: audit.clone(),
         upload,
         runtime: Handle::current(),
         landed: metrics.counter("conf_master_landings", "Changes that landed"),
@@ -181,7 +193,7 @@ pub fn start(
     };
     landing.load()?;
     let thread = thread::Builder::new().name("landing".to_owned()).spawn(move || landing.run(queue))?;
-    Ok((Lander { jobs, published }, thread))
+    Ok((Lander { jobs, published, audit }, thread))
 }
 
 struct Landing {
@@ -195,6 +207,7 @@ struct Landing {
     /// What is in memory is not what is on disk; to be read again before anything lands.
     is_void: bool,
     publish: watch::Sender<Arc<Published>>,
+    audit: Arc<Audit>,
     upload: Arc<UploadPack>,
     runtime: Handle,
     landed: Counter,
@@ -205,7 +218,7 @@ impl Landing {
     fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut checked = Instant::now();
         while let Some(first) = queue.blocking_recv() {
-            let mut batch = Vec::new();
+            let (mut batch, mut refused) = (Vec::new(), Vec::new());
             let mut next = Some(first);
             while let Some(job) = next.take() {
                 match job {
@@ -214,21 +227,25 @@ impl Landing {
                         // What is refused whole comes no further than this.
                         if outcome.refusals.iter().all(Option::is_some) {
                             self.record(&push, &outcome, began);
+                            refused.push((push, outcome, reply));
+                        } else {
+                            let _ = reply.send(outcome);
                         }
-                        let _ = reply.send(outcome);
                     }
                     Job::Land { push, reply } => batch.push((push, reply)),
                     Job::Exclusive { work, reply } => {
-                        self.land(std::mem::take(&mut batch));
+                        let landed = self.land(std::mem::take(&mut batch));
+                        self.answer(landed);
                         work();
                         let _ = reply.send(());
                     }
                 }
-                if batch.len() < BATCH {
+                if batch.len() + refused.len() < BATCH {
                     next = queue.try_recv().ok();
                 }
             }
-            self.land(batch);
+            let landed = self.land(batch);
+            self.answer(refused.into_iter().chain(landed));
             if checked.elapsed() > REPAIR_EVERY {
                 self.repair();
                 checked = Instant::now();
@@ -284,17 +301,31 @@ impl Landing {
         Ok(refusals)
     }
 
-    fn land(&mut self, batch: Vec<(Push, oneshot::Sender<Outcome>)>) {
+    fn land(&mut self, batch: Vec<(Push, oneshot::Sender<Outcome>)>) -> Vec<Decided> {
         if batch.is_empty() {
-            return;
+            return Vec::new();
         }
         let began = Instant::now();
         let answers = self.land_all(batch.iter().map(|(push, _)| push)).unwrap_or_else(|error| {
             let refusals = batch.iter().map(|(push, _)| failed(push, &error));
             refusals.collect()
         });
-        for ((push, reply), outcome) in batch.into_iter().zip(answers) {
+        let decided = batch.into_iter().zip(answers).map(|((push, reply), outcome)| {
             self.record(&push, &outcome, began);
+            (push, outcome, reply)
+        });
+        decided.collect()
+    }
+
+    /// Answers everyone, once what was refused is on record.
+    fn answer(&self, decided: impl IntoIterator<Item = Decided>) {
+        let decided: Vec<Decided> = decided.into_iter().collect();
+        let records: Vec<Record> = decided.iter().filter_map(|(push, outcome, _)| Record::of(push, outcome)).collect();
+        if let Err(error) = self.audit.append(&records) {
+            // Nothing of them landed, so there is nothing to take back.
+            error!(%error, "{} refused requests could not be recorded", records.len());
+        }
+        for (_, outcome, reply) in decided {
             let _ = reply.send(outcome);
         }
     }

@@ -8,6 +8,7 @@
 //! - What was accepted is durable and is never pruned; what was refused left no ref and no entry.
 //! - The sequence only grows, by one for each accepted change.
 
+pub mod audit;
 pub mod catalog;
 pub mod check;
 pub mod client;

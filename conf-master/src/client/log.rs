@@ -1,4 +1,4 @@
-//! `conf-master log`: a datacenter's deployments, newest first.
+//! `conf-master log`: a datacenter's deployments, or what was refused, newest first.
 
 use std::process::ExitCode;
 
@@ -6,15 +6,21 @@ use comfy_table::{Table, presets::NOTHING};
 use libconf::name::DatacenterName;
 
 use super::ServerFlags;
-use crate::deployments::Deployment;
+use crate::{
+    audit::{Record, RefusedRef},
+    deployments::Deployment,
+};
 
 /// Flags of `log`.
 #[derive(Debug, clap::Args)]
 pub struct Flags {
     /// Which datacenter
-    #[arg(value_name = "ID/VERSION")]
-    pub datacenter: DatacenterName,
-    /// How many deployments at most
+    #[arg(value_name = "ID/VERSION", required_unless_present = "refused")]
+    pub datacenter: Option<DatacenterName>,
+    /// Show what was refused, for whichever datacenter or for the one named
+    #[arg(long)]
+    pub refused: bool,
+    /// How many at most
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub limit: usize,
     /// Print JSON
@@ -27,7 +33,10 @@ pub struct Flags {
 
 /// `conf-master log`
 pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
-    let path = format!("api/v1/datacenters/{}/log?limit={}", flags.datacenter, flags.limit);
+    let path = match &flags.datacenter {
+        Some(datacenter) if !flags.refused => format!("api/v1/datacenters/{datacenter}/log?limit={}", flags.limit),
+        _ => return refused(flags).await,
+    };
     let deployments: Vec<Deployment> = flags.server.connect()?.get_json(&path).await?;
     if flags.json {
         println!("{}", serde_json::to_string_pretty(&deployments)?);
@@ -58,6 +67,33 @@ fn what_changed(deployment: &Deployment) -> String {
         });
     }
     if let more @ 1.. = deployment.components.len().saturating_sub(MOST_NAMED) {
+        lines.push(format!("and {more} more"));
+    }
+    lines.join("\n")
+}
+
+async fn refused(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let datacenter = flags.datacenter.iter().map(|datacenter| format!("&datacenter={datacenter}"));
+    let path = format!("api/v1/refused?limit={}{}", flags.limit, datacenter.collect::<String>());
+    let records: Vec<Record> = flags.server.connect()?.get_json(&path).await?;
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&records)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(["WHEN", "WHO", "REQUEST", "WHAT WAS REFUSED"]);
+    for one in &records {
+        let who = one.by.as_ref().unwrap_or(&one.through);
+        table.add_row([&one.when, who, &one.request, &what_was_refused(one)]);
+    }
+    println!("{table}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn what_was_refused(record: &Record) -> String {
+    let line = |one: &RefusedRef| format!("{}: {}", one.name, one.refusal.reason);
+    let mut lines: Vec<String> = record.refused.iter().take(MOST_NAMED).map(line).collect();
+    if let more @ 1.. = record.refused.len().saturating_sub(MOST_NAMED) + record.more {
         lines.push(format!("and {more} more"));
     }
     lines.join("\n")

@@ -3,6 +3,7 @@
 mod datacenters;
 mod events;
 mod git;
+mod refused;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -50,7 +51,8 @@ impl Server {
     /// All routes.
     pub fn routes(self, health: Health) -> Routes {
         let git = git_routes(self.upload.clone(), Some(self.receive.clone()));
-        let api = events::routes(self.clone()).or(datacenters::routes(self)).unify().boxed();
+        let api = events::routes(self.clone()).or(refused::routes(self.clone())).unify().boxed();
+        let api = api.or(datacenters::routes(self)).unify().boxed();
         git.or(api).unify().or(health_routes(health)).unify().boxed()
     }
 

@@ -1,0 +1,47 @@
+//! The records of what was refused.
+
+use http::StatusCode;
+use libconf::{
+    name::DatacenterName,
+    tier::http::{Routes, error, json},
+};
+use serde::Deserialize;
+use warp::Filter as _;
+
+use super::Server;
+
+/// The most records in one answer.
+const MOST: usize = 1000;
+
+#[derive(Deserialize)]
+struct Query {
+    limit: Option<usize>,
+    datacenter: Option<DatacenterName>,
+}
+
+/// `GET /api/v1/refused[?limit=N][&datacenter=<id>/<version>]`: a list of records, newest first.
+pub(super) fn routes(server: Server) -> Routes {
+    warp::path!("api" / "v1" / "refused")
+        .and(warp::get())
+        .and(warp::query::<Query>())
+        .then(move |query: Query| {
+            let audit = server.lander.audit();
+            async move {
+                let limit = query.limit.unwrap_or(50).min(MOST);
+                let wanted = move || {
+                    audit.newest(limit, |record| query.datacenter.as_ref().is_none_or(|one| record.concerns(one)))
+                };
+                match tokio::task::spawn_blocking(wanted).await.map_err(std::io::Error::other).flatten() {
+                    Ok(records) => json(StatusCode::OK, &records),
+                    Err(cause) => {
+                        tracing::error!(%cause, "cannot read the records of what was refused");
+                        error(
+                            StatusCode::INTERNAL_SERVER_ERROR,
+                            "conf-master cannot read its records; its log says why",
+                        )
+                    }
+                }
+            }
+        })
+        .boxed()
+}
