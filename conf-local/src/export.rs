@@ -18,12 +18,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use libconf::name::{CommitId, ComponentName, ComponentVersion, DatacenterName, HostName, Kind, Sequence, Version};
+use libconf::{
+    name::{CommitId, ComponentName, ComponentVersion, DatacenterName, HostName, Kind, Sequence, Version},
+    tier::render::{Content, Rendered, StoreHash},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     folder::{Entry, Folder, Unsynced},
-    render::{Content, Rendered, StoreHash},
     state::ChangeKind,
 };
 

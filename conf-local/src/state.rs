@@ -8,12 +8,13 @@ use std::{
 
 use libconf::{
     name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, Sequence},
-    tier::api::{HostState, Pin},
+    tier::{
+        api::{HostState, Pin},
+        render::StoreHash,
+    },
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
-
-use crate::render::StoreHash;
 
 /// How many changes `history` remembers.
 pub const HISTORY: usize = 200;

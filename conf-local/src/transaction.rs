@@ -17,8 +17,10 @@ use libconf::{
     tier::{
         daemon::chain,
         git::{self, RepositoryLock},
+        layers::{Ingredients, Overrides, Sources},
         manifest::{self, ClassManifest, InstanceManifest, Selection, Strictness},
         pointers::Pointer,
+        render::{self, RenderError},
         sign::TrustedKeys,
         snapshot::{self, Component, Snapshot, SnapshotError},
     },
@@ -27,7 +29,6 @@ use libconf::{
 use crate::{
     duties::{Duties, Watchers},
     export::{self, Contents, Export, ExportError, Header, Kept, Retention},
-    render::{self, RenderError},
     repository::{Repository, RepositoryError},
     state::{Agent, ChangeKind, Exported, ExportedComponent, HistoryChange, HistoryEntry, Switched, VerifyReport},
 };
@@ -70,15 +71,36 @@ pub struct HostOptions<'a> {
 /// What is exported, and what it was made from.
 struct Model {
     snapshot: Snapshot,
-    declared: Declared,
+    declared: Arc<Declared>,
     inputs: BTreeMap<ComponentVersion, Component>,
 }
 
-/// What the two `datacenter.yaml` of a snapshot say that matters on a host.
-#[derive(Clone)]
+/// What a snapshot's datacenter and class say that matters on a host.
 struct Declared {
     selection: Selection,
     raw: BTreeSet<ComponentVersion>,
+    instance: InstanceManifest,
+    class_tree: ObjectId,
+    datacenter_tree: ObjectId,
+    /// The class's and the datacenter's.
+    overrides: [Overrides; 2],
+}
+
+impl Model {
+    fn sources(&self, name: &ComponentVersion, component: &Component) -> Sources<'_> {
+        Sources {
+            component_tree: component.tree,
+            raw: self.declared.raw.contains(name),
+            class_tree: self.declared.class_tree,
+            datacenter_tree: self.declared.datacenter_tree,
+            instance: &self.declared.instance,
+        }
+    }
+
+    fn ingredients(&self, name: &ComponentVersion, component: &Component, host: &HostName) -> Ingredients {
+        let overrides = self.declared.overrides.each_ref();
+        Ingredients::new(&self.sources(name, component), overrides, &name.component, Some(host))
+    }
 }
 
 /// Who is told, and who may look.
@@ -316,7 +338,7 @@ impl Host {
 
     fn model_of(&self, snapshot: &Snapshot) -> Result<Model, TransactionError> {
         let git = self.git()?;
-        let declared = declared(&git, snapshot, &self.name)?;
+        let declared = Arc::new(declared(&git, snapshot, &self.name)?);
         let mut inputs = snapshot.components(&git)?;
         inputs.retain(|name, _| declared.selection.contains(name));
         Ok(Model { snapshot: snapshot.clone(), declared, inputs })
@@ -334,13 +356,15 @@ impl Host {
         let old_faults = have.header.as_ref().map(|header| &header.faults);
         let mut contents = Contents::new();
         let mut faults = BTreeMap::new();
-        // Those with equal content and treatment are rendered once.
-        let mut rendered: BTreeMap<(ObjectId, bool), Result<_, String>> = BTreeMap::new();
+        // Those made from the same are rendered once.
+        let mut rendered: BTreeMap<Ingredients, Result<_, String>> = BTreeMap::new();
         for (name, component) in &next.inputs {
-            let raw = next.declared.raw.contains(name);
             let same = before.is_some_and(|before| {
-                before.inputs.get(name).is_some_and(|before| before.tree == component.tree)
-                    && before.declared.raw.contains(name) == raw
+                before.inputs.get(name).is_some_and(|old| {
+                    let declared_alike = Arc::ptr_eq(&before.declared, &next.declared) && old.tree == component.tree;
+                    declared_alike
+                        || before.ingredients(name, old, &self.name) == next.ingredients(name, component, &self.name)
+                })
             });
             let old = have.contents.get(name);
             if same && let Some(fault) = old_faults.and_then(|faults| faults.get(name)) {
@@ -352,14 +376,16 @@ impl Host {
                 contents.insert(name.clone(), *old);
                 continue;
             }
-            let key = (component.tree, raw);
-            let result = match rendered.entry(key) {
+            let sources = next.sources(name, component);
+            let result = match rendered.entry(next.ingredients(name, component, &self.name)) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(match render::render(git, component.tree, raw) {
-                    Ok(rendering) => Ok(self.export.stage(&rendering, anew)?),
-                    Err(RenderError::Fault(reason)) => Err(reason),
-                    Err(RenderError::Repository(cause)) => return Err(TransactionError::Damaged(cause)),
-                }),
+                Entry::Vacant(new) => {
+                    new.insert(match render::render(git, &sources, &name.component, Some(&self.name)) {
+                        Ok(rendering) => Ok(self.export.stage(&rendering, anew)?),
+                        Err(RenderError::Fault(reason)) => Err(reason),
+                        Err(RenderError::Repository(cause)) => return Err(TransactionError::Damaged(cause)),
+                    })
+                }
             };
             match result {
                 Ok(hash) => drop(contents.insert(name.clone(), *hash)),
@@ -534,7 +560,8 @@ impl Host {
                 if known.contains(name) || faults.contains_key(name) {
                     continue;
                 }
-                match render::render(&git, component.tree, model.declared.raw.contains(name)) {
+                let sources = model.sources(name, component);
+                match render::render(&git, &sources, &name.component, Some(&self.name)) {
                     Ok(rendered) if kept.contents.get(name) == Some(&rendered.hash()) => {}
                     Ok(_) if kept.contents.contains_key(name) => {
                         problems.push(format!("the export of {name} is not what its snapshot holds"));
@@ -577,12 +604,16 @@ fn declared(git: &Git, snapshot: &Snapshot, host: &HostName) -> Result<Declared,
             TransactionError::Refused(format!("{whose}/{}: {}", manifest::FILE, words.join("; ")))
         }
     };
-    let instance = read(snapshot.datacenter_tree(git)?, INSTANCE)?;
+    let (datacenter_tree, class_tree) = (snapshot.datacenter_tree(git)?, snapshot.class_tree(git)?);
+    let instance = read(datacenter_tree, INSTANCE)?;
     let instance = InstanceManifest::parse(&instance, Strictness::Lenient).map_err(refused(INSTANCE))?;
-    let class = read(snapshot.class_tree(git)?, CLASS)?;
+    let class = read(class_tree, CLASS)?;
     let class = ClassManifest::parse(&class, Strictness::Lenient).map_err(refused(CLASS))?;
     let raw = manifest::pins(&class, &instance).into_iter().filter(|pin| pin.raw).map(|pin| pin.component).collect();
-    Ok(Declared { selection: instance.selection(host), raw })
+    let overrides = |tree| Overrides::read(git, tree).map_err(TransactionError::Damaged);
+    let overrides = [overrides(class_tree)?, overrides(datacenter_tree)?];
+    let selection = instance.selection(host);
+    Ok(Declared { selection, raw, instance, class_tree, datacenter_tree, overrides })
 }
 
 fn timestamp(seconds: u64) -> Option<String> {

@@ -120,7 +120,9 @@ impl Site {
             base: None,
             components: self.components.iter().map(|(name, one)| (name.clone(), Some(one.clone()))).collect(),
             datacenter_tree: tree(&repo, &[("datacenter.yaml", &self.instance)]),
+            datacenter_commit: CommitId::from([8; 20]),
             class_tree: tree(&repo, &[("datacenter.yaml", &self.class)]),
+            class: ("refs/heads/datacenter-configuration/big".parse().unwrap(), CommitId::from([9; 20])),
             summary: "test".to_owned(),
             by: "tester".to_owned(),
         };

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use git2::Repository;
 use libconf::{
-    name::{ComponentVersion, DatacenterName, ObjectId, RefName},
+    name::{CommitId, ComponentVersion, DatacenterName, ObjectId, RefName},
     tier::{
         manifest::{InstanceManifest, PinRequest},
         snapshot::{Component, Snapshot},
@@ -41,8 +41,12 @@ pub struct Datacenter {
     pub components: BTreeMap<ComponentVersion, Component>,
     /// The tree of its branch.
     pub datacenter_tree: ObjectId,
+    /// The commit of its branch.
+    pub datacenter_commit: CommitId,
     /// The tree of its class.
     pub class_tree: ObjectId,
+    /// The commit of its class.
+    pub class_commit: CommitId,
     /// Its newest snapshot; `None` until it is composed.
     pub snapshot: Option<Snapshot>,
 }
@@ -65,8 +69,12 @@ pub struct Manifest {
     pub requests: BTreeMap<ComponentVersion, PinRequest>,
     /// The tree of its branch.
     pub datacenter_tree: ObjectId,
+    /// The commit of its branch.
+    pub datacenter_commit: CommitId,
     /// The tree of its class.
     pub class_tree: ObjectId,
+    /// The commit of its class.
+    pub class_commit: CommitId,
 }
 
 /// What of a datacenter some changed refs concern.
@@ -146,8 +154,18 @@ impl Catalog {
             }
             let old = self.datacenters.remove(name);
             let (components, snapshot) = old.map(|old| (old.components, old.snapshot)).unwrap_or_default();
-            let Manifest { instance, requests, datacenter_tree, class_tree } = manifest;
-            let datacenter = Datacenter { instance, requests, components, datacenter_tree, class_tree, snapshot };
+            let Manifest { instance, requests, datacenter_tree, datacenter_commit, class_tree, class_commit } =
+                manifest;
+            let datacenter = Datacenter {
+                instance,
+                requests,
+                components,
+                datacenter_tree,
+                datacenter_commit,
+                class_tree,
+                class_commit,
+                snapshot,
+            };
             self.datacenters.insert(name.clone(), datacenter);
         }
         let Some(datacenter) = self.datacenters.get_mut(name) else { return };

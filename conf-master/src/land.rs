@@ -450,7 +450,9 @@ impl Landing {
             summary: summary(&components),
             components,
             datacenter_tree: datacenter.datacenter_tree,
+            datacenter_commit: datacenter.datacenter_commit,
             class_tree: datacenter.class_tree,
+            class: (datacenter.instance.class_ref(), datacenter.class_commit),
             by: by.to_owned(),
         };
         let commit = snapshot::compose(&self.repo, &composition, &self.key)?;

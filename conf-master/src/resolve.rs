@@ -138,7 +138,9 @@ fn read_manifest(repo: &Repository, refs: Proposed<'_>, name: &DatacenterName) -
     Ok(Manifest {
         requests: requests.collect(),
         datacenter_tree: tree(tip.commit).map_err(broken)?,
+        datacenter_commit: tip.commit,
         class_tree: tree(class_tip.commit).map_err(broken)?,
+        class_commit: class_tip.commit,
         instance,
     })
 }
@@ -165,13 +167,6 @@ fn strictly<T>(
     };
     let read = || -> Result<Vec<u8>, git2::Error> {
         let tree = repo.find_commit(commit.into())?.tree()?;
-        // A layer without effect would mislead.
-        if tree.get_name("overrides").is_some() {
-            return Err(git2::Error::from_str(
-                "`overrides/` beside it needs a later version of conf-master; write the values in the components' own \
-                 settings files",
-            ));
-        }
         let Some(entry) = tree.get_name(manifest::FILE).filter(|entry| entry.kind() == Some(ObjectType::Blob)) else {
             return Err(git2::Error::from_str("the file is missing; it says what runs"));
         };

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde_json::{Map, Value};
 
+use super::lines::Lines;
 pub use super::yaml::Fault;
 use crate::name::{BranchName, ClassName, ComponentName, ComponentVersion, HostName, Kind, RefName, RoleName, TagName};
 
@@ -78,8 +79,8 @@ pub struct Role {
     pub components: Vec<Pattern>,
     /// Values for templates.
     pub variables: Map<String, Value>,
-    /// Layers over a component's settings.
-    pub settings: BTreeMap<ComponentName, Map<String, Value>>,
+    /// Layers over components' settings.
+    pub settings: BTreeMap<ComponentName, Overlay>,
 }
 
 /// What one host runs and knows.
@@ -94,7 +95,16 @@ pub struct Host {
     /// Values for templates, over its roles'.
     pub variables: Map<String, Value>,
     /// Layers over its roles'.
-    pub settings: BTreeMap<ComponentName, Map<String, Value>>,
+    pub settings: BTreeMap<ComponentName, Overlay>,
+}
+
+/// What a role or a host lays over a component's settings.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Overlay {
+    /// The values, as a JSON Merge Patch.
+    pub values: Map<String, Value>,
+    /// Their lines in the file; that of the component's name at the root.
+    pub lines: Lines,
 }
 
 /// Names components: `<kind>/<name>[/<version>]`. The kind may be `*`; in the name and the version `*` stands for any
@@ -171,6 +181,14 @@ impl InstanceManifest {
         }
         let of_roles = host.roles.iter().filter_map(|(role, _)| self.roles.get(role)).flat_map(|role| &role.components);
         Selection { listed: true, patterns: Some(of_roles.chain(&host.components).cloned().collect()) }
+    }
+
+    /// True when `host` runs `component`; see [`Self::selection`].
+    pub fn runs(&self, host: &HostName, component: &ComponentVersion) -> bool {
+        let Some(host) = self.hosts.get(host) else { return true };
+        let of_roles = host.roles.iter().filter_map(|(role, _)| self.roles.get(role)).flat_map(|role| &role.components);
+        (host.roles.is_empty() && host.components.is_empty())
+            || of_roles.chain(&host.components).any(|pattern| pattern.matches(component))
     }
 
     /// What hosts and roles name by its full name, but neither the class nor the datacenter runs, in order of line. A

@@ -1,6 +1,4 @@
-//! A component's settings: its one settings file as a JSON object, and that object's canonical bytes.
-//!
-//! Layers over that object (JSON Merge Patch) will be decided here as well, and nowhere else.
+//! One settings file as a JSON object, whatever its notation, and an object's canonical bytes.
 
 use std::{collections::BTreeMap, fmt};
 

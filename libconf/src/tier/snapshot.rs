@@ -10,7 +10,7 @@ use super::{
     sign::{KeyError, SigningKey, TrustedKeys},
 };
 use crate::name::{
-    BranchName, CommitId, ComponentName, ComponentVersion, DatacenterName, Kind, ObjectId, Segment, Sequence,
+    BranchName, CommitId, ComponentName, ComponentVersion, DatacenterName, Kind, ObjectId, RefName, Segment, Sequence,
 };
 
 /// The format of snapshots that this program writes, and the highest that it reads (`Conf-Format`).
@@ -38,6 +38,10 @@ pub struct Snapshot {
     pub by: String,
     /// What changed, in short.
     pub summary: String,
+    /// The commit of the datacenter branch whose tree this holds; unknown in snapshots of earlier versions.
+    pub datacenter_commit: Option<CommitId>,
+    /// The ref and the commit of the class whose tree this holds; unknown in snapshots of earlier versions.
+    pub class: Option<(RefName, CommitId)>,
 }
 
 /// One component in a snapshot.
@@ -151,6 +155,11 @@ fn parse(commit: CommitId, text: &[u8]) -> Result<Snapshot, SnapshotError> {
         time: time.ok_or_else(|| malformed("it has no time"))?,
         by: trailer("Conf-By").unwrap_or_default().to_owned(),
         summary: summary.to_owned(),
+        datacenter_commit: trailer("Conf-Datacenter").and_then(|value| value.parse().ok()),
+        class: trailer("Conf-Class").and_then(|value| {
+            let (name, commit) = value.split_once(' ')?;
+            Some((name.parse().ok()?, commit.parse().ok()?))
+        }),
     })
 }
 
@@ -286,8 +295,12 @@ pub struct Composition {
     pub components: BTreeMap<ComponentVersion, Option<Component>>,
     /// The tree of the datacenter branch.
     pub datacenter_tree: ObjectId,
+    /// The commit which that is.
+    pub datacenter_commit: CommitId,
     /// The tree of the class at its tag.
     pub class_tree: ObjectId,
+    /// The ref and the commit which that is.
+    pub class: (RefName, CommitId),
     /// The rest of the subject: what changed, on one line.
     pub summary: String,
     /// Who made the change, on one line.
@@ -306,8 +319,15 @@ pub fn compose(repo: &Repository, composition: &Composition, key: &SigningKey) -
     let who = format!("conf-master <conf-master> {} +0000", composition.time);
     let _ = write!(
         text,
-        "author {who}\ncommitter {who}\n\n{}: {}\n\nConf-Sequence: {}\nConf-Format: {FORMAT}\nConf-By: {}\n",
-        composition.datacenter, composition.summary, composition.sequence, composition.by
+        "author {who}\ncommitter {who}\n\n{}: {}\n\nConf-Sequence: {}\nConf-Format: {FORMAT}\nConf-By: {}\n\
+         Conf-Datacenter: {}\nConf-Class: {} {}\n",
+        composition.datacenter,
+        composition.summary,
+        composition.sequence,
+        composition.by,
+        composition.datacenter_commit,
+        composition.class.0,
+        composition.class.1,
     );
     let signature = key.sign(&text).map_err(|cause| SnapshotError::Untrusted { commit: CommitId::ZERO, cause })?;
     let commit = repo.commit_signed(&text, &signature, None).map_err(SnapshotError::Write)?;
@@ -474,7 +494,9 @@ mod tests {
                 base: parent.map(|parent| parent.tree),
                 components: components.into_iter().collect(),
                 datacenter_tree: empty,
+                datacenter_commit: CommitId::from([8; 20]),
                 class_tree: empty,
+                class: ("refs/tags/datacenter-configuration/big/v1".parse().unwrap(), CommitId::from([9; 20])),
                 summary: "test".to_owned(),
                 by: "tester".to_owned(),
             };
@@ -496,6 +518,9 @@ mod tests {
         assert_eq!(names(&difference), ["services/a/v2", "devices/d/v1"]);
         assert!(!difference.datacenter && !difference.class);
         assert_eq!(second.parent, Some(first.commit));
+        assert_eq!(second.datacenter_commit, Some(CommitId::from([8; 20])));
+        let class = ("refs/tags/datacenter-configuration/big/v1".parse().unwrap(), CommitId::from([9; 20]));
+        assert_eq!(second.class, Some(class));
         let tree = bench.repo.find_tree(second.tree.into()).unwrap();
         assert!(tree.get_name("devices").is_none(), "an empty folder is removed");
         let again = bench.compose(

@@ -4,10 +4,13 @@ use std::{collections::BTreeMap, str::FromStr};
 
 use serde_json::{Map, Value};
 
-use super::{ClassManifest, ClassRef, Fault, Host, InstanceManifest, Pattern, PinEntry, Role, Strictness};
+use super::{ClassManifest, ClassRef, Fault, Host, InstanceManifest, Overlay, Pattern, PinEntry, Role, Strictness};
 use crate::{
     name::{BadName, BranchName, ComponentName, ComponentVersion, HostName, Kind, RoleName, Segment, TagName, Version},
-    tier::yaml::{Key, Node, Shape, shown, twice},
+    tier::{
+        lines::Lines,
+        yaml::{Key, Node, Shape, shown, twice},
+    },
 };
 
 /// What may stand in a map.
@@ -372,23 +375,16 @@ impl Reader {
         Some(Pattern { kind, name: name.to_owned(), version: version.map(str::to_owned), line })
     }
 
-    /// Layers over components' settings. They are read and kept; until they are merged a landing refuses them, since one
-    /// that has no effect is worse than none.
-    fn settings(&mut self, fields: &mut Fields) -> BTreeMap<ComponentName, Map<String, Value>> {
+    /// Layers over components' settings.
+    fn settings(&mut self, fields: &mut Fields) -> BTreeMap<ComponentName, Overlay> {
         let Some(node) = fields.take("settings") else { return BTreeMap::new() };
         let mut settings = BTreeMap::new();
         for (key, node) in self.entries(node, "`settings`").unwrap_or_default() {
-            if self.strict {
-                let reason = format!(
-                    "`settings` for {} need a later version of conf-master; write them in the component's own settings file",
-                    shown(&key.text)
-                );
-                self.faults.push(Fault::new(key.line, reason));
-            }
+            let lines = Lines::of_node(&node);
             let layer = self.entries(node, &quoted(&key.text)).unwrap_or_default();
-            let layer = layer.into_iter().map(|(key, node)| (key.text, node.into_json(&mut self.faults))).collect();
+            let values = layer.into_iter().map(|(key, node)| (key.text, node.into_json(&mut self.faults))).collect();
             if let Some(component) = self.name(&key.text, key.line, "settings") {
-                settings.insert(component, layer);
+                settings.insert(component, Overlay { values, lines });
             }
         }
         settings

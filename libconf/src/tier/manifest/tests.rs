@@ -223,9 +223,12 @@ fn faults_of_a_datacenter() {
              services/web-* or */*, where <kind> is services, applications or devices",
         ),
         (
-            with_conf("inventories: {hosts: {h: {settings: {services/web: {pool: 8}}}}}"),
-            "line 2: `settings` for services/web need a later version of conf-master; write them in the component's own \
-             settings file",
+            with_conf("inventories: {hosts: {h: {settings: {services/web: {pool: 8,\n pool: 9}}}}}"),
+            "line 3: `pool` already stands in line 2; keep one of the two",
+        ),
+        (
+            with_conf("inventories: {roles: {r: {settings: {services/web: 8}}}}"),
+            "line 2: `services/web` must be a map, but it is a number",
         ),
         (
             with_conf("inventories: {hosts: {h: {labels: {zone: [a]}}}}"),
@@ -256,7 +259,7 @@ fn a_reader_passes_over_what_it_does_not_know() {
     let read = InstanceManifest::parse(&text, Lenient).unwrap();
     assert_eq!(read.components.len(), 1);
     let host = &read.hosts[&"h".parse().unwrap()];
-    assert_eq!(host.settings[&"services/a".parse().unwrap()]["pool"], 8);
+    assert_eq!(host.settings[&"services/a".parse().unwrap()].values["pool"], 8);
     assert!(InstanceManifest::parse(&text, Strict).is_err());
 }
 

@@ -3,15 +3,15 @@
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
 use git2::{ObjectType, Repository, Tree};
-use libconf::{
-    name::{BadName, ObjectId},
-    tier::{
-        safety::{self, Limits},
-        settings,
-    },
-};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
+
+use super::{
+    layers::{self, LayerError, Sources},
+    safety::{self, Limits},
+    settings,
+};
+use crate::name::{BadName, ComponentName, HostName};
 
 /// What a component is made into. Equal renderings have equal hashes, whatever they were made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,15 +44,21 @@ pub struct StoreHash([u8; 32]);
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
     /// The repository lacks something, or it is damaged: no component's fault, and mended by fetching anew.
-    #[error("the repository on this host cannot be read")]
+    #[error("the repository cannot be read")]
     Repository(#[source] git2::Error),
     /// Its content is not what can be exported; the component keeps what it had.
     #[error("{0}")]
     Fault(String),
 }
 
-/// Makes files and settings of a component's tree.
-pub fn render(repo: &Repository, tree: ObjectId, raw: bool) -> Result<Rendered, RenderError> {
+/// Makes a component's files and settings as `host` has them; without a host, as one that the inventory says nothing of.
+pub fn render(
+    repo: &Repository,
+    sources: &Sources<'_>,
+    component: &ComponentName,
+    host: Option<&HostName>,
+) -> Result<Rendered, RenderError> {
+    let tree = sources.component_tree;
     let faults = safety::faults_in_tree(repo, tree, &Limits::default()).map_err(RenderError::Repository)?;
     if !faults.is_empty() {
         return Err(RenderError::Fault(faults.join("; ")));
@@ -60,18 +66,14 @@ pub fn render(repo: &Repository, tree: ObjectId, raw: bool) -> Result<Rendered, 
     let mut files = BTreeMap::new();
     let root = repo.find_tree(tree.into()).map_err(RenderError::Repository)?;
     collect(repo, &root, "", &mut files)?;
-
-    let fault = |fault: settings::SettingsFault| RenderError::Fault(fault.to_string());
-    let settings = match settings::choose(files.keys().map(String::as_str), raw).map_err(fault)? {
-        None => Map::new(),
-        Some((file, format)) => match &files[file] {
-            Content::File { bytes, .. } => settings::parse(file, format, bytes).map_err(fault)?,
-            Content::Link(_) => {
-                return Err(RenderError::Fault(format!("{file}: settings may not be a link; put the file itself")));
-            }
-        },
-    };
-    Ok(Rendered { files, settings: settings::to_canonical(&Value::Object(settings)) })
+    // The layers look at the root alone; what may not be deeper is refused here.
+    settings::choose(files.keys().map(String::as_str), sources.raw)
+        .map_err(|fault| RenderError::Fault(fault.to_string()))?;
+    let stack = layers::stack(repo, sources, component, host).map_err(|error| match error {
+        LayerError::Repository(cause) => RenderError::Repository(cause),
+        faults @ LayerError::Faults(_) => RenderError::Fault(faults.to_string()),
+    })?;
+    Ok(Rendered { files, settings: settings::to_canonical(&Value::Object(stack.merged())) })
 }
 
 /// Reads a folder that [`safety`] has looked at: its names are plain UTF-8, its depth and size bounded.
@@ -124,7 +126,7 @@ impl Rendered {
 
 impl StoreHash {
     /// The hash of a text.
-    pub(crate) fn of(text: &str) -> Self {
+    pub fn of(text: &str) -> Self {
         StoreHash(Sha256::digest(text).into())
     }
 }
