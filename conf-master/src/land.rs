@@ -3,8 +3,10 @@
 //! Judge, write objects, make them durable, move the ledger (the one commit point), move the other refs, answer, tell.
 //! Pushes that wait together share one durable write; each has its own ledger commit, sequence and snapshots.
 
+mod stage;
+
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     thread,
@@ -14,13 +16,13 @@ use std::{
 use anyhow::Context as _;
 use git2::Repository;
 use libconf::{
-    name::{CommitId, ComponentVersion, DatacenterName, ObjectId, RefName, Sequence},
+    name::{CommitId, DatacenterName, RefName, Sequence},
     tier::{
         daemon::Metrics,
         pack::{Depth, Step},
         safety::Limits,
         sign::SigningKey,
-        snapshot::{self, Composition, Snapshot},
+        snapshot::Snapshot,
         thin,
         upload::UploadPack,
     },
@@ -34,12 +36,13 @@ use tracing::{error, info, warn};
 
 use crate::{
     audit::{Audit, Record},
-    catalog::{Catalog, Delta},
+    catalog::Catalog,
+    idempotency::LandedRequests,
     judge::{Wish, judge},
-    ledger::{self, Entry, Move},
-    refs::Target,
+    ledger::{self, Move, State},
     refusal::{Kind, Refusal},
     repository,
+    update::{Decision, Update},
 };
 
 /// Pushes that may wait; more get "busy, push again".
@@ -52,7 +55,7 @@ const REPAIR_EVERY: Duration = Duration::from_secs(60);
 /// What somebody wants to land.
 #[derive(Clone, Debug)]
 pub struct Push {
-    /// The refs.
+    /// The refs. Those of an update say no more than which.
     pub wishes: Vec<Wish>,
     /// All of them or none.
     pub atomic: bool,
@@ -64,6 +67,8 @@ pub struct Push {
     pub request: String,
     /// What was asked for besides.
     pub options: Options,
+    /// The sections to write on the refs, where it is no push of commits.
+    pub update: Option<Update>,
 }
 
 /// What a push or a request asks for besides the change itself.
@@ -84,6 +89,8 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// The change's number, when anything landed.
     pub sequence: Option<Sequence>,
+    /// What there is to say of an update.
+    pub decision: Option<Decision>,
 }
 
 impl Outcome {
@@ -181,6 +188,7 @@ pub fn start(
         key,
         limits,
         catalog: Catalog::default(),
+        requests: LandedRequests::default(),
         ledger: CommitId::ZERO,
         sequence: Sequence(0),
         is_void: false,
@@ -202,6 +210,7 @@ struct Landing {
     key: SigningKey,
     limits: Limits,
     catalog: Catalog,
+    requests: LandedRequests,
     ledger: CommitId,
     sequence: Sequence,
     /// What is in memory is not what is on disk; to be read again before anything lands.
@@ -257,7 +266,7 @@ impl Landing {
     fn load(&mut self) -> anyhow::Result<()> {
         self.repo = repository::open(&self.path)?;
         self.ledger = self.repo.refname_to_id(&RefName::Ledger.to_string())?.into();
-        let (table, sequence) = ledger::replay(&self.repo, self.ledger)?;
+        let State { table, requests, sequence } = ledger::replay(&self.repo, self.ledger)?;
         for line in repository::repair(&self.repo, &table, self.ledger)? {
             warn!("{line}");
         }
@@ -266,7 +275,7 @@ impl Landing {
         for fault in faults {
             error!(%fault, "a datacenter cannot be resolved; it keeps its last snapshot");
         }
-        (self.catalog, self.sequence, self.is_void) = (catalog, sequence, false);
+        (self.catalog, self.requests, self.sequence, self.is_void) = (catalog, requests, sequence, false);
         info!(sequence = sequence.0, datacenters = self.catalog.datacenters.len(), "the ledger is read");
         self.tell();
         Ok(())
@@ -296,7 +305,7 @@ impl Landing {
         }
         let mut refusals = judge(&self.catalog, &repo, &self.limits, &push.wishes, push.atomic).refusals;
         if push.options.dry_run {
-            only_tried(&mut refusals);
+            stage::only_tried(&mut refusals);
         }
         Ok(refusals)
     }
@@ -359,106 +368,6 @@ impl Landing {
         Ok(answers)
     }
 
-    /// Judges one push against what is staged so far, and writes its objects. No ref moves.
-    fn stage(&mut self, push: &Push) -> anyhow::Result<(Outcome, Vec<Move>)> {
-        let mut judgement = judge(&self.catalog, &self.repo, &self.limits, &push.wishes, push.atomic);
-        if push.options.dry_run {
-            only_tried(&mut judgement.refusals);
-            judgement.changes.clear();
-        }
-        if judgement.changes.is_empty() {
-            return Ok((Outcome { refusals: judgement.refusals, ..Outcome::default() }, Vec::new()));
-        }
-        let (sequence, time) = (self.sequence.next(), repository::now());
-        let by = push.by.clone().unwrap_or_else(|| self.claimed(&judgement.changes, &push.through));
-        let mut moves: Vec<Move> = judgement.changes.into_iter().map(|(name, new)| self.movement(name, new)).collect();
-        let mut notes = Vec::new();
-        for (name, delta) in judgement.deltas {
-            let Some(delta) = delta else {
-                self.catalog.remove(&name);
-                notes.push(format!("{name} is no longer composed; its hosts keep its last snapshot"));
-                continue;
-            };
-            let Some((snapshot, note)) = self.compose(&name, delta, sequence, time, &by)? else { continue };
-            let target = Target { value: snapshot.commit, commit: snapshot.commit };
-            moves.push(self.movement(RefName::Snapshot(name.clone()), Some(target)));
-            notes.push(note);
-            self.catalog.datacenters.entry(name).and_modify(|datacenter| datacenter.snapshot = Some(snapshot));
-        }
-        if notes.is_empty() {
-            notes.push(format!("#{sequence} landed; no datacenter runs it"));
-        }
-        for one in &moves {
-            self.catalog.table.set(one.name.clone(), one.new);
-        }
-        let entry = Entry {
-            sequence,
-            moves: moves.clone(),
-            by,
-            through: push.through.clone(),
-            request: push.request.clone(),
-            time,
-        };
-        self.ledger = ledger::write(&self.repo, Some(self.ledger), &entry, &self.catalog.table)?;
-        self.sequence = sequence;
-        Ok((Outcome { refusals: judgement.refusals, notes, sequence: Some(sequence) }, moves))
-    }
-
-    /// Whom the pushed commits name, where the pusher did not prove a name.
-    fn claimed(&self, changes: &BTreeMap<RefName, Option<Target>>, through: &str) -> String {
-        let tip = changes.values().flatten().next().and_then(|tip| self.repo.find_commit(tip.commit.into()).ok());
-        let name = tip.and_then(|tip| tip.committer().name().ok().map(one_line));
-        name.unwrap_or_else(|| format!("someone, {through}"))
-    }
-
-    fn movement(&self, name: RefName, new: Option<Target>) -> Move {
-        let old = self.catalog.table.target(&name).map_or(ObjectId::ZERO, |current| current.value);
-        Move { name, old, new }
-    }
-
-    /// Composes a datacenter's next snapshot; `None` when it would be the same as before.
-    fn compose(
-        &mut self,
-        name: &DatacenterName,
-        delta: Delta,
-        sequence: Sequence,
-        time: i64,
-        by: &str,
-    ) -> anyhow::Result<Option<(Snapshot, String)>> {
-        let trees = |datacenter: &crate::catalog::Datacenter| (datacenter.datacenter_tree, datacenter.class_tree);
-        let before = self.catalog.datacenters.get(name).map(trees);
-        let components = delta.components.clone();
-        self.catalog.apply_delta(name, delta);
-        let datacenter = self.catalog.datacenters.get(name).context("a datacenter that was just resolved")?;
-        if components.is_empty() && before == Some(trees(datacenter)) && datacenter.snapshot.is_some() {
-            return Ok(None);
-        }
-        let hosts = &datacenter.instance.hosts;
-        let told = hosts.keys().filter(|host| {
-            let selection = datacenter.instance.selection(host);
-            components.keys().any(|component| selection.contains(component))
-        });
-        let hosts = if hosts.is_empty() { "all hosts".to_owned() } else { count(told.count(), "host") };
-        let note = format!("{name} #{sequence}: {}, {hosts}", count(components.len(), "component"));
-        let composition = Composition {
-            datacenter: name.clone(),
-            sequence,
-            time,
-            // A datacenter that was deleted and made again goes on where it was.
-            parent: self.catalog.table.target(&RefName::Snapshot(name.clone())).map(|tip| tip.commit),
-            base: datacenter.snapshot.as_ref().map(|snapshot| snapshot.tree),
-            summary: summary(&components),
-            components,
-            datacenter_tree: datacenter.datacenter_tree,
-            datacenter_commit: datacenter.datacenter_commit,
-            class_tree: datacenter.class_tree,
-            class: (datacenter.instance.class_ref(), datacenter.class_commit),
-            by: by.to_owned(),
-        };
-        let commit = snapshot::compose(&self.repo, &composition, &self.key)?;
-        Ok(Some((Snapshot::read(&self.repo, commit)?, note)))
-    }
-
     /// Makes what was staged durable and visible. Until the ledger moved nothing happened; after that it did.
     fn commit(&mut self, before: CommitId, moves: &[Move]) -> anyhow::Result<()> {
         repository::sync_objects(&self.repo).context("cannot make the objects durable")?;
@@ -489,6 +398,9 @@ impl Landing {
     }
 
     fn record(&self, push: &Push, outcome: &Outcome, began: Instant) {
+        if matches!(outcome.decision, Some(Decision::Landed { again: true, .. })) {
+            return;
+        }
         let refused = outcome.refusals.iter().flatten().count();
         self.refused.inc_by(refused as u64);
         let took_ms = began.elapsed().as_millis();
@@ -519,34 +431,10 @@ impl Landing {
     }
 }
 
-/// What would have landed is refused as well.
-fn only_tried(refusals: &mut [Option<Refusal>]) {
-    for refusal in refusals.iter_mut().filter(|refusal| refusal.is_none()) {
-        *refusal = Some(Refusal::new(Kind::DryRun, "dry run: nothing landed"));
-    }
-}
-
 fn failed(push: &Push, cause: &anyhow::Error) -> Outcome {
     error!(error = format!("{cause:#}"), request = push.request, "a push could not be judged or written");
     let reason = format!("conf-master could not write it, nothing landed: {cause:#}");
     Outcome::refused(push.wishes.len(), &Refusal::new(Kind::Failed, reason))
-}
-
-fn count(number: usize, noun: &str) -> String {
-    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
-}
-
-fn summary(components: &BTreeMap<ComponentVersion, Option<snapshot::Component>>) -> String {
-    let names: BTreeSet<String> = components
-        .iter()
-        .map(|(name, content)| format!("{}{name}", if content.is_none() { "-" } else { "" }))
-        .collect();
-    let mut names = names.into_iter();
-    match (names.next(), names.count()) {
-        (None, _) => "the datacenter itself".to_owned(),
-        (Some(first), 0) => first,
-        (Some(first), more) => format!("{first} and {more} more"),
-    }
 }
 
 /// One line without control characters, of at most 200: what may stand in a trailer or a log.

@@ -2,14 +2,18 @@
 //!
 //! A ledger commit's parents are the ledger commit before it, then every new tip, then the new snapshots, so that nothing
 //! accepted is ever pruned. Its message lists every ref's old and new value. Its tree holds the raw bytes of new annotated
-//! tags (`tags/<id>`: a tag cannot be a parent), and, in every thousandth, the whole table of refs (`refs`).
+//! tags (`tags/<id>`: a tag cannot be a parent), and, in every thousandth, the whole table of refs (`refs`) and of the
+//! requests that landed with a key (`requests`).
 
 use std::{collections::BTreeSet, fmt::Write as _, path::Path, str::FromStr};
 
 use git2::{ObjectType, Oid, Repository};
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 
-use crate::refs::{Table, Target};
+use crate::{
+    idempotency::{LandedRef, LandedRequests, RequestKey},
+    refs::{Table, Target},
+};
 
 /// The format of ledger commits; a reader that meets a higher one stops and says so.
 const FORMAT: u32 = 1;
@@ -29,8 +33,34 @@ pub struct Entry {
     pub through: String,
     /// The id of the request, as logs show it.
     pub request: String,
+    /// The key by which the request lands once, where it has one.
+    pub key: Option<RequestKey>,
     /// Seconds since 1970.
     pub time: i64,
+}
+
+/// What the ledger says of the present.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Every ref.
+    pub table: Table,
+    /// The requests that landed with a key.
+    pub requests: LandedRequests,
+    /// The last change.
+    pub sequence: Sequence,
+}
+
+impl Entry {
+    /// Takes this change over into what holds.
+    pub fn apply(&self, table: &mut Table, requests: &mut LandedRequests) {
+        for one in &self.moves {
+            table.set(one.name.clone(), one.new);
+        }
+        if let Some(key) = &self.key {
+            let refs = self.moves.iter().filter_map(|one| one.landed(table));
+            requests.add(key.clone(), self.sequence, refs.collect());
+        }
+    }
 }
 
 /// One ref's part of a change.
@@ -60,12 +90,14 @@ pub enum LedgerError {
     },
 }
 
-/// Writes one ledger commit; moves no ref. `table` is the table after the change, written whole where it is due.
+/// Writes one ledger commit; moves no ref. `table` and `requests` are what holds after the change, written whole where
+/// that is due.
 pub fn write(
     repo: &Repository,
     previous: Option<CommitId>,
     entry: &Entry,
     table: &Table,
+    requests: &LandedRequests,
 ) -> Result<CommitId, git2::Error> {
     let mut tree = repo.treebuilder(None)?;
     let tags = write_tags(repo, entry)?;
@@ -74,6 +106,7 @@ pub fn write(
     }
     if entry.sequence.0.is_multiple_of(TABLE_EVERY) {
         tree.insert("refs", repo.blob(table.to_string().as_bytes())?, 0o100_644)?;
+        tree.insert("requests", repo.blob(requests.to_string().as_bytes())?, 0o100_644)?;
     }
     let mut text = format!("tree {}\n", tree.write()?);
     let mut seen = BTreeSet::new();
@@ -106,7 +139,8 @@ impl std::fmt::Display for Entry {
             writeln!(f, "{name} {old} {value} {commit}")?;
         }
         writeln!(f, "\nConf-Sequence: {}\nConf-Format: {FORMAT}", self.sequence)?;
-        writeln!(f, "Conf-By: {}\nConf-Through: {}\nConf-Request: {}", self.by, self.through, self.request)
+        writeln!(f, "Conf-By: {}\nConf-Through: {}\nConf-Request: {}", self.by, self.through, self.request)?;
+        self.key.iter().try_for_each(|key| writeln!(f, "Conf-Idempotency: {key}"))
     }
 }
 
@@ -122,7 +156,7 @@ impl Entry {
     }
 
     /// Reads a ledger commit.
-    fn read(repo: &Repository, commit: CommitId) -> Result<Self, LedgerError> {
+    pub fn read(repo: &Repository, commit: CommitId) -> Result<Self, LedgerError> {
         let object = repo.find_commit(commit.into())?;
         let text = String::from_utf8_lossy(object.message_raw_bytes()).into_owned();
         let time = object.time().seconds();
@@ -146,8 +180,17 @@ impl Entry {
             by: trailer("Conf-By")?.to_owned(),
             through: trailer("Conf-Through")?.to_owned(),
             request: trailer("Conf-Request")?.to_owned(),
+            key: trailer("Conf-Idempotency").ok().map(str::parse).transpose()?,
             time,
         })
+    }
+}
+
+impl Move {
+    /// What it came to, where it is no deletion; `table` is what holds after it.
+    pub fn landed(&self, table: &Table) -> Option<LandedRef> {
+        let changes = table.changes(&self.name);
+        Some(LandedRef { name: self.name.clone(), commit: self.new?.commit, changes })
     }
 }
 
@@ -165,39 +208,41 @@ impl FromStr for Move {
     }
 }
 
-/// Reads the ledger back to its last whole table and forward again: every ref's right value, and the last sequence.
-pub fn replay(repo: &Repository, tip: CommitId) -> Result<(Table, Sequence), LedgerError> {
+/// Reads the ledger back to its last whole table and forward again: what holds now.
+pub fn replay(repo: &Repository, tip: CommitId) -> Result<State, LedgerError> {
     let mut entries = Vec::new();
     let mut commit = tip;
-    let mut table = loop {
+    let mut state = loop {
         let entry = Entry::read(repo, commit)?;
         if entry.sequence.0.is_multiple_of(TABLE_EVERY) {
-            let table = read_table(repo, commit)?;
-            entries.push((commit, entry));
-            break table;
+            break read_state(repo, commit, entry.sequence)?;
         }
         entries.push((commit, entry));
         commit = repo.find_commit(commit.into())?.parent_id(0)?.into();
     };
-    let sequence = entries[0].1.sequence;
-    let mut expected = entries.pop().map(|(_, entry)| entry.sequence).unwrap_or_default();
     for (commit, entry) in entries.into_iter().rev() {
-        expected = expected.next();
+        let expected = state.sequence.next();
         if entry.sequence != expected {
             let reason = format!("its sequence is {}, {expected} should follow", entry.sequence);
             return Err(LedgerError::Malformed { commit, reason });
         }
-        for one in entry.moves {
-            table.set(one.name, one.new);
-        }
+        entry.apply(&mut state.table, &mut state.requests);
+        state.sequence = entry.sequence;
     }
-    Ok((table, sequence))
+    Ok(state)
 }
 
-fn read_table(repo: &Repository, commit: CommitId) -> Result<Table, LedgerError> {
-    let entry = repo.find_commit(commit.into())?.tree()?.get_path(Path::new("refs"))?;
-    let blob = repo.find_blob(entry.id())?;
-    String::from_utf8_lossy(blob.content()).parse().map_err(|reason| LedgerError::Malformed { commit, reason })
+fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result<State, LedgerError> {
+    let tree = repo.find_commit(commit.into())?.tree()?;
+    let text = |name: &str| -> Result<String, git2::Error> {
+        let blob = repo.find_blob(tree.get_path(Path::new(name))?.id())?;
+        Ok(String::from_utf8_lossy(blob.content()).into_owned())
+    };
+    let malformed = |reason: String| LedgerError::Malformed { commit, reason };
+    let table = text("refs")?.parse().map_err(malformed)?;
+    // An older conf-master knew of no keys.
+    let requests = text("requests").unwrap_or_default().parse().map_err(malformed)?;
+    Ok(State { table, requests, sequence })
 }
 
 /// Writes an annotated tag's object again from the ledger, where it was lost.
@@ -226,6 +271,7 @@ mod tests {
             by: text("ann"),
             through: text("path"),
             request: text("r1"),
+            key: None,
             time: 1_700_000_000,
         }
     }
@@ -236,7 +282,9 @@ mod tests {
         let made = Move { name: "refs/tags/services/web/v1".parse().unwrap(), old: ObjectId::ZERO, new: Some(target) };
         let gone = Move { name: "refs/heads/services/web/old".parse().unwrap(), old: target.commit, new: None };
         for moves in [vec![made.clone(), gone], vec![made], Vec::new()] {
-            let entry = entry(7, moves);
+            let mut entry = entry(7, moves);
+            assert_eq!(Entry::parse(&entry.to_string(), entry.time), Ok(entry.clone()));
+            entry.key = Some(RequestKey::new("a:key", b"{}").unwrap());
             assert_eq!(Entry::parse(&entry.to_string(), entry.time), Ok(entry));
         }
         assert!(Entry::parse("#1 x\n\nConf-Format: 2", 0).unwrap_err().contains("newer"));
@@ -248,18 +296,22 @@ mod tests {
         let repo = Repository::init_bare(folder.path()).unwrap();
         let empty = repo.find_tree(repo.treebuilder(None).unwrap().write().unwrap()).unwrap();
         let who = git2::Signature::now("a", "a@b").unwrap();
-        let mut table = Table::default();
+        let mut state = State::default();
         let mut tip = None;
         for sequence in 0..=TABLE_EVERY + 3 {
             let commit = repo.commit(None, &who, &who, &sequence.to_string(), &empty, &[]).unwrap().into();
             let name: RefName = format!("refs/heads/services/s{}/master", sequence % 7).parse().unwrap();
             let new = Some(Target { value: commit, commit });
-            table.set(name.clone(), new);
-            let entry = entry(sequence, vec![Move { name, old: ObjectId::ZERO, new }]);
-            tip = Some(write(&repo, tip, &entry, &table).unwrap());
+            let mut entry = entry(sequence, vec![Move { name, old: ObjectId::ZERO, new }]);
+            entry.key = sequence.is_multiple_of(2).then(|| RequestKey::new(&sequence.to_string(), b"{}").unwrap());
+            entry.apply(&mut state.table, &mut state.requests);
+            state.sequence = Sequence(sequence);
+            tip = Some(write(&repo, tip, &entry, &state.table, &state.requests).unwrap());
         }
-        let (replayed, sequence) = replay(&repo, tip.unwrap()).unwrap();
-        assert_eq!(sequence, Sequence(TABLE_EVERY + 3));
-        assert_eq!(replayed, table);
+        let replayed = replay(&repo, tip.unwrap()).unwrap();
+        assert_eq!(replayed, state);
+        let landed = replayed.requests.find(&RequestKey::new("700", b"{}").unwrap()).unwrap();
+        // The branch `s0` had changes 0, 7, 14 … 700.
+        assert_eq!((landed.sequence, landed.refs[0].changes), (Sequence(700), 101));
     }
 }

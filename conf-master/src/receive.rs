@@ -319,6 +319,7 @@ async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> An
         by: pusher.by.as_deref().map(one_line),
         through: one_line(&pusher.through),
         request: format!("{:016x}", rand::random::<u64>()),
+        update: None,
         options,
     };
     let Outcome { refusals, mut notes, .. } = match call.stage {

@@ -54,6 +54,11 @@ impl Table {
         self.0.get(name)?.target
     }
 
+    /// How many accepted changes a ref had, deletions included.
+    pub fn changes(&self, name: &RefName) -> u64 {
+        self.0.get(name).map_or(0, |place| place.changes)
+    }
+
     /// Records one accepted change.
     pub fn set(&mut self, name: RefName, target: Option<Target>) {
         let place = self.0.entry(name).or_default();
@@ -135,7 +140,7 @@ mod tests {
         assert_eq!(table.target(&name), None);
         assert_eq!(table.to_string().parse(), Ok(table.clone()));
         table.set(name.clone(), Some(target));
-        assert_eq!(table.0[&name].changes, 3);
+        assert_eq!(table.changes(&name), 3);
         assert!("refs/heads/main 1 2 3".parse::<Table>().is_err());
     }
 }

@@ -15,6 +15,7 @@ use libconf::{
 };
 
 use crate::{
+    idempotency::LandedRequests,
     ledger::{self, Entry, Move},
     refs::{Table, Target},
 };
@@ -72,9 +73,10 @@ pub fn init(path: &Path) -> anyhow::Result<String> {
         by: "conf-master".to_owned(),
         through: "init".to_owned(),
         request: "init".to_owned(),
+        key: None,
         time: now(),
     };
-    let genesis = ledger::write(&repo, None, &entry, &table)?;
+    let genesis = ledger::write(&repo, None, &entry, &table, &LandedRequests::default())?;
     sync_objects(&repo)?;
     repo.reference(&RefName::Main.to_string(), main.into(), false, "")?;
     move_ledger(&path, None, genesis)?;

@@ -4,6 +4,7 @@ mod datacenters;
 mod events;
 mod git;
 mod refused;
+mod update;
 
 use std::{path::PathBuf, sync::Arc};
 
@@ -52,6 +53,7 @@ impl Server {
     pub fn routes(self, health: Health) -> Routes {
         let git = git_routes(self.upload.clone(), Some(self.receive.clone()));
         let api = events::routes(self.clone()).or(refused::routes(self.clone())).unify().boxed();
+        let api = api.or(update::routes(self.clone())).unify().boxed();
         let api = api.or(datacenters::routes(self)).unify().boxed();
         git.or(api).unify().or(health_routes(health)).unify().boxed()
     }

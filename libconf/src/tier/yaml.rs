@@ -47,6 +47,11 @@ pub fn from_str<T: DeserializeOwned + Send>(text: &str) -> Result<T, Fault> {
     read(text, DuplicateKeyPolicy::Error)
 }
 
+/// Writes a value as YAML, its keys in their order; `None` where the library cannot. A careful caller reads it back.
+pub fn to_string(value: &impl serde::Serialize) -> Option<String> {
+    serde_saphyr::to_string(value).ok()
+}
+
 /// A value that knows its line. Keys stay in the order of the text, and may stand twice: the caller decides.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {

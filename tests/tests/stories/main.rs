@@ -15,5 +15,6 @@ mod kills;
 mod paths;
 mod refusals;
 mod slaves;
+mod update;
 mod validation;
 mod wire;

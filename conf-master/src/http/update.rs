@@ -1,0 +1,293 @@
+//! `POST /api/v1/config/update`: replaces sections, under an optimistic lock.
+
+use std::time::Duration;
+
+use http::{HeaderValue, StatusCode, header};
+use libconf::{
+    name::{CommitId, ObjectId, RefName, Sequence},
+    tier::{
+        http::{Request, Response, Routes, error, json, request},
+        settings,
+    },
+};
+use serde::Deserialize;
+use serde_json::{Map, Value, json, value::RawValue};
+use warp::Filter as _;
+
+use super::{Server, git};
+use crate::{
+    idempotency::{LandedRef, RequestKey},
+    judge::Wish,
+    land::{Options, Outcome, Push, one_line},
+    notation::Draft,
+    refusal::{Fault, Kind, Refusal},
+    section::SectionName,
+    update::{Conflict, Decision, Expected, IfMatch, SectionChange, Update, version_after},
+};
+
+/// The most bytes of one request: four times the text that one section may have, which may stand in it escaped.
+const BODY_BYTES: usize = 16 << 20;
+/// The most sections of one request.
+const SECTIONS: usize = 100;
+/// How long a landing is waited for. Far more than one takes: what is answered after that is that nobody knows.
+const LANDING: Duration = Duration::from_secs(60);
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct UpdateBody {
+    request: Option<SectionBody>,
+    requests: Option<Vec<SectionBody>>,
+    #[serde(default)]
+    allow_shrink: bool,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct SectionBody {
+    section: SectionName,
+    config: Box<RawValue>,
+    schema_version: Option<i64>,
+    version: Option<i64>,
+    if_match: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct UpdateQuery {
+    config: Option<ConfigForm>,
+}
+
+/// How a configuration is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum ConfigForm {
+    /// As an object.
+    Object,
+    /// As text.
+    Text,
+}
+
+/// The route.
+pub(super) fn routes(server: Server) -> Routes {
+    warp::path!("api" / "v1" / "config" / "update")
+        .and(warp::post())
+        .and(warp::query::<UpdateQuery>())
+        .and(request())
+        .then(move |query: UpdateQuery, request: Request| {
+            let server = server.clone();
+            async move { server.update(query, request).await.unwrap_or_else(|refused| refused) }
+        })
+        .boxed()
+}
+
+/// A request, read.
+struct Asked {
+    update: Update,
+    options: Options,
+    /// `requests`, not `request`.
+    several: bool,
+    /// What was sent for each section.
+    texts: Vec<String>,
+}
+
+impl Server {
+    async fn update(&self, query: UpdateQuery, request: Request) -> Result<Response, Response> {
+        let pusher = git::pusher(&request);
+        let if_match = request.header("if-match").map(str::to_owned);
+        let key = request.header("idempotency-key").map(str::to_owned);
+        let bytes = request.body.bytes(BODY_BYTES).await?;
+        let read = move || read(&bytes, if_match.as_deref(), key.as_deref());
+        let read = tokio::task::spawn_blocking(read).await;
+        let asked = read.map_err(|cause| error(StatusCode::INTERNAL_SERVER_ERROR, cause))??;
+        let references = asked.update.references();
+        let wish = |name: &RefName| Wish { name: name.to_string(), old: ObjectId::ZERO, new: ObjectId::ZERO };
+        let push = Push {
+            wishes: references.iter().map(wish).collect(),
+            atomic: true,
+            by: pusher.by.as_deref().map(one_line),
+            through: one_line(&pusher.through),
+            request: format!("{:016x}", rand::random::<u64>()),
+            options: asked.options,
+            update: Some(asked.update.clone()),
+        };
+        let Ok(outcome) = tokio::time::timeout(LANDING, self.lander.land(push)).await else {
+            return Err(unavailable(
+                "conf-master did not come to it in time, and it may land yet; send it again with the same \
+                 Idempotency-Key to learn what became of it",
+            ));
+        };
+        Ok(answer(&asked, outcome, query.config.unwrap_or(ConfigForm::Object)))
+    }
+}
+
+/// Reads a request; what is not of its shape is 400.
+fn read(bytes: &[u8], if_match: Option<&str>, key: Option<&str>) -> Result<Asked, Response> {
+    let bad = |words: String| error(StatusCode::BAD_REQUEST, words);
+    let body: UpdateBody = serde_json::from_slice(bytes).map_err(|cause| {
+        bad(format!(
+            "the body is not as expected: {cause}; send {{\"request\": {{\"section\": …, \"config\": …, \"schemaVersion\": 1, \
+             \"version\": …}}}}"
+        ))
+    })?;
+    let (sections, several) = match (body.request, body.requests) {
+        (Some(one), None) => (vec![one], false),
+        (None, Some(several)) if (1..=SECTIONS).contains(&several.len()) => (several, true),
+        (None, Some(several)) => {
+            return Err(bad(format!("`requests` has {} members; 1 to {SECTIONS} may be", several.len())));
+        }
+        _ => return Err(bad("send either `request`, or `requests` for several sections at once".to_owned())),
+    };
+    if several && if_match.is_some() {
+        return Err(bad("If-Match is for one section; with `requests`, say `ifMatch` in each".to_owned()));
+    }
+    let (mut changes, mut texts) = (Vec::new(), Vec::new());
+    for one in sections {
+        let section = one.section;
+        if changes.iter().any(|change: &SectionChange| change.section == section) {
+            return Err(bad(format!("{section} stands twice in the request")));
+        }
+        let commit = match one.if_match.as_deref().or(if_match) {
+            Some(text) => Some(parse_if_match(text).map_err(bad)?),
+            None => None,
+        };
+        if one.version.is_none() && commit.is_none() {
+            return Err(bad(format!(
+                "{section}: say which `version` you changed (-1 for a new section), or its commit as If-Match"
+            )));
+        }
+        let raw = one.config.get();
+        let (draft, text) = match raw.as_bytes().first() {
+            Some(b'{') => (Draft::from_object(raw), raw.to_owned()),
+            Some(b'"') => {
+                let text: String = serde_json::from_str(raw).map_err(|cause| bad(format!("`config`: {cause}")))?;
+                (Draft::from_text(text.clone()), text)
+            }
+            _ => return Err(bad("`config` must be an object, or JSON or HOCON as text".to_owned())),
+        };
+        let expected = Expected { version: one.version, commit };
+        changes.push(SectionChange { section, draft, schema_version: one.schema_version.unwrap_or(1), expected });
+        texts.push(text);
+    }
+    let key = key.map(|key| RequestKey::new(key, &fingerprinted(bytes, if_match))).transpose().map_err(bad)?;
+    let options = Options { dry_run: body.dry_run, allow_shrink: body.allow_shrink };
+    Ok(Asked { update: Update { changes, key }, options, several, texts })
+}
+
+/// What two requests must have in common to be one: everything but the order and the spaces of their JSON.
+fn fingerprinted(bytes: &[u8], if_match: Option<&str>) -> Vec<u8> {
+    // What is nested too deep for a value is compared as it came.
+    let mut canonical = match serde_json::from_slice::<Value>(bytes) {
+        Ok(value) => settings::to_canonical(&value),
+        Err(_) => bytes.to_owned(),
+    };
+    canonical.extend(if_match.unwrap_or_default().bytes());
+    canonical
+}
+
+/// Reads `If-Match`: `*`, or one commit, in quotes or without.
+fn parse_if_match(text: &str) -> Result<IfMatch, String> {
+    match text.trim() {
+        "*" => Ok(IfMatch::Anything),
+        text => text.trim_matches('"').parse().map(IfMatch::Commit).map_err(|_| {
+            format!("If-Match: {:?} is neither * nor one commit id in quotes, as an ETag shows it", one_line(text))
+        }),
+    }
+}
+
+fn answer(asked: &Asked, outcome: Outcome, form: ConfigForm) -> Response {
+    match outcome.decision {
+        Some(Decision::Landed { refs, again }) => {
+            let sequence = outcome.sequence.unwrap_or_default();
+            let mut response = landed(asked, &refs, sequence, &outcome.notes, form);
+            if again {
+                response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
+            }
+            response
+        }
+        Some(Decision::Conflict(conflict)) => stale(asked, &conflict, &outcome.refusals),
+        None => refused(outcome.refusals),
+    }
+}
+
+fn landed(asked: &Asked, refs: &[LandedRef], sequence: Sequence, notes: &[String], form: ConfigForm) -> Response {
+    let mut etag = None;
+    let sections = asked.update.changes.iter().zip(&asked.texts).map(|(change, text)| {
+        let reference = change.section.reference();
+        let landed = refs.iter().find(|one| one.name == reference);
+        let (commit, changes) = landed.map_or((CommitId::ZERO, 0), |one| (one.commit, one.changes));
+        etag = Some(commit);
+        let config = match (form, &change.draft) {
+            (ConfigForm::Object, Ok(draft)) => Value::Object(draft.values.clone()),
+            _ => Value::String(text.clone()),
+        };
+        let mut section = Map::new();
+        if asked.several {
+            section.insert("section".to_owned(), json!(change.section));
+        }
+        section.insert("config".to_owned(), config);
+        section.insert("schemaVersion".to_owned(), json!(change.schema_version));
+        section.insert("version".to_owned(), json!(version_after(changes)));
+        section.insert("commit".to_owned(), json!(commit));
+        section
+    });
+    let mut sections: Vec<Map<String, Value>> = sections.collect();
+    let mut body = match sections.pop() {
+        Some(one) if !asked.several => one,
+        last => {
+            sections.extend(last);
+            Map::from_iter([("sections".to_owned(), json!(sections))])
+        }
+    };
+    body.insert("sequence".to_owned(), json!(sequence));
+    if !notes.is_empty() {
+        body.insert("notes".to_owned(), json!(notes));
+    }
+    let mut response = json(StatusCode::OK, &body);
+    if let Some(etag) = etag.filter(|_| !asked.several).and_then(|commit| etag_of(commit).ok()) {
+        response.headers_mut().insert(header::ETAG, etag);
+    }
+    response
+}
+
+/// The `ETag` of a section: its branch's commit.
+pub(super) fn etag_of(commit: CommitId) -> Result<HeaderValue, header::InvalidHeaderValue> {
+    format!("\"{commit}\"").parse()
+}
+
+fn stale(asked: &Asked, conflict: &Conflict, refusals: &[Option<Refusal>]) -> Response {
+    let reason = refusals.iter().flatten().find(|refusal| refusal.kind == Kind::Stale);
+    let mut body = Map::new();
+    body.insert("error".to_owned(), json!(reason.map(|refusal| &refusal.reason)));
+    if asked.several {
+        body.insert("section".to_owned(), json!(conflict.section));
+    }
+    body.insert("version".to_owned(), json!(conflict.version));
+    if let Some(commit) = conflict.commit {
+        body.insert("commit".to_owned(), json!(commit));
+    }
+    json(StatusCode::CONFLICT, &body)
+}
+
+fn refused(refusals: Vec<Option<Refusal>>) -> Response {
+    let refusals: Vec<Refusal> = refusals.into_iter().flatten().collect();
+    if let Some(one) = refusals.iter().find(|one| one.kind == Kind::Busy) {
+        return unavailable(&one.reason);
+    }
+    if let Some(one) = refusals.iter().find(|one| one.kind == Kind::Failed) {
+        return error(StatusCode::INTERNAL_SERVER_ERROR, &one.reason);
+    }
+    if refusals.iter().all(|one| one.kind == Kind::DryRun) {
+        return json(StatusCode::OK, &json!({"dryRun": true}));
+    }
+    let faults = refusals.into_iter().filter(|one| one.kind == Kind::Invalid);
+    let faults = faults.flat_map(|one| if one.faults.is_empty() { vec![Fault::new(one.reason)] } else { one.faults });
+    let faults = Refusal::of(faults.collect());
+    json(StatusCode::UNPROCESSABLE_ENTITY, &json!({"error": faults.reason, "faults": faults.faults}))
+}
+
+fn unavailable(words: &str) -> Response {
+    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, words);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}

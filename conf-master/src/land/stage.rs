@@ -1,0 +1,206 @@
+//! One change, staged: judged against what is and what was staged before it, its objects written. No ref moves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Context as _;
+use libconf::{
+    name::{ComponentVersion, DatacenterName, ObjectId, RefName, Sequence},
+    tier::snapshot::{self, Composition, Snapshot},
+};
+
+use super::{Landing, Outcome, Push, one_line};
+use crate::{
+    catalog::Delta,
+    idempotency::LandedRequest,
+    judge::{Judgement, judge},
+    ledger::{self, Entry, Move},
+    refs::Target,
+    refusal::{Kind, Refusal},
+    repository,
+    update::{self, Decision, Scratch, Update},
+};
+
+impl Landing {
+    /// Judges one push against what is staged so far, and writes its objects. No ref moves.
+    pub(super) fn stage(&mut self, push: &Push) -> anyhow::Result<(Outcome, Vec<Move>)> {
+        if let Some(update) = &push.update {
+            return self.stage_update(push, update);
+        }
+        let judgement = judge(&self.catalog, &self.repo, &self.limits, &push.wishes, push.atomic);
+        let by = push.by.clone().unwrap_or_else(|| self.claimed(&judgement.changes, &push.through));
+        self.stage_judged(push, judgement, by)
+    }
+
+    /// Makes the commits of an update from what is newest, and stages them like a push. What does not land is not kept.
+    fn stage_update(&mut self, push: &Push, update: &Update) -> anyhow::Result<(Outcome, Vec<Move>)> {
+        let references = update.references();
+        if let Some(landed) = update.key.as_ref().and_then(|key| self.requests.find(key)) {
+            return Ok((landed_before(update, landed, references.len()), Vec::new()));
+        }
+        let by = push.by.clone().unwrap_or_else(|| format!("someone, {}", push.through));
+        let scratch = Scratch::open(&self.path)?;
+        let drafted = update::draft(&self.catalog.table, &scratch, update, &by, &push.request, repository::now())?;
+        let drafted = match drafted {
+            Ok(drafted) => drafted,
+            Err(not) => {
+                let (refusals, decision) = not.refusals(&references);
+                return Ok((Outcome { refusals, decision, ..Outcome::default() }, Vec::new()));
+            }
+        };
+        let judgement = judge(&self.catalog, scratch.repo(), &self.limits, &drafted.wishes, true);
+        if !judgement.changes.is_empty() && !push.options.dry_run {
+            scratch.keep(&drafted, &self.repo)?;
+        }
+        let (mut outcome, moves) = self.stage_judged(push, judgement, by)?;
+        if outcome.sequence.is_some() {
+            outcome.notes.splice(0..0, drafted.notes);
+            let landed = moves.iter().filter_map(|one| one.landed(&self.catalog.table));
+            outcome.decision = Some(Decision::Landed { refs: landed.collect(), again: false });
+        }
+        Ok((outcome, moves))
+    }
+
+    /// Writes the objects of what may land.
+    fn stage_judged(
+        &mut self,
+        push: &Push,
+        mut judgement: Judgement,
+        by: String,
+    ) -> anyhow::Result<(Outcome, Vec<Move>)> {
+        if push.options.dry_run {
+            only_tried(&mut judgement.refusals);
+            judgement.changes.clear();
+        }
+        if judgement.changes.is_empty() {
+            return Ok((Outcome { refusals: judgement.refusals, ..Outcome::default() }, Vec::new()));
+        }
+        let (sequence, time) = (self.sequence.next(), repository::now());
+        let mut moves: Vec<Move> = judgement.changes.into_iter().map(|(name, new)| self.movement(name, new)).collect();
+        let mut notes = Vec::new();
+        for (name, delta) in judgement.deltas {
+            let Some(delta) = delta else {
+                self.catalog.remove(&name);
+                notes.push(format!("{name} is no longer composed; its hosts keep its last snapshot"));
+                continue;
+            };
+            let Some((snapshot, note)) = self.compose(&name, delta, sequence, time, &by)? else { continue };
+            let target = Target { value: snapshot.commit, commit: snapshot.commit };
+            moves.push(self.movement(RefName::Snapshot(name.clone()), Some(target)));
+            notes.push(note);
+            self.catalog.datacenters.entry(name).and_modify(|datacenter| datacenter.snapshot = Some(snapshot));
+        }
+        if notes.is_empty() {
+            notes.push(format!("#{sequence} landed; no datacenter runs it"));
+        }
+        let entry = Entry {
+            sequence,
+            moves: moves.clone(),
+            by,
+            through: push.through.clone(),
+            request: push.request.clone(),
+            key: push.update.as_ref().and_then(|update| update.key.clone()),
+            time,
+        };
+        entry.apply(&mut self.catalog.table, &mut self.requests);
+        self.ledger = ledger::write(&self.repo, Some(self.ledger), &entry, &self.catalog.table, &self.requests)?;
+        self.sequence = sequence;
+        Ok((Outcome { refusals: judgement.refusals, notes, sequence: Some(sequence), decision: None }, moves))
+    }
+
+    /// Whom the pushed commits name, where the pusher did not prove a name.
+    fn claimed(&self, changes: &BTreeMap<RefName, Option<Target>>, through: &str) -> String {
+        let tip = changes.values().flatten().next().and_then(|tip| self.repo.find_commit(tip.commit.into()).ok());
+        let name = tip.and_then(|tip| tip.committer().name().ok().map(one_line));
+        name.unwrap_or_else(|| format!("someone, {through}"))
+    }
+
+    fn movement(&self, name: RefName, new: Option<Target>) -> Move {
+        let old = self.catalog.table.target(&name).map_or(ObjectId::ZERO, |current| current.value);
+        Move { name, old, new }
+    }
+
+    /// Composes a datacenter's next snapshot; `None` when it would be the same as before.
+    fn compose(
+        &mut self,
+        name: &DatacenterName,
+        delta: Delta,
+        sequence: Sequence,
+        time: i64,
+        by: &str,
+    ) -> anyhow::Result<Option<(Snapshot, String)>> {
+        let trees = |datacenter: &crate::catalog::Datacenter| (datacenter.datacenter_tree, datacenter.class_tree);
+        let before = self.catalog.datacenters.get(name).map(trees);
+        let components = delta.components.clone();
+        self.catalog.apply_delta(name, delta);
+        let datacenter = self.catalog.datacenters.get(name).context("a datacenter that was just resolved")?;
+        if components.is_empty() && before == Some(trees(datacenter)) && datacenter.snapshot.is_some() {
+            return Ok(None);
+        }
+        let hosts = &datacenter.instance.hosts;
+        let told = hosts.keys().filter(|host| {
+            let selection = datacenter.instance.selection(host);
+            components.keys().any(|component| selection.contains(component))
+        });
+        let hosts = if hosts.is_empty() { "all hosts".to_owned() } else { count(told.count(), "host") };
+        let note = format!("{name} #{sequence}: {}, {hosts}", count(components.len(), "component"));
+        let composition = Composition {
+            datacenter: name.clone(),
+            sequence,
+            time,
+            // A datacenter that was deleted and made again goes on where it was.
+            parent: self.catalog.table.target(&RefName::Snapshot(name.clone())).map(|tip| tip.commit),
+            base: datacenter.snapshot.as_ref().map(|snapshot| snapshot.tree),
+            summary: summary(&components),
+            components,
+            datacenter_tree: datacenter.datacenter_tree,
+            datacenter_commit: datacenter.datacenter_commit,
+            class_tree: datacenter.class_tree,
+            class: (datacenter.instance.class_ref(), datacenter.class_commit),
+            by: by.to_owned(),
+        };
+        let commit = snapshot::compose(&self.repo, &composition, &self.key)?;
+        Ok(Some((Snapshot::read(&self.repo, commit)?, note)))
+    }
+}
+
+/// The answer to a request whose key is known already.
+fn landed_before(update: &Update, landed: &LandedRequest, wishes: usize) -> Outcome {
+    if update.key.as_ref().is_some_and(|key| key.is_of(landed)) {
+        let decision = Some(Decision::Landed { refs: landed.refs.clone(), again: true });
+        return Outcome {
+            refusals: vec![None; wishes],
+            sequence: Some(landed.sequence),
+            decision,
+            ..Outcome::default()
+        };
+    }
+    let reason = format!(
+        "another request landed under this idempotency key, as #{}; a new request needs a new key",
+        landed.sequence
+    );
+    Outcome::refused(wishes, &Refusal::new(Kind::Invalid, reason))
+}
+
+/// What would have landed is refused as well.
+pub(super) fn only_tried(refusals: &mut [Option<Refusal>]) {
+    for refusal in refusals.iter_mut().filter(|refusal| refusal.is_none()) {
+        *refusal = Some(Refusal::new(Kind::DryRun, "dry run: nothing landed"));
+    }
+}
+
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
+fn summary(components: &BTreeMap<ComponentVersion, Option<snapshot::Component>>) -> String {
+    let names: BTreeSet<String> = components
+        .iter()
+        .map(|(name, content)| format!("{}{name}", if content.is_none() { "-" } else { "" }))
+        .collect();
+    let mut names = names.into_iter();
+    match (names.next(), names.count()) {
+        (None, _) => "the datacenter itself".to_owned(),
+        (Some(first), 0) => first,
+        (Some(first), more) => format!("{first} and {more} more"),
+    }
+}
