@@ -7,9 +7,12 @@ use conf_local::{
     client,
     config::{Command, CommandLine, FileOnly, RunOptions},
 };
-use libconf::tier::daemon;
+use libconf::tier::{daemon, hocon};
 
 fn main() -> ExitCode {
+    if let Some(code) = hocon::child() {
+        return code;
+    }
     let (line, file) = CommandLine::parse_all();
     match line.command {
         Command::Run(options) => run(*options, file),
@@ -22,6 +25,8 @@ fn run(options: RunOptions, file: FileOnly) -> ExitCode {
         eprintln!("conf-local: {error}");
         return ExitCode::from(2);
     }
+    // What landed was read in time by conf-master, perhaps on a faster machine.
+    hocon::be_patient();
     daemon::run(|stop| async move {
         let agent = LocalAgent::bind(options, file).await?;
         match agent.address() {

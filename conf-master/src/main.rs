@@ -7,9 +7,12 @@ use conf_master::{
     config::{Command, Flags},
     receive, repository, serve,
 };
-use libconf::tier::{daemon, flags};
+use libconf::tier::{daemon, flags, hocon};
 
 fn main() -> ExitCode {
+    if let Some(code) = hocon::child() {
+        return code;
+    }
     // Git's hooks take no flags, and must not fail over somebody's environment.
     let mut arguments = std::env::args().skip(1);
     if let (Some("hook"), Some(name)) = (arguments.next().as_deref(), arguments.next()) {

@@ -6,9 +6,12 @@ use conf_slave::{
     config::{Command, CommandLine},
     slave::Slave,
 };
-use libconf::tier::daemon;
+use libconf::tier::{daemon, hocon};
 
 fn main() -> ExitCode {
+    if let Some(code) = hocon::child() {
+        return code;
+    }
     let Command::Run(options) = CommandLine::parse_all().command;
     if let Err(error) = options.common.start_logging() {
         eprintln!("{error}");

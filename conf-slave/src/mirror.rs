@@ -141,7 +141,7 @@ impl MirrorError {
 /// What a repository holds.
 enum Found {
     Nothing,
-    Whole(Serving),
+    Whole(Box<Serving>),
     Damage(String),
 }
 
@@ -164,7 +164,7 @@ impl Mirror {
         };
         let serving = match found {
             Found::Nothing => None,
-            Found::Whole(serving) => Some(serving),
+            Found::Whole(serving) => Some(*serving),
             Found::Damage(reason) => {
                 tracing::warn!(%reason, "the local repository is damaged; it is thrown away and cloned anew");
                 place.set_aside()?;
@@ -428,7 +428,7 @@ impl Place {
             .and_then(|snapshot| pack::complete(repo, None, commit).map(|()| snapshot).map_err(|error| chain(&error)))
             .and_then(|snapshot| pins_of(repo, &snapshot, None).map_err(|error| chain(&error)));
         match whole {
-            Ok(serving) => Found::Whole(serving),
+            Ok(serving) => Found::Whole(Box::new(serving)),
             Err(reason) => Found::Damage(reason),
         }
     }

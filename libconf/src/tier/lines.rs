@@ -28,6 +28,7 @@ impl Lines {
             // JSON is YAML but for tabs, which stand between values alone.
             Format::Json => Node::parse(&text.replace('\t', " ")).ok().map(|node| Lines::of_node(&node)),
             Format::Toml => Lines::of_toml(text),
+            Format::Hocon => None,
         }
     }
 

@@ -9,6 +9,7 @@ pub mod daemon;
 pub mod events;
 pub mod flags;
 pub mod git;
+pub mod hocon;
 pub mod http;
 pub mod layers;
 pub mod lines;

@@ -8,7 +8,10 @@ use serde::{
 };
 use serde_json::{Map, Number, Value};
 
-use super::yaml::{self, Fault, MAX_BYTES, MAX_DEPTH, Node, shown};
+use super::{
+    hocon,
+    yaml::{self, Fault, MAX_BYTES, MAX_DEPTH, Node, shown},
+};
 
 /// The notation of a settings file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +22,8 @@ pub enum Format {
     Json,
     /// `config.toml`
     Toml,
+    /// `config.conf`
+    Hocon,
 }
 
 /// Why a component has no settings that anyone could read.
@@ -39,6 +44,7 @@ impl Format {
             "config.yaml" | "config.yml" => Some(Format::Yaml),
             "config.json" => Some(Format::Json),
             "config.toml" => Some(Format::Toml),
+            "config.conf" => Some(Format::Hocon),
             _ => None,
         }
     }
@@ -61,9 +67,6 @@ pub fn choose<'a>(
         if path.strip_suffix(".j2").is_some() {
             return refuse("templates need a later version; take it out, or pin the component with `raw: true`".into());
         }
-        if path == "config.conf" {
-            return refuse("HOCON needs a later version; write config.yaml, config.json or config.toml".into());
-        }
         let Some(format) = Format::of(path) else { continue };
         if let Some((first, _)) = chosen.replace((path, format)) {
             return refuse(format!("{first} is there as well; a component has one settings file, merge the two"));
@@ -74,7 +77,8 @@ pub fn choose<'a>(
 
 /// Reads one settings file; its top level must be an object.
 ///
-/// - Bounds: 4 MiB of text, 64 levels; a key that stands twice in one object is a fault in every notation.
+/// - Bounds: 4 MiB of text, 64 levels; a key that stands twice in one object is a fault, but in HOCON, where the two are
+///   merged.
 /// - Numbers: whole ones of 64 bits stay whole, all others are floating-point; TOML's dates and times become text.
 pub fn parse(file: &str, format: Format, bytes: &[u8]) -> Result<Map<String, Value>, SettingsFault> {
     object(format, bytes).map_err(|Fault { line, reason }| SettingsFault { file: file.to_owned(), line, reason })
@@ -113,6 +117,7 @@ fn object(format: Format, bytes: &[u8]) -> Result<Map<String, Value>, Fault> {
         Format::Yaml => from_yaml(text)?,
         Format::Json => from_json(text)?,
         Format::Toml => from_toml(text)?,
+        Format::Hocon => hocon::read(text)?,
     };
     match value {
         deep if depth(&deep) > MAX_DEPTH => Err(Fault::new(0, yaml::too_deep())),
@@ -268,6 +273,7 @@ mod tests {
                 r#"{"a":{"c":"07:32:00","d":"2024-01-02T03:04:05Z"},"b":1}"#,
             ),
             ("config.toml", "", "{}"),
+            ("config.conf", "b = 1\na { d = no, c = [1.50, null] }", r#"{"a":{"c":[1.5,null],"d":"no"},"b":1}"#),
             ("other.yaml", "]", "{}"),
             ("config.schema.json", "]", "{}"),
             ("etc/config.yaml", "]", "{}"),
@@ -296,11 +302,9 @@ mod tests {
             ("config.toml", "a = 1\na = 2", "config.toml:2: duplicate key"),
             ("config.toml", "a = \n", "config.toml:1: string values must be quoted, expected literal string"),
             ("config.toml", "a = inf", "config.toml: JSON has no number inf; write it as text, in quotes"),
-            (
-                "config.conf",
-                "a = 1",
-                "config.conf: HOCON needs a later version; write config.yaml, config.json or config.toml",
-            ),
+            ("config.conf", "a = [1\n", "config.conf:1: the `[` is never closed; write `]`"),
+            ("config.conf", " ", "config.conf: the file is empty; write {}, or take the file out"),
+            ("config.conf", "[1]", "config.conf:1: the top level must be an object (a map of keys to values)"),
             (
                 "etc/x.j2",
                 "",
@@ -332,9 +336,12 @@ mod tests {
     fn depth_and_size_are_bounded_in_every_notation() {
         // The object at the top is a level.
         let nested = |levels: usize| format!("{}{}", "[".repeat(levels - 1), "]".repeat(levels - 1));
-        for (file, before, after) in
-            [("config.json", "{\"a\":", "}"), ("config.yaml", "a: ", ""), ("config.toml", "a = ", "")]
-        {
+        for (file, before, after) in [
+            ("config.json", "{\"a\":", "}"),
+            ("config.yaml", "a: ", ""),
+            ("config.toml", "a = ", ""),
+            ("config.conf", "a = ", ""),
+        ] {
             let text = |levels| format!("{before}{}{after}", nested(levels));
             assert!(settings(file, &text(MAX_DEPTH)).starts_with("{\"a\":["), "{file}");
             for levels in [MAX_DEPTH + 1, 90, 200, 10_000] {

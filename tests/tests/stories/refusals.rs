@@ -373,7 +373,7 @@ fn settings_that_cannot_be_read_are_refused_with_file_and_line() {
     let site = central();
     let web = "services/web/master";
     let change = || site.work.change();
-    let table: [(&str, Change<'_>, Vec<&str>); 7] = [
+    let table: [(&str, Change<'_>, Vec<&str>); 6] = [
         ("YAML that does not parse", change().file(web, "config.yaml", "a: [1\nb: 2\n"), vec!["config.yaml:"]),
         ("a duplicate key", change().file(web, "config.yaml", "a: 1\nb: 1\na: 2\n"), vec!["config.yaml", ".yaml:3"]),
         ("a list for settings", change().file(web, "config.yaml", "- 1\n"), vec!["config.yaml"]),
@@ -384,7 +384,6 @@ fn settings_that_cannot_be_read_are_refused_with_file_and_line() {
             vec!["config.json:1"],
         ),
         ("a template", change().file(web, "motd.j2", "{{ host }}"), vec!["motd.j2", "raw"]),
-        ("HOCON", change().without(web, "config.yaml").file(web, "config.conf", "a = 1"), vec!["config.conf"]),
     ];
     for (what, change, words) in table {
         refused(&site, what, || change.push(), &words);
