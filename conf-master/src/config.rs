@@ -38,6 +38,10 @@ pub enum Command {
     Check(Check),
     /// Show a datacenter's deployments, or what was refused, newest first
     Log(client::log::Flags),
+    /// Show what a section says: a component's settings, a datacenter.yaml or a layer, now or in an earlier version
+    Show(client::show::Flags),
+    /// Replace what a section says, if it still is at the version that the change was made from
+    Update(client::update::Flags),
     /// What Git runs in the repository when somebody pushes
     #[command(hide = true)]
     Hook {

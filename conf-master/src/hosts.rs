@@ -13,18 +13,22 @@ use libconf::{
     },
 };
 use serde::Serialize;
+use tokio::sync::watch;
 
 /// The most hosts that are kept of one datacenter; what comes beyond is passed over.
 const MOST_HOSTS: usize = 50_000;
 
 /// The newest report of every host. Not durable: hosts report again every minute.
 #[derive(Debug, Default)]
-pub struct Hosts(Mutex<BTreeMap<DatacenterName, BTreeMap<HostName, HostReport>>>);
+pub struct Hosts {
+    reports: Mutex<BTreeMap<DatacenterName, BTreeMap<HostName, HostReport>>>,
+    changed: watch::Sender<()>,
+}
 
 impl Hosts {
     /// Takes over a conf-slave's summary; an older report never replaces a newer one, whichever slave it came through.
     pub fn take(&self, datacenter: &DatacenterName, report: SlaveReport) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         let hosts = all.entry(datacenter.clone()).or_default();
         for one in report.hosts.into_iter().filter(|one| one.datacenter == *datacenter) {
             let newer = hosts.get(&one.host).is_none_or(|known| known.received <= one.received);
@@ -32,11 +36,18 @@ impl Hosts {
                 hosts.insert(one.host.clone(), one);
             }
         }
+        drop(all);
+        self.changed.send_replace(());
+    }
+
+    /// Hears of every summary that is taken over from now on.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// All reports of a datacenter's hosts.
     pub fn of(&self, datacenter: &DatacenterName) -> Vec<HostReport> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
         all.get(datacenter).map(|hosts| hosts.values().cloned().collect()).unwrap_or_default()
     }
 }

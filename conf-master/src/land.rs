@@ -8,7 +8,7 @@ mod stage;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
     thread,
     time::{Duration, Instant},
 };
@@ -37,9 +37,11 @@ use tracing::{error, info, warn};
 use crate::{
     audit::{Audit, Record},
     catalog::Catalog,
+    history::Durable,
     idempotency::LandedRequests,
     judge::{Wish, judge},
     ledger::{self, Move, State},
+    refs::Table,
     refusal::{Kind, Refusal},
     repository,
     update::{Decision, Update},
@@ -123,6 +125,7 @@ type Decided = (Push, Outcome, oneshot::Sender<Outcome>);
 pub struct Lander {
     jobs: mpsc::Sender<Job>,
     published: watch::Receiver<Arc<Published>>,
+    durable: Arc<RwLock<Durable>>,
     audit: Arc<Audit>,
 }
 
@@ -150,6 +153,11 @@ impl Lander {
     /// What was landed, now and from now on.
     pub fn published(&self) -> watch::Receiver<Arc<Published>> {
         self.published.clone()
+    }
+
+    /// What is durable now; to be held for a moment only, since landings wait for it.
+    pub fn durable(&self) -> RwLockReadGuard<'_, Durable> {
+        self.durable.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The records of what was refused.
@@ -182,6 +190,8 @@ pub fn start(
     let (jobs, queue) = mpsc::channel(QUEUE);
     let (publish, published) = watch::channel(Arc::default());
     let audit = Arc::new(Audit::open(path).context("cannot open the records of what was refused")?);
+    let nothing = Durable { table: Table::default(), ledger: CommitId::ZERO, sequence: Sequence(0) };
+    let durable = Arc::new(RwLock::new(nothing));
     let mut landing = Landing {
         path: path.to_owned(),
         repo: repository::open(path)?,
@@ -193,6 +203,7 @@ pub fn start(
         sequence: Sequence(0),
         is_void: false,
         publish,
+        durable: durable.clone(),
         audit: audit.clone(),
         upload,
         runtime: Handle::current(),
@@ -201,7 +212,7 @@ pub fn start(
     };
     landing.load()?;
     let thread = thread::Builder::new().name("landing".to_owned()).spawn(move || landing.run(queue))?;
-    Ok((Lander { jobs, published, audit }, thread))
+    Ok((Lander { jobs, published, durable, audit }, thread))
 }
 
 struct Landing {
@@ -216,6 +227,7 @@ struct Landing {
     /// What is in memory is not what is on disk; to be read again before anything lands.
     is_void: bool,
     publish: watch::Sender<Arc<Published>>,
+    durable: Arc<RwLock<Durable>>,
     audit: Arc<Audit>,
     upload: Arc<UploadPack>,
     runtime: Handle,
@@ -277,6 +289,8 @@ impl Landing {
         }
         (self.catalog, self.requests, self.sequence, self.is_void) = (catalog, requests, sequence, false);
         info!(sequence = sequence.0, datacenters = self.catalog.datacenters.len(), "the ledger is read");
+        let durable = Durable { table: self.catalog.table.clone(), ledger: self.ledger, sequence };
+        *self.durable.write().unwrap_or_else(PoisonError::into_inner) = durable;
         self.tell();
         Ok(())
     }
@@ -372,6 +386,11 @@ impl Landing {
     fn commit(&mut self, before: CommitId, moves: &[Move]) -> anyhow::Result<()> {
         repository::sync_objects(&self.repo).context("cannot make the objects durable")?;
         repository::move_ledger(&self.path, Some(before), self.ledger)?;
+        {
+            let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
+            moves.iter().for_each(|one| durable.table.set(one.name.clone(), one.new));
+            (durable.ledger, durable.sequence) = (self.ledger, self.sequence);
+        }
         let failed = moves.iter().find_map(|one| repository::set_ref(&self.repo, &one.name, one.new).err());
         if let Some(cause) = failed {
             // The change is accepted: the refs follow the ledger, now or at the next repair.

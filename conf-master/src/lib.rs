@@ -14,6 +14,7 @@ pub mod check;
 pub mod client;
 pub mod config;
 pub mod deployments;
+pub mod history;
 pub mod hosts;
 pub mod http;
 pub mod idempotency;

@@ -51,6 +51,8 @@ fn main() -> ExitCode {
             ExitCode::from(u8::from(faults.values().any(|faults| !faults.is_empty())))
         })),
         Command::Log(flags) => finish(client::run(client::log::run(&flags))),
+        Command::Show(flags) => finish(client::run(client::show::run(&flags))),
+        Command::Update(flags) => finish(client::run(client::update::run(&flags))),
         Command::Hook { name } => finish(receive::run_hook(&name).map(ExitCode::from)),
     }
 }

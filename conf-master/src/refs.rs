@@ -54,6 +54,11 @@ impl Table {
         self.0.get(name)?.target
     }
 
+    /// Where a ref points, and how many changes it had.
+    pub fn place(&self, name: &RefName) -> Place {
+        self.0.get(name).copied().unwrap_or_default()
+    }
+
     /// How many accepted changes a ref had, deletions included.
     pub fn changes(&self, name: &RefName) -> u64 {
         self.0.get(name).map_or(0, |place| place.changes)

@@ -1,6 +1,8 @@
 //! Client commands: what people and scripts ask a running conf-master. One file a command, with its flags.
 
 pub mod log;
+pub mod show;
+pub mod update;
 
 use std::path::PathBuf;
 

@@ -1,5 +1,6 @@
 //! `/api/v1/datacenters`: what each runs, its hosts, its deployments.
 
+use git2::Repository;
 use http::StatusCode;
 use libconf::{
     name::{DatacenterName, HostName},
@@ -115,11 +116,7 @@ impl Server {
         };
         let reports = self.hosts.of(&name);
         self.read(move |repo| {
-            let tree = repo.find_tree(snapshot.datacenter_tree(repo)?.into())?;
-            let file = tree.get_name(manifest::FILE).map(|entry| repo.find_blob(entry.id())).transpose()?;
-            let text = file.map(|blob| String::from_utf8_lossy(blob.content()).into_owned()).unwrap_or_default();
-            let instance = InstanceManifest::parse(&text, Strictness::Lenient).ok();
-            let listed: Vec<HostName> = instance.into_iter().flat_map(|instance| instance.hosts.into_keys()).collect();
+            let listed = listed_hosts(repo, &snapshot)?;
             Ok(json(StatusCode::OK, &HostsAnswer::new(&snapshot, &listed, &reports)))
         })
         .await
@@ -137,6 +134,15 @@ impl Server {
             Err(answer) => answer,
         }
     }
+}
+
+/// The hosts that a datacenter's inventory names.
+pub(super) fn listed_hosts(repo: &Repository, snapshot: &Snapshot) -> anyhow::Result<Vec<HostName>> {
+    let tree = repo.find_tree(snapshot.datacenter_tree(repo)?.into())?;
+    let file = tree.get_name(manifest::FILE).map(|entry| repo.find_blob(entry.id())).transpose()?;
+    let text = file.map(|blob| String::from_utf8_lossy(blob.content()).into_owned()).unwrap_or_default();
+    let instance = InstanceManifest::parse(&text, Strictness::Lenient).ok();
+    Ok(instance.into_iter().flat_map(|instance| instance.hosts.into_keys()).collect())
 }
 
 fn status(snapshot: &Snapshot) -> DatacenterStatus {

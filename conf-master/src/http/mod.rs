@@ -1,9 +1,11 @@
 //! What conf-master answers over HTTP: Git at `/conf.git`, the API at `/api/v1`, health.
 
 mod datacenters;
+mod delivery;
 mod events;
 mod git;
 mod refused;
+mod sections;
 mod update;
 
 use std::{path::PathBuf, sync::Arc};
@@ -53,7 +55,7 @@ impl Server {
     pub fn routes(self, health: Health) -> Routes {
         let git = git_routes(self.upload.clone(), Some(self.receive.clone()));
         let api = events::routes(self.clone()).or(refused::routes(self.clone())).unify().boxed();
-        let api = api.or(update::routes(self.clone())).unify().boxed();
+        let api = api.or(update::routes(self.clone())).unify().or(sections::routes(self.clone())).unify().boxed();
         let api = api.or(datacenters::routes(self)).unify().boxed();
         git.or(api).unify().or(health_routes(health)).unify().boxed()
     }

@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 use warp::Filter as _;
 
-use super::{Server, git};
+use super::{Server, delivery::Delivery, git};
 use crate::{
     idempotency::{LandedRef, RequestKey},
     judge::Wish,
@@ -29,6 +29,9 @@ use crate::{
 const BODY_BYTES: usize = 16 << 20;
 /// The most sections of one request.
 const SECTIONS: usize = 100;
+/// How long delivery is waited for where the request does not say, and at most.
+const DELIVERY: Duration = Duration::from_secs(30);
+const MOST_DELIVERY: Duration = Duration::from_secs(300);
 /// How long a landing is waited for. Far more than one takes: what is answered after that is that nobody knows.
 const LANDING: Duration = Duration::from_secs(60);
 
@@ -56,6 +59,16 @@ struct SectionBody {
 #[derive(Deserialize)]
 struct UpdateQuery {
     config: Option<ConfigForm>,
+    wait: Option<WaitFor>,
+    /// Seconds.
+    timeout: Option<u64>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WaitFor {
+    /// Every host runs it.
+    Delivered,
 }
 
 /// How a configuration is answered.
@@ -117,7 +130,12 @@ impl Server {
                  Idempotency-Key to learn what became of it",
             ));
         };
-        Ok(answer(&asked, outcome, query.config.unwrap_or(ConfigForm::Object)))
+        let mut delivery = None;
+        if let (Some(WaitFor::Delivered), Some(Decision::Landed { refs, .. })) = (query.wait, &outcome.decision) {
+            let wait = query.timeout.map_or(DELIVERY, Duration::from_secs).min(MOST_DELIVERY);
+            delivery = Some(self.deliver(refs, outcome.sequence.unwrap_or_default(), wait).await);
+        }
+        Ok(answer(&asked, outcome, query.config.unwrap_or(ConfigForm::Object), delivery))
     }
 }
 
@@ -195,11 +213,11 @@ fn parse_if_match(text: &str) -> Result<IfMatch, String> {
     }
 }
 
-fn answer(asked: &Asked, outcome: Outcome, form: ConfigForm) -> Response {
+fn answer(asked: &Asked, outcome: Outcome, form: ConfigForm, delivery: Option<Delivery>) -> Response {
     match outcome.decision {
         Some(Decision::Landed { refs, again }) => {
             let sequence = outcome.sequence.unwrap_or_default();
-            let mut response = landed(asked, &refs, sequence, &outcome.notes, form);
+            let mut response = landed(asked, &refs, sequence, &outcome.notes, form, delivery);
             if again {
                 response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
             }
@@ -210,7 +228,14 @@ fn answer(asked: &Asked, outcome: Outcome, form: ConfigForm) -> Response {
     }
 }
 
-fn landed(asked: &Asked, refs: &[LandedRef], sequence: Sequence, notes: &[String], form: ConfigForm) -> Response {
+fn landed(
+    asked: &Asked,
+    refs: &[LandedRef],
+    sequence: Sequence,
+    notes: &[String],
+    form: ConfigForm,
+    delivery: Option<Delivery>,
+) -> Response {
     let mut etag = None;
     let sections = asked.update.changes.iter().zip(&asked.texts).map(|(change, text)| {
         let reference = change.section.reference();
@@ -242,6 +267,9 @@ fn landed(asked: &Asked, refs: &[LandedRef], sequence: Sequence, notes: &[String
     body.insert("sequence".to_owned(), json!(sequence));
     if !notes.is_empty() {
         body.insert("notes".to_owned(), json!(notes));
+    }
+    if let Some(delivery) = delivery {
+        body.insert("delivery".to_owned(), json!(delivery));
     }
     let mut response = json(StatusCode::OK, &body);
     if let Some(etag) = etag.filter(|_| !asked.several).and_then(|commit| etag_of(commit).ok()) {

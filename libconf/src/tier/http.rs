@@ -330,10 +330,11 @@ pub fn health_routes(health: Health) -> Routes {
 /// Turns what no route took into an answer in our words.
 pub(super) async fn refuse(rejection: Rejection) -> Result<Response, Infallible> {
     use warp::reject::{InvalidHeader, InvalidQuery, MethodNotAllowed, MissingHeader};
-    let (status, words) = if rejection.find::<MethodNotAllowed>().is_some() {
-        (StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method".to_owned())
-    } else if let Some(cause) = rejection.find::<InvalidQuery>() {
+    // A route that looked at the query had taken path and method; what another route says of the method is no news then.
+    let (status, words) = if let Some(cause) = rejection.find::<InvalidQuery>() {
         (StatusCode::BAD_REQUEST, format!("the query is not as expected: {cause}"))
+    } else if rejection.find::<MethodNotAllowed>().is_some() {
+        (StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method".to_owned())
     } else if let Some(cause) = rejection.find::<MissingHeader>() {
         (StatusCode::BAD_REQUEST, cause.to_string())
     } else if let Some(cause) = rejection.find::<InvalidHeader>() {

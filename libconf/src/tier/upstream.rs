@@ -12,7 +12,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 pub use reqwest::Url;
 use reqwest::{
-    Client, RequestBuilder, Response, StatusCode,
+    Client, Method, RequestBuilder, Response, StatusCode,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -185,19 +185,33 @@ impl Upstream {
         self.exchange(&url, self.client.post(&url).json(body)).await
     }
 
-    async fn exchange<T: DeserializeOwned>(&self, url: &str, request: RequestBuilder) -> Result<T, UpstreamError> {
-        let unreachable = |cause| UpstreamError::Unreachable { url: url.to_owned(), cause };
-        let unexpected = |reason: String| UpstreamError::Unexpected { url: url.to_owned(), reason };
-        let mut response = self.send(url, self.authorize(request)?.timeout(EXCHANGE)).await?;
-        let mut body = Vec::new();
-        while let Some(part) = response.chunk().await.map_err(unreachable)? {
-            if body.len() + part.len() > MOST_JSON {
-                return Err(unexpected("more than 64 MiB".to_owned()));
-            }
-            body.extend_from_slice(&part);
+    /// Any request that is answered in JSON, refusals included; at most `wait` and 64 MiB. For callers that read what a
+    /// refusal says beside its words.
+    pub async fn call<B: Serialize + Sync>(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&'static str, &str)],
+        body: Option<&B>,
+        wait: Duration,
+    ) -> Result<(StatusCode, serde_json::Value), UpstreamError> {
+        let url = self.at(path);
+        let mut request = self.authorize(self.client.request(method, &url))?.timeout(wait);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
         }
-        let text = if body.is_empty() { b"null".as_slice() } else { &body };
-        serde_json::from_slice(text).map_err(|error| unexpected(error.to_string()))
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let response = request.send().await.map_err(|cause| UpstreamError::Unreachable { url: url.clone(), cause })?;
+        let status = response.status();
+        let body = read_json(&url, response).await?;
+        Ok((status, body))
+    }
+
+    async fn exchange<T: DeserializeOwned>(&self, url: &str, request: RequestBuilder) -> Result<T, UpstreamError> {
+        let response = self.send(url, self.authorize(request)?.timeout(EXCHANGE)).await?;
+        read_json(url, response).await
     }
 
     /// Opens a stream of server-sent events; `last_id` is sent as `Last-Event-ID`.
@@ -288,6 +302,21 @@ impl Upstream {
         let response = answer?;
         if response.status().is_success() { Ok(response) } else { Err(refusal(url, response).await) }
     }
+}
+
+/// Reads a JSON body of at most 64 MiB; an empty one is `null`.
+async fn read_json<T: DeserializeOwned>(url: &str, mut response: Response) -> Result<T, UpstreamError> {
+    let unreachable = |cause| UpstreamError::Unreachable { url: url.to_owned(), cause };
+    let unexpected = |reason: String| UpstreamError::Unexpected { url: url.to_owned(), reason };
+    let mut body = Vec::new();
+    while let Some(part) = response.chunk().await.map_err(unreachable)? {
+        if body.len() + part.len() > MOST_JSON {
+            return Err(unexpected("more than 64 MiB".to_owned()));
+        }
+        body.extend_from_slice(&part);
+    }
+    let text = if body.is_empty() { b"null".as_slice() } else { &body };
+    serde_json::from_slice(text).map_err(|error| unexpected(error.to_string()))
 }
 
 /// What a refusal says, with the next step.

@@ -173,3 +173,306 @@ fn manifests_are_sections_too() {
     assert_eq!(expect(&update(&site.master, &datacenter, instance, 0), 200)["version"], 1);
     assert!(file(&site, &datacenter, "datacenter.yaml").contains("region: west"));
 }
+
+/// A request for several sections at once.
+fn update_all(master: &Master, requests: Value) -> Answer {
+    post(master, &[], &json!({"requests": requests}))
+}
+
+#[test]
+fn several_sections_land_in_one_change_or_not_at_all() {
+    let site = central();
+    let before = site.master.sequence();
+    let datacenter = format!("datacenters/{DATACENTER}");
+    let three = |api: i64| {
+        json!([
+            {"section": WEB, "config": {"port": 1}, "version": 0},
+            {"section": "services/api", "config": {"port": 2}, "version": api},
+            {"section": datacenter, "config": {"conf": format!("{CLASS}/latest"), "platform": {"a": 1}}, "version": 0},
+        ])
+    };
+    let body = expect(&update_all(&site.master, three(7)), 409);
+    assert_eq!((&body["section"], &body["version"]), (&json!("services/api"), &json!(0)), "{body}");
+    let mut faulty = three(0);
+    faulty[0]["config"] = json!("{\"a\": 1, \"a\": 2}");
+    faulty[1]["schemaVersion"] = json!(4);
+    let body = expect(&update_all(&site.master, faulty), 422);
+    assert_eq!(body["faults"].as_array().map(Vec::len), Some(2), "all that is wrong comes at once: {body}");
+    assert_eq!(site.master.sequence(), before);
+    assert_eq!(file(&site, BRANCH, "config.yaml"), "component: services/web\nround: 0");
+
+    let body = expect(&update_all(&site.master, three(0)), 200);
+    assert_eq!(body["sequence"], before + 1);
+    let sections = body["sections"].as_array().expect("sections");
+    assert_eq!(sections.len(), 3);
+    for (section, name) in sections.iter().zip([WEB, "services/api", &datacenter]) {
+        assert_eq!((&section["section"], &section["version"]), (&json!(name), &json!(1)), "{body}");
+    }
+    assert_eq!(site.master.sequence(), before + 1);
+    let twice = json!([
+        {"section": WEB, "config": {}, "version": 1},
+        {"section": "services/web@master", "config": {}, "version": 1},
+    ]);
+    assert_eq!(update_all(&site.master, twice).status, 400);
+}
+
+#[test]
+fn a_request_with_a_key_lands_once_whatever_was_killed() {
+    let mut site = central();
+    let before = site.master.sequence();
+    let body =
+        |port: u64| json!({"request": {"section": WEB, "config": {"port": port}, "schemaVersion": 1, "version": 0}});
+    let key = [("idempotency-key", "7e0c9a52-first")];
+    let first = post(&site.master, &key, &body(1));
+    let answer = expect(&first, 200);
+    assert!(!first.headers.contains_key("idempotent-replayed"));
+    for round in 0..3 {
+        let again = post(&site.master, &key, &body(1));
+        let mut again_body = expect(&again, 200);
+        assert_eq!(again.headers["idempotent-replayed"], "true");
+        // What is said of the landing itself is said once.
+        let mut first_body = answer.clone();
+        for body in [&mut first_body, &mut again_body] {
+            body.as_object_mut().expect("an object").remove("notes");
+        }
+        assert_eq!(again_body, first_body);
+        // Others changed it meanwhile.
+        expect(&update(&site.master, WEB, json!({"port": 10 + round}), 1 + round), 200);
+        site.master.daemon.kill9_and_restart();
+    }
+    let body = expect(&post(&site.master, &key, &body(2)), 422);
+    assert!(body["error"].as_str().is_some_and(|error| error.contains("key")), "{body}");
+    assert_eq!(site.master.sequence(), before + 4);
+    // A refused one leaves the key free.
+    let stale = json!({"request": {"section": WEB, "config": {}, "version": 0}});
+    let key = [("idempotency-key", "another")];
+    expect(&post(&site.master, &key, &stale), 409);
+    let fresh = json!({"request": {"section": WEB, "config": {}, "version": 4}});
+    expect(&post(&site.master, &key, &fresh), 200);
+    for bad in ["", " ", "a b", &"x".repeat(201)] {
+        assert_eq!(post(&site.master, &[("idempotency-key", bad)], &fresh).status, 400, "{bad:?}");
+    }
+    site.master.expect_unbroken_ledger();
+}
+
+#[test]
+fn a_section_is_read_now_and_as_it_was() {
+    let mut site = central();
+    let http = site.master.http();
+    let get = |path: &str| http.get(&format!("/api/v1/config/{path}")).expect("an answer");
+    let first = expect(&get(WEB), 200);
+    assert_eq!(first["config"], json!({"component": WEB, "round": 0}));
+    assert_eq!(
+        (&first["version"], &first["schemaVersion"], &first["file"]),
+        (&json!(0), &json!(1), &json!("config.yaml"))
+    );
+    let landed = expect(&update(&site.master, WEB, json!({"round": 1}), 0), 200);
+    let now = get(WEB);
+    let etag = now.headers["etag"].to_str().expect("text").to_owned();
+    assert_eq!(etag, format!("\"{}\"", landed["commit"].as_str().expect("a commit")));
+    assert_eq!(expect(&now, 200)["config"], json!({"round": 1}));
+    // Who has it already is told so, and nothing more.
+    let known = |tag: &str| {
+        let headers = [("if-none-match", tag)];
+        http.request(Method::GET, "/api/v1/config/services/web", &headers, "").expect("an answer")
+    };
+    assert_eq!((known(&etag).status.as_u16(), known(&etag).body.len()), (304, 0));
+    assert_eq!(known("\"0000000000000000000000000000000000000000\"").status, 200);
+
+    let sequence = landed["sequence"].as_u64().expect("a number");
+    expect(&update(&site.master, WEB, json!({"round": 2}), 1), 200);
+    for (query, config) in [
+        ("version=0", &first["config"]),
+        ("version=1", &json!({"round": 1})),
+        ("version=2", &json!({"round": 2})),
+        (&format!("sequence={}", sequence - 1), &first["config"]),
+        (&format!("sequence={sequence}"), &json!({"round": 1})),
+        (&format!("sequence={}", sequence + 1), &json!({"round": 2})),
+    ] {
+        assert_eq!(expect(&get(&format!("{WEB}?{query}")), 200)["config"], *config, "{query}");
+    }
+    let text = expect(&get(&format!("{WEB}?version=0&config=text")), 200);
+    assert_eq!(text["config"], "component: services/web\nround: 0\n");
+    let layer = expect(&get(&format!("datacenters/{DATACENTER}:services/web")), 200);
+    assert_eq!((&layer["config"], &layer["file"]), (&json!({}), &Value::Null));
+    assert_eq!(get("datacenters/us-west%2Fv1%3Aservices/web").status, 200);
+    for (path, status) in [
+        ("services/nobody", 404),
+        ("services/web@nobody", 404),
+        ("services/web?version=3", 404),
+        ("services/web?version=-1", 404),
+        ("services/web?sequence=0", 404),
+        ("services/web?sequence=99999", 404),
+        ("services/web?version=x", 400),
+        ("services/web?version=0&sequence=1", 400),
+        ("services/web/", 400),
+        ("nonsense", 400),
+        ("", 400),
+        ("%ff", 400),
+    ] {
+        let answer = get(path);
+        assert_eq!(answer.status, status, "{path}: {}", answer.text());
+        assert!(answer.json()["error"].is_string(), "{path}: {}", answer.text());
+    }
+
+    // An exact lock: the commit itself.
+    let body = json!({"request": {"section": WEB, "config": {"round": 3}}});
+    let answer = expect(&post(&site.master, &[("if-match", &etag)], &body), 409);
+    assert_eq!(answer["version"], 2);
+    let tag = get(WEB).headers["etag"].to_str().expect("text").to_owned();
+    assert_eq!(expect(&post(&site.master, &[("if-match", &tag)], &body), 200)["version"], 3);
+    assert_eq!(post(&site.master, &[("if-match", "*")], &body).status, 200);
+    assert_eq!(post(&site.master, &[("if-match", "nonsense")], &body).status, 400);
+
+    // Deleted, then made anew: no number comes twice, and none leads to what it does not mean.
+    site.work.git(&["fetch", "-q", "origin", &format!("+refs/heads/{BRANCH}:refs/heads/{BRANCH}")]);
+    let class = json!({"services": [], "applications": [], "devices": []});
+    expect(&update(&site.master, CLASS, class, 0), 200);
+    site.work.push(&[&format!(":refs/heads/{BRANCH}")]).accepted();
+    assert_eq!(expect(&get(WEB), 404)["version"], -1);
+    assert_eq!(expect(&update(&site.master, WEB, json!({"new": true}), 5), 409)["version"], -1);
+    assert_eq!(expect(&update(&site.master, WEB, json!({"new": true}), -1), 200)["version"], 6);
+    assert_eq!(get(&format!("{WEB}?version=5")).status, 404, "it was not there then");
+    assert_eq!(expect(&get(&format!("{WEB}?version=4")), 200)["config"], json!({"round": 3}));
+    site.master.daemon.kill9_and_restart();
+    assert_eq!(expect(&get(WEB), 200)["version"], 6);
+}
+
+#[test]
+fn a_merge_pushed_with_its_parents_swapped_brings_no_old_version_back() {
+    let site = central();
+    for round in 1..=3 {
+        expect(&update(&site.master, WEB, json!({"round": round}), round - 1), 200);
+    }
+    let work = &site.work;
+    // Another line of work from the first commit, merged as if that had been the trunk: two first parents in all.
+    work.git(&["fetch", "-q", "origin", &format!("+refs/heads/{BRANCH}:refs/heads/theirs")]);
+    work.change().file(BRANCH, "round", "side\n").commit();
+    let tree = work.git(&["rev-parse", &format!("{BRANCH}^{{tree}}")]);
+    let merge = work.git(&["commit-tree", &tree, "-p", BRANCH, "-p", "theirs", "-m", "the other way round"]);
+    work.push(&[&format!("{merge}:refs/heads/{BRANCH}")]).accepted();
+    let along_first_parents = work.git(&["rev-list", "--count", "--first-parent", &merge]);
+    assert_eq!(along_first_parents, "3", "counting commits would go back");
+    assert_eq!(expect(&update(&site.master, WEB, json!({}), 2), 409)["version"], 4);
+    assert_eq!(expect(&update(&site.master, WEB, json!({}), 4), 200)["version"], 5);
+}
+
+#[test]
+fn a_section_keeps_its_notation_and_says_which_comments_go() {
+    let site = central();
+    let toml = "# what it listens on\nport = 1 # one\n\n[pool]\nsize = 2\n";
+    let yaml = "# what it listens on\nport: 1\n";
+    let change = site.work.change().file("services/t/master", "config.toml", toml);
+    let change = change.file("services/y/master", "config.yaml", yaml);
+    change.file("services/j/master", "config.json", "{}\n").land();
+    let config = json!({"zone": "b", "port": 2, "pool": {"size": 2}});
+    let body = expect(&update(&site.master, "services/t", config.clone(), 0), 200);
+    assert_eq!(
+        file(&site, "services/t/master", "config.toml"),
+        "# what it listens on\nport = 2 # one\nzone = \"b\"\n\n[pool]\nsize = 2"
+    );
+    assert!(!body["notes"].to_string().contains("comment"), "{body}");
+    let body = expect(&update(&site.master, "services/y", config, 0), 200);
+    assert_eq!(file(&site, "services/y/master", "config.yaml"), "zone: b\nport: 2\npool:\n  size: 2");
+    assert!(body["notes"].to_string().contains("config.yaml: a comment of it is gone"), "{body}");
+    // Text stays the text that was sent, and is answered as such where that is asked for.
+    let text = "{\"b\":1,\n   \"a\":2}\n";
+    let request = json!({"request": {"section": "services/j", "config": text, "version": 0}});
+    let answer = post_to(&site.master, "/api/v1/config/update?config=text", &[], &request);
+    assert_eq!(expect(&answer, 200)["config"], text);
+    assert_eq!(file(&site, "services/j/master", "config.json"), text.trim());
+    let fault = expect(&update(&site.master, "services/t", json!({"a": null}), 1), 422);
+    assert!(fault["faults"][0]["file"] == "config.toml" && fault.to_string().contains("null"), "{fault}");
+}
+
+#[test]
+fn the_schema_version_must_be_that_of_the_branch() {
+    let site = central();
+    site.work.change().file(BRANCH, "config.schema.json", "{\"x-schema-version\": 3}").land();
+    let send = |schema: Option<i64>| {
+        let mut request = json!({"section": WEB, "config": {"a": 1}, "version": 1});
+        schema.into_iter().for_each(|schema| request["schemaVersion"] = json!(schema));
+        post(&site.master, &[], &json!({"request": request}))
+    };
+    for wrong in [None, Some(1), Some(4)] {
+        let body = expect(&send(wrong), 422);
+        assert!(body["faults"][0]["file"] == "config.schema.json" && body.to_string().contains("version 3"), "{body}");
+    }
+    assert_eq!(expect(&send(Some(3)), 200)["schemaVersion"], 3);
+}
+
+#[test]
+fn an_answer_waits_for_the_hosts_and_names_those_that_do_not_follow() {
+    let mut site = Plan { hosts: 2, ..Plan::default() }.start();
+    let send = |site: &Site, version: i64, query: &str| {
+        let request = json!({"section": WEB, "config": {"round": version + 1}, "version": version});
+        let path = format!("/api/v1/config/update{query}");
+        post_to(&site.master, &path, &[], &json!({"request": request}))
+    };
+    tests::eventually("both hosts to have reported", || {
+        let hosts = site.master.http().get_json(&format!("/api/v1/datacenters/{DATACENTER}/hosts"))?;
+        if hosts["hosts"].as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(hosts.to_string()) }
+    });
+    let body = expect(&send(&site, 0, "?wait=delivered&timeout=60"), 200);
+    assert_eq!(body["delivery"]["complete"], true, "{body}");
+    assert_eq!(body["delivery"]["datacenters"][0]["delivered"], 2, "{body}");
+    for host in &site.hosts {
+        assert_eq!(host.sequence(), body["sequence"].as_u64().expect("a number"));
+    }
+    site.hosts[1].daemon.stop();
+    let body = expect(&send(&site, 1, "?wait=delivered&timeout=1"), 200);
+    assert_eq!(body["delivery"]["complete"], false, "{body}");
+    assert_eq!(body["delivery"]["datacenters"][0]["late"][0]["host"], "web-2", "{body}");
+    // Whom nobody waits for is not named.
+    assert_eq!(expect(&send(&site, 2, ""), 200).get("delivery"), None);
+    for bad in ["?wait=forever", "?wait=delivered&timeout=x", "?config=nonsense"] {
+        assert_eq!(send(&site, 3, bad).status, 400, "{bad}");
+    }
+}
+
+#[test]
+fn updates_and_sections_from_a_shell() {
+    let site = central();
+    let text = |output: &std::process::Output| tests::program::text(output);
+    let path = site.folder.path().join("web.json");
+    std::fs::write(&path, "{\"port\": 1}\n").expect("a file");
+    let path = path.to_str().expect("text");
+    let output = site.master.run(&["update", WEB, "--file", path, "--version", "0"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("services/web: version 1, #"), "{}", text(&output));
+    let output = site.master.run(&["update", WEB, "--file", path, "--version", "0"]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("is at version 1"), "{}", text(&output));
+    // The same key: it landed already.
+    for _ in 0..2 {
+        let output =
+            site.master.run(&["update", WEB, "--file", path, "--idempotency-key", "k", "--version", "1", "--json"]);
+        assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+        let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+        assert_eq!(answer["version"], 2);
+    }
+    // Without a version: whatever is newest; what is not there is made.
+    let output = site.master.run(&["update", WEB, "--file", path]);
+    assert!(text(&output).contains("version 3"), "{}", text(&output));
+    let output = site.master.run(&["update", "services/fresh", "--file", path]);
+    assert!(text(&output).contains("services/fresh: version 0"), "{}", text(&output));
+    let output = site.master.run(&["update", WEB, "--file", path, "--dry-run"]);
+    assert!(output.status.success() && text(&output).contains("nothing did"), "{}", text(&output));
+
+    let output = site.master.run(&["show", WEB]);
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "port: 1\n", "{}", text(&output));
+    let output = site.master.run(&["show", WEB, "--version", "0", "--json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&answer["config"]["round"], &answer["version"]), (&json!(0), &json!(0)));
+    for (arguments, code) in [
+        (&["show", "services/nobody"][..], 1),
+        (&["show", WEB, "--version", "9"], 1),
+        (&["show", "nonsense"], 2),
+        (&["update", WEB], 2),
+        (&["update", WEB, "--file", "/nowhere"], 1),
+        (&["update", "services/web/x", "--file", path], 2),
+    ] {
+        let output = site.master.run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output));
+    }
+}

@@ -1,0 +1,147 @@
+//! `GET /api/v1/config/<section>`: what a section says, now or then.
+
+use bytes::Bytes;
+use git2::Repository;
+use http::{HeaderValue, StatusCode, header};
+use libconf::{
+    name::{CommitId, Sequence},
+    tier::{
+        http::{Request, Response, Routes, bytes_of, error, json, request},
+        settings,
+    },
+};
+use percent_encoding::percent_decode_str;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use warp::{Filter as _, path::Tail};
+
+use super::{
+    Server,
+    update::{ConfigForm, etag_of},
+};
+use crate::{
+    history::{self, At, Past},
+    section::SectionName,
+    update::{schema_version, version},
+};
+
+#[derive(Deserialize)]
+struct SectionQuery {
+    version: Option<i64>,
+    sequence: Option<Sequence>,
+    config: Option<ConfigForm>,
+}
+
+/// The route.
+pub(super) fn routes(server: Server) -> Routes {
+    warp::path!("api" / "v1" / "config" / ..)
+        .and(warp::path::tail())
+        .and(warp::get())
+        .and(warp::query::<SectionQuery>())
+        .and(request())
+        .then(move |tail: Tail, query: SectionQuery, request: Request| {
+            let server = server.clone();
+            async move { server.section(tail.as_str(), query, request).await.unwrap_or_else(|refused| refused) }
+        })
+        .boxed()
+}
+
+impl Server {
+    async fn section(&self, path: &str, query: SectionQuery, request: Request) -> Result<Response, Response> {
+        let bad = |words: &dyn std::fmt::Display| error(StatusCode::BAD_REQUEST, words);
+        let path = percent_decode_str(path).decode_utf8().map_err(|cause| bad(&cause))?;
+        let section: SectionName = path.parse().map_err(|cause| bad(&cause))?;
+        let at = match (query.version, query.sequence) {
+            (None, None) => None,
+            (Some(version), None) => Some(At::Version(version)),
+            (None, Some(sequence)) => Some(At::Sequence(sequence)),
+            (Some(_), Some(_)) => return Err(bad(&"ask either by `version` or by `sequence`")),
+        };
+        let known = request.header("if-none-match").map(str::to_owned);
+        let form = query.config.unwrap_or(ConfigForm::Object);
+        let reference = section.reference();
+        let (place, version, ledger, newest) = {
+            let durable = self.lander.durable();
+            let version = version(&durable.table, &reference);
+            (durable.table.place(&reference), version, durable.ledger, durable.sequence)
+        };
+        if let Some(At::Sequence(wanted)) = at
+            && wanted > newest
+        {
+            let words = format!("the newest change is #{newest}; there is no #{wanted} yet");
+            return Err(error(StatusCode::NOT_FOUND, words));
+        }
+        let answer = self.read(move |repo| {
+            let past = match at {
+                None => place.target.map(|target| Past { commit: target.commit, version, sequence: newest }),
+                Some(at) => history::find(repo, ledger, &reference, place, at)?,
+            };
+            let Some(past) = past else { return Ok(not_there(&section, at, version)) };
+            let etag = etag_of(past.commit)?;
+            if known.as_deref().is_some_and(|known| is_one_of(known, &etag)) {
+                let mut response = bytes_of(StatusCode::NOT_MODIFIED, "", Bytes::new());
+                response.headers_mut().remove(header::CONTENT_TYPE);
+                response.headers_mut().insert(header::ETAG, etag);
+                return Ok(response);
+            }
+            let mut response = show(repo, &section, past, at.is_some(), form)?;
+            response.headers_mut().insert(header::ETAG, etag);
+            Ok(response)
+        });
+        Ok(answer.await)
+    }
+}
+
+/// True when `If-None-Match` names this tag, or any.
+fn is_one_of(known: &str, etag: &HeaderValue) -> bool {
+    let strip = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
+    known.split(',').map(strip).any(|tag| tag == "*" || tag.as_bytes() == etag.as_bytes())
+}
+
+fn not_there(section: &SectionName, at: Option<At>, version: i64) -> Response {
+    let words = match at {
+        None => format!("{section} is not there; an update that expects version -1 makes it"),
+        Some(At::Version(wanted)) => format!("{section} has no version {wanted}; it is at version {version}"),
+        Some(At::Sequence(wanted)) => {
+            format!("{section} was not there at #{wanted}, or that is too long ago to look for")
+        }
+    };
+    json(StatusCode::NOT_FOUND, &json!({"error": words, "version": version}))
+}
+
+fn show(
+    repo: &Repository,
+    section: &SectionName,
+    past: Past,
+    is_past: bool,
+    form: ConfigForm,
+) -> anyhow::Result<Response> {
+    let tree = repo.find_commit(CommitId::into(past.commit))?.tree()?;
+    let file = section.file(&tree)?;
+    let text = match file.found {
+        Some((id, _)) => repo.find_blob(id)?.content().to_owned(),
+        None => b"{}".to_vec(),
+    };
+    let config = match (form, file.found) {
+        (ConfigForm::Text, Some(_)) => Value::String(String::from_utf8_lossy(&text).into_owned()),
+        (ConfigForm::Text, None) => Value::String(String::new()),
+        (ConfigForm::Object, None) => Value::Object(Map::new()),
+        (ConfigForm::Object, Some(_)) => Value::Object(settings::parse(&file.path, file.format, &text)?),
+    };
+    let schema_version = match section {
+        SectionName::Component(..) => schema_version(repo, &tree)?,
+        SectionName::Manifest(_) | SectionName::Layer(..) => 1,
+    };
+    let mut body = json!({
+        "section": section,
+        "config": config,
+        "schemaVersion": schema_version,
+        "version": past.version,
+        "commit": past.commit,
+        "file": file.found.map(|_| file.path),
+    });
+    if is_past {
+        body["sequence"] = json!(past.sequence);
+    }
+    Ok(json(StatusCode::OK, &body))
+}
