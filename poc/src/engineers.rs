@@ -38,16 +38,27 @@ impl Change {
     }
 }
 
-/// What became of a push.
+/// How a change is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// By `git push`.
+    Push,
+    /// By `conf-master update`, which asks the API.
+    Api,
+}
+
+/// What became of a push, or of an update.
 #[derive(Debug)]
 pub(crate) struct Push {
-    /// When `git push` was started.
+    /// How it was made.
+    pub way: Way,
+    /// When the command was started.
     pub began: SystemTime,
     /// When it had ended.
     pub ended: SystemTime,
     /// Whether everything landed.
     pub accepted: bool,
-    /// What git printed.
+    /// What the command printed.
     pub output: String,
 }
 
@@ -105,7 +116,7 @@ impl Engineers {
         if !accepted && !output.contains("[remote rejected]") {
             bail!("git push failed:\n{output}");
         }
-        Ok(Push { began, ended, accepted, output })
+        Ok(Push { way: Way::Push, began, ended, accepted, output })
     }
 
     /// Makes a clone for the reader to play with; it needs nothing of the reader's own configuration.

@@ -27,7 +27,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use clap::Parser;
 use poc::{Report, tether};
 use tokio::{
@@ -37,7 +37,7 @@ use tokio::{
 };
 
 use crate::{
-    engineers::{Change, Engineers, Push},
+    engineers::{Change, Engineers, Push, Way},
     site::{DATACENTER, PLACES, Site, Unit},
     story::{Step, Story},
     timeline::Timeline,
@@ -48,7 +48,7 @@ use crate::{
 #[derive(Parser)]
 #[command(name = "./poc/run", version)]
 struct Arguments {
-    /// Make three changes, and end with 0 only if every job saw every one of them
+    /// Make three changes and an update, and end with 0 only if every job saw every one of them
     #[arg(long)]
     once: bool,
     /// A real Consul for the pointers (its usual variables count); without it conf-slave stands in for one
@@ -106,7 +106,7 @@ async fn run(arguments: &Arguments) -> Result<()> {
         outcome = show.play(arguments) => outcome,
         outcome = stopped() => outcome.and_then(|()| {
             if arguments.once {
-                bail!("stopped before all three changes were made");
+                bail!("stopped before all changes were made");
             }
             say!("\nStopping.");
             Ok(())
@@ -151,7 +151,7 @@ impl Show {
         if arguments.once {
             let mut step = 0;
             while let Some(next) = story.short(step) {
-                self.step(&engineers, next).await?;
+                ensure!(self.step(&engineers, next).await?, "a change was refused that should have landed");
                 step += 1;
             }
             return Ok(());
@@ -190,16 +190,17 @@ impl Show {
         Ok(engineers)
     }
 
-    async fn step(&mut self, engineers: &Engineers, step: Step) -> Result<()> {
-        match step {
+    /// Makes a step; answers whether what it meant to do was done. Where a reader changes the same branch at the same
+    /// moment, it is not.
+    async fn step(&mut self, engineers: &Engineers, step: Step) -> Result<bool> {
+        let (change, push, wanted) = match step {
             Step::Change(change, wanted) => {
                 let push = engineers.push(&change).await?;
-                if !push.accepted {
-                    // The reader pushed to the same branch between our fetch and our push.
-                    self.timeline.show_refused(&change, &push);
-                    return Ok(());
-                }
-                self.follow(&change, &push, &wanted).await
+                (change, push, wanted)
+            }
+            Step::Update(change, wanted) => {
+                let update = self.site.update(&change).await?;
+                (change, update, wanted)
             }
             Step::Mistake(change) => {
                 let push = engineers.push(&change).await?;
@@ -207,15 +208,21 @@ impl Show {
                     bail!("a push that pins a tag that does not exist was accepted:\n{}", push.output);
                 }
                 self.timeline.show_refused(&change, &push);
-                Ok(())
+                return Ok(true);
             }
+        };
+        if push.accepted {
+            self.follow(&change, &push, &wanted).await?;
+        } else {
+            self.timeline.show_refused(&change, &push);
         }
+        Ok(push.accepted)
     }
 
     /// Waits until every job that the change concerns has read it, and shows the change.
     async fn follow(&mut self, change: &Change, push: &Push, wanted: &[(usize, String)]) -> Result<()> {
-        let sequence = landed_as(push)
-            .with_context(|| format!("conf-master did not say as what the push landed:\n{}", push.output))?;
+        let sequence =
+            landed_as(push).with_context(|| format!("conf-master did not say as what it landed:\n{}", push.output))?;
         let deadline = Instant::now() + PATIENCE;
         let read = |jobs: &BTreeMap<(u64, usize), Report>, (place, words): &(usize, String)| {
             jobs.get(&(sequence, *place)).is_some_and(|report| report.words == *words)
@@ -298,9 +305,13 @@ impl Show {
     }
 }
 
-/// The sequence that conf-master told the pusher: `us-west/v1 #1234: …`.
+/// The sequence that conf-master told: `us-west/v1 #1234: …` of a push, `services/web@main: version 5, #1234` of an update.
 fn landed_as(push: &Push) -> Option<u64> {
-    let after = push.output.split_once(&format!("{DATACENTER} #"))?.1;
+    let before = match push.way {
+        Way::Push => format!("{DATACENTER} #"),
+        Way::Api => ", #".to_owned(),
+    };
+    let after = push.output.split_once(&before)?.1;
     let digits = after.find(|character: char| !character.is_ascii_digit()).unwrap_or(after.len());
     after[..digits].parse().ok()
 }

@@ -28,7 +28,11 @@ use tokio::{
     task::JoinSet,
 };
 
-use crate::{Seen, observe};
+use crate::{
+    Seen,
+    engineers::{Change, Push, Way},
+    observe,
+};
 
 /// The datacenter of the demonstration.
 pub(crate) const DATACENTER: &str = "us-west/v1";
@@ -256,6 +260,24 @@ impl Site {
     pub(crate) async fn agent(&self, place: usize, arguments: impl IntoIterator<Item = OsString>) -> Result<String> {
         let socket = ["--socket".into(), self.socket(place).into()];
         self.tool("conf-local", arguments.into_iter().chain(socket)).await
+    }
+
+    /// Makes a change of one section through the API, with conf-master's own command.
+    pub(crate) async fn update(&self, change: &Change) -> Result<Push> {
+        let (branch, files) = change.edits.first_key_value().context("a change of nothing")?;
+        let (component, branch) = branch.rsplit_once('/').context("a branch of a component")?;
+        // What these files say is HOCON as well.
+        let file = self.dir.join("update.conf");
+        fs::write(&file, files.values().map(String::as_str).collect::<String>())?;
+        let mut command = self.command("conf-master");
+        command.args(["update", &format!("{component}@{branch}"), "--server", self.url(Unit::Master)?.as_str()]);
+        command.arg("--file").arg(&file).stdin(Stdio::null());
+        let began = SystemTime::now();
+        let output = Command::from(command).kill_on_drop(true).output().await.context("cannot run conf-master")?;
+        let ended = SystemTime::now();
+        let accepted = output.status.success();
+        let said = if accepted { &output.stdout } else { &output.stderr };
+        Ok(Push { way: Way::Api, began, ended, accepted, output: String::from_utf8_lossy(said).into_owned() })
     }
 
     /// Runs a command of the project to its end, and answers what it printed.

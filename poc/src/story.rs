@@ -12,6 +12,8 @@ const CLASS: &str = "datacenter-configuration/small";
 pub(crate) enum Step {
     /// A change that lands, and what the job of each place (by index) then reads.
     Change(Change, Vec<(usize, String)>),
+    /// The same through the API, as a program would do it: one section, replaced.
+    Update(Change, Vec<(usize, String)>),
     /// A mistake.
     Mistake(Change),
 }
@@ -52,22 +54,24 @@ impl Story {
         (0..3).fold(change, |change, place| self.edit(change, place))
     }
 
-    /// Three changes that everybody sees, and one mistake.
+    /// Three changes that everybody sees, one mistake, and one change through the API.
     pub(crate) fn short(&mut self, step: u64) -> Option<Step> {
         match step {
             2 => Some(Self::mistake()),
             0..=3 => Some(self.everywhere()),
+            4 => Some(self.update()),
             _ => None,
         }
     }
 
     /// An endless day.
     pub(crate) fn long(&mut self, step: u64) -> Step {
-        match step % 5 {
+        match step % 6 {
             0 => self.everywhere(),
             1 => self.change("ben", &[0], |greeting| greeting + 1, "greet otherwise"),
             2 => self.change("chen", &[1, 2], |value| value + 5, "sell more, with more connections"),
             3 => Self::mistake(),
+            4 => self.update(),
             _ => self.rollback(),
         }
     }
@@ -84,6 +88,14 @@ impl Story {
             self.now[*place] = Content { release: self.release, value: value(self.now[*place].value) };
         }
         self.step(Change::new(author, subject), places)
+    }
+
+    /// What a program finds out, it writes through the API: here the shop's prices.
+    fn update(&mut self) -> Step {
+        match self.change("pricing", &[1], |discount| discount + 3, "a discount worked out by a program") {
+            Step::Change(change, wanted) => Step::Update(change, wanted),
+            other => other,
+        }
     }
 
     fn rollback(&mut self) -> Step {

@@ -11,7 +11,7 @@ use poc::Report;
 
 use crate::{
     Seen,
-    engineers::{Change, Push},
+    engineers::{Change, Push, Way},
     site::{PLACES, clock},
 };
 
@@ -107,7 +107,11 @@ impl Timeline {
         self.pushes.0 += 1;
         let took = milliseconds(push.began, push.ended);
         say!();
-        say!("{}  {}", heading(push.began, change), paint(&format!("#{sequence}, git push took {took:.0} ms"), dim()));
+        let command = match push.way {
+            Way::Push => "git push",
+            Way::Api => "conf-master update",
+        };
+        say!("{}  {}", heading(push, change), paint(&format!("#{sequence}, {command} took {took:.0} ms"), dim()));
         self.rows(sequence, push.ended);
     }
 
@@ -159,14 +163,15 @@ impl Timeline {
     pub(crate) fn show_refused(&mut self, change: &Change, push: &Push) {
         self.pushes.1 += 1;
         say!();
-        say!("{}  {}", heading(push.began, change), paint("refused, nothing lands", Style::new().red().bold()));
+        say!("{}  {}", heading(push, change), paint("refused, nothing lands", Style::new().red().bold()));
         let after = |prefix: &'static str| {
             let lines = push.output.lines().filter_map(move |line| line.trim().strip_prefix(prefix));
             lines.map(str::trim).filter(|line| !line.is_empty())
         };
-        // The server's own words; git's summary only where there are none.
-        let mut reasons =
-            after("remote:").chain(after("! ").take(usize::from(after("remote:").next().is_none()))).peekable();
+        // The server's own words; git's summary, or those of the command, only where there are none.
+        let reasons = after("remote:").chain(after("! ").take(usize::from(after("remote:").next().is_none())));
+        let own = after("").take(if push.way == Way::Api { usize::MAX } else { 0 });
+        let mut reasons = reasons.chain(own).peekable();
         while let Some(reason) = reasons.next() {
             let branch = if reasons.peek().is_some() { "├" } else { "└" };
             say!("          {}  {}", paint(branch, dim()), paint(reason, Style::new().red()));
@@ -181,7 +186,7 @@ impl Timeline {
         }
         say!();
         let changes = if landed == 1 { "change" } else { "changes" };
-        say!("{landed} {changes} landed, {refused} refused. From the end of `git push` until");
+        say!("{landed} {changes} landed, {refused} refused. From the end of the command until");
         for (way, words) in [
             ("signal", "the shell script had its SIGHUP   (push-to-signal)"),
             ("libconf", "the Rust program had the settings (libconf)"),
@@ -192,7 +197,9 @@ impl Timeline {
             }
         }
         if self.latencies.values().flatten().any(|latency| *latency < 0.0) {
-            say!("Below zero: the host was faster than git, which has yet to end after conf-master has answered.");
+            say!(
+                "Below zero: the host was faster than the command, which has yet to end after conf-master has answered."
+            );
         }
     }
 }
@@ -208,14 +215,18 @@ fn told(report: &Report) -> String {
     format!("{how}, reads {}", report.words)
 }
 
-fn heading(at: SystemTime, change: &Change) -> String {
+fn heading(push: &Push, change: &Change) -> String {
     let names: Vec<_> = change.edits.keys().map(|branch| branch.trim_end_matches("/main")).collect();
     let services: Vec<_> = names.iter().filter_map(|name| name.strip_prefix("services/")).collect();
     let what = match &names[..] {
         [one] => (*one).to_owned(),
         _ => format!("services/{{{}}}", services.join(",")),
     };
-    let heading = format!("{}  {} pushes {what}: \"{}\"", clock(at), change.author, change.subject);
+    let (at, author, subject) = (clock(push.began), change.author, &change.subject);
+    let heading = match push.way {
+        Way::Push => format!("{at}  {author} pushes {what}: \"{subject}\""),
+        Way::Api => format!("{at}  {author} updates {what} through the API: \"{subject}\""),
+    };
     paint(&heading, Style::new().bold())
 }
 

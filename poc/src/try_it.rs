@@ -44,6 +44,13 @@ pub(crate) fn print(site: &Site, reader: &Path) -> Result<()> {
                 start(class)
             ),
         ),
+        (
+            "change it through the API, as a program would",
+            format!(
+                "echo 'greeting: Hello from the API' | {} update services/web@main --server {central} --file -",
+                program("conf-master")
+            ),
+        ),
         ("kill the cache of the datacenter; everything goes on", format!("kill -9 {slave}")),
         ("kill a job; it starts again with the present files", format!("kill -9 {job}")),
         (
