@@ -32,9 +32,18 @@ impl Draft {
     /// twice would be no fault.
     pub fn from_text(text: String) -> Result<Self, SettingsFault> {
         let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
-        let format = Format::Json;
+        let (format, sent): (_, fn(String) -> Sent) =
+            if is_json { (Format::Json, Sent::Json) } else { (Format::Hocon, Sent::Hocon) };
         let values = settings::parse("config", format, text.as_bytes())?;
-        Ok(Draft { values, sent: Some(if is_json { Sent::Json(text) } else { Sent::Hocon(text) }) })
+        Ok(Draft { values, sent: Some(sent(text)) })
+    }
+
+    /// True when it came with comments that a file of this notation does not keep.
+    fn comments_lost(&self, format: Format) -> bool {
+        match &self.sent {
+            Some(Sent::Hocon(text)) if format != Format::Hocon => comments(Format::Hocon, text).next().is_some(),
+            _ => false,
+        }
     }
 
     /// Reads an object that stands in a request, as it stands there.
@@ -76,7 +85,7 @@ pub fn write(
     }
     let gone = old.map_or(0, |old| comments(format, &old).filter(|comment| !text.contains(*comment)).count());
     let note = match gone {
-        0 => None,
+        0 => draft.comments_lost(format).then(|| format!("{file}: the comments that were sent have no place in it")),
         1 => Some(format!("{file}: a comment of it is gone")),
         gone => Some(format!("{file}: {gone} comments of it are gone")),
     };
@@ -86,7 +95,7 @@ pub fn write(
 /// The text as it was sent, where it can stand in the file as it is.
 fn verbatim(format: Format, draft: &Draft) -> Option<&str> {
     match (format, draft.sent.as_ref()?) {
-        (Format::Json, Sent::Json(text)) => Some(text),
+        (Format::Json | Format::Hocon, Sent::Json(text)) | (Format::Hocon, Sent::Hocon(text)) => Some(text),
         _ => None,
     }
 }
@@ -110,15 +119,18 @@ fn ended(mut text: String) -> String {
     text
 }
 
-/// The comments of a text, each to the end of its line. A `#` within quotes, or in the middle of a word, begins none.
+/// The comments of a text, each to the end of its line. What stands within quotes, or in the middle of a word, begins none.
 fn comments(format: Format, text: &str) -> impl Iterator<Item = &str> {
     let has_comments = format != Format::Json;
-    text.lines().filter(move |_| has_comments).filter_map(|line| {
+    let begins = move |rest: &str| rest.starts_with('#') || (format == Format::Hocon && rest.starts_with("//"));
+    text.lines().filter(move |_| has_comments).filter_map(move |line| {
         let mut quote = None;
         let mut before = ' ';
         for (at, letter) in line.char_indices() {
             match (quote, letter) {
-                (None, '#') if before.is_whitespace() => return Some(line[at..].trim_end()),
+                (None, '#' | '/') if before.is_whitespace() && begins(&line[at..]) => {
+                    return Some(line[at..].trim_end());
+                }
                 (None, '"' | '\'') => quote = Some(letter),
                 (Some(open), _) if open == letter && before != '\\' => quote = None,
                 _ => {}
@@ -198,7 +210,9 @@ mod tests {
 
     #[test]
     fn drafts_that_are_no_settings() {
-        for text in ["", "[1]", "{\"a\": 1, \"a\": 2}", "{\"a\": [1}", &"[".repeat(10_000)] {
+        for text in
+            ["[1]", "{\"a\": 1, \"a\": 2}", "{\"a\":", &format!("{{\"a\":{}1{}}}", "[".repeat(100), "]".repeat(100))]
+        {
             assert!(Draft::from_text(text.to_owned()).is_err(), "{text:.20}");
         }
     }

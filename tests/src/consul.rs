@@ -33,30 +33,36 @@ pub struct Entry {
     pub modified: u64,
 }
 
-/// A server that holds everything in memory: stopped and started again, it is empty.
+/// A server that holds everything in memory, unless it was started as a durable one: stopped and started again, it is empty.
 #[derive(Debug)]
 pub struct Consul {
     address: SocketAddr,
     folder: PathBuf,
     acl: bool,
+    durable: bool,
     child: Option<Child>,
 }
 
 impl Consul {
     /// Starts one that lets everyone do everything.
     pub fn start(folder: &Path) -> Self {
-        Self::start_with(folder, false)
+        Self::start_with(folder, false, false)
     }
 
     /// Starts one that denies what no token allows.
     pub fn start_denying(folder: &Path) -> Self {
-        Self::start_with(folder, true)
+        Self::start_with(folder, true, false)
     }
 
-    fn start_with(folder: &Path, acl: bool) -> Self {
+    /// Starts one that writes to disk what it is told, as one in production does.
+    pub fn start_durable(folder: &Path) -> Self {
+        Self::start_with(folder, false, true)
+    }
+
+    fn start_with(folder: &Path, acl: bool, durable: bool) -> Self {
         let folder = folder.join("consul");
         fs::create_dir_all(&folder).expect("the folder can be made");
-        let mut consul = Consul { address: own_address(8500), folder, acl, child: None };
+        let mut consul = Consul { address: own_address(8500), folder, acl, durable, child: None };
         consul.start_again();
         consul
     }
@@ -80,7 +86,12 @@ impl Consul {
         fs::write(&file, settings.to_string()).expect("the folder can be written");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("the log can be opened");
         let mut command = command(Self::program(), &self.folder);
-        command.args(["agent", "-dev", "-config-file"]).arg(&file);
+        if self.durable {
+            command.args(["agent", "-server", "-bootstrap-expect=1", "-data-dir"]).arg(self.folder.join("data"));
+        } else {
+            command.args(["agent", "-dev"]);
+        }
+        command.arg("-config-file").arg(&file);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
         self.child = Some(spawn(command).expect("Consul can be started"));
         eventually("Consul to answer", || {

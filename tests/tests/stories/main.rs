@@ -18,3 +18,4 @@ mod slaves;
 mod update;
 mod validation;
 mod wire;
+mod writers;

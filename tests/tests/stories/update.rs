@@ -476,3 +476,37 @@ fn updates_and_sections_from_a_shell() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {}", text(&output));
     }
 }
+
+#[test]
+fn hocon_is_taken_as_text_and_kept_where_the_file_is_hocon() {
+    let site = central();
+    let conf = "# the pool\npool { size = 2 }\n";
+    site.work.change().file("services/h/master", "config.conf", conf).land();
+    let text = "// the base\nbase = 8\npool { size = ${base}, name = web }\n";
+    let body = expect(&update(&site.master, "services/h", text, 0), 200);
+    assert_eq!(body["config"], json!({"base": 8, "pool": {"size": 8, "name": "web"}}));
+    assert!(body["notes"].to_string().contains("config.conf: a comment of it is gone"), "{body}");
+    assert_eq!(file(&site, "services/h/master", "config.conf"), text.trim());
+    let read = site.master.http().get("/api/v1/config/services/h").expect("an answer");
+    assert_eq!(expect(&read, 200)["config"], body["config"]);
+    // An object has no text of its own; JSON is HOCON.
+    expect(&update(&site.master, "services/h", json!({"a": "${base}"}), 1), 200);
+    assert_eq!(file(&site, "services/h/master", "config.conf"), "{\n  \"a\": \"${base}\"\n}");
+    // A new section, and one in another notation, hold what the text comes to.
+    let body = expect(&update(&site.master, "services/fresh", text, -1), 200);
+    assert!(body["notes"].to_string().contains("config.json: the comments that were sent have no place"), "{body}");
+    let written: Value = serde_json::from_str(&file(&site, "services/fresh/master", "config.json")).expect("JSON");
+    assert_eq!(written, json!({"base": 8, "pool": {"size": 8, "name": "web"}}));
+    expect(&update(&site.master, WEB, text, 0), 200);
+    assert!(file(&site, BRANCH, "config.yaml").contains("size: 8"));
+    let before = site.master.sequence();
+    let exploding: String = (1..30).fold("a0 = [x, x]\n".to_owned(), |text, level| {
+        let below = level - 1;
+        format!("{text}a{level} = ${{a{below}}} ${{a{below}}}\n")
+    });
+    for bad in ["a = [1, 2", "a = {b = 1", "a = ${nowhere}", "a = [1}", "include \"/etc/passwd\"", &exploding] {
+        let body = expect(&update(&site.master, WEB, bad, 1), 422);
+        assert_eq!(body["faults"][0]["file"], "config", "{bad:.30}: {body}");
+    }
+    assert_eq!(site.master.sequence(), before);
+}
