@@ -44,7 +44,7 @@ use crate::{
     refs::Table,
     refusal::{Kind, Refusal},
     repository,
-    update::{Decision, Update},
+    update::{Decision, Scratch, Update},
 };
 
 /// Pushes that may wait; more get "busy, push again".
@@ -199,6 +199,7 @@ pub fn start(
         limits,
         catalog: Catalog::default(),
         requests: LandedRequests::default(),
+        scratch: None,
         ledger: CommitId::ZERO,
         sequence: Sequence(0),
         is_void: false,
@@ -222,6 +223,8 @@ struct Landing {
     limits: Limits,
     catalog: Catalog,
     requests: LandedRequests,
+    /// Where updates are drafted.
+    scratch: Option<Scratch>,
     ledger: CommitId,
     sequence: Sequence,
     /// What is in memory is not what is on disk; to be read again before anything lands.
@@ -276,7 +279,7 @@ impl Landing {
 
     /// Reads everything anew from the ledger, and puts the refs to it.
     fn load(&mut self) -> anyhow::Result<()> {
-        self.repo = repository::open(&self.path)?;
+        (self.repo, self.scratch) = (repository::open(&self.path)?, None);
         self.ledger = self.repo.refname_to_id(&RefName::Ledger.to_string())?.into();
         let State { table, requests, sequence } = ledger::replay(&self.repo, self.ledger)?;
         for line in repository::repair(&self.repo, &table, self.ledger)? {
@@ -384,8 +387,7 @@ impl Landing {
 
     /// Makes what was staged durable and visible. Until the ledger moved nothing happened; after that it did.
     fn commit(&mut self, before: CommitId, moves: &[Move]) -> anyhow::Result<()> {
-        repository::sync_objects(&self.repo).context("cannot make the objects durable")?;
-        repository::move_ledger(&self.path, Some(before), self.ledger)?;
+        repository::move_ledger(&self.repo, Some(before), self.ledger)?;
         {
             let mut durable = self.durable.write().unwrap_or_else(PoisonError::into_inner);
             moves.iter().for_each(|one| durable.table.set(one.name.clone(), one.new));
@@ -397,8 +399,12 @@ impl Landing {
             error!(error = cause.message(), "a ref could not be moved; it is put right from the ledger");
             self.repair();
         }
-        let snapshots = moves.iter().filter(|one| matches!(one.name, RefName::Snapshot(_)));
-        for (have, want) in snapshots.filter_map(|one| Some((one.old, one.new?.commit))) {
+        // Of several snapshots of one datacenter only the last is told of, and from the one before it nobody comes.
+        let mut steps: BTreeMap<&RefName, Option<&Move>> = BTreeMap::new();
+        for one in moves.iter().filter(|one| matches!(one.name, RefName::Snapshot(_))) {
+            steps.entry(&one.name).and_modify(|step| *step = None).or_insert(Some(one));
+        }
+        for (have, want) in steps.into_values().flatten().filter_map(|one| Some((one.old, one.new?.commit))) {
             self.foretell(have, want);
         }
         Ok(())

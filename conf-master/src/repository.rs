@@ -77,9 +77,8 @@ pub fn init(path: &Path) -> anyhow::Result<String> {
         time: now(),
     };
     let genesis = ledger::write(&repo, None, &entry, &table, &LandedRequests::default())?;
-    sync_objects(&repo)?;
     repo.reference(&RefName::Main.to_string(), main.into(), false, "")?;
-    move_ledger(&path, None, genesis)?;
+    move_ledger(&repo, None, genesis)?;
     Ok(key.public_line())
 }
 
@@ -129,24 +128,26 @@ pub fn sync_objects(repo: &Repository) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(repo.path())?)?)
 }
 
-/// Moves `refs/conf/ledger` from `old` to `new`, durably: the one commit point of a landing.
+/// Moves `refs/conf/ledger` from `old` to `new`, durably, and before it makes all objects durable: the one commit point of a
+/// landing.
 ///
 /// This is Git's own protocol (a lock file made exclusively, then renamed), with the syncs that neither Git nor libgit2 does:
-/// the file before the rename, its folder after it.
-pub fn move_ledger(path: &Path, old: Option<CommitId>, new: CommitId) -> anyhow::Result<()> {
-    let reference = path.join(RefName::Ledger.to_string());
+/// the file, with all that was written before it, before the rename; its folder after it.
+pub fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitId) -> anyhow::Result<()> {
+    let reference = repo.path().join(RefName::Ledger.to_string());
     let folder = reference.parent().context("a ref has a folder")?;
     fs::create_dir_all(folder)?;
     let lock = reference.with_extension("lock");
     let held = || format!("cannot lock the ledger ({})", lock.display());
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o664).open(&lock).with_context(held)?;
     let moved = (|| {
-        let current = Repository::open_bare(path)?.refname_to_id(&RefName::Ledger.to_string()).ok().map(CommitId::from);
+        let current = repo.refname_to_id(&RefName::Ledger.to_string()).ok().map(CommitId::from);
         if current != old {
             bail!("the ledger was moved behind this server's back, to {current:?}");
         }
         file.write_all(format!("{new}\n").as_bytes())?;
-        file.sync_all()?;
+        // The lock file is of the same file system: one sync is for it and for the objects.
+        sync_objects(repo).context("cannot make the objects durable")?;
         fs::rename(&lock, &reference)?;
         Ok(File::open(folder)?.sync_all()?)
     })();

@@ -3,7 +3,7 @@
 //! The request is read and its configuration parsed before the landing thread; there [`draft`] compares versions with what is
 //! newest at that moment, and writes each branch's next commit into a [`Scratch`], from which only what lands is kept.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{cell::Cell, collections::BTreeMap, path::Path};
 
 use git2::{ObjectType, Oid, Repository, Tree, build::TreeUpdateBuilder};
 use libconf::{
@@ -148,8 +148,15 @@ impl Expected {
     }
 }
 
-/// Objects that are held in memory over a repository until it is known whether they are kept.
-pub struct Scratch(Repository);
+/// How many bytes one scratch may hold before another takes its place.
+const SCRATCH_BYTES: usize = 16 << 20;
+
+/// Objects that are held in memory over a repository, whether they were kept in the end or not.
+pub struct Scratch {
+    repo: Repository,
+    /// About how many bytes it holds.
+    bytes: Cell<usize>,
+}
 
 impl Scratch {
     /// Opens one over the repository at `path`.
@@ -157,17 +164,22 @@ impl Scratch {
         let repo = Repository::open_bare(path)?;
         // Before all other stores, so that everything is written here.
         repo.odb()?.add_new_mempack_backend(1000)?;
-        Ok(Scratch(repo))
+        Ok(Scratch { repo, bytes: Cell::new(0) })
+    }
+
+    /// True when it holds so much that a new one is due.
+    pub fn is_full(&self) -> bool {
+        self.bytes.get() > SCRATCH_BYTES
     }
 
     /// The repository with what was drafted over it.
     pub fn repo(&self) -> &Repository {
-        &self.0
+        &self.repo
     }
 
     /// Writes a draft's objects into the repository itself.
     pub fn keep(&self, drafted: &Drafted, repo: &Repository) -> Result<(), git2::Error> {
-        let (from, to) = (self.0.odb()?, repo.odb()?);
+        let (from, to) = (self.repo.odb()?, repo.odb()?);
         for id in &drafted.objects {
             let object = from.read(*id)?;
             to.write(object.kind(), object.data())?;
@@ -219,7 +231,7 @@ pub fn draft(
     for change in &update.changes {
         let reference = change.section.reference();
         let Some(branch) = branches.iter_mut().find(|branch| branch.reference == reference) else { continue };
-        match branch.put(repo, change)? {
+        match branch.put(scratch, change)? {
             Ok(note) => drafted.notes.extend(note.map(|note| format!("{}: {note}", reference.short()))),
             Err(SettingsFault { file, line, reason }) => {
                 let fault = Fault::of_file(&reference, &file, line, reason);
@@ -241,9 +253,10 @@ impl<'a> Branch<'a> {
     /// Puts one section into the tree; answers what its sender should know.
     fn put(
         &mut self,
-        repo: &'a Repository,
+        scratch: &'a Scratch,
         change: &SectionChange,
     ) -> Result<Result<Option<String>, SettingsFault>, git2::Error> {
+        let repo = scratch.repo();
         let draft = match &change.draft {
             Ok(draft) => draft,
             Err(fault) => return Ok(Err(fault.clone())),
@@ -274,6 +287,8 @@ impl<'a> Branch<'a> {
             Some((_, 0o100_755)) => git2::FileMode::BlobExecutable,
             _ => git2::FileMode::Blob,
         };
+        // A folder of many files is written anew for each change in it.
+        scratch.bytes.set(scratch.bytes.get() + bytes.len() + 4096 + 64 * self.tree.len());
         let mut builder = TreeUpdateBuilder::new();
         builder.upsert(&file.path, repo.blob(&bytes)?, mode);
         let tree = match builder.create_updated(repo, &self.tree) {

@@ -38,12 +38,28 @@ impl Landing {
             return Ok((landed_before(update, landed, references.len()), Vec::new()));
         }
         let by = push.by.clone().unwrap_or_else(|| format!("someone, {}", push.through));
-        let scratch = Scratch::open(&self.path)?;
-        let drafted = update::draft(&self.catalog.table, &scratch, update, &by, &push.request, repository::now())?;
+        let scratch = match self.scratch.take().filter(|scratch| !scratch.is_full()) {
+            Some(scratch) => scratch,
+            None => Scratch::open(&self.path)?,
+        };
+        let staged = self.stage_drafted(push, update, &scratch, &by, &references);
+        self.scratch = Some(scratch);
+        staged
+    }
+
+    fn stage_drafted(
+        &mut self,
+        push: &Push,
+        update: &Update,
+        scratch: &Scratch,
+        by: &str,
+        references: &[RefName],
+    ) -> anyhow::Result<(Outcome, Vec<Move>)> {
+        let drafted = update::draft(&self.catalog.table, scratch, update, by, &push.request, repository::now())?;
         let drafted = match drafted {
             Ok(drafted) => drafted,
             Err(not) => {
-                let (refusals, decision) = not.refusals(&references);
+                let (refusals, decision) = not.refusals(references);
                 return Ok((Outcome { refusals, decision, ..Outcome::default() }, Vec::new()));
             }
         };
@@ -51,7 +67,7 @@ impl Landing {
         if !judgement.changes.is_empty() && !push.options.dry_run {
             scratch.keep(&drafted, &self.repo)?;
         }
-        let (mut outcome, moves) = self.stage_judged(push, judgement, by)?;
+        let (mut outcome, moves) = self.stage_judged(push, judgement, by.to_owned())?;
         if outcome.sequence.is_some() {
             outcome.notes.splice(0..0, drafted.notes);
             let landed = moves.iter().filter_map(|one| one.landed(&self.catalog.table));
