@@ -36,6 +36,8 @@ pub enum Command {
     Run(Box<RunOptions>),
     /// Print a component's settings as JSON, or one value of them.
     Get(GetOptions),
+    /// Show which layers set a component's settings, each with file and commit, and which one won.
+    Explain(ExplainOptions),
     /// Wait until this host's export is at or past a commit of a component, or a sequence.
     Wait(WaitOptions),
     /// Have a running process signalled when a component changes.
@@ -124,9 +126,26 @@ pub struct GetOptions {
     /// As of this sequence, when it is still kept on disk.
     #[arg(long, value_name = "N")]
     pub sequence: Option<Sequence>,
+    /// Print YAML, each key with its description, default and allowed values from the component's `config.schema.json`.
+    #[arg(long)]
+    pub commented: bool,
     /// Where the agent listens.
     #[command(flatten)]
     pub socket: SocketOption,
+}
+
+/// `conf-local explain`
+#[derive(Clone, Debug, Args)]
+pub struct ExplainOptions {
+    /// The component.
+    #[arg(value_name = "KIND/NAME[/VERSION]")]
+    pub component: ComponentSelector,
+    /// This key alone, and what is in it: dotted, or a JSON Pointer when it starts with '/'.
+    #[arg(value_name = "KEY")]
+    pub key: Option<String>,
+    /// Where the agent listens, and how to print.
+    #[command(flatten)]
+    pub output: OutputOptions,
 }
 
 /// `conf-local wait`

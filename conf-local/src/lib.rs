@@ -13,6 +13,7 @@
 pub mod agent;
 pub mod client;
 pub mod config;
+mod declared;
 pub mod duties;
 pub mod export;
 mod folder;

@@ -3,6 +3,8 @@
 //! | route | answers |
 //! |---|---|
 //! | `GET /v1/config/<kind>/<name>[/<version>][?sequence=N]` | a component's settings, of any snapshot that is kept |
+//! | `GET /v1/explain/<kind>/<name>[/<version>][?key=KEY]` | who set each key, lowest layer first, as it is exported now |
+//! | `GET /v1/schema/<kind>/<name>[/<version>][?sequence=N]` | the component's `config.schema.json`, or `null` |
 //! | `GET /v1/status[?after=N&timeout=SECONDS]` | how the host fares; with `after`, once something newer is exported |
 //! | `GET /v1/wait/<kind>/<name>[/<version>][?at=BRANCH/COMMIT][&sequence=N][&timeout=SECONDS]` | whether the export is there |
 //! | `GET /v1/events` | a server-sent event `change` for every switch |
@@ -15,6 +17,7 @@
 
 mod config;
 mod events;
+mod explain;
 mod wait;
 mod watchers;
 
@@ -34,6 +37,7 @@ use warp::Filter;
 
 pub use self::{
     events::Change,
+    explain::Explanation,
     wait::Reached,
     watchers::{RegisterRequest, Registered},
 };
@@ -103,6 +107,32 @@ pub fn routes(service: Service) -> Routes {
                 Err(refusal) => *refusal.0,
             }
         });
+    let explain = v1
+        .and(warp::path("explain"))
+        .and(component)
+        .and(warp::get())
+        .and(warp::query())
+        .and(service.clone())
+        .and(answer::request())
+        .then(async |component: String, query, service: Service, request: Request| {
+            match from_here(&request).and_then(|()| selected(&component)) {
+                Ok(component) => settle(service.explain(component, query).await),
+                Err(refusal) => *refusal.0,
+            }
+        });
+    let schema = v1
+        .and(warp::path("schema"))
+        .and(component)
+        .and(warp::get())
+        .and(warp::query())
+        .and(service.clone())
+        .and(answer::request())
+        .then(async |component: String, query, service: Service, request: Request| {
+            match from_here(&request).and_then(|()| selected(&component)) {
+                Ok(component) => settle(service.schema(component, query).await),
+                Err(refusal) => *refusal.0,
+            }
+        });
     let wait = v1
         .and(warp::path("wait"))
         .and(component)
@@ -148,9 +178,10 @@ pub fn routes(service: Service) -> Routes {
         );
 
     let asked = config.boxed().or(wait.boxed()).unify().or(status.boxed()).unify().boxed();
+    let shown = explain.boxed().or(schema.boxed()).unify().boxed();
     let told = events.boxed().or(history.boxed()).unify().boxed();
     let done = watchers.boxed().or(verify.boxed()).unify().boxed();
-    asked.or(told).unify().or(done).unify().boxed()
+    asked.or(shown).unify().or(told).unify().or(done).unify().boxed()
 }
 
 #[derive(Debug, Deserialize)]

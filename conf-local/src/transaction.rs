@@ -13,12 +13,11 @@ use std::{
 
 use git2::Repository as Git;
 use libconf::{
-    name::{CommitId, ComponentVersion, DatacenterName, HostName, ObjectId, Sequence},
+    name::{CommitId, ComponentVersion, DatacenterName, HostName, Sequence},
     tier::{
         daemon::chain,
         git::{self, RepositoryLock},
-        layers::{Ingredients, Overrides, Sources},
-        manifest::{self, ClassManifest, InstanceManifest, Selection, Strictness},
+        layers::{Ingredients, Sources},
         pointers::Pointer,
         render::{self, RenderError},
         sign::TrustedKeys,
@@ -27,6 +26,7 @@ use libconf::{
 };
 
 use crate::{
+    declared::Declared,
     duties::{Duties, Watchers},
     export::{self, Contents, Export, ExportError, Header, Kept, Retention},
     repository::{Repository, RepositoryError},
@@ -75,26 +75,9 @@ struct Model {
     inputs: BTreeMap<ComponentVersion, Component>,
 }
 
-/// What a snapshot's datacenter and class say that matters on a host.
-struct Declared {
-    selection: Selection,
-    raw: BTreeSet<ComponentVersion>,
-    instance: InstanceManifest,
-    class_tree: ObjectId,
-    datacenter_tree: ObjectId,
-    /// The class's and the datacenter's.
-    overrides: [Overrides; 2],
-}
-
 impl Model {
     fn sources(&self, name: &ComponentVersion, component: &Component) -> Sources<'_> {
-        Sources {
-            component_tree: component.tree,
-            raw: self.declared.raw.contains(name),
-            class_tree: self.declared.class_tree,
-            datacenter_tree: self.declared.datacenter_tree,
-            instance: &self.declared.instance,
-        }
+        self.declared.sources(name, component)
     }
 
     fn ingredients(&self, name: &ComponentVersion, component: &Component, host: &HostName) -> Ingredients {
@@ -338,7 +321,7 @@ impl Host {
 
     fn model_of(&self, snapshot: &Snapshot) -> Result<Model, TransactionError> {
         let git = self.git()?;
-        let declared = Arc::new(declared(&git, snapshot, &self.name)?);
+        let declared = Arc::new(Declared::read(&git, snapshot, &self.name)?);
         let mut inputs = snapshot.components(&git)?;
         inputs.retain(|name, _| declared.selection.contains(name));
         Ok(Model { snapshot: snapshot.clone(), declared, inputs })
@@ -584,37 +567,6 @@ impl Host {
 
 /// A switch that changed thousands shows so many of them in the history.
 const MOST_SHOWN: usize = 50;
-
-/// Where the two stand in a snapshot.
-const INSTANCE: &str = "datacenter";
-const CLASS: &str = "datacenter-configuration";
-
-fn declared(git: &Git, snapshot: &Snapshot, host: &HostName) -> Result<Declared, TransactionError> {
-    let read = |tree: ObjectId, whose: &'static str| -> Result<String, TransactionError> {
-        let tree = git.find_tree(tree.into()).map_err(TransactionError::Damaged)?;
-        let entry = tree.get_name(manifest::FILE).ok_or_else(|| {
-            TransactionError::Refused(format!("snapshot #{} has no {whose}/{}", snapshot.sequence, manifest::FILE))
-        })?;
-        let blob = git.find_blob(entry.id()).map_err(TransactionError::Damaged)?;
-        Ok(String::from_utf8_lossy(blob.content()).into_owned())
-    };
-    let refused = |whose: &'static str| {
-        move |faults: Vec<manifest::Fault>| {
-            let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
-            TransactionError::Refused(format!("{whose}/{}: {}", manifest::FILE, words.join("; ")))
-        }
-    };
-    let (datacenter_tree, class_tree) = (snapshot.datacenter_tree(git)?, snapshot.class_tree(git)?);
-    let instance = read(datacenter_tree, INSTANCE)?;
-    let instance = InstanceManifest::parse(&instance, Strictness::Lenient).map_err(refused(INSTANCE))?;
-    let class = read(class_tree, CLASS)?;
-    let class = ClassManifest::parse(&class, Strictness::Lenient).map_err(refused(CLASS))?;
-    let raw = manifest::pins(&class, &instance).into_iter().filter(|pin| pin.raw).map(|pin| pin.component).collect();
-    let overrides = |tree| Overrides::read(git, tree).map_err(TransactionError::Damaged);
-    let overrides = [overrides(class_tree)?, overrides(datacenter_tree)?];
-    let selection = instance.selection(host);
-    Ok(Declared { selection, raw, instance, class_tree, datacenter_tree, overrides })
-}
 
 fn timestamp(seconds: u64) -> Option<String> {
     let seconds = i64::try_from(seconds).ok()?;

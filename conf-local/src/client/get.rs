@@ -2,31 +2,55 @@
 
 use std::{process::ExitCode, time::Duration};
 
+use libconf::tier::{
+    commented::commented,
+    pointer::{self, Pointer},
+    schema::{self, Schema},
+};
 use serde_json::Value;
 
-use super::{ClientError, print, socket::Socket};
+use super::{ClientError, note, print, socket::Socket};
 use crate::config::GetOptions;
 
 pub(super) async fn run(options: &GetOptions) -> Result<ExitCode, ClientError> {
     let socket = Socket(options.socket.socket.clone());
     let sequence = options.sequence.map_or_else(String::new, |sequence| format!("?sequence={sequence}"));
     let settings: Value = socket.get(&format!("/v1/config/{}{sequence}", options.component), Duration::ZERO).await?;
-    let value = match options.positional_key.as_ref().or(options.key.as_ref()) {
+    let key = options.positional_key.as_ref().or(options.key.as_ref());
+    let value = match key {
         Some(key) => value_at(&settings, key)
             .map_err(|fault| ClientError::Refused(format!("{} has no value at {key:?}: {fault}", options.component)))?,
         None => &settings,
     };
+    if options.commented {
+        let schema: Value = socket.get(&format!("/v1/schema/{}{sequence}", options.component), Duration::ZERO).await?;
+        if schema.is_null() {
+            note(format_args!("{} has no {}, so there is nothing to comment", options.component, schema::FILE));
+        }
+        let Ok(pointer) = key.map_or("", String::as_str).parse::<Pointer>();
+        let schema =
+            (!schema.is_null()).then(|| Schema::new(&schema)).and_then(|schema| within(schema, &settings, &pointer));
+        print(&commented(value, schema))?;
+        return Ok(ExitCode::SUCCESS);
+    }
     print(&format!("{value:#}"))?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// What a schema says about the value at `pointer`.
+fn within<'a>(schema: Schema<'a>, settings: &Value, pointer: &Pointer) -> Option<Schema<'a>> {
+    let mut value = settings;
+    pointer.parts().iter().try_fold(schema, |schema, part| {
+        let inner = if value.is_array() { schema.items() } else { schema.property(part) };
+        value = pointer::member(value, part)?;
+        inner
+    })
+}
+
 /// The value at a dotted key, or at a JSON Pointer (RFC 6901) when it starts with `/`. In lists, numbers from 0.
 pub(super) fn value_at<'a>(settings: &'a Value, key: &str) -> Result<&'a Value, String> {
-    let parts: Vec<String> = match key.strip_prefix('/') {
-        Some(pointer) => pointer.split('/').map(|part| part.replace("~1", "/").replace("~0", "~")).collect(),
-        None if key.is_empty() => Vec::new(),
-        None => key.split('.').map(str::to_owned).collect(),
-    };
+    let Ok(pointer) = key.parse::<Pointer>();
+    let parts = pointer.parts();
     parts.iter().enumerate().try_fold(settings, |value, (depth, part)| {
         let inner = match value {
             Value::Object(members) => members.get(part),

@@ -1,7 +1,8 @@
-//! The commands that ask the running agent, or watch on its behalf: `get`, `wait`, `watch`, `exec`, `status`, `verify`,
+//! The commands that ask the running agent, or watch on its behalf: `get`, `explain`, `wait`, `watch`, `exec`, `status`, `verify`,
 //! `history`. Exit codes: 0 done, 1 refused or not reached, 2 wrong usage; `exec` has those of what it runs.
 
 mod exec;
+mod explain;
 mod get;
 mod show;
 mod socket;
@@ -42,6 +43,7 @@ pub fn run(command: Command) -> ExitCode {
     let done = runtime.block_on(async {
         match command {
             Command::Get(options) => get::run(&options).await,
+            Command::Explain(options) => explain::run(&options).await,
             Command::Wait(options) => wait::run(&options).await,
             Command::Watch(options) => watch::run(options).await,
             Command::Exec(options) => exec::run(options).await,

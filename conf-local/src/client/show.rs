@@ -138,12 +138,12 @@ fn verify_text(report: &VerifyReport, repair: bool) -> String {
     }
 }
 
-fn print_json(value: &impl Serialize) -> Result<(), ClientError> {
+pub(super) fn print_json(value: &impl Serialize) -> Result<(), ClientError> {
     let text = serde_json::to_string_pretty(value).map_err(|error| ClientError::Print(error.into()))?;
     print(&text)
 }
 
-fn table() -> Table {
+pub(super) fn table() -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
     table

@@ -17,15 +17,15 @@ use crate::state::kept;
 
 #[derive(Debug, Deserialize)]
 pub(super) struct ConfigQuery {
-    sequence: Option<Sequence>,
+    pub(super) sequence: Option<Sequence>,
 }
 
 /// A component in one snapshot.
-struct Found {
+pub(super) struct Found {
     sequence: Sequence,
-    component: ComponentVersion,
-    /// Its settings, below the snapshot's own folder.
-    settings: PathBuf,
+    pub(super) component: ComponentVersion,
+    /// The snapshot's own folder.
+    pub(super) directory: PathBuf,
 }
 
 impl Service {
@@ -49,9 +49,10 @@ impl Service {
         known: Option<&str>,
     ) -> Result<Response, Refusal> {
         let found = self.find(selector, sequence)?;
-        let failed = |error: io::Error| broken(format_args!("cannot read {}: {error}", found.settings.display()));
+        let settings = found.directory.join(format!("{}.json", found.component));
+        let failed = |error: io::Error| broken(format_args!("cannot read {}: {error}", settings.display()));
         // `…/store/<hash>/settings.json`: the hash names the content.
-        let link = fs::read_link(&found.settings).map_err(failed)?;
+        let link = fs::read_link(&settings).map_err(failed)?;
         let hash = link.parent().and_then(Path::file_name).and_then(|hash| hash.to_str()).unwrap_or_default();
         let tag = format!("\"{hash}\"");
         let is_known =
@@ -59,8 +60,8 @@ impl Service {
         let mut response = if known.is_some_and(is_known) {
             answer::bytes_of(StatusCode::NOT_MODIFIED, "application/json", bytes::Bytes::new())
         } else {
-            let settings = fs::read(&found.settings).map_err(failed)?;
-            answer::bytes_of(StatusCode::OK, "application/json", settings.into())
+            let bytes = fs::read(&settings).map_err(failed)?;
+            answer::bytes_of(StatusCode::OK, "application/json", bytes.into())
         };
         let headers = response.headers_mut();
         let plain = |text: String| HeaderValue::try_from(text).map_err(broken);
@@ -70,7 +71,7 @@ impl Service {
         Ok(response)
     }
 
-    fn find(&self, selector: &ComponentSelector, sequence: Option<Sequence>) -> Result<Found, Refusal> {
+    pub(super) fn find(&self, selector: &ComponentSelector, sequence: Option<Sequence>) -> Result<Found, Refusal> {
         let view = self.agent.view();
         let exported = view.exported.as_ref().ok_or_else(nothing_yet)?;
         let (sequence, directory, versions) = match sequence.filter(|sequence| *sequence != exported.sequence) {
@@ -86,7 +87,7 @@ impl Service {
             }
         };
         let component = choose(selector, versions, sequence)?;
-        Ok(Found { sequence, settings: directory.join(format!("{component}.json")), component })
+        Ok(Found { sequence, component, directory })
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod api;
 mod child;
+pub mod commented;
 mod complete;
 mod consolidate;
 pub mod consul;
@@ -22,6 +23,7 @@ pub mod pointers;
 mod receive;
 pub mod render;
 pub mod safety;
+pub mod schema;
 pub mod settings;
 pub mod sign;
 pub mod snapshot;

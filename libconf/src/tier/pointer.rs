@@ -29,8 +29,8 @@ impl Pointer {
     }
 }
 
-/// One step inwards.
-pub(crate) fn member<'a>(value: &'a Value, part: &str) -> Option<&'a Value> {
+/// One step inwards: a member of an object, or an item of a list by its number.
+pub fn member<'a>(value: &'a Value, part: &str) -> Option<&'a Value> {
     match value {
         Value::Object(members) => members.get(part),
         Value::Array(items) => part.parse::<usize>().ok().and_then(|at| items.get(at)),

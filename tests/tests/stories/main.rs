@@ -12,6 +12,7 @@ mod git_clients;
 mod harness;
 mod jobs;
 mod kills;
+mod layers;
 mod paths;
 mod refusals;
 mod slaves;

@@ -14,7 +14,7 @@ use crate::{
 /// One key, and all layers that set or removed it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Explained {
-    /// Its JSON Pointer; empty for settings that are empty.
+    /// Its JSON Pointer.
     pub pointer: String,
     /// Its value; absent when it was removed.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
@@ -107,7 +107,7 @@ pub(super) fn explain(stack: &Stack, at: &Pointer) -> Vec<Explained> {
         let value = key.find(&settings).cloned();
         Explained { set_by: set_by(stack, &key), pointer: key.to_string(), value }
     });
-    explained.filter(|one| one.value.is_some() || !one.set_by.is_empty()).collect()
+    explained.filter(|one| !one.set_by.is_empty()).collect()
 }
 
 /// Plain values, lists, and objects with nothing in them.
