@@ -52,7 +52,7 @@ pub struct Datacenter {
 }
 
 /// What would be different in a datacenter.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Delta {
     /// What it asks for, when a `datacenter.yaml` changed.
     pub manifest: Option<Manifest>,
@@ -102,15 +102,14 @@ impl Catalog {
             let touched = Touched { manifest: true, ..Touched::default() };
             let none = BTreeMap::new();
             let resolved = resolve::datacenter(repo, catalog.proposed(&none), &name, None, &touched);
-            match resolved {
-                Ok(delta) => {
-                    let tip = catalog.table.target(&RefName::Snapshot(name.clone()));
-                    catalog.apply_delta(&name, delta);
-                    let snapshot = tip.and_then(|tip| Snapshot::read(repo, tip.commit).ok());
-                    catalog.datacenters.entry(name).and_modify(|datacenter| datacenter.snapshot = snapshot);
-                }
-                Err(found) => faults.extend(found.into_iter().map(|caused| caused.fault)),
+            if !resolved.faults.is_empty() {
+                faults.extend(resolved.faults.into_iter().map(|caused| caused.fault));
+                continue;
             }
+            let tip = catalog.table.target(&RefName::Snapshot(name.clone()));
+            catalog.apply_delta(&name, resolved.delta);
+            let snapshot = tip.and_then(|tip| Snapshot::read(repo, tip.commit).ok());
+            catalog.datacenters.entry(name).and_modify(|datacenter| datacenter.snapshot = snapshot);
         }
         (catalog, faults)
     }

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
+    process::ExitCode,
 };
 
 use anyhow::Context as _;
@@ -14,18 +15,35 @@ use libconf::{
 
 use crate::{
     catalog::Touched,
-    config::Supposed,
+    config::{Check, Supposed},
     refs::{Proposed, Table, Target},
-    refusal::Fault,
+    refusal::{Fault, Refusal},
     resolve,
+    validate::{Limits, Validator},
 };
 
+/// Prints what is wrong with each datacenter; the exit code is 1 when anything is.
+pub fn run(flags: &Check) -> anyhow::Result<ExitCode> {
+    let faults = faults(&flags.repo, &flags.refs, &flags.datacenters, flags.limits.limits())?;
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&faults)?);
+    } else {
+        for (datacenter, faults) in &faults {
+            println!("{datacenter}: {}", if faults.is_empty() { "ok" } else { "refused" });
+            faults.iter().for_each(|fault| println!("  {fault}"));
+        }
+    }
+    Ok(ExitCode::from(u8::from(faults.values().any(|faults| !faults.is_empty()))))
+}
+
 /// Every fault of each checked datacenter, and of the supposed refs themselves.
-pub fn run(
+fn faults(
     path: &Path,
     supposed: &[Supposed],
     only: &[DatacenterName],
+    limits: Limits,
 ) -> anyhow::Result<BTreeMap<String, Vec<Fault>>> {
+    let validator = Validator::new(limits);
     let repo = Repository::open(path).with_context(|| format!("{} is no Git repository", path.display()))?;
     let mut targets = refs_of_clone(&repo)?;
     let mut faults: BTreeMap<String, Vec<Fault>> = BTreeMap::new();
@@ -33,7 +51,7 @@ pub fn run(
         let object =
             repo.revparse_single(commit).with_context(|| format!("there is no {commit} in {}", path.display()))?;
         let target = Target::read(&repo, object.id().into(), name.is_tag()).map_err(anyhow::Error::msg)?;
-        let found = safety::faults(&repo, target.commit, &safety::Limits::default())?;
+        let found = safety::faults(&repo, target.commit, &validator.limits.tree)?;
         if !found.is_empty() {
             faults.entry(name.short()).or_default().extend(found.into_iter().map(Fault::new));
         }
@@ -51,9 +69,11 @@ pub fn run(
     for datacenter in wanted {
         let touched = Touched { manifest: true, ..Touched::default() };
         let none = BTreeMap::new();
-        let found =
-            resolve::datacenter(&repo, Proposed { table: &table, changes: &none }, &datacenter, None, &touched).err();
-        let found = found.into_iter().flatten().map(|caused| caused.fault);
+        let refs = Proposed { table: &table, changes: &none };
+        let resolved = resolve::datacenter(&repo, refs, &datacenter, None, &touched);
+        let mut found = resolved.faults;
+        found.extend(validator.faults(&repo, &datacenter, None, &resolved.delta, true)?);
+        let found = Refusal::of(found.into_iter().map(|caused| caused.fault).collect()).faults;
         faults.entry(datacenter.to_string()).or_default().extend(found);
     }
     Ok(faults)

@@ -5,10 +5,13 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use libconf::{
     name::{DatacenterName, RefName},
-    tier::flags::Common,
+    tier::{flags::Common, safety, yaml},
 };
 
-use crate::client;
+use crate::{
+    client,
+    validate::{Limits, MaxShrink},
+};
 
 /// The central Git server of a configuration: lands what is pushed, composes and signs each datacenter's snapshot.
 #[derive(Debug, Parser)]
@@ -42,6 +45,8 @@ pub enum Command {
     Show(client::show::Flags),
     /// Replace what a section says, if it still is at the version that the change was made from
     Update(client::update::Flags),
+    /// Show what a change would do to a datacenter: components, hosts, and the difference in files and settings
+    Plan(client::plan::Flags),
     /// What Git runs in the repository when somebody pushes
     #[command(hide = true)]
     Hook {
@@ -67,9 +72,58 @@ pub struct Serve {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     pub listen: SocketAddr,
+    /// What may not be passed
+    #[command(flatten)]
+    pub limits: LimitFlags,
     /// What every daemon takes
     #[command(flatten)]
     pub common: Common,
+}
+
+/// The defaults are what hosts take at most, so a cap can be lowered and not raised.
+const TREE: safety::Limits = safety::Limits::most();
+
+/// Caps of what may land.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Limits of what may land (they can be lowered, not raised: hosts take no more)")]
+pub struct LimitFlags {
+    /// Bytes of one file
+    #[arg(long, value_name = "N", default_value_t = TREE.file_bytes as u64, value_parser = most(TREE.file_bytes))]
+    pub max_file_bytes: u64,
+    /// Files and folders of one branch
+    #[arg(long, value_name = "N", default_value_t = TREE.entries as u64, value_parser = most(TREE.entries))]
+    pub max_files: u64,
+    /// Bytes of all files of one branch together
+    #[arg(long, value_name = "N", default_value_t = TREE.total_bytes as u64, value_parser = most(TREE.total_bytes))]
+    pub max_total_bytes: u64,
+    /// Folders within folders
+    #[arg(long, value_name = "N", default_value_t = TREE.depth as u64, value_parser = most(TREE.depth))]
+    pub max_folder_levels: u64,
+    /// Levels of lists and objects in settings
+    #[arg(long, value_name = "N", default_value_t = yaml::MAX_DEPTH as u64, value_parser = most(yaml::MAX_DEPTH))]
+    pub max_settings_levels: u64,
+    /// How much of a datacenter's components, or of a component's keys, a change may remove; 100 is all of them
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub max_shrink: u8,
+}
+
+fn most(most: usize) -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=most as u64)
+}
+
+impl LimitFlags {
+    /// As the validator takes them.
+    pub fn limits(&self) -> Limits {
+        // None of them is above what was a number of this type before.
+        let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let tree = safety::Limits {
+            entries: number(self.max_files),
+            file_bytes: number(self.max_file_bytes),
+            total_bytes: number(self.max_total_bytes),
+            depth: number(self.max_folder_levels),
+        };
+        Limits { tree, levels: number(self.max_settings_levels), shrink: MaxShrink(self.max_shrink) }
+    }
 }
 
 /// Flags of `check`.
@@ -84,6 +138,9 @@ pub struct Check {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+    /// What may not be passed
+    #[command(flatten)]
+    pub limits: LimitFlags,
     /// The datacenters to check; all when none is named
     #[arg(value_name = "ID/VERSION")]
     pub datacenters: Vec<DatacenterName>,

@@ -5,14 +5,16 @@ use std::collections::BTreeMap;
 use git2::Repository;
 use libconf::{
     name::{DatacenterName, ObjectId, RefName},
-    tier::safety::{self, Limits},
+    tier::safety,
 };
 
 use crate::{
     catalog::{Catalog, Delta},
+    land::Options,
     refs::{Proposed, Target},
     refusal::{Fault, Kind, Refusal},
     resolve::{self, Caused},
+    validate::Validator,
 };
 
 /// One ref that somebody wants to be otherwise, as it came.
@@ -45,8 +47,16 @@ impl Judgement {
 }
 
 /// Judges a push against what is. With `atomic`, all of it may land or nothing.
-pub fn judge(catalog: &Catalog, repo: &Repository, limits: &Limits, wishes: &[Wish], atomic: bool) -> Judgement {
-    let mut judging = Judging { catalog, repo, limits, refusals: vec![None; wishes.len()], places: BTreeMap::new() };
+pub fn judge(
+    catalog: &Catalog,
+    repo: &Repository,
+    validator: &Validator,
+    wishes: &[Wish],
+    atomic: bool,
+    options: Options,
+) -> Judgement {
+    let (refusals, places) = (vec![None; wishes.len()], BTreeMap::new());
+    let mut judging = Judging { catalog, repo, validator, options, refusals, places };
     let mut changes = BTreeMap::new();
     for (place, wish) in wishes.iter().enumerate() {
         match judging.alone(wish) {
@@ -71,7 +81,8 @@ pub fn judge(catalog: &Catalog, repo: &Repository, limits: &Limits, wishes: &[Wi
 struct Judging<'a> {
     catalog: &'a Catalog,
     repo: &'a Repository,
-    limits: &'a Limits,
+    validator: &'a Validator,
+    options: Options,
     refusals: Vec<Option<Refusal>>,
     places: BTreeMap<RefName, usize>,
 }
@@ -98,7 +109,7 @@ impl Judging<'_> {
             self.forward(&name, current, target)?;
         }
         let broken = |error: git2::Error| format!("its files cannot be read: {}", error.message());
-        let faults = safety::faults(self.repo, target.commit, self.limits).map_err(broken)?;
+        let faults = safety::faults(self.repo, target.commit, &self.validator.limits.tree).map_err(broken)?;
         if !faults.is_empty() {
             return Err(Refusal::of(faults.into_iter().map(Fault::new).collect()));
         }
@@ -141,10 +152,17 @@ impl Judging<'_> {
                 }
                 let before = self.catalog.datacenters.get(&name);
                 let refs = Proposed { table: &self.catalog.table, changes };
-                match resolve::datacenter(self.repo, refs, &name, before, &touched) {
-                    Ok(delta) => drop(deltas.insert(name, Some(delta))),
-                    Err(found) => faults.extend(found),
+                let resolved = resolve::datacenter(self.repo, refs, &name, before, &touched);
+                faults.extend(resolved.faults);
+                let may_shrink = self.options.allow_shrink;
+                match self.validator.faults(self.repo, &name, before, &resolved.delta, may_shrink) {
+                    Ok(found) => faults.extend(found),
+                    Err(error) => faults.push(Caused {
+                        fault: Fault::new(format!("what {name} would run cannot be read: {}", error.message())),
+                        causes: Vec::new(),
+                    }),
                 }
+                deltas.insert(name, Some(resolved.delta));
             }
             if faults.is_empty() {
                 return deltas;

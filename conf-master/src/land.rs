@@ -20,7 +20,6 @@ use libconf::{
     tier::{
         daemon::Metrics,
         pack::{Depth, Step},
-        safety::Limits,
         sign::SigningKey,
         snapshot::Snapshot,
         thin,
@@ -41,10 +40,12 @@ use crate::{
     idempotency::LandedRequests,
     judge::{Wish, judge},
     ledger::{self, Move, State},
+    plan::Plan,
     refs::Table,
     refusal::{Kind, Refusal},
     repository,
     update::{Decision, Scratch, Update},
+    validate::Validator,
 };
 
 /// Pushes that may wait; more get "busy, push again".
@@ -91,6 +92,8 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// The change's number, when anything landed.
     pub sequence: Option<Sequence>,
+    /// What would have become of it, where it was only tried.
+    pub plan: Option<Plan>,
     /// What there is to say of an update.
     pub decision: Option<Decision>,
 }
@@ -182,7 +185,7 @@ impl Lander {
 /// `upload` is handed the answer to each step that a landing makes. Call it inside the runtime.
 pub fn start(
     path: &Path,
-    limits: Limits,
+    validator: Arc<Validator>,
     upload: Arc<UploadPack>,
     metrics: &Metrics,
 ) -> anyhow::Result<(Lander, thread::JoinHandle<()>)> {
@@ -196,7 +199,7 @@ pub fn start(
         path: path.to_owned(),
         repo: repository::open(path)?,
         key,
-        limits,
+        validator,
         catalog: Catalog::default(),
         requests: LandedRequests::default(),
         scratch: None,
@@ -220,7 +223,7 @@ struct Landing {
     path: PathBuf,
     repo: Repository,
     key: SigningKey,
-    limits: Limits,
+    validator: Arc<Validator>,
     catalog: Catalog,
     requests: LandedRequests,
     /// Where updates are drafted.
@@ -307,12 +310,16 @@ impl Landing {
 
     fn check(&self, push: &Push, quarantine: Option<&Path>) -> Outcome {
         match self.judge_in_quarantine(push, quarantine) {
-            Ok(refusals) => Outcome { refusals, ..Outcome::default() },
+            Ok((refusals, plan)) => Outcome { refusals, plan, ..Outcome::default() },
             Err(error) => failed(push, &error),
         }
     }
 
-    fn judge_in_quarantine(&self, push: &Push, quarantine: Option<&Path>) -> anyhow::Result<Vec<Option<Refusal>>> {
+    fn judge_in_quarantine(
+        &self,
+        push: &Push,
+        quarantine: Option<&Path>,
+    ) -> anyhow::Result<(Vec<Option<Refusal>>, Option<Plan>)> {
         let repo = Repository::open_bare(&self.path)?;
         if let Some(folder) = quarantine {
             let folder = folder.canonicalize()?;
@@ -320,11 +327,14 @@ impl Landing {
             anyhow::ensure!(inside, "the quarantine {} is not in this repository", folder.display());
             repo.odb()?.add_disk_alternate(&folder.to_string_lossy())?;
         }
-        let mut refusals = judge(&self.catalog, &repo, &self.limits, &push.wishes, push.atomic).refusals;
+        let (validator, catalog, wishes) = (&self.validator, &self.catalog, &push.wishes);
+        let mut judgement = judge(catalog, &repo, validator, wishes, push.atomic, push.options);
+        let mut plan = None;
         if push.options.dry_run {
-            stage::only_tried(&mut refusals);
+            plan = Some(Plan::of(validator, &repo, catalog, wishes, &judgement)?);
+            stage::only_tried(&mut judgement.refusals);
         }
-        Ok(refusals)
+        Ok((judgement.refusals, plan))
     }
 
     fn land(&mut self, batch: Vec<(Push, oneshot::Sender<Outcome>)>) -> Vec<Decided> {

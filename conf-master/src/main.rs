@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use conf_master::{
     check, client,
     config::{Command, Flags},
-    receive, repository, serve,
+    receive, repository, schema, serve,
 };
 use libconf::tier::{daemon, flags, hocon};
 
@@ -14,9 +14,11 @@ fn main() -> ExitCode {
         return code;
     }
     // Git's hooks take no flags, and must not fail over somebody's environment.
-    let mut arguments = std::env::args().skip(1);
-    if let (Some("hook"), Some(name)) = (arguments.next().as_deref(), arguments.next()) {
-        return finish(receive::run_hook(&name).map(ExitCode::from));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["hook", name] => return finish(receive::run_hook(name).map(ExitCode::from)),
+        [schema::WORKER] => return finish(schema::run_worker().map(|()| ExitCode::SUCCESS).map_err(Into::into)),
+        _ => {}
     }
     match flags::parse::<Flags>("CONF_MASTER").command {
         Command::Init(init) => finish(repository::init(&init.repo).map(|line| {
@@ -37,22 +39,11 @@ fn main() -> ExitCode {
                 ExitCode::from(2)
             }
         },
-        Command::Check(flags) => finish(check::run(&flags.repo, &flags.refs, &flags.datacenters).map(|faults| {
-            if flags.json {
-                println!("{}", serde_json::to_string_pretty(&faults).unwrap_or_default());
-            } else {
-                for (datacenter, faults) in &faults {
-                    println!("{datacenter}: {}", if faults.is_empty() { "ok" } else { "refused" });
-                    for fault in faults {
-                        println!("  {fault}");
-                    }
-                }
-            }
-            ExitCode::from(u8::from(faults.values().any(|faults| !faults.is_empty())))
-        })),
+        Command::Check(flags) => finish(check::run(&flags)),
         Command::Log(flags) => finish(client::run(client::log::run(&flags))),
         Command::Show(flags) => finish(client::run(client::show::run(&flags))),
         Command::Update(flags) => finish(client::run(client::update::run(&flags))),
+        Command::Plan(flags) => finish(client::run(client::plan::run(&flags))),
         Command::Hook { name } => finish(receive::run_hook(&name).map(ExitCode::from)),
     }
 }

@@ -322,10 +322,13 @@ async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> An
         update: None,
         options,
     };
-    let Outcome { refusals, mut notes, .. } = match call.stage {
+    let Outcome { refusals, mut notes, plan, .. } = match call.stage {
         Stage::PreReceive => lander.check(push, call.quarantine).await,
         Stage::ProcReceive => lander.land(push).await,
     };
+    if refusals.iter().flatten().any(|refusal| refusal.kind == Kind::DryRun) {
+        notes.extend(plan.iter().flat_map(|plan| plan.to_string().lines().map(str::to_owned).collect::<Vec<_>>()));
+    }
     for option in unknown {
         notes.push(format!("the push option {} is not known, and was passed over", one_line(&option)));
     }

@@ -34,6 +34,15 @@ pub fn reads(request: &PinRequest) -> BTreeSet<RefName> {
     BTreeSet::from([branch, request.reference()])
 }
 
+/// What a datacenter would run, as far as it can be told, and what is wrong with the rest.
+#[derive(Debug, Default)]
+pub struct Resolved {
+    /// What would be different, without the components that have faults.
+    pub delta: Delta,
+    /// What is wrong.
+    pub faults: Vec<Caused>,
+}
+
 /// Works out what a datacenter would run. With `before`, only what was touched is looked at again.
 pub fn datacenter(
     repo: &Repository,
@@ -41,28 +50,30 @@ pub fn datacenter(
     name: &DatacenterName,
     before: Option<&Datacenter>,
     touched: &Touched,
-) -> Result<Delta, Vec<Caused>> {
-    resolve(repo, refs, name, before, touched).map_err(|mut found| {
-        found.iter_mut().for_each(|caused| caused.fault.datacenter = Some(name.clone()));
-        found
-    })
+) -> Resolved {
+    let mut resolved = match before {
+        Some(_) if !touched.manifest => pins(repo, refs, name, before, touched, None),
+        _ => match read_manifest(repo, refs, name) {
+            Ok(manifest) => pins(repo, refs, name, before, touched, Some(manifest)),
+            Err(faults) => Resolved { faults, ..Resolved::default() },
+        },
+    };
+    resolved.faults.iter_mut().for_each(|caused| caused.fault.datacenter = Some(name.clone()));
+    resolved
 }
 
-fn resolve(
+fn pins(
     repo: &Repository,
     refs: Proposed<'_>,
     name: &DatacenterName,
     before: Option<&Datacenter>,
     touched: &Touched,
-) -> Result<Delta, Vec<Caused>> {
-    let manifest = match before {
-        Some(_) if !touched.manifest => None,
-        _ => Some(read_manifest(repo, refs, name)?),
-    };
+    manifest: Option<Manifest>,
+) -> Resolved {
     let requests = match (&manifest, before) {
         (Some(manifest), _) => &manifest.requests,
         (None, Some(before)) => &before.requests,
-        (None, None) => return Ok(Delta { manifest: None, components: BTreeMap::new() }),
+        (None, None) => return Resolved::default(),
     };
     // Where no `datacenter.yaml` changed, only the components that were touched can differ.
     let candidates: Vec<&PinRequest> = match manifest {
@@ -91,7 +102,7 @@ fn resolve(
     }
     let gone = before.into_iter().flat_map(|before| before.components.keys());
     components.extend(gone.filter(|component| !requests.contains_key(component)).map(|gone| (gone.clone(), None)));
-    if faults.is_empty() { Ok(Delta { manifest, components }) } else { Err(faults) }
+    Resolved { delta: Delta { manifest, components }, faults }
 }
 
 fn same_question(one: &PinRequest, other: &PinRequest) -> bool {
@@ -232,9 +243,9 @@ fn pin(
     };
     let broken = |error: git2::Error| fault(format!("{component}: {}", error.message()));
     let tree = repo.find_commit(commit.into()).and_then(|commit| commit.tree()).map_err(broken)?;
-    if let Some((file, line, reason)) = fault_in_content(repo, &tree, request.raw).map_err(broken)? {
+    if let Some(found) = fault_in_content(&tree, request.raw).map_err(broken)? {
         let causes = fault(String::new()).causes;
-        return Err(Caused { fault: Fault::of_file(&reference, &file, line, reason), causes });
+        return Err(Caused { fault: Fault::of_file(&reference, &found.file, found.line, found.reason), causes });
     }
     let pin = Pin { component: request.component.clone(), branch: request.branch.clone(), commit };
     Ok(Component { pin, tree: tree.id().into() })
@@ -247,10 +258,8 @@ fn reaches(repo: &Repository, refs: Proposed<'_>, branch: &RefName, commit: Comm
     })
 }
 
-type ContentFault = (String, Option<usize>, String);
-
-/// Reads the settings as the hosts will, by the same code.
-fn fault_in_content(repo: &Repository, tree: &Tree<'_>, raw: bool) -> Result<Option<ContentFault>, git2::Error> {
+/// Looks for what may not be among a component's files, as the hosts will, by the same code.
+fn fault_in_content(tree: &Tree<'_>, raw: bool) -> Result<Option<settings::SettingsFault>, git2::Error> {
     let mut paths = Vec::new();
     tree.walk(TreeWalkMode::PreOrder, |folder, entry| {
         if entry.kind() == Some(ObjectType::Blob) {
@@ -258,13 +267,5 @@ fn fault_in_content(repo: &Repository, tree: &Tree<'_>, raw: bool) -> Result<Opt
         }
         TreeWalkResult::Ok
     })?;
-    let content_fault = |fault: settings::SettingsFault| Some((fault.file, fault.line, fault.reason));
-    let (file, format) = match settings::choose(paths.iter().map(String::as_str), raw) {
-        Ok(Some(chosen)) => chosen,
-        Ok(None) => return Ok(None),
-        Err(fault) => return Ok(content_fault(fault)),
-    };
-    let Some(entry) = tree.get_name(file) else { return Ok(None) };
-    let blob = repo.find_blob(entry.id())?;
-    Ok(settings::parse(file, format, blob.content()).err().and_then(content_fault))
+    Ok(settings::choose(paths.iter().map(String::as_str), raw).err())
 }

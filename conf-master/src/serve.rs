@@ -3,6 +3,7 @@
 use std::{
     path::{Path, PathBuf},
     process::Stdio,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -11,7 +12,6 @@ use libconf::tier::{
     daemon::{Metrics, listen_guard, ready},
     git,
     http::{self, Health},
-    safety::Limits,
     upload::{self, UploadPack},
 };
 use tokio_util::sync::CancellationToken;
@@ -23,6 +23,7 @@ use crate::{
     land::{self, Lander},
     receive::{self, Pushers},
     repository,
+    validate::Validator,
 };
 
 /// How often Git's own upkeep runs, at the latest.
@@ -44,7 +45,8 @@ pub async fn run(flags: Serve, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = Metrics::new("conf-master", env!("CARGO_PKG_VERSION"));
     let health = Health::new(metrics.clone());
     let upload = UploadPack::new(path.clone(), upload::Limits::default());
-    let (lander, landing) = land::start(&path, Limits::default(), upload.clone(), &metrics)?;
+    let validator = Arc::new(Validator::new(flags.limits.limits()));
+    let (lander, landing) = land::start(&path, validator, upload.clone(), &metrics)?;
     let pushers = Pushers::default();
     let hooks = tokio::spawn(receive::serve(receive::bind(&path)?, lander.clone(), pushers.clone(), stop.clone()));
     let listener = http::bind_tcp(flags.listen).await.with_context(|| {

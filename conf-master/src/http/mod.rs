@@ -4,6 +4,7 @@ mod datacenters;
 mod delivery;
 mod events;
 mod git;
+mod plan;
 mod refused;
 mod sections;
 mod update;
@@ -56,6 +57,7 @@ impl Server {
         let git = git_routes(self.upload.clone(), Some(self.receive.clone()));
         let api = events::routes(self.clone()).or(refused::routes(self.clone())).unify().boxed();
         let api = api.or(update::routes(self.clone())).unify().or(sections::routes(self.clone())).unify().boxed();
+        let api = api.or(plan::routes(self.clone())).unify().boxed();
         let api = api.or(datacenters::routes(self)).unify().boxed();
         git.or(api).unify().or(health_routes(health)).unify().boxed()
     }

@@ -26,7 +26,7 @@ impl Landing {
         if let Some(update) = &push.update {
             return self.stage_update(push, update);
         }
-        let judgement = judge(&self.catalog, &self.repo, &self.limits, &push.wishes, push.atomic);
+        let judgement = judge(&self.catalog, &self.repo, &self.validator, &push.wishes, push.atomic, push.options);
         let by = push.by.clone().unwrap_or_else(|| self.claimed(&judgement.changes, &push.through));
         self.stage_judged(push, judgement, by)
     }
@@ -63,7 +63,7 @@ impl Landing {
                 return Ok((Outcome { refusals, decision, ..Outcome::default() }, Vec::new()));
             }
         };
-        let judgement = judge(&self.catalog, scratch.repo(), &self.limits, &drafted.wishes, true);
+        let judgement = judge(&self.catalog, scratch.repo(), &self.validator, &drafted.wishes, true, push.options);
         if !judgement.changes.is_empty() && !push.options.dry_run {
             scratch.keep(&drafted, &self.repo)?;
         }
@@ -120,7 +120,7 @@ impl Landing {
         entry.apply(&mut self.catalog.table, &mut self.requests);
         self.ledger = ledger::write(&self.repo, Some(self.ledger), &entry, &self.catalog.table, &self.requests)?;
         self.sequence = sequence;
-        Ok((Outcome { refusals: judgement.refusals, notes, sequence: Some(sequence), decision: None }, moves))
+        Ok((Outcome { refusals: judgement.refusals, notes, sequence: Some(sequence), ..Outcome::default() }, moves))
     }
 
     /// Whom the pushed commits name, where the pusher did not prove a name.

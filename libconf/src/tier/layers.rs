@@ -132,15 +132,8 @@ pub fn stack(
         let tree = repo.find_tree(tree.into()).map_err(broken)?;
         add(origin.clone(), overrides::layer(repo, &tree, &origin, component).map_err(broken)?);
     }
-    for (origin, overlay) in overlays(sources.instance, component, host) {
-        layers.push(Layer {
-            origin,
-            file: manifest::FILE.to_owned(),
-            values: overlay.values.clone(),
-            lines: Text::Known(overlay.lines.clone()),
-        });
-    }
-    if faults.is_empty() { Ok(Stack { layers }) } else { Err(LayerError::Faults(faults)) }
+    let common = if faults.is_empty() { Stack { layers } } else { return Err(LayerError::Faults(faults)) };
+    Ok(common.on_host(sources.instance, component, host))
 }
 
 /// The component's own settings.
@@ -216,6 +209,18 @@ impl Layer {
 }
 
 impl Stack {
+    /// Layers that were read without a host, and over them what roles and `host` say: for many hosts nothing is read twice.
+    #[must_use]
+    pub fn on_host(mut self, instance: &InstanceManifest, component: &ComponentName, host: Option<&HostName>) -> Self {
+        self.layers.extend(overlays(instance, component, host).map(|(origin, overlay)| Layer {
+            origin,
+            file: manifest::FILE.to_owned(),
+            values: overlay.values.clone(),
+            lines: Text::Known(overlay.lines.clone()),
+        }));
+        self
+    }
+
     /// The settings: every layer over those below it.
     pub fn merged(&self) -> Map<String, Value> {
         let mut layers = self.layers.iter();

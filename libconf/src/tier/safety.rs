@@ -19,9 +19,16 @@ pub struct Limits {
     pub depth: usize,
 }
 
+impl Limits {
+    /// What hosts take at most.
+    pub const fn most() -> Self {
+        Limits { entries: 20_000, file_bytes: 32 << 20, total_bytes: 512 << 20, depth: 32 }
+    }
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Limits { entries: 20_000, file_bytes: 32 << 20, total_bytes: 512 << 20, depth: 32 }
+        Limits::most()
     }
 }
 

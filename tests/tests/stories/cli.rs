@@ -55,7 +55,7 @@ fn two_versions_are_told_apart_by_name() {
     site.work.git(&["tag", "services/web/v1.0", "services/web/master"]);
     site.work.push(&["refs/tags/services/web/v1.0"]).accepted();
     let pins = [("services/web", "master", "latest"), ("services/web", "master", "v1.0")];
-    site.work.change().file(CLASS, "datacenter.yaml", class(&pins)).land();
+    site.work.change().file(CLASS, "datacenter.yaml", class(&pins)).option("--push-option=allow-shrink").land();
     site.push_and_wait("services/web", "config.yaml", "round: 1\n");
     assert_eq!(json(&site.host().run(&["get", "services/web/latest", "round"])), 1);
     assert_eq!(json(&site.host().run(&["get", "services/web/v1.0", "round"])), 0);

@@ -327,7 +327,8 @@ fn a_section_is_read_now_and_as_it_was() {
     // Deleted, then made anew: no number comes twice, and none leads to what it does not mean.
     site.work.git(&["fetch", "-q", "origin", &format!("+refs/heads/{BRANCH}:refs/heads/{BRANCH}")]);
     let class = json!({"services": [], "applications": [], "devices": []});
-    expect(&update(&site.master, CLASS, class, 0), 200);
+    let emptied = json!({"request": {"section": CLASS, "config": class, "version": 0}, "allowShrink": true});
+    expect(&post(&site.master, &[], &emptied), 200);
     site.work.push(&[&format!(":refs/heads/{BRANCH}")]).accepted();
     assert_eq!(expect(&get(WEB), 404)["version"], -1);
     assert_eq!(expect(&update(&site.master, WEB, json!({"new": true}), 5), 409)["version"], -1);

@@ -1,0 +1,217 @@
+//! A datacenter as it is, or as it would be: where each component's layers are read, and what differs between two.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use libconf::{
+    name::{ComponentName, ComponentVersion, DatacenterName, HostName, ObjectId, RefName},
+    tier::{
+        layers::{self, Group, Ingredients, Origin, Overrides, Sources},
+        manifest::{Host, InstanceManifest, Overlay, PinRequest},
+        snapshot::Component,
+    },
+};
+
+use crate::catalog::{Datacenter, Delta};
+
+/// One of the two.
+#[derive(Debug)]
+pub(crate) struct Side<'a> {
+    /// Whose it is.
+    pub(crate) name: &'a DatacenterName,
+    /// Its own `datacenter.yaml`.
+    pub(crate) instance: &'a InstanceManifest,
+    /// What it asks for.
+    pub(crate) requests: &'a BTreeMap<ComponentVersion, PinRequest>,
+    components: &'a BTreeMap<ComponentVersion, Component>,
+    changed: Option<&'a BTreeMap<ComponentVersion, Option<Component>>>,
+    /// The trees of its class and of its own branch.
+    pub(crate) trees: [ObjectId; 2],
+    /// What each of the two lays over settings.
+    pub(crate) overrides: [Arc<Overrides>; 2],
+}
+
+static NO_COMPONENTS: BTreeMap<ComponentVersion, Component> = BTreeMap::new();
+
+type ReadOverrides<'a> = dyn Fn(ObjectId) -> Result<Arc<Overrides>, git2::Error> + 'a;
+
+impl<'a> Side<'a> {
+    /// A datacenter as it is.
+    pub(crate) fn before(
+        name: &'a DatacenterName,
+        datacenter: &'a Datacenter,
+        overrides: &ReadOverrides<'_>,
+    ) -> Result<Self, git2::Error> {
+        let trees = [datacenter.class_tree, datacenter.datacenter_tree];
+        Ok(Side {
+            name,
+            instance: &datacenter.instance,
+            requests: &datacenter.requests,
+            components: &datacenter.components,
+            changed: None,
+            trees,
+            overrides: [overrides(trees[0])?, overrides(trees[1])?],
+        })
+    }
+
+    /// A datacenter as it would be; `None` where there would be none.
+    pub(crate) fn after(
+        name: &'a DatacenterName,
+        before: Option<&'a Datacenter>,
+        delta: &'a Delta,
+        overrides: &ReadOverrides<'_>,
+    ) -> Result<Option<Self>, git2::Error> {
+        let (instance, requests, trees) = match (&delta.manifest, before) {
+            (Some(new), _) => (&new.instance, &new.requests, [new.class_tree, new.datacenter_tree]),
+            (None, Some(old)) => (&old.instance, &old.requests, [old.class_tree, old.datacenter_tree]),
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(Side {
+            name,
+            instance,
+            requests,
+            components: before.map_or(&NO_COMPONENTS, |before| &before.components),
+            changed: Some(&delta.components),
+            trees,
+            overrides: [overrides(trees[0])?, overrides(trees[1])?],
+        }))
+    }
+
+    /// What runs under a name.
+    pub(crate) fn component(&self, name: &ComponentVersion) -> Option<&'a Component> {
+        match self.changed.and_then(|changed| changed.get(name)) {
+            Some(changed) => changed.as_ref(),
+            None => self.components.get(name),
+        }
+    }
+
+    /// Where a component's layers are read; `None` where it does not run.
+    pub(crate) fn sources(&self, name: &ComponentVersion) -> Option<Sources<'a>> {
+        let [class_tree, datacenter_tree] = self.trees;
+        Some(Sources {
+            component_tree: self.component(name)?.tree,
+            raw: self.requests.get(name)?.raw,
+            class_tree,
+            datacenter_tree,
+            instance: self.instance,
+        })
+    }
+
+    /// What a component is made from on one host; `None` where it does not run.
+    pub(crate) fn ingredients(&self, name: &ComponentVersion, host: Option<&HostName>) -> Option<Ingredients> {
+        let overrides = [&*self.overrides[0], &*self.overrides[1]];
+        Some(Ingredients::new(&self.sources(name)?, overrides, &name.component, host))
+    }
+
+    /// Hosts that share all their layers over a component. Where no role and no host says anything of it, that is one group
+    /// without names, however many there are.
+    pub(crate) fn groups(&self, name: &ComponentVersion) -> Vec<Group> {
+        let of_roles = self.instance.roles.values().map(|role| &role.settings);
+        let of_hosts = self.instance.hosts.values().map(|host| &host.settings);
+        if of_roles.chain(of_hosts).any(|settings| settings.contains_key(&name.component)) {
+            return layers::groups(self.instance, name);
+        }
+        vec![Group { hosts: Vec::new() }]
+    }
+
+    /// The ref of its class.
+    pub(crate) fn class_ref(&self) -> RefName {
+        self.instance.class_ref()
+    }
+
+    /// The ref of its own branch.
+    pub(crate) fn own_ref(&self) -> RefName {
+        RefName::Datacenter(self.name.clone())
+    }
+
+    /// The ref whose file a layer of a component stands in.
+    pub(crate) fn reference(&self, name: &ComponentVersion, origin: &Origin) -> RefName {
+        match (origin, self.requests.get(name)) {
+            (Origin::Component, Some(request)) => request.reference(),
+            (Origin::Class, _) => self.class_ref(),
+            _ => self.own_ref(),
+        }
+    }
+
+    /// The refs that may have caused a fault in a component's settings, the likeliest first.
+    pub(crate) fn causes(&self, name: &ComponentVersion, first: RefName) -> Vec<RefName> {
+        let mut causes = vec![first, self.reference(name, &Origin::Component)];
+        // A tag is followed by what names it.
+        causes.extend(
+            self.requests
+                .get(name)
+                .map(|request| RefName::Branch(request.component.component.clone(), request.branch.clone())),
+        );
+        causes.extend([self.class_ref(), self.own_ref()]);
+        causes
+    }
+}
+
+/// Components of `after` whose settings may differ from `before` on some host. With no `before` all of them.
+pub(crate) fn affected(before: Option<&Side<'_>>, after: &Side<'_>, delta: &Delta) -> BTreeSet<ComponentVersion> {
+    let Some(before) = before else { return after.requests.keys().cloned().collect() };
+    let changed = delta.components.iter().filter(|(_, content)| content.is_some()).map(|(name, _)| name.clone());
+    let mut affected: BTreeSet<ComponentVersion> = changed.collect();
+    if delta.manifest.is_none() {
+        return affected;
+    }
+    let mut names: BTreeSet<&ComponentName> = BTreeSet::new();
+    for (old, new) in before.overrides.iter().zip(&after.overrides) {
+        names.extend(differing(&old.files, &new.files, |one, other| one == other));
+    }
+    names.extend(inventory(before.instance, after.instance));
+    affected.extend(after.requests.iter().filter_map(|(name, request)| {
+        let raw = before.requests.get(name).is_some_and(|before| before.raw != request.raw);
+        (raw || names.contains(&name.component)).then(|| name.clone())
+    }));
+    affected
+}
+
+/// The keys whose values differ between two maps.
+fn differing<'a, K: Ord, V>(
+    old: &'a BTreeMap<K, V>,
+    new: &'a BTreeMap<K, V>,
+    same: impl Fn(&V, &V) -> bool,
+) -> BTreeSet<&'a K> {
+    let keys = old.keys().chain(new.keys());
+    keys.filter(|key| match (old.get(key), new.get(key)) {
+        (Some(old), Some(new)) => !same(old, new),
+        _ => true,
+    })
+    .collect()
+}
+
+/// Components over which roles or hosts lay something else than before, or other hosts do.
+fn inventory<'a>(before: &'a InstanceManifest, after: &'a InstanceManifest) -> BTreeSet<&'a ComponentName> {
+    let same = |one: &Overlay, other: &Overlay| one.values == other.values;
+    let mut names = BTreeSet::new();
+    let nothing: &'static BTreeMap<ComponentName, Overlay> = {
+        static NOTHING: BTreeMap<ComponentName, Overlay> = BTreeMap::new();
+        &NOTHING
+    };
+    for role in before.roles.keys().chain(after.roles.keys()) {
+        let settings = |side: &'a InstanceManifest| side.roles.get(role).map_or(nothing, |role| &role.settings);
+        names.extend(differing(settings(before), settings(after), same));
+    }
+    for host in before.hosts.keys().chain(after.hosts.keys()) {
+        let (old, new) = (before.hosts.get(host), after.hosts.get(host));
+        if old.is_some_and(|old| new.is_some_and(|new| takes_the_same(old, new))) {
+            continue;
+        }
+        for (side, host) in [(before, old), (after, new)].into_iter().filter_map(|(side, host)| Some((side, host?))) {
+            let of_roles = host.roles.iter().filter_map(|(role, _)| side.roles.get(role));
+            names.extend(of_roles.flat_map(|role| role.settings.keys()).chain(host.settings.keys()));
+        }
+    }
+    names
+}
+
+/// True when two hosts run the same and lay the same over it, whatever the lines that say so.
+fn takes_the_same(one: &Host, other: &Host) -> bool {
+    let roles = |host: &'_ Host| host.roles.iter().map(|(role, _)| role.clone()).collect::<Vec<_>>();
+    let runs = |host: &Host| host.components.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let settings = differing(&one.settings, &other.settings, |one, other| one.values == other.values);
+    settings.is_empty() && roles(one) == roles(other) && runs(one) == runs(other)
+}
