@@ -141,6 +141,9 @@ fn tell(flags: &Flags, status: StatusCode, answer: &Value) {
     for note in answer["notes"].as_array().into_iter().flatten() {
         println!("  {}", words(note));
     }
+    if let Some(error) = answer["delivery"]["error"].as_str() {
+        println!("  {error}");
+    }
     for datacenter in answer["delivery"]["datacenters"].as_array().into_iter().flatten() {
         println!("  {}: {} hosts run it", words(&datacenter["datacenter"]), datacenter["delivered"]);
         for late in datacenter["late"].as_array().into_iter().flatten() {

@@ -23,6 +23,9 @@ pub(super) struct Delivery {
     complete: bool,
     /// Each datacenter that it touches.
     datacenters: Vec<DatacenterDelivery>,
+    /// Why nobody knows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<&'static str>,
 }
 
 #[derive(Debug, Serialize)]
@@ -53,10 +56,14 @@ impl Server {
             listed.collect()
         };
         let listed = tokio::task::spawn_blocking(listed).await.map_err(anyhow::Error::from).flatten();
-        let listed = listed.unwrap_or_else(|error| {
-            warn!(error = format!("{error:#}"), "cannot read which hosts a change concerns");
-            BTreeMap::new()
-        });
+        let listed = match listed {
+            Ok(listed) => listed,
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "cannot read which hosts a change concerns");
+                let error = Some("conf-master cannot read which hosts it concerns; its log says why");
+                return Delivery { complete: false, datacenters: Vec::new(), error };
+            }
+        };
         let mut changes = self.hosts.changes();
         let deadline = tokio::time::Instant::now() + wait;
         loop {
@@ -64,7 +71,7 @@ impl Server {
             let complete = datacenters.iter().all(|one| one.late.is_empty() && one.silent.is_empty());
             let changed = tokio::time::timeout_at(deadline, changes.changed());
             if complete || changed.await.is_err() {
-                return Delivery { complete, datacenters };
+                return Delivery { complete, datacenters, error: None };
             }
         }
     }
