@@ -55,12 +55,12 @@ pub struct Expected {
 }
 
 /// What stands in `If-Match`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum IfMatch {
     /// `*`: whatever is there, as long as something is.
     Anything,
-    /// This commit alone.
-    Commit(CommitId),
+    /// One of these commits.
+    OneOf(Vec<CommitId>),
 }
 
 /// A change that was made from something else than what is newest.
@@ -139,10 +139,10 @@ pub fn version_after(changes: u64) -> i64 {
 impl Expected {
     /// True when this is what is newest.
     fn holds(&self, version: i64, current: Option<Target>) -> bool {
-        let commit = match self.commit {
+        let commit = match &self.commit {
             None => true,
             Some(IfMatch::Anything) => current.is_some(),
-            Some(IfMatch::Commit(commit)) => current.is_some_and(|current| current.commit == commit),
+            Some(IfMatch::OneOf(commits)) => current.is_some_and(|current| commits.contains(&current.commit)),
         };
         commit && self.version.is_none_or(|expected| expected == version)
     }

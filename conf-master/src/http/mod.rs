@@ -4,6 +4,7 @@ mod datacenters;
 mod delivery;
 mod events;
 mod git;
+mod openapi;
 mod plan;
 mod refused;
 mod sections;
@@ -55,7 +56,12 @@ impl Server {
     /// All routes.
     pub fn routes(self, health: Health) -> Routes {
         let git = git_routes(self.upload.clone(), Some(self.receive.clone()));
-        let api = events::routes(self.clone()).or(refused::routes(self.clone())).unify().boxed();
+        let api = openapi::routes()
+            .or(events::routes(self.clone()))
+            .unify()
+            .or(refused::routes(self.clone()))
+            .unify()
+            .boxed();
         let api = api.or(update::routes(self.clone())).unify().or(sections::routes(self.clone())).unify().boxed();
         let api = api.or(plan::routes(self.clone())).unify().boxed();
         let api = api.or(datacenters::routes(self)).unify().boxed();

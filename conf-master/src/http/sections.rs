@@ -50,13 +50,11 @@ impl Server {
     async fn section(&self, path: &str, query: SectionQuery, request: Request) -> Result<Response, Response> {
         let bad = |words: &dyn std::fmt::Display| error(StatusCode::BAD_REQUEST, words);
         let path = percent_decode_str(path).decode_utf8().map_err(|cause| bad(&cause))?;
+        if path == "update" {
+            return Err(error(StatusCode::METHOD_NOT_ALLOWED, "this path takes POST alone"));
+        }
         let section: SectionName = path.parse().map_err(|cause| bad(&cause))?;
-        let at = match (query.version, query.sequence) {
-            (None, None) => None,
-            (Some(version), None) => Some(At::Version(version)),
-            (None, Some(sequence)) => Some(At::Sequence(sequence)),
-            (Some(_), Some(_)) => return Err(bad(&"ask either by `version` or by `sequence`")),
-        };
+        let at = query.sequence.map(At::Sequence).or(query.version.map(At::Version));
         let known = request.header("if-none-match").map(str::to_owned);
         let form = query.config.unwrap_or(ConfigForm::Object);
         let reference = section.reference();
@@ -76,6 +74,8 @@ impl Server {
                 None => place.target.map(|target| Past { commit: target.commit, version, sequence: newest }),
                 Some(at) => history::find(repo, ledger, &reference, place, at)?,
             };
+            // With both both must hold.
+            let past = past.filter(|past| query.version.is_none_or(|wanted| wanted == past.version));
             let Some(past) = past else { return Ok(not_there(&section, at, version)) };
             let etag = etag_of(past.commit)?;
             if known.as_deref().is_some_and(|known| is_one_of(known, &etag)) {

@@ -38,7 +38,9 @@ const LANDING: Duration = Duration::from_secs(60);
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 struct UpdateBody {
+    #[serde(default, deserialize_with = "given")]
     request: Option<SectionBody>,
+    #[serde(default, deserialize_with = "given")]
     requests: Option<Vec<SectionBody>>,
     #[serde(default)]
     allow_shrink: bool,
@@ -51,9 +53,25 @@ struct UpdateBody {
 struct SectionBody {
     section: SectionName,
     config: Box<RawValue>,
+    #[serde(default, deserialize_with = "whole")]
     schema_version: Option<i64>,
+    #[serde(default, deserialize_with = "whole")]
     version: Option<i64>,
+    #[serde(default, deserialize_with = "given")]
     if_match: Option<String>,
+}
+
+/// A member that may be left out, but not be `null`: that would be a lock which somebody forgot to set.
+fn given<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+/// A whole number, which JSON may also write as `1.0`.
+fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
+    let number = serde_json::Number::deserialize(deserializer)?;
+    let text = number.to_string();
+    let whole = text.strip_suffix(".0").unwrap_or(&text).parse::<i64>().ok();
+    whole.map(Some).ok_or_else(|| serde::de::Error::custom(format_args!("{number} is no whole number of 64 bits")))
 }
 
 #[derive(Deserialize)]
@@ -156,19 +174,14 @@ fn read(bytes: &[u8], if_match: Option<&str>, key: Option<&str>) -> Result<Asked
         }
         _ => return Err(bad("send either `request`, or `requests` for several sections at once".to_owned())),
     };
-    if several && if_match.is_some() {
-        return Err(bad("If-Match is for one section; with `requests`, say `ifMatch` in each".to_owned()));
-    }
     let (mut changes, mut texts) = (Vec::new(), Vec::new());
     for one in sections {
         let section = one.section;
         if changes.iter().any(|change: &SectionChange| change.section == section) {
-            return Err(bad(format!("{section} stands twice in the request")));
+            let words = format!("{section} stands twice in the request; say once what it shall be");
+            return Err(refused(vec![Some(Refusal::of(vec![Fault::new(words)]))]));
         }
-        let commit = match one.if_match.as_deref().or(if_match) {
-            Some(text) => Some(parse_if_match(text).map_err(bad)?),
-            None => None,
-        };
+        let commit = one.if_match.as_deref().or(if_match).map(parse_if_match);
         if one.version.is_none() && commit.is_none() {
             return Err(bad(format!(
                 "{section}: say which `version` you changed (-1 for a new section), or its commit as If-Match"
@@ -203,13 +216,11 @@ fn fingerprinted(bytes: &[u8], if_match: Option<&str>) -> Vec<u8> {
     canonical
 }
 
-/// Reads `If-Match`: `*`, or one commit, in quotes or without.
-fn parse_if_match(text: &str) -> Result<IfMatch, String> {
+/// Reads `If-Match`: `*`, or tags as an `ETag` shows them. A tag that is none of ours is no branch's.
+fn parse_if_match(text: &str) -> IfMatch {
     match text.trim() {
-        "*" => Ok(IfMatch::Anything),
-        text => text.trim_matches('"').parse().map(IfMatch::Commit).map_err(|_| {
-            format!("If-Match: {:?} is neither * nor one commit id in quotes, as an ETag shows it", one_line(text))
-        }),
+        "*" => IfMatch::Anything,
+        tags => IfMatch::OneOf(tags.split(',').filter_map(|tag| tag.trim().trim_matches('"').parse().ok()).collect()),
     }
 }
 

@@ -13,6 +13,7 @@ mod harness;
 mod jobs;
 mod kills;
 mod layers;
+mod openapi;
 mod paths;
 mod refusals;
 mod slaves;

@@ -115,6 +115,7 @@ fn what_is_no_request_is_400_and_what_is_no_configuration_422() {
         r#"{"request": {"section": "services/web", "config": {}, "schemaVersion": 1, "version": 0, "x": 1}}"#,
         r#"{"request": {"section": "services/web", "config": {}, "version": 0}, "requests": []}"#,
         r#"{"requests": []}"#,
+        r#"{"request": {"section": "services/web", "config": {}, "schemaVersion": 1, "version": null}}"#,
         r#"{"request": {"section": "services/../web", "config": {}, "schemaVersion": 1, "version": 0}}"#,
         r#"{"request": {"section": "secrets/us-west", "config": {}, "schemaVersion": 1, "version": 0}}"#,
         r#"{"request": {"section": "refs/conf/ledger", "config": {}, "schemaVersion": 1, "version": 0}}"#,
@@ -150,7 +151,7 @@ fn what_is_no_request_is_400_and_what_is_no_configuration_422() {
     let answer = update(&site.master, WEB, json!({"a": large}), 0);
     assert_eq!(answer.status, 413, "{}", answer.text());
     let answer = site.master.http().get("/api/v1/config/update").expect("an answer");
-    assert!(answer.status.is_client_error(), "{}", answer.text());
+    assert_eq!(answer.status, 405, "{}", answer.text());
     assert_eq!(site.master.sequence(), before);
     assert_eq!(file(&site, BRANCH, "config.yaml"), "component: services/web\nround: 0");
     // Nothing of what was refused is kept.
@@ -175,7 +176,7 @@ fn manifests_are_sections_too() {
 }
 
 /// A request for several sections at once.
-fn update_all(master: &Master, requests: Value) -> Answer {
+fn update_all(master: &Master, requests: &Value) -> Answer {
     post(master, &[], &json!({"requests": requests}))
 }
 
@@ -191,17 +192,17 @@ fn several_sections_land_in_one_change_or_not_at_all() {
             {"section": datacenter, "config": {"conf": format!("{CLASS}/latest"), "platform": {"a": 1}}, "version": 0},
         ])
     };
-    let body = expect(&update_all(&site.master, three(7)), 409);
+    let body = expect(&update_all(&site.master, &three(7)), 409);
     assert_eq!((&body["section"], &body["version"]), (&json!("services/api"), &json!(0)), "{body}");
     let mut faulty = three(0);
     faulty[0]["config"] = json!("{\"a\": 1, \"a\": 2}");
     faulty[1]["schemaVersion"] = json!(4);
-    let body = expect(&update_all(&site.master, faulty), 422);
+    let body = expect(&update_all(&site.master, &faulty), 422);
     assert_eq!(body["faults"].as_array().map(Vec::len), Some(2), "all that is wrong comes at once: {body}");
     assert_eq!(site.master.sequence(), before);
     assert_eq!(file(&site, BRANCH, "config.yaml"), "component: services/web\nround: 0");
 
-    let body = expect(&update_all(&site.master, three(0)), 200);
+    let body = expect(&update_all(&site.master, &three(0)), 200);
     assert_eq!(body["sequence"], before + 1);
     let sections = body["sections"].as_array().expect("sections");
     assert_eq!(sections.len(), 3);
@@ -213,7 +214,7 @@ fn several_sections_land_in_one_change_or_not_at_all() {
         {"section": WEB, "config": {}, "version": 1},
         {"section": "services/web@master", "config": {}, "version": 1},
     ]);
-    assert_eq!(update_all(&site.master, twice).status, 400);
+    assert_eq!(update_all(&site.master, &twice).status, 422);
 }
 
 #[test]
@@ -304,7 +305,7 @@ fn a_section_is_read_now_and_as_it_was() {
         ("services/web?sequence=0", 404),
         ("services/web?sequence=99999", 404),
         ("services/web?version=x", 400),
-        ("services/web?version=0&sequence=1", 400),
+        ("services/web?version=2&sequence=1", 404),
         ("services/web/", 400),
         ("nonsense", 400),
         ("", 400),
@@ -322,7 +323,12 @@ fn a_section_is_read_now_and_as_it_was() {
     let tag = get(WEB).headers["etag"].to_str().expect("text").to_owned();
     assert_eq!(expect(&post(&site.master, &[("if-match", &tag)], &body), 200)["version"], 3);
     assert_eq!(post(&site.master, &[("if-match", "*")], &body).status, 200);
-    assert_eq!(post(&site.master, &[("if-match", "nonsense")], &body).status, 400);
+    assert_eq!(post(&site.master, &[("if-match", "nonsense")], &body).status, 409);
+    let several = format!("\"{}\", {tag}", "0".repeat(40));
+    assert_eq!(post(&site.master, &[("if-match", &several)], &body).status, 409, "it is the tag of before");
+    let tag = get(WEB).headers["etag"].to_str().expect("text").to_owned();
+    let several = format!("\"{}\", {tag}", "0".repeat(40));
+    assert_eq!(post(&site.master, &[("if-match", &several)], &body).status, 200);
 
     // Deleted, then made anew: no number comes twice, and none leads to what it does not mean.
     site.work.git(&["fetch", "-q", "origin", &format!("+refs/heads/{BRANCH}:refs/heads/{BRANCH}")]);
@@ -332,11 +338,11 @@ fn a_section_is_read_now_and_as_it_was() {
     site.work.push(&[&format!(":refs/heads/{BRANCH}")]).accepted();
     assert_eq!(expect(&get(WEB), 404)["version"], -1);
     assert_eq!(expect(&update(&site.master, WEB, json!({"new": true}), 5), 409)["version"], -1);
-    assert_eq!(expect(&update(&site.master, WEB, json!({"new": true}), -1), 200)["version"], 6);
-    assert_eq!(get(&format!("{WEB}?version=5")).status, 404, "it was not there then");
+    assert_eq!(expect(&update(&site.master, WEB, json!({"new": true}), -1), 200)["version"], 7);
+    assert_eq!(get(&format!("{WEB}?version=6")).status, 404, "it was not there then");
     assert_eq!(expect(&get(&format!("{WEB}?version=4")), 200)["config"], json!({"round": 3}));
     site.master.daemon.kill9_and_restart();
-    assert_eq!(expect(&get(WEB), 200)["version"], 6);
+    assert_eq!(expect(&get(WEB), 200)["version"], 7);
 }
 
 #[test]
