@@ -9,6 +9,8 @@ pub mod consul;
 pub mod daemon;
 pub mod events;
 pub mod flags;
+#[cfg(test)]
+mod fuzz_tests;
 pub mod git;
 pub mod hocon;
 pub mod http;
