@@ -37,7 +37,7 @@ pub enum Command {
     Init(Init),
     /// Serve the repository: Git at /conf.git, the API at /api/v1
     Serve(Serve),
-    /// Say whether datacenters resolve, on any clone and without a server; for the CI of a change not pushed yet
+    /// Say whether datacenters could land, on any clone and without a server; for the CI of a change not pushed yet
     Check(Check),
     /// Show a datacenter's deployments, or what was refused, newest first
     Log(client::log::Flags),
@@ -47,6 +47,10 @@ pub enum Command {
     Update(client::update::Flags),
     /// Show what a change would do to a datacenter: components, hosts, and the difference in files and settings
     Plan(client::plan::Flags),
+    /// Show who set each key of a component's settings on a host: every layer, with its file, commit, author and date
+    Explain(client::explain::Flags),
+    /// Print what a component's config.schema.json says of its settings, as Markdown
+    Doc(client::doc::Flags),
     /// What Git runs in the repository when somebody pushes
     #[command(hide = true)]
     Hook {

@@ -14,6 +14,8 @@ pub mod check;
 pub mod client;
 pub mod config;
 pub mod deployments;
+pub mod doc;
+pub mod explain;
 pub mod history;
 pub mod hosts;
 pub mod http;

@@ -44,6 +44,8 @@ fn main() -> ExitCode {
         Command::Show(flags) => finish(client::run(client::show::run(&flags))),
         Command::Update(flags) => finish(client::run(client::update::run(&flags))),
         Command::Plan(flags) => finish(client::run(client::plan::run(&flags))),
+        Command::Explain(flags) => finish(client::run(client::explain::run(&flags))),
+        Command::Doc(flags) => finish(client::run(client::doc::run(&flags))),
         Command::Hook { name } => finish(receive::run_hook(&name).map(ExitCode::from)),
     }
 }

@@ -13,7 +13,7 @@ use libconf::{
 use serde::{Deserialize, Serialize};
 
 /// The branch of a component where none is named.
-const BRANCH: &str = "master";
+pub(crate) const BRANCH: &str = "master";
 /// The settings file of a component that has none yet.
 const NEW_FILE: &str = "config.json";
 

@@ -1,5 +1,7 @@
 //! Client commands: what people and scripts ask a running conf-master. One file a command, with its flags.
 
+pub mod doc;
+pub mod explain;
 pub mod log;
 pub mod plan;
 pub mod show;

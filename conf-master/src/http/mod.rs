@@ -3,6 +3,7 @@
 mod datacenters;
 mod delivery;
 mod events;
+mod explain;
 mod git;
 mod openapi;
 mod plan;
@@ -63,7 +64,7 @@ impl Server {
             .unify()
             .boxed();
         let api = api.or(update::routes(self.clone())).unify().or(sections::routes(self.clone())).unify().boxed();
-        let api = api.or(plan::routes(self.clone())).unify().boxed();
+        let api = api.or(plan::routes(self.clone())).unify().or(explain::routes(self.clone())).unify().boxed();
         let api = api.or(datacenters::routes(self)).unify().boxed();
         git.or(api).unify().or(health_routes(health)).unify().boxed()
     }

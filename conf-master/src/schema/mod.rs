@@ -18,10 +18,8 @@ use libconf::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use libconf::tier::schema::FILE;
 pub use worker::{ARGUMENT as WORKER, run as run_worker};
-
-/// The name of the file, at the root of a component.
-pub const FILE: &str = "config.schema.json";
 
 /// The most faults that are told of one component's settings; more would help nobody.
 const MOST_FAULTS: usize = 20;

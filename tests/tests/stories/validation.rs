@@ -449,3 +449,87 @@ fn a_dry_run_shows_layers_and_a_long_difference_is_cut() {
     let said = dry(site.work.change().file("services/new/master", "a", "1"));
     assert!(said.contains("no datacenter would change"), "{said}");
 }
+
+#[test]
+fn explain_names_every_layer_that_set_a_key_with_who_and_when() {
+    let site = with_schema();
+    site.work.change().file(CLASS, "overrides/services/web.yaml", "# the class\nport: 81\npool: {size: 4}\n").land();
+    let class_commit = site.work.id(CLASS);
+    site.work.change().file(CLASS, "note", "another change, of another file").land();
+    site.work.change().file(INSTANCE, "overrides/services/web.yaml", "pool: ~\n").land();
+    let explain = |arguments: &[&str]| site.master.run(&[&["explain", DATACENTER, "services/web"], arguments].concat());
+    let explained = json(&explain(&["--host", "b-1", "--json"]));
+    let set_by = |key: &str| {
+        let keys = explained["keys"].as_array().expect("a list");
+        let one = keys.iter().find(|one| one["pointer"] == key).unwrap_or_else(|| panic!("{key}: {explained}"));
+        (one["value"].clone(), one["set_by"].as_array().expect("a list").clone())
+    };
+    let (port, by) = set_by("/port");
+    let layers: Vec<&str> = by.iter().filter_map(|one| one["layer"].as_str()).collect();
+    assert_eq!((port, layers), (9000.into(), vec!["component", "class", "host"]), "{explained}");
+    let class = &by[1];
+    assert_eq!((&class["file"], &class["line"]), (&"overrides/services/web.yaml".into(), &2.into()), "{class}");
+    assert_eq!((&class["reference"], &class["commit"]), (&CLASS.into(), &class_commit.into()), "{class}");
+    assert_eq!((&class["author"], &class["winner"]), (&"Erin Engineer".into(), &false.into()), "{class}");
+    assert!(class["date"].as_str().is_some_and(|date| date.starts_with("2023-11-14T")), "{class}");
+    assert_eq!(
+        (&by[2]["file"], &by[2]["line"], &by[2]["winner"]),
+        (&"datacenter.yaml".into(), &7.into(), &true.into())
+    );
+    let (size, by) = set_by("/pool/size");
+    let layers: Vec<&str> = by.iter().filter_map(|one| one["layer"].as_str()).collect();
+    assert_eq!((size, layers), (8.into(), vec!["class", "datacenter", "role"]), "{explained}");
+
+    let shown = explain(&["port", "--host", "b-1"]);
+    for words in
+        ["/port = 9000", "host b-1", "datacenters/us-west/v1@", "datacenter.yaml:7", "Erin Engineer", "2023-11-14"]
+    {
+        assert!(text(&shown).contains(words), "it does not say {words:?}:\n{}", text(&shown));
+    }
+    assert!(!text(&shown).contains("/pool"), "{}", text(&shown));
+    // A host that nobody lists has what all have in common.
+    assert_eq!(json(&explain(&["/port", "--json"]))["keys"][0]["value"], 81);
+    for (arguments, code, word) in [
+        (&["explain", DATACENTER, "services/nobody"][..], 1, "no services/nobody"),
+        (&["explain", DATACENTER, "services/web", "nothing"], 1, "no layer"),
+        (&["explain", "nowhere/v1", "services/web"], 1, "nowhere/v1"),
+        (&["explain", DATACENTER, "devices/router", "--host", "a-1"], 1, "a-1 does not run devices/router"),
+        (&["explain", DATACENTER, "web"], 2, "web"),
+        (&["explain", DATACENTER], 2, "COMPONENT"),
+    ] {
+        let output = site.master.run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{}", text(&output));
+        assert!(text(&output).contains(word), "{arguments:?}:\n{}", text(&output));
+    }
+}
+
+#[test]
+fn doc_prints_what_a_schema_says_as_markdown() {
+    let site = with_schema();
+    let doc = site.master.run(&["doc", "services/web"]);
+    assert_eq!(doc.status.code(), Some(0), "{}", text(&doc));
+    for line in [
+        "# services/web",
+        "| `port` | integer |  | at most 65535 | **Required.** |",
+        "| `pool.size` | integer |  |  |  |",
+    ] {
+        assert!(text(&doc).lines().any(|one| one == line), "{line:?} is not in:\n{}", text(&doc));
+    }
+    let as_json = json(&site.master.run(&["doc", "services/web", "--json"]));
+    assert_eq!(as_json["commit"], site.work.id(WEB).as_str(), "{as_json}");
+    site.work
+        .change()
+        .file("services/web/other", "config.schema.json", r#"{"properties": {"new": {"default": 1}}}"#)
+        .land();
+    let other = site.master.run(&["doc", "services/web", "--branch", "other"]);
+    assert!(text(&other).contains("| `new` |  | `1` |"), "{}", text(&other));
+    for (arguments, code, word) in [
+        (&["doc", "services/api"][..], 1, "nothing describes its settings"),
+        (&["doc", "services/web", "--branch", "nowhere"], 1, "services/web/nowhere"),
+        (&["doc", "web"], 2, "web"),
+    ] {
+        let output = site.master.run(arguments);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}:\n{}", text(&output));
+        assert!(text(&output).contains(word), "{arguments:?}:\n{}", text(&output));
+    }
+}
