@@ -111,7 +111,8 @@ impl Judging<'_> {
         let broken = |error: git2::Error| format!("its files cannot be read: {}", error.message());
         let faults = safety::faults(self.repo, target.commit, &self.validator.limits.tree).map_err(broken)?;
         if !faults.is_empty() {
-            return Err(Refusal::of(faults.into_iter().map(Fault::new).collect()));
+            let fault = |reason: String| Fault { reference: Some(name.short()), ..Fault::new(reason) };
+            return Err(Refusal::of(faults.into_iter().map(fault).collect()));
         }
         let told = |faults: Vec<Caused>| Refusal::of(faults.into_iter().map(|caused| caused.fault).collect());
         match &name {

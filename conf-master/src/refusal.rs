@@ -142,9 +142,26 @@ impl From<&str> for Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some((first, rest)) = self.faults.split_first() else { return f.write_str(&self.reason) };
-        write!(f, "{first}")?;
-        rest.iter().try_for_each(|fault| write!(f, "\n{fault}"))
+        if self.faults.is_empty() {
+            return f.write_str(&self.reason);
+        }
+        // One mistake shows in every datacenter that runs it; people need it once.
+        let mut told: Vec<(Fault, &Fault, usize)> = Vec::new();
+        for fault in &self.faults {
+            let what = Fault { datacenter: None, host: None, ..fault.clone() };
+            match told.iter_mut().find(|(known, ..)| *known == what) {
+                Some((.., more)) => *more += 1,
+                None => told.push((what, fault, 0)),
+            }
+        }
+        for (number, (_, fault, more)) in told.iter().enumerate() {
+            let end = if number == 0 { "" } else { "\n" };
+            write!(f, "{end}{fault}")?;
+            if *more > 0 {
+                write!(f, " (and {more} more alike)")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -181,5 +198,9 @@ mod tests {
         assert_eq!(json, serde_json::json!({"kind": "invalid", "reason": "2 faults; the first: b", "faults": faults}));
         assert_eq!(serde_json::from_value::<Refusal>(json).unwrap(), refusal);
         assert_eq!(Refusal::new(Kind::Stale, "late").to_string(), "late");
+        let in_datacenter = |name: &str| Fault { datacenter: Some(name.parse().unwrap()), ..Fault::new("no") };
+        let many = Refusal::of(vec![in_datacenter("a/v1"), in_datacenter("b/v1"), in_datacenter("c/v1")]);
+        assert_eq!(many.to_string(), "no (needed by a/v1) (and 2 more alike)");
+        assert_eq!(many.faults.len(), 3);
     }
 }

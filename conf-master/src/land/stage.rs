@@ -145,7 +145,9 @@ impl Landing {
         by: &str,
     ) -> anyhow::Result<Option<(Snapshot, String)>> {
         let trees = |datacenter: &crate::catalog::Datacenter| (datacenter.datacenter_tree, datacenter.class_tree);
-        let before = self.catalog.datacenters.get(name).map(trees);
+        let known = self.catalog.datacenters.get(name);
+        let touched = self.validator.touched(&self.repo, name, known, &delta)?;
+        let before = known.map(trees);
         let components = delta.components.clone();
         self.catalog.apply_delta(name, delta);
         let datacenter = self.catalog.datacenters.get(name).context("a datacenter that was just resolved")?;
@@ -155,10 +157,10 @@ impl Landing {
         let hosts = &datacenter.instance.hosts;
         let told = hosts.keys().filter(|host| {
             let selection = datacenter.instance.selection(host);
-            components.keys().any(|component| selection.contains(component))
+            touched.iter().any(|component| selection.contains(component))
         });
         let hosts = if hosts.is_empty() { "all hosts".to_owned() } else { count(told.count(), "host") };
-        let note = format!("{name} #{sequence}: {}, {hosts}", count(components.len(), "component"));
+        let note = format!("{name} #{sequence}: {}, {hosts}", count(touched.len(), "component"));
         let composition = Composition {
             datacenter: name.clone(),
             sequence,

@@ -8,6 +8,7 @@ mod worker;
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use jsonschema::{PatternOptions, Validator, error::ValidationErrorKind};
@@ -58,14 +59,37 @@ pub type Found = Result<Vec<Vec<SchemaFault>>, BadSchema>;
 
 /// The way to the process that works schemas out.
 #[derive(Debug, Default)]
-pub struct Schemas(Mutex<Option<worker::Worker>>);
+pub struct Schemas(Mutex<Process>);
+
+#[derive(Debug, Default)]
+struct Process {
+    worker: Option<worker::Worker>,
+    /// Schemas that never came to an end, and when: what many datacenters run is not tried in each of them.
+    endless: Vec<(ObjectId, Instant)>,
+}
+
+/// How long an endless schema is remembered.
+const REMEMBERED: Duration = Duration::from_secs(60);
+/// After so many endless ones within that time no other is tried: landings wait for each.
+const MOST_ENDLESS: usize = 6;
 
 impl Schemas {
     /// Holds settings against a schema; `id` is the blob that `schema` is. Bounds: five seconds, then the schema is at fault.
     pub fn check(&self, id: ObjectId, schema: &[u8], settings: &[Value]) -> Found {
-        let mut slot = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut process = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        process.endless.retain(|(_, when)| when.elapsed() < REMEMBERED);
+        if process.endless.iter().any(|(known, _)| *known == id) {
+            return Err(worker::endless());
+        }
+        if process.endless.len() >= MOST_ENDLESS {
+            return Err(BadSchema::new("other schemas took up all the time there is; push again in a minute"));
+        }
         let question = worker::Question { id, schema: String::from_utf8_lossy(schema).into_owned(), settings };
-        worker::ask(&mut slot, &question)
+        let found = worker::ask(&mut process.worker, &question);
+        if found.as_ref().is_err_and(|bad| *bad == worker::endless()) {
+            process.endless.push((id, Instant::now()));
+        }
+        found
     }
 }
 

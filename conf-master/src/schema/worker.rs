@@ -64,14 +64,19 @@ pub(super) fn ask(slot: &mut Option<Worker>, question: &Question<'_>) -> Found {
         None => start().map_err(failed)?,
     };
     let (answer, worker) = converse(worker, question).map_err(|cause| match cause.kind() {
-        io::ErrorKind::TimedOut | io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe => BadSchema::new(
-            "checking settings against it took more time or memory than there is; is there a $ref that leads back to \
-             itself, or one that doubles at each step?",
-        ),
+        io::ErrorKind::TimedOut | io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe => endless(),
         _ => failed(cause),
     })?;
     *slot = Some(worker);
     serde_json::from_slice(&answer).map_err(|cause| failed(cause.into()))?
+}
+
+/// What is wrong with a schema over which the process was ended.
+pub(super) fn endless() -> BadSchema {
+    BadSchema::new(
+        "checking settings against it took more time or memory than there is; is there a $ref that leads back to itself, or one \
+         that doubles at each step?",
+    )
 }
 
 fn start() -> io::Result<Worker> {

@@ -101,6 +101,23 @@ impl Validator {
         Ok(found)
     }
 
+    /// The components whose content or layers `delta` changes on some host, or that it removes.
+    pub fn touched(
+        &self,
+        repo: &Repository,
+        name: &DatacenterName,
+        before: Option<&Datacenter>,
+        delta: &Delta,
+    ) -> Result<BTreeSet<ComponentVersion>, git2::Error> {
+        let overrides = |tree: ObjectId| self.overrides(repo, tree);
+        let mut touched: BTreeSet<ComponentVersion> = delta.components.keys().cloned().collect();
+        if let Some(after) = Side::after(name, before, delta, &overrides)? {
+            let before = before.map(|before| Side::before(name, before, &overrides)).transpose()?;
+            touched.extend(side::affected(before.as_ref(), &after, delta));
+        }
+        Ok(touched)
+    }
+
     /// What stands in `overrides/` of a tree.
     pub(crate) fn overrides(&self, repo: &Repository, tree: ObjectId) -> Result<Arc<Overrides>, git2::Error> {
         let mut known = self.overrides.lock().unwrap_or_else(PoisonError::into_inner);

@@ -65,6 +65,16 @@ fn what_was_refused_is_on_record_whatever_happens_to_the_server() {
     site.work.change().file("services/web/master", "round", "1\n").commit();
     let both = ["refs/heads/services/web/master", "refs/heads/services/web/master:refs/heads/elsewhere"];
     site.work.try_git(&[&["push", "origin"][..], &both].concat()).refused(&["elsewhere"]);
+    // A request to the API like any other.
+    let update = r#"{"request": {"section": "services/web", "config": {}, "schemaVersion": 1, "version": 7}}"#;
+    let headers = [("content-type", "application/json")];
+    let path = "/api/v1/config/update";
+    let answer = site
+        .master
+        .http()
+        .request(hyper::Method::POST, path, &headers, hyper::body::Bytes::from(update))
+        .expect("an answer");
+    assert_eq!(answer.status, 409, "{}", answer.text());
     // What was only tried is nobody's failure.
     site.work.change().file("elsewhere", "a", "1").option("--push-option=dry-run").push().refused(&["elsewhere"]);
 
@@ -72,8 +82,9 @@ fn what_was_refused_is_on_record_whatever_happens_to_the_server() {
     let names: Vec<&str> =
         records.as_array().expect("a list").iter().filter_map(|one| one["refused"][0]["ref"].as_str()).collect();
     let class_ref = format!("refs/heads/{CLASS}");
-    assert_eq!(names, ["refs/heads/elsewhere", "refs/heads/services/web/master", &class_ref], "newest first");
-    let first = &records[2];
+    let web = "refs/heads/services/web/master";
+    assert_eq!(names, [web, "refs/heads/elsewhere", web, &class_ref], "newest first");
+    let first = &records[3];
     assert!(first["through"].as_str().is_some_and(|through| through.starts_with("http 127.")), "{first}");
     assert!(first["when"].as_str().is_some() && first["request"].as_str().is_some(), "{first}");
     let fault = &first["refused"][0]["faults"][0];
@@ -453,7 +464,9 @@ fn a_dry_run_shows_layers_and_a_long_difference_is_cut() {
 #[test]
 fn explain_names_every_layer_that_set_a_key_with_who_and_when() {
     let site = with_schema();
-    site.work.change().file(CLASS, "overrides/services/web.yaml", "# the class\nport: 81\npool: {size: 4}\n").land();
+    let layer = "# the class\nport: 81\npool: {size: 4}\n";
+    let landed = site.work.change().file(CLASS, "overrides/services/web.yaml", layer).land();
+    assert!(landed.contains("us-west/v1 #3: 1 component, 3 hosts"), "a layer changes its component:\n{landed}");
     let class_commit = site.work.id(CLASS);
     site.work.change().file(CLASS, "note", "another change, of another file").land();
     site.work.change().file(INSTANCE, "overrides/services/web.yaml", "pool: ~\n").land();
