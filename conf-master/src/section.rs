@@ -229,6 +229,17 @@ mod tests {
         }
     }
 
+    proptest::proptest! {
+        /// Whatever is sent either names nothing, or prints as what it was read from names the same.
+        #[test]
+        fn any_text(text in "[a-z/@:.-]{0,40}|(services|datacenters|datacenter-configuration|devices)[/@:]\\PC{0,20}") {
+            if let Ok(section) = text.parse::<SectionName>() {
+                proptest::prop_assert_eq!(section.to_string().parse(), Ok(section.clone()));
+                proptest::prop_assert!(!section.reference().is_reserved());
+            }
+        }
+    }
+
     #[test]
     fn the_file_of_a_section_is_the_one_that_is_there_or_a_new_one() {
         let folder = tempfile::tempdir().unwrap();

@@ -30,6 +30,8 @@ use crate::{
 const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
 /// Every push and every landing leaves a pack or loose objects; with more packs each Git program starts slower.
 const MOST_PACKS: usize = 40;
+/// An update through the API leaves a dozen loose objects; reading many of them is slow, and each takes a block of disk.
+const MOST_LOOSE: usize = 10_000;
 /// How often the packs are counted.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
@@ -73,7 +75,7 @@ async fn keep_up(path: PathBuf, lander: Lander, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        if last.elapsed() < UPKEEP_EVERY && packs(&path) < MOST_PACKS {
+        if last.elapsed() < UPKEEP_EVERY && packs(&path) < MOST_PACKS && loose(&path) < MOST_LOOSE {
             continue;
         }
         last = Instant::now();
@@ -100,6 +102,11 @@ async fn keep_up(path: PathBuf, lander: Lander, stop: CancellationToken) {
 fn packs(path: &Path) -> usize {
     let entries = std::fs::read_dir(path.join("objects/pack")).into_iter().flatten().flatten();
     entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pack")).count()
+}
+
+/// About how many loose objects there are: one folder of 256, as Git's own upkeep estimates it.
+fn loose(path: &Path) -> usize {
+    256 * std::fs::read_dir(path.join("objects/17")).into_iter().flatten().count()
 }
 
 /// Rolls small packs and loose objects up into larger packs, reachable or not, and indexes the history.

@@ -517,3 +517,64 @@ fn hocon_is_taken_as_text_and_kept_where_the_file_is_hocon() {
     }
     assert_eq!(site.master.sequence(), before);
 }
+
+#[test]
+fn a_layer_is_a_section_and_reaches_the_hosts_merged() {
+    let site = Site::start();
+    let layer = format!("datacenters/{DATACENTER}:services/web");
+    let class_layer = format!("{CLASS}:services/web");
+    let requests = json!([
+        {"section": class_layer, "config": {"round": 5, "pool": {"size": 1, "name": "a"}}, "version": 0},
+        {"section": layer, "config": {"pool": {"size": 2}, "component": null}, "version": 0},
+    ]);
+    let body = expect(&update_all(&site.master, &requests), 200);
+    assert_eq!(
+        file(&site, &format!("datacenters/{DATACENTER}"), "overrides/services/web.yaml"),
+        "pool:\n  size: 2\ncomponent: null"
+    );
+    site.wait_applied(body["sequence"].as_u64().expect("a number"));
+    let settings: Value = serde_json::from_str(&site.host().file("services/web/latest.json")).expect("JSON");
+    assert_eq!(settings, json!({"round": 5, "pool": {"size": 2, "name": "a"}}));
+    let nobody = format!("datacenters/{DATACENTER}:services/nobody");
+    let body = expect(&update(&site.master, &nobody, json!({"a": 1}), 1), 422);
+    assert_eq!(body["faults"][0]["file"], "overrides/services/nobody.yaml", "{body}");
+    // A layer of what is not there would be a datacenter without a manifest.
+    let body = expect(&update(&site.master, "datacenters/nowhere/v1:services/web", json!({"a": 1}), -1), 422);
+    assert!(body.to_string().contains("datacenter.yaml"), "{body}");
+}
+
+#[test]
+fn an_update_is_validated_on_every_host_that_it_touches() {
+    let site = central();
+    let instance = format!(
+        "conf: {CLASS}/latest\ninventories:\n  hosts:\n    web-1: {{settings: {{services/web: {{port: high}}}}}}\n    web-2: {{}}\n"
+    );
+    let schema = r#"{"properties": {"port": {"type": ["integer", "string"]}}}"#;
+    let change = site.work.change().file(&format!("datacenters/{DATACENTER}"), "datacenter.yaml", instance);
+    change.file(BRANCH, "config.schema.json", schema).land();
+    let before = site.master.sequence();
+    let schema = r#"{"properties": {"port": {"type": "integer"}}}"#;
+    site.work.change().file(BRANCH, "config.schema.json", schema).push().refused(&["web-1"]);
+    let body = expect(&update(&site.master, WEB, json!({"port": [1]}), 1), 422);
+    let fault = &body["faults"][0];
+    assert_eq!((&fault["datacenter"], &fault["pointer"]), (&json!(DATACENTER), &json!("/port")), "{body}");
+    assert_eq!((&fault["reference"], &fault["file"]), (&json!(BRANCH), &json!("config.yaml")), "{body}");
+    // What would remove most of it must say that it is meant.
+    let many: Value = (0..20).map(|key| (format!("key{key}"), json!(key))).collect::<serde_json::Map<_, _>>().into();
+    expect(&update(&site.master, WEB, many, 1), 200);
+    let request = |options: Value| {
+        let mut body = json!({"request": {"section": WEB, "config": {"port": 1}, "version": 2}});
+        body.as_object_mut().expect("an object").extend(options.as_object().expect("an object").clone());
+        post(&site.master, &[], &body)
+    };
+    let body = expect(&request(json!({})), 422);
+    assert!(body["error"].as_str().is_some_and(|error| error.contains("allowShrink")), "{body}");
+    assert_eq!(expect(&request(json!({"allowShrink": true, "dryRun": true})), 200), json!({"dryRun": true}));
+    assert_eq!(site.master.sequence(), before + 1);
+    expect(&request(json!({"allowShrink": true})), 200);
+    assert_eq!(site.master.sequence(), before + 2);
+    // What was refused is on record, with the branch that it was about.
+    let refused = site.master.http().get_json("/api/v1/refused").expect("the records");
+    assert!(refused.as_array().is_some_and(|records| records.len() >= 3), "{refused}");
+    assert_eq!(refused[0]["refused"][0]["ref"], format!("refs/heads/{BRANCH}"), "{refused}");
+}
