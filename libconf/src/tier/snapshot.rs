@@ -532,6 +532,16 @@ mod tests {
     }
 
     #[test]
+    fn a_snapshot_of_an_earlier_version_names_no_commits_of_its_layers() {
+        let text = format!(
+            "tree {0}\nauthor a <a> 1 +0000\ncommitter a <a> 1 +0000\n\nus-west/v1: x\n\nConf-Sequence: 7\nConf-Format: 1\n",
+            CommitId::from([1; 20])
+        );
+        let snapshot = parse(CommitId::from([2; 20]), text.as_bytes()).unwrap();
+        assert_eq!((snapshot.sequence, snapshot.datacenter_commit, snapshot.class), (Sequence(7), None, None));
+    }
+
+    #[test]
     fn only_what_is_signed_for_this_datacenter_is_accepted() {
         let bench = Bench::new();
         let snapshot = bench.compose(1, None, [bench.component("services/a/latest", "1")]);
