@@ -120,8 +120,8 @@ fn datacenter(
     let before = before.map(|before| Side::before(name, before, &overrides)).transpose()?;
     let mut names = side::affected(before.as_ref(), &after, delta);
     names.extend(delta.components.keys().cloned());
+    let mut planning = Planning { repo, before: before.as_ref(), after: &after, left };
     for component in names {
-        let mut planning = Planning { repo, before: before.as_ref(), after: &after, left };
         plan.components.extend(planning.component(component)?);
     }
     Ok(plan)

@@ -53,7 +53,7 @@ pub fn datacenter(
 ) -> Resolved {
     let mut resolved = match before {
         Some(_) if !touched.manifest => pins(repo, refs, name, before, touched, None),
-        _ => match read_manifest(repo, refs, name) {
+        _ => match read_manifest(repo, refs, name, before) {
             Ok(manifest) => pins(repo, refs, name, before, touched, Some(manifest)),
             Err(faults) => Resolved { faults, ..Resolved::default() },
         },
@@ -109,7 +109,12 @@ fn same_question(one: &PinRequest, other: &PinRequest) -> bool {
     (&one.branch, &one.tag, one.raw) == (&other.branch, &other.tag, other.raw)
 }
 
-fn read_manifest(repo: &Repository, refs: Proposed<'_>, name: &DatacenterName) -> Result<Manifest, Vec<Caused>> {
+fn read_manifest(
+    repo: &Repository,
+    refs: Proposed<'_>,
+    name: &DatacenterName,
+    before: Option<&Datacenter>,
+) -> Result<Manifest, Vec<Caused>> {
     let own = RefName::Datacenter(name.clone());
     let fault = |reference: &RefName, line: Option<usize>, reason: String, causes: Vec<RefName>| {
         vec![Caused { fault: Fault::of_file(reference, manifest::FILE, line, reason), causes }]
@@ -117,7 +122,11 @@ fn read_manifest(repo: &Repository, refs: Proposed<'_>, name: &DatacenterName) -
     let Some(tip) = refs.target(&own) else {
         return Err(fault(&own, None, "the datacenter has no branch".to_owned(), vec![own.clone()]));
     };
-    let instance = instance(repo, &own, tip.commit)?;
+    // With ten thousand hosts it is long; where only the class changed it was read before.
+    let instance = match before.filter(|before| before.datacenter_commit == tip.commit) {
+        Some(before) => before.instance.clone(),
+        None => instance(repo, &own, tip.commit)?,
+    };
     let (class_ref, line) = (instance.class_ref(), Some(instance.conf.line));
     let branch = RefName::Class(instance.conf.class.clone());
     let Some(class_tip) = refs.target(&class_ref) else {

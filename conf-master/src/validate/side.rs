@@ -1,6 +1,7 @@
 //! A datacenter as it is, or as it would be: where each component's layers are read, and what differs between two.
 
 use std::{
+    cell::OnceCell,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -31,6 +32,8 @@ pub(crate) struct Side<'a> {
     pub(crate) trees: [ObjectId; 2],
     /// What each of the two lays over settings.
     pub(crate) overrides: [Arc<Overrides>; 2],
+    /// What roles and hosts lay something over.
+    overlaid: OnceCell<BTreeSet<&'a ComponentName>>,
 }
 
 static NO_COMPONENTS: BTreeMap<ComponentVersion, Component> = BTreeMap::new();
@@ -53,6 +56,7 @@ impl<'a> Side<'a> {
             changed: None,
             trees,
             overrides: [overrides(trees[0])?, overrides(trees[1])?],
+            overlaid: OnceCell::new(),
         })
     }
 
@@ -76,6 +80,7 @@ impl<'a> Side<'a> {
             changed: Some(&delta.components),
             trees,
             overrides: [overrides(trees[0])?, overrides(trees[1])?],
+            overlaid: OnceCell::new(),
         }))
     }
 
@@ -108,9 +113,11 @@ impl<'a> Side<'a> {
     /// Hosts that share all their layers over a component. Where no role and no host says anything of it, that is one group
     /// without names, however many there are.
     pub(crate) fn groups(&self, name: &ComponentVersion) -> Vec<Group> {
-        let of_roles = self.instance.roles.values().map(|role| &role.settings);
-        let of_hosts = self.instance.hosts.values().map(|host| &host.settings);
-        if of_roles.chain(of_hosts).any(|settings| settings.contains_key(&name.component)) {
+        let overlaid = self.overlaid.get_or_init(|| {
+            let of_roles = self.instance.roles.values().flat_map(|role| role.settings.keys());
+            of_roles.chain(self.instance.hosts.values().flat_map(|host| host.settings.keys())).collect()
+        });
+        if overlaid.contains(&name.component) {
             return layers::groups(self.instance, name);
         }
         vec![Group { hosts: Vec::new() }]
@@ -161,7 +168,9 @@ pub(crate) fn affected(before: Option<&Side<'_>>, after: &Side<'_>, delta: &Delt
     for (old, new) in before.overrides.iter().zip(&after.overrides) {
         names.extend(differing(&old.files, &new.files, |one, other| one == other));
     }
-    names.extend(inventory(before.instance, after.instance));
+    if before.trees[1] != after.trees[1] {
+        names.extend(inventory(before.instance, after.instance));
+    }
     affected.extend(after.requests.iter().filter_map(|(name, request)| {
         let raw = before.requests.get(name).is_some_and(|before| before.raw != request.raw);
         (raw || names.contains(&name.component)).then(|| name.clone())
