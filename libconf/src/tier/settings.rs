@@ -1,16 +1,14 @@
 //! One settings file as a JSON object, whatever its notation, and an object's canonical bytes.
 
-use std::{collections::BTreeMap, fmt};
+mod json;
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{self, MapAccess, SeqAccess, Visitor},
-};
+use std::collections::BTreeMap;
+
 use serde_json::{Map, Number, Value};
 
 use super::{
     hocon,
-    yaml::{self, Fault, MAX_BYTES, MAX_DEPTH, Node, shown},
+    yaml::{self, Fault, MAX_BYTES, MAX_DEPTH, Node},
 };
 
 /// The notation of a settings file.
@@ -115,7 +113,7 @@ fn object(format: Format, bytes: &[u8]) -> Result<Map<String, Value>, Fault> {
     }
     let value = match format {
         Format::Yaml => from_yaml(text)?,
-        Format::Json => from_json(text)?,
+        Format::Json => json::read(text)?,
         Format::Toml => from_toml(text)?,
         Format::Hocon => hocon::read(text)?,
     };
@@ -140,18 +138,6 @@ fn from_yaml(text: &str) -> Result<Value, Fault> {
     let mut faults = Vec::new();
     let value = Node::parse(text)?.into_json(&mut faults);
     faults.into_iter().min().map_or(Ok(value), Err)
-}
-
-fn from_json(text: &str) -> Result<Value, Fault> {
-    serde_json::from_str::<OnceEach>(text).map(|OnceEach(value)| value).map_err(|error| {
-        let words = error.to_string();
-        let place = format!(" at line {} column {}", error.line(), error.column());
-        let reason = match words.strip_suffix(&place).unwrap_or(&words) {
-            "recursion limit exceeded" => yaml::too_deep(),
-            reason => reason.to_owned(),
-        };
-        Fault::new(error.line(), reason)
-    })
 }
 
 fn from_toml(text: &str) -> Result<Value, Fault> {
@@ -179,72 +165,6 @@ fn toml_to_json(value: toml::Value) -> Result<Value, Fault> {
             table.into_iter().map(|(key, value)| Ok((key, toml_to_json(value)?))).collect::<Result<_, Fault>>()?,
         ),
     })
-}
-
-/// A JSON value in which no key stands twice: RFC 8259 leaves open what that means, and readers differ.
-struct OnceEach(Value);
-
-impl<'de> Deserialize<'de> for OnceEach {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(OnceEachVisitor).map(OnceEach)
-    }
-}
-
-struct OnceEachVisitor;
-
-impl<'de> Visitor<'de> for OnceEachVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a JSON value")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
-        let mut values = Vec::new();
-        while let Some(OnceEach(value)) = seq.next_element()? {
-            values.push(value);
-        }
-        Ok(Value::Array(values))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(key) = map.next_key::<String>()? {
-            if object.contains_key(&key) {
-                return Err(de::Error::custom(format_args!("`{}` stands twice; keep one", shown(&key))));
-            }
-            object.insert(key, map.next_value::<OnceEach>()?.0);
-        }
-        Ok(Value::Object(object))
-    }
 }
 
 #[cfg(test)]
