@@ -83,6 +83,25 @@ fn refusal(status: StatusCode, words: impl std::fmt::Display) -> Refusal {
     Refusal(Box::new(answer::error(status, words)))
 }
 
+/// `GET /v1/<word>/<component>?…`, answered by a method of the service.
+macro_rules! of_component {
+    ($word:literal, $component:ident, $service:ident, $answer:ident) => {
+        warp::path("v1")
+            .and(warp::path($word))
+            .and($component)
+            .and(warp::get())
+            .and(warp::query())
+            .and($service.clone())
+            .and(answer::request())
+            .then(async |component: String, query, service: Service, request: Request| {
+                match from_here(&request).and_then(|()| selected(&component)) {
+                    Ok(component) => settle(service.$answer(component, query).await),
+                    Err(refusal) => *refusal.0,
+                }
+            })
+    };
+}
+
 /// All routes of the local service.
 pub fn routes(service: Service) -> Routes {
     let service = warp::any().map(move || service.clone());
@@ -107,45 +126,9 @@ pub fn routes(service: Service) -> Routes {
                 Err(refusal) => *refusal.0,
             }
         });
-    let explain = v1
-        .and(warp::path("explain"))
-        .and(component)
-        .and(warp::get())
-        .and(warp::query())
-        .and(service.clone())
-        .and(answer::request())
-        .then(async |component: String, query, service: Service, request: Request| {
-            match from_here(&request).and_then(|()| selected(&component)) {
-                Ok(component) => settle(service.explain(component, query).await),
-                Err(refusal) => *refusal.0,
-            }
-        });
-    let schema = v1
-        .and(warp::path("schema"))
-        .and(component)
-        .and(warp::get())
-        .and(warp::query())
-        .and(service.clone())
-        .and(answer::request())
-        .then(async |component: String, query, service: Service, request: Request| {
-            match from_here(&request).and_then(|()| selected(&component)) {
-                Ok(component) => settle(service.schema(component, query).await),
-                Err(refusal) => *refusal.0,
-            }
-        });
-    let wait = v1
-        .and(warp::path("wait"))
-        .and(component)
-        .and(warp::get())
-        .and(warp::query())
-        .and(service.clone())
-        .and(answer::request())
-        .then(async |component: String, query, service: Service, request: Request| {
-            match from_here(&request).and_then(|()| selected(&component)) {
-                Ok(component) => settle(service.wait(component, query).await),
-                Err(refusal) => *refusal.0,
-            }
-        });
+    let explain = of_component!("explain", component, service, explain);
+    let schema = of_component!("schema", component, service, schema);
+    let wait = of_component!("wait", component, service, wait);
     let status = warp::path!("v1" / "status")
         .and(warp::get())
         .and(warp::query())

@@ -2,11 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use libconf::tier::{
-    commented::one_line,
-    layers::{Explained, SetBy},
-};
-use serde_json::Value;
+use libconf::tier::layers::Explained;
 
 use super::{
     ClientError, print,
@@ -14,9 +10,6 @@ use super::{
     socket::Socket,
 };
 use crate::{config::ExplainOptions, service::Explanation};
-
-/// Longer values are cut; `--json` has all of them.
-const MOST_CHARACTERS: usize = 60;
 
 pub(super) async fn run(options: &ExplainOptions) -> Result<ExitCode, ClientError> {
     let socket = Socket(options.output.socket.socket.clone());
@@ -50,28 +43,10 @@ fn text(explanation: &Explanation) -> String {
 }
 
 fn of_key(key: &Explained) -> String {
-    let value = key.value.as_ref().map_or_else(|| "(removed)".to_owned(), shown);
     let mut rows = table();
     for by in &key.set_by {
-        let value = by.value.as_ref().map_or_else(|| "(removes it)".to_owned(), shown);
         let mark = if by.winner { "*" } else { "" };
-        rows.add_row([mark.to_owned(), by.origin.to_string(), place(by), value]);
+        rows.add_row([mark.to_owned(), by.origin.to_string(), by.place(), by.shown()]);
     }
-    format!("{} = {value}\n{rows}", one_line(&key.pointer))
-}
-
-/// `<branch or tag>@<commit> <file>:<line>`
-fn place(by: &SetBy) -> String {
-    let reference = by.reference.as_deref().unwrap_or("?");
-    let commit = by.commit.map_or_else(|| "?".to_owned(), |commit| commit.short());
-    let line = by.line.map_or_else(String::new, |line| format!(":{line}"));
-    format!("{reference}@{commit} {}{line}", by.file)
-}
-
-fn shown(value: &Value) -> String {
-    let text = one_line(&value.to_string());
-    match text.char_indices().nth(MOST_CHARACTERS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
+    format!("{}\n{rows}", key.shown())
 }

@@ -5,13 +5,9 @@ use std::{fmt::Write as _, process::ExitCode};
 use comfy_table::{Table, presets::NOTHING};
 use libconf::{
     name::{ComponentSelector, DatacenterName, HostName},
-    tier::{
-        commented::one_line,
-        layers::{Explained, SetBy},
-    },
+    tier::{commented::one_line, layers::Explained},
 };
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
 
 use super::ServerFlags;
 use crate::explain::Explanation;
@@ -39,9 +35,6 @@ pub struct Flags {
     pub server: ServerFlags,
 }
 
-/// Longer values are cut; `--json` has all of them.
-const MOST_CHARACTERS: usize = 60;
-
 /// Asks, and prints the answer.
 pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     let mut path = format!("api/v1/datacenters/{}/explain?component={}", flags.datacenter, flags.component);
@@ -67,30 +60,12 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
 }
 
 fn of_key(key: &Explained) -> String {
-    let value = key.value.as_ref().map_or_else(|| "(removed)".to_owned(), shown);
     let mut rows = Table::new();
     rows.load_style(NOTHING);
     for by in &key.set_by {
         let mark = if by.winner { "*" } else { "" };
-        let value = by.value.as_ref().map_or_else(|| "(removes it)".to_owned(), shown);
         let (author, date) = (by.author.as_deref().unwrap_or("?"), by.date.as_deref().unwrap_or("?"));
-        rows.add_row([mark, &by.origin.to_string(), &place(by), &one_line(author), date, &value]);
+        rows.add_row([mark, &by.origin.to_string(), &by.place(), &one_line(author), date, &by.shown()]);
     }
-    format!("{} = {value}\n{rows}", one_line(&key.pointer))
-}
-
-/// `<branch or tag>@<commit> <file>:<line>`
-fn place(by: &SetBy) -> String {
-    let reference = by.reference.as_deref().unwrap_or("?");
-    let commit = by.commit.map_or_else(|| "?".to_owned(), |commit| commit.short());
-    let line = by.line.map_or_else(String::new, |line| format!(":{line}"));
-    format!("{reference}@{commit} {}{line}", by.file)
-}
-
-fn shown(value: &Value) -> String {
-    let text = one_line(&value.to_string());
-    match text.char_indices().nth(MOST_CHARACTERS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
+    format!("{}\n{rows}", key.shown())
 }

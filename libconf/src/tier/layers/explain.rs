@@ -8,7 +8,10 @@ use serde_json::{Map, Value};
 use super::{Layer, Origin, Stack, merge};
 use crate::{
     name::CommitId,
-    tier::pointer::{Pointer, member},
+    tier::{
+        commented::one_line,
+        pointer::{Pointer, member},
+    },
 };
 
 /// One key, and all layers that set or removed it.
@@ -51,6 +54,40 @@ pub struct SetBy {
     pub value: Option<Value>,
     /// It had the last word.
     pub winner: bool,
+}
+
+/// Longer values are cut where a person reads them.
+const MOST_CHARACTERS: usize = 60;
+
+impl Explained {
+    /// For people, on one line: `<pointer> = <value>`.
+    pub fn shown(&self) -> String {
+        format!("{} = {}", one_line(&self.pointer), shown(self.value.as_ref(), "(removed)"))
+    }
+}
+
+impl SetBy {
+    /// The value, for people, on one line.
+    pub fn shown(&self) -> String {
+        shown(self.value.as_ref(), "(removes it)")
+    }
+
+    /// Where it stands: `<branch or tag>@<commit> <file>:<line>`.
+    pub fn place(&self) -> String {
+        let reference = self.reference.as_deref().unwrap_or("?");
+        let commit = self.commit.map_or_else(|| "?".to_owned(), |commit| commit.short());
+        let line = self.line.map_or_else(String::new, |line| format!(":{line}"));
+        format!("{reference}@{commit} {}{line}", self.file)
+    }
+}
+
+fn shown(value: Option<&Value>, absent: &str) -> String {
+    let Some(value) = value else { return absent.to_owned() };
+    let text = one_line(&value.to_string());
+    match text.char_indices().nth(MOST_CHARACTERS) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
 }
 
 /// A null is a value here.
