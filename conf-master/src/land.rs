@@ -41,7 +41,7 @@ use crate::{
     judge::{Wish, judge},
     ledger::{self, Move, State},
     plan::Plan,
-    refs::Table,
+    refs::{Table, Target},
     refusal::{Kind, Refusal},
     repository,
     update::{Decision, Scratch, Update},
@@ -403,7 +403,9 @@ impl Landing {
             moves.iter().for_each(|one| durable.table.set(one.name.clone(), one.new));
             (durable.ledger, durable.sequence) = (self.ledger, self.sequence);
         }
-        let failed = moves.iter().find_map(|one| repository::set_ref(&self.repo, &one.name, one.new).err());
+        // A burst moves a datacenter's snapshot many times; its ref is written once.
+        let last: BTreeMap<&RefName, Option<Target>> = moves.iter().map(|one| (&one.name, one.new)).collect();
+        let failed = last.into_iter().find_map(|(name, new)| repository::set_ref(&self.repo, name, new).err());
         if let Some(cause) = failed {
             // The change is accepted: the refs follow the ledger, now or at the next repair.
             error!(error = cause.message(), "a ref could not be moved; it is put right from the ledger");

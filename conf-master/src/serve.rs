@@ -31,7 +31,9 @@ const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
 /// Every push and every landing leaves a pack or loose objects; with more packs each Git program starts slower.
 const MOST_PACKS: usize = 40;
 /// An update through the API leaves a dozen loose objects; reading many of them is slow, and each takes a block of disk.
-const MOST_LOOSE: usize = 10_000;
+const MOST_LOOSE: usize = 20_000;
+/// Rolling them up takes the disk from landings, so not over and over in a burst.
+const LOOSE_EVERY: Duration = Duration::from_secs(300);
 /// How often the packs are counted.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
@@ -75,7 +77,8 @@ async fn keep_up(path: PathBuf, lander: Lander, stop: CancellationToken) {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        if last.elapsed() < UPKEEP_EVERY && packs(&path) < MOST_PACKS && loose(&path) < MOST_LOOSE {
+        let is_crowded = last.elapsed() > LOOSE_EVERY && loose(&path) > MOST_LOOSE;
+        if last.elapsed() < UPKEEP_EVERY && packs(&path) < MOST_PACKS && !is_crowded {
             continue;
         }
         last = Instant::now();
