@@ -29,11 +29,12 @@ fn push_stream(work: &Work, rounds: std::ops::RangeInclusive<u64>) {
     }
 }
 
-/// Kills a daemon again and again, each time at some moment of its work, until told to stop; says how often.
+/// Kills a daemon again and again, each time at some moment of its work, until told to stop; says how often. The kills come
+/// less and less often, so that pushes get through on a slow machine too.
 fn storm(daemon: &mut Daemon, over: &AtomicBool) -> u32 {
     let mut kills = 0;
     while !over.load(Ordering::Relaxed) {
-        thread::sleep(Duration::from_millis(rand::rng().random_range(5..400)));
+        thread::sleep(Duration::from_millis(rand::rng().random_range(5..400 + 20 * u64::from(kills))));
         daemon.kill9_and_restart();
         kills += 1;
     }
