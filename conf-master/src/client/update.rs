@@ -23,7 +23,7 @@ const TRIES: u32 = 3;
 /// Flags of `update`.
 #[derive(Debug, clap::Args)]
 pub struct Flags {
-    /// What to replace: <kind>/<name>[@branch], datacenters/<id>/<version>, datacenter-configuration/<class>, or a layer of
+    /// What to replace: KIND/NAME or KIND/NAME@BRANCH, datacenters/ID/VERSION, datacenter-configuration/CLASS, or a layer of
     /// one of these two, as in datacenters/us-west/v1:services/web
     #[arg(value_name = "SECTION")]
     pub section: SectionName,

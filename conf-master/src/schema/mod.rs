@@ -1,7 +1,7 @@
 //! `config.schema.json`: what a component's settings must be like, as JSON Schema.
 //!
 //! A schema is a program that its author writes: one with a loop, or one that doubles at each step, would run for ever or
-//! use up all memory. So it is worked out in a process of its own ([`worker`]), which can be ended.
+//! use up all memory. So it is worked out in a process of its own (`worker`), which can be ended.
 
 mod worker;
 

@@ -2,7 +2,7 @@
 //!
 //! The library that reads it is right about HOCON, but a text may make it use any amount of memory, time or stack, and it
 //! reads the environment. So the program starts itself once more with [`ARGUMENT`]: that process has no environment, and
-//! bounds on all it can use ([`reader`]). What the library would let pass is refused before that ([`scan`]).
+//! bounds on all it can use (`reader`). What the library would let pass is refused before that (`scan`).
 
 mod reader;
 mod scan;

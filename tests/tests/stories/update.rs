@@ -435,6 +435,21 @@ fn an_answer_waits_for_the_hosts_and_names_those_that_do_not_follow() {
     for bad in ["?wait=forever", "?wait=delivered&timeout=x", "?config=nonsense"] {
         assert_eq!(send(&site, 3, bad).status, 400, "{bad}");
     }
+    // The same from a shell.
+    let path = site.folder.path().join("web.conf");
+    std::fs::write(&path, "round = 9\n").expect("a file");
+    let wait = |site: &Site, seconds: &str| {
+        let path = path.to_str().expect("text");
+        let output = site.master.run(&["update", WEB, "--file", path, "--wait", seconds]);
+        (output.status.code(), tests::program::text(&output))
+    };
+    let (code, said) = wait(&site, "1");
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("web-2 is at #"), "{said}");
+    site.hosts[1].daemon.start();
+    let (code, said) = wait(&site, "60");
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("2 hosts run it"), "{said}");
 }
 
 #[test]
@@ -471,8 +486,13 @@ fn updates_and_sections_from_a_shell() {
     let output = site.master.run(&["show", WEB, "--version", "0", "--json"]);
     let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!((&answer["config"]["round"], &answer["version"]), (&json!(0), &json!(0)));
+    let landed = site.master.sequence();
+    let output = site.master.run(&["show", WEB, "--sequence", &landed.to_string(), "--json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&answer["config"]["port"], &answer["version"]), (&json!(1), &json!(3)));
     for (arguments, code) in [
         (&["show", "services/nobody"][..], 1),
+        (&["show", WEB, "--sequence", "99999"], 1),
         (&["show", WEB, "--version", "9"], 1),
         (&["show", "nonsense"], 2),
         (&["update", WEB], 2),
