@@ -15,6 +15,7 @@ use tests::{
 
 const README: &str = include_str!("../../README.md");
 const MANUAL: &str = include_str!("../../docs/operating.md");
+const UPDATE_API: &str = include_str!("../../docs/update-api.md");
 
 #[test]
 fn the_five_minutes() {
@@ -207,7 +208,7 @@ fn programs(folder: &Path) -> String {
 /// What `--help` says and what the manual says are the same flags.
 #[test]
 fn the_manual_knows_every_flag() {
-    let manual = MANUAL;
+    let manual = &[MANUAL, UPDATE_API].concat();
     let home = tempfile::tempdir().unwrap();
     let mut known = String::new();
     for arguments in [
@@ -215,9 +216,15 @@ fn the_manual_knows_every_flag() {
         vec!["conf-master", "serve"],
         vec!["conf-master", "check"],
         vec!["conf-master", "log"],
+        vec!["conf-master", "plan"],
+        vec!["conf-master", "explain"],
+        vec!["conf-master", "doc"],
+        vec!["conf-master", "update"],
+        vec!["conf-master", "show"],
         vec!["conf-slave", "run"],
         vec!["conf-local", "run"],
         vec!["conf-local", "get"],
+        vec!["conf-local", "explain"],
         vec!["conf-local", "wait"],
         vec!["conf-local", "watch"],
         vec!["conf-local", "exec"],
