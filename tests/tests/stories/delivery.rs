@@ -172,7 +172,7 @@ fn two_versions_of_one_component_run_side_by_side() {
     site.work.git(&["tag", "services/web/v1.0", "services/web/master"]);
     site.work.push(&["refs/tags/services/web/v1.0"]).accepted();
     let pins = [("services/web", "master", "latest"), ("services/web", "master", "v1.0")];
-    site.work.change().file(CLASS, "datacenter.yaml", class(&pins)).land();
+    site.work.change().file(CLASS, "datacenter.yaml", class(&pins)).option("--push-option=allow-shrink").land();
     let sequence = site.push_and_wait("services/web", "round", "1\n");
     assert_eq!(site.host().file("services/web/latest/round"), "1\n");
     assert_eq!(site.host().file("services/web/v1.0/round"), "0\n");
@@ -210,7 +210,11 @@ fn a_rollback_is_a_new_sequence_with_the_older_content() {
     }
     let mut last = 0;
     for version in ["v1", "v2", "v1"] {
-        site.work.change().file(CLASS, "datacenter.yaml", class(&[("services/web", "master", version)])).land();
+        site.work
+            .change()
+            .file(CLASS, "datacenter.yaml", class(&[("services/web", "master", version)]))
+            .option("--push-option=allow-shrink")
+            .land();
         let sequence = site.master.sequence();
         assert!(sequence > last);
         last = sequence;
@@ -232,7 +236,7 @@ fn a_class_pinned_by_tag_changes_only_when_the_instance_says_so() {
     assert_eq!(site.master.sequence(), pinned);
     site.push_and_wait("services/api", "round", "1\n");
     assert_eq!(site.host().file("services/api/latest/round"), "1\n");
-    site.work.change().file(&branch, "datacenter.yaml", instance()).land();
+    site.work.change().file(&branch, "datacenter.yaml", instance()).option("--push-option=allow-shrink").land();
     site.wait_applied(site.master.sequence());
     assert!(site.host().read("services/api/latest/round").is_err());
 }

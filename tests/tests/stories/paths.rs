@@ -137,7 +137,11 @@ fn a_server_repacked_with_bitmaps_still_gives_a_late_host_all_of_a_rollback() {
     for repo in std::iter::once(site.master.repo.clone()).chain(site.slaves[0].repositories()) {
         in_repository(&repo, &["-c", "repack.writeBitmaps=true", "repack", "-a", "-d", "-q", "-b"]);
     }
-    site.work.change().file(CLASS, "datacenter.yaml", class(&[("services/web", "master", "old")])).land();
+    site.work
+        .change()
+        .file(CLASS, "datacenter.yaml", class(&[("services/web", "master", "old")]))
+        .option("--push-option=allow-shrink")
+        .land();
     site.wait_applied(site.master.sequence());
     for host in &site.hosts {
         let file = host.export().join("current/services/web/old/noise");

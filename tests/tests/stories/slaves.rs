@@ -163,7 +163,11 @@ fn a_change_of_85_keys_with_a_lagging_slave_ends_with_every_key_right() {
     });
 
     // Fewer components than before, by more than one transaction holds: the keys of the rest go, each by its name.
-    site.work.change().file(CLASS, "datacenter.yaml", class(&[("services/web", "master", "latest")])).land();
+    site.work
+        .change()
+        .file(CLASS, "datacenter.yaml", class(&[("services/web", "master", "latest")]))
+        .option("--push-option=allow-shrink")
+        .land();
     site.wait_applied(site.master.sequence());
     site.consul().put("configurations/services-of-mine", "not theirs");
     eventually("the keys of what is not run any more to go", || {
