@@ -240,8 +240,11 @@ fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result
     };
     let malformed = |reason: String| LedgerError::Malformed { commit, reason };
     let table = text("refs")?.parse().map_err(malformed)?;
-    // An older conf-master knew of no keys.
-    let requests = text("requests").unwrap_or_default().parse().map_err(malformed)?;
+    // An older conf-master knew of no keys. That they cannot be read is another thing: a request would land twice.
+    let requests = match tree.get_name("requests") {
+        Some(_) => text("requests")?.parse().map_err(malformed)?,
+        None => LandedRequests::default(),
+    };
     Ok(State { table, requests, sequence })
 }
 

@@ -1,5 +1,6 @@
 //! `/api/v1/datacenters`: what each runs, its hosts, its deployments.
 
+use anyhow::Context as _;
 use git2::Repository;
 use http::StatusCode;
 use libconf::{
@@ -139,10 +140,13 @@ impl Server {
 /// The hosts that a datacenter's inventory names.
 pub(super) fn listed_hosts(repo: &Repository, snapshot: &Snapshot) -> anyhow::Result<Vec<HostName>> {
     let tree = repo.find_tree(snapshot.datacenter_tree(repo)?.into())?;
-    let file = tree.get_name(manifest::FILE).map(|entry| repo.find_blob(entry.id())).transpose()?;
-    let text = file.map(|blob| String::from_utf8_lossy(blob.content()).into_owned()).unwrap_or_default();
-    let instance = InstanceManifest::parse(&text, Strictness::Lenient).ok();
-    Ok(instance.into_iter().flat_map(|instance| instance.hosts.into_keys()).collect())
+    let entry = tree.get_name(manifest::FILE).context("a snapshot without a datacenter.yaml")?;
+    let text = String::from_utf8_lossy(repo.find_blob(entry.id())?.content()).into_owned();
+    // That it cannot be read does not mean that no hosts are listed.
+    let instance = InstanceManifest::parse(&text, Strictness::Lenient).map_err(|faults| {
+        anyhow::anyhow!("the datacenter.yaml of {} cannot be read: {faults:?}", snapshot.datacenter)
+    })?;
+    Ok(instance.hosts.into_keys().collect())
 }
 
 fn status(snapshot: &Snapshot) -> DatacenterStatus {
