@@ -96,8 +96,8 @@ async fn a_push_ends_when_receive_pack_is_killed() {
     let central = Repo::new();
     let hook = central.path.join("hooks/pre-receive");
     std::fs::create_dir_all(hook.parent().unwrap()).unwrap();
-    // It says that it runs, and then waits for ever.
-    let script = "#!/bin/sh\necho working\n: > \"$GIT_DIR/started\"\nmkfifo \"$GIT_DIR/never\"\nread line < \"$GIT_DIR/never\"\n";
+    // It says that it runs, and then waits for somebody to open the other end.
+    let script = "#!/bin/sh\necho working\nmkfifo \"$GIT_DIR/never\"\necho $$ > \"$GIT_DIR/pid\"\nmv \"$GIT_DIR/pid\" \"$GIT_DIR/started\"\nread line < \"$GIT_DIR/never\"\n";
     std::fs::write(&hook, script).unwrap();
     std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let upload = UploadPack::new(central.path.clone(), Limits::default());
@@ -117,7 +117,12 @@ async fn a_push_ends_when_receive_pack_is_killed() {
     }
     until("the push has ended", || push.try_wait().unwrap().is_some()).await;
     assert!(!push.wait().unwrap().success());
-    until("the hook is gone too", || serving(&central).is_empty()).await;
+    until("nobody receives any more", || serving(&central).is_empty()).await;
+    // Its hook, which Git does not end, is let go.
+    let pid: i32 = std::fs::read_to_string(started).unwrap().trim().parse().unwrap();
+    let mut never = std::fs::File::options().read(true).write(true).open(central.path.join("never")).unwrap();
+    never.write_all(b"now\n").unwrap();
+    until("the hook is gone", || !processes("hooks/pre-receive").contains(&pid)).await;
     assert_eq!(central.git(&["for-each-ref"]), "");
 }
 
