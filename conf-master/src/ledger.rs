@@ -317,4 +317,32 @@ mod tests {
         // The branch `s0` had changes 0, 7, 14 … 700.
         assert_eq!((landed.sequence, landed.refs[0].changes), (Sequence(700), 101));
     }
+
+    #[test]
+    fn a_table_of_keys_that_cannot_be_read_is_not_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = Repository::init_bare(folder.path()).unwrap();
+        let tip = write(&repo, None, &entry(0, Vec::new()), &Table::default(), &LandedRequests::default()).unwrap();
+        assert!(replay(&repo, tip).is_ok());
+        let whole = repo.find_commit(tip.into()).unwrap();
+        let with_keys = |keys: Option<Oid>| {
+            let mut tree = repo.treebuilder(Some(&whole.tree().unwrap())).unwrap();
+            match keys {
+                Some(keys) => drop(tree.insert("requests", keys, 0o100_644).unwrap()),
+                None => tree.remove("requests").unwrap(),
+            }
+            let tree = repo.find_tree(tree.write().unwrap()).unwrap();
+            let (who, words) = (whole.author(), whole.message().unwrap());
+            CommitId::from(repo.commit(None, &who, &who, words, &tree, &[]).unwrap())
+        };
+        // An older conf-master wrote none.
+        assert!(replay(&repo, with_keys(None)).is_ok());
+        assert!(replay(&repo, with_keys(Some(repo.blob(b"nonsense").unwrap()))).is_err());
+        // The disk lost it.
+        let gone = repo.blob(b"").unwrap();
+        let tip = with_keys(Some(gone));
+        let name = gone.to_string();
+        std::fs::remove_file(folder.path().join("objects").join(&name[..2]).join(&name[2..])).unwrap();
+        assert!(replay(&Repository::open_bare(folder.path()).unwrap(), tip).is_err());
+    }
 }
