@@ -13,7 +13,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{ServerFlags, show};
-use crate::section::SectionName;
+use crate::{plan::Plan, section::SectionName};
 
 /// How long an answer is waited for, beyond what delivery may take.
 const ANSWER: Duration = Duration::from_secs(90);
@@ -135,11 +135,14 @@ fn tell(flags: &Flags, status: StatusCode, answer: &Value) {
     }
     if answer["dryRun"] == true {
         println!("{}: it would land; nothing did", flags.section);
-        return;
+    } else {
+        println!("{}: version {}, #{}", flags.section, answer["version"], answer["sequence"]);
     }
-    println!("{}: version {}, #{}", flags.section, answer["version"], answer["sequence"]);
     for note in answer["notes"].as_array().into_iter().flatten() {
         println!("  {}", words(note));
+    }
+    if let Ok(plan) = serde_json::from_value::<Plan>(answer["plan"].clone()) {
+        print!("{plan}");
     }
     if let Some(error) = answer["delivery"]["error"].as_str() {
         println!("  {error}");

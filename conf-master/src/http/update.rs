@@ -235,8 +235,18 @@ fn answer(asked: &Asked, outcome: Outcome, form: ConfigForm, delivery: Option<De
             response
         }
         Some(Decision::Conflict(conflict)) => stale(asked, &conflict, &outcome.refusals),
+        None if outcome.refusals.iter().flatten().all(|refusal| refusal.kind == Kind::DryRun) => tried(outcome),
         None => refused(outcome.refusals),
     }
+}
+
+/// The answer to a request that was only tried, and would have landed.
+fn tried(outcome: Outcome) -> Response {
+    let mut body = json!({"dryRun": true, "plan": outcome.plan.unwrap_or_default()});
+    if !outcome.notes.is_empty() {
+        body["notes"] = json!(outcome.notes);
+    }
+    json(StatusCode::OK, &body)
 }
 
 fn landed(
@@ -315,9 +325,6 @@ fn refused(refusals: Vec<Option<Refusal>>) -> Response {
     }
     if let Some(one) = refusals.iter().find(|one| one.kind == Kind::Failed) {
         return error(StatusCode::INTERNAL_SERVER_ERROR, &one.reason);
-    }
-    if refusals.iter().all(|one| one.kind == Kind::DryRun) {
-        return json(StatusCode::OK, &json!({"dryRun": true}));
     }
     let faults = refusals.into_iter().filter(|one| one.kind == Kind::Invalid);
     let faults = faults.flat_map(|one| if one.faults.is_empty() { vec![Fault::new(one.reason)] } else { one.faults });

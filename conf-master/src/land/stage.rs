@@ -14,6 +14,7 @@ use crate::{
     idempotency::LandedRequest,
     judge::{Judgement, judge},
     ledger::{self, Entry, Move},
+    plan::Plan,
     refs::Target,
     refusal::{Kind, Refusal},
     repository,
@@ -64,12 +65,19 @@ impl Landing {
             }
         };
         let judgement = judge(&self.catalog, scratch.repo(), &self.validator, &drafted.wishes, true, push.options);
+        let plan = push
+            .options
+            .dry_run
+            .then(|| Plan::of(&self.validator, scratch.repo(), &self.catalog, &drafted.wishes, &judgement));
         if !judgement.changes.is_empty() && !push.options.dry_run {
             scratch.keep(&drafted, &self.repo)?;
         }
         let (mut outcome, moves) = self.stage_judged(push, judgement, by.to_owned())?;
-        if outcome.sequence.is_some() {
+        outcome.plan = plan.transpose()?;
+        if outcome.sequence.is_some() || outcome.plan.is_some() {
             outcome.notes.splice(0..0, drafted.notes);
+        }
+        if outcome.sequence.is_some() {
             let landed = moves.iter().filter_map(|one| one.landed(&self.catalog.table));
             outcome.decision = Some(Decision::Landed { refs: landed.collect(), again: false });
         }

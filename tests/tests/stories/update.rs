@@ -589,7 +589,10 @@ fn an_update_is_validated_on_every_host_that_it_touches() {
     };
     let body = expect(&request(json!({})), 422);
     assert!(body["error"].as_str().is_some_and(|error| error.contains("allowShrink")), "{body}");
-    assert_eq!(expect(&request(json!({"allowShrink": true, "dryRun": true})), 200), json!({"dryRun": true}));
+    let tried = expect(&request(json!({"allowShrink": true, "dryRun": true})), 200);
+    let component = &tried["plan"]["datacenters"][0]["components"][0];
+    assert_eq!((&tried["dryRun"], &component["component"]), (&json!(true), &json!("services/web/latest")), "{tried}");
+    assert!(component["diff"].as_str().is_some_and(|diff| diff.contains("-  \"key3\": 3")), "{tried}");
     assert_eq!(site.master.sequence(), before + 1);
     expect(&request(json!({"allowShrink": true})), 200);
     assert_eq!(site.master.sequence(), before + 2);
