@@ -8,9 +8,14 @@ use std::{collections::BTreeMap, fmt};
 
 use serde_json::{Map, Value};
 
-use super::lines::Lines;
 pub use super::yaml::Fault;
-use crate::name::{BranchName, ClassName, ComponentName, ComponentVersion, HostName, Kind, RefName, RoleName, TagName};
+use super::{
+    lines::Lines,
+    secret::{Declaration, HostKey},
+};
+use crate::name::{
+    BranchName, ClassName, ComponentName, ComponentVersion, HostName, Kind, RefName, RoleName, SecretName, TagName,
+};
 
 /// The name of the file, at the root of a class's branch and of a datacenter's.
 pub const FILE: &str = "datacenter.yaml";
@@ -31,6 +36,8 @@ pub struct ClassManifest {
     pub components: BTreeMap<ComponentVersion, PinEntry>,
     /// Facts about the platform, for templates.
     pub platform: Map<String, Value>,
+    /// The secrets of its datacenters.
+    pub secrets: BTreeMap<SecretName, Declaration>,
 }
 
 /// What a datacenter says: `datacenter.yaml` on `datacenters/<id>/<version>`.
@@ -42,6 +49,8 @@ pub struct InstanceManifest {
     pub components: BTreeMap<ComponentVersion, PinEntry>,
     /// Facts about the platform, over the class's.
     pub platform: Map<String, Value>,
+    /// Its secrets besides the class's; one of the same name replaces the class's.
+    pub secrets: BTreeMap<SecretName, Declaration>,
     /// Named sets that hosts take on.
     pub roles: BTreeMap<RoleName, Role>,
     /// The hosts that it says something about.
@@ -92,6 +101,8 @@ pub struct Host {
     pub components: Vec<Pattern>,
     /// Words to choose hosts by.
     pub labels: Map<String, Value>,
+    /// What its secrets are sealed to.
+    pub key: Option<HostKey>,
     /// Values for templates, over its roles'.
     pub variables: Map<String, Value>,
     /// Layers over its roles'.
@@ -234,6 +245,15 @@ impl fmt::Display for Pattern {
         write!(f, "{}/{}", self.kind.map_or("*", Kind::as_str), self.name)?;
         self.version.iter().try_for_each(|version| write!(f, "/{version}"))
     }
+}
+
+/// The secrets of a datacenter: its own, and the class's that it does not replace. Each with whose file says so.
+pub fn secrets<'a>(
+    class: &'a ClassManifest,
+    instance: &'a InstanceManifest,
+) -> BTreeMap<&'a SecretName, (&'a Declaration, DeclaredIn)> {
+    let of_class = class.secrets.iter().map(|(name, one)| (name, (one, DeclaredIn::Class)));
+    of_class.chain(instance.secrets.iter().map(|(name, one)| (name, (one, DeclaredIn::Instance)))).collect()
 }
 
 /// `*` is any number of characters, `?` one. Going back to the last `*` alone keeps it from growing with their number.

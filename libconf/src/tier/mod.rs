@@ -26,6 +26,7 @@ mod receive;
 pub mod render;
 pub mod safety;
 pub mod schema;
+pub mod secret;
 pub mod settings;
 pub mod sign;
 pub mod snapshot;

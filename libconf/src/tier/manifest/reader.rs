@@ -1,5 +1,7 @@
 //! From the text of a `datacenter.yaml` to its types: reads on after a fault, so that all come at once.
 
+mod secrets;
+
 use std::{collections::BTreeMap, str::FromStr};
 
 use serde_json::{Map, Value};
@@ -26,29 +28,24 @@ struct Place {
 
 const CLASS: Place = Place {
     what: "the datacenter.yaml of a class",
-    known: &["services", "applications", "devices", "platform"],
-    later: &["secrets", "rollout", "export"],
+    known: &["services", "applications", "devices", "platform", "secrets"],
+    later: &["rollout", "export"],
     of_datacenters: &["conf", "inventories"],
 };
 const INSTANCE: Place = Place {
     what: "the datacenter.yaml of a datacenter",
-    known: &["conf", "inventories", "platform", "services", "applications", "devices"],
+    known: &["conf", "inventories", "platform", "services", "applications", "devices", "secrets"],
     of_datacenters: &[],
     ..CLASS
 };
 const INVENTORIES: Place = Place { what: "`inventories`", known: &["roles", "hosts"], later: &[], of_datacenters: &[] };
-const ROLE: Place =
-    Place { what: "a role", known: &["components", "variables", "settings"], later: &["secrets"], ..INVENTORIES };
-const HOST: Place = Place {
-    what: "a host",
-    known: &["roles", "labels", "components", "variables", "settings"],
-    later: &["key", "secrets"],
-    ..INVENTORIES
-};
+const ROLE: Place = Place { what: "a role", known: &["components", "variables", "settings"], ..INVENTORIES };
+const HOST: Place =
+    Place { what: "a host", known: &["roles", "labels", "key", "components", "variables", "settings"], ..INVENTORIES };
 const PIN: Place = Place {
     what: "a component's entry",
     known: &["name", "branch", "tag", "raw"],
-    later: &["export", "secrets", "rollout"],
+    later: &["export", "rollout"],
     ..INVENTORIES
 };
 
@@ -58,8 +55,11 @@ const MAX_FAULTS: usize = 50;
 pub(super) fn class(text: &str, strictness: Strictness) -> Result<ClassManifest, Vec<Fault>> {
     let mut reader = Reader::new(strictness);
     let mut fields = reader.document(text, &CLASS)?;
-    let manifest =
-        ClassManifest { components: reader.components(&mut fields), platform: reader.object(&mut fields, "platform") };
+    let manifest = ClassManifest {
+        components: reader.components(&mut fields),
+        platform: reader.object(&mut fields, "platform"),
+        secrets: reader.secrets(&mut fields),
+    };
     reader.finish(manifest)
 }
 
@@ -72,9 +72,10 @@ pub(super) fn instance(text: &str, strictness: Strictness) -> Result<InstanceMan
     };
     let components = reader.components(&mut fields);
     let platform = reader.object(&mut fields, "platform");
+    let secrets = reader.secrets(&mut fields);
     let (roles, hosts) = reader.inventories(fields.take("inventories"));
     match conf {
-        Some(conf) => reader.finish(InstanceManifest { conf, components, platform, roles, hosts }),
+        Some(conf) => reader.finish(InstanceManifest { conf, components, platform, secrets, roles, hosts }),
         None => Err(reader.faults()),
     }
 }
@@ -278,6 +279,7 @@ impl Reader {
                 roles: reader.roles(&mut fields),
                 components: reader.patterns(&mut fields),
                 labels: reader.labels(&mut fields),
+                key: reader.host_key(&mut fields),
                 variables: reader.object(&mut fields, "variables"),
                 settings: reader.settings(&mut fields),
             }

@@ -134,12 +134,11 @@ fn faults_of_a_class() {
         (
             "servces: []",
             "line 1: `servces` is not known (did you mean `services`?); the datacenter.yaml of a class has `services`, \
-             `applications`, `devices`, `platform`",
+             `applications`, `devices`, `platform`, `secrets`",
         ),
         ("services: []\ndevices: []\nservices: []", "line 3: `services` already stands in line 1; merge the two lists"),
         ("platform: {a: 1, a: 2}", "line 1: `a` already stands in line 1; keep one of the two"),
         ("platform: {a: {}, a: {}}", "line 1: `a` already stands in line 1; merge the two maps"),
-        ("secrets: {}", "line 1: `secrets` needs a later version of conf-master; take it out"),
         ("rollout: {}", "line 1: `rollout` needs a later version of conf-master; take it out"),
         ("conf: x", "line 1: `conf` belongs in the datacenter.yaml of a datacenter, not in a class's; take it out"),
         ("services:", "line 1: `services` must be a list (an empty one is []), but it is empty"),
@@ -180,6 +179,144 @@ fn faults_of_a_class() {
 }
 
 #[test]
+fn secrets_of_both() {
+    let class = class(
+        "services: [{name: core, branch: m}, {name: web, branch: m}]\nsecrets:\n  \
+         cookie: {generate: {length: 32, encoding: hex}, readers: [services/core, services/web]}\n  \
+         pin: {generate: {length: 20, alphabet: '0123456789'}, readers: [services/core]}\n  \
+         adminKey: {readers: [services/core]}\n",
+    );
+    let instance = instance(&with_conf(
+        "secrets:\n  tls: {generate: {x509: {names: ['*.example.com', '::1']}}, readers: [services/web]}\n  \
+         adminKey: {file: /run/key, readers: [services/web]}\n  \
+         token: {command: [/bin/vault, read], readers: [services/web]}\n\
+         inventories: {hosts: {h: {key: age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj}}}\n",
+    ));
+    let shown: Vec<String> = secrets(&class, &instance)
+        .iter()
+        .map(|(name, (one, whose))| {
+            let readers: Vec<String> = one.readers.iter().map(ToString::to_string).collect();
+            format!("{name} {whose:?}:{} {} -> {}", one.line, one.source, readers.join(" "))
+        })
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "adminKey Instance:4 file /run/key -> services/web",
+            "cookie Class:3 generated: 32 bytes, hex -> services/core services/web",
+            "pin Class:4 generated: 20 of 0123456789 -> services/core",
+            "tls Instance:3 generated: x509 for *.example.com, ::1, 90 days -> services/web",
+            "token Instance:5 command /bin/vault read -> services/web",
+        ]
+    );
+    let host = &instance.hosts[&"h".parse().unwrap()];
+    assert!(host.key.as_ref().unwrap().to_string().starts_with("age1zvkyg2"));
+}
+
+#[test]
+fn faults_of_secrets() {
+    for (text, want) in [
+        ("A: {}", "no component may read this secret; write readers: [services/<name>], or take it out"),
+        ("A: {readers: []}", "no component may read this secret; write readers: [services/<name>], or take it out"),
+        ("A: {readers: [web]}", "`readers`: \"web\" is not a component: write <kind>/<name>, as in services/web"),
+        ("A: {readers: [services/a, services/a]}", "services/a stands twice among the readers; keep one of the two"),
+        ("A: text", "a secret must be a map, but it is text"),
+        (
+            "A: {value: x, readers: [services/a]}",
+            "`value` is not known; a secret has `generate`, `file`, `command`, `readers`",
+        ),
+        (
+            "A-b: {readers: [services/a]}",
+            "`secrets`: \"A-b\" is not a secret's name: only letters, digits and '_' may stand in \
+         it, since templates write it as a variable",
+        ),
+        (
+            "{A: {readers: [services/a]}, a: {readers: [services/a]}}",
+            "`a` and `A` in line 1 differ only in case; rename one",
+        ),
+        (
+            "A: {file: /x, command: [/x], readers: [services/a]}",
+            "a secret has one of `generate`, `file` and `command`, or none \
+         where it is given; keep one",
+        ),
+        ("A: {file: x, readers: [services/a]}", "`file` must be an absolute path on the host"),
+        (
+            "A: {command: [vault], readers: [services/a]}",
+            "`command` begins with a program's absolute path; then come its \
+         words, each an entry",
+        ),
+        (
+            "A: {command: [], readers: [services/a]}",
+            "`command` begins with a program's absolute path; then come its words, \
+         each an entry",
+        ),
+        (
+            "A: {generate: {}, readers: [services/a]}",
+            "`length` is missing; write generate: {length: 32, encoding: base64}, \
+         or x509",
+        ),
+        ("A: {generate: {length: 0}, readers: [services/a]}", "`length` must be a whole number from 1 to 1024"),
+        ("A: {generate: {length: 1025}, readers: [services/a]}", "`length` must be a whole number from 1 to 1024"),
+        ("A: {generate: {length: '32'}, readers: [services/a]}", "`length` must be a whole number from 1 to 1024"),
+        (
+            "A: {generate: {length: 15}, readers: [services/a]}",
+            "a `length` of 15 could be guessed; write at least 16, the \
+         bytes that are encoded",
+        ),
+        (
+            "A: {generate: {length: 19, alphabet: '0123456789'}, readers: [services/a]}",
+            "a `length` of 19 could be guessed; \
+         of this alphabet write at least 20",
+        ),
+        (
+            "A: {generate: {length: 20, alphabet: aa}, readers: [services/a]}",
+            "`alphabet` must be two or more characters of \
+         ASCII, none of them twice and no space",
+        ),
+        (
+            "A: {generate: {length: 20, encoding: utf8}, readers: [services/a]}",
+            "`encoding` is \"utf8\"; write base64, \
+         base64url or hex",
+        ),
+        (
+            "A: {generate: {length: 20, encoding: hex, alphabet: ab}, readers: [services/a]}",
+            "write `encoding` or `alphabet`, \
+         not both",
+        ),
+        (
+            "A: {generate: {x509: {}}, readers: [services/a]}",
+            "a certificate needs names; write x509: {names: \
+         [web.example.com], days: 90}",
+        ),
+        (
+            "A: {generate: {x509: {names: []}}, readers: [services/a]}",
+            "a certificate needs names; write x509: {names: \
+         [web.example.com], days: 90}",
+        ),
+        (
+            "A: {generate: {x509: {names: ['a b']}}, readers: [services/a]}",
+            "\"a b\" is neither a DNS name (or *. and one) nor \
+         an IP address",
+        ),
+        (
+            "A: {generate: {x509: {names: [a], days: 0}}, readers: [services/a]}",
+            "`days` must be a whole number from 1 to 3650",
+        ),
+        (
+            "A: {generate: {length: 32, x509: {names: [a]}}, readers: [services/a]}",
+            "`x509` stands alone in `generate`; take \
+         the other keys out",
+        ),
+    ] {
+        let text = if text.starts_with('{') { format!("secrets: {text}") } else { format!("secrets: {{{text}}}") };
+        assert_eq!(faults(ClassManifest::parse(&text, Strict)), [format!("line 1: {want}")], "{text}");
+    }
+    // A host never fails on what it does not know, and reads what it does.
+    let text = "secrets: {A: {readers: [services/a], later: true}, B: {readers: [services/a], generate: {later: x, length: 16}}}";
+    assert_eq!(ClassManifest::parse(text, Lenient).unwrap().secrets.len(), 2);
+}
+
+#[test]
 fn faults_of_a_datacenter() {
     for (text, want) in [
         (
@@ -194,11 +331,11 @@ fn faults_of_a_datacenter() {
         ("conf: 1".to_owned(), "line 1: `conf` must be text (put it in quotes), but it is a number"),
         (
             with_conf("inventories: {hosts: {h: {key: x}}}"),
-            "line 2: `key` needs a later version of conf-master; take it out",
+            "line 2: `key`: this is no public key; write what `conf-local identity` prints on the host, or an ssh-ed25519 key",
         ),
         (
             with_conf("inventories: {hosts: {h: {role: [x]}}}"),
-            "line 2: `role` is not known (did you mean `roles`?); a host has `roles`, `labels`, `components`, \
+            "line 2: `role` is not known (did you mean `roles`?); a host has `roles`, `labels`, `key`, `components`, \
              `variables`, `settings`",
         ),
         (
