@@ -4,13 +4,14 @@ use std::collections::BTreeSet;
 
 use git2::Repository as Git;
 use libconf::{
-    name::{ComponentVersion, HostName, ObjectId},
+    name::{ComponentVersion, DatacenterName, HostName, ObjectId},
     tier::{
         layers::{Overrides, Sources},
         manifest::{self, ClassManifest, InstanceManifest, Selection, Strictness},
         snapshot::{Component, Snapshot},
     },
 };
+use serde_json::{Map, Value};
 
 use crate::transaction::TransactionError;
 
@@ -21,6 +22,8 @@ pub(crate) struct Declared {
     /// The class's and the datacenter's.
     pub(crate) overrides: [Overrides; 2],
     instance: InstanceManifest,
+    platform: Map<String, Value>,
+    datacenter: DatacenterName,
     class_tree: ObjectId,
     datacenter_tree: ObjectId,
 }
@@ -56,6 +59,8 @@ impl Declared {
             selection: instance.selection(host),
             raw: raw.collect(),
             overrides: [overrides(class_tree)?, overrides(datacenter_tree)?],
+            platform: manifest::platform(&class, &instance),
+            datacenter: snapshot.datacenter.clone(),
             instance,
             class_tree,
             datacenter_tree,
@@ -70,6 +75,8 @@ impl Declared {
             class_tree: self.class_tree,
             datacenter_tree: self.datacenter_tree,
             instance: &self.instance,
+            datacenter: &self.datacenter,
+            platform: &self.platform,
         }
     }
 }

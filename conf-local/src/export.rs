@@ -297,8 +297,8 @@ impl Export {
             };
             match content {
                 Content::Link(target) => folder.link(file, target)?,
-                Content::File { bytes, executable } => {
-                    self.unsynced.add(folder.write(file, bytes, if *executable { 0o555 } else { 0o444 })?);
+                Content::File { bytes, executable, secret } => {
+                    self.unsynced.add(folder.write(file, bytes, mode_of(*executable, *secret))?);
                 }
             }
         }
@@ -446,10 +446,14 @@ impl Export {
                     Entry::Link => drop(files.insert(path, Content::Link(folder.read_link(&name)?))),
                     Entry::File => {
                         let (bytes, mode) = folder.read(&name, MOST_FILE_BYTES)?;
-                        if !matches!(mode, 0o444 | 0o555) {
-                            return Err(wrong(&path));
-                        }
-                        files.insert(path, Content::File { bytes, executable: mode == 0o555 });
+                        let (executable, secret) = match mode {
+                            0o444 => (false, false),
+                            0o555 => (true, false),
+                            0o600 => (false, true),
+                            0o700 => (true, true),
+                            _ => return Err(wrong(&path)),
+                        };
+                        files.insert(path, Content::File { bytes, executable, secret });
                     }
                     Entry::Other => return Err(wrong(&path)),
                 }
@@ -458,7 +462,7 @@ impl Export {
         if mode != 0o444 || entry.entries()?.len() != 2 {
             return Err(wrong("settings.json"));
         }
-        Ok(Rendered { files, settings }.hash())
+        Ok(Rendered { files, settings, settings_shown: None }.hash())
     }
 
     /// Learns what is on disk. What cannot be read counts as absent: it is rendered anew.
@@ -569,6 +573,16 @@ fn names_links(versions: &BTreeMap<Version, StoreHash>) -> BTreeMap<String, Stri
 fn names_hash(versions: &BTreeMap<Version, StoreHash>) -> StoreHash {
     let lines: Vec<String> = versions.iter().map(|(version, hash)| format!("{version} {hash}\n")).collect();
     StoreHash::of(&lines.concat())
+}
+
+/// What may be done with an exported file.
+fn mode_of(executable: bool, secret: bool) -> u32 {
+    match (executable, secret) {
+        (false, false) => 0o444,
+        (true, false) => 0o555,
+        (false, true) => 0o600,
+        (true, true) => 0o700,
+    }
 }
 
 /// Gives what was made as `.new` its name; what has that name already goes, in one step.

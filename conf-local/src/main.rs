@@ -7,10 +7,10 @@ use conf_local::{
     client,
     config::{Command, CommandLine, FileOnly, RunOptions},
 };
-use libconf::tier::{daemon, hocon};
+use libconf::tier::{daemon, hocon, template};
 
 fn main() -> ExitCode {
-    if let Some(code) = hocon::child() {
+    if let Some(code) = hocon::child().or_else(template::child) {
         return code;
     }
     let (line, file) = CommandLine::parse_all();
@@ -27,6 +27,7 @@ fn run(options: RunOptions, file: FileOnly) -> ExitCode {
     }
     // What landed was read in time by conf-master, perhaps on a faster machine.
     hocon::be_patient();
+    template::be_patient();
     daemon::run(|stop| async move {
         let agent = LocalAgent::bind(options, file).await?;
         match agent.address() {

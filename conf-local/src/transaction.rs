@@ -19,7 +19,7 @@ use libconf::{
         git::{self, RepositoryLock},
         layers::{Ingredients, Sources},
         pointers::Pointer,
-        render::{self, RenderError},
+        render::{self, RenderError, Secrets},
         sign::TrustedKeys,
         snapshot::{self, Component, Snapshot, SnapshotError},
     },
@@ -80,9 +80,16 @@ impl Model {
         self.declared.sources(name, component)
     }
 
-    fn ingredients(&self, name: &ComponentVersion, component: &Component, host: &HostName) -> Ingredients {
+    fn ingredients(
+        &self,
+        git: &Git,
+        name: &ComponentVersion,
+        component: &Component,
+        host: &HostName,
+    ) -> Result<Ingredients, TransactionError> {
         let overrides = self.declared.overrides.each_ref();
-        Ingredients::new(&self.sources(name, component), overrides, &name.component, Some(host))
+        Ingredients::new(git, &self.sources(name, component), overrides, name, Some(host))
+            .map_err(TransactionError::Damaged)
     }
 }
 
@@ -342,13 +349,15 @@ impl Host {
         // Those made from the same are rendered once.
         let mut rendered: BTreeMap<Ingredients, Result<_, String>> = BTreeMap::new();
         for (name, component) in &next.inputs {
-            let same = before.is_some_and(|before| {
-                before.inputs.get(name).is_some_and(|old| {
+            let same = match before.and_then(|before| Some((before, before.inputs.get(name)?))) {
+                None => false,
+                Some((before, old)) => {
                     let declared_alike = Arc::ptr_eq(&before.declared, &next.declared) && old.tree == component.tree;
                     declared_alike
-                        || before.ingredients(name, old, &self.name) == next.ingredients(name, component, &self.name)
-                })
-            });
+                        || before.ingredients(git, name, old, &self.name)?
+                            == next.ingredients(git, name, component, &self.name)?
+                }
+            };
             let old = have.contents.get(name);
             if same && let Some(fault) = old_faults.and_then(|faults| faults.get(name)) {
                 faults.insert(name.clone(), fault.clone());
@@ -360,12 +369,12 @@ impl Host {
                 continue;
             }
             let sources = next.sources(name, component);
-            let result = match rendered.entry(next.ingredients(name, component, &self.name)) {
+            let result = match rendered.entry(next.ingredients(git, name, component, &self.name)?) {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => {
-                    new.insert(match render::render(git, &sources, &name.component, Some(&self.name)) {
+                    new.insert(match render::render(git, &sources, name, Some(&self.name), &Secrets::default()) {
                         Ok(rendering) => Ok(self.export.stage(&rendering, anew)?),
-                        Err(RenderError::Fault(reason)) => Err(reason),
+                        Err(fault @ (RenderError::Fault(_) | RenderError::Templates(_))) => Err(fault.to_string()),
                         Err(RenderError::Repository(cause)) => return Err(TransactionError::Damaged(cause)),
                     })
                 }
@@ -544,7 +553,7 @@ impl Host {
                     continue;
                 }
                 let sources = model.sources(name, component);
-                match render::render(&git, &sources, &name.component, Some(&self.name)) {
+                match render::render(&git, &sources, name, Some(&self.name), &Secrets::default()) {
                     Ok(rendered) if kept.contents.get(name) == Some(&rendered.hash()) => {}
                     Ok(_) if kept.contents.contains_key(name) => {
                         problems.push(format!("the export of {name} is not what its snapshot holds"));

@@ -283,7 +283,7 @@ fn one_that_cannot_be_rendered_does_not_stop_the_others() {
     let (mut host, audience) = site.open();
     take(&mut host, first, &audience).unwrap();
     site.set("services/a/latest", &[("config.yaml", "a: [\n")]).set("services/b/latest", &[("config.yaml", "b: 2\n")]);
-    site.set("services/new/latest", &[("page.html.j2", "{{ x }}")]);
+    site.set("services/new/latest", &[("config.yaml", "a: 1"), ("config.json", "{}")]);
     let second = site.land();
     take(&mut host, second, &audience).unwrap();
     assert_eq!(site.read("services/a/latest.json").as_deref(), Some(r#"{"a":1}"#));

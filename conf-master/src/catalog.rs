@@ -10,6 +10,7 @@ use libconf::{
         snapshot::{Component, Snapshot},
     },
 };
+use serde_json::{Map, Value};
 
 use crate::{
     refs::{Proposed, Table, Target},
@@ -35,6 +36,8 @@ pub struct Catalog {
 pub struct Datacenter {
     /// Its own `datacenter.yaml`.
     pub instance: InstanceManifest,
+    /// Facts about its platform, for templates.
+    pub platform: Map<String, Value>,
     /// What it asks for.
     pub requests: BTreeMap<ComponentVersion, PinRequest>,
     /// What that is.
@@ -65,6 +68,8 @@ pub struct Delta {
 pub struct Manifest {
     /// Its own `datacenter.yaml`.
     pub instance: InstanceManifest,
+    /// What both say of the platform, for templates.
+    pub platform: Map<String, Value>,
     /// What both ask for together.
     pub requests: BTreeMap<ComponentVersion, PinRequest>,
     /// The tree of its branch.
@@ -153,10 +158,11 @@ impl Catalog {
             }
             let old = self.datacenters.remove(name);
             let (components, snapshot) = old.map(|old| (old.components, old.snapshot)).unwrap_or_default();
-            let Manifest { instance, requests, datacenter_tree, datacenter_commit, class_tree, class_commit } =
+            let Manifest { instance, platform, requests, datacenter_tree, datacenter_commit, class_tree, class_commit } =
                 manifest;
             let datacenter = Datacenter {
                 instance,
+                platform,
                 requests,
                 components,
                 datacenter_tree,

@@ -69,7 +69,16 @@ pub fn explain(
     }
     let raw = manifest::pins(&class, &instance).iter().any(|pin| pin.component == name && pin.raw);
     let [class_tree, datacenter_tree] = trees;
-    let sources = Sources { component_tree: component.tree, raw, class_tree, datacenter_tree, instance: &instance };
+    let platform = manifest::platform(&class, &instance);
+    let sources = Sources {
+        component_tree: component.tree,
+        raw,
+        class_tree,
+        datacenter_tree,
+        instance: &instance,
+        datacenter: &snapshot.datacenter,
+        platform: &platform,
+    };
     let Ok(pointer) = key.parse::<Pointer>();
     let stack = match layers::stack(repo, &sources, &name.component, host) {
         Ok(stack) => stack,

@@ -7,10 +7,10 @@ use conf_master::{
     config::{Command, Flags},
     receive, repository, schema, serve,
 };
-use libconf::tier::{daemon, flags, hocon};
+use libconf::tier::{daemon, flags, hocon, template};
 
 fn main() -> ExitCode {
-    if let Some(code) = hocon::child() {
+    if let Some(code) = hocon::child().or_else(template::child) {
         return code;
     }
     // Git's hooks take no flags, and must not fail over somebody's environment.

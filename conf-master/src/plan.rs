@@ -139,11 +139,12 @@ impl Planning<'_> {
     fn component(&mut self, name: ComponentVersion) -> Result<Option<ComponentPlan>, git2::Error> {
         let (old, new) = (self.before.and_then(|side| side.component(&name)), self.after.component(&name));
         let side = if new.is_some() { self.after } else { self.before.unwrap_or(self.after) };
-        let mut groups = side.groups(&name);
-        groups.retain(|group| {
-            let on = |side: &Side<'_>| side.ingredients(&name, group.host());
-            self.before.and_then(on) != on(self.after)
-        });
+        let mut groups = Vec::new();
+        for group in side.groups(self.repo, &name)? {
+            if self.differs(&name, group.host())? {
+                groups.push(group);
+            }
+        }
         let commit = |component: &libconf::tier::snapshot::Component| component.pin.commit;
         let (before, after) = (old.map(commit), new.map(commit));
         if groups.is_empty() && before == after {
@@ -164,11 +165,14 @@ impl Planning<'_> {
         };
         hosts.sort();
         // Whom nobody lists runs everything, with the layers that all have in common.
-        let unlisted_hosts = {
-            let on = |side: &Side<'_>| side.ingredients(&name, None);
-            self.before.and_then(on) != on(self.after) || before != after
-        };
+        let unlisted_hosts = before != after || self.differs(&name, None)?;
         Ok(Some(ComponentPlan { component: name, before, after, hosts, unlisted_hosts, diff }))
+    }
+
+    /// True when a host would get it made from something else than before.
+    fn differs(&self, name: &ComponentVersion, host: Option<&HostName>) -> Result<bool, git2::Error> {
+        let on = |side: &Side<'_>| side.ingredients(self.repo, name, host);
+        Ok(self.before.map(on).transpose()?.flatten() != on(self.after)?)
     }
 
     /// The difference in the files, which every host gets byte for byte.

@@ -156,6 +156,7 @@ fn read_manifest(
     let tree = |commit: CommitId| repo.find_commit(commit.into()).map(|commit| commit.tree_id().into());
     let broken = |error: git2::Error| fault(&own, None, error.message().to_owned(), vec![own.clone()]);
     Ok(Manifest {
+        platform: manifest::platform(&class, &instance),
         requests: requests.collect(),
         datacenter_tree: tree(tip.commit).map_err(broken)?,
         datacenter_commit: tip.commit,

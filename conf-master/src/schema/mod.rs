@@ -14,7 +14,10 @@ use std::{
 use jsonschema::{PatternOptions, Validator, error::ValidationErrorKind};
 use libconf::{
     name::ObjectId,
-    tier::settings::{self, Format},
+    tier::{
+        settings::{self, Format},
+        worker::Worker,
+    },
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -63,7 +66,7 @@ pub struct Schemas(Mutex<Process>);
 
 #[derive(Debug, Default)]
 struct Process {
-    worker: Option<worker::Worker>,
+    worker: Option<Worker>,
     /// Schemas that never came to an end, and when: what many datacenters run is not tried in each of them.
     endless: Vec<(ObjectId, Instant)>,
 }

@@ -243,10 +243,12 @@ impl Looking<'_> {
             None => None,
         };
         let mut cases = Vec::new();
-        for group in self.after.groups(name) {
+        for group in self.after.groups(self.repo, name)? {
             let host = group.host();
-            let Some(ingredients) = self.after.ingredients(name, host) else { continue };
-            if self.before.and_then(|before| before.ingredients(name, host)).as_ref() == Some(&ingredients) {
+            let Some(ingredients) = self.after.ingredients(self.repo, name, host)? else { continue };
+            if let Some(before) = self.before
+                && before.ingredients(self.repo, name, host)?.as_ref() == Some(&ingredients)
+            {
                 continue;
             }
             let stack = common.clone().on_host(self.after.instance, &name.component, host);

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
 };
 
+use git2::Repository;
 use libconf::{
     name::{ComponentName, ComponentVersion, DatacenterName, HostName, ObjectId, RefName},
     tier::{
@@ -14,6 +15,7 @@ use libconf::{
         snapshot::Component,
     },
 };
+use serde_json::{Map, Value};
 
 use crate::catalog::{Datacenter, Delta};
 
@@ -24,6 +26,7 @@ pub(crate) struct Side<'a> {
     pub(crate) name: &'a DatacenterName,
     /// Its own `datacenter.yaml`.
     pub(crate) instance: &'a InstanceManifest,
+    platform: &'a Map<String, Value>,
     /// What it asks for.
     pub(crate) requests: &'a BTreeMap<ComponentVersion, PinRequest>,
     components: &'a BTreeMap<ComponentVersion, Component>,
@@ -51,6 +54,7 @@ impl<'a> Side<'a> {
         Ok(Side {
             name,
             instance: &datacenter.instance,
+            platform: &datacenter.platform,
             requests: &datacenter.requests,
             components: &datacenter.components,
             changed: None,
@@ -67,14 +71,15 @@ impl<'a> Side<'a> {
         delta: &'a Delta,
         overrides: &ReadOverrides<'_>,
     ) -> Result<Option<Self>, git2::Error> {
-        let (instance, requests, trees) = match (&delta.manifest, before) {
-            (Some(new), _) => (&new.instance, &new.requests, [new.class_tree, new.datacenter_tree]),
-            (None, Some(old)) => (&old.instance, &old.requests, [old.class_tree, old.datacenter_tree]),
+        let (instance, platform, requests, trees) = match (&delta.manifest, before) {
+            (Some(new), _) => (&new.instance, &new.platform, &new.requests, [new.class_tree, new.datacenter_tree]),
+            (None, Some(old)) => (&old.instance, &old.platform, &old.requests, [old.class_tree, old.datacenter_tree]),
             (None, None) => return Ok(None),
         };
         Ok(Some(Side {
             name,
             instance,
+            platform,
             requests,
             components: before.map_or(&NO_COMPONENTS, |before| &before.components),
             changed: Some(&delta.components),
@@ -101,26 +106,36 @@ impl<'a> Side<'a> {
             class_tree,
             datacenter_tree,
             instance: self.instance,
+            datacenter: self.name,
+            platform: self.platform,
         })
     }
 
     /// What a component is made from on one host; `None` where it does not run.
-    pub(crate) fn ingredients(&self, name: &ComponentVersion, host: Option<&HostName>) -> Option<Ingredients> {
+    pub(crate) fn ingredients(
+        &self,
+        repo: &Repository,
+        name: &ComponentVersion,
+        host: Option<&HostName>,
+    ) -> Result<Option<Ingredients>, git2::Error> {
         let overrides = [&*self.overrides[0], &*self.overrides[1]];
-        Some(Ingredients::new(&self.sources(name)?, overrides, &name.component, host))
+        let Some(sources) = self.sources(name) else { return Ok(None) };
+        Ingredients::new(repo, &sources, overrides, name, host).map(Some)
     }
 
-    /// Hosts that share all their layers over a component. Where no role and no host says anything of it, that is one group
-    /// without names, however many there are.
-    pub(crate) fn groups(&self, name: &ComponentVersion) -> Vec<Group> {
+    /// Hosts that share all that a component is made from. Where no role and no host makes a difference to it, that is one
+    /// group without names, however many there are.
+    pub(crate) fn groups(&self, repo: &Repository, name: &ComponentVersion) -> Result<Vec<Group>, git2::Error> {
         let overlaid = self.overlaid.get_or_init(|| {
             let of_roles = self.instance.roles.values().flat_map(|role| role.settings.keys());
             of_roles.chain(self.instance.hosts.values().flat_map(|host| host.settings.keys())).collect()
         });
-        if overlaid.contains(&name.component) {
-            return layers::groups(self.instance, name);
+        match self.sources(name) {
+            Some(sources) if overlaid.contains(&name.component) || layers::differ_by_host(repo, &sources)? => {
+                layers::groups(repo, &sources, name)
+            }
+            _ => Ok(vec![Group { hosts: Vec::new() }]),
         }
-        vec![Group { hosts: Vec::new() }]
     }
 
     /// The ref of its class.

@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 pub use self::{
     explain::{Explained, SetBy},
-    groups::{Group, groups},
+    groups::{Group, differ_by_host, groups},
     ingredients::Ingredients,
     overrides::Overrides,
 };
@@ -29,7 +29,7 @@ use super::{
     pointer::Pointer,
     settings::{self, Format, SettingsFault},
 };
-use crate::name::{ComponentName, HostName, ObjectId, RoleName};
+use crate::name::{ComponentName, DatacenterName, HostName, ObjectId, RoleName};
 
 /// Who says what a layer says.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -86,6 +86,10 @@ pub struct Sources<'a> {
     pub datacenter_tree: ObjectId,
     /// The `datacenter.yaml` in that tree.
     pub instance: &'a InstanceManifest,
+    /// Whose it is.
+    pub datacenter: &'a DatacenterName,
+    /// Facts about the platform: the class's, and over them the datacenter's own. See [`manifest::platform`].
+    pub platform: &'a Map<String, Value>,
 }
 
 /// What cannot be read in a layer.
@@ -253,7 +257,7 @@ fn base(layer: &Layer) -> Map<String, Value> {
 }
 
 /// JSON Merge Patch (RFC 7396) of objects: a null removes, an object is merged, everything else replaces.
-fn merge(settings: &mut Map<String, Value>, patch: &Map<String, Value>) {
+pub(super) fn merge(settings: &mut Map<String, Value>, patch: &Map<String, Value>) {
     for (key, value) in patch {
         match value {
             Value::Null => drop(settings.remove(key)),

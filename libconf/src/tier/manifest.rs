@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 
 pub use super::yaml::Fault;
 use super::{
+    layers,
     lines::Lines,
     secret::{Declaration, HostKey},
 };
@@ -301,6 +302,14 @@ impl PinRequest {
             None => RefName::Branch(component, self.branch.clone()),
         }
     }
+}
+
+/// Facts about the platform: the class's, and over them, as JSON Merge Patch, the datacenter's own.
+pub fn platform(class: &ClassManifest, instance: &InstanceManifest) -> Map<String, Value> {
+    let mut platform = Map::new();
+    layers::merge(&mut platform, &class.platform);
+    layers::merge(&mut platform, &instance.platform);
+    platform
 }
 
 /// What a datacenter runs, sorted: its own entries, and the class's that it does not replace (same name and version).

@@ -1,6 +1,13 @@
 //! One component of a snapshot as readers get it: its files, and its settings as one JSON object.
 
-use std::{collections::BTreeMap, fmt, str::FromStr};
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    str::FromStr,
+};
 
 use git2::{ObjectType, Repository, Tree};
 use serde_json::Value;
@@ -9,9 +16,10 @@ use sha2::{Digest, Sha256};
 use super::{
     layers::{self, LayerError, Sources},
     safety::{self, Limits},
-    settings,
+    settings::{self, SettingsFault},
+    template::{self, Given, Job},
 };
-use crate::name::{BadName, ComponentName, HostName};
+use crate::name::{BadName, ComponentVersion, HostName};
 
 /// What a component is made into. Equal renderings have equal hashes, whatever they were made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +28,15 @@ pub struct Rendered {
     pub files: BTreeMap<String, Content>,
     /// One JSON object in canonical form.
     pub settings: Vec<u8>,
+    /// The settings as everybody may see them, with `{"$secret": "NAME"}` where a secret's value went in; `None` where none
+    /// did.
+    pub settings_shown: Option<Vec<u8>>,
+}
+
+/// The secrets that a component may read: each by its name, with its value or with why there is none.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    given: BTreeMap<String, Given>,
 }
 
 /// What stands at a path.
@@ -31,6 +48,8 @@ pub enum Content {
         bytes: Vec<u8>,
         /// Exported as 0555 in place of 0444.
         executable: bool,
+        /// A secret's value went into it: exported as 0600, or 0700.
+        secret: bool,
     },
     /// A relative link that stays inside the component.
     Link(String),
@@ -49,14 +68,21 @@ pub enum RenderError {
     /// Its content is not what can be exported; the component keeps what it had.
     #[error("{0}")]
     Fault(String),
+    /// Its templates cannot be rendered on this host; all faults at once.
+    #[error("{}", .0.iter().map(SettingsFault::to_string).collect::<Vec<_>>().join("; "))]
+    Templates(Vec<SettingsFault>),
 }
 
 /// Makes a component's files and settings as `host` has them; without a host, as one that the inventory says nothing of.
+///
+/// - `secrets`: those that the component may read; one that cannot be had is a fault only where it is asked for.
+/// - Bounds: see [`template`]; templates are rendered in a process of their own, one component at a time.
 pub fn render(
     repo: &Repository,
     sources: &Sources<'_>,
-    component: &ComponentName,
+    component: &ComponentVersion,
     host: Option<&HostName>,
+    secrets: &Secrets,
 ) -> Result<Rendered, RenderError> {
     let tree = sources.component_tree;
     let faults = safety::faults_in_tree(repo, tree, &Limits::default()).map_err(RenderError::Repository)?;
@@ -69,11 +95,138 @@ pub fn render(
     // The layers look at the root alone; what may not be deeper is refused here.
     settings::choose(files.keys().map(String::as_str), sources.raw)
         .map_err(|fault| RenderError::Fault(fault.to_string()))?;
-    let stack = layers::stack(repo, sources, component, host).map_err(|error| match error {
+    let stack = layers::stack(repo, sources, &component.component, host).map_err(|error| match error {
         LayerError::Repository(cause) => RenderError::Repository(cause),
         faults @ LayerError::Faults(_) => RenderError::Fault(faults.to_string()),
     })?;
-    Ok(Rendered { files, settings: settings::to_canonical(&Value::Object(stack.merged())) })
+    let shown = Value::Object(stack.merged());
+    if !sources.raw {
+        templates(&mut files, sources, component, host, &shown, secrets)?;
+    }
+    let mut opened = shown.clone();
+    let settings_shown = if secrets.put_into(&mut opened, "").map_err(RenderError::Fault)? {
+        Some(settings::to_canonical(&shown))
+    } else {
+        None
+    };
+    Ok(Rendered { files, settings: settings::to_canonical(&opened), settings_shown })
+}
+
+/// Puts in the place of each template what it comes to on `host`.
+fn templates(
+    files: &mut BTreeMap<String, Content>,
+    sources: &Sources<'_>,
+    component: &ComponentVersion,
+    host: Option<&HostName>,
+    settings: &Value,
+    secrets: &Secrets,
+) -> Result<(), RenderError> {
+    let sought = files.keys().filter(|path| path.ends_with(template::ENDING)).cloned();
+    let sought: Vec<String> = sought.collect();
+    if sought.is_empty() {
+        return Ok(());
+    }
+    let mut faults = clashes(files);
+    let mut texts = BTreeMap::new();
+    for (path, content) in &*files {
+        let is_template = path.ends_with(template::ENDING);
+        let mut refuse = |line, reason: &str| {
+            faults.push(SettingsFault { file: path.clone(), line, reason: reason.to_owned() });
+        };
+        match content {
+            Content::Link(_) if is_template => refuse(None, "a template may not be a link; put the file itself"),
+            Content::Link(_) => {}
+            Content::File { bytes, .. } => match std::str::from_utf8(bytes) {
+                Ok(text) => drop(texts.insert(path.clone(), text.to_owned())),
+                Err(bad) if is_template => {
+                    let line = bytes[..bad.valid_up_to()].split(|byte| *byte == b'\n').count();
+                    refuse(Some(line), "it is not UTF-8 text; save it as UTF-8");
+                }
+                Err(_) => {}
+            },
+        }
+    }
+    if !faults.is_empty() {
+        return Err(RenderError::Templates(faults));
+    }
+    let mut variables = template::variables(sources, component, host);
+    variables.insert("settings".to_owned(), settings.clone());
+    let results = template::render(Job { files: texts, variables, secrets: secrets.given.clone() });
+    for (path, result) in results {
+        match result {
+            Err(fault) => faults.push(fault),
+            Ok(made) => {
+                let executable = matches!(files.remove(&path), Some(Content::File { executable: true, .. }));
+                let content =
+                    Content::File { bytes: made.text.into_bytes(), executable, secret: !made.secrets.is_empty() };
+                files.insert(path[..path.len() - template::ENDING.len()].to_owned(), content);
+            }
+        }
+    }
+    faults.dedup();
+    if faults.is_empty() { Ok(()) } else { Err(RenderError::Templates(faults)) }
+}
+
+/// Templates that would be made into what is there already.
+fn clashes(files: &BTreeMap<String, Content>) -> Vec<SettingsFault> {
+    let mut faults = Vec::new();
+    let mut there: HashMap<String, &str> = HashMap::new();
+    let made = |path: &str| path.strip_suffix(template::ENDING).unwrap_or(path).to_lowercase();
+    for path in files.keys().filter(|path| !path.ends_with(template::ENDING)) {
+        // Folders are there as well.
+        there.extend(path.match_indices('/').map(|(end, _)| (path[..end].to_lowercase(), path.as_str())));
+        there.insert(path.to_lowercase(), path);
+    }
+    for path in files.keys().filter(|path| path.ends_with(template::ENDING)) {
+        there.extend(path.match_indices('/').map(|(end, _)| (path[..end].to_lowercase(), path.as_str())));
+    }
+    for path in files.keys().filter(|path| path.ends_with(template::ENDING)) {
+        let made = made(path);
+        let reason = match there.get(&made) {
+            _ if made.is_empty() || made.ends_with('/') => "it has no name but its ending; give it one".to_owned(),
+            Some(other) => format!("it would be made into what {other} is already; rename one of the two"),
+            None => {
+                there.insert(made, path);
+                continue;
+            }
+        };
+        faults.push(SettingsFault { file: path.clone(), line: None, reason });
+    }
+    faults
+}
+
+impl Secrets {
+    /// Puts values in the place of every `{"$secret": "NAME"}`; true when there was one. `at` is the JSON Pointer of `value`.
+    fn put_into(&self, value: &mut Value, at: &str) -> Result<bool, String> {
+        if let Some(name) = settings::asked_secret(value) {
+            let refuse = |why: &str| Err(format!("the settings ask at {at} for the secret {name}: {why}"));
+            *value = match self.given.get(name) {
+                None => return refuse("it is not declared with this component among its readers"),
+                Some(Given::Not(why)) => return refuse(why),
+                Some(Given::Text(text)) => text.as_str().into(),
+                Some(Given::Certificate { certificate, key }) => {
+                    serde_json::json!({"certificate": certificate, "key": key})
+                }
+            };
+            return Ok(true);
+        }
+        let mut found = false;
+        match value {
+            Value::Object(members) => {
+                for (key, inner) in members {
+                    let key = key.replace('~', "~0").replace('/', "~1");
+                    found |= self.put_into(inner, &format!("{at}/{key}"))?;
+                }
+            }
+            Value::Array(items) => {
+                for (number, inner) in items.iter_mut().enumerate() {
+                    found |= self.put_into(inner, &format!("{at}/{number}"))?;
+                }
+            }
+            _ => {}
+        }
+        Ok(found)
+    }
 }
 
 /// Reads a folder that [`safety`] has looked at: its names are plain UTF-8, its depth and size bounded.
@@ -93,7 +246,7 @@ fn collect(
         let blob = repo.find_blob(entry.id()).map_err(RenderError::Repository)?;
         let content = match entry.filemode() {
             0o120_000 => Content::Link(String::from_utf8_lossy(blob.content()).into_owned()),
-            mode => Content::File { bytes: blob.content().to_vec(), executable: mode == 0o100_755 },
+            mode => Content::File { bytes: blob.content().to_vec(), executable: mode == 0o100_755, secret: false },
         };
         files.insert(path, content);
     }
@@ -114,8 +267,8 @@ impl Rendered {
         for (path, content) in &self.files {
             part(b"path", path.as_bytes());
             match content {
-                Content::File { bytes, executable: false } => part(b"file", bytes),
-                Content::File { bytes, executable: true } => part(b"exec", bytes),
+                Content::File { bytes, executable: false, .. } => part(b"file", bytes),
+                Content::File { bytes, executable: true, .. } => part(b"exec", bytes),
                 Content::Link(target) => part(b"link", target.as_bytes()),
             }
         }

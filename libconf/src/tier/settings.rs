@@ -4,10 +4,11 @@ mod json;
 
 use std::collections::BTreeMap;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Number, Value};
 
 use super::{
-    hocon,
+    hocon, template,
     yaml::{self, Fault, MAX_BYTES, MAX_DEPTH, Node},
 };
 
@@ -25,7 +26,7 @@ pub enum Format {
 }
 
 /// Why a component has no settings that anyone could read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{file}{}: {reason}", line.map(|line| format!(":{line}")).unwrap_or_default())]
 pub struct SettingsFault {
     /// Which file, relative to the component's root.
@@ -62,8 +63,11 @@ pub fn choose<'a>(
     }
     for path in paths {
         let refuse = |reason: String| Err(SettingsFault { file: path.to_owned(), line: None, reason });
-        if path.strip_suffix(".j2").is_some() {
-            return refuse("templates need a later version; take it out, or pin the component with `raw: true`".into());
+        if let Some(made) = path.strip_suffix(template::ENDING).filter(|made| Format::of(made).is_some()) {
+            return refuse(format!(
+                "{made} would be the settings, and settings are no template; give it another name, put it into a folder, or \
+                 write {made} and say in layers what differs"
+            ));
         }
         let Some(format) = Format::of(path) else { continue };
         if let Some((first, _)) = chosen.replace((path, format)) {
@@ -81,6 +85,15 @@ pub fn choose<'a>(
 pub fn parse(file: &str, format: Format, bytes: &[u8]) -> Result<Map<String, Value>, SettingsFault> {
     object(format, bytes).map_err(|Fault { line, reason }| SettingsFault { file: file.to_owned(), line, reason })
 }
+
+/// The name of the secret that a value of the settings stands for: `{"$secret": "NAME"}`, and nothing else in it.
+pub fn asked_secret(value: &Value) -> Option<&str> {
+    let members = value.as_object().filter(|members| members.len() == 1)?;
+    members.get(SECRET)?.as_str()
+}
+
+/// The key by which a value of the settings asks for a secret.
+pub const SECRET: &str = "$secret";
 
 /// A component's settings from its files (path relative to its root, content): an object, `{}` where there is no file.
 pub fn read(files: &BTreeMap<String, Vec<u8>>, raw: bool) -> Result<Value, SettingsFault> {
@@ -226,9 +239,10 @@ mod tests {
             ("config.conf", " ", "config.conf: the file is empty; write {}, or take the file out"),
             ("config.conf", "[1]", "config.conf:1: the top level must be an object (a map of keys to values)"),
             (
-                "etc/x.j2",
+                "config.toml.j2",
                 "",
-                "etc/x.j2: templates need a later version; take it out, or pin the component with `raw: true`",
+                "config.toml.j2: config.toml would be the settings, and settings are no template; give it another name, put it \
+                 into a folder, or write config.toml and say in layers what differs",
             ),
         ] {
             assert_eq!(settings(file, text), want, "{file} {text}");

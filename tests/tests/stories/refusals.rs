@@ -384,7 +384,7 @@ fn settings_that_cannot_be_read_are_refused_with_file_and_line() {
             change().without(web, "config.yaml").file(web, "config.json", "{\"a\": 1,}"),
             vec!["config.json:1"],
         ),
-        ("a template", change().file(web, "motd.j2", "{{ host }}"), vec!["motd.j2", "raw"]),
+        ("a template for settings", change().file(web, "config.json.j2", "{}"), vec!["config.json.j2", "folder"]),
     ];
     for (what, change, words) in table {
         refused(&site, what, || change.push(), &words);

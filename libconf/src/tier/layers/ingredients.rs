@@ -1,9 +1,14 @@
-//! What a component is made from on one host, without reading any of it.
+//! What a component is made from on one host, without reading it; only templates are looked at, once.
+
+use git2::Repository;
 
 use super::{Overrides, Sources, overlays};
 use crate::{
-    name::{ComponentName, HostName, ObjectId},
-    tier::settings,
+    name::{ComponentName, ComponentVersion, HostName, ObjectId},
+    tier::{
+        settings,
+        template::{self, Uses},
+    },
 };
 
 /// Equal ingredients give equal files and settings, and equal faults.
@@ -17,25 +22,41 @@ pub struct Ingredients {
     overlays: Vec<Vec<u8>>,
     /// Faults in layers name the component; without a layer there are none.
     layered: Option<ComponentName>,
+    /// What templates read of platform, datacenter, host and component, in canonical form; nothing without templates.
+    facts: Option<Vec<u8>>,
 }
 
 impl Ingredients {
     /// Those of `component` on `host`; `class` and `datacenter` are the overrides in the trees of `sources`.
     pub fn new(
+        repo: &Repository,
         sources: &Sources<'_>,
         [class, datacenter]: [&Overrides; 2],
-        component: &ComponentName,
+        component: &ComponentVersion,
         host: Option<&HostName>,
-    ) -> Self {
+    ) -> Result<Self, git2::Error> {
         let (tree, raw) = (sources.component_tree, sources.raw);
         if raw {
-            return Ingredients { tree, raw, overrides: [None; 2], overlays: Vec::new(), layered: None };
+            return Ok(Ingredients {
+                tree,
+                raw,
+                overrides: [None; 2],
+                overlays: Vec::new(),
+                layered: None,
+                facts: None,
+            });
         }
-        let overrides = [class, datacenter].map(|overrides| overrides.files.get(component).copied());
-        let overlays: Vec<_> = overlays(sources.instance, component, host)
+        let name = &component.component;
+        let overrides = [class, datacenter].map(|overrides| overrides.files.get(name).copied());
+        let overlays: Vec<_> = overlays(sources.instance, name, host)
             .map(|(_, overlay)| settings::to_canonical(&overlay.values.clone().into()))
             .collect();
         let layered = overrides.iter().any(Option::is_some) || !overlays.is_empty();
-        Ingredients { tree, raw, overrides, overlays, layered: layered.then(|| component.clone()) }
+        let layered = layered.then(|| name.clone());
+        let facts = match &*Uses::of(repo, tree)? {
+            Uses::NoTemplates => None,
+            uses => uses.facts(&template::variables(sources, component, host)),
+        };
+        Ok(Ingredients { tree, raw, overrides, overlays, layered, facts })
     }
 }

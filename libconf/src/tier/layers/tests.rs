@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{Ingredients, Layer, LayerError, Origin, Overrides, Sources, Stack, groups, stack};
 use crate::{
-    name::{ComponentName, ComponentVersion, HostName, ObjectId},
+    name::{ComponentName, ComponentVersion, DatacenterName, HostName, ObjectId},
     tier::{
         manifest::{InstanceManifest, Strictness},
         settings,
@@ -19,6 +19,8 @@ struct Bench {
     class: ObjectId,
     datacenter: ObjectId,
     instance: InstanceManifest,
+    name: DatacenterName,
+    platform: Map<String, Value>,
 }
 
 impl Bench {
@@ -28,7 +30,9 @@ impl Bench {
         let manifest = format!("conf: datacenter-configuration/big/latest\n{inventories}");
         let [component, class, datacenter] = [component, class, own].map(|files| tree(&repo, files));
         let instance = InstanceManifest::parse(&manifest, Strictness::Strict).unwrap();
-        Bench { folder, repo, component, class, datacenter, instance }
+        let platform = instance.platform.clone();
+        let name = "dc/main".parse().unwrap();
+        Bench { folder, repo, component, class, datacenter, instance, name, platform }
     }
 
     fn sources(&self) -> Sources<'_> {
@@ -38,6 +42,8 @@ impl Bench {
             class_tree: self.class,
             datacenter_tree: self.datacenter,
             instance: &self.instance,
+            datacenter: &self.name,
+            platform: &self.platform,
         }
     }
 
@@ -155,13 +161,13 @@ fn hosts_that_share_their_layers_are_one_group() {
     let bench = Bench::new(&[], &[], &[], inventories);
     let component = |name: &str| -> ComponentVersion { format!("services/{name}/latest").parse().unwrap() };
     let hosts = |name: &str| -> Vec<Vec<String>> {
-        let groups = groups(&bench.instance, &component(name));
+        let groups = groups(&bench.repo, &bench.sources(), &component(name)).unwrap();
         groups.iter().map(|group| group.hosts.iter().map(HostName::to_string).collect()).collect()
     };
     assert_eq!(hosts("web"), [vec!["c", "d"], vec!["a", "b"], vec!["f"]]);
     assert_eq!(hosts("db"), [vec!["b", "d", "e", "f"], vec!["a"]]);
     let none = Bench::new(&[], &[], &[], "");
-    assert_eq!(groups(&none.instance, &component("web"))[0].host(), None);
+    assert_eq!(groups(&none.repo, &none.sources(), &component("web")).unwrap()[0].host(), None);
 }
 
 #[test]
@@ -230,7 +236,8 @@ fn ingredients_differ_exactly_where_settings_may() {
     let read = |bench: &Bench, host: &str, component: &str| {
         let overrides = [bench.class, bench.datacenter].map(|tree| Overrides::read(&bench.repo, tree).unwrap());
         let host: HostName = host.parse().unwrap();
-        Ingredients::new(&bench.sources(), overrides.each_ref(), &component.parse().unwrap(), Some(&host))
+        let component = format!("{component}/latest").parse().unwrap();
+        Ingredients::new(&bench.repo, &bench.sources(), overrides.each_ref(), &component, Some(&host)).unwrap()
     };
     assert_eq!(read(&bench, "web-1", "services/web"), read(&example(), "web-1", "services/web"));
     assert_ne!(read(&bench, "web-1", "services/web"), read(&bench, "web-2", "services/web"));

@@ -1,0 +1,183 @@
+//! Templates: the files of a component whose names end in `.j2`, in the Jinja language.
+//!
+//! A template is a program of its author's: one may never end, or double a text until no memory is left. So templates are
+//! rendered (`engine`) in a process of their own, which is bounded and can be ended; [`child`] is that process.
+
+mod engine;
+mod uses;
+mod variables;
+mod watched;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+pub(super) use self::{uses::Uses, variables::variables};
+use super::{
+    settings::SettingsFault,
+    worker::{self, Bounds, NoAnswer, Worker},
+};
+
+/// How the name of a template ends; what it becomes has the name without it.
+pub const ENDING: &str = ".j2";
+/// The first argument of a program that shall render templates: `<program> render-templates`.
+pub const ARGUMENT: &str = "render-templates";
+
+/// What templates may use. Of everything hosts allow four times as much as a landing: what landed must not fail there, on a
+/// slower machine, or with a secret that is longer than what stood for it.
+const LANDING: Limits = Limits { fuel: 2_000_000, file_bytes: 8 << 20, component_bytes: 32 << 20, seconds: 5 };
+const MEMORY: u64 = 1 << 30;
+
+/// What the templates of one component may use.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Limits {
+    /// Instructions of each template, which is about what it takes in steps.
+    fuel: u64,
+    /// Bytes that one may come to.
+    file_bytes: usize,
+    /// Bytes that all of them may come to.
+    component_bytes: usize,
+    /// Processor time of all of them.
+    seconds: u64,
+}
+
+impl Limits {
+    fn times(self, factor: u32) -> Self {
+        Limits {
+            fuel: self.fuel * u64::from(factor),
+            file_bytes: self.file_bytes * factor as usize,
+            component_bytes: self.component_bytes * factor as usize,
+            seconds: self.seconds * u64::from(factor),
+        }
+    }
+
+    fn bounds(self) -> Bounds {
+        // Others may be using the processor.
+        let patience = Duration::from_secs(4 * self.seconds);
+        // A byte of text is at most six in JSON.
+        Bounds { memory: MEMORY, seconds: self.seconds, patience, answer: 6 * self.component_bytes + (1 << 20) }
+    }
+}
+
+static PATIENT: AtomicBool = AtomicBool::new(false);
+static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+static WORKER: Mutex<Option<Worker>> = Mutex::new(None);
+
+/// Allows every template four times as much. For hosts.
+pub fn be_patient() {
+    PATIENT.store(true, Ordering::Relaxed);
+}
+
+/// Names the program that renders, for one that is none of the tiers and whose `main` does not call [`child`]. The first
+/// call decides.
+pub fn through(program: PathBuf) {
+    let _ = PROGRAM.set(program);
+}
+
+/// Ends the process that renders, and with it what it still holds of secrets. The next template starts another.
+pub fn rest() {
+    drop(WORKER.lock().unwrap_or_else(PoisonError::into_inner).take());
+}
+
+/// Renders templates until its input ends, if that is what this process was started for. To be called first in `main`,
+/// before any thread or flag.
+pub fn child() -> Option<ExitCode> {
+    if std::env::args_os().nth(1).is_none_or(|argument| argument != ARGUMENT) {
+        return None;
+    }
+    let bounds = LANDING.times(4).bounds();
+    Some(match worker::serve(bounds, engine::answer) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    })
+}
+
+/// A secret as templates and settings get it.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) enum Given {
+    Text(String),
+    Certificate {
+        certificate: String,
+        key: String,
+    },
+    /// It cannot be had, for this reason.
+    Not(String),
+}
+
+/// What the templates of a component are made from.
+#[derive(Clone, Serialize, Deserialize)]
+pub(super) struct Job {
+    /// Everything that may be read, by path.
+    pub(super) files: BTreeMap<String, String>,
+    /// What they can name, besides the secrets; `{"$secret": "NAME"}` in `settings` stands for that secret.
+    pub(super) variables: Map<String, Value>,
+    /// Those that the component may read.
+    pub(super) secrets: BTreeMap<String, Given>,
+}
+
+/// What a template came to.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Made {
+    pub(super) text: String,
+    /// The secrets that it read.
+    pub(super) secrets: BTreeSet<String>,
+}
+
+/// By the path of the template, `.j2` included.
+pub(super) type Results = BTreeMap<String, Result<Made, SettingsFault>>;
+
+#[derive(Serialize, Deserialize)]
+enum Question {
+    Render(Job, Limits),
+    Uses(BTreeMap<String, String>),
+}
+
+#[derive(Serialize, Deserialize)]
+enum Answer {
+    Render(Results),
+    Uses(Option<BTreeSet<String>>),
+}
+
+/// Renders every template among the files of a job.
+pub(super) fn render(job: Job) -> Results {
+    let first = job.files.keys().find(|path| path.ends_with(ENDING)).cloned();
+    let limits = if PATIENT.load(Ordering::Relaxed) { LANDING.times(4) } else { LANDING };
+    let refuse = |reason: String| {
+        let file = first.clone().unwrap_or_default();
+        BTreeMap::from([(file.clone(), Err(SettingsFault { file, line: None, reason }))])
+    };
+    match ask(&Question::Render(job, limits), limits.bounds()) {
+        Ok(Answer::Render(results)) => results,
+        Ok(Answer::Uses(_)) => refuse("it was not answered; try again".to_owned()),
+        Err(NoAnswer::TooMuch) => refuse(
+            "this component's templates take more time or memory than there is; is there a loop that never ends, or a text \
+             that doubles at each step?"
+                .to_owned(),
+        ),
+        Err(NoAnswer::Failed(cause)) => refuse(format!("no process to render it in: {cause}; try again")),
+    }
+}
+
+fn ask(question: &Question, bounds: Bounds) -> Result<Answer, NoAnswer> {
+    // This crate's own unit tests are no program that could be started so; the others test the process.
+    if cfg!(test) {
+        let copy = serde_json::to_vec(question).and_then(|text| serde_json::from_slice(&text));
+        return copy.map(engine::answer).map_err(|cause| NoAnswer::Failed(cause.into()));
+    }
+    let start = || {
+        let program = PROGRAM.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path);
+        Worker::start(program, ARGUMENT)
+    };
+    let mut slot = WORKER.lock().unwrap_or_else(PoisonError::into_inner);
+    Worker::ask(&mut slot, start, bounds, question)
+}
