@@ -8,17 +8,14 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use libconf::{
-    name::Sequence,
-    tier::{
-        api::HostState,
-        consul::{Consul, Credentials as ConsulCredentials},
-        daemon::Metrics,
-        http::{self as web, Health, Listener},
-        pointers::Keys,
-        sign::TrustedKeys,
-        upstream::{Credentials, Upstreams},
-    },
+use libconf::tier::{
+    api::HostState,
+    consul::{Consul, Credentials as ConsulCredentials},
+    daemon::Metrics,
+    http::{self as web, Health, Listener},
+    pointers::Keys,
+    sign::TrustedKeys,
+    upstream::{Credentials, Upstreams},
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio::{
@@ -29,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use warp::Filter as _;
 
 use crate::{
+    check::Checks,
     config::{FileOnly, RunOptions},
     export::Retention,
     follow::{self, Sources},
@@ -53,6 +51,7 @@ pub struct LocalAgent {
     socket: (Listener, PathBuf),
     http: Option<Listener>,
     metrics: Metrics,
+    stop_checks: CancellationToken,
 }
 
 impl LocalAgent {
@@ -84,7 +83,9 @@ impl LocalAgent {
         };
         let reports = Arc::new(Upstreams::new(options.surrogate.clone(), &credentials)?);
 
-        let opening = options.clone();
+        let (opening, place) = (options.clone(), file.export);
+        let stop_checks = CancellationToken::new();
+        let checks = Checks::new(file.check, stop_checks.clone());
         let host = spawn_blocking(move || {
             Host::open(HostOptions {
                 datacenter: &opening.datacenter,
@@ -93,10 +94,12 @@ impl LocalAgent {
                 state: &opening.state,
                 git_dir: opening.git_dir.as_deref(),
                 retention: Retention::new(opening.keep, opening.keep_seconds),
+                place,
+                checks,
             })
         });
         let host = host.await.context("opening was cut short")??;
-        let status = first_status(&options, &host);
+        let status = Status::new(options.datacenter.clone(), options.host.clone(), host.export_path());
         let (agent, requests) = Agent::new(View { status, exported: None }, host.history());
         host.publish_to(&agent);
         let registry = Registry::open(&options.state, &file.watch, host.duties(), agent.clone());
@@ -119,6 +122,7 @@ impl LocalAgent {
             socket: (socket, options.socket.socket),
             http,
             metrics,
+            stop_checks,
         })
     }
 
@@ -145,6 +149,11 @@ impl LocalAgent {
         let routes = web::health_routes(health.clone()).or(service::routes(service)).unify().boxed();
 
         let mut tasks = JoinSet::new();
+        let (stopping, stop_checks) = (stop.clone(), self.stop_checks);
+        tasks.spawn(async move {
+            stopping.cancelled().await;
+            stop_checks.cancel();
+        });
         tasks.spawn(web::serve(self.socket.0, routes.clone(), stop.clone()));
         if let Some(listener) = self.http {
             tasks.spawn(web::serve(listener, routes, stop.clone()));
@@ -163,33 +172,12 @@ impl LocalAgent {
     }
 }
 
-/// What is known before anything was looked at.
-fn first_status(options: &RunOptions, host: &Host) -> Status {
-    Status {
-        datacenter: options.datacenter.clone(),
-        host: options.host.clone(),
-        sequence: Sequence(0),
-        commit: None,
-        export: host.export_path().to_owned(),
-        current: None,
-        state: HostState::Updating,
-        error: None,
-        pointer: None,
-        since: None,
-        components: 0,
-        faults: std::collections::BTreeMap::default(),
-        away: std::collections::BTreeMap::default(),
-        listed: true,
-        agent: env!("CARGO_PKG_VERSION").to_owned(),
-    }
-}
-
 /// Keeps `/readyz` and `/metrics` as the view has it. Ready means that there are files to read.
 async fn show_health(agent: Agent, health: Health, metrics: Metrics, stop: CancellationToken) {
     let exported: Gauge = metrics.gauge("conf_local_sequence", "The sequence of what is exported");
     let wanted: Gauge = metrics.gauge("conf_local_pointer_sequence", "The sequence that the pointer names");
     let components: Gauge = metrics.gauge("conf_local_components", "Components exported");
-    let faults: Gauge = metrics.gauge("conf_local_component_faults", "Components that could not be rendered");
+    let faults: Gauge = metrics.gauge("conf_local_component_faults", "Components that were held back");
     let failed: Gauge = metrics.gauge("conf_local_failed", "1 while the wanted snapshot could not be taken");
     let away: Gauge = metrics.gauge("conf_local_away", "Servers that cannot be reached");
     let time = Gauge::<f64, AtomicU64>::default();

@@ -13,6 +13,8 @@ use libconf::{
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
+use crate::{check::CheckEntry, place::PlaceEntry};
+
 /// The agent on each host: keeps its files equal to one snapshot of its datacenter, and tells processes of changes.
 #[derive(Debug, Parser)]
 #[command(name = "conf-local", version, arg_required_else_help = true)]
@@ -25,7 +27,7 @@ pub struct CommandLine {
 impl CommandLine {
     /// Reads flags, environment (`CONF_LOCAL_…`) and the YAML file; wrong usage ends the process with 2.
     pub fn parse_all() -> (Self, FileOnly) {
-        flags::parse_with("CONF_LOCAL", &["watch"])
+        flags::parse_with("CONF_LOCAL", &["watch", "export", "check"])
     }
 }
 
@@ -239,6 +241,12 @@ pub struct FileOnly {
     /// Whom to tell of changes.
     #[serde(default)]
     pub watch: Vec<WatchEntry>,
+    /// Where to place components besides the export.
+    #[serde(default)]
+    pub export: Vec<PlaceEntry>,
+    /// What looks at components before they are used.
+    #[serde(default)]
+    pub check: Vec<CheckEntry>,
 }
 
 /// One entry of `watch:` in the YAML file: a pidfile to signal, or a command to run.
@@ -277,9 +285,10 @@ struct RawWatchEntry {
     delay: Option<f64>,
 }
 
+/// A command as it is written: its words, or one line of words that need no shell.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum CommandText {
+pub(crate) enum CommandText {
     Line(String),
     Words(Vec<String>),
 }
@@ -316,7 +325,18 @@ impl TryFrom<RawWatchEntry> for WatchEntry {
 /// Longer than an hour is no delay of a reload any more.
 const MAX_DELAY: Duration = Duration::from_secs(3600);
 
-fn words(command: CommandText) -> Result<Vec<String>, String> {
+/// The longest time that may be given to a command.
+const MAX_LIMIT: Duration = Duration::from_secs(600);
+
+/// A number of seconds in which something must be done.
+pub(crate) fn limit_from(seconds: Option<f64>, default: Duration) -> Result<Duration, String> {
+    let Some(seconds) = seconds else { return Ok(default) };
+    let limit = Duration::try_from_secs_f64(seconds).ok().filter(|limit| !limit.is_zero() && *limit <= MAX_LIMIT);
+    limit.ok_or_else(|| format!("timeout {seconds} is not a number of seconds above 0, up to {}", MAX_LIMIT.as_secs()))
+}
+
+/// The words of a command.
+pub(crate) fn words(command: CommandText) -> Result<Vec<String>, String> {
     let words: Vec<String> = match command {
         CommandText::Line(line) if line.contains(['\'', '"', '\\', '$', '|', '&', ';', '<', '>', '*', '`']) => {
             return Err(format!("command {line:?} would need a shell; write it as a list, as in [sh, -c, \"…\"]"));

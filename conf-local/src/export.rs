@@ -45,7 +45,7 @@ pub struct Header {
     pub commit: CommitId,
     /// Seconds since 1970 when it was put in place.
     pub time: u64,
-    /// Components that could not be rendered from it, with the reason.
+    /// Components that were held back, with the reason.
     #[serde(default)]
     pub faults: BTreeMap<ComponentVersion, String>,
 }
@@ -144,6 +144,8 @@ pub struct Export {
     /// Whose links stand in `.next` already.
     next: Option<Sequence>,
     unsynced: Unsynced,
+    /// Renderings that something has changed since they were staged.
+    suspect: HashSet<StoreHash>,
 }
 
 /// What is being made, until it has its own name.
@@ -159,7 +161,7 @@ const HEADER: &str = "snapshot.json";
 /// Headers name every fault; far above what they come to.
 const MOST_HEADER_BYTES: u64 = 16 << 20;
 /// What one file or settings may come to; landing allows less.
-const MOST_FILE_BYTES: u64 = 64 << 20;
+pub(crate) const MOST_FILE_BYTES: u64 = 64 << 20;
 
 impl Export {
     /// Opens or makes the folder, reads what is there, and removes what a crash left.
@@ -177,6 +179,7 @@ impl Export {
             current: None,
             next: None,
             unsynced: Unsynced::default(),
+            suspect: HashSet::new(),
         };
         export.read().and_then(|()| export.sweep()).map_err(failed)?;
         Ok(export)
@@ -192,6 +195,25 @@ impl Export {
         self.path.join("snapshots").join(sequence.to_string())
     }
 
+    /// Where a rendering that was staged is, as a path: what stands in `files` and `settings.json` of it.
+    pub(crate) fn staged(&self, hash: &StoreHash) -> PathBuf {
+        self.path.join("store").join(hash.to_string())
+    }
+
+    /// The folder with a rendering's files.
+    pub(crate) fn files(&self, hash: &StoreHash) -> io::Result<Folder> {
+        self.store.enter(&hash.to_string())?.enter("files")
+    }
+
+    /// True when a rendering is as it was staged; if not, it is written again when it is staged again.
+    pub(crate) fn is_intact(&mut self, hash: &StoreHash) -> bool {
+        let intact = self.read_back(&hash.to_string()).is_ok_and(|found| found == *hash);
+        if !intact {
+            self.suspect.insert(*hash);
+        }
+        intact
+    }
+
     /// What readers see.
     pub fn current(&self) -> Option<(Sequence, &Kept)> {
         let sequence = self.current?;
@@ -202,6 +224,7 @@ impl Export {
     /// when it is not as it should be.
     pub fn stage(&mut self, rendered: &Rendered, check: bool) -> Result<StoreHash, ExportError> {
         let hash = rendered.hash();
+        let check = self.suspect.remove(&hash) || check;
         self.stage_as(&hash.to_string(), hash, rendered, check).map_err(|cause| self.failed("write files", cause))?;
         Ok(hash)
     }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags},
+    fs::{self, AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Uid},
     io::Errno,
 };
 
@@ -26,11 +26,37 @@ pub(crate) enum Entry {
     Other,
 }
 
+impl Entry {
+    /// What a stat tells of.
+    pub(crate) fn of(stat: &Stat) -> Self {
+        FileType::from_raw_mode(stat.st_mode).into()
+    }
+}
+
+/// Whose something is to be; `None` as the system has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) user: Option<u32>,
+    pub(crate) group: Option<u32>,
+}
+
+impl Owner {
+    fn ids(self) -> Option<(Option<Uid>, Option<Gid>)> {
+        let ids = (self.user.map(Uid::from_raw), self.group.map(Gid::from_raw));
+        (ids != (None, None)).then_some(ids)
+    }
+}
+
 impl Folder {
+    /// Opens a folder that is there.
+    pub(crate) fn existing(path: &Path) -> io::Result<Self> {
+        Ok(Folder(fs::open(path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?))
+    }
+
     /// Opens a folder by its path, and makes it first where needed. This path may lead through links.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(path)?;
-        Ok(Folder(fs::open(path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?))
+        Folder::existing(path)
     }
 
     /// A folder in it.
@@ -68,6 +94,56 @@ impl Folder {
         file.write_all(bytes)?;
         fs::fchmod(&file, Mode::from_raw_mode(mode))?;
         Ok(file.into())
+    }
+
+    /// A new folder in it, with these permission bits; nobody else gets in before it has its owner. `name` is plain.
+    pub(crate) fn make_owned(&self, name: &str, mode: u32, owner: Owner) -> io::Result<Self> {
+        fault::point()?;
+        fs::mkdirat(self.parent_checked(name)?, name, Mode::from_raw_mode(0o700))?;
+        let made = self.enter(name)?;
+        if let Some((user, group)) = owner.ids() {
+            fs::fchown(&made.0, user, group)?;
+        }
+        fs::fchmod(&made.0, Mode::from_raw_mode(mode))?;
+        Ok(made)
+    }
+
+    /// A new file in it, whole; nobody else may read it before it has its owner.
+    pub(crate) fn write_owned(&self, name: &str, bytes: &[u8], mode: u32, owner: Owner) -> io::Result<OwnedFd> {
+        fault::point()?;
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
+        let mut file = File::from(self.open_beneath(name, flags, Mode::from_raw_mode(0o600))?);
+        file.write_all(bytes)?;
+        if let Some((user, group)) = owner.ids() {
+            fs::fchown(&file, user, group)?;
+        }
+        fs::fchmod(&file, Mode::from_raw_mode(mode))?;
+        Ok(file.into())
+    }
+
+    /// Gives a link in it an owner; `name` is plain.
+    pub(crate) fn own_link(&self, name: &str, owner: Owner) -> io::Result<()> {
+        let Some((user, group)) = owner.ids() else { return Ok(()) };
+        Ok(fs::chownat(self.parent_checked(name)?, name, user, group, AtFlags::SYMLINK_NOFOLLOW)?)
+    }
+
+    /// What the system says of an entry, links not followed; `None` when there is none. `name` is plain.
+    pub(crate) fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
+        match fs::statat(self.parent_checked(name)?, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(Some(stat)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Removes a file or a link, or with `folder` an empty folder; one that is not there is no error. `name` is plain.
+    pub(crate) fn remove_one(&self, name: &str, folder: bool) -> io::Result<()> {
+        fault::removal()?;
+        let flags = if folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
+        match fs::unlinkat(self.parent_checked(name)?, name, flags) {
+            Err(Errno::NOENT) => Ok(()),
+            other => Ok(other?),
+        }
     }
 
     /// The content of a file in it, at most `most` bytes, and its permission bits.

@@ -26,6 +26,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    check::Unchecked,
     state::{PointerSeen, Request, VerifyReport},
     transaction::{Audience, Host, TransactionError},
 };
@@ -270,7 +271,13 @@ impl Worker<'_> {
             Err(error @ (TransactionError::Refused(_) | TransactionError::Untrusted(_))) => {
                 return Err(Failure::Never(chain(&error)));
             }
-            Err(error @ (TransactionError::Export(_) | TransactionError::Journal(_))) => {
+            // It is done after the next start.
+            Err(TransactionError::Unchecked(Unchecked::Stopped)) => return Ok(()),
+            Err(
+                error @ (TransactionError::Export(_)
+                | TransactionError::Journal(_)
+                | TransactionError::Unchecked(Unchecked::System(_))),
+            ) => {
                 return Err(Failure::Later(chain(&error)));
             }
         }

@@ -11,13 +11,16 @@
 //! - The sequence of what is exported never falls.
 
 pub mod agent;
+pub mod check;
 pub mod client;
+mod command;
 pub mod config;
 mod declared;
 pub mod duties;
 pub mod export;
 mod folder;
 pub mod follow;
+pub mod place;
 pub mod report;
 pub mod repository;
 pub mod service;

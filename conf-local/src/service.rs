@@ -226,6 +226,10 @@ fn problems(status: &Status, watchers: &[WatcherStatus]) -> Vec<String> {
     }
     problems
         .extend(status.faults.iter().map(|(component, fault)| format!("{component} keeps its older files: {fault}")));
+    problems.extend(status.placements.iter().filter_map(|one| {
+        let error = one.error.as_ref()?;
+        Some(format!("{} at {} is not what is exported: {error}", one.component, one.path.display()))
+    }));
     problems.extend(status.away.iter().map(|(what, why)| format!("{what} cannot be reached: {why}")));
     let troubled = |one: &&WatcherStatus| matches!(one.state, WatcherState::Waiting | WatcherState::Failed);
     problems.extend(watchers.iter().filter(troubled).map(|one| {

@@ -16,6 +16,8 @@ use libconf::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use crate::{check::CheckStatus, place::PlaceStatus};
+
 /// How many changes `history` remembers.
 pub const HISTORY: usize = 200;
 /// How many changes a slow listener may be behind before it is told to look at the view again.
@@ -67,7 +69,8 @@ pub struct Status {
     pub since: Option<String>,
     /// How many components are exported.
     pub components: usize,
-    /// Components that could not be rendered, with the reason; each keeps its files of before, if it had any.
+    /// Components that are not as the snapshot has them: not rendered, not passed by a check, not placed; with the reason. Each
+    /// keeps its files of before, if it had any.
     #[serde(default)]
     pub faults: BTreeMap<ComponentVersion, String>,
     /// What cannot be reached just now, with the reason.
@@ -75,16 +78,45 @@ pub struct Status {
     pub away: BTreeMap<String, String>,
     /// False when the datacenter's inventory does not list this host, or gives it no components: it runs everything.
     pub listed: bool,
+    /// How the checks of this host's configuration fared last.
+    #[serde(default)]
+    pub checks: Vec<CheckStatus>,
+    /// How the placements of this host's configuration fare.
+    #[serde(default)]
+    pub placements: Vec<PlaceStatus>,
     /// The agent's version.
     pub agent: String,
 }
 
 impl Status {
-    /// What is wanted is exported; components that could not be rendered are all that can be wrong with it.
+    /// What is known before anything was looked at.
+    pub fn new(datacenter: DatacenterName, host: HostName, export: &Path) -> Self {
+        Status {
+            datacenter,
+            host,
+            sequence: Sequence(0),
+            commit: None,
+            export: export.to_owned(),
+            current: None,
+            state: HostState::Updating,
+            error: None,
+            pointer: None,
+            since: None,
+            components: 0,
+            faults: BTreeMap::new(),
+            away: BTreeMap::new(),
+            listed: true,
+            checks: Vec::new(),
+            placements: Vec::new(),
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// What is wanted is exported; components that were held back are all that can be wrong with it.
     pub fn settle(&mut self) {
         let first = self.faults.iter().next().map(|(name, reason)| format!("{name}: {reason}"));
         self.state = if first.is_none() { HostState::Current } else { HostState::Failed };
-        self.error = first.map(|first| format!("{} not rendered; {first}", self.faults.len()));
+        self.error = first.map(|first| format!("{} held back; {first}", self.faults.len()));
     }
 }
 

@@ -26,9 +26,11 @@ use libconf::{
 };
 
 use crate::{
+    check::{Checks, Staged, Unchecked},
     declared::Declared,
     duties::{Duties, Watchers},
     export::{self, Contents, Export, ExportError, Header, Kept, Retention},
+    place::{BadPlace, PlaceEntry, Placements},
     repository::{Repository, RepositoryError},
     state::{Agent, ChangeKind, Exported, ExportedComponent, HistoryChange, HistoryEntry, Switched, VerifyReport},
 };
@@ -44,6 +46,8 @@ pub struct Host {
     lock: RepositoryLock,
     repository: Repository,
     export: Export,
+    checks: Checks,
+    place: Placements,
     duties: Arc<Duties>,
     model: Option<Model>,
     history: PathBuf,
@@ -66,6 +70,10 @@ pub struct HostOptions<'a> {
     pub git_dir: Option<&'a Path>,
     /// How long snapshots stay.
     pub retention: Retention,
+    /// Where components are placed besides the export.
+    pub place: Vec<PlaceEntry>,
+    /// What looks at components before they are used.
+    pub checks: Checks,
 }
 
 /// What is exported, and what it was made from.
@@ -105,11 +113,12 @@ pub struct Audience {
 impl Host {
     /// Opens repository, export and journal. Asks nobody; what is there is in use at once.
     pub fn open(options: HostOptions<'_>) -> Result<Self, OpenError> {
-        let HostOptions { datacenter, host, keys, state, git_dir, retention } = options;
+        let HostOptions { datacenter, host, keys, state, git_dir, retention, place, checks } = options;
         std::fs::create_dir_all(state).map_err(|cause| OpenError::State { path: state.to_owned(), cause })?;
         let lock = git::lock_alone(state).map_err(RepositoryError::from)?;
         let repository = Repository::open(state, git_dir, datacenter)?;
         let export = Export::open(&state.join("export"))?;
+        let place = Placements::open(place, state)?;
         if let Some(header) = export.current().and_then(|(_, kept)| kept.header.as_ref())
             && header.datacenter != *datacenter
         {
@@ -127,6 +136,8 @@ impl Host {
             lock,
             repository,
             export,
+            checks,
+            place,
             duties,
             model: None,
             history: state.join("history.json"),
@@ -223,6 +234,7 @@ impl Host {
     /// What `<state>` holds is put in order without asking anybody: an export that is damaged or gone is made again, a
     /// snapshot that was accepted and not exported yet is. True when nothing is left to do.
     pub fn settle(&mut self, audience: &Audience) -> Result<bool, TransactionError> {
+        self.restore_places();
         let Some((snapshot, _)) = self.newest.clone() else { return Ok(false) };
         let current = self.export.current().map(|(sequence, kept)| (sequence, kept.header.clone()));
         let exported = current.as_ref().and_then(|(_, header)| header.clone());
@@ -235,10 +247,11 @@ impl Host {
         let same = exported.as_ref().is_some_and(|header| header.commit == snapshot.commit && header.host == self.name);
         if same {
             self.model = Some(self.model_of(&snapshot)?);
-            if self.is_whole() && self.export.damaged().is_empty() {
+            if !self.is_whole() || !self.export.damaged().is_empty() {
+                tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; made anew");
+            } else if !exported.is_some_and(|header| header.faults.keys().any(|name| self.may_pass_now(name))) {
                 return Ok(true);
             }
-            tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; made anew");
         } else if let Some(header) = exported.filter(|header| header.host == self.name) {
             // What the export was made from may still be here: then only the difference is rendered.
             let before = self.git().ok().and_then(|git| Snapshot::read(&git, header.commit).ok());
@@ -266,6 +279,10 @@ impl Host {
         {
             tracing::warn!(error = %chain(&error), "what the failed step left could not be removed; tried again later");
         }
+        if result.is_err() {
+            self.restore_places();
+            self.publish_to(&audience.agent);
+        }
         result
     }
 
@@ -279,21 +296,33 @@ impl Host {
         let git = self.git()?;
         let next = self.next(&git, snapshot, if anew { None } else { self.model.as_ref() })?;
         let have = self.export.current().map_or_else(Kept::default, |(_, kept)| kept.clone());
-        let (contents, faults) = self.stage(&git, &next, &have, anew)?;
-        let plan = export::plan(&have.contents, &contents);
-        let header = Header {
-            datacenter: self.datacenter.clone(),
-            host: self.name.clone(),
-            sequence: snapshot.sequence,
-            commit: snapshot.commit,
-            time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-            faults,
+        let (mut contents, mut faults) = self.stage(&git, &next, &have, anew)?;
+        let unfit = self.check(snapshot.sequence, &have.contents, &contents)?;
+        hold_back(unfit, &have.contents, &mut contents, &mut faults);
+        let before = (!anew).then_some(&have.contents);
+        let unplaced = self.place.stage(&self.export, before, &contents);
+        hold_back(unplaced, &have.contents, &mut contents, &mut faults);
+        let (header, plan) = loop {
+            let plan = export::plan(&have.contents, &contents);
+            let header = Header {
+                datacenter: self.datacenter.clone(),
+                host: self.name.clone(),
+                sequence: snapshot.sequence,
+                commit: snapshot.commit,
+                time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+                faults: faults.clone(),
+            };
+            self.export.build(&header, &plan, anew)?;
+            // A crash after this leaves duties of a switch that never happened: dropped at the next start.
+            self.duties
+                .prepare(snapshot.sequence, snapshot.commit, audience.watchers.concerned(&plan.changed))
+                .map_err(TransactionError::Journal)?;
+            // A crash after this leaves files of both at the places of `export:`: put right at the next start.
+            let failed = self.place.put(&self.export, &have.contents, &contents);
+            if !hold_back(failed, &have.contents, &mut contents, &mut faults) {
+                break (header, plan);
+            }
         };
-        self.export.build(&header, &plan, anew)?;
-        // A crash after this leaves duties of a switch that never happened: dropped at the next start.
-        self.duties
-            .prepare(snapshot.sequence, snapshot.commit, audience.watchers.concerned(&plan.changed))
-            .map_err(TransactionError::Journal)?;
         self.export.switch(header, contents)?;
         // A crash after this tells at the next start.
         self.model = Some(next);
@@ -303,6 +332,44 @@ impl Host {
         audience.watchers.tell();
         self.announce(snapshot, plan.changed, since, audience);
         Ok(())
+    }
+
+    /// Lets this host's checks look at what is new, and answers what they do not let pass.
+    fn check(
+        &mut self,
+        sequence: Sequence,
+        have: &Contents,
+        contents: &Contents,
+    ) -> Result<BTreeMap<ComponentVersion, String>, TransactionError> {
+        let new = contents.iter().filter(|(name, hash)| have.get(*name) != Some(*hash) && self.checks.concern(name));
+        let (names, staged): (Vec<_>, Vec<_>) = new
+            .map(|(name, hash)| {
+                let folder = self.export.staged(hash);
+                let (files, settings) = (folder.join("files"), folder.join("settings.json"));
+                ((name, hash), Staged { component: name.clone(), files, settings })
+            })
+            .unzip();
+        let export = self.export.current().map(|(sequence, _)| self.export.directory(sequence));
+        let mut unfit = self.checks.run(&staged, sequence, export.as_deref())?;
+        for (name, hash) in names {
+            if !self.export.is_intact(hash) {
+                let why = "its check changed the files that it was to look at; let it write elsewhere";
+                unfit.entry(name.clone()).or_insert_with(|| why.to_owned());
+            }
+        }
+        Ok(unfit)
+    }
+
+    /// True for what was held back by something of this host, which may have been put right since.
+    fn may_pass_now(&self, name: &ComponentVersion) -> bool {
+        self.checks.concern(name) || self.place.concern(name)
+    }
+
+    /// Lets the places of `export:` hold what is exported, whatever a crash or a failure has left there.
+    fn restore_places(&mut self) {
+        if let Some((_, kept)) = self.export.current() {
+            self.place.restore(&self.export, &kept.contents);
+        }
     }
 
     /// What is wanted, decided from the snapshot alone; what `before` was made from is not read again.
@@ -413,6 +480,8 @@ impl Host {
             status.components = exported.components.len();
             status.faults = header.map(|header| header.faults.clone()).unwrap_or_default();
             status.listed = listed;
+            status.checks = self.checks.status();
+            status.placements = self.place.status();
             // With the pointer unknown, nothing is known to be newer.
             let (sequence, commit) = (exported.sequence, exported.commit);
             if status.pointer.is_none_or(|pointer| (pointer.sequence, pointer.commit) == (sequence, commit)) {
@@ -574,6 +643,29 @@ impl Host {
     }
 }
 
+/// Lets components keep what they had, each for its reason. False when all of them have that already.
+fn hold_back(
+    why: BTreeMap<ComponentVersion, String>,
+    have: &Contents,
+    contents: &mut Contents,
+    faults: &mut BTreeMap<ComponentVersion, String>,
+) -> bool {
+    let mut changed = false;
+    for (name, reason) in why {
+        if have.get(&name) == contents.get(&name) {
+            continue;
+        }
+        tracing::warn!(component = %name, reason, "held back; its files of before stay");
+        changed = true;
+        match have.get(&name) {
+            Some(old) => drop(contents.insert(name.clone(), *old)),
+            None => drop(contents.remove(&name)),
+        }
+        faults.insert(name, reason);
+    }
+    changed
+}
+
 /// A switch that changed thousands shows so many of them in the history.
 const MOST_SHOWN: usize = 50;
 
@@ -605,6 +697,9 @@ pub enum TransactionError {
     /// The files cannot be written.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// The checks were not run to their end.
+    #[error(transparent)]
+    Unchecked(#[from] Unchecked),
     /// The journal cannot be written.
     #[error("cannot write the journal of whom to tell; free some space, what was there stays in use")]
     Journal(#[source] std::io::Error),
@@ -637,6 +732,9 @@ pub enum OpenError {
     /// The export cannot be used.
     #[error(transparent)]
     Export(#[from] ExportError),
+    /// Components cannot be placed as the configuration says.
+    #[error(transparent)]
+    Place(#[from] BadPlace),
     /// The state belongs to another datacenter.
     #[error("{path} holds the export of {found}; name that datacenter, or another --state")]
     OtherDatacenter {

@@ -16,15 +16,18 @@ use git2::{FileMode, build::TreeUpdateBuilder};
 use libconf::{
     name::{CommitId, ComponentVersion, DatacenterName, ObjectId, Sequence},
     tier::{
-        api::{HostState, Pin},
+        api::Pin,
         git,
         pointers::Pointer,
         sign::{SigningKey, TrustedKeys},
         snapshot::{Component, Composition, compose},
     },
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
+    check::Checks,
+    config::FileOnly,
     duties::{WatcherId, Watchers},
     export::Retention,
     folder::fault::{self, Mode},
@@ -42,6 +45,8 @@ struct Site {
     parent: Option<CommitId>,
     instance: String,
     class: String,
+    /// `export:` and `check:` of the host's configuration.
+    file: FileOnly,
 }
 
 /// A watcher of everything, which counts how often it was woken.
@@ -78,7 +83,17 @@ impl Site {
             parent: None,
             instance: "conf: datacenter-configuration/big/latest\n".to_owned(),
             class: "services: []\n".to_owned(),
+            file: FileOnly::default(),
         }
+    }
+
+    /// Reads the host's configuration; `PLACE` is a folder of its own.
+    fn configure(&mut self, file: &str) {
+        self.file = libconf::tier::yaml::from_str(&file.replace("PLACE", self.place().to_str().unwrap())).unwrap();
+    }
+
+    fn place(&self) -> PathBuf {
+        self.folder.path().join("etc")
     }
 
     fn state(&self) -> PathBuf {
@@ -141,25 +156,11 @@ impl Site {
             state: &self.state(),
             git_dir: None,
             retention: Retention { last: 2, younger_than: Duration::ZERO },
+            place: self.file.export.clone(),
+            checks: Checks::new(self.file.check.clone(), CancellationToken::new()),
         })
         .unwrap();
-        let status = Status {
-            datacenter: self.datacenter.clone(),
-            host: name.parse().unwrap(),
-            sequence: Sequence(0),
-            commit: None,
-            export: host.export_path().to_owned(),
-            current: None,
-            state: HostState::Updating,
-            error: None,
-            pointer: None,
-            since: None,
-            components: 0,
-            faults: BTreeMap::new(),
-            away: BTreeMap::new(),
-            listed: true,
-            agent: "test".to_owned(),
-        };
+        let status = Status::new(self.datacenter.clone(), name.parse().unwrap(), host.export_path());
         let (agent, _) = Agent::new(View { status, exported: None }, Vec::new());
         (host, Audience { agent, watchers: Arc::new(Everything::default()) })
     }
@@ -378,7 +379,15 @@ fn one_bad_tree_is_kept_out() {
 
 /// A step from 1 to 2 that adds, changes, removes, and lets a file become a folder; then the whole of one of the two.
 fn step() -> (Site, Pointer) {
+    step_with("{}")
+}
+
+/// The same on a host with this configuration.
+fn step_with(file: &str) -> (Site, Pointer) {
     let mut site = Site::new();
+    fs::create_dir_all(site.place().join("a")).unwrap();
+    fs::write(site.place().join("a/theirs"), "theirs").unwrap();
+    site.configure(file);
     site.set("services/a/latest", &[("config.yaml", "at: 1\n"), ("x", "file"), ("one", "1")]);
     site.set("services/gone/latest", &[("config.yaml", "at: 1\n")]).set("services/same/latest", &[("s", "s")]);
     let first = site.land();
@@ -416,17 +425,76 @@ fn seen(site: &Site) -> u64 {
     }
 }
 
+const PLACED: &str = "export: [{component: services/a, path: PLACE/a, mode: copy, file_mode: '0644'}]";
+
+/// Everything in the folder of the placed component, but for what is being made.
+fn placed(folder: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for name in names(folder) {
+        let path = folder.join(&name);
+        if path.is_dir() {
+            let inner = placed(&path).into_iter().map(|(inner, text)| (format!("{name}/{inner}"), text));
+            found.extend(inner.collect::<Vec<_>>());
+            continue;
+        }
+        found.insert(name, fs::read_to_string(path).unwrap());
+    }
+    found
+}
+
+/// Whole files of one snapshot besides what is not ours: what a restart must lead to.
+fn assert_placed(site: &Site, what: &str) {
+    let mut wanted = placed(&site.current().join("services/a/latest"));
+    wanted.insert("theirs".to_owned(), "theirs".to_owned());
+    assert_eq!(placed(&site.place().join("a")), wanted, "{what}");
+}
+
 #[test]
 fn killed_at_every_step() {
-    kill_at_every_step(false);
-    kill_at_every_step(true);
+    kill_at_every_step(false, "{}");
+    kill_at_every_step(true, "{}");
+}
+
+#[test]
+fn killed_at_every_step_of_placing() {
+    kill_at_every_step(false, PLACED);
+}
+
+#[test]
+fn a_disk_that_is_full_at_any_step_of_placing_keeps_the_earlier_files() {
+    for at in 0.. {
+        let (site, second) = step_with(PLACED);
+        let (mut host, audience) = site.open();
+        host.settle(&audience).unwrap();
+        fault::set(Some((at, Mode::Full)));
+        let result = take(&mut host, second, &audience);
+        let finished = fault::set(None) <= at;
+        // Whatever could not be done: what stands there is what is exported, whether that is of before or new.
+        let a = site.read("services/a/latest.json").unwrap();
+        if result.is_ok() || a == r#"{"at":1}"# {
+            let status = audience.agent.view().status.clone();
+            let unlike = status.placements.iter().any(|one| one.error.is_some());
+            if !unlike {
+                assert_placed(&site, &format!("step {at}, {result:?}"));
+            }
+        }
+        if finished {
+            assert!(at > 20, "only {at} steps");
+            break;
+        }
+        let report = host.verify(true, &audience);
+        drop(report);
+        take(&mut host, second, &audience).unwrap();
+        assert!(audience.agent.view().status.placements.iter().all(|one| one.error.is_none()));
+        assert_placed(&site, &format!("after step {at}"));
+    }
 }
 
 /// With `ahead`, the links of the next snapshot were made before.
-fn kill_at_every_step(ahead: bool) {
+fn kill_at_every_step(ahead: bool, file: &str) {
     let mut finished = false;
     for at in 0.. {
-        let (site, second) = step();
+        let (site, second) = step_with(file);
         let (mut host, audience) = site.open();
         host.settle(&audience).unwrap();
         if ahead {
@@ -443,6 +511,9 @@ fn kill_at_every_step(ahead: bool) {
         seen(&site);
         host.settle(&audience).unwrap();
         assert_eq!(seen(&site), 2, "killed at step {at}, not whole after a restart");
+        if file == PLACED {
+            assert_placed(&site, &format!("killed at step {at}"));
+        }
         let owed = host.duties().owed();
         assert_eq!(owed.values().map(|duty| duty.sequence).collect::<Vec<_>>(), [Sequence(2)], "step {at}");
         site.assert_tidy();
@@ -571,6 +642,8 @@ fn a_second_agent_is_kept_out_and_another_datacenter_too() {
         state: &site.state(),
         git_dir: None,
         retention: Retention { last: 2, younger_than: Duration::ZERO },
+        place: Vec::new(),
+        checks: Checks::default(),
     });
     let error = open.err().unwrap().to_string();
     assert!(error.contains("us-west/v1"), "{error}");

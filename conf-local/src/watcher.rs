@@ -1,15 +1,14 @@
 //! Who is told of changes: processes by signal, commands by running them. Each once per change that concerns it.
 //!
 //! [`Registry`] knows the watchers and hands each the duties that the journal holds for it; every watcher has one task
-//! (`tell`), so that nobody is told twice at once. `process` holds and checks a process, `command` runs a command,
-//! `registrations` keeps what was registered over a restart of the agent.
+//! (`tell`), so that nobody is told twice at once. `process` holds and checks a process, `registrations` keeps what was
+//! registered over a restart of the agent.
 //!
 //! Always true:
 //! - A process is signalled through a descriptor that was verified: never another that got its number.
 //! - A signal is sent only to a process that handles it; until it does, the duty waits and `status` says so.
 //! - A user other than root has only processes of its own signalled.
 
-mod command;
 pub(crate) mod process;
 mod registrations;
 mod tell;

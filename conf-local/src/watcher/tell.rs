@@ -17,12 +17,11 @@ use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    WatcherState,
-    command::{self, CommandError, Occasion},
-    now,
+    WatcherState, now,
     process::{Process, ProcessError, Readiness, of_pidfile},
 };
 use crate::{
+    command::{self, CommandError, Occasion, Order},
     duties::{Duties, Duty, WatcherId},
     state::{Agent, kept},
 };
@@ -235,7 +234,9 @@ impl Teller {
         };
         let components: Vec<ComponentVersion> = duty.components.iter().cloned().collect();
         let occasion = Occasion { sequence, export: &export, components: &components };
-        match command::run(words, &occasion, command::TIME_LIMIT, &self.stop).await {
+        let (folder, variables) = (Path::new("/"), occasion.variables());
+        let order = Order { words, folder, variables, limit: command::TIME_LIMIT };
+        match command::run(order, &self.stop).await {
             Ok(()) => Outcome::Told { pid: None },
             Err(CommandError::Stopped) => Outcome::Stopped,
             Err(error) => Outcome::Failed(chain(&error)),

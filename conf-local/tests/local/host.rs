@@ -59,23 +59,7 @@ impl Host {
         fs::set_permissions(state.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         fs::create_dir_all(state.path().join("export/snapshots")).unwrap();
         git2::Repository::init_bare(state.path().join("repo.git")).unwrap();
-        let status = Status {
-            datacenter: "us-west/v1".parse().unwrap(),
-            host: "web-1".parse().unwrap(),
-            sequence: Sequence(0),
-            commit: None,
-            export: state.path().join("export"),
-            current: None,
-            state: HostState::Updating,
-            error: None,
-            pointer: None,
-            since: None,
-            components: 0,
-            faults: BTreeMap::new(),
-            away: BTreeMap::new(),
-            listed: true,
-            agent: "test".to_owned(),
-        };
+        let status = Status::new("us-west/v1".parse().unwrap(), "web-1".parse().unwrap(), &state.path().join("export"));
         let (agent, _) = Agent::new(View { status, exported: None }, Vec::new());
         let mut host = Host { state, agent, entries, running: None };
         host.begin().await;

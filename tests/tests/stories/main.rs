@@ -15,6 +15,7 @@ mod kills;
 mod layers;
 mod openapi;
 mod paths;
+mod place;
 mod refusals;
 mod slaves;
 mod update;

@@ -7,7 +7,7 @@ async fn sh(script: &str, limit: Duration, stop: &CancellationToken) -> Result<(
     let export = PathBuf::from("/some/export");
     let occasion =
         Occasion { sequence: Sequence(7), export: &export, components: &["services/web/latest".parse().unwrap()] };
-    run(&words, &occasion, limit, stop).await
+    run(Order { words: &words, folder: Path::new("/"), variables: occasion.variables(), limit }, stop).await
 }
 
 /// True while the process runs; one that ended and is not reaped by whoever inherited it does not.
@@ -22,17 +22,21 @@ async fn it_is_told_of_the_change_and_its_failure_is_told() {
     sh(told, TIME_LIMIT, &stop).await.unwrap();
     let failed = sh("echo first; echo 'no such port' >&2; exit 3", TIME_LIMIT, &stop).await.unwrap_err().to_string();
     assert_eq!(failed, "the command ended with exit status: 3; its last words: no such port");
-    let (words, export) = (["/no/such/program".to_owned()], PathBuf::from("/"));
-    let occasion = Occasion { sequence: Sequence(1), export: &export, components: &[] };
-    let nothing = run(&words, &occasion, TIME_LIMIT, &stop);
-    assert!(matches!(nothing.await, Err(CommandError::Start { .. })));
+    let words = ["/no/such/program".to_owned()];
+    let nothing = Order { words: &words, folder: Path::new("/"), variables: Vec::new(), limit: TIME_LIMIT };
+    assert!(matches!(run(nothing, &stop).await, Err(CommandError::Start { .. })));
+    let all = sh("echo first; echo 'no such port' >&2; exit 3", TIME_LIMIT, &stop).await.unwrap_err();
+    let CommandError::Failed { output, .. } = all else { panic!("{all}") };
+    assert_eq!(output.text(), "first; no such port");
 }
 
 #[tokio::test]
 async fn a_flood_of_output_is_read_and_dropped() {
     let flood = sh("yes 0123456789 | head -c 30000000; exit 1", TIME_LIMIT, &CancellationToken::new()).await;
-    let words = flood.unwrap_err().to_string();
-    assert!(words.len() < 400, "{}", words.len());
+    let flood = flood.unwrap_err();
+    assert!(flood.to_string().len() < 400, "{flood}");
+    let CommandError::Failed { output, .. } = flood else { panic!("{flood}") };
+    assert!(output.out.len() == KEPT_BYTES && output.text().len() == LINES);
 }
 
 #[tokio::test]

@@ -1,7 +1,8 @@
-//! Runs a watcher's command: in a process group of its own, for a limited time, keeping a little of what it prints.
+//! Runs a command that the host's own configuration names (a watcher's, a check, a probe): in a process group of its own, for
+//! a limited time, keeping a little of what it prints.
 
 use std::{
-    ffi::OsStr,
+    ffi::{OsStr, OsString},
     io,
     path::Path,
     process::{ExitStatus, Stdio},
@@ -32,7 +33,19 @@ const KEPT_BYTES: usize = 4096;
 /// One environment string may have 128 KiB; with more components than that the command gets `*`.
 const COMPONENTS_BYTES: usize = 96 << 10;
 
-/// What a command is told.
+/// What is run, and how.
+pub(crate) struct Order<'a> {
+    /// The program and its arguments; no shell stands between.
+    pub(crate) words: &'a [String],
+    /// Where it starts.
+    pub(crate) folder: &'a Path,
+    /// What it finds in its environment besides what the agent has.
+    pub(crate) variables: Vec<(&'static str, OsString)>,
+    /// How long it may take.
+    pub(crate) limit: Duration,
+}
+
+/// What a command is told of a change.
 pub(crate) struct Occasion<'a> {
     pub(crate) sequence: Sequence,
     /// The snapshot's own folder.
@@ -40,39 +53,48 @@ pub(crate) struct Occasion<'a> {
     pub(crate) components: &'a [ComponentVersion],
 }
 
+impl Occasion<'_> {
+    pub(crate) fn variables(&self) -> Vec<(&'static str, OsString)> {
+        vec![
+            ("CONF_EXPORT", self.export.into()),
+            ("CONF_SEQUENCE", self.sequence.to_string().into()),
+            ("CONF_COMPONENTS", list(self.components).into()),
+        ]
+    }
+}
+
+/// The end of what a command printed, at most [`KEPT_BYTES`] of each kind.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    out: Vec<u8>,
+    err: Vec<u8>,
+}
+
 /// How a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
     #[error("cannot start {program:?}")]
     Start { program: String, source: io::Error },
-    #[error("the command ended with {status}{}", said(.output))]
-    Failed { status: ExitStatus, output: String },
-    #[error("the command was ended after {} s{}", .limit.as_secs(), said(.output))]
-    TooLong { limit: Duration, output: String },
+    #[error("the command ended with {status}{}", .output.said())]
+    Failed { status: ExitStatus, output: Output },
+    #[error("the command was ended after {} s{}", .limit.as_secs(), .output.said())]
+    TooLong { limit: Duration, output: Output },
     #[error("the command was ended since the agent stops")]
     Stopped,
     #[error("cannot wait for the command")]
     Wait { source: io::Error },
 }
 
-fn said(output: &str) -> String {
-    if output.is_empty() { String::new() } else { format!("; its last words: {output}") }
-}
-
 /// Runs the command to its end.
 ///
-/// - Errors: it could not start, did not succeed, or took longer than `limit` and was ended with its whole group.
-/// - Cancel: `stop` ends it as `limit` does.
-pub(crate) async fn run(
-    words: &[String],
-    occasion: &Occasion<'_>,
-    limit: Duration,
-    stop: &CancellationToken,
-) -> Result<(), CommandError> {
+/// - Errors: it could not start, did not succeed, or took longer than its limit and was ended with its whole group.
+/// - Cancel: `stop` ends it as the limit does.
+pub(crate) async fn run(order: Order<'_>, stop: &CancellationToken) -> Result<(), CommandError> {
+    let Order { words, folder, variables, limit } = order;
     let Some((program, arguments)) = words.split_first() else { return Ok(()) };
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command.process_group(0).kill_on_drop(true).current_dir("/");
+    command.process_group(0).kill_on_drop(true).current_dir(folder);
     // Tokens of the agent, and its line to systemd, are not the command's.
     let private = |name: &OsStr| {
         let name = name.to_string_lossy();
@@ -81,16 +103,15 @@ pub(crate) async fn run(
     std::env::vars_os().map(|(name, _)| name).filter(|name| private(name)).for_each(|name| {
         command.env_remove(name);
     });
-    command.env("CONF_EXPORT", occasion.export).env("CONF_SEQUENCE", occasion.sequence.to_string());
-    command.env("CONF_COMPONENTS", list(occasion.components));
+    command.envs(variables);
 
     let start = |source| CommandError::Start { program: program.clone(), source };
     let mut child = command.spawn().map_err(start)?;
     let stdout = child.stdout.take().ok_or_else(|| start(io::Error::other("no standard output")))?;
     let stderr = child.stderr.take().ok_or_else(|| start(io::Error::other("no standard error")))?;
-    let (mut said_out, mut said_err) = (Vec::new(), Vec::new());
+    let mut output = Output::default();
     let ended = {
-        let reading = async { tokio::join!(keep_last(stdout, &mut said_out), keep_last(stderr, &mut said_err)) };
+        let reading = async { tokio::join!(keep_last(stdout, &mut output.out), keep_last(stderr, &mut output.err)) };
         tokio::pin!(reading);
         let ended = tokio::select! {
             ended = finish(&mut child, &mut reading) => Some(ended),
@@ -102,7 +123,6 @@ pub(crate) async fn run(
         }
         ended
     };
-    let output = last_words(&said_err, &said_out);
     match ended {
         Some(Ok(status)) if status.success() => Ok(()),
         Some(Ok(status)) => Err(CommandError::Failed { status, output }),
@@ -152,14 +172,31 @@ async fn keep_last(mut from: impl AsyncRead + Unpin, kept: &mut Vec<u8>) {
     }
 }
 
-/// The last line that says something, at most 200 characters of it.
-fn last_words(stderr: &[u8], stdout: &[u8]) -> String {
-    let of = |bytes: &[u8]| {
-        let text = String::from_utf8_lossy(bytes);
-        let line = text.lines().rev().find(|line| !line.trim().is_empty())?.trim().to_owned();
-        Some(line.chars().filter(|one| !one.is_control()).take(200).collect::<String>())
-    };
-    of(stderr).or_else(|| of(stdout)).unwrap_or_default()
+/// What a message quotes of a line, and of all lines.
+const LINE: usize = 200;
+const LINES: usize = 2000;
+
+impl Output {
+    /// For a message: the last line that says something.
+    fn said(&self) -> String {
+        let last = |bytes: &[u8]| Some(lines(bytes).last()?.chars().take(LINE).collect::<String>());
+        last(&self.err).or_else(|| last(&self.out)).map_or_else(String::new, |line| format!("; its last words: {line}"))
+    }
+
+    /// All that was kept, the newest [`LINES`] characters of it, one line after the other with `; ` between.
+    pub(crate) fn text(&self) -> String {
+        let all: Vec<String> = lines(&self.out).into_iter().chain(lines(&self.err)).collect();
+        let all = all.join("; ");
+        let skipped = all.chars().count().saturating_sub(LINES);
+        all.chars().skip(skipped).collect()
+    }
+}
+
+/// The lines that say something, without what would trouble a terminal.
+fn lines(bytes: &[u8]) -> Vec<String> {
+    let text = String::from_utf8_lossy(bytes);
+    let plain = |line: &str| line.trim().chars().filter(|one| !one.is_control()).collect::<String>();
+    text.lines().map(plain).filter(|line| !line.is_empty()).collect()
 }
 
 fn list(components: &[ComponentVersion]) -> String {

@@ -1,0 +1,403 @@
+//! Placing by copy: everything is written into a folder of our own first, beside its place, then renamed there.
+//!
+//! [`stage`] looks and writes beside, and changes nothing that anybody reads; [`Staged::put`] renames. Between the two the journal
+//! is told. From whatever a crash leaves, `stage` and `put` of the same or of other files lead to those files.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+};
+
+use super::{
+    entry::PlaceEntry,
+    journal::Ours,
+    target::{self, Making, Refusal, Trusted},
+};
+use crate::{
+    export::MOST_FILE_BYTES,
+    folder::{Entry, Folder, Owner, Unsynced},
+};
+
+/// The folder of what is written beside; nobody else gets in.
+const STAGING: &str = ".conf-local";
+
+/// All is written beside its place.
+#[derive(Debug)]
+pub(super) struct Staged {
+    root: Folder,
+    staging: Option<Folder>,
+    /// From the name in `staging` to the path.
+    moves: Vec<(String, String)>,
+    /// Of ours and not wanted any more: in the way of something that is, and others.
+    first: BTreeSet<String>,
+    last: BTreeSet<String>,
+    make: BTreeSet<String>,
+    /// Deepest last.
+    unmake: BTreeSet<String>,
+    making: Making,
+    /// What is ours afterwards.
+    pub(super) after: Ours,
+}
+
+/// What is to stand at a path.
+enum Wanted {
+    File { mode: u32 },
+    Link(String),
+}
+
+/// Finds what must change at the entry's path so that exactly `files` stand there besides what is not ours, and writes it beside.
+/// Without `files` ours go. `None` when nothing is to be done.
+pub(super) fn stage(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours) -> Result<Option<Staged>, Refusal> {
+    let trusted = Trusted::new(entry.owner, entry.group);
+    let owner = Owner { user: entry.owner, group: entry.group };
+    let making = Making { mode: entry.dir_mode.unwrap_or(0o755), owner };
+    let Some(root) = target::open(&entry.path, &trusted, files.map(|_| making))? else { return Ok(None) };
+    let place = Place { entry, root: &root, ours, trusted };
+    root.remove(STAGING).map_err(|error| place.failed(STAGING, &error))?;
+    let wanted = match files {
+        Some(files) => place.wanted(files)?,
+        None => BTreeMap::new(),
+    };
+    let mut staged = place.plan(&wanted)?;
+    let changed = place.changed(&wanted, files, &mut staged)?;
+    staged.last.retain(|path| !staged.first.contains(path));
+    if let Some(files) = files.filter(|_| !changed.is_empty()) {
+        match write(&root, files, &wanted, &changed, owner) {
+            Ok((folder, moves)) => (staged.staging, staged.moves) = (Some(folder), moves),
+            Err(error) => {
+                // What is left of it is removed with the next look, if not now.
+                let _ = root.remove(STAGING);
+                return Err(place.failed("its files", &error));
+            }
+        }
+    }
+    let nothing = staged.moves.is_empty() && staged.first.is_empty() && staged.last.is_empty();
+    if nothing && staged.make.is_empty() && staged.unmake.is_empty() && staged.after == *ours {
+        return Ok(None);
+    }
+    Ok(Some(staged.into_staged(root, making)))
+}
+
+/// Where and for whom.
+struct Place<'a> {
+    entry: &'a PlaceEntry,
+    root: &'a Folder,
+    ours: &'a Ours,
+    trusted: Trusted,
+}
+
+/// What is found to be done.
+struct Draft {
+    staging: Option<Folder>,
+    moves: Vec<(String, String)>,
+    first: BTreeSet<String>,
+    last: BTreeSet<String>,
+    make: BTreeSet<String>,
+    unmake: BTreeSet<String>,
+    after: Ours,
+}
+
+impl Draft {
+    fn into_staged(self, root: Folder, making: Making) -> Staged {
+        let Draft { staging, moves, first, last, make, unmake, after } = self;
+        Staged { root, staging, moves, first, last, make, unmake, making, after }
+    }
+}
+
+impl Place<'_> {
+    fn failed(&self, what: &str, error: &io::Error) -> Refusal {
+        Refusal(format!("{what} in {}: {error}", self.entry.path.display()))
+    }
+
+    fn refuse(&self, path: &str, why: &str) -> Refusal {
+        Refusal(format!("{} {why}", self.entry.path.join(path).display()))
+    }
+
+    /// What is in the store, as it is to stand here.
+    fn wanted(&self, files: &Folder) -> Result<BTreeMap<String, Wanted>, Refusal> {
+        let mut wanted = BTreeMap::new();
+        let mut read = |above: &str, folder: &Folder| -> io::Result<Vec<String>> {
+            let mut folders = Vec::new();
+            for (name, kind) in folder.entries()? {
+                let path = format!("{above}{name}");
+                match kind {
+                    Entry::Folder => folders.push(path),
+                    Entry::Link => drop(wanted.insert(path, Wanted::Link(folder.read_link(&name)?))),
+                    Entry::File | Entry::Other => {
+                        let bits = folder.stat(&name)?.map_or(0o444, |stat| stat.st_mode & 0o777);
+                        wanted.insert(path, Wanted::File { mode: self.mode(bits) });
+                    }
+                }
+            }
+            Ok(folders)
+        };
+        let failed = |error| self.failed("the export of its files", &error);
+        let mut pending = read("", files).map_err(failed)?;
+        while let Some(path) = pending.pop() {
+            let folder = files.enter(&path).map_err(failed)?;
+            pending.extend(read(&format!("{path}/"), &folder).map_err(failed)?);
+        }
+        if wanted.keys().any(|path| path == STAGING || path.starts_with(&format!("{STAGING}/"))) {
+            return Err(
+                self.refuse(STAGING, "is a name that conf-local needs for itself; the component must not have it")
+            );
+        }
+        Ok(wanted)
+    }
+
+    /// A file's permission bits: the entry's, else those of the export, where what holds a secret is its owner's alone.
+    fn mode(&self, exported: u32) -> u32 {
+        match self.entry.file_mode {
+            Some(mode) if exported & 0o100 != 0 => mode | (mode & 0o444) >> 2,
+            Some(mode) => mode,
+            None => exported,
+        }
+    }
+
+    /// Finds which folders are to be made, and what of ours goes; refuses what stands in the way and is not ours.
+    fn plan(&self, wanted: &BTreeMap<String, Wanted>) -> Result<Draft, Refusal> {
+        let folders: BTreeSet<String> = wanted.keys().flat_map(|path| ways(path)).map(str::to_owned).collect();
+        let mut draft = Draft {
+            staging: None,
+            moves: Vec::new(),
+            first: BTreeSet::new(),
+            last: self.ours.files.iter().filter(|path| !wanted.contains_key(*path)).cloned().collect(),
+            make: BTreeSet::new(),
+            unmake: self.ours.folders.iter().filter(|path| !folders.contains(*path)).cloned().collect(),
+            after: Ours::nothing(&self.entry.component),
+        };
+        for path in &folders {
+            let (above, name) = split(path);
+            if draft.make.contains(above) {
+                draft.make.insert(path.clone());
+                continue;
+            }
+            let stat = self.folder(above).and_then(|folder| folder.stat(name)).map_err(|e| self.failed(path, &e))?;
+            match stat.as_ref().map(Entry::of) {
+                None => drop(draft.make.insert(path.clone())),
+                Some(Entry::Folder) => self.check_folder(path, stat.as_ref())?,
+                Some(Entry::File | Entry::Link) if self.ours.files.contains(path) => {
+                    draft.first.insert(path.clone());
+                    draft.make.insert(path.clone());
+                }
+                Some(Entry::Link) => return Err(self.refuse(path, "is a link that conf-local did not place")),
+                Some(_) => return Err(self.refuse(path, "is in the way of a folder, and conf-local did not place it")),
+            }
+        }
+        draft.after.files = wanted.keys().cloned().collect();
+        let kept = self.ours.folders.iter().filter(|path| folders.contains(*path));
+        draft.after.folders = kept.chain(&draft.make).cloned().collect();
+        Ok(draft)
+    }
+
+    fn check_folder(&self, path: &str, stat: Option<&rustix::fs::Stat>) -> Result<(), Refusal> {
+        match stat {
+            Some(stat) if !self.trusted.owns(stat.st_uid) => {
+                Err(self
+                    .refuse(path, &format!("belongs to user {}, who could change what is placed in it", stat.st_uid)))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The wanted paths where something else stands, or nothing.
+    fn changed(
+        &self,
+        wanted: &BTreeMap<String, Wanted>,
+        files: Option<&Folder>,
+        draft: &mut Draft,
+    ) -> Result<Vec<String>, Refusal> {
+        let mut changed = Vec::new();
+        for (path, wanted) in wanted {
+            let (above, name) = split(path);
+            if draft.make.contains(above) {
+                changed.push(path.clone());
+                continue;
+            }
+            let look = || -> io::Result<_> {
+                let folder = self.folder(above)?;
+                Ok((folder.stat(name)?, folder))
+            };
+            let (stat, folder) = look().map_err(|error| self.failed(path, &error))?;
+            let Some(stat) = stat else {
+                changed.push(path.clone());
+                continue;
+            };
+            let ours = self.ours.files.contains(path);
+            match (Entry::of(&stat), wanted) {
+                (Entry::File, Wanted::File { mode }) => {
+                    let whose = stat.st_uid;
+                    if !ours && !self.trusted.owns(whose) {
+                        return Err(
+                            self.refuse(path, &format!("belongs to user {whose}, and conf-local did not place it"))
+                        );
+                    }
+                    let same = self.is_as_wanted(&stat, *mode)
+                        && files.is_some_and(|files| {
+                            let found = folder.read(name, MOST_FILE_BYTES).ok();
+                            found.is_some_and(|(found, _)| {
+                                files.read(path, MOST_FILE_BYTES).is_ok_and(|(bytes, _)| bytes == found)
+                            })
+                        });
+                    if !same {
+                        changed.push(path.clone());
+                    }
+                }
+                (Entry::Link, _) if !ours => {
+                    return Err(self.refuse(path, "is a link that conf-local did not place"));
+                }
+                (Entry::Link, Wanted::Link(target)) if folder.read_link(name).is_ok_and(|found| found == *target) => {}
+                (Entry::File, Wanted::Link(_)) if !ours => {
+                    return Err(self.refuse(path, "is in the way of a link, and conf-local did not place it"));
+                }
+                (Entry::File | Entry::Link, _) => changed.push(path.clone()),
+                (Entry::Folder, _) if self.is_all_ours(path).map_err(|error| self.failed(path, &error))? => {
+                    let below = format!("{path}/");
+                    let mine = |known: &&String| known.starts_with(&below);
+                    draft.first.extend(self.ours.files.iter().filter(mine).cloned());
+                    draft.first.insert(path.clone());
+                    changed.push(path.clone());
+                }
+                (Entry::Folder, _) => {
+                    return Err(
+                        self.refuse(path, "is a folder with more in it than conf-local placed; it is in the way")
+                    );
+                }
+                (Entry::Other, _) => return Err(self.refuse(path, "is neither file nor folder; it is in the way")),
+            }
+        }
+        Ok(changed)
+    }
+
+    fn is_as_wanted(&self, stat: &rustix::fs::Stat, mode: u32) -> bool {
+        let user = self.entry.owner.unwrap_or_else(|| rustix::process::geteuid().as_raw());
+        stat.st_mode & 0o7777 == mode
+            && stat.st_uid == user
+            && self.entry.group.is_none_or(|group| group == stat.st_gid)
+    }
+
+    /// True when a folder holds nothing but what was placed.
+    fn is_all_ours(&self, path: &str) -> io::Result<bool> {
+        if !self.ours.folders.contains(path) {
+            return Ok(false);
+        }
+        for (name, kind) in self.folder(path)?.entries()? {
+            let inner = format!("{path}/{name}");
+            let ours = match kind {
+                Entry::Folder => self.is_all_ours(&inner)?,
+                _ => self.ours.files.contains(&inner),
+            };
+            if !ours {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn folder(&self, path: &str) -> io::Result<Folder> {
+        enter(self.root, path)
+    }
+}
+
+/// Writes what changed into a folder of its own, and makes it durable.
+fn write(
+    root: &Folder,
+    files: &Folder,
+    wanted: &BTreeMap<String, Wanted>,
+    changed: &[String],
+    owner: Owner,
+) -> io::Result<(Folder, Vec<(String, String)>)> {
+    let staging = root.make_owned(STAGING, 0o700, Owner::default())?;
+    let (mut unsynced, mut moves) = (Unsynced::default(), Vec::new());
+    for (number, path) in changed.iter().enumerate() {
+        let name = number.to_string();
+        match &wanted[path] {
+            Wanted::File { mode } => {
+                let (bytes, _) = files.read(path, MOST_FILE_BYTES)?;
+                unsynced.add(staging.write_owned(&name, &bytes, *mode, owner)?);
+            }
+            Wanted::Link(target) => {
+                staging.link(&name, target)?;
+                staging.own_link(&name, owner)?;
+            }
+        }
+        moves.push((name, path.clone()));
+    }
+    unsynced.flush(&staging)?;
+    Ok((staging, moves))
+}
+
+impl Staged {
+    /// All that may be ours until `put` has come to its end.
+    pub(super) fn meanwhile(&self, before: &Ours) -> Ours {
+        let mut both = self.after.clone();
+        both.files.extend(before.files.iter().cloned());
+        both.folders.extend(before.folders.iter().cloned());
+        both
+    }
+
+    /// Lets readers see it. A crash in it leaves whole files, some of them of before.
+    pub(super) fn put(self) -> io::Result<()> {
+        let Staged { root, staging, moves, first, last, make, unmake, making, .. } = self;
+        let mut touched: BTreeSet<&str> = BTreeSet::new();
+        // Deepest first, so that a folder is empty when its turn comes.
+        for path in first.iter().rev() {
+            let (above, name) = split(path);
+            let parent = enter(&root, above)?;
+            let kind = parent.entry(name)?;
+            parent.remove_one(name, kind == Some(Entry::Folder))?;
+            touched.insert(above);
+        }
+        for path in &make {
+            let (above, name) = split(path);
+            enter(&root, above)?.make_owned(name, making.mode, making.owner)?;
+            touched.extend([above, path]);
+        }
+        if let Some(staging) = &staging {
+            for (name, path) in &moves {
+                let (above, plain) = split(path);
+                staging.rename(name, &enter(&root, above)?, plain)?;
+                touched.insert(above);
+            }
+        }
+        for path in &last {
+            let (above, name) = split(path);
+            // What somebody made of it meanwhile is theirs.
+            let Ok(parent) = enter(&root, above) else { continue };
+            if matches!(parent.entry(name)?, Some(Entry::File | Entry::Link)) {
+                parent.remove_one(name, false)?;
+                touched.insert(above);
+            }
+        }
+        for path in unmake.iter().rev().filter(|path| !first.contains(*path)) {
+            let (above, name) = split(path);
+            let Ok(parent) = enter(&root, above) else { continue };
+            match parent.remove_one(name, true) {
+                Ok(()) => drop(touched.insert(above)),
+                // Somebody has files in it, or made something else of it: theirs from now on.
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        for path in touched.into_iter().filter(|path| !unmake.contains(*path)) {
+            enter(&root, path)?.sync()?;
+        }
+        root.remove(STAGING)
+    }
+}
+
+/// A folder below, or the folder itself.
+fn enter(root: &Folder, path: &str) -> io::Result<Folder> {
+    root.enter(if path.is_empty() { "." } else { path })
+}
+
+/// The folder that a path is in, and its name there.
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+/// Every folder that a path leads through, the outermost first.
+fn ways(path: &str) -> impl Iterator<Item = &str> {
+    path.match_indices('/').map(|(end, _)| &path[..end])
+}

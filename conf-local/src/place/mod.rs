@@ -1,0 +1,244 @@
+//! Components in the places where programs look for them: `export:` of the host's configuration.
+//!
+//! The host transaction calls [`Placements::stage`] before its switch, which writes everything beside its place and tells what
+//! cannot be placed, and then [`Placements::put`], which renames. [`Placements::restore`] leads from whatever a crash or a failure
+//! has left to the files of what is exported. `entry` is the grammar, `target` the safe way to a folder, `copy` the work, `journal`
+//! what is ours.
+//!
+//! Always true:
+//! - Nothing is replaced or removed that conf-local did not place, but for a file of the same name that the host's own users own.
+//! - Nothing is written through a link, nor where another user could put something else in its place.
+
+mod copy;
+mod entry;
+mod journal;
+mod target;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::{Path, PathBuf},
+};
+
+use libconf::{
+    name::{ComponentSelector, ComponentVersion},
+    tier::daemon::chain,
+};
+use serde::{Deserialize, Serialize};
+
+pub use self::entry::{PlaceEntry, PlaceMode};
+use self::{
+    copy::Staged,
+    journal::{Journal, Ours},
+};
+use crate::export::{Contents, Export};
+
+/// All that is placed on this host.
+#[derive(Debug)]
+pub struct Placements {
+    entries: Vec<PlaceEntry>,
+    journal: Journal,
+    errors: BTreeMap<PathBuf, String>,
+    staged: Vec<(usize, Staged)>,
+}
+
+/// How one entry fares: an entry of `placements` in `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PlaceStatus {
+    /// What is placed.
+    pub component: ComponentSelector,
+    /// Where.
+    pub path: PathBuf,
+    /// How.
+    pub mode: PlaceMode,
+    /// How many files are there by it.
+    pub files: usize,
+    /// Why what stands there is not what is exported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Entries that cannot all be, whatever stands on disk.
+#[derive(Debug, thiserror::Error)]
+#[error("export of {component} at {}: {why}", .path.display())]
+pub struct BadPlace {
+    component: ComponentSelector,
+    path: PathBuf,
+    why: String,
+}
+
+impl Placements {
+    /// Takes the entries of the configuration; what stands at their paths is looked at when something is placed.
+    pub fn open(entries: Vec<PlaceEntry>, state: &Path) -> Result<Self, BadPlace> {
+        for (number, entry) in entries.iter().enumerate() {
+            let bad = |why: String| BadPlace { component: entry.component.clone(), path: entry.path.clone(), why };
+            if nested(&entry.path, &real(state)) || nested(&entry.path, state) {
+                let state = state.display();
+                return Err(bad(format!("it and the agent's own state, {state}, must not stand in each other")));
+            }
+            if let Some(other) = entries[..number].iter().find(|other| nested(&entry.path, &other.path)) {
+                let (component, path) = (&other.component, other.path.display());
+                return Err(bad(format!("it and the export of {component} at {path} must not stand in each other")));
+            }
+            let changes_owner = entry.owner.is_some_and(|owner| owner != rustix::process::geteuid().as_raw());
+            if changes_owner && !rustix::process::geteuid().is_root() {
+                return Err(bad(
+                    "only root may give files to another user; run the agent as root, or leave owner out".to_owned()
+                ));
+            }
+        }
+        let mut journal = Journal::open(state);
+        let known: BTreeSet<&PathBuf> = entries.iter().map(|entry| &entry.path).collect();
+        let gone: Vec<PathBuf> = journal.paths().filter(|path| !known.contains(path)).cloned().collect();
+        for path in gone {
+            tracing::info!(path = %path.display(), "no longer placed by this host's configuration; its files stay as they are");
+            if let Err(error) = journal.forget(&path) {
+                tracing::warn!(%error, "the journal of placed files cannot be written");
+            }
+        }
+        Ok(Placements { entries, journal, errors: BTreeMap::new(), staged: Vec::new() })
+    }
+
+    /// Writes what differs from `want` beside its place, and answers whose files cannot be placed, and why. Entries whose
+    /// components are as in `have` are left alone, where `have` is given and nothing was wrong with them.
+    pub(crate) fn stage(
+        &mut self,
+        export: &Export,
+        have: Option<&Contents>,
+        want: &Contents,
+    ) -> BTreeMap<ComponentVersion, String> {
+        self.staged.clear();
+        let mut refused = BTreeMap::new();
+        for number in 0..self.entries.len() {
+            let PlaceEntry { component, path, .. } = &self.entries[number];
+            let of = |contents: &Contents| -> Contents {
+                let mine = contents.iter().filter(|(name, _)| component.matches(name));
+                mine.map(|(name, hash)| (name.clone(), *hash)).collect()
+            };
+            if have.is_some_and(|have| of(have) == of(want)) && !self.errors.contains_key(path) {
+                continue;
+            }
+            let path = path.clone();
+            let error = self.stage_one(number, export, want).err().map(|(components, why)| {
+                let said = format!("it cannot be placed at {}: {why}", path.display());
+                refused.extend(components.into_iter().map(|component| (component, said.clone())));
+                why
+            });
+            self.note(&path, error);
+        }
+        refused
+    }
+
+    fn stage_one(
+        &mut self,
+        number: usize,
+        export: &Export,
+        want: &Contents,
+    ) -> Result<(), (Vec<ComponentVersion>, String)> {
+        let entry = &self.entries[number];
+        let matching: Vec<&ComponentVersion> = want.keys().filter(|one| entry.component.matches(one)).collect();
+        let refused = |why: String| (matching.iter().copied().cloned().collect(), why);
+        if matching.len() > 1 {
+            let versions: Vec<String> = matching.iter().map(|one| one.version.to_string()).collect();
+            return Err(refused(format!("this host runs {} of it; name one in its entry", versions.join(" and "))));
+        }
+        let files = match matching.first() {
+            Some(name) => Some(export.files(&want[*name]).map_err(|error| refused(error.to_string()))?),
+            None => None,
+        };
+        let nothing = Ours::nothing(&entry.component);
+        let ours = self.journal.at(&entry.path).unwrap_or(&nothing);
+        let staged = copy::stage(entry, files.as_ref(), ours).map_err(|why| refused(why.to_string()))?;
+        self.staged.extend(staged.map(|staged| (number, staged)));
+        Ok(())
+    }
+
+    /// True when the component is placed somewhere.
+    pub(crate) fn concern(&self, component: &ComponentVersion) -> bool {
+        self.entries.iter().any(|entry| entry.component.matches(component))
+    }
+
+    /// Renames what was staged of `want`. Answers for which components that failed, and why: these have their files of `have`
+    /// again, where the disk lets them.
+    pub(crate) fn put(
+        &mut self,
+        export: &Export,
+        have: &Contents,
+        want: &Contents,
+    ) -> BTreeMap<ComponentVersion, String> {
+        let mut failed = BTreeMap::new();
+        for (number, staged) in std::mem::take(&mut self.staged) {
+            let Err(error) = self.put_one(number, staged) else { continue };
+            let entry = &self.entries[number];
+            let why = format!("it cannot be placed at {}: {}", entry.path.display(), chain(&error));
+            let mine = want.keys().filter(|one| entry.component.matches(one));
+            failed.extend(mine.map(|one| (one.clone(), why.clone())));
+            self.restore_one(number, export, have);
+        }
+        failed
+    }
+
+    fn put_one(&mut self, number: usize, staged: Staged) -> io::Result<()> {
+        let entry = &self.entries[number];
+        let nothing = Ours::nothing(&entry.component);
+        let meanwhile = staged.meanwhile(self.journal.at(&entry.path).unwrap_or(&nothing));
+        // A crash after this leaves names in the journal that were never made, which does no harm.
+        self.journal.set(&entry.path, meanwhile, true)?;
+        let after = staged.after.clone();
+        staged.put()?;
+        self.journal.set(&entry.path, after, false)
+    }
+
+    /// Leads to the files of `have`, which is exported, from whatever stands there.
+    pub(crate) fn restore(&mut self, export: &Export, have: &Contents) {
+        self.staged.clear();
+        for number in 0..self.entries.len() {
+            self.restore_one(number, export, have);
+        }
+    }
+
+    fn restore_one(&mut self, number: usize, export: &Export, have: &Contents) {
+        let path = self.entries[number].path.clone();
+        let staged = self.stage_one(number, export, have).map_err(|(_, why)| why);
+        let put = staged.and_then(|()| match self.staged.pop_if(|(of, _)| *of == number) {
+            Some((_, staged)) => self.put_one(number, staged).map_err(|error| error.to_string()),
+            None => Ok(()),
+        });
+        self.note(&path, put.err());
+    }
+
+    /// Remembers how a path fares; said once.
+    fn note(&mut self, path: &Path, error: Option<String>) {
+        let before = self.errors.remove(path);
+        let Some(error) = error else { return };
+        if before.as_ref() != Some(&error) {
+            tracing::warn!(path = %path.display(), error, "what stands there is not what is exported");
+        }
+        self.errors.insert(path.to_owned(), error);
+    }
+
+    /// How every entry fares, in order.
+    pub fn status(&self) -> Vec<PlaceStatus> {
+        let of = |entry: &PlaceEntry| PlaceStatus {
+            component: entry.component.clone(),
+            path: entry.path.clone(),
+            mode: entry.mode,
+            files: self.journal.at(&entry.path).map_or(0, |ours| ours.files.len()),
+            error: self.errors.get(&entry.path).cloned(),
+        };
+        self.entries.iter().map(of).collect()
+    }
+}
+
+/// True when one is the other, or stands in it.
+fn nested(one: &Path, other: &Path) -> bool {
+    one.starts_with(other) || other.starts_with(one)
+}
+
+/// Where a path leads, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    std::fs::canonicalize(&absolute).unwrap_or(absolute)
+}
