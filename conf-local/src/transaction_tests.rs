@@ -138,6 +138,7 @@ impl Site {
             datacenter_commit: CommitId::from([8; 20]),
             class_tree: tree(&repo, &[("datacenter.yaml", &self.class)]),
             class: ("refs/heads/datacenter-configuration/big".parse().unwrap(), CommitId::from([9; 20])),
+            secrets_tree: None,
             summary: "test".to_owned(),
             by: "tester".to_owned(),
         };

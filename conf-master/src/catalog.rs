@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use git2::Repository;
 use libconf::{
-    name::{CommitId, ComponentVersion, DatacenterName, ObjectId, RefName},
+    name::{CommitId, ComponentVersion, DatacenterName, ObjectId, RefName, SecretName, Segment},
     tier::{
         manifest::{InstanceManifest, PinRequest},
         snapshot::{Component, Snapshot},
@@ -16,6 +16,7 @@ use crate::{
     refs::{Proposed, Table, Target},
     refusal::Fault,
     resolve,
+    secrets::Declared,
 };
 
 /// What is, after the last landing.
@@ -25,6 +26,8 @@ pub struct Catalog {
     pub table: Table,
     /// Every datacenter that has a branch.
     pub datacenters: BTreeMap<DatacenterName, Datacenter>,
+    /// The tree of each id's sealed secrets.
+    pub secrets: BTreeMap<Segment, ObjectId>,
     /// Who reads a datacenter branch or a class.
     manifests: HashMap<RefName, BTreeSet<DatacenterName>>,
     /// Who reads a component's branch or tag, and for what.
@@ -42,6 +45,8 @@ pub struct Datacenter {
     pub requests: BTreeMap<ComponentVersion, PinRequest>,
     /// What that is.
     pub components: BTreeMap<ComponentVersion, Component>,
+    /// The secrets that it declares, its class's included.
+    pub secrets: BTreeMap<SecretName, Declared>,
     /// The tree of its branch.
     pub datacenter_tree: ObjectId,
     /// The commit of its branch.
@@ -72,6 +77,8 @@ pub struct Manifest {
     pub platform: Map<String, Value>,
     /// What both ask for together.
     pub requests: BTreeMap<ComponentVersion, PinRequest>,
+    /// The secrets that both declare together.
+    pub secrets: BTreeMap<SecretName, Declared>,
     /// The tree of its branch.
     pub datacenter_tree: ObjectId,
     /// The commit of its branch.
@@ -101,8 +108,7 @@ impl Catalog {
                 _ => None,
             })
             .collect();
-        let mut catalog = Catalog { table, ..Catalog::default() };
-        let mut faults = Vec::new();
+        let (mut catalog, mut faults) = Catalog::unresolved(repo, table);
         for name in names {
             let touched = Touched { manifest: true, ..Touched::default() };
             let none = BTreeMap::new();
@@ -117,6 +123,19 @@ impl Catalog {
             catalog.datacenters.entry(name).and_modify(|datacenter| datacenter.snapshot = snapshot);
         }
         (catalog, faults)
+    }
+
+    /// A table of which no datacenter is resolved; what of its secrets cannot be read is a fault.
+    pub fn unresolved(repo: &Repository, table: Table) -> (Self, Vec<Fault>) {
+        let (mut secrets, mut faults) = (BTreeMap::new(), Vec::new());
+        for (name, target) in table.iter() {
+            let RefName::Secrets(id) = name else { continue };
+            match repo.find_commit(target.commit.into()) {
+                Ok(tip) => drop(secrets.insert(id.clone(), tip.tree_id().into())),
+                Err(error) => faults.push(Fault::new(format!("{}: {}", name.short(), error.message()))),
+            }
+        }
+        (Catalog { table, secrets, ..Catalog::default() }, faults)
     }
 
     /// The table with some changes over it.
@@ -158,13 +177,22 @@ impl Catalog {
             }
             let old = self.datacenters.remove(name);
             let (components, snapshot) = old.map(|old| (old.components, old.snapshot)).unwrap_or_default();
-            let Manifest { instance, platform, requests, datacenter_tree, datacenter_commit, class_tree, class_commit } =
-                manifest;
+            let Manifest {
+                instance,
+                platform,
+                requests,
+                secrets,
+                datacenter_tree,
+                datacenter_commit,
+                class_tree,
+                class_commit,
+            } = manifest;
             let datacenter = Datacenter {
                 instance,
                 platform,
                 requests,
                 components,
+                secrets,
                 datacenter_tree,
                 datacenter_commit,
                 class_tree,

@@ -14,17 +14,17 @@ use libconf::{
 };
 
 use crate::{
-    catalog::Touched,
+    catalog::{Catalog, Touched},
     config::{Check, Supposed},
     refs::{Proposed, Table, Target},
     refusal::{Fault, Refusal},
-    resolve,
+    resolve::{self, Caused},
     validate::{Limits, Validator},
 };
 
 /// Prints what is wrong with each datacenter; the exit code is 1 when anything is.
 pub fn run(flags: &Check) -> anyhow::Result<ExitCode> {
-    let faults = faults(&flags.repo, &flags.refs, &flags.datacenters, flags.limits.limits())?;
+    let (faults, needs) = faults(&flags.repo, &flags.refs, &flags.datacenters, flags.limits.limits())?;
     if flags.json {
         println!("{}", serde_json::to_string_pretty(&faults)?);
     } else {
@@ -33,20 +33,25 @@ pub fn run(flags: &Check) -> anyhow::Result<ExitCode> {
             faults.iter().for_each(|fault| println!("  {fault}"));
         }
     }
+    // Whether a value was given is seen on the server alone, so it is no fault here.
+    needs.iter().for_each(|need| eprintln!("note: {need}"));
     Ok(ExitCode::from(u8::from(faults.values().any(|faults| !faults.is_empty()))))
 }
 
-/// Every fault of each checked datacenter, and of the supposed refs themselves.
+/// The faults of each datacenter, or supposed ref.
+type Faults = BTreeMap<String, Vec<Fault>>;
+
+/// Every fault of each checked datacenter, and of the supposed refs themselves; apart, the secrets that need a value.
 fn faults(
     path: &Path,
     supposed: &[Supposed],
     only: &[DatacenterName],
     limits: Limits,
-) -> anyhow::Result<BTreeMap<String, Vec<Fault>>> {
+) -> anyhow::Result<(Faults, Vec<Fault>)> {
     let validator = Validator::new(limits);
     let repo = Repository::open(path).with_context(|| format!("{} is no Git repository", path.display()))?;
     let mut targets = refs_of_clone(&repo)?;
-    let mut faults: BTreeMap<String, Vec<Fault>> = BTreeMap::new();
+    let mut faults = Faults::new();
     for Supposed { name, commit } in supposed {
         let object =
             repo.revparse_single(commit).with_context(|| format!("there is no {commit} in {}", path.display()))?;
@@ -65,6 +70,7 @@ fn faults(
         .iter()
         .filter_map(|(name, _)| if let RefName::Datacenter(name) = name { Some(name.clone()) } else { None })
         .collect();
+    let mut deltas = BTreeMap::new();
     let wanted = if only.is_empty() { known } else { only.iter().cloned().collect() };
     for datacenter in wanted {
         let touched = Touched { manifest: true, ..Touched::default() };
@@ -75,8 +81,15 @@ fn faults(
         found.extend(validator.faults(&repo, &datacenter, None, &resolved.delta, true)?);
         let found = Refusal::of(found.into_iter().map(|caused| caused.fault).collect()).faults;
         faults.entry(datacenter.to_string()).or_default().extend(found);
+        deltas.insert(datacenter, Some(resolved.delta));
     }
-    Ok(faults)
+    let (catalog, _) = Catalog::unresolved(&repo, table);
+    let (found, needs) = validator.secrets.faults(&repo, &catalog, &deltas)?;
+    for Caused { fault, .. } in found {
+        let datacenter = fault.datacenter.as_ref().map(ToString::to_string).unwrap_or_default();
+        faults.entry(datacenter).or_default().push(fault);
+    }
+    Ok((faults, Refusal::of(needs.into_iter().map(|caused| caused.fault).collect()).faults))
 }
 
 /// The refs that the central repository has, as this clone knows them: its remote's, and over those its own branches.

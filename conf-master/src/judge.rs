@@ -14,6 +14,7 @@ use crate::{
     refs::{Proposed, Target},
     refusal::{Fault, Kind, Refusal},
     resolve::{self, Caused},
+    secrets::Asked,
     validate::Validator,
 };
 
@@ -29,7 +30,7 @@ pub struct Wish {
 }
 
 /// What may land, and why the rest may not.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Judgement {
     /// For each wish, in order: `None` when it may land, else why not.
     pub refusals: Vec<Option<Refusal>>,
@@ -37,6 +38,8 @@ pub struct Judgement {
     pub changes: BTreeMap<RefName, Option<Target>>,
     /// What that does to each datacenter that it touches; `None` where its branch goes.
     pub deltas: BTreeMap<DatacenterName, Option<Delta>>,
+    /// What is asked for of secrets besides what they declare.
+    pub secrets: Asked,
 }
 
 impl Judgement {
@@ -75,7 +78,7 @@ pub fn judge(
         changes.clear();
         deltas.clear();
     }
-    Judgement { refusals: judging.refusals, changes, deltas }
+    Judgement { refusals: judging.refusals, changes, deltas, secrets: Asked::new() }
 }
 
 struct Judging<'a> {
@@ -164,6 +167,13 @@ impl Judging<'_> {
                     }),
                 }
                 deltas.insert(name, Some(resolved.delta));
+            }
+            match self.validator.secrets.faults(self.repo, self.catalog, &deltas) {
+                Ok((found, needs)) => faults.extend(found.into_iter().chain(needs)),
+                Err(error) => faults.push(Caused {
+                    fault: Fault::new(format!("the sealed secrets cannot be read: {error:#}")),
+                    causes: Vec::new(),
+                }),
             }
             if faults.is_empty() {
                 return deltas;

@@ -44,6 +44,7 @@ use crate::{
     refs::{Table, Target},
     refusal::{Kind, Refusal},
     repository,
+    secrets::order::Order,
     update::{Decision, Scratch, Update},
     validate::Validator,
 };
@@ -72,6 +73,8 @@ pub struct Push {
     pub options: Options,
     /// The sections to write on the refs, where it is no push of commits.
     pub update: Option<Update>,
+    /// What is asked for of secrets, where it is neither.
+    pub order: Option<Order>,
 }
 
 /// What a push or a request asks for besides the change itself.

@@ -1,7 +1,7 @@
 //! The central Git server: lands every change, composes each datacenter's snapshot, signs it, and tells the slaves.
 //!
 //! Read in this order: [`receive`] hands a push over from Git, [`judge`] decides what may land ([`resolve`] what a
-//! datacenter would run, `libconf::tier::safety` what a tree may hold), [`land`] makes it so, [`ledger`] remembers it, [`http`] shows it.
+//! datacenter would run, `libconf::tier::safety` what a tree may hold), [`secrets`] makes and seals what it declares, [`land`] makes it so, [`ledger`] remembers it, [`http`] shows it.
 //!
 //! Always true:
 //! - Nothing changes but by a landing, and the move of `refs/conf/ledger` is its one commit point.
@@ -31,6 +31,7 @@ pub mod refusal;
 pub mod repository;
 pub mod resolve;
 pub mod schema;
+pub mod secrets;
 pub mod section;
 pub mod serve;
 pub mod update;

@@ -320,6 +320,7 @@ async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> An
         through: one_line(&pusher.through),
         request: format!("{:016x}", rand::random::<u64>()),
         update: None,
+        order: None,
         options,
     };
     let Outcome { refusals, mut notes, plan, .. } = match call.stage {

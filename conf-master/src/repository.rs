@@ -11,13 +11,14 @@ use anyhow::{Context as _, bail};
 use git2::Repository;
 use libconf::{
     name::{CommitId, ObjectId, RefName, Sequence},
-    tier::{git, sign::SigningKey},
+    tier::{git, secret::Identity, sign::SigningKey},
 };
 
 use crate::{
     idempotency::LandedRequests,
     ledger::{self, Entry, Move},
     refs::{Table, Target},
+    secrets,
 };
 
 /// What Git itself must do, or leave, in the central repository.
@@ -63,6 +64,7 @@ pub fn init(path: &Path) -> anyhow::Result<String> {
     let repo = git::init(&path, &SETTINGS)?;
     // The ledger comes last: where it is missing, `init` was cut short.
     let key = SigningKey::generate(&key_path, "conf-master")?;
+    Identity::load_or_create(&secrets::identity_path(&path))?;
     let main = readme_commit(&repo)?;
     let mut table = Table::default();
     let target = Target { value: main, commit: main };

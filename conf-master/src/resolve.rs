@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use git2::{ObjectType, Repository, Tree, TreeWalkMode, TreeWalkResult};
 use libconf::{
-    name::{CommitId, DatacenterName, RefName},
+    name::{CommitId, ComponentName, ComponentVersion, DatacenterName, RefName, SecretName},
     tier::{
         api::Pin,
         manifest::{self, ClassManifest, DeclaredIn, InstanceManifest, PinRequest, Strictness},
@@ -17,6 +17,7 @@ use crate::{
     catalog::{Datacenter, Delta, Manifest, Touched},
     refs::Proposed,
     refusal::Fault,
+    secrets::Declared,
 };
 
 /// Why a datacenter cannot be composed, and who may have caused it.
@@ -153,17 +154,48 @@ fn read_manifest(
         return Err(faults.collect());
     }
     let requests = manifest::pins(&class, &instance).into_iter().map(|request| (request.component.clone(), request));
+    let requests: BTreeMap<ComponentVersion, PinRequest> = requests.collect();
+    let secrets = secrets(&class, &instance, &requests).map_err(|faults| {
+        let fault = |(declared_in, line, reason): (DeclaredIn, usize, String)| {
+            let file = if declared_in == DeclaredIn::Class { &class_ref } else { &own };
+            fault(file, Some(line), reason, vec![file.clone(), own.clone(), class_ref.clone(), branch.clone()])
+        };
+        faults.into_iter().flat_map(fault).collect::<Vec<_>>()
+    })?;
     let tree = |commit: CommitId| repo.find_commit(commit.into()).map(|commit| commit.tree_id().into());
     let broken = |error: git2::Error| fault(&own, None, error.message().to_owned(), vec![own.clone()]);
     Ok(Manifest {
         platform: manifest::platform(&class, &instance),
-        requests: requests.collect(),
+        requests,
+        secrets,
         datacenter_tree: tree(tip.commit).map_err(broken)?,
         datacenter_commit: tip.commit,
         class_tree: tree(class_tip.commit).map_err(broken)?,
         class_commit: class_tip.commit,
         instance,
     })
+}
+
+/// The secrets that a datacenter declares, or those with readers that it does not run.
+fn secrets(
+    class: &ClassManifest,
+    instance: &InstanceManifest,
+    requests: &BTreeMap<ComponentVersion, PinRequest>,
+) -> Result<BTreeMap<SecretName, Declared>, Vec<(DeclaredIn, usize, String)>> {
+    let (mut secrets, mut faults) = (BTreeMap::new(), Vec::new());
+    for (name, (declaration, declared_in)) in manifest::secrets(class, instance) {
+        let runs = |reader: &ComponentName| requests.keys().any(|component| component.component == *reader);
+        for reader in declaration.readers.iter().filter(|reader| !runs(reader)) {
+            let reason = format!(
+                "`{reader}`, a reader of the secret `{name}`, is run neither by the class nor by this datacenter; add it to \
+                 `{}`, or take it out here",
+                reader.kind
+            );
+            faults.push((declared_in, declaration.line, reason));
+        }
+        secrets.insert(name.clone(), Declared { declaration: declaration.clone(), declared_in });
+    }
+    if faults.is_empty() { Ok(secrets) } else { Err(faults) }
 }
 
 /// Reads the `datacenter.yaml` of a datacenter's branch, strictly.

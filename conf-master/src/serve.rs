@@ -23,6 +23,7 @@ use crate::{
     land::{self, Lander},
     receive::{self, Pushers},
     repository,
+    secrets::Keeper,
     validate::Validator,
 };
 
@@ -49,7 +50,8 @@ pub async fn run(flags: Serve, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = Metrics::new("conf-master", env!("CARGO_PKG_VERSION"));
     let health = Health::new(metrics.clone());
     let upload = UploadPack::new(path.clone(), upload::Limits::default());
-    let validator = Arc::new(Validator::new(flags.limits.limits()));
+    let keeper = Keeper::open(&path).context("conf-master's key for secrets cannot be used")?;
+    let validator = Arc::new(Validator::new(flags.limits.limits()).with_secrets(keeper));
     let (lander, landing) = land::start(&path, validator, upload.clone(), &metrics)?;
     let pushers = Pushers::default();
     let hooks = tokio::spawn(receive::serve(receive::bind(&path)?, lander.clone(), pushers.clone(), stop.clone()));

@@ -61,7 +61,16 @@ impl Server {
             Err(words) => return error(StatusCode::UNPROCESSABLE_ENTITY, words),
         };
         let options = Options { dry_run: true, ..Options::default() };
-        let push = Push { wishes, atomic: false, by: None, through, request: "plan".to_owned(), options, update: None };
+        let push = Push {
+            wishes,
+            atomic: false,
+            by: None,
+            through,
+            request: "plan".to_owned(),
+            options,
+            update: None,
+            order: None,
+        };
         let Some(mut plan) = self.lander.check(push, None).await.plan else {
             return error(
                 StatusCode::SERVICE_UNAVAILABLE,

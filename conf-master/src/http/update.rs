@@ -141,6 +141,7 @@ impl Server {
             request: format!("{:016x}", rand::random::<u64>()),
             options: asked.options,
             update: Some(asked.update.clone()),
+            order: None,
         };
         let Ok(outcome) = tokio::time::timeout(LANDING, self.lander.land(push)).await else {
             return Err(unavailable(

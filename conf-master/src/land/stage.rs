@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
 use libconf::{
-    name::{ComponentVersion, DatacenterName, ObjectId, RefName, Sequence},
+    name::{ComponentVersion, DatacenterName, ObjectId, RefName, SecretName, Sequence},
     tier::snapshot::{self, Composition, Snapshot},
 };
 
@@ -18,6 +18,7 @@ use crate::{
     refs::Target,
     refusal::{Kind, Refusal},
     repository,
+    secrets::{Staged, order::Order},
     update::{self, Decision, Scratch, Update},
 };
 
@@ -27,8 +28,22 @@ impl Landing {
         if let Some(update) = &push.update {
             return self.stage_update(push, update);
         }
+        if let Some(order) = &push.order {
+            return self.stage_order(push, order);
+        }
         let judgement = judge(&self.catalog, &self.repo, &self.validator, &push.wishes, push.atomic, push.options);
         let by = push.by.clone().unwrap_or_else(|| self.claimed(&judgement.changes, &push.through));
+        self.stage_judged(push, judgement, by)
+    }
+
+    /// Stages what is asked for of secrets.
+    fn stage_order(&mut self, push: &Push, order: &Order) -> anyhow::Result<(Outcome, Vec<Move>)> {
+        let by = push.by.clone().unwrap_or_else(|| format!("someone, {}", push.through));
+        let secrets = match self.validator.secrets.asked(&self.repo, &self.catalog, order) {
+            Ok(secrets) => secrets,
+            Err(why) => return Ok((Outcome::refused(push.wishes.len(), &why), Vec::new())),
+        };
+        let judgement = Judgement { refusals: vec![None; push.wishes.len()], secrets, ..Judgement::default() };
         self.stage_judged(push, judgement, by)
     }
 
@@ -94,20 +109,28 @@ impl Landing {
         if push.options.dry_run {
             only_tried(&mut judgement.refusals);
             judgement.changes.clear();
+            judgement.secrets.clear();
         }
-        if judgement.changes.is_empty() {
+        if judgement.changes.is_empty() && judgement.secrets.is_empty() {
             return Ok((Outcome { refusals: judgement.refusals, ..Outcome::default() }, Vec::new()));
         }
         let (sequence, time) = (self.sequence.next(), repository::now());
         let mut moves: Vec<Move> = judgement.changes.into_iter().map(|(name, new)| self.movement(name, new)).collect();
-        let mut notes = Vec::new();
-        for (name, delta) in judgement.deltas {
+        let (deltas, asked) = (&judgement.deltas, judgement.secrets);
+        let secrets = self.validator.secrets.stage(&self.repo, &self.catalog, deltas, asked, (sequence, time))?;
+        for (id, (tip, tree)) in &secrets.tips {
+            moves.push(self.movement(RefName::Secrets(id.clone()), Some(*tip)));
+            self.catalog.secrets.insert(id.clone(), *tree);
+        }
+        let mut notes = secrets.notes.clone();
+        let deltas = secrets.with_siblings(judgement.deltas, &self.catalog);
+        for (name, delta) in deltas {
             let Some(delta) = delta else {
                 self.catalog.remove(&name);
                 notes.push(format!("{name} is no longer composed; its hosts keep its last snapshot"));
                 continue;
             };
-            let Some((snapshot, note)) = self.compose(&name, delta, sequence, time, &by)? else { continue };
+            let Some((snapshot, note)) = self.compose(&name, delta, &secrets, (sequence, time), &by)? else { continue };
             let target = Target { value: snapshot.commit, commit: snapshot.commit };
             moves.push(self.movement(RefName::Snapshot(name.clone()), Some(target)));
             notes.push(note);
@@ -148,20 +171,26 @@ impl Landing {
         &mut self,
         name: &DatacenterName,
         delta: Delta,
-        sequence: Sequence,
-        time: i64,
+        secrets: &Staged,
+        (sequence, time): (Sequence, i64),
         by: &str,
     ) -> anyhow::Result<Option<(Snapshot, String)>> {
         let trees = |datacenter: &crate::catalog::Datacenter| (datacenter.datacenter_tree, datacenter.class_tree);
         let known = self.catalog.datacenters.get(name);
-        let touched = self.validator.touched(&self.repo, name, known, &delta)?;
+        let mut touched = self.validator.touched(&self.repo, name, known, &delta)?;
         let before = known.map(trees);
         let components = delta.components.clone();
         self.catalog.apply_delta(name, delta);
         let datacenter = self.catalog.datacenters.get(name).context("a datacenter that was just resolved")?;
-        if components.is_empty() && before == Some(trees(datacenter)) && datacenter.snapshot.is_some() {
+        let changed = secrets.changed.get(&name.id);
+        if components.is_empty()
+            && changed.is_none()
+            && before == Some(trees(datacenter))
+            && datacenter.snapshot.is_some()
+        {
             return Ok(None);
         }
+        touched.extend(secrets.readers(&name.id, datacenter));
         let hosts = &datacenter.instance.hosts;
         let told = hosts.keys().filter(|host| {
             let selection = datacenter.instance.selection(host);
@@ -176,12 +205,13 @@ impl Landing {
             // A datacenter that was deleted and made again goes on where it was.
             parent: self.catalog.table.target(&RefName::Snapshot(name.clone())).map(|tip| tip.commit),
             base: datacenter.snapshot.as_ref().map(|snapshot| snapshot.tree),
-            summary: summary(&components),
+            summary: summary(&components, changed.filter(|_| before == Some(trees(datacenter)))),
             components,
             datacenter_tree: datacenter.datacenter_tree,
             datacenter_commit: datacenter.datacenter_commit,
             class_tree: datacenter.class_tree,
             class: (datacenter.instance.class_ref(), datacenter.class_commit),
+            secrets_tree: self.catalog.secrets.get(&name.id).copied(),
             by: by.to_owned(),
         };
         let commit = snapshot::compose(&self.repo, &composition, &self.key)?;
@@ -218,14 +248,22 @@ fn count(number: usize, noun: &str) -> String {
     format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
-fn summary(components: &BTreeMap<ComponentVersion, Option<snapshot::Component>>) -> String {
+/// What changed: components, or secrets alone.
+fn summary(
+    components: &BTreeMap<ComponentVersion, Option<snapshot::Component>>,
+    secrets: Option<&BTreeSet<SecretName>>,
+) -> String {
     let names: BTreeSet<String> = components
         .iter()
         .map(|(name, content)| format!("{}{name}", if content.is_none() { "-" } else { "" }))
         .collect();
     let mut names = names.into_iter();
     match (names.next(), names.count()) {
-        (None, _) => "the datacenter itself".to_owned(),
+        (None, _) => match secrets.and_then(|secrets| Some((secrets.first()?, secrets.len() - 1))) {
+            None => "the datacenter itself".to_owned(),
+            Some((first, 0)) => format!("the secret {first}"),
+            Some((first, more)) => format!("the secret {first} and {more} more"),
+        },
         (Some(first), 0) => first,
         (Some(first), more) => format!("{first} and {more} more"),
     }

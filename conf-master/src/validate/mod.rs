@@ -32,6 +32,7 @@ use crate::{
     refusal::Fault,
     resolve::Caused,
     schema::{self, SchemaFault, Schemas},
+    secrets::Keeper,
 };
 
 /// What may not be passed.
@@ -63,6 +64,8 @@ const MOST_OVERRIDES: usize = 1000;
 pub struct Validator {
     /// What may not be passed.
     pub limits: Limits,
+    /// What keeps the sealed secrets, and knows which have values.
+    pub secrets: Keeper,
     schemas: Schemas,
     good: Mutex<BTreeSet<Ingredients>>,
     overrides: Mutex<HashMap<ObjectId, Arc<Overrides>>>,
@@ -72,6 +75,12 @@ impl Validator {
     /// A validator with these limits, which remembers nothing yet.
     pub fn new(limits: Limits) -> Self {
         Validator { limits, ..Validator::default() }
+    }
+
+    /// One that can make and seal secrets.
+    #[must_use]
+    pub fn with_secrets(self, secrets: Keeper) -> Self {
+        Validator { secrets, ..self }
     }
 
     /// Everything that is wrong with a datacenter after `delta`, of what it changes; with no `before`, of everything. An error

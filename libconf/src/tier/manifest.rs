@@ -102,6 +102,8 @@ pub struct Host {
     pub components: Vec<Pattern>,
     /// Words to choose hosts by.
     pub labels: Map<String, Value>,
+    /// The line of its name.
+    pub line: usize,
     /// What its secrets are sealed to.
     pub key: Option<HostKey>,
     /// Values for templates, over its roles'.

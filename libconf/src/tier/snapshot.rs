@@ -1,6 +1,10 @@
 //! A datacenter's whole configuration as one commit: compose it, read it, compare two.
 
-use std::{collections::BTreeMap, fmt::Write as _, str};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    str,
+};
 
 use git2::{ObjectType, Repository, Tree, TreeEntry};
 use sha2::{Digest, Sha256};
@@ -10,7 +14,8 @@ use super::{
     sign::{KeyError, SigningKey, TrustedKeys},
 };
 use crate::name::{
-    BranchName, CommitId, ComponentName, ComponentVersion, DatacenterName, Kind, ObjectId, RefName, Segment, Sequence,
+    BranchName, CommitId, ComponentName, ComponentVersion, DatacenterName, Kind, ObjectId, RefName, SecretName,
+    Segment, Sequence,
 };
 
 /// The format of snapshots that this program writes, and the highest that it reads (`Conf-Format`).
@@ -101,19 +106,29 @@ impl Snapshot {
         self.subtree(repo, CLASS)
     }
 
+    /// The tree of its sealed secrets, where it has any.
+    pub fn secrets_tree(&self, repo: &Repository) -> Result<Option<ObjectId>, SnapshotError> {
+        self.folder(repo, SECRETS)
+    }
+
     fn subtree(&self, repo: &Repository, name: &str) -> Result<ObjectId, SnapshotError> {
-        let tree =
-            repo.find_tree(self.tree.into()).map_err(|cause| SnapshotError::Read { commit: self.commit, cause })?;
-        let entry = tree.get_name(name).filter(|entry| entry.kind() == Some(ObjectType::Tree));
-        entry.map(|entry| entry.id().into()).ok_or_else(|| SnapshotError::Malformed {
+        self.folder(repo, name)?.ok_or_else(|| SnapshotError::Malformed {
             commit: self.commit,
             reason: format!("it has no folder {name}/"),
         })
+    }
+
+    fn folder(&self, repo: &Repository, name: &str) -> Result<Option<ObjectId>, SnapshotError> {
+        let tree =
+            repo.find_tree(self.tree.into()).map_err(|cause| SnapshotError::Read { commit: self.commit, cause })?;
+        let entry = tree.get_name(name).filter(|entry| entry.kind() == Some(ObjectType::Tree));
+        Ok(entry.map(|entry| entry.id().into()))
     }
 }
 
 const DATACENTER: &str = "datacenter";
 const CLASS: &str = "datacenter-configuration";
+const SECRETS: &str = "secrets";
 
 /// Reads the text of a commit: headers, an empty line, the message with its trailers.
 fn parse(commit: CommitId, text: &[u8]) -> Result<Snapshot, SnapshotError> {
@@ -172,6 +187,8 @@ pub struct Difference {
     pub datacenter: bool,
     /// The class differs.
     pub class: bool,
+    /// Secrets that were added, removed, or sealed anew.
+    pub secrets: BTreeSet<SecretName>,
 }
 
 /// A component before and after.
@@ -196,6 +213,8 @@ fn compare_trees(repo: &Repository, old: Option<ObjectId>, new: ObjectId) -> Res
         class: before.get(CLASS) != after.get(CLASS),
         ..Difference::default()
     };
+    let secrets = differing(repo, before.get(SECRETS), after.get(SECRETS))?;
+    difference.secrets = secrets.into_iter().filter_map(|(name, _, _)| name.parse().ok()).collect();
     for kind in Kind::ALL {
         for (_, old, new) in differing(repo, before.get(kind.as_str()), after.get(kind.as_str()))? {
             for (name, old, new) in differing(repo, old.as_ref(), new.as_ref())? {
@@ -301,6 +320,8 @@ pub struct Composition {
     pub class_tree: ObjectId,
     /// The ref and the commit which that is.
     pub class: (RefName, CommitId),
+    /// The tree of its sealed secrets, where there are any.
+    pub secrets_tree: Option<ObjectId>,
     /// The rest of the subject: what changed, on one line.
     pub summary: String,
     /// Who made the change, on one line.
@@ -352,6 +373,7 @@ fn compose_tree(repo: &Repository, composition: &Composition) -> Result<ObjectId
     }
     edits.set(&[], DATACENTER, Some((TREE_MODE, composition.datacenter_tree)));
     edits.set(&[], CLASS, Some((TREE_MODE, composition.class_tree)));
+    edits.set(&[], SECRETS, composition.secrets_tree.map(|tree| (TREE_MODE, tree)));
     let base = composition.base.map(|base| repo.find_tree(base.into())).transpose()?;
     let tree = edits.apply(repo, base.as_ref())?;
     tree.ok_or_else(|| git2::Error::from_str("a snapshot cannot be empty"))
@@ -497,6 +519,7 @@ mod tests {
                 datacenter_commit: CommitId::from([8; 20]),
                 class_tree: empty,
                 class: ("refs/tags/datacenter-configuration/big/v1".parse().unwrap(), CommitId::from([9; 20])),
+                secrets_tree: None,
                 summary: "test".to_owned(),
                 by: "tester".to_owned(),
             };

@@ -17,6 +17,7 @@ mod openapi;
 mod paths;
 mod place;
 mod refusals;
+mod secrets;
 mod slaves;
 mod update;
 mod validation;

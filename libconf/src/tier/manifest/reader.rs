@@ -265,7 +265,7 @@ impl Reader {
     fn inventories(&mut self, node: Option<Node>) -> (BTreeMap<RoleName, Role>, BTreeMap<HostName, Host>) {
         let Some(node) = node else { return Default::default() };
         let Some(mut fields) = self.fields(node, &INVENTORIES) else { return Default::default() };
-        let roles = self.named(fields.take("roles"), "roles", |reader, node| {
+        let roles = self.named(fields.take("roles"), "roles", |reader, _, node| {
             let Some(mut fields) = reader.fields(node, &ROLE) else { return Role::default() };
             Role {
                 components: reader.patterns(&mut fields),
@@ -273,12 +273,13 @@ impl Reader {
                 settings: reader.settings(&mut fields),
             }
         });
-        let hosts: BTreeMap<HostName, Host> = self.named(fields.take("hosts"), "hosts", |reader, node| {
+        let hosts: BTreeMap<HostName, Host> = self.named(fields.take("hosts"), "hosts", |reader, line, node| {
             let Some(mut fields) = reader.fields(node, &HOST) else { return Host::default() };
             Host {
                 roles: reader.roles(&mut fields),
                 components: reader.patterns(&mut fields),
                 labels: reader.labels(&mut fields),
+                line,
                 key: reader.host_key(&mut fields),
                 variables: reader.object(&mut fields, "variables"),
                 settings: reader.settings(&mut fields),
@@ -301,12 +302,12 @@ impl Reader {
         &mut self,
         node: Option<Node>,
         key: &str,
-        read: impl Fn(&mut Self, Node) -> V,
+        read: impl Fn(&mut Self, usize, Node) -> V,
     ) -> BTreeMap<K, V> {
         let entries = node.and_then(|node| self.entries(node, &quoted(key))).unwrap_or_default();
         let mut named = BTreeMap::new();
         for (key, node) in entries {
-            let value = read(self, node);
+            let value = read(self, key.line, node);
             if let Some(name) = self.name(&key.text, key.line, &key.text) {
                 named.insert(name, value);
             }

@@ -1,0 +1,74 @@
+//! `refs/heads/secrets/<id>`: a folder for each secret. conf-master alone writes it, and nobody else has a reason to read it.
+
+use std::collections::BTreeMap;
+
+use anyhow::Context as _;
+use git2::{ObjectType, Repository};
+use libconf::{
+    name::{CommitId, ObjectId, SecretName, Sequence},
+    tier::secret::{ABOUT_FILE, About, VALUE_FILE},
+};
+
+const TREE: i32 = 0o040_000;
+const BLOB: i32 = 0o100_644;
+
+/// What is to stand on the branch: a sealed value and what may be known of it, or nothing.
+pub type Edits = BTreeMap<SecretName, Option<(Vec<u8>, About)>>;
+
+/// What may be known of each sealed secret.
+pub fn abouts(repo: &Repository, tree: Option<ObjectId>) -> anyhow::Result<BTreeMap<SecretName, About>> {
+    let Some(id) = tree else { return Ok(BTreeMap::new()) };
+    let folder = repo.find_tree(id.into())?;
+    let names = folder.iter().filter_map(|entry| entry.name().ok()?.parse::<SecretName>().ok());
+    names.map(|name| about(repo, tree, &name).map(|about| (name, about))).collect()
+}
+
+/// What may be known of one sealed secret.
+pub fn about(repo: &Repository, tree: Option<ObjectId>, name: &SecretName) -> anyhow::Result<About> {
+    let bytes = file(repo, tree, name, ABOUT_FILE)?;
+    serde_json::from_slice(&bytes).with_context(|| format!("{name}/{ABOUT_FILE} cannot be read"))
+}
+
+/// One sealed value.
+pub fn sealed(repo: &Repository, tree: Option<ObjectId>, name: &SecretName) -> anyhow::Result<Vec<u8>> {
+    file(repo, tree, name, VALUE_FILE)
+}
+
+fn file(repo: &Repository, tree: Option<ObjectId>, name: &SecretName, file: &str) -> anyhow::Result<Vec<u8>> {
+    let missing = || format!("there is no {name}/{file}");
+    let tree = repo.find_tree(tree.with_context(missing)?.into())?;
+    let entry = tree.get_path(format!("{name}/{file}").as_ref()).with_context(missing)?;
+    Ok(repo.find_blob(entry.id())?.content().to_owned())
+}
+
+/// Writes the branch's next commit; answers it and its tree. Moves no ref.
+pub fn write(
+    repo: &Repository,
+    parent: Option<CommitId>,
+    base: Option<ObjectId>,
+    edits: &Edits,
+    words: &str,
+    (sequence, time): (Sequence, i64),
+) -> anyhow::Result<(CommitId, ObjectId)> {
+    let base = base.map(|base| repo.find_tree(base.into())).transpose()?;
+    let mut tree = repo.treebuilder(base.as_ref())?;
+    for (name, edit) in edits {
+        let Some((sealed, about)) = edit else {
+            if tree.get(name.as_str())?.is_some() {
+                tree.remove(name.as_str())?;
+            }
+            continue;
+        };
+        let mut folder = repo.treebuilder(None)?;
+        let about = format!("{}\n", serde_json::to_string_pretty(about)?);
+        folder.insert(ABOUT_FILE, repo.blob(about.as_bytes())?, BLOB)?;
+        folder.insert(VALUE_FILE, repo.blob(sealed)?, BLOB)?;
+        tree.insert(name.as_str(), folder.write()?, TREE)?;
+    }
+    let tree = tree.write()?;
+    let parent = parent.map(|parent| format!("parent {parent}\n")).unwrap_or_default();
+    let who = format!("conf-master <conf-master> {time} +0000");
+    let text = format!("tree {tree}\n{parent}author {who}\ncommitter {who}\n\n{words}\n\nConf-Sequence: {sequence}\n");
+    let commit = repo.odb()?.write(ObjectType::Commit, text.as_bytes())?;
+    Ok((commit.into(), tree.into()))
+}

@@ -1,0 +1,69 @@
+//! Makes values: random text, and certificates.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
+use libconf::tier::secret::{Encoding, Generate, SecretValue};
+use rand::{Rng as _, TryRngCore as _, rngs::OsRng};
+use zeroize::{Zeroize as _, Zeroizing};
+
+/// A certificate is good since this long before it was made, for clocks that are slow.
+const SLOW_CLOCKS: Duration = Duration::from_secs(3600);
+const DAY: i64 = 24 * 3600;
+
+/// Makes a value at `now` (seconds since 1970); a certificate's end is told beside it.
+pub fn value(generate: &Generate, now: i64) -> anyhow::Result<(SecretValue, Option<i64>)> {
+    match generate {
+        Generate::Text { length, encoding } => Ok((SecretValue::Text(text(*length, encoding)?), None)),
+        Generate::X509 { names, days } => {
+            let until = now + i64::from(*days) * DAY;
+            Ok((certificate(names, now, until)?, Some(until)))
+        }
+    }
+}
+
+fn text(length: usize, encoding: &Encoding) -> anyhow::Result<Zeroizing<String>> {
+    if let Encoding::Alphabet(alphabet) = encoding {
+        // Of ASCII, so that a character is a byte; drawn without the bias of a remainder.
+        let (letters, mut chance) = (alphabet.as_bytes(), OsRng.unwrap_err());
+        let draw = |_| char::from(letters[chance.random_range(0..letters.len())]);
+        let mut text = Zeroizing::new(String::with_capacity(length));
+        text.extend((0..length).map(draw));
+        return Ok(text);
+    }
+    let mut bytes = Zeroizing::new(vec![0; length]);
+    OsRng.try_fill_bytes(&mut bytes).context("the system gives no random bytes")?;
+    Ok(Zeroizing::new(match encoding {
+        Encoding::Base64Url => BASE64_URL_SAFE_NO_PAD.encode(&*bytes),
+        Encoding::Hex => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        _ => BASE64_STANDARD.encode(&*bytes),
+    }))
+}
+
+/// A self-signed certificate for a server, with a new P-256 key.
+fn certificate(names: &[String], now: i64, until: i64) -> anyhow::Result<SecretValue> {
+    let mut params = rcgen::CertificateParams::new(names.to_vec()).context("a name of the certificate")?;
+    let at = |seconds: i64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+    (params.not_before, params.not_after) = (at(now) - SLOW_CLOCKS, at(until));
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    let first = names.first().map_or("", String::as_str);
+    // A common name has at most 64 characters; readers look at the alternative names anyway. Source: RFC 5280, appendix A.
+    params.distinguished_name.push(rcgen::DnType::CommonName, first.chars().take(64).collect::<String>());
+    params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let mut pair = rcgen::KeyPair::generate().context("no key could be made")?;
+    let certificate = params.self_signed(&pair).context("no certificate could be made")?;
+    let key = Zeroizing::new(pair.serialize_pem());
+    pair.zeroize();
+    Ok(SecretValue::Certificate { certificate: certificate.pem(), key })
+}
+
+/// True when a certificate made at `made` is to be issued anew: two thirds of its life are over.
+pub fn is_due(made: i64, valid_until: i64, now: i64) -> bool {
+    now >= due_at(made, valid_until)
+}
+
+/// When two thirds of a certificate's life are over.
+pub fn due_at(made: i64, valid_until: i64) -> i64 {
+    made + (valid_until - made) / 3 * 2
+}
