@@ -51,6 +51,8 @@ pub enum Command {
     Explain(client::explain::Flags),
     /// Print what a component's config.schema.json says of its settings, as Markdown
     Doc(client::doc::Flags),
+    /// Show a datacenter's secrets, never their values; give a value, make a new one, remove one
+    Secret(client::secret::Flags),
     /// What Git runs in the repository when somebody pushes
     #[command(hide = true)]
     Hook {
@@ -76,6 +78,9 @@ pub struct Serve {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     pub listen: SocketAddr,
+    /// At the start, issue certificates anew that would be due within so many days; those that are due are issued anew anyway
+    #[arg(long, value_name = "DAYS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3650))]
+    pub renew_ahead: u32,
     /// What may not be passed
     #[command(flatten)]
     pub limits: LimitFlags,

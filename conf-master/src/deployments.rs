@@ -1,11 +1,15 @@
 //! A datacenter's deployments, newest first: the chain of its snapshots, each compared with the one before.
 
+use std::collections::BTreeSet;
+
 use git2::Repository;
 use libconf::{
-    name::{CommitId, ComponentVersion, Sequence},
+    name::{CommitId, ComponentVersion, SecretName, Sequence},
     tier::snapshot::{Snapshot, compare},
 };
 use serde::{Deserialize, Serialize};
+
+use crate::secrets::branch;
 
 /// One deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,6 +28,30 @@ pub struct Deployment {
     pub datacenter: bool,
     /// The class changed.
     pub class: bool,
+    /// Secrets that were made, sealed anew, or removed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<SecretChange>,
+}
+
+/// What happened to one secret.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SecretChange {
+    /// Which.
+    pub name: SecretName,
+    /// What.
+    pub change: SecretEvent,
+}
+
+/// What can happen to a secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecretEvent {
+    /// It has a new value.
+    NewValue,
+    /// Its value is sealed to other hosts than before.
+    OtherHosts,
+    /// It is gone.
+    Removed,
 }
 
 /// One component before and after.
@@ -48,7 +76,7 @@ pub fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> anyhow::Re
         deployments.push(Deployment {
             sequence: snapshot.sequence,
             when: when(snapshot.time),
-            by: snapshot.by,
+            by: snapshot.by.clone(),
             commit: snapshot.commit,
             components: difference
                 .components
@@ -61,10 +89,27 @@ pub fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> anyhow::Re
                 .collect(),
             datacenter: difference.datacenter,
             class: difference.class,
+            secrets: secrets(repo, &snapshot, difference.secrets)?,
         });
         next = parent;
     }
     Ok(deployments)
+}
+
+fn secrets(repo: &Repository, after: &Snapshot, changed: BTreeSet<SecretName>) -> anyhow::Result<Vec<SecretChange>> {
+    if changed.is_empty() {
+        return Ok(Vec::new());
+    }
+    let sealed = branch::abouts(repo, after.secrets_tree(repo)?)?;
+    let change = |name: SecretName| {
+        let change = match sealed.get(&name) {
+            None => SecretEvent::Removed,
+            Some(about) if about.sequence == after.sequence => SecretEvent::NewValue,
+            Some(_) => SecretEvent::OtherHosts,
+        };
+        SecretChange { name, change }
+    };
+    Ok(changed.into_iter().map(change).collect())
 }
 
 /// Seconds since 1970 as RFC 3339, UTC.

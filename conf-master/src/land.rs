@@ -438,7 +438,8 @@ impl Landing {
     }
 
     fn record(&self, push: &Push, outcome: &Outcome, began: Instant) {
-        if matches!(outcome.decision, Some(Decision::Landed { again: true, .. })) {
+        let nothing_due = push.wishes.is_empty() && outcome.sequence.is_none();
+        if nothing_due || matches!(outcome.decision, Some(Decision::Landed { again: true, .. })) {
             return;
         }
         let refused = outcome.refusals.iter().flatten().count();

@@ -46,6 +46,7 @@ fn main() -> ExitCode {
         Command::Plan(flags) => finish(client::run(client::plan::run(&flags))),
         Command::Explain(flags) => finish(client::run(client::explain::run(&flags))),
         Command::Doc(flags) => finish(client::run(client::doc::run(&flags))),
+        Command::Secret(flags) => finish(client::run(client::secret::run(&flags))),
         Command::Hook { name } => finish(receive::run_hook(&name).map(ExitCode::from)),
     }
 }

@@ -23,7 +23,7 @@ use crate::{
     land::{self, Lander},
     receive::{self, Pushers},
     repository,
-    secrets::Keeper,
+    secrets::{Keeper, renew},
     validate::Validator,
 };
 
@@ -60,13 +60,14 @@ pub async fn run(flags: Serve, stop: CancellationToken) -> anyhow::Result<()> {
     })?;
     let address = listener.address().context("a TCP listener has an address")?;
     let upkeep = tokio::spawn(keep_up(path.clone(), lander.clone(), stop.clone()));
+    let renewal = tokio::spawn(renew::run(lander.clone(), flags.renew_ahead, stop.clone()));
     let server = Server::new(path.clone(), lander, pushers, upload);
     health.set_ready();
     info!(%address, repo = %path.display(), "serving");
     ready(address);
     http::serve(listener, server.routes(health), stop.clone()).await;
     stop.cancel();
-    let _ = tokio::join!(hooks, upkeep);
+    let _ = tokio::join!(hooks, upkeep, renewal);
     // All ways to the landing thread are closed now: it ends after the step at hand.
     tokio::task::spawn_blocking(move || landing.join()).await?.map_err(|_| anyhow::anyhow!("landing ended badly"))
 }

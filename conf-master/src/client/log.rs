@@ -8,7 +8,7 @@ use libconf::name::DatacenterName;
 use super::ServerFlags;
 use crate::{
     audit::{Record, RefusedRef},
-    deployments::Deployment,
+    deployments::{Deployment, SecretEvent},
 };
 
 /// Flags of `log`.
@@ -59,6 +59,14 @@ fn what_changed(deployment: &Deployment) -> String {
     let mut lines: Vec<String> =
         parts.iter().filter(|(_, changed)| *changed).map(|(name, _)| (*name).to_owned()).collect();
     let short = |commit: &libconf::name::CommitId| commit.short();
+    lines.extend(deployment.secrets.iter().take(MOST_NAMED).map(|one| {
+        let what = match one.change {
+            SecretEvent::NewValue => "has a new value",
+            SecretEvent::OtherHosts => "is sealed to other hosts",
+            SecretEvent::Removed => "is removed",
+        };
+        format!("the secret {} {what}", one.name)
+    }));
     for one in deployment.components.iter().take(MOST_NAMED) {
         lines.push(match (one.before.as_ref().map(short), one.after.as_ref().map(short)) {
             (Some(before), Some(after)) => format!("{} {before} → {after}", one.component),

@@ -4,6 +4,7 @@ pub mod doc;
 pub mod explain;
 pub mod log;
 pub mod plan;
+pub mod secret;
 pub mod show;
 pub mod update;
 

@@ -8,6 +8,7 @@ mod git;
 mod openapi;
 mod plan;
 mod refused;
+mod secrets;
 mod sections;
 mod update;
 
@@ -65,7 +66,7 @@ impl Server {
             .boxed();
         let api = api.or(update::routes(self.clone())).unify().or(sections::routes(self.clone())).unify().boxed();
         let api = api.or(plan::routes(self.clone())).unify().or(explain::routes(self.clone())).unify().boxed();
-        let api = api.or(datacenters::routes(self)).unify().boxed();
+        let api = api.or(secrets::routes(self.clone())).unify().or(datacenters::routes(self)).unify().boxed();
         git.or(api).unify().or(health_routes(health)).unify().boxed()
     }
 

@@ -319,7 +319,8 @@ fn stale(asked: &Asked, conflict: &Conflict, refusals: &[Option<Refusal>]) -> Re
     json(StatusCode::CONFLICT, &body)
 }
 
-fn refused(refusals: Vec<Option<Refusal>>) -> Response {
+/// The answer to what did not land.
+pub(super) fn refused(refusals: Vec<Option<Refusal>>) -> Response {
     let refusals: Vec<Refusal> = refusals.into_iter().flatten().collect();
     if let Some(one) = refusals.iter().find(|one| one.kind == Kind::Busy) {
         return unavailable(&one.reason);

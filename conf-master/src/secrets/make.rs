@@ -67,3 +67,61 @@ pub fn is_due(made: i64, valid_until: i64, now: i64) -> bool {
 pub fn due_at(made: i64, valid_until: i64) -> i64 {
     made + (valid_until - made) / 3 * 2
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::{
+        client::verify_server_name,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject as _},
+        server::ParsedCertificate,
+        sign::CertifiedKey,
+    };
+
+    use super::*;
+
+    fn text_of(length: usize, encoding: Encoding) -> String {
+        match value(&Generate::Text { length, encoding }, 0).unwrap() {
+            (SecretValue::Text(text), None) => (*text).clone(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn text_is_as_it_is_declared_and_never_twice_the_same() {
+        assert_eq!(BASE64_STANDARD.decode(text_of(33, Encoding::Base64)).unwrap().len(), 33);
+        assert_eq!(BASE64_URL_SAFE_NO_PAD.decode(text_of(32, Encoding::Base64Url)).unwrap().len(), 32);
+        assert_eq!(text_of(16, Encoding::Hex).len(), 32);
+        let pins = text_of(1000, Encoding::Alphabet("01x".to_owned()));
+        assert_eq!(pins.len(), 1000);
+        // Each stands there some 333 times; fewer than 200 comes about once in 10^19.
+        assert!("01x".chars().all(|letter| pins.matches(letter).count() > 200), "{pins}");
+        assert_ne!(text_of(16, Encoding::Hex), text_of(16, Encoding::Hex));
+    }
+
+    #[test]
+    fn a_certificate_is_for_its_names_and_has_its_key() {
+        let names = ["web.example.com", "*.example.org", "10.0.0.1", "::1"].map(str::to_owned);
+        let now = 1_700_000_000;
+        let (made, until) = value(&Generate::X509 { names: names.to_vec(), days: 90 }, now).unwrap();
+        assert_eq!(until, Some(now + 90 * DAY));
+        let SecretValue::Certificate { certificate, key } = made else { panic!("it is a certificate") };
+        let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap();
+        let parsed = ParsedCertificate::try_from(&chain[0]).unwrap();
+        for name in ["web.example.com", "a.example.org", "10.0.0.1", "::1"] {
+            verify_server_name(&parsed, &ServerName::try_from(name).unwrap()).unwrap();
+        }
+        assert!(verify_server_name(&parsed, &ServerName::try_from("example.com").unwrap()).is_err());
+        let pair = CertifiedKey::from_der(chain, key, &ring::default_provider()).unwrap();
+        pair.keys_match().unwrap();
+    }
+
+    #[test]
+    fn it_is_due_at_two_thirds_of_its_life() {
+        let (made, until) = (1000, 1000 + 90 * DAY);
+        assert_eq!(due_at(made, until), made + 60 * DAY);
+        assert!(!is_due(made, until, made + 60 * DAY - 1) && is_due(made, until, made + 60 * DAY));
+        assert!(is_due(made, until, until + DAY), "one that has ended");
+    }
+}

@@ -1,7 +1,8 @@
 //! Secrets at the centre: made or taken when a datacenter declares them, sealed to its readers' hosts, kept until rotated.
 //!
 //! Read in this order: [`decide`] compares what the datacenters of one id declare with what is sealed, and writes nothing;
-//! [`make`] makes values; [`branch`] reads and writes `refs/heads/secrets/<id>`; [`order`] is what people ask for.
+//! [`make`] makes values; [`branch`] reads and writes `refs/heads/secrets/<id>`; [`order`] is what people ask for,
+//! [`renew`] what the clock does, [`list`] what they may know.
 //!
 //! Always true:
 //! - A value is made for a change that lands, never for one that is refused or only tried.
@@ -10,8 +11,10 @@
 
 pub mod branch;
 pub mod decide;
+pub mod list;
 pub mod make;
 pub mod order;
+pub mod renew;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

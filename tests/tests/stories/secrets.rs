@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::Path, process::Output};
 use libconf::tier::secret::{self, Identity, OpenError, SecretValue};
 use serde_json::Value;
 use tests::{
-    Plan, Site,
+    Plan, Site, eventually,
     git::Change,
     program::{command, run, text},
     site::{CLASS, Pointers, instance},
@@ -65,6 +65,11 @@ impl Centre {
     fn about(&self, id: &str, name: &str) -> Value {
         let output = show(&self.site.master.repo, &format!("refs/heads/secrets/{id}:{name}/about.json"));
         serde_json::from_slice(&output.stdout).expect("JSON")
+    }
+
+    /// `conf-master secret …`
+    fn secret(&self, arguments: &[&str]) -> Output {
+        self.site.master.run(&[&["secret"], arguments].concat())
     }
 
     fn refs(&self) -> String {
@@ -186,10 +191,10 @@ fn what_cannot_be_sealed_does_not_land() {
     let in_class = "services: [{name: web, branch: master}]\nsecrets: {tls: {readers: [services/nobody]}}\n";
     refused(
         "a class's reader that nobody runs",
-        centre.site.work.change().file(CLASS, "datacenter.yaml", in_class).option("allow-shrink"),
+        centre.site.work.change().file(CLASS, "datacenter.yaml", in_class).option("--push-option=allow-shrink"),
         &["datacenter.yaml:2", "`services/nobody`"],
     );
-    refused("a dry run", centre.own(&format!("{COOKIE}{usual}")).option("dry-run"), &["dry run"]);
+    refused("a dry run", centre.own(&format!("{COOKIE}{usual}")).option("--push-option=dry-run"), &["dry run"]);
     // By its own hands nobody writes what is sealed.
     let pushed = centre.site.work.push(&["refs/heads/services/web/master:refs/heads/secrets/us-west"]);
     pushed.refused(&["secrets/us-west is written by conf-master alone"]);
@@ -233,6 +238,121 @@ fn check_says_which_values_would_be_needed() {
     let output = centre.site.master.run(&["check", "--repo", &clone]);
     assert_eq!(output.status.code(), Some(1));
     assert!(text_of(&output).contains("`web` runs a reader of the secret `cookie`"), "{}", text_of(&output));
+}
+
+#[test]
+fn what_is_given_is_set_and_replaced_and_forgotten() {
+    let centre = Centre::start();
+    let declared = format!("secrets:\n  adminKey: {{readers: [services/web]}}\n{}", centre.usual());
+    let file = centre.site.folder.path().join("value");
+    let set = |value: &str| {
+        std::fs::write(&file, value).unwrap();
+        let output = centre.secret(&["set", "us-west/v1", "adminKey", "--file", file.to_str().unwrap()]);
+        assert!(output.status.success(), "{}", text_of(&output));
+        text_of(&output)
+    };
+    // Before it is declared nobody but conf-master can open it.
+    assert!(set("correct horse\n").contains("adminKey has the value that was given, for 0 hosts"));
+    assert_eq!(centre.open("web", "us-west", "adminKey"), Err(OpenError::NotForThisKey));
+    centre.own(&declared).land();
+    assert_eq!(centre.open("web", "us-west", "adminKey").unwrap(), "correct horse");
+    let before = centre.site.master.snapshot();
+    set("two\nlines\n");
+    assert_ne!(centre.site.master.snapshot(), before);
+    assert_eq!(centre.open("web", "us-west", "adminKey").unwrap(), "two\nlines\n");
+
+    let refused = |arguments: &[&str], words: &str| {
+        let output = centre.secret(arguments);
+        assert_eq!(output.status.code(), Some(1), "{arguments:?}");
+        assert!(text_of(&output).contains(words), "{arguments:?}: {}", text_of(&output));
+    };
+    refused(&["rotate", "us-west/v1", "adminKey"], "is given; run `conf-master secret set");
+    refused(&["rotate", "us-west/v1", "other"], "declares no secret `other`; it declares: adminKey");
+    refused(&["rotate", "us-east/v1", "other"], "there is no datacenter us-east/v1");
+    refused(&["remove", "us-west/v1", "adminKey"], "is declared; take it out of datacenter.yaml first");
+    refused(&["remove", "us-west/v1", "other"], "no value of the secret `other` is kept");
+    std::fs::write(&file, [0xff, 0xfe]).unwrap();
+    let path = file.to_str().unwrap();
+    refused(&["set", "us-west/v1", "adminKey", "--file", path], "is not UTF-8");
+    std::fs::write(&file, "x".repeat(65_537)).unwrap();
+    refused(&["set", "us-west/v1", "adminKey", "--file", path], "1 to 65536 bytes");
+    std::fs::write(&file, "x").unwrap();
+    refused(&["set", "us-west/v1", "ADMINKEY", "--file", path], "only in case");
+
+    centre.own(&centre.usual()).land();
+    let output = centre.secret(&["remove", "us-west/v1", "adminKey"]);
+    assert!(output.status.success(), "{}", text_of(&output));
+    assert!(centre.sealed("us-west", "adminKey").is_none());
+    let log = centre.site.master.daemon.log();
+    assert!(!log.contains("correct horse") && !log.contains("two\nlines"));
+    centre.site.master.expect_unbroken_ledger();
+}
+
+#[test]
+fn a_rotated_secret_has_a_new_value_and_the_list_says_so() {
+    let centre = Centre::start();
+    centre.own(&format!("{COOKIE}{}", centre.usual())).land();
+    let value = centre.open("web", "us-west", "cookie").unwrap();
+    let listed = || {
+        let output = centre.secret(&["list", "us-west/v1", "--json"]);
+        assert!(output.status.success(), "{}", text_of(&output));
+        serde_json::from_slice::<Value>(&output.stdout).expect("JSON")
+    };
+    let before = listed();
+    assert_eq!(before[0]["source"], "generated: 32 bytes, hex");
+    assert_eq!(before[0]["hosts"], serde_json::json!(["api", "web"]));
+    let output = centre.secret(&["rotate", "us-west/v1", "cookie"]);
+    assert!(text_of(&output).contains("cookie has a new value, for 2 hosts"), "{}", text_of(&output));
+    let new = centre.open("api", "us-west", "cookie").unwrap();
+    assert_ne!(new, value);
+    let after = listed();
+    assert_eq!(after[0]["sequence"].as_u64().unwrap(), centre.site.master.sequence());
+    assert_ne!(after[0]["sequence"], before[0]["sequence"]);
+    let table = text_of(&centre.secret(&["list", "us-west/v1"]));
+    assert!(table.contains("cookie") && table.contains("services/api") && table.contains("api, web"), "{table}");
+    let log = text_of(&centre.site.master.run(&["log", "us-west/v1"]));
+    assert!(log.contains("the secret cookie has a new value"), "{log}");
+    for shown in [table, log, after.to_string(), centre.site.master.daemon.log()] {
+        assert!(!shown.contains(&value) && !shown.contains(&new));
+    }
+}
+
+#[test]
+fn a_certificate_is_issued_anew_without_a_push() {
+    let mut centre = Centre::start();
+    let tls = "secrets:\n  tls: {generate: {x509: {names: [web.example.com], days: 90}}, readers: [services/web]}\n";
+    centre.own(&format!("{tls}{}", centre.usual())).land();
+    let certificate = |centre: &Centre| {
+        let sealed = centre.sealed("us-west", "tls").expect("it is sealed");
+        let opened =
+            secret::open(&centre.identities["web"], &sealed, &"us-west".parse().unwrap(), &"tls".parse().unwrap());
+        match opened.expect("web opens it") {
+            SecretValue::Certificate { certificate, .. } => certificate,
+            SecretValue::Text(_) => panic!("it is a certificate"),
+        }
+    };
+    let (first, sequence) = (certificate(&centre), centre.site.master.sequence());
+    centre.site.master.daemon.argument("--renew-ahead=59");
+    centre.site.master.daemon.restart();
+    // A landing that comes after the look at the start: by then it would have been issued anew.
+    centre.site.push("services/web", "round", "1\n");
+    assert_eq!(certificate(&centre), first, "not due yet");
+    assert_eq!(centre.site.master.sequence(), sequence + 1);
+    *centre.site.master.daemon.arguments().last_mut().unwrap() = "--renew-ahead=61".into();
+    centre.site.master.daemon.restart();
+    eventually("a new certificate", || {
+        let now = centre.site.master.sequence();
+        if now == sequence + 2 { Ok(()) } else { Err(format!("#{now}")) }
+    });
+    assert_ne!(certificate(&centre), first);
+    let log: Value =
+        serde_json::from_slice(&centre.site.master.run(&["log", "us-west/v1", "--json"]).stdout).expect("JSON");
+    assert_eq!(
+        (log[0]["by"].as_str(), log[0]["secrets"][0]["change"].as_str()),
+        (Some("conf-master"), Some("new-value"))
+    );
+    let listed: Value = serde_json::from_slice(&centre.secret(&["list", "us-west/v1", "--json"]).stdout).expect("JSON");
+    assert!(listed[0]["valid_until"].as_str().is_some_and(|until| until.ends_with('Z')), "{listed}");
 }
 
 fn text_of(output: &Output) -> String {
