@@ -9,7 +9,7 @@ use libconf::{
 };
 
 use crate::{
-    client,
+    client, import,
     validate::{Limits, MaxShrink},
 };
 
@@ -39,6 +39,8 @@ pub enum Command {
     Serve(Serve),
     /// Say whether datacenters could land, on any clone and without a server; for the CI of a change not pushed yet
     Check(Check),
+    /// Read folders of configuration, propose components, a class and a datacenter, and write branches for review
+    Import(import::Flags),
     /// Show a datacenter's deployments, or what was refused, newest first
     Log(client::log::Flags),
     /// Show what a section says: a component's settings, a datacenter.yaml or a layer, now or in an earlier version

@@ -20,6 +20,7 @@ pub mod history;
 pub mod hosts;
 pub mod http;
 pub mod idempotency;
+pub mod import;
 pub mod judge;
 pub mod land;
 pub mod ledger;

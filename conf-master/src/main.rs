@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use conf_master::{
     check, client,
     config::{Command, Flags},
-    receive, repository, schema, serve,
+    import, receive, repository, schema, serve,
 };
 use libconf::tier::{daemon, flags, hocon, template};
 
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
             }
         },
         Command::Check(flags) => finish(check::run(&flags)),
+        Command::Import(flags) => finish(import::run(&flags)),
         Command::Log(flags) => finish(client::run(client::log::run(&flags))),
         Command::Show(flags) => finish(client::run(client::show::run(&flags))),
         Command::Update(flags) => finish(client::run(client::update::run(&flags))),

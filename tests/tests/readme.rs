@@ -215,6 +215,7 @@ fn the_manual_knows_every_flag() {
         vec!["conf-master", "init"],
         vec!["conf-master", "serve"],
         vec!["conf-master", "check"],
+        vec!["conf-master", "import"],
         vec!["conf-master", "log"],
         vec!["conf-master", "plan"],
         vec!["conf-master", "explain"],

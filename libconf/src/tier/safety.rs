@@ -109,7 +109,7 @@ impl Walk<'_> {
 }
 
 /// Says what is wrong with one name.
-fn fault_in_name(name: &[u8]) -> Option<&'static str> {
+pub fn fault_in_name(name: &[u8]) -> Option<&'static str> {
     let Ok(text) = std::str::from_utf8(name) else { return Some("the name is not UTF-8") };
     let plain = text.trim_end_matches(['.', ' ']).to_ascii_lowercase();
     match text {
@@ -137,7 +137,7 @@ fn is_unprintable(letter: char) -> bool {
 ///
 /// `..` may stand only at the beginning, so that what is before it is the link's own folder and never another link: then
 /// no chain of links can lead out.
-fn fault_in_link(target: &[u8], depth: usize) -> Option<&'static str> {
+pub fn fault_in_link(target: &[u8], depth: usize) -> Option<&'static str> {
     let Ok(text) = std::str::from_utf8(target) else { return Some("the link's target is not UTF-8") };
     if text.is_empty() || text.starts_with('/') {
         return Some("a link must be relative, and lead to something inside");

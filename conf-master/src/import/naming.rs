@@ -1,0 +1,97 @@
+//! What components and secrets are called.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use libconf::name::{ComponentName, Kind, SecretName};
+
+use super::{
+    Flags,
+    scan::{Entry, Folder, Remark},
+    suspect,
+};
+
+/// Folders that hold the same, and what they are called together.
+#[derive(Debug)]
+pub struct Group<'a> {
+    /// The component's name.
+    pub name: ComponentName,
+    /// Every folder that holds it, in order of role.
+    pub places: Vec<&'a Folder>,
+    /// Why it is not called as its folder is.
+    pub note: Option<String>,
+}
+
+/// Folders of one name and one content are one component. Where one name has several contents, each is called
+/// `<role>-<name>`, by its first role.
+pub fn groups<'a>(folders: &'a [Folder], flags: &Flags, faults: &mut Vec<Remark>) -> Vec<Group<'a>> {
+    type Contents<'a> = Vec<(&'a BTreeMap<String, Entry>, Vec<&'a Folder>)>;
+    let mut asked: BTreeMap<(Kind, &str, bool), Contents<'_>> = BTreeMap::new();
+    for folder in folders {
+        let place = format!("{}/{}", folder.role, folder.name);
+        let rename = flags.renames.iter().find(|rename| rename.folder == place);
+        let kind = rename.and_then(|rename| rename.kind).unwrap_or(flags.kind);
+        let name = rename.map_or(folder.name.as_str(), |rename| rename.name.as_str());
+        let contents = asked.entry((kind, name, rename.is_some())).or_default();
+        match contents.iter_mut().find(|(content, _)| *content == &folder.files) {
+            Some((_, places)) => places.push(folder),
+            None => contents.push((&folder.files, vec![folder])),
+        }
+    }
+    for rename in &flags.renames {
+        if !folders.iter().any(|folder| format!("{}/{}", folder.role, folder.name) == rename.folder) {
+            faults.push(Remark::new(rename.folder.as_str(), "--rename names it, and there is no such folder"));
+        }
+    }
+    let mut groups: Vec<Group<'a>> = Vec::new();
+    for ((kind, name, renamed), contents) in asked {
+        let differ = contents.len() > 1;
+        let note = differ.then(|| {
+            let roles: Vec<String> = contents.iter().map(|(_, places)| roles(places)).collect();
+            format!("{name} is not the same in {}: {} components", roles.join(" and in "), contents.len())
+        });
+        for (_, places) in contents {
+            let name = if differ && !renamed { format!("{}-{name}", places[0].role) } else { name.to_owned() };
+            let place = format!("{}/{}", places[0].role, places[0].name);
+            match format!("{kind}/{name}").parse::<ComponentName>() {
+                Err(bad) => faults.push(Remark::new(&place, format!("{bad}; name it by --rename {place}=NAME"))),
+                Ok(name) => match groups.iter().find(|group| group.name == name) {
+                    Some(other) => {
+                        let other = &other.places[0];
+                        let reason = format!(
+                            "it would be called {name} as {}/{} is, which holds other files; name it by --rename \
+                             {place}=NAME",
+                            other.role, other.name
+                        );
+                        faults.push(Remark::new(&place, reason));
+                    }
+                    None => groups.push(Group { name, places, note: note.clone() }),
+                },
+            }
+        }
+    }
+    groups.sort_by(|one, other| one.name.cmp(&other.name));
+    groups
+}
+
+fn roles(places: &[&Folder]) -> String {
+    places.iter().map(|place| place.role.as_str()).collect::<Vec<_>>().join(", ")
+}
+
+/// A name for a secret: its key where that says enough, with the component's before it where it does not, or what its file is
+/// called. The same letters in another case are no other name: both would be one environment variable.
+pub fn secret(component: &ComponentName, file: &str, key: Option<&str>, taken: &BTreeSet<String>) -> SecretName {
+    let words = match key {
+        Some(key) if suspect::words(key).len() > 1 => key.to_owned(),
+        Some(key) => format!("{}_{key}", component.name),
+        None => file.rsplit('/').next().unwrap_or(file).to_owned(),
+    };
+    let mut name: String =
+        words.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect();
+    if !name.starts_with(|first: char| first.is_ascii_alphabetic()) {
+        name = format!("secret_{}", name.trim_start_matches('_'));
+    }
+    name.truncate(56);
+    let free = (1..).map(|count| if count == 1 { name.clone() } else { format!("{name}_{count}") });
+    let name = free.into_iter().find(|name| !taken.contains(&name.to_ascii_uppercase())).unwrap_or_default();
+    name.parse().expect("letters, digits and '_', a letter first, at most 64")
+}

@@ -1,0 +1,492 @@
+//! Decides what the folders would become: components, templates, variables, secrets. Writes nothing.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashSet},
+    fmt,
+    ops::Range,
+};
+
+use anyhow::bail;
+use libconf::{
+    name::{BranchName, ClassName, ComponentName, DatacenterName, HostName, RoleName, SecretName},
+    tier::{
+        secret::{HostKey, MAX_VALUE_BYTES},
+        settings,
+        template::ENDING,
+    },
+};
+use zeroize::Zeroizing;
+
+use super::{
+    Flags,
+    naming::{self, Group},
+    scan::{Folder, Remark, Tree},
+    suspect::{self, Finding},
+    template::Replacement,
+    values::{self, Sort},
+};
+
+/// What the folders would become.
+#[derive(Debug)]
+pub struct Proposal<'a> {
+    /// What runs the components.
+    pub class: ClassName,
+    /// A datacenter of that class.
+    pub datacenter: DatacenterName,
+    /// The branch of every component.
+    pub branch: BranchName,
+    /// In order of name.
+    pub components: Vec<Component<'a>>,
+    /// What each role runs.
+    pub roles: BTreeMap<RoleName, BTreeSet<ComponentName>>,
+    /// The hosts that were named, with their roles and keys.
+    pub hosts: BTreeMap<HostName, (Vec<RoleName>, Option<HostKey>)>,
+    /// What repeats, the most frequent first within each sort.
+    pub variables: Vec<Variable>,
+    /// What must not be committed.
+    pub secrets: Vec<Secret>,
+    /// What was allowed to be committed though it looks like a secret.
+    pub allowed: Vec<Remark>,
+    /// What must be settled first.
+    pub faults: Vec<Remark>,
+}
+
+/// One component.
+#[derive(Debug)]
+pub struct Component<'a> {
+    /// What it is called.
+    pub name: ComponentName,
+    /// The folders that hold it; the first one is read.
+    pub places: Vec<&'a Folder>,
+    /// Every file byte for byte, for this reason.
+    pub raw: Option<String>,
+    /// The file that is read as its settings.
+    pub settings: Option<String>,
+    /// The files that become templates, and what is replaced in them.
+    pub templates: BTreeMap<String, Vec<Replacement>>,
+    /// What else there is to say.
+    pub notes: Vec<String>,
+}
+
+/// A value that repeats.
+#[derive(Debug)]
+pub struct Variable {
+    /// Its name below `platform`.
+    pub name: String,
+    /// The value.
+    pub value: String,
+    /// How often it stands in the files.
+    pub times: usize,
+    /// The files, as reports show them.
+    pub files: BTreeSet<String>,
+    /// It is replaced.
+    pub applied: bool,
+}
+
+/// A secret, declared as given. It shows its name alone.
+pub struct Secret {
+    /// What it is called.
+    pub name: SecretName,
+    /// Its value.
+    pub value: Zeroizing<String>,
+    /// What it looks like, with its article.
+    pub what: &'static str,
+    /// Where it stands: file and line.
+    pub places: Vec<(String, usize)>,
+    /// The components in which it stands.
+    pub readers: BTreeSet<ComponentName>,
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret({})", self.name)
+    }
+}
+
+/// How often a value stands there, and in which files of which components.
+type Seen<'a> = (usize, BTreeSet<(usize, &'a str)>);
+
+/// A file while it is decided on.
+struct Text {
+    component: usize,
+    file: String,
+    content: Zeroizing<String>,
+    findings: Vec<(Finding, SecretName)>,
+}
+
+/// Decides.
+pub fn propose<'a>(tree: &'a Tree, flags: &Flags) -> anyhow::Result<Proposal<'a>> {
+    let class = match &flags.class {
+        Some(class) => class.clone(),
+        None => named_after(flags)?,
+    };
+    let datacenter = match &flags.datacenter {
+        Some(datacenter) => datacenter.clone(),
+        None => format!("{class}/v1").parse()?,
+    };
+    let mut faults = tree.faults.clone();
+    let groups = naming::groups(&tree.folders, flags, &mut faults);
+    let mut roles: BTreeMap<RoleName, BTreeSet<ComponentName>> = BTreeMap::new();
+    for (group, place) in groups.iter().flat_map(|group| group.places.iter().map(move |place| (group, place))) {
+        roles.entry(place.role.clone()).or_default().insert(group.name.clone());
+    }
+    let hosts = hosts(flags, &roles)?;
+    let mut components = Vec::new();
+    for group in groups {
+        components.push(component(group)?);
+    }
+    let mut deciding = Deciding { flags, components, secrets: Vec::new(), allowed: Vec::new(), faults };
+    let mut texts = deciding.read()?;
+    deciding.find_again(&mut texts)?;
+    let variables = deciding.variables(&texts)?;
+    deciding.faults.extend(unused(flags, &deciding.allowed));
+    deciding.faults.sort();
+    let Deciding { components, secrets, allowed, faults, .. } = deciding;
+    Ok(Proposal {
+        class,
+        datacenter,
+        branch: flags.branch.clone(),
+        components,
+        roles,
+        hosts,
+        variables,
+        secrets,
+        allowed,
+        faults,
+    })
+}
+
+fn named_after(flags: &Flags) -> anyhow::Result<ClassName> {
+    let folder = flags.folder.canonicalize()?;
+    let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    name.parse().map_err(|bad| anyhow::anyhow!("{bad}; name the class by --class NAME"))
+}
+
+type Hosts = BTreeMap<HostName, (Vec<RoleName>, Option<HostKey>)>;
+
+fn hosts(flags: &Flags, roles: &BTreeMap<RoleName, BTreeSet<ComponentName>>) -> anyhow::Result<Hosts> {
+    let mut hosts = Hosts::new();
+    for named in &flags.hosts {
+        if let Some(role) = named.roles.iter().find(|role| !roles.contains_key(role)) {
+            let known: Vec<&str> = roles.keys().map(RoleName::as_str).collect();
+            bail!("--host {}: there is no role {role}; there are {}", named.host, known.join(", "));
+        }
+        if hosts.insert(named.host.clone(), (named.roles.clone(), None)).is_some() {
+            bail!("--host {} stands twice; write NAME=ROLE,ROLE", named.host);
+        }
+    }
+    for named in &flags.host_keys {
+        let Some((_, key)) = hosts.get_mut(&named.host) else {
+            bail!("--host-key {0}: there is no --host {0}=ROLE", named.host);
+        };
+        *key = Some(named.key.clone());
+    }
+    Ok(hosts)
+}
+
+/// Whether files can be templates and settings there.
+fn component(group: Group<'_>) -> anyhow::Result<Component<'_>> {
+    let Group { name, places, note } = group;
+    let paths = places[0].files.keys().map(String::as_str);
+    let (mut raw, mut settings) = (None, None);
+    if let Some(file) = paths.clone().find(|path| path.ends_with(ENDING)) {
+        raw = Some(format!("{file} would be taken for a template of this system"));
+    } else {
+        match settings::choose(paths, false) {
+            Err(fault) => raw = Some(fault.to_string()),
+            Ok(None) => {}
+            Ok(Some((file, format))) => match settings::parse(file, format, &places[0].read(file)?) {
+                Ok(_) => settings = Some(file.to_owned()),
+                Err(fault) => raw = Some(format!("it cannot be read as settings: {fault}")),
+            },
+        }
+    }
+    Ok(Component { name, places, raw, settings, templates: BTreeMap::new(), notes: note.into_iter().collect() })
+}
+
+struct Deciding<'a, 'f> {
+    flags: &'f Flags,
+    components: Vec<Component<'a>>,
+    secrets: Vec<Secret>,
+    allowed: Vec<Remark>,
+    faults: Vec<Remark>,
+}
+
+impl Deciding<'_, '_> {
+    /// Reads every file, and finds what looks like a secret by itself.
+    fn read(&mut self) -> anyhow::Result<Vec<Text>> {
+        let mut texts = Vec::new();
+        for component in 0..self.components.len() {
+            let folder = self.components[component].places[0];
+            for file in folder.files.iter().filter(|(_, entry)| entry.mode != 0o120_000).map(|(file, _)| file) {
+                let bytes = folder.read(file)?;
+                match String::from_utf8(bytes) {
+                    Ok(text) if !text.contains('\0') => {
+                        let text = Zeroizing::new(text);
+                        let mut findings = Vec::new();
+                        for finding in suspect::in_text(file, &text) {
+                            if let Some(name) = self.secret(component, file, &text, &finding) {
+                                findings.push((finding, name));
+                            }
+                        }
+                        texts.push(Text { component, file: file.clone(), content: text, findings });
+                    }
+                    other => {
+                        let bytes = other.map_or_else(std::string::FromUtf8Error::into_bytes, String::into_bytes);
+                        if let Some(what) = suspect::in_bytes(file, &bytes) {
+                            self.opaque(component, file, what);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(texts)
+    }
+
+    /// A secret in a file that can be no template.
+    fn opaque(&mut self, component: usize, file: &str, what: &str) {
+        let shown = self.components[component].places[0].shown(file);
+        if self.is_allowed(component, file, None) {
+            self.allowed.push(Remark::new(shown, format!("{what}, in clear, as it was asked")));
+        } else {
+            let reason = format!(
+                "it looks like {what}, and is no text that a template could put together on the host. Take it by \
+                 --leave-out and bring it there some other way, or say by --allow-secret that everybody may read it"
+            );
+            self.faults.push(Remark::new(shown, reason));
+        }
+    }
+
+    fn is_allowed(&self, component: usize, file: &str, line: Option<usize>) -> bool {
+        self.components[component].places.iter().map(|place| place.shown(file)).any(|path| {
+            let with_line = line.map(|line| format!("{path}:{line}"));
+            self.flags.allowed.iter().any(|one| *one == path || Some(one) == with_line.as_ref())
+        })
+    }
+
+    /// Declares what was found, or says why it cannot be.
+    fn secret(&mut self, component: usize, file: &str, text: &str, finding: &Finding) -> Option<SecretName> {
+        let line = text[..finding.range.start].matches('\n').count() + 1;
+        let one = &self.components[component];
+        let shown = one.places[0].shown(file);
+        let remark = |reason: String| Remark { path: shown.clone(), line: Some(line), reason };
+        if self.is_allowed(component, file, Some(line)) {
+            self.allowed.push(remark(format!("{}, in clear, as it was asked", finding.what)));
+            return None;
+        }
+        let allow = format!("or say by --allow-secret {shown}:{line} that everybody may read it");
+        if one.settings.as_deref() == Some(file) {
+            let reason = format!(
+                "it looks like {}, and {file} would be the settings of {}: write {{\"$secret\": \"NAME\"}} in its place, \
+                 declare NAME after the import, {allow}",
+                finding.what, one.name
+            );
+            self.faults.push(remark(reason));
+            return None;
+        }
+        if let Some(raw) = &one.raw {
+            let reason = format!(
+                "it looks like {}, and no file of {} can be a template, since {raw}. Rename that file, {allow}",
+                finding.what, one.name
+            );
+            self.faults.push(remark(reason));
+            return None;
+        }
+        let value = &text[finding.range.clone()];
+        if value.len() > MAX_VALUE_BYTES {
+            let most = MAX_VALUE_BYTES;
+            let reason =
+                format!("it looks like {}, of more than {most} bytes: too long for a secret; {allow}", finding.what);
+            self.faults.push(remark(reason));
+            return None;
+        }
+        let reader = one.name.clone();
+        let known = self.secrets.iter().position(|secret| *secret.value == *value);
+        let at = known.unwrap_or_else(|| {
+            let taken = self.secrets.iter().map(|secret| secret.name.as_str().to_ascii_uppercase()).collect();
+            let name = naming::secret(&reader, file, finding.key.as_deref(), &taken);
+            let value = Zeroizing::new(value.to_owned());
+            self.secrets.push(Secret { name, value, what: finding.what, places: Vec::new(), readers: BTreeSet::new() });
+            self.secrets.len() - 1
+        });
+        let secret = &mut self.secrets[at];
+        secret.places.push((shown, line));
+        secret.readers.insert(reader);
+        Some(secret.name.clone())
+    }
+
+    /// Finds the values of secrets where nothing else gives them away.
+    fn find_again(&mut self, texts: &mut [Text]) -> anyhow::Result<()> {
+        let known: Vec<(Zeroizing<String>, &'static str)> = self
+            .secrets
+            .iter()
+            .filter(|secret| is_telling(&secret.value))
+            .map(|secret| (secret.value.clone(), secret.what))
+            .collect();
+        for text in &mut *texts {
+            for (value, what) in &known {
+                let again: Vec<_> = text.content.match_indices(value.as_str()).map(|(start, _)| start).collect();
+                for start in again {
+                    let range = start..start + value.len();
+                    if !text.is_free(&range) {
+                        continue;
+                    }
+                    let finding = Finding { range: range.clone(), what, key: None };
+                    if let Some(name) = self.secret(text.component, &text.file, &text.content, &finding) {
+                        text.findings.push((finding, name));
+                    }
+                }
+            }
+            text.findings.sort_by_key(|(one, _)| one.range.start);
+        }
+        let Some(any) = any_of(&known)? else { return Ok(()) };
+        let are_text: HashSet<(usize, &str)> = texts.iter().map(|text| (text.component, text.file.as_str())).collect();
+        for component in 0..self.components.len() {
+            let folder = self.components[component].places[0];
+            for file in folder.files.keys().filter(|file| !are_text.contains(&(component, file.as_str()))) {
+                if any.is_match(&folder.read(file)?) {
+                    self.opaque(component, file, "a file with a secret in it that stands elsewhere too");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds what repeats, and decides what is replaced in each file.
+    fn variables(&mut self, texts: &[Text]) -> anyhow::Result<Vec<Variable>> {
+        let named = &self.flags.variables;
+        let names: BTreeSet<&str> = named.iter().map(|one| one.name.as_str()).collect();
+        let valued: BTreeSet<&str> = named.iter().map(|one| one.value.as_str()).collect();
+        if names.len() < named.len() || valued.len() < named.len() {
+            bail!("two --variable have the same name or the same value; keep one of them");
+        }
+        let mut seen: BTreeMap<(Sort, &str), Seen<'_>> = BTreeMap::new();
+        for text in texts {
+            for candidate in values::in_text(&text.content).into_iter().filter(|one| text.is_free(&one.range)) {
+                let (times, files) = seen.entry((candidate.sort, &text.content[candidate.range])).or_default();
+                *times += 1;
+                files.insert((text.component, text.file.as_str()));
+            }
+        }
+        let mut offered: Vec<(Sort, String, usize)> = seen
+            .into_iter()
+            .filter(|((_, value), (_, files))| files.len() > 1 && !valued.contains(value))
+            .map(|((sort, value), (times, _))| (sort, value.to_owned(), times))
+            .collect();
+        offered.sort_by_key(|(sort, _, times)| (*sort, usize::MAX - times));
+        let sorted: Vec<(Sort, String)> = offered.into_iter().map(|(sort, value, _)| (sort, value)).collect();
+        let taken: Vec<&str> = names.iter().copied().collect();
+        let new = |name: &str, value: &str, applied| Variable {
+            name: name.to_owned(),
+            value: value.to_owned(),
+            times: 0,
+            files: BTreeSet::new(),
+            applied,
+        };
+        let mut variables: Vec<Variable> = named.iter().map(|one| new(&one.name, &one.value, true)).collect();
+        let offered_names = values::names(&sorted, &taken);
+        variables.extend(
+            offered_names.iter().zip(&sorted).map(|(name, (_, value))| new(name, value, self.flags.apply_variables)),
+        );
+        let offered = variables.iter().enumerate().skip(named.len());
+        let offered = offered.map(|(number, one)| (one.value.clone(), number)).collect();
+        for text in texts {
+            self.replace(text, &offered, &mut variables);
+        }
+        for variable in variables.iter().filter(|variable| variable.times == 0) {
+            let reason = format!("--variable {}: it stands in no file", variable.name);
+            self.faults.push(Remark::new(variable.value.as_str(), reason));
+        }
+        Ok(variables)
+    }
+
+    /// What is replaced in one file; `offered` are the numbers of the variables that nobody named.
+    fn replace(&mut self, text: &Text, offered: &BTreeMap<String, usize>, variables: &mut [Variable]) {
+        let component = &mut self.components[text.component];
+        let shown = component.places[0].shown(&text.file);
+        let fixed = component.raw.is_some() || component.settings.as_deref() == Some(&text.file);
+        // The longest first: a value may stand within another.
+        let mut order: Vec<(usize, &str)> =
+            self.flags.variables.iter().enumerate().map(|(number, one)| (number, one.value.as_str())).collect();
+        order.sort_by_key(|(_, value)| usize::MAX - value.len());
+        let named = order
+            .iter()
+            .flat_map(|(number, value)| values::named(&text.content, value).map(move |range| (*number, range)));
+        let found = values::in_text(&text.content).into_iter().filter_map(|candidate| {
+            offered.get(&text.content[candidate.range.clone()]).map(|number| (*number, candidate.range))
+        });
+        let mut taken: Vec<Range<usize>> = text.findings.iter().map(|(finding, _)| finding.range.clone()).collect();
+        let mut replacements: Vec<Replacement> = text
+            .findings
+            .iter()
+            .map(|(finding, name)| Replacement { range: finding.range.clone(), expression: format!("secrets.{name}") })
+            .collect();
+        for (number, range) in named.chain(found) {
+            if taken.iter().any(|one| overlap(one, &range)) {
+                continue;
+            }
+            taken.push(range.clone());
+            let variable = &mut variables[number];
+            variable.times += 1;
+            variable.files.insert(shown.clone());
+            if variable.applied && !fixed {
+                replacements.push(Replacement { range, expression: format!("platform.{}", variable.name) });
+            } else if variable.applied {
+                let note = format!("{} stays in {}, which cannot be a template", variable.value, text.file);
+                if !component.notes.contains(&note) {
+                    component.notes.push(note);
+                }
+            }
+        }
+        replacements.sort_by_key(|one| one.range.start);
+        if !replacements.is_empty() {
+            component.templates.insert(text.file.clone(), replacements);
+        }
+    }
+}
+
+impl Text {
+    fn is_free(&self, range: &Range<usize>) -> bool {
+        !self.findings.iter().any(|(finding, _)| overlap(&finding.range, range))
+    }
+}
+
+fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
+    one.start < other.end && other.start < one.end
+}
+
+/// Finds any of these values in bytes.
+fn any_of(known: &[(Zeroizing<String>, &'static str)]) -> anyhow::Result<Option<regex::bytes::Regex>> {
+    if known.is_empty() {
+        return Ok(None);
+    }
+    let escaped: Vec<String> = known.iter().map(|(value, _)| regex::escape(value)).collect();
+    let bounds = 256 << 20;
+    Ok(Some(regex::bytes::RegexBuilder::new(&escaped.join("|")).size_limit(bounds).build()?))
+}
+
+/// True for a value that would not stand elsewhere by chance.
+fn is_telling(value: &str) -> bool {
+    let classes = [
+        value.bytes().any(|byte| byte.is_ascii_lowercase()),
+        value.bytes().any(|byte| byte.is_ascii_uppercase()),
+        value.bytes().any(|byte| byte.is_ascii_digit()),
+        value.bytes().any(|byte| byte.is_ascii_punctuation()),
+    ];
+    value.len() >= 12 || (value.len() >= 8 && classes.iter().filter(|class| **class).count() > 1)
+}
+
+/// What was allowed and is not there.
+fn unused(flags: &Flags, allowed: &[Remark]) -> Vec<Remark> {
+    let hits = |one: &&String| {
+        !allowed.iter().any(|remark| {
+            **one == remark.path || remark.line.is_some_and(|line| **one == format!("{}:{line}", remark.path))
+        })
+    };
+    flags
+        .allowed
+        .iter()
+        .filter(hits)
+        .map(|one| Remark::new(one.as_str(), "--allow-secret names it, and nothing there looks like a secret"))
+        .collect()
+}

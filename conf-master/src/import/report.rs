@@ -1,0 +1,251 @@
+//! What an import would do, for people and as JSON. No value of a secret is in it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::PathBuf,
+};
+
+use libconf::name::{ComponentName, DatacenterName, HostName, RoleName, SecretName};
+use serde::Serialize;
+
+use super::{
+    Flags,
+    propose::Proposal,
+    scan::{Remark, Tree},
+};
+
+/// How many files a person is shown for one variable.
+const FILES_SHOWN: usize = 3;
+
+/// What would be done, or was.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// The folder that was read.
+    pub folder: PathBuf,
+    /// The class.
+    pub class: String,
+    /// The datacenter.
+    pub datacenter: DatacenterName,
+    /// What each role runs.
+    pub roles: BTreeMap<RoleName, BTreeSet<ComponentName>>,
+    /// The hosts that were named, with their roles.
+    pub hosts: BTreeMap<HostName, Vec<RoleName>>,
+    /// The components.
+    pub components: Vec<OfComponent>,
+    /// What repeats.
+    pub variables: Vec<OfVariable>,
+    /// What is not committed, and declared.
+    pub secrets: Vec<OfSecret>,
+    /// What looks like a secret and is committed, as it was asked.
+    pub allowed: Vec<Remark>,
+    /// What is not taken.
+    pub left_out: Vec<Remark>,
+    /// What must be settled first.
+    pub faults: Vec<Remark>,
+    /// What was written.
+    pub written: Option<Written>,
+}
+
+/// One component.
+#[derive(Debug, Serialize)]
+pub struct OfComponent {
+    /// Its name.
+    pub name: ComponentName,
+    /// Its branch.
+    pub branch: String,
+    /// The folders that hold it.
+    pub folders: Vec<String>,
+    /// How many files and links.
+    pub files: usize,
+    /// Bytes of all of them.
+    pub bytes: u64,
+    /// The files that become templates.
+    pub templates: Vec<String>,
+    /// The file that is read as its settings.
+    pub settings: Option<String>,
+    /// Why it is taken byte for byte.
+    pub raw: Option<String>,
+    /// What else there is to say.
+    pub notes: Vec<String>,
+}
+
+/// A value that repeats.
+#[derive(Debug, Serialize)]
+pub struct OfVariable {
+    /// Its name below `platform`.
+    pub name: String,
+    /// The value.
+    pub value: String,
+    /// How often it stands in the files.
+    pub times: usize,
+    /// Which files.
+    pub files: BTreeSet<String>,
+    /// Templates use it.
+    pub applied: bool,
+}
+
+/// A secret.
+#[derive(Debug, Serialize)]
+pub struct OfSecret {
+    /// Its name.
+    pub name: SecretName,
+    /// What it looks like.
+    pub what: &'static str,
+    /// File and line of each place.
+    pub places: Vec<String>,
+    /// Who reads it.
+    pub readers: BTreeSet<ComponentName>,
+}
+
+/// What was written.
+#[derive(Debug, Serialize)]
+pub struct Written {
+    /// The repository.
+    pub repository: PathBuf,
+    /// Its branches.
+    pub branches: Vec<String>,
+    /// The folder with the values of secrets, one file each.
+    pub secrets: Option<PathBuf>,
+}
+
+impl Report {
+    /// Before anything is written.
+    pub fn of(tree: &Tree, proposal: &Proposal<'_>, flags: &Flags) -> Self {
+        let components = proposal.components.iter().map(|one| OfComponent {
+            name: one.name.clone(),
+            branch: proposal.branch.to_string(),
+            folders: one.places.iter().map(|place| place.shown.clone()).collect(),
+            files: one.places[0].files.len(),
+            bytes: one.places[0].bytes(),
+            templates: one.templates.keys().cloned().collect(),
+            settings: one.settings.clone(),
+            raw: one.raw.clone(),
+            notes: one.notes.clone(),
+        });
+        let variables = proposal.variables.iter().map(|one| OfVariable {
+            name: one.name.clone(),
+            value: one.value.clone(),
+            times: one.times,
+            files: one.files.clone(),
+            applied: one.applied,
+        });
+        let secrets = proposal.secrets.iter().map(|one| OfSecret {
+            name: one.name.clone(),
+            what: one.what,
+            places: one.places.iter().map(|(file, line)| format!("{file}:{line}")).collect(),
+            readers: one.readers.clone(),
+        });
+        Report {
+            folder: flags.folder.clone(),
+            class: proposal.class.to_string(),
+            datacenter: proposal.datacenter.clone(),
+            roles: proposal.roles.clone(),
+            hosts: proposal.hosts.iter().map(|(host, (roles, _))| (host.clone(), roles.clone())).collect(),
+            components: components.collect(),
+            variables: variables.collect(),
+            secrets: secrets.collect(),
+            allowed: proposal.allowed.clone(),
+            left_out: tree.left_out.clone(),
+            faults: proposal.faults.clone(),
+            written: None,
+        }
+    }
+}
+
+fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
+    items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
+}
+
+fn s(count: usize) -> &'static str {
+    if count == 1 { "" } else { "s" }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "components")?;
+        let width = self.components.iter().map(|one| one.name.to_string().len()).max().unwrap_or_default();
+        for one in &self.components {
+            let (name, files) = (one.name.to_string(), one.files);
+            writeln!(f, "  {name:width$}  {files} file{}, from {}", s(files), list(&one.folders))?;
+            if let Some(raw) = &one.raw {
+                writeln!(f, "    byte for byte (raw: true): {raw}")?;
+            }
+            if let Some(file) = &one.settings {
+                writeln!(f, "    {file} is read as its settings, and exported as it is")?;
+            }
+            one.templates.iter().try_for_each(|file| writeln!(f, "    {file} becomes a template"))?;
+            one.notes.iter().try_for_each(|note| writeln!(f, "    {note}"))?;
+        }
+        writeln!(f, "class {}, datacenter {}", self.class, self.datacenter)?;
+        for (role, components) in &self.roles {
+            writeln!(f, "  role {role}: {}", list(components))?;
+        }
+        for (host, roles) in &self.hosts {
+            writeln!(f, "  host {host}: {}", list(roles))?;
+        }
+        if self.hosts.is_empty() {
+            writeln!(f, "  no hosts; name them by --host NAME=ROLE, since one that is not listed runs everything")?;
+        }
+        if !self.variables.is_empty() {
+            writeln!(f, "values that repeat")?;
+        }
+        for one in &self.variables {
+            let does = if one.applied { "is" } else { "could be" };
+            let shown = list(one.files.iter().take(FILES_SHOWN));
+            let more = one.files.len().saturating_sub(FILES_SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            writeln!(f, "  {} {does} platform.{}: {} times in {shown}{more}", one.value, one.name, one.times)?;
+        }
+        if self.variables.iter().any(|one| !one.applied) {
+            writeln!(f, "  take all of them by --apply-variables, or some by --variable NAME=VALUE")?;
+        }
+        if !self.secrets.is_empty() {
+            writeln!(f, "secrets, which are not committed")?;
+        }
+        for one in &self.secrets {
+            writeln!(f, "  {}: {} in {}", one.name, one.what, list(&one.places))?;
+        }
+        for (words, remarks) in [
+            ("looks like a secret, and is committed in clear", &self.allowed),
+            ("left out", &self.left_out),
+            ("to be settled first", &self.faults),
+        ] {
+            if !remarks.is_empty() {
+                writeln!(f, "{words}")?;
+            }
+            remarks.iter().try_for_each(|remark| writeln!(f, "  {remark}"))?;
+        }
+        match &self.written {
+            None if self.faults.is_empty() => writeln!(f, "nothing is written; --out REPO writes it down for review"),
+            None => writeln!(f, "nothing is written"),
+            Some(written) => self.next(written, f),
+        }
+    }
+}
+
+impl Report {
+    fn next(&self, written: &Written, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let repository = written.repository.display();
+        writeln!(f, "written: {repository} with {} branches; nothing has landed", written.branches.len())?;
+        writeln!(f, "next")?;
+        writeln!(f, "  git -C {repository} log --all --oneline --stat")?;
+        if let Some(folder) = &written.secrets {
+            for secret in &self.secrets {
+                let (name, file) = (&secret.name, folder.join(secret.name.as_str()));
+                writeln!(f, "  conf-master secret set {} {name} --file {}", self.datacenter, file.display())?;
+            }
+            writeln!(f, "  rm -r {}", folder.display())?;
+        }
+        writeln!(f, "  git -C {repository} push --atomic -o dry-run origin --all")?;
+        writeln!(f, "  git -C {repository} push --atomic origin --all")
+    }
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.path)?;
+        self.line.iter().try_for_each(|line| write!(f, ":{line}"))?;
+        write!(f, ": {}", self.reason)
+    }
+}

@@ -1,0 +1,323 @@
+//! Reads the folders. Nothing is followed, run or changed; what cannot be taken is said, never passed over in silence.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::{self, IsTerminal as _, Write as _},
+    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use git2::{ObjectType, Oid};
+use libconf::{
+    name::RoleName,
+    tier::safety::{self, Limits},
+};
+use serde::Serialize;
+
+use super::Flags;
+
+/// The most files and folders of one import.
+const MAX_ENTRIES: usize = 200_000;
+/// The most bytes of one import.
+const MAX_BYTES: usize = 1 << 30;
+/// The folder of a component in which its configuration stands, where it has one.
+const CONF: &str = "conf";
+const ALWAYS_LEFT_OUT: [&str; 4] = [".git", ".svn", ".hg", ".DS_Store"];
+
+/// What stands in the folders.
+#[derive(Debug, Default)]
+pub struct Tree {
+    /// By role, then by name.
+    pub folders: Vec<Folder>,
+    /// What is not taken, and why.
+    pub left_out: Vec<Remark>,
+    /// What must be settled before anything can be written.
+    pub faults: Vec<Remark>,
+}
+
+/// One component's configuration, as one role has it.
+#[derive(Debug)]
+pub struct Folder {
+    /// Whose.
+    pub role: RoleName,
+    /// What its folder is called.
+    pub name: String,
+    /// Where its configuration begins, below the folder that is read: `core/nginx/conf`.
+    pub shown: String,
+    /// The same, to be opened.
+    pub path: PathBuf,
+    /// By path below that.
+    pub files: BTreeMap<String, Entry>,
+}
+
+/// One file or link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// As Git has it: 100644, 100755 or 120000.
+    pub mode: i32,
+    /// What Git calls its content.
+    pub oid: Oid,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Something to be said about a path below the folder that is read.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub struct Remark {
+    /// The path.
+    pub path: String,
+    /// The line, counted from 1, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// What there is to say.
+    pub reason: String,
+}
+
+impl Remark {
+    /// About a path as a whole.
+    pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+        Remark { path: path.into(), line: None, reason: reason.into() }
+    }
+}
+
+impl Folder {
+    /// How a file of it is called in reports.
+    pub fn shown(&self, file: &str) -> String {
+        format!("{}/{file}", self.shown)
+    }
+
+    /// Reads a file again; an error when it is not what it was.
+    pub fn read(&self, file: &str) -> anyhow::Result<Vec<u8>> {
+        let path = self.path.join(file);
+        let entry = &self.files[file];
+        let bytes = if entry.mode == 0o120_000 {
+            fs::read_link(&path).map(|target| target.as_os_str().as_bytes().to_vec())
+        } else {
+            fs::read(&path)
+        };
+        let bytes = bytes.with_context(|| format!("cannot read {}", path.display()))?;
+        if Oid::hash_object(ObjectType::Blob, &bytes)? != entry.oid {
+            bail!("{} was changed while it was read; run the command again", path.display());
+        }
+        Ok(bytes)
+    }
+
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.files.values().map(|entry| entry.bytes).sum()
+    }
+}
+
+/// Reads `<role>/<component>/[conf/]…`.
+pub fn scan(flags: &Flags) -> anyhow::Result<Tree> {
+    let root = &flags.folder;
+    let mut walk = Walk { left_out: &flags.left_out, tree: Tree::default(), entries: 0, progress: Progress::new() };
+    for (role, path) in walk.folders(root, "")? {
+        let Ok(name) = role.parse::<RoleName>() else {
+            walk.fault(&role, "a role's name is letters, digits, '.', '_' and '-'; rename this folder");
+            continue;
+        };
+        for (component, path) in walk.folders(&path, &role)? {
+            walk.component(&name, component, &path)?;
+        }
+    }
+    walk.progress.end();
+    for wanted in &flags.left_out {
+        if !walk.tree.left_out.iter().any(|one| one.path == wanted.trim_end_matches('/')) {
+            let reason = "--leave-out names it, and it is not there";
+            walk.tree.faults.push(Remark::new(wanted.as_str(), reason));
+        }
+    }
+    if walk.tree.folders.is_empty() && walk.tree.faults.is_empty() {
+        bail!("{} holds no <role>/<component>/ with files in it", root.display());
+    }
+    Ok(walk.tree)
+}
+
+struct Walk<'a> {
+    left_out: &'a [String],
+    tree: Tree,
+    entries: usize,
+    progress: Progress,
+}
+
+impl Walk<'_> {
+    fn leave_out(&mut self, shown: &str, reason: &str) {
+        self.tree.left_out.push(Remark::new(shown, reason));
+    }
+
+    fn fault(&mut self, shown: &str, reason: impl Into<String>) {
+        self.tree.faults.push(Remark::new(shown, reason));
+    }
+
+    /// The folders in a folder, sorted by name. Files beside them belong to nobody.
+    fn folders(&mut self, path: &Path, shown: &str) -> anyhow::Result<Vec<(String, PathBuf)>> {
+        let mut folders = Vec::new();
+        for (name, path, metadata) in self.entries(path, shown)? {
+            let shown = below(shown, &name);
+            if metadata.is_dir() {
+                folders.push((name, path));
+            } else {
+                self.leave_out(&shown, "it stands outside of <role>/<component>/");
+            }
+        }
+        Ok(folders)
+    }
+
+    /// What stands in a folder, sorted by name, without what is always or on demand left out.
+    fn entries(&mut self, path: &Path, shown: &str) -> anyhow::Result<Vec<(String, PathBuf, fs::Metadata)>> {
+        let mut found = Vec::new();
+        let entries = fs::read_dir(path).with_context(|| format!("cannot read the folder {}", path.display()))?;
+        for entry in entries {
+            let entry = entry.with_context(|| format!("cannot read the folder {}", path.display()))?;
+            self.entries += 1;
+            if self.entries > MAX_ENTRIES {
+                bail!("more than {MAX_ENTRIES} files and folders; import a part of it, or use --leave-out");
+            }
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let shown = below(shown, &name);
+            if entry.file_name().to_str().is_none() {
+                self.fault(&shown, "the name is not UTF-8; rename it");
+            } else if self.left_out.iter().any(|one| one.trim_end_matches('/') == shown) {
+                self.leave_out(&shown, "by --leave-out");
+            } else if ALWAYS_LEFT_OUT.contains(&name.as_str()) {
+                self.leave_out(&shown, "it belongs to another program");
+            } else {
+                let path = entry.path();
+                let metadata =
+                    fs::symlink_metadata(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                found.push((name, path, metadata));
+            }
+        }
+        found.sort_by(|one, other| one.0.cmp(&other.0));
+        Ok(found)
+    }
+
+    fn component(&mut self, role: &RoleName, name: String, path: &Path) -> anyhow::Result<()> {
+        let mut shown = format!("{role}/{name}");
+        let mut path = path.to_owned();
+        let conf = path.join(CONF);
+        if fs::symlink_metadata(&conf).is_ok_and(|metadata| metadata.is_dir()) {
+            for (other, _, _) in self.entries(&path, &shown)? {
+                if other != CONF {
+                    self.leave_out(&below(&shown, &other), "it stands beside conf/, which is what is taken");
+                }
+            }
+            (path, shown) = (conf, below(&shown, CONF));
+        }
+        let mut folder = Folder { role: role.clone(), name, shown: shown.clone(), path, files: BTreeMap::new() };
+        let top = folder.path.clone();
+        self.files(&mut folder, &top, "", 0)?;
+        let limits = Limits::most();
+        if folder.files.len() > limits.entries {
+            self.fault(&shown, format!("more than {} files; use --leave-out", limits.entries));
+        }
+        if folder.bytes() > limits.total_bytes as u64 {
+            let most = limits.total_bytes;
+            self.fault(&shown, format!("{} bytes in all, at most {most} may be; use --leave-out", folder.bytes()));
+        }
+        if folder.files.is_empty() {
+            self.leave_out(&shown, "there is no file in it");
+        } else {
+            self.tree.folders.push(folder);
+        }
+        Ok(())
+    }
+
+    fn files(&mut self, folder: &mut Folder, path: &Path, above: &str, depth: usize) -> anyhow::Result<()> {
+        let limits = Limits::most();
+        if depth > limits.depth {
+            self.fault(&folder.shown(above), format!("more than {} folders within folders", limits.depth));
+            return Ok(());
+        }
+        let entries = self.entries(path, folder.shown(above).trim_end_matches('/'))?;
+        if entries.is_empty() && depth > 0 {
+            self.leave_out(&folder.shown(above), "an empty folder; Git keeps none");
+        }
+        let mut folded = BTreeMap::new();
+        for (name, path, metadata) in entries {
+            let file = below(above, &name);
+            let shown = folder.shown(&file);
+            if let Some(reason) = safety::fault_in_name(name.as_bytes()) {
+                self.fault(&shown, format!("{reason}; rename it, or use --leave-out"));
+            } else if let Some(other) = folded.insert(name.to_lowercase(), name.clone()) {
+                self.fault(&shown, format!("its name differs from {other} only in case; rename one of the two"));
+            } else if metadata.is_dir() {
+                self.files(folder, &path, &file, depth + 1)?;
+            } else if metadata.is_symlink() {
+                let target = fs::read_link(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                let target = target.as_os_str().as_bytes();
+                match safety::fault_in_link(target, depth) {
+                    None => self.take(folder, file, 0o120_000, target)?,
+                    Some(reason) => self.leave_out(
+                        &shown,
+                        &format!("a link to {}: {reason}", String::from_utf8_lossy(target).escape_debug()),
+                    ),
+                }
+            } else if !metadata.is_file() {
+                self.leave_out(&shown, "neither a file nor a folder nor a link");
+            } else if metadata.len() > limits.file_bytes as u64 {
+                let most = limits.file_bytes;
+                self.fault(&shown, format!("{} bytes, at most {most} may be; use --leave-out", metadata.len()));
+            } else {
+                match fs::read(&path) {
+                    Ok(bytes) => {
+                        let executable = metadata.permissions().mode() & 0o100 != 0;
+                        self.take(folder, file, if executable { 0o100_755 } else { 0o100_644 }, &bytes)?;
+                    }
+                    Err(error) => self.fault(&shown, format!("it cannot be read: {error}; use --leave-out")),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, folder: &mut Folder, file: String, mode: i32, bytes: &[u8]) -> anyhow::Result<()> {
+        let oid = Oid::hash_object(ObjectType::Blob, bytes)?;
+        self.progress.count(bytes.len());
+        if self.progress.bytes > MAX_BYTES {
+            bail!("more than {} MiB; import a part of it, or use --leave-out", MAX_BYTES >> 20);
+        }
+        folder.files.insert(file, Entry { mode, oid, bytes: bytes.len() as u64 });
+        Ok(())
+    }
+}
+
+fn below(above: &str, name: &str) -> String {
+    if above.is_empty() { name.to_owned() } else { format!("{above}/{name}") }
+}
+
+/// One line on a terminal, for a folder that takes its time.
+struct Progress {
+    shown: bool,
+    files: usize,
+    bytes: usize,
+    next: Instant,
+}
+
+const EVERY: Duration = Duration::from_millis(200);
+
+impl Progress {
+    fn new() -> Self {
+        Progress { shown: io::stderr().is_terminal(), files: 0, bytes: 0, next: Instant::now() + EVERY }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.files += 1;
+        self.bytes += bytes;
+        if self.shown && Instant::now() >= self.next {
+            self.next = Instant::now() + EVERY;
+            let _ = write!(io::stderr(), "\r{} files, {} KiB read", self.files, self.bytes >> 10);
+        }
+    }
+
+    fn end(&self) {
+        if self.shown {
+            // Whatever was shown there is gone.
+            let _ = write!(io::stderr(), "\r\x1b[K");
+        }
+    }
+}

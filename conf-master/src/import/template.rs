@@ -1,0 +1,57 @@
+//! Makes a file into a template that comes to the very same bytes.
+
+use std::{fmt::Write as _, ops::Range};
+
+/// What stands in the place of some bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replacement {
+    /// Those bytes.
+    pub range: Range<usize>,
+    /// What a template calls their value: `platform.domain`, `secrets.redis_requirepass`.
+    pub expression: String,
+}
+
+/// The template: `replacements` are sorted, and none overlaps another.
+///
+/// What would begin a tag of the language is written so that it stands for itself, also where a brace comes to stand before
+/// an expression.
+pub fn template(text: &str, replacements: &[Replacement]) -> String {
+    let mut made = String::with_capacity(text.len() + 32 * replacements.len());
+    let mut at = 0;
+    for one in replacements {
+        literal(&mut made, &text[at..one.range.start], true);
+        let _ = write!(made, "{{{{ {} }}}}", one.expression);
+        at = one.range.end;
+    }
+    literal(&mut made, &text[at..], false);
+    made
+}
+
+fn literal(made: &mut String, text: &str, before_expression: bool) {
+    let mut letters = text.chars().peekable();
+    while let Some(letter) = letters.next() {
+        let next = letters.peek().copied();
+        let begins = matches!(next, Some('{' | '%' | '#')) || (next.is_none() && before_expression);
+        if letter == '{' && begins {
+            made.push_str("{{ \"{\" }}");
+        } else {
+            made.push(letter);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn braces_stand_for_themselves() {
+        let text = "a {{ b }} {# {% x {{{y";
+        let made =
+            template(text, &[Replacement { range: text.len() - 1..text.len(), expression: "platform.y".into() }]);
+        let brace = "{{ \"{\" }}";
+        let wanted = format!("a {brace}{{ b }}}} {brace}# {brace}% x {brace}{brace}{brace}{{{{ platform.y }}}}");
+        assert_eq!(made, wanted);
+        assert_eq!(template("plain { } text\r\n", &[]), "plain { } text\r\n");
+    }
+}

@@ -1,0 +1,152 @@
+//! Writes a proposal as a Git repository with the branches of the layout. It comes to stand in one step, whole.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use git2::{Oid, Repository, RepositoryInitOptions, Signature};
+use libconf::{
+    name::RefName,
+    tier::{
+        manifest::{self, ClassManifest, Fault, InstanceManifest, Strictness},
+        template::ENDING,
+    },
+};
+
+use super::{
+    Flags, manifests,
+    propose::{Component, Proposal},
+    report::Written,
+    template::template,
+};
+
+/// Writes the repository `out`, and beside it, for their owner alone, the values of secrets.
+pub fn write(proposal: &Proposal<'_>, out: &Path, flags: &Flags) -> anyhow::Result<Written> {
+    let values = beside(out, ".secrets");
+    for path in [out, &values] {
+        if path.symlink_metadata().is_ok() {
+            bail!("{} is there already; give --out another name, or remove it", path.display());
+        }
+    }
+    let class = manifests::class(proposal);
+    let instance = manifests::instance(proposal);
+    look_at(ClassManifest::parse(&class, Strictness::Strict))?;
+    look_at(InstanceManifest::parse(&instance, Strictness::Strict))?;
+
+    let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let folder = tempfile::Builder::new().prefix(".import-").tempdir_in(parent);
+    let folder = folder.with_context(|| format!("cannot write in {}", parent.display()))?;
+    let mut options = RepositoryInitOptions::new();
+    let first = RefName::Datacenter(proposal.datacenter.clone());
+    options.external_template(false).initial_head(&first.to_string());
+    options.origin_url(&format!("{}/conf.git", flags.server.to_string().trim_end_matches('/')));
+    let repo = Repository::init_opts(folder.path(), &options)?;
+    let author = repo.signature().map_err(|_| {
+        anyhow::anyhow!("commits need an author: git config --global user.name NAME, and user.email ADDRESS")
+    })?;
+    let mut branches = Vec::new();
+    let mut branch = |name: RefName, tree: Oid, message: &str| -> anyhow::Result<()> {
+        commit(&repo, &author, &name, tree, message)?;
+        branches.push(name.short());
+        Ok(())
+    };
+    for component in &proposal.components {
+        let name = RefName::Branch(component.name.clone(), proposal.branch.clone());
+        let from: Vec<&str> = component.places.iter().map(|place| place.shown.as_str()).collect();
+        let message = format!("{}: as it stands in {}", component.name.name, from.join(", "));
+        branch(name, component_tree(&repo, component)?, &message)?;
+    }
+    for (name, text, message) in [
+        (RefName::Class(proposal.class.clone()), &class, format!("{}: what was imported", proposal.class)),
+        (first, &instance, format!("{}: what was imported", proposal.datacenter)),
+    ] {
+        let files = BTreeMap::from([(manifest::FILE, (repo.blob(text.as_bytes())?, 0o100_644))]);
+        branch(name, folder_tree(&repo, &files)?, &message)?;
+    }
+    repo.checkout_head(None)?;
+    drop(author);
+    drop(repo);
+
+    let secrets = if proposal.secrets.is_empty() { None } else { Some(values) };
+    if let Some(values) = &secrets {
+        write_values(proposal, values)?;
+    }
+    let made = folder.keep();
+    // The folder was made for its owner alone; a repository is as open as others are.
+    fs::set_permissions(&made, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    fs::rename(&made, out).with_context(|| format!("cannot rename {} to {}", made.display(), out.display()))?;
+    Ok(Written { repository: out.to_owned(), branches, secrets })
+}
+
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// A fault here is this program's own: better no repository than one that is refused.
+fn look_at<T>(parsed: Result<T, Vec<Fault>>) -> anyhow::Result<()> {
+    if let Err(faults) = parsed {
+        let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        bail!("the {} that was proposed would be refused: {}", manifest::FILE, faults.join("; "));
+    }
+    Ok(())
+}
+
+fn commit(repo: &Repository, author: &Signature<'_>, name: &RefName, tree: Oid, message: &str) -> anyhow::Result<()> {
+    let tree = repo.find_tree(tree)?;
+    repo.commit(Some(&name.to_string()), author, author, message, &tree, &[])?;
+    Ok(())
+}
+
+fn component_tree(repo: &Repository, component: &Component<'_>) -> anyhow::Result<Oid> {
+    let folder = component.places[0];
+    let mut paths = BTreeMap::new();
+    for (file, entry) in &folder.files {
+        let bytes = folder.read(file)?;
+        let (path, bytes) = match component.templates.get(file) {
+            Some(replacements) => {
+                let text = String::from_utf8(bytes).with_context(|| format!("{file} is no text any more"))?;
+                (format!("{file}{ENDING}"), template(&text, replacements).into_bytes())
+            }
+            None => (file.clone(), bytes),
+        };
+        paths.insert(path, (repo.blob(&bytes)?, entry.mode));
+    }
+    let paths = paths.iter().map(|(path, content)| (path.as_str(), *content)).collect();
+    folder_tree(repo, &paths)
+}
+
+/// Writes the tree of files whose paths are relative to it.
+fn folder_tree(repo: &Repository, files: &BTreeMap<&str, (Oid, i32)>) -> anyhow::Result<Oid> {
+    let mut builder = repo.treebuilder(None)?;
+    let mut folders: BTreeMap<&str, BTreeMap<&str, (Oid, i32)>> = BTreeMap::new();
+    for (path, content) in files {
+        match path.split_once('/') {
+            Some((folder, rest)) => drop(folders.entry(folder).or_default().insert(rest, *content)),
+            None => drop(builder.insert(path, content.0, content.1)?),
+        }
+    }
+    for (name, files) in &folders {
+        builder.insert(name, folder_tree(repo, files)?, 0o040_000)?;
+    }
+    Ok(builder.write()?)
+}
+
+/// One file for each value, in a folder that nobody else can open.
+fn write_values(proposal: &Proposal<'_>, folder: &Path) -> anyhow::Result<()> {
+    let made = fs::DirBuilder::new().mode(0o700).create(folder);
+    made.with_context(|| format!("cannot make {}", folder.display()))?;
+    for secret in &proposal.secrets {
+        let path = folder.join(secret.name.as_str());
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
+        let written = file.and_then(|mut file| file.write_all(secret.value.as_bytes()));
+        written.with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    Ok(())
+}
