@@ -61,8 +61,13 @@ pub fn spawn(command: Command) -> io::Result<Child> {
 }
 
 /// Runs a command to its end and hands back what it printed.
-pub fn run(mut command: Command) -> Output {
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+pub fn run(command: Command) -> Output {
+    run_reading(command, Stdio::null())
+}
+
+/// [`run`], with something to read.
+pub fn run_reading(mut command: Command, input: impl Into<Stdio>) -> Output {
+    command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     let name = format!("{command:?}");
     let child = spawn(command).unwrap_or_else(|error| panic!("cannot run {name}: {error}"));
     child.wait_with_output().unwrap_or_else(|error| panic!("cannot run {name}: {error}"))

@@ -367,9 +367,14 @@ impl Master {
 
     /// Runs a client command of conf-master.
     pub fn run(&self, arguments: &[&str]) -> Output {
+        run(self.client(arguments))
+    }
+
+    /// A client command of conf-master, for a test to run as it likes.
+    pub fn client(&self, arguments: &[&str]) -> std::process::Command {
         let mut client = command(built("conf-master"), &self.home);
         client.args(arguments).env("CONF_MASTER_URL", self.url());
-        run(client)
+        client
     }
 
     /// Runs git in the repository, as an operator on the server would, and expects success.

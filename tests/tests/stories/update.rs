@@ -1,5 +1,7 @@
 //! Configuration written through the API: under an optimistic lock, by the same landing as a push.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
 use hyper::Method;
 use serde_json::{Value, json};
 use tests::{
@@ -481,6 +483,19 @@ fn updates_and_sections_from_a_shell() {
     let output = site.master.run(&["update", WEB, "--file", path, "--dry-run"]);
     assert!(output.status.success() && text(&output).contains("nothing did"), "{}", text(&output));
 
+    // From standard input, for a schema of which there is another version.
+    site.work.change().file("services/typed/master", "config.schema.json", "{\"x-schema-version\": 7}").land();
+    let from_input = |schema: &[&str]| {
+        let arguments = [&["update", "services/typed", "--file", "-", "--version", "0"], schema].concat();
+        let input = std::fs::File::open(path).expect("the file");
+        tests::program::run_reading(site.master.client(&arguments), input)
+    };
+    let output = from_input(&[]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output));
+    assert!(text(&output).contains("the branch has version 7"), "{}", text(&output));
+    let output = from_input(&["--schema-version", "7"]);
+    assert!(text(&output).contains("services/typed: version 1"), "{}", text(&output));
+
     let output = site.master.run(&["show", WEB]);
     assert_eq!(String::from_utf8_lossy(&output.stdout), "port: 1\n", "{}", text(&output));
     let output = site.master.run(&["show", WEB, "--version", "0", "--json"]);
@@ -600,4 +615,55 @@ fn an_update_is_validated_on_every_host_that_it_touches() {
     let refused = site.master.http().get_json("/api/v1/refused").expect("the records");
     assert!(refused.as_array().is_some_and(|records| records.len() >= 3), "{refused}");
     assert_eq!(refused[0]["refused"][0]["ref"], format!("refs/heads/{BRANCH}"), "{refused}");
+}
+
+#[test]
+fn who_comes_while_too_many_wait_is_told_to_come_again() {
+    let site = central();
+    let changes = || -> u64 {
+        let count = site.master.git(&["rev-list", "--count", "--first-parent", "refs/conf/ledger"]);
+        count.trim().parse().expect("a number")
+    };
+    let before = changes();
+    // A schema that takes as long as one may: whoever comes meanwhile waits.
+    let step = |number: usize| {
+        let next = format!(r##"{{"$ref": "#/$defs/s{}"}}"##, number + 1);
+        format!(r#""s{number}": {{"allOf": [{next}, {next}]}}"#)
+    };
+    let steps: Vec<String> = (0..60).map(step).collect();
+    let schema = format!(r##"{{"$ref": "#/$defs/s0", "$defs": {{{}, "s60": {{}}}}}}"##, steps.join(", "));
+    let (landed, refused, ended) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
+    let master = site.master.http();
+    std::thread::scope(|scope| {
+        for client in 0..400 {
+            let (master, landed, refused, ended) = (&master, &landed, &refused, &ended);
+            scope.spawn(move || {
+                for round in 0.. {
+                    if ended.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    let section = format!("services/new-{round}-{client}");
+                    let request = json!({"section": section, "config": {}, "version": -1});
+                    let body = json!({"request": request}).to_string();
+                    let answer = master.request(Method::POST, "/api/v1/config/update", &[], body).expect("an answer");
+                    match answer.status.as_u16() {
+                        200 => landed.fetch_add(1, Ordering::Relaxed),
+                        503 => {
+                            assert_eq!(answer.headers["retry-after"], "1");
+                            assert!(answer.text().contains("busy"), "{}", answer.text());
+                            refused.fetch_add(1, Ordering::Relaxed)
+                        }
+                        _ => panic!("{}", answer.text()),
+                    };
+                }
+            });
+        }
+        let outcome = site.work.change().file(BRANCH, "config.schema.json", schema).push();
+        ended.store(true, Ordering::Relaxed);
+        outcome.refused(&["config.schema.json"]);
+    });
+    assert!(refused.into_inner() > 0, "nobody was turned away, so nothing was tried");
+    // Who was turned away left nothing, and who was not was not forgotten.
+    assert_eq!(changes(), before + landed.into_inner());
+    site.master.expect_unbroken_ledger();
 }
