@@ -438,7 +438,7 @@ impl Landing {
     }
 
     fn record(&self, push: &Push, outcome: &Outcome, began: Instant) {
-        let nothing_due = push.wishes.is_empty() && outcome.sequence.is_none();
+        let nothing_due = outcome.sequence.is_none() && outcome.refusals.is_empty();
         if nothing_due || matches!(outcome.decision, Some(Decision::Landed { again: true, .. })) {
             return;
         }

@@ -41,7 +41,8 @@ impl Landing {
         let by = push.by.clone().unwrap_or_else(|| format!("someone, {}", push.through));
         let secrets = match self.validator.secrets.asked(&self.repo, &self.catalog, order) {
             Ok(secrets) => secrets,
-            Err(why) => return Ok((Outcome::refused(push.wishes.len(), &why), Vec::new())),
+            // What names no branch, as renewal does, has a reason to be told all the same.
+            Err(why) => return Ok((Outcome::refused(push.wishes.len().max(1), &why), Vec::new())),
         };
         let judgement = Judgement { refusals: vec![None; push.wishes.len()], secrets, ..Judgement::default() };
         self.stage_judged(push, judgement, by)

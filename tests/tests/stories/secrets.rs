@@ -355,6 +355,27 @@ fn a_certificate_is_issued_anew_without_a_push() {
     assert!(listed[0]["valid_until"].as_str().is_some_and(|until| until.ends_with('Z')), "{listed}");
 }
 
+#[test]
+fn a_cache_carries_what_it_cannot_open() {
+    let site = Plan { slaves: 1, hosts: 0, pointers: Pointers::Embedded, ..Plan::default() }.start();
+    let identity = Identity::create(&site.folder.path().join("web")).unwrap();
+    let text = format!(
+        "{}{COOKIE}inventories: {{hosts: {{web: {{components: [services/web], key: {}}}}}}}\n",
+        instance(),
+        identity.recipient()
+    );
+    site.work.change().file(OWN, "datacenter.yaml", text).land();
+    site.slave().wait_at(site.master.sequence());
+    let what = "refs/snapshots/us-west/v1:secrets/cookie/value.age";
+    let [mirror] = site.slave().repositories().try_into().expect("one mirror");
+    let carried = show(&mirror, what).stdout;
+    assert_eq!(carried, show(&site.master.repo, what).stdout);
+    let opened = secret::open(&identity, &carried, &"us-west".parse().unwrap(), &"cookie".parse().unwrap());
+    let SecretValue::Text(value) = opened.expect("the host opens what the cache carries") else { panic!("it is text") };
+    assert_eq!(value.len(), 64);
+    assert!(!site.slave().daemon.log().contains(value.as_str()));
+}
+
 fn text_of(output: &Output) -> String {
     text(output)
 }

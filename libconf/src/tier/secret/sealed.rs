@@ -1,9 +1,13 @@
 //! Sealing and opening, by age. The name stands inside, so that one sealed file put in another's place is refused.
+//!
+//! For up to [`PART`] recipients it is an age file. For more it is several, so that a host finds its own at once: the line
+//! [`PARTS`], then for each part a line (`<bytes> <mark>…`, a [`mark`] for each of its recipients) and an age file of so many bytes.
 
-use std::io::Write;
+use std::{io::Write, str};
 
 use age::{Encryptor, Recipient, ssh, x25519};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use super::{HostKey, Identity, MAX_VALUE_BYTES, SecretName, SecretValue};
@@ -11,6 +15,12 @@ use crate::name::Segment;
 
 /// The most that one sealed value may hold: a stanza for each of some 50,000 hosts.
 pub const MAX_SEALED_BYTES: usize = 8 << 20;
+
+/// The most recipients of one age file. Reading its header takes time that grows with the square of their number: with a
+/// thousand, a second and more.
+const PART: usize = 32;
+/// The first line where there are several age files.
+const PARTS: &[u8] = b"conf-sealed 1\n";
 
 /// What stands inside, as JSON. Readers pass over members that they do not know.
 #[derive(Serialize, Deserialize)]
@@ -79,12 +89,50 @@ pub fn seal(
     let inside = Inside { datacenter: datacenter.as_str(), name: name.as_str(), value: inner };
     serde_json::to_writer(&mut *plain, &inside).map_err(|error| failed(&error))?;
 
+    if recipients.len() <= PART {
+        return seal_part(&plain, recipients);
+    }
+    let mut sealed = PARTS.to_vec();
+    for part in recipients.chunks(PART) {
+        let bytes = seal_part(&plain, part)?;
+        let marks: String = part.iter().map(|key| format!(" {}", mark(key))).collect();
+        sealed.extend(format!("{}{marks}\n", bytes.len()).bytes());
+        sealed.extend(bytes);
+    }
+    Ok(sealed)
+}
+
+/// What a recipient's part is found by: half of the SHA-256 of its key, which is public.
+fn mark(key: &HostKey) -> String {
+    Sha256::digest(key.to_string())[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The age file that is sealed to a key; none that names it means that it is sealed to others.
+fn part_of<'a>(sealed: &'a [u8], key: &HostKey) -> Result<&'a [u8], OpenError> {
+    let Some(mut rest) = sealed.strip_prefix(PARTS) else { return Ok(sealed) };
+    let (own, damaged) = (mark(key), || OpenError::Damaged("its parts are not of the known form"));
+    while !rest.is_empty() {
+        let end = rest.iter().position(|byte| *byte == b'\n').ok_or_else(damaged)?;
+        let (line, after) = (str::from_utf8(&rest[..end]).map_err(|_| damaged())?, &rest[end + 1..]);
+        let mut words = line.split(' ');
+        let bytes = words.next().and_then(|bytes| bytes.parse::<usize>().ok()).ok_or_else(damaged)?;
+        let (part, next) = after.split_at_checked(bytes).ok_or_else(damaged)?;
+        if words.any(|word| word == own) {
+            return Ok(part);
+        }
+        rest = next;
+    }
+    Err(OpenError::NotForThisKey)
+}
+
+fn seal_part(plain: &[u8], recipients: &[HostKey]) -> Result<Vec<u8>, SealError> {
+    let failed = |reason: &dyn ToString| SealError::Failed(reason.to_string());
     let recipients: Vec<Box<dyn Recipient>> = recipients.iter().map(recipient).collect::<Result<_, _>>()?;
     let to = recipients.iter().map(|recipient| &**recipient);
     let encryptor = Encryptor::with_recipients(to).map_err(|error| failed(&error))?;
     let mut sealed = Vec::new();
     let mut writer = encryptor.wrap_output(&mut sealed).map_err(|error| failed(&error))?;
-    writer.write_all(&plain).and_then(|()| writer.finish().map(drop)).map_err(|error| failed(&error))?;
+    writer.write_all(plain).and_then(|()| writer.finish().map(drop)).map_err(|error| failed(&error))?;
     Ok(sealed)
 }
 
@@ -105,7 +153,7 @@ pub fn open(
     if sealed.len() > MAX_SEALED_BYTES {
         return Err(OpenError::Damaged("it is too large"));
     }
-    let plain = identity.unseal(sealed)?;
+    let plain = identity.unseal(part_of(sealed, identity.recipient())?)?;
     let inside: Inside<String, Zeroizing<String>> = serde_json::from_slice(&plain)
         // The library's own words may hold a part of the value.
         .map_err(|_| OpenError::Damaged("what is in it is not of the known form"))?;

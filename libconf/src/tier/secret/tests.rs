@@ -71,6 +71,34 @@ fn what_was_swapped_or_changed_is_refused_without_its_value() {
 }
 
 #[test]
+fn among_many_recipients_each_finds_its_own_part() {
+    let folder = tempfile::tempdir().unwrap();
+    let make = |number: usize| Identity::create(&folder.path().join(number.to_string())).unwrap();
+    let mut identities: Vec<Identity> = (0..70).map(make).collect();
+    identities.push(Identity::load(&ssh_key(folder.path()).0).unwrap());
+    let recipients: Vec<HostKey> = identities.iter().map(|identity| identity.recipient().clone()).collect();
+    let (id, name) = place();
+    let value = text("canary");
+    for count in [32, 33, 64, 71] {
+        let sealed = seal(&value, &id, &name, &recipients[..count]).unwrap();
+        assert_eq!(sealed.starts_with(b"age-encryption.org/v1"), count == 32, "{count}");
+        for (number, identity) in identities.iter().enumerate() {
+            let opened = open(identity, &sealed, &id, &name);
+            assert_eq!(opened.clone().ok(), (number < count).then(|| value.clone()), "{number} of {count}: {opened:?}");
+            assert!(number < count || opened == Err(OpenError::NotForThisKey));
+        }
+    }
+    let sealed = seal(&value, &id, &name, &recipients).unwrap();
+    let last = identities.last().unwrap();
+    for cut in (0..sealed.len()).step_by(7) {
+        assert!(open(last, &sealed[..cut], &id, &name).is_err(), "{cut}");
+    }
+    let mut changed = sealed.clone();
+    changed[15] = b'x';
+    assert!(matches!(open(last, &changed, &id, &name), Err(OpenError::Damaged(_))));
+}
+
+#[test]
 fn an_identity_is_made_once_and_kept_from_others() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("identity");
