@@ -94,6 +94,7 @@ impl LocalAgent {
                 state: &opening.state,
                 git_dir: opening.git_dir.as_deref(),
                 retention: Retention::new(opening.keep, opening.keep_seconds),
+                identity: opening.identity.as_deref(),
                 place,
                 checks,
             })

@@ -52,6 +52,8 @@ pub enum Command {
     Verify(VerifyOptions),
     /// Show the latest changes of this host's export, newest first.
     History(OutputOptions),
+    /// Print this host's public key, to which its secrets are sealed; make the identity where there is none yet.
+    Identity(IdentityOptions),
 }
 
 /// Where the agent listens for the commands of this host.
@@ -90,6 +92,10 @@ pub struct RunOptions {
     /// An existing Git repository to use in place of `<state>/repo.git`: only what it lacks is fetched.
     #[arg(long, value_name = "DIR")]
     pub git_dir: Option<PathBuf>,
+    /// This host's private key, which opens the secrets that are sealed to it: an age identity, or an SSH Ed25519 host key.
+    /// Without it `<state>/identity`, which is made at the first start.
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
     /// Where to listen for the commands of this host.
     #[command(flatten)]
     pub socket: SocketOption,
@@ -222,6 +228,17 @@ pub struct OutputOptions {
     /// Where the agent listens.
     #[command(flatten)]
     pub socket: SocketOption,
+}
+
+/// `conf-local identity`
+#[derive(Clone, Debug, Args)]
+pub struct IdentityOptions {
+    /// Where the agent keeps its state.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/conf-local")]
+    pub state: PathBuf,
+    /// The private key in place of `<state>/identity`: an age identity, or an SSH Ed25519 host key.
+    #[arg(long, value_name = "FILE")]
+    pub identity: Option<PathBuf>,
 }
 
 /// `conf-local verify`

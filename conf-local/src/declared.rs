@@ -1,13 +1,14 @@
 //! What a snapshot's datacenter and class say that matters on a host.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use git2::Repository as Git;
+use git2::{ObjectType, Repository as Git};
 use libconf::{
-    name::{ComponentVersion, DatacenterName, HostName, ObjectId},
+    name::{ComponentVersion, DatacenterName, HostName, ObjectId, SecretName},
     tier::{
         layers::{Overrides, Sources},
         manifest::{self, ClassManifest, InstanceManifest, Selection, Strictness},
+        secret::{self, Declaration},
         snapshot::{Component, Snapshot},
     },
 };
@@ -23,6 +24,10 @@ pub(crate) struct Declared {
     pub(crate) overrides: [Overrides; 2],
     instance: InstanceManifest,
     platform: Map<String, Value>,
+    secrets: BTreeMap<SecretName, Declaration>,
+    sealed: BTreeMap<SecretName, ObjectId>,
+    /// The tree that the sealed values stand in.
+    pub(crate) sealed_tree: Option<ObjectId>,
     datacenter: DatacenterName,
     class_tree: ObjectId,
     datacenter_tree: ObjectId,
@@ -49,6 +54,7 @@ impl Declared {
             }
         };
         let (datacenter_tree, class_tree) = (snapshot.datacenter_tree(git)?, snapshot.class_tree(git)?);
+        let sealed_tree = sealed_tree(git, snapshot)?;
         let instance = read(datacenter_tree, INSTANCE)?;
         let instance = InstanceManifest::parse(&instance, Strictness::Lenient).map_err(refused(INSTANCE))?;
         let class = read(class_tree, CLASS)?;
@@ -60,11 +66,22 @@ impl Declared {
             raw: raw.collect(),
             overrides: [overrides(class_tree)?, overrides(datacenter_tree)?],
             platform: manifest::platform(&class, &instance),
+            secrets: manifest::secrets(&class, &instance)
+                .into_iter()
+                .map(|(name, (declared, _))| (name.clone(), declared.clone()))
+                .collect(),
+            sealed: sealed_tree.map(|tree| sealed(git, tree)).transpose()?.unwrap_or_default(),
+            sealed_tree,
             datacenter: snapshot.datacenter.clone(),
             instance,
             class_tree,
             datacenter_tree,
         })
+    }
+
+    /// True when a component may read a secret.
+    pub(crate) fn reads_secrets(&self, name: &ComponentVersion) -> bool {
+        self.secrets.values().any(|declared| declared.readers.contains(&name.component))
     }
 
     /// Where a component's layers are read.
@@ -77,6 +94,28 @@ impl Declared {
             instance: &self.instance,
             datacenter: &self.datacenter,
             platform: &self.platform,
+            secrets: &self.secrets,
+            sealed: &self.sealed,
         }
     }
+}
+
+/// The tree of a snapshot's sealed secrets.
+pub(crate) fn sealed_tree(git: &Git, snapshot: &Snapshot) -> Result<Option<ObjectId>, TransactionError> {
+    let tree = git.find_tree(snapshot.tree.into()).map_err(TransactionError::Damaged)?;
+    let entry = tree.get_name("secrets").filter(|entry| entry.kind() == Some(ObjectType::Tree));
+    Ok(entry.map(|entry| entry.id().into()))
+}
+
+/// The sealed value of each secret; none is read.
+fn sealed(git: &Git, tree: ObjectId) -> Result<BTreeMap<SecretName, ObjectId>, TransactionError> {
+    let mut sealed = BTreeMap::new();
+    for entry in &git.find_tree(tree.into()).map_err(TransactionError::Damaged)? {
+        let name = std::str::from_utf8(entry.name_bytes()).ok().and_then(|name| name.parse().ok());
+        let (Some(name), Some(ObjectType::Tree)) = (name, entry.kind()) else { continue };
+        let folder = git.find_tree(entry.id()).map_err(TransactionError::Damaged)?;
+        let value = folder.get_name(secret::VALUE_FILE).filter(|value| value.kind() == Some(ObjectType::Blob));
+        sealed.extend(value.map(|value| (name, value.id().into())));
+    }
+    Ok(sealed)
 }

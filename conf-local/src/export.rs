@@ -1,7 +1,8 @@
 //! What readers see, `export/`: a new snapshot is built beside the one in use, made durable, and switched to in one step.
 //!
 //! ```text
-//! store/<hash>/files/…, settings.json     a rendering, immutable, named by the hash of its content
+//! store/<hash>/files/…, settings.json     a rendering, immutable, named by the hash of its content; shown.json where the
+//!                                         settings hold secrets, which stand there by their names
 //! names/<hash>/<version>, <version>.json  links into the store: the versions of one component
 //! snapshots/<sequence>/<kind>/<name>      link to names/; snapshot.json says which snapshot it is
 //! current                                 link to snapshots/<sequence>: the one step that a reader sees
@@ -146,6 +147,7 @@ pub struct Export {
     unsynced: Unsynced,
     /// Renderings that something has changed since they were staged.
     suspect: HashSet<StoreHash>,
+    salt: Vec<u8>,
 }
 
 /// What is being made, until it has its own name.
@@ -156,6 +158,8 @@ const OLD: &str = ".old";
 const NEXT: &str = ".next";
 /// With fewer components it is not worth it.
 const WORTH_AHEAD: usize = if cfg!(test) { 1 } else { 100 };
+/// Beside the settings that hold secrets: the same with their names, for everybody.
+pub(crate) const SHOWN: &str = "shown.json";
 const CURRENT: &str = "current";
 const HEADER: &str = "snapshot.json";
 /// Headers name every fault; far above what they come to.
@@ -165,7 +169,9 @@ pub(crate) const MOST_FILE_BYTES: u64 = 64 << 20;
 
 impl Export {
     /// Opens or makes the folder, reads what is there, and removes what a crash left.
-    pub fn open(path: &Path) -> Result<Self, ExportError> {
+    ///
+    /// The names of secret renderings depend on `salt`; with another one they count as damaged.
+    pub fn open(path: &Path, salt: Vec<u8>) -> Result<Self, ExportError> {
         let failed = |cause| ExportError { act: "open", path: path.to_owned(), cause };
         let path = std::path::absolute(path).map_err(failed)?;
         let root = Folder::open(&path).map_err(failed)?;
@@ -180,6 +186,7 @@ impl Export {
             next: None,
             unsynced: Unsynced::default(),
             suspect: HashSet::new(),
+            salt,
         };
         export.read().and_then(|()| export.sweep()).map_err(failed)?;
         Ok(export)
@@ -214,6 +221,11 @@ impl Export {
         intact
     }
 
+    /// The name of a rendering in the store.
+    pub fn hash(&self, rendered: &Rendered) -> StoreHash {
+        rendered.hash(&self.salt)
+    }
+
     /// What readers see.
     pub fn current(&self) -> Option<(Sequence, &Kept)> {
         let sequence = self.current?;
@@ -223,7 +235,7 @@ impl Export {
     /// Puts a rendering into the store, where it is not there yet. `check` reads again what is there, and replaces it
     /// when it is not as it should be.
     pub fn stage(&mut self, rendered: &Rendered, check: bool) -> Result<StoreHash, ExportError> {
-        let hash = rendered.hash();
+        let hash = self.hash(rendered);
         let check = self.suspect.remove(&hash) || check;
         self.stage_as(&hash.to_string(), hash, rendered, check).map_err(|cause| self.failed("write files", cause))?;
         Ok(hash)
@@ -325,7 +337,11 @@ impl Export {
                 }
             }
         }
-        self.unsynced.add(entry.write("settings.json", &rendered.settings, 0o444)?);
+        let mode = mode_of(false, rendered.settings_secret());
+        self.unsynced.add(entry.write("settings.json", &rendered.settings, mode)?);
+        if let Some(shown) = &rendered.settings_shown {
+            self.unsynced.add(entry.write(SHOWN, shown, 0o444)?);
+        }
         for folder in folders.into_values().chain([files, entry]) {
             self.unsynced.add(folder);
         }
@@ -482,10 +498,20 @@ impl Export {
                 }
             }
         }
-        if mode != 0o444 || entry.entries()?.len() != 2 {
+        let (settings_shown, expected) = match entry.entry(SHOWN)? {
+            Some(_) => {
+                let (shown, mode) = entry.read(SHOWN, MOST_FILE_BYTES)?;
+                if mode != 0o444 {
+                    return Err(wrong(SHOWN));
+                }
+                (Some(shown), 3)
+            }
+            None => (None, 2),
+        };
+        if mode != mode_of(false, settings_shown.is_some()) || entry.entries()?.len() != expected {
             return Err(wrong("settings.json"));
         }
-        Ok(Rendered { files, settings, settings_shown: None }.hash())
+        Ok(self.hash(&Rendered { files, settings, settings_shown }))
     }
 
     /// Learns what is on disk. What cannot be read counts as absent: it is rendered anew.

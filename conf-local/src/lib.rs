@@ -1,7 +1,7 @@
 //! The agent on each host: keeps this host's files equal to one snapshot, and tells the readers.
 //!
 //! Read in this order: [`config`] says what to follow, [`follow`] learns which snapshot is wanted and brings it,
-//! [`repository`] keeps its objects, [`libconf::tier::render`] makes a component's files of it, [`export`] puts them in place in one
+//! [`repository`] keeps its objects, [`secrets`] opens what is sealed to this host, [`libconf::tier::render`] makes a component's files of it, [`export`] puts them in place in one
 //! step, [`transaction`] is the order of all that, [`duties`] remembers who is to be told, [`watcher`] tells them, [`state`] is
 //! what everybody else may know, [`service`] answers from it, [`report`] sends it on. [`agent`] holds it together.
 //!
@@ -23,6 +23,7 @@ pub mod follow;
 pub mod place;
 pub mod report;
 pub mod repository;
+pub mod secrets;
 pub mod service;
 pub mod state;
 pub mod transaction;

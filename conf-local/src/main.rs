@@ -8,6 +8,7 @@ use conf_local::{
     config::{Command, CommandLine, FileOnly, RunOptions},
 };
 use libconf::tier::{daemon, hocon, template};
+use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 fn main() -> ExitCode {
     if let Some(code) = hocon::child().or_else(template::child) {
@@ -24,6 +25,11 @@ fn run(options: RunOptions, file: FileOnly) -> ExitCode {
     if let Err(error) = options.common.start_logging() {
         eprintln!("conf-local: {error}");
         return ExitCode::from(2);
+    }
+    // Secrets pass through this process: it leaves no core, and only root may look into it.
+    if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        eprintln!("conf-local: cannot keep its memory to itself: {error}");
+        return ExitCode::FAILURE;
     }
     // What landed was read in time by conf-master, perhaps on a faster machine.
     hocon::be_patient();

@@ -12,6 +12,9 @@
 //! | `POST /v1/watchers` | has a process signalled from now on |
 //! | `POST /v1/verify[?repair=true]` | checks repository and export |
 //!
+//! In settings, `{"$secret": "NAME"}` stands in the place of secrets, but for root and the agent's own user over the Unix
+//! socket.
+//!
 //! It answers from memory and this host's disk, and never waits for the network. Everybody on this host may read; only
 //! over the Unix socket, where the kernel says who asks, may a process be registered or a check be started.
 
@@ -121,8 +124,9 @@ pub fn routes(service: Service) -> Routes {
         .and(answer::request())
         .then(async |component: String, query, service: Service, request: Request| {
             let known = request.header(header::IF_NONE_MATCH.as_str()).map(str::to_owned);
+            let may_see = sees_secrets(&request);
             match from_here(&request).and_then(|()| selected(&component)) {
-                Ok(component) => settle(service.config(component, query, known).await),
+                Ok(component) => settle(service.config(component, query, known, may_see).await),
                 Err(refusal) => *refusal.0,
             }
         });
@@ -261,6 +265,11 @@ fn from_here(request: &Request) -> Result<(), Refusal> {
         return Ok(());
     }
     Err(refusal(StatusCode::FORBIDDEN, "ask for localhost or 127.0.0.1: this service is for this host alone"))
+}
+
+/// Root and the agent's own user could read the files as well.
+fn sees_secrets(request: &Request) -> bool {
+    caller(request).is_ok_and(|user| user == 0 || user == rustix::process::geteuid().as_raw())
 }
 
 /// The user who asks, as the kernel says.

@@ -19,19 +19,22 @@ use libconf::{
         git::{self, RepositoryLock},
         layers::{Ingredients, Sources},
         pointers::Pointer,
-        render::{self, RenderError, Secrets},
+        render::{self, RenderError},
+        secret::IdentityError,
         sign::TrustedKeys,
         snapshot::{self, Component, Snapshot, SnapshotError},
+        template,
     },
 };
 
 use crate::{
     check::{Checks, Staged, Unchecked},
-    declared::Declared,
+    declared::{self, Declared},
     duties::{Duties, Watchers},
     export::{self, Contents, Export, ExportError, Header, Kept, Retention},
     place::{BadPlace, PlaceEntry, Placements},
     repository::{Repository, RepositoryError},
+    secrets::{self, Keyring},
     state::{Agent, ChangeKind, Exported, ExportedComponent, HistoryChange, HistoryEntry, Switched, VerifyReport},
 };
 
@@ -46,6 +49,7 @@ pub struct Host {
     lock: RepositoryLock,
     repository: Repository,
     export: Export,
+    keyring: Keyring,
     checks: Checks,
     place: Placements,
     duties: Arc<Duties>,
@@ -70,6 +74,8 @@ pub struct HostOptions<'a> {
     pub git_dir: Option<&'a Path>,
     /// How long snapshots stay.
     pub retention: Retention,
+    /// The file of this host's identity in place of `<state>/identity`.
+    pub identity: Option<&'a Path>,
     /// Where components are placed besides the export.
     pub place: Vec<PlaceEntry>,
     /// What looks at components before they are used.
@@ -113,11 +119,13 @@ pub struct Audience {
 impl Host {
     /// Opens repository, export and journal. Asks nobody; what is there is in use at once.
     pub fn open(options: HostOptions<'_>) -> Result<Self, OpenError> {
-        let HostOptions { datacenter, host, keys, state, git_dir, retention, place, checks } = options;
+        let HostOptions { datacenter, host, keys, state, git_dir, retention, identity, place, checks } = options;
         std::fs::create_dir_all(state).map_err(|cause| OpenError::State { path: state.to_owned(), cause })?;
         let lock = git::lock_alone(state).map_err(RepositoryError::from)?;
         let repository = Repository::open(state, git_dir, datacenter)?;
-        let export = Export::open(&state.join("export"))?;
+        let keyring = Keyring::open(&secrets::identity_path(state, identity))?;
+        let salt = secrets::salt(state).map_err(|cause| OpenError::State { path: state.to_owned(), cause })?;
+        let export = Export::open(&state.join("export"), salt)?;
         let place = Placements::open(place, state)?;
         if let Some(header) = export.current().and_then(|(_, kept)| kept.header.as_ref())
             && header.datacenter != *datacenter
@@ -136,6 +144,7 @@ impl Host {
             lock,
             repository,
             export,
+            keyring,
             checks,
             place,
             duties,
@@ -362,7 +371,8 @@ impl Host {
 
     /// True for what was held back by something of this host, which may have been put right since.
     fn may_pass_now(&self, name: &ComponentVersion) -> bool {
-        self.checks.concern(name) || self.place.concern(name)
+        let secrets = || self.model.as_ref().is_some_and(|model| model.declared.reads_secrets(name));
+        self.checks.concern(name) || self.place.concern(name) || secrets()
     }
 
     /// Lets the places of `export:` hold what is exported, whatever a crash or a failure has left there.
@@ -377,9 +387,10 @@ impl Host {
         // Without the snapshot before (a repository begun anew) all of the new one is looked at.
         let difference =
             before.and_then(|before| Some((before, snapshot::compare(git, Some(&before.snapshot), snapshot).ok()?)));
-        let Some((before, difference)) =
-            difference.filter(|(_, difference)| !difference.datacenter && !difference.class)
-        else {
+        let sealed = declared::sealed_tree(git, snapshot)?;
+        let Some((before, difference)) = difference.filter(|(before, difference)| {
+            !difference.datacenter && !difference.class && before.declared.sealed_tree == sealed
+        }) else {
             return self.model_of(snapshot);
         };
         let declared = before.declared.clone();
@@ -415,6 +426,7 @@ impl Host {
         let mut faults = BTreeMap::new();
         // Those made from the same are rendered once.
         let mut rendered: BTreeMap<Ingredients, Result<_, String>> = BTreeMap::new();
+        let mut look = self.keyring.look(git);
         for (name, component) in &next.inputs {
             let same = match before.and_then(|before| Some((before, before.inputs.get(name)?))) {
                 None => false,
@@ -438,13 +450,13 @@ impl Host {
             let sources = next.sources(name, component);
             let result = match rendered.entry(next.ingredients(git, name, component, &self.name)?) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => {
-                    new.insert(match render::render(git, &sources, name, Some(&self.name), &Secrets::default()) {
+                Entry::Vacant(new) => new.insert(
+                    match render::render(git, &sources, name, Some(&self.name), &look.of(&sources, &name.component)) {
                         Ok(rendering) => Ok(self.export.stage(&rendering, anew)?),
                         Err(fault @ (RenderError::Fault(_) | RenderError::Templates(_))) => Err(fault.to_string()),
                         Err(RenderError::Repository(cause)) => return Err(TransactionError::Damaged(cause)),
-                    })
-                }
+                    },
+                ),
             };
             match result {
                 Ok(hash) => drop(contents.insert(name.clone(), *hash)),
@@ -456,6 +468,8 @@ impl Host {
                 }
             }
         }
+        // Nothing of the secrets stays anywhere.
+        template::rest();
         Ok((contents, faults))
     }
 
@@ -617,13 +631,14 @@ impl Host {
             let Some((_, kept)) = self.export.current() else { return Ok(Vec::new()) };
             let faults = kept.header.as_ref().map(|header| header.faults.clone()).unwrap_or_default();
             let mut problems = Vec::new();
+            let mut look = self.keyring.look(&git);
             for (name, component) in &model.inputs {
                 if known.contains(name) || faults.contains_key(name) {
                     continue;
                 }
                 let sources = model.sources(name, component);
-                match render::render(&git, &sources, name, Some(&self.name), &Secrets::default()) {
-                    Ok(rendered) if kept.contents.get(name) == Some(&rendered.hash()) => {}
+                match render::render(&git, &sources, name, Some(&self.name), &look.of(&sources, &name.component)) {
+                    Ok(rendered) if kept.contents.get(name) == Some(&self.export.hash(&rendered)) => {}
                     Ok(_) if kept.contents.contains_key(name) => {
                         problems.push(format!("the export of {name} is not what its snapshot holds"));
                     }
@@ -631,6 +646,7 @@ impl Host {
                     Err(error) => problems.push(format!("{name} cannot be rendered: {}", chain(&error))),
                 }
             }
+            template::rest();
             let extra = kept.contents.keys().filter(|name| !model.inputs.contains_key(name));
             problems.extend(extra.map(|name| format!("{name} is in the export, but not in its snapshot")));
             Ok(problems)
@@ -735,6 +751,9 @@ pub enum OpenError {
     /// Components cannot be placed as the configuration says.
     #[error(transparent)]
     Place(#[from] BadPlace),
+    /// The identity cannot be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// The state belongs to another datacenter.
     #[error("{path} holds the export of {found}; name that datacenter, or another --state")]
     OtherDatacenter {

@@ -157,6 +157,7 @@ impl Site {
             state: &self.state(),
             git_dir: None,
             retention: Retention { last: 2, younger_than: Duration::ZERO },
+            identity: None,
             place: self.file.export.clone(),
             checks: Checks::new(self.file.check.clone(), CancellationToken::new()),
         })
@@ -643,6 +644,7 @@ fn a_second_agent_is_kept_out_and_another_datacenter_too() {
         state: &site.state(),
         git_dir: None,
         retention: Retention { last: 2, younger_than: Duration::ZERO },
+        identity: None,
         place: Vec::new(),
         checks: Checks::default(),
     });

@@ -5,16 +5,17 @@ use std::collections::HashMap;
 use anyhow::Context as _;
 use git2::Repository;
 use libconf::{
-    name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, ObjectId, RefName, Sequence},
+    name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, RefName, Sequence},
     tier::{
         git,
-        layers::{self, Explained, LayerError, Origin, Sources},
-        manifest::{self, ClassManifest, InstanceManifest, Strictness},
+        layers::{self, Explained, LayerError, Origin},
         pointer::Pointer,
         snapshot::{Component, Snapshot},
     },
 };
 use serde::{Deserialize, Serialize};
+
+use crate::running::{NotThere, Running};
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -33,11 +34,6 @@ pub struct Explanation {
     pub keys: Vec<Explained>,
 }
 
-/// Why there is no explanation: what was asked for is not there, or not to be told apart.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NotThere(String);
-
 /// Explains the keys at or below `key`, as they are in a snapshot.
 pub fn explain(
     repo: &Repository,
@@ -46,39 +42,14 @@ pub fn explain(
     key: &str,
     host: Option<&HostName>,
 ) -> anyhow::Result<Result<Explanation, NotThere>> {
-    let running = snapshot.components(repo)?.into_iter().filter(|(name, _)| selector.matches(name));
-    let mut running: Vec<(ComponentVersion, Component)> = running.collect();
-    let (Some((name, component)), true) = (running.pop(), running.is_empty()) else {
-        return Ok(Err(NotThere(format!(
-            "{} runs {}; `conf-master log {}` shows what changed",
-            snapshot.datacenter,
-            if running.is_empty() {
-                format!("no {selector}")
-            } else {
-                format!("several versions of {selector}, name one")
-            },
-            snapshot.datacenter
-        ))));
+    let running = match Running::find(repo, snapshot, selector)? {
+        Ok(running) => running,
+        Err(why) => return Ok(Err(why)),
     };
-    let trees = [snapshot.class_tree(repo)?, snapshot.datacenter_tree(repo)?];
-    let class = ClassManifest::parse(&text(repo, trees[0])?, Strictness::Lenient).map_err(|faults| faulty(&faults))?;
-    let instance =
-        InstanceManifest::parse(&text(repo, trees[1])?, Strictness::Lenient).map_err(|faults| faulty(&faults))?;
-    if let Some(host) = host.filter(|host| !instance.runs(host, &name)) {
-        return Ok(Err(NotThere(format!("{host} does not run {name}"))));
+    if let Some(Err(why)) = host.map(|host| running.on(host)) {
+        return Ok(Err(why));
     }
-    let raw = manifest::pins(&class, &instance).iter().any(|pin| pin.component == name && pin.raw);
-    let [class_tree, datacenter_tree] = trees;
-    let platform = manifest::platform(&class, &instance);
-    let sources = Sources {
-        component_tree: component.tree,
-        raw,
-        class_tree,
-        datacenter_tree,
-        instance: &instance,
-        datacenter: &snapshot.datacenter,
-        platform: &platform,
-    };
+    let (name, component, sources) = (&running.name, &running.component, running.sources());
     let Ok(pointer) = key.parse::<Pointer>();
     let stack = match layers::stack(repo, &sources, &name.component, host) {
         Ok(stack) => stack,
@@ -91,7 +62,7 @@ pub fn explain(
     }
     let mut known: HashMap<(CommitId, String), Option<Change>> = HashMap::new();
     for by in keys.iter_mut().flat_map(|key| &mut key.set_by) {
-        let Some((reference, commit)) = place(snapshot, &component, &by.origin) else { continue };
+        let Some((reference, commit)) = place(snapshot, component, &by.origin) else { continue };
         by.reference = Some(reference);
         let file = (commit, by.file.clone());
         if !known.contains_key(&file) {
@@ -103,18 +74,7 @@ pub fn explain(
     }
     let (datacenter, host) = (snapshot.datacenter.clone(), host.cloned());
     let (sequence, commit) = (snapshot.sequence, snapshot.commit);
-    Ok(Ok(Explanation { datacenter, component: name, host, sequence, commit, keys }))
-}
-
-fn text(repo: &Repository, tree: ObjectId) -> anyhow::Result<String> {
-    let tree = repo.find_tree(tree.into())?;
-    let entry = tree.get_name(manifest::FILE).with_context(|| format!("a tree without {}", manifest::FILE))?;
-    Ok(String::from_utf8_lossy(repo.find_blob(entry.id())?.content()).into_owned())
-}
-
-fn faulty(faults: &[manifest::Fault]) -> anyhow::Error {
-    let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    anyhow::anyhow!("{} of a snapshot: {}", manifest::FILE, words.join("; "))
+    Ok(Ok(Explanation { datacenter, component: name.clone(), host, sequence, commit, keys }))
 }
 
 /// The branch or tag of a layer, and its commit in the snapshot.

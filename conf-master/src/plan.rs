@@ -1,11 +1,17 @@
 //! What a change would do, before it does: components, hosts, and the difference in files and settings.
 
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use git2::{DiffFormat, DiffOptions, Patch, Repository};
 use libconf::{
     name::{CommitId, ComponentVersion, DatacenterName, HostName},
-    tier::layers::{self, Stack},
+    tier::{
+        layers::{self, Stack},
+        render::{self, RenderError, Secrets},
+    },
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -118,7 +124,7 @@ fn datacenter(
     let before = catalog.datacenters.get(name);
     let Some(after) = Side::after(name, before, delta, &overrides)? else { return Ok(plan) };
     let before = before.map(|before| Side::before(name, before, &overrides)).transpose()?;
-    let mut names = side::affected(before.as_ref(), &after, delta);
+    let mut names = side::affected(repo, before.as_ref(), &after, delta)?;
     names.extend(delta.components.keys().cloned());
     let mut planning = Planning { repo, before: before.as_ref(), after: &after, left };
     for component in names {
@@ -153,9 +159,10 @@ impl Planning<'_> {
         let mut diff = self.files(&name)?;
         for group in groups.iter().take(MOST_GROUPS) {
             diff.push_str(&self.settings(&name, group.host())?);
+            diff.push_str(&self.rendered(&name, group.host())?);
         }
         if let more @ 1.. = groups.len().saturating_sub(MOST_GROUPS) {
-            diff.push_str(&self.fits(format!("(and the settings of {more} more groups of hosts)\n")));
+            diff.push_str(&self.fits(format!("(and what {more} more groups of hosts get)\n")));
         }
         let named = groups.iter().any(|group| !group.hosts.is_empty());
         let mut hosts: Vec<HostName> = if named {
@@ -211,18 +218,45 @@ impl Planning<'_> {
             Some(format!("{}\n", serde_json::to_string_pretty(&settings).unwrap_or_default()))
         };
         let (old, new) = (self.before.and_then(on).unwrap_or_default(), on(self.after).unwrap_or_default());
-        if old == new || *self.left == 0 {
-            return Ok(String::new());
-        }
         let title = match host {
             Some(host) => format!("settings of {name} on {host}"),
             None => format!("settings of {name}"),
         };
+        self.between(&title, &old, &new)
+    }
+
+    /// The difference between two texts, under a title.
+    fn between(&mut self, title: &str, old: &str, new: &str) -> Result<String, git2::Error> {
+        if old == new || *self.left == 0 {
+            return Ok(String::new());
+        }
         let mut patch = Patch::from_buffers(old.as_bytes(), None, new.as_bytes(), None, Some(&mut options()))?;
         let text = patch.to_buf()?;
         let text = String::from_utf8_lossy(&text).into_owned();
         let hunks = text.find("@@ ").map_or("", |at| &text[at..]);
         Ok(self.fits(format!("--- {title}\n+++ {title}\n{hunks}")))
+    }
+
+    /// The difference in what templates come to on a host, secrets by their names.
+    fn rendered(&mut self, name: &ComponentVersion, host: Option<&HostName>) -> Result<String, git2::Error> {
+        let on = |side: &Side<'_>| -> Result<BTreeMap<String, String>, git2::Error> {
+            let Some(sources) = side.sources(name) else { return Ok(BTreeMap::new()) };
+            match render::templates(self.repo, &sources, name, host, &Secrets::by_name(&sources, &name.component)) {
+                Ok(files) => Ok(files),
+                Err(RenderError::Repository(error)) => Err(error),
+                // What is refused says why elsewhere.
+                Err(RenderError::Fault(_) | RenderError::Templates(_)) => Ok(BTreeMap::new()),
+            }
+        };
+        let (old, new) = (self.before.map(on).transpose()?.unwrap_or_default(), on(self.after)?);
+        let paths: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let mut all = String::new();
+        for path in paths {
+            let text = |files: &BTreeMap<String, String>| files.get(path).cloned().unwrap_or_default();
+            let at = host.map(|host| format!(" on {host}")).unwrap_or_default();
+            all.push_str(&self.between(&format!("{name}/{path}{at}"), &text(&old), &text(&new))?);
+        }
+        Ok(all)
     }
 
     /// As much of a text as there is room for, in whole lines.

@@ -1,5 +1,5 @@
 //! The commands that ask the running agent, or watch on its behalf: `get`, `explain`, `wait`, `watch`, `exec`, `status`, `verify`,
-//! `history`. Exit codes: 0 done, 1 refused or not reached, 2 wrong usage; `exec` has those of what it runs.
+//! `history`; and `identity`, which asks nobody. Exit codes: 0 done, 1 refused or not reached, 2 wrong usage; `exec` has those of what it runs.
 
 mod exec;
 mod explain;
@@ -14,10 +14,13 @@ use std::{
     process::ExitCode,
 };
 
-use libconf::tier::daemon::chain;
+use libconf::tier::{daemon::chain, secret::Identity};
 
 use self::socket::AskError;
-use crate::config::Command;
+use crate::{
+    config::{Command, IdentityOptions},
+    secrets::identity_path,
+};
 
 /// What a command came to when it did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -50,12 +53,28 @@ pub fn run(command: Command) -> ExitCode {
             Command::Status(options) => show::status(&options).await,
             Command::Verify(options) => show::verify(&options).await,
             Command::History(options) => show::history(&options).await,
+            Command::Identity(options) => identity(&options),
             Command::Run(_) => Err(ClientError::Usage("`run` is the agent itself".to_owned())),
         }
     });
     // A blocked reader of /proc or a file system that hangs must not keep a command from ending.
     runtime.shutdown_background();
     done.unwrap_or_else(|error| fail(&error))
+}
+
+/// `conf-local identity`: asks nobody, so that it works before the agent was ever started.
+fn identity(options: &IdentityOptions) -> Result<ExitCode, ClientError> {
+    let path = identity_path(&options.state, options.identity.as_deref());
+    if let Some(folder) = path.parent() {
+        let what = format!("cannot make {}", folder.display());
+        std::fs::create_dir_all(folder).map_err(|source| ClientError::System { what, source })?;
+    }
+    let (identity, made) = Identity::load_or_create(&path).map_err(|error| ClientError::Refused(error.to_string()))?;
+    if made {
+        note(format_args!("made {}; keep it to this host", path.display()));
+    }
+    print(&identity.recipient().to_string())?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn fail(error: &ClientError) -> ExitCode {

@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -13,7 +14,7 @@ use libconf::{
 use serde::Deserialize;
 
 use super::{Refusal, Service, broken, nothing_yet, refusal};
-use crate::state::kept;
+use crate::{export::SHOWN, state::kept};
 
 #[derive(Debug, Deserialize)]
 pub(super) struct ConfigQuery {
@@ -29,16 +30,18 @@ pub(super) struct Found {
 }
 
 impl Service {
-    /// The settings as they lie on disk, with the header `ETag` (the hash of the rendering), `Conf-Sequence` and
+    /// The settings as they lie on disk, those with secrets for `may_see` alone, with the header `ETag` (the hash of the rendering), `Conf-Sequence` and
     /// `Conf-Component`.
     pub(super) async fn config(
         &self,
         selector: ComponentSelector,
         query: ConfigQuery,
         known: Option<String>,
+        may_see: bool,
     ) -> Result<Response, Refusal> {
         let service = self.clone();
-        let answered = tokio::task::spawn_blocking(move || service.read(&selector, query.sequence, known.as_deref()));
+        let answered =
+            tokio::task::spawn_blocking(move || service.read(&selector, query.sequence, known.as_deref(), may_see));
         answered.await.map_err(broken)?
     }
 
@@ -47,6 +50,7 @@ impl Service {
         selector: &ComponentSelector,
         sequence: Option<Sequence>,
         known: Option<&str>,
+        may_see: bool,
     ) -> Result<Response, Refusal> {
         let found = self.find(selector, sequence)?;
         let settings = found.directory.join(format!("{}.json", found.component));
@@ -54,13 +58,17 @@ impl Service {
         // `…/store/<hash>/settings.json`: the hash names the content.
         let link = fs::read_link(&settings).map_err(failed)?;
         let hash = link.parent().and_then(Path::file_name).and_then(|hash| hash.to_str()).unwrap_or_default();
-        let tag = format!("\"{hash}\"");
+        let file = settings.canonicalize().map_err(failed)?;
+        // What not everybody may read holds secrets.
+        let hide = !may_see && fs::metadata(&file).map_err(failed)?.mode() & 0o004 == 0;
+        let file = if hide { file.with_file_name(SHOWN) } else { file };
+        let tag = format!("\"{hash}{}\"", if hide { "-shown" } else { "" });
         let is_known =
             |known: &str| known == "*" || known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag);
         let mut response = if known.is_some_and(is_known) {
             answer::bytes_of(StatusCode::NOT_MODIFIED, "application/json", bytes::Bytes::new())
         } else {
-            let bytes = fs::read(&settings).map_err(failed)?;
+            let bytes = fs::read(&file).map_err(failed)?;
             answer::bytes_of(StatusCode::OK, "application/json", bytes.into())
         };
         let headers = response.headers_mut();

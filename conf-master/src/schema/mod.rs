@@ -39,6 +39,16 @@ pub struct SchemaFault {
     pub pointer: String,
     /// What is wrong there.
     pub reason: String,
+    /// It is a value of another type.
+    #[serde(default)]
+    pub of_type: bool,
+}
+
+impl SchemaFault {
+    /// A fault that is not one of type.
+    pub fn new(pointer: impl Into<String>, reason: impl Into<String>) -> Self {
+        SchemaFault { pointer: pointer.into(), reason: reason.into(), of_type: false }
+    }
 }
 
 /// Why a schema cannot be used.
@@ -132,27 +142,29 @@ fn faults(validator: &Validator, settings: &Value) -> Vec<SchemaFault> {
     let mut faults = Vec::new();
     for error in validator.iter_errors(settings) {
         if faults.len() >= MOST_FAULTS {
-            faults.push(SchemaFault { pointer: String::new(), reason: "and more faults besides".to_owned() });
+            faults.push(SchemaFault::new("", "and more faults besides"));
             break;
         }
         let pointer = error.instance_path().to_string();
         match error.kind() {
             ValidationErrorKind::AdditionalProperties { unexpected }
             | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
-                faults.extend(unexpected.iter().take(MOST_FAULTS).map(|key| SchemaFault {
-                    pointer: member(&pointer, key),
-                    reason: "the schema knows no such key; correct it, or take it out".to_owned(),
+                faults.extend(unexpected.iter().take(MOST_FAULTS).map(|key| {
+                    SchemaFault::new(member(&pointer, key), "the schema knows no such key; correct it, or take it out")
                 }));
             }
             // Whoever took it away is sought there, not around it.
             ValidationErrorKind::Required { property: Value::String(key) } => {
-                faults.push(SchemaFault { pointer: member(&pointer, key), reason: cut(&error.to_string()) });
+                faults.push(SchemaFault::new(member(&pointer, key), cut(&error.to_string())));
             }
             ValidationErrorKind::FalseSchema => {
                 let reason = format!("the schema does not allow {}", cut(&error.instance().to_string()));
-                faults.push(SchemaFault { pointer, reason });
+                faults.push(SchemaFault::new(pointer, reason));
             }
-            _ => faults.push(SchemaFault { pointer, reason: cut(&error.to_string()) }),
+            kind => {
+                let of_type = matches!(kind, ValidationErrorKind::Type { .. });
+                faults.push(SchemaFault { pointer, reason: cut(&error.to_string()), of_type });
+            }
         }
     }
     faults

@@ -16,10 +16,13 @@ use git2::Repository;
 use libconf::{
     name::{ComponentName, ComponentVersion, DatacenterName, HostName, ObjectId, RefName},
     tier::{
-        layers::{self, Ingredients, LayerError, Origin, Overrides, Stack},
+        layers::{self, Ingredients, LayerError, Origin, Overrides, Sources, Stack},
         manifest::{self, Overlay},
         pointer::Pointer,
-        safety, yaml,
+        render::{RenderError, SecretFault, Secrets, Templates},
+        safety,
+        settings::{self, SettingsFault},
+        yaml,
     },
 };
 use serde_json::{Map, Value};
@@ -102,7 +105,7 @@ impl Validator {
             looking.without_effect();
             looking.components();
         }
-        for component in side::affected(before.as_ref(), &after, delta) {
+        for component in side::affected(repo, before.as_ref(), &after, delta)? {
             looking.component(&component)?;
         }
         let mut found = looking.found;
@@ -122,7 +125,7 @@ impl Validator {
         let mut touched: BTreeSet<ComponentVersion> = delta.components.keys().cloned().collect();
         if let Some(after) = Side::after(name, before, delta, &overrides)? {
             let before = before.map(|before| Side::before(name, before, &overrides)).transpose()?;
-            touched.extend(side::affected(before.as_ref(), &after, delta));
+            touched.extend(side::affected(repo, before.as_ref(), &after, delta)?);
         }
         Ok(touched)
     }
@@ -170,6 +173,8 @@ struct Case {
     ingredients: Ingredients,
     stack: Stack,
     settings: Value,
+    /// The same with something in the place of each secret.
+    filled: Option<Value>,
 }
 
 impl Looking<'_> {
@@ -267,10 +272,18 @@ impl Looking<'_> {
                 self.keys(name, host, &stack, [&old, &settings]);
             }
             if !self.validator.is_good(&ingredients) {
-                cases.push(Case { host: host.cloned(), ingredients, stack, settings: Value::Object(settings) });
+                cases.push(Case {
+                    host: host.cloned(),
+                    ingredients,
+                    stack,
+                    settings: Value::Object(settings),
+                    filled: None,
+                });
             }
         }
         self.nesting(name, &mut cases);
+        self.secrets(name, &sources, &mut cases);
+        self.templates(name, &sources, &mut cases)?;
         match schema {
             None => cases.into_iter().for_each(|case| self.validator.remember(case.ingredients)),
             Some((id, bytes)) => {
@@ -322,14 +335,79 @@ impl Looking<'_> {
         cases.retain(|case| {
             let Some(pointer) = deeper(&case.settings, levels) else { return true };
             let reason = format!("nested deeper than {levels} levels");
-            self.at(name, case, SchemaFault { pointer: pointer.to_string(), reason });
+            self.at(name, case, SchemaFault::new(pointer.to_string(), reason));
             false
         });
     }
 
+    /// Settings that ask for secrets in vain; takes them out of `cases`. In the others, each is put by its name.
+    fn secrets(&mut self, name: &ComponentVersion, sources: &Sources<'_>, cases: &mut Vec<Case>) {
+        let secrets = Secrets::by_name(sources, &name.component);
+        let mut told: BTreeSet<SecretFault> = BTreeSet::new();
+        cases.retain_mut(|case| {
+            let (filled, faults) = secrets.fill(&case.settings);
+            case.filled = filled;
+            let good = faults.is_empty();
+            for fault in faults {
+                if told.insert(fault.clone()) {
+                    self.at(name, case, SchemaFault::new(fault.pointer, fault.reason));
+                }
+            }
+            good
+        });
+    }
+
+    /// Templates that cannot be rendered on some group of hosts; takes those out of `cases`.
+    fn templates(
+        &mut self,
+        name: &ComponentVersion,
+        sources: &Sources<'_>,
+        cases: &mut Vec<Case>,
+    ) -> Result<(), git2::Error> {
+        let reference = self.after.reference(name, &Origin::Component);
+        let causes = self.after.causes(name, reference.clone());
+        let fault = |SettingsFault { file, line, reason }, host: Option<&HostName>| {
+            let fault = Fault { host: host.cloned(), ..Fault::of_file(&reference, &file, line, reason) };
+            Caused { fault, causes: causes.clone() }
+        };
+        let templates = match Templates::read(self.repo, sources) {
+            Ok(Some(templates)) => templates,
+            Ok(None) => return Ok(()),
+            Err(RenderError::Repository(error)) => return Err(error),
+            Err(RenderError::Templates(faults)) => {
+                self.found.extend(faults.into_iter().map(|one| fault(one, None)));
+                cases.clear();
+                return Ok(());
+            }
+            Err(RenderError::Fault(reason)) => {
+                self.fault(&reference, "", None, reason);
+                return Ok(());
+            }
+        };
+        let secrets = Secrets::by_name(sources, &name.component);
+        let mut told = BTreeSet::new();
+        let by_host = layers::differ_by_host(self.repo, sources)?;
+        cases.retain(|case| {
+            let faults = templates.faults(sources, name, case.host.as_ref(), &case.settings, &secrets);
+            let good = faults.is_empty();
+            for one in faults {
+                // What many hosts have in common is told once, of the first.
+                if told.insert((one.file.clone(), one.line, one.reason.clone())) {
+                    let layered = case.stack.layers.iter().any(|layer| layer.origin.is_of_hosts());
+                    self.found.push(fault(one, case.host.as_ref().filter(|_| by_host || layered)));
+                }
+            }
+            good
+        });
+        Ok(())
+    }
+
     /// Holds settings against their schema, and remembers those that are as it says.
     fn against_schema(&mut self, name: &ComponentVersion, id: ObjectId, schema: &[u8], cases: &[Case]) {
-        let settings: Vec<Value> = cases.iter().map(|case| case.settings.clone()).collect();
+        // A secret stands there by its name.
+        let places: Vec<Vec<String>> = cases.iter().map(|case| asked(&case.settings)).collect();
+        let settings: Vec<Value> =
+            cases.iter().map(|case| case.filled.as_ref().unwrap_or(&case.settings).clone()).collect();
         match self.validator.schemas.check(id, schema, &settings) {
             Err(bad) => {
                 let reference = self.after.reference(name, &Origin::Component);
@@ -342,7 +420,10 @@ impl Looking<'_> {
             Ok(found) => {
                 // What all hosts have in common is told once.
                 let mut told: BTreeSet<(String, String)> = BTreeSet::new();
-                for (case, faults) in cases.iter().zip(found) {
+                for ((case, places), mut faults) in cases.iter().zip(places).zip(found) {
+                    // What its value is like nobody knows here, but for its type.
+                    faults
+                        .retain(|fault| fault.of_type || !places.iter().any(|place| fault.pointer.starts_with(place)));
                     if faults.is_empty() {
                         self.validator.remember(case.ingredients.clone());
                     }
@@ -357,7 +438,7 @@ impl Looking<'_> {
     }
 
     /// A fault at a place in the settings: in the file of the layer that had the last word there.
-    fn at(&mut self, name: &ComponentVersion, case: &Case, SchemaFault { pointer, reason }: SchemaFault) {
+    fn at(&mut self, name: &ComponentVersion, case: &Case, SchemaFault { pointer, reason, .. }: SchemaFault) {
         let Ok(place) = pointer.parse::<Pointer>();
         // Where nothing is said of the place itself, what is around it lacks something.
         let mut around = (0..=place.parts().len()).rev().map(|length| {
@@ -375,11 +456,28 @@ impl Looking<'_> {
         let causes = self.after.causes(name, reference.clone());
         let mut fault = Fault { pointer: Some(pointer), ..Fault::of_file(&reference, file, line, reason) };
         // What all hosts have in common is no one host's.
-        if case.stack.layers.iter().any(|layer| matches!(layer.origin, Origin::Role(_) | Origin::Host(_))) {
+        if case.stack.layers.iter().any(|layer| layer.origin.is_of_hosts()) {
             fault.host.clone_from(&case.host);
         }
         self.found.push(Caused { fault, causes });
     }
+}
+
+/// The JSON Pointers at which a secret is asked for.
+fn asked(settings: &Value) -> Vec<String> {
+    fn look(value: &Value, at: &Pointer, found: &mut Vec<String>) {
+        match value {
+            asking if settings::asked_secret(asking).is_some() => found.push(at.to_string()),
+            Value::Object(members) => members.iter().for_each(|(key, inner)| look(inner, &at.join(key), found)),
+            Value::Array(items) => {
+                items.iter().enumerate().for_each(|(number, inner)| look(inner, &at.join(&number.to_string()), found));
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    look(settings, &Pointer::default(), &mut found);
+    found
 }
 
 /// The first place that is nested deeper than so many levels.

@@ -8,16 +8,20 @@ use std::{
 
 use git2::Repository;
 use libconf::{
-    name::{ComponentName, ComponentVersion, DatacenterName, HostName, ObjectId, RefName},
+    name::{ComponentName, ComponentVersion, DatacenterName, HostName, ObjectId, RefName, SecretName},
     tier::{
         layers::{self, Group, Ingredients, Origin, Overrides, Sources},
         manifest::{Host, InstanceManifest, Overlay, PinRequest},
+        secret::Declaration,
         snapshot::Component,
     },
 };
 use serde_json::{Map, Value};
 
-use crate::catalog::{Datacenter, Delta};
+use crate::{
+    catalog::{Datacenter, Delta},
+    secrets::Declared,
+};
 
 /// One of the two.
 #[derive(Debug)]
@@ -27,6 +31,7 @@ pub(crate) struct Side<'a> {
     /// Its own `datacenter.yaml`.
     pub(crate) instance: &'a InstanceManifest,
     platform: &'a Map<String, Value>,
+    secrets: BTreeMap<SecretName, Declaration>,
     /// What it asks for.
     pub(crate) requests: &'a BTreeMap<ComponentVersion, PinRequest>,
     components: &'a BTreeMap<ComponentVersion, Component>,
@@ -39,6 +44,8 @@ pub(crate) struct Side<'a> {
     overlaid: OnceCell<BTreeSet<&'a ComponentName>>,
 }
 
+/// Which value a secret has makes no difference here.
+static NONE_SEALED: BTreeMap<SecretName, ObjectId> = BTreeMap::new();
 static NO_COMPONENTS: BTreeMap<ComponentVersion, Component> = BTreeMap::new();
 
 type ReadOverrides<'a> = dyn Fn(ObjectId) -> Result<Arc<Overrides>, git2::Error> + 'a;
@@ -55,6 +62,7 @@ impl<'a> Side<'a> {
             name,
             instance: &datacenter.instance,
             platform: &datacenter.platform,
+            secrets: declarations(&datacenter.secrets),
             requests: &datacenter.requests,
             components: &datacenter.components,
             changed: None,
@@ -71,15 +79,20 @@ impl<'a> Side<'a> {
         delta: &'a Delta,
         overrides: &ReadOverrides<'_>,
     ) -> Result<Option<Self>, git2::Error> {
-        let (instance, platform, requests, trees) = match (&delta.manifest, before) {
-            (Some(new), _) => (&new.instance, &new.platform, &new.requests, [new.class_tree, new.datacenter_tree]),
-            (None, Some(old)) => (&old.instance, &old.platform, &old.requests, [old.class_tree, old.datacenter_tree]),
+        let (instance, platform, secrets, requests, trees) = match (&delta.manifest, before) {
+            (Some(new), _) => {
+                (&new.instance, &new.platform, &new.secrets, &new.requests, [new.class_tree, new.datacenter_tree])
+            }
+            (None, Some(old)) => {
+                (&old.instance, &old.platform, &old.secrets, &old.requests, [old.class_tree, old.datacenter_tree])
+            }
             (None, None) => return Ok(None),
         };
         Ok(Some(Side {
             name,
             instance,
             platform,
+            secrets: declarations(secrets),
             requests,
             components: before.map_or(&NO_COMPONENTS, |before| &before.components),
             changed: Some(&delta.components),
@@ -98,7 +111,7 @@ impl<'a> Side<'a> {
     }
 
     /// Where a component's layers are read; `None` where it does not run.
-    pub(crate) fn sources(&self, name: &ComponentVersion) -> Option<Sources<'a>> {
+    pub(crate) fn sources(&self, name: &ComponentVersion) -> Option<Sources<'_>> {
         let [class_tree, datacenter_tree] = self.trees;
         Some(Sources {
             component_tree: self.component(name)?.tree,
@@ -108,6 +121,8 @@ impl<'a> Side<'a> {
             instance: self.instance,
             datacenter: self.name,
             platform: self.platform,
+            secrets: &self.secrets,
+            sealed: &NONE_SEALED,
         })
     }
 
@@ -171,13 +186,18 @@ impl<'a> Side<'a> {
     }
 }
 
-/// Components of `after` whose settings may differ from `before` on some host. With no `before` all of them.
-pub(crate) fn affected(before: Option<&Side<'_>>, after: &Side<'_>, delta: &Delta) -> BTreeSet<ComponentVersion> {
-    let Some(before) = before else { return after.requests.keys().cloned().collect() };
+/// Components of `after` whose settings or rendered files may differ from `before` on some host. With no `before` all of them.
+pub(crate) fn affected(
+    repo: &Repository,
+    before: Option<&Side<'_>>,
+    after: &Side<'_>,
+    delta: &Delta,
+) -> Result<BTreeSet<ComponentVersion>, git2::Error> {
+    let Some(before) = before else { return Ok(after.requests.keys().cloned().collect()) };
     let changed = delta.components.iter().filter(|(_, content)| content.is_some()).map(|(name, _)| name.clone());
     let mut affected: BTreeSet<ComponentVersion> = changed.collect();
     if delta.manifest.is_none() {
-        return affected;
+        return Ok(affected);
     }
     let mut names: BTreeSet<&ComponentName> = BTreeSet::new();
     for (old, new) in before.overrides.iter().zip(&after.overrides) {
@@ -190,7 +210,37 @@ pub(crate) fn affected(before: Option<&Side<'_>>, after: &Side<'_>, delta: &Delt
         let raw = before.requests.get(name).is_some_and(|before| before.raw != request.raw);
         (raw || names.contains(&name.component)).then(|| name.clone())
     }));
-    affected
+    for name in after.requests.keys() {
+        if !affected.contains(name) && differs_around(repo, before, after, name)? {
+            affected.insert(name.clone());
+        }
+    }
+    Ok(affected)
+}
+
+/// What is declared, whoever's file says so.
+fn declarations(secrets: &BTreeMap<SecretName, Declared>) -> BTreeMap<SecretName, Declaration> {
+    secrets.iter().map(|(name, declared)| (name.clone(), declared.declaration.clone())).collect()
+}
+
+/// True when something that is no layer makes a difference to a component on some host: what its templates read, or its secrets.
+fn differs_around(
+    repo: &Repository,
+    before: &Side<'_>,
+    after: &Side<'_>,
+    name: &ComponentVersion,
+) -> Result<bool, git2::Error> {
+    let Some(sources) = after.sources(name) else { return Ok(false) };
+    let secret = |side: &Side<'_>| side.secrets.values().any(|declared| declared.readers.contains(&name.component));
+    if !layers::has_templates(repo, &sources)? && !secret(before) && !secret(after) {
+        return Ok(false);
+    }
+    for group in after.groups(repo, name)? {
+        if before.ingredients(repo, name, group.host())? != after.ingredients(repo, name, group.host())? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The keys whose values differ between two maps.

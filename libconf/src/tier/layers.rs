@@ -11,7 +11,7 @@ mod overrides;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::OnceLock};
+use std::{collections::BTreeMap, fmt, sync::OnceLock};
 
 use git2::{ObjectType, Repository, Tree};
 use serde::{Deserialize, Serialize};
@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 
 pub use self::{
     explain::{Explained, SetBy},
-    groups::{Group, differ_by_host, groups},
+    groups::{Group, differ_by_host, groups, has_templates},
     ingredients::Ingredients,
     overrides::Overrides,
 };
@@ -27,9 +27,10 @@ use super::{
     lines::Lines,
     manifest::{self, InstanceManifest, Overlay},
     pointer::Pointer,
+    secret::Declaration,
     settings::{self, Format, SettingsFault},
 };
-use crate::name::{ComponentName, DatacenterName, HostName, ObjectId, RoleName};
+use crate::name::{ComponentName, DatacenterName, HostName, ObjectId, RoleName, SecretName};
 
 /// Who says what a layer says.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -90,6 +91,17 @@ pub struct Sources<'a> {
     pub datacenter: &'a DatacenterName,
     /// Facts about the platform: the class's, and over them the datacenter's own. See [`manifest::platform`].
     pub platform: &'a Map<String, Value>,
+    /// The secrets that it declares, the class's among them.
+    pub secrets: &'a BTreeMap<SecretName, Declaration>,
+    /// The sealed value of each, where there is one; on conf-master none are looked at.
+    pub sealed: &'a BTreeMap<SecretName, ObjectId>,
+}
+
+impl<'a> Sources<'a> {
+    /// The secrets that a component may read.
+    pub fn secrets_of(&self, component: &ComponentName) -> impl Iterator<Item = (&'a SecretName, &'a Declaration)> {
+        self.secrets.iter().filter(|(_, declared)| declared.readers.contains(component))
+    }
 }
 
 /// What cannot be read in a layer.
@@ -272,6 +284,13 @@ pub(super) fn merge(settings: &mut Map<String, Value>, patch: &Map<String, Value
             }
             value => drop(settings.insert(key.clone(), value.clone())),
         }
+    }
+}
+
+impl Origin {
+    /// True for a layer that not every host has.
+    pub fn is_of_hosts(&self) -> bool {
+        matches!(self, Origin::Role(_) | Origin::Host(_))
     }
 }
 

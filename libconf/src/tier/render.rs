@@ -12,14 +12,16 @@ use std::{
 use git2::{ObjectType, Repository, Tree};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use zeroize::Zeroizing;
 
 use super::{
     layers::{self, LayerError, Sources},
     safety::{self, Limits},
+    secret::{Generate, SecretValue, Source},
     settings::{self, SettingsFault},
     template::{self, Given, Job},
 };
-use crate::name::{BadName, ComponentVersion, HostName};
+use crate::name::{BadName, ComponentName, ComponentVersion, HostName, SecretName};
 
 /// What a component is made into. Equal renderings have equal hashes, whatever they were made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,16 +97,15 @@ pub fn render(
     // The layers look at the root alone; what may not be deeper is refused here.
     settings::choose(files.keys().map(String::as_str), sources.raw)
         .map_err(|fault| RenderError::Fault(fault.to_string()))?;
-    let stack = layers::stack(repo, sources, &component.component, host).map_err(|error| match error {
-        LayerError::Repository(cause) => RenderError::Repository(cause),
-        faults @ LayerError::Faults(_) => RenderError::Fault(faults.to_string()),
-    })?;
+    let stack = layers::stack(repo, sources, &component.component, host).map_err(of_layers)?;
     let shown = Value::Object(stack.merged());
-    if !sources.raw {
-        templates(&mut files, sources, component, host, &shown, secrets)?;
+    if !sources.raw
+        && let Some(templates) = Templates::of(&files).map_err(RenderError::Templates)?
+    {
+        put_results(&mut files, templates.on(sources, component, host, &shown, secrets))?;
     }
     let mut opened = shown.clone();
-    let settings_shown = if secrets.put_into(&mut opened, "").map_err(RenderError::Fault)? {
+    let settings_shown = if secrets.put_into(&mut opened).map_err(RenderError::Fault)? {
         Some(settings::to_canonical(&shown))
     } else {
         None
@@ -112,46 +113,112 @@ pub fn render(
     Ok(Rendered { files, settings: settings::to_canonical(&opened), settings_shown })
 }
 
-/// Puts in the place of each template what it comes to on `host`.
-fn templates(
-    files: &mut BTreeMap<String, Content>,
+/// What a component's templates come to on `host`, by the path of what they are made into.
+pub fn templates(
+    repo: &Repository,
     sources: &Sources<'_>,
     component: &ComponentVersion,
     host: Option<&HostName>,
-    settings: &Value,
     secrets: &Secrets,
-) -> Result<(), RenderError> {
-    let sought = files.keys().filter(|path| path.ends_with(template::ENDING)).cloned();
-    let sought: Vec<String> = sought.collect();
-    if sought.is_empty() {
-        return Ok(());
-    }
-    let mut faults = clashes(files);
-    let mut texts = BTreeMap::new();
-    for (path, content) in &*files {
-        let is_template = path.ends_with(template::ENDING);
-        let mut refuse = |line, reason: &str| {
-            faults.push(SettingsFault { file: path.clone(), line, reason: reason.to_owned() });
-        };
-        match content {
-            Content::Link(_) if is_template => refuse(None, "a template may not be a link; put the file itself"),
-            Content::Link(_) => {}
-            Content::File { bytes, .. } => match std::str::from_utf8(bytes) {
-                Ok(text) => drop(texts.insert(path.clone(), text.to_owned())),
-                Err(bad) if is_template => {
-                    let line = bytes[..bad.valid_up_to()].split(|byte| *byte == b'\n').count();
-                    refuse(Some(line), "it is not UTF-8 text; save it as UTF-8");
-                }
-                Err(_) => {}
-            },
+) -> Result<BTreeMap<String, String>, RenderError> {
+    let Some(templates) = Templates::read(repo, sources)? else { return Ok(BTreeMap::new()) };
+    let stack = layers::stack(repo, sources, &component.component, host).map_err(of_layers)?;
+    let mut faults = Vec::new();
+    let mut made = BTreeMap::new();
+    for (path, result) in templates.on(sources, component, host, &Value::Object(stack.merged()), secrets) {
+        match result {
+            Ok(one) => drop(made.insert(path[..path.len() - template::ENDING.len()].to_owned(), one.text)),
+            Err(fault) => faults.push(fault),
         }
     }
-    if !faults.is_empty() {
-        return Err(RenderError::Templates(faults));
+    if faults.is_empty() { Ok(made) } else { Err(RenderError::Templates(faults)) }
+}
+
+fn of_layers(error: LayerError) -> RenderError {
+    match error {
+        LayerError::Repository(cause) => RenderError::Repository(cause),
+        faults @ LayerError::Faults(_) => RenderError::Fault(faults.to_string()),
     }
-    let mut variables = template::variables(sources, component, host);
-    variables.insert("settings".to_owned(), settings.clone());
-    let results = template::render(Job { files: texts, variables, secrets: secrets.given.clone() });
+}
+
+/// The templates of one component, read once for many hosts.
+pub struct Templates {
+    /// All files that are text: a template may include any.
+    texts: BTreeMap<String, String>,
+}
+
+impl Templates {
+    /// Reads them from a component's tree; `None` where there are none.
+    pub fn read(repo: &Repository, sources: &Sources<'_>) -> Result<Option<Self>, RenderError> {
+        if sources.raw || !layers::has_templates(repo, sources).map_err(RenderError::Repository)? {
+            return Ok(None);
+        }
+        let mut files = BTreeMap::new();
+        let root = repo.find_tree(sources.component_tree.into()).map_err(RenderError::Repository)?;
+        collect(repo, &root, "", &mut files)?;
+        Self::of(&files).map_err(RenderError::Templates)
+    }
+
+    fn of(files: &BTreeMap<String, Content>) -> Result<Option<Self>, Vec<SettingsFault>> {
+        if !files.keys().any(|path| path.ends_with(template::ENDING)) {
+            return Ok(None);
+        }
+        let mut faults = clashes(files);
+        let mut texts = BTreeMap::new();
+        for (path, content) in files {
+            let is_template = path.ends_with(template::ENDING);
+            let mut refuse = |line, reason: &str| {
+                faults.push(SettingsFault { file: path.clone(), line, reason: reason.to_owned() });
+            };
+            match content {
+                Content::Link(_) if is_template => refuse(None, "a template may not be a link; put the file itself"),
+                Content::Link(_) => {}
+                Content::File { bytes, .. } => match std::str::from_utf8(bytes) {
+                    Ok(text) => drop(texts.insert(path.clone(), text.to_owned())),
+                    Err(bad) if is_template => {
+                        let line = bytes[..bad.valid_up_to()].split(|byte| *byte == b'\n').count();
+                        refuse(Some(line), "it is not UTF-8 text; save it as UTF-8");
+                    }
+                    Err(_) => {}
+                },
+            }
+        }
+        if faults.is_empty() { Ok(Some(Templates { texts })) } else { Err(faults) }
+    }
+
+    /// What is wrong with them on a host with these settings.
+    pub fn faults(
+        &self,
+        sources: &Sources<'_>,
+        component: &ComponentVersion,
+        host: Option<&HostName>,
+        settings: &Value,
+        secrets: &Secrets,
+    ) -> Vec<SettingsFault> {
+        let results = self.on(sources, component, host, settings, secrets);
+        let mut faults: Vec<SettingsFault> = results.into_values().filter_map(Result::err).collect();
+        // One that several include is at fault once.
+        faults.dedup();
+        faults
+    }
+
+    fn on(
+        &self,
+        sources: &Sources<'_>,
+        component: &ComponentVersion,
+        host: Option<&HostName>,
+        settings: &Value,
+        secrets: &Secrets,
+    ) -> template::Results {
+        let mut variables = template::variables(sources, component, host);
+        variables.insert("settings".to_owned(), settings.clone());
+        template::render(Job { files: self.texts.clone(), variables, secrets: secrets.given.clone() })
+    }
+}
+
+/// Puts in the place of each template what it came to.
+fn put_results(files: &mut BTreeMap<String, Content>, results: template::Results) -> Result<(), RenderError> {
+    let mut faults = Vec::new();
     for (path, result) in results {
         match result {
             Err(fault) => faults.push(fault),
@@ -195,37 +262,107 @@ fn clashes(files: &BTreeMap<String, Content>) -> Vec<SettingsFault> {
     faults
 }
 
+/// A place in settings where a secret cannot be put.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SecretFault {
+    /// Its JSON Pointer.
+    pub pointer: String,
+    /// What is wrong and what to do.
+    pub reason: String,
+}
+
 impl Secrets {
-    /// Puts values in the place of every `{"$secret": "NAME"}`; true when there was one. `at` is the JSON Pointer of `value`.
-    fn put_into(&self, value: &mut Value, at: &str) -> Result<bool, String> {
+    /// In the place of every value its name, `<secret NAME>`: for checks and for people. Certificates have their two parts.
+    pub fn by_name(sources: &Sources<'_>, component: &ComponentName) -> Self {
+        let mut secrets = Secrets::default();
+        for (name, declared) in sources.secrets_of(component) {
+            let stands = |part: &str| Zeroizing::new(format!("<secret {name}{part}>"));
+            let value = match declared.source {
+                Source::Generate(Generate::X509 { .. }) => {
+                    let certificate = stands(" certificate").to_string();
+                    SecretValue::Certificate { certificate, key: stands(" key") }
+                }
+                _ => SecretValue::Text(stands("")),
+            };
+            secrets.insert(name, Ok(value));
+        }
+        secrets
+    }
+
+    /// Adds one, or why it cannot be had; those words must not hold a value.
+    pub fn insert(&mut self, name: &SecretName, value: Result<SecretValue, String>) {
+        let given = match value {
+            Ok(SecretValue::Text(text)) => Given::Text(text),
+            Ok(SecretValue::Certificate { certificate, key }) => Given::Certificate { certificate, key },
+            Err(why) => Given::Not(why),
+        };
+        self.given.insert(name.to_string(), given);
+    }
+
+    /// The settings with the secrets that they ask for, where they ask for any, and all that they ask for in vain.
+    pub fn fill(&self, settings: &Value) -> (Option<Value>, Vec<SecretFault>) {
+        let (mut filled, mut faults) = (settings.clone(), Vec::new());
+        let found = self.walk(&mut filled, "", &mut faults);
+        (found.then_some(filled), faults)
+    }
+
+    /// Puts values in the place of every `{"$secret": "NAME"}`; true when there was one.
+    fn put_into(&self, settings: &mut Value) -> Result<bool, String> {
+        let mut faults = Vec::new();
+        let found = self.walk(settings, "", &mut faults);
+        match faults.first() {
+            None => Ok(found),
+            Some(fault) => Err(format!("the settings ask at {} for {}", fault.pointer, fault.reason)),
+        }
+    }
+
+    fn walk(&self, value: &mut Value, at: &str, faults: &mut Vec<SecretFault>) -> bool {
+        let mut refuse = |name: &str, why: &str| {
+            faults.push(SecretFault { pointer: at.to_owned(), reason: format!("the secret {name}: {why}") });
+        };
         if let Some(name) = settings::asked_secret(value) {
-            let refuse = |why: &str| Err(format!("the settings ask at {at} for the secret {name}: {why}"));
             *value = match self.given.get(name) {
-                None => return refuse("it is not declared with this component among its readers"),
-                Some(Given::Not(why)) => return refuse(why),
                 Some(Given::Text(text)) => text.as_str().into(),
                 Some(Given::Certificate { certificate, key }) => {
-                    serde_json::json!({"certificate": certificate, "key": key})
+                    serde_json::json!({"certificate": certificate, "key": key.as_str()})
+                }
+                Some(Given::Not(why)) => {
+                    refuse(name, why);
+                    return false;
+                }
+                None => {
+                    refuse(name, "it is not declared in `secrets:` with this component among its `readers`");
+                    return false;
                 }
             };
-            return Ok(true);
+            return true;
         }
         let mut found = false;
         match value {
+            Value::Object(members) if members.contains_key(settings::SECRET) => {
+                refuse("that it means", "write {\"$secret\": \"NAME\"}, with nothing else in it");
+            }
             Value::Object(members) => {
                 for (key, inner) in members {
                     let key = key.replace('~', "~0").replace('/', "~1");
-                    found |= self.put_into(inner, &format!("{at}/{key}"))?;
+                    found |= self.walk(inner, &format!("{at}/{key}"), faults);
                 }
             }
             Value::Array(items) => {
                 for (number, inner) in items.iter_mut().enumerate() {
-                    found |= self.put_into(inner, &format!("{at}/{number}"))?;
+                    found |= self.walk(inner, &format!("{at}/{number}"), faults);
                 }
             }
             _ => {}
         }
-        Ok(found)
+        found
+    }
+}
+
+/// Shows the names alone.
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.given.keys()).finish()
     }
 }
 
@@ -254,8 +391,20 @@ fn collect(
 }
 
 impl Rendered {
-    /// Its name in the store.
-    pub fn hash(&self) -> StoreHash {
+    /// True when a secret's value went into a file or into the settings.
+    pub fn is_secret(&self) -> bool {
+        let secret = |content: &Content| matches!(content, Content::File { secret: true, .. });
+        self.settings_secret() || self.files.values().any(secret)
+    }
+
+    /// True when a secret's value went into the settings: exported as 0600.
+    pub fn settings_secret(&self) -> bool {
+        self.settings_shown.is_some()
+    }
+
+    /// Its name in the store. Where there are secrets in it the name depends on `salt`, which only this host knows, so that a
+    /// name does not let anybody try what the secret might be.
+    pub fn hash(&self, salt: &[u8]) -> StoreHash {
         let mut hash = Sha256::new();
         // Every part goes in with its length, so that no two renderings give the same bytes.
         let mut part = |kind: &[u8], bytes: &[u8]| {
@@ -264,15 +413,28 @@ impl Rendered {
             hash.update(bytes);
         };
         part(b"conf-store-1", &[]);
+        if self.is_secret() {
+            part(b"salt", salt);
+        }
         for (path, content) in &self.files {
             part(b"path", path.as_bytes());
             match content {
-                Content::File { bytes, executable: false, .. } => part(b"file", bytes),
-                Content::File { bytes, executable: true, .. } => part(b"exec", bytes),
+                Content::File { bytes, executable, secret } => {
+                    let kind: &[u8] = match (executable, secret) {
+                        (false, false) => b"file",
+                        (true, false) => b"exec",
+                        (false, true) => b"secret file",
+                        (true, true) => b"secret exec",
+                    };
+                    part(kind, bytes);
+                }
                 Content::Link(target) => part(b"link", target.as_bytes()),
             }
         }
         part(b"settings", &self.settings);
+        if let Some(shown) = &self.settings_shown {
+            part(b"shown", shown);
+        }
         StoreHash(hash.finalize().into())
     }
 }

@@ -21,6 +21,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use zeroize::Zeroizing;
 
 pub(super) use self::{uses::Uses, variables::variables};
 use super::{
@@ -105,10 +106,10 @@ pub fn child() -> Option<ExitCode> {
 /// A secret as templates and settings get it.
 #[derive(Clone, Serialize, Deserialize)]
 pub(super) enum Given {
-    Text(String),
+    Text(Zeroizing<String>),
     Certificate {
         certificate: String,
-        key: String,
+        key: Zeroizing<String>,
     },
     /// It cannot be had, for this reason.
     Not(String),

@@ -16,6 +16,7 @@ use rustix::{
     process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use zeroize::Zeroizing;
 
 /// What such a process may use.
 #[derive(Clone, Copy, Debug)]
@@ -75,7 +76,9 @@ impl Worker {
         question: &Q,
     ) -> Result<A, NoAnswer> {
         let worker = slot.take().map_or_else(start, Ok).map_err(NoAnswer::Failed)?;
-        let mut line = serde_json::to_vec(question).map_err(|cause| NoAnswer::Failed(cause.into()))?;
+        // What is asked may hold secrets.
+        let line = serde_json::to_vec(question).map_err(|cause| NoAnswer::Failed(cause.into()))?;
+        let mut line = Zeroizing::new(line);
         line.push(b'\n');
         // An error leaves the process in no known state, so it is ended.
         let (answer, worker) = worker.converse(&line, bounds).map_err(|cause| match cause.kind() {
@@ -86,10 +89,11 @@ impl Worker {
         serde_json::from_slice(&answer).map_err(|cause| NoAnswer::Failed(cause.into()))
     }
 
-    fn converse(mut self, line: &[u8], bounds: Bounds) -> io::Result<(Vec<u8>, Self)> {
+    fn converse(mut self, line: &[u8], bounds: Bounds) -> io::Result<(Zeroizing<Vec<u8>>, Self)> {
         // It reads the whole line before it does anything, so this cannot wait for long.
         self.input.write_all(line)?;
-        let (begun, mut answer, mut buffer) = (Instant::now(), Vec::new(), vec![0; 64 << 10]);
+        let (begun, mut answer) = (Instant::now(), Zeroizing::new(Vec::new()));
+        let mut buffer = Zeroizing::new(vec![0; 64 << 10]);
         while answer.last() != Some(&b'\n') {
             let left = bounds.patience.checked_sub(begun.elapsed()).ok_or(io::ErrorKind::TimedOut)?;
             let wait = Timespec { tv_sec: left.as_secs().try_into().unwrap_or(0), tv_nsec: left.subsec_nanos().into() };

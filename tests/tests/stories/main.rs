@@ -1,6 +1,7 @@
 //! The stories, one room each: what the system is for, and everything that may get in its way. One program, so that it is
 //! linked once and all stories share the machine's cores.
 
+mod canary;
 mod cli;
 mod consul_faults;
 mod credentials;
@@ -19,6 +20,7 @@ mod place;
 mod refusals;
 mod secrets;
 mod slaves;
+mod templates;
 mod update;
 mod validation;
 mod wire;

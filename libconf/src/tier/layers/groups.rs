@@ -52,6 +52,11 @@ pub fn groups(
     Ok(groups.into_values().map(|hosts| Group { hosts }).collect())
 }
 
+/// True when the component has templates.
+pub fn has_templates(repo: &Repository, sources: &Sources<'_>) -> Result<bool, git2::Error> {
+    Ok(!sources.raw && *Uses::of(repo, sources.component_tree)? != Uses::NoTemplates)
+}
+
 /// True when what hosts are like makes a difference to the component's templates.
 pub fn differ_by_host(repo: &Repository, sources: &Sources<'_>) -> Result<bool, git2::Error> {
     Ok(!sources.raw && Uses::of(repo, sources.component_tree)?.may_read("host"))

@@ -4,7 +4,7 @@ use git2::Repository;
 
 use super::{Overrides, Sources, overlays};
 use crate::{
-    name::{ComponentName, ComponentVersion, HostName, ObjectId},
+    name::{ComponentName, ComponentVersion, HostName, ObjectId, SecretName},
     tier::{
         settings,
         template::{self, Uses},
@@ -24,6 +24,8 @@ pub struct Ingredients {
     layered: Option<ComponentName>,
     /// What templates read of platform, datacenter, host and component, in canonical form; nothing without templates.
     facts: Option<Vec<u8>>,
+    /// The secrets that may go in: the source of each, and its sealed value.
+    secrets: Vec<(SecretName, String, Option<ObjectId>)>,
 }
 
 impl Ingredients {
@@ -44,6 +46,7 @@ impl Ingredients {
                 overlays: Vec::new(),
                 layered: None,
                 facts: None,
+                secrets: Vec::new(),
             });
         }
         let name = &component.component;
@@ -57,6 +60,9 @@ impl Ingredients {
             Uses::NoTemplates => None,
             uses => uses.facts(&template::variables(sources, component, host)),
         };
-        Ok(Ingredients { tree, raw, overrides, overlays, layered, facts })
+        let secrets = sources.secrets_of(name).map(|(secret, declared)| {
+            (secret.clone(), declared.source.to_string(), sources.sealed.get(secret).copied())
+        });
+        Ok(Ingredients { tree, raw, overrides, overlays, layered, facts, secrets: secrets.collect() })
     }
 }

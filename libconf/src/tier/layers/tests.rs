@@ -1,12 +1,15 @@
+use std::collections::BTreeMap;
+
 use git2::Repository;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
 use super::{Ingredients, Layer, LayerError, Origin, Overrides, Sources, Stack, groups, stack};
 use crate::{
-    name::{ComponentName, ComponentVersion, DatacenterName, HostName, ObjectId},
+    name::{ComponentName, ComponentVersion, DatacenterName, HostName, ObjectId, SecretName},
     tier::{
         manifest::{InstanceManifest, Strictness},
+        secret::Declaration,
         settings,
     },
 };
@@ -21,6 +24,8 @@ struct Bench {
     instance: InstanceManifest,
     name: DatacenterName,
     platform: Map<String, Value>,
+    secrets: BTreeMap<SecretName, Declaration>,
+    sealed: BTreeMap<SecretName, ObjectId>,
 }
 
 impl Bench {
@@ -32,7 +37,8 @@ impl Bench {
         let instance = InstanceManifest::parse(&manifest, Strictness::Strict).unwrap();
         let platform = instance.platform.clone();
         let name = "dc/main".parse().unwrap();
-        Bench { folder, repo, component, class, datacenter, instance, name, platform }
+        let (secrets, sealed) = (instance.secrets.clone(), BTreeMap::new());
+        Bench { folder, repo, component, class, datacenter, instance, name, platform, secrets, sealed }
     }
 
     fn sources(&self) -> Sources<'_> {
@@ -44,6 +50,8 @@ impl Bench {
             instance: &self.instance,
             datacenter: &self.name,
             platform: &self.platform,
+            secrets: &self.secrets,
+            sealed: &self.sealed,
         }
     }
 

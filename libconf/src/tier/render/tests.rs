@@ -2,10 +2,11 @@
 
 use git2::Repository;
 use serde_json::Map;
+use zeroize::Zeroizing;
 
 use super::*;
 use crate::{
-    name::{DatacenterName, ObjectId},
+    name::{DatacenterName, ObjectId, SecretName},
     tier::{
         layers::{self, Ingredients, Overrides},
         manifest::{ClassManifest, InstanceManifest, Strictness, platform},
@@ -22,6 +23,7 @@ struct Bench {
     platform: Map<String, Value>,
     raw: bool,
     secrets: Secrets,
+    sealed: BTreeMap<SecretName, ObjectId>,
 }
 
 const CLASS: &str = "platform: {domain: example.com, region: none}\n";
@@ -58,11 +60,22 @@ impl Bench {
         let datacenter = "dc/main".parse().unwrap();
         let empty = empty.into();
         let secrets = Secrets::default();
-        Bench { _folder: folder, repo, component, empty, datacenter, instance, platform, raw: false, secrets }
+        Bench {
+            _folder: folder,
+            repo,
+            component,
+            empty,
+            datacenter,
+            instance,
+            platform,
+            raw: false,
+            secrets,
+            sealed: BTreeMap::new(),
+        }
     }
 
-    fn with(mut self, name: &str, given: Given) -> Self {
-        self.secrets.given.insert(name.to_owned(), given);
+    fn with(mut self, name: &str, value: Result<SecretValue, String>) -> Self {
+        self.secrets.insert(&name.parse().unwrap(), value);
         self
     }
 
@@ -75,6 +88,8 @@ impl Bench {
             instance: &self.instance,
             datacenter: &self.datacenter,
             platform: &self.platform,
+            secrets: &self.instance.secrets,
+            sealed: &self.sealed,
         }
     }
 
@@ -100,6 +115,10 @@ impl Bench {
         let host = host.parse().unwrap();
         Ingredients::new(&self.repo, &self.sources(), [&none, &none], &component, Some(&host)).unwrap()
     }
+}
+
+fn text(value: &str) -> Result<SecretValue, String> {
+    Ok(SecretValue::Text(Zeroizing::new(value.to_owned())))
 }
 
 #[test]
@@ -180,9 +199,12 @@ fn a_secret_goes_where_it_is_asked_for_and_only_there() {
         ("etc/tls.key.j2", "{{ secrets.tls.key }}"),
         ("etc/port.j2", "{{ settings.port }} {{ settings.list[1] }} {{ settings.list | length }}"),
     ])
-    .with("db", Given::Text("Canary".to_owned()))
-    .with("tls", Given::Certificate { certificate: "cert".to_owned(), key: "Canary".to_owned() })
-    .with("gone", Given::Not("it was not sealed to this host".to_owned()));
+    .with("db", text("Canary"))
+    .with(
+        "tls",
+        Ok(SecretValue::Certificate { certificate: "cert".to_owned(), key: Zeroizing::new("Canary".to_owned()) }),
+    )
+    .with("gone", Err("it was not sealed to this host".to_owned()));
     let rendered = bench.render("web-1").unwrap();
     for (path, content) in &rendered.files {
         let Content::File { bytes, secret, .. } = content else { panic!("{path}") };
@@ -221,8 +243,8 @@ fn no_words_hold_a_secret() {
         "{{ [1] | sort(attribute=secrets.db) }}{{ a }}",
         "{{ secrets.db }}{{ debug() }}",
     ] {
-        let bench = Bench::new(&[("config.yaml", "password: {$secret: db}\n"), ("x.j2", template)])
-            .with("db", Given::Text("Canary".to_owned()));
+        let bench =
+            Bench::new(&[("config.yaml", "password: {$secret: db}\n"), ("x.j2", template)]).with("db", text("Canary"));
         let fault = bench.fault("web-1");
         assert!(!fault.to_lowercase().contains("canary"), "{template}: {fault}");
         assert!(fault.starts_with("x.j2:1: "), "{template}: {fault}");
@@ -231,7 +253,7 @@ fn no_words_hold_a_secret() {
 
 #[test]
 fn a_secret_that_cannot_be_had_is_a_fault_where_it_is_asked_for() {
-    let gone = || Given::Not("it was not sealed to this host".to_owned());
+    let gone = || Err("it was not sealed to this host".to_owned());
     let unused = Bench::new(&[("x.j2", "{{ host.name }}")]).with("db", gone());
     assert_eq!(unused.text("web-1", "x"), "web-1");
     let used = Bench::new(&[("x.j2", "{{ secrets.db }}")]).with("db", gone()).fault("web-1");
