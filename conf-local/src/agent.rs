@@ -30,6 +30,7 @@ use crate::{
     config::{FileOnly, RunOptions},
     export::Retention,
     follow::{self, Sources},
+    probe::{self, ProbeEntry},
     report,
     service::{self, Service},
     state::{Agent, Request, Status, View},
@@ -52,6 +53,7 @@ pub struct LocalAgent {
     http: Option<Listener>,
     metrics: Metrics,
     stop_checks: CancellationToken,
+    probes: Vec<ProbeEntry>,
 }
 
 impl LocalAgent {
@@ -83,7 +85,10 @@ impl LocalAgent {
         };
         let reports = Arc::new(Upstreams::new(options.surrogate.clone(), &credentials)?);
 
-        let (opening, place) = (options.clone(), file.export);
+        let opening = options.clone();
+        // Whoever observes leaves everything outside of the agent's own state as it is.
+        let place = (!options.observe).then_some(file.export);
+        let (watch, probes) = if options.observe { Default::default() } else { (file.watch, file.probe) };
         let stop_checks = CancellationToken::new();
         let checks = Checks::new(file.check, stop_checks.clone());
         let host = spawn_blocking(move || {
@@ -100,10 +105,11 @@ impl LocalAgent {
             })
         });
         let host = host.await.context("opening was cut short")??;
-        let status = Status::new(options.datacenter.clone(), options.host.clone(), host.export_path());
+        let mut status = Status::new(options.datacenter.clone(), options.host.clone(), host.export_path());
+        status.observe = options.observe;
         let (agent, requests) = Agent::new(View { status, exported: None }, host.history());
         host.publish_to(&agent);
-        let registry = Registry::open(&options.state, &file.watch, host.duties(), agent.clone());
+        let registry = Registry::open(&options.state, &watch, host.duties(), agent.clone(), options.observe);
         let audience = Audience { agent, watchers: registry.clone() };
 
         // Everybody on this host may ask; the routes say who may do what.
@@ -124,6 +130,7 @@ impl LocalAgent {
             http,
             metrics,
             stop_checks,
+            probes,
         })
     }
 
@@ -161,6 +168,7 @@ impl LocalAgent {
         }
         tasks.spawn(show_health(self.audience.agent.clone(), health, self.metrics, stop.clone()));
         tasks.spawn(self.registry.run(stop.clone()));
+        tasks.spawn(probe::run(self.probes, self.audience.agent.clone(), self.host.duties(), stop.clone()));
         tasks.spawn(report::run(self.audience.clone(), self.reports, stop.clone()));
         tasks.spawn(follow::run(self.host, self.sources, self.audience, self.requests, stop));
         while let Some(ended) = tasks.join_next().await {

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    command::{self, CommandError, Order},
+    command::{self, CommandError, Leaves, Order},
     config::{CommandText, limit_from, words},
     watcher::now,
 };
@@ -161,7 +161,13 @@ impl Checks {
             ("CONF_COMPONENTS", staged.component.to_string().into()),
         ];
         variables.extend(export.map(|export| ("CONF_EXPORT", export.into())));
-        let order = Order { words: &entry.command, folder: &staged.files, variables, limit: entry.timeout };
+        let order = Order {
+            words: &entry.command,
+            folder: &staged.files,
+            variables,
+            limit: entry.timeout,
+            leaves: Leaves::Nothing,
+        };
         let error = match command::run(order, &self.stop).await {
             Ok(()) => None,
             Err(CommandError::Stopped) => return Err(Unchecked::Stopped),

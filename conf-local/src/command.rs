@@ -4,7 +4,7 @@
 use std::{
     ffi::{OsStr, OsString},
     io,
-    path::Path,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
 };
@@ -20,6 +20,8 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+
+use crate::guardian;
 
 /// A reload that takes longer hangs, and the newest change waits behind it.
 pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -43,6 +45,17 @@ pub(crate) struct Order<'a> {
     pub(crate) variables: Vec<(&'static str, OsString)>,
     /// How long it may take.
     pub(crate) limit: Duration,
+    /// Whether what it started may outlive it.
+    pub(crate) leaves: Leaves,
+}
+
+/// What becomes of the processes that a command has started, when it has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Leaves {
+    /// They go on: a reload may start what is to stay.
+    Running,
+    /// They end too, wherever they went: see [`guardian`].
+    Nothing,
 }
 
 /// What a command is told of a change.
@@ -90,9 +103,16 @@ pub(crate) enum CommandError {
 /// - Errors: it could not start, did not succeed, or took longer than its limit and was ended with its whole group.
 /// - Cancel: `stop` ends it as the limit does.
 pub(crate) async fn run(order: Order<'_>, stop: &CancellationToken) -> Result<(), CommandError> {
-    let Order { words, folder, variables, limit } = order;
+    let Order { words, folder, variables, limit, leaves } = order;
     let Some((program, arguments)) = words.split_first() else { return Ok(()) };
-    let mut command = Command::new(program);
+    let mut command = match leaves {
+        Leaves::Running => Command::new(program),
+        Leaves::Nothing => {
+            let mut guarded = Command::new(own_program());
+            guarded.arg(guardian::ARGUMENT).arg(program);
+            guarded
+        }
+    };
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true).current_dir(folder);
     // Tokens of the agent, and its line to systemd, are not the command's.
@@ -130,6 +150,15 @@ pub(crate) async fn run(order: Order<'_>, stop: &CancellationToken) -> Result<()
         None if stop.is_cancelled() => Err(CommandError::Stopped),
         None => Err(CommandError::TooLong { limit, output }),
     }
+}
+
+/// The program of this process, also when another was installed over it since; a test's programs stand one folder above it.
+fn own_program() -> PathBuf {
+    if cfg!(test) {
+        let test = std::env::current_exe().unwrap_or_default();
+        return test.ancestors().nth(2).unwrap_or(Path::new("/")).join("conf-local");
+    }
+    PathBuf::from("/proc/self/exe")
 }
 
 /// Waits for the end while reading what it says. What it leaves running may hold its output open: that is not waited for.

@@ -7,7 +7,17 @@ async fn sh(script: &str, limit: Duration, stop: &CancellationToken) -> Result<(
     let export = PathBuf::from("/some/export");
     let occasion =
         Occasion { sequence: Sequence(7), export: &export, components: &["services/web/latest".parse().unwrap()] };
-    run(Order { words: &words, folder: Path::new("/"), variables: occasion.variables(), limit }, stop).await
+    run(
+        Order {
+            words: &words,
+            folder: Path::new("/"),
+            variables: occasion.variables(),
+            limit,
+            leaves: Leaves::Running,
+        },
+        stop,
+    )
+    .await
 }
 
 /// True while the process runs; one that ended and is not reaped by whoever inherited it does not.
@@ -23,7 +33,13 @@ async fn it_is_told_of_the_change_and_its_failure_is_told() {
     let failed = sh("echo first; echo 'no such port' >&2; exit 3", TIME_LIMIT, &stop).await.unwrap_err().to_string();
     assert_eq!(failed, "the command ended with exit status: 3; its last words: no such port");
     let words = ["/no/such/program".to_owned()];
-    let nothing = Order { words: &words, folder: Path::new("/"), variables: Vec::new(), limit: TIME_LIMIT };
+    let nothing = Order {
+        words: &words,
+        folder: Path::new("/"),
+        variables: Vec::new(),
+        limit: TIME_LIMIT,
+        leaves: Leaves::Running,
+    };
     assert!(matches!(run(nothing, &stop).await, Err(CommandError::Start { .. })));
     let all = sh("echo first; echo 'no such port' >&2; exit 3", TIME_LIMIT, &stop).await.unwrap_err();
     let CommandError::Failed { output, .. } = all else { panic!("{all}") };

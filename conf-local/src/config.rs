@@ -13,7 +13,7 @@ use libconf::{
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use crate::{check::CheckEntry, place::PlaceEntry};
+use crate::{check::CheckEntry, place::PlaceEntry, probe::ProbeEntry};
 
 /// The agent on each host: keeps its files equal to one snapshot of its datacenter, and tells processes of changes.
 #[derive(Debug, Parser)]
@@ -27,7 +27,7 @@ pub struct CommandLine {
 impl CommandLine {
     /// Reads flags, environment (`CONF_LOCAL_…`) and the YAML file; wrong usage ends the process with 2.
     pub fn parse_all() -> (Self, FileOnly) {
-        flags::parse_with("CONF_LOCAL", &["watch", "export", "check"])
+        flags::parse_with("CONF_LOCAL", &["watch", "export", "check", "probe"])
     }
 }
 
@@ -54,6 +54,8 @@ pub enum Command {
     History(OutputOptions),
     /// Print this host's public key, to which its secrets are sealed; make the identity where there is none yet.
     Identity(IdentityOptions),
+    /// Compare what is exported of a component with a folder that another tool wrote; ends with 0 when they are the same.
+    Diff(DiffOptions),
 }
 
 /// Where the agent listens for the commands of this host.
@@ -114,6 +116,9 @@ pub struct RunOptions {
     /// How many seconds a snapshot is kept at least, whatever their number.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub keep_seconds: u64,
+    /// Export and tell nobody: no signal, no command of `watch:`, nothing placed, no probe. For a trial beside another tool.
+    #[arg(long)]
+    pub observe: bool,
     /// What every daemon has.
     #[command(flatten)]
     pub common: Common,
@@ -252,6 +257,20 @@ pub struct VerifyOptions {
     pub output: OutputOptions,
 }
 
+/// `conf-local diff`
+#[derive(Clone, Debug, Args)]
+pub struct DiffOptions {
+    /// The component.
+    #[arg(value_name = "KIND/NAME[/VERSION]")]
+    pub component: ComponentSelector,
+    /// The folder to compare with.
+    #[arg(value_name = "PATH")]
+    pub path: PathBuf,
+    /// How to print, and whom to ask.
+    #[command(flatten)]
+    pub output: OutputOptions,
+}
+
 /// What only the YAML file can hold.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub struct FileOnly {
@@ -264,6 +283,9 @@ pub struct FileOnly {
     /// What looks at components before they are used.
     #[serde(default)]
     pub check: Vec<CheckEntry>,
+    /// What asks whether a component's program is well after a change.
+    #[serde(default)]
+    pub probe: Vec<ProbeEntry>,
 }
 
 /// One entry of `watch:` in the YAML file: a pidfile to signal, or a command to run.

@@ -14,6 +14,7 @@ use std::{
 
 use libconf::name::{CommitId, ComponentVersion, Sequence};
 use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, futures::Notified};
 
 use crate::state::ChangeKind;
 
@@ -55,6 +56,8 @@ pub struct Duty {
 pub struct Duties {
     path: PathBuf,
     journal: Mutex<Journal>,
+    /// A duty is done.
+    done: Notify,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -94,7 +97,7 @@ impl Duties {
         if let Some(coming) = coming.filter(|coming| coming.sequence <= current) {
             journal.merge(coming);
         }
-        let duties = Duties { path, journal: Mutex::new(journal) };
+        let duties = Duties { path, journal: Mutex::new(journal), done: Notify::new() };
         if !settled && let Err(error) = duties.write(&duties.lock(), true) {
             tracing::warn!(%error, path = %duties.path.display(), "the journal of duties cannot be written");
         }
@@ -145,6 +148,11 @@ impl Duties {
         self.drop_if(watcher, |duty| duty.sequence <= sequence)
     }
 
+    /// Ends when a duty is done or dropped.
+    pub fn delivery(&self) -> Notified<'_> {
+        self.done.notified()
+    }
+
     /// `watcher` is no more.
     pub fn forget(&self, watcher: &WatcherId) -> io::Result<()> {
         self.drop_if(watcher, |_| true)
@@ -154,6 +162,7 @@ impl Duties {
         let mut journal = self.lock();
         if journal.owed.get(watcher).is_some_and(done) {
             journal.owed.remove(watcher);
+            self.done.notify_waiters();
             // Not synced: losing this tells once more, which does no harm.
             self.write(&journal, false)?;
         }

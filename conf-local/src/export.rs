@@ -160,7 +160,7 @@ const NEXT: &str = ".next";
 const WORTH_AHEAD: usize = if cfg!(test) { 1 } else { 100 };
 /// Beside the settings that hold secrets: the same with their names, for everybody.
 pub(crate) const SHOWN: &str = "shown.json";
-const CURRENT: &str = "current";
+pub(crate) const CURRENT: &str = "current";
 const HEADER: &str = "snapshot.json";
 /// Headers name every fault; far above what they come to.
 const MOST_HEADER_BYTES: u64 = 16 << 20;

@@ -37,6 +37,8 @@ const WAIT: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(1);
 /// What only a person or another tier can mend is tried again within this.
 const LATER: Duration = Duration::from_secs(5);
+/// What can hardly be placed on this host, since something stands in the way, within this.
+const MUCH_LATER: Duration = Duration::from_secs(30);
 /// A step that takes longer is asked of the next server as well; the first answer counts.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The same for a first fetch, which is long by nature.
@@ -178,6 +180,7 @@ impl Worker<'_> {
         self.settle().await;
         let mut soon = Backoff::new(Duration::from_millis(50), SOON);
         let mut later = Backoff::new(Duration::from_millis(200), LATER);
+        let mut places = Backoff::new(SOON, MUCH_LATER);
         let mut again = None;
         loop {
             let pause = async {
@@ -201,7 +204,11 @@ impl Worker<'_> {
             }
             let Some((pointer, since)) = *self.wanted.borrow_and_update() else { continue };
             again = match self.take(pointer, since, stop).await {
-                Ok(()) => None,
+                Ok(()) if self.blocking(|host| host.is_troubled()).await => Some(places.next_wait()),
+                Ok(()) => {
+                    places.reset();
+                    None
+                }
                 Err(Failure::Soon(words)) => {
                     self.audience.failed(words);
                     Some(soon.next_wait())
@@ -245,6 +252,11 @@ impl Worker<'_> {
         let (known, have) = self.blocking(|host| (host.known(), host.have())).await;
         match decide(exported, known, pointer) {
             Decision::Nothing => {
+                if self.blocking(|host| host.is_troubled()).await {
+                    let audience = self.audience.clone();
+                    let placed = self.blocking(move |host| host.place_again(&audience)).await;
+                    placed.map_err(|error| Failure::Later(chain(&error)))?;
+                }
                 self.audience.current();
                 return Ok(());
             }

@@ -1,9 +1,11 @@
 //! The agent on each host: keeps this host's files equal to one snapshot, and tells the readers.
 //!
 //! Read in this order: [`config`] says what to follow, [`follow`] learns which snapshot is wanted and brings it,
-//! [`repository`] keeps its objects, [`secrets`] opens what is sealed to this host, [`libconf::tier::render`] makes a component's files of it, [`export`] puts them in place in one
-//! step, [`transaction`] is the order of all that, [`duties`] remembers who is to be told, [`watcher`] tells them, [`state`] is
-//! what everybody else may know, [`service`] answers from it, [`report`] sends it on. [`agent`] holds it together.
+//! [`repository`] keeps its objects, [`secrets`] opens what is sealed to this host, [`libconf::tier::render`] makes a component's
+//! files of it, [`export`] puts them in place in one step, [`place`] where else programs look for them, [`check`] lets this host
+//! refuse them, [`transaction`] is the order of all that, [`duties`] remembers who is to be told, [`watcher`] tells them, [`probe`]
+//! asks whether they are well, [`state`] is what everybody else may know, [`service`] answers from it, [`report`] sends it on.
+//! [`agent`] holds it together.
 //!
 //! Always true:
 //! - `export/current` names a complete snapshot, even after a power cut.
@@ -20,7 +22,9 @@ pub mod duties;
 pub mod export;
 mod folder;
 pub mod follow;
+pub mod guardian;
 pub mod place;
+pub mod probe;
 pub mod report;
 pub mod repository;
 pub mod secrets;

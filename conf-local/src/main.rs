@@ -6,12 +6,13 @@ use conf_local::{
     agent::LocalAgent,
     client,
     config::{Command, CommandLine, FileOnly, RunOptions},
+    guardian,
 };
 use libconf::tier::{daemon, hocon, template};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 fn main() -> ExitCode {
-    if let Some(code) = hocon::child().or_else(template::child) {
+    if let Some(code) = hocon::child().or_else(template::child).or_else(guardian::child) {
         return code;
     }
     let (line, file) = CommandLine::parse_all();

@@ -222,7 +222,9 @@ impl Service {
 /// What somebody should look at.
 fn problems(status: &Status, watchers: &[WatcherStatus]) -> Vec<String> {
     let mut problems = Vec::new();
-    if let Some(error) = &status.error {
+    let arrived = status.pointer.is_some_and(|pointer| pointer.sequence == status.sequence);
+    let shown_below = arrived && (!status.faults.is_empty() || status.probes.iter().any(|probe| !probe.passed));
+    if let Some(error) = status.error.as_ref().filter(|_| !shown_below) {
         problems.push(match status.state {
             HostState::Failed => format!("the newest change is not exported: {error}"),
             HostState::Current | HostState::Updating => error.clone(),
@@ -234,6 +236,7 @@ fn problems(status: &Status, watchers: &[WatcherStatus]) -> Vec<String> {
         let error = one.error.as_ref()?;
         Some(format!("{} at {} is not what is exported: {error}", one.component, one.path.display()))
     }));
+    problems.extend(crate::probe::failing(&status.probes));
     problems.extend(status.away.iter().map(|(what, why)| format!("{what} cannot be reached: {why}")));
     let troubled = |one: &&WatcherStatus| matches!(one.state, WatcherState::Waiting | WatcherState::Failed);
     problems.extend(watchers.iter().filter(troubled).map(|one| {

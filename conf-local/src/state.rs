@@ -16,7 +16,11 @@ use libconf::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::{check::CheckStatus, place::PlaceStatus};
+use crate::{
+    check::CheckStatus,
+    place::PlaceStatus,
+    probe::{self, ProbeStatus},
+};
 
 /// How many changes `history` remembers.
 pub const HISTORY: usize = 200;
@@ -84,6 +88,12 @@ pub struct Status {
     /// How the placements of this host's configuration fare.
     #[serde(default)]
     pub placements: Vec<PlaceStatus>,
+    /// How the probes of this host's configuration fared last.
+    #[serde(default)]
+    pub probes: Vec<ProbeStatus>,
+    /// True when it tells nobody and places nothing (`--observe`).
+    #[serde(default)]
+    pub observe: bool,
     /// The agent's version.
     pub agent: String,
 }
@@ -108,15 +118,26 @@ impl Status {
             listed: true,
             checks: Vec::new(),
             placements: Vec::new(),
+            probes: Vec::new(),
+            observe: false,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
 
-    /// What is wanted is exported; components that were held back are all that can be wrong with it.
+    /// What is wanted is exported; components that were held back, or are not well, are all that can be wrong with it.
     pub fn settle(&mut self) {
         let first = self.faults.iter().next().map(|(name, reason)| format!("{name}: {reason}"));
-        self.state = if first.is_none() { HostState::Current } else { HostState::Failed };
-        self.error = first.map(|first| format!("{} held back; {first}", self.faults.len()));
+        let held_back = first.map(|first| format!("{} held back; {first}", self.faults.len()));
+        self.error = held_back.or_else(|| probe::failing(&self.probes).into_iter().next());
+        self.state = if self.error.is_none() { HostState::Current } else { HostState::Failed };
+    }
+
+    /// The same, unless something newer is wanted that is on its way or could not be taken.
+    pub(crate) fn judge(&mut self) {
+        let arrived = self.pointer.is_none_or(|pointer| pointer.sequence == self.sequence);
+        if arrived && self.state != HostState::Updating {
+            self.settle();
+        }
     }
 }
 

@@ -76,8 +76,8 @@ pub struct HostOptions<'a> {
     pub retention: Retention,
     /// The file of this host's identity in place of `<state>/identity`.
     pub identity: Option<&'a Path>,
-    /// Where components are placed besides the export.
-    pub place: Vec<PlaceEntry>,
+    /// Where components are placed besides the export; `None` leaves everything there as it is.
+    pub place: Option<Vec<PlaceEntry>>,
     /// What looks at components before they are used.
     pub checks: Checks,
 }
@@ -126,7 +126,10 @@ impl Host {
         let keyring = Keyring::open(&secrets::identity_path(state, identity))?;
         let salt = secrets::salt(state).map_err(|cause| OpenError::State { path: state.to_owned(), cause })?;
         let export = Export::open(&state.join("export"), salt)?;
-        let place = Placements::open(place, state)?;
+        let place = match place {
+            Some(entries) => Placements::open(entries, state)?,
+            None => Placements::none(state),
+        };
         if let Some(header) = export.current().and_then(|(_, kept)| kept.header.as_ref())
             && header.datacenter != *datacenter
         {
@@ -311,6 +314,14 @@ impl Host {
         let before = (!anew).then_some(&have.contents);
         let unplaced = self.place.stage(&self.export, before, &contents);
         hold_back(unplaced, &have.contents, &mut contents, &mut faults);
+        if let Some(header) = have.header.as_ref().filter(|_| !anew)
+            && header.commit == snapshot.commit
+            && header.faults == faults
+            && have.contents == contents
+        {
+            // A try to place what could not be placed before, and cannot be yet.
+            return Ok(());
+        }
         let (header, plan) = loop {
             let plan = export::plan(&have.contents, &contents);
             let header = Header {
@@ -327,12 +338,14 @@ impl Host {
                 .prepare(snapshot.sequence, snapshot.commit, audience.watchers.concerned(&plan.changed))
                 .map_err(TransactionError::Journal)?;
             // A crash after this leaves files of both at the places of `export:`: put right at the next start.
-            let failed = self.place.put(&self.export, &have.contents, &contents);
+            let failed = self.place.put(&self.export, &have.contents, &contents, snapshot.sequence);
             if !hold_back(failed, &have.contents, &mut contents, &mut faults) {
                 break (header, plan);
             }
         };
+        let in_place = contents.clone();
         self.export.switch(header, contents)?;
+        self.place.finish(&self.export, &in_place);
         // A crash after this tells at the next start.
         self.model = Some(next);
         let owed = audience.watchers.concerned(&plan.changed);
@@ -375,8 +388,23 @@ impl Host {
         self.checks.concern(name) || self.place.concern(name) || secrets()
     }
 
+    /// True while something of `export:` is not in place.
+    pub fn is_troubled(&self) -> bool {
+        self.place.is_troubled()
+    }
+
+    /// Tries again to place what could not be placed.
+    pub fn place_again(&mut self, audience: &Audience) -> Result<(), TransactionError> {
+        self.restore_places();
+        if let Some(snapshot) = self.model.as_ref().map(|model| model.snapshot.clone()) {
+            self.put_in_place(&snapshot, false, Instant::now(), audience)?;
+        }
+        self.publish_to(&audience.agent);
+        Ok(())
+    }
+
     /// Lets the places of `export:` hold what is exported, whatever a crash or a failure has left there.
-    fn restore_places(&mut self) {
+    pub(crate) fn restore_places(&mut self) {
         if let Some((_, kept)) = self.export.current() {
             self.place.restore(&self.export, &kept.contents);
         }
@@ -438,12 +466,18 @@ impl Host {
                 }
             };
             let old = have.contents.get(name);
-            if same && let Some(fault) = old_faults.and_then(|faults| faults.get(name)) {
+            if same
+                && let Some(fault) = old_faults.and_then(|faults| faults.get(name))
+                && !self.place.held_back(name)
+            {
                 faults.insert(name.clone(), fault.clone());
                 contents.extend(old.map(|old| (name.clone(), *old)));
                 continue;
             }
-            if same && let Some(old) = old {
+            if same
+                && let Some(old) = old
+                && !self.place.held_back(name)
+            {
                 contents.insert(name.clone(), *old);
                 continue;
             }
@@ -595,6 +629,7 @@ impl Host {
         let commit = kept.header.as_ref().map(|header| header.commit);
         let damaged = self.export.damaged();
         report.problems.extend(damaged.iter().map(|name| format!("the files of {name} are not as they were exported")));
+        report.problems.extend(self.place.problems(&self.export, &kept.contents));
 
         let Some(commit) = commit else {
             report.problems.push(format!("snapshot.json of #{sequence} cannot be read"));
@@ -616,7 +651,11 @@ impl Host {
                 .and_then(|git| Ok(Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?))
                 .and_then(|snapshot| self.put_in_place(&snapshot, true, Instant::now(), audience));
             match snapshot {
-                Ok(()) => report.repaired.clone_from(&report.problems),
+                Ok(()) => {
+                    let have = self.export.current().map(|(_, kept)| kept.contents.clone()).unwrap_or_default();
+                    let left = self.place.problems(&self.export, &have);
+                    report.repaired = report.problems.iter().filter(|one| !left.contains(one)).cloned().collect();
+                }
                 Err(error) => tracing::warn!(error = %chain(&error), "the export could not be mended"),
             }
         }

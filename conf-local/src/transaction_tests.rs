@@ -47,6 +47,8 @@ struct Site {
     class: String,
     /// `export:` and `check:` of the host's configuration.
     file: FileOnly,
+    /// A folder to use in place of its own.
+    other: Option<PathBuf>,
 }
 
 /// A watcher of everything, which counts how often it was woken.
@@ -84,6 +86,7 @@ impl Site {
             instance: "conf: datacenter-configuration/big/latest\n".to_owned(),
             class: "services: []\n".to_owned(),
             file: FileOnly::default(),
+            other: None,
         }
     }
 
@@ -92,12 +95,16 @@ impl Site {
         self.file = libconf::tier::yaml::from_str(&file.replace("PLACE", self.place().to_str().unwrap())).unwrap();
     }
 
+    fn folder(&self) -> PathBuf {
+        self.other.clone().unwrap_or_else(|| self.folder.path().to_owned())
+    }
+
     fn place(&self) -> PathBuf {
-        self.folder.path().join("etc")
+        self.folder().join("etc")
     }
 
     fn state(&self) -> PathBuf {
-        self.folder.path().join("state")
+        self.folder().join("state")
     }
 
     fn repo(&self) -> git2::Repository {
@@ -153,12 +160,12 @@ impl Site {
         let host = Host::open(HostOptions {
             datacenter: &self.datacenter,
             host: &name.parse().unwrap(),
-            keys: TrustedKeys::load(&self.folder.path().join("master.key.pub")).unwrap(),
+            keys: TrustedKeys::load(&self.folder().join("master.key.pub")).unwrap(),
             state: &self.state(),
             git_dir: None,
             retention: Retention { last: 2, younger_than: Duration::ZERO },
             identity: None,
-            place: self.file.export.clone(),
+            place: Some(self.file.export.clone()),
             checks: Checks::new(self.file.check.clone(), CancellationToken::new()),
         })
         .unwrap();
@@ -462,6 +469,92 @@ fn killed_at_every_step_of_placing() {
     kill_at_every_step(false, PLACED);
 }
 
+/// What changes something on disk. What opens a file for writing has changed nothing that the next of these does not see.
+const MUTATING: [&str; 17] = [
+    "mkdir",
+    "mkdirat",
+    "write",
+    "pwrite64",
+    "ftruncate",
+    "fchmod",
+    "fchmodat",
+    "fchown",
+    "fchownat",
+    "symlinkat",
+    "linkat",
+    "rename",
+    "renameat",
+    "renameat2",
+    "unlinkat",
+    "fsync",
+    "syncfs",
+];
+
+/// The process that is killed: takes the second step of what stands in a folder, and ends.
+#[test]
+#[ignore = "started by killed_at_every_system_call_that_changes_something"]
+fn takes_the_step_that_it_is_given() {
+    let folder = PathBuf::from(std::env::var_os("CONF_TEST_FOLDER").unwrap());
+    let commit: CommitId = std::env::var("CONF_TEST_COMMIT").unwrap().parse().unwrap();
+    let mut site = Site::new();
+    site.key = SigningKey::load(&folder.join("master.key")).unwrap();
+    site.other = Some(folder);
+    site.configure(PLACED);
+    let (mut host, audience) = site.open();
+    host.settle(&audience).unwrap();
+    // From here on every call counts that a host makes for a switch.
+    fs::write(site.folder().join("begun"), "").unwrap();
+    take(&mut host, Pointer { sequence: Sequence(2), commit }, &audience).unwrap();
+}
+
+#[test]
+fn killed_at_every_system_call_that_changes_something() {
+    use std::process::Command;
+    let (site, second) = step_with(PLACED);
+    drop(site.open());
+    let (folder, before) = (site.folder(), tempfile::tempdir().unwrap());
+    let copy = |from: &Path, to: &Path| {
+        let done = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap();
+        assert!(done.success());
+    };
+    copy(&folder, before.path());
+    let strace = std::env::var_os("STRACE").unwrap_or_else(|| "strace".into());
+    let (mut killed, mut within) = (BTreeMap::new(), 0);
+    for call in MUTATING {
+        for number in 1.. {
+            fs::remove_dir_all(&folder).unwrap();
+            fs::create_dir(&folder).unwrap();
+            copy(before.path(), &folder);
+            let mut child = Command::new(&strace);
+            child.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+            child.args(["-e", &format!("inject={call}:signal=SIGKILL:when={number}"), "--"]);
+            child.arg(std::env::current_exe().unwrap()).args(["--ignored", "--exact", "--test-threads=1"]);
+            child.arg("transaction_tests::takes_the_step_that_it_is_given");
+            child.env("CONF_TEST_FOLDER", &folder).env("CONF_TEST_COMMIT", second.commit.to_string());
+            let output = child.output().expect("tests/get-strace names an strace to use as STRACE");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+            assert!(output.status.success() || !text.contains("panicked"), "{call} {number}: {text}");
+            let whole = output.status.success();
+            within += u32::from(!whole && folder.join("begun").exists());
+            let what = format!("killed at {call} number {number}");
+            let (mut host, audience) = site.open();
+            host.restore_places();
+            assert_placed(&site, &what);
+            seen(&site);
+            host.settle(&audience).unwrap();
+            take(&mut host, second, &audience).unwrap();
+            assert_eq!(seen(&site), 2, "{what}");
+            assert_placed(&site, &what);
+            if whole {
+                break;
+            }
+            *killed.entry(call).or_insert(0) += 1;
+        }
+    }
+    println!("killed {within} times in the switch itself, of {killed:?}");
+    assert!(within > 40 && killed["renameat"] > 5 && killed["unlinkat"] > 2, "{within} {killed:?}");
+}
+
 #[test]
 fn a_disk_that_is_full_at_any_step_of_placing_keeps_the_earlier_files() {
     for at in 0.. {
@@ -510,6 +603,11 @@ fn kill_at_every_step(ahead: bool, file: &str) {
         seen(&site);
 
         let (mut host, audience) = site.open();
+        if file == PLACED {
+            // Before anything newer is taken: the files of what is exported, none of a switch that did not happen.
+            host.restore_places();
+            assert_placed(&site, &format!("killed at step {at}, at once"));
+        }
         seen(&site);
         host.settle(&audience).unwrap();
         assert_eq!(seen(&site), 2, "killed at step {at}, not whole after a restart");
@@ -645,7 +743,7 @@ fn a_second_agent_is_kept_out_and_another_datacenter_too() {
         git_dir: None,
         retention: Retention { last: 2, younger_than: Duration::ZERO },
         identity: None,
-        place: Vec::new(),
+        place: None,
         checks: Checks::default(),
     });
     let error = open.err().unwrap().to_string();

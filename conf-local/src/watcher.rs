@@ -59,6 +59,8 @@ pub struct Registry {
     agent: Agent,
     /// There are new duties, or new watchers.
     woken: Notify,
+    /// Nobody is told, and nobody registered.
+    observes: bool,
 }
 
 /// One who is told.
@@ -81,6 +83,9 @@ pub enum RegisterError {
     /// The process cannot be named, or not by this user; mend the request.
     #[error(transparent)]
     Process(ProcessError),
+    /// The agent tells nobody.
+    #[error("this agent only observes and tells nobody; start it without --observe")]
+    Observing,
     /// The request names too many components, or none.
     #[error("name between 1 and {MOST_COMPONENTS} components")]
     Components,
@@ -165,7 +170,14 @@ pub enum WatcherState {
 
 impl Registry {
     /// Takes the configured watchers, and those registered before the agent was started again whose processes still run.
-    pub fn open(state: &std::path::Path, configured: &[WatchEntry], duties: Arc<Duties>, agent: Agent) -> Arc<Self> {
+    /// With `observes`, none.
+    pub fn open(
+        state: &std::path::Path,
+        configured: &[WatchEntry],
+        duties: Arc<Duties>,
+        agent: Agent,
+        observes: bool,
+    ) -> Arc<Self> {
         let registrations = Registrations::in_directory(state);
         let mut watchers = BTreeMap::new();
         let sequence = agent.view().status.sequence;
@@ -181,14 +193,15 @@ impl Registry {
             // Two entries alike would tell twice; with other components they are one that cares for all.
             watchers.entry(WatcherId(id)).or_insert(watcher).components.extend(entry.components.iter().cloned());
         }
-        for registration in registrations.load() {
+        let registered_before = if observes { Vec::new() } else { registrations.load() };
+        for registration in registered_before {
             if let Ok(process) = Process::reopen(&registration.identity, registration.guard()) {
                 let (id, watcher) = registered(registration, process);
                 watchers.insert(id, watcher);
             }
         }
         let watchers = Mutex::new(watchers);
-        Arc::new(Registry { watchers, registrations, duties, agent, woken: Notify::new() })
+        Arc::new(Registry { watchers, registrations, duties, agent, woken: Notify::new(), observes })
     }
 
     /// Runs every watcher's task until `stop`; then a command that runs is ended, and told again after the next start.
@@ -215,6 +228,9 @@ impl Registry {
     ///
     /// The same process and signal again adds components. What changes from the next switch on is told.
     pub fn register(&self, wish: Wish, caller: u32) -> Result<WatcherStatus, RegisterError> {
+        if self.observes {
+            return Err(RegisterError::Observing);
+        }
         if wish.components.is_empty() || wish.components.len() > MOST_COMPONENTS {
             return Err(RegisterError::Components);
         }
@@ -301,7 +317,8 @@ impl Registry {
     fn hand_out(&self) {
         let owed = self.duties.owed();
         let watchers = self.lock();
-        for (id, duty) in owed {
+        // Whoever observes leaves duties to an agent that tells.
+        for (id, duty) in owed.into_iter().filter(|_| !self.observes) {
             match watchers.get(&id) {
                 Some(watcher) => drop(watcher.duty.send_if_modified(|before| {
                     let differs = before.as_ref() != Some(&duty);

@@ -236,6 +236,7 @@ fn the_manual_knows_every_flag() {
         vec!["conf-local", "status"],
         vec!["conf-local", "verify"],
         vec!["conf-local", "history"],
+        vec!["conf-local", "diff"],
     ] {
         let mut help = command(built(arguments[0]), home.path());
         help.args(&arguments[1..]).arg("--help");

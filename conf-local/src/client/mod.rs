@@ -1,6 +1,8 @@
 //! The commands that ask the running agent, or watch on its behalf: `get`, `explain`, `wait`, `watch`, `exec`, `status`, `verify`,
-//! `history`; and `identity`, which asks nobody. Exit codes: 0 done, 1 refused or not reached, 2 wrong usage; `exec` has those of what it runs.
+//! `history`, `diff`; and `identity`, which asks nobody. Exit codes: 0 done, 1 refused or not reached, 2 wrong usage; `exec` has
+//! those of what it runs.
 
+mod diff;
 mod exec;
 mod explain;
 mod get;
@@ -54,6 +56,7 @@ pub fn run(command: Command) -> ExitCode {
             Command::Verify(options) => show::verify(&options).await,
             Command::History(options) => show::history(&options).await,
             Command::Identity(options) => identity(&options),
+            Command::Diff(options) => diff::run(&options).await,
             Command::Run(_) => Err(ClientError::Usage("`run` is the agent itself".to_owned())),
         }
     });

@@ -64,7 +64,8 @@ fn status_text(answer: &StatusAnswer) -> String {
         (None, _) => "nothing yet".to_owned(),
     };
     facts.add_row(["exported".to_owned(), exported]);
-    facts.add_row(["state".to_owned(), word(&status.state)]);
+    let observes = if status.observe { " (observes: tells nobody, places nothing)" } else { "" };
+    facts.add_row(["state".to_owned(), word(&status.state) + observes]);
     let pointer = status.pointer.map(|pointer| format!("{}/{}", pointer.sequence, pointer.commit.short()));
     facts.add_row(["pointer".to_owned(), pointer.unwrap_or_else(|| "not read yet".to_owned())]);
     let everything =
@@ -88,6 +89,30 @@ fn status_text(answer: &StatusAnswer) -> String {
             ]);
         }
         text = format!("{text}\n\n{watchers}");
+    }
+    if !status.placements.is_empty() {
+        let mut places = table();
+        places.set_header(["PLACED", "AT", "BY", "FILES", ""]);
+        for one in &status.placements {
+            let how = if one.error.is_some() { "failed" } else { "" };
+            let (component, path) = (one.component.to_string(), one.path.display().to_string());
+            places.add_row([component, path, word(&one.mode), one.files.to_string(), how.to_owned()]);
+        }
+        text = format!("{text}\n\n{places}");
+    }
+    let checks =
+        status.checks.iter().map(|one| ("check", one.component.to_string(), &one.command, one.passed, &one.when));
+    let probes =
+        status.probes.iter().map(|one| ("probe", one.component.to_string(), &one.target, one.passed, &one.when));
+    let looked: Vec<_> = checks.chain(probes).collect();
+    if !looked.is_empty() {
+        let mut shown = table();
+        shown.set_header(["LOOKED AT", "COMPONENT", "BY", "", "SINCE"]);
+        for (what, component, by, passed, when) in looked {
+            let passed = if passed { "passed" } else { "failed" };
+            shown.add_row([what, &component, by, passed, &ago(when)]);
+        }
+        text = format!("{text}\n\n{shown}");
     }
     if answer.problems.is_empty() {
         format!("{text}\n\nno problems")

@@ -25,6 +25,13 @@ const STAGING: &str = ".conf-local";
 #[derive(Debug)]
 pub(super) struct Staged {
     root: Folder,
+    making: Making,
+    draft: Draft,
+}
+
+/// What is to be done at a path.
+#[derive(Debug)]
+struct Draft {
     staging: Option<Folder>,
     /// From the name in `staging` to the path.
     moves: Vec<(String, String)>,
@@ -34,9 +41,14 @@ pub(super) struct Staged {
     make: BTreeSet<String>,
     /// Deepest last.
     unmake: BTreeSet<String>,
-    making: Making,
     /// What is ours afterwards.
-    pub(super) after: Ours,
+    after: Ours,
+}
+
+impl Draft {
+    fn is_empty(&self) -> bool {
+        [&self.first, &self.last, &self.make, &self.unmake].iter().all(|paths| paths.is_empty())
+    }
 }
 
 /// What is to stand at a path.
@@ -48,22 +60,19 @@ enum Wanted {
 /// Finds what must change at the entry's path so that exactly `files` stand there besides what is not ours, and writes it beside.
 /// Without `files` ours go. `None` when nothing is to be done.
 pub(super) fn stage(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours) -> Result<Option<Staged>, Refusal> {
-    let trusted = Trusted::new(entry.owner, entry.group);
     let owner = Owner { user: entry.owner, group: entry.group };
     let making = Making { mode: entry.dir_mode.unwrap_or(0o755), owner };
+    let trusted = Trusted::new(entry.owner, entry.group);
     let Some(root) = target::open(&entry.path, &trusted, files.map(|_| making))? else { return Ok(None) };
     let place = Place { entry, root: &root, ours, trusted };
     root.remove(STAGING).map_err(|error| place.failed(STAGING, &error))?;
-    let wanted = match files {
-        Some(files) => place.wanted(files)?,
-        None => BTreeMap::new(),
-    };
-    let mut staged = place.plan(&wanted)?;
-    let changed = place.changed(&wanted, files, &mut staged)?;
-    staged.last.retain(|path| !staged.first.contains(path));
+    let (wanted, mut draft, changed) = place.look(files)?;
+    if draft.is_empty() && changed.is_empty() && draft.after == *ours {
+        return Ok(None);
+    }
     if let Some(files) = files.filter(|_| !changed.is_empty()) {
         match write(&root, files, &wanted, &changed, owner) {
-            Ok((folder, moves)) => (staged.staging, staged.moves) = (Some(folder), moves),
+            Ok((folder, moves)) => (draft.staging, draft.moves) = (Some(folder), moves),
             Err(error) => {
                 // What is left of it is removed with the next look, if not now.
                 let _ = root.remove(STAGING);
@@ -71,11 +80,26 @@ pub(super) fn stage(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours) -> 
             }
         }
     }
-    let nothing = staged.moves.is_empty() && staged.first.is_empty() && staged.last.is_empty();
-    if nothing && staged.make.is_empty() && staged.unmake.is_empty() && staged.after == *ours {
-        return Ok(None);
+    Ok(Some(Staged { root, making, draft }))
+}
+
+/// The paths at which something else stands than is to be there. Writes nothing.
+pub(super) fn differing(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours) -> Result<Vec<String>, Refusal> {
+    let trusted = Trusted::new(entry.owner, entry.group);
+    let Some(root) = target::open(&entry.path, &trusted, None)? else {
+        let missing = files.map(|_| vec![entry.path.display().to_string()]);
+        return Ok(missing.unwrap_or_default());
+    };
+    let place = Place { entry, root: &root, ours, trusted };
+    let (_, draft, changed) = place.look(files)?;
+    let mut differing: BTreeSet<String> = changed.into_iter().chain(draft.first).collect();
+    for path in draft.last {
+        let (above, name) = split(&path);
+        if enter(&root, above).is_ok_and(|folder| folder.entry(name).is_ok_and(|entry| entry.is_some())) {
+            differing.insert(path);
+        }
     }
-    Ok(Some(staged.into_staged(root, making)))
+    Ok(differing.into_iter().map(|path| entry.path.join(path).display().to_string()).collect())
 }
 
 /// Where and for whom.
@@ -86,24 +110,6 @@ struct Place<'a> {
     trusted: Trusted,
 }
 
-/// What is found to be done.
-struct Draft {
-    staging: Option<Folder>,
-    moves: Vec<(String, String)>,
-    first: BTreeSet<String>,
-    last: BTreeSet<String>,
-    make: BTreeSet<String>,
-    unmake: BTreeSet<String>,
-    after: Ours,
-}
-
-impl Draft {
-    fn into_staged(self, root: Folder, making: Making) -> Staged {
-        let Draft { staging, moves, first, last, make, unmake, after } = self;
-        Staged { root, staging, moves, first, last, make, unmake, making, after }
-    }
-}
-
 impl Place<'_> {
     fn failed(&self, what: &str, error: &io::Error) -> Refusal {
         Refusal(format!("{what} in {}: {error}", self.entry.path.display()))
@@ -111,6 +117,15 @@ impl Place<'_> {
 
     fn refuse(&self, path: &str, why: &str) -> Refusal {
         Refusal(format!("{} {why}", self.entry.path.join(path).display()))
+    }
+
+    /// What is wanted, what must be done for it, and at which paths.
+    fn look(&self, files: Option<&Folder>) -> Result<(BTreeMap<String, Wanted>, Draft, Vec<String>), Refusal> {
+        let wanted = files.map_or_else(|| Ok(BTreeMap::new()), |files| self.wanted(files))?;
+        let mut draft = self.plan(&wanted)?;
+        let changed = self.changed(&wanted, files, &mut draft)?;
+        draft.last.retain(|path| !draft.first.contains(path));
+        Ok((wanted, draft, changed))
     }
 
     /// What is in the store, as it is to stand here.
@@ -330,15 +345,21 @@ fn write(
 impl Staged {
     /// All that may be ours until `put` has come to its end.
     pub(super) fn meanwhile(&self, before: &Ours) -> Ours {
-        let mut both = self.after.clone();
+        let mut both = self.draft.after.clone();
         both.files.extend(before.files.iter().cloned());
         both.folders.extend(before.folders.iter().cloned());
         both
     }
 
+    /// What is ours when `put` has come to its end.
+    pub(super) fn after(&self) -> Ours {
+        self.draft.after.clone()
+    }
+
     /// Lets readers see it. A crash in it leaves whole files, some of them of before.
     pub(super) fn put(self) -> io::Result<()> {
-        let Staged { root, staging, moves, first, last, make, unmake, making, .. } = self;
+        let Staged { root, making, draft } = self;
+        let Draft { staging, moves, first, last, make, unmake, .. } = draft;
         let mut touched: BTreeSet<&str> = BTreeSet::new();
         // Deepest first, so that a folder is empty when its turn comes.
         for path in first.iter().rev() {

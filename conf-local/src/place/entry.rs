@@ -30,6 +30,8 @@ pub struct PlaceEntry {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum PlaceMode {
+    /// The path is a link into the export.
+    Link,
     /// Each file is written beside its place and renamed there.
     Copy,
 }
@@ -59,6 +61,12 @@ impl TryFrom<RawPlace> for PlaceEntry {
 
     fn try_from(raw: RawPlace) -> Result<Self, String> {
         let path = plain(&raw.path)?;
+        let has = [raw.owner.is_some(), raw.group.is_some(), raw.file_mode.is_some(), raw.dir_mode.is_some()];
+        if raw.mode == PlaceMode::Link && has.contains(&true) {
+            return Err(
+                "owner, group and modes are for mode copy; through a link files are as in the export".to_owned()
+            );
+        }
         let owner =
             raw.owner.map(|owner| id(owner, "user", |name| Ok(User::from_name(name)?.map(|user| user.uid.as_raw()))));
         let group = raw

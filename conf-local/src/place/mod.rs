@@ -2,8 +2,8 @@
 //!
 //! The host transaction calls [`Placements::stage`] before its switch, which writes everything beside its place and tells what
 //! cannot be placed, and then [`Placements::put`], which renames. [`Placements::restore`] leads from whatever a crash or a failure
-//! has left to the files of what is exported. `entry` is the grammar, `target` the safe way to a folder, `copy` the work, `journal`
-//! what is ours.
+//! has left to the files of what is exported. `entry` is the grammar, `target` the safe way to a folder, `copy` and `link` the
+//! work, `journal` what is ours.
 //!
 //! Always true:
 //! - Nothing is replaced or removed that conf-local did not place, but for a file of the same name that the host's own users own.
@@ -12,6 +12,7 @@
 mod copy;
 mod entry;
 mod journal;
+mod link;
 mod target;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,7 @@ use std::{
 };
 
 use libconf::{
-    name::{ComponentSelector, ComponentVersion},
+    name::{ComponentSelector, ComponentVersion, Sequence},
     tier::daemon::chain,
 };
 use serde::{Deserialize, Serialize};
@@ -32,8 +33,9 @@ pub use self::entry::{PlaceEntry, PlaceMode};
 use self::{
     copy::Staged,
     journal::{Journal, Ours},
+    link::Link,
 };
-use crate::export::{Contents, Export};
+use crate::export::{CURRENT, Contents, Export};
 
 /// All that is placed on this host.
 #[derive(Debug)]
@@ -41,7 +43,16 @@ pub struct Placements {
     entries: Vec<PlaceEntry>,
     journal: Journal,
     errors: BTreeMap<PathBuf, String>,
-    staged: Vec<(usize, Staged)>,
+    staged: Vec<(usize, Work)>,
+    /// Those that were held back in the export since they could not be placed.
+    held_back: BTreeSet<ComponentVersion>,
+}
+
+/// What is ready to be done at one entry's path.
+#[derive(Debug)]
+enum Work {
+    Copy(Staged),
+    Link(Link, Option<ComponentVersion>),
 }
 
 /// How one entry fares: an entry of `placements` in `GET /v1/status`.
@@ -53,7 +64,7 @@ pub struct PlaceStatus {
     pub path: PathBuf,
     /// How.
     pub mode: PlaceMode,
-    /// How many files are there by it.
+    /// How many files are there by it; a link counts as one.
     pub files: usize,
     /// Why what stands there is not what is exported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -98,7 +109,23 @@ impl Placements {
                 tracing::warn!(%error, "the journal of placed files cannot be written");
             }
         }
-        Ok(Placements { entries, journal, errors: BTreeMap::new(), staged: Vec::new() })
+        Ok(Placements { entries, journal, errors: BTreeMap::new(), staged: Vec::new(), held_back: BTreeSet::new() })
+    }
+
+    /// Places nothing, and leaves what was placed as it is.
+    pub fn none(state: &Path) -> Self {
+        let (entries, journal) = (Vec::new(), Journal::open(state));
+        Placements { entries, journal, errors: BTreeMap::new(), staged: Vec::new(), held_back: BTreeSet::new() }
+    }
+
+    /// True while something is not as it should be: worth another try.
+    pub(crate) fn is_troubled(&self) -> bool {
+        !self.errors.is_empty() || !self.held_back.is_empty()
+    }
+
+    /// True for a component that was held back since it could not be placed.
+    pub(crate) fn held_back(&self, component: &ComponentVersion) -> bool {
+        self.held_back.contains(component)
     }
 
     /// Writes what differs from `want` beside its place, and answers whose files cannot be placed, and why. Entries whose
@@ -110,6 +137,7 @@ impl Placements {
         want: &Contents,
     ) -> BTreeMap<ComponentVersion, String> {
         self.staged.clear();
+        self.held_back.clear();
         let mut refused = BTreeMap::new();
         for number in 0..self.entries.len() {
             let PlaceEntry { component, path, .. } = &self.entries[number];
@@ -128,6 +156,7 @@ impl Placements {
             });
             self.note(&path, error);
         }
+        self.held_back.extend(refused.keys().cloned());
         refused
     }
 
@@ -144,15 +173,43 @@ impl Placements {
             let versions: Vec<String> = matching.iter().map(|one| one.version.to_string()).collect();
             return Err(refused(format!("this host runs {} of it; name one in its entry", versions.join(" and "))));
         }
-        let files = match matching.first() {
-            Some(name) => Some(export.files(&want[*name]).map_err(|error| refused(error.to_string()))?),
-            None => None,
-        };
+        let component = matching.first().copied();
+        if entry.mode == PlaceMode::Link {
+            let link = link::look(entry, export.path()).map_err(|why| refused(why.to_string()))?;
+            self.staged.push((number, Work::Link(link, component.cloned())));
+            return Ok(());
+        }
+        let files = component.map(|name| export.files(&want[name])).transpose();
+        let files = files.map_err(|error| refused(error.to_string()))?;
         let nothing = Ours::nothing(&entry.component);
         let ours = self.journal.at(&entry.path).unwrap_or(&nothing);
         let staged = copy::stage(entry, files.as_ref(), ours).map_err(|why| refused(why.to_string()))?;
-        self.staged.extend(staged.map(|staged| (number, staged)));
+        self.staged.extend(staged.map(|staged| (number, Work::Copy(staged))));
         Ok(())
+    }
+
+    /// What stands elsewhere than it should, each in one sentence. Writes nothing.
+    pub(crate) fn problems(&self, export: &Export, have: &Contents) -> Vec<String> {
+        let look = |entry: &PlaceEntry| -> Result<Vec<String>, String> {
+            let component = have.keys().find(|one| entry.component.matches(one));
+            if entry.mode == PlaceMode::Link {
+                let link = link::look(entry, export.path()).map_err(|why| why.to_string())?;
+                let right = link.leads_to(component.map(|one| current(export, one)).as_deref());
+                return Ok(if right { Vec::new() } else { vec![entry.path.display().to_string()] });
+            }
+            let files = component.map(|name| export.files(&have[name])).transpose();
+            let files = files.map_err(|error| error.to_string())?;
+            let nothing = Ours::nothing(&entry.component);
+            let ours = self.journal.at(&entry.path).unwrap_or(&nothing);
+            copy::differing(entry, files.as_ref(), ours).map_err(|why| why.to_string())
+        };
+        let found = self.entries.iter().flat_map(|entry| match look(entry) {
+            Ok(paths) => {
+                paths.into_iter().map(|path| format!("{path} is not as {} is exported", entry.component)).collect()
+            }
+            Err(why) => vec![format!("{} at {}: {why}", entry.component, entry.path.display())],
+        });
+        found.collect()
     }
 
     /// True when the component is placed somewhere.
@@ -167,26 +224,45 @@ impl Placements {
         export: &Export,
         have: &Contents,
         want: &Contents,
+        sequence: Sequence,
     ) -> BTreeMap<ComponentVersion, String> {
         let mut failed = BTreeMap::new();
         for (number, staged) in std::mem::take(&mut self.staged) {
-            let Err(error) = self.put_one(number, staged) else { continue };
+            let Err(error) = self.put_one(number, staged, &export.directory(sequence)) else { continue };
             let entry = &self.entries[number];
             let why = format!("it cannot be placed at {}: {}", entry.path.display(), chain(&error));
             let mine = want.keys().filter(|one| entry.component.matches(one));
             failed.extend(mine.map(|one| (one.clone(), why.clone())));
             self.restore_one(number, export, have);
         }
+        self.held_back.extend(failed.keys().cloned());
         failed
     }
 
-    fn put_one(&mut self, number: usize, staged: Staged) -> io::Result<()> {
+    /// What can be done only when the export has switched: links lead through `current` from now on.
+    pub(crate) fn finish(&mut self, export: &Export, want: &Contents) {
+        for number in 0..self.entries.len() {
+            if self.entries[number].mode == PlaceMode::Link {
+                self.restore_one(number, export, want);
+            }
+        }
+    }
+
+    /// `snapshot` is the folder of the snapshot that it is made from.
+    fn put_one(&mut self, number: usize, work: Work, snapshot: &Path) -> io::Result<()> {
         let entry = &self.entries[number];
+        let staged = match work {
+            Work::Copy(staged) => staged,
+            // `current` does not lead to it yet.
+            Work::Link(mut link, component) => {
+                return link.lead(component.map(|one| snapshot.join(one.to_string())).as_deref());
+            }
+        };
         let nothing = Ours::nothing(&entry.component);
         let meanwhile = staged.meanwhile(self.journal.at(&entry.path).unwrap_or(&nothing));
         // A crash after this leaves names in the journal that were never made, which does no harm.
         self.journal.set(&entry.path, meanwhile, true)?;
-        let after = staged.after.clone();
+        let after = staged.after();
         staged.put()?;
         self.journal.set(&entry.path, after, false)
     }
@@ -203,7 +279,9 @@ impl Placements {
         let path = self.entries[number].path.clone();
         let staged = self.stage_one(number, export, have).map_err(|(_, why)| why);
         let put = staged.and_then(|()| match self.staged.pop_if(|(of, _)| *of == number) {
-            Some((_, staged)) => self.put_one(number, staged).map_err(|error| error.to_string()),
+            Some((_, work)) => {
+                self.put_one(number, work, &export.path().join(CURRENT)).map_err(|error| error.to_string())
+            }
             None => Ok(()),
         });
         self.note(&path, put.err());
@@ -225,11 +303,19 @@ impl Placements {
             component: entry.component.clone(),
             path: entry.path.clone(),
             mode: entry.mode,
-            files: self.journal.at(&entry.path).map_or(0, |ours| ours.files.len()),
+            files: match entry.mode {
+                PlaceMode::Copy => self.journal.at(&entry.path).map_or(0, |ours| ours.files.len()),
+                PlaceMode::Link => usize::from(entry.path.is_symlink()),
+            },
             error: self.errors.get(&entry.path).cloned(),
         };
         self.entries.iter().map(of).collect()
     }
+}
+
+/// Where a link to a component leads.
+fn current(export: &Export, component: &ComponentVersion) -> PathBuf {
+    export.path().join(CURRENT).join(component.to_string())
 }
 
 /// True when one is the other, or stands in it.

@@ -88,6 +88,7 @@ fn refuse(error: &RegisterError) -> Refusal {
     let status = match error {
         RegisterError::Process(error) if error.is_foreign() => StatusCode::FORBIDDEN,
         RegisterError::Process(_) | RegisterError::Components => StatusCode::BAD_REQUEST,
+        RegisterError::Observing => StatusCode::CONFLICT,
         RegisterError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         RegisterError::Keep { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     };

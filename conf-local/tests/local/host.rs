@@ -69,7 +69,7 @@ impl Host {
     /// Starts watchers and service on what is on disk.
     pub async fn begin(&mut self) {
         let duties = Arc::new(Duties::open(self.state.path(), self.agent.view().status.sequence));
-        let registry = Registry::open(self.state.path(), &self.entries, Arc::clone(&duties), self.agent.clone());
+        let registry = Registry::open(self.state.path(), &self.entries, Arc::clone(&duties), self.agent.clone(), false);
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(Arc::clone(&registry).run(stop.clone()));
         let service = || {

@@ -81,6 +81,47 @@ fn a_host_whose_disk_is_full_keeps_its_files_says_so_and_recovers_by_itself() {
 }
 
 #[test]
+fn a_place_whose_disk_fills_keeps_its_files_says_so_and_gets_the_new_ones_when_there_is_room() {
+    let mut site = Plan { hosts: 0, ..Plan::default() }.start();
+    let place = site.folder.path().join("etc");
+    let small = Small::mount(&place, 4);
+    let mut host = site.make_host(1);
+    let file = host.home.join("conf-local.yaml");
+    let web = place.join("web");
+    fs::write(&file, format!("export: [{{component: services/web, path: {}, mode: copy}}]\n", web.display()))
+        .expect("the file can be written");
+    host.daemon.argument("--config");
+    host.daemon.argument(file);
+    host.daemon.start();
+    site.hosts.push(host);
+    site.wait_applied(site.master.sequence());
+    // Room for one of the two: it fills in the middle.
+    let noise: Vec<u8> = (0..3_000_000).map(|_| rand::random()).collect();
+    let change = site.work.change().file("services/web/master", "a", &noise).file("services/web/master", "b", &noise);
+    change.file("services/web/master", "round", "1\n").file("services/api/master", "round", "1\n").land();
+    let sequence = site.master.sequence();
+    site.wait_applied(sequence);
+    let status = site.host().status().expect("it answers");
+    let fault = status["faults"]["services/web/latest"].as_str().expect("a fault");
+    assert!(fault.contains("No space left"), "{fault}");
+    assert_eq!(site.host().file("services/api/latest/round"), "1\n");
+    assert_eq!(site.host().file("services/web/latest/round"), "0\n");
+    assert_eq!(fs::read_to_string(web.join("round")).expect("it is there"), "0\n");
+    let mut left: Vec<_> = fs::read_dir(&web).expect("it is there").map(|one| one.expect("one").file_name()).collect();
+    left.sort();
+    assert_eq!(left, ["config.yaml", "round"], "nothing half written stays");
+    let mut grow = command("mount", Path::new("/"));
+    grow.args(["-o", "remount,size=32m"]).arg(&place);
+    assert!(run(grow).status.success());
+    site.host().wait_status("place it", |status| status["faults"] == serde_json::json!({}));
+    assert_eq!(fs::read_to_string(web.join("round")).expect("it is there"), "1\n");
+    assert_eq!(fs::read(web.join("b")).expect("it is there"), noise);
+    site.hosts[0].daemon.stop();
+    site.hosts.clear();
+    drop(small);
+}
+
+#[test]
 fn a_centre_whose_disk_is_full_refuses_pushes_in_words_and_serves_what_it_has() {
     let mut site = Plan { pointers: tests::site::Pointers::Embedded, ..Plan::default() }.start_empty();
     site.master.daemon.stop();

@@ -14,6 +14,7 @@ mod harness;
 mod jobs;
 mod kills;
 mod layers;
+mod nginx;
 mod openapi;
 mod paths;
 mod place;

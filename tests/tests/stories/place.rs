@@ -98,3 +98,301 @@ fn what_a_check_refuses_keeps_its_older_files_and_the_others_switch() {
     assert_eq!(read(&place.join("web/round")), "good 3\n");
     assert_eq!(site.host().status().expect("it answers")["problems"], serde_json::json!([]));
 }
+
+/// The processes of this machine whose command line has these words.
+fn running(words: &str) -> Vec<String> {
+    let all = fs::read_dir("/proc").expect("/proc is there").flatten();
+    let lines = all.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+    lines.filter(|line| line.contains(words) && !line.contains("sh -c")).collect()
+}
+
+#[test]
+fn checks_that_hang_flood_or_fork_end_with_all_that_they_started() {
+    // A number of its own finds what this test has started.
+    let number = 100_000 + u64::from(rand::random::<u16>());
+    let file = format!(
+        "check:
+  - {{component: services/web, command: [sh, -c, 'echo waiting; setsid sleep {number}; sleep {number}'], timeout: 0.5}}
+  - {{component: services/api, command: [sh, -c, 'yes 0123456789 | head -c 30000000; echo flooded; exit 1']}}
+  - {{component: applications/shop, command: [sh, -c, 'setsid sleep {number} & setsid sh -c \"sleep {number}; true\" & ls -l /proc/self/fd']}}
+"
+    );
+    let (mut site, _) = site_with(&file);
+    let sequence = site.master.sequence();
+    site.wait_applied(sequence);
+    let status = site.host().status().expect("it answers");
+    let web = status["faults"]["services/web/latest"].as_str().expect("it hangs");
+    assert!(web.contains("ended after 0.5 s") && web.contains("waiting"), "{web}");
+    let api = status["faults"]["services/api/latest"].as_str().expect("it floods");
+    assert!(api.contains("exit status: 1") && api.contains("flooded") && api.len() < 3000, "{} characters", api.len());
+    assert_eq!(site.host().file("applications/shop/latest/round"), "0\n");
+    assert_eq!(site.host().file("devices/router/latest/round"), "0\n");
+    let left = running(&format!("sleep {number}"));
+    assert!(left.is_empty(), "{left:?}");
+
+    // Also with the agent itself, whatever it dies of, and when it stops in order.
+    site.work.change().file("services/web/master", "round", "1\n").land();
+    let there = |wanted: bool| {
+        tests::eventually("the check's processes to come or go", || {
+            let found = running(&format!("sleep {number}"));
+            if found.is_empty() == wanted { Err(format!("{found:?}")) } else { Ok(()) }
+        });
+    };
+    let path = site.hosts[0].home.join("conf-local.yaml");
+    fs::write(&path, file.replace("timeout: 0.5", "timeout: 500")).expect("it can be written");
+    site.hosts[0].daemon.kill9_and_restart();
+    there(true);
+    site.hosts[0].daemon.kill9();
+    there(false);
+    site.hosts[0].daemon.start();
+    there(true);
+    site.hosts[0].daemon.stop();
+    there(false);
+}
+
+#[test]
+fn paths_that_lead_elsewhere_are_refused_in_words_and_taken_once_they_are_put_right() {
+    let (site, place) = site_with(
+        "export:
+  - {component: services/web, path: PLACE/link, mode: copy}
+  - {component: services/api, path: PLACE/link/below, mode: copy}
+  - {component: applications/shop, path: PLACE/theirs, mode: copy}
+  - {component: devices/router, path: PLACE/router, mode: copy}
+"
+        .replace("PLACE/link/below", "PLACE/open/below")
+        .as_str(),
+    );
+    site.wait_applied(site.master.sequence());
+    // By now they stand there; let somebody change them under the agent's hands.
+    let elsewhere = site.folder.path().join("elsewhere");
+    fs::rename(place.join("link"), &elsewhere).expect("it is there");
+    std::os::unix::fs::symlink(&elsewhere, place.join("link")).expect("a link can be made");
+    std::os::unix::fs::chown(place.join("theirs"), Some(12345), None).expect("this test runs as root");
+    fs::set_permissions(place.join("open"), fs::Permissions::from_mode(0o777)).expect("it is ours");
+    let mut change = site.work.change();
+    for component in ["services/web", "services/api", "applications/shop", "devices/router"] {
+        change = change.file(&format!("{component}/master"), "round", "1\n");
+    }
+    change.land();
+    let sequence = site.master.sequence();
+    site.wait_applied(sequence);
+    let status = site.host().status().expect("it answers");
+    for (component, words) in [
+        ("services/web", "is a link; name the folder itself"),
+        ("services/api", "may be written by others (mode 0777)"),
+        ("applications/shop", "belongs to user 12345"),
+    ] {
+        let fault =
+            status["faults"][format!("{component}/latest")].as_str().unwrap_or_else(|| panic!("{component}: {status}"));
+        assert!(fault.contains(words), "{fault}");
+        assert_eq!(site.host().file(&format!("{component}/latest/round")), "0\n");
+    }
+    assert_eq!(read(&elsewhere.join("round")), "0\n");
+    assert_eq!(read(&place.join("theirs/round")), "0\n");
+    assert_eq!(read(&place.join("open/below/round")), "0\n");
+    assert_eq!(read(&place.join("router/round")), "1\n");
+
+    // Without a push and without a restart.
+    fs::remove_file(place.join("link")).expect("it is a link");
+    fs::rename(&elsewhere, place.join("link")).expect("it is there");
+    std::os::unix::fs::chown(place.join("theirs"), Some(0), None).expect("this test runs as root");
+    fs::set_permissions(place.join("open"), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    site.host().wait_status("place all of it", |status| status["problems"] == serde_json::json!([]));
+    for path in ["link/round", "theirs/round", "open/below/round"] {
+        assert_eq!(read(&place.join(path)), "1\n", "{path}");
+    }
+}
+
+#[test]
+fn what_is_not_ours_is_neither_replaced_nor_followed() {
+    let (site, place) = site_with("export:\n  - {component: services/web, path: PLACE/web, mode: copy}\n");
+    site.wait_applied(site.master.sequence());
+    let web = place.join("web");
+    let sentinel = site.folder.path().join("sentinel");
+    fs::write(&sentinel, "untouched").expect("it can be written");
+    std::os::unix::fs::symlink(&sentinel, web.join("a.conf")).expect("a link can be made");
+    std::os::unix::fs::symlink(site.folder.path(), web.join("sub")).expect("a link can be made");
+    fs::create_dir(web.join("folder")).expect("it can be made");
+    fs::write(web.join("folder/theirs"), "theirs").expect("it can be written");
+    fs::write(web.join("bobs"), "bob's").expect("it can be written");
+    std::os::unix::fs::chown(web.join("bobs"), Some(12345), None).expect("this test runs as root");
+    for (path, words) in [
+        ("a.conf", "is a link that conf-local did not place"),
+        ("sub/sentinel", "is a link that conf-local did not place"),
+        ("folder", "is a folder with more in it than conf-local placed"),
+        ("bobs", "belongs to user 12345"),
+    ] {
+        site.push_and_wait("services/web", path, "ours");
+        let status = site.host().status().expect("it answers");
+        let fault = status["faults"]["services/web/latest"].as_str().unwrap_or_else(|| panic!("{path}: {status}"));
+        assert!(fault.contains(words), "{path}: {fault}");
+        site.work.change().without("services/web/master", path).land();
+        site.wait_applied(site.master.sequence());
+        assert_eq!(site.host().status().expect("it answers")["faults"], serde_json::json!({}));
+    }
+    assert_eq!(read(&sentinel), "untouched");
+    assert_eq!((read(&web.join("folder/theirs")), read(&web.join("bobs"))), ("theirs".to_owned(), "bob's".to_owned()));
+    assert!(web.join("sub").is_symlink() && web.join("a.conf").is_symlink());
+}
+
+#[test]
+fn entries_that_cannot_all_be_keep_the_agent_from_starting_with_words() {
+    let mut site =
+        Plan { hosts: 0, slaves: 0, pointers: tests::site::Pointers::Embedded, ..Plan::default() }.start_empty();
+    let state = site.make_host(1).state;
+    for (number, (entries, words)) in [
+        (
+            "[{component: services/a, path: /etc/a, mode: copy}, {component: services/b, path: /etc/a/b, mode: link}]",
+            "must not stand in each other",
+        ),
+        ("[{component: services/a, path: STATE/export, mode: copy}]", "must not stand in each other"),
+        ("[{component: services/a, path: etc/a, mode: copy}]", "is not absolute"),
+        ("[{component: services/a, path: /etc/../a, mode: copy}]", "without '.' and '..'"),
+        ("[{component: services/a, path: /, mode: copy}]", "root of everything"),
+        ("[{component: services/a, path: /etc/a, mode: copy, owner: nobody-of-this-name}]", "there is no user"),
+        ("[{component: services/a, path: /etc/a, mode: copy, file_mode: '0666'}]", "lets everybody write"),
+        ("[{component: services/a, path: /etc/a, mode: link, file_mode: '0644'}]", "are for mode copy"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let mut host = site.make_host(10 + number);
+        let path = host.home.join("conf-local.yaml");
+        let text = format!("export: {entries}\n").replace("STATE", host.state.to_str().expect("text"));
+        fs::write(&path, text).expect("the file can be written");
+        host.daemon.argument("--config");
+        host.daemon.argument(path);
+        host.daemon.start_unready();
+        let status = host.daemon.wait_for_end(std::time::Duration::from_secs(30));
+        let log = host.daemon.log();
+        assert!(!status.success() && log.contains(words), "{entries}: {status}\n{log}");
+    }
+    site.hosts.clear();
+    assert!(!state.join("placed.json").exists());
+}
+
+#[test]
+fn a_program_that_reads_through_a_link_sees_each_switch_whole() {
+    let (mut site, place) = site_with("export:\n  - {component: services/web, path: PLACE/web, mode: link}\n");
+    site.wait_applied(site.master.sequence());
+    let web = place.join("web");
+    assert!(web.is_symlink());
+    assert_eq!(read(&web.join("round")), "0\n");
+    site.push_and_wait("services/web", "round", "1\n");
+    assert_eq!(read(&web.join("round")), "1\n");
+    // Somebody's own folder in its place is not taken away.
+    fs::remove_file(&web).expect("it is a link");
+    fs::create_dir(&web).expect("it can be made");
+    fs::write(web.join("theirs"), "theirs").expect("it can be written");
+    site.push_and_wait("services/web", "round", "2\n");
+    let status = site.host().status().expect("it answers");
+    assert!(status["faults"]["services/web/latest"].to_string().contains("is a folder; move it away"), "{status}");
+    assert_eq!(read(&web.join("theirs")), "theirs");
+    fs::remove_dir_all(&web).expect("it is ours");
+    site.hosts[0].daemon.kill9_and_restart();
+    site.host().wait_status("place it", |status| status["problems"] == serde_json::json!([]));
+    assert_eq!(read(&web.join("round")), "2\n");
+    // Gone with its component.
+    let pins = [("services/api", "master", "latest")];
+    let change = site.work.change().file(tests::site::CLASS, "datacenter.yaml", tests::site::class(&pins));
+    change.option("--push-option=allow-shrink").land();
+    site.wait_applied(site.master.sequence());
+    assert!(!web.is_symlink());
+}
+
+#[test]
+fn verify_finds_what_was_changed_at_a_place_and_puts_it_right() {
+    let (site, place) = site_with("export:\n  - {component: services/web, path: PLACE/web, mode: copy}\n");
+    site.wait_applied(site.master.sequence());
+    let round = place.join("web/round");
+    fs::remove_file(&round).expect("it is there");
+    fs::write(&round, "by hand").expect("it can be written");
+    let found = site.host().run(&["verify"]);
+    assert!(!found.status.success() && tests::program::text(&found).contains("web/round is not as services/web"));
+    assert_eq!(read(&round), "by hand");
+    let mended = site.host().run(&["verify", "--repair"]);
+    assert!(mended.status.success(), "{}", tests::program::text(&mended));
+    assert_eq!(read(&round), "0\n");
+    assert!(site.host().run(&["verify"]).status.success());
+}
+
+#[test]
+fn a_probe_says_whether_the_program_is_well_after_it_was_told() {
+    let (site, place) = site_with(
+        r"export:
+  - {component: services/web, path: PLACE/web, mode: copy}
+watch:
+  - {components: [services/web], command: [cp, PLACE/web/round, PLACE/running]}
+probe:
+  - {component: services/web, command: [sh, -c, '! grep ill PLACE/running'], retries: 1, timeout: 2}
+",
+    );
+    site.wait_applied(site.master.sequence());
+    let probe = |status: &serde_json::Value| status["probes"][0]["passed"].as_bool();
+    site.host().wait_status("be well", |status| probe(status) == Some(true));
+    // It is asked after the command has run, or it would see what ran before.
+    let sequence = site.push_and_wait("services/web", "round", "ill\n");
+    let status = site.host().wait_status("be ill", |status| probe(status) == Some(false));
+    assert_eq!((status["state"].as_str(), status["probes"][0]["sequence"].as_u64()), (Some("failed"), Some(sequence)));
+    assert!(
+        status["problems"].to_string().contains("services/web is not well: it ended with exit status: 1: ill"),
+        "{status}"
+    );
+    assert_eq!(
+        (site.host().file("services/web/latest/round"), read(&place.join("running"))),
+        ("ill\n".into(), "ill\n".into())
+    );
+    tests::eventually("the report to arrive", || {
+        let hosts = site.slave().http().get_json("/api/v1/hosts")?.to_string();
+        if hosts.contains("is not well") { Ok(()) } else { Err(hosts) }
+    });
+    site.push_and_wait("services/web", "round", "fine\n");
+    site.host().wait_status("be well again", |status| probe(status) == Some(true) && status["state"] == "current");
+}
+
+#[test]
+fn an_agent_that_observes_tells_nobody_and_diff_compares_with_what_another_tool_wrote() {
+    let (mut site, place) = site_with(
+        "export:\n  - {component: services/web, path: PLACE/web, mode: copy}\nwatch:\n  - {components: [services/web], command: [touch, PLACE/told]}\n",
+    );
+    site.wait_applied(site.master.sequence());
+    tests::eventually("it to be told once", || fs::remove_file(place.join("told")).map_err(|error| error.to_string()));
+    site.hosts[0].daemon.stop();
+    site.hosts[0].daemon.argument("--observe");
+    site.hosts[0].daemon.start();
+    site.push_and_wait("services/web", "round", "1\n");
+    assert_eq!(
+        (site.host().file("services/web/latest/round"), read(&place.join("web/round"))),
+        ("1\n".into(), "0\n".into())
+    );
+    let refused = site.host().run(&["watch", "services/web", "--pid", &std::process::id().to_string()]);
+    assert!(!refused.status.success() && tests::program::text(&refused).contains("only observes"));
+
+    let web = place.join("web");
+    fs::write(web.join("of-the-other-tool"), "x").expect("it can be written");
+    let path = web.to_str().expect("text");
+    let differs = site.host().run(&["diff", "services/web", path]);
+    let text = tests::program::text(&differs);
+    assert_eq!(differs.status.code(), Some(1), "{text}");
+    assert!(text.contains("-0\n+1\n") && text.contains("only at") && text.contains("of-the-other-tool"), "{text}");
+    let json = site.host().run(&["diff", "services/web", path, "--json"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.stdout).expect("JSON");
+    assert_eq!(
+        (json["files"][0]["change"].as_str(), json["files"][1]["change"].as_str()),
+        (Some("removed"), Some("changed"))
+    );
+    fs::remove_file(web.join("of-the-other-tool")).expect("it is there");
+    fs::remove_file(web.join("round")).expect("it is there");
+    fs::write(web.join("round"), "1\n").expect("it can be written");
+    let same = site.host().run(&["diff", "services/web", path]);
+    assert!(same.status.success(), "{}", tests::program::text(&same));
+    assert!(!place.join("told").exists(), "an agent that observes ran a command");
+    // Taken over: what it owes is told now.
+    site.hosts[0].daemon.stop();
+    site.hosts[0].daemon.arguments().pop();
+    site.hosts[0].daemon.start();
+    site.push_and_wait("services/web", "round", "2\n");
+    assert_eq!(read(&web.join("round")), "2\n");
+    tests::eventually("it to be told", || if place.join("told").exists() { Ok(()) } else { Err("not yet".to_owned()) });
+}
