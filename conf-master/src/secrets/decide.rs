@@ -136,12 +136,11 @@ pub fn decide(views: &[View<'_>], all_known: bool, sealed: &BTreeMap<SecretName,
                 continue;
             }
             for (host, about) in readers(view, &declared.declaration) {
-                match &about.key {
-                    Some(key) => drop(one.recipients.insert(key.clone())),
-                    None => {
-                        without_key.insert(host, about.line);
-                        why = why.or(Some(name));
-                    }
+                if let Some(key) = &about.key {
+                    one.recipients.insert(key.clone());
+                } else {
+                    without_key.insert(host, about.line);
+                    why = why.or(Some(name));
                 }
             }
         }
@@ -162,10 +161,13 @@ pub fn decide(views: &[View<'_>], all_known: bool, sealed: &BTreeMap<SecretName,
             (Source::Generate(generate), known) if known.is_none_or(|known| known.source != one.source.to_string()) => {
                 decision.actions.insert(name.clone(), Action::Make(generate.clone()));
             }
-            (_, Some(known)) if known.recipients != recipients => match lost(keeper, known) {
-                false => drop(decision.actions.insert(name.clone(), Action::Seal)),
-                true => decision.faults.push(fault(&view, declared, format!("the secret `{name}` {LOST}"))),
-            },
+            (_, Some(known)) if known.recipients != recipients => {
+                if lost(keeper, known) {
+                    decision.faults.push(fault(&view, declared, format!("the secret `{name}` {LOST}")));
+                } else {
+                    decision.actions.insert(name.clone(), Action::Seal);
+                }
+            }
             (Source::Given, None) => match keeper.given(name) {
                 Some(value) => drop(decision.actions.insert(name.clone(), Action::Take(value))),
                 None => decision.needs.push(fault(&view, declared, missing(view.name, name))),

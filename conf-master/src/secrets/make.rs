@@ -36,7 +36,10 @@ fn text(length: usize, encoding: &Encoding) -> anyhow::Result<Zeroizing<String>>
     OsRng.try_fill_bytes(&mut bytes).context("the system gives no random bytes")?;
     Ok(Zeroizing::new(match encoding {
         Encoding::Base64Url => BASE64_URL_SAFE_NO_PAD.encode(&*bytes),
-        Encoding::Hex => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        Encoding::Hex => {
+            let digit = |digit: u8| char::from_digit(u32::from(digit), 16).unwrap_or_default();
+            bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+        }
         _ => BASE64_STANDARD.encode(&*bytes),
     }))
 }

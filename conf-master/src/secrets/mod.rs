@@ -239,9 +239,10 @@ impl Given {
         let mut given = BTreeMap::new();
         for (variable, value) in std::env::vars_os() {
             let Some(variable) = variable.to_str().filter(|variable| variable.starts_with(VARIABLES)) else { continue };
-            match value.into_string() {
-                Ok(value) => drop(given.insert(variable.to_owned(), Zeroizing::new(value))),
-                Err(_) => tracing::warn!(variable, "its value is not UTF-8, and is passed over; encode it as base64"),
+            if let Ok(value) = value.into_string() {
+                given.insert(variable.to_owned(), Zeroizing::new(value));
+            } else {
+                tracing::warn!(variable, "its value is not UTF-8, and is passed over; encode it as base64");
             }
         }
         Given(given)

@@ -43,9 +43,7 @@ impl Keeper {
     /// What an order comes to, or why not. Changes nothing.
     pub fn asked(&self, repo: &Repository, catalog: &Catalog, order: &Order) -> Result<Asked, Refusal> {
         let (datacenter, name, action) = match order {
-            Order::Set(datacenter, name, value) => {
-                (datacenter, name, self.set(repo, catalog, datacenter, name, value)?)
-            }
+            Order::Set(datacenter, name, value) => (datacenter, name, set(repo, catalog, datacenter, name, value)?),
             Order::Rotate(datacenter, name) => (datacenter, name, self.rotate(repo, catalog, datacenter, name)?),
             Order::Remove(datacenter, name) => (datacenter, name, remove(repo, catalog, datacenter, name)?),
             Order::Renew(now) => {
@@ -57,32 +55,6 @@ impl Keeper {
             }
         };
         Ok(Asked::from([(datacenter.id.clone(), BTreeMap::from([(name.clone(), action)]))]))
-    }
-
-    fn set(
-        &self,
-        repo: &Repository,
-        catalog: &Catalog,
-        datacenter: &DatacenterName,
-        name: &SecretName,
-        value: &SecretValue,
-    ) -> Result<Action, Refusal> {
-        match declared(catalog, &datacenter.id, name).map(|one| &one.declaration.source) {
-            None | Some(Source::Given) => {}
-            Some(Source::Generate(_)) => {
-                let words = "is generated; `conf-master secret rotate` makes a new value, or take `generate` out first";
-                return Err(format!("the secret `{name}` {words}").into());
-            }
-            Some(source) => {
-                return Err(format!("the secret `{name}` is read on the hosts ({source}); change it there").into());
-            }
-        }
-        let sealed =
-            branch::abouts(repo, catalog.secrets.get(&datacenter.id).copied()).map_err(|cause| failed(&cause))?;
-        if let Some(twin) = sealed.keys().find(|twin| twin.variable() == name.variable() && *twin != name) {
-            return Err(format!("the secret `{name}` differs from `{twin}` only in case; give it another name").into());
-        }
-        Ok(Action::Take(value.clone()))
     }
 
     fn rotate(
@@ -118,6 +90,30 @@ impl Keeper {
             source => Err(format!("the secret `{name}` is read on the hosts ({source}); change it there").into()),
         }
     }
+}
+
+fn set(
+    repo: &Repository,
+    catalog: &Catalog,
+    datacenter: &DatacenterName,
+    name: &SecretName,
+    value: &SecretValue,
+) -> Result<Action, Refusal> {
+    match declared(catalog, &datacenter.id, name).map(|one| &one.declaration.source) {
+        None | Some(Source::Given) => {}
+        Some(Source::Generate(_)) => {
+            let words = "is generated; `conf-master secret rotate` makes a new value, or take `generate` out first";
+            return Err(format!("the secret `{name}` {words}").into());
+        }
+        Some(source) => {
+            return Err(format!("the secret `{name}` is read on the hosts ({source}); change it there").into());
+        }
+    }
+    let sealed = branch::abouts(repo, catalog.secrets.get(&datacenter.id).copied()).map_err(|cause| failed(&cause))?;
+    if let Some(twin) = sealed.keys().find(|twin| twin.variable() == name.variable() && *twin != name) {
+        return Err(format!("the secret `{name}` differs from `{twin}` only in case; give it another name").into());
+    }
+    Ok(Action::Take(value.clone()))
 }
 
 fn remove(

@@ -25,7 +25,7 @@ impl Centre {
     fn start() -> Self {
         let site = Plan { pointers: Pointers::Embedded, ..Plan::default() }.start_empty();
         site.populate();
-        let identity = |name| (name, Identity::create(&site.folder.path().join(name)).unwrap());
+        let identity = |name| (name, Identity::create(&site.folder.path().join(name)).expect("an identity"));
         let identities = ["web", "api", "shop", "late"].map(identity).into();
         Centre { site, identities }
     }
@@ -55,7 +55,8 @@ impl Centre {
 
     fn open(&self, host: &str, id: &str, name: &str) -> Result<String, OpenError> {
         let sealed = self.sealed(id, name).unwrap_or_else(|| panic!("{name} is not sealed for {id}"));
-        let value = secret::open(&self.identities[host], &sealed, &id.parse().unwrap(), &name.parse().unwrap())?;
+        let (id, name) = (id.parse().expect("an id"), name.parse().expect("a secret's name"));
+        let value = secret::open(&self.identities[host], &sealed, &id, &name)?;
         match value {
             SecretValue::Text(text) => Ok((*text).clone()),
             SecretValue::Certificate { .. } => panic!("{name} is a certificate"),

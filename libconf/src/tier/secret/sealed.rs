@@ -95,8 +95,8 @@ pub fn seal(
     let mut sealed = PARTS.to_vec();
     for part in recipients.chunks(PART) {
         let bytes = seal_part(&plain, part)?;
-        let marks: String = part.iter().map(|key| format!(" {}", mark(key))).collect();
-        sealed.extend(format!("{}{marks}\n", bytes.len()).bytes());
+        let marks: Vec<String> = part.iter().map(mark).collect();
+        sealed.extend(format!("{} {}\n", bytes.len(), marks.join(" ")).bytes());
         sealed.extend(bytes);
     }
     Ok(sealed)
@@ -104,7 +104,8 @@ pub fn seal(
 
 /// What a recipient's part is found by: half of the SHA-256 of its key, which is public.
 fn mark(key: &HostKey) -> String {
-    Sha256::digest(key.to_string())[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    let half = u128::from_be_bytes(Sha256::digest(key.to_string()).first_chunk().copied().unwrap_or_default());
+    format!("{half:032x}")
 }
 
 /// The age file that is sealed to a key; none that names it means that it is sealed to others.
