@@ -141,11 +141,11 @@ impl Look<'_> {
 }
 
 /// A text, without the end of its last line.
-fn text(bytes: Zeroizing<Vec<u8>>) -> Result<SecretValue, String> {
+fn text(bytes: &[u8]) -> Result<SecretValue, String> {
     if bytes.len() > MAX_VALUE_BYTES {
         return Err(format!("it has more than {MAX_VALUE_BYTES} bytes"));
     }
-    let text = std::str::from_utf8(&bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
+    let text = std::str::from_utf8(bytes).map_err(|_| "it is not UTF-8 text".to_owned())?;
     let text = text.strip_suffix('\n').map_or(text, |text| text.strip_suffix('\r').unwrap_or(text));
     if text.is_empty() {
         return Err("it is empty".to_owned());
@@ -171,7 +171,7 @@ fn from_file(path: &Path) -> Result<SecretValue, String> {
     }
     let mut bytes = buffer();
     open.take(MAX_VALUE_BYTES as u64 + 2).read_to_end(&mut bytes).map_err(failed)?;
-    text(bytes).map_err(|why| format!("{}: {why}", path.display()))
+    text(&bytes).map_err(|why| format!("{}: {why}", path.display()))
 }
 
 /// What a command prints. It has no input, no environment of the agent's, and is ended with its whole group when it takes
@@ -209,7 +209,7 @@ fn from_command(words: &[String], limit: Duration) -> Result<SecretValue, String
     while Instant::now() < deadline {
         match group.0.try_wait().map_err(failed)? {
             Some(status) if status.success() => {
-                return text(bytes).map_err(|why| format!("what {program} prints: {why}"));
+                return text(&bytes).map_err(|why| format!("what {program} prints: {why}"));
             }
             Some(status) => return Err(format!("{program} ended with {status}")),
             None => std::thread::sleep(Duration::from_millis(5)),

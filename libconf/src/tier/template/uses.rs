@@ -1,7 +1,7 @@
 //! Which variables a component's templates read, so that what they do not read makes no difference.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -28,20 +28,18 @@ const MOST_KNOWN: usize = 100_000;
 impl Uses {
     /// Those of a tree. What a tree holds never changes, so each is looked at once.
     pub(in crate::tier) fn of(repo: &Repository, tree: ObjectId) -> Result<Arc<Self>, git2::Error> {
-        static KNOWN: Mutex<Option<HashMap<ObjectId, Arc<Uses>>>> = Mutex::new(None);
-        let known = |work: &dyn Fn(&mut HashMap<ObjectId, Arc<Uses>>) -> Option<Arc<Uses>>| {
-            work(KNOWN.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
-        };
-        if let Some(uses) = known(&|known| known.get(&tree).cloned()) {
-            return Ok(uses);
+        static KNOWN: Mutex<BTreeMap<ObjectId, Arc<Uses>>> = Mutex::new(BTreeMap::new());
+        let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(uses) = known().get(&tree) {
+            return Ok(uses.clone());
         }
+        // Others go on meanwhile.
         let uses = Arc::new(Self::read(repo, tree)?);
-        known(&|known| {
-            if known.len() >= MOST_KNOWN {
-                known.clear();
-            }
-            known.insert(tree, uses.clone())
-        });
+        let mut known = known();
+        if known.len() >= MOST_KNOWN {
+            known.clear();
+        }
+        known.insert(tree, uses.clone());
         Ok(uses)
     }
 
