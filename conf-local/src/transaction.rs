@@ -309,7 +309,7 @@ impl Host {
         let next = self.next(&git, snapshot, if anew { None } else { self.model.as_ref() })?;
         let have = self.export.current().map_or_else(Kept::default, |(_, kept)| kept.clone());
         let (mut contents, mut faults) = self.stage(&git, &next, &have, anew)?;
-        let unfit = self.check(snapshot.sequence, &have.contents, &contents)?;
+        let unfit = self.check(&next, &have.contents, &contents)?;
         hold_back(unfit, &have.contents, &mut contents, &mut faults);
         let before = (!anew).then_some(&have.contents);
         let unplaced = self.place.stage(&self.export, before, &contents);
@@ -359,7 +359,7 @@ impl Host {
     /// Lets this host's checks look at what is new, and answers what they do not let pass.
     fn check(
         &mut self,
-        sequence: Sequence,
+        next: &Model,
         have: &Contents,
         contents: &Contents,
     ) -> Result<BTreeMap<ComponentVersion, String>, TransactionError> {
@@ -368,11 +368,12 @@ impl Host {
             .map(|(name, hash)| {
                 let folder = self.export.staged(hash);
                 let (files, settings) = (folder.join("files"), folder.join("settings.json"));
-                ((name, hash), Staged { component: name.clone(), files, settings })
+                let reads_secrets = next.declared.reads_secrets(name);
+                ((name, hash), Staged { component: name.clone(), files, settings, reads_secrets })
             })
             .unzip();
         let export = self.export.current().map(|(sequence, _)| self.export.directory(sequence));
-        let mut unfit = self.checks.run(&staged, sequence, export.as_deref())?;
+        let mut unfit = self.checks.run(&staged, next.snapshot.sequence, export.as_deref())?;
         for (name, hash) in names {
             if !self.export.is_intact(hash) {
                 let why = "its check changed the files that it was to look at; let it write elsewhere";

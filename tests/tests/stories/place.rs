@@ -396,3 +396,27 @@ fn an_agent_that_observes_tells_nobody_and_diff_compares_with_what_another_tool_
     assert_eq!(read(&web.join("round")), "2\n");
     tests::eventually("it to be told", || if place.join("told").exists() { Ok(()) } else { Err("not yet".to_owned()) });
 }
+
+#[test]
+fn a_secret_is_its_owners_alone_where_it_is_placed_and_no_check_quotes_it() {
+    let (site, place) = site_with(
+        "export:\n  - {component: services/web, path: PLACE/web, mode: copy, dir_mode: '0700'}\ncheck:\n  - component: services/web\n    command: [sh, -c, 'test ! -e bad || { cat login; exit 1; }']\n",
+    );
+    let token = site.folder.path().join("token");
+    let canary = format!("canary{}", rand::random::<u64>());
+    fs::write(&token, &canary).expect("it can be written");
+    fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let declared = format!("secrets:\n  token: {{file: {}, readers: [services/web]}}\n", token.display());
+    let instance = tests::site::instance() + &declared;
+    let change =
+        site.work.change().file(&format!("datacenters/{}", tests::site::DATACENTER), "datacenter.yaml", instance);
+    change.file("services/web/master", "login.j2", "{{ secrets.token }}").land();
+    site.wait_applied(site.master.sequence());
+    let login = place.join("web/login");
+    assert_eq!(read(&login).trim(), canary, "{}", site.host().status().expect("it answers"));
+    assert_eq!(fs::metadata(&login).expect("it is there").permissions().mode() & 0o777, 0o600);
+    site.push_and_wait("services/web", "bad", "");
+    let status = site.host().status().expect("it answers").to_string();
+    assert!(status.contains("exit status: 1") && status.contains("is not shown"), "{status}");
+    assert!(!status.contains(&canary) && !site.host().daemon.log().contains(&canary));
+}
