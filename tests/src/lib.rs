@@ -3,6 +3,7 @@
 //! The stories are in `tests/*.rs`. What they stand on, in the order of need: [`program`] starts and ends processes,
 //! [`site`] puts a central server, a datacenter's caches and its hosts together, [`git`] is the engineer who pushes,
 //! [`consul`] a server of each site's own, [`reader`] a process that is told of changes, [`http`] speaks to the daemons,
+//! [`page`] a person who pastes what the documentation says,
 //! [`wire`] speaks Git's protocol by hand, [`proxy`] stands between two programs, counts, and gets in the way.
 //!
 //! Always true:
@@ -13,6 +14,7 @@
 pub mod consul;
 pub mod git;
 pub mod http;
+pub mod page;
 pub mod program;
 pub mod proxy;
 pub mod reader;

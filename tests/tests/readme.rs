@@ -1,15 +1,15 @@
 //! What the README tells people to paste, pasted; and whether the manual says what is true.
 #![expect(clippy::unwrap_used, reason = "a test may end where it stands")]
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path, process::Stdio};
+use std::{fs, path::Path};
 
 use hyper::Method;
 use libconf::tier::manifest::{ClassManifest, InstanceManifest, Strictness, pins};
 use tests::{
     Daemon, Plan,
     http::Address,
-    own_address,
-    program::{built, command, run, spawn, text},
+    own_address, page,
+    program::{built, command, run, text},
     site::{DATACENTER, Pointers},
 };
 
@@ -20,36 +20,10 @@ const UPDATE_API: &str = include_str!("../../docs/update-api.md");
 #[test]
 fn the_five_minutes() {
     let folder = tempfile::Builder::new().prefix("conf-readme-").tempdir().unwrap();
-    let script = format!(
-        // What the person sees in one terminal; what still runs when a block fails is stopped.
-        "exec 2>&1\nset -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{}",
-        blocks("## Five minutes", "sh")
-    );
-    // A loopback address of this test's own, since others may run beside it, and people's daemons too.
     let address = own_address(7400).ip().to_string();
-    let script = script.replace("127.0.0.1", &address);
-    let expected = blocks("## Five minutes", "text").replace("127.0.0.1", &address);
-
-    fs::write(folder.path().join("script"), script).unwrap();
-    let trial = folder.path().join("trial");
-    fs::create_dir(&trial).unwrap();
-    let mut bash = command("timeout", folder.path());
-    // Whatever happens to this test, nothing that bash started outlives it.
-    bash.args(["120", "setpriv", "--pdeathsig", "KILL", "--", "bash", "../script"]).current_dir(&trial);
-    bash.env("PATH", programs(folder.path()));
-    bash.stdin(Stdio::null()).stdout(Stdio::piped());
-    let output = spawn(bash).unwrap().wait_with_output().unwrap();
-    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
-    let logs = ["master", "slave", "local"].map(|name| {
-        let log = fs::read_to_string(trial.join(format!("{name}.log"))).unwrap_or_default();
-        format!("--- {name}.log\n{log}")
-    });
-    assert!(output.status.success(), "it ended with {}; printed was\n{printed}\n{}", output.status, logs.concat());
-
-    let mut lines = printed.lines();
-    for wanted in expected.lines().filter(|line| !line.is_empty()) {
-        assert!(lines.any(|line| is_like(line, wanted)), "{wanted:?} is not printed, or not in this order:\n{printed}");
-    }
+    let reader = page::Reader { folder: folder.path(), address, seconds: 120, path: Vec::new() };
+    let (script, expected) = (blocks("## Five minutes", "sh"), blocks("## Five minutes", "text"));
+    reader.paste(&script, &expected, &["master.log", "slave.log", "local.log"]);
 }
 
 #[test]
@@ -103,6 +77,7 @@ fn the_links_lead_somewhere() {
         "docs/architecture.md",
         "docs/operating.md",
         "docs/decisions.md",
+        "docs/moving-in.md",
     ] {
         let text = fs::read_to_string(root.join(page)).unwrap_or_else(|error| panic!("{page}: {error}"));
         for target in text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next()) {
@@ -119,33 +94,9 @@ fn blocks(heading: &str, language: &str) -> String {
     fenced(heading, language).concat()
 }
 
-/// The fenced blocks of one language under a heading, up to the next heading of its level or above.
+/// The same, one by one.
 fn fenced(heading: &str, language: &str) -> Vec<String> {
-    let level = heading.split(' ').next().unwrap().len();
-    let is_heading = |line: &str| line.starts_with('#') && line.trim_start_matches('#').starts_with(' ');
-    let mut blocks = Vec::<String>::new();
-    let (mut inside, mut fence) = (false, None);
-    for line in README.lines() {
-        match (fence, line.strip_prefix("```")) {
-            (None, Some(opened)) => {
-                fence = Some(opened);
-                if inside && opened == language {
-                    blocks.push(String::new());
-                }
-            }
-            (Some(_), Some(_)) => fence = None,
-            (None, None) if is_heading(line) => {
-                let deeper = line.chars().take_while(|char| *char == '#').count() > level;
-                inside = line.starts_with(heading) || (inside && deeper);
-            }
-            (Some(opened), None) if inside && opened == language => {
-                blocks.last_mut().unwrap().extend([line, "\n"]);
-            }
-            _ => {}
-        }
-    }
-    assert!(!blocks.is_empty(), "the README has no {language} block under {heading:?}");
-    blocks
+    page::fenced(README, heading, language)
 }
 
 #[test]
@@ -175,34 +126,6 @@ fn the_example_of_conf_local_yaml() {
     let status = Address::Unix(site.folder.path().join("conf-local.sock")).get_json("/v1/status").unwrap();
     assert_eq!((status["host"].as_str(), status["watchers"].as_array().map(Vec::len)), (Some("web-1"), Some(2)));
     agent.stop();
-}
-
-/// True when `line` is `wanted`, where `…` is any text.
-fn is_like(line: &str, wanted: &str) -> bool {
-    let line = line.trim_end();
-    let Some((before, after)) = wanted.split_once('…') else { return line == wanted };
-    let Some(rest) = line.strip_prefix(before) else { return false };
-    (0..=rest.len()).filter(|at| rest.is_char_boundary(*at)).any(|at| is_like(&rest[at..], after))
-}
-
-#[test]
-fn likeness() {
-    assert!(is_like("a b c", "a … c") && is_like("a b c  ", "a b…") && is_like("x", "x"));
-    assert!(!is_like("a b c", "a … d") && !is_like("xy", "x"));
-}
-
-/// A PATH whose first folder holds the programs, each ending with the shell that started it.
-fn programs(folder: &Path) -> String {
-    let bin = folder.join("bin");
-    fs::create_dir(&bin).unwrap();
-    for name in ["conf-master", "conf-slave", "conf-local"] {
-        let path = bin.join(name);
-        let program = built(name);
-        let text = format!("#!/bin/sh\nexec setpriv --pdeathsig KILL -- '{}' \"$@\"\n", program.display());
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default())
 }
 
 /// What `--help` says and what the manual says are the same flags.

@@ -15,6 +15,7 @@ mod jobs;
 mod kills;
 mod layers;
 mod nginx;
+mod moving_in;
 mod openapi;
 mod paths;
 mod place;

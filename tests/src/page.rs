@@ -1,0 +1,128 @@
+//! Pages of the documentation: what they tell people to paste, pasted, and what they say is printed.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use crate::program::{built, command, spawn};
+
+/// The fenced blocks of one language under a heading of a page, up to the next heading of its level or above.
+pub fn fenced(page: &str, heading: &str, language: &str) -> Vec<String> {
+    let level = heading.split(' ').next().unwrap_or_default().len();
+    let is_heading = |line: &str| line.starts_with('#') && line.trim_start_matches('#').starts_with(' ');
+    let mut blocks = Vec::<String>::new();
+    let (mut inside, mut fence) = (false, None);
+    for line in page.lines() {
+        match (fence, line.strip_prefix("```")) {
+            (None, Some(opened)) => {
+                fence = Some(opened);
+                if inside && opened == language {
+                    blocks.push(String::new());
+                }
+            }
+            (Some(_), Some(_)) => fence = None,
+            (None, None) if is_heading(line) => {
+                let deeper = line.chars().take_while(|char| *char == '#').count() > level;
+                inside = line.starts_with(heading) || (inside && deeper);
+            }
+            (Some(opened), None) if inside && opened == language => {
+                if let Some(block) = blocks.last_mut() {
+                    block.extend([line, "\n"]);
+                }
+            }
+            _ => {}
+        }
+    }
+    assert!(!blocks.is_empty(), "the page has no {language} block under {heading:?}");
+    blocks
+}
+
+/// A person at a terminal, in a directory of their own.
+#[derive(Debug)]
+pub struct Reader<'a> {
+    /// Home, and where the logs of this are; the directory is `trial` in it.
+    pub folder: &'a Path,
+    /// The loopback address that stands for 127.0.0.1, since others may run beside this, and people's daemons too.
+    pub address: String,
+    /// How long it may take.
+    pub seconds: u32,
+    /// Folders with other programs that the page needs.
+    pub path: Vec<PathBuf>,
+}
+
+impl Reader<'_> {
+    /// Where they paste.
+    pub fn trial(&self) -> PathBuf {
+        self.folder.join("trial")
+    }
+
+    /// Pastes a script, and expects each line of `expected` among what is printed, in this order; `…` is any text. When it
+    /// fails, `logs` in the trial's directory are shown.
+    #[track_caller]
+    pub fn paste(&self, script: &str, expected: &str, logs: &[&str]) {
+        let script = format!(
+            // What the person sees in one terminal; what still runs when a block fails is stopped.
+            "exec 2>&1\nset -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{}",
+            script.replace("127.0.0.1", &self.address)
+        );
+        let expected = expected.replace("127.0.0.1", &self.address);
+        fs::create_dir_all(self.trial()).expect("the folder can be made");
+        fs::write(self.folder.join("script"), script).expect("the script can be written");
+        let mut bash = command("timeout", self.folder);
+        // Whatever happens to this test, nothing that bash started outlives it.
+        bash.arg(self.seconds.to_string()).args(["setpriv", "--pdeathsig", "KILL", "--", "bash", "../script"]);
+        bash.current_dir(self.trial()).env("PATH", self.programs()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let output = spawn(bash).and_then(std::process::Child::wait_with_output).expect("bash can be run");
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        let logs: Vec<String> = logs
+            .iter()
+            .map(|name| format!("--- {name}\n{}", fs::read_to_string(self.trial().join(name)).unwrap_or_default()))
+            .collect();
+        assert!(output.status.success(), "it ended with {}; printed was\n{printed}\n{}", output.status, logs.concat());
+        let mut lines = printed.lines();
+        for wanted in expected.lines().filter(|line| !line.is_empty()) {
+            assert!(
+                lines.any(|line| is_like(line, wanted)),
+                "{wanted:?} is not printed, or not in this order:\n{printed}"
+            );
+        }
+    }
+
+    /// A PATH whose first folder holds the programs, each ending with the shell that started it.
+    fn programs(&self) -> String {
+        let bin = self.folder.join("bin");
+        fs::create_dir_all(&bin).expect("the folder can be made");
+        for name in ["conf-master", "conf-slave", "conf-local"] {
+            let (path, program) = (bin.join(name), built(name));
+            let text = format!("#!/bin/sh\nexec setpriv --pdeathsig KILL -- '{}' \"$@\"\n", program.display());
+            fs::write(&path, text).expect("the program can be written");
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode can be set");
+        }
+        let mut folders = vec![bin.display().to_string()];
+        folders.extend(self.path.iter().map(|folder| folder.display().to_string()));
+        folders.push(std::env::var("PATH").unwrap_or_default());
+        folders.join(":")
+    }
+}
+
+/// True when `line` is `wanted`, where `…` is any text.
+fn is_like(line: &str, wanted: &str) -> bool {
+    let line = line.trim_end();
+    let Some((before, after)) = wanted.split_once('…') else { return line == wanted };
+    let Some(rest) = line.strip_prefix(before) else { return false };
+    (0..=rest.len()).filter(|at| rest.is_char_boundary(*at)).any(|at| is_like(&rest[at..], after))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_like;
+
+    #[test]
+    fn likeness() {
+        assert!(is_like("a b c", "a … c") && is_like("a b c  ", "a b…") && is_like("x", "x"));
+        assert!(!is_like("a b c", "a … d") && !is_like("xy", "x"));
+    }
+}
