@@ -135,11 +135,12 @@ pub fn propose<'a>(tree: &'a Tree, flags: &Flags) -> anyhow::Result<Proposal<'a>
     for group in groups {
         components.push(component(group)?);
     }
-    let mut deciding = Deciding { flags, components, secrets: Vec::new(), allowed: Vec::new(), faults };
+    let mut deciding =
+        Deciding { flags, components, secrets: Vec::new(), allowed: Vec::new(), used: Vec::new(), faults };
     let mut texts = deciding.read()?;
     deciding.find_again(&mut texts)?;
     let variables = deciding.variables(&texts)?;
-    deciding.faults.extend(unused(flags, &deciding.allowed));
+    deciding.faults.extend(unused(flags, &deciding.used));
     deciding.faults.sort();
     let Deciding { components, secrets, allowed, faults, .. } = deciding;
     Ok(Proposal {
@@ -209,6 +210,8 @@ struct Deciding<'a, 'f> {
     components: Vec<Component<'a>>,
     secrets: Vec<Secret>,
     allowed: Vec<Remark>,
+    /// The `--allow-secret` that something was allowed by, once for each time.
+    used: Vec<String>,
     faults: Vec<Remark>,
 }
 
@@ -257,20 +260,25 @@ impl Deciding<'_, '_> {
         }
     }
 
-    fn is_allowed(&self, component: usize, file: &str, line: Option<usize>) -> bool {
-        self.components[component].places.iter().map(|place| place.shown(file)).any(|path| {
+    /// True when a flag names this line of the file, in any of the folders that hold it.
+    fn is_allowed(&mut self, component: usize, file: &str, line: Option<usize>) -> bool {
+        let before = self.used.len();
+        for path in self.components[component].places.iter().map(|place| place.shown(file)) {
             let with_line = line.map(|line| format!("{path}:{line}"));
-            self.flags.allowed.iter().any(|one| *one == path || Some(one) == with_line.as_ref())
-        })
+            let hits = |one: &&String| **one == path || Some(*one) == with_line.as_ref();
+            self.used.extend(self.flags.allowed.iter().filter(hits).cloned());
+        }
+        self.used.len() > before
     }
 
     /// Declares what was found, or says why it cannot be.
     fn secret(&mut self, component: usize, file: &str, text: &str, finding: &Finding) -> Option<SecretName> {
         let line = text[..finding.range.start].matches('\n').count() + 1;
+        let is_allowed = self.is_allowed(component, file, Some(line));
         let one = &self.components[component];
         let shown = one.places[0].shown(file);
         let remark = |reason: String| Remark { path: shown.clone(), line: Some(line), reason };
-        if self.is_allowed(component, file, Some(line)) {
+        if is_allowed {
             self.allowed.push(remark(format!("{}, in clear, as it was asked", finding.what)));
             return None;
         }
@@ -477,16 +485,7 @@ fn is_telling(value: &str) -> bool {
 }
 
 /// What was allowed and is not there.
-fn unused(flags: &Flags, allowed: &[Remark]) -> Vec<Remark> {
-    let hits = |one: &&String| {
-        !allowed.iter().any(|remark| {
-            **one == remark.path || remark.line.is_some_and(|line| **one == format!("{}:{line}", remark.path))
-        })
-    };
-    flags
-        .allowed
-        .iter()
-        .filter(hits)
-        .map(|one| Remark::new(one.as_str(), "--allow-secret names it, and nothing there looks like a secret"))
-        .collect()
+fn unused(flags: &Flags, used: &[String]) -> Vec<Remark> {
+    let reason = "--allow-secret names it, and nothing there looks like a secret";
+    flags.allowed.iter().filter(|one| !used.contains(one)).map(|one| Remark::new(one.as_str(), reason)).collect()
 }

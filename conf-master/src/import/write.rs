@@ -79,7 +79,12 @@ pub fn write(proposal: &Proposal<'_>, out: &Path, flags: &Flags) -> anyhow::Resu
     let made = folder.keep();
     // The folder was made for its owner alone; a repository is as open as others are.
     fs::set_permissions(&made, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    fs::rename(&made, out).with_context(|| format!("cannot rename {} to {}", made.display(), out.display()))?;
+    if let Err(error) = fs::rename(&made, out) {
+        for folder in [Some(&made), secrets.as_ref()].into_iter().flatten() {
+            let _ = fs::remove_dir_all(folder);
+        }
+        return Err(error).with_context(|| format!("cannot make {}", out.display()));
+    }
     Ok(Written { repository: out.to_owned(), branches, secrets })
 }
 
