@@ -102,6 +102,9 @@ pub(super) fn differing(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours)
     Ok(differing.into_iter().map(|path| entry.path.join(path).display().to_string()).collect())
 }
 
+/// What is wanted by path, what must be done for it, and the paths that differ.
+type Look = (BTreeMap<String, Wanted>, Draft, Vec<String>);
+
 /// Where and for whom.
 struct Place<'a> {
     entry: &'a PlaceEntry,
@@ -120,7 +123,7 @@ impl Place<'_> {
     }
 
     /// What is wanted, what must be done for it, and at which paths.
-    fn look(&self, files: Option<&Folder>) -> Result<(BTreeMap<String, Wanted>, Draft, Vec<String>), Refusal> {
+    fn look(&self, files: Option<&Folder>) -> Result<Look, Refusal> {
         let wanted = files.map_or_else(|| Ok(BTreeMap::new()), |files| self.wanted(files))?;
         let mut draft = self.plan(&wanted)?;
         let changed = self.changed(&wanted, files, &mut draft)?;
