@@ -45,7 +45,7 @@ impl Server {
             (None, Some(role)) => Audience::Role(role),
             _ => {
                 return error(
-                    StatusCode::BAD_REQUEST,
+                    StatusCode::UNPROCESSABLE_ENTITY,
                     "name a host (&host=…) or, where none stands yet, a role (&role=…)",
                 );
             }

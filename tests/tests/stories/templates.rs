@@ -154,8 +154,8 @@ fn what_a_host_would_get_is_shown_without_one() {
         assert!(answer.text().contains(words), "{path}: {}", answer.text());
     };
     let of = |query: &str| format!("/conf/services/web?datacenter={DATACENTER}{query}");
-    refused(&of(""), 400, "role");
-    refused(&of("&host=web-1&role=core"), 400, "role");
+    refused(&of(""), 422, "role");
+    refused(&of("&host=web-1&role=core"), 422, "role");
     refused(&of("&role=nobody"), 404, "it has core");
     refused(&of("&host=unlisted"), 404, "host.variables.rack");
     refused(&format!("/conf/services/nobody?datacenter={DATACENTER}&host=web-1"), 404, "services/nobody");
