@@ -4,12 +4,15 @@
 current=$1 component=$2
 
 read_configuration() {
-    local words='' key value
+    local words='' key value page secret
     # Entered once: everything below here is of one snapshot, whatever is switched meanwhile.
     cd -P "$current" || return
     while IFS=': ' read -r key value; do
         words+="${words:+, }$key $value"
     done <"$component/config.yaml"
+    # Made from a template on this host; the secret in it is for this program's eyes alone.
+    { read -r page && read -r secret; } <"$component/page.txt"
+    words+=", page \"$page\", a key of ${#secret} characters"
     # When, why, at which change, by whom, and what was read.
     echo "$1 $2 ${PWD##*/} $$ $words"
 }

@@ -45,6 +45,8 @@ pub(crate) enum Way {
     Push,
     /// By `conf-master update`, which asks the API.
     Api,
+    /// By `conf-master secret rotate`.
+    Rotation,
 }
 
 /// What became of a push, or of an update.

@@ -39,7 +39,7 @@ use tokio::{
 use crate::{
     engineers::{Change, Engineers, Push, Way},
     site::{DATACENTER, PLACES, Site, Unit},
-    story::{Step, Story},
+    story::{SECRET, Step, Story},
     timeline::Timeline,
 };
 
@@ -48,7 +48,7 @@ use crate::{
 #[derive(Parser)]
 #[command(name = "./poc/run", version)]
 struct Arguments {
-    /// Make three changes and an update, and end with 0 only if every job saw every one of them
+    /// Make three changes, an update and a new secret, and end with 0 only if every job saw every one of them
     #[arg(long)]
     once: bool,
     /// A real Consul for the pointers (its usual variables count); without it conf-slave stands in for one
@@ -173,7 +173,7 @@ impl Show {
         self.site.start(Unit::Master).await?;
         let url = format!("{}conf.git", self.site.url(Unit::Master)?);
         let engineers = Engineers::new(self.site.dir.join("engineers.git"), url).await?;
-        let push = engineers.push(&story.beginning()).await?;
+        let push = engineers.push(&story.beginning(&self.site.identities().await?)).await?;
         self.shown = landed_as(&push).with_context(|| format!("the first push did not land:\n{}", push.output))?;
         self.site.start(Unit::Slave).await?;
         for place in 0..PLACES.len() {
@@ -201,6 +201,10 @@ impl Show {
             Step::Update(change, wanted) => {
                 let update = self.site.update(&change).await?;
                 (change, update, wanted)
+            }
+            Step::Rotate(change, wanted) => {
+                let rotation = self.site.rotate(SECRET).await?;
+                (change, rotation, wanted)
             }
             Step::Mistake(change) => {
                 let push = engineers.push(&change).await?;
@@ -305,11 +309,13 @@ impl Show {
     }
 }
 
-/// The sequence that conf-master told: `us-west/v1 #1234: …` of a push, `services/web@main: version 5, #1234` of an update.
+/// The sequence that conf-master told: `us-west/v1 #1234: …` of a push, `services/web@main: version 5, #1234` of an update,
+/// `sessionKey of us-west/v1: #1234` of a secret.
 fn landed_as(push: &Push) -> Option<u64> {
     let before = match push.way {
         Way::Push => format!("{DATACENTER} #"),
         Way::Api => ", #".to_owned(),
+        Way::Rotation => ": #".to_owned(),
     };
     let after = push.output.split_once(&before)?.1;
     let digits = after.find(|character: char| !character.is_ascii_digit()).unwrap_or(after.len());

@@ -151,6 +151,16 @@ impl Site {
         })
     }
 
+    /// The public keys of the hosts, which are made now; secrets are sealed to them.
+    pub(crate) async fn identities(&self) -> Result<Vec<String>> {
+        let mut keys = Vec::new();
+        for place in 0..PLACES.len() {
+            let arguments = ["identity".into(), "--state".into(), self.host(place).into()];
+            keys.push(self.tool("conf-local", arguments).await?.trim().to_owned());
+        }
+        Ok(keys)
+    }
+
     /// Makes the central repository and its signing key.
     pub(crate) async fn init(&self) -> Result<()> {
         let repo = self.repo();
@@ -269,15 +279,26 @@ impl Site {
         // What these files say is HOCON as well.
         let file = self.dir.join("update.conf");
         fs::write(&file, files.values().map(String::as_str).collect::<String>())?;
+        let section = format!("{component}@{branch}");
+        let arguments = ["update".into(), section.into(), "--file".into(), file.into()];
+        self.order(Way::Api, arguments).await
+    }
+
+    /// Gives a secret another value, with conf-master's own command.
+    pub(crate) async fn rotate(&self, secret: &str) -> Result<Push> {
+        self.order(Way::Rotation, ["secret", "rotate", DATACENTER, secret].map(OsString::from)).await
+    }
+
+    /// Has conf-master change something.
+    async fn order(&self, way: Way, arguments: impl IntoIterator<Item = OsString>) -> Result<Push> {
         let mut command = self.command("conf-master");
-        command.args(["update", &format!("{component}@{branch}"), "--server", self.url(Unit::Master)?.as_str()]);
-        command.arg("--file").arg(&file).stdin(Stdio::null());
+        command.args(arguments).args(["--server", self.url(Unit::Master)?.as_str()]).stdin(Stdio::null());
         let began = SystemTime::now();
         let output = Command::from(command).kill_on_drop(true).output().await.context("cannot run conf-master")?;
         let ended = SystemTime::now();
         let accepted = output.status.success();
         let said = if accepted { &output.stdout } else { &output.stderr };
-        Ok(Push { way: Way::Api, began, ended, accepted, output: String::from_utf8_lossy(said).into_owned() })
+        Ok(Push { way, began, ended, accepted, output: String::from_utf8_lossy(said).into_owned() })
     }
 
     /// Runs a command of the project to its end, and answers what it printed.

@@ -1,4 +1,6 @@
 //! What is pushed: the first content, and then one change after the other.
+//!
+//! `services/web` has a template besides its settings, with a secret in it that conf-master makes and seals to its host.
 
 use crate::{
     engineers::Change,
@@ -8,12 +10,20 @@ use crate::{
 /// The class that the datacenter runs.
 const CLASS: &str = "datacenter-configuration/small";
 
+/// The secret of `services/web`.
+pub(crate) const SECRET: &str = "sessionKey";
+
+/// What `web` shows: its settings, facts about the host and the platform, and the secret.
+const PAGE: &str = "{{ settings.greeting }} from {{ host.name }}, {{ platform.domain }}\n{{ secrets.sessionKey }}\n";
+
 /// What is pushed next.
 pub(crate) enum Step {
     /// A change that lands, and what the job of each place (by index) then reads.
     Change(Change, Vec<(usize, String)>),
     /// The same through the API, as a program would do it: one section, replaced.
     Update(Change, Vec<(usize, String)>),
+    /// A new value for the secret, which only the job of this place reads.
+    Rotate(Change, Vec<(usize, String)>),
     /// A mistake.
     Mistake(Change),
 }
@@ -41,11 +51,16 @@ impl Story {
         Story { release: 0, now, before: now }
     }
 
-    /// The first push: the class, the datacenter, and three components.
-    pub(crate) fn beginning(&self) -> Change {
-        let host = |place: &Place| format!("    {}: {{components: [{}]}}", place.host, place.component);
-        let hosts = PLACES.each_ref().map(host).join("\n");
-        let instance = format!("conf: {CLASS}/latest\ninventories:\n  hosts:\n{hosts}\n");
+    /// The first push: the class, the datacenter with its hosts' public keys, and three components.
+    pub(crate) fn beginning(&self, keys: &[String]) -> Change {
+        let host = |(place, key): (&Place, &String)| {
+            format!("    {}: {{components: [{}], key: {key}}}\n", place.host, place.component)
+        };
+        let hosts: String = PLACES.iter().zip(keys).map(host).collect();
+        let secret = format!("  {SECRET}: {{generate: {{length: 32, encoding: base64}}, readers: [services/web]}}\n");
+        let instance = format!(
+            "conf: {CLASS}/latest\nplatform: {{domain: example.com}}\nsecrets:\n{secret}inventories:\n  hosts:\n{hosts}"
+        );
         let change = Change::new("ana", "begin").edit(CLASS, "datacenter.yaml", class("latest")).edit(
             format!("datacenters/{DATACENTER}"),
             "datacenter.yaml",
@@ -54,24 +69,26 @@ impl Story {
         (0..3).fold(change, |change, place| self.edit(change, place))
     }
 
-    /// Three changes that everybody sees, one mistake, and one change through the API.
+    /// Three changes that everybody sees, one mistake, one change through the API, and a new value for the secret.
     pub(crate) fn short(&mut self, step: u64) -> Option<Step> {
         match step {
             2 => Some(Self::mistake()),
             0..=3 => Some(self.everywhere()),
             4 => Some(self.update()),
+            5 => Some(self.rotate()),
             _ => None,
         }
     }
 
     /// An endless day.
     pub(crate) fn long(&mut self, step: u64) -> Step {
-        match step % 6 {
+        match step % 7 {
             0 => self.everywhere(),
             1 => self.change("ben", &[0], |greeting| greeting + 1, "greet otherwise"),
             2 => self.change("chen", &[1, 2], |value| value + 5, "sell more, with more connections"),
             3 => Self::mistake(),
             4 => self.update(),
+            5 => self.rotate(),
             _ => self.rollback(),
         }
     }
@@ -98,6 +115,11 @@ impl Story {
         }
     }
 
+    /// The key may have been seen by somebody: another one, without a commit.
+    fn rotate(&self) -> Step {
+        Step::Rotate(Change::new("chen", "rotate"), vec![(0, self.words(0))])
+    }
+
     fn rollback(&mut self) -> Step {
         self.now[1] = self.before[1];
         self.now[2] = self.before[2];
@@ -116,12 +138,20 @@ impl Story {
 
     fn edit(&self, change: Change, place: usize) -> Change {
         let text = self.settings(place).map(|(key, value)| format!("{key}: {value}\n")).concat();
-        change.edit(format!("{}/main", PLACES[place].component), "config.yaml", text)
+        let branch = format!("{}/main", PLACES[place].component);
+        let change = if place == 0 { change.edit(branch.clone(), "page.txt.j2", PAGE) } else { change };
+        change.edit(branch, "config.yaml", text)
     }
 
     /// What a job says that it read.
     pub(crate) fn words(&self, place: usize) -> String {
-        self.settings(place).map(|(key, value)| format!("{key} {value}")).join(", ")
+        let settings = self.settings(place);
+        let words = settings.each_ref().map(|(key, value)| format!("{key} {value}")).join(", ");
+        if place != 0 {
+            return words;
+        }
+        // 32 bytes in base64.
+        format!("{words}, page \"{} from {}, example.com\", a key of 44 characters", settings[1].1, PLACES[0].host)
     }
 
     fn settings(&self, place: usize) -> [(&'static str, String); 2] {

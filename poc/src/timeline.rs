@@ -13,6 +13,7 @@ use crate::{
     Seen,
     engineers::{Change, Push, Way},
     site::{PLACES, clock},
+    story::SECRET,
 };
 
 /// One line of a block.
@@ -110,6 +111,7 @@ impl Timeline {
         let command = match push.way {
             Way::Push => "git push",
             Way::Api => "conf-master update",
+            Way::Rotation => "conf-master secret rotate",
         };
         say!("{}  {}", heading(push, change), paint(&format!("#{sequence}, {command} took {took:.0} ms"), dim()));
         self.rows(sequence, push.ended);
@@ -170,7 +172,7 @@ impl Timeline {
         };
         // The server's own words; git's summary, or those of the command, only where there are none.
         let reasons = after("remote:").chain(after("! ").take(usize::from(after("remote:").next().is_none())));
-        let own = after("").take(if push.way == Way::Api { usize::MAX } else { 0 });
+        let own = after("").take(if push.way == Way::Push { 0 } else { usize::MAX });
         let mut reasons = reasons.chain(own).peekable();
         while let Some(reason) = reasons.next() {
             let branch = if reasons.peek().is_some() { "├" } else { "└" };
@@ -226,6 +228,7 @@ fn heading(push: &Push, change: &Change) -> String {
     let heading = match push.way {
         Way::Push => format!("{at}  {author} pushes {what}: \"{subject}\""),
         Way::Api => format!("{at}  {author} updates {what} through the API: \"{subject}\""),
+        Way::Rotation => format!("{at}  {author} has a new value made for the secret {SECRET}"),
     };
     paint(&heading, Style::new().bold())
 }

@@ -7,6 +7,7 @@ use owo_colors::Style;
 
 use crate::{
     site::{DATACENTER, PLACES, Site, Unit},
+    story::SECRET,
     timeline::paint,
 };
 
@@ -56,6 +57,14 @@ pub(crate) fn print(site: &Site, reader: &Path) -> Result<()> {
         (
             "read what a process on web-1 reads",
             format!("cat {}", quote(&site.host(0).join("export/current/services/web/latest/config.yaml"))),
+        ),
+        (
+            "and what was made from a template there, with a secret that only this host can open",
+            format!("cat {}", quote(&site.host(0).join("export/current/services/web/latest/page.txt"))),
+        ),
+        (
+            "have a new value made for that secret",
+            format!("{} secret rotate {DATACENTER} {SECRET} --server {central}", program("conf-master")),
         ),
         (
             "one value of it, from the agent's memory",
