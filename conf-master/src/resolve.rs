@@ -156,7 +156,7 @@ fn read_manifest(
     let requests = manifest::pins(&class, &instance).into_iter().map(|request| (request.component.clone(), request));
     let requests: BTreeMap<ComponentVersion, PinRequest> = requests.collect();
     let secrets = secrets(&class, &instance, &requests).map_err(|faults| {
-        let fault = |(declared_in, line, reason): (DeclaredIn, usize, String)| {
+        let fault = |(declared_in, line, reason): FaultIn| {
             let file = if declared_in == DeclaredIn::Class { &class_ref } else { &own };
             fault(file, Some(line), reason, vec![file.clone(), own.clone(), class_ref.clone(), branch.clone()])
         };
@@ -176,12 +176,15 @@ fn read_manifest(
     })
 }
 
+/// Whose `datacenter.yaml`, the line in it, and what is wrong there.
+type FaultIn = (DeclaredIn, usize, String);
+
 /// The secrets that a datacenter declares, or those with readers that it does not run.
 fn secrets(
     class: &ClassManifest,
     instance: &InstanceManifest,
     requests: &BTreeMap<ComponentVersion, PinRequest>,
-) -> Result<BTreeMap<SecretName, Declared>, Vec<(DeclaredIn, usize, String)>> {
+) -> Result<BTreeMap<SecretName, Declared>, Vec<FaultIn>> {
     let (mut secrets, mut faults) = (BTreeMap::new(), Vec::new());
     for (name, (declaration, declared_in)) in manifest::secrets(class, instance) {
         let runs = |reader: &ComponentName| requests.keys().any(|component| component.component == *reader);
