@@ -1,7 +1,7 @@
 //! Components in the places where programs look for them: `export:` of the host's configuration.
 //!
-//! The host transaction calls [`Placements::stage`] before its switch, which writes everything beside its place and tells what
-//! cannot be placed, and then [`Placements::put`], which renames. [`Placements::restore`] leads from whatever a crash or a failure
+//! The host transaction calls `Placements::stage` before its switch, which writes everything beside its place and tells what
+//! cannot be placed, and then `Placements::put`, which renames. `Placements::restore` leads from whatever a crash or a failure
 //! has left to the files of what is exported. `entry` is the grammar, `target` the safe way to a folder, `copy` and `link` the
 //! work, `journal` what is ours.
 //!

@@ -11,7 +11,7 @@ use libconf::{
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub struct Flags {
-    /// The folder to read: <role>/<component>/conf/… (or without conf/), as deep as it goes
+    /// The folder to read: ROLE/COMPONENT/conf/… (or without conf/), as deep as it goes
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
     /// Write branches for review into a new Git repository; without it nothing is written
@@ -20,7 +20,7 @@ pub struct Flags {
     /// The class that runs the components [default: the name of DIR]
     #[arg(long, value_name = "NAME")]
     pub class: Option<ClassName>,
-    /// The datacenter of that class [default: <class>/v1]
+    /// The datacenter of that class [default: CLASS/v1]
     #[arg(long, value_name = "ID/VERSION")]
     pub datacenter: Option<DatacenterName>,
     /// The kind of the components: services, applications or devices

@@ -1,8 +1,8 @@
 //! `conf-master import`: reads folders of configuration as people have them on their hosts, and proposes what they would be
 //! here. It works without a server, and nothing lands by it: what `--out` writes is a repository to look at and to push.
 //!
-//! Read in this order: [`scan`] reads `<role>/<component>/[conf/]…`, [`suspect`] finds what looks like a secret and
-//! [`values`] what repeats, [`propose`] decides, [`report`] shows it, [`template`] and [`write`](mod@write) obey.
+//! Read in this order: [`scan`](mod@scan) reads `<role>/<component>/[conf/]…`, [`suspect`] finds what looks like a secret and
+//! [`values`] what repeats, [`propose`](mod@propose) decides, [`report`] shows it, [`template`] and [`write`](mod@write) obey.
 
 pub mod flags;
 pub mod manifests;
