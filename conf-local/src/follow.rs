@@ -203,7 +203,12 @@ impl Worker<'_> {
                 () = pause => {}
             }
             let Some((pointer, since)) = *self.wanted.borrow_and_update() else { continue };
-            again = match self.take(pointer, since, stop).await {
+            let taken = self.take(pointer, since, stop).await;
+            // What was broken off may have taken the host along.
+            if stop.is_cancelled() {
+                return;
+            }
+            again = match taken {
                 Ok(()) if self.blocking(|host| host.is_troubled()).await => Some(places.next_wait()),
                 Ok(()) => {
                     places.reset();
