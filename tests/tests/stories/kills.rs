@@ -172,7 +172,10 @@ fn a_push_whose_receive_pack_is_killed_ends_within_two_seconds_and_lands_when_ma
     let receiving = eventually("receive-pack to read the pack", || {
         let found = descendants(site.master.daemon.pid());
         let all = format!("{found:?}");
-        found.into_iter().find(|one| one.1.contains("receive-pack")).ok_or(all)
+        // Not those of the requests before, which list the refs and try whether a push is allowed: they read no pack.
+        let reads_a_pack = found.iter().any(|one| one.1.contains("index-pack"));
+        let receives = |command: &str| reads_a_pack && command.contains("receive-pack --stateless-rpc /");
+        found.into_iter().find(|one| receives(&one.1)).ok_or(all)
     });
     signal_pid(receiving.0, rustix::process::Signal::KILL);
     let killed = Instant::now();
