@@ -118,6 +118,13 @@ pub struct Retention {
     pub younger_than: Duration,
 }
 
+impl Retention {
+    /// From the flags.
+    pub fn new(keep: u32, keep_seconds: u64) -> Self {
+        Retention { last: keep as usize, younger_than: Duration::from_secs(keep_seconds) }
+    }
+}
+
 /// However young, no more than so many are kept beyond [`Retention::last`]: a burst must not fill the disk.
 const MOST_YOUNG: usize = 100;
 

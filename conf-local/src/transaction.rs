@@ -4,11 +4,16 @@
 //! snapshot's folder, write down who is to be told, switch, tell. Whatever fails before the switch leaves the last good
 //! export in use.
 
+mod error;
+mod model;
+mod shown;
+mod verify;
+
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
 use git2::Repository as Git;
@@ -17,25 +22,22 @@ use libconf::{
     tier::{
         daemon::chain,
         git::{self, RepositoryLock},
-        layers::{Ingredients, Sources},
         pointers::Pointer,
-        render::{self, RenderError},
-        secret::IdentityError,
         sign::TrustedKeys,
-        snapshot::{self, Component, Snapshot, SnapshotError},
-        template,
+        snapshot::Snapshot,
     },
 };
 
+pub use self::error::{OpenError, TransactionError};
+use self::model::Model;
 use crate::{
-    check::{Checks, Staged, Unchecked},
-    declared::{self, Declared},
+    check::{Checks, Staged},
     duties::{Duties, Watchers},
-    export::{self, Contents, Export, ExportError, Header, Kept, Retention},
-    place::{BadPlace, PlaceEntry, Placements},
+    export::{self, Contents, Export, Header, Kept, Retention},
+    place::{PlaceEntry, Placements},
     repository::{Repository, RepositoryError},
     secrets::{self, Keyring},
-    state::{Agent, ChangeKind, Exported, ExportedComponent, HistoryChange, HistoryEntry, Switched, VerifyReport},
+    state::{Agent, Exported, ExportedComponent, HistoryEntry},
 };
 
 /// Everything on this host's disk, and the one who writes it. All of it blocks.
@@ -80,31 +82,6 @@ pub struct HostOptions<'a> {
     pub place: Option<Vec<PlaceEntry>>,
     /// What looks at components before they are used.
     pub checks: Checks,
-}
-
-/// What is exported, and what it was made from.
-struct Model {
-    snapshot: Snapshot,
-    declared: Arc<Declared>,
-    inputs: BTreeMap<ComponentVersion, Component>,
-}
-
-impl Model {
-    fn sources(&self, name: &ComponentVersion, component: &Component) -> Sources<'_> {
-        self.declared.sources(name, component)
-    }
-
-    fn ingredients(
-        &self,
-        git: &Git,
-        name: &ComponentVersion,
-        component: &Component,
-        host: &HostName,
-    ) -> Result<Ingredients, TransactionError> {
-        let overrides = self.declared.overrides.each_ref();
-        Ingredients::new(git, &self.sources(name, component), overrides, name, Some(host))
-            .map_err(TransactionError::Damaged)
-    }
 }
 
 /// Who is told, and who may look.
@@ -411,289 +388,6 @@ impl Host {
         }
     }
 
-    /// What is wanted, decided from the snapshot alone; what `before` was made from is not read again.
-    fn next(&self, git: &Git, snapshot: &Snapshot, before: Option<&Model>) -> Result<Model, TransactionError> {
-        // Without the snapshot before (a repository begun anew) all of the new one is looked at.
-        let difference =
-            before.and_then(|before| Some((before, snapshot::compare(git, Some(&before.snapshot), snapshot).ok()?)));
-        let sealed = declared::sealed_tree(git, snapshot)?;
-        let Some((before, difference)) = difference.filter(|(before, difference)| {
-            !difference.datacenter && !difference.class && before.declared.sealed_tree == sealed
-        }) else {
-            return self.model_of(snapshot);
-        };
-        let declared = before.declared.clone();
-        let mut inputs = before.inputs.clone();
-        for (name, change) in difference.components {
-            match change.after {
-                Some(after) if declared.selection.contains(&name) => drop(inputs.insert(name, after)),
-                _ => drop(inputs.remove(&name)),
-            }
-        }
-        Ok(Model { snapshot: snapshot.clone(), declared, inputs })
-    }
-
-    fn model_of(&self, snapshot: &Snapshot) -> Result<Model, TransactionError> {
-        let git = self.git()?;
-        let declared = Arc::new(Declared::read(&git, snapshot, &self.name)?);
-        let mut inputs = snapshot.components(&git)?;
-        inputs.retain(|name, _| declared.selection.contains(name));
-        Ok(Model { snapshot: snapshot.clone(), declared, inputs })
-    }
-
-    /// Renders what is not as it was, and answers what the next export holds, and what could not be rendered.
-    fn stage(
-        &mut self,
-        git: &Git,
-        next: &Model,
-        have: &Kept,
-        anew: bool,
-    ) -> Result<(Contents, BTreeMap<ComponentVersion, String>), TransactionError> {
-        let before = self.model.as_ref().filter(|_| !anew);
-        let old_faults = have.header.as_ref().map(|header| &header.faults);
-        let mut contents = Contents::new();
-        let mut faults = BTreeMap::new();
-        // Those made from the same are rendered once.
-        let mut rendered: BTreeMap<Ingredients, Result<_, String>> = BTreeMap::new();
-        let mut look = self.keyring.look(git);
-        for (name, component) in &next.inputs {
-            let same = match before.and_then(|before| Some((before, before.inputs.get(name)?))) {
-                None => false,
-                Some((before, old)) => {
-                    let declared_alike = Arc::ptr_eq(&before.declared, &next.declared) && old.tree == component.tree;
-                    declared_alike
-                        || before.ingredients(git, name, old, &self.name)?
-                            == next.ingredients(git, name, component, &self.name)?
-                }
-            };
-            let old = have.contents.get(name);
-            if same
-                && let Some(fault) = old_faults.and_then(|faults| faults.get(name))
-                && !self.place.held_back(name)
-            {
-                faults.insert(name.clone(), fault.clone());
-                contents.extend(old.map(|old| (name.clone(), *old)));
-                continue;
-            }
-            if same
-                && let Some(old) = old
-                && !self.place.held_back(name)
-            {
-                contents.insert(name.clone(), *old);
-                continue;
-            }
-            let sources = next.sources(name, component);
-            let result = match rendered.entry(next.ingredients(git, name, component, &self.name)?) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(
-                    match render::render(git, &sources, name, Some(&self.name), &look.of(&sources, &name.component)) {
-                        Ok(rendering) => Ok(self.export.stage(&rendering, anew)?),
-                        Err(fault @ (RenderError::Fault(_) | RenderError::Templates(_))) => Err(fault.to_string()),
-                        Err(RenderError::Repository(cause)) => return Err(TransactionError::Damaged(cause)),
-                    },
-                ),
-            };
-            match result {
-                Ok(hash) => drop(contents.insert(name.clone(), *hash)),
-                Err(reason) => {
-                    // It keeps what it had, and the others go on.
-                    tracing::warn!(component = %name, reason, "cannot be rendered; its files of before stay");
-                    faults.insert(name.clone(), reason.clone());
-                    contents.extend(old.map(|old| (name.clone(), *old)));
-                }
-            }
-        }
-        // Nothing of the secrets stays anywhere.
-        template::rest();
-        Ok((contents, faults))
-    }
-
-    /// True when the export holds exactly the components that it should.
-    fn is_whole(&self) -> bool {
-        let (Some(model), Some((_, kept))) = (&self.model, self.export.current()) else { return false };
-        let Some(header) = &kept.header else { return false };
-        kept.contents.keys().all(|name| model.inputs.contains_key(name))
-            && model.inputs.keys().all(|name| kept.contents.contains_key(name) || header.faults.contains_key(name))
-    }
-
-    /// Shows everybody in the process what is exported.
-    pub fn publish_to(&self, agent: &Agent) {
-        let Some((exported, header)) = self.exported() else { return };
-        let listed = self.model.as_ref().is_none_or(|model| !model.declared.selection.is_everything());
-        agent.update(|view| {
-            let status = &mut view.status;
-            status.sequence = exported.sequence;
-            status.commit = header.map(|header| header.commit);
-            status.current = Some(exported.directory.clone());
-            status.since = header.and_then(|header| timestamp(header.time));
-            status.components = exported.components.len();
-            status.faults = header.map(|header| header.faults.clone()).unwrap_or_default();
-            status.listed = listed;
-            status.checks = self.checks.status();
-            status.placements = self.place.status();
-            // With the pointer unknown, nothing is known to be newer.
-            let (sequence, commit) = (exported.sequence, exported.commit);
-            if status.pointer.is_none_or(|pointer| (pointer.sequence, pointer.commit) == (sequence, commit)) {
-                status.settle();
-            }
-            view.exported = Some(exported);
-        });
-    }
-
-    fn announce(
-        &self,
-        snapshot: &Snapshot,
-        changed: BTreeMap<ComponentVersion, ChangeKind>,
-        since: Instant,
-        audience: &Audience,
-    ) {
-        let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        tracing::info!(
-            sequence = %snapshot.sequence, commit = %snapshot.commit, changed = changed.len(), took_ms, "exported"
-        );
-        let inputs = self.model.as_ref().map(|model| &model.inputs);
-        let shown = changed.iter().take(MOST_SHOWN).map(|(name, kind)| {
-            let pin = inputs
-                .and_then(|inputs| inputs.get(name))
-                .map(|input| format!("{}/{}", input.pin.branch, input.pin.commit));
-            (name.clone(), HistoryChange { kind: *kind, pin })
-        });
-        let entry = HistoryEntry {
-            sequence: snapshot.sequence,
-            commit: snapshot.commit,
-            when: jiff::Timestamp::now().to_string(),
-            took_ms,
-            changed: shown.collect(),
-            changed_count: changed.len(),
-        };
-        let export = self.export.directory(snapshot.sequence);
-        audience
-            .agent
-            .announce(Switched { sequence: snapshot.sequence, commit: snapshot.commit, changed, export }, entry);
-    }
-
-    /// What can wait until readers have their files: history, old snapshots, packs.
-    pub fn tidy(&mut self, audience: &Audience) {
-        // For people only: no sync.
-        let new = self.history.with_extension("json.new");
-        let written = serde_json::to_vec(&audience.agent.history())
-            .map_err(std::io::Error::from)
-            .and_then(|text| std::fs::write(&new, text))
-            .and_then(|()| std::fs::rename(&new, &self.history));
-        if let Err(error) = written {
-            tracing::debug!(%error, "the history could not be written");
-        }
-        let held = audience.watchers.held();
-        if let Err(error) = self.export.retire(self.retention, &held, SystemTime::now()) {
-            tracing::warn!(error = %chain(&error), "old snapshots could not be removed; tried again after the next change");
-        }
-        self.export.prepare_next();
-        let exported = self.model.as_ref().map(|model| model.snapshot.commit);
-        let mut keep: Vec<CommitId> = self.newest.iter().map(|(newest, _)| newest.commit).chain(exported).collect();
-        keep.dedup();
-        keep.retain(|commit| self.git().is_ok_and(|git| git.find_commit((*commit).into()).is_ok()));
-        match self.repository.consolidate(&keep) {
-            Ok(true) => tracing::info!("the repository was consolidated"),
-            Ok(false) => {}
-            Err(error) => tracing::warn!(error = %chain(&error), "the repository could not be consolidated"),
-        }
-    }
-
-    /// Tells whether reading failed because the repository is damaged, and if so begins an empty one.
-    pub fn heal(&mut self) -> Result<bool, RepositoryError> {
-        let damaged = match &self.newest {
-            Some((snapshot, _)) => !self.repository.check(snapshot.commit).1.is_empty(),
-            None => true,
-        };
-        if damaged {
-            tracing::warn!(
-                path = %self.repository.path().display(),
-                "the repository is damaged; set aside and fetched anew, what is exported stays in use"
-            );
-            self.repository.begin_anew()?;
-            // What was taken once is still known by the export.
-            self.newest = None;
-        }
-        Ok(damaged)
-    }
-
-    /// Checks that the repository holds every object of what is exported, and the export what would be rendered now.
-    /// With `repair`, mends the export; a damaged repository is begun anew, to be fetched again by the caller.
-    pub fn verify(&mut self, repair: bool, audience: &Audience) -> VerifyReport {
-        let mut report = VerifyReport::default();
-        let Some((sequence, kept)) = self.export.current() else {
-            report.problems.push("nothing is exported yet".to_owned());
-            return report;
-        };
-        report.sequence = sequence;
-        report.components = kept.contents.len();
-        let commit = kept.header.as_ref().map(|header| header.commit);
-        let damaged = self.export.damaged();
-        report.problems.extend(damaged.iter().map(|name| format!("the files of {name} are not as they were exported")));
-        report.problems.extend(self.place.problems(&self.export, &kept.contents));
-
-        let Some(commit) = commit else {
-            report.problems.push(format!("snapshot.json of #{sequence} cannot be read"));
-            return report;
-        };
-        let (objects, problems) = self.repository.check(commit);
-        report.objects = objects;
-        let repository_good = problems.is_empty();
-        report.problems.extend(problems.into_iter().map(|problem| format!("repository: {problem}")));
-        if repository_good {
-            report.problems.extend(self.differs_from_rendering(commit, &damaged));
-        }
-        if !repair || report.problems.is_empty() {
-            return report;
-        }
-        if repository_good {
-            let snapshot = self
-                .git()
-                .and_then(|git| Ok(Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?))
-                .and_then(|snapshot| self.put_in_place(&snapshot, true, Instant::now(), audience));
-            match snapshot {
-                Ok(()) => {
-                    let have = self.export.current().map(|(_, kept)| kept.contents.clone()).unwrap_or_default();
-                    let left = self.place.problems(&self.export, &have);
-                    report.repaired = report.problems.iter().filter(|one| !left.contains(one)).cloned().collect();
-                }
-                Err(error) => tracing::warn!(error = %chain(&error), "the export could not be mended"),
-            }
-        }
-        report
-    }
-
-    /// Components whose link leads to something else than what is rendered now.
-    fn differs_from_rendering(&self, commit: CommitId, known: &BTreeSet<ComponentVersion>) -> Vec<String> {
-        let compare = || -> Result<Vec<String>, TransactionError> {
-            let git = self.git()?;
-            let model = self.model_of(&Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?)?;
-            let Some((_, kept)) = self.export.current() else { return Ok(Vec::new()) };
-            let faults = kept.header.as_ref().map(|header| header.faults.clone()).unwrap_or_default();
-            let mut problems = Vec::new();
-            let mut look = self.keyring.look(&git);
-            for (name, component) in &model.inputs {
-                if known.contains(name) || faults.contains_key(name) {
-                    continue;
-                }
-                let sources = model.sources(name, component);
-                match render::render(&git, &sources, name, Some(&self.name), &look.of(&sources, &name.component)) {
-                    Ok(rendered) if kept.contents.get(name) == Some(&self.export.hash(&rendered)) => {}
-                    Ok(_) if kept.contents.contains_key(name) => {
-                        problems.push(format!("the export of {name} is not what its snapshot holds"));
-                    }
-                    Ok(_) => problems.push(format!("{name} is missing in the export")),
-                    Err(error) => problems.push(format!("{name} cannot be rendered: {}", chain(&error))),
-                }
-            }
-            template::rest();
-            let extra = kept.contents.keys().filter(|name| !model.inputs.contains_key(name));
-            problems.extend(extra.map(|name| format!("{name} is in the export, but not in its snapshot")));
-            Ok(problems)
-        };
-        compare().unwrap_or_else(|error| vec![format!("repository: {}", chain(&error))])
-    }
-
     fn git(&self) -> Result<Git, TransactionError> {
         self.repository.git().map_err(TransactionError::Damaged)
     }
@@ -720,86 +414,4 @@ fn hold_back(
         faults.insert(name, reason);
     }
     changed
-}
-
-/// A switch that changed thousands shows so many of them in the history.
-const MOST_SHOWN: usize = 50;
-
-fn timestamp(seconds: u64) -> Option<String> {
-    let seconds = i64::try_from(seconds).ok()?;
-    Some(jiff::Timestamp::from_second(seconds).ok()?.to_string())
-}
-
-/// The newest snapshots stay as long as the flags say.
-impl Retention {
-    /// From the flags.
-    pub fn new(keep: u32, keep_seconds: u64) -> Self {
-        Retention { last: keep as usize, younger_than: Duration::from_secs(keep_seconds) }
-    }
-}
-
-/// Why a snapshot was not put in place; what readers see is as it was.
-#[derive(Debug, thiserror::Error)]
-pub enum TransactionError {
-    /// The snapshot will not do, today or tomorrow.
-    #[error("{0}")]
-    Refused(String),
-    /// The snapshot will not do: not signed, another datacenter's, of a newer format.
-    #[error("the snapshot is refused")]
-    Untrusted(#[source] SnapshotError),
-    /// The repository cannot be read.
-    #[error("the repository on this host cannot be read")]
-    Damaged(#[source] git2::Error),
-    /// The files cannot be written.
-    #[error(transparent)]
-    Export(#[from] ExportError),
-    /// The checks were not run to their end.
-    #[error(transparent)]
-    Unchecked(#[from] Unchecked),
-    /// The journal cannot be written.
-    #[error("cannot write the journal of whom to tell; free some space, what was there stays in use")]
-    Journal(#[source] std::io::Error),
-}
-
-impl From<SnapshotError> for TransactionError {
-    fn from(error: SnapshotError) -> Self {
-        match error {
-            SnapshotError::Read { cause, .. } | SnapshotError::Write(cause) => TransactionError::Damaged(cause),
-            other => TransactionError::Untrusted(other),
-        }
-    }
-}
-
-/// Why the agent cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The state folder cannot be made.
-    #[error("cannot use the state folder {path}; give the user of conf-local write access to it, or name another")]
-    State {
-        /// Which folder.
-        path: PathBuf,
-        /// The system's words.
-        #[source]
-        cause: std::io::Error,
-    },
-    /// The repository cannot be used.
-    #[error(transparent)]
-    Repository(#[from] RepositoryError),
-    /// The export cannot be used.
-    #[error(transparent)]
-    Export(#[from] ExportError),
-    /// Components cannot be placed as the configuration says.
-    #[error(transparent)]
-    Place(#[from] BadPlace),
-    /// The identity cannot be used.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The state belongs to another datacenter.
-    #[error("{path} holds the export of {found}; name that datacenter, or another --state")]
-    OtherDatacenter {
-        /// Which folder.
-        path: PathBuf,
-        /// Whose export it has.
-        found: DatacenterName,
-    },
 }

@@ -1,0 +1,116 @@
+//! Whether repository, export and places are as they should be, and putting them right.
+
+use std::{collections::BTreeSet, time::Instant};
+
+use libconf::{
+    name::{CommitId, ComponentVersion},
+    tier::{daemon::chain, render, snapshot::Snapshot, template},
+};
+
+use super::{Audience, Host, TransactionError};
+use crate::{repository::RepositoryError, state::VerifyReport};
+
+impl Host {
+    /// True when the export holds exactly the components that it should.
+    pub(super) fn is_whole(&self) -> bool {
+        let (Some(model), Some((_, kept))) = (&self.model, self.export.current()) else { return false };
+        let Some(header) = &kept.header else { return false };
+        kept.contents.keys().all(|name| model.inputs.contains_key(name))
+            && model.inputs.keys().all(|name| kept.contents.contains_key(name) || header.faults.contains_key(name))
+    }
+
+    /// Checks that the repository holds every object of what is exported, and the export what would be rendered now.
+    /// With `repair`, mends the export; a damaged repository is begun anew, to be fetched again by the caller.
+    pub fn verify(&mut self, repair: bool, audience: &Audience) -> VerifyReport {
+        let mut report = VerifyReport::default();
+        let Some((sequence, kept)) = self.export.current() else {
+            report.problems.push("nothing is exported yet".to_owned());
+            return report;
+        };
+        report.sequence = sequence;
+        report.components = kept.contents.len();
+        let commit = kept.header.as_ref().map(|header| header.commit);
+        let damaged = self.export.damaged();
+        report.problems.extend(damaged.iter().map(|name| format!("the files of {name} are not as they were exported")));
+        report.problems.extend(self.place.problems(&self.export, &kept.contents));
+
+        let Some(commit) = commit else {
+            report.problems.push(format!("snapshot.json of #{sequence} cannot be read"));
+            return report;
+        };
+        let (objects, problems) = self.repository.check(commit);
+        report.objects = objects;
+        let repository_good = problems.is_empty();
+        report.problems.extend(problems.into_iter().map(|problem| format!("repository: {problem}")));
+        if repository_good {
+            report.problems.extend(self.differs_from_rendering(commit, &damaged));
+        }
+        if !repair || report.problems.is_empty() {
+            return report;
+        }
+        if repository_good {
+            let snapshot = self
+                .git()
+                .and_then(|git| Ok(Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?))
+                .and_then(|snapshot| self.put_in_place(&snapshot, true, Instant::now(), audience));
+            match snapshot {
+                Ok(()) => {
+                    let have = self.export.current().map(|(_, kept)| kept.contents.clone()).unwrap_or_default();
+                    let left = self.place.problems(&self.export, &have);
+                    report.repaired = report.problems.iter().filter(|one| !left.contains(one)).cloned().collect();
+                }
+                Err(error) => tracing::warn!(error = %chain(&error), "the export could not be mended"),
+            }
+        }
+        report
+    }
+
+    /// Components whose link leads to something else than what is rendered now.
+    fn differs_from_rendering(&self, commit: CommitId, known: &BTreeSet<ComponentVersion>) -> Vec<String> {
+        let compare = || -> Result<Vec<String>, TransactionError> {
+            let git = self.git()?;
+            let model = self.model_of(&Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?)?;
+            let Some((_, kept)) = self.export.current() else { return Ok(Vec::new()) };
+            let faults = kept.header.as_ref().map(|header| header.faults.clone()).unwrap_or_default();
+            let mut problems = Vec::new();
+            let mut look = self.keyring.look(&git);
+            for (name, component) in &model.inputs {
+                if known.contains(name) || faults.contains_key(name) {
+                    continue;
+                }
+                let sources = model.sources(name, component);
+                match render::render(&git, &sources, name, Some(&self.name), &look.of(&sources, &name.component)) {
+                    Ok(rendered) if kept.contents.get(name) == Some(&self.export.hash(&rendered)) => {}
+                    Ok(_) if kept.contents.contains_key(name) => {
+                        problems.push(format!("the export of {name} is not what its snapshot holds"));
+                    }
+                    Ok(_) => problems.push(format!("{name} is missing in the export")),
+                    Err(error) => problems.push(format!("{name} cannot be rendered: {}", chain(&error))),
+                }
+            }
+            template::rest();
+            let extra = kept.contents.keys().filter(|name| !model.inputs.contains_key(name));
+            problems.extend(extra.map(|name| format!("{name} is in the export, but not in its snapshot")));
+            Ok(problems)
+        };
+        compare().unwrap_or_else(|error| vec![format!("repository: {}", chain(&error))])
+    }
+
+    /// Tells whether reading failed because the repository is damaged, and if so begins an empty one.
+    pub fn heal(&mut self) -> Result<bool, RepositoryError> {
+        let damaged = match &self.newest {
+            Some((snapshot, _)) => !self.repository.check(snapshot.commit).1.is_empty(),
+            None => true,
+        };
+        if damaged {
+            tracing::warn!(
+                path = %self.repository.path().display(),
+                "the repository is damaged; set aside and fetched anew, what is exported stays in use"
+            );
+            self.repository.begin_anew()?;
+            // What was taken once is still known by the export.
+            self.newest = None;
+        }
+        Ok(damaged)
+    }
+}
