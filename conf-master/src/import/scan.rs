@@ -201,10 +201,16 @@ impl Walk<'_> {
         let mut path = path.to_owned();
         let conf = path.join(CONF);
         if fs::symlink_metadata(&conf).is_ok_and(|metadata| metadata.is_dir()) {
+            let mut is_taken = false;
             for (other, _, _) in self.entries(&path, &shown)? {
-                if other != CONF {
+                if other == CONF {
+                    is_taken = true;
+                } else {
                     self.leave_out(&below(&shown, &other), "it stands beside conf/, which is what is taken");
                 }
+            }
+            if !is_taken {
+                return Ok(());
             }
             (path, shown) = (conf, below(&shown, CONF));
         }
