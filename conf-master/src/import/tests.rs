@@ -272,3 +272,25 @@ fn what_is_no_installation() {
     assert!(error.contains("no role cor; there are core"), "{error}");
     assert!(faults(&folders.report(&["--leave-out", "core/x"])).join("\n").contains("it is not there"));
 }
+
+#[test]
+fn what_is_left_out_is_not_committed() {
+    let folders = Folders::new(&[
+        ("core/web/conf/db.ini", "password=hunter2\n"),
+        ("core/web/bin/start", "x"),
+        ("core/mail/main.cf", "x"),
+    ]);
+    let report = folders.report(&["--leave-out", "core/web/conf"]);
+    assert_eq!(names(&report), ["services/mail"], "{report}");
+    let left_out: Vec<&str> = report.left_out.iter().map(|one| one.path.as_str()).collect();
+    assert_eq!(left_out, ["core/web/conf", "core/web/bin"]);
+}
+
+#[test]
+fn a_password_in_a_file_of_another_encoding_must_be_settled() {
+    let folders = Folders::new(&[]);
+    folders.file("core/app/latin.ini", b"# f\xfcr alle\npassword = Tr0ub4dor&3\n");
+    let report = folders.report(&[]);
+    assert!(faults(&report)[0].starts_with("core/app/latin.ini: it looks like a password"), "{report}");
+    assert_eq!(faults(&folders.report(&["--allow-secret", "core/app/latin.ini"])), [""; 0]);
+}
