@@ -67,6 +67,35 @@ pub enum Error {
         source: Box<dyn StdError + Send + Sync>,
     },
 
+    /// At the pinned change the component was held back on this host, whose files of it are of an older snapshot.
+    ///
+    /// Nothing older is read in its place. Mend what holds it back; a later change brings it.
+    #[error("{component} was held back on this host at change {sequence}: {reason}")]
+    HeldBack {
+        /// Which component.
+        component: ComponentVersion,
+        /// The snapshot that holds it back.
+        sequence: Sequence,
+        /// Why, in the agent's words.
+        reason: String,
+    },
+
+    /// The deadline has passed and the configuration of the pinned change is not at hand. It may be later.
+    #[error("the configuration of change {sequence} is not on this host yet: {missing}")]
+    NotHere {
+        /// The pinned change.
+        sequence: Sequence,
+        /// What is missing, as far as it is known.
+        missing: String,
+    },
+
+    /// This datacenter had no configuration at the pinned change, nor before it. Asking again changes nothing.
+    #[error("this datacenter had no configuration yet at change {sequence}")]
+    NoneSoOld {
+        /// The pinned change.
+        sequence: Sequence,
+    },
+
     /// The export went back to an older snapshot, and the client stays on the newer. The agent's state was replaced.
     #[error("the export went back to change {found}; this program stays on change {kept}")]
     WentBack {

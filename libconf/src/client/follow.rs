@@ -2,8 +2,10 @@
 
 use std::{
     collections::hash_map::RandomState,
-    fmt, fs,
+    fmt,
+    fs::{self, File},
     hash::{BuildHasher, Hasher},
+    io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
@@ -15,10 +17,11 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::{ArcSwap, ArcSwapOption};
+use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::{Error, snapshot::Snapshot};
+use super::{Error, operation::resolve::Resolver, snapshot::Snapshot};
+use crate::name::Sequence;
 
 /// A look without any event: the system may drop events, and an export on some file systems sends none.
 const RECHECK: Duration = Duration::from_secs(30);
@@ -30,8 +33,20 @@ const RECHECK_WHEN_BLIND: Duration = Duration::from_secs(1);
 /// Snapshots are kept for a while after they were replaced, so a reading that meets one just removed is rare.
 const TRIES: usize = 8;
 
+/// Two numbers and their names.
+const MOST_CENTRAL_BYTES: u64 = 4096;
+
 /// What a reader does once the whole snapshot was read.
 pub(super) type Switch<'a> = Box<dyn FnOnce() + 'a>;
+
+/// What is held, replaced as a whole.
+#[derive(Clone, Debug)]
+pub(super) struct Known {
+    /// The newest snapshot of the export.
+    pub(super) snapshot: Arc<Snapshot>,
+    /// The highest change for which the agent said that `snapshot` is the datacenter's newest not above it.
+    pub(super) central: Sequence,
+}
 
 /// One who follows the snapshots.
 pub(super) trait Follow: Send + Sync {
@@ -39,7 +54,7 @@ pub(super) trait Follow: Send + Sync {
     ///
     /// [`Error::Read`] means that the snapshot cannot be read now, and is tried again. What is wrong with the content
     /// is the follower's own to tell.
-    fn prepare<'a>(&'a self, snapshot: &Snapshot) -> Result<Switch<'a>, Error>;
+    fn prepare<'a>(&'a self, snapshot: &Arc<Snapshot>) -> Result<Switch<'a>, Error>;
 }
 
 /// Owns the thread; ends it when dropped.
@@ -51,15 +66,17 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Reads the current snapshot and starts the thread.
-    pub(super) fn start(export_dir: &Path) -> Result<Self, Error> {
+    pub(super) fn start(export_dir: &Path, socket: Option<PathBuf>) -> Result<Self, Error> {
         // A relative path would change its meaning with the program's working directory.
         let no_export = |source| Error::NoExport { dir: export_dir.to_owned(), source };
         let export_dir = std::path::absolute(export_dir).map_err(no_export)?;
         let (wake, woken) = mpsc::sync_channel(1);
         // Watch first, read then: a switch in between is an event that is waiting.
         let watch = Watch::new(&export_dir, wake.clone());
+        let snapshot = current(&export_dir)?;
         let shared = Arc::new(Shared {
-            snapshot: ArcSwap::from_pointee(Snapshot::current(&export_dir)?),
+            known: ArcSwap::from_pointee(Known { central: central_of(&export_dir, &snapshot), snapshot }),
+            resolver: Resolver::new(export_dir.clone(), socket),
             followers: Mutex::default(),
             error: ArcSwapOption::empty(),
             stop: AtomicBool::new(false),
@@ -75,8 +92,18 @@ impl Follower {
         Ok(Follower { shared, wake, thread: Some(thread) })
     }
 
+    /// What is held now: one atomic load.
+    pub(super) fn known(&self) -> Guard<Arc<Known>> {
+        self.shared.known.load()
+    }
+
     pub(super) fn snapshot(&self) -> Arc<Snapshot> {
-        self.shared.snapshot.load_full()
+        Arc::clone(&self.known().snapshot)
+    }
+
+    /// Who finds the snapshots of older and newer changes.
+    pub(super) fn resolver(&self) -> &Arc<Resolver> {
+        &self.shared.resolver
     }
 
     pub(super) fn export_dir(&self) -> &Path {
@@ -90,11 +117,11 @@ impl Follower {
     /// Makes a follower from the current snapshot, which then sees every later one.
     pub(super) fn join<F: Follow + 'static>(
         &self,
-        read: impl FnOnce(&Snapshot) -> Result<F, Error>,
+        read: impl FnOnce(&Arc<Snapshot>) -> Result<F, Error>,
     ) -> Result<Arc<F>, Error> {
         // Under the lock that a switch takes, so that none falls between the reading and the joining.
         let mut followers = self.shared.followers();
-        let joined = Arc::new(read(&self.shared.snapshot.load())?);
+        let joined = Arc::new(read(&self.shared.known.load().snapshot)?);
         let following: Arc<dyn Follow> = joined.clone();
         followers.retain(|follower| follower.strong_count() > 0);
         followers.push(Arc::downgrade(&following));
@@ -105,6 +132,7 @@ impl Follower {
 impl Drop for Follower {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
+        self.shared.resolver.stop();
         // A full channel wakes the thread as well.
         let _ = self.wake.try_send(());
         if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != thread::current().id()) {
@@ -115,14 +143,15 @@ impl Drop for Follower {
 
 impl fmt::Debug for Follower {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follower").field("snapshot", &self.shared.snapshot.load()).finish_non_exhaustive()
+        f.debug_struct("Follower").field("known", &self.shared.known.load()).finish_non_exhaustive()
     }
 }
 
 /// What the thread and the handles share.
 struct Shared {
     export_dir: PathBuf,
-    snapshot: ArcSwap<Snapshot>,
+    known: ArcSwap<Known>,
+    resolver: Arc<Resolver>,
     followers: Mutex<Vec<Weak<dyn Follow>>>,
     error: ArcSwapOption<Error>,
     stop: AtomicBool,
@@ -137,6 +166,7 @@ impl Shared {
         loop {
             watch.renew(&self.export_dir);
             let taken = self.look();
+            self.resolver.forget_unused();
             let blind = !watch.sees() || taken.is_err();
             self.error.store(taken.err().map(Arc::new));
             // A closed channel cannot be: the owner of its other end ends this thread first.
@@ -147,38 +177,97 @@ impl Shared {
         }
     }
 
-    /// Takes what `current` names now, when it is newer than what is held.
+    /// Takes what `current` names now, when it is newer than what is held, and what the agent knows of it.
     fn look(&self) -> Result<(), Error> {
         for _ in 1..TRIES {
-            let snapshot = Snapshot::current(&self.export_dir)?;
-            match self.take(&snapshot) {
+            match self.look_once() {
                 // It was replaced while it was read: the newer one is what is wanted.
-                Err(Error::Read { .. }) if Snapshot::current(&self.export_dir)? != snapshot => {}
-                taken => return taken,
+                Err((seen, Error::Read { .. })) if seen != identity(&*current(&self.export_dir)?) => {}
+                looked => return looked.map_err(|(_, error)| error),
             }
         }
-        self.take(&Snapshot::current(&self.export_dir)?)
+        self.look_once().map_err(|(_, error)| error)
     }
 
-    fn take(&self, snapshot: &Snapshot) -> Result<(), Error> {
-        let held = self.snapshot.load_full();
-        if snapshot.sequence == held.sequence {
-            return Ok(());
+    fn look_once(&self) -> Result<(), (Identity, Error)> {
+        let held = self.known.load_full();
+        // Asked before anything is opened: most looks find nothing new, or a higher central sequence alone.
+        let named = Snapshot::named(&self.export_dir).map_err(|error| (identity(&held.snapshot), error))?;
+        let same = named.0 == held.snapshot.sequence
+            && fs::metadata(&named.1).is_ok_and(|found| (found.dev(), found.ino()) == held.snapshot.identity);
+        let snapshot = if same {
+            Arc::clone(&held.snapshot)
+        } else {
+            current(&self.export_dir).map_err(|error| (identity(&held.snapshot), error))?
+        };
+        self.take(&held, &snapshot).map_err(|error| (identity(&snapshot), error))
+    }
+
+    fn take(&self, held: &Known, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
+        if snapshot.sequence < held.snapshot.sequence {
+            return Err(Error::WentBack { kept: held.snapshot.sequence, found: snapshot.sequence });
         }
-        if snapshot.sequence < held.sequence {
-            return Err(Error::WentBack { kept: held.sequence, found: snapshot.sequence });
+        let mut central = central_of(&self.export_dir, snapshot);
+        if snapshot.sequence == held.snapshot.sequence {
+            central = central.max(held.central);
+        }
+        let known = Arc::new(Known { snapshot: Arc::clone(snapshot), central });
+        if Arc::ptr_eq(snapshot, &held.snapshot) {
+            if central > held.central {
+                self.known.store(known);
+                self.resolver.heard();
+            }
+            return Ok(());
         }
         let mut followers = self.followers();
         followers.retain(|follower| follower.strong_count() > 0);
         let following: Vec<Arc<dyn Follow>> = followers.iter().filter_map(Weak::upgrade).collect();
         let switches = following.iter().map(|one| one.prepare(snapshot)).collect::<Result<Vec<Switch<'_>>, _>>()?;
         // All was read. From here on nothing fails, and every handle is on the new snapshot within microseconds.
-        self.snapshot.store(Arc::new(snapshot.clone()));
+        self.resolver.replaced(held, snapshot);
+        self.known.store(known);
         for switch in switches {
             switch();
         }
+        self.resolver.heard();
         Ok(())
     }
+}
+
+fn current(export_dir: &Path) -> Result<Arc<Snapshot>, Error> {
+    let mut tries = 1;
+    loop {
+        match Snapshot::current(export_dir) {
+            // Between the link and what it names the agent may have switched and removed.
+            Err(Error::NoExport { source, .. }) if source.kind() == io::ErrorKind::NotFound && tries < TRIES => {
+                tries += 1;
+            }
+            found => return found.map(Arc::new),
+        }
+    }
+}
+
+type Identity = (Sequence, (u64, u64));
+
+fn identity(snapshot: &Snapshot) -> Identity {
+    (snapshot.sequence, snapshot.identity)
+}
+
+/// What `export/central` says of `snapshot`; the file may be missing, or be of another snapshot for a moment.
+pub(super) fn central_of(export_dir: &Path, snapshot: &Snapshot) -> Sequence {
+    #[derive(serde::Deserialize)]
+    struct Central {
+        sequence: Sequence,
+        central: Sequence,
+    }
+    let bytes = File::open(export_dir.join("central")).and_then(|file| {
+        let mut bytes = Vec::new();
+        file.take(MOST_CENTRAL_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    let said = bytes.ok().and_then(|bytes| serde_json::from_slice::<Central>(&bytes).ok());
+    let of_it = said.filter(|said| said.sequence == snapshot.sequence && said.central > snapshot.sequence);
+    of_it.map_or(snapshot.sequence, |said| said.central)
 }
 
 /// The system's eyes on the export directory, renewed when that is another directory than before.

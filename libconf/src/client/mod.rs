@@ -1,8 +1,8 @@
 //! What applications link: typed settings of this host's components, and their changes.
 //!
 //! Read in this order: [`Client`] finds the export, [`Component`] names what to read, [`Typed`] holds its current value.
-//! Inside, `locate` asks the agent where the export is, `snapshot` reads one whole snapshot, and `follow` is the one
-//! thread that notices a new one.
+//! [`Operation`] reads at one version, together with other services. Inside, `agent` asks conf-local, `snapshot` reads one
+//! whole snapshot, and `follow` is the one thread that notices a new one.
 //!
 //! Always true:
 //! - A value comes from one snapshot, read whole: `current` is resolved once per snapshot, never once per file.
@@ -33,10 +33,11 @@
 //! # }
 //! ```
 
+mod agent;
 mod component;
 mod error;
 mod follow;
-mod locate;
+pub mod operation;
 mod snapshot;
 mod typed;
 
@@ -47,6 +48,7 @@ use std::{
 
 pub use component::Component;
 pub use error::Error;
+pub use operation::{JoinError, Operation};
 pub use typed::{Current, Typed};
 
 use crate::name::{ComponentSelector, Sequence};
@@ -67,33 +69,67 @@ pub struct Client {
 }
 
 impl Client {
-    /// Finds this host's export and reads its current snapshot.
+    /// Finds this host's export and agent by the environment, and reads the export's current snapshot.
     ///
-    /// - Shape: `CONF_EXPORT_DIR`, when set, is the export directory, and nobody is asked. Otherwise the agent is asked
-    ///   for it, on the socket `CONF_LOCAL_SOCKET` or [`DEFAULT_SOCKET`]; when it does not answer within a second,
-    ///   [`DEFAULT_EXPORT_DIR`] is taken.
+    /// - Shape: as [`Options::connect`], with the export directory `CONF_EXPORT_DIR` and the socket `CONF_LOCAL_SOCKET`
+    ///   where they are set and not empty.
     /// - Errors: [`Error::NoExport`] when there is no readable snapshot there (the agent has not exported yet).
-    /// - Source: `GET /v1/status` of conf-local, member `export`.
     pub fn connect() -> Result<Self, Error> {
-        if let Some(dir) = std::env::var_os("CONF_EXPORT_DIR").filter(|dir| !dir.is_empty()) {
-            return Self::at(PathBuf::from(dir));
-        }
-        let socket = std::env::var_os("CONF_LOCAL_SOCKET").filter(|path| !path.is_empty());
-        Self::through(socket.map_or_else(|| PathBuf::from(DEFAULT_SOCKET), PathBuf::from))
+        let set = |name| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
+        let (export_dir, socket) = (set("CONF_EXPORT_DIR"), set("CONF_LOCAL_SOCKET"));
+        let socket = Some(socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)));
+        Options { export_dir, socket }.connect()
     }
 
     /// As [`Client::connect`], with the agent at this socket and without a look at the environment.
     ///
     /// - Errors: as [`Client::connect`].
     pub fn through(socket: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::at(locate::export_dir(socket.as_ref()).unwrap_or_else(|| PathBuf::from(DEFAULT_EXPORT_DIR)))
+        Self::options().socket(socket.as_ref()).connect()
     }
 
     /// Reads and follows the export in this directory (the one that holds `current`), without any agent.
     ///
     /// - Errors: [`Error::NoExport`] when no snapshot can be read there.
     pub fn at(export_dir: impl Into<PathBuf>) -> Result<Self, Error> {
-        Ok(Client { follower: Arc::new(follow::Follower::start(&export_dir.into())?) })
+        Self::options().export_dir(export_dir).connect()
+    }
+
+    /// Where to find export and agent, said by the program.
+    pub fn options() -> Options {
+        Options::default()
+    }
+
+    /// Begins an operation: pins the highest change for which this host knows that it has its datacenter's newest
+    /// configuration not above it.
+    ///
+    /// One atomic load: nobody is asked, and nothing is read.
+    pub fn begin(&self) -> Operation {
+        Operation::begin(Arc::clone(&self.follower))
+    }
+
+    /// Begins an operation at this change, such as the one that an update or a push answered: reads see what it wrote.
+    ///
+    /// Reads wait for it when this host does not have it yet.
+    pub fn begin_at(&self, sequence: Sequence) -> Operation {
+        Operation::at(Arc::clone(&self.follower), sequence)
+    }
+
+    /// Takes part in the operation whose pin a message's headers carry.
+    ///
+    /// Nothing is waited for here: reads wait when this host does not have the pinned version yet. Whoever can send such
+    /// headers chooses what is read, and can make reads wait for versions that will never be: take them from your own
+    /// services only.
+    ///
+    /// - Errors: [`JoinError::Absent`] when the caller pinned nothing: [`Client::begin`] is for that; the others when what
+    ///   it sent is no pin.
+    pub fn join(&self, headers: &impl operation::Headers) -> Result<Operation, JoinError> {
+        Ok(self.begin_at(operation::baggage::read(headers)?))
+    }
+
+    /// As [`Client::join`], or a fresh pin when there is none in the headers, or none that can be read.
+    pub fn join_or_begin(&self, headers: &impl operation::Headers) -> Operation {
+        self.join(headers).unwrap_or_else(|_| self.begin())
     }
 
     /// One component of this host, `<kind>/<name>` or `<kind>/<name>/<version>`.
@@ -110,7 +146,7 @@ impl Client {
 
     /// The sequence of the snapshot that this client reads now.
     pub fn sequence(&self) -> Sequence {
-        self.follower.snapshot().sequence
+        self.follower.known().snapshot.sequence
     }
 
     /// The export directory that is followed.
@@ -126,5 +162,43 @@ impl Client {
     }
 }
 
+/// Where a client finds the export and the agent; made by [`Client::options`].
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    export_dir: Option<PathBuf>,
+    socket: Option<PathBuf>,
+}
+
+impl Options {
+    /// The export directory, the one that holds `current`.
+    #[must_use]
+    pub fn export_dir(mut self, dir: impl Into<PathBuf>) -> Self {
+        self.export_dir = Some(dir.into());
+        self
+    }
+
+    /// The agent's Unix socket.
+    #[must_use]
+    pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
+        self.socket = Some(path.into());
+        self
+    }
+
+    /// Reads the export's current snapshot and follows it.
+    ///
+    /// - Shape: without an export directory the agent is asked for it; when it does not answer within a second, or no
+    ///   socket was named, [`DEFAULT_EXPORT_DIR`] is taken. Without a socket no agent is ever asked: operations then read
+    ///   what is kept in the export.
+    /// - Errors: [`Error::NoExport`] when there is no readable snapshot there (the agent has not exported yet).
+    /// - Source: `GET /v1/status` of conf-local, member `export`.
+    pub fn connect(self) -> Result<Client, Error> {
+        let asked = || self.socket.as_deref().and_then(agent::export_dir);
+        let dir = self.export_dir.clone().or_else(asked).unwrap_or_else(|| PathBuf::from(DEFAULT_EXPORT_DIR));
+        Ok(Client { follower: Arc::new(follow::Follower::start(&dir, self.socket)?) })
+    }
+}
+
+#[cfg(test)]
+mod testing;
 #[cfg(test)]
 mod tests;

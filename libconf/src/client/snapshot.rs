@@ -1,34 +1,96 @@
-//! One snapshot of the export, opened once and read inside.
+//! One snapshot of the export, opened once, held, and read inside.
 
 use std::{
-    fs, io,
+    any::{Any, TypeId},
+    collections::{BTreeMap, HashMap},
+    fmt,
+    fs::{self, File, TryLockError},
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use serde::{Deserialize, de::DeserializeOwned};
+
 use super::Error;
-use crate::name::{ComponentSelector, ComponentVersion, Sequence, Version};
+use crate::name::{CommitId, ComponentSelector, ComponentVersion, Sequence, Version};
+
+/// Far above what a header comes to, which names every fault.
+const MOST_HEADER_BYTES: u64 = 16 << 20;
 
 /// A whole snapshot: `export/snapshots/<sequence>`, whose content never changes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// The agent keeps its folder while this exists: it is open and under a shared lock, which ends with the process too.
 pub(super) struct Snapshot {
     /// Its number.
     pub(super) sequence: Sequence,
     /// Its own directory, not `current`: every reading below it is of this snapshot.
     pub(super) dir: PathBuf,
+    /// What it says of itself.
+    pub(super) header: Header,
+    /// Device and inode of the folder: one that was made anew is another.
+    pub(super) identity: (u64, u64),
+    /// Values that were read before, by the type and the name that they were asked for with.
+    values: Mutex<Values>,
+    /// The open folder, whose lock is the hold.
+    _held: File,
+}
+
+type Values = HashMap<TypeId, HashMap<Box<str>, Arc<dyn Any + Send + Sync>>>;
+
+/// What of `snapshot.json` is needed here; an export without it (an agent before this version) is read all the same.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub(super) struct Header {
+    /// The snapshot's commit.
+    pub(super) commit: Option<CommitId>,
+    /// The commit of the datacenter's snapshot before it.
+    pub(super) parent: Option<CommitId>,
+    /// Components that were held back, with the reason: their files are of an older snapshot.
+    #[serde(default)]
+    pub(super) faults: BTreeMap<ComponentVersion, String>,
 }
 
 impl Snapshot {
-    /// The snapshot that `current` names now.
+    /// The snapshot that `current` names now, which stays while the result exists.
     pub(super) fn current(export_dir: &Path) -> Result<Self, Error> {
+        let no_export = |source| Error::NoExport { dir: export_dir.to_owned(), source };
+        let (sequence, dir) = Self::named(export_dir)?;
+        Self::open(sequence, dir).map_err(no_export)
+    }
+
+    /// Which snapshot `current` names now, and where it is.
+    pub(super) fn named(export_dir: &Path) -> Result<(Sequence, PathBuf), Error> {
         let no_export = |source| Error::NoExport { dir: export_dir.to_owned(), source };
         let link = fs::read_link(export_dir.join("current")).map_err(no_export)?;
         let sequence = link.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
         let sequence = sequence.ok_or_else(|| {
             no_export(io::Error::new(io::ErrorKind::InvalidData, format!("`current` leads to {}", link.display())))
         })?;
-        let dir = export_dir.join(link);
-        fs::metadata(&dir).map_err(no_export)?;
-        Ok(Snapshot { sequence, dir })
+        Ok((sequence, export_dir.join(link)))
+    }
+
+    /// Opens and holds the snapshot in `dir`.
+    ///
+    /// `NotFound` when it is not there, or is being removed at this moment.
+    pub(super) fn open(sequence: Sequence, dir: PathBuf) -> io::Result<Self> {
+        let held = File::open(&dir)?;
+        match held.try_lock_shared() {
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::new(io::ErrorKind::NotFound, "the snapshot is being removed"));
+            }
+            // On a file system without locks it is kept as long as the agent's retention says, and no longer.
+            Ok(()) | Err(TryLockError::Error(_)) => {}
+        }
+        // Between opening and locking it may have been removed or replaced.
+        let (there, ours) = (fs::metadata(&dir)?, held.metadata()?);
+        let identity = (ours.dev(), ours.ino());
+        if (there.dev(), there.ino()) != identity {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the snapshot was replaced"));
+        }
+        let header = Header::read(&dir)?;
+        Ok(Snapshot { sequence, dir, header, identity, values: Mutex::default(), _held: held })
     }
 
     /// The version of `selector` in this snapshot; where it names none and several are there, `before` if it still is.
@@ -61,6 +123,54 @@ impl Snapshot {
         })
     }
 
+    /// The component `name` as a `T`, exactly as it is at this snapshot: never older settings that were held back.
+    ///
+    /// What was read once is one lookup from then on.
+    pub(super) fn value<T>(&self, name: &str) -> Result<Arc<T>, Error>
+    where
+        T: DeserializeOwned + Send + Sync + 'static,
+    {
+        if let Some(known) = self.values().get(&TypeId::of::<T>()).and_then(|values| values.get(name)) {
+            return Ok(Arc::clone(known).downcast().expect("values are kept by their type"));
+        }
+        let component = self.exact(name)?;
+        let value: Arc<T> = Arc::new(self.parse(&component, &self.settings(&component)?)?);
+        // Two who read it at once both have it; who comes later gets the one that stands here.
+        let mut values = self.values();
+        values.entry(TypeId::of::<T>()).or_default().insert(name.into(), Arc::<T>::clone(&value));
+        Ok(value)
+    }
+
+    /// The version of the component `name` here, unless what stands here is of an older snapshot.
+    pub(super) fn exact(&self, name: &str) -> Result<ComponentVersion, Error> {
+        let selector: ComponentSelector = name.parse()?;
+        let resolved = self.resolve(&selector, None);
+        if matches!(resolved, Err(Error::SeveralVersions { .. } | Error::Read { .. })) {
+            return resolved;
+        }
+        // One that was held back when it was new stands here not at all.
+        match self.header.faults.iter().find(|(component, _)| selector.matches(component)) {
+            None => resolved,
+            Some((component, reason)) => {
+                Err(Error::HeldBack { component: component.clone(), sequence: self.sequence, reason: reason.clone() })
+            }
+        }
+    }
+
+    /// Settings as a `T`.
+    pub(super) fn parse<T: DeserializeOwned>(&self, component: &ComponentVersion, bytes: &[u8]) -> Result<T, Error> {
+        let shape = |source| Error::Shape { component: component.clone(), sequence: self.sequence, source };
+        // A panic of the program's own parsing would end the following for good, in silence.
+        match catch_unwind(AssertUnwindSafe(|| serde_json::from_slice(bytes))) {
+            Ok(parsed) => parsed.map_err(|error| shape(Box::new(error))),
+            Err(_) => Err(shape("the program's own parsing panicked".into())),
+        }
+    }
+
+    fn values(&self) -> MutexGuard<'_, Values> {
+        self.values.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The versions of the component that stand here, sorted; none when it is not here.
     fn versions(&self, selector: &ComponentSelector) -> Result<Vec<Version>, Error> {
         let path = self.dir.join(selector.component.to_string());
@@ -78,5 +188,26 @@ impl Snapshot {
         }
         versions.sort();
         Ok(versions)
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the values: settings may hold what no log should.
+        f.debug_struct("Snapshot").field("sequence", &self.sequence).field("dir", &self.dir).finish_non_exhaustive()
+    }
+}
+
+impl Header {
+    /// The header of the snapshot in `dir`; an empty one where there is none.
+    pub(super) fn read(dir: &Path) -> io::Result<Self> {
+        let file = match File::open(dir.join("snapshot.json")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Header::default()),
+            Err(error) => return Err(error),
+        };
+        let mut bytes = Vec::new();
+        file.take(MOST_HEADER_BYTES).read_to_end(&mut bytes)?;
+        serde_json::from_slice(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 }

@@ -1,79 +1,11 @@
-//! Exports laid out as the agent does it, switched by one rename.
-
-use std::{
-    fs,
-    os::unix::fs::symlink,
-    path::{Path, PathBuf},
-    pin::pin,
-    sync::Arc,
-    task::{Context, Poll, Wake, Waker},
-    thread,
-    time::Duration,
-};
+use std::{fs, path::Path, sync::Arc, thread, time::Duration};
 
 use serde::Deserialize;
-use tempfile::TempDir;
 
-use super::*;
-
-/// Far above what any step here takes on a busy machine; reached only by a defect.
-const LONG: Duration = Duration::from_secs(20);
-
-#[derive(Debug, Deserialize, PartialEq)]
-struct Web {
-    port: u16,
-}
-
-/// An export directory; each snapshot is a list of components with their settings.
-struct Export {
-    _dir: TempDir,
-    path: PathBuf,
-}
-
-impl Export {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("export");
-        fs::create_dir_all(path.join("store")).unwrap();
-        fs::create_dir_all(path.join("snapshots")).unwrap();
-        Export { _dir: dir, path }
-    }
-
-    fn with(sequence: u64, components: &[(&str, &str)]) -> Self {
-        let export = Self::new();
-        export.switch(sequence, components);
-        export
-    }
-
-    /// Writes a snapshot beside the others, and lets `current` name it.
-    fn switch(&self, sequence: u64, components: &[(&str, &str)]) {
-        let snapshot = self.path.join(format!("snapshots/{sequence}"));
-        for (at, (component, settings)) in components.iter().enumerate() {
-            let stored = self.path.join(format!("store/{sequence}-{at}"));
-            fs::create_dir_all(stored.join("files")).unwrap();
-            fs::write(stored.join("settings.json"), settings).unwrap();
-            fs::create_dir_all(snapshot.join(component).parent().unwrap()).unwrap();
-            symlink(stored.join("files"), snapshot.join(component)).unwrap();
-            symlink(stored.join("settings.json"), snapshot.join(format!("{component}.json"))).unwrap();
-        }
-        fs::create_dir_all(&snapshot).unwrap();
-        symlink(format!("snapshots/{sequence}"), self.path.join("next")).unwrap();
-        fs::rename(self.path.join("next"), self.path.join("current")).unwrap();
-    }
-
-    fn client(&self) -> Client {
-        Client::at(&self.path).unwrap()
-    }
-}
-
-/// Waits for what no event tells, against a generous deadline.
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = std::time::Instant::now() + LONG;
-    while !holds() {
-        assert!(std::time::Instant::now() < deadline, "never came: {what}");
-        thread::park_timeout(Duration::from_millis(5));
-    }
-}
+use super::{
+    testing::{Export, LONG, Web, block_on, until},
+    *,
+};
 
 #[test]
 fn a_value_follows_the_export() {
@@ -214,27 +146,6 @@ fn a_replaced_export_directory_is_followed() {
     assert_eq!(web.changed_blocking(LONG).expect("a change").port, 2);
     export.switch(3, &[("services/web/latest", r#"{"port":3}"#)]);
     assert_eq!(web.changed_blocking(LONG).expect("a change").port, 3);
-}
-
-/// Wakes the thread that waits in [`block_on`].
-struct Unpark(thread::Thread);
-
-impl Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
-    }
-}
-
-/// The smallest of runtimes: proof that none in particular is needed.
-fn block_on<F: Future>(future: F) -> F::Output {
-    let waker = Waker::from(Arc::new(Unpark(thread::current())));
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        thread::park_timeout(LONG);
-    }
 }
 
 #[test]

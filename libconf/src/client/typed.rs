@@ -1,7 +1,6 @@
 use std::{
     fmt,
     ops::Deref,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -174,7 +173,7 @@ impl<T: DeserializeOwned> Cell<T> {
     fn read(selector: ComponentSelector, snapshot: &Snapshot) -> Result<Self, Error> {
         let component = snapshot.resolve(&selector, None)?;
         let bytes = snapshot.settings(&component)?;
-        let value = Arc::new(parse(&bytes, &component, snapshot)?);
+        let value = Arc::new(snapshot.parse(&component, &bytes)?);
         let loaded = Loaded { value, bytes: bytes.into(), component, sequence: snapshot.sequence, change: 0 };
         Ok(Cell {
             selector,
@@ -193,7 +192,7 @@ impl<T: DeserializeOwned> Cell<T> {
         let (value, bytes, change) = if *bytes == *now.bytes {
             (Arc::clone(&now.value), Arc::clone(&now.bytes), now.change)
         } else {
-            let value = parse(&bytes, &component, snapshot)?;
+            let value = snapshot.parse(&component, &bytes)?;
             (Arc::new(value), bytes.into(), self.changes.fetch_add(1, Ordering::Relaxed) + 1)
         };
         Ok(Loaded { value, bytes, component, sequence: snapshot.sequence, change })
@@ -201,7 +200,7 @@ impl<T: DeserializeOwned> Cell<T> {
 }
 
 impl<T: DeserializeOwned + Send + Sync> Follow for Cell<T> {
-    fn prepare<'a>(&'a self, snapshot: &Snapshot) -> Result<Switch<'a>, Error> {
+    fn prepare<'a>(&'a self, snapshot: &Arc<Snapshot>) -> Result<Switch<'a>, Error> {
         Ok(match self.next(snapshot) {
             Err(failed @ Error::Read { .. }) => return Err(failed),
             Err(refused) => Box::new(move || self.error.store(Some(Arc::new(refused)))),
@@ -214,14 +213,5 @@ impl<T: DeserializeOwned + Send + Sync> Follow for Cell<T> {
                 }
             }),
         })
-    }
-}
-
-fn parse<T: DeserializeOwned>(bytes: &[u8], component: &ComponentVersion, snapshot: &Snapshot) -> Result<T, Error> {
-    let shape = |source| Error::Shape { component: component.clone(), sequence: snapshot.sequence, source };
-    // A panic of the program's own parsing would end the following for good, in silence.
-    match catch_unwind(AssertUnwindSafe(|| serde_json::from_slice(bytes))) {
-        Ok(parsed) => parsed.map_err(|error| shape(Box::new(error))),
-        Err(_) => Err(shape("the program's own parsing panicked".into())),
     }
 }

@@ -1,0 +1,195 @@
+//! What a program asks the agent of its host, over its socket: small requests, each with a deadline.
+
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    sync::mpsc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde::{Deserialize, de::DeserializeOwned};
+
+use crate::name::{CommitId, Sequence};
+
+/// An agent on the same machine answers from memory; one that takes longer hangs, and the program starts without it.
+const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+
+/// A status lists every watcher of the host; this is far above the bound on their number.
+const ANSWER_BYTES: u64 = 16 << 20;
+
+/// The longest that the agent lets one question wait; who wants to wait longer asks again.
+pub(super) const LONGEST_QUESTION: Duration = Duration::from_secs(60);
+
+/// What the agent may take beyond the time that it was asked to wait at most.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// The agent's export directory; none when no agent answers on `socket` in time.
+pub(super) fn export_dir(socket: &Path) -> Option<PathBuf> {
+    #[derive(Deserialize)]
+    struct Status {
+        export: PathBuf,
+    }
+    let (answer, answered) = mpsc::sync_channel(1);
+    let socket = socket.to_owned();
+    // Connecting to a Unix socket has no time limit of its own: a stopped agent whose queue is full would hold us. The
+    // thread ends with the connection; nobody waits for it beyond the limit.
+    let asking = thread::Builder::new().name("libconf-locate".to_owned());
+    asking.spawn(move || answer.send(ask(&socket, &get("/v1/status"), Instant::now() + ANSWER_WITHIN))).ok()?;
+    let status: Status = answered.recv_timeout(ANSWER_WITHIN).ok()?.ok()?.json().ok()?;
+    status.export.is_absolute().then_some(status.export)
+}
+
+/// A snapshot as the agent names it: the newest of this datacenter for every change from `from` through `through`.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(super) struct At {
+    pub(super) sequence: Sequence,
+    pub(super) commit: CommitId,
+    pub(super) from: Sequence,
+    pub(super) through: Sequence,
+}
+
+/// Why the agent did not name one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Refused {
+    /// The datacenter had no configuration as old as that; asking again changes nothing.
+    NoneSoOld,
+    /// Not now, in the agent's words or those of the system.
+    NotNow(String),
+}
+
+/// The question for the newest snapshot not above `sequence`; the agent waits for it until `deadline`.
+pub(super) fn at(sequence: Sequence, deadline: Instant) -> Vec<u8> {
+    let patience = deadline.saturating_duration_since(Instant::now()).min(LONGEST_QUESTION);
+    get(&format!("/v1/at/{sequence}?timeout={:.3}", patience.as_secs_f64()))
+}
+
+/// Until when an answer to a question that may wait until `deadline` is read.
+pub(super) fn patience(deadline: Instant) -> Instant {
+    deadline.min(Instant::now() + LONGEST_QUESTION) + GRACE
+}
+
+/// What the agent's answer to [`at`] says.
+pub(super) fn read_at(sequence: Sequence, answer: io::Result<Answer>) -> Result<At, Refused> {
+    let answer = answer.map_err(|error| Refused::NotNow(format!("the agent of this host does not answer: {error}")))?;
+    match answer.status {
+        200 => {
+            let at: At = answer.json().map_err(|error| Refused::NotNow(error.to_string()))?;
+            let fits = at.from == at.sequence && at.from <= sequence && sequence <= at.through;
+            fits.then_some(at).ok_or_else(|| Refused::NotNow("the agent answered for another change".to_owned()))
+        }
+        404 if answer.error().is_some() => Err(Refused::NoneSoOld),
+        status => Err(Refused::NotNow(answer.error().unwrap_or_else(|| {
+            format!("the agent of this host answers {status}; is it of an earlier version than this program's libconf?")
+        }))),
+    }
+}
+
+/// Sends one request and reads the answer, until `deadline`; only connecting may take longer, see [`export_dir`].
+pub(super) fn ask(socket: &Path, request: &[u8], deadline: Instant) -> io::Result<Answer> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_write_timeout(Some(left(deadline)?))?;
+    stream.write_all(request)?;
+    let mut answer = Vec::new();
+    let mut part = [0; 4096];
+    loop {
+        stream.set_read_timeout(Some(left(deadline)?))?;
+        match stream.read(&mut part) {
+            Ok(0) => return Answer::parse(&answer),
+            Ok(count) => answer.extend_from_slice(&part[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            // The system's word for it, "resource temporarily unavailable", says nothing to people.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
+            Err(error) => return Err(error),
+        }
+        if answer.len() as u64 > ANSWER_BYTES {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "its answer is too long"));
+        }
+    }
+}
+
+fn left(deadline: Instant) -> io::Result<Duration> {
+    let left = deadline.saturating_duration_since(Instant::now());
+    if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+}
+
+/// HTTP/1.0: the answer ends with the connection and never comes in chunks.
+fn get(target: &str) -> Vec<u8> {
+    format!("GET {target} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n").into_bytes()
+}
+
+/// What came back.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) status: u16,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn parse(bytes: &[u8]) -> io::Result<Self> {
+        let parsed = || {
+            let end_of_head = bytes.windows(4).position(|four| four == b"\r\n\r\n")?;
+            let status = bytes.strip_prefix(b"HTTP/1.").filter(|rest| rest.get(1) == Some(&b' '))?.get(2..5)?;
+            let status = std::str::from_utf8(status).ok()?.parse().ok()?;
+            Some(Answer { status, body: bytes[end_of_head + 4..].to_vec() })
+        };
+        parsed().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "not an answer of conf-local"))
+    }
+
+    fn json<T: DeserializeOwned>(&self) -> io::Result<T> {
+        if self.status != 200 {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, format!("the agent answers {}", self.status)));
+        }
+        serde_json::from_slice(&self.body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    /// The words of a refusal.
+    fn error(&self) -> Option<String> {
+        #[derive(Deserialize)]
+        struct Words {
+            error: String,
+        }
+        serde_json::from_slice::<Words>(&self.body).ok().map(|words| words.error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(head: &str, body: &str) -> io::Result<Answer> {
+        Answer::parse(format!("{head}\r\nServer: x\r\n\r\n{body}").as_bytes())
+    }
+
+    #[test]
+    fn an_answer_is_taken_only_when_it_is_one() {
+        assert_eq!(answer("HTTP/1.0 200 OK", "{}").unwrap().status, 200);
+        assert_eq!(answer("HTTP/1.1 503 Service Unavailable", "{}").unwrap().status, 503);
+        assert!(answer("HTTP/1.1 503 Service Unavailable", "{}").unwrap().json::<serde_json::Value>().is_err());
+        assert!(answer("SSH-2.0-OpenSSH 200 ", "{}").is_err());
+        assert!(Answer::parse(b"HTTP/1.1 200 OK\r\n").is_err());
+        assert!(Answer::parse(b"HTTP/1.").is_err());
+        assert!(Answer::parse(b"").is_err());
+    }
+
+    #[test]
+    fn an_answer_for_another_change_is_none() {
+        let body = |from: u64, through: u64| {
+            format!(
+                r#"{{"sequence":{from},"commit":"{}","from":{from},"through":{through},"central":99}}"#,
+                "a".repeat(40)
+            )
+        };
+        let read = |body: &str| read_at(Sequence(7), answer("HTTP/1.0 200 OK", body));
+        assert_eq!(read(&body(5, 7)).unwrap().sequence, Sequence(5));
+        assert!(matches!(read(&body(5, 6)), Err(Refused::NotNow(_))));
+        assert!(matches!(read(&body(8, 9)), Err(Refused::NotNow(_))));
+        assert!(matches!(read("{}"), Err(Refused::NotNow(_))));
+        let refused = |head: &str, body: &str| read_at(Sequence(7), answer(head, body)).unwrap_err();
+        assert_eq!(refused("HTTP/1.0 404 Not Found", r#"{"error":"none so old"}"#), Refused::NoneSoOld);
+        // An agent that does not have the route at all is no word about the datacenter.
+        assert!(matches!(refused("HTTP/1.0 404 Not Found", "nothing here"), Refused::NotNow(_)));
+        assert_eq!(refused("HTTP/1.0 504 Gateway Timeout", r#"{"error":"away"}"#), Refused::NotNow("away".to_owned()));
+    }
+}
