@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use warp::Filter as _;
 
 use crate::{
+    central,
     check::Checks,
     config::{FileOnly, RunOptions},
     export::Retention,
@@ -107,7 +108,10 @@ impl LocalAgent {
         let host = host.await.context("opening was cut short")??;
         let mut status = Status::new(options.datacenter.clone(), options.host.clone(), host.export_path());
         status.observe = options.observe;
-        let (agent, requests) = Agent::new(View { status, exported: None }, host.history());
+        let (agent, requests) = Agent::new(View::new(status), host.history());
+        if let Some(watermark) = central::read(host.export_path()) {
+            agent.hear(watermark);
+        }
         host.publish_to(&agent);
         let registry = Registry::open(&options.state, &watch, host.duties(), agent.clone(), options.observe);
         let audience = Audience { agent, watchers: registry.clone() };
@@ -167,6 +171,7 @@ impl LocalAgent {
             tasks.spawn(web::serve(listener, routes, stop.clone()));
         }
         tasks.spawn(show_health(self.audience.agent.clone(), health, self.metrics, stop.clone()));
+        tasks.spawn(central::run(self.audience.agent.clone(), self.host.export_path().to_owned(), stop.clone()));
         tasks.spawn(self.registry.run(stop.clone()));
         tasks.spawn(probe::run(self.probes, self.audience.agent.clone(), self.host.duties(), stop.clone()));
         tasks.spawn(report::run(self.audience.clone(), self.reports, stop.clone()));

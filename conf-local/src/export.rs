@@ -12,6 +12,8 @@
 //! folders and links made anew take five times as long). A crash at any step leaves `current` as it was, and at most
 //! entries that nothing kept leads to, which [`Export::open`] sweeps.
 
+mod held;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     io,
@@ -44,6 +46,10 @@ pub struct Header {
     pub sequence: Sequence,
     /// The snapshot.
     pub commit: CommitId,
+    /// The datacenter's snapshot before it: the one with this commit is the newest for every change below `sequence`. None for
+    /// the first one, and where an earlier version of the agent wrote this.
+    #[serde(default)]
+    pub parent: Option<CommitId>,
     /// Seconds since 1970 when it was put in place.
     pub time: u64,
     /// Components that were held back, with the reason.
@@ -278,12 +284,14 @@ impl Export {
         });
         let mut outdated = outdated(&times.collect(), retention, now);
         outdated.retain(|sequence| !held.contains(sequence));
-        if outdated.is_empty() {
+        let gone = self.let_go(outdated, retention, now).map_err(|cause| self.failed("clean up", cause))?;
+        if gone.is_empty() {
             return Ok(());
         }
-        for sequence in outdated {
-            self.kept.remove(&sequence);
+        for (sequence, _) in &gone {
+            self.kept.remove(sequence);
         }
+        // The locks last until all of them are away.
         self.discard()
     }
 
@@ -397,6 +405,7 @@ impl Export {
             self.unsynced.add(new);
         }
         self.unsynced.add(folder.write(HEADER, &serde_json::to_vec(header)?, 0o444)?);
+        folder.stamp(UNIX_EPOCH + Duration::from_secs(header.time))?;
         self.unsynced.add(folder);
         let name = header.sequence.to_string();
         let there = self.snapshots.entry(&name)?.is_some();

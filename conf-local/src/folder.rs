@@ -1,6 +1,8 @@
 //! A folder held open: everything below it is reached from it and never through a link, so that no path that somebody
 //! replaced can lead a write out of it.
 
+mod lease;
+
 use std::{
     fs::File,
     io::{self, Read, Write},

@@ -4,7 +4,7 @@
 //! [`repository`] keeps its objects, [`secrets`] opens what is sealed to this host, [`libconf::tier::render`] makes a component's
 //! files of it, [`export`] puts them in place in one step, [`place`] where else programs look for them, [`check`] lets this host
 //! refuse them, [`transaction`] is the order of all that, [`duties`] remembers who is to be told, [`watcher`] tells them, [`probe`]
-//! asks whether they are well, [`state`] is what everybody else may know, [`service`] answers from it, [`report`] sends it on.
+//! asks whether they are well, [`state`] is what everybody else may know, [`central`] up to which change that is the newest, [`service`] answers from it, [`report`] sends it on.
 //! [`agent`] holds it together.
 //!
 //! Always true:
@@ -13,6 +13,7 @@
 //! - The sequence of what is exported never falls.
 
 pub mod agent;
+pub mod central;
 pub mod check;
 pub mod client;
 mod command;

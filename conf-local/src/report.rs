@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use libconf::tier::{
-    api::{HostReport, HostState},
+    api::{HostReport, HostState, ReportAnswer},
     daemon::chain,
     upstream::{Backoff, Upstreams},
 };
@@ -38,11 +38,14 @@ pub async fn run(audience: Audience, surrogates: Arc<Upstreams>, stop: Cancellat
             sleep(pause).await;
             let answer = tokio::select! {
                 () = stop.cancelled() => return,
-                answer = surrogates.post_json::<_, serde_json::Value>("api/v1/reports", &report) => answer,
+                answer = surrogates.post_json::<_, ReportAnswer>("api/v1/reports", &report) => answer,
             };
             match answer {
-                Ok(_) => {
+                Ok(ReportAnswer { watermark }) => {
                     audience.back(WHAT);
+                    if let Some(watermark) = watermark.filter(|heard| heard.datacenter == report.datacenter) {
+                        audience.agent.hear((&watermark).into());
+                    }
                     backoff.reset();
                     sent = Some(report);
                     next = Instant::now() + EVERY - EVERY / 8 + rand::rng().random_range(Duration::ZERO..EVERY / 4);

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use crate::{
+    central::{Heard, Watermark},
     check::CheckStatus,
     place::PlaceStatus,
     probe::{self, ProbeStatus},
@@ -46,6 +47,20 @@ pub struct View {
     pub status: Status,
     /// What readers see; `None` until something was exported.
     pub exported: Option<Arc<Exported>>,
+    /// Which watermarks were heard.
+    pub heard: Heard,
+}
+
+impl View {
+    /// What is known before anything was exported.
+    pub fn new(status: Status) -> Self {
+        View { status, exported: None, heard: Heard::default() }
+    }
+
+    /// Another snapshot is exported, or a watermark was heard.
+    pub(crate) fn raise_central(&mut self) {
+        self.status.central = self.heard.central(self.status.sequence);
+    }
 }
 
 /// The host's state in plain values: the body of `GET /v1/status`, to which the service adds `watchers`.
@@ -59,6 +74,9 @@ pub struct Status {
     pub sequence: Sequence,
     /// The snapshot that is exported.
     pub commit: Option<CommitId>,
+    /// Up to which change of the central repository it is known to be the datacenter's newest; at least its own sequence.
+    #[serde(default)]
+    pub central: Sequence,
     /// The absolute path of `export/`.
     pub export: PathBuf,
     /// The absolute path of the snapshot's own folder in `export/`, with no link in it; `None` for nothing yet.
@@ -106,6 +124,7 @@ impl Status {
             host,
             sequence: Sequence(0),
             commit: None,
+            central: Sequence(0),
             export: export.to_owned(),
             current: None,
             state: HostState::Updating,
@@ -331,6 +350,14 @@ impl Agent {
             let modified = !same_export || next.status != view.status;
             *view = Arc::new(next);
             modified
+        });
+    }
+
+    /// Takes note of a watermark, of whichever snapshot.
+    pub fn hear(&self, watermark: Watermark) {
+        self.update(|view| {
+            view.heard.hear(watermark);
+            view.raise_central();
         });
     }
 

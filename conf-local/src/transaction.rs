@@ -306,6 +306,7 @@ impl Host {
                 host: self.name.clone(),
                 sequence: snapshot.sequence,
                 commit: snapshot.commit,
+                parent: snapshot.parent,
                 time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
                 faults: faults.clone(),
             };

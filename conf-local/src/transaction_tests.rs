@@ -170,7 +170,7 @@ impl Site {
         })
         .unwrap();
         let status = Status::new(self.datacenter.clone(), name.parse().unwrap(), host.export_path());
-        let (agent, _) = Agent::new(View { status, exported: None }, Vec::new());
+        let (agent, _) = Agent::new(View::new(status), Vec::new());
         (host, Audience { agent, watchers: Arc::new(Everything::default()) })
     }
 

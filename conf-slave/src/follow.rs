@@ -86,7 +86,13 @@ fn take(
         },
         "watermark" => {
             if let Ok(watermark) = serde_json::from_str::<WatermarkEvent>(&event.data) {
-                central.send_replace(Some(watermark));
+                // What was once so stays so: a central server put back to an older state makes nobody forget.
+                let own = watermark.datacenter == *mirror.datacenter();
+                central.send_if_modified(|now| {
+                    let newer = own && now.as_ref().is_none_or(|now| watermark.central > now.central);
+                    *now = if newer { Some(watermark) } else { now.take() };
+                    newer
+                });
             }
         }
         // Heartbeats, and what a later version adds.

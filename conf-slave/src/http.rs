@@ -6,7 +6,7 @@ use http::StatusCode;
 use libconf::{
     name::DatacenterName,
     tier::{
-        api::{HostReport, WatermarkEvent},
+        api::{HostReport, ReportAnswer, WatermarkEvent},
         http::{self as web, Health, Request, Response, Routes},
         pointers::Pointer,
         upload::{self, UploadPack},
@@ -108,10 +108,8 @@ async fn take_report(shown: Arc<Shown>, request: Request) -> Response {
     }
     shown.hosts.take(report);
     // The watermark tells the host how new what it runs is; none is told before one was heard.
-    match &*shown.central.borrow() {
-        Some(watermark) => web::json(StatusCode::OK, watermark),
-        None => web::json(StatusCode::OK, &serde_json::json!({})),
-    }
+    let watermark = shown.central.borrow().clone();
+    web::json(StatusCode::OK, &ReportAnswer { watermark })
 }
 
 impl Shown {

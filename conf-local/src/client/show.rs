@@ -64,6 +64,7 @@ fn status_text(answer: &StatusAnswer) -> String {
         (None, _) => "nothing yet".to_owned(),
     };
     facts.add_row(["exported".to_owned(), exported]);
+    facts.add_row(["central".to_owned(), format!("the newest up to change {}", status.central)]);
     let observes = if status.observe { " (observes: tells nobody, places nothing)" } else { "" };
     facts.add_row(["state".to_owned(), word(&status.state) + observes]);
     let pointer = status.pointer.map(|pointer| format!("{}/{}", pointer.sequence, pointer.commit.short()));

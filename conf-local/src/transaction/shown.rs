@@ -38,6 +38,7 @@ impl Host {
                 status.settle();
             }
             view.exported = Some(exported);
+            view.raise_central();
         });
     }
 

@@ -60,7 +60,7 @@ impl Host {
         fs::create_dir_all(state.path().join("export/snapshots")).unwrap();
         git2::Repository::init_bare(state.path().join("repo.git")).unwrap();
         let status = Status::new("us-west/v1".parse().unwrap(), "web-1".parse().unwrap(), &state.path().join("export"));
-        let (agent, _) = Agent::new(View { status, exported: None }, Vec::new());
+        let (agent, _) = Agent::new(View::new(status), Vec::new());
         let mut host = Host { state, agent, entries, running: None };
         host.begin().await;
         host

@@ -30,6 +30,36 @@ pub struct WatermarkEvent {
     pub snapshot: Sequence,
 }
 
+/// Answer to `POST /api/v1/reports` of conf-slave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportAnswer {
+    /// The newest watermark that the conf-slave has heard; none before it heard one.
+    #[serde(default)]
+    pub watermark: Option<WatermarkEvent>,
+}
+
+/// `GET /api/v1/at?datacenter=<id>/<version>&sequence=<w>&timeout=<seconds>` of conf-slave and of conf-master: which snapshot is
+/// the datacenter's newest not above change `w`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct At {
+    /// Up to which change the one who answers knows all snapshots of the datacenter; below `w` when time was up, and then `at`
+    /// is none.
+    pub central: Sequence,
+    /// The newest snapshot not above `w`; none also when the datacenter has none so old.
+    pub at: Option<SnapshotAt>,
+    /// The one after it, where there is one: its parent is `at`, which proves that nothing lies between.
+    pub next: Option<SnapshotAt>,
+}
+
+/// A snapshot, as [`At`] names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotAt {
+    /// The change that made it.
+    pub sequence: Sequence,
+    /// The snapshot.
+    pub commit: CommitId,
+}
+
 /// One entry of `GET /api/v1/datacenters`, and, with `pins`, `GET /api/v1/datacenters/<id>/<version>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatacenterStatus {

@@ -1,0 +1,137 @@
+//! The host's central sequence: the highest change for which this host knows that what it exports is its datacenter's newest
+//! snapshot not above it.
+//!
+//! It rises by watermarks: in the answers to this host's reports, and in answers to questions for a sequence. `export/central`
+//! tells processes of it, so that they need not ask; it is not synced, and a reader that finds it missing, or about another
+//! snapshot than `current`, takes the snapshot's own sequence.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+};
+
+use libconf::{name::Sequence, tier::api::WatermarkEvent};
+use serde::{Deserialize, Serialize};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
+
+use crate::{folder::Folder, state::Agent};
+
+/// That the datacenter's newest snapshot not above `central` is `snapshot`: a fact, true for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watermark {
+    /// The change that made the snapshot.
+    #[serde(rename = "sequence")]
+    pub snapshot: Sequence,
+    /// Up to which change it is the newest.
+    pub central: Sequence,
+}
+
+impl From<&WatermarkEvent> for Watermark {
+    fn from(event: &WatermarkEvent) -> Self {
+        Watermark { snapshot: event.snapshot, central: event.central }
+    }
+}
+
+/// Watermarks of snapshots that are not exported yet; servers tell of the newest alone, so there are hardly two.
+const MOST_HEARD: usize = 16;
+
+/// What was heard of the exported snapshot and newer ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Heard(BTreeMap<Sequence, Sequence>);
+
+impl Heard {
+    /// Takes note of a watermark.
+    pub fn hear(&mut self, watermark: Watermark) {
+        let known = self.0.entry(watermark.snapshot).or_default();
+        *known = watermark.central.max(*known);
+        while self.0.len() > MOST_HEARD {
+            self.0.pop_last();
+        }
+    }
+
+    /// The central sequence of a host that exports `snapshot`; what is said of older ones is not needed any more.
+    pub fn central(&mut self, snapshot: Sequence) -> Sequence {
+        self.0.retain(|heard, _| *heard >= snapshot);
+        self.0.get(&snapshot).map_or(snapshot, |central| snapshot.max(*central))
+    }
+}
+
+const FILE: &str = "central";
+const NEW: &str = ".central.new";
+const MOST_BYTES: u64 = 4096;
+
+/// What `export/central` says; nothing when it cannot be read.
+pub fn read(export: &Path) -> Option<Watermark> {
+    let (text, _) = Folder::existing(export).ok()?.read(FILE, MOST_BYTES).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn write(export: &Path, watermark: Watermark) -> io::Result<()> {
+    let folder = Folder::existing(export)?;
+    folder.remove(NEW)?;
+    folder.write(NEW, &serde_json::to_vec(&watermark)?, 0o444)?;
+    folder.rename(NEW, &folder, FILE)
+}
+
+/// Keeps `export/central` as the view has it, until `stop`. A failure is told, and made good at the next rise.
+pub async fn run(agent: Agent, export: PathBuf, stop: CancellationToken) {
+    let mut views = agent.follow();
+    let mut written = read(&export);
+    loop {
+        let status = &views.borrow_and_update().status.clone();
+        let now = Watermark { snapshot: status.sequence, central: status.central };
+        if status.commit.is_some() && written != Some(now) {
+            let path = export.clone();
+            match spawn_blocking(move || write(&path, now)).await {
+                Ok(Ok(())) => written = Some(now),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, "export/central could not be written; processes pin an older sequence");
+                }
+                Err(error) => tracing::warn!(%error, "export/central was not written"),
+            }
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = views.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watermark_counts_for_its_snapshot_alone() {
+        let mut heard = Heard::default();
+        let mut hear =
+            |snapshot, central| heard.hear(Watermark { snapshot: Sequence(snapshot), central: Sequence(central) });
+        hear(5, 9);
+        // A late answer takes nothing back.
+        hear(5, 7);
+        // Of a snapshot that is on its way.
+        hear(10, 12);
+        assert_eq!(heard.central(Sequence(5)), Sequence(9));
+        assert_eq!(heard.central(Sequence(10)), Sequence(12));
+        assert_eq!(heard.central(Sequence(13)), Sequence(13));
+        (100..200)
+            .for_each(|snapshot| heard.hear(Watermark { snapshot: Sequence(snapshot), central: Sequence(snapshot) }));
+        assert!(heard.0.len() <= MOST_HEARD);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let watermark = Watermark { snapshot: Sequence(3), central: Sequence(8) };
+        assert_eq!(read(folder.path()), None);
+        write(folder.path(), watermark).unwrap();
+        write(folder.path(), watermark).unwrap();
+        assert_eq!(std::fs::read_to_string(folder.path().join(FILE)).unwrap(), r#"{"sequence":3,"central":8}"#);
+        assert_eq!(read(folder.path()), Some(watermark));
+        std::fs::write(folder.path().join("other"), "").unwrap();
+        std::fs::rename(folder.path().join("other"), folder.path().join(FILE)).unwrap();
+        assert_eq!(read(folder.path()), None);
+    }
+}

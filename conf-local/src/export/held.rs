@@ -1,0 +1,132 @@
+//! Snapshots that stay although their time is over: somebody reads in them, or has just asked for them.
+
+use std::{
+    io,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use libconf::name::Sequence;
+
+use super::{Export, Retention};
+use crate::folder::Folder;
+
+/// At most so many stay beyond the retention; the oldest go then, whoever reads in them.
+const MOST_HELD: usize = if cfg!(test) { 3 } else { 256 };
+
+impl Export {
+    /// Decides which of `outdated` (newest first) go now, and takes each for its removal: the lock lasts as long as the folder
+    /// that is answered with it.
+    pub(super) fn let_go(
+        &self,
+        outdated: Vec<Sequence>,
+        retention: Retention,
+        now: SystemTime,
+    ) -> io::Result<Vec<(Sequence, Folder)>> {
+        let mut gone = Vec::new();
+        let mut held = 0;
+        for sequence in outdated {
+            let folder = self.snapshots.enter(&sequence.to_string())?;
+            if !folder.lock_alone()? || self.was_asked(sequence, &folder, retention.younger_than, now)? {
+                held += 1;
+                if held <= MOST_HELD {
+                    continue;
+                }
+                tracing::warn!(%sequence, "removed although it is in use: {MOST_HELD} older ones are kept for readers already");
+            }
+            gone.push((sequence, folder));
+        }
+        Ok(gone)
+    }
+
+    /// A folder is stamped with the time of its header when it is built, and with a later one when it is asked for.
+    fn was_asked(&self, sequence: Sequence, folder: &Folder, within: Duration, now: SystemTime) -> io::Result<bool> {
+        let asked = folder.stamped()?;
+        Ok(asked > self.placed(sequence) && now.duration_since(asked).unwrap_or_default() < within)
+    }
+
+    fn placed(&self, sequence: Sequence) -> SystemTime {
+        let header = self.kept.get(&sequence).and_then(|kept| kept.header.as_ref());
+        UNIX_EPOCH + Duration::from_secs(header.map_or(0, |header| header.time))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fs::File, path::Path};
+
+    use libconf::{name::CommitId, tier::render::StoreHash};
+
+    use super::*;
+    use crate::export::{Contents, Header, plan};
+
+    fn export_with(folder: &Path, sequences: impl Iterator<Item = u64>) -> Export {
+        let mut export = Export::open(folder, Vec::new()).unwrap();
+        for sequence in sequences {
+            let header = Header {
+                datacenter: "us-west/v1".parse().unwrap(),
+                host: "web-1".parse().unwrap(),
+                sequence: Sequence(sequence),
+                commit: CommitId::from([u8::try_from(sequence).unwrap(); 20]),
+                parent: None,
+                time: 1000 + sequence,
+                faults: std::collections::BTreeMap::new(),
+            };
+            let contents =
+                Contents::from([("services/web/latest".parse().unwrap(), StoreHash::of(&header.time.to_string()))]);
+            export.build(&header, &plan(&Contents::new(), &contents), true).unwrap();
+            export.switch(header, contents).unwrap();
+        }
+        export
+    }
+
+    fn left(export: &Export) -> Vec<u64> {
+        export
+            .kept
+            .keys()
+            .map(|sequence| sequence.0)
+            .filter(|sequence| export.directory(Sequence(*sequence)).is_dir())
+            .collect()
+    }
+
+    #[test]
+    fn a_snapshot_stays_while_somebody_reads_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut export = export_with(folder.path(), 1..=8);
+        let retention = Retention { last: 2, younger_than: Duration::from_secs(60) };
+        let now = UNIX_EPOCH + Duration::from_secs(5000);
+        let hold = |sequence: u64| {
+            let held = File::open(folder.path().join(format!("snapshots/{sequence}"))).unwrap();
+            held.try_lock_shared().unwrap();
+            held
+        };
+        let (first, second) = (hold(1), hold(3));
+        export.retire(retention, &BTreeSet::new(), now).unwrap();
+        assert_eq!(left(&export), [1, 3, 7, 8]);
+        drop(first);
+        export.retire(retention, &BTreeSet::new(), now).unwrap();
+        assert_eq!(left(&export), [3, 7, 8]);
+        drop(second);
+        // Asked for just now.
+        let asked = export.snapshots.enter("3").unwrap();
+        asked.stamp(now - Duration::from_secs(30)).unwrap();
+        export.retire(retention, &BTreeSet::new(), now).unwrap();
+        assert_eq!(left(&export), [3, 7, 8]);
+        export.retire(retention, &BTreeSet::new(), now + Duration::from_secs(31)).unwrap();
+        assert_eq!(left(&export), [7, 8]);
+    }
+
+    #[test]
+    fn readers_do_not_fill_the_disk() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut export = export_with(folder.path(), 1..=8);
+        let held: Vec<File> = (1..=8)
+            .map(|sequence| File::open(folder.path().join(format!("snapshots/{sequence}"))).unwrap())
+            .inspect(|file| file.try_lock_shared().unwrap())
+            .collect();
+        let retention = Retention { last: 1, younger_than: Duration::ZERO };
+        export.retire(retention, &BTreeSet::new(), UNIX_EPOCH + Duration::from_secs(5000)).unwrap();
+        assert_eq!(left(&export).len(), 1 + MOST_HELD);
+        assert_eq!(left(&export), [5, 6, 7, 8]);
+        drop(held);
+    }
+}
