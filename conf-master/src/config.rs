@@ -47,6 +47,8 @@ pub enum Command {
     Show(client::show::Flags),
     /// Replace what a section says, if it still is at the version that the change was made from
     Update(client::update::Flags),
+    /// Wait until the hosts of datacenters run a change, and say which do not when time is up
+    Wait(client::wait::Flags),
     /// Show what a change would do to a datacenter: components, hosts, and the difference in files and settings
     Plan(client::plan::Flags),
     /// Show who set each key of a component's settings on a host: every layer, with its file, commit, author and date

@@ -96,6 +96,16 @@ pub fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> anyhow::Re
     Ok(deployments)
 }
 
+/// The newest snapshot that is not above a change, of those from `newest` back; `None` where the first one is above it.
+pub fn newest_at(repo: &Repository, newest: Snapshot, sequence: Sequence) -> anyhow::Result<Option<Snapshot>> {
+    let mut snapshot = newest;
+    while snapshot.sequence > sequence {
+        let Some(parent) = snapshot.parent else { return Ok(None) };
+        snapshot = Snapshot::read(repo, parent)?;
+    }
+    Ok(Some(snapshot))
+}
+
 fn secrets(repo: &Repository, after: &Snapshot, changed: BTreeSet<SecretName>) -> anyhow::Result<Vec<SecretChange>> {
     if changed.is_empty() {
         return Ok(Vec::new());

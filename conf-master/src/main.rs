@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         Command::Log(flags) => finish(client::run(client::log::run(&flags))),
         Command::Show(flags) => finish(client::run(client::show::run(&flags))),
         Command::Update(flags) => finish(client::run(client::update::run(&flags))),
+        Command::Wait(flags) => finish(client::run(client::wait::run(&flags))),
         Command::Plan(flags) => finish(client::run(client::plan::run(&flags))),
         Command::Explain(flags) => finish(client::run(client::explain::run(&flags))),
         Command::Doc(flags) => finish(client::run(client::doc::run(&flags))),

@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::{mirror::Mirror, problems::Problems};
+use crate::{hosts::Hosts, mirror::Mirror, problems::Problems};
 
 /// Hears what is newest and tells `wanted`, until `stop`. Of several that come at once only the newest counts.
 pub async fn listen(
@@ -24,6 +24,7 @@ pub async fn listen(
     upstreams: Arc<Upstreams>,
     wanted: watch::Sender<Option<Pointer>>,
     central: watch::Sender<Option<WatermarkEvent>>,
+    hosts: Arc<Hosts>,
     problems: Arc<Problems>,
     stop: CancellationToken,
 ) {
@@ -32,11 +33,15 @@ pub async fn listen(
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     let listen = async {
         loop {
+            let mut is_heard = false;
             let last = mirror.serving().map(|serving| serving.snapshot.sequence.to_string());
             let failed = match upstreams.events(&path, last.as_deref()).await {
                 Ok(mut events) => loop {
                     match events.next().await {
                         Ok(event) => {
+                            if !std::mem::replace(&mut is_heard, true) {
+                                hosts.tell_anew();
+                            }
                             backoff.reset();
                             problems.clear(TOPIC, "the central server is back");
                             take(&event, &mirror, &wanted, &central, &problems);

@@ -40,6 +40,8 @@ struct Inner {
     reports: BTreeMap<HostName, HostReport>,
     // What the central server has not heard yet.
     news: BTreeSet<HostName>,
+    // It may have forgotten what it has heard.
+    anew: bool,
 }
 
 impl Hosts {
@@ -74,11 +76,17 @@ impl Hosts {
         self.lock().reports.len()
     }
 
+    /// The central server may have started again, and know of no host: it is told of all, now.
+    pub fn tell_anew(&self) {
+        self.lock().anew = true;
+        self.changed.notify_one();
+    }
+
     /// Takes what is new, or all.
     fn news(&self, all: bool) -> Vec<HostReport> {
         let mut inner = self.lock();
         let news = std::mem::take(&mut inner.news);
-        if all {
+        if std::mem::take(&mut inner.anew) || all {
             return inner.reports.values().cloned().collect();
         }
         news.iter().filter_map(|host| inner.reports.get(host).cloned()).collect()

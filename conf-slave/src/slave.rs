@@ -161,6 +161,7 @@ impl Slave {
             Arc::clone(upstreams),
             self.wanted,
             self.central,
+            Arc::clone(&self.hosts),
             Arc::clone(problems),
             stop.clone(),
         );

@@ -145,6 +145,7 @@ fn the_manual_knows_every_flag() {
         vec!["conf-master", "doc"],
         vec!["conf-master", "update"],
         vec!["conf-master", "show"],
+        vec!["conf-master", "wait"],
         vec!["conf-master", "secret", "list"],
         vec!["conf-master", "secret", "set"],
         vec!["conf-master", "secret", "rotate"],

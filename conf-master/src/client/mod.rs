@@ -7,6 +7,7 @@ pub mod plan;
 pub mod secret;
 pub mod show;
 pub mod update;
+pub mod wait;
 
 use std::path::PathBuf;
 

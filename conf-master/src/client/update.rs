@@ -13,7 +13,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{ServerFlags, show};
-use crate::{plan::Plan, section::SectionName};
+use crate::{delivery::Delivery, plan::Plan, section::SectionName};
 
 /// How long an answer is waited for, beyond what delivery may take.
 const ANSWER: Duration = Duration::from_secs(90);
@@ -144,17 +144,7 @@ fn tell(flags: &Flags, status: StatusCode, answer: &Value) {
     if let Ok(plan) = serde_json::from_value::<Plan>(answer["plan"].clone()) {
         print!("{plan}");
     }
-    if let Some(error) = answer["delivery"]["error"].as_str() {
-        println!("  {error}");
-    }
-    for datacenter in answer["delivery"]["datacenters"].as_array().into_iter().flatten() {
-        println!("  {}: {} hosts run it", words(&datacenter["datacenter"]), datacenter["delivered"]);
-        for late in datacenter["late"].as_array().into_iter().flatten() {
-            let error = late["error"].as_str().map(|error| format!(": {error}")).unwrap_or_default();
-            println!("    {} is at #{}{error}", words(&late["host"]), late["sequence"]);
-        }
-        for silent in datacenter["silent"].as_array().into_iter().flatten() {
-            println!("    {} has not said anything", words(silent));
-        }
+    if let Ok(delivery) = serde_json::from_value::<Delivery>(answer["delivery"].clone()) {
+        delivery.to_string().lines().for_each(|line| println!("  {line}"));
     }
 }

@@ -1,14 +1,11 @@
 //! `/api/v1/datacenters`: what each runs, its hosts, its deployments.
 
-use anyhow::Context as _;
-use git2::Repository;
 use http::StatusCode;
 use libconf::{
-    name::{DatacenterName, HostName},
+    name::DatacenterName,
     tier::{
         api::{DatacenterStatus, SlaveReport},
         http::{Request, Response, Routes, error, json, request},
-        manifest::{self, InstanceManifest, Strictness},
         snapshot::Snapshot,
     },
 };
@@ -115,10 +112,10 @@ impl Server {
             Ok(snapshot) => snapshot,
             Err(answer) => return answer,
         };
-        let reports = self.hosts.of(&name);
+        let (reports, inventories) = (self.hosts.of(&name), self.inventories.clone());
         self.read(move |repo| {
-            let listed = listed_hosts(repo, &snapshot)?;
-            Ok(json(StatusCode::OK, &HostsAnswer::new(&snapshot, &listed, &reports)))
+            let inventory = inventories.of(repo, &snapshot)?;
+            Ok(json(StatusCode::OK, &HostsAnswer::new(&snapshot, &inventory, &reports)))
         })
         .await
     }
@@ -135,18 +132,6 @@ impl Server {
             Err(answer) => answer,
         }
     }
-}
-
-/// The hosts that a datacenter's inventory names.
-pub(super) fn listed_hosts(repo: &Repository, snapshot: &Snapshot) -> anyhow::Result<Vec<HostName>> {
-    let tree = repo.find_tree(snapshot.datacenter_tree(repo)?.into())?;
-    let entry = tree.get_name(manifest::FILE).context("a snapshot without a datacenter.yaml")?;
-    let text = String::from_utf8_lossy(repo.find_blob(entry.id())?.content()).into_owned();
-    // That it cannot be read does not mean that no hosts are listed.
-    let instance = InstanceManifest::parse(&text, Strictness::Lenient).map_err(|faults| {
-        anyhow::anyhow!("the datacenter.yaml of {} cannot be read: {faults:?}", snapshot.datacenter)
-    })?;
-    Ok(instance.hosts.into_keys().collect())
 }
 
 fn status(snapshot: &Snapshot) -> DatacenterStatus {

@@ -1,87 +1,236 @@
-//! Waiting until the hosts of the datacenters that a change touches run it.
+//! `GET /api/v1/delivery`, and waiting until enough hosts run a change.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use git2::Repository;
+use http::{HeaderValue, StatusCode, header};
 use libconf::{
-    name::{DatacenterName, HostName, RefName, Sequence},
+    name::{DatacenterName, RefName, Sequence},
     tier::{
-        api::{HostReport, HostState},
+        http::{Response, Routes, error, json},
         snapshot::Snapshot,
     },
 };
-use serde::Serialize;
-use tracing::warn;
+use tokio::time::{Instant, sleep, timeout_at};
+use tracing::{error, warn};
+use warp::Filter as _;
 
-use super::{Server, datacenters::listed_hosts};
-use crate::idempotency::LandedRef;
+use super::Server;
+use crate::{
+    delivery::{Barrier, DatacenterDelivery, Delivery, Percent, Target},
+    deployments,
+    hosts::Hosts,
+    idempotency::LandedRef,
+    inventory::Inventories,
+    land::Published,
+};
 
-/// Who has a change, and who does not.
-#[derive(Debug, Serialize)]
-pub(super) struct Delivery {
-    /// Everyone has it.
-    complete: bool,
-    /// Each datacenter that it touches.
-    datacenters: Vec<DatacenterDelivery>,
-    /// Why nobody knows.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'static str>,
+/// Requests that wait at once, updates included; more get 503.
+pub(super) const WAITS_AT_ONCE: usize = 256;
+/// The longest that one request waits.
+pub(super) const MOST_WAIT: Duration = Duration::from_secs(300);
+/// How many entries each list of an answer has, where the request does not say.
+const SHOWN: usize = 1000;
+/// Hosts report a change within milliseconds of each other: it is looked again so long after the first.
+const GATHER: Duration = Duration::from_millis(50);
+/// Datacenters of one request.
+const MOST_DATACENTERS: usize = 1000;
+
+const UNREADABLE: &str = "conf-master cannot read which hosts it concerns; its log says why";
+
+/// The route.
+pub(super) fn routes(server: Server) -> Routes {
+    warp::path!("api" / "v1" / "delivery")
+        .and(warp::get())
+        .and(warp::query::<Vec<(String, String)>>())
+        .then(move |query: Vec<(String, String)>| {
+            let server = server.clone();
+            async move { server.delivery(&query).await.unwrap_or_else(|refused| refused) }
+        })
+        .boxed()
 }
 
-#[derive(Debug, Serialize)]
-struct DatacenterDelivery {
-    datacenter: DatacenterName,
-    /// How many hosts run it.
-    delivered: usize,
-    /// Hosts that run something older, as they last said.
-    late: Vec<HostReport>,
-    /// Hosts of the inventory that have said nothing.
-    silent: Vec<HostName>,
+/// What `GET /api/v1/delivery` is asked.
+struct Query {
+    datacenters: Vec<DatacenterName>,
+    sequence: Option<Sequence>,
+    percent: Percent,
+    wait: Wait,
+}
+
+/// How long is waited, and for what.
+#[derive(Clone, Copy)]
+struct Wait {
+    timeout: Duration,
+    /// An answer is due as soon as another number of hosts than this runs it.
+    unless: Option<usize>,
+    /// How many entries each list of the answer has.
+    shown: usize,
+}
+
+fn read(query: &[(String, String)]) -> Result<Query, String> {
+    let (mut datacenters, mut sequence, mut percent) = (Vec::new(), None, Percent::ALL);
+    let mut wait = Wait { timeout: Duration::ZERO, unless: None, shown: SHOWN };
+    let number = |name: &str, text: &str| {
+        text.parse::<u64>().map_err(|_| format!("{name}={text} is no number; write a whole one, such as {name}=30"))
+    };
+    let entries = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+    for (name, text) in query {
+        match name.as_str() {
+            "datacenter" => {
+                let datacenter = text.parse().map_err(|bad| format!("{bad}"))?;
+                if !datacenters.contains(&datacenter) {
+                    datacenters.push(datacenter);
+                }
+            }
+            "sequence" => sequence = Some(Sequence(number(name, text)?)),
+            "percent" => percent = text.parse()?,
+            "timeout" => wait.timeout = Duration::from_secs(number(name, text)?).min(MOST_WAIT),
+            "delivered" => wait.unless = Some(entries(number(name, text)?)),
+            "limit" => wait.shown = entries(number(name, text)?),
+            // A later version's.
+            _ => {}
+        }
+    }
+    if !(1..=MOST_DATACENTERS).contains(&datacenters.len()) {
+        return Err(format!(
+            "say which datacenters, 1 to {MOST_DATACENTERS}: datacenter=<id>/<version>, once for each"
+        ));
+    }
+    Ok(Query { datacenters, sequence, percent, wait })
 }
 
 impl Server {
-    /// Waits until every host that is listed or has reported runs change `sequence`, at most so long; says who does not.
-    pub(super) async fn deliver(&self, refs: &[LandedRef], sequence: Sequence, wait: Duration) -> Delivery {
-        let touched = refs.iter().filter_map(|one| match &one.name {
-            RefName::Snapshot(datacenter) => Some((datacenter.clone(), one.commit)),
-            _ => None,
-        });
-        let touched: Vec<_> = touched.collect();
-        let path = self.repo.clone();
-        let listed = move || -> anyhow::Result<BTreeMap<DatacenterName, Vec<HostName>>> {
-            let repo = Repository::open_bare(path)?;
-            let listed = touched
-                .into_iter()
-                .map(|(datacenter, commit)| Ok((datacenter, listed_hosts(&repo, &Snapshot::read(&repo, commit)?)?)));
-            listed.collect()
-        };
-        let listed = tokio::task::spawn_blocking(listed).await.map_err(anyhow::Error::from).flatten();
-        let listed = match listed {
-            Ok(listed) => listed,
-            Err(error) => {
-                warn!(error = format!("{error:#}"), "cannot read which hosts a change concerns");
-                let error = Some("conf-master cannot read which hosts it concerns; its log says why");
-                return Delivery { complete: false, datacenters: Vec::new(), error };
-            }
-        };
-        let mut changes = self.hosts.changes();
-        let deadline = tokio::time::Instant::now() + wait;
-        loop {
-            let datacenters: Vec<_> = listed.iter().map(|(name, hosts)| self.state_of(name, hosts, sequence)).collect();
-            let complete = datacenters.iter().all(|one| one.late.is_empty() && one.silent.is_empty());
-            let changed = tokio::time::timeout_at(deadline, changes.changed());
-            if complete || changed.await.is_err() {
-                return Delivery { complete, datacenters, error: None };
-            }
+    async fn delivery(&self, query: &[(String, String)]) -> Result<Response, Response> {
+        let query = read(query).map_err(|words| error(StatusCode::BAD_REQUEST, words))?;
+        let Ok(_permit) = self.waits.try_acquire() else { return Err(busy()) };
+        let published = self.lander.published().borrow().clone();
+        let sequence = query.sequence.unwrap_or(published.central);
+        let not_found = |words: String| error(StatusCode::NOT_FOUND, words);
+        if sequence > published.central {
+            return Err(not_found(format!("there is no change #{sequence}; the newest is #{}", published.central)));
         }
+        let mut newest = Vec::new();
+        for name in &query.datacenters {
+            newest.push(self.snapshot(name)?);
+        }
+        let repo = self.repo.clone();
+        let targets = move || -> anyhow::Result<Result<Vec<Target>, String>> {
+            let repo = Repository::open_bare(repo)?;
+            let target = |newest: Snapshot| target(&repo, newest, sequence);
+            newest.into_iter().map(target).collect()
+        };
+        let targets = tokio::task::spawn_blocking(targets).await.map_err(anyhow::Error::from).flatten();
+        let targets = targets.map_err(|cause| failed(&cause))?.map_err(not_found)?;
+        let barrier = Barrier { sequence, percent: query.percent };
+        let delivery = self.wait(barrier, targets, query.wait).await.map_err(|cause| failed(&cause))?;
+        Ok(json(StatusCode::OK, &delivery))
     }
 
-    fn state_of(&self, datacenter: &DatacenterName, listed: &[HostName], sequence: Sequence) -> DatacenterDelivery {
-        let reports = self.hosts.of(datacenter);
-        let silent = listed.iter().filter(|host| !reports.iter().any(|report| report.host == **host));
-        let silent = silent.cloned().collect();
-        let runs_it = |report: &HostReport| report.sequence >= sequence && report.state == HostState::Current;
-        let (current, late): (Vec<_>, Vec<_>) = reports.into_iter().partition(runs_it);
-        DatacenterDelivery { datacenter: datacenter.clone(), delivered: current.len(), late, silent }
+    /// Waits until every host of the datacenters that a change touches runs it, at most so long; says who does not.
+    pub(super) async fn deliver(&self, refs: &[LandedRef], sequence: Sequence, timeout: Duration) -> Delivery {
+        let touched = refs.iter().filter_map(|one| match &one.name {
+            RefName::Snapshot(datacenter) => {
+                Some(Target { datacenter: datacenter.clone(), sequence, commit: one.commit })
+            }
+            _ => None,
+        });
+        let barrier = Barrier { sequence, percent: Percent::ALL };
+        let nobody_knows = |words: &str| {
+            let (percent, error) = (barrier.percent, Some(words.to_owned()));
+            Delivery { complete: false, sequence, percent, datacenters: Vec::new(), error }
+        };
+        let Ok(_permit) = self.waits.try_acquire() else {
+            return nobody_knows("too many wait already; ask with `conf-master wait`");
+        };
+        let wait = Wait { timeout: timeout.min(MOST_WAIT), unless: None, shown: SHOWN };
+        self.wait(barrier, touched.collect(), wait).await.unwrap_or_else(|cause| {
+            warn!(error = format!("{cause:#}"), "cannot read which hosts a change concerns");
+            nobody_knows(UNREADABLE)
+        })
     }
+
+    /// Waits until enough hosts run it, or time is up. Cancel: nothing is lost.
+    async fn wait(&self, barrier: Barrier, targets: Vec<Target>, wait: Wait) -> anyhow::Result<Delivery> {
+        let mut landed = self.lander.published();
+        let mut reported = self.hosts.changes();
+        let deadline = Instant::now() + wait.timeout;
+        let targets = Arc::new(targets);
+        loop {
+            let published = landed.borrow_and_update().clone();
+            let look = Look {
+                repo: self.repo.clone(),
+                hosts: self.hosts.clone(),
+                inventories: self.inventories.clone(),
+                published,
+                targets: targets.clone(),
+            };
+            let datacenters = tokio::task::spawn_blocking(move || look.judge(barrier, wait.shown))
+                .await
+                .map_err(anyhow::Error::from)??;
+            let complete = datacenters.iter().all(DatacenterDelivery::is_complete);
+            let delivered: usize = datacenters.iter().map(|one| one.delivered).sum();
+            let moved = wait.unless.is_some_and(|seen| seen != delivered);
+            let changed = async {
+                tokio::select! {
+                    changed = reported.changed() => changed.is_ok(),
+                    // Inventories may have changed.
+                    changed = landed.changed() => changed.is_ok(),
+                }
+            };
+            if complete || moved || !timeout_at(deadline, changed).await.unwrap_or(false) {
+                let (sequence, percent) = (barrier.sequence, barrier.percent);
+                return Ok(Delivery { complete, sequence, percent, datacenters, error: None });
+            }
+            sleep(GATHER).await;
+        }
+    }
+}
+
+/// All that is looked at to say who has a change.
+struct Look {
+    repo: std::path::PathBuf,
+    hosts: Arc<Hosts>,
+    inventories: Arc<Inventories>,
+    published: Arc<Published>,
+    targets: Arc<Vec<Target>>,
+}
+
+impl Look {
+    fn judge(&self, barrier: Barrier, shown: usize) -> anyhow::Result<Vec<DatacenterDelivery>> {
+        let repo = Repository::open_bare(&self.repo)?;
+        let one = |target: &Target| {
+            let inventory = match self.published.datacenters.get(&target.datacenter) {
+                Some(newest) => self.inventories.of(&repo, newest)?,
+                // It is gone since.
+                None => self.inventories.of(&repo, &Snapshot::read(&repo, target.commit)?)?,
+            };
+            let heard = self.hosts.of(&target.datacenter);
+            Ok(DatacenterDelivery::judge(target, barrier.percent, &inventory, &heard, shown))
+        };
+        self.targets.iter().map(one).collect()
+    }
+}
+
+/// What a datacenter's hosts must run; in words, where it has nothing so old.
+fn target(repo: &Repository, newest: Snapshot, sequence: Sequence) -> anyhow::Result<Result<Target, String>> {
+    let datacenter = newest.datacenter.clone();
+    let found = deployments::newest_at(repo, newest, sequence)?;
+    let target = |snapshot: Snapshot| Target {
+        datacenter: datacenter.clone(),
+        sequence: snapshot.sequence,
+        commit: snapshot.commit,
+    };
+    Ok(found.map(target).ok_or_else(|| format!("{datacenter} had no configuration yet at change #{sequence}")))
+}
+
+fn failed(cause: &anyhow::Error) -> Response {
+    error!(error = format!("{cause:#}"), "cannot read which hosts a change concerns");
+    error(StatusCode::INTERNAL_SERVER_ERROR, UNREADABLE)
+}
+
+fn busy() -> Response {
+    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, "too many wait already; ask again in a moment");
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }

@@ -24,10 +24,12 @@ use libconf::{
         upload::{ReceivePack, UploadPack, git_routes},
     },
 };
+use tokio::sync::Semaphore;
 use warp::Filter as _;
 
 use crate::{
     hosts::Hosts,
+    inventory::Inventories,
     land::Lander,
     receive::{PUSH_VARIABLE, Pushers},
 };
@@ -41,6 +43,8 @@ pub struct Server {
     repo: PathBuf,
     lander: Lander,
     hosts: Arc<Hosts>,
+    inventories: Arc<Inventories>,
+    waits: Arc<Semaphore>,
     upload: Arc<UploadPack>,
     receive: Arc<ReceivePack>,
 }
@@ -53,7 +57,8 @@ impl Server {
             _ => Vec::new(),
         };
         let receive = ReceivePack::new(repo.clone(), PUSHES_AT_ONCE, environment);
-        Server { repo, lander, hosts: Arc::default(), upload, receive }
+        let waits = Arc::new(Semaphore::new(delivery::WAITS_AT_ONCE));
+        Server { repo, lander, hosts: Arc::default(), inventories: Arc::default(), waits, upload, receive }
     }
 
     /// All routes.
@@ -68,7 +73,7 @@ impl Server {
         let api = api.or(update::routes(self.clone())).unify().or(sections::routes(self.clone())).unify().boxed();
         let api = api.or(plan::routes(self.clone())).unify().or(explain::routes(self.clone())).unify().boxed();
         let api = api.or(secrets::routes(self.clone())).unify().or(conf::routes(self.clone())).unify().boxed();
-        let api = api.or(datacenters::routes(self)).unify().boxed();
+        let api = api.or(delivery::routes(self.clone())).unify().or(datacenters::routes(self)).unify().boxed();
         git.or(api).unify().or(health_routes(health)).unify().boxed()
     }
 

@@ -14,8 +14,9 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 use warp::Filter as _;
 
-use super::{Server, delivery::Delivery, git};
+use super::{Server, git};
 use crate::{
+    delivery::Delivery,
     idempotency::{LandedRef, RequestKey},
     judge::Wish,
     land::{Options, Outcome, Push, one_line},
@@ -29,9 +30,8 @@ use crate::{
 const BODY_BYTES: usize = 16 << 20;
 /// The most sections of one request.
 const SECTIONS: usize = 100;
-/// How long delivery is waited for where the request does not say, and at most.
+/// How long delivery is waited for where the request does not say.
 const DELIVERY: Duration = Duration::from_secs(30);
-const MOST_DELIVERY: Duration = Duration::from_secs(300);
 /// How long a landing is waited for. Far more than one takes: what is answered after that is that nobody knows.
 const LANDING: Duration = Duration::from_secs(60);
 
@@ -151,7 +151,7 @@ impl Server {
         };
         let mut delivery = None;
         if let (Some(WaitFor::Delivered), Some(Decision::Landed { refs, .. })) = (query.wait, &outcome.decision) {
-            let wait = query.timeout.map_or(DELIVERY, Duration::from_secs).min(MOST_DELIVERY);
+            let wait = query.timeout.map_or(DELIVERY, Duration::from_secs);
             delivery = Some(self.deliver(refs, outcome.sequence.unwrap_or_default(), wait).await);
         }
         Ok(answer(&asked, outcome, query.config.unwrap_or(ConfigForm::Object), delivery))

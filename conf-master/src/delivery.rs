@@ -1,0 +1,299 @@
+//! The delivery barrier: which hosts run a change, and whether they are enough. Decides by plain values, and asks nobody.
+
+use std::{fmt, num::NonZeroU8, str::FromStr, sync::Arc};
+
+use libconf::{
+    name::{CommitId, DatacenterName, HostName, Sequence},
+    tier::api::{HostReport, HostState},
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    hosts::{GONE, Heard},
+    inventory::Inventory,
+};
+
+/// How many of a datacenter's hosts are enough, 1 to 100 in a hundred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Percent(NonZeroU8);
+
+impl Percent {
+    /// Every host.
+    pub const ALL: Percent = Percent(NonZeroU8::new(100).expect("100 is not 0"));
+
+    /// So many of `hosts`, rounded up.
+    fn of(self, hosts: usize) -> usize {
+        (hosts * usize::from(self.0.get())).div_ceil(100)
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.parse().ok().filter(|number: &NonZeroU8| number.get() <= 100);
+        number.map(Percent).ok_or_else(|| format!("{text} is no percentage; write a whole number from 1 to 100"))
+    }
+}
+
+/// What is waited for: a change, on so many of the hosts of each datacenter.
+#[derive(Clone, Copy, Debug)]
+pub struct Barrier {
+    /// The change.
+    pub sequence: Sequence,
+    /// How many are enough, in each datacenter.
+    pub percent: Percent,
+}
+
+/// What a datacenter's hosts must run at least: its newest snapshot that is not above the change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Which datacenter.
+    pub datacenter: DatacenterName,
+    /// The change that made the snapshot.
+    pub sequence: Sequence,
+    /// The snapshot.
+    pub commit: CommitId,
+}
+
+/// Who has a change, and who does not: `GET /api/v1/delivery`, and `delivery` in the answer to an update that waited.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Delivery {
+    /// Enough hosts of every datacenter run it.
+    pub complete: bool,
+    /// The change.
+    pub sequence: Sequence,
+    /// How many are enough, in each datacenter.
+    pub percent: Percent,
+    /// Each datacenter that was asked for.
+    pub datacenters: Vec<DatacenterDelivery>,
+    /// Why nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// A line for each datacenter, and below it the hosts that do not run it.
+impl fmt::Display for Delivery {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(error) = &self.error {
+            writeln!(f, "{error}")?;
+        }
+        for one in &self.datacenters {
+            let (run, of) = (if one.delivered == 1 { "runs" } else { "run" }, hosts(one.hosts));
+            write!(f, "{}: {} of {of} {run} #{}", one.datacenter, one.delivered, one.sequence)?;
+            if one.sequence < self.sequence {
+                write!(f, ", its newest at #{}", self.sequence)?;
+            }
+            if one.needed > 1 && one.needed != one.hosts {
+                write!(f, "; {} are enough", one.needed)?;
+            }
+            if one.counted == Counted::Reports {
+                write!(f, "; it lists none, so these are the hosts that report")?;
+            }
+            writeln!(f)?;
+            for late in &one.late {
+                let state = match (late.state, &late.error) {
+                    (_, Some(error)) => format!(": {error}"),
+                    (HostState::Updating, None) => " and works on a newer one".to_owned(),
+                    _ => String::new(),
+                };
+                writeln!(f, "  {} is at #{}{state}", late.host, late.sequence)?;
+            }
+            for silent in &one.silent {
+                writeln!(f, "  {silent} has not said anything")?;
+            }
+            for apart in &one.apart {
+                let why = match one.counted {
+                    Counted::Inventory => "it is not in the inventory",
+                    Counted::Reports => "it was not heard of for ten minutes",
+                };
+                writeln!(f, "  {} is at #{} and does not count: {why}", apart.host, apart.sequence)?;
+            }
+            if one.more > 0 {
+                writeln!(f, "  and {} more; `GET /api/v1/datacenters/{}/hosts` has all", one.more, one.datacenter)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn hosts(number: usize) -> String {
+    if number == 1 { "1 host".to_owned() } else { format!("{number} hosts") }
+}
+
+/// Which hosts of one datacenter run a change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatacenterDelivery {
+    /// Which datacenter.
+    pub datacenter: DatacenterName,
+    /// What its hosts must run at least.
+    pub sequence: Sequence,
+    /// That snapshot.
+    pub commit: CommitId,
+    /// Which hosts are all its hosts.
+    pub counted: Counted,
+    /// How many these are.
+    pub hosts: usize,
+    /// How many of them are enough.
+    pub needed: usize,
+    /// How many of them run it.
+    pub delivered: usize,
+    /// Those that run something older, or could not take it whole, as they last said.
+    pub late: Vec<HostReport>,
+    /// Those that have said nothing since conf-master started.
+    pub silent: Vec<HostName>,
+    /// Hosts that do not count: not listed where others are, or, where none is, not heard of for ten minutes.
+    pub apart: Vec<HostReport>,
+    /// How many more there are in the lists above than are shown.
+    pub more: usize,
+}
+
+/// What "all hosts" means for a datacenter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Counted {
+    /// The hosts of its inventory.
+    Inventory,
+    /// It lists none: the hosts that report.
+    Reports,
+}
+
+impl DatacenterDelivery {
+    /// Sets what hosts said, sorted by their names, against the inventory of now. Lists are cut to `shown` entries.
+    pub fn judge(target: &Target, percent: Percent, inventory: &Inventory, heard: &[Arc<Heard>], shown: usize) -> Self {
+        let counted = if inventory.hosts.is_empty() { Counted::Reports } else { Counted::Inventory };
+        let counts = |one: &&Arc<Heard>| match counted {
+            Counted::Inventory => inventory.hosts.contains_key(&one.report.host),
+            Counted::Reports => one.changed.elapsed() < GONE,
+        };
+        let (own, apart): (Vec<_>, Vec<_>) = heard.iter().partition(counts);
+        let is_silent = |host: &&HostName| own.binary_search_by(|one| one.report.host.cmp(host)).is_err();
+        let silent: Vec<HostName> = inventory.hosts.keys().filter(is_silent).cloned().collect();
+        let hosts = own.len() + silent.len();
+        let (current, late): (Vec<_>, Vec<_>) = own.into_iter().partition(|one| target.is_run_by(&one.report));
+        let mut delivery = DatacenterDelivery {
+            datacenter: target.datacenter.clone(),
+            sequence: target.sequence,
+            commit: target.commit,
+            counted,
+            hosts,
+            // Of nobody nothing is known, so one at least must have said that it runs it.
+            needed: percent.of(hosts).max(1),
+            delivered: current.len(),
+            late: Vec::new(),
+            silent: Vec::new(),
+            apart: Vec::new(),
+            more: 0,
+        };
+        let report = |one: &Arc<Heard>| one.report.clone();
+        delivery.late = cut(late, shown, &mut delivery.more, report);
+        delivery.silent = cut(silent.iter().collect(), shown, &mut delivery.more, HostName::clone);
+        delivery.apart = cut(apart, shown, &mut delivery.more, report);
+        delivery
+    }
+
+    /// True when enough of them run it.
+    pub fn is_complete(&self) -> bool {
+        self.delivered >= self.needed
+    }
+}
+
+fn cut<T, U>(list: Vec<&T>, shown: usize, more: &mut usize, show: impl Fn(&T) -> U) -> Vec<U> {
+    *more += list.len().saturating_sub(shown);
+    list.into_iter().take(shown).map(show).collect()
+}
+
+impl Target {
+    /// A host whose components are held back, in part or whole, does not run it.
+    fn is_run_by(&self, report: &HostReport) -> bool {
+        let reached = match report.sequence.cmp(&self.sequence) {
+            std::cmp::Ordering::Less => false,
+            // Another snapshot under the same number is of another history.
+            std::cmp::Ordering::Equal => report.commit == Some(self.commit),
+            std::cmp::Ordering::Greater => true,
+        };
+        reached && report.state == HostState::Current
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMMIT: &str = "00000000000000000000000000000000000000aa";
+
+    fn heard(host: &str, sequence: u64, state: &str) -> Arc<Heard> {
+        let text = format!(
+            r#"{{"host": "{host}", "datacenter": "dc/v1", "sequence": {sequence}, "commit": "{COMMIT}",
+                "state": "{state}", "agent": "0.1.0"}}"#
+        );
+        Arc::new(Heard::new(serde_json::from_str(&text).unwrap()))
+    }
+
+    #[track_caller]
+    fn check(listed: &[&str], heard: &[Arc<Heard>], percent: &str, expected: &str) {
+        let hosts = listed.iter().map(|name| (name.parse().unwrap(), None)).collect();
+        let target =
+            Target { datacenter: "dc/v1".parse().unwrap(), sequence: Sequence(5), commit: COMMIT.parse().unwrap() };
+        let told = DatacenterDelivery::judge(&target, percent.parse().unwrap(), &Inventory { hosts }, heard, 9);
+        let names = |list: &[HostReport]| list.iter().map(|one| one.host.to_string()).collect::<Vec<_>>().join(" ");
+        let silent: Vec<String> = told.silent.iter().map(ToString::to_string).collect();
+        let found = format!(
+            "{} {}/{} of {}; late {}; silent {}; apart {}",
+            told.is_complete(),
+            told.delivered,
+            told.needed,
+            told.hosts,
+            names(&told.late),
+            silent.join(" "),
+            names(&told.apart)
+        );
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn who_counts_and_who_does_not() {
+        let all = [heard("a", 5, "current"), heard("b", 6, "current"), heard("c", 4, "current")];
+        check(&["a", "b"], &all[..2], "100", "true 2/2 of 2; late ; silent ; apart ");
+        check(&["a", "b", "c"], &all, "100", "false 2/3 of 3; late c; silent ; apart ");
+        check(&["a", "b", "c"], &all, "67", "false 2/3 of 3; late c; silent ; apart ");
+        check(&["a", "b", "c"], &all, "66", "true 2/2 of 3; late c; silent ; apart ");
+        check(&["a", "d"], &all, "100", "false 1/2 of 2; late ; silent d; apart b c");
+        // A host that took it in part, or works on something else, has not got it.
+        check(&["a"], &[heard("a", 5, "failed")], "100", "false 0/1 of 1; late a; silent ; apart ");
+        check(&["a"], &[heard("a", 7, "updating")], "100", "false 0/1 of 1; late a; silent ; apart ");
+        // Where none is listed, those that report are all; and none at all is not enough.
+        check(&[], &all[..2], "100", "true 2/2 of 2; late ; silent ; apart ");
+        check(&[], &[], "100", "false 0/1 of 0; late ; silent ; apart ");
+        check(&["a"], &[], "1", "false 0/1 of 1; late ; silent a; apart ");
+    }
+
+    #[test]
+    fn the_same_number_of_another_history_is_not_it() {
+        let mut other = heard("a", 5, "current").report.clone();
+        other.commit = Some(CommitId::ZERO);
+        check(&["a"], &[Arc::new(Heard::new(other))], "100", "false 0/1 of 1; late a; silent ; apart ");
+    }
+
+    #[test]
+    fn lists_are_cut_and_say_so() {
+        let target = Target { datacenter: "dc/v1".parse().unwrap(), sequence: Sequence(5), commit: CommitId::ZERO };
+        let all = [heard("a", 1, "current"), heard("b", 1, "current"), heard("c", 1, "current")];
+        let told = DatacenterDelivery::judge(&target, Percent::ALL, &Inventory::default(), &all, 1);
+        assert_eq!((told.late.len(), told.more, told.hosts), (1, 2, 3));
+    }
+
+    #[test]
+    fn percentages() {
+        for bad in ["0", "101", "-1", "50%", "", "1.5"] {
+            assert!(bad.parse::<Percent>().is_err(), "{bad}");
+        }
+    }
+}

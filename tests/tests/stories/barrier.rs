@@ -1,0 +1,157 @@
+//! The delivery barrier: waiting until hosts run a change, before programs that need it are deployed.
+
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tests::{
+    Plan, Site,
+    program::{spawn, text},
+    site::{DATACENTER, Pointers, instance},
+};
+
+const OWN: &str = "datacenters/us-west/v1";
+
+/// Two hosts, and an inventory that lists what is said of them.
+fn site(inventory: &str) -> Site {
+    let site = Plan { hosts: 2, pointers: Pointers::Embedded, ..Plan::default() }.start();
+    list(&site, inventory);
+    site
+}
+
+/// Lands an inventory.
+fn list(site: &Site, hosts: &str) {
+    let text = format!("{}inventories:\n  hosts: {hosts}\n", instance());
+    site.work.change().file(OWN, "datacenter.yaml", text).land();
+}
+
+const BOTH: &str = "{web-1: {}, web-2: {}}";
+
+/// `conf-master wait` with its exit code and all that it said.
+fn wait(site: &Site, arguments: &[&str]) -> (Option<i32>, String) {
+    ended(&site.master.run(&[&["wait", DATACENTER], arguments].concat()))
+}
+
+fn ended(output: &Output) -> (Option<i32>, String) {
+    (output.status.code(), text(output))
+}
+
+/// The same, while something else happens.
+fn waiting(mut client: Command) -> std::process::Child {
+    spawn(client_of(&mut client)).expect("the client starts")
+}
+
+fn client_of(client: &mut Command) -> Command {
+    client.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    std::mem::replace(client, Command::new("true"))
+}
+
+fn delivery(site: &Site, query: &str) -> Value {
+    let path = format!("/api/v1/delivery?datacenter={DATACENTER}{query}");
+    site.master.http().get_json(&path).expect("an answer")
+}
+
+#[test]
+fn a_wait_ends_when_every_listed_host_runs_the_change() {
+    let mut site = site(BOTH);
+    let sequence = site.push("services/web", "round", "1\n");
+    let (code, said) = wait(&site, &["--sequence", &sequence.to_string()]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("{DATACENTER}: 2 of 2 hosts run #{sequence}\n")), "{said}");
+    for host in &site.hosts {
+        assert!(host.sequence() >= sequence, "it was said to run it");
+    }
+    // Without a sequence it is the newest, and JSON says all of it.
+    let (code, said) = wait(&site, &["--json"]);
+    let told: Value = serde_json::from_str(&said).unwrap_or_else(|error| panic!("{error}: {said}"));
+    assert_eq!((code, &told["complete"], &told["sequence"]), (Some(0), &true.into(), &sequence.into()), "{said}");
+
+    // One that is away is named when time is up; others may be enough.
+    site.hosts[1].daemon.stop();
+    let sequence = site.push("services/web", "round", "2\n");
+    let (code, said) = wait(&site, &["--timeout", "1"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("web-2 is at #") && !said.contains("web-1 is at #"), "{said}");
+    let (code, said) = wait(&site, &["--percent", "50"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("1 of 2 hosts"), "{said}");
+    let told = delivery(&site, &format!("&sequence={sequence}&timeout=60&percent=50"));
+    assert_eq!((&told["complete"], &told["datacenters"][0]["delivered"]), (&true.into(), &1.into()), "{told}");
+    assert_eq!(told["datacenters"][0]["late"][0]["host"], "web-2", "{told}");
+
+    // And the wait that goes on ends when it is back.
+    let client = waiting(site.master.client(&["wait", DATACENTER]));
+    site.hosts[1].daemon.start();
+    let (code, said) = ended(&client.wait_with_output().expect("it ends"));
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn a_change_that_does_not_touch_a_datacenter_asks_for_its_newest_before() {
+    let site = site(BOTH);
+    let older = site.push("services/web", "round", "1\n");
+    site.work.change().file("services/lonely/master", "config.yaml", "a: 1\n").land();
+    let newer = site.push("services/web", "round", "2\n");
+    assert_eq!(newer, older + 2);
+    let (code, said) = wait(&site, &["--sequence", &(older + 1).to_string()]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("run #{older}, its newest at #{}", older + 1)), "{said}");
+    // What is not there is not waited for.
+    for (sequence, words) in [(newer + 1, "there is no change"), (0, "had no configuration yet")] {
+        let (code, said) = wait(&site, &["--sequence", &sequence.to_string()]);
+        assert!(code == Some(1) && said.contains(words), "{said}");
+    }
+    let output = site.master.run(&["wait", "elsewhere/v1"]);
+    assert!(ended(&output).0 == Some(1) && text(&output).contains("there is no datacenter"), "{}", text(&output));
+    for wrong in [&["wait"][..], &["wait", DATACENTER, "--percent", "0"], &["wait", "nonsense"]] {
+        assert_eq!(ended(&site.master.run(wrong)).0, Some(2), "{wrong:?}");
+    }
+    for wrong in ["&percent=101", "&sequence=x", "&timeout=x", "&datacenter=x"] {
+        let path = format!("/api/v1/delivery?datacenter={DATACENTER}{wrong}");
+        assert_eq!(site.master.http().get(&path).expect("an answer").status, 400, "{wrong}");
+    }
+}
+
+#[test]
+fn hosts_that_nobody_lists_are_shown_apart_and_listed_ones_that_never_spoke_are_waited_for() {
+    let site = site("{web-1: {}, web-9: {}}");
+    let sequence = site.push_and_wait("services/web", "round", "1\n");
+    let (code, said) = wait(&site, &["--percent", "50"]);
+    assert_eq!(code, Some(0), "{said}");
+    let told = delivery(&site, "");
+    let one = &told["datacenters"][0];
+    assert_eq!((&told["complete"], &one["silent"][0]), (&false.into(), &"web-9".into()), "{told}");
+    let told = tests::eventually("web-2 to be shown", || {
+        let told = delivery(&site, "");
+        let apart = &told["datacenters"][0]["apart"][0];
+        if apart["host"] == "web-2" && apart["sequence"] == sequence { Ok(told) } else { Err(told.to_string()) }
+    });
+    assert_eq!(told["datacenters"][0]["hosts"], 2, "{told}");
+    // An inventory that changes meanwhile is the one that counts.
+    let client = waiting(site.master.client(&["wait", DATACENTER, "--sequence", &sequence.to_string()]));
+    list(&site, "{web-1: {}}");
+    let (code, said) = ended(&client.wait_with_output().expect("it ends"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("web-2 is at #") && said.contains("not in the inventory"), "{said}");
+    // Where none is listed, all that report are all, which is said.
+    list(&site, "{}");
+    let (code, said) = wait(&site, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("2 of 2 hosts") && said.contains("it lists none"), "{said}");
+}
+
+#[test]
+fn a_wait_goes_on_while_conf_master_restarts() {
+    let mut site = site(BOTH);
+    site.hosts[1].daemon.stop();
+    let sequence = site.push("services/web", "round", "1\n");
+    let client = waiting(site.master.client(&["wait", DATACENTER, "--sequence", &sequence.to_string()]));
+    tests::eventually("the first of the two to run it", || {
+        let told = delivery(&site, "");
+        if told["datacenters"][0]["delivered"] == 1 { Ok(()) } else { Err(told.to_string()) }
+    });
+    site.master.daemon.kill9_and_restart();
+    site.hosts[1].daemon.start();
+    let (code, said) = ended(&client.wait_with_output().expect("it ends"));
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("2 of 2 hosts"), "{said}");
+}
