@@ -4,6 +4,7 @@
 //! [`site`] puts a central server, a datacenter's caches and its hosts together, [`git`] is the engineer who pushes,
 //! [`consul`] a server of each site's own, [`reader`] a process that is told of changes, [`http`] speaks to the daemons,
 //! [`page`] a person who pastes what the documentation says,
+//! [`history`] looks at what participants of operations saw,
 //! [`wire`] speaks Git's protocol by hand, [`proxy`] stands between two programs, counts, and gets in the way.
 //!
 //! Always true:
@@ -13,6 +14,7 @@
 
 pub mod consul;
 pub mod git;
+pub mod history;
 pub mod http;
 pub mod page;
 pub mod program;

@@ -22,6 +22,8 @@ use crate::{
 
 /// The datacenter of most stories.
 pub const DATACENTER: &str = "us-west/v1";
+/// Another one, of the stories of several. Its first cache answers for Consul.
+pub const ELSEWHERE: &str = "eu-north/v1";
 /// Its class.
 pub const CLASS: &str = "datacenter-configuration/big";
 
@@ -137,8 +139,12 @@ impl Site {
 
     /// Adds a cache and starts it.
     pub fn add_slave(&mut self) -> &mut Slave {
-        let number = self.slaves.len() + 1;
-        let mut slave = self.make_slave(number);
+        self.add_slave_of(DATACENTER)
+    }
+
+    /// Adds a cache of a datacenter and starts it.
+    pub fn add_slave_of(&mut self, datacenter: &str) -> &mut Slave {
+        let mut slave = self.make_slave_of(datacenter, self.slaves.len() + 1);
         slave.daemon.start();
         self.slaves.push(slave);
         self.slaves.last_mut().expect("it was just added")
@@ -146,59 +152,79 @@ impl Site {
 
     /// Adds a host and starts it.
     pub fn add_host(&mut self) -> &mut Host {
-        let mut host = self.make_host(self.hosts.len() + 1);
+        self.add_host_of(DATACENTER)
+    }
+
+    /// Adds a host of a datacenter and starts it.
+    pub fn add_host_of(&mut self, datacenter: &str) -> &mut Host {
+        let mut host = self.make_host_of(datacenter, self.hosts.len() + 1);
         host.daemon.start();
         self.hosts.push(host);
         self.hosts.last_mut().expect("it was just added")
     }
 
-    fn consul_url(&self) -> String {
+    fn slaves_of<'s>(&'s self, datacenter: &'s str) -> impl Iterator<Item = &'s Slave> {
+        self.slaves.iter().filter(move |slave| slave.datacenter == datacenter)
+    }
+
+    fn consul_url(&self, datacenter: &str) -> String {
         match (&self.to_consul, &self.consul) {
-            (Some(proxy), _) => proxy.url(),
-            (None, Some(consul)) => consul.url(),
-            (None, None) => self.slaves.first().map_or_else(|| "embedded".to_owned(), |first| first.url.clone()),
+            (Some(proxy), _) if datacenter == DATACENTER => proxy.url(),
+            (None, Some(consul)) if datacenter == DATACENTER => consul.url(),
+            _ => self.slaves_of(datacenter).next().map_or_else(|| "embedded".to_owned(), |first| first.url.clone()),
         }
     }
 
     /// A cache with its flags, not started yet.
     pub fn make_slave(&self, number: usize) -> Slave {
+        self.make_slave_of(DATACENTER, number)
+    }
+
+    /// A cache of a datacenter with its flags, not started yet.
+    pub fn make_slave_of(&self, datacenter: &str, number: usize) -> Slave {
         let address = own_address(7401);
         let folder = self.folder.path().join(format!("slave-{number}"));
         fs::create_dir_all(&folder).expect("the folder can be made");
         let mut arguments = vec!["run".to_owned()];
-        arguments.extend(flag("--datacenter", DATACENTER));
+        arguments.extend(flag("--datacenter", datacenter));
         let to_central = self.plan.proxied.then(|| Proxy::start(self.master.address));
         let central = to_central.as_ref().map_or_else(|| self.master.url(), Proxy::url);
         arguments.extend(flag("--central", central));
         arguments.extend(flag("--listen", address.to_string()));
         arguments.extend(flag("--state", path(&folder.join("state"))));
-        arguments.extend(flag("--consul", self.consul_url()));
+        arguments.extend(flag("--consul", self.consul_url(datacenter)));
         arguments.extend(flag("--trusted-key", path(&self.master.trusted_key())));
         arguments.extend(self.plan.slave_flags.iter().cloned());
         let daemon = Daemon::new(&format!("conf-slave-{number}"), built("conf-slave"), self.folder.path(), arguments);
         let proxy = self.plan.proxied.then(|| Proxy::start(address));
         let url = format!("http://{address}");
-        Slave { daemon, address, url, proxy, to_central, state: folder.join("state") }
+        let (datacenter, state) = (datacenter.to_owned(), folder.join("state"));
+        Slave { daemon, datacenter, address, url, proxy, to_central, state }
     }
 
     /// A host with its flags, not started yet. It asks every cache that is there now.
     pub fn make_host(&self, number: usize) -> Host {
+        self.make_host_of(DATACENTER, number)
+    }
+
+    /// A host of a datacenter with its flags, not started yet. It asks every cache of that datacenter that is there now.
+    pub fn make_host_of(&self, datacenter: &str, number: usize) -> Host {
         let name = format!("web-{number}");
         let folder = self.folder.path().join(&name);
         fs::create_dir_all(&folder).expect("the folder can be made");
         let (state, socket) = (folder.join("state"), folder.join("socket"));
         let mut arguments = vec!["run".to_owned()];
-        arguments.extend(flag("--datacenter", DATACENTER));
+        arguments.extend(flag("--datacenter", datacenter));
         arguments.extend(flag("--host", name.as_str()));
-        arguments.extend(self.slaves.iter().flat_map(|slave| flag("--surrogate", slave.public_url())));
+        arguments.extend(self.slaves_of(datacenter).flat_map(|slave| flag("--surrogate", slave.public_url())));
         arguments.extend(flag("--central", self.master.public_url()));
-        arguments.extend(flag("--consul", self.consul_url()));
+        arguments.extend(flag("--consul", self.consul_url(datacenter)));
         arguments.extend(flag("--state", path(&state)));
         arguments.extend(flag("--socket", path(&socket)));
         arguments.extend(flag("--trusted-key", path(&self.master.trusted_key())));
         arguments.extend(self.plan.host_flags.iter().cloned());
         let daemon = Daemon::new(&format!("conf-local-{name}"), built("conf-local"), self.folder.path(), arguments);
-        Host { daemon, name, state, socket, home: folder }
+        Host { daemon, name, datacenter: datacenter.to_owned(), state, socket, home: folder }
     }
 
     /// Expects every repository of every tier to be whole, and the ledger unbroken.
@@ -409,6 +435,8 @@ pub fn sequence_of(message: &str) -> Option<u64> {
 pub struct Slave {
     /// The process.
     pub daemon: Daemon,
+    /// Whose cache it is.
+    pub datacenter: String,
     /// Where it listens.
     pub address: SocketAddr,
     /// Its base URL.
@@ -466,6 +494,8 @@ pub struct Host {
     pub daemon: Daemon,
     /// Its name.
     pub name: String,
+    /// Whose host it is.
+    pub datacenter: String,
     /// The agent's folder.
     pub state: PathBuf,
     /// The agent's socket.
