@@ -287,10 +287,10 @@ impl Host {
         let have = self.export.current().map_or_else(Kept::default, |(_, kept)| kept.clone());
         let (mut contents, mut faults) = self.stage(&git, &next, &have, anew)?;
         let unfit = self.check(&next, &have.contents, &contents)?;
-        hold_back(unfit, &have.contents, &mut contents, &mut faults);
+        next.hold_back(unfit, &have.contents, &mut contents, &mut faults);
         let before = (!anew).then_some(&have.contents);
         let unplaced = self.place.stage(&self.export, before, &contents);
-        hold_back(unplaced, &have.contents, &mut contents, &mut faults);
+        next.hold_back(unplaced, &have.contents, &mut contents, &mut faults);
         if let Some(header) = have.header.as_ref().filter(|_| !anew)
             && header.commit == snapshot.commit
             && header.faults == faults
@@ -317,7 +317,7 @@ impl Host {
                 .map_err(TransactionError::Journal)?;
             // A crash after this leaves files of both at the places of `export:`: put right at the next start.
             let failed = self.place.put(&self.export, &have.contents, &contents, snapshot.sequence);
-            if !hold_back(failed, &have.contents, &mut contents, &mut faults) {
+            if !next.hold_back(failed, &have.contents, &mut contents, &mut faults) {
                 break (header, plan);
             }
         };
@@ -392,27 +392,4 @@ impl Host {
     fn git(&self) -> Result<Git, TransactionError> {
         self.repository.git().map_err(TransactionError::Damaged)
     }
-}
-
-/// Lets components keep what they had, each for its reason. False when all of them have that already.
-fn hold_back(
-    why: BTreeMap<ComponentVersion, String>,
-    have: &Contents,
-    contents: &mut Contents,
-    faults: &mut BTreeMap<ComponentVersion, String>,
-) -> bool {
-    let mut changed = false;
-    for (name, reason) in why {
-        if have.get(&name) == contents.get(&name) {
-            continue;
-        }
-        tracing::warn!(component = %name, reason, "held back; its files of before stay");
-        changed = true;
-        match have.get(&name) {
-            Some(old) => drop(contents.insert(name.clone(), *old)),
-            None => drop(contents.remove(&name)),
-        }
-        faults.insert(name, reason);
-    }
-    changed
 }

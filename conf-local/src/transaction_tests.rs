@@ -35,6 +35,8 @@ use crate::{
     transaction::{Audience, Host, HostOptions, TransactionError},
 };
 
+mod held_back;
+
 /// One host's state folder, and a conf-master's hand in its repository.
 struct Site {
     folder: tempfile::TempDir,

@@ -1,8 +1,11 @@
 //! `export:` in the YAML file: which component stands where.
 
-use std::path::{Component as Part, Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Component as Part, Path, PathBuf},
+};
 
-use libconf::name::ComponentSelector;
+use libconf::name::{ComponentSelector, ComponentVersion};
 use nix::unistd::{Group, User};
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +84,13 @@ impl TryFrom<RawPlace> for PlaceEntry {
             file_mode: raw.file_mode.map(|mode| bits("file_mode", &mode, 0o400)).transpose()?,
             dir_mode: raw.dir_mode.map(|mode| bits("dir_mode", &mode, 0o700)).transpose()?,
         })
+    }
+}
+
+impl PlaceEntry {
+    /// True when one of these is placed by it.
+    pub(super) fn is_for_any<T>(&self, components: &BTreeMap<ComponentVersion, T>) -> bool {
+        components.keys().any(|one| self.component.matches(one))
     }
 }
 

@@ -14,8 +14,6 @@ mod entry;
 mod journal;
 mod link;
 mod target;
-#[cfg(test)]
-mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -46,6 +44,8 @@ pub struct Placements {
     staged: Vec<(usize, Work)>,
     /// Those that were held back in the export since they could not be placed.
     held_back: BTreeSet<ComponentVersion>,
+    /// The same of the switch that is being made.
+    refused: BTreeSet<ComponentVersion>,
 }
 
 /// What is ready to be done at one entry's path.
@@ -109,13 +109,27 @@ impl Placements {
                 tracing::warn!(%error, "the journal of placed files cannot be written");
             }
         }
-        Ok(Placements { entries, journal, errors: BTreeMap::new(), staged: Vec::new(), held_back: BTreeSet::new() })
+        Ok(Placements {
+            entries,
+            journal,
+            errors: BTreeMap::new(),
+            staged: Vec::new(),
+            held_back: BTreeSet::new(),
+            refused: BTreeSet::new(),
+        })
     }
 
     /// Places nothing, and leaves what was placed as it is.
     pub fn none(state: &Path) -> Self {
         let (entries, journal) = (Vec::new(), Journal::open(state));
-        Placements { entries, journal, errors: BTreeMap::new(), staged: Vec::new(), held_back: BTreeSet::new() }
+        Placements {
+            entries,
+            journal,
+            errors: BTreeMap::new(),
+            staged: Vec::new(),
+            held_back: BTreeSet::new(),
+            refused: BTreeSet::new(),
+        }
     }
 
     /// True while something is not as it should be: worth another try.
@@ -128,8 +142,8 @@ impl Placements {
         self.held_back.contains(component)
     }
 
-    /// Writes what differs from `want` beside its place, and answers whose files cannot be placed, and why. Entries whose
-    /// components are as in `have` are left alone, where `have` is given and nothing was wrong with them.
+    /// Writes what differs from `want` beside its place, and answers whose files cannot be placed, and why: those are placed
+    /// nowhere. Entries whose components are as in `have` are left alone, where `have` is given and nothing was wrong with them.
     pub(crate) fn stage(
         &mut self,
         export: &Export,
@@ -137,7 +151,6 @@ impl Placements {
         want: &Contents,
     ) -> BTreeMap<ComponentVersion, String> {
         self.staged.clear();
-        self.held_back.clear();
         let mut refused = BTreeMap::new();
         for number in 0..self.entries.len() {
             let PlaceEntry { component, path, .. } = &self.entries[number];
@@ -156,7 +169,9 @@ impl Placements {
             });
             self.note(&path, error);
         }
-        self.held_back.extend(refused.keys().cloned());
+        let entries = &self.entries;
+        self.staged.retain(|(number, _)| !entries[*number].is_for_any(&refused));
+        self.refused = refused.keys().cloned().collect();
         refused
     }
 
@@ -218,7 +233,7 @@ impl Placements {
     }
 
     /// Renames what was staged of `want`. Answers for which components that failed, and why: these have their files of `have`
-    /// again, where the disk lets them.
+    /// again everywhere, where the disk lets them. Files that only should have gone are tried again later.
     pub(crate) fn put(
         &mut self,
         export: &Export,
@@ -230,17 +245,24 @@ impl Placements {
         for (number, staged) in std::mem::take(&mut self.staged) {
             let Err(error) = self.put_one(number, staged, &export.directory(sequence)) else { continue };
             let entry = &self.entries[number];
-            let why = format!("it cannot be placed at {}: {}", entry.path.display(), chain(&error));
+            let path = entry.path.clone();
+            let why = format!("it cannot be placed at {}: {}", path.display(), chain(&error));
             let mine = want.keys().filter(|one| entry.component.matches(one));
             failed.extend(mine.map(|one| (one.clone(), why.clone())));
-            self.restore_one(number, export, have);
+            self.note(&path, Some(chain(&error)));
         }
-        self.held_back.extend(failed.keys().cloned());
+        for number in 0..self.entries.len() {
+            if self.entries[number].is_for_any(&failed) {
+                self.restore_one(number, export, have);
+            }
+        }
+        self.refused.extend(failed.keys().cloned());
         failed
     }
 
     /// What can be done only when the export has switched: links lead through `current` from now on.
     pub(crate) fn finish(&mut self, export: &Export, want: &Contents) {
+        self.held_back = std::mem::take(&mut self.refused);
         for number in 0..self.entries.len() {
             if self.entries[number].mode == PlaceMode::Link {
                 self.restore_one(number, export, want);

@@ -45,6 +45,43 @@ impl Model {
         Ingredients::new(git, &self.sources(name, component), overrides, name, Some(host))
             .map_err(TransactionError::Damaged)
     }
+
+    /// Lets components keep what they had, each for its reason. False when all of them have that already.
+    pub(super) fn hold_back(
+        &self,
+        why: BTreeMap<ComponentVersion, String>,
+        have: &Contents,
+        contents: &mut Contents,
+        faults: &mut BTreeMap<ComponentVersion, String>,
+    ) -> bool {
+        let mut changed = false;
+        for (name, reason) in why {
+            if have.get(&name) == contents.get(&name) {
+                continue;
+            }
+            tracing::warn!(component = %name, reason, "held back; its files of before stay");
+            changed = true;
+            contents.remove(&name);
+            self.keep(&name, have, contents);
+            faults.insert(name, reason);
+        }
+        changed
+    }
+
+    /// What stays of `have` in place of a component that cannot be used: its own files, or, where it had none, those of the
+    /// versions that it replaces.
+    fn keep(&self, name: &ComponentVersion, have: &Contents, contents: &mut Contents) {
+        let stays = |old: &ComponentVersion| match have.contains_key(name) {
+            true => old == name,
+            false => old.component == name.component && !self.inputs.contains_key(old),
+        };
+        contents.extend(have.iter().filter(|(old, _)| stays(old)).map(|(old, hash)| (old.clone(), *hash)));
+    }
+
+    /// True for what the snapshot holds, and for what stays in place of something of it that could not be used.
+    pub(super) fn accounts_for<T>(&self, name: &ComponentVersion, faults: &BTreeMap<ComponentVersion, T>) -> bool {
+        self.inputs.contains_key(name) || faults.keys().any(|fault| fault.component == name.component)
+    }
 }
 
 impl Host {
@@ -114,7 +151,7 @@ impl Host {
                 && !self.place.held_back(name)
             {
                 faults.insert(name.clone(), fault.clone());
-                contents.extend(old.map(|old| (name.clone(), *old)));
+                next.keep(name, &have.contents, &mut contents);
                 continue;
             }
             if same
@@ -141,7 +178,7 @@ impl Host {
                     // It keeps what it had, and the others go on.
                     tracing::warn!(component = %name, reason, "cannot be rendered; its files of before stay");
                     faults.insert(name.clone(), reason.clone());
-                    contents.extend(old.map(|old| (name.clone(), *old)));
+                    next.keep(name, &have.contents, &mut contents);
                 }
             }
         }

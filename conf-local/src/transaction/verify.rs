@@ -15,7 +15,7 @@ impl Host {
     pub(super) fn is_whole(&self) -> bool {
         let (Some(model), Some((_, kept))) = (&self.model, self.export.current()) else { return false };
         let Some(header) = &kept.header else { return false };
-        kept.contents.keys().all(|name| model.inputs.contains_key(name))
+        kept.contents.keys().all(|name| model.accounts_for(name, &header.faults))
             && model.inputs.keys().all(|name| kept.contents.contains_key(name) || header.faults.contains_key(name))
     }
 
@@ -89,7 +89,7 @@ impl Host {
                 }
             }
             template::rest();
-            let extra = kept.contents.keys().filter(|name| !model.inputs.contains_key(name));
+            let extra = kept.contents.keys().filter(|name| !model.accounts_for(name, &faults));
             problems.extend(extra.map(|name| format!("{name} is in the export, but not in its snapshot")));
             Ok(problems)
         };
