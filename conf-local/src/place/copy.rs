@@ -272,7 +272,7 @@ impl Place<'_> {
                 (Entry::Folder, _) if self.is_all_ours(path).map_err(|error| self.failed(path, &error))? => {
                     let below = format!("{path}/");
                     let mine = |known: &&String| known.starts_with(&below);
-                    draft.first.extend(self.ours.files.iter().filter(mine).cloned());
+                    draft.first.extend(self.ours.files.iter().chain(&self.ours.folders).filter(mine).cloned());
                     draft.first.insert(path.clone());
                     changed.push(path.clone());
                 }

@@ -107,3 +107,26 @@ fn a_component_at_two_places_is_at_both_of_one_version() {
     assert!(!host.is_troubled());
 }
 
+#[test]
+fn a_folder_gives_way_to_a_file_with_all_the_folders_in_it() {
+    let mut site = Site::new();
+    fs::create_dir_all(site.place()).unwrap();
+    site.configure("export: [{component: services/a, path: PLACE/a, mode: copy}]");
+    site.set("services/a/latest", &[("way/b/c/one", "1"), ("way/d/two", "2"), ("other", "1")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    assert!(site.place().join("a/way/b/c/one").exists());
+    site.set("services/a/latest", &[("way", "a file"), ("other", "2")]);
+    let second = site.land();
+    take(&mut host, second, &audience).unwrap();
+    assert_eq!(fs::read_to_string(site.place().join("a/way")).ok().as_deref(), Some("a file"));
+    assert!(audience.agent.view().status.faults.is_empty());
+    // And back.
+    site.set("services/a/latest", &[("way/b/c/one", "3")]);
+    let third = site.land();
+    take(&mut host, third, &audience).unwrap();
+    assert_eq!(fs::read_to_string(site.place().join("a/way/b/c/one")).unwrap(), "3");
+    assert_eq!(names(&site.place().join("a")), BTreeSet::from(["way".to_owned()]));
+}
+
