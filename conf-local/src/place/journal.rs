@@ -74,7 +74,8 @@ impl Journal {
         self.placed.keys()
     }
 
-    /// Sets what is ours at a path; nothing at all is left out. `durable` when something is made only after it.
+    /// Sets what is ours at a path; nothing at all is left out. `durable` when something is made only after it: then a
+    /// power cut does not bring back the set before.
     pub(super) fn set(&mut self, path: &Path, ours: Ours, durable: bool) -> io::Result<()> {
         let mut next = self.placed.clone();
         if ours.files.is_empty() && ours.folders.is_empty() {
@@ -103,9 +104,8 @@ impl Journal {
         let new = self.file.with_extension("json.new");
         let mut file = File::create(&new)?;
         file.write_all(&serde_json::to_vec(&Kept { format: FORMAT, placed: placed.clone() })?)?;
-        if durable {
-            file.sync_all()?;
-        }
+        // Whole also after a power cut, or nothing of before were known as ours.
+        file.sync_all()?;
         fs::rename(&new, &self.file)?;
         match self.file.parent() {
             Some(folder) if durable => File::open(folder)?.sync_all(),
