@@ -11,7 +11,7 @@ use std::{
 };
 
 use rustix::{
-    fs::{self, AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, Uid},
+    fs::{self, AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags, Uid},
     io::Errno,
 };
 
@@ -47,6 +47,13 @@ impl Owner {
         let ids = (self.user.map(Uid::from_raw), self.group.map(Gid::from_raw));
         (ids != (None, None)).then_some(ids)
     }
+}
+
+/// A file system where it is mounted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Mount {
+    device: (u32, u32),
+    number: u64,
 }
 
 impl Folder {
@@ -103,11 +110,16 @@ impl Folder {
         fault::point()?;
         fs::mkdirat(self.parent_checked(name)?, name, Mode::from_raw_mode(0o700))?;
         let made = self.enter(name)?;
-        if let Some((user, group)) = owner.ids() {
-            fs::fchown(&made.0, user, group)?;
-        }
-        fs::fchmod(&made.0, Mode::from_raw_mode(mode))?;
+        made.own(mode, owner)?;
         Ok(made)
+    }
+
+    /// Gives this folder an owner and these permission bits.
+    pub(crate) fn own(&self, mode: u32, owner: Owner) -> io::Result<()> {
+        if let Some((user, group)) = owner.ids() {
+            fs::fchown(&self.0, user, group)?;
+        }
+        Ok(fs::fchmod(&self.0, Mode::from_raw_mode(mode))?)
     }
 
     /// A new file in it, whole; nobody else may read it before it has its owner.
@@ -136,6 +148,13 @@ impl Folder {
             Err(Errno::NOENT) => Ok(None),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// In which mount an entry is, links not followed; what is in another one cannot be renamed to. `name` is plain.
+    pub(crate) fn mount(&self, name: &str) -> io::Result<Mount> {
+        let found = fs::statx(self.parent_checked(name)?, name, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID)?;
+        // Before Linux 5.8 all have the number 0, and only another file system is found.
+        Ok(Mount { device: (found.stx_dev_major, found.stx_dev_minor), number: found.stx_mnt_id })
     }
 
     /// Removes a file or a link, or with `folder` an empty folder; one that is not there is no error. `name` is plain.

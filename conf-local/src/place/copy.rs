@@ -8,6 +8,8 @@ use std::{
     io,
 };
 
+use rustix::fs::Stat;
+
 use super::{
     entry::PlaceEntry,
     journal::Ours,
@@ -15,7 +17,7 @@ use super::{
 };
 use crate::{
     export::MOST_FILE_BYTES,
-    folder::{Entry, Folder, Owner, Unsynced},
+    folder::{Entry, Folder, Mount, Owner, Unsynced},
 };
 
 /// The folder of what is written beside; nobody else gets in.
@@ -39,6 +41,8 @@ struct Draft {
     first: BTreeSet<String>,
     last: BTreeSet<String>,
     make: BTreeSet<String>,
+    /// Folders of ours with another owner or mode than they are to have.
+    mend: BTreeSet<String>,
     /// Deepest last.
     unmake: BTreeSet<String>,
     /// What is ours afterwards.
@@ -47,7 +51,7 @@ struct Draft {
 
 impl Draft {
     fn is_empty(&self) -> bool {
-        [&self.first, &self.last, &self.make, &self.unmake].iter().all(|paths| paths.is_empty())
+        [&self.first, &self.last, &self.make, &self.mend, &self.unmake].iter().all(|paths| paths.is_empty())
     }
 }
 
@@ -60,18 +64,17 @@ enum Wanted {
 /// Finds what must change at the entry's path so that exactly `files` stand there besides what is not ours, and writes it beside.
 /// Without `files` ours go. `None` when nothing is to be done.
 pub(super) fn stage(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours) -> Result<Option<Staged>, Refusal> {
-    let owner = Owner { user: entry.owner, group: entry.group };
-    let making = Making { mode: entry.dir_mode.unwrap_or(0o755), owner };
+    let making = making(entry);
     let trusted = Trusted::new(entry.owner, entry.group);
     let Some(root) = target::open(&entry.path, &trusted, files.map(|_| making))? else { return Ok(None) };
-    let place = Place { entry, root: &root, ours, trusted };
+    let place = Place::new(entry, &root, ours, making)?;
     root.remove(STAGING).map_err(|error| place.failed(STAGING, &error))?;
     let (wanted, mut draft, changed) = place.look(files)?;
     if draft.is_empty() && changed.is_empty() && draft.after == *ours {
         return Ok(None);
     }
     if let Some(files) = files.filter(|_| !changed.is_empty()) {
-        match write(&root, files, &wanted, &changed, owner) {
+        match write(&root, files, &wanted, &changed, making.owner) {
             Ok((folder, moves)) => (draft.staging, draft.moves) = (Some(folder), moves),
             Err(error) => {
                 // What is left of it is removed with the next look, if not now.
@@ -90,9 +93,9 @@ pub(super) fn differing(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours)
         let missing = files.map(|_| vec![entry.path.display().to_string()]);
         return Ok(missing.unwrap_or_default());
     };
-    let place = Place { entry, root: &root, ours, trusted };
+    let place = Place::new(entry, &root, ours, making(entry))?;
     let (_, draft, changed) = place.look(files)?;
-    let mut differing: BTreeSet<String> = changed.into_iter().chain(draft.first).collect();
+    let mut differing: BTreeSet<String> = changed.into_iter().chain(draft.first).chain(draft.mend).collect();
     for path in draft.last {
         let (above, name) = split(&path);
         if enter(&root, above).is_ok_and(|folder| folder.entry(name).is_ok_and(|entry| entry.is_some())) {
@@ -100,6 +103,11 @@ pub(super) fn differing(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours)
         }
     }
     Ok(differing.into_iter().map(|path| entry.path.join(path).display().to_string()).collect())
+}
+
+/// How folders are made there.
+fn making(entry: &PlaceEntry) -> Making {
+    Making { mode: entry.dir_mode.unwrap_or(0o755), owner: Owner { user: entry.owner, group: entry.group } }
 }
 
 /// What is wanted by path, what must be done for it, and the paths that differ.
@@ -111,9 +119,18 @@ struct Place<'a> {
     root: &'a Folder,
     ours: &'a Ours,
     trusted: Trusted,
+    making: Making,
+    /// That of the root: what is written beside can be renamed nowhere else.
+    mount: Mount,
 }
 
-impl Place<'_> {
+impl<'a> Place<'a> {
+    fn new(entry: &'a PlaceEntry, root: &'a Folder, ours: &'a Ours, making: Making) -> Result<Self, Refusal> {
+        let mount = root.mount(".").map_err(|error| Refusal(format!("{}: {error}", entry.path.display())))?;
+        let trusted = Trusted::new(entry.owner, entry.group);
+        Ok(Place { entry, root, ours, trusted, making, mount })
+    }
+
     fn failed(&self, what: &str, error: &io::Error) -> Refusal {
         Refusal(format!("{what} in {}: {error}", self.entry.path.display()))
     }
@@ -181,6 +198,7 @@ impl Place<'_> {
             first: BTreeSet::new(),
             last: self.ours.files.iter().filter(|path| !wanted.contains_key(*path)).cloned().collect(),
             make: BTreeSet::new(),
+            mend: BTreeSet::new(),
             unmake: self.ours.folders.iter().filter(|path| !folders.contains(*path)).cloned().collect(),
             after: Ours::nothing(&self.entry.component),
         };
@@ -190,16 +208,25 @@ impl Place<'_> {
                 draft.make.insert(path.clone());
                 continue;
             }
-            let stat = self.folder(above).and_then(|folder| folder.stat(name)).map_err(|e| self.failed(path, &e))?;
-            match stat.as_ref().map(Entry::of) {
-                None => drop(draft.make.insert(path.clone())),
-                Some(Entry::Folder) => self.check_folder(path, stat.as_ref())?,
-                Some(Entry::File | Entry::Link) if self.ours.files.contains(path) => {
+            let (folder, stat) = self.stat(path)?;
+            let Some(stat) = stat else {
+                draft.make.insert(path.clone());
+                continue;
+            };
+            match Entry::of(&stat) {
+                Entry::Folder => {
+                    self.check_folder(path, &stat)?;
+                    self.check_mount(path, &folder, name)?;
+                    if self.ours.folders.contains(path) && !self.is_as_made(&stat) {
+                        draft.mend.insert(path.clone());
+                    }
+                }
+                Entry::File | Entry::Link if self.ours.files.contains(path) => {
                     draft.first.insert(path.clone());
                     draft.make.insert(path.clone());
                 }
-                Some(Entry::Link) => return Err(self.refuse(path, "is a link that conf-local did not place")),
-                Some(_) => return Err(self.refuse(path, "is in the way of a folder, and conf-local did not place it")),
+                Entry::Link => return Err(self.refuse(path, "is a link that conf-local did not place")),
+                _ => return Err(self.refuse(path, "is in the way of a folder, and conf-local did not place it")),
             }
         }
         draft.after.files = wanted.keys().cloned().collect();
@@ -208,14 +235,42 @@ impl Place<'_> {
         Ok(draft)
     }
 
-    fn check_folder(&self, path: &str, stat: Option<&rustix::fs::Stat>) -> Result<(), Refusal> {
-        match stat {
-            Some(stat) if !self.trusted.owns(stat.st_uid) => {
-                Err(self
-                    .refuse(path, &format!("belongs to user {}, who could change what is placed in it", stat.st_uid)))
-            }
-            _ => Ok(()),
+    /// What stands at a path, and the folder that it is in.
+    fn stat(&self, path: &str) -> Result<(Folder, Option<Stat>), Refusal> {
+        let (above, name) = split(path);
+        let look = || -> io::Result<_> {
+            let folder = enter(self.root, above)?;
+            let stat = folder.stat(name)?;
+            Ok((folder, stat))
+        };
+        look().map_err(|error| self.failed(path, &error))
+    }
+
+    fn check_folder(&self, path: &str, stat: &Stat) -> Result<(), Refusal> {
+        if !self.trusted.owns(stat.st_uid) {
+            let whose = stat.st_uid;
+            return Err(self.refuse(path, &format!("belongs to user {whose}, who could change what is placed in it")));
         }
+        if !self.trusted.alone_writes(stat) {
+            return Err(self.refuse(path, &target::open_to_others(stat)));
+        }
+        Ok(())
+    }
+
+    /// Nothing can be renamed onto or into another mount.
+    fn check_mount(&self, path: &str, folder: &Folder, name: &str) -> Result<(), Refusal> {
+        match folder.mount(name) {
+            Ok(mount) if mount == self.mount => Ok(()),
+            Ok(_) => Err(self.refuse(path, "is a mount of its own, to which nothing can be renamed; take it away")),
+            Err(error) => Err(self.failed(path, &error)),
+        }
+    }
+
+    fn is_as_made(&self, stat: &Stat) -> bool {
+        let Owner { user, group } = self.making.owner;
+        stat.st_mode & 0o7777 == self.making.mode
+            && user.is_none_or(|user| user == stat.st_uid)
+            && group.is_none_or(|group| group == stat.st_gid)
     }
 
     /// The wanted paths where something else stands, or nothing.
@@ -232,15 +287,12 @@ impl Place<'_> {
                 changed.push(path.clone());
                 continue;
             }
-            let look = || -> io::Result<_> {
-                let folder = self.folder(above)?;
-                Ok((folder.stat(name)?, folder))
-            };
-            let (stat, folder) = look().map_err(|error| self.failed(path, &error))?;
+            let (folder, stat) = self.stat(path)?;
             let Some(stat) = stat else {
                 changed.push(path.clone());
                 continue;
             };
+            self.check_mount(path, &folder, name)?;
             let ours = self.ours.files.contains(path);
             match (Entry::of(&stat), wanted) {
                 (Entry::File, Wanted::File { mode }) => {
@@ -287,7 +339,7 @@ impl Place<'_> {
         Ok(changed)
     }
 
-    fn is_as_wanted(&self, stat: &rustix::fs::Stat, mode: u32) -> bool {
+    fn is_as_wanted(&self, stat: &Stat, mode: u32) -> bool {
         let user = self.entry.owner.unwrap_or_else(|| rustix::process::geteuid().as_raw());
         stat.st_mode & 0o7777 == mode
             && stat.st_uid == user
@@ -299,21 +351,19 @@ impl Place<'_> {
         if !self.ours.folders.contains(path) {
             return Ok(false);
         }
-        for (name, kind) in self.folder(path)?.entries()? {
+        let folder = enter(self.root, path)?;
+        for (name, kind) in folder.entries()? {
             let inner = format!("{path}/{name}");
-            let ours = match kind {
-                Entry::Folder => self.is_all_ours(&inner)?,
-                _ => self.ours.files.contains(&inner),
-            };
+            let ours = folder.mount(&name)? == self.mount
+                && match kind {
+                    Entry::Folder => self.is_all_ours(&inner)?,
+                    _ => self.ours.files.contains(&inner),
+                };
             if !ours {
                 return Ok(false);
             }
         }
         Ok(true)
-    }
-
-    fn folder(&self, path: &str) -> io::Result<Folder> {
-        enter(self.root, path)
     }
 }
 
@@ -362,7 +412,7 @@ impl Staged {
     /// Lets readers see it. A crash in it leaves whole files, some of them of before.
     pub(super) fn put(self) -> io::Result<()> {
         let Staged { root, making, draft } = self;
-        let Draft { staging, moves, first, last, make, unmake, .. } = draft;
+        let Draft { staging, moves, first, last, make, mend, unmake, .. } = draft;
         let mut touched: BTreeSet<&str> = BTreeSet::new();
         // Deepest first, so that a folder is empty when its turn comes.
         for path in first.iter().rev() {
@@ -371,6 +421,10 @@ impl Staged {
             let kind = parent.entry(name)?;
             parent.remove_one(name, kind == Some(Entry::Folder))?;
             touched.insert(above);
+        }
+        for path in &mend {
+            enter(&root, path)?.own(making.mode, making.owner)?;
+            touched.insert(path);
         }
         for path in &make {
             let (above, name) = split(path);
@@ -389,7 +443,10 @@ impl Staged {
             // What somebody made of it meanwhile is theirs.
             let Ok(parent) = enter(&root, above) else { continue };
             if matches!(parent.entry(name)?, Some(Entry::File | Entry::Link)) {
-                parent.remove_one(name, false)?;
+                match parent.remove_one(name, false) {
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
+                    other => other?,
+                }
                 touched.insert(above);
             }
         }
@@ -400,7 +457,10 @@ impl Staged {
                 Ok(()) => drop(touched.insert(above)),
                 // Somebody has files in it, or made something else of it: theirs from now on.
                 Err(error)
-                    if matches!(error.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory) => {}
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory | io::ErrorKind::ResourceBusy
+                    ) => {}
                 Err(error) => return Err(error),
             }
         }

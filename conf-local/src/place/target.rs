@@ -39,12 +39,17 @@ impl Trusted {
     }
 
     /// True when nobody else can put something else in place of what is in the folder.
-    fn alone_writes(&self, stat: &rustix::fs::Stat) -> bool {
+    pub(super) fn alone_writes(&self, stat: &rustix::fs::Stat) -> bool {
         let sticky = stat.st_mode & 0o1000 != 0;
         let by_group = stat.st_mode & 0o020 != 0 && !self.holds(stat.st_gid);
         let by_all = stat.st_mode & 0o002 != 0;
         sticky || !(by_group || by_all)
     }
+}
+
+/// What is wrong with a folder in which others may replace things.
+pub(super) fn open_to_others(stat: &rustix::fs::Stat) -> String {
+    format!("may be written by others (mode {:04o}); take that from them", stat.st_mode & 0o7777)
 }
 
 /// How a folder is made that is not there.
@@ -71,8 +76,15 @@ pub(super) fn open(path: &Path, trusted: &Trusted, make: Option<Making>) -> Resu
             let Some(making) = make else { return Ok(None) };
             let last = number + 1 == parts.len();
             let (mode, owner) = if last { (making.mode, making.owner) } else { (0o755, Owner::default()) };
-            here.make_owned(part, mode, owner).map_err(|error| failed("made", error))?;
-            here.sync().map_err(|error| failed("made", error))?;
+            // It has its name when it is as it should be, so that a crash leaves none that keeps its readers out.
+            let make = || -> io::Result<()> {
+                let new = format!(".{part}.conf-local");
+                here.remove_one(&new, true)?;
+                here.make_owned(&new, mode, owner)?;
+                here.rename(&new, &here, part)?;
+                here.sync()
+            };
+            make().map_err(|error| failed("made", error))?;
             let made = here.stat(part).map_err(|error| failed("looked at", error))?;
             made.ok_or_else(|| Refusal(format!("{shown} was made and is not there")))?
         };
@@ -86,8 +98,7 @@ pub(super) fn open(path: &Path, trusted: &Trusted, make: Option<Making>) -> Resu
             return Err(Refusal(format!("{shown} belongs to user {whose}, who could put something else in its place")));
         }
         if !trusted.alone_writes(&stat) {
-            let mode = stat.st_mode & 0o7777;
-            return Err(Refusal(format!("{shown} may be written by others (mode {mode:04o}); take that from them")));
+            return Err(Refusal(format!("{shown} {}", open_to_others(&stat))));
         }
         here = here.enter(part).map_err(|error| failed("opened", error))?;
     }

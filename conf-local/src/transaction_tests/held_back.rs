@@ -130,3 +130,84 @@ fn a_folder_gives_way_to_a_file_with_all_the_folders_in_it() {
     assert_eq!(names(&site.place().join("a")), BTreeSet::from(["way".to_owned()]));
 }
 
+#[test]
+fn folders_follow_a_changed_entry_and_are_never_taken_when_others_may_write_into_them() {
+    let mut site = Site::new();
+    fs::create_dir_all(site.place()).unwrap();
+    site.configure("export: [{component: services/a, path: PLACE/a, mode: copy}]");
+    site.set("services/a/latest", &[("sub/deep/one", "1")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    let (sub, deep) = (site.place().join("a/sub"), site.place().join("a/sub/deep"));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(&sub), mode(&deep)), (0o755, 0o755));
+    drop(host);
+    site.configure("export: [{component: services/a, path: PLACE/a, mode: copy, dir_mode: '0750'}]");
+    // As a crash leaves one that was just made.
+    fs::set_permissions(&deep, fs::Permissions::from_mode(0o700)).unwrap();
+    let (mut host, audience) = site.open();
+    host.settle(&audience).unwrap();
+    assert_eq!((mode(&sub), mode(&deep)), (0o750, 0o750));
+    fs::set_permissions(&sub, fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(host.verify(false, &audience).problems.len(), 1);
+
+    fs::set_permissions(&sub, fs::Permissions::from_mode(0o777)).unwrap();
+    site.set("services/a/latest", &[("sub/deep/one", "2")]);
+    let second = site.land();
+    take(&mut host, second, &audience).unwrap();
+    let fault = audience.agent.view().status.faults.values().next().cloned().unwrap_or_default();
+    assert!(fault.contains("a/sub may be written by others (mode 0777)"), "{fault}");
+    assert_eq!(fs::read_to_string(deep.join("one")).unwrap(), "1");
+    fs::set_permissions(&sub, fs::Permissions::from_mode(0o755)).unwrap();
+    host.place_again(&audience).unwrap();
+    assert_eq!((mode(&sub), fs::read_to_string(deep.join("one")).unwrap()), (0o750, "2".to_owned()));
+}
+
+/// A mount over a path, until it is dropped. Only root can make one.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn bind(from: &Path, over: &Path) -> Self {
+        let done = std::process::Command::new("mount").arg("--bind").args([from, over]).status().unwrap();
+        assert!(done.success(), "this test needs root, to mount a folder of its own");
+        Mounted(over.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_mount_below_a_place_is_refused_before_anything_is_changed() {
+    let mut site = Site::new();
+    fs::create_dir_all(site.place()).unwrap();
+    site.configure("export: [{component: services/a, path: PLACE/a, mode: copy}]");
+    site.set("services/a/latest", &[("one", "1"), ("sub/two", "1"), ("sub/three", "1")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    let a = site.place().join("a");
+    let read = |path: &str| fs::read_to_string(a.join(path)).unwrap();
+    for (path, from) in [("sub", "elsewhere"), ("sub/two", "elsewhere/two")] {
+        fs::create_dir_all(site.folder().join("elsewhere")).unwrap();
+        fs::write(site.folder().join("elsewhere/two"), "theirs").unwrap();
+        let inode = |path: &str| fs::metadata(a.join(path)).unwrap().ino();
+        let before = inode("one");
+        let mounted = Mounted::bind(&site.folder().join(from), &a.join(path));
+        site.set("services/a/latest", &[("one", path), ("sub/two", path)]);
+        let next = site.land();
+        take(&mut host, next, &audience).unwrap();
+        let fault = audience.agent.view().status.faults.values().next().cloned().unwrap_or_default();
+        assert!(fault.contains(&format!("a/{path} is a mount of its own")), "{fault}");
+        host.place_again(&audience).unwrap();
+        assert_eq!((read("sub/two").as_str(), inode("one")), ("theirs", before), "{path}");
+        drop(mounted);
+        host.place_again(&audience).unwrap();
+        assert_eq!((read("one").as_str(), read("sub/two").as_str()), (path, path));
+        assert!(!host.is_troubled());
+    }
+}
