@@ -400,7 +400,7 @@ fn an_agent_that_observes_tells_nobody_and_diff_compares_with_what_another_tool_
 #[test]
 fn a_secret_is_its_owners_alone_where_it_is_placed_and_no_check_quotes_it() {
     let (site, place) = site_with(
-        "export:\n  - {component: services/web, path: PLACE/web, mode: copy, dir_mode: '0700'}\ncheck:\n  - component: services/web\n    command: [sh, -c, 'test ! -e bad || { cat login; exit 1; }']\n",
+        "export:\n  - {component: services/web, path: PLACE/web, mode: copy, dir_mode: '0700'}\n  - {component: services/web, path: PLACE/group, mode: copy, file_mode: '0644'}\ncheck:\n  - component: services/web\n    command: [sh, -c, 'test ! -e bad || { cat login; exit 1; }']\n",
     );
     let token = site.folder.path().join("token");
     let canary = format!("canary{}", rand::random::<u64>());
@@ -414,7 +414,8 @@ fn a_secret_is_its_owners_alone_where_it_is_placed_and_no_check_quotes_it() {
     site.wait_applied(site.master.sequence());
     let login = place.join("web/login");
     assert_eq!(read(&login).trim(), canary, "{}", site.host().status().expect("it answers"));
-    assert_eq!(fs::metadata(&login).expect("it is there").permissions().mode() & 0o777, 0o600);
+    let mode = |path: &str| fs::metadata(place.join(path)).expect("it is there").permissions().mode() & 0o777;
+    assert_eq!((mode("web/login"), mode("group/login"), mode("group/round")), (0o600, 0o640, 0o644));
     site.push_and_wait("services/web", "bad", "");
     let status = site.host().status().expect("it answers").to_string();
     assert!(status.contains("exit status: 1") && status.contains("is not shown"), "{status}");
