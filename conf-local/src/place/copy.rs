@@ -180,12 +180,12 @@ impl<'a> Place<'a> {
         Ok(wanted)
     }
 
-    /// A file's permission bits: the entry's, else those of the export. What holds a secret (nobody but its owner may read it in
-    /// the export) is at most for the group too.
+    /// A file's permission bits: the entry's, else those of the export. What holds a secret (not everybody may read it in the
+    /// export) is at most for the group too.
     fn mode(&self, exported: u32) -> u32 {
         let Some(mode) = self.entry.file_mode else { return exported };
         let mode = if exported & 0o100 != 0 { mode | (mode & 0o444) >> 2 } else { mode };
-        if exported & 0o077 == 0 { mode & !0o007 } else { mode }
+        if exported & 0o004 == 0 { mode & !0o007 } else { mode }
     }
 
     /// Finds which folders are to be made, and what of ours goes; refuses what stands in the way and is not ours.

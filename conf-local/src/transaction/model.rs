@@ -71,10 +71,8 @@ impl Model {
     /// What stays of `have` in place of a component that cannot be used: its own files, or, where it had none, those of the
     /// versions that it replaces.
     fn keep(&self, name: &ComponentVersion, have: &Contents, contents: &mut Contents) {
-        let stays = |old: &ComponentVersion| match have.contains_key(name) {
-            true => old == name,
-            false => old.component == name.component && !self.inputs.contains_key(old),
-        };
+        let replaces = |old: &ComponentVersion| old.component == name.component && !self.inputs.contains_key(old);
+        let stays = |old: &ComponentVersion| if have.contains_key(name) { old == name } else { replaces(old) };
         contents.extend(have.iter().filter(|(old, _)| stays(old)).map(|(old, hash)| (old.clone(), *hash)));
     }
 
