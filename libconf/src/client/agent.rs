@@ -119,6 +119,15 @@ fn get(target: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n").into_bytes()
 }
 
+/// The same for a body of JSON.
+pub(super) fn post(target: &str, body: &[u8]) -> Vec<u8> {
+    let length = body.len();
+    let head = format!(
+        "POST {target} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+    );
+    [head.as_bytes(), body].concat()
+}
+
 /// What came back.
 #[derive(Debug)]
 pub(super) struct Answer {

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-use super::{Error, Typed, follow::Follower};
+use super::{Error, Files, Typed, follow::Follower};
 use crate::name::ComponentSelector;
 
 /// One component of this host: `<kind>/<name>`, with or without a version.
@@ -30,5 +30,15 @@ impl Component {
     ///   [`Error::Read`].
     pub fn typed<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Typed<T>, Error> {
         Typed::start(Arc::clone(&self.follower), self.selector.clone())
+    }
+
+    /// Its files as they are now: all of one snapshot, which stays while the result is held.
+    ///
+    /// - Errors: [`Error::NotExported`] and [`Error::SeveralVersions`] when a newer snapshot came since
+    ///   [`Client::component`](super::Client::component); [`Error::Read`].
+    pub fn files(&self) -> Result<Files, Error> {
+        let snapshot = self.follower.snapshot();
+        let component = snapshot.resolve(&self.selector, None)?;
+        Files::open(snapshot, component)
     }
 }

@@ -47,6 +47,31 @@ pub enum Error {
         component: ComponentVersion,
     },
 
+    /// The component has no such file at this snapshot.
+    #[error("{component} has no file {} at change {sequence}", .path.display())]
+    NoFile {
+        /// Which component.
+        component: ComponentVersion,
+        /// The path that was asked for.
+        path: PathBuf,
+        /// In which snapshot.
+        sequence: Sequence,
+    },
+
+    /// The path leads out of the component. Mend the program.
+    #[error("{} is not a path inside a component; write one like certificates/web.pem", .path.display())]
+    BadPath {
+        /// The path that was asked for.
+        path: PathBuf,
+    },
+
+    /// The system gave no thread for what has to wait in the background. Mend the process's limits.
+    #[error("cannot start a thread")]
+    Thread {
+        /// What the system said.
+        source: io::Error,
+    },
+
     /// A file of the export cannot be read. It is tried again with the next look at the export.
     #[error("cannot read {}; run `conf-local verify`", .path.display())]
     Read {
@@ -104,6 +129,19 @@ pub enum Error {
         /// What the export holds.
         found: Sequence,
     },
+}
+
+impl Error {
+    /// Which component it is about, where it is about one.
+    pub(super) fn component(&self) -> Option<&ComponentVersion> {
+        match self {
+            Error::Shape { component, .. }
+            | Error::NoSettings { component }
+            | Error::HeldBack { component, .. }
+            | Error::NoFile { component, .. } => Some(component),
+            _ => None,
+        }
+    }
 }
 
 /// `services/web/latest, services/web/v1.0`

@@ -20,8 +20,13 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
-use super::{Error, operation::resolve::Resolver, snapshot::Snapshot};
-use crate::name::Sequence;
+use super::{
+    Error,
+    acknowledge::{self, Acknowledge, Taken},
+    operation::resolve::Resolver,
+    snapshot::Snapshot,
+};
+use crate::name::{ComponentSelector, Sequence};
 
 /// A look without any event: the system may drop events, and an export on some file systems sends none.
 const RECHECK: Duration = Duration::from_secs(30);
@@ -36,8 +41,11 @@ const TRIES: usize = 8;
 /// Two numbers and their names.
 const MOST_CENTRAL_BYTES: u64 = 4096;
 
-/// What a reader does once the whole snapshot was read.
-pub(super) type Switch<'a> = Box<dyn FnOnce() + 'a>;
+/// What a reader does once the whole snapshot was read; whom it then has to wake is told when all have switched.
+pub(super) type Switch<'a> = Box<dyn FnOnce() -> Option<Tell<'a>> + 'a>;
+
+/// Wakes who waits for a change.
+pub(super) type Tell<'a> = Box<dyn FnOnce() + 'a>;
 
 /// What is held, replaced as a whole.
 #[derive(Clone, Debug)]
@@ -55,6 +63,11 @@ pub(super) trait Follow: Send + Sync {
     /// [`Error::Read`] means that the snapshot cannot be read now, and is tried again. What is wrong with the content
     /// is the follower's own to tell.
     fn prepare<'a>(&'a self, snapshot: &Arc<Snapshot>) -> Result<Switch<'a>, Error>;
+
+    /// What of the newest snapshot it could not take, and why, while that is so.
+    fn fault(&self) -> Option<(ComponentSelector, Arc<Error>)> {
+        None
+    }
 }
 
 /// Owns the thread; ends it when dropped.
@@ -66,7 +79,7 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Reads the current snapshot and starts the thread.
-    pub(super) fn start(export_dir: &Path, socket: Option<PathBuf>) -> Result<Self, Error> {
+    pub(super) fn start(export_dir: &Path, socket: Option<PathBuf>, program: String) -> Result<Self, Error> {
         // A relative path would change its meaning with the program's working directory.
         let no_export = |source| Error::NoExport { dir: export_dir.to_owned(), source };
         let export_dir = std::path::absolute(export_dir).map_err(no_export)?;
@@ -76,7 +89,8 @@ impl Follower {
         let snapshot = current(&export_dir)?;
         let shared = Arc::new(Shared {
             known: ArcSwap::from_pointee(Known { central: central_of(&export_dir, &snapshot), snapshot }),
-            resolver: Resolver::new(export_dir.clone(), socket),
+            resolver: Resolver::new(export_dir.clone(), socket.clone()),
+            acknowledge: Arc::default(),
             followers: Mutex::default(),
             error: ArcSwapOption::empty(),
             stop: AtomicBool::new(false),
@@ -89,6 +103,11 @@ impl Follower {
                 move || shared.follow(watch, &woken)
             })
             .map_err(|source| Error::NoExport { dir: shared.export_dir.clone(), source })?;
+        if let Some(socket) = socket {
+            let following = Arc::downgrade(&shared);
+            let taken = move || following.upgrade().map(|shared| shared.taken());
+            acknowledge::start(&shared.acknowledge, socket, program, taken);
+        }
         Ok(Follower { shared, wake, thread: Some(thread) })
     }
 
@@ -133,6 +152,7 @@ impl Drop for Follower {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.resolver.stop();
+        self.shared.acknowledge.stop();
         // A full channel wakes the thread as well.
         let _ = self.wake.try_send(());
         if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != thread::current().id()) {
@@ -152,6 +172,7 @@ struct Shared {
     export_dir: PathBuf,
     known: ArcSwap<Known>,
     resolver: Arc<Resolver>,
+    acknowledge: Arc<Acknowledge>,
     followers: Mutex<Vec<Weak<dyn Follow>>>,
     error: ArcSwapOption<Error>,
     stop: AtomicBool,
@@ -160,6 +181,13 @@ struct Shared {
 impl Shared {
     fn followers(&self) -> MutexGuard<'_, Vec<Weak<dyn Follow>>> {
         self.followers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What this process runs on.
+    fn taken(&self) -> Taken {
+        let following: Vec<Arc<dyn Follow>> = self.followers().iter().filter_map(Weak::upgrade).collect();
+        let faults = following.iter().filter_map(|one| one.fault()).collect();
+        Taken { sequence: self.known.load().snapshot.sequence, faults }
     }
 
     fn follow(&self, mut watch: Watch, woken: &Receiver<()>) {
@@ -226,10 +254,11 @@ impl Shared {
         // All was read. From here on nothing fails, and every handle is on the new snapshot within microseconds.
         self.resolver.replaced(held, snapshot);
         self.known.store(known);
-        for switch in switches {
-            switch();
-        }
+        let tell: Vec<Tell<'_>> = switches.into_iter().filter_map(|switch| switch()).collect();
+        drop(followers);
+        tell.into_iter().for_each(|tell| tell());
         self.resolver.heard();
+        self.acknowledge.soon();
         Ok(())
     }
 }

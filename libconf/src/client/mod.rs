@@ -33,11 +33,15 @@
 //! # }
 //! ```
 
+mod acknowledge;
 mod agent;
 mod component;
 mod error;
+mod files;
 mod follow;
+mod group;
 pub mod operation;
+mod signal;
 mod snapshot;
 mod typed;
 
@@ -48,7 +52,10 @@ use std::{
 
 pub use component::Component;
 pub use error::Error;
+pub use files::Files;
+pub use group::{Change, Group, Subscription};
 pub use operation::{JoinError, Operation};
+pub use signal::Signal;
 pub use typed::{Current, Typed};
 
 use crate::name::{ComponentSelector, Sequence};
@@ -78,7 +85,7 @@ impl Client {
         let set = |name| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
         let (export_dir, socket) = (set("CONF_EXPORT_DIR"), set("CONF_LOCAL_SOCKET"));
         let socket = Some(socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)));
-        Options { export_dir, socket }.connect()
+        Options { export_dir, socket, ..Options::default() }.connect()
     }
 
     /// As [`Client::connect`], with the agent at this socket and without a look at the environment.
@@ -144,6 +151,27 @@ impl Client {
         Ok(Component::new(Arc::clone(&self.follower), selector))
     }
 
+    /// Several components whose changes are told together, each named as for [`Client::component`].
+    ///
+    /// - Errors: those of [`Client::component`].
+    pub fn group<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<Group, Error> {
+        let selectors = names.into_iter().map(|name| Ok(self.component(name)?.name().clone()));
+        Ok(Group::of(Arc::clone(&self.follower), selectors.collect::<Result<_, Error>>()?))
+    }
+
+    /// All components of this host, whatever they are at the time.
+    pub fn all(&self) -> Group {
+        Group::all(Arc::clone(&self.follower))
+    }
+
+    /// Sends this process `signal` after each snapshot in which a component of this host changed: for programs that are
+    /// built around it. To be told of some components alone, take [`Group::raise_on_change`].
+    ///
+    /// - Errors: [`Error::Thread`], [`Error::Read`].
+    pub fn raise_on_change(&self, signal: Signal) -> Result<Subscription, Error> {
+        self.all().raise_on_change(signal)
+    }
+
     /// The sequence of the snapshot that this client reads now.
     pub fn sequence(&self) -> Sequence {
         self.follower.known().snapshot.sequence
@@ -167,6 +195,7 @@ impl Client {
 pub struct Options {
     export_dir: Option<PathBuf>,
     socket: Option<PathBuf>,
+    program: Option<String>,
 }
 
 impl Options {
@@ -184,17 +213,26 @@ impl Options {
         self
     }
 
+    /// What `conf-local status` calls this process; the name of its executable unless told.
+    #[must_use]
+    pub fn program(mut self, name: impl Into<String>) -> Self {
+        self.program = Some(name.into());
+        self
+    }
+
     /// Reads the export's current snapshot and follows it.
     ///
     /// - Shape: without an export directory the agent is asked for it; when it does not answer within a second, or no
     ///   socket was named, [`DEFAULT_EXPORT_DIR`] is taken. Without a socket no agent is ever asked: operations then read
-    ///   what is kept in the export.
+    ///   what is kept in the export. With one the agent is told which snapshot this process runs on, and what of it does not
+    ///   fit, by a thread of its own: an agent that is away or hangs holds nothing up.
     /// - Errors: [`Error::NoExport`] when there is no readable snapshot there (the agent has not exported yet).
     /// - Source: `GET /v1/status` of conf-local, member `export`.
     pub fn connect(self) -> Result<Client, Error> {
         let asked = || self.socket.as_deref().and_then(agent::export_dir);
         let dir = self.export_dir.clone().or_else(asked).unwrap_or_else(|| PathBuf::from(DEFAULT_EXPORT_DIR));
-        Ok(Client { follower: Arc::new(follow::Follower::start(&dir, self.socket)?) })
+        let program = self.program.unwrap_or_else(acknowledge::program);
+        Ok(Client { follower: Arc::new(follow::Follower::start(&dir, self.socket, program)?) })
     }
 }
 

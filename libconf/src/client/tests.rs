@@ -3,7 +3,7 @@ use std::{fs, path::Path, sync::Arc, thread, time::Duration};
 use serde::Deserialize;
 
 use super::{
-    testing::{Export, LONG, Web, block_on, until},
+    testing::{Export, FakeAgent, LONG, Web, block_on, until},
     *,
 };
 
@@ -218,4 +218,64 @@ fn without_an_agent_the_default_directory_is_named() {
         Err(Error::NoExport { dir, .. }) => assert_eq!(dir, Path::new(DEFAULT_EXPORT_DIR)),
         other => drop(other),
     }
+}
+
+#[test]
+fn files_are_of_one_snapshot_for_as_long_as_they_are_held() {
+    let export = Export::with(1, &[("services/web/latest", "{}")]);
+    let client = export.client();
+    let component = client.component("services/web").unwrap();
+    let files = component.files().unwrap();
+    export.switch(2, &[("services/web/latest", r#"{"new":1}"#)]);
+    until("change 2", || client.sequence().0 == 2);
+    assert_eq!((files.sequence().0, files.component().to_string().as_str()), (1, "services/web/latest"));
+    assert_eq!(files.read_to_string("motd").unwrap(), "services/web/latest {}");
+    assert_eq!(files.read("sub/deep").unwrap(), b"{}");
+    assert_eq!(fs::read(files.dir().join("motd")).unwrap(), files.read("motd").unwrap());
+    assert_eq!(files.list().unwrap(), [Path::new("motd"), Path::new("sub/deep")]);
+    assert!(!export.retire(1), "removed while its files are held");
+    assert_eq!(component.files().unwrap().read("sub/deep").unwrap(), br#"{"new":1}"#);
+    let pinned = client.begin_at(Sequence(1)).files_blocking("services/web").unwrap();
+    assert_eq!(pinned.read("sub/deep").unwrap(), b"{}");
+    for absent in ["no", "motd/x", "sub/no"] {
+        assert!(matches!(files.read(absent), Err(Error::NoFile { .. })), "{absent}");
+    }
+    for bad in ["", "/etc/passwd", "../settings.json", "sub/../motd", "./motd"] {
+        assert!(matches!(files.read(bad), Err(Error::BadPath { .. })), "{bad}");
+    }
+}
+
+#[test]
+fn a_snapshot_that_was_made_anew_under_its_number_is_taken() {
+    let export = Export::with(1, &[("services/web/latest", r#"{"port":1}"#)]);
+    let client = export.client();
+    let mut web = client.component("services/web").unwrap().typed::<Web>().unwrap();
+    // What was held back is mended, without a change of the datacenter's.
+    export.switch(1, &[("services/web/latest", r#"{"port":2}"#)]);
+    assert_eq!(web.changed_blocking(LONG).expect("a change").port, 2);
+    assert_eq!(client.begin().get_blocking::<Web>("services/web").unwrap().port, 2);
+}
+
+#[test]
+fn the_agent_is_told_what_a_process_runs_on() {
+    let export = Export::with(1, &[("services/web/latest", r#"{"port":1}"#)]);
+    let agent = FakeAgent::start(|_, _| (200, "{}".to_owned()));
+    let options = Client::options().export_dir(&export.path).socket(agent.socket());
+    let client = options.program("web").connect().unwrap();
+    let web = client.component("services/web").unwrap().typed::<Web>().unwrap();
+    let told = || {
+        let (target, body) = agent.asked.recv_timeout(LONG).unwrap();
+        assert_eq!(target, "/v1/processes");
+        serde_json::from_str::<serde_json::Value>(&body).unwrap()
+    };
+    assert_eq!(told(), serde_json::json!({"sequence": 1, "program": "web", "errors": []}));
+    export.switch(2, &[("services/web/latest", r#"{"port":"secret"}"#)]);
+    let misfit = told();
+    assert_eq!((&misfit["sequence"], &misfit["errors"][0]["sequence"]), (&2.into(), &2.into()));
+    assert_eq!(misfit["errors"][0]["component"], "services/web/latest");
+    let words = misfit["errors"][0]["error"].as_str().unwrap();
+    assert!(words.contains("expected u16") && !words.contains("secret"), "{words}");
+    assert_eq!(web.current().port, 1);
+    export.switch(3, &[("services/web/latest", r#"{"port":3}"#)]);
+    assert_eq!(told(), serde_json::json!({"sequence": 3, "program": "web", "errors": []}));
 }

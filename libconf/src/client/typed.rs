@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Error,
-    follow::{Follow, Follower, Switch},
+    follow::{Follow, Follower, Switch, Tell},
     snapshot::Snapshot,
 };
 use crate::name::{ComponentSelector, ComponentVersion, Sequence};
@@ -203,15 +203,20 @@ impl<T: DeserializeOwned + Send + Sync> Follow for Cell<T> {
     fn prepare<'a>(&'a self, snapshot: &Arc<Snapshot>) -> Result<Switch<'a>, Error> {
         Ok(match self.next(snapshot) {
             Err(failed @ Error::Read { .. }) => return Err(failed),
-            Err(refused) => Box::new(move || self.error.store(Some(Arc::new(refused)))),
+            Err(refused) => Box::new(move || {
+                self.error.store(Some(Arc::new(refused)));
+                None
+            }),
             Ok(next) => Box::new(move || {
                 let changed = next.change != self.loaded.load().change;
                 self.loaded.store(Arc::new(next));
                 self.error.store(None);
-                if changed {
-                    self.changed.notify(usize::MAX);
-                }
+                changed.then(|| -> Tell<'a> { Box::new(|| _ = self.changed.notify(usize::MAX)) })
             }),
         })
+    }
+
+    fn fault(&self) -> Option<(ComponentSelector, Arc<Error>)> {
+        Some((self.selector.clone(), self.error.load_full()?))
     }
 }

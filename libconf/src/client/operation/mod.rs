@@ -21,7 +21,7 @@ pub use self::{
     baggage::JoinError,
     headers::{Headers, HeadersMut},
 };
-use super::{Error, follow::Follower, snapshot::Snapshot};
+use super::{Error, Files, follow::Follower, snapshot::Snapshot};
 use crate::name::Sequence;
 
 /// How long a read waits for a version that this host does not have yet, unless [`Operation::with_deadline`] says.
@@ -110,6 +110,20 @@ impl Operation {
         T: DeserializeOwned + Send + Sync + 'static,
     {
         self.snapshot_blocking()?.value(component)
+    }
+
+    /// The files of a component at the pinned version.
+    ///
+    /// - Errors and cancelling: as for [`Operation::get`], without those of the settings.
+    pub async fn files(&self, component: &str) -> Result<Files, Error> {
+        let snapshot = self.snapshot().await?;
+        Files::open(Arc::clone(snapshot), snapshot.exact(component)?)
+    }
+
+    /// As [`Operation::files`], on this thread.
+    pub fn files_blocking(&self, component: &str) -> Result<Files, Error> {
+        let snapshot = self.snapshot_blocking()?;
+        Files::open(Arc::clone(snapshot), snapshot.exact(component)?)
     }
 
     /// Puts the pin into a message's headers, beside whatever other baggage is there, which is not changed.
