@@ -7,6 +7,7 @@ use libconf::{
     name::{CommitId, ComponentVersion, DatacenterName, ObjectId, RefName, SecretName, Segment},
     tier::{
         manifest::{InstanceManifest, PinRequest},
+        schema::Compatibility,
         snapshot::{Component, Snapshot},
     },
 };
@@ -47,6 +48,8 @@ pub struct Datacenter {
     pub components: BTreeMap<ComponentVersion, Component>,
     /// The secrets that it declares, its class's included.
     pub secrets: BTreeMap<SecretName, Declared>,
+    /// What its class promises of settings that have no schema.
+    pub settings_compatibility: Compatibility,
     /// The tree of its branch.
     pub datacenter_tree: ObjectId,
     /// The commit of its branch.
@@ -79,6 +82,8 @@ pub struct Manifest {
     pub requests: BTreeMap<ComponentVersion, PinRequest>,
     /// The secrets that both declare together.
     pub secrets: BTreeMap<SecretName, Declared>,
+    /// What the class promises of settings that have no schema.
+    pub settings_compatibility: Compatibility,
     /// The tree of its branch.
     pub datacenter_tree: ObjectId,
     /// The commit of its branch.
@@ -182,6 +187,7 @@ impl Catalog {
                 platform,
                 requests,
                 secrets,
+                settings_compatibility,
                 datacenter_tree,
                 datacenter_commit,
                 class_tree,
@@ -193,6 +199,7 @@ impl Catalog {
                 requests,
                 components,
                 secrets,
+                settings_compatibility,
                 datacenter_tree,
                 datacenter_commit,
                 class_tree,

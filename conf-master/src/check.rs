@@ -15,6 +15,7 @@ use libconf::{
 
 use crate::{
     catalog::{Catalog, Touched},
+    compatibility,
     config::{Check, Supposed},
     refs::{Proposed, Table, Target},
     refusal::{Fault, Refusal},
@@ -24,7 +25,7 @@ use crate::{
 
 /// Prints what is wrong with each datacenter; the exit code is 1 when anything is.
 pub fn run(flags: &Check) -> anyhow::Result<ExitCode> {
-    let (faults, needs) = faults(&flags.repo, &flags.refs, &flags.datacenters, flags.limits.limits())?;
+    let Checked { faults, notes } = faults(&flags.repo, &flags.refs, &flags.datacenters, flags.limits.limits())?;
     if flags.json {
         println!("{}", serde_json::to_string_pretty(&faults)?);
     } else {
@@ -33,25 +34,25 @@ pub fn run(flags: &Check) -> anyhow::Result<ExitCode> {
             faults.iter().for_each(|fault| println!("  {fault}"));
         }
     }
-    // Whether a value was given is seen on the server alone, so it is no fault here.
-    needs.iter().for_each(|need| eprintln!("note: {need}"));
+    notes.iter().for_each(|note| eprintln!("note: {note}"));
     Ok(ExitCode::from(u8::from(faults.values().any(|faults| !faults.is_empty()))))
 }
 
 /// The faults of each datacenter, or supposed ref.
 type Faults = BTreeMap<String, Vec<Fault>>;
 
-/// Every fault of each checked datacenter, and of the supposed refs themselves; apart, the secrets that need a value.
-fn faults(
-    path: &Path,
-    supposed: &[Supposed],
-    only: &[DatacenterName],
-    limits: Limits,
-) -> anyhow::Result<(Faults, Vec<Fault>)> {
+struct Checked {
+    faults: Faults,
+    /// What is no fault here: that a secret needs a value, which the server alone knows; what is broken knowingly.
+    notes: Vec<String>,
+}
+
+/// Every fault of each checked datacenter, and of the refs that changed themselves.
+fn faults(path: &Path, supposed: &[Supposed], only: &[DatacenterName], limits: Limits) -> anyhow::Result<Checked> {
     let validator = Validator::new(limits);
     let repo = Repository::open(path).with_context(|| format!("{} is no Git repository", path.display()))?;
-    let mut targets = refs_of_clone(&repo)?;
-    let mut faults = Faults::new();
+    let (central, mut targets) = refs_of_clone(&repo)?;
+    let (mut faults, mut notes) = (Faults::new(), Vec::new());
     for Supposed { name, commit } in supposed {
         let object =
             repo.revparse_single(commit).with_context(|| format!("there is no {commit} in {}", path.display()))?;
@@ -62,10 +63,19 @@ fn faults(
         }
         targets.insert(name.clone(), target);
     }
-    let mut table = Table::default();
-    for (name, target) in targets {
-        table.set(name, Some(target));
+    let changes = forward(&repo, &central, &targets);
+    for (name, target) in &changes {
+        let (RefName::Branch(..), Some(target)) = (name, target) else { continue };
+        let before = central.get(name).map(|before| before.commit);
+        match compatibility::branch(&repo, &validator.comparisons, name, before, target.commit)? {
+            Ok(note) => notes.extend(note),
+            Err(refusal) => faults.entry(name.short()).or_default().extend(refusal.faults),
+        }
     }
+    let (before, table) = (table(central), table(targets));
+    // Without a change there is nothing to compare with.
+    let before = if changes.is_empty() { Table::default() } else { before };
+    let (before, _) = Catalog::load(&repo, before);
     let known: BTreeSet<DatacenterName> = table
         .iter()
         .filter_map(|(name, _)| if let RefName::Datacenter(name) = name { Some(name.clone()) } else { None })
@@ -79,6 +89,11 @@ fn faults(
         let resolved = resolve::datacenter(&repo, refs, &datacenter, None, &touched);
         let mut found = resolved.faults;
         found.extend(validator.faults(&repo, &datacenter, None, &resolved.delta, true)?);
+        if let Some(before) = before.datacenters.get(&datacenter) {
+            let settled = compatibility::settings(&validator, &repo, &datacenter, before, &resolved.delta, &changes)?;
+            found.extend(settled.faults);
+            notes.extend(settled.notes);
+        }
         let found = Refusal::of(found.into_iter().map(|caused| caused.fault).collect()).faults;
         faults.entry(datacenter.to_string()).or_default().extend(found);
         deltas.insert(datacenter, Some(resolved.delta));
@@ -89,11 +104,34 @@ fn faults(
         let datacenter = fault.datacenter.as_ref().map(ToString::to_string).unwrap_or_default();
         faults.entry(datacenter).or_default().push(fault);
     }
-    Ok((faults, Refusal::of(needs.into_iter().map(|caused| caused.fault).collect()).faults))
+    let needs = Refusal::of(needs.into_iter().map(|caused| caused.fault).collect()).faults;
+    notes.extend(needs.iter().map(Fault::to_string));
+    Ok(Checked { faults, notes })
 }
 
-/// The refs that the central repository has, as this clone knows them: its remote's, and over those its own branches.
-fn refs_of_clone(repo: &Repository) -> anyhow::Result<BTreeMap<RefName, Target>> {
+fn table(targets: Targets) -> Table {
+    let mut table = Table::default();
+    for (name, target) in targets {
+        table.set(name, Some(target));
+    }
+    table
+}
+
+/// The refs that are new, or ahead of what the central repository has. A branch behind it is only old.
+fn forward(repo: &Repository, central: &Targets, targets: &Targets) -> BTreeMap<RefName, Option<Target>> {
+    let is_ahead = |name: &RefName, target: &Target| match central.get(name) {
+        None => true,
+        Some(before) => repo.graph_descendant_of(target.commit.into(), before.commit.into()).unwrap_or(false),
+    };
+    let ahead = targets.iter().filter(|(name, target)| is_ahead(name, target));
+    ahead.map(|(name, target)| (name.clone(), Some(*target))).collect()
+}
+
+type Targets = BTreeMap<RefName, Target>;
+
+/// The refs that the central repository has, as this clone knows them: its remote's; and the same with its own branches over
+/// them. Where there is no remote they are its own.
+fn refs_of_clone(repo: &Repository) -> anyhow::Result<(Targets, Targets)> {
     let mut remote = BTreeMap::new();
     let mut own = BTreeMap::new();
     for reference in repo.references()? {
@@ -108,6 +146,13 @@ fn refs_of_clone(repo: &Repository) -> anyhow::Result<BTreeMap<RefName, Target>>
             table.insert(name, target);
         }
     }
+    if remote.is_empty() {
+        return Ok((own.clone(), own));
+    }
+    let mut both = remote.clone();
+    both.append(&mut own.clone());
+    // A clone has the remote's tags among its own.
+    own.retain(|name, _| name.is_tag());
     remote.append(&mut own);
-    Ok(remote)
+    Ok((remote, both))
 }

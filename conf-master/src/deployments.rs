@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use git2::Repository;
 use libconf::{
-    name::{CommitId, ComponentVersion, SecretName, Sequence},
-    tier::snapshot::{Snapshot, compare},
+    name::{CommitId, ComponentVersion, RefName, SecretName, Sequence},
+    tier::snapshot::{Difference, Snapshot, compare},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::secrets::branch;
+use crate::{compatibility::declared_between, secrets::branch};
 
 /// One deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -31,6 +31,18 @@ pub struct Deployment {
     /// Secrets that were made, sealed anew, or removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<SecretChange>,
+    /// Where it breaks compatibility knowingly.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub breaking: Vec<Breaking>,
+}
+
+/// A commit among those that came says that it breaks compatibility.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Breaking {
+    /// Whose commit: a component, or the branch or tag of the datacenter or its class.
+    pub name: String,
+    /// Why, in its author's words.
+    pub reason: String,
 }
 
 /// What happened to one secret.
@@ -73,6 +85,7 @@ pub fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> anyhow::Re
         let parent = snapshot.parent.map(|parent| Snapshot::read(repo, parent)).transpose()?;
         let difference = compare(repo, parent.as_ref(), &snapshot)?;
         let commit = |component: libconf::tier::snapshot::Component| component.pin.commit;
+        let breaking = breaking(repo, parent.as_ref(), &snapshot, &difference)?;
         deployments.push(Deployment {
             sequence: snapshot.sequence,
             when: when(snapshot.time),
@@ -90,6 +103,7 @@ pub fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> anyhow::Re
             datacenter: difference.datacenter,
             class: difference.class,
             secrets: secrets(repo, &snapshot, difference.secrets)?,
+            breaking,
         });
         next = parent;
     }
@@ -104,6 +118,29 @@ pub fn newest_at(repo: &Repository, newest: Snapshot, sequence: Sequence) -> any
         snapshot = Snapshot::read(repo, parent)?;
     }
     Ok(Some(snapshot))
+}
+
+/// What the commits that came say of compatibility. What came or went whole broke nothing.
+fn breaking(
+    repo: &Repository,
+    before: Option<&Snapshot>,
+    after: &Snapshot,
+    difference: &Difference,
+) -> Result<Vec<Breaking>, git2::Error> {
+    let Some(before) = before else { return Ok(Vec::new()) };
+    let components = difference.components.iter().filter_map(|(name, change)| {
+        Some((name.to_string(), change.before.as_ref()?.pin.commit, change.after.as_ref()?.pin.commit))
+    });
+    let own = before.datacenter_commit.zip(after.datacenter_commit);
+    let own = own.map(|(old, new)| (RefName::Datacenter(after.datacenter.clone()).short(), old, new));
+    let class = before.class.as_ref().zip(after.class.as_ref());
+    let class = class.map(|((_, old), (name, new))| (name.short(), *old, *new));
+    let mut breaking = Vec::new();
+    for (name, old, new) in components.chain(own).chain(class).filter(|(_, old, new)| old != new) {
+        let reasons = declared_between(repo, old, new)?.into_iter();
+        breaking.extend(reasons.map(|reason| Breaking { name: name.clone(), reason }));
+    }
+    Ok(breaking)
 }
 
 fn secrets(repo: &Repository, after: &Snapshot, changed: BTreeSet<SecretName>) -> anyhow::Result<Vec<SecretChange>> {

@@ -10,6 +10,7 @@ use libconf::{
 
 use crate::{
     catalog::{Catalog, Delta},
+    compatibility,
     land::Options,
     refs::{Proposed, Target},
     refusal::{Fault, Kind, Refusal},
@@ -40,6 +41,8 @@ pub struct Judgement {
     pub deltas: BTreeMap<DatacenterName, Option<Delta>>,
     /// What is asked for of secrets besides what they declare.
     pub secrets: Asked,
+    /// What whoever made the change should know.
+    pub notes: Vec<String>,
 }
 
 impl Judgement {
@@ -59,7 +62,8 @@ pub fn judge(
     options: Options,
 ) -> Judgement {
     let (refusals, places) = (vec![None; wishes.len()], BTreeMap::new());
-    let mut judging = Judging { catalog, repo, validator, options, refusals, places };
+    let notes = BTreeMap::new();
+    let mut judging = Judging { catalog, repo, validator, options, refusals, places, notes };
     let mut changes = BTreeMap::new();
     for (place, wish) in wishes.iter().enumerate() {
         match judging.alone(wish) {
@@ -70,16 +74,23 @@ pub fn judge(
             Err(reason) => judging.refusals[place] = Some(reason),
         }
     }
-    let mut deltas = judging.together(&mut changes);
+    let (mut deltas, mut broken) = judging.together(&mut changes);
     if atomic && judging.refusals.iter().any(Option::is_some) {
         for refusal in judging.refusals.iter_mut().filter(|refusal| refusal.is_none()) {
             *refusal = Some(Refusal::new(Kind::Together, "another ref of this atomic push is refused"));
         }
         changes.clear();
         deltas.clear();
+        broken.clear();
     }
-    Judgement { refusals: judging.refusals, changes, deltas, secrets: Asked::new() }
+    let mut notes = judging.notes;
+    notes.retain(|name, _| changes.contains_key(name));
+    let notes = notes.into_values().chain(broken).collect();
+    Judgement { refusals: judging.refusals, changes, deltas, secrets: Asked::new(), notes }
 }
+
+/// What becomes of each datacenter.
+type Deltas = BTreeMap<DatacenterName, Option<Delta>>;
 
 struct Judging<'a> {
     catalog: &'a Catalog,
@@ -88,11 +99,13 @@ struct Judging<'a> {
     options: Options,
     refusals: Vec<Option<Refusal>>,
     places: BTreeMap<RefName, usize>,
+    /// What there is to say of a ref that may land.
+    notes: BTreeMap<RefName, String>,
 }
 
 impl Judging<'_> {
     /// What can be said of one ref without looking at the others.
-    fn alone(&self, wish: &Wish) -> Result<(RefName, Option<Target>), Refusal> {
+    fn alone(&mut self, wish: &Wish) -> Result<(RefName, Option<Target>), Refusal> {
         let name: RefName = wish.name.parse().map_err(|error: libconf::name::BadName| error.to_string())?;
         if name.is_reserved() {
             return Err(format!("{} is written by conf-master alone", name.short()).into());
@@ -125,6 +138,12 @@ impl Judging<'_> {
             RefName::Datacenter(_) => drop(resolve::instance(self.repo, &name, target.commit).map_err(told)?),
             _ => {}
         }
+        if matches!(name, RefName::Branch(..)) {
+            let before = current.map(|current| current.commit);
+            let comparisons = &self.validator.comparisons;
+            let judged = compatibility::branch(self.repo, comparisons, &name, before, target.commit).map_err(broken)?;
+            self.notes.extend(judged?.map(|note| (name.clone(), note)));
+        }
         Ok((name, Some(target)))
     }
 
@@ -144,11 +163,12 @@ impl Judging<'_> {
         }
     }
 
-    /// Resolves every datacenter that is touched; takes out the refs that cause faults until none is left.
-    fn together(&mut self, changes: &mut BTreeMap<RefName, Option<Target>>) -> BTreeMap<DatacenterName, Option<Delta>> {
+    /// Resolves every datacenter that is touched; takes out the refs that cause faults until none is left. Beside what becomes of
+    /// them stands what there is to say of that.
+    fn together(&mut self, changes: &mut BTreeMap<RefName, Option<Target>>) -> (Deltas, Vec<String>) {
         loop {
             let mut deltas = BTreeMap::new();
-            let mut faults = Vec::new();
+            let (mut faults, mut notes) = (Vec::new(), Vec::new());
             for (name, touched) in self.catalog.touched(changes.keys()) {
                 if changes.get(&RefName::Datacenter(name.clone())) == Some(&None) {
                     deltas.insert(name, None);
@@ -159,12 +179,24 @@ impl Judging<'_> {
                 let resolved = resolve::datacenter(self.repo, refs, &name, before, &touched);
                 faults.extend(resolved.faults);
                 let may_shrink = self.options.allow_shrink;
+                let unread = |error: git2::Error| Caused {
+                    fault: Fault::new(format!("what {name} would run cannot be read: {}", error.message())),
+                    causes: Vec::new(),
+                };
                 match self.validator.faults(self.repo, &name, before, &resolved.delta, may_shrink) {
                     Ok(found) => faults.extend(found),
-                    Err(error) => faults.push(Caused {
-                        fault: Fault::new(format!("what {name} would run cannot be read: {}", error.message())),
-                        causes: Vec::new(),
-                    }),
+                    Err(error) => faults.push(unread(error)),
+                }
+                let settled = before.map(|before| {
+                    compatibility::settings(self.validator, self.repo, &name, before, &resolved.delta, changes)
+                });
+                match settled.transpose() {
+                    Ok(settled) => {
+                        let settled = settled.unwrap_or_default();
+                        faults.extend(settled.faults);
+                        notes.extend(settled.notes);
+                    }
+                    Err(error) => faults.push(unread(error)),
                 }
                 deltas.insert(name, Some(resolved.delta));
             }
@@ -176,7 +208,7 @@ impl Judging<'_> {
                 }),
             }
             if faults.is_empty() {
-                return deltas;
+                return (deltas, notes);
             }
             self.blame(changes, faults);
         }

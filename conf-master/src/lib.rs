@@ -12,6 +12,7 @@ pub mod audit;
 pub mod catalog;
 pub mod check;
 pub mod client;
+pub mod compatibility;
 pub mod conf;
 pub mod config;
 pub mod delivery;

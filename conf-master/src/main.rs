@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use conf_master::{
-    check, client,
+    check, client, compatibility,
     config::{Command, Flags},
     import, receive, repository, schema, serve,
 };
@@ -18,6 +18,9 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["hook", name] => return finish(receive::run_hook(name).map(ExitCode::from)),
         [schema::WORKER] => return finish(schema::run_worker().map(|()| ExitCode::SUCCESS).map_err(Into::into)),
+        [compatibility::WORKER] => {
+            return finish(compatibility::run_worker().map(|()| ExitCode::SUCCESS).map_err(Into::into));
+        }
         _ => {}
     }
     match flags::parse::<Flags>("CONF_MASTER").command {

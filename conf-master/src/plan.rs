@@ -37,6 +37,9 @@ const MOST_NAMED: usize = 5;
 pub struct Plan {
     /// The refs that could not land, and why.
     pub refused: Vec<NotLanding>,
+    /// What else there is to know before it lands: promises that it breaks knowingly.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
     /// The datacenters that would change.
     pub datacenters: Vec<DatacenterPlan>,
     /// There is more of the differences than is shown.
@@ -95,7 +98,7 @@ impl Plan {
             .iter()
             .zip(&judgement.refusals)
             .filter_map(|(wish, refusal)| Some(NotLanding { name: wish.name.clone(), refusal: refusal.clone()? }));
-        let mut plan = Plan { refused: refused.collect(), ..Plan::default() };
+        let mut plan = Plan { refused: refused.collect(), notes: judgement.notes.clone(), ..Plan::default() };
         let mut left = MOST_BYTES;
         for (name, delta) in &judgement.deltas {
             let planned = match delta {
@@ -291,6 +294,7 @@ fn header(words: &str) -> String {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))?;
         if self.datacenters.is_empty() {
             writeln!(f, "no datacenter would change")?;
         }

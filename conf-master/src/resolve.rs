@@ -166,6 +166,7 @@ fn read_manifest(
     let broken = |error: git2::Error| fault(&own, None, error.message().to_owned(), vec![own.clone()]);
     Ok(Manifest {
         platform: manifest::platform(&class, &instance),
+        settings_compatibility: class.settings_compatibility,
         requests,
         secrets,
         datacenter_tree: tree(tip.commit).map_err(broken)?,

@@ -12,6 +12,7 @@ use libconf::{
 };
 
 use crate::{
+    compatibility,
     idempotency::{LandedRef, RequestKey},
     judge::Wish,
     notation::{self, Draft},
@@ -30,6 +31,8 @@ pub struct Update {
     pub changes: Vec<SectionChange>,
     /// The key by which the request lands once.
     pub key: Option<RequestKey>,
+    /// Why it may break compatibility: one line.
+    pub breaking: Option<String>,
 }
 
 /// One section to replace.
@@ -243,7 +246,7 @@ pub fn draft(
         return Ok(Err(NotDrafted::Invalid(faults)));
     }
     for branch in branches {
-        let wish = branch.commit(repo, by, request, time, &mut drafted.objects)?;
+        let wish = branch.commit(repo, by, (request, update.breaking.as_deref()), time, &mut drafted.objects)?;
         drafted.wishes.push(wish);
     }
     Ok(Ok(drafted))
@@ -309,7 +312,7 @@ impl<'a> Branch<'a> {
         self,
         repo: &Repository,
         by: &str,
-        request: &str,
+        (request, breaking): (&str, Option<&str>),
         time: i64,
         objects: &mut Vec<Oid>,
     ) -> Result<Wish, git2::Error> {
@@ -320,7 +323,10 @@ impl<'a> Branch<'a> {
         let author = git2::Signature::new(&name, "", &when)
             .or_else(|_| git2::Signature::new("someone", "conf-master", &when))?;
         let committer = git2::Signature::new("conf-master", "conf-master", &when)?;
-        let message = format!("Update {}\n\nConf-Request: {request}\n", self.sections.join(", "));
+        let mut message = format!("Update {}\n\nConf-Request: {request}\n", self.sections.join(", "));
+        if let Some(reason) = breaking {
+            message = format!("{message}{}\n", compatibility::declaration(reason));
+        }
         let parents: Vec<&git2::Commit<'_>> = parent.iter().collect();
         let commit = repo.commit(None, &author, &committer, &message, &self.tree, &parents)?;
         for file in &self.files {

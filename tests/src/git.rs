@@ -148,7 +148,7 @@ impl Work {
 
     /// Begins a change of one or many branches.
     pub fn change(&self) -> Change<'_> {
-        Change { work: self, branches: Vec::new(), also: Vec::new(), options: Vec::new() }
+        Change { work: self, branches: Vec::new(), words: None, also: Vec::new(), options: Vec::new() }
     }
 
     /// Pushes refspecs in one step.
@@ -183,6 +183,7 @@ impl Work {
 pub struct Change<'a> {
     work: &'a Work,
     branches: Vec<(String, Vec<Edit>)>,
+    words: Option<String>,
     also: Vec<String>,
     options: Vec<String>,
 }
@@ -231,6 +232,13 @@ impl Change<'_> {
         self.edit(branch, path, What::Nothing)
     }
 
+    /// What each commit's message ends with, as a paragraph of its own.
+    #[must_use]
+    pub fn words(mut self, words: &str) -> Self {
+        self.words = Some(words.to_owned());
+        self
+    }
+
     /// Pushes a refspec along with the branches.
     #[must_use]
     pub fn also(mut self, refspec: &str) -> Self {
@@ -261,7 +269,8 @@ impl Change<'_> {
         let mut script: Vec<u8> = Vec::new();
         for (branch, edits) in &self.branches {
             let name = format!("refs/heads/{branch}");
-            let message = format!("Change {branch}\n");
+            let words = self.words.iter().map(|words| format!("\n{words}\n"));
+            let message = format!("Change {branch}\n{}", words.collect::<String>());
             let mut head = String::new();
             let _ = writeln!(head, "commit {name}");
             let _ = writeln!(head, "committer Erin Engineer <erin@example.com> {} +0000", self.work.now());

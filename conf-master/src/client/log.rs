@@ -77,6 +77,8 @@ fn what_changed(deployment: &Deployment) -> String {
     if let more @ 1.. = deployment.components.len().saturating_sub(MOST_NAMED) {
         lines.push(format!("and {more} more"));
     }
+    let breaking = deployment.breaking.iter().take(MOST_NAMED);
+    lines.extend(breaking.map(|one| format!("{} breaks compatibility: {}", one.name, one.reason)));
     lines.join("\n")
 }
 

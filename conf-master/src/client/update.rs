@@ -45,6 +45,9 @@ pub struct Flags {
     /// It may remove much at once
     #[arg(long)]
     pub allow_shrink: bool,
+    /// It may break what its class promises programs of its settings, for this reason
+    #[arg(long, value_name = "REASON")]
+    pub breaking: Option<String>,
     /// Only try it: nothing lands
     #[arg(long)]
     pub dry_run: bool,
@@ -63,7 +66,7 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         Some(version) => version,
         None => newest(flags).await?,
     };
-    let body = json!({
+    let mut body = json!({
         "request": {
             "section": flags.section,
             "config": text,
@@ -73,6 +76,9 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         "allowShrink": flags.allow_shrink,
         "dryRun": flags.dry_run,
     });
+    if let Some(reason) = &flags.breaking {
+        body["breaking"] = json!(reason);
+    }
     let (status, answer) = send(flags, &body).await?;
     if flags.json {
         println!("{}", serde_json::to_string_pretty(&answer)?);

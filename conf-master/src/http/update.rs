@@ -46,6 +46,8 @@ struct UpdateBody {
     allow_shrink: bool,
     #[serde(default)]
     dry_run: bool,
+    #[serde(default, deserialize_with = "given")]
+    breaking: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -202,8 +204,17 @@ fn read(bytes: &[u8], if_match: Option<&str>, key: Option<&str>) -> Result<Asked
         texts.push(text);
     }
     let key = key.map(|key| RequestKey::new(key, &fingerprinted(bytes, if_match))).transpose().map_err(bad)?;
+    let breaking = body.breaking.as_deref().map(reason).transpose().map_err(bad)?;
     let options = Options { dry_run: body.dry_run, allow_shrink: body.allow_shrink };
-    Ok(Asked { update: Update { changes, key }, options, several, texts })
+    Ok(Asked { update: Update { changes, key, breaking }, options, several, texts })
+}
+
+/// Why compatibility is broken, fit for a line of a commit's message.
+fn reason(text: &str) -> Result<String, String> {
+    if text.chars().all(|letter| letter.is_whitespace() || letter.is_control()) {
+        return Err("`breaking` says nothing; write why compatibility is broken".to_owned());
+    }
+    Ok(one_line(text))
 }
 
 /// What two requests must have in common to be one: everything but the order and the spaces of their JSON.

@@ -123,7 +123,9 @@ impl Landing {
             moves.push(self.movement(RefName::Secrets(id.clone()), Some(*tip)));
             self.catalog.secrets.insert(id.clone(), *tree);
         }
-        let mut notes = secrets.notes.clone();
+        let mut notes = std::mem::take(&mut judgement.notes);
+        let told = notes.len();
+        notes.extend(secrets.notes.iter().cloned());
         let deltas = secrets.with_siblings(judgement.deltas, &self.catalog);
         for (name, delta) in deltas {
             let Some(delta) = delta else {
@@ -137,7 +139,7 @@ impl Landing {
             notes.push(note);
             self.catalog.datacenters.entry(name).and_modify(|datacenter| datacenter.snapshot = Some(snapshot));
         }
-        if notes.is_empty() {
+        if notes.len() == told {
             notes.push(format!("#{sequence} landed; no datacenter runs it"));
         }
         let entry = Entry {

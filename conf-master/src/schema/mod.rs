@@ -26,11 +26,11 @@ pub use libconf::tier::schema::FILE;
 pub use worker::{ARGUMENT as WORKER, run as run_worker};
 
 /// The most faults that are told of one component's settings; more would help nobody.
-const MOST_FAULTS: usize = 20;
+pub(crate) const MOST_FAULTS: usize = 20;
 /// How long a reason may be: it may hold a value as long as its author likes.
 const REASON_CHARS: usize = 300;
 /// A compiled pattern takes at most so much memory.
-const PATTERN_BYTES: usize = 1 << 20;
+pub(crate) const PATTERN_BYTES: usize = 1 << 20;
 
 /// One place where settings are not as their schema says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -128,10 +128,15 @@ impl Compiled {
 fn compile(schema: &str) -> Result<Validator, BadSchema> {
     let schema = settings::parse(FILE, Format::Json, schema.as_bytes())
         .map_err(|fault| BadSchema { line: fault.line, reason: fault.reason })?;
+    compiled(&Value::Object(schema))
+}
+
+/// The validator of a schema, or why it is none.
+pub(crate) fn compiled(schema: &Value) -> Result<Validator, BadSchema> {
     let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
     // A schema that is elsewhere could be another tomorrow: what is here must stand alone.
     let options = jsonschema::options().with_pattern_options(patterns).offline();
-    options.build(&Value::Object(schema)).map_err(|error| {
+    options.build(schema).map_err(|error| {
         let place = error.instance_path().to_string();
         let at = if place.is_empty() { String::new() } else { format!("{place}: ") };
         BadSchema::new(format!("it is no JSON Schema that can be used: {at}{}", cut(&error.to_string())))
@@ -174,7 +179,8 @@ fn member(pointer: &str, key: &str) -> String {
     format!("{pointer}/{}", key.replace('~', "~0").replace('/', "~1"))
 }
 
-fn cut(words: &str) -> String {
+/// No longer than people read, and without control characters.
+pub(crate) fn cut(words: &str) -> String {
     let letters = words.chars().map(|letter| if letter.is_control() { ' ' } else { letter });
     let mut words: String = letters.take(REASON_CHARS + 1).collect();
     if let Some((end, _)) = words.char_indices().nth(REASON_CHARS) {

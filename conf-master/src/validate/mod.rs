@@ -32,6 +32,7 @@ use side::Side;
 
 use crate::{
     catalog::{Datacenter, Delta},
+    compatibility::Comparisons,
     refusal::Fault,
     resolve::Caused,
     schema::{self, SchemaFault, Schemas},
@@ -69,6 +70,8 @@ pub struct Validator {
     pub limits: Limits,
     /// What keeps the sealed secrets, and knows which have values.
     pub secrets: Keeper,
+    /// What was compared of schemas.
+    pub comparisons: Comparisons,
     schemas: Schemas,
     good: Mutex<BTreeSet<Ingredients>>,
     overrides: Mutex<HashMap<ObjectId, Arc<Overrides>>>,

@@ -12,6 +12,7 @@ pub use super::yaml::Fault;
 use super::{
     layers,
     lines::Lines,
+    schema::Compatibility,
     secret::{Declaration, HostKey},
 };
 use crate::name::{
@@ -39,6 +40,8 @@ pub struct ClassManifest {
     pub platform: Map<String, Value>,
     /// The secrets of its datacenters.
     pub secrets: BTreeMap<SecretName, Declaration>,
+    /// What changes of settings promise where a component has no schema; nothing where it does not say so.
+    pub settings_compatibility: Compatibility,
 }
 
 /// What a datacenter says: `datacenter.yaml` on `datacenters/<id>/<version>`.

@@ -1,5 +1,7 @@
 //! What a `config.schema.json` says about keys, for people. Nothing is checked here: conf-master does that at landing.
 
+use std::str::FromStr;
+
 use serde_json::Value;
 
 /// The file, at a component's root.
@@ -9,6 +11,35 @@ pub const FILE: &str = "config.schema.json";
 const MOST_HOPS: usize = 16;
 /// More values than anyone reads in one line are counted only.
 const MOST_SHOWN: usize = 20;
+
+/// What a change promises to programs that are there already, or to those that come: `x-compatibility` of a schema, and
+/// `compatibility: settings:` of a class.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Compatibility {
+    /// Whatever is allowed after a change was allowed before: configuration arrives before the programs that need it.
+    #[default]
+    Backward,
+    /// Whatever was allowed before a change still is: new programs may read an older configuration.
+    Forward,
+    /// Both.
+    Full,
+    /// Nothing.
+    None,
+}
+
+impl FromStr for Compatibility {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        match word {
+            "backward" => Ok(Compatibility::Backward),
+            "forward" => Ok(Compatibility::Forward),
+            "full" => Ok(Compatibility::Full),
+            "none" => Ok(Compatibility::None),
+            _ => Err(()),
+        }
+    }
+}
 
 /// What a schema says about one value.
 #[derive(Clone, Copy, Debug)]

@@ -4,6 +4,7 @@
 mod barrier;
 mod canary;
 mod cli;
+mod compatibility;
 mod consul_faults;
 mod credentials;
 mod daemons;

@@ -11,6 +11,7 @@ use crate::{
     name::{BadName, BranchName, ComponentName, ComponentVersion, HostName, Kind, RoleName, Segment, TagName, Version},
     tier::{
         lines::Lines,
+        schema::Compatibility,
         yaml::{Key, Node, Shape, shown, twice},
     },
 };
@@ -24,21 +25,27 @@ struct Place {
     later: &'static [&'static str],
     /// Keys that stand in a datacenter's file alone.
     of_datacenters: &'static [&'static str],
+    /// Keys that stand in a class's file alone.
+    of_classes: &'static [&'static str],
 }
 
 const CLASS: Place = Place {
     what: "the datacenter.yaml of a class",
-    known: &["services", "applications", "devices", "platform", "secrets"],
+    known: &["services", "applications", "devices", "platform", "secrets", "compatibility"],
     later: &["rollout", "export"],
     of_datacenters: &["conf", "inventories"],
+    of_classes: &[],
 };
 const INSTANCE: Place = Place {
     what: "the datacenter.yaml of a datacenter",
     known: &["conf", "inventories", "platform", "services", "applications", "devices", "secrets"],
     of_datacenters: &[],
+    of_classes: &["compatibility"],
     ..CLASS
 };
-const INVENTORIES: Place = Place { what: "`inventories`", known: &["roles", "hosts"], later: &[], of_datacenters: &[] };
+const INVENTORIES: Place =
+    Place { what: "`inventories`", known: &["roles", "hosts"], later: &[], of_datacenters: &[], of_classes: &[] };
+const COMPATIBILITY: Place = Place { what: "`compatibility`", known: &["settings"], ..INVENTORIES };
 const ROLE: Place = Place { what: "a role", known: &["components", "variables", "settings"], ..INVENTORIES };
 const HOST: Place =
     Place { what: "a host", known: &["roles", "labels", "key", "components", "variables", "settings"], ..INVENTORIES };
@@ -59,6 +66,7 @@ pub(super) fn class(text: &str, strictness: Strictness) -> Result<ClassManifest,
         components: reader.components(&mut fields),
         platform: reader.object(&mut fields, "platform"),
         secrets: reader.secrets(&mut fields),
+        settings_compatibility: reader.or_passed_over(|reader| reader.compatibility(&mut fields)),
     };
     reader.finish(manifest)
 }
@@ -262,6 +270,23 @@ impl Reader {
         self.name(&text, line, key)
     }
 
+    fn compatibility(&mut self, fields: &mut Fields) -> Compatibility {
+        let Some(node) = fields.take("compatibility") else { return Compatibility::None };
+        let line = node.line;
+        let Some(mut fields) = self.fields(node, &COMPATIBILITY) else { return Compatibility::None };
+        let Some(node) = fields.take("settings") else {
+            self.fault::<()>(line, "`compatibility` says nothing; write {settings: backward}");
+            return Compatibility::None;
+        };
+        let promised = self.text(node, "settings").and_then(|(word, line)| match word.parse() {
+            Ok(promised) => Some(promised),
+            Err(()) => {
+                self.fault(line, format!("`settings` is {:?}; write backward, forward, full or none", shown(&word)))
+            }
+        });
+        promised.unwrap_or(Compatibility::None)
+    }
+
     fn inventories(&mut self, node: Option<Node>) -> (BTreeMap<RoleName, Role>, BTreeMap<HostName, Host>) {
         let Some(node) = node else { return Default::default() };
         let Some(mut fields) = self.fields(node, &INVENTORIES) else { return Default::default() };
@@ -405,6 +430,9 @@ fn unknown(key: &str, place: &Place) -> String {
     }
     if place.of_datacenters.contains(&key) {
         return format!("`{key}` belongs in the datacenter.yaml of a datacenter, not in a class's; take it out");
+    }
+    if place.of_classes.contains(&key) {
+        return format!("`{key}` belongs in the datacenter.yaml of a class, not in a datacenter's; take it out");
     }
     let near = nearest(key, place.known.iter().copied());
     let known = place.known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");

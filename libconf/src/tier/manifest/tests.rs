@@ -127,6 +127,46 @@ fn what_hosts_name_must_be_run() {
 }
 
 #[test]
+fn a_class_may_promise_that_settings_stay_readable() {
+    let promised =
+        |text: &str, strictness| ClassManifest::parse(text, strictness).map(|class| class.settings_compatibility);
+    assert_eq!(promised(CLASS, Strict), Ok(Compatibility::None));
+    for (word, promise) in [
+        ("backward", Compatibility::Backward),
+        ("forward", Compatibility::Forward),
+        ("full", Compatibility::Full),
+        ("none", Compatibility::None),
+    ] {
+        assert_eq!(promised(&format!("compatibility: {{settings: {word}}}"), Strict), Ok(promise));
+    }
+    for (text, want) in [
+        (
+            "services: []\ncompatibility: {settings: back}",
+            "line 2: `settings` is \"back\"; write backward, forward, full or none",
+        ),
+        (
+            "compatibility: {settings: true}",
+            "line 1: `settings` must be text (put it in quotes), but it is true or false",
+        ),
+        ("compatibility: {}", "line 1: `compatibility` says nothing; write {settings: backward}"),
+        ("compatibility: full", "line 1: `compatibility` must be a map, but it is text"),
+        (
+            "compatibility: {schemas: full, settings: full}",
+            "line 1: `schemas` is not known; `compatibility` has `settings`",
+        ),
+    ] {
+        let found = faults(ClassManifest::parse(text, Strict));
+        assert_eq!(found, [want], "{text}");
+        assert!(promised(text, Lenient).is_ok(), "a host passes over it: {text}");
+    }
+    let found = faults(InstanceManifest::parse(&with_conf("compatibility: {settings: full}"), Strict));
+    assert_eq!(
+        found,
+        ["line 2: `compatibility` belongs in the datacenter.yaml of a class, not in a datacenter's; take it out"]
+    );
+}
+
+#[test]
 fn faults_of_a_class() {
     for (text, want) in [
         ("", "the file is empty; write at least `services: []`"),
@@ -134,7 +174,7 @@ fn faults_of_a_class() {
         (
             "servces: []",
             "line 1: `servces` is not known (did you mean `services`?); the datacenter.yaml of a class has `services`, \
-             `applications`, `devices`, `platform`, `secrets`",
+             `applications`, `devices`, `platform`, `secrets`, `compatibility`",
         ),
         ("services: []\ndevices: []\nservices: []", "line 3: `services` already stands in line 1; merge the two lists"),
         ("platform: {a: 1, a: 2}", "line 1: `a` already stands in line 1; keep one of the two"),

@@ -32,7 +32,8 @@ impl Reader {
         self.or_passed_over(|reader| reader.all_secrets(fields))
     }
 
-    fn or_passed_over<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
+    /// What can be read; a host passes over what it cannot.
+    pub(super) fn or_passed_over<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let known = self.faults.len();
         let found = read(self);
         if !self.strict {

@@ -1,0 +1,36 @@
+//! The process in which schemas are compared, and the way to it: a schema is a program of its author's, and the comparison of two
+//! may take for ever. It lives for one question; they are rare.
+
+use std::{io, path::Path, time::Duration};
+
+use libconf::tier::worker::{self, Bounds, NoAnswer, Worker};
+use serde::{Deserialize, Serialize};
+
+use super::{Lack, schemas};
+use crate::schema::BadSchema;
+
+/// Honest questions take milliseconds; landings wait for each.
+const BOUNDS: Bounds = Bounds { memory: 1 << 30, seconds: 5, patience: Duration::from_secs(5), answer: 16 << 20 };
+/// The first argument of the program by which it becomes this process.
+pub const ARGUMENT: &str = "compatibility-worker";
+
+/// What the comparison found, or why the new schema is none.
+pub(super) type Found = Result<Vec<Lack>, BadSchema>;
+
+#[derive(Serialize, Deserialize)]
+struct Question {
+    before: Option<String>,
+    after: Option<String>,
+}
+
+/// Asks; an error says that there was no answer.
+pub(super) fn ask(before: Option<String>, after: Option<String>) -> Result<Found, NoAnswer> {
+    // The program that runs, also when another has been put in its place meanwhile.
+    let start = || Worker::start(Path::new("/proc/self/exe"), ARGUMENT);
+    Worker::ask(&mut None, start, BOUNDS, &Question { before, after })
+}
+
+/// Is that process: answers questions until there are no more.
+pub fn run() -> io::Result<()> {
+    worker::serve(BOUNDS, |Question { before, after }| schemas::compare(before.as_deref(), after.as_deref()))
+}
