@@ -29,6 +29,7 @@ use crate::{
     central,
     check::Checks,
     config::{FileOnly, RunOptions},
+    demand::Demand,
     export::Retention,
     follow::{self, Sources},
     probe::{self, ProbeEntry},
@@ -47,6 +48,7 @@ pub struct LocalAgent {
     host: Host,
     sources: Sources,
     reports: Arc<Upstreams>,
+    demand: Arc<Demand>,
     audience: Audience,
     registry: Arc<Registry>,
     requests: mpsc::Receiver<Request>,
@@ -116,6 +118,12 @@ impl LocalAgent {
         let registry = Registry::open(&options.state, &watch, host.duties(), agent.clone(), options.observe);
         let audience = Audience { agent, watchers: registry.clone() };
 
+        let asked = (
+            Upstreams::new(options.surrogate.clone(), &credentials)?,
+            Upstreams::new(options.central.clone(), &credentials)?,
+        );
+        let demand = Demand::new(audience.agent.clone(), host.repository_path(), host.fetching(), asked.0, asked.1);
+
         // Everybody on this host may ask; the routes say who may do what.
         let socket = web::bind_unix(&options.socket.socket, 0o666).await?;
         let http = match options.listen {
@@ -127,6 +135,7 @@ impl LocalAgent {
             host,
             sources,
             reports,
+            demand: Arc::new(demand),
             audience,
             registry,
             requests,
@@ -157,7 +166,9 @@ impl LocalAgent {
     pub async fn run(self, stop: CancellationToken) {
         let health = Health::new(self.metrics.clone());
         let repository = self.host.repository_path();
-        let service = Service { agent: self.agent(), watchers: self.registry.clone(), repository, stop: stop.clone() };
+        let (watchers, demand) = (self.registry.clone(), self.demand.clone());
+        let processes = Arc::default();
+        let service = Service { agent: self.agent(), watchers, demand, processes, repository, stop: stop.clone() };
         let routes = web::health_routes(health.clone()).or(service::routes(service)).unify().boxed();
 
         let mut tasks = JoinSet::new();

@@ -13,6 +13,7 @@
 //! entries that nothing kept leads to, which [`Export::open`] sweeps.
 
 mod held;
+mod older;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -31,6 +32,8 @@ use crate::{
     folder::{Entry, Folder, Unsynced},
     state::ChangeKind,
 };
+
+pub use self::older::{Asking, ask, directory, header, sequences};
 
 /// Which rendering each component has.
 pub type Contents = BTreeMap<ComponentVersion, StoreHash>;
@@ -55,6 +58,9 @@ pub struct Header {
     /// Components that were held back, with the reason.
     #[serde(default)]
     pub faults: BTreeMap<ComponentVersion, String>,
+    /// It was never switched to: rendered beside a newer one, for operations that are pinned to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub older: bool,
 }
 
 /// A snapshot that is on disk.
@@ -212,7 +218,7 @@ impl Export {
 
     /// Where a snapshot's own folder is.
     pub fn directory(&self, sequence: Sequence) -> PathBuf {
-        self.path.join("snapshots").join(sequence.to_string())
+        directory(&self.path, sequence)
     }
 
     /// Where a rendering that was staged is, as a path: what stands in `files` and `settings.json` of it.
@@ -278,12 +284,14 @@ impl Export {
         held: &BTreeSet<Sequence>,
         now: SystemTime,
     ) -> Result<(), ExportError> {
-        let times = self.kept.iter().map(|(sequence, kept)| {
-            let seconds = kept.header.as_ref().map_or(0, |header| header.time);
-            (*sequence, UNIX_EPOCH + Duration::from_secs(seconds))
-        });
+        // What was only rendered for operations pushes nothing out that was in use.
+        let (older, used): (Vec<Sequence>, Vec<Sequence>) =
+            self.kept.keys().partition(|sequence| self.is_older(**sequence));
+        let times = used.into_iter().map(|sequence| (sequence, self.placed(sequence)));
         let mut outdated = outdated(&times.collect(), retention, now);
+        outdated.extend(older);
         outdated.retain(|sequence| !held.contains(sequence));
+        outdated.sort_unstable_by(|one, other| other.cmp(one));
         let gone = self.let_go(outdated, retention, now).map_err(|cause| self.failed("clean up", cause))?;
         if gone.is_empty() {
             return Ok(());
@@ -409,8 +417,9 @@ impl Export {
         self.unsynced.add(folder);
         let name = header.sequence.to_string();
         let there = self.snapshots.entry(&name)?.is_some();
-        if there {
-            // Readers may be on the one that is there: durable first. Otherwise one commit of the journal is enough.
+        if there || header.older {
+            // Readers may be on the one that is there, and an older one is never switched to, so that its name alone says
+            // that it is whole: durable first. Otherwise one commit of the journal is enough.
             self.make_durable()?;
         }
         put(&self.snapshots, &name, there)?;

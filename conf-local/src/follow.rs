@@ -27,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     check::Unchecked,
-    state::{PointerSeen, Request, VerifyReport},
+    state::{Older, PointerSeen, Request, VerifyReport},
     transaction::{Audience, Host, TransactionError},
 };
 
@@ -43,6 +43,9 @@ const MUCH_LATER: Duration = Duration::from_secs(30);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The same for a first fetch, which is long by nature.
 const PATIENCE_AT_FIRST: Duration = Duration::from_secs(60);
+
+/// Whatever was named by a server alone is given no more time, since the pointer's own snapshot may be waiting.
+const EARLY: Duration = Duration::from_secs(10);
 
 /// Where pointers and snapshots come from.
 #[derive(Debug)]
@@ -69,7 +72,8 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let (found, wanted) = watch::channel(None);
-    let worker = Worker { host: Some(host), sources: &sources, audience: &audience, wanted, last_have: None };
+    let worker =
+        Worker { host: Some(host), sources: &sources, audience: &audience, wanted, last_have: None, ahead: None };
     tokio::join!(watch_pointer(&sources, &audience, found, &stop), worker.run(requests, &stop));
 }
 
@@ -173,6 +177,8 @@ struct Worker<'a> {
     audience: &'a Audience,
     wanted: watch::Receiver<Wanted>,
     last_have: Option<CommitId>,
+    /// Taken before the pointer named it: what the pointer says below it is late, and no fault.
+    ahead: Option<Sequence>,
 }
 
 impl Worker<'_> {
@@ -191,20 +197,19 @@ impl Worker<'_> {
             };
             tokio::select! {
                 () = stop.cancelled() => return,
-                Some(Request::Verify { repair, reply }) = requests.recv() => {
-                    let report = self.verify(repair).await;
-                    // Whoever asked may have gone.
-                    let _ = reply.send(report);
-                }
+                Some(request) = requests.recv() => self.serve(request, stop).await,
                 changed = self.wanted.changed() => match changed {
                     Ok(()) => { soon.reset(); later.reset(); }
                     Err(_) => return,
                 },
                 () = pause => {}
             }
+            // What was broken off may have taken the host along.
+            if stop.is_cancelled() {
+                return;
+            }
             let Some((pointer, since)) = *self.wanted.borrow_and_update() else { continue };
             let taken = self.take(pointer, since, stop).await;
-            // What was broken off may have taken the host along.
             if stop.is_cancelled() {
                 return;
             }
@@ -236,7 +241,7 @@ impl Worker<'_> {
         let result = self.blocking(move |host| {
             let result = host.settle(&audience);
             host.publish_to(&audience.agent);
-            host.tidy(&audience);
+            host.tidy(&audience, None);
             result
         });
         match result.await {
@@ -250,12 +255,50 @@ impl Worker<'_> {
         self.audience.watchers.tell();
     }
 
-    /// Brings what the pointer names, and puts it in place.
-    async fn take(&mut self, pointer: Pointer, since: Instant, stop: &CancellationToken) -> Result<(), Failure> {
+    /// Does what somebody asks for. Whoever asked may have gone.
+    async fn serve(&mut self, request: Request, stop: &CancellationToken) {
+        match request {
+            Request::Verify { repair, reply } => drop(reply.send(self.verify(repair).await)),
+            Request::Take { pointer, reply } => drop(reply.send(self.take_early(pointer, stop).await)),
+            Request::Render { older: Older { snapshot, next, fetching }, reply } => {
+                let rendered = self.blocking(move |host| host.render_older(snapshot, next)).await;
+                let _ = reply.send(rendered.map_err(|error| chain(&error)));
+                let audience = self.audience.clone();
+                self.blocking(move |host| host.tidy(&audience, Some(fetching))).await;
+            }
+        }
+    }
+
+    /// Takes a snapshot that the pointer does not name yet. One that will not do is no state of this host.
+    async fn take_early(&mut self, pointer: Pointer, stop: &CancellationToken) -> Result<(), String> {
+        match self.decide(pointer).await {
+            Decision::Nothing => return Ok(()),
+            Decision::Refuse(words) => return Err(words),
+            Decision::Take => {}
+        }
+        let since = Instant::now();
+        let brought = self.bring(pointer, since, Some(since + EARLY), stop).await;
+        if brought.is_ok() {
+            self.ahead = Some(pointer.sequence);
+        }
+        brought.map_err(|failure| match failure {
+            Failure::Soon(words) | Failure::Later(words) | Failure::Never(words) => words,
+        })
+    }
+
+    async fn decide(&mut self, pointer: Pointer) -> Decision {
         let exported =
             self.audience.agent.view().exported.as_ref().map(|exported| (exported.sequence, exported.commit));
-        let (known, have) = self.blocking(|host| (host.known(), host.have())).await;
-        match decide(exported, known, pointer) {
+        let known = self.blocking(|host| host.known()).await;
+        if self.ahead.is_some_and(|ahead| pointer.sequence < ahead) {
+            return Decision::Nothing;
+        }
+        decide(exported, known, pointer)
+    }
+
+    /// Brings what the pointer names, and puts it in place.
+    async fn take(&mut self, pointer: Pointer, since: Instant, stop: &CancellationToken) -> Result<(), Failure> {
+        match self.decide(pointer).await {
             Decision::Nothing => {
                 if self.blocking(|host| host.is_troubled()).await {
                     let audience = self.audience.clone();
@@ -263,16 +306,30 @@ impl Worker<'_> {
                     placed.map_err(|error| Failure::Later(chain(&error)))?;
                 }
                 self.audience.current();
-                return Ok(());
+                Ok(())
             }
-            Decision::Refuse(words) => return Err(Failure::Never(words)),
-            Decision::Take => {}
+            Decision::Refuse(words) => Err(Failure::Never(words)),
+            Decision::Take => {
+                self.ahead = None;
+                self.audience.updating();
+                self.bring(pointer, since, None, stop).await
+            }
         }
-        self.audience.updating();
+    }
+
+    /// Fetches a newer snapshot, by `until` if at all, looks at it, and puts it in place.
+    async fn bring(
+        &mut self,
+        pointer: Pointer,
+        since: Instant,
+        until: Option<Instant>,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
+        let have = self.blocking(|host| host.have()).await;
         self.last_have = have;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            fetched = self.fetch(pointer.commit) => fetched?,
+            fetched = self.fetch(pointer.commit, until) => fetched?,
         }
         let audience = self.audience.clone();
         let placed = self.blocking(move |host| {
@@ -302,13 +359,13 @@ impl Worker<'_> {
         // Nobody waits for this, unless the next change is here already: then it is done after that one.
         if !self.wanted.has_changed().unwrap_or(true) || pointer.sequence.0.is_multiple_of(16) {
             let audience = self.audience.clone();
-            self.blocking(move |host| host.tidy(&audience)).await;
+            self.blocking(move |host| host.tidy(&audience, None)).await;
         }
         Ok(())
     }
 
     /// Asks surrogates in order, then the central repository. One that is slow is not waited for alone.
-    async fn fetch(&mut self, want: CommitId) -> Result<(), Failure> {
+    async fn fetch(&mut self, want: CommitId, until: Option<Instant>) -> Result<(), Failure> {
         let repository = self.blocking(|host| host.repository_path()).await;
         let step = Step { have: self.last_have.filter(|have| *have != want), want, depth: Depth::One };
         let patience = if step.have.is_some() { PATIENCE } else { PATIENCE_AT_FIRST };
@@ -317,7 +374,11 @@ impl Worker<'_> {
         let mut servers = servers.into_iter();
         let mut asked = JoinSet::new();
         let mut problems = Problems::default();
+        let left = || until.map_or(PATIENCE_AT_FIRST, |until| until.saturating_duration_since(Instant::now()));
         loop {
+            if until.is_some() && left().is_zero() {
+                return Err(Failure::Soon(format!("snapshot {} was not brought in time", want.short())));
+            }
             if let Some(server) = servers.next() {
                 let repository = repository.clone();
                 asked.spawn(async move {
@@ -329,11 +390,13 @@ impl Worker<'_> {
             }
             // Not the first answer but the first good one; those who are still asked then are dropped.
             let answer = match servers.len() {
-                0 => asked.join_next().await,
-                _ => match timeout(patience, asked.join_next()).await {
-                    Ok(answer) => answer,
-                    Err(_) => continue,
-                },
+                0 if until.is_none() => asked.join_next().await,
+                left_over => {
+                    match timeout(if left_over == 0 { left() } else { patience.min(left()) }, asked.join_next()).await {
+                        Ok(answer) => answer,
+                        Err(_) => continue,
+                    }
+                }
             };
             let Some(Ok((server, result))) = answer else { continue };
             if self.heard(&server, result, &mut problems)? {
@@ -406,7 +469,8 @@ impl Worker<'_> {
         let exported = self.audience.agent.view().status.commit;
         self.last_have = self.blocking(Host::have).await;
         if let Some(commit) = exported
-            && let Err(Failure::Soon(words) | Failure::Later(words) | Failure::Never(words)) = self.fetch(commit).await
+            && let Err(Failure::Soon(words) | Failure::Later(words) | Failure::Never(words)) =
+                self.fetch(commit, None).await
         {
             tracing::warn!(error = words, "what is damaged could not be fetched");
             return first;

@@ -4,7 +4,9 @@
 //! [`repository`] keeps its objects, [`secrets`] opens what is sealed to this host, [`libconf::tier::render`] makes a component's
 //! files of it, [`export`] puts them in place in one step, [`place`] where else programs look for them, [`check`] lets this host
 //! refuse them, [`transaction`] is the order of all that, [`duties`] remembers who is to be told, [`watcher`] tells them, [`probe`]
-//! asks whether they are well, [`state`] is what everybody else may know, [`central`] up to which change that is the newest, [`service`] answers from it, [`report`] sends it on.
+//! asks whether they are well, [`state`] is what everybody else may know, [`central`] up to which change that is the newest,
+//! [`demand`] brings what was the newest at another one, [`processes`] what the readers say that they
+//! run on, [`service`] answers from it, [`report`] sends it on.
 //! [`agent`] holds it together.
 //!
 //! Always true:
@@ -19,6 +21,7 @@ pub mod client;
 mod command;
 pub mod config;
 mod declared;
+pub mod demand;
 pub mod duties;
 pub mod export;
 mod folder;
@@ -26,6 +29,7 @@ pub mod follow;
 pub mod guardian;
 pub mod place;
 pub mod probe;
+pub mod processes;
 pub mod report;
 pub mod repository;
 pub mod secrets;

@@ -3,24 +3,29 @@
 //! | route | answers |
 //! |---|---|
 //! | `GET /v1/config/<kind>/<name>[/<version>][?sequence=N]` | a component's settings, of any snapshot that is kept |
+//! | `GET /v1/at/<w>[?timeout=SECONDS]` | the folder that was the datacenter's newest at change `w`, brought where needed |
 //! | `GET /v1/explain/<kind>/<name>[/<version>][?key=KEY]` | who set each key, lowest layer first, as it is exported now |
 //! | `GET /v1/schema/<kind>/<name>[/<version>][?sequence=N]` | the component's `config.schema.json`, or `null` |
 //! | `GET /v1/status[?after=N&timeout=SECONDS]` | how the host fares; with `after`, once something newer is exported |
 //! | `GET /v1/wait/<kind>/<name>[/<version>][?at=BRANCH/COMMIT][&sequence=N][&timeout=SECONDS]` | whether the export is there |
 //! | `GET /v1/events` | a server-sent event `change` for every switch |
 //! | `GET /v1/history` | the switches of the past, newest first |
+//! | `POST /v1/processes`, `GET /v1/processes` | a process says what it runs on; who has said so |
 //! | `POST /v1/watchers` | has a process signalled from now on |
 //! | `POST /v1/verify[?repair=true]` | checks repository and export |
 //!
 //! In settings, `{"$secret": "NAME"}` stands in the place of secrets, but for root and the agent's own user over the Unix
 //! socket.
 //!
-//! It answers from memory and this host's disk, and never waits for the network. Everybody on this host may read; only
+//! It answers from memory and this host's disk, and never waits for the network, except for a sequence that it does not
+//! have yet, and then only as long as the caller allows. Everybody on this host may read; only
 //! over the Unix socket, where the kernel says who asks, may a process be registered or a check be started.
 
+mod at;
 mod config;
 mod events;
 mod explain;
+mod processes;
 mod wait;
 mod watchers;
 
@@ -45,6 +50,8 @@ pub use self::{
     watchers::{RegisterRequest, Registered},
 };
 use crate::{
+    demand::Demand,
+    processes::{ProcessStatus, Processes, Reader},
     state::{Agent, HistoryEntry, Status},
     watcher::{Registry, WatcherState, WatcherStatus},
 };
@@ -59,6 +66,10 @@ pub struct Service {
     pub agent: Agent,
     /// Who is told of changes.
     pub watchers: Arc<Registry>,
+    /// Finds and brings what is asked for by its sequence.
+    pub demand: Arc<Demand>,
+    /// Who has said what it runs on.
+    pub processes: Arc<Processes>,
     /// The repository, read for what the export has passed.
     pub repository: PathBuf,
     /// Ends requests that wait.
@@ -74,6 +85,9 @@ pub struct StatusAnswer {
     /// Who is told of changes.
     #[serde(default)]
     pub watchers: Vec<WatcherStatus>,
+    /// What processes run on, as they say.
+    #[serde(default)]
+    pub processes: Vec<ProcessStatus>,
     /// What somebody should look at, each in one sentence; nothing when all is well.
     #[serde(default)]
     pub problems: Vec<String>,
@@ -139,7 +153,16 @@ pub fn routes(service: Service) -> Routes {
         .and(service.clone())
         .and(answer::request())
         .then(async |query, service: Service, request: Request| match from_here(&request) {
-            Ok(()) => settle(service.status_after(query).await),
+            Ok(()) => settle(service.status_after(query, processes::sees(&request)).await),
+            Err(refusal) => *refusal.0,
+        });
+    let at = warp::path!("v1" / "at" / String)
+        .and(warp::get())
+        .and(warp::query())
+        .and(service.clone())
+        .and(answer::request())
+        .then(async |change: String, query, service: Service, request: Request| match from_here(&request) {
+            Ok(()) => settle(service.at(&change, query).await),
             Err(refusal) => *refusal.0,
         });
     let events =
@@ -151,6 +174,7 @@ pub fn routes(service: Service) -> Routes {
             settle(from_here(&request).map(|()| answer::json(StatusCode::OK, &service.history())))
         },
     );
+    let processes = processes::routes(service.clone());
     let watchers = warp::path!("v1" / "watchers")
         .and(warp::post())
         .and(service.clone())
@@ -164,9 +188,9 @@ pub fn routes(service: Service) -> Routes {
             },
         );
 
-    let asked = config.boxed().or(wait.boxed()).unify().or(status.boxed()).unify().boxed();
+    let asked = config.boxed().or(wait.boxed()).unify().or(status.boxed()).unify().or(at.boxed()).unify().boxed();
     let shown = explain.boxed().or(schema.boxed()).unify().boxed();
-    let told = events.boxed().or(history.boxed()).unify().boxed();
+    let told = events.boxed().or(history.boxed()).unify().or(processes).unify().boxed();
     let done = watchers.boxed().or(verify.boxed()).unify().boxed();
     asked.or(shown).unify().or(told).unify().or(done).unify().boxed()
 }
@@ -184,12 +208,14 @@ struct VerifyQuery {
 }
 
 impl Service {
-    /// The status as it is now.
-    pub fn status(&self) -> StatusAnswer {
+    /// The status as it is now; `reader` sees the words of processes.
+    pub fn status(&self, reader: Reader) -> StatusAnswer {
         let status = self.agent.view().status.clone();
         let watchers = self.watchers.status();
-        let problems = problems(&status, &watchers);
-        StatusAnswer { status, watchers, problems }
+        let processes = self.processes.status(reader);
+        let mut problems = problems(&status, &watchers);
+        problems.extend(processes.iter().flat_map(ProcessStatus::problems));
+        StatusAnswer { status, watchers, processes, problems }
     }
 
     fn history(&self) -> Vec<HistoryEntry> {
@@ -197,7 +223,7 @@ impl Service {
     }
 
     /// The status once something newer than `after` is exported, or when the time is up.
-    async fn status_after(&self, query: StatusQuery) -> Result<Response, Refusal> {
+    async fn status_after(&self, query: StatusQuery, reader: Reader) -> Result<Response, Refusal> {
         if let Some(after) = query.after {
             let mut views = self.agent.follow();
             tokio::select! {
@@ -206,7 +232,7 @@ impl Service {
                 () = self.stop.cancelled() => return Err(stopping()),
             }
         }
-        Ok(answer::json(StatusCode::OK, &self.status()))
+        Ok(answer::json(StatusCode::OK, &self.status(reader)))
     }
 
     async fn verify(&self, query: VerifyQuery, user: u32) -> Result<Response, Refusal> {

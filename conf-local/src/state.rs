@@ -9,12 +9,13 @@ use std::{
 use libconf::{
     name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, Sequence},
     tier::{
-        api::{HostState, Pin},
+        api::{HostState, Pin, SnapshotAt},
+        pointers::Pointer,
         render::StoreHash,
     },
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::sync::{OwnedMutexGuard, broadcast, mpsc, oneshot, watch};
 
 use crate::{
     central::{Heard, Watermark},
@@ -272,6 +273,32 @@ pub enum Request {
         /// Gets the findings.
         reply: oneshot::Sender<VerifyReport>,
     },
+    /// Take a newer snapshot than the exported one, as if the pointer had named it.
+    Take {
+        /// Which one.
+        pointer: Pointer,
+        /// Gets why it was not taken, in words.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+    /// Render an older snapshot beside the exported one.
+    Render {
+        /// Which one.
+        older: Older,
+        /// Gets why it was not rendered, in words.
+        reply: oneshot::Sender<Result<(), String>>,
+    },
+}
+
+/// A snapshot older than the exported one whose objects are here.
+#[derive(Debug)]
+pub struct Older {
+    /// Which one.
+    pub snapshot: SnapshotAt,
+    /// The one after it, whose signature proves that nothing lies between; none where the chain of what was verified here
+    /// proves it.
+    pub next: Option<SnapshotAt>,
+    /// Keeps the objects here until they were used.
+    pub fetching: OwnedMutexGuard<()>,
 }
 
 /// What `verify` found: the body of the answer to `POST /v1/verify`.
@@ -334,6 +361,20 @@ impl Agent {
     pub async fn verify(&self, repair: bool) -> Option<VerifyReport> {
         let (reply, answer) = oneshot::channel();
         self.0.requests.send(Request::Verify { repair, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Takes a newer snapshot; why not, in words. `None` when the agent is stopping.
+    pub async fn take(&self, pointer: Pointer) -> Option<Result<(), String>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.requests.send(Request::Take { pointer, reply }).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// Renders an older snapshot beside the export; why not, in words. `None` when the agent is stopping.
+    pub async fn render(&self, older: Older) -> Option<Result<(), String>> {
+        let (reply, answer) = oneshot::channel();
+        self.0.requests.send(Request::Render { older, reply }).await.ok()?;
         answer.await.ok()
     }
 

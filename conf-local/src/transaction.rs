@@ -6,6 +6,7 @@
 
 mod error;
 mod model;
+mod older;
 mod shown;
 mod verify;
 
@@ -27,6 +28,8 @@ use libconf::{
         snapshot::Snapshot,
     },
 };
+
+use tokio::sync::Mutex;
 
 pub use self::error::{OpenError, TransactionError};
 use self::model::Model;
@@ -59,6 +62,8 @@ pub struct Host {
     history: PathBuf,
     /// The newest good snapshot in the repository, and whether all its objects were seen to be there.
     newest: Option<(Snapshot, bool)>,
+    /// Held by whoever fetches objects that no ref leads to: nothing is removed from the repository meanwhile.
+    fetching: Arc<Mutex<()>>,
 }
 
 /// What a [`Host`] is made for.
@@ -131,7 +136,13 @@ impl Host {
             model: None,
             history: state.join("history.json"),
             newest,
+            fetching: Arc::default(),
         })
+    }
+
+    /// To be held while objects are fetched that no ref leads to, and until they were used.
+    pub fn fetching(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.fetching)
     }
 
     /// The journal of who is to be told.
@@ -309,6 +320,7 @@ impl Host {
                 parent: snapshot.parent,
                 time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
                 faults: faults.clone(),
+                older: false,
             };
             self.export.build(&header, &plan, anew)?;
             // A crash after this leaves duties of a switch that never happened: dropped at the next start.

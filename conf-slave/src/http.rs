@@ -17,6 +17,7 @@ use tokio::sync::watch;
 use warp::Filter;
 
 use crate::{
+    at,
     embedded::{self, Store},
     hosts::Hosts,
     mirror::Mirror,
@@ -44,6 +45,8 @@ pub struct Shown {
     pub consul: Vec<String>,
     /// The central servers.
     pub centrals: Vec<String>,
+    /// What bounds questions for a change.
+    pub bounds: at::Bounds,
 }
 
 /// `GET /api/v1/status`
@@ -82,7 +85,8 @@ pub fn routes(shown: Arc<Shown>, upload: Arc<UploadPack>, health: Health, store:
 }
 
 fn api_routes(shown: Arc<Shown>) -> Routes {
-    let (for_reports, for_hosts, for_status) = (Arc::clone(&shown), Arc::clone(&shown), shown);
+    let (for_reports, for_hosts, for_at, for_status) =
+        (Arc::clone(&shown), Arc::clone(&shown), Arc::clone(&shown), shown);
     let reports = warp::path!("api" / "v1" / "reports")
         .and(warp::post())
         .and(web::request())
@@ -93,7 +97,12 @@ fn api_routes(shown: Arc<Shown>) -> Routes {
     let status = warp::path!("api" / "v1" / "status")
         .and(warp::get())
         .map(move || web::json(StatusCode::OK, &for_status.status()));
-    reports.boxed().or(hosts.boxed()).unify().or(status.boxed()).unify().boxed()
+    let at = warp::path!("api" / "v1" / "at")
+        .and(warp::get())
+        .and(warp::query())
+        .then(move |query| at::answer(Arc::clone(&for_at), query));
+    let asked = status.boxed().or(at.boxed()).unify();
+    reports.boxed().or(hosts.boxed()).unify().or(asked).unify().boxed()
 }
 
 async fn take_report(shown: Arc<Shown>, request: Request) -> Response {

@@ -28,6 +28,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    at,
     config::{ConsulChoice, RunOptions},
     embedded::Store,
     follow,
@@ -135,6 +136,7 @@ impl Slave {
             central: self.central.subscribe(),
             consul: self.consul,
             centrals: self.centrals,
+            bounds: at::Bounds::new(stop.clone()),
         });
         let routes = api::routes(Arc::clone(&shown), Arc::clone(&self.upload), self.health.clone(), self.store.clone());
         let (mirror, problems, upstreams) = (&self.mirror, &self.problems, &self.upstreams);

@@ -91,6 +91,16 @@ fn status_text(answer: &StatusAnswer) -> String {
         }
         text = format!("{text}\n\n{watchers}");
     }
+    if !answer.processes.is_empty() {
+        let mut processes = table();
+        processes.set_header(["PROCESS", "PROGRAM", "RUNS ON", "SAID", ""]);
+        for process in &answer.processes {
+            let how = if process.errors.is_empty() { "" } else { "keeps older values" };
+            let (pid, sequence) = (process.pid.to_string(), format!("change {}", process.sequence));
+            processes.add_row([pid, process.program.clone(), sequence, ago(&process.when), how.to_owned()]);
+        }
+        text = format!("{text}\n\n{processes}");
+    }
     if !status.placements.is_empty() {
         let mut places = table();
         places.set_header(["PLACED", "AT", "BY", "FILES", ""]);

@@ -38,13 +38,15 @@ impl Export {
         Ok(gone)
     }
 
-    /// A folder is stamped with the time of its header when it is built, and with a later one when it is asked for.
+    /// A folder is stamped with the time of its header when it is built, and with a later one when it is asked for; one that
+    /// was never switched to was built because somebody asked.
     fn was_asked(&self, sequence: Sequence, folder: &Folder, within: Duration, now: SystemTime) -> io::Result<bool> {
         let asked = folder.stamped()?;
-        Ok(asked > self.placed(sequence) && now.duration_since(asked).unwrap_or_default() < within)
+        let asked_for = asked > self.placed(sequence) || self.is_older(sequence);
+        Ok(asked_for && now.duration_since(asked).unwrap_or_default() < within)
     }
 
-    fn placed(&self, sequence: Sequence) -> SystemTime {
+    pub(super) fn placed(&self, sequence: Sequence) -> SystemTime {
         let header = self.kept.get(&sequence).and_then(|kept| kept.header.as_ref());
         UNIX_EPOCH + Duration::from_secs(header.map_or(0, |header| header.time))
     }
@@ -70,6 +72,7 @@ mod tests {
                 parent: None,
                 time: 1000 + sequence,
                 faults: std::collections::BTreeMap::new(),
+                older: false,
             };
             let contents =
                 Contents::from([("services/web/latest".parse().unwrap(), StoreHash::of(&header.time.to_string()))]);

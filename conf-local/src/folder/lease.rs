@@ -21,6 +21,11 @@ impl Folder {
         self.lock(FlockOperation::NonBlockingLockExclusive)
     }
 
+    /// Takes the folder for a reader, until this value is dropped; false while it is being removed.
+    pub(crate) fn lock_shared(&self) -> io::Result<bool> {
+        self.lock(FlockOperation::NonBlockingLockShared)
+    }
+
     fn lock(&self, how: FlockOperation) -> io::Result<bool> {
         match fs::flock(&self.0, how) {
             Ok(()) => Ok(true),
@@ -40,5 +45,11 @@ impl Folder {
     pub(crate) fn stamped(&self) -> io::Result<SystemTime> {
         let stat = fs::fstat(&self.0)?;
         Ok(UNIX_EPOCH + Duration::from_secs(u64::try_from(stat.st_mtime).unwrap_or_default()))
+    }
+
+    /// True while `other` is the same folder, not another one of its name.
+    pub(crate) fn is_same(&self, other: &Folder) -> io::Result<bool> {
+        let (one, other) = (fs::fstat(&self.0)?, fs::fstat(&other.0)?);
+        Ok((one.st_dev, one.st_ino) == (other.st_dev, other.st_ino))
     }
 }

@@ -57,8 +57,12 @@ impl Service {
         let at = at.map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
         let mut goal = Goal { component, at, sequence: query.sequence, looked: None };
         let mut views = self.agent.follow();
-        let until = tokio::time::sleep(patience(query.timeout)?);
-        tokio::pin!(until);
+        let patience = patience(query.timeout)?;
+        let until = tokio::time::sleep(patience);
+        // A change that does not touch this datacenter never comes: that it has passed is what servers know.
+        let (wanted, mut asked) = (goal.sequence.unwrap_or_default(), false);
+        let asking = self.demand.at(wanted, patience);
+        tokio::pin!(until, asking);
         loop {
             let view = views.borrow_and_update().clone();
             let sequence = view.status.sequence;
@@ -70,6 +74,8 @@ impl Service {
                 return Ok(answer::json(StatusCode::OK, &Reached { reached: true, sequence, reason: None }));
             };
             tokio::select! {
+                // What came of it is seen in the view.
+                _ = &mut asking, if !asked && wanted > sequence => asked = true,
                 changed = views.changed() => changed.map_err(|_| stopping())?,
                 () = &mut until => {
                     let reached = Reached { reached: false, sequence, reason: Some(reason) };
@@ -90,7 +96,7 @@ impl Goal {
             (None, None) => Some(words),
         };
         let Some(exported) = &view.exported else { return because("nothing is exported on this host yet".to_owned()) };
-        if let Some(wanted) = self.sequence.filter(|wanted| *wanted > exported.sequence) {
+        if let Some(wanted) = self.sequence.filter(|wanted| *wanted > exported.sequence.max(view.status.central)) {
             return because(format!("change {} is exported, {wanted} is not yet", exported.sequence));
         }
         let fault = view.status.faults.iter().find(|(component, _)| self.component.matches(component));

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Instant, SystemTime},
 };
 
@@ -9,6 +10,8 @@ use libconf::{
     name::{CommitId, ComponentVersion},
     tier::{daemon::chain, snapshot::Snapshot},
 };
+
+use tokio::sync::OwnedMutexGuard;
 
 use super::{Audience, Host};
 use crate::state::{Agent, ChangeKind, HistoryChange, HistoryEntry, Switched};
@@ -74,8 +77,9 @@ impl Host {
             .announce(Switched { sequence: snapshot.sequence, commit: snapshot.commit, changed, export }, entry);
     }
 
-    /// What can wait until readers have their files: history, old snapshots, packs.
-    pub fn tidy(&mut self, audience: &Audience) {
+    /// What can wait until readers have their files: history, old snapshots, packs. The packs wait longer while somebody
+    /// fetches, but for whoever hands that right over.
+    pub fn tidy(&mut self, audience: &Audience, fetching: Option<OwnedMutexGuard<()>>) {
         // For people only: no sync.
         let new = self.history.with_extension("json.new");
         let written = serde_json::to_vec(&audience.agent.history())
@@ -94,6 +98,7 @@ impl Host {
         let mut keep: Vec<CommitId> = self.newest.iter().map(|(newest, _)| newest.commit).chain(exported).collect();
         keep.dedup();
         keep.retain(|commit| self.git().is_ok_and(|git| git.find_commit((*commit).into()).is_ok()));
+        let Some(_alone) = fetching.or_else(|| Arc::clone(&self.fetching).try_lock_owned().ok()) else { return };
         match self.repository.consolidate(&keep) {
             Ok(true) => tracing::info!("the repository was consolidated"),
             Ok(false) => {}

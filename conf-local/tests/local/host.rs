@@ -14,7 +14,9 @@ use std::{
 
 use conf_local::{
     config::WatchEntry,
+    demand::Demand,
     duties::{Duties, Watchers},
+    processes::Reader,
     service::{self, Service, StatusAnswer},
     state::{Agent, ChangeKind, Exported, ExportedComponent, HistoryChange, HistoryEntry, Status, Switched, View},
     watcher::{Registry, WatcherState, WatcherStatus},
@@ -24,6 +26,7 @@ use libconf::{
     tier::{
         api::{HostState, Pin},
         http,
+        upstream::{Credentials, Upstreams},
     },
 };
 use nix::{
@@ -72,14 +75,11 @@ impl Host {
         let registry = Registry::open(self.state.path(), &self.entries, Arc::clone(&duties), self.agent.clone(), false);
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(Arc::clone(&registry).run(stop.clone()));
-        let service = || {
-            let repository = self.state.path().join("repo.git");
-            let (agent, watchers, stop) = (self.agent.clone(), Arc::clone(&registry), stop.clone());
-            service::routes(Service { agent, watchers, repository, stop })
-        };
         let listener = http::bind_unix(&self.socket(), 0o666).await.unwrap();
-        tasks.spawn(http::serve(listener, service(), stop.clone()));
-        self.running = Some(Running { registry, duties, stop, tasks });
+        self.running = Some(Running { registry, duties, stop: stop.clone(), tasks });
+        let routes = service::routes(Service { stop: stop.clone(), ..self.service() });
+        let running = self.running.as_mut().unwrap();
+        running.tasks.spawn(http::serve(listener, routes, stop));
     }
 
     /// Ends them as SIGTERM does.
@@ -205,13 +205,22 @@ impl Host {
 
     /// The status as a program gets it.
     pub fn status(&self) -> StatusAnswer {
-        let service = Service {
+        self.service().status(Reader::All)
+    }
+
+    /// What the routes answer from; there is no server to ask.
+    pub fn service(&self) -> Service {
+        let repository = self.state.path().join("repo.git");
+        let nobody = || Upstreams::new(Vec::new(), &Credentials::none()).unwrap();
+        let demand = Demand::new(self.agent.clone(), repository.clone(), Arc::default(), nobody(), nobody());
+        Service {
             agent: self.agent.clone(),
             watchers: self.registry(),
-            repository: PathBuf::new(),
+            demand: Arc::new(demand),
+            processes: Arc::default(),
+            repository,
             stop: CancellationToken::new(),
-        };
-        service.status()
+        }
     }
 }
 

@@ -231,12 +231,7 @@ async fn the_loopback_port_reads_and_does_nothing_else() {
     let listener = http::bind_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address: SocketAddr = listener.address().unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
-    let service = Service {
-        agent: host.agent.clone(),
-        watchers: host.registry(),
-        repository: host.state.path().join("repo.git"),
-        stop: stop.clone(),
-    };
+    let service = Service { stop: stop.clone(), ..host.service() };
     let serving = tokio::spawn(http::serve(listener, routes(service), stop.clone()));
     beside(move || {
         let ask = |method: &str, path: &str, name: &str, body: &str| {

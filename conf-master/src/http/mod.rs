@@ -1,5 +1,6 @@
 //! What conf-master answers over HTTP: Git at `/conf.git`, the API at `/api/v1`, health.
 
+mod at;
 mod conf;
 mod datacenters;
 mod delivery;
@@ -73,7 +74,8 @@ impl Server {
         let api = api.or(update::routes(self.clone())).unify().or(sections::routes(self.clone())).unify().boxed();
         let api = api.or(plan::routes(self.clone())).unify().or(explain::routes(self.clone())).unify().boxed();
         let api = api.or(secrets::routes(self.clone())).unify().or(conf::routes(self.clone())).unify().boxed();
-        let api = api.or(delivery::routes(self.clone())).unify().or(datacenters::routes(self)).unify().boxed();
+        let api = api.or(delivery::routes(self.clone())).unify().or(at::routes(self.clone())).unify().boxed();
+        let api = api.or(datacenters::routes(self)).unify().boxed();
         git.or(api).unify().or(health_routes(health)).unify().boxed()
     }
 

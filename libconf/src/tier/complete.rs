@@ -31,6 +31,13 @@ pub fn complete(repo: &Repository, have: Option<CommitId>, want: CommitId) -> Re
     Walk::new(repo)?.tree(base, commit.tree_id())
 }
 
+/// The parents of a commit as its bytes name them: libgit2 hides those of a commit that is shallow.
+pub(super) fn parents(repo: &Repository, commit: CommitId) -> Result<Vec<CommitId>, git2::Error> {
+    let commit = repo.find_commit(commit.into())?;
+    let header = String::from_utf8_lossy(commit.raw_header_bytes()).into_owned();
+    Ok(header.lines().filter_map(|line| line.strip_prefix("parent ")?.parse().ok()).collect())
+}
+
 /// Sees that all `wants` (commits, or tags of commits), their history down to what `haves` hold, and every object of
 /// their trees are present. What the `haves` reach is taken for present.
 pub fn complete_history(repo: &Repository, haves: &[ObjectId], wants: &[ObjectId]) -> Result<(), Missing> {
@@ -58,6 +65,13 @@ pub fn complete_history(repo: &Repository, haves: &[ObjectId], wants: &[ObjectId
         walk.tree(base, commit.tree_id())?;
     }
     Ok(())
+}
+
+/// As [`complete`], of a commit and the one before it, where it has one.
+pub fn complete_two(repo: &Repository, want: CommitId) -> Result<(), Missing> {
+    complete(repo, None, want)?;
+    let parents = parents(repo, want).map_err(Missing::because(want.into()))?;
+    parents.first().map_or(Ok(()), |parent| complete(repo, Some(want), *parent))
 }
 
 struct Walk<'r> {

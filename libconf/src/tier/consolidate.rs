@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, ffi::OsString, fs, io, path::Path};
 use git2::Repository;
 
 use super::{
-    complete::complete,
+    complete::{complete, parents},
     git::sync_folder,
     pack::FetchError,
     store::{install, write_shallow},
@@ -89,11 +89,7 @@ fn packs(folder: &Path) -> io::Result<Vec<(OsString, u64)>> {
 fn cut_off(repo: &Repository, keep: &BTreeSet<CommitId>) -> Result<BTreeSet<CommitId>, git2::Error> {
     let mut cut = BTreeSet::new();
     for id in keep {
-        let commit = repo.find_commit((*id).into())?;
-        // The bytes themselves: libgit2 hides the parents of a commit that is shallow already.
-        let header = String::from_utf8_lossy(commit.raw_header_bytes()).into_owned();
-        let mut parents = header.lines().filter_map(|line| line.strip_prefix("parent ")?.parse::<CommitId>().ok());
-        if parents.any(|parent| !keep.contains(&parent)) {
+        if parents(repo, *id)?.iter().any(|parent| !keep.contains(parent)) {
             cut.insert(*id);
         }
     }

@@ -1,6 +1,7 @@
 //! What the three daemons share, in the order in which a change meets it.
 
 pub mod api;
+pub mod chain;
 mod child;
 pub mod commented;
 mod complete;

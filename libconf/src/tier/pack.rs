@@ -8,7 +8,7 @@ use reqwest::Response;
 use tokio::sync::mpsc;
 
 pub use super::{
-    complete::{Missing, complete, complete_history},
+    complete::{Missing, complete, complete_history, complete_two},
     consolidate::consolidate,
 };
 use super::{
@@ -28,6 +28,8 @@ pub enum Depth {
     Full,
     /// The wanted commit alone; the repository becomes a shallow one.
     One,
+    /// The wanted commit and the one before it.
+    Two,
 }
 
 /// One step from what a repository has to what it wants.
@@ -86,8 +88,10 @@ impl Ask {
         for have in &self.haves {
             pktline::push(&mut text, &format!("have {have}"));
         }
-        if self.haves.is_empty() && self.depth == Depth::One {
-            pktline::push(&mut text, "deepen 1");
+        match self.depth {
+            Depth::One if self.haves.is_empty() => pktline::push(&mut text, "deepen 1"),
+            Depth::Two if self.haves.is_empty() => pktline::push(&mut text, "deepen 2"),
+            Depth::Full | Depth::One | Depth::Two => {}
         }
         pktline::push(&mut text, "done");
         text.push_str("0000");
@@ -99,6 +103,7 @@ impl Ask {
         match self.depth {
             Depth::Full => complete_history(repo, &self.haves, &self.wants),
             Depth::One => self.wants.iter().try_for_each(|want| complete(repo, self.haves.first().copied(), *want)),
+            Depth::Two => self.wants.iter().try_for_each(|want| complete_two(repo, *want)),
         }
     }
 }

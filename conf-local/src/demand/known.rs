@@ -1,0 +1,58 @@
+//! What this host's disk knows of the moment of a change: by the headers of kept folders, and by the chain of snapshots in
+//! the repository.
+
+use std::path::Path;
+
+use git2::Repository;
+use libconf::{
+    name::{CommitId, HostName, Sequence},
+    tier::{
+        api::SnapshotAt,
+        chain::{self, Around},
+    },
+};
+
+use crate::export::{self, Header};
+
+/// What is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    /// Its folder is kept; it is the newest up to `through`.
+    Kept { snapshot: SnapshotAt, through: Sequence },
+    /// Which one it is, but there is no folder.
+    Objects { snapshot: SnapshotAt },
+    /// The datacenter began later.
+    TooOld,
+    /// Nothing: its place in the chain is not here.
+    Nothing,
+}
+
+/// Looks for the newest snapshot not above `change`, which is below `newest`, the exported one.
+pub(super) fn look(export: &Path, host: &HostName, repository: &Path, newest: CommitId, change: Sequence) -> Known {
+    let header = |sequence: Sequence| export::header(export, sequence).filter(|header| header.host == *host);
+    let kept = export::sequences(export);
+    let below = kept.range(..=change).next_back().and_then(|sequence| header(*sequence));
+    let above = kept.range(change.next()..).next().and_then(|sequence| header(*sequence));
+    if let (Some(below), Some(above)) = (&below, &above)
+        && above.parent == Some(below.commit)
+    {
+        return Known::Kept { snapshot: of(below), through: before(above.sequence) };
+    }
+    match Repository::open_bare(repository).map(|repo| chain::around(&repo, newest, change)) {
+        Ok(Ok(Around::Known { at: Some(at), next: Some(next) })) => match header(at.sequence) {
+            Some(header) if header.commit == at.commit => Known::Kept { snapshot: at, through: before(next.sequence) },
+            _ => Known::Objects { snapshot: at },
+        },
+        Ok(Ok(Around::Known { at: None, .. })) => Known::TooOld,
+        // What cannot be read here others can tell.
+        Ok(Ok(Around::Known { .. } | Around::CutOff) | Err(_)) | Err(_) => Known::Nothing,
+    }
+}
+
+fn of(header: &Header) -> SnapshotAt {
+    SnapshotAt { sequence: header.sequence, commit: header.commit }
+}
+
+fn before(sequence: Sequence) -> Sequence {
+    Sequence(sequence.0.saturating_sub(1))
+}

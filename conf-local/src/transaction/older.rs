@@ -1,0 +1,80 @@
+//! An older snapshot than the exported one, rendered beside it for operations that are pinned to it: no checks, no places,
+//! no switch, nobody told.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use git2::Repository as Git;
+use libconf::{
+    name::CommitId,
+    tier::{api::SnapshotAt, daemon::chain, snapshot::Snapshot},
+};
+
+use super::{Host, TransactionError};
+use crate::export::{self, Header};
+
+impl Host {
+    /// Renders `older` into a folder of its own, once it is proven to be this datacenter's: signed, and, with `next`, what that
+    /// one follows, signed as well. Does nothing when it is kept already.
+    pub fn render_older(&mut self, older: SnapshotAt, next: Option<SnapshotAt>) -> Result<(), TransactionError> {
+        let git = self.git()?;
+        let snapshot = self.named(&git, older)?;
+        if let Some(next) = next
+            && self.named(&git, next)?.parent != Some(snapshot.commit)
+        {
+            let words =
+                format!("snapshot #{} does not follow #{}: something lies between", next.sequence, older.sequence);
+            return Err(TransactionError::Refused(words));
+        }
+        let Some((current, _)) = self.export.current().filter(|(current, _)| *current > older.sequence) else {
+            let words = format!("snapshot #{} is not older than what is exported", older.sequence);
+            return Err(TransactionError::Refused(words));
+        };
+        if self.export.keeps(older.sequence, older.commit, &self.name) {
+            return Ok(());
+        }
+        let rendered = self.render_beside(&git, &snapshot);
+        match &rendered {
+            Ok(()) => {
+                tracing::info!(sequence = %older.sequence, %current, "an older snapshot is rendered for operations")
+            }
+            Err(_) => {
+                if let Err(error) = self.export.discard() {
+                    tracing::warn!(error = %chain(&error), "what the failed step left could not be removed; tried again later");
+                }
+            }
+        }
+        rendered
+    }
+
+    /// A snapshot that is signed for this datacenter and is what it was called.
+    fn named(&self, git: &Git, named: SnapshotAt) -> Result<Snapshot, TransactionError> {
+        let snapshot = Snapshot::verify(git, named.commit, &self.keys, &self.datacenter)?;
+        if snapshot.sequence == named.sequence {
+            return Ok(snapshot);
+        }
+        let short = |commit: CommitId| commit.short();
+        let words = format!("{} is snapshot #{}, not #{}", short(named.commit), snapshot.sequence, named.sequence);
+        Err(TransactionError::Refused(words))
+    }
+
+    fn render_beside(&mut self, git: &Git, snapshot: &Snapshot) -> Result<(), TransactionError> {
+        let model = self.model_of(snapshot)?;
+        // Most components are as they are now, and are not rendered again.
+        let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
+        let (mut contents, faults) = self.stage(git, &model, &have, false)?;
+        // What keeps other files in the export has none here: those would be of another snapshot.
+        contents.retain(|name, _| !faults.contains_key(name));
+        let header = Header {
+            datacenter: self.datacenter.clone(),
+            host: self.name.clone(),
+            sequence: snapshot.sequence,
+            commit: snapshot.commit,
+            parent: snapshot.parent,
+            time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            faults,
+            older: true,
+        };
+        let plan = export::plan(&have.contents, &contents);
+        Ok(self.export.keep_older(header, &plan, contents)?)
+    }
+}

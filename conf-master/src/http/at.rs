@@ -1,0 +1,63 @@
+//! `GET /api/v1/at`: which snapshot of a datacenter was the newest at a change.
+
+use http::StatusCode;
+use libconf::{
+    name::{DatacenterName, Sequence},
+    tier::{
+        api::At,
+        chain::{self, Around},
+        http::{Response, Routes, error, json},
+    },
+};
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+use warp::Filter as _;
+
+use super::Server;
+
+/// Chains that are followed at once; the others wait their turn.
+static READING: Semaphore = Semaphore::const_new(4);
+
+#[derive(Deserialize)]
+struct Query {
+    datacenter: DatacenterName,
+    sequence: Sequence,
+}
+
+/// `GET /api/v1/at?datacenter=<id>/<version>&sequence=<w>`
+pub(super) fn routes(server: Server) -> Routes {
+    warp::path!("api" / "v1" / "at")
+        .and(warp::get())
+        .and(warp::query())
+        .then(move |query: Query| {
+            let server = server.clone();
+            async move { server.at(query).await }
+        })
+        .boxed()
+}
+
+impl Server {
+    /// What has landed is known here, so that nothing is waited for: a change above `central` is none yet.
+    async fn at(&self, query: Query) -> Response {
+        let published = self.lander.published();
+        let central = published.borrow().central;
+        let newest = match self.snapshot(&query.datacenter) {
+            Ok(newest) => newest,
+            Err(answer) => return answer,
+        };
+        let change = query.sequence;
+        if change > central {
+            return json(StatusCode::OK, &At { central, at: None, next: None });
+        }
+        let Ok(_reading) = READING.acquire().await else {
+            return error(StatusCode::SERVICE_UNAVAILABLE, "conf-master is stopping");
+        };
+        self.read(move |repo| match chain::around(repo, newest.commit, change)? {
+            Around::Known { at, next } => Ok(json(StatusCode::OK, &At { central, at, next })),
+            Around::CutOff => {
+                Ok(error(StatusCode::NOT_FOUND, format!("change {change} is too long ago; git still finds it")))
+            }
+        })
+        .await
+    }
+}
