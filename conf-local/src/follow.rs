@@ -325,7 +325,7 @@ impl Worker<'_> {
         until: Option<Instant>,
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
-        let have = self.blocking(|host| host.have()).await;
+        let have = self.blocking(Host::have).await;
         self.last_have = have;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
