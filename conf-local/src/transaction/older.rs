@@ -33,15 +33,10 @@ impl Host {
             return Ok(());
         }
         let rendered = self.render_beside(&git, &snapshot);
-        match &rendered {
-            Ok(()) => {
-                tracing::info!(sequence = %older.sequence, %current, "an older snapshot is rendered for operations")
-            }
-            Err(_) => {
-                if let Err(error) = self.export.discard() {
-                    tracing::warn!(error = %chain(&error), "what the failed step left could not be removed; tried again later");
-                }
-            }
+        if rendered.is_ok() {
+            tracing::info!(sequence = %older.sequence, %current, "an older snapshot is rendered for operations");
+        } else if let Err(error) = self.export.discard() {
+            tracing::warn!(error = %chain(&error), "what the failed step left could not be removed; tried again later");
         }
         rendered
     }
