@@ -41,6 +41,18 @@ pub(super) fn export_dir(socket: &Path) -> Option<PathBuf> {
     status.export.is_absolute().then_some(status.export)
 }
 
+/// Where and how the agent is asked.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Agent {
+    /// Its socket; none: nobody is asked.
+    pub(super) socket: Option<PathBuf>,
+    /// What the program calls itself.
+    pub(super) program: Option<String>,
+    /// Where questions wait; in threads of their own otherwise.
+    #[cfg(feature = "tokio")]
+    pub(super) runtime: Option<tokio::runtime::Handle>,
+}
+
 /// A snapshot as the agent names it: the newest of this datacenter for every change from `from` through `through`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub(super) struct At {
@@ -57,6 +69,8 @@ pub(super) enum Refused {
     NoneSoOld,
     /// Not now, in the agent's words or those of the system.
     NotNow(String),
+    /// Nobody can be asked any more.
+    Never(String),
 }
 
 /// The question for the newest snapshot not above `sequence`; the agent waits for it until `deadline`.
@@ -107,6 +121,20 @@ pub(super) fn ask(socket: &Path, request: &[u8], deadline: Instant) -> io::Resul
             return Err(io::Error::new(io::ErrorKind::InvalidData, "its answer is too long"));
         }
     }
+}
+
+/// As [`ask`], in a runtime of tokio that drives its input, output and time.
+#[cfg(feature = "tokio")]
+pub(super) async fn ask_in_runtime(socket: &Path, request: &[u8], deadline: Instant) -> io::Result<Answer> {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let asking = async {
+        let mut stream = tokio::net::UnixStream::connect(socket).await?;
+        stream.write_all(request).await?;
+        let mut answer = Vec::new();
+        stream.take(ANSWER_BYTES).read_to_end(&mut answer).await?;
+        Answer::parse(&answer)
+    };
+    tokio::time::timeout_at(deadline.into(), asking).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
 fn left(deadline: Instant) -> io::Result<Duration> {

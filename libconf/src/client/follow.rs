@@ -23,6 +23,7 @@ use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 use super::{
     Error,
     acknowledge::{self, Acknowledge, Taken},
+    agent::Agent,
     operation::resolve::Resolver,
     snapshot::Snapshot,
 };
@@ -79,7 +80,7 @@ pub(super) struct Follower {
 
 impl Follower {
     /// Reads the current snapshot and starts the thread.
-    pub(super) fn start(export_dir: &Path, socket: Option<PathBuf>, program: String) -> Result<Self, Error> {
+    pub(super) fn start(export_dir: &Path, agent: Agent) -> Result<Self, Error> {
         // A relative path would change its meaning with the program's working directory.
         let no_export = |source| Error::NoExport { dir: export_dir.to_owned(), source };
         let export_dir = std::path::absolute(export_dir).map_err(no_export)?;
@@ -89,7 +90,7 @@ impl Follower {
         let snapshot = current(&export_dir)?;
         let shared = Arc::new(Shared {
             known: ArcSwap::from_pointee(Known { central: central_of(&export_dir, &snapshot), snapshot }),
-            resolver: Resolver::new(export_dir.clone(), socket.clone()),
+            resolver: Resolver::new(export_dir.clone(), &agent),
             acknowledge: Arc::default(),
             followers: Mutex::default(),
             error: ArcSwapOption::empty(),
@@ -103,7 +104,8 @@ impl Follower {
                 move || shared.follow(watch, &woken)
             })
             .map_err(|source| Error::NoExport { dir: shared.export_dir.clone(), source })?;
-        if let Some(socket) = socket {
+        if let Some(socket) = agent.socket {
+            let program = agent.program.unwrap_or_else(acknowledge::program);
             let following = Arc::downgrade(&shared);
             let taken = move || following.upgrade().map(|shared| shared.taken());
             acknowledge::start(&shared.acknowledge, socket, program, taken);

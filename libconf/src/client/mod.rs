@@ -84,8 +84,8 @@ impl Client {
     pub fn connect() -> Result<Self, Error> {
         let set = |name| std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from);
         let (export_dir, socket) = (set("CONF_EXPORT_DIR"), set("CONF_LOCAL_SOCKET"));
-        let socket = Some(socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)));
-        Options { export_dir, socket, ..Options::default() }.connect()
+        let options = Self::options().socket(socket.unwrap_or_else(|| PathBuf::from(DEFAULT_SOCKET)));
+        Options { export_dir, ..options }.connect()
     }
 
     /// As [`Client::connect`], with the agent at this socket and without a look at the environment.
@@ -194,8 +194,7 @@ impl Client {
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     export_dir: Option<PathBuf>,
-    socket: Option<PathBuf>,
-    program: Option<String>,
+    agent: agent::Agent,
 }
 
 impl Options {
@@ -209,14 +208,25 @@ impl Options {
     /// The agent's Unix socket.
     #[must_use]
     pub fn socket(mut self, path: impl Into<PathBuf>) -> Self {
-        self.socket = Some(path.into());
+        self.agent.socket = Some(path.into());
         self
     }
 
     /// What `conf-local status` calls this process; the name of its executable unless told.
     #[must_use]
     pub fn program(mut self, name: impl Into<String>) -> Self {
-        self.program = Some(name.into());
+        self.agent.program = Some(name.into());
+        self
+    }
+
+    /// Where reads of an [`Operation`] wait for the agent: in this runtime, instead of in threads of libconf's own.
+    ///
+    /// It has to drive input, output and time (`enable_all`). Reads that wait when it is shut down end with
+    /// [`Error::NotHere`].
+    #[cfg(feature = "tokio")]
+    #[must_use]
+    pub fn runtime(mut self, runtime: tokio::runtime::Handle) -> Self {
+        self.agent.runtime = Some(runtime);
         self
     }
 
@@ -229,10 +239,9 @@ impl Options {
     /// - Errors: [`Error::NoExport`] when there is no readable snapshot there (the agent has not exported yet).
     /// - Source: `GET /v1/status` of conf-local, member `export`.
     pub fn connect(self) -> Result<Client, Error> {
-        let asked = || self.socket.as_deref().and_then(agent::export_dir);
+        let asked = || self.agent.socket.as_deref().and_then(agent::export_dir);
         let dir = self.export_dir.clone().or_else(asked).unwrap_or_else(|| PathBuf::from(DEFAULT_EXPORT_DIR));
-        let program = self.program.unwrap_or_else(acknowledge::program);
-        Ok(Client { follower: Arc::new(follow::Follower::start(&dir, self.socket, program)?) })
+        Ok(Client { follower: Arc::new(follow::Follower::start(&dir, self.agent)?) })
     }
 }
 

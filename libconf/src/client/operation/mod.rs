@@ -7,6 +7,8 @@
 pub mod baggage;
 mod clock;
 mod headers;
+#[cfg(feature = "tower")]
+pub mod layer;
 pub(super) mod resolve;
 
 use std::{

@@ -6,11 +6,13 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fs, io,
-    path::PathBuf,
+    path::{Path, PathBuf},
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::{Context, Waker},
     thread,
     time::{Duration, Instant},
 };
@@ -20,7 +22,7 @@ use event_listener::{Event, EventListener, Listener};
 use super::{
     super::{
         Error,
-        agent::{self, Refused},
+        agent::{self, Agent, Answer, Refused},
         follow::{Known, central_of},
         snapshot::{Header, Snapshot},
     },
@@ -52,6 +54,8 @@ pub(in crate::client) struct Resolver {
     /// A question has ended, and its place is free.
     place: Arc<Event>,
     clock: Clock,
+    #[cfg(feature = "tokio")]
+    runtime: Option<tokio::runtime::Handle>,
     stop: AtomicBool,
 }
 
@@ -94,10 +98,12 @@ enum Look {
 }
 
 impl Resolver {
-    pub(in crate::client) fn new(export_dir: PathBuf, socket: Option<PathBuf>) -> Arc<Self> {
+    pub(in crate::client) fn new(export_dir: PathBuf, agent: &Agent) -> Arc<Self> {
         Arc::new(Resolver {
             export_dir,
-            socket,
+            socket: agent.socket.clone(),
+            #[cfg(feature = "tokio")]
+            runtime: agent.runtime.clone(),
             ranges: Mutex::default(),
             questions: Mutex::default(),
             place: Arc::default(),
@@ -130,6 +136,15 @@ impl Resolver {
             match self.look(&known, sequence, deadline, &mut asked) {
                 Look::Done(found) => return found,
                 Look::Wait(news, event) => {
+                    #[cfg(feature = "tokio")]
+                    if let Some(runtime) = &self.runtime {
+                        let limited = {
+                            let _inside = runtime.enter();
+                            tokio::time::timeout_at(deadline.into(), news)
+                        };
+                        let _ = limited.await;
+                        continue;
+                    }
                     let _alarm = self.clock.wake_at(deadline, event);
                     news.await;
                 }
@@ -186,6 +201,9 @@ impl Resolver {
                 Some(Asking { ended: Some(Ok(snapshot)), .. }) => return Look::Done(Ok(snapshot)),
                 Some(Asking { ended: Some(Err(Refused::NoneSoOld)), .. }) => {
                     return Look::Done(Err(Error::NoneSoOld { sequence }));
+                }
+                Some(Asking { ended: Some(Err(Refused::Never(missing))), .. }) => {
+                    return Look::Done(Err(Error::NotHere { sequence, missing }));
                 }
                 // It was given up at an earlier deadline than ours: asked again.
                 Some(Asking { ended: Some(Err(Refused::NotNow(_))), .. }) if in_time => {
@@ -310,46 +328,74 @@ impl Resolver {
         let question = Arc::new(Question { state, news: Arc::default() });
         questions.insert(sequence, Arc::clone(&question));
         drop(questions);
-        let asking = thread::Builder::new().name("libconf-ask".to_owned());
-        let started = asking.spawn({
+        let asking = {
             let (resolver, question) = (Arc::clone(self), Arc::clone(&question));
-            move || resolver.ask(sequence, &question)
-        });
-        if let Err(error) = started {
-            self.end(sequence, &question, Err(Refused::NotNow(error.to_string())));
+            // Ended however it comes to an end, also by a runtime that is shut down.
+            let unanswered = Unanswered { resolver, sequence, question };
+            async move { unanswered.resolver.ask(sequence, &unanswered.question).await }
+        };
+        #[cfg(feature = "tokio")]
+        if let Some(runtime) = &self.runtime {
+            drop(runtime.spawn(asking));
+            return Some(question);
         }
+        // On a thread of ours it blocks instead of waiting, and so is done when it was polled once. Where the system gives
+        // no thread it is dropped, and ends the question so.
+        let _ = thread::Builder::new().name("libconf-ask".to_owned()).spawn(move || {
+            let done = pin!(asking).poll(&mut Context::from_waker(Waker::noop()));
+            debug_assert!(done.is_ready(), "a question waited on a thread of its own");
+        });
         Some(question)
     }
 
     /// Asks until there is an answer, or nobody waits any more.
-    fn ask(&self, sequence: Sequence, question: &Question) {
+    async fn ask(&self, sequence: Sequence, question: &Question) {
         let mut pause = FIRST_PAUSE;
         loop {
             let deadline = lock(&question.state).deadline;
-            let refused = match self.ask_once(sequence, deadline) {
+            let refused = match self.ask_once(sequence, deadline).await {
                 Ok(snapshot) => return self.end(sequence, question, Ok(snapshot)),
                 Err(Refused::NotNow(missing)) => missing,
                 Err(refused) => return self.end(sequence, question, Err(refused)),
             };
-            let mut state = lock(&question.state);
-            state.missing = Some(refused.clone());
-            let over = Instant::now() >= state.deadline || self.stop.load(Ordering::Acquire);
-            drop(state);
+            let over = {
+                let mut state = lock(&question.state);
+                state.missing = Some(refused.clone());
+                Instant::now() >= state.deadline || self.stop.load(Ordering::Acquire)
+            };
             if over {
                 return self.end(sequence, question, Err(Refused::NotNow(refused)));
             }
-            thread::sleep(pause.min(deadline.saturating_duration_since(Instant::now())));
+            self.pause(pause.min(deadline.saturating_duration_since(Instant::now()))).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 
-    fn ask_once(&self, sequence: Sequence, deadline: Instant) -> Result<Arc<Snapshot>, Refused> {
+    #[cfg_attr(not(feature = "tokio"), expect(clippy::unused_async, reason = "a runtime waits, a thread blocks"))]
+    async fn pause(&self, time: Duration) {
+        #[cfg(feature = "tokio")]
+        if self.runtime.is_some() {
+            return tokio::time::sleep(time).await;
+        }
+        thread::sleep(time);
+    }
+
+    #[cfg_attr(not(feature = "tokio"), expect(clippy::unused_async, reason = "a runtime waits, a thread blocks"))]
+    async fn exchange(&self, socket: &Path, request: &[u8], deadline: Instant) -> io::Result<Answer> {
+        #[cfg(feature = "tokio")]
+        if self.runtime.is_some() {
+            return agent::ask_in_runtime(socket, request, deadline).await;
+        }
+        agent::ask(socket, request, deadline)
+    }
+
+    async fn ask_once(&self, sequence: Sequence, deadline: Instant) -> Result<Arc<Snapshot>, Refused> {
         let Some(socket) = &self.socket else {
             return Err(Refused::NotNow(
                 "it is not among the files kept here, and no agent was named to ask".to_owned(),
             ));
         };
-        let answer = agent::ask(socket, &agent::at(sequence, deadline), agent::patience(deadline));
+        let answer = self.exchange(socket, &agent::at(sequence, deadline), agent::patience(deadline)).await;
         let at = agent::read_at(sequence, answer)?;
         // Not the directory that the answer names: in a container the export may be somewhere else.
         let dir = self.export_dir.join("snapshots").join(at.sequence.to_string());
@@ -365,9 +411,25 @@ impl Resolver {
     fn end(&self, sequence: Sequence, question: &Question, with: Result<Arc<Snapshot>, Refused>) {
         // Out of the list first: whoever finds it ended begins another.
         lock(&self.questions).remove(&sequence);
-        lock(&question.state).ended = Some(with);
+        lock(&question.state).ended.get_or_insert(with);
         question.news.notify(usize::MAX);
         self.place.notify(usize::MAX);
+    }
+}
+
+/// A question that is being asked; it has ended when this is dropped.
+struct Unanswered {
+    resolver: Arc<Resolver>,
+    sequence: Sequence,
+    question: Arc<Question>,
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if lock(&self.question.state).ended.is_none() {
+            let why = "it could not be asked for; the system gave no thread, or the program's runtime was shut down";
+            self.resolver.end(self.sequence, &self.question, Err(Refused::Never(why.to_owned())));
+        }
     }
 }
 

@@ -305,3 +305,30 @@ fn the_headers_of_http_carry_it() {
     assert_eq!(lines, ["a=1;p,b=\u{fc},conf-version=4".as_bytes()]);
     assert_eq!(client.join(&headers).unwrap().sequence().0, 4);
 }
+
+#[cfg(feature = "tokio")]
+#[test]
+fn the_programs_own_runtime_waits_for_the_agent() {
+    let export = Export::with(8, &[(WEB, &web(8))]);
+    export.lay_out(3, None, &[(WEB, &web(3))], &BTreeMap::new());
+    let agent = FakeAgent::start(|target, _| match target {
+        target if target.starts_with("/v1/at/5?") => FakeAgent::at(3, 6),
+        _ => (504, r#"{"error":"s1 is away"}"#.to_owned()),
+    });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let options = Client::options().export_dir(&export.path).socket(agent.socket());
+    let client = options.runtime(runtime.handle().clone()).connect().unwrap();
+    runtime.block_on(async {
+        let operation = client.begin_at(Sequence(5)).with_deadline(Instant::now() + LONG);
+        assert_eq!(operation.get::<Web>(WEB).await.unwrap().port, 3);
+        let late = client.begin_at(Sequence(9)).with_deadline(soon());
+        let error = late.get::<Web>(WEB).await.unwrap_err().to_string();
+        assert!(error.contains("s1 is away"), "{error}");
+    });
+    // A runtime that is gone is an error at once, not a wait.
+    drop(runtime);
+    let operation = client.begin_at(Sequence(9)).with_deadline(Instant::now() + LONG);
+    let began = Instant::now();
+    assert!(matches!(operation.get_blocking::<Web>(WEB), Err(Error::NotHere { .. })));
+    assert!(began.elapsed() < LONG / 2);
+}

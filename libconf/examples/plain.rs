@@ -1,0 +1,40 @@
+//! A plain, synchronous program that is built around SIGHUP, as many are: no async runtime, no thread of its own.
+//!
+//! `cargo run --example plain`, on a host with conf-local and a component `services/web` that has settings and a file
+//! `motd`. It ends with SIGTERM.
+
+use std::error::Error;
+
+use libconf::client::{Client, Signal};
+use serde_json::Value;
+use signal_hook::{
+    consts::{SIGHUP, SIGTERM},
+    iterator::Signals,
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // The handler first: without one SIGHUP would end the program (libconf would rather wait for it).
+    let mut signals = Signals::new([SIGHUP, SIGTERM])?;
+    let client = Client::connect()?;
+    // Sent once per change, after everything that is read below shows it.
+    let _raising = client.group(["services/web"])?.raise_on_change(Signal::Hangup)?;
+
+    show(&client)?;
+    println!("ready");
+    for signal in signals.forever() {
+        match signal {
+            SIGHUP => show(&client)?,
+            _ => break,
+        }
+    }
+    Ok(())
+}
+
+/// Settings and files of one snapshot, however many are read.
+fn show(client: &Client) -> Result<(), Box<dyn Error>> {
+    let now = client.begin();
+    let settings = now.get_blocking::<Value>("services/web")?;
+    let motd = now.files_blocking("services/web")?.read_to_string("motd")?;
+    println!("sequence={} settings={settings} motd={}", now.ready_blocking()?, motd.trim());
+    Ok(())
+}
