@@ -103,7 +103,7 @@ impl Identity {
         &self.recipient
     }
 
-    fn of_age(key: x25519::Identity) -> Self {
+    pub(super) fn of_age(key: x25519::Identity) -> Self {
         Identity { recipient: HostKey(key.to_public().to_string()), key: Key::Age(key) }
     }
 

@@ -1,11 +1,13 @@
 //! Sealing and opening, by age. The name stands inside, so that one sealed file put in another's place is refused.
 //!
 //! For up to [`PART`] recipients it is an age file. For more it is several, so that a host finds its own at once: the line
-//! [`PARTS`], then for each part a line (`<bytes> <mark>…`, a [`mark`] for each of its recipients) and an age file of so many bytes.
+//! [`PARTS`], then a line `<bytes>` and an age file of so many bytes with the value, sealed to a key that is made for it alone;
+//! then for each part a line (`<bytes> <mark>…`, a [`mark`] for each of its recipients) and an age file of so many bytes with
+//! that key.
 
 use std::{io::Write, str};
 
-use age::{Encryptor, Recipient, ssh, x25519};
+use age::{Encryptor, Recipient, secrecy::ExposeSecret as _, ssh, x25519};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
@@ -20,7 +22,7 @@ pub const MAX_SEALED_BYTES: usize = 8 << 20;
 /// thousand, a second and more.
 const PART: usize = 32;
 /// The first line where there are several age files.
-const PARTS: &[u8] = b"conf-sealed 1\n";
+const PARTS: &[u8] = b"conf-sealed 2\n";
 
 /// What stands inside, as JSON. Readers pass over members that they do not know.
 #[derive(Serialize, Deserialize)]
@@ -43,6 +45,9 @@ pub enum SealError {
     /// It is too large.
     #[error("it has {0} bytes; a secret has at most {MAX_VALUE_BYTES}")]
     Large(usize),
+    /// It is for too many.
+    #[error("for {0} hosts it would have more than {MAX_SEALED_BYTES} bytes; let fewer hosts run its readers")]
+    Many(usize),
     /// The library's reason.
     #[error("it cannot be sealed: {0}")]
     Failed(String),
@@ -92,12 +97,20 @@ pub fn seal(
     if recipients.len() <= PART {
         return seal_part(&plain, recipients);
     }
+    let key = x25519::Identity::generate();
+    let value = seal_part(&plain, &[HostKey(key.to_public().to_string())])?;
+    let key = key.to_string();
     let mut sealed = PARTS.to_vec();
+    sealed.extend(format!("{}\n", value.len()).bytes());
+    sealed.extend(value);
     for part in recipients.chunks(PART) {
-        let bytes = seal_part(&plain, part)?;
+        let bytes = seal_part(key.expose_secret().as_bytes(), part)?;
         let marks: Vec<String> = part.iter().map(mark).collect();
         sealed.extend(format!("{} {}\n", bytes.len(), marks.join(" ")).bytes());
         sealed.extend(bytes);
+        if sealed.len() > MAX_SEALED_BYTES {
+            return Err(SealError::Many(recipients.len()));
+        }
     }
     Ok(sealed)
 }
@@ -108,21 +121,31 @@ fn mark(key: &HostKey) -> String {
     format!("{half:032x}")
 }
 
-/// The age file that is sealed to a key; none that names it means that it is sealed to others.
-fn part_of<'a>(sealed: &'a [u8], key: &HostKey) -> Result<&'a [u8], OpenError> {
-    let Some(mut rest) = sealed.strip_prefix(PARTS) else { return Ok(sealed) };
-    let (own, damaged) = (mark(key), || OpenError::Damaged("its parts are not of the known form"));
+/// One age file of several: the words on its line after its size, the file, and what follows it.
+fn part(sealed: &[u8]) -> Option<(str::Split<'_, char>, &[u8], &[u8])> {
+    let end = sealed.iter().position(|byte| *byte == b'\n')?;
+    let (line, after) = (str::from_utf8(&sealed[..end]).ok()?, &sealed[end + 1..]);
+    let mut words = line.split(' ');
+    let (part, rest) = after.split_at_checked(words.next()?.parse().ok()?)?;
+    Some((words, part, rest))
+}
+
+/// What is in a sealed value.
+fn unseal(identity: &Identity, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
+    let Some(sealed) = sealed.strip_prefix(PARTS) else { return identity.unseal(sealed) };
+    let damaged = || OpenError::Damaged("its parts are not of the known form");
+    let (_, value, mut rest) = part(sealed).ok_or_else(damaged)?;
+    let own = mark(identity.recipient());
     while !rest.is_empty() {
-        let end = rest.iter().position(|byte| *byte == b'\n').ok_or_else(damaged)?;
-        let (line, after) = (str::from_utf8(&rest[..end]).map_err(|_| damaged())?, &rest[end + 1..]);
-        let mut words = line.split(' ');
-        let bytes = words.next().and_then(|bytes| bytes.parse::<usize>().ok()).ok_or_else(damaged)?;
-        let (part, next) = after.split_at_checked(bytes).ok_or_else(damaged)?;
-        if words.any(|word| word == own) {
-            return Ok(part);
+        let (mut marks, key, next) = part(rest).ok_or_else(damaged)?;
+        if marks.any(|mark| mark == own) {
+            let key = identity.unseal(key)?;
+            let key = str::from_utf8(&key).ok().and_then(|key| key.parse::<x25519::Identity>().ok());
+            return Identity::of_age(key.ok_or_else(damaged)?).unseal(value);
         }
         rest = next;
     }
+    // None that names it means that it is sealed to others.
     Err(OpenError::NotForThisKey)
 }
 
@@ -154,7 +177,7 @@ pub fn open(
     if sealed.len() > MAX_SEALED_BYTES {
         return Err(OpenError::Damaged("it is too large"));
     }
-    let plain = identity.unseal(part_of(sealed, identity.recipient())?)?;
+    let plain = unseal(identity, sealed)?;
     let inside: Inside<String, Zeroizing<String>> = serde_json::from_slice(&plain)
         // The library's own words may hold a part of the value.
         .map_err(|_| OpenError::Damaged("what is in it is not of the known form"))?;

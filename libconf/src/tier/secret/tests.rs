@@ -88,6 +88,11 @@ fn among_many_recipients_each_finds_its_own_part() {
             assert!(number < count || opened == Err(OpenError::NotForThisKey));
         }
     }
+    let long = text(&"x".repeat(MAX_VALUE_BYTES));
+    let sealed = seal(&long, &id, &name, &recipients).unwrap();
+    assert!(sealed.len() < MAX_VALUE_BYTES + 300 * recipients.len(), "{}: the value stands there once", sealed.len());
+    assert_eq!(open(&identities[70], &sealed, &id, &name).unwrap(), long);
+
     let sealed = seal(&value, &id, &name, &recipients).unwrap();
     let last = identities.last().unwrap();
     for cut in (0..sealed.len()).step_by(7) {
