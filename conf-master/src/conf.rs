@@ -8,6 +8,7 @@ use libconf::{
     name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, RoleName, Sequence},
     tier::{
         render::{self, Content, RenderError, Secrets},
+        safety::{self, Limits},
         snapshot::Snapshot,
     },
 };
@@ -89,6 +90,13 @@ pub fn conf(
         Err(why) => return Ok(Err(why)),
     };
     let sources = running.sources();
+    // Before anything of it is read: templates could make more of it, what they are made from is known now.
+    let most = Limits { total_bytes: MOST_BYTES, ..Limits::default() };
+    let faults = safety::faults_in_tree(repo, sources.component_tree, &most)?;
+    if !faults.is_empty() {
+        let words = format!("{} cannot be shown: {}; fetch its branch by Git", running.name, faults.join("; "));
+        return Ok(Err(NotThere(words)));
+    }
     let secrets = Secrets::by_name(&sources, &running.name.component);
     let rendered = match render::render(repo, &sources, &running.name, Some(&host), &secrets) {
         Ok(rendered) => rendered,

@@ -18,6 +18,7 @@ pub mod config;
 pub mod delivery;
 pub mod deployments;
 pub mod doc;
+pub mod endless;
 pub mod explain;
 pub mod history;
 pub mod hosts;

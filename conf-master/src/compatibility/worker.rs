@@ -10,7 +10,8 @@ use super::{Lack, schemas};
 use crate::schema::BadSchema;
 
 /// Honest questions take milliseconds; landings wait for each.
-const BOUNDS: Bounds = Bounds { memory: 1 << 30, seconds: 5, patience: Duration::from_secs(5), answer: 16 << 20 };
+const MEMORY: u64 = 1 << 30;
+const BOUNDS: Bounds = Bounds { seconds: 5, patience: Duration::from_secs(5), answer: 16 << 20 };
 /// The first argument of the program by which it becomes this process.
 pub const ARGUMENT: &str = "compatibility-worker";
 
@@ -32,5 +33,5 @@ pub(super) fn ask(before: Option<String>, after: Option<String>) -> Result<Found
 
 /// Is that process: answers questions until there are no more.
 pub fn run() -> io::Result<()> {
-    worker::serve(BOUNDS, |Question { before, after }| schemas::compare(before.as_deref(), after.as_deref()))
+    worker::serve(MEMORY, |Question { before, after }| schemas::compare(before.as_deref(), after.as_deref()))
 }

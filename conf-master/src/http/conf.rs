@@ -54,7 +54,15 @@ impl Server {
             Ok(snapshot) => snapshot,
             Err(answer) => return answer,
         };
+        let Ok(turn) = self.renderings.clone().try_acquire_owned() else {
+            return error(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "others are being shown their configuration; try again in a moment",
+            );
+        };
         self.read(move |repo| {
+            // Also when whoever asked has gone.
+            let _turn = turn;
             Ok(match conf::conf(repo, &snapshot, &component, &audience)? {
                 Ok(conf) => json(StatusCode::OK, &conf),
                 Err(why) => error(StatusCode::NOT_FOUND, why),

@@ -38,6 +38,9 @@ use crate::{
 /// Pushes that Git works on at once; more get 503 and are told to try again.
 const PUSHES_AT_ONCE: usize = 16;
 
+/// Components that are rendered for readers at once; more get 503. Landings have a process of their own for that.
+const RENDERINGS_AT_ONCE: usize = 2;
+
 /// Everything that answers need.
 #[derive(Clone, Debug)]
 pub struct Server {
@@ -48,6 +51,7 @@ pub struct Server {
     waits: Arc<Semaphore>,
     upload: Arc<UploadPack>,
     receive: Arc<ReceivePack>,
+    renderings: Arc<Semaphore>,
 }
 
 impl Server {
@@ -59,7 +63,8 @@ impl Server {
         };
         let receive = ReceivePack::new(repo.clone(), PUSHES_AT_ONCE, environment);
         let waits = Arc::new(Semaphore::new(delivery::WAITS_AT_ONCE));
-        Server { repo, lander, hosts: Arc::default(), inventories: Arc::default(), waits, upload, receive }
+        let renderings = Arc::new(Semaphore::new(RENDERINGS_AT_ONCE));
+        Server { repo, lander, hosts: Arc::default(), inventories: Arc::default(), waits, upload, receive, renderings }
     }
 
     /// All routes.

@@ -8,7 +8,6 @@ mod worker;
 use std::{
     collections::HashMap,
     sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
 };
 
 use jsonschema::{PatternOptions, Validator, error::ValidationErrorKind};
@@ -21,6 +20,8 @@ use libconf::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::endless::{Endless, Known};
 
 pub use libconf::tier::schema::FILE;
 pub use worker::{ARGUMENT as WORKER, run as run_worker};
@@ -72,35 +73,27 @@ pub type Found = Result<Vec<Vec<SchemaFault>>, BadSchema>;
 
 /// The way to the process that works schemas out.
 #[derive(Debug, Default)]
-pub struct Schemas(Mutex<Process>);
-
-#[derive(Debug, Default)]
-struct Process {
-    worker: Option<Worker>,
-    /// Schemas that never came to an end, and when: what many datacenters run is not tried in each of them.
-    endless: Vec<(ObjectId, Instant)>,
+pub struct Schemas {
+    worker: Mutex<Option<Worker>>,
+    /// Schemas that never came to an end.
+    endless: Endless<()>,
 }
-
-/// How long an endless schema is remembered.
-const REMEMBERED: Duration = Duration::from_secs(60);
-/// After so many endless ones within that time no other is tried: landings wait for each.
-const MOST_ENDLESS: usize = 6;
 
 impl Schemas {
     /// Holds settings against a schema; `id` is the blob that `schema` is. Bounds: five seconds, then the schema is at fault.
     pub fn check(&self, id: ObjectId, schema: &[u8], settings: &[Value]) -> Found {
-        let mut process = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        process.endless.retain(|(_, when)| when.elapsed() < REMEMBERED);
-        if process.endless.iter().any(|(known, _)| *known == id) {
-            return Err(worker::endless());
-        }
-        if process.endless.len() >= MOST_ENDLESS {
-            return Err(BadSchema::new("other schemas took up all the time there is; push again in a minute"));
+        let mut worker = self.worker.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.endless.known(id) {
+            Known::Nothing => {}
+            Known::Endless(()) => return Err(worker::endless()),
+            Known::TooMany => {
+                return Err(BadSchema::new("other schemas took up all the time there is; push again in a minute"));
+            }
         }
         let question = worker::Question { id, schema: String::from_utf8_lossy(schema).into_owned(), settings };
-        let found = worker::ask(&mut process.worker, &question);
+        let found = worker::ask(&mut worker, &question);
         if found.as_ref().is_err_and(|bad| *bad == worker::endless()) {
-            process.endless.push((id, Instant::now()));
+            self.endless.remember(id, ());
         }
         found
     }

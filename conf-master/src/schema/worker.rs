@@ -11,8 +11,9 @@ use serde_json::Value;
 
 use super::{BadSchema, Compiled, Found};
 
+const MEMORY: u64 = 1 << 30;
 /// Honest questions take milliseconds.
-const BOUNDS: Bounds = Bounds { memory: 1 << 30, seconds: 5, patience: Duration::from_secs(5), answer: 64 << 20 };
+const BOUNDS: Bounds = Bounds { seconds: 5, patience: Duration::from_secs(5), answer: 64 << 20 };
 /// The first argument of the program by which it becomes this process.
 pub const ARGUMENT: &str = "schema-worker";
 
@@ -52,5 +53,5 @@ pub(super) fn endless() -> BadSchema {
 /// Is that process: answers questions until there are no more.
 pub fn run() -> io::Result<()> {
     let mut compiled = Compiled::default();
-    worker::serve(BOUNDS, |Asked { id, schema, settings }| compiled.check(id, &schema, &settings))
+    worker::serve(MEMORY, |Asked { id, schema, settings }| compiled.check(id, &schema, &settings))
 }

@@ -10,6 +10,7 @@ pub(crate) mod side;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use git2::Repository;
@@ -33,6 +34,7 @@ use side::Side;
 use crate::{
     catalog::{Datacenter, Delta},
     compatibility::Comparisons,
+    endless::{Endless, Known},
     refusal::Fault,
     resolve::Caused,
     schema::{self, SchemaFault, Schemas},
@@ -58,6 +60,9 @@ impl Default for Limits {
 
 /// The most groups of hosts whose settings are held against a schema in one question.
 const GROUPS_AT_ONCE: usize = 200;
+/// The processor time that one look may spend on the templates of one component: landings wait for it. Honest ones take a
+/// millisecond for each group of hosts.
+const TEMPLATES: Duration = Duration::from_secs(20);
 /// What was found good is remembered for so many groups of hosts; then all is forgotten.
 const MOST_GOOD: usize = 200_000;
 /// How many trees' overrides are remembered; then all are forgotten.
@@ -73,6 +78,8 @@ pub struct Validator {
     /// What was compared of schemas.
     pub comparisons: Comparisons,
     schemas: Schemas,
+    /// Trees with templates that took all the time there is, and what was told of them.
+    templates: Endless<SettingsFault>,
     good: Mutex<BTreeSet<Ingredients>>,
     overrides: Mutex<HashMap<ObjectId, Arc<Overrides>>>,
 }
@@ -370,7 +377,8 @@ impl Looking<'_> {
         let reference = self.after.reference(name, &Origin::Component);
         let causes = self.after.causes(name, reference.clone());
         let fault = |SettingsFault { file, line, reason }, host: Option<&HostName>| {
-            let fault = Fault { host: host.cloned(), ..Fault::of_file(&reference, &file, line, reason) };
+            let mut fault = Fault { host: host.cloned(), ..Fault::of_file(&reference, &file, line, reason) };
+            fault.file = fault.file.filter(|file| !file.is_empty());
             Caused { fault, causes: causes.clone() }
         };
         let templates = match Templates::read(self.repo, sources) {
@@ -387,13 +395,50 @@ impl Looking<'_> {
                 return Ok(());
             }
         };
+        if cases.is_empty() {
+            return Ok(());
+        }
+        let without_place = |reason: &str| SettingsFault { file: String::new(), line: None, reason: reason.to_owned() };
+        let endless = match self.validator.templates.known(sources.component_tree) {
+            Known::Nothing => None,
+            Known::Endless(told) => {
+                let reason = format!("{} So it was less than a minute ago; then it is looked at again.", told.reason);
+                Some(SettingsFault { reason, ..told })
+            }
+            Known::TooMany => {
+                Some(without_place("other templates took up all the time there is; push again in a minute"))
+            }
+        };
+        if let Some(endless) = endless {
+            self.found.push(fault(endless, None));
+            cases.clear();
+            return Ok(());
+        }
         let secrets = Secrets::by_name(sources, &name.component);
         let mut told = BTreeSet::new();
         let by_host = layers::differ_by_host(self.repo, sources)?;
+        let (mut left, mut over) = (TEMPLATES, false);
         cases.retain(|case| {
-            let faults = templates.faults(sources, name, case.host.as_ref(), &case.settings, &secrets);
-            let good = faults.is_empty();
-            for one in faults {
+            if over {
+                return false;
+            }
+            if left.is_zero() {
+                over = true;
+                let words = "this component's templates take more than 20 s of processor time for all hosts together; let them \
+                             do less, or let fewer variables differ by host";
+                self.found.push(fault(without_place(words), None));
+                return false;
+            }
+            let looked = templates.look(sources, name, case.host.as_ref(), &case.settings, &secrets);
+            left = left.saturating_sub(looked.spent);
+            if looked.endless {
+                // On the next host it would take as long again.
+                over = true;
+                let told = looked.faults.first().cloned();
+                self.validator.templates.remember(sources.component_tree, told.unwrap_or_else(|| without_place("")));
+            }
+            let good = looked.faults.is_empty();
+            for one in looked.faults {
                 // What many hosts have in common is told once, of the first.
                 if told.insert((one.file.clone(), one.line, one.reason.clone())) {
                     let layered = case.stack.layers.iter().any(|layer| layer.origin.is_of_hosts());
@@ -426,7 +471,7 @@ impl Looking<'_> {
                 for ((case, places), mut faults) in cases.iter().zip(places).zip(found) {
                     // What its value is like nobody knows here, but for its type.
                     faults
-                        .retain(|fault| fault.of_type || !places.iter().any(|place| fault.pointer.starts_with(place)));
+                        .retain(|fault| fault.of_type || !places.iter().any(|place| is_within(&fault.pointer, place)));
                     if faults.is_empty() {
                         self.validator.remember(case.ingredients.clone());
                     }
@@ -464,6 +509,11 @@ impl Looking<'_> {
         }
         self.found.push(Caused { fault, causes });
     }
+}
+
+/// True when a JSON Pointer leads to a place or to something in it.
+fn is_within(pointer: &str, place: &str) -> bool {
+    pointer.strip_prefix(place).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// The JSON Pointers at which a secret is asked for.

@@ -7,6 +7,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     fmt,
     str::FromStr,
+    time::Duration,
 };
 
 use git2::{ObjectType, Repository, Tree};
@@ -19,7 +20,7 @@ use super::{
     safety::{self, Limits},
     secret::{Generate, SecretValue, Source},
     settings::{self, SettingsFault},
-    template::{self, Given, Job},
+    template::{self, Given, Job, Rendering},
 };
 use crate::name::{BadName, ComponentName, ComponentVersion, HostName, SecretName};
 
@@ -102,7 +103,7 @@ pub fn render(
     if !sources.raw
         && let Some(templates) = Templates::of(&files).map_err(RenderError::Templates)?
     {
-        put_results(&mut files, templates.on(sources, component, host, &shown, secrets))?;
+        put_results(&mut files, templates.on(sources, component, host, &shown, secrets).results)?;
     }
     let mut opened = shown.clone();
     let settings_shown = if secrets.put_into(&mut opened).map_err(RenderError::Fault)? {
@@ -125,7 +126,7 @@ pub fn templates(
     let stack = layers::stack(repo, sources, &component.component, host).map_err(of_layers)?;
     let mut faults = Vec::new();
     let mut made = BTreeMap::new();
-    for (path, result) in templates.on(sources, component, host, &Value::Object(stack.merged()), secrets) {
+    for (path, result) in templates.on(sources, component, host, &Value::Object(stack.merged()), secrets).results {
         match result {
             Ok(one) => drop(made.insert(path[..path.len() - template::ENDING.len()].to_owned(), one.text)),
             Err(fault) => faults.push(fault),
@@ -141,9 +142,20 @@ fn of_layers(error: LayerError) -> RenderError {
     }
 }
 
+/// What a look at templates came to.
+#[derive(Debug)]
+pub struct Looked {
+    /// What is wrong with them.
+    pub faults: Vec<SettingsFault>,
+    /// The processor time that it took.
+    pub spent: Duration,
+    /// One of them took all the time or memory that it may; on the next host it would most likely take as much again.
+    pub endless: bool,
+}
+
 /// The templates of one component, read once for many hosts.
 pub struct Templates {
-    /// All files that are text: a template may include any.
+    /// All files that are text, where one of the templates may include any; else the templates alone.
     texts: BTreeMap<String, String>,
 }
 
@@ -183,23 +195,32 @@ impl Templates {
                 },
             }
         }
-        if faults.is_empty() { Ok(Some(Templates { texts })) } else { Err(faults) }
+        if !faults.is_empty() {
+            return Err(faults);
+        }
+        let is_template = |path: &String| path.ends_with(template::ENDING);
+        let names_others = |(path, text): (&String, &String)| is_template(path) && template::names_others(text);
+        if !texts.iter().any(names_others) {
+            // They are handed over for every host.
+            texts.retain(|path, _| is_template(path));
+        }
+        Ok(Some(Templates { texts }))
     }
 
-    /// What is wrong with them on a host with these settings.
-    pub fn faults(
+    /// Renders them for a host with these settings, to see what is wrong.
+    pub fn look(
         &self,
         sources: &Sources<'_>,
         component: &ComponentVersion,
         host: Option<&HostName>,
         settings: &Value,
         secrets: &Secrets,
-    ) -> Vec<SettingsFault> {
-        let results = self.on(sources, component, host, settings, secrets);
+    ) -> Looked {
+        let Rendering { results, spent, endless } = self.on(sources, component, host, settings, secrets);
         let mut faults: Vec<SettingsFault> = results.into_values().filter_map(Result::err).collect();
         // One that several include is at fault once.
         faults.dedup();
-        faults
+        Looked { faults, spent, endless }
     }
 
     fn on(
@@ -209,7 +230,7 @@ impl Templates {
         host: Option<&HostName>,
         settings: &Value,
         secrets: &Secrets,
-    ) -> template::Results {
+    ) -> Rendering {
         let mut variables = template::variables(sources, component, host);
         variables.insert("settings".to_owned(), settings.clone());
         template::render(Job { files: self.texts.clone(), variables, secrets: secrets.given.clone() })
@@ -321,6 +342,10 @@ impl Secrets {
             faults.push(SecretFault { pointer: at.to_owned(), reason: format!("the secret {name}: {why}") });
         };
         if let Some(name) = settings::asked_secret(value) {
+            if at.is_empty() {
+                refuse(name, "it stands in the place of all settings; write it under a key");
+                return false;
+            }
             *value = match self.given.get(name) {
                 Some(Given::Text(text)) => text.as_str().into(),
                 Some(Given::Certificate { certificate, key }) => {

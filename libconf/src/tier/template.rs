@@ -13,7 +13,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
-        Mutex, OnceLock, PoisonError,
+        Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -66,13 +66,14 @@ impl Limits {
         // Others may be using the processor.
         let patience = Duration::from_secs(4 * self.seconds);
         // A byte of text is at most six in JSON.
-        Bounds { memory: MEMORY, seconds: self.seconds, patience, answer: 6 * self.component_bytes + (1 << 20) }
+        Bounds { seconds: self.seconds, patience, answer: 6 * self.component_bytes + (1 << 20) }
     }
 }
 
 static PATIENT: AtomicBool = AtomicBool::new(false);
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-static WORKER: Mutex<Option<Worker>> = Mutex::new(None);
+/// The processes that render, at most: one takes turns, and where several ask at once none need wait for another's template.
+static WORKERS: [Mutex<Option<Worker>>; 3] = [const { Mutex::new(None) }; 3];
 
 /// Allows every template four times as much. For hosts.
 pub fn be_patient() {
@@ -85,9 +86,21 @@ pub fn through(program: PathBuf) {
     let _ = PROGRAM.set(program);
 }
 
-/// Ends the process that renders, and with it what it still holds of secrets. The next template starts another.
+/// Ends the processes that render, and with them what they still hold of secrets. The next template starts another.
 pub fn rest() {
-    drop(WORKER.lock().unwrap_or_else(PoisonError::into_inner).take());
+    for slot in &WORKERS {
+        drop(slot.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+}
+
+/// A process that nobody else asks now; else the first one, once it is free.
+fn slot() -> MutexGuard<'static, Option<Worker>> {
+    let free = WORKERS.iter().find_map(|slot| match slot.try_lock() {
+        Ok(slot) => Some(slot),
+        Err(TryLockError::Poisoned(slot)) => Some(slot.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    });
+    free.unwrap_or_else(|| WORKERS[0].lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// Renders templates until its input ends, if that is what this process was started for. To be called first in `main`,
@@ -96,8 +109,7 @@ pub fn child() -> Option<ExitCode> {
     if std::env::args_os().nth(1).is_none_or(|argument| argument != ARGUMENT) {
         return None;
     }
-    let bounds = LANDING.times(4).bounds();
-    Some(match worker::serve(bounds, engine::answer) {
+    Some(match worker::serve(MEMORY, engine::answer) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     })
@@ -137,6 +149,16 @@ pub(super) struct Made {
 /// By the path of the template, `.j2` included.
 pub(super) type Results = BTreeMap<String, Result<Made, SettingsFault>>;
 
+/// What the templates of a component came to.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Rendering {
+    pub(super) results: Results,
+    /// The processor time of all of them.
+    pub(super) spent: Duration,
+    /// One of them took all that it may: with other variables it would most likely take as much again.
+    pub(super) endless: bool,
+}
+
 #[derive(Serialize, Deserialize)]
 enum Question {
     Render(Job, Limits),
@@ -145,27 +167,34 @@ enum Question {
 
 #[derive(Serialize, Deserialize)]
 enum Answer {
-    Render(Results),
+    Render(Rendering),
     Uses(Option<BTreeSet<String>>),
 }
 
+/// True when a template may read other files of its component.
+pub(super) fn names_others(text: &str) -> bool {
+    ["include", "import", "extends"].iter().any(|word| text.contains(word))
+}
+
 /// Renders every template among the files of a job.
-pub(super) fn render(job: Job) -> Results {
+pub(super) fn render(job: Job) -> Rendering {
     let first = job.files.keys().find(|path| path.ends_with(ENDING)).cloned();
     let limits = if PATIENT.load(Ordering::Relaxed) { LANDING.times(4) } else { LANDING };
-    let refuse = |reason: String| {
+    let refuse = |reason: String, spent: u64| {
         let file = first.clone().unwrap_or_default();
-        BTreeMap::from([(file.clone(), Err(SettingsFault { file, line: None, reason }))])
+        let results = BTreeMap::from([(file.clone(), Err(SettingsFault { file, line: None, reason }))]);
+        Rendering { results, spent: Duration::from_secs(spent), endless: spent > 0 }
     };
     match ask(&Question::Render(job, limits), limits.bounds()) {
-        Ok(Answer::Render(results)) => results,
-        Ok(Answer::Uses(_)) => refuse("it was not answered; try again".to_owned()),
+        Ok(Answer::Render(rendering)) => rendering,
+        Ok(Answer::Uses(_)) => refuse("it was not answered; try again".to_owned(), 0),
         Err(NoAnswer::TooMuch) => refuse(
             "this component's templates take more time or memory than there is; is there a loop that never ends, or a text \
              that doubles at each step?"
                 .to_owned(),
+            limits.seconds,
         ),
-        Err(NoAnswer::Failed(cause)) => refuse(format!("no process to render it in: {cause}; try again")),
+        Err(NoAnswer::Failed(cause)) => refuse(format!("no process to render it in: {cause}; try again"), 0),
     }
 }
 
@@ -179,6 +208,5 @@ fn ask(question: &Question, bounds: Bounds) -> Result<Answer, NoAnswer> {
         let program = PROGRAM.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path);
         Worker::start(program, ARGUMENT)
     };
-    let mut slot = WORKER.lock().unwrap_or_else(PoisonError::into_inner);
-    Worker::ask(&mut slot, start, bounds, question)
+    Worker::ask(&mut slot(), start, bounds, question)
 }

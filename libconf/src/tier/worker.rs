@@ -1,8 +1,8 @@
 //! This program once more, as a process that answers questions, one at a time: for work that a stranger's text may make
-//! endless. One question and one answer a line, JSON both ways.
+//! endless. One question and one answer a line, JSON both ways; before a question stand its seconds.
 //!
-//! It has no environment, bounds its own memory and, for each question, its own processor time, and ends when its input
-//! ends. Who asks does not wait for ever either. After either bound the process is gone; the next question starts another.
+//! It has no environment, bounds its own memory and, for each question, its own processor time to what the question says, and
+//! ends when its input ends. Who asks does not wait for ever either. After either bound the process is gone; the next question starts another.
 
 use std::{
     io::{self, BufRead, Read as _, Write as _},
@@ -21,8 +21,6 @@ use zeroize::Zeroizing;
 /// What such a process may use.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Address space, in bytes.
-    pub memory: u64,
     /// Processor time for one question, in whole seconds.
     pub seconds: u64,
     /// How long the one who asks waits for an answer.
@@ -68,17 +66,20 @@ impl Worker {
         Ok(Worker { child, input, output })
     }
 
-    /// Asks the process in `slot`, which `start` starts where there is none.
+    /// Asks the process in `slot`, which `start` starts where there is none: also where something ended it meanwhile, so that
+    /// nobody's question is blamed for that.
     pub fn ask<Q: Serialize, A: DeserializeOwned>(
         slot: &mut Option<Worker>,
         start: impl FnOnce() -> io::Result<Worker>,
         bounds: Bounds,
         question: &Q,
     ) -> Result<A, NoAnswer> {
-        let worker = slot.take().map_or_else(start, Ok).map_err(NoAnswer::Failed)?;
+        let running =
+            slot.take().and_then(|mut worker| worker.child.try_wait().is_ok_and(|end| end.is_none()).then_some(worker));
+        let worker = running.map_or_else(start, Ok).map_err(NoAnswer::Failed)?;
         // What is asked may hold secrets.
-        let line = serde_json::to_vec(question).map_err(|cause| NoAnswer::Failed(cause.into()))?;
-        let mut line = Zeroizing::new(line);
+        let mut line = Zeroizing::new(format!("{} ", bounds.seconds).into_bytes());
+        serde_json::to_writer(&mut *line, question).map_err(|cause| NoAnswer::Failed(cause.into()))?;
         line.push(b'\n');
         // An error leaves the process in no known state, so it is ended.
         let (answer, worker) = worker.converse(&line, bounds).map_err(|cause| match cause.kind() {
@@ -116,11 +117,11 @@ impl Worker {
     }
 }
 
-/// Is that process: answers questions until there are no more.
-pub fn serve<Q: DeserializeOwned, A: Serialize>(bounds: Bounds, mut answer: impl FnMut(Q) -> A) -> io::Result<()> {
+/// Is that process, with so many bytes of address space: answers questions until there are no more.
+pub fn serve<Q: DeserializeOwned, A: Serialize>(memory: u64, mut answer: impl FnMut(Q) -> A) -> io::Result<()> {
     // What it is asked may be secret.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
-    limit(Resource::As, bounds.memory);
+    limit(Resource::As, memory);
     limit(Resource::Core, 0);
     let (mut input, mut output) = (io::stdin().lock(), io::stdout().lock());
     let mut line = String::new();
@@ -130,8 +131,10 @@ pub fn serve<Q: DeserializeOwned, A: Serialize>(bounds: Bounds, mut answer: impl
             return Ok(());
         }
         // Who asks waits no longer; where that one is gone, the kernel ends what would run for ever.
-        limit(Resource::Cpu, spent().as_secs() + bounds.seconds + 1);
-        let mut answer = serde_json::to_vec(&answer(serde_json::from_str(&line)?))?;
+        let (seconds, question) = line.split_once(' ').unwrap_or_default();
+        let seconds: u64 = seconds.parse().map_err(io::Error::other)?;
+        limit(Resource::Cpu, spent().as_secs() + seconds + 1);
+        let mut answer = serde_json::to_vec(&answer(serde_json::from_str(question)?))?;
         answer.push(b'\n');
         output.write_all(&answer)?;
         output.flush()?;
@@ -146,7 +149,7 @@ fn limit(resource: Resource, most: u64) {
 }
 
 /// The processor time that this process has used.
-fn spent() -> Duration {
+pub(super) fn spent() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    Duration::from_secs(time.tv_sec.try_into().unwrap_or(0))
+    Duration::new(time.tv_sec.try_into().unwrap_or(0), time.tv_nsec.try_into().unwrap_or(0))
 }

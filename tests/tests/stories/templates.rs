@@ -2,11 +2,12 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use rustix::process::Signal;
 use serde_json::{Value, json};
 use tests::{
     Plan, Reader, Site,
     git::Change,
-    program::text,
+    program::{descendants, signal_pid, text},
     site::{CLASS, DATACENTER, Pointers, class, instance},
 };
 
@@ -116,6 +117,56 @@ fn what_cannot_be_rendered_does_not_land() {
         .refused(&["x.j2:1", "`platform.domain` is undefined"]);
     // And the server goes on: the next change lands.
     site.work.change().file(WEB, "x.j2", "{{ host.name }}").land();
+}
+
+#[test]
+fn a_template_that_never_ends_is_tried_once() {
+    let site = central();
+    let endless = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}";
+    let text = format!("{{% if host.name == 'web-1' %}}{endless}\n{{% else %}}\n\n{endless}{{% endif %}}");
+    let told = site.work.change().file(WEB, "x.j2", &text).push().refused(&["never ends", "x.j2:"]);
+    assert_eq!(told.matches("never ends").count(), 1, "on one host: {told}");
+    let told = site.work.change().file(WEB, "x.j2", &text).push().refused(&["never ends", "less than a minute ago"]);
+    assert_eq!(told.matches("never ends").count(), 1, "{told}");
+    site.work.change().file(WEB, "x.j2", "{{ host.name }}").land();
+}
+
+#[test]
+fn the_process_that_renders_is_bounded_as_a_landing_is_and_may_go_at_any_time() {
+    let site = central();
+    site.work.change().file(WEB, "x.j2", "{{ host.name }}").land();
+    let rendering = || {
+        let all = descendants(site.master.daemon.pid()).into_iter();
+        let of_templates = all.filter(|(_, words)| words.contains("render-templates")).map(|(pid, _)| pid);
+        of_templates.collect::<Vec<u32>>()
+    };
+    let pids = rendering();
+    assert_eq!(pids.len(), 1, "it waits for the next template");
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", pids[0])).expect("it runs");
+    let seconds = limits.lines().find(|line| line.starts_with("Max cpu time")).expect("a limit of Linux");
+    let seconds: u64 = seconds.split_whitespace().nth(3).and_then(|soft| soft.parse().ok()).expect("it is limited");
+    assert!(seconds < 20, "five seconds for each question, and what it has used: {seconds}");
+    signal_pid(pids[0], Signal::KILL);
+    site.work.change().file(WEB, "x.j2", "{{ host.name }} again").land();
+    assert_ne!(rendering(), pids);
+}
+
+#[test]
+fn those_who_ask_what_a_host_would_get_take_turns() {
+    let site = central();
+    let text = "{% for a in range(60000) %}{{ a }}{% endfor %}";
+    site.work.change().file(WEB, "x.j2", text).land();
+    let path = format!("/conf/services/web?datacenter={DATACENTER}&host=web-1");
+    let master = site.master.http();
+    let ask = || master.get(&path).expect("an answer").status.as_u16();
+    let mut answers: Vec<u16> = std::thread::scope(|scope| {
+        let asking: Vec<_> = (0..24).map(|_| scope.spawn(ask)).collect();
+        asking.into_iter().map(|one| one.join().expect("it asks")).collect()
+    });
+    answers.sort_unstable();
+    answers.dedup();
+    assert_eq!(answers, [200, 503]);
+    assert_eq!(ask(), 200);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What a component is made from on one host, without reading it; only templates are looked at, once.
 
 use git2::Repository;
+use sha2::{Digest as _, Sha256};
 
 use super::{Overrides, Sources, overlays};
 use crate::{
@@ -18,12 +19,12 @@ pub struct Ingredients {
     raw: bool,
     /// The class's and the datacenter's.
     overrides: [Option<ObjectId>; 2],
-    /// The patches of roles and host, in canonical form.
-    overlays: Vec<Vec<u8>>,
+    /// The SHA-256 of each patch of roles and host, in canonical form.
+    overlays: Vec<[u8; 32]>,
     /// Faults in layers name the component; without a layer there are none.
     layered: Option<ComponentName>,
-    /// What templates read of platform, datacenter, host and component, in canonical form; nothing without templates.
-    facts: Option<Vec<u8>>,
+    /// The SHA-256 of what templates read of platform, datacenter, host and component; nothing without templates.
+    facts: Option<[u8; 32]>,
     /// The secrets that may go in: the source of each, and its sealed value.
     secrets: Vec<(SecretName, String, Option<ObjectId>)>,
 }
@@ -52,7 +53,7 @@ impl Ingredients {
         let name = &component.component;
         let overrides = [class, datacenter].map(|overrides| overrides.files.get(name).copied());
         let overlays: Vec<_> = overlays(sources.instance, name, host)
-            .map(|(_, overlay)| settings::to_canonical(&overlay.values.clone().into()))
+            .map(|(_, overlay)| Sha256::digest(settings::to_canonical(&overlay.values.clone().into())).into())
             .collect();
         let layered = overrides.iter().any(Option::is_some) || !overlays.is_empty();
         let layered = layered.then(|| name.clone());

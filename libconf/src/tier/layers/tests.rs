@@ -253,6 +253,47 @@ fn ingredients_differ_exactly_where_settings_may() {
     assert_eq!(read(&bench, "web-1", "services/free"), read(&bench, "web-2", "services/free2"));
 }
 
+#[test]
+fn what_templates_read_is_never_less_than_it_is() {
+    let inventory = "inventories:\n  hosts:\n    web-1: {variables: {rack: a}}\n    web-2: {variables: {rack: b}}\n";
+    let read = |template: &str, host: &str, component: &str| {
+        let bench = Bench::new(&[("x.j2", template)], &[], &[], inventory);
+        let overrides = [bench.class, bench.datacenter].map(|tree| Overrides::read(&bench.repo, tree).unwrap());
+        let component = format!("{component}/latest").parse().unwrap();
+        let groups = groups(&bench.repo, &bench.sources(), &component).unwrap().len();
+        let host: HostName = host.parse().unwrap();
+        let read = Ingredients::new(&bench.repo, &bench.sources(), overrides.each_ref(), &component, Some(&host));
+        (read.unwrap(), groups)
+    };
+    let by_rack = [
+        "{{ host.variables.rack }}",
+        "{% set host = host.variables %}{{ host.rack }}",
+        "{%- set host = host.variables -%}{{ host.rack }}",
+        "{% with host = host.variables %}{{ host.rack }}{% endwith %}",
+        "{% filter replace('@', host.variables.rack) %}@{% endfilter %}",
+        "{% set x | replace('@', host.variables.rack) %}@{% endset %}{{ x }}",
+        "{% autoescape host.variables.rack == 'a' %}{{ '<' }}{% endautoescape %}",
+        "{% macro m(host=host.variables) %}{{ host.rack }}{% endmacro %}{{ m() }}",
+        "{% macro m(host) %}{{ host.rack }}{% endmacro %}{{ m(host.variables) }}",
+        "{% for host in [host.variables] %}{{ host.rack }}{% endfor %}",
+        "{% if true %}{% set host = host.variables %}{{ host.rack }}{% endif %}",
+        "{% block host %}{{ host.variables.rack }}{% endblock %}",
+        "{% include 'x' %}",
+    ];
+    for template in by_rack {
+        let (one, groups) = read(template, "web-1", "services/web");
+        assert_ne!(one, read(template, "web-2", "services/web").0, "{template}");
+        assert_eq!(groups, 2, "{template}");
+    }
+    let by_name = "{% set component = component.name %}{{ component }}";
+    assert_ne!(read(by_name, "web-1", "services/web").0, read(by_name, "web-1", "services/other").0);
+    for template in ["{{ platform.x }}", "{% if component.name %}host{% endif %}", "{% set x = 1 %}localhost {{ x }}"] {
+        let (one, groups) = read(template, "web-1", "services/web");
+        assert_eq!(one, read(template, "web-2", "services/web").0, "{template}");
+        assert_eq!(groups, 1, "{template}");
+    }
+}
+
 /// Settings with few keys, so that layers meet.
 fn object() -> impl Strategy<Value = Map<String, Value>> {
     let leaf = prop_oneof![

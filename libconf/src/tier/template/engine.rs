@@ -11,10 +11,11 @@ use minijinja::{
 };
 
 use super::{
-    Answer, ENDING, Job, Limits, Made, Question, Results,
+    Answer, ENDING, Job, Limits, Made, Question, Rendering,
+    variables::NAMES,
     watched::{self, Read},
 };
-use crate::tier::settings::SettingsFault;
+use crate::tier::{settings::SettingsFault, worker::spent};
 
 /// How deep templates may include one another and macros call: of the engine's own 500.
 const RECURSION: usize = 200;
@@ -22,6 +23,10 @@ const RECURSION: usize = 200;
 pub(super) const NOT_OPENED: &str = "the secret ";
 /// How long a reason may be.
 const REASON_CHARS: usize = 300;
+
+/// The tags of which the engine tells rightly what they read. Of others (`set`, `with`, `macro`, `filter`, …) it passes over
+/// some arguments, or takes a name for the template's own before it is.
+const TOLD_RIGHTLY: [&str; 9] = ["for", "endfor", "if", "elif", "else", "endif", "raw", "endraw", "do"];
 
 /// Answers one question.
 pub(super) fn answer(question: Question) -> Answer {
@@ -48,7 +53,8 @@ fn environment<'a>() -> Environment<'a> {
     environment
 }
 
-fn render(job: &Job, limits: Limits) -> Results {
+fn render(job: &Job, limits: Limits) -> Rendering {
+    let begun = spent();
     let mut environment = environment();
     environment.set_fuel(Some(limits.fuel));
     environment.set_path_join_callback(|name, parent| joined(name, parent).into());
@@ -62,9 +68,9 @@ fn render(job: &Job, limits: Limits) -> Results {
         }
         None => Ok(None),
     });
-    let mut left = limits.component_bytes;
+    let (mut left, mut endless) = (limits.component_bytes, false);
     let templates = job.files.keys().filter(|path| path.ends_with(ENDING));
-    templates
+    let results = templates
         .map(|path| {
             let read = Read::default();
             let mut output = Output { bytes: Vec::new(), left: limits.file_bytes.min(left) };
@@ -78,11 +84,15 @@ fn render(job: &Job, limits: Limits) -> Results {
                     // It is made of text alone.
                     Ok(Made { text: String::from_utf8_lossy(&output.bytes).into_owned(), secrets })
                 }
-                Err(error) => Err(fault(path, &error, job, limits, &secrets)),
+                Err(error) => {
+                    endless |= matches!(error.kind(), ErrorKind::OutOfFuel | ErrorKind::WriteFailure);
+                    Err(fault(path, &error, job, limits, &secrets))
+                }
             };
             (path.clone(), result)
         })
-        .collect()
+        .collect();
+    Rendering { results, spent: spent().saturating_sub(begun), endless }
 }
 
 /// What a template can name.
@@ -172,21 +182,39 @@ fn undefined(detail: &str, job: &Job) -> String {
     format!("{detail}{advice}")
 }
 
-/// The variables that templates may read, as far as their text tells; `None` when any of them.
+/// The variables that templates may read, or more; `None` when any of them.
 fn uses(files: &BTreeMap<String, String>) -> Option<BTreeSet<String>> {
     let mut environment = environment();
     environment.set_fuel(Some(0));
     let mut names = BTreeSet::new();
     for (path, text) in files {
         // What another file names is not seen from here.
-        if ["include", "import", "extends"].iter().any(|word| text.contains(word)) {
+        if super::names_others(text) {
             return None;
+        }
+        if !tags(text).all(|tag| TOLD_RIGHTLY.contains(&tag)) {
+            // Whatever reads a variable has its name in it.
+            let words: BTreeSet<&str> = text.split(|letter: char| !is_of_name(letter)).collect();
+            names.extend(NAMES.into_iter().filter(|name| words.contains(name)).map(str::to_owned));
+            continue;
         }
         // One that is none reads nothing, and is refused when it is rendered.
         let Ok(template) = environment.template_from_named_str(path, text) else { continue };
         names.extend(template.undeclared_variables(true));
     }
     Some(names)
+}
+
+/// The first word of every tag.
+fn tags(text: &str) -> impl Iterator<Item = &str> {
+    text.match_indices("{%").map(|(start, _)| {
+        let tag = text[start + 2..].trim_start_matches(|letter: char| letter.is_whitespace() || "-+".contains(letter));
+        &tag[..tag.find(|letter: char| !is_of_name(letter)).unwrap_or(tag.len())]
+    })
+}
+
+fn is_of_name(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || letter == '_'
 }
 
 /// A text that may not grow beyond a bound.

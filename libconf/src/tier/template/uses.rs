@@ -7,6 +7,7 @@ use std::{
 
 use git2::{ObjectType, Repository, TreeWalkMode, TreeWalkResult};
 use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
 
 use super::{Answer, ENDING, LANDING, Question, ask};
 use crate::{name::ObjectId, tier::settings};
@@ -75,14 +76,14 @@ impl Uses {
         })
     }
 
-    /// What templates read of all that they could, as bytes that are equal when that is.
-    pub(in crate::tier) fn facts(&self, variables: &Map<String, Value>) -> Option<Vec<u8>> {
+    /// What templates read of all that they could, as a hash that is equal when that is: it may be much, and is remembered.
+    pub(in crate::tier) fn facts(&self, variables: &Map<String, Value>) -> Option<[u8; 32]> {
         let facts = match self {
             Uses::NoTemplates => return None,
             Uses::All => variables.clone(),
             Uses::Names(names) => names.iter().filter_map(|name| picked(name, variables)).collect(),
         };
-        Some(settings::to_canonical(&Value::Object(facts)))
+        Some(Sha256::digest(settings::to_canonical(&Value::Object(facts))).into())
     }
 
     /// True when templates may read this variable, or something in it.

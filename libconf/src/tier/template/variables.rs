@@ -10,6 +10,9 @@ use crate::{
 /// How a host is called that nobody has named yet.
 const NO_HOST: &str = "unlisted";
 
+/// What [`variables`] holds.
+pub(super) const NAMES: [&str; 4] = ["datacenter", "platform", "host", "component"];
+
 /// `datacenter`, `platform`, `host` and `component`.
 pub(in crate::tier) fn variables(
     sources: &Sources<'_>,
