@@ -10,6 +10,7 @@ use libconf::{
 
 use crate::{
     client, import,
+    secrets::SecretsFor,
     validate::{Limits, MaxShrink},
 };
 
@@ -85,6 +86,10 @@ pub struct Serve {
     /// At the start, issue certificates anew that would be due within so many days; those that are due are issued anew anyway
     #[arg(long, value_name = "DAYS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3650))]
     pub renew_ahead: u32,
+    /// Give values to the secrets of datacenters of this id from the environment: from PREFIX and the secret's name in upper
+    /// case; once for each id. Without PREFIX, from `CONF_SECRET_` and the name
+    #[arg(long, value_name = "ID[=PREFIX]")]
+    pub secrets_for: Vec<SecretsFor>,
     /// What may not be passed
     #[command(flatten)]
     pub limits: LimitFlags,

@@ -102,9 +102,9 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Nothing of `wishes` wishes landed, for one reason.
+    /// Nothing of `wishes` wishes landed, for one reason; where there is none of them, it is told all the same.
     fn refused(wishes: usize, why: &Refusal) -> Self {
-        Outcome { refusals: vec![Some(why.clone()); wishes], ..Outcome::default() }
+        Outcome { refusals: vec![Some(why.clone()); wishes.max(1)], ..Outcome::default() }
     }
 }
 
@@ -438,7 +438,7 @@ impl Landing {
     }
 
     fn record(&self, push: &Push, outcome: &Outcome, began: Instant) {
-        let nothing_due = outcome.sequence.is_none() && outcome.refusals.is_empty();
+        let nothing_due = outcome.sequence.is_none() && outcome.refusals.iter().all(Option::is_none);
         if nothing_due || matches!(outcome.decision, Some(Decision::Landed { again: true, .. })) {
             return;
         }

@@ -50,7 +50,7 @@ pub async fn run(flags: Serve, stop: CancellationToken) -> anyhow::Result<()> {
     let metrics = Metrics::new("conf-master", env!("CARGO_PKG_VERSION"));
     let health = Health::new(metrics.clone());
     let upload = UploadPack::new(path.clone(), upload::Limits::default());
-    let keeper = Keeper::open(&path).context("conf-master's key for secrets cannot be used")?;
+    let keeper = Keeper::open(&path, &flags.secrets_for).context("conf-master's key for secrets cannot be used")?;
     let validator = Arc::new(Validator::new(flags.limits.limits()).with_secrets(keeper));
     let (lander, landing) = land::start(&path, validator, upload.clone(), &metrics)?;
     let pushers = Pushers::default();

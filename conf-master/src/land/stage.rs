@@ -7,6 +7,7 @@ use libconf::{
     name::{ComponentVersion, DatacenterName, ObjectId, RefName, SecretName, Sequence},
     tier::snapshot::{self, Composition, Snapshot},
 };
+use tracing::error;
 
 use super::{Landing, Outcome, Push, one_line};
 use crate::{
@@ -41,8 +42,7 @@ impl Landing {
         let by = push.by.clone().unwrap_or_else(|| format!("someone, {}", push.through));
         let secrets = match self.validator.secrets.asked(&self.repo, &self.catalog, order) {
             Ok(secrets) => secrets,
-            // What names no branch, as renewal does, has a reason to be told all the same.
-            Err(why) => return Ok((Outcome::refused(push.wishes.len().max(1), &why), Vec::new())),
+            Err(why) => return Ok((Outcome::refused(push.wishes.len(), &why), Vec::new())),
         };
         let judgement = Judgement { refusals: vec![None; push.wishes.len()], secrets, ..Judgement::default() };
         self.stage_judged(push, judgement, by)
@@ -118,7 +118,16 @@ impl Landing {
         let (sequence, time) = (self.sequence.next(), repository::now());
         let mut moves: Vec<Move> = judgement.changes.into_iter().map(|(name, new)| self.movement(name, new)).collect();
         let (deltas, asked) = (&judgement.deltas, judgement.secrets);
-        let secrets = self.validator.secrets.stage(&self.repo, &self.catalog, deltas, asked, (sequence, time))?;
+        let secrets = match self.validator.secrets.stage(&self.repo, &self.catalog, deltas, asked, (sequence, time)) {
+            Ok(secrets) => secrets,
+            // Nothing is staged yet: this change waits until that is mended, and the others go on.
+            Err(cause) => {
+                error!(error = format!("{cause:#}"), request = push.request, "secrets cannot be sealed");
+                let why = Refusal::new(Kind::Failed, format!("the secrets that it needs cannot be sealed: {cause:#}"));
+                let refusals = judgement.refusals.into_iter().map(|refusal| refusal.or_else(|| Some(why.clone())));
+                return Ok((Outcome { refusals: refusals.collect(), ..Outcome::default() }, Vec::new()));
+            }
+        };
         for (id, (tip, tree)) in &secrets.tips {
             moves.push(self.movement(RefName::Secrets(id.clone()), Some(*tip)));
             self.catalog.secrets.insert(id.clone(), *tree);

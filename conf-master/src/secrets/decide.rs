@@ -168,9 +168,9 @@ pub fn decide(views: &[View<'_>], all_known: bool, sealed: &BTreeMap<SecretName,
                     decision.actions.insert(name.clone(), Action::Seal);
                 }
             }
-            (Source::Given, None) => match keeper.given(name) {
+            (Source::Given, None) => match keeper.given(&view.name.id, name) {
                 Some(value) => drop(decision.actions.insert(name.clone(), Action::Take(value))),
-                None => decision.needs.push(fault(&view, declared, missing(view.name, name))),
+                None => decision.needs.push(fault(&view, declared, missing(keeper, view.name, name))),
             },
             _ => {}
         }
@@ -192,11 +192,11 @@ fn lost(keeper: &Keeper, known: &About) -> bool {
     keeper.own_key().is_some_and(|own| !known.recipients.contains(own))
 }
 
-fn missing(datacenter: &DatacenterName, name: &SecretName) -> String {
+fn missing(keeper: &Keeper, datacenter: &DatacenterName, name: &SecretName) -> String {
     format!(
         "the secret `{name}` has no value; run `conf-master secret set {datacenter} {name} --file FILE` (or start conf-master \
          with {}), then push again",
-        name.variable()
+        keeper.variable(&datacenter.id, name)
     )
 }
 

@@ -19,6 +19,7 @@ pub mod renew;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
+    str::FromStr,
 };
 
 use git2::Repository;
@@ -54,8 +55,32 @@ pub fn identity_path(repo: &Path) -> PathBuf {
     PathBuf::from(path)
 }
 
-/// What begins the names of the variables that give values.
+/// What begins the names of the variables that give values, where nothing else is said.
 const VARIABLES: &str = "CONF_SECRET_";
+
+/// Whose given secrets come from the environment: `ID[=PREFIX]`, with what begins the names of its variables.
+///
+/// The operator names them: whoever may push a datacenter may declare any name in it, and would get the value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SecretsFor {
+    /// The datacenters' id.
+    pub id: Segment,
+    /// What begins the names.
+    pub prefix: String,
+}
+
+impl FromStr for SecretsFor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (id, prefix) = text.split_once('=').unwrap_or((text, VARIABLES));
+        if prefix.is_empty() {
+            return Err("the prefix is empty; write ID, or ID=PREFIX as in us-west=US_WEST_".to_owned());
+        }
+        let id = id.parse().map_err(|bad| format!("{bad}"))?;
+        Ok(SecretsFor { id, prefix: prefix.to_owned() })
+    }
+}
 
 /// Keeps the sealed secrets: conf-master's own key, and the values that its environment gives.
 ///
@@ -66,13 +91,16 @@ pub struct Keeper {
     given: Given,
 }
 
-/// Values from the environment, by the names of their variables.
+/// Values from the environment, by the names of their variables; and who gets them.
 #[derive(Default)]
-struct Given(BTreeMap<String, Zeroizing<String>>);
+struct Given {
+    values: BTreeMap<String, Zeroizing<String>>,
+    prefixes: BTreeMap<Segment, String>,
+}
 
 impl std::fmt::Debug for Given {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_set().entries(self.0.keys()).finish()
+        f.debug_set().entries(self.values.keys()).finish()
     }
 }
 
@@ -113,14 +141,14 @@ impl Staged {
 pub type Asked = BTreeMap<Segment, BTreeMap<SecretName, Action>>;
 
 impl Keeper {
-    /// Reads the key beside `repo`, or makes it where there is none, and takes the values that the environment gives.
-    pub fn open(repo: &Path) -> Result<Self, IdentityError> {
+    /// Reads the key beside `repo`, or makes it where there is none, and takes the values that the environment gives to some.
+    pub fn open(repo: &Path, secrets_for: &[SecretsFor]) -> Result<Self, IdentityError> {
         let path = identity_path(repo);
         let (identity, was_made) = Identity::load_or_create(&path)?;
         if was_made {
             tracing::info!(path = %path.display(), "a new key for secrets was made; back it up with the repository");
         }
-        Ok(Keeper { identity: Some(identity), given: Given::from_environment() })
+        Ok(Keeper { identity: Some(identity), given: Given::from_environment(secrets_for) })
     }
 
     /// The key that everything is sealed to besides the hosts'.
@@ -128,8 +156,17 @@ impl Keeper {
         self.identity.as_ref().map(Identity::recipient)
     }
 
-    fn given(&self, name: &SecretName) -> Option<SecretValue> {
-        self.given.0.get(&name.variable()).map(|value| SecretValue::Text(value.clone()))
+    fn given(&self, id: &Segment, name: &SecretName) -> Option<SecretValue> {
+        let variable = variable(self.given.prefixes.get(id)?, name);
+        self.given.values.get(&variable).map(|value| SecretValue::Text(value.clone()))
+    }
+
+    /// How conf-master is to be started so that the environment gives a value.
+    fn variable(&self, id: &Segment, name: &SecretName) -> String {
+        match self.given.prefixes.get(id) {
+            Some(prefix) => format!("{} in its environment", variable(prefix, name)),
+            None => format!("--secrets-for {id}, and {} in its environment", variable(VARIABLES, name)),
+        }
     }
 
     /// What is wrong with the secrets of every id that a change touches, and, apart, which values somebody must give first.
@@ -234,18 +271,30 @@ impl Keeper {
     }
 }
 
+/// The variable that gives a secret's value.
+fn variable(prefix: &str, name: &SecretName) -> String {
+    format!("{prefix}{}", name.as_str().to_ascii_uppercase())
+}
+
 impl Given {
-    fn from_environment() -> Self {
-        let mut given = BTreeMap::new();
+    fn from_environment(secrets_for: &[SecretsFor]) -> Self {
+        let mut given = Given::default();
+        given.prefixes.extend(secrets_for.iter().map(|one| (one.id.clone(), one.prefix.clone())));
         for (variable, value) in std::env::vars_os() {
-            let Some(variable) = variable.to_str().filter(|variable| variable.starts_with(VARIABLES)) else { continue };
+            let Some(variable) = variable.to_str() else { continue };
+            if !given.prefixes.values().any(|prefix| variable.starts_with(prefix)) {
+                if variable.starts_with(VARIABLES) {
+                    tracing::warn!(variable, "it is given to nobody; --secrets-for ID says to which datacenters");
+                }
+                continue;
+            }
             if let Ok(value) = value.into_string() {
-                given.insert(variable.to_owned(), Zeroizing::new(value));
+                given.values.insert(variable.to_owned(), Zeroizing::new(value));
             } else {
                 tracing::warn!(variable, "its value is not UTF-8, and is passed over; encode it as base64");
             }
         }
-        Given(given)
+        given
     }
 }
 

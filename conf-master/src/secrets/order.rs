@@ -14,6 +14,11 @@ use crate::{
     refusal::{Kind, Refusal},
 };
 
+/// The most secrets that may be given to the datacenters of one id.
+const MOST_NAMES: usize = 1000;
+/// So many ids may have secrets before one without a datacenter is refused some.
+const MOST_IDS: usize = 1000;
+
 /// What is asked for; it lands as a change of its own.
 #[derive(Clone, Debug)]
 pub enum Order {
@@ -23,8 +28,8 @@ pub enum Order {
     Rotate(DatacenterName, SecretName),
     /// To forget the value of a secret that nobody declares any more.
     Remove(DatacenterName, SecretName),
-    /// To issue anew every certificate that has lived two thirds of its life at this second since 1970.
-    Renew(i64),
+    /// To issue anew every certificate of an id that has lived two thirds of its life at this second since 1970.
+    Renew(Segment, i64),
 }
 
 impl Order {
@@ -34,7 +39,7 @@ impl Order {
             Order::Set(datacenter, ..) | Order::Rotate(datacenter, _) | Order::Remove(datacenter, _) => {
                 vec![RefName::Secrets(datacenter.id.clone())]
             }
-            Order::Renew(_) => Vec::new(),
+            Order::Renew(id, _) => vec![RefName::Secrets(id.clone())],
         }
     }
 }
@@ -46,12 +51,11 @@ impl Keeper {
             Order::Set(datacenter, name, value) => (datacenter, name, set(repo, catalog, datacenter, name, value)?),
             Order::Rotate(datacenter, name) => (datacenter, name, self.rotate(repo, catalog, datacenter, name)?),
             Order::Remove(datacenter, name) => (datacenter, name, remove(repo, catalog, datacenter, name)?),
-            Order::Renew(now) => {
-                let due = due(repo, catalog, *now).map_err(|cause| failed(&cause))?;
-                let make = |(id, names): (Segment, BTreeMap<SecretName, Generate>)| {
-                    (id, names.into_iter().map(|(name, generate)| (name, Action::Make(generate))).collect())
-                };
-                return Ok(due.into_iter().map(make).collect());
+            Order::Renew(id, now) => {
+                let due = due(repo, catalog, id, *now).map_err(|cause| failed(&cause))?;
+                let make: BTreeMap<_, _> =
+                    due.into_iter().map(|(name, generate)| (name, Action::Make(generate))).collect();
+                return Ok(if make.is_empty() { Asked::new() } else { Asked::from([(id.clone(), make)]) });
             }
         };
         Ok(Asked::from([(datacenter.id.clone(), BTreeMap::from([(name.clone(), action)]))]))
@@ -77,12 +81,12 @@ impl Keeper {
             Source::Given => {
                 let id = &datacenter.id;
                 let now = self.value(repo, catalog.secrets.get(id).copied(), id, name).ok();
-                match self.given(name).filter(|given| Some(given) != now.as_ref()) {
+                match self.given(id, name).filter(|given| Some(given) != now.as_ref()) {
                     Some(given) => Ok(Action::Take(given)),
                     None => Err(format!(
                         "the secret `{name}` is given; run `conf-master secret set {datacenter} {name} --file FILE` (or start \
-                         conf-master with a new {})",
-                        name.variable()
+                         conf-master with {} and a new value)",
+                        self.variable(id, name)
                     )
                     .into()),
                 }
@@ -110,6 +114,21 @@ fn set(
         }
     }
     let sealed = branch::abouts(repo, catalog.secrets.get(&datacenter.id).copied()).map_err(|cause| failed(&cause))?;
+    let has_branch = catalog.table.iter().any(|(reference, _)| match reference {
+        RefName::Datacenter(one) => one.id == datacenter.id,
+        _ => false,
+    });
+    // A value may come before the datacenter does, but not without end.
+    if !has_branch && !catalog.secrets.contains_key(&datacenter.id) && catalog.secrets.len() >= MOST_IDS {
+        return Err(format!(
+            "there is no datacenter of the id {}, and {MOST_IDS} ids have secrets already; push its branch first",
+            datacenter.id
+        )
+        .into());
+    }
+    if !sealed.contains_key(name) && sealed.len() >= MOST_NAMES {
+        return Err(format!("{} has {MOST_NAMES} secrets already; remove one that nobody needs", datacenter.id).into());
+    }
     if let Some(twin) = sealed.keys().find(|twin| twin.variable() == name.variable() && *twin != name) {
         return Err(format!("the secret `{name}` differs from `{twin}` only in case; give it another name").into());
     }
@@ -146,20 +165,14 @@ pub(super) fn declared<'a>(catalog: &'a Catalog, id: &Segment, name: &SecretName
     of_id.find_map(|(_, known)| known.secrets.get(name))
 }
 
-/// The certificates of each id that have lived two thirds of their life.
-fn due(
-    repo: &Repository,
-    catalog: &Catalog,
-    now: i64,
-) -> anyhow::Result<BTreeMap<Segment, BTreeMap<SecretName, Generate>>> {
-    let mut due: BTreeMap<Segment, BTreeMap<SecretName, Generate>> = BTreeMap::new();
-    for (id, tree) in &catalog.secrets {
-        for (name, about) in branch::abouts(repo, Some(*tree))? {
-            let Some(until) = about.valid_until.filter(|until| make::is_due(about.made, *until, now)) else { continue };
-            tracing::debug!(%id, %name, until, "a certificate is due");
-            if let Some(Source::Generate(generate)) = declared(catalog, id, &name).map(|one| &one.declaration.source) {
-                due.entry(id.clone()).or_default().insert(name, generate.clone());
-            }
+/// The certificates of an id that have lived two thirds of their life.
+fn due(repo: &Repository, catalog: &Catalog, id: &Segment, now: i64) -> anyhow::Result<BTreeMap<SecretName, Generate>> {
+    let mut due = BTreeMap::new();
+    for (name, about) in branch::abouts(repo, catalog.secrets.get(id).copied())? {
+        let Some(until) = about.valid_until.filter(|until| make::is_due(about.made, *until, now)) else { continue };
+        tracing::debug!(%id, %name, until, "a certificate is due");
+        if let Some(Source::Generate(generate)) = declared(catalog, id, &name).map(|one| &one.declaration.source) {
+            due.insert(name, generate.clone());
         }
     }
     Ok(due)
@@ -167,4 +180,40 @@ fn due(
 
 fn failed(cause: &anyhow::Error) -> Refusal {
     Refusal::new(Kind::Failed, format!("the secrets cannot be read: {cause:#}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use libconf::{
+        name::Sequence,
+        tier::secret::{About, Identity},
+    };
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    #[test]
+    fn values_that_nobody_declares_have_an_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = Repository::init_bare(folder.path()).unwrap();
+        let key = Identity::create(&folder.path().join("key")).unwrap().recipient().clone();
+        let about =
+            About { sequence: Sequence(1), made: 0, source: "given".into(), recipients: vec![key], valid_until: None };
+        let names = (0..MOST_NAMES).map(|number| format!("name{number}").parse().unwrap());
+        let edits = names.map(|name| (name, Some((b"sealed".to_vec(), about.clone())))).collect();
+        let (_, full) = branch::write(&repo, None, None, &edits, "full", (Sequence(1), 0)).unwrap();
+        let mut catalog = Catalog::default();
+        catalog.secrets.insert("full".parse().unwrap(), full);
+        let set = |catalog: &Catalog, datacenter: &str, name: &str| {
+            let value = SecretValue::Text(Zeroizing::new("x".to_owned()));
+            let order = Order::Set(datacenter.parse().unwrap(), name.parse().unwrap(), value);
+            Keeper::default().asked(&repo, catalog, &order).map(drop).map_err(|why| why.reason)
+        };
+        assert_eq!(set(&catalog, "full/v1", "name7"), Ok(()), "one that is there");
+        assert!(set(&catalog, "full/v1", "another").unwrap_err().contains("1000 secrets already"));
+        assert_eq!(set(&catalog, "new/v1", "another"), Ok(()), "before its datacenter");
+        catalog.secrets.extend((1..MOST_IDS).map(|number| (format!("id{number}").parse().unwrap(), full)));
+        assert!(set(&catalog, "new/v1", "another").unwrap_err().contains("push its branch first"));
+        assert_eq!(set(&catalog, "full/v1", "name7"), Ok(()));
+    }
 }

@@ -213,13 +213,75 @@ fn what_cannot_be_sealed_does_not_land() {
 fn a_given_secret_is_taken_from_the_environment() {
     let mut centre = Centre::start();
     let text = format!("secrets:\n  adminKey: {{readers: [services/web]}}\n{}", centre.usual());
-    centre.own(&text).push().refused(&["CONF_SECRET_ADMINKEY"]);
+    centre.own(&text).push().refused(&["--secrets-for us-west", "CONF_SECRET_ADMINKEY"]);
     centre.site.master.daemon.environment("CONF_SECRET_ADMINKEY", "correct horse");
     centre.site.master.daemon.restart();
+    // Whoever may push a datacenter may declare this name in it.
+    centre.own(&text).push().refused(&["--secrets-for us-west"]);
+    centre.site.master.daemon.argument("--secrets-for=us-west");
+    centre.site.master.daemon.argument("--secrets-for=eu=OF_EU_");
+    centre.site.master.daemon.restart();
     centre.own(&text).land();
+    let other = |id: &str, text: &str| {
+        let text = format!("{}{text}", instance());
+        centre.site.work.change().file(&format!("datacenters/{id}/v1"), "datacenter.yaml", text).push()
+    };
+    other("sandbox", &text).refused(&["--secrets-for sandbox"]);
+    other("eu", &text).refused(&["OF_EU_ADMINKEY in its environment"]);
     assert_eq!(centre.open("web", "us-west", "adminKey").unwrap(), "correct horse");
     assert_eq!(centre.about("us-west", "adminKey")["source"], "given");
     assert!(!centre.site.master.daemon.log().contains("correct horse"));
+}
+
+#[test]
+fn a_value_that_cannot_be_read_holds_up_its_own_datacenter_alone() {
+    let mut centre = Centre::start();
+    let tls = "secrets:\n  tls: {generate: {x509: {names: [a.example.com], days: 30}}, readers: [services/web]}\n";
+    centre.own(&format!("{tls}{}", centre.usual())).land();
+    let other = format!("{}{tls}{}", instance(), centre.usual());
+    centre.site.work.change().file("datacenters/us-east/v1", "datacenter.yaml", other).land();
+    let damage = |file: &str| {
+        let id = centre.site.master.git(&["rev-parse", &format!("refs/heads/secrets/us-east:tls/{file}")]);
+        let id = id.trim();
+        let path = centre.site.master.repo.join("objects").join(&id[..2]).join(&id[2..]);
+        let whole = std::fs::read(&path).expect("it is loose");
+        std::fs::write(&path, "no object").expect("root writes what is read-only");
+        (path, whole)
+    };
+    let (path, whole) = damage("value.age");
+    let hosts = centre.hosts(&[("web", "services/web"), ("late", "services/web")]);
+    let joined = format!("{}{tls}{hosts}", instance());
+    let change = || centre.site.work.change().file("datacenters/us-east/v1", "datacenter.yaml", &joined);
+    change().push().refused(&["the secrets that it needs cannot be sealed"]);
+    centre.site.push("services/web", "round", "1\n");
+    std::fs::write(&path, whole).expect("it is put back");
+
+    let sequence = |id: &str| centre.about(id, "tls")["sequence"].clone();
+    let (path, whole) = damage("about.json");
+    let before = sequence("us-west");
+    let mark = centre.site.master.daemon.log_mark();
+    centre.site.master.daemon.argument("--renew-ahead=30");
+    centre.site.master.daemon.restart();
+    let sequence = |id: &str| centre.about(id, "tls")["sequence"].clone();
+    eventually("the other's certificate is issued anew", || {
+        if sequence("us-west") == before { Err(format!("it is of {before}")) } else { Ok(()) }
+    });
+    assert!(centre.site.master.daemon.log_since(mark).contains("cannot be issued anew"), "it is told of");
+    std::fs::write(&path, whole).expect("it is put back");
+}
+
+#[test]
+fn what_stands_beside_a_secret_is_held_against_the_schema() {
+    let centre = Centre::start();
+    centre.own(&format!("{COOKIE}{}", centre.usual())).land();
+    let schema = r#"{"properties": {"cook": {"minLength": 99}, "cookies": {"minLength": 3}}}"#;
+    let change = |settings: &str| {
+        let change = centre.site.work.change().file("services/web/master", "config.schema.json", schema);
+        change.file("services/web/master", "config.yaml", settings).option("--push-option=allow-shrink")
+    };
+    change("cook: {$secret: cookie}\ncookies: 'a'\n").push().refused(&["config.yaml:2", "/cookies"]);
+    change("$secret: cookie\n").push().refused(&["it stands in the place of all settings"]);
+    change("cook: {$secret: cookie}\ncookies: 'abc'\n").land();
 }
 
 #[test]
