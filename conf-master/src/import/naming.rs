@@ -22,19 +22,22 @@ pub struct Group<'a> {
 }
 
 /// Folders of one name and one content are one component. Where one name has several contents, each is called
-/// `<role>-<name>`, by its first role.
+/// `<role>-<name>`, by its first role, but for what `--rename` names.
 pub fn groups<'a>(folders: &'a [Folder], flags: &Flags, faults: &mut Vec<Remark>) -> Vec<Group<'a>> {
-    type Contents<'a> = Vec<(&'a BTreeMap<String, Entry>, Vec<&'a Folder>)>;
-    let mut asked: BTreeMap<(Kind, &str, bool), Contents<'_>> = BTreeMap::new();
+    type Contents<'a> = Vec<(&'a BTreeMap<String, Entry>, Vec<&'a Folder>, bool)>;
+    let mut asked: BTreeMap<(Kind, &str), Contents<'_>> = BTreeMap::new();
     for folder in folders {
         let place = format!("{}/{}", folder.role, folder.name);
         let rename = flags.renames.iter().find(|rename| rename.folder == place);
         let kind = rename.and_then(|rename| rename.kind).unwrap_or(flags.kind);
         let name = rename.map_or(folder.name.as_str(), |rename| rename.name.as_str());
-        let contents = asked.entry((kind, name, rename.is_some())).or_default();
-        match contents.iter_mut().find(|(content, _)| *content == &folder.files) {
-            Some((_, places)) => places.push(folder),
-            None => contents.push((&folder.files, vec![folder])),
+        let contents = asked.entry((kind, name)).or_default();
+        match contents.iter_mut().find(|(content, ..)| *content == &folder.files) {
+            Some((_, places, renamed)) => {
+                places.push(folder);
+                *renamed |= rename.is_some();
+            }
+            None => contents.push((&folder.files, vec![folder], rename.is_some())),
         }
     }
     for rename in &flags.renames {
@@ -43,13 +46,13 @@ pub fn groups<'a>(folders: &'a [Folder], flags: &Flags, faults: &mut Vec<Remark>
         }
     }
     let mut groups: Vec<Group<'a>> = Vec::new();
-    for ((kind, name, renamed), contents) in asked {
+    for ((kind, name), contents) in asked {
         let differ = contents.len() > 1;
         let note = differ.then(|| {
-            let roles: Vec<String> = contents.iter().map(|(_, places)| roles(places)).collect();
+            let roles: Vec<String> = contents.iter().map(|(_, places, _)| roles(places)).collect();
             format!("{name} is not the same in {}: {} components", roles.join(" and in "), contents.len())
         });
-        for (_, places) in contents {
+        for (_, places, renamed) in contents {
             let name = if differ && !renamed { format!("{}-{name}", places[0].role) } else { name.to_owned() };
             let place = format!("{}/{}", places[0].role, places[0].name);
             match format!("{kind}/{name}").parse::<ComponentName>() {

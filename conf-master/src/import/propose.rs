@@ -190,8 +190,10 @@ fn component(group: Group<'_>) -> anyhow::Result<Component<'_>> {
     let Group { name, places, note } = group;
     let paths = places[0].files.keys().map(String::as_str);
     let (mut raw, mut settings) = (None, None);
-    if let Some(file) = paths.clone().find(|path| path.ends_with(ENDING)) {
-        raw = Some(format!("{file} would be taken for a template of this system"));
+    // A folder may stand where a template would come to stand.
+    let named_so = |path: &&str| path.split('/').any(|part| part.ends_with(ENDING));
+    if let Some(file) = paths.clone().find(named_so) {
+        raw = Some(format!("{file} would be taken for a template of this system, or be in the way of one"));
     } else {
         match settings::choose(paths, false) {
             Err(fault) => raw = Some(fault.to_string()),
@@ -325,12 +327,14 @@ impl Deciding<'_, '_> {
 
     /// Finds the values of secrets where nothing else gives them away.
     fn find_again(&mut self, texts: &mut [Text]) -> anyhow::Result<()> {
-        let known: Vec<(Zeroizing<String>, &'static str)> = self
+        let mut known: Vec<(Zeroizing<String>, &'static str)> = self
             .secrets
             .iter()
             .filter(|secret| is_telling(&secret.value))
             .map(|secret| (secret.value.clone(), secret.what))
             .collect();
+        // One may be a part of another.
+        known.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
         for text in &mut *texts {
             for (value, what) in &known {
                 let again: Vec<_> = text.content.match_indices(value.as_str()).map(|(start, _)| start).collect();

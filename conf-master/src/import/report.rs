@@ -103,6 +103,8 @@ pub struct OfSecret {
 pub struct Written {
     /// The repository.
     pub repository: PathBuf,
+    /// The server that it is to be pushed to.
+    pub server: String,
     /// Its branches.
     pub branches: Vec<String>,
     /// The folder with the values of secrets, one file each.
@@ -226,20 +228,27 @@ impl fmt::Display for Report {
 
 impl Report {
     fn next(&self, written: &Written, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let repository = written.repository.display();
+        let (repository, server) = (shell(&written.repository.display()), shell(&written.server));
         writeln!(f, "written: {repository} with {} branches; nothing has landed", written.branches.len())?;
         writeln!(f, "next")?;
         writeln!(f, "  git -C {repository} log --all --oneline --stat")?;
         if let Some(folder) = &written.secrets {
             for secret in &self.secrets {
-                let (name, file) = (&secret.name, folder.join(secret.name.as_str()));
-                writeln!(f, "  conf-master secret set {} {name} --file {}", self.datacenter, file.display())?;
+                let (name, file) = (&secret.name, shell(&folder.join(secret.name.as_str()).display()));
+                writeln!(f, "  conf-master secret set {} {name} --file {file} --server {server}", self.datacenter)?;
             }
-            writeln!(f, "  rm -r {}", folder.display())?;
+            writeln!(f, "  rm -r {}", shell(&folder.display()))?;
         }
         writeln!(f, "  git -C {repository} push --atomic -o dry-run origin --all")?;
         writeln!(f, "  git -C {repository} push --atomic origin --all")
     }
+}
+
+/// One word of a shell's command.
+fn shell(word: &impl ToString) -> String {
+    let word = word.to_string();
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._:@%+=,-".contains(letter);
+    if !word.is_empty() && word.chars().all(is_plain) { word } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 impl fmt::Display for Remark {

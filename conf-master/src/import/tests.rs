@@ -206,7 +206,10 @@ fn secrets_that_cannot_be_put_in_must_be_settled() {
     );
     assert!(found[1].starts_with("core/web/db.ini:1: ") && found[1].contains("site.j2 would be taken"), "{report}");
     assert!(found[2].starts_with("core/web/tls/store.p12: ") && found[2].contains("--leave-out"), "{report}");
-    assert_eq!(report.components[1].raw.as_deref(), Some("site.j2 would be taken for a template of this system"));
+    assert_eq!(
+        report.components[1].raw.as_deref(),
+        Some("site.j2 would be taken for a template of this system, or be in the way of one")
+    );
     let settled = folders.report(&[
         "--allow-secret",
         "core/app/config.yaml:2",
@@ -293,4 +296,58 @@ fn a_password_in_a_file_of_another_encoding_must_be_settled() {
     let report = folders.report(&[]);
     assert!(faults(&report)[0].starts_with("core/app/latin.ini: it looks like a password"), "{report}");
     assert_eq!(faults(&folders.report(&["--allow-secret", "core/app/latin.ini"])), [""; 0]);
+}
+
+#[test]
+fn the_longest_secret_is_looked_for_first() {
+    let folders = Folders::new(&[
+        ("core/app/a.ini", "password = hunter2hunter2\ntoken = hunter2hunter2-and-more\n"),
+        ("core/app/b.txt", "see hunter2hunter2-and-more here\n"),
+    ]);
+    let repo = folders.write(&[]);
+    assert_eq!(blob(&repo, "services/app/master", "b.txt.j2"), b"see {{ secrets.app_token }} here\n");
+}
+
+#[test]
+fn the_next_commands_can_be_pasted() {
+    let folders = Folders::new(&[("core/app/a.ini", "password = hunter2hunter2\n")]);
+    let flags = folders.flags(&["--server", "http://conf.example.com:7400"]);
+    let tree = scan::scan(&flags).unwrap();
+    let proposal = propose::propose(&tree, &flags).unwrap();
+    let parent = folders.folder.path().join("it's here");
+    fs::create_dir(&parent).unwrap();
+    let mut report = Report::of(&tree, &proposal, &flags);
+    report.written = Some(write::write(&proposal, &parent.join("moved/"), &flags).unwrap());
+    let beside: Vec<_> = fs::read_dir(&parent).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(beside.len() == 2 && beside.contains(&"moved".into()) && beside.contains(&"moved.secrets".into()));
+    let quoted = format!("'{}", parent.display().to_string().replace('\'', r"'\''"));
+    let report = report.to_string();
+    for line in [
+        format!("  git -C {quoted}/moved' log --all"),
+        format!(
+            "  conf-master secret set shop/v1 app_password --file {quoted}/moved.secrets/app_password' --server \
+             http://conf.example.com:7400\n"
+        ),
+        format!("  rm -r {quoted}/moved.secrets'\n"),
+    ] {
+        assert!(report.contains(&line), "{line} is not in {report}");
+    }
+}
+
+#[test]
+fn a_folder_in_the_way_of_a_template_is_no_loss() {
+    let folders =
+        Folders::new(&[("core/app/a.ini", "password = hunter2hunter2\n"), ("core/app/a.ini.j2/note", "a note\n")]);
+    let report = folders.report(&[]);
+    assert!(faults(&report)[0].contains("a.ini.j2/note would be taken for a template"), "{report}");
+    assert!(report.components[0].templates.is_empty());
+}
+
+#[test]
+fn a_folder_that_is_renamed_to_another_with_the_same_files_is_that_component() {
+    let folders = Folders::new(&[("a/nginx/n.conf", "x"), ("b/nginx-old/n.conf", "x"), ("c/nginx/n.conf", "y")]);
+    let report = folders.report(&["--rename", "b/nginx-old=nginx"]);
+    assert_eq!(faults(&report), [""; 0]);
+    assert_eq!(names(&report), ["services/c-nginx", "services/nginx"]);
+    assert_eq!(report.components[1].folders, ["a/nginx", "b/nginx-old"]);
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fs,
     io::Write as _,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -25,10 +25,12 @@ use super::{
     template::template,
 };
 
-/// Writes the repository `out`, and beside it, for their owner alone, the values of secrets.
+/// Writes the repository `out`, and beside it, for their owner alone, the values of secrets. What fails leaves neither.
 pub fn write(proposal: &Proposal<'_>, out: &Path, flags: &Flags) -> anyhow::Result<Written> {
-    let values = beside(out, ".secrets");
-    for path in [out, &values] {
+    // Without a slash at its end.
+    let out: PathBuf = out.components().collect();
+    let values = beside(&out, ".secrets");
+    for path in [&out, &values] {
         if path.symlink_metadata().is_ok() {
             bail!("{} is there already; give --out another name, or remove it", path.display());
         }
@@ -39,12 +41,17 @@ pub fn write(proposal: &Proposal<'_>, out: &Path, flags: &Flags) -> anyhow::Resu
     look_at(InstanceManifest::parse(&instance, Strictness::Strict))?;
 
     let parent = out.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let folder = tempfile::Builder::new().prefix(".import-").tempdir_in(parent);
-    let folder = folder.with_context(|| format!("cannot write in {}", parent.display()))?;
+    let stage = || {
+        let own = fs::Permissions::from_mode(0o700);
+        let folder = tempfile::Builder::new().prefix(".import-").permissions(own).tempdir_in(parent);
+        folder.with_context(|| format!("cannot write in {}", parent.display()))
+    };
+    let folder = stage()?;
     let mut options = RepositoryInitOptions::new();
     let first = RefName::Datacenter(proposal.datacenter.clone());
+    let server = flags.server.to_string().trim_end_matches('/').to_owned();
     options.external_template(false).initial_head(&first.to_string());
-    options.origin_url(&format!("{}/conf.git", flags.server.to_string().trim_end_matches('/')));
+    options.origin_url(&format!("{server}/conf.git"));
     let repo = Repository::init_opts(folder.path(), &options)?;
     let author = repo.signature().map_err(|_| {
         anyhow::anyhow!("commits need an author: git config --global user.name NAME, and user.email ADDRESS")
@@ -72,20 +79,24 @@ pub fn write(proposal: &Proposal<'_>, out: &Path, flags: &Flags) -> anyhow::Resu
     drop(author);
     drop(repo);
 
-    let secrets = if proposal.secrets.is_empty() { None } else { Some(values) };
-    if let Some(values) = &secrets {
-        write_values(proposal, values)?;
+    let mut secrets = None;
+    if !proposal.secrets.is_empty() {
+        let staged = stage()?;
+        write_values(proposal, staged.path())?;
+        fs::rename(staged.path(), &values).with_context(|| format!("cannot make {}", values.display()))?;
+        let _ = staged.keep();
+        secrets = Some(values);
     }
-    let made = folder.keep();
     // The folder was made for its owner alone; a repository is as open as others are.
-    fs::set_permissions(&made, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    if let Err(error) = fs::rename(&made, out) {
-        for folder in [Some(&made), secrets.as_ref()].into_iter().flatten() {
-            let _ = fs::remove_dir_all(folder);
+    let opened = fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755));
+    if let Err(error) = opened.and_then(|()| fs::rename(folder.path(), &out)) {
+        if let Some(values) = &secrets {
+            let _ = fs::remove_dir_all(values);
         }
         return Err(error).with_context(|| format!("cannot make {}", out.display()));
     }
-    Ok(Written { repository: out.to_owned(), branches, secrets })
+    let _ = folder.keep();
+    Ok(Written { repository: out, server, branches, secrets })
 }
 
 fn beside(path: &Path, ending: &str) -> PathBuf {
@@ -143,10 +154,8 @@ fn folder_tree(repo: &Repository, files: &BTreeMap<&str, (Oid, i32)>) -> anyhow:
     Ok(builder.write()?)
 }
 
-/// One file for each value, in a folder that nobody else can open.
+/// One file for each value; `folder` is one that nobody else can open.
 fn write_values(proposal: &Proposal<'_>, folder: &Path) -> anyhow::Result<()> {
-    let made = fs::DirBuilder::new().mode(0o700).create(folder);
-    made.with_context(|| format!("cannot make {}", folder.display()))?;
     for secret in &proposal.secrets {
         let path = folder.join(secret.name.as_str());
         let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
