@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::{Lack, schemas};
 use crate::schema::BadSchema;
 
-/// Honest questions take milliseconds; landings wait for each.
 const MEMORY: u64 = 1 << 30;
+/// Honest questions take milliseconds; landings wait for each.
 const BOUNDS: Bounds = Bounds { seconds: 5, patience: Duration::from_secs(5), answer: 16 << 20 };
 /// The first argument of the program by which it becomes this process.
 pub const ARGUMENT: &str = "compatibility-worker";
