@@ -9,11 +9,11 @@ use std::{
 use git2::{ObjectType, Repository};
 use libconf::{
     name::{CommitId, ObjectId, RefName},
-    tier::worker::NoAnswer,
+    tier::worker::{NoAnswer, Worker},
 };
 
 use super::{
-    Declared, Direction, Lack, WAY_OUT, What, declared,
+    Declared, Direction, Lack, WAY_OUT, What, declared, schemas,
     worker::{self, Found},
 };
 use crate::{
@@ -30,13 +30,14 @@ pub struct Comparisons(Mutex<Known>);
 
 #[derive(Debug, Default)]
 struct Known {
+    worker: Option<Worker>,
     answers: HashMap<Pair, Found>,
     /// When comparisons never came to an end.
     endless: Vec<Instant>,
 }
 
 /// So many answers are kept; then all are forgotten.
-const MOST_ANSWERS: usize = 1000;
+const MOST_ANSWERS: usize = 10_000;
 /// How long an endless one counts.
 const REMEMBERED: Duration = Duration::from_secs(60);
 /// After so many endless ones within that time no other is tried: landings wait for each.
@@ -100,7 +101,11 @@ impl Comparisons {
             Ok(String::from_utf8_lossy(repo.find_blob(id.into())?.content()).into_owned())
         };
         let (before, after) = (pair.0.map(text).transpose()?, pair.1.map(text).transpose()?);
-        let found = match worker::ask(before, after) {
+        if before.is_none() {
+            // With nothing to be held against it is only read.
+            return Ok(schemas::compare(None, after.as_deref()));
+        }
+        let found = match worker::ask(&mut known.worker, before, after) {
             Ok(found) => found,
             Err(NoAnswer::TooMuch) => {
                 known.endless.push(Instant::now());

@@ -22,7 +22,7 @@ pub(crate) const KEY: &str = "x-compatibility";
 
 /// What of the promise of `before` a change to `after` would break; `None` is no schema. Errors: `after` is no schema that can be used.
 ///
-/// It takes as long as the schemas like: to be called in the worker alone.
+/// With a `before` it takes as long as the schemas like: to be called in the worker alone.
 pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<Lack>, BadSchema> {
     // For one that nobody could use no program was written.
     let old = before.and_then(|text| parse(text).ok()).map(Value::Object);

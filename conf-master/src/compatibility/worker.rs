@@ -1,5 +1,5 @@
 //! The process in which schemas are compared, and the way to it: a schema is a program of its author's, and the comparison of two
-//! may take for ever. It lives for one question; they are rare.
+//! may take for ever.
 
 use std::{io, path::Path, time::Duration};
 
@@ -24,11 +24,11 @@ struct Question {
     after: Option<String>,
 }
 
-/// Asks; an error says that there was no answer.
-pub(super) fn ask(before: Option<String>, after: Option<String>) -> Result<Found, NoAnswer> {
+/// Asks the process, which is started where there is none; an error says that there was no answer.
+pub(super) fn ask(slot: &mut Option<Worker>, before: Option<String>, after: Option<String>) -> Result<Found, NoAnswer> {
     // The program that runs, also when another has been put in its place meanwhile.
     let start = || Worker::start(Path::new("/proc/self/exe"), ARGUMENT);
-    Worker::ask(&mut None, start, BOUNDS, &Question { before, after })
+    Worker::ask(slot, start, BOUNDS, &Question { before, after })
 }
 
 /// Is that process: answers questions until there are no more.
