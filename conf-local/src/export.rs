@@ -5,6 +5,7 @@
 //!                                         settings hold secrets, which stand there by their names
 //! names/<hash>/<version>, <version>.json  links into the store: the versions of one component
 //! snapshots/<sequence>/<kind>/<name>      link to names/; snapshot.json says which snapshot it is
+//! snapshots/<sequence>.<number>           the same as it was before it was made once more
 //! current                                 link to snapshots/<sequence>: the one step that a reader sees
 //! ```
 //!
@@ -12,6 +13,7 @@
 //! folders and links made anew take five times as long). A crash at any step leaves `current` as it was, and at most
 //! entries that nothing kept leads to, which [`Export::open`] sweeps.
 
+mod former;
 mod held;
 mod older;
 
@@ -28,6 +30,7 @@ use libconf::{
 };
 use serde::{Deserialize, Serialize};
 
+use self::former::Former;
 use crate::{
     folder::{Entry, Folder, Unsynced},
     state::ChangeKind,
@@ -160,6 +163,8 @@ pub struct Export {
     names: Folder,
     snapshots: Folder,
     kept: BTreeMap<Sequence, Kept>,
+    /// What somebody may still read in of snapshots that were made once more.
+    former: BTreeMap<Former, Contents>,
     current: Option<Sequence>,
     /// Whose links stand in `.next` already.
     next: Option<Sequence>,
@@ -201,6 +206,7 @@ impl Export {
             root,
             path,
             kept: BTreeMap::new(),
+            former: BTreeMap::new(),
             current: None,
             next: None,
             unsynced: Unsynced::default(),
@@ -260,21 +266,42 @@ impl Export {
         Ok(hash)
     }
 
-    /// Builds the snapshot's folder beside the others, and makes it and all that was staged for it durable.
+    /// Builds the snapshot's folder beside the others, and makes it and all that was staged for it durable. No reader sees it.
     ///
     /// With `anew`, nothing is taken from the snapshot before, and names that are there are looked at.
     pub fn build(&mut self, header: &Header, plan: &Plan, anew: bool) -> Result<(), ExportError> {
         self.build_folder(header, plan, anew).map_err(|cause| self.failed("build a snapshot", cause))
     }
 
-    /// Lets readers see what was built. What `current` leads to is looked at, not what it should: a switch that has
-    /// happened already is none.
+    /// Lets readers see what was built, in one step: its link, or, when its sequence is kept already, the folder itself, which
+    /// changes places with the one of before. After that step nothing is an error any more.
     pub fn switch(&mut self, header: Header, contents: Contents) -> Result<(), ExportError> {
         let sequence = header.sequence;
-        self.switch_link(&format!("snapshots/{sequence}")).map_err(|cause| self.failed("switch", cause))?;
-        self.kept.insert(sequence, Kept { header: Some(header), contents });
+        let replaces = self.take_up(header, contents)?;
+        if let Err(cause) = self.switch_link(&format!("snapshots/{sequence}")) {
+            if !replaces {
+                self.kept.remove(&sequence);
+            }
+            return Err(self.failed("switch", cause));
+        }
         self.current = Some(sequence);
         Ok(())
+    }
+
+    /// Counts what was built as kept; one that was kept under its sequence before is a former one from now on. True for that.
+    fn take_up(&mut self, header: Header, contents: Contents) -> Result<bool, ExportError> {
+        let sequence = header.sequence;
+        let beside = self.beside(sequence);
+        if self.kept.contains_key(&sequence) {
+            let exchanged = self.snapshots.exchange(&beside.name(), &sequence.to_string());
+            exchanged.map_err(|cause| self.failed("switch", cause))?;
+        }
+        let Some(before) = self.kept.insert(sequence, Kept { header: Some(header), contents }) else { return Ok(false) };
+        self.former.insert(beside, before.contents);
+        if let Err(error) = self.thin_former().and_then(|()| self.snapshots.sync()) {
+            tracing::warn!(%error, path = %self.path.display(), "the switch may not survive a power cut");
+        }
+        Ok(true)
     }
 
     /// Removes what is not needed any more. Costs nothing when there is nothing to remove.
@@ -293,11 +320,12 @@ impl Export {
         outdated.retain(|sequence| !held.contains(sequence));
         outdated.sort_unstable_by(|one, other| other.cmp(one));
         let gone = self.let_go(outdated, retention, now).map_err(|cause| self.failed("clean up", cause))?;
-        if gone.is_empty() {
-            return Ok(());
-        }
         for (sequence, _) in &gone {
             self.kept.remove(sequence);
+        }
+        let former = self.retire_former().map_err(|cause| self.failed("clean up", cause))?;
+        if gone.is_empty() && !former {
+            return Ok(());
         }
         // The locks last until all of them are away.
         self.discard()
@@ -415,11 +443,12 @@ impl Export {
         self.unsynced.add(folder.write(HEADER, &serde_json::to_vec(header)?, 0o444)?);
         folder.stamp(UNIX_EPOCH + Duration::from_secs(header.time))?;
         self.unsynced.add(folder);
-        let name = header.sequence.to_string();
+        let kept = self.kept.contains_key(&header.sequence);
+        let name = if kept { self.beside(header.sequence).name() } else { header.sequence.to_string() };
         let there = self.snapshots.entry(&name)?.is_some();
-        if there || header.older {
-            // Readers may be on the one that is there, and an older one is never switched to, so that its name alone says
-            // that it is whole: durable first. Otherwise one commit of the journal is enough.
+        if header.older {
+            // It is never switched to, so that its name alone says that it is whole: durable first. Otherwise one commit of the
+            // journal is enough.
             self.make_durable()?;
         }
         put(&self.snapshots, &name, there)?;
@@ -474,16 +503,18 @@ impl Export {
         links.map(|link: io::Result<(String, String)>| link.map(|(target, link)| (link, target))).collect()
     }
 
+    /// What `current` leads to is looked at, not what it should: a switch that has happened already is none.
     fn switch_link(&mut self, target: &str) -> io::Result<()> {
-        match self.root.entry(CURRENT)? {
-            Some(Entry::Link) if self.root.read_link(CURRENT)? == target => return self.root.sync(),
-            Some(Entry::Link) | None => {}
-            // Not ours, and in the way.
-            Some(_) => self.root.remove(CURRENT)?,
+        let found = self.root.entry(CURRENT)?;
+        if found != Some(Entry::Link) || self.root.read_link(CURRENT)? != target {
+            if found.is_some_and(|found| found != Entry::Link) {
+                // Not ours, and in the way.
+                self.root.remove(CURRENT)?;
+            }
+            self.root.remove(NEW)?;
+            self.root.link(NEW, target)?;
+            self.root.rename(NEW, &self.root, CURRENT)?;
         }
-        self.root.remove(NEW)?;
-        self.root.link(NEW, target)?;
-        self.root.rename(NEW, &self.root, CURRENT)?;
         // Readers see it by now; should this fail, a power cut may bring back the snapshot before, whole.
         if let Err(error) = self.root.sync() {
             tracing::warn!(%error, path = %self.path.display(), "the switch may not survive a power cut");
@@ -562,7 +593,7 @@ impl Export {
             }
         }
         self.current = current.filter(|current| self.kept.contains_key(current));
-        Ok(())
+        self.read_former()
     }
 
     fn read_snapshot(&self, name: &str, names: &mut HashMap<String, BTreeMap<Version, StoreHash>>) -> io::Result<Kept> {
@@ -607,16 +638,18 @@ impl Export {
     fn sweep(&mut self) -> io::Result<()> {
         self.next = None;
         self.root.remove(NEW)?;
-        let stores: HashSet<StoreHash> = self.kept.values().flat_map(|kept| kept.contents.values().copied()).collect();
+        let all = || self.kept.values().map(|kept| &kept.contents).chain(self.former.values());
+        let stores: HashSet<StoreHash> = all().flat_map(|contents| contents.values().copied()).collect();
         for (name, _) in self.snapshots.entries()? {
             let kept = name.parse::<Sequence>().is_ok_and(|sequence| self.kept.contains_key(&sequence));
-            if !kept {
+            let former = Former::of_name(&name).is_some_and(|former| self.former.contains_key(&former));
+            if !kept && !former {
                 remove_whole(&self.snapshots, &name)?;
             }
         }
         let mut names = HashSet::new();
-        for kept in self.kept.values() {
-            for versions in by_name(&kept.contents).values() {
+        for contents in all() {
+            for versions in by_name(contents).values() {
                 names.insert(names_hash(versions).to_string());
             }
         }

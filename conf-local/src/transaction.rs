@@ -323,12 +323,13 @@ impl Host {
                 older: false,
             };
             self.export.build(&header, &plan, anew)?;
-            // A crash after this leaves duties of a switch that never happened: dropped at the next start.
+            // A crash after this leaves duties of a switch that never happened: dropped at the next start, or, of another try of
+            // the same snapshot, told once without need.
             self.duties
                 .prepare(snapshot.sequence, snapshot.commit, audience.watchers.concerned(&plan.changed))
                 .map_err(TransactionError::Journal)?;
             // A crash after this leaves files of both at the places of `export:`: put right at the next start.
-            let failed = self.place.put(&self.export, &have.contents, &contents, snapshot.sequence);
+            let failed = self.place.put(&self.export, &have.contents, &contents);
             if !next.hold_back(failed, &have.contents, &mut contents, &mut faults) {
                 break (header, plan);
             }

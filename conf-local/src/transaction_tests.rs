@@ -36,6 +36,7 @@ use crate::{
 };
 
 mod held_back;
+mod once_more;
 
 /// One host's state folder, and a conf-master's hand in its repository.
 struct Site {

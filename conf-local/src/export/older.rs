@@ -9,7 +9,7 @@ use std::{
 
 use libconf::name::{CommitId, HostName, Sequence};
 
-use super::{Contents, Export, ExportError, HEADER, Header, Kept, MOST_HEADER_BYTES, Plan};
+use super::{Contents, Export, ExportError, HEADER, Header, MOST_HEADER_BYTES, Plan};
 use crate::folder::Folder;
 
 /// What came of asking for a snapshot.
@@ -71,8 +71,7 @@ impl Export {
         let built = self.build(&header, plan, false);
         self.next = next;
         built?;
-        self.kept.insert(header.sequence, Kept { header: Some(header), contents });
-        Ok(())
+        self.take_up(header, contents).map(drop)
     }
 
     /// True when this very snapshot is kept, rendered for this host.

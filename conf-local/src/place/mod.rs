@@ -22,7 +22,7 @@ use std::{
 };
 
 use libconf::{
-    name::{ComponentSelector, ComponentVersion, Sequence},
+    name::{ComponentSelector, ComponentVersion},
     tier::daemon::chain,
 };
 use serde::{Deserialize, Serialize};
@@ -239,11 +239,12 @@ impl Placements {
         export: &Export,
         have: &Contents,
         want: &Contents,
-        sequence: Sequence,
     ) -> BTreeMap<ComponentVersion, String> {
         let mut failed = BTreeMap::new();
         for (number, staged) in std::mem::take(&mut self.staged) {
-            let Err(error) = self.put_one(number, staged, &export.directory(sequence)) else { continue };
+            // `current` does not lead there yet, and what is staged is there before and after the switch.
+            let staged_files = |one: &ComponentVersion| want.get(one).map(|hash| export.staged(hash).join("files"));
+            let Err(error) = self.put_one(number, staged, staged_files) else { continue };
             let entry = &self.entries[number];
             let path = entry.path.clone();
             let why = format!("it cannot be placed at {}: {}", path.display(), chain(&error));
@@ -270,15 +271,17 @@ impl Placements {
         }
     }
 
-    /// `snapshot` is the folder of the snapshot that it is made from.
-    fn put_one(&mut self, number: usize, work: Work, snapshot: &Path) -> io::Result<()> {
+    /// `files` says where a link is to lead.
+    fn put_one(
+        &mut self,
+        number: usize,
+        work: Work,
+        files: impl FnOnce(&ComponentVersion) -> Option<PathBuf>,
+    ) -> io::Result<()> {
         let entry = &self.entries[number];
         let staged = match work {
             Work::Copy(staged) => staged,
-            // `current` does not lead to it yet.
-            Work::Link(mut link, component) => {
-                return link.lead(component.map(|one| snapshot.join(one.to_string())).as_deref());
-            }
+            Work::Link(mut link, component) => return link.lead(component.as_ref().and_then(files).as_deref()),
         };
         let nothing = Ours::nothing(&entry.component);
         let meanwhile = staged.meanwhile(self.journal.at(&entry.path).unwrap_or(&nothing));
@@ -302,7 +305,7 @@ impl Placements {
         let staged = self.stage_one(number, export, have).map_err(|(_, why)| why);
         let put = staged.and_then(|()| match self.staged.pop_if(|(of, _)| *of == number) {
             Some((_, work)) => {
-                self.put_one(number, work, &export.path().join(CURRENT)).map_err(|error| error.to_string())
+                self.put_one(number, work, |one| Some(current(export, one))).map_err(|error| error.to_string())
             }
             None => Ok(()),
         });
