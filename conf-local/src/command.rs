@@ -28,6 +28,8 @@ pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(60);
 
 /// Between the request to end and the end by force.
 const GRACE: Duration = Duration::from_secs(2);
+/// The same for a guardian, which needs its time to end everything.
+const GRACE_OF_GUARDIAN: Duration = guardian::END_WITHIN.saturating_add(GRACE);
 
 /// What is kept of the output: enough for a message. The rest is read and dropped, so that the command never blocks.
 const KEPT_BYTES: usize = 4096;
@@ -109,7 +111,7 @@ pub(crate) async fn run(order: Order<'_>, stop: &CancellationToken) -> Result<()
         Leaves::Running => Command::new(program),
         Leaves::Nothing => {
             let mut guarded = Command::new(own_program());
-            guarded.arg(guardian::ARGUMENT).arg(program);
+            guarded.args(guardian::arguments()).arg(program);
             guarded
         }
     };
@@ -139,7 +141,7 @@ pub(crate) async fn run(order: Order<'_>, stop: &CancellationToken) -> Result<()
             () = stop.cancelled() => None,
         };
         if ended.is_none() {
-            end(&mut child).await;
+            end(&mut child, if leaves == Leaves::Nothing { GRACE_OF_GUARDIAN } else { GRACE }).await;
         }
         ended
     };
@@ -172,12 +174,12 @@ async fn finish(child: &mut Child, reading: &mut (impl Future<Output = ((), ())>
 }
 
 /// Ends the whole group: asked first, by force after that.
-async fn end(child: &mut Child) {
+async fn end(child: &mut Child, grace: Duration) {
     // The number is the group's as long as the child was not waited for.
     let Some(group) = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) else { return };
     let _ = killpg(group, Signal::SIGTERM);
     // Waiting would free the number; while it is not, what is left of the group can be killed under it.
-    let deadline = tokio::time::Instant::now() + GRACE;
+    let deadline = tokio::time::Instant::now() + grace;
     while tokio::time::Instant::now() < deadline && !ended_unreaped(group) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
