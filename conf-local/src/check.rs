@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    command::{self, CommandError, Leaves, Order, Output},
+    command::{self, CommandError, Leaves, Order, WordsFor},
     config::{CommandText, limit_from, words},
     watcher::now,
 };
@@ -95,7 +95,7 @@ pub(crate) struct Staged {
     pub(crate) files: PathBuf,
     /// The file with its settings.
     pub(crate) settings: PathBuf,
-    /// It may read secrets, so that what a check says of it may hold their values, whole or in part: nobody is shown that.
+    /// It may read secrets.
     pub(crate) reads_secrets: bool,
 }
 
@@ -169,20 +169,14 @@ impl Checks {
             variables,
             limit: entry.timeout,
             leaves: Leaves::Nothing,
-        };
-        let said = |output: &Output| {
-            if staged.reads_secrets {
-                return "what it said is not shown, since the component reads secrets; run the check by hand"
-                    .to_owned();
-            }
-            output.text()
+            words_for: if staged.reads_secrets { WordsFor::Nobody } else { WordsFor::Everybody },
         };
         let error = match command::run(order, &self.stop).await {
             Ok(()) => None,
             Err(CommandError::Stopped) => return Err(Unchecked::Stopped),
-            Err(CommandError::Failed { status, output }) => Some(format!("it ended with {status}: {}", said(&output))),
+            Err(CommandError::Failed { status, output }) => Some(format!("it ended with {status}: {}", output.text())),
             Err(CommandError::TooLong { limit, output }) => {
-                Some(format!("it was ended after {} s: {}", limit.as_secs_f64(), said(&output)))
+                Some(format!("it was ended after {} s: {}", limit.as_secs_f64(), output.text()))
             }
             Err(error) => Some(chain(&error)),
         };

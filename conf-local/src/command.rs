@@ -49,6 +49,18 @@ pub(crate) struct Order<'a> {
     pub(crate) limit: Duration,
     /// Whether what it started may outlive it.
     pub(crate) leaves: Leaves,
+    /// Who may be shown what it says.
+    pub(crate) words_for: WordsFor,
+}
+
+/// Who may be shown what a command says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum WordsFor {
+    /// Everybody on this host, and who reads its reports.
+    #[default]
+    Everybody,
+    /// Nobody: what it looks at may hold secrets, which it may quote, whole or in part.
+    Nobody,
 }
 
 /// What becomes of the processes that a command has started, when it has ended.
@@ -83,6 +95,7 @@ impl Occasion<'_> {
 pub(crate) struct Output {
     out: Vec<u8>,
     err: Vec<u8>,
+    words_for: WordsFor,
 }
 
 /// How a command failed.
@@ -105,7 +118,7 @@ pub(crate) enum CommandError {
 /// - Errors: it could not start, did not succeed, or took longer than its limit and was ended with its whole group.
 /// - Cancel: `stop` ends it as the limit does.
 pub(crate) async fn run(order: Order<'_>, stop: &CancellationToken) -> Result<(), CommandError> {
-    let Order { words, folder, variables, limit, leaves } = order;
+    let Order { words, folder, variables, limit, leaves, words_for } = order;
     let Some((program, arguments)) = words.split_first() else { return Ok(()) };
     let mut command = match leaves {
         Leaves::Running => Command::new(program),
@@ -131,7 +144,7 @@ pub(crate) async fn run(order: Order<'_>, stop: &CancellationToken) -> Result<()
     let mut child = command.spawn().map_err(start)?;
     let stdout = child.stdout.take().ok_or_else(|| start(io::Error::other("no standard output")))?;
     let stderr = child.stderr.take().ok_or_else(|| start(io::Error::other("no standard error")))?;
-    let mut output = Output::default();
+    let mut output = Output { words_for, ..Output::default() };
     let ended = {
         let reading = async { tokio::join!(keep_last(stdout, &mut output.out), keep_last(stderr, &mut output.err)) };
         tokio::pin!(reading);
@@ -203,6 +216,9 @@ async fn keep_last(mut from: impl AsyncRead + Unpin, kept: &mut Vec<u8>) {
     }
 }
 
+/// What stands in place of words that nobody is shown.
+const WITHHELD: &str = "what it said is not shown, since the component reads secrets; run it by hand";
+
 /// What a message quotes of a line, and of all lines.
 const LINE: usize = 200;
 const LINES: usize = 2000;
@@ -210,12 +226,18 @@ const LINES: usize = 2000;
 impl Output {
     /// For a message: the last line that says something.
     fn said(&self) -> String {
+        if self.words_for == WordsFor::Nobody {
+            return format!("; {WITHHELD}");
+        }
         let last = |bytes: &[u8]| Some(lines(bytes).last()?.chars().take(LINE).collect::<String>());
         last(&self.err).or_else(|| last(&self.out)).map_or_else(String::new, |line| format!("; its last words: {line}"))
     }
 
     /// All that was kept, the newest [`LINES`] characters of it, one line after the other with `; ` between.
     pub(crate) fn text(&self) -> String {
+        if self.words_for == WordsFor::Nobody {
+            return WITHHELD.to_owned();
+        }
         let all: Vec<String> = lines(&self.out).into_iter().chain(lines(&self.err)).collect();
         let all = all.join("; ");
         let skipped = all.chars().count().saturating_sub(LINES);

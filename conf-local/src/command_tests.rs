@@ -3,18 +3,22 @@ use std::{fs, path::PathBuf, time::Instant};
 use super::*;
 
 async fn sh(script: &str, limit: Duration, stop: &CancellationToken) -> Result<(), CommandError> {
+    sh_for(WordsFor::Everybody, Leaves::Running, script, limit, stop).await
+}
+
+async fn sh_for(
+    words_for: WordsFor,
+    leaves: Leaves,
+    script: &str,
+    limit: Duration,
+    stop: &CancellationToken,
+) -> Result<(), CommandError> {
     let words = ["sh", "-c", script].map(str::to_owned);
     let export = PathBuf::from("/some/export");
     let occasion =
         Occasion { sequence: Sequence(7), export: &export, components: &["services/web/latest".parse().unwrap()] };
     run(
-        Order {
-            words: &words,
-            folder: Path::new("/"),
-            variables: occasion.variables(),
-            limit,
-            leaves: Leaves::Running,
-        },
+        Order { words: &words, folder: Path::new("/"), variables: occasion.variables(), limit, leaves, words_for },
         stop,
     )
     .await
@@ -39,6 +43,7 @@ async fn it_is_told_of_the_change_and_its_failure_is_told() {
         variables: Vec::new(),
         limit: TIME_LIMIT,
         leaves: Leaves::Running,
+        words_for: WordsFor::Everybody,
     };
     assert!(matches!(run(nothing, &stop).await, Err(CommandError::Start { .. })));
     let all = sh("echo first; echo 'no such port' >&2; exit 3", TIME_LIMIT, &stop).await.unwrap_err();
@@ -88,4 +93,35 @@ async fn the_agents_stop_ends_it() {
     let stop = CancellationToken::new();
     stop.cancel();
     assert!(matches!(sh("sleep 1000", TIME_LIMIT, &stop).await, Err(CommandError::Stopped)));
+}
+
+#[tokio::test]
+async fn what_may_quote_a_secret_is_shown_to_nobody() {
+    let stop = CancellationToken::new();
+    for (script, limit) in
+        [("echo canary; echo canary >&2; exit 1", TIME_LIMIT), ("echo canary; sleep 9", Duration::from_millis(200))]
+    {
+        let failed = sh_for(WordsFor::Nobody, Leaves::Running, script, limit, &stop).await.unwrap_err();
+        let (CommandError::Failed { output, .. } | CommandError::TooLong { output, .. }) = &failed else {
+            panic!("{failed}")
+        };
+        assert_eq!(output.out, b"canary\n");
+        for shown in [output.text(), failed.to_string()] {
+            assert!(shown.contains("is not shown") && !shown.contains("canary"), "{shown}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guarded_command_starts_with_no_signal_blocked() {
+    let stop = CancellationToken::new();
+    let guarded = |script| sh_for(WordsFor::Everybody, Leaves::Nothing, script, TIME_LIMIT, &stop);
+    // Not through the shell, which has a mask of its own for what it starts.
+    guarded("exec grep -q '^SigBlk:[[:space:]]0000000000000000$' /proc/self/status").await.unwrap();
+    // Both wait for signals that came blocked before.
+    guarded("sleep 0.1 & wait").await.unwrap();
+    let ended = guarded("timeout 0.1 sleep 1000").await.unwrap_err().to_string();
+    assert!(ended.contains("exit status: 124"), "{ended}");
+    let missing = guarded("exec /no/such/program").await.unwrap_err().to_string();
+    assert!(missing.contains("exit status: 127"), "{missing}");
 }

@@ -237,6 +237,25 @@ impl Export {
         self.store.enter(&hash.to_string())?.enter("files")
     }
 
+    /// True when every user may read all of a rendering: then no secret is in it.
+    pub(crate) fn is_for_everybody(&self, hash: &StoreHash) -> io::Result<bool> {
+        let mut pending = vec![self.store.enter(&hash.to_string())?];
+        while let Some(folder) = pending.pop() {
+            for (name, kind) in folder.entries()? {
+                match kind {
+                    Entry::Folder => pending.push(folder.enter(&name)?),
+                    Entry::Link => {}
+                    Entry::File | Entry::Other => {
+                        if folder.stat(&name)?.is_none_or(|stat| stat.st_mode & 0o004 == 0) {
+                            return Ok(false);
+                        }
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
     /// True when a rendering is as it was staged; if not, it is written again when it is staged again.
     pub(crate) fn is_intact(&mut self, hash: &StoreHash) -> bool {
         let intact = self.read_back(&hash.to_string()).is_ok_and(|found| found == *hash);
@@ -296,7 +315,9 @@ impl Export {
             let exchanged = self.snapshots.exchange(&beside.name(), &sequence.to_string());
             exchanged.map_err(|cause| self.failed("switch", cause))?;
         }
-        let Some(before) = self.kept.insert(sequence, Kept { header: Some(header), contents }) else { return Ok(false) };
+        let Some(before) = self.kept.insert(sequence, Kept { header: Some(header), contents }) else {
+            return Ok(false);
+        };
         self.former.insert(beside, before.contents);
         if let Err(error) = self.thin_former().and_then(|()| self.snapshots.sync()) {
             tracing::warn!(%error, path = %self.path.display(), "the switch may not survive a power cut");

@@ -1,7 +1,7 @@
 //! Probes: whether a component's program is well after it was told of a change. A failure is a state that is reported; the
 //! files stay as they are.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, fmt, path::Path, sync::Arc, time::Duration};
 
 use libconf::{
     name::{ComponentSelector, Sequence},
@@ -55,6 +55,21 @@ pub enum ProbeTarget {
     Command(Vec<String>),
     /// An address that is to answer with a status of 200 to 299, without sending elsewhere.
     Http(String),
+}
+
+/// For people, without the user and password of an address.
+impl fmt::Display for ProbeTarget {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ProbeTarget::Command(words) => f.write_str(&words.join(" ")),
+            ProbeTarget::Http(url) => {
+                let Ok(mut url) = reqwest::Url::parse(url) else { return f.write_str("an address") };
+                // An address that has a host can be without both.
+                let _ = url.set_username("").and_then(|()| url.set_password(None));
+                write!(f, "{url}")
+            }
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -113,13 +128,7 @@ pub async fn run(entries: Vec<ProbeEntry>, agent: Agent, duties: Arc<Duties>, st
     let mut tasks = JoinSet::new();
     for entry in entries {
         let probe = Probe { entry, agent: agent.clone(), duties: duties.clone(), stop: stop.clone() };
-        let stop = stop.clone();
-        tasks.spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = probe.run() => {}
-            }
-        });
+        tasks.spawn(probe.run());
     }
     while tasks.join_next().await.is_some() {}
 }
@@ -131,32 +140,46 @@ struct Probe {
     stop: CancellationToken,
 }
 
+/// The agent stops.
+struct Stopped;
+
 impl Probe {
+    /// Ends with the agent, but not before a command that runs has ended with all that it started.
     async fn run(self) {
+        let _: Result<(), Stopped> = self.follow().await;
+    }
+
+    async fn follow(&self) -> Result<(), Stopped> {
         let mut switches = self.agent.switches();
         let mut views = self.agent.follow();
         // What runs when the agent starts is asked too: nothing is known of it.
         let there = |view: &Arc<crate::state::View>| {
             view.exported.as_ref().is_some_and(|exported| exported.matching(&self.entry.component).next().is_some())
         };
-        if views.wait_for(there).await.is_err() {
-            return;
-        }
-        let mut passed = self.ask_after_telling().await;
+        self.unless_stopped(async { drop(views.wait_for(there).await) }).await?;
+        let mut passed = self.ask_after_telling().await?;
         loop {
-            let concerned = match timeout(if passed { Duration::MAX } else { AGAIN }, switches.recv()).await {
+            let next = timeout(if passed { Duration::MAX } else { AGAIN }, switches.recv());
+            let concerned = match self.unless_stopped(next).await? {
                 Ok(Ok(switched)) => switched.changed.keys().any(|one| self.entry.component.matches(one)),
                 Ok(Err(RecvError::Lagged(_))) | Err(_) => true,
-                Ok(Err(RecvError::Closed)) => return,
+                Ok(Err(RecvError::Closed)) => return Err(Stopped),
             };
             if concerned {
-                passed = self.ask_after_telling().await;
+                passed = self.ask_after_telling().await?;
             }
         }
     }
 
+    async fn unless_stopped<T>(&self, what: impl Future<Output = T>) -> Result<T, Stopped> {
+        tokio::select! {
+            () = self.stop.cancelled() => Err(Stopped),
+            done = what => Ok(done),
+        }
+    }
+
     /// Waits until those who care for the component were told, then asks, several times if it must.
-    async fn ask_after_telling(&self) -> bool {
+    async fn ask_after_telling(&self) -> Result<bool, Stopped> {
         let told = async {
             loop {
                 let delivered = self.duties.delivery();
@@ -170,52 +193,57 @@ impl Probe {
                 delivered.await;
             }
         };
-        let _ = timeout(TOLD_WITHIN, told).await;
-        let mut answer = self.ask().await;
+        let _ = self.unless_stopped(timeout(TOLD_WITHIN, told)).await?;
+        let mut answer = self.ask().await?;
         for _ in 0..self.entry.retries {
             if answer.is_ok() {
                 break;
             }
-            sleep(PAUSE).await;
-            answer = self.ask().await;
+            self.unless_stopped(sleep(PAUSE)).await?;
+            answer = self.ask().await?;
         }
-        self.note(answer.err())
+        Ok(self.note(answer.err()))
     }
 
-    async fn ask(&self) -> Result<(), String> {
+    async fn ask(&self) -> Result<Result<(), String>, Stopped> {
         match &self.entry.target {
             ProbeTarget::Command(words) => {
                 let view = self.agent.view();
-                let Some(exported) = &view.exported else { return Ok(()) };
+                let Some(exported) = &view.exported else { return Ok(Ok(())) };
                 let components: Vec<_> = exported.matching(&self.entry.component).map(|(one, _)| one.clone()).collect();
                 let occasion =
                     Occasion { sequence: exported.sequence, export: &exported.directory, components: &components };
-                let (folder, variables) = (Path::new("/"), occasion.variables());
-                let order = Order { words, folder, variables, limit: self.entry.timeout, leaves: Leaves::Nothing };
+                let order = Order {
+                    words,
+                    folder: Path::new("/"),
+                    variables: occasion.variables(),
+                    limit: self.entry.timeout,
+                    leaves: Leaves::Nothing,
+                    words_for: exported.words_for(&components),
+                };
                 match command::run(order, &self.stop).await {
-                    Err(CommandError::Stopped) => std::future::pending().await,
+                    Err(CommandError::Stopped) => Err(Stopped),
                     Err(CommandError::Failed { status, output }) => {
-                        Err(format!("it ended with {status}: {}", output.text()))
+                        Ok(Err(format!("it ended with {status}: {}", output.text())))
                     }
-                    other => other.map_err(|error| chain(&error)),
+                    other => Ok(other.map_err(|error| chain(&error))),
                 }
             }
-            ProbeTarget::Http(url) => {
-                let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
-                let client = client.timeout(self.entry.timeout).build().map_err(|error| chain(&error))?;
-                let answer = client.get(url).send().await.map_err(|error| chain(&error))?;
-                let status = answer.status();
-                if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
-            }
+            ProbeTarget::Http(url) => self.unless_stopped(self.ask_http(url)).await,
         }
+    }
+
+    async fn ask_http(&self, url: &str) -> Result<(), String> {
+        let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
+        let client = client.timeout(self.entry.timeout).build().map_err(|error| chain(&error))?;
+        let answer = client.get(url).send().await.map_err(|error| chain(&error))?;
+        let status = answer.status();
+        if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
     }
 
     /// Shows how it went; said once. True when it went well.
     fn note(&self, error: Option<String>) -> bool {
-        let target = match &self.entry.target {
-            ProbeTarget::Command(words) => words.join(" "),
-            ProbeTarget::Http(url) => url.clone(),
-        };
+        let target = self.entry.target.to_string();
         let (component, passed) = (self.entry.component.clone(), error.is_none());
         let mut new = false;
         self.agent.update(|view| {

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedMutexGuard, broadcast, mpsc, oneshot, watch};
 use crate::{
     central::{Heard, Watermark},
     check::CheckStatus,
+    command::WordsFor,
     place::PlaceStatus,
     probe::{self, ProbeStatus},
 };
@@ -190,6 +191,8 @@ pub struct ExportedComponent {
     pub store: StoreHash,
     /// What was pinned; `None` when the repository that knew it was lost.
     pub pin: Option<Pin>,
+    /// False when it is known that no secret is in it.
+    pub reads_secrets: bool,
 }
 
 impl Exported {
@@ -199,6 +202,12 @@ impl Exported {
         selector: &ComponentSelector,
     ) -> impl Iterator<Item = (&ComponentVersion, &ExportedComponent)> {
         self.components.iter().filter(move |(component, _)| selector.matches(component))
+    }
+
+    /// Who may be shown what a command says that looks at these. One that is not exported any more may have held secrets.
+    pub(crate) fn words_for(&self, components: &[ComponentVersion]) -> WordsFor {
+        let is_plain = |one: &ComponentVersion| self.components.get(one).is_some_and(|one| !one.reads_secrets);
+        if components.iter().all(is_plain) { WordsFor::Everybody } else { WordsFor::Nobody }
     }
 
     /// Where a component's files are.

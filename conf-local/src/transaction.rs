@@ -169,9 +169,16 @@ impl Host {
     pub fn exported(&self) -> Option<(Arc<Exported>, Option<&Header>)> {
         let (sequence, kept) = self.export.current()?;
         let inputs = self.model.as_ref().map(|model| &model.inputs);
+        // Older files may hold what is not declared any more.
+        let faults = kept.header.as_ref().map(|header| &header.faults);
+        let is_held_back = |name: &ComponentVersion| {
+            faults.is_none_or(|faults| faults.keys().any(|fault| fault.component == name.component))
+        };
         let component = |(name, store): (&ComponentVersion, &_)| {
             let pin = inputs.and_then(|inputs| inputs.get(name)).map(|component| component.pin.clone());
-            (name.clone(), ExportedComponent { store: *store, pin })
+            let reads_secrets = self.model.as_ref().is_none_or(|model| model.declared.reads_secrets(name))
+                || is_held_back(name) && !self.export.is_for_everybody(store).unwrap_or(false);
+            (name.clone(), ExportedComponent { store: *store, pin, reads_secrets })
         };
         let exported = Exported {
             sequence,
@@ -249,9 +256,10 @@ impl Host {
             self.model = Some(self.model_of(&snapshot)?);
             if !self.is_whole() || !self.export.damaged().is_empty() {
                 tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; made anew");
-            } else if !exported.is_some_and(|header| header.faults.keys().any(|name| self.may_pass_now(name))) {
+            } else if exported.is_some_and(|header| header.faults.is_empty()) {
                 return Ok(true);
             }
+            // What was held back may pass now: this host, or its configuration, may have been put right.
         } else if let Some(header) = exported.filter(|header| header.host == self.name) {
             // What the export was made from may still be here: then only the difference is rendered.
             let before = self.git().ok().and_then(|git| Snapshot::read(&git, header.commit).ok());
@@ -372,12 +380,6 @@ impl Host {
             }
         }
         Ok(unfit)
-    }
-
-    /// True for what was held back by something of this host, which may have been put right since.
-    fn may_pass_now(&self, name: &ComponentVersion) -> bool {
-        let secrets = || self.model.as_ref().is_some_and(|model| model.declared.reads_secrets(name));
-        self.checks.concern(name) || self.place.concern(name) || secrets()
     }
 
     /// True while something of `export:` is not in place.

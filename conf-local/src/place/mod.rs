@@ -227,11 +227,6 @@ impl Placements {
         found.collect()
     }
 
-    /// True when the component is placed somewhere.
-    pub(crate) fn concern(&self, component: &ComponentVersion) -> bool {
-        self.entries.iter().any(|entry| entry.component.matches(component))
-    }
-
     /// Renames what was staged of `want`. Answers for which components that failed, and why: these have their files of `have`
     /// again everywhere, where the disk lets them. Files that only should have gone are tried again later.
     pub(crate) fn put(

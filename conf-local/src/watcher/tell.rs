@@ -21,7 +21,7 @@ use super::{
     process::{Process, ProcessError, Readiness, of_pidfile},
 };
 use crate::{
-    command::{self, CommandError, Leaves, Occasion, Order},
+    command::{self, CommandError, Leaves, Occasion, Order, WordsFor},
     duties::{Duties, Duty, WatcherId},
     state::{Agent, kept},
 };
@@ -235,7 +235,8 @@ impl Teller {
         let components: Vec<ComponentVersion> = duty.components.iter().cloned().collect();
         let occasion = Occasion { sequence, export: &export, components: &components };
         let (folder, variables) = (Path::new("/"), occasion.variables());
-        let order = Order { words, folder, variables, limit: command::TIME_LIMIT, leaves: Leaves::Running };
+        let words_for = view.exported.as_ref().map_or(WordsFor::Nobody, |exported| exported.words_for(&components));
+        let order = Order { words, folder, variables, limit: command::TIME_LIMIT, leaves: Leaves::Running, words_for };
         match command::run(order, &self.stop).await {
             Ok(()) => Outcome::Told { pid: None },
             Err(CommandError::Stopped) => Outcome::Stopped,

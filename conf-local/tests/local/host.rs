@@ -163,7 +163,10 @@ impl Host {
         let component = |(name, _): &(&str, &str)| {
             let component: ComponentVersion = name.parse().unwrap();
             let pin = Pin { component: component.clone(), branch: "master".parse().unwrap(), commit: commit(sequence) };
-            (component, ExportedComponent { store: "0".repeat(64).parse().unwrap(), pin: Some(pin) })
+            (
+                component,
+                ExportedComponent { store: "0".repeat(64).parse().unwrap(), pin: Some(pin), reads_secrets: false },
+            )
         };
         let components: BTreeMap<_, _> = components.iter().map(component).collect();
         let (sequence, commit) = (Sequence(sequence), commit(sequence));

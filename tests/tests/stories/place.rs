@@ -99,6 +99,40 @@ fn what_a_check_refuses_keeps_its_older_files_and_the_others_switch() {
     assert_eq!(site.host().status().expect("it answers")["problems"], serde_json::json!([]));
 }
 
+#[test]
+fn a_new_version_that_a_check_refuses_leaves_the_one_before_it_where_it_is() {
+    let check = "! grep -q bad round";
+    let (site, place) = site_with(&format!(
+        "check:\n  - {{component: services/web, command: [sh, -c, '{check}']}}\nexport:\n  - {{component: services/web, path: PLACE/web, mode: copy}}\nwatch:\n  - {{components: [services/web], command: [sh, -c, 'echo told >> PLACE/told']}}\n"
+    ));
+    site.wait_applied(site.master.sequence());
+    let told = place.join("told");
+    tests::eventually("it to be told once", || fs::remove_file(&told).map_err(|error| error.to_string()));
+    let runs = |version: &str, round: &str| {
+        let pins = [("services/web", "master", version), ("services/api", "master", "latest")];
+        let change = site.work.change().file("services/web/master", "round", round);
+        let change = change.also(&format!("refs/heads/services/web/master:refs/tags/services/web/{version}"));
+        let change = change.file(tests::site::CLASS, "datacenter.yaml", tests::site::class(&pins));
+        change.option("--push-option=allow-shrink").land();
+        site.wait_applied(site.master.sequence());
+    };
+    runs("v2", "bad 2\n");
+    let status = site.host().status().expect("it answers");
+    assert!(status["faults"]["services/web/v2"].to_string().contains("did not pass"), "{status}");
+    assert_eq!(
+        (read(&place.join("web/round")), site.host().file("services/web/latest/round")),
+        ("0\n".into(), "0\n".into())
+    );
+    assert!(!told.exists());
+    runs("v3", "good 3\n");
+    assert_eq!(
+        (read(&place.join("web/round")), site.host().file("services/web/v3/round")),
+        ("good 3\n".into(), "good 3\n".into())
+    );
+    assert!(site.host().read("services/web/latest/round").is_err());
+    tests::eventually("it to be told", || fs::remove_file(&told).map_err(|error| error.to_string()));
+}
+
 /// The processes of this machine whose command line has these words.
 fn running(words: &str) -> Vec<String> {
     let all = fs::read_dir("/proc").expect("/proc is there").flatten();
@@ -131,7 +165,7 @@ fn checks_that_hang_flood_or_fork_end_with_all_that_they_started() {
     let left = running(&format!("sleep {number}"));
     assert!(left.is_empty(), "{left:?}");
 
-    // Also with the agent itself, whatever it dies of, and when it stops in order.
+    // Also with the agent itself, whatever it dies of, and when it stops in order: checks and probes alike.
     site.work.change().file("services/web/master", "round", "1\n").land();
     let there = |wanted: bool| {
         tests::eventually("the check's processes to come or go", || {
@@ -149,6 +183,14 @@ fn checks_that_hang_flood_or_fork_end_with_all_that_they_started() {
     there(true);
     site.hosts[0].daemon.stop();
     there(false);
+    let probe = format!(
+        "probe:\n  - {{component: services/api, command: [sh, -c, 'setsid sleep {number}; sleep {number}'], timeout: 500}}\n"
+    );
+    fs::write(&path, probe).expect("it can be written");
+    site.hosts[0].daemon.start();
+    there(true);
+    site.hosts[0].daemon.stop();
+    assert_eq!(running(&format!("sleep {number}")), Vec::<String>::new());
 }
 
 #[test]
@@ -238,9 +280,7 @@ fn what_is_not_ours_is_neither_replaced_nor_followed() {
 
 #[test]
 fn entries_that_cannot_all_be_keep_the_agent_from_starting_with_words() {
-    let mut site =
-        Plan { hosts: 0, slaves: 0, pointers: tests::site::Pointers::Embedded, ..Plan::default() }.start_empty();
-    let state = site.make_host(1).state;
+    let site = Plan { hosts: 0, slaves: 0, pointers: tests::site::Pointers::Embedded, ..Plan::default() }.start_empty();
     for (number, (entries, words)) in [
         (
             "[{component: services/a, path: /etc/a, mode: copy}, {component: services/b, path: /etc/a/b, mode: link}]",
@@ -267,9 +307,8 @@ fn entries_that_cannot_all_be_keep_the_agent_from_starting_with_words() {
         let status = host.daemon.wait_for_end(std::time::Duration::from_secs(30));
         let log = host.daemon.log();
         assert!(!status.success() && log.contains(words), "{entries}: {status}\n{log}");
+        assert!(!host.state.join("placed.json").exists(), "{entries}");
     }
-    site.hosts.clear();
-    assert!(!state.join("placed.json").exists());
 }
 
 #[test]
@@ -398,9 +437,20 @@ fn an_agent_that_observes_tells_nobody_and_diff_compares_with_what_another_tool_
 }
 
 #[test]
-fn a_secret_is_its_owners_alone_where_it_is_placed_and_no_check_quotes_it() {
+fn a_secret_is_its_owners_alone_where_it_is_placed_and_no_check_probe_or_watcher_quotes_it() {
     let (site, place) = site_with(
-        "export:\n  - {component: services/web, path: PLACE/web, mode: copy, dir_mode: '0700'}\n  - {component: services/web, path: PLACE/group, mode: copy, file_mode: '0644'}\ncheck:\n  - component: services/web\n    command: [sh, -c, 'test ! -e bad || { cat login; exit 1; }']\n",
+        r#"export:
+  - {component: services/web, path: PLACE/web, mode: copy, dir_mode: '0700'}
+  - {component: services/web, path: PLACE/group, mode: copy, file_mode: '0644'}
+check:
+  - component: services/web
+    command: [sh, -c, 'test ! -e bad || { cat login; exit 1; }']
+watch:
+  - {components: [services/web], command: [sh, -c, 'cat "$CONF_EXPORT/services/web/latest/login"; touch PLACE/told; exit 1']}
+probe:
+  - {component: services/web, command: [sh, -c, 'cat "$CONF_EXPORT/services/web/latest/login" >&2; exit 1'], retries: 0}
+  - {component: services/web, http: 'http://somebody:of-the-probe@127.0.0.1:1/', retries: 0}
+"#,
     );
     let token = site.folder.path().join("token");
     let canary = format!("canary{}", rand::random::<u64>());
@@ -419,5 +469,18 @@ fn a_secret_is_its_owners_alone_where_it_is_placed_and_no_check_quotes_it() {
     site.push_and_wait("services/web", "bad", "");
     let status = site.host().status().expect("it answers").to_string();
     assert!(status.contains("exit status: 1") && status.contains("is not shown"), "{status}");
-    assert!(!status.contains(&canary) && !site.host().daemon.log().contains(&canary));
+    // All of them have read it by now, and said so.
+    let status = site.host().wait_status("have been told and asked", |status| {
+        let probes = status["probes"].as_array().is_some_and(|probes| probes.len() == 2);
+        probes && status["watchers"][0]["state"] == "failed"
+    });
+    for shown in [&status["watchers"][0]["error"], &status["probes"][0]["error"]] {
+        assert!(shown.to_string().contains("is not shown"), "{status}");
+    }
+    assert_eq!(status["probes"][1]["target"], "http://127.0.0.1:1/");
+    let shown = format!("{status}{}{}", tests::program::text(&site.host().run(&["status"])), site.host().daemon.log());
+    for secret in [canary.as_str(), "of-the-probe"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+    assert!(place.join("told").exists());
 }
