@@ -70,7 +70,8 @@ fn the_pin_is_what_the_host_knows_to_be_covered() {
     export.switch(20, &[(WEB, &web(20))]);
     until("change 20", || client.sequence().0 == 20);
     assert_eq!(client.begin().sequence().0, 20);
-    // What was known of 3 is known for ever, and its child tells the rest.
+    // What was known of 3 is known for ever, and its child told the rest: nothing is read again.
+    std::fs::remove_file(export.path.join("snapshots/20/snapshot.json")).unwrap();
     assert_eq!(port(&client.join(&headers(19)).unwrap()), 3);
 }
 
@@ -171,19 +172,25 @@ fn what_the_agent_says_is_missing_is_said_in_time() {
         _ => FakeAgent::at(3, 6),
     });
     let client = Client::options().export_dir(&export.path).socket(agent.socket()).connect().unwrap();
-    let read = |pin| client.begin_at(Sequence(pin)).with_deadline(soon()).get_blocking::<Web>(WEB).unwrap_err();
-    assert!(matches!(read(2), Error::NoneSoOld { sequence: Sequence(2) }));
-    let away = read(9).to_string();
-    assert!(away.contains("s1 and s2 are away"), "{away}");
+    let never = client.begin_at(Sequence(2)).with_deadline(Instant::now() + LONG);
+    assert!(matches!(never.get_blocking::<Web>(WEB), Err(Error::NoneSoOld { sequence: Sequence(2) })));
+    // On a busy machine the agent may not have answered by the deadline, which is then what is said.
+    let says = |pin, words: &str| {
+        until(words, || {
+            let operation = client.begin_at(Sequence(pin)).with_deadline(soon());
+            let error = operation.get_blocking::<Web>(WEB).unwrap_err();
+            assert!(matches!(error, Error::NotHere { .. }), "{error}");
+            error.to_string().contains(words)
+        });
+    };
+    says(9, "s1 and s2 are away");
     // Another change than was asked for, or a folder that is not there, is no answer.
-    assert!(matches!(read(7), Error::NotHere { .. }));
-    let gone = read(5).to_string();
-    assert!(gone.contains("snapshots/3"), "{gone}");
+    says(7, "answered for another change");
+    says(5, "snapshots/3: No such file");
     // Folders of another snapshot than the agent means: it exports somewhere else.
     export.lay_out(3, None, &[(WEB, &web(3))], &BTreeMap::new());
     std::fs::write(export.path.join("snapshots/3/snapshot.json"), "{}").unwrap();
-    let other = read(5).to_string();
-    assert!(other.contains("export somewhere else"), "{other}");
+    says(5, "export somewhere else");
 }
 
 #[test]
@@ -321,9 +328,15 @@ fn the_programs_own_runtime_waits_for_the_agent() {
     runtime.block_on(async {
         let operation = client.begin_at(Sequence(5)).with_deadline(Instant::now() + LONG);
         assert_eq!(operation.get::<Web>(WEB).await.unwrap().port, 3);
-        let late = client.begin_at(Sequence(9)).with_deadline(soon());
-        let error = late.get::<Web>(WEB).await.unwrap_err().to_string();
-        assert!(error.contains("s1 is away"), "{error}");
+        let began = Instant::now();
+        loop {
+            let late = client.begin_at(Sequence(9)).with_deadline(soon());
+            let error = late.get::<Web>(WEB).await.unwrap_err().to_string();
+            if error.contains("s1 is away") {
+                break;
+            }
+            assert!(began.elapsed() < LONG, "{error}");
+        }
     });
     // A runtime that is gone is an error at once, not a wait.
     drop(runtime);
