@@ -185,7 +185,7 @@ impl LocalAgent {
         tasks.spawn(central::run(self.audience.agent.clone(), self.host.export_path().to_owned(), stop.clone()));
         tasks.spawn(self.registry.run(stop.clone()));
         tasks.spawn(probe::run(self.probes, self.audience.agent.clone(), self.host.duties(), stop.clone()));
-        tasks.spawn(report::run(self.audience.clone(), self.reports, stop.clone()));
+        tasks.spawn(report::run(self.audience.clone(), self.reports, self.host.identity(), stop.clone()));
         tasks.spawn(follow::run(self.host, self.sources, self.audience, self.requests, stop));
         while let Some(ended) = tasks.join_next().await {
             // A panic ends the process by itself where panics abort; a test sees it here.

@@ -1,10 +1,15 @@
 //! Tells a surrogate how this host fares: after each change, and every minute.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use libconf::tier::{
     api::{HostReport, HostState, ReportAnswer},
     daemon::chain,
+    secret::Identity,
+    sign,
     upstream::{Backoff, Upstreams},
 };
 use rand::Rng;
@@ -24,7 +29,10 @@ const SPREAD: Duration = Duration::from_millis(50);
 const MOST_WORDS: usize = 2000;
 
 /// Reports until `stop`. A report that does not arrive is sent again, newest state first; it is never an obstacle.
-pub async fn run(audience: Audience, surrogates: Arc<Upstreams>, stop: CancellationToken) {
+///
+/// Each is signed, where the identity can sign: a delivery barrier decides by them, and a surrogate could invent them.
+pub async fn run(audience: Audience, surrogates: Arc<Upstreams>, identity: Arc<Identity>, stop: CancellationToken) {
+    let mut clock = Clock(0);
     let mut views = audience.agent.follow();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     let mut sent = None;
@@ -36,9 +44,10 @@ pub async fn run(audience: Audience, surrogates: Arc<Upstreams>, stop: Cancellat
         if changed || Instant::now() >= next {
             let pause = rand::rng().random_range(Duration::ZERO..SPREAD);
             sleep(pause).await;
+            let signed = sign::report::signed(&report, clock.next(), &identity);
             let answer = tokio::select! {
                 () = stop.cancelled() => return,
-                answer = surrogates.post_json::<_, ReportAnswer>("api/v1/reports", &report) => answer,
+                answer = surrogates.post_json::<_, ReportAnswer>("api/v1/reports", &signed) => answer,
             };
             match answer {
                 Ok(ReportAnswer { watermark }) => {
@@ -79,6 +88,20 @@ fn report(agent: &Agent) -> HostReport {
         state: status.state,
         error: status.error.as_ref().map(|words| words.chars().take(MOST_WORDS).collect()),
         agent: status.agent.clone(),
+        time: None,
+        signature: None,
         received: None,
+    }
+}
+
+/// Gives each report a later time than the one before, also when the host's clock is set back.
+struct Clock(u64);
+
+impl Clock {
+    /// Milliseconds since 1970.
+    fn next(&mut self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+        self.0 = u64::try_from(now).unwrap_or(u64::MAX).max(self.0 + 1);
+        self.0
     }
 }

@@ -14,6 +14,7 @@ use std::{
     },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -71,7 +72,7 @@ pub(crate) fn salt(state: &Path) -> io::Result<Vec<u8>> {
 /// Opens what is sealed to this host.
 #[derive(Debug)]
 pub(crate) struct Keyring {
-    identity: Identity,
+    identity: Arc<Identity>,
 }
 
 impl Keyring {
@@ -81,10 +82,18 @@ impl Keyring {
         if made {
             tracing::info!(
                 path = %path.display(), key = %identity.recipient(),
-                "made this host's identity; write the key into `inventories` for its secrets"
+                "made this host's identity; write the key into `inventories` for its secrets and its reports"
             );
         }
-        Ok(Keyring { identity })
+        if !identity.recipient().signs() {
+            tracing::info!(path = %path.display(), "this identity is of age: it opens secrets, and its reports are not signed");
+        }
+        Ok(Keyring { identity: Arc::new(identity) })
+    }
+
+    /// This host's private key.
+    pub(crate) fn identity(&self) -> Arc<Identity> {
+        self.identity.clone()
     }
 
     /// One look at the secrets of a snapshot: each is opened, read or asked for once.

@@ -24,6 +24,7 @@ use libconf::{
         daemon::chain,
         git::{self, RepositoryLock},
         pointers::Pointer,
+        secret::Identity,
         sign::TrustedKeys,
         snapshot::Snapshot,
     },
@@ -148,6 +149,11 @@ impl Host {
     /// The journal of who is to be told.
     pub fn duties(&self) -> Arc<Duties> {
         self.duties.clone()
+    }
+
+    /// This host's private key.
+    pub fn identity(&self) -> Arc<Identity> {
+        self.keyring.identity()
     }
 
     /// The absolute path of `export/`.

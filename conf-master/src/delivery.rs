@@ -9,7 +9,7 @@ use libconf::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    hosts::{GONE, Heard},
+    hosts::{GONE, Heard, Proof, ShownReport},
     inventory::Inventory,
 };
 
@@ -50,6 +50,8 @@ pub struct Barrier {
     pub sequence: Sequence,
     /// How many are enough, in each datacenter.
     pub percent: Percent,
+    /// Only reports that a host has signed count.
+    pub proven: bool,
 }
 
 /// What a datacenter's hosts must run at least: its newest snapshot that is not above the change.
@@ -94,11 +96,14 @@ impl fmt::Display for Delivery {
             if one.needed > 1 && one.needed != one.hosts {
                 write!(f, "; {} are enough", one.needed)?;
             }
+            if one.on_word > 0 {
+                write!(f, "; {} on the word of their conf-slave alone", one.on_word)?;
+            }
             if one.counted == Counted::Reports {
                 write!(f, "; it lists none, so these are the hosts that report")?;
             }
             writeln!(f)?;
-            for late in &one.late {
+            for ShownReport { report: late, .. } in &one.late {
                 let state = match (late.state, &late.error) {
                     (_, Some(error)) => format!(": {error}"),
                     (HostState::Updating, None) => " and works on a newer one".to_owned(),
@@ -106,10 +111,15 @@ impl fmt::Display for Delivery {
                 };
                 writeln!(f, "  {} is at #{}{state}", late.host, late.sequence)?;
             }
+            for ShownReport { report, unproven, .. } in &one.unproven {
+                let why =
+                    unproven.as_deref().unwrap_or("its report is not signed: the inventory lists no key that signs");
+                writeln!(f, "  {} is said to be at #{}, which is not proven: {why}", report.host, report.sequence)?;
+            }
             for silent in &one.silent {
                 writeln!(f, "  {silent} has not said anything")?;
             }
-            for apart in &one.apart {
+            for ShownReport { report: apart, .. } in &one.apart {
                 let why = match one.counted {
                     Counted::Inventory => "it is not in the inventory",
                     Counted::Reports => "it was not heard of for ten minutes",
@@ -145,12 +155,16 @@ pub struct DatacenterDelivery {
     pub needed: usize,
     /// How many of them run it.
     pub delivered: usize,
+    /// How many of these nothing but the word of a conf-slave speaks for.
+    pub on_word: usize,
     /// Those that run something older, or could not take it whole, as they last said.
-    pub late: Vec<HostReport>,
+    pub late: Vec<ShownReport>,
+    /// Those of which it is said that they run it, and that does not count, since they did not sign it.
+    pub unproven: Vec<ShownReport>,
     /// Those that have said nothing since conf-master started.
     pub silent: Vec<HostName>,
     /// Hosts that do not count: not listed where others are, or, where none is, not heard of for ten minutes.
-    pub apart: Vec<HostReport>,
+    pub apart: Vec<ShownReport>,
     /// How many more there are in the lists above than are shown.
     pub more: usize,
 }
@@ -167,7 +181,7 @@ pub enum Counted {
 
 impl DatacenterDelivery {
     /// Sets what hosts said, sorted by their names, against the inventory of now. Lists are cut to `shown` entries.
-    pub fn judge(target: &Target, percent: Percent, inventory: &Inventory, heard: &[Arc<Heard>], shown: usize) -> Self {
+    pub fn judge(target: &Target, barrier: Barrier, inventory: &Inventory, heard: &[Arc<Heard>], shown: usize) -> Self {
         let counted = if inventory.hosts.is_empty() { Counted::Reports } else { Counted::Inventory };
         let counts = |one: &&Arc<Heard>| match counted {
             Counted::Inventory => inventory.hosts.contains_key(&one.report.host),
@@ -175,9 +189,8 @@ impl DatacenterDelivery {
         };
         let (own, apart): (Vec<_>, Vec<_>) = heard.iter().partition(counts);
         let is_silent = |host: &&HostName| own.binary_search_by(|one| one.report.host.cmp(host)).is_err();
-        let silent: Vec<HostName> = inventory.hosts.keys().filter(is_silent).cloned().collect();
+        let silent: Vec<&HostName> = inventory.hosts.keys().filter(is_silent).collect();
         let hosts = own.len() + silent.len();
-        let (current, late): (Vec<_>, Vec<_>) = own.into_iter().partition(|one| target.is_run_by(&one.report));
         let mut delivery = DatacenterDelivery {
             datacenter: target.datacenter.clone(),
             sequence: target.sequence,
@@ -185,17 +198,34 @@ impl DatacenterDelivery {
             counted,
             hosts,
             // Of nobody nothing is known, so one at least must have said that it runs it.
-            needed: percent.of(hosts).max(1),
-            delivered: current.len(),
+            needed: barrier.percent.of(hosts).max(1),
+            delivered: 0,
+            on_word: 0,
             late: Vec::new(),
+            unproven: Vec::new(),
             silent: Vec::new(),
             apart: Vec::new(),
             more: 0,
         };
-        let report = |one: &Arc<Heard>| one.report.clone();
-        delivery.late = cut(late, shown, &mut delivery.more, report);
-        delivery.silent = cut(silent.iter().collect(), shown, &mut delivery.more, HostName::clone);
-        delivery.apart = cut(apart, shown, &mut delivery.more, report);
+        let (run_it, late): (Vec<_>, Vec<_>) = own.into_iter().partition(|one| target.is_run_by(&one.report));
+        let mut unproven = Vec::new();
+        for one in run_it {
+            let listed = inventory.hosts.get(&one.report.host).and_then(Option::as_ref);
+            match one.proof(listed) {
+                Proof::Signed => delivery.delivered += 1,
+                Proof::Word if !barrier.proven => {
+                    delivery.delivered += 1;
+                    delivery.on_word += 1;
+                }
+                proof => unproven.push((one, proof)),
+            }
+        }
+        let report = |one: &&Arc<Heard>| ShownReport::new(one, None);
+        delivery.late = cut(&late, shown, &mut delivery.more, report);
+        delivery.unproven =
+            cut(&unproven, shown, &mut delivery.more, |(one, proof)| ShownReport::new(one, Some(*proof)));
+        delivery.silent = cut(&silent, shown, &mut delivery.more, |host| (*host).clone());
+        delivery.apart = cut(&apart, shown, &mut delivery.more, report);
         delivery
     }
 
@@ -205,9 +235,9 @@ impl DatacenterDelivery {
     }
 }
 
-fn cut<T, U>(list: Vec<&T>, shown: usize, more: &mut usize, show: impl Fn(&T) -> U) -> Vec<U> {
+fn cut<T, U>(list: &[T], shown: usize, more: &mut usize, show: impl Fn(&T) -> U) -> Vec<U> {
     *more += list.len().saturating_sub(shown);
-    list.into_iter().take(shown).map(show).collect()
+    list.iter().take(shown).map(show).collect()
 }
 
 impl Target {
@@ -237,13 +267,18 @@ mod tests {
         Arc::new(Heard::new(serde_json::from_str(&text).unwrap()))
     }
 
+    fn barrier(percent: &str) -> Barrier {
+        Barrier { sequence: Sequence(5), percent: percent.parse().unwrap(), proven: false }
+    }
+
     #[track_caller]
     fn check(listed: &[&str], heard: &[Arc<Heard>], percent: &str, expected: &str) {
         let hosts = listed.iter().map(|name| (name.parse().unwrap(), None)).collect();
         let target =
             Target { datacenter: "dc/v1".parse().unwrap(), sequence: Sequence(5), commit: COMMIT.parse().unwrap() };
-        let told = DatacenterDelivery::judge(&target, percent.parse().unwrap(), &Inventory { hosts }, heard, 9);
-        let names = |list: &[HostReport]| list.iter().map(|one| one.host.to_string()).collect::<Vec<_>>().join(" ");
+        let told = DatacenterDelivery::judge(&target, barrier(percent), &Inventory { hosts }, heard, 9);
+        let names =
+            |list: &[ShownReport]| list.iter().map(|one| one.report.host.to_string()).collect::<Vec<_>>().join(" ");
         let silent: Vec<String> = told.silent.iter().map(ToString::to_string).collect();
         let found = format!(
             "{} {}/{} of {}; late {}; silent {}; apart {}",
@@ -286,7 +321,7 @@ mod tests {
     fn lists_are_cut_and_say_so() {
         let target = Target { datacenter: "dc/v1".parse().unwrap(), sequence: Sequence(5), commit: CommitId::ZERO };
         let all = [heard("a", 1, "current"), heard("b", 1, "current"), heard("c", 1, "current")];
-        let told = DatacenterDelivery::judge(&target, Percent::ALL, &Inventory::default(), &all, 1);
+        let told = DatacenterDelivery::judge(&target, barrier("100"), &Inventory::default(), &all, 1);
         assert_eq!((told.late.len(), told.more, told.hosts), (1, 2, 3));
     }
 

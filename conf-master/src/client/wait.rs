@@ -45,6 +45,9 @@ pub struct Flags {
     /// How many of each datacenter's hosts are enough, 1 to 100
     #[arg(long, value_name = "PERCENT", default_value = "100")]
     pub percent: Percent,
+    /// Only reports that hosts have signed count: those of hosts whose key is in the inventory
+    #[arg(long)]
+    pub proven: bool,
     /// How many seconds to wait at most; 0 says how it stands
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub timeout: u64,
@@ -130,6 +133,7 @@ impl Question<'_> {
             sequence.map(|sequence| format!("&sequence={sequence}")),
             delivered.map(|delivered| format!("&delivered={delivered}")),
             limit.map(|limit| format!("&limit={limit}")),
+            flags.proven.then(|| "&proven=true".to_owned()),
         ];
         let datacenters = flags.datacenters.iter().map(|one| format!("&datacenter={one}"));
         let options = datacenters.chain(options.into_iter().flatten()).collect::<Vec<_>>().concat();

@@ -121,13 +121,18 @@ impl Server {
     }
 
     async fn report(&self, name: DatacenterName, request: Request) -> Response {
-        if let Err(answer) = self.snapshot(&name) {
-            return answer;
-        }
+        let snapshot = match self.snapshot(&name) {
+            Ok(snapshot) => snapshot,
+            Err(answer) => return answer,
+        };
         match request.body.json::<SlaveReport>(REPORT_BYTES).await {
             Ok(report) => {
-                self.hosts.take(&name, report);
-                json(StatusCode::OK, &serde_json::json!({}))
+                let (hosts, inventories) = (self.hosts.clone(), self.inventories.clone());
+                self.read(move |repo| {
+                    hosts.take(&name, &*inventories.of(repo, &snapshot)?, report);
+                    Ok(json(StatusCode::OK, &serde_json::json!({})))
+                })
+                .await
             }
             Err(answer) => answer,
         }

@@ -55,6 +55,7 @@ struct Query {
     datacenters: Vec<DatacenterName>,
     sequence: Option<Sequence>,
     percent: Percent,
+    proven: bool,
     wait: Wait,
 }
 
@@ -69,7 +70,7 @@ struct Wait {
 }
 
 fn read(query: &[(String, String)]) -> Result<Query, String> {
-    let (mut datacenters, mut sequence, mut percent) = (Vec::new(), None, Percent::ALL);
+    let (mut datacenters, mut sequence, mut percent, mut proven) = (Vec::new(), None, Percent::ALL, false);
     let mut wait = Wait { timeout: Duration::ZERO, unless: None, shown: SHOWN };
     let number = |name: &str, text: &str| {
         text.parse::<u64>().map_err(|_| format!("{name}={text} is no number; write a whole one, such as {name}=30"))
@@ -84,6 +85,9 @@ fn read(query: &[(String, String)]) -> Result<Query, String> {
                 }
             }
             "sequence" => sequence = Some(Sequence(number(name, text)?)),
+            "proven" => {
+                proven = text.parse().map_err(|_| format!("proven={text}: write proven=true or proven=false"))?;
+            }
             "percent" => percent = text.parse()?,
             "timeout" => wait.timeout = Duration::from_secs(number(name, text)?).min(MOST_WAIT),
             "delivered" => wait.unless = Some(entries(number(name, text)?)),
@@ -97,7 +101,7 @@ fn read(query: &[(String, String)]) -> Result<Query, String> {
             "say which datacenters, 1 to {MOST_DATACENTERS}: datacenter=<id>/<version>, once for each"
         ));
     }
-    Ok(Query { datacenters, sequence, percent, wait })
+    Ok(Query { datacenters, sequence, percent, proven, wait })
 }
 
 impl Server {
@@ -122,7 +126,7 @@ impl Server {
         };
         let targets = tokio::task::spawn_blocking(targets).await.map_err(anyhow::Error::from).flatten();
         let targets = targets.map_err(|cause| failed(&cause))?.map_err(not_found)?;
-        let barrier = Barrier { sequence, percent: query.percent };
+        let barrier = Barrier { sequence, percent: query.percent, proven: query.proven };
         let delivery = self.wait(barrier, targets, query.wait).await.map_err(|cause| failed(&cause))?;
         Ok(json(StatusCode::OK, &delivery))
     }
@@ -135,7 +139,7 @@ impl Server {
             }
             _ => None,
         });
-        let barrier = Barrier { sequence, percent: Percent::ALL };
+        let barrier = Barrier { sequence, percent: Percent::ALL, proven: false };
         let nobody_knows = |words: &str| {
             let (percent, error) = (barrier.percent, Some(words.to_owned()));
             Delivery { complete: false, sequence, percent, datacenters: Vec::new(), error }
@@ -206,7 +210,7 @@ impl Look {
                 None => self.inventories.of(&repo, &Snapshot::read(&repo, target.commit)?)?,
             };
             let heard = self.hosts.of(&target.datacenter);
-            Ok(DatacenterDelivery::judge(target, barrier.percent, &inventory, &heard, shown))
+            Ok(DatacenterDelivery::judge(target, barrier, &inventory, &heard, shown))
         };
         self.targets.iter().map(one).collect()
     }

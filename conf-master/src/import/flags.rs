@@ -125,7 +125,7 @@ impl FromStr for KeyOfHost {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (host, key) = pair(text, "NAME=KEY, as in web-1=age1…")?;
+        let (host, key) = pair(text, "NAME=KEY, as in \"web-1=ssh-ed25519 …\"")?;
         let host = host.parse().map_err(|bad| format!("{bad}"))?;
         Ok(KeyOfHost { host, key: key.parse().map_err(|bad| format!("{bad}"))? })
     }

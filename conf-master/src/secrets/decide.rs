@@ -235,7 +235,7 @@ fn keyless(view: &View<'_>, hosts: &BTreeMap<&HostName, usize>, name: &SecretNam
     let (run, have, each) = if hosts.len() == 1 { ("runs", "has", "it") } else { ("run", "have", "each") };
     let reason = format!(
         "{} {run} a reader of the secret `{name}` and {have} no `key`; run `conf-local identity` on {each}, and write what it \
-         prints here as key: age1…",
+         prints here as key: ssh-ed25519 …",
         named.join(", ")
     );
     let own = RefName::Datacenter(view.name.clone());

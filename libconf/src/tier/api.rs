@@ -108,6 +108,12 @@ pub struct HostReport {
     pub error: Option<String>,
     /// The agent's version.
     pub agent: String,
+    /// When the host said so, by its own clock: milliseconds since 1970. Each report of a host has a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<u64>,
+    /// The host's signature over [`super::sign::report::text`], PEM; hosts whose identity is of age have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
     /// When the report was received by the tier that shows it, RFC 3339, UTC; the host leaves it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub received: Option<String>,

@@ -118,6 +118,13 @@ impl fmt::Display for Source {
 #[serde(try_from = "String", into = "String")]
 pub struct HostKey(String);
 
+impl HostKey {
+    /// True for a key that signs reports too: one of SSH.
+    pub fn signs(&self) -> bool {
+        self.0.starts_with("ssh-ed25519 ")
+    }
+}
+
 /// Why a text is no host's key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}; write what `conf-local identity` prints on the host, or an ssh-ed25519 key")]

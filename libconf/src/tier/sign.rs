@@ -1,5 +1,7 @@
 //! Signatures on snapshots: SSH signatures as `git verify-commit` knows them.
 
+pub mod report;
+
 use std::{
     fs::{self, OpenOptions},
     io::{self, Write},

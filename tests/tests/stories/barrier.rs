@@ -2,6 +2,7 @@
 
 use std::process::{Command, Output, Stdio};
 
+use hyper::Method;
 use serde_json::Value;
 use tests::{
     Plan, Site,
@@ -56,7 +57,7 @@ fn a_wait_ends_when_every_listed_host_runs_the_change() {
     let sequence = site.push("services/web", "round", "1\n");
     let (code, said) = wait(&site, &["--sequence", &sequence.to_string()]);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains(&format!("{DATACENTER}: 2 of 2 hosts run #{sequence}\n")), "{said}");
+    assert!(said.contains(&format!("{DATACENTER}: 2 of 2 hosts run #{sequence};")), "{said}");
     for host in &site.hosts {
         assert!(host.sequence() >= sequence, "it was said to run it");
     }
@@ -154,4 +155,130 @@ fn a_wait_goes_on_while_conf_master_restarts() {
     let (code, said) = ended(&client.wait_with_output().expect("it ends"));
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("2 of 2 hosts"), "{said}");
+}
+
+/// The key of a host.
+fn key(site: &Site, host: usize) -> String {
+    let host = &site.hosts[host];
+    let output = host.run(&["identity", "--state", host.state.to_str().expect("UTF-8")]);
+    assert!(output.status.success(), "{}", text(&output));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// Lists both hosts with their keys.
+fn list_with_keys(site: &Site) {
+    list(site, &format!("{{web-1: {{key: {}}}, web-2: {{key: {}}}}}", key(site, 0), key(site, 1)));
+}
+
+/// What the cache would send up of its hosts.
+fn reports(site: &Site) -> Vec<Value> {
+    let reports = site.slave().http().get_json("/api/v1/hosts").expect("an answer");
+    reports.as_array().expect("a list").clone()
+}
+
+/// Says something to the central server, as a cache does, or somebody in its place.
+fn say(site: &Site, report: &Value) {
+    let path = format!("/api/v1/datacenters/{DATACENTER}/hosts");
+    let body = serde_json::json!({"sequence": 0, "hosts": [report]}).to_string();
+    let answer = site.master.http().request(Method::POST, &path, &[("content-type", "application/json")], body);
+    assert_eq!(answer.expect("an answer").status, 200);
+}
+
+/// What the central server shows of a host.
+fn shown(site: &Site, name: &str) -> Value {
+    let path = format!("/api/v1/datacenters/{DATACENTER}/hosts");
+    let told = site.master.http().get_json(&path).expect("an answer");
+    let hosts = told["hosts"].as_array().expect("a list");
+    hosts.iter().find(|one| one["host"] == name).cloned().unwrap_or_else(|| panic!("{name} is not in {told}"))
+}
+
+fn wait_shown(site: &Site, name: &str, sequence: u64) -> Value {
+    tests::eventually(&format!("{name} to be shown at #{sequence}"), || {
+        let shown = shown(site, name);
+        if shown["sequence"] == sequence { Ok(shown) } else { Err(shown.to_string()) }
+    })
+}
+
+#[test]
+fn a_slave_that_invents_reports_delivers_nothing() {
+    let mut site = site("{}");
+    list_with_keys(&site);
+    let sequence = site.push("services/web", "round", "1\n");
+    let (code, said) = wait(&site, &["--proven", "--sequence", &sequence.to_string()]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("word of their conf-slave"), "{said}");
+    let signed = wait_shown(&site, "web-2", sequence);
+    assert_eq!((&signed["proof"], &signed["signature"]), (&"signed".into(), &Value::Null), "{signed}");
+
+    site.hosts[1].daemon.stop();
+    let taken = reports(&site);
+    let of = |name: &str| taken.iter().find(|one| one["host"] == name).cloned().expect("it has reported");
+    let next = site.push("services/web", "round", "2\n");
+    let (code, said) = wait(&site, &["--percent", "50"]);
+    assert_eq!(code, Some(0), "{said}");
+    let claim = |report: &Value, time: u64| {
+        let mut claim = report.clone();
+        claim["host"] = "web-2".into();
+        claim["sequence"] = next.into();
+        claim["commit"] = site.master.snapshot().into();
+        claim["time"] = time.into();
+        claim["received"] = "2099-01-01T00:00:00Z".into();
+        claim
+    };
+    let time = of("web-2")["time"].as_u64().expect("a time");
+    let mut unsigned = claim(&of("web-2"), time + 1);
+    unsigned["signature"] = Value::Null;
+    // Nothing; the right key's signature of other words; another host's; and that of the time that was signed.
+    let forged = [
+        unsigned,
+        claim(&of("web-2"), time + 2),
+        claim(&of("web-1"), time + 3),
+        claim(&of("web-2"), time),
+        claim(&of("web-2"), u64::MAX),
+    ];
+    for forged in &forged {
+        say(&site, forged);
+        let told = delivery(&site, &format!("&sequence={next}"));
+        assert_eq!((&told["complete"], &told["datacenters"][0]["delivered"]), (&false.into(), &1.into()), "{told}");
+    }
+    // The first one stood, since nobody had looked, and is shown for what it is; a true one comes through at once.
+    let (code, said) = wait(&site, &["--timeout", "1"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("web-2 is said to be at #") && said.contains("not proven"), "{said}");
+    site.hosts[1].daemon.start();
+    let (code, said) = wait(&site, &["--proven"]);
+    assert_eq!(code, Some(0), "{said}");
+
+    // What was said before brings nothing back.
+    for old in [of("web-1"), of("web-2")] {
+        say(&site, &old);
+    }
+    for name in ["web-1", "web-2"] {
+        let shown = shown(&site, name);
+        assert_eq!((&shown["sequence"], &shown["proof"]), (&next.into(), &"signed".into()), "{shown}");
+    }
+}
+
+#[test]
+fn a_host_without_a_key_counts_by_the_word_of_its_slave_unless_proofs_are_asked_for() {
+    let site = site("{}");
+    let old = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+    list(&site, &format!("{{web-1: {{key: {}}}, web-2: {{key: {old}}}}}", key(&site, 0)));
+    let (code, said) = wait(&site, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("; 1 on the word of their conf-slave alone"), "{said}");
+    let (code, said) = wait(&site, &["--proven", "--timeout", "1"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("web-2 is said to be at #") && said.contains("no key that signs"), "{said}");
+    assert_eq!(shown(&site, "web-2")["proof"], "word");
+    // A host that runs with another identity than the inventory says is not it.
+    let other = site.folder.path().join("other");
+    let output = site.host().run(&["identity", "--state", other.to_str().expect("UTF-8")]);
+    let other = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+    list(&site, &format!("{{web-1: {{key: {}}}, web-2: {{key: {other}}}}}", key(&site, 0)));
+    let (code, said) = wait(&site, &["--timeout", "2"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("another key than the inventory's"), "{said}");
+    let (code, said) = wait(&site, &["--percent", "50"]);
+    assert_eq!(code, Some(0), "{said}");
 }

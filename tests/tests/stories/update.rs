@@ -451,7 +451,7 @@ fn an_answer_waits_for_the_hosts_and_names_those_that_do_not_follow() {
     site.hosts[1].daemon.start();
     let (code, said) = wait(&site, "60");
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("2 hosts run it"), "{said}");
+    assert!(said.contains("2 of 2 hosts run #"), "{said}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The private key that opens what is sealed to a host, or to conf-master.
+//! The private key of a host, or of conf-master: it opens what is sealed to it, and signs what a host reports.
 
 use std::{
     fmt,
@@ -8,7 +8,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use age::{DecryptError, Decryptor, secrecy::ExposeSecret as _, ssh, x25519};
+use age::{DecryptError, Decryptor, ssh, x25519};
+use ssh_key::{Algorithm, LineEnding, PrivateKey, rand_core::OsRng};
 use zeroize::Zeroizing;
 
 use super::{HostKey, MAX_VALUE_BYTES, OpenError};
@@ -18,7 +19,7 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 /// A value with every byte escaped, and what stands around it.
 const MAX_PLAIN_BYTES: usize = 6 * MAX_VALUE_BYTES + 4096;
 
-/// A private key: of age (`AGE-SECRET-KEY-1…`), or an OpenSSH Ed25519 key without a passphrase.
+/// A private key: an OpenSSH Ed25519 key without a passphrase, or one of age (`AGE-SECRET-KEY-1…`), which signs nothing.
 pub struct Identity {
     key: Key,
     recipient: HostKey,
@@ -26,7 +27,8 @@ pub struct Identity {
 
 enum Key {
     Age(x25519::Identity),
-    Ssh(ssh::Identity),
+    // The same key twice: each library has a form of its own.
+    Ssh { opens: ssh::Identity, signs: Box<PrivateKey> },
 }
 
 /// Why an identity cannot be used, with its file.
@@ -73,12 +75,12 @@ impl Identity {
         Self::parse(&text).map_err(|reason| IdentityError::new(path, reason))
     }
 
-    /// Makes a new identity of age in a new file of mode 0600, durable; never replaces a file.
+    /// Makes a new OpenSSH key in a new file of mode 0600, durable; never replaces a file.
     pub fn create(path: &Path) -> Result<Self, IdentityError> {
-        let identity = Self::of_age(x25519::Identity::generate());
-        let Key::Age(key) = &identity.key else { unreachable!("it was just made of age") };
-        let secret = key.to_string();
-        let text = Zeroizing::new(format!("# public key: {}\n{}\n", identity.recipient, secret.expose_secret()));
+        let failed = |error: ssh_key::Error| IdentityError::new(path, error.to_string());
+        let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(failed)?;
+        let text = key.to_openssh(LineEnding::LF).map_err(failed)?;
+        let identity = Self::parse(&text).map_err(|reason| IdentityError::new(path, reason))?;
         let write = || -> io::Result<()> {
             let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
             file.write_all(text.as_bytes())?;
@@ -103,6 +105,14 @@ impl Identity {
         &self.recipient
     }
 
+    /// What signs; an identity of age does not.
+    pub(crate) fn signer(&self) -> Option<&PrivateKey> {
+        match &self.key {
+            Key::Age(_) => None,
+            Key::Ssh { signs, .. } => Some(signs),
+        }
+    }
+
     pub(super) fn of_age(key: x25519::Identity) -> Self {
         Identity { recipient: HostKey(key.to_public().to_string()), key: Key::Age(key) }
     }
@@ -113,10 +123,11 @@ impl Identity {
             if matches!(key, ssh::Identity::Encrypted(_)) {
                 return Err("it has a passphrase, which nobody is there to type; use a key without one");
             }
-            return match ssh::Recipient::try_from(key.clone()) {
-                Ok(recipient @ ssh::Recipient::SshEd25519(..)) => {
-                    Ok(Identity { recipient: HostKey(recipient.to_string()), key: Key::Ssh(key) })
-                }
+            return match (ssh::Recipient::try_from(key.clone()), PrivateKey::from_openssh(text)) {
+                (Ok(recipient @ ssh::Recipient::SshEd25519(..)), Ok(signs)) => Ok(Identity {
+                    recipient: HostKey(recipient.to_string()),
+                    key: Key::Ssh { opens: key, signs: Box::new(signs) },
+                }),
                 _ => Err("only Ed25519 keys of SSH can be used, such as /etc/ssh/ssh_host_ed25519_key"),
             };
         }
@@ -138,7 +149,7 @@ impl Identity {
         };
         let key: &dyn age::Identity = match &self.key {
             Key::Age(key) => key,
-            Key::Ssh(key) => key,
+            Key::Ssh { opens, .. } => opens,
         };
         let decryptor = Decryptor::new_buffered(sealed).map_err(refused)?;
         let mut reader = decryptor.decrypt(std::iter::once(key)).map_err(refused)?.take(MAX_PLAIN_BYTES as u64 + 1);

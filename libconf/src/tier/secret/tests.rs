@@ -12,6 +12,15 @@ fn ssh_key(folder: &Path) -> (PathBuf, String) {
     (path, key.public_line())
 }
 
+/// An identity of age, as earlier versions made them.
+fn of_age(path: &Path) -> Identity {
+    let key = x25519::Identity::generate();
+    let secret = age::secrecy::ExposeSecret::expose_secret(&key.to_string()).to_owned();
+    fs::write(path, format!("# public key: {}\n{secret}\n", key.to_public())).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
+    Identity::load(path).unwrap()
+}
+
 fn text(value: &str) -> SecretValue {
     SecretValue::Text(Zeroizing::new(value.to_owned()))
 }
@@ -31,7 +40,7 @@ fn place() -> (Segment, SecretName) {
 fn each_recipient_opens_it_and_nobody_else() {
     let folder = tempfile::tempdir().unwrap();
     let make = |name: &str| Identity::create(&folder.path().join(name)).unwrap();
-    let (one, two, other) = (make("one"), make("two"), make("other"));
+    let (one, two, other) = (make("one"), of_age(&folder.path().join("two")), make("other"));
     let ssh = Identity::load(&ssh_key(folder.path()).0).unwrap();
     let (id, name) = place();
     let recipients = [one.recipient().clone(), ssh.recipient().clone(), two.recipient().clone()];
@@ -115,8 +124,16 @@ fn an_identity_is_made_once_and_kept_from_others() {
     assert_eq!(read.recipient(), made.recipient());
     assert!(Identity::create(&path).is_err());
     let text = fs::read_to_string(&path).unwrap();
+    assert!(text.starts_with("-----BEGIN OPENSSH PRIVATE KEY-----\n"));
+    text.lines().for_each(|line| assert!(!format!("{read:?}").contains(line)));
+    assert!(read.recipient().signs(), "it signs reports, too");
+    // Those of age that exist stay good.
+    let path = folder.path().join("age");
+    let age = of_age(&path);
+    let text = fs::read_to_string(&path).unwrap();
     let secret = text.lines().nth(1).unwrap();
-    assert!(secret.starts_with("AGE-SECRET-KEY-1") && !format!("{read:?}").contains(secret));
+    assert!(secret.starts_with("AGE-SECRET-KEY-1") && !format!("{age:?}").contains(secret));
+    assert!(!age.recipient().signs() && age.signer().is_none());
     for (text, mode, want) in [
         (text.as_str(), 0o644, "chmod 600"),
         (&text, 0o620, "chmod 600"),
@@ -138,7 +155,7 @@ fn keys_of_hosts() {
     assert_eq!(public, format!("{ssh} root@web-1"));
     fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
     assert_eq!(ssh, *Identity::load(&path).unwrap().recipient());
-    let identity = Identity::create(&folder.path().join("identity")).unwrap();
+    let identity = of_age(&folder.path().join("identity"));
     let age = identity.recipient();
     assert_eq!(age.to_string().parse::<HostKey>().unwrap(), *age);
     let secret = fs::read_to_string(folder.path().join("identity")).unwrap();
