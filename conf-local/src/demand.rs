@@ -15,7 +15,7 @@ mod known;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::{Duration, SystemTime},
 };
 
@@ -32,7 +32,7 @@ use serde::{Deserialize, Serialize};
 use tokio::{
     sync::Semaphore,
     task::spawn_blocking,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use self::{ask::Asked, known::Known};
@@ -44,6 +44,9 @@ use crate::{
 
 /// Callers that wait at once; more are turned away.
 const MOST_WAITING: usize = 256;
+
+/// One server is given so long for an older snapshot; then the next one is asked, so that one that hangs delays others little.
+const FETCH: Duration = Duration::from_secs(20);
 
 /// A folder, and for which changes it is the datacenter's newest: the answer to `GET /v1/at/<w>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -105,6 +108,19 @@ enum Missing {
     Snapshot(String),
 }
 
+/// What all share who ask for one change.
+#[derive(Debug)]
+struct Turn {
+    mine: tokio::sync::Mutex<()>,
+    missing: Mutex<Missing>,
+}
+
+impl Turn {
+    fn missing(&self) -> MutexGuard<'_, Missing> {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Who finds and brings what is asked for.
 #[derive(Debug)]
 pub struct Demand {
@@ -114,7 +130,7 @@ pub struct Demand {
     central: Upstreams,
     waiting: Semaphore,
     /// One at a time for each change: who comes later finds the answer there.
-    turns: Mutex<BTreeMap<Sequence, Weak<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<BTreeMap<Sequence, Weak<Turn>>>,
     /// Held while objects are fetched and used beside the one who writes the repository.
     fetching: Arc<tokio::sync::Mutex<()>>,
 }
@@ -140,21 +156,20 @@ impl Demand {
             return Ok(found);
         }
         let _waiting = self.waiting.try_acquire().map_err(|_| Unavailable::Busy)?;
-        let missing = Mutex::new(Missing::Answer("nobody has answered yet".to_owned()));
-        match timeout_at(Instant::now() + patience, self.bring(change, &missing)).await {
+        let turn = self.turn(change);
+        match timeout_at(Instant::now() + patience, self.bring(change, &turn)).await {
             Ok(done) => done,
-            Err(_) => Err(match missing.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            Err(_) => Err(match turn.missing().clone() {
                 Missing::Answer(missing) => Unavailable::Late { change, missing },
                 Missing::Snapshot(missing) => Unavailable::Nobody { change, missing },
             }),
         }
     }
 
-    async fn bring(&self, change: Sequence, missing: &Mutex<Missing>) -> Result<Available, Unavailable> {
-        let turn = self.turn(change);
+    async fn bring(&self, change: Sequence, turn: &Turn) -> Result<Available, Unavailable> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        let mut liars = BTreeSet::new();
-        let _mine = turn.lock().await;
+        let (mut liars, mut rounds) = (BTreeSet::new(), 0_u32);
+        let _mine = turn.mine.lock().await;
         loop {
             if let Some(found) = self.exported(change).await? {
                 return Ok(found);
@@ -166,11 +181,18 @@ impl Demand {
                     None => continue,
                 },
                 Known::TooOld => return Err(Unavailable::TooOld(change)),
-                Known::Objects { snapshot } => self.render(snapshot, None, Depth::One).await.map_err(Missing::Snapshot),
+                Known::Objects { snapshot, through } => {
+                    self.render(snapshot, through, None).await.map_err(Missing::Snapshot)
+                }
                 Known::Nothing => self.ask_and_take(change, &mut liars).await?,
             };
-            if let Err(what) = failed {
-                *missing.lock().unwrap_or_else(PoisonError::into_inner) = what;
+            rounds += 1;
+            let failed = failed.is_err_and(|what| {
+                *turn.missing() = what;
+                true
+            });
+            // What was brought is found at the next look; if it is not, no haste will help.
+            if failed || rounds > 3 {
                 tokio::time::sleep(backoff.next_wait()).await;
             }
         }
@@ -193,7 +215,7 @@ impl Demand {
             // The newest that was named is wanted now; the chain between proves the rest.
             _ if found.at.sequence > have.sequence => self.take(found.next.unwrap_or(found.at)).await,
             Some(next) if found.at == have => self.take(next).await,
-            Some(_) => self.render(found.at, found.next, Depth::Two).await,
+            Some(next) => self.render(found.at, known::before(next.sequence), Some(next)).await,
             None => Ok(()),
         };
         if let Err(words) = brought {
@@ -215,20 +237,21 @@ impl Demand {
     }
 
     /// Fetches an older snapshot, where its objects are not here, and has it rendered beside the export.
-    async fn render(&self, snapshot: SnapshotAt, next: Option<SnapshotAt>, depth: Depth) -> Result<(), String> {
+    async fn render(&self, snapshot: SnapshotAt, through: Sequence, next: Option<SnapshotAt>) -> Result<(), String> {
         let fetching = Arc::clone(&self.fetching).lock_owned().await;
-        let want = next.unwrap_or(snapshot).commit;
+        let (want, depth) = next.map_or((snapshot.commit, Depth::One), |next| (next.commit, Depth::Two));
         self.fetch(Step { have: None, want, depth }).await?;
-        let older = Older { snapshot, next, fetching };
+        let older = Older { snapshot, through, next, fetching };
         self.agent.render(older).await.unwrap_or_else(|| Err(Unavailable::Stopping.to_string()))
     }
 
     async fn fetch(&self, step: Step) -> Result<(), String> {
         let mut words = Vec::new();
         for server in self.surrogates.in_order().into_iter().chain(self.central.in_order()) {
-            match pack::fetch(&server, self.repository.clone(), step).await {
-                Ok(_) => return Ok(()),
-                Err(error) => words.push(libconf::tier::daemon::chain(&error)),
+            match timeout(FETCH, pack::fetch(&server, self.repository.clone(), step)).await {
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(error)) => words.push(libconf::tier::daemon::chain(&error)),
+                Err(_) => words.push(format!("{} gave no snapshot within {} s", server.url(), FETCH.as_secs())),
             }
         }
         Err(words.join("; "))
@@ -282,13 +305,16 @@ impl Demand {
         self.agent.view().exported.clone()
     }
 
-    fn turn(&self, change: Sequence) -> Arc<tokio::sync::Mutex<()>> {
+    fn turn(&self, change: Sequence) -> Arc<Turn> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| turn.strong_count() > 0);
         if let Some(turn) = turns.get(&change).and_then(Weak::upgrade) {
             return turn;
         }
-        let turn = Arc::default();
+        let servers = self.surrogates.in_order().into_iter().chain(self.central.in_order());
+        let servers: Vec<String> = servers.map(|server| server.url().to_string()).collect();
+        let missing = Missing::Answer(format!("no answer yet from {}", servers.join(", ")));
+        let turn = Arc::new(Turn { mine: tokio::sync::Mutex::default(), missing: Mutex::new(missing) });
         turns.insert(change, Arc::downgrade(&turn));
         turn
     }

@@ -61,9 +61,10 @@ pub struct Header {
     /// Components that were held back, with the reason.
     #[serde(default)]
     pub faults: BTreeMap<ComponentVersion, String>,
-    /// It was never switched to: rendered beside a newer one, for operations that are pinned to it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub older: bool,
+    /// It was never switched to, but rendered beside a newer one, for operations that are pinned to it: up to this change it is
+    /// its datacenter's newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<Sequence>,
 }
 
 /// A snapshot that is on disk.
@@ -467,7 +468,7 @@ impl Export {
         let kept = self.kept.contains_key(&header.sequence);
         let name = if kept { self.beside(header.sequence).name() } else { header.sequence.to_string() };
         let there = self.snapshots.entry(&name)?.is_some();
-        if header.older {
+        if header.through.is_some() {
             // It is never switched to, so that its name alone says that it is whole: durable first. Otherwise one commit of the
             // journal is enough.
             self.make_durable()?;

@@ -260,8 +260,8 @@ impl Worker<'_> {
         match request {
             Request::Verify { repair, reply } => drop(reply.send(self.verify(repair).await)),
             Request::Take { pointer, reply } => drop(reply.send(self.take_early(pointer, stop).await)),
-            Request::Render { older: Older { snapshot, next, fetching }, reply } => {
-                let rendered = self.blocking(move |host| host.render_older(snapshot, next)).await;
+            Request::Render { older: Older { snapshot, through, next, fetching }, reply } => {
+                let rendered = self.blocking(move |host| host.render_older(snapshot, through, next)).await;
                 let _ = reply.send(rendered.map_err(|error| chain(&error)));
                 let audience = self.audience.clone();
                 self.blocking(move |host| host.tidy(&audience, Some(fetching))).await;

@@ -303,6 +303,8 @@ pub enum Request {
 pub struct Older {
     /// Which one.
     pub snapshot: SnapshotAt,
+    /// Up to which change it is the newest.
+    pub through: Sequence,
     /// The one after it, whose signature proves that nothing lies between; none where the chain of what was verified here
     /// proves it.
     pub next: Option<SnapshotAt>,

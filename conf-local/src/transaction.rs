@@ -334,7 +334,7 @@ impl Host {
                 parent: snapshot.parent,
                 time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
                 faults: faults.clone(),
-                older: false,
+                through: None,
             };
             self.export.build(&header, &plan, anew)?;
             // A crash after this leaves duties of a switch that never happened: dropped at the next start, or, of another try of

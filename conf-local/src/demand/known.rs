@@ -19,8 +19,8 @@ use crate::export::{self, Header};
 pub(super) enum Known {
     /// Its folder is kept; it is the newest up to `through`.
     Kept { snapshot: SnapshotAt, through: Sequence },
-    /// Which one it is, but there is no folder.
-    Objects { snapshot: SnapshotAt },
+    /// Which one it is, and up to which change, but there is no folder.
+    Objects { snapshot: SnapshotAt, through: Sequence },
     /// The datacenter began later.
     TooOld,
     /// Nothing: its place in the chain is not here.
@@ -33,16 +33,24 @@ pub(super) fn look(export: &Path, host: &HostName, repository: &Path, newest: Co
     let kept = export::sequences(export);
     let below = kept.range(..=change).next_back().and_then(|sequence| header(*sequence));
     let above = kept.range(change.next()..).next().and_then(|sequence| header(*sequence));
+    if let Some((below, through)) = below.as_ref().and_then(|below| Some((below, below.through?)))
+        && through >= change
+    {
+        return Known::Kept { snapshot: of(below), through };
+    }
     if let (Some(below), Some(above)) = (&below, &above)
         && above.parent == Some(below.commit)
     {
         return Known::Kept { snapshot: of(below), through: before(above.sequence) };
     }
     match Repository::open_bare(repository).map(|repo| chain::around(&repo, newest, change)) {
-        Ok(Ok(Around::Known { at: Some(at), next: Some(next) })) => match header(at.sequence) {
-            Some(header) if header.commit == at.commit => Known::Kept { snapshot: at, through: before(next.sequence) },
-            _ => Known::Objects { snapshot: at },
-        },
+        Ok(Ok(Around::Known { at: Some(snapshot), next: Some(next) })) => {
+            let through = before(next.sequence);
+            match header(snapshot.sequence) {
+                Some(header) if header.commit == snapshot.commit => Known::Kept { snapshot, through },
+                _ => Known::Objects { snapshot, through },
+            }
+        }
         Ok(Ok(Around::Known { at: None, .. })) => Known::TooOld,
         // What cannot be read here others can tell.
         Ok(Ok(Around::Known { .. } | Around::CutOff) | Err(_)) | Err(_) => Known::Nothing,
@@ -53,6 +61,6 @@ fn of(header: &Header) -> SnapshotAt {
     SnapshotAt { sequence: header.sequence, commit: header.commit }
 }
 
-fn before(sequence: Sequence) -> Sequence {
+pub(super) fn before(sequence: Sequence) -> Sequence {
     Sequence(sequence.0.saturating_sub(1))
 }

@@ -82,6 +82,6 @@ impl Export {
 
     /// True for one that was never switched to.
     pub(super) fn is_older(&self, sequence: Sequence) -> bool {
-        self.kept.get(&sequence).and_then(|kept| kept.header.as_ref()).is_some_and(|header| header.older)
+        self.kept.get(&sequence).and_then(|kept| kept.header.as_ref()).is_some_and(|header| header.through.is_some())
     }
 }

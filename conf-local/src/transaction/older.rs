@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use git2::Repository as Git;
 use libconf::{
-    name::CommitId,
+    name::{CommitId, Sequence},
     tier::{api::SnapshotAt, daemon::chain, snapshot::Snapshot},
 };
 
@@ -13,18 +13,23 @@ use super::{Host, TransactionError};
 use crate::export::{self, Header};
 
 impl Host {
-    /// Renders `older` into a folder of its own, once it is proven to be this datacenter's: signed, and, with `next`, what that
-    /// one follows, signed as well. Does nothing when it is kept already.
-    pub fn render_older(&mut self, older: SnapshotAt, next: Option<SnapshotAt>) -> Result<(), TransactionError> {
+    /// Renders `older`, the newest up to change `through`, into a folder of its own, once it is proven to be this datacenter's:
+    /// signed, and, with `next`, what that one follows, signed as well. Does nothing when it is kept already.
+    pub fn render_older(
+        &mut self,
+        older: SnapshotAt,
+        through: Sequence,
+        next: Option<SnapshotAt>,
+    ) -> Result<(), TransactionError> {
         let git = self.git()?;
-        let snapshot = self.named(&git, older)?;
         if let Some(next) = next
-            && self.named(&git, next)?.parent != Some(snapshot.commit)
+            && self.named(&git, next)?.parent != Some(older.commit)
         {
             let words =
                 format!("snapshot #{} does not follow #{}: something lies between", next.sequence, older.sequence);
             return Err(TransactionError::Refused(words));
         }
+        let snapshot = self.named(&git, older)?;
         let Some((current, _)) = self.export.current().filter(|(current, _)| *current > older.sequence) else {
             let words = format!("snapshot #{} is not older than what is exported", older.sequence);
             return Err(TransactionError::Refused(words));
@@ -32,7 +37,7 @@ impl Host {
         if self.export.keeps(older.sequence, older.commit, &self.name) {
             return Ok(());
         }
-        let rendered = self.render_beside(&git, &snapshot);
+        let rendered = self.render_beside(&git, &snapshot, through);
         if rendered.is_ok() {
             tracing::info!(sequence = %older.sequence, %current, "an older snapshot is rendered for operations");
         } else if let Err(error) = self.export.discard() {
@@ -52,13 +57,13 @@ impl Host {
         Err(TransactionError::Refused(words))
     }
 
-    fn render_beside(&mut self, git: &Git, snapshot: &Snapshot) -> Result<(), TransactionError> {
+    fn render_beside(&mut self, git: &Git, snapshot: &Snapshot, through: Sequence) -> Result<(), TransactionError> {
         let model = self.model_of(snapshot)?;
         // Most components are as they are now, and are not rendered again.
         let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
         let (mut contents, faults) = self.stage(git, &model, &have, false)?;
         // What keeps other files in the export has none here: those would be of another snapshot.
-        contents.retain(|name, _| !faults.contains_key(name));
+        contents.retain(|name, _| model.inputs.contains_key(name) && !faults.contains_key(name));
         let header = Header {
             datacenter: self.datacenter.clone(),
             host: self.name.clone(),
@@ -67,7 +72,7 @@ impl Host {
             parent: snapshot.parent,
             time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             faults,
-            older: true,
+            through: Some(through),
         };
         let plan = export::plan(&have.contents, &contents);
         Ok(self.export.keep_older(header, &plan, contents)?)

@@ -20,6 +20,7 @@ mod moving_in;
 mod nginx;
 mod openapi;
 mod paths;
+mod pins;
 mod place;
 mod refusals;
 mod secrets;
