@@ -174,7 +174,7 @@ impl Demand {
             if let Some(found) = self.exported(change).await? {
                 return Ok(found);
             }
-            let failed = match self.look(change).await? {
+            let brought = match self.look(change).await? {
                 Known::Kept { snapshot, through } => match self.keep(snapshot, through).await? {
                     Some(found) => return Ok(found),
                     // It went in this moment.
@@ -182,15 +182,24 @@ impl Demand {
                 },
                 Known::TooOld => return Err(Unavailable::TooOld(change)),
                 Known::Objects { snapshot, through } => {
-                    self.render(snapshot, through, None).await.map_err(Missing::Snapshot)
+                    let rendered = self.render(snapshot, through, None).await;
+                    rendered.map(|()| Some((snapshot, through))).map_err(Missing::Snapshot)
                 }
                 Known::Nothing => self.ask_and_take(change, &mut liars).await?,
             };
             rounds += 1;
-            let failed = failed.is_err_and(|what| {
-                *turn.missing() = what;
-                true
-            });
+            let failed = match brought {
+                // A folder that was kept before says nothing of what follows it: what was proven just now does.
+                Ok(Some((snapshot, through))) => match self.keep(snapshot, through).await? {
+                    Some(found) => return Ok(found),
+                    None => false,
+                },
+                Ok(None) => false,
+                Err(what) => {
+                    *turn.missing() = what;
+                    true
+                }
+            };
             // What was brought is found at the next look; if it is not, no haste will help.
             if failed || rounds > 3 {
                 tokio::time::sleep(backoff.next_wait()).await;
@@ -198,12 +207,13 @@ impl Demand {
         }
     }
 
-    /// Asks which snapshot it is, and brings that. `Ok(Ok)`: the next look will find it.
+    /// Asks which snapshot it is, and brings that: an older one and up to which change it is the newest, or a newer one, which
+    /// the next look will find.
     async fn ask_and_take(
         &self,
         change: Sequence,
         liars: &mut BTreeSet<String>,
-    ) -> Result<Result<(), Missing>, Unavailable> {
+    ) -> Result<Result<Option<(SnapshotAt, Sequence)>, Missing>, Unavailable> {
         let exported = self.now().ok_or(Unavailable::Nothing)?;
         let have = SnapshotAt { sequence: exported.sequence, commit: exported.commit };
         let (server, found) = match ask::ask(&self.surrogates, &self.central, &self.agent, change, have, liars).await {
@@ -211,12 +221,15 @@ impl Demand {
             Asked::TooOld => return Err(Unavailable::TooOld(change)),
             Asked::Nobody(words) => return Ok(Err(Missing::Answer(words))),
         };
-        let brought = match found.next {
+        let (brought, older) = match found.next {
             // The newest that was named is wanted now; the chain between proves the rest.
-            _ if found.at.sequence > have.sequence => self.take(found.next.unwrap_or(found.at)).await,
-            Some(next) if found.at == have => self.take(next).await,
-            Some(next) => self.render(found.at, known::before(next.sequence), Some(next)).await,
-            None => Ok(()),
+            _ if found.at.sequence > have.sequence => (self.take(found.next.unwrap_or(found.at)).await, None),
+            Some(next) if found.at == have => (self.take(next).await, None),
+            Some(next) => {
+                let through = known::before(next.sequence);
+                (self.render(found.at, through, Some(next)).await, Some((found.at, through)))
+            }
+            None => (Ok(()), None),
         };
         if let Err(words) = brought {
             tracing::warn!(server, %change, reason = words, "what a server says of a change is not proven; others are asked");
@@ -227,7 +240,7 @@ impl Demand {
             // Nothing follows, as far as it knows: that is what a watermark says.
             self.agent.hear(Watermark { snapshot: found.at.sequence, central: found.central });
         }
-        Ok(Ok(()))
+        Ok(Ok(older))
     }
 
     /// Has a newer snapshot taken, as if the pointer had named it.
