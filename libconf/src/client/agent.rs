@@ -73,9 +73,11 @@ pub(super) enum Refused {
     Never(String),
 }
 
-/// The question for the newest snapshot not above `sequence`; the agent waits for it until `deadline`.
+/// The question for the newest snapshot not above `sequence`; the agent waits for it until shortly before `deadline`, so
+/// that its words about what is missing are here in time.
 pub(super) fn at(sequence: Sequence, deadline: Instant) -> Vec<u8> {
-    let patience = deadline.saturating_duration_since(Instant::now()).min(LONGEST_QUESTION);
+    let left = deadline.saturating_duration_since(Instant::now()).min(LONGEST_QUESTION);
+    let patience = left.saturating_sub((left / 10).min(GRACE));
     get(&format!("/v1/at/{sequence}?timeout={:.3}", patience.as_secs_f64()))
 }
 
