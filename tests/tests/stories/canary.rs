@@ -1,9 +1,16 @@
 //! A secret's value is looked for everywhere, and found in its reader's files alone.
 
 use std::{
+    collections::BTreeSet,
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Duration,
 };
 
 use serde_json::Value;
@@ -19,6 +26,8 @@ const OWN: &str = "datacenters/us-west/v1";
 const WEB: &str = "services/web/master";
 /// What stands in a file of the host; no letter of it is anywhere else by chance.
 const ON_HOST: &str = "xq7-canary-of-the-host-zw9";
+/// What somebody gives.
+const GIVEN: &str = "vk4-canary-that-was-given-pj2";
 
 /// A site whose every daemon logs all that it can.
 fn talkative() -> Site {
@@ -44,21 +53,35 @@ fn a_secret_is_in_its_readers_files_and_nowhere_else() {
     fs::write(&token, ON_HOST).expect("the folder can be written");
     fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("it is ours");
 
+    let watch = Watch::start();
+    let given = site.folder.path().join("given");
+    fs::write(&given, GIVEN).expect("the folder can be written");
+    let set = site.master.run(&["secret", "set", DATACENTER, "given", "--file", given.to_str().expect("UTF-8")]);
+    assert!(set.status.success(), "{}", text(&set));
+    fs::remove_file(&given).expect("it is ours");
+
     let change = declared(&site, &token, &key);
     let dry = change.option("--push-option=dry-run").push().text;
     assert!(dry.contains("<secret key>"), "{dry}");
-    let mut said = vec![dry, declared(&site, &token, &key).land()];
+    let mut said = vec![text(&set), dry, declared(&site, &token, &key).land()];
     site.wait_applied(site.master.sequence());
 
+    let first = site.hosts[0].file("services/web/latest/etc/key");
+    let rotated = site.master.run(&["secret", "rotate", DATACENTER, "key"]);
+    assert!(rotated.status.success(), "{}", text(&rotated));
+    said.push(text(&rotated));
+    site.wait_applied(site.master.sequence());
     let canary = site.hosts[0].file("services/web/latest/etc/key");
     assert_eq!((canary.len(), canary.bytes().all(|byte| byte.is_ascii_hexdigit())), (48, true));
+    assert_ne!(canary, first);
+    assert_eq!(site.hosts[0].file("services/web/latest/etc/given"), GIVEN);
     assert_eq!(site.hosts[0].file("services/web/latest/bin/login"), ON_HOST);
     let settings: Value = serde_json::from_str(&site.hosts[0].file("services/web/latest.json")).expect("JSON");
     assert_eq!(settings["password"], canary.as_str());
     let pem = site.hosts[0].file("services/web/latest/tls/key.pem");
     assert!(pem.starts_with("-----BEGIN"), "no key");
     let pem = pem.lines().nth(1).expect("a key has lines").to_owned();
-    let canaries = [canary.as_str(), ON_HOST, pem.as_str()];
+    let canaries = [canary.as_str(), first.as_str(), ON_HOST, GIVEN, pem.as_str()];
 
     // Errors with the values at hand: what landed fails on the host alone, where the values are longer than their names.
     for broken in [
@@ -106,7 +129,9 @@ fn a_secret_is_in_its_readers_files_and_nowhere_else() {
         assert!(objects.status.success() && objects.stdout.len() > 1000, "{}", text(&objects));
         assert_clean(&format!("the objects of {}", repository.display()), &objects.stdout, &canaries);
     }
-    of_processes(&canaries);
+    for (place, bytes) in watch.end() {
+        assert_clean(&place, &bytes, &canaries);
+    }
     let found = in_files(site.folder.path(), &canaries);
     let store = site.hosts[0].export().join("store");
     let expected = found.iter().filter(|path| **path != token);
@@ -115,8 +140,8 @@ fn a_secret_is_in_its_readers_files_and_nowhere_else() {
         let mode = fs::metadata(path).expect("it is there").permissions().mode() & 0o777;
         assert!(matches!(mode, 0o600 | 0o700), "{}: {mode:o}", path.display());
     }
-    let names: std::collections::BTreeSet<_> = expected.filter_map(|path| path.file_name()?.to_str()).collect();
-    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["key", "key.pem", "login", "settings.json"]);
+    let names: BTreeSet<_> = expected.filter_map(|path| path.file_name()?.to_str()).collect();
+    assert_eq!(names.into_iter().collect::<Vec<_>>(), ["given", "key", "key.pem", "login", "settings.json"]);
     assert!(site.master.daemon.log().contains("TRACE"), "the logs hold all that there is");
 }
 
@@ -124,7 +149,7 @@ fn a_secret_is_in_its_readers_files_and_nowhere_else() {
 fn declared<'a>(site: &'a Site, token: &Path, key: &str) -> Change<'a> {
     let text = format!(
         "{}secrets:\n  key: {{generate: {{length: 24, encoding: hex}}, readers: [services/web]}}\n  \
-         token: {{file: {}, readers: [services/web]}}\n  \
+         given: {{readers: [services/web]}}\n  token: {{file: {}, readers: [services/web]}}\n  \
          tls: {{generate: {{x509: {{names: [web.example.com], days: 30}}}}, readers: [services/web]}}\n\
          inventories:\n  hosts:\n    web-1: {{key: {}}}\n",
         instance(),
@@ -133,6 +158,7 @@ fn declared<'a>(site: &'a Site, token: &Path, key: &str) -> Change<'a> {
     );
     let change = site.work.change().file(OWN, "datacenter.yaml", text);
     let change = change.file(WEB, "config.yaml", "port: 80\npassword: {$secret: key}\n");
+    let change = change.file(WEB, "etc/given.j2", "{{ secrets.given }}");
     let change =
         change.file(WEB, "etc/key.j2", "{{ secrets.key }}").executable(WEB, "bin/login.j2", "{{ secrets.token }}");
     change.file(WEB, "tls/key.pem.j2", "{{ secrets.tls.key }}").file(WEB, "plain.j2", "{{ settings.port }}")
@@ -210,15 +236,41 @@ fn holds(bytes: &[u8], canary: &str) -> bool {
     false
 }
 
-/// Words and environment of every process that there is.
-fn of_processes(canaries: &[&str]) {
-    for entry in fs::read_dir("/proc").expect("it is there").flatten() {
-        for file in ["cmdline", "environ"] {
-            // One that has ended meanwhile has neither.
-            if let Ok(bytes) = fs::read(entry.path().join(file)) {
-                assert_clean(&format!("{}", entry.path().join(file).display()), &bytes, canaries);
+/// Looks at the words and the environment of every process that there is, again and again, until its end.
+struct Watch {
+    thread: JoinHandle<BTreeSet<(String, Vec<u8>)>>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Watch {
+    fn start() -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let seen = stop.clone();
+        let thread = thread::spawn(move || {
+            let mut found = BTreeSet::new();
+            while !seen.load(Ordering::Relaxed) {
+                for entry in fs::read_dir("/proc").expect("it is there").flatten() {
+                    for file in ["cmdline", "environ"] {
+                        // One that has ended meanwhile has neither.
+                        if let Ok(bytes) = fs::read(entry.path().join(file)) {
+                            found.insert((entry.path().join(file).display().to_string(), bytes));
+                        }
+                    }
+                }
+                thread::park_timeout(Duration::from_millis(20));
             }
-        }
+            found
+        });
+        Watch { thread, stop }
+    }
+
+    fn end(self) -> BTreeSet<(String, Vec<u8>)> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.thread().unpark();
+        let found = self.thread.join().expect("it looks");
+        let renders = |(_, bytes): &&(String, Vec<u8>)| holds(bytes, "render-templates");
+        assert!(found.iter().any(|one| renders(&one)), "those that end soon were seen as well");
+        found
     }
 }
 
