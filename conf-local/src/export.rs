@@ -13,9 +13,12 @@
 //! folders and links made anew take five times as long). A crash at any step leaves `current` as it was, and at most
 //! entries that nothing kept leads to, which [`Export::open`] sweeps.
 
+mod error;
 mod former;
 mod held;
 mod older;
+mod plan;
+mod read;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -25,135 +28,18 @@ use std::{
 };
 
 use libconf::{
-    name::{CommitId, ComponentName, ComponentVersion, DatacenterName, HostName, Kind, Sequence, Version},
+    name::{ComponentVersion, Kind, Sequence, Version},
     tier::render::{Content, Rendered, StoreHash},
 };
-use serde::{Deserialize, Serialize};
 
-use self::former::Former;
-use crate::{
-    folder::{Entry, Folder, Unsynced},
-    state::ChangeKind,
+use self::{former::Former, plan::by_name};
+use crate::folder::{Entry, Folder, Unsynced};
+
+pub use self::{
+    error::ExportError,
+    older::{Asking, ask, directory, header, sequences},
+    plan::{Contents, Header, Kept, Link, Plan, Retention, outdated, plan},
 };
-
-pub use self::older::{Asking, ask, directory, header, sequences};
-
-/// Which rendering each component has.
-pub type Contents = BTreeMap<ComponentVersion, StoreHash>;
-
-/// `snapshot.json` in a snapshot's folder: which snapshot it is. Readers ignore members that they do not know.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
-    /// Whose snapshot.
-    pub datacenter: DatacenterName,
-    /// For which host it was rendered.
-    pub host: HostName,
-    /// The change that made it.
-    pub sequence: Sequence,
-    /// The snapshot.
-    pub commit: CommitId,
-    /// The datacenter's snapshot before it: the one with this commit is the newest for every change below `sequence`. None for
-    /// the first one, and where an earlier version of the agent wrote this.
-    #[serde(default)]
-    pub parent: Option<CommitId>,
-    /// Seconds since 1970 when it was put in place.
-    pub time: u64,
-    /// Components that were held back, with the reason.
-    #[serde(default)]
-    pub faults: BTreeMap<ComponentVersion, String>,
-    /// It was never switched to, but rendered beside a newer one, for operations that are pinned to it: up to this change it is
-    /// its datacenter's newest.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub through: Option<Sequence>,
-}
-
-/// A snapshot that is on disk.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
-    /// What it says of itself; `None` when that was lost.
-    pub header: Option<Header>,
-    /// What it holds.
-    pub contents: Contents,
-}
-
-/// What is to be done to go from one export to the next.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// Every component that the next one has.
-    pub links: BTreeMap<ComponentName, Link>,
-    /// Every component that only the one before has.
-    pub gone: BTreeSet<ComponentName>,
-    /// What readers will see of it.
-    pub changed: BTreeMap<ComponentVersion, ChangeKind>,
-}
-
-/// How a component gets its link.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// The snapshot before has the very same one.
-    pub keep: bool,
-    /// Where it is to lead.
-    pub versions: BTreeMap<Version, StoreHash>,
-}
-
-/// Decides what must be done. Touches nothing.
-pub fn plan(have: &Contents, want: &Contents) -> Plan {
-    let mut plan = Plan::default();
-    let (have_by_name, want_by_name) = (by_name(have), by_name(want));
-    plan.gone = have_by_name.keys().filter(|name| !want_by_name.contains_key(name)).cloned().collect();
-    for (name, versions) in want_by_name {
-        let keep = have_by_name.get(&name) == Some(&versions);
-        plan.links.insert(name, Link { keep, versions });
-    }
-    for (component, hash) in want {
-        match have.get(component) {
-            None => drop(plan.changed.insert(component.clone(), ChangeKind::Added)),
-            Some(before) if before != hash => drop(plan.changed.insert(component.clone(), ChangeKind::Changed)),
-            Some(_) => {}
-        }
-    }
-    let removed = have.keys().filter(|component| !want.contains_key(component));
-    plan.changed.extend(removed.map(|component| (component.clone(), ChangeKind::Removed)));
-    plan
-}
-
-fn by_name(contents: &Contents) -> BTreeMap<ComponentName, BTreeMap<Version, StoreHash>> {
-    let mut names: BTreeMap<ComponentName, BTreeMap<Version, StoreHash>> = BTreeMap::new();
-    for (component, hash) in contents {
-        names.entry(component.component.clone()).or_default().insert(component.version.clone(), *hash);
-    }
-    names
-}
-
-/// Which snapshots stay on disk besides the newest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// The last so many.
-    pub last: usize,
-    /// Those that are younger, and the newest that is older: it was in use until then.
-    pub younger_than: Duration,
-}
-
-impl Retention {
-    /// From the flags.
-    pub fn new(keep: u32, keep_seconds: u64) -> Self {
-        Retention { last: keep as usize, younger_than: Duration::from_secs(keep_seconds) }
-    }
-}
-
-/// However young, no more than so many are kept beyond [`Retention::last`]: a burst must not fill the disk.
-const MOST_YOUNG: usize = 100;
-
-/// Decides which snapshots go; `kept` says when each was put in place.
-pub fn outdated(kept: &BTreeMap<Sequence, SystemTime>, retention: Retention, now: SystemTime) -> Vec<Sequence> {
-    let young = |time: &SystemTime| now.duration_since(*time).unwrap_or_default() < retention.younger_than;
-    let mut newest_old = true;
-    let mut stays = |(place, (_, time)): &(usize, (&Sequence, &SystemTime))| {
-        let in_use = young(time) || std::mem::take(&mut newest_old);
-        *place < retention.last.max(1) || in_use && *place < retention.last + MOST_YOUNG
-    };
-    kept.iter().rev().enumerate().filter(|entry| !stays(entry)).map(|(_, (sequence, _))| *sequence).collect()
-}
 
 /// The folder `export/`; only one in the system may be open for a path.
 #[derive(Debug)]
@@ -519,12 +405,6 @@ impl Export {
         Ok(hash)
     }
 
-    fn links_in(&self, name: &str) -> io::Result<BTreeMap<String, String>> {
-        let folder = self.names.enter(name)?;
-        let links = folder.entries()?.into_iter().map(|(link, _)| Ok((folder.read_link(&link)?, link)));
-        links.map(|link: io::Result<(String, String)>| link.map(|(target, link)| (link, target))).collect()
-    }
-
     /// What `current` leads to is looked at, not what it should: a switch that has happened already is none.
     fn switch_link(&mut self, target: &str) -> io::Result<()> {
         let found = self.root.entry(CURRENT)?;
@@ -542,118 +422,6 @@ impl Export {
             tracing::warn!(%error, path = %self.path.display(), "the switch may not survive a power cut");
         }
         Ok(())
-    }
-
-    /// Reads an entry of the store as what it was made from; its hash is its name when nothing was changed.
-    fn read_back(&self, name: &str) -> io::Result<StoreHash> {
-        let entry = self.store.enter(name)?;
-        let wrong = |path: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not as it was written"));
-        let (settings, mode) = entry.read("settings.json", MOST_FILE_BYTES)?;
-        let mut files = BTreeMap::new();
-        let mut pending = vec![(String::new(), entry.enter("files")?)];
-        while let Some((above, folder)) = pending.pop() {
-            let entries = folder.entries()?;
-            if entries.is_empty() && !above.is_empty() {
-                return Err(wrong(&above));
-            }
-            for (name, kind) in entries {
-                let path = format!("{above}{name}");
-                match kind {
-                    Entry::Folder => pending.push((format!("{path}/"), folder.enter(&name)?)),
-                    Entry::Link => drop(files.insert(path, Content::Link(folder.read_link(&name)?))),
-                    Entry::File => {
-                        let (bytes, mode) = folder.read(&name, MOST_FILE_BYTES)?;
-                        let (executable, secret) = match mode {
-                            0o444 => (false, false),
-                            0o555 => (true, false),
-                            0o600 => (false, true),
-                            0o700 => (true, true),
-                            _ => return Err(wrong(&path)),
-                        };
-                        files.insert(path, Content::File { bytes, executable, secret });
-                    }
-                    Entry::Other => return Err(wrong(&path)),
-                }
-            }
-        }
-        let (settings_shown, expected) = match entry.entry(SHOWN)? {
-            Some(_) => {
-                let (shown, mode) = entry.read(SHOWN, MOST_FILE_BYTES)?;
-                if mode != 0o444 {
-                    return Err(wrong(SHOWN));
-                }
-                (Some(shown), 3)
-            }
-            None => (None, 2),
-        };
-        if mode != mode_of(false, settings_shown.is_some()) || entry.entries()?.len() != expected {
-            return Err(wrong("settings.json"));
-        }
-        Ok(self.hash(&Rendered { files, settings, settings_shown }))
-    }
-
-    /// Learns what is on disk. What cannot be read counts as absent: it is rendered anew.
-    fn read(&mut self) -> io::Result<()> {
-        let target = match self.root.entry(CURRENT)? {
-            Some(Entry::Link) => self.root.read_link(CURRENT)?,
-            _ => String::new(),
-        };
-        let current = target.strip_prefix("snapshots/").and_then(|name| name.parse::<Sequence>().ok());
-        // What is beyond `current` was never switched to. Without one all stay, until something was exported again.
-        let newest = current.unwrap_or(Sequence(u64::MAX));
-        let mut names = HashMap::new();
-        for (name, kind) in self.snapshots.entries()? {
-            let Some(sequence) = name.parse::<Sequence>().ok().filter(|sequence| *sequence <= newest) else {
-                continue;
-            };
-            if kind != Entry::Folder {
-                continue;
-            }
-            let kept = self.read_snapshot(&name, &mut names)?;
-            if kept.header.is_some() || Some(sequence) == current {
-                self.kept.insert(sequence, kept);
-            }
-        }
-        self.current = current.filter(|current| self.kept.contains_key(current));
-        self.read_former()
-    }
-
-    fn read_snapshot(&self, name: &str, names: &mut HashMap<String, BTreeMap<Version, StoreHash>>) -> io::Result<Kept> {
-        let folder = self.snapshots.enter(name)?;
-        let header = folder.read(HEADER, MOST_HEADER_BYTES).ok();
-        let header = header.and_then(|(bytes, _)| serde_json::from_slice::<Header>(&bytes).ok());
-        let header = header.filter(|header| header.sequence.to_string() == name);
-        let mut contents = Contents::new();
-        for kind in Kind::ALL {
-            let Ok(kind_folder) = folder.enter(kind.as_str()) else { continue };
-            for (name, _) in kind_folder.entries()? {
-                let (Ok(component), Ok(target)) = (name.parse(), kind_folder.read_link(&name)) else { continue };
-                let component = ComponentName { kind, name: component };
-                let Some(hash) = target.strip_prefix("../../../names/") else { continue };
-                if !names.contains_key(hash) {
-                    names.insert(hash.to_owned(), self.read_names(hash));
-                }
-                for (version, hash) in &names[hash] {
-                    let version = version.clone();
-                    contents.insert(ComponentVersion { component: component.clone(), version }, *hash);
-                }
-            }
-        }
-        Ok(Kept { header, contents })
-    }
-
-    /// The versions of a folder of links whose entries in the store are there.
-    fn read_names(&self, name: &str) -> BTreeMap<Version, StoreHash> {
-        let links = self.links_in(name).unwrap_or_default();
-        let version = |(link, target): (&String, &String)| {
-            let hash = target.strip_prefix("../../store/")?.strip_suffix("/files")?;
-            let settings = links.get(&format!("{link}.json"))?;
-            let there = *settings == format!("../../store/{hash}/settings.json")
-                && self.store.entry(&format!("{hash}/files")).ok()? == Some(Entry::Folder)
-                && self.store.entry(&format!("{hash}/settings.json")).ok()? == Some(Entry::File);
-            there.then_some((link.parse().ok()?, hash.parse().ok()?))
-        };
-        links.iter().filter_map(version).collect()
     }
 
     /// Removes what nothing kept leads to.
@@ -733,89 +501,5 @@ fn remove_whole(folder: &Folder, name: &str) -> io::Result<()> {
         Ok(()) => folder.remove(OLD),
         // A full disk refuses even this; then half of it is better than none.
         Err(_) => folder.remove(name),
-    }
-}
-
-/// Readers' files could not be written.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot {act} in {path}{}", advice(cause))]
-pub struct ExportError {
-    act: &'static str,
-    path: PathBuf,
-    #[source]
-    cause: io::Error,
-}
-
-impl ExportError {
-    /// True when there is no room.
-    pub fn is_full(&self) -> bool {
-        matches!(self.cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
-    }
-}
-
-fn advice(cause: &io::Error) -> &'static str {
-    match cause.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "; free some space, what was there stays in use",
-        io::ErrorKind::PermissionDenied => "; give the user of conf-local write access to it",
-        io::ErrorKind::ReadOnlyFilesystem => "; make the file system writable, what was there stays in use",
-        _ => "",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn contents(of: &str) -> Contents {
-        let one = |pair: &str| {
-            let (name, content) = pair.split_once('=').unwrap();
-            (name.parse().unwrap(), StoreHash::of(content))
-        };
-        of.split_whitespace().map(one).collect()
-    }
-
-    #[test]
-    fn plans() {
-        let check = |have: &str, want: &str, changes: &str, kept: &str| {
-            let plan = plan(&contents(have), &contents(want));
-            let said = |(name, kind): (&ComponentVersion, &ChangeKind)| match kind {
-                ChangeKind::Added => format!("+{name}"),
-                ChangeKind::Changed => format!("~{name}"),
-                ChangeKind::Removed => format!("-{name}"),
-            };
-            let changed: Vec<String> = plan.changed.iter().map(said).collect();
-            assert_eq!(changed.join(" "), changes, "{have} -> {want}");
-            let keep: Vec<String> =
-                plan.links.iter().filter(|(_, link)| link.keep).map(|(name, _)| name.to_string()).collect();
-            assert_eq!(keep.join(" "), kept, "{have} -> {want}");
-        };
-        check("", "services/a/latest=1", "+services/a/latest", "");
-        check("services/a/latest=1", "services/a/latest=1", "", "services/a");
-        check("services/a/latest=1", "services/a/latest=2", "~services/a/latest", "");
-        check("services/a/latest=1 services/b/v1=1", "services/b/v1=1", "-services/a/latest", "services/b");
-        // A second version is a change of the link, not of the first version.
-        check("services/a/v1=1", "services/a/v1=1 services/a/v2=2", "+services/a/v2", "");
-        check("services/a/v1=1", "devices/a/v1=1", "-services/a/v1 +devices/a/v1", "");
-    }
-
-    #[test]
-    fn what_goes() {
-        let now = UNIX_EPOCH + Duration::from_secs(10_000);
-        let check = |ages: &[(u64, u64)], last: usize, young: u64, gone: &[u64]| {
-            let kept =
-                ages.iter().map(|(sequence, age)| (Sequence(*sequence), now - Duration::from_secs(*age))).collect();
-            let retention = Retention { last, younger_than: Duration::from_secs(young) };
-            let mut outdated: Vec<u64> = outdated(&kept, retention, now).iter().map(|sequence| sequence.0).collect();
-            outdated.sort_unstable();
-            assert_eq!(outdated, gone, "{ages:?} {last} {young}");
-        };
-        check(&[], 3, 60, &[]);
-        check(&[(1, 900), (2, 800)], 3, 60, &[]);
-        check(&[(1, 900), (2, 800), (3, 700), (4, 600)], 2, 60, &[1, 2]);
-        // Young ones stay, and the one that was in use when the oldest of them came.
-        check(&[(1, 900), (2, 800), (3, 50), (4, 10)], 1, 60, &[1]);
-        check(&[(1, 900), (2, 800), (3, 50), (4, 10)], 1, 5, &[1, 2, 3]);
-        // Even with no number at all the newest stays.
-        check(&[(1, 900), (2, 800)], 0, 0, &[1]);
     }
 }

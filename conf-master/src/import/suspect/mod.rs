@@ -1,7 +1,7 @@
 //! Finds what looks like a secret in a file. It is a search for shapes and words, so it finds too much rather than too little;
 //! what it does not find a person still has to.
 //!
-//! Here are shapes and whole files; [`line`](mod@line) finds a key and its value in a line, [`key`] knows which keys name secrets.
+//! Here are shapes and whole files; `line` finds a key and its value in a line, `key` knows which keys name secrets.
 
 mod key;
 mod line;

@@ -1,0 +1,191 @@
+//! What an export holds, what is to be done to go from one to the next, and what goes: decided, nothing is touched.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, SystemTime},
+};
+
+use libconf::{
+    name::{CommitId, ComponentName, ComponentVersion, DatacenterName, HostName, Sequence, Version},
+    tier::render::StoreHash,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::state::ChangeKind;
+
+/// Which rendering each component has.
+pub type Contents = BTreeMap<ComponentVersion, StoreHash>;
+
+/// `snapshot.json` in a snapshot's folder: which snapshot it is. Readers ignore members that they do not know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Header {
+    /// Whose snapshot.
+    pub datacenter: DatacenterName,
+    /// For which host it was rendered.
+    pub host: HostName,
+    /// The change that made it.
+    pub sequence: Sequence,
+    /// The snapshot.
+    pub commit: CommitId,
+    /// The datacenter's snapshot before it: the one with this commit is the newest for every change below `sequence`. None for
+    /// the first one, and where an earlier version of the agent wrote this.
+    #[serde(default)]
+    pub parent: Option<CommitId>,
+    /// Seconds since 1970 when it was put in place.
+    pub time: u64,
+    /// Components that were held back, with the reason.
+    #[serde(default)]
+    pub faults: BTreeMap<ComponentVersion, String>,
+    /// It was never switched to, but rendered beside a newer one, for operations that are pinned to it: up to this change it is
+    /// its datacenter's newest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<Sequence>,
+}
+
+/// A snapshot that is on disk.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// What it says of itself; `None` when that was lost.
+    pub header: Option<Header>,
+    /// What it holds.
+    pub contents: Contents,
+}
+
+/// What is to be done to go from one export to the next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// Every component that the next one has.
+    pub links: BTreeMap<ComponentName, Link>,
+    /// Every component that only the one before has.
+    pub gone: BTreeSet<ComponentName>,
+    /// What readers will see of it.
+    pub changed: BTreeMap<ComponentVersion, ChangeKind>,
+}
+
+/// How a component gets its link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    /// The snapshot before has the very same one.
+    pub keep: bool,
+    /// Where it is to lead.
+    pub versions: BTreeMap<Version, StoreHash>,
+}
+
+/// Decides what must be done. Touches nothing.
+pub fn plan(have: &Contents, want: &Contents) -> Plan {
+    let mut plan = Plan::default();
+    let (have_by_name, want_by_name) = (by_name(have), by_name(want));
+    plan.gone = have_by_name.keys().filter(|name| !want_by_name.contains_key(name)).cloned().collect();
+    for (name, versions) in want_by_name {
+        let keep = have_by_name.get(&name) == Some(&versions);
+        plan.links.insert(name, Link { keep, versions });
+    }
+    for (component, hash) in want {
+        match have.get(component) {
+            None => drop(plan.changed.insert(component.clone(), ChangeKind::Added)),
+            Some(before) if before != hash => drop(plan.changed.insert(component.clone(), ChangeKind::Changed)),
+            Some(_) => {}
+        }
+    }
+    let removed = have.keys().filter(|component| !want.contains_key(component));
+    plan.changed.extend(removed.map(|component| (component.clone(), ChangeKind::Removed)));
+    plan
+}
+
+pub(super) fn by_name(contents: &Contents) -> BTreeMap<ComponentName, BTreeMap<Version, StoreHash>> {
+    let mut names: BTreeMap<ComponentName, BTreeMap<Version, StoreHash>> = BTreeMap::new();
+    for (component, hash) in contents {
+        names.entry(component.component.clone()).or_default().insert(component.version.clone(), *hash);
+    }
+    names
+}
+
+/// Which snapshots stay on disk besides the newest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// The last so many.
+    pub last: usize,
+    /// Those that are younger, and the newest that is older: it was in use until then.
+    pub younger_than: Duration,
+}
+
+impl Retention {
+    /// From the flags.
+    pub fn new(keep: u32, keep_seconds: u64) -> Self {
+        Retention { last: keep as usize, younger_than: Duration::from_secs(keep_seconds) }
+    }
+}
+
+/// However young, no more than so many are kept beyond [`Retention::last`]: a burst must not fill the disk.
+const MOST_YOUNG: usize = 100;
+
+/// Decides which snapshots go; `kept` says when each was put in place.
+pub fn outdated(kept: &BTreeMap<Sequence, SystemTime>, retention: Retention, now: SystemTime) -> Vec<Sequence> {
+    let young = |time: &SystemTime| now.duration_since(*time).unwrap_or_default() < retention.younger_than;
+    let mut newest_old = true;
+    let mut stays = |(place, (_, time)): &(usize, (&Sequence, &SystemTime))| {
+        let in_use = young(time) || std::mem::take(&mut newest_old);
+        *place < retention.last.max(1) || in_use && *place < retention.last + MOST_YOUNG
+    };
+    kept.iter().rev().enumerate().filter(|entry| !stays(entry)).map(|(_, (sequence, _))| *sequence).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    fn contents(of: &str) -> Contents {
+        let one = |pair: &str| {
+            let (name, content) = pair.split_once('=').unwrap();
+            (name.parse().unwrap(), StoreHash::of(content))
+        };
+        of.split_whitespace().map(one).collect()
+    }
+
+    #[test]
+    fn plans() {
+        let check = |have: &str, want: &str, changes: &str, kept: &str| {
+            let plan = plan(&contents(have), &contents(want));
+            let said = |(name, kind): (&ComponentVersion, &ChangeKind)| match kind {
+                ChangeKind::Added => format!("+{name}"),
+                ChangeKind::Changed => format!("~{name}"),
+                ChangeKind::Removed => format!("-{name}"),
+            };
+            let changed: Vec<String> = plan.changed.iter().map(said).collect();
+            assert_eq!(changed.join(" "), changes, "{have} -> {want}");
+            let keep: Vec<String> =
+                plan.links.iter().filter(|(_, link)| link.keep).map(|(name, _)| name.to_string()).collect();
+            assert_eq!(keep.join(" "), kept, "{have} -> {want}");
+        };
+        check("", "services/a/latest=1", "+services/a/latest", "");
+        check("services/a/latest=1", "services/a/latest=1", "", "services/a");
+        check("services/a/latest=1", "services/a/latest=2", "~services/a/latest", "");
+        check("services/a/latest=1 services/b/v1=1", "services/b/v1=1", "-services/a/latest", "services/b");
+        // A second version is a change of the link, not of the first version.
+        check("services/a/v1=1", "services/a/v1=1 services/a/v2=2", "+services/a/v2", "");
+        check("services/a/v1=1", "devices/a/v1=1", "-services/a/v1 +devices/a/v1", "");
+    }
+
+    #[test]
+    fn what_goes() {
+        let now = UNIX_EPOCH + Duration::from_secs(10_000);
+        let check = |ages: &[(u64, u64)], last: usize, young: u64, gone: &[u64]| {
+            let kept =
+                ages.iter().map(|(sequence, age)| (Sequence(*sequence), now - Duration::from_secs(*age))).collect();
+            let retention = Retention { last, younger_than: Duration::from_secs(young) };
+            let mut outdated: Vec<u64> = outdated(&kept, retention, now).iter().map(|sequence| sequence.0).collect();
+            outdated.sort_unstable();
+            assert_eq!(outdated, gone, "{ages:?} {last} {young}");
+        };
+        check(&[], 3, 60, &[]);
+        check(&[(1, 900), (2, 800)], 3, 60, &[]);
+        check(&[(1, 900), (2, 800), (3, 700), (4, 600)], 2, 60, &[1, 2]);
+        // Young ones stay, and the one that was in use when the oldest of them came.
+        check(&[(1, 900), (2, 800), (3, 50), (4, 10)], 1, 60, &[1]);
+        check(&[(1, 900), (2, 800), (3, 50), (4, 10)], 1, 5, &[1, 2, 3]);
+        // Even with no number at all the newest stays.
+        check(&[(1, 900), (2, 800)], 0, 0, &[1]);
+    }
+}

@@ -1,0 +1,138 @@
+//! What is on disk, read back: at the start, and to see whether anything has changed it.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+};
+
+use libconf::{
+    name::{ComponentName, ComponentVersion, Kind, Sequence, Version},
+    tier::render::{Content, Rendered, StoreHash},
+};
+
+use super::{CURRENT, Contents, Export, HEADER, Header, Kept, MOST_FILE_BYTES, MOST_HEADER_BYTES, SHOWN, mode_of};
+use crate::folder::Entry;
+
+impl Export {
+    /// Reads an entry of the store as what it was made from; its hash is its name when nothing was changed.
+    pub(super) fn read_back(&self, name: &str) -> io::Result<StoreHash> {
+        let entry = self.store.enter(name)?;
+        let wrong = |path: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not as it was written"));
+        let (settings, mode) = entry.read("settings.json", MOST_FILE_BYTES)?;
+        let mut files = BTreeMap::new();
+        let mut pending = vec![(String::new(), entry.enter("files")?)];
+        while let Some((above, folder)) = pending.pop() {
+            let entries = folder.entries()?;
+            if entries.is_empty() && !above.is_empty() {
+                return Err(wrong(&above));
+            }
+            for (name, kind) in entries {
+                let path = format!("{above}{name}");
+                match kind {
+                    Entry::Folder => pending.push((format!("{path}/"), folder.enter(&name)?)),
+                    Entry::Link => drop(files.insert(path, Content::Link(folder.read_link(&name)?))),
+                    Entry::File => {
+                        let (bytes, mode) = folder.read(&name, MOST_FILE_BYTES)?;
+                        let (executable, secret) = match mode {
+                            0o444 => (false, false),
+                            0o555 => (true, false),
+                            0o600 => (false, true),
+                            0o700 => (true, true),
+                            _ => return Err(wrong(&path)),
+                        };
+                        files.insert(path, Content::File { bytes, executable, secret });
+                    }
+                    Entry::Other => return Err(wrong(&path)),
+                }
+            }
+        }
+        let (settings_shown, expected) = match entry.entry(SHOWN)? {
+            Some(_) => {
+                let (shown, mode) = entry.read(SHOWN, MOST_FILE_BYTES)?;
+                if mode != 0o444 {
+                    return Err(wrong(SHOWN));
+                }
+                (Some(shown), 3)
+            }
+            None => (None, 2),
+        };
+        if mode != mode_of(false, settings_shown.is_some()) || entry.entries()?.len() != expected {
+            return Err(wrong("settings.json"));
+        }
+        Ok(self.hash(&Rendered { files, settings, settings_shown }))
+    }
+
+    /// Learns what is on disk. What cannot be read counts as absent: it is rendered anew.
+    pub(super) fn read(&mut self) -> io::Result<()> {
+        let target = match self.root.entry(CURRENT)? {
+            Some(Entry::Link) => self.root.read_link(CURRENT)?,
+            _ => String::new(),
+        };
+        let current = target.strip_prefix("snapshots/").and_then(|name| name.parse::<Sequence>().ok());
+        // What is beyond `current` was never switched to. Without one all stay, until something was exported again.
+        let newest = current.unwrap_or(Sequence(u64::MAX));
+        let mut names = HashMap::new();
+        for (name, kind) in self.snapshots.entries()? {
+            let Some(sequence) = name.parse::<Sequence>().ok().filter(|sequence| *sequence <= newest) else {
+                continue;
+            };
+            if kind != Entry::Folder {
+                continue;
+            }
+            let kept = self.read_snapshot(&name, &mut names)?;
+            if kept.header.is_some() || Some(sequence) == current {
+                self.kept.insert(sequence, kept);
+            }
+        }
+        self.current = current.filter(|current| self.kept.contains_key(current));
+        self.read_former()
+    }
+
+    pub(super) fn read_snapshot(
+        &self,
+        name: &str,
+        names: &mut HashMap<String, BTreeMap<Version, StoreHash>>,
+    ) -> io::Result<Kept> {
+        let folder = self.snapshots.enter(name)?;
+        let header = folder.read(HEADER, MOST_HEADER_BYTES).ok();
+        let header = header.and_then(|(bytes, _)| serde_json::from_slice::<Header>(&bytes).ok());
+        let header = header.filter(|header| header.sequence.to_string() == name);
+        let mut contents = Contents::new();
+        for kind in Kind::ALL {
+            let Ok(kind_folder) = folder.enter(kind.as_str()) else { continue };
+            for (name, _) in kind_folder.entries()? {
+                let (Ok(component), Ok(target)) = (name.parse(), kind_folder.read_link(&name)) else { continue };
+                let component = ComponentName { kind, name: component };
+                let Some(hash) = target.strip_prefix("../../../names/") else { continue };
+                if !names.contains_key(hash) {
+                    names.insert(hash.to_owned(), self.read_names(hash));
+                }
+                for (version, hash) in &names[hash] {
+                    let version = version.clone();
+                    contents.insert(ComponentVersion { component: component.clone(), version }, *hash);
+                }
+            }
+        }
+        Ok(Kept { header, contents })
+    }
+
+    /// The versions of a folder of links whose entries in the store are there.
+    pub(super) fn read_names(&self, name: &str) -> BTreeMap<Version, StoreHash> {
+        let links = self.links_in(name).unwrap_or_default();
+        let version = |(link, target): (&String, &String)| {
+            let hash = target.strip_prefix("../../store/")?.strip_suffix("/files")?;
+            let settings = links.get(&format!("{link}.json"))?;
+            let there = *settings == format!("../../store/{hash}/settings.json")
+                && self.store.entry(&format!("{hash}/files")).ok()? == Some(Entry::Folder)
+                && self.store.entry(&format!("{hash}/settings.json")).ok()? == Some(Entry::File);
+            there.then_some((link.parse().ok()?, hash.parse().ok()?))
+        };
+        links.iter().filter_map(version).collect()
+    }
+
+    pub(super) fn links_in(&self, name: &str) -> io::Result<BTreeMap<String, String>> {
+        let folder = self.names.enter(name)?;
+        let links = folder.entries()?.into_iter().map(|(link, _)| Ok((folder.read_link(&link)?, link)));
+        links.map(|link: io::Result<(String, String)>| link.map(|(target, link)| (link, target))).collect()
+    }
+}
