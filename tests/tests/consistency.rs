@@ -121,6 +121,35 @@ fn change(master: &Address, changes: u64, may: impl Fn(u64)) -> Truth {
     truth
 }
 
+/// What callers saw; looked at when all of them have ended, so that a fault does not leave the others waiting.
+#[derive(Default)]
+struct Seen {
+    versions: Mutex<BTreeSet<u64>>,
+    wrong: Mutex<Vec<String>>,
+}
+
+impl Seen {
+    fn take(&self, operation: &[Observation]) {
+        if operation.len() == NAMES.len() && history::is_one(operation) && !history::is_mixed(operation) {
+            self.versions.lock().expect("not poisoned").insert(operation[0].pinned);
+        } else {
+            self.fail(format!("{operation:?}"));
+        }
+    }
+
+    fn fail(&self, words: String) {
+        self.wrong.lock().expect("not poisoned").push(words);
+    }
+
+    /// The versions that were pinned, once nothing was wrong.
+    #[track_caller]
+    fn versions(self) -> BTreeSet<u64> {
+        let wrong = self.wrong.into_inner().expect("not poisoned");
+        assert!(wrong.is_empty(), "{} operations were wrong, among them {}", wrong.len(), wrong[0]);
+        self.versions.into_inner().expect("not poisoned")
+    }
+}
+
 /// One operation from its first participant on.
 fn operate(front: &Address) -> Result<Vec<Observation>, String> {
     let answer = front.get_json("/operation")?;
@@ -182,20 +211,10 @@ fn expect_no_faults(truth: &Truth, scene: &Scene) {
 #[test]
 fn consistency_all_participants_of_an_operation_read_one_version() {
     let scene = Scene::start(["pinned"; 3], false);
-    let versions = Mutex::new(BTreeSet::new());
-    let truth = run(
-        &scene,
-        100,
-        10_000,
-        |operation| {
-            assert_eq!(operation.len(), NAMES.len());
-            assert!(history::is_one(&operation) && !history::is_mixed(&operation), "{operation:?}");
-            versions.lock().expect("not poisoned").insert(operation[0].pinned);
-        },
-        |error| panic!("an operation failed: {error}"),
-    );
+    let seen = Seen::default();
+    let truth = run(&scene, 100, 10_000, |operation| seen.take(&operation), |error| seen.fail(error));
+    let versions = seen.versions();
     expect_no_faults(&truth, &scene);
-    let versions = versions.into_inner().expect("not poisoned");
     assert!(versions.len() > 30, "only {versions:?} were pinned, so hardly anything was tried");
     // What was written can be read everywhere, also where the change was none.
     read_everywhere(&scene, &[truth.newest()].into());
@@ -267,19 +286,18 @@ fn consistency_holds_under_kills_and_partitions() {
     let mut scene = Scene::start(["pinned"; 3], true);
     let seed: u64 = rand::random();
     let mut random = StdRng::seed_from_u64(seed);
-    let versions = Mutex::new(BTreeSet::new());
+    let seen = Seen::default();
     let (front, master) = (scene.services[0].http.clone(), scene.site.master.http());
     let (good, over) = (AtomicU64::new(0), AtomicBool::new(false));
     let mut troubles = Vec::new();
     let truth = thread::scope(|scope| {
         for _ in 0..CALLERS {
-            let (front, versions, good, over) = (&front, &versions, &good, &over);
+            let (front, seen, good, over) = (&front, &seen, &good, &over);
             scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {
                     // Failing is allowed, being wrong is not.
                     let Ok(operation) = operate(front) else { continue };
-                    assert!(history::is_one(&operation) && !history::is_mixed(&operation), "{operation:?}");
-                    versions.lock().expect("not poisoned").insert(operation[0].pinned);
+                    seen.take(&operation);
                     good.fetch_add(1, Ordering::Relaxed);
                 }
             });
@@ -303,7 +321,7 @@ fn consistency_holds_under_kills_and_partitions() {
     });
     eprintln!("seed {seed}: {} operations, {} times trouble", good.into_inner(), troubles.len());
     // What one observed every other can observe, now that nothing is in the way.
-    let mut versions = versions.into_inner().expect("not poisoned");
+    let mut versions = seen.versions();
     versions.insert(truth.newest());
     read_everywhere(&scene, &versions);
     expect_no_faults(&truth, &scene);
