@@ -22,8 +22,9 @@ pub struct Files {
 
 impl Files {
     pub(super) fn open(snapshot: Arc<Snapshot>, component: ComponentVersion) -> Result<Self, Error> {
-        let path = snapshot.dir.join(component.to_string());
-        let dir = fs::canonicalize(&path).map_err(|source| Error::Read { path, source })?;
+        let name = component.to_string();
+        let failed = |source| Error::Read { path: snapshot.dir.join(&name), source };
+        let dir = fs::canonicalize(snapshot.inside().join(&name)).map_err(failed)?;
         Ok(Files { snapshot, component, dir })
     }
 

@@ -223,26 +223,27 @@ impl Follow for Watched {
 fn prints(snapshot: &Snapshot, members: Option<&[ComponentSelector]>) -> Result<Prints, Error> {
     let failed = |path: PathBuf| move |source| Error::Read { path, source };
     let mut found = Prints::new();
+    let inside = snapshot.inside();
     if let Some(members) = members {
         for member in members {
-            let path = snapshot.dir.join(member.component.to_string());
-            let print = print_of(&path, member).map_err(failed(path))?;
+            let name = member.component.to_string();
+            let print = print_of(&inside.join(&name), member).map_err(failed(snapshot.dir.join(name)))?;
             found.extend(print.map(|print| (member.clone(), print)));
         }
         return Ok(found);
     }
     for kind in Kind::ALL {
         let path = snapshot.dir.join(kind.as_str());
-        let entries = match fs::read_dir(&path) {
+        let entries = match fs::read_dir(inside.join(kind.as_str())) {
             Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && snapshot.dir.is_dir() => continue,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && snapshot.is_there() => continue,
             Err(error) => return Err(failed(path)(error)),
         };
         for entry in entries {
             let entry = entry.map_err(failed(path.clone()))?;
             let Some(name) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
             let member = ComponentSelector { component: ComponentName { kind, name }, version: None };
-            let print = print_of(&entry.path(), &member).map_err(failed(entry.path()))?;
+            let print = print_of(&entry.path(), &member).map_err(failed(path.join(entry.file_name())))?;
             found.extend(print.map(|print| (member, print)));
         }
     }

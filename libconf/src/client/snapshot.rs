@@ -6,7 +6,7 @@ use std::{
     fmt,
     fs::{self, File, TryLockError},
     io::{self, Read},
-    os::unix::fs::MetadataExt,
+    os::{fd::AsRawFd, unix::fs::MetadataExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,7 +26,7 @@ const MOST_HEADER_BYTES: u64 = 16 << 20;
 pub(super) struct Snapshot {
     /// Its number.
     pub(super) sequence: Sequence,
-    /// Its own directory, not `current`: every reading below it is of this snapshot.
+    /// Its own directory, for messages. It may have another name by now, see [`Snapshot::inside`].
     pub(super) dir: PathBuf,
     /// What it says of itself.
     pub(super) header: Header,
@@ -35,7 +35,7 @@ pub(super) struct Snapshot {
     /// Values that were read before, by the type and the name that they were asked for with.
     values: Mutex<Values>,
     /// The open folder, whose lock is the hold.
-    _held: File,
+    held: File,
 }
 
 type Values = HashMap<TypeId, HashMap<Box<str>, Arc<dyn Any + Send + Sync>>>;
@@ -89,8 +89,23 @@ impl Snapshot {
         if (there.dev(), there.ino()) != identity {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the snapshot was replaced"));
         }
-        let header = Header::read(&dir)?;
-        Ok(Snapshot { sequence, dir, header, identity, values: Mutex::default(), _held: held })
+        let mut snapshot =
+            Snapshot { sequence, dir, header: Header::default(), identity, values: Mutex::default(), held };
+        snapshot.header = Header::read(&snapshot.inside())?;
+        Ok(snapshot)
+    }
+
+    /// A path to the folder that is held, whatever stands under its name by now: the agent may make a sequence once more,
+    /// when it can use what it held back at first.
+    pub(super) fn inside(&self) -> PathBuf {
+        let open = PathBuf::from(format!("/proc/self/fd/{}", self.held.as_raw_fd()));
+        // Where there is no /proc, the name is all there is.
+        if open.exists() { open } else { self.dir.clone() }
+    }
+
+    /// False once the folder was removed, in spite of being held: readers must not fill the disk.
+    pub(super) fn is_there(&self) -> bool {
+        self.held.metadata().is_ok_and(|about| about.nlink() > 0)
     }
 
     /// The version of `selector` in this snapshot; where it names none and several are there, `before` if it still is.
@@ -114,12 +129,12 @@ impl Snapshot {
 
     /// The settings of one component, as the agent wrote them: one JSON object.
     pub(super) fn settings(&self, component: &ComponentVersion) -> Result<Vec<u8>, Error> {
-        let path = self.dir.join(format!("{component}.json"));
-        fs::read(&path).map_err(|source| match source.kind() {
-            io::ErrorKind::NotFound if self.dir.join(component.to_string()).exists() => {
+        let (inside, name) = (self.inside(), format!("{component}.json"));
+        fs::read(inside.join(&name)).map_err(|source| match source.kind() {
+            io::ErrorKind::NotFound if inside.join(component.to_string()).exists() => {
                 Error::NoSettings { component: component.clone() }
             }
-            _ => Error::Read { path, source },
+            _ => Error::Read { path: self.dir.join(name), source },
         })
     }
 
@@ -173,12 +188,14 @@ impl Snapshot {
 
     /// The versions of the component that stand here, sorted; none when it is not here.
     fn versions(&self, selector: &ComponentSelector) -> Result<Vec<Version>, Error> {
-        let path = self.dir.join(selector.component.to_string());
-        let failed = |source| Error::Read { path: path.clone(), source };
-        let entries = match fs::read_dir(&path) {
+        let (inside, name) = (self.inside(), selector.component.to_string());
+        let failed = |source| Error::Read { path: self.dir.join(&name), source };
+        let entries = match fs::read_dir(inside.join(&name)) {
             Ok(entries) => entries,
             // The whole snapshot may have gone as well, which is no answer about the component.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && self.dir.is_dir() => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound && self.is_there() => {
+                return Ok(Vec::new());
+            }
             Err(error) => return Err(failed(error)),
         };
         let mut versions = Vec::new();

@@ -94,6 +94,20 @@ fn kept_folders_prove_what_lies_between_them() {
 }
 
 #[test]
+fn an_operation_reads_on_in_the_folder_that_it_holds_when_its_sequence_is_made_once_more() {
+    let other = "services/other/latest";
+    let export = Export::with(2, &[(WEB, &web(2)), (other, &web(2))]);
+    let client = export.client();
+    let operation = client.begin();
+    assert_eq!(port(&operation), 2);
+    export.lay_out(2, None, &[(WEB, &web(3)), (other, &web(3)), ("services/third/latest", "{}")], &BTreeMap::new());
+    assert_eq!(operation.get_blocking::<Web>(other).unwrap().port, 2, "a mixture");
+    assert_eq!(operation.files_blocking(other).unwrap().read_to_string("sub/deep").unwrap(), web(2));
+    let third = operation.get_blocking::<serde_json::Value>("services/third");
+    assert!(matches!(third, Err(Error::NotExported { .. })), "{third:?}");
+}
+
+#[test]
 fn a_gap_between_folders_proves_nothing() {
     let export = Export::with(2, &[(WEB, &web(2))]);
     for sequence in [5, 8] {
