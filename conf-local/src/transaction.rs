@@ -326,16 +326,7 @@ impl Host {
         }
         let (header, plan) = loop {
             let plan = export::plan(&have.contents, &contents);
-            let header = Header {
-                datacenter: self.datacenter.clone(),
-                host: self.name.clone(),
-                sequence: snapshot.sequence,
-                commit: snapshot.commit,
-                parent: snapshot.parent,
-                time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-                faults: faults.clone(),
-                through: None,
-            };
+            let header = self.header(snapshot, faults.clone());
             self.export.build(&header, &plan, anew)?;
             // A crash after this leaves duties of a switch that never happened: dropped at the next start, or, of another try of
             // the same snapshot, told once without need.
@@ -407,6 +398,20 @@ impl Host {
     pub(crate) fn restore_places(&mut self) {
         if let Some((_, kept)) = self.export.current() {
             self.place.restore(&self.export, &kept.contents);
+        }
+    }
+
+    /// What a folder made now says of itself.
+    fn header(&self, snapshot: &Snapshot, faults: BTreeMap<ComponentVersion, String>) -> Header {
+        Header {
+            datacenter: self.datacenter.clone(),
+            host: self.name.clone(),
+            sequence: snapshot.sequence,
+            commit: snapshot.commit,
+            parent: snapshot.parent,
+            time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            faults,
+            through: None,
         }
     }
 

@@ -15,17 +15,24 @@ const MOST_HELD: usize = if cfg!(test) { 3 } else { 256 };
 
 impl Export {
     /// Decides which of `outdated` (newest first) go now, and takes each for its removal: the lock lasts as long as the folder
-    /// that is answered with it.
+    /// that is answered with it. One that somebody else removed has none.
     pub(super) fn let_go(
         &self,
         outdated: Vec<Sequence>,
         retention: Retention,
         now: SystemTime,
-    ) -> io::Result<Vec<(Sequence, Folder)>> {
+    ) -> io::Result<Vec<(Sequence, Option<Folder>)>> {
         let mut gone = Vec::new();
         let mut held = 0;
         for sequence in outdated {
-            let folder = self.snapshots.enter(&sequence.to_string())?;
+            let folder = match self.snapshots.enter(&sequence.to_string()) {
+                Ok(folder) => folder,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    gone.push((sequence, None));
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             let asked = || self.was_asked(sequence, &folder, retention.younger_than, now);
             // Looked at before as well, so that whoever asks again hardly ever meets this lock.
             if asked()? || !folder.lock_alone()? || asked()? {
@@ -35,7 +42,7 @@ impl Export {
                 }
                 tracing::warn!(%sequence, "removed although it is in use: {MOST_HELD} older ones are kept for readers already");
             }
-            gone.push((sequence, folder));
+            gone.push((sequence, Some(folder)));
         }
         Ok(gone)
     }
@@ -118,6 +125,16 @@ mod tests {
         assert_eq!(left(&export), [3, 7, 8]);
         export.retire(retention, &BTreeSet::new(), now + Duration::from_secs(31)).unwrap();
         assert_eq!(left(&export), [7, 8]);
+    }
+
+    #[test]
+    fn what_somebody_removed_holds_nothing_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut export = export_with(folder.path(), 1..=4);
+        std::fs::remove_dir_all(folder.path().join("snapshots/2")).unwrap();
+        let retention = Retention { last: 1, younger_than: Duration::ZERO };
+        export.retire(retention, &BTreeSet::new(), UNIX_EPOCH + Duration::from_secs(5000)).unwrap();
+        assert_eq!(left(&export), [4]);
     }
 
     #[test]

@@ -109,19 +109,10 @@ impl Placements {
                 tracing::warn!(%error, "the journal of placed files cannot be written");
             }
         }
-        Ok(Placements {
-            entries,
-            journal,
-            errors: BTreeMap::new(),
-            staged: Vec::new(),
-            held_back: BTreeSet::new(),
-            refused: BTreeSet::new(),
-        })
+        Ok(Placements::new(entries, journal))
     }
 
-    /// Places nothing, and leaves what was placed as it is.
-    pub fn none(state: &Path) -> Self {
-        let (entries, journal) = (Vec::new(), Journal::open(state));
+    fn new(entries: Vec<PlaceEntry>, journal: Journal) -> Self {
         Placements {
             entries,
             journal,
@@ -130,6 +121,11 @@ impl Placements {
             held_back: BTreeSet::new(),
             refused: BTreeSet::new(),
         }
+    }
+
+    /// Places nothing, and leaves what was placed as it is.
+    pub fn none(state: &Path) -> Self {
+        Placements::new(Vec::new(), Journal::open(state))
     }
 
     /// True while something is not as it should be: worth another try.

@@ -1,8 +1,6 @@
 //! An older snapshot than the exported one, rendered beside it for operations that are pinned to it: no checks, no places,
 //! no switch, nobody told.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use git2::Repository as Git;
 use libconf::{
     name::{CommitId, Sequence},
@@ -64,16 +62,7 @@ impl Host {
         let (mut contents, faults) = self.stage(git, &model, &have, false)?;
         // What keeps other files in the export has none here: those would be of another snapshot.
         contents.retain(|name, _| model.inputs.contains_key(name) && !faults.contains_key(name));
-        let header = Header {
-            datacenter: self.datacenter.clone(),
-            host: self.name.clone(),
-            sequence: snapshot.sequence,
-            commit: snapshot.commit,
-            parent: snapshot.parent,
-            time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
-            faults,
-            through: Some(through),
-        };
+        let header = Header { through: Some(through), ..self.header(snapshot, faults) };
         let plan = export::plan(&have.contents, &contents);
         Ok(self.export.keep_older(header, &plan, contents)?)
     }
