@@ -231,11 +231,45 @@ fn words(mut schema: Value) -> String {
     cut(&all.join(", "))
 }
 
+/// Whether two schemas differ in nothing but what explains them.
+pub(super) fn say_the_same(one: &Value, other: &Value) -> bool {
+    // A note may be referred to, and is a rule then.
+    one == other || (refer_to_definitions(one) && refer_to_definitions(other) && bare(one) == bare(other))
+}
+
+/// Whether every reference leads to a definition, or to the whole.
+fn refer_to_definitions(schema: &Value) -> bool {
+    let leads_there = |reference: &Value| {
+        let reference = reference.as_str().and_then(|reference| reference.strip_prefix('#'));
+        reference.is_some_and(|place| {
+            let name = ["/$defs/", "/definitions/"].iter().find_map(|folder| place.strip_prefix(folder));
+            place.is_empty() || name.is_some_and(|name| !name.contains('/'))
+        })
+    };
+    match schema {
+        Value::Object(members) => members.iter().all(|(key, value)| {
+            // A setting may have that name, which only makes the answer more careful.
+            let refers = key == "$ref" || key == "$dynamicRef" || key == "$recursiveRef";
+            (!refers || leads_there(value)) && refer_to_definitions(value)
+        }),
+        Value::Array(items) => items.iter().all(refer_to_definitions),
+        _ => true,
+    }
+}
+
 /// What of a schema says what is allowed, without what only explains it.
-pub(super) fn bare(schema: &Value) -> Value {
+fn bare(schema: &Value) -> Value {
     const NOTES: [&str; 8] =
         ["title", "description", "$comment", "default", "examples", "deprecated", "readOnly", "writeOnly"];
-    const NAMED: [&str; 5] = ["properties", "patternProperties", "$defs", "definitions", "dependentSchemas"];
+    const NAMED: [&str; 7] = [
+        "properties",
+        "patternProperties",
+        "$defs",
+        "definitions",
+        "dependentSchemas",
+        "dependentRequired",
+        "dependencies",
+    ];
     const LITERAL: [&str; 3] = ["const", "enum", "required"];
     let Value::Object(members) = schema else {
         return match schema {

@@ -119,7 +119,7 @@ impl<'a> Side<'a> {
 
 /// What `inner` allows and `outer` does not, or may not; nothing only where it is proven that there is nothing.
 fn differences(inner: &Side<'_>, outer: &Side<'_>) -> Vec<(Pointer, What)> {
-    if inner.written == outer.written || explain::bare(inner.written) == explain::bare(outer.written) {
+    if explain::say_the_same(inner.written, outer.written) {
         return Vec::new();
     }
     for side in [inner, outer] {

@@ -12,6 +12,36 @@ fn found(before: &Value, after: &Value) -> Vec<(Direction, String, String)> {
     found.into_iter().map(|lack| (lack.direction, lack.pointer.clone(), lack.to_string())).collect()
 }
 
+#[test]
+fn what_looks_like_a_note_and_is_a_rule_is_compared() {
+    let referred = |most: u64| {
+        json!({
+            "properties": {"port": {"$ref": "#/x-types/port"}},
+            "x-types": {"port": {"type": "integer", "maximum": most}},
+        })
+    };
+    let within = |most: u64| {
+        json!({
+            "properties": {"port": {"$ref": "#/$defs/web/x-port"}},
+            "$defs": {"web": {"x-port": {"type": "integer", "maximum": most}}},
+        })
+    };
+    let required = |key: &str, with: Value| json!({"dependentRequired": {key: with}});
+    let draft_7 =
+        |with: Value| json!({"$schema": "http://json-schema.org/draft-07/schema#", "dependencies": {"title": with}});
+    for (before, after) in [
+        (referred(100), referred(1000)),
+        (within(100), within(1000)),
+        (required("description", json!(["lang"])), json!({"dependentRequired": {}})),
+        (required("x-a", json!(["lang"])), json!({"dependentRequired": {}})),
+        (draft_7(json!(["l"])), draft_7(json!([]))),
+    ] {
+        assert!(!places(&before, &after, "backward").is_empty(), "{before} to {after}");
+    }
+    let noted = |note: &str| json!({"$ref": "#/$defs/a", "$defs": {"a": {"type": "object", "description": note}}});
+    assert_eq!(places(&noted("one"), &noted("two"), "full"), [""; 0]);
+}
+
 fn promising(mut schema: Value, promise: &str) -> Value {
     schema["x-compatibility"] = json!(promise);
     schema

@@ -239,6 +239,9 @@ fn settings_without_a_schema_keep_their_keys_where_the_class_asks_for_it() {
         &["datacenters/us-west/v1: overrides/services/web.yaml:1: /pool/size"],
     );
     layer("port: 90\n").land();
+    // A schema that comes in the same change does not free it.
+    let freed = settings("port: 81\nmore: true\n").file(WEB, "config.schema.json", "{\"x-compatibility\": \"none\"}\n");
+    refused(&site, freed, &["/pool: not backward compatible: the key is gone"]);
     // The promise is the one that was given before.
     let both = promise("").file(WEB, "config.yaml", "port: 81\n").option("--push-option=allow-shrink");
     refused(&site, both, &["/more", "/pool"]);
