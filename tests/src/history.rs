@@ -58,12 +58,25 @@ impl Truth {
     }
 }
 
-/// Reads a file of lines as a participant writes them. The last one may be cut off, where the process was killed.
+/// Reads a file of lines as participants write them. A line may be cut off where its process was killed: then it is the last
+/// one of that process, and what stands after it another wrote.
 pub fn read(path: &Path) -> Vec<Observation> {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-    let read = |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{line}: {error}"));
-    whole.lines().map(read).collect()
+    let mut cut: Option<(&str, u32)> = None;
+    let mut seen: Vec<Observation> = Vec::new();
+    for line in text.lines() {
+        match serde_json::from_str::<Observation>(line) {
+            Ok(one) => {
+                if let Some((cut, _)) = cut.take_if(|(_, process)| *process == one.process) {
+                    panic!("a process goes on after a line that is cut off: {cut}");
+                }
+                seen.push(one);
+            }
+            Err(error) if error.is_eof() => cut = seen.last().map(|last| (line, last.process)),
+            Err(error) => panic!("{line}: {error}"),
+        }
+    }
+    seen
 }
 
 /// Everything in what each datacenter's participants saw that cannot be, in words; each file's lines in their order.
@@ -145,10 +158,20 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_was_cut_off_is_passed_over() {
+    fn a_line_that_was_cut_off_is_the_last_one_of_its_process() {
         let file = tempfile::NamedTempFile::new().expect("a temporary file can be made");
-        let line = r#"{"service":"web","process":1,"order":0,"current":3,"pinned":3,"round":1,"local":0}"#;
-        fs::write(file.path(), format!("{line}\n{}", &line[..40])).expect("it can be written");
-        assert_eq!(read(file.path()), [seen(1, 3, 3, 1, 0)]);
+        let line = |process: u32| {
+            format!(r#"{{"service":"web","process":{process},"order":0,"current":3,"pinned":3,"round":1,"local":0}}"#)
+        };
+        let written = |lines: &[&str]| {
+            fs::write(file.path(), lines.join("\n")).expect("it can be written");
+            std::panic::catch_unwind(|| read(file.path()))
+        };
+        let (one, two) = (line(1), line(2));
+        assert_eq!(written(&[&one, &one[..40]]).expect("it can be read"), [seen(1, 3, 3, 1, 0)]);
+        let both = [seen(1, 3, 3, 1, 0), seen(2, 3, 3, 1, 0)];
+        assert_eq!(written(&[&one, &one[..40], &two, ""]).expect("it can be read"), both);
+        written(&[&one, &one[..40], &one]).expect_err("its process was not killed");
+        written(&[&one, &one[1..], &two]).expect_err("that is no line's beginning");
     }
 }

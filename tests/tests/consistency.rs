@@ -180,15 +180,24 @@ fn run(
                 }
             });
         }
-        let truth = change(&master, changes, |number| {
+        // However changing ends, callers end after it.
+        let _changed = Raised(changed);
+        change(&master, changes, |number| {
             eventually_within(10 * DEADLINE, "operations to go on", || {
                 let now = answered.load(Ordering::Relaxed);
                 if now >= (number - 1) * operations / changes { Ok(()) } else { Err(format!("{now} answered")) }
             });
-        });
-        changed.store(true, Ordering::Relaxed);
-        truth
+        })
     })
+}
+
+/// Raises a flag when it goes.
+struct Raised<'f>(&'f AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Reads at each of these versions through each service.

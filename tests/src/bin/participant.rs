@@ -8,7 +8,7 @@
 use std::{
     convert::Infallible,
     fs::File,
-    io::Write,
+    io::{self, Read, Seek, SeekFrom, Write},
     net::SocketAddr,
     sync::{
         Arc, Mutex,
@@ -79,7 +79,8 @@ impl Participant {
             "round": value.round,
             "local": value.local,
         });
-        writeln!(history, "{observation}")?;
+        // In one piece: only a kill cuts a line off, and that is the last one of its process.
+        history.write_all(format!("{observation}\n").as_bytes())?;
         Ok(observation)
     }
 
@@ -122,6 +123,20 @@ impl Participant {
     }
 }
 
+/// Opens the history; a line that the process before could not end is ended.
+fn begin(history: &str) -> io::Result<File> {
+    let mut file = File::options().create(true).read(true).append(true).open(history)?;
+    let mut last = [0];
+    if file.metadata()?.len() > 0 {
+        file.seek(SeekFrom::End(-1))?;
+        file.read_exact(&mut last)?;
+        if last != *b"\n" {
+            file.write_all(b"\n")?;
+        }
+    }
+    Ok(file)
+}
+
 fn chain(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source()).map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
@@ -158,7 +173,7 @@ async fn main() -> Result<(), Failure> {
         next: next.first().map(|next| next.parse()).transpose()?,
         current: client.component(COMPONENT)?.typed()?,
         client,
-        history: Mutex::new(File::options().create(true).append(true).open(history)?),
+        history: Mutex::new(begin(history)?),
         seen: AtomicU64::new(0),
     });
     let listener = TcpListener::bind(listen).await?;
