@@ -33,7 +33,7 @@ use crate::name::{ComponentSelector, Sequence};
 const RECHECK: Duration = Duration::from_secs(30);
 
 /// The same while the export directory cannot be watched (it is missing, or the system's inotify limits are used up),
-/// or its snapshot could not be read.
+/// or something in its snapshot could not be read.
 const RECHECK_WHEN_BLIND: Duration = Duration::from_secs(1);
 
 /// Snapshots are kept for a while after they were replaced, so a reading that meets one just removed is rare.
@@ -61,14 +61,20 @@ pub(super) struct Known {
 pub(super) trait Follow: Send + Sync {
     /// Reads what it needs from `snapshot`, and gives the step that shows it; nothing is shown before.
     ///
-    /// [`Error::Read`] means that the snapshot cannot be read now, and is tried again. What is wrong with the content
-    /// is the follower's own to tell.
-    fn prepare<'a>(&'a self, snapshot: &Arc<Snapshot>) -> Result<Switch<'a>, Error>;
+    /// What it cannot read or take is its own fault, and holds up no other: it keeps the last good value.
+    fn prepare<'a>(&'a self, snapshot: &Arc<Snapshot>) -> Switch<'a>;
 
-    /// What of the newest snapshot it could not take, and why, while that is so.
-    fn fault(&self) -> Option<(ComponentSelector, Arc<Error>)> {
-        None
-    }
+    /// What of the newest snapshot it could not take, while that is so. With [`Error::Read`] it is asked to
+    /// [prepare](Follow::prepare) again at the next look.
+    fn fault(&self) -> Option<Fault>;
+}
+
+/// What one who follows could not take.
+#[derive(Clone, Debug)]
+pub(super) struct Fault {
+    /// Of which component, where it is of one alone.
+    pub(super) component: Option<ComponentSelector>,
+    pub(super) error: Arc<Error>,
 }
 
 /// Owns the thread; ends it when dropped.
@@ -188,7 +194,8 @@ impl Shared {
     /// What this process runs on.
     fn taken(&self) -> Taken {
         let following: Vec<Arc<dyn Follow>> = self.followers().iter().filter_map(Weak::upgrade).collect();
-        let faults = following.iter().filter_map(|one| one.fault()).collect();
+        let faults = following.iter().filter_map(|one| one.fault());
+        let faults = faults.filter_map(|fault| Some((fault.component?, fault.error))).collect();
         Taken { sequence: self.known.load().snapshot.sequence, faults }
     }
 
@@ -197,7 +204,7 @@ impl Shared {
             watch.renew(&self.export_dir);
             let taken = self.look();
             self.resolver.forget_unused();
-            let blind = !watch.sees() || taken.is_err();
+            let blind = !watch.sees() || !matches!(taken, Ok(Took::All));
             self.error.store(taken.err().map(Arc::new));
             // A closed channel cannot be: the owner of its other end ends this thread first.
             let _ = woken.recv_timeout(jittered(if blind { RECHECK_WHEN_BLIND } else { RECHECK }));
@@ -208,7 +215,7 @@ impl Shared {
     }
 
     /// Takes what `current` names now, when it is newer than what is held, and what the agent knows of it.
-    fn look(&self) -> Result<(), Error> {
+    fn look(&self) -> Result<Took, Error> {
         for _ in 1..TRIES {
             match self.look_once() {
                 // It was replaced while it was read: the newer one is what is wanted.
@@ -219,7 +226,7 @@ impl Shared {
         self.look_once().map_err(|(_, error)| error)
     }
 
-    fn look_once(&self) -> Result<(), (Identity, Error)> {
+    fn look_once(&self) -> Result<Took, (Identity, Error)> {
         let held = self.known.load_full();
         // Asked before anything is opened: most looks find nothing new, or a higher central sequence alone.
         let named = Snapshot::named(&self.export_dir).map_err(|error| (identity(&held.snapshot), error))?;
@@ -233,7 +240,7 @@ impl Shared {
         self.take(&held, &snapshot).map_err(|error| (identity(&snapshot), error))
     }
 
-    fn take(&self, held: &Known, snapshot: &Arc<Snapshot>) -> Result<(), Error> {
+    fn take(&self, held: &Known, snapshot: &Arc<Snapshot>) -> Result<Took, Error> {
         if snapshot.sequence < held.snapshot.sequence {
             return Err(Error::WentBack { kept: held.snapshot.sequence, found: snapshot.sequence });
         }
@@ -241,28 +248,48 @@ impl Shared {
         if snapshot.sequence == held.snapshot.sequence {
             central = central.max(held.central);
         }
-        let known = Arc::new(Known { snapshot: Arc::clone(snapshot), central });
-        if Arc::ptr_eq(snapshot, &held.snapshot) {
-            if central > held.central {
-                self.known.store(known);
-                self.resolver.heard();
-            }
-            return Ok(());
-        }
+        let same = Arc::ptr_eq(snapshot, &held.snapshot);
         let mut followers = self.followers();
         followers.retain(|follower| follower.strong_count() > 0);
-        let following: Vec<Arc<dyn Follow>> = followers.iter().filter_map(Weak::upgrade).collect();
-        let switches = following.iter().map(|one| one.prepare(snapshot)).collect::<Result<Vec<Switch<'_>>, _>>()?;
-        // All was read. From here on nothing fails, and every handle is on the new snapshot within microseconds.
-        self.resolver.replaced(held, snapshot);
-        self.known.store(known);
+        let mut following: Vec<Arc<dyn Follow>> = followers.iter().filter_map(Weak::upgrade).collect();
+        // Of the snapshot that is held already, only what could not be read is tried again.
+        following.retain(|one| !same || is_unread(&**one));
+        let switches: Vec<Switch<'_>> = following.iter().map(|one| one.prepare(snapshot)).collect();
+        if !snapshot.is_there() {
+            // What was not found in it says nothing.
+            let source = io::Error::new(io::ErrorKind::NotFound, "the snapshot was removed while it was read");
+            return Err(Error::Read { path: snapshot.dir.clone(), source });
+        }
+        // From here on nothing fails, and every handle is on the new snapshot within microseconds.
+        if !same {
+            self.resolver.replaced(held, snapshot);
+        }
+        if !same || central > held.central {
+            self.known.store(Arc::new(Known { snapshot: Arc::clone(snapshot), central }));
+        }
         let tell: Vec<Tell<'_>> = switches.into_iter().filter_map(|switch| switch()).collect();
         drop(followers);
         tell.into_iter().for_each(|tell| tell());
-        self.resolver.heard();
-        self.acknowledge.soon();
-        Ok(())
+        let unread = following.iter().filter(|one| is_unread(&***one)).count();
+        if !same || central > held.central {
+            self.resolver.heard();
+        }
+        if !same || unread < following.len() {
+            self.acknowledge.soon();
+        }
+        Ok(if unread == 0 { Took::All } else { Took::Part })
     }
+}
+
+/// How much of what the process follows was read.
+enum Took {
+    All,
+    /// The rest is tried again.
+    Part,
+}
+
+fn is_unread(one: &dyn Follow) -> bool {
+    one.fault().is_some_and(|fault| matches!(*fault.error, Error::Read { .. }))
 }
 
 fn current(export_dir: &Path) -> Result<Arc<Snapshot>, Error> {

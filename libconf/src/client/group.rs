@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Error, Files, Signal,
-    follow::{Follow, Follower, Switch, Tell},
+    follow::{Fault, Follow, Follower, Switch, Tell},
     snapshot::Snapshot,
 };
 use crate::name::{ComponentName, ComponentSelector, Kind, Sequence};
@@ -81,8 +81,12 @@ impl Group {
     ) -> Result<Subscription, Error> {
         let mailbox = Arc::new(Mailbox::default());
         let watched = self.follower.join(|snapshot| {
-            let seen = Mutex::new(prints(snapshot, self.members.as_deref())?);
-            Ok(Watched { members: self.members.clone(), seen, mailbox: Arc::clone(&mailbox) })
+            let looked = Look::at(snapshot, self.members.as_deref(), &Prints::new());
+            if let Some((_, error)) = looked.unread {
+                return Err(error);
+            }
+            let (members, mailbox) = (self.members.clone(), Arc::clone(&mailbox));
+            Ok(Watched { members, seen: Mutex::new(looked.found), fault: Mutex::default(), mailbox })
         })?;
         let subscription =
             Subscription { mailbox: Arc::clone(&mailbox), _watched: watched, _follower: Arc::clone(&self.follower) };
@@ -202,56 +206,83 @@ type Prints = BTreeMap<ComponentSelector, Vec<PathBuf>>;
 struct Watched {
     members: Option<Vec<ComponentSelector>>,
     seen: Mutex<Prints>,
+    fault: Mutex<Option<Fault>>,
     mailbox: Arc<Mailbox>,
 }
 
 impl Follow for Watched {
-    fn prepare<'a>(&'a self, snapshot: &Arc<Snapshot>) -> Result<Switch<'a>, Error> {
-        let found = prints(snapshot, self.members.as_deref())?;
+    fn prepare<'a>(&'a self, snapshot: &Arc<Snapshot>) -> Switch<'a> {
+        let Look { found, unread } = Look::at(snapshot, self.members.as_deref(), &lock(&self.seen));
         let snapshot = Arc::clone(snapshot);
-        Ok(Box::new(move || {
-            let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        Box::new(move || {
+            let mut seen = lock(&self.seen);
             let all: BTreeSet<&ComponentSelector> = seen.keys().chain(found.keys()).collect();
             let differs = all.into_iter().filter(|component| seen.get(component) != found.get(component));
             let changed: BTreeSet<ComponentSelector> = differs.cloned().collect();
             *seen = found;
+            *lock(&self.fault) = unread.map(|(component, error)| Fault { component, error: Arc::new(error) });
             (!changed.is_empty()).then(|| -> Tell<'a> { Box::new(move || self.mailbox.put(snapshot, changed)) })
-        }))
+        })
+    }
+
+    fn fault(&self) -> Option<Fault> {
+        lock(&self.fault).clone()
     }
 }
 
-fn prints(snapshot: &Snapshot, members: Option<&[ComponentSelector]>) -> Result<Prints, Error> {
-    let failed = |path: PathBuf| move |source| Error::Read { path, source };
-    let mut found = Prints::new();
-    let inside = snapshot.inside();
-    if let Some(members) = members {
-        for member in members {
-            let name = member.component.to_string();
-            let print = print_of(&inside.join(&name), member).map_err(failed(snapshot.dir.join(name)))?;
-            found.extend(print.map(|print| (member.clone(), print)));
+/// What a look at a snapshot found.
+#[derive(Default)]
+struct Look {
+    /// Of what could not be read, as it was seen before.
+    found: Prints,
+    /// One thing that could not be read, and of which component it is, where it is of one alone.
+    unread: Option<(Option<ComponentSelector>, Error)>,
+}
+
+impl Look {
+    fn at(snapshot: &Snapshot, members: Option<&[ComponentSelector]>, before: &Prints) -> Self {
+        let (mut look, inside) = (Look::default(), snapshot.inside());
+        match members {
+            Some(members) => members.iter().for_each(|member| look.read(snapshot, &inside, member.clone(), before)),
+            None => Kind::ALL.into_iter().for_each(|kind| match of_kind(snapshot, &inside, kind) {
+                Ok(members) => members.into_iter().for_each(|member| look.read(snapshot, &inside, member, before)),
+                Err(source) => {
+                    look.unread = Some((None, Error::Read { path: snapshot.dir.join(kind.as_str()), source }));
+                    let seen = before.iter().filter(|(member, _)| member.component.kind == kind);
+                    look.found.extend(seen.map(|(member, print)| (member.clone(), print.clone())));
+                }
+            }),
         }
-        return Ok(found);
+        look
     }
-    for kind in Kind::ALL {
-        let path = snapshot.dir.join(kind.as_str());
-        let entries = match fs::read_dir(inside.join(kind.as_str())) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == io::ErrorKind::NotFound && snapshot.is_there() => continue,
-            Err(error) => return Err(failed(path)(error)),
-        };
-        for entry in entries {
-            let entry = entry.map_err(failed(path.clone()))?;
-            let Some(name) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-            let member = ComponentSelector { component: ComponentName { kind, name }, version: None };
-            let print = print_of(&entry.path(), &member).map_err(failed(path.join(entry.file_name())))?;
-            found.extend(print.map(|print| (member, print)));
-        }
+
+    fn read(&mut self, snapshot: &Snapshot, inside: &Path, member: ComponentSelector, before: &Prints) {
+        let name = member.component.to_string();
+        let print = print_of(&inside.join(&name), &member).unwrap_or_else(|source| {
+            self.unread = Some((Some(member.clone()), Error::Read { path: snapshot.dir.join(name), source }));
+            before.get(&member).cloned()
+        });
+        self.found.extend(print.map(|print| (member, print)));
     }
-    Ok(found)
+}
+
+/// The components of one kind that stand in the snapshot.
+fn of_kind(snapshot: &Snapshot, inside: &Path, kind: Kind) -> io::Result<Vec<ComponentSelector>> {
+    let entries = match fs::read_dir(inside.join(kind.as_str())) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound && snapshot.is_there() => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut members = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_str().and_then(|name| name.parse().ok());
+        members.extend(name.map(|name| ComponentSelector { component: ComponentName { kind, name }, version: None }));
+    }
+    Ok(members)
 }
 
 /// What the component in this folder of the snapshot leads to; none when it is not there.
-fn print_of(path: &std::path::Path, member: &ComponentSelector) -> io::Result<Option<Vec<PathBuf>>> {
+fn print_of(path: &Path, member: &ComponentSelector) -> io::Result<Option<Vec<PathBuf>>> {
     let present = |found: io::Result<PathBuf>| match found {
         Ok(target) => Ok(Some(target)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -277,6 +308,10 @@ fn print_of(path: &std::path::Path, member: &ComponentSelector) -> io::Result<Op
     }
     targets.sort();
     Ok(Some(targets))
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -1,4 +1,12 @@
-use std::{fs, path::Path, sync::Arc, thread, time::Duration};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::symlink,
+    path::Path,
+    sync::{Arc, mpsc},
+    thread,
+    time::Duration,
+};
 
 use serde::Deserialize;
 
@@ -72,6 +80,40 @@ fn a_panic_in_the_programs_parsing_is_a_refusal() {
     until("the refusal", || web.last_error().is_some());
     export.switch(3, &[("services/web/latest", r#"{"port":3}"#)]);
     assert!(web.changed_blocking(LONG).is_some(), "the following ended");
+}
+
+#[test]
+fn a_component_that_cannot_be_read_holds_up_no_other_and_is_tried_again() {
+    const NAMES: [&str; 2] = ["services/web/latest", "services/db/latest"];
+    let export = Export::with(1, &NAMES.map(|name| (name, r#"{"port":1}"#)));
+    let client = export.client();
+    let typed = |name| client.component(name).unwrap().typed::<Web>().unwrap();
+    let (mut web, mut db) = (typed(NAMES[0]), typed(NAMES[1]));
+    let (tell, told) = mpsc::channel();
+    let listening = client.group(NAMES).unwrap().on_change(move |change| {
+        tell.send((change.sequence().0, change.changed().map(ToString::to_string).collect::<Vec<_>>())).unwrap();
+    });
+    let _listening = listening.unwrap();
+    export.lay_out(2, Some(1), &NAMES.map(|name| (name, r#"{"port":2}"#)), &BTreeMap::new());
+    // A link that leads to itself: root cannot read it either.
+    let unread = export.path.join("snapshots/2/services/db/latest.json");
+    let stored = fs::read_link(&unread).unwrap();
+    fs::remove_file(&unread).unwrap();
+    symlink("latest.json", &unread).unwrap();
+    export.let_current_name(2);
+    let now = web.changed_blocking(LONG).expect("a change of the other");
+    assert_eq!((now.port, now.sequence().0, client.sequence().0, client.begin().sequence().0), (2, 2, 2, 2));
+    assert_eq!(told.recv_timeout(LONG).unwrap(), (2, vec![NAMES[0].to_owned()]));
+    assert_eq!((db.current().port, db.sequence().0), (1, 1));
+    assert!(matches!(*db.last_error().unwrap(), Error::Read { .. }));
+    assert!(client.last_error().is_none(), "one component's fault is not the client's");
+    // Nothing tells that it can be read now.
+    symlink(stored, unread.with_extension("new")).unwrap();
+    fs::rename(unread.with_extension("new"), &unread).unwrap();
+    let now = db.changed_blocking(LONG).expect("it is tried again");
+    assert_eq!((now.port, now.sequence().0), (2, 2));
+    assert!(db.last_error().is_none());
+    assert_eq!(told.recv_timeout(LONG).unwrap(), (2, vec![NAMES[1].to_owned()]));
 }
 
 #[test]

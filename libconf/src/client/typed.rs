@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Error,
-    follow::{Follow, Follower, Switch, Tell},
+    follow::{Fault, Follow, Follower, Switch, Tell},
     snapshot::Snapshot,
 };
 use crate::name::{ComponentSelector, ComponentVersion, Sequence};
@@ -84,7 +84,9 @@ impl<T> Typed<T> {
 
     /// Why the newest settings were not taken, while that is so; the value stays the last good one.
     ///
-    /// [`Error::Shape`] when they are no `T`, [`Error::NotExported`] when the component was removed.
+    /// [`Error::Shape`] when they are no `T`, [`Error::NotExported`] when the component was removed, [`Error::Read`] when this
+    /// process cannot read them (such as settings with secrets, which are for root and the agent's own user): that is
+    /// tried again.
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.cell.error.load_full()
     }
@@ -200,9 +202,8 @@ impl<T: DeserializeOwned> Cell<T> {
 }
 
 impl<T: DeserializeOwned + Send + Sync> Follow for Cell<T> {
-    fn prepare<'a>(&'a self, snapshot: &Arc<Snapshot>) -> Result<Switch<'a>, Error> {
-        Ok(match self.next(snapshot) {
-            Err(failed @ Error::Read { .. }) => return Err(failed),
+    fn prepare<'a>(&'a self, snapshot: &Arc<Snapshot>) -> Switch<'a> {
+        match self.next(snapshot) {
             Err(refused) => Box::new(move || {
                 self.error.store(Some(Arc::new(refused)));
                 None
@@ -213,10 +214,10 @@ impl<T: DeserializeOwned + Send + Sync> Follow for Cell<T> {
                 self.error.store(None);
                 changed.then(|| -> Tell<'a> { Box::new(|| _ = self.changed.notify(usize::MAX)) })
             }),
-        })
+        }
     }
 
-    fn fault(&self) -> Option<(ComponentSelector, Arc<Error>)> {
-        Some((self.selector.clone(), self.error.load_full()?))
+    fn fault(&self) -> Option<Fault> {
+        Some(Fault { component: Some(self.selector.clone()), error: self.error.load_full()? })
     }
 }
