@@ -5,7 +5,7 @@ use libconf::{
     name::Sequence,
     tier::http::{self as answer, Response},
 };
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::{Refusal, Service, patience, refusal};
 use crate::demand::Unavailable;
@@ -27,13 +27,52 @@ impl Service {
     }
 }
 
+/// The body of a refusal.
+#[derive(Debug, Serialize)]
+struct Refused {
+    /// For people, as in every refusal.
+    error: String,
+    /// For programs: libconf takes `none-so-old` as final, and asks again after all others.
+    reason: &'static str,
+}
+
 fn refuse(error: &Unavailable) -> Refusal {
-    let status = match error {
-        Unavailable::Nothing | Unavailable::Busy | Unavailable::Stopping => StatusCode::SERVICE_UNAVAILABLE,
-        Unavailable::TooOld(_) => StatusCode::NOT_FOUND,
-        Unavailable::Late { .. } => StatusCode::GATEWAY_TIMEOUT,
-        Unavailable::Nobody { .. } => StatusCode::BAD_GATEWAY,
-        Unavailable::Broken(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    let (status, reason) = match error {
+        Unavailable::Nothing => (StatusCode::SERVICE_UNAVAILABLE, "nothing-exported"),
+        Unavailable::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy"),
+        Unavailable::Stopping => (StatusCode::SERVICE_UNAVAILABLE, "stopping"),
+        Unavailable::TooOld(_) => (StatusCode::NOT_FOUND, "none-so-old"),
+        Unavailable::Late { .. } => (StatusCode::GATEWAY_TIMEOUT, "not-in-time"),
+        Unavailable::Nobody { .. } => (StatusCode::BAD_GATEWAY, "nobody-has-it"),
+        Unavailable::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, "broken"),
     };
-    refusal(status, error)
+    Refusal(Box::new(answer::json(status, &Refused { error: error.to_string(), reason })))
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn every_refusal_says_its_reason() {
+        let (change, missing) = (Sequence(3), "s1 is away".to_owned());
+        for (error, status, reason) in [
+            (Unavailable::Nothing, 503, "nothing-exported"),
+            (Unavailable::Busy, 503, "busy"),
+            (Unavailable::Stopping, 503, "stopping"),
+            (Unavailable::TooOld(change), 404, "none-so-old"),
+            (Unavailable::Late { change, missing: missing.clone() }, 504, "not-in-time"),
+            (Unavailable::Nobody { change, missing }, 502, "nobody-has-it"),
+            (Unavailable::Broken("the disk is full".to_owned()), 500, "broken"),
+        ] {
+            let response = *refuse(&error).0;
+            assert_eq!(response.status(), status, "{error}");
+            let body = response.into_body().collect().await.unwrap().to_bytes();
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            assert_eq!(body, json!({"error": error.to_string(), "reason": reason}));
+        }
+    }
 }

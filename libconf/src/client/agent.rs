@@ -22,6 +22,9 @@ const ANSWER_BYTES: u64 = 16 << 20;
 /// The longest that the agent lets one question wait; who wants to wait longer asks again.
 pub(super) const LONGEST_QUESTION: Duration = Duration::from_secs(60);
 
+/// The word of conf-local's `GET /v1/at/<w>` for a datacenter that began later.
+const NONE_SO_OLD: &str = "none-so-old";
+
 /// What the agent may take beyond the time that it was asked to wait at most.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -89,17 +92,21 @@ pub(super) fn patience(deadline: Instant) -> Instant {
 /// What the agent's answer to [`at`] says.
 pub(super) fn read_at(sequence: Sequence, answer: io::Result<Answer>) -> Result<At, Refused> {
     let answer = answer.map_err(|error| Refused::NotNow(format!("the agent of this host does not answer: {error}")))?;
-    match answer.status {
-        200 => {
-            let at: At = answer.json().map_err(|error| Refused::NotNow(error.to_string()))?;
-            let fits = at.from == at.sequence && at.from <= sequence && sequence <= at.through;
-            fits.then_some(at).ok_or_else(|| Refused::NotNow("the agent answered for another change".to_owned()))
-        }
-        404 if answer.error().is_some() => Err(Refused::NoneSoOld),
-        status => Err(Refused::NotNow(answer.error().unwrap_or_else(|| {
-            format!("the agent of this host answers {status}; is it of an earlier version than this program's libconf?")
-        }))),
+    if answer.status == 200 {
+        let at: At = answer.json().map_err(|error| Refused::NotNow(error.to_string()))?;
+        let fits = at.from == at.sequence && at.from <= sequence && sequence <= at.through;
+        return fits.then_some(at).ok_or_else(|| Refused::NotNow("the agent answered for another change".to_owned()));
     }
+    let status = answer.status;
+    let earlier =
+        format!("the agent of this host answers {status}; is it of an earlier version than this program's libconf?");
+    Err(match answer.refusal() {
+        // Final, so nothing but the agent's own word for it is taken as that.
+        Some(Refusal { reason: Some(reason), .. }) if reason == NONE_SO_OLD => Refused::NoneSoOld,
+        Some(Refusal { error, reason: Some(_) }) => Refused::NotNow(error),
+        Some(Refusal { error, reason: None }) => Refused::NotNow(format!("{earlier} It says: {error}")),
+        None => Refused::NotNow(earlier),
+    })
 }
 
 /// Sends one request and reads the answer, until `deadline`; only connecting may take longer, see [`export_dir`].
@@ -183,14 +190,18 @@ impl Answer {
         serde_json::from_slice(&self.body).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
     }
 
-    /// The words of a refusal.
-    fn error(&self) -> Option<String> {
-        #[derive(Deserialize)]
-        struct Words {
-            error: String,
-        }
-        serde_json::from_slice::<Words>(&self.body).ok().map(|words| words.error)
+    fn refusal(&self) -> Option<Refusal> {
+        serde_json::from_slice(&self.body).ok()
     }
+}
+
+/// The body of a refusal.
+#[derive(Debug, Deserialize)]
+struct Refusal {
+    /// For people.
+    error: String,
+    /// The agent's word for why there is no snapshot for a change; none in what it says of anything else.
+    reason: Option<String>,
 }
 
 #[cfg(test)]
@@ -226,9 +237,13 @@ mod tests {
         assert!(matches!(read(&body(8, 9)), Err(Refused::NotNow(_))));
         assert!(matches!(read("{}"), Err(Refused::NotNow(_))));
         let refused = |head: &str, body: &str| read_at(Sequence(7), answer(head, body)).unwrap_err();
-        assert_eq!(refused("HTTP/1.0 404 Not Found", r#"{"error":"none so old"}"#), Refused::NoneSoOld);
+        let none = r#"{"error":"no configuration as old as change 7","reason":"none-so-old"}"#;
+        assert_eq!(refused("HTTP/1.0 404 Not Found", none), Refused::NoneSoOld);
         // An agent that does not have the route at all is no word about the datacenter.
-        assert!(matches!(refused("HTTP/1.0 404 Not Found", "nothing here"), Refused::NotNow(_)));
-        assert_eq!(refused("HTTP/1.0 504 Gateway Timeout", r#"{"error":"away"}"#), Refused::NotNow("away".to_owned()));
+        for body in ["nothing here", r#"{"error":"there is nothing at this path"}"#] {
+            assert!(matches!(refused("HTTP/1.0 404 Not Found", body), Refused::NotNow(_)), "{body}");
+        }
+        let away = r#"{"error":"away","reason":"not-in-time"}"#;
+        assert_eq!(refused("HTTP/1.0 504 Gateway Timeout", away), Refused::NotNow("away".to_owned()));
     }
 }

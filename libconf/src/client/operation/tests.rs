@@ -181,7 +181,7 @@ fn concurrent_questions_for_one_change_are_one() {
 fn what_the_agent_says_is_missing_is_said_in_time() {
     let export = Export::with(8, &[(WEB, &web(8))]);
     let agent = FakeAgent::start(|target, _| match target {
-        target if target.starts_with("/v1/at/2?") => (404, r#"{"error":"none so old"}"#.to_owned()),
+        target if target.starts_with("/v1/at/2?") => (404, r#"{"error":"too old","reason":"none-so-old"}"#.to_owned()),
         target if target.starts_with("/v1/at/9?") => (504, r#"{"error":"s1 and s2 are away"}"#.to_owned()),
         _ => FakeAgent::at(3, 6),
     });
