@@ -180,11 +180,12 @@ impl Export {
     }
 
     /// Lets readers see what was built, in one step: its link, or, when its sequence is kept already, the folder itself, which
-    /// changes places with the one of before. After that step nothing is an error any more.
+    /// changes places with the one of before. After that step nothing is an error any more. The link is then made again, for
+    /// those who wait for a change of it.
     pub fn switch(&mut self, header: Header, contents: Contents) -> Result<(), ExportError> {
         let sequence = header.sequence;
         let replaces = self.take_up(header, contents)?;
-        if let Err(cause) = self.switch_link(&format!("snapshots/{sequence}")) {
+        if let Err(cause) = self.switch_link(&format!("snapshots/{sequence}"), replaces) {
             if !replaces {
                 self.kept.remove(&sequence);
             }
@@ -405,23 +406,30 @@ impl Export {
         Ok(hash)
     }
 
-    /// What `current` leads to is looked at, not what it should: a switch that has happened already is none.
-    fn switch_link(&mut self, target: &str) -> io::Result<()> {
+    /// What `current` leads to is looked at, not what it should: a switch that has happened already is none, unless it is to be
+    /// seen `again`.
+    fn switch_link(&mut self, target: &str, again: bool) -> io::Result<()> {
         let found = self.root.entry(CURRENT)?;
         if found != Some(Entry::Link) || self.root.read_link(CURRENT)? != target {
             if found.is_some_and(|found| found != Entry::Link) {
                 // Not ours, and in the way.
                 self.root.remove(CURRENT)?;
             }
-            self.root.remove(NEW)?;
-            self.root.link(NEW, target)?;
-            self.root.rename(NEW, &self.root, CURRENT)?;
+            self.make_link(target)?;
+        } else if again && let Err(error) = self.make_link(target) {
+            tracing::warn!(%error, path = %self.path.display(), "processes see the files made anew only at their next look");
         }
         // Readers see it by now; should this fail, a power cut may bring back the snapshot before, whole.
         if let Err(error) = self.root.sync() {
             tracing::warn!(%error, path = %self.path.display(), "the switch may not survive a power cut");
         }
         Ok(())
+    }
+
+    fn make_link(&self, target: &str) -> io::Result<()> {
+        self.root.remove(NEW)?;
+        self.root.link(NEW, target)?;
+        self.root.rename(NEW, &self.root, CURRENT).inspect_err(|_| drop(self.root.remove(NEW)))
     }
 
     /// Removes what nothing kept leads to.
@@ -503,3 +511,6 @@ fn remove_whole(folder: &Folder, name: &str) -> io::Result<()> {
         Err(_) => folder.remove(name),
     }
 }
+
+#[cfg(test)]
+mod tests;

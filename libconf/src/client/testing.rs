@@ -18,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use rustix::fs::{CWD, RenameFlags, renameat_with};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -105,8 +106,13 @@ impl Export {
         });
         fs::write(snapshot.join("snapshot.json"), header.to_string()).unwrap();
         let name = self.path.join(format!("snapshots/{sequence}"));
-        let _ = fs::rename(&name, self.path.join(format!("snapshots/.old-{sequence}")));
-        fs::rename(&snapshot, name).unwrap();
+        if name.exists() {
+            // Made once more: the one before is beside it while somebody reads in it.
+            renameat_with(CWD, &snapshot, CWD, &name, RenameFlags::EXCHANGE).unwrap();
+            fs::rename(&snapshot, name.with_added_extension("1")).unwrap();
+        } else {
+            fs::rename(&snapshot, name).unwrap();
+        }
     }
 
     /// What the agent writes when it knows more of the exported snapshot.

@@ -1,0 +1,33 @@
+use std::{fs, os::unix::fs::MetadataExt as _};
+
+use libconf::name::CommitId;
+
+use super::*;
+
+#[test]
+fn a_snapshot_that_is_made_once_more_is_a_new_link() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut export = Export::open(folder.path(), Vec::new()).unwrap();
+    let mut links = Vec::new();
+    for (sequence, fault) in [(1, None), (2, Some("in the way")), (2, None)] {
+        let component: ComponentVersion = "services/web/latest".parse().unwrap();
+        let header = Header {
+            datacenter: "us-west/v1".parse().unwrap(),
+            host: "web-1".parse().unwrap(),
+            sequence: Sequence(sequence),
+            commit: CommitId::from([u8::try_from(sequence).unwrap(); 20]),
+            parent: None,
+            time: 1000,
+            faults: fault.map(|fault| (component.clone(), fault.to_owned())).into_iter().collect(),
+            through: None,
+        };
+        let contents = Contents::from([(component, StoreHash::of(&format!("{sequence} {fault:?}")))]);
+        export.build(&header, &plan(&Contents::new(), &contents), true).unwrap();
+        export.switch(header, contents).unwrap();
+        let current = folder.path().join(CURRENT);
+        assert_eq!(fs::read_link(&current).unwrap(), Path::new(&format!("snapshots/{sequence}")));
+        links.push(fs::symlink_metadata(current).unwrap().ino());
+    }
+    // Who watches the folder of the link sees each of them; what changes places within `snapshots` is not there.
+    assert!(links[0] != links[1] && links[1] != links[2], "{links:?}");
+}
