@@ -1,6 +1,6 @@
 //! The delivery barrier: which hosts run a change, and whether they are enough. Decides by plain values, and asks nobody.
 
-use std::{fmt, num::NonZeroU8, str::FromStr, sync::Arc};
+use std::{collections::BTreeSet, fmt, num::NonZeroU8, str::FromStr, sync::Arc};
 
 use libconf::{
     name::{CommitId, DatacenterName, HostName, Sequence},
@@ -9,6 +9,7 @@ use libconf::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    chains::Chain,
     hosts::{GONE, Heard, Proof, ShownReport},
     inventory::Inventory,
 };
@@ -107,6 +108,10 @@ impl fmt::Display for Delivery {
                 let state = match (late.state, &late.error) {
                     (_, Some(error)) => format!(": {error}"),
                     (HostState::Updating, None) => " and works on a newer one".to_owned(),
+                    // Since it is here.
+                    _ if late.sequence >= one.sequence => {
+                        " of another history: conf-master knows no such snapshot".to_owned()
+                    }
                     _ => String::new(),
                 };
                 writeln!(f, "  {} is at #{}{state}", late.host, late.sequence)?;
@@ -157,7 +162,7 @@ pub struct DatacenterDelivery {
     pub delivered: usize,
     /// How many of these nothing but the word of a conf-slave speaks for.
     pub on_word: usize,
-    /// Those that run something older, or could not take it whole, as they last said.
+    /// Those that run something older or of another history, or could not take it whole, as they last said.
     pub late: Vec<ShownReport>,
     /// Those of which it is said that they run it, and that does not count, since they did not sign it.
     pub unproven: Vec<ShownReport>,
@@ -180,8 +185,16 @@ pub enum Counted {
 }
 
 impl DatacenterDelivery {
-    /// Sets what hosts said, sorted by their names, against the inventory of now. Lists are cut to `shown` entries.
-    pub fn judge(target: &Target, barrier: Barrier, inventory: &Inventory, heard: &[Arc<Heard>], shown: usize) -> Self {
+    /// Sets what hosts said, sorted by their names, against the inventory of now and the snapshots that the datacenter has made,
+    /// of which those of [`Target::asks`] are enough. Lists are cut to `shown` entries.
+    pub fn judge(
+        target: &Target,
+        barrier: Barrier,
+        inventory: &Inventory,
+        chain: &Chain,
+        heard: &[Arc<Heard>],
+        shown: usize,
+    ) -> Self {
         let counted = if inventory.hosts.is_empty() { Counted::Reports } else { Counted::Inventory };
         let counts = |one: &&Arc<Heard>| match counted {
             Counted::Inventory => inventory.hosts.contains_key(&one.report.host),
@@ -207,7 +220,7 @@ impl DatacenterDelivery {
             apart: Vec::new(),
             more: 0,
         };
-        let (run_it, late): (Vec<_>, Vec<_>) = own.into_iter().partition(|one| target.is_run_by(&one.report));
+        let (run_it, late): (Vec<_>, Vec<_>) = own.into_iter().partition(|one| target.is_run_by(&one.report, chain));
         let mut unproven = Vec::new();
         for one in run_it {
             let listed = inventory.hosts.get(&one.report.host).and_then(Option::as_ref);
@@ -241,15 +254,18 @@ fn cut<T, U>(list: &[T], shown: usize, more: &mut usize, show: impl Fn(&T) -> U)
 }
 
 impl Target {
-    /// A host whose components are held back, in part or whole, does not run it.
-    fn is_run_by(&self, report: &HostReport) -> bool {
-        let reached = match report.sequence.cmp(&self.sequence) {
-            std::cmp::Ordering::Less => false,
-            // Another snapshot under the same number is of another history.
-            std::cmp::Ordering::Equal => report.commit == Some(self.commit),
-            std::cmp::Ordering::Greater => true,
-        };
-        reached && report.state == HostState::Current
+    /// The changes whose snapshots must be known to say who runs it.
+    pub fn asks(&self, heard: &[Arc<Heard>]) -> BTreeSet<Sequence> {
+        heard.iter().map(|one| one.report.sequence).filter(|sequence| *sequence >= self.sequence).collect()
+    }
+
+    /// A host runs it that exports it, or a snapshot that came after it in the same history: a number alone says nothing, since
+    /// a copy of the repository that is brought back counts on from where it was made.
+    ///
+    /// One whose components are held back, in part or whole, does not run it.
+    fn is_run_by(&self, report: &HostReport, chain: &Chain) -> bool {
+        let is_ours = report.commit.is_some_and(|commit| chain.get(&report.sequence) == Some(&commit));
+        is_ours && report.sequence >= self.sequence && report.state == HostState::Current
     }
 }
 
@@ -276,7 +292,8 @@ mod tests {
         let hosts = listed.iter().map(|name| (name.parse().unwrap(), None)).collect();
         let target =
             Target { datacenter: "dc/v1".parse().unwrap(), sequence: Sequence(5), commit: COMMIT.parse().unwrap() };
-        let told = DatacenterDelivery::judge(&target, barrier(percent), &Inventory { hosts }, heard, 9);
+        let chain = [4, 5, 6, 7].map(|sequence| (Sequence(sequence), COMMIT.parse().unwrap())).into();
+        let told = DatacenterDelivery::judge(&target, barrier(percent), &Inventory { hosts }, &chain, heard, 9);
         let names =
             |list: &[ShownReport]| list.iter().map(|one| one.report.host.to_string()).collect::<Vec<_>>().join(" ");
         let silent: Vec<String> = told.silent.iter().map(ToString::to_string).collect();
@@ -311,17 +328,21 @@ mod tests {
     }
 
     #[test]
-    fn the_same_number_of_another_history_is_not_it() {
-        let mut other = heard("a", 5, "current").report.clone();
-        other.commit = Some(CommitId::ZERO);
-        check(&["a"], &[Arc::new(Heard::new(other))], "100", "false 0/1 of 1; late a; silent ; apart ");
+    fn a_number_of_another_history_is_not_it() {
+        // The same, one between, the newest, and one that nobody has made.
+        for sequence in [5, 6, 7, 9] {
+            let mut other = heard("a", sequence, "current").report.clone();
+            other.commit = Some(CommitId::ZERO);
+            check(&["a"], &[Arc::new(Heard::new(other))], "100", "false 0/1 of 1; late a; silent ; apart ");
+        }
+        check(&["a"], &[heard("a", 9, "current")], "100", "false 0/1 of 1; late a; silent ; apart ");
     }
 
     #[test]
     fn lists_are_cut_and_say_so() {
         let target = Target { datacenter: "dc/v1".parse().unwrap(), sequence: Sequence(5), commit: CommitId::ZERO };
         let all = [heard("a", 1, "current"), heard("b", 1, "current"), heard("c", 1, "current")];
-        let told = DatacenterDelivery::judge(&target, barrier("100"), &Inventory::default(), &all, 1);
+        let told = DatacenterDelivery::judge(&target, barrier("100"), &Inventory::default(), &Chain::new(), &all, 1);
         assert_eq!((told.late.len(), told.more, told.hosts), (1, 2, 3));
     }
 

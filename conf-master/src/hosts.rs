@@ -219,7 +219,7 @@ pub struct HostsAnswer {
 struct HostLine {
     #[serde(flatten)]
     report: ShownReport,
-    /// It runs an older snapshot than the datacenter's newest.
+    /// It runs another snapshot than the datacenter's newest.
     late: bool,
     /// The datacenter's inventory names it.
     listed: bool,
@@ -232,7 +232,7 @@ impl HostsAnswer {
         let line = |one: &Arc<Heard>| {
             let listed = inventory.hosts.get(&one.report.host);
             HostLine {
-                late: one.report.sequence < snapshot.sequence,
+                late: one.report.commit != Some(snapshot.commit),
                 listed: listed.is_some(),
                 report: ShownReport::new(one, Some(one.proof(listed.and_then(Option::as_ref)))),
             }

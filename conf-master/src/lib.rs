@@ -10,6 +10,7 @@
 
 pub mod audit;
 pub mod catalog;
+pub mod chains;
 pub mod check;
 pub mod client;
 pub mod compatibility;

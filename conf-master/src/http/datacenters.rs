@@ -108,11 +108,12 @@ impl Server {
     }
 
     async fn hosts(&self, name: DatacenterName) -> Response {
+        // First, so that what hosts have said is not newer than the newest that is known.
+        let (reports, inventories) = (self.hosts.of(&name), self.inventories.clone());
         let snapshot = match self.snapshot(&name) {
             Ok(snapshot) => snapshot,
             Err(answer) => return answer,
         };
-        let (reports, inventories) = (self.hosts.of(&name), self.inventories.clone());
         self.read(move |repo| {
             let inventory = inventories.of(repo, &snapshot)?;
             Ok(json(StatusCode::OK, &HostsAnswer::new(&snapshot, &inventory, &reports)))

@@ -11,12 +11,16 @@ use libconf::{
         snapshot::Snapshot,
     },
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
 use tracing::{error, warn};
 use warp::Filter as _;
 
 use super::Server;
 use crate::{
+    chains::Chains,
     delivery::{Barrier, DatacenterDelivery, Delivery, Percent, Target},
     deployments,
     hosts::Hosts,
@@ -161,12 +165,14 @@ impl Server {
         let deadline = Instant::now() + wait.timeout;
         let targets = Arc::new(targets);
         loop {
-            let published = landed.borrow_and_update().clone();
+            landed.mark_unchanged();
+            reported.mark_unchanged();
             let look = Look {
                 repo: self.repo.clone(),
                 hosts: self.hosts.clone(),
                 inventories: self.inventories.clone(),
-                published,
+                chains: self.chains.clone(),
+                landed: landed.clone(),
                 targets: targets.clone(),
             };
             let datacenters = tokio::task::spawn_blocking(move || look.judge(barrier, wait.shown))
@@ -196,7 +202,8 @@ struct Look {
     repo: std::path::PathBuf,
     hosts: Arc<Hosts>,
     inventories: Arc<Inventories>,
-    published: Arc<Published>,
+    chains: Arc<Chains>,
+    landed: watch::Receiver<Arc<Published>>,
     targets: Arc<Vec<Target>>,
 }
 
@@ -204,13 +211,17 @@ impl Look {
     fn judge(&self, barrier: Barrier, shown: usize) -> anyhow::Result<Vec<DatacenterDelivery>> {
         let repo = Repository::open_bare(&self.repo)?;
         let one = |target: &Target| {
-            let inventory = match self.published.datacenters.get(&target.datacenter) {
-                Some(newest) => self.inventories.of(&repo, newest)?,
-                // It is gone since.
-                None => self.inventories.of(&repo, &Snapshot::read(&repo, target.commit)?)?,
-            };
+            // First, so that what hosts have said is not newer than the newest that is known.
             let heard = self.hosts.of(&target.datacenter);
-            Ok(DatacenterDelivery::judge(target, barrier, &inventory, &heard, shown))
+            let published = self.landed.borrow().clone();
+            let newest = match published.datacenters.get(&target.datacenter) {
+                Some(newest) => newest,
+                // It is gone since.
+                None => &Snapshot::read(&repo, target.commit)?,
+            };
+            let inventory = self.inventories.of(&repo, newest)?;
+            let chain = self.chains.of(&repo, newest, &target.asks(&heard))?;
+            Ok(DatacenterDelivery::judge(target, barrier, &inventory, &chain, &heard, shown))
         };
         self.targets.iter().map(one).collect()
     }

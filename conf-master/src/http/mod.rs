@@ -29,6 +29,7 @@ use tokio::sync::Semaphore;
 use warp::Filter as _;
 
 use crate::{
+    chains::Chains,
     hosts::Hosts,
     inventory::Inventories,
     land::Lander,
@@ -48,6 +49,7 @@ pub struct Server {
     lander: Lander,
     hosts: Arc<Hosts>,
     inventories: Arc<Inventories>,
+    chains: Arc<Chains>,
     waits: Arc<Semaphore>,
     upload: Arc<UploadPack>,
     receive: Arc<ReceivePack>,
@@ -64,7 +66,8 @@ impl Server {
         let receive = ReceivePack::new(repo.clone(), PUSHES_AT_ONCE, environment);
         let waits = Arc::new(Semaphore::new(delivery::WAITS_AT_ONCE));
         let renderings = Arc::new(Semaphore::new(RENDERINGS_AT_ONCE));
-        Server { repo, lander, hosts: Arc::default(), inventories: Arc::default(), waits, upload, receive, renderings }
+        let (hosts, inventories, chains) = (Arc::default(), Arc::default(), Arc::default());
+        Server { repo, lander, hosts, inventories, chains, waits, upload, receive, renderings }
     }
 
     /// All routes.

@@ -157,6 +157,48 @@ fn a_wait_goes_on_while_conf_master_restarts() {
     assert!(said.contains("2 of 2 hosts"), "{said}");
 }
 
+#[test]
+fn what_hosts_took_of_a_history_that_is_lost_delivers_nothing() {
+    let mut site = site("{}");
+    list_with_keys(&site);
+    let kept = site.push_and_wait("services/web", "round", "1\n");
+    site.master.daemon.stop();
+    let backup = site.folder.path().join("backup.git");
+    copy(&site.master.repo, &backup);
+    site.master.daemon.start();
+    for round in ["2\n", "3\n"] {
+        site.push_and_wait("services/web", "round", round);
+    }
+    let (code, said) = wait(&site, &["--proven"]);
+    assert_eq!(code, Some(0), "{said}");
+
+    site.master.daemon.stop();
+    std::fs::remove_dir_all(&site.master.repo).expect("the repository can be removed");
+    copy(&backup, &site.master.repo);
+    site.master.daemon.start();
+    let ahead = wait_shown(&site, "web-2", kept + 2);
+    assert_eq!(ahead["proof"], "signed", "{ahead}");
+    // Above the newest, at its very number, and below it: they are of the other history.
+    let older = (kept + 1).to_string();
+    for round in ["4\n", "5\n", "6\n"] {
+        let sequence = site.push("services/web", "round", round);
+        for flags in [&["--proven"][..], &[], &["--sequence", &older]] {
+            let (code, said) = wait(&site, &[flags, &["--timeout", "0"]].concat());
+            assert_eq!(code, Some(1), "{flags:?} at #{sequence}: {said}");
+            assert!(said.contains(&format!("web-2 is at #{}", kept + 2)), "{said}");
+        }
+        assert_eq!(shown(&site, "web-2")["late"], true, "#{sequence}");
+    }
+    let (_, said) = wait(&site, &["--timeout", "0", "--sequence", &older]);
+    assert!(said.contains("of another history"), "{said}");
+}
+
+/// Copies a folder.
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp starts");
+    assert!(copied.success(), "{} is copied", from.display());
+}
+
 /// The key of a host.
 fn key(site: &Site, host: usize) -> String {
     let host = &site.hosts[host];
@@ -186,15 +228,19 @@ fn say(site: &Site, report: &Value) {
 
 /// What the central server shows of a host.
 fn shown(site: &Site, name: &str) -> Value {
+    try_shown(site, name).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn try_shown(site: &Site, name: &str) -> Result<Value, String> {
     let path = format!("/api/v1/datacenters/{DATACENTER}/hosts");
     let told = site.master.http().get_json(&path).expect("an answer");
     let hosts = told["hosts"].as_array().expect("a list");
-    hosts.iter().find(|one| one["host"] == name).cloned().unwrap_or_else(|| panic!("{name} is not in {told}"))
+    hosts.iter().find(|one| one["host"] == name).cloned().ok_or_else(|| format!("{name} is not in {told}"))
 }
 
 fn wait_shown(site: &Site, name: &str, sequence: u64) -> Value {
     tests::eventually(&format!("{name} to be shown at #{sequence}"), || {
-        let shown = shown(site, name);
+        let shown = try_shown(site, name)?;
         if shown["sequence"] == sequence { Ok(shown) } else { Err(shown.to_string()) }
     })
 }
