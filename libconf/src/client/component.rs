@@ -24,21 +24,23 @@ impl Component {
 
     /// A handle on its settings as a `T`, which follows every later snapshot.
     ///
+    /// A program can start while the component is held back on this host: the value is then an older one, and
+    /// [`Typed::last_error`] says so from the beginning.
+    ///
     /// - Shape: the settings are one JSON object; `serde_json::Value` takes any.
-    /// - Errors: [`Error::Shape`] when the present settings are no `T`; [`Error::NoSettings`]; [`Error::NotExported`] and
-    ///   [`Error::SeveralVersions`] when a newer snapshot came since [`Client::component`](super::Client::component);
-    ///   [`Error::Read`].
+    /// - Errors: [`Error::Shape`] when the present settings are no `T`; [`Error::NoSettings`]; those of
+    ///   [`Client::component`](super::Client::component), when a newer snapshot came since; [`Error::Read`].
     pub fn typed<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Typed<T>, Error> {
         Typed::start(Arc::clone(&self.follower), self.selector.clone())
     }
 
-    /// Its files as they are now: all of one snapshot, which stays while the result is held.
+    /// Its files as they are now: all of one snapshot, which stays while the result is held. Of a component that is held back
+    /// on this host they are older ones, see [`Files::held_back`].
     ///
-    /// - Errors: [`Error::NotExported`] and [`Error::SeveralVersions`] when a newer snapshot came since
-    ///   [`Client::component`](super::Client::component); [`Error::Read`].
+    /// - Errors: those of [`Client::component`](super::Client::component), when a newer snapshot came since; [`Error::Read`].
     pub fn files(&self) -> Result<Files, Error> {
         let snapshot = self.follower.snapshot();
-        let component = snapshot.resolve(&self.selector, None)?;
+        let (component, _) = snapshot.find(&self.selector, None)?;
         Files::open(snapshot, component)
     }
 }

@@ -92,9 +92,10 @@ pub enum Error {
         source: Box<dyn StdError + Send + Sync>,
     },
 
-    /// At the pinned change the component was held back on this host, whose files of it are of an older snapshot.
+    /// At this change the component was held back on this host, whose files of it, if any, are of an older snapshot.
     ///
-    /// Nothing older is read in its place. Mend what holds it back; a later change brings it.
+    /// An operation reads nothing older in its place. Mend what holds it back; the agent tries again, and a later change
+    /// brings it as well.
     #[error("{component} was held back on this host at change {sequence}: {reason}")]
     HeldBack {
         /// Which component.

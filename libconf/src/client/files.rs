@@ -38,6 +38,12 @@ impl Files {
         self.snapshot.sequence
     }
 
+    /// Why they are of an older snapshot than [`Files::sequence`] says, in the agent's words: the component is held back on this
+    /// host. None when they are of that snapshot.
+    pub fn held_back(&self) -> Option<&str> {
+        self.snapshot.header.faults.get(&self.component).map(String::as_str)
+    }
+
     /// The directory that holds them, for libraries that want a path. Hold on to this value while it is used.
     pub fn dir(&self) -> &Path {
         &self.dir

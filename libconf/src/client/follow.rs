@@ -195,7 +195,9 @@ impl Shared {
     fn taken(&self) -> Taken {
         let following: Vec<Arc<dyn Follow>> = self.followers().iter().filter_map(Weak::upgrade).collect();
         let faults = following.iter().filter_map(|one| one.fault());
-        let faults = faults.filter_map(|fault| Some((fault.component?, fault.error))).collect();
+        // What it holds back the agent knows itself.
+        let news = faults.filter(|fault| !matches!(*fault.error, Error::HeldBack { .. }));
+        let faults = news.filter_map(|fault| Some((fault.component?, fault.error))).collect();
         Taken { sequence: self.known.load().snapshot.sequence, faults }
     }
 

@@ -143,11 +143,12 @@ impl Client {
     ///
     /// Without a version it is the one that the datacenter runs, and goes on to be when that gets another version name.
     ///
-    /// - Errors: [`Error::Name`]; [`Error::NotExported`] when this host's current snapshot lacks it;
-    ///   [`Error::SeveralVersions`], which lists them, when several versions run and none was named.
+    /// - Errors: [`Error::Name`]; [`Error::NotExported`] when this host's current snapshot lacks it; [`Error::HeldBack`] when
+    ///   it was held back there, and no older files of it are here; [`Error::SeveralVersions`], which lists them, when several
+    ///   versions run and none was named; [`Error::Read`].
     pub fn component(&self, name: &str) -> Result<Component, Error> {
         let selector: ComponentSelector = name.parse()?;
-        self.follower.snapshot().resolve(&selector, None)?;
+        self.follower.snapshot().find(&selector, None)?;
         Ok(Component::new(Arc::clone(&self.follower), selector))
     }
 

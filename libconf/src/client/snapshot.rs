@@ -109,7 +109,7 @@ impl Snapshot {
     }
 
     /// The version of `selector` in this snapshot; where it names none and several are there, `before` if it still is.
-    pub(super) fn resolve(
+    fn resolve(
         &self,
         selector: &ComponentSelector,
         before: Option<&ComponentVersion>,
@@ -158,17 +158,34 @@ impl Snapshot {
 
     /// The version of the component `name` here, unless what stands here is of an older snapshot.
     pub(super) fn exact(&self, name: &str) -> Result<ComponentVersion, Error> {
-        let selector: ComponentSelector = name.parse()?;
-        let resolved = self.resolve(&selector, None);
-        if matches!(resolved, Err(Error::SeveralVersions { .. } | Error::Read { .. })) {
-            return resolved;
+        match self.find(&name.parse()?, None)? {
+            (_, Some(held_back)) => Err(held_back),
+            (component, None) => Ok(component),
         }
-        // One that was held back when it was new stands here not at all.
-        match self.header.faults.iter().find(|(component, _)| selector.matches(component)) {
-            None => resolved,
-            Some((component, reason)) => {
-                Err(Error::HeldBack { component: component.clone(), sequence: self.sequence, reason: reason.clone() })
-            }
+    }
+
+    /// As [`Snapshot::resolve`], with [`Error::HeldBack`] beside what is of an older snapshot.
+    pub(super) fn find(
+        &self,
+        selector: &ComponentSelector,
+        before: Option<&ComponentVersion>,
+    ) -> Result<(ComponentVersion, Option<Error>), Error> {
+        let resolved = self.resolve(selector, before);
+        let fault = match &resolved {
+            Err(Error::SeveralVersions { .. } | Error::Read { .. }) => None,
+            // Who has a version stays on it, whatever becomes of others.
+            Ok(found) if before == Some(found) => self.header.faults.get_key_value(found),
+            // One that was held back when it was new stands here not at all.
+            _ => self.header.faults.iter().find(|(component, _)| selector.matches(component)),
+        };
+        let held_back = fault.map(|(component, reason)| {
+            let (component, reason) = (component.clone(), reason.clone());
+            Error::HeldBack { component, sequence: self.sequence, reason }
+        });
+        match (resolved, held_back) {
+            (Ok(component), held_back) => Ok((component, held_back)),
+            (Err(_), Some(held_back)) => Err(held_back),
+            (Err(error), None) => Err(error),
         }
     }
 

@@ -117,6 +117,54 @@ fn a_component_that_cannot_be_read_holds_up_no_other_and_is_tried_again() {
 }
 
 #[test]
+fn what_is_held_back_is_never_of_the_new_snapshot() {
+    const WEB: &str = "services/web/latest";
+    let export = Export::with(1, &[(WEB, r#"{"port":1}"#)]);
+    let client = export.client();
+    let before = client.component("services/web").unwrap().typed::<Web>().unwrap();
+    let faults = BTreeMap::from([(WEB, "its check failed"), ("services/new/latest", "cannot be rendered")]);
+    export.lay_out(2, Some(1), &[(WEB, r#"{"port":1}"#)], &faults);
+    export.let_current_name(2);
+    let held_back = |error: &Error| matches!(error, Error::HeldBack { sequence: Sequence(2), .. });
+    until("the refusal", || before.last_error().is_some_and(|error| held_back(&error)));
+    assert_eq!((before.current().port, before.sequence().0), (1, 1));
+    // A program that starts now has something to start with, and can tell.
+    let component = export.client().component("services/web").unwrap();
+    let after = component.typed::<Web>().unwrap();
+    assert_eq!(after.current().port, 1);
+    assert!(after.last_error().is_some_and(|error| held_back(&error)));
+    let files = component.files().unwrap();
+    assert_eq!(
+        (files.read("sub/deep").unwrap(), files.held_back()),
+        (br#"{"port":1}"#.to_vec(), Some("its check failed"))
+    );
+    for absent in ["services/new", "services/new/latest"] {
+        assert!(held_back(&client.component(absent).unwrap_err()), "{absent}");
+    }
+    // Mended: the same snapshot once more.
+    export.switch(2, &[(WEB, r#"{"port":2}"#)]);
+    for mut handle in [before, after] {
+        let now = handle.changed_blocking(LONG).expect("a change");
+        assert_eq!((now.port, now.sequence().0), (2, 2));
+        assert!(handle.last_error().is_none());
+    }
+    assert!(component.files().unwrap().held_back().is_none());
+}
+
+#[test]
+fn a_version_that_is_held_back_is_no_fault_of_another_that_runs() {
+    let one = ("services/web/v1.0", r#"{"port":1}"#);
+    let export = Export::with(1, &[one]);
+    let client = export.client();
+    let web = client.component("services/web").unwrap().typed::<Web>().unwrap();
+    export.lay_out(2, Some(1), &[one], &BTreeMap::from([("services/web/v2.0", "cannot be rendered")]));
+    export.let_current_name(2);
+    until("change 2", || web.sequence().0 == 2);
+    assert_eq!(web.current().port, 1);
+    assert!(web.last_error().is_none());
+}
+
+#[test]
 fn a_removed_component_keeps_its_last_value() {
     let export = Export::with(1, &[("services/web/latest", r#"{"port":1}"#)]);
     let web = export.client().component("services/web").unwrap().typed::<Web>().unwrap();
@@ -320,4 +368,10 @@ fn the_agent_is_told_what_a_process_runs_on() {
     assert_eq!(web.current().port, 1);
     export.switch(3, &[("services/web/latest", r#"{"port":3}"#)]);
     assert_eq!(told(), serde_json::json!({"sequence": 3, "program": "web", "errors": []}));
+    // What it holds back it knows itself.
+    let held_back = BTreeMap::from([("services/web/latest", "its check failed")]);
+    export.lay_out(4, Some(3), &[("services/web/latest", r#"{"port":3}"#)], &held_back);
+    export.let_current_name(4);
+    assert_eq!(told(), serde_json::json!({"sequence": 4, "program": "web", "errors": []}));
+    assert!(matches!(*web.last_error().unwrap(), Error::HeldBack { .. }));
 }

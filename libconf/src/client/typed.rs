@@ -45,7 +45,9 @@ impl<T> Typed<T> {
         Current(self.cell.loaded.load())
     }
 
-    /// The snapshot in which the value was found last. It rises with every snapshot, also when the value stays.
+    /// The snapshot in which the value was found last. It rises with every snapshot, also when the value stays, and not while
+    /// there is a [`Typed::last_error`]. A handle that was made while the component was held back has an older value than this
+    /// says, until that error is gone.
     pub fn sequence(&self) -> Sequence {
         self.cell.loaded.load().sequence
     }
@@ -84,9 +86,9 @@ impl<T> Typed<T> {
 
     /// Why the newest settings were not taken, while that is so; the value stays the last good one.
     ///
-    /// [`Error::Shape`] when they are no `T`, [`Error::NotExported`] when the component was removed, [`Error::Read`] when this
-    /// process cannot read them (such as settings with secrets, which are for root and the agent's own user): that is
-    /// tried again.
+    /// [`Error::Shape`] when they are no `T`; [`Error::HeldBack`] when this host keeps older files of the component;
+    /// [`Error::NotExported`] when it was removed; [`Error::Read`] when this process cannot read them (such as settings with
+    /// secrets, which are for root and the agent's own user): that is tried again.
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.cell.error.load_full()
     }
@@ -173,14 +175,14 @@ struct Cell<T> {
 
 impl<T: DeserializeOwned> Cell<T> {
     fn read(selector: ComponentSelector, snapshot: &Snapshot) -> Result<Self, Error> {
-        let component = snapshot.resolve(&selector, None)?;
+        let (component, held_back) = snapshot.find(&selector, None)?;
         let bytes = snapshot.settings(&component)?;
         let value = Arc::new(snapshot.parse(&component, &bytes)?);
         let loaded = Loaded { value, bytes: bytes.into(), component, sequence: snapshot.sequence, change: 0 };
         Ok(Cell {
             selector,
             loaded: ArcSwap::from_pointee(loaded),
-            error: ArcSwapOption::empty(),
+            error: ArcSwapOption::new(held_back.map(Arc::new)),
             changed: Event::new(),
             changes: AtomicU64::new(0),
         })
@@ -189,7 +191,10 @@ impl<T: DeserializeOwned> Cell<T> {
     /// What the cell is to hold in `snapshot`.
     fn next(&self, snapshot: &Snapshot) -> Result<Loaded<T>, Error> {
         let now = self.loaded.load();
-        let component = snapshot.resolve(&self.selector, Some(&now.component))?;
+        let component = match snapshot.find(&self.selector, Some(&now.component))? {
+            (_, Some(held_back)) => return Err(held_back),
+            (component, None) => component,
+        };
         let bytes = snapshot.settings(&component)?;
         let (value, bytes, change) = if *bytes == *now.bytes {
             (Arc::clone(&now.value), Arc::clone(&now.bytes), now.change)
