@@ -1,5 +1,7 @@
 //! What hosts report through their conf-slaves: who runs what, who is late, who failed and why.
 
+mod shown;
+
 use std::{
     collections::BTreeMap,
     sync::{
@@ -9,21 +11,23 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use jiff::Timestamp;
 use libconf::{
-    name::{DatacenterName, HostName, Sequence},
+    name::{DatacenterName, HostName},
     tier::{
         api::{HostReport, SlaveReport},
         secret::HostKey,
         sign::{self, report::Unproven},
-        snapshot::Snapshot,
     },
 };
-use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+use tracing::warn;
 
+pub use self::shown::{HostsAnswer, ShownProof, ShownReport};
 use crate::inventory::Inventory;
 
-/// The most hosts that are kept of one datacenter; what comes beyond is passed over.
+/// The most hosts that are kept of one datacenter. Of more those go that the inventory does not list, and of these the ones
+/// that were silent longest.
 const MOST_HOSTS: usize = 50_000;
 
 /// A host that was not heard of for so long is gone, where no inventory says that it should be there. Hosts report each
@@ -33,6 +37,9 @@ pub const GONE: Duration = Duration::from_secs(600);
 /// A host's clock may be so far ahead of this machine's; what it says beyond that orders nothing.
 const AHEAD: Duration = Duration::from_secs(600);
 
+/// So far ahead may the clock of a conf-slave be.
+const SLAVE_AHEAD: Duration = Duration::from_secs(5);
+
 /// What a host said last.
 #[derive(Debug)]
 pub struct Heard {
@@ -40,8 +47,10 @@ pub struct Heard {
     pub report: HostReport,
     /// When it said something else, or said it again, for the first time here.
     pub changed: Instant,
-    /// Its own time of saying so; milliseconds since 1970.
-    time: u64,
+    /// Its own time of saying so; milliseconds since 1970. Agents of earlier versions say none.
+    time: Option<u64>,
+    /// When its conf-slave received it, by that one's clock; not after it came here.
+    received: Timestamp,
     /// Somebody has spoken in this host's name, so nothing is taken without a look.
     disputed: AtomicBool,
     /// Whether it is proven by a key, once somebody asked: a look at a signature takes time, and most reports are
@@ -63,9 +72,24 @@ pub enum Proof {
 impl Heard {
     /// Heard just now.
     pub fn new(report: HostReport) -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default() + AHEAD;
-        let time = report.time.unwrap_or(0).min(u64::try_from(now.as_millis()).unwrap_or(u64::MAX));
-        Heard { report, changed: Instant::now(), time, disputed: AtomicBool::new(false), proven: Mutex::default() }
+        let now = SystemTime::now();
+        let latest = (now + AHEAD).duration_since(UNIX_EPOCH).unwrap_or_default();
+        let latest = u64::try_from(latest.as_millis()).unwrap_or(u64::MAX);
+        let time = report.time.map(|time| time.min(latest));
+        let now = Timestamp::try_from(now).unwrap_or_else(|_| Timestamp::now());
+        let received = report.received.as_ref().and_then(|text| text.parse::<Timestamp>().ok());
+        let received = received.map_or(now, |received| received.min(now + SLAVE_AHEAD));
+        let (disputed, proven) = (AtomicBool::new(false), Mutex::default());
+        Heard { report, changed: Instant::now(), time, received, disputed, proven }
+    }
+
+    /// It was said before `next`. A host's own clock orders what it says, so that a report which somebody kept brings nothing
+    /// back, and no conf-slave's clock decides; what agents say that tell no time is ordered by the conf-slaves' clocks.
+    fn is_before(&self, next: &Heard) -> bool {
+        match (self.time, next.time) {
+            (Some(time), Some(next)) => time < next,
+            _ => self.received < next.received,
+        }
     }
 
     /// Whose word it is, by the key that the inventory lists.
@@ -88,12 +112,11 @@ impl Heard {
 
     /// Says whether `next` is to be taken in this one's place.
     ///
-    /// A host's own clock orders what it says, so that a report which somebody kept brings nothing back. Where the order does not
-    /// speak for `next`, or somebody has spoken in the host's name before, its signature decides; among reports that
-    /// nobody signed the one that was received last.
+    /// The order in which they were said decides. Where that does not speak for `next`, or somebody has spoken in the host's
+    /// name before, its signature does.
     fn yields_to(&self, next: &Heard, listed: Option<&HostKey>) -> bool {
-        let later = self.report.received < next.report.received;
-        let Some(key) = listed.filter(|key| key.signs()) else { return later };
+        let Some(key) = listed.filter(|key| key.signs()) else { return self.is_before(next) };
+        // Without a time there is no signature.
         let newer = self.time < next.time;
         let dispute = |heard: &Heard| heard.disputed.store(true, Ordering::Relaxed);
         if newer && !self.disputed.load(Ordering::Relaxed) && !self.is_known_false() {
@@ -106,7 +129,7 @@ impl Heard {
                 false
             }
             (_, Proof::Signed) => true,
-            _ => later,
+            _ => self.is_before(next),
         };
         if self.is_known_false() || self.disputed.load(Ordering::Relaxed) {
             dispute(next);
@@ -115,7 +138,30 @@ impl Heard {
     }
 }
 
-type Datacenter = BTreeMap<HostName, Arc<Heard>>;
+/// The hosts of one datacenter.
+#[derive(Debug, Default)]
+struct Datacenter {
+    heard: BTreeMap<HostName, Arc<Heard>>,
+    /// That there are too many was said.
+    is_full: bool,
+}
+
+impl Datacenter {
+    /// Forgets those that are too many.
+    fn bound(&mut self, name: &DatacenterName, inventory: &Inventory) {
+        let Some(last) = self.heard.len().checked_sub(MOST_HOSTS + 1) else { return };
+        let rank =
+            |(host, heard): (&HostName, &Arc<Heard>)| (inventory.hosts.contains_key(host), heard.changed, host.clone());
+        let mut ranked: Vec<_> = self.heard.iter().map(rank).collect();
+        ranked.select_nth_unstable(last);
+        for (_, _, host) in &ranked[..=last] {
+            self.heard.remove(host);
+        }
+        if !std::mem::replace(&mut self.is_full, true) {
+            warn!(datacenter = %name, kept = MOST_HOSTS, "more hosts report than are kept; those of the inventory go last");
+        }
+    }
+}
 
 /// The newest report of every host. Not durable: hosts report again every minute.
 #[derive(Debug, Default)]
@@ -138,11 +184,11 @@ impl Hosts {
             if said_again || known.as_ref().is_some_and(|known| !known.yields_to(&next, listed)) {
                 continue;
             }
-            let mut all = self.lock();
-            let hosts = all.entry(datacenter.clone()).or_default();
-            if hosts.len() < MOST_HOSTS || known.is_some() {
-                hosts.insert(host, Arc::new(next));
-            }
+            self.lock().entry(datacenter.clone()).or_default().heard.insert(host, Arc::new(next));
+        }
+        // Once for all of them; more than a summary's are never too many.
+        if let Some(hosts) = self.lock().get_mut(datacenter) {
+            hosts.bound(datacenter, inventory);
         }
         self.changed.send_replace(());
     }
@@ -154,11 +200,11 @@ impl Hosts {
 
     /// The newest report of each of a datacenter's hosts, in the order of their names.
     pub fn of(&self, datacenter: &DatacenterName) -> Vec<Arc<Heard>> {
-        self.lock().get(datacenter).map(|hosts| hosts.values().cloned().collect()).unwrap_or_default()
+        self.lock().get(datacenter).map(|hosts| hosts.heard.values().cloned().collect()).unwrap_or_default()
     }
 
     fn of_host(&self, datacenter: &DatacenterName, host: &HostName) -> Option<Arc<Heard>> {
-        self.lock().get(datacenter)?.get(host).cloned()
+        self.lock().get(datacenter)?.heard.get(host).cloned()
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<DatacenterName, Datacenter>> {
@@ -166,91 +212,19 @@ impl Hosts {
     }
 }
 
-/// A report as it is shown: without the signature, with what it proves.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownReport {
-    /// What the host says.
-    #[serde(flatten)]
-    pub report: HostReport,
-    /// Whose word it is; nothing where nobody has looked.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proof: Option<ShownProof>,
-    /// Why it does not count, where it is not proven.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unproven: Option<String>,
-}
-
-/// [`Proof`], in a word.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ShownProof {
-    /// Signed by the host.
-    Signed,
-    /// Taken on the conf-slave's word.
-    Word,
-    /// Not proven.
-    None,
-}
-
-impl ShownReport {
-    /// For people and programs.
-    pub fn new(heard: &Heard, proof: Option<Proof>) -> Self {
-        let (proof, unproven) = match proof {
-            None => (None, None),
-            Some(Proof::Signed) => (Some(ShownProof::Signed), None),
-            Some(Proof::Word) => (Some(ShownProof::Word), None),
-            Some(Proof::None(why)) => (Some(ShownProof::None), Some(why.to_string())),
-        };
-        ShownReport { report: HostReport { signature: None, ..heard.report.clone() }, proof, unproven }
-    }
-}
-
-/// `GET /api/v1/datacenters/<id>/<version>/hosts`
-#[derive(Debug, Serialize)]
-pub struct HostsAnswer {
-    datacenter: DatacenterName,
-    sequence: Sequence,
-    hosts: Vec<HostLine>,
-    /// Hosts of the inventory that have not reported since this conf-master started.
-    silent: Vec<HostName>,
-}
-
-#[derive(Debug, Serialize)]
-struct HostLine {
-    #[serde(flatten)]
-    report: ShownReport,
-    /// It runs another snapshot than the datacenter's newest.
-    late: bool,
-    /// The datacenter's inventory names it.
-    listed: bool,
-}
-
-impl HostsAnswer {
-    /// Sets reports, in the order of their hosts' names, against the newest snapshot and the inventory.
-    pub fn new(snapshot: &Snapshot, inventory: &Inventory, reports: &[Arc<Heard>]) -> Self {
-        let is_silent = |host: &&HostName| reports.binary_search_by(|one| one.report.host.cmp(host)).is_err();
-        let line = |one: &Arc<Heard>| {
-            let listed = inventory.hosts.get(&one.report.host);
-            HostLine {
-                late: one.report.commit != Some(snapshot.commit),
-                listed: listed.is_some(),
-                report: ShownReport::new(one, Some(one.proof(listed.and_then(Option::as_ref)))),
-            }
-        };
-        HostsAnswer {
-            datacenter: snapshot.datacenter.clone(),
-            sequence: snapshot.sequence,
-            hosts: reports.iter().map(line).collect(),
-            silent: inventory.hosts.keys().filter(is_silent).cloned().collect(),
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use libconf::tier::secret::Identity;
+    use libconf::{name::Sequence, tier::secret::Identity};
 
     use super::*;
+
+    fn report(host: &str, sequence: u64, time: Option<u64>, received: &str) -> HostReport {
+        let text = format!(
+            r#"{{"host": "{host}", "datacenter": "dc/v1", "sequence": {sequence}, "commit": null, "state": "current",
+                "agent": "0.1.0", "received": "{received}"}}"#
+        );
+        HostReport { time, ..serde_json::from_str(&text).unwrap() }
+    }
 
     /// A datacenter with one host, and the keys of two.
     struct Room {
@@ -275,15 +249,15 @@ mod tests {
 
         /// Hears of a sequence, said by the host at a time and received by a slave at another.
         fn hear(&self, sequence: u64, time: u64, received: u64, by: Option<&Identity>) {
-            let text = format!(
-                r#"{{"host": "web-1", "datacenter": "dc/v1", "sequence": {sequence}, "commit": null, "state": "current",
-                    "agent": "0.1.0", "time": {time}, "received": "{received:04}"}}"#
-            );
-            let mut report: HostReport = serde_json::from_str(&text).unwrap();
+            let mut report = report("web-1", sequence, Some(time), &format!("2020-01-01T00:00:{received:02}Z"));
             if let Some(identity) = by {
                 report = sign::report::signed(&report, time, identity);
             }
-            let summary = SlaveReport { sequence: Sequence(0), hosts: vec![report] };
+            self.take(vec![report]);
+        }
+
+        fn take(&self, hosts: Vec<HostReport>) {
+            let summary = SlaveReport { sequence: Sequence(0), hosts };
             self.hosts.take(&"dc/v1".parse().unwrap(), &self.inventory, summary);
         }
 
@@ -302,6 +276,8 @@ mod tests {
         assert_eq!(room.known(), (2, Proof::Signed));
         room.hear(3, 30, 3, Some(&room.own));
         assert_eq!(room.known(), (3, Proof::Signed));
+        room.take(vec![report("web-1", 9, None, "2020-01-01T00:00:09Z")]);
+        assert_eq!(room.known(), (3, Proof::Signed), "nor does what tells no time");
     }
 
     #[test]
@@ -335,8 +311,9 @@ mod tests {
         room.hear(1, u64::MAX, 1, Some(&room.own));
         let heard = room.hosts.of(&"dc/v1".parse().unwrap()).remove(0);
         let ahead = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + AHEAD;
-        assert!(u128::from(heard.time) <= ahead.as_millis());
-        let next = Heard { time: heard.time + 1, ..Heard::new(heard.report.clone()) };
+        let time = heard.time.unwrap();
+        assert!(u128::from(time) <= ahead.as_millis());
+        let next = Heard { time: Some(time + 1), ..Heard::new(heard.report.clone()) };
         assert!(heard.yields_to(&next, Some(room.own.recipient())));
     }
 
@@ -346,10 +323,62 @@ mod tests {
         for key in [None, Some(age.parse::<HostKey>().unwrap())] {
             let room = Room::new(|_| key.clone());
             room.hear(2, 20, 1, None);
-            room.hear(1, 10, 2, None);
-            assert_eq!(room.known(), (1, Proof::Word), "what was received last");
+            room.hear(1, 30, 2, None);
+            assert_eq!(room.known(), (1, Proof::Word), "what was said last");
             room.hear(2, 20, 1, None);
             assert_eq!(room.known(), (1, Proof::Word));
         }
+    }
+
+    #[test]
+    fn a_slaves_clock_orders_nothing_that_a_host_has_said() {
+        let room = Room::new(|_| None);
+        // One slave's clock is years ahead, and it repeats what it knows; then another's is years behind.
+        let ahead = report("web-1", 1, Some(10), "2099-01-01T00:00:00Z");
+        room.take(vec![ahead.clone()]);
+        room.take(vec![report("web-1", 2, Some(20), "2020-01-01T00:00:00Z")]);
+        assert_eq!(room.known().0, 2);
+        room.take(vec![ahead]);
+        assert_eq!(room.known().0, 2);
+        room.take(vec![report("web-1", 3, Some(30), "1970-01-01T00:00:00Z")]);
+        assert_eq!(room.known().0, 3);
+    }
+
+    #[test]
+    fn of_agents_that_say_no_time_what_was_received_last_stands() {
+        #[track_caller]
+        fn check(first: &str, second: &str, expected: u64) {
+            let room = Room::new(|_| None);
+            room.take(vec![report("web-1", 1, None, first)]);
+            room.take(vec![report("web-1", 2, None, second)]);
+            assert_eq!(room.known().0, expected, "{first} {second}");
+        }
+        check("2020-01-01T00:00:01Z", "2020-01-01T00:00:02Z", 2);
+        check("2020-01-01T00:00:02Z", "2020-01-01T00:00:01Z", 1);
+        // They are times, not text.
+        check("2020-01-01T00:00:01Z", "2020-01-01T00:00:01.5Z", 2);
+        check("2020-01-01T00:00:01.5Z", "2020-01-01T00:00:01Z", 1);
+        // What is none came when it came.
+        check("z", "z", 2);
+        check("2020-01-01T00:00:01Z", "", 2);
+        check("z", "2020-01-01T00:00:01Z", 1);
+    }
+
+    #[test]
+    fn hosts_of_the_inventory_come_in_where_invented_names_fill_the_room() {
+        let room = Room::new(|_| None);
+        let invented = |numbers: std::ops::Range<usize>| {
+            room.take(numbers.map(|number| report(&format!("n-{number}"), 1, None, "")).collect());
+        };
+        let known = || room.hosts.of(&"dc/v1".parse().unwrap());
+        let has = |name: &str| known().iter().any(|one| one.report.host.as_str() == name);
+        invented(0..MOST_HOSTS);
+        room.hear(1, 10, 1, None);
+        assert!(has("web-1"));
+        room.take(vec![report("late", 1, None, "")]);
+        assert!(has("late"), "what was heard of last comes in too");
+        invented(MOST_HOSTS..2 * MOST_HOSTS + 10);
+        assert!(has("web-1") && !has("late"), "what is listed stays, the others go in the order in which they came");
+        assert_eq!(known().len(), MOST_HOSTS);
     }
 }
