@@ -55,7 +55,8 @@ pub struct LocalAgent {
     socket: (Listener, PathBuf),
     http: Option<Listener>,
     metrics: Metrics,
-    stop_checks: CancellationToken,
+    /// Ends what was made before it was known when to stop.
+    stopping: CancellationToken,
     probes: Vec<ProbeEntry>,
 }
 
@@ -92,8 +93,8 @@ impl LocalAgent {
         // Whoever observes leaves everything outside of the agent's own state as it is.
         let place = (!options.observe).then_some(file.export);
         let (watch, probes) = if options.observe { Default::default() } else { (file.watch, file.probe) };
-        let stop_checks = CancellationToken::new();
-        let checks = Checks::new(file.check, stop_checks.clone());
+        let stopping = CancellationToken::new();
+        let checks = Checks::new(file.check, stopping.clone());
         let host = spawn_blocking(move || {
             Host::open(HostOptions {
                 datacenter: &opening.datacenter,
@@ -122,7 +123,8 @@ impl LocalAgent {
             Upstreams::new(options.surrogate.clone(), &credentials)?,
             Upstreams::new(options.central.clone(), &credentials)?,
         );
-        let demand = Demand::new(audience.agent.clone(), host.repository_path(), host.fetching(), asked.0, asked.1);
+        let (here, fetching) = (host.repository_path(), host.fetching());
+        let demand = Demand::new(audience.agent.clone(), here, fetching, asked.0, asked.1, stopping.clone());
 
         // Everybody on this host may ask; the routes say who may do what.
         let socket = web::bind_unix(&options.socket.socket, 0o666).await?;
@@ -142,7 +144,7 @@ impl LocalAgent {
             socket: (socket, options.socket.socket),
             http,
             metrics,
-            stop_checks,
+            stopping,
             probes,
         })
     }
@@ -172,11 +174,13 @@ impl LocalAgent {
         let routes = web::health_routes(health.clone()).or(service::routes(service)).unify().boxed();
 
         let mut tasks = JoinSet::new();
-        let (stopping, stop_checks) = (stop.clone(), self.stop_checks);
+        let (stopped, stopping) = (stop.clone(), self.stopping);
         tasks.spawn(async move {
-            stopping.cancelled().await;
-            stop_checks.cancel();
+            stopped.cancelled().await;
+            stopping.cancel();
         });
+        let demand = self.demand;
+        tasks.spawn(async move { demand.stopped().await });
         tasks.spawn(web::serve(self.socket.0, routes.clone(), stop.clone()));
         if let Some(listener) = self.http {
             tasks.spawn(web::serve(listener, routes, stop.clone()));

@@ -6,7 +6,7 @@
 //! snapshot than `current`, takes the snapshot's own sequence.
 
 use std::{
-    collections::BTreeMap,
+    collections::VecDeque,
     io,
     path::{Path, PathBuf},
 };
@@ -34,27 +34,35 @@ impl From<&WatermarkEvent> for Watermark {
     }
 }
 
-/// Watermarks of snapshots that are not exported yet; servers tell of the newest alone, so there are hardly two.
+/// Snapshots whose watermarks are remembered: the exported one, and some that are not exported yet.
 const MOST_HEARD: usize = 16;
 
-/// What was heard of the exported snapshot and newer ones.
+/// What was heard of the exported snapshot and newer ones, by the snapshot; what was heard last at the end.
+///
+/// Servers tell of the newest snapshot again and again. So one that names many which do not exist displaces what is true for a
+/// moment, and no longer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Heard(BTreeMap<Sequence, Sequence>);
+pub struct Heard(VecDeque<Watermark>);
 
 impl Heard {
     /// Takes note of a watermark.
-    pub fn hear(&mut self, watermark: Watermark) {
-        let known = self.0.entry(watermark.snapshot).or_default();
-        *known = watermark.central.max(*known);
-        while self.0.len() > MOST_HEARD {
-            self.0.pop_last();
+    pub fn hear(&mut self, mut watermark: Watermark) {
+        if let Some(known) = self.0.iter().position(|known| known.snapshot == watermark.snapshot) {
+            // A late answer takes nothing back.
+            watermark.central =
+                self.0.remove(known).map_or(watermark.central, |known| known.central.max(watermark.central));
+        }
+        self.0.push_back(watermark);
+        if self.0.len() > MOST_HEARD {
+            self.0.pop_front();
         }
     }
 
     /// The central sequence of a host that exports `snapshot`; what is said of older ones is not needed any more.
     pub fn central(&mut self, snapshot: Sequence) -> Sequence {
-        self.0.retain(|heard, _| *heard >= snapshot);
-        self.0.get(&snapshot).map_or(snapshot, |central| snapshot.max(*central))
+        self.0.retain(|heard| heard.snapshot >= snapshot);
+        let heard = self.0.iter().find(|heard| heard.snapshot == snapshot);
+        heard.map_or(snapshot, |heard| heard.central.max(snapshot))
     }
 }
 
@@ -109,7 +117,6 @@ mod tests {
         let mut hear =
             |snapshot, central| heard.hear(Watermark { snapshot: Sequence(snapshot), central: Sequence(central) });
         hear(5, 9);
-        // A late answer takes nothing back.
         hear(5, 7);
         // Of a snapshot that is on its way.
         hear(10, 12);
@@ -119,6 +126,9 @@ mod tests {
         (100..200)
             .for_each(|snapshot| heard.hear(Watermark { snapshot: Sequence(snapshot), central: Sequence(snapshot) }));
         assert!(heard.0.len() <= MOST_HEARD);
+        // Whatever was invented, what is true is heard again.
+        heard.hear(Watermark { snapshot: Sequence(14), central: Sequence(20) });
+        assert_eq!(heard.central(Sequence(14)), Sequence(20));
     }
 
     #[test]

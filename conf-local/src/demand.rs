@@ -2,20 +2,25 @@
 //!
 //! In order: what is exported; what is kept or can be made from the repository (`known`); else conf-slave and then
 //! conf-master are asked which snapshot it is (`ask`). A newer one than the exported is taken as if the pointer had named it;
-//! an older one is fetched and rendered beside the export. What was asked for is kept for the whole time of the retention.
+//! an older one is fetched and rendered beside the export (`bring`). What was asked for is kept for the whole time of the
+//! retention.
 //!
 //! Always true:
 //! - An answer is proven: by the chain of what this host has verified, by the signed snapshot that follows, or, where none
-//!   follows, by the watermark of a server. A server whose answer fails its proof is not believed again.
+//!   follows, by the watermark of a server. A server whose answer fails its proof is not believed again for this change.
+//! - That there was nothing so old is proven too: by the signed snapshot that follows none.
+//! - What fails on this host, or on the way, is no answer and nobody's lie: it is tried again.
 //! - `current` is never touched by an older snapshot.
 
 mod ask;
+mod bring;
+mod callers;
 mod known;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -23,30 +28,30 @@ use libconf::{
     name::{CommitId, Sequence},
     tier::{
         api::SnapshotAt,
-        pack::{self, Depth, Step},
-        pointers::Pointer,
         upstream::{Backoff, Upstreams},
     },
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::Semaphore,
+    sync::{RwLock, Semaphore, watch},
     task::spawn_blocking,
-    time::{Instant, timeout, timeout_at},
+    time::timeout,
 };
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{ask::Asked, known::Known};
+pub use self::callers::MOST_WAITING;
+use self::{
+    ask::Doubts,
+    callers::{Caller, Callers},
+    known::Known,
+};
 use crate::{
-    central::Watermark,
     export::{self, Asking},
-    state::{Agent, Exported, Older},
+    state::{Agent, Exported},
 };
 
-/// Callers that wait at once; more are turned away.
-const MOST_WAITING: usize = 256;
-
-/// One server is given so long for an older snapshot; then the next one is asked, so that one that hangs delays others little.
-const FETCH: Duration = Duration::from_secs(20);
+/// Looks that may follow each other at once: what was brought is found at the next one; if it is not, no haste will help.
+const AT_ONCE: u32 = 3;
 
 /// A folder, and for which changes it is the datacenter's newest: the answer to `GET /v1/at/<w>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -108,17 +113,31 @@ enum Missing {
     Snapshot(String),
 }
 
-/// What all share who ask for one change.
-#[derive(Debug)]
-struct Turn {
-    mine: tokio::sync::Mutex<()>,
-    missing: Mutex<Missing>,
+/// Why one attempt did not find the folder.
+enum Short {
+    /// No other attempt will.
+    Final(Unavailable),
+    /// The next one may.
+    ForNow(Missing),
 }
 
-impl Turn {
-    fn missing(&self) -> MutexGuard<'_, Missing> {
-        self.missing.lock().unwrap_or_else(PoisonError::into_inner)
+impl From<Unavailable> for Short {
+    fn from(error: Unavailable) -> Self {
+        Short::Final(error)
     }
+}
+
+impl From<Missing> for Short {
+    fn from(missing: Missing) -> Self {
+        Short::ForNow(missing)
+    }
+}
+
+/// What all share who ask for one change.
+#[derive(Clone, Debug)]
+struct Turn {
+    missing: Missing,
+    done: Option<Result<Available, Unavailable>>,
 }
 
 /// Who finds and brings what is asked for.
@@ -128,146 +147,135 @@ pub struct Demand {
     repository: PathBuf,
     surrogates: Upstreams,
     central: Upstreams,
-    waiting: Semaphore,
-    /// One at a time for each change: who comes later finds the answer there.
-    turns: Mutex<BTreeMap<Sequence, Weak<Turn>>>,
-    /// Held while objects are fetched and used beside the one who writes the repository.
-    fetching: Arc<tokio::sync::Mutex<()>>,
+    callers: Callers,
+    /// One for each change that is being brought: who comes later waits for the same.
+    turns: Mutex<BTreeMap<Sequence, watch::Receiver<Turn>>>,
+    /// Read while objects are fetched and used beside the one who writes the repository.
+    fetching: Arc<RwLock<()>>,
+    fetches: Semaphore,
+    tasks: TaskTracker,
+    stop: CancellationToken,
 }
 
 impl Demand {
-    /// Answers from `agent`'s export and the repository, and asks these servers.
+    /// Answers from `agent`'s export and the repository, and asks these servers, until `stop`.
     pub fn new(
         agent: Agent,
         repository: PathBuf,
-        fetching: Arc<tokio::sync::Mutex<()>>,
+        fetching: Arc<RwLock<()>>,
         surrogates: Upstreams,
         central: Upstreams,
+        stop: CancellationToken,
     ) -> Self {
-        let (waiting, turns) = (Semaphore::new(MOST_WAITING), Mutex::default());
-        Demand { agent, repository, surrogates, central, waiting, turns, fetching }
+        let (callers, turns, fetches) = (Callers::default(), Mutex::default(), Semaphore::new(bring::MOST_FETCHES));
+        let tasks = TaskTracker::new();
+        Demand { agent, repository, surrogates, central, callers, turns, fetching, fetches, tasks, stop }
     }
 
-    /// The folder that was the newest at `change`, at the latest after `patience`.
+    /// The folder that was the newest at `change`, at the latest after `patience`. Each `user` has a share of those who may wait.
     ///
-    /// Cancel: dropping the future loses nothing; what was fetched by then is found by the next one.
-    pub async fn at(&self, change: Sequence, patience: Duration) -> Result<Available, Unavailable> {
+    /// Cancel: dropping the future loses nothing; an attempt that is under way is ended for whoever asks next.
+    pub async fn at(
+        self: &Arc<Self>,
+        change: Sequence,
+        patience: Duration,
+        user: Option<u32>,
+    ) -> Result<Available, Unavailable> {
         if let Some(found) = self.exported(change).await? {
             return Ok(found);
         }
-        let _waiting = self.waiting.try_acquire().map_err(|_| Unavailable::Busy)?;
-        let turn = self.turn(change);
-        match timeout_at(Instant::now() + patience, self.bring(change, &turn)).await {
-            Ok(done) => done,
-            Err(_) => Err(match turn.missing().clone() {
-                Missing::Answer(missing) => Unavailable::Late { change, missing },
-                Missing::Snapshot(missing) => Unavailable::Nobody { change, missing },
-            }),
-        }
+        let caller = Arc::new(self.callers.enter(user).ok_or(Unavailable::Busy)?);
+        let mut turn = self.turn(change, &caller);
+        // That time is up, and that its task ended, is seen in what was said last.
+        let _ = timeout(patience, turn.wait_for(|turn| turn.done.is_some())).await;
+        let Turn { missing, done } = turn.borrow().clone();
+        done.unwrap_or(Err(match missing {
+            Missing::Answer(missing) => Unavailable::Late { change, missing },
+            Missing::Snapshot(missing) => Unavailable::Nobody { change, missing },
+        }))
     }
 
-    async fn bring(&self, change: Sequence, turn: &Turn) -> Result<Available, Unavailable> {
+    /// Waits for everything that is under way, once it was told to stop.
+    pub async fn stopped(&self) {
+        self.stop.cancelled().await;
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Joins those who ask for this change already, or begins to bring it.
+    fn turn(self: &Arc<Self>, change: Sequence, caller: &Arc<Caller>) -> watch::Receiver<Turn> {
+        let mut turns = self.turns();
+        if let Some(turn) = turns.get(&change) {
+            return turn.clone();
+        }
+        let servers = self.surrogates.in_order().into_iter().chain(self.central.in_order());
+        let servers: Vec<String> = servers.map(|server| server.url().to_string()).collect();
+        let missing = Missing::Answer(format!("no answer yet from {}", servers.join(", ")));
+        let (say, turn) = watch::channel(Turn { missing, done: None });
+        turns.insert(change, turn.clone());
+        // Counted as its first caller's own, however soon that one goes.
+        let (demand, caller) = (Arc::clone(self), Arc::clone(caller));
+        self.tasks.spawn(async move {
+            let done = tokio::select! {
+                done = demand.bring(change, &say) => done,
+                () = demand.stop.cancelled() => Some(Err(Unavailable::Stopping)),
+            };
+            if done.is_some() {
+                demand.turns().remove(&change);
+                say.send_modify(|turn| turn.done = done);
+            }
+            drop(caller);
+        });
+        turn
+    }
+
+    fn turns(&self) -> MutexGuard<'_, BTreeMap<Sequence, watch::Receiver<Turn>>> {
+        self.turns.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tries until it is found. Nothing when nobody waits for it any more: then its entry is gone too.
+    async fn bring(&self, change: Sequence, say: &watch::Sender<Turn>) -> Option<Result<Available, Unavailable>> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
-        let (mut liars, mut rounds) = (BTreeSet::new(), 0_u32);
-        let _mine = turn.mine.lock().await;
+        let (mut doubts, mut looks) = (Doubts::default(), 0);
         loop {
-            if let Some(found) = self.exported(change).await? {
-                return Ok(found);
+            looks += 1;
+            match self.attempt(change, &mut doubts).await {
+                Ok(Some(found)) => return Some(Ok(found)),
+                Ok(None) if looks <= AT_ONCE => continue,
+                Ok(None) => {}
+                Err(Short::Final(error)) => return Some(Err(error)),
+                Err(Short::ForNow(missing)) => say.send_modify(|turn| turn.missing = missing),
             }
-            let brought = match self.look(change).await? {
-                Known::Kept { snapshot, through } => match self.keep(snapshot, through).await? {
-                    Some(found) => return Ok(found),
-                    // It went in this moment.
-                    None => continue,
-                },
-                Known::TooOld => return Err(Unavailable::TooOld(change)),
-                Known::Objects { snapshot, through } => {
-                    let rendered = self.render(snapshot, through, None).await;
-                    rendered.map(|()| Some((snapshot, through))).map_err(Missing::Snapshot)
-                }
-                Known::Nothing => self.ask_and_take(change, &mut liars).await?,
-            };
-            rounds += 1;
-            let failed = match brought {
-                // A folder that was kept before says nothing of what follows it: what was proven just now does.
-                Ok(Some((snapshot, through))) => match self.keep(snapshot, through).await? {
-                    Some(found) => return Ok(found),
-                    None => false,
-                },
-                Ok(None) => false,
-                Err(what) => {
-                    *turn.missing() = what;
-                    true
-                }
-            };
-            // What was brought is found at the next look; if it is not, no haste will help.
-            if failed || rounds > 3 {
-                tokio::time::sleep(backoff.next_wait()).await;
+            tokio::time::sleep(backoff.next_wait()).await;
+            // Under the lock, so that nobody joins what is ending. The other one is the entry itself.
+            let mut turns = self.turns();
+            if say.receiver_count() <= 1 {
+                turns.remove(&change);
+                return None;
             }
         }
     }
 
-    /// Asks which snapshot it is, and brings that: an older one and up to which change it is the newest, or a newer one, which
-    /// the next look will find.
-    async fn ask_and_take(
-        &self,
-        change: Sequence,
-        liars: &mut BTreeSet<String>,
-    ) -> Result<Result<Option<(SnapshotAt, Sequence)>, Missing>, Unavailable> {
-        let exported = self.now().ok_or(Unavailable::Nothing)?;
-        let have = SnapshotAt { sequence: exported.sequence, commit: exported.commit };
-        let (server, found) = match ask::ask(&self.surrogates, &self.central, &self.agent, change, have, liars).await {
-            Asked::Found(server, found) => (server, found),
-            Asked::TooOld => return Err(Unavailable::TooOld(change)),
-            Asked::Nobody(words) => return Ok(Err(Missing::Answer(words))),
+    /// One look, and one try to bring what it did not find. Nothing: what was brought is found at the next look.
+    async fn attempt(&self, change: Sequence, doubts: &mut Doubts) -> Result<Option<Available>, Short> {
+        if let Some(found) = self.exported(change).await? {
+            return Ok(Some(found));
+        }
+        // A folder that was kept before says nothing of what follows it: what was proven just now does.
+        let (snapshot, through) = match self.look(change).await? {
+            Known::Kept { snapshot, through } => (snapshot, through),
+            Known::TooOld => return Err(Short::Final(Unavailable::TooOld(change))),
+            Known::Objects { snapshot, through } => {
+                let rendered = self.render(snapshot, through, None).await;
+                rendered.map_err(|undone| Missing::Snapshot(undone.to_string()))?;
+                (snapshot, through)
+            }
+            Known::Nothing => match self.ask_and_bring(change, doubts).await? {
+                Some(older) => older,
+                None => return Ok(None),
+            },
         };
-        let (brought, older) = match found.next {
-            // The newest that was named is wanted now; the chain between proves the rest.
-            _ if found.at.sequence > have.sequence => (self.take(found.next.unwrap_or(found.at)).await, None),
-            Some(next) if found.at == have => (self.take(next).await, None),
-            Some(next) => {
-                let through = known::before(next.sequence);
-                (self.render(found.at, through, Some(next)).await, Some((found.at, through)))
-            }
-            None => (Ok(()), None),
-        };
-        if let Err(words) = brought {
-            tracing::warn!(server, %change, reason = words, "what a server says of a change is not proven; others are asked");
-            liars.insert(server.clone());
-            return Ok(Err(Missing::Snapshot(format!("{server}: {words}"))));
-        }
-        if found.next.is_none() {
-            // Nothing follows, as far as it knows: that is what a watermark says.
-            self.agent.hear(Watermark { snapshot: found.at.sequence, central: found.central });
-        }
-        Ok(Ok(older))
-    }
-
-    /// Has a newer snapshot taken, as if the pointer had named it.
-    async fn take(&self, snapshot: SnapshotAt) -> Result<(), String> {
-        let pointer = Pointer { sequence: snapshot.sequence, commit: snapshot.commit };
-        self.agent.take(pointer).await.unwrap_or_else(|| Err(Unavailable::Stopping.to_string()))
-    }
-
-    /// Fetches an older snapshot, where its objects are not here, and has it rendered beside the export.
-    async fn render(&self, snapshot: SnapshotAt, through: Sequence, next: Option<SnapshotAt>) -> Result<(), String> {
-        let fetching = Arc::clone(&self.fetching).lock_owned().await;
-        let (want, depth) = next.map_or((snapshot.commit, Depth::One), |next| (next.commit, Depth::Two));
-        self.fetch(Step { have: None, want, depth }).await?;
-        let older = Older { snapshot, through, next, fetching };
-        self.agent.render(older).await.unwrap_or_else(|| Err(Unavailable::Stopping.to_string()))
-    }
-
-    async fn fetch(&self, step: Step) -> Result<(), String> {
-        let mut words = Vec::new();
-        for server in self.surrogates.in_order().into_iter().chain(self.central.in_order()) {
-            match timeout(FETCH, pack::fetch(&server, self.repository.clone(), step)).await {
-                Ok(Ok(_)) => return Ok(()),
-                Ok(Err(error)) => words.push(libconf::tier::daemon::chain(&error)),
-                Err(_) => words.push(format!("{} gave no snapshot within {} s", server.url(), FETCH.as_secs())),
-            }
-        }
-        Err(words.join("; "))
+        Ok(self.keep(snapshot, through).await?)
     }
 
     /// What is exported, where it covers the change.
@@ -316,19 +324,5 @@ impl Demand {
 
     fn now(&self) -> Option<Arc<Exported>> {
         self.agent.view().exported.clone()
-    }
-
-    fn turn(&self, change: Sequence) -> Arc<Turn> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        if let Some(turn) = turns.get(&change).and_then(Weak::upgrade) {
-            return turn;
-        }
-        let servers = self.surrogates.in_order().into_iter().chain(self.central.in_order());
-        let servers: Vec<String> = servers.map(|server| server.url().to_string()).collect();
-        let missing = Missing::Answer(format!("no answer yet from {}", servers.join(", ")));
-        let turn = Arc::new(Turn { mine: tokio::sync::Mutex::default(), missing: Mutex::new(missing) });
-        turns.insert(change, Arc::downgrade(&turn));
-        turn
     }
 }

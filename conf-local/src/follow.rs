@@ -12,6 +12,7 @@ use libconf::{
         api::HostState,
         consul::{Consul, Seen},
         daemon::chain,
+        hedge::Hedge,
         pack::{self, Depth, FetchError, Step},
         pointers::Pointer,
         upstream::{Backoff, Upstream, Upstreams},
@@ -20,14 +21,14 @@ use libconf::{
 use rand::Rng;
 use tokio::{
     sync::{mpsc, watch},
-    task::{JoinSet, spawn_blocking},
-    time::{sleep, timeout},
+    task::spawn_blocking,
+    time::{sleep, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     check::Unchecked,
-    state::{Older, PointerSeen, Request, VerifyReport},
+    state::{Older, PointerSeen, Request, Undone, VerifyReport},
     transaction::{Audience, Host, TransactionError},
 };
 
@@ -129,7 +130,9 @@ async fn watch_pointer(sources: &Sources, audience: &Audience, found: watch::Sen
 pub enum Decision {
     /// It is what is exported.
     Nothing,
-    /// It is older than what this host has taken, or another one of the same number.
+    /// It is older than what this host has taken.
+    Late(String),
+    /// It is another one of the same number as what this host has taken.
     Refuse(String),
     /// It is newer, or taken already and not exported yet.
     Take,
@@ -143,7 +146,7 @@ pub fn decide(
 ) -> Decision {
     let wanted = (pointer.sequence, pointer.commit);
     match known {
-        Some((sequence, _)) if wanted.0 < sequence => Decision::Refuse(format!(
+        Some((sequence, _)) if wanted.0 < sequence => Decision::Late(format!(
             "the pointer names #{}, older than #{sequence}, which this host has taken already; ignored",
             wanted.0
         )),
@@ -241,7 +244,7 @@ impl Worker<'_> {
         let result = self.blocking(move |host| {
             let result = host.settle(&audience);
             host.publish_to(&audience.agent);
-            host.tidy(&audience, None);
+            host.tidy(&audience);
             result
         });
         match result.await {
@@ -259,30 +262,44 @@ impl Worker<'_> {
     async fn serve(&mut self, request: Request, stop: &CancellationToken) {
         match request {
             Request::Verify { repair, reply } => drop(reply.send(self.verify(repair).await)),
-            Request::Take { pointer, reply } => drop(reply.send(self.take_early(pointer, stop).await)),
+            Request::Take { pointer, reply } => {
+                let taken = self.take_early(pointer, stop).await;
+                let is_taken = taken.is_ok();
+                let _ = reply.send(taken);
+                if !is_taken && self.host.is_some() {
+                    self.tidy().await;
+                }
+            }
             Request::Render { older: Older { snapshot, through, next, fetching }, reply } => {
                 let rendered = self.blocking(move |host| host.render_older(snapshot, through, next)).await;
-                let _ = reply.send(rendered.map_err(|error| chain(&error)));
-                let audience = self.audience.clone();
-                self.blocking(move |host| host.tidy(&audience, Some(fetching))).await;
+                drop(fetching);
+                let _ = reply.send(rendered.map_err(Undone::from));
+                self.tidy().await;
+            }
+            Request::First { snapshot, fetching, reply } => {
+                let first = self.blocking(move |host| host.begins_with(snapshot)).await;
+                drop(fetching);
+                let _ = reply.send(first.map_err(Undone::from));
+                self.tidy().await;
             }
         }
     }
 
     /// Takes a snapshot that the pointer does not name yet. One that will not do is no state of this host.
-    async fn take_early(&mut self, pointer: Pointer, stop: &CancellationToken) -> Result<(), String> {
+    async fn take_early(&mut self, pointer: Pointer, stop: &CancellationToken) -> Result<(), Undone> {
         match self.decide(pointer).await {
-            Decision::Nothing => return Ok(()),
-            Decision::Refuse(words) => return Err(words),
+            Decision::Nothing | Decision::Late(_) => return Ok(()),
+            Decision::Refuse(words) => return Err(Undone::Wrong(words)),
             Decision::Take => {}
         }
         let since = Instant::now();
-        let brought = self.bring(pointer, since, Some(since + EARLY), stop).await;
+        let brought = self.bring(pointer, since, Some(EARLY), stop).await;
         if brought.is_ok() {
             self.ahead = Some(pointer.sequence);
         }
         brought.map_err(|failure| match failure {
-            Failure::Soon(words) | Failure::Later(words) | Failure::Never(words) => words,
+            Failure::Soon(words) | Failure::Later(words) => Undone::Failed(words),
+            Failure::Never(words) => Undone::Wrong(words),
         })
     }
 
@@ -308,7 +325,7 @@ impl Worker<'_> {
                 self.audience.current();
                 Ok(())
             }
-            Decision::Refuse(words) => Err(Failure::Never(words)),
+            Decision::Late(words) | Decision::Refuse(words) => Err(Failure::Never(words)),
             Decision::Take => {
                 self.ahead = None;
                 self.audience.updating();
@@ -317,19 +334,19 @@ impl Worker<'_> {
         }
     }
 
-    /// Fetches a newer snapshot, by `until` if at all, looks at it, and puts it in place.
+    /// Fetches a newer snapshot, within `limit` if at all, looks at it, and puts it in place.
     async fn bring(
         &mut self,
         pointer: Pointer,
         since: Instant,
-        until: Option<Instant>,
+        limit: Option<Duration>,
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
         let have = self.blocking(Host::have).await;
         self.last_have = have;
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            fetched = self.fetch(pointer.commit, until) => fetched?,
+            fetched = self.fetch(pointer.commit, limit) => fetched?,
         }
         let audience = self.audience.clone();
         let placed = self.blocking(move |host| {
@@ -358,56 +375,48 @@ impl Worker<'_> {
         self.audience.current();
         // Nobody waits for this, unless the next change is here already: then it is done after that one.
         if !self.wanted.has_changed().unwrap_or(true) || pointer.sequence.0.is_multiple_of(16) {
-            let audience = self.audience.clone();
-            self.blocking(move |host| host.tidy(&audience, None)).await;
+            self.tidy().await;
         }
         Ok(())
     }
 
-    /// Asks surrogates in order, then the central repository. One that is slow is not waited for alone.
-    async fn fetch(&mut self, want: CommitId, until: Option<Instant>) -> Result<(), Failure> {
+    async fn tidy(&mut self) {
+        let audience = self.audience.clone();
+        self.blocking(move |host| host.tidy(&audience)).await;
+    }
+
+    /// Asks surrogates in order, then the central repository. One that is slow is not waited for alone. What is only wanted
+    /// within a `limit` was named by a server alone, and is no reason to think that this repository is damaged.
+    async fn fetch(&mut self, want: CommitId, limit: Option<Duration>) -> Result<(), Failure> {
         let repository = self.blocking(|host| host.repository_path()).await;
         let step = Step { have: self.last_have.filter(|have| *have != want), want, depth: Depth::One };
         let patience = if step.have.is_some() { PATIENCE } else { PATIENCE_AT_FIRST };
-        let mut servers = self.sources.surrogates.in_order();
-        servers.extend(self.sources.central.in_order());
-        let mut servers = servers.into_iter();
-        let mut asked = JoinSet::new();
+        let servers = self.sources.surrogates.in_order().into_iter().chain(self.sources.central.in_order());
+        let mut hedge = Hedge::new(servers, limit.map_or(patience, |limit| patience.min(limit / 2)), move |server| {
+            let repository = repository.clone();
+            async move { pack::fetch(&server, repository, step).await }
+        });
+        let until = limit.map(|limit| tokio::time::Instant::now() + limit);
         let mut problems = Problems::default();
-        let left = || until.map_or(PATIENCE_AT_FIRST, |until| until.saturating_duration_since(Instant::now()));
         loop {
-            if until.is_some() && left().is_zero() {
-                return Err(Failure::Soon(format!("snapshot {} was not brought in time", want.short())));
-            }
-            if let Some(server) = servers.next() {
-                let repository = repository.clone();
-                asked.spawn(async move {
-                    let result = pack::fetch(&server, repository, step).await;
-                    (server, result)
-                });
-            } else if asked.is_empty() {
-                break;
-            }
             // Not the first answer but the first good one; those who are still asked then are dropped.
-            let answer = match servers.len() {
-                0 if until.is_none() => asked.join_next().await,
-                left_over => {
-                    match timeout(if left_over == 0 { left() } else { patience.min(left()) }, asked.join_next()).await {
-                        Ok(answer) => answer,
-                        Err(_) => continue,
-                    }
-                }
+            let answer = match until {
+                None => hedge.next().await,
+                Some(until) => timeout_at(until, hedge.next()).await.map_err(|_| {
+                    problems.words.push("no good answer in time".to_owned());
+                    Failure::Soon(problems.told(want))
+                })?,
             };
-            let Some(Ok((server, result))) = answer else { continue };
+            let Some((server, result)) = answer else { break };
             if self.heard(&server, result, &mut problems)? {
                 return Ok(());
             }
         }
-        if problems.corrupt {
+        if problems.corrupt && limit.is_none() {
             // Perhaps what it builds on is damaged here.
             self.heal().await;
         }
-        let words = format!("snapshot {} cannot be fetched: {}", want.short(), problems.words.join("; "));
+        let words = problems.told(want);
         if problems.somebody_away || problems.corrupt { Err(Failure::Soon(words)) } else { Err(Failure::Later(words)) }
     }
 
@@ -502,6 +511,12 @@ struct Problems {
     corrupt: bool,
 }
 
+impl Problems {
+    fn told(&self, want: CommitId) -> String {
+        format!("snapshot {} cannot be fetched: {}", want.short(), self.words.join("; "))
+    }
+}
+
 impl Audience {
     /// Something cannot be reached, or is damaged: said once, shown until it is back.
     pub(crate) fn away(&self, what: &str, words: impl Into<String>) {
@@ -571,17 +586,18 @@ mod tests {
         let at = |sequence, digit| Some((Sequence(sequence), commit(digit)));
         let pointer = |sequence, digit| Pointer { sequence: Sequence(sequence), commit: commit(digit) };
         let refused = |decision| matches!(decision, Decision::Refuse(_));
+        let late = |decision| matches!(decision, Decision::Late(_));
         assert_eq!(decide(None, None, pointer(1, 'a')), Decision::Take);
         assert_eq!(decide(at(5, 'a'), at(5, 'a'), pointer(5, 'a')), Decision::Nothing);
         assert_eq!(decide(at(5, 'a'), at(5, 'a'), pointer(6, 'b')), Decision::Take);
         // Taken, but not exported yet: a restart in between, or a disk that was full.
         assert_eq!(decide(at(5, 'a'), at(6, 'b'), pointer(6, 'b')), Decision::Take);
         assert_eq!(decide(None, at(6, 'b'), pointer(6, 'b')), Decision::Take);
-        assert!(refused(decide(at(5, 'a'), at(5, 'a'), pointer(4, 'c'))));
-        assert!(refused(decide(at(5, 'a'), at(6, 'b'), pointer(5, 'a'))));
+        assert!(late(decide(at(5, 'a'), at(5, 'a'), pointer(4, 'c'))));
+        assert!(late(decide(at(5, 'a'), at(6, 'b'), pointer(5, 'a'))));
         assert!(refused(decide(at(5, 'a'), at(5, 'a'), pointer(5, 'c'))));
         // Its own commit was lost: the number alone must not bring another one back below it.
-        assert!(refused(decide(None, Some((Sequence(5), CommitId::ZERO)), pointer(4, 'a'))));
+        assert!(late(decide(None, Some((Sequence(5), CommitId::ZERO)), pointer(4, 'a'))));
         assert_eq!(decide(None, Some((Sequence(5), CommitId::ZERO)), pointer(5, 'a')), Decision::Take);
     }
 }

@@ -102,7 +102,7 @@ fn refusal(status: StatusCode, words: impl std::fmt::Display) -> Refusal {
 
 /// `GET /v1/<word>/<component>?…`, answered by a method of the service.
 macro_rules! of_component {
-    ($word:literal, $component:ident, $service:ident, $answer:ident) => {
+    ($word:literal, $component:ident, $service:ident, $answer:ident $(, $who:ident)?) => {
         warp::path("v1")
             .and(warp::path($word))
             .and($component)
@@ -112,11 +112,19 @@ macro_rules! of_component {
             .and(answer::request())
             .then(async |component: String, query, service: Service, request: Request| {
                 match from_here(&request).and_then(|()| selected(&component)) {
-                    Ok(component) => settle(service.$answer(component, query).await),
+                    Ok(component) => settle(service.$answer(component, query $(, $who(&request))?).await),
                     Err(refusal) => *refusal.0,
                 }
             })
     };
+}
+
+/// Who asks, where the kernel says so.
+fn user(request: &Request) -> Option<u32> {
+    match request.peer {
+        Peer::Unix { uid, .. } => Some(uid),
+        Peer::Tcp(_) => None,
+    }
 }
 
 /// All routes of the local service.
@@ -146,7 +154,7 @@ pub fn routes(service: Service) -> Routes {
         });
     let explain = of_component!("explain", component, service, explain);
     let schema = of_component!("schema", component, service, schema);
-    let wait = of_component!("wait", component, service, wait);
+    let wait = of_component!("wait", component, service, wait, user);
     let status = warp::path!("v1" / "status")
         .and(warp::get())
         .and(warp::query())
@@ -162,7 +170,7 @@ pub fn routes(service: Service) -> Routes {
         .and(service.clone())
         .and(answer::request())
         .then(async |change: String, query, service: Service, request: Request| match from_here(&request) {
-            Ok(()) => settle(service.at(&change, query).await),
+            Ok(()) => settle(service.at(&change, query, user(&request)).await),
             Err(refusal) => *refusal.0,
         });
     let events =

@@ -10,12 +10,13 @@ use libconf::{
     name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, Sequence},
     tier::{
         api::{HostState, Pin, SnapshotAt},
+        daemon::chain,
         pointers::Pointer,
         render::StoreHash,
     },
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedMutexGuard, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{OwnedRwLockReadGuard, broadcast, mpsc, oneshot, watch};
 
 use crate::{
     central::{Heard, Watermark},
@@ -23,6 +24,7 @@ use crate::{
     command::WordsFor,
     place::PlaceStatus,
     probe::{self, ProbeStatus},
+    transaction::TransactionError,
 };
 
 /// How many changes `history` remembers.
@@ -286,16 +288,45 @@ pub enum Request {
     Take {
         /// Which one.
         pointer: Pointer,
-        /// Gets why it was not taken, in words.
-        reply: oneshot::Sender<Result<(), String>>,
+        /// Gets why it was not taken.
+        reply: oneshot::Sender<Result<(), Undone>>,
     },
     /// Render an older snapshot beside the exported one.
     Render {
         /// Which one.
         older: Older,
-        /// Gets why it was not rendered, in words.
-        reply: oneshot::Sender<Result<(), String>>,
+        /// Gets why it was not rendered.
+        reply: oneshot::Sender<Result<(), Undone>>,
     },
+    /// See that a snapshot is this datacenter's first.
+    First {
+        /// Which one.
+        snapshot: SnapshotAt,
+        /// Keeps its objects here.
+        fetching: OwnedRwLockReadGuard<()>,
+        /// Gets why it is not.
+        reply: oneshot::Sender<Result<(), Undone>>,
+    },
+}
+
+/// Why what was asked of the one task that writes was not done.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Undone {
+    /// What was named is not what it was said to be: whoever named it is not to be believed.
+    #[error("{0}")]
+    Wrong(String),
+    /// This host, its disk, or the way to the servers: says nothing of who named it.
+    #[error("{0}")]
+    Failed(String),
+}
+
+impl From<TransactionError> for Undone {
+    fn from(error: TransactionError) -> Self {
+        match error {
+            TransactionError::Refused(_) | TransactionError::Untrusted(_) => Undone::Wrong(chain(&error)),
+            _ => Undone::Failed(chain(&error)),
+        }
+    }
 }
 
 /// A snapshot older than the exported one whose objects are here.
@@ -309,7 +340,7 @@ pub struct Older {
     /// proves it.
     pub next: Option<SnapshotAt>,
     /// Keeps the objects here until they were used.
-    pub fetching: OwnedMutexGuard<()>,
+    pub fetching: OwnedRwLockReadGuard<()>,
 }
 
 /// What `verify` found: the body of the answer to `POST /v1/verify`.
@@ -370,22 +401,28 @@ impl Agent {
 
     /// Checks repository and export between two steps; `None` when the agent is stopping.
     pub async fn verify(&self, repair: bool) -> Option<VerifyReport> {
-        let (reply, answer) = oneshot::channel();
-        self.0.requests.send(Request::Verify { repair, reply }).await.ok()?;
-        answer.await.ok()
+        self.request(|reply| Request::Verify { repair, reply }).await
     }
 
-    /// Takes a newer snapshot; why not, in words. `None` when the agent is stopping.
-    pub async fn take(&self, pointer: Pointer) -> Option<Result<(), String>> {
-        let (reply, answer) = oneshot::channel();
-        self.0.requests.send(Request::Take { pointer, reply }).await.ok()?;
-        answer.await.ok()
+    /// Takes a newer snapshot than the exported one. One that is not newer any more is as good as taken.
+    pub async fn take(&self, pointer: Pointer) -> Result<(), Undone> {
+        self.request(|reply| Request::Take { pointer, reply }).await.unwrap_or_else(stopping)
     }
 
-    /// Renders an older snapshot beside the export; why not, in words. `None` when the agent is stopping.
-    pub async fn render(&self, older: Older) -> Option<Result<(), String>> {
+    /// Renders an older snapshot beside the export.
+    pub async fn render(&self, older: Older) -> Result<(), Undone> {
+        self.request(|reply| Request::Render { older, reply }).await.unwrap_or_else(stopping)
+    }
+
+    /// Sees that a snapshot whose objects are here is this datacenter's first.
+    pub async fn begins_with(&self, snapshot: SnapshotAt, fetching: OwnedRwLockReadGuard<()>) -> Result<(), Undone> {
+        self.request(|reply| Request::First { snapshot, fetching, reply }).await.unwrap_or_else(stopping)
+    }
+
+    /// `None` when the agent is stopping.
+    async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (reply, answer) = oneshot::channel();
-        self.0.requests.send(Request::Render { older, reply }).await.ok()?;
+        self.0.requests.send(request(reply)).await.ok()?;
         answer.await.ok()
     }
 
@@ -422,6 +459,10 @@ impl Agent {
         // Nobody listening is no fault.
         let _ = self.0.switches.send(Arc::new(switched));
     }
+}
+
+fn stopping() -> Result<(), Undone> {
+    Err(Undone::Failed("the agent is stopping".to_owned()))
 }
 
 /// The folder of a snapshot that is still kept, by its sequence.

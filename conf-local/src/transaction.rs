@@ -30,7 +30,7 @@ use libconf::{
     },
 };
 
-use tokio::sync::Mutex;
+use tokio::sync::RwLock;
 
 pub use self::error::{OpenError, TransactionError};
 use self::model::Model;
@@ -63,8 +63,8 @@ pub struct Host {
     history: PathBuf,
     /// The newest good snapshot in the repository, and whether all its objects were seen to be there.
     newest: Option<(Snapshot, bool)>,
-    /// Held by whoever fetches objects that no ref leads to: nothing is removed from the repository meanwhile.
-    fetching: Arc<Mutex<()>>,
+    /// Read by whoever fetches objects that no ref leads to: nothing is removed from the repository meanwhile.
+    fetching: Arc<RwLock<()>>,
 }
 
 /// What a [`Host`] is made for.
@@ -141,8 +141,8 @@ impl Host {
         })
     }
 
-    /// To be held while objects are fetched that no ref leads to, and until they were used.
-    pub fn fetching(&self) -> Arc<Mutex<()>> {
+    /// To be read while objects are fetched that no ref leads to, and until they were used.
+    pub fn fetching(&self) -> Arc<RwLock<()>> {
         Arc::clone(&self.fetching)
     }
 

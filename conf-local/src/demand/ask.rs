@@ -1,8 +1,7 @@
 //! Asking servers which snapshot was the newest at a change: the conf-slaves, and soon the central server too.
 
 use std::{
-    collections::{BTreeSet, VecDeque},
-    sync::Arc,
+    collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 
@@ -11,10 +10,11 @@ use libconf::{
     tier::{
         api::{At, SnapshotAt},
         daemon::chain,
-        upstream::{Upstream, Upstreams},
+        hedge::Hedge,
+        upstream::Upstreams,
     },
 };
-use tokio::{task::JoinSet, time::timeout};
+use tokio::time::timeout;
 
 use crate::state::Agent;
 
@@ -23,81 +23,79 @@ const WAIT: Duration = Duration::from_secs(10);
 /// A server that has not answered by then is not waited for alone.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// What is thought of servers while one change is looked for.
+#[derive(Debug, Default)]
+pub(super) struct Doubts {
+    /// Answered what is not so; not asked again. With the reason.
+    refuted: BTreeMap<String, String>,
+    /// What they named could not be brought, for whatever reason; asked after all others.
+    last: BTreeSet<String>,
+}
+
+impl Doubts {
+    pub(super) fn refute(&mut self, server: String, reason: String) {
+        self.refuted.insert(server, reason);
+    }
+
+    pub(super) fn put_last(&mut self, server: String) {
+        self.last.insert(server);
+    }
+}
+
 /// A server's answer that may be right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
-    pub(super) central: Sequence,
-    pub(super) at: SnapshotAt,
-    pub(super) next: Option<SnapshotAt>,
+pub(super) enum Found {
+    /// The newest snapshot not above the change, and the one after it.
+    At { central: Sequence, at: SnapshotAt, next: Option<SnapshotAt> },
+    /// There was none yet: this one is the first.
+    TooOld { first: SnapshotAt },
 }
 
 /// What came of it.
 pub(super) enum Asked {
     /// The first good answer, and whose it is.
     Found(String, Found),
-    /// The datacenter had none so old, say those who answer.
-    TooOld,
     /// No good answer; what is missing.
     Nobody(String),
 }
 
-/// Asks one after the other, or several when one takes long, for the first answer that does not contradict what is
-/// exported. Those of `liars` are passed over.
+/// Asks one after the other, or several when one takes long, for the first answer that does not contradict what is exported.
 pub(super) async fn ask(
     surrogates: &Upstreams,
     central: &Upstreams,
     agent: &Agent,
     change: Sequence,
     exported: SnapshotAt,
-    liars: &mut BTreeSet<String>,
+    doubts: &mut Doubts,
 ) -> Asked {
     let datacenter = agent.view().status.datacenter.clone();
     let path = format!("api/v1/at?datacenter={datacenter}&sequence={change}&timeout={}", WAIT.as_secs());
-    let mut servers: VecDeque<Arc<Upstream>> = surrogates.in_order().into_iter().chain(central.in_order()).collect();
-    servers.retain(|server| !liars.contains(server.url().as_str()));
-    let mut asked = JoinSet::new();
-    let (mut missing, mut too_old) = (Vec::new(), false);
-    loop {
-        if let Some(server) = servers.pop_front() {
-            let path = path.clone();
-            asked.spawn(async move {
-                let answer = timeout(WAIT + PATIENCE, server.get_json::<At>(&path)).await;
-                (server.url().to_string(), answer)
-            });
-        } else if asked.is_empty() {
-            break;
-        }
-        let answer = match servers.len() {
-            0 => asked.join_next().await,
-            _ => match timeout(PATIENCE, asked.join_next()).await {
-                Ok(answer) => answer,
-                Err(_) => continue,
-            },
-        };
-        let Some(Ok((server, answer))) = answer else { continue };
+    let mut servers: Vec<_> = surrogates.in_order().into_iter().chain(central.in_order()).collect();
+    servers.retain(|server| !doubts.refuted.contains_key(server.url().as_str()));
+    servers.sort_by_key(|server| doubts.last.contains(server.url().as_str()));
+    let mut hedge = Hedge::new(servers, PATIENCE, move |server| {
+        let path = path.clone();
+        async move { timeout(WAIT + PATIENCE, server.get_json::<At>(&path)).await }
+    });
+    let mut missing = Vec::new();
+    while let Some((server, answer)) = hedge.next().await {
+        let server = server.url().to_string();
         let answer = match answer {
-            Err(_) => Err("no answer in time".to_owned()),
+            Err(_) => Err(format!("{server} gave no answer within {} s", (WAIT + PATIENCE).as_secs())),
             Ok(Err(error)) => Err(chain(&error)),
             Ok(Ok(answer)) => Ok(answer),
         };
         match answer.map(|answer| judge(&answer, change, exported)) {
             Ok(Judged::Good(found)) => return Asked::Found(server, found),
-            Ok(Judged::TooOld) => too_old = true,
             Ok(Judged::Early(known)) => missing.push(format!("{server} knows of changes up to {known} only")),
             Ok(Judged::Wrong(words)) => {
                 tracing::warn!(server, %change, reason = words, "a server's answer contradicts what is signed; it is passed over");
-                missing.push(format!("{server} answers wrongly: {words}"));
-                liars.insert(server);
+                doubts.refute(server, words.to_owned());
             }
             Err(words) => missing.push(words),
         }
     }
-    if too_old {
-        return Asked::TooOld;
-    }
-    if missing.is_empty() {
-        return Asked::Nobody("no server gives an answer that is proven".to_owned());
-    }
+    missing.extend(doubts.refuted.iter().map(|(server, words)| format!("{server} answers wrongly: {words}")));
     Asked::Nobody(missing.join("; "))
 }
 
@@ -105,7 +103,6 @@ pub(super) async fn ask(
 #[derive(Debug, PartialEq, Eq)]
 enum Judged {
     Good(Found),
-    TooOld,
     /// It knows up to there.
     Early(Sequence),
     Wrong(&'static str),
@@ -114,31 +111,31 @@ enum Judged {
 /// Looks whether an answer can be right, beside what is exported: that one is signed, and a snapshot of this datacenter.
 fn judge(answer: &At, change: Sequence, exported: SnapshotAt) -> Judged {
     let At { central, at, next } = *answer;
+    let contradicts = |named: SnapshotAt| named.sequence == exported.sequence && named.commit != exported.commit;
     if next.is_some_and(|next| next.sequence <= change) {
         return Judged::Wrong("it names a snapshot as the next one that is not above the change");
     }
-    let Some(at) = at else {
-        return match exported.sequence <= change {
-            _ if central < change && next.is_none() => Judged::Early(central),
-            true => Judged::Wrong("it knows none so old, and what is exported here is"),
-            false => Judged::TooOld,
-        };
-    };
-    let contradicts = |named: SnapshotAt| named.sequence == exported.sequence && named.commit != exported.commit;
-    if at.sequence > change {
+    if at.is_some_and(|at| at.sequence > change) {
         return Judged::Wrong("it names a snapshot above the change");
     }
-    if contradicts(at) || next.is_some_and(contradicts) {
+    if at.is_some_and(contradicts) || next.is_some_and(contradicts) {
         return Judged::Wrong("it names another snapshot of the number that is exported here");
     }
-    let between = exported.sequence > at.sequence && next.is_none_or(|next| exported.sequence < next.sequence);
-    if between {
-        return Judged::Wrong("it passes over the snapshot that is exported here");
+    // What it says is true as far as it knows, and it does not know the change, or what is exported here.
+    let known = central.max(at.map_or(central, |at| at.sequence));
+    if next.is_none() && known < change.max(exported.sequence) {
+        return Judged::Early(known);
     }
-    if next.is_none() && central < change {
-        return Judged::Early(central);
+    let between = |from: Option<SnapshotAt>| {
+        from.is_none_or(|at| at.sequence < exported.sequence)
+            && next.is_none_or(|next| exported.sequence < next.sequence)
+    };
+    match (at, next) {
+        _ if between(at) => Judged::Wrong("it passes over the snapshot that is exported here"),
+        (Some(at), next) => Judged::Good(Found::At { central, at, next }),
+        (None, Some(first)) => Judged::Good(Found::TooOld { first }),
+        (None, None) => Judged::Wrong("it knows of no snapshot at all"),
     }
-    Judged::Good(Found { central, at, next })
 }
 
 #[cfg(test)]
@@ -175,7 +172,13 @@ mod tests {
         assert!(good(judge(30, Some(24), Some(27), 25)));
         assert_eq!(judge(22, None, None, 25), Judged::Early(Sequence(22)));
         assert_eq!(judge(22, Some(20), None, 25), Judged::Early(Sequence(22)));
-        assert_eq!(judge(30, None, Some(10), 5), Judged::TooOld);
+        // It lags behind what is exported here, and says how far it knows.
+        assert_eq!(judge(15, Some(10), None, 12), Judged::Early(Sequence(15)));
+        assert_eq!(judge(3, None, None, 5), Judged::Early(Sequence(3)));
+        // None so old, with the first one, which cannot be above what is exported; or without any.
+        assert_eq!(judge(30, None, Some(10), 5), Judged::Good(Found::TooOld { first: snapshot(10) }));
+        assert!(wrong(judge(30, None, Some(25), 5)));
+        assert!(wrong(judge(30, None, None, 5)));
         let other =
             At { central: Sequence(30), at: Some(SnapshotAt { commit: [9; 20].into(), ..snapshot(20) }), next: None };
         assert!(wrong(super::judge(&other, Sequence(25), snapshot(20))));

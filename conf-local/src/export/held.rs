@@ -14,8 +14,8 @@ use crate::folder::Folder;
 const MOST_HELD: usize = if cfg!(test) { 3 } else { 256 };
 
 impl Export {
-    /// Decides which of `outdated` (newest first) go now, and takes each for its removal: the lock lasts as long as the folder
-    /// that is answered with it. One that somebody else removed has none.
+    /// Decides which of `outdated` (newest first) go now, and takes each for its removal: its name is taken away, and the lock
+    /// lasts as long as the folder that is answered with it. One that somebody else removed has none.
     pub(super) fn let_go(
         &self,
         outdated: Vec<Sequence>,
@@ -34,8 +34,8 @@ impl Export {
                 Err(error) => return Err(error),
             };
             let asked = || self.was_asked(sequence, &folder, retention.younger_than, now);
-            // Looked at before as well, so that whoever asks again hardly ever meets this lock.
-            if asked()? || !folder.lock_alone()? || asked()? {
+            // Looked at before as well, so that whoever asks again hardly ever finds it away.
+            if asked()? || !folder.lock_alone()? || !self.set_aside(sequence, asked)? {
                 held += 1;
                 if held <= MOST_HELD {
                     continue;
@@ -45,6 +45,21 @@ impl Export {
             gone.push((sequence, Some(folder)));
         }
         Ok(gone)
+    }
+
+    /// Takes a snapshot's name away; false, with the name given back, when it was asked for in this moment.
+    fn set_aside(&self, sequence: Sequence, asked: impl Fn() -> io::Result<bool>) -> io::Result<bool> {
+        let (name, aside) = (sequence.to_string(), format!(".{sequence}.gone"));
+        if self.snapshots.rename(&name, &self.snapshots, &aside).is_err() {
+            // A full disk refuses even this; then it goes under its name.
+            return Ok(!asked()?);
+        }
+        // Who asked before does not see the new name, and its stamp is seen here; who asks from here on finds nothing.
+        if !asked()? {
+            return Ok(true);
+        }
+        self.snapshots.rename(&aside, &self.snapshots, &name)?;
+        Ok(false)
     }
 
     /// A folder is stamped with the time of its header when it is built, and with a later one when it is asked for; one that

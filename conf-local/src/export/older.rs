@@ -50,13 +50,10 @@ pub fn ask(export: &Path, sequence: Sequence, now: SystemTime) -> io::Result<Ask
         other => other.map(Some),
     };
     let Some(folder) = open()? else { return Ok(Asking::Gone) };
-    if !folder.lock_shared()? {
-        return Ok(Asking::Gone);
-    }
     let Some(header) = read_header(&folder, sequence) else { return Ok(Asking::Gone) };
     let placed = UNIX_EPOCH + Duration::from_secs(header.time);
     folder.stamp(now.max(placed + Duration::from_secs(1)))?;
-    // Between opening and locking it may have been removed.
+    // Whoever removes it takes its name away, and looks at the stamp once more after that: one of the two sees the other.
     match open()? {
         Some(there) if folder.is_same(&there)? => Ok(Asking::Kept(Box::new(header))),
         _ => Ok(Asking::Gone),

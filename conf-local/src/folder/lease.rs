@@ -1,7 +1,8 @@
 //! Who reads in a folder, and when it was last asked for: what decides how long it stays.
 //!
 //! A reader opens the folder and takes its lock (flock) with others; whoever removes it takes the lock alone first. The lock
-//! ends with the reader, however that ends. The time of the last question is the folder's own time of change.
+//! ends with the reader, however that ends. Anybody may take it, alone too: then the folder stays, and nothing else comes of it.
+//! The time of the last question is the folder's own time of change.
 
 use std::{
     io,
@@ -18,16 +19,7 @@ use super::Folder;
 impl Folder {
     /// Takes the folder for whoever removes it, until this value is dropped; false while somebody reads in it.
     pub(crate) fn lock_alone(&self) -> io::Result<bool> {
-        self.lock(FlockOperation::NonBlockingLockExclusive)
-    }
-
-    /// Takes the folder for a reader, until this value is dropped; false while it is being removed.
-    pub(crate) fn lock_shared(&self) -> io::Result<bool> {
-        self.lock(FlockOperation::NonBlockingLockShared)
-    }
-
-    fn lock(&self, how: FlockOperation) -> io::Result<bool> {
-        match fs::flock(&self.0, how) {
+        match fs::flock(&self.0, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(true),
             Err(Errno::WOULDBLOCK) => Ok(false),
             Err(error) => Err(error.into()),

@@ -17,12 +17,9 @@ pub(super) struct AtQuery {
 
 impl Service {
     /// Waits at most as long as the caller allows; the folder is kept for the time of the retention from the answer on.
-    pub(super) async fn at(&self, change: &str, query: AtQuery) -> Result<Response, Refusal> {
+    pub(super) async fn at(&self, change: &str, query: AtQuery, user: Option<u32>) -> Result<Response, Refusal> {
         let change: Sequence = change.parse().map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
-        let found = tokio::select! {
-            found = self.demand.at(change, patience(query.timeout)?) => found,
-            () = self.stop.cancelled() => Err(Unavailable::Stopping),
-        };
+        let found = self.demand.at(change, patience(query.timeout)?, user).await;
         found.map(|found| answer::json(StatusCode::OK, &found)).map_err(|error| refuse(&error))
     }
 }

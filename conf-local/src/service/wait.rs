@@ -52,7 +52,12 @@ struct Goal {
 }
 
 impl Service {
-    pub(super) async fn wait(&self, component: ComponentSelector, query: WaitQuery) -> Result<Response, Refusal> {
+    pub(super) async fn wait(
+        &self,
+        component: ComponentSelector,
+        query: WaitQuery,
+        user: Option<u32>,
+    ) -> Result<Response, Refusal> {
         let at = query.at.as_deref().map(str::parse::<PinValue>).transpose();
         let at = at.map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
         let mut goal = Goal { component, at, sequence: query.sequence, looked: None };
@@ -61,7 +66,7 @@ impl Service {
         let until = tokio::time::sleep(patience);
         // A change that does not touch this datacenter never comes: that it has passed is what servers know.
         let (wanted, mut asked) = (goal.sequence.unwrap_or_default(), false);
-        let asking = self.demand.at(wanted, patience);
+        let asking = self.demand.at(wanted, patience, user);
         tokio::pin!(until, asking);
         loop {
             let view = views.borrow_and_update().clone();

@@ -44,6 +44,16 @@ impl Host {
         rendered
     }
 
+    /// Sees that a snapshot is signed for this datacenter, and follows none.
+    pub fn begins_with(&mut self, first: SnapshotAt) -> Result<(), TransactionError> {
+        let snapshot = self.named(&self.git()?, first)?;
+        if snapshot.parent.is_none() {
+            return Ok(());
+        }
+        let words = format!("snapshot #{} is not the datacenter's first: it follows another", first.sequence);
+        Err(TransactionError::Refused(words))
+    }
+
     /// A snapshot that is signed for this datacenter and is what it was called.
     fn named(&self, git: &Git, named: SnapshotAt) -> Result<Snapshot, TransactionError> {
         let snapshot = Snapshot::verify(git, named.commit, &self.keys, &self.datacenter)?;

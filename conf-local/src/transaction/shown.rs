@@ -11,8 +11,6 @@ use libconf::{
     tier::{daemon::chain, snapshot::Snapshot},
 };
 
-use tokio::sync::OwnedMutexGuard;
-
 use super::{Audience, Host};
 use crate::state::{Agent, ChangeKind, HistoryChange, HistoryEntry, Switched};
 
@@ -78,8 +76,8 @@ impl Host {
     }
 
     /// What can wait until readers have their files: history, old snapshots, packs. The packs wait longer while somebody
-    /// fetches, but for whoever hands that right over.
-    pub fn tidy(&mut self, audience: &Audience, fetching: Option<OwnedMutexGuard<()>>) {
+    /// fetches.
+    pub fn tidy(&mut self, audience: &Audience) {
         // For people only: no sync.
         let new = self.history.with_extension("json.new");
         let written = serde_json::to_vec(&audience.agent.history())
@@ -98,7 +96,8 @@ impl Host {
         let mut keep: Vec<CommitId> = self.newest.iter().map(|(newest, _)| newest.commit).chain(exported).collect();
         keep.dedup();
         keep.retain(|commit| self.git().is_ok_and(|git| git.find_commit((*commit).into()).is_ok()));
-        let Some(_alone) = fetching.or_else(|| Arc::clone(&self.fetching).try_lock_owned().ok()) else { return };
+        let fetching = Arc::clone(&self.fetching);
+        let Ok(_alone) = fetching.try_write() else { return };
         match self.repository.consolidate(&keep) {
             Ok(true) => tracing::info!("the repository was consolidated"),
             Ok(false) => {}

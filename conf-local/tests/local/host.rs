@@ -215,14 +215,15 @@ impl Host {
     pub fn service(&self) -> Service {
         let repository = self.state.path().join("repo.git");
         let nobody = || Upstreams::new(Vec::new(), &Credentials::none()).unwrap();
-        let demand = Demand::new(self.agent.clone(), repository.clone(), Arc::default(), nobody(), nobody());
+        let (agent, stop) = (self.agent.clone(), CancellationToken::new());
+        let demand = Demand::new(agent, repository.clone(), Arc::default(), nobody(), nobody(), stop.clone());
         Service {
             agent: self.agent.clone(),
             watchers: self.registry(),
             demand: Arc::new(demand),
             processes: Arc::default(),
             repository,
-            stop: CancellationToken::new(),
+            stop,
         }
     }
 }

@@ -13,6 +13,7 @@ pub mod flags;
 #[cfg(test)]
 mod fuzz_tests;
 pub mod git;
+pub mod hedge;
 pub mod hocon;
 pub mod http;
 pub mod layers;

@@ -208,12 +208,13 @@ fn liar(answer: Value) -> String {
 
 #[test]
 fn a_conf_slave_that_names_an_older_snapshot_is_refused_by_the_proof() {
-    let mut site = Plan { pointers: Pointers::Embedded, hosts: 0, ..Plan::default() }.start();
+    let mut site = Plan { pointers: Pointers::Embedded, hosts: 0, proxied: true, ..Plan::default() }.start();
     let commits: Vec<(u64, String)> = (1..=3)
         .map(|round| (site.push("services/web", "round", &format!("{round}\n")), site.master.snapshot()))
         .collect();
     let named = |at: usize| json!({"sequence": commits[at].0, "commit": commits[at].1});
-    let wanted = commits[1].0;
+    let (wanted, newest) = (commits[1].0, commits[2].0);
+    let nobodys = || json!({"sequence": 9_999, "commit": "a".repeat(40)});
     let lies = [
         // The first, though the second is not above the change either.
         (json!({"central": 10_000, "at": named(0), "next": named(2)}), "is not proven"),
@@ -225,24 +226,13 @@ fn a_conf_slave_that_names_an_older_snapshot_is_refused_by_the_proof() {
             "is not proven",
         ),
         // A newer one that nobody has signed.
-        (
-            json!({"central": 10_000, "at": named(2), "next": {"sequence": 9_999, "commit": "a".repeat(40)}}),
-            "contradicts",
-        ),
+        (json!({"central": 10_000, "at": named(2), "next": nobodys()}), "contradicts"),
+        // That there was none yet: without the first one, with one that is not the first, with one that nobody has.
+        (json!({"central": 10_000, "at": null, "next": null}), "contradicts"),
+        (json!({"central": 10_000, "at": null, "next": named(2)}), "is not proven"),
     ];
     for (lie, said) in lies {
-        let url = liar(lie.clone());
-        let honest = site.slaves[0].public_url();
-        let mut host = site.make_host(site.hosts.len() + 1);
-        // In the place of the honest one; the pointer still comes from that.
-        let mut before = String::new();
-        for argument in host.daemon.arguments() {
-            if before == "--surrogate" && *argument == *honest {
-                *argument = url.clone().into();
-            }
-            before = argument.to_string_lossy().into_owned();
-        }
-        host.daemon.start();
+        let host = lied_to(&mut site, &liar(lie.clone()));
         host.wait_applied(commits[2].0);
         let (body, folder) = found(&host, wanted);
         assert_eq!((body["sequence"].as_u64(), content(&folder).as_str()), (Some(wanted), "2\n"), "{lie}");
@@ -253,6 +243,83 @@ fn a_conf_slave_that_names_an_older_snapshot_is_refused_by_the_proof() {
         assert_eq!(status["state"], "current", "a lie is no state of the host: {status}");
         site.hosts.push(host);
     }
+    // Of a change that is not there yet, a newer snapshot that nobody has: the honest server is asked after it.
+    let url = liar(json!({"central": 10_000, "at": nobodys(), "next": null}));
+    let change = 9_999.to_string();
+    let host = lied_to(&mut site, &url);
+    host.wait_applied(newest);
+    let (status, body) = at(&host, 9_999, 3.0);
+    assert_eq!(status, 502, "{body}");
+    assert_eq!((host.sequence(), host.file(ROUND).as_str()), (newest, "3\n"), "{body}");
+    let central = host.status().expect("a status")["central"].as_u64();
+    assert!(central < Some(9_999), "{central:?} is nobody's");
+    let output = host.run(&["wait", "services/web", "--sequence", &change, "--timeout", "1"]);
+    assert!(!output.status.success(), "{}", text(&output));
+    // While the central server is away, a lie is no proof of having none so old: it is known late, or not at all.
+    site.hosts.push(host);
+    for lie in [json!({"central": 10_000, "at": null, "next": null}), json!({"central": 1, "at": null, "next": null})] {
+        let host = lied_to(&mut site, &liar(lie.clone()));
+        host.wait_applied(newest);
+        site.master.proxy.as_ref().unwrap().cut();
+        let (status, body) = at(&host, wanted, 2.0);
+        assert_eq!(status, 504, "{lie}: {body}");
+        site.master.proxy.as_ref().unwrap().mend();
+        assert_eq!(content(&found(&host, wanted).1), "2\n", "{lie}");
+        site.hosts.push(host);
+    }
+}
+
+/// A new host whose conf-slave is the one at `url`; the pointer still comes from the honest one.
+fn lied_to(site: &mut Site, url: &str) -> Host {
+    let honest = site.slaves[0].public_url();
+    let mut host = site.make_host(site.hosts.len() + 1);
+    let mut before = String::new();
+    for argument in host.daemon.arguments() {
+        if before == "--surrogate" && *argument == *honest {
+            *argument = url.into();
+        }
+        before = argument.to_string_lossy().into_owned();
+    }
+    host.daemon.start();
+    host
+}
+
+#[test]
+fn a_lock_that_anybody_takes_holds_no_reader_up() {
+    let flags = ["--keep", "1", "--keep-seconds", "600"].map(str::to_owned);
+    let site = Plan { pointers: Pointers::Embedded, host_flags: flags.into(), ..Plan::default() }.start();
+    let host = site.host();
+    let rounds = with_rounds(&site, 1..=2);
+    site.wait_applied(rounds[1]);
+    let hog = |sequence: u64| {
+        let folder = File::open(host.export().join(format!("snapshots/{sequence}"))).expect("the folder opens");
+        folder.try_lock().expect("nobody else holds it");
+        folder
+    };
+    let (old, current) = (hog(rounds[0]), hog(rounds[1]));
+    assert_eq!(content(&found(host, rounds[0]).1), "1\n");
+    assert_eq!(content(&found(host, rounds[1]).1), "2\n");
+    // Nor does it hold up what comes.
+    let next = site.push_and_wait("services/web", "round", "3\n");
+    assert_eq!(content(&found(host, next).1), "3\n");
+    assert_eq!(content(&found(host, rounds[0]).1), "1\n");
+    drop((old, current));
+}
+
+#[test]
+fn an_attempt_is_ended_for_whoever_asks_next() {
+    let mut site = Plan { pointers: Pointers::Embedded, hosts: 0, ..Plan::default() }.start();
+    let rounds = with_rounds(&site, 1..=3);
+    let mut host = site.make_host(1);
+    host.daemon.start();
+    host.wait_applied(rounds[2]);
+    // Nobody waits as long as it takes.
+    let body = eventually("the folder to be there at once", || match at(&host, rounds[0], 0.0) {
+        (StatusCode::OK, body) => Ok(body),
+        (status, body) => Err(format!("{status}: {body}")),
+    });
+    assert_eq!(body["sequence"].as_u64(), Some(rounds[0]));
+    site.hosts.push(host);
 }
 
 #[test]
