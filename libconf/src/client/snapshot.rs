@@ -4,7 +4,7 @@ use std::{
     any::{Any, TypeId},
     collections::{BTreeMap, HashMap},
     fmt,
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io::{self, Read},
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     panic::{AssertUnwindSafe, catch_unwind},
@@ -22,7 +22,8 @@ const MOST_HEADER_BYTES: u64 = 16 << 20;
 
 /// A whole snapshot: `export/snapshots/<sequence>`, whose content never changes.
 ///
-/// The agent keeps its folder while this exists: it is open and under a shared lock, which ends with the process too.
+/// The agent keeps its folder while this exists: it is open and under a shared lock, which ends with the process too. Only
+/// where somebody else has the lock alone is it kept as long as the retention says.
 pub(super) struct Snapshot {
     /// Its number.
     pub(super) sequence: Sequence,
@@ -73,16 +74,12 @@ impl Snapshot {
 
     /// Opens and holds the snapshot in `dir`.
     ///
-    /// `NotFound` when it is not there, or is being removed at this moment.
+    /// `NotFound` when it is not there, or goes at this moment.
     pub(super) fn open(sequence: Sequence, dir: PathBuf) -> io::Result<Self> {
         let held = File::open(&dir)?;
-        match held.try_lock_shared() {
-            Err(TryLockError::WouldBlock) => {
-                return Err(io::Error::new(io::ErrorKind::NotFound, "the snapshot is being removed"));
-            }
-            // On a file system without locks it is kept as long as the agent's retention says, and no longer.
-            Ok(()) | Err(TryLockError::Error(_)) => {}
-        }
+        // Whoever removes it takes its lock and then its name, which is seen below. Anybody else may have the lock, or the file
+        // system none: then it is kept as long as the agent's retention says, and no longer.
+        let _ = held.try_lock_shared();
         // Between opening and locking it may have been removed or replaced.
         let (there, ours) = (fs::metadata(&dir)?, held.metadata()?);
         let identity = (ours.dev(), ours.ino());
@@ -243,5 +240,27 @@ impl Header {
         let mut bytes = Vec::new();
         file.take(MOST_HEADER_BYTES).read_to_end(&mut bytes)?;
         serde_json::from_slice(&bytes).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::client::testing::{Export, web};
+
+    #[test]
+    fn a_lock_that_anybody_takes_holds_no_reader_up() {
+        let export = Export::with(7, &[("services/web/latest", &web(80))]);
+        let hog = File::open(export.path.join("snapshots/7")).unwrap();
+        hog.try_lock().unwrap();
+        let snapshot = Snapshot::current(&export.path).unwrap();
+        let version = "services/web/latest".parse().unwrap();
+        assert_eq!(snapshot.resolve(&"services/web".parse().unwrap(), None).unwrap(), version);
+        assert!(snapshot.is_there());
+        // One that is really going has lost its name already.
+        let gone = export.path.join("snapshots/.7.gone");
+        fs::rename(export.path.join("snapshots/7"), &gone).unwrap();
+        let missing = Snapshot::current(&export.path).map(|snapshot| snapshot.sequence).unwrap_err();
+        assert!(matches!(missing, Error::NoExport { .. }), "{missing}");
     }
 }
