@@ -27,7 +27,8 @@ impl Component {
     /// A program can start while the component is held back on this host: the value is then an older one, and
     /// [`Typed::last_error`] says so from the beginning.
     ///
-    /// - Shape: the settings are one JSON object; `serde_json::Value` takes any.
+    /// - Shape: the settings are one JSON object; `serde_json::Value` takes any. `T` is parsed by the following thread, and
+    ///   must not make handles of this client while it is; it may when it is dropped.
     /// - Errors: [`Error::Shape`] when the present settings are no `T`; [`Error::NoSettings`]; those of
     ///   [`Client::component`](super::Client::component), when a newer snapshot came since; [`Error::Read`].
     pub fn typed<T: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Typed<T>, Error> {

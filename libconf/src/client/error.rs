@@ -122,6 +122,10 @@ pub enum Error {
         sequence: Sequence,
     },
 
+    /// The program's own code, such as the end of one of its values, panicked while a snapshot was taken. It is tried again.
+    #[error("the program's own code panicked while the configuration was taken")]
+    Panicked,
+
     /// The export went back to an older snapshot, and the client stays on the newer. The agent's state was replaced.
     #[error("the export went back to change {found}; this program stays on change {kept}")]
     WentBack {

@@ -7,6 +7,7 @@ use std::{
     hash::{BuildHasher, Hasher},
     io::{self, Read},
     os::unix::fs::MetadataExt,
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
@@ -18,6 +19,7 @@ use std::{
 };
 
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
+use event_listener::Event;
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
 
 use super::{
@@ -42,11 +44,22 @@ const TRIES: usize = 8;
 /// Two numbers and their names.
 const MOST_CENTRAL_BYTES: u64 = 4096;
 
-/// What a reader does once the whole snapshot was read; whom it then has to wake is told when all have switched.
-pub(super) type Switch<'a> = Box<dyn FnOnce() -> Option<Tell<'a>> + 'a>;
+/// What a reader does once the whole snapshot was read: under a lock, so it runs nothing of the program's own.
+pub(super) type Switch<'a> = Box<dyn FnOnce() -> Tell<'a> + 'a>;
 
-/// Wakes who waits for a change.
+/// What it does when all have switched: wakes who waits for a change, and lets go of what was replaced.
 pub(super) type Tell<'a> = Box<dyn FnOnce() + 'a>;
+
+/// Wakes all who listen. Under no lock: their wakers are the program's own, and may poll at once, or panic.
+pub(super) fn wake(event: &Event) {
+    let _ = catch_unwind(AssertUnwindSafe(|| event.notify(usize::MAX)));
+}
+
+/// Drops what may hold values of the program's own. Under no lock: their ends may use the client, or panic, which the
+/// program's hook has told then.
+pub(super) fn let_go<T>(passed: T) {
+    let _ = catch_unwind(AssertUnwindSafe(|| drop(passed)));
+}
 
 /// What is held, replaced as a whole.
 #[derive(Clone, Debug)]
@@ -204,8 +217,12 @@ impl Shared {
     fn follow(&self, mut watch: Watch, woken: &Receiver<()>) {
         loop {
             watch.renew(&self.export_dir);
-            let taken = self.look();
-            self.resolver.forget_unused();
+            // Whatever of the program's own code may run in here does not end this thread.
+            let taken = catch_unwind(AssertUnwindSafe(|| {
+                self.resolver.forget_unused();
+                self.look()
+            }));
+            let taken = taken.unwrap_or(Err(Error::Panicked));
             let blind = !watch.sees() || !matches!(taken, Ok(Took::All));
             self.error.store(taken.err().map(Arc::new));
             // A closed channel cannot be: the owner of its other end ends this thread first.
@@ -251,32 +268,35 @@ impl Shared {
             central = central.max(held.central);
         }
         let same = Arc::ptr_eq(snapshot, &held.snapshot);
+        if !same {
+            self.resolver.replaced(held, snapshot);
+        }
         let mut followers = self.followers();
         followers.retain(|follower| follower.strong_count() > 0);
-        let mut following: Vec<Arc<dyn Follow>> = followers.iter().filter_map(Weak::upgrade).collect();
+        let following: Vec<Arc<dyn Follow>> = followers.iter().filter_map(Weak::upgrade).collect();
         // Of the snapshot that is held already, only what could not be read is tried again.
-        following.retain(|one| !same || is_unread(&**one));
-        let switches: Vec<Switch<'_>> = following.iter().map(|one| one.prepare(snapshot)).collect();
+        let all = following.iter().map(|one| &**one);
+        let asked: Vec<&dyn Follow> = all.filter(|one| !same || is_unread(*one)).collect();
+        let switches: Vec<Switch<'_>> = asked.iter().map(|one| one.prepare(snapshot)).collect();
         if !snapshot.is_there() {
+            drop(followers);
+            let_go(switches);
             // What was not found in it says nothing.
             let source = io::Error::new(io::ErrorKind::NotFound, "the snapshot was removed while it was read");
             return Err(Error::Read { path: snapshot.dir.clone(), source });
         }
         // From here on nothing fails, and every handle is on the new snapshot within microseconds.
-        if !same {
-            self.resolver.replaced(held, snapshot);
-        }
         if !same || central > held.central {
             self.known.store(Arc::new(Known { snapshot: Arc::clone(snapshot), central }));
         }
-        let tell: Vec<Tell<'_>> = switches.into_iter().filter_map(|switch| switch()).collect();
+        let tell: Vec<Tell<'_>> = switches.into_iter().map(|switch| switch()).collect();
         drop(followers);
         tell.into_iter().for_each(|tell| tell());
-        let unread = following.iter().filter(|one| is_unread(&***one)).count();
+        let unread = asked.iter().filter(|one| is_unread(**one)).count();
         if !same || central > held.central {
             self.resolver.heard();
         }
-        if !same || unread < following.len() {
+        if !same || unread < asked.len() {
             self.acknowledge.soon();
         }
         Ok(if unread == 0 { Took::All } else { Took::Part })

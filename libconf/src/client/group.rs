@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Error, Files, Signal,
-    follow::{Fault, Follow, Follower, Switch, Tell},
+    follow::{Fault, Follow, Follower, Switch, let_go},
     snapshot::Snapshot,
 };
 use crate::name::{ComponentName, ComponentSelector, Kind, Sequence};
@@ -172,11 +172,12 @@ impl Mailbox {
 
     fn put(&self, snapshot: Arc<Snapshot>, mut changed: BTreeSet<ComponentSelector>) {
         let mut contents = self.contents();
-        if let Some(before) = contents.change.take() {
-            changed.extend(before.changed);
-        }
+        let before = contents.change.take();
+        changed.extend(before.iter().flat_map(|before| before.changed.iter().cloned()));
         contents.change = Some(Change { snapshot, changed });
         self.filled.notify_all();
+        drop(contents);
+        let_go(before);
     }
 
     /// Waits for a change; none at the end.
@@ -221,7 +222,11 @@ impl Follow for Watched {
             let changed: BTreeSet<ComponentSelector> = differs.cloned().collect();
             *seen = found;
             *lock(&self.fault) = unread.map(|(component, error)| Fault { component, error: Arc::new(error) });
-            (!changed.is_empty()).then(|| -> Tell<'a> { Box::new(move || self.mailbox.put(snapshot, changed)) })
+            Box::new(move || {
+                if !changed.is_empty() {
+                    self.mailbox.put(snapshot, changed);
+                }
+            })
         })
     }
 

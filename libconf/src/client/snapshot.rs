@@ -14,7 +14,7 @@ use std::{
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::Error;
+use super::{Error, follow::let_go};
 use crate::name::{CommitId, ComponentSelector, ComponentVersion, Sequence, Version};
 
 /// Far above what a header comes to, which names every fault.
@@ -105,6 +105,11 @@ impl Snapshot {
         self.held.metadata().is_ok_and(|about| about.nlink() > 0)
     }
 
+    /// False once another folder stands under its name, or none.
+    pub(super) fn has_its_name(&self) -> bool {
+        fs::metadata(&self.dir).is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
+    }
+
     /// The version of `selector` in this snapshot; where it names none and several are there, `before` if it still is.
     fn resolve(
         &self,
@@ -149,7 +154,9 @@ impl Snapshot {
         let value: Arc<T> = Arc::new(self.parse(&component, &self.settings(&component)?)?);
         // Two who read it at once both have it; who comes later gets the one that stands here.
         let mut values = self.values();
-        values.entry(TypeId::of::<T>()).or_default().insert(name.into(), Arc::<T>::clone(&value));
+        let replaced = values.entry(TypeId::of::<T>()).or_default().insert(name.into(), Arc::<T>::clone(&value));
+        drop(values);
+        let_go(replaced);
         Ok(value)
     }
 

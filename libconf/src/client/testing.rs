@@ -109,7 +109,7 @@ impl Export {
         if name.exists() {
             // Made once more: the one before is beside it while somebody reads in it.
             renameat_with(CWD, &snapshot, CWD, &name, RenameFlags::EXCHANGE).unwrap();
-            fs::rename(&snapshot, name.with_added_extension("1")).unwrap();
+            fs::rename(&snapshot, self.path.join(format!("snapshots/{sequence}.1"))).unwrap();
         } else {
             fs::rename(&snapshot, name).unwrap();
         }

@@ -3,7 +3,11 @@ use std::{
     fs,
     os::unix::fs::symlink,
     path::Path,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -11,7 +15,7 @@ use std::{
 use serde::Deserialize;
 
 use super::{
-    testing::{Export, FakeAgent, LONG, Web, block_on, until},
+    testing::{Export, FakeAgent, LONG, Web, block_on, until, web},
     *,
 };
 
@@ -80,6 +84,39 @@ fn a_panic_in_the_programs_parsing_is_a_refusal() {
     until("the refusal", || web.last_error().is_some());
     export.switch(3, &[("services/web/latest", r#"{"port":3}"#)]);
     assert!(web.changed_blocking(LONG).is_some(), "the following ended");
+}
+
+#[test]
+fn values_may_use_the_client_when_they_are_dropped_and_panic() {
+    static CLIENT: Mutex<Option<Client>> = Mutex::new(None);
+    static DROPPED: AtomicUsize = AtomicUsize::new(0);
+    #[derive(Debug, Deserialize)]
+    struct Clumsy {
+        port: u64,
+    }
+    impl Drop for Clumsy {
+        fn drop(&mut self) {
+            let Some(client) = CLIENT.lock().unwrap().clone() else { return };
+            drop(client.component("services/other").map(|other| other.typed::<serde_json::Value>()));
+            drop(client.begin_at(Sequence(1000)));
+            DROPPED.fetch_add(1, Ordering::SeqCst);
+            assert_ne!(self.port % 10, 5, "some are dropped with a panic");
+        }
+    }
+    let (name, other) = ("services/web/latest", ("services/other/latest", "{}"));
+    let export = Export::with(1, &[(name, r#"{"port":1}"#), other]);
+    let client = export.client();
+    *CLIENT.lock().unwrap() = Some(client.clone());
+    let mut handle = client.component(name).unwrap().typed::<Clumsy>().unwrap();
+    for sequence in 2..=30 {
+        // Read by operations as well, whose snapshots are let go after a while.
+        assert_eq!(client.begin().get_blocking::<Clumsy>(name).unwrap().port, sequence - 1);
+        export.switch(sequence, &[(name, &web(sequence)), other]);
+        assert_eq!(handle.changed_blocking(LONG).expect("a change").port, sequence);
+    }
+    // Those of the handle, and those of the snapshots that are not held any more.
+    until("the values to be dropped", || DROPPED.load(Ordering::SeqCst) >= 29 + 20);
+    *CLIENT.lock().unwrap() = None;
 }
 
 #[test]

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 
 use super::{
     Error,
-    follow::{Fault, Follow, Follower, Switch, Tell},
+    follow::{Fault, Follow, Follower, Switch, let_go, wake},
     snapshot::Snapshot,
 };
 use crate::name::{ComponentSelector, ComponentVersion, Sequence};
@@ -211,13 +211,18 @@ impl<T: DeserializeOwned + Send + Sync> Follow for Cell<T> {
         match self.next(snapshot) {
             Err(refused) => Box::new(move || {
                 self.error.store(Some(Arc::new(refused)));
-                None
+                Box::new(|| ())
             }),
             Ok(next) => Box::new(move || {
-                let changed = next.change != self.loaded.load().change;
-                self.loaded.store(Arc::new(next));
+                let change = next.change;
+                let before = self.loaded.swap(Arc::new(next));
                 self.error.store(None);
-                changed.then(|| -> Tell<'a> { Box::new(|| _ = self.changed.notify(usize::MAX)) })
+                Box::new(move || {
+                    if before.change != change {
+                        wake(&self.changed);
+                    }
+                    let_go(before);
+                })
             }),
         }
     }

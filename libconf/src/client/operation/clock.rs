@@ -9,6 +9,8 @@ use std::{
 
 use event_listener::Event;
 
+use super::super::follow::wake;
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct Clock {
     face: Arc<Face>,
@@ -46,10 +48,12 @@ impl Clock {
         } else {
             let clock = thread::Builder::new().name("libconf-clock".to_owned());
             let face = Arc::clone(&self.face);
-            // Without a thread nobody would be woken: then at once, and the deadline is looked at in a loop.
-            match clock.spawn(move || face.run()) {
-                Ok(_) => alarms.running = true,
-                Err(_) => drop(alarms.set.remove(&key).map(|event| event.notify(usize::MAX))),
+            alarms.running = clock.spawn(move || face.run()).is_ok();
+            if !alarms.running {
+                // Without a thread nobody would be woken: then at once, and the deadline is looked at in a loop.
+                let event = alarms.set.remove(&key);
+                drop(alarms);
+                event.as_deref().into_iter().for_each(wake);
             }
         }
         Alarm { face: Arc::clone(&self.face), key }
@@ -66,9 +70,10 @@ impl Face {
         while let Some((&(at, _), _)) = alarms.set.first_key_value() {
             let left = at.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                if let Some((_, event)) = alarms.set.pop_first() {
-                    event.notify(usize::MAX);
-                }
+                let due = alarms.set.pop_first();
+                drop(alarms);
+                due.iter().for_each(|(_, event)| wake(event));
+                alarms = self.alarms();
             } else {
                 alarms = self.changed.wait_timeout(alarms, left).unwrap_or_else(PoisonError::into_inner).0;
             }

@@ -23,7 +23,7 @@ use super::{
     super::{
         Error,
         agent::{self, Agent, Answer, Refused},
-        follow::{Known, central_of},
+        follow::{Known, central_of, let_go, wake},
         snapshot::{Header, Snapshot},
     },
     clock::Clock,
@@ -262,18 +262,24 @@ impl Resolver {
         (sequence <= through).then(|| self.learn(through, snapshot))
     }
 
-    /// Keeps a fact, and the snapshot for a while.
+    /// Keeps a fact, and the snapshot for a while. Gives the snapshot that is kept now.
     fn learn(&self, through: Sequence, snapshot: Arc<Snapshot>) -> Arc<Snapshot> {
         let mut ranges = lock(&self.ranges);
-        let used = Instant::now();
-        let range = ranges.entry(snapshot.sequence).or_insert_with(|| Range { through, snapshot, used });
-        range.through = range.through.max(through);
-        range.used = used;
-        let found = Arc::clone(&range.snapshot);
-        while ranges.len() > MOST_HELD {
-            let Some(oldest) = ranges.iter().min_by_key(|(_, range)| range.used).map(|(at, _)| *at) else { break };
-            ranges.remove(&oldest);
-        }
+        let (at, used) = (snapshot.sequence, Instant::now());
+        let (found, through, passed) = match ranges.remove(&at) {
+            None => (snapshot, through, None),
+            // Made once more since then: what stands there now is what the agent means.
+            Some(before) if before.snapshot.identity != snapshot.identity && !before.snapshot.has_its_name() => {
+                (snapshot, before.through.max(through), Some(before.snapshot))
+            }
+            Some(before) => (before.snapshot, before.through.max(through), Some(snapshot)),
+        };
+        ranges.insert(at, Range { through, snapshot: Arc::clone(&found), used });
+        let oldest = ranges.iter().min_by_key(|(_, range)| range.used).map(|(at, _)| *at);
+        let outdated = oldest.filter(|_| ranges.len() > MOST_HELD).and_then(|oldest| ranges.remove(&oldest));
+        drop(ranges);
+        let_go(passed);
+        let_go(outdated);
         found
     }
 
@@ -282,8 +288,8 @@ impl Resolver {
         let before = &held.snapshot;
         if snapshot.sequence == before.sequence {
             // Made anew: the one that was held is not what stands there now.
-            lock(&self.ranges).remove(&before.sequence);
-            return;
+            let passed = lock(&self.ranges).remove(&before.sequence);
+            return let_go(passed);
         }
         let follows = before.header.commit.is_some() && snapshot.header.parent == before.header.commit;
         let through = if follows { Sequence(snapshot.sequence.0 - 1) } else { held.central };
@@ -292,15 +298,20 @@ impl Resolver {
 
     /// The follower knows more than before: who waits looks again.
     pub(in crate::client) fn heard(&self) {
-        for question in lock(&self.questions).values() {
-            question.news.notify(usize::MAX);
-        }
-        self.place.notify(usize::MAX);
+        let waiting: Vec<Arc<Event>> =
+            lock(&self.questions).values().map(|question| Arc::clone(&question.news)).collect();
+        waiting.iter().for_each(|event| wake(event));
+        wake(&self.place);
     }
 
     /// Lets go of what was not asked for in a while.
     pub(in crate::client) fn forget_unused(&self) {
-        lock(&self.ranges).retain(|_, range| range.used.elapsed() < HELD_IDLE);
+        let mut ranges = lock(&self.ranges);
+        let unused: Vec<Sequence> =
+            ranges.iter().filter(|(_, range)| range.used.elapsed() >= HELD_IDLE).map(|(at, _)| *at).collect();
+        let unused: Vec<Option<Range>> = unused.into_iter().map(|at| ranges.remove(&at)).collect();
+        drop(ranges);
+        unused.into_iter().for_each(let_go);
     }
 
     /// No more questions are asked.
@@ -412,8 +423,8 @@ impl Resolver {
         // Out of the list first: whoever finds it ended begins another.
         lock(&self.questions).remove(&sequence);
         lock(&question.state).ended.get_or_insert(with);
-        question.news.notify(usize::MAX);
-        self.place.notify(usize::MAX);
+        wake(&question.news);
+        wake(&self.place);
     }
 }
 

@@ -3,7 +3,9 @@ use std::{
     sync::{
         Arc, Barrier,
         atomic::{AtomicUsize, Ordering},
+        mpsc,
     },
+    task::{Context, Wake, Waker},
     thread,
     time::{Duration, Instant},
 };
@@ -225,6 +227,61 @@ fn an_agent_that_hangs_holds_nobody_beyond_the_deadline() {
         export.switch(9, &[(WEB, &web(9))]);
         assert_eq!(waiting.join().unwrap(), 9);
     });
+}
+
+/// Polls another operation while it is woken, as an executor may do.
+struct Busy {
+    client: Client,
+    other: Sequence,
+    woken: mpsc::Sender<()>,
+}
+
+impl Wake for Busy {
+    fn wake(self: Arc<Self>) {
+        let operation = self.client.begin_at(self.other).with_deadline(Instant::now() + LONG);
+        let mut reading = std::pin::pin!(operation.get::<Web>(WEB));
+        assert!(reading.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        let _ = self.woken.send(());
+    }
+}
+
+#[test]
+fn who_is_woken_may_begin_to_wait_at_once() {
+    let export = Export::with(8, &[(WEB, &web(8))]);
+    let dir = tempfile::tempdir().unwrap();
+    let socket = dir.path().join("hung.sock");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let client = Client::options().export_dir(&export.path).socket(&socket).connect().unwrap();
+    let (tell, woken) = mpsc::channel();
+    // By a snapshot, and by the clock.
+    for (pin, deadline) in [(9, Instant::now() + LONG), (10, soon())] {
+        let other = Sequence(pin + 10);
+        let waker = Waker::from(Arc::new(Busy { client: client.clone(), other, woken: tell.clone() }));
+        let operation = client.begin_at(Sequence(pin)).with_deadline(deadline);
+        let mut reading = std::pin::pin!(operation.get::<Web>(WEB));
+        assert!(reading.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        if pin == 9 {
+            export.switch(9, &[(WEB, &web(9))]);
+        }
+        woken.recv_timeout(LONG).expect("it is woken");
+    }
+}
+
+#[test]
+fn a_folder_that_was_made_once_more_takes_the_place_of_the_former() {
+    let export = Export::with(8, &[(WEB, &web(8))]);
+    export.lay_out(2, None, &[(WEB, &web(2))], &BTreeMap::new());
+    let agent = FakeAgent::start(|target, _| {
+        let pin = target.strip_prefix("/v1/at/").and_then(|rest| rest.split('?').next()).unwrap_or("2");
+        FakeAgent::at(2, pin.parse().unwrap())
+    });
+    let client = Client::options().export_dir(&export.path).socket(agent.socket()).connect().unwrap();
+    let first = client.join(&headers(3)).unwrap();
+    assert_eq!(port(&first), 2);
+    export.lay_out(2, None, &[(WEB, &web(22))], &BTreeMap::new());
+    assert_eq!(port(&client.join(&headers(6)).unwrap()), 22);
+    assert_eq!(port(&client.join(&headers(3)).unwrap()), 22);
+    assert_eq!(port(&first), 2, "an operation stays");
 }
 
 #[test]
