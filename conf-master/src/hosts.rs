@@ -173,7 +173,8 @@ pub struct Hosts {
 impl Hosts {
     /// Takes over a conf-slave's summary; an older report never replaces a newer one, whichever slave it came through.
     pub fn take(&self, datacenter: &DatacenterName, inventory: &Inventory, report: SlaveReport) {
-        for one in report.hosts.into_iter().filter(|one| one.datacenter == *datacenter) {
+        for mut one in report.hosts.into_iter().filter(|one| one.datacenter == *datacenter) {
+            one.cut();
             let listed = inventory.hosts.get(&one.host).and_then(Option::as_ref);
             let host = one.host.clone();
             let next = Heard::new(one);

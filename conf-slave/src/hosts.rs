@@ -11,7 +11,7 @@ use libconf::{
     tier::{
         api::{HostReport, SlaveReport},
         daemon::chain,
-        upstream::{Backoff, Upstreams},
+        upstream::{Backoff, UpstreamError, Upstreams},
     },
 };
 use tokio::{sync::Notify, time::Instant};
@@ -21,8 +21,9 @@ use crate::{mirror::Mirror, problems::Problems, publish::with_jitter};
 
 /// More hosts than any datacenter has; what comes beyond pushes the one out that was silent longest.
 const MOST_HOSTS: usize = 20_000;
-/// Words of an error are cut to this.
-const LONGEST_ERROR: usize = 2_000;
+/// A summary has no more bytes than this and one report's: conf-master takes 32 MiB, and one that is refused would be all that
+/// it hears of.
+const PIECE_BYTES: usize = 4 << 20;
 /// Summaries are at least so far apart: hosts report a change within milliseconds of each other.
 const PAUSE: Duration = Duration::from_millis(300);
 /// All hosts, changed or not, at least so often.
@@ -45,14 +46,10 @@ struct Inner {
 }
 
 impl Hosts {
-    /// Takes a report, and stamps it with the time.
+    /// Takes a report, cut, and stamps it with the time.
     pub fn take(&self, mut report: HostReport) {
+        report.cut();
         report.received = Some(jiff::Timestamp::now().to_string());
-        if let Some(error) = &mut report.error
-            && error.len() > LONGEST_ERROR
-        {
-            *error = error.chars().take(LONGEST_ERROR).collect();
-        }
         let mut inner = self.lock();
         if !inner.reports.contains_key(&report.host) && inner.reports.len() >= MOST_HOSTS {
             let silent = inner.reports.values().min_by(|a, b| a.received.cmp(&b.received)).map(|one| one.host.clone());
@@ -82,19 +79,31 @@ impl Hosts {
         self.changed.notify_one();
     }
 
-    /// Takes what is new, or all.
-    fn news(&self, all: bool) -> Vec<HostReport> {
+    /// Takes the names of those with something new, or of all.
+    fn news(&self, all: bool) -> BTreeSet<HostName> {
         let mut inner = self.lock();
         let news = std::mem::take(&mut inner.news);
-        if std::mem::take(&mut inner.anew) || all {
-            return inner.reports.values().cloned().collect();
-        }
-        news.iter().filter_map(|host| inner.reports.get(host).cloned()).collect()
+        if std::mem::take(&mut inner.anew) || all { inner.reports.keys().cloned().collect() } else { news }
     }
 
-    /// Puts back what could not be sent.
-    fn unsent(&self, reports: &[HostReport]) {
-        self.lock().news.extend(reports.iter().map(|report| report.host.clone()));
+    /// Takes as many from `names` as go into one summary, and hands out what they said last.
+    fn piece(&self, names: &mut BTreeSet<HostName>) -> Vec<HostReport> {
+        let inner = self.lock();
+        let (mut piece, mut bytes) = (Vec::new(), 0);
+        while bytes < PIECE_BYTES
+            && let Some(name) = names.pop_first()
+        {
+            if let Some(report) = inner.reports.get(&name) {
+                bytes += serde_json::to_vec(report).map_or(0, |text| text.len() + 1);
+                piece.push(report.clone());
+            }
+        }
+        piece
+    }
+
+    /// Puts back who could not be told of.
+    fn unsent(&self, names: impl IntoIterator<Item = HostName>) {
+        self.lock().news.extend(names);
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -129,23 +138,22 @@ pub async fn report(
             next_full = Instant::now() + with_jitter(EVERY);
             continue;
         }
-        let summary = SlaveReport { sequence, hosts: hosts.news(full) };
         let sent = tokio::select! {
             () = stop.cancelled() => return,
-            sent = upstreams.post_json::<_, serde_json::Value>(&path, &summary) => sent,
+            sent = send(&hosts, hosts.news(full), sequence, &upstreams, &path) => sent,
         };
+        if full {
+            // Whoever could not be told of is news now.
+            next_full = Instant::now() + with_jitter(EVERY);
+        }
         let pause = match sent {
-            Ok(_) => {
+            Ok(()) => {
                 problems.clear(TOPIC, "reports reach the central server again");
                 backoff.reset();
-                if full {
-                    next_full = Instant::now() + with_jitter(EVERY);
-                }
                 PAUSE
             }
             Err(error) => {
                 problems.set(TOPIC, chain(&error));
-                hosts.unsent(&summary.hosts);
                 hosts.changed.notify_one();
                 PAUSE + backoff.after(&error)
             }
@@ -153,6 +161,33 @@ pub async fn report(
         tokio::select! {
             () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Tells of all these hosts, in pieces. Who could not be told of is news again. Cancel: what is new is forgotten, for a slave that stops.
+async fn send(
+    hosts: &Hosts,
+    mut names: BTreeSet<HostName>,
+    sequence: Sequence,
+    upstreams: &Upstreams,
+    path: &str,
+) -> Result<(), UpstreamError> {
+    let mut sent = Ok(());
+    // At least one, which says what this slave serves.
+    loop {
+        let summary = SlaveReport { sequence, hosts: hosts.piece(&mut names) };
+        if let Err(error) = upstreams.post_json::<_, serde_json::Value>(path, &summary).await {
+            hosts.unsent(summary.hosts.into_iter().map(|one| one.host));
+            // What is refused for what it says holds up nothing else.
+            let is_alone = matches!(&error, UpstreamError::Refused { status, .. } if status.is_client_error());
+            sent = sent.and(Err(error));
+            if !is_alone {
+                hosts.unsent(std::mem::take(&mut names));
+            }
+        }
+        if names.is_empty() {
+            return sent;
         }
     }
 }
@@ -180,12 +215,51 @@ mod tests {
     }
 
     #[test]
+    fn what_hosts_say_is_cut() {
+        let hosts = Hosts::default();
+        let words = "\u{1F4A5}".repeat(3000);
+        let long = |words: &str| HostReport {
+            agent: words.to_owned(),
+            signature: Some(words.to_owned()),
+            error: Some(words.to_owned()),
+            ..report("a", 1)
+        };
+        hosts.take(long(&words));
+        let kept = hosts.list().remove(0);
+        assert_eq!((kept.agent.chars().count(), kept.error.unwrap().chars().count()), (100, 2000));
+        assert_eq!(kept.signature, None, "there is none so long");
+        hosts.take(long("short"));
+        let kept = hosts.list().remove(0);
+        assert_eq!(HostReport { received: None, ..kept }, long("short"));
+    }
+
+    #[test]
+    fn summaries_are_bounded_and_leave_nobody_out() {
+        let hosts = Hosts::default();
+        // Control characters: six bytes each in JSON.
+        let error = "\u{1}".repeat(2000);
+        for number in 0..2000 {
+            hosts.take(HostReport { error: Some(error.clone()), ..report(&format!("n-{number}"), 1) });
+        }
+        let mut news = hosts.news(true);
+        let mut told = BTreeSet::new();
+        while !news.is_empty() {
+            let summary = SlaveReport { sequence: Sequence(1), hosts: hosts.piece(&mut news) };
+            assert!(serde_json::to_vec(&summary).unwrap().len() < PIECE_BYTES + 20_000);
+            told.extend(summary.hosts.into_iter().map(|one| one.host));
+        }
+        assert_eq!(told, hosts.news(true));
+        // One that is gone meanwhile is none; and one that is long goes alone.
+        assert!(hosts.piece(&mut ["gone".parse().unwrap()].into()).is_empty());
+    }
+
+    #[test]
     fn news_is_told_once_and_kept_when_it_was_not_sent() {
         let hosts = Hosts::default();
         hosts.take(report("a", 1));
         let news = hosts.news(false);
         assert_eq!((news.len(), hosts.news(false).len()), (1, 0));
-        hosts.unsent(&news);
+        hosts.unsent(news);
         assert_eq!(hosts.news(false).len(), 1);
         assert_eq!(hosts.news(true).len(), 1);
     }

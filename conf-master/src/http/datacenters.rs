@@ -15,7 +15,7 @@ use warp::Filter as _;
 use super::{Server, named};
 use crate::{deployments, hosts::HostsAnswer};
 
-/// The most bytes of one report: 50,000 hosts of 300 bytes, and some.
+/// The most bytes of one summary; conf-slaves send pieces of 4 MiB, those of earlier versions all of their hosts at once.
 const REPORT_BYTES: usize = 32 << 20;
 /// The most deployments in one answer.
 const MOST_DEPLOYMENTS: usize = 1000;

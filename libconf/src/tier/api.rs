@@ -119,6 +119,27 @@ pub struct HostReport {
     pub received: Option<String>,
 }
 
+/// The most characters of an error's words in a report.
+const LONGEST_ERROR: usize = 2_000;
+/// The most characters of an agent's version, and of a time.
+const LONGEST_WORD: usize = 100;
+
+impl HostReport {
+    /// Cuts what its sender could make as long as it likes; every tier that keeps reports keeps one of each of many hosts.
+    /// What is too long for a signature is none.
+    pub fn cut(&mut self) {
+        let cut = |text: &mut String, most: usize| {
+            if let Some((end, _)) = text.char_indices().nth(most) {
+                text.truncate(end);
+            }
+        };
+        cut(&mut self.agent, LONGEST_WORD);
+        self.error.iter_mut().for_each(|text| cut(text, LONGEST_ERROR));
+        self.received.iter_mut().for_each(|text| cut(text, LONGEST_WORD));
+        self.signature.take_if(|text| text.len() > super::sign::report::LONGEST);
+    }
+}
+
 /// How a host fares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

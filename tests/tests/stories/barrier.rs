@@ -193,6 +193,31 @@ fn what_hosts_took_of_a_history_that_is_lost_delivers_nothing() {
     assert!(said.contains("of another history"), "{said}");
 }
 
+#[test]
+fn one_host_that_reports_too_much_makes_no_cache_mute() {
+    let mut site = site(BOTH);
+    let taken = reports(&site);
+    let mut claim = taken.first().cloned().expect("a host has reported");
+    claim["agent"] = "x".repeat(60 << 10).into();
+    for number in 0..600 {
+        claim["host"] = format!("invented-{number}").into();
+        let json = [("content-type", "application/json")];
+        let answer = site.slave().http().request(Method::POST, "/api/v1/reports", &json, claim.to_string());
+        assert_eq!(answer.expect("an answer").status, 200);
+    }
+    // Now it is told of all of them at once.
+    site.master.daemon.kill9_and_restart();
+    let sequence = site.push("services/web", "round", "1\n");
+    let (code, said) = wait(&site, &["--timeout", "60"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains(&format!("2 of 2 hosts run #{sequence}")), "{said}");
+    tests::eventually("all of them to be told of", || {
+        let told = delivery(&site, "&limit=1000");
+        let apart = told["datacenters"][0]["apart"].as_array().map(Vec::len);
+        if apart == Some(600) { Ok(()) } else { Err(format!("{apart:?}")) }
+    });
+}
+
 /// Copies a folder.
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp starts");

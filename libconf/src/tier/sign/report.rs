@@ -10,8 +10,8 @@ use crate::tier::{
 
 /// What `ssh-keygen -Y verify -n` is to be told.
 pub const NAMESPACE: &str = "conf-report";
-/// An SSH signature by an Ed25519 key has some 300 bytes.
-const LONGEST: usize = 1024;
+/// An SSH signature by an Ed25519 key has some 300 bytes; what is longer than this is none.
+pub const LONGEST: usize = 1024;
 
 /// Why a report is not its host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
