@@ -4,15 +4,21 @@
 
 use std::{
     fs,
-    io::{BufRead as _, BufReader, Lines, Read as _, Write as _},
+    io::{BufRead as _, BufReader, Read as _, Write as _},
     net::TcpStream,
     os::unix::fs::symlink,
     path::PathBuf,
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::mpsc::{self, Receiver, RecvTimeoutError},
+    thread,
+    time::Duration,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
+
+/// Far above what any step here takes on a busy machine; reached only by a defect.
+const LONG: Duration = Duration::from_secs(60);
 
 /// An export of one component, laid out as the agent does it.
 struct Export {
@@ -47,7 +53,8 @@ impl Export {
 /// A running example; ended with the test.
 struct Example {
     child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
+    /// What it says; closed when it says no more.
+    lines: Receiver<String>,
 }
 
 impl Example {
@@ -58,16 +65,25 @@ impl Example {
         command.args(arguments).env("CONF_EXPORT_DIR", export.dir.path()).env("CONF_LOCAL_SOCKET", "/nowhere.sock");
         let first = "build them first: cargo build -p libconf --examples --features http";
         let mut child = command.stdout(Stdio::piped()).spawn().expect(first);
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let (tell, lines) = mpsc::channel();
+        let said = BufReader::new(child.stdout.take().unwrap()).lines();
+        // Ends with the example, or with who listens.
+        thread::spawn(move || said.map_while(Result::ok).try_for_each(|line| tell.send(line)));
         Example { child, lines }
     }
 
-    fn line(&mut self) -> String {
-        self.lines.next().expect("the example goes on").unwrap()
+    fn line(&self) -> String {
+        self.lines.recv_timeout(LONG).expect("the example says something more")
+    }
+
+    /// Waits for its end, which its silence tells.
+    fn end(&mut self) -> ExitStatus {
+        assert_eq!(self.lines.recv_timeout(LONG), Err(RecvTimeoutError::Disconnected), "it does not end");
+        self.child.wait().unwrap()
     }
 
     /// The address of one that says `ready http=…`.
-    fn address(&mut self) -> String {
+    fn address(&self) -> String {
         self.line().strip_prefix("ready http=").expect("it is ready").to_owned()
     }
 }
@@ -82,6 +98,7 @@ impl Drop for Example {
 /// Status and body of `GET /`.
 fn get(address: &str, headers: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LONG)).unwrap();
     write!(stream, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
@@ -92,7 +109,7 @@ fn get(address: &str, headers: &str) -> (u16, String) {
 #[test]
 fn a_typed_web_service() {
     let export = Export::new("services/web", r#"{"greeting":"hello"}"#);
-    let mut web = Example::start("typed_web", &["127.0.0.1:0"], &export);
+    let web = Example::start("typed_web", &["127.0.0.1:0"], &export);
     let address = web.address();
     assert_eq!(get(&address, ""), (200, "hello (change 1)\n".to_owned()));
     export.switch(2, 1, r#"{"greeting":"welcome"}"#);
@@ -113,7 +130,7 @@ fn a_plain_synchronous_program() {
     export.switch(2, 1, r#"{"port":2}"#);
     assert_eq!(plain.line(), r#"sequence=2 settings={"port":2} motd=message 2"#);
     kill_process(Pid::from_child(&plain.child), Signal::TERM).unwrap();
-    assert!(plain.child.wait().unwrap().success());
+    assert!(plain.end().success());
 }
 
 #[test]
@@ -122,9 +139,9 @@ fn an_operation_across_two_services() {
     let (here, there) =
         (Export::new("services/shop", r#"{"price":100}"#), Export::new("services/shop", r#"{"price":100}"#));
     there.switch(5, 1, r#"{"price":105}"#);
-    let mut back = Example::start("operation", &["back", "127.0.0.1:0"], &there);
+    let back = Example::start("operation", &["back", "127.0.0.1:0"], &there);
     let back = (back.address(), back);
-    let mut front = Example::start("operation", &["front", "127.0.0.1:0", &back.0], &here);
+    let front = Example::start("operation", &["front", "127.0.0.1:0", &back.0], &here);
     let address = front.address();
     assert_eq!(get(&back.0, "").1, "price=105 pin=5", "without a pin it is on its newest");
     assert_eq!(get(&address, ""), (200, "front price=100 pin=1, back price=100 pin=1".to_owned()));
