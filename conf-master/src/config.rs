@@ -90,6 +90,10 @@ pub struct Serve {
     /// case; once for each id. Without PREFIX, from `CONF_SECRET_` and the name
     #[arg(long, value_name = "ID[=PREFIX]")]
     pub secrets_for: Vec<SecretsFor>,
+    /// How long after the start hosts may be heard of for the first time: no wait for the hosts of a datacenter that lists none ends
+    /// before. Hosts report each minute, give or take a quarter
+    #[arg(long, value_name = "SECONDS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub hosts_within: u64,
     /// What may not be passed
     #[command(flatten)]
     pub limits: LimitFlags,

@@ -1,6 +1,6 @@
 //! The delivery barrier: which hosts run a change, and whether they are enough. Decides by plain values, and asks nobody.
 
-use std::{collections::BTreeSet, fmt, num::NonZeroU8, str::FromStr, sync::Arc};
+use std::{collections::BTreeSet, fmt, num::NonZeroU8, str::FromStr, sync::Arc, time::Duration};
 
 use libconf::{
     name::{CommitId, DatacenterName, HostName, Sequence},
@@ -103,6 +103,9 @@ impl fmt::Display for Delivery {
             if one.counted == Counted::Reports {
                 write!(f, "; it lists none, so these are the hosts that report")?;
             }
+            if let Some(seconds) = one.settles_in {
+                write!(f, ", and others may for {seconds} s, since conf-master has just started")?;
+            }
             writeln!(f)?;
             for ShownReport { report: late, .. } in &one.late {
                 let state = match (late.state, &late.error) {
@@ -162,6 +165,10 @@ pub struct DatacenterDelivery {
     pub delivered: usize,
     /// How many of these nothing but the word of a conf-slave speaks for.
     pub on_word: usize,
+    /// It lists none, and conf-master has started so lately that others may be heard of for so many seconds: it is not complete
+    /// before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settles_in: Option<u64>,
     /// Those that run something older or of another history, or could not take it whole, as they last said.
     pub late: Vec<ShownReport>,
     /// Those of which it is said that they run it, and that does not count, since they did not sign it.
@@ -184,17 +191,23 @@ pub enum Counted {
     Reports,
 }
 
+/// What is known of a datacenter now.
+#[derive(Clone, Copy, Debug)]
+pub struct Known<'k> {
+    /// Its hosts.
+    pub inventory: &'k Inventory,
+    /// The snapshots that it has made; those of [`Target::asks`] are enough.
+    pub chain: &'k Chain,
+    /// What hosts said, sorted by their names.
+    pub heard: &'k [Arc<Heard>],
+    /// How long hosts that are there may still be heard of for the first time.
+    pub settles_in: Duration,
+}
+
 impl DatacenterDelivery {
-    /// Sets what hosts said, sorted by their names, against the inventory of now and the snapshots that the datacenter has made,
-    /// of which those of [`Target::asks`] are enough. Lists are cut to `shown` entries.
-    pub fn judge(
-        target: &Target,
-        barrier: Barrier,
-        inventory: &Inventory,
-        chain: &Chain,
-        heard: &[Arc<Heard>],
-        shown: usize,
-    ) -> Self {
+    /// Sets what hosts said against what they should run. Lists are cut to `shown` entries.
+    pub fn judge(target: &Target, barrier: Barrier, known: Known<'_>, shown: usize) -> Self {
+        let Known { inventory, chain, heard, settles_in } = known;
         let counted = if inventory.hosts.is_empty() { Counted::Reports } else { Counted::Inventory };
         let counts = |one: &&Arc<Heard>| match counted {
             Counted::Inventory => inventory.hosts.contains_key(&one.report.host),
@@ -214,12 +227,16 @@ impl DatacenterDelivery {
             needed: barrier.percent.of(hosts).max(1),
             delivered: 0,
             on_word: 0,
+            settles_in: None,
             late: Vec::new(),
             unproven: Vec::new(),
             silent: Vec::new(),
             apart: Vec::new(),
             more: 0,
         };
+        if counted == Counted::Reports && !settles_in.is_zero() {
+            delivery.settles_in = Some(settles_in.as_secs() + 1);
+        }
         let (run_it, late): (Vec<_>, Vec<_>) = own.into_iter().partition(|one| target.is_run_by(&one.report, chain));
         let mut unproven = Vec::new();
         for one in run_it {
@@ -242,9 +259,9 @@ impl DatacenterDelivery {
         delivery
     }
 
-    /// True when enough of them run it.
+    /// True when enough of them run it, and it is known who they are.
     pub fn is_complete(&self) -> bool {
-        self.delivered >= self.needed
+        self.delivered >= self.needed && self.settles_in.is_none()
     }
 }
 
@@ -293,7 +310,9 @@ mod tests {
         let target =
             Target { datacenter: "dc/v1".parse().unwrap(), sequence: Sequence(5), commit: COMMIT.parse().unwrap() };
         let chain = [4, 5, 6, 7].map(|sequence| (Sequence(sequence), COMMIT.parse().unwrap())).into();
-        let told = DatacenterDelivery::judge(&target, barrier(percent), &Inventory { hosts }, &chain, heard, 9);
+        let inventory = Inventory { hosts };
+        let known = Known { inventory: &inventory, chain: &chain, heard, settles_in: Duration::ZERO };
+        let told = DatacenterDelivery::judge(&target, barrier(percent), known, 9);
         let names =
             |list: &[ShownReport]| list.iter().map(|one| one.report.host.to_string()).collect::<Vec<_>>().join(" ");
         let silent: Vec<String> = told.silent.iter().map(ToString::to_string).collect();
@@ -339,10 +358,29 @@ mod tests {
     }
 
     #[test]
+    fn where_none_is_listed_those_that_report_are_known_after_a_while() {
+        let target = Target { datacenter: "dc/v1".parse().unwrap(), sequence: Sequence(5), commit: CommitId::ZERO };
+        let chain = [(Sequence(5), COMMIT.parse().unwrap())].into();
+        let heard = [heard("a", 5, "current")];
+        let check = |inventory: &Inventory, settles_in: Duration, complete: bool, seconds: Option<u64>| {
+            let known = Known { inventory, chain: &chain, heard: &heard, settles_in };
+            let told = DatacenterDelivery::judge(&target, barrier("100"), known, 9);
+            assert_eq!((told.is_complete(), told.settles_in, told.delivered), (complete, seconds, 1));
+        };
+        let listed = Inventory { hosts: [("a".parse().unwrap(), None)].into() };
+        let while_ = Duration::from_millis(1500);
+        check(&Inventory::default(), while_, false, Some(2));
+        check(&Inventory::default(), Duration::ZERO, true, None);
+        check(&listed, while_, true, None);
+    }
+
+    #[test]
     fn lists_are_cut_and_say_so() {
         let target = Target { datacenter: "dc/v1".parse().unwrap(), sequence: Sequence(5), commit: CommitId::ZERO };
         let all = [heard("a", 1, "current"), heard("b", 1, "current"), heard("c", 1, "current")];
-        let told = DatacenterDelivery::judge(&target, barrier("100"), &Inventory::default(), &Chain::new(), &all, 1);
+        let (inventory, chain) = (Inventory::default(), Chain::new());
+        let known = Known { inventory: &inventory, chain: &chain, heard: &all, settles_in: Duration::ZERO };
+        let told = DatacenterDelivery::judge(&target, barrier("100"), known, 1);
         assert_eq!((told.late.len(), told.more, told.hosts), (1, 2, 3));
     }
 

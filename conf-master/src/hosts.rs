@@ -164,13 +164,25 @@ impl Datacenter {
 }
 
 /// The newest report of every host. Not durable: hosts report again every minute.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Hosts {
     reports: Mutex<BTreeMap<DatacenterName, Datacenter>>,
     changed: watch::Sender<()>,
+    /// From then on who was not heard of is not there.
+    settled: Instant,
 }
 
 impl Hosts {
+    /// Knows of nobody yet. Whoever is there is heard of `within` so long.
+    pub fn new(within: Duration) -> Self {
+        Hosts { reports: Mutex::default(), changed: watch::Sender::default(), settled: Instant::now() + within }
+    }
+
+    /// How long hosts that are there may still be heard of for the first time.
+    pub fn settles_in(&self) -> Duration {
+        self.settled.saturating_duration_since(Instant::now())
+    }
+
     /// Takes over a conf-slave's summary; an older report never replaces a newer one, whichever slave it came through.
     pub fn take(&self, datacenter: &DatacenterName, inventory: &Inventory, report: SlaveReport) {
         for mut one in report.hosts.into_iter().filter(|one| one.datacenter == *datacenter) {
@@ -241,7 +253,7 @@ mod tests {
             let make = |name: &str| Identity::create(&folder.path().join(name)).unwrap();
             let (own, other) = (make("own"), make("other"));
             let hosts = [("web-1".parse().unwrap(), key(&own))].into();
-            Room { hosts: Hosts::default(), inventory: Inventory { hosts }, own, other }
+            Room { hosts: Hosts::new(Duration::ZERO), inventory: Inventory { hosts }, own, other }
         }
 
         fn listed() -> Self {

@@ -19,6 +19,7 @@ use tracing::{info, warn};
 
 use crate::{
     config::Serve,
+    hosts::Hosts,
     http::Server,
     land::{self, Lander},
     receive::{self, Pushers},
@@ -61,7 +62,8 @@ pub async fn run(flags: Serve, stop: CancellationToken) -> anyhow::Result<()> {
     let address = listener.address().context("a TCP listener has an address")?;
     let upkeep = tokio::spawn(keep_up(path.clone(), lander.clone(), stop.clone()));
     let renewal = tokio::spawn(renew::run(lander.clone(), flags.renew_ahead, stop.clone()));
-    let server = Server::new(path.clone(), lander, pushers, upload);
+    let hosts = Hosts::new(Duration::from_secs(flags.hosts_within));
+    let server = Server::new(path.clone(), lander, pushers, upload, hosts);
     health.set_ready();
     info!(%address, repo = %path.display(), "serving");
     ready(address);

@@ -21,7 +21,7 @@ use warp::Filter as _;
 use super::Server;
 use crate::{
     chains::Chains,
-    delivery::{Barrier, DatacenterDelivery, Delivery, Percent, Target},
+    delivery::{Barrier, DatacenterDelivery, Delivery, Known, Percent, Target},
     deployments,
     hosts::Hosts,
     idempotency::LandedRef,
@@ -180,12 +180,14 @@ impl Server {
                 .map_err(anyhow::Error::from)??;
             let complete = datacenters.iter().all(DatacenterDelivery::is_complete);
             let delivered: usize = datacenters.iter().map(|one| one.delivered).sum();
+            let settles = datacenters.iter().any(|one| one.settles_in.is_some());
             let moved = wait.unless.is_some_and(|seen| seen != delivered);
             let changed = async {
                 tokio::select! {
                     changed = reported.changed() => changed.is_ok(),
                     // Inventories may have changed.
                     changed = landed.changed() => changed.is_ok(),
+                    () = sleep(self.hosts.settles_in()), if settles => true,
                 }
             };
             if complete || moved || !timeout_at(deadline, changed).await.unwrap_or(false) {
@@ -221,7 +223,9 @@ impl Look {
             };
             let inventory = self.inventories.of(&repo, newest)?;
             let chain = self.chains.of(&repo, newest, &target.asks(&heard))?;
-            Ok(DatacenterDelivery::judge(target, barrier, &inventory, &chain, &heard, shown))
+            let settles_in = self.hosts.settles_in();
+            let known = Known { inventory: &inventory, chain: &chain, heard: &heard, settles_in };
+            Ok(DatacenterDelivery::judge(target, barrier, known, shown))
         };
         self.targets.iter().map(one).collect()
     }

@@ -58,7 +58,7 @@ pub struct Server {
 
 impl Server {
     /// Serves `repo`, whose landings are `lander`'s.
-    pub fn new(repo: PathBuf, lander: Lander, pushers: Pushers, upload: Arc<UploadPack>) -> Self {
+    pub fn new(repo: PathBuf, lander: Lander, pushers: Pushers, upload: Arc<UploadPack>, hosts: Hosts) -> Self {
         let environment = move |request: &Request| match request.method {
             http::Method::POST => vec![(PUSH_VARIABLE.to_owned(), pushers.begin(git::pusher(request)))],
             _ => Vec::new(),
@@ -66,7 +66,7 @@ impl Server {
         let receive = ReceivePack::new(repo.clone(), PUSHES_AT_ONCE, environment);
         let waits = Arc::new(Semaphore::new(delivery::WAITS_AT_ONCE));
         let renderings = Arc::new(Semaphore::new(RENDERINGS_AT_ONCE));
-        let (hosts, inventories, chains) = (Arc::default(), Arc::default(), Arc::default());
+        let (hosts, inventories, chains) = (Arc::new(hosts), Arc::default(), Arc::default());
         Server { repo, lander, hosts, inventories, chains, waits, upload, receive, renderings }
     }
 

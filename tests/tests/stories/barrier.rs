@@ -114,7 +114,8 @@ fn a_change_that_does_not_touch_a_datacenter_asks_for_its_newest_before() {
 
 #[test]
 fn hosts_that_nobody_lists_are_shown_apart_and_listed_ones_that_never_spoke_are_waited_for() {
-    let site = site("{web-1: {}, web-9: {}}");
+    let mut site = site("{web-1: {}, web-9: {}}");
+    restart_with(&mut site, "0");
     let sequence = site.push_and_wait("services/web", "round", "1\n");
     let (code, said) = wait(&site, &["--percent", "50"]);
     assert_eq!(code, Some(0), "{said}");
@@ -222,6 +223,40 @@ fn one_host_that_reports_too_much_makes_no_cache_mute() {
 fn copy(from: &std::path::Path, to: &std::path::Path) {
     let copied = Command::new("cp").arg("-a").args([from, to]).status().expect("cp starts");
     assert!(copied.success(), "{} is copied", from.display());
+}
+
+/// Starts the central server again, for which so many seconds later all hosts are heard of.
+fn restart_with(site: &mut Site, seconds: &str) {
+    for argument in ["--hosts-within", seconds] {
+        site.master.daemon.argument(argument);
+    }
+    site.master.daemon.restart();
+}
+
+#[test]
+fn where_no_host_is_listed_a_wait_ends_no_sooner_than_all_may_have_been_heard_of() {
+    let mut site = site("{}");
+    let sequence = site.push("services/web", "round", "1\n");
+    let first = tests::eventually("the first of the two to have reported", || {
+        let told = reports(&site);
+        let first = told.iter().find(|one| one["host"] == "web-1" && one["sequence"] == sequence);
+        first.cloned().ok_or_else(|| format!("{told:?}"))
+    });
+    site.slaves[0].daemon.stop();
+    site.master.daemon.kill9_and_restart();
+    say(&site, &first);
+    let (code, said) = wait(&site, &["--timeout", "0"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&format!("1 of 1 host runs #{sequence};")) && said.contains("others may for"), "{said}");
+    let told = delivery(&site, "");
+    let settles = told["datacenters"][0]["settles_in"].as_u64();
+    assert!(settles.is_some_and(|seconds| (1..=75).contains(&seconds)), "{told}");
+    // A wait ends by itself when that is over.
+    restart_with(&mut site, "3");
+    say(&site, &first);
+    let (code, said) = wait(&site, &[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(!said.contains("others may for"), "{said}");
 }
 
 /// The key of a host.

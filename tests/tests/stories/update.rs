@@ -413,6 +413,11 @@ fn the_schema_version_must_be_that_of_the_branch() {
 #[test]
 fn an_answer_waits_for_the_hosts_and_names_those_that_do_not_follow() {
     let mut site = Plan { hosts: 2, ..Plan::default() }.start();
+    // No host is listed here, and both are heard of before anything is asked.
+    for argument in ["--hosts-within", "0"] {
+        site.master.daemon.argument(argument);
+    }
+    site.master.daemon.restart();
     let send = |site: &Site, version: i64, query: &str| {
         let request = json!({"section": WEB, "config": {"round": version + 1}, "version": version});
         let path = format!("/api/v1/config/update{query}");
