@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use libconf::tier::{
-    api::HostState,
+    api::{HostState, SnapshotAt},
     consul::{Consul, Credentials as ConsulCredentials},
     daemon::Metrics,
     http::{self as web, Health, Listener},
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use warp::Filter as _;
 
 use crate::{
-    central,
+    central::{self, Watermark},
     check::Checks,
     config::{FileOnly, RunOptions},
     demand::Demand,
@@ -48,6 +48,7 @@ pub struct LocalAgent {
     host: Host,
     sources: Sources,
     reports: Arc<Upstreams>,
+    keys: TrustedKeys,
     demand: Arc<Demand>,
     audience: Audience,
     registry: Arc<Registry>,
@@ -89,7 +90,7 @@ impl LocalAgent {
         };
         let reports = Arc::new(Upstreams::new(options.surrogate.clone(), &credentials)?);
 
-        let opening = options.clone();
+        let (opening, trusted) = (options.clone(), keys.clone());
         // Whoever observes leaves everything outside of the agent's own state as it is.
         let place = (!options.observe).then_some(file.export);
         let (watch, probes) = if options.observe { Default::default() } else { (file.watch, file.probe) };
@@ -99,7 +100,7 @@ impl LocalAgent {
             Host::open(HostOptions {
                 datacenter: &opening.datacenter,
                 host: &opening.host,
-                keys,
+                keys: trusted,
                 state: &opening.state,
                 git_dir: opening.git_dir.as_deref(),
                 retention: Retention::new(opening.keep, opening.keep_seconds),
@@ -112,10 +113,14 @@ impl LocalAgent {
         let mut status = Status::new(options.datacenter.clone(), options.host.clone(), host.export_path());
         status.observe = options.observe;
         let (agent, requests) = Agent::new(View::new(status), host.history());
-        if let Some(watermark) = central::read(host.export_path()) {
-            agent.hear(watermark);
-        }
         host.publish_to(&agent);
+        if let (Some(exported), Some(written)) = (&agent.view().exported, central::read(host.export_path()))
+            && exported.sequence == written.sequence
+        {
+            // It was proven when it was written.
+            let snapshot = SnapshotAt { sequence: exported.sequence, commit: exported.commit };
+            agent.hear(Watermark { snapshot, central: written.central });
+        }
         let registry = Registry::open(&options.state, &watch, host.duties(), agent.clone(), options.observe);
         let audience = Audience { agent, watchers: registry.clone() };
 
@@ -124,7 +129,7 @@ impl LocalAgent {
             Upstreams::new(options.central.clone(), &credentials)?,
         );
         let (here, fetching) = (host.repository_path(), host.fetching());
-        let demand = Demand::new(audience.agent.clone(), here, fetching, asked.0, asked.1, stopping.clone());
+        let demand = Demand::new(audience.agent.clone(), here, fetching, asked, keys.clone(), stopping.clone());
 
         // Everybody on this host may ask; the routes say who may do what.
         let socket = web::bind_unix(&options.socket.socket, 0o666).await?;
@@ -137,6 +142,7 @@ impl LocalAgent {
             host,
             sources,
             reports,
+            keys,
             demand: Arc::new(demand),
             audience,
             registry,
@@ -189,7 +195,7 @@ impl LocalAgent {
         tasks.spawn(central::run(self.audience.agent.clone(), self.host.export_path().to_owned(), stop.clone()));
         tasks.spawn(self.registry.run(stop.clone()));
         tasks.spawn(probe::run(self.probes, self.audience.agent.clone(), self.host.duties(), stop.clone()));
-        tasks.spawn(report::run(self.audience.clone(), self.reports, self.host.identity(), stop.clone()));
+        tasks.spawn(report::run(self.audience.clone(), self.reports, self.host.identity(), self.keys, stop.clone()));
         tasks.spawn(follow::run(self.host, self.sources, self.audience, self.requests, stop));
         while let Some(ended) = tasks.join_next().await {
             // A panic ends the process by itself where panics abort; a test sees it here.

@@ -1,7 +1,7 @@
 //! The host's central sequence: the highest change for which this host knows that what it exports is its datacenter's newest
 //! snapshot not above it.
 //!
-//! It rises by watermarks: in the answers to this host's reports, and in answers to questions for a sequence. `export/central`
+//! It rises by watermarks, which conf-master signs: in the answers to this host's reports, and in answers to questions for a sequence. `export/central`
 //! tells processes of it, so that they need not ask; it is not synced, and a reader that finds it missing, or about another
 //! snapshot than `current`, takes the snapshot's own sequence.
 
@@ -11,7 +11,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use libconf::{name::Sequence, tier::api::WatermarkEvent};
+use libconf::{
+    name::{DatacenterName, Sequence},
+    tier::{
+        api::{SnapshotAt, WatermarkEvent},
+        sign::{self, KeyError, TrustedKeys},
+    },
+};
 use serde::{Deserialize, Serialize};
 use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
@@ -19,19 +25,29 @@ use tokio_util::sync::CancellationToken;
 use crate::{folder::Folder, state::Agent};
 
 /// That the datacenter's newest snapshot not above `central` is `snapshot`: a fact, true for ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermark {
-    /// The change that made the snapshot.
-    #[serde(rename = "sequence")]
-    pub snapshot: Sequence,
+    /// That snapshot.
+    pub snapshot: SnapshotAt,
     /// Up to which change it is the newest.
     pub central: Sequence,
 }
 
-impl From<&WatermarkEvent> for Watermark {
-    fn from(event: &WatermarkEvent) -> Self {
-        Watermark { snapshot: event.snapshot, central: event.central }
+impl Watermark {
+    /// What conf-master has signed for this datacenter, whoever brought it.
+    pub fn proven(event: &WatermarkEvent, datacenter: &DatacenterName, keys: &TrustedKeys) -> Result<Self, KeyError> {
+        sign::watermark::verify(event, datacenter, keys)?;
+        Ok(Watermark { snapshot: event.newest(), central: event.central })
     }
+}
+
+/// What `export/central` says: the host's central sequence, for who finds the snapshot `sequence` to be current.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Written {
+    /// The change that made the snapshot.
+    pub sequence: Sequence,
+    /// Up to which change it is the newest.
+    pub central: Sequence,
 }
 
 /// Snapshots whose watermarks are remembered: the exported one, and some that are not exported yet.
@@ -39,8 +55,7 @@ const MOST_HEARD: usize = 16;
 
 /// What was heard of the exported snapshot and newer ones, by the snapshot; what was heard last at the end.
 ///
-/// Servers tell of the newest snapshot again and again. So one that names many which do not exist displaces what is true for a
-/// moment, and no longer.
+/// Servers tell of the newest snapshot again and again, so that what is displaced comes back.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heard(VecDeque<Watermark>);
 
@@ -59,10 +74,10 @@ impl Heard {
     }
 
     /// The central sequence of a host that exports `snapshot`; what is said of older ones is not needed any more.
-    pub fn central(&mut self, snapshot: Sequence) -> Sequence {
-        self.0.retain(|heard| heard.snapshot >= snapshot);
+    pub fn central(&mut self, snapshot: SnapshotAt) -> Sequence {
+        self.0.retain(|heard| heard.snapshot.sequence >= snapshot.sequence);
         let heard = self.0.iter().find(|heard| heard.snapshot == snapshot);
-        heard.map_or(snapshot, |heard| heard.central.max(snapshot))
+        heard.map_or(snapshot.sequence, |heard| heard.central.max(snapshot.sequence))
     }
 }
 
@@ -71,15 +86,15 @@ const NEW: &str = ".central.new";
 const MOST_BYTES: u64 = 4096;
 
 /// What `export/central` says; nothing when it cannot be read.
-pub fn read(export: &Path) -> Option<Watermark> {
+pub fn read(export: &Path) -> Option<Written> {
     let (text, _) = Folder::existing(export).ok()?.read(FILE, MOST_BYTES).ok()?;
     serde_json::from_slice(&text).ok()
 }
 
-fn write(export: &Path, watermark: Watermark) -> io::Result<()> {
+fn write(export: &Path, written: Written) -> io::Result<()> {
     let folder = Folder::existing(export)?;
     folder.remove(NEW)?;
-    folder.write(NEW, &serde_json::to_vec(&watermark)?, 0o444)?;
+    folder.write(NEW, &serde_json::to_vec(&written)?, 0o444)?;
     folder.rename(NEW, &folder, FILE)
 }
 
@@ -89,7 +104,7 @@ pub async fn run(agent: Agent, export: PathBuf, stop: CancellationToken) {
     let mut written = read(&export);
     loop {
         let status = &views.borrow_and_update().status.clone();
-        let now = Watermark { snapshot: status.sequence, central: status.central };
+        let now = Written { sequence: status.sequence, central: status.central };
         if status.commit.is_some() && written != Some(now) {
             let path = export.clone();
             match spawn_blocking(move || write(&path, now)).await {
@@ -114,32 +129,36 @@ mod tests {
     #[test]
     fn a_watermark_counts_for_its_snapshot_alone() {
         let mut heard = Heard::default();
-        let mut hear =
-            |snapshot, central| heard.hear(Watermark { snapshot: Sequence(snapshot), central: Sequence(central) });
+        let at = |sequence: u64| SnapshotAt {
+            sequence: Sequence(sequence),
+            commit: [u8::try_from(sequence).unwrap(); 20].into(),
+        };
+        let mut hear = |snapshot, central| heard.hear(Watermark { snapshot: at(snapshot), central: Sequence(central) });
         hear(5, 9);
         hear(5, 7);
         // Of a snapshot that is on its way.
         hear(10, 12);
-        assert_eq!(heard.central(Sequence(5)), Sequence(9));
-        assert_eq!(heard.central(Sequence(10)), Sequence(12));
-        assert_eq!(heard.central(Sequence(13)), Sequence(13));
-        (100..200)
-            .for_each(|snapshot| heard.hear(Watermark { snapshot: Sequence(snapshot), central: Sequence(snapshot) }));
+        assert_eq!(heard.central(at(5)), Sequence(9));
+        // Of another history.
+        assert_eq!(heard.central(SnapshotAt { commit: [77; 20].into(), ..at(10) }), Sequence(10));
+        assert_eq!(heard.central(at(10)), Sequence(12));
+        assert_eq!(heard.central(at(13)), Sequence(13));
+        (100..200).for_each(|snapshot| heard.hear(Watermark { snapshot: at(snapshot), central: Sequence(snapshot) }));
         assert!(heard.0.len() <= MOST_HEARD);
-        // Whatever was invented, what is true is heard again.
-        heard.hear(Watermark { snapshot: Sequence(14), central: Sequence(20) });
-        assert_eq!(heard.central(Sequence(14)), Sequence(20));
+        // What was displaced is heard again.
+        heard.hear(Watermark { snapshot: at(14), central: Sequence(20) });
+        assert_eq!(heard.central(at(14)), Sequence(20));
     }
 
     #[test]
     fn what_is_written_is_read() {
         let folder = tempfile::tempdir().unwrap();
-        let watermark = Watermark { snapshot: Sequence(3), central: Sequence(8) };
+        let written = Written { sequence: Sequence(3), central: Sequence(8) };
         assert_eq!(read(folder.path()), None);
-        write(folder.path(), watermark).unwrap();
-        write(folder.path(), watermark).unwrap();
+        write(folder.path(), written).unwrap();
+        write(folder.path(), written).unwrap();
         assert_eq!(std::fs::read_to_string(folder.path().join(FILE)).unwrap(), r#"{"sequence":3,"central":8}"#);
-        assert_eq!(read(folder.path()), Some(watermark));
+        assert_eq!(read(folder.path()), Some(written));
         std::fs::write(folder.path().join("other"), "").unwrap();
         std::fs::rename(folder.path().join("other"), folder.path().join(FILE)).unwrap();
         assert_eq!(read(folder.path()), None);

@@ -7,7 +7,7 @@
 //!
 //! Always true:
 //! - An answer is proven: by the chain of what this host has verified, by the signed snapshot that follows, or, where none
-//!   follows, by the watermark of a server. A server whose answer fails its proof is not believed again for this change.
+//!   follows, by a watermark, signed too. A server whose answer fails its proof is not believed again for this change.
 //! - That there was nothing so old is proven too: by the signed snapshot that follows none.
 //! - What fails on this host, or on the way, is no answer and nobody's lie: it is tried again.
 //! - `current` is never touched by an older snapshot.
@@ -28,6 +28,7 @@ use libconf::{
     name::{CommitId, Sequence},
     tier::{
         api::SnapshotAt,
+        sign::TrustedKeys,
         upstream::{Backoff, Upstreams},
     },
 };
@@ -147,6 +148,7 @@ pub struct Demand {
     repository: PathBuf,
     surrogates: Upstreams,
     central: Upstreams,
+    keys: TrustedKeys,
     callers: Callers,
     /// One for each change that is being brought: who comes later waits for the same.
     turns: Mutex<BTreeMap<Sequence, watch::Receiver<Turn>>>,
@@ -158,18 +160,18 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Answers from `agent`'s export and the repository, and asks these servers, until `stop`.
+    /// Answers from `agent`'s export and the repository, and asks these servers, until `stop`; believes what `keys` signed.
     pub fn new(
         agent: Agent,
         repository: PathBuf,
         fetching: Arc<RwLock<()>>,
-        surrogates: Upstreams,
-        central: Upstreams,
+        (surrogates, central): (Upstreams, Upstreams),
+        keys: TrustedKeys,
         stop: CancellationToken,
     ) -> Self {
         let (callers, turns, fetches) = (Callers::default(), Mutex::default(), Semaphore::new(bring::MOST_FETCHES));
         let tasks = TaskTracker::new();
-        Demand { agent, repository, surrogates, central, callers, turns, fetching, fetches, tasks, stop }
+        Demand { agent, repository, surrogates, central, keys, callers, turns, fetching, fetches, tasks, stop }
     }
 
     /// The folder that was the newest at `change`, at the latest after `patience`. Each `user` has a share of those who may wait.

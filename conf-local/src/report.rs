@@ -9,7 +9,7 @@ use libconf::tier::{
     api::{HostReport, HostState, ReportAnswer},
     daemon::chain,
     secret::Identity,
-    sign,
+    sign::{self, TrustedKeys},
     upstream::{Backoff, Upstreams},
 };
 use rand::Rng;
@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    central::Watermark,
     state::{Agent, View},
     transaction::Audience,
 };
@@ -31,11 +32,20 @@ const MOST_WORDS: usize = 2000;
 /// Reports until `stop`. A report that does not arrive is sent again, newest state first; it is never an obstacle.
 ///
 /// Each is signed, where the identity can sign: a delivery barrier decides by them, and a surrogate could invent them.
-pub async fn run(audience: Audience, surrogates: Arc<Upstreams>, identity: Arc<Identity>, stop: CancellationToken) {
+///
+/// What a surrogate answers of the central sequence counts when one of `keys` has signed it.
+pub async fn run(
+    audience: Audience,
+    surrogates: Arc<Upstreams>,
+    identity: Arc<Identity>,
+    keys: TrustedKeys,
+    stop: CancellationToken,
+) {
     let mut clock = Clock(0);
     let mut views = audience.agent.follow();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     let mut sent = None;
+    let mut heard = None;
     let mut next = Instant::now();
     loop {
         let report = report(&audience.agent);
@@ -52,8 +62,15 @@ pub async fn run(audience: Audience, surrogates: Arc<Upstreams>, identity: Arc<I
             match answer {
                 Ok(ReportAnswer { watermark }) => {
                     audience.back(WHAT);
-                    if let Some(watermark) = watermark.filter(|heard| heard.datacenter == report.datacenter) {
-                        audience.agent.hear((&watermark).into());
+                    if let Some(watermark) = watermark.filter(|watermark| heard.as_ref() != Some(watermark)) {
+                        match Watermark::proven(&watermark, &report.datacenter, &keys) {
+                            Ok(proven) => audience.agent.hear(proven),
+                            Err(error) => {
+                                let error = chain(&error);
+                                tracing::warn!(error, "a conf-slave's watermark is not proven; passed over");
+                            }
+                        }
+                        heard = Some(watermark);
                     }
                     backoff.reset();
                     sent = Some(report);

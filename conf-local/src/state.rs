@@ -63,7 +63,8 @@ impl View {
 
     /// Another snapshot is exported, or a watermark was heard.
     pub(crate) fn raise_central(&mut self) {
-        self.status.central = self.heard.central(self.status.sequence);
+        let (sequence, commit) = (self.status.sequence, self.status.commit.unwrap_or(CommitId::ZERO));
+        self.status.central = self.heard.central(SnapshotAt { sequence, commit });
     }
 }
 

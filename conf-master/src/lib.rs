@@ -44,3 +44,4 @@ pub mod section;
 pub mod serve;
 pub mod update;
 pub mod validate;
+pub mod watermarks;

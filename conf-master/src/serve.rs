@@ -12,6 +12,7 @@ use libconf::tier::{
     daemon::{Metrics, listen_guard, ready},
     git,
     http::{self, Health},
+    sign::SigningKey,
     upload::{self, UploadPack},
 };
 use tokio_util::sync::CancellationToken;
@@ -26,6 +27,7 @@ use crate::{
     repository,
     secrets::{Keeper, renew},
     validate::Validator,
+    watermarks::Watermarks,
 };
 
 /// How often Git's own upkeep runs, at the latest.
@@ -62,8 +64,9 @@ pub async fn run(flags: Serve, stop: CancellationToken) -> anyhow::Result<()> {
     let address = listener.address().context("a TCP listener has an address")?;
     let upkeep = tokio::spawn(keep_up(path.clone(), lander.clone(), stop.clone()));
     let renewal = tokio::spawn(renew::run(lander.clone(), flags.renew_ahead, stop.clone()));
+    let watermarks = Watermarks::new(SigningKey::load(&repository::key_path(&path))?);
     let hosts = Hosts::new(Duration::from_secs(flags.hosts_within));
-    let server = Server::new(path.clone(), lander, pushers, upload, hosts);
+    let server = Server::new(path.clone(), lander, watermarks, pushers, upload, hosts);
     health.set_ready();
     info!(%address, repo = %path.display(), "serving");
     ready(address);

@@ -78,9 +78,10 @@ pub async fn answer(shown: Arc<Shown>, query: AtQuery) -> Response {
     loop {
         let serving = servings.borrow_and_update().clone();
         if let Some(serving) = serving {
-            central = known(&serving, watermarks.borrow_and_update().as_ref());
+            let heard = watermarks.borrow_and_update().clone();
+            central = known(&serving, heard.as_ref());
             if central >= query.sequence {
-                return read(&shown, &serving, query.sequence, central).await;
+                return read(&shown, &serving, query.sequence, central, heard).await;
             }
         }
         tokio::select! {
@@ -90,10 +91,16 @@ pub async fn answer(shown: Arc<Shown>, query: AtQuery) -> Response {
             () = shown.bounds.stop.cancelled() => break,
         }
     }
-    web::json(StatusCode::OK, &At { central, at: None, next: None })
+    web::json(StatusCode::OK, &At { central, at: None, next: None, watermark: None })
 }
 
-async fn read(shown: &Shown, serving: &Serving, change: Sequence, central: Sequence) -> Response {
+async fn read(
+    shown: &Shown,
+    serving: &Serving,
+    change: Sequence,
+    central: Sequence,
+    heard: Option<WatermarkEvent>,
+) -> Response {
     let Ok(_reading) = shown.bounds.reading.acquire().await else {
         return web::error(StatusCode::SERVICE_UNAVAILABLE, "this conf-slave is stopping");
     };
@@ -103,7 +110,11 @@ async fn read(shown: &Shown, serving: &Serving, change: Sequence, central: Seque
         chain::around(&repo, newest, change).map_err(|error| libconf::tier::daemon::chain(&error))
     });
     match found.await {
-        Ok(Ok(Around::Known { at, next })) => web::json(StatusCode::OK, &At { central, at, next }),
+        Ok(Ok(Around::Known { at, next })) => {
+            let tells = |heard: &WatermarkEvent| heard.central >= change && Some(heard.newest()) == at;
+            let watermark = heard.filter(|heard| next.is_none() && tells(heard));
+            web::json(StatusCode::OK, &At { central, at, next, watermark })
+        }
         Ok(Ok(Around::CutOff)) => {
             let words = format!("this conf-slave does not know what change {change} was; ask the central server");
             web::error(StatusCode::BAD_GATEWAY, words)

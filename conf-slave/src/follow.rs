@@ -90,15 +90,26 @@ fn take(
             Err(error) => tracing::warn!(%error, "an event that cannot be read is passed over"),
         },
         "watermark" => {
-            if let Ok(watermark) = serde_json::from_str::<WatermarkEvent>(&event.data) {
-                // What was once so stays so: a central server put back to an older state makes nobody forget.
-                let own = watermark.datacenter == *mirror.datacenter();
-                central.send_if_modified(|now| {
-                    let newer = own && now.as_ref().is_none_or(|now| watermark.central > now.central);
-                    *now = if newer { Some(watermark) } else { now.take() };
-                    newer
-                });
+            const TOPIC: &str = "watermarks";
+            let watermark = match serde_json::from_str::<WatermarkEvent>(&event.data) {
+                Ok(watermark) => watermark,
+                Err(error) => {
+                    problems.set(TOPIC, format!("the central server sends watermarks that cannot be read: {error}"));
+                    return;
+                }
+            };
+            // Hosts would not believe it either.
+            if let Err(error) = mirror.trusts(&watermark) {
+                problems.set(TOPIC, format!("a watermark of the central server is passed over: {}", chain(&error)));
+                return;
             }
+            problems.clear(TOPIC, "the central server sends good watermarks");
+            // What was once so stays so: a central server put back to an older state makes nobody forget.
+            central.send_if_modified(|now| {
+                let newer = now.as_ref().is_none_or(|now| watermark.central > now.central);
+                *now = if newer { Some(watermark) } else { now.take() };
+                newer
+            });
         }
         // Heartbeats, and what a later version adds.
         _ => {}

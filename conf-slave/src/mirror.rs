@@ -17,12 +17,12 @@ use git2::{ErrorCode, Repository};
 use libconf::{
     name::{CommitId, ComponentVersion, DatacenterName, RefName, Sequence},
     tier::{
-        api::{DatacenterStatus, Pin},
+        api::{DatacenterStatus, Pin, WatermarkEvent},
         daemon::chain,
         git::{self, GitError, LockError, RepositoryLock},
         pack::{self, Depth, FetchError, Fetched, Step},
         pointers::Pointer,
-        sign::TrustedKeys,
+        sign::{self, KeyError, TrustedKeys},
         snapshot::{self, Snapshot, SnapshotError},
         upload::UploadPack,
         upstream::{UpstreamError, Upstreams},
@@ -146,6 +146,11 @@ enum Found {
 }
 
 impl Mirror {
+    /// Sees that a watermark is this datacenter's, and signed by whom snapshots are trusted of.
+    pub fn trusts(&self, watermark: &WatermarkEvent) -> Result<(), KeyError> {
+        sign::watermark::verify(watermark, &self.place.datacenter, &self.keys)
+    }
+
     /// Takes the mirror in the folder `state`, or makes an empty one; a damaged one is set aside. Blocks.
     pub fn open(
         state: &Path,

@@ -16,13 +16,10 @@ use tokio::{sync::OwnedRwLockReadGuard, time::timeout};
 
 use super::{
     Demand, Missing, Short, Unavailable,
-    ask::{self, Asked, Doubts, Found},
+    ask::{Asked, Doubts, Found},
     known,
 };
-use crate::{
-    central::Watermark,
-    state::{Older, Undone},
-};
+use crate::state::{Older, Undone};
 
 /// Older snapshots that are fetched at once.
 pub(super) const MOST_FETCHES: usize = 4;
@@ -42,14 +39,14 @@ impl Demand {
     ) -> Result<Option<(SnapshotAt, Sequence)>, Short> {
         let exported = self.now().ok_or(Unavailable::Nothing)?;
         let have = SnapshotAt { sequence: exported.sequence, commit: exported.commit };
-        let (server, found) = match ask::ask(&self.surrogates, &self.central, &self.agent, change, have, doubts).await {
+        let (server, found) = match self.ask(change, have, doubts).await {
             Asked::Found(server, found) => (server, found),
             Asked::Nobody(words) => return Err(Missing::Answer(words).into()),
         };
         match self.follow(found, have).await {
             Ok(older) => match found {
                 Found::TooOld { .. } => Err(Unavailable::TooOld(change).into()),
-                Found::At { .. } => Ok(older),
+                Found::At { .. } | Found::Newest(_) => Ok(older),
             },
             Err(Undone::Wrong(words)) => {
                 tracing::warn!(server, %change, reason = words, "what a server says of a change is not proven; others are asked");
@@ -72,18 +69,19 @@ impl Demand {
                 self.agent.begins_with(first, fetching).await?;
             }
             // The newest that was named is wanted now; the chain between proves the rest.
-            Found::At { at, next, .. } if at.sequence > have.sequence => self.take(next.unwrap_or(at)).await?,
-            Found::At { at, next: Some(next), .. } if at == have => self.take(next).await?,
-            Found::At { at, next: Some(next), .. } => {
+            Found::At { at, next: Some(next) } if at.sequence >= have.sequence => self.take(next).await?,
+            Found::At { at, next: Some(next) } => {
                 let through = known::before(next.sequence);
                 self.render(at, through, Some(next)).await?;
                 return Ok(Some((at, through)));
             }
-            Found::At { .. } => {}
-        }
-        if let Found::At { central, at, next: None } = found {
-            // Nothing follows, as far as it knows: that is what a watermark says.
-            self.agent.hear(Watermark { snapshot: at.sequence, central });
+            Found::At { at, next: None } => self.take(at).await?,
+            Found::Newest(watermark) => {
+                if watermark.snapshot != have {
+                    self.take(watermark.snapshot).await?;
+                }
+                self.agent.hear(watermark);
+            }
         }
         Ok(None)
     }

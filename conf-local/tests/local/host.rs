@@ -26,6 +26,7 @@ use libconf::{
     tier::{
         api::{HostState, Pin},
         http,
+        sign::{SigningKey, TrustedKeys},
         upstream::{Credentials, Upstreams},
     },
 };
@@ -216,7 +217,10 @@ impl Host {
         let repository = self.state.path().join("repo.git");
         let nobody = || Upstreams::new(Vec::new(), &Credentials::none()).unwrap();
         let (agent, stop) = (self.agent.clone(), CancellationToken::new());
-        let demand = Demand::new(agent, repository.clone(), Arc::default(), nobody(), nobody(), stop.clone());
+        let key = tempfile::tempdir().unwrap();
+        SigningKey::generate(&key.path().join("key"), "nobody").unwrap();
+        let keys = TrustedKeys::load(&key.path().join("key.pub")).unwrap();
+        let demand = Demand::new(agent, repository.clone(), Arc::default(), (nobody(), nobody()), keys, stop.clone());
         Service {
             agent: self.agent.clone(),
             watchers: self.registry(),

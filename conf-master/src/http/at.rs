@@ -1,5 +1,7 @@
 //! `GET /api/v1/at`: which snapshot of a datacenter was the newest at a change.
 
+use std::sync::Arc;
+
 use http::StatusCode;
 use libconf::{
     name::{DatacenterName, Sequence},
@@ -13,7 +15,7 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use warp::Filter as _;
 
-use super::Server;
+use super::{Server, datacenters::newest};
 
 /// Chains that are followed at once; the others wait their turn.
 static READING: Semaphore = Semaphore::const_new(4);
@@ -39,21 +41,25 @@ pub(super) fn routes(server: Server) -> Routes {
 impl Server {
     /// What has landed is known here, so that nothing is waited for: a change above `central` is none yet.
     async fn at(&self, query: Query) -> Response {
-        let published = self.lander.published();
-        let central = published.borrow().central;
-        let newest = match self.snapshot(&query.datacenter) {
-            Ok(newest) => newest,
+        let published = self.lander.published().borrow().clone();
+        let newest = match newest(&published, &query.datacenter) {
+            Ok(newest) => newest.commit,
             Err(answer) => return answer,
         };
-        let change = query.sequence;
+        let (change, central) = (query.sequence, published.central);
         if change > central {
-            return json(StatusCode::OK, &At { central, at: None, next: None });
+            return json(StatusCode::OK, &At { central, at: None, next: None, watermark: None });
         }
         let Ok(_reading) = READING.acquire().await else {
             return error(StatusCode::SERVICE_UNAVAILABLE, "conf-master is stopping");
         };
-        self.read(move |repo| match chain::around(repo, newest.commit, change)? {
-            Around::Known { at, next } => Ok(json(StatusCode::OK, &At { central, at, next })),
+        let watermarks = self.watermarks.clone();
+        self.read(move |repo| match chain::around(repo, newest, change)? {
+            Around::Known { at, next } => {
+                let watermark = if next.is_none() { watermarks.of(&published, &query.datacenter)? } else { None };
+                let watermark = watermark.map(Arc::unwrap_or_clone);
+                Ok(json(StatusCode::OK, &At { central, at, next, watermark }))
+            }
             Around::CutOff => {
                 Ok(error(StatusCode::NOT_FOUND, format!("change {change} is too long ago; git still finds it")))
             }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use warp::Filter as _;
 
 use super::{Server, named};
-use crate::{deployments, hosts::HostsAnswer};
+use crate::{deployments, hosts::HostsAnswer, land::Published};
 
 /// The most bytes of one summary; conf-slaves send pieces of 4 MiB, those of earlier versions all of their hosts at once.
 const REPORT_BYTES: usize = 32 << 20;
@@ -66,6 +66,14 @@ pub(super) fn routes(server: Server) -> Routes {
     list.boxed().or(one.boxed()).unify().boxed()
 }
 
+/// A datacenter's newest snapshot in what has landed; 404 for one that is not there.
+pub(super) fn newest<'p>(published: &'p Published, name: &DatacenterName) -> Result<&'p Snapshot, Response> {
+    published.datacenters.get(name).ok_or_else(|| {
+        let known = published.datacenters.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        error(StatusCode::NOT_FOUND, format!("there is no datacenter {name}; there are: {known}"))
+    })
+}
+
 impl Server {
     fn list(&self) -> Response {
         let published = self.lander.published();
@@ -76,12 +84,7 @@ impl Server {
 
     /// A datacenter's newest snapshot, or the answer that there is no such datacenter.
     pub(super) fn snapshot(&self, name: &DatacenterName) -> Result<Snapshot, Response> {
-        let published = self.lander.published();
-        let snapshot = published.borrow().datacenters.get(name).cloned();
-        let known = || published.borrow().datacenters.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        snapshot.ok_or_else(|| {
-            error(StatusCode::NOT_FOUND, format!("there is no datacenter {name}; there are: {}", known()))
-        })
+        newest(&self.lander.published().borrow(), name).cloned()
     }
 
     async fn show(&self, name: DatacenterName) -> Response {

@@ -34,6 +34,7 @@ use crate::{
     inventory::Inventories,
     land::Lander,
     receive::{PUSH_VARIABLE, Pushers},
+    watermarks::Watermarks,
 };
 
 /// Pushes that Git works on at once; more get 503 and are told to try again.
@@ -47,6 +48,7 @@ const RENDERINGS_AT_ONCE: usize = 2;
 pub struct Server {
     repo: PathBuf,
     lander: Lander,
+    watermarks: Arc<Watermarks>,
     hosts: Arc<Hosts>,
     inventories: Arc<Inventories>,
     chains: Arc<Chains>,
@@ -58,7 +60,14 @@ pub struct Server {
 
 impl Server {
     /// Serves `repo`, whose landings are `lander`'s.
-    pub fn new(repo: PathBuf, lander: Lander, pushers: Pushers, upload: Arc<UploadPack>, hosts: Hosts) -> Self {
+    pub fn new(
+        repo: PathBuf,
+        lander: Lander,
+        watermarks: Watermarks,
+        pushers: Pushers,
+        upload: Arc<UploadPack>,
+        hosts: Hosts,
+    ) -> Self {
         let environment = move |request: &Request| match request.method {
             http::Method::POST => vec![(PUSH_VARIABLE.to_owned(), pushers.begin(git::pusher(request)))],
             _ => Vec::new(),
@@ -66,8 +75,9 @@ impl Server {
         let receive = ReceivePack::new(repo.clone(), PUSHES_AT_ONCE, environment);
         let waits = Arc::new(Semaphore::new(delivery::WAITS_AT_ONCE));
         let renderings = Arc::new(Semaphore::new(RENDERINGS_AT_ONCE));
-        let (hosts, inventories, chains) = (Arc::new(hosts), Arc::default(), Arc::default());
-        Server { repo, lander, hosts, inventories, chains, waits, upload, receive, renderings }
+        let (watermarks, hosts) = (Arc::new(watermarks), Arc::new(hosts));
+        let (inventories, chains) = (Arc::default(), Arc::default());
+        Server { repo, lander, watermarks, hosts, inventories, chains, waits, upload, receive, renderings }
     }
 
     /// All routes.

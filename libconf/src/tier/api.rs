@@ -28,6 +28,17 @@ pub struct WatermarkEvent {
     pub datacenter: DatacenterName,
     /// The sequence of this datacenter's newest snapshot not above `central`.
     pub snapshot: Sequence,
+    /// That snapshot.
+    pub commit: CommitId,
+    /// conf-master's SSH signature over all of this, see [`sign::watermark`](super::sign::watermark).
+    pub signature: String,
+}
+
+impl WatermarkEvent {
+    /// The snapshot that it is about.
+    pub fn newest(&self) -> SnapshotAt {
+        SnapshotAt { sequence: self.snapshot, commit: self.commit }
+    }
 }
 
 /// Answer to `POST /api/v1/reports` of conf-slave.
@@ -49,6 +60,10 @@ pub struct At {
     pub at: Option<SnapshotAt>,
     /// The one after it, where there is one: its parent is `at`, which proves that nothing lies between.
     pub next: Option<SnapshotAt>,
+    /// Where there is none: conf-master's word that up to `w` nothing follows. None when `w` is the very change that made `at`,
+    /// which needs no proof.
+    #[serde(default)]
+    pub watermark: Option<WatermarkEvent>,
 }
 
 /// A snapshot, as [`At`] names it.

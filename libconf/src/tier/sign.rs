@@ -1,6 +1,7 @@
 //! Signatures on snapshots: SSH signatures as `git verify-commit` knows them.
 
 pub mod report;
+pub mod watermark;
 
 use std::{
     fs::{self, OpenOptions},
@@ -51,8 +52,12 @@ impl SigningKey {
 
     /// Signs the text of a commit; the answer is what stands in its `gpgsig` header.
     pub fn sign(&self, commit: &str) -> Result<String, KeyError> {
+        self.sign_for(NAMESPACE, commit.as_bytes())
+    }
+
+    fn sign_for(&self, namespace: &str, text: &[u8]) -> Result<String, KeyError> {
         let bad = |error: ssh_key::Error| KeyError::BadSignature(error.to_string());
-        let signature = self.0.sign(NAMESPACE, HashAlg::Sha512, commit.as_bytes()).map_err(bad)?;
+        let signature = self.0.sign(namespace, HashAlg::Sha512, text).map_err(bad)?;
         signature.to_pem(LineEnding::LF).map_err(bad)
     }
 }
@@ -98,6 +103,10 @@ impl TrustedKeys {
 
     /// Checks a commit's signature over its text.
     pub fn verify(&self, commit: &[u8], signature: &str) -> Result<(), KeyError> {
+        self.verify_for(NAMESPACE, commit, signature)
+    }
+
+    fn verify_for(&self, namespace: &str, text: &[u8], signature: &str) -> Result<(), KeyError> {
         let signature = SshSig::from_pem(signature)
             .map_err(|error| KeyError::BadSignature(format!("it is no SSH signature ({error})")))?;
         let key = self
@@ -105,7 +114,7 @@ impl TrustedKeys {
             .iter()
             .find(|key| key.key_data() == signature.public_key())
             .ok_or_else(|| KeyError::BadSignature("it is by a key that is not trusted here".to_owned()))?;
-        key.verify(NAMESPACE, commit, &signature)
+        key.verify(namespace, text, &signature)
             .map_err(|_| KeyError::BadSignature("it does not belong to this text".to_owned()))
     }
 }

@@ -183,19 +183,25 @@ fn a_pinned_snapshot_stays_while_somebody_reads_in_it() {
     assert!(output.status.success(), "{}", text(&output));
 }
 
-/// A conf-slave that answers questions for a change with `answer`, and everything else with 404.
+/// A conf-slave that answers questions for a change with `answer`, and reports with its watermark; everything else with 404.
 fn liar(answer: Value) -> String {
     let address = own_address(7410);
     let listener = TcpListener::bind(address).expect("a free loopback address");
     thread::spawn(move || {
         for stream in listener.incoming().flatten() {
-            let answer = answer.to_string();
+            let answer = answer.clone();
             thread::spawn(move || {
                 let mut lines = BufReader::new(&stream).lines().map_while(Result::ok);
                 let first = lines.next().unwrap_or_default();
                 lines.take_while(|line| !line.is_empty()).for_each(drop);
-                let (status, body) =
-                    if first.contains("/api/v1/at?") { ("200 OK", answer) } else { ("404 Not Found", "{}".to_owned()) };
+                let (status, body) = match first {
+                    _ if first.contains("/api/v1/at?") => ("200 OK", answer.to_string()),
+                    // The report itself is left unread.
+                    _ if first.contains("/api/v1/reports") => {
+                        ("200 OK", json!({"watermark": answer["watermark"]}).to_string())
+                    }
+                    _ => ("404 Not Found", "{}".to_owned()),
+                };
                 let length = body.len();
                 let head = format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {length}");
                 // A host that went away needs no answer.
@@ -282,6 +288,55 @@ fn lied_to(site: &mut Site, url: &str) -> Host {
     }
     host.daemon.start();
     host
+}
+
+#[test]
+fn a_conf_slave_cannot_say_that_nothing_follows_what_a_host_exports() {
+    let mut site = Plan { pointers: Pointers::Embedded, hosts: 0, proxied: true, ..Plan::default() }.start();
+    let newest = site.push("services/web", "round", "1\n");
+    site.slave().wait_at(newest);
+    let change = elsewhere(&site, 1);
+    let ask = |datacenter: &str| {
+        let path = format!("/api/v1/at?datacenter={datacenter}&sequence={change}&timeout=20");
+        site.master.http().get_json(&path).expect("an answer")
+    };
+    let (own, other) = (ask(DATACENTER), ask("us-east/v1"));
+    assert_eq!(own["watermark"]["central"].as_u64(), Some(change), "{own}");
+    let forged = |of: &Value, changes: &[(&str, Value)]| {
+        let mut answer = json!({"central": 9_999, "at": own["at"], "next": null, "watermark": of["watermark"]});
+        for (key, value) in changes {
+            answer["watermark"][*key] = value.clone();
+        }
+        answer
+    };
+    let lies = [
+        forged(&own, &[("central", 9_999.into())]),
+        forged(&own, &[("central", 9_999.into()), ("signature", "".into())]),
+        forged(&other, &[("central", 9_999.into())]),
+        // Good for the other datacenter.
+        forged(&other, &[]),
+        forged(
+            &other,
+            &[("datacenter", DATACENTER.into()), ("snapshot", newest.into()), ("commit", own["at"]["commit"].clone())],
+        ),
+    ];
+    for lie in lies {
+        let host = lied_to(&mut site, &liar(lie.clone()));
+        host.wait_applied(newest);
+        eventually("the lie to be heard", || {
+            let log = host.daemon.log();
+            if log.contains("a conf-slave's watermark is not proven") { Ok(()) } else { Err(log) }
+        });
+        let central = |host: &Host| host.status().expect("a status")["central"].as_u64();
+        assert_eq!(central(&host), Some(newest), "{lie}");
+        let (status, body) = at(&host, 9_000, 1.0);
+        assert_eq!(status, 504, "{lie}: {body}");
+        assert_eq!(central(&host), Some(newest), "{lie}");
+        // The central server says what is so, and it is signed.
+        found(&host, change);
+        assert_eq!(central(&host), Some(change), "{lie}");
+        site.hosts.push(host);
+    }
 }
 
 #[test]
