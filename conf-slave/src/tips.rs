@@ -21,16 +21,28 @@ use libconf::{
         upstream::{Backoff, Upstream, Upstreams},
     },
 };
-use tokio::{io::AsyncWriteExt, process::Command, task::spawn_blocking, time::Instant};
+use tokio::{
+    io::AsyncWriteExt,
+    process::Command,
+    sync::watch,
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     mirror::{Mirror, Serving},
     problems::Problems,
+    publish::with_jitter,
 };
 
 /// A first fetch brings the history of everything.
 const DEADLINE: Duration = Duration::from_secs(1800);
+/// Hosts take a change within milliseconds of each other, and what Git does here would be in their way: it waits until nothing
+/// has changed for so long.
+const QUIET: Duration = Duration::from_secs(1);
+/// But no longer than this.
+const MOST_PUT_OFF: Duration = Duration::from_secs(5);
 /// So many names stand on one command line.
 const NAMES_AT_ONCE: usize = 500;
 
@@ -48,6 +60,13 @@ pub async fn run(mirror: Arc<Mirror>, upstreams: Arc<Upstreams>, problems: Arc<P
             () = stop.cancelled() => return,
             changed = serving.changed() => if changed.is_err() { return },
             () = tokio::time::sleep_until(at), if again.is_some() => {}
+        }
+        // The first time a clone has nothing to show until then.
+        if done.is_some() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = quiet(&mut serving) => {}
+            }
         }
         let Some(now) = serving.borrow_and_update().clone() else { continue };
         // The same snapshot served again is a repository cloned anew, without branches.
@@ -68,6 +87,12 @@ pub async fn run(mirror: Arc<Mirror>, upstreams: Arc<Upstreams>, problems: Arc<P
             }
         }
     }
+}
+
+/// Waits until nothing changes any more, for a while.
+async fn quiet(serving: &mut watch::Receiver<Option<Arc<Serving>>>) {
+    let latest = Instant::now() + MOST_PUT_OFF;
+    while Instant::now() < latest && matches!(timeout(with_jitter(QUIET), serving.changed()).await, Ok(Ok(()))) {}
 }
 
 /// Fetches what is new, then removes what nothing pins any more.
@@ -196,7 +221,7 @@ async fn run_git(mut git: Command, input: String) -> Result<Output, String> {
         let _ = stdin.write_all(input.as_bytes()).await;
     };
     let both = async { tokio::join!(feed, child.wait_with_output()).1 };
-    let output = tokio::time::timeout(DEADLINE, both).await.map_err(|_| "git took too long".to_owned())?;
+    let output = timeout(DEADLINE, both).await.map_err(|_| "git took too long".to_owned())?;
     let output = output.map_err(failed)?;
     if output.status.success() {
         return Ok(output);
