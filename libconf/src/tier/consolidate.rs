@@ -18,8 +18,11 @@ const MOST_PACKS: usize = 64;
 /// How much room all packs may take, in times of the largest one, which holds about what is kept.
 const MOST_GROWTH: u64 = 4;
 
+/// Where little is kept, what a few changes add is many times that, and still nothing: less than this counts as this much.
+const LITTLE_BYTES: u64 = 256 << 10;
+
 /// Replaces many packs by one that holds the kept snapshots alone, when there are more than 64 packs or they take more
-/// than four times what is kept. Answers whether it did.
+/// than four times what is kept, and than 1 MiB. Answers whether it did.
 ///
 /// Does nothing while any ref leads to something else than a kept snapshot: such a repository is not ours alone. Blocks,
 /// for about a second for every 100,000 objects. Nobody else may write to the repository meanwhile; open it anew
@@ -33,7 +36,7 @@ fn try_consolidate(path: &Path, keep: &[CommitId]) -> Result<bool, Box<dyn std::
     let folder = path.join("objects/pack");
     let old = packs(&folder)?;
     let (total, largest) = old.iter().fold((0, 0), |(total, largest), (_, size)| (total + size, largest.max(*size)));
-    if keep.is_empty() || old.len() <= MOST_PACKS && total <= MOST_GROWTH * largest {
+    if keep.is_empty() || old.len() <= MOST_PACKS && total <= MOST_GROWTH * largest.max(LITTLE_BYTES) {
         return Ok(false);
     }
     let repo = Repository::open_bare(path)?;

@@ -206,6 +206,10 @@ async fn many_packs_become_one() {
         let last = *kept.last().unwrap();
         kept.push(central.snapshot(Some(last), &[("web", &format!("port: {round}"))]));
         host.step(&server, Some(last), *kept.last().unwrap()).await.unwrap();
+        if round == 30 {
+            let early = pack::consolidate(&host.path, &kept[30..]).unwrap();
+            assert!(!early, "a few small packs are no growth, however little is kept");
+        }
     }
     let keep = &kept[60..];
     assert_eq!(host.packs(), 71);
@@ -221,6 +225,23 @@ async fn many_packs_become_one() {
     let last = *kept.last().unwrap();
     let next = central.snapshot(Some(last), &[("db", "size: 2")]);
     assert_eq!(host.step(&server, Some(last), next).await.unwrap().requests, 1);
+    host.fsck();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn much_that_is_not_kept_goes_early() {
+    let (central, host) = (Repo::new(), Repo::new());
+    let server = Server::of(&central).await;
+    let mut last = central.snapshot(None, &[("web", "a: 0")]);
+    host.step(&server, None, last).await.unwrap();
+    for _ in 0..6 {
+        let noise: Vec<String> = (0..100_000).map(|_| format!("a{:08x}: 0\n", rand::random::<u32>())).collect();
+        let next = central.snapshot(Some(last), &[("web", &noise.concat())]);
+        host.step(&server, Some(last), next).await.unwrap();
+        last = next;
+    }
+    assert!(pack::consolidate(&host.path, &[last]).unwrap());
+    assert_eq!(host.packs(), 1);
     host.fsck();
 }
 
