@@ -15,6 +15,7 @@ use libconf::{
         hedge::Hedge,
         pack::{self, Depth, FetchError, Step},
         pointers::Pointer,
+        template,
         upstream::{Backoff, Upstream, Upstreams},
     },
 };
@@ -45,6 +46,13 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The same for a first fetch, which is long by nature.
 const PATIENCE_AT_FIRST: Duration = Duration::from_secs(60);
 
+/// What can wait is done when nothing has come for so long: other hosts on this machine, and the readers, have their files by then.
+const QUIET: Duration = Duration::from_millis(100);
+/// But after so many changes it is done in between.
+const MOST_UNTIDY: u32 = 16;
+/// How long a process waits for the next template.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// Whatever was named by a server alone is given no more time, since the pointer's own snapshot may be waiting.
 const EARLY: Duration = Duration::from_secs(10);
 
@@ -73,8 +81,16 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let (found, wanted) = watch::channel(None);
-    let worker =
-        Worker { host: Some(host), sources: &sources, audience: &audience, wanted, last_have: None, ahead: None };
+    let worker = Worker {
+        host: Some(host),
+        sources: &sources,
+        audience: &audience,
+        wanted,
+        last_have: None,
+        ahead: None,
+        chore: None,
+        untidy: 0,
+    };
     tokio::join!(watch_pointer(&sources, &audience, found, &stop), worker.run(requests, &stop));
 }
 
@@ -182,22 +198,45 @@ struct Worker<'a> {
     last_have: Option<CommitId>,
     /// Taken before the pointer named it: what the pointer says below it is late, and no fault.
     ahead: Option<Sequence>,
+    chore: Option<Chore>,
+    /// How many changes were taken since it was tidy.
+    untidy: u32,
+}
+
+/// What is to be done when nothing has come for a while.
+#[derive(Clone, Copy)]
+enum Chore {
+    /// After a change: history, old snapshots, packs.
+    Tidy,
+    /// Long after it.
+    Release,
+}
+
+impl Chore {
+    fn after(self) -> Duration {
+        match self {
+            Chore::Tidy => QUIET,
+            Chore::Release => IDLE,
+        }
+    }
 }
 
 impl Worker<'_> {
-    async fn run(mut self, mut requests: mpsc::Receiver<Request>, stop: &CancellationToken) {
+    async fn run(mut self, requests: mpsc::Receiver<Request>, stop: &CancellationToken) {
         self.settle().await;
+        self.follow(requests, stop).await;
+        // What was broken off may have taken the host along.
+        if self.untidy > 0 && self.host.is_some() {
+            self.tidy().await;
+        }
+    }
+
+    async fn follow(&mut self, mut requests: mpsc::Receiver<Request>, stop: &CancellationToken) {
         let mut soon = Backoff::new(Duration::from_millis(50), SOON);
         let mut later = Backoff::new(Duration::from_millis(200), LATER);
         let mut places = Backoff::new(SOON, MUCH_LATER);
         let mut again = None;
         loop {
-            let pause = async {
-                match again {
-                    Some(pause) => sleep(pause).await,
-                    None => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(request) = requests.recv() => self.serve(request, stop).await,
@@ -205,7 +244,11 @@ impl Worker<'_> {
                     Ok(()) => { soon.reset(); later.reset(); }
                     Err(_) => return,
                 },
-                () = pause => {}
+                () = pause(again) => {}
+                () = pause(self.chore.map(Chore::after)) => {
+                    self.do_chore().await;
+                    continue;
+                }
             }
             // What was broken off may have taken the host along.
             if stop.is_cancelled() {
@@ -217,7 +260,7 @@ impl Worker<'_> {
                 return;
             }
             again = match taken {
-                Ok(()) if self.blocking(|host| host.is_troubled()).await => Some(places.next_wait()),
+                Ok(()) if self.host().is_troubled() => Some(places.next_wait()),
                 Ok(()) => {
                     places.reset();
                     None
@@ -245,6 +288,7 @@ impl Worker<'_> {
             let result = host.settle(&audience);
             host.publish_to(&audience.agent);
             host.tidy(&audience);
+            host.close_repository();
             result
         });
         match result.await {
@@ -256,6 +300,24 @@ impl Worker<'_> {
             Err(error) => self.audience.failed(chain(&error)),
         }
         self.audience.watchers.tell();
+    }
+
+    async fn do_chore(&mut self) {
+        match self.chore.take() {
+            Some(Chore::Tidy) => {
+                self.tidy().await;
+                let _ = spawn_blocking(template::prepare).await;
+                self.chore = Some(Chore::Release);
+            }
+            Some(Chore::Release) => drop(spawn_blocking(template::release).await),
+            None => {}
+        }
+    }
+
+    async fn tidy(&mut self) {
+        self.untidy = 0;
+        let audience = self.audience.clone();
+        self.blocking(move |host| host.tidy(&audience)).await;
     }
 
     /// Does what somebody asks for. Whoever asked may have gone.
@@ -287,7 +349,7 @@ impl Worker<'_> {
 
     /// Takes a snapshot that the pointer does not name yet. One that will not do is no state of this host.
     async fn take_early(&mut self, pointer: Pointer, stop: &CancellationToken) -> Result<(), Undone> {
-        match self.decide(pointer).await {
+        match self.decide(pointer) {
             Decision::Nothing | Decision::Late(_) => return Ok(()),
             Decision::Refuse(words) => return Err(Undone::Wrong(words)),
             Decision::Take => {}
@@ -303,10 +365,10 @@ impl Worker<'_> {
         })
     }
 
-    async fn decide(&mut self, pointer: Pointer) -> Decision {
+    fn decide(&self, pointer: Pointer) -> Decision {
         let exported =
             self.audience.agent.view().exported.as_ref().map(|exported| (exported.sequence, exported.commit));
-        let known = self.blocking(|host| host.known()).await;
+        let known = self.host().known();
         if self.ahead.is_some_and(|ahead| pointer.sequence < ahead) {
             return Decision::Nothing;
         }
@@ -315,9 +377,9 @@ impl Worker<'_> {
 
     /// Brings what the pointer names, and puts it in place.
     async fn take(&mut self, pointer: Pointer, since: Instant, stop: &CancellationToken) -> Result<(), Failure> {
-        match self.decide(pointer).await {
+        match self.decide(pointer) {
             Decision::Nothing => {
-                if self.blocking(|host| host.is_troubled()).await {
+                if self.host().is_troubled() {
                     let audience = self.audience.clone();
                     let placed = self.blocking(move |host| host.place_again(&audience)).await;
                     placed.map_err(|error| Failure::Later(chain(&error)))?;
@@ -342,11 +404,15 @@ impl Worker<'_> {
         limit: Option<Duration>,
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
-        let have = self.blocking(Host::have).await;
+        let have = match self.host().have_at_hand() {
+            Some(have) => Some(have),
+            None => self.blocking(Host::have).await,
+        };
         self.last_have = have;
+        let fetching = async { tokio::join!(self.fetch(pointer.commit, limit), spawn_blocking(template::prepare)).0 };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            fetched = self.fetch(pointer.commit, limit) => fetched?,
+            fetched = fetching => fetched?,
         }
         let audience = self.audience.clone();
         let placed = self.blocking(move |host| {
@@ -373,22 +439,21 @@ impl Worker<'_> {
             }
         }
         self.audience.current();
-        // Nobody waits for this, unless the next change is here already: then it is done after that one.
-        if !self.wanted.has_changed().unwrap_or(true) || pointer.sequence.0.is_multiple_of(16) {
+        if have.is_none() {
+            self.host().close_repository();
+        }
+        self.chore = Some(Chore::Tidy);
+        self.untidy += 1;
+        if self.untidy >= MOST_UNTIDY {
             self.tidy().await;
         }
         Ok(())
     }
 
-    async fn tidy(&mut self) {
-        let audience = self.audience.clone();
-        self.blocking(move |host| host.tidy(&audience)).await;
-    }
-
     /// Asks surrogates in order, then the central repository. One that is slow is not waited for alone. What is only wanted
     /// within a `limit` was named by a server alone, and is no reason to think that this repository is damaged.
     async fn fetch(&mut self, want: CommitId, limit: Option<Duration>) -> Result<(), Failure> {
-        let repository = self.blocking(|host| host.repository_path()).await;
+        let repository = self.host().opened();
         let step = Step { have: self.last_have.filter(|have| *have != want), want, depth: Depth::One };
         let patience = if step.have.is_some() { PATIENCE } else { PATIENCE_AT_FIRST };
         let servers = self.sources.surrogates.in_order().into_iter().chain(self.sources.central.in_order());
@@ -490,6 +555,10 @@ impl Worker<'_> {
         VerifyReport { problems: first.problems, repaired, ..second }
     }
 
+    fn host(&self) -> &Host {
+        self.host.as_ref().expect("only a blocking step takes it, and puts it back")
+    }
+
     /// Runs a step that blocks. A panic in it ends the process, and its supervisor starts it fresh.
     async fn blocking<T: Send + 'static>(&mut self, step: impl FnOnce(&mut Host) -> T + Send + 'static) -> T {
         let mut host = self.host.take().expect("it is put back before this returns, and nothing else takes it");
@@ -500,6 +569,13 @@ impl Worker<'_> {
         let (host, result) = done.await.expect("it is neither cancelled nor does it panic");
         self.host = Some(host);
         result
+    }
+}
+
+async fn pause(length: Option<Duration>) {
+    match length {
+        Some(length) => sleep(length).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -11,6 +11,7 @@ use libconf::{
     name::{CommitId, DatacenterName, RefName, Sequence},
     tier::{
         git::{self, GitError, LockError, RepositoryLock},
+        opened::{Lent, Opened},
         pack,
         sign::TrustedKeys,
         snapshot::Snapshot,
@@ -20,7 +21,7 @@ use libconf::{
 /// The repository of this host, held by this agent alone.
 #[derive(Debug)]
 pub struct Repository {
-    path: PathBuf,
+    opened: Opened,
     own: PathBuf,
     datacenter: DatacenterName,
     /// Held until the agent ends.
@@ -69,17 +70,22 @@ impl Repository {
             }
         };
         let lock = git::lock_alone(&path)?;
-        Ok(Repository { path, own, datacenter: datacenter.clone(), lock })
+        Ok(Repository { opened: Opened::at(path), own, datacenter: datacenter.clone(), lock })
     }
 
     /// Where it is.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.opened.path()
     }
 
-    /// Opens it for reading and writing objects. Open it anew after a fetch: packs come and go.
-    pub fn git(&self) -> Result<git2::Repository, git2::Error> {
-        git2::Repository::open_bare(&self.path)
+    /// What keeps it open, for whoever fetches into it.
+    pub fn opened(&self) -> Opened {
+        self.opened.clone()
+    }
+
+    /// The open repository, for reading and writing objects.
+    pub fn git(&self) -> Result<Lent, git2::Error> {
+        self.opened.lend()
     }
 
     /// The newest good snapshot of this datacenter that is here: what its ref names, or `HEAD` of a clone.
@@ -93,22 +99,26 @@ impl Repository {
     }
 
     /// A snapshot is accepted: its ref names it from now on, so that a restart knows it.
-    pub fn record(&self, snapshot: &Snapshot) -> Result<(), git2::Error> {
+    pub fn record(&self, repo: &git2::Repository, snapshot: &Snapshot) -> Result<(), git2::Error> {
         let name = RefName::Snapshot(self.datacenter.clone()).to_string();
         let words = format!("accepted #{}", snapshot.sequence);
-        self.git()?.reference(&name, snapshot.commit.into(), true, &words).map(drop)
+        repo.reference(&name, snapshot.commit.into(), true, &words).map(drop)
     }
 
     /// True when the snapshot before `snapshot` leads to `known`, or when the commits between are not here.
-    pub fn descends(&self, snapshot: &Snapshot, known: (Sequence, CommitId)) -> Result<bool, git2::Error> {
-        let repo = self.git()?;
+    pub fn descends(
+        &self,
+        repo: &git2::Repository,
+        snapshot: &Snapshot,
+        known: (Sequence, CommitId),
+    ) -> Result<bool, git2::Error> {
         let mut parent = snapshot.parent;
         while let Some(commit) = parent {
             if commit == known.1 {
                 return Ok(true);
             }
             // What a signed snapshot names as its parent needs no signature of its own.
-            let Ok(before) = Snapshot::read(&repo, commit) else { return Ok(true) };
+            let Ok(before) = Snapshot::read(repo, commit) else { return Ok(true) };
             if before.sequence <= known.0 {
                 return Ok(false);
             }
@@ -133,21 +143,31 @@ impl Repository {
     /// Puts the damaged repository aside (the last such one goes) and begins an empty one. One that was given with
     /// `--git-dir` stays untouched; `<state>/repo.git` is used in its place.
     pub fn begin_anew(&mut self) -> Result<(), RepositoryError> {
-        if self.path == self.own {
+        self.opened.forget();
+        if self.path() == self.own {
             set_aside(&self.own)?;
         }
         git::init(&self.own, SETTINGS)?;
         self.lock = git::lock_alone(&self.own)?;
-        self.path.clone_from(&self.own);
+        self.opened = Opened::at(self.own.clone());
         Ok(())
+    }
+
+    /// Closes what stays open otherwise.
+    pub fn close(&self) {
+        self.opened.forget();
     }
 
     /// Many packs become one that holds the kept snapshots alone, when it is time. Never in a repository that was given.
     pub fn consolidate(&self, keep: &[CommitId]) -> Result<bool, pack::FetchError> {
-        if self.path != self.own {
+        if self.path() != self.own {
             return Ok(false);
         }
-        pack::consolidate(&self.path, keep)
+        let done = pack::consolidate(self.path(), keep);
+        if !matches!(done, Ok(false)) {
+            self.opened.forget();
+        }
+        done
     }
 }
 

@@ -17,12 +17,12 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
-use git2::Repository as Git;
 use libconf::{
     name::{CommitId, ComponentVersion, DatacenterName, HostName, Sequence},
     tier::{
         daemon::chain,
         git::{self, RepositoryLock},
+        opened::{Lent, Opened},
         pointers::Pointer,
         secret::Identity,
         sign::TrustedKeys,
@@ -166,6 +166,16 @@ impl Host {
         self.repository.path().to_owned()
     }
 
+    /// The same, open.
+    pub fn opened(&self) -> Opened {
+        self.repository.opened()
+    }
+
+    /// Closes the repository, and gives back what was remembered of it: a whole snapshot is much.
+    pub fn close_repository(&self) {
+        self.repository.close();
+    }
+
     /// The switches of the past, newest first; none when they cannot be read.
     pub fn history(&self) -> Vec<HistoryEntry> {
         std::fs::read(&self.history).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
@@ -205,6 +215,11 @@ impl Host {
         exported.max(fetched)
     }
 
+    /// What [`Host::have`] answers, where that was looked at before.
+    pub fn have_at_hand(&self) -> Option<CommitId> {
+        self.newest.as_ref().filter(|(_, complete)| *complete).map(|(snapshot, _)| snapshot.commit)
+    }
+
     /// The newest snapshot whose objects are all here: what a fetch may build on.
     pub fn have(&mut self) -> Option<CommitId> {
         let (snapshot, complete) = self.newest.as_mut()?;
@@ -232,14 +247,16 @@ impl Host {
                     snapshot.sequence, known.0
                 )));
             }
-            if !known.1.is_zero() && !self.repository.descends(&snapshot, known).map_err(TransactionError::Damaged)? {
+            if !known.1.is_zero()
+                && !self.repository.descends(&git, &snapshot, known).map_err(TransactionError::Damaged)?
+            {
                 return Err(TransactionError::Refused(format!(
                     "snapshot #{} does not follow from #{}, which this host has taken already",
                     snapshot.sequence, known.0
                 )));
             }
         }
-        self.repository.record(&snapshot).map_err(TransactionError::Damaged)?;
+        self.repository.record(&git, &snapshot).map_err(TransactionError::Damaged)?;
         self.newest = Some((snapshot.clone(), true));
         Ok(snapshot)
     }
@@ -259,7 +276,7 @@ impl Host {
         }
         let same = exported.as_ref().is_some_and(|header| header.commit == snapshot.commit && header.host == self.name);
         if same {
-            self.model = Some(self.model_of(&snapshot)?);
+            self.model = Some(self.model_of(&*self.git()?, &snapshot)?);
             if !self.is_whole() || !self.export.damaged().is_empty() {
                 tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; made anew");
             } else if exported.is_some_and(|header| header.faults.is_empty()) {
@@ -268,8 +285,9 @@ impl Host {
             // What was held back may pass now: this host, or its configuration, may have been put right.
         } else if let Some(header) = exported.filter(|header| header.host == self.name) {
             // What the export was made from may still be here: then only the difference is rendered.
-            let before = self.git().ok().and_then(|git| Snapshot::read(&git, header.commit).ok());
-            self.model = before.and_then(|before| self.model_of(&before).ok());
+            let git = self.git()?;
+            let before = Snapshot::read(&git, header.commit).ok();
+            self.model = before.and_then(|before| self.model_of(&git, &before).ok());
             if self.model.is_some() && (!self.is_whole() || !self.export.damaged().is_empty()) {
                 self.model = None;
             }
@@ -415,7 +433,7 @@ impl Host {
         }
     }
 
-    fn git(&self) -> Result<Git, TransactionError> {
+    fn git(&self) -> Result<Lent, TransactionError> {
         self.repository.git().map_err(TransactionError::Damaged)
     }
 }

@@ -20,6 +20,7 @@ use libconf::{
         api::{DatacenterStatus, Pin, WatermarkEvent},
         daemon::chain,
         git::{self, GitError, LockError, RepositoryLock},
+        opened::Opened,
         pack::{self, Depth, FetchError, Fetched, Step},
         pointers::Pointer,
         sign::{self, KeyError, TrustedKeys},
@@ -234,10 +235,12 @@ impl Mirror {
         }
         let step =
             Step { have: before.as_ref().map(|serving| serving.snapshot.commit), want: commit, depth: Depth::Full };
-        let Fetched { answer, wire_bytes, .. } = self.fetch(self.repo(), step).await.map_err(MirrorError::Fetch)?;
+        // Not for longer: upkeep packs it anew, and another may take its place.
+        let opened = Opened::at(self.repo());
+        let Fetched { answer, wire_bytes, .. } = self.fetch(&opened, step).await.map_err(MirrorError::Fetch)?;
         let (place, keys, floor) = (self.place.clone(), self.keys.clone(), *self.lock_floor());
         let serving = spawn_blocking(move || {
-            let repo = place.open_repo()?;
+            let repo = opened.lend().map_err(|cause| place.unusable(cause))?;
             let serving = place.check(&repo, &keys, commit, before.as_deref(), floor)?;
             place.move_ref(&repo, commit)?;
             Ok::<_, MirrorError>(serving)
@@ -284,7 +287,7 @@ impl Mirror {
         }
         let have = self.serving().map(|serving| serving.snapshot.commit);
         let step = Step { have, want: pointer.commit, depth: Depth::Full };
-        match self.fetch(self.repo(), step).await {
+        match self.fetch(&Opened::at(self.repo()), step).await {
             Ok(_) => self.judge_here(pointer).await.unwrap_or(Judgement::Damage),
             Err(FetchError::NotFound { .. }) => Judgement::Damage,
             Err(_) => Judgement::Unknown,
@@ -347,7 +350,7 @@ impl Mirror {
         });
         let lock = lock.await.expect("making a folder does not panic")?;
         let step = Step { have: None, want: newest.commit, depth: Depth::Full };
-        self.fetch(path.clone(), step).await.map_err(MirrorError::Fetch)?;
+        self.fetch(&Opened::at(path.clone()), step).await.map_err(MirrorError::Fetch)?;
         let (place, keys, floor) = (self.place.clone(), self.keys.clone(), *self.lock_floor());
         let serving = spawn_blocking(move || {
             let repo =
@@ -371,7 +374,7 @@ impl Mirror {
     }
 
     /// Asks one central server after the other; the error is the one that says most about what is true.
-    async fn fetch(&self, repo: PathBuf, step: Step) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, repo: &Opened, step: Step) -> Result<Fetched, FetchError> {
         let mut worst: Option<FetchError> = None;
         for upstream in self.upstreams.in_order() {
             match pack::fetch(&upstream, repo.clone(), step).await {
@@ -414,7 +417,11 @@ impl Place {
     }
 
     fn open_repo(&self) -> Result<Repository, MirrorError> {
-        Repository::open_bare(self.repo()).map_err(|cause| MirrorError::Repository { path: self.repo(), cause })
+        Repository::open_bare(self.repo()).map_err(|cause| self.unusable(cause))
+    }
+
+    fn unusable(&self, cause: git2::Error) -> MirrorError {
+        MirrorError::Repository { path: self.repo(), cause }
     }
 
     /// Reads what the ref names, and sees that all of it is there.

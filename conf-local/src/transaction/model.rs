@@ -97,7 +97,7 @@ impl Host {
         let Some((before, difference)) = difference.filter(|(before, difference)| {
             !difference.datacenter && !difference.class && before.declared.sealed_tree == sealed
         }) else {
-            return self.model_of(snapshot);
+            return self.model_of(git, snapshot);
         };
         let declared = before.declared.clone();
         let mut inputs = before.inputs.clone();
@@ -110,16 +110,28 @@ impl Host {
         Ok(Model { snapshot: snapshot.clone(), declared, inputs })
     }
 
-    pub(super) fn model_of(&self, snapshot: &Snapshot) -> Result<Model, TransactionError> {
-        let git = self.git()?;
-        let declared = Arc::new(Declared::read(&git, snapshot, &self.name)?);
-        let mut inputs = snapshot.components(&git)?;
+    pub(super) fn model_of(&self, git: &Git, snapshot: &Snapshot) -> Result<Model, TransactionError> {
+        let declared = Arc::new(Declared::read(git, snapshot, &self.name)?);
+        let mut inputs = snapshot.components(git)?;
         inputs.retain(|name, _| declared.selection.contains(name));
         Ok(Model { snapshot: snapshot.clone(), declared, inputs })
     }
 
     /// Renders what is not as it was, and answers what the next export holds, and what could not be rendered.
     pub(super) fn stage(
+        &mut self,
+        git: &Git,
+        next: &Model,
+        have: &Kept,
+        anew: bool,
+    ) -> Result<(Contents, BTreeMap<ComponentVersion, String>), TransactionError> {
+        let staged = self.stage_each(git, next, have, anew);
+        // Nothing of the secrets stays anywhere.
+        template::rest();
+        staged
+    }
+
+    fn stage_each(
         &mut self,
         git: &Git,
         next: &Model,
@@ -180,8 +192,6 @@ impl Host {
                 }
             }
         }
-        // Nothing of the secrets stays anywhere.
-        template::rest();
         Ok((contents, faults))
     }
 }

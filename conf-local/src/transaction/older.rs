@@ -46,7 +46,7 @@ impl Host {
 
     /// Sees that a snapshot is signed for this datacenter, and follows none.
     pub fn begins_with(&mut self, first: SnapshotAt) -> Result<(), TransactionError> {
-        let snapshot = self.named(&self.git()?, first)?;
+        let snapshot = self.named(&*self.git()?, first)?;
         if snapshot.parent.is_none() {
             return Ok(());
         }
@@ -66,7 +66,7 @@ impl Host {
     }
 
     fn render_beside(&mut self, git: &Git, snapshot: &Snapshot, through: Sequence) -> Result<(), TransactionError> {
-        let model = self.model_of(snapshot)?;
+        let model = self.model_of(git, snapshot)?;
         // Most components are as they are now, and are not rendered again.
         let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
         let (mut contents, faults) = self.stage(git, &model, &have, false)?;

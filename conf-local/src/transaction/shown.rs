@@ -95,7 +95,9 @@ impl Host {
         let exported = self.model.as_ref().map(|model| model.snapshot.commit);
         let mut keep: Vec<CommitId> = self.newest.iter().map(|(newest, _)| newest.commit).chain(exported).collect();
         keep.dedup();
-        keep.retain(|commit| self.git().is_ok_and(|git| git.find_commit((*commit).into()).is_ok()));
+        let git = self.git().ok();
+        keep.retain(|commit| git.as_ref().is_some_and(|git| git.find_commit((*commit).into()).is_ok()));
+        drop(git);
         let fetching = Arc::clone(&self.fetching);
         let Ok(_alone) = fetching.try_write() else { return };
         match self.repository.consolidate(&keep) {

@@ -23,6 +23,8 @@ impl Host {
     /// With `repair`, mends the export; a damaged repository is begun anew, to be fetched again by the caller.
     pub fn verify(&mut self, repair: bool, audience: &Audience) -> VerifyReport {
         let mut report = VerifyReport::default();
+        // What is read is to be what is on disk.
+        self.repository.close();
         let Some((sequence, kept)) = self.export.current() else {
             report.problems.push("nothing is exported yet".to_owned());
             return report;
@@ -69,7 +71,7 @@ impl Host {
     fn differs_from_rendering(&self, commit: CommitId, known: &BTreeSet<ComponentVersion>) -> Vec<String> {
         let compare = || -> Result<Vec<String>, TransactionError> {
             let git = self.git()?;
-            let model = self.model_of(&Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?)?;
+            let model = self.model_of(&git, &Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?)?;
             let Some((_, kept)) = self.export.current() else { return Ok(Vec::new()) };
             let faults = kept.header.as_ref().map(|header| header.faults.clone()).unwrap_or_default();
             let mut problems = Vec::new();
@@ -98,6 +100,7 @@ impl Host {
 
     /// Tells whether reading failed because the repository is damaged, and if so begins an empty one.
     pub fn heal(&mut self) -> Result<bool, RepositoryError> {
+        self.repository.close();
         let damaged = match &self.newest {
             Some((snapshot, _)) => !self.repository.check(snapshot.commit).1.is_empty(),
             None => true,

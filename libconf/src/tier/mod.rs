@@ -20,6 +20,7 @@ pub mod layers;
 pub mod lines;
 mod listen;
 pub mod manifest;
+pub mod opened;
 pub mod pack;
 mod pktline;
 pub mod pointer;

@@ -1,6 +1,6 @@
 //! Fetching: one POST by object id, streamed into the repository, checked to be complete.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use bytes::{Bytes, BytesMut};
 use git2::Repository;
@@ -12,6 +12,7 @@ pub use super::{
     consolidate::consolidate,
 };
 use super::{
+    opened::Opened,
     pktline::{self, Packet},
     store::{Part, StoreError, store},
     upstream::{SILENCE, Upstream, UpstreamError},
@@ -127,25 +128,25 @@ pub struct Fetched {
 /// A step whose objects are all here asks nobody. An answer that leaves objects out is asked again without `have`.
 /// - Errors: see [`FetchError`]; nothing but unreferenced objects is left behind.
 /// - Cancel: dropping the future ends the request; unfinished files are removed.
-pub async fn fetch(upstream: &Upstream, repo: PathBuf, step: Step) -> Result<Fetched, FetchError> {
-    fetch_all(upstream, repo, step.into()).await
+pub async fn fetch(upstream: &Upstream, repo: impl Into<Opened>, step: Step) -> Result<Fetched, FetchError> {
+    fetch_all(upstream, repo.into(), step.into()).await
 }
 
 /// Fetches several commits with all their history: what a mirror does for branches, tags and the ledger. Annotated tag
 /// objects may be wanted too. Moves no ref.
 pub async fn fetch_tips(
     upstream: &Upstream,
-    repo: PathBuf,
+    repo: impl Into<Opened>,
     wants: Vec<ObjectId>,
     haves: Vec<ObjectId>,
 ) -> Result<Fetched, FetchError> {
-    fetch_all(upstream, repo, Ask { wants, haves, depth: Depth::Full }).await
+    fetch_all(upstream, repo.into(), Ask { wants, haves, depth: Depth::Full }).await
 }
 
-async fn fetch_all(upstream: &Upstream, repo: PathBuf, mut ask: Ask) -> Result<Fetched, FetchError> {
+async fn fetch_all(upstream: &Upstream, repo: Opened, mut ask: Ask) -> Result<Fetched, FetchError> {
     let mut fetched = Fetched { answer: None, wire_bytes: 0, requests: 0, packs: 0 };
-    let (given, path) = (ask.clone(), repo.clone());
-    let here = blocking(move || look(&path, given)).await;
+    let (given, opened) = (ask.clone(), repo.clone());
+    let here = blocking(move || look(&opened, given)).await;
     let here = here.map_err(|cause| unusable(&repo, &cause))?;
     let Some(haves) = here else { return Ok(fetched) };
     ask.haves = haves;
@@ -172,8 +173,8 @@ async fn fetch_all(upstream: &Upstream, repo: PathBuf, mut ask: Ask) -> Result<F
 }
 
 /// Answers nothing when all is here already; else the `haves` that are.
-fn look(path: &Path, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, git2::Error> {
-    let repo = Repository::open_bare(path)?;
+fn look(opened: &Opened, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, git2::Error> {
+    let repo = opened.lend()?;
     let odb = repo.odb()?;
     ask.haves.retain(|have| odb.exists((*have).into()));
     Ok(ask.check(&repo).is_err().then_some(ask.haves))
@@ -182,7 +183,7 @@ fn look(path: &Path, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, git2::Error>
 /// One POST and its answer, stored and checked. Answers request and response, when they are small.
 async fn exchange(
     upstream: &Upstream,
-    repo: &Path,
+    repo: &Opened,
     ask: &Ask,
     fetched: &mut Fetched,
 ) -> Result<Option<(Bytes, Bytes)>, FetchError> {
@@ -190,9 +191,9 @@ async fn exchange(
     let response = upstream.upload_pack(request.clone()).await.map_err(FetchError::from)?;
     // Bounded: the network waits for the disk.
     let (parts, received) = mpsc::channel(16);
-    let (path, ask) = (repo.to_owned(), ask.clone());
+    let (opened, ask) = (repo.clone(), ask.clone());
     let want = ask.wants[0];
-    let storing = tokio::task::spawn_blocking(move || store(&path, received, |repo| ask.check(repo)));
+    let storing = tokio::task::spawn_blocking(move || store(&opened, received, |repo| ask.check(repo)));
     let mut seen = Seen { bytes: 0, kept: Some(BytesMut::new()) };
     let read = read_answer(upstream, response, &parts, &mut seen).await;
     drop(parts);
@@ -317,8 +318,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.expect("blocking work does not panic")
 }
 
-fn unusable(repo: &Path, reason: &dyn std::fmt::Display) -> FetchError {
-    FetchError::Repository { path: repo.to_owned(), reason: reason.to_string() }
+fn unusable(repo: &Opened, reason: &dyn std::fmt::Display) -> FetchError {
+    FetchError::Repository { path: repo.path().to_owned(), reason: reason.to_string() }
 }
 
 /// Why a fetch failed, by what to do next.

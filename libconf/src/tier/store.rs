@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use super::{
     complete::Missing,
     git::{replace_file, sync_folder},
+    opened::Opened,
 };
 use crate::name::CommitId;
 
@@ -75,11 +76,12 @@ impl From<git2::Error> for StoreError {
 ///
 /// libgit2's indexer completes a thin pack with its bases. `check` sees the repository with the pack in it.
 pub(super) fn store(
-    path: &Path,
+    opened: &Opened,
     mut parts: mpsc::Receiver<Part>,
     check: impl FnOnce(&Repository) -> Result<(), Missing>,
 ) -> Result<u32, StoreError> {
-    let repo = Repository::open_bare(path)?;
+    let repo = opened.lend()?;
+    let path = opened.path();
     let odb = repo.odb()?;
     let objects = path.join("objects");
     // Swept at the next start, if this program is killed.

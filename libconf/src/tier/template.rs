@@ -10,6 +10,7 @@ mod watched;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    io,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
@@ -71,6 +72,8 @@ impl Limits {
 }
 
 static PATIENT: AtomicBool = AtomicBool::new(false);
+/// There was a template to render, or to look at.
+static WAS_ASKED: AtomicBool = AtomicBool::new(false);
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 /// The processes that render, at most: one takes turns, and where several ask at once none need wait for another's template.
 static WORKERS: [Mutex<Option<Worker>>; 3] = [const { Mutex::new(None) }; 3];
@@ -86,10 +89,30 @@ pub fn through(program: PathBuf) {
     let _ = PROGRAM.set(program);
 }
 
-/// Ends the processes that render, and with them what they still hold of secrets. The next template starts another.
+/// Ends the processes that were asked something, and with them what they still hold of secrets. The next template gets
+/// another.
 pub fn rest() {
+    end(|worker| !worker.is_fresh());
+}
+
+/// Starts a process for the next template ahead, where none is there and there ever was a template. It waits until it is asked
+/// or [`release`]d, and holds nothing.
+pub fn prepare() {
+    if WAS_ASKED.load(Ordering::Relaxed) {
+        let mut slot = slot();
+        // Without it the next template starts its own, or says why there is none.
+        *slot = slot.take().or_else(|| start().ok());
+    }
+}
+
+/// Ends all processes, those that wait too.
+pub fn release() {
+    end(|_| true);
+}
+
+fn end(which: impl Fn(&Worker) -> bool) {
     for slot in &WORKERS {
-        drop(slot.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(slot.lock().unwrap_or_else(PoisonError::into_inner).take_if(|worker| which(worker)));
     }
 }
 
@@ -204,9 +227,11 @@ fn ask(question: &Question, bounds: Bounds) -> Result<Answer, NoAnswer> {
         let copy = serde_json::to_vec(question).and_then(|text| serde_json::from_slice(&text));
         return copy.map(engine::answer).map_err(|cause| NoAnswer::Failed(cause.into()));
     }
-    let start = || {
-        let program = PROGRAM.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path);
-        Worker::start(program, ARGUMENT)
-    };
+    WAS_ASKED.store(true, Ordering::Relaxed);
     Worker::ask(&mut slot(), start, bounds, question)
+}
+
+fn start() -> io::Result<Worker> {
+    let program = PROGRAM.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path);
+    Worker::start(program, ARGUMENT)
 }

@@ -32,6 +32,8 @@ pub struct Bounds {
 /// The running process.
 #[derive(Debug)]
 pub struct Worker {
+    /// It was asked nothing yet.
+    is_fresh: bool,
     child: Child,
     input: ChildStdin,
     output: ChildStdout,
@@ -63,7 +65,12 @@ impl Worker {
         let mut child = command.stderr(Stdio::null()).spawn()?;
         let lost = || io::Error::other("it was started without a pipe");
         let (input, output) = (child.stdin.take().ok_or_else(lost)?, child.stdout.take().ok_or_else(lost)?);
-        Ok(Worker { child, input, output })
+        Ok(Worker { is_fresh: true, child, input, output })
+    }
+
+    /// True for one that was asked nothing yet, and holds nothing of anybody's.
+    pub fn is_fresh(&self) -> bool {
+        self.is_fresh
     }
 
     /// Asks the process in `slot`, which `start` starts where there is none: also where something ended it meanwhile, so that
@@ -91,6 +98,7 @@ impl Worker {
     }
 
     fn converse(mut self, line: &[u8], bounds: Bounds) -> io::Result<(Zeroizing<Vec<u8>>, Self)> {
+        self.is_fresh = false;
         // It reads the whole line before it does anything, so this cannot wait for long.
         self.input.write_all(line)?;
         let (begun, mut answer) = (Instant::now(), Zeroizing::new(Vec::new()));
