@@ -172,6 +172,8 @@ async fn fetch(mirror: &Mirror, upstreams: &Upstreams, refs: BTreeSet<RefName>) 
 
 async fn fetch_from(mirror: &Mirror, upstream: &Upstream, refs: &[String]) -> Result<(), String> {
     let mut git = git_with(mirror, upstream)?;
+    // A pack is there whole or not at all; of loose objects a crash leaves some without those that they lead to.
+    git.args(["-c", "fetch.unpackLimit=1"]);
     git.args(["fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-maintenance", "--stdin"]);
     // What a branch was is all that says what is here of it; other branches would only make the question longer.
     if refs.len() <= 50 {
