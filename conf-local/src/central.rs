@@ -55,7 +55,7 @@ const MOST_HEARD: usize = 16;
 
 /// What was heard of the exported snapshot and newer ones, by the snapshot; what was heard last at the end.
 ///
-/// Servers tell of the newest snapshot again and again, so that what is displaced comes back.
+/// What is exported stays, however long newer ones cannot be taken.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Heard(VecDeque<Watermark>);
 
@@ -76,8 +76,10 @@ impl Heard {
     /// The central sequence of a host that exports `snapshot`; what is said of older ones is not needed any more.
     pub fn central(&mut self, snapshot: SnapshotAt) -> Sequence {
         self.0.retain(|heard| heard.snapshot.sequence >= snapshot.sequence);
-        let heard = self.0.iter().find(|heard| heard.snapshot == snapshot);
-        heard.map_or(snapshot.sequence, |heard| heard.central.max(snapshot.sequence))
+        let exported = self.0.iter().position(|heard| heard.snapshot == snapshot);
+        let Some(heard) = exported.and_then(|exported| self.0.remove(exported)) else { return snapshot.sequence };
+        self.0.push_back(heard);
+        heard.central.max(snapshot.sequence)
     }
 }
 
@@ -143,11 +145,14 @@ mod tests {
         assert_eq!(heard.central(SnapshotAt { commit: [77; 20].into(), ..at(10) }), Sequence(10));
         assert_eq!(heard.central(at(10)), Sequence(12));
         assert_eq!(heard.central(at(13)), Sequence(13));
-        (100..200).for_each(|snapshot| heard.hear(Watermark { snapshot: at(snapshot), central: Sequence(snapshot) }));
-        assert!(heard.0.len() <= MOST_HEARD);
-        // What was displaced is heard again.
         heard.hear(Watermark { snapshot: at(14), central: Sequence(20) });
         assert_eq!(heard.central(at(14)), Sequence(20));
+        // Those that cannot be taken.
+        for snapshot in 100..200 {
+            heard.hear(Watermark { snapshot: at(snapshot), central: Sequence(snapshot) });
+            assert_eq!(heard.central(at(14)), Sequence(20));
+        }
+        assert!(heard.0.len() <= MOST_HEARD);
     }
 
     #[test]

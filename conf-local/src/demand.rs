@@ -34,7 +34,7 @@ use libconf::{
 };
 use serde::{Deserialize, Serialize};
 use tokio::{
-    sync::{RwLock, Semaphore, watch},
+    sync::{Semaphore, watch},
     task::spawn_blocking,
     time::timeout,
 };
@@ -48,6 +48,7 @@ use self::{
 };
 use crate::{
     export::{self, Asking},
+    fetching::Fetching,
     state::{Agent, Exported},
 };
 
@@ -124,7 +125,11 @@ enum Short {
 
 impl From<Unavailable> for Short {
     fn from(error: Unavailable) -> Self {
-        Short::Final(error)
+        match error {
+            // A disk that fails now may not fail at the next try.
+            Unavailable::Broken(words) => Short::ForNow(Missing::Snapshot(words)),
+            other => Short::Final(other),
+        }
     }
 }
 
@@ -152,8 +157,8 @@ pub struct Demand {
     callers: Callers,
     /// One for each change that is being brought: who comes later waits for the same.
     turns: Mutex<BTreeMap<Sequence, watch::Receiver<Turn>>>,
-    /// Read while objects are fetched and used beside the one who writes the repository.
-    fetching: Arc<RwLock<()>>,
+    /// Entered while objects are fetched and used beside the one who writes the repository.
+    fetching: Arc<Fetching>,
     fetches: Semaphore,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -164,7 +169,7 @@ impl Demand {
     pub fn new(
         agent: Agent,
         repository: PathBuf,
-        fetching: Arc<RwLock<()>>,
+        fetching: Arc<Fetching>,
         (surrogates, central): (Upstreams, Upstreams),
         keys: TrustedKeys,
         stop: CancellationToken,
@@ -184,6 +189,12 @@ impl Demand {
         user: Option<u32>,
     ) -> Result<Available, Unavailable> {
         if let Some(found) = self.exported(change).await? {
+            return Ok(found);
+        }
+        // What is on disk is there for those too who cannot wait.
+        if let Known::Kept { snapshot, through } = self.look(change).await?
+            && let Some(found) = self.keep(snapshot, through).await?
+        {
             return Ok(found);
         }
         let caller = Arc::new(self.callers.enter(user).ok_or(Unavailable::Busy)?);
@@ -244,7 +255,11 @@ impl Demand {
             match self.attempt(change, &mut doubts).await {
                 Ok(Some(found)) => return Some(Ok(found)),
                 Ok(None) if looks <= AT_ONCE => continue,
-                Ok(None) => {}
+                Ok(None) => {
+                    let words =
+                        "what was brought is not found on this host's disk again; `conf-local verify` looks at it";
+                    say.send_modify(|turn| turn.missing = Missing::Snapshot(words.to_owned()));
+                }
                 Err(Short::Final(error)) => return Some(Err(error)),
                 Err(Short::ForNow(missing)) => say.send_modify(|turn| turn.missing = missing),
             }

@@ -198,7 +198,8 @@ struct Worker<'a> {
     last_have: Option<CommitId>,
     /// Taken before the pointer named it: what the pointer says below it is late, and no fault.
     ahead: Option<Sequence>,
-    chore: Option<Chore>,
+    /// And when.
+    chore: Option<(Chore, Instant)>,
     /// How many changes were taken since it was tidy.
     untidy: u32,
 }
@@ -213,11 +214,13 @@ enum Chore {
 }
 
 impl Chore {
-    fn after(self) -> Duration {
-        match self {
+    /// The same, and when: after its while from now.
+    fn due_after(self) -> (Self, Instant) {
+        let after = match self {
             Chore::Tidy => QUIET,
             Chore::Release => IDLE,
-        }
+        };
+        (self, Instant::now() + after)
     }
 }
 
@@ -245,7 +248,7 @@ impl Worker<'_> {
                     Err(_) => return,
                 },
                 () = pause(again) => {}
-                () = pause(self.chore.map(Chore::after)) => {
+                () = pause(self.chore.map(|(_, due)| due.saturating_duration_since(Instant::now()))) => {
                     self.do_chore().await;
                     continue;
                 }
@@ -287,7 +290,7 @@ impl Worker<'_> {
         let result = self.blocking(move |host| {
             let result = host.settle(&audience);
             host.publish_to(&audience.agent);
-            host.tidy(&audience);
+            host.tidy(&audience, None);
             host.close_repository();
             result
         });
@@ -304,12 +307,12 @@ impl Worker<'_> {
 
     async fn do_chore(&mut self) {
         match self.chore.take() {
-            Some(Chore::Tidy) => {
+            Some((Chore::Tidy, _)) => {
                 self.tidy().await;
                 let _ = spawn_blocking(template::prepare).await;
-                self.chore = Some(Chore::Release);
+                self.chore = Some(Chore::Release.due_after());
             }
-            Some(Chore::Release) => drop(spawn_blocking(template::release).await),
+            Some((Chore::Release, _)) => drop(spawn_blocking(template::release).await),
             None => {}
         }
     }
@@ -317,7 +320,7 @@ impl Worker<'_> {
     async fn tidy(&mut self) {
         self.untidy = 0;
         let audience = self.audience.clone();
-        self.blocking(move |host| host.tidy(&audience)).await;
+        self.blocking(move |host| host.tidy(&audience, None)).await;
     }
 
     /// Does what somebody asks for. Whoever asked may have gone.
@@ -337,6 +340,11 @@ impl Worker<'_> {
                 drop(fetching);
                 let _ = reply.send(rendered.map_err(Undone::from));
                 self.tidy().await;
+            }
+            Request::Tidy { alone, reply } => {
+                let audience = self.audience.clone();
+                self.blocking(move |host| host.tidy(&audience, Some(alone))).await;
+                let _ = reply.send(());
             }
             Request::First { snapshot, fetching, reply } => {
                 let first = self.blocking(move |host| host.begins_with(snapshot)).await;
@@ -409,6 +417,7 @@ impl Worker<'_> {
             None => self.blocking(Host::have).await,
         };
         self.last_have = have;
+        self.chore.get_or_insert(Chore::Release.due_after());
         let fetching = async { tokio::join!(self.fetch(pointer.commit, limit), spawn_blocking(template::prepare)).0 };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
@@ -442,7 +451,7 @@ impl Worker<'_> {
         if have.is_none() {
             self.host().close_repository();
         }
-        self.chore = Some(Chore::Tidy);
+        self.chore = Some(Chore::Tidy.due_after());
         self.untidy += 1;
         if self.untidy >= MOST_UNTIDY {
             self.tidy().await;
@@ -456,11 +465,16 @@ impl Worker<'_> {
         let repository = self.host().opened();
         let step = Step { have: self.last_have.filter(|have| *have != want), want, depth: Depth::One };
         let patience = if step.have.is_some() { PATIENCE } else { PATIENCE_AT_FIRST };
-        let servers = self.sources.surrogates.in_order().into_iter().chain(self.sources.central.in_order());
-        let mut hedge = Hedge::new(servers, limit.map_or(patience, |limit| patience.min(limit / 2)), move |server| {
+        let mut servers = self.sources.surrogates.in_order();
+        servers.extend(self.sources.central.in_order());
+        // Each has its turn within the limit.
+        let turns = u32::try_from(servers.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let patience = limit.map_or(patience, |limit| patience.min(limit / turns));
+        let hedge = Hedge::new(servers, patience, move |server| {
             let repository = repository.clone();
             async move { pack::fetch(&server, repository, step).await }
         });
+        let mut hedge = hedge.putting_slow_ones_last();
         let until = limit.map(|limit| tokio::time::Instant::now() + limit);
         let mut problems = Problems::default();
         loop {

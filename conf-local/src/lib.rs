@@ -24,6 +24,7 @@ mod declared;
 pub mod demand;
 pub mod duties;
 pub mod export;
+pub mod fetching;
 mod folder;
 pub mod follow;
 pub mod guardian;

@@ -16,7 +16,7 @@ use libconf::{
     },
 };
 use serde::{Deserialize, Serialize};
-use tokio::sync::{OwnedRwLockReadGuard, broadcast, mpsc, oneshot, watch};
+use tokio::sync::{OwnedRwLockReadGuard, OwnedRwLockWriteGuard, broadcast, mpsc, oneshot, watch};
 
 use crate::{
     central::{Heard, Watermark},
@@ -299,6 +299,13 @@ pub enum Request {
         /// Gets why it was not rendered.
         reply: oneshot::Sender<Result<(), Undone>>,
     },
+    /// Do what was put off because somebody was always fetching.
+    Tidy {
+        /// That nobody is.
+        alone: OwnedRwLockWriteGuard<()>,
+        /// Hears when it is done.
+        reply: oneshot::Sender<()>,
+    },
     /// See that a snapshot is this datacenter's first.
     First {
         /// Which one.
@@ -418,6 +425,12 @@ impl Agent {
     /// Sees that a snapshot whose objects are here is this datacenter's first.
     pub async fn begins_with(&self, snapshot: SnapshotAt, fetching: OwnedRwLockReadGuard<()>) -> Result<(), Undone> {
         self.request(|reply| Request::First { snapshot, fetching, reply }).await.unwrap_or_else(stopping)
+    }
+
+    /// Has the packs seen to while nobody fetches.
+    pub async fn tidy(&self, alone: OwnedRwLockWriteGuard<()>) {
+        // When it is stopping there is nothing to do.
+        let _ = self.request(|reply| Request::Tidy { alone, reply }).await;
     }
 
     /// `None` when the agent is stopping.

@@ -30,14 +30,13 @@ use libconf::{
     },
 };
 
-use tokio::sync::RwLock;
-
 pub use self::error::{OpenError, TransactionError};
 use self::model::Model;
 use crate::{
     check::{Checks, Staged},
     duties::{Duties, Watchers},
     export::{self, Contents, Export, Header, Kept, Retention},
+    fetching::Fetching,
     place::{PlaceEntry, Placements},
     repository::{Repository, RepositoryError},
     secrets::{self, Keyring},
@@ -64,7 +63,7 @@ pub struct Host {
     /// The newest good snapshot in the repository, and whether all its objects were seen to be there.
     newest: Option<(Snapshot, bool)>,
     /// Read by whoever fetches objects that no ref leads to: nothing is removed from the repository meanwhile.
-    fetching: Arc<RwLock<()>>,
+    fetching: Arc<Fetching>,
 }
 
 /// What a [`Host`] is made for.
@@ -141,8 +140,8 @@ impl Host {
         })
     }
 
-    /// To be read while objects are fetched that no ref leads to, and until they were used.
-    pub fn fetching(&self) -> Arc<RwLock<()>> {
+    /// To be entered while objects are fetched that no ref leads to, and until they were used.
+    pub fn fetching(&self) -> Arc<Fetching> {
         Arc::clone(&self.fetching)
     }
 

@@ -279,7 +279,7 @@ fn files_settings_and_modes() {
     let third = site.land();
     take(&mut host, third, &audience).unwrap();
     assert!(site.read("devices/router/v1.json").is_none());
-    host.tidy(&audience);
+    host.tidy(&audience, None);
     let kept = [".next", "2", "3"].map(str::to_owned);
     assert_eq!(names(&site.state().join("export/snapshots")), BTreeSet::from(kept));
     site.assert_tidy();
@@ -647,7 +647,7 @@ fn kill_at_every_step(ahead: bool, file: &str) {
         let (mut host, audience) = site.open();
         host.settle(&audience).unwrap();
         if ahead {
-            host.tidy(&audience);
+            host.tidy(&audience, None);
         }
         fault::set(Some((at, Mode::Dead)));
         let result = take(&mut host, second, &audience);
@@ -686,7 +686,7 @@ fn a_full_disk_at_every_step() {
         let (site, second) = step();
         let (mut host, audience) = site.open();
         host.settle(&audience).unwrap();
-        host.tidy(&audience);
+        host.tidy(&audience, None);
         fault::set(Some((at, Mode::Full)));
         let result = take(&mut host, second, &audience);
         let finished = fault::set(None) <= at;
@@ -832,7 +832,7 @@ fn three_thousand_components() {
         host.put_in_place(&snapshot, false, since, &audience).unwrap();
         let placed = since.elapsed();
         println!("on the processor: {:?}", cpu().saturating_sub(before));
-        host.tidy(&audience);
+        host.tidy(&audience, None);
         println!("one changed: accepted {accepted:?}, switched {placed:?}, tidied {:?}", since.elapsed());
         assert_eq!(site.read("services/service-7/latest.json"), Some(format!(r#"{{"number":{round}}}"#)));
     }

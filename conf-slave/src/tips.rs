@@ -53,6 +53,7 @@ pub async fn run(mirror: Arc<Mirror>, upstreams: Arc<Upstreams>, problems: Arc<P
     serving.mark_changed();
     let mut done: Option<Arc<Serving>> = None;
     let mut again: Option<Instant> = None;
+    let mut tried = false;
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
     loop {
         let at = again.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
@@ -62,13 +63,21 @@ pub async fn run(mirror: Arc<Mirror>, upstreams: Arc<Upstreams>, problems: Arc<P
             () = tokio::time::sleep_until(at), if again.is_some() => {}
         }
         // The first time a clone has nothing to show until then.
-        if done.is_some() {
+        if tried {
+            let calm = async {
+                // News are no reason to ask a server in trouble sooner.
+                if let Some(again) = again {
+                    tokio::time::sleep_until(again).await;
+                }
+                quiet(&mut serving).await;
+            };
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = quiet(&mut serving) => {}
+                () = calm => {}
             }
         }
         let Some(now) = serving.borrow_and_update().clone() else { continue };
+        tried = true;
         // The same snapshot served again is a repository cloned anew, without branches.
         let before = done.take().filter(|done| done.snapshot.commit != now.snapshot.commit);
         let outcome = tokio::select! {
@@ -83,7 +92,8 @@ pub async fn run(mirror: Arc<Mirror>, upstreams: Arc<Upstreams>, problems: Arc<P
             }
             Err(reason) => {
                 problems.set(TOPIC, format!("branches and tags are not up to date, which no host needs: {reason}"));
-                again = Some(Instant::now() + backoff.next_wait());
+                // What was fetched before is there.
+                (done, again) = (before, Some(Instant::now() + backoff.next_wait()));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Bringing what a server has named, and seeing that it is what it was said to be.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use libconf::{
     name::Sequence,
@@ -107,19 +107,26 @@ impl Demand {
     async fn fetch(&self, step: Step) -> Result<OwnedRwLockReadGuard<()>, Undone> {
         let stopping = |_| Undone::Failed(Unavailable::Stopping.to_string());
         let _one_of_few = self.fetches.acquire().await.map_err(stopping)?;
-        let fetching = Arc::clone(&self.fetching).read_owned().await;
+        if let Some(alone) = self.fetching.alone_when_due().await {
+            self.agent.tidy(alone).await;
+        }
+        let fetching = self.fetching.enter().await;
         let repository = self.repository.clone();
         let servers = self.surrogates.in_order().into_iter().chain(self.central.in_order());
-        let mut hedge = Hedge::new(servers, PATIENCE, move |server| {
+        let hedge = Hedge::new(servers, PATIENCE, move |server| {
             let repository = repository.clone();
             async move {
                 let Ok(fetched) = timeout(FETCH, pack::fetch(&server, repository, step)).await else {
                     server.report(false);
                     return Err(format!("{} gave no snapshot within {} s", server.url(), FETCH.as_secs()));
                 };
+                if fetched.as_ref().is_ok_and(|fetched| fetched.requests > 0) {
+                    server.report(true);
+                }
                 fetched.map(drop).map_err(|error| chain(&error))
             }
         });
+        let mut hedge = hedge.putting_slow_ones_last();
         let mut words = Vec::new();
         while let Some((_, fetched)) = hedge.next().await {
             match fetched {

@@ -71,8 +71,11 @@ impl Export {
         self.take_up(header, contents).map(drop)
     }
 
-    /// True when this very snapshot is kept, rendered for this host.
-    pub fn keeps(&self, sequence: Sequence, commit: CommitId, host: &HostName) -> bool {
+    /// True when this very snapshot is kept, rendered for this host. One that somebody removed by hand is forgotten.
+    pub fn keeps(&mut self, sequence: Sequence, commit: CommitId, host: &HostName) -> bool {
+        if !self.directory(sequence).is_dir() {
+            self.kept.remove(&sequence);
+        }
         let header = self.kept.get(&sequence).and_then(|kept| kept.header.as_ref());
         header.is_some_and(|header| header.commit == commit && header.host == *host)
     }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    sync::Arc,
     time::{Instant, SystemTime},
 };
 
@@ -10,6 +9,8 @@ use libconf::{
     name::{CommitId, ComponentVersion},
     tier::{daemon::chain, snapshot::Snapshot},
 };
+
+use tokio::sync::OwnedRwLockWriteGuard;
 
 use super::{Audience, Host};
 use crate::state::{Agent, ChangeKind, HistoryChange, HistoryEntry, Switched};
@@ -76,8 +77,8 @@ impl Host {
     }
 
     /// What can wait until readers have their files: history, old snapshots, packs. The packs wait longer while somebody
-    /// fetches.
-    pub fn tidy(&mut self, audience: &Audience) {
+    /// fetches, who then hands over that nobody does.
+    pub fn tidy(&mut self, audience: &Audience, alone: Option<OwnedRwLockWriteGuard<()>>) {
         // For people only: no sync.
         let new = self.history.with_extension("json.new");
         let written = serde_json::to_vec(&audience.agent.history())
@@ -98,8 +99,7 @@ impl Host {
         let git = self.git().ok();
         keep.retain(|commit| git.as_ref().is_some_and(|git| git.find_commit((*commit).into()).is_ok()));
         drop(git);
-        let fetching = Arc::clone(&self.fetching);
-        let Ok(_alone) = fetching.try_write() else { return };
+        let Some(_alone) = alone.or_else(|| self.fetching.alone()) else { return };
         match self.repository.consolidate(&keep) {
             Ok(true) => tracing::info!("the repository was consolidated"),
             Ok(false) => {}

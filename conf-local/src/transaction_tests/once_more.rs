@@ -22,7 +22,7 @@ fn one_more() -> (Site, Host, Audience) {
     take(&mut host, second, &audience).unwrap();
     assert_eq!(site.read("services/a/latest.json").as_deref(), Some(r#"{"at":1}"#));
     assert!(site.read("services/new/latest.json").is_some() && host.is_troubled());
-    host.tidy(&audience);
+    host.tidy(&audience, None);
     host.duties().forget(&WatcherId("everything".to_owned())).unwrap();
     fs::remove_file(in_the_way).unwrap();
     (site, host, audience)
@@ -69,7 +69,7 @@ fn readers_of_the_one_before_keep_it_whole_while_they_read() {
         site.set("services/same/latest", &[("s", "s"), ("round", &round.to_string())]);
         let next = site.land();
         take(&mut host, next, &audience).unwrap();
-        host.tidy(&audience);
+        host.tidy(&audience, None);
         if round == 4 {
             drop(host);
             (host, _) = site.open();
@@ -81,7 +81,7 @@ fn readers_of_the_one_before_keep_it_whole_while_they_read() {
     site.set("services/same/latest", &[("s", "s")]);
     let last = site.land();
     take(&mut host, last, &audience).unwrap();
-    host.tidy(&audience);
+    host.tidy(&audience, None);
     let left = names(&site.state().join("export/snapshots"));
     assert!(left.iter().all(|name| !name.contains('.') || name == ".next"), "{left:?}");
     site.assert_tidy();

@@ -13,6 +13,10 @@ pub struct Hedge<T> {
     waiting: VecDeque<Arc<Upstream>>,
     patience: Duration,
     ask: Box<dyn Fn(Arc<Upstream>) -> Asking<T> + Send + Sync>,
+    /// One that is not waited for alone any more is tried last for a while.
+    puts_last: bool,
+    /// The one that is waited for alone.
+    newest: Option<Arc<Upstream>>,
     asked: JoinSet<(Arc<Upstream>, T)>,
 }
 
@@ -27,7 +31,15 @@ impl<T: Send + 'static> Hedge<T> {
         F: Future<Output = T> + Send + 'static,
     {
         let ask = Box::new(move |server| Box::pin(ask(server)) as Asking<T>);
-        Hedge { waiting: servers.into_iter().collect(), patience, ask, asked: JoinSet::new() }
+        let waiting = servers.into_iter().collect();
+        Hedge { waiting, patience, ask, puts_last: false, newest: None, asked: JoinSet::new() }
+    }
+
+    /// For questions that are answered at once or not at all: a server that keeps one waiting for longer than the patience is
+    /// tried after the others for a while, until it has worked again.
+    #[must_use]
+    pub fn putting_slow_ones_last(self) -> Self {
+        Hedge { puts_last: true, ..self }
     }
 
     /// The next answer, whosever it is; nothing once all have answered. Whoever calls it again was not content with the one
@@ -39,6 +51,7 @@ impl<T: Send + 'static> Hedge<T> {
             match self.waiting.pop_front() {
                 Some(server) => {
                     let asking = (self.ask)(Arc::clone(&server));
+                    self.newest = Some(Arc::clone(&server));
                     self.asked.spawn(async move { (server, asking.await) });
                 }
                 None if self.asked.is_empty() => return None,
@@ -47,10 +60,13 @@ impl<T: Send + 'static> Hedge<T> {
             let answer = if self.waiting.is_empty() {
                 self.asked.join_next().await
             } else {
-                match timeout(self.patience, self.asked.join_next()).await {
-                    Ok(answer) => answer,
-                    Err(_) => continue,
-                }
+                let Ok(answer) = timeout(self.patience, self.asked.join_next()).await else {
+                    if let Some(slow) = self.newest.take().filter(|_| self.puts_last) {
+                        slow.report(false);
+                    }
+                    continue;
+                };
+                answer
             };
             // One that panicked has no answer.
             if let Some(Ok(answer)) = answer {
@@ -103,6 +119,21 @@ mod tests {
         drop(hedge);
         assert_eq!(seen.recv().await, Some(4));
         assert_eq!(seen.recv().await, None, "what hangs ends with it");
+    }
+
+    #[tokio::test]
+    async fn one_that_keeps_waiting_is_put_last_where_answers_come_at_once() {
+        let urls = ["http://127.0.0.1:1/", "http://127.0.0.1:2/"].map(|url| url.parse().unwrap());
+        let upstreams = Upstreams::new(urls.to_vec(), &Credentials::none()).unwrap();
+        let ask = |server: Arc<Upstream>| async move {
+            if port(&server) == 1 { std::future::pending().await } else { port(&server) }
+        };
+        for (puts_last, first) in [(false, 1), (true, 2)] {
+            let hedge = Hedge::new(upstreams.in_order(), Duration::from_millis(1), ask);
+            let mut hedge = if puts_last { hedge.putting_slow_ones_last() } else { hedge };
+            assert_eq!(hedge.next().await.unwrap().1, 2);
+            assert_eq!(port(&upstreams.in_order()[0]), first);
+        }
     }
 
     #[tokio::test]

@@ -177,6 +177,11 @@ fn a_pinned_snapshot_stays_while_somebody_reads_in_it() {
     assert_eq!(content(&held), "1\n");
     drop(reader);
     until_gone(rounds[0]);
+    // Removed by hand.
+    let (_, folder) = found(host, rounds[1]);
+    fs::remove_dir_all(&folder).expect("it can be removed");
+    assert_eq!(content(&found(host, rounds[1]).1), "2\n");
+    fs::remove_dir_all(&folder).expect("it can be removed");
     // And again: the ledger keeps everything.
     assert_eq!(content(&found(host, rounds[1]).1), "2\n");
     let output = host.run(&["verify"]);
