@@ -1,50 +1,42 @@
 //! Which snapshot is wanted, and the way of it to this host: the pointer is watched, its snapshot fetched from a surrogate
 //! or else the central repository, looked at, and put in place. Nothing that is away or damaged changes what readers see.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+mod fetch;
+mod pointer;
+mod told;
+
+use std::time::{Duration, Instant};
 
 use libconf::{
     name::{CommitId, Sequence},
     tier::{
-        api::HostState,
-        consul::{Consul, Seen},
+        consul::Consul,
         daemon::chain,
-        hedge::Hedge,
-        pack::{self, Depth, FetchError, Step},
         pointers::Pointer,
         template,
-        upstream::{Backoff, Upstream, Upstreams},
+        upstream::{Backoff, Upstreams},
     },
 };
-use rand::Rng;
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
-    time::{sleep, timeout_at},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
+use self::pointer::{Decision, Wanted};
 use crate::{
     check::Unchecked,
-    state::{Older, PointerSeen, Request, Undone, VerifyReport},
+    state::{Older, Request, Undone, VerifyReport},
     transaction::{Audience, Host, TransactionError},
 };
 
-/// How long one question for the pointer waits for a change: one request a minute from an idle host.
-const WAIT: Duration = Duration::from_secs(60);
 /// Whatever comes back is found again within this.
 const SOON: Duration = Duration::from_secs(1);
 /// What only a person or another tier can mend is tried again within this.
 const LATER: Duration = Duration::from_secs(5);
 /// What can hardly be placed on this host, since something stands in the way, within this.
 const MUCH_LATER: Duration = Duration::from_secs(30);
-/// A step that takes longer is asked of the next server as well; the first answer counts.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The same for a first fetch, which is long by nature.
-const PATIENCE_AT_FIRST: Duration = Duration::from_secs(60);
 
 /// What can wait is done when nothing has come for so long: other hosts on this machine, and the readers, have their files by then.
 const QUIET: Duration = Duration::from_millis(100);
@@ -69,9 +61,6 @@ pub struct Sources {
     pub central: Upstreams,
 }
 
-/// A pointer as it was read, and when.
-type Wanted = Option<(Pointer, Instant)>;
-
 /// Follows the pointer until `stop`. What `host` has on disk is put in order first, without asking anybody.
 pub async fn run(
     host: Host,
@@ -91,91 +80,7 @@ pub async fn run(
         chore: None,
         untidy: 0,
     };
-    tokio::join!(watch_pointer(&sources, &audience, found, &stop), worker.run(requests, &stop));
-}
-
-/// Sends every pointer that is read. An absent or damaged one is told, and never sent.
-async fn watch_pointer(sources: &Sources, audience: &Audience, found: watch::Sender<Wanted>, stop: &CancellationToken) {
-    let mut seen = Seen::default();
-    let mut backoff = Backoff::new(Duration::from_millis(50), SOON);
-    loop {
-        let answer = tokio::select! {
-            () = stop.cancelled() => return,
-            answer = sources.consul.watch(&sources.key, &mut seen, WAIT) => answer,
-        };
-        let pause = match answer {
-            Ok(Some(entry)) => {
-                audience.back("consul");
-                backoff.reset();
-                match std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse::<Pointer>().ok()) {
-                    Some(pointer) => {
-                        audience.back("pointer");
-                        let (sequence, commit) = (pointer.sequence, pointer.commit);
-                        audience.agent.update(|view| view.status.pointer = Some(PointerSeen { sequence, commit }));
-                        let now = Instant::now();
-                        found.send_if_modified(|wanted| {
-                            let modified = wanted.is_none_or(|(before, _)| before != pointer);
-                            *wanted = if modified { Some((pointer, now)) } else { *wanted };
-                            modified
-                        });
-                    }
-                    None => audience.away("pointer", format!("the value of {} is not a pointer; ignored", sources.key)),
-                }
-                continue;
-            }
-            Ok(None) => {
-                audience.back("consul");
-                // Watching an absent key wakes at every write of anybody, so it is asked for now and then.
-                audience.away("pointer", format!("Consul has no key {}; waiting for it", sources.key));
-                SOON / 2 + rand::rng().random_range(Duration::ZERO..SOON / 2)
-            }
-            Err(error) => {
-                audience.away("consul", chain(&error));
-                backoff.next_wait()
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep(pause) => {}
-        }
-    }
-}
-
-/// What a pointer asks of this host.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// It is what is exported.
-    Nothing,
-    /// It is older than what this host has taken.
-    Late(String),
-    /// It is another one of the same number as what this host has taken.
-    Refuse(String),
-    /// It is newer, or taken already and not exported yet.
-    Take,
-}
-
-/// Decides what to do about a pointer, by what is exported and by the newest snapshot that was ever taken.
-pub fn decide(
-    exported: Option<(Sequence, CommitId)>,
-    known: Option<(Sequence, CommitId)>,
-    pointer: Pointer,
-) -> Decision {
-    let wanted = (pointer.sequence, pointer.commit);
-    match known {
-        Some((sequence, _)) if wanted.0 < sequence => Decision::Late(format!(
-            "the pointer names #{}, older than #{sequence}, which this host has taken already; ignored",
-            wanted.0
-        )),
-        Some((sequence, commit)) if wanted.0 == sequence && wanted.1 != commit && !commit.is_zero() => {
-            Decision::Refuse(format!(
-                "the pointer names {} as #{sequence}, but this host has taken {} as #{sequence}; ignored",
-                wanted.1.short(),
-                commit.short()
-            ))
-        }
-        _ if exported == Some(wanted) => Decision::Nothing,
-        _ => Decision::Take,
-    }
+    tokio::join!(pointer::watch(&sources, &audience, found, &stop), worker.run(requests, &stop));
 }
 
 /// Why the wanted snapshot is not in place, and when to try again.
@@ -380,7 +285,7 @@ impl Worker<'_> {
         if self.ahead.is_some_and(|ahead| pointer.sequence < ahead) {
             return Decision::Nothing;
         }
-        decide(exported, known, pointer)
+        pointer::decide(exported, known, pointer)
     }
 
     /// Brings what the pointer names, and puts it in place.
@@ -459,87 +364,6 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Asks surrogates in order, then the central repository. One that is slow is not waited for alone. What is only wanted
-    /// within a `limit` was named by a server alone, and is no reason to think that this repository is damaged.
-    async fn fetch(&mut self, want: CommitId, limit: Option<Duration>) -> Result<(), Failure> {
-        let repository = self.host().opened();
-        let step = Step { have: self.last_have.filter(|have| *have != want), want, depth: Depth::One };
-        let patience = if step.have.is_some() { PATIENCE } else { PATIENCE_AT_FIRST };
-        let mut servers = self.sources.surrogates.in_order();
-        servers.extend(self.sources.central.in_order());
-        // Each has its turn within the limit.
-        let turns = u32::try_from(servers.len()).unwrap_or(u32::MAX).saturating_add(1);
-        let patience = limit.map_or(patience, |limit| patience.min(limit / turns));
-        let hedge = Hedge::new(servers, patience, move |server| {
-            let repository = repository.clone();
-            async move { pack::fetch(&server, repository, step).await }
-        });
-        let mut hedge = hedge.putting_slow_ones_last();
-        let until = limit.map(|limit| tokio::time::Instant::now() + limit);
-        let mut problems = Problems::default();
-        loop {
-            // Not the first answer but the first good one; those who are still asked then are dropped.
-            let answer = match until {
-                None => hedge.next().await,
-                Some(until) => timeout_at(until, hedge.next()).await.map_err(|_| {
-                    problems.words.push("no good answer in time".to_owned());
-                    Failure::Soon(problems.told(want))
-                })?,
-            };
-            let Some((server, result)) = answer else { break };
-            if self.heard(&server, result, &mut problems)? {
-                return Ok(());
-            }
-        }
-        if problems.corrupt && limit.is_none() {
-            // Perhaps what it builds on is damaged here.
-            self.heal().await;
-        }
-        let words = problems.told(want);
-        if problems.somebody_away || problems.corrupt { Err(Failure::Soon(words)) } else { Err(Failure::Later(words)) }
-    }
-
-    /// Takes note of one server's answer; true when it was good.
-    fn heard(
-        &self,
-        server: &Arc<Upstream>,
-        result: Result<pack::Fetched, FetchError>,
-        problems: &mut Problems,
-    ) -> Result<bool, Failure> {
-        let name = server.url().to_string();
-        let error = match result {
-            Ok(fetched) => {
-                tracing::debug!(server = name, wire_bytes = fetched.wire_bytes, requests = fetched.requests, "fetched");
-                if fetched.requests > 0 {
-                    server.report(true);
-                    self.audience.back(&name);
-                }
-                return Ok(true);
-            }
-            Err(error) => error,
-        };
-        let words = chain(&error);
-        match error {
-            FetchError::Repository { .. } => return Err(Failure::Later(words)),
-            FetchError::NotFound { .. } => {
-                server.report(true);
-                self.audience.back(&name);
-            }
-            FetchError::Corrupt { .. } => {
-                problems.corrupt = true;
-                server.report(false);
-                self.audience.away(&name, words.clone());
-            }
-            FetchError::Unreachable(_) | FetchError::Refused(_) => {
-                problems.somebody_away = true;
-                server.report(false);
-                self.audience.away(&name, words.clone());
-            }
-        }
-        problems.words.push(words);
-        Ok(false)
-    }
-
     async fn heal(&mut self) {
         if let Err(error) = self.blocking(Host::heal).await {
             tracing::warn!(error = %chain(&error), "the repository could not be begun anew");
@@ -590,104 +414,5 @@ async fn pause(length: Option<Duration>) {
     match length {
         Some(length) => sleep(length).await,
         None => std::future::pending().await,
-    }
-}
-
-/// What one round of asking has met.
-#[derive(Default)]
-struct Problems {
-    words: Vec<String>,
-    somebody_away: bool,
-    corrupt: bool,
-}
-
-impl Problems {
-    fn told(&self, want: CommitId) -> String {
-        format!("snapshot {} cannot be fetched: {}", want.short(), self.words.join("; "))
-    }
-}
-
-impl Audience {
-    /// Something cannot be reached, or is damaged: said once, shown until it is back.
-    pub(crate) fn away(&self, what: &str, words: impl Into<String>) {
-        let words: String = words.into();
-        let mut new = false;
-        self.agent.update(|view| {
-            new = !view.status.away.contains_key(what);
-            view.status.away.insert(what.to_owned(), words.clone());
-            if view.exported.is_none() && view.status.state == HostState::Updating {
-                view.status.error = Some(words.clone());
-            }
-        });
-        if new {
-            tracing::warn!(what, reason = words, "away; what is exported stays in use");
-        }
-    }
-
-    /// It is back.
-    pub(crate) fn back(&self, what: &str) {
-        if !self.agent.view().status.away.contains_key(what) {
-            return;
-        }
-        self.agent.update(|view| drop(view.status.away.remove(what)));
-        tracing::info!(what, "back");
-    }
-
-    /// The wanted snapshot is known and on its way.
-    fn updating(&self) {
-        self.agent.update(|view| {
-            // A retry is no new state: why it failed stays visible.
-            if view.status.state == HostState::Current {
-                view.status.state = HostState::Updating;
-            }
-        });
-    }
-
-    /// What the pointer names is exported.
-    fn current(&self) {
-        self.agent.update(|view| view.status.settle());
-    }
-
-    /// The wanted snapshot could not be taken; said once.
-    fn failed(&self, words: impl Into<String>) {
-        let words: String = words.into();
-        let mut new = false;
-        self.agent.update(|view| {
-            new = view.status.error.as_ref() != Some(&words) || view.status.state != HostState::Failed;
-            view.status.state = HostState::Failed;
-            view.status.error = Some(words.clone());
-        });
-        if new {
-            tracing::warn!(reason = words, "the wanted snapshot is not in place; what is exported stays in use");
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn commit(digit: char) -> CommitId {
-        digit.to_string().repeat(40).parse().unwrap()
-    }
-
-    #[test]
-    fn what_a_pointer_asks() {
-        let at = |sequence, digit| Some((Sequence(sequence), commit(digit)));
-        let pointer = |sequence, digit| Pointer { sequence: Sequence(sequence), commit: commit(digit) };
-        let refused = |decision| matches!(decision, Decision::Refuse(_));
-        let late = |decision| matches!(decision, Decision::Late(_));
-        assert_eq!(decide(None, None, pointer(1, 'a')), Decision::Take);
-        assert_eq!(decide(at(5, 'a'), at(5, 'a'), pointer(5, 'a')), Decision::Nothing);
-        assert_eq!(decide(at(5, 'a'), at(5, 'a'), pointer(6, 'b')), Decision::Take);
-        // Taken, but not exported yet: a restart in between, or a disk that was full.
-        assert_eq!(decide(at(5, 'a'), at(6, 'b'), pointer(6, 'b')), Decision::Take);
-        assert_eq!(decide(None, at(6, 'b'), pointer(6, 'b')), Decision::Take);
-        assert!(late(decide(at(5, 'a'), at(5, 'a'), pointer(4, 'c'))));
-        assert!(late(decide(at(5, 'a'), at(6, 'b'), pointer(5, 'a'))));
-        assert!(refused(decide(at(5, 'a'), at(5, 'a'), pointer(5, 'c'))));
-        // Its own commit was lost: the number alone must not bring another one back below it.
-        assert!(late(decide(None, Some((Sequence(5), CommitId::ZERO)), pointer(4, 'a'))));
-        assert_eq!(decide(None, Some((Sequence(5), CommitId::ZERO)), pointer(5, 'a')), Decision::Take);
     }
 }
