@@ -128,7 +128,7 @@ impl LocalAgent {
             Upstreams::new(options.surrogate.clone(), &credentials)?,
             Upstreams::new(options.central.clone(), &credentials)?,
         );
-        let (here, fetching) = (host.repository_path(), host.fetching());
+        let (here, fetching) = (host.opened(), host.fetching());
         let demand = Demand::new(audience.agent.clone(), here, fetching, asked, keys.clone(), stopping.clone());
 
         // Everybody on this host may ask; the routes say who may do what.
@@ -173,7 +173,7 @@ impl LocalAgent {
     /// Serves, follows, tells and reports until `stop`; every task is joined.
     pub async fn run(self, stop: CancellationToken) {
         let health = Health::new(self.metrics.clone());
-        let repository = self.host.repository_path();
+        let repository = self.host.opened();
         let (watchers, demand) = (self.registry.clone(), self.demand.clone());
         let processes = Arc::default();
         let service = Service { agent: self.agent(), watchers, demand, processes, repository, stop: stop.clone() };

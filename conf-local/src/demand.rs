@@ -28,6 +28,7 @@ use libconf::{
     name::{CommitId, Sequence},
     tier::{
         api::SnapshotAt,
+        opened::Opened,
         sign::TrustedKeys,
         upstream::{Backoff, Upstreams},
     },
@@ -150,7 +151,7 @@ struct Turn {
 #[derive(Debug)]
 pub struct Demand {
     agent: Agent,
-    repository: PathBuf,
+    repository: Opened,
     surrogates: Upstreams,
     central: Upstreams,
     keys: TrustedKeys,
@@ -168,7 +169,7 @@ impl Demand {
     /// Answers from `agent`'s export and the repository, and asks these servers, until `stop`; believes what `keys` signed.
     pub fn new(
         agent: Agent,
-        repository: PathBuf,
+        repository: Opened,
         fetching: Arc<Fetching>,
         (surrogates, central): (Upstreams, Upstreams),
         keys: TrustedKeys,

@@ -74,7 +74,7 @@ impl Repository {
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub fn path(&self) -> PathBuf {
         self.opened.path()
     }
 
@@ -149,7 +149,7 @@ impl Repository {
         }
         git::init(&self.own, SETTINGS)?;
         self.lock = git::lock_alone(&self.own)?;
-        self.opened = Opened::at(self.own.clone());
+        self.opened.move_to(&self.own);
         Ok(())
     }
 
@@ -163,7 +163,7 @@ impl Repository {
         if self.path() != self.own {
             return Ok(false);
         }
-        let done = pack::consolidate(self.path(), keep);
+        let done = pack::consolidate(&self.path(), keep);
         if !matches!(done, Ok(false)) {
             self.opened.forget();
         }

@@ -29,7 +29,7 @@ mod processes;
 mod wait;
 mod watchers;
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use http::{StatusCode, header};
 use libconf::{
@@ -37,6 +37,7 @@ use libconf::{
     tier::{
         api::HostState,
         http::{self as answer, Peer, Request, Response, Routes},
+        opened::Opened,
     },
 };
 use serde::{Deserialize, Serialize};
@@ -71,7 +72,7 @@ pub struct Service {
     /// Who has said what it runs on.
     pub processes: Arc<Processes>,
     /// The repository, read for what the export has passed.
-    pub repository: PathBuf,
+    pub repository: Opened,
     /// Ends requests that wait.
     pub stop: CancellationToken,
 }

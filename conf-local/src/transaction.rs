@@ -160,12 +160,7 @@ impl Host {
         self.export.path()
     }
 
-    /// Where the repository is now.
-    pub fn repository_path(&self) -> PathBuf {
-        self.repository.path().to_owned()
-    }
-
-    /// The same, open.
+    /// The repository, wherever it is.
     pub fn opened(&self) -> Opened {
         self.repository.opened()
     }

@@ -3,12 +3,12 @@
 
 use std::path::Path;
 
-use git2::Repository;
 use libconf::{
     name::{CommitId, HostName, Sequence},
     tier::{
         api::SnapshotAt,
         chain::{self, Around},
+        opened::Opened,
     },
 };
 
@@ -28,7 +28,7 @@ pub(super) enum Known {
 }
 
 /// Looks for the newest snapshot not above `change`, which is below `newest`, the exported one.
-pub(super) fn look(export: &Path, host: &HostName, repository: &Path, newest: CommitId, change: Sequence) -> Known {
+pub(super) fn look(export: &Path, host: &HostName, repository: &Opened, newest: CommitId, change: Sequence) -> Known {
     let header = |sequence: Sequence| export::header(export, sequence).filter(|header| header.host == *host);
     let kept = export::sequences(export);
     let below = kept.range(..=change).next_back().and_then(|sequence| header(*sequence));
@@ -43,7 +43,7 @@ pub(super) fn look(export: &Path, host: &HostName, repository: &Path, newest: Co
     {
         return Known::Kept { snapshot: of(below), through: before(above.sequence) };
     }
-    match Repository::open_bare(repository).map(|repo| chain::around(&repo, newest, change)) {
+    match repository.lend().map(|repo| chain::around(&repo, newest, change)) {
         Ok(Ok(Around::Known { at: Some(snapshot), next: Some(next) })) => {
             let through = before(next.sequence);
             match header(snapshot.sequence) {

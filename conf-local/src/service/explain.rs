@@ -2,7 +2,6 @@
 
 use std::{fs, io};
 
-use git2::Repository as Git;
 use http::StatusCode;
 use libconf::{
     name::{CommitId, ComponentSelector, ComponentVersion, Sequence},
@@ -56,7 +55,7 @@ impl Service {
         let exported = view.exported.as_ref().ok_or_else(nothing_yet)?;
         let versions = exported.matching(selector).map(|(component, _)| component.version.clone()).collect();
         let name = choose(selector, versions, exported.sequence)?;
-        let git = Git::open(&self.repository).map_err(broken)?;
+        let git = self.repository.lend().map_err(broken)?;
         let snapshot = Snapshot::read(&git, exported.commit).map_err(|error| broken(chain(&error)))?;
         let mut components = snapshot.components(&git).map_err(|error| broken(chain(&error)))?;
         let component = components.remove(&name).ok_or_else(|| broken(format_args!("{name} is in no snapshot")))?;

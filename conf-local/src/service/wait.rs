@@ -11,6 +11,7 @@ use libconf::{
     name::{CommitId, ComponentSelector, ObjectId, Sequence},
     tier::{
         http::{self as answer, Response},
+        opened::Opened,
         pointers::PinValue,
         snapshot::fan_out,
     },
@@ -94,7 +95,7 @@ impl Service {
 
 impl Goal {
     /// What is missing yet, in words; none when the export is there.
-    fn missing(&mut self, view: &View, repository: &Path) -> Option<String> {
+    fn missing(&mut self, view: &View, repository: &Opened) -> Option<String> {
         let because = |words: String| match (&view.status.error, view.status.away.first_key_value()) {
             (Some(error), _) => Some(format!("{words}: {error}")),
             (None, Some((what, why))) => Some(format!("{words}: {what} cannot be reached: {why}")),
@@ -130,13 +131,13 @@ impl Goal {
 /// Whether a snapshot from `newest` down, before `looked`, pins the component at `at`. The chain ends where this host
 /// began to follow it.
 fn passed(
-    repository: &Path,
+    repository: &Opened,
     newest: CommitId,
     looked: Option<CommitId>,
     component: &ComponentSelector,
     at: &PinValue,
 ) -> Result<bool, git2::Error> {
-    let repository = Repository::open_bare(repository)?;
+    let repository = repository.lend()?;
     let wanted = at.to_string();
     let folder = format!(
         "{}/{}/{}",

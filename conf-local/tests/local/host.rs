@@ -26,6 +26,7 @@ use libconf::{
     tier::{
         api::{HostState, Pin},
         http,
+        opened::Opened,
         sign::{SigningKey, TrustedKeys},
         upstream::{Credentials, Upstreams},
     },
@@ -214,7 +215,7 @@ impl Host {
 
     /// What the routes answer from; there is no server to ask.
     pub fn service(&self) -> Service {
-        let repository = self.state.path().join("repo.git");
+        let repository = Opened::at(self.state.path().join("repo.git"));
         let nobody = || Upstreams::new(Vec::new(), &Credentials::none()).unwrap();
         let (agent, stop) = (self.agent.clone(), CancellationToken::new());
         let key = tempfile::tempdir().unwrap();

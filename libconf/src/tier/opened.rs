@@ -2,7 +2,7 @@
 
 use std::{
     ops::Deref,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -18,13 +18,10 @@ const MOST_USES: u32 = 512;
 #[derive(Clone)]
 pub struct Opened(Arc<Shared>);
 
-struct Shared {
-    path: PathBuf,
-    idle: Mutex<Idle>,
-}
+struct Shared(Mutex<Idle>);
 
-#[derive(Default)]
 struct Idle {
+    path: PathBuf,
     repository: Option<(Repository, u32)>,
     /// Rises with each [`Opened::forget`], so that what was lent before is not taken back after it.
     age: u64,
@@ -42,23 +39,29 @@ pub struct Lent {
 impl Opened {
     /// Of the bare repository at `path`; opens nothing yet.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Opened(Arc::new(Shared { path: path.into(), idle: Mutex::default() }))
+        Opened(Arc::new(Shared(Mutex::new(Idle { path: path.into(), repository: None, age: 0 }))))
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0.path
+    /// Where it is now.
+    pub fn path(&self) -> PathBuf {
+        self.0.lock().path.clone()
+    }
+
+    /// From now on, for all who have it, the bare repository at `path` is meant.
+    pub fn move_to(&self, path: impl Into<PathBuf>) {
+        self.0.lock().path = path.into();
+        self.forget();
     }
 
     /// The open one, or else one that is opened now. Blocks.
     pub fn lend(&self) -> Result<Lent, git2::Error> {
-        let (idle, age) = {
+        let (idle, age, path) = {
             let mut idle = self.0.lock();
-            (idle.repository.take(), idle.age)
+            (idle.repository.take(), idle.age, idle.path.clone())
         };
         let (repository, uses) = match idle {
             Some(idle) => idle,
-            None => (Repository::open_bare(&self.0.path)?, 0),
+            None => (Repository::open_bare(path)?, 0),
         };
         Ok(Lent { repository: Some(repository), uses: uses + 1, age, home: self.0.clone() })
     }
@@ -79,13 +82,13 @@ impl From<PathBuf> for Opened {
 
 impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Opened").field(&self.0.path).finish()
+        f.debug_tuple("Opened").field(&self.path()).finish()
     }
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, Idle> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -132,6 +135,22 @@ mod tests {
         }
         opened.lend().unwrap();
         assert!(!is_open(), "it is opened anew now and then");
+    }
+
+    #[test]
+    fn all_who_have_it_follow_where_it_goes() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
+        let blob = Repository::init_bare(&other).unwrap().blob(b"there").unwrap();
+        Repository::init_bare(&one).unwrap();
+        let opened = Opened::at(&one);
+        let second = opened.clone();
+        let lent = second.lend().unwrap();
+        opened.move_to(&other);
+        assert!(lent.find_blob(blob).is_err(), "what is lent stays what it is");
+        drop(lent);
+        assert!(second.lend().unwrap().find_blob(blob).is_ok());
+        assert_eq!(second.path(), other);
     }
 
     #[test]

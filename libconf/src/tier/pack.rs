@@ -319,7 +319,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 }
 
 fn unusable(repo: &Opened, reason: &dyn std::fmt::Display) -> FetchError {
-    FetchError::Repository { path: repo.path().to_owned(), reason: reason.to_string() }
+    FetchError::Repository { path: repo.path(), reason: reason.to_string() }
 }
 
 /// Why a fetch failed, by what to do next.

@@ -81,7 +81,7 @@ pub(super) fn store(
     check: impl FnOnce(&Repository) -> Result<(), Missing>,
 ) -> Result<u32, StoreError> {
     let repo = opened.lend()?;
-    let path = opened.path();
+    let path = repo.path();
     let odb = repo.odb()?;
     let objects = path.join("objects");
     // Swept at the next start, if this program is killed.

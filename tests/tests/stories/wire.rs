@@ -1,8 +1,8 @@
 //! What a change costs between the programs, counted on the wire.
 
-use std::fs;
+use std::{fs, io::Write as _};
 
-use tests::{Host, Plan, Reader, Site};
+use tests::{Host, Plan, Reader, Site, program::text};
 
 /// Requests for Git between the hosts and whatever they ask.
 fn git_requests(site: &Site) -> Vec<tests::proxy::Request> {
@@ -110,4 +110,17 @@ fn an_existing_repository_is_reused_and_only_what_is_missing_is_fetched() {
     assert!(received < 256 << 10, "{received} bytes, though it had nearly all");
     assert_eq!(site.host().file("services/web/latest/round"), "1\n");
     assert_eq!(fs::read(site.host().export().join("current/services/web/latest/noise")).expect("there"), noise);
+    // Damaged, it stays as it is, and one of the host's own is used in its place, also for older changes.
+    let packs = fs::read_dir(other.join("objects/pack")).expect("it has packs").flatten();
+    for pack in packs.filter(|entry| entry.path().extension().is_some_and(|end| end == "pack")) {
+        let length = usize::try_from(pack.metadata().expect("it is there").len()).expect("a length");
+        let mut file = fs::File::options().write(true).open(pack.path()).expect("root may write");
+        file.write_all(&vec![0; length]).expect("root may write");
+    }
+    let output = site.host().run(&["verify", "--repair"]);
+    assert!(output.status.success(), "{}", text(&output));
+    assert!(site.host().repository().join("objects").is_dir());
+    let older = site.host().sequence() - 1;
+    let answer = site.host().http().get(&format!("/v1/at/{older}?timeout=30")).expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
