@@ -80,24 +80,15 @@ impl Export {
 mod tests {
     use std::{collections::BTreeSet, fs::File, path::Path};
 
-    use libconf::{name::CommitId, tier::render::StoreHash};
+    use libconf::tier::render::StoreHash;
 
     use super::*;
-    use crate::export::{Contents, Header, plan};
+    use crate::export::{Contents, plan, tests::header};
 
     fn export_with(folder: &Path, sequences: impl Iterator<Item = u64>) -> Export {
         let mut export = Export::open(folder, Vec::new()).unwrap();
         for sequence in sequences {
-            let header = Header {
-                datacenter: "us-west/v1".parse().unwrap(),
-                host: "web-1".parse().unwrap(),
-                sequence: Sequence(sequence),
-                commit: CommitId::from([u8::try_from(sequence).unwrap(); 20]),
-                parent: None,
-                time: 1000 + sequence,
-                faults: std::collections::BTreeMap::new(),
-                through: None,
-            };
+            let header = header(sequence);
             let contents =
                 Contents::from([("services/web/latest".parse().unwrap(), StoreHash::of(&header.time.to_string()))]);
             export.build(&header, &plan(&Contents::new(), &contents), true).unwrap();

@@ -4,6 +4,20 @@ use libconf::name::CommitId;
 
 use super::*;
 
+/// What a snapshot says of itself that was made soon after 1970.
+pub(super) fn header(sequence: u64) -> Header {
+    Header {
+        datacenter: "us-west/v1".parse().unwrap(),
+        host: "web-1".parse().unwrap(),
+        sequence: Sequence(sequence),
+        commit: CommitId::from([u8::try_from(sequence).unwrap(); 20]),
+        parent: None,
+        time: 1000 + sequence,
+        faults: BTreeMap::new(),
+        through: None,
+    }
+}
+
 #[test]
 fn a_snapshot_that_is_made_once_more_is_a_new_link() {
     let folder = tempfile::tempdir().unwrap();
@@ -11,16 +25,8 @@ fn a_snapshot_that_is_made_once_more_is_a_new_link() {
     let mut links = Vec::new();
     for (sequence, fault) in [(1, None), (2, Some("in the way")), (2, None)] {
         let component: ComponentVersion = "services/web/latest".parse().unwrap();
-        let header = Header {
-            datacenter: "us-west/v1".parse().unwrap(),
-            host: "web-1".parse().unwrap(),
-            sequence: Sequence(sequence),
-            commit: CommitId::from([u8::try_from(sequence).unwrap(); 20]),
-            parent: None,
-            time: 1000,
-            faults: fault.map(|fault| (component.clone(), fault.to_owned())).into_iter().collect(),
-            through: None,
-        };
+        let faults = fault.map(|fault| (component.clone(), fault.to_owned())).into_iter().collect();
+        let header = Header { faults, ..header(sequence) };
         let contents = Contents::from([(component, StoreHash::of(&format!("{sequence} {fault:?}")))]);
         export.build(&header, &plan(&Contents::new(), &contents), true).unwrap();
         export.switch(header, contents).unwrap();
