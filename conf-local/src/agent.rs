@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use libconf::tier::{
-    api::{HostState, SnapshotAt},
+    api::HostState,
     consul::{Consul, Credentials as ConsulCredentials},
     daemon::Metrics,
     http::{self as web, Health, Listener},
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use warp::Filter as _;
 
 use crate::{
-    central::{self, Watermark},
+    central,
     check::Checks,
     config::{FileOnly, RunOptions},
     demand::Demand,
@@ -114,13 +114,7 @@ impl LocalAgent {
         status.observe = options.observe;
         let (agent, requests) = Agent::new(View::new(status), host.history());
         host.publish_to(&agent);
-        if let (Some(exported), Some(written)) = (&agent.view().exported, central::read(host.export_path()))
-            && exported.sequence == written.sequence
-        {
-            // It was proven when it was written.
-            let snapshot = SnapshotAt { sequence: exported.sequence, commit: exported.commit };
-            agent.hear(Watermark { snapshot, central: written.central });
-        }
+        central::recall(&agent, host.export_path());
         let registry = Registry::open(&options.state, &watch, host.duties(), agent.clone(), options.observe);
         let audience = Audience { agent, watchers: registry.clone() };
 

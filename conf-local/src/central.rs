@@ -93,6 +93,16 @@ pub fn read(export: &Path) -> Option<Written> {
     serde_json::from_slice(&text).ok()
 }
 
+/// Lets the agent know what it had written of what it exports: that was proven then.
+pub fn recall(agent: &Agent, export: &Path) {
+    if let (Some(exported), Some(written)) = (&agent.view().exported, read(export))
+        && exported.sequence == written.sequence
+    {
+        let snapshot = SnapshotAt { sequence: exported.sequence, commit: exported.commit };
+        agent.hear(Watermark { snapshot, central: written.central });
+    }
+}
+
 fn write(export: &Path, written: Written) -> io::Result<()> {
     let folder = Folder::existing(export)?;
     folder.remove(NEW)?;

@@ -41,10 +41,9 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-pub use self::callers::MOST_WAITING;
 use self::{
     ask::Doubts,
-    callers::{Caller, Callers},
+    callers::{Caller, Callers, MOST_OF_USER, MOST_WAITING},
     known::Known,
 };
 use crate::{
@@ -80,7 +79,9 @@ pub enum Unavailable {
     #[error("nothing is exported on this host yet; `conf-local status` says what the agent waits for")]
     Nothing,
     /// Too many wait.
-    #[error("{MOST_WAITING} others wait for a sequence already; try again in a moment")]
+    #[error(
+        "too many wait for a sequence already: {MOST_WAITING}, or {MOST_OF_USER} of one user; try again in a moment"
+    )]
     Busy,
     /// The agent ends.
     #[error("the agent is stopping; ask again when it runs")]
@@ -104,7 +105,7 @@ pub enum Unavailable {
         /// What each said.
         missing: String,
     },
-    /// This host's disk.
+    /// This host's disk failed until time was up.
     #[error("{0}; run `conf-local verify --repair`")]
     Broken(String),
 }
@@ -112,8 +113,12 @@ pub enum Unavailable {
 /// What is still missing, told when time is up.
 #[derive(Clone, Debug)]
 enum Missing {
+    /// From servers.
     Answer(String),
+    /// What they have named.
     Snapshot(String),
+    /// What is on this host's disk, as it should be.
+    Disk(String),
 }
 
 /// Why one attempt did not find the folder.
@@ -128,7 +133,7 @@ impl From<Unavailable> for Short {
     fn from(error: Unavailable) -> Self {
         match error {
             // A disk that fails now may not fail at the next try.
-            Unavailable::Broken(words) => Short::ForNow(Missing::Snapshot(words)),
+            Unavailable::Broken(words) => Short::ForNow(Missing::Disk(words)),
             other => Short::Final(other),
         }
     }
@@ -138,6 +143,13 @@ impl From<Missing> for Short {
     fn from(missing: Missing) -> Self {
         Short::ForNow(missing)
     }
+}
+
+/// Whether the folder is here.
+enum AtHand {
+    Folder(Available),
+    /// What the disk knows of the change.
+    Not(Known),
 }
 
 /// What all share who ask for one change.
@@ -189,14 +201,11 @@ impl Demand {
         patience: Duration,
         user: Option<u32>,
     ) -> Result<Available, Unavailable> {
-        if let Some(found) = self.exported(change).await? {
-            return Ok(found);
-        }
-        // What is on disk is there for those too who cannot wait.
-        if let Known::Kept { snapshot, through } = self.look(change).await?
-            && let Some(found) = self.keep(snapshot, through).await?
-        {
-            return Ok(found);
+        // What is at hand is there for those too who cannot wait.
+        match self.at_hand(change).await {
+            Ok(AtHand::Folder(found)) => return Ok(found),
+            Err(Unavailable::Nothing) => return Err(Unavailable::Nothing),
+            Ok(AtHand::Not(_)) | Err(_) => {}
         }
         let caller = Arc::new(self.callers.enter(user).ok_or(Unavailable::Busy)?);
         let mut turn = self.turn(change, &caller);
@@ -206,6 +215,7 @@ impl Demand {
         done.unwrap_or(Err(match missing {
             Missing::Answer(missing) => Unavailable::Late { change, missing },
             Missing::Snapshot(missing) => Unavailable::Nobody { change, missing },
+            Missing::Disk(missing) => Unavailable::Broken(missing),
         }))
     }
 
@@ -257,9 +267,8 @@ impl Demand {
                 Ok(Some(found)) => return Some(Ok(found)),
                 Ok(None) if looks <= AT_ONCE => continue,
                 Ok(None) => {
-                    let words =
-                        "what was brought is not found on this host's disk again; `conf-local verify` looks at it";
-                    say.send_modify(|turn| turn.missing = Missing::Snapshot(words.to_owned()));
+                    let words = "what was brought is not found on this host's disk again";
+                    say.send_modify(|turn| turn.missing = Missing::Disk(words.to_owned()));
                 }
                 Err(Short::Final(error)) => return Some(Err(error)),
                 Err(Short::ForNow(missing)) => say.send_modify(|turn| turn.missing = missing),
@@ -276,12 +285,14 @@ impl Demand {
 
     /// One look, and one try to bring what it did not find. Nothing: what was brought is found at the next look.
     async fn attempt(&self, change: Sequence, doubts: &mut Doubts) -> Result<Option<Available>, Short> {
-        if let Some(found) = self.exported(change).await? {
-            return Ok(Some(found));
-        }
+        let known = match self.at_hand(change).await? {
+            AtHand::Folder(found) => return Ok(Some(found)),
+            AtHand::Not(known) => known,
+        };
         // A folder that was kept before says nothing of what follows it: what was proven just now does.
-        let (snapshot, through) = match self.look(change).await? {
-            Known::Kept { snapshot, through } => (snapshot, through),
+        let (snapshot, through) = match known {
+            // It went in this moment.
+            Known::Kept { .. } => return Ok(None),
             Known::TooOld => return Err(Short::Final(Unavailable::TooOld(change))),
             Known::Objects { snapshot, through } => {
                 let rendered = self.render(snapshot, through, None).await;
@@ -294,6 +305,20 @@ impl Demand {
             },
         };
         Ok(self.keep(snapshot, through).await?)
+    }
+
+    /// The folder, where it is exported or kept.
+    async fn at_hand(&self, change: Sequence) -> Result<AtHand, Unavailable> {
+        if let Some(found) = self.exported(change).await? {
+            return Ok(AtHand::Folder(found));
+        }
+        let known = self.look(change).await?;
+        if let Known::Kept { snapshot, through } = known
+            && let Some(found) = self.keep(snapshot, through).await?
+        {
+            return Ok(AtHand::Folder(found));
+        }
+        Ok(AtHand::Not(known))
     }
 
     /// What is exported, where it covers the change.

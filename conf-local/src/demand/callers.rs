@@ -6,10 +6,10 @@ use std::{
 };
 
 /// Callers that wait at once; more are turned away.
-pub const MOST_WAITING: usize = 256;
+pub(super) const MOST_WAITING: usize = 256;
 
 /// Of one user; of all whose user the kernel does not tell together.
-const MOST_OF_USER: usize = 128;
+pub(super) const MOST_OF_USER: usize = 128;
 
 /// Everybody who waits.
 #[derive(Clone, Debug, Default)]
