@@ -91,7 +91,7 @@ pub struct Serve {
     #[arg(long, value_name = "ID[=PREFIX]")]
     pub secrets_for: Vec<SecretsFor>,
     /// How long after the start hosts may be heard of for the first time: no wait for the hosts of a datacenter that lists none ends
-    /// before. Hosts report each minute, give or take a quarter
+    /// before. Hosts report about once a minute
     #[arg(long, value_name = "SECONDS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub hosts_within: u64,
     /// What may not be passed
