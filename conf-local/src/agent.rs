@@ -8,12 +8,12 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
-use libconf::tier::{
+use conf_core::{
     api::HostState,
-    consul::{Consul, Credentials as ConsulCredentials},
+    consul::{Consul, Credentials as ConsulCredentials, pointers::Keys},
     daemon::Metrics,
-    http::{self as web, Health, Listener},
-    pointers::Keys,
+    http as web,
+    http::{Health, Listener},
     sign::TrustedKeys,
     upstream::{Credentials, Upstreams},
 };
@@ -26,18 +26,16 @@ use tokio_util::sync::CancellationToken;
 use warp::Filter as _;
 
 use crate::{
-    central,
-    check::Checks,
-    config::{FileOnly, RunOptions},
-    demand::Demand,
+    cli::config::{FileOnly, RunOptions},
     export::Retention,
     follow::{self, Sources},
+    notify::Registry,
+    on_demand::Demand,
     probe::{self, ProbeEntry},
     report,
     service::{self, Service},
-    state::{Agent, Request, Status, View},
-    transaction::{Audience, Host, HostOptions},
-    watcher::Registry,
+    state::{Agent, Request, Status, View, central},
+    transaction::{Audience, Host, HostOptions, check::Checks},
 };
 
 /// Consul's own default.

@@ -1,7 +1,7 @@
 //! The agent on each host: keeps this host's files equal to one snapshot, and tells the readers.
 //!
 //! Read in this order: [`config`] says what to follow, [`follow`] learns which snapshot is wanted and brings it,
-//! [`repository`] keeps its objects, [`secrets`] opens what is sealed to this host, [`libconf::tier::render`] makes a component's
+//! [`repository`] keeps its objects, [`secrets`] opens what is sealed to this host, [`conf_core::render`] makes a component's
 //! files of it, [`export`] puts them in place in one step, [`place`] where else programs look for them, [`check`] lets this host
 //! refuse them, [`transaction`] is the order of all that, [`duties`] remembers who is to be told, [`watcher`] tells them, [`probe`]
 //! asks whether they are well, [`state`] is what everybody else may know, [`central`] up to which change that is the newest,
@@ -14,29 +14,19 @@
 //! - With Consul, surrogates and the central repository all away, the last good files stay in place.
 //! - The sequence of what is exported never falls.
 
+pub mod cli;
+mod fs;
+pub mod notify;
+pub mod on_demand;
+pub mod process;
+pub mod snapshot;
+
 pub mod agent;
-pub mod central;
-pub mod check;
-pub mod client;
-mod command;
-pub mod config;
-mod declared;
-pub mod demand;
-pub mod duties;
 pub mod export;
-pub mod fetching;
-mod folder;
 pub mod follow;
-pub mod guardian;
 pub mod place;
 pub mod probe;
-pub mod processes;
 pub mod report;
-pub mod repository;
-pub mod secrets;
 pub mod service;
 pub mod state;
 pub mod transaction;
-#[cfg(test)]
-mod transaction_tests;
-pub mod watcher;

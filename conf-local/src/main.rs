@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
+use conf_core::{daemon, settings::hocon, template};
 use conf_local::{
     agent::LocalAgent,
-    client,
-    config::{Command, CommandLine, FileOnly, RunOptions},
-    guardian,
+    cli as client,
+    cli::config::{Command, CommandLine, FileOnly, RunOptions},
+    process::guardian,
 };
-use libconf::tier::{daemon, hocon, template};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 fn main() -> ExitCode {

@@ -3,10 +3,8 @@
 
 use std::{collections::BTreeSet, fmt, path::Path, sync::Arc, time::Duration};
 
-use libconf::{
-    name::{ComponentSelector, Sequence},
-    tier::daemon::chain,
-};
+use conf_core::daemon::chain;
+use libconf::name::{ComponentSelector, Sequence};
 use serde::{Deserialize, Serialize};
 use tokio::{
     sync::broadcast::error::RecvError,
@@ -16,11 +14,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    command::{self, CommandError, Leaves, Occasion, Order},
-    config::{CommandText, limit_from, words},
-    duties::Duties,
+    cli::config::{CommandText, limit_from, words},
+    notify::{duties::Duties, now},
+    process::command::{self, CommandError, Leaves, Occasion, Order},
     state::Agent,
-    watcher::now,
 };
 
 /// How long one try may take, and how many follow the first, when an entry does not say.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use libconf::tier::{
+use conf_core::{
     api::{HostReport, HostState, ReportAnswer},
     daemon::chain,
     secret::Identity,
@@ -17,8 +17,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    central::Watermark,
-    state::{Agent, View},
+    state::{Agent, View, central::Watermark},
     transaction::Audience,
 };
 

@@ -2,12 +2,20 @@
 
 use std::process::ExitCode;
 
-use conf_master::{
-    check, client, compatibility,
-    config::{Command, Flags},
-    import, receive, repository, schema, serve,
+use conf_core::{
+    daemon::{self, flags},
+    settings::hocon,
+    template,
 };
-use libconf::tier::{daemon, flags, hocon, template};
+use conf_master::{
+    cli::{
+        check, client,
+        config::{Command, Flags},
+    },
+    hooks as receive, import,
+    judge::{compatibility, schema},
+    server as serve, store as repository,
+};
 
 fn main() -> ExitCode {
     if let Some(code) = hocon::child().or_else(template::child) {

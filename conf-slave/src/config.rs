@@ -5,13 +5,11 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use libconf::{
-    name::DatacenterName,
-    tier::{
-        flags::{self, Common},
-        upstream::Url,
-    },
+use conf_core::{
+    daemon::flags::{self, Common},
+    upstream::Url,
 };
+use libconf::name::DatacenterName;
 
 /// A datacenter's cache of the configuration, and the publisher of its pointers in Consul.
 #[derive(Debug, Parser)]

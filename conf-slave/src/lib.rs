@@ -9,16 +9,12 @@
 //! - What Consul names was served before it was named; no write of an older snapshot follows a newer one there.
 //! - With the central server, Consul or both away, hosts are served from what is here; both are caught up with by itself.
 
-pub mod at;
+pub mod central;
+pub mod reports;
+pub mod server;
+
 pub mod config;
-pub mod embedded;
-pub mod follow;
-pub mod hosts;
 pub mod http;
 pub mod mirror;
-pub mod plan;
 pub mod problems;
 pub mod publish;
-pub mod slave;
-pub mod tips;
-pub mod upkeep;

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
+use conf_core::{daemon, settings::hocon};
 use conf_slave::{
     config::{Command, CommandLine},
-    slave::Slave,
+    server::Slave,
 };
-use libconf::tier::{daemon, hocon};
 
 fn main() -> ExitCode {
     if let Some(code) = hocon::child() {

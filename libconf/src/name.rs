@@ -416,7 +416,7 @@ impl FromStr for ObjectId {
 
 through_text!(ObjectId);
 
-#[cfg(feature = "tier")]
+#[cfg(feature = "git2")]
 impl From<git2::Oid> for ObjectId {
     fn from(oid: git2::Oid) -> Self {
         let mut bytes = [0; 20];
@@ -425,7 +425,7 @@ impl From<git2::Oid> for ObjectId {
     }
 }
 
-#[cfg(feature = "tier")]
+#[cfg(feature = "git2")]
 impl From<ObjectId> for git2::Oid {
     fn from(id: ObjectId) -> Self {
         git2::Oid::from_bytes(&id.0).expect("twenty bytes are an object id")

@@ -2,9 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use libconf::tier::{
-    consul::{self, Consul},
-    pointers::Pointer,
+use conf_core::{
+    consul::{self, Consul, pointers::Pointer},
     upstream::Upstreams,
 };
 use tokio::sync::mpsc::Sender;

@@ -13,9 +13,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use libconf::tier::{
-    consul::{Consul, Credentials},
-    pointers::Keys,
+use conf_core::{
+    consul::{Consul, Credentials, pointers::Keys},
     upstream::{self, Upstreams, Url},
 };
 use poc::{Report, tether};

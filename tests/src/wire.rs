@@ -2,8 +2,8 @@
 
 use std::io::Write as _;
 
+use conf_core::upstream::fetch::{Depth, Step};
 use hyper::Method;
-use libconf::tier::pack::{Depth, Step};
 
 use crate::http::{Address, Answer};
 

@@ -8,11 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conf_slave::embedded::{self, Store};
-use libconf::tier::{
+use conf_core::{
     consul::{Consul, ConsulError, Credentials, Entry, Operation, Outcome, Seen},
     http,
 };
+use conf_slave::http::embedded::{self, Store};
 use tests::own_address;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;

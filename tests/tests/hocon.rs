@@ -8,10 +8,7 @@ use std::{
     thread,
 };
 
-use libconf::tier::{
-    hocon,
-    settings::{self, Format},
-};
+use conf_core::settings::{self, Format, hocon};
 use tests::program::{built, descendants};
 
 /// The settings as canonical JSON, or the fault.

@@ -49,7 +49,7 @@ fn expect_whole(site: &Site, name: &str) {
     let url = format!("{}/conf.git", site.slave().url);
     site.work.git(&["clone", "--quiet", &url, folder.to_str().unwrap()]);
     assert!(folder.join("datacenter/datacenter.yaml").exists());
-    let fsck = libconf::tier::git::command(&repository(site)).args(["fsck", "--full"]).output().unwrap();
+    let fsck = conf_core::git::command(&repository(site)).args(["fsck", "--full"]).output().unwrap();
     assert!(fsck.status.success(), "{}", String::from_utf8_lossy(&fsck.stderr));
 }
 

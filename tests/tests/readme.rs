@@ -3,8 +3,8 @@
 
 use std::{fs, path::Path};
 
+use conf_core::manifest::{ClassManifest, InstanceManifest, Strictness, pins};
 use hyper::Method;
-use libconf::tier::manifest::{ClassManifest, InstanceManifest, Strictness, pins};
 use tests::{
     Daemon, Plan,
     http::Address,

@@ -6,10 +6,10 @@ use std::{io, path::PathBuf};
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {act} in {path}{}", advice(cause))]
 pub struct ExportError {
-    pub(super) act: &'static str,
-    pub(super) path: PathBuf,
+    pub(crate) act: &'static str,
+    pub(crate) path: PathBuf,
     #[source]
-    pub(super) cause: io::Error,
+    pub(crate) cause: io::Error,
 }
 
 impl ExportError {

@@ -5,13 +5,13 @@ use std::{collections::HashMap, io};
 
 use libconf::name::Sequence;
 
-use super::{Export, remove_whole};
-use crate::folder::Entry;
+use crate::export::{Export, remove_whole};
+use crate::fs::Entry;
 
 /// The folder of a snapshot as it was before: `<sequence>.<number>`, the later the higher.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Former {
-    pub(super) sequence: Sequence,
+pub(crate) struct Former {
+    pub(crate) sequence: Sequence,
     number: u32,
 }
 
@@ -19,25 +19,25 @@ pub(super) struct Former {
 const MOST_FORMER: usize = if cfg!(test) { 3 } else { 16 };
 
 impl Former {
-    pub(super) fn of_name(name: &str) -> Option<Self> {
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
         let (sequence, number) = name.split_once('.')?;
         Some(Former { sequence: sequence.parse().ok()?, number: number.parse().ok()? })
     }
 
-    pub(super) fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         format!("{}.{}", self.sequence, self.number)
     }
 }
 
 impl Export {
     /// Where a snapshot that is kept already is built once more, and where the one of before is when they have changed places.
-    pub(super) fn beside(&self, sequence: Sequence) -> Former {
+    pub(crate) fn beside(&self, sequence: Sequence) -> Former {
         let of_it = self.former.keys().filter(|former| former.sequence == sequence);
         Former { sequence, number: of_it.map(|former| former.number + 1).max().unwrap_or(0) }
     }
 
     /// Learns which are on disk. Each is whole, whether it was in use or never switched to.
-    pub(super) fn read_former(&mut self) -> io::Result<()> {
+    pub(crate) fn read_former(&mut self) -> io::Result<()> {
         for (name, kind) in self.snapshots.entries()? {
             let Some(former) = Former::of_name(&name) else { continue };
             if kind == Entry::Folder && former.name() == name {
@@ -49,7 +49,7 @@ impl Export {
     }
 
     /// Lets go of the oldest of too many.
-    pub(super) fn thin_former(&mut self) -> io::Result<()> {
+    pub(crate) fn thin_former(&mut self) -> io::Result<()> {
         while self.former.len() > MOST_FORMER {
             let Some((former, _)) = self.former.pop_first() else { break };
             remove_whole(&self.snapshots, &former.name())?;
@@ -58,7 +58,7 @@ impl Export {
     }
 
     /// Lets go of those whose snapshot is not kept any more and in which nobody reads. True when one went.
-    pub(super) fn retire_former(&mut self) -> io::Result<bool> {
+    pub(crate) fn retire_former(&mut self) -> io::Result<bool> {
         let orphans = self.former.keys().copied().filter(|former| !self.kept.contains_key(&former.sequence));
         let mut gone = Vec::new();
         for former in orphans {

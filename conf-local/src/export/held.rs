@@ -7,8 +7,8 @@ use std::{
 
 use libconf::name::Sequence;
 
-use super::{Export, Retention};
-use crate::folder::Folder;
+use crate::export::{Export, Retention};
+use crate::fs::Folder;
 
 /// At most so many stay beyond the retention; the oldest go then, whoever reads in them.
 const MOST_HELD: usize = if cfg!(test) { 3 } else { 256 };
@@ -16,7 +16,7 @@ const MOST_HELD: usize = if cfg!(test) { 3 } else { 256 };
 impl Export {
     /// Decides which of `outdated` (newest first) go now, and takes each for its removal: its name is taken away, and the lock
     /// lasts as long as the folder that is answered with it. One that somebody else removed has none.
-    pub(super) fn let_go(
+    pub(crate) fn let_go(
         &self,
         outdated: Vec<Sequence>,
         retention: Retention,
@@ -70,7 +70,7 @@ impl Export {
         Ok(asked_for && now.duration_since(asked).unwrap_or_default() < within)
     }
 
-    pub(super) fn placed(&self, sequence: Sequence) -> SystemTime {
+    pub(crate) fn placed(&self, sequence: Sequence) -> SystemTime {
         let header = self.kept.get(&sequence).and_then(|kept| kept.header.as_ref());
         UNIX_EPOCH + Duration::from_secs(header.map_or(0, |header| header.time))
     }
@@ -80,7 +80,7 @@ impl Export {
 mod tests {
     use std::{collections::BTreeSet, fs::File, path::Path};
 
-    use libconf::tier::render::StoreHash;
+    use conf_core::render::StoreHash;
 
     use super::*;
     use crate::export::{Contents, plan, tests::header};

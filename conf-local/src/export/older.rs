@@ -9,8 +9,8 @@ use std::{
 
 use libconf::name::{CommitId, HostName, Sequence};
 
-use super::{Contents, Export, ExportError, HEADER, Header, MOST_HEADER_BYTES, Plan};
-use crate::folder::Folder;
+use crate::export::{Contents, Export, ExportError, HEADER, Header, MOST_HEADER_BYTES, Plan};
+use crate::fs::Folder;
 
 /// What came of asking for a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub fn header(export: &Path, sequence: Sequence) -> Option<Header> {
     read_header(&Folder::existing(&directory(export, sequence)).ok()?, sequence)
 }
 
-pub(super) fn read_header(folder: &Folder, sequence: Sequence) -> Option<Header> {
+pub(crate) fn read_header(folder: &Folder, sequence: Sequence) -> Option<Header> {
     let (bytes, _) = folder.read(HEADER, MOST_HEADER_BYTES).ok()?;
     serde_json::from_slice::<Header>(&bytes).ok().filter(|header| header.sequence == sequence)
 }
@@ -81,7 +81,7 @@ impl Export {
     }
 
     /// True for one that was never switched to.
-    pub(super) fn is_older(&self, sequence: Sequence) -> bool {
+    pub(crate) fn is_older(&self, sequence: Sequence) -> bool {
         self.kept.get(&sequence).and_then(|kept| kept.header.as_ref()).is_some_and(|header| header.through.is_some())
     }
 }

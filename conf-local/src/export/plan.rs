@@ -5,10 +5,8 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use libconf::{
-    name::{CommitId, ComponentName, ComponentVersion, DatacenterName, HostName, Sequence, Version},
-    tier::render::StoreHash,
-};
+use conf_core::render::StoreHash;
+use libconf::name::{CommitId, ComponentName, ComponentVersion, DatacenterName, HostName, Sequence, Version};
 use serde::{Deserialize, Serialize};
 
 use crate::state::ChangeKind;
@@ -92,7 +90,7 @@ pub fn plan(have: &Contents, want: &Contents) -> Plan {
     plan
 }
 
-pub(super) fn by_name(contents: &Contents) -> BTreeMap<ComponentName, BTreeMap<Version, StoreHash>> {
+pub(crate) fn by_name(contents: &Contents) -> BTreeMap<ComponentName, BTreeMap<Version, StoreHash>> {
     let mut names: BTreeMap<ComponentName, BTreeMap<Version, StoreHash>> = BTreeMap::new();
     for (component, hash) in contents {
         names.entry(component.component.clone()).or_default().insert(component.version.clone(), *hash);

@@ -5,17 +5,17 @@ use std::{
     io,
 };
 
-use libconf::{
-    name::{ComponentName, ComponentVersion, Kind, Sequence, Version},
-    tier::render::{Content, Rendered, StoreHash},
-};
+use conf_core::render::{Content, Rendered, StoreHash};
+use libconf::name::{ComponentName, ComponentVersion, Kind, Sequence, Version};
 
-use super::{CURRENT, Contents, Export, HEADER, Header, Kept, MOST_FILE_BYTES, MOST_HEADER_BYTES, SHOWN, mode_of};
-use crate::folder::Entry;
+use crate::export::{
+    CURRENT, Contents, Export, HEADER, Header, Kept, MOST_FILE_BYTES, MOST_HEADER_BYTES, SHOWN, mode_of,
+};
+use crate::fs::Entry;
 
 impl Export {
     /// Reads an entry of the store as what it was made from; its hash is its name when nothing was changed.
-    pub(super) fn read_back(&self, name: &str) -> io::Result<StoreHash> {
+    pub(crate) fn read_back(&self, name: &str) -> io::Result<StoreHash> {
         let entry = self.store.enter(name)?;
         let wrong = |path: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not as it was written"));
         let (settings, mode) = entry.read("settings.json", MOST_FILE_BYTES)?;
@@ -63,7 +63,7 @@ impl Export {
     }
 
     /// Learns what is on disk. What cannot be read counts as absent: it is rendered anew.
-    pub(super) fn read(&mut self) -> io::Result<()> {
+    pub(crate) fn read(&mut self) -> io::Result<()> {
         let target = match self.root.entry(CURRENT)? {
             Some(Entry::Link) => self.root.read_link(CURRENT)?,
             _ => String::new(),
@@ -88,7 +88,7 @@ impl Export {
         self.read_former()
     }
 
-    pub(super) fn read_snapshot(
+    pub(crate) fn read_snapshot(
         &self,
         name: &str,
         names: &mut HashMap<String, BTreeMap<Version, StoreHash>>,
@@ -117,7 +117,7 @@ impl Export {
     }
 
     /// The versions of a folder of links whose entries in the store are there.
-    pub(super) fn read_names(&self, name: &str) -> BTreeMap<Version, StoreHash> {
+    pub(crate) fn read_names(&self, name: &str) -> BTreeMap<Version, StoreHash> {
         let links = self.links_in(name).unwrap_or_default();
         let version = |(link, target): (&String, &String)| {
             let hash = target.strip_prefix("../../store/")?.strip_suffix("/files")?;
@@ -130,7 +130,7 @@ impl Export {
         links.iter().filter_map(version).collect()
     }
 
-    pub(super) fn links_in(&self, name: &str) -> io::Result<BTreeMap<String, String>> {
+    pub(crate) fn links_in(&self, name: &str) -> io::Result<BTreeMap<String, String>> {
         let folder = self.names.enter(name)?;
         let links = folder.entries()?.into_iter().map(|(link, _)| Ok((folder.read_link(&link)?, link)));
         links.map(|link: io::Result<(String, String)>| link.map(|(target, link)| (link, target))).collect()

@@ -2,10 +2,10 @@ use std::{fs, os::unix::fs::MetadataExt as _};
 
 use libconf::name::CommitId;
 
-use super::*;
+use crate::export::*;
 
 /// What a snapshot says of itself that was made soon after 1970.
-pub(super) fn header(sequence: u64) -> Header {
+pub(crate) fn header(sequence: u64) -> Header {
     Header {
         datacenter: "us-west/v1".parse().unwrap(),
         host: "web-1".parse().unwrap(),

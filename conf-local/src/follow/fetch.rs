@@ -2,18 +2,18 @@
 
 use std::{sync::Arc, time::Duration};
 
-use libconf::{
-    name::CommitId,
-    tier::{
-        daemon::chain,
+use conf_core::{
+    daemon::chain,
+    upstream::{
+        Upstream, fetch as pack,
+        fetch::{Depth, FetchError, Step},
         hedge::Hedge,
-        pack::{self, Depth, FetchError, Step},
-        upstream::Upstream,
     },
 };
+use libconf::name::CommitId;
 use tokio::time::timeout_at;
 
-use super::{Failure, Worker};
+use crate::follow::{Failure, Worker};
 
 /// A step that takes longer is asked of the next server as well; the first answer counts.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -23,7 +23,7 @@ const PATIENCE_AT_FIRST: Duration = Duration::from_secs(60);
 impl Worker<'_> {
     /// Asks surrogates in order, then the central repository. One that is slow is not waited for alone. What is only wanted
     /// within a `limit` was named by a server alone, and is no reason to think that this repository is damaged.
-    pub(super) async fn fetch(&mut self, want: CommitId, limit: Option<Duration>) -> Result<(), Failure> {
+    pub(crate) async fn fetch(&mut self, want: CommitId, limit: Option<Duration>) -> Result<(), Failure> {
         let repository = self.host().opened();
         let step = Step { have: self.last_have.filter(|have| *have != want), want, depth: Depth::One };
         let patience = if step.have.is_some() { PATIENCE } else { PATIENCE_AT_FIRST };

@@ -2,25 +2,27 @@
 
 use std::time::{Duration, Instant};
 
-use libconf::{
-    name::{CommitId, Sequence},
-    tier::{consul::Seen, daemon::chain, pointers::Pointer, upstream::Backoff},
+use conf_core::{
+    consul::{Seen, pointers::Pointer},
+    daemon::chain,
+    upstream::Backoff,
 };
+use libconf::name::{CommitId, Sequence};
 use rand::Rng;
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use super::{SOON, Sources};
+use crate::follow::{SOON, Sources};
 use crate::{state::PointerSeen, transaction::Audience};
 
 /// How long one question for the pointer waits for a change: one request a minute from an idle host.
 const WAIT: Duration = Duration::from_secs(60);
 
 /// A pointer as it was read, and when.
-pub(super) type Wanted = Option<(Pointer, Instant)>;
+pub(crate) type Wanted = Option<(Pointer, Instant)>;
 
 /// Sends every pointer that is read. An absent or damaged one is told, and never sent.
-pub(super) async fn watch(
+pub(crate) async fn watch(
     sources: &Sources,
     audience: &Audience,
     found: watch::Sender<Wanted>,
@@ -73,7 +75,7 @@ pub(super) async fn watch(
 
 /// What a pointer asks of this host.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Decision {
+pub(crate) enum Decision {
     /// It is what is exported.
     Nothing,
     /// It is older than what this host has taken.
@@ -85,7 +87,7 @@ pub(super) enum Decision {
 }
 
 /// Decides what to do about a pointer, by what is exported and by the newest snapshot that was ever taken.
-pub(super) fn decide(
+pub(crate) fn decide(
     exported: Option<(Sequence, CommitId)>,
     known: Option<(Sequence, CommitId)>,
     pointer: Pointer,

@@ -1,6 +1,6 @@
 //! How following fares, as the status shows it and the log says it once.
 
-use libconf::tier::api::HostState;
+use conf_core::api::HostState;
 
 use crate::transaction::Audience;
 
@@ -31,7 +31,7 @@ impl Audience {
     }
 
     /// The wanted snapshot is known and on its way.
-    pub(super) fn updating(&self) {
+    pub(crate) fn updating(&self) {
         self.agent.update(|view| {
             // A retry is no new state: why it failed stays visible.
             if view.status.state == HostState::Current {
@@ -41,12 +41,12 @@ impl Audience {
     }
 
     /// What the pointer names is exported.
-    pub(super) fn current(&self) {
+    pub(crate) fn current(&self) {
         self.agent.update(|view| view.status.settle());
     }
 
     /// The wanted snapshot could not be taken; said once.
-    pub(super) fn failed(&self, words: impl Into<String>) {
+    pub(crate) fn failed(&self, words: impl Into<String>) {
         let words: String = words.into();
         let mut new = false;
         self.agent.update(|view| {

@@ -10,14 +10,14 @@ use std::{
 
 use rustix::fs::Stat;
 
-use super::{
+use crate::place::{
     entry::PlaceEntry,
     journal::Ours,
     target::{self, Making, Refusal, Trusted},
 };
 use crate::{
     export::MOST_FILE_BYTES,
-    folder::{Entry, Folder, Mount, Owner, Unsynced},
+    fs::{Entry, Folder, Mount, Owner, Unsynced},
 };
 
 /// The folder of what is written beside; nobody else gets in.
@@ -25,7 +25,7 @@ const STAGING: &str = ".conf-local";
 
 /// All is written beside its place.
 #[derive(Debug)]
-pub(super) struct Staged {
+pub(crate) struct Staged {
     root: Folder,
     making: Making,
     draft: Draft,
@@ -63,7 +63,7 @@ enum Wanted {
 
 /// Finds what must change at the entry's path so that exactly `files` stand there besides what is not ours, and writes it beside.
 /// Without `files` ours go. `None` when nothing is to be done.
-pub(super) fn stage(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours) -> Result<Option<Staged>, Refusal> {
+pub(crate) fn stage(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours) -> Result<Option<Staged>, Refusal> {
     let making = making(entry);
     let trusted = Trusted::new(entry.owner, entry.group);
     let Some(root) = target::open(&entry.path, &trusted, files.map(|_| making))? else { return Ok(None) };
@@ -87,7 +87,7 @@ pub(super) fn stage(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours) -> 
 }
 
 /// The paths at which something else stands than is to be there. Writes nothing.
-pub(super) fn differing(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours) -> Result<Vec<String>, Refusal> {
+pub(crate) fn differing(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours) -> Result<Vec<String>, Refusal> {
     let trusted = Trusted::new(entry.owner, entry.group);
     let Some(root) = target::open(&entry.path, &trusted, None)? else {
         let missing = files.map(|_| vec![entry.path.display().to_string()]);
@@ -396,7 +396,7 @@ fn write(
 
 impl Staged {
     /// All that may be ours until `put` has come to its end.
-    pub(super) fn meanwhile(&self, before: &Ours) -> Ours {
+    pub(crate) fn meanwhile(&self, before: &Ours) -> Ours {
         let mut both = self.draft.after.clone();
         both.files.extend(before.files.iter().cloned());
         both.folders.extend(before.folders.iter().cloned());
@@ -404,12 +404,12 @@ impl Staged {
     }
 
     /// What is ours when `put` has come to its end.
-    pub(super) fn after(&self) -> Ours {
+    pub(crate) fn after(&self) -> Ours {
         self.draft.after.clone()
     }
 
     /// Lets readers see it. A crash in it leaves whole files, some of them of before.
-    pub(super) fn put(self) -> io::Result<()> {
+    pub(crate) fn put(self) -> io::Result<()> {
         let Staged { root, making, draft } = self;
         let Draft { staging, moves, first, last, make, mend, unmake, .. } = draft;
         let mut touched: BTreeSet<&str> = BTreeSet::new();

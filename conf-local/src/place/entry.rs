@@ -89,7 +89,7 @@ impl TryFrom<RawPlace> for PlaceEntry {
 
 impl PlaceEntry {
     /// True when one of these is placed by it.
-    pub(super) fn is_for_any<T>(&self, components: &BTreeMap<ComponentVersion, T>) -> bool {
+    pub(crate) fn is_for_any<T>(&self, components: &BTreeMap<ComponentVersion, T>) -> bool {
         components.keys().any(|one| self.component.matches(one))
     }
 }

@@ -18,17 +18,17 @@ const FORMAT: u32 = 1;
 
 /// What is ours at one path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Ours {
+pub(crate) struct Ours {
     /// What was placed.
-    pub(super) component: ComponentSelector,
+    pub(crate) component: ComponentSelector,
     /// Files and links, relative to the path.
-    pub(super) files: BTreeSet<String>,
+    pub(crate) files: BTreeSet<String>,
     /// Folders that were made, relative to the path.
-    pub(super) folders: BTreeSet<String>,
+    pub(crate) folders: BTreeSet<String>,
 }
 
 impl Ours {
-    pub(super) fn nothing(component: &ComponentSelector) -> Self {
+    pub(crate) fn nothing(component: &ComponentSelector) -> Self {
         Ours { component: component.clone(), files: BTreeSet::new(), folders: BTreeSet::new() }
     }
 }
@@ -41,13 +41,13 @@ struct Kept {
 
 /// The file.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(crate) struct Journal {
     file: PathBuf,
     placed: BTreeMap<PathBuf, Ours>,
 }
 
 impl Journal {
-    pub(super) fn open(state: &Path) -> Self {
+    pub(crate) fn open(state: &Path) -> Self {
         let file = state.join("placed.json");
         let placed = match fs::read(&file) {
             Ok(text) => serde_json::from_slice::<Kept>(&text).ok().filter(|kept| kept.format == FORMAT),
@@ -65,18 +65,18 @@ impl Journal {
     }
 
     /// What is ours at a path.
-    pub(super) fn at(&self, path: &Path) -> Option<&Ours> {
+    pub(crate) fn at(&self, path: &Path) -> Option<&Ours> {
         self.placed.get(path)
     }
 
     /// Every path with something of ours.
-    pub(super) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
         self.placed.keys()
     }
 
     /// Sets what is ours at a path; nothing at all is left out. `durable` when something is made only after it: then a
     /// power cut does not bring back the set before.
-    pub(super) fn set(&mut self, path: &Path, ours: Ours, durable: bool) -> io::Result<()> {
+    pub(crate) fn set(&mut self, path: &Path, ours: Ours, durable: bool) -> io::Result<()> {
         let mut next = self.placed.clone();
         if ours.files.is_empty() && ours.folders.is_empty() {
             next.remove(path);
@@ -92,7 +92,7 @@ impl Journal {
     }
 
     /// Somebody else's from now on.
-    pub(super) fn forget(&mut self, path: &Path) -> io::Result<()> {
+    pub(crate) fn forget(&mut self, path: &Path) -> io::Result<()> {
         let mut next = self.placed.clone();
         next.remove(path);
         self.write(&next, false)?;

@@ -5,15 +5,15 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
+use crate::fs::{Entry, Folder, Owner};
+use crate::place::{
     entry::PlaceEntry,
     target::{self, Making, Refusal, Trusted},
 };
-use crate::folder::{Entry, Folder, Owner};
 
 /// A path where a link stands or is to stand.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(crate) struct Link {
     parent: Folder,
     name: String,
     /// Where it leads now.
@@ -21,7 +21,7 @@ pub(super) struct Link {
 }
 
 /// Opens what the path is in. Refuses what stands there and does not lead into the export, which is `export`.
-pub(super) fn look(entry: &PlaceEntry, export: &Path) -> Result<Link, Refusal> {
+pub(crate) fn look(entry: &PlaceEntry, export: &Path) -> Result<Link, Refusal> {
     let shown = entry.path.display();
     let failed = |error: io::Error| Refusal(format!("{shown} cannot be looked at: {error}"));
     let parent = entry.path.parent().unwrap_or(Path::new("/"));
@@ -51,12 +51,12 @@ pub(super) fn look(entry: &PlaceEntry, export: &Path) -> Result<Link, Refusal> {
 
 impl Link {
     /// True when it leads there, or, for nowhere, is not there.
-    pub(super) fn leads_to(&self, target: Option<&Path>) -> bool {
+    pub(crate) fn leads_to(&self, target: Option<&Path>) -> bool {
         self.here.as_deref() == target
     }
 
     /// Lets it lead to `target` in one step, or takes it away.
-    pub(super) fn lead(&mut self, target: Option<&Path>) -> io::Result<()> {
+    pub(crate) fn lead(&mut self, target: Option<&Path>) -> io::Result<()> {
         if self.leads_to(target) {
             return Ok(());
         }

@@ -21,19 +21,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use libconf::{
-    name::{ComponentSelector, ComponentVersion},
-    tier::daemon::chain,
-};
+use conf_core::daemon::chain;
+use libconf::name::{ComponentSelector, ComponentVersion};
 use serde::{Deserialize, Serialize};
 
-pub use self::entry::{PlaceEntry, PlaceMode};
-use self::{
+use crate::export::{CURRENT, Contents, Export};
+pub use crate::place::entry::{PlaceEntry, PlaceMode};
+use crate::place::{
     copy::Staged,
     journal::{Journal, Ours},
     link::Link,
 };
-use crate::export::{CURRENT, Contents, Export};
 
 /// All that is placed on this host.
 #[derive(Debug)]

@@ -2,11 +2,11 @@
 
 use std::{fmt, io, path::Path};
 
-use crate::folder::{Entry, Folder, Owner};
+use crate::fs::{Entry, Folder, Owner};
 
 /// Why a path is not written to, in words.
 #[derive(Debug)]
-pub(super) struct Refusal(pub(super) String);
+pub(crate) struct Refusal(pub(crate) String);
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -16,7 +16,7 @@ impl fmt::Display for Refusal {
 
 /// Whose folders and files are taken for the host's own.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Trusted {
+pub(crate) struct Trusted {
     me: u32,
     my_group: u32,
     owner: Option<u32>,
@@ -25,12 +25,12 @@ pub(super) struct Trusted {
 
 impl Trusted {
     /// Root, the agent's user, and those that an entry names.
-    pub(super) fn new(owner: Option<u32>, group: Option<u32>) -> Self {
+    pub(crate) fn new(owner: Option<u32>, group: Option<u32>) -> Self {
         let (me, my_group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         Trusted { me, my_group, owner, group }
     }
 
-    pub(super) fn owns(&self, user: u32) -> bool {
+    pub(crate) fn owns(&self, user: u32) -> bool {
         user == 0 || user == self.me || Some(user) == self.owner
     }
 
@@ -39,7 +39,7 @@ impl Trusted {
     }
 
     /// True when nobody else can put something else in place of what is in the folder.
-    pub(super) fn alone_writes(&self, stat: &rustix::fs::Stat) -> bool {
+    pub(crate) fn alone_writes(&self, stat: &rustix::fs::Stat) -> bool {
         let sticky = stat.st_mode & 0o1000 != 0;
         let by_group = stat.st_mode & 0o020 != 0 && !self.holds(stat.st_gid);
         let by_all = stat.st_mode & 0o002 != 0;
@@ -48,20 +48,20 @@ impl Trusted {
 }
 
 /// What is wrong with a folder in which others may replace things.
-pub(super) fn open_to_others(stat: &rustix::fs::Stat) -> String {
+pub(crate) fn open_to_others(stat: &rustix::fs::Stat) -> String {
     format!("may be written by others (mode {:04o}); take that from them", stat.st_mode & 0o7777)
 }
 
 /// How a folder is made that is not there.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Making {
-    pub(super) mode: u32,
-    pub(super) owner: Owner,
+pub(crate) struct Making {
+    pub(crate) mode: u32,
+    pub(crate) owner: Owner,
 }
 
 /// Opens the folder at `path`, which is absolute and plain. With `make`, it and what leads to it are made where needed;
 /// without, `None` says that it is not there.
-pub(super) fn open(path: &Path, trusted: &Trusted, make: Option<Making>) -> Result<Option<Folder>, Refusal> {
+pub(crate) fn open(path: &Path, trusted: &Trusted, make: Option<Making>) -> Result<Option<Folder>, Refusal> {
     let mut here = Folder::existing(Path::new("/")).map_err(|error| Refusal(format!("/ cannot be opened: {error}")))?;
     let mut way = std::path::PathBuf::from("/");
     let parts: Vec<&str> = path.iter().skip(1).filter_map(|part| part.to_str()).collect();

@@ -1,23 +1,21 @@
 //! `GET /v1/at/<w>`: the folder that was the datacenter's newest at a change.
 
+use conf_core::{http as answer, http::Response};
 use http::StatusCode;
-use libconf::{
-    name::Sequence,
-    tier::http::{self as answer, Response},
-};
+use libconf::name::Sequence;
 use serde::{Deserialize, Serialize};
 
-use super::{Refusal, Service, patience, refusal};
-use crate::demand::Unavailable;
+use crate::on_demand::Unavailable;
+use crate::service::{Refusal, Service, patience, refusal};
 
 #[derive(Debug, Deserialize)]
-pub(super) struct AtQuery {
+pub(crate) struct AtQuery {
     timeout: Option<f64>,
 }
 
 impl Service {
     /// Waits at most as long as the caller allows; the folder is kept for the time of the retention from the answer on.
-    pub(super) async fn at(&self, change: &str, query: AtQuery, user: Option<u32>) -> Result<Response, Refusal> {
+    pub(crate) async fn at(&self, change: &str, query: AtQuery, user: Option<u32>) -> Result<Response, Refusal> {
         let change: Sequence = change.parse().map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
         let found = self.demand.at(change, patience(query.timeout)?, user).await;
         found.map(|found| answer::json(StatusCode::OK, &found)).map_err(|error| refuse(&error))

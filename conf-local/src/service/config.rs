@@ -6,33 +6,31 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use conf_core::{http as answer, http::Response};
 use http::{HeaderValue, StatusCode, header};
-use libconf::{
-    name::{ComponentSelector, ComponentVersion, Sequence, Version},
-    tier::http::{self as answer, Response},
-};
+use libconf::name::{ComponentSelector, ComponentVersion, Sequence, Version};
 use serde::Deserialize;
 
-use super::{Refusal, Service, broken, nothing_yet, refusal};
+use crate::service::{Refusal, Service, broken, nothing_yet, refusal};
 use crate::{export::SHOWN, state::kept};
 
 #[derive(Debug, Deserialize)]
-pub(super) struct ConfigQuery {
-    pub(super) sequence: Option<Sequence>,
+pub(crate) struct ConfigQuery {
+    pub(crate) sequence: Option<Sequence>,
 }
 
 /// A component in one snapshot.
-pub(super) struct Found {
+pub(crate) struct Found {
     sequence: Sequence,
-    pub(super) component: ComponentVersion,
+    pub(crate) component: ComponentVersion,
     /// The snapshot's own folder.
-    pub(super) directory: PathBuf,
+    pub(crate) directory: PathBuf,
 }
 
 impl Service {
     /// The settings as they lie on disk, those with secrets for `may_see` alone, with the header `ETag` (the hash of the rendering), `Conf-Sequence` and
     /// `Conf-Component`.
-    pub(super) async fn config(
+    pub(crate) async fn config(
         &self,
         selector: ComponentSelector,
         query: ConfigQuery,
@@ -79,7 +77,7 @@ impl Service {
         Ok(response)
     }
 
-    pub(super) fn find(&self, selector: &ComponentSelector, sequence: Option<Sequence>) -> Result<Found, Refusal> {
+    pub(crate) fn find(&self, selector: &ComponentSelector, sequence: Option<Sequence>) -> Result<Found, Refusal> {
         let view = self.agent.view();
         let exported = view.exported.as_ref().ok_or_else(nothing_yet)?;
         let (sequence, directory, versions) = match sequence.filter(|sequence| *sequence != exported.sequence) {
@@ -100,7 +98,7 @@ impl Service {
 }
 
 /// The one version that is meant.
-pub(super) fn choose(
+pub(crate) fn choose(
     selector: &ComponentSelector,
     mut versions: Vec<Version>,
     sequence: Sequence,

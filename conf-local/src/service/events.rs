@@ -2,15 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use http::StatusCode;
-use libconf::{
-    name::{CommitId, ComponentVersion, Sequence},
-    tier::http::{self as answer, Event, Request, Response},
+use conf_core::{
+    http as answer,
+    http::{Event, Request, Response},
 };
+use http::StatusCode;
+use libconf::name::{CommitId, ComponentVersion, Sequence};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::{Refusal, Service, refusal};
+use crate::service::{Refusal, Service, refusal};
 
 /// The data of an event `change`; its id is the sequence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +26,7 @@ pub struct Change {
 
 impl Service {
     /// A reader that comes back with `Last-Event-ID` first gets one event for all that it missed.
-    pub(super) fn events(&self, request: &Request) -> Result<Response, Refusal> {
+    pub(crate) fn events(&self, request: &Request) -> Result<Response, Refusal> {
         let last = request.header("last-event-id").map(str::parse::<Sequence>).transpose();
         let last = last.map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
         // Listen first, look then: a switch in between is told by either.

@@ -2,30 +2,27 @@
 
 use std::{fs, io};
 
-use http::StatusCode;
-use libconf::{
-    name::{CommitId, ComponentSelector, ComponentVersion, Sequence},
-    tier::{
-        daemon::chain,
-        http::{self as answer, Response},
-        layers::{self, Explained, LayerError, Origin},
-        pointer::Pointer,
-        schema,
-        snapshot::{Component, Snapshot},
-        yaml::MAX_BYTES,
-    },
+use conf_core::{
+    daemon::chain,
+    http as answer,
+    http::Response,
+    layers::{self, Explained, LayerError, Origin},
+    settings::{pointer::Pointer, schema, yaml::MAX_BYTES},
+    snapshot::{Component, Snapshot},
 };
+use http::StatusCode;
+use libconf::name::{CommitId, ComponentSelector, ComponentVersion, Sequence};
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::service::{
     Refusal, Service, broken,
     config::{ConfigQuery, choose},
     nothing_yet, refusal,
 };
-use crate::declared::Declared;
+use crate::snapshot::declared::Declared;
 
 #[derive(Debug, Deserialize)]
-pub(super) struct ExplainQuery {
+pub(crate) struct ExplainQuery {
     key: Option<String>,
 }
 
@@ -44,7 +41,7 @@ pub struct Explanation {
 
 impl Service {
     /// Who set each key at or below `key`, in the snapshot that is exported now.
-    pub(super) async fn explain(&self, selector: ComponentSelector, query: ExplainQuery) -> Result<Response, Refusal> {
+    pub(crate) async fn explain(&self, selector: ComponentSelector, query: ExplainQuery) -> Result<Response, Refusal> {
         let service = self.clone();
         let explained = tokio::task::spawn_blocking(move || service.explain_now(&selector, query.key.as_deref()));
         Ok(answer::json(StatusCode::OK, &explained.await.map_err(broken)??))
@@ -83,7 +80,7 @@ impl Service {
     }
 
     /// The component's `config.schema.json` as it is exported, `null` where there is none.
-    pub(super) async fn schema(&self, selector: ComponentSelector, query: ConfigQuery) -> Result<Response, Refusal> {
+    pub(crate) async fn schema(&self, selector: ComponentSelector, query: ConfigQuery) -> Result<Response, Refusal> {
         let service = self.clone();
         let read = tokio::task::spawn_blocking(move || service.read_schema(&selector, &query));
         read.await.map_err(broken)?

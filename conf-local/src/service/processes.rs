@@ -1,20 +1,21 @@
 //! `POST /v1/processes`: a process says which snapshot it runs on. `GET /v1/processes`: who has said so.
 
-use http::StatusCode;
-use libconf::tier::{
+use conf_core::{
     daemon::chain,
-    http::{self as answer, Peer, Request, Response, Routes},
+    http as answer,
+    http::{Peer, Request, Response, Routes},
 };
+use http::StatusCode;
 use serde_json::json;
 use warp::Filter;
 
-use super::{Refusal, Service, from_here, refusal, sees_secrets, settle};
-use crate::processes::{Reader, Said, SayError};
+use crate::service::processes_seen::{Reader, Said, SayError};
+use crate::service::{Refusal, Service, from_here, refusal, sees_secrets, settle};
 
 /// A process says at most 64 errors of some words each.
 const MOST_BYTES: usize = 256 << 10;
 
-pub(super) fn routes(
+pub(crate) fn routes(
     service: impl Filter<Extract = (Service,), Error = std::convert::Infallible> + Clone + Send + Sync + 'static,
 ) -> Routes {
     let path = || warp::path!("v1" / "processes");
@@ -34,7 +35,7 @@ pub(super) fn routes(
 }
 
 /// Whose words the asker may read.
-pub(super) fn sees(request: &Request) -> Reader {
+pub(crate) fn sees(request: &Request) -> Reader {
     match request.peer {
         _ if sees_secrets(request) => Reader::All,
         Peer::Unix { uid, .. } => Reader::User(uid),

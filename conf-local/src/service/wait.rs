@@ -5,27 +5,20 @@
 
 use std::path::Path;
 
+use conf_core::{consul::pointers::PinValue, git::pool::Opened, http as answer, http::Response, snapshot::fan_out};
 use git2::Repository;
 use http::StatusCode;
-use libconf::{
-    name::{CommitId, ComponentSelector, ObjectId, Sequence},
-    tier::{
-        http::{self as answer, Response},
-        opened::Opened,
-        pointers::PinValue,
-        snapshot::fan_out,
-    },
-};
+use libconf::name::{CommitId, ComponentSelector, ObjectId, Sequence};
 use serde::{Deserialize, Serialize};
 
-use super::{Refusal, Service, broken, patience, refusal, stopping};
+use crate::service::{Refusal, Service, broken, patience, refusal, stopping};
 use crate::state::View;
 
 /// As far back as a caller with an old commit is answered; each step costs some microseconds.
 const MOST_SNAPSHOTS: usize = 10_000;
 
 #[derive(Debug, Deserialize)]
-pub(super) struct WaitQuery {
+pub(crate) struct WaitQuery {
     at: Option<String>,
     sequence: Option<Sequence>,
     timeout: Option<f64>,
@@ -53,7 +46,7 @@ struct Goal {
 }
 
 impl Service {
-    pub(super) async fn wait(
+    pub(crate) async fn wait(
         &self,
         component: ComponentSelector,
         query: WaitQuery,
@@ -113,7 +106,7 @@ impl Goal {
                 None => because(format!("change {} has no {} for this host", exported.sequence, self.component)),
             };
         };
-        let is_at = |pin: &libconf::tier::api::Pin| pin.branch == at.branch && pin.commit == at.commit;
+        let is_at = |pin: &conf_core::api::Pin| pin.branch == at.branch && pin.commit == at.commit;
         if exported.matching(&self.component).filter_map(|(_, found)| found.pin.as_ref()).any(is_at) {
             return fault;
         }

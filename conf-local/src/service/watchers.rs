@@ -2,17 +2,18 @@
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
-use http::StatusCode;
-use libconf::{
-    name::ComponentSelector,
-    tier::http::{self as answer, Peer, Request, Response},
+use conf_core::{
+    http as answer,
+    http::{Peer, Request, Response},
 };
+use http::StatusCode;
+use libconf::name::ComponentSelector;
 use serde::{Deserialize, Serialize};
 
-use super::{Refusal, Service, caller, refusal};
+use crate::service::{Refusal, Service, caller, refusal};
 use crate::{
-    config::parse_signal,
-    watcher::{RegisterError, WatcherStatus, Wish},
+    cli::config::parse_signal,
+    notify::{RegisterError, WatcherStatus, Wish},
 };
 
 /// Far above what the most components need.
@@ -53,7 +54,7 @@ pub struct Registered {
 }
 
 impl Service {
-    pub(super) async fn register(&self, request: Request) -> Result<Response, Refusal> {
+    pub(crate) async fn register(&self, request: Request) -> Result<Response, Refusal> {
         let user = caller(&request)?;
         let asking = match request.peer {
             Peer::Unix { pid, .. } => pid,
@@ -92,5 +93,5 @@ fn refuse(error: &RegisterError) -> Refusal {
         RegisterError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
         RegisterError::Keep { .. } => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    refusal(status, libconf::tier::daemon::chain(error))
+    refusal(status, conf_core::daemon::chain(error))
 }

@@ -2,12 +2,12 @@
 
 use std::path::PathBuf;
 
-use libconf::{
-    name::DatacenterName,
-    tier::{secret::IdentityError, snapshot::SnapshotError},
-};
+use conf_core::{secret::IdentityError, snapshot::SnapshotError};
+use libconf::name::DatacenterName;
 
-use crate::{check::Unchecked, export::ExportError, place::BadPlace, repository::RepositoryError};
+use crate::{
+    export::ExportError, place::BadPlace, snapshot::repository::RepositoryError, transaction::check::Unchecked,
+};
 
 /// Why a snapshot was not put in place; what readers see is as it was.
 #[derive(Debug, thiserror::Error)]

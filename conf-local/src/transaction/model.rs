@@ -5,36 +5,34 @@ use std::{
     sync::Arc,
 };
 
-use git2::Repository as Git;
-use libconf::{
-    name::{ComponentVersion, HostName},
-    tier::{
-        layers::{Ingredients, Sources},
-        render::{self, RenderError},
-        snapshot::{self, Component, Snapshot},
-        template,
-    },
+use conf_core::{
+    layers::{Ingredients, Sources},
+    render::{self, RenderError},
+    snapshot::{self, Component, Snapshot},
+    template,
 };
+use git2::Repository as Git;
+use libconf::name::{ComponentVersion, HostName};
 
-use super::{Host, TransactionError};
+use crate::transaction::{Host, TransactionError};
 use crate::{
-    declared::{self, Declared},
     export::{Contents, Kept},
+    snapshot::declared::{self, Declared},
 };
 
 /// What is exported, and what it was made from.
-pub(super) struct Model {
-    pub(super) snapshot: Snapshot,
-    pub(super) declared: Arc<Declared>,
-    pub(super) inputs: BTreeMap<ComponentVersion, Component>,
+pub(crate) struct Model {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) declared: Arc<Declared>,
+    pub(crate) inputs: BTreeMap<ComponentVersion, Component>,
 }
 
 impl Model {
-    pub(super) fn sources(&self, name: &ComponentVersion, component: &Component) -> Sources<'_> {
+    pub(crate) fn sources(&self, name: &ComponentVersion, component: &Component) -> Sources<'_> {
         self.declared.sources(name, component)
     }
 
-    pub(super) fn ingredients(
+    pub(crate) fn ingredients(
         &self,
         git: &Git,
         name: &ComponentVersion,
@@ -47,7 +45,7 @@ impl Model {
     }
 
     /// Lets components keep what they had, each for its reason. False when all of them have that already.
-    pub(super) fn hold_back(
+    pub(crate) fn hold_back(
         &self,
         why: BTreeMap<ComponentVersion, String>,
         have: &Contents,
@@ -77,14 +75,14 @@ impl Model {
     }
 
     /// True for what the snapshot holds, and for what stays in place of something of it that could not be used.
-    pub(super) fn accounts_for<T>(&self, name: &ComponentVersion, faults: &BTreeMap<ComponentVersion, T>) -> bool {
+    pub(crate) fn accounts_for<T>(&self, name: &ComponentVersion, faults: &BTreeMap<ComponentVersion, T>) -> bool {
         self.inputs.contains_key(name) || faults.keys().any(|fault| fault.component == name.component)
     }
 }
 
 impl Host {
     /// What is wanted, decided from the snapshot alone; what `before` was made from is not read again.
-    pub(super) fn next(
+    pub(crate) fn next(
         &self,
         git: &Git,
         snapshot: &Snapshot,
@@ -110,7 +108,7 @@ impl Host {
         Ok(Model { snapshot: snapshot.clone(), declared, inputs })
     }
 
-    pub(super) fn model_of(&self, git: &Git, snapshot: &Snapshot) -> Result<Model, TransactionError> {
+    pub(crate) fn model_of(&self, git: &Git, snapshot: &Snapshot) -> Result<Model, TransactionError> {
         let declared = Arc::new(Declared::read(git, snapshot, &self.name)?);
         let mut inputs = snapshot.components(git)?;
         inputs.retain(|name, _| declared.selection.contains(name));
@@ -118,7 +116,7 @@ impl Host {
     }
 
     /// Renders what is not as it was, and answers what the next export holds, and what could not be rendered.
-    pub(super) fn stage(
+    pub(crate) fn stage(
         &mut self,
         git: &Git,
         next: &Model,

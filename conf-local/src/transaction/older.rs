@@ -1,14 +1,12 @@
 //! An older snapshot than the exported one, rendered beside it for operations that are pinned to it: no checks, no places,
 //! no switch, nobody told.
 
+use conf_core::{api::SnapshotAt, daemon::chain, snapshot::Snapshot};
 use git2::Repository as Git;
-use libconf::{
-    name::{CommitId, Sequence},
-    tier::{api::SnapshotAt, daemon::chain, snapshot::Snapshot},
-};
+use libconf::name::{CommitId, Sequence};
 
-use super::{Host, TransactionError};
 use crate::export::{self, Header};
+use crate::transaction::{Host, TransactionError};
 
 impl Host {
     /// Renders `older`, the newest up to change `through`, into a folder of its own, once it is proven to be this datacenter's:

@@ -5,15 +5,13 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use libconf::{
-    name::{CommitId, ComponentVersion},
-    tier::{daemon::chain, snapshot::Snapshot},
-};
+use conf_core::{daemon::chain, snapshot::Snapshot};
+use libconf::name::{CommitId, ComponentVersion};
 
 use tokio::sync::OwnedRwLockWriteGuard;
 
-use super::{Audience, Host};
 use crate::state::{Agent, ChangeKind, HistoryChange, HistoryEntry, Switched};
+use crate::transaction::{Audience, Host};
 
 /// A switch that changed thousands shows so many of them in the history.
 const MOST_SHOWN: usize = 50;
@@ -44,7 +42,7 @@ impl Host {
         });
     }
 
-    pub(super) fn announce(
+    pub(crate) fn announce(
         &self,
         snapshot: &Snapshot,
         changed: BTreeMap<ComponentVersion, ChangeKind>,

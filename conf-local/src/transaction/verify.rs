@@ -2,17 +2,15 @@
 
 use std::{collections::BTreeSet, time::Instant};
 
-use libconf::{
-    name::{CommitId, ComponentVersion},
-    tier::{daemon::chain, render, snapshot::Snapshot, template},
-};
+use conf_core::{daemon::chain, render, snapshot::Snapshot, template};
+use libconf::name::{CommitId, ComponentVersion};
 
-use super::{Audience, Host, TransactionError};
-use crate::{repository::RepositoryError, state::VerifyReport};
+use crate::transaction::{Audience, Host, TransactionError};
+use crate::{snapshot::repository::RepositoryError, state::VerifyReport};
 
 impl Host {
     /// True when the export holds exactly the components that it should.
-    pub(super) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&self) -> bool {
         let (Some(model), Some((_, kept))) = (&self.model, self.export.current()) else { return false };
         let Some(header) = &kept.header else { return false };
         kept.contents.keys().all(|name| model.accounts_for(name, &header.faults))

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use conf_local::watcher::WatcherState;
+use conf_local::notify::WatcherState;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -119,7 +119,7 @@ async fn wait_knows_the_commits_that_the_host_skipped() {
     let mut parent: Option<git2::Oid> = None;
     for sequence in 1..=3 {
         let pin = repository.blob(format!("master/{}", commit(100 + sequence)).as_bytes()).unwrap();
-        let folder = format!("services/{}/web/@latest", libconf::tier::snapshot::fan_out("web"));
+        let folder = format!("services/{}/web/@latest", conf_core::snapshot::fan_out("web"));
         let base = repository.find_tree(repository.treebuilder(None).unwrap().write().unwrap()).unwrap();
         let tree = git2::build::TreeUpdateBuilder::new()
             .upsert(folder, pin, git2::FileMode::Blob)

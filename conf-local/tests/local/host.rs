@@ -12,25 +12,24 @@ use std::{
     time::{Duration, Instant},
 };
 
+use conf_core::{
+    api::{HostState, Pin},
+    git::pool::Opened,
+    http,
+    sign::{SigningKey, TrustedKeys},
+    upstream::{Credentials, Upstreams},
+};
 use conf_local::{
-    config::WatchEntry,
-    demand::Demand,
-    duties::{Duties, Watchers},
-    processes::Reader,
-    service::{self, Service, StatusAnswer},
-    state::{Agent, ChangeKind, Exported, ExportedComponent, HistoryChange, HistoryEntry, Status, Switched, View},
-    watcher::{Registry, WatcherState, WatcherStatus},
-};
-use libconf::{
-    name::{CommitId, ComponentVersion, Sequence},
-    tier::{
-        api::{HostState, Pin},
-        http,
-        opened::Opened,
-        sign::{SigningKey, TrustedKeys},
-        upstream::{Credentials, Upstreams},
+    cli::config::WatchEntry,
+    notify::{
+        Registry, WatcherState, WatcherStatus,
+        duties::{Duties, Watchers},
     },
+    on_demand::Demand,
+    service::{self, Service, StatusAnswer, processes_seen::Reader},
+    state::{Agent, ChangeKind, Exported, ExportedComponent, HistoryChange, HistoryEntry, Status, Switched, View},
 };
+use libconf::name::{CommitId, ComponentVersion, Sequence};
 use nix::{
     sys::signal::{Signal, kill, killpg},
     unistd::Pid,

@@ -8,8 +8,8 @@ use std::{
 };
 
 use conf_local::{
-    config::{WatchEntry, WatchTarget},
-    watcher::{MOST_OF_ONE_USER, RegisterError, WatcherState, Wish},
+    cli::config::{WatchEntry, WatchTarget},
+    notify::{MOST_OF_ONE_USER, RegisterError, WatcherState, Wish},
 };
 use nix::sys::signal::Signal;
 

@@ -2,20 +2,18 @@
 
 use std::sync::Arc;
 
-use http::StatusCode;
-use libconf::{
-    name::{DatacenterName, Sequence},
-    tier::{
-        api::At,
-        chain::{self, Around},
-        http::{Response, Routes, error, json},
-    },
+use conf_core::{
+    api::At,
+    http::{Response, Routes, error, json},
+    snapshot::chain::{self, Around},
 };
+use http::StatusCode;
+use libconf::name::{DatacenterName, Sequence};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use warp::Filter as _;
 
-use super::{Server, datacenters::newest};
+use crate::http::{Server, datacenters::newest};
 
 /// Chains that are followed at once; the others wait their turn.
 static READING: Semaphore = Semaphore::const_new(4);
@@ -27,7 +25,7 @@ struct Query {
 }
 
 /// `GET /api/v1/at?datacenter=<id>/<version>&sequence=<w>`
-pub(super) fn routes(server: Server) -> Routes {
+pub(crate) fn routes(server: Server) -> Routes {
     warp::path!("api" / "v1" / "at")
         .and(warp::get())
         .and(warp::query())

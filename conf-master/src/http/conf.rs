@@ -1,15 +1,13 @@
 //! `GET /conf/<kind>/<name>`: what a host would get.
 
+use conf_core::http::{Response, Routes, error, json};
 use http::StatusCode;
-use libconf::{
-    name::{ComponentSelector, DatacenterName, HostName, RoleName},
-    tier::http::{Response, Routes, error, json},
-};
+use libconf::name::{ComponentSelector, DatacenterName, HostName, RoleName};
 use serde::Deserialize;
 use warp::Filter as _;
 
-use super::Server;
-use crate::conf::{self, Audience};
+use crate::http::Server;
+use crate::inspect::conf::{self, Audience};
 
 #[derive(Deserialize)]
 struct ConfQuery {
@@ -19,7 +17,7 @@ struct ConfQuery {
 }
 
 /// `GET /conf/<kind>/<name>[/<version>]?datacenter=<id>/<version>&host=<host>`, or `&role=<role>`
-pub(super) fn routes(server: Server) -> Routes {
+pub(crate) fn routes(server: Server) -> Routes {
     let with = warp::any().map(move || server.clone());
     let unversioned = warp::path!("conf" / String / String).map(|kind, name| format!("{kind}/{name}"));
     let versioned = warp::path!("conf" / String / String / String);

@@ -1,19 +1,17 @@
 //! `/api/v1/datacenters`: what each runs, its hosts, its deployments.
 
-use http::StatusCode;
-use libconf::{
-    name::DatacenterName,
-    tier::{
-        api::{DatacenterStatus, SlaveReport},
-        http::{Request, Response, Routes, error, json, request},
-        snapshot::Snapshot,
-    },
+use conf_core::{
+    api::{DatacenterStatus, SlaveReport},
+    http::{Request, Response, Routes, error, json, request},
+    snapshot::Snapshot,
 };
+use http::StatusCode;
+use libconf::name::DatacenterName;
 use serde::Deserialize;
 use warp::Filter as _;
 
-use super::{Server, named};
-use crate::{deployments, hosts::HostsAnswer, land::Published};
+use crate::http::{Server, named};
+use crate::{delivery::hosts::HostsAnswer, inspect::deployments, landing::Published};
 
 /// The most bytes of one summary; conf-slaves send pieces of 4 MiB, those of earlier versions all of their hosts at once.
 const REPORT_BYTES: usize = 32 << 20;
@@ -31,7 +29,7 @@ fn default_limit() -> usize {
 }
 
 /// All that begins with `/api/v1/datacenters`.
-pub(super) fn routes(server: Server) -> Routes {
+pub(crate) fn routes(server: Server) -> Routes {
     let with = warp::any().map(move || server.clone());
     let datacenter = || warp::path!("api" / "v1" / "datacenters" / String / String / ..);
     let end = warp::path::end;
@@ -67,7 +65,7 @@ pub(super) fn routes(server: Server) -> Routes {
 }
 
 /// A datacenter's newest snapshot in what has landed; 404 for one that is not there.
-pub(super) fn newest<'p>(published: &'p Published, name: &DatacenterName) -> Result<&'p Snapshot, Response> {
+pub(crate) fn newest<'p>(published: &'p Published, name: &DatacenterName) -> Result<&'p Snapshot, Response> {
     published.datacenters.get(name).ok_or_else(|| {
         let known = published.datacenters.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
         error(StatusCode::NOT_FOUND, format!("there is no datacenter {name}; there are: {known}"))
@@ -83,7 +81,7 @@ impl Server {
     }
 
     /// A datacenter's newest snapshot, or the answer that there is no such datacenter.
-    pub(super) fn snapshot(&self, name: &DatacenterName) -> Result<Snapshot, Response> {
+    pub(crate) fn snapshot(&self, name: &DatacenterName) -> Result<Snapshot, Response> {
         newest(&self.lander.published().borrow(), name).cloned()
     }
 

@@ -2,15 +2,13 @@
 
 use std::{sync::Arc, time::Duration};
 
+use conf_core::{
+    http::{Response, Routes, error, json},
+    snapshot::Snapshot,
+};
 use git2::Repository;
 use http::{HeaderValue, StatusCode, header};
-use libconf::{
-    name::{DatacenterName, RefName, Sequence},
-    tier::{
-        http::{Response, Routes, error, json},
-        snapshot::Snapshot,
-    },
-};
+use libconf::name::{DatacenterName, RefName, Sequence};
 use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout_at},
@@ -18,21 +16,21 @@ use tokio::{
 use tracing::{error, warn};
 use warp::Filter as _;
 
-use super::Server;
+use crate::http::Server;
 use crate::{
-    chains::Chains,
-    delivery::{Barrier, DatacenterDelivery, Delivery, Known, Percent, Target},
-    deployments,
-    hosts::Hosts,
-    idempotency::LandedRef,
-    inventory::Inventories,
-    land::Published,
+    delivery::{
+        Barrier, DatacenterDelivery, Delivery, Known, Percent, Target, chains::Chains, hosts::Hosts,
+        inventory::Inventories,
+    },
+    inspect::deployments,
+    landing::Published,
+    store::idempotency::LandedRef,
 };
 
 /// Requests that wait at once, updates included; more get 503.
-pub(super) const WAITS_AT_ONCE: usize = 256;
+pub(crate) const WAITS_AT_ONCE: usize = 256;
 /// The longest that one request waits.
-pub(super) const MOST_WAIT: Duration = Duration::from_secs(300);
+pub(crate) const MOST_WAIT: Duration = Duration::from_secs(300);
 /// How many entries each list of an answer has, where the request does not say.
 const SHOWN: usize = 1000;
 /// Hosts report a change within milliseconds of each other: it is looked again so long after the first.
@@ -43,7 +41,7 @@ const MOST_DATACENTERS: usize = 1000;
 const UNREADABLE: &str = "conf-master cannot read which hosts it concerns; its log says why";
 
 /// The route.
-pub(super) fn routes(server: Server) -> Routes {
+pub(crate) fn routes(server: Server) -> Routes {
     warp::path!("api" / "v1" / "delivery")
         .and(warp::get())
         .and(warp::query::<Vec<(String, String)>>())
@@ -136,7 +134,7 @@ impl Server {
     }
 
     /// Waits until every host of the datacenters that a change touches runs it, at most so long; says who does not.
-    pub(super) async fn deliver(&self, refs: &[LandedRef], sequence: Sequence, timeout: Duration) -> Delivery {
+    pub(crate) async fn deliver(&self, refs: &[LandedRef], sequence: Sequence, timeout: Duration) -> Delivery {
         let touched = refs.iter().filter_map(|one| match &one.name {
             RefName::Snapshot(datacenter) => {
                 Some(Target { datacenter: datacenter.clone(), sequence, commit: one.commit })

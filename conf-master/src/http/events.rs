@@ -3,20 +3,18 @@
 use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
-use libconf::{
-    name::{DatacenterName, Sequence},
-    tier::{
-        api::SnapshotEvent,
-        daemon::chain,
-        http::{Event, Request, Response, Routes, events, request},
-    },
+use conf_core::{
+    api::SnapshotEvent,
+    daemon::chain,
+    http::{Event, Request, Response, Routes, events, request},
 };
+use libconf::name::{DatacenterName, Sequence};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 use warp::Filter as _;
 
-use super::Server;
-use crate::land::Published;
+use crate::http::Server;
+use crate::landing::Published;
 
 /// Each watermark is signed. Of those that follow each other sooner the last is told, which says all that the others did:
 /// twenty a second of every datacenter are some milliseconds of work.
@@ -28,7 +26,7 @@ struct Query {
 }
 
 /// `GET /api/v1/events?datacenter=<id>/<version>`
-pub(super) fn routes(server: Server) -> Routes {
+pub(crate) fn routes(server: Server) -> Routes {
     warp::path!("api" / "v1" / "events")
         .and(warp::get())
         .and(warp::query::<Query>())

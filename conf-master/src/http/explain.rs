@@ -1,22 +1,21 @@
 //! Who set what in a component's settings, and what its schema says of them.
 
-use http::StatusCode;
-use libconf::{
-    name::{BranchName, ComponentName, ComponentSelector, DatacenterName, HostName, RefName},
-    tier::{
-        http::{Response, Routes, error, json},
-        schema,
-        settings::{self, Format},
-    },
+use conf_core::{
+    http::{Response, Routes, error, json},
+    settings::{self, Format, schema},
 };
+use http::StatusCode;
+use libconf::name::{BranchName, ComponentName, ComponentSelector, DatacenterName, HostName, RefName};
 use serde::Deserialize;
 use warp::Filter as _;
 
-use super::{Server, named};
+use crate::http::{Server, named};
 use crate::{
-    doc::{self, Doc},
-    explain,
-    section::BRANCH,
+    inspect::{
+        doc::{self, Doc},
+        explain,
+    },
+    landing::update::section::BRANCH,
 };
 
 #[derive(Deserialize)]
@@ -34,7 +33,7 @@ struct DocQuery {
 
 /// `GET /api/v1/datacenters/<id>/<version>/explain?component=<kind>/<name>[/<version>][&key=K][&host=H]` and
 /// `GET /api/v1/doc/<kind>/<name>[?branch=B]`
-pub(super) fn routes(server: Server) -> Routes {
+pub(crate) fn routes(server: Server) -> Routes {
     let with = warp::any().map(move || server.clone());
     let explain = warp::path!("api" / "v1" / "datacenters" / String / String / "explain")
         .and(warp::get())

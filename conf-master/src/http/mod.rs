@@ -16,25 +16,20 @@ mod update;
 
 use std::{path::PathBuf, sync::Arc};
 
+use conf_core::{
+    git_http::upload::{ReceivePack, UploadPack, git_routes},
+    http::{Health, Request, Response, Routes, error, health_routes},
+};
 use git2::Repository;
 use http::StatusCode;
-use libconf::{
-    name::DatacenterName,
-    tier::{
-        http::{Health, Request, Response, Routes, error, health_routes},
-        upload::{ReceivePack, UploadPack, git_routes},
-    },
-};
+use libconf::name::DatacenterName;
 use tokio::sync::Semaphore;
 use warp::Filter as _;
 
 use crate::{
-    chains::Chains,
-    hosts::Hosts,
-    inventory::Inventories,
-    land::Lander,
-    receive::{PUSH_VARIABLE, Pushers},
-    watermarks::Watermarks,
+    delivery::{chains::Chains, hosts::Hosts, inventory::Inventories, watermarks::Watermarks},
+    hooks::{PUSH_VARIABLE, Pushers},
+    landing::Lander,
 };
 
 /// Pushes that Git works on at once; more get 503 and are told to try again.

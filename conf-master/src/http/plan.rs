@@ -2,19 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use conf_core::http::{Request, Response, Routes, error, json, request};
 use git2::Repository;
 use http::StatusCode;
-use libconf::{
-    name::{DatacenterName, ObjectId, RefName},
-    tier::http::{Request, Response, Routes, error, json, request},
-};
+use libconf::name::{DatacenterName, ObjectId, RefName};
 use serde::Deserialize;
 use warp::Filter as _;
 
-use super::{Server, git, named};
+use crate::http::{Server, git, named};
 use crate::{
     judge::Wish,
-    land::{Options, Push},
+    landing::{Options, Push},
 };
 
 /// The most bytes of a question: a thousand refs, and some.
@@ -30,7 +28,7 @@ struct Asked {
 }
 
 /// `POST /api/v1/datacenters/<id>/<version>/plan`
-pub(super) fn routes(server: Server) -> Routes {
+pub(crate) fn routes(server: Server) -> Routes {
     warp::path!("api" / "v1" / "datacenters" / String / String / "plan")
         .and(warp::post())
         .and(request())

@@ -1,14 +1,12 @@
 //! The records of what was refused.
 
+use conf_core::http::{Routes, error, json};
 use http::StatusCode;
-use libconf::{
-    name::DatacenterName,
-    tier::http::{Routes, error, json},
-};
+use libconf::name::DatacenterName;
 use serde::Deserialize;
 use warp::Filter as _;
 
-use super::Server;
+use crate::http::Server;
 
 /// The most records in one answer.
 const MOST: usize = 1000;
@@ -20,7 +18,7 @@ struct Query {
 }
 
 /// `GET /api/v1/refused[?limit=N][&datacenter=<id>/<version>]`: a list of records, newest first.
-pub(super) fn routes(server: Server) -> Routes {
+pub(crate) fn routes(server: Server) -> Routes {
     warp::path!("api" / "v1" / "refused")
         .and(warp::get())
         .and(warp::query::<Query>())

@@ -1,24 +1,22 @@
 //! `/api/v1/datacenters/<id>/<version>/secrets`: what may be known of them, a given value, a new one, removal.
 
-use http::StatusCode;
-use libconf::{
-    name::{DatacenterName, ObjectId, SecretName},
-    tier::{
-        http::{Request, Response, Routes, error, json, request},
-        secret::{MAX_VALUE_BYTES, SecretValue},
-    },
+use conf_core::{
+    http::{Request, Response, Routes, error, json, request},
+    secret::{MAX_VALUE_BYTES, SecretValue},
 };
+use http::StatusCode;
+use libconf::name::{DatacenterName, ObjectId, SecretName};
 use serde::Deserialize;
 use serde_json::json;
 use warp::Filter as _;
 use zeroize::Zeroizing;
 
-use super::{Server, git, named, update};
+use crate::http::{Server, git, named, update};
 use crate::{
     judge::Wish,
-    land::{Options, Push, one_line},
-    repository,
+    landing::{Options, Push, one_line},
     secrets::{list, order::Order},
+    store as repository,
 };
 
 /// The most bytes of a request: every byte of a value escaped, and what stands around it.
@@ -32,7 +30,7 @@ struct SetBody {
 }
 
 /// All that begins with `/api/v1/datacenters/<id>/<version>/secrets`.
-pub(super) fn routes(server: Server) -> Routes {
+pub(crate) fn routes(server: Server) -> Routes {
     let with = warp::any().map(move || server.clone());
     let all = || warp::path!("api" / "v1" / "datacenters" / String / String / "secrets" / ..);
     let one = || all().and(warp::path::param::<String>());

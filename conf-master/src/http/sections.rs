@@ -1,28 +1,25 @@
 //! `GET /api/v1/config/<section>`: what a section says, now or then.
 
 use bytes::Bytes;
+use conf_core::{
+    http::{Request, Response, Routes, bytes_of, error, json, request},
+    settings,
+};
 use git2::Repository;
 use http::{HeaderValue, StatusCode, header};
-use libconf::{
-    name::{CommitId, Sequence},
-    tier::{
-        http::{Request, Response, Routes, bytes_of, error, json, request},
-        settings,
-    },
-};
+use libconf::name::{CommitId, Sequence};
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use warp::{Filter as _, path::Tail};
 
-use super::{
+use crate::http::{
     Server,
     update::{ConfigForm, etag_of},
 };
 use crate::{
-    history::{self, At, Past},
-    section::SectionName,
-    update::{schema_version, version},
+    landing::update::{schema_version, section::SectionName, version},
+    store::history::{self, At, Past},
 };
 
 #[derive(Deserialize)]
@@ -33,7 +30,7 @@ struct SectionQuery {
 }
 
 /// The route.
-pub(super) fn routes(server: Server) -> Routes {
+pub(crate) fn routes(server: Server) -> Routes {
     warp::path!("api" / "v1" / "config" / ..)
         .and(warp::path::tail())
         .and(warp::get())

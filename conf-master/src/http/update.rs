@@ -2,28 +2,29 @@
 
 use std::time::Duration;
 
-use http::{HeaderValue, StatusCode, header};
-use libconf::{
-    name::{CommitId, ObjectId, RefName, Sequence},
-    tier::{
-        http::{Request, Response, Routes, error, json, request},
-        settings,
-    },
+use conf_core::{
+    http::{Request, Response, Routes, error, json, request},
+    settings,
 };
+use http::{HeaderValue, StatusCode, header};
+use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 use serde::Deserialize;
 use serde_json::{Map, Value, json, value::RawValue};
 use warp::Filter as _;
 
-use super::{Server, git};
+use crate::http::{Server, git};
 use crate::{
     delivery::Delivery,
-    idempotency::{LandedRef, RequestKey},
+    fault::refusal::{Fault, Kind, Refusal},
     judge::Wish,
-    land::{Options, Outcome, Push, one_line},
-    notation::Draft,
-    refusal::{Fault, Kind, Refusal},
-    section::SectionName,
-    update::{Conflict, Decision, Expected, IfMatch, SectionChange, Update, version_after},
+    landing::{
+        Options, Outcome, Push, one_line,
+        update::{
+            Conflict, Decision, Expected, IfMatch, SectionChange, Update, notation::Draft, section::SectionName,
+            version_after,
+        },
+    },
+    store::idempotency::{LandedRef, RequestKey},
 };
 
 /// The most bytes of one request: four times the text that one section may have, which may stand in it escaped.
@@ -94,7 +95,7 @@ enum WaitFor {
 /// How a configuration is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum ConfigForm {
+pub(crate) enum ConfigForm {
     /// As an object.
     Object,
     /// As text.
@@ -102,7 +103,7 @@ pub(super) enum ConfigForm {
 }
 
 /// The route.
-pub(super) fn routes(server: Server) -> Routes {
+pub(crate) fn routes(server: Server) -> Routes {
     warp::path!("api" / "v1" / "config" / "update")
         .and(warp::post())
         .and(warp::query::<UpdateQuery>())
@@ -312,7 +313,7 @@ fn landed(
 }
 
 /// The `ETag` of a section: its branch's commit.
-pub(super) fn etag_of(commit: CommitId) -> Result<HeaderValue, header::InvalidHeaderValue> {
+pub(crate) fn etag_of(commit: CommitId) -> Result<HeaderValue, header::InvalidHeaderValue> {
     format!("\"{commit}\"").parse()
 }
 
@@ -331,7 +332,7 @@ fn stale(asked: &Asked, conflict: &Conflict, refusals: &[Option<Refusal>]) -> Re
 }
 
 /// The answer to what did not land.
-pub(super) fn refused(refusals: Vec<Option<Refusal>>) -> Response {
+pub(crate) fn refused(refusals: Vec<Option<Refusal>>) -> Response {
     let refusals: Vec<Refusal> = refusals.into_iter().flatten().collect();
     if let Some(one) = refusals.iter().find(|one| one.kind == Kind::Busy) {
         return unavailable(&one.reason);

@@ -2,10 +2,8 @@
 
 use std::{path::PathBuf, str::FromStr};
 
-use libconf::{
-    name::{BranchName, ClassName, ComponentName, DatacenterName, HostName, Kind, RoleName},
-    tier::{secret::HostKey, upstream::Url},
-};
+use conf_core::{secret::HostKey, upstream::Url};
+use libconf::name::{BranchName, ClassName, ComponentName, DatacenterName, HostName, Kind, RoleName};
 
 /// Flags of `import`.
 #[derive(Debug, clap::Args)]

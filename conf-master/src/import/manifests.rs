@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use libconf::name::{ComponentName, Kind};
 
-use super::propose::Proposal;
+use crate::import::propose::Proposal;
 
 /// What the class runs, and its secrets.
 pub fn class(proposal: &Proposal<'_>) -> String {

@@ -19,8 +19,8 @@ pub mod write;
 
 use std::process::ExitCode;
 
-pub use self::flags::Flags;
-use self::{propose::propose, report::Report, scan::scan};
+pub use crate::import::flags::Flags;
+use crate::import::{propose::propose, report::Report, scan::scan};
 
 /// Prints what the folders would become, and writes it where `--out` says so. The exit code is 1 while something must be
 /// settled first; then nothing is written.

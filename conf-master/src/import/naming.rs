@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use libconf::name::{ComponentName, Kind, SecretName};
 
-use super::{
+use crate::import::{
     Flags,
     scan::{Entry, Folder, Remark},
     suspect,

@@ -7,17 +7,15 @@ use std::{
 };
 
 use anyhow::bail;
-use libconf::{
-    name::{BranchName, ClassName, ComponentName, DatacenterName, HostName, RoleName, SecretName},
-    tier::{
-        secret::{HostKey, MAX_VALUE_BYTES},
-        settings,
-        template::ENDING,
-    },
+use conf_core::{
+    secret::{HostKey, MAX_VALUE_BYTES},
+    settings,
+    template::ENDING,
 };
+use libconf::name::{BranchName, ClassName, ComponentName, DatacenterName, HostName, RoleName, SecretName};
 use zeroize::Zeroizing;
 
-use super::{
+use crate::import::{
     Flags,
     naming::{self, Group},
     scan::{Folder, Remark, Tree},

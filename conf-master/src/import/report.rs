@@ -9,7 +9,7 @@ use std::{
 use libconf::name::{ComponentName, DatacenterName, HostName, RoleName, SecretName};
 use serde::Serialize;
 
-use super::{
+use crate::import::{
     Flags,
     propose::Proposal,
     scan::{Remark, Tree},

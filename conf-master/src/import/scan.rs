@@ -10,14 +10,12 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use conf_core::git::safety::{self, Limits};
 use git2::{ObjectType, Oid};
-use libconf::{
-    name::RoleName,
-    tier::safety::{self, Limits},
-};
+use libconf::name::RoleName;
 use serde::Serialize;
 
-use super::Flags;
+use crate::import::Flags;
 
 /// The most files and folders of one import.
 const MAX_ENTRIES: usize = 200_000;

@@ -7,18 +7,16 @@ use std::{
 };
 
 use clap::Parser as _;
-use git2::Repository;
-use libconf::{
-    name::{DatacenterName, HostName},
-    tier::{
-        manifest::{ClassManifest, InstanceManifest, Strictness, pins, platform, secrets},
-        safety,
-    },
+use conf_core::{
+    git::safety,
+    manifest::{ClassManifest, InstanceManifest, Strictness, pins, platform, secrets},
 };
+use git2::Repository;
+use libconf::name::{DatacenterName, HostName};
 use tempfile::TempDir;
 
-use super::{Report, propose, scan, write};
-use crate::config;
+use crate::cli::config;
+use crate::import::{Report, propose, scan, write};
 
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIE\n-----END PRIVATE KEY-----";
 const PASSWORD: &str = "Tr0ub4dor&3";
@@ -47,7 +45,7 @@ impl Folders {
         fs::write(path, content).unwrap();
     }
 
-    fn flags(&self, arguments: &[&str]) -> super::Flags {
+    fn flags(&self, arguments: &[&str]) -> crate::import::Flags {
         let root = self.root();
         let all = ["conf-master", "import", root.to_str().unwrap()];
         let parsed = config::Flags::try_parse_from(all.iter().chain(arguments)).unwrap();

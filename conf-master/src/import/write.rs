@@ -9,16 +9,14 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use git2::{Oid, Repository, RepositoryInitOptions, Signature};
-use libconf::{
-    name::RefName,
-    tier::{
-        manifest::{self, ClassManifest, Fault, InstanceManifest, Strictness},
-        template::ENDING,
-    },
+use conf_core::{
+    manifest::{self, ClassManifest, Fault, InstanceManifest, Strictness},
+    template::ENDING,
 };
+use git2::{Oid, Repository, RepositoryInitOptions, Signature};
+use libconf::name::RefName;
 
-use super::{
+use crate::import::{
     Flags, manifests,
     propose::{Component, Proposal},
     report::Written,

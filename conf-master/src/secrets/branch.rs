@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use conf_core::secret::{ABOUT_FILE, About, VALUE_FILE};
 use git2::{ObjectType, Repository};
-use libconf::{
-    name::{CommitId, ObjectId, SecretName, Sequence},
-    tier::secret::{ABOUT_FILE, About, VALUE_FILE},
-};
+use libconf::name::{CommitId, ObjectId, SecretName, Sequence};
 
 const TREE: i32 = 0o040_000;
 const BLOB: i32 = 0o100_644;

@@ -2,19 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use libconf::{
-    name::{ComponentVersion, DatacenterName, HostName, RefName, SecretName, Segment},
-    tier::{
-        manifest::{self, DeclaredIn, InstanceManifest, PinRequest},
-        secret::{About, Declaration, Generate, HostKey, SecretValue, Source},
-    },
+use conf_core::{
+    manifest::{self, DeclaredIn, InstanceManifest, PinRequest},
+    secret::{About, Declaration, Generate, HostKey, SecretValue, Source},
 };
+use libconf::name::{ComponentVersion, DatacenterName, HostName, RefName, SecretName, Segment};
 
-use super::{Declared, Keeper};
+use crate::secrets::{Declared, Keeper};
 use crate::{
-    catalog::{Catalog, Delta},
-    refusal::Fault,
-    resolve::Caused,
+    catalog::{Catalog, Delta, resolve::Caused},
+    fault::refusal::Fault,
 };
 
 /// How many hosts a message names.
@@ -35,7 +32,7 @@ pub enum Action {
 
 impl Action {
     /// What is done, for people; without the value.
-    pub(super) fn words(&self, name: &SecretName, hosts: usize) -> String {
+    pub(crate) fn words(&self, name: &SecretName, hosts: usize) -> String {
         let hosts = format!("{hosts} host{}", if hosts == 1 { "" } else { "s" });
         match self {
             Action::Make(Generate::X509 { .. }) => format!("the secret {name} has a new certificate, for {hosts}"),
@@ -201,7 +198,7 @@ fn missing(keeper: &Keeper, datacenter: &DatacenterName, name: &SecretName) -> S
 }
 
 /// The listed hosts that run a component which may read a secret.
-pub(super) fn readers<'a>(
+pub(crate) fn readers<'a>(
     view: &View<'a>,
     declaration: &'a Declaration,
 ) -> impl Iterator<Item = (&'a HostName, &'a manifest::Host)> + use<'a> {

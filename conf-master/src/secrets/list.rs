@@ -3,21 +3,19 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use git2::Repository;
-use libconf::{
-    name::{ComponentName, ComponentVersion, HostName, ObjectId, SecretName, Sequence},
-    tier::{
-        manifest::{self, ClassManifest, InstanceManifest, PinRequest, Strictness},
-        snapshot::Snapshot,
-    },
+use conf_core::{
+    manifest::{self, ClassManifest, InstanceManifest, PinRequest, Strictness},
+    snapshot::Snapshot,
 };
+use git2::Repository;
+use libconf::name::{ComponentName, ComponentVersion, HostName, ObjectId, SecretName, Sequence};
 use serde::{Deserialize, Serialize};
 
-use super::{
+use crate::inspect::deployments::when;
+use crate::secrets::{
     Declared, branch,
     decide::{View, readers},
 };
-use crate::deployments::when;
 
 /// One secret of a datacenter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

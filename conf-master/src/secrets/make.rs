@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
-use libconf::tier::secret::{Encoding, Generate, SecretValue};
+use conf_core::secret::{Encoding, Generate, SecretValue};
 use rand::{Rng as _, TryRngCore as _, rngs::OsRng};
 use zeroize::{Zeroize as _, Zeroizing};
 

@@ -14,7 +14,6 @@ pub mod decide;
 pub mod list;
 pub mod make;
 pub mod order;
-pub mod renew;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,21 +21,20 @@ use std::{
     str::FromStr,
 };
 
+use conf_core::{
+    manifest::DeclaredIn,
+    secret::{self, About, Declaration, HostKey, Identity, IdentityError, SecretValue},
+};
 use git2::Repository;
-use libconf::{
-    name::{ComponentName, ComponentVersion, DatacenterName, ObjectId, RefName, SecretName, Segment, Sequence},
-    tier::{
-        manifest::DeclaredIn,
-        secret::{self, About, Declaration, HostKey, Identity, IdentityError, SecretValue},
-    },
+use libconf::name::{
+    ComponentName, ComponentVersion, DatacenterName, ObjectId, RefName, SecretName, Segment, Sequence,
 };
 use zeroize::Zeroizing;
 
-use self::decide::{Action, Decision};
+use crate::secrets::decide::{Action, Decision};
 use crate::{
-    catalog::{Catalog, Datacenter, Delta},
-    refs::Target,
-    resolve::Caused,
+    catalog::{Catalog, Datacenter, Delta, resolve::Caused},
+    store::refs::Target,
 };
 
 /// What a datacenter declares, and whose file says so.

@@ -2,16 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use conf_core::secret::{Generate, SecretValue, Source};
 use git2::Repository;
-use libconf::{
-    name::{DatacenterName, RefName, SecretName, Segment},
-    tier::secret::{Generate, SecretValue, Source},
-};
+use libconf::name::{DatacenterName, RefName, SecretName, Segment};
 
-use super::{Asked, Declared, Keeper, branch, decide::Action, make};
+use crate::secrets::{Asked, Declared, Keeper, branch, decide::Action, make};
 use crate::{
     catalog::Catalog,
-    refusal::{Kind, Refusal},
+    fault::refusal::{Kind, Refusal},
 };
 
 /// The most secrets that may be given to the datacenters of one id.
@@ -160,7 +158,7 @@ fn remove(
 }
 
 /// The first declaration of a secret among the datacenters of an id; all that land are alike.
-pub(super) fn declared<'a>(catalog: &'a Catalog, id: &Segment, name: &SecretName) -> Option<&'a Declared> {
+pub(crate) fn declared<'a>(catalog: &'a Catalog, id: &Segment, name: &SecretName) -> Option<&'a Declared> {
     let mut of_id = catalog.datacenters.iter().filter(|(datacenter, _)| datacenter.id == *id);
     of_id.find_map(|(_, known)| known.secrets.get(name))
 }
@@ -184,10 +182,8 @@ fn failed(cause: &anyhow::Error) -> Refusal {
 
 #[cfg(test)]
 mod tests {
-    use libconf::{
-        name::Sequence,
-        tier::secret::{About, Identity},
-    };
+    use conf_core::secret::{About, Identity};
+    use libconf::name::Sequence;
     use zeroize::Zeroizing;
 
     use super::*;

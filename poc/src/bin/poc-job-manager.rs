@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use libconf::tier::consul::{Consul, Credentials, Seen};
+use conf_core::consul::{Consul, Credentials, Seen};
 use poc::{Report, tether};
 use tokio::process::{Child, Command};
 

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path, process::Output};
 
-use libconf::tier::secret::{self, Identity, OpenError, SecretValue};
+use conf_core::secret::{self, Identity, OpenError, SecretValue};
 use serde_json::Value;
 use tests::{
     Plan, Site, eventually,

@@ -30,7 +30,7 @@ const OTHERS: [&str; 4] = ["compass", "encompass", "bypass", "surpass"];
 const PASSED_TO: [&str; 6] = ["proxy", "fastcgi", "uwsgi", "scgi", "grpc", "memcached"];
 
 /// True for a key whose value is a secret.
-pub(super) fn is_secret(key: &str) -> bool {
+pub(crate) fn is_secret(key: &str) -> bool {
     let words = words(key);
     let [.., last] = words.as_slice() else { return false };
     if matches!(words.as_slice(), [.., to, pass] if pass == "pass" && PASSED_TO.contains(&to.as_str())) {
@@ -42,7 +42,7 @@ pub(super) fn is_secret(key: &str) -> bool {
 }
 
 /// What stands under such a key, with its article.
-pub(super) fn what(key: &str) -> &'static str {
+pub(crate) fn what(key: &str) -> &'static str {
     let last = words(key).pop().unwrap_or_default();
     let ends = |endings: &[&str]| endings.iter().any(|ending| last.ends_with(ending));
     if ends(&["token"]) {

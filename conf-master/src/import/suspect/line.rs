@@ -4,7 +4,7 @@ use std::{ops::Range, sync::LazyLock};
 
 use regex::{Regex, RegexSet};
 
-use super::{key::is_secret, pattern};
+use crate::import::suspect::{key::is_secret, pattern};
 
 const KEY: &str = r"[A-Za-z_][A-Za-z0-9_.-]*";
 /// What names a value that stands elsewhere. One with a default in it is no such thing: the default may be the value.
@@ -41,33 +41,33 @@ static PATH: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// True for what stands under such a key and is no secret: the name of one that is kept elsewhere, or nothing at all.
-pub(super) fn stands_elsewhere(key: &str, value: &str) -> bool {
+pub(crate) fn stands_elsewhere(key: &str, value: &str) -> bool {
     // The letters of a key may happen to be those of a path, but never have a dot among them.
     let is_path = || PATH.is_match(value) && (value.contains('.') || !key.to_ascii_lowercase().ends_with("key"));
     ELSEWHERE.is_match(value) || BLOCK.is_match(value) || OBJECT.is_match(value) || is_path()
 }
 
 /// The key of a secret whose value begins in the next line, as YAML has it.
-pub(super) fn before_block(line: &str) -> Option<&str> {
+pub(crate) fn before_block(line: &str) -> Option<&str> {
     let captures = LINE.captures(line)?;
     let key = (1..=3).find_map(|group| captures.get(group))?.as_str();
     (is_secret(key) && BLOCK.is_match(&captures[4])).then_some(key)
 }
 
 /// How far a line is indented, in bytes; a dash before a key counts as YAML counts it.
-pub(super) fn indent(line: &str) -> usize {
+pub(crate) fn indent(line: &str) -> usize {
     line.len() - line.trim_start_matches([' ', '\t', '-']).len()
 }
 
 /// The lines that are indented further, from the first letter to the last.
-pub(super) fn block(indented: usize, text: &str) -> Range<usize> {
+pub(crate) fn block(indented: usize, text: &str) -> Range<usize> {
     let belongs = |line: &&str| line.trim().is_empty() || line.len() - line.trim_start().len() > indented;
     let length = text.split_inclusive('\n').take_while(belongs).map(str::len).sum();
     trimmed(text, 0..length)
 }
 
 /// Tells of every key in a line that names a secret, with the bytes of its value.
-pub(super) fn in_line(line: &str, mut tell: impl FnMut(&str, Range<usize>)) {
+pub(crate) fn in_line(line: &str, mut tell: impl FnMut(&str, Range<usize>)) {
     let comment = COMMENT.find(line).map_or(0, |marker| marker.end());
     let body = &line[comment..];
     let mut tell = |key: &str, value: Range<usize>| {

@@ -12,7 +12,7 @@ use std::{ops::Range, sync::LazyLock};
 
 use regex::Regex;
 
-pub use self::key::words;
+pub use crate::import::suspect::key::words;
 
 /// What looks like a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]

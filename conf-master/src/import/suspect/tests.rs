@@ -1,6 +1,6 @@
 //! Texts, and what in them looks like a secret.
 
-use super::*;
+use crate::import::suspect::*;
 
 fn values(text: &str) -> Vec<&str> {
     in_text("some.conf", text).into_iter().map(|one| &text[one.range]).collect()

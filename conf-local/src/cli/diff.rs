@@ -1,0 +1,193 @@
+//! `conf-local diff`: what is exported of a component, beside a folder that another tool wrote.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
+
+use git2::Patch;
+use libconf::name::{ComponentSelector, ComponentVersion};
+use serde::Serialize;
+
+use crate::cli::{ClientError, print, show::print_json, socket::Socket};
+use crate::{cli::config::DiffOptions, service::StatusAnswer};
+
+/// Of larger files only whether they differ is said.
+const MOST_BYTES: u64 = 1 << 20;
+/// More is no configuration of one program.
+const MOST_FILES: usize = 20_000;
+
+/// What differs: the body of `--json`.
+#[derive(Debug, Serialize)]
+struct Comparison {
+    component: ComponentVersion,
+    path: PathBuf,
+    same: bool,
+    files: Vec<Difference>,
+}
+
+/// One file that differs; what stands at the path is old, what is exported new.
+#[derive(Debug, Serialize)]
+struct Difference {
+    file: String,
+    /// `added`: only in the export; `removed`: only at the path, where conf-local would leave it; `changed`; `mode`: only whether it
+    /// may be executed.
+    change: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    diff: Option<String>,
+}
+
+/// What stands at a path.
+enum Found {
+    File { path: PathBuf, size: u64, executable: bool },
+    Link(PathBuf),
+    Other,
+}
+
+pub(crate) async fn run(options: &DiffOptions) -> Result<ExitCode, ClientError> {
+    let socket = Socket(options.output.socket.socket.clone());
+    let status: StatusAnswer = socket.get("/v1/status", Duration::ZERO).await?;
+    let Some(current) = status.status.current else {
+        return Err(ClientError::Refused("nothing is exported on this host yet".to_owned()));
+    };
+    let component = version(&current, &options.component)?;
+    let comparison = compare(component, &current, &options.path)?;
+    if options.output.json {
+        print_json(&comparison)?;
+    } else {
+        print(&text(&comparison))?;
+    }
+    Ok(if comparison.same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The one version of the component that is exported.
+fn version(current: &Path, selector: &ComponentSelector) -> Result<ComponentVersion, ClientError> {
+    let folder = current.join(selector.component.to_string());
+    let names = fs::read_dir(&folder)
+        .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect::<Vec<_>>());
+    // Settings stand beside, as `<version>.json`, which is no version's name.
+    let mut versions: Vec<ComponentVersion> = names
+        .unwrap_or_default()
+        .iter()
+        .filter_map(|version| format!("{}/{version}", selector.component).parse().ok())
+        .filter(|version| selector.matches(version))
+        .collect();
+    match (versions.pop(), versions.is_empty()) {
+        (Some(version), true) => Ok(version),
+        (Some(_), false) => Err(ClientError::Usage(format!("{selector} runs here in several versions; name one"))),
+        (None, _) => Err(ClientError::Refused(format!("{selector} is not exported on this host"))),
+    }
+}
+
+fn compare(component: ComponentVersion, current: &Path, path: &Path) -> Result<Comparison, ClientError> {
+    let system = |what: &Path, source| ClientError::System { what: format!("cannot read {}", what.display()), source };
+    let exported = current.join(component.to_string());
+    let new = list(&exported).map_err(|error| system(&exported, error))?;
+    let old = list(path).map_err(|error| system(path, error))?;
+    let mut files = Vec::new();
+    for (file, found) in &new {
+        let difference = match (old.get(file), found) {
+            (None, _) => Some(("added", diff(None, Some(found))?)),
+            (Some(Found::Link(before)), Found::Link(after)) if before == after => None,
+            (Some(before @ Found::File { executable: was, .. }), Found::File { executable, .. }) => {
+                if !same(before, found)? {
+                    Some(("changed", diff(Some(before), Some(found))?))
+                } else if was == executable {
+                    None
+                } else {
+                    let bits = |executable: bool| if executable { "may be executed" } else { "may not be executed" };
+                    Some(("mode", Some(format!("{}, exported: {}\n", bits(*was), bits(*executable)))))
+                }
+            }
+            (Some(_), _) => Some(("changed", None)),
+        };
+        files.extend(difference.map(|(change, diff)| Difference { file: file.clone(), change, diff }));
+    }
+    let removed = old.keys().filter(|file| !new.contains_key(*file));
+    files.extend(removed.map(|file| Difference { file: file.clone(), change: "removed", diff: None }));
+    files.sort_by(|one, other| one.file.cmp(&other.file));
+    Ok(Comparison { component, path: path.to_owned(), same: files.is_empty(), files })
+}
+
+/// Everything below a folder but folders, by path. Links are not followed, but for the folder itself.
+fn list(folder: &Path) -> io::Result<BTreeMap<String, Found>> {
+    let mut found = BTreeMap::new();
+    let mut pending = vec![(String::new(), fs::canonicalize(folder)?)];
+    while let Some((above, folder)) = pending.pop() {
+        for entry in fs::read_dir(&folder)? {
+            let entry = entry?;
+            let (path, kind) = (entry.path(), entry.file_type()?);
+            let name = format!("{above}{}", entry.file_name().to_string_lossy());
+            let one = if kind.is_dir() {
+                pending.push((format!("{name}/"), path));
+                continue;
+            } else if kind.is_symlink() {
+                Found::Link(fs::read_link(path)?)
+            } else if kind.is_file() {
+                let about = entry.metadata()?;
+                Found::File { path, size: about.len(), executable: about.permissions().mode() & 0o100 != 0 }
+            } else {
+                Found::Other
+            };
+            found.insert(name, one);
+            if found.len() > MOST_FILES {
+                return Err(io::Error::other(format!(
+                    "there are more than {MOST_FILES} files; name the component's folder"
+                )));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn same(one: &Found, other: &Found) -> Result<bool, ClientError> {
+    match (one, other) {
+        (Found::File { path: one, size, .. }, Found::File { path: other, size: other_size, .. }) => {
+            Ok(size == other_size && read(one)? == read(other)?)
+        }
+        _ => Ok(false),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
+    fs::read(path).map_err(|source| ClientError::System { what: format!("cannot read {}", path.display()), source })
+}
+
+/// A unified diff; none of what is large or no text.
+fn diff(old: Option<&Found>, new: Option<&Found>) -> Result<Option<String>, ClientError> {
+    let content = |found: Option<&Found>| -> Result<Option<Vec<u8>>, ClientError> {
+        match found {
+            None => Ok(Some(Vec::new())),
+            Some(Found::File { path, size, .. }) if *size <= MOST_BYTES => read(path).map(Some),
+            Some(_) => Ok(None),
+        }
+    };
+    let (Some(old), Some(new)) = (content(old)?, content(new)?) else { return Ok(None) };
+    let patch = Patch::from_buffers(&old, None, &new, None, None).and_then(|mut patch| patch.to_buf());
+    let Ok(patch) = patch else { return Ok(None) };
+    let text = String::from_utf8_lossy(&patch).into_owned();
+    // What Git writes above the first hunk names files that are none.
+    Ok(text.find("@@").map(|start| text[start..].to_owned()))
+}
+
+fn text(comparison: &Comparison) -> String {
+    let Comparison { component, path, same, files } = comparison;
+    if *same {
+        return format!("{} is as {component} is exported", path.display());
+    }
+    let shown = files.iter().map(|Difference { file, change, diff }| {
+        let here = path.join(file);
+        let head = match *change {
+            "removed" => return format!("only at {}; conf-local would leave it\n", here.display()),
+            "added" => format!("--- /dev/null\n+++ {component}/{file}\n"),
+            "mode" => format!("{}: ", here.display()),
+            _ => format!("--- {}\n+++ {component}/{file}\n", here.display()),
+        };
+        head + diff.as_deref().unwrap_or("(no text, or large, or of another kind)\n")
+    });
+    shown.collect()
+}

@@ -1,0 +1,3 @@
+pub(crate) mod command;
+pub mod guardian;
+pub(crate) mod handle;

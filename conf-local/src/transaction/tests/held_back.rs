@@ -1,0 +1,213 @@
+//! What cannot be used, and what stays in its place.
+
+use crate::transaction::tests::*;
+
+fn told(host: &Host) -> BTreeSet<String> {
+    host.duties().owed().values().flat_map(|duty| duty.components.iter().map(ToString::to_string)).collect()
+}
+
+fn forget_told(host: &Host) {
+    host.duties().forget(&WatcherId("everything".to_owned())).unwrap();
+}
+
+#[test]
+fn a_version_that_cannot_be_used_leaves_the_one_before_it_in_place() {
+    let mut site = Site::new();
+    fs::create_dir_all(site.place()).unwrap();
+    site.configure(
+        "export: [{component: services/a, path: PLACE/a, mode: copy}, {component: services/a, path: PLACE/link, mode: link}]",
+    );
+    let become_version = |site: &mut Site, version: &str, files: &[(&str, &str)]| {
+        site.components.retain(|name, _| !name.to_string().starts_with("services/a/"));
+        site.set(&format!("services/a/{version}"), files);
+    };
+    let assert_first = |site: &Site, what: &str| {
+        assert_eq!(site.read("services/a/v1/one").as_deref(), Some("1"), "{what}");
+        assert_eq!(names(&site.current().join("services/a")), BTreeSet::from(["v1", "v1.json"].map(str::to_owned)));
+        for path in ["a/one", "link/one"] {
+            assert_eq!(fs::read_to_string(site.place().join(path)).ok().as_deref(), Some("1"), "{what}: {path}");
+        }
+    };
+    site.set("services/b/latest", &[("b", "1")]);
+    become_version(&mut site, "v1", &[("one", "1")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    assert_first(&site, "at first");
+    forget_told(&host);
+
+    // It cannot be rendered, then it cannot be placed; others change, the agent starts again, and it is tried again.
+    fs::write(site.place().join("a/theirs"), "theirs").unwrap();
+    let failing: [(&str, &[(&str, &str)]); 2] =
+        [("v2", &[("config.yaml", "at: [\n")]), ("v3", &[("theirs/in-the-way", "3"), ("one", "3")])];
+    for (version, files) in failing {
+        become_version(&mut site, version, files);
+        let pointer = site.land();
+        take(&mut host, pointer, &audience).unwrap();
+        assert_first(&site, version);
+        assert_eq!(told(&host), BTreeSet::new(), "{version}");
+        let faults = audience.agent.view().status.faults.clone();
+        assert_eq!(faults.keys().map(ToString::to_string).collect::<Vec<_>>(), [format!("services/a/{version}")]);
+        host.place_again(&audience).unwrap();
+        assert_first(&site, "tried again");
+        assert_eq!(host.verify(false, &audience).problems, Vec::<String>::new(), "{version}");
+        site.set("services/b/latest", &[("b", version)]);
+        let pointer = site.land();
+        take(&mut host, pointer, &audience).unwrap();
+        assert_first(&site, "another changed");
+        assert_eq!(told(&host), BTreeSet::from(["services/b/latest".to_owned()]));
+        forget_told(&host);
+        drop(host);
+        (host, _) = site.open();
+        host.settle(&audience).unwrap();
+        assert_first(&site, "after a restart");
+        assert_eq!(told(&host), BTreeSet::new(), "{version}");
+    }
+    become_version(&mut site, "v4", &[("one", "4")]);
+    let last = site.land();
+    take(&mut host, last, &audience).unwrap();
+    assert_eq!(names(&site.current().join("services/a")), BTreeSet::from(["v4", "v4.json"].map(str::to_owned)));
+    assert_eq!(fs::read_to_string(site.place().join("a/one")).unwrap(), "4");
+    assert_eq!(fs::read_to_string(site.place().join("link/one")).unwrap(), "4");
+    assert!(audience.agent.view().status.faults.is_empty());
+    // One that this host does not run any more goes, though its last version failed.
+    become_version(&mut site, "v5", &[("config.yaml", "at: [\n")]);
+    let failing = site.land();
+    take(&mut host, failing, &audience).unwrap();
+    site.components.retain(|name, _| name.to_string() == "services/b/latest");
+    let gone = site.land();
+    take(&mut host, gone, &audience).unwrap();
+    assert!(site.read("services/a/v4/one").is_none());
+    assert_eq!(names(&site.place().join("a")), BTreeSet::from(["theirs".to_owned()]));
+    assert!(!site.place().join("link").is_symlink());
+}
+
+#[test]
+fn a_component_at_two_places_is_at_both_of_one_version() {
+    let mut site = Site::new();
+    fs::create_dir_all(site.place().join("z")).unwrap();
+    site.configure("export: [{component: services/a, path: PLACE/a, mode: copy}, {component: services/a, path: PLACE/z, mode: copy}]");
+    site.set("services/a/latest", &[("one", "1")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    let places = ["a/one", "z/one"].map(|path| site.place().join(path));
+    let both = |of: &str| places.each_ref().map(|path| fs::read_to_string(path).unwrap() == of);
+    assert_eq!(both("1"), [true, true]);
+    let in_the_way = site.place().join("z/way");
+    fs::write(&in_the_way, "theirs").unwrap();
+    site.set("services/a/latest", &[("one", "2"), ("way/file", "2")]);
+    let second = site.land();
+    take(&mut host, second, &audience).unwrap();
+    assert_eq!(both("1"), [true, true]);
+    assert_eq!(site.read("services/a/latest/one").as_deref(), Some("1"));
+    fs::remove_file(&in_the_way).unwrap();
+    host.place_again(&audience).unwrap();
+    assert_eq!(both("2"), [true, true]);
+    assert!(!host.is_troubled());
+}
+
+#[test]
+fn a_folder_gives_way_to_a_file_with_all_the_folders_in_it() {
+    let mut site = Site::new();
+    fs::create_dir_all(site.place()).unwrap();
+    site.configure("export: [{component: services/a, path: PLACE/a, mode: copy}]");
+    site.set("services/a/latest", &[("way/b/c/one", "1"), ("way/d/two", "2"), ("other", "1")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    assert!(site.place().join("a/way/b/c/one").exists());
+    site.set("services/a/latest", &[("way", "a file"), ("other", "2")]);
+    let second = site.land();
+    take(&mut host, second, &audience).unwrap();
+    assert_eq!(fs::read_to_string(site.place().join("a/way")).ok().as_deref(), Some("a file"));
+    assert!(audience.agent.view().status.faults.is_empty());
+    // And back.
+    site.set("services/a/latest", &[("way/b/c/one", "3")]);
+    let third = site.land();
+    take(&mut host, third, &audience).unwrap();
+    assert_eq!(fs::read_to_string(site.place().join("a/way/b/c/one")).unwrap(), "3");
+    assert_eq!(names(&site.place().join("a")), BTreeSet::from(["way".to_owned()]));
+}
+
+#[test]
+fn folders_follow_a_changed_entry_and_are_never_taken_when_others_may_write_into_them() {
+    let mut site = Site::new();
+    fs::create_dir_all(site.place()).unwrap();
+    site.configure("export: [{component: services/a, path: PLACE/a, mode: copy}]");
+    site.set("services/a/latest", &[("sub/deep/one", "1")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    let (sub, deep) = (site.place().join("a/sub"), site.place().join("a/sub/deep"));
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+    assert_eq!((mode(&sub), mode(&deep)), (0o755, 0o755));
+    drop(host);
+    site.configure("export: [{component: services/a, path: PLACE/a, mode: copy, dir_mode: '0750'}]");
+    // As a crash leaves one that was just made.
+    fs::set_permissions(&deep, fs::Permissions::from_mode(0o700)).unwrap();
+    let (mut host, audience) = site.open();
+    host.settle(&audience).unwrap();
+    assert_eq!((mode(&sub), mode(&deep)), (0o750, 0o750));
+    fs::set_permissions(&sub, fs::Permissions::from_mode(0o700)).unwrap();
+    assert_eq!(host.verify(false, &audience).problems.len(), 1);
+
+    fs::set_permissions(&sub, fs::Permissions::from_mode(0o777)).unwrap();
+    site.set("services/a/latest", &[("sub/deep/one", "2")]);
+    let second = site.land();
+    take(&mut host, second, &audience).unwrap();
+    let fault = audience.agent.view().status.faults.values().next().cloned().unwrap_or_default();
+    assert!(fault.contains("a/sub may be written by others (mode 0777)"), "{fault}");
+    assert_eq!(fs::read_to_string(deep.join("one")).unwrap(), "1");
+    fs::set_permissions(&sub, fs::Permissions::from_mode(0o755)).unwrap();
+    host.place_again(&audience).unwrap();
+    assert_eq!((mode(&sub), fs::read_to_string(deep.join("one")).unwrap()), (0o750, "2".to_owned()));
+}
+
+/// A mount over a path, until it is dropped. Only root can make one.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn bind(from: &Path, over: &Path) -> Self {
+        let done = std::process::Command::new("mount").arg("--bind").args([from, over]).status().unwrap();
+        assert!(done.success(), "this test needs root, to mount a folder of its own");
+        Mounted(over.to_owned())
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_mount_below_a_place_is_refused_before_anything_is_changed() {
+    let mut site = Site::new();
+    fs::create_dir_all(site.place()).unwrap();
+    site.configure("export: [{component: services/a, path: PLACE/a, mode: copy}]");
+    site.set("services/a/latest", &[("one", "1"), ("sub/two", "1"), ("sub/three", "1")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    let a = site.place().join("a");
+    let read = |path: &str| fs::read_to_string(a.join(path)).unwrap();
+    for (path, from) in [("sub", "elsewhere"), ("sub/two", "elsewhere/two")] {
+        fs::create_dir_all(site.folder().join("elsewhere")).unwrap();
+        fs::write(site.folder().join("elsewhere/two"), "theirs").unwrap();
+        let inode = |path: &str| fs::metadata(a.join(path)).unwrap().ino();
+        let before = inode("one");
+        let mounted = Mounted::bind(&site.folder().join(from), &a.join(path));
+        site.set("services/a/latest", &[("one", path), ("sub/two", path)]);
+        let next = site.land();
+        take(&mut host, next, &audience).unwrap();
+        let fault = audience.agent.view().status.faults.values().next().cloned().unwrap_or_default();
+        assert!(fault.contains(&format!("a/{path} is a mount of its own")), "{fault}");
+        host.place_again(&audience).unwrap();
+        assert_eq!((read("sub/two").as_str(), inode("one")), ("theirs", before), "{path}");
+        drop(mounted);
+        host.place_again(&audience).unwrap();
+        assert_eq!((read("one").as_str(), read("sub/two").as_str()), (path, path));
+        assert!(!host.is_troubled());
+    }
+}

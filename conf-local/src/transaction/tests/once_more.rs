@@ -1,0 +1,149 @@
+//! The same snapshot once more, when what could not be placed at first can be: readers are on its folder already.
+
+use std::fs::File;
+
+use crate::transaction::tests::*;
+
+/// A host that has taken the second snapshot, all but one component: nothing is in its way any more.
+fn one_more() -> (Site, Host, Audience) {
+    let mut site = Site::new();
+    fs::create_dir_all(site.place().join("a")).unwrap();
+    fs::write(site.place().join("a/theirs"), "theirs").unwrap();
+    site.configure(PLACED);
+    site.set("services/a/latest", &[("config.yaml", "at: 1\n")]).set("services/same/latest", &[("s", "s")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    site.set("services/a/latest", &[("config.yaml", "at: 2\n"), ("way/in", "2")]);
+    site.set("services/new/latest", &[("config.yaml", "at: 2\n")]);
+    let in_the_way = site.place().join("a/way");
+    fs::write(&in_the_way, "theirs").unwrap();
+    let second = site.land();
+    take(&mut host, second, &audience).unwrap();
+    assert_eq!(site.read("services/a/latest.json").as_deref(), Some(r#"{"at":1}"#));
+    assert!(site.read("services/new/latest.json").is_some() && host.is_troubled());
+    host.tidy(&audience, None);
+    host.duties().forget(&WatcherId("everything".to_owned())).unwrap();
+    fs::remove_file(in_the_way).unwrap();
+    (site, host, audience)
+}
+
+/// Whether readers see the second one's files, all of them; and that every link in the export leads somewhere.
+fn arrived(site: &Site, what: &str) -> bool {
+    let export = site.state().join("export");
+    for snapshot in names(&export.join("snapshots")).iter().filter(|name| !name.starts_with('.')) {
+        for component in ["a", "same", "new"] {
+            let folder = export.join("snapshots").join(snapshot).join("services").join(component);
+            for entry in names(&folder) {
+                assert!(folder.join(&entry).exists(), "{what}: {snapshot}/services/{component}/{entry} leads nowhere");
+            }
+        }
+    }
+    assert_eq!(site.read("services/same/latest/s").as_deref(), Some("s"), "{what}");
+    let at = site.read("services/a/latest.json").unwrap_or_default();
+    match (at.as_str(), site.read("services/a/latest/way/in").as_deref()) {
+        (r#"{"at":1}"#, None) => false,
+        (r#"{"at":2}"#, Some("2")) => true,
+        other => panic!("{what}: {other:?}"),
+    }
+}
+
+fn told(host: &Host) -> Vec<String> {
+    host.duties().owed().values().flat_map(|duty| duty.components.iter().map(ToString::to_string)).collect()
+}
+
+#[test]
+fn readers_of_the_one_before_keep_it_whole_while_they_read() {
+    let (mut site, mut host, audience) = one_more();
+    let folder = File::open(fs::canonicalize(site.current()).unwrap()).unwrap();
+    folder.try_lock_shared().unwrap();
+    let opened = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&folder)));
+    let seen = || fs::read_to_string(opened.join("services/a/latest.json")).ok();
+    host.place_again(&audience).unwrap();
+    assert!(arrived(&site, "placed") && !host.is_troubled());
+    assert_eq!(told(&host), ["services/a/latest"]);
+    assert_eq!(fs::read_link(site.current()).unwrap().to_str(), Some("snapshots/2"));
+    assert_eq!(seen().as_deref(), Some(r#"{"at":1}"#));
+    // Over changes and a restart, until its lock ends.
+    for round in 3..7 {
+        site.set("services/same/latest", &[("s", "s"), ("round", &round.to_string())]);
+        let next = site.land();
+        take(&mut host, next, &audience).unwrap();
+        host.tidy(&audience, None);
+        if round == 4 {
+            drop(host);
+            (host, _) = site.open();
+            host.settle(&audience).unwrap();
+        }
+        assert_eq!(seen().as_deref(), Some(r#"{"at":1}"#), "{round}");
+    }
+    drop(folder);
+    site.set("services/same/latest", &[("s", "s")]);
+    let last = site.land();
+    take(&mut host, last, &audience).unwrap();
+    host.tidy(&audience, None);
+    let left = names(&site.state().join("export/snapshots"));
+    assert!(left.iter().all(|name| !name.contains('.') || name == ".next"), "{left:?}");
+    site.assert_tidy();
+}
+
+#[test]
+fn killed_at_every_step_of_another_try() {
+    // By the try that is made now and then, and by the one at a start.
+    for at_start in [false, true] {
+        let mut seen_at = BTreeSet::new();
+        for at in 0.. {
+            let (site, mut host, audience) = one_more();
+            if at_start {
+                drop(host);
+                (host, _) = site.open();
+            }
+            fault::set(Some((at, Mode::Dead)));
+            let result = if at_start { host.settle(&audience).map(drop) } else { host.place_again(&audience) };
+            let finished = fault::set(None) <= at;
+            let what = format!("step {at}, {result:?}");
+            drop(host);
+            let there = arrived(&site, &what);
+            seen_at.insert(there);
+            let (mut host, audience) = site.open();
+            // Whoever could see it already will be told.
+            assert!(!there || told(&host) == ["services/a/latest"], "{what}: {:?}", told(&host));
+            assert_eq!(arrived(&site, &what), there, "{what}");
+            host.settle(&audience).unwrap();
+            assert!(arrived(&site, &what) && !host.is_troubled(), "{what}");
+            assert_eq!(told(&host), ["services/a/latest"], "{what}");
+            assert_placed(&site, &what);
+            site.assert_tidy();
+            if finished {
+                println!("killed at each of {at} steps");
+                assert!(at > 20 && seen_at.len() == 2, "only {at} steps");
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_at_every_step_of_another_try() {
+    for at in 0.. {
+        let (site, mut host, audience) = one_more();
+        fault::set(Some((at, Mode::Full)));
+        let result = host.place_again(&audience);
+        let finished = fault::set(None) <= at;
+        let what = format!("step {at}, {result:?}");
+        let there = arrived(&site, &what);
+        assert_eq!(there, told(&host) == ["services/a/latest"], "{what}");
+        assert!(there || host.is_troubled(), "{what}: nobody tries again");
+        let report = host.verify(false, &audience);
+        assert!(!report.problems.iter().any(|problem| problem.contains("in its snapshot")), "{report:?}");
+        host.place_again(&audience).unwrap();
+        assert!(arrived(&site, &what) && !host.is_troubled(), "{what}");
+        assert_eq!(told(&host), ["services/a/latest"], "{what}");
+        assert_placed(&site, &what);
+        site.assert_tidy();
+        if finished {
+            assert!(at > 20, "only {at} steps");
+            break;
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! `conf-master explain`: who set each key of a component's settings on a host, and when.
+
+use std::{fmt::Write as _, process::ExitCode};
+
+use comfy_table::{Table, presets::NOTHING};
+use conf_core::{layers::Explained, settings::commented::one_line};
+use libconf::name::{ComponentSelector, DatacenterName, HostName};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::cli::client::ServerFlags;
+use crate::inspect::explain::Explanation;
+
+/// Flags of `explain`.
+#[derive(Debug, clap::Args)]
+pub struct Flags {
+    /// Which datacenter
+    #[arg(value_name = "ID/VERSION")]
+    pub datacenter: DatacenterName,
+    /// Which component: KIND/NAME[/VERSION]
+    #[arg(value_name = "COMPONENT")]
+    pub component: ComponentSelector,
+    /// The keys at or below this one alone: dotted, or a JSON Pointer
+    #[arg(value_name = "KEY")]
+    pub key: Option<String>,
+    /// The host on which; without it, one that the inventory says nothing of
+    #[arg(long, value_name = "NAME")]
+    pub host: Option<HostName>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// How to reach conf-master
+    #[command(flatten)]
+    pub server: ServerFlags,
+}
+
+/// Asks, and prints the answer.
+pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let mut path = format!("api/v1/datacenters/{}/explain?component={}", flags.datacenter, flags.component);
+    let more = [("key", flags.key.clone()), ("host", flags.host.as_ref().map(ToString::to_string))];
+    for (name, value) in more.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+        let _ = write!(path, "&{name}={}", utf8_percent_encode(&value, NON_ALPHANUMERIC));
+    }
+    let explanation: Explanation = flags.server.connect()?.get_json(&path).await?;
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&explanation)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    let Explanation { datacenter, component, host, sequence, keys, .. } = &explanation;
+    let host = host.as_ref().map_or_else(|| "a host that nobody lists".to_owned(), ToString::to_string);
+    println!("{component} on {host} of {datacenter} as of change {sequence}");
+    if keys.is_empty() {
+        println!("it has no settings");
+    }
+    for key in keys {
+        println!("\n{}", of_key(key));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn of_key(key: &Explained) -> String {
+    let mut rows = Table::new();
+    rows.load_style(NOTHING);
+    for by in &key.set_by {
+        let mark = if by.winner { "*" } else { "" };
+        let (author, date) = (by.author.as_deref().unwrap_or("?"), by.date.as_deref().unwrap_or("?"));
+        rows.add_row([mark, &by.origin.to_string(), &by.place(), &one_line(author), date, &by.shown()]);
+    }
+    format!("{}\n{rows}", key.shown())
+}

@@ -1,0 +1,49 @@
+//! `conf-master plan`: what a change would do to a datacenter.
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use libconf::name::DatacenterName;
+
+use crate::cli::client::ServerFlags;
+use crate::{cli::config::Supposed, judge::plan::Plan};
+
+/// Flags of `plan`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = EXAMPLE)]
+pub struct Flags {
+    /// Which datacenter
+    #[arg(value_name = "ID/VERSION")]
+    pub datacenter: DatacenterName,
+    /// Suppose that REF were at COMMIT: a full id, or a branch or tag on the server; once for each
+    #[arg(long = "ref", value_name = "REF=COMMIT", required = true)]
+    pub refs: Vec<Supposed>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// How to reach conf-master
+    #[command(flatten)]
+    pub server: ServerFlags,
+}
+
+const EXAMPLE: &str = "\
+What would merging a branch that is pushed do?
+  conf-master plan us-west/v1 --ref services/web/master=services/web/feature
+For what is not pushed yet: git push -o dry-run
+
+Exit codes: 0 it could land, 1 refused or not reached, 2 wrong usage.";
+
+/// Asks, and prints the answer.
+pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let refs: BTreeMap<String, &String> = flags.refs.iter().map(|one| (one.name.to_string(), &one.commit)).collect();
+    let path = format!("api/v1/datacenters/{}/plan", flags.datacenter);
+    let plan: Plan = flags.server.connect()?.post_json(&path, &serde_json::json!({"refs": refs})).await?;
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&plan)?);
+    } else {
+        for one in &plan.refused {
+            one.refusal.to_string().lines().for_each(|line| println!("refused {}: {line}", one.name));
+        }
+        print!("{plan}");
+    }
+    Ok(ExitCode::from(u8::from(!plan.refused.is_empty())))
+}

@@ -1,0 +1,221 @@
+//! `conf-master wait`: ends when enough hosts run a change, or when time is up.
+
+use std::{
+    io::{self, IsTerminal as _},
+    process::ExitCode,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use conf_core::{
+    daemon::chain,
+    upstream::{Backoff, UpstreamError, Upstreams},
+};
+use indicatif::{ProgressBar, ProgressStyle};
+use libconf::name::{DatacenterName, Sequence};
+use reqwest::Method;
+use serde_json::Value;
+
+use crate::cli::client::ServerFlags;
+use crate::delivery::{Delivery, Percent};
+
+/// One question lasts no longer: what stands between may cut a silent connection after half a minute.
+const POLL: Duration = Duration::from_secs(25);
+/// The network's part of an answer.
+const ANSWER: Duration = Duration::from_secs(15);
+/// A bar moves, and a question is asked, no more often.
+const PAUSE: Duration = Duration::from_millis(250);
+/// A line is printed no more often.
+const LINE: Duration = Duration::from_secs(1);
+/// Hosts that are named at the end: all of them.
+const MOST_SHOWN: usize = 1_000_000;
+
+/// Flags of `wait`.
+#[derive(Debug, clap::Args)]
+pub struct Flags {
+    /// Which datacenters
+    #[arg(value_name = "ID/VERSION", required = true)]
+    pub datacenters: Vec<DatacenterName>,
+    /// The change that they must run; one that does not touch a datacenter asks for its newest before it. Without it the newest
+    /// change
+    #[arg(long, value_name = "N")]
+    pub sequence: Option<Sequence>,
+    /// How many of each datacenter's hosts are enough, 1 to 100
+    #[arg(long, value_name = "PERCENT", default_value = "100")]
+    pub percent: Percent,
+    /// Only reports that hosts have signed count: those of hosts whose key is in the inventory
+    #[arg(long)]
+    pub proven: bool,
+    /// How many seconds to wait at most; 0 says how it stands
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub timeout: u64,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// How to reach conf-master
+    #[command(flatten)]
+    pub server: ServerFlags,
+}
+
+/// `conf-master wait`
+pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+    let started = Instant::now();
+    let timeout = Duration::from_secs(flags.timeout);
+    let servers = flags.server.connect()?;
+    let mut progress = Progress::new(flags.json);
+    let mut question = Question { flags, sequence: flags.sequence, delivered: None };
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
+    let mut last = loop {
+        let left = timeout.saturating_sub(started.elapsed());
+        // The first answer says how it stands.
+        let wait = if question.delivered.is_some() { left.min(POLL) } else { Duration::ZERO };
+        let pause = match question.ask(&servers, wait, None).await {
+            Ok(delivery) => {
+                backoff.reset();
+                // What is newest is settled once.
+                question.sequence = Some(delivery.sequence);
+                question.delivered = Some(delivery.datacenters.iter().map(|one| one.delivered).sum());
+                progress.show(&delivery);
+                if delivery.complete || left.is_zero() {
+                    break delivery;
+                }
+                PAUSE
+            }
+            Err(NoAnswer::Passing(error)) if !left.is_zero() => {
+                // conf-master may be restarting: hosts report to it again by themselves.
+                progress.away(&error);
+                backoff.after(&error)
+            }
+            Err(NoAnswer::Passing(error)) => return Err(error).context("nobody knows which hosts run it"),
+            Err(NoAnswer::Refused(error)) => return Err(error),
+        };
+        tokio::time::sleep(pause.min(timeout.saturating_sub(started.elapsed()))).await;
+    };
+    progress.end();
+    if !last.complete
+        && last.datacenters.iter().any(|one| one.more > 0)
+        && let Ok(all) = question.ask(&servers, Duration::ZERO, Some(MOST_SHOWN)).await
+    {
+        last = all;
+    }
+    if flags.json {
+        println!("{}", serde_json::to_string_pretty(&last)?);
+    } else {
+        print!("{last}");
+        if !last.complete {
+            eprintln!("conf-master: not enough hosts run #{} after {} s", last.sequence, flags.timeout);
+        }
+    }
+    Ok(if last.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+struct Question<'f> {
+    flags: &'f Flags,
+    sequence: Option<Sequence>,
+    /// How many hosts had it when it was last asked.
+    delivered: Option<usize>,
+}
+
+/// Why there is no answer.
+enum NoAnswer {
+    /// Asked again it may come.
+    Passing(UpstreamError),
+    /// It will not.
+    Refused(anyhow::Error),
+}
+
+impl Question<'_> {
+    async fn ask(&self, servers: &Upstreams, wait: Duration, limit: Option<usize>) -> Result<Delivery, NoAnswer> {
+        let Question { flags, sequence, delivered } = self;
+        let options = [
+            sequence.map(|sequence| format!("&sequence={sequence}")),
+            delivered.map(|delivered| format!("&delivered={delivered}")),
+            limit.map(|limit| format!("&limit={limit}")),
+            flags.proven.then(|| "&proven=true".to_owned()),
+        ];
+        let datacenters = flags.datacenters.iter().map(|one| format!("&datacenter={one}"));
+        let options = datacenters.chain(options.into_iter().flatten()).collect::<Vec<_>>().concat();
+        // Whole seconds, rounded up.
+        let seconds = wait.as_millis().div_ceil(1000);
+        let path = format!("api/v1/delivery?percent={}&timeout={seconds}{options}", flags.percent);
+        let server = servers.in_order().first().cloned().ok_or(NoAnswer::Passing(UpstreamError::NoServer))?;
+        let asked = server.call::<Value>(Method::GET, &path, &[], None, wait + ANSWER).await;
+        let (status, body) = match asked {
+            Ok(answer) => answer,
+            Err(error @ UpstreamError::Unreachable { .. }) => return Err(NoAnswer::Passing(error)),
+            Err(error) => return Err(NoAnswer::Refused(error.into())),
+        };
+        let words = || body["error"].as_str().map_or_else(|| body.to_string(), str::to_owned);
+        if status.is_server_error() {
+            let (url, words) = (server.url().to_string(), words());
+            return Err(NoAnswer::Passing(UpstreamError::Refused { url, status, words, retry_after: None }));
+        }
+        let read = || {
+            if !status.is_success() {
+                bail!("{}", words());
+            }
+            serde_json::from_value(body.clone()).context("the answer is not of this project; is the URL right?")
+        };
+        read().map_err(NoAnswer::Refused)
+    }
+}
+
+/// How it goes, on standard error: a bar where somebody watches, lines where it is kept.
+struct Progress {
+    bar: Option<ProgressBar>,
+    lines: bool,
+    line: Option<(String, Instant)>,
+    is_away: bool,
+}
+
+impl Progress {
+    fn new(quiet: bool) -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{msg} [{bar:32}] {pos}/{len} hosts, {elapsed}");
+            ProgressBar::no_length().with_style(style.expect("the template is good").progress_chars("=> "))
+        });
+        Progress { lines: bar.is_none() && !quiet, bar, line: None, is_away: false }
+    }
+
+    fn show(&mut self, delivery: &Delivery) {
+        if std::mem::take(&mut self.is_away) {
+            self.say("conf-master answers again");
+        }
+        let (mut hosts, mut delivered) = (0, 0);
+        for one in &delivery.datacenters {
+            (hosts, delivered) = (hosts + one.hosts, delivered + one.delivered);
+        }
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("#{}", delivery.sequence));
+            bar.set_length(hosts as u64);
+            bar.set_position(delivered as u64);
+            return;
+        }
+        let line = format!("#{}: {delivered} of {hosts} hosts run it", delivery.sequence);
+        let is_due = self.line.as_ref().is_none_or(|(last, at)| *last != line && at.elapsed() >= LINE);
+        if self.lines && is_due {
+            eprintln!("{line}");
+            self.line = Some((line, Instant::now()));
+        }
+    }
+
+    fn away(&mut self, error: &UpstreamError) {
+        if !std::mem::replace(&mut self.is_away, true) {
+            self.say(&format!("no answer from conf-master, asked again until time is up: {}", chain(error)));
+        }
+    }
+
+    fn say(&self, words: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(words),
+            None if self.lines => eprintln!("{words}"),
+            None => {}
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

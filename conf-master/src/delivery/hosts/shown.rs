@@ -1,0 +1,90 @@
+//! What is shown of reports, to people and programs.
+
+use std::sync::Arc;
+
+use conf_core::{api::HostReport, snapshot::Snapshot};
+use libconf::name::{DatacenterName, HostName, Sequence};
+use serde::{Deserialize, Serialize};
+
+use crate::delivery::hosts::{Heard, Proof};
+use crate::delivery::inventory::Inventory;
+
+/// A report as it is shown: without the signature, with what it proves.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownReport {
+    /// What the host says.
+    #[serde(flatten)]
+    pub report: HostReport,
+    /// Whose word it is; nothing where nobody has looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proof: Option<ShownProof>,
+    /// Why it does not count, where it is not proven.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unproven: Option<String>,
+}
+
+/// [`Proof`], in a word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShownProof {
+    /// Signed by the host.
+    Signed,
+    /// Taken on the conf-slave's word.
+    Word,
+    /// Not proven.
+    None,
+}
+
+impl ShownReport {
+    /// For people and programs.
+    pub fn new(heard: &Heard, proof: Option<Proof>) -> Self {
+        let (proof, unproven) = match proof {
+            None => (None, None),
+            Some(Proof::Signed) => (Some(ShownProof::Signed), None),
+            Some(Proof::Word) => (Some(ShownProof::Word), None),
+            Some(Proof::None(why)) => (Some(ShownProof::None), Some(why.to_string())),
+        };
+        ShownReport { report: HostReport { signature: None, ..heard.report.clone() }, proof, unproven }
+    }
+}
+
+/// `GET /api/v1/datacenters/<id>/<version>/hosts`
+#[derive(Debug, Serialize)]
+pub struct HostsAnswer {
+    datacenter: DatacenterName,
+    sequence: Sequence,
+    hosts: Vec<HostLine>,
+    /// Hosts of the inventory that have not reported since this conf-master started.
+    silent: Vec<HostName>,
+}
+
+#[derive(Debug, Serialize)]
+struct HostLine {
+    #[serde(flatten)]
+    report: ShownReport,
+    /// It runs another snapshot than the datacenter's newest.
+    late: bool,
+    /// The datacenter's inventory names it.
+    listed: bool,
+}
+
+impl HostsAnswer {
+    /// Sets reports, in the order of their hosts' names, against the newest snapshot and the inventory.
+    pub fn new(snapshot: &Snapshot, inventory: &Inventory, reports: &[Arc<Heard>]) -> Self {
+        let is_silent = |host: &&HostName| reports.binary_search_by(|one| one.report.host.cmp(host)).is_err();
+        let line = |one: &Arc<Heard>| {
+            let listed = inventory.hosts.get(&one.report.host);
+            HostLine {
+                late: one.report.commit != Some(snapshot.commit),
+                listed: listed.is_some(),
+                report: ShownReport::new(one, Some(one.proof(listed.and_then(Option::as_ref)))),
+            }
+        };
+        HostsAnswer {
+            datacenter: snapshot.datacenter.clone(),
+            sequence: snapshot.sequence,
+            hosts: reports.iter().map(line).collect(),
+            silent: inventory.hosts.keys().filter(is_silent).cloned().collect(),
+        }
+    }
+}

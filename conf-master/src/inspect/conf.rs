@@ -1,0 +1,138 @@
+//! What a host would get of a component: its settings and its rendered files, secrets by their names.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use conf_core::{
+    git::safety::{self, Limits},
+    render::{self, Content, RenderError, Secrets},
+    snapshot::Snapshot,
+};
+use git2::Repository;
+use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, RoleName, Sequence};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::inspect::running::{NotThere, Running};
+
+/// The most that an answer holds; Git serves what is larger.
+const MOST_BYTES: usize = 64 << 20;
+
+/// For whom.
+#[derive(Clone, Debug)]
+pub enum Audience {
+    /// A host by its name; one that the inventory does not list gets what all have in common.
+    Host(HostName),
+    /// A host that has one role and nothing else.
+    Role(RoleName),
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Conf {
+    /// In which datacenter.
+    pub datacenter: DatacenterName,
+    /// Which component.
+    pub component: ComponentVersion,
+    /// On which host; for a role, the name of one that stands for its hosts.
+    pub host: HostName,
+    /// As of which change.
+    pub sequence: Sequence,
+    /// The snapshot of that change.
+    pub commit: CommitId,
+    /// The settings after all layers; `{"$secret": "NAME"}` where a secret goes in.
+    pub settings: Value,
+    /// The files by their paths, as they would be exported.
+    pub files: BTreeMap<String, ConfFile>,
+    /// The secrets that the component may read.
+    pub secrets: Vec<String>,
+}
+
+/// One file: exactly one of `text`, `base64` and `link`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfFile {
+    /// Its content, where that is UTF-8; `<secret NAME>` where a secret goes in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// Its content otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base64: Option<String>,
+    /// Where it leads, when it is a symbolic link.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<String>,
+    /// It may be executed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub executable: bool,
+    /// A secret goes into it: only its owner may read it on a host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub secret: bool,
+}
+
+/// Renders a component of a snapshot as hosts do.
+pub fn conf(
+    repo: &Repository,
+    snapshot: &Snapshot,
+    selector: &ComponentSelector,
+    audience: &Audience,
+) -> anyhow::Result<Result<Conf, NotThere>> {
+    let mut running = match Running::find(repo, snapshot, selector)? {
+        Ok(running) => running,
+        Err(why) => return Ok(Err(why)),
+    };
+    let host = match audience {
+        Audience::Host(host) => running.on(host).map(|()| host.clone()),
+        Audience::Role(role) => running.stand_in(role),
+    };
+    let host = match host {
+        Ok(host) => host,
+        Err(why) => return Ok(Err(why)),
+    };
+    let sources = running.sources();
+    // Before anything of it is read: templates could make more of it, what they are made from is known now.
+    let most = Limits { total_bytes: MOST_BYTES, ..Limits::default() };
+    let faults = safety::faults_in_tree(repo, sources.component_tree, &most)?;
+    if !faults.is_empty() {
+        let words = format!("{} cannot be shown: {}; fetch its branch by Git", running.name, faults.join("; "));
+        return Ok(Err(NotThere(words)));
+    }
+    let secrets = Secrets::by_name(&sources, &running.name.component);
+    let rendered = match render::render(repo, &sources, &running.name, Some(&host), &secrets) {
+        Ok(rendered) => rendered,
+        Err(RenderError::Repository(cause)) => return Err(cause.into()),
+        Err(fault) => return Ok(Err(NotThere(format!("{host} cannot render {}: {fault}", running.name)))),
+    };
+    let bytes: usize =
+        rendered.files.values().map(|one| if let Content::File { bytes, .. } = one { bytes.len() } else { 0 }).sum();
+    if bytes > MOST_BYTES {
+        let words = format!(
+            "{} has {bytes} bytes of files; at most {MOST_BYTES} are shown, fetch its branch by Git",
+            running.name
+        );
+        return Ok(Err(NotThere(words)));
+    }
+    let names = sources.secrets_of(&running.name.component).map(|(name, _)| name.to_string()).collect();
+    let settings = serde_json::from_slice(rendered.settings_shown.as_deref().unwrap_or(&rendered.settings))?;
+    Ok(Ok(Conf {
+        datacenter: snapshot.datacenter.clone(),
+        component: running.name.clone(),
+        host,
+        sequence: snapshot.sequence,
+        commit: snapshot.commit,
+        settings,
+        files: rendered.files.into_iter().map(|(path, content)| (path, file(content))).collect(),
+        secrets: names,
+    }))
+}
+
+fn file(content: Content) -> ConfFile {
+    match content {
+        Content::Link(link) => ConfFile { link: Some(link), ..ConfFile::default() },
+        Content::File { bytes, executable, secret } => {
+            let (text, base64) = match String::from_utf8(bytes) {
+                Ok(text) => (Some(text), None),
+                Err(other) => (None, Some(BASE64_STANDARD.encode(other.as_bytes()))),
+            };
+            ConfFile { text, base64, link: None, executable, secret }
+        }
+    }
+}

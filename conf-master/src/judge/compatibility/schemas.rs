@@ -1,0 +1,150 @@
+//! Two schemas: whether one allows only what the other does.
+//!
+//! That is decided by the library which validates settings, on its normal form of both; what it cannot prove counts as broken.
+
+use conf_core::settings::{self, Format, lines::Lines, pointer::Pointer, schema::Compatibility};
+use jsonschema::{
+    CanonicalizationError, PatternOptions,
+    canonical::{self, CanonicalSchema, CanonicalView, Containment, OperandMismatch},
+};
+use serde_json::{Value, json};
+
+use crate::judge::compatibility::{Direction, Lack, What, directions, explain};
+use crate::judge::schema::{self, BadSchema, FILE, PATTERN_BYTES};
+
+/// The key by which a schema says what is promised.
+pub(crate) const KEY: &str = "x-compatibility";
+
+/// What of the promise of `before` a change to `after` would break; `None` is no schema. Errors: `after` is no schema that can be used.
+///
+/// With a `before` it takes as long as the schemas like: to be called in the worker alone.
+pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<Lack>, BadSchema> {
+    // For one that nobody could use no program was written.
+    let old = before.and_then(|text| parse(text).ok()).map(Value::Object);
+    let old = old.filter(|old| schema::compiled(old).is_ok());
+    let directions = old.as_ref().map_or(&[][..], |old| directions(promise(old).unwrap_or_default()));
+    let new = match after.map(parse) {
+        Some(Ok(schema)) => Value::Object(schema),
+        // Whether it has to be one says what runs it.
+        Some(Err(_)) if directions.is_empty() => return Ok(Vec::new()),
+        Some(Err(bad)) => return Err(bad),
+        // Whatever is an object can stand where nothing says otherwise.
+        None => json!({}),
+    };
+    if let Err(found) = promise(&new) {
+        let Ok(place) = format!("/{KEY}").parse::<Pointer>();
+        let line = after.and_then(|text| Lines::of(Format::Json, text.as_bytes())?.at(&place));
+        let reason = format!("`{KEY}` is {found}; write backward, forward, full or none");
+        return Err(BadSchema { line, reason });
+    }
+    let Some(old) = old.filter(|_| !directions.is_empty()) else { return Ok(Vec::new()) };
+    schema::compiled(&new)?;
+    // Where `format` is but a note to the validator, it may be more to a program.
+    let with_formats = [before, after].into_iter().flatten().any(|text| text.contains("\"format\""));
+    let mut lacks = Vec::new();
+    for asserted in [None, Some(true)].into_iter().take(1 + usize::from(with_formats)) {
+        let old = Side::new(&old, asserted);
+        let new = Side::new(&new, asserted);
+        for direction in directions {
+            if lacks.iter().any(|lack: &Lack| lack.direction == *direction) {
+                continue;
+            }
+            let (inner, outer) = match direction {
+                Direction::Backward => (&new, &old),
+                Direction::Forward => (&old, &new),
+            };
+            let found = match (inner, outer) {
+                (Ok(inner), Ok(outer)) => differences(inner, outer),
+                (Err(error), _) | (_, Err(error)) => unknown(why(error)),
+            };
+            lacks.extend(found.into_iter().map(|(place, what)| Lack {
+                pointer: place.to_string(),
+                line: None,
+                direction: *direction,
+                what,
+            }));
+        }
+    }
+    if let Some(lines) = after.and_then(|text| Lines::of(Format::Json, text.as_bytes())) {
+        for lack in &mut lacks {
+            let Ok(place) = lack.pointer.parse::<Pointer>();
+            lack.line = explain::line(&new, &lines, &place);
+        }
+    }
+    Ok(lacks)
+}
+
+fn parse(text: &str) -> Result<serde_json::Map<String, Value>, BadSchema> {
+    settings::parse(FILE, Format::Json, text.as_bytes())
+        .map_err(|fault| BadSchema { line: fault.line, reason: fault.reason })
+}
+
+/// What a schema promises, or what it says instead.
+fn promise(schema: &Value) -> Result<Compatibility, String> {
+    match schema.get(KEY) {
+        None => Ok(Compatibility::default()),
+        Some(Value::String(word)) => word.parse().map_err(|()| format!("{word:?}")),
+        Some(other) => Err(schema::cut(&other.to_string())),
+    }
+}
+
+/// One of the two schemas.
+struct Side<'a> {
+    written: &'a Value,
+    normal: CanonicalSchema,
+}
+
+impl<'a> Side<'a> {
+    fn new(written: &'a Value, asserted: Option<bool>) -> Result<Self, CanonicalizationError> {
+        let options = || {
+            let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
+            let options = canonical::options().with_pattern_options(patterns).offline();
+            match asserted {
+                Some(asserted) => options.should_validate_formats(asserted),
+                None => options,
+            }
+        };
+        let normal = options().canonicalize(written)?;
+        // Settings are never anything else.
+        let object = options().with_draft(normal.draft()).canonicalize(&json!({"type": "object"}))?;
+        let normal = normal.intersect(&object).unwrap_or(normal);
+        Ok(Side { written, normal })
+    }
+}
+
+/// What `inner` allows and `outer` does not, or may not; nothing only where it is proven that there is nothing.
+fn differences(inner: &Side<'_>, outer: &Side<'_>) -> Vec<(Pointer, What)> {
+    if explain::say_the_same(inner.written, outer.written) {
+        return Vec::new();
+    }
+    for side in [inner, outer] {
+        if let CanonicalView::Raw(raw) = side.normal.view() {
+            let place = raw.pointer.filter(|place| !place.is_empty());
+            let place =
+                place.map_or_else(|| "one of the two schemas".to_owned(), |place| format!("{place} of a schema"));
+            return unknown(format!("{place} is too intricate to be compared"));
+        }
+    }
+    match outer.normal.covers(&inner.normal) {
+        Ok(Containment::Yes) => Vec::new(),
+        Ok(Containment::No | Containment::Unknown) => explain::walk(&inner.normal, &outer.normal),
+        Err(error) => unknown(why(&error)),
+    }
+}
+
+fn unknown(why: String) -> Vec<(Pointer, What)> {
+    vec![(Pointer::default(), What::Unknown(why))]
+}
+
+/// Why two schemas cannot be compared.
+fn why(error: &CanonicalizationError) -> String {
+    match error {
+        CanonicalizationError::IncompatibleOperands(OperandMismatch::Drafts { .. }) => {
+            "the two are written in different versions of JSON Schema, by their `$schema`".to_owned()
+        }
+        CanonicalizationError::IncompatibleOperands(OperandMismatch::DocumentRoots) => {
+            "both refer to themselves as `#`; write what holds itself as a definition, `#/$defs/…`".to_owned()
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,292 @@
+//! A component without a schema: its settings before and after, where its class asks for that. A key that is there is taken for
+//! one that programs need, and the type of its value for the only one that they read.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use conf_core::{
+    layers::{self, Stack},
+    settings::{asked_secret, pointer::Pointer},
+};
+use git2::Repository;
+use libconf::name::{ComponentVersion, DatacenterName, HostName, ObjectId, RefName};
+use serde_json::{Map, Value};
+
+use crate::judge::compatibility::{Declared, Direction, WAY_OUT, declared, directions};
+use crate::{
+    catalog::{
+        Datacenter, Delta,
+        resolve::Caused,
+        side::{self, Side},
+    },
+    fault::refusal::Fault,
+    judge::{
+        schema::{FILE, MOST_FAULTS},
+        validate::Validator,
+    },
+    store::refs::Target,
+};
+
+/// What a change does to the promise of a datacenter's class.
+#[derive(Debug, Default)]
+pub struct Settled {
+    /// Where it would be broken.
+    pub faults: Vec<Caused>,
+    /// Where it is broken knowingly: for whoever made the change.
+    pub notes: Vec<String>,
+}
+
+/// Judges what `delta` makes of the settings of components without a schema. `changes` are the refs that move with it. An error is
+/// the repository's.
+pub fn judge(
+    validator: &Validator,
+    repo: &Repository,
+    name: &DatacenterName,
+    before: &Datacenter,
+    delta: &Delta,
+    changes: &BTreeMap<RefName, Option<Target>>,
+) -> Result<Settled, git2::Error> {
+    let mut settled = Settled::default();
+    let directions = directions(before.settings_compatibility);
+    if directions.is_empty() {
+        return Ok(settled);
+    }
+    let overrides = |tree: ObjectId| validator.overrides(repo, tree);
+    let Some(after) = Side::after(name, Some(before), delta, &overrides)? else { return Ok(settled) };
+    let before = Side::before(name, before, &overrides)?;
+    let comparing = Comparing { repo, before: &before, after: &after, directions };
+    for component in side::affected(repo, Some(&before), &after, delta)? {
+        let found = comparing.component(&component)?;
+        let Some(first) = found.first() else { continue };
+        let mut reasons = Vec::new();
+        for tip in first.causes.iter().collect::<BTreeSet<_>>().into_iter().filter_map(|cause| *changes.get(cause)?) {
+            match declared(repo, tip.commit)? {
+                Declared::Breaking(reason) => reasons.push(reason),
+                Declared::Unclear(reason) => {
+                    settled.faults.push(Caused { fault: Fault::new(reason), causes: first.causes.clone() });
+                }
+                Declared::Nothing => {}
+            }
+        }
+        match reasons.pop() {
+            Some(reason) => settled.notes.push(format!("{name}: {component} breaks compatibility: {reason}")),
+            None => settled.faults.extend(found),
+        }
+    }
+    settled.faults.iter_mut().for_each(|caused| caused.fault.datacenter = Some(name.clone()));
+    Ok(settled)
+}
+
+struct Comparing<'a> {
+    repo: &'a Repository,
+    before: &'a Side<'a>,
+    after: &'a Side<'a>,
+    directions: &'a [Direction],
+}
+
+impl Comparing<'_> {
+    fn component(&self, name: &ComponentVersion) -> Result<Vec<Caused>, git2::Error> {
+        let mut found = Vec::new();
+        let (Some(old), Some(new)) = (self.before.sources(name), self.after.sources(name)) else { return Ok(found) };
+        // A schema that comes now says nothing of what was promised before.
+        if old.raw || new.raw || self.has_schema(old.component_tree)? {
+            return Ok(found);
+        }
+        let stack = |sources| layers::stack(self.repo, sources, &name.component, None).ok();
+        // What cannot be read is refused for that.
+        let (Some(old), Some(new)) = (stack(&old), stack(&new)) else { return Ok(found) };
+        let mut told = BTreeSet::new();
+        for group in self.after.groups(self.repo, name)? {
+            let host = group.host();
+            let ingredients = |side: &Side<'_>| side.ingredients(self.repo, name, host);
+            if ingredients(self.before)? == ingredients(self.after)? {
+                continue;
+            }
+            let old = old.clone().on_host(self.before.instance, &name.component, host);
+            let new = new.clone().on_host(self.after.instance, &name.component, host);
+            let merged = [old.merged(), new.merged()];
+            for direction in self.directions {
+                for (place, reason) in differences(*direction, &merged[0], &merged[1]) {
+                    // What hosts have in common is told once.
+                    if told.len() < MOST_FAULTS && told.insert((*direction, place.clone())) {
+                        found.push(self.fault(name, host, [&old, &new], &place, reason));
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn has_schema(&self, tree: ObjectId) -> Result<bool, git2::Error> {
+        Ok(self.repo.find_tree(tree.into())?.get_name(FILE).is_some())
+    }
+
+    /// In the file of the layer that has the last word there, or had it.
+    fn fault(
+        &self,
+        name: &ComponentVersion,
+        host: Option<&HostName>,
+        [old, new]: [&Stack; 2],
+        place: &Pointer,
+        reason: String,
+    ) -> Caused {
+        let pointer = place.to_string();
+        let (layer, line) = match new.winner(&pointer) {
+            Some(layer) => (Some(layer), layer.line_of(&pointer)),
+            None => (old.winner(&pointer), None),
+        };
+        let reference = layer.map_or_else(|| self.after.own_ref(), |layer| self.after.reference(name, &layer.origin));
+        let of_hosts = layer.is_some_and(|layer| layer.origin.is_of_hosts());
+        let fault = Fault {
+            reference: Some(reference.short()),
+            file: layer.map(|layer| layer.file.clone()),
+            line,
+            pointer: Some(pointer),
+            host: host.filter(|_| of_hosts).cloned(),
+            ..Fault::new(reason)
+        };
+        Caused { fault, causes: self.after.causes(name, reference) }
+    }
+}
+
+/// Where settings differ so that a program may not read them.
+fn differences(direction: Direction, old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<(Pointer, String)> {
+    let (inner, outer) = match direction {
+        Direction::Backward => (new, old),
+        Direction::Forward => (old, new),
+    };
+    let mut found = Vec::new();
+    objects(inner, outer, &Pointer::default(), &mut found);
+    let word = match direction {
+        Direction::Backward => "backward",
+        Direction::Forward => "forward",
+    };
+    let told = found.into_iter().map(|(place, differs)| {
+        let what = match (direction, differs) {
+            (Direction::Backward, None) => {
+                "the key is gone, and a program written for what was before may need it".into()
+            }
+            (Direction::Forward, None) => "the key is new, and a program that needs it may read what was before".into(),
+            (Direction::Backward, Some((inner, outer))) => format!("this is {inner} now and was {outer} before"),
+            (Direction::Forward, Some((inner, outer))) => format!("this was {inner} before and is {outer} now"),
+        };
+        (place, format!("not {word} compatible: {what}; {WAY_OUT}, or `breaking` in a request"))
+    });
+    told.collect()
+}
+
+/// The kinds of the two values; none where there is no value in one of them.
+type Differs = Option<(&'static str, &'static str)>;
+
+fn objects(
+    inner: &Map<String, Value>,
+    outer: &Map<String, Value>,
+    place: &Pointer,
+    found: &mut Vec<(Pointer, Differs)>,
+) {
+    for (key, wanted) in outer {
+        let place = place.join(key);
+        match inner.get(key) {
+            None => found.push((place, None)),
+            Some(given) => values(given, wanted, &place, found),
+        }
+    }
+}
+
+fn values(inner: &Value, outer: &Value, place: &Pointer, found: &mut Vec<(Pointer, Differs)>) {
+    match (inner, outer) {
+        (Value::Object(one), Value::Object(other)) if kind(inner) == kind(outer) => objects(one, other, place, found),
+        (Value::Array(items), Value::Array(known)) => {
+            // What may stand in a list that was empty nobody can see. Lists may be long, kinds are few.
+            let kinds: BTreeSet<_> = known.iter().map(kind).collect();
+            let stranger = items.iter().find(|item| !kinds.iter().any(|known| fits(kind(item), known)));
+            if let (Some(stranger), Some(known)) = (stranger, known.first()) {
+                found.push((place.join("*"), Some((kind(stranger), kind(known)))));
+            }
+        }
+        _ if fits(kind(inner), kind(outer)) => {}
+        _ => found.push((place.clone(), Some((kind(inner), kind(outer))))),
+    }
+}
+
+const WHOLE: &str = "a whole number";
+const FRACTION: &str = "a number with a fraction";
+
+/// Who reads the one reads the other.
+fn fits(given: &str, wanted: &str) -> bool {
+    given == wanted || (given == WHOLE && wanted == FRACTION)
+}
+
+fn kind(value: &Value) -> &'static str {
+    match value {
+        // Its value is text.
+        asking if asked_secret(asking).is_some() => "a string",
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(number) if number.is_f64() => FRACTION,
+        Value::Number(_) => WHOLE,
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// JSON Merge Patch.
+    fn patch(settings: &mut Map<String, Value>, change: Map<String, Value>) {
+        for (key, value) in change {
+            match (settings.get_mut(&key), value) {
+                (_, Value::Null) => drop(settings.remove(&key)),
+                (Some(Value::Object(inner)), Value::Object(change)) => patch(inner, change),
+                (_, value) => drop(settings.insert(key, value)),
+            }
+        }
+    }
+
+    #[test]
+    fn keys_and_types_of_settings_are_kept() {
+        let object = |value: Value| value.as_object().cloned().unwrap_or_default();
+        let old = object(json!({
+            "port": 80, "ratio": 0.5, "name": "a", "pool": {"size": 1, "tags": ["x"]}, "empty": [], "password": {"$secret": "P"},
+        }));
+        let places = |direction: Direction, change: Value| -> Vec<String> {
+            let mut new = old.clone();
+            patch(&mut new, object(change));
+            differences(direction, &old, &new).into_iter().map(|(place, _)| place.to_string()).collect()
+        };
+        for (change, backward, forward) in [
+            (
+                json!({"port": 81, "name": "b", "pool": {"tags": ["y", "z"]}, "password": {"$secret": "Q"}}),
+                vec![],
+                vec![],
+            ),
+            (json!({"port": null}), vec!["/port"], vec![]),
+            (json!({"more": {"a": 1}}), vec![], vec!["/more"]),
+            (json!({"pool": {"size": null, "max": 1}}), vec!["/pool/size"], vec!["/pool/max"]),
+            (json!({"port": "80"}), vec!["/port"], vec!["/port"]),
+            (json!({"port": 80.5}), vec!["/port"], vec![]),
+            (json!({"ratio": 1}), vec![], vec!["/ratio"]),
+            (json!({"pool": 1}), vec!["/pool"], vec!["/pool"]),
+            (json!({"pool": {"tags": ["x", 1]}}), vec!["/pool/tags/*"], vec![]),
+            (json!({"empty": [1]}), vec![], vec![]),
+            (json!({"password": "plain"}), vec![], vec![]),
+            (json!({"password": 1}), vec!["/password"], vec!["/password"]),
+        ] {
+            assert_eq!(places(Direction::Backward, change.clone()), backward, "backward {change}");
+            assert_eq!(places(Direction::Forward, change.clone()), forward, "forward {change}");
+        }
+        // In a time that grows with them, not with one times the other.
+        let long = |most: Value| {
+            let mut items = vec![most; 500_000];
+            items.push(json!(""));
+            object(json!({"list": items}))
+        };
+        assert_eq!(differences(Direction::Backward, &long(json!(1)), &long(json!(""))), []);
+        let words = differences(Direction::Backward, &old, &object(json!({"port": "80"}))).remove(0).1;
+        assert!(words.contains("is a string now and was a whole number before") && words.contains(WAY_OUT), "{words}");
+    }
+}

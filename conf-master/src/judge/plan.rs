@@ -1,0 +1,341 @@
+//! What a change would do, before it does: components, hosts, and the difference in files and settings.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+use conf_core::{
+    layers::{self, Stack},
+    render::{self, RenderError, Secrets},
+};
+use git2::{DiffFormat, DiffOptions, Patch, Repository};
+use libconf::name::{CommitId, ComponentVersion, DatacenterName, HostName};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{
+    catalog::{
+        Catalog, Delta,
+        side::{self, Side},
+    },
+    fault::refusal::Refusal,
+    judge::{Judgement, Wish, validate::Validator},
+};
+
+/// How long the differences of one plan may be together; what is beyond is left out.
+const MOST_BYTES: usize = 128 << 10;
+/// Larger files are told to differ, and no more.
+const FILE_BYTES: i64 = 256 << 10;
+/// Of how many groups of hosts the difference in one component's settings is shown.
+const MOST_GROUPS: usize = 5;
+/// How many hosts a line names.
+const MOST_NAMED: usize = 5;
+
+/// What a change would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The refs that could not land, and why.
+    pub refused: Vec<NotLanding>,
+    /// What else there is to know before it lands: promises that it breaks knowingly.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// The datacenters that would change.
+    pub datacenters: Vec<DatacenterPlan>,
+    /// There is more of the differences than is shown.
+    pub truncated: bool,
+}
+
+/// A ref that could not land.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotLanding {
+    /// Which.
+    #[serde(rename = "ref")]
+    pub name: String,
+    /// Why not.
+    #[serde(flatten)]
+    pub refusal: Refusal,
+}
+
+/// What a change would do to one datacenter.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatacenterPlan {
+    /// Which.
+    pub datacenter: DatacenterName,
+    /// Its branch would go; its hosts keep what they have.
+    pub removed: bool,
+    /// The components that would be otherwise.
+    pub components: Vec<ComponentPlan>,
+}
+
+/// What a change would do to one component.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ComponentPlan {
+    /// Which.
+    pub component: ComponentVersion,
+    /// Its commit; nothing where it would come.
+    pub before: Option<CommitId>,
+    /// Its commit after; nothing where it would go.
+    pub after: Option<CommitId>,
+    /// The hosts of the inventory that it concerns.
+    pub hosts: Vec<HostName>,
+    /// It concerns hosts that the inventory does not name as well.
+    pub unlisted_hosts: bool,
+    /// The difference in its files, and in its settings on each group of hosts, as a unified diff.
+    pub diff: String,
+}
+
+impl Plan {
+    /// Works out what a judgement comes to.
+    pub fn of(
+        validator: &Validator,
+        repo: &Repository,
+        catalog: &Catalog,
+        wishes: &[Wish],
+        judgement: &Judgement,
+    ) -> Result<Self, git2::Error> {
+        let refused = wishes
+            .iter()
+            .zip(&judgement.refusals)
+            .filter_map(|(wish, refusal)| Some(NotLanding { name: wish.name.clone(), refusal: refusal.clone()? }));
+        let mut plan = Plan { refused: refused.collect(), notes: judgement.notes.clone(), ..Plan::default() };
+        let mut left = MOST_BYTES;
+        for (name, delta) in &judgement.deltas {
+            let planned = match delta {
+                None => DatacenterPlan { datacenter: name.clone(), removed: true, components: Vec::new() },
+                Some(delta) => datacenter(validator, repo, catalog, name, delta, &mut left)?,
+            };
+            if planned.removed || !planned.components.is_empty() {
+                plan.datacenters.push(planned);
+            }
+        }
+        plan.truncated = left == 0;
+        Ok(plan)
+    }
+}
+
+fn datacenter(
+    validator: &Validator,
+    repo: &Repository,
+    catalog: &Catalog,
+    name: &DatacenterName,
+    delta: &Delta,
+    left: &mut usize,
+) -> Result<DatacenterPlan, git2::Error> {
+    let mut plan = DatacenterPlan { datacenter: name.clone(), removed: false, components: Vec::new() };
+    let overrides = |tree| validator.overrides(repo, tree);
+    let before = catalog.datacenters.get(name);
+    let Some(after) = Side::after(name, before, delta, &overrides)? else { return Ok(plan) };
+    let before = before.map(|before| Side::before(name, before, &overrides)).transpose()?;
+    let mut names = side::affected(repo, before.as_ref(), &after, delta)?;
+    names.extend(delta.components.keys().cloned());
+    let mut planning = Planning { repo, before: before.as_ref(), after: &after, left };
+    for component in names {
+        plan.components.extend(planning.component(component)?);
+    }
+    Ok(plan)
+}
+
+struct Planning<'a> {
+    repo: &'a Repository,
+    before: Option<&'a Side<'a>>,
+    after: &'a Side<'a>,
+    left: &'a mut usize,
+}
+
+impl Planning<'_> {
+    /// `None` when nothing of it would be otherwise on any host.
+    fn component(&mut self, name: ComponentVersion) -> Result<Option<ComponentPlan>, git2::Error> {
+        let (old, new) = (self.before.and_then(|side| side.component(&name)), self.after.component(&name));
+        let side = if new.is_some() { self.after } else { self.before.unwrap_or(self.after) };
+        let mut groups = Vec::new();
+        for group in side.groups(self.repo, &name)? {
+            if self.differs(&name, group.host())? {
+                groups.push(group);
+            }
+        }
+        let commit = |component: &conf_core::snapshot::Component| component.pin.commit;
+        let (before, after) = (old.map(commit), new.map(commit));
+        if groups.is_empty() && before == after {
+            return Ok(None);
+        }
+        let mut diff = self.files(&name)?;
+        for group in groups.iter().take(MOST_GROUPS) {
+            diff.push_str(&self.settings(&name, group.host())?);
+            diff.push_str(&self.rendered(&name, group.host())?);
+        }
+        if let more @ 1.. = groups.len().saturating_sub(MOST_GROUPS) {
+            diff.push_str(&self.fits(format!("(and what {more} more groups of hosts get)\n")));
+        }
+        let named = groups.iter().any(|group| !group.hosts.is_empty());
+        let mut hosts: Vec<HostName> = if named {
+            groups.iter().flat_map(|group| group.hosts.iter().cloned()).collect()
+        } else {
+            side.instance.hosts.keys().filter(|host| side.instance.runs(host, &name)).cloned().collect()
+        };
+        hosts.sort();
+        // Whom nobody lists runs everything, with the layers that all have in common.
+        let unlisted_hosts = before != after || self.differs(&name, None)?;
+        Ok(Some(ComponentPlan { component: name, before, after, hosts, unlisted_hosts, diff }))
+    }
+
+    /// True when a host would get it made from something else than before.
+    fn differs(&self, name: &ComponentVersion, host: Option<&HostName>) -> Result<bool, git2::Error> {
+        let on = |side: &Side<'_>| side.ingredients(self.repo, name, host);
+        Ok(self.before.map(on).transpose()?.flatten() != on(self.after)?)
+    }
+
+    /// The difference in the files, which every host gets byte for byte.
+    fn files(&mut self, name: &ComponentVersion) -> Result<String, git2::Error> {
+        let tree = |side: &Side<'_>| side.component(name).map(|one| self.repo.find_tree(one.tree.into())).transpose();
+        let (old, new) = (self.before.map(tree).transpose()?.flatten(), tree(self.after)?);
+        let mut options = options();
+        options.old_prefix(name.to_string()).new_prefix(name.to_string());
+        let diff = self.repo.diff_tree_to_tree(old.as_ref(), new.as_ref(), Some(&mut options))?;
+        let (mut text, most) = (String::new(), *self.left);
+        let printed = diff.print(DiffFormat::Patch, |_, _, line| {
+            if matches!(line.origin(), '+' | '-' | ' ') {
+                text.push(line.origin());
+            }
+            // The names of objects say nothing to people.
+            let words = String::from_utf8_lossy(line.content());
+            match line.origin() {
+                'F' => text.push_str(&header(&words)),
+                _ => text.push_str(&words),
+            }
+            text.len() <= most
+        });
+        match printed {
+            Err(error) if error.code() != git2::ErrorCode::User => Err(error),
+            _ => Ok(self.fits(text)),
+        }
+    }
+
+    /// The difference in the settings on a host.
+    fn settings(&mut self, name: &ComponentVersion, host: Option<&HostName>) -> Result<String, git2::Error> {
+        let on = |side: &Side<'_>| -> Option<String> {
+            let stack = layers::stack(self.repo, &side.sources(name)?, &name.component, host);
+            let settings = stack.as_ref().map(Stack::merged).unwrap_or_default();
+            let mut settings = Value::Object(settings);
+            settings.sort_all_objects();
+            Some(format!("{}\n", serde_json::to_string_pretty(&settings).unwrap_or_default()))
+        };
+        let (old, new) = (self.before.and_then(on).unwrap_or_default(), on(self.after).unwrap_or_default());
+        let title = match host {
+            Some(host) => format!("settings of {name} on {host}"),
+            None => format!("settings of {name}"),
+        };
+        self.between(&title, &old, &new)
+    }
+
+    /// The difference between two texts, under a title.
+    fn between(&mut self, title: &str, old: &str, new: &str) -> Result<String, git2::Error> {
+        if old == new || *self.left == 0 {
+            return Ok(String::new());
+        }
+        let mut patch = Patch::from_buffers(old.as_bytes(), None, new.as_bytes(), None, Some(&mut options()))?;
+        let text = patch.to_buf()?;
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let hunks = text.find("@@ ").map_or("", |at| &text[at..]);
+        Ok(self.fits(format!("--- {title}\n+++ {title}\n{hunks}")))
+    }
+
+    /// The difference in what templates come to on a host, secrets by their names.
+    fn rendered(&mut self, name: &ComponentVersion, host: Option<&HostName>) -> Result<String, git2::Error> {
+        let on = |side: &Side<'_>| -> Result<BTreeMap<String, String>, git2::Error> {
+            let Some(sources) = side.sources(name) else { return Ok(BTreeMap::new()) };
+            match render::templates(self.repo, &sources, name, host, &Secrets::by_name(&sources, &name.component)) {
+                Ok(files) => Ok(files),
+                Err(RenderError::Repository(error)) => Err(error),
+                // What is refused says why elsewhere.
+                Err(RenderError::Fault(_) | RenderError::Templates(_)) => Ok(BTreeMap::new()),
+            }
+        };
+        let (old, new) = (self.before.map(on).transpose()?.unwrap_or_default(), on(self.after)?);
+        let paths: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+        let mut all = String::new();
+        for path in paths {
+            let text = |files: &BTreeMap<String, String>| files.get(path).cloned().unwrap_or_default();
+            let at = host.map(|host| format!(" on {host}")).unwrap_or_default();
+            all.push_str(&self.between(&format!("{name}/{path}{at}"), &text(&old), &text(&new))?);
+        }
+        Ok(all)
+    }
+
+    /// As much of a text as there is room for, in whole lines.
+    fn fits(&mut self, mut text: String) -> String {
+        if text.len() > *self.left {
+            let most = (0..=*self.left).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            text.truncate(text[..most].rfind('\n').map_or(0, |at| at + 1));
+            *self.left = 0;
+        } else {
+            *self.left -= text.len();
+        }
+        text
+    }
+}
+
+fn options() -> DiffOptions {
+    let mut options = DiffOptions::new();
+    options.max_size(FILE_BYTES).context_lines(3);
+    options
+}
+
+/// The lines over a file's difference, without the names of its objects.
+fn header(words: &str) -> String {
+    let named = |line: &&str| line.starts_with("--- ") || line.starts_with("+++ ");
+    let lines: Vec<&str> = words.lines().filter(named).collect();
+    if lines.is_empty() {
+        // What has no lines, as a file that is empty, has no such names either.
+        return words.lines().next().map(|line| format!("{line}\n")).unwrap_or_default();
+    }
+    format!("{}\n", lines.join("\n"))
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))?;
+        if self.datacenters.is_empty() {
+            writeln!(f, "no datacenter would change")?;
+        }
+        for DatacenterPlan { datacenter, removed, components } in &self.datacenters {
+            if *removed {
+                writeln!(f, "{datacenter} would no longer be composed; its hosts keep its last snapshot")?;
+                continue;
+            }
+            let plural = if components.len() == 1 { "" } else { "s" };
+            writeln!(f, "{datacenter} would change in {} component{plural}:", components.len())?;
+            for one in components {
+                writeln!(f, "  {one}")?;
+            }
+            for line in components.iter().flat_map(|one| one.diff.lines()) {
+                writeln!(f, "{line}")?;
+            }
+        }
+        if self.truncated {
+            writeln!(f, "(the difference is longer than {} KiB; the rest is left out)", MOST_BYTES >> 10)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for ComponentPlan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (before, after) = (self.before.as_ref().map(CommitId::short), self.after.as_ref().map(CommitId::short));
+        match (before, after) {
+            (Some(before), Some(after)) if before == after => write!(f, "{} in its layers", self.component)?,
+            (Some(before), Some(after)) => write!(f, "{} {before} → {after}", self.component)?,
+            (None, Some(after)) => write!(f, "{} added at {after}", self.component)?,
+            _ => write!(f, "{} removed", self.component)?,
+        }
+        let mut named: Vec<&str> = self.hosts.iter().take(MOST_NAMED).map(HostName::as_str).collect();
+        let more = format!("{} more", self.hosts.len().saturating_sub(MOST_NAMED));
+        if self.hosts.len() > MOST_NAMED {
+            named.push(&more);
+        }
+        if self.unlisted_hosts {
+            named.push(if named.is_empty() { "every host" } else { "hosts that nobody lists" });
+        }
+        write!(f, " ({})", named.join(", "))
+    }
+}

@@ -1,0 +1,110 @@
+//! The shrink guard: a change that removes most of something is more often a mistake than meant.
+
+use std::collections::BTreeSet;
+
+use libconf::name::ComponentName;
+use serde_json::{Map, Value};
+
+use crate::judge::validate::Side;
+
+/// Settings with no more keys than this may lose any of them.
+const FEW_KEYS: usize = 5;
+/// How many of the removed components a message names.
+const MOST_NAMED: usize = 5;
+
+/// How much may be removed at once, in percent; 100 is all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MaxShrink(pub u8);
+
+impl Default for MaxShrink {
+    fn default() -> Self {
+        MaxShrink(50)
+    }
+}
+
+impl MaxShrink {
+    fn allows(self, removed: usize, of: usize) -> bool {
+        removed * 100 <= usize::from(self.0) * of
+    }
+
+    /// What is wrong with the components that a datacenter would lose. A component that changes its version stays.
+    pub(crate) fn components(self, before: &Side<'_>, after: &Side<'_>) -> Option<String> {
+        let names = |side: &Side<'_>| -> BTreeSet<ComponentName> {
+            side.requests.keys().map(|name| name.component.clone()).collect()
+        };
+        let (before, after) = (names(before), names(after));
+        let removed: Vec<String> = before.difference(&after).map(ToString::to_string).collect();
+        if self.allows(removed.len(), before.len()) {
+            return None;
+        }
+        let named = removed.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+        let more = if removed.len() > MOST_NAMED { ", …" } else { "" };
+        let (count, all) = (removed.len(), before.len());
+        Some(format!("this would remove {count} of its {all} components ({named}{more}){}", self.remedy()))
+    }
+
+    /// What is wrong with the keys that settings would lose.
+    pub(crate) fn keys(self, before: &Map<String, Value>, after: &Map<String, Value>) -> Option<String> {
+        let all = before.values().map(keys).sum();
+        let removed = removed_in(before, Some(after));
+        if all <= FEW_KEYS || self.allows(removed, all) {
+            return None;
+        }
+        Some(format!("this would remove {removed} of the {all} keys of its settings{}", self.remedy()))
+    }
+
+    fn remedy(self) -> String {
+        format!(
+            ", more than {} %; if that is meant, say so: `git push -o allow-shrink`, or \"allowShrink\": true in a request",
+            self.0
+        )
+    }
+}
+
+/// The keys at the ends: an object counts for what is in it, everything else for one.
+fn keys(value: &Value) -> usize {
+    match value {
+        Value::Object(inner) if !inner.is_empty() => inner.values().map(keys).sum(),
+        _ => 1,
+    }
+}
+
+fn removed_in(before: &Map<String, Value>, after: Option<&Map<String, Value>>) -> usize {
+    let removed = |(key, old): (&String, &Value)| match (old, after.and_then(|after| after.get(key))) {
+        (Value::Object(old), new) if !old.is_empty() => removed_in(old, new.and_then(Value::as_object)),
+        (_, None) => 1,
+        (_, Some(_)) => 0,
+    };
+    before.iter().map(removed).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_change_may_remove_its_share_of_the_keys_and_no_more() {
+        let object = |value: Value| value.as_object().cloned().unwrap_or_default();
+        let before = object(json!({"a": 1, "b": {"c": 1, "d": {"e": 1, "f": [1, 2]}}, "g": {}, "h": null}));
+        for (after, percent, removed) in [
+            (json!({"a": 1, "b": {"c": 2}, "g": {}, "h": 1}), 50, None),
+            (json!({"a": 1, "b": {"c": 2}, "g": {}}), 50, None),
+            (json!({"a": 1, "b": 1, "g": {}}), 50, Some("4 of the 6")),
+            (json!({"b": {"d": {}}, "x": 1, "y": 2, "z": 3}), 50, Some("6 of the 6")),
+            (json!({"a": 1, "b": {"c": 2}, "g": {}}), 49, Some("3 of the 6")),
+            (json!({}), 100, None),
+            (json!({}), 99, Some("6 of the 6")),
+        ] {
+            let found = MaxShrink(percent).keys(&before, &object(after.clone()));
+            match (removed, &found) {
+                (None, None) => {}
+                (Some(removed), Some(found)) => assert!(found.contains(removed), "{after}: {found}"),
+                _ => panic!("{after} at {percent} %: {found:?}"),
+            }
+        }
+        let few = object(json!({"a": 1, "b": 1, "c": 1, "d": 1, "e": 1}));
+        assert_eq!(MaxShrink(0).keys(&few, &Map::new()), None, "few keys may go");
+    }
+}

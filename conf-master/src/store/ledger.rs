@@ -1,0 +1,348 @@
+//! The log of every accepted change: a chain of commits at `refs/conf/ledger`, whose height is the sequence.
+//!
+//! A ledger commit's parents are the ledger commit before it, then every new tip, then the new snapshots, so that nothing
+//! accepted is ever pruned. Its message lists every ref's old and new value. Its tree holds the raw bytes of new annotated
+//! tags (`tags/<id>`: a tag cannot be a parent), and, in every thousandth, the whole table of refs (`refs`) and of the
+//! requests that landed with a key (`requests`).
+
+use std::{collections::BTreeSet, fmt::Write as _, path::Path, str::FromStr};
+
+use git2::{ObjectType, Oid, Repository};
+use libconf::name::{CommitId, ObjectId, RefName, Sequence};
+
+use crate::store::{
+    idempotency::{LandedRef, LandedRequests, RequestKey},
+    refs::{Table, Target},
+};
+
+/// The format of ledger commits; a reader that meets a higher one stops and says so.
+const FORMAT: u32 = 1;
+/// How many ledger commits lie between two whole tables: what start-up reads at most.
+const TABLE_EVERY: u64 = 1000;
+
+/// One accepted change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its number.
+    pub sequence: Sequence,
+    /// Every ref that it moves, made or deletes.
+    pub moves: Vec<Move>,
+    /// Who made it.
+    pub by: String,
+    /// Through what: `http <address>`, `path`, `ssh`, `init`.
+    pub through: String,
+    /// The id of the request, as logs show it.
+    pub request: String,
+    /// The key by which the request lands once, where it has one.
+    pub key: Option<RequestKey>,
+    /// Seconds since 1970.
+    pub time: i64,
+}
+
+/// What the ledger says of the present.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct State {
+    /// Every ref.
+    pub table: Table,
+    /// The requests that landed with a key.
+    pub requests: LandedRequests,
+    /// The last change.
+    pub sequence: Sequence,
+}
+
+impl Entry {
+    /// Takes this change over into what holds.
+    pub fn apply(&self, table: &mut Table, requests: &mut LandedRequests) {
+        for one in &self.moves {
+            table.set(one.name.clone(), one.new);
+        }
+        if let Some(key) = &self.key {
+            let refs = self.moves.iter().filter_map(|one| one.landed(table));
+            requests.add(key.clone(), self.sequence, refs.collect());
+        }
+    }
+}
+
+/// One ref's part of a change.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// Which ref.
+    pub name: RefName,
+    /// What it held; zero where it was not there.
+    pub old: ObjectId,
+    /// Where it points now; `None` when it was deleted.
+    pub new: Option<Target>,
+}
+
+/// Why the ledger cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LedgerError {
+    /// Git's objects do not answer.
+    #[error("cannot read the ledger")]
+    Git(#[from] git2::Error),
+    /// It is not what conf-master writes.
+    #[error("ledger commit {commit} is malformed: {reason}")]
+    Malformed {
+        /// Which commit.
+        commit: CommitId,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// Writes one ledger commit; moves no ref. `table` and `requests` are what holds after the change, written whole where
+/// that is due.
+pub fn write(
+    repo: &Repository,
+    previous: Option<CommitId>,
+    entry: &Entry,
+    table: &Table,
+    requests: &LandedRequests,
+) -> Result<CommitId, git2::Error> {
+    let mut tree = repo.treebuilder(None)?;
+    let tags = write_tags(repo, entry)?;
+    if let Some(tags) = tags {
+        tree.insert("tags", tags, 0o040_000)?;
+    }
+    if entry.sequence.0.is_multiple_of(TABLE_EVERY) {
+        tree.insert("refs", repo.blob(table.to_string().as_bytes())?, 0o100_644)?;
+        tree.insert("requests", repo.blob(requests.to_string().as_bytes())?, 0o100_644)?;
+    }
+    let mut text = format!("tree {}\n", tree.write()?);
+    let mut seen = BTreeSet::new();
+    // The first of all has no parent, so that the chain of first parents is the ledger and nothing else.
+    let tips = entry.moves.iter().filter(|_| previous.is_some()).filter_map(|one| one.new).map(|target| target.commit);
+    for parent in previous.into_iter().chain(tips).filter(|parent| seen.insert(*parent)) {
+        let _ = writeln!(text, "parent {parent}");
+    }
+    let who = format!("conf-master <conf-master> {} +0000", entry.time);
+    let _ = write!(text, "author {who}\ncommitter {who}\n\n{entry}");
+    repo.odb()?.write(ObjectType::Commit, text.as_bytes()).map(Into::into)
+}
+
+/// Keeps the bytes of new annotated tags, so that their refs can be made again whatever was pruned.
+fn write_tags(repo: &Repository, entry: &Entry) -> Result<Option<Oid>, git2::Error> {
+    let odb = repo.odb()?;
+    let mut tags = repo.treebuilder(None)?;
+    for target in entry.moves.iter().filter_map(|one| one.new).filter(|target| target.value != target.commit) {
+        let tag = odb.read(target.value.into())?;
+        tags.insert(target.value.to_string(), repo.blob(tag.data())?, 0o100_644)?;
+    }
+    if tags.is_empty() { Ok(None) } else { tags.write().map(Some) }
+}
+
+impl std::fmt::Display for Entry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "#{} {}\n", self.sequence, self.subject())?;
+        for Move { name, old, new } in &self.moves {
+            let (value, commit) = new.map_or((ObjectId::ZERO, ObjectId::ZERO), |target| (target.value, target.commit));
+            writeln!(f, "{name} {old} {value} {commit}")?;
+        }
+        writeln!(f, "\nConf-Sequence: {}\nConf-Format: {FORMAT}", self.sequence)?;
+        writeln!(f, "Conf-By: {}\nConf-Through: {}\nConf-Request: {}", self.by, self.through, self.request)?;
+        self.key.iter().try_for_each(|key| writeln!(f, "Conf-Idempotency: {key}"))
+    }
+}
+
+impl Entry {
+    /// What people pushed, in short.
+    fn subject(&self) -> String {
+        let mut pushed = self.moves.iter().filter(|one| !one.name.is_reserved()).map(|one| one.name.short());
+        let first = pushed.next().unwrap_or_else(|| "nothing that was pushed".to_owned());
+        match pushed.count() {
+            0 => first,
+            more => format!("{first} and {more} more"),
+        }
+    }
+
+    /// Reads a ledger commit.
+    pub fn read(repo: &Repository, commit: CommitId) -> Result<Self, LedgerError> {
+        let object = repo.find_commit(commit.into())?;
+        let text = String::from_utf8_lossy(object.message_raw_bytes()).into_owned();
+        let time = object.time().seconds();
+        Self::parse(&text, time).map_err(|reason| LedgerError::Malformed { commit, reason })
+    }
+
+    fn parse(text: &str, time: i64) -> Result<Self, String> {
+        let (head, trailers) = text.trim_end().rsplit_once("\n\n").ok_or("it has no trailers")?;
+        let trailer = |name: &str| {
+            let mut pairs = trailers.lines().filter_map(|line| line.split_once(": "));
+            pairs.find(|(key, _)| *key == name).map(|(_, value)| value).ok_or(format!("the trailer {name} is missing"))
+        };
+        match trailer("Conf-Format")?.parse::<u32>() {
+            Ok(format) if format <= FORMAT => {}
+            _ => return Err(format!("it was written by a newer conf-master; this one reads format {FORMAT}")),
+        }
+        let moves = head.split_once("\n\n").map(|(_, moves)| moves).unwrap_or_default();
+        Ok(Entry {
+            sequence: trailer("Conf-Sequence")?.parse().map_err(|error| format!("{error}"))?,
+            moves: moves.lines().map(str::parse).collect::<Result<_, _>>()?,
+            by: trailer("Conf-By")?.to_owned(),
+            through: trailer("Conf-Through")?.to_owned(),
+            request: trailer("Conf-Request")?.to_owned(),
+            key: trailer("Conf-Idempotency").ok().map(str::parse).transpose()?,
+            time,
+        })
+    }
+}
+
+impl Move {
+    /// What it came to, where it is no deletion; `table` is what holds after it.
+    pub fn landed(&self, table: &Table) -> Option<LandedRef> {
+        let changes = table.changes(&self.name);
+        Some(LandedRef { name: self.name.clone(), commit: self.new?.commit, changes })
+    }
+}
+
+impl FromStr for Move {
+    type Err = String;
+
+    fn from_str(line: &str) -> Result<Self, String> {
+        let read = || -> Option<Move> {
+            let [name, old, value, commit] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
+            let (value, commit): (ObjectId, ObjectId) = (value.parse().ok()?, commit.parse().ok()?);
+            let new = (!value.is_zero()).then_some(Target { value, commit });
+            Some(Move { name: name.parse().ok()?, old: old.parse().ok()?, new })
+        };
+        read().ok_or_else(|| format!("bad line: {line}"))
+    }
+}
+
+/// Reads the ledger back to its last whole table and forward again: what holds now.
+pub fn replay(repo: &Repository, tip: CommitId) -> Result<State, LedgerError> {
+    let mut entries = Vec::new();
+    let mut commit = tip;
+    let mut state = loop {
+        let entry = Entry::read(repo, commit)?;
+        if entry.sequence.0.is_multiple_of(TABLE_EVERY) {
+            break read_state(repo, commit, entry.sequence)?;
+        }
+        entries.push((commit, entry));
+        commit = repo.find_commit(commit.into())?.parent_id(0)?.into();
+    };
+    for (commit, entry) in entries.into_iter().rev() {
+        let expected = state.sequence.next();
+        if entry.sequence != expected {
+            let reason = format!("its sequence is {}, {expected} should follow", entry.sequence);
+            return Err(LedgerError::Malformed { commit, reason });
+        }
+        entry.apply(&mut state.table, &mut state.requests);
+        state.sequence = entry.sequence;
+    }
+    Ok(state)
+}
+
+fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result<State, LedgerError> {
+    let tree = repo.find_commit(commit.into())?.tree()?;
+    let text = |name: &str| -> Result<String, git2::Error> {
+        let blob = repo.find_blob(tree.get_path(Path::new(name))?.id())?;
+        Ok(String::from_utf8_lossy(blob.content()).into_owned())
+    };
+    let malformed = |reason: String| LedgerError::Malformed { commit, reason };
+    let table = text("refs")?.parse().map_err(malformed)?;
+    // An older conf-master knew of no keys. That they cannot be read is another thing: a request would land twice.
+    let requests = match tree.get_name("requests") {
+        Some(_) => text("requests")?.parse().map_err(malformed)?,
+        None => LandedRequests::default(),
+    };
+    Ok(State { table, requests, sequence })
+}
+
+/// Writes an annotated tag's object again from the ledger, where it was lost.
+pub fn restore_tag(repo: &Repository, tip: CommitId, tag: ObjectId) -> Result<(), LedgerError> {
+    let path = format!("tags/{tag}");
+    let mut commit = repo.find_commit(tip.into())?;
+    loop {
+        if let Ok(entry) = commit.tree()?.get_path(Path::new(&path)) {
+            let blob = repo.find_blob(entry.id())?;
+            repo.odb()?.write(ObjectType::Tag, blob.content())?;
+            return Ok(());
+        }
+        commit = commit.parent(0)?;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(sequence: u64, moves: Vec<Move>) -> Entry {
+        let text = str::to_owned;
+        Entry {
+            sequence: Sequence(sequence),
+            moves,
+            by: text("ann"),
+            through: text("path"),
+            request: text("r1"),
+            key: None,
+            time: 1_700_000_000,
+        }
+    }
+
+    #[test]
+    fn an_entry_prints_as_it_parses() {
+        let target = Target { value: ObjectId::from([1; 20]), commit: ObjectId::from([2; 20]) };
+        let made = Move { name: "refs/tags/services/web/v1".parse().unwrap(), old: ObjectId::ZERO, new: Some(target) };
+        let gone = Move { name: "refs/heads/services/web/old".parse().unwrap(), old: target.commit, new: None };
+        for moves in [vec![made.clone(), gone], vec![made], Vec::new()] {
+            let mut entry = entry(7, moves);
+            assert_eq!(Entry::parse(&entry.to_string(), entry.time), Ok(entry.clone()));
+            entry.key = Some(RequestKey::new("a:key", b"{}").unwrap());
+            assert_eq!(Entry::parse(&entry.to_string(), entry.time), Ok(entry));
+        }
+        assert!(Entry::parse("#1 x\n\nConf-Format: 2", 0).unwrap_err().contains("newer"));
+    }
+
+    #[test]
+    fn replaying_gives_the_table_back_across_whole_tables() {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = Repository::init_bare(folder.path()).unwrap();
+        let empty = repo.find_tree(repo.treebuilder(None).unwrap().write().unwrap()).unwrap();
+        let who = git2::Signature::now("a", "a@b").unwrap();
+        let mut state = State::default();
+        let mut tip = None;
+        for sequence in 0..=TABLE_EVERY + 3 {
+            let commit = repo.commit(None, &who, &who, &sequence.to_string(), &empty, &[]).unwrap().into();
+            let name: RefName = format!("refs/heads/services/s{}/master", sequence % 7).parse().unwrap();
+            let new = Some(Target { value: commit, commit });
+            let mut entry = entry(sequence, vec![Move { name, old: ObjectId::ZERO, new }]);
+            entry.key = sequence.is_multiple_of(2).then(|| RequestKey::new(&sequence.to_string(), b"{}").unwrap());
+            entry.apply(&mut state.table, &mut state.requests);
+            state.sequence = Sequence(sequence);
+            tip = Some(write(&repo, tip, &entry, &state.table, &state.requests).unwrap());
+        }
+        let replayed = replay(&repo, tip.unwrap()).unwrap();
+        assert_eq!(replayed, state);
+        let landed = replayed.requests.find(&RequestKey::new("700", b"{}").unwrap()).unwrap();
+        // The branch `s0` had changes 0, 7, 14 … 700.
+        assert_eq!((landed.sequence, landed.refs[0].changes), (Sequence(700), 101));
+    }
+
+    #[test]
+    fn a_table_of_keys_that_cannot_be_read_is_not_an_empty_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = Repository::init_bare(folder.path()).unwrap();
+        let tip = write(&repo, None, &entry(0, Vec::new()), &Table::default(), &LandedRequests::default()).unwrap();
+        assert!(replay(&repo, tip).is_ok());
+        let whole = repo.find_commit(tip.into()).unwrap();
+        let with_keys = |keys: Option<Oid>| {
+            let mut tree = repo.treebuilder(Some(&whole.tree().unwrap())).unwrap();
+            match keys {
+                Some(keys) => drop(tree.insert("requests", keys, 0o100_644).unwrap()),
+                None => tree.remove("requests").unwrap(),
+            }
+            let tree = repo.find_tree(tree.write().unwrap()).unwrap();
+            let (who, words) = (whole.author(), whole.message().unwrap());
+            CommitId::from(repo.commit(None, &who, &who, words, &tree, &[]).unwrap())
+        };
+        // An older conf-master wrote none.
+        assert!(replay(&repo, with_keys(None)).is_ok());
+        assert!(replay(&repo, with_keys(Some(repo.blob(b"nonsense").unwrap()))).is_err());
+        // The disk lost it.
+        let gone = repo.blob(b"").unwrap();
+        let tip = with_keys(Some(gone));
+        let name = gone.to_string();
+        std::fs::remove_file(folder.path().join("objects").join(&name[..2]).join(&name[2..])).unwrap();
+        assert!(replay(&Repository::open_bare(folder.path()).unwrap(), tip).is_err());
+    }
+}

@@ -1,0 +1,213 @@
+//! The central repository on disk: made by `init`, opened by `serve`, its refs moved by landings alone.
+
+pub mod history;
+pub mod idempotency;
+pub mod ledger;
+pub mod refs;
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context as _, bail};
+use conf_core::{git, secret::Identity, sign::SigningKey};
+use git2::Repository;
+use libconf::name::{CommitId, ObjectId, RefName, Sequence};
+
+use crate::{
+    secrets,
+    store::{
+        idempotency::LandedRequests,
+        ledger::{Entry, Move},
+        refs::{Table, Target},
+    },
+};
+
+/// What Git itself must do, or leave, in the central repository.
+const SETTINGS: [(&str, &str); 12] = [
+    // conf-master decides about every ref; unfinished pushes stay in quarantine, a push stays one pack.
+    ("receive.procReceiveRefs", "refs/"),
+    ("receive.fsckObjects", "true"),
+    ("receive.unpackLimit", "1"),
+    ("receive.advertisePushOptions", "true"),
+    ("receive.autogc", "false"),
+    // More in one push than any configuration needs; what it inflates to is counted apart.
+    ("receive.maxInputSize", "1073741824"),
+    // Only conf-master prunes.
+    ("gc.auto", "0"),
+    ("maintenance.auto", "false"),
+    ("core.fsync", "all"),
+    ("core.logAllRefUpdates", "false"),
+    // With a bitmap Git leaves out objects that a host may not have.
+    ("pack.useBitmaps", "false"),
+    ("uploadpack.allowAnySHA1InWant", "true"),
+];
+
+const README: &str = include_str!("layout.md");
+
+/// Where the signing key stands: `<repo>.key`.
+pub fn key_path(repo: &Path) -> PathBuf {
+    let mut path = repo.as_os_str().to_owned();
+    path.push(".key");
+    PathBuf::from(path)
+}
+
+/// Makes the repository and the signing key; answers the public key's line.
+pub fn init(path: &Path) -> anyhow::Result<String> {
+    if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
+        bail!("{} is not empty; name a folder that does not exist yet", path.display());
+    }
+    let key_path = key_path(path);
+    if key_path.exists() {
+        bail!("{} exists, and a key is never replaced; move it away or name another folder", key_path.display());
+    }
+    fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+    let path = path.canonicalize()?;
+    let repo = git::init(&path, &SETTINGS)?;
+    // The ledger comes last: where it is missing, `init` was cut short.
+    let key = SigningKey::generate(&key_path, "conf-master")?;
+    Identity::load_or_create(&secrets::identity_path(&path))?;
+    let main = readme_commit(&repo)?;
+    let mut table = Table::default();
+    let target = Target { value: main, commit: main };
+    table.set(RefName::Main, Some(target));
+    let entry = Entry {
+        sequence: Sequence(0),
+        moves: vec![Move { name: RefName::Main, old: ObjectId::ZERO, new: Some(target) }],
+        by: "conf-master".to_owned(),
+        through: "init".to_owned(),
+        request: "init".to_owned(),
+        key: None,
+        time: now(),
+    };
+    let genesis = ledger::write(&repo, None, &entry, &table, &LandedRequests::default())?;
+    repo.reference(&RefName::Main.to_string(), main.into(), false, "")?;
+    move_ledger(&repo, None, genesis)?;
+    Ok(key.public_line())
+}
+
+/// Seconds since 1970.
+pub fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+fn readme_commit(repo: &Repository) -> Result<CommitId, git2::Error> {
+    let mut tree = repo.treebuilder(None)?;
+    tree.insert("README.md", repo.blob(README.as_bytes())?, 0o100_644)?;
+    let tree = repo.find_tree(tree.write()?)?;
+    let who = git2::Signature::new("conf-master", "conf-master", &git2::Time::new(now(), 0))?;
+    repo.commit(None, &who, &who, "The layout of this repository\n", &tree, &[]).map(Into::into)
+}
+
+/// Opens an existing central repository; the error says what to do.
+pub fn open(path: &Path) -> anyhow::Result<Repository> {
+    let missing =
+        || format!("{} is no central repository; make one with `conf-master init --repo DIR`", path.display());
+    let repo = Repository::open_bare(path).with_context(missing)?;
+    repo.refname_to_id(&RefName::Ledger.to_string()).with_context(missing)?;
+    Ok(repo)
+}
+
+/// Sets what Git must do here, and the hooks that hand every push to this server.
+pub fn prepare(path: &Path) -> anyhow::Result<()> {
+    git::init(path, &SETTINGS)?;
+    let hooks = path.join("hooks");
+    fs::create_dir_all(&hooks).with_context(|| format!("cannot make {}", hooks.display()))?;
+    // A pusher's own core.hooksPath must not lead past these.
+    git::init(path, &[("core.hooksPath", &hooks.to_string_lossy())])?;
+    let program = std::env::current_exe().context("cannot find this program's own path")?;
+    let program = program.to_string_lossy().replace('\'', r"'\''");
+    for hook in ["pre-receive", "proc-receive"] {
+        let hook_path = hooks.join(hook);
+        git::replace_file(&hook_path, format!("#!/bin/sh\nexec '{program}' hook {hook}\n").as_bytes())?;
+        fs::set_permissions(&hook_path, fs::Permissions::from_mode(0o755))?;
+    }
+    Ok(())
+}
+
+/// Makes all objects written so far durable, their folders included, and every ref moved before.
+///
+/// `syncfs` is one journal commit however many files there are; a sync of each costs one apiece.
+pub fn sync_objects(repo: &Repository) -> io::Result<()> {
+    Ok(rustix::fs::syncfs(File::open(repo.path())?)?)
+}
+
+/// Moves `refs/conf/ledger` from `old` to `new`, durably, and before it makes all objects durable: the one commit point of a
+/// landing.
+///
+/// This is Git's own protocol (a lock file made exclusively, then renamed), with the syncs that neither Git nor libgit2 does:
+/// the file, with all that was written before it, before the rename; its folder after it.
+pub fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitId) -> anyhow::Result<()> {
+    let reference = repo.path().join(RefName::Ledger.to_string());
+    let folder = reference.parent().context("a ref has a folder")?;
+    fs::create_dir_all(folder)?;
+    let lock = reference.with_extension("lock");
+    let held = || format!("cannot lock the ledger ({})", lock.display());
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o664).open(&lock).with_context(held)?;
+    let moved = (|| {
+        let current = repo.refname_to_id(&RefName::Ledger.to_string()).ok().map(CommitId::from);
+        if current != old {
+            bail!("the ledger was moved behind this server's back, to {current:?}");
+        }
+        file.write_all(format!("{new}\n").as_bytes())?;
+        // The lock file is of the same file system: one sync is for it and for the objects.
+        sync_objects(repo).context("cannot make the objects durable")?;
+        fs::rename(&lock, &reference)?;
+        Ok(File::open(folder)?.sync_all()?)
+    })();
+    if moved.is_err() {
+        // Best effort: a stale lock is swept at the next start as well.
+        let _ = fs::remove_file(&lock);
+    }
+    moved
+}
+
+/// Makes one ref hold what the ledger says. Durable with the next [`sync_objects`]; start-up does it again if need be.
+pub fn set_ref(repo: &Repository, name: &RefName, target: Option<Target>) -> Result<(), git2::Error> {
+    let name = name.to_string();
+    match target {
+        Some(target) => repo.reference(&name, target.value.into(), true, "").map(drop),
+        None => match repo.find_reference(&name) {
+            Ok(mut reference) => reference.delete(),
+            Err(error) if error.code() == git2::ErrorCode::NotFound => Ok(()),
+            Err(error) => Err(error),
+        },
+    }
+}
+
+/// Puts every ref to what the ledger says; answers what differed, for the log.
+pub fn repair(repo: &Repository, table: &Table, ledger: CommitId) -> anyhow::Result<Vec<String>> {
+    let mut repaired = Vec::new();
+    let mut present = std::collections::BTreeMap::new();
+    for reference in repo.references()? {
+        let reference = reference?;
+        let name = reference.name().unwrap_or_default().to_owned();
+        if name != RefName::Ledger.to_string() && name.starts_with("refs/") {
+            present.insert(name, reference.target().map(ObjectId::from));
+        }
+    }
+    for (name, target) in table.iter() {
+        let found = present.remove(&name.to_string()).flatten();
+        if found == Some(target.value) {
+            continue;
+        }
+        if target.value != target.commit && repo.find_tag(target.value.into()).is_err() {
+            ledger::restore_tag(repo, ledger, target.value)?;
+        }
+        set_ref(repo, name, Some(target))?;
+        repaired.push(match found {
+            Some(found) => format!("{name} held {found}, put back to {}", target.value),
+            None => format!("{name} was missing, made again at {}", target.value),
+        });
+    }
+    for (name, found) in present {
+        let mut stray = repo.find_reference(&name)?;
+        stray.delete()?;
+        let found = found.map(|found| found.to_string()).unwrap_or_default();
+        repaired.push(format!("{name} ({found}) was not made by a push, and is removed; push it to bring it back"));
+    }
+    Ok(repaired)
+}

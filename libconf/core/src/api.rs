@@ -1,0 +1,185 @@
+//! What the tiers say to each other over HTTP, as JSON. Readers ignore members that they do not know.
+
+use serde::{Deserialize, Serialize};
+
+use libconf::name::{BranchName, CommitId, ComponentVersion, DatacenterName, HostName, Sequence};
+
+/// Event `snapshot` on `GET /api/v1/events?datacenter=<id>/<version>`, with the sequence as its id.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotEvent {
+    /// The newest change that conf-master had accepted when it sent this.
+    pub central: Sequence,
+    /// Whose snapshot.
+    pub datacenter: DatacenterName,
+    /// The change that made the snapshot.
+    pub sequence: Sequence,
+    /// The snapshot.
+    pub commit: CommitId,
+    /// The snapshot before it.
+    pub previous: Option<CommitId>,
+}
+
+/// Event `watermark`: all of this datacenter's events up to `central` have been sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WatermarkEvent {
+    /// The newest change that conf-master has accepted, for whichever datacenter.
+    pub central: Sequence,
+    /// Whose stream this is.
+    pub datacenter: DatacenterName,
+    /// The sequence of this datacenter's newest snapshot not above `central`.
+    pub snapshot: Sequence,
+    /// That snapshot.
+    pub commit: CommitId,
+    /// conf-master's SSH signature over all of this, see [`sign::watermark`](crate::sign::watermark).
+    pub signature: String,
+}
+
+impl WatermarkEvent {
+    /// The snapshot that it is about.
+    pub fn newest(&self) -> SnapshotAt {
+        SnapshotAt { sequence: self.snapshot, commit: self.commit }
+    }
+}
+
+/// Answer to `POST /api/v1/reports` of conf-slave.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReportAnswer {
+    /// The newest watermark that the conf-slave has heard; none before it heard one.
+    #[serde(default)]
+    pub watermark: Option<WatermarkEvent>,
+}
+
+/// `GET /api/v1/at?datacenter=<id>/<version>&sequence=<w>&timeout=<seconds>` of conf-slave and of conf-master: which snapshot is
+/// the datacenter's newest not above change `w`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct At {
+    /// Up to which change the one who answers knows all snapshots of the datacenter; below `w` when time was up, and then `at`
+    /// is none.
+    pub central: Sequence,
+    /// The newest snapshot not above `w`; none also when the datacenter has none so old.
+    pub at: Option<SnapshotAt>,
+    /// The one after it, where there is one: its parent is `at`, which proves that nothing lies between.
+    pub next: Option<SnapshotAt>,
+    /// Where there is none: conf-master's word that up to `w` nothing follows. None when `w` is the very change that made `at`,
+    /// which needs no proof.
+    #[serde(default)]
+    pub watermark: Option<WatermarkEvent>,
+}
+
+/// A snapshot, as [`At`] names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotAt {
+    /// The change that made it.
+    pub sequence: Sequence,
+    /// The snapshot.
+    pub commit: CommitId,
+}
+
+/// One entry of `GET /api/v1/datacenters`, and, with `pins`, `GET /api/v1/datacenters/<id>/<version>`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DatacenterStatus {
+    /// Which datacenter.
+    pub datacenter: DatacenterName,
+    /// The change that made its newest snapshot.
+    pub sequence: Sequence,
+    /// That snapshot.
+    pub commit: CommitId,
+    /// When it was landed, RFC 3339, UTC.
+    pub when: String,
+    /// Who landed it.
+    pub by: String,
+    /// What it runs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pins: Vec<Pin>,
+}
+
+/// A component resolved: what a datacenter runs of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pin {
+    /// `<kind>/<name>/<version>`
+    pub component: ComponentVersion,
+    /// The branch that its content is read from.
+    pub branch: BranchName,
+    /// The commit of that branch.
+    pub commit: CommitId,
+}
+
+/// `POST /api/v1/reports` from a host to its surrogate; an entry of `GET /api/v1/hosts` of conf-slave and of
+/// `GET /api/v1/datacenters/<id>/<version>/hosts` of conf-master.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostReport {
+    /// Which host.
+    pub host: HostName,
+    /// In which datacenter.
+    pub datacenter: DatacenterName,
+    /// What its export holds; 0 for nothing yet.
+    pub sequence: Sequence,
+    /// The snapshot that its export holds.
+    pub commit: Option<CommitId>,
+    /// How it fares.
+    pub state: HostState,
+    /// Why it is not `current`, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The agent's version.
+    pub agent: String,
+    /// When the host said so, by its own clock: milliseconds since 1970. Each report of a host has a later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<u64>,
+    /// The host's signature over [`crate::sign::report::text`], PEM; hosts whose identity is of age have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+    /// When the report was received by the tier that shows it, RFC 3339, UTC; the host leaves it out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub received: Option<String>,
+}
+
+/// The most characters of an error's words in a report.
+const LONGEST_ERROR: usize = 2_000;
+/// The most characters of an agent's version, and of a time.
+const LONGEST_WORD: usize = 100;
+
+impl HostReport {
+    /// Cuts what its sender could make as long as it likes; every tier that keeps reports keeps one of each of many hosts.
+    /// What is too long for a signature is none.
+    pub fn cut(&mut self) {
+        let cut = |text: &mut String, most: usize| {
+            if let Some((end, _)) = text.char_indices().nth(most) {
+                text.truncate(end);
+            }
+        };
+        cut(&mut self.agent, LONGEST_WORD);
+        self.error.iter_mut().for_each(|text| cut(text, LONGEST_ERROR));
+        self.received.iter_mut().for_each(|text| cut(text, LONGEST_WORD));
+        self.signature.take_if(|text| text.len() > crate::sign::report::LONGEST);
+    }
+}
+
+/// How a host fares.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostState {
+    /// Runs what its pointer names.
+    Current,
+    /// Knows of a newer snapshot and works on it.
+    Updating,
+    /// Could not take a newer snapshot; keeps what it had.
+    Failed,
+}
+
+/// `POST /api/v1/datacenters/<id>/<version>/hosts` from conf-slave to conf-master: its hosts, after each change of theirs
+/// and every minute.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlaveReport {
+    /// The newest snapshot that the slave serves.
+    pub sequence: Sequence,
+    /// The newest reports of the hosts that report to it.
+    pub hosts: Vec<HostReport>,
+}
+
+/// The body of every refusal over HTTP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ErrorBody {
+    /// What is wrong and what to do about it, for people.
+    pub error: String,
+}

@@ -1,0 +1,200 @@
+//! Arguments, a real environment and a real file.
+
+use std::net::SocketAddr;
+
+use clap::Subcommand;
+use serde::Deserialize;
+
+use super::*;
+
+#[derive(Debug, Parser)]
+#[command(name = "conf-test", version)]
+struct Arguments {
+    #[command(subcommand)]
+    act: Act,
+}
+
+#[derive(Debug, Subcommand)]
+enum Act {
+    /// Runs it
+    Run(Run),
+    /// Asks it
+    Ask {
+        /// Where it listens
+        #[arg(long)]
+        socket: PathBuf,
+        /// What is run
+        #[arg(trailing_var_arg = true)]
+        words: Vec<String>,
+    },
+}
+
+#[derive(Debug, clap::Args)]
+struct Run {
+    #[command(flatten)]
+    common: Common,
+    /// Where to listen
+    #[arg(long, default_value = "127.0.0.1:1")]
+    listen: SocketAddr,
+    /// Which upstreams
+    #[arg(long, required = true)]
+    central: Vec<String>,
+    /// The server
+    #[arg(long, env = "CONF_TEST_URL")]
+    server: Option<String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Extra {
+    watch: Vec<Watch>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Watch {
+    pidfile: String,
+}
+
+#[derive(Default)]
+struct Case {
+    file: Option<&'static str>,
+}
+
+impl Case {
+    fn parse(&self, arguments: &str) -> Result<(Arguments, Extra), String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("conf.yaml");
+        if let Some(text) = self.file {
+            fs::write(&path, text).unwrap();
+        }
+        let arguments = arguments.replace("FILE", path.to_str().unwrap());
+        let arguments = arguments.split_whitespace().map(OsString::from).collect();
+        try_parse_from("CONF_TEST", &["watch"], arguments)
+            .map_err(|error| error.to_string().replace(path.to_str().unwrap(), "FILE"))
+    }
+
+    fn run(&self, arguments: &str) -> Run {
+        match self.parse(&format!("conf-test run {arguments}")) {
+            Ok((Arguments { act: Act::Run(run) }, _)) => run,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn refused(&self, arguments: &str) -> String {
+        self.parse(&format!("conf-test run {arguments}")).unwrap_err()
+    }
+}
+
+fn file(text: &'static str) -> Case {
+    Case { file: Some(text) }
+}
+
+#[test]
+fn the_file_is_over_the_default_and_a_flag_over_the_file() {
+    let case =
+        file("listen: 127.0.0.1:2\ncentral: [http://a, http://b]\ninsecure: true\nlog-format: json\nserver: s\n");
+    let run = case.run("--config FILE");
+    assert_eq!(run.listen.port(), 2);
+    assert_eq!(run.central, ["http://a", "http://b"]);
+    assert!(run.common.insecure);
+    assert_eq!(run.common.log_format, LogFormat::Json);
+    assert_eq!(run.server.as_deref(), Some("s"));
+    let run = case.run("--config FILE --listen 127.0.0.1:3 --central http://c http://d");
+    assert_eq!(run.listen.port(), 3);
+    assert_eq!(run.central, ["http://c", "http://d"]);
+    assert_eq!(file("central: http://one").run("--config FILE").central, ["http://one"]);
+}
+
+/// Runs the named test again in a process of its own whose environment has `variables`.
+fn in_child(test: &str, variables: &[(&str, &str)]) {
+    let child = process::Command::new(env::current_exe().unwrap())
+        .args([&format!("daemon::flags::tests::{test}"), "--exact", "--nocapture"])
+        .env("IN_CHILD", "yes")
+        .envs(variables.iter().copied())
+        .output()
+        .unwrap();
+    let out = String::from_utf8_lossy(&child.stdout);
+    assert!(child.status.success() && out.contains("1 passed"), "{out}");
+}
+
+#[test]
+fn the_environment_is_over_the_file_and_under_a_flag() {
+    if env::var_os("IN_CHILD").is_none() {
+        let variables = [
+            ("CONF_TEST_LISTEN", "127.0.0.1:4"),
+            ("CONF_TEST_CENTRAL", "http://e,http://f"),
+            ("CONF_TEST_INSECURE", "1"),
+            ("CONF_TEST_LOG_LEVEL", ""),
+            ("CONF_TEST_URL", "u"),
+        ];
+        return in_child("the_environment_is_over_the_file_and_under_a_flag", &variables);
+    }
+    let case = file("listen: 127.0.0.1:2\ncentral: [http://a]\nlog-level: debug\nserver: s\n");
+    let run = case.run("--config FILE");
+    assert_eq!(run.listen.port(), 4);
+    assert_eq!(run.central, ["http://e", "http://f"]);
+    assert!(run.common.insecure);
+    assert_eq!(run.common.log_level, "debug", "an empty variable is no value");
+    assert_eq!(run.server.as_deref(), Some("u"));
+    assert_eq!(case.run("--config FILE --listen 127.0.0.1:5").listen.port(), 5);
+    assert_eq!(Case::default().run("").listen.port(), 4);
+}
+
+#[test]
+fn the_file_may_be_named_by_the_environment() {
+    if env::var_os("IN_CHILD").is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("by-environment.yaml");
+        fs::write(&path, "central: http://x").unwrap();
+        let variables = [("CONF_TEST_CONFIG", path.to_str().unwrap())];
+        return in_child("the_file_may_be_named_by_the_environment", &variables);
+    }
+    assert_eq!(Case::default().run("").central, ["http://x"]);
+}
+
+#[test]
+fn faults_of_the_file_name_the_file_the_line_and_what_would_do() {
+    let cases = [
+        (
+            "central: a\nlisten-on: 3\n",
+            "FILE, line 2: unknown key 'listen-on'; known are central, insecure, listen, log-format, log-level, server, socket, watch",
+        ),
+        ("central: {a: b}", "FILE, line 1: 'central' takes a value or a list of values"),
+        ("central: []", "FILE, line 1: 'central' takes a value or a list of values"),
+        ("central: a\n\nlisten: [1, 2]", "FILE, line 3: 'listen' takes a single value"),
+        ("central: a\nlisten: nowhere", "FILE: invalid value 'nowhere' for '--listen <LISTEN>'"),
+        ("central: a\ncentral: b", "FILE, line 2: "),
+        ("- central", "FILE, "),
+        ("central: a\nwatch: [{pid: 1}]", "FILE, line 2: "),
+    ];
+    for (text, wanted) in cases {
+        let words = file(text).refused("--config FILE");
+        assert!(words.contains(wanted), "{text:?} gave {words}");
+    }
+    let words = Case::default().refused("--config FILE");
+    assert!(words.contains("cannot read the configuration file FILE"), "{words}");
+}
+
+#[test]
+fn a_wrong_flag_is_not_blamed_on_the_file() {
+    let case = file("central: a");
+    assert!(case.refused("--config FILE --listen nowhere").starts_with("error: invalid value 'nowhere'"));
+    assert!(case.refused("--config FILE --lisen 1").contains("tip: a similar argument exists: '--listen'"));
+    assert!(Case::default().refused("").contains("--central <CENTRAL>..."), "what is required is named");
+}
+
+#[test]
+fn structured_keys_are_handed_back() {
+    let case = file("central: a\nwatch:\n  - {pidfile: /run/x.pid}\n");
+    let (_, extra) = case.parse("conf-test run --config FILE").unwrap();
+    assert_eq!(extra.watch[0].pidfile, "/run/x.pid");
+}
+
+#[test]
+fn help_names_the_variables_and_words_after_a_command_are_its_own() {
+    let help = Case::default().refused("--help");
+    assert!(help.contains("[env: CONF_TEST_LISTEN=]"), "{help}");
+    let (arguments, _) = Case::default().parse("conf-test ask --socket s sh --config nothing").unwrap();
+    let Act::Ask { socket, words } = arguments.act else { panic!("{arguments:?}") };
+    assert_eq!((socket.to_str(), words.join(" ").as_str()), (Some("s"), "sh --config nothing"));
+}

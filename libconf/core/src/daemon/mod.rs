@@ -1,0 +1,229 @@
+//! What makes a program a daemon: its log, its ready line, its stop, its metrics.
+
+pub mod flags;
+
+use std::{
+    error::Error,
+    fmt::{self, Write as _},
+    io::{self, IsTerminal, Write as _},
+    net::SocketAddr,
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use prometheus_client::{
+    metrics::{counter::Counter, gauge::Gauge, info::Info},
+    registry::{Metric, Registry},
+};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Sends the log to standard error, one line per change of state. `level` is `error`, `warn`, `info`, `debug`, `trace`,
+/// or those per module (`info,conf_slave=debug`).
+pub fn start_logging(format: LogFormat, level: &str) -> Result<(), BadLogLevel> {
+    let filter = EnvFilter::try_new(level).map_err(|cause| BadLogLevel(level.to_owned(), cause.to_string()))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .with_target(false);
+    // A second start, in a test that runs several daemons in one process, keeps the first.
+    let _ = match format {
+        LogFormat::Text => log.try_init(),
+        LogFormat::Json => log.json().flatten_event(true).try_init(),
+    };
+    Ok(())
+}
+
+/// Not a level.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is not a log level ({1}); use error, warn, info, debug or trace")]
+pub struct BadLogLevel(String, String);
+
+/// After the signal, what has not stopped by itself is left by then: the promise is 5 s.
+const LAST_MOMENT: Duration = Duration::from_millis(4500);
+
+/// Runs a daemon until it ends or SIGTERM or SIGINT cancels the token that `work` is given; after the signal it has
+/// 4.5 s to finish the step at hand. An error is logged with its causes, and the exit code is then 1.
+pub fn run<F, E>(work: impl FnOnce(CancellationToken) -> F) -> ExitCode
+where
+    F: Future<Output = Result<(), E>>,
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    raise_file_limit();
+    panics_abort();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(cause) => {
+            tracing::error!("cannot start: {}", chain(&cause));
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        let stop = match stop_on_signal() {
+            Ok(stop) => stop,
+            Err(cause) => return Err(cause.into()),
+        };
+        let too_late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_MOMENT).await;
+        };
+        tokio::select! {
+            outcome = work(stop.clone()) => outcome.map_err(Into::into),
+            // Every step is safe against a kill, so leaving in the middle of one harms nothing.
+            () = too_late => {
+                tracing::warn!("a step did not end in time; leaving without it");
+                Ok(())
+            }
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(cause) => {
+            tracing::error!("{}", chain(cause.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A panic anywhere ends the process, in every build, and its supervisor starts it fresh: no half-alive daemons.
+fn panics_abort() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
+/// A token that SIGTERM or SIGINT cancels.
+pub fn stop_on_signal() -> io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let cancelled = stop.clone();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // Lives as long as the process: a later signal must not fall back to killing it.
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if !cancelled.is_cancelled() {
+                tracing::info!("stopping");
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                cancelled.cancel();
+            }
+        }
+    });
+    Ok(stop)
+}
+
+/// A connection is a file descriptor, and the usual soft limit of 1,024 is too low for a datacenter's hosts.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// Says that the daemon can serve: `ready http=ADDRESS` on standard output, and the same to systemd.
+pub fn ready(address: SocketAddr) {
+    say_ready(format_args!("http={address}"));
+}
+
+/// Says that the daemon can serve on a Unix socket: `ready socket=PATH` on standard output, and the same to systemd.
+pub fn ready_on_socket(path: &Path) {
+    say_ready(format_args!("socket={}", path.display()));
+}
+
+fn say_ready(at: fmt::Arguments<'_>) {
+    // Nobody may be listening on standard output; that is no reason to end.
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "ready {at}").and_then(|()| out.flush());
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// Whether a daemon may listen on `address`: on anything but loopback only when that is asked for in so many words,
+/// since there is neither TLS nor a check of tokens.
+pub fn listen_guard(address: SocketAddr, insecure: bool) -> Result<(), ListenRefused> {
+    if address.ip().is_loopback() || insecure { Ok(()) } else { Err(ListenRefused(address)) }
+}
+
+/// Listening on this address would show everything to whoever reaches it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0} can be reached from other machines, and there is no TLS and no token here; listen on 127.0.0.1 or [::1], \
+     or say --insecure if the network itself is trusted"
+)]
+pub struct ListenRefused(SocketAddr);
+
+/// An error with all its causes, in one line.
+pub fn chain(error: &dyn Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Some libraries repeat the cause in their own words.
+        if !words.ends_with(&next) {
+            let _ = write!(words, ": {next}");
+        }
+        cause = error.source();
+    }
+    words
+}
+
+/// The metrics of this process, shown at `/metrics`.
+#[derive(Clone, Debug)]
+pub struct Metrics(Arc<Mutex<Registry>>);
+
+impl Metrics {
+    /// A registry that so far only says which program and version this is.
+    pub fn new(program: &'static str, version: &'static str) -> Self {
+        let mut registry = Registry::default();
+        let build = Info::new([("program", program), ("version", version)]);
+        registry.register("conf_build", "Which program this is", build);
+        Self(Arc::new(Mutex::new(registry)))
+    }
+
+    /// Shows a metric, and gives it back; a clone of it counts into the same.
+    pub fn register<M: Metric + Clone>(&self, name: &str, help: &str, metric: M) -> M {
+        let mut registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        registry.register(name, help, metric.clone());
+        metric
+    }
+
+    /// A number that only grows; shown as `<name>_total`.
+    pub fn counter(&self, name: &str, help: &str) -> Counter {
+        self.register(name, help, Counter::default())
+    }
+
+    /// A number that goes up and down.
+    pub fn gauge(&self, name: &str, help: &str) -> Gauge {
+        self.register(name, help, Gauge::default())
+    }
+
+    /// Everything, in the `OpenMetrics` text format.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        let registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Writing into a string cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests;

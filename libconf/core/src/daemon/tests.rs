@@ -1,0 +1,121 @@
+//! A stop and an error, in real processes.
+
+use std::{
+    env,
+    io::{BufRead, BufReader, Read},
+    process::{Child, Command, Stdio},
+    time::Instant,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::*;
+
+/// Runs the named test again as a daemon of its own, with its output read here.
+fn daemon(test: &str) -> Child {
+    Command::new(env::current_exe().unwrap())
+        .args([&format!("daemon::tests::{test}"), "--exact", "--nocapture", "--test-threads=1"])
+        .env("IN_CHILD", "yes")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// Waits for the ready line, sends SIGTERM, and answers the exit code and the log.
+fn terminate(mut child: Child) -> (Option<i32>, String) {
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("ready http=127.0.0.1:7") {
+        line.clear();
+        assert_ne!(out.read_line(&mut line).unwrap(), 0, "ended without being ready");
+    }
+    kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+    let mut log = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+    (child.wait().unwrap().code(), log)
+}
+
+fn is_child() -> bool {
+    env::var_os("IN_CHILD").is_some()
+}
+
+/// Ends this process as a daemon's main function would.
+fn leave(code: ExitCode) {
+    std::process::exit(i32::from(code != ExitCode::SUCCESS));
+}
+
+#[test]
+fn sigterm_ends_a_daemon_with_0_after_its_step() {
+    if !is_child() {
+        let (code, log) = terminate(daemon("sigterm_ends_a_daemon_with_0_after_its_step"));
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("\"message\":\"stopping\"") && log.contains("\"message\":\"step done\""), "{log}");
+        return;
+    }
+    start_logging(LogFormat::Json, "info").unwrap();
+    leave(run(async |stop: CancellationToken| {
+        ready(([127, 0, 0, 1], 7).into());
+        stop.cancelled().await;
+        tracing::info!("step done");
+        Ok::<_, io::Error>(())
+    }));
+}
+
+#[test]
+fn a_step_that_does_not_end_is_left_within_5_s() {
+    if !is_child() {
+        let started = Instant::now();
+        let (code, log) = terminate(daemon("a_step_that_does_not_end_is_left_within_5_s"));
+        assert_eq!(code, Some(0), "{log}");
+        assert!(log.contains("a step did not end in time"), "{log}");
+        assert!(started.elapsed() > LAST_MOMENT, "left early: {log}");
+        return;
+    }
+    start_logging(LogFormat::Text, "info").unwrap();
+    leave(run(async |_| {
+        ready(([127, 0, 0, 1], 7).into());
+        std::future::pending::<io::Result<()>>().await
+    }));
+}
+
+#[test]
+fn an_error_is_logged_with_its_causes_and_ends_with_1() {
+    if !is_child() {
+        let child = daemon("an_error_is_logged_with_its_causes_and_ends_with_1").wait_with_output().unwrap();
+        let log = String::from_utf8_lossy(&child.stderr);
+        assert_eq!(child.status.code(), Some(1), "{log}");
+        assert!(log.contains("cannot start: the disk is full"), "{log}");
+        return;
+    }
+    start_logging(LogFormat::Text, "info").unwrap();
+    leave(run(async |_| Err(Outer(io::Error::other("the disk is full")))));
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start")]
+struct Outer(#[source] io::Error);
+
+#[test]
+fn listening_for_others_wants_to_be_asked_for() {
+    for (address, insecure, allowed) in [
+        ("127.0.0.1:1", false, true),
+        ("127.3.2.1:1", false, true),
+        ("[::1]:1", false, true),
+        ("0.0.0.0:1", false, false),
+        ("[::]:1", false, false),
+        ("10.0.0.1:1", false, false),
+        ("10.0.0.1:1", true, true),
+    ] {
+        let guarded = listen_guard(address.parse().unwrap(), insecure);
+        assert_eq!(guarded.is_ok(), allowed, "{address} insecure={insecure}");
+    }
+    let words = listen_guard("0.0.0.0:1".parse().unwrap(), false).unwrap_err().to_string();
+    assert!(words.contains("--insecure"), "{words}");
+}
+
+#[test]
+fn a_bad_level_says_what_would_do() {
+    let words = start_logging(LogFormat::Text, "conf=loud").unwrap_err().to_string();
+    assert!(words.contains("'conf=loud' is not a log level") && words.contains("use error, warn"), "{words}");
+}

@@ -1,0 +1,3 @@
+pub(crate) mod child;
+pub(crate) mod receive;
+pub mod upload;

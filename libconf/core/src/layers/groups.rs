@@ -1,0 +1,61 @@
+//! Hosts that share all that a component is made from: what is checked once for all of them.
+
+use std::collections::BTreeMap;
+
+use git2::Repository;
+
+use crate::layers::{Sources, overlays};
+use crate::{
+    settings,
+    template::{self, Uses},
+};
+use libconf::name::{ComponentVersion, HostName};
+
+/// Hosts whose settings and files of a component are the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Those that the inventory lists, in order of name; any one stands for all. Empty when it lists none that runs the
+    /// component: then the hosts that it does not list are meant.
+    pub hosts: Vec<HostName>,
+}
+
+impl Group {
+    /// The host that stands for all; none for a host that the inventory does not list.
+    pub fn host(&self) -> Option<&HostName> {
+        self.hosts.first()
+    }
+}
+
+/// Groups the listed hosts that run `component` by the layers that roles and hosts put over it, and by what its templates
+/// read of them; never empty. Those with no such layer come first.
+pub fn groups(
+    repo: &Repository,
+    sources: &Sources<'_>,
+    component: &ComponentVersion,
+) -> Result<Vec<Group>, git2::Error> {
+    let instance = sources.instance;
+    let uses = if sources.raw { None } else { Some(Uses::of(repo, sources.component_tree)?) };
+    let uses = uses.filter(|uses| uses.may_read("host"));
+    let mut groups: BTreeMap<_, Vec<HostName>> = BTreeMap::new();
+    for host in instance.hosts.keys().filter(|host| instance.runs(host, component)) {
+        let layers: Vec<_> = overlays(instance, &component.component, Some(host))
+            .map(|(_, overlay)| settings::to_canonical(&overlay.values.clone().into()))
+            .collect();
+        let facts = uses.as_ref().and_then(|uses| uses.facts(&template::variables(sources, component, Some(host))));
+        groups.entry((layers, facts)).or_default().push(host.clone());
+    }
+    if groups.is_empty() {
+        return Ok(vec![Group { hosts: Vec::new() }]);
+    }
+    Ok(groups.into_values().map(|hosts| Group { hosts }).collect())
+}
+
+/// True when the component has templates.
+pub fn has_templates(repo: &Repository, sources: &Sources<'_>) -> Result<bool, git2::Error> {
+    Ok(!sources.raw && *Uses::of(repo, sources.component_tree)? != Uses::NoTemplates)
+}
+
+/// True when what hosts are like makes a difference to the component's templates.
+pub fn differ_by_host(repo: &Repository, sources: &Sources<'_>) -> Result<bool, git2::Error> {
+    Ok(!sources.raw && Uses::of(repo, sources.component_tree)?.may_read("host"))
+}

@@ -1,0 +1,67 @@
+//! What a component is made from on one host, without reading it; only templates are looked at, once.
+
+use git2::Repository;
+use sha2::{Digest as _, Sha256};
+
+use crate::layers::{Overrides, Sources, overlays};
+use crate::{
+    settings,
+    template::{self, Uses},
+};
+use libconf::name::{ComponentName, ComponentVersion, HostName, ObjectId, SecretName};
+
+/// Equal ingredients give equal files and settings, and equal faults.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Ingredients {
+    tree: ObjectId,
+    raw: bool,
+    /// The class's and the datacenter's.
+    overrides: [Option<ObjectId>; 2],
+    /// The SHA-256 of each patch of roles and host, in canonical form.
+    overlays: Vec<[u8; 32]>,
+    /// Faults in layers name the component; without a layer there are none.
+    layered: Option<ComponentName>,
+    /// The SHA-256 of what templates read of platform, datacenter, host and component; nothing without templates.
+    facts: Option<[u8; 32]>,
+    /// The secrets that may go in: the source of each, and its sealed value.
+    secrets: Vec<(SecretName, String, Option<ObjectId>)>,
+}
+
+impl Ingredients {
+    /// Those of `component` on `host`; `class` and `datacenter` are the overrides in the trees of `sources`.
+    pub fn new(
+        repo: &Repository,
+        sources: &Sources<'_>,
+        [class, datacenter]: [&Overrides; 2],
+        component: &ComponentVersion,
+        host: Option<&HostName>,
+    ) -> Result<Self, git2::Error> {
+        let (tree, raw) = (sources.component_tree, sources.raw);
+        if raw {
+            return Ok(Ingredients {
+                tree,
+                raw,
+                overrides: [None; 2],
+                overlays: Vec::new(),
+                layered: None,
+                facts: None,
+                secrets: Vec::new(),
+            });
+        }
+        let name = &component.component;
+        let overrides = [class, datacenter].map(|overrides| overrides.files.get(name).copied());
+        let overlays: Vec<_> = overlays(sources.instance, name, host)
+            .map(|(_, overlay)| Sha256::digest(settings::to_canonical(&overlay.values.clone().into())).into())
+            .collect();
+        let layered = overrides.iter().any(Option::is_some) || !overlays.is_empty();
+        let layered = layered.then(|| name.clone());
+        let facts = match &*Uses::of(repo, tree)? {
+            Uses::NoTemplates => None,
+            uses => uses.facts(&template::variables(sources, component, host)),
+        };
+        let secrets = sources.secrets_of(name).map(|(secret, declared)| {
+            (secret.clone(), declared.source.to_string(), sources.sealed.get(secret).copied())
+        });
+        Ok(Ingredients { tree, raw, overrides, overlays, layered, facts, secrets: secrets.collect() })
+    }
+}

@@ -1,0 +1,160 @@
+//! Signatures on hosts' reports: SSH signatures under a namespace of their own, so that a host's words are its own whichever
+//! conf-slave carries them, and are good for nothing else.
+
+use ssh_key::{HashAlg, LineEnding, PublicKey, SshSig};
+
+use crate::{
+    api::{HostReport, HostState},
+    secret::{HostKey, Identity},
+};
+
+/// What `ssh-keygen -Y verify -n` is to be told.
+pub const NAMESPACE: &str = "conf-report";
+/// An SSH signature by an Ed25519 key has some 300 bytes; what is longer than this is none.
+pub const LONGEST: usize = 1024;
+
+/// Why a report is not its host's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unproven {
+    /// There is no signature.
+    #[error(
+        "its report is not signed, though the inventory lists a key that signs; does its agent run with another identity?"
+    )]
+    Unsigned,
+    /// There is one that nobody can read.
+    #[error("the signature of its report is none")]
+    Malformed,
+    /// It is somebody else's.
+    #[error(
+        "its report is signed by another key than the inventory's; write what `conf-local identity` prints on the host"
+    )]
+    OtherKey,
+    /// It was made for other words.
+    #[error("the signature of its report belongs to other words")]
+    OtherWords,
+}
+
+/// What is signed: all that a barrier decides by. `None` without a time.
+///
+/// The words of an error are not among it, nor when a tier received the report.
+pub fn text(report: &HostReport) -> Option<String> {
+    let HostReport { host, datacenter, sequence, commit, state, time, .. } = report;
+    let commit = commit.map_or_else(|| "-".to_owned(), |commit| commit.to_string());
+    let state = match state {
+        HostState::Current => "current",
+        HostState::Updating => "updating",
+        HostState::Failed => "failed",
+    };
+    time.map(|time| {
+        format!(
+            "conf-report 1\ndatacenter {datacenter}\nhost {host}\nsequence {sequence}\ncommit {commit}\nstate {state}\ntime {time}\n"
+        )
+    })
+}
+
+/// A report as its host says it at `time`, in milliseconds since 1970. An identity of age has no signature to give.
+pub fn signed(report: &HostReport, time: u64, identity: &Identity) -> HostReport {
+    let mut report = HostReport { time: Some(time), signature: None, ..report.clone() };
+    report.signature = signature(&report, identity);
+    report
+}
+
+fn signature(report: &HostReport, identity: &Identity) -> Option<String> {
+    let signature = identity.signer()?.sign(NAMESPACE, HashAlg::Sha512, text(report)?.as_bytes()).ok()?;
+    signature.to_pem(LineEnding::LF).ok()
+}
+
+/// Says whether a report is of the host with this key, which must be one that signs ([`HostKey::signs`]).
+pub fn verify(report: &HostReport, key: &HostKey) -> Result<(), Unproven> {
+    let signature = report.signature.as_ref().filter(|text| text.len() <= LONGEST).ok_or(Unproven::Unsigned)?;
+    let signature = SshSig::from_pem(signature).map_err(|_| Unproven::Malformed)?;
+    let text = text(report).ok_or(Unproven::OtherWords)?;
+    let key = PublicKey::from_openssh(&key.to_string()).map_err(|_| Unproven::OtherKey)?;
+    if key.key_data() != signature.public_key() {
+        return Err(Unproven::OtherKey);
+    }
+    key.verify(NAMESPACE, text.as_bytes(), &signature).map_err(|_| Unproven::OtherWords)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+    use crate::sign::SigningKey;
+
+    fn report() -> HostReport {
+        let text = r#"{"host": "web-1", "datacenter": "us-west/v1", "sequence": 7, "commit": null, "state": "current",
+            "agent": "0.1.0"}"#;
+        serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_signature_holds_for_every_word_that_a_barrier_decides_by() {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str| Identity::create(&folder.path().join(name)).unwrap();
+        let (own, other) = (make("own"), make("other"));
+        assert_eq!(verify(&report(), own.recipient()), Err(Unproven::Unsigned));
+        let mut signed = signed(&report(), 1, &own);
+        verify(&signed, own.recipient()).unwrap();
+        assert_eq!(verify(&signed, other.recipient()), Err(Unproven::OtherKey));
+        let changes: [fn(&mut HostReport); 7] = [
+            |report| report.sequence.0 += 1,
+            |report| report.host = "web-2".parse().unwrap(),
+            |report| report.datacenter = "us-west/v2".parse().unwrap(),
+            |report| report.commit = Some(libconf::name::CommitId::ZERO),
+            |report| report.state = HostState::Failed,
+            |report| report.time = report.time.map(|time| time + 1),
+            |report| report.time = None,
+        ];
+        for (at, change) in changes.iter().enumerate() {
+            let mut changed = signed.clone();
+            change(&mut changed);
+            assert_eq!(verify(&changed, own.recipient()), Err(Unproven::OtherWords), "{at}");
+        }
+        // What others write beside it does not matter.
+        signed.received = Some("now".to_owned());
+        verify(&signed, own.recipient()).unwrap();
+        for damaged in ["", "x", &"x".repeat(5000)] {
+            let damaged = HostReport { signature: Some(damaged.to_owned()), ..signed.clone() };
+            assert!(verify(&damaged, own.recipient()).is_err());
+        }
+    }
+
+    #[test]
+    fn a_signature_for_another_purpose_is_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let key = SigningKey::generate(&path, "").unwrap();
+        let identity = Identity::load(&path).unwrap();
+        let mut signed = HostReport { time: Some(1), ..report() };
+        signed.signature = Some(key.sign(&text(&signed).unwrap()).unwrap());
+        assert_eq!(verify(&signed, identity.recipient()), Err(Unproven::OtherWords));
+    }
+
+    #[test]
+    fn ssh_keygen_accepts_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str| folder.path().join(name);
+        let identity = Identity::create(&path("identity")).unwrap();
+        let signed = signed(&report(), 1, &identity);
+        std::fs::write(path("signers"), format!("web-1 {}\n", identity.recipient())).unwrap();
+        std::fs::write(path("signature"), signed.signature.as_ref().unwrap()).unwrap();
+        std::fs::write(path("text"), text(&signed).unwrap()).unwrap();
+        let mut keygen = Command::new("ssh-keygen");
+        keygen.current_dir(&folder).args([
+            "-Y",
+            "verify",
+            "-n",
+            NAMESPACE,
+            "-I",
+            "web-1",
+            "-f",
+            "signers",
+            "-s",
+            "signature",
+        ]);
+        let output = keygen.stdin(std::fs::File::open(path("text")).unwrap()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+}

@@ -1,0 +1,236 @@
+//! The Jinja engine: everything here happens in the process that renders.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, PoisonError},
+};
+
+use minijinja::{
+    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde,
+};
+
+use crate::template::{
+    Answer, ENDING, Job, Limits, Made, Question, Rendering,
+    variables::NAMES,
+    watched::{self, Read},
+};
+use crate::{sandbox::spent, settings::SettingsFault};
+
+/// How deep templates may include one another and macros call: of the engine's own 500.
+const RECURSION: usize = 200;
+/// What the words for a secret that cannot be had begin with; they hold no value.
+pub(crate) const NOT_OPENED: &str = "the secret ";
+/// How long a reason may be.
+const REASON_CHARS: usize = 300;
+
+/// The tags of which the engine tells rightly what they read. Of others (`set`, `with`, `macro`, `filter`, …) it passes over
+/// some arguments, or takes a name for the template's own before it is.
+const TOLD_RIGHTLY: [&str; 9] = ["for", "endfor", "if", "elif", "else", "endif", "raw", "endraw", "do"];
+
+/// Answers one question.
+pub(crate) fn answer(question: Question) -> Answer {
+    match question {
+        Question::Render(job, limits) => Answer::Render(render(&job, limits)),
+        Question::Uses(files) => Answer::Uses(uses(&files)),
+    }
+}
+
+fn environment<'a>() -> Environment<'a> {
+    let mut environment = Environment::new();
+    environment.set_auto_escape_callback(|_| AutoEscape::None);
+    environment.set_undefined_behavior(UndefinedBehavior::Strict);
+    environment.set_recursion_limit(RECURSION);
+    // It names what is undefined. What else it knows, values among it, is never printed.
+    environment.set_debug(true);
+    environment.remove_global("debug");
+    // A line that holds nothing but a tag leaves nothing; the last line keeps its end.
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true);
+    if let Ok(syntax) = syntax.build() {
+        environment.set_syntax(syntax);
+    }
+    environment
+}
+
+fn render(job: &Job, limits: Limits) -> Rendering {
+    let begun = spent();
+    let mut environment = environment();
+    environment.set_fuel(Some(limits.fuel));
+    environment.set_path_join_callback(|name, parent| joined(name, parent).into());
+    let files: Arc<BTreeMap<String, String>> = Arc::new(job.files.clone());
+    environment.set_loader(move |path| match files.get(path) {
+        Some(text) => Ok(Some(text.clone())),
+        None if path.split('/').any(|part| part == ".." || part.is_empty()) => {
+            let words =
+                format!("`{path}` leads out of the component; a template can read the component's own files only");
+            Err(Error::new(ErrorKind::InvalidOperation, words))
+        }
+        None => Ok(None),
+    });
+    let (mut left, mut endless) = (limits.component_bytes, false);
+    let templates = job.files.keys().filter(|path| path.ends_with(ENDING));
+    let results = templates
+        .map(|path| {
+            let read = Read::default();
+            let mut output = Output { bytes: Vec::new(), left: limits.file_bytes.min(left) };
+            let done = environment
+                .get_template(path)
+                .and_then(|template| template.render_captured_to(variables(job, &read), &mut output).map(drop));
+            let secrets = std::mem::take(&mut *read.lock().unwrap_or_else(PoisonError::into_inner));
+            let result = match done {
+                Ok(()) => {
+                    left -= output.bytes.len();
+                    // It is made of text alone.
+                    Ok(Made { text: String::from_utf8_lossy(&output.bytes).into_owned(), secrets })
+                }
+                Err(error) => {
+                    endless |= matches!(error.kind(), ErrorKind::OutOfFuel | ErrorKind::WriteFailure);
+                    Err(fault(path, &error, job, limits, &secrets))
+                }
+            };
+            (path.clone(), result)
+        })
+        .collect();
+    Rendering { results, spent: spent().saturating_sub(begun), endless }
+}
+
+/// What a template can name.
+fn variables(job: &Job, read: &Read) -> Value {
+    let mut variables: BTreeMap<String, Value> = BTreeMap::new();
+    for (name, value) in &job.variables {
+        let value = match name.as_str() {
+            "settings" => watched::settings(value, &job.secrets, read),
+            _ => Value::from(Serde(value)),
+        };
+        variables.insert(name.clone(), value);
+    }
+    variables.insert("secrets".to_owned(), watched::secrets(&job.secrets, read));
+    Value::from(variables)
+}
+
+/// The path that an include means: from the component's root, or from the template's own folder when it begins with a dot.
+fn joined(name: &str, parent: &str) -> String {
+    if !name.starts_with("./") && !name.starts_with("../") {
+        return name.to_owned();
+    }
+    let mut parts: Vec<&str> = parent.split('/').collect();
+    parts.pop();
+    for part in name.split('/') {
+        match part {
+            "." => {}
+            // One too many stays, and is refused.
+            ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
+}
+
+/// What is wrong, in words that hold no secret.
+fn fault(template: &str, error: &Error, job: &Job, limits: Limits, secrets: &BTreeSet<String>) -> SettingsFault {
+    // The innermost says what is wrong, and where.
+    let mut innermost = error;
+    while let Some(inner) = std::error::Error::source(innermost).and_then(|inner| inner.downcast_ref::<Error>()) {
+        innermost = inner;
+    }
+    let file = innermost.name().or(error.name()).filter(|name| job.files.contains_key(*name)).unwrap_or(template);
+    let line = innermost.line().or(error.line());
+    let quoted = || {
+        let (source, range) = (job.files.get(file)?, innermost.range()?);
+        let quoted = source.get(range)?.trim();
+        (!quoted.is_empty() && quoted.len() <= 80 && !quoted.contains('\n')).then(|| format!(" in `{quoted}`"))
+    };
+    let detail = innermost.detail().unwrap_or_default();
+    let reason = match innermost.kind() {
+        ErrorKind::UndefinedError if detail.starts_with('`') => undefined(detail, job),
+        ErrorKind::UndefinedError => format!("a value is undefined{}", quoted().unwrap_or_default()),
+        ErrorKind::OutOfFuel => {
+            format!("it takes more than {} steps; is there a loop that never ends?", limits.fuel)
+        }
+        ErrorKind::WriteFailure => {
+            let (file, all) = (limits.file_bytes >> 20, limits.component_bytes >> 20);
+            format!("it comes to more than {file} MiB, or all of the component's templates to more than {all} MiB")
+        }
+        ErrorKind::InvalidOperation if detail.starts_with(NOT_OPENED) => detail.to_owned(),
+        ErrorKind::SyntaxError => format!("it is no template: {detail}"),
+        ErrorKind::TemplateNotFound if secrets.is_empty() => {
+            format!("{detail}; a template can read the component's own files only")
+        }
+        // With a secret about, a detail could hold it, or a part.
+        kind if !secrets.is_empty() => format!("{kind}{}", quoted().unwrap_or_default()),
+        kind if detail.is_empty() => format!("{kind}{}", quoted().unwrap_or_default()),
+        kind => format!("{kind}: {detail}{}", quoted().unwrap_or_default()),
+    };
+    SettingsFault { file: file.to_owned(), line, reason: reason.chars().take(REASON_CHARS).collect() }
+}
+
+/// With what to do about it.
+fn undefined(detail: &str, job: &Job) -> String {
+    let name = detail.trim_start_matches('`').split('`').next().unwrap_or_default();
+    let first = name.split(['.', '[']).next().unwrap_or_default();
+    let advice = match first {
+        "secrets" => "; declare it in `secrets:` of datacenter.yaml with this component among its `readers`".to_owned(),
+        first if job.variables.contains_key(first) => {
+            "; set it, or give it a default: {{ x | default(\"…\") }}".to_owned()
+        }
+        _ => {
+            let known: Vec<&str> = job.variables.keys().map(String::as_str).chain(["secrets"]).collect();
+            format!("; a template knows {}", known.join(", "))
+        }
+    };
+    format!("{detail}{advice}")
+}
+
+/// The variables that templates may read, or more; `None` when any of them.
+fn uses(files: &BTreeMap<String, String>) -> Option<BTreeSet<String>> {
+    let mut environment = environment();
+    environment.set_fuel(Some(0));
+    let mut names = BTreeSet::new();
+    for (path, text) in files {
+        // What another file names is not seen from here.
+        if crate::template::names_others(text) {
+            return None;
+        }
+        if !tags(text).all(|tag| TOLD_RIGHTLY.contains(&tag)) {
+            // Whatever reads a variable has its name in it.
+            let words: BTreeSet<&str> = text.split(|letter: char| !is_of_name(letter)).collect();
+            names.extend(NAMES.into_iter().filter(|name| words.contains(name)).map(str::to_owned));
+            continue;
+        }
+        // One that is none reads nothing, and is refused when it is rendered.
+        let Ok(template) = environment.template_from_named_str(path, text) else { continue };
+        names.extend(template.undeclared_variables(true));
+    }
+    Some(names)
+}
+
+/// The first word of every tag.
+fn tags(text: &str) -> impl Iterator<Item = &str> {
+    text.match_indices("{%").map(|(start, _)| {
+        let tag = text[start + 2..].trim_start_matches(|letter: char| letter.is_whitespace() || "-+".contains(letter));
+        &tag[..tag.find(|letter: char| !is_of_name(letter)).unwrap_or(tag.len())]
+    })
+}
+
+fn is_of_name(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || letter == '_'
+}
+
+/// A text that may not grow beyond a bound.
+struct Output {
+    bytes: Vec<u8>,
+    left: usize,
+}
+
+impl io::Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.left = self.left.checked_sub(bytes.len()).ok_or(io::ErrorKind::FileTooLarge)?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

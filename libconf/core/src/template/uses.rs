@@ -1,0 +1,111 @@
+//! Which variables a component's templates read, so that what they do not read makes no difference.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use git2::{ObjectType, Repository, TreeWalkMode, TreeWalkResult};
+use serde_json::{Map, Value};
+use sha2::{Digest as _, Sha256};
+
+use crate::settings;
+use crate::template::{Answer, ENDING, LANDING, Question, ask};
+use libconf::name::ObjectId;
+
+/// What the templates of one tree read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Uses {
+    /// There are no templates.
+    NoTemplates,
+    /// These variables, each by its path: `host.variables.rack`.
+    Names(BTreeSet<String>),
+    /// Any of them.
+    All,
+}
+
+/// So many trees are remembered; then all are forgotten.
+const MOST_KNOWN: usize = 100_000;
+
+impl Uses {
+    /// Those of a tree. What a tree holds never changes, so each is looked at once.
+    pub(crate) fn of(repo: &Repository, tree: ObjectId) -> Result<Arc<Self>, git2::Error> {
+        static KNOWN: Mutex<BTreeMap<ObjectId, Arc<Uses>>> = Mutex::new(BTreeMap::new());
+        let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(uses) = known().get(&tree) {
+            return Ok(uses.clone());
+        }
+        // Others go on meanwhile.
+        let uses = Arc::new(Self::read(repo, tree)?);
+        let mut known = known();
+        if known.len() >= MOST_KNOWN {
+            known.clear();
+        }
+        known.insert(tree, uses.clone());
+        Ok(uses)
+    }
+
+    fn read(repo: &Repository, tree: ObjectId) -> Result<Self, git2::Error> {
+        let (mut templates, mut failed) = (BTreeMap::new(), None);
+        repo.find_tree(tree.into())?.walk(TreeWalkMode::PreOrder, |above, entry| {
+            let name = String::from_utf8_lossy(entry.name_bytes());
+            if entry.kind() != Some(ObjectType::Blob) || entry.filemode() == 0o120_000 || !name.ends_with(ENDING) {
+                return TreeWalkResult::Ok;
+            }
+            match repo.find_blob(entry.id()) {
+                Ok(blob) => {
+                    let text = String::from_utf8_lossy(blob.content()).into_owned();
+                    templates.insert(format!("{above}{name}"), text);
+                    TreeWalkResult::Ok
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    TreeWalkResult::Abort
+                }
+            }
+        })?;
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if templates.is_empty() {
+            return Ok(Uses::NoTemplates);
+        }
+        // One that cannot even be looked at is refused when it is rendered.
+        Ok(match ask(&Question::Uses(templates), LANDING.bounds()) {
+            Ok(Answer::Uses(Some(names))) => Uses::Names(names),
+            _ => Uses::All,
+        })
+    }
+
+    /// What templates read of all that they could, as a hash that is equal when that is: it may be much, and is remembered.
+    pub(crate) fn facts(&self, variables: &Map<String, Value>) -> Option<[u8; 32]> {
+        let facts = match self {
+            Uses::NoTemplates => return None,
+            Uses::All => variables.clone(),
+            Uses::Names(names) => names.iter().filter_map(|name| picked(name, variables)).collect(),
+        };
+        Some(Sha256::digest(settings::to_canonical(&Value::Object(facts))).into())
+    }
+
+    /// True when templates may read this variable, or something in it.
+    pub(crate) fn may_read(&self, variable: &str) -> bool {
+        match self {
+            Uses::NoTemplates => false,
+            Uses::All => true,
+            Uses::Names(names) => names.iter().any(|name| name.split('.').next() == Some(variable)),
+        }
+    }
+}
+
+/// What a template may learn by a name: the value there, or where there is none, all around it.
+fn picked(name: &str, variables: &Map<String, Value>) -> Option<(String, Value)> {
+    let mut parts = name.split('.');
+    let mut value = variables.get(parts.next()?)?;
+    for part in parts {
+        match value.get(part) {
+            Some(inner) => value = inner,
+            None => break,
+        }
+    }
+    Some((name.to_owned(), value.clone()))
+}

@@ -1,0 +1,385 @@
+//! Fetching: one POST by object id, streamed into the repository, checked to be complete.
+
+use std::path::PathBuf;
+
+use bytes::{Bytes, BytesMut};
+use git2::Repository;
+use reqwest::Response;
+use tokio::sync::mpsc;
+
+pub use crate::git::{
+    connectivity::{Missing, complete, complete_history, complete_two},
+    consolidate::consolidate,
+};
+use crate::{
+    git::{
+        pktline::{self, Packet},
+        pool::Opened,
+        store::{Part, StoreError, store},
+    },
+    upstream::{SILENCE, Upstream, UpstreamError},
+};
+use libconf::name::{CommitId, ObjectId};
+
+/// Answers up to here are handed back for caches: steps have a few KiB.
+const MOST_KEPT: usize = 4 << 20;
+
+/// How much history a first fetch brings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Depth {
+    /// All of it.
+    Full,
+    /// The wanted commit alone; the repository becomes a shallow one.
+    One,
+    /// The wanted commit and the one before it.
+    Two,
+}
+
+/// One step from what a repository has to what it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// A commit that is here, complete; `None` for a first fetch.
+    pub have: Option<CommitId>,
+    /// The commit to get.
+    pub want: CommitId,
+    /// How much history, when there is no `have`.
+    pub depth: Depth,
+}
+
+impl Step {
+    /// The body of its request: the same bytes from every program that makes this step.
+    pub fn request(&self) -> Bytes {
+        Ask::from(*self).body()
+    }
+
+    /// Reads a request that is a step, byte for byte as [`Step::request`] makes it.
+    pub fn parse(request: &[u8]) -> Option<Step> {
+        // Two ids and what stands around them.
+        let text = std::str::from_utf8(request).ok().filter(|text| text.len() < 512)?;
+        let id = |word: &str| text.lines().find_map(|line| line.get(4..)?.strip_prefix(word)?.parse().ok());
+        let step = Step { want: id("want ")?, have: id("have "), depth: Depth::Full };
+        [step, Step { depth: Depth::One, ..step }].into_iter().find(|step| step.request() == request)
+    }
+}
+
+/// What is asked for in one POST.
+#[derive(Clone, Debug)]
+struct Ask {
+    wants: Vec<ObjectId>,
+    haves: Vec<ObjectId>,
+    depth: Depth,
+}
+
+impl From<Step> for Ask {
+    fn from(step: Step) -> Self {
+        Ask { wants: vec![step.want], haves: step.have.into_iter().collect(), depth: step.depth }
+    }
+}
+
+impl Ask {
+    /// A `fetch` of Git protocol v2 that negotiates nothing.
+    fn body(&self) -> Bytes {
+        let mut text = String::new();
+        pktline::push(&mut text, "command=fetch");
+        text.push_str("0001");
+        for line in ["thin-pack", "no-progress", "ofs-delta"] {
+            pktline::push(&mut text, line);
+        }
+        for want in &self.wants {
+            pktline::push(&mut text, &format!("want {want}"));
+        }
+        for have in &self.haves {
+            pktline::push(&mut text, &format!("have {have}"));
+        }
+        match self.depth {
+            Depth::One if self.haves.is_empty() => pktline::push(&mut text, "deepen 1"),
+            Depth::Two if self.haves.is_empty() => pktline::push(&mut text, "deepen 2"),
+            Depth::Full | Depth::One | Depth::Two => {}
+        }
+        pktline::push(&mut text, "done");
+        text.push_str("0000");
+        text.into()
+    }
+
+    /// Sees that all that is asked for is here.
+    fn check(&self, repo: &Repository) -> Result<(), Missing> {
+        match self.depth {
+            Depth::Full => complete_history(repo, &self.haves, &self.wants),
+            Depth::One => self.wants.iter().try_for_each(|want| complete(repo, self.haves.first().copied(), *want)),
+            Depth::Two => self.wants.iter().try_for_each(|want| complete_two(repo, *want)),
+        }
+    }
+}
+
+/// What a fetch brought.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// Request and response of the one POST, where it was a step (with a `have`) of at most 4 MiB: what a cache serves on.
+    pub answer: Option<(Bytes, Bytes)>,
+    /// Bytes of all responses' bodies.
+    pub wire_bytes: u64,
+    /// 0 when everything was here, 1, or 2 when the first answer was not complete.
+    pub requests: u32,
+    /// Packs added.
+    pub packs: u32,
+}
+
+/// Makes a step: afterwards `want` and all that its tree needs is in the repository, durably; with [`Depth::Full`] its
+/// whole history too. Moves no ref.
+///
+/// A step whose objects are all here asks nobody. An answer that leaves objects out is asked again without `have`.
+/// - Errors: see [`FetchError`]; nothing but unreferenced objects is left behind.
+/// - Cancel: dropping the future ends the request; unfinished files are removed.
+pub async fn fetch(upstream: &Upstream, repo: impl Into<Opened>, step: Step) -> Result<Fetched, FetchError> {
+    fetch_all(upstream, repo.into(), step.into()).await
+}
+
+/// Fetches several commits with all their history: what a mirror does for branches, tags and the ledger. Annotated tag
+/// objects may be wanted too. Moves no ref.
+pub async fn fetch_tips(
+    upstream: &Upstream,
+    repo: impl Into<Opened>,
+    wants: Vec<ObjectId>,
+    haves: Vec<ObjectId>,
+) -> Result<Fetched, FetchError> {
+    fetch_all(upstream, repo.into(), Ask { wants, haves, depth: Depth::Full }).await
+}
+
+async fn fetch_all(upstream: &Upstream, repo: Opened, mut ask: Ask) -> Result<Fetched, FetchError> {
+    let mut fetched = Fetched { answer: None, wire_bytes: 0, requests: 0, packs: 0 };
+    let (given, opened) = (ask.clone(), repo.clone());
+    let here = blocking(move || look(&opened, given)).await;
+    let here = here.map_err(|cause| unusable(&repo, &cause))?;
+    let Some(haves) = here else { return Ok(fetched) };
+    ask.haves = haves;
+    loop {
+        fetched.requests += 1;
+        let outcome = exchange(upstream, &repo, &ask, &mut fetched).await;
+        if matches!(outcome, Err(FetchError::Corrupt { .. } | FetchError::Unreachable(_))) {
+            upstream.report(false);
+        }
+        match outcome {
+            // What it is thin against, or what it left out, may be here no more: ask for all of it.
+            Err(FetchError::Corrupt { reason, .. }) if !ask.haves.is_empty() => {
+                tracing::warn!(want = %ask.wants[0], reason, "the answer to a step is not complete; asked again in full");
+                ask.haves.clear();
+            }
+            Err(error) => return Err(error),
+            Ok(answer) => {
+                let is_step = ask.wants.len() == 1 && ask.haves.len() == 1;
+                fetched.answer = answer.filter(|_| is_step && fetched.requests == 1);
+                return Ok(fetched);
+            }
+        }
+    }
+}
+
+/// Answers nothing when all is here already; else the `haves` that are.
+fn look(opened: &Opened, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, git2::Error> {
+    let repo = opened.lend()?;
+    let odb = repo.odb()?;
+    ask.haves.retain(|have| odb.exists((*have).into()));
+    Ok(ask.check(&repo).is_err().then_some(ask.haves))
+}
+
+/// One POST and its answer, stored and checked. Answers request and response, when they are small.
+async fn exchange(
+    upstream: &Upstream,
+    repo: &Opened,
+    ask: &Ask,
+    fetched: &mut Fetched,
+) -> Result<Option<(Bytes, Bytes)>, FetchError> {
+    let request = ask.body();
+    let response = upstream.upload_pack(request.clone()).await.map_err(FetchError::from)?;
+    // Bounded: the network waits for the disk.
+    let (parts, received) = mpsc::channel(16);
+    let (opened, ask) = (repo.clone(), ask.clone());
+    let want = ask.wants[0];
+    let storing = tokio::task::spawn_blocking(move || store(&opened, received, |repo| ask.check(repo)));
+    let mut seen = Seen { bytes: 0, kept: Some(BytesMut::new()) };
+    let read = read_answer(upstream, response, &parts, &mut seen).await;
+    drop(parts);
+    let stored = storing.await.unwrap_or(Err(StoreError::BrokenOff));
+    fetched.wire_bytes += seen.bytes;
+    let url = || upstream.url().to_string();
+    match (read, stored) {
+        // That storing was broken off says nothing when reading the answer failed.
+        (Err(error), Ok(_) | Err(StoreError::BrokenOff)) => Err(match error {
+            ReadError::Upstream(error) => error.into(),
+            ReadError::Stopped => unusable(repo, &"storing stopped"),
+            ReadError::Remote(words) if words.contains("not our ref") => {
+                FetchError::NotFound { url: url(), want, words }
+            }
+            ReadError::Remote(reason) => FetchError::Corrupt { url: url(), want, reason },
+            ReadError::Malformed => {
+                FetchError::Corrupt { url: url(), want, reason: "not an answer of Git protocol v2".to_owned() }
+            }
+        }),
+        (_, Err(StoreError::Repository(reason))) => Err(unusable(repo, &reason)),
+        (_, Err(StoreError::Damaged(reason))) => Err(FetchError::Corrupt { url: url(), want, reason }),
+        (Ok(()), Err(StoreError::BrokenOff)) => {
+            Err(FetchError::Corrupt { url: url(), want, reason: "it holds no pack".to_owned() })
+        }
+        (Ok(()), Ok(packs)) => {
+            fetched.packs += packs;
+            Ok(seen.kept.map(|kept| (request, kept.freeze())))
+        }
+    }
+}
+
+/// What went by on the wire.
+struct Seen {
+    bytes: u64,
+    /// All of it, until it is too much.
+    kept: Option<BytesMut>,
+}
+
+/// Why an answer could not be read to its end.
+enum ReadError {
+    Upstream(UpstreamError),
+    /// The server's own words, in the answer.
+    Remote(String),
+    Malformed,
+    /// Whoever stores has stopped.
+    Stopped,
+}
+
+/// Takes an answer apart as it arrives, and hands on what is to be stored.
+async fn read_answer(
+    upstream: &Upstream,
+    mut response: Response,
+    parts: &mpsc::Sender<Part>,
+    seen: &mut Seen,
+) -> Result<(), ReadError> {
+    let url = || upstream.url().to_string();
+    let mut packets = pktline::Reader::default();
+    let mut section = Section::Start;
+    loop {
+        let bytes = match tokio::time::timeout(SILENCE, response.chunk()).await {
+            Ok(Ok(Some(bytes))) => bytes,
+            Ok(Ok(None)) if section == Section::End && packets.is_empty() => break,
+            Ok(Ok(None)) => return Err(ReadError::Upstream(UpstreamError::Closed { url: url() })),
+            Ok(Err(cause)) => return Err(ReadError::Upstream(UpstreamError::Unreachable { url: url(), cause })),
+            Err(_) => return Err(ReadError::Upstream(UpstreamError::Silent { url: url(), after: SILENCE })),
+        };
+        seen.bytes += bytes.len() as u64;
+        match &mut seen.kept {
+            Some(kept) if kept.len() + bytes.len() <= MOST_KEPT => kept.extend_from_slice(&bytes),
+            other => *other = None,
+        }
+        packets.feed(&bytes);
+        while let Some(packet) = packets.next().map_err(|pktline::Malformed| ReadError::Malformed)? {
+            let (next, part) = section.step(packet)?;
+            section = next;
+            if let Some(part) = part {
+                parts.send(part).await.map_err(|_| ReadError::Stopped)?;
+            }
+        }
+    }
+    parts.send(Part::End).await.map_err(|_| ReadError::Stopped)
+}
+
+/// Where in an answer we are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Section {
+    Start,
+    Shallow,
+    /// One that says nothing to us.
+    Other,
+    Pack,
+    End,
+}
+
+impl Section {
+    fn step(self, packet: Packet) -> Result<(Section, Option<Part>), ReadError> {
+        Ok(match (self, packet) {
+            (Section::Pack, Packet::Data(data)) => match data.first() {
+                Some(1) => (self, Some(Part::Pack(data.slice(1..)))),
+                Some(2) => (self, None),
+                Some(3) => return Err(ReadError::Remote(String::from_utf8_lossy(&data[1..]).trim().to_owned())),
+                _ => return Err(ReadError::Malformed),
+            },
+            (Section::Pack, Packet::Flush) => (Section::End, None),
+            (Section::End | Section::Pack, _) => return Err(ReadError::Malformed),
+            (_, Packet::Data(data)) => match (pktline::error(&data), self, data.trim_ascii_end()) {
+                (Some(words), ..) => return Err(ReadError::Remote(words)),
+                (_, Section::Start, b"shallow-info") => (Section::Shallow, None),
+                (_, Section::Start, b"packfile") => (Section::Pack, None),
+                (_, Section::Start, _) => (Section::Other, None),
+                (_, Section::Shallow, line) => (self, Some(Part::shallow(line).ok_or(ReadError::Malformed)?)),
+                (..) => (self, None),
+            },
+            (Section::Shallow | Section::Other, Packet::Delimiter) => (Section::Start, None),
+            (..) => return Err(ReadError::Malformed),
+        })
+    }
+}
+
+/// Runs what blocks where blocking is allowed.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("blocking work does not panic")
+}
+
+fn unusable(repo: &Opened, reason: &dyn std::fmt::Display) -> FetchError {
+    FetchError::Repository { path: repo.path(), reason: reason.to_string() }
+}
+
+/// Why a fetch failed, by what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// No answer, or it broke off: try another server, or again later.
+    #[error("fetching failed")]
+    Unreachable(#[source] UpstreamError),
+    /// The server says no: ask a person (a credential), or wait (`Retry-After`).
+    #[error("fetching was refused")]
+    Refused(#[source] UpstreamError),
+    /// The server does not have it (yet): try another server, or again later.
+    #[error("{url} does not have {want}: {words}")]
+    NotFound {
+        /// Who was asked.
+        url: String,
+        /// For what.
+        want: ObjectId,
+        /// Its words.
+        words: String,
+    },
+    /// The answer is damaged, or leaves objects out even when asked for all: try another server and say so.
+    #[error("{url} gave a damaged answer for {want}: {reason}")]
+    Corrupt {
+        /// Who was asked.
+        url: String,
+        /// For what.
+        want: ObjectId,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The repository cannot be read or written: a full disk, a wrong owner.
+    #[error("cannot use the repository {path}: {reason}")]
+    Repository {
+        /// Where.
+        path: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl From<UpstreamError> for FetchError {
+    fn from(error: UpstreamError) -> Self {
+        match error {
+            UpstreamError::Refused { .. } | UpstreamError::Token { .. } | UpstreamError::Unexpected { .. } => {
+                FetchError::Refused(error)
+            }
+            _ => FetchError::Unreachable(error),
+        }
+    }
+}
+
+impl FetchError {
+    /// How long the server asked to wait.
+    pub fn retry_after(&self) -> Option<std::time::Duration> {
+        match self {
+            FetchError::Refused(error) | FetchError::Unreachable(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+}
