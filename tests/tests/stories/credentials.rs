@@ -3,9 +3,11 @@
 use std::{fs, path::Path};
 
 use tests::{
-    Plan, Reader, Site, eventually,
+    Plan, Reader, Site, eventually, page,
     site::{DATACENTER, Pointers},
 };
+
+const MANUAL: &str = include_str!("../../../docs/operating.md");
 
 /// What a token looks like to the JSON routes and to Git.
 fn headers(token: &str) -> [String; 2] {
@@ -63,17 +65,13 @@ fn tiers_show_their_tokens_and_a_new_one_is_read_without_a_restart() {
     assert!(!logs.contains("-secret"), "a token is in the logs:\n{logs}");
 }
 
-/// The policies that the README prints, by the heading above them.
+/// The policy that docs/operating.md prints for a program.
 fn policy(program: &str) -> String {
-    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("a workspace").join("README.md");
-    let readme = fs::read_to_string(readme).expect("there is a README");
-    let (_, after) = readme.split_once(&format!("\n#### {program}\n")).expect("the heading");
-    let (_, block) = after.split_once("```hcl\n").expect("the policy");
-    block.split_once("```").expect("its end").0.to_owned()
+    page::fenced(MANUAL, &format!("#### Policy for {program}"), "hcl").concat()
 }
 
 #[test]
-fn with_consul_denying_all_else_the_policies_of_the_readme_are_enough() {
+fn with_consul_denying_all_else_the_policies_of_the_manual_are_enough() {
     let mut site = Plan { pointers: Pointers::DenyingConsul, ..Plan::default() }.start_empty();
     site.populate();
     let (for_slave, for_local) = (policy("conf-slave"), policy("conf-local"));
