@@ -6,12 +6,14 @@
 //! [`references`] collects the paths that a file names, [`resolve`] finds the file that defines
 //! what a path names, [`arrows`] joins them, [`circles`] finds circles, [`rules`] says what is
 //! wrong, [`exceptions`] what is known to be wrong, [`picture`] draws the folders for
-//! `docs/architecture.md`. [`made_up`] breaks every rule once.
+//! `docs/architecture.md`, [`documents`] looks for the files that the documentation names.
+//! [`made_up`] breaks every rule once.
 #![expect(clippy::unwrap_used, reason = "a test may end where it stands")]
 
 mod arrows;
 mod circles;
 mod contents;
+mod documents;
 mod exceptions;
 mod made_up;
 mod modules;
@@ -84,4 +86,10 @@ fn the_page_draws_the_folders_as_they_are() {
         return;
     }
     assert!(text == renewed, "\n\n{}", picture::stale(&text, &renewed));
+}
+
+#[test]
+fn every_file_that_the_documentation_names_exists() {
+    let missing = documents::missing(&root());
+    assert!(missing.is_empty(), "\n\n{}", documents::report(&missing));
 }
