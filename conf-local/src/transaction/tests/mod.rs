@@ -525,11 +525,12 @@ const MUTATING: [&str; 17] = [
     "syncfs",
 ];
 
-/// The process that is killed: takes the second step of what stands in a folder, and ends.
+/// The process that is killed: takes the second step of what stands in a folder, and ends. Without
+/// a folder (when all ignored tests are run) there is nothing to do.
 #[test]
 #[ignore = "started by killed_at_every_system_call_that_changes_something"]
 fn takes_the_step_that_it_is_given() {
-    let folder = PathBuf::from(std::env::var_os("CONF_TEST_FOLDER").unwrap());
+    let Some(folder) = std::env::var_os("CONF_TEST_FOLDER").map(PathBuf::from) else { return };
     let commit: CommitId = std::env::var("CONF_TEST_COMMIT").unwrap().parse().unwrap();
     let mut site = Site::new();
     site.key = SigningKey::load(&folder.join("master.key")).unwrap();

@@ -118,10 +118,11 @@ fn a_callback_comes_after_every_handle_is_on_the_snapshot() {
 }
 
 /// The other half of the test below: a process that ends by the signal, being without a handler for it.
+/// Without an export (when all ignored tests are run) there is nothing to do.
 #[test]
 #[ignore = "run by the test below, in a process of its own"]
 fn raises_the_signal_on_itself() {
-    let export_dir = std::env::var_os("TEST_EXPORT").expect("started by the other test");
+    let Some(export_dir) = std::env::var_os("TEST_EXPORT") else { return };
     let client = super::super::Client::at(export_dir).unwrap();
     let mut web = client.component("services/web").unwrap().typed::<Web>().unwrap();
     let _raising = client.raise_on_change(Signal::Hangup).unwrap();
