@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use conf_core::{
-    api::{SnapshotEvent, WatermarkEvent},
-    consul::pointers::Pointer,
+    api::{Pointer, SnapshotEvent, WatermarkEvent},
     daemon::chain,
-    upstream::{Backoff, Upstreams, events::Event},
+    retry::Backoff,
+    upstream::{Event, Upstreams},
 };
 use tokio::{
     sync::{Notify, watch},

@@ -9,7 +9,8 @@ use std::{
 use conf_core::{
     api::{HostReport, SlaveReport},
     daemon::chain,
-    upstream::{Backoff, UpstreamError, Upstreams},
+    retry::Backoff,
+    upstream::{UpstreamError, Upstreams},
 };
 use libconf::name::{HostName, Sequence};
 use tokio::{sync::Notify, time::Instant};

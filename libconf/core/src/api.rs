@@ -1,8 +1,10 @@
 //! What the tiers say to each other over HTTP, as JSON. Readers ignore members that they do not know.
 
+use std::{fmt, str::FromStr};
+
 use serde::{Deserialize, Serialize};
 
-use libconf::name::{BranchName, CommitId, ComponentVersion, DatacenterName, HostName, Sequence};
+use libconf::name::{BadName, BranchName, CommitId, ComponentVersion, DatacenterName, HostName, Sequence};
 
 /// Event `snapshot` on `GET /api/v1/events?datacenter=<id>/<version>`, with the sequence as its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,8 +38,8 @@ pub struct WatermarkEvent {
 
 impl WatermarkEvent {
     /// The snapshot that it is about.
-    pub fn newest(&self) -> SnapshotAt {
-        SnapshotAt { sequence: self.snapshot, commit: self.commit }
+    pub fn newest(&self) -> Pointer {
+        Pointer { sequence: self.snapshot, commit: self.commit }
     }
 }
 
@@ -57,22 +59,39 @@ pub struct At {
     /// is none.
     pub central: Sequence,
     /// The newest snapshot not above `w`; none also when the datacenter has none so old.
-    pub at: Option<SnapshotAt>,
+    pub at: Option<Pointer>,
     /// The one after it, where there is one: its parent is `at`, which proves that nothing lies between.
-    pub next: Option<SnapshotAt>,
+    pub next: Option<Pointer>,
     /// Where there is none: conf-master's word that up to `w` nothing follows. None when `w` is the very change that made `at`,
     /// which needs no proof.
     #[serde(default)]
     pub watermark: Option<WatermarkEvent>,
 }
 
-/// A snapshot, as [`At`] names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SnapshotAt {
-    /// The change that made it.
+/// A snapshot and the change that made it. As text, `<sequence>/<commit>`: the value of the authoritative key in Consul.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Pointer {
+    /// The change that made the snapshot.
     pub sequence: Sequence,
     /// The snapshot.
     pub commit: CommitId,
+}
+
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.sequence, self.commit)
+    }
+}
+
+impl FromStr for Pointer {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let reason = "it must be <sequence>/<commit>";
+        let bad = || BadName { text: text.chars().take(200).collect(), what: "a pointer", reason };
+        let (sequence, commit) = text.split_once('/').ok_or_else(bad)?;
+        Ok(Pointer { sequence: sequence.parse()?, commit: commit.parse()? })
+    }
 }
 
 /// One entry of `GET /api/v1/datacenters`, and, with `pins`, `GET /api/v1/datacenters/<id>/<version>`.
@@ -139,6 +158,9 @@ const LONGEST_ERROR: usize = 2_000;
 /// The most characters of an agent's version, and of a time.
 const LONGEST_WORD: usize = 100;
 
+/// The most bytes of a signature. An SSH signature by an Ed25519 key has about 300.
+pub(crate) const MOST_SIGNATURE_BYTES: usize = 1024;
+
 impl HostReport {
     /// Cuts what its sender could make as long as it likes; every tier that keeps reports keeps one of each of many hosts.
     /// What is too long for a signature is none.
@@ -151,7 +173,7 @@ impl HostReport {
         cut(&mut self.agent, LONGEST_WORD);
         self.error.iter_mut().for_each(|text| cut(text, LONGEST_ERROR));
         self.received.iter_mut().for_each(|text| cut(text, LONGEST_WORD));
-        self.signature.take_if(|text| text.len() > crate::sign::report::LONGEST);
+        self.signature.take_if(|text| text.len() > MOST_SIGNATURE_BYTES);
     }
 }
 
@@ -182,4 +204,19 @@ pub struct SlaveReport {
 pub struct ErrorBody {
     /// What is wrong and what to do about it, for people.
     pub error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pointer_prints_as_it_parses() {
+        let commit = "0123456789012345678901234567890123456789";
+        let pointer = format!("17/{commit}");
+        assert_eq!(pointer.parse::<Pointer>().unwrap().to_string(), pointer);
+        for bad in ["", "17", "17/", &format!("/{commit}"), &format!("{pointer}\n"), &format!("017/{commit}")] {
+            assert!(bad.parse::<Pointer>().is_err(), "{bad:?}");
+        }
+    }
 }

@@ -4,9 +4,9 @@
 use bolero::check;
 
 use crate::{
-    git::pktline::{Packet, Reader},
+    git::{Packet, PacketReader},
     manifest::{ClassManifest, InstanceManifest, Strictness},
-    settings::{self, Format, lines::Lines, pointer::Pointer},
+    settings::{self, Format, JsonPointer, Lines},
 };
 use libconf::name::{ComponentSelector, ComponentVersion, DatacenterName, HostName, ObjectId, RefName, Sequence};
 
@@ -135,8 +135,8 @@ fn names() {
         shown_as_it_is_read::<HostName>(&text);
         shown_as_it_is_read::<ObjectId>(&text);
         shown_as_it_is_read::<Sequence>(&text);
-        let Ok(pointer) = text.parse::<Pointer>();
-        let Ok(again) = pointer.to_string().parse::<Pointer>();
+        let Ok(pointer) = text.parse::<JsonPointer>();
+        let Ok(again) = pointer.to_string().parse::<JsonPointer>();
         assert_eq!(again, pointer);
     });
 }
@@ -144,7 +144,7 @@ fn names() {
 #[test]
 fn pkt_lines() {
     fn all(parts: &[&[u8]]) -> Vec<Option<Packet>> {
-        let mut reader = Reader::default();
+        let mut reader = PacketReader::default();
         let mut packets = Vec::new();
         for part in parts {
             reader.feed(part);

@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use conf_core::{
     daemon::chain,
-    upstream::{Backoff, UpstreamError, Upstreams},
+    retry::Backoff,
+    upstream::{UpstreamError, Upstreams},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use libconf::name::{DatacenterName, Sequence};

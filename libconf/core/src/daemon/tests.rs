@@ -2,14 +2,15 @@
 
 use std::{
     env,
-    io::{BufRead, BufReader, Read},
-    process::{Child, Command, Stdio},
+    io::{self, BufRead, BufReader, Read},
+    process::{Child, Command, ExitCode, Stdio},
     time::Instant,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio_util::sync::CancellationToken;
 
-use super::*;
+use crate::daemon::{process::LAST_MOMENT, *};
 
 /// Runs the named test again as a daemon of its own, with its output read here.
 fn daemon(test: &str) -> Child {

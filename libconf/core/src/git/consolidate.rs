@@ -1,16 +1,18 @@
 //! Making one pack of a host's many, with the kept snapshots alone in it.
 
-use std::{collections::BTreeSet, ffi::OsString, fs, io, path::Path};
+use std::{
+    collections::BTreeSet,
+    ffi::OsString,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use git2::Repository;
 
-use crate::{
-    git::{
-        connectivity::{complete, parents},
-        store::{install, write_shallow},
-        sync_folder,
-    },
-    upstream::fetch::FetchError,
+use crate::git::{
+    connectivity::{complete, parents},
+    file::sync_folder,
+    store::{install, write_shallow},
 };
 use libconf::name::CommitId;
 
@@ -23,15 +25,24 @@ const MOST_GROWTH: u64 = 4;
 /// Where little is kept, what a few changes add is many times that, and still nothing: less than this counts as this much.
 const LITTLE_BYTES: u64 = 256 << 10;
 
+/// A repository could not be consolidated; nothing of it is lost.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the repository {path}: {reason}")]
+pub struct ConsolidateError {
+    /// The repository.
+    pub path: PathBuf,
+    /// What went wrong.
+    pub reason: String,
+}
+
 /// Replaces many packs by one that holds the kept snapshots alone, when there are more than 64 packs or they take more
 /// than four times what is kept, and than 1 MiB. Answers whether it did.
 ///
 /// Does nothing while any ref leads to something else than a kept snapshot: such a repository is not ours alone. Blocks,
 /// for about a second for every 100,000 objects. Nobody else may write to the repository meanwhile; open it anew
 /// afterwards.
-pub fn consolidate(repo: &Path, keep: &[CommitId]) -> Result<bool, FetchError> {
-    try_consolidate(repo, keep)
-        .map_err(|reason| FetchError::Repository { path: repo.to_owned(), reason: reason.to_string() })
+pub fn consolidate(repo: &Path, keep: &[CommitId]) -> Result<bool, ConsolidateError> {
+    try_consolidate(repo, keep).map_err(|reason| ConsolidateError { path: repo.to_owned(), reason: reason.to_string() })
 }
 
 fn try_consolidate(path: &Path, keep: &[CommitId]) -> Result<bool, Box<dyn std::error::Error>> {

@@ -14,21 +14,21 @@ const MOST_USES: u32 = 512;
 /// Lends an open repository to one after the other; whoever comes meanwhile gets another one, opened for that.
 ///
 /// What others add to it is found: libgit2 looks for new packs before it says that an object is not there. Whoever removes
-/// packs calls [`Opened::forget`] afterwards.
+/// packs calls [`RepositoryPool::forget`] afterwards.
 #[derive(Clone)]
-pub struct Opened(Arc<Shared>);
+pub struct RepositoryPool(Arc<Shared>);
 
 struct Shared(Mutex<Idle>);
 
 struct Idle {
     path: PathBuf,
     repository: Option<(Repository, u32)>,
-    /// Rises with each [`Opened::forget`], so that what was lent before is not taken back after it.
+    /// Rises with each [`RepositoryPool::forget`], so that what was lent before is not taken back after it.
     age: u64,
 }
 
 /// An open repository, until it is dropped.
-pub struct Lent {
+pub struct PooledRepository {
     /// Away only while it is dropped.
     repository: Option<Repository>,
     uses: u32,
@@ -36,10 +36,10 @@ pub struct Lent {
     home: Arc<Shared>,
 }
 
-impl Opened {
+impl RepositoryPool {
     /// Of the bare repository at `path`; opens nothing yet.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Opened(Arc::new(Shared(Mutex::new(Idle { path: path.into(), repository: None, age: 0 }))))
+        RepositoryPool(Arc::new(Shared(Mutex::new(Idle { path: path.into(), repository: None, age: 0 }))))
     }
 
     /// Where it is now.
@@ -54,7 +54,7 @@ impl Opened {
     }
 
     /// The open one, or else one that is opened now. Blocks.
-    pub fn lend(&self) -> Result<Lent, git2::Error> {
+    pub fn lend(&self) -> Result<PooledRepository, git2::Error> {
         let (idle, age, path) = {
             let mut idle = self.0.lock();
             (idle.repository.take(), idle.age, idle.path.clone())
@@ -63,7 +63,7 @@ impl Opened {
             Some(idle) => idle,
             None => (Repository::open_bare(path)?, 0),
         };
-        Ok(Lent { repository: Some(repository), uses: uses + 1, age, home: self.0.clone() })
+        Ok(PooledRepository { repository: Some(repository), uses: uses + 1, age, home: self.0.clone() })
     }
 
     /// Closes it, and whatever is lent as soon as it is given back.
@@ -74,15 +74,15 @@ impl Opened {
     }
 }
 
-impl From<PathBuf> for Opened {
+impl From<PathBuf> for RepositoryPool {
     fn from(path: PathBuf) -> Self {
-        Opened::at(path)
+        RepositoryPool::at(path)
     }
 }
 
-impl std::fmt::Debug for Opened {
+impl std::fmt::Debug for RepositoryPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Opened").field(&self.path()).finish()
+        f.debug_tuple("RepositoryPool").field(&self.path()).finish()
     }
 }
 
@@ -92,7 +92,7 @@ impl Shared {
     }
 }
 
-impl Deref for Lent {
+impl Deref for PooledRepository {
     type Target = Repository;
 
     fn deref(&self) -> &Repository {
@@ -100,7 +100,7 @@ impl Deref for Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for PooledRepository {
     fn drop(&mut self) {
         let Some(repository) = self.repository.take() else { return };
         let mut idle = self.home.lock();
@@ -118,7 +118,7 @@ mod tests {
     fn one_stays_open_until_it_is_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         Repository::init_bare(folder.path()).unwrap();
-        let opened = Opened::at(folder.path());
+        let opened = RepositoryPool::at(folder.path());
         let is_open = || opened.0.lock().repository.is_some();
         let (one, other) = (opened.lend().unwrap(), opened.lend().unwrap());
         assert!(!is_open());
@@ -143,7 +143,7 @@ mod tests {
         let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
         let blob = Repository::init_bare(&other).unwrap().blob(b"there").unwrap();
         Repository::init_bare(&one).unwrap();
-        let opened = Opened::at(&one);
+        let opened = RepositoryPool::at(&one);
         let second = opened.clone();
         let lent = second.lend().unwrap();
         opened.move_to(&other);
@@ -161,7 +161,7 @@ mod tests {
             let packed = crate::git::command(folder.path()).args(["repack", "-a", "-d", "-q", "-k"]).status();
             assert!(packed.unwrap().success());
         };
-        let opened = Opened::at(folder.path());
+        let opened = RepositoryPool::at(folder.path());
         let mut blobs = Vec::new();
         for round in 0..3 {
             blobs.push(other.blob(format!("{round}").as_bytes()).unwrap());

@@ -11,7 +11,11 @@ use bytes::Bytes;
 use git2::{ErrorClass, Indexer, Repository};
 use tokio::sync::mpsc;
 
-use crate::git::{connectivity::Missing, pool::Opened, replace_file, sync_folder};
+use crate::git::{
+    connectivity::Missing,
+    file::{replace_file, sync_folder},
+    pool::RepositoryPool,
+};
 use libconf::name::CommitId;
 
 /// A part of an answer.
@@ -72,7 +76,7 @@ impl From<git2::Error> for StoreError {
 ///
 /// libgit2's indexer completes a thin pack with its bases. `check` sees the repository with the pack in it.
 pub(crate) fn store(
-    opened: &Opened,
+    opened: &RepositoryPool,
     mut parts: mpsc::Receiver<Part>,
     check: impl FnOnce(&Repository) -> Result<(), Missing>,
 ) -> Result<u32, StoreError> {

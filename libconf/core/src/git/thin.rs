@@ -19,7 +19,7 @@ const MOST_BYTES: usize = 1 << 20;
 const BAND_BYTES: usize = 65_515;
 
 /// The answer to "want `want`, have its parent": `None` when there is no parent, or more is new than fits in memory well.
-pub fn answer(repo: &Repository, want: CommitId) -> Result<Option<Bytes>, git2::Error> {
+pub fn thin_answer(repo: &Repository, want: CommitId) -> Result<Option<Bytes>, git2::Error> {
     let commit = repo.find_commit(want.into())?;
     let Ok(parent) = commit.parent(0) else { return Ok(None) };
     let mut new = New { repo, odb: repo.odb()?, objects: Vec::new(), seen: HashSet::new(), bytes: 0 };
@@ -188,7 +188,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::git::pktline;
+    use crate::git::pktline::{Packet, PacketReader};
 
     /// Applies a delta as gitformat-pack(5) says.
     fn apply(old: &[u8], delta: &[u8]) -> Vec<u8> {
@@ -258,7 +258,7 @@ mod tests {
         let long = "line\n".repeat(500);
         let first = commit(&[("a", "1"), ("long", &long), ("swap", "file")], None);
         let second = commit(&[("b", "2"), ("long", &format!("{long}more")), ("swap", "other")], Some(first));
-        assert_eq!(answer(&repo, first.into()).unwrap(), None, "a first fetch is Git's");
+        assert_eq!(thin_answer(&repo, first.into()).unwrap(), None, "a first fetch is Git's");
 
         let to = Repository::init_bare(folder.path().join("to.git")).unwrap();
         let mut start = repo.packbuilder().unwrap();
@@ -272,11 +272,11 @@ mod tests {
             writer.commit().unwrap();
         };
         store(&pack);
-        let answer = answer(&repo, second.into()).unwrap().unwrap();
-        let mut reader = pktline::Reader::default();
+        let answer = thin_answer(&repo, second.into()).unwrap().unwrap();
+        let mut reader = PacketReader::default();
         reader.feed(&answer);
         let mut packets = Vec::new();
-        while let Some(pktline::Packet::Data(packet)) = reader.next().unwrap() {
+        while let Some(Packet::Data(packet)) = reader.next().unwrap() {
             packets.push(packet);
         }
         assert_eq!(&packets[0][..], b"packfile\n");

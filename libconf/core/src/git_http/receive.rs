@@ -3,17 +3,14 @@
 use std::{fmt, path::PathBuf, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
-use http::StatusCode;
 use tokio::sync::Semaphore;
 
 use crate::{
     git,
     git_http::{
-        child::{Failure, Output, decoded, start, whole},
-        upload::{announced, busy, uncached},
+        answer::{announced, answered, busy},
+        child::{Failure, decoded, start, whole},
     },
-    http as answers,
     http::{Request, Response},
 };
 
@@ -82,21 +79,4 @@ impl ReceivePack {
         }
         git
     }
-}
-
-/// Answers with `head`, if any, and what a program says, as it says it. Nothing is answered before the program has said
-/// something or ended, so that one that fails at once is an error with words.
-pub(crate) async fn answered(kind: &'static str, head: Bytes, mut output: Output) -> Response {
-    match output.next().await {
-        None => uncached(answers::bytes_of(StatusCode::OK, kind, head)),
-        Some(Err(failure)) => failure.response(),
-        Some(Ok(first)) => streamed(kind, [head, first], output),
-    }
-}
-
-/// Answers with `heads` and the rest of the output.
-pub(crate) fn streamed(kind: &'static str, heads: [Bytes; 2], output: Output) -> Response {
-    let heads = stream::iter(heads.into_iter().filter(|head| !head.is_empty()).map(Ok));
-    let rest = stream::unfold(output, |mut output| async move { Some((output.next().await?, output)) });
-    uncached(answers::stream(StatusCode::OK, kind, heads.chain(rest)))
 }

@@ -1,7 +1,4 @@
 //! Serving Git over smart HTTP: `git upload-pack` behind a cache of answers.
-//!
-//! What is asked for by object id in one step ([`Step`]) has one answer, whoever asks: it is computed once and kept. All
-//! else (listings, first fetches, plain git clients) runs a process each, within limits.
 
 use std::{
     path::PathBuf,
@@ -15,38 +12,33 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use moka::future::Cache;
 use tokio::{
     io::AsyncReadExt as _,
     sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
 };
-use warp::Filter;
 
-pub use crate::git_http::receive::ReceivePack;
 use crate::{
-    git::{
-        self,
-        pktline::{self, Packet},
-    },
+    git::{self, Packet, PacketReader, Step, error_words, push_line},
     git_http::{
+        answer::{announced, busy, streamed, uncached},
         child::{Failure, Output, decoded, start, whole},
-        receive::{answered, streamed},
     },
-    http as answers,
-    http::{Request, Response, Routes},
-    upstream::{Upstreams, fetch::Step},
+    http::{self as answers, Request, Response},
+    upstream::Upstreams,
 };
 
 const RESULT: &str = "application/x-git-upload-pack-result";
 
 /// A step waits so long for a process of another to end, and a first fetch so long.
 const STEP_PATIENCE: Duration = Duration::from_secs(10);
+
 const START_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bounds of a server.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct UploadLimits {
     /// Bytes of remembered answers; one answer is remembered up to a sixteenth of it.
     pub cache_bytes: u64,
     /// `upload-pack` processes at once, for steps and listings and, counted apart, for all other fetches.
@@ -55,9 +47,9 @@ pub struct Limits {
     pub request_bytes: u64,
 }
 
-impl Default for Limits {
+impl Default for UploadLimits {
     fn default() -> Self {
-        Limits { cache_bytes: 64 << 20, processes: 16, request_bytes: 4 << 20 }
+        UploadLimits { cache_bytes: 64 << 20, processes: 16, request_bytes: 4 << 20 }
     }
 }
 
@@ -65,7 +57,7 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct UploadPack {
     repo: PathBuf,
-    limits: Limits,
+    limits: UploadLimits,
     upstreams: Option<Arc<Upstreams>>,
     /// Answers to steps, by request.
     steps: Cache<Bytes, Bytes>,
@@ -118,17 +110,17 @@ type Started = Arc<Mutex<Option<(Bytes, Output)>>>;
 
 impl UploadPack {
     /// Serves `repo`.
-    pub fn new(repo: PathBuf, limits: Limits) -> Arc<Self> {
+    pub fn new(repo: PathBuf, limits: UploadLimits) -> Arc<Self> {
         UploadPack::with(repo, limits, None)
     }
 
     /// Like [`UploadPack::new`], but a step whose `have` is not here is relayed to these servers, and computed here only
     /// when none of them answers: a cache that was emptied would otherwise send everything to every host.
-    pub fn relaying(repo: PathBuf, limits: Limits, upstreams: Arc<Upstreams>) -> Arc<Self> {
+    pub fn relaying(repo: PathBuf, limits: UploadLimits, upstreams: Arc<Upstreams>) -> Arc<Self> {
         UploadPack::with(repo, limits, Some(upstreams))
     }
 
-    fn with(repo: PathBuf, limits: Limits, upstreams: Option<Arc<Upstreams>>) -> Arc<Self> {
+    fn with(repo: PathBuf, limits: UploadLimits, upstreams: Option<Arc<Upstreams>>) -> Arc<Self> {
         let size = |request: &Bytes, answer: &Bytes| u32::try_from(request.len() + answer.len()).unwrap_or(u32::MAX);
         Arc::new(UploadPack {
             steps: Cache::builder().max_capacity(limits.cache_bytes).weigher(size).build(),
@@ -355,71 +347,6 @@ impl UploadPack {
     }
 }
 
-/// `/conf.git/info/refs`, `/conf.git/git-upload-pack` and, where pushes are taken, `/conf.git/git-receive-pack`.
-pub fn git_routes(upload: Arc<UploadPack>, receive: Option<Arc<ReceivePack>>) -> Routes {
-    let (uploading, receiving) = (upload.clone(), receive.clone());
-    let refs = warp::path!("conf.git" / "info" / "refs").and(warp::get()).and(answers::request()).then(
-        move |request: Request| {
-            let (upload, receive) = (uploading.clone(), receiving.clone());
-            async move {
-                match (request.query.as_str(), receive) {
-                    ("service=git-upload-pack", _) => upload.advertise(request).await,
-                    ("service=git-receive-pack", Some(receive)) => receive.advertise(request).await,
-                    ("service=git-receive-pack", None) => read_only(),
-                    _ => answers::error(StatusCode::FORBIDDEN, "use a Git client of version 1.6.6 or newer"),
-                }
-            }
-        },
-    );
-    let fetches = warp::path!("conf.git" / "git-upload-pack").and(warp::post()).and(answers::request()).then(
-        move |request: Request| {
-            let upload = upload.clone();
-            async move { upload.serve(request).await }
-        },
-    );
-    let pushes = warp::path!("conf.git" / "git-receive-pack").and(warp::post()).and(answers::request()).then(
-        move |request: Request| {
-            let receive = receive.clone();
-            async move {
-                match receive {
-                    Some(receive) => receive.serve(request).await,
-                    None => read_only(),
-                }
-            }
-        },
-    );
-    refs.boxed().or(fetches.boxed()).unify().or(pushes.boxed()).unify().boxed()
-}
-
-fn read_only() -> Response {
-    answers::error(StatusCode::FORBIDDEN, "this is a cache; push to conf-master")
-}
-
-/// All places are taken.
-pub(crate) fn busy() -> Response {
-    let mut response = answers::error(StatusCode::SERVICE_UNAVAILABLE, "too many fetches or pushes at once; try again");
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
-    response
-}
-
-/// What no proxy between may keep.
-pub(crate) fn uncached(mut response: Response) -> Response {
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
-}
-
-/// A list of refs, under the line that says whose it is.
-pub(crate) async fn announced(service: &'static str, output: Output) -> Response {
-    let kind = match service {
-        "git-receive-pack" => "application/x-git-receive-pack-advertisement",
-        _ => "application/x-git-upload-pack-advertisement",
-    };
-    let mut line = String::new();
-    pktline::push(&mut line, &format!("# service={service}"));
-    line.push_str("0000");
-    answered(kind, Bytes::from(line), output).await
-}
-
 fn said(words: Bytes) -> Response {
     uncached(answers::bytes_of(StatusCode::OK, RESULT, words))
 }
@@ -427,15 +354,15 @@ fn said(words: Bytes) -> Response {
 /// What Git answers when it does not have what is wanted.
 fn not_our_ref(step: Step) -> Bytes {
     let mut words = String::new();
-    pktline::push(&mut words, &format!("ERR upload-pack: not our ref {}", step.want));
+    push_line(&mut words, &format!("ERR upload-pack: not our ref {}", step.want));
     words.into()
 }
 
 /// True when an answer is, or begins with, Git's own words of refusal.
 fn refuses(answer: &[u8]) -> bool {
-    let mut packets = pktline::Reader::default();
+    let mut packets = PacketReader::default();
     packets.feed(&answer[..answer.len().min(4 << 10)]);
     std::iter::from_fn(|| packets.next().ok().flatten())
         .take(4)
-        .any(|packet| matches!(packet, Packet::Data(data) if pktline::error(&data).is_some()))
+        .any(|packet| matches!(packet, Packet::Data(data) if error_words(&data).is_some()))
 }

@@ -2,13 +2,13 @@
 //!
 //! HTTP/1.1 alone, spoken directly: hyper-util's automatic choice of a version waits without a bound for the first bytes.
 
-use std::{fs, io, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{fs, io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::StreamExt as _;
 use http::header;
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
-use hyper::{body::Incoming, server::conn::http1, service::Service};
+use hyper::{body::Incoming, server::conn::http1, service::Service as _};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -21,9 +21,12 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use warp::{Filter, Reply};
+use warp::{Filter as _, Reply};
 
-use crate::http::{Response, Routes, refuse};
+use crate::http::{
+    answer::{Response, Routes, refuse},
+    peer::Peer,
+};
 
 /// A listening socket.
 #[derive(Debug)]
@@ -74,23 +77,9 @@ pub async fn bind_unix(path: &Path, mode: u32) -> io::Result<Listener> {
     Ok(Listener::Unix(listener))
 }
 
-/// Who sent a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// Somebody on the network.
-    Tcp(SocketAddr),
-    /// A process of this machine, as the kernel saw it when it connected.
-    Unix {
-        /// Its user.
-        uid: u32,
-        /// Its process; `None` where the kernel does not tell.
-        pid: Option<i32>,
-    },
-}
-
 /// Bounds of the accept loop.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(super) struct ListenerLimits {
     /// Connections at once; more wait in the system's backlog.
     pub connections: usize,
     /// How long a client may take to send the head of a request, and how long an idle connection is kept.
@@ -99,7 +88,7 @@ pub struct Limits {
     pub stop_timeout: Duration,
 }
 
-impl Default for Limits {
+impl Default for ListenerLimits {
     fn default() -> Self {
         Self {
             // Every host of a large datacenter holds one or two connections to its cache.
@@ -117,11 +106,11 @@ const STUCK_READER_MILLISECONDS: u32 = 120_000;
 /// Serves `routes` until `stop`, then finishes the requests in progress, for three seconds at most. Server-sent events
 /// end at once, so that their readers come back to whoever serves next.
 pub async fn serve(listener: Listener, routes: Routes, stop: CancellationToken) {
-    serve_with(listener, routes, stop, Limits::default()).await;
+    serve_with(listener, routes, stop, ListenerLimits::default()).await;
 }
 
 /// As [`serve`], with other bounds.
-pub async fn serve_with(listener: Listener, routes: Routes, stop: CancellationToken, limits: Limits) {
+pub(super) async fn serve_with(listener: Listener, routes: Routes, stop: CancellationToken, limits: ListenerLimits) {
     let service = TowerToHyperService::new(warp::service(routes.recover(refuse).map(Reply::into_response).boxed()));
     let answer = move |mut request: http::Request<Incoming>, peer: Peer, stop: CancellationToken| {
         request.extensions_mut().insert(peer);
@@ -166,6 +155,7 @@ pub async fn serve_with(listener: Listener, routes: Routes, stop: CancellationTo
 }
 
 trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 async fn accept(

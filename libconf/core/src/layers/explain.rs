@@ -5,10 +5,12 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::layers::{Layer, Origin, Stack, merge};
-use crate::settings::{
-    commented::one_line,
-    pointer::{Pointer, member},
+use crate::{
+    layers::{
+        layer::{Layer, Origin},
+        stack::Stack,
+    },
+    settings::{JsonPointer, member, merge, one_line},
 };
 use libconf::name::CommitId;
 
@@ -79,6 +81,20 @@ impl SetBy {
     }
 }
 
+impl Stack {
+    /// The layer that had the last word about the value at a JSON Pointer, or at a dotted key: it set it, set something in
+    /// it, or removed it.
+    pub fn winner(&self, pointer: &str) -> Option<&Layer> {
+        let Ok(pointer) = pointer.parse();
+        self.layers.iter().rev().find(|layer| says(&layer.values, &pointer) != Says::Nothing)
+    }
+
+    /// For every key of the settings at or below `at`, and for every one that a layer removes, who says what.
+    pub fn explain(&self, at: Option<&JsonPointer>) -> Vec<Explained> {
+        explain(self, at.unwrap_or(&JsonPointer::default()))
+    }
+}
+
 fn shown(value: Option<&Value>, absent: &str) -> String {
     let Some(value) = value else { return absent.to_owned() };
     let text = one_line(&value.to_string());
@@ -104,7 +120,7 @@ pub(crate) enum Says<'a> {
     Gone,
 }
 
-pub(crate) fn says<'a>(values: &'a Map<String, Value>, pointer: &Pointer) -> Says<'a> {
+pub(crate) fn says<'a>(values: &'a Map<String, Value>, pointer: &JsonPointer) -> Says<'a> {
     let Some((first, rest)) = pointer.parts().split_first() else { return Says::Nothing };
     let Some(mut value) = values.get(first) else { return Says::Nothing };
     for part in rest {
@@ -117,7 +133,7 @@ pub(crate) fn says<'a>(values: &'a Map<String, Value>, pointer: &Pointer) -> Say
     Says::Value(value)
 }
 
-pub(crate) fn explain(stack: &Stack, at: &Pointer) -> Vec<Explained> {
+pub(crate) fn explain(stack: &Stack, at: &JsonPointer) -> Vec<Explained> {
     let settings = Value::Object(stack.merged());
     let mut keys = BTreeSet::new();
     if let Some(value) = at.find(&settings) {
@@ -125,13 +141,13 @@ pub(crate) fn explain(stack: &Stack, at: &Pointer) -> Vec<Explained> {
     }
     // What layers remove is explained as well.
     for layer in stack.layers.iter().filter(|layer| layer.origin != Origin::Component) {
-        let mut removed = |key: Pointer, value: &Value| {
+        let mut removed = |key: JsonPointer, value: &Value| {
             if value.is_null() && key.parts().starts_with(at.parts()) && key.find(&settings).is_none() {
                 keys.insert(key);
             }
         };
         for (key, value) in &layer.values {
-            leaves(value, Pointer::default().join(key), &mut removed);
+            leaves(value, JsonPointer::default().join(key), &mut removed);
         }
     }
     if at.find(&settings).is_none() && keys.is_empty() {
@@ -146,7 +162,7 @@ pub(crate) fn explain(stack: &Stack, at: &Pointer) -> Vec<Explained> {
 }
 
 /// Plain values, lists, and objects with nothing in them.
-fn leaves(value: &Value, at: Pointer, tell: &mut impl FnMut(Pointer, &Value)) {
+fn leaves(value: &Value, at: JsonPointer, tell: &mut impl FnMut(JsonPointer, &Value)) {
     match value {
         Value::Object(members) if !members.is_empty() => {
             members.iter().for_each(|(key, value)| leaves(value, at.join(key), tell));
@@ -155,7 +171,7 @@ fn leaves(value: &Value, at: Pointer, tell: &mut impl FnMut(Pointer, &Value)) {
     }
 }
 
-fn set_by(stack: &Stack, key: &Pointer) -> Vec<SetBy> {
+fn set_by(stack: &Stack, key: &JsonPointer) -> Vec<SetBy> {
     let mut told: Vec<SetBy> = Vec::new();
     for layer in &stack.layers {
         let value = match says(&layer.values, key) {

@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 
 use git2::Repository;
 
-use crate::layers::{Sources, overlays};
 use crate::{
+    layers::{
+        layer::{Sources, overlays},
+        variables::variables,
+    },
     settings,
-    template::{self, Uses},
+    template::Uses,
 };
 use libconf::name::{ComponentVersion, HostName};
 
@@ -41,7 +44,7 @@ pub fn groups(
         let layers: Vec<_> = overlays(instance, &component.component, Some(host))
             .map(|(_, overlay)| settings::to_canonical(&overlay.values.clone().into()))
             .collect();
-        let facts = uses.as_ref().and_then(|uses| uses.facts(&template::variables(sources, component, Some(host))));
+        let facts = uses.as_ref().and_then(|uses| uses.facts(&variables(sources, component, Some(host))));
         groups.entry((layers, facts)).or_default().push(host.clone());
     }
     if groups.is_empty() {

@@ -3,10 +3,14 @@
 use git2::Repository;
 use sha2::{Digest as _, Sha256};
 
-use crate::layers::{Overrides, Sources, overlays};
 use crate::{
+    layers::{
+        layer::{Sources, overlays},
+        overrides::Overrides,
+        variables::variables,
+    },
     settings,
-    template::{self, Uses},
+    template::Uses,
 };
 use libconf::name::{ComponentName, ComponentVersion, HostName, ObjectId, SecretName};
 
@@ -57,7 +61,7 @@ impl Ingredients {
         let layered = layered.then(|| name.clone());
         let facts = match &*Uses::of(repo, tree)? {
             Uses::NoTemplates => None,
-            uses => uses.facts(&template::variables(sources, component, host)),
+            uses => uses.facts(&variables(sources, component, host)),
         };
         let secrets = sources.secrets_of(name).map(|(secret, declared)| {
             (secret.clone(), declared.source.to_string(), sources.sealed.get(secret).copied())

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use git2::{ObjectType, Repository, Tree};
 
-use crate::layers::{Layer, Origin, of_file};
-use crate::settings::{Format, SettingsFault};
+use crate::{
+    layers::layer::{Layer, Origin, of_file},
+    settings::{Format, SettingsFault},
+};
 use libconf::name::{ComponentName, Kind, ObjectId};
 
 /// The folder.

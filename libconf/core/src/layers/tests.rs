@@ -4,7 +4,13 @@ use git2::Repository;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::layers::{Ingredients, Layer, LayerError, Origin, Overrides, Sources, Stack, groups, stack};
+use crate::layers::{
+    groups::groups,
+    ingredients::Ingredients,
+    layer::{Layer, LayerError, Origin, Sources},
+    overrides::Overrides,
+    stack::{Stack, stack},
+};
 use crate::{
     manifest::{InstanceManifest, Strictness},
     secret::Declaration,

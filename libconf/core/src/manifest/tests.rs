@@ -3,7 +3,10 @@
 
 use proptest::prelude::*;
 
-use crate::manifest::{Strictness::*, *};
+use crate::{
+    manifest::{Strictness::*, pattern::matches, *},
+    settings::{Compatibility, Fault},
+};
 
 const CLASS: &str = "\
 services:

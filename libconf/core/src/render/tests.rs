@@ -1,15 +1,18 @@
 //! What templates come to, what is refused and with which words, and what is made from the same.
 
+use std::collections::BTreeMap;
+
 use git2::Repository;
-use serde_json::Map;
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::render::*;
 use crate::{
-    layers::{self, Ingredients, Overrides},
+    layers::{self, Ingredients, Overrides, Sources},
     manifest::{ClassManifest, InstanceManifest, Strictness, platform},
+    secret::SecretValue,
 };
-use libconf::name::{DatacenterName, ObjectId, SecretName};
+use libconf::name::{DatacenterName, HostName, ObjectId, SecretName};
 
 struct Bench {
     _folder: tempfile::TempDir,

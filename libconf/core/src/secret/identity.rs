@@ -12,7 +12,7 @@ use age::{DecryptError, Decryptor, ssh, x25519};
 use ssh_key::{Algorithm, LineEnding, PrivateKey, rand_core::OsRng};
 use zeroize::Zeroizing;
 
-use crate::secret::{HostKey, MAX_VALUE_BYTES, OpenError};
+use crate::secret::{error::OpenError, host_key::HostKey, value::MAX_VALUE_BYTES};
 
 /// More than any key file has.
 const MAX_FILE_BYTES: u64 = 64 << 10;

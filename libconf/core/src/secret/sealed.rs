@@ -1,26 +1,24 @@
-//! Sealing and opening, by age. The name stands inside, so that one sealed file put in another's place is refused.
-//!
-//! For up to [`PART`] recipients it is an age file. For more it is several, so that a host finds its own at once: the line
-//! [`PARTS`], then a line `<bytes>` and an age file of so many bytes with the value, sealed to a key that is made for it alone;
-//! then for each part a line (`<bytes> <mark>…`, a [`mark`] for each of its recipients) and an age file of so many bytes with
-//! that key.
+//! Sealing and opening, by age.
 
-use std::{io::Write, str};
+use std::{io::Write as _, str};
 
 use age::{Encryptor, Recipient, secrecy::ExposeSecret as _, ssh, x25519};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use crate::secret::{HostKey, Identity, MAX_VALUE_BYTES, SecretName, SecretValue};
-use libconf::name::Segment;
-
-/// The most that one sealed value may hold: a stanza for each of some 50,000 hosts.
-pub const MAX_SEALED_BYTES: usize = 8 << 20;
+use crate::secret::{
+    error::{MAX_SEALED_BYTES, OpenError, SealError},
+    host_key::HostKey,
+    identity::Identity,
+    value::{MAX_VALUE_BYTES, SecretValue},
+};
+use libconf::name::{SecretName, Segment};
 
 /// The most recipients of one age file. Reading its header takes time that grows with the square of their number: with a
 /// thousand, a second and more.
 const PART: usize = 32;
+
 /// The first line where there are several age files.
 const PARTS: &[u8] = b"conf-sealed 2\n";
 
@@ -37,39 +35,6 @@ struct Inside<N, T> {
 enum Value<N, T> {
     Text(T),
     Certificate { certificate: N, key: T },
-}
-
-/// Why a value cannot be sealed.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum SealError {
-    /// It is too large.
-    #[error("it has {0} bytes; a secret has at most {MAX_VALUE_BYTES}")]
-    Large(usize),
-    /// It is for too many.
-    #[error("for {0} hosts it would have more than {MAX_SEALED_BYTES} bytes; let fewer hosts run its readers")]
-    Many(usize),
-    /// The library's reason.
-    #[error("it cannot be sealed: {0}")]
-    Failed(String),
-}
-
-/// Why a sealed value cannot be opened; never with a part of the value.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// It is sealed to others.
-    #[error("it is not sealed to this key; the host's `key` in `inventories` must be the one that this identity has")]
-    NotForThisKey,
-    /// It is another secret's, put in this one's place.
-    #[error("it is sealed as the secret {name} of the datacenter {datacenter}, and was put in this one's place")]
-    Swapped {
-        /// The datacenter that it was sealed for.
-        datacenter: String,
-        /// The secret that it was sealed as.
-        name: String,
-    },
-    /// It is damaged, or of a form that this version does not know.
-    #[error("it is damaged, or of a later version: {0}")]
-    Damaged(&'static str),
 }
 
 /// Seals a value to `recipients`; one at least. Two sealings of one value differ.

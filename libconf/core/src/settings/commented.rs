@@ -181,7 +181,7 @@ mod tests {
                 keys.keys().map(|key| (key.clone(), json!({"description": description, "default": description}))).collect();
             let schema = json!({"description": description, "properties": properties});
             let text = commented(&settings, Some(Schema::new(&schema)));
-            let read: Value = yaml::from_str(&text).map_err(|fault| TestCaseError::fail(format!("{fault}\n{text}")))?;
+            let read: Value = yaml::from_yaml(&text).map_err(|fault| TestCaseError::fail(format!("{fault}\n{text}")))?;
             prop_assert_eq!(read, settings, "{}", text);
         }
     }

@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-use crate::settings::yaml::{self, Fault, shown};
+use crate::settings::fault::{Fault, shown, too_deep};
 
 /// Reads a text; a fault has its line.
 pub(crate) fn read(text: &str) -> Result<Value, Fault> {
@@ -16,7 +16,7 @@ pub(crate) fn read(text: &str) -> Result<Value, Fault> {
         let words = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
         let reason = match words.strip_suffix(&place).unwrap_or(&words) {
-            "recursion limit exceeded" => yaml::too_deep(),
+            "recursion limit exceeded" => too_deep(),
             reason => reason.to_owned(),
         };
         Fault::new(error.line(), reason)

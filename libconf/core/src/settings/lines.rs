@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use toml::de::{DeTable, DeValue};
 
 use crate::settings::{
-    Format,
-    pointer::Pointer,
+    format::Format,
+    json_pointer::JsonPointer,
     yaml::{Node, Shape},
 };
 
@@ -33,7 +33,7 @@ impl Lines {
     }
 
     /// The line of the value at `pointer`, counted from 1.
-    pub fn at(&self, pointer: &Pointer) -> Option<usize> {
+    pub fn at(&self, pointer: &JsonPointer) -> Option<usize> {
         let found = pointer.parts().iter().try_fold(self, |lines, part| lines.below.get(part))?;
         (found.line > 0).then_some(found.line)
     }

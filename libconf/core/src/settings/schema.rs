@@ -5,7 +5,7 @@ use std::str::FromStr;
 use serde_json::Value;
 
 /// The file, at a component's root.
-pub const FILE: &str = "config.schema.json";
+pub const SCHEMA_FILE: &str = "config.schema.json";
 
 /// `$ref` leads to `$ref`, `allOf` to `allOf`, so many times at most.
 const MOST_HOPS: usize = 16;

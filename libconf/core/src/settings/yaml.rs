@@ -11,44 +11,17 @@ use serde_saphyr::{
     DuplicateKeyPolicy, Error, MessageFormatter as _, Options, Spanned, UserMessageFormatter, budget::BudgetBreach,
 };
 
-/// The most text that one file may hold; 30,000 pins, one a line, are less than half of it.
-pub const MAX_BYTES: usize = 4 << 20;
-/// The deepest that values may be nested, in every notation.
-pub const MAX_DEPTH: usize = 64;
-
-/// What is wrong in a text, where, and what to write instead.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fault {
-    /// The line, counted from 1, where the fault has one.
-    pub line: Option<usize>,
-    /// What is wrong and what to write instead.
-    pub reason: String,
-}
-
-impl Fault {
-    pub(crate) fn new(line: usize, reason: impl Into<String>) -> Self {
-        Fault { line: (line > 0).then_some(line), reason: reason.into() }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            Some(line) => write!(f, "line {line}: {}", self.reason),
-            None => f.write_str(&self.reason),
-        }
-    }
-}
+use crate::settings::fault::{Fault, MAX_BYTES, MAX_DEPTH, shown, too_deep};
 
 /// Reads a program's own YAML file into a type, under the options that every YAML of the project is read with.
 ///
 /// Bounds: 4 MiB of text, 64 levels, and what aliases may expand to. A key that stands twice is a fault.
-pub fn from_str<T: DeserializeOwned + Send>(text: &str) -> Result<T, Fault> {
+pub fn from_yaml<T: DeserializeOwned + Send>(text: &str) -> Result<T, Fault> {
     read(text, DuplicateKeyPolicy::Error)
 }
 
 /// Writes a value as YAML, its keys in their order; `None` where the library cannot. A careful caller reads it back.
-pub fn to_string(value: &impl serde::Serialize) -> Option<String> {
+pub fn to_yaml(value: &impl serde::Serialize) -> Option<String> {
     serde_saphyr::to_string(value).ok()
 }
 
@@ -119,15 +92,6 @@ pub(crate) fn twice(entries: &[(Key, Node)], faults: &mut Vec<Fault>, remedy: im
             faults.push(Fault::new(key.line, reason));
         }
     }
-}
-
-/// What a user wrote, made fit for a message: one line, of at most 100 characters.
-pub(crate) fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(100).flat_map(char::escape_debug).collect();
-    if text.chars().nth(100).is_some() {
-        shown.push('…');
-    }
-    shown.replace("\\'", "'").replace("\\\"", "\"")
 }
 
 /// The one way to the YAML library.
@@ -212,10 +176,6 @@ fn fault(error: &Error, text: &str) -> Fault {
         "recursion limit exceeded" => Fault::new(line, too_deep()),
         _ => Fault::new(line, reason),
     }
-}
-
-pub(crate) fn too_deep() -> String {
-    format!("it is nested deeper than {MAX_DEPTH} levels; write it flatter")
 }
 
 fn indented_by_tab(text: &str, line: usize) -> bool {
@@ -373,7 +333,7 @@ mod tests {
         ] {
             assert_eq!(read(text), want, "{text}");
         }
-        assert_eq!(from_str::<Value>("a: 1\na: 2\n").unwrap_err().to_string(), "line 2: `a` stands twice; keep one");
+        assert_eq!(from_yaml::<Value>("a: 1\na: 2\n").unwrap_err().to_string(), "line 2: `a` stands twice; keep one");
     }
 
     #[test]
@@ -391,7 +351,7 @@ mod tests {
             for text in [block(depth), flow(depth)] {
                 let fault = Node::parse(&text).unwrap_err();
                 assert_eq!(fault.reason, too_deep());
-                assert_eq!(fault, from_str::<Value>(&text).unwrap_err());
+                assert_eq!(fault, from_yaml::<Value>(&text).unwrap_err());
             }
         }
         assert_eq!(Node::parse(&"[".repeat(10_000)).unwrap_err().reason, too_deep());

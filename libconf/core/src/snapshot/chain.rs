@@ -3,8 +3,8 @@
 use git2::{ErrorCode, Repository};
 
 use crate::{
-    api::SnapshotAt,
-    snapshot::{Snapshot, SnapshotError},
+    api::Pointer,
+    snapshot::{commit::Snapshot, error::SnapshotError},
 };
 use libconf::name::{CommitId, Sequence};
 
@@ -13,14 +13,14 @@ const MOST_SNAPSHOTS: usize = 200_000;
 
 /// What a repository knows of the moment of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Around {
+pub enum AroundChange {
     /// The newest snapshot not above the change, none when the first one is above it; and the one after that, none when it
     /// is the one where the look began.
     Known {
         /// The newest not above the change.
-        at: Option<SnapshotAt>,
+        at: Option<Pointer>,
         /// The one after it.
-        next: Option<SnapshotAt>,
+        next: Option<Pointer>,
     },
     /// All that is here is above the change, and the chain goes on to what is not here.
     CutOff,
@@ -30,25 +30,25 @@ pub enum Around {
 /// parents by their content, so whoever trusts `newest` may trust them all.
 ///
 /// - Errors: what is in the repository is no chain of snapshots, or `newest` is not there.
-pub fn around(repo: &Repository, newest: CommitId, change: Sequence) -> Result<Around, SnapshotError> {
+pub fn around_change(repo: &Repository, newest: CommitId, change: Sequence) -> Result<AroundChange, SnapshotError> {
     let mut next = None;
     let mut commit = newest;
     for _ in 0..MOST_SNAPSHOTS {
         let snapshot = match Snapshot::read(repo, commit) {
             Err(SnapshotError::Read { cause, .. }) if next.is_some() && cause.code() == ErrorCode::NotFound => {
-                return Ok(Around::CutOff);
+                return Ok(AroundChange::CutOff);
             }
             other => other?,
         };
-        let here = SnapshotAt { sequence: snapshot.sequence, commit };
+        let here = Pointer { sequence: snapshot.sequence, commit };
         if here.sequence <= change {
-            return Ok(Around::Known { at: Some(here), next });
+            return Ok(AroundChange::Known { at: Some(here), next });
         }
         next = Some(here);
         match snapshot.parent {
             Some(parent) => commit = parent,
-            None => return Ok(Around::Known { at: None, next }),
+            None => return Ok(AroundChange::Known { at: None, next }),
         }
     }
-    Ok(Around::CutOff)
+    Ok(AroundChange::CutOff)
 }

@@ -10,17 +10,17 @@ use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde,
 };
 
-use crate::template::{
-    Answer, ENDING, Job, Limits, Made, Question, Rendering,
-    variables::NAMES,
-    watched::{self, Read},
+use crate::{
+    sandbox::spent,
+    settings::{SettingsFault, TEMPLATE_ENDING},
+    template::{
+        job::{Answer, Job, Limits, Made, NAMES, Question, Rendering, names_others},
+        watched::{self, NOT_OPENED, Read},
+    },
 };
-use crate::{sandbox::spent, settings::SettingsFault};
 
 /// How deep templates may include one another and macros call: of the engine's own 500.
 const RECURSION: usize = 200;
-/// What the words for a secret that cannot be had begin with; they hold no value.
-pub(crate) const NOT_OPENED: &str = "the secret ";
 /// How long a reason may be.
 const REASON_CHARS: usize = 300;
 
@@ -69,7 +69,7 @@ fn render(job: &Job, limits: Limits) -> Rendering {
         None => Ok(None),
     });
     let (mut left, mut endless) = (limits.component_bytes, false);
-    let templates = job.files.keys().filter(|path| path.ends_with(ENDING));
+    let templates = job.files.keys().filter(|path| path.ends_with(TEMPLATE_ENDING));
     let results = templates
         .map(|path| {
             let read = Read::default();
@@ -189,7 +189,7 @@ fn uses(files: &BTreeMap<String, String>) -> Option<BTreeSet<String>> {
     let mut names = BTreeSet::new();
     for (path, text) in files {
         // What another file names is not seen from here.
-        if crate::template::names_others(text) {
+        if names_others(text) {
             return None;
         }
         if !tags(text).all(|tag| TOLD_RIGHTLY.contains(&tag)) {

@@ -9,8 +9,13 @@ use git2::{ObjectType, Repository, TreeWalkMode, TreeWalkResult};
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use crate::settings;
-use crate::template::{Answer, ENDING, LANDING, Question, ask};
+use crate::{
+    settings::{self, TEMPLATE_ENDING},
+    template::{
+        job::{Answer, LANDING, Question},
+        process::ask,
+    },
+};
 use libconf::name::ObjectId;
 
 /// What the templates of one tree read.
@@ -49,7 +54,10 @@ impl Uses {
         let (mut templates, mut failed) = (BTreeMap::new(), None);
         repo.find_tree(tree.into())?.walk(TreeWalkMode::PreOrder, |above, entry| {
             let name = String::from_utf8_lossy(entry.name_bytes());
-            if entry.kind() != Some(ObjectType::Blob) || entry.filemode() == 0o120_000 || !name.ends_with(ENDING) {
+            if entry.kind() != Some(ObjectType::Blob)
+                || entry.filemode() == 0o120_000
+                || !name.ends_with(TEMPLATE_ENDING)
+            {
                 return TreeWalkResult::Ok;
             }
             match repo.find_blob(entry.id()) {

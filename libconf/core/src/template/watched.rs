@@ -12,8 +12,10 @@ use minijinja::{
 };
 use serde_json::Value as Json;
 
-use crate::settings::asked_secret;
-use crate::template::{Given, engine::NOT_OPENED};
+use crate::{settings::asked_secret, template::job::Given};
+
+/// The first words of the reason why a template gets no secret; they hold no value.
+pub(crate) const NOT_OPENED: &str = "the secret ";
 
 /// The names of the secrets that were read.
 pub(crate) type Read = Arc<Mutex<BTreeSet<String>>>;

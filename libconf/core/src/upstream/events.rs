@@ -2,9 +2,40 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use reqwest::Response;
+use reqwest::{
+    Response,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{
+    error::UpstreamError,
+    servers::{Upstream, Upstreams},
+};
+
+impl Upstreams {
+    /// [`Upstream::events`] of the first server that answers.
+    pub async fn events(&self, path: &str, last_id: Option<&str>) -> Result<Events, UpstreamError> {
+        self.first(|one| async move { one.events(path, last_id).await }).await
+    }
+}
+
+impl Upstream {
+    /// Opens a stream of server-sent events; `last_id` is sent as `Last-Event-ID`.
+    pub async fn events(self: Arc<Self>, path: &str, last_id: Option<&str>) -> Result<Events, UpstreamError> {
+        let url = self.at(path);
+        let mut request = self.authorize(self.client.get(&url))?.header(ACCEPT, "text/event-stream");
+        if let Some(id) = last_id {
+            request = request.header("last-event-id", id);
+        }
+        let response = self.send(&url, request).await?;
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if !kind.starts_with("text/event-stream") {
+            let reason = format!("{kind:?} instead of text/event-stream");
+            return Err(UpstreamError::Unexpected { url, reason });
+        }
+        Ok(Events::new(self, url, response))
+    }
+}
 
 /// Servers send something at least every 15 s: three in a row were missed.
 const SILENCE: Duration = Duration::from_secs(45);

@@ -1,115 +1,20 @@
 //! Fetching: one POST by object id, streamed into the repository, checked to be complete.
 
-use std::path::PathBuf;
-
 use bytes::{Bytes, BytesMut};
-use git2::Repository;
 use reqwest::Response;
 use tokio::sync::mpsc;
 
-pub use crate::git::{
-    connectivity::{Missing, complete, complete_history, complete_two},
-    consolidate::consolidate,
-};
 use crate::{
-    git::{
-        pktline::{self, Packet},
-        pool::Opened,
-        store::{Part, StoreError, store},
+    git::{Ask, Malformed, Packet, PacketReader, Part, RepositoryPool, Step, StoreError, error_words, store},
+    upstream::{
+        error::{FetchError, UpstreamError},
+        servers::{SILENCE, Upstream},
     },
-    upstream::{SILENCE, Upstream, UpstreamError},
 };
-use libconf::name::{CommitId, ObjectId};
+use libconf::name::ObjectId;
 
 /// Answers up to here are handed back for caches: steps have a few KiB.
 const MOST_KEPT: usize = 4 << 20;
-
-/// How much history a first fetch brings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
-    /// All of it.
-    Full,
-    /// The wanted commit alone; the repository becomes a shallow one.
-    One,
-    /// The wanted commit and the one before it.
-    Two,
-}
-
-/// One step from what a repository has to what it wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// A commit that is here, complete; `None` for a first fetch.
-    pub have: Option<CommitId>,
-    /// The commit to get.
-    pub want: CommitId,
-    /// How much history, when there is no `have`.
-    pub depth: Depth,
-}
-
-impl Step {
-    /// The body of its request: the same bytes from every program that makes this step.
-    pub fn request(&self) -> Bytes {
-        Ask::from(*self).body()
-    }
-
-    /// Reads a request that is a step, byte for byte as [`Step::request`] makes it.
-    pub fn parse(request: &[u8]) -> Option<Step> {
-        // Two ids and what stands around them.
-        let text = std::str::from_utf8(request).ok().filter(|text| text.len() < 512)?;
-        let id = |word: &str| text.lines().find_map(|line| line.get(4..)?.strip_prefix(word)?.parse().ok());
-        let step = Step { want: id("want ")?, have: id("have "), depth: Depth::Full };
-        [step, Step { depth: Depth::One, ..step }].into_iter().find(|step| step.request() == request)
-    }
-}
-
-/// What is asked for in one POST.
-#[derive(Clone, Debug)]
-struct Ask {
-    wants: Vec<ObjectId>,
-    haves: Vec<ObjectId>,
-    depth: Depth,
-}
-
-impl From<Step> for Ask {
-    fn from(step: Step) -> Self {
-        Ask { wants: vec![step.want], haves: step.have.into_iter().collect(), depth: step.depth }
-    }
-}
-
-impl Ask {
-    /// A `fetch` of Git protocol v2 that negotiates nothing.
-    fn body(&self) -> Bytes {
-        let mut text = String::new();
-        pktline::push(&mut text, "command=fetch");
-        text.push_str("0001");
-        for line in ["thin-pack", "no-progress", "ofs-delta"] {
-            pktline::push(&mut text, line);
-        }
-        for want in &self.wants {
-            pktline::push(&mut text, &format!("want {want}"));
-        }
-        for have in &self.haves {
-            pktline::push(&mut text, &format!("have {have}"));
-        }
-        match self.depth {
-            Depth::One if self.haves.is_empty() => pktline::push(&mut text, "deepen 1"),
-            Depth::Two if self.haves.is_empty() => pktline::push(&mut text, "deepen 2"),
-            Depth::Full | Depth::One | Depth::Two => {}
-        }
-        pktline::push(&mut text, "done");
-        text.push_str("0000");
-        text.into()
-    }
-
-    /// Sees that all that is asked for is here.
-    fn check(&self, repo: &Repository) -> Result<(), Missing> {
-        match self.depth {
-            Depth::Full => complete_history(repo, &self.haves, &self.wants),
-            Depth::One => self.wants.iter().try_for_each(|want| complete(repo, self.haves.first().copied(), *want)),
-            Depth::Two => self.wants.iter().try_for_each(|want| complete_two(repo, *want)),
-        }
-    }
-}
 
 /// What a fetch brought.
 #[derive(Clone, Debug)]
@@ -130,22 +35,11 @@ pub struct Fetched {
 /// A step whose objects are all here asks nobody. An answer that leaves objects out is asked again without `have`.
 /// - Errors: see [`FetchError`]; nothing but unreferenced objects is left behind.
 /// - Cancel: dropping the future ends the request; unfinished files are removed.
-pub async fn fetch(upstream: &Upstream, repo: impl Into<Opened>, step: Step) -> Result<Fetched, FetchError> {
+pub async fn fetch(upstream: &Upstream, repo: impl Into<RepositoryPool>, step: Step) -> Result<Fetched, FetchError> {
     fetch_all(upstream, repo.into(), step.into()).await
 }
 
-/// Fetches several commits with all their history: what a mirror does for branches, tags and the ledger. Annotated tag
-/// objects may be wanted too. Moves no ref.
-pub async fn fetch_tips(
-    upstream: &Upstream,
-    repo: impl Into<Opened>,
-    wants: Vec<ObjectId>,
-    haves: Vec<ObjectId>,
-) -> Result<Fetched, FetchError> {
-    fetch_all(upstream, repo.into(), Ask { wants, haves, depth: Depth::Full }).await
-}
-
-async fn fetch_all(upstream: &Upstream, repo: Opened, mut ask: Ask) -> Result<Fetched, FetchError> {
+async fn fetch_all(upstream: &Upstream, repo: RepositoryPool, mut ask: Ask) -> Result<Fetched, FetchError> {
     let mut fetched = Fetched { answer: None, wire_bytes: 0, requests: 0, packs: 0 };
     let (given, opened) = (ask.clone(), repo.clone());
     let here = blocking(move || look(&opened, given)).await;
@@ -175,7 +69,7 @@ async fn fetch_all(upstream: &Upstream, repo: Opened, mut ask: Ask) -> Result<Fe
 }
 
 /// Answers nothing when all is here already; else the `haves` that are.
-fn look(opened: &Opened, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, git2::Error> {
+fn look(opened: &RepositoryPool, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, git2::Error> {
     let repo = opened.lend()?;
     let odb = repo.odb()?;
     ask.haves.retain(|have| odb.exists((*have).into()));
@@ -185,7 +79,7 @@ fn look(opened: &Opened, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, git2::Er
 /// One POST and its answer, stored and checked. Answers request and response, when they are small.
 async fn exchange(
     upstream: &Upstream,
-    repo: &Opened,
+    repo: &RepositoryPool,
     ask: &Ask,
     fetched: &mut Fetched,
 ) -> Result<Option<(Bytes, Bytes)>, FetchError> {
@@ -252,7 +146,7 @@ async fn read_answer(
     seen: &mut Seen,
 ) -> Result<(), ReadError> {
     let url = || upstream.url().to_string();
-    let mut packets = pktline::Reader::default();
+    let mut packets = PacketReader::default();
     let mut section = Section::Start;
     loop {
         let bytes = match tokio::time::timeout(SILENCE, response.chunk()).await {
@@ -268,7 +162,7 @@ async fn read_answer(
             other => *other = None,
         }
         packets.feed(&bytes);
-        while let Some(packet) = packets.next().map_err(|pktline::Malformed| ReadError::Malformed)? {
+        while let Some(packet) = packets.next().map_err(|Malformed| ReadError::Malformed)? {
             let (next, part) = section.step(packet)?;
             section = next;
             if let Some(part) = part {
@@ -301,7 +195,7 @@ impl Section {
             },
             (Section::Pack, Packet::Flush) => (Section::End, None),
             (Section::End | Section::Pack, _) => return Err(ReadError::Malformed),
-            (_, Packet::Data(data)) => match (pktline::error(&data), self, data.trim_ascii_end()) {
+            (_, Packet::Data(data)) => match (error_words(&data), self, data.trim_ascii_end()) {
                 (Some(words), ..) => return Err(ReadError::Remote(words)),
                 (_, Section::Start, b"shallow-info") => (Section::Shallow, None),
                 (_, Section::Start, b"packfile") => (Section::Pack, None),
@@ -320,66 +214,6 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.expect("blocking work does not panic")
 }
 
-fn unusable(repo: &Opened, reason: &dyn std::fmt::Display) -> FetchError {
+fn unusable(repo: &RepositoryPool, reason: &dyn std::fmt::Display) -> FetchError {
     FetchError::Repository { path: repo.path(), reason: reason.to_string() }
-}
-
-/// Why a fetch failed, by what to do next.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// No answer, or it broke off: try another server, or again later.
-    #[error("fetching failed")]
-    Unreachable(#[source] UpstreamError),
-    /// The server says no: ask a person (a credential), or wait (`Retry-After`).
-    #[error("fetching was refused")]
-    Refused(#[source] UpstreamError),
-    /// The server does not have it (yet): try another server, or again later.
-    #[error("{url} does not have {want}: {words}")]
-    NotFound {
-        /// Who was asked.
-        url: String,
-        /// For what.
-        want: ObjectId,
-        /// Its words.
-        words: String,
-    },
-    /// The answer is damaged, or leaves objects out even when asked for all: try another server and say so.
-    #[error("{url} gave a damaged answer for {want}: {reason}")]
-    Corrupt {
-        /// Who was asked.
-        url: String,
-        /// For what.
-        want: ObjectId,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The repository cannot be read or written: a full disk, a wrong owner.
-    #[error("cannot use the repository {path}: {reason}")]
-    Repository {
-        /// Where.
-        path: PathBuf,
-        /// What went wrong.
-        reason: String,
-    },
-}
-
-impl From<UpstreamError> for FetchError {
-    fn from(error: UpstreamError) -> Self {
-        match error {
-            UpstreamError::Refused { .. } | UpstreamError::Token { .. } | UpstreamError::Unexpected { .. } => {
-                FetchError::Refused(error)
-            }
-            _ => FetchError::Unreachable(error),
-        }
-    }
-}
-
-impl FetchError {
-    /// How long the server asked to wait.
-    pub fn retry_after(&self) -> Option<std::time::Duration> {
-        match self {
-            FetchError::Refused(error) | FetchError::Unreachable(error) => error.retry_after(),
-            _ => None,
-        }
-    }
 }

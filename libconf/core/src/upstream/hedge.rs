@@ -4,7 +4,7 @@ use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Dura
 
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::upstream::Upstream;
+use crate::upstream::servers::Upstream;
 
 type Asking<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -81,7 +81,7 @@ mod tests {
     use tokio::sync::{Notify, mpsc};
 
     use super::*;
-    use crate::upstream::{Credentials, Upstreams};
+    use crate::upstream::{credentials::Credentials, servers::Upstreams};
 
     fn servers(count: u16) -> Vec<Arc<Upstream>> {
         let urls = (1..=count).map(|port| format!("http://127.0.0.1:{port}/").parse().unwrap()).collect();

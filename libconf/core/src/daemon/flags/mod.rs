@@ -227,7 +227,7 @@ fn with_file(command: Command, file: &File) -> Command {
 }
 
 fn yaml<T: DeserializeOwned + Send>(path: &Path, text: &str) -> Result<T, String> {
-    crate::settings::yaml::from_str(text).map_err(|fault| format!("{}, {fault}", path.display()))
+    crate::settings::from_yaml(text).map_err(|fault| format!("{}, {fault}", path.display()))
 }
 
 #[cfg(test)]

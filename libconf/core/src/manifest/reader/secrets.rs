@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use crate::manifest::reader::{Fault, Fields, INVENTORIES, Place, Reader};
 use crate::{
+    manifest::reader::{
+        basics::{Fields, Reader},
+        place::{INVENTORIES, Place},
+    },
     secret::{Declaration, Encoding, Generate, HostKey, Source},
-    settings::yaml::{Node, Shape, shown},
+    settings::{Fault, Node, Shape, shown},
 };
 use libconf::name::{ComponentName, SecretName};
 

@@ -16,13 +16,45 @@ use hocon_rs::{
     },
 };
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::settings::hocon::{ARGUMENT, Answer, scan};
-use crate::settings::yaml::{Fault, MAX_BYTES, MAX_DEPTH, shown, too_deep};
+use crate::settings::{
+    fault::{Fault, MAX_BYTES, MAX_DEPTH, shown, too_deep},
+    hocon::scan,
+};
+
+/// The first argument of a program that shall read HOCON: `<program> read-hocon <seconds>`.
+pub const ARGUMENT: &str = "read-hocon";
+
+/// What the process answers.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) enum Answer {
+    Settings(Value),
+    Fault(usize, String),
+}
+
+impl From<Result<Value, Fault>> for Answer {
+    fn from(result: Result<Value, Fault>) -> Self {
+        match result {
+            Ok(value) => Answer::Settings(value),
+            Err(fault) => Answer::Fault(fault.line.unwrap_or(0), fault.reason),
+        }
+    }
+}
+
+impl From<Answer> for Result<Value, Fault> {
+    fn from(answer: Answer) -> Self {
+        match answer {
+            Answer::Settings(value) => Ok(value),
+            Answer::Fault(line, reason) => Err(Fault::new(line, reason)),
+        }
+    }
+}
 
 /// Address space; the library needs some 30 bytes for each byte of text (measured).
 const MEMORY: u64 = 512 << 20;
+
 /// Of that, for the stack: the library recurses.
 const STACK: usize = 64 << 20;
 

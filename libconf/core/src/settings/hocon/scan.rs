@@ -1,6 +1,6 @@
 //! What the library lets pass, and may lose values by: brackets and texts without an end, and a file that is no object.
 
-use crate::settings::yaml::{Fault, MAX_DEPTH, too_deep};
+use crate::settings::fault::{Fault, MAX_DEPTH, too_deep};
 
 /// How an object stands at the top.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

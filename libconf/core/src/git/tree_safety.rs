@@ -4,11 +4,12 @@
 use std::collections::HashSet;
 
 use git2::{ObjectType, Repository, Tree, TreeEntry};
+
 use libconf::name::{CommitId, ObjectId};
 
 /// The most that one branch may hold.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct TreeLimits {
     /// Files and folders.
     pub entries: usize,
     /// Bytes of one file.
@@ -19,16 +20,16 @@ pub struct Limits {
     pub depth: usize,
 }
 
-impl Limits {
+impl TreeLimits {
     /// What hosts take at most.
     pub const fn most() -> Self {
-        Limits { entries: 20_000, file_bytes: 32 << 20, total_bytes: 512 << 20, depth: 32 }
+        TreeLimits { entries: 20_000, file_bytes: 32 << 20, total_bytes: 512 << 20, depth: 32 }
     }
 }
 
-impl Default for Limits {
+impl Default for TreeLimits {
     fn default() -> Self {
-        Limits::most()
+        TreeLimits::most()
     }
 }
 
@@ -36,12 +37,12 @@ impl Default for Limits {
 const MOST_FAULTS: usize = 20;
 
 /// Looks at every entry of a commit's tree; answers what is wrong, each with its path.
-pub fn faults(repo: &Repository, commit: CommitId, limits: &Limits) -> Result<Vec<String>, git2::Error> {
+pub fn faults_in_commit(repo: &Repository, commit: CommitId, limits: &TreeLimits) -> Result<Vec<String>, git2::Error> {
     faults_in_tree(repo, repo.find_commit(commit.into())?.tree_id().into(), limits)
 }
 
 /// Looks at every entry of a tree; answers what is wrong, each with its path.
-pub fn faults_in_tree(repo: &Repository, tree: ObjectId, limits: &Limits) -> Result<Vec<String>, git2::Error> {
+pub fn faults_in_tree(repo: &Repository, tree: ObjectId, limits: &TreeLimits) -> Result<Vec<String>, git2::Error> {
     let mut walk = Walk { repo, limits, faults: Vec::new(), entries: 0, bytes: 0 };
     walk.folder(&repo.find_tree(tree.into())?, "", 0)?;
     if walk.entries > limits.entries {
@@ -55,7 +56,7 @@ pub fn faults_in_tree(repo: &Repository, tree: ObjectId, limits: &Limits) -> Res
 
 struct Walk<'a> {
     repo: &'a Repository,
-    limits: &'a Limits,
+    limits: &'a TreeLimits,
     faults: Vec<String>,
     entries: usize,
     bytes: usize,

@@ -2,11 +2,11 @@
 
 use std::{fmt, str::FromStr};
 
-use libconf::name::{BadName, BranchName, CommitId, ComponentVersion, DatacenterName, Kind, Sequence};
+use libconf::name::{BadName, BranchName, CommitId, ComponentVersion, DatacenterName, Kind};
 
 /// The keys of one datacenter instance.
 ///
-/// - `configurations/snapshots/<id>/<version>`: the authoritative [`Pointer`], the only key that a host watches.
+/// - `configurations/snapshots/<id>/<version>`: the authoritative [`Pointer`](crate::api::Pointer), the only key that a host watches.
 /// - `configurations/<kind>/<name>/<version>`: a [`PinValue`] each, a projection for other readers.
 /// - `configurations/projection`: `<id>/<version>`, whose component keys these are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,30 +62,6 @@ impl Keys {
     }
 }
 
-/// The value of the authoritative key: `<sequence>/<snapshot commit>`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub struct Pointer {
-    /// The change that made the snapshot.
-    pub sequence: Sequence,
-    /// The snapshot.
-    pub commit: CommitId,
-}
-
-impl fmt::Display for Pointer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.sequence, self.commit)
-    }
-}
-
-impl FromStr for Pointer {
-    type Err = BadName;
-
-    fn from_str(text: &str) -> Result<Self, BadName> {
-        let (sequence, commit) = split(text, "a pointer", "it must be <sequence>/<commit>")?;
-        Ok(Pointer { sequence: sequence.parse()?, commit: commit.parse()? })
-    }
-}
-
 /// The value of a component's key: `<branch>/<commit>`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PinValue {
@@ -105,14 +81,11 @@ impl FromStr for PinValue {
     type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, BadName> {
-        let (branch, commit) = split(text, "a pin", "it must be <branch>/<commit>")?;
+        let reason = "it must be <branch>/<commit>";
+        let bad = || BadName { text: text.chars().take(200).collect(), what: "a pin", reason };
+        let (branch, commit) = text.split_once('/').ok_or_else(bad)?;
         Ok(PinValue { branch: branch.parse()?, commit: commit.parse()? })
     }
-}
-
-fn split<'t>(text: &'t str, what: &'static str, reason: &'static str) -> Result<(&'t str, &'t str), BadName> {
-    let bad = || BadName { text: text.chars().take(200).collect(), what, reason };
-    text.split_once('/').ok_or_else(bad)
 }
 
 #[cfg(test)]
@@ -123,12 +96,10 @@ mod tests {
 
     #[test]
     fn values_print_as_they_parse() {
-        let pointer = format!("17/{COMMIT}");
-        assert_eq!(pointer.parse::<Pointer>().unwrap().to_string(), pointer);
         let pin = format!("master/{COMMIT}");
         assert_eq!(pin.parse::<PinValue>().unwrap().to_string(), pin);
-        for bad in ["", "17", "17/", &format!("/{COMMIT}"), &format!("{pointer}\n"), &format!("017/{COMMIT}")] {
-            assert!(bad.parse::<Pointer>().is_err(), "{bad:?}");
+        for bad in ["", "master", "master/", &format!("/{COMMIT}"), &format!("{pin}\n")] {
+            assert!(bad.parse::<PinValue>().is_err(), "{bad:?}");
         }
     }
 

@@ -2,14 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use crate::layers::{Sources, merge};
+use crate::{layers::layer::Sources, settings::merge};
 use libconf::name::{ComponentVersion, HostName};
 
 /// How a host is called that nobody has named yet.
 const NO_HOST: &str = "unlisted";
-
-/// What [`variables`] holds.
-pub(crate) const NAMES: [&str; 4] = ["datacenter", "platform", "host", "component"];
 
 /// `datacenter`, `platform`, `host` and `component`.
 pub(crate) fn variables(

@@ -1,0 +1,142 @@
+//! What a component is made into.
+
+use std::{collections::BTreeMap, fmt, str::FromStr};
+
+use sha2::{Digest as _, Sha256};
+
+use crate::settings::SettingsFault;
+use libconf::name::BadName;
+
+/// What a component is made into. Equal renderings have equal hashes, whatever they were made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rendered {
+    /// By path relative to the component's root, folders left out (Git keeps no empty ones).
+    pub files: BTreeMap<String, Content>,
+    /// One JSON object in canonical form.
+    pub settings: Vec<u8>,
+    /// The settings as everybody may see them, with `{"$secret": "NAME"}` where a secret's value went in; `None` where none
+    /// did.
+    pub settings_shown: Option<Vec<u8>>,
+}
+
+/// What stands at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A file.
+    File {
+        /// Its bytes.
+        bytes: Vec<u8>,
+        /// Exported as 0555 in place of 0444.
+        executable: bool,
+        /// A secret's value went into it: exported as 0600, or 0700.
+        secret: bool,
+    },
+    /// A relative link that stays inside the component.
+    Link(String),
+}
+
+/// The SHA-256 of a rendering: the name of its entry in the store, 64 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct StoreHash([u8; 32]);
+
+/// Why a component was not rendered.
+#[derive(Debug, thiserror::Error)]
+pub enum RenderError {
+    /// The repository lacks something, or it is damaged: no component's fault, and mended by fetching anew.
+    #[error("the repository cannot be read")]
+    Repository(#[source] git2::Error),
+    /// Its content is not what can be exported; the component keeps what it had.
+    #[error("{0}")]
+    Fault(String),
+    /// Its templates cannot be rendered on this host; all faults at once.
+    #[error("{}", .0.iter().map(SettingsFault::to_string).collect::<Vec<_>>().join("; "))]
+    Templates(Vec<SettingsFault>),
+}
+
+impl Rendered {
+    /// True when a secret's value went into a file or into the settings.
+    pub fn is_secret(&self) -> bool {
+        let secret = |content: &Content| matches!(content, Content::File { secret: true, .. });
+        self.settings_secret() || self.files.values().any(secret)
+    }
+
+    /// True when a secret's value went into the settings: exported as 0600.
+    pub fn settings_secret(&self) -> bool {
+        self.settings_shown.is_some()
+    }
+
+    /// Its name in the store. Where there are secrets in it the name depends on `salt`, which only this host knows, so that a
+    /// name does not let anybody try what the secret might be.
+    pub fn hash(&self, salt: &[u8]) -> StoreHash {
+        let mut hash = Sha256::new();
+        // Every part goes in with its length, so that no two renderings give the same bytes.
+        let mut part = |kind: &[u8], bytes: &[u8]| {
+            hash.update(kind);
+            hash.update((bytes.len() as u64).to_be_bytes());
+            hash.update(bytes);
+        };
+        part(b"conf-store-1", &[]);
+        if self.is_secret() {
+            part(b"salt", salt);
+        }
+        for (path, content) in &self.files {
+            part(b"path", path.as_bytes());
+            match content {
+                Content::File { bytes, executable, secret } => {
+                    let kind: &[u8] = match (executable, secret) {
+                        (false, false) => b"file",
+                        (true, false) => b"exec",
+                        (false, true) => b"secret file",
+                        (true, true) => b"secret exec",
+                    };
+                    part(kind, bytes);
+                }
+                Content::Link(target) => part(b"link", target.as_bytes()),
+            }
+        }
+        part(b"settings", &self.settings);
+        if let Some(shown) = &self.settings_shown {
+            part(b"shown", shown);
+        }
+        StoreHash(hash.finalize().into())
+    }
+}
+
+impl StoreHash {
+    /// The hash of a text.
+    pub fn of(text: &str) -> Self {
+        StoreHash(Sha256::digest(text).into())
+    }
+}
+
+impl fmt::Display for StoreHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for StoreHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for StoreHash {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let bad = || BadName {
+            text: text.chars().take(80).collect(),
+            what: "the name of a store entry",
+            reason: "it must be 64 lower-case hex digits",
+        };
+        if text.len() != 64 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(bad());
+        }
+        let mut bytes = [0; 32];
+        for (byte, at) in bytes.iter_mut().zip((0..64).step_by(2)) {
+            *byte = u8::from_str_radix(&text[at..at + 2], 16).map_err(|_| bad())?;
+        }
+        Ok(StoreHash(bytes))
+    }
+}
