@@ -59,7 +59,7 @@ impl Repository {
                 // libgit2 does without it, Git's own commands do not.
                 let head = own.join("HEAD");
                 if fs::read_to_string(&head).is_ok_and(|text| !text.starts_with("ref: refs/")) {
-                    git::replace_file(&head, b"ref: refs/heads/main\n")
+                    git::replace_file(&head, b"ref: refs/heads/main\n", git::Durability::Durable)
                         .map_err(|cause| RepositoryError::Aside { path: head, cause })?;
                 }
                 own.clone()

@@ -262,7 +262,8 @@ impl Mirror {
     pub fn remember(&self) -> Result<(), MirrorError> {
         let Some(floor) = *self.lock_floor() else { return Ok(()) };
         let path = self.place.floor_file();
-        git::replace_file(&path, format!("{floor}\n").as_bytes()).map_err(|cause| MirrorError::File { path, cause })
+        git::replace_file(&path, format!("{floor}\n").as_bytes(), git::Durability::Durable)
+            .map_err(|cause| MirrorError::File { path, cause })
     }
 
     /// Moves the branch that a plain clone checks out to what is served. HEAD cannot name `refs/snapshots/…` itself: `git

@@ -1,17 +1,19 @@
-//! One address of Consul, and how it is spoken to.
+//! One address of Consul, and the credentials that Consul asks for.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
 
 use reqwest::Client;
 
-/// How Consul is to be spoken to, by the names of its usual variables.
+use crate::daemon::chain;
+
+/// Credentials for Consul, under the names of its usual variables.
 #[derive(Clone, Default)]
 pub struct ConsulCredentials {
     /// `CONSUL_HTTP_TOKEN`
     pub token: Option<String>,
     /// `CONSUL_HTTP_TOKEN_FILE`, read again for every request; it wins over `token`.
     pub token_file: Option<PathBuf>,
-    /// `CONSUL_CACERT`: the only authorities to be trusted, PEM.
+    /// `CONSUL_CACERT`, PEM: the client trusts these authorities and no other.
     pub ca_cert: Option<PathBuf>,
     /// `CONSUL_CLIENT_CERT`, PEM.
     pub client_cert: Option<PathBuf>,
@@ -19,8 +21,26 @@ pub struct ConsulCredentials {
     pub client_key: Option<PathBuf>,
 }
 
+/// An address that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use Consul at {address}: {reason}")]
+pub struct BadAddress {
+    /// The address.
+    pub address: String,
+    /// What is wrong with it, and what to write instead.
+    pub reason: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Address {
+    /// The address as it was given, for messages.
+    pub(crate) shown: String,
+    pub(crate) base: String,
+    pub(crate) http: Client,
+}
+
 impl ConsulCredentials {
-    /// Takes Consul's usual variables from `variable`, which daemons give as a look into their environment.
+    /// Takes Consul's usual variables from `variable`; daemons look them up in their environment.
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let path = |name: &str| set(name).map(PathBuf::from);
@@ -32,9 +52,7 @@ impl ConsulCredentials {
             client_key: path("CONSUL_CLIENT_KEY"),
         }
     }
-}
 
-impl ConsulCredentials {
     pub(crate) fn current_token(&self) -> Result<Option<String>, String> {
         let Some(path) = &self.token_file else { return Ok(self.token.clone()) };
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -48,21 +66,14 @@ impl std::fmt::Debug for ConsulCredentials {
     }
 }
 
-#[derive(Debug)]
-pub(crate) struct Address {
-    pub(crate) shown: String,
-    pub(crate) base: String,
-    pub(crate) http: Client,
-}
-
 impl Address {
     pub(crate) fn new(given: &str, credentials: &ConsulCredentials) -> Result<Self, String> {
-        // Only the first caller installs it; the others find it there.
+        // The first caller in a process installs the provider; it fails for the others, which find it installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = Client::builder()
             .no_proxy()
             .tcp_nodelay(true)
-            .connect_timeout(Duration::from_secs(5))
+            .connect_timeout(std::time::Duration::from_secs(5))
             .redirect(reqwest::redirect::Policy::none());
         let base = match given.split_once("://") {
             Some(("http" | "https", rest)) if !rest.is_empty() => given.trim_end_matches('/').to_owned(),
@@ -75,41 +86,26 @@ impl Address {
         };
         reqwest::Url::parse(&base).map_err(|error| format!("{error}; write http://HOST:PORT"))?;
         if base.starts_with("http:") {
-            // A machine without certificates of authorities is none the worse for it.
+            // Plain HTTP works on a machine that has no certificates of authorities.
             client = client.tls_certs_only([]);
         } else {
             let read = |path: &PathBuf| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+            let bad = |path: &PathBuf, error: &reqwest::Error| format!("{}: {}", path.display(), chain(error));
             if let Some(path) = &credentials.ca_cert {
                 let authorities = reqwest::Certificate::from_pem_bundle(&read(path)?);
-                let authorities = authorities.map_err(|error| format!("{}: {}", path.display(), words_of(&error)))?;
-                client = client.tls_certs_only(authorities);
+                client = client.tls_certs_only(authorities.map_err(|error| bad(path, &error))?);
             }
             match (&credentials.client_cert, &credentials.client_key) {
                 (Some(cert), Some(key)) => {
                     let pem = [read(cert)?, b"\n".to_vec(), read(key)?].concat();
                     let identity = reqwest::Identity::from_pem(&pem);
-                    client =
-                        client.identity(identity.map_err(|error| format!("{}: {}", cert.display(), words_of(&error)))?);
+                    client = client.identity(identity.map_err(|error| bad(cert, &error))?);
                 }
                 (None, None) => {}
                 _ => return Err("CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY go together".to_owned()),
             }
         }
-        let http = client.build().map_err(|error| words_of(&error))?;
+        let http = client.build().map_err(|error| chain(&error))?;
         Ok(Address { shown: given.to_owned(), base, http })
     }
-}
-
-/// An error of reqwest with its causes, which say more than it does.
-pub(crate) fn words_of(error: &reqwest::Error) -> String {
-    let mut words = error.to_string();
-    let mut cause = std::error::Error::source(error);
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !words.contains(&more) {
-            words = format!("{words}: {more}");
-        }
-        cause = error.source();
-    }
-    words
 }

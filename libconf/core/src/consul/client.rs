@@ -1,34 +1,37 @@
-//! The client.
+//! A client of one Consul, which may have several addresses.
 
 use std::{
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
-use crate::consul::{
-    address::{Address, ConsulCredentials, words_of},
-    error::{BadAddress, ConsulError},
-    operation::{Entry, MOST_OPERATIONS, Operation, Outcome, WireEntry, WireOperation, Wrapped},
+use crate::{
+    consul::{
+        address::{Address, BadAddress, ConsulCredentials},
+        operation::{Entry, MOST_OPERATIONS, Operation, Outcome, Wrapped},
+    },
+    daemon::chain,
 };
 
-/// The longest answer that is read: 100,000 keys fit.
+/// The most bytes of an answer: 100,000 keys fit.
 const LONGEST_ANSWER: usize = 64 << 20;
 
-/// The deadline of everything that does not wait for a change.
+/// The deadline of every request that does not wait for a change.
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A client of one Consul, which may have several addresses.
 ///
-/// They are tried in the order given, beginning with the one that answered last; one that cannot be reached, or answers
-/// that its cluster has no leader, is passed over.
+/// The client tries them in the order given, beginning with the one that answered last. It passes over an address that it
+/// cannot reach, or that answers that its cluster has no leader.
 #[derive(Debug)]
 pub struct Consul {
     addresses: Vec<Address>,
+    /// The place of the address that answered last.
     answered: AtomicUsize,
     credentials: ConsulCredentials,
 }
@@ -36,34 +39,64 @@ pub struct Consul {
 /// How far a watcher of one key has seen. It begins with nothing: the first call answers at once.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen {
-    // An index means something only to the server that gave it.
+    // The place of an address and its index, which means something only to the server that gave it.
     index: Option<(usize, u64)>,
+}
+
+/// Why Consul gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsulError {
+    /// Not reached in time, or its cluster has no leader. Retry later.
+    #[error("Consul at {address} cannot be reached: {reason}")]
+    Unreachable {
+        /// The address.
+        address: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The token may not do this, or cannot be read. A person must mend it; retry later.
+    #[error("Consul at {address} denies it: {reason}; the token needs a policy for these keys")]
+    Denied {
+        /// The address.
+        address: String,
+        /// Consul's words.
+        reason: String,
+    },
+    /// The answer does not come from Consul, or is broken. Retry later.
+    #[error("Consul at {address} gave an answer of no use: {reason}")]
+    Malformed {
+        /// The address.
+        address: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// The client does not send this key or this request.
+    #[error("not sent to Consul: {0}")]
+    Refused(String),
 }
 
 impl Consul {
     /// Makes a client; connects to nothing yet. Addresses are `http://host:port`, `https://host:port`, `host:port` or
-    /// `unix:///path`. Files named in `credentials` are read now, but for the token's.
+    /// `unix:///path`. Files named in `credentials` are read now, except the token's.
     pub fn new(addresses: &[String], credentials: ConsulCredentials) -> Result<Self, BadAddress> {
         if addresses.is_empty() {
             return Err(BadAddress { address: "(none)".into(), reason: "give at least one address".into() });
         }
-        let addresses = addresses
-            .iter()
-            .map(|given| {
-                Address::new(given, &credentials).map_err(|reason| BadAddress { address: given.clone(), reason })
-            })
-            .collect::<Result<_, _>>()?;
+        let address = |given: &String| {
+            Address::new(given, &credentials).map_err(|reason| BadAddress { address: given.clone(), reason })
+        };
+        let addresses = addresses.iter().map(address).collect::<Result<_, _>>()?;
         Ok(Consul { addresses, answered: AtomicUsize::new(0), credentials })
     }
 
     /// Reads one key from the leader, past every cache (`?consistent`).
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, ConsulError> {
         check_key(key)?;
-        let answer = self.ask(Method::GET, &format!("/v1/kv/{key}?consistent"), None, DEADLINE).await?;
+        let answer = self.ask(Method::GET, |_| format!("/v1/kv/{key}?consistent"), None, DEADLINE).await?;
         Ok(answer.entries()?.into_iter().find(|entry| entry.key == key))
     }
 
-    /// Waits until `key` is not as `seen` any more, or until `wait` has passed, then reads it.
+    /// Waits until `key` differs from `seen`, or until `wait` has passed, then reads it.
     ///
     /// - Shape: the key, or `None` when Consul says that it is absent. An absent key wakes its watchers at any write,
     ///   so watch one that exists, and pause before asking for an absent one again.
@@ -80,33 +113,31 @@ impl Consul {
             None => format!("/v1/kv/{key}"),
         };
         let deadline = wait + wait / 16 + Duration::from_secs(5);
-        let answer = self.ask_each(Method::GET, path, None, deadline).await?;
+        let answer = self.ask(Method::GET, path, None, deadline).await?;
         let went_back = before.index.is_some_and(|(at, index)| at == answer.at && answer.index < index);
         seen.index = (!went_back).then_some((answer.at, answer.index));
         Ok(answer.entries()?.into_iter().find(|entry| entry.key == key))
     }
 
-    /// Reads all keys that begin with `prefix` at one moment, from the leader (`?consistent`). A token that may not
-    /// read some does not see them.
+    /// Reads all keys that begin with `prefix` at one moment, from the leader (`?consistent`). Keys that the token may
+    /// not read are left out.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, ConsulError> {
         check_key(prefix.strip_suffix('/').unwrap_or(prefix))?;
-        let answer = self.ask(Method::GET, &format!("/v1/kv/{prefix}?recurse&consistent"), None, DEADLINE).await?;
-        answer.entries()
+        let path = |_| format!("/v1/kv/{prefix}?recurse&consistent");
+        self.ask(Method::GET, path, None, DEADLINE).await?.entries()
     }
 
-    /// Writes one key, whatever is there.
+    /// Writes one key, whatever its value is.
     pub async fn put(&self, key: &str, value: &[u8], flags: u64) -> Result<(), ConsulError> {
         check_key(key)?;
-        let answer =
-            self.ask(Method::PUT, &format!("/v1/kv/{key}?flags={flags}"), Some(value.to_vec()), DEADLINE).await?;
-        answer.yes()
+        let path = |_| format!("/v1/kv/{key}?flags={flags}");
+        self.ask(Method::PUT, path, Some(value.to_vec()), DEADLINE).await?.done()
     }
 
-    /// Deletes exactly one key, whatever is there.
+    /// Deletes exactly one key, whatever its value is.
     pub async fn delete(&self, key: &str) -> Result<(), ConsulError> {
         check_key(key)?;
-        let answer = self.ask(Method::DELETE, &format!("/v1/kv/{key}"), None, DEADLINE).await?;
-        answer.yes()
+        self.ask(Method::DELETE, |_| format!("/v1/kv/{key}"), None, DEADLINE).await?.done()
     }
 
     /// Does all of `operations` (at most [`MOST_OPERATIONS`]) or none.
@@ -118,44 +149,32 @@ impl Consul {
             return Err(ConsulError::Refused(format!("{} operations in one transaction", operations.len())));
         }
         operations.iter().try_for_each(|operation| check_key(operation.key()))?;
-        let body: Vec<_> = operations.iter().map(|operation| Wrapped { kv: WireOperation::of(operation) }).collect();
+        let body: Vec<_> = operations.iter().map(|kv| Wrapped { kv }).collect();
         let body = serde_json::to_vec(&body).map_err(|error| ConsulError::Refused(error.to_string()))?;
-        let answer = self.ask(Method::PUT, "/v1/txn", Some(body), DEADLINE).await?;
-        answer.outcome()
-    }
-
-    async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Vec<u8>>,
-        deadline: Duration,
-    ) -> Result<Answer, ConsulError> {
-        self.ask_each(method, |_| path.to_owned(), body, deadline).await
+        self.ask(Method::PUT, |_| "/v1/txn".to_owned(), Some(body), DEADLINE).await?.outcome()
     }
 
     /// Asks one address after the other, beginning with the one that answered last.
-    async fn ask_each(
+    async fn ask(
         &self,
         method: Method,
         path: impl Fn(usize) -> String,
         body: Option<Vec<u8>>,
         deadline: Duration,
     ) -> Result<Answer, ConsulError> {
-        let first = self.answered.load(Ordering::Relaxed);
-        let mut last = None;
-        for at in (0..self.addresses.len()).map(|step| (first + step) % self.addresses.len()) {
+        let begin = self.answered.load(Ordering::Relaxed);
+        let mut first = None;
+        for at in (0..self.addresses.len()).map(|step| (begin + step) % self.addresses.len()) {
             match self.ask_one(at, method.clone(), &path(at), body.clone(), deadline).await {
                 Ok(answer) => {
                     self.answered.store(at, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Err(error @ ConsulError::Refused(_)) => return Err(error),
-                // The first one's words: it is the one that is meant to answer.
-                Err(error) => last = last.or(Some(error)),
+                // The first error counts: its address is the one that should answer.
+                Err(error) => first = first.or(Some(error)),
             }
         }
-        Err(last.unwrap_or_else(|| ConsulError::Refused("there is no address".into())))
+        Err(first.unwrap_or_else(|| ConsulError::Refused("there is no address".into())))
     }
 
     async fn ask_one(
@@ -177,7 +196,7 @@ impl Consul {
         }
         let unreachable = |error: reqwest::Error| ConsulError::Unreachable {
             address: shown.clone(),
-            reason: words_of(&error.without_url()),
+            reason: chain(&error.without_url()),
         };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();
@@ -192,32 +211,32 @@ impl Consul {
             }
         }
         let address = shown.clone();
-        let said = || format!("{status}: {}", String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).trim());
+        let reason = || format!("{status}: {}", String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).trim());
         match status {
             StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::CONFLICT => {
                 Ok(Answer { at, address, status, index: index.unwrap_or(0), body: bytes.into() })
             }
-            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Err(ConsulError::Denied { address, reason: said() }),
+            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Err(ConsulError::Denied { address, reason: reason() }),
             status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
-                Err(ConsulError::Unreachable { address, reason: said() })
+                Err(ConsulError::Unreachable { address, reason: reason() })
             }
-            _ => Err(ConsulError::Malformed { address, reason: said() }),
+            _ => Err(ConsulError::Malformed { address, reason: reason() }),
         }
     }
 }
 
-/// What Consul said with 200, 404 or 409.
+/// An answer of Consul with status 200, 404 or 409.
 struct Answer {
     at: usize,
     address: String,
     status: StatusCode,
     index: u64,
-    body: bytes::Bytes,
+    body: Bytes,
 }
 
 impl Answer {
-    fn malformed(&self, reason: impl Into<String>) -> ConsulError {
-        ConsulError::Malformed { address: self.address.clone(), reason: reason.into() }
+    fn malformed(&self, reason: impl ToString) -> ConsulError {
+        ConsulError::Malformed { address: self.address.clone(), reason: reason.to_string() }
     }
 
     /// The keys of a read. Only an answer with an index can say that there are none.
@@ -226,19 +245,18 @@ impl Answer {
             _ if self.index == 0 => Err(self.malformed(format!("{} without an index", self.status))),
             StatusCode::NOT_FOUND => Ok(Vec::new()),
             StatusCode::OK => {
-                let entries: Vec<WireEntry> =
-                    serde_json::from_slice(&self.body).map_err(|error| self.malformed(error.to_string()))?;
+                let entries: Vec<Entry> = serde_json::from_slice(&self.body).map_err(|error| self.malformed(error))?;
                 if entries.is_empty() {
                     return Err(self.malformed("an empty list, where Consul says 404"));
                 }
-                entries.into_iter().map(|entry| entry.read().map_err(|reason| self.malformed(reason))).collect()
+                Ok(entries)
             }
             status => Err(self.malformed(format!("{status} to a read"))),
         }
     }
 
-    /// The answer of a plain write.
-    fn yes(&self) -> Result<(), ConsulError> {
+    /// Checks the answer to a plain write.
+    fn done(&self) -> Result<(), ConsulError> {
         match (self.status, self.body.trim_ascii()) {
             (StatusCode::OK, b"true") => Ok(()),
             (status, _) => Err(self.malformed(format!("{status} to a write that is always possible"))),
@@ -249,7 +267,7 @@ impl Answer {
         #[derive(Deserialize)]
         #[serde(rename_all = "PascalCase")]
         struct Judged {
-            results: Option<Vec<Wrapped<WireEntry>>>,
+            results: Option<Vec<Wrapped<Entry>>>,
             errors: Option<Vec<Fault>>,
         }
         #[derive(Deserialize)]
@@ -261,32 +279,29 @@ impl Answer {
         if !matches!(self.status, StatusCode::OK | StatusCode::CONFLICT) {
             return Err(self.malformed(format!("{} to a transaction", self.status)));
         }
-        let judged: Judged = serde_json::from_slice(&self.body).map_err(|error| self.malformed(error.to_string()))?;
+        let judged: Judged = serde_json::from_slice(&self.body).map_err(|error| self.malformed(error))?;
         let faults: Vec<String> = judged.errors.unwrap_or_default().into_iter().map(|fault| fault.what).collect();
-        // Consul answers a transaction that the token may not do with 409, too.
+        // Consul answers 409 to a transaction that the token may not do, too.
         if let Some(reason) = faults.iter().find(|what| what.contains("Permission denied")) {
             return Err(ConsulError::Denied { address: self.address.clone(), reason: reason.clone() });
         }
         if self.status == StatusCode::CONFLICT || !faults.is_empty() {
             return Ok(Outcome::Conflict(faults.join("; ")));
         }
-        let entries = judged.results.unwrap_or_default();
-        let entries = entries.into_iter().map(|result| result.kv.read().map_err(|reason| self.malformed(reason)));
-        Ok(Outcome::Committed(entries.collect::<Result<_, _>>()?))
+        let results = judged.results.unwrap_or_default();
+        Ok(Outcome::Committed(results.into_iter().map(|result| result.kv).collect()))
     }
 }
 
-/// Refuses what newer versions of Consul refuse, and what would mean another key once it stands in an URL.
+/// Refuses keys that newer versions of Consul refuse, and keys that would mean another one in a URL.
 fn check_key(key: &str) -> Result<(), ConsulError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b',' | b'.' | b'_' | b'/' | b'-');
     let whole = key.split('/').all(|part| !matches!(part, "" | "." | ".."));
     if key.len() <= 512 && whole && key.bytes().all(allowed) {
         return Ok(());
     }
-    Err(ConsulError::Refused(format!(
-        "{:?} is not a key of letters, digits and ',._-/'",
-        &key.chars().take(100).collect::<String>()
-    )))
+    let start: String = key.chars().take(100).collect();
+    Err(ConsulError::Refused(format!("{start:?} is not a key of letters, digits and ',._-/'")))
 }
 
 #[cfg(test)]

@@ -1,20 +1,18 @@
-//! The one room that speaks to Consul: its HTTP API, as much of it as pointers need.
+//! The only module that speaks to Consul: its HTTP API, as much of it as pointers need.
 //!
 //! Always true:
 //! - An error is never "no such key": a key is absent when Consul itself says so with 404 *and* an index.
 //! - A key that would mean another one in a URL is refused before it is sent.
 //! - Nothing waits without a deadline, and no proxy stands between.
 
-mod error;
 mod keys;
 mod operation;
 mod address;
 mod client;
 
 pub use crate::consul::{
-    address::ConsulCredentials,
-    client::{Consul, Seen},
-    error::{BadAddress, ConsulError},
+    address::{BadAddress, ConsulCredentials},
+    client::{Consul, ConsulError, Seen},
     keys::{Keys, PinValue},
     operation::{Entry, MOST_OPERATIONS, Operation, Outcome},
 };

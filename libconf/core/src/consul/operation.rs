@@ -1,41 +1,48 @@
-//! Keys and transactions, as Consul writes them.
+//! Keys and transactions in the form that Consul's HTTP API gives them.
 
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 
 /// The most operations that Consul takes in one transaction.
 pub const MOST_OPERATIONS: usize = 64;
 
 /// A key as Consul holds it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase")]
 pub struct Entry {
-    /// Its name.
+    /// The key's name.
     pub key: String,
-    /// Its value, any bytes; the answers of a transaction leave those out that it wrote.
+    /// The key's value, any bytes. The answer to a transaction leaves out the values that it wrote.
+    #[serde(default, deserialize_with = "from_base64")]
     pub value: Vec<u8>,
     /// A number beside the value.
+    #[serde(default)]
     pub flags: u64,
-    /// What a later write by compare-and-swap must name.
+    /// The index that a later write by compare-and-swap must name.
+    #[serde(rename = "ModifyIndex")]
     pub index: u64,
 }
 
 /// One operation of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "Verb", rename_all = "kebab-case", rename_all_fields = "PascalCase")]
 pub enum Operation {
-    /// Writes whatever is there.
+    /// Writes the key, whatever its value is.
     Set {
-        /// Which key.
+        /// The key.
         key: String,
         /// Its new value.
+        #[serde(serialize_with = "to_base64")]
         value: Vec<u8>,
         /// Its new flags.
         flags: u64,
     },
-    /// Writes if the key still has this index; 0 means that it is absent.
+    /// Writes the key if it still has this index; 0 means that it is absent.
     Cas {
-        /// Which key.
+        /// The key.
         key: String,
         /// Its new value.
+        #[serde(serialize_with = "to_base64")]
         value: Vec<u8>,
         /// Its new flags.
         flags: u64,
@@ -44,23 +51,39 @@ pub enum Operation {
     },
     /// Deletes the key if it still has this index.
     DeleteCas {
-        /// Which key.
+        /// The key.
         key: String,
         /// The index that it was read with.
         index: u64,
     },
     /// Fails the transaction unless the key still has this index.
     CheckIndex {
-        /// Which key.
+        /// The key.
         key: String,
         /// The index that it was read with.
         index: u64,
     },
-    /// Reads; fails the transaction when the key is absent.
+    /// Reads the key; fails the transaction when the key is absent.
     Get {
-        /// Which key.
+        /// The key.
         key: String,
     },
+}
+
+/// How Consul judged a transaction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Consul did all of it: one entry for each operation that leaves a key, in order.
+    Committed(Vec<Entry>),
+    /// Consul did nothing of it, since a key was not as the transaction expected: Consul's words.
+    Conflict(String),
+}
+
+/// An operation, or its result, in a list of a transaction.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Wrapped<T> {
+    #[serde(rename = "KV")]
+    pub(crate) kv: T,
 }
 
 impl Operation {
@@ -75,74 +98,11 @@ impl Operation {
     }
 }
 
-/// How a transaction ended that Consul has judged.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Outcome {
-    /// All of it happened. One entry for each operation that leaves a key, in order.
-    Committed(Vec<Entry>),
-    /// Nothing of it happened: a key was not as the transaction expected. Consul's words.
-    Conflict(String),
+fn to_base64<S: Serializer>(value: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&BASE64.encode(value))
 }
 
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Wrapped<T> {
-    #[serde(rename = "KV")]
-    pub(crate) kv: T,
-}
-
-#[derive(Default, Serialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct WireOperation<'o> {
-    verb: &'static str,
-    key: &'o str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    value: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    flags: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    index: Option<u64>,
-}
-
-impl<'o> WireOperation<'o> {
-    pub(crate) fn of(operation: &'o Operation) -> Self {
-        let key = operation.key();
-        match operation {
-            Operation::Set { value, flags, .. } => {
-                WireOperation { verb: "set", key, value: Some(BASE64.encode(value)), flags: Some(*flags), index: None }
-            }
-            Operation::Cas { value, flags, index, .. } => WireOperation {
-                verb: "cas",
-                key,
-                value: Some(BASE64.encode(value)),
-                flags: Some(*flags),
-                index: Some(*index),
-            },
-            Operation::DeleteCas { index, .. } => {
-                WireOperation { verb: "delete-cas", key, index: Some(*index), ..WireOperation::default() }
-            }
-            Operation::CheckIndex { index, .. } => {
-                WireOperation { verb: "check-index", key, index: Some(*index), ..WireOperation::default() }
-            }
-            Operation::Get { .. } => WireOperation { verb: "get", key, ..WireOperation::default() },
-        }
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-pub(crate) struct WireEntry {
-    key: String,
-    #[serde(default)]
-    value: Option<String>,
-    #[serde(default)]
-    flags: u64,
-    modify_index: u64,
-}
-
-impl WireEntry {
-    pub(crate) fn read(self) -> Result<Entry, String> {
-        let value = BASE64.decode(self.value.unwrap_or_default());
-        let value = value.map_err(|error| format!("the value of {}: {error}", self.key))?;
-        Ok(Entry { key: self.key, value, flags: self.flags, index: self.modify_index })
-    }
+fn from_base64<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?.unwrap_or_default();
+    BASE64.decode(text).map_err(D::Error::custom)
 }

@@ -1,25 +1,49 @@
-//! Files that are replaced in one step.
+//! Files and folders that survive a power cut.
 
 use std::{
-    fs::{self, File},
+    ffi::OsString,
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
-/// Makes a folder's entries durable: what was created, renamed or removed in it.
+/// Whether a change to a file survives a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// The change is on the disk before the call returns.
+    Durable,
+    /// The system writes the change when it likes: a power cut may bring the old file back, or an empty one.
+    Cached,
+}
+
+/// Makes a folder's entries durable: files that were created, renamed or removed in it.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Replaces a file in one step: whoever reads it, after a power cut too, sees the old content or the new.
-pub fn replace_file(path: &Path, content: &[u8]) -> io::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("/"));
-    let mut name = std::ffi::OsString::from("tmp_");
+/// Replaces a file in one step: a reader sees the old content or the new one, never a part.
+pub fn replace_file(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
+    let mut name = OsString::from("tmp_");
     name.push(path.file_name().unwrap_or_default());
-    let staged = folder.join(name);
+    let staged = path.with_file_name(name);
     let mut file = File::create(&staged)?;
     file.write_all(content)?;
-    file.sync_all()?;
+    if durability == Durability::Durable {
+        file.sync_all()?;
+    }
     fs::rename(&staged, path)?;
-    sync_folder(folder)
+    if durability == Durability::Durable { sync_folder(folder_of(path)) } else { Ok(()) }
+}
+
+/// Creates a file of these permissions, durably; an existing file is an error.
+pub(crate) fn create_file(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
+    file.write_all(content)?;
+    file.sync_all()?;
+    sync_folder(folder_of(path))
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }

@@ -16,7 +16,7 @@ pub use crate::git::{
     connectivity::{Missing, complete, complete_history, complete_two},
     consolidate::{ConsolidateError, consolidate},
     executable::{GitError, check_version, command},
-    file::{replace_file, sync_folder},
+    file::{Durability, replace_file, sync_folder},
     pool::{PooledRepository, RepositoryPool},
     repository::{LockError, RepositoryLock, init, lock, lock_alone},
     step::{Depth, Step},
@@ -24,6 +24,7 @@ pub use crate::git::{
     tree_safety::{TreeLimits, fault_in_link, fault_in_name, faults_in_commit, faults_in_tree},
 };
 pub(crate) use crate::git::{
+    file::create_file,
     pktline::{Malformed, Packet, PacketReader, error_words, push_line},
     step::Ask,
     store::{Part, StoreError, store},

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::git::{
     connectivity::Missing,
-    file::{replace_file, sync_folder},
+    file::{Durability, replace_file, sync_folder},
     pool::RepositoryPool,
 };
 use libconf::name::CommitId;
@@ -181,7 +181,7 @@ pub(crate) fn write_shallow(repo: &Path, commits: &BTreeSet<CommitId>) -> io::Re
         };
     }
     let lines: Vec<String> = commits.iter().map(CommitId::to_string).collect();
-    replace_file(&path, (lines.join("\n") + "\n").as_bytes())
+    replace_file(&path, (lines.join("\n") + "\n").as_bytes(), Durability::Durable)
 }
 
 fn note_shallow(repo: &Path, add: &BTreeSet<CommitId>, remove: &BTreeSet<CommitId>) -> io::Result<()> {

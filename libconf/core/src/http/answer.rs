@@ -2,7 +2,7 @@
 
 use std::{
     convert::Infallible,
-    fmt::{self},
+    fmt,
     pin::Pin,
     sync::{Mutex, PoisonError},
     task::{Context, Poll},

@@ -1,4 +1,4 @@
-//! What a component is made into.
+//! The files and settings that a component is rendered to.
 
 use std::{collections::BTreeMap, fmt, str::FromStr};
 
@@ -7,19 +7,19 @@ use sha2::{Digest as _, Sha256};
 use crate::settings::SettingsFault;
 use libconf::name::BadName;
 
-/// What a component is made into. Equal renderings have equal hashes, whatever they were made from.
+/// A rendered component. Equal renderings have equal hashes, whatever they were made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
-    /// By path relative to the component's root, folders left out (Git keeps no empty ones).
+    /// Files and links by path relative to the component's root. Folders are left out, since Git keeps no empty ones.
     pub files: BTreeMap<String, Content>,
-    /// One JSON object in canonical form.
+    /// The settings: one JSON object in canonical form.
     pub settings: Vec<u8>,
-    /// The settings as everybody may see them, with `{"$secret": "NAME"}` where a secret's value went in; `None` where none
-    /// did.
+    /// The settings as everybody may see them, with `{"$secret": "NAME"}` in the place of a secret's value; `None` when no
+    /// secret went into them.
     pub settings_shown: Option<Vec<u8>>,
 }
 
-/// What stands at a path.
+/// The content at a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Content {
     /// A file.
@@ -42,13 +42,13 @@ pub struct StoreHash([u8; 32]);
 /// Why a component was not rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
-    /// The repository lacks something, or it is damaged: no component's fault, and mended by fetching anew.
+    /// The repository lacks an object, or is damaged. Not the component's fault; fetching again mends it.
     #[error("the repository cannot be read")]
-    Repository(#[source] git2::Error),
-    /// Its content is not what can be exported; the component keeps what it had.
+    Repository(#[from] git2::Error),
+    /// The component's content cannot be exported; the component keeps its last export.
     #[error("{0}")]
     Fault(String),
-    /// Its templates cannot be rendered on this host; all faults at once.
+    /// The component's templates cannot be rendered on this host; all faults at once.
     #[error("{}", .0.iter().map(SettingsFault::to_string).collect::<Vec<_>>().join("; "))]
     Templates(Vec<SettingsFault>),
 }
@@ -65,8 +65,8 @@ impl Rendered {
         self.settings_shown.is_some()
     }
 
-    /// Its name in the store. Where there are secrets in it the name depends on `salt`, which only this host knows, so that a
-    /// name does not let anybody try what the secret might be.
+    /// The name of the rendering in the store. If it holds secrets, the name depends on `salt`, which only this host
+    /// knows, so that nobody can test guesses of a secret against the name.
     pub fn hash(&self, salt: &[u8]) -> StoreHash {
         let mut hash = Sha256::new();
         // Every part goes in with its length, so that no two renderings give the same bytes.
@@ -82,15 +82,10 @@ impl Rendered {
         for (path, content) in &self.files {
             part(b"path", path.as_bytes());
             match content {
-                Content::File { bytes, executable, secret } => {
-                    let kind: &[u8] = match (executable, secret) {
-                        (false, false) => b"file",
-                        (true, false) => b"exec",
-                        (false, true) => b"secret file",
-                        (true, true) => b"secret exec",
-                    };
-                    part(kind, bytes);
-                }
+                Content::File { bytes, executable: false, secret: false } => part(b"file", bytes),
+                Content::File { bytes, executable: true, secret: false } => part(b"exec", bytes),
+                Content::File { bytes, executable: false, secret: true } => part(b"secret file", bytes),
+                Content::File { bytes, executable: true, secret: true } => part(b"secret exec", bytes),
                 Content::Link(target) => part(b"link", target.as_bytes()),
             }
         }
@@ -125,11 +120,9 @@ impl FromStr for StoreHash {
     type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, BadName> {
-        let bad = || BadName {
-            text: text.chars().take(80).collect(),
-            what: "the name of a store entry",
-            reason: "it must be 64 lower-case hex digits",
-        };
+        let what = "the name of a store entry";
+        let bad =
+            || BadName { text: text.chars().take(80).collect(), what, reason: "it must be 64 lower-case hex digits" };
         if text.len() != 64 || !text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
             return Err(bad());
         }

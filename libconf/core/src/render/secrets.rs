@@ -1,99 +1,81 @@
-//! The secrets that a component may read, and how they get into its settings.
+//! The secrets that a component may read, and their values in its settings.
 
 use std::{collections::BTreeMap, fmt};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
     layers::Sources,
     secret::{Generate, SecretValue, Source},
-    settings,
+    settings::{self, JsonPointer},
     template::Given,
 };
 use libconf::name::{ComponentName, SecretName};
 
-/// The secrets that a component may read: each by its name, with its value or with why there is none.
+/// The secrets that a component may read, by name: each with its value, or with the reason why there is none.
 #[derive(Clone, Default)]
 pub struct Secrets {
     pub(crate) given: BTreeMap<String, Given>,
 }
 
-/// A place in settings where a secret cannot be put.
+/// A place in settings that gets no secret.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SecretFault {
-    /// Its JSON Pointer.
+    /// The JSON Pointer of the place.
     pub pointer: String,
     /// What is wrong and what to do.
     pub reason: String,
 }
 
 impl Secrets {
-    /// In the place of every value its name, `<secret NAME>`: for checks and for people. Certificates have their two parts.
+    /// Secrets with `<secret NAME>` in the place of every value: for checks and for people. A certificate has two parts.
     pub fn by_name(sources: &Sources<'_>, component: &ComponentName) -> Self {
         let mut secrets = Secrets::default();
         for (name, declared) in sources.secrets_of(component) {
-            let stands = |part: &str| Zeroizing::new(format!("<secret {name}{part}>"));
+            let placeholder = |part: &str| Zeroizing::new(format!("<secret {name}{part}>"));
             let value = match declared.source {
                 Source::Generate(Generate::X509 { .. }) => {
-                    let certificate = stands(" certificate").to_string();
-                    SecretValue::Certificate { certificate, key: stands(" key") }
+                    let certificate = placeholder(" certificate").to_string();
+                    SecretValue::Certificate { certificate, key: placeholder(" key") }
                 }
-                _ => SecretValue::Text(stands("")),
+                _ => SecretValue::Text(placeholder("")),
             };
             secrets.insert(name, Ok(value));
         }
         secrets
     }
 
-    /// Adds one, or why it cannot be had; those words must not hold a value.
+    /// Adds a value, or why it cannot be had; those words must not hold a value.
     pub fn insert(&mut self, name: &SecretName, value: Result<SecretValue, String>) {
-        let given = match value {
-            Ok(SecretValue::Text(text)) => Given::Text(text),
-            Ok(SecretValue::Certificate { certificate, key }) => Given::Certificate { certificate, key },
-            Err(why) => Given::Not(why),
-        };
-        self.given.insert(name.to_string(), given);
+        self.given.insert(name.to_string(), value);
     }
 
-    /// The settings with the secrets that they ask for, where they ask for any, and all that they ask for in vain.
+    /// The settings with the values of the secrets that they ask for, if they ask for any; and a fault for each place that
+    /// gets none.
     pub fn fill(&self, settings: &Value) -> (Option<Value>, Vec<SecretFault>) {
         let (mut filled, mut faults) = (settings.clone(), Vec::new());
-        let found = self.walk(&mut filled, "", &mut faults);
+        let found = self.walk(&mut filled, &JsonPointer::default(), &mut faults);
         (found.then_some(filled), faults)
     }
 
-    /// Puts values in the place of every `{"$secret": "NAME"}`; true when there was one.
-    pub(crate) fn put_into(&self, settings: &mut Value) -> Result<bool, String> {
-        let mut faults = Vec::new();
-        let found = self.walk(settings, "", &mut faults);
-        match faults.first() {
-            None => Ok(found),
-            Some(fault) => Err(format!("the settings ask at {} for {}", fault.pointer, fault.reason)),
-        }
-    }
-
-    fn walk(&self, value: &mut Value, at: &str, faults: &mut Vec<SecretFault>) -> bool {
+    fn walk(&self, value: &mut Value, at: &JsonPointer, faults: &mut Vec<SecretFault>) -> bool {
         let mut refuse = |name: &str, why: &str| {
-            faults.push(SecretFault { pointer: at.to_owned(), reason: format!("the secret {name}: {why}") });
+            faults.push(SecretFault { pointer: at.to_string(), reason: format!("the secret {name}: {why}") });
+            false
         };
         if let Some(name) = settings::asked_secret(value) {
-            if at.is_empty() {
-                refuse(name, "it stands in the place of all settings; write it under a key");
-                return false;
+            if at.parts().is_empty() {
+                return refuse(name, "it stands in the place of all settings; write it under a key");
             }
             *value = match self.given.get(name) {
-                Some(Given::Text(text)) => text.as_str().into(),
-                Some(Given::Certificate { certificate, key }) => {
-                    serde_json::json!({"certificate": certificate, "key": key.as_str()})
+                Some(Ok(SecretValue::Text(text))) => text.as_str().into(),
+                Some(Ok(SecretValue::Certificate { certificate, key })) => {
+                    json!({"certificate": certificate, "key": key.as_str()})
                 }
-                Some(Given::Not(why)) => {
-                    refuse(name, why);
-                    return false;
-                }
+                Some(Err(why)) => return refuse(name, why),
                 None => {
-                    refuse(name, "it is not declared in `secrets:` with this component among its `readers`");
-                    return false;
+                    return refuse(name, "it is not declared in `secrets:` with this component among its `readers`");
                 }
             };
             return true;
@@ -105,13 +87,12 @@ impl Secrets {
             }
             Value::Object(members) => {
                 for (key, inner) in members {
-                    let key = key.replace('~', "~0").replace('/', "~1");
-                    found |= self.walk(inner, &format!("{at}/{key}"), faults);
+                    found |= self.walk(inner, &at.join(key), faults);
                 }
             }
             Value::Array(items) => {
                 for (number, inner) in items.iter_mut().enumerate() {
-                    found |= self.walk(inner, &format!("{at}/{number}"), faults);
+                    found |= self.walk(inner, &at.join(&number.to_string()), faults);
                 }
             }
             _ => {}

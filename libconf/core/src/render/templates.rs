@@ -15,40 +15,39 @@ use crate::{
         secrets::Secrets,
     },
     settings::{SettingsFault, TEMPLATE_ENDING},
-    template::{self, Job, Rendering},
+    template::{self, Job, Made, Rendering, Results},
 };
 use libconf::name::{ComponentVersion, HostName};
 
-/// What a look at templates came to.
+/// The outcome of a check of templates.
 #[derive(Debug)]
 pub struct TemplateCheck {
-    /// What is wrong with them.
+    /// What is wrong with the templates.
     pub faults: Vec<SettingsFault>,
-    /// The processor time that it took.
+    /// The processor time that the check took.
     pub spent: Duration,
-    /// One of them took all the time or memory that it may; on the next host it would most likely take as much again.
+    /// A template took all the time or memory that it may; for the next host it would most likely take as much again.
     pub endless: bool,
 }
 
 /// The templates of one component, read once for many hosts.
 pub struct Templates {
-    /// All files that are text, where one of the templates may include any; else the templates alone.
+    /// All text files, if one of the templates may include any of them; else the templates alone.
     texts: BTreeMap<String, String>,
 }
 
 impl Templates {
-    /// Reads them from a component's tree; `None` where there are none.
+    /// Reads the templates in a component's tree; `None` when there are none.
     pub fn read(repo: &Repository, sources: &Sources<'_>) -> Result<Option<Self>, RenderError> {
-        if sources.raw || !layers::has_templates(repo, sources).map_err(RenderError::Repository)? {
+        if sources.raw || !layers::has_templates(repo, sources)? {
             return Ok(None);
         }
         let mut files = BTreeMap::new();
-        let root = repo.find_tree(sources.component_tree.into()).map_err(RenderError::Repository)?;
-        collect(repo, &root, "", &mut files)?;
-        Self::of(&files).map_err(RenderError::Templates)
+        collect(repo, &repo.find_tree(sources.component_tree.into())?, "", &mut files)?;
+        Self::of(&files)
     }
 
-    pub(crate) fn of(files: &BTreeMap<String, Content>) -> Result<Option<Self>, Vec<SettingsFault>> {
+    pub(crate) fn of(files: &BTreeMap<String, Content>) -> Result<Option<Self>, RenderError> {
         if !files.keys().any(|path| path.ends_with(TEMPLATE_ENDING)) {
             return Ok(None);
         }
@@ -73,18 +72,17 @@ impl Templates {
             }
         }
         if !faults.is_empty() {
-            return Err(faults);
+            return Err(RenderError::Templates(faults));
         }
         let is_template = |path: &String| path.ends_with(TEMPLATE_ENDING);
-        let names_others = |(path, text): (&String, &String)| is_template(path) && template::names_others(text);
-        if !texts.iter().any(names_others) {
-            // They are handed over for every host.
+        if !texts.iter().any(|(path, text)| is_template(path) && template::names_others(text)) {
+            // The texts go to the process for every host, so only needed ones stay.
             texts.retain(|path, _| is_template(path));
         }
         Ok(Some(Templates { texts }))
     }
 
-    /// Renders them for a host with these settings, to see what is wrong.
+    /// Renders the templates for a host with these settings, and answers what is wrong.
     pub fn look(
         &self,
         sources: &Sources<'_>,
@@ -95,7 +93,7 @@ impl Templates {
     ) -> TemplateCheck {
         let Rendering { results, spent, endless } = self.on(sources, component, host, settings, secrets);
         let mut faults: Vec<SettingsFault> = results.into_values().filter_map(Result::err).collect();
-        // One that several include is at fault once.
+        // A file that several templates include is at fault once.
         faults.dedup();
         TemplateCheck { faults, spent, endless }
     }
@@ -114,47 +112,36 @@ impl Templates {
     }
 }
 
-/// Puts in the place of each template what it came to.
-pub(crate) fn put_results(
-    files: &mut BTreeMap<String, Content>,
-    results: template::Results,
-) -> Result<(), RenderError> {
-    let mut faults = Vec::new();
+/// The results by the path without `.j2`; all faults at once.
+pub(crate) fn made(results: Results) -> Result<BTreeMap<String, Made>, RenderError> {
+    let (mut made, mut faults) = (BTreeMap::new(), Vec::new());
     for (path, result) in results {
         match result {
+            Ok(one) => drop(made.insert(path[..path.len() - TEMPLATE_ENDING.len()].to_owned(), one)),
             Err(fault) => faults.push(fault),
-            Ok(made) => {
-                let executable = matches!(files.remove(&path), Some(Content::File { executable: true, .. }));
-                let content =
-                    Content::File { bytes: made.text.into_bytes(), executable, secret: !made.secrets.is_empty() };
-                files.insert(path[..path.len() - TEMPLATE_ENDING.len()].to_owned(), content);
-            }
         }
     }
     faults.dedup();
-    if faults.is_empty() { Ok(()) } else { Err(RenderError::Templates(faults)) }
+    if faults.is_empty() { Ok(made) } else { Err(RenderError::Templates(faults)) }
 }
 
-/// Templates that would be made into what is there already.
+/// A fault for every template whose result would have the path of another file or folder, in any case of letters.
 fn clashes(files: &BTreeMap<String, Content>) -> Vec<SettingsFault> {
     let mut faults = Vec::new();
-    let mut there: HashMap<String, &str> = HashMap::new();
-    let made = |path: &str| path.strip_suffix(TEMPLATE_ENDING).unwrap_or(path).to_lowercase();
-    for path in files.keys().filter(|path| !path.ends_with(TEMPLATE_ENDING)) {
-        // Folders are there as well.
-        there.extend(path.match_indices('/').map(|(end, _)| (path[..end].to_lowercase(), path.as_str())));
-        there.insert(path.to_lowercase(), path);
+    let mut taken: HashMap<String, &str> = HashMap::new();
+    for path in files.keys() {
+        taken.extend(path.match_indices('/').map(|(end, _)| (path[..end].to_lowercase(), path.as_str())));
+        if !path.ends_with(TEMPLATE_ENDING) {
+            taken.insert(path.to_lowercase(), path);
+        }
     }
-    for path in files.keys().filter(|path| path.ends_with(TEMPLATE_ENDING)) {
-        there.extend(path.match_indices('/').map(|(end, _)| (path[..end].to_lowercase(), path.as_str())));
-    }
-    for path in files.keys().filter(|path| path.ends_with(TEMPLATE_ENDING)) {
-        let made = made(path);
-        let reason = match there.get(&made) {
+    for path in files.keys() {
+        let Some(made) = path.strip_suffix(TEMPLATE_ENDING).map(str::to_lowercase) else { continue };
+        let reason = match taken.get(&made) {
             _ if made.is_empty() || made.ends_with('/') => "it has no name but its ending; give it one".to_owned(),
             Some(other) => format!("it would be made into what {other} is already; rename one of the two"),
             None => {
-                there.insert(made, path);
+                taken.insert(made, path);
                 continue;
             }
         };
@@ -163,21 +150,21 @@ fn clashes(files: &BTreeMap<String, Content>) -> Vec<SettingsFault> {
     faults
 }
 
-/// Reads a folder that [`safety`] has looked at: its names are plain UTF-8, its depth and size bounded.
+/// Reads a folder that was checked by [`faults_in_tree`](crate::git::faults_in_tree): its names are UTF-8, its depth and
+/// size bounded.
 pub(crate) fn collect(
     repo: &Repository,
     tree: &Tree<'_>,
     above: &str,
     files: &mut BTreeMap<String, Content>,
-) -> Result<(), RenderError> {
+) -> Result<(), git2::Error> {
     for entry in tree {
         let path = format!("{above}{}", String::from_utf8_lossy(entry.name_bytes()));
         if entry.kind() == Some(ObjectType::Tree) {
-            let inner = repo.find_tree(entry.id()).map_err(RenderError::Repository)?;
-            collect(repo, &inner, &format!("{path}/"), files)?;
+            collect(repo, &repo.find_tree(entry.id())?, &format!("{path}/"), files)?;
             continue;
         }
-        let blob = repo.find_blob(entry.id()).map_err(RenderError::Repository)?;
+        let blob = repo.find_blob(entry.id())?;
         let content = match entry.filemode() {
             0o120_000 => Content::Link(String::from_utf8_lossy(blob.content()).into_owned()),
             mode => Content::File { bytes: blob.content().to_vec(), executable: mode == 0o100_755, secret: false },

@@ -1,17 +1,17 @@
-//! What a `datacenter.yaml` says of a secret.
+//! The declaration of a secret in a `datacenter.yaml`.
 
 use std::{fmt, path::PathBuf};
 
 use libconf::name::ComponentName;
 
-/// What a `datacenter.yaml` says of one secret.
+/// The declaration of one secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Declaration {
-    /// Where its value comes from.
+    /// Where the value comes from.
     pub source: Source,
-    /// The components that may read it, in the order of the file.
+    /// The components that may read the value, in the order of the file.
     pub readers: Vec<ComponentName>,
-    /// The line that says so.
+    /// The line of the declaration.
     pub line: usize,
 }
 
@@ -20,29 +20,29 @@ pub struct Declaration {
 pub enum Source {
     /// conf-master makes it.
     Generate(Generate),
-    /// Somebody gives it to conf-master.
+    /// A person gives it to conf-master.
     Given,
-    /// A file on the host; an absolute path.
+    /// The host reads it from a file; an absolute path.
     File(PathBuf),
-    /// What a command prints on the host: a program and its words.
+    /// The host runs a command that prints it: a program and its words.
     Command(Vec<String>),
 }
 
-/// What conf-master makes.
+/// A value that conf-master makes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Generate {
     /// Random text.
     Text {
-        /// How many random bytes are encoded, or how many characters of an alphabet are drawn.
+        /// The number of random bytes that are encoded, or of characters of an alphabet that are drawn.
         length: usize,
-        /// How it is written.
+        /// How the bytes are written.
         encoding: Encoding,
     },
     /// A self-signed certificate with its key.
     X509 {
         /// DNS names and IP addresses.
         names: Vec<String>,
-        /// How long it is good for.
+        /// How many days it is valid.
         days: u32,
     },
 }
@@ -61,13 +61,13 @@ pub enum Encoding {
 }
 
 impl Source {
-    /// True when conf-master keeps a sealed value for it; false for what is read on the host.
+    /// True when conf-master keeps a sealed value for it; false when the host reads it.
     pub fn is_central(&self) -> bool {
         matches!(self, Source::Generate(_) | Source::Given)
     }
 }
 
-/// In few words, the same for the same source: what [`About`] records.
+/// The source in a few words, the same for the same source: [`About`](crate::secret::About) records them.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -7,13 +7,13 @@ use serde::{Deserialize, Serialize};
 
 /// A host's public key: an age X25519 recipient (`age1…`), or an SSH Ed25519 key (`ssh-ed25519 AAAA…`).
 ///
-/// Its text is what is compared, printed and kept; a comment after an SSH key is left out.
+/// The key's text is compared, printed and kept; a comment after an SSH key is left out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct HostKey(pub(crate) String);
 
 impl HostKey {
-    /// True for a key that signs reports too: one of SSH.
+    /// True for an SSH key, which signs reports too.
     pub fn signs(&self) -> bool {
         self.0.starts_with("ssh-ed25519 ")
     }

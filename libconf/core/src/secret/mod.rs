@@ -7,7 +7,6 @@
 mod host_key;
 mod declaration;
 mod value;
-mod error;
 mod identity;
 mod sealed;
 #[cfg(test)]
@@ -15,9 +14,8 @@ mod tests;
 
 pub use crate::secret::{
     declaration::{Declaration, Encoding, Generate, Source},
-    error::{MAX_SEALED_BYTES, OpenError, SealError},
     host_key::{BadHostKey, HostKey},
-    identity::{Identity, IdentityError},
-    sealed::{open, seal},
+    identity::{Identity, IdentityError, OpenError},
+    sealed::{MAX_SEALED_BYTES, SealError, open, seal},
     value::{ABOUT_FILE, About, MAX_VALUE_BYTES, SecretValue, VALUE_FILE},
 };

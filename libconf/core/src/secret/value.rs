@@ -1,4 +1,4 @@
-//! A secret's value, and what stands beside it when it is sealed.
+//! A secret's value, and the files of its folder.
 
 use std::fmt;
 
@@ -10,15 +10,14 @@ use libconf::name::Sequence;
 
 /// The sealed value, in a secret's folder.
 pub const VALUE_FILE: &str = "value.age";
-
-/// What may be known of it, in a secret's folder.
+/// The [`About`] of the value, in a secret's folder.
 pub const ABOUT_FILE: &str = "about.json";
-
-/// The most that one value may hold.
+/// The most bytes of one value.
 pub const MAX_VALUE_BYTES: usize = 64 << 10;
 
 /// A secret's value; overwritten in memory when it is dropped, and never shown by `{:?}`.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum SecretValue {
     /// One text.
     Text(Zeroizing<String>),
@@ -40,16 +39,16 @@ impl fmt::Debug for SecretValue {
     }
 }
 
-/// What may be known of a sealed value; readers pass over members that they do not know.
+/// The public facts about a sealed value. Readers ignore members that they do not know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct About {
     /// The change that made the value.
     pub sequence: Sequence,
-    /// When that was, in seconds since 1970.
+    /// When the value was made, in seconds since 1970.
     pub made: i64,
-    /// By which source, in the words of [`Source`]'s `Display`.
+    /// The value's source, in the words of [`Source`](crate::secret::Source)'s `Display`.
     pub source: String,
-    /// The keys that it is sealed to, sorted; conf-master's own among them.
+    /// The keys that the value is sealed to, sorted; conf-master's own is among them.
     pub recipients: Vec<HostKey>,
     /// When a certificate ends, in seconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]

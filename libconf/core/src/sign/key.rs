@@ -1,13 +1,14 @@
 //! Signatures on snapshots: SSH signatures as `git verify-commit` knows them.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::{self, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    fs::{self},
+    io::Write as _,
     path::{Path, PathBuf},
 };
 
 use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, PublicKey, SshSig, rand_core::OsRng};
+
+use crate::git::create_file;
 
 /// What Git signs commits and tags under; a signature made for another purpose does not count.
 /// Source: `gpg-interface.c`, `ssh-keygen -Y sign -n git`.
@@ -25,10 +26,10 @@ impl SigningKey {
         key.set_comment(comment);
         let text = key.to_openssh(LineEnding::LF).map_err(|error| KeyError::file(path, &error))?;
         let key = SigningKey(key);
-        write_new(path, text.as_bytes(), 0o600).map_err(|error| KeyError::file(path, &error))?;
+        create_file(path, text.as_bytes(), 0o600).map_err(|error| KeyError::file(path, &error))?;
         let public = public_path(path);
         let line = format!("{}\n", key.public_line());
-        write_new(&public, line.as_bytes(), 0o644).map_err(|error| KeyError::file(&public, &error))?;
+        create_file(&public, line.as_bytes(), 0o644).map_err(|error| KeyError::file(&public, &error))?;
         Ok(key)
     }
 
@@ -64,14 +65,6 @@ pub fn public_path(path: &Path) -> PathBuf {
     let mut public = path.as_os_str().to_owned();
     public.push(".pub");
     PathBuf::from(public)
-}
-
-fn write_new(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::File::open(folder)?.sync_all()
 }
 
 /// The public keys that a reader trusts.

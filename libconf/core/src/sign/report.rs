@@ -1,11 +1,10 @@
 //! Signatures on hosts' reports: SSH signatures under a namespace of their own, so that a host's words are its own whichever
 //! conf-slave carries them, and are good for nothing else.
 
-use crate::api::MOST_SIGNATURE_BYTES;
 use ssh_key::{HashAlg, LineEnding, PublicKey, SshSig};
 
 use crate::{
-    api::{HostReport, HostState},
+    api::{HostReport, HostState, MOST_SIGNATURE_BYTES},
     secret::{HostKey, Identity},
 };
 

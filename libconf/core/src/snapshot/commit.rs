@@ -1,13 +1,12 @@
 //! A snapshot's commit.
 
-use crate::snapshot::error::FORMAT;
 use std::str;
 
 use git2::{ObjectType, Repository};
 
 use crate::{
     sign::{KeyError, TrustedKeys},
-    snapshot::error::SnapshotError,
+    snapshot::error::{FORMAT, SnapshotError},
 };
 use libconf::name::{CommitId, DatacenterName, ObjectId, RefName, Sequence};
 

@@ -3,7 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, PoisonError},
+    sync::Arc,
 };
 
 use minijinja::{
@@ -77,7 +77,7 @@ fn render(job: &Job, limits: Limits) -> Rendering {
             let done = environment
                 .get_template(path)
                 .and_then(|template| template.render_captured_to(variables(job, &read), &mut output).map(drop));
-            let secrets = std::mem::take(&mut *read.lock().unwrap_or_else(PoisonError::into_inner));
+            let secrets = std::mem::take(&mut *read.lock());
             let result = match done {
                 Ok(()) => {
                     left -= output.bytes.len();

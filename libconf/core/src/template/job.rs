@@ -1,4 +1,4 @@
-//! What the process that renders is asked, and what it answers.
+//! The questions to the process that renders, and its answers.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,25 +7,24 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
-use zeroize::Zeroizing;
 
-use crate::{sandbox::Bounds, settings::SettingsFault};
+use crate::{sandbox::Bounds, secret::SecretValue, settings::SettingsFault};
 
-/// What templates may use. Of everything hosts allow four times as much as a landing: what landed must not fail there, on a
-/// slower machine, or with a secret that is longer than what stood for it.
+/// The limits of a landing. Hosts allow four times as much: a template that landed must not fail on a slower machine, or
+/// with a secret that is longer than the text that stood in its place.
 pub(crate) const LANDING: Limits =
     Limits { fuel: 2_000_000, file_bytes: 8 << 20, component_bytes: 32 << 20, seconds: 5 };
 
-/// What the templates of one component may use.
+/// The most that the templates of one component may use.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Limits {
-    /// Instructions of each template, which is about what it takes in steps.
+    /// Instructions of each template, which is about the number of its steps.
     pub(crate) fuel: u64,
-    /// Bytes that one may come to.
+    /// Bytes that one template makes.
     pub(crate) file_bytes: usize,
-    /// Bytes that all of them may come to.
+    /// Bytes that all templates make together.
     pub(crate) component_bytes: usize,
-    /// Processor time of all of them.
+    /// Processor time of all templates together.
     pub(crate) seconds: u64,
 }
 
@@ -40,54 +39,45 @@ impl Limits {
     }
 
     pub(crate) fn bounds(self) -> Bounds {
-        // Others may be using the processor.
+        // Other programs may use the processor meanwhile.
         let patience = Duration::from_secs(4 * self.seconds);
         // A byte of text is at most six in JSON.
         Bounds { seconds: self.seconds, patience, answer: 6 * self.component_bytes + (1 << 20) }
     }
 }
 
-/// A secret as templates and settings get it.
-#[derive(Clone, Serialize, Deserialize)]
-pub(crate) enum Given {
-    Text(Zeroizing<String>),
-    Certificate {
-        certificate: String,
-        key: Zeroizing<String>,
-    },
-    /// It cannot be had, for this reason.
-    Not(String),
-}
+/// A secret's value, or why it cannot be had; those words hold no value.
+pub(crate) type Given = Result<SecretValue, String>;
 
-/// What the templates of a component are made from.
+/// Everything that the templates of one component are made from.
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Job {
-    /// Everything that may be read, by path.
+    /// All files that templates may read, by path.
     pub(crate) files: BTreeMap<String, String>,
-    /// What they can name, besides the secrets; `{"$secret": "NAME"}` in `settings` stands for that secret.
+    /// The variables besides the secrets; `{"$secret": "NAME"}` in `settings` stands for that secret.
     pub(crate) variables: Map<String, Value>,
-    /// Those that the component may read.
+    /// The secrets that the component may read.
     pub(crate) secrets: BTreeMap<String, Given>,
 }
 
-/// What a template came to.
+/// The text that a template makes.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Made {
     pub(crate) text: String,
-    /// The secrets that it read.
+    /// The secrets that the template read.
     pub(crate) secrets: BTreeSet<String>,
 }
 
-/// By the path of the template, `.j2` included.
+/// Results by the path of the template, `.j2` included.
 pub(crate) type Results = BTreeMap<String, Result<Made, SettingsFault>>;
 
-/// What the templates of a component came to.
+/// The results of all templates of a component.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct Rendering {
     pub(crate) results: Results,
-    /// The processor time of all of them.
+    /// The processor time of all templates together.
     pub(crate) spent: Duration,
-    /// One of them took all that it may: with other variables it would most likely take as much again.
+    /// A template used all that it may: with other variables it would most likely use as much again.
     pub(crate) endless: bool,
 }
 
@@ -103,7 +93,7 @@ pub(crate) enum Answer {
     Uses(Option<BTreeSet<String>>),
 }
 
-/// What a template can name, besides `settings` and `secrets`.
+/// The variables of a template besides `settings` and `secrets`.
 pub(crate) const NAMES: [&str; 4] = ["datacenter", "platform", "host", "component"];
 
 /// True when a template may read other files of its component.

@@ -11,7 +11,7 @@ mod uses;
 
 pub use crate::template::process::{ARGUMENT, be_patient, child, prepare, release, rest, through};
 pub(crate) use crate::template::{
-    job::{Given, Job, Rendering, Results, names_others},
+    job::{Given, Job, Made, Rendering, Results, names_others},
     process::render,
     uses::Uses,
 };

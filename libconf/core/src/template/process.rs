@@ -6,14 +6,16 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
     sync::{
-        Mutex, MutexGuard, OnceLock, PoisonError, TryLockError,
+        OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use parking_lot::{Mutex, MutexGuard};
+
 use crate::{
-    sandbox::{self as worker, Bounds, NoAnswer, Worker},
+    sandbox::{self, Bounds, NoAnswer, Worker},
     settings::{SettingsFault, TEMPLATE_ENDING},
     template::{
         engine,
@@ -21,19 +23,17 @@ use crate::{
     },
 };
 
-/// The first argument of a program that shall render templates: `<program> render-templates`.
+/// The first argument of a program that renders templates: `<program> render-templates`.
 pub const ARGUMENT: &str = "render-templates";
 
+/// Bytes of address space of each process.
 const MEMORY: u64 = 1 << 30;
 
 static PATIENT: AtomicBool = AtomicBool::new(false);
-
 /// There was a template to render, or to look at.
 static WAS_ASKED: AtomicBool = AtomicBool::new(false);
-
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-
-/// The processes that render, at most: one takes turns, and where several ask at once none need wait for another's template.
+/// The processes. A single caller uses the first one; with three, callers at the same time need not wait for each other.
 static WORKERS: [Mutex<Option<Worker>>; 3] = [const { Mutex::new(None) }; 3];
 
 /// Allows every template four times as much. For hosts.
@@ -41,59 +41,50 @@ pub fn be_patient() {
     PATIENT.store(true, Ordering::Relaxed);
 }
 
-/// Names the program that renders, for one that is none of the tiers and whose `main` does not call [`child`]. The first
-/// call decides.
+/// Names the program that renders, for a caller whose own `main` does not call [`child`]. The first call decides.
 pub fn through(program: PathBuf) {
     let _ = PROGRAM.set(program);
 }
 
-/// Ends the processes that were asked something, and with them what they still hold of secrets. The next template gets
-/// another.
+/// Ends the processes that rendered something, and with them the secrets that they may still hold. The next template gets
+/// a new process.
 pub fn rest() {
     end(|worker| !worker.is_fresh());
 }
 
-/// Starts a process for the next template ahead, where none is there and there ever was a template. It waits until it is asked
+/// Starts a process ahead for the next template, when none runs and there ever was a template. It waits until it is asked
 /// or [`release`]d, and holds nothing.
 pub fn prepare() {
     if WAS_ASKED.load(Ordering::Relaxed) {
         let mut slot = slot();
-        // Without it the next template starts its own, or says why there is none.
+        // If the start fails, the next template tries again and reports the error.
         *slot = slot.take().or_else(|| start().ok());
     }
 }
 
-/// Ends all processes, those that wait too.
+/// Ends all processes, waiting ones too.
 pub fn release() {
     end(|_| true);
 }
 
 fn end(which: impl Fn(&Worker) -> bool) {
     for slot in &WORKERS {
-        drop(slot.lock().unwrap_or_else(PoisonError::into_inner).take_if(|worker| which(worker)));
+        drop(slot.lock().take_if(|worker| which(worker)));
     }
 }
 
-/// A process that nobody else asks now; else the first one, once it is free.
+/// A process that nobody else uses now; else the first one, once it is free.
 fn slot() -> MutexGuard<'static, Option<Worker>> {
-    let free = WORKERS.iter().find_map(|slot| match slot.try_lock() {
-        Ok(slot) => Some(slot),
-        Err(TryLockError::Poisoned(slot)) => Some(slot.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
-    });
-    free.unwrap_or_else(|| WORKERS[0].lock().unwrap_or_else(PoisonError::into_inner))
+    WORKERS.iter().find_map(Mutex::try_lock).unwrap_or_else(|| WORKERS[0].lock())
 }
 
-/// Renders templates until its input ends, if that is what this process was started for. To be called first in `main`,
-/// before any thread or flag.
+/// Renders templates until its input ends, if this process was started for that. Call it first in `main`, before any
+/// thread or flag.
 pub fn child() -> Option<ExitCode> {
     if std::env::args_os().nth(1).is_none_or(|argument| argument != ARGUMENT) {
         return None;
     }
-    Some(match worker::serve(MEMORY, engine::answer) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::FAILURE,
-    })
+    Some(sandbox::serve(MEMORY, engine::answer).map_or(ExitCode::FAILURE, |()| ExitCode::SUCCESS))
 }
 
 /// Renders every template among the files of a job.
@@ -119,7 +110,7 @@ pub(crate) fn render(job: Job) -> Rendering {
 }
 
 pub(crate) fn ask(question: &Question, bounds: Bounds) -> Result<Answer, NoAnswer> {
-    // This crate's own unit tests are no program that could be started so; the others test the process.
+    // This crate's unit tests have no program to start, so they answer themselves; other tests cover the process.
     if cfg!(test) {
         let copy = serde_json::to_vec(question).and_then(|text| serde_json::from_slice(&text));
         return copy.map(engine::answer).map_err(|cause| NoAnswer::Failed(cause.into()));
@@ -129,6 +120,5 @@ pub(crate) fn ask(question: &Question, bounds: Bounds) -> Result<Answer, NoAnswe
 }
 
 fn start() -> io::Result<Worker> {
-    let program = PROGRAM.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path);
-    Worker::start(program, ARGUMENT)
+    Worker::start(PROGRAM.get().map_or(Path::new("/proc/self/exe"), PathBuf::as_path), ARGUMENT)
 }

@@ -2,10 +2,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use git2::{ObjectType, Repository, TreeWalkMode, TreeWalkResult};
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
@@ -36,13 +37,12 @@ impl Uses {
     /// Those of a tree. What a tree holds never changes, so each is looked at once.
     pub(crate) fn of(repo: &Repository, tree: ObjectId) -> Result<Arc<Self>, git2::Error> {
         static KNOWN: Mutex<BTreeMap<ObjectId, Arc<Uses>>> = Mutex::new(BTreeMap::new());
-        let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(uses) = known().get(&tree) {
+        if let Some(uses) = KNOWN.lock().get(&tree) {
             return Ok(uses.clone());
         }
         // Others go on meanwhile.
         let uses = Arc::new(Self::read(repo, tree)?);
-        let mut known = known();
+        let mut known = KNOWN.lock();
         if known.len() >= MOST_KNOWN {
             known.clear();
         }

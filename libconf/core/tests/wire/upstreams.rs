@@ -6,7 +6,7 @@ use std::sync::{
 };
 
 use conf_core::{
-    git::{Depth, Step, replace_file},
+    git::{Depth, Durability, Step, replace_file},
     git_http::{UploadLimits, UploadPack, git_routes},
     http::{self as answers, Event},
     upstream::{self, Credentials, FetchError, UpstreamError, Upstreams},
@@ -83,7 +83,7 @@ async fn a_token_is_read_again_when_its_file_changes() {
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
-    replace_file(&file, b"wrong\n").unwrap();
+    replace_file(&file, b"wrong\n", Durability::Durable).unwrap();
     let servers = Upstreams::new(vec![url.parse().unwrap()], &Credentials::from_file(Some(file.clone()))).unwrap();
     let host = Repo::new();
     let step = Step { have: None, want: first, depth: Depth::One };
@@ -93,7 +93,7 @@ async fn a_token_is_read_again_when_its_file_changes() {
         matches!(&error, FetchError::Refused(cause) if cause.status() == Some(StatusCode::UNAUTHORIZED)),
         "{error:?}"
     );
-    replace_file(&file, b"right\n").unwrap();
+    replace_file(&file, b"right\n", Durability::Durable).unwrap();
     assert_eq!(fetch().await.unwrap().requests, 1);
     assert_eq!(servers.get_json::<u8>("json").await.unwrap(), 1);
     std::fs::remove_file(&file).unwrap();
