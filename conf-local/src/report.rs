@@ -80,7 +80,7 @@ pub async fn run(
                     audience.away(WHAT, chain(&error));
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = sleep(backoff.after(&error)) => continue,
+                        () = sleep(backoff.after(error.retry_after())) => continue,
                     }
                 }
             }

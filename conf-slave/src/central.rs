@@ -51,7 +51,7 @@ pub async fn listen(
                 Err(error) => error,
             };
             problems.set(TOPIC, chain(&failed));
-            tokio::time::sleep(backoff.after(&failed)).await;
+            tokio::time::sleep(backoff.after(failed.retry_after())).await;
         }
     };
     tokio::select! {

@@ -154,7 +154,7 @@ pub async fn report(
             Err(error) => {
                 problems.set(TOPIC, chain(&error));
                 hosts.changed.notify_one();
-                PAUSE + backoff.after(&error)
+                PAUSE + backoff.after(error.retry_after())
             }
         };
         tokio::select! {

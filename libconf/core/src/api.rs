@@ -1,4 +1,4 @@
-//! What the tiers say to each other over HTTP, as JSON. Readers ignore members that they do not know.
+//! The JSON that the tiers exchange over HTTP. Readers ignore members that they do not know.
 
 use std::{fmt, str::FromStr};
 
@@ -11,7 +11,7 @@ use libconf::name::{BadName, BranchName, CommitId, ComponentVersion, DatacenterN
 pub struct SnapshotEvent {
     /// The newest change that conf-master had accepted when it sent this.
     pub central: Sequence,
-    /// Whose snapshot.
+    /// The datacenter of the snapshot.
     pub datacenter: DatacenterName,
     /// The change that made the snapshot.
     pub sequence: Sequence,
@@ -26,18 +26,19 @@ pub struct SnapshotEvent {
 pub struct WatermarkEvent {
     /// The newest change that conf-master has accepted, for whichever datacenter.
     pub central: Sequence,
-    /// Whose stream this is.
+    /// The datacenter of this stream.
     pub datacenter: DatacenterName,
     /// The sequence of this datacenter's newest snapshot not above `central`.
     pub snapshot: Sequence,
     /// That snapshot.
     pub commit: CommitId,
-    /// conf-master's SSH signature over all of this, see [`sign::watermark`](crate::sign::watermark).
+    /// conf-master's SSH signature over all of this; see
+    /// [`sign_watermark`](crate::sign::sign_watermark).
     pub signature: String,
 }
 
 impl WatermarkEvent {
-    /// The snapshot that it is about.
+    /// The datacenter's newest snapshot, as the watermark names it.
     pub fn newest(&self) -> Pointer {
         Pointer { sequence: self.snapshot, commit: self.commit }
     }
@@ -46,29 +47,32 @@ impl WatermarkEvent {
 /// Answer to `POST /api/v1/reports` of conf-slave.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportAnswer {
-    /// The newest watermark that the conf-slave has heard; none before it heard one.
+    /// The newest watermark that the conf-slave has received, if any.
     #[serde(default)]
     pub watermark: Option<WatermarkEvent>,
 }
 
-/// `GET /api/v1/at?datacenter=<id>/<version>&sequence=<w>&timeout=<seconds>` of conf-slave and of conf-master: which snapshot is
-/// the datacenter's newest not above change `w`.
+/// Answer to `GET /api/v1/at?datacenter=<id>/<version>&sequence=<w>&timeout=<seconds>` of
+/// conf-slave and of conf-master: the datacenter's newest snapshot not above change `w`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct At {
-    /// Up to which change the one who answers knows all snapshots of the datacenter; below `w` when time was up, and then `at`
-    /// is none.
+    /// The newest change up to which the answering tier knows all snapshots of the datacenter.
+    /// Below `w` when the time was up; `at` is then `None`.
     pub central: Sequence,
-    /// The newest snapshot not above `w`; none also when the datacenter has none so old.
+    /// The newest snapshot not above `w`; `None` also when the datacenter's first snapshot is above
+    /// `w`.
     pub at: Option<Pointer>,
-    /// The one after it, where there is one: its parent is `at`, which proves that nothing lies between.
+    /// The snapshot after `at`, if there is one: its parent is `at`, which proves that nothing lies
+    /// between.
     pub next: Option<Pointer>,
-    /// Where there is none: conf-master's word that up to `w` nothing follows. None when `w` is the very change that made `at`,
-    /// which needs no proof.
+    /// If there is no `next`: a watermark of conf-master, which proves that nothing follows up to
+    /// `w`. `None` when `w` is the change that made `at`, which needs no proof.
     #[serde(default)]
     pub watermark: Option<WatermarkEvent>,
 }
 
-/// A snapshot and the change that made it. As text, `<sequence>/<commit>`: the value of the authoritative key in Consul.
+/// A snapshot and the change that made it. As text, `<sequence>/<commit>`: the value of the
+/// authoritative key in Consul.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Pointer {
     /// The change that made the snapshot.
@@ -94,25 +98,26 @@ impl FromStr for Pointer {
     }
 }
 
-/// One entry of `GET /api/v1/datacenters`, and, with `pins`, `GET /api/v1/datacenters/<id>/<version>`.
+/// One entry of `GET /api/v1/datacenters`, and, with `pins`, `GET
+/// /api/v1/datacenters/<id>/<version>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatacenterStatus {
-    /// Which datacenter.
+    /// The datacenter.
     pub datacenter: DatacenterName,
     /// The change that made its newest snapshot.
     pub sequence: Sequence,
     /// That snapshot.
     pub commit: CommitId,
-    /// When it was landed, RFC 3339, UTC.
+    /// When the snapshot was landed, RFC 3339, UTC.
     pub when: String,
-    /// Who landed it.
+    /// The author of the change.
     pub by: String,
-    /// What it runs.
+    /// The components that it runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pins: Vec<Pin>,
 }
 
-/// A component resolved: what a datacenter runs of it.
+/// A component resolved to a commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
     /// `<kind>/<name>/<version>`
@@ -123,32 +128,34 @@ pub struct Pin {
     pub commit: CommitId,
 }
 
-/// `POST /api/v1/reports` from a host to its surrogate; an entry of `GET /api/v1/hosts` of conf-slave and of
-/// `GET /api/v1/datacenters/<id>/<version>/hosts` of conf-master.
+/// `POST /api/v1/reports` from a host to its surrogate; an entry of `GET /api/v1/hosts` of
+/// conf-slave and of `GET /api/v1/datacenters/<id>/<version>/hosts` of conf-master.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReport {
-    /// Which host.
+    /// The host.
     pub host: HostName,
-    /// In which datacenter.
+    /// The host's datacenter.
     pub datacenter: DatacenterName,
-    /// What its export holds; 0 for nothing yet.
+    /// The sequence of the snapshot that the host has exported; 0 before the first export.
     pub sequence: Sequence,
-    /// The snapshot that its export holds.
+    /// The snapshot that the host has exported.
     pub commit: Option<CommitId>,
-    /// How it fares.
+    /// The host's state.
     pub state: HostState,
-    /// Why it is not `current`, in words.
+    /// Why the state is not `current`, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// The agent's version.
     pub agent: String,
-    /// When the host said so, by its own clock: milliseconds since 1970. Each report of a host has a later one.
+    /// When the host made the report, by its own clock: milliseconds since 1970. Each report of a
+    /// host has a later time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<u64>,
-    /// The host's signature over [`crate::sign::report::text`], PEM; hosts whose identity is of age have none.
+    /// The host's signature over the report, PEM; see [`sign_report`](crate::sign::sign_report). A
+    /// host with an age identity signs nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
-    /// When the report was received by the tier that shows it, RFC 3339, UTC; the host leaves it out.
+    /// When the tier that shows the report received it, RFC 3339, UTC; the host leaves it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub received: Option<String>,
 }
@@ -162,8 +169,8 @@ const LONGEST_WORD: usize = 100;
 pub(crate) const MOST_SIGNATURE_BYTES: usize = 1024;
 
 impl HostReport {
-    /// Cuts what its sender could make as long as it likes; every tier that keeps reports keeps one of each of many hosts.
-    /// What is too long for a signature is none.
+    /// Shortens the texts that its sender chooses: every tier that keeps reports keeps one for each
+    /// of many hosts. A signature that is too long is dropped.
     pub fn cut(&mut self) {
         let cut = |text: &mut String, most: usize| {
             if let Some((end, _)) = text.char_indices().nth(most) {
@@ -177,20 +184,20 @@ impl HostReport {
     }
 }
 
-/// How a host fares.
+/// The state of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HostState {
-    /// Runs what its pointer names.
+    /// The host runs the snapshot that its pointer names.
     Current,
-    /// Knows of a newer snapshot and works on it.
+    /// The host works on a newer snapshot.
     Updating,
-    /// Could not take a newer snapshot; keeps what it had.
+    /// The host could not take a newer snapshot; it keeps the last one.
     Failed,
 }
 
-/// `POST /api/v1/datacenters/<id>/<version>/hosts` from conf-slave to conf-master: its hosts, after each change of theirs
-/// and every minute.
+/// `POST /api/v1/datacenters/<id>/<version>/hosts` from conf-slave to conf-master: the reports of
+/// its hosts, after each change of them and every minute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlaveReport {
     /// The newest snapshot that the slave serves.

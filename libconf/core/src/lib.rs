@@ -8,7 +8,8 @@ pub mod sandbox;
 pub mod settings;
 /// The JSON that the tiers exchange over HTTP.
 pub mod api;
-/// The life of a daemon's process: flags, log, metrics, stop. Relies on `settings` for the file of flags.
+/// The life of a daemon's process: flags, log, metrics, stop. Relies on `settings` for the file of
+/// flags.
 pub mod daemon;
 /// Git: the executable, open repositories, packs, and one step of a fetch.
 pub mod git;

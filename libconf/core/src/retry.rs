@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::upstream::UpstreamError;
+/// The longest wait that a server may ask for.
+const MOST_ASKED: Duration = Duration::from_secs(300);
 
 /// Waiting times between attempts: full jitter below a bound that doubles with every failure.
 #[derive(Debug)]
@@ -12,20 +13,13 @@ pub struct Backoff {
     most: Duration,
 }
 
-impl Default for Backoff {
-    /// From 100 ms up to 15 s.
-    fn default() -> Self {
-        Backoff::new(Duration::from_millis(100), Duration::from_secs(15))
-    }
-}
-
 impl Backoff {
-    /// The first bound and the last.
+    /// Begins with the bound `first`, which grows up to `most`.
     pub fn new(first: Duration, most: Duration) -> Self {
         Backoff { attempt: 0, first, most }
     }
 
-    /// How long to wait now: anything between nothing and the bound.
+    /// How long to wait now: any time between nothing and the bound.
     #[must_use]
     pub fn next_wait(&mut self) -> Duration {
         let bound = self.first.saturating_mul(1 << self.attempt.min(20)).min(self.most);
@@ -33,19 +27,21 @@ impl Backoff {
         bound.mul_f64(rand::random::<f64>())
     }
 
-    /// Like [`Backoff::next_wait`], but no shorter than a server asked for.
+    /// Like [`Backoff::next_wait`], but no shorter than a server `asked` for.
     #[must_use]
-    pub fn after(&mut self, error: &UpstreamError) -> Duration {
-        let wait = self.next_wait();
-        match error.retry_after() {
-            // Jitter again, so that all who got the same answer do not come back together.
-            Some(asked) => asked.min(Duration::from_secs(300)) + wait,
-            None => wait,
-        }
+    pub fn after(&mut self, asked: Option<Duration>) -> Duration {
+        // Jitter on top, so that all clients that got the same answer do not come back together.
+        asked.unwrap_or_default().min(MOST_ASKED) + self.next_wait()
     }
 
-    /// An attempt worked: start from the first bound next time.
+    /// An attempt worked: the next wait begins with the first bound.
     pub fn reset(&mut self) {
         self.attempt = 0;
     }
+}
+
+/// A time between half of `period` and all of it, so that many programs do not act in the same
+/// second.
+pub fn with_jitter(period: Duration) -> Duration {
+    period.mul_f64(rand::random_range(0.5..1.0))
 }

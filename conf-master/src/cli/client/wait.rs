@@ -85,7 +85,7 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             Err(NoAnswer::Passing(error)) if !left.is_zero() => {
                 // conf-master may be restarting: hosts report to it again by themselves.
                 progress.away(&error);
-                backoff.after(&error)
+                backoff.after(error.retry_after())
             }
             Err(NoAnswer::Passing(error)) => return Err(error).context("nobody knows which hosts run it"),
             Err(NoAnswer::Refused(error)) => return Err(error),

@@ -68,7 +68,8 @@ impl std::fmt::Debug for ConsulCredentials {
 
 impl Address {
     pub(crate) fn new(given: &str, credentials: &ConsulCredentials) -> Result<Self, String> {
-        // The first caller in a process installs the provider; it fails for the others, which find it installed.
+        // The first caller in a process installs the provider; it fails for the others, which find
+        // it installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = Client::builder()
             .no_proxy()

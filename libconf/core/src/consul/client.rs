@@ -26,8 +26,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A client of one Consul, which may have several addresses.
 ///
-/// The client tries them in the order given, beginning with the one that answered last. It passes over an address that it
-/// cannot reach, or that answers that its cluster has no leader.
+/// The client tries them in the order given, beginning with the one that answered last. It passes
+/// over an address that it cannot reach, or that answers that its cluster has no leader.
 #[derive(Debug)]
 pub struct Consul {
     addresses: Vec<Address>,
@@ -76,8 +76,9 @@ pub enum ConsulError {
 }
 
 impl Consul {
-    /// Makes a client; connects to nothing yet. Addresses are `http://host:port`, `https://host:port`, `host:port` or
-    /// `unix:///path`. Files named in `credentials` are read now, except the token's.
+    /// Makes a client; connects to nothing yet. Addresses are `http://host:port`,
+    /// `https://host:port`, `host:port` or `unix:///path`. Files named in `credentials` are read
+    /// now, except the token's.
     pub fn new(addresses: &[String], credentials: ConsulCredentials) -> Result<Self, BadAddress> {
         if addresses.is_empty() {
             return Err(BadAddress { address: "(none)".into(), reason: "give at least one address".into() });
@@ -98,10 +99,13 @@ impl Consul {
 
     /// Waits until `key` differs from `seen`, or until `wait` has passed, then reads it.
     ///
-    /// - Shape: the key, or `None` when Consul says that it is absent. An absent key wakes its watchers at any write,
-    ///   so watch one that exists, and pause before asking for an absent one again.
-    /// - Units: `wait` is sent in whole milliseconds; Consul allows at most 10 minutes and adds up to a sixteenth.
-    /// - `seen` moves on; it begins anew after an error, at another address, and when Consul's index went back.
+    /// - Shape: the key, or `None` when Consul says that it is absent. An absent key wakes its
+    ///   watchers at any write, so watch one that exists, and pause before asking for an absent one
+    ///   again.
+    /// - Units: `wait` is sent in whole milliseconds; Consul allows at most 10 minutes and adds up
+    ///   to a sixteenth.
+    /// - `seen` moves on; it begins anew after an error, at another address, and when Consul's
+    ///   index went back.
     /// - Cancel: dropping the future loses nothing; the next call sees the same.
     /// - Source: Consul HTTP API, "Blocking Queries".
     pub async fn watch(&self, key: &str, seen: &mut Seen, wait: Duration) -> Result<Option<Entry>, ConsulError> {
@@ -119,8 +123,8 @@ impl Consul {
         Ok(answer.entries()?.into_iter().find(|entry| entry.key == key))
     }
 
-    /// Reads all keys that begin with `prefix` at one moment, from the leader (`?consistent`). Keys that the token may
-    /// not read are left out.
+    /// Reads all keys that begin with `prefix` at one moment, from the leader (`?consistent`). Keys
+    /// that the token may not read are left out.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, ConsulError> {
         check_key(prefix.strip_suffix('/').unwrap_or(prefix))?;
         let path = |_| format!("/v1/kv/{prefix}?recurse&consistent");
@@ -293,7 +297,8 @@ impl Answer {
     }
 }
 
-/// Refuses keys that newer versions of Consul refuse, and keys that would mean another one in a URL.
+/// Refuses keys that newer versions of Consul refuse, and keys that would mean another one in a
+/// URL.
 fn check_key(key: &str) -> Result<(), ConsulError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b',' | b'.' | b'_' | b'/' | b'-');
     let whole = key.split('/').all(|part| !matches!(part, "" | "." | ".."));

@@ -1,4 +1,4 @@
-//! What stands in Consul: the names of the keys and the form of their values. Content never stands there.
+//! The names of the keys in Consul and the form of their values. Content never goes into Consul.
 
 use std::{fmt, str::FromStr};
 
@@ -6,9 +6,10 @@ use libconf::name::{BadName, BranchName, CommitId, ComponentVersion, DatacenterN
 
 /// The keys of one datacenter instance.
 ///
-/// - `configurations/snapshots/<id>/<version>`: the authoritative [`Pointer`](crate::api::Pointer), the only key that a host watches.
+/// - `configurations/snapshots/<id>/<version>`: the authoritative [`Pointer`](crate::api::Pointer),
+///   the only key that a host watches.
 /// - `configurations/<kind>/<name>/<version>`: a [`PinValue`] each, a projection for other readers.
-/// - `configurations/projection`: `<id>/<version>`, whose component keys these are.
+/// - `configurations/projection`: `<id>/<version>`, the datacenter of the component keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
     root: String,
@@ -34,7 +35,7 @@ impl Keys {
         Ok(Keys { root: format!("{root}configurations/") })
     }
 
-    /// What all keys begin with.
+    /// The beginning of all keys.
     pub fn root(&self) -> &str {
         &self.root
     }
@@ -49,12 +50,13 @@ impl Keys {
         format!("{}{component}", self.root)
     }
 
-    /// The key that says whose the component keys are.
+    /// The key that names the datacenter of the component keys.
     pub fn projection(&self) -> String {
         format!("{}projection", self.root)
     }
 
-    /// True for every key that only the projection may hold: whatever begins with `configurations/<kind>/`.
+    /// True for every key that only the projection may hold: whatever begins with
+    /// `configurations/<kind>/`.
     pub fn is_projected(&self, key: &str) -> bool {
         key.strip_prefix(&self.root)
             .and_then(|rest| rest.split_once('/'))

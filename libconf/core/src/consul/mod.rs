@@ -1,7 +1,8 @@
 //! The only module that speaks to Consul: its HTTP API, as much of it as pointers need.
 //!
 //! Always true:
-//! - An error is never "no such key": a key is absent when Consul itself says so with 404 *and* an index.
+//! - An error is never "no such key": a key is absent when Consul itself says so with 404 *and* an
+//!   index.
 //! - A key that would mean another one in a URL is refused before it is sent.
 //! - Nothing waits without a deadline, and no proxy stands between.
 

@@ -8,7 +8,7 @@ use std::{
 
 use tracing_subscriber::EnvFilter;
 
-/// How log lines look.
+/// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum LogFormat {
     /// For people.
@@ -17,8 +17,8 @@ pub enum LogFormat {
     Json,
 }
 
-/// Sends the log to standard error, one line per change of state. `level` is `error`, `warn`, `info`, `debug`, `trace`,
-/// or those per module (`info,conf_slave=debug`).
+/// Sends the log to standard error, one line per change of state. `level` is `error`, `warn`,
+/// `info`, `debug`, `trace`, or a list per module (`info,conf_slave=debug`).
 pub fn start_logging(format: LogFormat, level: &str) -> Result<(), BadLogLevel> {
     let filter = EnvFilter::try_new(level).map_err(|cause| BadLogLevel(level.to_owned(), cause.to_string()))?;
     let log = tracing_subscriber::fmt()
@@ -26,7 +26,7 @@ pub fn start_logging(format: LogFormat, level: &str) -> Result<(), BadLogLevel> 
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
         .with_target(false);
-    // A second start, in a test that runs several daemons in one process, keeps the first.
+    // A second call, in a test that runs several daemons in one process, changes nothing.
     let _ = match format {
         LogFormat::Text => log.try_init(),
         LogFormat::Json => log.json().flatten_event(true).try_init(),
@@ -34,7 +34,7 @@ pub fn start_logging(format: LogFormat, level: &str) -> Result<(), BadLogLevel> 
     Ok(())
 }
 
-/// Not a level.
+/// A text that is no log level.
 #[derive(Debug, thiserror::Error)]
 #[error("'{0}' is not a log level ({1}); use error, warn, info, debug or trace")]
 pub struct BadLogLevel(String, String);

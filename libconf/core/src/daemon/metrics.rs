@@ -1,7 +1,8 @@
 //! The metrics of a process.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
+use parking_lot::Mutex;
 use prometheus_client::{
     metrics::{counter::Counter, gauge::Gauge, info::Info},
     registry::{Metric, Registry},
@@ -12,7 +13,7 @@ use prometheus_client::{
 pub struct Metrics(Arc<Mutex<Registry>>);
 
 impl Metrics {
-    /// A registry that so far only says which program and version this is.
+    /// Makes a registry that shows the program and its version.
     pub fn new(program: &'static str, version: &'static str) -> Self {
         let mut registry = Registry::default();
         let build = Info::new([("program", program), ("version", version)]);
@@ -20,9 +21,9 @@ impl Metrics {
         Self(Arc::new(Mutex::new(registry)))
     }
 
-    /// Shows a metric, and gives it back; a clone of it counts into the same.
+    /// Registers a metric and returns it; clones of it count into the same number.
     pub fn register<M: Metric + Clone>(&self, name: &str, help: &str, metric: M) -> M {
-        let mut registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut registry = self.0.lock();
         registry.register(name, help, metric.clone());
         metric
     }
@@ -37,10 +38,10 @@ impl Metrics {
         self.register(name, help, Gauge::default())
     }
 
-    /// Everything, in the `OpenMetrics` text format.
+    /// All metrics in the `OpenMetrics` text format.
     pub fn encode(&self) -> String {
         let mut text = String::new();
-        let registry = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let registry = self.0.lock();
         // Writing into a string cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
         text

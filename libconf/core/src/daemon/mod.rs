@@ -1,4 +1,4 @@
-//! What makes a program a daemon: its flags, its log, its ready line, its stop, its metrics.
+//! The life of a daemon: flags, log, ready line, stop, metrics.
 
 mod log;
 pub mod flags;

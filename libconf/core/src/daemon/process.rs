@@ -16,11 +16,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::daemon::log::chain;
 
-/// After the signal, what has not stopped by itself is left by then: the promise is 5 s.
+/// How long after the signal the program leaves unfinished work behind; users are promised an end
+/// within 5 s.
 pub(crate) const LAST_MOMENT: Duration = Duration::from_millis(4500);
 
-/// Runs a daemon until it ends or SIGTERM or SIGINT cancels the token that `work` is given; after the signal it has
-/// 4.5 s to finish the step at hand. An error is logged with its causes, and the exit code is then 1.
+/// Runs a daemon until it ends. SIGTERM or SIGINT cancels the token that `work` gets; `work` then
+/// has 4.5 s to finish its step. An error is logged with its causes, and the exit code is 1.
 pub fn run<F, E>(work: impl FnOnce(CancellationToken) -> F) -> ExitCode
 where
     F: Future<Output = Result<(), E>>,
@@ -46,7 +47,7 @@ where
         };
         tokio::select! {
             outcome = work(stop.clone()) => outcome.map_err(Into::into),
-            // Every step is safe against a kill, so leaving in the middle of one harms nothing.
+            // Every step is safe against a kill, so leaving in the middle of a step harms nothing.
             () = too_late => {
                 tracing::warn!("a step did not end in time; leaving without it");
                 Ok(())
@@ -63,7 +64,8 @@ where
     }
 }
 
-/// A panic anywhere ends the process, in every build, and its supervisor starts it fresh: no half-alive daemons.
+/// Makes every panic end the process, in every build; the supervisor starts it fresh, so no daemon
+/// is half alive.
 fn panics_abort() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -72,13 +74,13 @@ fn panics_abort() {
     }));
 }
 
-/// A token that SIGTERM or SIGINT cancels.
+/// Makes a token that SIGTERM or SIGINT cancels.
 pub fn stop_on_signal() -> io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let cancelled = stop.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // Lives as long as the process: a later signal must not fall back to killing it.
+    // The task lives as long as the process: a later signal must not kill it.
     tokio::spawn(async move {
         loop {
             tokio::select! {
@@ -95,32 +97,34 @@ pub fn stop_on_signal() -> io::Result<CancellationToken> {
     Ok(stop)
 }
 
-/// A connection is a file descriptor, and the usual soft limit of 1,024 is too low for a datacenter's hosts.
+/// Raises the limit of open files. Each connection takes one, and the usual soft limit of 1,024 is
+/// too low for a datacenter's hosts.
 fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// Says that the daemon can serve: `ready http=ADDRESS` on standard output, and the same to systemd.
+/// Reports that the daemon can serve: `ready http=ADDRESS` on standard output, and to systemd.
 pub fn ready(address: SocketAddr) {
     say_ready(format_args!("http={address}"));
 }
 
-/// Says that the daemon can serve on a Unix socket: `ready socket=PATH` on standard output, and the same to systemd.
+/// Reports that the daemon can serve on a Unix socket: `ready socket=PATH` on standard output, and
+/// to systemd.
 pub fn ready_on_socket(path: &Path) {
     say_ready(format_args!("socket={}", path.display()));
 }
 
 fn say_ready(at: fmt::Arguments<'_>) {
-    // Nobody may be listening on standard output; that is no reason to end.
+    // Standard output may be closed; the daemon goes on.
     let mut out = io::stdout().lock();
     let _ = writeln!(out, "ready {at}").and_then(|()| out.flush());
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
-/// Whether a daemon may listen on `address`: on anything but loopback only when that is asked for in so many words,
-/// since there is neither TLS nor a check of tokens.
+/// Refuses an address that other machines reach, unless `insecure` allows it: the server has
+/// neither TLS nor tokens.
 pub fn listen_guard(address: SocketAddr, insecure: bool) -> Result<(), ListenRefused> {
     if address.ip().is_loopback() || insecure { Ok(()) } else { Err(ListenRefused(address)) }
 }

@@ -1,4 +1,4 @@
-//! A stop and an error, in real processes.
+//! Stops and errors, in real processes.
 
 use std::{
     env,

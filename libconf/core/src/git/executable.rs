@@ -10,10 +10,11 @@ use std::{
 /// The oldest git that the tests run with.
 const OLDEST: (u32, u32) = (2, 39);
 
-/// `git --git-dir=<repo>` that sees nobody's configuration, hooks' variables, replace refs or terminal.
+/// `git --git-dir=<repo>` in a clean environment: no configuration of a user or the machine, no
+/// variables of a hook, no replace refs, no terminal.
 ///
-/// Add the subcommand and its arguments. For tokio: `tokio::process::Command::from(command(repo))`, with
-/// `kill_on_drop(true)`.
+/// Add the subcommand and its arguments. For tokio: `tokio::process::Command::from(command(repo))`,
+/// with `kill_on_drop(true)`.
 pub fn command(repo: &Path) -> Command {
     let mut git = bare_command();
     let mut git_dir = std::ffi::OsString::from("--git-dir=");
@@ -22,7 +23,7 @@ pub fn command(repo: &Path) -> Command {
     git
 }
 
-/// git without a repository.
+/// `git` without a repository.
 fn bare_command() -> Command {
     let mut git = Command::new("git");
     git.env_clear()
@@ -42,7 +43,7 @@ fn bare_command() -> Command {
     git
 }
 
-/// Asks the git executable for its version; an error when there is none, or one older than 2.39.
+/// Checks the version of the git executable; an error when there is none, or one older than 2.39.
 pub fn check_version() -> Result<(), GitError> {
     let output = bare_command().arg("version").output().map_err(GitError::NoExecutable)?;
     let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
@@ -59,25 +60,25 @@ pub enum GitError {
     /// There is no git in PATH.
     #[error("cannot run git; install it (2.39 or newer) and see that PATH leads to it")]
     NoExecutable(#[source] io::Error),
-    /// It is too old.
+    /// The installed git is too old.
     #[error("{found:?} is too old; install git 2.39 or newer")]
     TooOld {
-        /// What `git version` said.
+        /// The output of `git version`.
         found: String,
     },
     /// The repository cannot be opened or made.
     #[error("cannot open or make the repository {path}")]
     Open {
-        /// Where.
+        /// The repository's path.
         path: PathBuf,
         /// Git's words.
         #[source]
         cause: git2::Error,
     },
-    /// There is a worktree around it.
+    /// The repository has a worktree.
     #[error("{path} is not a bare repository; name another folder")]
     NotBare {
-        /// Where.
+        /// The repository's path.
         path: PathBuf,
     },
 }

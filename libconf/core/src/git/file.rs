@@ -13,7 +13,8 @@ use std::{
 pub enum Durability {
     /// The change is on the disk before the call returns.
     Durable,
-    /// The system writes the change when it likes: a power cut may bring the old file back, or an empty one.
+    /// The system writes the change when it likes: a power cut may bring the old file back, or an
+    /// empty one.
     Cached,
 }
 

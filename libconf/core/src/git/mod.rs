@@ -14,7 +14,7 @@ mod step;
 
 pub use crate::git::{
     connectivity::{Missing, complete, complete_history, complete_two},
-    consolidate::{ConsolidateError, consolidate},
+    consolidate::{ConsolidateError, consolidate, packs},
     executable::{GitError, check_version, command},
     file::{Durability, replace_file, sync_folder},
     pool::{PooledRepository, RepositoryPool},

@@ -19,7 +19,8 @@ pub(crate) enum Packet {
 #[derive(Debug)]
 pub(crate) struct Malformed;
 
-/// Cuts a stream of bytes into packets; holds at most one unfinished packet (64 KiB) and the last part given.
+/// Cuts a stream of bytes into packets; holds at most one unfinished packet (64 KiB) and the last
+/// part given.
 #[derive(Debug, Default)]
 pub(crate) struct PacketReader(BytesMut);
 

@@ -15,19 +15,20 @@ use rustix::{
 
 use crate::git::executable::GitError;
 
-/// How long a daemon that was just restarted waits for the Git children of the killed one.
+/// How long a daemon that was restarted waits for the Git children of the killed one.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Makes a bare repository, or takes the one that is there, and sets `settings` (`section.name`, value) in it.
+/// Makes a bare repository, or opens the existing one, and sets `settings` (`section.name`, value)
+/// in it.
 ///
-/// Refuses what Git's object format here cannot be read from: SHA-256 objects, a reftable, a worktree.
+/// Refuses formats that this program cannot read: SHA-256 objects, a reftable, a worktree.
 pub fn init(repo: &Path, settings: &[(&str, &str)]) -> Result<Repository, GitError> {
     let failed = |cause| GitError::Open { path: repo.to_owned(), cause };
     let opened = if repo.join("HEAD").exists() {
         Repository::open_bare(repo).map_err(failed)?
     } else {
         let mut options = RepositoryInitOptions::new();
-        // Without a template: no sample hooks, no description, and nothing of the machine's.
+        // No template: no sample hooks, no description, and nothing of this machine.
         options.bare(true).mkpath(true).external_template(false).initial_head("main");
         Repository::init_opts(repo, &options).map_err(failed)?
     };
@@ -50,15 +51,17 @@ pub struct RepositoryLock {
     _file: File,
 }
 
-/// Holds `<dir>/conf.lock`, in this process and in every child that it starts, and sweeps what killed programs left.
+/// Locks `<dir>/conf.lock` for this process and every child that it starts, and removes what killed
+/// programs left.
 ///
-/// Children hold it too, so that a daemon started after a `kill -9` waits (at most 5 s) until the Git programs of
-/// the killed one are gone, and sweeps nobody's lock files under their hands. Blocks; call it at start.
+/// Children hold the lock too. A daemon started after a `kill -9` therefore waits (at most 5 s)
+/// until the Git programs of the killed one are gone, and does not remove the lock files of a
+/// running program. Blocks; call it at start.
 pub fn lock(dir: &Path) -> Result<RepositoryLock, LockError> {
     lock_with(dir, FdFlags::empty())
 }
 
-/// Like [`lock`], for a program whose children are not Git's: none of them may hold the repository after it.
+/// Like [`lock`], but children do not hold the lock: for a program whose children are not Git's.
 pub fn lock_alone(dir: &Path) -> Result<RepositoryLock, LockError> {
     lock_with(dir, FdFlags::CLOEXEC)
 }
@@ -80,15 +83,16 @@ fn lock_with(dir: &Path, flags: FdFlags) -> Result<RepositoryLock, LockError> {
         std::thread::sleep(Duration::from_millis(20));
     }
     fcntl_setfd(&file, flags).map_err(|cause| failed(cause.into()))?;
-    // For people only: who holds it.
+    // The holder's pid, for people only.
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
     sweep(dir).map_err(|cause| LockError::Sweep { path: dir.to_owned(), cause })?;
     Ok(RepositoryLock { _file: file })
 }
 
-/// Removes what killed programs left in a repository that nobody else uses: lock files and unfinished objects.
+/// Removes what killed programs left in a repository without other users: lock files and unfinished
+/// objects.
 fn sweep(repo: &Path) -> io::Result<()> {
-    // Only Git's own folders: what else stands beside them may well have files that end in `.lock`.
+    // Only Git's own folders: other files beside them may end in `.lock`, too.
     sweep_folder(repo, false)?;
     ["refs", "logs", "info", "objects"].iter().try_for_each(|folder| sweep_folder(&repo.join(folder), true))
 }
@@ -103,7 +107,8 @@ fn sweep_folder(folder: &Path, inner: bool) -> io::Result<()> {
         let entry = entry?;
         let (path, name) = (entry.path(), entry.file_name());
         let name = name.to_string_lossy();
-        // `tmp_…` are Git's unfinished objects and quarantines, and ours; `pack_git2_…` libgit2's unfinished packs.
+        // `tmp_…` are unfinished objects and quarantines, of Git and of this program; `pack_git2_…`
+        // are libgit2's unfinished packs.
         let unfinished = name.starts_with("tmp_") || name.starts_with("pack_git2_");
         if entry.file_type()?.is_dir() {
             if unfinished {
@@ -118,7 +123,7 @@ fn sweep_folder(folder: &Path, inner: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// Why a repository could not be held.
+/// Why a repository could not be locked.
 #[derive(Debug, thiserror::Error)]
 pub enum LockError {
     /// The lock file cannot be opened.
@@ -130,12 +135,13 @@ pub enum LockError {
         #[source]
         cause: io::Error,
     },
-    /// Another program holds it.
+    /// Another program holds the lock.
     #[error("{path} is held by another process ({holder}); only one daemon may use a repository")]
     Held {
         /// The lock file.
         path: PathBuf,
-        /// What stands in it: the pid of the holder, or of the killed one whose Git children still run.
+        /// The content of the lock file: the pid of the holder, or of the killed one whose Git
+        /// children still run.
         holder: String,
     },
     /// Leftovers cannot be removed.

@@ -1,4 +1,4 @@
-//! One step of a fetch: its request, and the parts of its answer.
+//! One step of a fetch, and its request.
 
 use bytes::Bytes;
 use git2::Repository;
@@ -32,14 +32,14 @@ pub struct Step {
 }
 
 impl Step {
-    /// The body of its request: the same bytes from every program that makes this step.
+    /// The body of the request: the same bytes from every program that makes this step.
     pub fn request(&self) -> Bytes {
         Ask::from(*self).body()
     }
 
     /// Reads a request that is a step, byte for byte as [`Step::request`] makes it.
     pub fn parse(request: &[u8]) -> Option<Step> {
-        // Two ids and what stands around them.
+        // Two ids and the lines around them.
         let text = std::str::from_utf8(request).ok().filter(|text| text.len() < 512)?;
         let id = |word: &str| text.lines().find_map(|line| line.get(4..)?.strip_prefix(word)?.parse().ok());
         let step = Step { want: id("want ")?, have: id("have "), depth: Depth::Full };
@@ -47,7 +47,7 @@ impl Step {
     }
 }
 
-/// What is asked for in one POST.
+/// The content of one POST.
 #[derive(Clone, Debug)]
 pub(crate) struct Ask {
     pub(crate) wants: Vec<ObjectId>,
@@ -86,7 +86,7 @@ impl Ask {
         text.into()
     }
 
-    /// Sees that all that is asked for is here.
+    /// Checks that every wanted object is present.
     pub(crate) fn check(&self, repo: &Repository) -> Result<(), Missing> {
         match self.depth {
             Depth::Full => complete_history(repo, &self.haves, &self.wants),

@@ -1,4 +1,4 @@
-//! What fetches and pushes are answered with.
+//! Answers to fetches and pushes.
 
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
@@ -6,43 +6,37 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::{
     git::push_line,
-    git_http::child::Output,
+    git_http::child::{Failure, Output},
     http::{self as answers, Response},
 };
 
-/// All places are taken.
-pub(crate) fn busy() -> Response {
-    let mut response = answers::error(StatusCode::SERVICE_UNAVAILABLE, "too many fetches or pushes at once; try again");
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
-    response
-}
-
-/// What no proxy between may keep.
+/// Forbids proxies to keep an answer.
 pub(crate) fn uncached(mut response: Response) -> Response {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
 
-/// A list of refs, under the line that says whose it is.
-pub(crate) async fn announced(service: &'static str, output: Output) -> Response {
-    let kind = match service {
-        "git-receive-pack" => "application/x-git-receive-pack-advertisement",
-        _ => "application/x-git-upload-pack-advertisement",
-    };
+/// Answers with a list of refs, under the line that names the service.
+pub(crate) async fn announced(service: &str, kind: &'static str, output: Output) -> Result<Response, Failure> {
     let mut line = String::new();
     push_line(&mut line, &format!("# service={service}"));
     line.push_str("0000");
-    answered(kind, Bytes::from(line), output).await
+    answered(kind, line.into(), output).await
 }
 
-/// Answers with `head`, if any, and what a program says, as it says it. Nothing is answered before the program has said
-/// something or ended, so that one that fails at once is an error with words.
-pub(crate) async fn answered(kind: &'static str, head: Bytes, mut output: Output) -> Response {
-    match output.next().await {
-        None => uncached(answers::bytes_of(StatusCode::OK, kind, head)),
-        Some(Err(failure)) => failure.response(),
-        Some(Ok(first)) => streamed(kind, [head, first], output),
-    }
+/// Answers with `head`, if any, and the output of a program as it comes. The answer begins when the
+/// program has written something or ended, so that a program that fails at once is an error with
+/// words.
+pub(crate) async fn answered(kind: &'static str, head: Bytes, mut output: Output) -> Result<Response, Failure> {
+    Ok(match output.next().await.transpose()? {
+        None => whole(kind, head),
+        Some(first) => streamed(kind, [head, first], output),
+    })
+}
+
+/// Answers with bytes that are all here.
+pub(crate) fn whole(kind: &'static str, bytes: Bytes) -> Response {
+    uncached(answers::bytes_of(StatusCode::OK, kind, bytes))
 }
 
 /// Answers with `heads` and the rest of the output.

@@ -10,7 +10,8 @@ use crate::{
     http::{self as answers, Request, Response, Routes},
 };
 
-/// `/conf.git/info/refs`, `/conf.git/git-upload-pack` and, where pushes are taken, `/conf.git/git-receive-pack`.
+/// `/conf.git/info/refs`, `/conf.git/git-upload-pack` and, where pushes are taken,
+/// `/conf.git/git-receive-pack`.
 pub fn git_routes(upload: Arc<UploadPack>, receive: Option<Arc<ReceivePack>>) -> Routes {
     let (uploading, receiving) = (upload.clone(), receive.clone());
     let refs = warp::path!("conf.git" / "info" / "refs").and(warp::get()).and(answers::request()).then(

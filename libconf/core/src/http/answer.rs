@@ -1,16 +1,16 @@
-//! Answers: JSON, text, words of refusal, streams.
+//! Answers: JSON, text, refusals, streams.
 
 use std::{
     convert::Infallible,
     fmt,
     pin::Pin,
-    sync::{Mutex, PoisonError},
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 use http::{HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
 use serde::Serialize;
 use warp::{Rejection, Reply as _, filters::BoxedFilter};
 
@@ -43,7 +43,7 @@ pub fn error(status: StatusCode, words: impl fmt::Display) -> Response {
     json(status, &ErrorBody { error: words.to_string() })
 }
 
-/// Answers with bytes of a type.
+/// Answers with bytes of a content type.
 pub fn bytes_of(status: StatusCode, content_type: &'static str, bytes: Bytes) -> Response {
     let mut response = http::Response::new(bytes).into_response();
     *response.status_mut() = status;
@@ -51,8 +51,8 @@ pub fn bytes_of(status: StatusCode, content_type: &'static str, bytes: Bytes) ->
     response
 }
 
-/// Answers with a body that is made while it is sent. An `Err` in it tears the connection down, so that the reader sees
-/// that the body is not whole; a dropped connection drops the stream.
+/// Answers with a body that is made while it is sent. An `Err` in it tears the connection down, so
+/// that the reader sees that the body is not whole. A connection that breaks drops the stream.
 pub fn stream<E>(
     status: StatusCode,
     content_type: &'static str,
@@ -67,22 +67,24 @@ where
     response
 }
 
-/// Makes a stream `Sync`, as warp asks: it is only ever polled through `&mut`, so the lock is never taken.
+/// Makes a stream `Sync`, as warp demands. The stream is only polled through `&mut`, so the lock is
+/// never taken.
 struct Shared<T>(Mutex<BoxStream<'static, T>>);
 
 impl<T> Stream for Shared<T> {
     type Item = T;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
-        let stream = self.0.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let stream = self.0.get_mut();
         stream.as_mut().poll_next(context)
     }
 }
 
-/// Turns what no route took into an answer in our words.
+/// Answers a request that no route took.
 pub(crate) async fn refuse(rejection: Rejection) -> Result<Response, Infallible> {
     use warp::reject::{InvalidHeader, InvalidQuery, MethodNotAllowed, MissingHeader};
-    // A route that looked at the query had taken path and method; what another route says of the method is no news then.
+    // A route that read the query had matched path and method, so another route's word about the
+    // method does not count.
     let (status, words) = if let Some(cause) = rejection.find::<InvalidQuery>() {
         (StatusCode::BAD_REQUEST, format!("the query is not as expected: {cause}"))
     } else if rejection.find::<MethodNotAllowed>().is_some() {

@@ -9,15 +9,16 @@ use serde::Serialize;
 
 use crate::http::answer::{Response, stream};
 
-/// A stream of events says something this often, so that a broken connection is noticed by both sides.
+/// How often a stream of events sends something at least, so that both sides notice a broken
+/// connection.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// A server-sent event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// What it is.
+    /// The event's type.
     pub event: String,
-    /// What a reader that comes back sends as `Last-Event-ID`.
+    /// The id that a reader sends as `Last-Event-ID` when it comes back.
     pub id: Option<String>,
     /// Its content, JSON in one line.
     pub data: String,
@@ -44,8 +45,8 @@ impl Event {
     }
 }
 
-/// Answers with server-sent events, and with an event `heartbeat` after 15 s without one. The answer ends when `events`
-/// ends, and when the server stops.
+/// Answers with server-sent events, and with an event `heartbeat` after 15 s of silence. The answer
+/// ends when `events` ends, and when the server stops.
 pub fn events(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let mut response = stream(StatusCode::OK, "text/event-stream", with_heartbeat(events, HEARTBEAT));
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

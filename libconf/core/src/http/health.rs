@@ -1,8 +1,9 @@
 //! Whether a daemon can serve.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use http::StatusCode;
+use parking_lot::Mutex;
 use warp::Filter as _;
 
 use crate::{
@@ -10,7 +11,7 @@ use crate::{
     http::answer::{Routes, bytes_of, error, text},
 };
 
-/// Whether this daemon can serve, and why not.
+/// Whether this daemon can serve, and if not, why.
 #[derive(Clone, Debug)]
 pub struct Health {
     waiting_for: Arc<Mutex<Option<String>>>,
@@ -18,32 +19,29 @@ pub struct Health {
 }
 
 impl Health {
-    /// Not ready yet.
+    /// Begins as not ready.
     pub fn new(metrics: Metrics) -> Self {
         Self { waiting_for: Arc::new(Mutex::new(Some("starting".to_owned()))), metrics }
     }
 
-    /// It can serve.
+    /// Reports that the daemon can serve.
     pub fn set_ready(&self) {
-        *self.lock() = None;
+        *self.waiting_for.lock() = None;
     }
 
-    /// It cannot serve, and this is why.
+    /// Reports that the daemon cannot serve, and why.
     pub fn set_unready(&self, reason: impl Into<String>) {
-        *self.lock() = Some(reason.into());
+        *self.waiting_for.lock() = Some(reason.into());
     }
 
     /// Why it cannot serve; `None` when it can.
     pub fn reason(&self) -> Option<String> {
-        self.lock().clone()
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<String>> {
-        self.waiting_for.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting_for.lock().clone()
     }
 }
 
-/// `/healthz`: the process is alive; `/readyz`: 200, or 503 with the reason; `/metrics`: for Prometheus.
+/// `/healthz`: the process is alive; `/readyz`: 200, or 503 with the reason; `/metrics`: for
+/// Prometheus.
 pub fn health_routes(health: Health) -> Routes {
     let ready = health.clone();
     let alive = warp::path!("healthz").and(warp::get()).map(|| text(StatusCode::OK, "ok\n"));

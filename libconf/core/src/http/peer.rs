@@ -1,17 +1,17 @@
-//! Who sent a request.
+//! The sender of a request.
 
 use std::net::SocketAddr;
 
-/// Who sent a request.
+/// The sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
-    /// Somebody on the network.
+    /// A client on the network.
     Tcp(SocketAddr),
     /// A process of this machine, as the kernel saw it when it connected.
     Unix {
-        /// Its user.
+        /// The process's user.
         uid: u32,
-        /// Its process; `None` where the kernel does not tell.
+        /// The process's id; `None` when the kernel does not tell.
         pid: Option<i32>,
     },
 }

@@ -18,8 +18,8 @@ use crate::http::{
     peer::Peer,
 };
 
-/// A silence of this length in the middle of a request's body ends it. Generous: a pushing client may be silent while
-/// it compresses.
+/// The longest silence in the middle of a request's body. Generous: a pushing client may be silent
+/// while it compresses.
 const BODY_SILENCE: Duration = Duration::from_secs(300);
 
 /// A request as handlers see it; the path is still percent-encoded.
@@ -29,18 +29,18 @@ pub struct Request {
     pub method: Method,
     /// The path, with its leading slash.
     pub path: String,
-    /// What follows `?`; empty when there is none.
+    /// The text after `?`; empty when there is none.
     pub query: String,
     /// The headers.
     pub headers: HeaderMap,
-    /// Who asks.
+    /// The sender.
     pub peer: Peer,
     /// The body, not read yet.
     pub body: Body,
 }
 
 impl Request {
-    /// A header's value, where it is there and plain text.
+    /// A header's value, if it is there and plain text.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
@@ -53,8 +53,8 @@ pub fn request() -> BoxedFilter<(Request,)> {
         .and(warp::path::full())
         .and(query)
         .and(warp::header::headers_cloned())
-        .and(peer())
-        .and(body())
+        .and(warp::ext::get::<Peer>())
+        .and(warp::body::stream().map(|stream| Body::from_stream(read_whole_chunks(stream))))
         .map(|method, path: warp::path::FullPath, query, headers, peer, body| Request {
             method,
             path: path.as_str().to_owned(),
@@ -66,16 +66,6 @@ pub fn request() -> BoxedFilter<(Request,)> {
         .boxed()
 }
 
-/// Extracts who asks.
-pub(super) fn peer() -> BoxedFilter<(Peer,)> {
-    warp::ext::get::<Peer>().boxed()
-}
-
-/// Extracts the body, not read yet.
-pub(super) fn body() -> BoxedFilter<(Body,)> {
-    warp::body::stream().map(|stream| Body::from_stream(read_whole_chunks(stream))).boxed()
-}
-
 fn read_whole_chunks(
     stream: impl Stream<Item = Result<impl Buf, warp::Error>> + Send + 'static,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
@@ -85,11 +75,12 @@ fn read_whole_chunks(
     })
 }
 
-/// A request's body: a stream of chunks that ends with an error when the sender is silent for five minutes.
+/// A request's body: a stream of chunks that ends with an error when the sender is silent for five
+/// minutes.
 pub struct Body(BoxStream<'static, io::Result<Bytes>>);
 
 impl Body {
-    /// A body of these chunks.
+    /// Makes a body of these chunks.
     pub fn from_stream(stream: impl Stream<Item = io::Result<Bytes>> + Send + 'static) -> Self {
         let bounded = async_stream::stream! {
             let mut stream = std::pin::pin!(stream);
@@ -107,7 +98,8 @@ impl Body {
         Self(bounded.boxed())
     }
 
-    /// Reads it whole into memory; a longer one than `limit` bytes is answered with 413, a broken one with 400.
+    /// Reads the whole body into memory; the error is an answer: 413 for a body of more than
+    /// `limit` bytes, 400 for a broken one.
     pub async fn bytes(mut self, limit: usize) -> Result<Bytes, Response> {
         let mut whole = BytesMut::new();
         while let Some(chunk) = self.0.next().await {
@@ -123,7 +115,7 @@ impl Body {
         Ok(whole.freeze())
     }
 
-    /// Reads it whole as JSON; as [`Body::bytes`], and 400 when it is not of the shape.
+    /// Reads the whole body as JSON; like [`Body::bytes`], and 400 when it has another shape.
     pub async fn json<T: DeserializeOwned>(self, limit: usize) -> Result<T, Response> {
         let bytes = self.bytes(limit).await?;
         serde_json::from_slice(&bytes).map_err(|cause| {

@@ -69,7 +69,7 @@ fn parse(answer: &str) -> (u16, Value) {
     (status, serde_json::from_str(body).unwrap_or_else(|_| body.into()))
 }
 
-/// Echoes a body of at most ten bytes, and says who asked.
+/// Echoes a body of at most ten bytes, and the sender.
 fn echo() -> Routes {
     warp::path!("echo")
         .and(warp::post())

@@ -1,4 +1,4 @@
-//! One layer over a component's settings, and where it is read.
+//! One layer over a component's settings, and the place where it is read.
 
 use std::{collections::BTreeMap, fmt, sync::OnceLock};
 
@@ -13,15 +13,15 @@ use crate::{
 };
 use libconf::name::{ComponentName, DatacenterName, HostName, ObjectId, RoleName, SecretName};
 
-/// Who says what a layer says.
+/// Where a layer comes from.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(tag = "layer", content = "name", rename_all = "lowercase")]
 pub enum Origin {
-    /// The component itself: its settings file.
+    /// The component's own settings file.
     Component,
-    /// The class, in `overrides/`.
+    /// The class's `overrides/`.
     Class,
-    /// The datacenter's own branch, in `overrides/`.
+    /// The `overrides/` of the datacenter's own branch.
     Datacenter,
     /// A role, in the datacenter's `datacenter.yaml`.
     Role(RoleName),
@@ -29,19 +29,20 @@ pub enum Origin {
     Host(HostName),
 }
 
-/// What one of them says about a component.
+/// One layer of a component's settings.
 #[derive(Clone, Debug)]
 pub struct Layer {
-    /// Who says it.
+    /// Where the layer comes from.
     pub origin: Origin,
-    /// Where: the path of the file in the tree of its branch.
+    /// The path of the file in the tree of its branch.
     pub file: String,
-    /// What: the settings themselves in the lowest layer, a merge patch in the others.
+    /// The settings themselves in the lowest layer, a merge patch in the others.
     pub values: Map<String, Value>,
     pub(crate) lines: Text,
 }
 
-/// What tells the lines of a layer. They are looked for when somebody asks: a message, and not a landing, needs them.
+/// The source of a layer's lines. A message needs them and a landing does not, so they are looked
+/// for on demand.
 #[derive(Clone, Debug)]
 pub(crate) enum Text {
     File { format: Format, bytes: Vec<u8>, lines: OnceLock<Option<Lines>> },
@@ -53,7 +54,7 @@ pub(crate) enum Text {
 pub struct Sources<'a> {
     /// The tree of the component's content.
     pub component_tree: ObjectId,
-    /// Every file byte for byte, no settings, no layers.
+    /// True when every file is exported byte for byte: no settings, no layers.
     pub raw: bool,
     /// The tree of the class.
     pub class_tree: ObjectId,
@@ -61,13 +62,14 @@ pub struct Sources<'a> {
     pub datacenter_tree: ObjectId,
     /// The `datacenter.yaml` in that tree.
     pub instance: &'a InstanceManifest,
-    /// Whose it is.
+    /// The datacenter.
     pub datacenter: &'a DatacenterName,
-    /// Facts about the platform: the class's, and over them the datacenter's own. See [`manifest::platform`].
+    /// Facts about the platform: the class's, and over them the datacenter's own. See
+    /// [`platform`](crate::manifest::platform).
     pub platform: &'a Map<String, Value>,
-    /// The secrets that it declares, the class's among them.
+    /// The declared secrets, the class's among them.
     pub secrets: &'a BTreeMap<SecretName, Declaration>,
-    /// The sealed value of each, where there is one; on conf-master none are looked at.
+    /// The sealed value of each secret, if there is one; conf-master leaves this empty.
     pub sealed: &'a BTreeMap<SecretName, ObjectId>,
 }
 
@@ -78,43 +80,55 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// What cannot be read in a layer.
+/// A fault in one layer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}{fault}", match origin { Origin::Component => String::new(), origin => format!("{origin}: ") })]
 pub struct LayerFault {
-    /// Whose layer.
+    /// The layer.
     pub origin: Origin,
-    /// What is wrong, in a file of that branch.
+    /// The fault, in a file of that branch.
     pub fault: SettingsFault,
 }
 
-/// Why there are no settings.
+/// Why a component's layers cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
-    /// The layers say what nobody can read; all faults at once.
+    /// The layers have faults; all of them.
     #[error("{}", .0.iter().map(LayerFault::to_string).collect::<Vec<_>>().join("; "))]
     Faults(Vec<LayerFault>),
-    /// The repository lacks something, or it is damaged.
+    /// The repository lacks an object, or is damaged.
     #[error("the repository cannot be read")]
-    Repository(#[source] git2::Error),
+    Repository(#[from] git2::Error),
 }
 
-/// The component's own settings.
-pub(crate) fn of_component(
-    repo: &Repository,
-    tree: &Tree<'_>,
-) -> Result<Result<Option<Layer>, SettingsFault>, git2::Error> {
+/// Why one layer was not read.
+#[derive(Debug)]
+pub(crate) enum ReadError {
+    Fault(SettingsFault),
+    Repository(git2::Error),
+}
+
+impl From<SettingsFault> for ReadError {
+    fn from(fault: SettingsFault) -> Self {
+        ReadError::Fault(fault)
+    }
+}
+
+impl From<git2::Error> for ReadError {
+    fn from(cause: git2::Error) -> Self {
+        ReadError::Repository(cause)
+    }
+}
+
+/// Reads the component's own settings; `None` when it has none.
+pub(crate) fn of_component(repo: &Repository, tree: &Tree<'_>) -> Result<Option<Layer>, ReadError> {
     let files = tree.iter().filter(|entry| entry.kind() == Some(ObjectType::Blob));
     let names: Vec<String> = files.map(|entry| String::from_utf8_lossy(entry.name_bytes()).into_owned()).collect();
-    let (file, format) = match settings::choose(names.iter().map(String::as_str), false) {
-        Ok(Some(chosen)) => chosen,
-        Ok(None) => return Ok(Ok(None)),
-        Err(fault) => return Ok(Err(fault)),
-    };
+    let Some((file, format)) = settings::choose(names.iter().map(String::as_str), false)? else { return Ok(None) };
     of_file(repo, tree, Origin::Component, file.to_owned(), file, format)
 }
 
-/// One file of a folder; `path` is how people find it.
+/// Reads one file of a folder as a layer; `path` is the path that people see.
 pub(crate) fn of_file(
     repo: &Repository,
     folder: &Tree<'_>,
@@ -122,22 +136,21 @@ pub(crate) fn of_file(
     path: String,
     name: &str,
     format: Format,
-) -> Result<Result<Option<Layer>, SettingsFault>, git2::Error> {
-    let Some(entry) = folder.get_name(name) else { return Ok(Ok(None)) };
-    let refuse = |reason: &str| Ok(Err(SettingsFault { file: path.clone(), line: None, reason: reason.to_owned() }));
+) -> Result<Option<Layer>, ReadError> {
+    let Some(entry) = folder.get_name(name) else { return Ok(None) };
+    let refuse = |reason: &str| Err(SettingsFault { file: path.clone(), line: None, reason: reason.to_owned() }.into());
     match (entry.kind(), entry.filemode()) {
         (Some(ObjectType::Blob), 0o120_000) => return refuse("settings may not be a link; put the file itself"),
         (Some(ObjectType::Blob), _) => {}
         _ => return refuse("it is a folder; put a file there"),
     }
     let bytes = repo.find_blob(entry.id())?.content().to_vec();
-    Ok(settings::parse(&path, format, &bytes).map(|values| {
-        let lines = Text::File { format, bytes, lines: OnceLock::new() };
-        Some(Layer { origin, file: path, values, lines })
-    }))
+    let values = settings::parse(&path, format, &bytes)?;
+    let lines = Text::File { format, bytes, lines: OnceLock::new() };
+    Ok(Some(Layer { origin, file: path, values, lines }))
 }
 
-/// What roles and host say of a component, the lowest first.
+/// The layers of roles and of the host over a component, the lowest first.
 pub(crate) fn overlays<'a>(
     instance: &'a InstanceManifest,
     component: &'a ComponentName,
@@ -153,12 +166,13 @@ pub(crate) fn overlays<'a>(
 }
 
 impl Layer {
-    /// A layer whose lines nobody knows.
+    /// Makes a layer without lines.
     pub fn new(origin: Origin, file: &str, values: Map<String, Value>) -> Self {
         Layer { origin, file: file.to_owned(), values, lines: Text::Known(Lines::default()) }
     }
 
-    /// The line of its file in which it sets the value at a JSON Pointer, or at a dotted key, counted from 1.
+    /// The line of the layer's file that sets the value at a JSON Pointer, or at a dotted key,
+    /// counted from 1.
     pub fn line_of(&self, pointer: &str) -> Option<usize> {
         let Ok(pointer) = pointer.parse();
         self.line_at(&pointer)
@@ -175,7 +189,7 @@ impl Layer {
 }
 
 impl Origin {
-    /// True for a layer that not every host has.
+    /// True for a layer of a role or a host, which not every host has.
     pub fn is_of_hosts(&self) -> bool {
         matches!(self, Origin::Role(_) | Origin::Host(_))
     }

@@ -1,8 +1,9 @@
-//! A component's settings in layers, later ones over earlier ones: which layer wins is decided here and nowhere else.
+//! A component's settings in layers, later ones over earlier ones: which layer wins is decided here
+//! and nowhere else.
 //!
-//! The lowest layer is the component's own settings; over it, as JSON Merge Patch (RFC 7396), the class's
-//! `overrides/<kind>/<name>.yaml`, the datacenter's, the `settings` of the host's roles in listed order, the host's own.
-//! A `raw` component has no settings, so no layers either.
+//! The lowest layer is the component's own settings; over it, as JSON Merge Patch (RFC 7396), the
+//! class's `overrides/<kind>/<name>.yaml`, the datacenter's, the `settings` of the host's roles in
+//! listed order, the host's own. A `raw` component has no settings, so no layers either.
 
 mod layer;
 mod overrides;

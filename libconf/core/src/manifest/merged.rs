@@ -1,4 +1,4 @@
-//! What class and datacenter say together.
+//! Pins, secrets and platform of a datacenter: the class's and its own together.
 
 use std::collections::BTreeMap;
 
@@ -14,21 +14,21 @@ use libconf::name::{BranchName, ComponentVersion, RefName, SecretName, TagName};
 /// A pin before its branch and tag are looked up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinRequest {
-    /// What is pinned, under which version.
+    /// The component and its version.
     pub component: ComponentVersion,
-    /// The branch whose content it is.
+    /// The branch of its content.
     pub branch: BranchName,
     /// The tag; `None` follows the branch (`latest`).
     pub tag: Option<TagName>,
-    /// Every file byte for byte, no settings, no templates.
+    /// True when every file is exported byte for byte: no settings, no templates.
     pub raw: bool,
-    /// The line that says so, in the file of `declared_in`.
+    /// The line of the entry, in the file of `declared_in`.
     pub line: usize,
-    /// Whose `datacenter.yaml` says so.
+    /// The file of the entry.
     pub declared_in: DeclaredIn,
 }
 
-/// Whose `datacenter.yaml` says it.
+/// The `datacenter.yaml` that holds a declaration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeclaredIn {
     /// The class's.
@@ -38,7 +38,7 @@ pub enum DeclaredIn {
 }
 
 impl PinRequest {
-    /// The ref that its content is read from.
+    /// The ref of its content.
     pub fn reference(&self) -> RefName {
         let component = self.component.component.clone();
         match &self.tag {
@@ -48,7 +48,8 @@ impl PinRequest {
     }
 }
 
-/// The secrets of a datacenter: its own, and the class's that it does not replace. Each with whose file says so.
+/// The secrets of a datacenter: its own, and the class's that it does not replace. Each with the
+/// file of its declaration.
 pub fn secrets<'a>(
     class: &'a ClassManifest,
     instance: &'a InstanceManifest,
@@ -65,7 +66,8 @@ pub fn platform(class: &ClassManifest, instance: &InstanceManifest) -> Map<Strin
     platform
 }
 
-/// What a datacenter runs, sorted: its own entries, and the class's that it does not replace (same name and version).
+/// The pins of a datacenter, sorted: its own entries, and the class's that it does not replace
+/// (same name and version).
 pub fn pins(class: &ClassManifest, instance: &InstanceManifest) -> Vec<PinRequest> {
     let of_class = class.components.iter().map(|(name, entry)| (name, (entry, DeclaredIn::Class)));
     let own = instance.components.iter().map(|(name, entry)| (name, (entry, DeclaredIn::Instance)));

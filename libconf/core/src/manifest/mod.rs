@@ -1,4 +1,5 @@
-//! `datacenter.yaml`: what a class of datacenters runs, and what one datacenter makes of it.
+//! `datacenter.yaml`: the components that a class of datacenters runs, and the changes that one
+//! datacenter makes.
 
 mod pattern;
 mod model;

@@ -1,4 +1,4 @@
-//! What a `datacenter.yaml` says, as types.
+//! The content of a `datacenter.yaml`, as types.
 
 use std::collections::BTreeMap;
 
@@ -16,34 +16,35 @@ use libconf::name::{
 /// The name of the file, at the root of a class's branch and of a datacenter's.
 pub const FILE: &str = "datacenter.yaml";
 
-/// How much a reader insists on.
+/// How a reader treats unknown keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strictness {
     /// At landing: every key must be known, nothing may stand twice.
     Strict,
-    /// On hosts: keys that a later version added are passed over.
+    /// On hosts: keys that a later version added are ignored.
     Lenient,
 }
 
-/// What a class says: `datacenter.yaml` on `datacenter-configuration/<class>`.
+/// The `datacenter.yaml` of a class, on `datacenter-configuration/<class>`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClassManifest {
-    /// What its datacenters run.
+    /// The components that its datacenters run.
     pub components: BTreeMap<ComponentVersion, PinEntry>,
     /// Facts about the platform, for templates.
     pub platform: Map<String, Value>,
     /// The secrets of its datacenters.
     pub secrets: BTreeMap<SecretName, Declaration>,
-    /// What changes of settings promise where a component has no schema; nothing where it does not say so.
+    /// The promise about changes of settings when a component has no schema; `None` when the class
+    /// makes no promise.
     pub settings_compatibility: Compatibility,
 }
 
-/// What a datacenter says: `datacenter.yaml` on `datacenters/<id>/<version>`.
+/// The `datacenter.yaml` of a datacenter, on `datacenters/<id>/<version>`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct InstanceManifest {
-    /// The class that it is of.
+    /// The datacenter's class.
     pub conf: ClassRef,
-    /// What it runs besides, or instead of, the class's.
+    /// Components that it runs besides, or instead of, the class's.
     pub components: BTreeMap<ComponentVersion, PinEntry>,
     /// Facts about the platform, over the class's.
     pub platform: Map<String, Value>,
@@ -51,38 +52,38 @@ pub struct InstanceManifest {
     pub secrets: BTreeMap<SecretName, Declaration>,
     /// Named sets that hosts take on.
     pub roles: BTreeMap<RoleName, Role>,
-    /// The hosts that it says something about.
+    /// The hosts that the inventory lists.
     pub hosts: BTreeMap<HostName, Host>,
 }
 
 /// Where a datacenter's class is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClassRef {
-    /// Which class.
+    /// The class.
     pub class: ClassName,
-    /// Which tag of it; `None` follows its branch (`latest`).
+    /// The tag of the class; `None` follows its branch (`latest`).
     pub tag: Option<TagName>,
-    /// The line that says so.
+    /// The line of the reference.
     pub line: usize,
 }
 
 /// One entry of `services`, `applications` or `devices`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PinEntry {
-    /// The branch whose content it is.
+    /// The branch of its content.
     pub branch: BranchName,
     /// The tag; `None` follows the branch (`latest`).
     pub tag: Option<TagName>,
-    /// Every file byte for byte, no settings, no templates.
+    /// True when every file is exported byte for byte: no settings, no templates.
     pub raw: bool,
     /// The line of the entry.
     pub line: usize,
 }
 
-/// What hosts of a role run and know.
+/// A role: what its hosts run and know.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Role {
-    /// What they run.
+    /// The components that they run.
     pub components: Vec<Pattern>,
     /// Values for templates.
     pub variables: Map<String, Value>,
@@ -90,18 +91,18 @@ pub struct Role {
     pub settings: BTreeMap<ComponentName, Overlay>,
 }
 
-/// What one host runs and knows.
+/// A host: what it runs and knows.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Host {
-    /// The roles that it takes on, in order; later ones win. Each with its line.
+    /// The host's roles in order, each with its line; later ones win.
     pub roles: Vec<(RoleName, usize)>,
-    /// What it runs besides.
+    /// The components that it runs besides its roles'.
     pub components: Vec<Pattern>,
-    /// Words to choose hosts by.
+    /// Labels to choose hosts by.
     pub labels: Map<String, Value>,
     /// The line of its name.
     pub line: usize,
-    /// What its secrets are sealed to.
+    /// The key that its secrets are sealed to.
     pub key: Option<HostKey>,
     /// Values for templates, over its roles'.
     pub variables: Map<String, Value>,
@@ -109,26 +110,26 @@ pub struct Host {
     pub settings: BTreeMap<ComponentName, Overlay>,
 }
 
-/// What a role or a host lays over a component's settings.
+/// A layer of a role or a host over a component's settings.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overlay {
     /// The values, as a JSON Merge Patch.
     pub values: Map<String, Value>,
-    /// Their lines in the file; that of the component's name at the root.
+    /// The lines of the values in the file; at the root, the line of the component's name.
     pub lines: Lines,
 }
 
-/// What one host runs of its datacenter.
+/// The components that one host runs of its datacenter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selection {
-    /// The datacenter's inventory lists the host.
+    /// True when the datacenter's inventory lists the host.
     pub listed: bool,
-    /// `None`: everything.
+    /// `None` selects everything.
     patterns: Option<Vec<Pattern>>,
 }
 
 impl InstanceManifest {
-    /// The ref that its class is read from.
+    /// The ref of its class.
     pub fn class_ref(&self) -> RefName {
         match &self.conf.tag {
             Some(tag) => RefName::ClassTag(self.conf.class.clone(), tag.clone()),
@@ -136,7 +137,8 @@ impl InstanceManifest {
         }
     }
 
-    /// What `host` runs. A host that is not listed, or listed with neither roles nor components, runs everything.
+    /// The components that `host` runs. A host that is not listed, or listed with neither roles nor
+    /// components, runs everything.
     pub fn selection(&self, host: &HostName) -> Selection {
         let Some(host) = self.hosts.get(host) else { return Selection { listed: false, patterns: None } };
         if host.roles.is_empty() && host.components.is_empty() {
@@ -154,8 +156,8 @@ impl InstanceManifest {
             || of_roles.chain(&host.components).any(|pattern| pattern.matches(component))
     }
 
-    /// What hosts and roles name by its full name, but neither the class nor the datacenter runs, in order of line. A
-    /// pattern that matches nothing yet is none of these.
+    /// Faults for components that hosts and roles name in full, but neither the class nor the
+    /// datacenter runs; in order of line. A pattern with a wildcard is no fault.
     pub fn dangling(&self, class: &ClassManifest) -> Vec<Fault> {
         let runs =
             |named: &Pattern| class.components.keys().chain(self.components.keys()).any(|one| named.matches(one));

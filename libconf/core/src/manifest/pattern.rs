@@ -4,8 +4,9 @@ use std::fmt;
 
 use libconf::name::{ComponentVersion, Kind};
 
-/// Names components: `<kind>/<name>[/<version>]`. The kind may be `*`; in the name and the version `*` stands for any
-/// number of characters and `?` for one. Without a version it means all of them.
+/// A pattern of components: `<kind>/<name>[/<version>]`. The kind may be `*`; in the name and the
+/// version `*` stands for any number of characters and `?` for one. Without a version the pattern
+/// means all versions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pattern {
     pub(crate) kind: Option<Kind>,
@@ -15,14 +16,14 @@ pub struct Pattern {
 }
 
 impl Pattern {
-    /// True when it names `one`.
+    /// True when the pattern matches `one`.
     pub fn matches(&self, one: &ComponentVersion) -> bool {
         self.kind.is_none_or(|kind| kind == one.component.kind)
             && matches(self.name.as_bytes(), one.component.name.as_str().as_bytes())
             && self.version.as_ref().is_none_or(|glob| matches(glob.as_bytes(), one.version.as_str().as_bytes()))
     }
 
-    /// True when it stands for one name, not for whatever is like it.
+    /// True when the pattern has no wildcard in kind, name or version.
     pub(crate) fn is_one(&self) -> bool {
         let wild = |text: &String| text.contains(['*', '?']);
         self.kind.is_some() && !wild(&self.name) && !self.version.as_ref().is_some_and(wild)
@@ -36,7 +37,8 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// `*` is any number of characters, `?` one. Going back to the last `*` alone keeps it from growing with their number.
+/// Matches a glob: `*` is any number of characters, `?` is one. Going back to the last `*` alone
+/// keeps the time from growing with the number of `*`.
 pub(crate) fn matches(glob: &[u8], name: &[u8]) -> bool {
     let (mut at, mut seen, mut star) = (0, 0, None);
     while seen < name.len() {

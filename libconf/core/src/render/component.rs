@@ -17,11 +17,13 @@ use crate::{
 };
 use libconf::name::{ComponentVersion, HostName};
 
-/// Makes a component's files and settings as `host` has them; without a host, as one has them that the inventory does not
-/// list.
+/// Makes a component's files and settings as `host` has them; without a host, as one has them that
+/// the inventory does not list.
 ///
-/// - `secrets`: those that the component may read; one that cannot be had is a fault only where it is asked for.
-/// - Bounds: see [`template`](crate::template); templates are rendered in a process of their own, one component at a time.
+/// - `secrets`: those that the component may read; one that cannot be had is a fault only where it
+///   is asked for.
+/// - Bounds: see [`template`](crate::template); templates are rendered in a process of their own,
+///   one component at a time.
 pub fn render(
     repo: &Repository,
     sources: &Sources<'_>,

@@ -1,4 +1,5 @@
-//! One component of a snapshot as its readers get it: its files, and its settings as one JSON object.
+//! One component of a snapshot as its readers get it: its files, and its settings as one JSON
+//! object.
 
 mod rendered;
 mod secrets;

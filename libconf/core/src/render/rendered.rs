@@ -10,12 +10,13 @@ use libconf::name::BadName;
 /// A rendered component. Equal renderings have equal hashes, whatever they were made from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rendered {
-    /// Files and links by path relative to the component's root. Folders are left out, since Git keeps no empty ones.
+    /// Files and links by path relative to the component's root. Folders are left out, since Git
+    /// keeps no empty ones.
     pub files: BTreeMap<String, Content>,
     /// The settings: one JSON object in canonical form.
     pub settings: Vec<u8>,
-    /// The settings as everybody may see them, with `{"$secret": "NAME"}` in the place of a secret's value; `None` when no
-    /// secret went into them.
+    /// The settings as everybody may see them, with `{"$secret": "NAME"}` in the place of a
+    /// secret's value; `None` when no secret went into them.
     pub settings_shown: Option<Vec<u8>>,
 }
 
@@ -42,7 +43,8 @@ pub struct StoreHash([u8; 32]);
 /// Why a component was not rendered.
 #[derive(Debug, thiserror::Error)]
 pub enum RenderError {
-    /// The repository lacks an object, or is damaged. Not the component's fault; fetching again mends it.
+    /// The repository lacks an object, or is damaged. Not the component's fault; fetching again
+    /// mends it.
     #[error("the repository cannot be read")]
     Repository(#[from] git2::Error),
     /// The component's content cannot be exported; the component keeps its last export.
@@ -65,8 +67,8 @@ impl Rendered {
         self.settings_shown.is_some()
     }
 
-    /// The name of the rendering in the store. If it holds secrets, the name depends on `salt`, which only this host
-    /// knows, so that nobody can test guesses of a secret against the name.
+    /// The name of the rendering in the store. If it holds secrets, the name depends on `salt`,
+    /// which only this host knows, so that nobody can test guesses of a secret against the name.
     pub fn hash(&self, salt: &[u8]) -> StoreHash {
         let mut hash = Sha256::new();
         // Every part goes in with its length, so that no two renderings give the same bytes.

@@ -13,7 +13,8 @@ use crate::{
 };
 use libconf::name::{ComponentName, SecretName};
 
-/// The secrets that a component may read, by name: each with its value, or with the reason why there is none.
+/// The secrets that a component may read, by name: each with its value, or with the reason why
+/// there is none.
 #[derive(Clone, Default)]
 pub struct Secrets {
     pub(crate) given: BTreeMap<String, Given>,
@@ -29,7 +30,8 @@ pub struct SecretFault {
 }
 
 impl Secrets {
-    /// Secrets with `<secret NAME>` in the place of every value: for checks and for people. A certificate has two parts.
+    /// Secrets with `<secret NAME>` in the place of every value: for checks and for people. A
+    /// certificate has two parts.
     pub fn by_name(sources: &Sources<'_>, component: &ComponentName) -> Self {
         let mut secrets = Secrets::default();
         for (name, declared) in sources.secrets_of(component) {
@@ -51,8 +53,8 @@ impl Secrets {
         self.given.insert(name.to_string(), value);
     }
 
-    /// The settings with the values of the secrets that they ask for, if they ask for any; and a fault for each place that
-    /// gets none.
+    /// The settings with the values of the secrets that they ask for, if they ask for any; and a
+    /// fault for each place that gets none.
     pub fn fill(&self, settings: &Value) -> (Option<Value>, Vec<SecretFault>) {
         let (mut filled, mut faults) = (settings.clone(), Vec::new());
         let found = self.walk(&mut filled, &JsonPointer::default(), &mut faults);

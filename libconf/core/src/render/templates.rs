@@ -26,7 +26,8 @@ pub struct TemplateCheck {
     pub faults: Vec<SettingsFault>,
     /// The processor time that the check took.
     pub spent: Duration,
-    /// A template took all the time or memory that it may; for the next host it would most likely take as much again.
+    /// A template took all the time or memory that it may; for the next host it would most likely
+    /// take as much again.
     pub endless: bool,
 }
 
@@ -125,7 +126,8 @@ pub(crate) fn made(results: Results) -> Result<BTreeMap<String, Made>, RenderErr
     if faults.is_empty() { Ok(made) } else { Err(RenderError::Templates(faults)) }
 }
 
-/// A fault for every template whose result would have the path of another file or folder, in any case of letters.
+/// A fault for every template whose result would have the path of another file or folder, in any
+/// case of letters.
 fn clashes(files: &BTreeMap<String, Content>) -> Vec<SettingsFault> {
     let mut faults = Vec::new();
     let mut taken: HashMap<String, &str> = HashMap::new();
@@ -150,8 +152,8 @@ fn clashes(files: &BTreeMap<String, Content>) -> Vec<SettingsFault> {
     faults
 }
 
-/// Reads a folder that was checked by [`faults_in_tree`](crate::git::faults_in_tree): its names are UTF-8, its depth and
-/// size bounded.
+/// Reads a folder that was checked by [`faults_in_tree`](crate::git::faults_in_tree): its names are
+/// UTF-8, its depth and size bounded.
 pub(crate) fn collect(
     repo: &Repository,
     tree: &Tree<'_>,

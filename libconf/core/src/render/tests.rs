@@ -1,4 +1,5 @@
-//! What templates come to, what is refused and with which words, and what is made from the same.
+//! The results of templates, their faults and the words of these, and equal results of equal
+//! ingredients.
 
 use std::collections::BTreeMap;
 

@@ -33,7 +33,8 @@ pub enum Source {
 pub enum Generate {
     /// Random text.
     Text {
-        /// The number of random bytes that are encoded, or of characters of an alphabet that are drawn.
+        /// The number of random bytes that are encoded, or of characters of an alphabet that are
+        /// drawn.
         length: usize,
         /// How the bytes are written.
         encoding: Encoding,
@@ -67,7 +68,8 @@ impl Source {
     }
 }
 
-/// The source in a few words, the same for the same source: [`About`](crate::secret::About) records them.
+/// The source in a few words, the same for the same source: [`About`](crate::secret::About) records
+/// them.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

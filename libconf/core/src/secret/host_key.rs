@@ -5,7 +5,8 @@ use std::{fmt, str::FromStr};
 use age::{ssh, x25519};
 use serde::{Deserialize, Serialize};
 
-/// A host's public key: an age X25519 recipient (`age1…`), or an SSH Ed25519 key (`ssh-ed25519 AAAA…`).
+/// A host's public key: an age X25519 recipient (`age1…`), or an SSH Ed25519 key (`ssh-ed25519
+/// AAAA…`).
 ///
 /// The key's text is compared, printed and kept; a comment after an SSH key is left out.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -1,4 +1,5 @@
-//! The private key of a host, or of conf-master: it opens values that are sealed to it, and signs a host's reports.
+//! The private key of a host, or of conf-master: it opens values that are sealed to it, and signs a
+//! host's reports.
 
 use std::{
     fmt, fs,
@@ -21,7 +22,8 @@ const MAX_FILE_BYTES: u64 = 64 << 10;
 /// The most bytes of an opened value: every byte of the value escaped, and the JSON around it.
 const MAX_PLAIN_BYTES: usize = 6 * MAX_VALUE_BYTES + 4096;
 
-/// A private key: an OpenSSH Ed25519 key without a passphrase, or an age key (`AGE-SECRET-KEY-1…`), which signs nothing.
+/// A private key: an OpenSSH Ed25519 key without a passphrase, or an age key (`AGE-SECRET-KEY-1…`),
+/// which signs nothing.
 pub struct Identity {
     key: Key,
     recipient: HostKey,
@@ -76,7 +78,8 @@ impl IdentityError {
 }
 
 impl Identity {
-    /// Reads an age identity file, or an OpenSSH private key. Only its owner may write it, and not everyone may read it.
+    /// Reads an age identity file, or an OpenSSH private key. Only its owner may write it, and not
+    /// everyone may read it.
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
         let io = |error: io::Error| IdentityError::io(path, &error);
         let mut file = fs::File::open(path).map_err(io)?;

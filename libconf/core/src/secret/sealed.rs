@@ -1,9 +1,11 @@
-//! Sealing and opening, by age. The secret's name stands inside, so that a sealed file put in another's place is refused.
+//! Sealing and opening, by age. The secret's name stands inside, so that a sealed file put in
+//! another's place is refused.
 //!
-//! For up to [`PART`] recipients a sealed value is one age file. For more it is several, so that a host finds its own at
-//! once: the line [`PARTS`]; then a line `<bytes>` and an age file of that size with the value, sealed to a key that is
-//! made for this value alone; then for each part a line (`<bytes> <mark>…`, a [`mark`] for each of its recipients) and an
-//! age file of that size with that key.
+//! For up to [`PART`] recipients a sealed value is one age file. For more it is several, so that a
+//! host finds its own at once: the line [`PARTS`]; then a line `<bytes>` and an age file of that
+//! size with the value, sealed to a key that is made for this value alone; then for each part a
+//! line (`<bytes> <mark>…`, a [`mark`] for each of its recipients) and an age file of that size
+//! with that key.
 
 use std::{io::Write as _, str};
 
@@ -21,8 +23,8 @@ use libconf::name::{SecretName, Segment};
 
 /// The most bytes of one sealed value: a stanza for each of about 50,000 hosts.
 pub const MAX_SEALED_BYTES: usize = 8 << 20;
-/// The most recipients of one age file. Reading its header takes time that grows with the square of their number: with a
-/// thousand, more than a second.
+/// The most recipients of one age file. Reading its header takes time that grows with the square of
+/// their number: with a thousand, more than a second.
 const PART: usize = 32;
 /// The first line of a sealed value that has several age files.
 const PARTS: &[u8] = b"conf-sealed 2\n";
@@ -53,7 +55,8 @@ fn failed(reason: impl ToString) -> SealError {
     SealError::Failed(reason.to_string())
 }
 
-/// Seals a value to `recipients`, of which there must be at least one. Two sealings of one value differ.
+/// Seals a value to `recipients`, of which there must be at least one. Two sealings of one value
+/// differ.
 pub fn seal(
     value: &SecretValue,
     datacenter: &Segment,
@@ -67,7 +70,8 @@ pub fn seal(
     if bytes > MAX_VALUE_BYTES {
         return Err(SealError::Large(bytes));
     }
-    // Room for the worst case (every byte written as `\u00..`), since a buffer that grows leaves copies behind.
+    // Room for the worst case (every byte written as `\u00..`), since a buffer that grows leaves
+    // copies behind.
     let mut plain = Zeroizing::new(Vec::with_capacity(6 * bytes + 512));
     let inside = Inside { datacenter: datacenter.as_str(), name: name.as_str(), value };
     serde_json::to_writer(&mut *plain, &inside).map_err(failed)?;

@@ -1,4 +1,4 @@
-//! One settings file as a JSON object, whatever its notation, and an object's canonical bytes.
+//! One settings file as a JSON object, in any notation; and an object's canonical bytes.
 
 use std::collections::BTreeMap;
 
@@ -35,16 +35,16 @@ impl Format {
     }
 }
 
-/// How the name of a template ends; what it becomes has the name without it.
+/// The ending of a template's name; the rendered file has the name without it.
 pub const TEMPLATE_ENDING: &str = ".j2";
 
 /// The key by which a value of the settings asks for a secret.
 pub const SECRET: &str = "$secret";
 
-/// Finds the one settings file among a component's files, and refuses what cannot be there.
+/// Finds the one settings file among a component's files, and refuses files that may not be there.
 ///
-/// `paths` are relative to the component's root; `config.*` counts at the root alone, a template anywhere. A `raw`
-/// component has no settings file, whatever its files are called.
+/// `paths` are relative to the component's root; `config.*` counts at the root alone, a template
+/// anywhere. A `raw` component has no settings file, whatever its files' names are.
 pub fn choose<'a>(
     paths: impl IntoIterator<Item = &'a str>,
     raw: bool,
@@ -71,14 +71,16 @@ pub fn choose<'a>(
 
 /// Reads one settings file; its top level must be an object.
 ///
-/// - Bounds: 4 MiB of text, 64 levels; a key that stands twice in one object is a fault, but in HOCON, where the two are
-///   merged.
-/// - Numbers: whole ones of 64 bits stay whole, all others are floating-point; TOML's dates and times become text.
+/// - Bounds: 4 MiB of text, 64 levels. A key that stands twice in one object is a fault, except in
+///   HOCON, where the two are merged.
+/// - Numbers: whole numbers of 64 bits stay whole, all others become floating-point. TOML's dates
+///   and times become text.
 pub fn parse(file: &str, format: Format, bytes: &[u8]) -> Result<Map<String, Value>, SettingsFault> {
     object(format, bytes).map_err(|Fault { line, reason }| SettingsFault { file: file.to_owned(), line, reason })
 }
 
-/// A component's settings from its files (path relative to its root, content): an object, `{}` where there is no file.
+/// Reads a component's settings from its files (path relative to its root, content). The result is
+/// an object; `{}` when there is no settings file.
 pub fn read(files: &BTreeMap<String, Vec<u8>>, raw: bool) -> Result<Value, SettingsFault> {
     let settings = match choose(files.keys().map(String::as_str), raw)? {
         Some((file, format)) => parse(file, format, &files[file])?,
@@ -87,16 +89,17 @@ pub fn read(files: &BTreeMap<String, Vec<u8>>, raw: bool) -> Result<Value, Setti
     Ok(Value::Object(settings))
 }
 
-/// The name of the secret that a value of the settings stands for: `{"$secret": "NAME"}`, and nothing else in it.
+/// The name of the secret that a value asks for: `{"$secret": "NAME"}`, with nothing else in it.
 pub fn asked_secret(value: &Value) -> Option<&str> {
     let members = value.as_object().filter(|members| members.len() == 1)?;
     members.get(SECRET)?.as_str()
 }
 
-/// The same settings as the same bytes everywhere: keys sorted by their bytes, no spaces, numbers as short as they go.
+/// Writes equal settings as equal bytes: keys sorted by their bytes, no spaces, numbers as short as
+/// possible.
 pub fn to_canonical(settings: &Value) -> Vec<u8> {
     let mut sorted = settings.clone();
-    // Maps are sorted as they are, until some crate in the tree turns on serde_json's `preserve_order`.
+    // serde_json keeps the order of keys, so they are sorted here.
     sorted.sort_all_objects();
     serde_json::to_vec(&sorted).expect("a JSON value can always be written")
 }
@@ -127,7 +130,8 @@ fn object(format: Format, bytes: &[u8]) -> Result<Map<String, Value>, Fault> {
     }
 }
 
-/// Levels of lists and objects. Every parser has a limit of its own below 200, so this cannot run deep.
+/// The number of nested lists and objects. Every parser has a limit of its own below 200, so the
+/// recursion is bounded.
 fn depth(value: &Value) -> usize {
     match value {
         Value::Array(values) => 1 + values.iter().map(depth).max().unwrap_or(0),
@@ -280,7 +284,7 @@ mod tests {
         })
     }
 
-    /// JSON text with the keys of every object the other way round.
+    /// JSON text with the keys of every object in reverse order.
     fn backwards(value: &Value) -> String {
         match value {
             Value::Array(values) => format!("[ {} ]", values.iter().map(backwards).collect::<Vec<_>>().join(" , ")),
@@ -300,7 +304,7 @@ mod tests {
             let bytes = to_canonical(&value);
             let again = parse("config.json", Format::Json, backwards(&value).as_bytes()).unwrap();
             prop_assert_eq!(to_canonical(&Value::Object(again)), bytes.clone());
-            // And they are read as what they were written from.
+            // The bytes are read back to the same value.
             let read = parse("config.json", Format::Json, &bytes).unwrap();
             prop_assert_eq!(Value::Object(read), value);
         }

@@ -1,4 +1,4 @@
-//! JSON as this project reads it: no key stands twice.
+//! JSON as this project reads it: a key that stands twice is a fault.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 
 use crate::settings::fault::{Fault, shown, too_deep};
 
-/// Reads a text; a fault has its line.
+/// Reads a text; a fault names its line.
 pub(crate) fn read(text: &str) -> Result<Value, Fault> {
     serde_json::from_str::<OnceEach>(text).map(|OnceEach(value)| value).map_err(|error| {
         let words = error.to_string();
@@ -23,7 +23,7 @@ pub(crate) fn read(text: &str) -> Result<Value, Fault> {
     })
 }
 
-/// A JSON value in which no key stands twice: RFC 8259 leaves open what that means, and readers differ.
+/// A JSON value without duplicate keys: RFC 8259 leaves their meaning open, and readers differ.
 struct OnceEach(Value);
 
 impl<'de> Deserialize<'de> for OnceEach {

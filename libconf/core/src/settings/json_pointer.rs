@@ -4,8 +4,9 @@ use std::{convert::Infallible, fmt, str::FromStr};
 
 use serde_json::Value;
 
-/// A place within settings. Read from a dotted key, or from a JSON JsonPointer (RFC 6901) when it starts with `/`; shown as
-/// a JSON JsonPointer. In lists, numbers from 0. The empty one is the whole.
+/// A place within settings. It is read from a dotted key, or from a JSON Pointer (RFC 6901) when it
+/// starts with `/`, and shown as a JSON Pointer. Items of a list count from 0. The empty pointer is
+/// the whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct JsonPointer(Vec<String>);
 
@@ -15,7 +16,7 @@ impl JsonPointer {
         &self.0
     }
 
-    /// The place of `key` in what is here.
+    /// The place of `key` within the value here.
     #[must_use]
     pub fn join(&self, key: &str) -> Self {
         let mut parts = self.0.clone();
@@ -23,7 +24,7 @@ impl JsonPointer {
         JsonPointer(parts)
     }
 
-    /// The value in `value` that is here.
+    /// The value at this place.
     pub fn find<'a>(&self, value: &'a Value) -> Option<&'a Value> {
         self.0.iter().try_fold(value, |value, part| member(value, part))
     }

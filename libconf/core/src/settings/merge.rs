@@ -2,7 +2,8 @@
 
 use serde_json::{Map, Value};
 
-/// JSON Merge Patch (RFC 7396) of objects: a null removes, an object is merged, everything else replaces.
+/// JSON Merge Patch (RFC 7396) of objects: a null removes, an object is merged, everything else
+/// replaces.
 pub(crate) fn merge(settings: &mut Map<String, Value>, patch: &Map<String, Value>) {
     for (key, value) in patch {
         match value {

@@ -1,4 +1,4 @@
-//! TOML as a JSON value.
+//! Reads TOML as a JSON value.
 
 use serde_json::{Number, Value};
 

@@ -1,8 +1,7 @@
 //! Signatures on snapshots: SSH signatures as `git verify-commit` knows them.
 
 use std::{
-    fs::{self},
-    io::Write as _,
+    fs,
     path::{Path, PathBuf},
 };
 
@@ -10,8 +9,8 @@ use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, PublicKey, SshSig, ran
 
 use crate::git::create_file;
 
-/// What Git signs commits and tags under; a signature made for another purpose does not count.
-/// Source: `gpg-interface.c`, `ssh-keygen -Y sign -n git`.
+/// The namespace under which Git signs commits and tags; a signature made for another purpose does
+/// not count. Source: `gpg-interface.c`, `ssh-keygen -Y sign -n git`.
 const NAMESPACE: &str = "git";
 
 /// The Ed25519 key of conf-master, in OpenSSH form.
@@ -19,7 +18,8 @@ const NAMESPACE: &str = "git";
 pub struct SigningKey(PrivateKey);
 
 impl SigningKey {
-    /// Makes a new key: writes `path` (0600) and `path.pub`, both durable, and never replaces an existing file.
+    /// Makes a new key: writes `path` (0600) and `path.pub`, both durable, and never replaces an
+    /// existing file.
     pub fn generate(path: &Path, comment: &str) -> Result<Self, KeyError> {
         let mut key =
             PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(|error| KeyError::file(path, &error))?;
@@ -48,7 +48,7 @@ impl SigningKey {
         self.0.public_key().to_openssh().unwrap_or_default()
     }
 
-    /// Signs the text of a commit; the answer is what stands in its `gpgsig` header.
+    /// Signs the text of a commit; the result is the value of its `gpgsig` header.
     pub fn sign(&self, commit: &str) -> Result<String, KeyError> {
         self.sign_for(NAMESPACE, commit.as_bytes())
     }
@@ -60,7 +60,7 @@ impl SigningKey {
     }
 }
 
-/// The public half beside a key: `<path>.pub`.
+/// The path of the public half beside a key: `<path>.pub`.
 pub fn public_path(path: &Path) -> PathBuf {
     let mut public = path.as_os_str().to_owned();
     public.push(".pub");
@@ -72,10 +72,10 @@ pub fn public_path(path: &Path) -> PathBuf {
 pub struct TrustedKeys(Vec<PublicKey>);
 
 impl TrustedKeys {
-    /// Reads a `.pub` file or an `allowed_signers` file; one without a usable key is an error.
+    /// Reads a `.pub` file or an `allowed_signers` file; a file without a usable key is an error.
     ///
-    /// Of `allowed_signers`, lines that are limited to other namespaces than `git`, or that name a certificate authority,
-    /// are passed over. Source: ssh-keygen(1), "ALLOWED SIGNERS".
+    /// In `allowed_signers`, lines for other namespaces than `git`, and lines that name a
+    /// certificate authority, are ignored. Source: ssh-keygen(1), "ALLOWED SIGNERS".
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let text = fs::read_to_string(path).map_err(|error| KeyError::file(path, &error))?;
         let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -109,12 +109,12 @@ impl TrustedKeys {
     }
 }
 
-/// One line of either form; `None` for one that is well made but not for us.
+/// Reads one line of either form; `None` for a well-formed line that does not concern us.
 fn trusted_line(line: &str) -> Result<Option<PublicKey>, String> {
     let words = split_outside_quotes(line);
     let at = words.iter().position(|word| Algorithm::new(word).is_ok());
     let Some(at) = at else { return Err(format!("no key in the line {line:?}")) };
-    // Before the key stand, in allowed_signers, the principals and the options.
+    // In allowed_signers, principals and options stand before the key.
     let options: String = words[..at].iter().skip(1).copied().collect::<Vec<_>>().join(",").to_ascii_lowercase();
     if options.split(',').any(|option| option == "cert-authority") {
         return Ok(None);
@@ -139,18 +139,18 @@ fn split_outside_quotes(line: &str) -> Vec<&str> {
     .collect()
 }
 
-/// Why a key or a signature is of no use.
+/// Why a key or a signature cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// A key file cannot be read or written.
     #[error("cannot use the key file {path}: {reason}")]
     File {
-        /// Which file.
+        /// The key file.
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
     },
-    /// Not signed, not by a trusted key, or not this text.
+    /// The text is not signed, not by a trusted key, or the signature belongs to another text.
     #[error("the signature is not good: {0}")]
     BadSignature(String),
 }

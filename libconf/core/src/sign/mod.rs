@@ -1,4 +1,5 @@
-//! SSH signatures: on snapshots as `git verify-commit` knows them, on watermarks, and on hosts' reports.
+//! SSH signatures: on snapshots as `git verify-commit` knows them, on watermarks, and on hosts'
+//! reports.
 //!
 //! Each purpose has a namespace of its own, so that a signature is good for nothing else.
 

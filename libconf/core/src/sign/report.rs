@@ -1,5 +1,5 @@
-//! Signatures on hosts' reports: SSH signatures under a namespace of their own, so that a host's words are its own whichever
-//! conf-slave carries them, and are good for nothing else.
+//! Signatures on hosts' reports, so that a report counts as its host's, whichever conf-slave
+//! carries it.
 
 use ssh_key::{HashAlg, LineEnding, PublicKey, SshSig};
 
@@ -8,33 +8,33 @@ use crate::{
     secret::{HostKey, Identity},
 };
 
-/// What `ssh-keygen -Y verify -n` is to be told.
+/// The namespace of these signatures (`ssh-keygen -Y verify -n`).
 pub(crate) const NAMESPACE: &str = "conf-report";
 
-/// Why a report is not its host's.
+/// Why a report does not count as its host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unproven {
-    /// There is no signature.
+    /// The report is not signed.
     #[error(
         "its report is not signed, though the inventory lists a key that signs; does its agent run with another identity?"
     )]
     Unsigned,
-    /// There is one that nobody can read.
+    /// The signature cannot be read.
     #[error("the signature of its report is none")]
     Malformed,
-    /// It is somebody else's.
+    /// The signature is by another key.
     #[error(
         "its report is signed by another key than the inventory's; write what `conf-local identity` prints on the host"
     )]
     OtherKey,
-    /// It was made for other words.
+    /// The signature belongs to another text.
     #[error("the signature of its report belongs to other words")]
     OtherWords,
 }
 
-/// What is signed: all that a barrier decides by. `None` without a time.
+/// The text that is signed: every member that a barrier decides by. `None` without a time. The
+/// error's words and the time of receipt are not part of it.
 ///
-/// The words of an error are not among it, nor when a tier received the report.
 pub(crate) fn text(report: &HostReport) -> Option<String> {
     let HostReport { host, datacenter, sequence, commit, state, time, .. } = report;
     let commit = commit.map_or_else(|| "-".to_owned(), |commit| commit.to_string());
@@ -50,7 +50,8 @@ pub(crate) fn text(report: &HostReport) -> Option<String> {
     })
 }
 
-/// A report as its host says it at `time`, in milliseconds since 1970. An identity of age has no signature to give.
+/// Signs a report for `time`, in milliseconds since 1970. With an age identity the report stays
+/// unsigned.
 pub fn sign_report(report: &HostReport, time: u64, identity: &Identity) -> HostReport {
     let mut report = HostReport { time: Some(time), signature: None, ..report.clone() };
     report.signature = signature(&report, identity);
@@ -62,7 +63,8 @@ fn signature(report: &HostReport, identity: &Identity) -> Option<String> {
     signature.to_pem(LineEnding::LF).ok()
 }
 
-/// Says whether a report is of the host with this key, which must be one that signs ([`HostKey::signs`]).
+/// Checks that a report is by the host with this key, which must be one that signs
+/// ([`HostKey::signs`]).
 pub fn verify_report(report: &HostReport, key: &HostKey) -> Result<(), Unproven> {
     let signature =
         report.signature.as_ref().filter(|text| text.len() <= MOST_SIGNATURE_BYTES).ok_or(Unproven::Unsigned)?;
@@ -111,7 +113,7 @@ mod tests {
             change(&mut changed);
             assert_eq!(verify_report(&changed, own.recipient()), Err(Unproven::OtherWords), "{at}");
         }
-        // What others write beside it does not matter.
+        // Members outside of the signed text do not matter.
         signed.received = Some("now".to_owned());
         verify_report(&signed, own.recipient()).unwrap();
         for damaged in ["", "x", &"x".repeat(5000)] {

@@ -1,4 +1,5 @@
-//! Signatures on watermarks: that nothing follows a snapshot up to a change is conf-master's word, whoever carries it.
+//! Signatures on watermarks: conf-master's word that nothing follows a snapshot up to a change,
+//! whoever carries it.
 
 use crate::{
     api::{Pointer, WatermarkEvent},
@@ -6,16 +7,16 @@ use crate::{
 };
 use libconf::name::{DatacenterName, Sequence};
 
-/// What `ssh-keygen -Y verify -n` is to be told.
+/// The namespace of these signatures (`ssh-keygen -Y verify -n`).
 pub(super) const NAMESPACE: &str = "conf-watermark";
 
-/// What is signed.
+/// The text that is signed.
 pub(super) fn text(watermark: &WatermarkEvent) -> String {
     let WatermarkEvent { central, datacenter, snapshot, commit, .. } = watermark;
     format!("conf-watermark 1\ndatacenter {datacenter}\ncentral {central}\nsnapshot {snapshot}\ncommit {commit}\n")
 }
 
-/// The word that `newest` is the datacenter's newest snapshot not above the change `central`.
+/// Signs that `newest` is the datacenter's newest snapshot not above the change `central`.
 pub fn sign_watermark(
     central: Sequence,
     datacenter: &DatacenterName,
@@ -29,7 +30,8 @@ pub fn sign_watermark(
     Ok(watermark)
 }
 
-/// Sees that a watermark is of this datacenter, and the word of a key that is trusted for its snapshots.
+/// Checks that a watermark is for this datacenter, and signed by a key that is trusted for its
+/// snapshots.
 pub fn verify_watermark(
     watermark: &WatermarkEvent,
     datacenter: &DatacenterName,
@@ -67,7 +69,7 @@ mod tests {
             WatermarkEvent { commit: [6; 20].into(), ..good.clone() },
             WatermarkEvent { datacenter: "us-west/v2".parse().unwrap(), ..good.clone() },
             WatermarkEvent { signature: String::new(), ..good.clone() },
-            // Made by the right key for something else.
+            // By the right key, for another purpose.
             WatermarkEvent { signature: key.sign(&text(&good)).unwrap(), ..good.clone() },
             WatermarkEvent {
                 signature: sign_watermark(Sequence(9), &other, newest, &key).unwrap().signature,

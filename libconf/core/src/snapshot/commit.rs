@@ -19,24 +19,27 @@ pub struct Snapshot {
     pub tree: ObjectId,
     /// The snapshot before it.
     pub parent: Option<CommitId>,
-    /// Whose it is.
+    /// The datacenter.
     pub datacenter: DatacenterName,
     /// The change that made it.
     pub sequence: Sequence,
-    /// Seconds since 1970 when it was composed.
+    /// When it was composed, in seconds since 1970.
     pub time: i64,
-    /// Who made the change.
+    /// The author of the change.
     pub by: String,
-    /// What changed, in short.
+    /// A summary of the change.
     pub summary: String,
-    /// The commit of the datacenter branch whose tree this holds; unknown in snapshots of earlier versions.
+    /// The commit of the datacenter branch whose tree this snapshot holds; unknown in snapshots of
+    /// earlier versions.
     pub datacenter_commit: Option<CommitId>,
-    /// The ref and the commit of the class whose tree this holds; unknown in snapshots of earlier versions.
+    /// The ref and the commit of the class whose tree this snapshot holds; unknown in snapshots of
+    /// earlier versions.
     pub class: Option<(RefName, CommitId)>,
 }
 
 impl Snapshot {
-    /// Reads a commit as a snapshot and accepts it only if a trusted key signed it for `datacenter`.
+    /// Reads a commit as a snapshot and accepts it only if a trusted key signed it for
+    /// `datacenter`.
     pub fn verify(
         repo: &Repository,
         commit: CommitId,
@@ -45,12 +48,12 @@ impl Snapshot {
     ) -> Result<Self, SnapshotError> {
         let unsigned = || KeyError::BadSignature("it is not signed".to_owned());
         let untrusted = |cause| SnapshotError::Untrusted { commit, cause };
-        // Read first, so that an absent object is told from an unsigned one.
+        // Read first, so that an absent object and an unsigned one are different errors.
         repo.find_commit(commit.into()).map_err(|cause| SnapshotError::Read { commit, cause })?;
         let (signature, text) = repo.extract_signature(&commit.into(), None).map_err(|_| untrusted(unsigned()))?;
         let signature = str::from_utf8(&signature).map_err(|_| untrusted(unsigned()))?;
         keys.verify(&text, signature).map_err(untrusted)?;
-        // What was signed is what is read: the text without the signature, not the object around it.
+        // The signed text is read, not the object around it.
         let snapshot = parse(commit, &text)?;
         if snapshot.datacenter != *datacenter {
             let (found, wanted) = (snapshot.datacenter, datacenter.clone());
@@ -59,7 +62,8 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// Reads a commit as a snapshot without looking at its signature: for a repository that only conf-master writes.
+    /// Reads a commit as a snapshot without looking at its signature: for a repository that only
+    /// conf-master writes.
     pub fn read(repo: &Repository, commit: CommitId) -> Result<Self, SnapshotError> {
         let read = |cause| SnapshotError::Read { commit, cause };
         let object = repo.find_commit(commit.into()).map_err(read)?;
@@ -78,7 +82,7 @@ impl Snapshot {
         self.subtree(repo, CLASS)
     }
 
-    /// The tree of its sealed secrets, where it has any.
+    /// The tree of its sealed secrets, if it has any.
     pub fn secrets_tree(&self, repo: &Repository) -> Result<Option<ObjectId>, SnapshotError> {
         self.folder(repo, SECRETS)
     }
@@ -104,7 +108,7 @@ pub(crate) const CLASS: &str = "datacenter-configuration";
 
 pub(crate) const SECRETS: &str = "secrets";
 
-/// Reads the text of a commit: headers, an empty line, the message with its trailers.
+/// Reads the text of a commit: headers, an empty line, and the message with its trailers.
 pub(crate) fn parse(commit: CommitId, text: &[u8]) -> Result<Snapshot, SnapshotError> {
     let malformed = |reason: &str| SnapshotError::Malformed { commit, reason: reason.to_owned() };
     let text = str::from_utf8(text).map_err(|_| malformed("its text is not UTF-8"))?;

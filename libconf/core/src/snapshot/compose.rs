@@ -1,4 +1,4 @@
-//! Composing a snapshot.
+//! Composes a snapshot.
 
 use std::{collections::BTreeMap, fmt::Write as _, str};
 
@@ -6,6 +6,7 @@ use git2::{Repository, Tree};
 use sha2::{Digest as _, Sha256};
 
 use crate::{
+    consul::PinValue,
     sign::SigningKey,
     snapshot::{
         commit::{CLASS, DATACENTER, SECRETS},
@@ -19,40 +20,41 @@ const TREE_MODE: i32 = 0o040_000;
 
 pub(crate) const BLOB_MODE: i32 = 0o100_644;
 
-/// What a snapshot is composed of: the tree before it, and what is different now.
+/// The parts of a snapshot: an earlier tree, and the changes to it.
 #[derive(Clone, Debug)]
 pub struct Composition {
-    /// Whose snapshot.
+    /// The datacenter.
     pub datacenter: DatacenterName,
     /// The number of the change.
     pub sequence: Sequence,
-    /// Seconds since 1970.
+    /// The time, in seconds since 1970.
     pub time: i64,
     /// The snapshot before it.
     pub parent: Option<CommitId>,
-    /// A tree composed before, to start from; none to start from nothing.
+    /// An earlier tree to start from, if any.
     pub base: Option<ObjectId>,
     /// Components to set, or to remove (`None`), in `base`.
     pub components: BTreeMap<ComponentVersion, Option<Component>>,
     /// The tree of the datacenter branch.
     pub datacenter_tree: ObjectId,
-    /// The commit which that is.
+    /// The commit of that tree.
     pub datacenter_commit: CommitId,
     /// The tree of the class at its tag.
     pub class_tree: ObjectId,
-    /// The ref and the commit which that is.
+    /// The ref and the commit of that tree.
     pub class: (RefName, CommitId),
-    /// The tree of its sealed secrets, where there are any.
+    /// The tree of its sealed secrets, if there are any.
     pub secrets_tree: Option<ObjectId>,
-    /// The rest of the subject: what changed, on one line.
+    /// The rest of the subject: a summary of the change, on one line.
     pub summary: String,
-    /// Who made the change, on one line.
+    /// The author of the change, on one line.
     pub by: String,
 }
 
-/// Writes the objects of a snapshot, signed, and answers its commit; moves no ref and syncs nothing.
+/// Writes the objects of a snapshot, signed, and returns its commit. Moves no ref and makes nothing
+/// durable.
 ///
-/// Cost grows with what is different from `base`: content goes in by object id, nothing is copied.
+/// The cost grows with the changes to `base`: content goes in by object id, and nothing is copied.
 pub fn compose(repo: &Repository, composition: &Composition, key: &SigningKey) -> Result<CommitId, SnapshotError> {
     let tree = compose_tree(repo, composition).map_err(SnapshotError::Write)?;
     let mut text = format!("tree {tree}\n");
@@ -84,8 +86,8 @@ fn compose_tree(repo: &Repository, composition: &Composition) -> Result<ObjectId
         let folder = [kind.as_str(), &fan_out(segment.as_str()), segment.as_str()];
         let pin = match component {
             Some(Component { pin, .. }) => {
-                let value = format!("{}/{}", pin.branch, pin.commit);
-                Some((BLOB_MODE, repo.blob(value.as_bytes())?.into()))
+                let value = PinValue { branch: pin.branch.clone(), commit: pin.commit };
+                Some((BLOB_MODE, repo.blob(value.to_string().as_bytes())?.into()))
             }
             None => None,
         };
@@ -101,7 +103,7 @@ fn compose_tree(repo: &Repository, composition: &Composition) -> Result<ObjectId
     tree.ok_or_else(|| git2::Error::from_str("a snapshot cannot be empty"))
 }
 
-/// The folder in which a name stands among those of its kind: the first two hex digits of its SHA-256.
+/// The folder of a name among those of its kind: the first two hex digits of its SHA-256.
 pub fn fan_out(name: &str) -> String {
     format!("{:02x}", Sha256::digest(name)[0])
 }
@@ -119,7 +121,7 @@ impl Edits {
         folder.entries.insert(name.to_owned(), entry);
     }
 
-    /// Writes the tree that results; `None` when nothing is left in it.
+    /// Writes the resulting tree; `None` when it is empty.
     fn apply(&self, repo: &Repository, base: Option<&Tree<'_>>) -> Result<Option<ObjectId>, git2::Error> {
         let mut builder = repo.treebuilder(base)?;
         let mut put = |name: &str, entry: Option<(i32, ObjectId)>| match entry {

@@ -6,13 +6,13 @@ use libconf::name::{CommitId, DatacenterName};
 /// The format of snapshots that this program writes, and the highest that it reads (`Conf-Format`).
 pub const FORMAT: u32 = 1;
 
-/// Why a commit is no snapshot, or not one for us.
+/// Why a commit is no snapshot, or is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// It, or something in it, is not in the repository or cannot be read.
+    /// The commit, or an object of it, is missing or cannot be read.
     #[error("cannot read snapshot {commit}")]
     Read {
-        /// Which snapshot.
+        /// The snapshot.
         commit: CommitId,
         /// Git's words.
         #[source]
@@ -21,18 +21,18 @@ pub enum SnapshotError {
     /// Objects could not be written.
     #[error("cannot write a snapshot")]
     Write(#[source] git2::Error),
-    /// It is not made as a snapshot is.
+    /// The commit does not have a snapshot's form.
     #[error("{commit} is not a snapshot: {reason}")]
     Malformed {
-        /// Which commit.
+        /// The commit.
         commit: CommitId,
         /// What is wrong.
         reason: String,
     },
-    /// It was made by a newer conf-master.
+    /// A newer conf-master made it.
     #[error("snapshot {commit} has format {format}, this program reads up to {FORMAT}; upgrade it")]
     Newer {
-        /// Which snapshot.
+        /// The snapshot.
         commit: CommitId,
         /// Its format.
         format: u32,
@@ -40,19 +40,19 @@ pub enum SnapshotError {
     /// It belongs to another datacenter.
     #[error("{commit} is a snapshot of {found}, not of {wanted}")]
     OtherDatacenter {
-        /// Which snapshot.
+        /// The snapshot.
         commit: CommitId,
-        /// Whose it is.
+        /// The datacenter of the snapshot.
         found: DatacenterName,
-        /// Whose was wanted.
+        /// The datacenter that was wanted.
         wanted: DatacenterName,
     },
-    /// It is not signed by a trusted key.
+    /// No trusted key signed it.
     #[error("snapshot {commit} is refused")]
     Untrusted {
-        /// Which snapshot.
+        /// The snapshot.
         commit: CommitId,
-        /// Why.
+        /// What is wrong with the signature.
         #[source]
         cause: KeyError,
     },

@@ -5,6 +5,7 @@ mod commit;
 mod tree;
 mod compose;
 mod chain;
+mod manifests;
 #[cfg(test)]
 mod tests;
 
@@ -13,5 +14,6 @@ pub use crate::snapshot::{
     commit::Snapshot,
     compose::{Composition, compose, fan_out},
     error::{FORMAT, SnapshotError},
+    manifests::{Manifests, instance_manifest, manifests},
     tree::{Change, Component, Difference, compare},
 };

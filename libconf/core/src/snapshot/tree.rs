@@ -1,38 +1,37 @@
 //! The tree of a snapshot: its components, and what differs between two.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    str,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use git2::{ObjectType, Repository, TreeEntry};
 
 use crate::{
     api::Pin,
+    consul::PinValue,
     snapshot::{
         commit::{CLASS, DATACENTER, SECRETS, Snapshot},
         error::SnapshotError,
     },
 };
-use libconf::name::{BranchName, CommitId, ComponentName, ComponentVersion, Kind, ObjectId, SecretName, Segment};
+use libconf::name::{ComponentName, ComponentVersion, Kind, ObjectId, SecretName, Segment};
 
 /// One component in a snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Component {
-    /// What is pinned.
+    /// The resolved component.
     pub pin: Pin,
     /// The tree of its content.
     pub tree: ObjectId,
 }
 
-/// What differs between two snapshots: exactly what to publish, what to render again and whom to tell.
+/// The difference of two snapshots: exactly the components to publish and to render again, and the
+/// readers to tell.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
     /// Components that were added, removed (`after` is `None`) or changed (content or pin).
     pub components: BTreeMap<ComponentVersion, Change>,
-    /// The datacenter's own branch differs.
+    /// True when the datacenter's own branch differs.
     pub datacenter: bool,
-    /// The class differs.
+    /// True when the class differs.
     pub class: bool,
     /// Secrets that were added, removed, or sealed anew.
     pub secrets: BTreeSet<SecretName>,
@@ -41,20 +40,21 @@ pub struct Difference {
 /// A component before and after.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
-    /// What was there.
+    /// The component before, if there was one.
     pub before: Option<Component>,
-    /// What is there now.
+    /// The component now, if there is one.
     pub after: Option<Component>,
 }
 
 impl Snapshot {
-    /// Everything that it pins, in order of name.
+    /// All pinned components, in order of name.
     pub fn components(&self, repo: &Repository) -> Result<BTreeMap<ComponentVersion, Component>, SnapshotError> {
         components_of_tree(repo, self.tree).map_err(|cause| SnapshotError::Read { commit: self.commit, cause })
     }
 }
 
-/// Compares two snapshots' trees; with no `old`, everything in `new` was added. Cost grows with what differs.
+/// Compares two snapshots' trees; with no `old`, everything in `new` was added. Cost grows with
+/// what differs.
 pub fn compare(repo: &Repository, old: Option<&Snapshot>, new: &Snapshot) -> Result<Difference, SnapshotError> {
     compare_trees(repo, old.map(|old| old.tree), new.tree)
         .map_err(|cause| SnapshotError::Read { commit: new.commit, cause })
@@ -133,17 +133,12 @@ fn versions(
         let component = ComponentVersion { component: component.clone(), version };
         let bad = || git2::Error::from_str(&format!("the pin of {component} is malformed"));
         let blob = repo.find_blob(entry.id())?;
-        let (branch, commit) = parse_pin(blob.content()).ok_or_else(bad)?;
+        let PinValue { branch, commit } = String::from_utf8_lossy(blob.content()).parse().map_err(|_| bad())?;
         let content = tree.get_name(component.version.as_str()).ok_or_else(bad)?;
         let pin = Pin { component: component.clone(), branch, commit };
         Ok(Some((component, Component { pin, tree: content.id().into() })))
     };
     tree.iter().filter_map(|entry| version(entry).transpose()).collect()
-}
-
-fn parse_pin(text: &[u8]) -> Option<(BranchName, CommitId)> {
-    let (branch, commit) = str::from_utf8(text).ok()?.split_once('/')?;
-    Some((branch.parse().ok()?, commit.parse().ok()?))
 }
 
 fn components_of_tree(repo: &Repository, tree: ObjectId) -> Result<BTreeMap<ComponentVersion, Component>, git2::Error> {

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 
 use crate::{sandbox::Bounds, secret::SecretValue, settings::SettingsFault};
 
-/// The limits of a landing. Hosts allow four times as much: a template that landed must not fail on a slower machine, or
-/// with a secret that is longer than the text that stood in its place.
+/// The limits of a landing. Hosts allow four times as much: a template that landed must not fail on
+/// a slower machine, or with a secret that is longer than the text that stood in its place.
 pub(crate) const LANDING: Limits =
     Limits { fuel: 2_000_000, file_bytes: 8 << 20, component_bytes: 32 << 20, seconds: 5 };
 
@@ -54,7 +54,8 @@ pub(crate) type Given = Result<SecretValue, String>;
 pub(crate) struct Job {
     /// All files that templates may read, by path.
     pub(crate) files: BTreeMap<String, String>,
-    /// The variables besides the secrets; `{"$secret": "NAME"}` in `settings` stands for that secret.
+    /// The variables besides the secrets; `{"$secret": "NAME"}` in `settings` stands for that
+    /// secret.
     pub(crate) variables: Map<String, Value>,
     /// The secrets that the component may read.
     pub(crate) secrets: BTreeMap<String, Given>,
@@ -77,7 +78,8 @@ pub(crate) struct Rendering {
     pub(crate) results: Results,
     /// The processor time of all templates together.
     pub(crate) spent: Duration,
-    /// A template used all that it may: with other variables it would most likely use as much again.
+    /// A template used all that it may: with other variables it would most likely use as much
+    /// again.
     pub(crate) endless: bool,
 }
 

@@ -1,7 +1,8 @@
 //! Templates: the files of a component whose names end in `.j2`, in the Jinja language.
 //!
-//! A template is a program of its author: one may never end, or double a text until no memory is left. So templates are
-//! rendered (`engine`) in a process of their own, which is bounded and can be ended; [`child`] is that process.
+//! A template is a program of its author: one may never end, or double a text until no memory is
+//! left. So templates are rendered (`engine`) in a process of their own, which is bounded and can
+//! be ended; [`child`] is that process.
 
 mod job;
 mod watched;

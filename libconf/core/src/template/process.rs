@@ -33,7 +33,8 @@ static PATIENT: AtomicBool = AtomicBool::new(false);
 /// There was a template to render, or to look at.
 static WAS_ASKED: AtomicBool = AtomicBool::new(false);
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-/// The processes. A single caller uses the first one; with three, callers at the same time need not wait for each other.
+/// The processes. A single caller uses the first one; with three, callers at the same time need not
+/// wait for each other.
 static WORKERS: [Mutex<Option<Worker>>; 3] = [const { Mutex::new(None) }; 3];
 
 /// Allows every template four times as much. For hosts.
@@ -41,19 +42,20 @@ pub fn be_patient() {
     PATIENT.store(true, Ordering::Relaxed);
 }
 
-/// Names the program that renders, for a caller whose own `main` does not call [`child`]. The first call decides.
+/// Names the program that renders, for a caller whose own `main` does not call [`child`]. The first
+/// call decides.
 pub fn through(program: PathBuf) {
     let _ = PROGRAM.set(program);
 }
 
-/// Ends the processes that rendered something, and with them the secrets that they may still hold. The next template gets
-/// a new process.
+/// Ends the processes that rendered something, and with them the secrets that they may still hold.
+/// The next template gets a new process.
 pub fn rest() {
     end(|worker| !worker.is_fresh());
 }
 
-/// Starts a process ahead for the next template, when none runs and there ever was a template. It waits until it is asked
-/// or [`release`]d, and holds nothing.
+/// Starts a process ahead for the next template, when none runs and there ever was a template. It
+/// waits until it is asked or [`release`]d, and holds nothing.
 pub fn prepare() {
     if WAS_ASKED.load(Ordering::Relaxed) {
         let mut slot = slot();
@@ -78,8 +80,8 @@ fn slot() -> MutexGuard<'static, Option<Worker>> {
     WORKERS.iter().find_map(Mutex::try_lock).unwrap_or_else(|| WORKERS[0].lock())
 }
 
-/// Renders templates until its input ends, if this process was started for that. Call it first in `main`, before any
-/// thread or flag.
+/// Renders templates until its input ends, if this process was started for that. Call it first in
+/// `main`, before any thread or flag.
 pub fn child() -> Option<ExitCode> {
     if std::env::args_os().nth(1).is_none_or(|argument| argument != ARGUMENT) {
         return None;
@@ -110,7 +112,8 @@ pub(crate) fn render(job: Job) -> Rendering {
 }
 
 pub(crate) fn ask(question: &Question, bounds: Bounds) -> Result<Answer, NoAnswer> {
-    // This crate's unit tests have no program to start, so they answer themselves; other tests cover the process.
+    // This crate's unit tests have no program to start, so they answer themselves; other tests
+    // cover the process.
     if cfg!(test) {
         let copy = serde_json::to_vec(question).and_then(|text| serde_json::from_slice(&text));
         return copy.map(engine::answer).map_err(|cause| NoAnswer::Failed(cause.into()));

@@ -1,15 +1,12 @@
 //! The token of `--token-file`.
 
-use std::{
-    os::unix::fs::MetadataExt as _,
-    path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
-    time::SystemTime,
-};
+use std::{os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::SystemTime};
+
+use parking_lot::Mutex;
 
 use crate::upstream::error::UpstreamError;
 
-/// The token of `--token-file`, read again whenever the file changes; or none.
+/// The token of `--token-file`, read again whenever the file changes; or no token.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials(Option<Arc<TokenFile>>);
 
@@ -19,7 +16,7 @@ struct TokenFile {
     read: Mutex<Option<(Stamp, Arc<str>)>>,
 }
 
-/// What changes when a file is written or replaced.
+/// Inode, size and time of a file: they change when it is written or replaced.
 type Stamp = (u64, u64, Option<SystemTime>);
 
 impl Credentials {
@@ -39,7 +36,7 @@ impl Credentials {
         let failed = |cause| UpstreamError::Token { path: file.path.clone(), cause };
         let about = std::fs::metadata(&file.path).map_err(failed)?;
         let stamp = (about.ino(), about.len(), about.modified().ok());
-        let mut read = file.read.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut read = file.read.lock();
         if let Some((_, token)) = read.as_ref().filter(|(of, _)| *of == stamp) {
             return Ok(Some(token.clone()));
         }

@@ -1,4 +1,4 @@
-//! Why a server above gave nothing.
+//! Why a server above gave no answer.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -6,71 +6,71 @@ use reqwest::StatusCode;
 
 use libconf::name::ObjectId;
 
-/// Why a server gave no answer of use.
+/// Why a server gave no useful answer.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// No connection, or it broke; try again, or another one.
+    /// The connection failed, or broke; try again, or another server.
     #[error("cannot reach {url}; see that the URL is right and the server runs")]
     Unreachable {
-        /// What was asked.
+        /// The URL of the request.
         url: String,
-        /// The client's words.
+        /// The HTTP client's error.
         #[source]
         cause: reqwest::Error,
     },
-    /// Nothing was heard for too long.
+    /// The server was silent for too long.
     #[error("{url} was silent for {} s", after.as_secs())]
     Silent {
-        /// What was asked.
+        /// The URL of the request.
         url: String,
-        /// For how long.
+        /// How long it was silent.
         after: Duration,
     },
     /// The stream was closed by the server.
     #[error("{url} closed the stream")]
     Closed {
-        /// What was asked.
+        /// The URL of the request.
         url: String,
     },
-    /// The server understood and says no.
+    /// The server refused the request.
     #[error("{url} answered {status}: {words}")]
     Refused {
-        /// What was asked.
+        /// The URL of the request.
         url: String,
         /// The status.
         status: StatusCode,
-        /// Its words, and the next step.
+        /// The server's words, and the next step.
         words: String,
-        /// `Retry-After`, where it was sent.
+        /// The `Retry-After` of the answer, if any.
         retry_after: Option<Duration>,
     },
-    /// An answer of another shape than expected: hardly a server of this project.
+    /// The answer has another shape than expected: this is hardly a server of this project.
     #[error("{url} gave an answer that is not of this project ({reason}); is the URL right?")]
     Unexpected {
-        /// What was asked.
+        /// The URL of the request.
         url: String,
-        /// What is wrong with it.
+        /// What is wrong with the answer.
         reason: String,
     },
     /// The token cannot be read.
     #[error("cannot read the token file {path}")]
     Token {
-        /// Which file.
+        /// The token file.
         path: PathBuf,
-        /// The system's words.
+        /// The system's error.
         #[source]
         cause: std::io::Error,
     },
-    /// No client could be made.
+    /// The HTTP client could not be made.
     #[error("cannot set up the HTTP client")]
     Client(#[source] reqwest::Error),
-    /// There is no server in the list.
+    /// The list of servers is empty.
     #[error("no server was given")]
     NoServer,
 }
 
 impl UpstreamError {
-    /// How long the server asked to wait.
+    /// How long the server asked the client to wait.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             UpstreamError::Refused { retry_after, .. } => *retry_after,
@@ -90,28 +90,29 @@ impl UpstreamError {
 /// Why a fetch failed, by what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// No answer, or it broke off: try another server, or again later.
+    /// There was no answer, or it broke off: try another server, or again later.
     #[error("fetching failed")]
     Unreachable(#[source] UpstreamError),
-    /// The server says no: ask a person (a credential), or wait (`Retry-After`).
+    /// The server refused: ask a person (a credential), or wait (`Retry-After`).
     #[error("fetching was refused")]
     Refused(#[source] UpstreamError),
-    /// The server does not have it (yet): try another server, or again later.
+    /// The server does not have the commit (yet): try another server, or again later.
     #[error("{url} does not have {want}: {words}")]
     NotFound {
-        /// Who was asked.
+        /// The server.
         url: String,
-        /// For what.
+        /// The wanted object.
         want: ObjectId,
-        /// Its words.
+        /// The server's words.
         words: String,
     },
-    /// The answer is damaged, or leaves objects out even when asked for all: try another server and say so.
+    /// The answer is damaged, or leaves objects out even when asked for all: try another server and
+    /// say so.
     #[error("{url} gave a damaged answer for {want}: {reason}")]
     Corrupt {
-        /// Who was asked.
+        /// The server.
         url: String,
-        /// For what.
+        /// The wanted object.
         want: ObjectId,
         /// What is wrong.
         reason: String,
@@ -119,7 +120,7 @@ pub enum FetchError {
     /// The repository cannot be read or written: a full disk, a wrong owner.
     #[error("cannot use the repository {path}: {reason}")]
     Repository {
-        /// Where.
+        /// The repository's path.
         path: PathBuf,
         /// What went wrong.
         reason: String,
@@ -138,7 +139,7 @@ impl From<UpstreamError> for FetchError {
 }
 
 impl FetchError {
-    /// How long the server asked to wait.
+    /// How long the server asked the client to wait.
     pub fn retry_after(&self) -> Option<std::time::Duration> {
         match self {
             FetchError::Refused(error) | FetchError::Unreachable(error) => error.retry_after(),

@@ -1,4 +1,4 @@
-//! Fetching: one POST by object id, streamed into the repository, checked to be complete.
+//! Fetches: one POST by object id, streamed into the repository, checked to be complete.
 
 use bytes::{Bytes, BytesMut};
 use reqwest::Response;
@@ -8,31 +8,34 @@ use crate::{
     git::{Ask, Malformed, Packet, PacketReader, Part, RepositoryPool, Step, StoreError, error_words, store},
     upstream::{
         error::{FetchError, UpstreamError},
-        servers::{SILENCE, Upstream},
+        servers::{SILENCE, Upstream, next_part},
     },
 };
 use libconf::name::ObjectId;
 
-/// Answers up to here are handed back for caches: steps have a few KiB.
+/// The most bytes of an answer that is handed back for caches; steps have a few KiB.
 const MOST_KEPT: usize = 4 << 20;
 
-/// What a fetch brought.
+/// The outcome of a fetch.
 #[derive(Clone, Debug)]
 pub struct Fetched {
-    /// Request and response of the one POST, where it was a step (with a `have`) of at most 4 MiB: what a cache serves on.
+    /// Request and response of the one POST, if it was a step (with a `have`) of at most 4 MiB: a
+    /// cache serves them to others.
     pub answer: Option<(Bytes, Bytes)>,
-    /// Bytes of all responses' bodies.
+    /// The bytes of all responses' bodies.
     pub wire_bytes: u64,
-    /// 0 when everything was here, 1, or 2 when the first answer was not complete.
+    /// The number of requests: 0 when every object was here, 1, or 2 when the first answer was not
+    /// complete.
     pub requests: u32,
-    /// Packs added.
+    /// The number of packs added.
     pub packs: u32,
 }
 
-/// Makes a step: afterwards `want` and all that its tree needs is in the repository, durably; with [`Depth::Full`] its
-/// whole history too. Moves no ref.
+/// Makes a step: afterwards `want` and all objects of its tree are in the repository, durably; with
+/// [`Depth::Full`](crate::git::Depth::Full) its whole history too. Moves no ref.
 ///
-/// A step whose objects are all here asks nobody. An answer that leaves objects out is asked again without `have`.
+/// A step whose objects are all here sends no request. An answer that leaves objects out is asked
+/// for again without `have`.
 /// - Errors: see [`FetchError`]; nothing but unreferenced objects is left behind.
 /// - Cancel: dropping the future ends the request; unfinished files are removed.
 pub async fn fetch(upstream: &Upstream, repo: impl Into<RepositoryPool>, step: Step) -> Result<Fetched, FetchError> {
@@ -53,7 +56,8 @@ async fn fetch_all(upstream: &Upstream, repo: RepositoryPool, mut ask: Ask) -> R
             upstream.report(false);
         }
         match outcome {
-            // What it is thin against, or what it left out, may be here no more: ask for all of it.
+            // Objects that the answer is thin against, or left out, may be gone here: ask for all
+            // of them.
             Err(FetchError::Corrupt { reason, .. }) if !ask.haves.is_empty() => {
                 tracing::warn!(want = %ask.wants[0], reason, "the answer to a step is not complete; asked again in full");
                 ask.haves.clear();
@@ -68,7 +72,7 @@ async fn fetch_all(upstream: &Upstream, repo: RepositoryPool, mut ask: Ask) -> R
     }
 }
 
-/// Answers nothing when all is here already; else the `haves` that are.
+/// Answers `None` when every object is here; else the `haves` that are here.
 fn look(opened: &RepositoryPool, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, git2::Error> {
     let repo = opened.lend()?;
     let odb = repo.odb()?;
@@ -76,7 +80,8 @@ fn look(opened: &RepositoryPool, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, 
     Ok(ask.check(&repo).is_err().then_some(ask.haves))
 }
 
-/// One POST and its answer, stored and checked. Answers request and response, when they are small.
+/// Sends one POST, stores its answer and checks it. The result is request and response, when they
+/// are small.
 async fn exchange(
     upstream: &Upstream,
     repo: &RepositoryPool,
@@ -97,7 +102,7 @@ async fn exchange(
     fetched.wire_bytes += seen.bytes;
     let url = || upstream.url().to_string();
     match (read, stored) {
-        // That storing was broken off says nothing when reading the answer failed.
+        // That storing broke off says nothing when reading the answer failed.
         (Err(error), Ok(_) | Err(StoreError::BrokenOff)) => Err(match error {
             ReadError::Upstream(error) => error.into(),
             ReadError::Stopped => unusable(repo, &"storing stopped"),
@@ -121,10 +126,10 @@ async fn exchange(
     }
 }
 
-/// What went by on the wire.
+/// The bytes of an answer.
 struct Seen {
     bytes: u64,
-    /// All of it, until it is too much.
+    /// All bytes, until they are too many.
     kept: Option<BytesMut>,
 }
 
@@ -134,27 +139,25 @@ enum ReadError {
     /// The server's own words, in the answer.
     Remote(String),
     Malformed,
-    /// Whoever stores has stopped.
+    /// The storing task has stopped.
     Stopped,
 }
 
-/// Takes an answer apart as it arrives, and hands on what is to be stored.
+/// Takes an answer apart as it arrives, and passes the parts to the storing task.
 async fn read_answer(
     upstream: &Upstream,
     mut response: Response,
     parts: &mpsc::Sender<Part>,
     seen: &mut Seen,
 ) -> Result<(), ReadError> {
-    let url = || upstream.url().to_string();
     let mut packets = PacketReader::default();
     let mut section = Section::Start;
     loop {
-        let bytes = match tokio::time::timeout(SILENCE, response.chunk()).await {
-            Ok(Ok(Some(bytes))) => bytes,
-            Ok(Ok(None)) if section == Section::End && packets.is_empty() => break,
-            Ok(Ok(None)) => return Err(ReadError::Upstream(UpstreamError::Closed { url: url() })),
-            Ok(Err(cause)) => return Err(ReadError::Upstream(UpstreamError::Unreachable { url: url(), cause })),
-            Err(_) => return Err(ReadError::Upstream(UpstreamError::Silent { url: url(), after: SILENCE })),
+        let part = next_part(&mut response, upstream.url().as_str(), SILENCE).await;
+        let bytes = match part.map_err(ReadError::Upstream)? {
+            Some(bytes) => bytes,
+            None if section == Section::End && packets.is_empty() => break,
+            None => return Err(ReadError::Upstream(UpstreamError::Closed { url: upstream.url().to_string() })),
         };
         seen.bytes += bytes.len() as u64;
         match &mut seen.kept {
@@ -173,12 +176,12 @@ async fn read_answer(
     parts.send(Part::End).await.map_err(|_| ReadError::Stopped)
 }
 
-/// Where in an answer we are.
+/// The section of an answer that is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Section {
     Start,
     Shallow,
-    /// One that says nothing to us.
+    /// A section without meaning here.
     Other,
     Pack,
     End,
@@ -209,7 +212,7 @@ impl Section {
     }
 }
 
-/// Runs what blocks where blocking is allowed.
+/// Runs blocking work on a thread that may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("blocking work does not panic")
 }

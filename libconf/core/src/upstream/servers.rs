@@ -1,13 +1,15 @@
-//! The servers above: several base URLs, tried in order and by health, with one client and one credential.
+//! The servers above: several base URLs, tried in order and by health, with one client and one
+//! credential.
 
 use std::{
     future::Future,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
@@ -19,23 +21,23 @@ use crate::{
     upstream::{credentials::Credentials, error::UpstreamError},
 };
 
-/// Connecting takes no longer.
+/// How long connecting may take.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// An exchange of JSON takes no longer.
+/// How long an exchange of JSON may take.
 const EXCHANGE: Duration = Duration::from_secs(30);
 
-/// The headers of an answer, and then each next part of it, take no longer. Git counts objects before it answers a
-/// first fetch: some seconds for 200,000 objects.
+/// How long the headers of an answer, and then each next part of it, may take. Git counts objects
+/// before it answers a first fetch: some seconds for 200,000 objects.
 pub(crate) const SILENCE: Duration = Duration::from_secs(120);
 
-/// No JSON between tiers comes near it.
+/// The most bytes of a JSON answer; no answer between tiers comes near it.
 const MOST_JSON: usize = 64 << 20;
 
-/// Servers of one sort, in the order in which they were given.
+/// Servers of one kind, in the order in which they were given.
 ///
-/// A server that failed is tried last for a while (1 s, doubled up to 30 s while it keeps failing), then in its place
-/// again.
+/// A server that failed is tried last for a while (1 s, doubled up to 30 s while it keeps failing),
+/// then in its own place again.
 #[derive(Debug)]
 pub struct Upstreams {
     list: Vec<Arc<Upstream>>,
@@ -59,10 +61,10 @@ struct Failing {
 impl Upstreams {
     /// Takes base URLs, without `/conf.git`.
     pub fn new(urls: Vec<Url>, credentials: &Credentials) -> Result<Self, UpstreamError> {
-        // Only the first provider of a process counts; that one is there already is as good.
+        // The first provider of a process stays; a failure means that one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Client::builder()
-            // What stands in http_proxy is for the way to the internet, not for the servers beside us.
+            // http_proxy is for the way to the internet, not to the servers of this project.
             .no_proxy()
             .connect_timeout(CONNECT)
             .tcp_nodelay(true)
@@ -70,7 +72,7 @@ impl Upstreams {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("conf/", env!("CARGO_PKG_VERSION")));
         if urls.iter().all(|url| url.scheme() == "http") {
-            // A machine without certificates of authorities is none the worse for it.
+            // Plain HTTP works on a machine that has no certificates of authorities.
             builder = builder.tls_certs_only([]);
         }
         let client = builder.build().map_err(UpstreamError::Client)?;
@@ -85,7 +87,7 @@ impl Upstreams {
     pub fn in_order(&self) -> Vec<Arc<Upstream>> {
         let now = Instant::now();
         let mut list: Vec<_> = self.list.iter().map(|one| (one.failing_until(now), one.clone())).collect();
-        // Stable: those that work keep the order in which they were given.
+        // The sort is stable: working servers keep their given order.
         list.sort_by_key(|(until, _)| *until);
         list.into_iter().map(|(_, one)| one).collect()
     }
@@ -104,7 +106,7 @@ impl Upstreams {
         self.first(|one| async move { one.post_json(path, body).await }).await
     }
 
-    /// Asks one after the other until one answers; the error is that of the first.
+    /// Asks one server after the other until one answers; the error is the first server's.
     pub(crate) async fn first<T, F: Future<Output = Result<T, UpstreamError>>>(
         &self,
         ask: impl Fn(Arc<Upstream>) -> F,
@@ -142,8 +144,8 @@ impl Upstream {
         self.exchange(&url, self.client.post(&url).json(body)).await
     }
 
-    /// Any request that is answered in JSON, refusals included; at most `wait` and 64 MiB. For callers that read what a
-    /// refusal says beside its words.
+    /// Sends any request that is answered in JSON, refusals included; at most `wait` and 64 MiB.
+    /// For callers that read more of a refusal than its words.
     pub async fn call<B: Serialize + Sync>(
         &self,
         method: Method,
@@ -171,7 +173,7 @@ impl Upstream {
         read_json(url, response).await
     }
 
-    /// One request of Git protocol v2; the response is open.
+    /// Sends one request of Git protocol v2; the response is still open.
     pub(crate) async fn upload_pack(&self, request: Bytes) -> Result<Response, UpstreamError> {
         const KIND: &str = "application/x-git-upload-pack-result";
         let url = self.at("conf.git/git-upload-pack");
@@ -192,16 +194,16 @@ impl Upstream {
         Ok(response)
     }
 
-    /// The `Authorization` that Git's own requests carry.
+    /// The `Authorization` header for Git's own requests.
     pub fn git_authorization(&self) -> Result<Option<String>, UpstreamError> {
-        // Git's own clients can send a password only.
+        // Git's own clients can only send a password.
         let basic = |token| format!("Basic {}", STANDARD.encode(format!("conf:{token}")));
         Ok(self.credentials.token()?.map(basic))
     }
 
-    /// Puts the server last for a while, or back in its place.
+    /// Moves the server to the end for a while, or back to its place.
     pub fn report(&self, worked: bool) {
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut failing = self.failing.lock();
         if worked {
             *failing = None;
         } else {
@@ -211,9 +213,9 @@ impl Upstream {
         }
     }
 
-    /// Until when others are to be tried before this one.
+    /// The end of the time in which other servers are tried before this one.
     fn failing_until(&self, now: Instant) -> Option<Instant> {
-        let failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let failing = self.failing.lock();
         failing.map(|failing| failing.until).filter(|until| *until > now)
     }
 
@@ -228,7 +230,8 @@ impl Upstream {
         })
     }
 
-    /// Sends, notes how the server fares, and turns every status but success into words.
+    /// Sends a request, notes whether the server worked, and makes an error of every status but
+    /// success.
     pub(crate) async fn send(&self, url: &str, request: RequestBuilder) -> Result<Response, UpstreamError> {
         let answer = match tokio::time::timeout(SILENCE, request.send()).await {
             Err(_) => Err(UpstreamError::Silent { url: url.to_owned(), after: SILENCE }),
@@ -242,6 +245,18 @@ impl Upstream {
         self.report(worked);
         let response = answer?;
         if response.status().is_success() { Ok(response) } else { Err(refusal(url, response).await) }
+    }
+}
+
+/// Waits for the next part of an answer, at most for `silence`; `None` at its end.
+pub(crate) async fn next_part(
+    response: &mut Response,
+    url: &str,
+    silence: Duration,
+) -> Result<Option<Bytes>, UpstreamError> {
+    match tokio::time::timeout(silence, response.chunk()).await {
+        Err(_) => Err(UpstreamError::Silent { url: url.to_owned(), after: silence }),
+        Ok(part) => part.map_err(|cause| UpstreamError::Unreachable { url: url.to_owned(), cause }),
     }
 }
 
@@ -260,7 +275,7 @@ async fn read_json<T: DeserializeOwned>(url: &str, mut response: Response) -> Re
     serde_json::from_slice(text).map_err(|error| unexpected(error.to_string()))
 }
 
-/// What a refusal says, with the next step.
+/// Makes an error of a refusal: the server's words, and the next step.
 async fn refusal(url: &str, mut response: Response) -> UpstreamError {
     let status = response.status();
     let seconds = response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
@@ -273,7 +288,7 @@ async fn refusal(url: &str, mut response: Response) -> UpstreamError {
             }
         }
     };
-    // The status alone is an answer.
+    // The status alone is an answer, if the body does not come in time.
     let _ = tokio::time::timeout(CONNECT, reading).await;
     let said = match serde_json::from_slice::<ErrorBody>(&body) {
         Ok(error) => error.error,

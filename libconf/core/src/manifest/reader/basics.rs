@@ -13,7 +13,7 @@ use crate::{
 };
 use libconf::name::BadName;
 
-/// More faults than anyone reads at once are counted only.
+/// The most faults in one answer; the rest are counted.
 const MAX_FAULTS: usize = 50;
 
 /// The known keys of one map.
@@ -66,12 +66,13 @@ impl Reader {
         None
     }
 
-    /// A value of another type than is wanted.
+    /// Adds a fault for a value of another type.
     pub(crate) fn wrong<T>(&mut self, node: &Node, label: &str, wanted: &str) -> Option<T> {
         self.fault(node.line, format!("{label} must be {wanted}, but it is {}", node.what()))
     }
 
-    /// The entries of a map, none of them twice; nothing when it is no map.
+    /// The entries of a map, with a fault for each key that stands twice; `None` when the value is
+    /// no map.
     pub(crate) fn entries(&mut self, node: Node, label: &str) -> Option<Vec<(Key, Node)>> {
         let Shape::Map(entries) = node.shape else {
             let wanted = if node.shape == Shape::Null { "a map (an empty one is {})" } else { "a map" };
@@ -85,7 +86,8 @@ impl Reader {
         Some(entries)
     }
 
-    /// The known keys of a map; the others are faults, or passed over. Nothing when it is no map.
+    /// The known keys of a map. Other keys are faults, or ignored by a lenient reader; `None` when
+    /// the value is no map.
     pub(crate) fn fields(&mut self, node: Node, place: &Place) -> Option<Fields> {
         let line = node.line;
         let mut nodes = BTreeMap::new();
@@ -130,7 +132,7 @@ impl Reader {
         entries.into_iter().map(|(key, node)| (key.text, node.into_json(&mut self.faults))).collect()
     }
 
-    /// A map of names to what stands under each.
+    /// A map of names to values.
     pub(crate) fn named<K: FromStr<Err = BadName> + Ord, V>(
         &mut self,
         node: Option<Node>,

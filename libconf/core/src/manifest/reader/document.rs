@@ -1,4 +1,4 @@
-//! From the text of a `datacenter.yaml` to its types: reads on after a fault, so that all come at once.
+//! From the text of a `datacenter.yaml` to its types.
 
 use std::{collections::BTreeMap, str::FromStr};
 
@@ -15,14 +15,16 @@ use crate::{
 use libconf::name::{BadName, BranchName, ComponentName, ComponentVersion, Kind, Segment, TagName, Version};
 
 impl ClassManifest {
-    /// Reads a class's `datacenter.yaml`; all faults that can be found at once come at once, in order of line.
+    /// Reads a class's `datacenter.yaml`; the error lists all faults that can be found at once, in
+    /// order of line.
     pub fn parse(text: &str, strictness: Strictness) -> Result<Self, Vec<Fault>> {
         class(text, strictness)
     }
 }
 
 impl InstanceManifest {
-    /// Reads a datacenter's `datacenter.yaml`; all faults that can be found at once come at once, in order of line.
+    /// Reads a datacenter's `datacenter.yaml`; the error lists all faults that can be found at
+    /// once, in order of line.
     pub fn parse(text: &str, strictness: Strictness) -> Result<Self, Vec<Fault>> {
         instance(text, strictness)
     }
@@ -71,13 +73,14 @@ impl Reader {
         Some(ClassRef { class: self.name(class, line, "conf")?, tag: self.tag(tag, line, "conf")?, line })
     }
 
-    /// `None` within is `latest`.
+    /// The inner `None` is `latest`.
     #[expect(clippy::option_option, reason = "the outer one says that there was a fault")]
     fn tag(&mut self, text: &str, line: usize, key: &str) -> Option<Option<TagName>> {
         if text == Version::LATEST { Some(None) } else { self.name(text, line, key).map(Some) }
     }
 
-    /// Every component of the three lists, none of them twice under one version.
+    /// The components of the three lists, with a fault for each that stands twice under one
+    /// version.
     fn components(&mut self, fields: &mut Fields) -> BTreeMap<ComponentVersion, PinEntry> {
         let mut components = BTreeMap::<ComponentVersion, PinEntry>::new();
         for kind in Kind::ALL {

@@ -101,7 +101,7 @@ impl Reader {
             [kind, name, version] => (*kind, *name, Some(*version)),
             _ => return self.fault(line, bad),
         };
-        // What a wildcard stands for is a letter, as good as any.
+        // A letter takes the place of each wildcard for the check of the name.
         let plausible = |glob: &str| glob.replace(['*', '?'], "x").parse::<Segment>().is_ok();
         let kind = match kind {
             "*" => None,

@@ -1,4 +1,5 @@
-//! From the text of a `datacenter.yaml` to its types. The reader goes on after a fault, so that all faults come at once.
+//! From the text of a `datacenter.yaml` to its types. The reader goes on after a fault, so that all
+//! faults come at once.
 
 mod place;
 mod basics;

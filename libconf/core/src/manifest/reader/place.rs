@@ -1,10 +1,10 @@
-//! Which keys may stand in which map.
+//! The keys of each map in a `datacenter.yaml`.
 
 use crate::settings::shown;
 
-/// What may stand in a map.
+/// The keys of one map.
 pub(crate) struct Place {
-    /// What the map is, for people.
+    /// The name of the map, for people.
     pub(crate) what: &'static str,
     pub(crate) known: &'static [&'static str],
     /// Keys of later versions.
@@ -48,7 +48,7 @@ pub(crate) const PIN: Place = Place {
     ..INVENTORIES
 };
 
-/// Says what to write instead of a key that is not known.
+/// The fault of an unknown key, with what to write instead.
 pub(crate) fn unknown(key: &str, place: &Place) -> String {
     if place.later.contains(&key) {
         return format!("`{key}` needs a later version of conf-master; take it out");
@@ -64,9 +64,9 @@ pub(crate) fn unknown(key: &str, place: &Place) -> String {
     format!("`{}` is not known{near}; {} has {known}", shown(key), place.what)
 }
 
-/// `, did you mean …?` when something is near enough.
+/// `, did you mean …?` when a known word is near enough.
 pub(crate) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> String {
-    // Longer texts are no slips of the hand, and cost time to compare.
+    // A longer text is no slip of the hand, and takes time to compare.
     let text: String = text.chars().take(100).collect();
     let near = known.map(|known| (strsim::damerau_levenshtein(&text, known), known)).min();
     match near {

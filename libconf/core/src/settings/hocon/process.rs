@@ -1,212 +1,134 @@
 //! Asks the process that reads HOCON.
 
 use std::{
-    collections::{HashMap, VecDeque},
     fs::File,
-    io::{self, Read as _, Seek as _, Write as _},
+    io::{self, Seek as _, Write as _},
     os::unix::process::CommandExt as _,
     path::PathBuf,
-    process::{Child, ChildStdout, Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{
-        Condvar, Mutex, OnceLock, PoisonError,
+        LazyLock, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fs::{MemfdFlags, memfd_create},
-};
+use moka::sync::Cache;
+use parking_lot::Mutex;
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::settings::{
-    fault::{Fault, MAX_BYTES, too_deep},
-    hocon::{
-        reader::{self, ARGUMENT, Answer},
-        scan,
+use crate::{
+    sandbox::read_part,
+    settings::{
+        fault::{Fault, MAX_BYTES, too_deep},
+        hocon::{
+            reader::{self, ARGUMENT},
+            scan,
+        },
     },
 };
 
-/// Each may use 512 MiB.
-const AT_ONCE: usize = 2;
+/// The most bytes of an answer. Substitutions make a text longer, but not any length.
+const MOST_ANSWER: usize = 4 * MAX_BYTES;
 
-/// Substitutions make more of less, but not any amount.
-const MOST_ANSWER: u64 = 4 * MAX_BYTES as u64;
-
-/// Results that are remembered, and the bytes of text that they may have been.
-const REMEMBERED: (usize, usize) = (1_000, 16 << 20);
-
-/// Seconds of processor time.
+/// Seconds of processor time for one text.
 static SECONDS: AtomicU64 = AtomicU64::new(5);
-
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+/// Two processes at once: each may use 512 MiB.
+static TURNS: [Mutex<()>; 2] = [const { Mutex::new(()) }; 2];
 
-/// Gives every text four times as long. For hosts: what landed must not fail there, on a slower machine.
+type Outcome = Result<Value, Fault>;
+
+/// The results of earlier texts, of at most 16 MiB and 1,000 texts: a landing looks at a component
+/// once for every datacenter that runs it.
+static KNOWN: LazyLock<Cache<[u8; 32], (u32, Outcome)>> = LazyLock::new(|| {
+    let weight = |_: &[u8; 32], (bytes, _): &(u32, Outcome)| (*bytes).max(16 << 10);
+    Cache::builder().max_capacity(16 << 20).weigher(weight).build()
+});
+
+/// Gives every text four times as long. For hosts: a text that landed must not fail there, on a
+/// slower machine.
 pub fn be_patient() {
     SECONDS.store(20, Ordering::Relaxed);
 }
 
-/// Names the program that reads HOCON, for one that is none of the tiers and whose `main` does not call [`child`]. The
-/// first call decides.
+/// Names the program that reads HOCON, for a caller whose own `main` does not call
+/// [`child`](crate::settings::hocon::child). The first call decides.
 pub fn through(program: PathBuf) {
     let _ = PROGRAM.set(program);
 }
 
 /// Reads a text. The same text is read once; at most two are read at a time.
-pub(crate) fn read(text: &str) -> Result<Value, Fault> {
+pub(crate) fn read(text: &str) -> Outcome {
     scan::check(text)?;
-    // This crate's own unit tests are no program that could be started so; the others test the process.
+    // This crate's unit tests have no program to start, so they read the text themselves; other
+    // tests cover the process.
     if cfg!(test) {
         return reader::read(text);
     }
     let key: [u8; 32] = Sha256::digest(text).into();
-    if let Some(known) = Memory::lock(|memory| memory.results.get(&key).cloned()) {
+    if let Some((_, known)) = KNOWN.get(&key) {
         return known;
     }
     let answer = {
-        let _turn = Turn::wait();
+        let _turn = TURNS.iter().find_map(Mutex::try_lock).unwrap_or_else(|| TURNS[0].lock());
         ask(text)
     };
     match answer {
-        Ok(Some(answer)) => {
-            let result: Result<Value, Fault> = answer.into();
-            Memory::lock(|memory| memory.remember(key, text.len(), result.clone()));
-            result
+        Ok(outcome) => {
+            KNOWN.insert(key, (u32::try_from(text.len()).unwrap_or(u32::MAX), outcome.clone()));
+            outcome
         }
-        Ok(None) => Err(Fault::new(0, TOO_MUCH)),
+        Err(cause) if cause.kind() == io::ErrorKind::TimedOut => Err(Fault::new(
+            0,
+            "it takes too much memory or time to read, or grows too large; write it flatter, and with fewer substitutions",
+        )),
         Err(cause) => Err(Fault::new(0, format!("no process to read HOCON with: {cause}; try again"))),
     }
 }
 
-const TOO_MUCH: &str =
-    "it takes too much memory or time to read, or grows too large; write it flatter, and with fewer substitutions";
-
-/// Starts the process and waits for it; nothing when it did not get to an answer.
-fn ask(text: &str) -> io::Result<Option<Answer>> {
+/// Starts the process and waits for its answer. `TimedOut` means that the text takes more than the
+/// bounds.
+fn ask(text: &str) -> io::Result<Outcome> {
     let seconds = SECONDS.load(Ordering::Relaxed);
-    // A file: nobody has to write to a process that may not read.
+    // The input is a file: nobody has to write to a process that may not read.
     let mut input = File::from(memfd_create("hocon", MemfdFlags::CLOEXEC)?);
     input.write_all(text.as_bytes())?;
     input.rewind()?;
-    let program = PROGRAM.get().map_or("/proc/self/exe".into(), PathBuf::clone);
-    let mut command = Command::new(program);
+    let mut command = Command::new(PROGRAM.get().map_or("/proc/self/exe".into(), PathBuf::clone));
     command.arg0("conf-read-hocon").args([ARGUMENT, &seconds.to_string()]).env_clear().current_dir("/");
     command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut process = Process(command.spawn()?);
-    let output = process.0.stdout.take().ok_or_else(|| io::Error::other("it was started without a pipe"))?;
-    // Others may be using the processor.
-    let answer = read_until(output, Instant::now() + Duration::from_secs(4 * seconds))?;
-    Ok(match answer {
-        Some(answer) => match serde_json::from_slice(&answer) {
-            Ok(answer) => Some(answer),
-            Err(error) if error.to_string().starts_with("recursion limit") => Some(Answer::Fault(0, too_deep())),
-            Err(_) => None,
-        },
-        None => None,
-    })
-}
-
-/// All that comes until the end; nothing when it comes too late or is too much.
-fn read_until(mut output: ChildStdout, deadline: Instant) -> io::Result<Option<Vec<u8>>> {
+    let mut output = process.0.stdout.take().ok_or_else(|| io::Error::other("it was started without a pipe"))?;
+    // Other programs may use the processor meanwhile.
+    let deadline = Instant::now() + Duration::from_secs(4 * seconds);
     let mut answer = Vec::new();
     let mut part = vec![0; 64 << 10];
     loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let left = Timespec::try_from(left).map_err(io::Error::other)?;
-        match poll(&mut [PollFd::new(&output, PollFlags::IN)], Some(&left)) {
-            Ok(0) => return Ok(None),
-            Ok(_) => {}
-            Err(rustix::io::Errno::INTR) => continue,
-            Err(cause) => return Err(cause.into()),
+        match read_part(&mut output, &mut part, deadline)? {
+            0 => break,
+            count => answer.extend_from_slice(&part[..count]),
         }
-        let count = output.read(&mut part)?;
-        if count == 0 {
-            return Ok(Some(answer));
+        if answer.len() > MOST_ANSWER {
+            return Err(io::ErrorKind::TimedOut.into());
         }
-        answer.extend_from_slice(&part[..count]);
-        if answer.len() as u64 > MOST_ANSWER {
-            return Ok(None);
-        }
+    }
+    match serde_json::from_slice(&answer) {
+        Ok(outcome) => Ok(outcome),
+        Err(error) if error.to_string().starts_with("recursion limit") => Ok(Err(Fault::new(0, too_deep()))),
+        // The kernel ended the process, or it gave up.
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
 }
 
-/// Ends with its owner.
+/// A process that ends with its owner.
 struct Process(Child);
 
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
-    }
-}
-
-/// The right to have a process.
-struct Turn;
-
-static TURNS: (Mutex<usize>, Condvar) = (Mutex::new(AT_ONCE), Condvar::new());
-
-impl Turn {
-    fn wait() -> Self {
-        let left = TURNS.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut left = TURNS.1.wait_while(left, |left| *left == 0).unwrap_or_else(PoisonError::into_inner);
-        *left -= 1;
-        Turn
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        *TURNS.0.lock().unwrap_or_else(PoisonError::into_inner) += 1;
-        TURNS.1.notify_one();
-    }
-}
-
-/// What was read before: a landing looks at a component once for every datacenter that runs it.
-#[derive(Default)]
-struct Memory {
-    results: HashMap<[u8; 32], Result<Value, Fault>>,
-    /// The oldest first, with the bytes of its text.
-    order: VecDeque<([u8; 32], usize)>,
-    bytes: usize,
-}
-
-impl Memory {
-    fn lock<T>(work: impl FnOnce(&mut Memory) -> T) -> T {
-        static MEMORY: Mutex<Option<Memory>> = Mutex::new(None);
-        work(MEMORY.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default())
-    }
-
-    fn remember(&mut self, key: [u8; 32], bytes: usize, result: Result<Value, Fault>) {
-        if self.results.insert(key, result).is_some() {
-            return;
-        }
-        self.order.push_back((key, bytes));
-        self.bytes += bytes;
-        while self.order.len() > REMEMBERED.0 || self.bytes > REMEMBERED.1 {
-            let Some((oldest, bytes)) = self.order.pop_front() else { return };
-            self.results.remove(&oldest);
-            self.bytes -= bytes;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_remembered_is_bounded() {
-        let mut memory = Memory::default();
-        for at in 0..3_000_u32 {
-            let mut key = [0; 32];
-            key[..4].copy_from_slice(&at.to_be_bytes());
-            memory.remember(key, 10_000, Ok(Value::Null));
-            memory.remember(key, 10_000, Ok(Value::Null));
-        }
-        assert_eq!((memory.results.len(), memory.order.len(), memory.bytes), (1_000, 1_000, 10_000_000));
-        memory.remember([9; 32], REMEMBERED.1, Ok(Value::Null));
-        assert_eq!((memory.results.len(), memory.bytes), (1, REMEMBERED.1));
     }
 }
