@@ -10,10 +10,9 @@ use std::{
 use anyhow::{Context as _, ensure};
 use conf_core::{
     api::HostState,
-    consul::{Consul, Credentials as ConsulCredentials, pointers::Keys},
+    consul::{Consul, ConsulCredentials, Keys},
     daemon::Metrics,
-    http as web,
-    http::{Health, Listener},
+    http::{self as web, Health, Listener},
     sign::TrustedKeys,
     upstream::{Credentials, Upstreams},
 };

@@ -8,9 +8,10 @@ use std::{
 use conf_core::{
     api::{HostReport, HostState, ReportAnswer},
     daemon::chain,
+    retry::Backoff,
     secret::Identity,
     sign::{self, TrustedKeys},
-    upstream::{Backoff, Upstreams},
+    upstream::Upstreams,
 };
 use rand::Rng;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -53,7 +54,7 @@ pub async fn run(
         if changed || Instant::now() >= next {
             let pause = rand::rng().random_range(Duration::ZERO..SPREAD);
             sleep(pause).await;
-            let signed = sign::report::signed(&report, clock.next(), &identity);
+            let signed = sign::sign_report(&report, clock.next(), &identity);
             let answer = tokio::select! {
                 () = stop.cancelled() => return,
                 answer = surrogates.post_json::<_, ReportAnswer>("api/v1/reports", &signed) => answer,
@@ -79,7 +80,7 @@ pub async fn run(
                     audience.away(WHAT, chain(&error));
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = sleep(backoff.after(&error)) => continue,
+                        () = sleep(backoff.after(error.retry_after())) => continue,
                     }
                 }
             }

@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use conf_core::{
-    api::{SnapshotEvent, WatermarkEvent},
-    consul::pointers::Pointer,
+    api::{Pointer, SnapshotEvent, WatermarkEvent},
     daemon::chain,
-    upstream::{Backoff, Upstreams, events::Event},
+    retry::Backoff,
+    upstream::{Event, Upstreams},
 };
 use tokio::{
     sync::{Notify, watch},
@@ -51,7 +51,7 @@ pub async fn listen(
                 Err(error) => error,
             };
             problems.set(TOPIC, chain(&failed));
-            tokio::time::sleep(backoff.after(&failed)).await;
+            tokio::time::sleep(backoff.after(failed.retry_after())).await;
         }
     };
     tokio::select! {

@@ -9,7 +9,8 @@ use std::{
 use conf_core::{
     api::{HostReport, SlaveReport},
     daemon::chain,
-    upstream::{Backoff, UpstreamError, Upstreams},
+    retry::Backoff,
+    upstream::{UpstreamError, Upstreams},
 };
 use libconf::name::{HostName, Sequence};
 use tokio::{sync::Notify, time::Instant};
@@ -153,7 +154,7 @@ pub async fn report(
             Err(error) => {
                 problems.set(TOPIC, chain(&error));
                 hosts.changed.notify_one();
-                PAUSE + backoff.after(&error)
+                PAUSE + backoff.after(error.retry_after())
             }
         };
         tokio::select! {

@@ -9,16 +9,12 @@ use std::{
 
 use anyhow::Context;
 use conf_core::{
-    api::WatermarkEvent,
-    consul::{
-        Consul, Credentials as ConsulCredentials,
-        pointers::{Keys, Pointer},
-    },
+    api::{Pointer, WatermarkEvent},
+    consul::{Consul, ConsulCredentials, Keys},
     daemon::{self, Metrics},
     git,
-    git_http::upload::{Limits, UploadPack},
-    http as web,
-    http::{Health, Listener},
+    git_http::{UploadLimits, UploadPack},
+    http::{self as web, Health, Listener},
     sign::TrustedKeys,
     upstream::{Credentials, Upstreams},
 };
@@ -87,7 +83,8 @@ impl Slave {
         let client = Arc::new(Consul::new(&consul, ConsulCredentials::from_variables(variable))?);
 
         let (state, temporary) = state_folder(options.state.clone())?;
-        let upload = UploadPack::relaying(Mirror::repository_in(&state), Limits::default(), Arc::clone(&upstreams));
+        let upload =
+            UploadPack::relaying(Mirror::repository_in(&state), UploadLimits::default(), Arc::clone(&upstreams));
         let opened = (state, options.datacenter.clone(), Arc::clone(&upstreams), Arc::clone(&upload));
         let mirror = spawn_blocking(move || {
             let (state, datacenter, upstreams, upload) = opened;

@@ -3,7 +3,8 @@
 use std::time::{Duration, SystemTime};
 
 use conf_core::{
-    consul::{self, Consul, pointers::Pointer},
+    api::Pointer,
+    consul::{self, Consul},
     upstream::Upstreams,
 };
 use tokio::sync::mpsc::Sender;

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use conf_core::{
-    consul::{Consul, Credentials, pointers::Keys},
+    consul::{Consul, ConsulCredentials, Keys},
     upstream::{self, Upstreams, Url},
 };
 use poc::{Report, tether};
@@ -196,7 +196,7 @@ impl Site {
 
     /// The Consul that holds the pointers: a real one, or conf-slave in its place.
     pub(crate) fn consul(&self) -> Result<Consul> {
-        let credentials = Credentials::from_variables(|name| env::var(name).ok());
+        let credentials = ConsulCredentials::from_variables(|name| env::var(name).ok());
         Ok(Consul::new(&[self.consul_address()?], credentials)?)
     }
 

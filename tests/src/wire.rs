@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use conf_core::upstream::fetch::{Depth, Step};
+use conf_core::git::{Depth, Step};
 use hyper::Method;
 
 use crate::http::{Address, Answer};

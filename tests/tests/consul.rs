@@ -9,7 +9,7 @@ use std::{
 };
 
 use conf_core::{
-    consul::{Consul, ConsulError, Credentials, Entry, Operation, Outcome, Seen},
+    consul::{Consul, ConsulCredentials, ConsulError, Entry, Operation, Outcome, Seen},
     http,
 };
 use conf_slave::http::embedded::{self, Store};
@@ -195,7 +195,7 @@ fn a_denied_token_is_neither_absence_nor_conflict() {
     let token = server.token("writer", r#"key_prefix "configurations/" { policy = "write" }"#);
     let file = folder.path().join("token");
     std::fs::write(&file, format!("{token}\n")).unwrap();
-    let credentials = Credentials { token_file: Some(file.clone()), ..Credentials::default() };
+    let credentials = ConsulCredentials { token_file: Some(file.clone()), ..ConsulCredentials::default() };
     let writer = Consul::new(&[server.url()], credentials).unwrap();
     wait(committed(&writer, &[cas("configurations/a", "x", 0)]));
     assert!(matches!(wait(writer.transaction(&[cas("elsewhere", "x", 0)])), Err(ConsulError::Denied { .. })));
@@ -261,7 +261,7 @@ async fn start_embedded() -> (SocketAddr, CancellationToken) {
 }
 
 fn client(addresses: &[String]) -> Arc<Consul> {
-    Arc::new(Consul::new(addresses, Credentials::default()).unwrap())
+    Arc::new(Consul::new(addresses, ConsulCredentials::default()).unwrap())
 }
 
 fn cas(key: &str, value: &str, index: u64) -> Operation {

@@ -50,7 +50,7 @@ fn settings_and_faults_come_from_the_process() {
 fn every_daemon_is_a_reader() {
     for program in ["conf-master", "conf-slave", "conf-local"] {
         let output = reader(program, "5", &[], "a = 1");
-        assert_eq!(String::from_utf8_lossy(&output.stdout), r#"{"Settings":{"a":1}}"#, "{program}");
+        assert_eq!(String::from_utf8_lossy(&output.stdout), r#"{"Ok":{"a":1}}"#, "{program}");
         assert!(output.status.success(), "{program}");
     }
 }

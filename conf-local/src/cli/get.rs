@@ -2,11 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use conf_core::settings::{
-    commented::commented,
-    pointer::{self, Pointer},
-    schema::{self, Schema},
-};
+use conf_core::settings::{self, JsonPointer, Schema, commented};
 use serde_json::Value;
 
 use crate::cli::config::GetOptions;
@@ -25,9 +21,13 @@ pub(crate) async fn run(options: &GetOptions) -> Result<ExitCode, ClientError> {
     if options.commented {
         let schema: Value = socket.get(&format!("/v1/schema/{}{sequence}", options.component), Duration::ZERO).await?;
         if schema.is_null() {
-            note(format_args!("{} has no {}, so there is nothing to comment", options.component, schema::FILE));
+            note(format_args!(
+                "{} has no {}, so there is nothing to comment",
+                options.component,
+                settings::SCHEMA_FILE
+            ));
         }
-        let Ok(pointer) = key.map_or("", String::as_str).parse::<Pointer>();
+        let Ok(pointer) = key.map_or("", String::as_str).parse::<JsonPointer>();
         let schema =
             (!schema.is_null()).then(|| Schema::new(&schema)).and_then(|schema| within(schema, &settings, &pointer));
         print(&commented(value, schema))?;
@@ -38,18 +38,18 @@ pub(crate) async fn run(options: &GetOptions) -> Result<ExitCode, ClientError> {
 }
 
 /// What a schema says about the value at `pointer`.
-fn within<'a>(schema: Schema<'a>, settings: &Value, pointer: &Pointer) -> Option<Schema<'a>> {
+fn within<'a>(schema: Schema<'a>, settings: &Value, pointer: &JsonPointer) -> Option<Schema<'a>> {
     let mut value = settings;
     pointer.parts().iter().try_fold(schema, |schema, part| {
         let inner = if value.is_array() { schema.items() } else { schema.property(part) };
-        value = pointer::member(value, part)?;
+        value = settings::member(value, part)?;
         inner
     })
 }
 
 /// The value at a dotted key, or at a JSON Pointer (RFC 6901) when it starts with `/`. In lists, numbers from 0.
 pub(crate) fn value_at<'a>(settings: &'a Value, key: &str) -> Result<&'a Value, String> {
-    let Ok(pointer) = key.parse::<Pointer>();
+    let Ok(pointer) = key.parse::<JsonPointer>();
     let parts = pointer.parts();
     parts.iter().enumerate().try_fold(settings, |value, (depth, part)| {
         let inner = match value {

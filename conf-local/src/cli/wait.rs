@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conf_core::consul::pointers::PinValue;
+use conf_core::consul::PinValue;
 use libconf::name::ComponentSelector;
 
 use crate::cli::{

@@ -4,11 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use conf_core::{
     daemon::chain,
-    upstream::{
-        Upstream, fetch as pack,
-        fetch::{Depth, FetchError, Step},
-        hedge::Hedge,
-    },
+    git::{Depth, Step},
+    upstream::{self, FetchError, Hedge, Upstream},
 };
 use libconf::name::CommitId;
 use tokio::time::timeout_at;
@@ -34,7 +31,7 @@ impl Worker<'_> {
         let patience = limit.map_or(patience, |limit| patience.min(limit / turns));
         let hedge = Hedge::new(servers, patience, move |server| {
             let repository = repository.clone();
-            async move { pack::fetch(&server, repository, step).await }
+            async move { upstream::fetch(&server, repository, step).await }
         });
         let mut hedge = hedge.putting_slow_ones_last();
         let until = limit.map(|limit| tokio::time::Instant::now() + limit);
@@ -65,7 +62,7 @@ impl Worker<'_> {
     fn heard(
         &self,
         server: &Arc<Upstream>,
-        result: Result<pack::Fetched, FetchError>,
+        result: Result<upstream::Fetched, FetchError>,
         problems: &mut Problems,
     ) -> Result<bool, Failure> {
         let name = server.url().to_string();

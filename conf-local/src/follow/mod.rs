@@ -7,12 +7,7 @@ mod told;
 
 use std::time::{Duration, Instant};
 
-use conf_core::{
-    consul::{Consul, pointers::Pointer},
-    daemon::chain,
-    template,
-    upstream::{Backoff, Upstreams},
-};
+use conf_core::{api::Pointer, consul::Consul, daemon::chain, retry::Backoff, template, upstream::Upstreams};
 use libconf::name::{CommitId, Sequence};
 use tokio::{
     sync::{mpsc, watch},

@@ -2,11 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use conf_core::{
-    consul::{Seen, pointers::Pointer},
-    daemon::chain,
-    upstream::Backoff,
-};
+use conf_core::{api::Pointer, consul::Seen, daemon::chain, retry::Backoff};
 use libconf::name::{CommitId, Sequence};
 use rand::Rng;
 use tokio::{sync::watch, time::sleep};

@@ -6,9 +6,9 @@ use std::{
 };
 
 use conf_core::{
-    api::{At, SnapshotAt, WatermarkEvent},
+    api::{At, Pointer, WatermarkEvent},
     daemon::chain,
-    upstream::hedge::Hedge,
+    upstream::Hedge,
 };
 use libconf::name::Sequence;
 use tokio::time::timeout;
@@ -44,11 +44,11 @@ impl Doubts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// The newest snapshot not above the change, and the one after it; none after the one that this very change made.
-    At { at: SnapshotAt, next: Option<SnapshotAt> },
+    At { at: Pointer, next: Option<Pointer> },
     /// The newest snapshot of all, of which conf-master has signed that nothing follows up to the change.
     Newest(Watermark),
     /// There was none yet: this one is the first.
-    TooOld { first: SnapshotAt },
+    TooOld { first: Pointer },
 }
 
 /// What came of it.
@@ -61,7 +61,7 @@ pub(crate) enum Asked {
 
 impl Demand {
     /// Asks one after the other, or several when one takes long, for the first answer that does not contradict what is exported.
-    pub(crate) async fn ask(&self, change: Sequence, exported: SnapshotAt, doubts: &mut Doubts) -> Asked {
+    pub(crate) async fn ask(&self, change: Sequence, exported: Pointer, doubts: &mut Doubts) -> Asked {
         let datacenter = self.agent.view().status.datacenter.clone();
         let path = format!("api/v1/at?datacenter={datacenter}&sequence={change}&timeout={}", WAIT.as_secs());
         let mut servers: Vec<_> = self.surrogates.in_order().into_iter().chain(self.central.in_order()).collect();
@@ -109,11 +109,11 @@ enum Judged {
 fn judge(
     answer: &At,
     change: Sequence,
-    exported: SnapshotAt,
+    exported: Pointer,
     proven: impl Fn(&WatermarkEvent) -> Option<Watermark>,
 ) -> Judged {
     let At { central, at, next, ref watermark } = *answer;
-    let contradicts = |named: SnapshotAt| named.sequence == exported.sequence && named.commit != exported.commit;
+    let contradicts = |named: Pointer| named.sequence == exported.sequence && named.commit != exported.commit;
     if next.is_some_and(|next| next.sequence <= change) {
         return Judged::Wrong("it names a snapshot as the next one that is not above the change");
     }
@@ -128,7 +128,7 @@ fn judge(
     if next.is_none() && known < change.max(exported.sequence) {
         return Judged::Early(known);
     }
-    let between = |from: Option<SnapshotAt>| {
+    let between = |from: Option<Pointer>| {
         from.is_none_or(|at| at.sequence < exported.sequence)
             && next.is_none_or(|next| exported.sequence < next.sequence)
     };
@@ -151,15 +151,15 @@ fn judge(
 mod tests {
     use super::*;
 
-    fn snapshot(sequence: u64) -> SnapshotAt {
-        SnapshotAt { sequence: Sequence(sequence), commit: [u8::try_from(sequence).unwrap(); 20].into() }
+    fn snapshot(sequence: u64) -> Pointer {
+        Pointer { sequence: Sequence(sequence), commit: [u8::try_from(sequence).unwrap(); 20].into() }
     }
 
     #[test]
     fn what_an_answer_is_worth() {
         // What is exported is 20. What is signed says what is here.
         let event = |(newest, central): (u64, u64)| {
-            let SnapshotAt { sequence, commit } = snapshot(newest);
+            let Pointer { sequence, commit } = snapshot(newest);
             let (central, datacenter) = (Sequence(central), "us-west/v1".parse().unwrap());
             WatermarkEvent { central, datacenter, snapshot: sequence, commit, signature: String::new() }
         };
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(judge(30, None, Some(10), 5), Judged::Good(Found::TooOld { first: snapshot(10) }));
         assert!(wrong(judge(30, None, Some(25), 5)));
         assert!(wrong(judge(30, None, None, 5)));
-        let other = Some(SnapshotAt { commit: [9; 20].into(), ..snapshot(20) });
+        let other = Some(Pointer { commit: [9; 20].into(), ..snapshot(20) });
         let other = At { central: Sequence(30), at: other, next: None, watermark: Some(event((20, 30))) };
         assert!(wrong(super::judge(&other, Sequence(25), snapshot(20), signed)));
         let unsigned = At { at: Some(snapshot(20)), ..other };

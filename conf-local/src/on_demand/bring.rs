@@ -3,14 +3,10 @@
 use std::time::Duration;
 
 use conf_core::{
-    api::SnapshotAt,
-    consul::pointers::Pointer,
+    api::Pointer,
     daemon::chain,
-    upstream::{
-        fetch as pack,
-        fetch::{Depth, Step},
-        hedge::Hedge,
-    },
+    git::{Depth, Step},
+    upstream::{self, Hedge},
 };
 use libconf::name::Sequence;
 use tokio::{sync::OwnedRwLockReadGuard, time::timeout};
@@ -37,9 +33,9 @@ impl Demand {
         &self,
         change: Sequence,
         doubts: &mut Doubts,
-    ) -> Result<Option<(SnapshotAt, Sequence)>, Short> {
+    ) -> Result<Option<(Pointer, Sequence)>, Short> {
         let exported = self.now().ok_or(Unavailable::Nothing)?;
-        let have = SnapshotAt { sequence: exported.sequence, commit: exported.commit };
+        let have = Pointer { sequence: exported.sequence, commit: exported.commit };
         let (server, found) = match self.ask(change, have, doubts).await {
             Asked::Found(server, found) => (server, found),
             Asked::Nobody(words) => return Err(Missing::Answer(words).into()),
@@ -63,7 +59,7 @@ impl Demand {
     }
 
     /// Does what an answer asks for, which proves it.
-    async fn follow(&self, found: Found, have: SnapshotAt) -> Result<Option<(SnapshotAt, Sequence)>, Undone> {
+    async fn follow(&self, found: Found, have: Pointer) -> Result<Option<(Pointer, Sequence)>, Undone> {
         match found {
             Found::TooOld { first } => {
                 let fetching = self.fetch(Step { have: None, want: first.commit, depth: Depth::One }).await?;
@@ -88,16 +84,16 @@ impl Demand {
     }
 
     /// Has a newer snapshot taken, as if the pointer had named it.
-    async fn take(&self, snapshot: SnapshotAt) -> Result<(), Undone> {
+    async fn take(&self, snapshot: Pointer) -> Result<(), Undone> {
         self.agent.take(Pointer { sequence: snapshot.sequence, commit: snapshot.commit }).await
     }
 
     /// Fetches an older snapshot, where its objects are not here, and has it rendered beside the export.
     pub(crate) async fn render(
         &self,
-        snapshot: SnapshotAt,
+        snapshot: Pointer,
         through: Sequence,
-        next: Option<SnapshotAt>,
+        next: Option<Pointer>,
     ) -> Result<(), Undone> {
         let (want, depth) = next.map_or((snapshot.commit, Depth::One), |next| (next.commit, Depth::Two));
         let fetching = self.fetch(Step { have: None, want, depth }).await?;
@@ -117,7 +113,7 @@ impl Demand {
         let hedge = Hedge::new(servers, PATIENCE, move |server| {
             let repository = repository.clone();
             async move {
-                let Ok(fetched) = timeout(FETCH, pack::fetch(&server, repository, step)).await else {
+                let Ok(fetched) = timeout(FETCH, upstream::fetch(&server, repository, step)).await else {
                     server.report(false);
                     return Err(format!("{} gave no snapshot within {} s", server.url(), FETCH.as_secs()));
                 };

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use conf_core::{
-    api::SnapshotAt,
-    git::pool::Opened,
-    snapshot::chain::{self, Around},
+    api::Pointer,
+    git::RepositoryPool,
+    snapshot::{self, AroundChange},
 };
 use libconf::name::{CommitId, HostName, Sequence};
 
@@ -16,9 +16,9 @@ use crate::export::{self, Header};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Known {
     /// Its folder is kept; it is the newest up to `through`.
-    Kept { snapshot: SnapshotAt, through: Sequence },
+    Kept { snapshot: Pointer, through: Sequence },
     /// Which one it is, and up to which change, but there is no folder.
-    Objects { snapshot: SnapshotAt, through: Sequence },
+    Objects { snapshot: Pointer, through: Sequence },
     /// The datacenter began later.
     TooOld,
     /// Nothing: its place in the chain is not here.
@@ -26,7 +26,13 @@ pub(crate) enum Known {
 }
 
 /// Looks for the newest snapshot not above `change`, which is below `newest`, the exported one.
-pub(crate) fn look(export: &Path, host: &HostName, repository: &Opened, newest: CommitId, change: Sequence) -> Known {
+pub(crate) fn look(
+    export: &Path,
+    host: &HostName,
+    repository: &RepositoryPool,
+    newest: CommitId,
+    change: Sequence,
+) -> Known {
     let header = |sequence: Sequence| export::header(export, sequence).filter(|header| header.host == *host);
     let kept = export::sequences(export);
     let below = kept.range(..=change).next_back().and_then(|sequence| header(*sequence));
@@ -41,22 +47,22 @@ pub(crate) fn look(export: &Path, host: &HostName, repository: &Opened, newest: 
     {
         return Known::Kept { snapshot: of(below), through: before(above.sequence) };
     }
-    match repository.lend().map(|repo| chain::around(&repo, newest, change)) {
-        Ok(Ok(Around::Known { at: Some(snapshot), next: Some(next) })) => {
+    match repository.lend().map(|repo| snapshot::around_change(&repo, newest, change)) {
+        Ok(Ok(AroundChange::Known { at: Some(snapshot), next: Some(next) })) => {
             let through = before(next.sequence);
             match header(snapshot.sequence) {
                 Some(header) if header.commit == snapshot.commit => Known::Kept { snapshot, through },
                 _ => Known::Objects { snapshot, through },
             }
         }
-        Ok(Ok(Around::Known { at: None, .. })) => Known::TooOld,
+        Ok(Ok(AroundChange::Known { at: None, .. })) => Known::TooOld,
         // What cannot be read here others can tell.
-        Ok(Ok(Around::Known { .. } | Around::CutOff) | Err(_)) | Err(_) => Known::Nothing,
+        Ok(Ok(AroundChange::Known { .. } | AroundChange::CutOff) | Err(_)) | Err(_) => Known::Nothing,
     }
 }
 
-fn of(header: &Header) -> SnapshotAt {
-    SnapshotAt { sequence: header.sequence, commit: header.commit }
+fn of(header: &Header) -> Pointer {
+    Pointer { sequence: header.sequence, commit: header.commit }
 }
 
 pub(crate) fn before(sequence: Sequence) -> Sequence {

@@ -24,12 +24,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use conf_core::{
-    api::SnapshotAt,
-    git::pool::Opened,
-    sign::TrustedKeys,
-    upstream::{Backoff, Upstreams},
-};
+use conf_core::{api::Pointer, git::RepositoryPool, retry::Backoff, sign::TrustedKeys, upstream::Upstreams};
 use libconf::name::{CommitId, Sequence};
 use serde::{Deserialize, Serialize};
 use tokio::{
@@ -161,7 +156,7 @@ struct Turn {
 #[derive(Debug)]
 pub struct Demand {
     agent: Agent,
-    repository: Opened,
+    repository: RepositoryPool,
     surrogates: Upstreams,
     central: Upstreams,
     keys: TrustedKeys,
@@ -179,7 +174,7 @@ impl Demand {
     /// Answers from `agent`'s export and the repository, and asks these servers, until `stop`; believes what `keys` signed.
     pub fn new(
         agent: Agent,
-        repository: Opened,
+        repository: RepositoryPool,
         fetching: Arc<Fetching>,
         (surrogates, central): (Upstreams, Upstreams),
         keys: TrustedKeys,
@@ -326,7 +321,7 @@ impl Demand {
         if change < exported.sequence || change > view.status.central {
             return Ok(None);
         }
-        let snapshot = SnapshotAt { sequence: exported.sequence, commit: exported.commit };
+        let snapshot = Pointer { sequence: exported.sequence, commit: exported.commit };
         self.keep(snapshot, view.status.central).await
     }
 
@@ -344,7 +339,7 @@ impl Demand {
     }
 
     /// The answer, once the folder is sure to stay; nothing when it is gone.
-    async fn keep(&self, snapshot: SnapshotAt, through: Sequence) -> Result<Option<Available>, Unavailable> {
+    async fn keep(&self, snapshot: Pointer, through: Sequence) -> Result<Option<Available>, Unavailable> {
         let view = self.agent.view();
         let (export, broken) = (view.status.export.clone(), Unavailable::Broken);
         let directory = export::directory(&export, snapshot.sequence);

@@ -1,6 +1,6 @@
 //! `GET /v1/at/<w>`: the folder that was the datacenter's newest at a change.
 
-use conf_core::{http as answer, http::Response};
+use conf_core::http::{self as answer, Response};
 use http::StatusCode;
 use libconf::name::Sequence;
 use serde::{Deserialize, Serialize};

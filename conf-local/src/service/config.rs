@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use conf_core::{http as answer, http::Response};
+use conf_core::http::{self as answer, Response};
 use http::{HeaderValue, StatusCode, header};
 use libconf::name::{ComponentSelector, ComponentVersion, Sequence, Version};
 use serde::Deserialize;

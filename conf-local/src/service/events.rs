@@ -2,10 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use conf_core::{
-    http as answer,
-    http::{Event, Request, Response},
-};
+use conf_core::http::{self as answer, Event, Request, Response};
 use http::StatusCode;
 use libconf::name::{CommitId, ComponentVersion, Sequence};
 use serde::{Deserialize, Serialize};

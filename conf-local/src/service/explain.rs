@@ -4,10 +4,9 @@ use std::{fs, io};
 
 use conf_core::{
     daemon::chain,
-    http as answer,
-    http::Response,
+    http::{self as answer, Response},
     layers::{self, Explained, LayerError, Origin},
-    settings::{pointer::Pointer, schema, yaml::MAX_BYTES},
+    settings::{self, JsonPointer, MAX_BYTES},
     snapshot::{Component, Snapshot},
 };
 use http::StatusCode;
@@ -67,7 +66,7 @@ impl Service {
                 refusal(StatusCode::UNPROCESSABLE_ENTITY, words)
             }
         })?;
-        let Ok(pointer) = key.unwrap_or_default().parse::<Pointer>();
+        let Ok(pointer) = key.unwrap_or_default().parse::<JsonPointer>();
         let mut keys = stack.explain(Some(&pointer));
         if keys.is_empty() && !pointer.parts().is_empty() {
             let words = format!("no layer of {name} sets {pointer}; `conf-local explain {name}` shows what is set");
@@ -88,19 +87,19 @@ impl Service {
 
     fn read_schema(&self, selector: &ComponentSelector, query: &ConfigQuery) -> Result<Response, Refusal> {
         let found = self.find(selector, query.sequence)?;
-        let file = found.directory.join(found.component.to_string()).join(schema::FILE);
+        let file = found.directory.join(found.component.to_string()).join(settings::SCHEMA_FILE);
         let failed = |error: io::Error| broken(format_args!("cannot read {}: {error}", file.display()));
         let bytes = match fs::metadata(&file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => b"null".to_vec(),
             Err(error) => return Err(failed(error)),
             Ok(found) if found.len() > MAX_BYTES as u64 => {
-                let words = format!("{} has more than {MAX_BYTES} bytes", schema::FILE);
+                let words = format!("{} has more than {MAX_BYTES} bytes", settings::SCHEMA_FILE);
                 return Err(refusal(StatusCode::UNPROCESSABLE_ENTITY, words));
             }
             Ok(_) => fs::read(&file).map_err(failed)?,
         };
         if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
-            let words = format!("{} is no JSON: {error}", schema::FILE);
+            let words = format!("{} is no JSON: {error}", settings::SCHEMA_FILE);
             return Err(refusal(StatusCode::UNPROCESSABLE_ENTITY, words));
         }
         Ok(answer::bytes_of(StatusCode::OK, "application/json", bytes.into()))

@@ -35,9 +35,8 @@ use std::{sync::Arc, time::Duration};
 
 use conf_core::{
     api::HostState,
-    git::pool::Opened,
-    http as answer,
-    http::{Peer, Request, Response, Routes},
+    git::RepositoryPool,
+    http::{self as answer, Peer, Request, Response, Routes},
 };
 use http::{StatusCode, header};
 use libconf::name::{ComponentSelector, Sequence};
@@ -73,7 +72,7 @@ pub struct Service {
     /// Who has said what it runs on.
     pub processes: Arc<Processes>,
     /// The repository, read for what the export has passed.
-    pub repository: Opened,
+    pub repository: RepositoryPool,
     /// Ends requests that wait.
     pub stop: CancellationToken,
 }

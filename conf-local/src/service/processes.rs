@@ -2,8 +2,7 @@
 
 use conf_core::{
     daemon::chain,
-    http as answer,
-    http::{Peer, Request, Response, Routes},
+    http::{self as answer, Peer, Request, Response, Routes},
 };
 use http::StatusCode;
 use serde_json::json;

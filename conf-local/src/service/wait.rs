@@ -5,7 +5,12 @@
 
 use std::path::Path;
 
-use conf_core::{consul::pointers::PinValue, git::pool::Opened, http as answer, http::Response, snapshot::fan_out};
+use conf_core::{
+    consul::PinValue,
+    git::RepositoryPool,
+    http::{self as answer, Response},
+    snapshot::fan_out,
+};
 use git2::Repository;
 use http::StatusCode;
 use libconf::name::{CommitId, ComponentSelector, ObjectId, Sequence};
@@ -88,7 +93,7 @@ impl Service {
 
 impl Goal {
     /// What is missing yet, in words; none when the export is there.
-    fn missing(&mut self, view: &View, repository: &Opened) -> Option<String> {
+    fn missing(&mut self, view: &View, repository: &RepositoryPool) -> Option<String> {
         let because = |words: String| match (&view.status.error, view.status.away.first_key_value()) {
             (Some(error), _) => Some(format!("{words}: {error}")),
             (None, Some((what, why))) => Some(format!("{words}: {what} cannot be reached: {why}")),
@@ -124,7 +129,7 @@ impl Goal {
 /// Whether a snapshot from `newest` down, before `looked`, pins the component at `at`. The chain ends where this host
 /// began to follow it.
 fn passed(
-    repository: &Opened,
+    repository: &RepositoryPool,
     newest: CommitId,
     looked: Option<CommitId>,
     component: &ComponentSelector,

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
-use conf_core::{
-    http as answer,
-    http::{Peer, Request, Response},
-};
+use conf_core::http::{self as answer, Peer, Request, Response};
 use http::StatusCode;
 use libconf::name::ComponentSelector;
 use serde::{Deserialize, Serialize};

@@ -6,6 +6,7 @@ use conf_core::{
     layers::{Overrides, Sources},
     manifest::{self, ClassManifest, InstanceManifest, Selection, Strictness},
     secret::{self, Declaration},
+    settings,
     snapshot::{Component, Snapshot},
 };
 use git2::{ObjectType, Repository as Git};
@@ -46,7 +47,7 @@ impl Declared {
             Ok(String::from_utf8_lossy(blob.content()).into_owned())
         };
         let refused = |whose: &'static str| {
-            move |faults: Vec<manifest::Fault>| {
+            move |faults: Vec<settings::Fault>| {
                 let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
                 TransactionError::Refused(format!("{whose}/{}: {}", manifest::FILE, words.join("; ")))
             }

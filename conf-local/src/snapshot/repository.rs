@@ -7,13 +7,9 @@ use std::{
 };
 
 use conf_core::{
-    git::{
-        self, GitError, LockError, RepositoryLock,
-        pool::{Lent, Opened},
-    },
+    git::{self, GitError, LockError, PooledRepository, RepositoryLock, RepositoryPool},
     sign::TrustedKeys,
     snapshot::Snapshot,
-    upstream::fetch as pack,
 };
 use git2::ObjectType;
 use libconf::name::{CommitId, DatacenterName, RefName, Sequence};
@@ -21,7 +17,7 @@ use libconf::name::{CommitId, DatacenterName, RefName, Sequence};
 /// The repository of this host, held by this agent alone.
 #[derive(Debug)]
 pub struct Repository {
-    opened: Opened,
+    opened: RepositoryPool,
     own: PathBuf,
     datacenter: DatacenterName,
     /// Held until the agent ends.
@@ -63,14 +59,14 @@ impl Repository {
                 // libgit2 does without it, Git's own commands do not.
                 let head = own.join("HEAD");
                 if fs::read_to_string(&head).is_ok_and(|text| !text.starts_with("ref: refs/")) {
-                    git::replace_file(&head, b"ref: refs/heads/main\n")
+                    git::replace_file(&head, b"ref: refs/heads/main\n", git::Durability::Durable)
                         .map_err(|cause| RepositoryError::Aside { path: head, cause })?;
                 }
                 own.clone()
             }
         };
         let lock = git::lock_alone(&path)?;
-        Ok(Repository { opened: Opened::at(path), own, datacenter: datacenter.clone(), lock })
+        Ok(Repository { opened: RepositoryPool::at(path), own, datacenter: datacenter.clone(), lock })
     }
 
     /// Where it is.
@@ -79,12 +75,12 @@ impl Repository {
     }
 
     /// What keeps it open, for whoever fetches into it.
-    pub fn opened(&self) -> Opened {
+    pub fn opened(&self) -> RepositoryPool {
         self.opened.clone()
     }
 
     /// The open repository, for reading and writing objects.
-    pub fn git(&self) -> Result<Lent, git2::Error> {
+    pub fn git(&self) -> Result<PooledRepository, git2::Error> {
         self.opened.lend()
     }
 
@@ -129,7 +125,7 @@ impl Repository {
 
     /// True when every object of a snapshot is present; reads none of them.
     pub fn is_complete(&self, commit: CommitId) -> bool {
-        self.git().is_ok_and(|repo| pack::complete(&repo, None, commit).is_ok())
+        self.git().is_ok_and(|repo| git::complete(&repo, None, commit).is_ok())
     }
 
     /// Reads every object of a snapshot; answers how many, and which are missing or damaged.
@@ -159,11 +155,11 @@ impl Repository {
     }
 
     /// Many packs become one that holds the kept snapshots alone, when it is time. Never in a repository that was given.
-    pub fn consolidate(&self, keep: &[CommitId]) -> Result<bool, pack::FetchError> {
+    pub fn consolidate(&self, keep: &[CommitId]) -> Result<bool, git::ConsolidateError> {
         if self.path() != self.own {
             return Ok(false);
         }
-        let done = pack::consolidate(&self.path(), keep);
+        let done = git::consolidate(&self.path(), keep);
         if !matches!(done, Ok(false)) {
             self.opened.forget();
         }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use conf_core::{
-    api::{SnapshotAt, WatermarkEvent},
+    api::{Pointer, WatermarkEvent},
     sign::{self, KeyError, TrustedKeys},
 };
 use libconf::name::{DatacenterName, Sequence};
@@ -26,7 +26,7 @@ use crate::{fs::Folder, state::Agent};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermark {
     /// That snapshot.
-    pub snapshot: SnapshotAt,
+    pub snapshot: Pointer,
     /// Up to which change it is the newest.
     pub central: Sequence,
 }
@@ -34,7 +34,7 @@ pub struct Watermark {
 impl Watermark {
     /// What conf-master has signed for this datacenter, whoever brought it.
     pub fn proven(event: &WatermarkEvent, datacenter: &DatacenterName, keys: &TrustedKeys) -> Result<Self, KeyError> {
-        sign::watermark::verify(event, datacenter, keys)?;
+        sign::verify_watermark(event, datacenter, keys)?;
         Ok(Watermark { snapshot: event.newest(), central: event.central })
     }
 }
@@ -72,7 +72,7 @@ impl Heard {
     }
 
     /// The central sequence of a host that exports `snapshot`; what is said of older ones is not needed any more.
-    pub fn central(&mut self, snapshot: SnapshotAt) -> Sequence {
+    pub fn central(&mut self, snapshot: Pointer) -> Sequence {
         self.0.retain(|heard| heard.snapshot.sequence >= snapshot.sequence);
         let exported = self.0.iter().position(|heard| heard.snapshot == snapshot);
         let Some(heard) = exported.and_then(|exported| self.0.remove(exported)) else { return snapshot.sequence };
@@ -96,7 +96,7 @@ pub fn recall(agent: &Agent, export: &Path) {
     if let (Some(exported), Some(written)) = (&agent.view().exported, read(export))
         && exported.sequence == written.sequence
     {
-        let snapshot = SnapshotAt { sequence: exported.sequence, commit: exported.commit };
+        let snapshot = Pointer { sequence: exported.sequence, commit: exported.commit };
         agent.hear(Watermark { snapshot, central: written.central });
     }
 }
@@ -139,7 +139,7 @@ mod tests {
     #[test]
     fn a_watermark_counts_for_its_snapshot_alone() {
         let mut heard = Heard::default();
-        let at = |sequence: u64| SnapshotAt {
+        let at = |sequence: u64| Pointer {
             sequence: Sequence(sequence),
             commit: [u8::try_from(sequence).unwrap(); 20].into(),
         };
@@ -150,7 +150,7 @@ mod tests {
         hear(10, 12);
         assert_eq!(heard.central(at(5)), Sequence(9));
         // Of another history.
-        assert_eq!(heard.central(SnapshotAt { commit: [77; 20].into(), ..at(10) }), Sequence(10));
+        assert_eq!(heard.central(Pointer { commit: [77; 20].into(), ..at(10) }), Sequence(10));
         assert_eq!(heard.central(at(10)), Sequence(12));
         assert_eq!(heard.central(at(13)), Sequence(13));
         heard.hear(Watermark { snapshot: at(14), central: Sequence(20) });

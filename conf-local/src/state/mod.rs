@@ -9,8 +9,7 @@ use std::{
 };
 
 use conf_core::{
-    api::{HostState, Pin, SnapshotAt},
-    consul::pointers::Pointer,
+    api::{HostState, Pin, Pointer},
     daemon::chain,
     render::StoreHash,
 };
@@ -63,7 +62,7 @@ impl View {
     /// Another snapshot is exported, or a watermark was heard.
     pub(crate) fn raise_central(&mut self) {
         let (sequence, commit) = (self.status.sequence, self.status.commit.unwrap_or(CommitId::ZERO));
-        self.status.central = self.heard.central(SnapshotAt { sequence, commit });
+        self.status.central = self.heard.central(Pointer { sequence, commit });
     }
 }
 
@@ -308,7 +307,7 @@ pub enum Request {
     /// See that a snapshot is this datacenter's first.
     First {
         /// Which one.
-        snapshot: SnapshotAt,
+        snapshot: Pointer,
         /// Keeps its objects here.
         fetching: OwnedRwLockReadGuard<()>,
         /// Gets why it is not.
@@ -340,12 +339,12 @@ impl From<TransactionError> for Undone {
 #[derive(Debug)]
 pub struct Older {
     /// Which one.
-    pub snapshot: SnapshotAt,
+    pub snapshot: Pointer,
     /// Up to which change it is the newest.
     pub through: Sequence,
     /// The one after it, whose signature proves that nothing lies between; none where the chain of what was verified here
     /// proves it.
-    pub next: Option<SnapshotAt>,
+    pub next: Option<Pointer>,
     /// Keeps the objects here until they were used.
     pub fetching: OwnedRwLockReadGuard<()>,
 }
@@ -422,7 +421,7 @@ impl Agent {
     }
 
     /// Sees that a snapshot whose objects are here is this datacenter's first.
-    pub async fn begins_with(&self, snapshot: SnapshotAt, fetching: OwnedRwLockReadGuard<()>) -> Result<(), Undone> {
+    pub async fn begins_with(&self, snapshot: Pointer, fetching: OwnedRwLockReadGuard<()>) -> Result<(), Undone> {
         self.request(|reply| Request::First { snapshot, fetching, reply }).await.unwrap_or_else(stopping)
     }
 

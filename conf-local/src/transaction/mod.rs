@@ -22,12 +22,9 @@ use std::{
 };
 
 use conf_core::{
-    consul::pointers::Pointer,
+    api::Pointer,
     daemon::chain,
-    git::{
-        self, RepositoryLock,
-        pool::{Lent, Opened},
-    },
+    git::{self, PooledRepository, RepositoryLock, RepositoryPool},
     secret::Identity,
     sign::TrustedKeys,
     snapshot::Snapshot,
@@ -168,7 +165,7 @@ impl Host {
     }
 
     /// The repository, wherever it is.
-    pub fn opened(&self) -> Opened {
+    pub fn opened(&self) -> RepositoryPool {
         self.repository.opened()
     }
 
@@ -434,7 +431,7 @@ impl Host {
         }
     }
 
-    fn git(&self) -> Result<Lent, TransactionError> {
+    fn git(&self) -> Result<PooledRepository, TransactionError> {
         self.repository.git().map_err(TransactionError::Damaged)
     }
 }

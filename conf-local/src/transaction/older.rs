@@ -1,7 +1,7 @@
 //! An older snapshot than the exported one, rendered beside it for operations that are pinned to it: no checks, no places,
 //! no switch, nobody told.
 
-use conf_core::{api::SnapshotAt, daemon::chain, snapshot::Snapshot};
+use conf_core::{api::Pointer, daemon::chain, snapshot::Snapshot};
 use git2::Repository as Git;
 use libconf::name::{CommitId, Sequence};
 
@@ -13,9 +13,9 @@ impl Host {
     /// signed, and, with `next`, what that one follows, signed as well. Does nothing when it is kept already.
     pub fn render_older(
         &mut self,
-        older: SnapshotAt,
+        older: Pointer,
         through: Sequence,
-        next: Option<SnapshotAt>,
+        next: Option<Pointer>,
     ) -> Result<(), TransactionError> {
         let git = self.git()?;
         if let Some(next) = next
@@ -43,7 +43,7 @@ impl Host {
     }
 
     /// Sees that a snapshot is signed for this datacenter, and follows none.
-    pub fn begins_with(&mut self, first: SnapshotAt) -> Result<(), TransactionError> {
+    pub fn begins_with(&mut self, first: Pointer) -> Result<(), TransactionError> {
         let snapshot = self.named(&*self.git()?, first)?;
         if snapshot.parent.is_none() {
             return Ok(());
@@ -53,7 +53,7 @@ impl Host {
     }
 
     /// A snapshot that is signed for this datacenter and is what it was called.
-    fn named(&self, git: &Git, named: SnapshotAt) -> Result<Snapshot, TransactionError> {
+    fn named(&self, git: &Git, named: Pointer) -> Result<Snapshot, TransactionError> {
         let snapshot = Snapshot::verify(git, named.commit, &self.keys, &self.datacenter)?;
         if snapshot.sequence == named.sequence {
             return Ok(snapshot);

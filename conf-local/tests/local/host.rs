@@ -14,7 +14,7 @@ use std::{
 
 use conf_core::{
     api::{HostState, Pin},
-    git::pool::Opened,
+    git::RepositoryPool,
     http,
     sign::{SigningKey, TrustedKeys},
     upstream::{Credentials, Upstreams},
@@ -214,7 +214,7 @@ impl Host {
 
     /// What the routes answer from; there is no server to ask.
     pub fn service(&self) -> Service {
-        let repository = Opened::at(self.state.path().join("repo.git"));
+        let repository = RepositoryPool::at(self.state.path().join("repo.git"));
         let nobody = || Upstreams::new(Vec::new(), &Credentials::none()).unwrap();
         let (agent, stop) = (self.agent.clone(), CancellationToken::new());
         let key = tempfile::tempdir().unwrap();

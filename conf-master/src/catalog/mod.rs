@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use conf_core::{
     manifest::{InstanceManifest, PinRequest},
-    settings::schema::Compatibility,
+    settings::Compatibility,
     snapshot::{Component, Snapshot},
 };
 use git2::Repository;

@@ -214,7 +214,7 @@ fn strictly<T>(
     repo: &Repository,
     reference: &RefName,
     commit: CommitId,
-    parse: impl FnOnce(&str) -> Result<T, Vec<manifest::Fault>>,
+    parse: impl FnOnce(&str) -> Result<T, Vec<settings::Fault>>,
 ) -> Result<T, Vec<Caused>> {
     let fault = |line: Option<usize>, reason: String| Caused {
         fault: Fault::of_file(reference, manifest::FILE, line, reason),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use conf_core::git::safety;
+use conf_core::git;
 use git2::Repository;
 use libconf::name::{DatacenterName, RefName};
 
@@ -59,7 +59,7 @@ fn faults(path: &Path, supposed: &[Supposed], only: &[DatacenterName], limits: L
         let object =
             repo.revparse_single(commit).with_context(|| format!("there is no {commit} in {}", path.display()))?;
         let target = Target::read(&repo, object.id().into(), name.is_tag()).map_err(anyhow::Error::msg)?;
-        let found = safety::faults(&repo, target.commit, &validator.limits.tree)?;
+        let found = git::faults_in_commit(&repo, target.commit, &validator.limits.tree)?;
         if !found.is_empty() {
             faults.entry(name.short()).or_default().extend(found.into_iter().map(Fault::new));
         }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
-use conf_core::{daemon::flags::Common, git::safety, settings::yaml};
+use conf_core::{daemon::flags::Common, git, settings};
 use libconf::name::{DatacenterName, RefName};
 
 use crate::{
@@ -102,7 +102,7 @@ pub struct Serve {
 }
 
 /// The defaults are what hosts take at most, so a cap can be lowered and not raised.
-const TREE: safety::Limits = safety::Limits::most();
+const TREE: git::TreeLimits = git::TreeLimits::most();
 
 /// Caps of what may land.
 #[derive(Clone, Copy, Debug, Args)]
@@ -121,7 +121,7 @@ pub struct LimitFlags {
     #[arg(long, value_name = "N", default_value_t = TREE.depth as u64, value_parser = most(TREE.depth))]
     pub max_folder_levels: u64,
     /// Levels of lists and objects in settings
-    #[arg(long, value_name = "N", default_value_t = yaml::MAX_DEPTH as u64, value_parser = most(yaml::MAX_DEPTH))]
+    #[arg(long, value_name = "N", default_value_t = settings::MAX_DEPTH as u64, value_parser = most(settings::MAX_DEPTH))]
     pub max_settings_levels: u64,
     /// How much of a datacenter's components, or of a component's keys, a change may remove; 100 is all of them
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
@@ -137,7 +137,7 @@ impl LimitFlags {
     pub fn limits(&self) -> Limits {
         // None of them is above what was a number of this type before.
         let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-        let tree = safety::Limits {
+        let tree = git::TreeLimits {
             entries: number(self.max_files),
             file_bytes: number(self.max_file_bytes),
             total_bytes: number(self.max_total_bytes),

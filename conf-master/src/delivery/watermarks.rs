@@ -6,8 +6,8 @@ use std::{
 };
 
 use conf_core::{
-    api::{SnapshotAt, WatermarkEvent},
-    sign::{KeyError, SigningKey, watermark},
+    api::{Pointer, WatermarkEvent},
+    sign::{self, KeyError, SigningKey},
 };
 use libconf::name::DatacenterName;
 
@@ -34,13 +34,13 @@ impl Watermarks {
         datacenter: &DatacenterName,
     ) -> Result<Option<Arc<WatermarkEvent>>, KeyError> {
         let Some(snapshot) = published.datacenters.get(datacenter) else { return Ok(None) };
-        let newest = SnapshotAt { sequence: snapshot.sequence, commit: snapshot.commit };
+        let newest = Pointer { sequence: snapshot.sequence, commit: snapshot.commit };
         let last = self.signed().get(datacenter).cloned();
         if let Some(last) = last.filter(|last| last.central == published.central && last.newest() == newest) {
             return Ok(Some(last));
         }
         // Without the lock: others sign theirs meanwhile.
-        let signed = Arc::new(watermark::signed(published.central, datacenter, newest, &self.key)?);
+        let signed = Arc::new(sign::sign_watermark(published.central, datacenter, newest, &self.key)?);
         self.signed().insert(datacenter.clone(), Arc::clone(&signed));
         Ok(Some(signed))
     }

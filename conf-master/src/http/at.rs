@@ -5,7 +5,7 @@ use std::sync::Arc;
 use conf_core::{
     api::At,
     http::{Response, Routes, error, json},
-    snapshot::chain::{self, Around},
+    snapshot::{self, AroundChange},
 };
 use http::StatusCode;
 use libconf::name::{DatacenterName, Sequence};
@@ -52,13 +52,13 @@ impl Server {
             return error(StatusCode::SERVICE_UNAVAILABLE, "conf-master is stopping");
         };
         let watermarks = self.watermarks.clone();
-        self.read(move |repo| match chain::around(repo, newest, change)? {
-            Around::Known { at, next } => {
+        self.read(move |repo| match snapshot::around_change(repo, newest, change)? {
+            AroundChange::Known { at, next } => {
                 let watermark = if next.is_none() { watermarks.of(&published, &query.datacenter)? } else { None };
                 let watermark = watermark.map(Arc::unwrap_or_clone);
                 Ok(json(StatusCode::OK, &At { central, at, next, watermark }))
             }
-            Around::CutOff => {
+            AroundChange::CutOff => {
                 Ok(error(StatusCode::NOT_FOUND, format!("change {change} is too long ago; git still finds it")))
             }
         })

@@ -2,7 +2,7 @@
 
 use conf_core::{
     http::{Response, Routes, error, json},
-    settings::{self, Format, schema},
+    settings::{self, Format},
 };
 use http::StatusCode;
 use libconf::name::{BranchName, ComponentName, ComponentSelector, DatacenterName, HostName, RefName};
@@ -81,12 +81,13 @@ impl Server {
                 return Ok(error(StatusCode::NOT_FOUND, format!("there is no branch {}", branch.short())));
             };
             let tree = repo.find_commit(commit)?.tree()?;
-            let Some(entry) = tree.get_name(schema::FILE) else {
-                let words = format!("{} has no {}, so nothing describes its settings", branch.short(), schema::FILE);
+            let Some(entry) = tree.get_name(settings::SCHEMA_FILE) else {
+                let words =
+                    format!("{} has no {}, so nothing describes its settings", branch.short(), settings::SCHEMA_FILE);
                 return Ok(error(StatusCode::NOT_FOUND, words));
             };
             let bytes = repo.find_blob(entry.id()).map(|blob| blob.content().to_vec()).unwrap_or_default();
-            let schema = match settings::parse(schema::FILE, Format::Json, &bytes) {
+            let schema = match settings::parse(settings::SCHEMA_FILE, Format::Json, &bytes) {
                 Ok(schema) => schema.into(),
                 Err(fault) => return Ok(error(StatusCode::UNPROCESSABLE_ENTITY, fault)),
             };

@@ -17,7 +17,7 @@ mod update;
 use std::{path::PathBuf, sync::Arc};
 
 use conf_core::{
-    git_http::upload::{ReceivePack, UploadPack, git_routes},
+    git_http::{ReceivePack, UploadPack, git_routes},
     http::{Health, Request, Response, Routes, error, health_routes},
 };
 use git2::Repository;

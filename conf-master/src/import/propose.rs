@@ -9,8 +9,7 @@ use std::{
 use anyhow::bail;
 use conf_core::{
     secret::{HostKey, MAX_VALUE_BYTES},
-    settings,
-    template::ENDING,
+    settings::{self, TEMPLATE_ENDING},
 };
 use libconf::name::{BranchName, ClassName, ComponentName, DatacenterName, HostName, RoleName, SecretName};
 use zeroize::Zeroizing;
@@ -189,7 +188,7 @@ fn component(group: Group<'_>) -> anyhow::Result<Component<'_>> {
     let paths = places[0].files.keys().map(String::as_str);
     let (mut raw, mut settings) = (None, None);
     // A folder may stand where a template would come to stand.
-    let named_so = |path: &&str| path.split('/').any(|part| part.ends_with(ENDING));
+    let named_so = |path: &&str| path.split('/').any(|part| part.ends_with(TEMPLATE_ENDING));
     if let Some(file) = paths.clone().find(named_so) {
         raw = Some(format!("{file} would be taken for a template of this system, or be in the way of one"));
     } else {

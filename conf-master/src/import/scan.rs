@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use conf_core::git::safety::{self, Limits};
+use conf_core::git::{self, TreeLimits};
 use git2::{ObjectType, Oid};
 use libconf::name::RoleName;
 use serde::Serialize;
@@ -215,7 +215,7 @@ impl Walk<'_> {
         let mut folder = Folder { role: role.clone(), name, shown: shown.clone(), path, files: BTreeMap::new() };
         let top = folder.path.clone();
         self.files(&mut folder, &top, "", 0)?;
-        let limits = Limits::most();
+        let limits = TreeLimits::most();
         if folder.files.len() > limits.entries {
             self.fault(&shown, format!("more than {} files; use --leave-out", limits.entries));
         }
@@ -232,7 +232,7 @@ impl Walk<'_> {
     }
 
     fn files(&mut self, folder: &mut Folder, path: &Path, above: &str, depth: usize) -> anyhow::Result<()> {
-        let limits = Limits::most();
+        let limits = TreeLimits::most();
         if depth > limits.depth {
             self.fault(&folder.shown(above), format!("more than {} folders within folders", limits.depth));
             return Ok(());
@@ -245,7 +245,7 @@ impl Walk<'_> {
         for (name, path, metadata) in entries {
             let file = below(above, &name);
             let shown = folder.shown(&file);
-            if let Some(reason) = safety::fault_in_name(name.as_bytes()) {
+            if let Some(reason) = git::fault_in_name(name.as_bytes()) {
                 self.fault(&shown, format!("{reason}; rename it, or use --leave-out"));
             } else if let Some(other) = folded.insert(name.to_lowercase(), name.clone()) {
                 self.fault(&shown, format!("its name differs from {other} only in case; rename one of the two"));
@@ -254,7 +254,7 @@ impl Walk<'_> {
             } else if metadata.is_symlink() {
                 let target = fs::read_link(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 let target = target.as_os_str().as_bytes();
-                match safety::fault_in_link(target, depth) {
+                match git::fault_in_link(target, depth) {
                     None => self.take(folder, file, 0o120_000, target)?,
                     Some(reason) => self.leave_out(
                         &shown,

@@ -8,7 +8,7 @@ use std::{
 
 use clap::Parser as _;
 use conf_core::{
-    git::safety,
+    git,
     manifest::{ClassManifest, InstanceManifest, Strictness, pins, platform, secrets},
 };
 use git2::Repository;
@@ -248,7 +248,7 @@ fn every_byte_link_and_mode_is_kept_and_what_cannot_be_is_said() {
     assert_eq!(blob(&repo, "services/web/main", "dos.ini"), b"a=1\r\n\r\n");
     assert_eq!(blob(&repo, "services/web/main", "x/inside"), b"../logo.png");
     let commit = repo.find_reference("refs/heads/services/web/main").unwrap().peel_to_commit().unwrap();
-    assert_eq!(safety::faults(&repo, commit.id().into(), &safety::Limits::most()).unwrap(), [""; 0]);
+    assert_eq!(git::faults_in_commit(&repo, commit.id().into(), &git::TreeLimits::most()).unwrap(), [""; 0]);
     let tree = commit.tree().unwrap();
     assert_eq!(tree.get_path(Path::new("x/run.sh")).unwrap().filemode(), 0o100_755);
     let datacenter: DatacenterName = "lab/v2".parse().unwrap();

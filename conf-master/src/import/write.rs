@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use conf_core::{
-    manifest::{self, ClassManifest, Fault, InstanceManifest, Strictness},
-    template::ENDING,
+    manifest::{self, ClassManifest, InstanceManifest, Strictness},
+    settings::{Fault, TEMPLATE_ENDING},
 };
 use git2::{Oid, Repository, RepositoryInitOptions, Signature};
 use libconf::name::RefName;
@@ -126,7 +126,7 @@ fn component_tree(repo: &Repository, component: &Component<'_>) -> anyhow::Resul
         let (path, bytes) = match component.templates.get(file) {
             Some(replacements) => {
                 let text = String::from_utf8(bytes).with_context(|| format!("{file} is no text any more"))?;
-                (format!("{file}{ENDING}"), template(&text, replacements).into_bytes())
+                (format!("{file}{TEMPLATE_ENDING}"), template(&text, replacements).into_bytes())
             }
             None => (file.clone(), bytes),
         };

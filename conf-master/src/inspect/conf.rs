@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use conf_core::{
-    git::safety::{self, Limits},
+    git::{self, TreeLimits},
     render::{self, Content, RenderError, Secrets},
     snapshot::Snapshot,
 };
@@ -89,8 +89,8 @@ pub fn conf(
     };
     let sources = running.sources();
     // Before anything of it is read: templates could make more of it, what they are made from is known now.
-    let most = Limits { total_bytes: MOST_BYTES, ..Limits::default() };
-    let faults = safety::faults_in_tree(repo, sources.component_tree, &most)?;
+    let most = TreeLimits { total_bytes: MOST_BYTES, ..TreeLimits::default() };
+    let faults = git::faults_in_tree(repo, sources.component_tree, &most)?;
     if !faults.is_empty() {
         let words = format!("{} cannot be shown: {}; fetch its branch by Git", running.name, faults.join("; "));
         return Ok(Err(NotThere(words)));

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use conf_core::settings::schema::{Notes, Schema};
+use conf_core::settings::{Notes, Schema};
 use libconf::name::{CommitId, ComponentName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use conf_core::{
     git,
     layers::{self, Explained, LayerError, Origin},
-    settings::pointer::Pointer,
+    settings::JsonPointer,
     snapshot::{Component, Snapshot},
 };
 use git2::Repository;
@@ -48,7 +48,7 @@ pub fn explain(
         return Ok(Err(why));
     }
     let (name, component, sources) = (&running.name, &running.component, running.sources());
-    let Ok(pointer) = key.parse::<Pointer>();
+    let Ok(pointer) = key.parse::<JsonPointer>();
     let stack = match layers::stack(repo, &sources, &name.component, host) {
         Ok(stack) => stack,
         Err(LayerError::Repository(cause)) => return Err(cause.into()),

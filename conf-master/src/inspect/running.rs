@@ -7,6 +7,7 @@ use conf_core::{
     layers::Sources,
     manifest::{self, ClassManifest, Host, InstanceManifest, Strictness},
     secret::Declaration,
+    settings,
     snapshot::{Component, Snapshot},
 };
 use git2::Repository;
@@ -129,7 +130,7 @@ fn text(repo: &Repository, tree: ObjectId) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(repo.find_blob(entry.id())?.content()).into_owned())
 }
 
-fn faulty(faults: &[manifest::Fault]) -> anyhow::Error {
+fn faulty(faults: &[settings::Fault]) -> anyhow::Error {
     let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
     anyhow::anyhow!("{} of a snapshot: {}", manifest::FILE, words.join("; "))
 }

@@ -8,7 +8,7 @@ pub mod validate;
 
 use std::collections::BTreeMap;
 
-use conf_core::git::safety;
+use conf_core::git;
 use git2::Repository;
 use libconf::name::{DatacenterName, ObjectId, RefName};
 
@@ -130,7 +130,7 @@ impl Judging<'_> {
             self.forward(&name, current, target)?;
         }
         let broken = |error: git2::Error| format!("its files cannot be read: {}", error.message());
-        let faults = safety::faults(self.repo, target.commit, &self.validator.limits.tree).map_err(broken)?;
+        let faults = git::faults_in_commit(self.repo, target.commit, &self.validator.limits.tree).map_err(broken)?;
         if !faults.is_empty() {
             let fault = |reason: String| Fault { reference: Some(name.short()), ..Fault::new(reason) };
             return Err(Refusal::of(faults.into_iter().map(fault).collect()));

@@ -19,11 +19,10 @@ use std::{
 use anyhow::Context as _;
 use conf_core::{
     daemon::Metrics,
-    git::thin,
-    git_http::upload::UploadPack,
+    git::{self, Depth, Step},
+    git_http::UploadPack,
     sign::SigningKey,
     snapshot::Snapshot,
-    upstream::fetch::{Depth, Step},
 };
 use git2::Repository;
 use libconf::name::{CommitId, DatacenterName, RefName, Sequence};
@@ -430,7 +429,7 @@ impl Landing {
 
     /// Hands over the answer to the step that every conf-slave is about to make, so that no `upload-pack` need find it.
     fn foretell(&self, have: CommitId, want: CommitId) {
-        match thin::answer(&self.repo, want) {
+        match git::thin_answer(&self.repo, want) {
             Ok(Some(answer)) => {
                 let step = Step { have: Some(have), want, depth: Depth::Full };
                 self.runtime.block_on(self.upload.prime(step.request(), answer));

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use conf_core::{
     manifest::{self, ClassManifest, InstanceManifest, PinRequest, Strictness},
+    settings,
     snapshot::Snapshot,
 };
 use git2::Repository;
@@ -90,6 +91,6 @@ fn text(repo: &Repository, tree: ObjectId) -> anyhow::Result<String> {
     Ok(String::from_utf8_lossy(repo.find_blob(entry.id())?.content()).into_owned())
 }
 
-fn unreadable(faults: &[manifest::Fault]) -> anyhow::Error {
+fn unreadable(faults: &[settings::Fault]) -> anyhow::Error {
     anyhow::anyhow!("a datacenter.yaml cannot be read: {faults:?}")
 }

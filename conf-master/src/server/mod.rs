@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use conf_core::{
     daemon::{Metrics, listen_guard, ready},
     git,
-    git_http::upload::{self, UploadPack},
+    git_http::{self, UploadPack},
     http::{self, Health},
     sign::SigningKey,
 };
@@ -55,7 +55,7 @@ pub async fn run(flags: Serve, stop: CancellationToken) -> anyhow::Result<()> {
     repository::prepare(&path)?;
     let metrics = Metrics::new("conf-master", env!("CARGO_PKG_VERSION"));
     let health = Health::new(metrics.clone());
-    let upload = UploadPack::new(path.clone(), upload::Limits::default());
+    let upload = UploadPack::new(path.clone(), git_http::UploadLimits::default());
     let keeper = Keeper::open(&path, &flags.secrets_for).context("conf-master's key for secrets cannot be used")?;
     let validator = Arc::new(Validator::new(flags.limits.limits()).with_secrets(keeper));
     let (lander, landing) = land::start(&path, validator, upload.clone(), &metrics)?;

@@ -122,7 +122,11 @@ pub fn prepare(path: &Path) -> anyhow::Result<()> {
     let program = program.to_string_lossy().replace('\'', r"'\''");
     for hook in ["pre-receive", "proc-receive"] {
         let hook_path = hooks.join(hook);
-        git::replace_file(&hook_path, format!("#!/bin/sh\nexec '{program}' hook {hook}\n").as_bytes())?;
+        git::replace_file(
+            &hook_path,
+            format!("#!/bin/sh\nexec '{program}' hook {hook}\n").as_bytes(),
+            git::Durability::Durable,
+        )?;
         fs::set_permissions(&hook_path, fs::Permissions::from_mode(0o755))?;
     }
     Ok(())

@@ -7,9 +7,8 @@ use std::{sync::Arc, time::Duration};
 
 use conf_core::{
     api::{At, WatermarkEvent},
-    http as web,
-    http::Response,
-    snapshot::chain::{self, Around},
+    http::{self as web, Response},
+    snapshot::{self, AroundChange},
 };
 use git2::Repository;
 use http::StatusCode;
@@ -106,15 +105,15 @@ async fn read(
     let (repo, newest) = (shown.mirror.repo(), serving.snapshot.commit);
     let found = spawn_blocking(move || {
         let repo = Repository::open_bare(repo).map_err(|error| error.to_string())?;
-        chain::around(&repo, newest, change).map_err(|error| conf_core::daemon::chain(&error))
+        snapshot::around_change(&repo, newest, change).map_err(|error| conf_core::daemon::chain(&error))
     });
     match found.await {
-        Ok(Ok(Around::Known { at, next })) => {
+        Ok(Ok(AroundChange::Known { at, next })) => {
             let tells = |heard: &WatermarkEvent| heard.central >= change && Some(heard.newest()) == at;
             let watermark = heard.filter(|heard| next.is_none() && tells(heard));
             web::json(StatusCode::OK, &At { central, at, next, watermark })
         }
-        Ok(Ok(Around::CutOff)) => {
+        Ok(Ok(AroundChange::CutOff)) => {
             let words = format!("this conf-slave does not know what change {change} was; ask the central server");
             web::error(StatusCode::BAD_GATEWAY, words)
         }

@@ -19,8 +19,7 @@ use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
 use bytes::Bytes;
 use conf_core::{
     consul::MOST_OPERATIONS,
-    http as web,
-    http::{Request, Response, Routes},
+    http::{self as web, Request, Response, Routes},
 };
 use http::{Method, StatusCode, header::HeaderValue};
 use serde::{Deserialize, Serialize};

@@ -6,11 +6,9 @@ pub mod embedded;
 use std::sync::Arc;
 
 use conf_core::{
-    api::{HostReport, ReportAnswer, WatermarkEvent},
-    consul::pointers::Pointer,
-    git_http::upload::{self, UploadPack},
-    http as web,
-    http::{Health, Request, Response, Routes},
+    api::{HostReport, Pointer, ReportAnswer, WatermarkEvent},
+    git_http::{self, UploadPack},
+    http::{self as web, Health, Request, Response, Routes},
 };
 use http::StatusCode;
 use libconf::name::DatacenterName;
@@ -70,7 +68,7 @@ struct Outside<'s> {
 
 /// All routes of conf-slave.
 pub fn routes(shown: Arc<Shown>, upload: Arc<UploadPack>, health: Health, store: Option<Arc<Store>>) -> Routes {
-    let git = upload::git_routes(upload, None);
+    let git = git_http::git_routes(upload, None);
     let api = api_routes(shown);
     let routes = git.or(api).unify().boxed().or(web::health_routes(health)).unify().boxed();
     match store {

@@ -17,17 +17,13 @@ use std::{
 };
 
 use conf_core::{
-    api::{DatacenterStatus, Pin, WatermarkEvent},
-    consul::pointers::Pointer,
+    api::{DatacenterStatus, Pin, Pointer, WatermarkEvent},
     daemon::chain,
-    git::{self, GitError, LockError, RepositoryLock, pool::Opened},
-    git_http::upload::UploadPack,
+    git::{self, Depth, GitError, LockError, RepositoryLock, RepositoryPool, Step},
+    git_http::UploadPack,
     sign::{self, KeyError, TrustedKeys},
     snapshot::{self, Snapshot, SnapshotError},
-    upstream::{
-        UpstreamError, Upstreams, fetch as pack,
-        fetch::{Depth, FetchError, Fetched, Step},
-    },
+    upstream::{self, FetchError, Fetched, UpstreamError, Upstreams},
 };
 use git2::{ErrorCode, Repository};
 use libconf::name::{CommitId, ComponentVersion, DatacenterName, RefName, Sequence};
@@ -151,7 +147,7 @@ enum Found {
 impl Mirror {
     /// Sees that a watermark is this datacenter's, and signed by whom snapshots are trusted of.
     pub fn trusts(&self, watermark: &WatermarkEvent) -> Result<(), KeyError> {
-        sign::watermark::verify(watermark, &self.place.datacenter, &self.keys)
+        sign::verify_watermark(watermark, &self.place.datacenter, &self.keys)
     }
 
     /// Takes the mirror in the folder `state`, or makes an empty one; a damaged one is set aside. Blocks.
@@ -238,7 +234,7 @@ impl Mirror {
         let step =
             Step { have: before.as_ref().map(|serving| serving.snapshot.commit), want: commit, depth: Depth::Full };
         // Not for longer: upkeep packs it anew, and another may take its place.
-        let opened = Opened::at(self.repo());
+        let opened = RepositoryPool::at(self.repo());
         let Fetched { answer, wire_bytes, .. } = self.fetch(&opened, step).await.map_err(MirrorError::Fetch)?;
         let (place, keys, floor) = (self.place.clone(), self.keys.clone(), *self.lock_floor());
         let serving = spawn_blocking(move || {
@@ -266,7 +262,8 @@ impl Mirror {
     pub fn remember(&self) -> Result<(), MirrorError> {
         let Some(floor) = *self.lock_floor() else { return Ok(()) };
         let path = self.place.floor_file();
-        git::replace_file(&path, format!("{floor}\n").as_bytes()).map_err(|cause| MirrorError::File { path, cause })
+        git::replace_file(&path, format!("{floor}\n").as_bytes(), git::Durability::Durable)
+            .map_err(|cause| MirrorError::File { path, cause })
     }
 
     /// Moves the branch that a plain clone checks out to what is served. HEAD cannot name `refs/snapshots/…` itself: `git
@@ -289,7 +286,7 @@ impl Mirror {
         }
         let have = self.serving().map(|serving| serving.snapshot.commit);
         let step = Step { have, want: pointer.commit, depth: Depth::Full };
-        match self.fetch(&Opened::at(self.repo()), step).await {
+        match self.fetch(&RepositoryPool::at(self.repo()), step).await {
             Ok(_) => self.judge_here(pointer).await.unwrap_or(Judgement::Damage),
             Err(FetchError::NotFound { .. }) => Judgement::Damage,
             Err(_) => Judgement::Unknown,
@@ -352,7 +349,7 @@ impl Mirror {
         });
         let lock = lock.await.expect("making a folder does not panic")?;
         let step = Step { have: None, want: newest.commit, depth: Depth::Full };
-        self.fetch(&Opened::at(path.clone()), step).await.map_err(MirrorError::Fetch)?;
+        self.fetch(&RepositoryPool::at(path.clone()), step).await.map_err(MirrorError::Fetch)?;
         let (place, keys, floor) = (self.place.clone(), self.keys.clone(), *self.lock_floor());
         let serving = spawn_blocking(move || {
             let repo =
@@ -376,10 +373,10 @@ impl Mirror {
     }
 
     /// Asks one central server after the other; the error is the one that says most about what is true.
-    async fn fetch(&self, repo: &Opened, step: Step) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, repo: &RepositoryPool, step: Step) -> Result<Fetched, FetchError> {
         let mut worst: Option<FetchError> = None;
         for upstream in self.upstreams.in_order() {
-            match pack::fetch(&upstream, repo.clone(), step).await {
+            match upstream::fetch(&upstream, repo.clone(), step).await {
                 Ok(fetched) => {
                     upstream.report(true);
                     return Ok(fetched);
@@ -439,7 +436,7 @@ impl Place {
         };
         let whole = Snapshot::verify(repo, commit, keys, &self.datacenter)
             .map_err(|error| chain(&error))
-            .and_then(|snapshot| pack::complete(repo, None, commit).map(|()| snapshot).map_err(|error| chain(&error)))
+            .and_then(|snapshot| git::complete(repo, None, commit).map(|()| snapshot).map_err(|error| chain(&error)))
             .and_then(|snapshot| pins_of(repo, &snapshot, None).map_err(|error| chain(&error)));
         match whole {
             Ok(serving) => Found::Whole(Box::new(serving)),

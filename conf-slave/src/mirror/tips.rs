@@ -15,7 +15,8 @@ use conf_core::{
     daemon::chain,
     git,
     manifest::{self, InstanceManifest, Strictness},
-    upstream::{Backoff, Upstream, Upstreams},
+    retry::Backoff,
+    upstream::{Upstream, Upstreams},
 };
 use git2::Repository;
 use libconf::name::{ComponentVersion, RefName, TagName};

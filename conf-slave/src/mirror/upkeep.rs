@@ -2,7 +2,7 @@
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
-use conf_core::{daemon::chain, git, git_http::upload::UploadPack};
+use conf_core::{daemon::chain, git, git_http::UploadPack};
 use tokio::{process::Command, sync::Notify, task::spawn_blocking, time::Instant};
 use tokio_util::sync::CancellationToken;
 

@@ -9,12 +9,10 @@ use std::{
 };
 
 use conf_core::{
-    consul::{
-        Consul, ConsulError, Entry, Operation, Outcome, Seen,
-        pointers::{Keys, Pointer},
-    },
+    api::Pointer,
+    consul::{Consul, ConsulError, Entry, Keys, Operation, Outcome, Seen},
     daemon::{Metrics, chain},
-    upstream::Backoff,
+    retry::Backoff,
 };
 use prometheus_client::metrics::counter::Counter;
 use tokio::{sync::watch, time::Instant};

@@ -7,11 +7,8 @@
 use std::collections::BTreeMap;
 
 use conf_core::{
-    api::Pin,
-    consul::{
-        MOST_OPERATIONS,
-        pointers::{Keys, PinValue, Pointer},
-    },
+    api::{Pin, Pointer},
+    consul::{Keys, MOST_OPERATIONS, PinValue},
 };
 use libconf::name::{ComponentVersion, DatacenterName};
 

@@ -1,15 +1,17 @@
-//! What the tiers say to each other over HTTP, as JSON. Readers ignore members that they do not know.
+//! The JSON that the tiers exchange over HTTP. Readers ignore members that they do not know.
+
+use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use libconf::name::{BranchName, CommitId, ComponentVersion, DatacenterName, HostName, Sequence};
+use libconf::name::{BadName, BranchName, CommitId, ComponentVersion, DatacenterName, HostName, Sequence};
 
 /// Event `snapshot` on `GET /api/v1/events?datacenter=<id>/<version>`, with the sequence as its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotEvent {
     /// The newest change that conf-master had accepted when it sent this.
     pub central: Sequence,
-    /// Whose snapshot.
+    /// The datacenter of the snapshot.
     pub datacenter: DatacenterName,
     /// The change that made the snapshot.
     pub sequence: Sequence,
@@ -24,76 +26,98 @@ pub struct SnapshotEvent {
 pub struct WatermarkEvent {
     /// The newest change that conf-master has accepted, for whichever datacenter.
     pub central: Sequence,
-    /// Whose stream this is.
+    /// The datacenter of this stream.
     pub datacenter: DatacenterName,
     /// The sequence of this datacenter's newest snapshot not above `central`.
     pub snapshot: Sequence,
     /// That snapshot.
     pub commit: CommitId,
-    /// conf-master's SSH signature over all of this, see [`sign::watermark`](crate::sign::watermark).
+    /// conf-master's SSH signature over all of this; see
+    /// [`sign_watermark`](crate::sign::sign_watermark).
     pub signature: String,
 }
 
 impl WatermarkEvent {
-    /// The snapshot that it is about.
-    pub fn newest(&self) -> SnapshotAt {
-        SnapshotAt { sequence: self.snapshot, commit: self.commit }
+    /// The datacenter's newest snapshot, as the watermark names it.
+    pub fn newest(&self) -> Pointer {
+        Pointer { sequence: self.snapshot, commit: self.commit }
     }
 }
 
 /// Answer to `POST /api/v1/reports` of conf-slave.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportAnswer {
-    /// The newest watermark that the conf-slave has heard; none before it heard one.
+    /// The newest watermark that the conf-slave has received, if any.
     #[serde(default)]
     pub watermark: Option<WatermarkEvent>,
 }
 
-/// `GET /api/v1/at?datacenter=<id>/<version>&sequence=<w>&timeout=<seconds>` of conf-slave and of conf-master: which snapshot is
-/// the datacenter's newest not above change `w`.
+/// Answer to `GET /api/v1/at?datacenter=<id>/<version>&sequence=<w>&timeout=<seconds>` of
+/// conf-slave and of conf-master: the datacenter's newest snapshot not above change `w`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct At {
-    /// Up to which change the one who answers knows all snapshots of the datacenter; below `w` when time was up, and then `at`
-    /// is none.
+    /// The newest change up to which the answering tier knows all snapshots of the datacenter.
+    /// Below `w` when the time was up; `at` is then `None`.
     pub central: Sequence,
-    /// The newest snapshot not above `w`; none also when the datacenter has none so old.
-    pub at: Option<SnapshotAt>,
-    /// The one after it, where there is one: its parent is `at`, which proves that nothing lies between.
-    pub next: Option<SnapshotAt>,
-    /// Where there is none: conf-master's word that up to `w` nothing follows. None when `w` is the very change that made `at`,
-    /// which needs no proof.
+    /// The newest snapshot not above `w`; `None` also when the datacenter's first snapshot is above
+    /// `w`.
+    pub at: Option<Pointer>,
+    /// The snapshot after `at`, if there is one: its parent is `at`, which proves that nothing lies
+    /// between.
+    pub next: Option<Pointer>,
+    /// If there is no `next`: a watermark of conf-master, which proves that nothing follows up to
+    /// `w`. `None` when `w` is the change that made `at`, which needs no proof.
     #[serde(default)]
     pub watermark: Option<WatermarkEvent>,
 }
 
-/// A snapshot, as [`At`] names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SnapshotAt {
-    /// The change that made it.
+/// A snapshot and the change that made it. As text, `<sequence>/<commit>`: the value of the
+/// authoritative key in Consul.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Pointer {
+    /// The change that made the snapshot.
     pub sequence: Sequence,
     /// The snapshot.
     pub commit: CommitId,
 }
 
-/// One entry of `GET /api/v1/datacenters`, and, with `pins`, `GET /api/v1/datacenters/<id>/<version>`.
+impl fmt::Display for Pointer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.sequence, self.commit)
+    }
+}
+
+impl FromStr for Pointer {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let reason = "it must be <sequence>/<commit>";
+        let bad = || BadName { text: text.chars().take(200).collect(), what: "a pointer", reason };
+        let (sequence, commit) = text.split_once('/').ok_or_else(bad)?;
+        Ok(Pointer { sequence: sequence.parse()?, commit: commit.parse()? })
+    }
+}
+
+/// One entry of `GET /api/v1/datacenters`, and, with `pins`, `GET
+/// /api/v1/datacenters/<id>/<version>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DatacenterStatus {
-    /// Which datacenter.
+    /// The datacenter.
     pub datacenter: DatacenterName,
     /// The change that made its newest snapshot.
     pub sequence: Sequence,
     /// That snapshot.
     pub commit: CommitId,
-    /// When it was landed, RFC 3339, UTC.
+    /// When the snapshot was landed, RFC 3339, UTC.
     pub when: String,
-    /// Who landed it.
+    /// The author of the change.
     pub by: String,
-    /// What it runs.
+    /// The components that it runs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub pins: Vec<Pin>,
 }
 
-/// A component resolved: what a datacenter runs of it.
+/// A component resolved to a commit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pin {
     /// `<kind>/<name>/<version>`
@@ -104,32 +128,34 @@ pub struct Pin {
     pub commit: CommitId,
 }
 
-/// `POST /api/v1/reports` from a host to its surrogate; an entry of `GET /api/v1/hosts` of conf-slave and of
-/// `GET /api/v1/datacenters/<id>/<version>/hosts` of conf-master.
+/// `POST /api/v1/reports` from a host to its surrogate; an entry of `GET /api/v1/hosts` of
+/// conf-slave and of `GET /api/v1/datacenters/<id>/<version>/hosts` of conf-master.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostReport {
-    /// Which host.
+    /// The host.
     pub host: HostName,
-    /// In which datacenter.
+    /// The host's datacenter.
     pub datacenter: DatacenterName,
-    /// What its export holds; 0 for nothing yet.
+    /// The sequence of the snapshot that the host has exported; 0 before the first export.
     pub sequence: Sequence,
-    /// The snapshot that its export holds.
+    /// The snapshot that the host has exported.
     pub commit: Option<CommitId>,
-    /// How it fares.
+    /// The host's state.
     pub state: HostState,
-    /// Why it is not `current`, in words.
+    /// Why the state is not `current`, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// The agent's version.
     pub agent: String,
-    /// When the host said so, by its own clock: milliseconds since 1970. Each report of a host has a later one.
+    /// When the host made the report, by its own clock: milliseconds since 1970. Each report of a
+    /// host has a later time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<u64>,
-    /// The host's signature over [`crate::sign::report::text`], PEM; hosts whose identity is of age have none.
+    /// The host's signature over the report, PEM; see [`sign_report`](crate::sign::sign_report). A
+    /// host with an age identity signs nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signature: Option<String>,
-    /// When the report was received by the tier that shows it, RFC 3339, UTC; the host leaves it out.
+    /// When the tier that shows the report received it, RFC 3339, UTC; the host leaves it out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub received: Option<String>,
 }
@@ -139,9 +165,12 @@ const LONGEST_ERROR: usize = 2_000;
 /// The most characters of an agent's version, and of a time.
 const LONGEST_WORD: usize = 100;
 
+/// The most bytes of a signature. An SSH signature by an Ed25519 key has about 300.
+pub(crate) const MOST_SIGNATURE_BYTES: usize = 1024;
+
 impl HostReport {
-    /// Cuts what its sender could make as long as it likes; every tier that keeps reports keeps one of each of many hosts.
-    /// What is too long for a signature is none.
+    /// Shortens the texts that its sender chooses: every tier that keeps reports keeps one for each
+    /// of many hosts. A signature that is too long is dropped.
     pub fn cut(&mut self) {
         let cut = |text: &mut String, most: usize| {
             if let Some((end, _)) = text.char_indices().nth(most) {
@@ -151,24 +180,24 @@ impl HostReport {
         cut(&mut self.agent, LONGEST_WORD);
         self.error.iter_mut().for_each(|text| cut(text, LONGEST_ERROR));
         self.received.iter_mut().for_each(|text| cut(text, LONGEST_WORD));
-        self.signature.take_if(|text| text.len() > crate::sign::report::LONGEST);
+        self.signature.take_if(|text| text.len() > MOST_SIGNATURE_BYTES);
     }
 }
 
-/// How a host fares.
+/// The state of a host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HostState {
-    /// Runs what its pointer names.
+    /// The host runs the snapshot that its pointer names.
     Current,
-    /// Knows of a newer snapshot and works on it.
+    /// The host works on a newer snapshot.
     Updating,
-    /// Could not take a newer snapshot; keeps what it had.
+    /// The host could not take a newer snapshot; it keeps the last one.
     Failed,
 }
 
-/// `POST /api/v1/datacenters/<id>/<version>/hosts` from conf-slave to conf-master: its hosts, after each change of theirs
-/// and every minute.
+/// `POST /api/v1/datacenters/<id>/<version>/hosts` from conf-slave to conf-master: the reports of
+/// its hosts, after each change of them and every minute.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SlaveReport {
     /// The newest snapshot that the slave serves.
@@ -182,4 +211,19 @@ pub struct SlaveReport {
 pub struct ErrorBody {
     /// What is wrong and what to do about it, for people.
     pub error: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pointer_prints_as_it_parses() {
+        let commit = "0123456789012345678901234567890123456789";
+        let pointer = format!("17/{commit}");
+        assert_eq!(pointer.parse::<Pointer>().unwrap().to_string(), pointer);
+        for bad in ["", "17", "17/", &format!("/{commit}"), &format!("{pointer}\n"), &format!("017/{commit}")] {
+            assert!(bad.parse::<Pointer>().is_err(), "{bad:?}");
+        }
+    }
 }

@@ -1,16 +1,17 @@
-//! A fuzz target for each parser that reads what users send. `cargo test` runs each for a moment, with random input; how to
-//! run one for hours, led by coverage, stands in CONTRIBUTING.md.
+//! Fuzz targets for each parser that reads a user's text. `cargo test` runs each for a moment with
+//! random input; CONTRIBUTING.md tells how to run one for hours, led by coverage.
 
 use bolero::check;
 
 use crate::{
-    git::pktline::{Packet, Reader},
+    git::{Packet, PacketReader},
     manifest::{ClassManifest, InstanceManifest, Strictness},
-    settings::{self, Format, lines::Lines, pointer::Pointer},
+    settings::{self, Format, JsonPointer, Lines},
 };
 use libconf::name::{ComponentSelector, ComponentVersion, DatacenterName, HostName, ObjectId, RefName, Sequence};
 
-/// Bytes above ASCII stand for words that these notations know: random input gets further in than bytes alone would.
+/// Makes a text of random bytes. Bytes above ASCII stand for words of these notations: such input
+/// gets further in than bytes alone.
 fn text(input: &[u8]) -> String {
     const WORDS: [&str; 42] = [
         "a: ",
@@ -69,7 +70,7 @@ fn text(input: &[u8]) -> String {
 fn settings_of(format: Format, text: &str) {
     let _ = Lines::of(format, text.as_bytes());
     let Ok(object) = settings::parse("config", format, text.as_bytes()) else { return };
-    // What was read is written in canonical form, and is read from that as what it was.
+    // Written in canonical form, the settings are read back to the same value.
     let bytes = settings::to_canonical(&object.clone().into());
     let again = settings::parse("config", Format::Json, &bytes);
     assert_eq!(again.as_ref(), Ok(&object));
@@ -109,7 +110,7 @@ fn settings_that_are_not_text() {
 fn datacenter_yaml() {
     check!().for_each(|input| {
         let text = text(input);
-        // What lands is what hosts can read.
+        // Hosts can read every manifest that lands.
         if let Ok(strict) = InstanceManifest::parse(&text, Strictness::Strict) {
             assert_eq!(InstanceManifest::parse(&text, Strictness::Lenient).as_ref(), Ok(&strict));
         }
@@ -135,8 +136,8 @@ fn names() {
         shown_as_it_is_read::<HostName>(&text);
         shown_as_it_is_read::<ObjectId>(&text);
         shown_as_it_is_read::<Sequence>(&text);
-        let Ok(pointer) = text.parse::<Pointer>();
-        let Ok(again) = pointer.to_string().parse::<Pointer>();
+        let Ok(pointer) = text.parse::<JsonPointer>();
+        let Ok(again) = pointer.to_string().parse::<JsonPointer>();
         assert_eq!(again, pointer);
     });
 }
@@ -144,7 +145,7 @@ fn names() {
 #[test]
 fn pkt_lines() {
     fn all(parts: &[&[u8]]) -> Vec<Option<Packet>> {
-        let mut reader = Reader::default();
+        let mut reader = PacketReader::default();
         let mut packets = Vec::new();
         for part in parts {
             reader.feed(part);
@@ -162,7 +163,7 @@ fn pkt_lines() {
         packets
     }
     check!().for_each(|input: &[u8]| {
-        // Half of the input says which bytes there are, in the digits of a length.
+        // Half of the input becomes digits of a length.
         let bytes: Vec<u8> =
             input.iter().map(|byte| if *byte < 128 { *byte } else { b"0000145af"[usize::from(byte % 9)] }).collect();
         let (first, last) = bytes.split_at(bytes.len() / 2);

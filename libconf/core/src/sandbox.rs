@@ -1,8 +1,10 @@
-//! This program once more, as a process that answers questions, one at a time: for work that a stranger's text may make
-//! endless. One question and one answer a line, JSON both ways; before a question stand its seconds.
+//! This program once more, as a process that answers one question at a time: for work on a
+//! stranger's text that might never end. Each question and each answer is one line of JSON; the
+//! seconds that the question may take stand before it.
 //!
-//! It has no environment, bounds its own memory and, for each question, its own processor time to what the question says, and
-//! ends when its input ends. Who asks does not wait for ever either. After either bound the process is gone; the next question starts another.
+//! The process has no environment, and ends when its input ends. It bounds its own memory and, for
+//! each question, its own processor time. The caller bounds how long it waits. After either bound
+//! the process is gone, and the next question starts another.
 
 use std::{
     io::{self, BufRead, Read as _, Write as _},
@@ -18,12 +20,12 @@ use rustix::{
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
-/// What such a process may use.
+/// Bounds on one question.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
     /// Processor time for one question, in whole seconds.
     pub seconds: u64,
-    /// How long the one who asks waits for an answer.
+    /// How long the caller waits for an answer.
     pub patience: Duration,
     /// The longest answer, in bytes.
     pub answer: usize,
@@ -32,7 +34,7 @@ pub struct Bounds {
 /// The running process.
 #[derive(Debug)]
 pub struct Worker {
-    /// It was asked nothing yet.
+    /// True until the first question.
     is_fresh: bool,
     child: Child,
     input: ChildStdin,
@@ -42,10 +44,10 @@ pub struct Worker {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum NoAnswer {
-    /// The question would take more than the bounds; asking again would not help.
+    /// The question takes more than the bounds; asking again would not help.
     #[error("it takes more time or memory than there is")]
     TooMuch,
-    /// There is no process to ask.
+    /// No process could be started or asked.
     #[error("no process to work it out in")]
     Failed(#[source] io::Error),
 }
@@ -58,7 +60,7 @@ impl Drop for Worker {
 }
 
 impl Worker {
-    /// Starts `program` with one argument, by which it calls [`serve`].
+    /// Starts `program` with one argument, by which its `main` knows that it must call [`serve`].
     pub fn start(program: &Path, argument: &str) -> io::Result<Self> {
         let mut command = Command::new(program);
         command.arg(argument).env_clear().current_dir("/").stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -68,13 +70,13 @@ impl Worker {
         Ok(Worker { is_fresh: true, child, input, output })
     }
 
-    /// True for one that was asked nothing yet, and holds nothing of anybody's.
+    /// True for a process that was asked nothing yet, and so holds no secrets.
     pub fn is_fresh(&self) -> bool {
         self.is_fresh
     }
 
-    /// Asks the process in `slot`, which `start` starts where there is none: also where something ended it meanwhile, so that
-    /// nobody's question is blamed for that.
+    /// Asks the process in `slot`. `start` starts one when the slot is empty, or when its process
+    /// has ended meanwhile: no question is blamed for an earlier end.
     pub fn ask<Q: Serialize, A: DeserializeOwned>(
         slot: &mut Option<Worker>,
         start: impl FnOnce() -> io::Result<Worker>,
@@ -84,7 +86,7 @@ impl Worker {
         let running =
             slot.take().and_then(|mut worker| worker.child.try_wait().is_ok_and(|end| end.is_none()).then_some(worker));
         let worker = running.map_or_else(start, Ok).map_err(NoAnswer::Failed)?;
-        // What is asked may hold secrets.
+        // The question may hold secrets.
         let mut line = Zeroizing::new(format!("{} ", bounds.seconds).into_bytes());
         serde_json::to_writer(&mut *line, question).map_err(|cause| NoAnswer::Failed(cause.into()))?;
         line.push(b'\n');
@@ -99,21 +101,13 @@ impl Worker {
 
     fn converse(mut self, line: &[u8], bounds: Bounds) -> io::Result<(Zeroizing<Vec<u8>>, Self)> {
         self.is_fresh = false;
-        // It reads the whole line before it does anything, so this cannot wait for long.
+        // The process reads a whole line before it works, so this cannot block for long.
         self.input.write_all(line)?;
-        let (begun, mut answer) = (Instant::now(), Zeroizing::new(Vec::new()));
+        let deadline = Instant::now() + bounds.patience;
+        let mut answer = Zeroizing::new(Vec::new());
         let mut buffer = Zeroizing::new(vec![0; 64 << 10]);
         while answer.last() != Some(&b'\n') {
-            let left = bounds.patience.checked_sub(begun.elapsed()).ok_or(io::ErrorKind::TimedOut)?;
-            let wait = Timespec { tv_sec: left.as_secs().try_into().unwrap_or(0), tv_nsec: left.subsec_nanos().into() };
-            let mut polled = [PollFd::new(&self.output, PollFlags::IN)];
-            match poll(&mut polled, Some(&wait)) {
-                Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
-                Ok(_) => {}
-                Err(rustix::io::Errno::INTR) => continue,
-                Err(cause) => return Err(cause.into()),
-            }
-            match self.output.read(&mut buffer)? {
+            match read_part(&mut self.output, &mut buffer, deadline)? {
                 0 => return Err(io::ErrorKind::UnexpectedEof.into()),
                 count => answer.extend_from_slice(&buffer[..count]),
             }
@@ -125,9 +119,24 @@ impl Worker {
     }
 }
 
-/// Is that process, with so many bytes of address space: answers questions until there are no more.
+/// Reads the next bytes that a process writes; 0 at its end. After the deadline the error is
+/// `TimedOut`.
+pub(crate) fn read_part(output: &mut ChildStdout, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
+    loop {
+        let left = deadline.checked_duration_since(Instant::now()).ok_or(io::ErrorKind::TimedOut)?;
+        let left = Timespec::try_from(left).map_err(io::Error::other)?;
+        match poll(&mut [PollFd::new(&*output, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) => return output.read(buffer),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(cause) => return Err(cause.into()),
+        }
+    }
+}
+
+/// Answers questions until the input ends, with `memory` bytes of address space.
 pub fn serve<Q: DeserializeOwned, A: Serialize>(memory: u64, mut answer: impl FnMut(Q) -> A) -> io::Result<()> {
-    // What it is asked may be secret.
+    // Questions may hold secrets.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     limit(Resource::As, memory);
     limit(Resource::Core, 0);
@@ -138,7 +147,8 @@ pub fn serve<Q: DeserializeOwned, A: Serialize>(memory: u64, mut answer: impl Fn
         if input.read_line(&mut line)? == 0 {
             return Ok(());
         }
-        // Who asks waits no longer; where that one is gone, the kernel ends what would run for ever.
+        // A caller that waits no longer ends this process. If the caller is gone, the kernel's
+        // limit ends work that never ends.
         let (seconds, question) = line.split_once(' ').unwrap_or_default();
         let seconds: u64 = seconds.parse().map_err(io::Error::other)?;
         limit(Resource::Cpu, spent().as_secs() + seconds + 1);
@@ -149,7 +159,7 @@ pub fn serve<Q: DeserializeOwned, A: Serialize>(memory: u64, mut answer: impl Fn
     }
 }
 
-/// Lowers the soft limit; what may not be set stays as it is.
+/// Lowers the soft limit of a resource. An error leaves the limit as it is.
 fn limit(resource: Resource, most: u64) {
     let maximum = getrlimit(resource).maximum;
     let most = maximum.map_or(most, |maximum| most.min(maximum));

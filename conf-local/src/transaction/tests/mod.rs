@@ -13,8 +13,7 @@ use std::{
 };
 
 use conf_core::{
-    api::Pin,
-    consul::pointers::Pointer,
+    api::{Pin, Pointer},
     git,
     sign::{SigningKey, TrustedKeys},
     snapshot::{Component, Composition, compose},
@@ -92,8 +91,7 @@ impl Site {
 
     /// Reads the host's configuration; `PLACE` is a folder of its own.
     fn configure(&mut self, file: &str) {
-        self.file =
-            conf_core::settings::yaml::from_str(&file.replace("PLACE", self.place().to_str().unwrap())).unwrap();
+        self.file = conf_core::settings::from_yaml(&file.replace("PLACE", self.place().to_str().unwrap())).unwrap();
     }
 
     fn folder(&self) -> PathBuf {

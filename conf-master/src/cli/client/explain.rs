@@ -3,7 +3,7 @@
 use std::{fmt::Write as _, process::ExitCode};
 
 use comfy_table::{Table, presets::NOTHING};
-use conf_core::{layers::Explained, settings::commented::one_line};
+use conf_core::{layers::Explained, settings::one_line};
 use libconf::name::{ComponentSelector, DatacenterName, HostName};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 

@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context as _, bail};
 use conf_core::{
     daemon::chain,
-    upstream::{Backoff, UpstreamError, Upstreams},
+    retry::Backoff,
+    upstream::{UpstreamError, Upstreams},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use libconf::name::{DatacenterName, Sequence};
@@ -84,7 +85,7 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
             Err(NoAnswer::Passing(error)) if !left.is_zero() => {
                 // conf-master may be restarting: hosts report to it again by themselves.
                 progress.away(&error);
-                backoff.after(&error)
+                backoff.after(error.retry_after())
             }
             Err(NoAnswer::Passing(error)) => return Err(error).context("nobody knows which hosts run it"),
             Err(NoAnswer::Refused(error)) => return Err(error),

@@ -14,7 +14,7 @@ use std::{
 use conf_core::{
     api::{HostReport, SlaveReport},
     secret::HostKey,
-    sign::{self, report::Unproven},
+    sign::{self, Unproven},
 };
 use jiff::Timestamp;
 use libconf::name::{DatacenterName, HostName};
@@ -96,7 +96,7 @@ impl Heard {
         let mut proven = self.proven.lock().unwrap_or_else(PoisonError::into_inner);
         let found = match &*proven {
             Some((by, found)) if by == key => *found,
-            _ => sign::report::verify(&self.report, key),
+            _ => sign::verify_report(&self.report, key),
         };
         *proven = Some((key.clone(), found));
         found.map_or_else(Proof::None, |()| Proof::Signed)
@@ -263,7 +263,7 @@ mod tests {
         fn hear(&self, sequence: u64, time: u64, received: u64, by: Option<&Identity>) {
             let mut report = report("web-1", sequence, Some(time), &format!("2020-01-01T00:00:{received:02}Z"));
             if let Some(identity) = by {
-                report = sign::report::signed(&report, time, identity);
+                report = sign::sign_report(&report, time, identity);
             }
             self.take(vec![report]);
         }

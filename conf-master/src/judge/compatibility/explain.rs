@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use conf_core::settings::{lines::Lines, pointer::Pointer, schema::Schema};
+use conf_core::settings::{JsonPointer, Lines, Schema};
 use jsonschema::{
     JsonType,
     canonical::{ArrayView, CanonicalSchema, CanonicalView, Containment, ObjectView, Satisfiability},
@@ -18,29 +18,29 @@ const MOST_HOPS: usize = 16;
 const MOST_LEVELS: usize = 16;
 
 /// The places where `inner` allows more than `outer`, at least one.
-pub(crate) fn walk(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Vec<(Pointer, What)> {
+pub(crate) fn walk(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Vec<(JsonPointer, What)> {
     let mut walking = Walking { found: Vec::new(), seen: Vec::new() };
-    walking.at(inner, outer, &Pointer::default(), 0);
+    walking.at(inner, outer, &JsonPointer::default(), 0);
     let mut found = walking.found;
     if found.is_empty() {
-        found.push((Pointer::default(), remainder(inner, outer)));
+        found.push((JsonPointer::default(), remainder(inner, outer)));
     }
     if found.len() > MOST_FAULTS {
         found.truncate(MOST_FAULTS);
-        found.push((Pointer::default(), What::More));
+        found.push((JsonPointer::default(), What::More));
     }
     found
 }
 
 struct Walking {
-    found: Vec<(Pointer, What)>,
+    found: Vec<(JsonPointer, What)>,
     /// Definitions of both sides that were compared, or are being: a tree has no end.
     seen: Vec<(String, String)>,
 }
 
 impl Walking {
     /// Notes what is wrong at a place; nothing where nothing is.
-    fn at(&mut self, inner: &CanonicalSchema, outer: &CanonicalSchema, place: &Pointer, level: usize) {
+    fn at(&mut self, inner: &CanonicalSchema, outer: &CanonicalSchema, place: &JsonPointer, level: usize) {
         if self.found.len() > MOST_FAULTS || matches!(outer.covers(inner), Ok(Containment::Yes)) {
             return;
         }
@@ -64,7 +64,7 @@ impl Walking {
         }
     }
 
-    fn objects(&mut self, inner: &ObjectView, outer: &ObjectView, place: &Pointer, level: usize) {
+    fn objects(&mut self, inner: &ObjectView, outer: &ObjectView, place: &JsonPointer, level: usize) {
         for key in outer.required.iter().filter(|key| !inner.required.contains(key)) {
             self.found.push((place.join(key), What::LeftOut));
         }
@@ -119,7 +119,7 @@ impl Walking {
         }
     }
 
-    fn arrays(&mut self, inner: &ArrayView, outer: &ArrayView, place: &Pointer, level: usize) {
+    fn arrays(&mut self, inner: &ArrayView, outer: &ArrayView, place: &JsonPointer, level: usize) {
         let item = |view: &ArrayView, at: usize| view.prefix_items.get(at).or(view.items.as_ref()).cloned();
         let prefix = inner.prefix_items.len().max(outer.prefix_items.len());
         for at in 0..=prefix {
@@ -292,9 +292,9 @@ fn bare(schema: &Value) -> Value {
 }
 
 /// The line where a schema speaks of a place in the settings, or of what is around it.
-pub(crate) fn line(schema: &Value, lines: &Lines, place: &Pointer) -> Option<usize> {
-    let mut spoken = vec![Pointer::default()];
-    let mut at = Pointer::default();
+pub(crate) fn line(schema: &Value, lines: &Lines, place: &JsonPointer) -> Option<usize> {
+    let mut spoken = vec![JsonPointer::default()];
+    let mut at = JsonPointer::default();
     for part in place.parts() {
         at = followed(schema, at);
         let Some(node) = at.find(schema) else { break };
@@ -302,7 +302,7 @@ pub(crate) fn line(schema: &Value, lines: &Lines, place: &Pointer) -> Option<usi
         let ways: [&[&str]; 5] =
             [&named, &["prefixItems", part], &["items"], &["additionalProperties"], &["patternProperties"]];
         let ways = if part == "*" { &ways[2..] } else { &ways[..] };
-        let way = ways.iter().map(|way| way.iter().fold(Pointer::default(), |place, step| place.join(step)));
+        let way = ways.iter().map(|way| way.iter().fold(JsonPointer::default(), |place, step| place.join(step)));
         let Some(way) = way.into_iter().find(|way| way.find(node).is_some()) else {
             spoken.push(at.join("properties"));
             break;
@@ -314,10 +314,10 @@ pub(crate) fn line(schema: &Value, lines: &Lines, place: &Pointer) -> Option<usi
 }
 
 /// The place to which local references lead from here.
-fn followed(schema: &Value, mut at: Pointer) -> Pointer {
+fn followed(schema: &Value, mut at: JsonPointer) -> JsonPointer {
     for _ in 0..MOST_HOPS {
         let referred = at.find(schema).and_then(|node| node.get("$ref")?.as_str()?.strip_prefix('#'));
-        let Some(Ok(referred)) = referred.map(str::parse::<Pointer>) else { break };
+        let Some(Ok(referred)) = referred.map(str::parse::<JsonPointer>) else { break };
         at = referred;
     }
     at

@@ -23,7 +23,7 @@ pub use crate::judge::compatibility::declared::{
 };
 pub use crate::judge::compatibility::settings::judge as settings;
 pub use crate::judge::compatibility::worker::{ARGUMENT as WORKER, run as run_worker};
-use conf_core::settings::schema::Compatibility;
+use conf_core::settings::Compatibility;
 use serde::{Deserialize, Serialize};
 
 /// What is at stake.

@@ -2,7 +2,7 @@
 //!
 //! That is decided by the library which validates settings, on its normal form of both; what it cannot prove counts as broken.
 
-use conf_core::settings::{self, Format, lines::Lines, pointer::Pointer, schema::Compatibility};
+use conf_core::settings::{self, Compatibility, Format, JsonPointer, Lines};
 use jsonschema::{
     CanonicalizationError, PatternOptions,
     canonical::{self, CanonicalSchema, CanonicalView, Containment, OperandMismatch},
@@ -32,7 +32,7 @@ pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<L
         None => json!({}),
     };
     if let Err(found) = promise(&new) {
-        let Ok(place) = format!("/{KEY}").parse::<Pointer>();
+        let Ok(place) = format!("/{KEY}").parse::<JsonPointer>();
         let line = after.and_then(|text| Lines::of(Format::Json, text.as_bytes())?.at(&place));
         let reason = format!("`{KEY}` is {found}; write backward, forward, full or none");
         return Err(BadSchema { line, reason });
@@ -67,7 +67,7 @@ pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<L
     }
     if let Some(lines) = after.and_then(|text| Lines::of(Format::Json, text.as_bytes())) {
         for lack in &mut lacks {
-            let Ok(place) = lack.pointer.parse::<Pointer>();
+            let Ok(place) = lack.pointer.parse::<JsonPointer>();
             lack.line = explain::line(&new, &lines, &place);
         }
     }
@@ -113,7 +113,7 @@ impl<'a> Side<'a> {
 }
 
 /// What `inner` allows and `outer` does not, or may not; nothing only where it is proven that there is nothing.
-fn differences(inner: &Side<'_>, outer: &Side<'_>) -> Vec<(Pointer, What)> {
+fn differences(inner: &Side<'_>, outer: &Side<'_>) -> Vec<(JsonPointer, What)> {
     if explain::say_the_same(inner.written, outer.written) {
         return Vec::new();
     }
@@ -132,8 +132,8 @@ fn differences(inner: &Side<'_>, outer: &Side<'_>) -> Vec<(Pointer, What)> {
     }
 }
 
-fn unknown(why: String) -> Vec<(Pointer, What)> {
-    vec![(Pointer::default(), What::Unknown(why))]
+fn unknown(why: String) -> Vec<(JsonPointer, What)> {
+    vec![(JsonPointer::default(), What::Unknown(why))]
 }
 
 /// Why two schemas cannot be compared.

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use conf_core::{
     layers::{self, Stack},
-    settings::{asked_secret, pointer::Pointer},
+    settings::{JsonPointer, asked_secret},
 };
 use git2::Repository;
 use libconf::name::{ComponentVersion, DatacenterName, HostName, ObjectId, RefName};
@@ -126,7 +126,7 @@ impl Comparing<'_> {
         name: &ComponentVersion,
         host: Option<&HostName>,
         [old, new]: [&Stack; 2],
-        place: &Pointer,
+        place: &JsonPointer,
         reason: String,
     ) -> Caused {
         let pointer = place.to_string();
@@ -149,13 +149,13 @@ impl Comparing<'_> {
 }
 
 /// Where settings differ so that a program may not read them.
-fn differences(direction: Direction, old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<(Pointer, String)> {
+fn differences(direction: Direction, old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<(JsonPointer, String)> {
     let (inner, outer) = match direction {
         Direction::Backward => (new, old),
         Direction::Forward => (old, new),
     };
     let mut found = Vec::new();
-    objects(inner, outer, &Pointer::default(), &mut found);
+    objects(inner, outer, &JsonPointer::default(), &mut found);
     let word = match direction {
         Direction::Backward => "backward",
         Direction::Forward => "forward",
@@ -180,8 +180,8 @@ type Differs = Option<(&'static str, &'static str)>;
 fn objects(
     inner: &Map<String, Value>,
     outer: &Map<String, Value>,
-    place: &Pointer,
-    found: &mut Vec<(Pointer, Differs)>,
+    place: &JsonPointer,
+    found: &mut Vec<(JsonPointer, Differs)>,
 ) {
     for (key, wanted) in outer {
         let place = place.join(key);
@@ -192,7 +192,7 @@ fn objects(
     }
 }
 
-fn values(inner: &Value, outer: &Value, place: &Pointer, found: &mut Vec<(Pointer, Differs)>) {
+fn values(inner: &Value, outer: &Value, place: &JsonPointer, found: &mut Vec<(JsonPointer, Differs)>) {
     match (inner, outer) {
         (Value::Object(one), Value::Object(other)) if kind(inner) == kind(outer) => objects(one, other, place, found),
         (Value::Array(items), Value::Array(known)) => {

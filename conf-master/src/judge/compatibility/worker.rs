@@ -3,10 +3,7 @@
 
 use std::{io, path::Path, time::Duration};
 
-use conf_core::{
-    sandbox as worker,
-    sandbox::{Bounds, NoAnswer, Worker},
-};
+use conf_core::sandbox::{self as worker, Bounds, NoAnswer, Worker};
 use serde::{Deserialize, Serialize};
 
 use crate::judge::compatibility::{Lack, schemas};

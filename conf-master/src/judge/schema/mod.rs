@@ -22,7 +22,7 @@ use serde_json::Value;
 use crate::judge::endless::{Endless, Known};
 
 pub use crate::judge::schema::worker::{ARGUMENT as WORKER, run as run_worker};
-pub use conf_core::settings::schema::FILE;
+pub use conf_core::settings::SCHEMA_FILE as FILE;
 
 /// The most faults that are told of one component's settings; more would help nobody.
 pub(crate) const MOST_FAULTS: usize = 20;

@@ -2,10 +2,7 @@
 
 use std::{io, path::Path, time::Duration};
 
-use conf_core::{
-    sandbox as worker,
-    sandbox::{Bounds, NoAnswer, Worker},
-};
+use conf_core::sandbox::{self as worker, Bounds, NoAnswer, Worker};
 use libconf::name::ObjectId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

@@ -13,11 +13,11 @@ use std::{
 };
 
 use conf_core::{
-    git::safety,
+    git,
     layers::{self, Ingredients, LayerError, Origin, Overrides, Sources, Stack},
     manifest::{self, Overlay},
     render::{RenderError, SecretFault, Secrets, Templates},
-    settings::{self, SettingsFault, pointer::Pointer, yaml},
+    settings::{self, JsonPointer, SettingsFault},
 };
 use git2::Repository;
 use libconf::name::{ComponentName, ComponentVersion, DatacenterName, HostName, ObjectId, RefName};
@@ -41,7 +41,7 @@ use crate::{
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Of the tree of a branch.
-    pub tree: safety::Limits,
+    pub tree: git::TreeLimits,
     /// Levels of lists and objects in settings.
     pub levels: usize,
     /// How much may be removed at once.
@@ -50,7 +50,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { tree: safety::Limits::default(), levels: yaml::MAX_DEPTH, shrink: MaxShrink::default() }
+        Limits { tree: git::TreeLimits::default(), levels: settings::MAX_DEPTH, shrink: MaxShrink::default() }
     }
 }
 
@@ -219,7 +219,7 @@ impl Looking<'_> {
         let of_roles = self.after.instance.roles.values().flat_map(|role| &role.settings);
         let of_hosts = self.after.instance.hosts.values().flat_map(|host| &host.settings);
         let useless = of_roles.chain(of_hosts).filter_map(|(component, overlay): (&ComponentName, &Overlay)| {
-            let line = overlay.lines.at(&Pointer::default());
+            let line = overlay.lines.at(&JsonPointer::default());
             Some((self.after.own_ref(), manifest::FILE.to_owned(), line, why_not(component)?))
         });
         found.extend(useless);
@@ -483,10 +483,10 @@ impl Looking<'_> {
 
     /// A fault at a place in the settings: in the file of the layer that had the last word there.
     fn at(&mut self, name: &ComponentVersion, case: &Case, SchemaFault { pointer, reason, .. }: SchemaFault) {
-        let Ok(place) = pointer.parse::<Pointer>();
+        let Ok(place) = pointer.parse::<JsonPointer>();
         // Where nothing is said of the place itself, what is around it lacks something.
         let mut around = (0..=place.parts().len()).rev().map(|length| {
-            place.parts()[..length].iter().fold(Pointer::default(), |place, part| place.join(part)).to_string()
+            place.parts()[..length].iter().fold(JsonPointer::default(), |place, part| place.join(part)).to_string()
         });
         let layer = around.find_map(|place| Some((case.stack.winner(&place)?, place)));
         let (origin, file, line) = match &layer {
@@ -514,7 +514,7 @@ fn is_within(pointer: &str, place: &str) -> bool {
 
 /// The JSON Pointers at which a secret is asked for.
 fn asked(settings: &Value) -> Vec<String> {
-    fn look(value: &Value, at: &Pointer, found: &mut Vec<String>) {
+    fn look(value: &Value, at: &JsonPointer, found: &mut Vec<String>) {
         match value {
             asking if settings::asked_secret(asking).is_some() => found.push(at.to_string()),
             Value::Object(members) => members.iter().for_each(|(key, inner)| look(inner, &at.join(key), found)),
@@ -525,13 +525,13 @@ fn asked(settings: &Value) -> Vec<String> {
         }
     }
     let mut found = Vec::new();
-    look(settings, &Pointer::default(), &mut found);
+    look(settings, &JsonPointer::default(), &mut found);
     found
 }
 
 /// The first place that is nested deeper than so many levels.
-fn deeper(value: &Value, levels: usize) -> Option<Pointer> {
-    fn look(value: &Value, left: usize, at: &Pointer) -> Option<Pointer> {
+fn deeper(value: &Value, levels: usize) -> Option<JsonPointer> {
+    fn look(value: &Value, left: usize, at: &JsonPointer) -> Option<JsonPointer> {
         let mut inner: Box<dyn Iterator<Item = (String, &Value)>> = match value {
             Value::Array(_) | Value::Object(_) if left == 0 => return Some(at.clone()),
             Value::Array(items) => Box::new(items.iter().enumerate().map(|(number, item)| (number.to_string(), item))),
@@ -543,5 +543,5 @@ fn deeper(value: &Value, levels: usize) -> Option<Pointer> {
             _ => None,
         })
     }
-    look(value, levels, &Pointer::default())
+    look(value, levels, &JsonPointer::default())
 }

@@ -1,15 +1,16 @@
-//! A stop and an error, in real processes.
+//! Stops and errors, in real processes.
 
 use std::{
     env,
-    io::{BufRead, BufReader, Read},
-    process::{Child, Command, Stdio},
+    io::{self, BufRead, BufReader, Read},
+    process::{Child, Command, ExitCode, Stdio},
     time::Instant,
 };
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio_util::sync::CancellationToken;
 
-use super::*;
+use crate::daemon::{process::LAST_MOMENT, *};
 
 /// Runs the named test again as a daemon of its own, with its output read here.
 fn daemon(test: &str) -> Child {

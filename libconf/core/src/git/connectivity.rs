@@ -1,4 +1,4 @@
-//! Is every object here? Asked after each fetch, at the cost of what differs.
+//! Checks that every object is present: after each fetch, at the cost of what differs.
 
 use std::collections::HashSet;
 
@@ -6,11 +6,11 @@ use git2::{ObjectType, Odb, Oid, Repository};
 
 use libconf::name::{CommitId, ObjectId};
 
-/// An object that should be here is not, or cannot be read.
+/// An object is missing, or cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[error("object {object} is missing or damaged")]
 pub struct Missing {
-    /// Which object.
+    /// The object.
     pub object: ObjectId,
     /// Git's words.
     #[source]
@@ -23,23 +23,24 @@ impl Missing {
     }
 }
 
-/// Sees that commit `want` and every object of its tree is present. What equals the tree of commit `have` is taken for
-/// present, so the cost grows with the difference; without `have` all is looked at.
+/// Checks that commit `want` and every object of its tree is present. Objects that the tree of
+/// commit `have` holds count as present, so the cost grows with the difference; without `have`
+/// every object is checked.
 pub fn complete(repo: &Repository, have: Option<CommitId>, want: CommitId) -> Result<(), Missing> {
     let base = have.and_then(|have| repo.find_commit(have.into()).ok()).map(|commit| commit.tree_id());
     let commit = repo.find_commit(want.into()).map_err(Missing::because(want.into()))?;
     Walk::new(repo)?.tree(base, commit.tree_id())
 }
 
-/// The parents of a commit as its bytes name them: libgit2 hides those of a commit that is shallow.
+/// The parents of a commit as its bytes name them: libgit2 hides the parents of a shallow commit.
 pub(crate) fn parents(repo: &Repository, commit: CommitId) -> Result<Vec<CommitId>, git2::Error> {
     let commit = repo.find_commit(commit.into())?;
     let header = String::from_utf8_lossy(commit.raw_header_bytes()).into_owned();
     Ok(header.lines().filter_map(|line| line.strip_prefix("parent ")?.parse().ok()).collect())
 }
 
-/// Sees that all `wants` (commits, or tags of commits), their history down to what `haves` hold, and every object of
-/// their trees are present. What the `haves` reach is taken for present.
+/// Checks that all `wants` (commits, or tags of commits), their history down to the `haves`, and
+/// every object of their trees are present. Objects that the `haves` reach count as present.
 pub fn complete_history(repo: &Repository, haves: &[ObjectId], wants: &[ObjectId]) -> Result<(), Missing> {
     let mut walk = Walk::new(repo)?;
     let mut commits = repo.revwalk().map_err(Missing::because(Oid::ZERO_SHA1))?;
@@ -57,7 +58,7 @@ pub fn complete_history(repo: &Repository, haves: &[ObjectId], wants: &[ObjectId
     for id in commits {
         let id = id.map_err(Missing::because(somewhere))?;
         let commit = repo.find_commit(id).map_err(Missing::because(id))?;
-        // Each parent is present, and looked at in its turn, or held by `haves`.
+        // Each parent is present, and is either checked in its turn or held by `haves`.
         for parent in commit.parent_ids() {
             repo.find_commit(parent).map_err(Missing::because(parent))?;
         }
@@ -67,7 +68,7 @@ pub fn complete_history(repo: &Repository, haves: &[ObjectId], wants: &[ObjectId
     Ok(())
 }
 
-/// As [`complete`], of a commit and the one before it, where it has one.
+/// Like [`complete`], for a commit and the one before it, if it has one.
 pub fn complete_two(repo: &Repository, want: CommitId) -> Result<(), Missing> {
     complete(repo, None, want)?;
     let parents = parents(repo, want).map_err(Missing::because(want.into()))?;
@@ -77,7 +78,7 @@ pub fn complete_two(repo: &Repository, want: CommitId) -> Result<(), Missing> {
 struct Walk<'r> {
     repo: &'r Repository,
     odb: Odb<'r>,
-    /// Trees that are complete, or will be when the walk ends well.
+    /// Trees that are complete, or will be if the walk ends well.
     seen: HashSet<Oid>,
 }
 
@@ -87,7 +88,7 @@ impl<'r> Walk<'r> {
         Ok(Walk { repo, odb, seen: HashSet::new() })
     }
 
-    /// Looks at what tree `want` holds and tree `have` does not.
+    /// Checks the objects that tree `want` holds and tree `have` does not.
     fn tree(&mut self, have: Option<Oid>, want: Oid) -> Result<(), Missing> {
         let mut open = vec![(have, want)];
         while let Some((have, want)) = open.pop() {

@@ -1,42 +1,56 @@
-//! Making one pack of a host's many, with the kept snapshots alone in it.
+//! Makes one pack of a host's many, with the kept snapshots alone in it.
 
-use std::{collections::BTreeSet, ffi::OsString, fs, io, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 use git2::Repository;
 
-use crate::{
-    git::{
-        connectivity::{complete, parents},
-        store::{install, write_shallow},
-        sync_folder,
-    },
-    upstream::fetch::FetchError,
+use crate::git::{
+    connectivity::{complete, parents},
+    file::sync_folder,
+    store::{install, write_shallow},
 };
 use libconf::name::CommitId;
 
-/// Every object is looked for in every pack.
+/// The most packs. Git looks for an object in every pack, so more make every read slower.
 const MOST_PACKS: usize = 64;
 
-/// How much room all packs may take, in times of the largest one, which holds about what is kept.
+/// The most room of all packs together, as a multiple of the largest one, which holds about all
+/// that is kept.
 const MOST_GROWTH: u64 = 4;
 
-/// Where little is kept, what a few changes add is many times that, and still nothing: less than this counts as this much.
+/// The size that a smaller largest pack counts as, in bytes: a few changes exceed four times a tiny
+/// pack, and are still next to nothing.
 const LITTLE_BYTES: u64 = 256 << 10;
 
-/// Replaces many packs by one that holds the kept snapshots alone, when there are more than 64 packs or they take more
-/// than four times what is kept, and than 1 MiB. Answers whether it did.
+/// A repository could not be consolidated; nothing of it is lost.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use the repository {path}: {reason}")]
+pub struct ConsolidateError {
+    /// The repository.
+    pub path: PathBuf,
+    /// What went wrong.
+    pub reason: String,
+}
+
+/// Replaces many packs by one that holds the kept snapshots alone, when there are more than 64
+/// packs, or when they take more than 1 MiB and more than four times the largest pack. The answer
+/// is true when it did.
 ///
-/// Does nothing while any ref leads to something else than a kept snapshot: such a repository is not ours alone. Blocks,
-/// for about a second for every 100,000 objects. Nobody else may write to the repository meanwhile; open it anew
-/// afterwards.
-pub fn consolidate(repo: &Path, keep: &[CommitId]) -> Result<bool, FetchError> {
-    try_consolidate(repo, keep)
-        .map_err(|reason| FetchError::Repository { path: repo.to_owned(), reason: reason.to_string() })
+/// Does nothing while any ref leads to a commit that is not kept: then the repository has other
+/// users. Blocks for about a second for every 100,000 objects. Nobody else may write to the
+/// repository meanwhile; open it anew afterwards.
+pub fn consolidate(repo: &Path, keep: &[CommitId]) -> Result<bool, ConsolidateError> {
+    try_consolidate(repo, keep).map_err(|reason| ConsolidateError { path: repo.to_owned(), reason: reason.to_string() })
 }
 
 fn try_consolidate(path: &Path, keep: &[CommitId]) -> Result<bool, Box<dyn std::error::Error>> {
     let folder = path.join("objects/pack");
-    let old = packs(&folder)?;
+    let mut old = packs(path)?;
+    old.retain(|(pack, _)| !pack.with_extension("keep").exists());
     let (total, largest) = old.iter().fold((0, 0), |(total, largest), (_, size)| (total + size, largest.max(*size)));
     if keep.is_empty() || old.len() <= MOST_PACKS && total <= MOST_GROWTH * largest.max(LITTLE_BYTES) {
         return Ok(false);
@@ -51,22 +65,23 @@ fn try_consolidate(path: &Path, keep: &[CommitId]) -> Result<bool, Box<dyn std::
     }
     let mut builder = repo.packbuilder()?;
     for commit in &keep {
-        // Not one object goes before all that is kept is known to be here.
+        // No object goes before all kept snapshots are known to be complete.
         complete(&repo, None, *commit)?;
         builder.insert_commit((*commit).into())?;
     }
     let staging = tempfile::Builder::new().prefix("tmp_pack_").tempdir_in(path.join("objects"))?;
     builder.write(staging.path(), 0)?;
     let name = builder.name()?.ok_or("the new pack has no name")?.to_owned();
-    // A crash after this leaves one pack too many; after the next, a shorter history than there is.
+    // A crash after this leaves one pack too many; a crash after the next step leaves a shorter
+    // history than there is.
     install(staging.path(), &folder, &name)?;
     write_shallow(path, &cut_off(&repo, &keep)?)?;
-    let new = OsString::from(format!("pack-{name}"));
-    for (stem, _) in old.iter().filter(|(stem, _)| *stem != new) {
-        // The index first: a pack without one is not seen, and goes with the next consolidation.
+    let new = folder.join(format!("pack-{name}.pack"));
+    for (pack, _) in old.iter().filter(|(pack, _)| *pack != new) {
+        // The index goes first: Git does not see a pack without one, and the next consolidation
+        // removes it.
         for ending in ["idx", "rev", "bitmap", "pack"] {
-            let file = folder.join(stem).with_extension(ending);
-            match fs::remove_file(file) {
+            match fs::remove_file(pack.with_extension(ending)) {
                 Err(other) if other.kind() != io::ErrorKind::NotFound => return Err(other.into()),
                 _ => {}
             }
@@ -76,21 +91,19 @@ fn try_consolidate(path: &Path, keep: &[CommitId]) -> Result<bool, Box<dyn std::
     Ok(true)
 }
 
-/// Name and size of every pack that is not to be kept as it is.
-fn packs(folder: &Path) -> io::Result<Vec<(OsString, u64)>> {
+/// The path and the size in bytes of every pack of a repository.
+pub fn packs(repo: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder)? {
+    for entry in fs::read_dir(repo.join("objects/pack"))? {
         let entry = entry?;
-        let path = entry.path();
-        let is_pack = path.extension().is_some_and(|ending| ending == "pack");
-        if is_pack && !path.with_extension("keep").exists() {
-            found.extend(path.file_stem().map(|stem| (stem.to_owned(), entry.metadata())));
+        if entry.path().extension().is_some_and(|ending| ending == "pack") {
+            found.push((entry.path(), entry.metadata()?.len()));
         }
     }
-    found.into_iter().map(|(stem, about)| Ok((stem, about?.len()))).collect()
+    Ok(found)
 }
 
-/// The kept commits with a parent that is not kept.
+/// The kept commits with a parent that is not kept: the history ends there.
 fn cut_off(repo: &Repository, keep: &BTreeSet<CommitId>) -> Result<BTreeSet<CommitId>, git2::Error> {
     let mut cut = BTreeSet::new();
     for id in keep {

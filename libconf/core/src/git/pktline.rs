@@ -19,11 +19,12 @@ pub(crate) enum Packet {
 #[derive(Debug)]
 pub(crate) struct Malformed;
 
-/// Cuts a stream of bytes into packets; holds at most one unfinished packet (64 KiB) and the last part given.
+/// Cuts a stream of bytes into packets; holds at most one unfinished packet (64 KiB) and the last
+/// part given.
 #[derive(Debug, Default)]
-pub(crate) struct Reader(BytesMut);
+pub(crate) struct PacketReader(BytesMut);
 
-impl Reader {
+impl PacketReader {
     pub(crate) fn feed(&mut self, part: &[u8]) {
         self.0.extend_from_slice(part);
     }
@@ -53,13 +54,13 @@ impl Reader {
 }
 
 /// Appends a line as a packet.
-pub(crate) fn push(text: &mut String, line: &str) {
+pub(crate) fn push_line(text: &mut String, line: &str) {
     // Four digits, the line and its end.
     let _ = writeln!(text, "{:04x}{line}", line.len() + 5);
 }
 
 /// The words of an `ERR` packet.
-pub(crate) fn error(packet: &[u8]) -> Option<String> {
+pub(crate) fn error_words(packet: &[u8]) -> Option<String> {
     packet.strip_prefix(b"ERR ").map(|words| String::from_utf8_lossy(words).trim().to_owned())
 }
 
@@ -70,13 +71,13 @@ mod tests {
     #[test]
     fn packets_come_whole_however_they_are_cut() {
         let mut text = String::new();
-        push(&mut text, "command=fetch");
+        push_line(&mut text, "command=fetch");
         text.push_str("0001");
-        push(&mut text, "done");
+        push_line(&mut text, "done");
         text.push_str("0000");
         assert_eq!(text, "0012command=fetch\n00010009done\n0000");
         for size in 1..=text.len() {
-            let (mut reader, mut seen) = (Reader::default(), Vec::new());
+            let (mut reader, mut seen) = (PacketReader::default(), Vec::new());
             for part in text.as_bytes().chunks(size) {
                 reader.feed(part);
                 while let Some(packet) = reader.next().unwrap() {
@@ -92,7 +93,7 @@ mod tests {
     #[test]
     fn what_is_no_packet() {
         for bad in ["0002", "0003", "zzzz", "+123"] {
-            let mut reader = Reader::default();
+            let mut reader = PacketReader::default();
             reader.feed(bad.as_bytes());
             assert!(reader.next().is_err(), "{bad}");
         }

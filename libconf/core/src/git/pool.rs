@@ -1,60 +1,59 @@
-//! A repository that stays open: opening one reads configuration files, and the index of every pack that is looked into.
+//! Repositories that stay open: opening one reads configuration files, and the index of every pack
+//! that it looks into.
 
-use std::{
-    ops::Deref,
-    path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{ops::Deref, path::PathBuf, sync::Arc};
 
 use git2::Repository;
+use parking_lot::Mutex;
 
-/// An open one remembers what it has read, and every pack that it has met: it is opened anew after so many uses.
+/// The most uses of an open repository. It remembers all that it has read, and every pack that it
+/// has met, so it is opened anew now and then.
 const MOST_USES: u32 = 512;
 
-/// Lends an open repository to one after the other; whoever comes meanwhile gets another one, opened for that.
+/// Lends an open repository to one caller after the other; a caller that comes meanwhile gets
+/// another one, opened for it.
 ///
-/// What others add to it is found: libgit2 looks for new packs before it says that an object is not there. Whoever removes
-/// packs calls [`Opened::forget`] afterwards.
+/// Objects that others add are found: libgit2 looks for new packs before it reports an object
+/// missing. After removing packs, call [`RepositoryPool::forget`].
 #[derive(Clone)]
-pub struct Opened(Arc<Shared>);
-
-struct Shared(Mutex<Idle>);
+pub struct RepositoryPool(Arc<Mutex<Idle>>);
 
 struct Idle {
     path: PathBuf,
     repository: Option<(Repository, u32)>,
-    /// Rises with each [`Opened::forget`], so that what was lent before is not taken back after it.
+    /// Rises with each [`RepositoryPool::forget`]: a repository lent before it does not come back
+    /// after it.
     age: u64,
 }
 
 /// An open repository, until it is dropped.
-pub struct Lent {
-    /// Away only while it is dropped.
+pub struct PooledRepository {
+    /// `None` only while it is dropped.
     repository: Option<Repository>,
     uses: u32,
     age: u64,
-    home: Arc<Shared>,
+    home: Arc<Mutex<Idle>>,
 }
 
-impl Opened {
-    /// Of the bare repository at `path`; opens nothing yet.
+impl RepositoryPool {
+    /// A pool for the bare repository at `path`; opens nothing yet.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        Opened(Arc::new(Shared(Mutex::new(Idle { path: path.into(), repository: None, age: 0 }))))
+        RepositoryPool(Arc::new(Mutex::new(Idle { path: path.into(), repository: None, age: 0 })))
     }
 
-    /// Where it is now.
+    /// The path of the repository now.
     pub fn path(&self) -> PathBuf {
         self.0.lock().path.clone()
     }
 
-    /// From now on, for all who have it, the bare repository at `path` is meant.
+    /// Makes all clones of the pool use the bare repository at `path` from now on.
     pub fn move_to(&self, path: impl Into<PathBuf>) {
         self.0.lock().path = path.into();
         self.forget();
     }
 
-    /// The open one, or else one that is opened now. Blocks.
-    pub fn lend(&self) -> Result<Lent, git2::Error> {
+    /// Lends the open repository, or opens one now. Blocks.
+    pub fn lend(&self) -> Result<PooledRepository, git2::Error> {
         let (idle, age, path) = {
             let mut idle = self.0.lock();
             (idle.repository.take(), idle.age, idle.path.clone())
@@ -63,10 +62,10 @@ impl Opened {
             Some(idle) => idle,
             None => (Repository::open_bare(path)?, 0),
         };
-        Ok(Lent { repository: Some(repository), uses: uses + 1, age, home: self.0.clone() })
+        Ok(PooledRepository { repository: Some(repository), uses: uses + 1, age, home: self.0.clone() })
     }
 
-    /// Closes it, and whatever is lent as soon as it is given back.
+    /// Closes the open repository, and every lent one as soon as it comes back.
     pub fn forget(&self) {
         let mut idle = self.0.lock();
         idle.age += 1;
@@ -74,25 +73,19 @@ impl Opened {
     }
 }
 
-impl From<PathBuf> for Opened {
+impl From<PathBuf> for RepositoryPool {
     fn from(path: PathBuf) -> Self {
-        Opened::at(path)
+        RepositoryPool::at(path)
     }
 }
 
-impl std::fmt::Debug for Opened {
+impl std::fmt::Debug for RepositoryPool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_tuple("Opened").field(&self.path()).finish()
+        f.debug_tuple("RepositoryPool").field(&self.path()).finish()
     }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Idle> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Deref for Lent {
+impl Deref for PooledRepository {
     type Target = Repository;
 
     fn deref(&self) -> &Repository {
@@ -100,7 +93,7 @@ impl Deref for Lent {
     }
 }
 
-impl Drop for Lent {
+impl Drop for PooledRepository {
     fn drop(&mut self) {
         let Some(repository) = self.repository.take() else { return };
         let mut idle = self.home.lock();
@@ -118,7 +111,7 @@ mod tests {
     fn one_stays_open_until_it_is_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         Repository::init_bare(folder.path()).unwrap();
-        let opened = Opened::at(folder.path());
+        let opened = RepositoryPool::at(folder.path());
         let is_open = || opened.0.lock().repository.is_some();
         let (one, other) = (opened.lend().unwrap(), opened.lend().unwrap());
         assert!(!is_open());
@@ -143,7 +136,7 @@ mod tests {
         let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
         let blob = Repository::init_bare(&other).unwrap().blob(b"there").unwrap();
         Repository::init_bare(&one).unwrap();
-        let opened = Opened::at(&one);
+        let opened = RepositoryPool::at(&one);
         let second = opened.clone();
         let lent = second.lend().unwrap();
         opened.move_to(&other);
@@ -161,7 +154,7 @@ mod tests {
             let packed = crate::git::command(folder.path()).args(["repack", "-a", "-d", "-q", "-k"]).status();
             assert!(packed.unwrap().success());
         };
-        let opened = Opened::at(folder.path());
+        let opened = RepositoryPool::at(folder.path());
         let mut blobs = Vec::new();
         for round in 0..3 {
             blobs.push(other.blob(format!("{round}").as_bytes()).unwrap());

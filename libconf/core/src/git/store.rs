@@ -1,4 +1,4 @@
-//! Putting a pack that arrives into a repository: whole and durable, or not at all.
+//! Stores a pack that arrives: whole and durable, or not at all.
 
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,11 @@ use bytes::Bytes;
 use git2::{ErrorClass, Indexer, Repository};
 use tokio::sync::mpsc;
 
-use crate::git::{connectivity::Missing, pool::Opened, replace_file, sync_folder};
+use crate::git::{
+    connectivity::Missing,
+    file::{Durability, replace_file, sync_folder},
+    pool::RepositoryPool,
+};
 use libconf::name::CommitId;
 
 /// A part of an answer.
@@ -19,11 +23,11 @@ use libconf::name::CommitId;
 pub(crate) enum Part {
     /// The history of this commit ends with it.
     Shallow(CommitId),
-    /// It no longer does.
+    /// The history of this commit no longer ends with it.
     Unshallow(CommitId),
     /// The next bytes of the pack.
     Pack(Bytes),
-    /// All was sent.
+    /// The whole answer was sent.
     End,
 }
 
@@ -45,7 +49,7 @@ impl Part {
 pub(crate) enum StoreError {
     /// The repository or its disk fails.
     Repository(String),
-    /// The pack is damaged, thin against what is not here, or leaves objects out.
+    /// The pack is damaged, thin against objects that are not here, or leaves objects out.
     Damaged(String),
     /// The parts ended before their end.
     BrokenOff,
@@ -68,11 +72,13 @@ impl From<git2::Error> for StoreError {
     }
 }
 
-/// Stores what arrives and answers how many packs that made: none, when there was no object in it.
+/// Stores an answer as it arrives; the result is the number of packs that were added: 0 when the
+/// answer holds no object.
 ///
-/// libgit2's indexer completes a thin pack with its bases. `check` sees the repository with the pack in it.
+/// libgit2's indexer completes a thin pack with its bases. `check` sees the repository with the new
+/// pack.
 pub(crate) fn store(
-    opened: &Opened,
+    opened: &RepositoryPool,
     mut parts: mpsc::Receiver<Part>,
     check: impl FnOnce(&Repository) -> Result<(), Missing>,
 ) -> Result<u32, StoreError> {
@@ -80,7 +86,7 @@ pub(crate) fn store(
     let path = repo.path();
     let odb = repo.odb()?;
     let objects = path.join("objects");
-    // Swept at the next start, if this program is killed.
+    // The next start removes it, if this program is killed.
     let staging = tempfile::Builder::new().prefix("tmp_pack_").tempdir_in(&objects)?;
     let (mut shallow, mut unshallow) = (BTreeSet::new(), BTreeSet::new());
     let mut header = Vec::new();
@@ -109,8 +115,9 @@ pub(crate) fn store(
                 let Some(count) = header.get(8..12) else { continue };
                 is_empty = header.starts_with(b"PACK") && count == [0; 4];
                 if !is_empty {
-                    // Objects are checked afterwards, over what is here too: the indexer's own check would ask for
-                    // the parents of a shallow commit.
+                    // `check` looks at the objects afterwards, together with those that were here
+                    // before: the indexer's own check would ask for the parents of a shallow
+                    // commit.
                     let started = indexer.insert(Indexer::new(Some(&odb), staging.path(), 0, false)?);
                     write(started, &header)?;
                 }
@@ -122,7 +129,8 @@ pub(crate) fn store(
         None if is_empty => None,
         None => return Err(StoreError::BrokenOff),
     };
-    // Before the pack: entries for commits that are not here do no harm, a commit without its parents does.
+    // Before the pack: an entry for a commit that is not here does no harm, a commit without its
+    // parents does.
     note_shallow(path, &shallow, &unshallow)?;
     if let Some(name) = &name {
         install(staging.path(), &objects.join("pack"), name)?;
@@ -132,7 +140,7 @@ pub(crate) fn store(
     Ok(u32::from(name.is_some()))
 }
 
-/// The indexer hands libgit2's errors on inside an [`io::Error`].
+/// Finds libgit2's error inside the [`io::Error`] of the indexer.
 fn words(error: &io::Error) -> StoreError {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<git2::Error>()) {
         Some(inner) => git2::Error::new(inner.code(), inner.class(), inner.message()).into(),
@@ -145,20 +153,20 @@ pub(crate) fn install(from: &Path, to: &Path, name: &str) -> io::Result<()> {
     fs::create_dir_all(to)?;
     let (pack, index) = (format!("pack-{name}.pack"), format!("pack-{name}.idx"));
     let sync = |file: &str| File::open(from.join(file))?.sync_all();
-    // Side by side: the file system's journal is then written once for both.
+    // Both at once: the file system then writes its journal once.
     std::thread::scope(|scope| {
         let other = scope.spawn(|| sync(&index));
         sync(&pack)?;
         other.join().unwrap_or_else(|_| Err(io::Error::other("syncing panicked")))
     })?;
-    // A pack without an index is not seen; an index without its pack is an error.
+    // Git does not see a pack without an index; an index without its pack is an error.
     for file in [&pack, &index] {
         fs::rename(from.join(file), to.join(file))?;
     }
     sync_folder(to)
 }
 
-/// Where the history of a shallow repository ends.
+/// The commits at which the history of a shallow repository ends.
 pub(crate) fn read_shallow(repo: &Path) -> io::Result<BTreeSet<CommitId>> {
     match fs::read_to_string(repo.join("shallow")) {
         Ok(text) => Ok(text.lines().filter_map(|line| line.parse().ok()).collect()),
@@ -167,7 +175,8 @@ pub(crate) fn read_shallow(repo: &Path) -> io::Result<BTreeSet<CommitId>> {
     }
 }
 
-/// Writes where the history ends, in one step. An empty file would still be a shallow repository's.
+/// Writes the commits at which the history ends, in one step. An empty file would still make the
+/// repository shallow.
 pub(crate) fn write_shallow(repo: &Path, commits: &BTreeSet<CommitId>) -> io::Result<()> {
     let path = repo.join("shallow");
     if commits.is_empty() {
@@ -177,7 +186,7 @@ pub(crate) fn write_shallow(repo: &Path, commits: &BTreeSet<CommitId>) -> io::Re
         };
     }
     let lines: Vec<String> = commits.iter().map(CommitId::to_string).collect();
-    replace_file(&path, (lines.join("\n") + "\n").as_bytes())
+    replace_file(&path, (lines.join("\n") + "\n").as_bytes(), Durability::Durable)
 }
 
 fn note_shallow(repo: &Path, add: &BTreeSet<CommitId>, remove: &BTreeSet<CommitId>) -> io::Result<()> {

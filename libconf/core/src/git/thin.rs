@@ -1,8 +1,10 @@
-//! The answer to a step, made in this process: a thin pack of what one commit's tree has and its parent's has not.
+//! The answer to a step, made in this process: a thin pack of the objects that one commit's tree
+//! has and its parent's has not.
 //!
-//! Whoever has just written a snapshot knows what is new in it, so no `upload-pack` need run to find out. The answer is
-//! one that Git itself could have given: protocol v2, `packfile` section, objects deflated or as deltas against
-//! objects of the parent, which the asker has. Source: gitformat-pack(5), gitprotocol-v2(5).
+//! A program that has just written a snapshot knows which objects are new, so no `upload-pack` need
+//! run to find out. Git itself could have given the same answer: protocol v2, `packfile` section,
+//! objects deflated or as deltas against objects of the parent, which the client has. Source:
+//! gitformat-pack(5), gitprotocol-v2(5).
 
 use std::{collections::HashSet, io::Write as _};
 
@@ -13,13 +15,14 @@ use sha1::{Digest as _, Sha1};
 
 use libconf::name::CommitId;
 
-/// Above this many bytes of new objects the work is left to `upload-pack`, which streams.
+/// The most bytes of new objects; more is left to `upload-pack`, which streams.
 const MOST_BYTES: usize = 1 << 20;
-/// What one packet of the side band carries at most: 65,520 less its length and its band.
+/// The most bytes in one packet of the side band: 65,520 less its length and its band.
 const BAND_BYTES: usize = 65_515;
 
-/// The answer to "want `want`, have its parent": `None` when there is no parent, or more is new than fits in memory well.
-pub fn answer(repo: &Repository, want: CommitId) -> Result<Option<Bytes>, git2::Error> {
+/// Makes the answer to "want `want`, have its parent". `None` when there is no parent, or when more
+/// is new than [`MOST_BYTES`].
+pub fn thin_answer(repo: &Repository, want: CommitId) -> Result<Option<Bytes>, git2::Error> {
     let commit = repo.find_commit(want.into())?;
     let Ok(parent) = commit.parent(0) else { return Ok(None) };
     let mut new = New { repo, odb: repo.odb()?, objects: Vec::new(), seen: HashSet::new(), bytes: 0 };
@@ -31,7 +34,7 @@ pub fn answer(repo: &Repository, want: CommitId) -> Result<Option<Bytes>, git2::
     Ok(Some(framed(&new.pack()?)))
 }
 
-/// The objects that are new, each with what stood in its place before.
+/// The new objects, each with the object that had its place before.
 struct New<'r> {
     repo: &'r Repository,
     odb: Odb<'r>,
@@ -59,7 +62,7 @@ impl New<'_> {
         Ok(())
     }
 
-    /// Answers whether it was not there yet.
+    /// Adds an object; the answer is true when it was not there yet.
     fn add(&mut self, id: Oid, base: Option<Oid>) -> Result<bool, git2::Error> {
         let first = self.seen.insert(id);
         if first {
@@ -101,7 +104,8 @@ impl New<'_> {
     }
 }
 
-/// Type and size of an object in a pack: three bits of type, then the size in groups of 4, 7, 7, … bits.
+/// Type and size of an object in a pack: three bits of type, then the size in groups of 4, 7, 7, …
+/// bits.
 fn push_header(pack: &mut Vec<u8>, kind: u8, size: usize) {
     let mut byte = kind << 4 | low_byte(size & 15);
     let mut rest = size >> 4;
@@ -122,8 +126,8 @@ fn deflate(pack: &mut Vec<u8>, data: &[u8]) {
     encoder.write_all(data).and_then(|()| encoder.finish().map(drop)).expect("writing to memory does not fail");
 }
 
-/// What turns `old` into `new`: copy what is alike at both ends, insert what is between. Trees and settings mostly differ
-/// in one place, and for those no delta is smaller.
+/// Makes the delta from `old` to `new`: it copies the equal bytes at both ends and inserts the
+/// bytes between. Trees and settings mostly differ in one place, and for those no delta is smaller.
 fn delta(old: &[u8], new: &[u8]) -> Vec<u8> {
     let prefix = old.iter().zip(new).take_while(|(one, other)| one == other).count();
     let (old_rest, new_rest) = (&old[prefix..], &new[prefix..]);
@@ -148,7 +152,7 @@ fn push_size(delta: &mut Vec<u8>, mut size: usize) {
     delta.push(low_byte(size));
 }
 
-/// Copies at most 65,535 bytes at a time: larger sizes have a form of their own in old readers.
+/// Copies at most 65,535 bytes at a time: a larger size has another form in old readers.
 fn push_copy(delta: &mut Vec<u8>, mut offset: usize, mut length: usize) {
     while length > 0 {
         let part = length.min(0xffff);
@@ -163,7 +167,8 @@ fn push_copy(delta: &mut Vec<u8>, mut offset: usize, mut length: usize) {
                 }
             }
         };
-        // Four bytes of offset reach far beyond what is packed here; two of length are what `part` needs.
+        // Four bytes of offset reach far beyond the largest object here; two bytes of length hold
+        // `part`.
         push(0..4, offset);
         push(4..6, part);
         offset += part;
@@ -171,7 +176,7 @@ fn push_copy(delta: &mut Vec<u8>, mut offset: usize, mut length: usize) {
     }
 }
 
-/// Puts a pack into the answer of a `fetch`.
+/// Frames a pack as the answer to a `fetch`.
 fn framed(pack: &[u8]) -> Bytes {
     let mut answer = BytesMut::new();
     answer.extend_from_slice(b"000dpackfile\n");
@@ -188,7 +193,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::git::pktline;
+    use crate::git::pktline::{Packet, PacketReader};
 
     /// Applies a delta as gitformat-pack(5) says.
     fn apply(old: &[u8], delta: &[u8]) -> Vec<u8> {
@@ -258,7 +263,7 @@ mod tests {
         let long = "line\n".repeat(500);
         let first = commit(&[("a", "1"), ("long", &long), ("swap", "file")], None);
         let second = commit(&[("b", "2"), ("long", &format!("{long}more")), ("swap", "other")], Some(first));
-        assert_eq!(answer(&repo, first.into()).unwrap(), None, "a first fetch is Git's");
+        assert_eq!(thin_answer(&repo, first.into()).unwrap(), None, "a first fetch is Git's");
 
         let to = Repository::init_bare(folder.path().join("to.git")).unwrap();
         let mut start = repo.packbuilder().unwrap();
@@ -272,11 +277,11 @@ mod tests {
             writer.commit().unwrap();
         };
         store(&pack);
-        let answer = answer(&repo, second.into()).unwrap().unwrap();
-        let mut reader = pktline::Reader::default();
+        let answer = thin_answer(&repo, second.into()).unwrap().unwrap();
+        let mut reader = PacketReader::default();
         reader.feed(&answer);
         let mut packets = Vec::new();
-        while let Some(pktline::Packet::Data(packet)) = reader.next().unwrap() {
+        while let Some(Packet::Data(packet)) = reader.next().unwrap() {
             packets.push(packet);
         }
         assert_eq!(&packets[0][..], b"packfile\n");

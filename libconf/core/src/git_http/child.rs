@@ -1,18 +1,10 @@
-//! A Git program that answers one request: its input comes from the connection, its output goes there.
+//! A Git program that answers one request: it reads from the connection, and its output goes there.
 
-use std::{
-    io,
-    process::Stdio,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{io, process::Stdio, time::Duration};
 
 use async_compression::tokio::bufread::GzipDecoder;
 use bytes::{Bytes, BytesMut};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     process::Child,
@@ -22,10 +14,10 @@ use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 
 use crate::http::{Body, Request, Response, error};
 
-/// A reader that takes nothing for so long holds a process for nobody.
+/// The longest time that a reader may take nothing: longer, and it holds a process for nobody.
 const STALLED: Duration = Duration::from_secs(120);
 
-/// What Git says on standard error is kept up to here, for the log.
+/// The most bytes of Git's standard error that are kept, for the log.
 const MOST_WORDS: u64 = 4 << 10;
 
 /// A request's body, decoded.
@@ -42,50 +34,49 @@ pub(crate) fn decoded(request: Request) -> Result<Input, Failure> {
     }
 }
 
-/// Input that is at hand.
-pub(crate) fn whole(bytes: Bytes) -> Input {
+/// An input whose bytes are all here.
+pub(crate) fn input_of(bytes: Bytes) -> Input {
     Box::new(StreamReader::new(Body::from(bytes)))
 }
 
 /// Why an answer has no proper end.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum Failure {
     /// The request's body is broken.
+    #[error("the request's body ended early or is damaged: {0}")]
     Input(String),
-    /// It is encoded in a way that Git's own clients do not use.
+    /// The body has an encoding that Git's own clients do not use.
+    #[error("a request to Git is sent as it is, or as gzip")]
     Encoding,
-    /// It is more than is allowed here.
+    /// The body has more bytes than are allowed here.
+    #[error("the request is larger than the {0} bytes allowed here")]
     TooLarge(u64),
+    /// All processes are taken.
+    #[error("too many fetches or pushes at once; try again")]
+    Busy,
     /// Git died, or ended with an error.
+    #[error("git failed: {0}")]
     Git(String),
     /// The reader takes nothing.
+    #[error("the reader takes nothing")]
     Stalled,
 }
 
-impl std::fmt::Display for Failure {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Failure::Input(words) => write!(f, "the request's body ended early or is damaged: {words}"),
-            Failure::Encoding => write!(f, "a request to Git is sent as it is, or as gzip"),
-            Failure::TooLarge(limit) => write!(f, "the request is larger than the {limit} bytes allowed here"),
-            Failure::Git(words) => write!(f, "git failed: {words}"),
-            Failure::Stalled => write!(f, "the reader takes nothing"),
-        }
-    }
-}
-
-impl std::error::Error for Failure {}
-
 impl Failure {
-    /// As an answer, when none has begun.
+    /// The failure as an answer, when none has begun.
     pub(crate) fn response(&self) -> Response {
         let status = match self {
             Failure::Input(_) => StatusCode::BAD_REQUEST,
             Failure::Encoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Failure::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            Failure::Busy => StatusCode::SERVICE_UNAVAILABLE,
             Failure::Git(_) | Failure::Stalled => StatusCode::INTERNAL_SERVER_ERROR,
         };
-        error(status, self)
+        let mut response = error(status, self);
+        if matches!(self, Failure::Busy) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
+        }
+        response
     }
 }
 
@@ -97,46 +88,56 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// The next part; nothing after the last, and nothing after a failure. Only an output that ended without a failure
-    /// is whole.
+    /// The next part; `None` after the last part and after a failure. Only an output that ended
+    /// without a failure is whole.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
         self.parts.recv().await
     }
+
+    /// The whole output.
+    pub(crate) async fn all(mut self) -> Result<Bytes, Failure> {
+        let mut all = BytesMut::new();
+        while let Some(part) = self.next().await {
+            all.extend_from_slice(&part?);
+        }
+        Ok(all.freeze())
+    }
 }
 
-/// Starts a Git program. It reads `input`, of at most `limit` bytes; `permit` is given back when it has ended, and
-/// `deaths` counts it when Git itself failed.
+/// Starts a Git program that reads `input`, of at most `limit` bytes. `permit` is given back when
+/// the program has ended; `on_failure` is called when Git itself failed.
 pub(crate) fn start(
     command: std::process::Command,
     input: Input,
     limit: u64,
     permit: OwnedSemaphorePermit,
-    deaths: Arc<AtomicU64>,
-) -> io::Result<Output> {
+    on_failure: impl FnOnce() + Send + 'static,
+) -> Result<Output, Failure> {
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    // In a group of its own, to be killed with the programs that it starts.
-    let child = command.process_group(0).kill_on_drop(true).spawn()?;
+    // In a process group of its own, so that it can be killed with the programs that it starts.
+    let child = command.process_group(0).kill_on_drop(true).spawn();
+    let child = child.map_err(|cause| Failure::Git(cause.to_string()))?;
     let (sender, parts) = mpsc::channel(4);
     let mut group = Group(child);
     let task = tokio::spawn(async move {
         if let Err(failure) = converse(&mut group.0, input, limit, &sender).await {
             drop(group);
             drop(permit);
-            // A question for what is not here says nothing about the repository.
+            // A request for an object that is not here says nothing about the repository.
             let only_asked = |words: &str| words.contains("not our ref") && !words.contains("error:");
             if matches!(&failure, Failure::Git(words) if !only_asked(words)) {
-                deaths.fetch_add(1, Ordering::Relaxed);
+                on_failure();
             }
             tracing::warn!(%failure, "a Git request failed");
-            // The body must not end cleanly, or the client would take it for whole, or wait for more.
+            // The body must not end cleanly: the client would take it for whole, or wait for more.
             let _ = sender.send(Err(failure)).await;
         }
     });
     Ok(Output { parts, _task: AbortOnDropHandle::new(task) })
 }
 
-/// Passes everything on, both ways, until the program has ended.
+/// Passes all bytes on, both ways, until the program has ended.
 async fn converse(
     child: &mut Child,
     input: Input,
@@ -161,7 +162,7 @@ async fn converse(
             fed?;
             answer.await
         }
-        // It may end before it has read all.
+        // The program may end before it has read all.
         ended = &mut answer => ended,
     }
 }
@@ -178,7 +179,7 @@ async fn feed(mut stdin: tokio::process::ChildStdin, mut input: Input, limit: u6
             return Err(Failure::TooLarge(limit));
         }
         let Ok(written) = stdin.write(part).await else {
-            // It reads no more: how it ends says why.
+            // The program reads no more; its end says why.
             return Ok(());
         };
         total -= (part.len() - written) as u64;
@@ -198,7 +199,7 @@ async fn pass_on(
             return Ok(());
         }
         let sent = tokio::time::timeout(STALLED, sender.send(Ok(buffer.split().freeze()))).await;
-        // Nobody listens, or nobody takes it.
+        // The reader is gone, or takes nothing.
         sent.map_err(|_| Failure::Stalled)?.map_err(|_| Failure::Stalled)?;
     }
 }
@@ -206,18 +207,19 @@ async fn pass_on(
 async fn read_words(stderr: impl AsyncRead + Unpin) -> String {
     let mut words = Vec::new();
     let mut stderr = stderr.take(MOST_WORDS);
-    // What cannot be read is not said.
+    // Words that cannot be read are left out.
     let _ = stderr.read_to_end(&mut words).await;
     let _ = tokio::io::copy(&mut stderr.into_inner(), &mut tokio::io::sink()).await;
     String::from_utf8_lossy(&words).into_owned()
 }
 
-/// A program and those that it started.
+/// A program and the programs that it started.
 struct Group(Child);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // There is an id as long as nobody has waited for the program: it cannot be another's yet.
+        // The program has an id until somebody has waited for it, so the id cannot be another
+        // program's yet.
         let id = self.0.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
         if let Some(id) = id {
             let _ = rustix::process::kill_process_group(id, rustix::process::Signal::KILL);

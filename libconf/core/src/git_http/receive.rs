@@ -1,23 +1,20 @@
 //! `git receive-pack` over smart HTTP.
 
-use std::{fmt, path::PathBuf, sync::Arc};
+use std::{fmt, path::PathBuf, process::Command, sync::Arc};
 
 use bytes::Bytes;
-use futures_util::{StreamExt as _, stream};
-use http::StatusCode;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
     git,
     git_http::{
-        child::{Failure, Output, decoded, start, whole},
-        upload::{announced, busy, uncached},
+        answer::{announced, answered},
+        child::{Failure, decoded, input_of, start},
     },
-    http as answers,
     http::{Request, Response},
 };
 
-/// A push has at most this many bytes; `receive.maxInputSize` may set less.
+/// The most bytes of a push; `receive.maxInputSize` may set less.
 const MOST_BYTES: u64 = 4 << 30;
 
 type Environment = Box<dyn Fn(&Request) -> Vec<(String, String)> + Send + Sync>;
@@ -36,8 +33,8 @@ impl fmt::Debug for ReceivePack {
 }
 
 impl ReceivePack {
-    /// Serves `repo`, at most `processes` pushes at once. `environment` gives the variables that the hooks of a push see,
-    /// on top of the clean environment.
+    /// Serves `repo`, at most `processes` pushes at once. `environment` gives the variables that
+    /// the hooks of a push see, on top of the clean environment.
     pub fn new(
         repo: PathBuf,
         processes: usize,
@@ -49,32 +46,34 @@ impl ReceivePack {
 
     /// Answers `GET info/refs?service=git-receive-pack`.
     pub async fn advertise(&self, request: Request) -> Response {
-        let Ok(permit) = self.processes.clone().try_acquire_owned() else { return busy() };
-        let mut git = self.command(&request);
-        git.arg("--http-backend-info-refs").arg(&self.repo);
-        match start(git, whole(Bytes::new()), 0, permit, Arc::default()) {
-            Ok(output) => announced("git-receive-pack", output).await,
-            Err(cause) => Failure::Git(cause.to_string()).response(),
-        }
-    }
-
-    /// Answers `POST git-receive-pack`: streams both ways in constant memory. When git dies the connection is torn down,
-    /// since a pusher would wait for ever after a proper end.
-    pub async fn serve(&self, request: Request) -> Response {
-        let Ok(permit) = self.processes.clone().try_acquire_owned() else { return busy() };
-        let mut git = self.command(&request);
-        git.arg(&self.repo);
-        let input = match decoded(request) {
-            Ok(input) => input,
-            Err(failure) => return failure.response(),
+        let kind = "application/x-git-receive-pack-advertisement";
+        let advertise = async move {
+            let permit = self.permit()?;
+            let mut git = self.command(&request);
+            git.arg("--http-backend-info-refs").arg(&self.repo);
+            announced("git-receive-pack", kind, start(git, input_of(Bytes::new()), 0, permit, || {})?).await
         };
-        match start(git, input, MOST_BYTES, permit, Arc::default()) {
-            Ok(output) => answered("application/x-git-receive-pack-result", Bytes::new(), output).await,
-            Err(cause) => Failure::Git(cause.to_string()).response(),
-        }
+        advertise.await.unwrap_or_else(|failure| failure.response())
     }
 
-    fn command(&self, request: &Request) -> std::process::Command {
+    /// Answers `POST git-receive-pack`: streams both ways in constant memory. When git dies the
+    /// connection is torn down, since a pusher would wait for ever after a proper end.
+    pub async fn serve(&self, request: Request) -> Response {
+        let serve = async {
+            let permit = self.permit()?;
+            let mut git = self.command(&request);
+            git.arg(&self.repo);
+            let output = start(git, decoded(request)?, MOST_BYTES, permit, || {})?;
+            answered("application/x-git-receive-pack-result", Bytes::new(), output).await
+        };
+        serve.await.unwrap_or_else(|failure| failure.response())
+    }
+
+    fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
+        self.processes.clone().try_acquire_owned().map_err(|_| Failure::Busy)
+    }
+
+    fn command(&self, request: &Request) -> Command {
         let mut git = git::command(&self.repo);
         git.envs((self.environment)(request)).args(["receive-pack", "--stateless-rpc"]);
         if let Some(protocol) = request.header("git-protocol") {
@@ -82,21 +81,4 @@ impl ReceivePack {
         }
         git
     }
-}
-
-/// Answers with `head`, if any, and what a program says, as it says it. Nothing is answered before the program has said
-/// something or ended, so that one that fails at once is an error with words.
-pub(crate) async fn answered(kind: &'static str, head: Bytes, mut output: Output) -> Response {
-    match output.next().await {
-        None => uncached(answers::bytes_of(StatusCode::OK, kind, head)),
-        Some(Err(failure)) => failure.response(),
-        Some(Ok(first)) => streamed(kind, [head, first], output),
-    }
-}
-
-/// Answers with `heads` and the rest of the output.
-pub(crate) fn streamed(kind: &'static str, heads: [Bytes; 2], output: Output) -> Response {
-    let heads = stream::iter(heads.into_iter().filter(|head| !head.is_empty()).map(Ok));
-    let rest = stream::unfold(output, |mut output| async move { Some((output.next().await?, output)) });
-    uncached(answers::stream(StatusCode::OK, kind, heads.chain(rest)))
 }

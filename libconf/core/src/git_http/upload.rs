@@ -1,63 +1,54 @@
-//! Serving Git over smart HTTP: `git upload-pack` behind a cache of answers.
+//! `git upload-pack` over smart HTTP, behind a cache of answers.
 //!
-//! What is asked for by object id in one step ([`Step`]) has one answer, whoever asks: it is computed once and kept. All
-//! else (listings, first fetches, plain git clients) runs a process each, within limits.
+//! A step asked for by object id ([`Step`]) has one answer, whoever asks: it is computed once and
+//! kept. Every other request (listings, first fetches, plain git clients) runs a process of its
+//! own, within limits.
 
-use std::{
-    path::PathBuf,
-    process::Command,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering::Relaxed},
-    },
-    time::Duration,
-};
+use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use moka::future::Cache;
+use parking_lot::Mutex;
 use tokio::{
     io::AsyncReadExt as _,
     sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
 };
-use warp::Filter;
 
-pub use crate::git_http::receive::ReceivePack;
 use crate::{
-    git::{
-        self,
-        pktline::{self, Packet},
-    },
+    git::{self, Packet, PacketReader, Step, error_words, push_line},
     git_http::{
-        child::{Failure, Output, decoded, start, whole},
-        receive::{answered, streamed},
+        answer::{announced, streamed, uncached, whole},
+        child::{Failure, Output, decoded, input_of, start},
     },
-    http as answers,
-    http::{Request, Response, Routes},
-    upstream::{Upstreams, fetch::Step},
+    http::{self as answers, Request, Response},
+    upstream::Upstreams,
 };
 
 const RESULT: &str = "application/x-git-upload-pack-result";
+const ADVERTISEMENT: &str = "application/x-git-upload-pack-advertisement";
 
-/// A step waits so long for a process of another to end, and a first fetch so long.
+/// How long a step or a listing waits until another process ends.
 const STEP_PATIENCE: Duration = Duration::from_secs(10);
+/// How long any other fetch waits until another process ends.
 const START_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Bounds of a server.
 #[derive(Clone, Debug)]
-pub struct Limits {
+pub struct UploadLimits {
     /// Bytes of remembered answers; one answer is remembered up to a sixteenth of it.
     pub cache_bytes: u64,
-    /// `upload-pack` processes at once, for steps and listings and, counted apart, for all other fetches.
+    /// `upload-pack` processes at once, for steps and listings and, counted apart, for all other
+    /// fetches.
     pub processes: usize,
     /// Bytes of a decoded request.
     pub request_bytes: u64,
 }
 
-impl Default for Limits {
+impl Default for UploadLimits {
     fn default() -> Self {
-        Limits { cache_bytes: 64 << 20, processes: 16, request_bytes: 4 << 20 }
+        UploadLimits { cache_bytes: 64 << 20, processes: 16, request_bytes: 4 << 20 }
     }
 }
 
@@ -65,32 +56,24 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct UploadPack {
     repo: PathBuf,
-    limits: Limits,
+    limits: UploadLimits,
     upstreams: Option<Arc<Upstreams>>,
     /// Answers to steps, by request.
     steps: Cache<Bytes, Bytes>,
-    /// For steps and listings.
+    /// Permits for steps and listings.
     light: Arc<Semaphore>,
-    /// For what may be large.
+    /// Permits for fetches that may be large.
     heavy: Arc<Semaphore>,
-    /// Protocol v2 announces what the server can do, and no refs: the same for as long as this program runs.
+    /// The announcement of protocol v2. It lists what the server can do and no refs, so it stays
+    /// the same while this program runs.
     announcement: OnceCell<Bytes>,
-    counters: Counters,
+    counts: Arc<Mutex<Counts>>,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    cached: AtomicU64,
-    processes: AtomicU64,
-    refused: AtomicU64,
-    relayed: AtomicU64,
-    failed: Arc<AtomicU64>,
-}
-
-/// What a server has done since its start.
+/// Numbers of what a server has done since its start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Requests answered from memory, by waiting for another's process included.
+    /// Requests answered from memory, or by waiting for another request's process.
     pub cached: u64,
     /// Processes started.
     pub processes: u64,
@@ -98,44 +81,46 @@ pub struct Counts {
     pub refused: u64,
     /// Requests relayed upstream.
     pub relayed: u64,
-    /// Processes that failed, though they were asked for what is here: the repository may be damaged.
+    /// Processes that failed, though they were asked for objects that are here: the repository may
+    /// be damaged.
     pub failed: u64,
 }
 
 /// Why there is no answer to keep.
 #[derive(Debug)]
 enum NotKept {
-    /// Too large: it is streamed to whoever started it.
+    /// The answer is too large: it is streamed to the request that started it.
     Large,
-    /// Refused by Git, in an answer of its own.
-    Said(Bytes),
+    /// Git refused, in an answer of its own.
+    Refusal(Bytes),
     Failed(Failure),
-    Busy,
 }
 
-/// Where an asker finds what it started, when that became too large to keep.
+/// The place where a request finds the process that it started, when the answer became too large to
+/// keep.
 type Started = Arc<Mutex<Option<(Bytes, Output)>>>;
 
 impl UploadPack {
     /// Serves `repo`.
-    pub fn new(repo: PathBuf, limits: Limits) -> Arc<Self> {
+    pub fn new(repo: PathBuf, limits: UploadLimits) -> Arc<Self> {
         UploadPack::with(repo, limits, None)
     }
 
-    /// Like [`UploadPack::new`], but a step whose `have` is not here is relayed to these servers, and computed here only
-    /// when none of them answers: a cache that was emptied would otherwise send everything to every host.
-    pub fn relaying(repo: PathBuf, limits: Limits, upstreams: Arc<Upstreams>) -> Arc<Self> {
+    /// Like [`UploadPack::new`], but a step whose `have` is not here is relayed to these servers,
+    /// and computed here only when none of them answers: a cache that was emptied would otherwise
+    /// send everything to every host.
+    pub fn relaying(repo: PathBuf, limits: UploadLimits, upstreams: Arc<Upstreams>) -> Arc<Self> {
         UploadPack::with(repo, limits, Some(upstreams))
     }
 
-    fn with(repo: PathBuf, limits: Limits, upstreams: Option<Arc<Upstreams>>) -> Arc<Self> {
+    fn with(repo: PathBuf, limits: UploadLimits, upstreams: Option<Arc<Upstreams>>) -> Arc<Self> {
         let size = |request: &Bytes, answer: &Bytes| u32::try_from(request.len() + answer.len()).unwrap_or(u32::MAX);
         Arc::new(UploadPack {
             steps: Cache::builder().max_capacity(limits.cache_bytes).weigher(size).build(),
             light: Arc::new(Semaphore::new(limits.processes)),
             heavy: Arc::new(Semaphore::new(limits.processes)),
             announcement: OnceCell::new(),
-            counters: Counters::default(),
+            counts: Arc::default(),
             repo,
             limits,
             upstreams,
@@ -145,68 +130,51 @@ impl UploadPack {
     /// Answers `GET info/refs?service=git-upload-pack`.
     pub async fn advertise(&self, request: Request) -> Response {
         let protocol = request.header("git-protocol").unwrap_or_default();
-        let is_v2 = protocol == "version=2";
-        if let Some(known) = self.announcement.get().filter(|_| is_v2) {
-            return uncached(answers::bytes_of(
-                StatusCode::OK,
-                "application/x-git-upload-pack-advertisement",
-                known.clone(),
-            ));
-        }
-        let Some(permit) = self.permit(&self.light, STEP_PATIENCE).await else { return busy() };
-        let mut git = self.command(protocol);
-        git.arg("--http-backend-info-refs").arg(&self.repo);
-        let mut output = match self.start(git, Bytes::new(), permit) {
-            Ok(output) => output,
-            Err(failure) => return failure.response(),
-        };
-        if !is_v2 {
-            return announced("git-upload-pack", output).await;
-        }
-        let mut all = BytesMut::new();
-        while let Some(part) = output.next().await {
-            match part {
-                Ok(part) => all.extend_from_slice(&part),
-                Err(failure) => return failure.response(),
+        let advertised = async {
+            if protocol == "version=2" {
+                let compute = async { self.advertisement(protocol).await?.all().await };
+                return Ok(whole(ADVERTISEMENT, self.announcement.get_or_try_init(|| compute).await?.clone()));
             }
-        }
-        let known = self.announcement.get_or_init(|| async { all.freeze() }).await.clone();
-        uncached(answers::bytes_of(StatusCode::OK, "application/x-git-upload-pack-advertisement", known))
+            announced("git-upload-pack", ADVERTISEMENT, self.advertisement(protocol).await?).await
+        };
+        advertised.await.unwrap_or_else(|failure: Failure| failure.response())
+    }
+
+    async fn advertisement(&self, protocol: &str) -> Result<Output, Failure> {
+        let permit = self.permit(&self.light, STEP_PATIENCE).await?;
+        let mut git = self.command(protocol);
+        git.arg("--http-backend-info-refs");
+        self.start(git, Bytes::new(), permit)
     }
 
     /// Answers `POST git-upload-pack`.
     pub async fn serve(&self, request: Request) -> Response {
         let protocol = request.header("git-protocol").unwrap_or_default().to_owned();
-        let body = match self.read(request).await {
-            Ok(body) => body,
-            Err(failure) => return failure.response(),
+        let served = async {
+            let body = self.read(request).await?;
+            match Step::parse(&body).filter(|_| protocol == "version=2") {
+                Some(step) if step.have.is_some() => self.step(step, body).await,
+                _ => self.other(&protocol, body).await,
+            }
         };
-        match Step::parse(&body).filter(|_| protocol == "version=2") {
-            Some(step) if step.have.is_some() => self.step(step, body).await,
-            _ => self.other(&protocol, body).await,
-        }
+        served.await.unwrap_or_else(|failure| failure.response())
     }
 
-    /// Remembers the answer to a step, byte for byte: see [`crate::upstream::fetch::Fetched::answer`].
+    /// Remembers the answer to a step, byte for byte: see
+    /// [`Fetched::answer`](crate::upstream::Fetched::answer).
     pub async fn prime(&self, request: Bytes, response: Bytes) {
         if response.len() <= self.most_kept() {
             self.steps.insert(request, response).await;
         }
     }
 
-    /// What it has done since its start.
+    /// Numbers of what the server has done since its start.
     pub fn counts(&self) -> Counts {
-        let Counters { cached, processes, refused, relayed, failed } = &self.counters;
-        Counts {
-            cached: cached.load(Relaxed),
-            processes: processes.load(Relaxed),
-            refused: refused.load(Relaxed),
-            relayed: relayed.load(Relaxed),
-            failed: failed.load(Relaxed),
-        }
+        *self.counts.lock()
     }
 
-    /// Reads a request, decoded and bounded: what unpacks to more than the limit is refused on the way.
+    /// Reads a request, decoded and bounded: the reader stops at the limit, however much the
+    /// request unpacks to.
     async fn read(&self, request: Request) -> Result<Bytes, Failure> {
         let limit = self.limits.request_bytes;
         let mut input = decoded(request)?.take(limit + 1);
@@ -215,17 +183,17 @@ impl UploadPack {
         if body.len() as u64 > limit { Err(Failure::TooLarge(limit)) } else { Ok(body.into()) }
     }
 
-    /// A step: from memory, or by one process for all who ask for it now.
-    async fn step(&self, step: Step, request: Bytes) -> Response {
+    /// Answers a step from memory, or by one process for all that ask for it now.
+    async fn step(&self, step: Step, request: Bytes) -> Result<Response, Failure> {
         let started = Started::default();
         let mut first = false;
         if !self.steps.contains_key(&request) {
-            match self.look(step).await {
-                Ok((true, true)) => {}
-                Ok((false, _)) => return said(not_our_ref(step)),
-                // An answer that was computed without knowing `have` is not the answer to this step: it is not kept.
-                Ok((true, false)) => return self.unknown_have(request).await,
-                Err(words) => return Failure::Git(words).response(),
+            match self.look(step).await? {
+                (true, true) => {}
+                (false, _) => return Ok(whole(RESULT, not_our_ref(step))),
+                // An answer that was computed without knowing `have` is not the answer to this
+                // step: it is not kept.
+                (true, false) => return self.unknown_have(request).await,
             }
         }
         let compute = async {
@@ -234,48 +202,47 @@ impl UploadPack {
         };
         let kept = self.steps.try_get_with(request.clone(), compute).await;
         if !first {
-            self.counters.cached.fetch_add(1, Relaxed);
+            self.counts.lock().cached += 1;
         }
-        let mine = started.lock().unwrap_or_else(PoisonError::into_inner).take();
-        match (kept, mine) {
-            (Ok(answer), _) => uncached(answers::bytes_of(StatusCode::OK, RESULT, answer)),
-            (Err(_), Some((head, output))) => streamed(RESULT, [head, Bytes::new()], output),
+        let own = started.lock().take();
+        match (kept, own) {
+            (Ok(answer), _) => Ok(whole(RESULT, answer)),
+            (Err(_), Some((head, output))) => Ok(streamed(RESULT, [head, Bytes::new()], output)),
             (Err(reason), None) => match &*reason {
                 NotKept::Large => self.other("version=2", request).await,
-                NotKept::Said(words) => said(words.clone()),
-                NotKept::Failed(failure) => failure.response(),
-                NotKept::Busy => busy(),
+                NotKept::Refusal(words) => Ok(whole(RESULT, words.clone())),
+                NotKept::Failed(failure) => Err(failure.clone()),
             },
         }
     }
 
-    /// Runs the process for a step; only an answer that ended well, with a pack, is kept.
+    /// Runs the process for a step. Only an answer that ended well, with a pack, is kept.
     async fn compute(&self, request: Bytes, started: Started) -> Result<Bytes, NotKept> {
-        let permit = self.permit(&self.light, STEP_PATIENCE).await.ok_or(NotKept::Busy)?;
-        let mut output = self.run("version=2", request, permit).map_err(NotKept::Failed)?;
+        let permit = self.permit(&self.light, STEP_PATIENCE).await.map_err(NotKept::Failed)?;
+        let mut output = self.start(self.command("version=2"), request, permit).map_err(NotKept::Failed)?;
         let mut all = BytesMut::new();
         while let Some(part) = output.next().await {
             match part {
                 Ok(part) => all.extend_from_slice(&part),
-                Err(_) if refuses(&all) => return Err(NotKept::Said(all.freeze())),
+                Err(_) if refuses(&all) => return Err(NotKept::Refusal(all.freeze())),
                 Err(failure) => return Err(NotKept::Failed(failure)),
             }
             if all.len() > self.most_kept() {
-                *started.lock().unwrap_or_else(PoisonError::into_inner) = Some((all.freeze(), output));
+                *started.lock() = Some((all.freeze(), output));
                 return Err(NotKept::Large);
             }
         }
-        if refuses(&all) { Err(NotKept::Said(all.freeze())) } else { Ok(all.freeze()) }
+        if refuses(&all) { Err(NotKept::Refusal(all.freeze())) } else { Ok(all.freeze()) }
     }
 
-    /// A step from a commit that is not here.
-    async fn unknown_have(&self, request: Bytes) -> Response {
-        let upstreams = self.upstreams.as_ref().map(|upstreams| upstreams.in_order()).unwrap_or_default();
-        for one in upstreams {
-            match one.upload_pack(request.clone()).await {
+    /// Answers a step from a commit that is not here.
+    async fn unknown_have(&self, request: Bytes) -> Result<Response, Failure> {
+        for upstream in self.upstreams.iter().flat_map(|upstreams| upstreams.in_order()) {
+            match upstream.upload_pack(request.clone()).await {
                 Ok(answer) => {
-                    self.counters.relayed.fetch_add(1, Relaxed);
-                    return uncached(answers::stream(StatusCode::OK, RESULT, answer.bytes_stream().map_err(Box::new)));
+                    self.counts.lock().relayed += 1;
+                    let answer = answer.bytes_stream().map_err(Box::new);
+                    return Ok(uncached(answers::stream(StatusCode::OK, RESULT, answer)));
                 }
                 Err(error) => tracing::warn!(%error, "a step from an unknown commit could not be relayed"),
             }
@@ -283,65 +250,53 @@ impl UploadPack {
         self.other("version=2", request).await
     }
 
-    /// Anything else: a process for itself.
-    async fn other(&self, protocol: &str, request: Bytes) -> Response {
+    /// Answers any other request by a process of its own.
+    async fn other(&self, protocol: &str, request: Bytes) -> Result<Response, Failure> {
         let is_listing =
             protocol == "version=2" && request.get(4..).is_some_and(|line| line.starts_with(b"command=ls-refs"));
-        let permit = if is_listing {
-            self.permit(&self.light, STEP_PATIENCE).await
-        } else {
-            self.permit(&self.heavy, START_PATIENCE).await
-        };
-        let Some(permit) = permit else { return busy() };
-        let mut output = match self.run(protocol, request, permit) {
-            Ok(output) => output,
-            Err(failure) => return failure.response(),
-        };
-        match output.next().await {
-            Some(Err(failure)) => failure.response(),
-            // Git's own words of refusal must arrive, though it ends with an error: so they end the answer.
-            Some(Ok(head)) if refuses(&head) => said(head),
-            Some(Ok(head)) => streamed(RESULT, [head, Bytes::new()], output),
-            None => said(Bytes::new()),
-        }
+        let (permits, patience) = if is_listing { (&self.light, STEP_PATIENCE) } else { (&self.heavy, START_PATIENCE) };
+        let permit = self.permit(permits, patience).await?;
+        let mut output = self.start(self.command(protocol), request, permit)?;
+        Ok(match output.next().await.transpose()? {
+            // Git's own words of refusal must arrive, though Git ends with an error: so they end
+            // the answer.
+            Some(head) if refuses(&head) => whole(RESULT, head),
+            Some(head) => streamed(RESULT, [head, Bytes::new()], output),
+            None => whole(RESULT, Bytes::new()),
+        })
     }
 
-    /// Whether what a step wants, and what it has, is here.
-    async fn look(&self, step: Step) -> Result<(bool, bool), String> {
+    /// Whether the commit that a step wants, and the one that it has, are here.
+    async fn look(&self, step: Step) -> Result<(bool, bool), Failure> {
         let path = self.repo.clone();
         let look = move || -> Result<(bool, bool), git2::Error> {
             let repo = git2::Repository::open_bare(path)?;
             let odb = repo.odb()?;
-            let has = |id: Option<libconf::name::CommitId>| id.is_some_and(|id| odb.exists(id.into()));
-            Ok((has(Some(step.want)), has(step.have)))
+            Ok((odb.exists(step.want.into()), step.have.is_some_and(|have| odb.exists(have.into()))))
         };
-        let looked = tokio::task::spawn_blocking(look).await.map_err(|error| error.to_string())?;
-        looked.map_err(|error| error.message().to_owned())
+        let looked = tokio::task::spawn_blocking(look).await.map_err(|error| Failure::Git(error.to_string()))?;
+        looked.map_err(|error| Failure::Git(error.message().to_owned()))
     }
 
-    async fn permit(&self, of: &Arc<Semaphore>, patience: Duration) -> Option<OwnedSemaphorePermit> {
+    async fn permit(&self, of: &Arc<Semaphore>, patience: Duration) -> Result<OwnedSemaphorePermit, Failure> {
         let permit = tokio::time::timeout(patience, of.clone().acquire_owned()).await.ok().and_then(Result::ok);
-        if permit.is_none() {
-            self.counters.refused.fetch_add(1, Relaxed);
-        }
-        permit
+        permit.ok_or_else(|| {
+            self.counts.lock().refused += 1;
+            Failure::Busy
+        })
     }
 
-    fn run(&self, protocol: &str, request: Bytes, permit: OwnedSemaphorePermit) -> Result<Output, Failure> {
-        let mut git = self.command(protocol);
+    fn start(&self, mut git: Command, input: Bytes, permit: OwnedSemaphorePermit) -> Result<Output, Failure> {
+        let counts = self.counts.clone();
+        counts.lock().processes += 1;
         git.arg(&self.repo);
-        self.start(git, request, permit)
-    }
-
-    fn start(&self, git: Command, input: Bytes, permit: OwnedSemaphorePermit) -> Result<Output, Failure> {
-        self.counters.processes.fetch_add(1, Relaxed);
-        start(git, whole(input), u64::MAX, permit, self.counters.failed.clone())
-            .map_err(|cause| Failure::Git(cause.to_string()))
+        start(git, input_of(input), u64::MAX, permit, move || counts.lock().failed += 1)
     }
 
     fn command(&self, protocol: &str) -> Command {
         let mut git = git::command(&self.repo);
-        // With a bitmap Git leaves out whatever any ancestor of `have` held, which a host that started late never had.
+        // With a bitmap Git leaves out whatever any ancestor of `have` held, which a host that
+        // started late never had.
         git.args(["-c", "pack.useBitmaps=false", "-c", "uploadpack.allowAnySHA1InWant=true"]);
         git.args(["upload-pack", "--strict", "--stateless-rpc"]);
         if !protocol.is_empty() {
@@ -355,87 +310,18 @@ impl UploadPack {
     }
 }
 
-/// `/conf.git/info/refs`, `/conf.git/git-upload-pack` and, where pushes are taken, `/conf.git/git-receive-pack`.
-pub fn git_routes(upload: Arc<UploadPack>, receive: Option<Arc<ReceivePack>>) -> Routes {
-    let (uploading, receiving) = (upload.clone(), receive.clone());
-    let refs = warp::path!("conf.git" / "info" / "refs").and(warp::get()).and(answers::request()).then(
-        move |request: Request| {
-            let (upload, receive) = (uploading.clone(), receiving.clone());
-            async move {
-                match (request.query.as_str(), receive) {
-                    ("service=git-upload-pack", _) => upload.advertise(request).await,
-                    ("service=git-receive-pack", Some(receive)) => receive.advertise(request).await,
-                    ("service=git-receive-pack", None) => read_only(),
-                    _ => answers::error(StatusCode::FORBIDDEN, "use a Git client of version 1.6.6 or newer"),
-                }
-            }
-        },
-    );
-    let fetches = warp::path!("conf.git" / "git-upload-pack").and(warp::post()).and(answers::request()).then(
-        move |request: Request| {
-            let upload = upload.clone();
-            async move { upload.serve(request).await }
-        },
-    );
-    let pushes = warp::path!("conf.git" / "git-receive-pack").and(warp::post()).and(answers::request()).then(
-        move |request: Request| {
-            let receive = receive.clone();
-            async move {
-                match receive {
-                    Some(receive) => receive.serve(request).await,
-                    None => read_only(),
-                }
-            }
-        },
-    );
-    refs.boxed().or(fetches.boxed()).unify().or(pushes.boxed()).unify().boxed()
-}
-
-fn read_only() -> Response {
-    answers::error(StatusCode::FORBIDDEN, "this is a cache; push to conf-master")
-}
-
-/// All places are taken.
-pub(crate) fn busy() -> Response {
-    let mut response = answers::error(StatusCode::SERVICE_UNAVAILABLE, "too many fetches or pushes at once; try again");
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
-    response
-}
-
-/// What no proxy between may keep.
-pub(crate) fn uncached(mut response: Response) -> Response {
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    response
-}
-
-/// A list of refs, under the line that says whose it is.
-pub(crate) async fn announced(service: &'static str, output: Output) -> Response {
-    let kind = match service {
-        "git-receive-pack" => "application/x-git-receive-pack-advertisement",
-        _ => "application/x-git-upload-pack-advertisement",
-    };
-    let mut line = String::new();
-    pktline::push(&mut line, &format!("# service={service}"));
-    line.push_str("0000");
-    answered(kind, Bytes::from(line), output).await
-}
-
-fn said(words: Bytes) -> Response {
-    uncached(answers::bytes_of(StatusCode::OK, RESULT, words))
-}
-
-/// What Git answers when it does not have what is wanted.
+/// Git's own answer when it does not have the wanted object.
 fn not_our_ref(step: Step) -> Bytes {
     let mut words = String::new();
-    pktline::push(&mut words, &format!("ERR upload-pack: not our ref {}", step.want));
+    push_line(&mut words, &format!("ERR upload-pack: not our ref {}", step.want));
     words.into()
 }
 
 /// True when an answer is, or begins with, Git's own words of refusal.
 fn refuses(answer: &[u8]) -> bool {
-    let mut packets = pktline::Reader::default();
+    let mut packets = PacketReader::default();
     packets.feed(&answer[..answer.len().min(4 << 10)]);
     std::iter::from_fn(|| packets.next().ok().flatten())
         .take(4)
-        .any(|packet| matches!(packet, Packet::Data(data) if pktline::error(&data).is_some()))
+        .any(|packet| matches!(packet, Packet::Data(data) if error_words(&data).is_some()))
 }

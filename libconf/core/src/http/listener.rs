@@ -1,14 +1,16 @@
-//! The accept loop: from a listening socket to [`Routes`], with bounds on everything and a graceful stop.
+//! The accept loop: from a listening socket to [`Routes`], with bounds on everything and a graceful
+//! stop.
 //!
-//! HTTP/1.1 alone, spoken directly: hyper-util's automatic choice of a version waits without a bound for the first bytes.
+//! HTTP/1.1 alone: hyper-util's automatic choice of a version waits without a bound for the first
+//! bytes.
 
-use std::{fs, io, net::SocketAddr, os::unix::fs::PermissionsExt, path::Path, sync::Arc, time::Duration};
+use std::{fs, io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::StreamExt;
+use futures_util::StreamExt as _;
 use http::header;
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
-use hyper::{body::Incoming, server::conn::http1, service::Service};
+use hyper::{body::Incoming, server::conn::http1, service::Service as _};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
@@ -21,16 +23,19 @@ use tokio::{
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
-use warp::{Filter, Reply};
+use warp::{Filter as _, Reply};
 
-use crate::http::{Response, Routes, refuse};
+use crate::http::{
+    answer::{Response, Routes, refuse},
+    peer::Peer,
+};
 
 /// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
     /// On a network address.
     Tcp(TcpListener),
-    /// On a path.
+    /// On a path in the file system.
     Unix(UnixListener),
 }
 
@@ -52,8 +57,8 @@ pub async fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
         .map_err(|cause| io::Error::new(cause.kind(), format!("cannot listen on {address}: {cause}")))
 }
 
-/// Listens on a Unix socket with these permissions. A file left by a process that is gone is replaced; one that somebody
-/// still answers on is an error.
+/// Listens on a Unix socket with these permissions. A file that a dead process left is replaced; if
+/// a process still answers on it, that is an error.
 pub async fn bind_unix(path: &Path, mode: u32) -> io::Result<Listener> {
     let explain = |cause: io::Error| {
         io::Error::new(cause.kind(), format!("cannot listen on the socket {}: {cause}", path.display()))
@@ -74,54 +79,41 @@ pub async fn bind_unix(path: &Path, mode: u32) -> io::Result<Listener> {
     Ok(Listener::Unix(listener))
 }
 
-/// Who sent a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
-    /// Somebody on the network.
-    Tcp(SocketAddr),
-    /// A process of this machine, as the kernel saw it when it connected.
-    Unix {
-        /// Its user.
-        uid: u32,
-        /// Its process; `None` where the kernel does not tell.
-        pid: Option<i32>,
-    },
-}
-
 /// Bounds of the accept loop.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub(super) struct ListenerLimits {
     /// Connections at once; more wait in the system's backlog.
     pub connections: usize,
-    /// How long a client may take to send the head of a request, and how long an idle connection is kept.
+    /// How long a client may take to send the head of a request, and how long an idle connection is
+    /// kept.
     pub header_timeout: Duration,
     /// How long requests in progress may go on after the stop.
     pub stop_timeout: Duration,
 }
 
-impl Default for Limits {
+impl Default for ListenerLimits {
     fn default() -> Self {
         Self {
             // Every host of a large datacenter holds one or two connections to its cache.
             connections: 20_000,
             header_timeout: Duration::from_secs(30),
-            // SIGTERM promises an end within 5 s; this leaves two for the rest.
+            // SIGTERM promises an end within 5 s; this leaves 2 s for the rest.
             stop_timeout: Duration::from_secs(3),
         }
     }
 }
 
-/// Bytes that are sent and not acknowledged for so long mean that the reader is gone or stuck.
+/// Milliseconds that sent bytes may stay unacknowledged; then the reader is gone or stuck.
 const STUCK_READER_MILLISECONDS: u32 = 120_000;
 
-/// Serves `routes` until `stop`, then finishes the requests in progress, for three seconds at most. Server-sent events
-/// end at once, so that their readers come back to whoever serves next.
+/// Serves `routes` until `stop`, then finishes the requests in progress, for at most three seconds.
+/// Server-sent events end at once, so that their readers connect to the next server.
 pub async fn serve(listener: Listener, routes: Routes, stop: CancellationToken) {
-    serve_with(listener, routes, stop, Limits::default()).await;
+    serve_with(listener, routes, stop, ListenerLimits::default()).await;
 }
 
-/// As [`serve`], with other bounds.
-pub async fn serve_with(listener: Listener, routes: Routes, stop: CancellationToken, limits: Limits) {
+/// Like [`serve`], with other bounds.
+pub(super) async fn serve_with(listener: Listener, routes: Routes, stop: CancellationToken, limits: ListenerLimits) {
     let service = TowerToHyperService::new(warp::service(routes.recover(refuse).map(Reply::into_response).boxed()));
     let answer = move |mut request: http::Request<Incoming>, peer: Peer, stop: CancellationToken| {
         request.extensions_mut().insert(peer);
@@ -143,7 +135,7 @@ pub async fn serve_with(listener: Listener, routes: Routes, stop: CancellationTo
         let (io, peer, slot) = match accepted {
             Ok(accepted) => accepted,
             Err(cause) => {
-                // Nearly always: no file descriptor is left. Waiting lets other connections end.
+                // Nearly always no file descriptor is left. Waiting lets other connections end.
                 tracing::warn!(%cause, "cannot accept a connection");
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
@@ -160,12 +152,13 @@ pub async fn serve_with(listener: Listener, routes: Routes, stop: CancellationTo
         });
     }
     drop(listener);
-    // What is not done in time is dropped with `connections`.
+    // Requests that are not done in time are dropped with `connections`.
     let _ = tokio::time::timeout(limits.stop_timeout, graceful.shutdown()).await;
     connections.shutdown().await;
 }
 
 trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 async fn accept(
@@ -187,7 +180,8 @@ async fn accept(
     }
 }
 
-/// Without `TCP_NODELAY` each answer of Git costs 40 to 85 ms more. A failure means that the client is gone already.
+/// Sets options of a connection. Without `TCP_NODELAY` each answer of Git takes 40 to 85 ms more. A
+/// failure means that the client is gone already.
 fn set_options(io: &TcpStream) {
     let _ = io.set_nodelay(true);
     let _ = rustix::net::sockopt::set_socket_keepalive(io, true);

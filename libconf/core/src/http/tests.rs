@@ -1,6 +1,6 @@
 //! Over real sockets, byte by byte where it matters.
 
-use std::{net::SocketAddr, path::Path};
+use std::{io, net::SocketAddr, path::Path, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -11,7 +11,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::StatusCode;
+use warp::Filter;
+
+use crate::{
+    daemon::Metrics,
+    http::{
+        events::with_heartbeat,
+        listener::{ListenerLimits, serve_with},
+        *,
+    },
+};
 
 /// A server that runs for one test.
 struct Server {
@@ -23,10 +35,10 @@ struct Server {
 impl Server {
     async fn start(routes: Routes) -> Self {
         let listener = bind_tcp(([127, 0, 0, 1], 0).into()).await.unwrap();
-        Self::on(listener, routes, Limits::default())
+        Self::on(listener, routes, ListenerLimits::default())
     }
 
-    fn on(listener: Listener, routes: Routes, limits: Limits) -> Self {
+    fn on(listener: Listener, routes: Routes, limits: ListenerLimits) -> Self {
         let address = listener.address();
         let stop = CancellationToken::new();
         let task = tokio::spawn(serve_with(listener, routes, stop.clone(), limits));
@@ -57,7 +69,7 @@ fn parse(answer: &str) -> (u16, Value) {
     (status, serde_json::from_str(body).unwrap_or_else(|_| body.into()))
 }
 
-/// Echoes a body of at most ten bytes, and says who asked.
+/// Echoes a body of at most ten bytes, and the sender.
 fn echo() -> Routes {
     warp::path!("echo")
         .and(warp::post())
@@ -107,7 +119,7 @@ async fn a_body_over_the_limit_is_413_with_and_without_a_length() {
 #[tokio::test]
 async fn a_slow_or_idle_client_is_let_go() {
     let listener = bind_tcp(([127, 0, 0, 1], 0).into()).await.unwrap();
-    let limits = Limits { header_timeout: Duration::from_millis(100), ..Limits::default() };
+    let limits = ListenerLimits { header_timeout: Duration::from_millis(100), ..ListenerLimits::default() };
     let server = Server::on(listener, echo(), limits);
     let mut silent = server.connect().await;
     let mut slow = server.connect().await;
@@ -122,7 +134,7 @@ async fn a_slow_or_idle_client_is_let_go() {
 #[tokio::test]
 async fn more_connections_than_allowed_wait_their_turn() {
     let listener = bind_tcp(([127, 0, 0, 1], 0).into()).await.unwrap();
-    let server = Server::on(listener, echo(), Limits { connections: 1, ..Limits::default() });
+    let server = Server::on(listener, echo(), ListenerLimits { connections: 1, ..ListenerLimits::default() });
     let mut first = server.connect().await;
     first.write_all(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
     read_until(&mut first, "at this path").await;
@@ -165,7 +177,7 @@ async fn a_stop_lets_a_request_finish_and_ends_events_at_once() {
     sender.read_to_string(&mut answer).await.unwrap();
     assert!(answer.contains("\"body\":\"done\""), "{answer:?}");
     server.task.await.unwrap();
-    assert!(stopped_at.elapsed() < Limits::default().stop_timeout, "took {:?}", stopped_at.elapsed());
+    assert!(stopped_at.elapsed() < ListenerLimits::default().stop_timeout, "took {:?}", stopped_at.elapsed());
     assert!(TcpStream::connect(server.address.unwrap()).await.is_err(), "still listening");
 }
 
@@ -176,7 +188,7 @@ async fn a_request_that_never_ends_is_cut_at_the_bound() {
     let tell = asked.clone();
     let hangs = warp::any().map(move || tell.notify_one()).untuple_one().and(hangs).boxed();
     let listener = bind_tcp(([127, 0, 0, 1], 0).into()).await.unwrap();
-    let limits = Limits { stop_timeout: Duration::from_millis(100), ..Limits::default() };
+    let limits = ListenerLimits { stop_timeout: Duration::from_millis(100), ..ListenerLimits::default() };
     let server = Server::on(listener, hangs, limits);
     let mut connection = server.connect().await;
     connection.write_all(b"GET /hangs HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
@@ -225,7 +237,7 @@ async fn a_silent_stream_of_events_has_heartbeats() {
 async fn over_a_unix_socket_the_kernel_says_who_asks() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("deep/conf.sock");
-    let server = Server::on(bind_unix(&path, 0o600).await.unwrap(), echo(), Limits::default());
+    let server = Server::on(bind_unix(&path, 0o600).await.unwrap(), echo(), ListenerLimits::default());
     let answer = ask_unix(&path).await;
     let me = format!("Unix {{ uid: {}, pid: Some({}) }}", rustix::process::getuid().as_raw(), std::process::id());
     assert_eq!(answer["peer"], me);
@@ -234,7 +246,7 @@ async fn over_a_unix_socket_the_kernel_says_who_asks() {
     assert!(refused.contains("another process answers on it"), "{refused}");
     server.stop.cancel();
     server.task.await.unwrap();
-    let again = Server::on(bind_unix(&path, 0o600).await.unwrap(), echo(), Limits::default());
+    let again = Server::on(bind_unix(&path, 0o600).await.unwrap(), echo(), ListenerLimits::default());
     assert_eq!(ask_unix(&path).await["peer"], me);
     again.stop.cancel();
 }

@@ -1,14 +1,16 @@
-//! Who said what about each key of a component's settings, and who had the last word.
+//! The layers that set or removed each key of a component's settings, and the one that decided.
 
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-use crate::layers::{Layer, Origin, Stack, merge};
-use crate::settings::{
-    commented::one_line,
-    pointer::{Pointer, member},
+use crate::{
+    layers::{
+        layer::{Layer, Origin},
+        stack::Stack,
+    },
+    settings::{JsonPointer, member, merge, one_line},
 };
 use libconf::name::CommitId;
 
@@ -17,48 +19,49 @@ use libconf::name::CommitId;
 pub struct Explained {
     /// Its JSON Pointer.
     pub pointer: String,
-    /// Its value; absent when it was removed.
+    /// Its value; absent when a layer removed it.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub value: Option<Value>,
     /// The lowest layer first; the last one decided.
     pub set_by: Vec<SetBy>,
 }
 
-/// What one layer says about a key.
+/// The word of one layer about a key.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SetBy {
-    /// Who.
+    /// The layer.
     #[serde(flatten)]
     pub origin: Origin,
     /// The file, in its branch.
     pub file: String,
-    /// The line, counted from 1, where it is known.
+    /// The line, counted from 1, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<usize>,
-    /// The branch or tag, where the asker knows it.
+    /// The branch or tag, if the answering program knows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reference: Option<String>,
-    /// The commit in which the file was read, or which changed it last: whoever answers says which.
+    /// The commit in which the file was read, or the one that changed it last; the answering
+    /// program tells which.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<CommitId>,
-    /// Who wrote that commit.
+    /// The author of that commit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub author: Option<String>,
-    /// When, as RFC 3339 has it.
+    /// The commit's time, RFC 3339.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub date: Option<String>,
-    /// The value that it sets; absent when it removes what was there.
+    /// The value that the layer sets; absent when it removes the key.
     #[serde(default, skip_serializing_if = "Option::is_none", deserialize_with = "present")]
     pub value: Option<Value>,
-    /// It had the last word.
+    /// True for the layer that decided.
     pub winner: bool,
 }
 
-/// Longer values are cut where a person reads them.
+/// The most characters of a value that a person reads.
 const MOST_CHARACTERS: usize = 60;
 
 impl Explained {
-    /// For people, on one line: `<pointer> = <value>`.
+    /// The key and its value for people, on one line: `<pointer> = <value>`.
     pub fn shown(&self) -> String {
         format!("{} = {}", one_line(&self.pointer), shown(self.value.as_ref(), "(removed)"))
     }
@@ -70,12 +73,27 @@ impl SetBy {
         shown(self.value.as_ref(), "(removes it)")
     }
 
-    /// Where it stands: `<branch or tag>@<commit> <file>:<line>`.
+    /// The place of the value: `<branch or tag>@<commit> <file>:<line>`.
     pub fn place(&self) -> String {
         let reference = self.reference.as_deref().unwrap_or("?");
         let commit = self.commit.map_or_else(|| "?".to_owned(), |commit| commit.short());
         let line = self.line.map_or_else(String::new, |line| format!(":{line}"));
         format!("{reference}@{commit} {}{line}", self.file)
+    }
+}
+
+impl Stack {
+    /// The layer that decided about the value at a JSON Pointer, or at a dotted key: the last one
+    /// that set it, set something in it, or removed it.
+    pub fn winner(&self, pointer: &str) -> Option<&Layer> {
+        let Ok(pointer) = pointer.parse();
+        self.layers.iter().rev().find(|layer| says(&layer.values, &pointer) != Says::Nothing)
+    }
+
+    /// Explains every key of the settings at or below `at`, and every key that a layer removes
+    /// there.
+    pub fn explain(&self, at: Option<&JsonPointer>) -> Vec<Explained> {
+        explain(self, at.unwrap_or(&JsonPointer::default()))
     }
 }
 
@@ -88,23 +106,23 @@ fn shown(value: Option<&Value>, absent: &str) -> String {
     }
 }
 
-/// A null is a value here.
+/// Keeps a null: it is a value here.
 fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, D::Error> {
     Value::deserialize(deserializer).map(Some)
 }
 
-/// What a layer says about one place.
+/// The word of a layer about one place.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Says<'a> {
-    /// It leaves the place as it is.
+    /// The layer leaves the place as it is.
     Nothing,
     /// This stands there.
     Value(&'a Value),
-    /// Nothing stands there, since it removed or replaced what is around it.
+    /// The layer removed or replaced the object around the place.
     Gone,
 }
 
-pub(crate) fn says<'a>(values: &'a Map<String, Value>, pointer: &Pointer) -> Says<'a> {
+pub(crate) fn says<'a>(values: &'a Map<String, Value>, pointer: &JsonPointer) -> Says<'a> {
     let Some((first, rest)) = pointer.parts().split_first() else { return Says::Nothing };
     let Some(mut value) = values.get(first) else { return Says::Nothing };
     for part in rest {
@@ -117,25 +135,25 @@ pub(crate) fn says<'a>(values: &'a Map<String, Value>, pointer: &Pointer) -> Say
     Says::Value(value)
 }
 
-pub(crate) fn explain(stack: &Stack, at: &Pointer) -> Vec<Explained> {
+pub(crate) fn explain(stack: &Stack, at: &JsonPointer) -> Vec<Explained> {
     let settings = Value::Object(stack.merged());
     let mut keys = BTreeSet::new();
     if let Some(value) = at.find(&settings) {
         leaves(value, at.clone(), &mut |leaf, _| _ = keys.insert(leaf));
     }
-    // What layers remove is explained as well.
+    // Removed keys are explained as well.
     for layer in stack.layers.iter().filter(|layer| layer.origin != Origin::Component) {
-        let mut removed = |key: Pointer, value: &Value| {
+        let mut removed = |key: JsonPointer, value: &Value| {
             if value.is_null() && key.parts().starts_with(at.parts()) && key.find(&settings).is_none() {
                 keys.insert(key);
             }
         };
         for (key, value) in &layer.values {
-            leaves(value, Pointer::default().join(key), &mut removed);
+            leaves(value, JsonPointer::default().join(key), &mut removed);
         }
     }
     if at.find(&settings).is_none() && keys.is_empty() {
-        // Somebody may have removed all that is around it.
+        // A layer may have removed an object around the place.
         keys.insert(at.clone());
     }
     let explained = keys.into_iter().map(|key| {
@@ -145,8 +163,8 @@ pub(crate) fn explain(stack: &Stack, at: &Pointer) -> Vec<Explained> {
     explained.filter(|one| !one.set_by.is_empty()).collect()
 }
 
-/// Plain values, lists, and objects with nothing in them.
-fn leaves(value: &Value, at: Pointer, tell: &mut impl FnMut(Pointer, &Value)) {
+/// Visits plain values, lists, and empty objects.
+fn leaves(value: &Value, at: JsonPointer, tell: &mut impl FnMut(JsonPointer, &Value)) {
     match value {
         Value::Object(members) if !members.is_empty() => {
             members.iter().for_each(|(key, value)| leaves(value, at.join(key), tell));
@@ -155,7 +173,7 @@ fn leaves(value: &Value, at: Pointer, tell: &mut impl FnMut(Pointer, &Value)) {
     }
 }
 
-fn set_by(stack: &Stack, key: &Pointer) -> Vec<SetBy> {
+fn set_by(stack: &Stack, key: &JsonPointer) -> Vec<SetBy> {
     let mut told: Vec<SetBy> = Vec::new();
     for layer in &stack.layers {
         let value = match says(&layer.values, key) {
@@ -163,7 +181,7 @@ fn set_by(stack: &Stack, key: &Pointer) -> Vec<SetBy> {
             Says::Value(value) => said(layer, value),
             Says::Gone => None,
         };
-        // What was not there need not be removed; but who wrote a null wants to see it.
+        // A key that was never set need not be removed; but the author of a null wants to see it.
         if value.is_none() && told.is_empty() && says(&layer.values, key) == Says::Gone {
             continue;
         }
@@ -185,7 +203,7 @@ fn set_by(stack: &Stack, key: &Pointer) -> Vec<SetBy> {
     told
 }
 
-/// The value that a layer brings: in a patch a null removes, at any depth of objects.
+/// The value that a layer sets: in a patch a null removes, at any depth of objects.
 fn said(layer: &Layer, value: &Value) -> Option<Value> {
     match value {
         value if layer.origin == Origin::Component => Some(value.clone()),

@@ -1,33 +1,38 @@
-//! Hosts that share all that a component is made from: what is checked once for all of them.
+//! Groups of hosts that share all that a component is made from, so that a check covers a whole
+//! group.
 
 use std::collections::BTreeMap;
 
 use git2::Repository;
 
-use crate::layers::{Sources, overlays};
 use crate::{
+    layers::{
+        layer::{Sources, overlays},
+        variables::variables,
+    },
     settings,
-    template::{self, Uses},
+    template::Uses,
 };
 use libconf::name::{ComponentVersion, HostName};
 
 /// Hosts whose settings and files of a component are the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// Those that the inventory lists, in order of name; any one stands for all. Empty when it lists none that runs the
-    /// component: then the hosts that it does not list are meant.
+    /// The group's listed hosts, in order of name; any one stands for all. Empty when the inventory
+    /// lists no host that runs the component: the group then stands for hosts that are not listed.
     pub hosts: Vec<HostName>,
 }
 
 impl Group {
-    /// The host that stands for all; none for a host that the inventory does not list.
+    /// The host that stands for all; `None` for hosts that are not listed.
     pub fn host(&self) -> Option<&HostName> {
         self.hosts.first()
     }
 }
 
-/// Groups the listed hosts that run `component` by the layers that roles and hosts put over it, and by what its templates
-/// read of them; never empty. Those with no such layer come first.
+/// Groups the listed hosts that run `component` by the layers of roles and hosts over it, and by
+/// the variables that its templates read. The result is never empty; hosts without such a layer
+/// come first.
 pub fn groups(
     repo: &Repository,
     sources: &Sources<'_>,
@@ -41,7 +46,7 @@ pub fn groups(
         let layers: Vec<_> = overlays(instance, &component.component, Some(host))
             .map(|(_, overlay)| settings::to_canonical(&overlay.values.clone().into()))
             .collect();
-        let facts = uses.as_ref().and_then(|uses| uses.facts(&template::variables(sources, component, Some(host))));
+        let facts = uses.as_ref().and_then(|uses| uses.facts(&variables(sources, component, Some(host))));
         groups.entry((layers, facts)).or_default().push(host.clone());
     }
     if groups.is_empty() {
@@ -55,7 +60,7 @@ pub fn has_templates(repo: &Repository, sources: &Sources<'_>) -> Result<bool, g
     Ok(!sources.raw && *Uses::of(repo, sources.component_tree)? != Uses::NoTemplates)
 }
 
-/// True when what hosts are like makes a difference to the component's templates.
+/// True when the component's templates may read facts about the host.
 pub fn differ_by_host(repo: &Repository, sources: &Sources<'_>) -> Result<bool, git2::Error> {
     Ok(!sources.raw && Uses::of(repo, sources.component_tree)?.may_read("host"))
 }

@@ -1,12 +1,16 @@
-//! What a component is made from on one host, without reading it; only templates are looked at, once.
+//! The ingredients of a component on one host. Only templates are read, each tree once.
 
 use git2::Repository;
 use sha2::{Digest as _, Sha256};
 
-use crate::layers::{Overrides, Sources, overlays};
 use crate::{
+    layers::{
+        layer::{Sources, overlays},
+        overrides::Overrides,
+        variables::variables,
+    },
     settings,
-    template::{self, Uses},
+    template::Uses,
 };
 use libconf::name::{ComponentName, ComponentVersion, HostName, ObjectId, SecretName};
 
@@ -15,20 +19,22 @@ use libconf::name::{ComponentName, ComponentVersion, HostName, ObjectId, SecretN
 pub struct Ingredients {
     tree: ObjectId,
     raw: bool,
-    /// The class's and the datacenter's.
+    /// The class's override and the datacenter's.
     overrides: [Option<ObjectId>; 2],
     /// The SHA-256 of each patch of roles and host, in canonical form.
     overlays: Vec<[u8; 32]>,
-    /// Faults in layers name the component; without a layer there are none.
+    /// The component's name, if it has a layer: faults in layers name the component.
     layered: Option<ComponentName>,
-    /// The SHA-256 of what templates read of platform, datacenter, host and component; nothing without templates.
+    /// The SHA-256 of all that templates read of platform, datacenter, host and component; `None`
+    /// without templates.
     facts: Option<[u8; 32]>,
-    /// The secrets that may go in: the source of each, and its sealed value.
+    /// The secrets of the component: the source of each, and its sealed value.
     secrets: Vec<(SecretName, String, Option<ObjectId>)>,
 }
 
 impl Ingredients {
-    /// Those of `component` on `host`; `class` and `datacenter` are the overrides in the trees of `sources`.
+    /// The ingredients of `component` on `host`; `class` and `datacenter` are the overrides in the
+    /// trees of `sources`.
     pub fn new(
         repo: &Repository,
         sources: &Sources<'_>,
@@ -57,7 +63,7 @@ impl Ingredients {
         let layered = layered.then(|| name.clone());
         let facts = match &*Uses::of(repo, tree)? {
             Uses::NoTemplates => None,
-            uses => uses.facts(&template::variables(sources, component, host)),
+            uses => uses.facts(&variables(sources, component, host)),
         };
         let secrets = sources.secrets_of(name).map(|(secret, declared)| {
             (secret.clone(), declared.source.to_string(), sources.sealed.get(secret).copied())

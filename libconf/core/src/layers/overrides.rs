@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 
 use git2::{ObjectType, Repository, Tree};
 
-use crate::layers::{Layer, Origin, of_file};
-use crate::settings::{Format, SettingsFault};
+use crate::{
+    layers::layer::{Layer, Origin, ReadError, of_file},
+    settings::Format,
+};
 use libconf::name::{ComponentName, Kind, ObjectId};
 
-/// The folder.
+/// The folder of the files.
 const FOLDER: &str = "overrides";
 
-/// What stands in `overrides/` of one tree. Equal ids are equal layers.
+/// The files in `overrides/` of one tree. Equal ids are equal layers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// The file of each component.
     pub files: BTreeMap<ComponentName, ObjectId>,
-    /// Paths that are no component's, and have no effect.
+    /// Paths of files that belong to no component, and have no effect.
     pub strays: Vec<String>,
 }
 
@@ -49,25 +51,25 @@ impl Overrides {
         Ok(found)
     }
 
-    /// Where a component's file stands in the tree.
+    /// The path of a component's file in the tree.
     pub fn path(component: &ComponentName) -> String {
         format!("{FOLDER}/{component}.yaml")
     }
 }
 
-/// The layer that a tree holds over a component's settings.
-pub(crate) fn layer(
+/// Reads a tree's layer over a component's settings.
+pub(crate) fn of_overrides(
     repo: &Repository,
     tree: &Tree<'_>,
-    origin: &Origin,
+    origin: Origin,
     component: &ComponentName,
-) -> Result<Result<Option<Layer>, SettingsFault>, git2::Error> {
+) -> Result<Option<Layer>, ReadError> {
     let folder = |tree: &Tree<'_>, name: &str| match tree.get_name(name) {
         Some(entry) if entry.kind() == Some(ObjectType::Tree) => Some(entry.id()),
         _ => None,
     };
-    let Some(all) = folder(tree, FOLDER) else { return Ok(Ok(None)) };
-    let Some(kind) = folder(&repo.find_tree(all)?, component.kind.as_str()) else { return Ok(Ok(None)) };
+    let Some(all) = folder(tree, FOLDER) else { return Ok(None) };
+    let Some(kind) = folder(&repo.find_tree(all)?, component.kind.as_str()) else { return Ok(None) };
     let name = format!("{}.yaml", component.name);
-    of_file(repo, &repo.find_tree(kind)?, origin.clone(), Overrides::path(component), &name, Format::Yaml)
+    of_file(repo, &repo.find_tree(kind)?, origin, Overrides::path(component), &name, Format::Yaml)
 }

@@ -4,7 +4,13 @@ use git2::Repository;
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
-use crate::layers::{Ingredients, Layer, LayerError, Origin, Overrides, Sources, Stack, groups, stack};
+use crate::layers::{
+    groups::groups,
+    ingredients::Ingredients,
+    layer::{Layer, LayerError, Origin, Sources},
+    overrides::Overrides,
+    stack::{Stack, stack},
+};
 use crate::{
     manifest::{InstanceManifest, Strictness},
     secret::Declaration,
@@ -323,7 +329,7 @@ fn of(layers: &[Map<String, Value>]) -> Stack {
     }
 }
 
-/// The algorithm of RFC 7396, section 2, as it stands there.
+/// The algorithm of RFC 7396, section 2, word for word.
 fn merge_patch(target: Value, patch: &Value) -> Value {
     let Value::Object(patch) = patch else { return patch.clone() };
     let mut target = if let Value::Object(target) = target { target } else { Map::new() };
@@ -365,7 +371,7 @@ proptest! {
         leaves(&last, String::new(), &mut all);
         for pointer in all {
             match last.pointer(&pointer).unwrap() {
-                // Nothing stands where it says null; only the lowest layer's nulls are values.
+                // A null in a patch removes; only the lowest layer's nulls are values.
                 Value::Null if layers.len() > 1 => prop_assert_eq!(settings.pointer(&pointer), None),
                 Value::Object(_) => prop_assert!(settings.pointer(&pointer).unwrap().is_object()),
                 value => prop_assert_eq!(settings.pointer(&pointer), Some(value)),
@@ -404,7 +410,7 @@ proptest! {
 
     #[test]
     fn the_same_inputs_give_the_same_bytes(layers in layers()) {
-        // Keys in another order: as other readers would insert them.
+        // Keys in another order, as another reader would insert them.
         fn turned(value: &Value) -> Value {
             match value {
                 Value::Object(object) => object.iter().rev().map(|(key, value)| (key.clone(), turned(value))).collect(),

@@ -1,9 +1,12 @@
-//! What is read, what is refused and with which words, who runs what.
+//! Manifests that are read or refused, the words of refusals, and the components of a host.
 #![expect(clippy::format_collect, reason = "the texts are small")]
 
 use proptest::prelude::*;
 
-use crate::manifest::{Strictness::*, *};
+use crate::{
+    manifest::{Strictness::*, pattern::matches, *},
+    settings::{Compatibility, Fault},
+};
 
 const CLASS: &str = "\
 services:
@@ -351,7 +354,7 @@ fn faults_of_secrets() {
         let text = if text.starts_with('{') { format!("secrets: {text}") } else { format!("secrets: {{{text}}}") };
         assert_eq!(faults(ClassManifest::parse(&text, Strict)), [format!("line 1: {want}")], "{text}");
     }
-    // A host never fails on what it does not know, and reads what it does.
+    // A host never fails on keys that it does not know, and reads all others.
     let text = "secrets: {A: {readers: [services/a], later: true}, B: {readers: [services/a], generate: {later: x, length: 16}}}";
     assert_eq!(ClassManifest::parse(text, Lenient).unwrap().secrets.len(), 2);
 }
@@ -462,7 +465,7 @@ proptest! {
 
     #[test]
     fn a_glob_matches_what_it_was_made_from(name in "[a-c]{1,8}", stars in prop::collection::vec(any::<prop::sample::Index>(), 0..4)) {
-        // Whatever part of a name a '*' takes the place of, the glob still matches the name.
+        // A '*' in the place of any part of a name still matches the name.
         let mut glob = name.clone();
         for star in stars {
             let at = star.index(glob.len());

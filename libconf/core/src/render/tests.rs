@@ -1,15 +1,19 @@
-//! What templates come to, what is refused and with which words, and what is made from the same.
+//! The results of templates, their faults and the words of these, and equal results of equal
+//! ingredients.
+
+use std::collections::BTreeMap;
 
 use git2::Repository;
-use serde_json::Map;
+use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use crate::render::*;
 use crate::{
-    layers::{self, Ingredients, Overrides},
+    layers::{self, Ingredients, Overrides, Sources},
     manifest::{ClassManifest, InstanceManifest, Strictness, platform},
+    secret::SecretValue,
 };
-use libconf::name::{DatacenterName, ObjectId, SecretName};
+use libconf::name::{DatacenterName, HostName, ObjectId, SecretName};
 
 struct Bench {
     _folder: tempfile::TempDir,

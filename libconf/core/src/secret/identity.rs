@@ -1,10 +1,10 @@
-//! The private key of a host, or of conf-master: it opens what is sealed to it, and signs what a host reports.
+//! The private key of a host, or of conf-master: it opens values that are sealed to it, and signs a
+//! host's reports.
 
 use std::{
-    fmt,
-    fs::{self, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
+    fmt, fs,
+    io::{self, Read as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -12,14 +12,18 @@ use age::{DecryptError, Decryptor, ssh, x25519};
 use ssh_key::{Algorithm, LineEnding, PrivateKey, rand_core::OsRng};
 use zeroize::Zeroizing;
 
-use crate::secret::{HostKey, MAX_VALUE_BYTES, OpenError};
+use crate::{
+    git::create_file,
+    secret::{host_key::HostKey, value::MAX_VALUE_BYTES},
+};
 
-/// More than any key file has.
+/// The most bytes of a key file; any real one is far smaller.
 const MAX_FILE_BYTES: u64 = 64 << 10;
-/// A value with every byte escaped, and what stands around it.
+/// The most bytes of an opened value: every byte of the value escaped, and the JSON around it.
 const MAX_PLAIN_BYTES: usize = 6 * MAX_VALUE_BYTES + 4096;
 
-/// A private key: an OpenSSH Ed25519 key without a passphrase, or one of age (`AGE-SECRET-KEY-1…`), which signs nothing.
+/// A private key: an OpenSSH Ed25519 key without a passphrase, or an age key (`AGE-SECRET-KEY-1…`),
+/// which signs nothing.
 pub struct Identity {
     key: Key,
     recipient: HostKey,
@@ -31,7 +35,7 @@ enum Key {
     Ssh { opens: ssh::Identity, signs: Box<PrivateKey> },
 }
 
-/// Why an identity cannot be used, with its file.
+/// Why an identity file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("the identity {}: {reason}", path.display())]
 pub struct IdentityError {
@@ -43,19 +47,39 @@ pub struct IdentityError {
     pub reason: String,
 }
 
+/// Why a sealed value cannot be opened; never holds a part of the value.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The value is sealed to other keys.
+    #[error("it is not sealed to this key; the host's `key` in `inventories` must be the one that this identity has")]
+    NotForThisKey,
+    /// The value belongs to another secret, and was put in this one's place.
+    #[error("it is sealed as the secret {name} of the datacenter {datacenter}, and was put in this one's place")]
+    Swapped {
+        /// The datacenter that it was sealed for.
+        datacenter: String,
+        /// The secret that it was sealed as.
+        name: String,
+    },
+    /// The value is damaged, or of a form that this version does not know.
+    #[error("it is damaged, or of a later version: {0}")]
+    Damaged(&'static str),
+}
+
 impl IdentityError {
-    fn new(path: &Path, reason: impl Into<String>) -> Self {
-        IdentityError { path: path.to_owned(), is_missing: false, reason: reason.into() }
+    fn new(path: &Path, reason: impl ToString) -> Self {
+        IdentityError { path: path.to_owned(), is_missing: false, reason: reason.to_string() }
     }
 
     fn io(path: &Path, error: &io::Error) -> Self {
         let is_missing = error.kind() == io::ErrorKind::NotFound;
-        IdentityError { is_missing, ..IdentityError::new(path, error.to_string()) }
+        IdentityError { is_missing, ..IdentityError::new(path, error) }
     }
 }
 
 impl Identity {
-    /// Reads an identity file of age, or an OpenSSH private key. Others than its owner may not write it, nor everyone read it.
+    /// Reads an age identity file, or an OpenSSH private key. Only its owner may write it, and not
+    /// everyone may read it.
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
         let io = |error: io::Error| IdentityError::io(path, &error);
         let mut file = fs::File::open(path).map_err(io)?;
@@ -63,36 +87,30 @@ impl Identity {
         if !about.is_file() || about.len() > MAX_FILE_BYTES {
             return Err(IdentityError::new(path, "it is no key file"));
         }
-        // A group that may read is how some systems keep SSH's host keys.
+        // Some systems let a group read SSH's host keys.
         if about.mode() & 0o027 != 0 {
-            let reason =
-                format!("others may read or write it (mode {:04o}); run chmod 600 on it", about.mode() & 0o7777);
+            let mode = about.mode() & 0o7777;
+            let reason = format!("others may read or write it (mode {mode:04o}); run chmod 600 on it");
             return Err(IdentityError::new(path, reason));
         }
+        // Room for all of it, since a buffer that grows leaves copies behind.
         let room = usize::try_from(about.len()).unwrap_or(0) + 1;
         let mut text = Zeroizing::new(String::with_capacity(room));
         (&mut file).take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(io)?;
         Self::parse(&text).map_err(|reason| IdentityError::new(path, reason))
     }
 
-    /// Makes a new OpenSSH key in a new file of mode 0600, durable; never replaces a file.
+    /// Makes a new OpenSSH key in a new file of mode 0600, durably; never replaces a file.
     pub fn create(path: &Path) -> Result<Self, IdentityError> {
-        let failed = |error: ssh_key::Error| IdentityError::new(path, error.to_string());
+        let failed = |error: ssh_key::Error| IdentityError::new(path, error);
         let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(failed)?;
         let text = key.to_openssh(LineEnding::LF).map_err(failed)?;
         let identity = Self::parse(&text).map_err(|reason| IdentityError::new(path, reason))?;
-        let write = || -> io::Result<()> {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            fs::File::open(folder)?.sync_all()
-        };
-        write().map_err(|error| IdentityError::io(path, &error))?;
+        create_file(path, text.as_bytes(), 0o600).map_err(|error| IdentityError::io(path, &error))?;
         Ok(identity)
     }
 
-    /// Reads the identity, or makes one where there is none; true when it was made.
+    /// Reads the identity, or makes one when there is no file; the answer is true when it made one.
     pub fn load_or_create(path: &Path) -> Result<(Self, bool), IdentityError> {
         match Self::load(path) {
             Err(error) if error.is_missing => Self::create(path).map(|identity| (identity, true)),
@@ -100,12 +118,12 @@ impl Identity {
         }
     }
 
-    /// The public half: what is sealed to.
+    /// The public half, which values are sealed to.
     pub fn recipient(&self) -> &HostKey {
         &self.recipient
     }
 
-    /// What signs; an identity of age does not.
+    /// The key that signs; an age identity has none.
     pub(crate) fn signer(&self) -> Option<&PrivateKey> {
         match &self.key {
             Key::Age(_) => None,
@@ -141,7 +159,7 @@ impl Identity {
         }
     }
 
-    /// What is sealed in `sealed`, at most as much as a value may be.
+    /// Opens one age file; the result has at most as many bytes as a value may have.
     pub(crate) fn unseal(&self, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
         let refused = |error: DecryptError| match error {
             DecryptError::NoMatchingKeys => OpenError::NotForThisKey,

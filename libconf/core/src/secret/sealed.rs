@@ -1,51 +1,49 @@
-//! Sealing and opening, by age. The name stands inside, so that one sealed file put in another's place is refused.
+//! Sealing and opening, by age. The secret's name stands inside, so that a sealed file put in
+//! another's place is refused.
 //!
-//! For up to [`PART`] recipients it is an age file. For more it is several, so that a host finds its own at once: the line
-//! [`PARTS`], then a line `<bytes>` and an age file of so many bytes with the value, sealed to a key that is made for it alone;
-//! then for each part a line (`<bytes> <mark>…`, a [`mark`] for each of its recipients) and an age file of so many bytes with
-//! that key.
+//! For up to [`PART`] recipients a sealed value is one age file. For more it is several, so that a
+//! host finds its own at once: the line [`PARTS`]; then a line `<bytes>` and an age file of that
+//! size with the value, sealed to a key that is made for this value alone; then for each part a
+//! line (`<bytes> <mark>…`, a [`mark`] for each of its recipients) and an age file of that size
+//! with that key.
 
-use std::{io::Write, str};
+use std::{io::Write as _, str};
 
 use age::{Encryptor, Recipient, secrecy::ExposeSecret as _, ssh, x25519};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-use crate::secret::{HostKey, Identity, MAX_VALUE_BYTES, SecretName, SecretValue};
-use libconf::name::Segment;
+use crate::secret::{
+    host_key::HostKey,
+    identity::{Identity, OpenError},
+    value::{MAX_VALUE_BYTES, SecretValue},
+};
+use libconf::name::{SecretName, Segment};
 
-/// The most that one sealed value may hold: a stanza for each of some 50,000 hosts.
+/// The most bytes of one sealed value: a stanza for each of about 50,000 hosts.
 pub const MAX_SEALED_BYTES: usize = 8 << 20;
-
-/// The most recipients of one age file. Reading its header takes time that grows with the square of their number: with a
-/// thousand, a second and more.
+/// The most recipients of one age file. Reading its header takes time that grows with the square of
+/// their number: with a thousand, more than a second.
 const PART: usize = 32;
-/// The first line where there are several age files.
+/// The first line of a sealed value that has several age files.
 const PARTS: &[u8] = b"conf-sealed 2\n";
 
-/// What stands inside, as JSON. Readers pass over members that they do not know.
+/// The sealed text, as JSON. Readers ignore members that they do not know.
 #[derive(Serialize, Deserialize)]
-struct Inside<N, T> {
+struct Inside<N, V> {
     datacenter: N,
     name: N,
-    value: Value<N, T>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(untagged)]
-enum Value<N, T> {
-    Text(T),
-    Certificate { certificate: N, key: T },
+    value: V,
 }
 
 /// Why a value cannot be sealed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SealError {
-    /// It is too large.
+    /// The value is too large.
     #[error("it has {0} bytes; a secret has at most {MAX_VALUE_BYTES}")]
     Large(usize),
-    /// It is for too many.
+    /// The value has too many recipients.
     #[error("for {0} hosts it would have more than {MAX_SEALED_BYTES} bytes; let fewer hosts run its readers")]
     Many(usize),
     /// The library's reason.
@@ -53,46 +51,30 @@ pub enum SealError {
     Failed(String),
 }
 
-/// Why a sealed value cannot be opened; never with a part of the value.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum OpenError {
-    /// It is sealed to others.
-    #[error("it is not sealed to this key; the host's `key` in `inventories` must be the one that this identity has")]
-    NotForThisKey,
-    /// It is another secret's, put in this one's place.
-    #[error("it is sealed as the secret {name} of the datacenter {datacenter}, and was put in this one's place")]
-    Swapped {
-        /// The datacenter that it was sealed for.
-        datacenter: String,
-        /// The secret that it was sealed as.
-        name: String,
-    },
-    /// It is damaged, or of a form that this version does not know.
-    #[error("it is damaged, or of a later version: {0}")]
-    Damaged(&'static str),
+fn failed(reason: impl ToString) -> SealError {
+    SealError::Failed(reason.to_string())
 }
 
-/// Seals a value to `recipients`; one at least. Two sealings of one value differ.
+/// Seals a value to `recipients`, of which there must be at least one. Two sealings of one value
+/// differ.
 pub fn seal(
     value: &SecretValue,
     datacenter: &Segment,
     name: &SecretName,
     recipients: &[HostKey],
 ) -> Result<Vec<u8>, SealError> {
-    let failed = |reason: &dyn ToString| SealError::Failed(reason.to_string());
-    let (inner, bytes) = match value {
-        SecretValue::Text(text) => (Value::Text(text.as_str()), text.len()),
-        SecretValue::Certificate { certificate, key } => {
-            (Value::Certificate { certificate: certificate.as_str(), key: key.as_str() }, certificate.len() + key.len())
-        }
+    let bytes = match value {
+        SecretValue::Text(text) => text.len(),
+        SecretValue::Certificate { certificate, key } => certificate.len() + key.len(),
     };
     if bytes > MAX_VALUE_BYTES {
         return Err(SealError::Large(bytes));
     }
-    // Room for the worst case (every byte written as `\u00..`), since a buffer that grows leaves copies behind.
+    // Room for the worst case (every byte written as `\u00..`), since a buffer that grows leaves
+    // copies behind.
     let mut plain = Zeroizing::new(Vec::with_capacity(6 * bytes + 512));
-    let inside = Inside { datacenter: datacenter.as_str(), name: name.as_str(), value: inner };
-    serde_json::to_writer(&mut *plain, &inside).map_err(|error| failed(&error))?;
+    let inside = Inside { datacenter: datacenter.as_str(), name: name.as_str(), value };
+    serde_json::to_writer(&mut *plain, &inside).map_err(failed)?;
 
     if recipients.len() <= PART {
         return seal_part(&plain, recipients);
@@ -115,13 +97,13 @@ pub fn seal(
     Ok(sealed)
 }
 
-/// What a recipient's part is found by: half of the SHA-256 of its key, which is public.
+/// The mark by which a recipient finds its part: half of the SHA-256 of its key, which is public.
 fn mark(key: &HostKey) -> String {
     let half = u128::from_be_bytes(Sha256::digest(key.to_string()).first_chunk().copied().unwrap_or_default());
     format!("{half:032x}")
 }
 
-/// One age file of several: the words on its line after its size, the file, and what follows it.
+/// Cuts off one age file of several: the words on its line after its size, the file, and the rest.
 fn part(sealed: &[u8]) -> Option<(str::Split<'_, char>, &[u8], &[u8])> {
     let end = sealed.iter().position(|byte| *byte == b'\n')?;
     let (line, after) = (str::from_utf8(&sealed[..end]).ok()?, &sealed[end + 1..]);
@@ -130,7 +112,7 @@ fn part(sealed: &[u8]) -> Option<(str::Split<'_, char>, &[u8], &[u8])> {
     Some((words, part, rest))
 }
 
-/// What is in a sealed value.
+/// Opens a sealed value of either form.
 fn unseal(identity: &Identity, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, OpenError> {
     let Some(sealed) = sealed.strip_prefix(PARTS) else { return identity.unseal(sealed) };
     let damaged = || OpenError::Damaged("its parts are not of the known form");
@@ -145,18 +127,16 @@ fn unseal(identity: &Identity, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, Open
         }
         rest = next;
     }
-    // None that names it means that it is sealed to others.
+    // No part names this key, so the value is sealed to others.
     Err(OpenError::NotForThisKey)
 }
 
 fn seal_part(plain: &[u8], recipients: &[HostKey]) -> Result<Vec<u8>, SealError> {
-    let failed = |reason: &dyn ToString| SealError::Failed(reason.to_string());
     let recipients: Vec<Box<dyn Recipient>> = recipients.iter().map(recipient).collect::<Result<_, _>>()?;
-    let to = recipients.iter().map(|recipient| &**recipient);
-    let encryptor = Encryptor::with_recipients(to).map_err(|error| failed(&error))?;
+    let encryptor = Encryptor::with_recipients(recipients.iter().map(|recipient| &**recipient)).map_err(failed)?;
     let mut sealed = Vec::new();
-    let mut writer = encryptor.wrap_output(&mut sealed).map_err(|error| failed(&error))?;
-    writer.write_all(plain).and_then(|()| writer.finish().map(drop)).map_err(|error| failed(&error))?;
+    let mut writer = encryptor.wrap_output(&mut sealed).map_err(failed)?;
+    writer.write_all(plain).and_then(|()| writer.finish().map(drop)).map_err(failed)?;
     Ok(sealed)
 }
 
@@ -164,7 +144,7 @@ fn recipient(key: &HostKey) -> Result<Box<dyn Recipient>, SealError> {
     let text = key.to_string();
     let age = text.parse::<x25519::Recipient>().map(|key| Box::new(key) as Box<dyn Recipient>);
     let ssh = || text.parse::<ssh::Recipient>().map(|key| Box::new(key) as Box<dyn Recipient>);
-    age.or_else(|_| ssh()).map_err(|_| SealError::Failed(format!("{key} is no key")))
+    age.or_else(|_| ssh()).map_err(|_| failed(format!("{key} is no key")))
 }
 
 /// Opens a sealed value, which must be the one of this datacenter and name.
@@ -178,14 +158,11 @@ pub fn open(
         return Err(OpenError::Damaged("it is too large"));
     }
     let plain = unseal(identity, sealed)?;
-    let inside: Inside<String, Zeroizing<String>> = serde_json::from_slice(&plain)
+    let inside: Inside<String, SecretValue> = serde_json::from_slice(&plain)
         // The library's own words may hold a part of the value.
         .map_err(|_| OpenError::Damaged("what is in it is not of the known form"))?;
     if inside.datacenter != datacenter.as_str() || inside.name != name.as_str() {
         return Err(OpenError::Swapped { datacenter: inside.datacenter, name: inside.name });
     }
-    Ok(match inside.value {
-        Value::Text(text) => SecretValue::Text(text),
-        Value::Certificate { certificate, key } => SecretValue::Certificate { certificate, key },
-    })
+    Ok(inside.value)
 }

@@ -1,10 +1,17 @@
 //! What is sealed is opened by those it is sealed to, and by nobody else.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+};
+
+use age::x25519;
+use zeroize::Zeroizing;
 
 use crate::secret::*;
 use crate::sign::SigningKey;
-use libconf::name::Segment;
+use libconf::name::{SecretName, Segment};
 
 /// An OpenSSH key, as hosts have one, and the line of its public half.
 fn ssh_key(folder: &Path) -> (PathBuf, String) {

@@ -1,4 +1,4 @@
-//! Settings as YAML for people, each key with what its schema says about it.
+//! Settings as YAML for people, with comments from the schema.
 
 use std::fmt::Write as _;
 
@@ -6,8 +6,9 @@ use serde_json::{Map, Value};
 
 use crate::settings::schema::{Notes, Schema};
 
-/// Writes settings, or a part of them, as YAML; it is read back as what it was. `schema` is about that part. Keys that the
-/// schema has and the settings have not stand there as comments, with their default.
+/// Writes settings, or a part of them, as YAML, which reads back to the same value. `schema`
+/// describes that part. Keys that the schema has and the settings lack become comments, with their
+/// default.
 pub fn commented(settings: &Value, schema: Option<Schema<'_>>) -> String {
     let mut text = String::new();
     if let Some(schema) = schema {
@@ -96,10 +97,10 @@ fn scalar(value: &Value) -> String {
     }
 }
 
-/// Text without quotes where nobody could take it for something else.
+/// Text without quotes where no reader could take it for another type.
 fn quoted(text: &str) -> String {
     let safe = |char: char| char.is_ascii_alphanumeric() || matches!(char, '_' | '-' | '.' | '/');
-    // Readers of YAML differ about these.
+    // YAML readers differ about these words.
     let word =
         ["true", "false", "null", "yes", "no", "on", "off", "y", "n"].contains(&text.to_ascii_lowercase().as_str());
     if text.starts_with(|char: char| char.is_ascii_alphabetic()) && text.chars().all(safe) && !word {
@@ -122,7 +123,7 @@ fn quoted(text: &str) -> String {
     shown
 }
 
-/// Text of others in one line: nothing in it ends the line, or acts on a terminal.
+/// Makes one line of a stranger's text: no character in it ends the line, or acts on a terminal.
 pub fn one_line(line: &str) -> String {
     line.chars().map(|char| if is_invisible(char) { ' ' } else { char }).collect()
 }
@@ -181,7 +182,7 @@ mod tests {
                 keys.keys().map(|key| (key.clone(), json!({"description": description, "default": description}))).collect();
             let schema = json!({"description": description, "properties": properties});
             let text = commented(&settings, Some(Schema::new(&schema)));
-            let read: Value = yaml::from_str(&text).map_err(|fault| TestCaseError::fail(format!("{fault}\n{text}")))?;
+            let read: Value = yaml::from_yaml(&text).map_err(|fault| TestCaseError::fail(format!("{fault}\n{text}")))?;
             prop_assert_eq!(read, settings, "{}", text);
         }
     }

@@ -1,4 +1,4 @@
-//! JSON as this project reads it: no key stands twice.
+//! JSON as this project reads it: a key that stands twice is a fault.
 
 use std::fmt;
 
@@ -8,22 +8,22 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-use crate::settings::yaml::{self, Fault, shown};
+use crate::settings::fault::{Fault, shown, too_deep};
 
-/// Reads a text; a fault has its line.
+/// Reads a text; a fault names its line.
 pub(crate) fn read(text: &str) -> Result<Value, Fault> {
     serde_json::from_str::<OnceEach>(text).map(|OnceEach(value)| value).map_err(|error| {
         let words = error.to_string();
         let place = format!(" at line {} column {}", error.line(), error.column());
         let reason = match words.strip_suffix(&place).unwrap_or(&words) {
-            "recursion limit exceeded" => yaml::too_deep(),
+            "recursion limit exceeded" => too_deep(),
             reason => reason.to_owned(),
         };
         Fault::new(error.line(), reason)
     })
 }
 
-/// A JSON value in which no key stands twice: RFC 8259 leaves open what that means, and readers differ.
+/// A JSON value without duplicate keys: RFC 8259 leaves their meaning open, and readers differ.
 struct OnceEach(Value);
 
 impl<'de> Deserialize<'de> for OnceEach {

@@ -1,16 +1,16 @@
-//! In which line of a text each value stands, for messages that send people there.
+//! The line of each value in a text, for messages that send people there.
 
 use std::collections::BTreeMap;
 
 use toml::de::{DeTable, DeValue};
 
 use crate::settings::{
-    Format,
-    pointer::Pointer,
+    format::Format,
+    json_pointer::JsonPointer,
     yaml::{Node, Shape},
 };
 
-/// The line of a value, and of what is in it.
+/// The line of a value, and the lines of the values in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lines {
     line: usize,
@@ -19,13 +19,13 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// The lines of a text that was read already; none where its notation does not tell them.
+    /// The lines of a text that was read already; `None` when its notation does not tell them.
     pub fn of(format: Format, bytes: &[u8]) -> Option<Self> {
         let text = std::str::from_utf8(bytes).ok()?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         match format {
             Format::Yaml => Node::parse(text).ok().map(|node| Lines::of_node(&node)),
-            // JSON is YAML but for tabs, which stand between values alone.
+            // JSON is YAML except for tabs, which JSON allows between values alone.
             Format::Json => Node::parse(&text.replace('\t', " ")).ok().map(|node| Lines::of_node(&node)),
             Format::Toml => Lines::of_toml(text),
             Format::Hocon => None,
@@ -33,7 +33,7 @@ impl Lines {
     }
 
     /// The line of the value at `pointer`, counted from 1.
-    pub fn at(&self, pointer: &Pointer) -> Option<usize> {
+    pub fn at(&self, pointer: &JsonPointer) -> Option<usize> {
         let found = pointer.parts().iter().try_fold(self, |lines, part| lines.below.get(part))?;
         (found.line > 0).then_some(found.line)
     }

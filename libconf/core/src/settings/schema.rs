@@ -1,29 +1,32 @@
-//! What a `config.schema.json` says about keys, for people. Nothing is checked here: conf-master does that at landing.
+//! Facts about keys from a `config.schema.json`, for people. conf-master checks settings against
+//! the schema at landing; nothing is checked here.
 
 use std::str::FromStr;
 
 use serde_json::Value;
 
-/// The file, at a component's root.
-pub const FILE: &str = "config.schema.json";
+/// The name of the schema file, at a component's root.
+pub const SCHEMA_FILE: &str = "config.schema.json";
 
-/// `$ref` leads to `$ref`, `allOf` to `allOf`, so many times at most.
+/// The most schemas that one place is described by: `$ref` leads to `$ref`, `allOf` to `allOf`.
 const MOST_HOPS: usize = 16;
-/// More values than anyone reads in one line are counted only.
+/// The most values of an `enum` that are shown; the rest are counted.
 const MOST_SHOWN: usize = 20;
 
-/// What a change promises to programs that are there already, or to those that come: `x-compatibility` of a schema, and
+/// The promise that a change makes to other programs: `x-compatibility` of a schema, and
 /// `compatibility: settings:` of a class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compatibility {
-    /// Whatever is allowed after a change was allowed before: configuration arrives before the programs that need it.
+    /// Whatever is allowed after a change was allowed before: configuration arrives before the
+    /// programs that need it.
     #[default]
     Backward,
-    /// Whatever was allowed before a change still is: new programs may read an older configuration.
+    /// Values that were allowed before a change are allowed after it: new programs may read an
+    /// older configuration.
     Forward,
-    /// Both.
+    /// Backward and forward.
     Full,
-    /// Nothing.
+    /// No promise.
     None,
 }
 
@@ -41,35 +44,35 @@ impl FromStr for Compatibility {
     }
 }
 
-/// What a schema says about one value.
+/// A schema at one place.
 #[derive(Clone, Copy, Debug)]
 pub struct Schema<'a> {
     root: &'a Value,
     node: &'a Value,
 }
 
-/// What people want to know of a value. All of it is text of the schema's author: it may hold anything.
+/// Facts about one value. All of it is text of the schema's author: it may hold anything.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Notes {
     /// `description`, or else `title`.
     pub description: Option<String>,
     /// `type`, as in `integer` or `string or null`.
     pub kind: Option<String>,
-    /// What the value may be, one rule each: `one of 1, 2`, `at least 1`.
+    /// The rules for the value: `one of 1, 2`, `at least 1`.
     pub allowed: Vec<String>,
-    /// What holds when the key is not set.
+    /// The value when the key is not set.
     pub default: Option<Value>,
-    /// It should not be used any more.
+    /// True when the key should not be used any more.
     pub deprecated: bool,
 }
 
 impl<'a> Schema<'a> {
-    /// A whole schema, about the settings as a whole.
+    /// A whole schema, at the place of all settings.
     pub fn new(root: &'a Value) -> Self {
         Schema { root, node: root }
     }
 
-    /// What it says about the member `key` of an object.
+    /// The schema of the member `key` of an object.
     pub fn property(self, key: &str) -> Option<Self> {
         let named = self.parts().into_iter().find_map(|part| part.node.get("properties")?.get(key));
         let named = named.or_else(|| {
@@ -86,7 +89,7 @@ impl<'a> Schema<'a> {
         items.map(|node| Schema { node, ..self })
     }
 
-    /// The members of an object that it names, in order, each with whether it must be there.
+    /// The members of an object that the schema names, in order, each with whether it is required.
     pub fn properties(self) -> Vec<(&'a str, Self, bool)> {
         let parts = self.parts();
         let required = |key: &str| {
@@ -104,7 +107,7 @@ impl<'a> Schema<'a> {
         properties
     }
 
-    /// What it says about the value itself.
+    /// The facts about the value itself.
     pub fn notes(self) -> Notes {
         let parts = self.parts();
         let text = |key: &str| parts.iter().find_map(|part| part.node.get(key)?.as_str()).map(str::to_owned);
@@ -162,7 +165,7 @@ impl<'a> Schema<'a> {
         rules
     }
 
-    /// The node, and what it refers to, nearest first.
+    /// The node and the nodes that it refers to, nearest first.
     fn parts(self) -> Vec<Self> {
         let mut parts = vec![self];
         let mut at = 0;

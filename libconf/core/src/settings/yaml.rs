@@ -11,48 +11,24 @@ use serde_saphyr::{
     DuplicateKeyPolicy, Error, MessageFormatter as _, Options, Spanned, UserMessageFormatter, budget::BudgetBreach,
 };
 
-/// The most text that one file may hold; 30,000 pins, one a line, are less than half of it.
-pub const MAX_BYTES: usize = 4 << 20;
-/// The deepest that values may be nested, in every notation.
-pub const MAX_DEPTH: usize = 64;
+use crate::settings::fault::{Fault, MAX_BYTES, MAX_DEPTH, shown, too_deep};
 
-/// What is wrong in a text, where, and what to write instead.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Fault {
-    /// The line, counted from 1, where the fault has one.
-    pub line: Option<usize>,
-    /// What is wrong and what to write instead.
-    pub reason: String,
-}
-
-impl Fault {
-    pub(crate) fn new(line: usize, reason: impl Into<String>) -> Self {
-        Fault { line: (line > 0).then_some(line), reason: reason.into() }
-    }
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.line {
-            Some(line) => write!(f, "line {line}: {}", self.reason),
-            None => f.write_str(&self.reason),
-        }
-    }
-}
-
-/// Reads a program's own YAML file into a type, under the options that every YAML of the project is read with.
+/// Reads a program's own YAML file into a type, with the options of every YAML in this project.
 ///
-/// Bounds: 4 MiB of text, 64 levels, and what aliases may expand to. A key that stands twice is a fault.
-pub fn from_str<T: DeserializeOwned + Send>(text: &str) -> Result<T, Fault> {
+/// Bounds: 4 MiB of text, 64 levels, and the expansion of aliases. A key that stands twice is a
+/// fault.
+pub fn from_yaml<T: DeserializeOwned + Send>(text: &str) -> Result<T, Fault> {
     read(text, DuplicateKeyPolicy::Error)
 }
 
-/// Writes a value as YAML, its keys in their order; `None` where the library cannot. A careful caller reads it back.
-pub fn to_string(value: &impl serde::Serialize) -> Option<String> {
+/// Writes a value as YAML, its keys in their order; `None` when the library cannot. A careful
+/// caller reads it back.
+pub fn to_yaml(value: &impl serde::Serialize) -> Option<String> {
     serde_saphyr::to_string(value).ok()
 }
 
-/// A value that knows its line. Keys stay in the order of the text, and may stand twice: the caller decides.
+/// A value that knows its line. Keys stay in the order of the text, and may stand twice: the caller
+/// decides about that.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Node {
     pub(crate) line: usize,
@@ -81,7 +57,7 @@ impl Node {
         read(text, DuplicateKeyPolicy::PassThrough)
     }
 
-    /// What the value is, for people.
+    /// The type of the value, in words.
     pub(crate) fn what(&self) -> &'static str {
         match self.shape {
             Shape::Null => "empty",
@@ -110,7 +86,7 @@ impl Node {
     }
 }
 
-/// Makes a fault of every key that stands twice; `remedy` says what to do about it.
+/// Adds a fault for every key that stands twice; `remedy` says what to do about it.
 pub(crate) fn twice(entries: &[(Key, Node)], faults: &mut Vec<Fault>, remedy: impl Fn(&Node) -> &'static str) {
     let mut seen = std::collections::HashMap::new();
     for (key, node) in entries {
@@ -121,27 +97,18 @@ pub(crate) fn twice(entries: &[(Key, Node)], faults: &mut Vec<Fault>, remedy: im
     }
 }
 
-/// What a user wrote, made fit for a message: one line, of at most 100 characters.
-pub(crate) fn shown(text: &str) -> String {
-    let mut shown: String = text.chars().take(100).flat_map(char::escape_debug).collect();
-    if text.chars().nth(100).is_some() {
-        shown.push('…');
-    }
-    shown.replace("\\'", "'").replace("\\\"", "\"")
-}
-
-/// The one way to the YAML library.
+/// Calls the YAML library; nothing else does.
 fn read<T: DeserializeOwned + Send>(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<T, Fault> {
     if text.len() > MAX_BYTES {
         return Err(Fault::new(0, format!("it has {} bytes; at most {MAX_BYTES} are read", text.len())));
     }
-    // YAML readers disagree about a tab at the start of a line, so none is read.
+    // YAML readers disagree about a tab at the start of a line, so such a line is refused.
     if let Some(line) = text.lines().position(|line| line.starts_with('\t') && !line.trim().is_empty()) {
         return Err(Fault::new(line + 1, TAB));
     }
     let parse = || serde_saphyr::from_str_with_options(text, options(duplicate_keys));
-    // The library recurses with some 30 KiB a level (measured, without optimisation), which the 2 MiB of a usual thread
-    // do not hold for 64 levels; of these 16 only what is touched costs memory.
+    // The library recurses with about 30 KiB a level (measured, without optimisation), and the 2
+    // MiB of a usual thread do not hold 64 levels. Of these 16 MiB only touched pages cost memory.
     let parsed = thread::scope(|scope| {
         let thread = thread::Builder::new().name("yaml".into()).stack_size(16 << 20).spawn_scoped(scope, parse);
         thread.map(|thread| thread.join().expect("a panic ends the process, or this test"))
@@ -154,8 +121,8 @@ fn read<T: DeserializeOwned + Send>(text: &str, duplicate_keys: DuplicateKeyPoli
 
 const TAB: &str = "a tab stands where YAML wants spaces; indent with spaces";
 
-/// Text stays what it is written as (`no`, `0755`, `1_000`), and no text costs more than its size suggests: the bounds
-/// on aliases count what they expand to.
+/// Text stays as it is written (`no`, `0755`, `1_000`). No text costs more than its size suggests:
+/// the bounds on aliases count their expansion.
 fn options(duplicate_keys: DuplicateKeyPolicy) -> Options {
     serde_saphyr::options! {
         strict_booleans: true,
@@ -172,7 +139,7 @@ fn options(duplicate_keys: DuplicateKeyPolicy) -> Options {
             max_aliases: 10_000,
             max_total_scalar_bytes: 2 * MAX_BYTES,
             max_recorded_anchor_bytes: 2 * MAX_BYTES,
-            // A hundred hosts may well share one anchor.
+            // A hundred hosts may share one anchor.
             enforce_alias_anchor_ratio: false,
         },
         alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 200_000 },
@@ -204,7 +171,7 @@ fn fault(error: &Error, text: &str) -> Fault {
         }
         error => UserMessageFormatter.format_message(error).chars().take(500).flat_map(printable).collect(),
     };
-    // The library notices a tab one line too early when it comes after a plain value.
+    // After a plain value the library reports a tab one line too early.
     if let Some(line) = [line, line + 1].into_iter().find(|line| indented_by_tab(text, *line)) {
         return Fault::new(line, TAB);
     }
@@ -212,10 +179,6 @@ fn fault(error: &Error, text: &str) -> Fault {
         "recursion limit exceeded" => Fault::new(line, too_deep()),
         _ => Fault::new(line, reason),
     }
-}
-
-pub(crate) fn too_deep() -> String {
-    format!("it is nested deeper than {MAX_DEPTH} levels; write it flatter")
 }
 
 fn indented_by_tab(text: &str, line: usize) -> bool {
@@ -315,7 +278,8 @@ impl<'de> Visitor<'de> for ShapeVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Shape, A::Error> {
         let mut entries = Vec::new();
         while let Some(key) = map.next_key::<Key>()? {
-            // The key's line does for its value: to ask for it costs more than to read the value.
+            // The key's line stands for its value: asking the library for the value's costs more
+            // than reading the value.
             let node = Node { line: key.line, shape: map.next_value()? };
             entries.push((key, node));
         }
@@ -336,7 +300,7 @@ mod tests {
             Ok(node) => {
                 let mut faults = Vec::new();
                 let mut value = node.into_json(&mut faults);
-                // Which order maps keep is for whoever builds the whole program to say.
+                // Sorted, so that the order of keys does not matter here.
                 value.sort_all_objects();
                 faults.iter().map(Fault::to_string).fold(value.to_string(), |all, fault| all + "; " + &fault)
             }
@@ -373,7 +337,7 @@ mod tests {
         ] {
             assert_eq!(read(text), want, "{text}");
         }
-        assert_eq!(from_str::<Value>("a: 1\na: 2\n").unwrap_err().to_string(), "line 2: `a` stands twice; keep one");
+        assert_eq!(from_yaml::<Value>("a: 1\na: 2\n").unwrap_err().to_string(), "line 2: `a` stands twice; keep one");
     }
 
     #[test]
@@ -391,7 +355,7 @@ mod tests {
             for text in [block(depth), flow(depth)] {
                 let fault = Node::parse(&text).unwrap_err();
                 assert_eq!(fault.reason, too_deep());
-                assert_eq!(fault, from_str::<Value>(&text).unwrap_err());
+                assert_eq!(fault, from_yaml::<Value>(&text).unwrap_err());
             }
         }
         assert_eq!(Node::parse(&"[".repeat(10_000)).unwrap_err().reason, too_deep());

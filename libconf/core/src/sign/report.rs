@@ -1,43 +1,41 @@
-//! Signatures on hosts' reports: SSH signatures under a namespace of their own, so that a host's words are its own whichever
-//! conf-slave carries them, and are good for nothing else.
+//! Signatures on hosts' reports, so that a report counts as its host's, whichever conf-slave
+//! carries it.
 
 use ssh_key::{HashAlg, LineEnding, PublicKey, SshSig};
 
 use crate::{
-    api::{HostReport, HostState},
+    api::{HostReport, HostState, MOST_SIGNATURE_BYTES},
     secret::{HostKey, Identity},
 };
 
-/// What `ssh-keygen -Y verify -n` is to be told.
-pub const NAMESPACE: &str = "conf-report";
-/// An SSH signature by an Ed25519 key has some 300 bytes; what is longer than this is none.
-pub const LONGEST: usize = 1024;
+/// The namespace of these signatures (`ssh-keygen -Y verify -n`).
+pub(crate) const NAMESPACE: &str = "conf-report";
 
-/// Why a report is not its host's.
+/// Why a report does not count as its host's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unproven {
-    /// There is no signature.
+    /// The report is not signed.
     #[error(
         "its report is not signed, though the inventory lists a key that signs; does its agent run with another identity?"
     )]
     Unsigned,
-    /// There is one that nobody can read.
+    /// The signature cannot be read.
     #[error("the signature of its report is none")]
     Malformed,
-    /// It is somebody else's.
+    /// The signature is by another key.
     #[error(
         "its report is signed by another key than the inventory's; write what `conf-local identity` prints on the host"
     )]
     OtherKey,
-    /// It was made for other words.
+    /// The signature belongs to another text.
     #[error("the signature of its report belongs to other words")]
     OtherWords,
 }
 
-/// What is signed: all that a barrier decides by. `None` without a time.
+/// The text that is signed: every member that a barrier decides by. `None` without a time. The
+/// error's words and the time of receipt are not part of it.
 ///
-/// The words of an error are not among it, nor when a tier received the report.
-pub fn text(report: &HostReport) -> Option<String> {
+pub(crate) fn text(report: &HostReport) -> Option<String> {
     let HostReport { host, datacenter, sequence, commit, state, time, .. } = report;
     let commit = commit.map_or_else(|| "-".to_owned(), |commit| commit.to_string());
     let state = match state {
@@ -52,8 +50,9 @@ pub fn text(report: &HostReport) -> Option<String> {
     })
 }
 
-/// A report as its host says it at `time`, in milliseconds since 1970. An identity of age has no signature to give.
-pub fn signed(report: &HostReport, time: u64, identity: &Identity) -> HostReport {
+/// Signs a report for `time`, in milliseconds since 1970. With an age identity the report stays
+/// unsigned.
+pub fn sign_report(report: &HostReport, time: u64, identity: &Identity) -> HostReport {
     let mut report = HostReport { time: Some(time), signature: None, ..report.clone() };
     report.signature = signature(&report, identity);
     report
@@ -64,9 +63,11 @@ fn signature(report: &HostReport, identity: &Identity) -> Option<String> {
     signature.to_pem(LineEnding::LF).ok()
 }
 
-/// Says whether a report is of the host with this key, which must be one that signs ([`HostKey::signs`]).
-pub fn verify(report: &HostReport, key: &HostKey) -> Result<(), Unproven> {
-    let signature = report.signature.as_ref().filter(|text| text.len() <= LONGEST).ok_or(Unproven::Unsigned)?;
+/// Checks that a report is by the host with this key, which must be one that signs
+/// ([`HostKey::signs`]).
+pub fn verify_report(report: &HostReport, key: &HostKey) -> Result<(), Unproven> {
+    let signature =
+        report.signature.as_ref().filter(|text| text.len() <= MOST_SIGNATURE_BYTES).ok_or(Unproven::Unsigned)?;
     let signature = SshSig::from_pem(signature).map_err(|_| Unproven::Malformed)?;
     let text = text(report).ok_or(Unproven::OtherWords)?;
     let key = PublicKey::from_openssh(&key.to_string()).map_err(|_| Unproven::OtherKey)?;
@@ -81,7 +82,7 @@ mod tests {
     use std::process::Command;
 
     use super::*;
-    use crate::sign::SigningKey;
+    use crate::sign::key::SigningKey;
 
     fn report() -> HostReport {
         let text = r#"{"host": "web-1", "datacenter": "us-west/v1", "sequence": 7, "commit": null, "state": "current",
@@ -94,10 +95,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let make = |name: &str| Identity::create(&folder.path().join(name)).unwrap();
         let (own, other) = (make("own"), make("other"));
-        assert_eq!(verify(&report(), own.recipient()), Err(Unproven::Unsigned));
-        let mut signed = signed(&report(), 1, &own);
-        verify(&signed, own.recipient()).unwrap();
-        assert_eq!(verify(&signed, other.recipient()), Err(Unproven::OtherKey));
+        assert_eq!(verify_report(&report(), own.recipient()), Err(Unproven::Unsigned));
+        let mut signed = sign_report(&report(), 1, &own);
+        verify_report(&signed, own.recipient()).unwrap();
+        assert_eq!(verify_report(&signed, other.recipient()), Err(Unproven::OtherKey));
         let changes: [fn(&mut HostReport); 7] = [
             |report| report.sequence.0 += 1,
             |report| report.host = "web-2".parse().unwrap(),
@@ -110,14 +111,14 @@ mod tests {
         for (at, change) in changes.iter().enumerate() {
             let mut changed = signed.clone();
             change(&mut changed);
-            assert_eq!(verify(&changed, own.recipient()), Err(Unproven::OtherWords), "{at}");
+            assert_eq!(verify_report(&changed, own.recipient()), Err(Unproven::OtherWords), "{at}");
         }
-        // What others write beside it does not matter.
+        // Members outside of the signed text do not matter.
         signed.received = Some("now".to_owned());
-        verify(&signed, own.recipient()).unwrap();
+        verify_report(&signed, own.recipient()).unwrap();
         for damaged in ["", "x", &"x".repeat(5000)] {
             let damaged = HostReport { signature: Some(damaged.to_owned()), ..signed.clone() };
-            assert!(verify(&damaged, own.recipient()).is_err());
+            assert!(verify_report(&damaged, own.recipient()).is_err());
         }
     }
 
@@ -129,7 +130,7 @@ mod tests {
         let identity = Identity::load(&path).unwrap();
         let mut signed = HostReport { time: Some(1), ..report() };
         signed.signature = Some(key.sign(&text(&signed).unwrap()).unwrap());
-        assert_eq!(verify(&signed, identity.recipient()), Err(Unproven::OtherWords));
+        assert_eq!(verify_report(&signed, identity.recipient()), Err(Unproven::OtherWords));
     }
 
     #[test]
@@ -137,7 +138,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         let identity = Identity::create(&path("identity")).unwrap();
-        let signed = signed(&report(), 1, &identity);
+        let signed = sign_report(&report(), 1, &identity);
         std::fs::write(path("signers"), format!("web-1 {}\n", identity.recipient())).unwrap();
         std::fs::write(path("signature"), signed.signature.as_ref().unwrap()).unwrap();
         std::fs::write(path("text"), text(&signed).unwrap()).unwrap();

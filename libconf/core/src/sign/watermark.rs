@@ -1,36 +1,42 @@
-//! Signatures on watermarks: that nothing follows a snapshot up to a change is conf-master's word, whoever carries it.
+//! Signatures on watermarks: conf-master's word that nothing follows a snapshot up to a change,
+//! whoever carries it.
 
 use crate::{
-    api::{SnapshotAt, WatermarkEvent},
-    sign::{KeyError, SigningKey, TrustedKeys},
+    api::{Pointer, WatermarkEvent},
+    sign::key::{KeyError, SigningKey, TrustedKeys},
 };
 use libconf::name::{DatacenterName, Sequence};
 
-/// What `ssh-keygen -Y verify -n` is to be told.
-pub const NAMESPACE: &str = "conf-watermark";
+/// The namespace of these signatures (`ssh-keygen -Y verify -n`).
+pub(super) const NAMESPACE: &str = "conf-watermark";
 
-/// What is signed.
-pub fn text(watermark: &WatermarkEvent) -> String {
+/// The text that is signed.
+pub(super) fn text(watermark: &WatermarkEvent) -> String {
     let WatermarkEvent { central, datacenter, snapshot, commit, .. } = watermark;
     format!("conf-watermark 1\ndatacenter {datacenter}\ncentral {central}\nsnapshot {snapshot}\ncommit {commit}\n")
 }
 
-/// The word that `newest` is the datacenter's newest snapshot not above the change `central`.
-pub fn signed(
+/// Signs that `newest` is the datacenter's newest snapshot not above the change `central`.
+pub fn sign_watermark(
     central: Sequence,
     datacenter: &DatacenterName,
-    newest: SnapshotAt,
+    newest: Pointer,
     key: &SigningKey,
 ) -> Result<WatermarkEvent, KeyError> {
-    let SnapshotAt { sequence: snapshot, commit } = newest;
+    let Pointer { sequence: snapshot, commit } = newest;
     let mut watermark =
         WatermarkEvent { central, datacenter: datacenter.clone(), snapshot, commit, signature: String::new() };
     watermark.signature = key.sign_for(NAMESPACE, text(&watermark).as_bytes())?;
     Ok(watermark)
 }
 
-/// Sees that a watermark is of this datacenter, and the word of a key that is trusted for its snapshots.
-pub fn verify(watermark: &WatermarkEvent, datacenter: &DatacenterName, keys: &TrustedKeys) -> Result<(), KeyError> {
+/// Checks that a watermark is for this datacenter, and signed by a key that is trusted for its
+/// snapshots.
+pub fn verify_watermark(
+    watermark: &WatermarkEvent,
+    datacenter: &DatacenterName,
+    keys: &TrustedKeys,
+) -> Result<(), KeyError> {
     if watermark.datacenter != *datacenter {
         return Err(KeyError::BadSignature(format!("it is the watermark of {}", watermark.datacenter)));
     }
@@ -40,7 +46,7 @@ pub fn verify(watermark: &WatermarkEvent, datacenter: &DatacenterName, keys: &Tr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sign::public_path;
+    use crate::sign::key::public_path;
 
     #[test]
     fn a_watermark_is_good_as_it_was_signed_and_in_no_other_way() {
@@ -51,11 +57,11 @@ mod tests {
         };
         let ((key, trusted), (_, others)) = (key("own"), key("other"));
         let datacenter = "us-west/v1".parse().unwrap();
-        let newest = SnapshotAt { sequence: Sequence(5), commit: [5; 20].into() };
-        let good = signed(Sequence(9), &datacenter, newest, &key).unwrap();
-        verify(&good, &datacenter, &trusted).unwrap();
-        verify(&good, &datacenter, &others).unwrap_err();
-        verify(&good, &"us-east/v1".parse().unwrap(), &trusted).unwrap_err();
+        let newest = Pointer { sequence: Sequence(5), commit: [5; 20].into() };
+        let good = sign_watermark(Sequence(9), &datacenter, newest, &key).unwrap();
+        verify_watermark(&good, &datacenter, &trusted).unwrap();
+        verify_watermark(&good, &datacenter, &others).unwrap_err();
+        verify_watermark(&good, &"us-east/v1".parse().unwrap(), &trusted).unwrap_err();
         let other = "us-east/v1".parse().unwrap();
         for bad in [
             WatermarkEvent { central: Sequence(10), ..good.clone() },
@@ -63,11 +69,14 @@ mod tests {
             WatermarkEvent { commit: [6; 20].into(), ..good.clone() },
             WatermarkEvent { datacenter: "us-west/v2".parse().unwrap(), ..good.clone() },
             WatermarkEvent { signature: String::new(), ..good.clone() },
-            // Made by the right key for something else.
+            // By the right key, for another purpose.
             WatermarkEvent { signature: key.sign(&text(&good)).unwrap(), ..good.clone() },
-            WatermarkEvent { signature: signed(Sequence(9), &other, newest, &key).unwrap().signature, ..good.clone() },
+            WatermarkEvent {
+                signature: sign_watermark(Sequence(9), &other, newest, &key).unwrap().signature,
+                ..good.clone()
+            },
         ] {
-            verify(&bad, &bad.datacenter, &trusted).expect_err(&format!("{bad:?}"));
+            verify_watermark(&bad, &bad.datacenter, &trusted).expect_err(&format!("{bad:?}"));
         }
     }
 }

@@ -1,31 +1,31 @@
-//! The Jinja engine: everything here happens in the process that renders.
+//! The Jinja engine. All of this runs in the process that renders.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    sync::{Arc, PoisonError},
+    sync::Arc,
 };
 
 use minijinja::{
     AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde,
 };
 
-use crate::template::{
-    Answer, ENDING, Job, Limits, Made, Question, Rendering,
-    variables::NAMES,
-    watched::{self, Read},
+use crate::{
+    sandbox::spent,
+    settings::{SettingsFault, TEMPLATE_ENDING},
+    template::{
+        job::{Answer, Job, Limits, Made, NAMES, Question, Rendering, names_others},
+        watched::{self, NOT_OPENED, Read},
+    },
 };
-use crate::{sandbox::spent, settings::SettingsFault};
 
-/// How deep templates may include one another and macros call: of the engine's own 500.
+/// The deepest nesting of includes and macro calls, out of the engine's own 500.
 const RECURSION: usize = 200;
-/// What the words for a secret that cannot be had begin with; they hold no value.
-pub(crate) const NOT_OPENED: &str = "the secret ";
-/// How long a reason may be.
+/// The most characters of a reason.
 const REASON_CHARS: usize = 300;
 
-/// The tags of which the engine tells rightly what they read. Of others (`set`, `with`, `macro`, `filter`, …) it passes over
-/// some arguments, or takes a name for the template's own before it is.
+/// The tags whose reads the engine reports correctly. For others (`set`, `with`, `macro`, `filter`,
+/// …) it misses some arguments, or takes a name for the template's own too early.
 const TOLD_RIGHTLY: [&str; 9] = ["for", "endfor", "if", "elif", "else", "endif", "raw", "endraw", "do"];
 
 /// Answers one question.
@@ -41,10 +41,11 @@ fn environment<'a>() -> Environment<'a> {
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_recursion_limit(RECURSION);
-    // It names what is undefined. What else it knows, values among it, is never printed.
+    // Debug mode names undefined variables. The other things that it knows, values among them, are
+    // never printed.
     environment.set_debug(true);
     environment.remove_global("debug");
-    // A line that holds nothing but a tag leaves nothing; the last line keeps its end.
+    // A line with nothing but a tag leaves nothing; the last line keeps its end.
     let mut syntax = SyntaxConfig::builder();
     syntax.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true);
     if let Ok(syntax) = syntax.build() {
@@ -69,7 +70,7 @@ fn render(job: &Job, limits: Limits) -> Rendering {
         None => Ok(None),
     });
     let (mut left, mut endless) = (limits.component_bytes, false);
-    let templates = job.files.keys().filter(|path| path.ends_with(ENDING));
+    let templates = job.files.keys().filter(|path| path.ends_with(TEMPLATE_ENDING));
     let results = templates
         .map(|path| {
             let read = Read::default();
@@ -77,11 +78,11 @@ fn render(job: &Job, limits: Limits) -> Rendering {
             let done = environment
                 .get_template(path)
                 .and_then(|template| template.render_captured_to(variables(job, &read), &mut output).map(drop));
-            let secrets = std::mem::take(&mut *read.lock().unwrap_or_else(PoisonError::into_inner));
+            let secrets = std::mem::take(&mut *read.lock());
             let result = match done {
                 Ok(()) => {
                     left -= output.bytes.len();
-                    // It is made of text alone.
+                    // The output is made of text alone.
                     Ok(Made { text: String::from_utf8_lossy(&output.bytes).into_owned(), secrets })
                 }
                 Err(error) => {
@@ -95,7 +96,7 @@ fn render(job: &Job, limits: Limits) -> Rendering {
     Rendering { results, spent: spent().saturating_sub(begun), endless }
 }
 
-/// What a template can name.
+/// The variables of a template.
 fn variables(job: &Job, read: &Read) -> Value {
     let mut variables: BTreeMap<String, Value> = BTreeMap::new();
     for (name, value) in &job.variables {
@@ -109,7 +110,8 @@ fn variables(job: &Job, read: &Read) -> Value {
     Value::from(variables)
 }
 
-/// The path that an include means: from the component's root, or from the template's own folder when it begins with a dot.
+/// The path of an include: from the component's root, or from the template's own folder when it
+/// begins with a dot.
 fn joined(name: &str, parent: &str) -> String {
     if !name.starts_with("./") && !name.starts_with("../") {
         return name.to_owned();
@@ -119,7 +121,7 @@ fn joined(name: &str, parent: &str) -> String {
     for part in name.split('/') {
         match part {
             "." => {}
-            // One too many stays, and is refused.
+            // A `..` too many stays, and the loader refuses it.
             ".." if parts.last().is_some_and(|last| *last != "..") => drop(parts.pop()),
             part => parts.push(part),
         }
@@ -127,9 +129,9 @@ fn joined(name: &str, parent: &str) -> String {
     parts.join("/")
 }
 
-/// What is wrong, in words that hold no secret.
+/// The fault of a template, in words that hold no secret.
 fn fault(template: &str, error: &Error, job: &Job, limits: Limits, secrets: &BTreeSet<String>) -> SettingsFault {
-    // The innermost says what is wrong, and where.
+    // The innermost error tells the fault and its place.
     let mut innermost = error;
     while let Some(inner) = std::error::Error::source(innermost).and_then(|inner| inner.downcast_ref::<Error>()) {
         innermost = inner;
@@ -157,7 +159,7 @@ fn fault(template: &str, error: &Error, job: &Job, limits: Limits, secrets: &BTr
         ErrorKind::TemplateNotFound if secrets.is_empty() => {
             format!("{detail}; a template can read the component's own files only")
         }
-        // With a secret about, a detail could hold it, or a part.
+        // When the template read a secret, the detail could hold a part of it.
         kind if !secrets.is_empty() => format!("{kind}{}", quoted().unwrap_or_default()),
         kind if detail.is_empty() => format!("{kind}{}", quoted().unwrap_or_default()),
         kind => format!("{kind}: {detail}{}", quoted().unwrap_or_default()),
@@ -165,7 +167,7 @@ fn fault(template: &str, error: &Error, job: &Job, limits: Limits, secrets: &BTr
     SettingsFault { file: file.to_owned(), line, reason: reason.chars().take(REASON_CHARS).collect() }
 }
 
-/// With what to do about it.
+/// An undefined variable, with advice.
 fn undefined(detail: &str, job: &Job) -> String {
     let name = detail.trim_start_matches('`').split('`').next().unwrap_or_default();
     let first = name.split(['.', '[']).next().unwrap_or_default();
@@ -182,23 +184,23 @@ fn undefined(detail: &str, job: &Job) -> String {
     format!("{detail}{advice}")
 }
 
-/// The variables that templates may read, or more; `None` when any of them.
+/// The variables that templates may read, or a superset of them; `None` when they may read any.
 fn uses(files: &BTreeMap<String, String>) -> Option<BTreeSet<String>> {
     let mut environment = environment();
     environment.set_fuel(Some(0));
     let mut names = BTreeSet::new();
     for (path, text) in files {
-        // What another file names is not seen from here.
-        if crate::template::names_others(text) {
+        // Variables that another file reads cannot be seen from here.
+        if names_others(text) {
             return None;
         }
         if !tags(text).all(|tag| TOLD_RIGHTLY.contains(&tag)) {
-            // Whatever reads a variable has its name in it.
+            // A template that reads a variable has the variable's name in it.
             let words: BTreeSet<&str> = text.split(|letter: char| !is_of_name(letter)).collect();
             names.extend(NAMES.into_iter().filter(|name| words.contains(name)).map(str::to_owned));
             continue;
         }
-        // One that is none reads nothing, and is refused when it is rendered.
+        // A file that is no template reads nothing; rendering refuses it.
         let Ok(template) = environment.template_from_named_str(path, text) else { continue };
         names.extend(template.undeclared_variables(true));
     }

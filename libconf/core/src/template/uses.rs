@@ -1,43 +1,48 @@
-//! Which variables a component's templates read, so that what they do not read makes no difference.
+//! The variables that a component's templates read. Other variables make no difference to it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use git2::{ObjectType, Repository, TreeWalkMode, TreeWalkResult};
+use parking_lot::Mutex;
 use serde_json::{Map, Value};
 use sha2::{Digest as _, Sha256};
 
-use crate::settings;
-use crate::template::{Answer, ENDING, LANDING, Question, ask};
+use crate::{
+    settings::{self, TEMPLATE_ENDING},
+    template::{
+        job::{Answer, LANDING, Question},
+        process::ask,
+    },
+};
 use libconf::name::ObjectId;
 
-/// What the templates of one tree read.
+/// The variables that the templates of one tree read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Uses {
     /// There are no templates.
     NoTemplates,
     /// These variables, each by its path: `host.variables.rack`.
     Names(BTreeSet<String>),
-    /// Any of them.
+    /// Any variable.
     All,
 }
 
-/// So many trees are remembered; then all are forgotten.
+/// The most trees that are remembered; beyond it all are forgotten.
 const MOST_KNOWN: usize = 100_000;
 
 impl Uses {
-    /// Those of a tree. What a tree holds never changes, so each is looked at once.
+    /// The variables for a tree. The content of a tree never changes, so each tree is read once.
     pub(crate) fn of(repo: &Repository, tree: ObjectId) -> Result<Arc<Self>, git2::Error> {
         static KNOWN: Mutex<BTreeMap<ObjectId, Arc<Uses>>> = Mutex::new(BTreeMap::new());
-        let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(uses) = known().get(&tree) {
+        if let Some(uses) = KNOWN.lock().get(&tree) {
             return Ok(uses.clone());
         }
-        // Others go on meanwhile.
+        // Without the lock, so that others go on meanwhile.
         let uses = Arc::new(Self::read(repo, tree)?);
-        let mut known = known();
+        let mut known = KNOWN.lock();
         if known.len() >= MOST_KNOWN {
             known.clear();
         }
@@ -49,7 +54,10 @@ impl Uses {
         let (mut templates, mut failed) = (BTreeMap::new(), None);
         repo.find_tree(tree.into())?.walk(TreeWalkMode::PreOrder, |above, entry| {
             let name = String::from_utf8_lossy(entry.name_bytes());
-            if entry.kind() != Some(ObjectType::Blob) || entry.filemode() == 0o120_000 || !name.ends_with(ENDING) {
+            if entry.kind() != Some(ObjectType::Blob)
+                || entry.filemode() == 0o120_000
+                || !name.ends_with(TEMPLATE_ENDING)
+            {
                 return TreeWalkResult::Ok;
             }
             match repo.find_blob(entry.id()) {
@@ -70,14 +78,15 @@ impl Uses {
         if templates.is_empty() {
             return Ok(Uses::NoTemplates);
         }
-        // One that cannot even be looked at is refused when it is rendered.
+        // Rendering refuses a template that cannot even be looked at.
         Ok(match ask(&Question::Uses(templates), LANDING.bounds()) {
             Ok(Answer::Uses(Some(names))) => Uses::Names(names),
             _ => Uses::All,
         })
     }
 
-    /// What templates read of all that they could, as a hash that is equal when that is: it may be much, and is remembered.
+    /// A hash of all variables that templates read, since the variables may be large and the hash
+    /// is remembered.
     pub(crate) fn facts(&self, variables: &Map<String, Value>) -> Option<[u8; 32]> {
         let facts = match self {
             Uses::NoTemplates => return None,
@@ -97,7 +106,7 @@ impl Uses {
     }
 }
 
-/// What a template may learn by a name: the value there, or where there is none, all around it.
+/// The value that a template gets by a name; if there is none, all that is around it.
 fn picked(name: &str, variables: &Map<String, Value>) -> Option<(String, Value)> {
     let mut parts = name.split('.');
     let mut value = variables.get(parts.next()?)?;

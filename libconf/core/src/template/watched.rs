@@ -1,24 +1,27 @@
-//! Maps and lists that hold secrets, and remember which of them a template read.
+//! Maps and lists that hold secrets, and that remember which secrets a template read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use minijinja::{
     Error, ErrorKind, Value,
     value::{Enumerator, Object, ObjectRepr, Serde},
 };
+use parking_lot::Mutex;
 use serde_json::Value as Json;
 
-use crate::settings::asked_secret;
-use crate::template::{Given, engine::NOT_OPENED};
+use crate::{secret::SecretValue, settings::asked_secret, template::job::Given};
+
+/// The first words of the reason why a template gets no secret; they hold no value.
+pub(crate) const NOT_OPENED: &str = "the secret ";
 
 /// The names of the secrets that were read.
 pub(crate) type Read = Arc<Mutex<BTreeSet<String>>>;
 
-/// A map or a list somewhere in which a secret is.
+/// A map or a list with a secret somewhere in it.
 pub(crate) struct Watched {
     /// A list has the keys 0, 1, …
     members: Members,
@@ -41,7 +44,7 @@ pub(crate) fn secrets(given: &BTreeMap<String, Given>, read: &Read) -> Value {
     Value::from_object(Watched { members: Members::Map(given.iter().map(member).collect()), read: read.clone() })
 }
 
-/// Settings, with the secrets that they ask for in their places.
+/// Settings with the values of the secrets that they ask for.
 pub(crate) fn settings(settings: &Json, given: &BTreeMap<String, Given>, read: &Read) -> Value {
     match member(settings, given, read) {
         Member::Plain(value) | Member::Secret(_, value) => value,
@@ -50,7 +53,7 @@ pub(crate) fn settings(settings: &Json, given: &BTreeMap<String, Given>, read: &
 
 fn member(json: &Json, given: &BTreeMap<String, Given>, read: &Read) -> Member {
     if let Some(name) = asked_secret(json) {
-        let absent = Given::Not("this component may not read it".to_owned());
+        let absent = Err("this component may not read it".to_owned());
         return Member::Secret(name.to_owned(), value(name, given.get(name).unwrap_or(&absent)));
     }
     let members = match json {
@@ -75,11 +78,11 @@ fn holds_secret(json: &Json) -> bool {
 
 fn value(name: &str, given: &Given) -> Value {
     match given {
-        Given::Text(text) => Value::from(text.as_str()),
-        Given::Certificate { certificate, key } => {
+        Ok(SecretValue::Text(text)) => Value::from(text.as_str()),
+        Ok(SecretValue::Certificate { certificate, key }) => {
             Value::from_pairs([("certificate", certificate.as_str()), ("key", key.as_str())])
         }
-        Given::Not(why) => Value::from(Error::new(ErrorKind::InvalidOperation, format!("{NOT_OPENED}{name}: {why}"))),
+        Err(why) => Value::from(Error::new(ErrorKind::InvalidOperation, format!("{NOT_OPENED}{name}: {why}"))),
     }
 }
 
@@ -99,7 +102,7 @@ impl Object for Watched {
         match member? {
             Member::Plain(value) => Some(value.clone()),
             Member::Secret(name, value) => {
-                self.read.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+                self.read.lock().insert(name.clone());
                 Some(value.clone())
             }
         }

@@ -2,22 +2,53 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use reqwest::Response;
+use reqwest::{
+    Response,
+    header::{ACCEPT, CONTENT_TYPE},
+};
 
-use crate::upstream::{Upstream, UpstreamError};
+use crate::upstream::{
+    error::UpstreamError,
+    servers::{Upstream, Upstreams, next_part},
+};
 
-/// Servers send something at least every 15 s: three in a row were missed.
+impl Upstreams {
+    /// [`Upstream::events`] of the first server that answers.
+    pub async fn events(&self, path: &str, last_id: Option<&str>) -> Result<Events, UpstreamError> {
+        self.first(|one| async move { one.events(path, last_id).await }).await
+    }
+}
+
+impl Upstream {
+    /// Opens a stream of server-sent events; `last_id` is sent as `Last-Event-ID`.
+    pub async fn events(self: Arc<Self>, path: &str, last_id: Option<&str>) -> Result<Events, UpstreamError> {
+        let url = self.at(path);
+        let mut request = self.authorize(self.client.get(&url))?.header(ACCEPT, "text/event-stream");
+        if let Some(id) = last_id {
+            request = request.header("last-event-id", id);
+        }
+        let response = self.send(&url, request).await?;
+        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+        if !kind.starts_with("text/event-stream") {
+            let reason = format!("{kind:?} instead of text/event-stream");
+            return Err(UpstreamError::Unexpected { url, reason });
+        }
+        Ok(Events::new(self, url, response))
+    }
+}
+
+/// The longest silence: servers send something every 15 s, so three messages in a row were missed.
 const SILENCE: Duration = Duration::from_secs(45);
 
-/// One event of ours has some hundred bytes.
+/// The most bytes of one event; this project's events have a few hundred.
 const LONGEST_LINE: usize = 1 << 20;
 
 /// One server-sent event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// The newest `id:` seen, this event's own included.
+    /// The newest `id:` seen so far, with this event's own.
     pub id: Option<String>,
-    /// `event:`, or `message` where there is none.
+    /// The value of `event:`, or `message` without one.
     pub name: String,
     /// The lines of `data:`.
     pub data: String,
@@ -38,14 +69,15 @@ impl Events {
         Events { upstream, url, response, parser: Parser::default(), ready: VecDeque::new() }
     }
 
-    /// The server that it comes from.
+    /// The server of the stream.
     pub fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
     }
 
     /// Waits for the next event.
     ///
-    /// - Errors: the stream ended, broke, or was silent for 45 s (comments count as a sign of life): connect again.
+    /// - Errors: the stream ended, broke, or was silent for 45 s (comments count as a sign of
+    ///   life): connect again.
     /// - Cancel: dropping the future loses nothing.
     pub async fn next(&mut self) -> Result<Event, UpstreamError> {
         loop {
@@ -53,12 +85,8 @@ impl Events {
                 return Ok(event);
             }
             let url = || self.url.clone();
-            let part = match tokio::time::timeout(SILENCE, self.response.chunk()).await {
-                Err(_) => Err(UpstreamError::Silent { url: url(), after: SILENCE }),
-                Ok(Err(cause)) => Err(UpstreamError::Unreachable { url: url(), cause }),
-                Ok(Ok(None)) => Err(UpstreamError::Closed { url: url() }),
-                Ok(Ok(Some(part))) => Ok(part),
-            };
+            let part = next_part(&mut self.response, &self.url, SILENCE).await;
+            let part = part.and_then(|part| part.ok_or_else(|| UpstreamError::Closed { url: url() }));
             let part = part.inspect_err(|_| self.upstream.report(false))?;
             self.parser.feed(&part, &mut self.ready);
             if self.parser.pending() > LONGEST_LINE {
@@ -120,7 +148,7 @@ impl Parser {
                 self.data.push_str(value);
                 self.data.push('\n');
             }
-            // Comments, and fields of later versions.
+            // Comments, and fields of later versions, are ignored.
             _ => {}
         }
     }

@@ -1,151 +1,48 @@
-//! Fetching: one POST by object id, streamed into the repository, checked to be complete.
-
-use std::path::PathBuf;
+//! Fetches: one POST by object id, streamed into the repository, checked to be complete.
 
 use bytes::{Bytes, BytesMut};
-use git2::Repository;
 use reqwest::Response;
 use tokio::sync::mpsc;
 
-pub use crate::git::{
-    connectivity::{Missing, complete, complete_history, complete_two},
-    consolidate::consolidate,
-};
 use crate::{
-    git::{
-        pktline::{self, Packet},
-        pool::Opened,
-        store::{Part, StoreError, store},
+    git::{Ask, Malformed, Packet, PacketReader, Part, RepositoryPool, Step, StoreError, error_words, store},
+    upstream::{
+        error::{FetchError, UpstreamError},
+        servers::{SILENCE, Upstream, next_part},
     },
-    upstream::{SILENCE, Upstream, UpstreamError},
 };
-use libconf::name::{CommitId, ObjectId};
+use libconf::name::ObjectId;
 
-/// Answers up to here are handed back for caches: steps have a few KiB.
+/// The most bytes of an answer that is handed back for caches; steps have a few KiB.
 const MOST_KEPT: usize = 4 << 20;
 
-/// How much history a first fetch brings.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Depth {
-    /// All of it.
-    Full,
-    /// The wanted commit alone; the repository becomes a shallow one.
-    One,
-    /// The wanted commit and the one before it.
-    Two,
-}
-
-/// One step from what a repository has to what it wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Step {
-    /// A commit that is here, complete; `None` for a first fetch.
-    pub have: Option<CommitId>,
-    /// The commit to get.
-    pub want: CommitId,
-    /// How much history, when there is no `have`.
-    pub depth: Depth,
-}
-
-impl Step {
-    /// The body of its request: the same bytes from every program that makes this step.
-    pub fn request(&self) -> Bytes {
-        Ask::from(*self).body()
-    }
-
-    /// Reads a request that is a step, byte for byte as [`Step::request`] makes it.
-    pub fn parse(request: &[u8]) -> Option<Step> {
-        // Two ids and what stands around them.
-        let text = std::str::from_utf8(request).ok().filter(|text| text.len() < 512)?;
-        let id = |word: &str| text.lines().find_map(|line| line.get(4..)?.strip_prefix(word)?.parse().ok());
-        let step = Step { want: id("want ")?, have: id("have "), depth: Depth::Full };
-        [step, Step { depth: Depth::One, ..step }].into_iter().find(|step| step.request() == request)
-    }
-}
-
-/// What is asked for in one POST.
-#[derive(Clone, Debug)]
-struct Ask {
-    wants: Vec<ObjectId>,
-    haves: Vec<ObjectId>,
-    depth: Depth,
-}
-
-impl From<Step> for Ask {
-    fn from(step: Step) -> Self {
-        Ask { wants: vec![step.want], haves: step.have.into_iter().collect(), depth: step.depth }
-    }
-}
-
-impl Ask {
-    /// A `fetch` of Git protocol v2 that negotiates nothing.
-    fn body(&self) -> Bytes {
-        let mut text = String::new();
-        pktline::push(&mut text, "command=fetch");
-        text.push_str("0001");
-        for line in ["thin-pack", "no-progress", "ofs-delta"] {
-            pktline::push(&mut text, line);
-        }
-        for want in &self.wants {
-            pktline::push(&mut text, &format!("want {want}"));
-        }
-        for have in &self.haves {
-            pktline::push(&mut text, &format!("have {have}"));
-        }
-        match self.depth {
-            Depth::One if self.haves.is_empty() => pktline::push(&mut text, "deepen 1"),
-            Depth::Two if self.haves.is_empty() => pktline::push(&mut text, "deepen 2"),
-            Depth::Full | Depth::One | Depth::Two => {}
-        }
-        pktline::push(&mut text, "done");
-        text.push_str("0000");
-        text.into()
-    }
-
-    /// Sees that all that is asked for is here.
-    fn check(&self, repo: &Repository) -> Result<(), Missing> {
-        match self.depth {
-            Depth::Full => complete_history(repo, &self.haves, &self.wants),
-            Depth::One => self.wants.iter().try_for_each(|want| complete(repo, self.haves.first().copied(), *want)),
-            Depth::Two => self.wants.iter().try_for_each(|want| complete_two(repo, *want)),
-        }
-    }
-}
-
-/// What a fetch brought.
+/// The outcome of a fetch.
 #[derive(Clone, Debug)]
 pub struct Fetched {
-    /// Request and response of the one POST, where it was a step (with a `have`) of at most 4 MiB: what a cache serves on.
+    /// Request and response of the one POST, if it was a step (with a `have`) of at most 4 MiB: a
+    /// cache serves them to others.
     pub answer: Option<(Bytes, Bytes)>,
-    /// Bytes of all responses' bodies.
+    /// The bytes of all responses' bodies.
     pub wire_bytes: u64,
-    /// 0 when everything was here, 1, or 2 when the first answer was not complete.
+    /// The number of requests: 0 when every object was here, 1, or 2 when the first answer was not
+    /// complete.
     pub requests: u32,
-    /// Packs added.
+    /// The number of packs added.
     pub packs: u32,
 }
 
-/// Makes a step: afterwards `want` and all that its tree needs is in the repository, durably; with [`Depth::Full`] its
-/// whole history too. Moves no ref.
+/// Makes a step: afterwards `want` and all objects of its tree are in the repository, durably; with
+/// [`Depth::Full`](crate::git::Depth::Full) its whole history too. Moves no ref.
 ///
-/// A step whose objects are all here asks nobody. An answer that leaves objects out is asked again without `have`.
+/// A step whose objects are all here sends no request. An answer that leaves objects out is asked
+/// for again without `have`.
 /// - Errors: see [`FetchError`]; nothing but unreferenced objects is left behind.
 /// - Cancel: dropping the future ends the request; unfinished files are removed.
-pub async fn fetch(upstream: &Upstream, repo: impl Into<Opened>, step: Step) -> Result<Fetched, FetchError> {
+pub async fn fetch(upstream: &Upstream, repo: impl Into<RepositoryPool>, step: Step) -> Result<Fetched, FetchError> {
     fetch_all(upstream, repo.into(), step.into()).await
 }
 
-/// Fetches several commits with all their history: what a mirror does for branches, tags and the ledger. Annotated tag
-/// objects may be wanted too. Moves no ref.
-pub async fn fetch_tips(
-    upstream: &Upstream,
-    repo: impl Into<Opened>,
-    wants: Vec<ObjectId>,
-    haves: Vec<ObjectId>,
-) -> Result<Fetched, FetchError> {
-    fetch_all(upstream, repo.into(), Ask { wants, haves, depth: Depth::Full }).await
-}
-
-async fn fetch_all(upstream: &Upstream, repo: Opened, mut ask: Ask) -> Result<Fetched, FetchError> {
+async fn fetch_all(upstream: &Upstream, repo: RepositoryPool, mut ask: Ask) -> Result<Fetched, FetchError> {
     let mut fetched = Fetched { answer: None, wire_bytes: 0, requests: 0, packs: 0 };
     let (given, opened) = (ask.clone(), repo.clone());
     let here = blocking(move || look(&opened, given)).await;
@@ -159,7 +56,8 @@ async fn fetch_all(upstream: &Upstream, repo: Opened, mut ask: Ask) -> Result<Fe
             upstream.report(false);
         }
         match outcome {
-            // What it is thin against, or what it left out, may be here no more: ask for all of it.
+            // Objects that the answer is thin against, or left out, may be gone here: ask for all
+            // of them.
             Err(FetchError::Corrupt { reason, .. }) if !ask.haves.is_empty() => {
                 tracing::warn!(want = %ask.wants[0], reason, "the answer to a step is not complete; asked again in full");
                 ask.haves.clear();
@@ -174,18 +72,19 @@ async fn fetch_all(upstream: &Upstream, repo: Opened, mut ask: Ask) -> Result<Fe
     }
 }
 
-/// Answers nothing when all is here already; else the `haves` that are.
-fn look(opened: &Opened, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, git2::Error> {
+/// Answers `None` when every object is here; else the `haves` that are here.
+fn look(opened: &RepositoryPool, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, git2::Error> {
     let repo = opened.lend()?;
     let odb = repo.odb()?;
     ask.haves.retain(|have| odb.exists((*have).into()));
     Ok(ask.check(&repo).is_err().then_some(ask.haves))
 }
 
-/// One POST and its answer, stored and checked. Answers request and response, when they are small.
+/// Sends one POST, stores its answer and checks it. The result is request and response, when they
+/// are small.
 async fn exchange(
     upstream: &Upstream,
-    repo: &Opened,
+    repo: &RepositoryPool,
     ask: &Ask,
     fetched: &mut Fetched,
 ) -> Result<Option<(Bytes, Bytes)>, FetchError> {
@@ -203,7 +102,7 @@ async fn exchange(
     fetched.wire_bytes += seen.bytes;
     let url = || upstream.url().to_string();
     match (read, stored) {
-        // That storing was broken off says nothing when reading the answer failed.
+        // That storing broke off says nothing when reading the answer failed.
         (Err(error), Ok(_) | Err(StoreError::BrokenOff)) => Err(match error {
             ReadError::Upstream(error) => error.into(),
             ReadError::Stopped => unusable(repo, &"storing stopped"),
@@ -227,10 +126,10 @@ async fn exchange(
     }
 }
 
-/// What went by on the wire.
+/// The bytes of an answer.
 struct Seen {
     bytes: u64,
-    /// All of it, until it is too much.
+    /// All bytes, until they are too many.
     kept: Option<BytesMut>,
 }
 
@@ -240,27 +139,25 @@ enum ReadError {
     /// The server's own words, in the answer.
     Remote(String),
     Malformed,
-    /// Whoever stores has stopped.
+    /// The storing task has stopped.
     Stopped,
 }
 
-/// Takes an answer apart as it arrives, and hands on what is to be stored.
+/// Takes an answer apart as it arrives, and passes the parts to the storing task.
 async fn read_answer(
     upstream: &Upstream,
     mut response: Response,
     parts: &mpsc::Sender<Part>,
     seen: &mut Seen,
 ) -> Result<(), ReadError> {
-    let url = || upstream.url().to_string();
-    let mut packets = pktline::Reader::default();
+    let mut packets = PacketReader::default();
     let mut section = Section::Start;
     loop {
-        let bytes = match tokio::time::timeout(SILENCE, response.chunk()).await {
-            Ok(Ok(Some(bytes))) => bytes,
-            Ok(Ok(None)) if section == Section::End && packets.is_empty() => break,
-            Ok(Ok(None)) => return Err(ReadError::Upstream(UpstreamError::Closed { url: url() })),
-            Ok(Err(cause)) => return Err(ReadError::Upstream(UpstreamError::Unreachable { url: url(), cause })),
-            Err(_) => return Err(ReadError::Upstream(UpstreamError::Silent { url: url(), after: SILENCE })),
+        let part = next_part(&mut response, upstream.url().as_str(), SILENCE).await;
+        let bytes = match part.map_err(ReadError::Upstream)? {
+            Some(bytes) => bytes,
+            None if section == Section::End && packets.is_empty() => break,
+            None => return Err(ReadError::Upstream(UpstreamError::Closed { url: upstream.url().to_string() })),
         };
         seen.bytes += bytes.len() as u64;
         match &mut seen.kept {
@@ -268,7 +165,7 @@ async fn read_answer(
             other => *other = None,
         }
         packets.feed(&bytes);
-        while let Some(packet) = packets.next().map_err(|pktline::Malformed| ReadError::Malformed)? {
+        while let Some(packet) = packets.next().map_err(|Malformed| ReadError::Malformed)? {
             let (next, part) = section.step(packet)?;
             section = next;
             if let Some(part) = part {
@@ -279,12 +176,12 @@ async fn read_answer(
     parts.send(Part::End).await.map_err(|_| ReadError::Stopped)
 }
 
-/// Where in an answer we are.
+/// The section of an answer that is read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Section {
     Start,
     Shallow,
-    /// One that says nothing to us.
+    /// A section without meaning here.
     Other,
     Pack,
     End,
@@ -301,7 +198,7 @@ impl Section {
             },
             (Section::Pack, Packet::Flush) => (Section::End, None),
             (Section::End | Section::Pack, _) => return Err(ReadError::Malformed),
-            (_, Packet::Data(data)) => match (pktline::error(&data), self, data.trim_ascii_end()) {
+            (_, Packet::Data(data)) => match (error_words(&data), self, data.trim_ascii_end()) {
                 (Some(words), ..) => return Err(ReadError::Remote(words)),
                 (_, Section::Start, b"shallow-info") => (Section::Shallow, None),
                 (_, Section::Start, b"packfile") => (Section::Pack, None),
@@ -315,71 +212,11 @@ impl Section {
     }
 }
 
-/// Runs what blocks where blocking is allowed.
+/// Runs blocking work on a thread that may block.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("blocking work does not panic")
 }
 
-fn unusable(repo: &Opened, reason: &dyn std::fmt::Display) -> FetchError {
+fn unusable(repo: &RepositoryPool, reason: &dyn std::fmt::Display) -> FetchError {
     FetchError::Repository { path: repo.path(), reason: reason.to_string() }
-}
-
-/// Why a fetch failed, by what to do next.
-#[derive(Debug, thiserror::Error)]
-pub enum FetchError {
-    /// No answer, or it broke off: try another server, or again later.
-    #[error("fetching failed")]
-    Unreachable(#[source] UpstreamError),
-    /// The server says no: ask a person (a credential), or wait (`Retry-After`).
-    #[error("fetching was refused")]
-    Refused(#[source] UpstreamError),
-    /// The server does not have it (yet): try another server, or again later.
-    #[error("{url} does not have {want}: {words}")]
-    NotFound {
-        /// Who was asked.
-        url: String,
-        /// For what.
-        want: ObjectId,
-        /// Its words.
-        words: String,
-    },
-    /// The answer is damaged, or leaves objects out even when asked for all: try another server and say so.
-    #[error("{url} gave a damaged answer for {want}: {reason}")]
-    Corrupt {
-        /// Who was asked.
-        url: String,
-        /// For what.
-        want: ObjectId,
-        /// What is wrong.
-        reason: String,
-    },
-    /// The repository cannot be read or written: a full disk, a wrong owner.
-    #[error("cannot use the repository {path}: {reason}")]
-    Repository {
-        /// Where.
-        path: PathBuf,
-        /// What went wrong.
-        reason: String,
-    },
-}
-
-impl From<UpstreamError> for FetchError {
-    fn from(error: UpstreamError) -> Self {
-        match error {
-            UpstreamError::Refused { .. } | UpstreamError::Token { .. } | UpstreamError::Unexpected { .. } => {
-                FetchError::Refused(error)
-            }
-            _ => FetchError::Unreachable(error),
-        }
-    }
-}
-
-impl FetchError {
-    /// How long the server asked to wait.
-    pub fn retry_after(&self) -> Option<std::time::Duration> {
-        match self {
-            FetchError::Refused(error) | FetchError::Unreachable(error) => error.retry_after(),
-            _ => None,
-        }
-    }
 }

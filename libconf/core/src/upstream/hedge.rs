@@ -1,27 +1,29 @@
-//! Asking several servers for the same: one after the other, and the next one already while one takes long.
+//! Asks several servers the same question: one after the other, and the next one already while one
+//! takes long.
 
 use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use tokio::{task::JoinSet, time::timeout};
 
-use crate::upstream::Upstream;
+use crate::upstream::servers::Upstream;
 
 type Asking<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// A question that is put to servers until whoever asks is content. Dropping it ends what is still asked.
+/// A question that goes to one server after the other until the caller is content. Dropping it ends
+/// all requests in progress.
 pub struct Hedge<T> {
     waiting: VecDeque<Arc<Upstream>>,
     patience: Duration,
     ask: Box<dyn Fn(Arc<Upstream>) -> Asking<T> + Send + Sync>,
-    /// One that is not waited for alone any more is tried last for a while.
+    /// True when a slow server is tried last for a while.
     puts_last: bool,
-    /// The one that is waited for alone.
+    /// The server that was asked last.
     newest: Option<Arc<Upstream>>,
     asked: JoinSet<(Arc<Upstream>, T)>,
 }
 
 impl<T: Send + 'static> Hedge<T> {
-    /// Asks `servers` in this order by `ask`; each is waited for alone for `patience`.
+    /// Asks `servers` in this order by `ask`; waits for each alone for `patience`.
     pub fn new<F>(
         servers: impl IntoIterator<Item = Arc<Upstream>>,
         patience: Duration,
@@ -35,15 +37,15 @@ impl<T: Send + 'static> Hedge<T> {
         Hedge { waiting, patience, ask, puts_last: false, newest: None, asked: JoinSet::new() }
     }
 
-    /// For questions that are answered at once or not at all: a server that keeps one waiting for longer than the patience is
-    /// tried after the others for a while, until it has worked again.
+    /// For questions that are answered at once or not at all: a server that does not answer within
+    /// the patience is tried after the others for a while, until it has worked again.
     #[must_use]
     pub fn putting_slow_ones_last(self) -> Self {
         Hedge { puts_last: true, ..self }
     }
 
-    /// The next answer, whosever it is; nothing once all have answered. Whoever calls it again was not content with the one
-    /// before, so the next server is asked at once.
+    /// Waits for the next answer of any server; `None` once all have answered. A second call means
+    /// that the first answer was not good enough, so the next server is asked at once.
     ///
     /// Cancel: dropping the future loses no answer.
     pub async fn next(&mut self) -> Option<(Arc<Upstream>, T)> {
@@ -68,7 +70,7 @@ impl<T: Send + 'static> Hedge<T> {
                 };
                 answer
             };
-            // One that panicked has no answer.
+            // A task that panicked has no answer.
             if let Some(Ok(answer)) = answer {
                 return Some(answer);
             }
@@ -81,7 +83,7 @@ mod tests {
     use tokio::sync::{Notify, mpsc};
 
     use super::*;
-    use crate::upstream::{Credentials, Upstreams};
+    use crate::upstream::{credentials::Credentials, servers::Upstreams};
 
     fn servers(count: u16) -> Vec<Arc<Upstream>> {
         let urls = (1..=count).map(|port| format!("http://127.0.0.1:{port}/").parse().unwrap()).collect();

@@ -8,7 +8,7 @@ use std::{
 
 use conf_core::{
     git::{self, LockError},
-    git_http::upload::{Limits, ReceivePack, UploadPack},
+    git_http::{ReceivePack, UploadLimits, UploadPack},
 };
 use libconf::name::CommitId;
 use rustix::process::{Pid, Signal, kill_process};
@@ -25,8 +25,7 @@ fn large() -> (Repo, CommitId) {
 
 /// Asks for a whole clone and reads only its beginning.
 fn begin_clone(server: &Server, want: CommitId) -> std::io::BufReader<TcpStream> {
-    let request =
-        conf_core::upstream::fetch::Step { have: None, want, depth: conf_core::upstream::fetch::Depth::Full }.request();
+    let request = conf_core::git::Step { have: None, want, depth: conf_core::git::Depth::Full }.request();
     let mut stream = TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
     let head = format!(
         "POST /conf.git/git-upload-pack HTTP/1.1\r\nHost: x\r\nGit-Protocol: version=2\r\nContent-Length: {}\r\n\r\n",
@@ -75,7 +74,7 @@ async fn a_client_that_leaves_takes_its_process_along() {
 #[tokio::test(flavor = "multi_thread")]
 async fn beyond_the_limit_full_fetches_wait_and_steps_do_not() {
     let (central, last) = large();
-    let upload = UploadPack::new(central.path.clone(), Limits { processes: 1, ..Limits::default() });
+    let upload = UploadPack::new(central.path.clone(), UploadLimits { processes: 1, ..UploadLimits::default() });
     let server = Server::with(upload, None).await;
     let host = Repo::new();
     host.step(&server, None, last).await.unwrap();
@@ -99,7 +98,7 @@ async fn a_push_ends_when_receive_pack_is_killed() {
     let script = "#!/bin/sh\necho working\nmkfifo \"$GIT_DIR/never\"\necho $$ > \"$GIT_DIR/pid\"\nmv \"$GIT_DIR/pid\" \"$GIT_DIR/started\"\nread line < \"$GIT_DIR/never\"\n";
     std::fs::write(&hook, script).unwrap();
     std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-    let upload = UploadPack::new(central.path.clone(), Limits::default());
+    let upload = UploadPack::new(central.path.clone(), UploadLimits::default());
     let server = Server::with(upload, Some(ReceivePack::new(central.path.clone(), 4, |_| Vec::new()))).await;
     let git = &gits()[0];
     let folder = tempfile::tempdir().unwrap();

@@ -9,13 +9,10 @@ use std::{
 };
 
 use conf_core::{
-    git,
-    git_http::upload::{Limits, ReceivePack, UploadPack, git_routes},
+    git::{self, Depth, Step},
+    git_http::{ReceivePack, UploadLimits, UploadPack, git_routes},
     http::{self, Routes},
-    upstream::{
-        Credentials, Upstreams, fetch as pack,
-        fetch::{Depth, FetchError, Fetched, Step},
-    },
+    upstream::{self, Credentials, FetchError, Fetched, Upstreams},
 };
 use git2::{FileMode, Oid, Repository, Signature, Time, build::TreeUpdateBuilder};
 use libconf::name::CommitId;
@@ -95,7 +92,7 @@ impl Repo {
         want: CommitId,
     ) -> Result<Fetched, FetchError> {
         let step = Step { have, want, depth: Depth::One };
-        let fetched = pack::fetch(&from.upstreams.in_order()[0], self.path.clone(), step).await?;
+        let fetched = upstream::fetch(&from.upstreams.in_order()[0], self.path.clone(), step).await?;
         self.open().reference("refs/snapshots/us-west/v1", want.into(), true, "test").unwrap();
         Ok(fetched)
     }
@@ -137,7 +134,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) async fn of(repo: &Repo) -> Self {
-        Server::with(UploadPack::new(repo.path.clone(), Limits::default()), None).await
+        Server::with(UploadPack::new(repo.path.clone(), UploadLimits::default()), None).await
     }
 
     pub(crate) async fn with(upload: Arc<UploadPack>, receive: Option<Arc<ReceivePack>>) -> Self {

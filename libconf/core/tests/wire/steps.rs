@@ -3,11 +3,9 @@
 use std::time::Instant;
 
 use conf_core::{
-    git_http::upload::{Limits, UploadPack},
-    upstream::{
-        fetch as pack,
-        fetch::{Depth, FetchError, Step},
-    },
+    git::{self, Depth, Step},
+    git_http::{UploadLimits, UploadPack},
+    upstream::{self, FetchError},
 };
 
 use crate::site::{Repo, Server, until};
@@ -32,7 +30,7 @@ async fn a_host_starts_with_the_newest_snapshot_and_steps_on() {
     let (request, response) = fetched.answer.unwrap();
     assert_eq!(Step::parse(&request), Some(Step { have: Some(second), want: third, depth: Depth::Full }));
     assert_eq!(response.len() as u64, fetched.wire_bytes);
-    pack::complete(&host.open(), None, third).unwrap();
+    git::complete(&host.open(), None, third).unwrap();
     host.fsck();
 
     let again = host.step(&server, Some(second), third).await.unwrap();
@@ -47,29 +45,13 @@ async fn a_mirror_has_all_history() {
     let second = central.snapshot(Some(first), &[("web", "port: 2")]);
     let third = central.snapshot(Some(second), &[("web", "port: 3")]);
     let upstream = &server.upstreams.in_order()[0];
-    let step = |have, want| pack::fetch(upstream, mirror.path.clone(), Step { have, want, depth: Depth::Full });
+    let step = |have, want| upstream::fetch(upstream, mirror.path.clone(), Step { have, want, depth: Depth::Full });
     assert_eq!(step(None, second).await.unwrap().requests, 1);
     assert_eq!(step(Some(second), third).await.unwrap().requests, 1);
     assert!(!mirror.open().is_shallow());
-    pack::complete_history(&mirror.open(), &[], &[third]).unwrap();
+    git::complete_history(&mirror.open(), &[], &[third]).unwrap();
     mirror.open().find_commit(first.into()).unwrap();
     mirror.open().reference("refs/heads/main", third.into(), true, "test").unwrap();
-
-    central.git(&[
-        "-c",
-        "user.name=Ann",
-        "-c",
-        "user.email=a@example.com",
-        "tag",
-        "-m",
-        "one",
-        "v1",
-        &first.to_string(),
-    ]);
-    let tag = central.git(&["rev-parse", "refs/tags/v1"]).trim().parse().unwrap();
-    let fetched = pack::fetch_tips(upstream, mirror.path.clone(), vec![tag], vec![third]).await.unwrap();
-    assert_eq!(fetched.requests, 1);
-    mirror.open().find_tag(git2::Oid::from(tag)).unwrap();
     mirror.fsck();
 }
 
@@ -134,7 +116,7 @@ async fn a_late_host_gets_a_rollback_whole_from_a_server_with_bitmaps() {
     assert!(central.git(&["count-objects", "-v"]).contains("packs: 1"));
     let fetched = host.step(&server, Some(second), third).await.unwrap();
     assert_eq!(fetched.requests, 1, "the answer was not complete");
-    pack::complete(&host.open(), None, third).unwrap();
+    git::complete(&host.open(), None, third).unwrap();
     host.fsck();
 }
 
@@ -156,7 +138,7 @@ async fn an_answer_that_leaves_objects_out_is_asked_again() {
     let fetched = host.step(&server, Some(first), third).await.unwrap();
     assert_eq!(fetched.requests, 2);
     assert!(fetched.answer.is_none(), "a short answer must not travel on");
-    pack::complete(&host.open(), None, third).unwrap();
+    git::complete(&host.open(), None, third).unwrap();
     host.fsck();
 }
 
@@ -168,7 +150,7 @@ async fn a_cache_that_was_emptied_relays_steps_it_cannot_answer() {
     let second = central.snapshot(Some(first), &[("web", "port: 2")]);
     host.step(&master, None, first).await.unwrap();
     emptied.step(&master, None, second).await.unwrap();
-    let upload = UploadPack::relaying(emptied.path.clone(), Limits::default(), master.upstreams.clone());
+    let upload = UploadPack::relaying(emptied.path.clone(), UploadLimits::default(), master.upstreams.clone());
     let slave = Server::with(upload, None).await;
 
     let fetched = host.step(&slave, Some(first), second).await.unwrap();
@@ -210,20 +192,20 @@ async fn many_packs_become_one() {
         kept.push(central.snapshot(Some(last), &[("web", &format!("port: {round}"))]));
         host.step(&server, Some(last), *kept.last().unwrap()).await.unwrap();
         if round == 30 {
-            let early = pack::consolidate(&host.path, &kept[30..]).unwrap();
+            let early = git::consolidate(&host.path, &kept[30..]).unwrap();
             assert!(!early, "a few small packs are no growth, however little is kept");
         }
     }
     let keep = &kept[60..];
     assert_eq!(host.packs(), 71);
-    assert!(pack::consolidate(&host.path, keep).unwrap());
+    assert!(git::consolidate(&host.path, keep).unwrap());
     assert_eq!(host.packs(), 1);
     host.fsck();
     for commit in keep {
-        pack::complete(&host.open(), None, *commit).unwrap();
+        git::complete(&host.open(), None, *commit).unwrap();
     }
     assert!(host.open().find_commit(kept[59].into()).is_err());
-    assert!(!pack::consolidate(&host.path, keep).unwrap(), "nothing is left to do");
+    assert!(!git::consolidate(&host.path, keep).unwrap(), "nothing is left to do");
 
     let last = *kept.last().unwrap();
     let next = central.snapshot(Some(last), &[("db", "size: 2")]);
@@ -243,7 +225,7 @@ async fn much_that_is_not_kept_goes_early() {
         host.step(&server, Some(last), next).await.unwrap();
         last = next;
     }
-    assert!(pack::consolidate(&host.path, &[last]).unwrap());
+    assert!(git::consolidate(&host.path, &[last]).unwrap());
     assert_eq!(host.packs(), 1);
     host.fsck();
 }
@@ -261,7 +243,7 @@ async fn a_repository_with_refs_of_others_is_not_consolidated() {
         host.step(&server, Some(last), next).await.unwrap();
         last = next;
     }
-    assert!(!pack::consolidate(&host.path, &[last]).unwrap());
+    assert!(!git::consolidate(&host.path, &[last]).unwrap());
     assert_eq!(host.packs(), 65);
     until("the ref is there", || host.open().find_reference("refs/heads/mine").is_ok()).await;
 }

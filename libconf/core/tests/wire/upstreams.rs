@@ -6,14 +6,10 @@ use std::sync::{
 };
 
 use conf_core::{
-    git::replace_file,
-    git_http::upload::{Limits, UploadPack, git_routes},
-    http as answers,
-    http::Event,
-    upstream::{
-        Credentials, UpstreamError, Upstreams, fetch as pack,
-        fetch::{Depth, FetchError, Step},
-    },
+    git::{Depth, Durability, Step, replace_file},
+    git_http::{UploadLimits, UploadPack, git_routes},
+    http::{self as answers, Event},
+    upstream::{self, Credentials, FetchError, UpstreamError, Upstreams},
 };
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -79,7 +75,7 @@ async fn a_token_is_read_again_when_its_file_changes() {
             _ => Err(warp::reject::not_found()),
         }
     });
-    let git = git_routes(UploadPack::new(central.path.clone(), Limits::default()), None);
+    let git = git_routes(UploadPack::new(central.path.clone(), UploadLimits::default()), None);
     let json = warp::path("json").map(|| answers::json(StatusCode::OK, &1));
     let open = guard.untuple_one().and(git.or(json).unify());
     let denied = warp::any().map(|| answers::error(StatusCode::UNAUTHORIZED, "who are you?"));
@@ -87,17 +83,17 @@ async fn a_token_is_read_again_when_its_file_changes() {
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
-    replace_file(&file, b"wrong\n").unwrap();
+    replace_file(&file, b"wrong\n", Durability::Durable).unwrap();
     let servers = Upstreams::new(vec![url.parse().unwrap()], &Credentials::from_file(Some(file.clone()))).unwrap();
     let host = Repo::new();
     let step = Step { have: None, want: first, depth: Depth::One };
-    let fetch = || async { pack::fetch(&servers.in_order()[0], host.path.clone(), step).await };
+    let fetch = || async { upstream::fetch(&servers.in_order()[0], host.path.clone(), step).await };
     let error = fetch().await.unwrap_err();
     assert!(
         matches!(&error, FetchError::Refused(cause) if cause.status() == Some(StatusCode::UNAUTHORIZED)),
         "{error:?}"
     );
-    replace_file(&file, b"right\n").unwrap();
+    replace_file(&file, b"right\n", Durability::Durable).unwrap();
     assert_eq!(fetch().await.unwrap().requests, 1);
     assert_eq!(servers.get_json::<u8>("json").await.unwrap(), 1);
     std::fs::remove_file(&file).unwrap();

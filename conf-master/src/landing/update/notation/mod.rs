@@ -3,7 +3,7 @@
 
 mod toml;
 
-use conf_core::settings::{self, Format, SettingsFault, yaml};
+use conf_core::settings::{self, Format, SettingsFault};
 use serde_json::{Map, Value};
 
 /// Settings as somebody sent them.
@@ -102,7 +102,7 @@ fn yaml_of(file: &str, values: &Map<String, Value>) -> String {
         settings::parse(file, Format::Yaml, text.as_bytes()).is_ok_and(|read| read == *values) && !values.is_empty()
     };
     // JSON is YAML too, and stands in for whatever a writer and a reader of YAML do not agree about.
-    yaml::to_string(values).filter(reads_back).unwrap_or_else(|| pretty(values))
+    settings::to_yaml(values).filter(reads_back).unwrap_or_else(|| pretty(values))
 }
 
 fn pretty(values: &Map<String, Value>) -> String {

@@ -1,8 +1,10 @@
-//! Flags, environment and YAML file as one: every flag also has an environment variable and a key in the file.
+//! Flags, environment and YAML file as one: every flag also has an environment variable and a key
+//! in the file.
 //!
-//! `--poll-interval` of a program with the prefix `CONF_SLAVE` is `CONF_SLAVE_POLL_INTERVAL` in the environment and
-//! `poll-interval` in the file that `--config` names. A flag goes over the environment, that over the file. A flag that
-//! takes several values takes them separated by commas in the environment, and as a list in the file.
+//! `--poll-interval` of a program with the prefix `CONF_SLAVE` is `CONF_SLAVE_POLL_INTERVAL` in the
+//! environment and `poll-interval` in the file that `--config` names. A flag wins over the
+//! environment, and the environment over the file. A flag with several values takes them separated
+//! by commas in the environment, and as a list in the file.
 
 use std::{
     collections::BTreeMap,
@@ -47,12 +49,14 @@ impl Common {
     }
 }
 
-/// Reads the program's arguments. Wrong usage ends the process with exit code 2 and words, `--help` with 0.
+/// Reads the program's arguments. Wrong usage ends the process with exit code 2 and words, `--help`
+/// with 0.
 pub fn parse<P: Parser>(prefix: &'static str) -> P {
     parse_with::<P, NoExtra>(prefix, &[]).0
 }
 
-/// As [`parse`]; `structured` are keys of the file that no flag can express, read into `E`, which ignores all others.
+/// Like [`parse`]. `structured` are keys of the file that no flag can express; they are read into
+/// `E`, which ignores all other keys.
 pub fn parse_with<P: Parser, E: DeserializeOwned + Default + Send>(
     prefix: &'static str,
     structured: &[&str],
@@ -86,7 +90,7 @@ fn try_parse_from<P: Parser, E: DeserializeOwned + Default + Send>(
     let extra = if structured.is_empty() { Ok(E::default()) } else { yaml::<E>(&path, &text) }.map_err(complain)?;
 
     let matches = with_file(command.clone(), &file).try_get_matches_from(&arguments).map_err(|error| {
-        // The same arguments without the file tell whether the file is at fault.
+        // The same arguments without the file show whether the file is at fault.
         match command.clone().try_get_matches_from(&arguments) {
             Err(without) if without.to_string() == error.to_string() => error,
             _ if error.use_stderr() => {
@@ -108,7 +112,8 @@ fn takes_several(argument: &Arg) -> bool {
     matches!(argument.get_action(), ArgAction::Append)
 }
 
-/// Applies `change` to every flag of the command and of its subcommands; it is told whether there are positionals too.
+/// Applies `change` to every flag of the command and of its subcommands, and tells it whether the
+/// command has positionals.
 fn change_flags(command: Command, change: &impl Fn(Arg, bool) -> Arg) -> Command {
     let positionals = command.get_positionals().next().is_some();
     command
@@ -121,9 +126,9 @@ fn with_environment(command: Command, prefix: &str) -> Command {
         let long = long_name(&argument).unwrap_or_default().to_owned();
         let several = takes_several(&argument);
         let argument = match argument.get_action() {
-            // So that 1 and yes do as well as true.
+            // 1 and yes mean true as well.
             ArgAction::SetTrue => argument.value_parser(BoolishValueParser::new()),
-            // Before a positional, what follows the first value could be either.
+            // Before a positional, a word after the first value could belong to either.
             _ if several && !positionals && argument.get_num_args().is_none() => {
                 argument.value_delimiter(',').num_args(1..)
             }
@@ -134,7 +139,7 @@ fn with_environment(command: Command, prefix: &str) -> Command {
             return argument;
         }
         let name = format!("{prefix}_{}", long.replace('-', "_").to_uppercase());
-        // An empty variable, as service files often leave one, is no value.
+        // Service files often leave an empty variable; it counts as unset.
         match env::var_os(&name) {
             Some(value) if value.is_empty() => argument,
             _ => argument.env(name),
@@ -142,7 +147,7 @@ fn with_environment(command: Command, prefix: &str) -> Command {
     })
 }
 
-/// The value of `--config`, or of its variable, of the subcommand that is asked for.
+/// The value of `--config`, or of its variable, for the requested subcommand.
 fn config_path(command: &Command, arguments: &[OsString]) -> Option<PathBuf> {
     let matches = command.clone().ignore_errors(true).try_get_matches_from(arguments).ok()?;
     let mut matches: Option<&ArgMatches> = Some(&matches);
@@ -185,7 +190,8 @@ impl File {
     }
 }
 
-/// Every flag of the command and its subcommands, and whether it takes several values. One file can serve them all.
+/// Every flag of the command and its subcommands, and whether it takes several values. One file can
+/// serve all subcommands.
 fn known_flags(command: &Command) -> BTreeMap<String, bool> {
     let own = command.get_arguments().filter(|argument| !argument.is_hide_set());
     let mut flags: BTreeMap<_, _> = own
@@ -215,7 +221,8 @@ fn line_of(text: &str, key: &str) -> usize {
     text.lines().position(is_key).map_or(1, |index| index + 1)
 }
 
-/// The file's values stand where a flag's defaults stand, so that whatever is said elsewhere goes over them.
+/// Puts the file's values in the place of the flags' defaults, so that flags and environment win
+/// over them.
 fn with_file(command: Command, file: &File) -> Command {
     change_flags(command, &|argument, _| {
         let values = long_name(&argument).and_then(|long| file.0.get(long)).cloned();
@@ -227,7 +234,7 @@ fn with_file(command: Command, file: &File) -> Command {
 }
 
 fn yaml<T: DeserializeOwned + Send>(path: &Path, text: &str) -> Result<T, String> {
-    crate::settings::yaml::from_str(text).map_err(|fault| format!("{}, {fault}", path.display()))
+    crate::settings::from_yaml(text).map_err(|fault| format!("{}, {fault}", path.display()))
 }
 
 #[cfg(test)]

@@ -2,10 +2,13 @@
 
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
-use crate::manifest::reader::{Fault, Fields, INVENTORIES, Place, Reader};
 use crate::{
+    manifest::reader::{
+        basics::{Fields, Reader},
+        place::{INVENTORIES, Place},
+    },
     secret::{Declaration, Encoding, Generate, HostKey, Source},
-    settings::yaml::{Node, Shape, shown},
+    settings::{Fault, Node, Shape, shown},
 };
 use libconf::name::{ComponentName, SecretName};
 
@@ -13,24 +16,25 @@ const SECRET: Place = Place { what: "a secret", known: &["generate", "file", "co
 const GENERATE: Place = Place { what: "`generate`", known: &["length", "encoding", "alphabet", "x509"], ..INVENTORIES };
 const X509: Place = Place { what: "`x509`", known: &["names", "days"], ..INVENTORIES };
 
-/// Bytes of chance behind an encoding, and characters of an alphabet, at most.
+/// The most random bytes behind an encoding, and the most characters of an alphabet.
 const MAX_LENGTH: u64 = 1024;
-/// Fewer bytes than this can be guessed.
+/// The fewest random bytes; fewer can be guessed.
 const MIN_BYTES: usize = 16;
-/// Fewer bits than this can be guessed, even where each guess has to be asked for.
+/// The fewest random bits; fewer can be guessed, even by asking for each guess.
 const MIN_BITS: f64 = 64.0;
 const MAX_NAMES: usize = 100;
-/// Ten years; a certificate for longer is one that is never replaced.
+/// The most days of a certificate: ten years. A longer one is never replaced.
 const MAX_DAYS: u64 = 3650;
 const DEFAULT_DAYS: u32 = 90;
 
 impl Reader {
-    /// What can be read of `secrets:`. A host passes over one that it cannot read: a later version may have other sources.
+    /// Reads `secrets:`. A lenient reader ignores a secret that it cannot read: a later version may
+    /// have other sources.
     pub(crate) fn secrets(&mut self, fields: &mut Fields) -> BTreeMap<SecretName, Declaration> {
         self.or_passed_over(|reader| reader.all_secrets(fields))
     }
 
-    /// What can be read; a host passes over what it cannot.
+    /// Reads a part; a lenient reader ignores its faults.
     pub(crate) fn or_passed_over<T>(&mut self, read: impl FnOnce(&mut Self) -> T) -> T {
         let known = self.faults.len();
         let found = read(self);
@@ -212,7 +216,7 @@ impl Reader {
         for node in nodes {
             words.push(self.text(node, "command")?.0);
         }
-        // No search path, which root's differs from everyone's in.
+        // An absolute path, since root's search path differs from other users'.
         if words.first().is_none_or(|program| !program.starts_with('/')) || words.iter().any(|word| word.contains('\0'))
         {
             return self
@@ -231,7 +235,8 @@ impl Reader {
     }
 }
 
-/// A DNS name as RFC 1123 has it, with or without a wildcard for its first label, or an IP address.
+/// True for a DNS name as RFC 1123 has it, with or without a wildcard for its first label, or an IP
+/// address.
 fn is_host(text: &str) -> bool {
     let label = |label: &str| {
         (1..=63).contains(&label.len())

@@ -18,16 +18,22 @@ use hocon_rs::{
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 use serde_json::Value;
 
-use crate::settings::hocon::{ARGUMENT, Answer, scan};
-use crate::settings::yaml::{Fault, MAX_BYTES, MAX_DEPTH, shown, too_deep};
+use crate::settings::{
+    fault::{Fault, MAX_BYTES, MAX_DEPTH, shown, too_deep},
+    hocon::scan,
+};
 
-/// Address space; the library needs some 30 bytes for each byte of text (measured).
+/// The first argument of a program that reads HOCON: `<program> read-hocon <seconds>`.
+pub const ARGUMENT: &str = "read-hocon";
+
+/// Bytes of address space; the library needs about 30 bytes for each byte of text (measured).
 const MEMORY: u64 = 512 << 20;
-/// Of that, for the stack: the library recurses.
+
+/// Bytes of that for the stack: the library recurses.
 const STACK: usize = 64 << 20;
 
-/// Reads HOCON from standard input and answers on standard output, if that is what this process was started for. To be
-/// called first in `main`, before any thread or flag.
+/// Reads HOCON from standard input and answers on standard output, if this process was started for
+/// that. Call it first in `main`, before any thread or flag.
 pub fn child() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     if arguments.next().is_none_or(|argument| argument != ARGUMENT) {
@@ -43,7 +49,8 @@ pub fn child() -> Option<ExitCode> {
     })
 }
 
-/// No more memory, time, files or environment than it needs; and it ends with its parent.
+/// Bounds this process's memory, time and files, refuses an environment, and ties its life to its
+/// parent's.
 fn confine(seconds: u64) -> io::Result<()> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let most = |resource, most| {
@@ -54,7 +61,7 @@ fn confine(seconds: u64) -> io::Result<()> {
     most(Resource::Cpu, seconds)?;
     most(Resource::Fsize, 0)?;
     most(Resource::Core, 0)?;
-    // The library takes values from the environment, whatever its options say.
+    // The library takes values from the environment, whatever its options are.
     match std::env::vars_os().next() {
         None => Ok(()),
         Some(_) => Err(io::Error::other("it must be started without an environment (env -i)")),
@@ -67,16 +74,16 @@ fn answer() -> io::Result<()> {
     let work = move || -> io::Result<()> {
         let result = scan::check(&text).and_then(|_| read(&text));
         let mut out = io::BufWriter::new(io::stdout().lock());
-        serde_json::to_writer(&mut out, &Answer::from(result))?;
+        serde_json::to_writer(&mut out, &result)?;
         out.flush()
     };
     let thread = thread::Builder::new().stack_size(STACK).spawn(work)?;
     thread.join().map_err(|_| io::Error::other("the library panicked"))?
 }
 
-/// Reads a text that [`scan`] has looked at, in this process.
+/// Reads a text in this process.
 pub(crate) fn read(text: &str) -> Result<Value, Fault> {
-    // Where the braces at the top are left out the library takes any end for a good one.
+    // Without braces at the top the library accepts any end of the text.
     let (text, lines_before) = match scan::check(text)? {
         scan::Top::Braces => (text.to_owned(), 0),
         scan::Top::Open => (format!("{{\n{text}\n}}"), 1),
@@ -89,7 +96,7 @@ pub(crate) fn read(text: &str) -> Result<Value, Fault> {
 }
 
 fn options() -> ConfigOptions {
-    // One level more than may be: what is too deep is for the scan to say, with its line.
+    // One level more than allowed: the scan reports a text that is too deep, with its line.
     ConfigOptions { max_depth: MAX_DEPTH + 1, max_include_depth: 0, ..ConfigOptions::default() }
 }
 
@@ -123,7 +130,8 @@ fn reason(error: &Error) -> String {
     }
 }
 
-/// The library does not say where: what it cannot parse is parsed once more, watched; else the text is looked through.
+/// The line of an error, which the library does not tell. A text that it cannot parse is parsed
+/// once more, watched; for other errors the text is searched.
 fn line_of(error: &Error, text: &str) -> usize {
     let containing = |word: &str| text.lines().position(|line| line.contains(word)).map_or(0, |line| line + 1);
     match error {
@@ -144,7 +152,7 @@ fn line_of(error: &Error, text: &str) -> usize {
     }
 }
 
-/// Tells the line that the parser has come to.
+/// A reader that tells how far the parser has come.
 struct Watched<'a> {
     inner: StrRead<'a>,
     line: Rc<Cell<usize>>,
@@ -251,7 +259,7 @@ mod tests {
     }
 
     proptest! {
-        /// A text that is cut short is refused, or says what it said so far: it never loses what stands before.
+        /// A text that is cut short is refused, or keeps all values before the cut.
         #[test]
         fn no_value_is_lost_at_the_end(cut in 0..60_usize) {
             let text = "a = 1\nb { c = [1, 2], d = x y }\ne = \"f\"\ng = ${a}\nh += 3 # i\n";

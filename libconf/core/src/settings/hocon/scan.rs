@@ -1,13 +1,14 @@
-//! What the library lets pass, and may lose values by: brackets and texts without an end, and a file that is no object.
+//! Refuses texts that the library accepts and may lose values of: brackets and texts without an
+//! end, and a file that is no object.
 
-use crate::settings::yaml::{Fault, MAX_DEPTH, too_deep};
+use crate::settings::fault::{Fault, MAX_DEPTH, too_deep};
 
-/// How an object stands at the top.
+/// How the object at the top is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Top {
-    /// Within braces.
+    /// With braces.
     Braces,
-    /// The braces are left out.
+    /// Without braces.
     Open,
 }
 
@@ -53,7 +54,7 @@ impl Scan<'_> {
             '"' => return self.text(),
             '{' | '[' => {
                 self.open.push((char, self.line));
-                // The object at the top is a level, whether it has braces or not.
+                // The object at the top is a level, with braces or without.
                 let levels = self.open.len() + usize::from(self.top == Some(Top::Open));
                 if levels > MAX_DEPTH {
                     return Err(Fault::new(self.line, too_deep()));

@@ -1,14 +1,15 @@
-//! Which trees may land, and be exported: plain files, folders, and links that stay inside; nothing that a host could
-//! stumble over. conf-master and hosts ask the same code, so that they never disagree.
+//! The rules for trees that may land and be exported: plain files, folders, and links that stay
+//! inside. conf-master and hosts use the same code, so that they never disagree.
 
 use std::collections::HashSet;
 
 use git2::{ObjectType, Repository, Tree, TreeEntry};
+
 use libconf::name::{CommitId, ObjectId};
 
 /// The most that one branch may hold.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct TreeLimits {
     /// Files and folders.
     pub entries: usize,
     /// Bytes of one file.
@@ -19,29 +20,29 @@ pub struct Limits {
     pub depth: usize,
 }
 
-impl Limits {
-    /// What hosts take at most.
+impl TreeLimits {
+    /// The most that hosts accept.
     pub const fn most() -> Self {
-        Limits { entries: 20_000, file_bytes: 32 << 20, total_bytes: 512 << 20, depth: 32 }
+        TreeLimits { entries: 20_000, file_bytes: 32 << 20, total_bytes: 512 << 20, depth: 32 }
     }
 }
 
-impl Default for Limits {
+impl Default for TreeLimits {
     fn default() -> Self {
-        Limits::most()
+        TreeLimits::most()
     }
 }
 
-/// The most faults that are told at once; more would help nobody.
+/// The most faults in one answer; more would help nobody.
 const MOST_FAULTS: usize = 20;
 
-/// Looks at every entry of a commit's tree; answers what is wrong, each with its path.
-pub fn faults(repo: &Repository, commit: CommitId, limits: &Limits) -> Result<Vec<String>, git2::Error> {
+/// Checks every entry of a commit's tree; the answer lists the faults, each with its path.
+pub fn faults_in_commit(repo: &Repository, commit: CommitId, limits: &TreeLimits) -> Result<Vec<String>, git2::Error> {
     faults_in_tree(repo, repo.find_commit(commit.into())?.tree_id().into(), limits)
 }
 
-/// Looks at every entry of a tree; answers what is wrong, each with its path.
-pub fn faults_in_tree(repo: &Repository, tree: ObjectId, limits: &Limits) -> Result<Vec<String>, git2::Error> {
+/// Checks every entry of a tree; the answer lists the faults, each with its path.
+pub fn faults_in_tree(repo: &Repository, tree: ObjectId, limits: &TreeLimits) -> Result<Vec<String>, git2::Error> {
     let mut walk = Walk { repo, limits, faults: Vec::new(), entries: 0, bytes: 0 };
     walk.folder(&repo.find_tree(tree.into())?, "", 0)?;
     if walk.entries > limits.entries {
@@ -55,7 +56,7 @@ pub fn faults_in_tree(repo: &Repository, tree: ObjectId, limits: &Limits) -> Res
 
 struct Walk<'a> {
     repo: &'a Repository,
-    limits: &'a Limits,
+    limits: &'a TreeLimits,
     faults: Vec<String>,
     entries: usize,
     bytes: usize,
@@ -108,7 +109,7 @@ impl Walk<'_> {
     }
 }
 
-/// Says what is wrong with one name.
+/// Checks one name; the answer is its fault.
 pub fn fault_in_name(name: &[u8]) -> Option<&'static str> {
     let Ok(text) = std::str::from_utf8(name) else { return Some("the name is not UTF-8") };
     let plain = text.trim_end_matches(['.', ' ']).to_ascii_lowercase();
@@ -124,7 +125,7 @@ pub fn fault_in_name(name: &[u8]) -> Option<&'static str> {
     }
 }
 
-/// Control characters, and those that show nothing or turn the direction of what is shown.
+/// True for control characters, and for characters that show nothing or turn the direction of text.
 /// Source: Unicode, general categories Cc and Cf as far as they concern file names.
 fn is_unprintable(letter: char) -> bool {
     letter.is_control()
@@ -133,10 +134,10 @@ fn is_unprintable(letter: char) -> bool {
             | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
 }
 
-/// Says what is wrong with a link that stands `depth` folders deep.
+/// Checks the target of a link that is `depth` folders deep; the answer is its fault.
 ///
-/// `..` may stand only at the beginning, so that what is before it is the link's own folder and never another link: then
-/// no chain of links can lead out.
+/// `..` may come only at the beginning: the folder before it is then the link's own and never
+/// another link, so no chain of links can lead out.
 pub fn fault_in_link(target: &[u8], depth: usize) -> Option<&'static str> {
     let Ok(text) = std::str::from_utf8(target) else { return Some("the link's target is not UTF-8") };
     if text.is_empty() || text.starts_with('/') {

@@ -4,26 +4,27 @@ use std::{convert::Infallible, fmt, str::FromStr};
 
 use serde_json::Value;
 
-/// A place within settings. Read from a dotted key, or from a JSON Pointer (RFC 6901) when it starts with `/`; shown as
-/// a JSON Pointer. In lists, numbers from 0. The empty one is the whole.
+/// A place within settings. It is read from a dotted key, or from a JSON Pointer (RFC 6901) when it
+/// starts with `/`, and shown as a JSON Pointer. Items of a list count from 0. The empty pointer is
+/// the whole.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Pointer(Vec<String>);
+pub struct JsonPointer(Vec<String>);
 
-impl Pointer {
+impl JsonPointer {
     /// The keys on the way, from the outside in.
     pub fn parts(&self) -> &[String] {
         &self.0
     }
 
-    /// The place of `key` in what is here.
+    /// The place of `key` within the value here.
     #[must_use]
     pub fn join(&self, key: &str) -> Self {
         let mut parts = self.0.clone();
         parts.push(key.to_owned());
-        Pointer(parts)
+        JsonPointer(parts)
     }
 
-    /// The value in `value` that is here.
+    /// The value at this place.
     pub fn find<'a>(&self, value: &'a Value) -> Option<&'a Value> {
         self.0.iter().try_fold(value, |value, part| member(value, part))
     }
@@ -38,11 +39,11 @@ pub fn member<'a>(value: &'a Value, part: &str) -> Option<&'a Value> {
     }
 }
 
-impl FromStr for Pointer {
+impl FromStr for JsonPointer {
     type Err = Infallible;
 
     fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(Pointer(match text.strip_prefix('/') {
+        Ok(JsonPointer(match text.strip_prefix('/') {
             Some(pointer) => pointer.split('/').map(|part| part.replace("~1", "/").replace("~0", "~")).collect(),
             None if text.is_empty() => Vec::new(),
             None => text.split('.').map(str::to_owned).collect(),
@@ -50,7 +51,7 @@ impl FromStr for Pointer {
     }
 }
 
-impl fmt::Display for Pointer {
+impl fmt::Display for JsonPointer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|part| write!(f, "/{}", part.replace('~', "~0").replace('/', "~1")))
     }
@@ -74,7 +75,7 @@ mod tests {
             ("", "", Some(settings.clone())),
             ("/a/b.c/2", "/a/b.c/2", None),
         ] {
-            let Ok(pointer) = text.parse::<Pointer>();
+            let Ok(pointer) = text.parse::<JsonPointer>();
             assert_eq!(pointer.to_string(), shown);
             assert_eq!(pointer.find(&settings).cloned(), value, "{text}");
         }

@@ -1,14 +1,15 @@
-//! What stands in Consul: the names of the keys and the form of their values. Content never stands there.
+//! The names of the keys in Consul and the form of their values. Content never goes into Consul.
 
 use std::{fmt, str::FromStr};
 
-use libconf::name::{BadName, BranchName, CommitId, ComponentVersion, DatacenterName, Kind, Sequence};
+use libconf::name::{BadName, BranchName, CommitId, ComponentVersion, DatacenterName, Kind};
 
 /// The keys of one datacenter instance.
 ///
-/// - `configurations/snapshots/<id>/<version>`: the authoritative [`Pointer`], the only key that a host watches.
+/// - `configurations/snapshots/<id>/<version>`: the authoritative [`Pointer`](crate::api::Pointer),
+///   the only key that a host watches.
 /// - `configurations/<kind>/<name>/<version>`: a [`PinValue`] each, a projection for other readers.
-/// - `configurations/projection`: `<id>/<version>`, whose component keys these are.
+/// - `configurations/projection`: `<id>/<version>`, the datacenter of the component keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Keys {
     root: String,
@@ -34,7 +35,7 @@ impl Keys {
         Ok(Keys { root: format!("{root}configurations/") })
     }
 
-    /// What all keys begin with.
+    /// The beginning of all keys.
     pub fn root(&self) -> &str {
         &self.root
     }
@@ -49,40 +50,17 @@ impl Keys {
         format!("{}{component}", self.root)
     }
 
-    /// The key that says whose the component keys are.
+    /// The key that names the datacenter of the component keys.
     pub fn projection(&self) -> String {
         format!("{}projection", self.root)
     }
 
-    /// True for every key that only the projection may hold: whatever begins with `configurations/<kind>/`.
+    /// True for every key that only the projection may hold: whatever begins with
+    /// `configurations/<kind>/`.
     pub fn is_projected(&self, key: &str) -> bool {
         key.strip_prefix(&self.root)
             .and_then(|rest| rest.split_once('/'))
             .is_some_and(|(kind, _)| kind.parse::<Kind>().is_ok())
-    }
-}
-
-/// The value of the authoritative key: `<sequence>/<snapshot commit>`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
-pub struct Pointer {
-    /// The change that made the snapshot.
-    pub sequence: Sequence,
-    /// The snapshot.
-    pub commit: CommitId,
-}
-
-impl fmt::Display for Pointer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.sequence, self.commit)
-    }
-}
-
-impl FromStr for Pointer {
-    type Err = BadName;
-
-    fn from_str(text: &str) -> Result<Self, BadName> {
-        let (sequence, commit) = split(text, "a pointer", "it must be <sequence>/<commit>")?;
-        Ok(Pointer { sequence: sequence.parse()?, commit: commit.parse()? })
     }
 }
 
@@ -105,14 +83,11 @@ impl FromStr for PinValue {
     type Err = BadName;
 
     fn from_str(text: &str) -> Result<Self, BadName> {
-        let (branch, commit) = split(text, "a pin", "it must be <branch>/<commit>")?;
+        let reason = "it must be <branch>/<commit>";
+        let bad = || BadName { text: text.chars().take(200).collect(), what: "a pin", reason };
+        let (branch, commit) = text.split_once('/').ok_or_else(bad)?;
         Ok(PinValue { branch: branch.parse()?, commit: commit.parse()? })
     }
-}
-
-fn split<'t>(text: &'t str, what: &'static str, reason: &'static str) -> Result<(&'t str, &'t str), BadName> {
-    let bad = || BadName { text: text.chars().take(200).collect(), what, reason };
-    text.split_once('/').ok_or_else(bad)
 }
 
 #[cfg(test)]
@@ -123,12 +98,10 @@ mod tests {
 
     #[test]
     fn values_print_as_they_parse() {
-        let pointer = format!("17/{COMMIT}");
-        assert_eq!(pointer.parse::<Pointer>().unwrap().to_string(), pointer);
         let pin = format!("master/{COMMIT}");
         assert_eq!(pin.parse::<PinValue>().unwrap().to_string(), pin);
-        for bad in ["", "17", "17/", &format!("/{COMMIT}"), &format!("{pointer}\n"), &format!("017/{COMMIT}")] {
-            assert!(bad.parse::<Pointer>().is_err(), "{bad:?}");
+        for bad in ["", "master", "master/", &format!("/{COMMIT}"), &format!("{pin}\n")] {
+            assert!(bad.parse::<PinValue>().is_err(), "{bad:?}");
         }
     }
 

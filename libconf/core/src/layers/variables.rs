@@ -1,17 +1,14 @@
-//! What templates can name, besides settings and secrets.
+//! The variables of a template besides settings and secrets.
 
 use serde_json::{Map, Value, json};
 
-use crate::layers::{Sources, merge};
+use crate::{layers::layer::Sources, settings::merge};
 use libconf::name::{ComponentVersion, HostName};
 
-/// How a host is called that nobody has named yet.
+/// The name of a host that has none.
 const NO_HOST: &str = "unlisted";
 
-/// What [`variables`] holds.
-pub(crate) const NAMES: [&str; 4] = ["datacenter", "platform", "host", "component"];
-
-/// `datacenter`, `platform`, `host` and `component`.
+/// The variables `datacenter`, `platform`, `host` and `component`.
 pub(crate) fn variables(
     sources: &Sources<'_>,
     component: &ComponentVersion,

@@ -1,0 +1,112 @@
+//! One address of Consul, and the credentials that Consul asks for.
+
+use std::path::PathBuf;
+
+use reqwest::Client;
+
+use crate::daemon::chain;
+
+/// Credentials for Consul, under the names of its usual variables.
+#[derive(Clone, Default)]
+pub struct ConsulCredentials {
+    /// `CONSUL_HTTP_TOKEN`
+    pub token: Option<String>,
+    /// `CONSUL_HTTP_TOKEN_FILE`, read again for every request; it wins over `token`.
+    pub token_file: Option<PathBuf>,
+    /// `CONSUL_CACERT`, PEM: the client trusts these authorities and no other.
+    pub ca_cert: Option<PathBuf>,
+    /// `CONSUL_CLIENT_CERT`, PEM.
+    pub client_cert: Option<PathBuf>,
+    /// `CONSUL_CLIENT_KEY`, PEM.
+    pub client_key: Option<PathBuf>,
+}
+
+/// An address that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot use Consul at {address}: {reason}")]
+pub struct BadAddress {
+    /// The address.
+    pub address: String,
+    /// What is wrong with it, and what to write instead.
+    pub reason: String,
+}
+
+#[derive(Debug)]
+pub(crate) struct Address {
+    /// The address as it was given, for messages.
+    pub(crate) shown: String,
+    pub(crate) base: String,
+    pub(crate) http: Client,
+}
+
+impl ConsulCredentials {
+    /// Takes Consul's usual variables from `variable`; daemons look them up in their environment.
+    pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
+        let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+        let path = |name: &str| set(name).map(PathBuf::from);
+        ConsulCredentials {
+            token: set("CONSUL_HTTP_TOKEN"),
+            token_file: path("CONSUL_HTTP_TOKEN_FILE"),
+            ca_cert: path("CONSUL_CACERT"),
+            client_cert: path("CONSUL_CLIENT_CERT"),
+            client_key: path("CONSUL_CLIENT_KEY"),
+        }
+    }
+
+    pub(crate) fn current_token(&self) -> Result<Option<String>, String> {
+        let Some(path) = &self.token_file else { return Ok(self.token.clone()) };
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok(Some(text.trim().to_owned()))
+    }
+}
+
+impl std::fmt::Debug for ConsulCredentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConsulCredentials").field("token_file", &self.token_file).finish_non_exhaustive()
+    }
+}
+
+impl Address {
+    pub(crate) fn new(given: &str, credentials: &ConsulCredentials) -> Result<Self, String> {
+        // The first caller in a process installs the provider; it fails for the others, which find
+        // it installed.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut client = Client::builder()
+            .no_proxy()
+            .tcp_nodelay(true)
+            .connect_timeout(std::time::Duration::from_secs(5))
+            .redirect(reqwest::redirect::Policy::none());
+        let base = match given.split_once("://") {
+            Some(("http" | "https", rest)) if !rest.is_empty() => given.trim_end_matches('/').to_owned(),
+            Some(("unix", path)) if path.starts_with('/') => {
+                client = client.unix_socket(PathBuf::from(path));
+                "http://localhost".to_owned()
+            }
+            None if !given.is_empty() => format!("http://{}", given.trim_end_matches('/')),
+            _ => return Err("write http://HOST:PORT, https://HOST:PORT or unix:///PATH".to_owned()),
+        };
+        reqwest::Url::parse(&base).map_err(|error| format!("{error}; write http://HOST:PORT"))?;
+        if base.starts_with("http:") {
+            // Plain HTTP works on a machine that has no certificates of authorities.
+            client = client.tls_certs_only([]);
+        } else {
+            let read = |path: &PathBuf| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+            let bad = |path: &PathBuf, error: &reqwest::Error| format!("{}: {}", path.display(), chain(error));
+            if let Some(path) = &credentials.ca_cert {
+                let authorities = reqwest::Certificate::from_pem_bundle(&read(path)?);
+                client = client.tls_certs_only(authorities.map_err(|error| bad(path, &error))?);
+            }
+            match (&credentials.client_cert, &credentials.client_key) {
+                (Some(cert), Some(key)) => {
+                    let pem = [read(cert)?, b"\n".to_vec(), read(key)?].concat();
+                    let identity = reqwest::Identity::from_pem(&pem);
+                    client = client.identity(identity.map_err(|error| bad(cert, &error))?);
+                }
+                (None, None) => {}
+                _ => return Err("CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY go together".to_owned()),
+            }
+        }
+        let http = client.build().map_err(|error| chain(&error))?;
+        Ok(Address { shown: given.to_owned(), base, http })
+    }
+}

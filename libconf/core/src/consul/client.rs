@@ -1,0 +1,337 @@
+//! A client of one Consul, which may have several addresses.
+
+use std::{
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use reqwest::{Method, StatusCode};
+use serde::Deserialize;
+
+use crate::{
+    consul::{
+        address::{Address, BadAddress, ConsulCredentials},
+        operation::{Entry, MOST_OPERATIONS, Operation, Outcome, Wrapped},
+    },
+    daemon::chain,
+};
+
+/// The most bytes of an answer: 100,000 keys fit.
+const LONGEST_ANSWER: usize = 64 << 20;
+
+/// The deadline of every request that does not wait for a change.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A client of one Consul, which may have several addresses.
+///
+/// The client tries them in the order given, beginning with the one that answered last. It passes
+/// over an address that it cannot reach, or that answers that its cluster has no leader.
+#[derive(Debug)]
+pub struct Consul {
+    addresses: Vec<Address>,
+    /// The place of the address that answered last.
+    answered: AtomicUsize,
+    credentials: ConsulCredentials,
+}
+
+/// How far a watcher of one key has seen. It begins with nothing: the first call answers at once.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Seen {
+    // The place of an address and its index, which means something only to the server that gave it.
+    index: Option<(usize, u64)>,
+}
+
+/// Why Consul gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ConsulError {
+    /// Not reached in time, or its cluster has no leader. Retry later.
+    #[error("Consul at {address} cannot be reached: {reason}")]
+    Unreachable {
+        /// The address.
+        address: String,
+        /// Why, in words.
+        reason: String,
+    },
+    /// The token may not do this, or cannot be read. A person must mend it; retry later.
+    #[error("Consul at {address} denies it: {reason}; the token needs a policy for these keys")]
+    Denied {
+        /// The address.
+        address: String,
+        /// Consul's words.
+        reason: String,
+    },
+    /// The answer does not come from Consul, or is broken. Retry later.
+    #[error("Consul at {address} gave an answer of no use: {reason}")]
+    Malformed {
+        /// The address.
+        address: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// The client does not send this key or this request.
+    #[error("not sent to Consul: {0}")]
+    Refused(String),
+}
+
+impl Consul {
+    /// Makes a client; connects to nothing yet. Addresses are `http://host:port`,
+    /// `https://host:port`, `host:port` or `unix:///path`. Files named in `credentials` are read
+    /// now, except the token's.
+    pub fn new(addresses: &[String], credentials: ConsulCredentials) -> Result<Self, BadAddress> {
+        if addresses.is_empty() {
+            return Err(BadAddress { address: "(none)".into(), reason: "give at least one address".into() });
+        }
+        let address = |given: &String| {
+            Address::new(given, &credentials).map_err(|reason| BadAddress { address: given.clone(), reason })
+        };
+        let addresses = addresses.iter().map(address).collect::<Result<_, _>>()?;
+        Ok(Consul { addresses, answered: AtomicUsize::new(0), credentials })
+    }
+
+    /// Reads one key from the leader, past every cache (`?consistent`).
+    pub async fn get(&self, key: &str) -> Result<Option<Entry>, ConsulError> {
+        check_key(key)?;
+        let answer = self.ask(Method::GET, |_| format!("/v1/kv/{key}?consistent"), None, DEADLINE).await?;
+        Ok(answer.entries()?.into_iter().find(|entry| entry.key == key))
+    }
+
+    /// Waits until `key` differs from `seen`, or until `wait` has passed, then reads it.
+    ///
+    /// - Shape: the key, or `None` when Consul says that it is absent. An absent key wakes its
+    ///   watchers at any write, so watch one that exists, and pause before asking for an absent one
+    ///   again.
+    /// - Units: `wait` is sent in whole milliseconds; Consul allows at most 10 minutes and adds up
+    ///   to a sixteenth.
+    /// - `seen` moves on; it begins anew after an error, at another address, and when Consul's
+    ///   index went back.
+    /// - Cancel: dropping the future loses nothing; the next call sees the same.
+    /// - Source: Consul HTTP API, "Blocking Queries".
+    pub async fn watch(&self, key: &str, seen: &mut Seen, wait: Duration) -> Result<Option<Entry>, ConsulError> {
+        check_key(key)?;
+        // Taken out, so that an error leaves nothing behind.
+        let before = std::mem::take(seen);
+        let path = |at: usize| match before.index.filter(|(address, _)| *address == at) {
+            Some((_, index)) => format!("/v1/kv/{key}?index={index}&wait={}ms", wait.as_millis()),
+            None => format!("/v1/kv/{key}"),
+        };
+        let deadline = wait + wait / 16 + Duration::from_secs(5);
+        let answer = self.ask(Method::GET, path, None, deadline).await?;
+        let went_back = before.index.is_some_and(|(at, index)| at == answer.at && answer.index < index);
+        seen.index = (!went_back).then_some((answer.at, answer.index));
+        Ok(answer.entries()?.into_iter().find(|entry| entry.key == key))
+    }
+
+    /// Reads all keys that begin with `prefix` at one moment, from the leader (`?consistent`). Keys
+    /// that the token may not read are left out.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, ConsulError> {
+        check_key(prefix.strip_suffix('/').unwrap_or(prefix))?;
+        let path = |_| format!("/v1/kv/{prefix}?recurse&consistent");
+        self.ask(Method::GET, path, None, DEADLINE).await?.entries()
+    }
+
+    /// Writes one key, whatever its value is.
+    pub async fn put(&self, key: &str, value: &[u8], flags: u64) -> Result<(), ConsulError> {
+        check_key(key)?;
+        let path = |_| format!("/v1/kv/{key}?flags={flags}");
+        self.ask(Method::PUT, path, Some(value.to_vec()), DEADLINE).await?.done()
+    }
+
+    /// Deletes exactly one key, whatever its value is.
+    pub async fn delete(&self, key: &str) -> Result<(), ConsulError> {
+        check_key(key)?;
+        self.ask(Method::DELETE, |_| format!("/v1/kv/{key}"), None, DEADLINE).await?.done()
+    }
+
+    /// Does all of `operations` (at most [`MOST_OPERATIONS`]) or none.
+    ///
+    /// - Errors: after `Unreachable` it may have happened or not; read again before the next one.
+    /// - Cancel: it may have happened or not.
+    pub async fn transaction(&self, operations: &[Operation]) -> Result<Outcome, ConsulError> {
+        if operations.len() > MOST_OPERATIONS {
+            return Err(ConsulError::Refused(format!("{} operations in one transaction", operations.len())));
+        }
+        operations.iter().try_for_each(|operation| check_key(operation.key()))?;
+        let body: Vec<_> = operations.iter().map(|kv| Wrapped { kv }).collect();
+        let body = serde_json::to_vec(&body).map_err(|error| ConsulError::Refused(error.to_string()))?;
+        self.ask(Method::PUT, |_| "/v1/txn".to_owned(), Some(body), DEADLINE).await?.outcome()
+    }
+
+    /// Asks one address after the other, beginning with the one that answered last.
+    async fn ask(
+        &self,
+        method: Method,
+        path: impl Fn(usize) -> String,
+        body: Option<Vec<u8>>,
+        deadline: Duration,
+    ) -> Result<Answer, ConsulError> {
+        let begin = self.answered.load(Ordering::Relaxed);
+        let mut first = None;
+        for at in (0..self.addresses.len()).map(|step| (begin + step) % self.addresses.len()) {
+            match self.ask_one(at, method.clone(), &path(at), body.clone(), deadline).await {
+                Ok(answer) => {
+                    self.answered.store(at, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                // The first error counts: its address is the one that should answer.
+                Err(error) => first = first.or(Some(error)),
+            }
+        }
+        Err(first.unwrap_or_else(|| ConsulError::Refused("there is no address".into())))
+    }
+
+    async fn ask_one(
+        &self,
+        at: usize,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        deadline: Duration,
+    ) -> Result<Answer, ConsulError> {
+        let Address { shown, base, http } = &self.addresses[at];
+        let mut request = http.request(method, format!("{base}{path}")).timeout(deadline);
+        let token = self.credentials.current_token();
+        if let Some(token) = token.map_err(|reason| ConsulError::Denied { address: shown.clone(), reason })? {
+            request = request.header("X-Consul-Token", token);
+        }
+        if let Some(body) = body {
+            request = request.body(body);
+        }
+        let unreachable = |error: reqwest::Error| ConsulError::Unreachable {
+            address: shown.clone(),
+            reason: chain(&error.without_url()),
+        };
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status();
+        let index = response.headers().get("X-Consul-Index").and_then(|value| value.to_str().ok()?.parse().ok());
+        let mut bytes = BytesMut::new();
+        let mut stream = response.bytes_stream();
+        while let Some(part) = stream.next().await {
+            bytes.extend_from_slice(&part.map_err(unreachable)?);
+            if bytes.len() > LONGEST_ANSWER {
+                let reason = format!("it is longer than {LONGEST_ANSWER} bytes");
+                return Err(ConsulError::Malformed { address: shown.clone(), reason });
+            }
+        }
+        let address = shown.clone();
+        let reason = || format!("{status}: {}", String::from_utf8_lossy(&bytes[..bytes.len().min(300)]).trim());
+        match status {
+            StatusCode::OK | StatusCode::NOT_FOUND | StatusCode::CONFLICT => {
+                Ok(Answer { at, address, status, index: index.unwrap_or(0), body: bytes.into() })
+            }
+            StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED => Err(ConsulError::Denied { address, reason: reason() }),
+            status if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+                Err(ConsulError::Unreachable { address, reason: reason() })
+            }
+            _ => Err(ConsulError::Malformed { address, reason: reason() }),
+        }
+    }
+}
+
+/// An answer of Consul with status 200, 404 or 409.
+struct Answer {
+    at: usize,
+    address: String,
+    status: StatusCode,
+    index: u64,
+    body: Bytes,
+}
+
+impl Answer {
+    fn malformed(&self, reason: impl ToString) -> ConsulError {
+        ConsulError::Malformed { address: self.address.clone(), reason: reason.to_string() }
+    }
+
+    /// The keys of a read. Only an answer with an index can say that there are none.
+    fn entries(&self) -> Result<Vec<Entry>, ConsulError> {
+        match self.status {
+            _ if self.index == 0 => Err(self.malformed(format!("{} without an index", self.status))),
+            StatusCode::NOT_FOUND => Ok(Vec::new()),
+            StatusCode::OK => {
+                let entries: Vec<Entry> = serde_json::from_slice(&self.body).map_err(|error| self.malformed(error))?;
+                if entries.is_empty() {
+                    return Err(self.malformed("an empty list, where Consul says 404"));
+                }
+                Ok(entries)
+            }
+            status => Err(self.malformed(format!("{status} to a read"))),
+        }
+    }
+
+    /// Checks the answer to a plain write.
+    fn done(&self) -> Result<(), ConsulError> {
+        match (self.status, self.body.trim_ascii()) {
+            (StatusCode::OK, b"true") => Ok(()),
+            (status, _) => Err(self.malformed(format!("{status} to a write that is always possible"))),
+        }
+    }
+
+    fn outcome(&self) -> Result<Outcome, ConsulError> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Judged {
+            results: Option<Vec<Wrapped<Entry>>>,
+            errors: Option<Vec<Fault>>,
+        }
+        #[derive(Deserialize)]
+        #[serde(rename_all = "PascalCase")]
+        struct Fault {
+            #[serde(default)]
+            what: String,
+        }
+        if !matches!(self.status, StatusCode::OK | StatusCode::CONFLICT) {
+            return Err(self.malformed(format!("{} to a transaction", self.status)));
+        }
+        let judged: Judged = serde_json::from_slice(&self.body).map_err(|error| self.malformed(error))?;
+        let faults: Vec<String> = judged.errors.unwrap_or_default().into_iter().map(|fault| fault.what).collect();
+        // Consul answers 409 to a transaction that the token may not do, too.
+        if let Some(reason) = faults.iter().find(|what| what.contains("Permission denied")) {
+            return Err(ConsulError::Denied { address: self.address.clone(), reason: reason.clone() });
+        }
+        if self.status == StatusCode::CONFLICT || !faults.is_empty() {
+            return Ok(Outcome::Conflict(faults.join("; ")));
+        }
+        let results = judged.results.unwrap_or_default();
+        Ok(Outcome::Committed(results.into_iter().map(|result| result.kv).collect()))
+    }
+}
+
+/// Refuses keys that newer versions of Consul refuse, and keys that would mean another one in a
+/// URL.
+fn check_key(key: &str) -> Result<(), ConsulError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b',' | b'.' | b'_' | b'/' | b'-');
+    let whole = key.split('/').all(|part| !matches!(part, "" | "." | ".."));
+    if key.len() <= 512 && whole && key.bytes().all(allowed) {
+        return Ok(());
+    }
+    let start: String = key.chars().take(100).collect();
+    Err(ConsulError::Refused(format!("{start:?} is not a key of letters, digits and ',._-/'")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_that_are_sent() {
+        for good in ["a", "configurations/services/web/v1.0", "a,b/c_d-e"] {
+            assert!(check_key(good).is_ok(), "{good}");
+        }
+        for bad in ["", "/a", "a/", "a//b", "a/../b", "a/.", "a b", "a?raw", "a#b", "a%20b", "ä", "a\n"] {
+            assert!(check_key(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn addresses() {
+        let new = |address: &str| Consul::new(&[address.to_owned()], ConsulCredentials::default());
+        for good in ["http://127.0.0.1:8500", "127.0.0.1:8500", "localhost:8500", "https://c:1/", "unix:///run/consul"]
+        {
+            assert!(new(good).is_ok(), "{good}");
+        }
+        for bad in ["", "http://", "ftp://a", "unix://a", "http://a:b"] {
+            assert!(new(bad).is_err(), "{bad:?}");
+        }
+    }
+}

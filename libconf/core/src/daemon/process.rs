@@ -1,0 +1,138 @@
+//! The life of a daemon's process: its start, its ready line, its stop.
+
+use std::{
+    error::Error,
+    fmt,
+    io::{self, Write as _},
+    net::SocketAddr,
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use crate::daemon::log::chain;
+
+/// How long after the signal the program leaves unfinished work behind; users are promised an end
+/// within 5 s.
+pub(crate) const LAST_MOMENT: Duration = Duration::from_millis(4500);
+
+/// Runs a daemon until it ends. SIGTERM or SIGINT cancels the token that `work` gets; `work` then
+/// has 4.5 s to finish its step. An error is logged with its causes, and the exit code is 1.
+pub fn run<F, E>(work: impl FnOnce(CancellationToken) -> F) -> ExitCode
+where
+    F: Future<Output = Result<(), E>>,
+    E: Into<Box<dyn Error + Send + Sync>>,
+{
+    raise_file_limit();
+    panics_abort();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(cause) => {
+            tracing::error!("cannot start: {}", chain(&cause));
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(async {
+        let stop = match stop_on_signal() {
+            Ok(stop) => stop,
+            Err(cause) => return Err(cause.into()),
+        };
+        let too_late = async {
+            stop.cancelled().await;
+            tokio::time::sleep(LAST_MOMENT).await;
+        };
+        tokio::select! {
+            outcome = work(stop.clone()) => outcome.map_err(Into::into),
+            // Every step is safe against a kill, so leaving in the middle of a step harms nothing.
+            () = too_late => {
+                tracing::warn!("a step did not end in time; leaving without it");
+                Ok(())
+            }
+        }
+    });
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(cause) => {
+            tracing::error!("{}", chain(cause.as_ref()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Makes every panic end the process, in every build; the supervisor starts it fresh, so no daemon
+/// is half alive.
+fn panics_abort() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
+}
+
+/// Makes a token that SIGTERM or SIGINT cancels.
+pub fn stop_on_signal() -> io::Result<CancellationToken> {
+    let stop = CancellationToken::new();
+    let cancelled = stop.clone();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    // The task lives as long as the process: a later signal must not kill it.
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if !cancelled.is_cancelled() {
+                tracing::info!("stopping");
+                let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+                cancelled.cancel();
+            }
+        }
+    });
+    Ok(stop)
+}
+
+/// Raises the limit of open files. Each connection takes one, and the usual soft limit of 1,024 is
+/// too low for a datacenter's hosts.
+fn raise_file_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// Reports that the daemon can serve: `ready http=ADDRESS` on standard output, and to systemd.
+pub fn ready(address: SocketAddr) {
+    say_ready(format_args!("http={address}"));
+}
+
+/// Reports that the daemon can serve on a Unix socket: `ready socket=PATH` on standard output, and
+/// to systemd.
+pub fn ready_on_socket(path: &Path) {
+    say_ready(format_args!("socket={}", path.display()));
+}
+
+fn say_ready(at: fmt::Arguments<'_>) {
+    // Standard output may be closed; the daemon goes on.
+    let mut out = io::stdout().lock();
+    let _ = writeln!(out, "ready {at}").and_then(|()| out.flush());
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+}
+
+/// Refuses an address that other machines reach, unless `insecure` allows it: the server has
+/// neither TLS nor tokens.
+pub fn listen_guard(address: SocketAddr, insecure: bool) -> Result<(), ListenRefused> {
+    if address.ip().is_loopback() || insecure { Ok(()) } else { Err(ListenRefused(address)) }
+}
+
+/// Listening on this address would show everything to whoever reaches it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{0} can be reached from other machines, and there is no TLS and no token here; listen on 127.0.0.1 or [::1], \
+     or say --insecure if the network itself is trusted"
+)]
+pub struct ListenRefused(SocketAddr);

@@ -1,0 +1,100 @@
+//! Answers: JSON, text, refusals, streams.
+
+use std::{
+    convert::Infallible,
+    fmt,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt as _, stream::BoxStream};
+use http::{HeaderValue, StatusCode, header};
+use parking_lot::Mutex;
+use serde::Serialize;
+use warp::{Rejection, Reply as _, filters::BoxedFilter};
+
+use crate::api::ErrorBody;
+
+/// An answer.
+pub type Response = warp::reply::Response;
+
+/// A group of routes: filters joined by `.or(…).unify().boxed()`.
+pub type Routes = BoxedFilter<(Response,)>;
+
+/// Answers with `value` as JSON.
+pub fn json<T: Serialize + ?Sized>(status: StatusCode, value: &T) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(mut bytes) => {
+            bytes.push(b'\n');
+            bytes_of(status, "application/json", bytes.into())
+        }
+        Err(cause) => error(StatusCode::INTERNAL_SERVER_ERROR, format_args!("cannot write the answer: {cause}")),
+    }
+}
+
+/// Answers with plain text.
+pub fn text(status: StatusCode, words: impl Into<String>) -> Response {
+    bytes_of(status, "text/plain; charset=utf-8", words.into().into())
+}
+
+/// Answers with `{"error": words}`: what is wrong and what to do about it, for people.
+pub fn error(status: StatusCode, words: impl fmt::Display) -> Response {
+    json(status, &ErrorBody { error: words.to_string() })
+}
+
+/// Answers with bytes of a content type.
+pub fn bytes_of(status: StatusCode, content_type: &'static str, bytes: Bytes) -> Response {
+    let mut response = http::Response::new(bytes).into_response();
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Answers with a body that is made while it is sent. An `Err` in it tears the connection down, so
+/// that the reader sees that the body is not whole. A connection that breaks drops the stream.
+pub fn stream<E>(
+    status: StatusCode,
+    content_type: &'static str,
+    body: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+) -> Response
+where
+    E: Into<Box<dyn std::error::Error + Send + Sync>> + Send + 'static,
+{
+    let mut response = warp::reply::stream(Shared(Mutex::new(body.boxed()))).into_response();
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response
+}
+
+/// Makes a stream `Sync`, as warp demands. The stream is only polled through `&mut`, so the lock is
+/// never taken.
+struct Shared<T>(Mutex<BoxStream<'static, T>>);
+
+impl<T> Stream for Shared<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
+        let stream = self.0.get_mut();
+        stream.as_mut().poll_next(context)
+    }
+}
+
+/// Answers a request that no route took.
+pub(crate) async fn refuse(rejection: Rejection) -> Result<Response, Infallible> {
+    use warp::reject::{InvalidHeader, InvalidQuery, MethodNotAllowed, MissingHeader};
+    // A route that read the query had matched path and method, so another route's word about the
+    // method does not count.
+    let (status, words) = if let Some(cause) = rejection.find::<InvalidQuery>() {
+        (StatusCode::BAD_REQUEST, format!("the query is not as expected: {cause}"))
+    } else if rejection.find::<MethodNotAllowed>().is_some() {
+        (StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method".to_owned())
+    } else if let Some(cause) = rejection.find::<MissingHeader>() {
+        (StatusCode::BAD_REQUEST, cause.to_string())
+    } else if let Some(cause) = rejection.find::<InvalidHeader>() {
+        (StatusCode::BAD_REQUEST, cause.to_string())
+    } else {
+        (StatusCode::NOT_FOUND, "there is nothing at this path".to_owned())
+    };
+    Ok(error(status, words))
+}

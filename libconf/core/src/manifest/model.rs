@@ -1,0 +1,192 @@
+//! The content of a `datacenter.yaml`, as types.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+use crate::{
+    manifest::pattern::Pattern,
+    secret::{Declaration, HostKey},
+    settings::{Compatibility, Fault, Lines},
+};
+use libconf::name::{
+    BranchName, ClassName, ComponentName, ComponentVersion, HostName, Kind, RefName, RoleName, SecretName, TagName,
+};
+
+/// The name of the file, at the root of a class's branch and of a datacenter's.
+pub const FILE: &str = "datacenter.yaml";
+
+/// How a reader treats unknown keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strictness {
+    /// At landing: every key must be known, nothing may stand twice.
+    Strict,
+    /// On hosts: keys that a later version added are ignored.
+    Lenient,
+}
+
+/// The `datacenter.yaml` of a class, on `datacenter-configuration/<class>`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ClassManifest {
+    /// The components that its datacenters run.
+    pub components: BTreeMap<ComponentVersion, PinEntry>,
+    /// Facts about the platform, for templates.
+    pub platform: Map<String, Value>,
+    /// The secrets of its datacenters.
+    pub secrets: BTreeMap<SecretName, Declaration>,
+    /// The promise about changes of settings when a component has no schema; `None` when the class
+    /// makes no promise.
+    pub settings_compatibility: Compatibility,
+}
+
+/// The `datacenter.yaml` of a datacenter, on `datacenters/<id>/<version>`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct InstanceManifest {
+    /// The datacenter's class.
+    pub conf: ClassRef,
+    /// Components that it runs besides, or instead of, the class's.
+    pub components: BTreeMap<ComponentVersion, PinEntry>,
+    /// Facts about the platform, over the class's.
+    pub platform: Map<String, Value>,
+    /// Its secrets besides the class's; one of the same name replaces the class's.
+    pub secrets: BTreeMap<SecretName, Declaration>,
+    /// Named sets that hosts take on.
+    pub roles: BTreeMap<RoleName, Role>,
+    /// The hosts that the inventory lists.
+    pub hosts: BTreeMap<HostName, Host>,
+}
+
+/// Where a datacenter's class is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClassRef {
+    /// The class.
+    pub class: ClassName,
+    /// The tag of the class; `None` follows its branch (`latest`).
+    pub tag: Option<TagName>,
+    /// The line of the reference.
+    pub line: usize,
+}
+
+/// One entry of `services`, `applications` or `devices`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinEntry {
+    /// The branch of its content.
+    pub branch: BranchName,
+    /// The tag; `None` follows the branch (`latest`).
+    pub tag: Option<TagName>,
+    /// True when every file is exported byte for byte: no settings, no templates.
+    pub raw: bool,
+    /// The line of the entry.
+    pub line: usize,
+}
+
+/// A role: what its hosts run and know.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Role {
+    /// The components that they run.
+    pub components: Vec<Pattern>,
+    /// Values for templates.
+    pub variables: Map<String, Value>,
+    /// Layers over components' settings.
+    pub settings: BTreeMap<ComponentName, Overlay>,
+}
+
+/// A host: what it runs and knows.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Host {
+    /// The host's roles in order, each with its line; later ones win.
+    pub roles: Vec<(RoleName, usize)>,
+    /// The components that it runs besides its roles'.
+    pub components: Vec<Pattern>,
+    /// Labels to choose hosts by.
+    pub labels: Map<String, Value>,
+    /// The line of its name.
+    pub line: usize,
+    /// The key that its secrets are sealed to.
+    pub key: Option<HostKey>,
+    /// Values for templates, over its roles'.
+    pub variables: Map<String, Value>,
+    /// Layers over its roles'.
+    pub settings: BTreeMap<ComponentName, Overlay>,
+}
+
+/// A layer of a role or a host over a component's settings.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Overlay {
+    /// The values, as a JSON Merge Patch.
+    pub values: Map<String, Value>,
+    /// The lines of the values in the file; at the root, the line of the component's name.
+    pub lines: Lines,
+}
+
+/// The components that one host runs of its datacenter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selection {
+    /// True when the datacenter's inventory lists the host.
+    pub listed: bool,
+    /// `None` selects everything.
+    patterns: Option<Vec<Pattern>>,
+}
+
+impl InstanceManifest {
+    /// The ref of its class.
+    pub fn class_ref(&self) -> RefName {
+        match &self.conf.tag {
+            Some(tag) => RefName::ClassTag(self.conf.class.clone(), tag.clone()),
+            None => RefName::Class(self.conf.class.clone()),
+        }
+    }
+
+    /// The components that `host` runs. A host that is not listed, or listed with neither roles nor
+    /// components, runs everything.
+    pub fn selection(&self, host: &HostName) -> Selection {
+        let Some(host) = self.hosts.get(host) else { return Selection { listed: false, patterns: None } };
+        if host.roles.is_empty() && host.components.is_empty() {
+            return Selection { listed: true, patterns: None };
+        }
+        let of_roles = host.roles.iter().filter_map(|(role, _)| self.roles.get(role)).flat_map(|role| &role.components);
+        Selection { listed: true, patterns: Some(of_roles.chain(&host.components).cloned().collect()) }
+    }
+
+    /// True when `host` runs `component`; see [`Self::selection`].
+    pub fn runs(&self, host: &HostName, component: &ComponentVersion) -> bool {
+        let Some(host) = self.hosts.get(host) else { return true };
+        let of_roles = host.roles.iter().filter_map(|(role, _)| self.roles.get(role)).flat_map(|role| &role.components);
+        (host.roles.is_empty() && host.components.is_empty())
+            || of_roles.chain(&host.components).any(|pattern| pattern.matches(component))
+    }
+
+    /// Faults for components that hosts and roles name in full, but neither the class nor the
+    /// datacenter runs; in order of line. A pattern with a wildcard is no fault.
+    pub fn dangling(&self, class: &ClassManifest) -> Vec<Fault> {
+        let runs =
+            |named: &Pattern| class.components.keys().chain(self.components.keys()).any(|one| named.matches(one));
+        let of_roles = self.roles.values().flat_map(|role| &role.components);
+        let of_hosts = self.hosts.values().flat_map(|host| &host.components);
+        let mut faults: Vec<Fault> = of_roles
+            .chain(of_hosts)
+            .filter(|named| named.is_one() && !runs(named))
+            .map(|named| {
+                let reason = format!(
+                    "`{named}` is run neither by the class nor by this datacenter; add it to `{}`, or take it out here",
+                    named.kind.map_or("services", Kind::as_str)
+                );
+                Fault::new(named.line, reason)
+            })
+            .collect();
+        faults.sort();
+        faults
+    }
+}
+
+impl Selection {
+    /// True when the host runs everything of its datacenter.
+    pub fn is_everything(&self) -> bool {
+        self.patterns.is_none()
+    }
+
+    /// True when the host runs `component`.
+    pub fn contains(&self, component: &ComponentVersion) -> bool {
+        self.patterns.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(component)))
+    }
+}

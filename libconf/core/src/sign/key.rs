@@ -1,0 +1,197 @@
+//! Signatures on snapshots: SSH signatures as `git verify-commit` knows them.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+use ssh_key::{Algorithm, HashAlg, LineEnding, PrivateKey, PublicKey, SshSig, rand_core::OsRng};
+
+use crate::git::create_file;
+
+/// The namespace under which Git signs commits and tags; a signature made for another purpose does
+/// not count. Source: `gpg-interface.c`, `ssh-keygen -Y sign -n git`.
+const NAMESPACE: &str = "git";
+
+/// The Ed25519 key of conf-master, in OpenSSH form.
+#[derive(Debug)]
+pub struct SigningKey(PrivateKey);
+
+impl SigningKey {
+    /// Makes a new key: writes `path` (0600) and `path.pub`, both durable, and never replaces an
+    /// existing file.
+    pub fn generate(path: &Path, comment: &str) -> Result<Self, KeyError> {
+        let mut key =
+            PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(|error| KeyError::file(path, &error))?;
+        key.set_comment(comment);
+        let text = key.to_openssh(LineEnding::LF).map_err(|error| KeyError::file(path, &error))?;
+        let key = SigningKey(key);
+        create_file(path, text.as_bytes(), 0o600).map_err(|error| KeyError::file(path, &error))?;
+        let public = public_path(path);
+        let line = format!("{}\n", key.public_line());
+        create_file(&public, line.as_bytes(), 0o644).map_err(|error| KeyError::file(&public, &error))?;
+        Ok(key)
+    }
+
+    /// Reads the key at `path`.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let text = fs::read(path).map_err(|error| KeyError::file(path, &error))?;
+        let key = PrivateKey::from_openssh(text).map_err(|error| KeyError::file(path, &error))?;
+        if key.is_encrypted() {
+            return Err(KeyError::file(path, &"it is encrypted; a server cannot ask for its passphrase"));
+        }
+        Ok(SigningKey(key))
+    }
+
+    /// The public key as one line: `ssh-ed25519 AAAA… comment`.
+    pub fn public_line(&self) -> String {
+        self.0.public_key().to_openssh().unwrap_or_default()
+    }
+
+    /// Signs the text of a commit; the result is the value of its `gpgsig` header.
+    pub fn sign(&self, commit: &str) -> Result<String, KeyError> {
+        self.sign_for(NAMESPACE, commit.as_bytes())
+    }
+
+    pub(crate) fn sign_for(&self, namespace: &str, text: &[u8]) -> Result<String, KeyError> {
+        let bad = |error: ssh_key::Error| KeyError::BadSignature(error.to_string());
+        let signature = self.0.sign(namespace, HashAlg::Sha512, text).map_err(bad)?;
+        signature.to_pem(LineEnding::LF).map_err(bad)
+    }
+}
+
+/// The path of the public half beside a key: `<path>.pub`.
+pub fn public_path(path: &Path) -> PathBuf {
+    let mut public = path.as_os_str().to_owned();
+    public.push(".pub");
+    PathBuf::from(public)
+}
+
+/// The public keys that a reader trusts.
+#[derive(Clone, Debug)]
+pub struct TrustedKeys(Vec<PublicKey>);
+
+impl TrustedKeys {
+    /// Reads a `.pub` file or an `allowed_signers` file; a file without a usable key is an error.
+    ///
+    /// In `allowed_signers`, lines for other namespaces than `git`, and lines that name a
+    /// certificate authority, are ignored. Source: ssh-keygen(1), "ALLOWED SIGNERS".
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let text = fs::read_to_string(path).map_err(|error| KeyError::file(path, &error))?;
+        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        let mut keys = Vec::new();
+        for line in lines {
+            if let Some(key) = trusted_line(line).map_err(|reason| KeyError::file(path, &reason))? {
+                keys.push(key);
+            }
+        }
+        if keys.is_empty() {
+            return Err(KeyError::file(path, &"no public key in it; give it the line that `conf-master init` printed"));
+        }
+        Ok(TrustedKeys(keys))
+    }
+
+    /// Checks a commit's signature over its text.
+    pub fn verify(&self, commit: &[u8], signature: &str) -> Result<(), KeyError> {
+        self.verify_for(NAMESPACE, commit, signature)
+    }
+
+    pub(crate) fn verify_for(&self, namespace: &str, text: &[u8], signature: &str) -> Result<(), KeyError> {
+        let signature = SshSig::from_pem(signature)
+            .map_err(|error| KeyError::BadSignature(format!("it is no SSH signature ({error})")))?;
+        let key = self
+            .0
+            .iter()
+            .find(|key| key.key_data() == signature.public_key())
+            .ok_or_else(|| KeyError::BadSignature("it is by a key that is not trusted here".to_owned()))?;
+        key.verify(namespace, text, &signature)
+            .map_err(|_| KeyError::BadSignature("it does not belong to this text".to_owned()))
+    }
+}
+
+/// Reads one line of either form; `None` for a well-formed line that does not concern us.
+fn trusted_line(line: &str) -> Result<Option<PublicKey>, String> {
+    let words = split_outside_quotes(line);
+    let at = words.iter().position(|word| Algorithm::new(word).is_ok());
+    let Some(at) = at else { return Err(format!("no key in the line {line:?}")) };
+    // In allowed_signers, principals and options stand before the key.
+    let options: String = words[..at].iter().skip(1).copied().collect::<Vec<_>>().join(",").to_ascii_lowercase();
+    if options.split(',').any(|option| option == "cert-authority") {
+        return Ok(None);
+    }
+    if let Some((_, rest)) = options.split_once("namespaces=\"") {
+        let namespaces = rest.split('"').next().unwrap_or_default();
+        if !namespaces.split(',').any(|one| one == NAMESPACE || one == "*") {
+            return Ok(None);
+        }
+    }
+    let key = words[at..].join(" ");
+    PublicKey::from_openssh(&key).map(Some).map_err(|error| format!("bad key in the line {line:?}: {error}"))
+}
+
+fn split_outside_quotes(line: &str) -> Vec<&str> {
+    let mut quoted = false;
+    line.split(|letter: char| {
+        quoted ^= letter == '"';
+        !quoted && letter.is_whitespace()
+    })
+    .filter(|word| !word.is_empty())
+    .collect()
+}
+
+/// Why a key or a signature cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// A key file cannot be read or written.
+    #[error("cannot use the key file {path}: {reason}")]
+    File {
+        /// The key file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The text is not signed, not by a trusted key, or the signature belongs to another text.
+    #[error("the signature is not good: {0}")]
+    BadSignature(String),
+}
+
+impl KeyError {
+    fn file(path: &Path, reason: &dyn ToString) -> Self {
+        KeyError::File { path: path.to_owned(), reason: reason.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_holds_for_its_text_and_its_key_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ours, theirs) = (folder.path().join("ours"), folder.path().join("theirs"));
+        let key = SigningKey::generate(&ours, "conf-master").unwrap();
+        SigningKey::generate(&theirs, "other").unwrap();
+        assert!(SigningKey::generate(&ours, "again").is_err(), "an existing key is never replaced");
+        let signature = SigningKey::load(&ours).unwrap().sign("text").unwrap();
+        let trusted = TrustedKeys::load(&public_path(&ours)).unwrap();
+        trusted.verify(b"text", &signature).unwrap();
+        assert!(trusted.verify(b"other", &signature).is_err());
+        assert!(trusted.verify(b"text", "garbage").is_err());
+        assert!(TrustedKeys::load(&public_path(&theirs)).unwrap().verify(b"text", &signature).is_err());
+        assert!(key.public_line().starts_with("ssh-ed25519 "));
+    }
+
+    #[test]
+    fn allowed_signers() {
+        let folder = tempfile::tempdir().unwrap();
+        let line = SigningKey::generate(&folder.path().join("key"), "c").unwrap().public_line();
+        let file = folder.path().join("allowed");
+        let count = |text: String| {
+            fs::write(&file, text).unwrap();
+            TrustedKeys::load(&file).map_or(0, |keys| keys.0.len())
+        };
+        assert_eq!(count(format!("# master\nconf-master {line}\n\n* namespaces=\"git\" {line}\n")), 2);
+        assert_eq!(count(format!("a namespaces=\"file\" {line}\nb cert-authority {line}\n")), 0);
+        assert_eq!(count("nonsense\n".to_owned()), 0);
+    }
+}

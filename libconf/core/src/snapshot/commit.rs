@@ -1,0 +1,157 @@
+//! A snapshot's commit.
+
+use std::str;
+
+use git2::{ObjectType, Repository};
+
+use crate::{
+    sign::{KeyError, TrustedKeys},
+    snapshot::error::{FORMAT, SnapshotError},
+};
+use libconf::name::{CommitId, DatacenterName, ObjectId, RefName, Sequence};
+
+/// A snapshot's commit, read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The commit.
+    pub commit: CommitId,
+    /// Its tree.
+    pub tree: ObjectId,
+    /// The snapshot before it.
+    pub parent: Option<CommitId>,
+    /// The datacenter.
+    pub datacenter: DatacenterName,
+    /// The change that made it.
+    pub sequence: Sequence,
+    /// When it was composed, in seconds since 1970.
+    pub time: i64,
+    /// The author of the change.
+    pub by: String,
+    /// A summary of the change.
+    pub summary: String,
+    /// The commit of the datacenter branch whose tree this snapshot holds; unknown in snapshots of
+    /// earlier versions.
+    pub datacenter_commit: Option<CommitId>,
+    /// The ref and the commit of the class whose tree this snapshot holds; unknown in snapshots of
+    /// earlier versions.
+    pub class: Option<(RefName, CommitId)>,
+}
+
+impl Snapshot {
+    /// Reads a commit as a snapshot and accepts it only if a trusted key signed it for
+    /// `datacenter`.
+    pub fn verify(
+        repo: &Repository,
+        commit: CommitId,
+        keys: &TrustedKeys,
+        datacenter: &DatacenterName,
+    ) -> Result<Self, SnapshotError> {
+        let unsigned = || KeyError::BadSignature("it is not signed".to_owned());
+        let untrusted = |cause| SnapshotError::Untrusted { commit, cause };
+        // Read first, so that an absent object and an unsigned one are different errors.
+        repo.find_commit(commit.into()).map_err(|cause| SnapshotError::Read { commit, cause })?;
+        let (signature, text) = repo.extract_signature(&commit.into(), None).map_err(|_| untrusted(unsigned()))?;
+        let signature = str::from_utf8(&signature).map_err(|_| untrusted(unsigned()))?;
+        keys.verify(&text, signature).map_err(untrusted)?;
+        // The signed text is read, not the object around it.
+        let snapshot = parse(commit, &text)?;
+        if snapshot.datacenter != *datacenter {
+            let (found, wanted) = (snapshot.datacenter, datacenter.clone());
+            return Err(SnapshotError::OtherDatacenter { commit, found, wanted });
+        }
+        Ok(snapshot)
+    }
+
+    /// Reads a commit as a snapshot without looking at its signature: for a repository that only
+    /// conf-master writes.
+    pub fn read(repo: &Repository, commit: CommitId) -> Result<Self, SnapshotError> {
+        let read = |cause| SnapshotError::Read { commit, cause };
+        let object = repo.find_commit(commit.into()).map_err(read)?;
+        let header = object.raw_header_bytes();
+        let text = [header, b"\n", object.message_raw_bytes()].concat();
+        parse(commit, &text)
+    }
+
+    /// The tree of the datacenter's own branch.
+    pub fn datacenter_tree(&self, repo: &Repository) -> Result<ObjectId, SnapshotError> {
+        self.subtree(repo, DATACENTER)
+    }
+
+    /// The tree of the class, at its tag.
+    pub fn class_tree(&self, repo: &Repository) -> Result<ObjectId, SnapshotError> {
+        self.subtree(repo, CLASS)
+    }
+
+    /// The tree of its sealed secrets, if it has any.
+    pub fn secrets_tree(&self, repo: &Repository) -> Result<Option<ObjectId>, SnapshotError> {
+        self.folder(repo, SECRETS)
+    }
+
+    fn subtree(&self, repo: &Repository, name: &str) -> Result<ObjectId, SnapshotError> {
+        self.folder(repo, name)?.ok_or_else(|| SnapshotError::Malformed {
+            commit: self.commit,
+            reason: format!("it has no folder {name}/"),
+        })
+    }
+
+    fn folder(&self, repo: &Repository, name: &str) -> Result<Option<ObjectId>, SnapshotError> {
+        let tree =
+            repo.find_tree(self.tree.into()).map_err(|cause| SnapshotError::Read { commit: self.commit, cause })?;
+        let entry = tree.get_name(name).filter(|entry| entry.kind() == Some(ObjectType::Tree));
+        Ok(entry.map(|entry| entry.id().into()))
+    }
+}
+
+pub(crate) const DATACENTER: &str = "datacenter";
+
+pub(crate) const CLASS: &str = "datacenter-configuration";
+
+pub(crate) const SECRETS: &str = "secrets";
+
+/// Reads the text of a commit: headers, an empty line, and the message with its trailers.
+pub(crate) fn parse(commit: CommitId, text: &[u8]) -> Result<Snapshot, SnapshotError> {
+    let malformed = |reason: &str| SnapshotError::Malformed { commit, reason: reason.to_owned() };
+    let text = str::from_utf8(text).map_err(|_| malformed("its text is not UTF-8"))?;
+    let (headers, message) = text.split_once("\n\n").ok_or_else(|| malformed("it has no message"))?;
+    let header = |name: &'static str| {
+        headers
+            .lines()
+            .filter_map(move |line| line.split_once(' ').filter(|(key, _)| *key == name))
+            .map(|(_, value)| value)
+    };
+    let trailer = |name: &str| {
+        let last = message.trim_end().rsplit("\n\n").next().unwrap_or_default();
+        last.lines().filter_map(|line| line.split_once(": ")).find(|(key, _)| *key == name).map(|(_, value)| value)
+    };
+    let format = trailer("Conf-Format").and_then(|value| value.parse::<u32>().ok());
+    match format {
+        Some(format) if format > FORMAT => return Err(SnapshotError::Newer { commit, format }),
+        Some(_) => {}
+        None => return Err(malformed("the trailer Conf-Format is missing")),
+    }
+    let sequence = trailer("Conf-Sequence").and_then(|value| value.parse().ok());
+    let subject = message.lines().next().unwrap_or_default();
+    let (datacenter, summary) = subject.split_once(": ").unwrap_or((subject, ""));
+    let mut parents = header("parent").map(str::parse::<CommitId>);
+    let parent = parents.next().transpose().map_err(|_| malformed("its parent has no good id"))?;
+    if parents.next().is_some() {
+        return Err(malformed("it has more than one parent"));
+    }
+    let tree = header("tree").next().and_then(|value| value.parse().ok());
+    let time = header("committer").next().and_then(|line| line.rsplit(' ').nth(1)?.parse().ok());
+    Ok(Snapshot {
+        commit,
+        tree: tree.ok_or_else(|| malformed("it has no tree"))?,
+        parent,
+        datacenter: datacenter.parse().map_err(|_| malformed("its subject does not begin with a datacenter"))?,
+        sequence: sequence.ok_or_else(|| malformed("the trailer Conf-Sequence is missing or bad"))?,
+        time: time.ok_or_else(|| malformed("it has no time"))?,
+        by: trailer("Conf-By").unwrap_or_default().to_owned(),
+        summary: summary.to_owned(),
+        datacenter_commit: trailer("Conf-Datacenter").and_then(|value| value.parse().ok()),
+        class: trailer("Conf-Class").and_then(|value| {
+            let (name, commit) = value.split_once(' ')?;
+            Some((name.parse().ok()?, commit.parse().ok()?))
+        }),
+    })
+}

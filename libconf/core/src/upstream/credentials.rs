@@ -1,0 +1,48 @@
+//! The token of `--token-file`.
+
+use std::{os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::SystemTime};
+
+use parking_lot::Mutex;
+
+use crate::upstream::error::UpstreamError;
+
+/// The token of `--token-file`, read again whenever the file changes; or no token.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials(Option<Arc<TokenFile>>);
+
+#[derive(Debug)]
+struct TokenFile {
+    path: PathBuf,
+    read: Mutex<Option<(Stamp, Arc<str>)>>,
+}
+
+/// Inode, size and time of a file: they change when it is written or replaced.
+type Stamp = (u64, u64, Option<SystemTime>);
+
+impl Credentials {
+    /// Sends no credential.
+    pub fn none() -> Self {
+        Credentials(None)
+    }
+
+    /// Sends the first line of this file; without a file, nothing.
+    pub fn from_file(path: Option<PathBuf>) -> Self {
+        Credentials(path.map(|path| Arc::new(TokenFile { path, read: Mutex::default() })))
+    }
+
+    /// The token as it is now.
+    pub(crate) fn token(&self) -> Result<Option<Arc<str>>, UpstreamError> {
+        let Some(file) = &self.0 else { return Ok(None) };
+        let failed = |cause| UpstreamError::Token { path: file.path.clone(), cause };
+        let about = std::fs::metadata(&file.path).map_err(failed)?;
+        let stamp = (about.ino(), about.len(), about.modified().ok());
+        let mut read = file.read.lock();
+        if let Some((_, token)) = read.as_ref().filter(|(of, _)| *of == stamp) {
+            return Ok(Some(token.clone()));
+        }
+        let text = std::fs::read_to_string(&file.path).map_err(failed)?;
+        let token: Arc<str> = text.lines().next().unwrap_or_default().trim().into();
+        *read = Some((stamp, token.clone()));
+        Ok(Some(token))
+    }
+}

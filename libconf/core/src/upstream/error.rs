@@ -1,0 +1,149 @@
+//! Why a server above gave no answer.
+
+use std::{path::PathBuf, time::Duration};
+
+use reqwest::StatusCode;
+
+use libconf::name::ObjectId;
+
+/// Why a server gave no useful answer.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// The connection failed, or broke; try again, or another server.
+    #[error("cannot reach {url}; see that the URL is right and the server runs")]
+    Unreachable {
+        /// The URL of the request.
+        url: String,
+        /// The HTTP client's error.
+        #[source]
+        cause: reqwest::Error,
+    },
+    /// The server was silent for too long.
+    #[error("{url} was silent for {} s", after.as_secs())]
+    Silent {
+        /// The URL of the request.
+        url: String,
+        /// How long it was silent.
+        after: Duration,
+    },
+    /// The stream was closed by the server.
+    #[error("{url} closed the stream")]
+    Closed {
+        /// The URL of the request.
+        url: String,
+    },
+    /// The server refused the request.
+    #[error("{url} answered {status}: {words}")]
+    Refused {
+        /// The URL of the request.
+        url: String,
+        /// The status.
+        status: StatusCode,
+        /// The server's words, and the next step.
+        words: String,
+        /// The `Retry-After` of the answer, if any.
+        retry_after: Option<Duration>,
+    },
+    /// The answer has another shape than expected: this is hardly a server of this project.
+    #[error("{url} gave an answer that is not of this project ({reason}); is the URL right?")]
+    Unexpected {
+        /// The URL of the request.
+        url: String,
+        /// What is wrong with the answer.
+        reason: String,
+    },
+    /// The token cannot be read.
+    #[error("cannot read the token file {path}")]
+    Token {
+        /// The token file.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The HTTP client could not be made.
+    #[error("cannot set up the HTTP client")]
+    Client(#[source] reqwest::Error),
+    /// The list of servers is empty.
+    #[error("no server was given")]
+    NoServer,
+}
+
+impl UpstreamError {
+    /// How long the server asked the client to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            UpstreamError::Refused { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The status of a refusal.
+    pub fn status(&self) -> Option<StatusCode> {
+        match self {
+            UpstreamError::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+}
+
+/// Why a fetch failed, by what to do next.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// There was no answer, or it broke off: try another server, or again later.
+    #[error("fetching failed")]
+    Unreachable(#[source] UpstreamError),
+    /// The server refused: ask a person (a credential), or wait (`Retry-After`).
+    #[error("fetching was refused")]
+    Refused(#[source] UpstreamError),
+    /// The server does not have the commit (yet): try another server, or again later.
+    #[error("{url} does not have {want}: {words}")]
+    NotFound {
+        /// The server.
+        url: String,
+        /// The wanted object.
+        want: ObjectId,
+        /// The server's words.
+        words: String,
+    },
+    /// The answer is damaged, or leaves objects out even when asked for all: try another server and
+    /// say so.
+    #[error("{url} gave a damaged answer for {want}: {reason}")]
+    Corrupt {
+        /// The server.
+        url: String,
+        /// The wanted object.
+        want: ObjectId,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The repository cannot be read or written: a full disk, a wrong owner.
+    #[error("cannot use the repository {path}: {reason}")]
+    Repository {
+        /// The repository's path.
+        path: PathBuf,
+        /// What went wrong.
+        reason: String,
+    },
+}
+
+impl From<UpstreamError> for FetchError {
+    fn from(error: UpstreamError) -> Self {
+        match error {
+            UpstreamError::Refused { .. } | UpstreamError::Token { .. } | UpstreamError::Unexpected { .. } => {
+                FetchError::Refused(error)
+            }
+            _ => FetchError::Unreachable(error),
+        }
+    }
+}
+
+impl FetchError {
+    /// How long the server asked the client to wait.
+    pub fn retry_after(&self) -> Option<std::time::Duration> {
+        match self {
+            FetchError::Refused(error) | FetchError::Unreachable(error) => error.retry_after(),
+            _ => None,
+        }
+    }
+}
