@@ -1,4 +1,5 @@
-//! One operation across two services: both read the same version of the configuration, whatever changes meanwhile.
+//! One operation across two services: both read the same version of the configuration, whatever
+//! changes meanwhile.
 //!
 //! ```sh
 //! cargo run --features http --example operation -- back 127.0.0.1:8081
@@ -6,8 +7,9 @@
 //! curl http://127.0.0.1:8080/
 //! ```
 //!
-//! `front` pins a version for each request that brings none, reads its price there, and asks `back`, which may be on another
-//! host, for the same: the pin travels in the header `baggage`. Both read the component `services/shop`, such as
+//! `front` pins a version for each request that brings none, reads its price there, and asks
+//! `back`, which may be on another host, for the same: the pin travels in the header `baggage`.
+//! Both read the component `services/shop`, such as
 //!
 //! ```yaml
 //! price: 100

@@ -1,7 +1,8 @@
-//! A plain, synchronous program that is built around SIGHUP, as many are: no async runtime, no thread of its own.
+//! A plain, synchronous program that is built around SIGHUP, as many are: no async runtime, no
+//! thread of its own.
 //!
-//! `cargo run --example plain`, on a host with conf-local and a component `services/web` that has settings and a file
-//! `motd`. It ends with SIGTERM.
+//! `cargo run --example plain`, on a host with conf-local and a component `services/web` that has
+//! settings and a file `motd`. It ends with SIGTERM.
 
 use std::error::Error;
 
@@ -13,7 +14,8 @@ use signal_hook::{
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // The handler first: without one SIGHUP would end the program (libconf would rather wait for it).
+    // The handler first: without one SIGHUP would end the program (libconf would rather wait for
+    // it).
     let mut signals = Signals::new([SIGHUP, SIGTERM])?;
     let client = Client::connect()?;
     // Sent once per change, after everything that is read below shows it.

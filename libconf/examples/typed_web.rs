@@ -1,12 +1,14 @@
 //! A web service whose settings are a type of its own, and change under it without a restart.
 //!
-//! `cargo run --example typed_web -- 127.0.0.1:8080`, on a host with conf-local and a component `services/web` such as
+//! `cargo run --example typed_web -- 127.0.0.1:8080`, on a host with conf-local and a component
+//! `services/web` such as
 //!
 //! ```yaml
 //! greeting: hello
 //! ```
 //!
-//! Every request reads the settings anew: that is one atomic load, so there is nothing to gain by keeping them.
+//! Every request reads the settings anew: that is one atomic load, so there is nothing to gain by
+//! keeping them.
 
 use std::{convert::Infallible, error::Error};
 
@@ -25,10 +27,11 @@ struct Web {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // The agent is found by itself (CONF_LOCAL_SOCKET, or the default path); the service starts without it as well.
+    // The agent is found by itself (CONF_LOCAL_SOCKET, or the default path); the service starts
+    // without it as well.
     let client = Client::connect()?;
-    // A service that cannot read its settings does not start. Once it runs, settings that do not fit are refused, and the
-    // last good ones stay: `conf-local status` shows what was refused.
+    // A service that cannot read its settings does not start. Once it runs, settings that do not
+    // fit are refused, and the last good ones stay: `conf-local status` shows what was refused.
     let web: Typed<Web> = client.component("services/web")?.typed()?;
 
     tokio::spawn(tell_of_changes(web.clone()));
@@ -49,7 +52,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// What has to be done once for a change, and not at each request: reconnect, resize a pool. Here it is told.
+/// What has to be done once for a change, and not at each request: reconnect, resize a pool. Here
+/// it is told.
 async fn tell_of_changes(mut web: Typed<Web>) {
     loop {
         let now = web.changed().await;

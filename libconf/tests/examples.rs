@@ -59,7 +59,8 @@ struct Example {
 
 impl Example {
     fn start(name: &str, arguments: &[&str], export: &Export) -> Self {
-        // Tests are in target/debug/deps, examples in target/debug/examples. Cargo builds them before it runs all tests.
+        // Tests are in target/debug/deps, examples in target/debug/examples. Cargo builds them
+        // before it runs all tests.
         let program: PathBuf = std::env::current_exe().unwrap().parent().unwrap().with_file_name("examples").join(name);
         let mut command = Command::new(program);
         command.args(arguments).env("CONF_EXPORT_DIR", export.dir.path()).env("CONF_LOCAL_SOCKET", "/nowhere.sock");

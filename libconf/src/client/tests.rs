@@ -18,6 +18,7 @@ use super::{
     testing::{Export, FakeAgent, LONG, Web, block_on, until, web},
     *,
 };
+use crate::name::Sequence;
 
 #[test]
 fn a_value_follows_the_export() {

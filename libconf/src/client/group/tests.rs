@@ -117,7 +117,8 @@ fn a_callback_comes_after_every_handle_is_on_the_snapshot() {
     }
 }
 
-/// The other half of the test below: a process that ends by the signal, being without a handler for it.
+/// The other half of the test below: a process that ends by the signal, being without a handler for
+/// it.
 #[test]
 #[ignore = "run by the test below, in a process of its own"]
 fn raises_the_signal_on_itself() {

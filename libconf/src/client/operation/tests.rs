@@ -10,13 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    super::{
-        Client,
-        testing::{Export, FakeAgent, LONG, Web, block_on, until, web},
-    },
-    *,
+use super::*;
+use crate::client::{
+    Client, Error,
+    testing::{Export, FakeAgent, LONG, Web, block_on, until, web},
 };
+use crate::name::Sequence;
 
 const WEB: &str = "services/web/latest";
 
@@ -118,7 +117,8 @@ fn a_gap_between_folders_proves_nothing() {
     assert!(export.retire(5));
     let client = export.client();
     assert_eq!(port(&client.join(&headers(8)).unwrap()), 8);
-    // 5 is gone: for 3 it is 2, for 6 it is not, and from 2 and 8 alone nobody can tell the two apart.
+    // 5 is gone: for 3 it is 2, for 6 it is not, and from 2 and 8 alone nobody can tell the two
+    // apart.
     for pin in [1, 3, 6] {
         let error = client.join(&headers(pin)).unwrap().get_blocking::<Web>("services/web").unwrap_err();
         assert!(matches!(error, Error::NotHere { .. }), "{pin}: {error}");
@@ -190,7 +190,8 @@ fn what_the_agent_says_is_missing_is_said_in_time() {
     let client = Client::options().export_dir(&export.path).socket(agent.socket()).connect().unwrap();
     let never = client.begin_at(Sequence(2)).with_deadline(Instant::now() + LONG);
     assert!(matches!(never.get_blocking::<Web>(WEB), Err(Error::NoneSoOld { sequence: Sequence(2) })));
-    // On a busy machine the agent may not have answered by the deadline, which is then what is said.
+    // On a busy machine the agent may not have answered by the deadline, which is then what is
+    // said.
     let says = |pin, words: &str| {
         until(words, || {
             let operation = client.begin_at(Sequence(pin)).with_deadline(soon());
