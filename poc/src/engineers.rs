@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     io::Write as _,
     path::{Path, PathBuf},
     process::Stdio,
@@ -164,9 +164,6 @@ impl Engineers {
     /// variables.
     fn command(&self, author: &str) -> std::process::Command {
         let mut command = tether::command("git");
-        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GIT_")) {
-            command.env_remove(name);
-        }
         let email = format!("{author}@example.com");
         command
             .args(["-c", "http.proxy=", "-c", "core.hooksPath=/dev/null"])

@@ -56,16 +56,7 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
 fn main() -> ExitCode {
     tether::obey();
     let arguments = Arguments::parse();
-    // One thread: children are tethered to the thread that starts them.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let outcome = runtime.map_err(anyhow::Error::from).and_then(|runtime| runtime.block_on(run(&arguments)));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\npoc: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    tether::run("\npoc", run(&arguments))
 }
 
 async fn run(arguments: &Arguments) -> Result<()> {

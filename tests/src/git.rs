@@ -3,12 +3,12 @@
 use std::{
     cell::Cell,
     fmt::Write as _,
-    io::Write as _,
+    io::{Seek as _, Write as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output},
 };
 
-use crate::program::{command, run, spawn, text};
+use crate::program::{command, run, run_reading, text};
 
 /// The outcome of a git command.
 #[derive(Clone, Debug)]
@@ -129,16 +129,18 @@ impl Work {
     /// Runs git here with standard input.
     #[track_caller]
     pub fn git_reading(&self, arguments: &[&str], input: &[u8]) -> String {
+        text(&self.run_reading(arguments, input)).trim().to_owned()
+    }
+
+    #[track_caller]
+    fn run_reading(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut file = tempfile::tempfile().expect("a temporary file can be made");
+        file.write_all(input).and_then(|()| file.rewind()).expect("a temporary file can be written");
         let mut git = self.command();
-        git.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = spawn(git).expect("git can be run");
-        let mut pipe = child.stdin.take().expect("its input is piped");
-        let input = input.to_owned();
-        let writer = std::thread::spawn(move || pipe.write_all(&input));
-        let output = child.wait_with_output().expect("git can be run");
-        let _ = writer.join();
+        git.args(arguments);
+        let output = run_reading(git, file);
         assert!(output.status.success(), "git {arguments:?} failed:\n{}", text(&output));
-        text(&output).trim().to_owned()
+        output
     }
 
     /// Returns the id that a name has here.
@@ -161,16 +163,7 @@ impl Work {
 
     /// Makes a pack of everything that these names reach. Without names it is empty.
     pub fn git_pack(&self, names: &[&str]) -> Vec<u8> {
-        let mut git = self.command();
-        git.args(["pack-objects", "--revs", "--stdout", "-q"]);
-        git.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = spawn(git).expect("git can be run");
-        let mut pipe = child.stdin.take().expect("its input is piped");
-        pipe.write_all(names.join("\n").as_bytes()).expect("git reads what to pack");
-        drop(pipe);
-        let output = child.wait_with_output().expect("git can be run");
-        assert!(output.status.success(), "git pack-objects failed:\n{}", text(&output));
-        output.stdout
+        self.run_reading(&["pack-objects", "--revs", "--stdout", "-q"], names.join("\n").as_bytes()).stdout
     }
 
     fn now(&self) -> u64 {

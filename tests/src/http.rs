@@ -14,6 +14,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming, cl
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
 
 use crate::wait::DEADLINE;
 
@@ -128,22 +129,13 @@ impl Address {
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
         let words = |error: &dyn std::fmt::Display| format!("no answer from {self:?}: {error}");
-        let mut sender = match self {
-            Address::Tcp(address) => {
-                let stream = TcpStream::connect(address).await.map_err(|error| words(&error))?;
-                let (sender, connection) =
-                    http1::handshake(TokioIo::new(stream)).await.map_err(|error| words(&error))?;
-                tokio::spawn(connection);
-                sender
-            }
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(|error| words(&error))?;
-                let (sender, connection) =
-                    http1::handshake(TokioIo::new(stream)).await.map_err(|error| words(&error))?;
-                tokio::spawn(connection);
-                sender
-            }
+        let stream = match self {
+            Address::Tcp(address) => TcpStream::connect(address).await.map(Either::Left),
+            Address::Unix(path) => UnixStream::connect(path).await.map(Either::Right),
         };
+        let stream = TokioIo::new(stream.map_err(|error| words(&error))?);
+        let (mut sender, connection) = http1::handshake(stream).await.map_err(|error| words(&error))?;
+        tokio::spawn(connection);
         sender.send_request(request).await.map_err(|error| words(&error))
     }
 }

@@ -1,13 +1,11 @@
 //! Programs that a test starts: they report when they are ready, and end with the test.
 
 use std::{
-    collections::VecDeque,
     ffi::{OsStr, OsString},
-    fmt::Write as _,
     fs::{self, File},
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
     sync::{
         Mutex, OnceLock,
         mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
@@ -94,7 +92,7 @@ pub struct Daemon {
 #[derive(Debug)]
 struct Running {
     child: Child,
-    lines: Receiver<String>,
+    lines: Receiver<(Instant, String)>,
     ready: String,
 }
 
@@ -141,15 +139,7 @@ impl Daemon {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = spawn(command).unwrap_or_else(|error| panic!("cannot start {}: {error}", self.name));
         let output = child.stdout.take().expect("its output is piped");
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                // The output is read to its end even without a listener: a full pipe would stop the
-                // program.
-                let _ = sender.send(line);
-            }
-        });
-        self.running = Some(Running { child, lines, ready: String::new() });
+        self.running = Some(Running { child, lines: lines_of(output), ready: String::new() });
     }
 
     /// Waits until it is ready.
@@ -158,7 +148,7 @@ impl Daemon {
         let start = Instant::now();
         loop {
             match running.lines.recv_timeout(DEADLINE.saturating_sub(start.elapsed())) {
-                Ok(line) if line.starts_with("ready ") => {
+                Ok((_, line)) if line.starts_with("ready ") => {
                     running.ready = line;
                     return;
                 }
@@ -264,15 +254,24 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if thread::panicking() {
             let log = self.log();
-            let lines: VecDeque<&str> = log.lines().collect();
-            let mut shown = String::new();
-            for line in lines.iter().skip(lines.len().saturating_sub(40)) {
-                let _ = writeln!(shown, "  {line}");
-            }
-            eprintln!("-- the end of {}'s log:\n{shown}", self.name);
+            let lines: Vec<&str> = log.lines().collect();
+            let end = &lines[lines.len().saturating_sub(40)..];
+            eprintln!("-- the end of {}'s log:\n  {}\n", self.name, end.join("\n  "));
         }
         self.kill9();
     }
+}
+
+/// Reads the lines of a program's output in a thread, with the time of each.
+pub(crate) fn lines_of(output: ChildStdout) -> Receiver<(Instant, String)> {
+    let (sender, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            // Reads to the end even without a listener: a full pipe would stop the program.
+            let _ = sender.send((Instant::now(), line));
+        }
+    });
+    lines
 }
 
 /// Sends a signal to a process.

@@ -3,13 +3,13 @@
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, channel},
+        mpsc::Receiver,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -18,7 +18,7 @@ use std::{
 use rustix::fs::{Mode, OFlags, openat};
 
 use crate::{
-    program::{built, command, spawn},
+    program::{built, command, lines_of, spawn},
     wait::DEADLINE,
 };
 
@@ -56,13 +56,7 @@ impl Reader {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = spawn(command).expect("the reader can be started");
         let (output, input) = (child.stdout.take().expect("its output is piped"), child.stdin.take());
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let _ = sender.send((Instant::now(), line));
-            }
-        });
-        let reader = Reader { child, input, lines };
+        let reader = Reader { child, input, lines: lines_of(output) };
         reader.await_ready();
         reader
     }

@@ -3,14 +3,14 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, mpsc::Receiver},
     thread,
     time::{Duration, Instant},
 };
 
 use serde::Serialize;
 
-use crate::client::{agent, error::Error, lock::lock};
+use crate::client::{agent, error::Error};
 use crate::name::{ComponentSelector, Sequence};
 
 /// The time between two messages. The agent forgets processes that it has not heard of in a while.
@@ -31,42 +31,6 @@ pub(crate) struct Taken {
     pub(crate) faults: Vec<(ComponentSelector, Arc<Error>)>,
 }
 
-/// Wakes the thread when there is something to tell.
-#[derive(Debug, Default)]
-pub(crate) struct Acknowledge {
-    state: Mutex<State>,
-    changed: Condvar,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    due: bool,
-    stop: bool,
-}
-
-impl Acknowledge {
-    /// Sends a message soon, since a snapshot was taken.
-    pub(crate) fn soon(&self) {
-        lock(&self.state).due = true;
-        self.changed.notify_all();
-    }
-
-    /// Ends the thread, at the latest when the agent has answered or its deadline has passed.
-    pub(crate) fn stop(&self) {
-        lock(&self.state).stop = true;
-        self.changed.notify_all();
-    }
-
-    /// Waits until there is something to tell, for `time` at most. Returns false at the end.
-    fn wait(&self, time: Duration) -> bool {
-        let idle = |state: &mut State| !state.due && !state.stop;
-        let waited = self.changed.wait_timeout_while(lock(&self.state), time, idle);
-        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        state.due = false;
-        !state.stop
-    }
-}
-
 /// Returns the name of this process's executable.
 pub(crate) fn program() -> String {
     let path = std::env::current_exe().ok().or_else(|| std::env::args_os().next().map(PathBuf::from));
@@ -74,15 +38,15 @@ pub(crate) fn program() -> String {
     name.unwrap_or_else(|| "unknown".to_owned())
 }
 
-/// Starts the thread. Nothing joins it, since a socket whose owner is stopped may hold it. If the
-/// system gives no thread, the agent is not told.
+/// Starts the thread, which ends when `taken` returns `None`. It sends a message whenever `due` has
+/// an item, and once a minute. Nothing joins it, since a socket whose owner is stopped may hold it.
+/// If the system gives no thread, the agent is not told.
 pub(crate) fn start(
-    acknowledge: &Arc<Acknowledge>,
+    due: Receiver<()>,
     socket: PathBuf,
     program: String,
     taken: impl Fn() -> Option<Taken> + Send + 'static,
 ) {
-    let acknowledge = Arc::clone(acknowledge);
     let thread = thread::Builder::new().name("libconf-tell".to_owned());
     let _ = thread.spawn(move || {
         while let Some(taken) = taken() {
@@ -90,9 +54,7 @@ pub(crate) fn start(
             drop(taken);
             let answer = agent::ask(&socket, &request, Instant::now() + WITHIN);
             let arrived = answer.is_ok_and(|answer| answer.status == 200);
-            if !acknowledge.wait(if arrived { AGAIN } else { AGAIN_AFTER_FAILURE }) {
-                return;
-            }
+            let _ = due.recv_timeout(if arrived { AGAIN } else { AGAIN_AFTER_FAILURE });
         }
     });
 }

@@ -143,7 +143,7 @@ impl Client {
 
     /// Returns the export directory.
     pub fn export_dir(&self) -> &Path {
-        self.follower.export_dir()
+        &self.follower.shared.export_dir
     }
 
     /// Returns the reason for not being on the newest snapshot of the export, if so. The last good
@@ -151,7 +151,7 @@ impl Client {
     ///
     /// [`Typed::last_error`](crate::client::Typed::last_error) has the errors of one component.
     pub fn last_error(&self) -> Option<Arc<Error>> {
-        self.follower.last_error()
+        self.follower.shared.error.load_full()
     }
 }
 

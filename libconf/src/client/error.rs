@@ -1,6 +1,6 @@
 //! Errors of reading.
 
-use std::{error::Error as StdError, fmt, io, path::PathBuf};
+use std::{error::Error as StdError, io, path::PathBuf};
 
 use crate::name::{BadName, ComponentSelector, ComponentVersion, Sequence, Version};
 
@@ -35,7 +35,7 @@ pub enum Error {
     },
 
     /// The datacenter runs several versions of the component, and the program named none. Name one.
-    #[error("{component} runs in several versions, name one: {}", Several(.component, .versions))]
+    #[error("{component} runs in several versions, name one: {}", several(.component, .versions))]
     SeveralVersions {
         /// The requested component.
         component: ComponentSelector,
@@ -157,14 +157,8 @@ impl Error {
     }
 }
 
-/// `services/web/latest, services/web/v1.0`
-struct Several<'a>(&'a ComponentSelector, &'a [Version]);
-
-impl fmt::Display for Several<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.1.iter().enumerate().try_for_each(|(at, version)| {
-            let comma = if at == 0 { "" } else { ", " };
-            write!(f, "{comma}{}/{version}", self.0.component)
-        })
-    }
+/// Lists versions, as in `services/web/latest, services/web/v1.0`.
+fn several(component: &ComponentSelector, versions: &[Version]) -> String {
+    let names: Vec<String> = versions.iter().map(|version| format!("{}/{version}", component.component)).collect();
+    names.join(", ")
 }

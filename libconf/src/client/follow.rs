@@ -1,7 +1,7 @@
 //! The one thread that notices a new snapshot, reads it whole, and switches every handle to it.
 
 use std::{
-    fmt, fs, io,
+    fs, io,
     os::unix::fs::MetadataExt,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
@@ -17,7 +17,7 @@ use std::{
 use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 
 use crate::client::{
-    acknowledge::{self, Acknowledge, Taken},
+    acknowledge::{self, Taken},
     agent::Agent,
     error::Error,
     known::{Known, central_of},
@@ -70,8 +70,9 @@ pub(crate) struct Fault {
 }
 
 /// The owner of the thread, which ends when this is dropped.
+#[derive(Debug)]
 pub(crate) struct Follower {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     wake: SyncSender<()>,
     thread: Option<JoinHandle<()>>,
 }
@@ -86,10 +87,11 @@ impl Follower {
         // Watches before it reads: a switch in between leaves an event waiting.
         let watch = ExportWatch::new(&export_dir, wake.clone());
         let snapshot = current(&export_dir)?;
+        let (acknowledge, due) = mpsc::sync_channel(1);
         let shared = Arc::new(Shared {
             known: ArcSwap::from_pointee(Known { central: central_of(&export_dir, &snapshot), snapshot }),
             resolver: Resolver::new(export_dir.clone(), &agent),
-            acknowledge: Arc::default(),
+            acknowledge,
             handles: Mutex::default(),
             error: ArcSwapOption::empty(),
             stop: AtomicBool::new(false),
@@ -105,8 +107,8 @@ impl Follower {
         if let Some(socket) = agent.socket {
             let program = agent.program.unwrap_or_else(acknowledge::program);
             let following = Arc::downgrade(&shared);
-            let taken = move || following.upgrade().map(|shared| shared.taken());
-            acknowledge::start(&shared.acknowledge, socket, program, taken);
+            let taken = move || following.upgrade().and_then(|shared| shared.taken());
+            acknowledge::start(due, socket, program, taken);
         }
         Ok(Follower { shared, wake, thread: Some(thread) })
     }
@@ -118,19 +120,6 @@ impl Follower {
 
     pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
         Arc::clone(&self.known().snapshot)
-    }
-
-    /// Returns the finder of the snapshots of other changes.
-    pub(crate) fn resolver(&self) -> &Arc<Resolver> {
-        &self.shared.resolver
-    }
-
-    pub(crate) fn export_dir(&self) -> &Path {
-        &self.shared.export_dir
-    }
-
-    pub(crate) fn last_error(&self) -> Option<Arc<Error>> {
-        self.shared.error.load_full()
     }
 
     /// Makes a handle from the current snapshot, which then sees every later one.
@@ -152,7 +141,7 @@ impl Drop for Follower {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.resolver.stop();
-        self.shared.acknowledge.stop();
+        let _ = self.shared.acknowledge.try_send(());
         // A full channel wakes the thread as well.
         let _ = self.wake.try_send(());
         if let Some(thread) = self.thread.take().filter(|thread| thread.thread().id() != thread::current().id()) {
@@ -161,32 +150,32 @@ impl Drop for Follower {
     }
 }
 
-impl fmt::Debug for Follower {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Follower").field("known", &self.shared.known.load()).finish_non_exhaustive()
-    }
-}
-
 /// The state that the thread and the handles share.
-struct Shared {
-    export_dir: PathBuf,
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) export_dir: PathBuf,
     known: ArcSwap<Known>,
-    resolver: Arc<Resolver>,
-    acknowledge: Arc<Acknowledge>,
+    /// Finds the snapshots of other changes.
+    pub(crate) resolver: Arc<Resolver>,
+    /// An item makes the thread of `acknowledge` send a message. A full channel has one waiting
+    /// already.
+    acknowledge: SyncSender<()>,
     handles: Mutex<Vec<Weak<dyn Follow>>>,
-    error: ArcSwapOption<Error>,
+    /// The reason for not being on the newest snapshot.
+    pub(crate) error: ArcSwapOption<Error>,
     stop: AtomicBool,
 }
 
 impl Shared {
     /// Returns the snapshot that this process runs on, with the faults that the agent does not know
-    /// itself.
-    fn taken(&self) -> Taken {
+    /// itself; `None` at the end.
+    fn taken(&self) -> Option<Taken> {
         let handles: Vec<Arc<dyn Follow>> = lock(&self.handles).iter().filter_map(Weak::upgrade).collect();
         let faults = handles.iter().filter_map(|handle| handle.fault());
         let news = faults.filter(|fault| !matches!(*fault.error, Error::HeldBack { .. }));
         let faults = news.filter_map(|fault| Some((fault.component?, fault.error))).collect();
-        Taken { sequence: self.known.load().snapshot.sequence, faults }
+        let taken = Taken { sequence: self.known.load().snapshot.sequence, faults };
+        (!self.stop.load(Ordering::Acquire)).then_some(taken)
     }
 
     fn follow(&self, mut watch: ExportWatch, woken: &Receiver<()>) {
@@ -276,7 +265,7 @@ impl Shared {
             self.resolver.heard();
         }
         if !same || unread < asked.len() {
-            self.acknowledge.soon();
+            let _ = self.acknowledge.try_send(());
         }
         Ok(if unread == 0 { Took::All } else { Took::Part })
     }

@@ -42,19 +42,7 @@ struct Arguments {
 fn main() -> ExitCode {
     tether::obey();
     let arguments = Arguments::parse();
-    // One thread: children are tethered to the thread that starts them.
-    let outcome = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(manage(&arguments)));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("poc-job-manager: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    tether::run("poc-job-manager", manage(&arguments))
 }
 
 async fn manage(arguments: &Arguments) -> Result<()> {

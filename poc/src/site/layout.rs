@@ -70,17 +70,9 @@ impl Layout {
         Ok(Keys::new(self.prefix.as_deref())?)
     }
 
-    /// Makes a command of a program beside this one, without the user's settings for programs of
-    /// these names.
+    /// Makes a command of a program beside this one.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let mut command = tether::command(self.programs.join(program));
-        for (name, _) in env::vars_os() {
-            let name_text = name.to_string_lossy();
-            if name_text.starts_with("CONF_") || name_text.starts_with("GIT_") {
-                command.env_remove(&name);
-            }
-        }
-        command
+        tether::command(self.programs.join(program))
     }
 
     /// Makes the command that runs a unit.

@@ -91,15 +91,13 @@ impl Master {
     /// Returns the sequence of the datacenter's newest snapshot.
     #[track_caller]
     pub fn sequence(&self) -> u64 {
-        let answer = self.datacenter().unwrap_or_else(|error| panic!("conf-master: {error}"));
-        answer["sequence"].as_u64().unwrap_or_else(|| panic!("no sequence: {answer}"))
+        self.datacenter().expect("conf-master answers")["sequence"].as_u64().expect("a sequence")
     }
 
     /// Returns the commit of the datacenter's newest snapshot.
     #[track_caller]
     pub fn snapshot(&self) -> String {
-        let answer = self.datacenter().unwrap_or_else(|error| panic!("conf-master: {error}"));
-        answer["commit"].as_str().unwrap_or_else(|| panic!("no commit: {answer}")).to_owned()
+        self.datacenter().expect("conf-master answers")["commit"].as_str().expect("a commit").to_owned()
     }
 
     /// Runs a client command of conf-master.

@@ -1,7 +1,6 @@
 //! An operation, which reads at one version.
 
 use std::{
-    fmt,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -25,7 +24,7 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// A clone is the same operation. Once the files of its version were found, they stay on this host
 /// while it exists.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct Operation {
     pub(crate) follower: Arc<Follower>,
     sequence: Sequence,
@@ -44,7 +43,7 @@ impl Operation {
 
     /// Pins `sequence`, with its snapshot if that is at hand.
     pub(crate) fn at(follower: Arc<Follower>, sequence: Sequence) -> Self {
-        let found = follower.resolver().at_hand(&follower.known(), sequence);
+        let found = follower.shared.resolver.at_hand(&follower.known(), sequence);
         let pinned = Arc::new(found.map_or_else(OnceLock::new, OnceLock::from));
         Operation { follower, sequence, pinned, deadline: None }
     }
@@ -136,7 +135,7 @@ impl Operation {
             return Ok(pinned);
         }
         let known = || Arc::clone(&self.follower.known());
-        let found = self.follower.resolver().find(known, self.sequence, self.until()).await?;
+        let found = self.follower.shared.resolver.find(known, self.sequence, self.until()).await?;
         Ok(self.pinned.get_or_init(|| found))
     }
 
@@ -145,21 +144,11 @@ impl Operation {
             return Ok(pinned);
         }
         let known = || Arc::clone(&self.follower.known());
-        let found = self.follower.resolver().find_blocking(known, self.sequence, self.until())?;
+        let found = self.follower.shared.resolver.find_blocking(known, self.sequence, self.until())?;
         Ok(self.pinned.get_or_init(|| found))
     }
 
     fn until(&self) -> Instant {
         self.deadline.unwrap_or_else(|| Instant::now() + PATIENCE)
-    }
-}
-
-impl fmt::Debug for Operation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let snapshot = self.pinned.get().map(|pinned| pinned.sequence);
-        f.debug_struct("Operation")
-            .field("sequence", &self.sequence)
-            .field("snapshot", &snapshot)
-            .finish_non_exhaustive()
     }
 }
