@@ -1,5 +1,4 @@
-//! What the tests of this room stand on: exports laid out as the agent does it, and an agent that
-//! says what it is told.
+//! Helpers of the tests: exports as the agent lays them out, and an agent with given answers.
 
 use std::{
     collections::BTreeMap,
@@ -25,7 +24,7 @@ use tempfile::TempDir;
 
 use super::Client;
 
-/// Far above what any step here takes on a busy machine; reached only by a defect.
+/// A deadline far above the time of any step on a busy machine, so that only a defect reaches it.
 pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Deserialize, PartialEq)]
@@ -60,13 +59,12 @@ impl Export {
         export
     }
 
-    /// The commit that the snapshot of a change has here.
+    /// Returns the commit of the snapshot of a change.
     pub(crate) fn commit(sequence: u64) -> String {
         format!("{sequence:040x}")
     }
 
-    /// Writes a snapshot beside the others, the child of the one that was switched to before, and
-    /// lets `current` name it.
+    /// Writes a snapshot as the child of the current one, and lets `current` name it.
     pub(crate) fn switch(&self, sequence: u64, components: &[(&str, &str)]) {
         let parent = self.last.lock().unwrap().replace(sequence);
         self.lay_out(sequence, parent, components, &BTreeMap::new());
@@ -78,7 +76,7 @@ impl Export {
         fs::rename(self.path.join("next"), self.path.join("current")).unwrap();
     }
 
-    /// Writes a snapshot's folder whole, and gives it its name in one step.
+    /// Writes a whole folder of a snapshot, and gives it its name in one step.
     pub(crate) fn lay_out(
         &self,
         sequence: u64,
@@ -109,7 +107,7 @@ impl Export {
         fs::write(snapshot.join("snapshot.json"), header.to_string()).unwrap();
         let name = self.path.join(format!("snapshots/{sequence}"));
         if name.exists() {
-            // Made once more: the one before is beside it while somebody reads in it.
+            // The snapshot is made again: the former folder stays beside it for its readers.
             renameat_with(CWD, &snapshot, CWD, &name, RenameFlags::EXCHANGE).unwrap();
             fs::rename(&snapshot, self.path.join(format!("snapshots/{sequence}.1"))).unwrap();
         } else {
@@ -117,13 +115,13 @@ impl Export {
         }
     }
 
-    /// What the agent writes when it knows more of the exported snapshot.
+    /// Writes `central` as the agent does, when a higher change is covered.
     pub(crate) fn central(&self, sequence: u64, central: u64) {
         fs::write(self.path.join(".central"), format!(r#"{{"sequence":{sequence},"central":{central}}}"#)).unwrap();
         fs::rename(self.path.join(".central"), self.path.join("central")).unwrap();
     }
 
-    /// Removes a snapshot's folder as the agent does: only when nobody holds it.
+    /// Removes a snapshot's folder as the agent does: only if no reader holds it.
     pub(crate) fn retire(&self, sequence: u64) -> bool {
         let path = self.path.join(format!("snapshots/{sequence}"));
         let folder = fs::File::open(&path).unwrap();
@@ -139,7 +137,7 @@ impl Export {
     }
 }
 
-/// Waits for what no event tells, against a generous deadline.
+/// Waits for a state without an event, against a generous deadline.
 pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + LONG;
     while !holds() {
@@ -148,8 +146,8 @@ pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// An agent's socket: each request's first line and body are given to the test, whose answer goes
-/// back.
+/// An agent's socket, which passes the target and body of each request to the test and sends its
+/// answer.
 pub(crate) struct FakeAgent {
     dir: TempDir,
     stop: Arc<AtomicBool>,
@@ -158,8 +156,8 @@ pub(crate) struct FakeAgent {
 }
 
 impl FakeAgent {
-    /// `answer` gives status and body for a request's target and body; it may block, each request
-    /// has its own thread.
+    /// Starts it. `answer` makes status and body from a request's target and body. It may block:
+    /// each request has its own thread.
     pub(crate) fn start(answer: impl Fn(&str, &str) -> (u16, String) + Send + Sync + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("agent.sock")).unwrap();
@@ -189,7 +187,7 @@ impl FakeAgent {
         self.dir.path().join("agent.sock")
     }
 
-    /// What this agent answers when it has the snapshot of `from` as the newest through `through`.
+    /// Makes the answer that the snapshot of `from` is the newest through `through`.
     pub(crate) fn at(from: u64, through: u64) -> (u16, String) {
         let answer = serde_json::json!({
             "sequence": from, "commit": Export::commit(from), "directory": format!("/elsewhere/snapshots/{from}"),
@@ -199,7 +197,7 @@ impl FakeAgent {
     }
 }
 
-/// Target and body of one request.
+/// Reads the target and body of one request.
 fn request(stream: &mut impl Read) -> Option<(String, String)> {
     let mut bytes = Vec::new();
     let mut byte = [0];
@@ -234,7 +232,7 @@ impl Wake for Unpark {
     }
 }
 
-/// The smallest of runtimes: proof that none in particular is needed.
+/// Runs a future on the smallest possible runtime, which shows that any will do.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut future = pin!(future);
