@@ -15,6 +15,7 @@ use conf_core::{
     daemon::chain,
     git,
     manifest::{self, InstanceManifest, Strictness},
+    snapshot::Snapshot,
     upstream::{Backoff, Upstream},
 };
 use git2::Repository;
@@ -123,14 +124,15 @@ fn refs_of(name: &ComponentVersion, pin: &Pin) -> Vec<RefName> {
 /// Returns the datacenter's branch, and its class's branch or tag.
 fn own_refs(mirror: &Mirror, served: &ServedSnapshot) -> Result<Vec<RefName>, String> {
     let repo = Repository::open_bare(mirror.repo()).map_err(message)?;
-    let tree = served.snapshot.datacenter_tree(&repo).map_err(|error| error.to_string())?;
-    let tree = repo.find_tree(tree.into()).map_err(message)?;
-    let file = tree.get_name(manifest::FILE).and_then(|entry| repo.find_blob(entry.id()).ok());
-    let text = file.and_then(|blob| String::from_utf8(blob.content().to_vec()).ok());
     // A manifest that this version cannot read is no error: it costs one branch that no host needs.
-    let class = text.and_then(|text| InstanceManifest::parse(&text, Strictness::Lenient).ok());
-    let class = class.map(|manifest| manifest.class_ref());
+    let class = instance_manifest(&repo, &served.snapshot).map(|manifest| manifest.class_ref());
     Ok([RefName::Datacenter(mirror.datacenter().clone())].into_iter().chain(class).collect())
+}
+
+fn instance_manifest(repo: &Repository, snapshot: &Snapshot) -> Option<InstanceManifest> {
+    let tree = repo.find_tree(snapshot.datacenter_tree(repo).ok()?.into()).ok()?;
+    let blob = repo.find_blob(tree.get_name(manifest::FILE)?.id()).ok()?;
+    InstanceManifest::parse(str::from_utf8(blob.content()).ok()?, Strictness::Lenient).ok()
 }
 
 async fn fetch(mirror: &Mirror, refs: BTreeSet<RefName>) -> Result<(), String> {

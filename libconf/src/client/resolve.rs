@@ -70,6 +70,16 @@ struct QuestionState {
     outcome: Option<Result<Arc<Snapshot>, Refused>>,
 }
 
+/// A read's search for the snapshot of a change.
+pub(crate) struct Lookup<'r, K> {
+    resolver: &'r Arc<Resolver>,
+    known: K,
+    sequence: Sequence,
+    deadline: Instant,
+    /// The question that the read waits for.
+    asked: Option<Arc<Question>>,
+}
+
 /// The outcome of one look.
 enum Look {
     Done(Result<Arc<Snapshot>, Error>),
@@ -100,39 +110,14 @@ impl Resolver {
         self.held.get(sequence)
     }
 
-    /// Finds the snapshot for `sequence`, until `deadline`.
-    ///
-    /// Cancel: a question to the agent goes on for other reads of the same change, or until its
-    /// deadline.
-    pub(crate) async fn find(
+    /// Begins a search for the snapshot of `sequence`, until `deadline`.
+    pub(crate) fn lookup<K: Fn() -> Arc<Known>>(
         self: &Arc<Self>,
-        known: impl Fn() -> Arc<Known>,
+        known: K,
         sequence: Sequence,
         deadline: Instant,
-    ) -> Result<Arc<Snapshot>, Error> {
-        let mut asked = None;
-        loop {
-            match self.look(&known, sequence, deadline, &mut asked) {
-                Look::Done(found) => return found,
-                Look::Wait(news, event) => self.wait(news, event, deadline).await,
-            }
-        }
-    }
-
-    /// As [`Resolver::find`], on this thread.
-    pub(crate) fn find_blocking(
-        self: &Arc<Self>,
-        known: impl Fn() -> Arc<Known>,
-        sequence: Sequence,
-        deadline: Instant,
-    ) -> Result<Arc<Snapshot>, Error> {
-        let mut asked = None;
-        loop {
-            match self.look(&known, sequence, deadline, &mut asked) {
-                Look::Done(found) => return found,
-                Look::Wait(news, _) => drop(news.wait_deadline(deadline)),
-            }
-        }
+    ) -> Lookup<'_, K> {
+        Lookup { resolver: self, known, sequence, deadline, asked: None }
     }
 
     async fn wait(&self, news: EventListener, event: Arc<Event>, deadline: Instant) {
@@ -147,65 +132,6 @@ impl Resolver {
         }
         let _alarm = self.clock.wake_at(deadline, event);
         news.await;
-    }
-
-    /// Decides what to do next: the one step of [`Resolver::find`] and [`Resolver::find_blocking`].
-    /// `asked` is the question that the read waits for.
-    fn look(
-        self: &Arc<Self>,
-        known: impl Fn() -> Arc<Known>,
-        sequence: Sequence,
-        deadline: Instant,
-        asked: &mut Option<Arc<Question>>,
-    ) -> Look {
-        loop {
-            if let Some(found) = self.at_hand(&known(), sequence) {
-                return Look::Done(Ok(found));
-            }
-            let in_time = Instant::now() < deadline;
-            // The read stays with the question it waited for, even after that has left the list.
-            let question = match asked.take() {
-                Some(question) => Some(question),
-                None => match self.held.find_kept(&self.export_dir, sequence) {
-                    Some(found) => return Look::Done(Ok(found)),
-                    None => self.question(sequence, deadline, in_time && self.socket.is_some()),
-                },
-            };
-            let event = Arc::clone(question.as_ref().map_or(&self.place, |question| &question.news));
-            let listener = event.listen();
-            // Looks once more now that it listens, so that it misses nothing in between.
-            let known = known();
-            if let Some(found) = self.at_hand(&known, sequence) {
-                return Look::Done(Ok(found));
-            }
-            let state = question.as_ref().map(|question| lock(&question.state).clone());
-            let missing = match state {
-                Some(QuestionState { outcome: None, missing, .. }) => missing,
-                Some(QuestionState { outcome: Some(outcome), .. }) => match outcome {
-                    Ok(snapshot) => return Look::Done(Ok(snapshot)),
-                    Err(Refused::NoneSoOld) => return Look::Done(Err(Error::NoneSoOld { sequence })),
-                    Err(Refused::Never(missing)) => return Look::Done(Err(Error::NotHere { sequence, missing })),
-                    // It ended at an earlier deadline than this read's: asks again.
-                    Err(Refused::NotNow(_)) if in_time => continue,
-                    Err(Refused::NotNow(missing)) => Some(missing),
-                },
-                None if self.socket.is_none() => Some("no agent was named to ask for it".to_owned()),
-                None if in_time && lock(&self.questions).len() < MOST_QUESTIONS => continue,
-                None => None,
-            };
-            // Without an agent only the export can bring it, and that only goes forward.
-            let hopeless = self.socket.is_none() && sequence <= known.central;
-            if in_time && !hopeless {
-                *asked = question;
-                return Look::Wait(listener, event);
-            }
-            let missing = missing.unwrap_or_else(|| "the agent of this host has not answered".to_owned());
-            let missing = format!(
-                "{missing}; the files here are of change {}, known to be the newest up to change {}",
-                known.snapshot.sequence, known.central
-            );
-            return Look::Done(Err(Error::NotHere { sequence, missing }));
-        }
     }
 
     /// Has every waiting read look again, since the follower knows more than before.
@@ -323,6 +249,84 @@ impl Resolver {
         lock(&question.state).outcome.get_or_insert(outcome);
         wake(&question.news);
         wake(&self.place);
+    }
+}
+
+impl<K: Fn() -> Arc<Known>> Lookup<'_, K> {
+    /// Waits for the snapshot.
+    ///
+    /// Cancel: a question to the agent goes on for other reads of the same change, or until its
+    /// deadline.
+    pub(crate) async fn wait(mut self) -> Result<Arc<Snapshot>, Error> {
+        loop {
+            match self.look() {
+                Look::Done(found) => return found,
+                Look::Wait(news, event) => self.resolver.wait(news, event, self.deadline).await,
+            }
+        }
+    }
+
+    /// As [`Lookup::wait`], on this thread.
+    pub(crate) fn block(mut self) -> Result<Arc<Snapshot>, Error> {
+        loop {
+            match self.look() {
+                Look::Done(found) => return found,
+                Look::Wait(news, _) => drop(news.wait_deadline(self.deadline)),
+            }
+        }
+    }
+
+    /// Decides what to do next.
+    fn look(&mut self) -> Look {
+        let (resolver, sequence) = (self.resolver, self.sequence);
+        loop {
+            if let Some(found) = resolver.at_hand(&(self.known)(), sequence) {
+                return Look::Done(Ok(found));
+            }
+            let in_time = Instant::now() < self.deadline;
+            // The read stays with the question it waited for, even after that has left the list.
+            let question = match self.asked.take() {
+                Some(question) => Some(question),
+                None => match resolver.held.find_kept(&resolver.export_dir, sequence) {
+                    Some(found) => return Look::Done(Ok(found)),
+                    None => resolver.question(sequence, self.deadline, in_time && resolver.socket.is_some()),
+                },
+            };
+            let event = Arc::clone(question.as_ref().map_or(&resolver.place, |question| &question.news));
+            let listener = event.listen();
+            // Looks once more now that it listens, so that it misses nothing in between.
+            let known = (self.known)();
+            if let Some(found) = resolver.at_hand(&known, sequence) {
+                return Look::Done(Ok(found));
+            }
+            let state = question.as_ref().map(|question| lock(&question.state).clone());
+            let missing = match state {
+                Some(QuestionState { outcome: None, missing, .. }) => missing,
+                Some(QuestionState { outcome: Some(outcome), .. }) => match outcome {
+                    Ok(snapshot) => return Look::Done(Ok(snapshot)),
+                    Err(Refused::NoneSoOld) => return Look::Done(Err(Error::NoneSoOld { sequence })),
+                    Err(Refused::Never(missing)) => return Look::Done(Err(Error::NotHere { sequence, missing })),
+                    // It ended at an earlier deadline than this read's: asks again.
+                    Err(Refused::NotNow(_)) if in_time => continue,
+                    Err(Refused::NotNow(missing)) => Some(missing),
+                },
+                None if resolver.socket.is_none() => Some("no agent was named to ask for it".to_owned()),
+                None if in_time && lock(&resolver.questions).len() < MOST_QUESTIONS => continue,
+                None => None,
+            };
+            // Without an agent only the export can bring it, and that only goes forward.
+            let hopeless = resolver.socket.is_none() && sequence <= known.central;
+            if in_time && !hopeless {
+                self.asked = question;
+                return Look::Wait(listener, event);
+            }
+            let missing = missing.unwrap_or_else(|| "the agent of this host has not answered".to_owned());
+            let missing = format!(
+                "{missing}; the files here are of change {}, known to be the newest up to change {}",
+                known.snapshot.sequence, known.central
+            );
+            return Look::Done(Err(Error::NotHere { sequence, missing }));
+        }
     }
 }
 

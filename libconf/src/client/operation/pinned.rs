@@ -11,7 +11,9 @@ use crate::client::{
     error::Error,
     files::Files,
     follow::Follower,
+    known::Known,
     operation::{baggage, headers::HeadersMut},
+    resolve::Lookup,
     snapshot::Snapshot,
 };
 use crate::name::Sequence;
@@ -134,8 +136,7 @@ impl Operation {
         if let Some(pinned) = self.pinned.get() {
             return Ok(pinned);
         }
-        let known = || Arc::clone(&self.follower.known());
-        let found = self.follower.shared.resolver.find(known, self.sequence, self.until()).await?;
+        let found = self.lookup().wait().await?;
         Ok(self.pinned.get_or_init(|| found))
     }
 
@@ -143,12 +144,13 @@ impl Operation {
         if let Some(pinned) = self.pinned.get() {
             return Ok(pinned);
         }
-        let known = || Arc::clone(&self.follower.known());
-        let found = self.follower.shared.resolver.find_blocking(known, self.sequence, self.until())?;
+        let found = self.lookup().block()?;
         Ok(self.pinned.get_or_init(|| found))
     }
 
-    fn until(&self) -> Instant {
-        self.deadline.unwrap_or_else(|| Instant::now() + PATIENCE)
+    fn lookup(&self) -> Lookup<'_, impl Fn() -> Arc<Known>> {
+        let known = || Arc::clone(&self.follower.known());
+        let deadline = self.deadline.unwrap_or_else(|| Instant::now() + PATIENCE);
+        self.follower.shared.resolver.lookup(known, self.sequence, deadline)
     }
 }
