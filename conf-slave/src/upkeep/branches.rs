@@ -125,14 +125,15 @@ fn refs_of(name: &ComponentVersion, pin: &Pin) -> Vec<RefName> {
 fn own_refs(mirror: &Mirror, served: &ServedSnapshot) -> Result<Vec<RefName>, String> {
     let repo = Repository::open_bare(mirror.repo()).map_err(message)?;
     // A manifest that this version cannot read is no error: it costs one branch that no host needs.
-    let class = instance_manifest(&repo, &served.snapshot).map(|manifest| manifest.class_ref());
+    let class = instance_manifest(&repo, &served.snapshot)?.map(|manifest| manifest.class_ref());
     Ok([RefName::Datacenter(mirror.datacenter().clone())].into_iter().chain(class).collect())
 }
 
-fn instance_manifest(repo: &Repository, snapshot: &Snapshot) -> Option<InstanceManifest> {
-    let tree = repo.find_tree(snapshot.datacenter_tree(repo).ok()?.into()).ok()?;
-    let blob = repo.find_blob(tree.get_name(manifest::FILE)?.id()).ok()?;
-    InstanceManifest::parse(str::from_utf8(blob.content()).ok()?, Strictness::Lenient).ok()
+fn instance_manifest(repo: &Repository, snapshot: &Snapshot) -> Result<Option<InstanceManifest>, String> {
+    let tree = snapshot.datacenter_tree(repo).map_err(|error| error.to_string())?;
+    let tree = repo.find_tree(tree.into()).map_err(message)?;
+    let blob = tree.get_name(manifest::FILE).and_then(|entry| repo.find_blob(entry.id()).ok());
+    Ok(blob.and_then(|blob| InstanceManifest::parse(str::from_utf8(blob.content()).ok()?, Strictness::Lenient).ok()))
 }
 
 async fn fetch(mirror: &Mirror, refs: BTreeSet<RefName>) -> Result<(), String> {
