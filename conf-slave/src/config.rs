@@ -1,6 +1,6 @@
-//! What conf-slave is told on its command line, by its environment and by its YAML file.
+//! The options of conf-slave, from its command line, its environment and its YAML file.
 
-#![expect(clippy::doc_markdown, reason = "--help shows these lines as they are")]
+#![expect(clippy::doc_markdown, reason = "--help prints these comments unchanged")]
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -15,13 +15,14 @@ use libconf::name::DatacenterName;
 #[derive(Debug, Parser)]
 #[command(name = "conf-slave", version, arg_required_else_help = true)]
 pub struct CommandLine {
-    /// What to do.
+    /// The command to run.
     #[command(subcommand)]
     pub command: Command,
 }
 
 impl CommandLine {
-    /// Reads flags, environment (`CONF_SLAVE_…`) and the YAML file; wrong usage ends the process with 2.
+    /// Reads flags, environment (`CONF_SLAVE_…`) and the YAML file; wrong usage ends the process
+    /// with exit code 2.
     pub fn parse_all() -> Self {
         flags::parse("CONF_SLAVE")
     }
@@ -30,7 +31,8 @@ impl CommandLine {
 /// The commands of conf-slave.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the cache: follow the central server, serve Git to the datacenter's hosts, publish pointers into Consul.
+    /// Run the cache: follow the central server, serve Git to the datacenter's hosts, publish
+    /// pointers into Consul.
     Run(Box<RunOptions>),
 }
 
@@ -40,45 +42,46 @@ pub struct RunOptions {
     /// The datacenter to serve.
     #[arg(long, value_name = "ID/VERSION")]
     pub datacenter: DatacenterName,
-    /// A central server, without /conf.git; several are tried in order and by health.
+    /// The URL of a central server, without /conf.git. Several are tried in order and by health.
     #[arg(long, value_name = "URL", required = true)]
     pub central: Vec<Url>,
-    /// Where to listen for hosts; port 0 takes a free one.
+    /// The address that hosts connect to; port 0 takes a free port.
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7401")]
     pub listen: SocketAddr,
-    /// Where the mirror is kept; without it, in a temporary folder that is filled anew at every start.
+    /// The folder of the mirror. Without it, every start fills a new temporary folder.
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// A Consul agent, several are tried in order; or 'embedded': this program answers for Consul itself, for a trial
-    /// without one. Without it the usual CONSUL_HTTP_ADDR, or 127.0.0.1:8500.
+    /// The URL of a Consul agent; several are tried in order. With 'embedded' this program stands
+    /// in for Consul, for a trial without one. Without this option: CONSUL_HTTP_ADDR, or else
+    /// 127.0.0.1:8500.
     #[arg(long, value_name = "URL|embedded")]
     pub consul: Vec<String>,
-    /// What stands before 'configurations/' in the keys of Consul.
+    /// The prefix of 'configurations/' in the keys of Consul.
     #[arg(long, value_name = "PREFIX")]
     pub pointer_prefix: Option<String>,
-    /// The public key of conf-master: a .pub or an allowed_signers file.
+    /// The public key of conf-master, as a .pub or an allowed_signers file.
     #[arg(long, value_name = "FILE")]
     pub trusted_key: PathBuf,
-    /// A file with the token for the central server; read again when it changes.
+    /// A file with the token for the central server. It is read again when it changes.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
-    /// What every daemon has.
+    /// The options of every daemon.
     #[command(flatten)]
     pub common: Common,
 }
 
-/// Where the pointers go.
+/// The Consul that gets the pointers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConsulChoice {
-    /// This program's own server.
+pub(crate) enum ConsulChoice {
+    /// The stand-in within this program.
     Embedded,
-    /// These addresses of one Consul.
+    /// One Consul, at these addresses.
     Addresses(Vec<String>),
 }
 
 impl RunOptions {
-    /// Reads `--consul`, or else Consul's usual variables; an error says what to write instead.
-    pub fn consul_choice(&self, variable: impl Fn(&str) -> Option<String>) -> Result<ConsulChoice, String> {
+    /// Reads `--consul`, or else Consul's usual variables. An error names the right usage.
+    pub(crate) fn consul_choice(&self, variable: impl Fn(&str) -> Option<String>) -> Result<ConsulChoice, String> {
         let embedded = self.consul.iter().any(|given| given == "embedded");
         match self.consul.as_slice() {
             [] => {

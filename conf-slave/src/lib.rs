@@ -1,20 +1,36 @@
 //! A datacenter's cache of the configuration, and the publisher of its pointers in Consul.
 //!
-//! Read in this order: [`follow`] hears of a snapshot, [`mirror`] brings and checks it, [`plan`] decides what Consul
-//! should say and [`publish`] says it; [`tips`] brings the branches behind it, [`upkeep`] packs and looks for damage.
-//! [`http`] is what hosts ask, [`at`] which snapshot was the newest at a change, [`hosts`] what they report, [`embedded`] the stand-in for Consul.
-//!
 //! Always true:
-//! - What is served was signed for this datacenter, is complete, and never goes back, across restarts either.
-//! - What Consul names was served before it was named; no write of an older snapshot follows a newer one there.
-//! - With the central server, Consul or both away, hosts are served from what is here; both are caught up with by itself.
+//! - A served snapshot was signed for this datacenter, is complete, and never goes back, not even
+//!   across a restart.
+//! - A snapshot is served before Consul names it, and Consul never goes back to an older one.
+//! - While the central server, Consul or both are away, hosts are served from the mirror. The slave
+//!   catches up with both by itself.
 
-pub mod central;
-pub mod reports;
-pub mod server;
+pub use crate::{
+    config::{Command, CommandLine, RunOptions},
+    http::EmbeddedConsul,
+    server::Slave,
+};
 
-pub mod config;
-pub mod http;
-pub mod mirror;
-pub mod problems;
-pub mod publish;
+/// Flags, environment variables and the YAML file. Relies on no other module.
+mod config;
+/// Current outages, logged once each. Relies on no other module.
+mod problems;
+/// Random waiting times. Relies on no other module.
+mod jitter;
+/// The verified snapshot in the local repository. Relies on no other module.
+mod mirror;
+/// Branches, packing and the search for damage. Relies on `mirror`, `problems` and `jitter`.
+mod upkeep;
+/// The hosts' reports and their way up. Relies on `mirror`, `problems` and `jitter`.
+mod reports;
+/// The pointers in Consul. Relies on `mirror`, `problems` and `jitter`.
+mod publish;
+/// The central server's events, and the snapshots that they name. Relies on `mirror`, `problems`
+/// and `reports`.
+mod follow;
+/// Routes for hosts. Relies on `mirror`, `problems`, `reports` and `publish`.
+mod http;
+/// Start and stop. Relies on all of them.
+mod server;

@@ -3,10 +3,7 @@
 use std::process::ExitCode;
 
 use conf_core::{daemon, settings::hocon};
-use conf_slave::{
-    config::{Command, CommandLine},
-    server::Slave,
-};
+use conf_slave::{Command, CommandLine, Slave};
 
 fn main() -> ExitCode {
     if let Some(code) = hocon::child() {

@@ -1,52 +1,60 @@
-//! What is wrong right now: every outage is said once, in words, and so is its end.
+//! Current outages. The start and the end of each are logged once.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::BTreeMap;
 
-/// So many different words of one outage are logged; an outage that keeps changing its words does not fill the log.
-const MOST_WORDS: usize = 8;
+use parking_lot::Mutex;
+
+/// Different messages of one outage that are logged, so that an outage whose message keeps changing
+/// does not fill the log.
+const MOST_LOGGED: usize = 8;
 
 /// The outages of this moment, by topic.
 #[derive(Debug, Default)]
-pub struct Problems(Mutex<BTreeMap<&'static str, Outage>>);
+pub(crate) struct Problems(Mutex<BTreeMap<&'static str, Outage>>);
 
 #[derive(Debug, Default)]
 struct Outage {
-    now: String,
-    said: Vec<String>,
+    message: String,
+    logged: Vec<String>,
 }
 
 impl Problems {
-    /// Something about `topic` is wrong.
-    pub fn set(&self, topic: &'static str, words: impl Into<String>) {
-        let words = words.into();
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let outage = all.entry(topic).or_default();
-        if !outage.said.contains(&words) && outage.said.len() < MOST_WORDS {
-            tracing::warn!(topic, "{words}");
-            outage.said.push(words.clone());
+    /// Begins an outage, or replaces its message.
+    pub(crate) fn set(&self, topic: &'static str, message: impl Into<String>) {
+        let message = message.into();
+        let mut outages = self.0.lock();
+        let outage = outages.entry(topic).or_default();
+        if !outage.logged.contains(&message) && outage.logged.len() < MOST_LOGGED {
+            tracing::warn!(topic, "{message}");
+            outage.logged.push(message.clone());
         }
-        outage.now = words;
+        outage.message = message;
     }
 
-    /// Nothing about `topic` is wrong; `words` are said when something was.
-    pub fn clear(&self, topic: &'static str, words: &str) {
-        if self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(topic).is_some() {
-            tracing::info!(topic, "{words}");
+    /// Ends an outage, and logs `message` if there was one.
+    pub(crate) fn clear(&self, topic: &'static str, message: &str) {
+        if self.0.lock().remove(topic).is_some() {
+            tracing::info!(topic, "{message}");
         }
     }
 
-    /// All of them, for the status.
-    pub fn list(&self) -> Vec<String> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().map(|(topic, outage)| format!("{topic}: {}", outage.now)).collect()
+    /// Begins or replaces an outage if there is a `message`, and ends it with the message `end` if
+    /// not.
+    pub(crate) fn report(&self, topic: &'static str, message: Option<String>, end: &str) {
+        match message {
+            Some(message) => self.set(topic, message),
+            None => self.clear(topic, end),
+        }
     }
 
-    /// What is wrong about `topic`.
-    pub fn get(&self, topic: &'static str) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(topic).map(|outage| outage.now.clone())
+    /// Lists every outage, for the status.
+    pub(crate) fn list(&self) -> Vec<String> {
+        self.0.lock().iter().map(|(topic, outage)| format!("{topic}: {}", outage.message)).collect()
+    }
+
+    /// Returns the message of one outage.
+    pub(crate) fn get(&self, topic: &'static str) -> Option<String> {
+        self.0.lock().get(topic).map(|outage| outage.message.clone())
     }
 }
 
@@ -55,7 +63,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_outage_is_there_until_it_ends() {
+    fn an_outage_is_listed_until_it_ends() {
         let problems = Problems::default();
         problems.set("consul", "away");
         problems.set("consul", "denied");

@@ -1,8 +1,9 @@
-//! Who runs what: the newest report of each host, and the summary that goes up.
+//! The newest report of each host, and the summaries that go up to the central server.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    mem,
+    sync::Arc,
     time::Duration,
 };
 
@@ -13,24 +14,26 @@ use conf_core::{
     upstream::{UpstreamError, Upstreams},
 };
 use libconf::name::{HostName, Sequence};
+use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
-use tokio_util::sync::CancellationToken;
 
-use crate::{mirror::Mirror, problems::Problems, publish::with_jitter};
+use crate::{jitter::with_jitter, mirror::Mirror, problems::Problems};
 
-/// More hosts than any datacenter has; what comes beyond pushes the one out that was silent longest.
+/// Hosts that are kept: more than any datacenter has. One more replaces the one that was silent
+/// longest.
 const MOST_HOSTS: usize = 20_000;
-/// A summary has no more bytes than this and one report's: conf-master takes 32 MiB, and one that is refused would be all that
-/// it hears of.
-const PIECE_BYTES: usize = 4 << 20;
-/// Summaries are at least so far apart: hosts report a change within milliseconds of each other.
+/// Bytes after which a summary takes no further report. conf-master takes 32 MiB, and hears nothing
+/// of a summary that it refuses.
+const SUMMARY_BYTES: usize = 4 << 20;
+/// The shortest time between two summaries: hosts report a change within milliseconds of each
+/// other.
 const PAUSE: Duration = Duration::from_millis(300);
-/// All hosts, changed or not, at least so often.
+/// The longest time between two summaries of all hosts, changed or not.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// The hosts of this datacenter that report to this slave.
+/// The newest report of each host of this datacenter.
 #[derive(Debug, Default)]
-pub struct Hosts {
+pub(crate) struct HostReports {
     inner: Mutex<Inner>,
     changed: Notify,
 }
@@ -38,151 +41,128 @@ pub struct Hosts {
 #[derive(Debug, Default)]
 struct Inner {
     reports: BTreeMap<HostName, HostReport>,
-    // What the central server has not heard yet.
-    news: BTreeSet<HostName>,
-    // It may have forgotten what it has heard.
-    anew: bool,
+    unsent: BTreeSet<HostName>,
 }
 
-impl Hosts {
-    /// Takes a report, cut, and stamps it with the time.
-    pub fn take(&self, mut report: HostReport) {
+impl HostReports {
+    /// Takes a report, shortens it, and stamps it with the time.
+    pub(crate) fn take(&self, mut report: HostReport) {
         report.cut();
         report.received = Some(jiff::Timestamp::now().to_string());
-        let mut inner = self.lock();
+        let mut inner = self.inner.lock();
         if !inner.reports.contains_key(&report.host) && inner.reports.len() >= MOST_HOSTS {
             let silent = inner.reports.values().min_by(|a, b| a.received.cmp(&b.received)).map(|one| one.host.clone());
             if let Some(host) = silent {
                 inner.reports.remove(&host);
             }
         }
-        inner.news.insert(report.host.clone());
+        inner.unsent.insert(report.host.clone());
         inner.reports.insert(report.host.clone(), report);
         drop(inner);
         self.changed.notify_one();
     }
 
-    /// The newest reports, by name.
-    pub fn list(&self) -> Vec<HostReport> {
-        self.lock().reports.values().cloned().collect()
+    /// Returns the newest reports, by host name.
+    pub(crate) fn list(&self) -> Vec<HostReport> {
+        self.inner.lock().reports.values().cloned().collect()
     }
 
-    /// How many hosts have reported.
-    pub fn count(&self) -> usize {
-        self.lock().reports.len()
+    /// Returns the number of hosts that have reported.
+    pub(crate) fn count(&self) -> usize {
+        self.inner.lock().reports.len()
     }
 
-    /// The central server may have started again, and know of no host: it is told of all, now.
-    pub fn tell_anew(&self) {
-        self.lock().anew = true;
+    /// Sends every report again, at once: the central server may have started again without them.
+    pub(crate) fn resend_all(&self) {
+        self.put_back(self.take_unsent(true));
         self.changed.notify_one();
     }
 
-    /// Takes the names of those with something new, or of all.
-    fn news(&self, all: bool) -> BTreeSet<HostName> {
-        let mut inner = self.lock();
-        let news = std::mem::take(&mut inner.news);
-        if std::mem::take(&mut inner.anew) || all { inner.reports.keys().cloned().collect() } else { news }
+    /// Takes the names of the hosts with an unsent report, or of all.
+    fn take_unsent(&self, all: bool) -> BTreeSet<HostName> {
+        let mut inner = self.inner.lock();
+        let unsent = mem::take(&mut inner.unsent);
+        if all { inner.reports.keys().cloned().collect() } else { unsent }
     }
 
-    /// Takes as many from `names` as go into one summary, and hands out what they said last.
-    fn piece(&self, names: &mut BTreeSet<HostName>) -> Vec<HostReport> {
-        let inner = self.lock();
-        let (mut piece, mut bytes) = (Vec::new(), 0);
-        while bytes < PIECE_BYTES
+    /// Takes as many of `names` as one summary holds, and returns their reports.
+    fn take_summary(&self, names: &mut BTreeSet<HostName>) -> Vec<HostReport> {
+        let inner = self.inner.lock();
+        let (mut summary, mut bytes) = (Vec::new(), 0);
+        while bytes < SUMMARY_BYTES
             && let Some(name) = names.pop_first()
         {
             if let Some(report) = inner.reports.get(&name) {
                 bytes += serde_json::to_vec(report).map_or(0, |text| text.len() + 1);
-                piece.push(report.clone());
+                summary.push(report.clone());
             }
         }
-        piece
+        summary
     }
 
-    /// Puts back who could not be told of.
-    fn unsent(&self, names: impl IntoIterator<Item = HostName>) {
-        self.lock().news.extend(names);
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Puts the names of reports back that could not be sent.
+    fn put_back(&self, names: impl IntoIterator<Item = HostName>) {
+        self.inner.lock().unsent.extend(names);
     }
 }
 
-/// Sends summaries up until `stop`: hosts whose reports are new at once, all of them every minute.
-pub async fn report(
-    hosts: Arc<Hosts>,
-    mirror: Arc<Mirror>,
-    upstreams: Arc<Upstreams>,
-    problems: Arc<Problems>,
-    stop: CancellationToken,
-) {
-    const TOPIC: &str = "reports";
+/// Sends summaries: new reports at once, all reports every minute.
+///
+/// Cancel: forgets which reports are unsent.
+pub(crate) async fn send_summaries(reports: Arc<HostReports>, mirror: Arc<Mirror>, problems: Arc<Problems>) {
     let path = format!("api/v1/datacenters/{}/hosts", mirror.datacenter());
-    let mut serving = mirror.subscribe();
+    let mut served = mirror.subscribe();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
     let mut next_full = Instant::now();
     loop {
         tokio::select! {
-            () = stop.cancelled() => return,
-            () = hosts.changed.notified() => {}
-            changed = serving.changed() => if changed.is_err() { return },
+            () = reports.changed.notified() => {}
+            changed = served.changed() => if changed.is_err() { return },
             () = tokio::time::sleep_until(next_full) => {}
         }
         let full = Instant::now() >= next_full;
-        let sequence = mirror.serving().map_or(Sequence::default(), |serving| serving.snapshot.sequence);
-        if sequence == Sequence::default() && hosts.count() == 0 {
-            // Nothing to tell, perhaps of a datacenter that is not there yet.
+        if full {
             next_full = Instant::now() + with_jitter(EVERY);
+        }
+        let sequence = mirror.served().map_or(Sequence::default(), |served| served.snapshot.sequence);
+        if sequence == Sequence::default() && reports.count() == 0 {
+            // There is nothing to send, perhaps of a datacenter that does not exist yet.
             continue;
         }
-        let sent = tokio::select! {
-            () = stop.cancelled() => return,
-            sent = send(&hosts, hosts.news(full), sequence, &upstreams, &path) => sent,
-        };
-        if full {
-            // Whoever could not be told of is news now.
-            next_full = Instant::now() + with_jitter(EVERY);
-        }
-        let pause = match sent {
-            Ok(()) => {
-                problems.clear(TOPIC, "reports reach the central server again");
-                backoff.reset();
-                PAUSE
+        let failed = send(&reports, reports.take_unsent(full), sequence, &mirror.upstreams, &path).await.err();
+        problems.report("reports", failed.as_ref().map(|error| chain(error)), "reports reach the central server again");
+        let mut pause = PAUSE;
+        match failed {
+            None => backoff.reset(),
+            Some(error) => {
+                reports.changed.notify_one();
+                pause += backoff.after(&error);
             }
-            Err(error) => {
-                problems.set(TOPIC, chain(&error));
-                hosts.changed.notify_one();
-                PAUSE + backoff.after(error.retry_after())
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(pause) => {}
         }
+        tokio::time::sleep(pause).await;
     }
 }
 
-/// Tells of all these hosts, in pieces. Who could not be told of is news again. Cancel: what is new is forgotten, for a slave that stops.
+/// Sends the reports of all these hosts, in one summary or several. A report that could not be sent
+/// is unsent again.
 async fn send(
-    hosts: &Hosts,
+    reports: &HostReports,
     mut names: BTreeSet<HostName>,
     sequence: Sequence,
     upstreams: &Upstreams,
     path: &str,
 ) -> Result<(), UpstreamError> {
     let mut sent = Ok(());
-    // At least one, which says what this slave serves.
+    // Sends at least one summary, since it names the served sequence.
     loop {
-        let summary = SlaveReport { sequence, hosts: hosts.piece(&mut names) };
+        let summary = SlaveReport { sequence, hosts: reports.take_summary(&mut names) };
         if let Err(error) = upstreams.post_json::<_, serde_json::Value>(path, &summary).await {
-            hosts.unsent(summary.hosts.into_iter().map(|one| one.host));
-            // What is refused for what it says holds up nothing else.
+            reports.put_back(summary.hosts.into_iter().map(|one| one.host));
+            // A summary that is refused for its content does not hold up the others.
             let is_alone = matches!(&error, UpstreamError::Refused { status, .. } if status.is_client_error());
             sent = sent.and(Err(error));
             if !is_alone {
-                hosts.unsent(std::mem::take(&mut names));
+                reports.put_back(mem::take(&mut names));
             }
         }
         if names.is_empty() {
@@ -205,17 +185,17 @@ mod tests {
 
     #[test]
     fn the_newest_report_of_each_host() {
-        let hosts = Hosts::default();
+        let reports = HostReports::default();
         for (host, sequence) in [("a", 1), ("b", 1), ("a", 2)] {
-            hosts.take(report(host, sequence));
+            reports.take(report(host, sequence));
         }
-        let shown: Vec<_> = hosts.list().into_iter().map(|one| (one.host.to_string(), one.sequence.0)).collect();
+        let shown: Vec<_> = reports.list().into_iter().map(|one| (one.host.to_string(), one.sequence.0)).collect();
         assert_eq!(shown, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
     }
 
     #[test]
-    fn what_hosts_say_is_cut() {
-        let hosts = Hosts::default();
+    fn long_reports_are_shortened() {
+        let reports = HostReports::default();
         let words = "\u{1F4A5}".repeat(3000);
         let long = |words: &str| HostReport {
             agent: words.to_owned(),
@@ -223,43 +203,43 @@ mod tests {
             error: Some(words.to_owned()),
             ..report("a", 1)
         };
-        hosts.take(long(&words));
-        let kept = hosts.list().remove(0);
+        reports.take(long(&words));
+        let kept = reports.list().remove(0);
         assert_eq!((kept.agent.chars().count(), kept.error.unwrap().chars().count()), (100, 2000));
-        assert_eq!(kept.signature, None, "there is none so long");
-        hosts.take(long("short"));
-        let kept = hosts.list().remove(0);
+        assert_eq!(kept.signature, None, "no signature is that long");
+        reports.take(long("short"));
+        let kept = reports.list().remove(0);
         assert_eq!(HostReport { received: None, ..kept }, long("short"));
     }
 
     #[test]
-    fn summaries_are_bounded_and_leave_nobody_out() {
-        let hosts = Hosts::default();
-        // Control characters: six bytes each in JSON.
+    fn summaries_are_bounded_and_hold_every_host() {
+        let reports = HostReports::default();
+        // A control character takes six bytes in JSON.
         let error = "\u{1}".repeat(2000);
         for number in 0..2000 {
-            hosts.take(HostReport { error: Some(error.clone()), ..report(&format!("n-{number}"), 1) });
+            reports.take(HostReport { error: Some(error.clone()), ..report(&format!("n-{number}"), 1) });
         }
-        let mut news = hosts.news(true);
-        let mut told = BTreeSet::new();
-        while !news.is_empty() {
-            let summary = SlaveReport { sequence: Sequence(1), hosts: hosts.piece(&mut news) };
-            assert!(serde_json::to_vec(&summary).unwrap().len() < PIECE_BYTES + 20_000);
-            told.extend(summary.hosts.into_iter().map(|one| one.host));
+        let mut unsent = reports.take_unsent(true);
+        let mut sent = BTreeSet::new();
+        while !unsent.is_empty() {
+            let summary = SlaveReport { sequence: Sequence(1), hosts: reports.take_summary(&mut unsent) };
+            assert!(serde_json::to_vec(&summary).unwrap().len() < SUMMARY_BYTES + 20_000);
+            sent.extend(summary.hosts.into_iter().map(|one| one.host));
         }
-        assert_eq!(told, hosts.news(true));
-        // One that is gone meanwhile is none; and one that is long goes alone.
-        assert!(hosts.piece(&mut ["gone".parse().unwrap()].into()).is_empty());
+        assert_eq!(sent, reports.take_unsent(true));
+        // A host that is gone meanwhile has no report.
+        assert!(reports.take_summary(&mut ["gone".parse().unwrap()].into()).is_empty());
     }
 
     #[test]
-    fn news_is_told_once_and_kept_when_it_was_not_sent() {
-        let hosts = Hosts::default();
-        hosts.take(report("a", 1));
-        let news = hosts.news(false);
-        assert_eq!((news.len(), hosts.news(false).len()), (1, 0));
-        hosts.unsent(news);
-        assert_eq!(hosts.news(false).len(), 1);
-        assert_eq!(hosts.news(true).len(), 1);
+    fn a_report_is_sent_once_and_put_back_if_sending_failed() {
+        let reports = HostReports::default();
+        reports.take(report("a", 1));
+        let unsent = reports.take_unsent(false);
+        assert_eq!((unsent.len(), reports.take_unsent(false).len()), (1, 0));
+        reports.put_back(unsent);
+        assert_eq!(reports.take_unsent(false).len(), 1);
+        assert_eq!(reports.take_unsent(true).len(), 1);
     }
 }

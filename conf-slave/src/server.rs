@@ -1,7 +1,7 @@
-//! Puts the parts together: everything that can fail at start, then the tasks.
+//! Puts the parts together: first everything that can fail at start, then the tasks.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::PathBuf,
     sync::Arc,
     time::Duration,
@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::Context;
 use conf_core::{
-    api::{Pointer, WatermarkEvent},
     consul::{Consul, ConsulCredentials, Keys},
     daemon::{self, Metrics},
     git,
@@ -18,50 +17,37 @@ use conf_core::{
     sign::TrustedKeys,
     upstream::{Credentials, Upstreams},
 };
-use prometheus_client::metrics::gauge::Gauge;
 use tempfile::TempDir;
-use tokio::{
-    sync::{Notify, watch},
-    task::{JoinSet, spawn_blocking},
-};
+use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    central as follow,
     config::{ConsulChoice, RunOptions},
-    http as api,
-    http::{Shown, at, embedded::Store},
-    mirror::{Mirror, tips, upkeep},
+    follow,
+    http::{self as api, EmbeddedConsul, View},
+    mirror::{self, Mirror},
     problems::Problems,
     publish::Publisher,
-    reports as hosts,
-    reports::Hosts,
+    reports,
+    upkeep::{branches, maintenance},
 };
 
-/// A conf-slave that is bound and has its mirror open.
+/// A conf-slave with its socket bound and its mirror open.
 #[derive(Debug)]
 pub struct Slave {
     listener: Listener,
     address: SocketAddr,
-    mirror: Arc<Mirror>,
     upload: Arc<UploadPack>,
-    upstreams: Arc<Upstreams>,
-    publisher: Arc<Publisher>,
-    hosts: Arc<Hosts>,
-    problems: Arc<Problems>,
-    store: Option<Arc<Store>>,
-    health: Health,
+    view: Arc<View>,
+    embedded: Option<Arc<EmbeddedConsul>>,
     metrics: Metrics,
-    wanted: watch::Sender<Option<Pointer>>,
-    central: watch::Sender<Option<WatermarkEvent>>,
-    consul: Vec<String>,
-    centrals: Vec<String>,
     // Removed when the slave ends.
     _temporary: Option<TempDir>,
 }
 
 impl Slave {
-    /// Does everything that can fail at start: the socket, the state folder, the repository, keys and addresses.
+    /// Does everything that can fail at start: the socket, the state folder, the repository, keys
+    /// and addresses.
     pub async fn bind(options: RunOptions) -> anyhow::Result<Self> {
         git::check_version()?;
         daemon::listen_guard(options.listen, options.common.insecure)?;
@@ -69,154 +55,102 @@ impl Slave {
         let names = Keys::new(options.pointer_prefix.as_deref())?;
         let variable = |name: &str| std::env::var(name).ok();
         let choice = options.consul_choice(variable).map_err(anyhow::Error::msg)?;
-        let upstreams =
-            Arc::new(Upstreams::new(options.central.clone(), &Credentials::from_file(options.token_file.clone()))?);
+        let central = options.central.iter().map(ToString::to_string).collect();
+        let upstreams = Arc::new(Upstreams::new(options.central, &Credentials::from_file(options.token_file))?);
         let listener = web::bind_tcp(options.listen)
             .await
             .with_context(|| format!("cannot listen on {}; is another program there?", options.listen))?;
         let address = listener.address().context("a TCP listener has an address")?;
 
-        let (consul, store) = match choice {
-            ConsulChoice::Embedded => (vec![format!("http://{}", reachable(address))], Some(Store::new())),
+        let (addresses, embedded) = match choice {
+            ConsulChoice::Embedded => (vec![format!("http://{}", reachable(address))], Some(EmbeddedConsul::new())),
             ConsulChoice::Addresses(addresses) => (addresses, None),
         };
-        let client = Arc::new(Consul::new(&consul, ConsulCredentials::from_variables(variable))?);
+        let client = Arc::new(Consul::new(&addresses, ConsulCredentials::from_variables(variable))?);
 
-        let (state, temporary) = state_folder(options.state.clone())?;
+        let (state, temporary) = state_folder(options.state)?;
         let upload =
-            UploadPack::relaying(Mirror::repository_in(&state), UploadLimits::default(), Arc::clone(&upstreams));
-        let opened = (state, options.datacenter.clone(), Arc::clone(&upstreams), Arc::clone(&upload));
-        let mirror = spawn_blocking(move || {
-            let (state, datacenter, upstreams, upload) = opened;
-            Mirror::open(&state, datacenter, keys, upstreams, upload)
-        });
+            UploadPack::relaying(mirror::repository_in(&state), UploadLimits::default(), Arc::clone(&upstreams));
+        let (datacenter, served_by) = (options.datacenter, Arc::clone(&upload));
+        let mirror = spawn_blocking(move || Mirror::open(&state, datacenter, keys, upstreams, served_by));
         let mirror = Arc::new(mirror.await??);
 
         let problems = Arc::new(Problems::default());
-        let (wanted, central) = (watch::Sender::new(None), watch::Sender::new(None));
         let metrics = Metrics::new("conf-slave", env!("CARGO_PKG_VERSION"));
-        let (for_mirror, for_problems) = (Arc::clone(&mirror), Arc::clone(&problems));
-        let publisher = Publisher::new(client, names, for_mirror, for_problems, wanted.clone(), &metrics);
-        let shown = if store.is_some() { vec!["embedded".to_owned()] } else { consul };
-        Ok(Slave {
-            listener,
-            address,
+        let publisher = Publisher::new(client, names, Arc::clone(&mirror), Arc::clone(&problems), &metrics);
+        let view = Arc::new(View {
+            watermark: mirror.subscribe_watermark(),
             mirror,
-            upload,
-            upstreams,
             publisher,
-            hosts: Arc::default(),
+            reports: Arc::default(),
             problems,
-            store,
-            health: Health::new(metrics.clone()),
-            metrics,
-            wanted,
+            consul: if embedded.is_some() { vec!["embedded".to_owned()] } else { addresses },
             central,
-            consul: shown,
-            centrals: options.central.iter().map(ToString::to_string).collect(),
-            _temporary: temporary,
-        })
+        });
+        Ok(Slave { listener, address, upload, view, embedded, metrics, _temporary: temporary })
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Serves, follows and publishes until `stop`; every task is joined.
+    /// Serves, follows and publishes until `stop`, and joins every task.
     pub async fn run(self, stop: CancellationToken) {
+        let Slave { listener, upload, view, embedded, metrics, .. } = self;
+        let health = Health::new(metrics.clone());
+        let mirror = || Arc::clone(&view.mirror);
+        let problems = || Arc::clone(&view.problems);
+        let reports = || Arc::clone(&view.reports);
+        let routes =
+            api::routes(Arc::clone(&view), Arc::clone(&upload), health.clone(), embedded.clone(), stop.clone());
         let mut tasks = JoinSet::new();
-        let doubt = Arc::new(Notify::new());
-        let shown = Arc::new(Shown {
-            mirror: Arc::clone(&self.mirror),
-            publisher: Arc::clone(&self.publisher),
-            hosts: Arc::clone(&self.hosts),
-            problems: Arc::clone(&self.problems),
-            central: self.central.subscribe(),
-            consul: self.consul,
-            centrals: self.centrals,
-            bounds: at::Bounds::new(stop.clone()),
-        });
-        let routes = api::routes(Arc::clone(&shown), Arc::clone(&self.upload), self.health.clone(), self.store.clone());
-        let (mirror, problems, upstreams) = (&self.mirror, &self.problems, &self.upstreams);
-        tasks.spawn(web::serve(self.listener, routes, stop.clone()));
-        let gauges = Gauges::new(&self.metrics);
-        tasks.spawn(show_health(Arc::clone(&shown), self.health, gauges, stop.clone()));
-        if let Some(store) = self.store {
-            let stop = stop.clone();
+        tasks.spawn(web::serve(listener, routes, stop.clone()));
+        if let Some(embedded) = embedded {
+            let stopped = stop.clone().cancelled_owned();
             tasks.spawn(async move {
-                stop.cancelled().await;
-                store.close();
+                stopped.await;
+                embedded.close();
             });
         }
-        let follower = follow::follow(
-            Arc::clone(mirror),
-            self.wanted.subscribe(),
-            Arc::clone(&doubt),
-            Arc::clone(problems),
-            stop.clone(),
-        );
-        tasks.spawn(follower);
-        let listener = follow::listen(
-            Arc::clone(mirror),
-            Arc::clone(upstreams),
-            self.wanted,
-            self.central,
-            Arc::clone(&self.hosts),
-            Arc::clone(problems),
-            stop.clone(),
-        );
-        tasks.spawn(listener);
-        tasks.spawn(self.publisher.run(stop.clone()));
-        tasks.spawn(tips::run(Arc::clone(mirror), Arc::clone(upstreams), Arc::clone(problems), stop.clone()));
-        tasks.spawn(hosts::report(
-            self.hosts,
-            Arc::clone(mirror),
-            Arc::clone(upstreams),
-            Arc::clone(problems),
-            stop.clone(),
-        ));
-        tasks.spawn(upkeep::remember(Arc::clone(mirror), Arc::clone(problems), stop.clone()));
-        tasks.spawn(upkeep::maintain(Arc::clone(mirror), self.upload, doubt, stop));
+        spawn_until(&stop, &mut tasks, show_health(Arc::clone(&view), health, metrics));
+        spawn_until(&stop, &mut tasks, follow::fetch_wanted(mirror(), problems()));
+        spawn_until(&stop, &mut tasks, follow::listen(mirror(), reports(), problems()));
+        spawn_until(&stop, &mut tasks, Arc::clone(&view.publisher).run());
+        spawn_until(&stop, &mut tasks, branches::run(mirror(), problems()));
+        spawn_until(&stop, &mut tasks, reports::send_summaries(reports(), mirror(), problems()));
+        spawn_until(&stop, &mut tasks, maintenance::maintain(mirror(), upload));
+        tasks.spawn(maintenance::remember(mirror(), problems(), stop));
         tasks.join_all().await;
     }
 }
 
-/// Numbers of `/metrics`.
-struct Gauges {
-    sequence: Gauge,
-    published: Gauge,
-    hosts: Gauge,
+/// Spawns a task that is dropped at `stop`.
+fn spawn_until(stop: &CancellationToken, tasks: &mut JoinSet<()>, task: impl Future<Output = ()> + Send + 'static) {
+    let task = stop.clone().run_until_cancelled_owned(task);
+    tasks.spawn(async { task.await.unwrap_or_default() });
 }
 
-impl Gauges {
-    fn new(metrics: &Metrics) -> Self {
-        Gauges {
-            sequence: metrics.gauge("conf_slave_sequence", "The sequence of the snapshot that is served"),
-            published: metrics.gauge("conf_slave_published_sequence", "The sequence that this slave last published"),
-            hosts: metrics.gauge("conf_slave_hosts", "Hosts that have reported"),
-        }
-    }
-}
-
-/// Ready while there is something to serve; keeps the numbers of `/metrics`.
-async fn show_health(shown: Arc<Shown>, health: Health, gauges: Gauges, stop: CancellationToken) {
-    let mut serving = shown.mirror.subscribe();
+/// Reports this slave as ready while a snapshot is served, and updates the numbers of `/metrics`.
+async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
+    let sequence = metrics.gauge("conf_slave_sequence", "The sequence of the snapshot that is served");
+    let published = metrics.gauge("conf_slave_published_sequence", "The sequence that this slave last published");
+    let hosts = metrics.gauge("conf_slave_hosts", "Hosts that have reported");
+    let mut served = view.mirror.subscribe();
+    let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     loop {
-        let now = serving.borrow_and_update().clone();
-        let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let now = served.borrow_and_update().clone();
         match now {
-            Some(serving) => {
+            Some(now) => {
                 health.set_ready();
-                gauges.sequence.set(whole(serving.snapshot.sequence.0));
+                sequence.set(whole(now.snapshot.sequence.0));
             }
-            None => health.set_unready(format!("no snapshot of {} is here yet", shown.mirror.datacenter())),
+            None => health.set_unready(format!("no snapshot of {} is here yet", view.mirror.datacenter())),
         }
-        gauges.published.set(shown.publisher.published().map_or(0, |pointer| whole(pointer.sequence.0)));
-        gauges.hosts.set(i64::try_from(shown.hosts.count()).unwrap_or(i64::MAX));
+        published.set(view.publisher.published().map_or(0, |pointer| whole(pointer.sequence.0)));
+        hosts.set(i64::try_from(view.reports.count()).unwrap_or(i64::MAX));
         tokio::select! {
-            () = stop.cancelled() => return,
-            changed = serving.changed() => if changed.is_err() { return },
+            changed = served.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(Duration::from_secs(5)) => {}
         }
     }
@@ -233,11 +167,12 @@ fn state_folder(given: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<TempD
     Ok((temporary.path().to_owned(), Some(temporary)))
 }
 
-/// An address under which this program reaches itself.
-fn reachable(address: SocketAddr) -> SocketAddr {
+/// Returns an address under which this program reaches itself.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
-        ip if !ip.is_unspecified() => address,
-        IpAddr::V4(_) => SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), address.port()),
-        IpAddr::V6(_) => SocketAddr::new(IpAddr::V6(std::net::Ipv6Addr::LOCALHOST), address.port()),
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
     }
+    address
 }

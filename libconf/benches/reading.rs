@@ -1,4 +1,4 @@
-//! What reading costs, beside the least that it could cost.
+//! The cost of reading, beside the least possible cost.
 //!
 //! `cargo bench -p libconf --features http --bench reading`
 
@@ -13,7 +13,7 @@ struct Web {
     port: u16,
 }
 
-/// Two snapshots as the agent lays them out, the second the child of the first.
+/// Makes two snapshots as the agent lays them out; the second is the child of the first.
 fn export(dir: &Path) {
     for (sequence, parent) in [(1, 0), (9, 1)] {
         let store = dir.join(format!("store/{sequence}/files"));

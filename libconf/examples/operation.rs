@@ -1,4 +1,5 @@
-//! One operation across two services: both read the same version of the configuration, whatever changes meanwhile.
+//! One operation across two services: both read the same version of the configuration, even if it
+//! changes meanwhile.
 //!
 //! ```sh
 //! cargo run --features http --example operation -- back 127.0.0.1:8081
@@ -6,8 +7,9 @@
 //! curl http://127.0.0.1:8080/
 //! ```
 //!
-//! `front` pins a version for each request that brings none, reads its price there, and asks `back`, which may be on another
-//! host, for the same: the pin travels in the header `baggage`. Both read the component `services/shop`, such as
+//! `front` pins a version for each request without one, reads its price there, and asks
+//! `back`, which may be on another host, for the same: the pin travels in the header `baggage`.
+//! Both read the component `services/shop`, such as
 //!
 //! ```yaml
 //! price: 100
@@ -57,13 +59,13 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Failure> {
     let operation = match client.join(request.headers()) {
         Ok(operation) => operation,
-        // The first participant: its host's newest is everybody's.
+        // The first participant pins its host's newest version for all of them.
         Err(JoinError::Absent) => client.begin(),
         Err(bad) => return said(StatusCode::BAD_REQUEST, &bad.to_string()),
     };
     let price = match operation.get::<Shop>("services/shop").await {
         Ok(shop) => shop.price,
-        // Never another version in silence: the caller may try again, or begin anew.
+        // It never gets another version silently: the caller may try again, or begin anew.
         Err(missing) => return said(StatusCode::SERVICE_UNAVAILABLE, &missing.to_string()),
     };
     let own = format!("price={price} pin={}", operation.sequence());

@@ -1,7 +1,8 @@
-//! A plain, synchronous program that is built around SIGHUP, as many are: no async runtime, no thread of its own.
+//! A plain, synchronous program around SIGHUP, like many: without an async runtime or a thread of
+//! its own.
 //!
-//! `cargo run --example plain`, on a host with conf-local and a component `services/web` that has settings and a file
-//! `motd`. It ends with SIGTERM.
+//! `cargo run --example plain`, on a host with conf-local and a component `services/web` that has
+//! settings and a file `motd`. It ends with SIGTERM.
 
 use std::error::Error;
 
@@ -13,10 +14,11 @@ use signal_hook::{
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // The handler first: without one SIGHUP would end the program (libconf would rather wait for it).
+    // The handler comes first: without one, SIGHUP would end the program (libconf would wait for
+    // it).
     let mut signals = Signals::new([SIGHUP, SIGTERM])?;
     let client = Client::connect()?;
-    // Sent once per change, after everything that is read below shows it.
+    // libconf sends it once per change, after all reads below show the change.
     let _raising = client.group(["services/web"])?.raise_on_change(Signal::Hangup)?;
 
     show(&client)?;
@@ -30,7 +32,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Settings and files of one snapshot, however many are read.
+/// Reads settings and files of one snapshot.
 fn show(client: &Client) -> Result<(), Box<dyn Error>> {
     let now = client.begin();
     let settings = now.get_blocking::<Value>("services/web")?;

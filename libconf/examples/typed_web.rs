@@ -1,12 +1,14 @@
-//! A web service whose settings are a type of its own, and change under it without a restart.
+//! A web service whose settings are a type of its own, and change without a restart.
 //!
-//! `cargo run --example typed_web -- 127.0.0.1:8080`, on a host with conf-local and a component `services/web` such as
+//! `cargo run --example typed_web -- 127.0.0.1:8080`, on a host with conf-local and a component
+//! `services/web` such as
 //!
 //! ```yaml
 //! greeting: hello
 //! ```
 //!
-//! Every request reads the settings anew: that is one atomic load, so there is nothing to gain by keeping them.
+//! Every request reads the settings anew. That is one atomic load, so keeping them would gain
+//! nothing.
 
 use std::{convert::Infallible, error::Error};
 
@@ -25,10 +27,11 @@ struct Web {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    // The agent is found by itself (CONF_LOCAL_SOCKET, or the default path); the service starts without it as well.
+    // libconf finds the agent (CONF_LOCAL_SOCKET, or the default path); the service starts without
+    // it as well.
     let client = Client::connect()?;
-    // A service that cannot read its settings does not start. Once it runs, settings that do not fit are refused, and the
-    // last good ones stay: `conf-local status` shows what was refused.
+    // A service that cannot read its settings does not start. Once it runs, settings that do not
+    // fit are refused, and the last good ones stay: `conf-local status` shows the refusal.
     let web: Typed<Web> = client.component("services/web")?.typed()?;
 
     tokio::spawn(tell_of_changes(web.clone()));
@@ -40,7 +43,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         let (stream, _) = listener.accept().await?;
         let web = web.clone();
         let answer = service_fn(move |_: Request<Incoming>| {
-            // One value for the whole answer, whatever changes meanwhile.
+            // One value serves the whole answer, even if it changes meanwhile.
             let now = web.current();
             let text = format!("{} (change {})\n", now.greeting, now.sequence());
             async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text)))) }
@@ -49,7 +52,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-/// What has to be done once for a change, and not at each request: reconnect, resize a pool. Here it is told.
+/// Work for each change instead of each request, such as resizing a pool. Here it prints the
+/// change.
 async fn tell_of_changes(mut web: Typed<Web>) {
     loop {
         let now = web.changed().await;

@@ -1,7 +1,10 @@
-//! Configuration kept in Git, as a program reads it: typed settings from the export of conf-local, and their changes.
+//! Configuration kept in Git, for the program that reads it: typed settings from the export of
+//! conf-local, and their changes.
 //!
 //! Nothing here prints; only `client::Client::connect` reads the environment.
 
+/// Names as types. Relies on no other module.
 pub mod name;
 
+/// The client. Relies on `name`.
 pub mod client;

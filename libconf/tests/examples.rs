@@ -1,4 +1,4 @@
-//! Each example of `examples/`, run as its text says, on an export that changes under it.
+//! Runs each example of `examples/` as its text says, on an export that changes meanwhile.
 
 #![expect(clippy::unwrap_used, reason = "what a test cannot set up fails it")]
 
@@ -17,10 +17,10 @@ use std::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
-/// Far above what any step here takes on a busy machine; reached only by a defect.
+/// A deadline far above the time of any step on a busy machine, so that only a defect reaches it.
 const LONG: Duration = Duration::from_secs(60);
 
-/// An export of one component, laid out as the agent does it.
+/// An export of one component, as the agent lays it out.
 struct Export {
     dir: TempDir,
     component: &'static str,
@@ -50,16 +50,17 @@ impl Export {
     }
 }
 
-/// A running example; ended with the test.
+/// A running example, which ends with the test.
 struct Example {
     child: Child,
-    /// What it says; closed when it says no more.
+    /// The lines of its output, until it closes that.
     lines: Receiver<String>,
 }
 
 impl Example {
     fn start(name: &str, arguments: &[&str], export: &Export) -> Self {
-        // Tests are in target/debug/deps, examples in target/debug/examples. Cargo builds them before it runs all tests.
+        // Tests are in target/debug/deps, examples in target/debug/examples. Cargo builds them
+        // before it runs all tests.
         let program: PathBuf = std::env::current_exe().unwrap().parent().unwrap().with_file_name("examples").join(name);
         let mut command = Command::new(program);
         command.args(arguments).env("CONF_EXPORT_DIR", export.dir.path()).env("CONF_LOCAL_SOCKET", "/nowhere.sock");
@@ -67,7 +68,7 @@ impl Example {
         let mut child = command.stdout(Stdio::piped()).spawn().expect(first);
         let (tell, lines) = mpsc::channel();
         let said = BufReader::new(child.stdout.take().unwrap()).lines();
-        // Ends with the example, or with who listens.
+        // Ends with the example, or with the receiver.
         thread::spawn(move || said.map_while(Result::ok).try_for_each(|line| tell.send(line)));
         Example { child, lines }
     }
@@ -76,13 +77,13 @@ impl Example {
         self.lines.recv_timeout(LONG).expect("the example says something more")
     }
 
-    /// Waits for its end, which its silence tells.
+    /// Waits until it closes its output.
     fn end(&mut self) -> ExitStatus {
         assert_eq!(self.lines.recv_timeout(LONG), Err(RecvTimeoutError::Disconnected), "it does not end");
         self.child.wait().unwrap()
     }
 
-    /// The address of one that says `ready http=…`.
+    /// Reads the address from its line `ready http=…`.
     fn address(&self) -> String {
         self.line().strip_prefix("ready http=").expect("it is ready").to_owned()
     }
@@ -95,7 +96,7 @@ impl Drop for Example {
     }
 }
 
-/// Status and body of `GET /`.
+/// Requests `GET /`, and returns status and body.
 fn get(address: &str, headers: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(LONG)).unwrap();
@@ -115,7 +116,7 @@ fn a_typed_web_service() {
     export.switch(2, 1, r#"{"greeting":"welcome"}"#);
     assert_eq!(web.line(), "changed greeting=welcome sequence=2");
     assert_eq!(get(&address, ""), (200, "welcome (change 2)\n".to_owned()));
-    // Settings that do not fit leave it as it is, and those that fit again are taken.
+    // Settings that do not fit change nothing; the next ones that fit do.
     export.switch(3, 2, r#"{"greeting":7}"#);
     export.switch(4, 3, r#"{"greeting":"again"}"#);
     assert_eq!(web.line(), "changed greeting=again sequence=4");
@@ -135,7 +136,7 @@ fn a_plain_synchronous_program() {
 
 #[test]
 fn an_operation_across_two_services() {
-    // Two hosts, of which the second is ahead.
+    // There are two hosts; the second is ahead.
     let (here, there) =
         (Export::new("services/shop", r#"{"price":100}"#), Export::new("services/shop", r#"{"price":100}"#));
     there.switch(5, 1, r#"{"price":105}"#);
@@ -145,7 +146,7 @@ fn an_operation_across_two_services() {
     let address = front.address();
     assert_eq!(get(&back.0, "").1, "price=105 pin=5", "without a pin it is on its newest");
     assert_eq!(get(&address, ""), (200, "front price=100 pin=1, back price=100 pin=1".to_owned()));
-    // Now both have it, and a caller pins an older one.
+    // Now both have the change, and a caller pins an older one.
     here.switch(5, 1, r#"{"price":105}"#);
     assert_eq!(get(&address, "Baggage: a=1,conf-version=3\r\n").1, "front price=100 pin=3, back price=100 pin=3");
     assert_eq!(get(&address, "Baggage: conf-version=5\r\n").1, "front price=105 pin=5, back price=105 pin=5");

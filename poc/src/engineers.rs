@@ -1,8 +1,9 @@
-//! The people who push: commits and pushes with the real git, whatever the user's own configuration of it says.
+//! The engineers: they commit and push with the real git, without the user's own configuration of
+//! it.
 
 use std::{
     collections::BTreeMap,
-    env, fs,
+    fs,
     io::Write as _,
     path::{Path, PathBuf},
     process::Stdio,
@@ -13,24 +14,24 @@ use anyhow::{Context as _, Result, bail, ensure};
 use poc::tether;
 use tokio::process::Command;
 
-/// A change as an engineer makes it: new content of some branches, in one push.
+/// A change by an engineer: new content of some branches, in one push.
 #[derive(Debug)]
 pub(crate) struct Change {
-    /// Who makes it.
+    /// Its author.
     pub author: &'static str,
-    /// The commits' subject.
+    /// The subject of its commits.
     pub subject: String,
-    /// For each branch, its files.
+    /// The files of each branch.
     pub edits: BTreeMap<String, BTreeMap<&'static str, String>>,
 }
 
 impl Change {
-    /// A change of nothing yet.
+    /// Begins a change without edits.
     pub(crate) fn new(author: &'static str, subject: impl Into<String>) -> Self {
         Change { author, subject: subject.into(), edits: BTreeMap::new() }
     }
 
-    /// Adds a file of a branch; a branch's other files go.
+    /// Adds a file of a branch. The branch's other files are removed.
     #[must_use]
     pub(crate) fn edit(mut self, branch: impl Into<String>, file: &'static str, text: impl Into<String>) -> Self {
         self.edits.entry(branch.into()).or_default().insert(file, text.into());
@@ -38,7 +39,7 @@ impl Change {
     }
 }
 
-/// How a change is made.
+/// A way to make a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     /// By `git push`.
@@ -49,18 +50,18 @@ pub(crate) enum Way {
     Rotation,
 }
 
-/// What became of a push, or of an update.
+/// The outcome of a push, an update or a rotation.
 #[derive(Debug)]
 pub(crate) struct Push {
-    /// How it was made.
+    /// The way it was made.
     pub way: Way,
-    /// When the command was started.
+    /// The time when the command started.
     pub began: SystemTime,
-    /// When it had ended.
+    /// The time when the command ended.
     pub ended: SystemTime,
-    /// Whether everything landed.
+    /// True if everything landed.
     pub accepted: bool,
-    /// What the command printed.
+    /// The output of the command.
     pub output: String,
 }
 
@@ -71,7 +72,7 @@ pub(crate) struct Engineers {
 }
 
 impl Engineers {
-    /// An empty clone in `repo`, of the repository at `url`.
+    /// Makes an empty clone in `repo`, of the repository at `url`.
     pub(crate) async fn new(repo: PathBuf, url: String) -> Result<Self> {
         fs::create_dir(&repo)?;
         let engineers = Engineers { repo, url };
@@ -100,9 +101,10 @@ impl Engineers {
         Ok(())
     }
 
-    /// Commits and pushes. What is refused is taken back here too.
+    /// Commits and pushes. Before that it fetches, which also takes back earlier commits that were
+    /// refused.
     pub(crate) async fn push(&self, change: &Change) -> Result<Push> {
-        // Others push as well: the reader of this demonstration, who was invited to.
+        // The reader of this demonstration pushes as well.
         let update = ["fetch", "--quiet", &self.url, "+refs/heads/*:refs/heads/*"];
         self.git(change.author, &update, None).await?;
         self.commit(change).await?;
@@ -121,9 +123,9 @@ impl Engineers {
         Ok(Push { way: Way::Push, began, ended, accepted, output })
     }
 
-    /// Makes a clone for the reader to play with; it needs nothing of the reader's own configuration.
+    /// Makes a clone for the reader, which needs none of the reader's own configuration.
     pub(crate) async fn clone_for_reader(&self, path: &Path) -> Result<()> {
-        let path = path.to_str().context("the directory's name is no text")?;
+        let path = path.to_str().context("the directory's name is not UTF-8")?;
         self.git("nobody", &["clone", "--quiet", &self.url, path], None).await?;
         for (key, value) in [
             ("user.name", "you"),
@@ -158,12 +160,10 @@ impl Engineers {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// git without the user's configuration (signatures, hooks, names, proxies) and variables.
+    /// Makes a git command without the user's configuration (signatures, hooks, names, proxies) and
+    /// variables.
     fn command(&self, author: &str) -> std::process::Command {
         let mut command = tether::command("git");
-        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("GIT_")) {
-            command.env_remove(name);
-        }
         let email = format!("{author}@example.com");
         command
             .args(["-c", "http.proxy=", "-c", "core.hooksPath=/dev/null"])

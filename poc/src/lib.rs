@@ -1,4 +1,5 @@
-//! What the programs of this demonstration share: children that never outlive them, and how a job tells what it saw.
+//! The part that the programs of this demonstration share: children that never outlive them, and
+//! the reports of jobs.
 
 use std::{
     io::{self, Write as _},
@@ -6,29 +7,30 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+/// Children that end with their parent. Relies on no other module.
 pub mod tether;
 
-/// One line on a job's standard output: when, why, at which change, by which process, and what it read.
+/// One line on a job's standard output: time, reason, change, process, and the words that it read.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Report {
-    /// When it noticed.
+    /// The time when the job noticed the change.
     pub at: SystemTime,
-    /// What made it look: `start`, `SIGHUP`, `libconf`, or of the job manager `woken` and `late`.
+    /// The reason to read: `start`, `SIGHUP`, `libconf`, or for the job manager `woken` and `late`.
     pub reason: String,
-    /// Which change it then read; 0 where that is not known.
+    /// The change that it read; 0 if that is not known.
     pub sequence: u64,
-    /// The process that looked.
+    /// The process that read.
     pub pid: u32,
-    /// What it read.
+    /// The words that it read.
     pub words: String,
 }
 
 impl Report {
-    /// Says it to whoever started this process.
+    /// Prints a report for the program that started this process.
     pub fn say(at: SystemTime, reason: &str, sequence: u64, words: &str) {
         let seconds = at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
         let mut out = io::stdout().lock();
-        // Nobody listens any more: this process is about to end as well.
+        // Without a reader of the output, this process is about to end as well.
         let _ =
             writeln!(out, "{seconds:.6} {reason} {sequence} {} {words}", std::process::id()).and_then(|()| out.flush());
     }
@@ -53,7 +55,7 @@ impl FromStr for Report {
     }
 }
 
-/// A line that is something else.
+/// A line that is no report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NotAReport;
 

@@ -1,35 +1,55 @@
-//! When each tier had a change, as anybody can observe it from outside.
+//! The moments at which each tier had a change, as anyone can observe them from outside.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    process::ExitStatus,
+    time::{Duration, SystemTime},
+};
 
 use conf_core::{
     api::Pointer,
-    consul::{self, Consul},
+    consul::{Consul, Seen},
     upstream::Upstreams,
 };
+use poc::Report;
 use tokio::sync::mpsc::Sender;
 
-use crate::{Seen, site::DATACENTER};
+use crate::place::{DATACENTER, Unit};
 
+/// The pause before a daemon that is away is asked again.
 const RETRY: Duration = Duration::from_millis(300);
 
-/// conf-master's stream of events: a snapshot that is durable.
-pub(crate) async fn landings(master: Upstreams, seen: Sender<Seen>) {
-    let path = format!("api/v1/events?datacenter={DATACENTER}");
-    follow(&master, &path, "snapshot", Seen::Landed, seen).await;
+/// Something that was observed.
+#[derive(Debug)]
+pub(crate) enum Observation {
+    /// conf-master has a snapshot with this sequence.
+    Landed(u64, SystemTime),
+    /// Consul names it.
+    Published(u64, SystemTime),
+    /// The host of this place exports it.
+    Exported(usize, u64, SystemTime),
+    /// The job of this place wrote a report.
+    Job(usize, Report),
+    /// A program ended, which none should.
+    Died(Unit, ExitStatus),
 }
 
-/// A host's stream of events: its export was switched.
-pub(crate) async fn exports(host: Upstreams, place: usize, seen: Sender<Seen>) {
-    follow(&host, "v1/events", "change", |sequence, at| Seen::Exported(place, sequence, at), seen).await;
+/// Follows conf-master's events: each durable snapshot.
+pub(crate) async fn landings(master: Upstreams, observed: Sender<Observation>) {
+    let path = format!("api/v1/events?datacenter={DATACENTER}");
+    follow(&master, &path, "snapshot", Observation::Landed, observed).await;
+}
+
+/// Follows a host's events: each switch of its export.
+pub(crate) async fn exports(host: Upstreams, place: usize, observed: Sender<Observation>) {
+    follow(&host, "v1/events", "change", |sequence, at| Observation::Exported(place, sequence, at), observed).await;
 }
 
 async fn follow(
     server: &Upstreams,
     path: &str,
     wanted: &str,
-    make: impl Fn(u64, SystemTime) -> Seen,
-    seen: Sender<Seen>,
+    make: impl Fn(u64, SystemTime) -> Observation,
+    observed: Sender<Observation>,
 ) {
     let mut last_id: Option<String> = None;
     loop {
@@ -39,7 +59,7 @@ async fn follow(
                 let sequence = event.id.as_deref().and_then(|id| id.parse().ok());
                 if let (true, Some(sequence)) = (event.name == wanted, sequence) {
                     last_id = event.id;
-                    let _ = seen.send(make(sequence, at)).await;
+                    let _ = observed.send(make(sequence, at)).await;
                 }
             }
         }
@@ -47,19 +67,18 @@ async fn follow(
     }
 }
 
-/// The authoritative key in Consul: conf-slave has the snapshot and serves it.
-pub(crate) async fn pointer(consul: Consul, key: String, seen: Sender<Seen>) {
-    let mut until_now = consul::Seen::default();
+/// Follows the authoritative key in Consul, which moves once conf-slave serves a snapshot.
+pub(crate) async fn pointer(consul: Consul, key: String, observed: Sender<Observation>) {
+    let mut seen = Seen::default();
     let mut last = None;
     loop {
-        match consul.watch(&key, &mut until_now, Duration::from_secs(30)).await {
+        match consul.watch(&key, &mut seen, Duration::from_secs(30)).await {
             Ok(Some(entry)) => {
                 let at = SystemTime::now();
-                let pointer: Option<Pointer> =
-                    std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse().ok());
+                let pointer = str::from_utf8(&entry.value).ok().and_then(|text| text.parse::<Pointer>().ok());
                 if let Some(sequence) = pointer.map(|pointer| pointer.sequence.0).filter(|now| last != Some(*now)) {
                     last = Some(sequence);
-                    let _ = seen.send(Seen::Published(sequence, at)).await;
+                    let _ = observed.send(Observation::Published(sequence, at)).await;
                 }
             }
             Ok(None) => {}

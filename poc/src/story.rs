@@ -1,10 +1,11 @@
-//! What is pushed: the first content, and then one change after the other.
+//! The changes to push: the first content, and then one change after the other.
 //!
-//! `services/web` has a template besides its settings, with a secret in it that conf-master makes and seals to its host.
+//! `services/web` has a template besides its settings, with a secret in it that conf-master makes
+//! and seals to its host.
 
 use crate::{
     engineers::Change,
-    site::{DATACENTER, PLACES, Place},
+    place::{DATACENTER, PLACES, Place},
 };
 
 /// The class that the datacenter runs.
@@ -13,22 +14,22 @@ const CLASS: &str = "datacenter-configuration/small";
 /// The secret of `services/web`.
 pub(crate) const SECRET: &str = "sessionKey";
 
-/// What `web` shows: its settings, facts about the host and the platform, and the secret.
+/// The template of `web`: its settings, facts about the host and the platform, and the secret.
 const PAGE: &str = "{{ settings.greeting }} from {{ host.name }}, {{ platform.domain }}\n{{ secrets.sessionKey }}\n";
 
-/// What is pushed next.
+/// The next step.
 pub(crate) enum Step {
-    /// A change that lands, and what the job of each place (by index) then reads.
+    /// A change that lands, and the words that the job of each place (by index) then reports.
     Change(Change, Vec<(usize, String)>),
-    /// The same through the API, as a program would do it: one section, replaced.
+    /// The same through the API, as a program would do it: it replaces one section.
     Update(Change, Vec<(usize, String)>),
-    /// A new value for the secret, which only the job of this place reads.
+    /// A new value for the secret, which only the job of one place reads.
     Rotate(Change, Vec<(usize, String)>),
-    /// A mistake.
+    /// A change that must be refused.
     Mistake(Change),
 }
 
-/// The settings of the three components: one that lives, and the release that touched it last.
+/// The settings of a component: a value, and the release that changed it last.
 #[derive(Clone, Copy)]
 struct Content {
     release: u64,
@@ -45,13 +46,14 @@ pub(crate) struct Story {
 const GREETINGS: [&str; 6] = ["Good morning", "Good day", "Good evening", "Hello", "Welcome", "Ahoy"];
 
 impl Story {
-    /// Nothing was pushed yet.
+    /// Begins the story, before the first push.
     pub(crate) fn new() -> Self {
         let now = [0, 10, 50].map(|value| Content { release: 0, value });
         Story { release: 0, now, before: now }
     }
 
-    /// The first push: the class, the datacenter with its hosts' public keys, and three components.
+    /// Makes the first push: the class, the datacenter with its hosts' public keys, and three
+    /// components.
     pub(crate) fn beginning(&self, keys: &[String]) -> Change {
         let host = |(place, key): (&Place, &String)| {
             format!("    {}: {{components: [{}], key: {key}}}\n", place.host, place.component)
@@ -69,7 +71,8 @@ impl Story {
         (0..3).fold(change, |change, place| self.edit(change, place))
     }
 
-    /// Three changes that everybody sees, one mistake, one change through the API, and a new value for the secret.
+    /// Makes a step of the short story: three changes for every job, one mistake, one change
+    /// through the API, and a new value for the secret.
     pub(crate) fn short(&mut self, step: u64) -> Option<Step> {
         match step {
             2 => Some(Self::mistake()),
@@ -80,11 +83,11 @@ impl Story {
         }
     }
 
-    /// An endless day.
+    /// Makes a step of the long story, which never ends.
     pub(crate) fn long(&mut self, step: u64) -> Step {
         match step % 7 {
             0 => self.everywhere(),
-            1 => self.change("ben", &[0], |greeting| greeting + 1, "greet otherwise"),
+            1 => self.change("ben", &[0], |greeting| greeting + 1, "change the greeting"),
             2 => self.change("chen", &[1, 2], |value| value + 5, "sell more, with more connections"),
             3 => Self::mistake(),
             4 => self.update(),
@@ -107,7 +110,7 @@ impl Story {
         self.step(Change::new(author, subject), places)
     }
 
-    /// What a program finds out, it writes through the API: here the shop's prices.
+    /// A program writes a discount that it worked out through the API.
     fn update(&mut self) -> Step {
         match self.change("pricing", &[1], |discount| discount + 3, "a discount worked out by a program") {
             Step::Change(change, wanted) => Step::Update(change, wanted),
@@ -115,7 +118,7 @@ impl Story {
         }
     }
 
-    /// The key may have been seen by somebody: another one, without a commit.
+    /// An engineer replaces a key that someone may have seen, without a commit.
     fn rotate(&self) -> Step {
         Step::Rotate(Change::new("chen", "rotate"), vec![(0, self.words(0))])
     }
@@ -131,7 +134,7 @@ impl Story {
         Step::Change(change, places.iter().map(|place| (*place, self.words(*place))).collect())
     }
 
-    /// A version that nobody tagged.
+    /// An engineer pins a version that has no tag.
     fn mistake() -> Step {
         Step::Mistake(Change::new("chen", "run v9 of web").edit(CLASS, "datacenter.yaml", class("v9")))
     }
@@ -143,14 +146,14 @@ impl Story {
         change.edit(branch, "config.yaml", text)
     }
 
-    /// What a job says that it read.
+    /// Returns the words that a job reports.
     pub(crate) fn words(&self, place: usize) -> String {
         let settings = self.settings(place);
         let words = settings.each_ref().map(|(key, value)| format!("{key} {value}")).join(", ");
         if place != 0 {
             return words;
         }
-        // 32 bytes in base64.
+        // 44 characters: 32 bytes in base64.
         format!("{words}, page \"{} from {}, example.com\", a key of 44 characters", settings[1].1, PLACES[0].host)
     }
 
@@ -165,7 +168,7 @@ impl Story {
     }
 }
 
-/// The class's `datacenter.yaml`, with this tag of `web`.
+/// Makes the class's `datacenter.yaml`, with this tag of `web`.
 fn class(tag_of_web: &str) -> String {
     let entry = |place: &Place| {
         let name = place.component.trim_start_matches("services/");

@@ -1,18 +1,18 @@
-//! What a person reads: one block per push, with the moment at which each tier and each job had it.
+//! The output: one block per push, with the moment at which each tier and each job had it.
 
 use std::{
     collections::BTreeMap,
-    io::{IsTerminal as _, stdout},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
-use owo_colors::{OwoColorize as _, Style};
+use owo_colors::Style;
 use poc::Report;
 
 use crate::{
-    Seen,
     engineers::{Change, Push, Way},
-    site::{PLACES, clock},
+    observe::Observation,
+    place::PLACES,
+    print::{clock, paint, say},
     story::SECRET,
 };
 
@@ -22,12 +22,12 @@ struct Entry {
     at: SystemTime,
     who: String,
     what: String,
-    means: Means,
+    kind: Kind,
 }
 
-/// What an entry tells, in the order in which it must have happened.
+/// A kind of entry, in the order in which they must have happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Means {
+enum Kind {
     Landed,
     Published,
     Woken,
@@ -35,67 +35,68 @@ enum Means {
     Read(usize),
 }
 
-/// News of a tier may reach us later than the news of a job that read it there: then it had happened by that time.
+/// Sorts entries by time. An event of a tier may arrive later than the report of a job that read it
+/// there. Then the tier had the change by that time.
 fn in_order(mut entries: Vec<Entry>) -> Vec<Entry> {
-    let earliest = |entries: &[Entry], wanted: &dyn Fn(Means) -> bool| {
-        entries.iter().filter(|entry| wanted(entry.means)).map(|entry| entry.at).min()
+    let earliest = |entries: &[Entry], wanted: &dyn Fn(Kind) -> bool| {
+        entries.iter().filter(|entry| wanted(entry.kind)).map(|entry| entry.at).min()
     };
     for at in 0..entries.len() {
-        let proven = match entries[at].means {
-            Means::Exported(place) => earliest(&entries, &|means| means == Means::Read(place)),
-            Means::Published => earliest(&entries, &|means| means > Means::Published),
-            Means::Landed => earliest(&entries, &|means| means > Means::Landed),
-            Means::Woken | Means::Read(_) => None,
+        let proven = match entries[at].kind {
+            Kind::Exported(place) => earliest(&entries, &|kind| kind == Kind::Read(place)),
+            Kind::Published => earliest(&entries, &|kind| kind > Kind::Published),
+            Kind::Landed => earliest(&entries, &|kind| kind > Kind::Landed),
+            Kind::Woken | Kind::Read(_) => None,
         };
         if let Some(proven) = proven {
             entries[at].at = entries[at].at.min(proven);
         }
     }
-    entries.sort_by_key(|entry| (entry.at, entry.means));
+    entries.sort_by_key(|entry| (entry.at, entry.kind));
     entries
 }
 
-/// What was seen of each change, and how fast.
+/// The observations of each change, and the latencies.
 #[derive(Default)]
 pub(crate) struct Timeline {
     entries: BTreeMap<u64, Vec<Entry>>,
-    /// From the end of `git push` to each way of learning of the change, in milliseconds.
+    /// Milliseconds from the end of the command until each kind of job knew of the change.
     latencies: BTreeMap<&'static str, Vec<f64>>,
-    /// Pushes that landed, and that did not.
+    /// The numbers of pushes that landed, and that were refused.
     pushes: (u32, u32),
 }
 
 impl Timeline {
-    /// Keeps what was seen, until its change is shown.
-    pub(crate) fn note(&mut self, seen: &Seen) {
-        let (sequence, at, who, what, means) = match seen {
-            Seen::Landed(sequence, at) => {
-                (*sequence, *at, "conf-master".into(), "has it, durable".into(), Means::Landed)
+    /// Keeps an observation until its change is shown.
+    pub(crate) fn note(&mut self, observation: &Observation) {
+        let (sequence, at, who, what, kind) = match observation {
+            Observation::Landed(sequence, at) => {
+                (*sequence, *at, "conf-master".into(), "has it, durable".into(), Kind::Landed)
             }
-            Seen::Published(sequence, at) => {
-                (*sequence, *at, "conf-slave".into(), "has it; the pointers in Consul move".into(), Means::Published)
+            Observation::Published(sequence, at) => {
+                (*sequence, *at, "conf-slave".into(), "has it; the pointers in Consul move".into(), Kind::Published)
             }
-            Seen::Exported(place, sequence, at) => {
+            Observation::Exported(place, sequence, at) => {
                 let what = "conf-local has switched the files".into();
-                (*sequence, *at, PLACES[*place].host.into(), what, Means::Exported(*place))
+                (*sequence, *at, PLACES[*place].host.into(), what, Kind::Exported(*place))
             }
-            Seen::Job(place, report) => {
+            Observation::Job(place, report) => {
                 let who = format!("{} {}", PLACES[*place].host, PLACES[*place].job);
-                let means = if report.reason == "woken" { Means::Woken } else { Means::Read(*place) };
-                (report.sequence, report.at, who, told(report), means)
+                let kind = if report.reason == "woken" { Kind::Woken } else { Kind::Read(*place) };
+                (report.sequence, report.at, who, description(report), kind)
             }
-            Seen::Died(..) => return,
+            Observation::Died(..) => return,
         };
-        self.entries.entry(sequence).or_default().push(Entry { at, who, what, means });
+        self.entries.entry(sequence).or_default().push(Entry { at, who, what, kind });
     }
 
-    /// Forgets what was seen of changes up to this one.
+    /// Forgets the observations of changes up to this one.
     pub(crate) fn forget_up_to(&mut self, sequence: u64) {
         self.entries = self.entries.split_off(&(sequence + 1));
     }
 
-    /// The changes that were seen and belong to no push of ours, once they are older than `age`.
-    pub(crate) fn strangers(&self, shown: u64, age: std::time::Duration) -> Vec<u64> {
+    /// Returns the changes that others made, once they are older than `age`.
+    pub(crate) fn others(&self, shown: u64, age: Duration) -> Vec<u64> {
         let old = |entries: &Vec<Entry>| {
             let first = entries.iter().map(|entry| entry.at).min();
             first.is_some_and(|first| first.elapsed().is_ok_and(|elapsed| elapsed > age))
@@ -103,7 +104,7 @@ impl Timeline {
         self.entries.range(shown + 1..).filter(|(_, entries)| old(entries)).map(|(sequence, _)| *sequence).collect()
     }
 
-    /// Shows a push of ours that landed, and counts how long it took to be known.
+    /// Shows a push that landed.
     pub(crate) fn show(&mut self, sequence: u64, change: &Change, push: &Push) {
         self.pushes.0 += 1;
         let took = milliseconds(push.began, push.ended);
@@ -117,31 +118,31 @@ impl Timeline {
         self.rows(sequence, push.ended);
     }
 
-    /// Shows a change that somebody else made: the reader.
-    pub(crate) fn show_stranger(&mut self, sequence: u64) {
+    /// Shows a change that someone else made: the reader.
+    pub(crate) fn show_other(&mut self, sequence: u64) {
         let Some(first) = self.entries.get(&sequence).and_then(|entries| entries.iter().map(|entry| entry.at).min())
         else {
             return;
         };
         say!();
-        let heading = format!("{}  somebody else's push lands", clock(first));
+        let heading = format!("{}  someone else's push lands", clock(first));
         say!("{}  {}", paint(&heading, Style::new().bold()), paint(&format!("#{sequence}"), dim()));
         self.rows(sequence, first);
     }
 
-    /// Rows in the order of time; the times count from `zero`.
+    /// Prints rows in the order of time, counted from `zero`.
     fn rows(&mut self, sequence: u64, zero: SystemTime) {
         let entries = in_order(self.entries.remove(&sequence).unwrap_or_default());
         let (Some(first), Some(last)) = (entries.first().map(|entry| entry.at), entries.last().map(|entry| entry.at))
         else {
             return;
         };
-        for Entry { at, who, what, means } in entries {
+        for Entry { at, who, what, kind } in entries {
             let track = track(milliseconds(first, at), milliseconds(first, last));
             let offset = format!("{:>+9.1} ms  {track}", milliseconds(zero, at));
-            let (who, what) = match means {
-                Means::Landed | Means::Published | Means::Exported(_) => (format!("  {who:<20}"), what),
-                Means::Woken | Means::Read(_) => {
+            let (who, what) = match kind {
+                Kind::Landed | Kind::Published | Kind::Exported(_) => (format!("  {who:<20}"), what),
+                Kind::Woken | Kind::Read(_) => {
                     (paint(&format!("▸ {who:<20}"), Style::new().cyan()), paint(&what, Style::new().cyan()))
                 }
             };
@@ -149,13 +150,13 @@ impl Timeline {
         }
     }
 
-    /// Remembers how long a job's report came after the end of the push.
+    /// Records the time from the end of the command to a job's report.
     pub(crate) fn measure(&mut self, push: &Push, place: usize, report: &Report) {
         let way = match (place, report.reason.as_str()) {
             (0, "SIGHUP") => "signal",
             (1, "libconf") => "libconf",
             (2, "start") => "restart",
-            // It was killed, and started again in the middle.
+            // The job was killed and started again meanwhile.
             _ => return,
         };
         self.latencies.entry(way).or_default().push(milliseconds(push.ended, report.at));
@@ -170,7 +171,7 @@ impl Timeline {
             let lines = push.output.lines().filter_map(move |line| line.trim().strip_prefix(prefix));
             lines.map(str::trim).filter(|line| !line.is_empty())
         };
-        // The server's own words; git's summary, or those of the command, only where there are none.
+        // The server's own words; without them git's summary, or the output of the command.
         let reasons = after("remote:").chain(after("! ").take(usize::from(after("remote:").next().is_none())));
         let own = after("").take(if push.way == Way::Push { 0 } else { usize::MAX });
         let mut reasons = reasons.chain(own).peekable();
@@ -180,7 +181,7 @@ impl Timeline {
         }
     }
 
-    /// Sums up.
+    /// Prints the summary.
     pub(crate) fn summary(&self) {
         let (landed, refused) = self.pushes;
         if landed == 0 {
@@ -200,17 +201,17 @@ impl Timeline {
         }
         if self.latencies.values().flatten().any(|latency| *latency < 0.0) {
             say!(
-                "Below zero: the host was faster than the command, which has yet to end after conf-master has answered."
+                "Below zero: the job had the change before the command ended, which takes a moment after conf-master's answer."
             );
         }
     }
 }
 
-fn told(report: &Report) -> String {
+fn description(report: &Report) -> String {
     let how = match report.reason.as_str() {
         "woken" => return "its manager is woken by the component's key in Consul".to_owned(),
         "SIGHUP" => "gets SIGHUP",
-        "libconf" => "is told by libconf",
+        "libconf" => "is notified by libconf",
         "start" => "is started",
         other => other,
     };
@@ -233,7 +234,7 @@ fn heading(push: &Push, change: &Change) -> String {
     paint(&heading, Style::new().bold())
 }
 
-/// A moment as a place between the first and the last one.
+/// Draws a moment between the first and the last one.
 fn track(moment: f64, whole: f64) -> String {
     const WIDTH: f64 = 16.0;
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "between 0 and WIDTH")]
@@ -241,14 +242,14 @@ fn track(moment: f64, whole: f64) -> String {
     format!("{:<17}", "·".repeat(place) + "●")
 }
 
-/// The middle and the largest of some figures, and how many they are.
+/// Returns the median, the maximum and the count of some numbers.
 fn spread(all: &[f64]) -> Option<(f64, f64, usize)> {
     let mut all = all.to_vec();
     all.sort_by(f64::total_cmp);
     Some((all[all.len().checked_sub(1)? / 2], *all.last()?, all.len()))
 }
 
-/// From one moment to another, in milliseconds; negative when the other was before.
+/// Returns the milliseconds from one moment to another, negative if the other is earlier.
 fn milliseconds(from: SystemTime, to: SystemTime) -> f64 {
     match to.duration_since(from) {
         Ok(after) => after.as_secs_f64() * 1e3,
@@ -260,26 +261,20 @@ fn dim() -> Style {
     Style::new().dimmed()
 }
 
-/// Colours are for terminals, and for people who have not switched them off.
-pub(crate) fn paint(text: &str, style: Style) -> String {
-    let wanted = stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    if wanted { text.style(style).to_string() } else { text.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Means::*, *};
+    use super::{Kind::*, *};
 
     #[test]
-    fn what_was_told_late_stands_where_it_must_have_happened() {
-        let entry = |milliseconds: u64, means| {
-            let at = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(milliseconds);
-            Entry { at, who: String::new(), what: String::new(), means }
+    fn a_late_event_moves_to_where_it_must_have_happened() {
+        let entry = |milliseconds: u64, kind| {
+            let at = SystemTime::UNIX_EPOCH + Duration::from_millis(milliseconds);
+            Entry { at, who: String::new(), what: String::new(), kind }
         };
-        let told =
+        let late =
             vec![entry(9, Exported(0)), entry(7, Read(0)), entry(6, Published), entry(5, Woken), entry(1, Landed)];
-        let means: Vec<_> = in_order(told).into_iter().map(|entry| entry.means).collect();
-        assert_eq!(means, [Landed, Published, Woken, Exported(0), Read(0)]);
+        let kinds: Vec<_> = in_order(late).into_iter().map(|entry| entry.kind).collect();
+        assert_eq!(kinds, [Landed, Published, Woken, Exported(0), Read(0)]);
     }
 
     #[test]
@@ -290,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_is_one_of_the_figures() {
+    fn the_median_is_one_of_the_numbers() {
         assert_eq!(spread(&[]), None);
         assert_eq!(spread(&[4.0]), Some((4.0, 4.0, 1)));
         assert_eq!(spread(&[3.0, -1.0, 2.0]), Some((2.0, 3.0, 3)));

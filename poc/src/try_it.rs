@@ -1,4 +1,4 @@
-//! What the reader can do while it runs: every line works when it is pasted into another terminal.
+//! Commands for the reader while it runs: every line works when it is pasted into another terminal.
 
 use std::{env, path::Path};
 
@@ -6,17 +6,19 @@ use anyhow::Result;
 use owo_colors::Style;
 
 use crate::{
-    site::{DATACENTER, PLACES, Site, Unit},
+    place::{DATACENTER, PLACES, Unit},
+    print::{paint, say},
+    site::Site,
     story::SECRET,
-    timeline::paint,
 };
 
 /// Prints the block "Try it".
 pub(crate) fn print(site: &Site, reader: &Path) -> Result<()> {
-    let central = site.url(Unit::Master)?;
-    let program = |name: &str| quote(&site.programs.join(name));
+    let layout = &site.layout;
+    let central = layout.url(Unit::Master)?;
+    let program = |name: &str| quote(&layout.programs.join(name));
     let reader = quote(reader);
-    // A proxy of the user's is for the way to the internet, and would not know this machine's own addresses.
+    // The user's proxy is for the internet, and does not reach this machine's own addresses.
     let proxied = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].iter().any(|name| env::var_os(name).is_some());
     let git = if proxied { "git -c http.proxy=" } else { "git" };
     let start = |branch: &str| format!("cd {reader} && git fetch -q && git checkout -q -B {branch} origin/{branch}");
@@ -24,14 +26,14 @@ pub(crate) fn print(site: &Site, reader: &Path) -> Result<()> {
     let class = "datacenter-configuration/small";
     let slave = site.pid(Unit::Slave).unwrap_or_default();
     let job = site.pid(Unit::Job(0)).unwrap_or_default();
-    let agent = format!("{} status --socket {}", program("conf-local"), quote(&site.socket(0)));
+    let agent = format!("{} status --socket {}", program("conf-local"), quote(&layout.socket(0)));
     let lines = [
         (
             "clone everything, with plain git",
-            format!("{git} clone {central}conf.git {}", quote(&site.dir.join("mine"))),
+            format!("{git} clone {central}conf.git {}", quote(&layout.dir.join("mine"))),
         ),
         (
-            "push a change of your own, and look here",
+            "push a change of your own, and watch this terminal",
             format!(
                 "{} && echo 'greeting: Hello from me' > config.yaml && git commit -qam 'hello' && git push -q",
                 start(web)
@@ -46,7 +48,7 @@ pub(crate) fn print(site: &Site, reader: &Path) -> Result<()> {
             ),
         ),
         (
-            "change it through the API, as a program would",
+            "change the settings through the API, as a program would",
             format!(
                 "echo 'greeting: Hello from the API' | {} update services/web@main --server {central} --file -",
                 program("conf-master")
@@ -56,23 +58,26 @@ pub(crate) fn print(site: &Site, reader: &Path) -> Result<()> {
         ("kill a job; it starts again with the present files", format!("kill -9 {job}")),
         (
             "read what a process on web-1 reads",
-            format!("cat {}", quote(&site.host(0).join("export/current/services/web/latest/config.yaml"))),
+            format!("cat {}", quote(&layout.host(0).join("export/current/services/web/latest/config.yaml"))),
         ),
         (
-            "and what was made from a template there, with a secret that only this host can open",
-            format!("cat {}", quote(&site.host(0).join("export/current/services/web/latest/page.txt"))),
+            "and a file from a template there, with a secret that only this host can open",
+            format!("cat {}", quote(&layout.host(0).join("export/current/services/web/latest/page.txt"))),
         ),
         (
-            "have a new value made for that secret",
+            "give that secret a new value",
             format!("{} secret rotate {DATACENTER} {SECRET} --server {central}", program("conf-master")),
         ),
         (
-            "one value of it, from the agent's memory",
-            format!("{} get services/web greeting --socket {}", program("conf-local"), quote(&site.socket(0))),
+            "read one value from the agent's memory",
+            format!("{} get services/web greeting --socket {}", program("conf-local"), quote(&layout.socket(0))),
         ),
-        ("ask the agent how it fares", agent),
-        ("the deployments, newest first", format!("{} log --server {central} {DATACENTER}", program("conf-master"))),
-        ("what the daemons say", format!("tail -n 3 {}/*.log", quote(&site.dir.join("logs")))),
+        ("ask the agent for its status", agent),
+        (
+            "list the deployments, newest first",
+            format!("{} log --server {central} {DATACENTER}", program("conf-master")),
+        ),
+        ("read the daemons' logs", format!("tail -n 3 {}/*.log", quote(&layout.dir.join("logs")))),
     ];
     say!();
     say!("{}  (in another terminal; every line works as it stands)", paint("Try it", Style::new().bold()));
@@ -80,25 +85,28 @@ pub(crate) fn print(site: &Site, reader: &Path) -> Result<()> {
         say!("  {}", paint(&format!("# {what}"), Style::new().dimmed()));
         say!("  {line}");
     }
-    say!("  Ctrl-C stops everything and removes {}.", site.dir.display());
+    say!("  Ctrl-C stops everything and removes {}.", layout.dir.display());
     Ok(())
 }
 
-/// Prints what runs.
-pub(crate) fn print_what_runs(site: &Site, consul: Option<&str>) -> Result<()> {
+/// Lists the programs that run.
+pub(crate) fn print_overview(site: &Site) -> Result<()> {
     let row = |name: &str, what: String| say!("  {} {what}", paint(&format!("{name:<12}"), Style::new().bold()));
     say!();
-    row("conf-master", format!("the central Git repository, {}conf.git", site.url(Unit::Master)?));
-    let pointers = consul
+    row("conf-master", format!("the central Git repository, {}conf.git", site.layout.url(Unit::Master)?));
+    let pointers = site
+        .layout
+        .consul_url
+        .as_ref()
         .map_or("holds the pointers, in place of Consul".to_owned(), |url| format!("pointers in Consul at {url}"));
-    row("conf-slave", format!("the cache of datacenter {DATACENTER}, {}; {pointers}", site.url(Unit::Slave)?));
+    row("conf-slave", format!("the cache of datacenter {DATACENTER}, {}; {pointers}", site.layout.url(Unit::Slave)?));
     for place in &PLACES {
         row(place.host, format!("a host with conf-local; its {} is {}", place.component, place.how));
     }
     Ok(())
 }
 
-/// As a shell wants it.
+/// Quotes a path for a shell.
 fn quote(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'/' | b'.' | b'_' | b'-');
@@ -110,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_are_quoted_where_they_must_be() {
+    fn special_paths_are_quoted() {
         assert_eq!(quote(Path::new("/tmp/conf-poc-a1")), "/tmp/conf-poc-a1");
         assert_eq!(quote(Path::new("/tmp/it's here")), r"'/tmp/it'\''s here'");
     }

@@ -1,5 +1,5 @@
-//! Children end with their parent, in whatever way that ends. Without the usual test harness, since the program that
-//! tethers a child runs itself once more.
+//! Children end with their parent, in whatever way that ends. Without the usual test harness, since
+//! the program that tethers a child runs itself once more.
 
 use std::{
     env,

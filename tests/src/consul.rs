@@ -1,4 +1,4 @@
-//! A real Consul server of a test's own.
+//! A real Consul server for one test.
 
 use std::{
     collections::BTreeMap,
@@ -13,16 +13,16 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::{
-    eventually,
+    address::own_address,
     http::{Address, Answer},
-    own_address,
     program::{command, run, spawn, text},
+    wait::eventually,
 };
 
-/// The token that may do everything, where the server checks tokens.
+/// The token with all rights, if the server checks tokens.
 pub const ROOT_TOKEN: &str = "0a6b9c1e-4d55-4b9a-9d0e-2f7f8f6f1c11";
 
-/// A key as Consul holds it.
+/// A key in Consul.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// Its value.
@@ -33,7 +33,7 @@ pub struct Entry {
     pub modified: u64,
 }
 
-/// A server that holds everything in memory, unless it was started as a durable one: stopped and started again, it is empty.
+/// A server. Unless it is durable it holds everything in memory, and is empty after a restart.
 #[derive(Debug)]
 pub struct Consul {
     address: SocketAddr,
@@ -44,17 +44,17 @@ pub struct Consul {
 }
 
 impl Consul {
-    /// Starts one that lets everyone do everything.
+    /// Starts one without access rules.
     pub fn start(folder: &Path) -> Self {
         Self::start_with(folder, false, false)
     }
 
-    /// Starts one that denies what no token allows.
+    /// Starts one that requires tokens.
     pub fn start_denying(folder: &Path) -> Self {
         Self::start_with(folder, true, false)
     }
 
-    /// Starts one that writes to disk what it is told, as one in production does.
+    /// Starts one that writes to disk, as in production.
     pub fn start_durable(folder: &Path) -> Self {
         Self::start_with(folder, false, true)
     }
@@ -67,7 +67,7 @@ impl Consul {
         consul
     }
 
-    /// Starts it after [`Consul::kill9`], on the same address, empty.
+    /// Starts it after [`Consul::kill9`], on the same address.
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "Consul runs already");
         let ip = self.address.ip().to_string();
@@ -104,17 +104,17 @@ impl Consul {
         self.delete("ready");
     }
 
-    /// Its base URL.
+    /// Returns its base URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Ends it at once; what it held is gone.
+    /// Kills it.
     pub fn kill9(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().expect("it is our child");
@@ -122,7 +122,7 @@ impl Consul {
         }
     }
 
-    /// A key, or nothing.
+    /// Reads a key.
     pub fn get(&self, key: &str) -> Option<Entry> {
         let answer = self.request(Method::GET, &format!("/v1/kv/{key}"), "");
         if answer.status == 404 {
@@ -132,7 +132,7 @@ impl Consul {
         Some(entry(&answer.json()[0]))
     }
 
-    /// Every key below a prefix.
+    /// Reads every key below a prefix.
     pub fn list(&self, prefix: &str) -> BTreeMap<String, Entry> {
         let answer = self.request(Method::GET, &format!("/v1/kv/{prefix}?recurse"), "");
         if answer.status == 404 {
@@ -144,12 +144,12 @@ impl Consul {
         entries.map(|one| (one["Key"].as_str().expect("a key is text").to_owned(), entry(one))).collect()
     }
 
-    /// Every key below a prefix with its value alone.
+    /// Reads every value below a prefix.
     pub fn values(&self, prefix: &str) -> BTreeMap<String, String> {
         self.list(prefix).into_iter().map(|(key, entry)| (key, entry.value)).collect()
     }
 
-    /// Sets a key, whatever stands there.
+    /// Sets a key.
     pub fn put(&self, key: &str, value: &str) {
         let answer = self.request(Method::PUT, &format!("/v1/kv/{key}"), value.to_owned());
         assert_eq!(answer.text().trim(), "true");
@@ -167,14 +167,14 @@ impl Consul {
         assert_eq!(answer.text().trim(), "true");
     }
 
-    /// A backup of everything.
+    /// Makes a backup.
     pub fn backup(&self) -> Bytes {
         let answer = self.request(Method::GET, "/v1/snapshot", "");
         assert!(answer.status.is_success(), "Consul: {} {}", answer.status, answer.text());
         answer.body
     }
 
-    /// Brings a backup back.
+    /// Restores a backup.
     pub fn restore(&self, backup: &Bytes) {
         eventually("Consul to take the backup", || {
             let answer = self.try_request(Method::PUT, "/v1/snapshot", backup.clone())?;
@@ -182,7 +182,7 @@ impl Consul {
         });
     }
 
-    /// Makes a token that may do what the rules say, and hands back its secret.
+    /// Makes a token with these rules, and returns its secret.
     pub fn token(&self, name: &str, rules: &str) -> String {
         let policy = json!({"Name": name, "Rules": rules}).to_string();
         let answer = self.request(Method::PUT, "/v1/acl/policy", policy);
@@ -201,7 +201,8 @@ impl Consul {
         Address::Tcp(self.address).request(method, path, token, body)
     }
 
-    /// The program: `$CONSUL`, as `tests/run` sets it, or what `tests/get-consul` finds or gets.
+    /// Finds the program: `$CONSUL`, as `tests/run` sets it, or the one that `tests/get-consul`
+    /// finds or downloads.
     fn program() -> PathBuf {
         if let Some(path) = std::env::var_os("CONSUL") {
             return path.into();
@@ -213,7 +214,7 @@ impl Consul {
         String::from_utf8_lossy(&found.stdout).trim().into()
     }
 
-    /// Newer servers call the token that may do everything otherwise.
+    /// Returns the setting for the token with all rights, which has another name in newer servers.
     fn root_token_key() -> &'static str {
         let mut ask = command(Self::program(), Path::new("/"));
         ask.arg("version");

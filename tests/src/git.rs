@@ -1,37 +1,37 @@
-//! The engineer: a repository to push from, with whichever git, and no configuration but the test's.
+//! An engineer: a repository to push from, with any git, and only the test's own configuration.
 
 use std::{
     cell::Cell,
     fmt::Write as _,
-    io::Write as _,
+    io::{Seek as _, Write as _},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Command, Output},
 };
 
-use crate::program::{command, run, spawn, text};
+use crate::program::{command, run, run_reading, text};
 
-/// What a git command did.
+/// The outcome of a git command.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// True when it ended with 0.
+    /// True if it ended with 0.
     pub ok: bool,
-    /// All that it printed.
+    /// Its output.
     pub text: String,
 }
 
 impl Outcome {
-    /// Expects success, and hands back what was printed.
+    /// Expects success, and returns the output.
     #[track_caller]
     pub fn accepted(self) -> String {
         assert!(self.ok, "git failed:\n{}", self.text);
         self.text
     }
 
-    /// Expects a refusal which says all of these words.
+    /// Expects a refusal whose text has all of these words.
     #[track_caller]
     pub fn refused(self, words: &[&str]) -> String {
         assert!(!self.ok, "this should have been refused:\n{}", self.text);
-        // Git breaks long messages of the server into lines of its own.
+        // Git breaks long messages of the server into lines.
         let flat = self.text.replace("remote:", " ");
         let flat: String = flat.split_whitespace().collect::<Vec<_>>().join(" ");
         for word in words {
@@ -41,7 +41,8 @@ impl Outcome {
     }
 }
 
-/// A bare repository to push from. Commits are made without a working tree, each with a date of its own.
+/// A bare repository to push from. Commits are made without a working tree, each with a date of its
+/// own.
 #[derive(Debug)]
 pub struct Work {
     folder: PathBuf,
@@ -50,7 +51,7 @@ pub struct Work {
     clock: Cell<u64>,
 }
 
-/// The git executables of this machine: the one on the path, and Debian's where that is another.
+/// Finds the git executables of this machine: the one on the path, and Debian's if that is another.
 pub fn executables() -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut found: Vec<PathBuf> = Vec::new();
@@ -64,7 +65,7 @@ pub fn executables() -> Vec<PathBuf> {
     found
 }
 
-/// A git command in a clean environment.
+/// Makes a git command in a clean environment.
 pub fn git(program: &Path, folder: &Path) -> Command {
     let mut git = command(program, folder);
     git.current_dir(folder);
@@ -76,12 +77,12 @@ pub fn git(program: &Path, folder: &Path) -> Command {
 }
 
 impl Work {
-    /// An empty repository in a new folder that pushes to `remote`.
+    /// Makes an empty repository in a new folder, which pushes to `remote`.
     pub fn new(folder: &Path, remote: &str) -> Self {
         Self::with_program(folder, remote, Path::new("git"))
     }
 
-    /// The same with a git of choice.
+    /// As [`Work::new`], with another git.
     pub fn with_program(folder: &Path, remote: &str, program: &Path) -> Self {
         std::fs::create_dir_all(folder).expect("the folder can be made");
         let work = Work {
@@ -96,17 +97,17 @@ impl Work {
         work
     }
 
-    /// Where it is.
+    /// Returns its folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// Where it pushes to.
+    /// Returns the URL that it pushes to.
     pub fn remote(&self) -> &str {
         &self.remote
     }
 
-    /// Runs git here and expects success; hands back what it printed on both outputs, trimmed.
+    /// Runs git here and expects success. Returns its output and its standard error, trimmed.
     #[track_caller]
     pub fn git(&self, arguments: &[&str]) -> String {
         self.try_git(arguments).accepted().trim().to_owned()
@@ -120,33 +121,35 @@ impl Work {
         Outcome { ok: output.status.success(), text: text(&output) }
     }
 
-    /// A git command here, for a test to run as it likes.
+    /// Makes a git command here, which the test runs itself.
     pub fn command(&self) -> Command {
         git(&self.program, &self.folder)
     }
 
-    /// Runs git here with something to read.
+    /// Runs git here with standard input.
     #[track_caller]
     pub fn git_reading(&self, arguments: &[&str], input: &[u8]) -> String {
-        let mut git = self.command();
-        git.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = spawn(git).expect("git can be run");
-        let mut pipe = child.stdin.take().expect("its input is piped");
-        let input = input.to_owned();
-        let writer = std::thread::spawn(move || pipe.write_all(&input));
-        let output = child.wait_with_output().expect("git can be run");
-        let _ = writer.join();
-        assert!(output.status.success(), "git {arguments:?} failed:\n{}", text(&output));
-        text(&output).trim().to_owned()
+        text(&self.run_reading(arguments, input)).trim().to_owned()
     }
 
-    /// The id that a name has here.
+    #[track_caller]
+    fn run_reading(&self, arguments: &[&str], input: &[u8]) -> Output {
+        let mut file = tempfile::tempfile().expect("a temporary file can be made");
+        file.write_all(input).and_then(|()| file.rewind()).expect("a temporary file can be written");
+        let mut git = self.command();
+        git.args(arguments);
+        let output = run_reading(git, file);
+        assert!(output.status.success(), "git {arguments:?} failed:\n{}", text(&output));
+        output
+    }
+
+    /// Returns the id that a name has here.
     #[track_caller]
     pub fn id(&self, name: &str) -> String {
         self.git(&["rev-parse", "--verify", "--end-of-options", name])
     }
 
-    /// Begins a change of one or many branches.
+    /// Begins a change of one or more branches.
     pub fn change(&self) -> Change<'_> {
         Change { work: self, branches: Vec::new(), words: None, also: Vec::new(), options: Vec::new() }
     }
@@ -158,18 +161,9 @@ impl Work {
         self.try_git(&arguments)
     }
 
-    /// A pack of all that these names reach; of nothing, an empty one.
+    /// Makes a pack of everything that these names reach. Without names it is empty.
     pub fn git_pack(&self, names: &[&str]) -> Vec<u8> {
-        let mut git = self.command();
-        git.args(["pack-objects", "--revs", "--stdout", "-q"]);
-        git.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = spawn(git).expect("git can be run");
-        let mut pipe = child.stdin.take().expect("its input is piped");
-        pipe.write_all(names.join("\n").as_bytes()).expect("git reads what to pack");
-        drop(pipe);
-        let output = child.wait_with_output().expect("git can be run");
-        assert!(output.status.success(), "git pack-objects failed:\n{}", text(&output));
-        output.stdout
+        self.run_reading(&["pack-objects", "--revs", "--stdout", "-q"], names.join("\n").as_bytes()).stdout
     }
 
     fn now(&self) -> u64 {
@@ -191,48 +185,48 @@ pub struct Change<'a> {
 #[derive(Debug)]
 struct Edit {
     path: String,
-    what: What,
+    content: Content,
 }
 
 #[derive(Debug)]
-enum What {
-    Content { mode: &'static str, bytes: Vec<u8> },
+enum Content {
+    File { mode: &'static str, bytes: Vec<u8> },
     Submodule(String),
-    Nothing,
+    Absent,
 }
 
 impl Change<'_> {
-    /// A file with this content on a branch (its name without `refs/heads/`).
+    /// Adds a file to a branch (its name without `refs/heads/`).
     #[must_use]
     pub fn file(self, branch: &str, path: &str, content: impl AsRef<[u8]>) -> Self {
-        self.edit(branch, path, What::Content { mode: "100644", bytes: content.as_ref().to_owned() })
+        self.edit(branch, path, Content::File { mode: "100644", bytes: content.as_ref().to_owned() })
     }
 
-    /// An executable file.
+    /// Adds an executable file.
     #[must_use]
     pub fn executable(self, branch: &str, path: &str, content: &str) -> Self {
-        self.edit(branch, path, What::Content { mode: "100755", bytes: content.into() })
+        self.edit(branch, path, Content::File { mode: "100755", bytes: content.into() })
     }
 
-    /// A symbolic link.
+    /// Adds a symbolic link.
     #[must_use]
     pub fn link(self, branch: &str, path: &str, target: &str) -> Self {
-        self.edit(branch, path, What::Content { mode: "120000", bytes: target.into() })
+        self.edit(branch, path, Content::File { mode: "120000", bytes: target.into() })
     }
 
-    /// A submodule at some commit.
+    /// Adds a submodule.
     #[must_use]
     pub fn submodule(self, branch: &str, path: &str, commit: &str) -> Self {
-        self.edit(branch, path, What::Submodule(commit.to_owned()))
+        self.edit(branch, path, Content::Submodule(commit.to_owned()))
     }
 
     /// Removes a file.
     #[must_use]
     pub fn without(self, branch: &str, path: &str) -> Self {
-        self.edit(branch, path, What::Nothing)
+        self.edit(branch, path, Content::Absent)
     }
 
-    /// What each commit's message ends with, as a paragraph of its own.
+    /// Adds a paragraph at the end of each commit's message.
     #[must_use]
     pub fn words(mut self, words: &str) -> Self {
         self.words = Some(words.to_owned());
@@ -253,8 +247,8 @@ impl Change<'_> {
         self
     }
 
-    fn edit(mut self, branch: &str, path: &str, what: What) -> Self {
-        let edit = Edit { path: path.to_owned(), what };
+    fn edit(mut self, branch: &str, path: &str, content: Content) -> Self {
+        let edit = Edit { path: path.to_owned(), content };
         match self.branches.iter_mut().find(|one| one.0 == branch) {
             Some(one) => one.1.push(edit),
             None => self.branches.push((branch.to_owned(), vec![edit])),
@@ -279,17 +273,17 @@ impl Change<'_> {
                 let _ = writeln!(head, "from {name}^0");
             }
             script.extend(head.into_bytes());
-            for Edit { path, what } in edits {
-                match what {
-                    What::Content { mode, bytes } => {
+            for Edit { path, content } in edits {
+                match content {
+                    Content::File { mode, bytes } => {
                         script.extend(format!("M {mode} inline {}\ndata {}\n", quoted(path), bytes.len()).bytes());
                         script.extend(bytes);
                         script.push(b'\n');
                     }
-                    What::Submodule(commit) => {
+                    Content::Submodule(commit) => {
                         script.extend(format!("M 160000 {commit} {}\n", quoted(path)).bytes());
                     }
-                    What::Nothing => script.extend(format!("D {}\n", quoted(path)).bytes()),
+                    Content::Absent => script.extend(format!("D {}\n", quoted(path)).bytes()),
                 }
             }
             script.push(b'\n');
@@ -297,7 +291,8 @@ impl Change<'_> {
         self.work.git_reading(&["fast-import", "--quiet"], &script);
     }
 
-    /// Makes the commits and pushes all in one step; what is refused is forgotten here too.
+    /// Makes the commits and pushes them in one step. After a refusal the branches here go back,
+    /// too.
     pub fn push(self) -> Outcome {
         let before = self.work.git(&["for-each-ref", "--format=update %(refname) %(objectname)", "refs/heads"]);
         self.commit();
@@ -321,7 +316,7 @@ impl Change<'_> {
         outcome
     }
 
-    /// [`Change::push`] that must be accepted.
+    /// As [`Change::push`], and expects success.
     #[track_caller]
     pub fn land(self) -> String {
         self.push().accepted()

@@ -1,4 +1,4 @@
-//! What participants of distributed operations saw, and whether it can be true.
+//! The readings of participants of distributed operations, and the check that they can be true.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -8,26 +8,26 @@ use std::{
 
 use serde::Deserialize;
 
-/// One reading of one process, in the words of `src/bin/participant.rs`.
+/// One reading of one process, as `src/bin/participant.rs` writes it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Observation {
-    /// Which service.
+    /// The service.
     pub service: String,
-    /// Which process of it.
+    /// Its process.
     pub process: u32,
-    /// The how manieth of this process.
+    /// The number of the reading in this process.
     pub order: u64,
     /// The snapshot that the process was on.
     pub current: u64,
     /// The version that it read at.
     pub pinned: u64,
-    /// What it read of what all datacenters share.
+    /// The value that it read and that all datacenters share.
     pub round: u64,
-    /// What it read of its own datacenter's.
+    /// The value that it read and that its datacenter alone has.
     pub local: u64,
 }
 
-/// Every accepted change, in order: what must be read at each sequence.
+/// Every accepted change, in order, and so the right values at each sequence.
 #[derive(Clone, Debug, Default)]
 pub struct Truth {
     rounds: BTreeMap<u64, u64>,
@@ -35,31 +35,31 @@ pub struct Truth {
 }
 
 impl Truth {
-    /// From `sequence` on all datacenters have this round.
+    /// Notes that all datacenters have this round from `sequence` on.
     pub fn round(&mut self, sequence: u64, round: u64) {
         self.rounds.insert(sequence, round);
     }
 
-    /// From `sequence` on one datacenter has this value of its own.
+    /// Notes that one datacenter has this value of its own from `sequence` on.
     pub fn local(&mut self, datacenter: &str, sequence: u64, local: u64) {
         self.locals.entry(datacenter.to_owned()).or_default().insert(sequence, local);
     }
 
-    /// The round and the datacenter's own value at a sequence.
+    /// Returns the round and the datacenter's own value at a sequence.
     pub fn at(&self, datacenter: &str, sequence: u64) -> (u64, u64) {
         let newest = |values: &BTreeMap<u64, u64>| values.range(..=sequence).next_back().map_or(0, |(_, value)| *value);
         (newest(&self.rounds), self.locals.get(datacenter).map_or(0, newest))
     }
 
-    /// The sequence of the newest change.
+    /// Returns the sequence of the newest change.
     pub fn newest(&self) -> u64 {
         let locals = self.locals.values().flat_map(BTreeMap::keys);
         self.rounds.keys().chain(locals).max().copied().unwrap_or_default()
     }
 }
 
-/// Reads a file of lines as participants write them. A line may be cut off where its process was killed: then it is the last
-/// one of that process, and what stands after it another wrote.
+/// Reads a file of lines as participants write them. If a process was killed, its last line may be
+/// cut off. Later lines are then from other processes.
 pub fn read(path: &Path) -> Vec<Observation> {
     let text = fs::read_to_string(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
     let mut cut: Option<(&str, u32)> = None;
@@ -79,7 +79,8 @@ pub fn read(path: &Path) -> Vec<Observation> {
     seen
 }
 
-/// Everything in what each datacenter's participants saw that cannot be, in words; each file's lines in their order.
+/// Describes every reading of each datacenter's participants that cannot be true. Each history is
+/// in the order of its file.
 pub fn faults(truth: &Truth, histories: &[(&str, Vec<Observation>)]) -> Vec<String> {
     let mut faults = Vec::new();
     let mut current: HashMap<(&str, u32), u64> = HashMap::new();
@@ -108,12 +109,12 @@ pub fn faults(truth: &Truth, histories: &[(&str, Vec<Observation>)]) -> Vec<Stri
     faults
 }
 
-/// Whether all participants of one operation read at one version.
+/// Tells whether all participants of one operation read at one version.
 pub fn is_one(operation: &[Observation]) -> bool {
     operation.windows(2).all(|two| two[0].pinned == two[1].pinned)
 }
 
-/// Whether they read two values of what all datacenters share.
+/// Tells whether they read two different shared values.
 pub fn is_mixed(operation: &[Observation]) -> bool {
     operation.windows(2).any(|two| two[0].round != two[1].round)
 }
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_be_seen_is_no_fault() {
+    fn possible_readings_are_no_faults() {
         let west = vec![seen(1, 3, 3, 1, 0), seen(1, 5, 5, 1, 7), seen(1, 6, 4, 1, 0), seen(2, 3, 6, 2, 7)];
         let east = vec![seen(3, 6, 6, 2, 0), seen(3, 6, 5, 1, 0)];
         assert_eq!(faults(&truth(), &[("west", west), ("east", east)]), [""; 0]);
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn each_rule_catches_what_breaks_it_alone() {
+    fn each_rule_catches_a_reading_that_breaks_it_alone() {
         let one = |words: &str, histories: &[(&str, Vec<Observation>)]| {
             let found = faults(&truth(), histories);
             assert!(found.iter().any(|fault| fault.contains(words)), "{words}: {found:?}");

@@ -14,10 +14,11 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming, cl
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
 
-use crate::DEADLINE;
+use crate::wait::DEADLINE;
 
-/// Where a server listens.
+/// The address of a server.
 #[derive(Clone, Debug)]
 pub enum Address {
     /// A TCP address.
@@ -26,7 +27,7 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-/// An answer, whole.
+/// A whole answer.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The status.
@@ -38,24 +39,24 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// The body as text.
+    /// Returns the body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
-    /// The body as JSON.
+    /// Parses the body as JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("not JSON ({error}): {}", self.text()))
     }
 }
 
 impl Address {
-    /// Asks for a path.
+    /// Requests a path.
     pub fn get(&self, path: &str) -> Result<Answer, String> {
         self.request(Method::GET, path, &[], Bytes::new())
     }
 
-    /// Asks for a path that must be there, and reads JSON.
+    /// Requests a path and expects success with JSON.
     pub fn get_json(&self, path: &str) -> Result<Value, String> {
         let answer = self.get(path)?;
         if answer.status.is_success() {
@@ -65,7 +66,7 @@ impl Address {
         }
     }
 
-    /// Any request. An error is in words: for [`crate::eventually`] and for people.
+    /// Sends any request. An error is text, for [`crate::wait::eventually`] and for people.
     pub fn request(
         &self,
         method: Method,
@@ -86,7 +87,7 @@ impl Address {
         })
     }
 
-    /// Follows a stream of server-sent events. Events come as (name, id, data).
+    /// Follows a stream of server-sent events.
     pub fn events(&self, path: &str, headers: &[(&str, &str)]) -> Events {
         let request = self.build(Method::GET, path, headers, Bytes::new());
         let (address, (sender, received)) = (self.clone(), channel());
@@ -128,22 +129,13 @@ impl Address {
 
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
         let words = |error: &dyn std::fmt::Display| format!("no answer from {self:?}: {error}");
-        let mut sender = match self {
-            Address::Tcp(address) => {
-                let stream = TcpStream::connect(address).await.map_err(|error| words(&error))?;
-                let (sender, connection) =
-                    http1::handshake(TokioIo::new(stream)).await.map_err(|error| words(&error))?;
-                tokio::spawn(connection);
-                sender
-            }
-            Address::Unix(path) => {
-                let stream = UnixStream::connect(path).await.map_err(|error| words(&error))?;
-                let (sender, connection) =
-                    http1::handshake(TokioIo::new(stream)).await.map_err(|error| words(&error))?;
-                tokio::spawn(connection);
-                sender
-            }
+        let stream = match self {
+            Address::Tcp(address) => TcpStream::connect(address).await.map(Either::Left),
+            Address::Unix(path) => UnixStream::connect(path).await.map(Either::Right),
         };
+        let stream = TokioIo::new(stream.map_err(|error| words(&error))?);
+        let (mut sender, connection) = http1::handshake(stream).await.map_err(|error| words(&error))?;
+        tokio::spawn(connection);
         sender.send_request(request).await.map_err(|error| words(&error))
     }
 }
@@ -153,7 +145,7 @@ impl Address {
 pub struct Event {
     /// `event:`
     pub name: String,
-    /// `id:`, empty without one.
+    /// `id:`; empty if absent.
     pub id: String,
     /// `data:`
     pub data: String,
@@ -166,12 +158,12 @@ pub struct Events {
 }
 
 impl Events {
-    /// The next event that is no heartbeat.
+    /// Waits for the next event that is no heartbeat.
     pub fn next(&self) -> Event {
         self.next_within(DEADLINE).unwrap_or_else(|| panic!("no event came, or the stream ended"))
     }
 
-    /// The next event that is no heartbeat, if one comes in that time.
+    /// Waits for the next event that is no heartbeat for some time.
     pub fn next_within(&self, wait: Duration) -> Option<Event> {
         loop {
             let event = self.received.recv_timeout(wait).ok()?;
@@ -181,7 +173,7 @@ impl Events {
         }
     }
 
-    /// True when a heartbeat comes in that time.
+    /// Tells whether a heartbeat comes in some time.
     pub fn beat_within(&self, wait: Duration) -> bool {
         let start = Instant::now();
         while let Ok(event) = self.received.recv_timeout(wait.saturating_sub(start.elapsed())) {
@@ -192,7 +184,7 @@ impl Events {
         false
     }
 
-    /// The next event of a name; others are passed over.
+    /// Waits for the next event of a name, and ignores others.
     pub fn next_named(&self, name: &str) -> Event {
         loop {
             let event = self.next();

@@ -1,4 +1,4 @@
-//! Pages of the documentation: what they tell people to paste, pasted, and what they say is printed.
+//! Pages of the documentation: pastes their scripts, and compares the output with theirs.
 
 use std::{
     fs,
@@ -9,7 +9,8 @@ use std::{
 
 use crate::program::{built, command, spawn};
 
-/// The fenced blocks of one language under a heading of a page, up to the next heading of its level or above.
+/// Returns the fenced blocks of one language under a heading of a page, up to the next heading of
+/// its level or above.
 pub fn fenced(page: &str, heading: &str, language: &str) -> Vec<String> {
     let level = heading.split(' ').next().unwrap_or_default().len();
     let is_heading = |line: &str| line.starts_with('#') && line.trim_start_matches('#').starts_with(' ');
@@ -43,28 +44,30 @@ pub fn fenced(page: &str, heading: &str, language: &str) -> Vec<String> {
 /// A person at a terminal, in a directory of their own.
 #[derive(Debug)]
 pub struct Reader<'a> {
-    /// Home, and where the logs of this are; the directory is `trial` in it.
+    /// The home directory. The working directory is `trial` in it.
     pub folder: &'a Path,
-    /// The loopback address that stands for 127.0.0.1, since others may run beside this, and people's daemons too.
+    /// The loopback address in place of 127.0.0.1, since other tests and the user's daemons may run
+    /// beside this.
     pub address: String,
-    /// How long it may take.
+    /// The longest time that a script may take.
     pub seconds: u32,
-    /// Folders with other programs that the page needs.
+    /// Folders with further programs that the page needs.
     pub path: Vec<PathBuf>,
 }
 
 impl Reader<'_> {
-    /// Where they paste.
+    /// Returns the working directory.
     pub fn trial(&self) -> PathBuf {
         self.folder.join("trial")
     }
 
-    /// Pastes a script, and expects each line of `expected` among what is printed, in this order; `…` is any text. When it
-    /// fails, `logs` in the trial's directory are shown.
+    /// Runs a script, and expects each line of `expected` in its output, in this order; `…` stands
+    /// for any text. A failure shows `logs` of the working directory.
     #[track_caller]
     pub fn paste(&self, script: &str, expected: &str, logs: &[&str]) {
         let script = format!(
-            // What the person sees in one terminal; what still runs when a block fails is stopped.
+            // Both outputs go to one terminal. The trap ends programs that still run when a block
+            // fails.
             "exec 2>&1\nset -euo pipefail\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n{}",
             script.replace("127.0.0.1", &self.address)
         );
@@ -72,7 +75,7 @@ impl Reader<'_> {
         fs::create_dir_all(self.trial()).expect("the folder can be made");
         fs::write(self.folder.join("script"), script).expect("the script can be written");
         let mut bash = command("timeout", self.folder);
-        // Whatever happens to this test, nothing that bash started outlives it.
+        // The processes that bash started end with this test, however it ends.
         bash.arg(self.seconds.to_string()).args(["setpriv", "--pdeathsig", "KILL", "--", "bash", "../script"]);
         bash.current_dir(self.trial()).env("PATH", self.programs()).stdin(Stdio::null()).stdout(Stdio::piped());
         let output = spawn(bash).and_then(std::process::Child::wait_with_output).expect("bash can be run");
@@ -91,7 +94,8 @@ impl Reader<'_> {
         }
     }
 
-    /// A PATH whose first folder holds the programs, each ending with the shell that started it.
+    /// Makes a PATH whose first folder has the programs, each of which ends with the shell that
+    /// started it.
     fn programs(&self) -> String {
         let bin = self.folder.join("bin");
         fs::create_dir_all(&bin).expect("the folder can be made");
@@ -108,7 +112,7 @@ impl Reader<'_> {
     }
 }
 
-/// True when `line` is `wanted`, where `…` is any text.
+/// Compares a line, where `…` in `wanted` stands for any text.
 fn is_like(line: &str, wanted: &str) -> bool {
     let line = line.trim_end();
     let Some((before, after)) = wanted.split_once('…') else { return line == wanted };

@@ -1,13 +1,11 @@
-//! Programs that a test starts: they say when they are ready, and end with the test.
+//! Programs that a test starts: they report when they are ready, and end with the test.
 
 use std::{
-    collections::VecDeque,
     ffi::{OsStr, OsString},
-    fmt::Write as _,
     fs::{self, File},
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Output, Stdio},
+    process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio},
     sync::{
         Mutex, OnceLock,
         mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel},
@@ -18,18 +16,18 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::DEADLINE;
+use crate::wait::DEADLINE;
 
-/// A program of this workspace, by name.
+/// Finds a program of this workspace by name.
 pub fn built(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a test knows its own program");
-    // target/<profile>/deps/<test> stands one folder below the programs.
+    // target/<profile>/deps/<test> is one folder below the programs.
     let path = own.ancestors().nth(2).expect("a test's program is in a folder").join(name);
     assert!(path.exists(), "there is no {}; build it first: cargo build --workspace --bins", path.display());
     path
 }
 
-/// A command in a clean environment, which ends when this process does.
+/// Makes a command in a clean environment, which ends when this process does.
 ///
 /// `setpriv` asks the kernel for that and becomes the program, so the id is the program's own.
 pub fn command(program: impl AsRef<OsStr>, home: &Path) -> Command {
@@ -40,32 +38,32 @@ pub fn command(program: impl AsRef<OsStr>, home: &Path) -> Command {
     command
 }
 
-/// Starts a command from a thread that lives as long as this process: the kernel ties a child to the thread that
-/// started it, and a test's own thread may end earlier.
+/// Starts a command from a thread that lives as long as this process: the kernel ties a child to
+/// the thread that started it, and a test's own thread may end earlier.
 pub fn spawn(command: Command) -> io::Result<Child> {
-    type Order = (Command, SyncSender<io::Result<Child>>);
-    static SPAWNER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
+    type Request = (Command, SyncSender<io::Result<Child>>);
+    static SPAWNER: OnceLock<Mutex<Sender<Request>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
-        let (orders, received) = channel::<Order>();
+        let (requests, received) = channel::<Request>();
         thread::spawn(move || {
             for (mut command, answer) in received {
                 let _ = answer.send(command.spawn());
             }
         });
-        Mutex::new(orders)
+        Mutex::new(requests)
     });
     let (answer, child) = sync_channel(1);
-    let orders = spawner.lock().expect("the spawner's lock is never poisoned").clone();
-    orders.send((command, answer)).expect("the spawner lives as long as the process");
-    child.recv().expect("the spawner answers every order")
+    let requests = spawner.lock().expect("the spawner's lock is never poisoned").clone();
+    requests.send((command, answer)).expect("the spawner lives as long as the process");
+    child.recv().expect("the spawner answers every request")
 }
 
-/// Runs a command to its end and hands back what it printed.
+/// Runs a command to its end, and returns its output.
 pub fn run(command: Command) -> Output {
     run_reading(command, Stdio::null())
 }
 
-/// [`run`], with something to read.
+/// As [`run`], with standard input.
 pub fn run_reading(mut command: Command, input: impl Into<Stdio>) -> Output {
     command.stdin(input).stdout(Stdio::piped()).stderr(Stdio::piped());
     let name = format!("{command:?}");
@@ -73,14 +71,14 @@ pub fn run_reading(mut command: Command, input: impl Into<Stdio>) -> Output {
     child.wait_with_output().unwrap_or_else(|error| panic!("cannot run {name}: {error}"))
 }
 
-/// What a command printed, both ways, as text.
+/// Returns the standard output and the standard error of a command as text.
 pub fn text(output: &Output) -> String {
     let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.push_str(&String::from_utf8_lossy(&output.stderr));
     text
 }
 
-/// A long-running program with all that is needed to start it again.
+/// A long-running program, with its arguments for another start.
 #[derive(Debug)]
 pub struct Daemon {
     name: String,
@@ -94,12 +92,12 @@ pub struct Daemon {
 #[derive(Debug)]
 struct Running {
     child: Child,
-    lines: Receiver<String>,
+    lines: Receiver<(Instant, String)>,
     ready: String,
 }
 
 impl Daemon {
-    /// Describes a program of this workspace that prints `ready …` once it can serve; [`Daemon::start`] starts it.
+    /// Describes a program that prints `ready …` once it can serve. [`Daemon::start`] starts it.
     pub fn new<A: Into<OsString>>(
         name: &str,
         program: PathBuf,
@@ -111,28 +109,28 @@ impl Daemon {
         Daemon { name, program, arguments, environment: Vec::new(), home, running: None }
     }
 
-    /// Adds a flag, from the next start on.
+    /// Adds an argument for the next start.
     pub fn argument(&mut self, argument: impl Into<OsString>) {
         self.arguments.push(argument.into());
     }
 
-    /// The flags, to be changed for the next start.
+    /// Returns the arguments of the next start.
     pub fn arguments(&mut self) -> &mut Vec<OsString> {
         &mut self.arguments
     }
 
-    /// Sets an environment variable, from the next start on.
+    /// Sets an environment variable for the next start.
     pub fn environment(&mut self, name: &str, value: impl Into<OsString>) {
         self.environment.push((name.into(), value.into()));
     }
 
-    /// Starts it and waits until it says that it is ready.
+    /// Starts it, and waits until it is ready.
     pub fn start(&mut self) {
         self.start_unready();
         self.await_ready();
     }
 
-    /// Starts it without waiting: for one that cannot get ready yet.
+    /// Starts it without waiting, if it cannot get ready yet.
     pub fn start_unready(&mut self) {
         assert!(self.running.is_none(), "{} runs already", self.name);
         let log = File::options().create(true).append(true).open(self.log_path()).expect("the log can be opened");
@@ -141,23 +139,16 @@ impl Daemon {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
         let mut child = spawn(command).unwrap_or_else(|error| panic!("cannot start {}: {error}", self.name));
         let output = child.stdout.take().expect("its output is piped");
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                // Its output is read to the end even when nobody listens any more: a full pipe would stop it.
-                let _ = sender.send(line);
-            }
-        });
-        self.running = Some(Running { child, lines, ready: String::new() });
+        self.running = Some(Running { child, lines: lines_of(output), ready: String::new() });
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it is ready.
     pub fn await_ready(&mut self) {
         let running = self.running.as_mut().expect("it was started");
         let start = Instant::now();
         loop {
             match running.lines.recv_timeout(DEADLINE.saturating_sub(start.elapsed())) {
-                Ok(line) if line.starts_with("ready ") => {
+                Ok((_, line)) if line.starts_with("ready ") => {
                     running.ready = line;
                     return;
                 }
@@ -173,22 +164,23 @@ impl Daemon {
         }
     }
 
-    /// The line with which it said that it was ready.
+    /// Returns the line `ready …`.
     pub fn ready_line(&self) -> &str {
         &self.running.as_ref().expect("it runs").ready
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.running.as_ref().expect("it runs").child.id()
     }
 
-    /// True while it runs.
+    /// Tells whether it runs.
     pub fn is_running(&mut self) -> bool {
         self.running.as_mut().is_some_and(|running| matches!(running.child.try_wait(), Ok(None)))
     }
 
-    /// Asks it to end as systemd would, and expects success within five seconds; says how long it took.
+    /// Stops it as systemd would, and expects success within five seconds. Returns the time that it
+    /// took.
     pub fn stop(&mut self) -> Duration {
         let start = Instant::now();
         self.signal(Signal::TERM);
@@ -199,7 +191,7 @@ impl Daemon {
         took
     }
 
-    /// Ends it as a power cut would.
+    /// Kills it, as a power cut would.
     pub fn kill9(&mut self) {
         if let Some(mut running) = self.running.take() {
             running.child.kill().expect("it is our child");
@@ -238,17 +230,17 @@ impl Daemon {
         }
     }
 
-    /// All that it wrote to standard error since its first start.
+    /// Returns its standard error since its first start.
     pub fn log(&self) -> String {
         fs::read(self.log_path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
 
-    /// The log from now on: a mark to hand to [`Daemon::log_since`].
+    /// Returns a mark for [`Daemon::log_since`].
     pub fn log_mark(&self) -> usize {
         self.log().len()
     }
 
-    /// What it wrote after a mark.
+    /// Returns the log after a mark.
     pub fn log_since(&self, mark: usize) -> String {
         self.log().split_off(mark)
     }
@@ -262,29 +254,38 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if thread::panicking() {
             let log = self.log();
-            let lines: VecDeque<&str> = log.lines().collect();
-            let mut shown = String::new();
-            for line in lines.iter().skip(lines.len().saturating_sub(40)) {
-                let _ = writeln!(shown, "  {line}");
-            }
-            eprintln!("-- the end of {}'s log:\n{shown}", self.name);
+            let lines: Vec<&str> = log.lines().collect();
+            let end = &lines[lines.len().saturating_sub(40)..];
+            eprintln!("-- the end of {}'s log:\n  {}\n", self.name, end.join("\n  "));
         }
         self.kill9();
     }
 }
 
-/// Sends a signal to a process of ours.
+/// Reads the lines of a program's output in a thread, with the time of each.
+pub(crate) fn lines_of(output: ChildStdout) -> Receiver<(Instant, String)> {
+    let (sender, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            // Reads to the end even without a listener: a full pipe would stop the program.
+            let _ = sender.send((Instant::now(), line));
+        }
+    });
+    lines
+}
+
+/// Sends a signal to a process.
 pub fn signal_pid(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process id is positive");
     kill_process(pid, signal).expect("the process is there");
 }
 
-/// The processes that a process started and theirs, with the words of their command lines.
+/// Lists all descendants of a process, with their command lines.
 pub fn descendants(of: u32) -> Vec<(u32, String)> {
     let mut all: Vec<(u32, u32, String)> = Vec::new();
     for entry in fs::read_dir("/proc").expect("/proc is there").flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
-        // A process may end while it is looked at.
+        // A process may end meanwhile.
         let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
         let Some(parent) = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)) else { continue };
         let words = fs::read(entry.path().join("cmdline")).unwrap_or_default();

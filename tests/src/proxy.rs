@@ -1,4 +1,5 @@
-//! A stand-in between two programs that counts, demands a token, holds back, and cuts.
+//! A proxy between two programs that counts requests, demands a token, holds bytes back, and cuts
+//! connections.
 
 use std::{
     io::{self, Read, Write},
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use crate::own_address;
+use crate::address::own_address;
 
 /// A TCP proxy in front of one server.
 #[derive(Debug)]
@@ -40,12 +41,12 @@ struct State {
     open: Vec<TcpStream>,
 }
 
-/// A request that went through, and its answer.
+/// A request that went through, with the size of its answer.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Request {
     /// The first line.
     pub line: String,
-    /// Bytes of the answer until now, its head included.
+    /// The bytes of the answer until now, with its head.
     pub received: u64,
 }
 
@@ -70,24 +71,24 @@ impl Proxy {
                 }
                 let Ok(client) = client else { continue };
                 let shared = Arc::clone(&accepting);
-                // A connection that breaks is what proxies see; the programs on its two sides notice by themselves.
+                // The programs on both sides notice a broken connection themselves.
                 thread::spawn(move || drop(serve(&shared, client)));
             }
         });
         Proxy { address, shared }
     }
 
-    /// Its base URL.
+    /// Returns its base URL.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Breaks every connection, and takes no new one until [`Proxy::mend`].
+    /// Breaks every connection, and accepts no new one until [`Proxy::mend`].
     pub fn cut(&self) {
         let mut state = self.state();
         state.cut = true;
@@ -105,29 +106,29 @@ impl Proxy {
         self.shared.changed.notify_all();
     }
 
-    /// Passes on `bytes` more of what clients send, then holds the rest back until [`Proxy::mend`].
+    /// Passes on `bytes` more bytes of clients, then holds the rest back until [`Proxy::mend`].
     pub fn hold_after(&self, bytes: u64) {
         self.state().hold_after = Some(self.shared.sent.load(Ordering::Relaxed) + bytes);
     }
 
-    /// Answers 401 to every request whose `Authorization` is none of these.
+    /// Answers 401 to every request without one of these values of `Authorization`.
     pub fn demand(&self, accepted: &[&str]) {
         self.state().accepted = Some(accepted.iter().map(|&one| one.to_owned()).collect());
     }
 
-    /// The requests since the start, or since [`Proxy::reset`].
+    /// Returns the requests since the start, or since [`Proxy::reset`].
     pub fn requests(&self) -> Vec<Request> {
         self.state().requests.clone()
     }
 
-    /// The requests for Git's objects and refs among them.
+    /// Returns those requests that are for Git's objects and refs.
     pub fn git_requests(&self) -> Vec<Request> {
         let mut requests = self.requests();
         requests.retain(|request| request.line.contains("/conf.git/"));
         requests
     }
 
-    /// Begins to count anew.
+    /// Forgets the requests.
     pub fn reset(&self) {
         let mut state = self.state();
         state.requests.clear();
@@ -143,7 +144,7 @@ impl Drop for Proxy {
     fn drop(&mut self) {
         self.shared.closed.store(true, Ordering::Relaxed);
         self.cut();
-        // Wakes the accepting thread, which then sees that it is over.
+        // Wakes the accepting thread, which then ends.
         let _ = TcpStream::connect(self.shared.own);
     }
 }
@@ -158,10 +159,12 @@ fn serve(shared: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
         state.open.push(client.try_clone()?);
         TcpStream::connect_timeout(&shared.to, Duration::from_secs(5))
     };
-    // A server that is away is a connection refused, as near as a proxy can come to it.
+    // If the server is away, the client's connection closes: the nearest that a proxy can come to a
+    // refused one.
     let Ok(server) = server else { return client.shutdown(Shutdown::Both) };
     server.set_nodelay(true)?;
-    // Which of the requests an answer's bytes belong to: programs wait for one before they send the next.
+    // The request of the answer that comes back now. Programs wait for an answer before they send
+    // the next request.
     let asked: Arc<Mutex<Option<(u64, usize)>>> = Arc::default();
     let back = {
         let (shared, mut from, mut to) = (Arc::clone(shared), server.try_clone()?, client.try_clone()?);
@@ -191,22 +194,22 @@ fn serve(shared: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
     forwarded
 }
 
-/// The head of a request, as far as it has come.
+/// The head of a request, as far as it has arrived.
 #[derive(Default)]
 struct Head {
     bytes: Vec<u8>,
     body_left: Body,
 }
 
-/// How much of a request's body is still to come.
+/// The rest of a request's body.
 #[derive(Default)]
 enum Body {
-    /// A head comes next.
+    /// There is none; a head comes next.
     #[default]
     None,
-    /// So many bytes.
+    /// This many bytes.
     Length(u64),
-    /// Until the last chunk.
+    /// All chunks up to the last.
     Chunked(Vec<u8>),
 }
 
@@ -241,7 +244,7 @@ fn copy_requests(
                 client.write_all(answer.as_bytes())?;
                 client.write_all(words)?;
                 client.shutdown(Shutdown::Write)?;
-                // What the client still sends is read, or the answer could be lost with a reset.
+                // Reads the rest of the request: otherwise a reset could discard the answer.
                 client.set_read_timeout(Some(Duration::from_secs(1)))?;
                 let _ = io::copy(&mut client, &mut io::sink());
                 return Err(io::Error::other("no token"));
@@ -251,7 +254,7 @@ fn copy_requests(
     })
 }
 
-/// Counts what is about to be sent, and waits while it is held back.
+/// Counts bytes before they are sent, and waits while they are held back.
 fn hold(shared: &Shared, bytes: u64) {
     let sent = shared.sent.fetch_add(bytes, Ordering::Relaxed) + bytes;
     let mut state = shared.state.lock().expect("no holder of this lock fails");
@@ -273,7 +276,7 @@ fn copy(from: &mut TcpStream, to: &mut TcpStream, mut pass: impl FnMut(&[u8]) ->
 }
 
 impl Head {
-    /// Takes what came and hands back the heads that are complete with it.
+    /// Takes bytes, and returns the heads that they complete.
     fn feed(&mut self, mut bytes: &[u8]) -> Vec<String> {
         let mut complete = Vec::new();
         while !bytes.is_empty() {
@@ -302,7 +305,8 @@ impl Head {
                     if last.len() > 7 {
                         last.remove(0);
                     }
-                    // Bodies of requests in these tests never hold this by themselves: packs end their chunk before.
+                    // No body of a request in these tests contains this text: packs end their chunk
+                    // before it.
                     if last.ends_with(b"\r\n0\r\n\r\n") {
                         self.body_left = Body::None;
                     }

@@ -1,15 +1,15 @@
-//! Those for whom all of this is done: processes that are told, and readers that never stop.
+//! Processes that get signals, and readers that never stop.
 
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{BufRead, BufReader, Read, Write},
+    io::{Read, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStdin, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
-        mpsc::{Receiver, channel},
+        mpsc::Receiver,
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -18,11 +18,11 @@ use std::{
 use rustix::fs::{Mode, OFlags, openat};
 
 use crate::{
-    DEADLINE,
-    program::{built, command, spawn},
+    program::{built, command, lines_of, spawn},
+    wait::DEADLINE,
 };
 
-/// A process that handles SIGHUP and says so.
+/// A process that handles SIGHUP and reports it.
 #[derive(Debug)]
 pub struct Reader {
     child: Child,
@@ -33,7 +33,7 @@ pub struct Reader {
 /// A signal that a reader received.
 #[derive(Clone, Debug)]
 pub struct Told {
-    /// When.
+    /// The time.
     pub when: Instant,
     /// The sequence of the snapshot that `current` named then.
     pub sequence: u64,
@@ -56,13 +56,7 @@ impl Reader {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = spawn(command).expect("the reader can be started");
         let (output, input) = (child.stdout.take().expect("its output is piped"), child.stdin.take());
-        let (sender, lines) = channel();
-        thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let _ = sender.send((Instant::now(), line));
-            }
-        });
-        let reader = Reader { child, input, lines };
+        let reader = Reader { child, input, lines: lines_of(output) };
         reader.await_ready();
         reader
     }
@@ -79,30 +73,31 @@ impl Reader {
         self.await_ready();
     }
 
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
 
-    /// The next signal, which must come.
+    /// Waits for the next signal, which must come.
     #[track_caller]
     pub fn told(&self) -> Told {
         self.told_within(DEADLINE).expect("the reader was not told in time")
     }
 
-    /// The next signal, if one comes in that time.
+    /// Waits for the next signal for some time.
     pub fn told_within(&self, wait: Duration) -> Option<Told> {
         let (when, line) = self.lines.recv_timeout(wait).ok()?;
         let sequence = line.strip_prefix("hup ").unwrap_or_else(|| panic!("not a signal: {line}"));
         Some(Told { when, sequence: sequence.parse().unwrap_or_default() })
     }
 
-    /// Every signal that has come until now.
+    /// Returns every signal that has come until now.
     pub fn all_told(&self) -> Vec<Told> {
         std::iter::from_fn(|| self.told_within(Duration::ZERO)).collect()
     }
 
-    /// Waits until it was told with at least this sequence in place; hands back how often it was told until then.
+    /// Waits for a signal with at least this sequence in place, and returns the number of signals
+    /// until then.
     #[track_caller]
     pub fn told_of(&self, sequence: u64) -> usize {
         let mut times = 0;
@@ -114,7 +109,7 @@ impl Reader {
         }
     }
 
-    /// True while it runs.
+    /// Tells whether it runs.
     pub fn is_running(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -127,21 +122,22 @@ impl Drop for Reader {
     }
 }
 
-/// A reader that never stops: every round it opens `current` once and reads the same files through that.
+/// A reader that never stops: in every round it opens `current` once, and reads the same files
+/// through that.
 #[derive(Debug)]
 pub struct Poller {
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<Seen>>,
 }
 
-/// What a poller saw.
+/// The findings of a poller.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Rounds.
+    /// The number of rounds.
     pub rounds: u64,
-    /// How often each combination of contents was seen.
+    /// The number of times that each combination of contents was read.
     pub contents: BTreeMap<Vec<String>, u64>,
-    /// How often `current` named an older sequence than in the round before.
+    /// The number of times that `current` named an older sequence than in the round before.
     pub backwards: u64,
     /// Errors of the rounds in which a file could not be read.
     pub failures: Vec<String>,
@@ -172,8 +168,8 @@ impl Poller {
         Poller { stop, thread: Some(thread) }
     }
 
-    /// Ends it, and expects that it could always read, and never an older sequence or files of two changes: every file
-    /// holds the same in each of these stories.
+    /// Ends it. Expects that no read failed, that the sequence never went back, and that no round
+    /// read files of two changes: in these stories every file has the same content.
     #[track_caller]
     pub fn stop_unharmed(self) -> Seen {
         let seen = self.stop();
@@ -185,7 +181,7 @@ impl Poller {
         seen
     }
 
-    /// Ends it and says what it saw.
+    /// Ends it, and returns its findings.
     pub fn stop(mut self) -> Seen {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.take().expect("it is stopped once").join().expect("the poller does not fail")
@@ -198,7 +194,7 @@ impl Drop for Poller {
     }
 }
 
-/// The sequence that `current` names.
+/// Returns the sequence that `current` names.
 pub fn current(export: &Path) -> Option<u64> {
     std::fs::read_link(export.join("current")).ok()?.file_name()?.to_str()?.parse().ok()
 }

@@ -12,7 +12,7 @@ use conf_core::{
     consul::{Consul, ConsulCredentials, ConsulError, Entry, Operation, Outcome, Seen},
     http,
 };
-use conf_slave::http::embedded::{self, Store};
+use conf_slave::EmbeddedConsul;
 use tests::own_address;
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -256,7 +256,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 async fn start_embedded() -> (SocketAddr, CancellationToken) {
     let listener = http::bind_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let (address, stop) = (listener.address().unwrap(), CancellationToken::new());
-    tokio::spawn(http::serve(listener, embedded::routes(Store::new()), stop.clone()));
+    tokio::spawn(http::serve(listener, EmbeddedConsul::new().routes(), stop.clone()));
     (address, stop)
 }
 

@@ -1,290 +1,233 @@
-//! The local mirror: one bare repository, whose ref `refs/snapshots/<id>/<version>` is what this slave serves.
+//! The local mirror: one bare repository, whose ref `refs/snapshots/<id>/<version>` names the
+//! served snapshot.
 //!
 //! Always true:
-//! - The ref names a snapshot that was verified and is complete, and it only moves forward along its chain.
-//! - The highest sequence ever served is remembered beside the repository, so that a repository that was lost or thrown
-//!   away does not bring an older one back.
-//! - A damaged repository is never mended in place: a new one is filled beside it and takes its place by one rename.
+//! - The ref names a complete and verified snapshot, and moves only forward along its chain.
+//! - The highest sequence ever served is kept beside the repository, so that a new repository in
+//!   place of a lost one does not bring an older snapshot back.
+//! - A damaged repository is never mended in place: a new one is filled beside it and replaces it
+//!   by a rename.
 
-pub mod tips;
-pub mod upkeep;
+mod error;
+mod served;
+mod folder;
 
 use std::{
-    collections::BTreeMap,
-    fs,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
 };
 
 use conf_core::{
-    api::{DatacenterStatus, Pin, Pointer, WatermarkEvent},
+    api::{DatacenterStatus, Pointer, WatermarkEvent},
     daemon::chain,
-    git::{self, Depth, GitError, LockError, RepositoryLock, RepositoryPool, Step},
+    git::{self, Depth, RepositoryLock, RepositoryPool, Step},
     git_http::UploadPack,
-    sign::{self, KeyError, TrustedKeys},
-    snapshot::{self, Snapshot, SnapshotError},
-    upstream::{self, FetchError, Fetched, UpstreamError, Upstreams},
+    sign::{KeyError, TrustedKeys, verify_watermark},
+    snapshot::{Snapshot, SnapshotError},
+    upstream::{FetchError, Fetched, UpstreamError, Upstreams, fetch},
 };
-use git2::{ErrorCode, Repository};
-use libconf::name::{CommitId, ComponentVersion, DatacenterName, RefName, Sequence};
-use tokio::{sync::watch, task::spawn_blocking};
+use git2::Repository;
+use libconf::name::{CommitId, DatacenterName, Sequence};
+use parking_lot::Mutex;
+use tokio::{
+    sync::{Notify, watch},
+    task::spawn_blocking,
+};
 
-/// What this slave serves.
-#[derive(Clone, Debug)]
-pub struct Serving {
-    /// The snapshot.
-    pub snapshot: Snapshot,
-    /// What it pins.
-    pub pins: Arc<BTreeMap<ComponentVersion, Pin>>,
-}
+use crate::mirror::folder::{Examined, StateFolder};
+pub(crate) use crate::mirror::{error::MirrorError, folder::repository_in, served::ServedSnapshot};
 
-impl Serving {
-    /// Its pointer.
-    pub fn pointer(&self) -> Pointer {
-        Pointer { sequence: self.snapshot.sequence, commit: self.snapshot.commit }
-    }
-}
-
-/// The mirror of one datacenter.
+/// The mirror of one datacenter, and the newest pointer and watermark that it has heard of.
 #[derive(Debug)]
-pub struct Mirror {
-    place: Place,
-    keys: TrustedKeys,
-    upstreams: Arc<Upstreams>,
+pub(crate) struct Mirror {
+    folder: Arc<StateFolder>,
+    /// The central servers.
+    pub(crate) upstreams: Arc<Upstreams>,
     upload: Arc<UploadPack>,
-    serving: watch::Sender<Option<Arc<Serving>>>,
+    served: watch::Sender<Option<Arc<ServedSnapshot>>>,
+    wanted: watch::Sender<Option<Pointer>>,
+    watermark: watch::Sender<Option<WatermarkEvent>>,
+    /// Notified by a task that has a reason to suspect damage.
+    pub(crate) suspicion: Notify,
     // The highest ever served.
-    floor: Mutex<Option<Pointer>>,
+    highest: Mutex<Option<Pointer>>,
     lock: Mutex<RepositoryLock>,
 }
 
-/// Where things are.
-#[derive(Clone, Debug)]
-struct Place {
-    state: PathBuf,
-    datacenter: DatacenterName,
-}
-
-/// What a commit that someone named turned out to be.
+/// The result of looking up a pointer that someone else wrote.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Judgement {
-    /// A snapshot signed for this datacenter, with the sequence that was named.
+pub(crate) enum Judgement {
+    /// It names a snapshot that was signed for this datacenter with that sequence.
     Signed,
-    /// No such thing.
+    /// It names no such snapshot.
     Damage,
-    /// Nobody could be asked.
+    /// No central server could be asked.
     Unknown,
 }
 
-/// Why the mirror is not where it should be.
-#[derive(Debug, thiserror::Error)]
-pub enum MirrorError {
-    /// Objects could not be brought.
-    #[error("cannot fetch the snapshot")]
-    Fetch(#[source] FetchError),
-    /// The central server does not say what is newest.
-    #[error("cannot ask which snapshot is newest")]
-    Ask(#[source] UpstreamError),
-    /// What came is not a snapshot for us.
-    #[error("a snapshot from the central server is refused")]
-    Refused(#[source] SnapshotError),
-    /// What came does not follow what is here.
-    #[error(
-        "snapshot {offered} from the central server does not follow {here}, which is kept; was the central \
-             repository put back to an older state?"
-    )]
-    NotForward {
-        /// What came.
-        offered: Pointer,
-        /// What is here, or was here before the repository was lost.
-        here: Pointer,
-    },
-    /// The repository cannot be used.
-    #[error("cannot use the repository in {path}")]
-    Repository {
-        /// Where.
-        path: PathBuf,
-        /// Git's words.
-        #[source]
-        cause: git2::Error,
-    },
-    /// A file or folder cannot be used.
-    #[error("cannot use {path}; see that this user may write there and that there is room")]
-    File {
-        /// Which.
-        path: PathBuf,
-        /// The system's words.
-        #[source]
-        cause: std::io::Error,
-    },
-    /// A new repository cannot be made.
-    #[error("cannot make a repository")]
-    Make(#[source] GitError),
-    /// Someone else holds it.
-    #[error("cannot hold the repository")]
-    Lock(#[source] LockError),
-}
-
-impl MirrorError {
-    /// True when a damaged local repository may be behind it.
-    pub fn may_be_damage(&self) -> bool {
-        matches!(
-            self,
-            MirrorError::Fetch(FetchError::Corrupt { .. } | FetchError::Repository { .. })
-                | MirrorError::Repository { .. }
-                | MirrorError::Refused(SnapshotError::Read { .. })
-        )
-    }
-}
-
-/// What a repository holds.
-enum Found {
-    Nothing,
-    Whole(Box<Serving>),
-    Damage(String),
-}
-
 impl Mirror {
-    /// Sees that a watermark is this datacenter's, and signed by whom snapshots are trusted of.
-    pub fn trusts(&self, watermark: &WatermarkEvent) -> Result<(), KeyError> {
-        sign::verify_watermark(watermark, &self.place.datacenter, &self.keys)
-    }
-
-    /// Takes the mirror in the folder `state`, or makes an empty one; a damaged one is set aside. Blocks.
-    pub fn open(
+    /// Opens the mirror in the folder `state`, or makes an empty one in place of a missing or
+    /// damaged one. Blocks.
+    pub(crate) fn open(
         state: &Path,
         datacenter: DatacenterName,
         keys: TrustedKeys,
         upstreams: Arc<Upstreams>,
         upload: Arc<UploadPack>,
     ) -> Result<Self, MirrorError> {
-        let place = Place { state: state.to_owned(), datacenter };
-        let repo = place.repo();
-        make_folder(&repo)?;
-        let mut lock = git::lock(&repo).map_err(MirrorError::Lock)?;
-        let found = match git::init(&repo, &SETTINGS) {
-            Ok(opened) => place.find(&opened, &keys),
-            Err(error) => Found::Damage(chain(&error)),
+        let folder = StateFolder { path: state.to_owned(), datacenter, keys };
+        let repo = folder.repo();
+        let mut lock = folder::lock_folder(&repo)?;
+        let examined = match git::init(&repo, &folder::SETTINGS) {
+            Ok(opened) => folder.examine(&opened),
+            Err(error) => Examined::Damaged(chain(&error)),
         };
-        let serving = match found {
-            Found::Nothing => None,
-            Found::Whole(serving) => Some(*serving),
-            Found::Damage(reason) => {
+        let served = match examined {
+            Examined::Empty => None,
+            Examined::Whole(served) => Some(*served),
+            Examined::Damaged(reason) => {
                 tracing::warn!(%reason, "the local repository is damaged; it is thrown away and cloned anew");
-                place.set_aside()?;
-                remove(&place.aside())?;
-                make_folder(&repo)?;
-                lock = git::lock(&repo).map_err(MirrorError::Lock)?;
-                git::init(&repo, &SETTINGS).map_err(MirrorError::Make)?;
+                folder.set_aside()?;
+                folder.remove_damaged()?;
+                lock = folder::create(&repo)?;
                 None
             }
         };
-        let floor = place.read_floor().into_iter().chain(serving.as_ref().map(Serving::pointer));
-        let floor = floor.max_by_key(|pointer| pointer.sequence);
-        let serving = serving.filter(|serving| Some(serving.pointer()) == floor);
+        let highest = folder.read_highest().into_iter().chain(served.as_ref().map(ServedSnapshot::pointer));
+        let highest = highest.max_by_key(|pointer| pointer.sequence);
+        let served = served.filter(|served| Some(served.pointer()) == highest);
         Ok(Mirror {
-            place,
-            keys,
+            folder: Arc::new(folder),
             upstreams,
             upload,
-            serving: watch::Sender::new(serving.map(Arc::new)),
-            floor: Mutex::new(floor),
+            served: watch::Sender::new(served.map(Arc::new)),
+            wanted: watch::Sender::default(),
+            watermark: watch::Sender::default(),
+            suspicion: Notify::new(),
+            highest: Mutex::new(highest),
             lock: Mutex::new(lock),
         })
     }
 
-    /// The bare repository in the folder `state`.
-    pub fn repository_in(state: &Path) -> PathBuf {
-        state.join("repo.git")
+    /// Returns the path of the bare repository.
+    pub(crate) fn repo(&self) -> PathBuf {
+        self.folder.repo()
     }
 
-    /// The bare repository.
-    pub fn repo(&self) -> PathBuf {
-        self.place.repo()
+    /// Returns the name of the mirrored datacenter.
+    pub(crate) fn datacenter(&self) -> &DatacenterName {
+        &self.folder.datacenter
     }
 
-    /// Whose mirror it is.
-    pub fn datacenter(&self) -> &DatacenterName {
-        &self.place.datacenter
+    /// Returns the full name of the branch that a plain clone checks out.
+    pub(crate) fn head_branch(&self) -> String {
+        self.folder.head_branch()
     }
 
-    /// What is served now.
-    pub fn serving(&self) -> Option<Arc<Serving>> {
-        self.serving.borrow().clone()
+    /// Returns the snapshot that is served now.
+    pub(crate) fn served(&self) -> Option<Arc<ServedSnapshot>> {
+        self.served.borrow().clone()
     }
 
-    /// Tells of every change of what is served.
-    pub fn subscribe(&self) -> watch::Receiver<Option<Arc<Serving>>> {
-        self.serving.subscribe()
+    /// Subscribes to the served snapshot.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Option<Arc<ServedSnapshot>>> {
+        self.served.subscribe()
     }
 
-    /// The highest sequence that was ever served.
-    pub fn floor(&self) -> Sequence {
-        self.lock_floor().map_or(Sequence::default(), |pointer| pointer.sequence)
+    /// Returns the highest sequence that was ever served.
+    pub(crate) fn highest(&self) -> Sequence {
+        self.highest.lock().map_or(Sequence::default(), |pointer| pointer.sequence)
     }
 
-    /// Brings the snapshot `commit`, checks it, serves it; does nothing when it is served already.
-    ///
-    /// Cancel: leaves at most unreferenced objects.
-    pub async fn advance(&self, commit: CommitId) -> Result<(), MirrorError> {
-        let before = self.serving();
-        if before.as_ref().is_some_and(|serving| serving.snapshot.commit == commit) {
-            return Ok(());
-        }
-        let step =
-            Step { have: before.as_ref().map(|serving| serving.snapshot.commit), want: commit, depth: Depth::Full };
-        // Not for longer: upkeep packs it anew, and another may take its place.
-        let opened = RepositoryPool::at(self.repo());
-        let Fetched { answer, wire_bytes, .. } = self.fetch(&opened, step).await.map_err(MirrorError::Fetch)?;
-        let (place, keys, floor) = (self.place.clone(), self.keys.clone(), *self.lock_floor());
-        let serving = spawn_blocking(move || {
-            let repo = opened.lend().map_err(|cause| place.unusable(cause))?;
-            let serving = place.check(&repo, &keys, commit, before.as_deref(), floor)?;
-            place.move_ref(&repo, commit)?;
-            Ok::<_, MirrorError>(serving)
+    /// Asks for the snapshot that `pointer` names, unless a newer one is wanted already.
+    pub(crate) fn want(&self, pointer: Pointer) {
+        self.wanted.send_if_modified(|now| {
+            let newer = now.is_none_or(|now| pointer.sequence >= now.sequence);
+            if newer {
+                *now = Some(pointer);
+            }
+            newer
         });
-        let serving = Arc::new(serving.await.expect("checking does not panic")?);
-        if let Some((request, response)) = answer {
-            self.upload.prime(request, response).await;
-        }
-        tracing::info!(sequence = %serving.snapshot.sequence, commit = %commit.short(), wire_bytes, "serves a snapshot");
-        self.serve(serving);
+    }
+
+    /// Subscribes to the newest wanted pointer.
+    pub(crate) fn subscribe_wanted(&self) -> watch::Receiver<Option<Pointer>> {
+        self.wanted.subscribe()
+    }
+
+    /// Keeps `watermark` if it is newer than the last one. Refuses one that is not signed for this
+    /// datacenter: hosts would not believe it either.
+    pub(crate) fn take_watermark(&self, watermark: WatermarkEvent) -> Result<(), KeyError> {
+        verify_watermark(&watermark, &self.folder.datacenter, &self.folder.keys)?;
+        // Watermarks never go back, not even if the central server is put back to an older state.
+        self.watermark.send_if_modified(|now| {
+            let newer = now.as_ref().is_none_or(|now| watermark.central > now.central);
+            if newer {
+                *now = Some(watermark);
+            }
+            newer
+        });
         Ok(())
     }
 
-    /// Makes what is served known, then remembered: a crash between the two is made good by the ref.
-    fn serve(&self, serving: Arc<Serving>) {
-        *self.lock_floor() = Some(serving.pointer());
-        self.serving.send_replace(Some(serving));
+    /// Subscribes to the newest watermark.
+    pub(crate) fn subscribe_watermark(&self) -> watch::Receiver<Option<WatermarkEvent>> {
+        self.watermark.subscribe()
     }
 
-    /// Writes the highest sequence down, durably. Blocks; off the way of a change.
-    pub fn remember(&self) -> Result<(), MirrorError> {
-        let Some(floor) = *self.lock_floor() else { return Ok(()) };
-        let path = self.place.floor_file();
-        git::replace_file(&path, format!("{floor}\n").as_bytes(), git::Durability::Durable)
-            .map_err(|cause| MirrorError::File { path, cause })
+    /// Fetches the snapshot `commit`, verifies it and serves it. Does nothing if it is served
+    /// already.
+    ///
+    /// Cancel: leaves at most unreferenced objects.
+    pub(crate) async fn advance(&self, commit: CommitId) -> Result<(), MirrorError> {
+        let before = self.served();
+        let have = before.as_ref().map(|served| served.snapshot.commit);
+        if have == Some(commit) {
+            return Ok(());
+        }
+        let step = Step { have, want: commit, depth: Depth::Full };
+        // Opened for this step only: upkeep repacks the repository, and a new one may take its
+        // place.
+        let opened = RepositoryPool::at(self.repo());
+        let Fetched { answer, wire_bytes, .. } = self.fetch(&opened, step).await.map_err(MirrorError::Fetch)?;
+        let (folder, highest) = (Arc::clone(&self.folder), *self.highest.lock());
+        let served = spawn_blocking(move || {
+            let repo = opened.lend().map_err(|cause| folder.unusable(cause))?;
+            folder.accept(&repo, commit, before.as_deref(), highest)
+        });
+        let served = served.await.expect("checking does not panic")?;
+        if let Some((request, response)) = answer {
+            self.upload.prime(request, response).await;
+        }
+        tracing::info!(sequence = %served.snapshot.sequence, commit = %commit.short(), wire_bytes, "serves a snapshot");
+        self.serve(served);
+        Ok(())
     }
 
-    /// Moves the branch that a plain clone checks out to what is served. HEAD cannot name `refs/snapshots/…` itself: `git
-    /// fsck` takes a HEAD that names no branch for damage. Blocks; off the way of a change.
-    pub fn move_head(&self, serving: &Serving) -> Result<(), MirrorError> {
-        let repo = self.place.open_repo()?;
-        let moved = self.place.move_head(&repo, serving.snapshot.commit);
-        moved.map_err(|cause| MirrorError::Repository { path: self.repo(), cause })
+    /// Publishes the snapshot within this program. `remember` writes the sequence later; after a
+    /// crash before that, the ref still names the snapshot.
+    fn serve(&self, served: ServedSnapshot) {
+        *self.highest.lock() = Some(served.pointer());
+        self.served.send_replace(Some(Arc::new(served)));
     }
 
-    /// The full name of that branch.
-    pub fn head_branch(&self) -> String {
-        self.place.head_branch()
+    /// Writes the highest sequence, durably. Blocks; no change waits for it.
+    pub(crate) fn remember(&self) -> Result<(), MirrorError> {
+        let highest = *self.highest.lock();
+        highest.map_or(Ok(()), |highest| self.folder.write_highest(highest))
     }
 
-    /// Learns what a pointer is, from the repository or else from the central server.
-    pub async fn judge(&self, pointer: Pointer) -> Judgement {
+    /// Moves the branch that a plain clone checks out to `served`. Blocks; no change waits for it.
+    pub(crate) fn move_head(&self, served: &ServedSnapshot) -> Result<(), MirrorError> {
+        self.folder.move_head(&self.folder.open_repo()?, served.snapshot.commit)
+    }
+
+    /// Looks up a pointer in the repository, or else at the central server.
+    pub(crate) async fn judge(&self, pointer: Pointer) -> Judgement {
         if let Some(judgement) = self.judge_here(pointer).await {
             return judgement;
         }
-        let have = self.serving().map(|serving| serving.snapshot.commit);
+        let have = self.served().map(|served| served.snapshot.commit);
         let step = Step { have, want: pointer.commit, depth: Depth::Full };
         match self.fetch(&RepositoryPool::at(self.repo()), step).await {
             Ok(_) => self.judge_here(pointer).await.unwrap_or(Judgement::Damage),
@@ -293,40 +236,41 @@ impl Mirror {
         }
     }
 
-    /// `None`: it is not here.
+    /// Looks up a pointer in the repository; `None` if its commit is not here.
     async fn judge_here(&self, pointer: Pointer) -> Option<Judgement> {
-        let (place, keys) = (self.place.clone(), self.keys.clone());
+        let folder = Arc::clone(&self.folder);
         let verified = spawn_blocking(move || {
-            let repo = Repository::open_bare(place.repo())
+            let repo = Repository::open_bare(folder.repo())
                 .map_err(|cause| SnapshotError::Read { commit: pointer.commit, cause })?;
-            Snapshot::verify(&repo, pointer.commit, &keys, &place.datacenter)
+            Snapshot::verify(&repo, pointer.commit, &folder.keys, &folder.datacenter)
         });
         match verified.await.expect("checking does not panic") {
             Ok(snapshot) if snapshot.sequence == pointer.sequence => Some(Judgement::Signed),
-            // Signed, by a conf-master newer than this program: only its successor can read more.
+            // Signed by a conf-master newer than this program: only a newer conf-slave can read
+            // more of it.
             Err(SnapshotError::Newer { .. }) => Some(Judgement::Signed),
             Err(SnapshotError::Read { .. }) => None,
             Ok(_) | Err(_) => Some(Judgement::Damage),
         }
     }
 
-    /// Looks whether everything that is served is there and readable; says what is wrong. Blocks, for seconds when large.
-    pub fn examine(&self) -> Result<(), String> {
-        let Some(serving) = self.serving() else { return Ok(()) };
-        let repo = self.place.open_repo().map_err(|error| chain(&error))?;
-        match self.place.find(&repo, &self.keys) {
-            Found::Whole(found) if found.snapshot.commit == serving.snapshot.commit => {}
-            Found::Whole(_) | Found::Nothing => return Err("its ref is not where it was put".to_owned()),
-            Found::Damage(reason) => return Err(reason),
+    /// Checks that every served object is there and readable; an error describes the damage.
+    /// Blocks, and takes seconds in a large repository.
+    pub(crate) fn examine(&self) -> Result<(), String> {
+        let Some(served) = self.served() else { return Ok(()) };
+        let repo = self.folder.open_repo().map_err(|error| chain(&error))?;
+        match self.folder.examine(&repo) {
+            Examined::Whole(found) if found.snapshot.commit == served.snapshot.commit => {}
+            Examined::Whole(_) | Examined::Empty => return Err("its ref is not where it was put".to_owned()),
+            Examined::Damaged(reason) => return Err(reason),
         }
-        let output = git::command(&self.repo()).args(["fsck", "--no-dangling", "--no-progress"]).output();
-        match output {
+        match git::command(&self.repo()).args(["fsck", "--no-dangling", "--no-progress"]).output() {
             Ok(output) if output.status.success() => Ok(()),
             Ok(output) => {
                 let words = String::from_utf8_lossy(&output.stderr);
                 Err(words.lines().next().unwrap_or("git fsck says that it is damaged").to_owned())
             }
-            // Not to be able to look is no sign of damage.
+            // A program that cannot start is no sign of damage.
             Err(cause) => {
                 tracing::warn!(%cause, "cannot run git fsck");
                 Ok(())
@@ -335,48 +279,36 @@ impl Mirror {
     }
 
     /// Clones the newest snapshot into a new repository, which then takes the old one's place.
-    pub async fn clone_anew(&self) -> Result<(), MirrorError> {
-        let status = format!("api/v1/datacenters/{}", self.place.datacenter);
+    pub(crate) async fn clone_anew(&self) -> Result<(), MirrorError> {
+        let status = format!("api/v1/datacenters/{}", self.folder.datacenter);
         let newest: DatacenterStatus = self.upstreams.get_json(&status).await.map_err(MirrorError::Ask)?;
-        let path = self.place.state.join("repo.new");
+        let path = self.folder.path.join("repo.new");
         let fresh = path.clone();
-        let lock = spawn_blocking(move || {
-            remove(&fresh)?;
-            make_folder(&fresh)?;
-            let lock = git::lock(&fresh).map_err(MirrorError::Lock)?;
-            git::init(&fresh, &SETTINGS).map_err(MirrorError::Make)?;
-            Ok::<_, MirrorError>(lock)
-        });
+        let lock = spawn_blocking(move || folder::remove(&fresh).and_then(|()| folder::create(&fresh)));
         let lock = lock.await.expect("making a folder does not panic")?;
         let step = Step { have: None, want: newest.commit, depth: Depth::Full };
         self.fetch(&RepositoryPool::at(path.clone()), step).await.map_err(MirrorError::Fetch)?;
-        let (place, keys, floor) = (self.place.clone(), self.keys.clone(), *self.lock_floor());
-        let serving = spawn_blocking(move || {
+        let (folder, highest) = (Arc::clone(&self.folder), *self.highest.lock());
+        let served = spawn_blocking(move || {
             let repo =
                 Repository::open_bare(&path).map_err(|cause| MirrorError::Repository { path: path.clone(), cause })?;
-            let serving = place.check(&repo, &keys, newest.commit, None, floor)?;
-            place.move_ref(&repo, newest.commit)?;
-            // A crash after this leaves no repository, which is cloned at the next start.
-            place.set_aside()?;
-            // One rename takes the old one away and one puts the new one there, since only an empty folder is replaced.
-            fs::rename(&path, place.repo())
-                .and_then(|()| git::sync_folder(&place.state))
-                .map_err(|cause| MirrorError::File { path, cause })?;
-            remove(&place.aside())?;
-            Ok::<_, MirrorError>(serving)
+            let served = folder.accept(&repo, newest.commit, None, highest)?;
+            folder.replace_repo(&path)?;
+            Ok::<_, MirrorError>(served)
         });
-        let serving = Arc::new(serving.await.expect("checking does not panic")?);
-        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = lock;
-        tracing::info!(sequence = %serving.snapshot.sequence, "cloned anew");
-        self.serve(serving);
+        let served = served.await.expect("checking does not panic")?;
+        *self.lock.lock() = lock;
+        tracing::info!(sequence = %served.snapshot.sequence, "cloned anew");
+        self.serve(served);
         Ok(())
     }
 
-    /// Asks one central server after the other; the error is the one that says most about what is true.
+    /// Fetches from one central server after the other. The returned error is the one that tells
+    /// most: "no server has it" is returned only if every server answered so.
     async fn fetch(&self, repo: &RepositoryPool, step: Step) -> Result<Fetched, FetchError> {
         let mut worst: Option<FetchError> = None;
         for upstream in self.upstreams.in_order() {
-            match upstream::fetch(&upstream, repo.clone(), step).await {
+            match fetch(&upstream, repo.clone(), step).await {
                 Ok(fetched) => {
                     upstream.report(true);
                     return Ok(fetched);
@@ -384,7 +316,7 @@ impl Mirror {
                 Err(error @ (FetchError::NotFound { .. } | FetchError::Repository { .. })) => {
                     worst = worst.or(Some(error));
                 }
-                // It could have been there: that nobody has it is not known.
+                // This server could have the snapshot.
                 Err(error) => {
                     upstream.report(false);
                     worst = Some(error);
@@ -393,161 +325,4 @@ impl Mirror {
         }
         Err(worst.unwrap_or(FetchError::Unreachable(UpstreamError::NoServer)))
     }
-
-    fn lock_floor(&self) -> std::sync::MutexGuard<'_, Option<Pointer>> {
-        self.floor.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Old clients (protocol v0) ask for what is advertised only; the rest is for maintenance, which the daemon starts.
-const SETTINGS: [(&str, &str); 3] = [("gc.auto", "0"), ("maintenance.auto", "false"), ("repack.writeBitmaps", "false")];
-
-impl Place {
-    fn repo(&self) -> PathBuf {
-        Mirror::repository_in(&self.state)
-    }
-
-    fn floor_file(&self) -> PathBuf {
-        self.state.join("highest")
-    }
-
-    fn reference(&self) -> String {
-        RefName::Snapshot(self.datacenter.clone()).to_string()
-    }
-
-    fn open_repo(&self) -> Result<Repository, MirrorError> {
-        Repository::open_bare(self.repo()).map_err(|cause| self.unusable(cause))
-    }
-
-    fn unusable(&self, cause: git2::Error) -> MirrorError {
-        MirrorError::Repository { path: self.repo(), cause }
-    }
-
-    /// Reads what the ref names, and sees that all of it is there.
-    fn find(&self, repo: &Repository, keys: &TrustedKeys) -> Found {
-        // libgit2 opens a repository with an empty HEAD, git does not.
-        if let Err(error) = repo.find_reference("HEAD") {
-            return Found::Damage(chain(&error));
-        }
-        let commit: CommitId = match repo.find_reference(&self.reference()).and_then(|found| found.peel_to_commit()) {
-            Ok(commit) => commit.id().into(),
-            Err(error) if error.code() == ErrorCode::NotFound && !self.has_ref_file() => return Found::Nothing,
-            Err(error) => return Found::Damage(chain(&error)),
-        };
-        let whole = Snapshot::verify(repo, commit, keys, &self.datacenter)
-            .map_err(|error| chain(&error))
-            .and_then(|snapshot| git::complete(repo, None, commit).map(|()| snapshot).map_err(|error| chain(&error)))
-            .and_then(|snapshot| pins_of(repo, &snapshot, None).map_err(|error| chain(&error)));
-        match whole {
-            Ok(serving) => Found::Whole(Box::new(serving)),
-            Err(reason) => Found::Damage(reason),
-        }
-    }
-
-    /// An object that the ref names and that is gone is "not found", too.
-    fn has_ref_file(&self) -> bool {
-        self.repo().join(self.reference()).exists()
-    }
-
-    /// Accepts a snapshot that was fetched: signed for this datacenter, and ahead of what is served or ever was.
-    fn check(
-        &self,
-        repo: &Repository,
-        keys: &TrustedKeys,
-        commit: CommitId,
-        before: Option<&Serving>,
-        floor: Option<Pointer>,
-    ) -> Result<Serving, MirrorError> {
-        let snapshot = Snapshot::verify(repo, commit, keys, &self.datacenter).map_err(MirrorError::Refused)?;
-        let offered = Pointer { sequence: snapshot.sequence, commit };
-        let follows = match (before, floor) {
-            // A commit names its parents by their content, so one good signature vouches for the whole chain.
-            (Some(before), _) => {
-                snapshot.sequence > before.snapshot.sequence
-                    && repo
-                        .graph_descendant_of(commit.into(), before.snapshot.commit.into())
-                        .map_err(|cause| MirrorError::Repository { path: self.repo(), cause })?
-            }
-            (None, Some(floor)) => offered == floor || offered.sequence > floor.sequence,
-            (None, None) => true,
-        };
-        if !follows {
-            let here = before.map(Serving::pointer).or(floor).unwrap_or(offered);
-            return Err(MirrorError::NotForward { offered, here });
-        }
-        pins_of(repo, &snapshot, before).map_err(MirrorError::Refused)
-    }
-
-    fn move_ref(&self, repo: &Repository, commit: CommitId) -> Result<(), MirrorError> {
-        let failed = |cause| MirrorError::Repository { path: self.repo(), cause };
-        let name = self.reference();
-        repo.reference(&name, commit.into(), true, "served").map_err(failed)?;
-        // Later moves of it can wait; the first one makes clones possible.
-        match repo.head() {
-            Ok(_) => Ok(()),
-            Err(_) => self.move_head(repo, commit).map_err(failed),
-        }
-    }
-
-    fn move_head(&self, repo: &Repository, commit: CommitId) -> Result<(), git2::Error> {
-        let branch = self.head_branch();
-        repo.reference(&branch, commit.into(), true, "served")?;
-        repo.set_head(&branch)
-    }
-
-    fn head_branch(&self) -> String {
-        format!("refs/heads/snapshots/{}", self.datacenter)
-    }
-
-    fn read_floor(&self) -> Option<Pointer> {
-        let text = fs::read_to_string(self.floor_file()).ok()?;
-        let floor = text.trim().parse();
-        floor
-            .inspect_err(
-                |error| tracing::warn!(%error, "{} is damaged and counts as absent", self.floor_file().display()),
-            )
-            .ok()
-    }
-
-    fn aside(&self) -> PathBuf {
-        self.state.join("repo.damaged")
-    }
-
-    /// Puts the repository out of the way; the one that was put there before goes.
-    fn set_aside(&self) -> Result<(), MirrorError> {
-        let aside = self.aside();
-        remove(&aside)?;
-        match fs::rename(self.repo(), &aside) {
-            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-                Err(MirrorError::File { path: self.repo(), cause })
-            }
-            _ => Ok(()),
-        }
-    }
-}
-
-fn remove(path: &Path) -> Result<(), MirrorError> {
-    match fs::remove_dir_all(path) {
-        Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
-            Err(MirrorError::File { path: path.to_owned(), cause })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// What a snapshot pins, from the one before where there is one: the cost grows with the difference.
-fn pins_of(repo: &Repository, snapshot: &Snapshot, before: Option<&Serving>) -> Result<Serving, SnapshotError> {
-    let difference = snapshot::compare(repo, before.map(|serving| &serving.snapshot), snapshot)?;
-    let mut pins = before.map_or_else(BTreeMap::new, |serving| (*serving.pins).clone());
-    for (name, change) in difference.components {
-        match change.after {
-            Some(component) => pins.insert(name, component.pin),
-            None => pins.remove(&name),
-        };
-    }
-    Ok(Serving { snapshot: snapshot.clone(), pins: Arc::new(pins) })
-}
-
-fn make_folder(path: &Path) -> Result<(), MirrorError> {
-    fs::create_dir_all(path).map_err(|cause| MirrorError::File { path: path.to_owned(), cause })
 }

@@ -1,4 +1,4 @@
-//! What a program asks the agent of its host, over its socket: small requests, each with a deadline.
+//! Requests to the agent of this host, over its socket: small ones, each with a deadline.
 
 use std::{
     io::{self, Read, Write},
@@ -13,84 +13,88 @@ use serde::{Deserialize, de::DeserializeOwned};
 
 use crate::name::{CommitId, Sequence};
 
-/// An agent on the same machine answers from memory; one that takes longer hangs, and the program starts without it.
+/// The deadline of the request for the export directory. The agent answers from memory; one that
+/// takes longer hangs, and the program starts without it.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
 
-/// A status lists every watcher of the host; this is far above the bound on their number.
+/// Bytes of an answer. A status lists every watcher of the host; this is far above the bound on
+/// their number.
 const ANSWER_BYTES: u64 = 16 << 20;
 
-/// The longest that the agent lets one question wait; who wants to wait longer asks again.
-pub(super) const LONGEST_QUESTION: Duration = Duration::from_secs(60);
+/// The longest time that the agent lets one question wait. A longer read asks again.
+pub(crate) const LONGEST_QUESTION: Duration = Duration::from_secs(60);
 
-/// The word of conf-local's `GET /v1/at/<w>` for a datacenter that began later.
+/// The reason that conf-local's `GET /v1/at/<w>` gives for a datacenter that began later.
 const NONE_SO_OLD: &str = "none-so-old";
 
-/// What the agent may take beyond the time that it was asked to wait at most.
+/// The time that the agent may take beyond the wait that it was asked for.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The agent's export directory; none when no agent answers on `socket` in time.
-pub(super) fn export_dir(socket: &Path) -> Option<PathBuf> {
+/// Asks for the agent's export directory; `None` if no agent answers on `socket` in time.
+pub(crate) fn export_dir(socket: &Path) -> Option<PathBuf> {
     #[derive(Deserialize)]
     struct Status {
         export: PathBuf,
     }
     let (answer, answered) = mpsc::sync_channel(1);
     let socket = socket.to_owned();
-    // Connecting to a Unix socket has no time limit of its own: a stopped agent whose queue is full would hold us. The
-    // thread ends with the connection; nobody waits for it beyond the limit.
+    // Connecting to a Unix socket has no time limit: a stopped agent with a full queue would hold
+    // this thread. The new thread ends with the connection, and nothing waits for it beyond the
+    // limit.
     let asking = thread::Builder::new().name("libconf-locate".to_owned());
     asking.spawn(move || answer.send(ask(&socket, &get("/v1/status"), Instant::now() + ANSWER_WITHIN))).ok()?;
     let status: Status = answered.recv_timeout(ANSWER_WITHIN).ok()?.ok()?.json().ok()?;
     status.export.is_absolute().then_some(status.export)
 }
 
-/// Where and how the agent is asked.
+/// The way to ask the agent.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Agent {
-    /// Its socket; none: nobody is asked.
-    pub(super) socket: Option<PathBuf>,
-    /// What the program calls itself.
-    pub(super) program: Option<String>,
-    /// Where questions wait; in threads of their own otherwise.
+pub(crate) struct Agent {
+    /// The agent's socket. Without one, no agent is asked.
+    pub(crate) socket: Option<PathBuf>,
+    /// The name of this program.
+    pub(crate) program: Option<String>,
+    /// The runtime in which questions wait. Without one, each waits in a thread of its own.
     #[cfg(feature = "tokio")]
-    pub(super) runtime: Option<tokio::runtime::Handle>,
+    pub(crate) runtime: Option<tokio::runtime::Handle>,
 }
 
-/// A snapshot as the agent names it: the newest of this datacenter for every change from `from` through `through`.
+/// The agent's answer: a snapshot that is this datacenter's newest for every change from `from`
+/// through `through`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-pub(super) struct At {
-    pub(super) sequence: Sequence,
-    pub(super) commit: CommitId,
-    pub(super) from: Sequence,
-    pub(super) through: Sequence,
+pub(crate) struct At {
+    pub(crate) sequence: Sequence,
+    pub(crate) commit: CommitId,
+    pub(crate) from: Sequence,
+    pub(crate) through: Sequence,
 }
 
-/// Why the agent did not name one.
+/// The reason why the agent named no snapshot.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Refused {
-    /// The datacenter had no configuration as old as that; asking again changes nothing.
+pub(crate) enum Refused {
+    /// The datacenter had no configuration that old. Asking again changes nothing.
     NoneSoOld,
-    /// Not now, in the agent's words or those of the system.
+    /// Not now; the reason is the agent's or the system's.
     NotNow(String),
-    /// Nobody can be asked any more.
+    /// No question can be asked any more.
     Never(String),
 }
 
-/// The question for the newest snapshot not above `sequence`; the agent waits for it until shortly before `deadline`, so
-/// that its words about what is missing are here in time.
-pub(super) fn at(sequence: Sequence, deadline: Instant) -> Vec<u8> {
+/// Makes the request for the newest snapshot not above `sequence`. The agent waits for it until
+/// shortly before `deadline`, so that its answer about the missing part arrives in time.
+pub(crate) fn at(sequence: Sequence, deadline: Instant) -> Vec<u8> {
     let left = deadline.saturating_duration_since(Instant::now()).min(LONGEST_QUESTION);
     let patience = left.saturating_sub((left / 10).min(GRACE));
     get(&format!("/v1/at/{sequence}?timeout={:.3}", patience.as_secs_f64()))
 }
 
-/// Until when an answer to a question that may wait until `deadline` is read.
-pub(super) fn patience(deadline: Instant) -> Instant {
+/// Returns the time until which an answer is read, for a question that may wait until `deadline`.
+pub(crate) fn patience(deadline: Instant) -> Instant {
     deadline.min(Instant::now() + LONGEST_QUESTION) + GRACE
 }
 
-/// What the agent's answer to [`at`] says.
-pub(super) fn read_at(sequence: Sequence, answer: io::Result<Answer>) -> Result<At, Refused> {
+/// Reads the answer to [`at`].
+pub(crate) fn read_at(sequence: Sequence, answer: io::Result<Answer>) -> Result<At, Refused> {
     let answer = answer.map_err(|error| Refused::NotNow(format!("the agent of this host does not answer: {error}")))?;
     if answer.status == 200 {
         let at: At = answer.json().map_err(|error| Refused::NotNow(error.to_string()))?;
@@ -101,7 +105,7 @@ pub(super) fn read_at(sequence: Sequence, answer: io::Result<Answer>) -> Result<
     let earlier =
         format!("the agent of this host answers {status}; is it of an earlier version than this program's libconf?");
     Err(match answer.refusal() {
-        // Final, so nothing but the agent's own word for it is taken as that.
+        // This answer is final, so only the agent's own word for it counts.
         Some(Refusal { reason: Some(reason), .. }) if reason == NONE_SO_OLD => Refused::NoneSoOld,
         Some(Refusal { error, reason: Some(_) }) => Refused::NotNow(error),
         Some(Refusal { error, reason: None }) => Refused::NotNow(format!("{earlier} It says: {error}")),
@@ -109,8 +113,9 @@ pub(super) fn read_at(sequence: Sequence, answer: io::Result<Answer>) -> Result<
     })
 }
 
-/// Sends one request and reads the answer, until `deadline`; only connecting may take longer, see [`export_dir`].
-pub(super) fn ask(socket: &Path, request: &[u8], deadline: Instant) -> io::Result<Answer> {
+/// Sends one request and reads the answer, until `deadline`. Only connecting may take longer, see
+/// [`export_dir`].
+pub(crate) fn ask(socket: &Path, request: &[u8], deadline: Instant) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_write_timeout(Some(left(deadline)?))?;
     stream.write_all(request)?;
@@ -122,7 +127,7 @@ pub(super) fn ask(socket: &Path, request: &[u8], deadline: Instant) -> io::Resul
             Ok(0) => return Answer::parse(&answer),
             Ok(count) => answer.extend_from_slice(&part[..count]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // The system's word for it, "resource temporarily unavailable", says nothing to people.
+            // The system's text, "resource temporarily unavailable", would confuse people.
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(io::ErrorKind::TimedOut.into()),
             Err(error) => return Err(error),
         }
@@ -134,7 +139,7 @@ pub(super) fn ask(socket: &Path, request: &[u8], deadline: Instant) -> io::Resul
 
 /// As [`ask`], in a runtime of tokio that drives its input, output and time.
 #[cfg(feature = "tokio")]
-pub(super) async fn ask_in_runtime(socket: &Path, request: &[u8], deadline: Instant) -> io::Result<Answer> {
+pub(crate) async fn ask_in_runtime(socket: &Path, request: &[u8], deadline: Instant) -> io::Result<Answer> {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     let asking = async {
         let mut stream = tokio::net::UnixStream::connect(socket).await?;
@@ -151,13 +156,13 @@ fn left(deadline: Instant) -> io::Result<Duration> {
     if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
-/// HTTP/1.0: the answer ends with the connection and never comes in chunks.
+/// Makes a GET request. It is HTTP/1.0: the answer ends with the connection and is never chunked.
 fn get(target: &str) -> Vec<u8> {
     format!("GET {target} HTTP/1.0\r\nHost: localhost\r\nAccept: application/json\r\n\r\n").into_bytes()
 }
 
-/// The same for a body of JSON.
-pub(super) fn post(target: &str, body: &[u8]) -> Vec<u8> {
+/// Makes a POST request with a JSON body.
+pub(crate) fn post(target: &str, body: &[u8]) -> Vec<u8> {
     let length = body.len();
     let head = format!(
         "POST {target} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
@@ -165,10 +170,10 @@ pub(super) fn post(target: &str, body: &[u8]) -> Vec<u8> {
     [head.as_bytes(), body].concat()
 }
 
-/// What came back.
+/// An answer of the agent.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) status: u16,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
     body: Vec<u8>,
 }
 
@@ -198,9 +203,10 @@ impl Answer {
 /// The body of a refusal.
 #[derive(Debug, Deserialize)]
 struct Refusal {
-    /// For people.
+    /// The message for people.
     error: String,
-    /// The agent's word for why there is no snapshot for a change; none in what it says of anything else.
+    /// The agent's code for "no snapshot for this change", with its reason. Other refusals have
+    /// none.
     reason: Option<String>,
 }
 
@@ -224,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_for_another_change_is_none() {
+    fn an_answer_for_another_change_is_refused() {
         let body = |from: u64, through: u64| {
             format!(
                 r#"{{"sequence":{from},"commit":"{}","from":{from},"through":{through},"central":99}}"#,
@@ -239,7 +245,7 @@ mod tests {
         let refused = |head: &str, body: &str| read_at(Sequence(7), answer(head, body)).unwrap_err();
         let none = r#"{"error":"no configuration as old as change 7","reason":"none-so-old"}"#;
         assert_eq!(refused("HTTP/1.0 404 Not Found", none), Refused::NoneSoOld);
-        // An agent that does not have the route at all is no word about the datacenter.
+        // An agent without this route says nothing about the datacenter.
         for body in ["nothing here", r#"{"error":"there is nothing at this path"}"#] {
             assert!(matches!(refused("HTTP/1.0 404 Not Found", body), Refused::NotNow(_)), "{body}");
         }

@@ -1,12 +1,14 @@
-use std::{error::Error as StdError, fmt, io, path::PathBuf};
+//! Errors of reading.
+
+use std::{error::Error as StdError, io, path::PathBuf};
 
 use crate::name::{BadName, ComponentSelector, ComponentVersion, Sequence, Version};
 
-/// Why something cannot be read; the cause, where there is one, is its `source`.
+/// An error of reading. Its cause, if there is one, is its `source`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The name of a component is not one. Mend the program.
+    /// The text is no name of a component. Correct the program.
     #[error(transparent)]
     Name(#[from] BadName),
 
@@ -18,23 +20,24 @@ pub enum Error {
     NoExport {
         /// The export directory.
         dir: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 
-    /// This host's snapshot has no such component. It comes with a later snapshot, or the host's role lacks it.
+    /// This host's snapshot has no such component. It comes with a later snapshot, or the host's
+    /// role lacks it.
     #[error("change {sequence} has no {component} for this host; `conf-local status` shows what the host runs")]
     NotExported {
-        /// What was asked for.
+        /// The requested component.
         component: ComponentSelector,
-        /// In which snapshot.
+        /// The snapshot.
         sequence: Sequence,
     },
 
-    /// The datacenter runs several versions of the component, and none was named. Name one.
-    #[error("{component} runs in several versions, name one: {}", Several(.component, .versions))]
+    /// The datacenter runs several versions of the component, and the program named none. Name one.
+    #[error("{component} runs in several versions, name one: {}", several(.component, .versions))]
     SeveralVersions {
-        /// What was asked for.
+        /// The requested component.
         component: ComponentSelector,
         /// The versions, sorted.
         versions: Vec<Version>,
@@ -43,102 +46,107 @@ pub enum Error {
     /// The component is exported as files alone (its pin says `raw: true`). Read its files instead.
     #[error("{component} is exported without settings, as files alone")]
     NoSettings {
-        /// Which component.
+        /// The component.
         component: ComponentVersion,
     },
 
     /// The component has no such file at this snapshot.
     #[error("{component} has no file {} at change {sequence}", .path.display())]
     NoFile {
-        /// Which component.
+        /// The component.
         component: ComponentVersion,
-        /// The path that was asked for.
+        /// The requested path.
         path: PathBuf,
-        /// In which snapshot.
+        /// The snapshot.
         sequence: Sequence,
     },
 
-    /// The path leads out of the component. Mend the program.
+    /// The path leads out of the component. Correct the program.
     #[error("{} is not a path inside a component; write one like certificates/web.pem", .path.display())]
     BadPath {
-        /// The path that was asked for.
+        /// The requested path.
         path: PathBuf,
     },
 
-    /// The system gave no thread for what has to wait in the background. Mend the process's limits.
+    /// The system gave no thread for work in the background. Raise the process's limits.
     #[error("cannot start a thread")]
     Thread {
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 
-    /// A file of the export cannot be read. It is tried again with the next look at the export.
+    /// A file of the export cannot be read. The next look at the export tries again.
     #[error("cannot read {}; run `conf-local verify`", .path.display())]
     Read {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 
-    /// The settings are not of the type that the program wants. The last good value stays; mend one of the two.
+    /// The settings are not of the program's type. The last good value stays. Correct one of the
+    /// two.
     #[error("the settings of {component} at change {sequence} do not fit the program")]
     Shape {
-        /// Which component.
+        /// The component.
         component: ComponentVersion,
         /// The snapshot that holds them.
         sequence: Sequence,
-        /// Which member, and what was expected.
+        /// The parser's error.
         source: Box<dyn StdError + Send + Sync>,
     },
 
-    /// At this change the component was held back on this host, whose files of it, if any, are of an older snapshot.
+    /// The agent of this host held the component back at this change: its files, if any, are of an
+    /// older snapshot.
     ///
-    /// An operation reads nothing older in its place. Mend what holds it back; the agent tries again, and a later change
-    /// brings it as well.
+    /// An operation reads nothing older in its place. Remove the reason: the agent tries again, and
+    /// also at a later change.
     #[error("{component} was held back on this host at change {sequence}: {reason}")]
     HeldBack {
-        /// Which component.
+        /// The component.
         component: ComponentVersion,
         /// The snapshot that holds it back.
         sequence: Sequence,
-        /// Why, in the agent's words.
+        /// The agent's reason.
         reason: String,
     },
 
-    /// The deadline has passed and the configuration of the pinned change is not at hand. It may be later.
+    /// The deadline has passed, and the configuration of the pinned change is not here. It may come
+    /// later.
     #[error("the configuration of change {sequence} is not on this host yet: {missing}")]
     NotHere {
         /// The pinned change.
         sequence: Sequence,
-        /// What is missing, as far as it is known.
+        /// The missing part, as far as it is known.
         missing: String,
     },
 
-    /// This datacenter had no configuration at the pinned change, nor before it. Asking again changes nothing.
+    /// This datacenter had no configuration yet at the pinned change. Asking again changes nothing.
     #[error("this datacenter had no configuration yet at change {sequence}")]
     NoneSoOld {
         /// The pinned change.
         sequence: Sequence,
     },
 
-    /// The program's own code, such as the end of one of its values, panicked while a snapshot was taken. It is tried again.
+    /// The program's own code, such as the drop of one of its values, panicked while a snapshot was
+    /// taken. The next look tries again.
     #[error("the program's own code panicked while the configuration was taken")]
     Panicked,
 
-    /// The export went back to an older snapshot, and the client stays on the newer. The agent's state was replaced.
+    /// The export went back to an older snapshot, and the client stays on the newer one. Someone
+    /// replaced the agent's state.
     #[error("the export went back to change {found}; this program stays on change {kept}")]
     WentBack {
-        /// What the client keeps.
+        /// The client's snapshot.
         kept: Sequence,
-        /// What the export holds.
+        /// The export's snapshot.
         found: Sequence,
     },
 }
 
 impl Error {
-    /// Which component it is about, where it is about one.
-    pub(super) fn component(&self) -> Option<&ComponentVersion> {
+    /// Returns the component, if the error is about one.
+    pub(crate) fn component(&self) -> Option<&ComponentVersion> {
         match self {
             Error::Shape { component, .. }
             | Error::NoSettings { component }
@@ -149,14 +157,8 @@ impl Error {
     }
 }
 
-/// `services/web/latest, services/web/v1.0`
-struct Several<'a>(&'a ComponentSelector, &'a [Version]);
-
-impl fmt::Display for Several<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.1.iter().enumerate().try_for_each(|(at, version)| {
-            let comma = if at == 0 { "" } else { ", " };
-            write!(f, "{comma}{}/{version}", self.0.component)
-        })
-    }
+/// Lists versions, as in `services/web/latest, services/web/v1.0`.
+fn several(component: &ComponentSelector, versions: &[Version]) -> String {
+    let names: Vec<String> = versions.iter().map(|version| format!("{}/{version}", component.component)).collect();
+    names.join(", ")
 }

@@ -1,3 +1,5 @@
+//! The files of one component.
+
 use std::{
     fs::{self, File},
     io::{self, Read},
@@ -5,53 +7,55 @@ use std::{
     sync::Arc,
 };
 
-use super::{Error, snapshot::Snapshot};
+use crate::client::{error::Error, snapshot::Snapshot};
 use crate::name::{ComponentVersion, Sequence};
 
-/// The files of a component, of one snapshot: several reads never mix two.
+/// The files of a component in one snapshot: several reads never mix two.
 ///
-/// They stay on this host while this exists, and never change. A clone is the same files.
+/// They stay on this host while this exists, and never change. A clone has the same files.
 #[derive(Clone, Debug)]
 pub struct Files {
     /// Keeps the files.
     snapshot: Arc<Snapshot>,
     component: ComponentVersion,
-    /// Where they are, looked up once.
+    /// Their directory, looked up once.
     dir: PathBuf,
 }
 
 impl Files {
-    pub(super) fn open(snapshot: Arc<Snapshot>, component: ComponentVersion) -> Result<Self, Error> {
+    pub(crate) fn open(snapshot: Arc<Snapshot>, component: ComponentVersion) -> Result<Self, Error> {
         let name = component.to_string();
         let failed = |source| Error::Read { path: snapshot.dir.join(&name), source };
         let dir = fs::canonicalize(snapshot.inside().join(&name)).map_err(failed)?;
         Ok(Files { snapshot, component, dir })
     }
 
-    /// Whose files.
+    /// Returns the component.
     pub fn component(&self) -> &ComponentVersion {
         &self.component
     }
 
-    /// Of which snapshot.
+    /// Returns the sequence of the snapshot.
     pub fn sequence(&self) -> Sequence {
         self.snapshot.sequence
     }
 
-    /// Why they are of an older snapshot than [`Files::sequence`] says, in the agent's words: the component is held back on this
-    /// host. None when they are of that snapshot.
+    /// Returns the agent's reason for holding the component back, if it did: the files are then
+    /// older than the snapshot [`Files::sequence`].
     pub fn held_back(&self) -> Option<&str> {
         self.snapshot.header.faults.get(&self.component).map(String::as_str)
     }
 
-    /// The directory that holds them, for libraries that want a path. Hold on to this value while it is used.
+    /// Returns their directory, for libraries that want a path. Keep this value while the path is
+    /// used.
     pub fn dir(&self) -> &Path {
         &self.dir
     }
 
     /// Opens a file by its path inside the component, such as `certificates/web.pem`.
     ///
-    /// - Errors: [`Error::NoFile`]; [`Error::BadPath`] when the path is absolute or has `..` in it; [`Error::Read`].
+    /// - Errors: [`Error::NoFile`]; [`Error::BadPath`] when the path is absolute or has `..` in it;
+    ///   [`Error::Read`].
     pub fn file(&self, path: impl AsRef<Path>) -> Result<File, Error> {
         let path = path.as_ref();
         if path.as_os_str().is_empty() || !path.components().all(|part| matches!(part, Part::Normal(_))) {
@@ -68,7 +72,7 @@ impl Files {
         })
     }
 
-    /// A file's bytes, whole.
+    /// Reads a whole file as bytes.
     ///
     /// - Errors: as for [`Files::file`].
     pub fn read(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, Error> {
@@ -77,7 +81,7 @@ impl Files {
         Ok(bytes)
     }
 
-    /// A file's text, whole.
+    /// Reads a whole file as text.
     ///
     /// - Errors: as for [`Files::file`]; [`Error::Read`] when it is not UTF-8.
     pub fn read_to_string(&self, path: impl AsRef<Path>) -> Result<String, Error> {
@@ -86,7 +90,7 @@ impl Files {
         Ok(text)
     }
 
-    /// The paths of all files, sorted; links among them too.
+    /// Lists the paths of all files and links, sorted.
     ///
     /// - Errors: [`Error::Read`].
     pub fn list(&self) -> Result<Vec<PathBuf>, Error> {

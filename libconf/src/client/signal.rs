@@ -1,10 +1,10 @@
-//! Signals that a process sends itself, and whether it would survive them.
+//! Signals that a process sends itself, and the check that it would survive them.
 
 use std::{fs, io};
 
 use rustix::process::{Signal as Number, getpid, kill_process};
 
-/// What [`Client::raise_on_change`](super::Client::raise_on_change) sends.
+/// A signal for [`Client::raise_on_change`](crate::client::Client::raise_on_change).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Signal {
@@ -26,13 +26,13 @@ impl Signal {
     }
 
     /// Sends it to this process.
-    pub(super) fn raise(self) -> io::Result<()> {
+    pub(crate) fn raise(self) -> io::Result<()> {
         Ok(kill_process(getpid(), self.number())?)
     }
 
-    /// Whether this process has a handler for it, ignores it, or blocks it in all its threads (and waits for it); it ends
-    /// by it otherwise.
-    pub(super) fn is_survived(self) -> bool {
+    /// Tells whether this process handles it, ignores it, or blocks it in all its threads (and
+    /// waits for it). Otherwise the signal would end the process.
+    pub(crate) fn is_survived(self) -> bool {
         let taken = |text: &str, masks: &[&str]| masks.iter().any(|mask| self.is_in(text, mask));
         match fs::read_to_string("/proc/self/status") {
             Ok(status) if taken(&status, &["SigCgt:", "SigIgn:"]) => true,
@@ -47,7 +47,8 @@ impl Signal {
         }
     }
 
-    /// Whether it is set in one of the masks of `/proc/<pid>/status`: sixteen hex digits, the lowest bit is signal 1.
+    /// Tells whether it is set in a mask of `/proc/<pid>/status`, which has sixteen hex digits; the
+    /// lowest bit is signal 1.
     fn is_in(self, status: &str, mask: &str) -> bool {
         let line = status.lines().find_map(|line| line.strip_prefix(mask));
         let bits = line.and_then(|digits| u64::from_str_radix(digits.trim(), 16).ok()).unwrap_or_default();

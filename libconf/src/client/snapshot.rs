@@ -1,4 +1,4 @@
-//! One snapshot of the export, opened once, held, and read inside.
+//! One snapshot of the export, opened once and held while it is read.
 
 use std::{
     any::{Any, TypeId},
@@ -9,60 +9,62 @@ use std::{
     os::{fd::AsRawFd, unix::fs::MetadataExt},
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::{Error, follow::let_go};
+use crate::client::{error::Error, lock::lock, release::let_go};
 use crate::name::{CommitId, ComponentSelector, ComponentVersion, Sequence, Version};
 
-/// Far above what a header comes to, which names every fault.
+/// Bytes of a header: far more than one that names every fault.
 const MOST_HEADER_BYTES: u64 = 16 << 20;
 
 /// A whole snapshot: `export/snapshots/<sequence>`, whose content never changes.
 ///
-/// The agent keeps its folder while this exists: it is open and under a shared lock, which ends with the process too. Only
-/// where somebody else has the lock alone is it kept as long as the retention says.
-pub(super) struct Snapshot {
-    /// Its number.
-    pub(super) sequence: Sequence,
-    /// Its own directory, for messages. It may have another name by now, see [`Snapshot::inside`].
-    pub(super) dir: PathBuf,
-    /// What it says of itself.
-    pub(super) header: Header,
-    /// Device and inode of the folder: one that was made anew is another.
-    pub(super) identity: (u64, u64),
-    /// Values that were read before, by the type and the name that they were asked for with.
+/// The agent keeps the folder while this exists, since it is open and under a shared lock, which
+/// the system releases with the process. If another process holds the lock alone, the agent keeps
+/// the folder only as long as its retention says.
+pub(crate) struct Snapshot {
+    /// Its sequence.
+    pub(crate) sequence: Sequence,
+    /// Its directory, for messages. The agent may have renamed it, see [`Snapshot::inside`].
+    pub(crate) dir: PathBuf,
+    /// The part of `snapshot.json` that is needed here.
+    pub(crate) header: Header,
+    /// Device and inode of the folder. A snapshot that was made again has another.
+    pub(crate) identity: (u64, u64),
+    /// Values that were read before, by the requested type and name.
     values: Mutex<Values>,
-    /// The open folder, whose lock is the hold.
+    /// The open folder, whose lock keeps it.
     held: File,
 }
 
 type Values = HashMap<TypeId, HashMap<Box<str>, Arc<dyn Any + Send + Sync>>>;
 
-/// What of `snapshot.json` is needed here; an export without it (an agent before this version) is read all the same.
+/// The part of `snapshot.json` that is needed here. Earlier agents wrote no such file; their
+/// exports are read, too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-pub(super) struct Header {
+pub(crate) struct Header {
     /// The snapshot's commit.
-    pub(super) commit: Option<CommitId>,
-    /// The commit of the datacenter's snapshot before it.
-    pub(super) parent: Option<CommitId>,
-    /// Components that were held back, with the reason: their files are of an older snapshot.
+    pub(crate) commit: Option<CommitId>,
+    /// The commit of the datacenter's snapshot before this one.
+    pub(crate) parent: Option<CommitId>,
+    /// Components that were held back, with the reason. Their files are of an older snapshot.
     #[serde(default)]
-    pub(super) faults: BTreeMap<ComponentVersion, String>,
+    pub(crate) faults: BTreeMap<ComponentVersion, String>,
 }
 
 impl Snapshot {
-    /// The snapshot that `current` names now, which stays while the result exists.
-    pub(super) fn current(export_dir: &Path) -> Result<Self, Error> {
+    /// Opens the snapshot that `current` names now. It stays while the result exists.
+    pub(crate) fn current(export_dir: &Path) -> Result<Self, Error> {
         let no_export = |source| Error::NoExport { dir: export_dir.to_owned(), source };
         let (sequence, dir) = Self::named(export_dir)?;
         Self::open(sequence, dir).map_err(no_export)
     }
 
-    /// Which snapshot `current` names now, and where it is.
-    pub(super) fn named(export_dir: &Path) -> Result<(Sequence, PathBuf), Error> {
+    /// Returns the sequence and the path that `current` names now.
+    pub(crate) fn named(export_dir: &Path) -> Result<(Sequence, PathBuf), Error> {
         let no_export = |source| Error::NoExport { dir: export_dir.to_owned(), source };
         let link = fs::read_link(export_dir.join("current")).map_err(no_export)?;
         let sequence = link.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
@@ -74,13 +76,14 @@ impl Snapshot {
 
     /// Opens and holds the snapshot in `dir`.
     ///
-    /// `NotFound` when it is not there, or goes at this moment.
-    pub(super) fn open(sequence: Sequence, dir: PathBuf) -> io::Result<Self> {
+    /// - Errors: `NotFound` when it is not there, or is being removed.
+    pub(crate) fn open(sequence: Sequence, dir: PathBuf) -> io::Result<Self> {
         let held = File::open(&dir)?;
-        // Whoever removes it takes its lock and then its name, which is seen below. Anybody else may have the lock, or the file
-        // system none: then it is kept as long as the agent's retention says, and no longer.
+        // The agent removes a folder by taking its lock and then its name, which the check below
+        // notices. If another process has the lock, or the file system has no locks, the agent
+        // keeps the folder as long as its retention says.
         let _ = held.try_lock_shared();
-        // Between opening and locking it may have been removed or replaced.
+        // Between opening and locking, the folder may have been removed or replaced.
         let (there, ours) = (fs::metadata(&dir)?, held.metadata()?);
         let identity = (ours.dev(), ours.ino());
         if (there.dev(), there.ino()) != identity {
@@ -92,25 +95,27 @@ impl Snapshot {
         Ok(snapshot)
     }
 
-    /// A path to the folder that is held, whatever stands under its name by now: the agent may make a sequence once more,
-    /// when it can use what it held back at first.
-    pub(super) fn inside(&self) -> PathBuf {
+    /// Returns a path to the held folder, even if another folder has its name now: the agent makes
+    /// a snapshot again when it can use a component that it held back at first.
+    pub(crate) fn inside(&self) -> PathBuf {
         let open = PathBuf::from(format!("/proc/self/fd/{}", self.held.as_raw_fd()));
-        // Where there is no /proc, the name is all there is.
+        // Without /proc there is only the name.
         if open.exists() { open } else { self.dir.clone() }
     }
 
-    /// False once the folder was removed, in spite of being held: readers must not fill the disk.
-    pub(super) fn is_there(&self) -> bool {
+    /// Returns false once the folder was removed although it is held: readers must not fill the
+    /// disk.
+    pub(crate) fn is_there(&self) -> bool {
         self.held.metadata().is_ok_and(|about| about.nlink() > 0)
     }
 
-    /// False once another folder stands under its name, or none.
-    pub(super) fn has_its_name(&self) -> bool {
+    /// Returns false once another folder has its name, or none has.
+    pub(crate) fn has_its_name(&self) -> bool {
         fs::metadata(&self.dir).is_ok_and(|found| (found.dev(), found.ino()) == self.identity)
     }
 
-    /// The version of `selector` in this snapshot; where it names none and several are there, `before` if it still is.
+    /// Finds the version of `selector` in this snapshot. If it names none and there are several,
+    /// that is `before`, if it is still there.
     fn resolve(
         &self,
         selector: &ComponentSelector,
@@ -129,8 +134,8 @@ impl Snapshot {
         Ok(ComponentVersion { component: selector.component.clone(), version: versions.swap_remove(at) })
     }
 
-    /// The settings of one component, as the agent wrote them: one JSON object.
-    pub(super) fn settings(&self, component: &ComponentVersion) -> Result<Vec<u8>, Error> {
+    /// Reads the settings of one component, as the agent wrote them: one JSON object.
+    pub(crate) fn settings(&self, component: &ComponentVersion) -> Result<Vec<u8>, Error> {
         let (inside, name) = (self.inside(), format!("{component}.json"));
         fs::read(inside.join(&name)).map_err(|source| match source.kind() {
             io::ErrorKind::NotFound if inside.join(component.to_string()).exists() => {
@@ -140,36 +145,40 @@ impl Snapshot {
         })
     }
 
-    /// The component `name` as a `T`, exactly as it is at this snapshot: never older settings that were held back.
+    /// Reads the settings of the component `name` as a `T`, exactly as they are at this snapshot:
+    /// never older ones of a component that was held back.
     ///
-    /// What was read once is one lookup from then on.
-    pub(super) fn value<T>(&self, name: &str) -> Result<Arc<T>, Error>
+    /// A value that was read once is one lookup from then on.
+    pub(crate) fn value<T>(&self, name: &str) -> Result<Arc<T>, Error>
     where
         T: DeserializeOwned + Send + Sync + 'static,
     {
-        if let Some(known) = self.values().get(&TypeId::of::<T>()).and_then(|values| values.get(name)) {
+        if let Some(known) = lock(&self.values).get(&TypeId::of::<T>()).and_then(|values| values.get(name)) {
             return Ok(Arc::clone(known).downcast().expect("values are kept by their type"));
         }
         let component = self.exact(name)?;
         let value: Arc<T> = Arc::new(self.parse(&component, &self.settings(&component)?)?);
-        // Two who read it at once both have it; who comes later gets the one that stands here.
-        let mut values = self.values();
+        // Two concurrent readers may each have a value of their own; later readers get the one that
+        // is stored here.
+        let mut values = lock(&self.values);
         let replaced = values.entry(TypeId::of::<T>()).or_default().insert(name.into(), Arc::<T>::clone(&value));
         drop(values);
         let_go(replaced);
         Ok(value)
     }
 
-    /// The version of the component `name` here, unless what stands here is of an older snapshot.
-    pub(super) fn exact(&self, name: &str) -> Result<ComponentVersion, Error> {
+    /// Finds the version of the component `name`. Its files must be of this snapshot, not of an
+    /// older one.
+    pub(crate) fn exact(&self, name: &str) -> Result<ComponentVersion, Error> {
         match self.find(&name.parse()?, None)? {
             (_, Some(held_back)) => Err(held_back),
             (component, None) => Ok(component),
         }
     }
 
-    /// As [`Snapshot::resolve`], with [`Error::HeldBack`] beside what is of an older snapshot.
-    pub(super) fn find(
+    /// As [`Snapshot::resolve`], with [`Error::HeldBack`] beside a version whose files are of an
+    /// older snapshot.
+    pub(crate) fn find(
         &self,
         selector: &ComponentSelector,
         before: Option<&ComponentVersion>,
@@ -177,9 +186,9 @@ impl Snapshot {
         let resolved = self.resolve(selector, before);
         let fault = match &resolved {
             Err(Error::SeveralVersions { .. } | Error::Read { .. }) => None,
-            // Who has a version stays on it, whatever becomes of others.
+            // A reader of one version stays on it, whatever happens to the other versions.
             Ok(found) if before == Some(found) => self.header.faults.get_key_value(found),
-            // One that was held back when it was new stands here not at all.
+            // A component that was held back when it was new has no files here.
             _ => self.header.faults.iter().find(|(component, _)| selector.matches(component)),
         };
         let held_back = fault.map(|(component, reason)| {
@@ -193,27 +202,23 @@ impl Snapshot {
         }
     }
 
-    /// Settings as a `T`.
-    pub(super) fn parse<T: DeserializeOwned>(&self, component: &ComponentVersion, bytes: &[u8]) -> Result<T, Error> {
+    /// Parses settings as a `T`.
+    pub(crate) fn parse<T: DeserializeOwned>(&self, component: &ComponentVersion, bytes: &[u8]) -> Result<T, Error> {
         let shape = |source| Error::Shape { component: component.clone(), sequence: self.sequence, source };
-        // A panic of the program's own parsing would end the following for good, in silence.
+        // A panic in the program's own parsing would end the following thread without a message.
         match catch_unwind(AssertUnwindSafe(|| serde_json::from_slice(bytes))) {
             Ok(parsed) => parsed.map_err(|error| shape(Box::new(error))),
             Err(_) => Err(shape("the program's own parsing panicked".into())),
         }
     }
 
-    fn values(&self) -> MutexGuard<'_, Values> {
-        self.values.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The versions of the component that stand here, sorted; none when it is not here.
+    /// Lists the versions of the component in this snapshot, sorted; none if it is not here.
     fn versions(&self, selector: &ComponentSelector) -> Result<Vec<Version>, Error> {
         let (inside, name) = (self.inside(), selector.component.to_string());
         let failed = |source| Error::Read { path: self.dir.join(&name), source };
         let entries = match fs::read_dir(inside.join(&name)) {
             Ok(entries) => entries,
-            // The whole snapshot may have gone as well, which is no answer about the component.
+            // If the whole snapshot was removed, that says nothing about the component.
             Err(error) if error.kind() == io::ErrorKind::NotFound && self.is_there() => {
                 return Ok(Vec::new());
             }
@@ -221,7 +226,7 @@ impl Snapshot {
         };
         let mut versions = Vec::new();
         for entry in entries {
-            // `<version>.json` is not a version's name, so only the links to directories pass.
+            // `<version>.json` is not a version's name, so only links to directories remain.
             versions.extend(entry.map_err(failed)?.file_name().to_str().and_then(|name| name.parse().ok()));
         }
         versions.sort();
@@ -231,14 +236,14 @@ impl Snapshot {
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the values: settings may hold what no log should.
+        // Without the values: settings may hold secrets.
         f.debug_struct("Snapshot").field("sequence", &self.sequence).field("dir", &self.dir).finish_non_exhaustive()
     }
 }
 
 impl Header {
-    /// The header of the snapshot in `dir`; an empty one where there is none.
-    pub(super) fn read(dir: &Path) -> io::Result<Self> {
+    /// Reads the header of the snapshot in `dir`; an empty one if there is none.
+    pub(crate) fn read(dir: &Path) -> io::Result<Self> {
         let file = match File::open(dir.join("snapshot.json")) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Header::default()),
@@ -256,7 +261,7 @@ mod tests {
     use crate::client::testing::{Export, web};
 
     #[test]
-    fn a_lock_that_anybody_takes_holds_no_reader_up() {
+    fn a_foreign_lock_holds_no_reader_up() {
         let export = Export::with(7, &[("services/web/latest", &web(80))]);
         let hog = File::open(export.path.join("snapshots/7")).unwrap();
         hog.try_lock().unwrap();
@@ -264,7 +269,7 @@ mod tests {
         let version = "services/web/latest".parse().unwrap();
         assert_eq!(snapshot.resolve(&"services/web".parse().unwrap(), None).unwrap(), version);
         assert!(snapshot.is_there());
-        // One that is really going has lost its name already.
+        // A snapshot that the agent removes has lost its name already.
         let gone = export.path.join("snapshots/.7.gone");
         fs::rename(export.path.join("snapshots/7"), &gone).unwrap();
         let missing = Snapshot::current(&export.path).map(|snapshot| snapshot.sequence).unwrap_err();

@@ -1,4 +1,4 @@
-//! What the tests of this room stand on: exports laid out as the agent does it, and an agent that says what it is told.
+//! Helpers of the tests: exports as the agent lays them out, and an agent with given answers.
 
 use std::{
     collections::BTreeMap,
@@ -24,28 +24,28 @@ use tempfile::TempDir;
 
 use super::Client;
 
-/// Far above what any step here takes on a busy machine; reached only by a defect.
-pub(super) const LONG: Duration = Duration::from_secs(20);
+/// A deadline far above the time of any step on a busy machine, so that only a defect reaches it.
+pub(crate) const LONG: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Deserialize, PartialEq)]
-pub(super) struct Web {
-    pub(super) port: u16,
+pub(crate) struct Web {
+    pub(crate) port: u16,
 }
 
 /// The settings of a [`Web`].
-pub(super) fn web(port: u64) -> String {
+pub(crate) fn web(port: u64) -> String {
     format!(r#"{{"port":{port}}}"#)
 }
 
 /// An export directory; each snapshot is a list of components with their settings.
-pub(super) struct Export {
+pub(crate) struct Export {
     _dir: TempDir,
-    pub(super) path: PathBuf,
+    pub(crate) path: PathBuf,
     last: Mutex<Option<u64>>,
 }
 
 impl Export {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("export");
         fs::create_dir_all(path.join("store")).unwrap();
@@ -53,31 +53,31 @@ impl Export {
         Export { _dir: dir, path, last: Mutex::default() }
     }
 
-    pub(super) fn with(sequence: u64, components: &[(&str, &str)]) -> Self {
+    pub(crate) fn with(sequence: u64, components: &[(&str, &str)]) -> Self {
         let export = Self::new();
         export.switch(sequence, components);
         export
     }
 
-    /// The commit that the snapshot of a change has here.
-    pub(super) fn commit(sequence: u64) -> String {
+    /// Returns the commit of the snapshot of a change.
+    pub(crate) fn commit(sequence: u64) -> String {
         format!("{sequence:040x}")
     }
 
-    /// Writes a snapshot beside the others, the child of the one that was switched to before, and lets `current` name it.
-    pub(super) fn switch(&self, sequence: u64, components: &[(&str, &str)]) {
+    /// Writes a snapshot as the child of the current one, and lets `current` name it.
+    pub(crate) fn switch(&self, sequence: u64, components: &[(&str, &str)]) {
         let parent = self.last.lock().unwrap().replace(sequence);
         self.lay_out(sequence, parent, components, &BTreeMap::new());
         self.let_current_name(sequence);
     }
 
-    pub(super) fn let_current_name(&self, sequence: u64) {
+    pub(crate) fn let_current_name(&self, sequence: u64) {
         symlink(format!("snapshots/{sequence}"), self.path.join("next")).unwrap();
         fs::rename(self.path.join("next"), self.path.join("current")).unwrap();
     }
 
-    /// Writes a snapshot's folder whole, and gives it its name in one step.
-    pub(super) fn lay_out(
+    /// Writes a whole folder of a snapshot, and gives it its name in one step.
+    pub(crate) fn lay_out(
         &self,
         sequence: u64,
         parent: Option<u64>,
@@ -107,7 +107,7 @@ impl Export {
         fs::write(snapshot.join("snapshot.json"), header.to_string()).unwrap();
         let name = self.path.join(format!("snapshots/{sequence}"));
         if name.exists() {
-            // Made once more: the one before is beside it while somebody reads in it.
+            // The snapshot is made again: the former folder stays beside it for its readers.
             renameat_with(CWD, &snapshot, CWD, &name, RenameFlags::EXCHANGE).unwrap();
             fs::rename(&snapshot, self.path.join(format!("snapshots/{sequence}.1"))).unwrap();
         } else {
@@ -115,14 +115,14 @@ impl Export {
         }
     }
 
-    /// What the agent writes when it knows more of the exported snapshot.
-    pub(super) fn central(&self, sequence: u64, central: u64) {
+    /// Writes `central` as the agent does, when a higher change is covered.
+    pub(crate) fn central(&self, sequence: u64, central: u64) {
         fs::write(self.path.join(".central"), format!(r#"{{"sequence":{sequence},"central":{central}}}"#)).unwrap();
         fs::rename(self.path.join(".central"), self.path.join("central")).unwrap();
     }
 
-    /// Removes a snapshot's folder as the agent does: only when nobody holds it.
-    pub(super) fn retire(&self, sequence: u64) -> bool {
+    /// Removes a snapshot's folder as the agent does: only if no reader holds it.
+    pub(crate) fn retire(&self, sequence: u64) -> bool {
         let path = self.path.join(format!("snapshots/{sequence}"));
         let folder = fs::File::open(&path).unwrap();
         let free = folder.try_lock().is_ok();
@@ -132,13 +132,13 @@ impl Export {
         free
     }
 
-    pub(super) fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::at(&self.path).unwrap()
     }
 }
 
-/// Waits for what no event tells, against a generous deadline.
-pub(super) fn until(what: &str, holds: impl Fn() -> bool) {
+/// Waits for a state without an event, against a generous deadline.
+pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + LONG;
     while !holds() {
         assert!(std::time::Instant::now() < deadline, "never came: {what}");
@@ -146,17 +146,19 @@ pub(super) fn until(what: &str, holds: impl Fn() -> bool) {
     }
 }
 
-/// An agent's socket: each request's first line and body are given to the test, whose answer goes back.
-pub(super) struct FakeAgent {
+/// An agent's socket, which passes the target and body of each request to the test and sends its
+/// answer.
+pub(crate) struct FakeAgent {
     dir: TempDir,
     stop: Arc<AtomicBool>,
     thread: Option<thread::JoinHandle<()>>,
-    pub(super) asked: mpsc::Receiver<(String, String)>,
+    pub(crate) asked: mpsc::Receiver<(String, String)>,
 }
 
 impl FakeAgent {
-    /// `answer` gives status and body for a request's target and body; it may block, each request has its own thread.
-    pub(super) fn start(answer: impl Fn(&str, &str) -> (u16, String) + Send + Sync + 'static) -> Self {
+    /// Starts it. `answer` makes status and body from a request's target and body. It may block:
+    /// each request has its own thread.
+    pub(crate) fn start(answer: impl Fn(&str, &str) -> (u16, String) + Send + Sync + 'static) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("agent.sock")).unwrap();
         let stop = Arc::new(AtomicBool::new(false));
@@ -181,12 +183,12 @@ impl FakeAgent {
         FakeAgent { dir, stop, thread: Some(thread), asked }
     }
 
-    pub(super) fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.dir.path().join("agent.sock")
     }
 
-    /// What this agent answers when it has the snapshot of `from` as the newest through `through`.
-    pub(super) fn at(from: u64, through: u64) -> (u16, String) {
+    /// Makes the answer that the snapshot of `from` is the newest through `through`.
+    pub(crate) fn at(from: u64, through: u64) -> (u16, String) {
         let answer = serde_json::json!({
             "sequence": from, "commit": Export::commit(from), "directory": format!("/elsewhere/snapshots/{from}"),
             "from": from, "through": through, "central": through,
@@ -195,7 +197,7 @@ impl FakeAgent {
     }
 }
 
-/// Target and body of one request.
+/// Reads the target and body of one request.
 fn request(stream: &mut impl Read) -> Option<(String, String)> {
     let mut bytes = Vec::new();
     let mut byte = [0];
@@ -230,8 +232,8 @@ impl Wake for Unpark {
     }
 }
 
-/// The smallest of runtimes: proof that none in particular is needed.
-pub(super) fn block_on<F: Future>(future: F) -> F::Output {
+/// Runs a future on the smallest possible runtime, which shows that any will do.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut future = pin!(future);
     loop {

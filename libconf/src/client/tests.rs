@@ -18,6 +18,7 @@ use super::{
     testing::{Export, FakeAgent, LONG, Web, block_on, until, web},
     *,
 };
+use crate::name::Sequence;
 
 #[test]
 fn a_value_follows_the_export() {
@@ -109,12 +110,12 @@ fn values_may_use_the_client_when_they_are_dropped_and_panic() {
     *CLIENT.lock().unwrap() = Some(client.clone());
     let mut handle = client.component(name).unwrap().typed::<Clumsy>().unwrap();
     for sequence in 2..=30 {
-        // Read by operations as well, whose snapshots are let go after a while.
+        // Operations read them as well; their snapshots are released after a while.
         assert_eq!(client.begin().get_blocking::<Clumsy>(name).unwrap().port, sequence - 1);
         export.switch(sequence, &[(name, &web(sequence)), other]);
         assert_eq!(handle.changed_blocking(LONG).expect("a change").port, sequence);
     }
-    // Those of the handle, and those of the snapshots that are not held any more.
+    // The values of the handle, and those of released snapshots.
     until("the values to be dropped", || DROPPED.load(Ordering::SeqCst) >= 29 + 20);
     *CLIENT.lock().unwrap() = None;
 }
@@ -132,7 +133,7 @@ fn a_component_that_cannot_be_read_holds_up_no_other_and_is_tried_again() {
     });
     let _listening = listening.unwrap();
     export.lay_out(2, Some(1), &NAMES.map(|name| (name, r#"{"port":2}"#)), &BTreeMap::new());
-    // A link that leads to itself: root cannot read it either.
+    // A link to itself: even root cannot read it.
     let unread = export.path.join("snapshots/2/services/db/latest.json");
     let stored = fs::read_link(&unread).unwrap();
     fs::remove_file(&unread).unwrap();
@@ -144,7 +145,7 @@ fn a_component_that_cannot_be_read_holds_up_no_other_and_is_tried_again() {
     assert_eq!((db.current().port, db.sequence().0), (1, 1));
     assert!(matches!(*db.last_error().unwrap(), Error::Read { .. }));
     assert!(client.last_error().is_none(), "one component's fault is not the client's");
-    // Nothing tells that it can be read now.
+    // No event says that it is readable now.
     symlink(stored, unread.with_extension("new")).unwrap();
     fs::rename(unread.with_extension("new"), &unread).unwrap();
     let now = db.changed_blocking(LONG).expect("it is tried again");
@@ -154,7 +155,7 @@ fn a_component_that_cannot_be_read_holds_up_no_other_and_is_tried_again() {
 }
 
 #[test]
-fn what_is_held_back_is_never_of_the_new_snapshot() {
+fn a_held_back_component_never_shows_the_new_snapshot() {
     const WEB: &str = "services/web/latest";
     let export = Export::with(1, &[(WEB, r#"{"port":1}"#)]);
     let client = export.client();
@@ -165,7 +166,7 @@ fn what_is_held_back_is_never_of_the_new_snapshot() {
     let held_back = |error: &Error| matches!(error, Error::HeldBack { sequence: Sequence(2), .. });
     until("the refusal", || before.last_error().is_some_and(|error| held_back(&error)));
     assert_eq!((before.current().port, before.sequence().0), (1, 1));
-    // A program that starts now has something to start with, and can tell.
+    // A program that starts now has a value, and an error that says so.
     let component = export.client().component("services/web").unwrap();
     let after = component.typed::<Web>().unwrap();
     assert_eq!(after.current().port, 1);
@@ -178,7 +179,7 @@ fn what_is_held_back_is_never_of_the_new_snapshot() {
     for absent in ["services/new", "services/new/latest"] {
         assert!(held_back(&client.component(absent).unwrap_err()), "{absent}");
     }
-    // Mended: the same snapshot once more.
+    // The agent makes the same snapshot again, complete.
     export.switch(2, &[(WEB, r#"{"port":2}"#)]);
     for mut handle in [before, after] {
         let now = handle.changed_blocking(LONG).expect("a change");
@@ -217,7 +218,7 @@ fn a_name_without_version_is_the_one_that_runs() {
     let export = Export::with(1, &[one]);
     let client = export.client();
     let mut web = client.component("services/web").unwrap().typed::<Web>().unwrap();
-    // Both run: the handle stays on what it had, and a new one has to choose.
+    // Both versions run: the handle stays on its version, and a new one has to choose.
     export.switch(2, &[one, two]);
     until("both", || web.sequence().0 == 2);
     assert_eq!(web.current().port, 1);
@@ -227,13 +228,13 @@ fn a_name_without_version_is_the_one_that_runs() {
         "services/web runs in several versions, name one: services/web/v1.0, services/web/v2.0"
     );
     assert_eq!(client.component("services/web/v2.0").unwrap().typed::<Web>().unwrap().current().port, 2);
-    // The other alone: the handle goes along.
+    // The other version alone runs: the handle moves to it.
     export.switch(3, &[two]);
     assert_eq!(web.changed_blocking(LONG).expect("a change").port, 2);
 }
 
 #[test]
-fn what_is_not_there_is_said() {
+fn missing_components_are_errors() {
     let export = Export::with(1, &[("services/web/v1", r#"{"port":1}"#), ("services/raw/latest", "{}")]);
     fs::remove_file(export.path.join("snapshots/1/services/raw/latest.json")).unwrap();
     let client = export.client();
@@ -291,14 +292,14 @@ fn a_change_is_awaited_without_a_runtime_and_by_every_clone() {
             assert_eq!(one.join().unwrap(), 2);
         }
     });
-    // A dropped future has taken nothing.
+    // A dropped future loses no change.
     let mut web = web;
     drop(web.changed());
     assert_eq!(block_on(web.changed()).port, 2);
 }
 
 #[test]
-fn handles_of_one_snapshot_never_wait_for_another_and_values_never_go_back() {
+fn handles_switch_together_and_values_never_go_back() {
     let settings = |port: u64| format!(r#"{{"port":{port}}}"#);
     let export = Export::with(1, &[("services/a/latest", &settings(1)), ("services/b/latest", &settings(1))]);
     let client = export.client();
@@ -343,7 +344,7 @@ fn without_an_agent_the_default_directory_is_named() {
     let nobody = tempfile::tempdir().unwrap();
     let named = match Client::through(nobody.path().join("no.sock")) {
         Err(Error::NoExport { dir, .. }) => dir,
-        // This machine may be a host.
+        // This machine may itself be a host.
         connected => connected.unwrap().export_dir().to_owned(),
     };
     assert_eq!(named, Path::new(DEFAULT_EXPORT_DIR));
@@ -375,11 +376,11 @@ fn files_are_of_one_snapshot_for_as_long_as_they_are_held() {
 }
 
 #[test]
-fn a_snapshot_that_was_made_anew_under_its_number_is_taken() {
+fn a_snapshot_that_was_made_again_is_taken() {
     let export = Export::with(1, &[("services/web/latest", r#"{"port":1}"#)]);
     let client = export.client();
     let mut web = client.component("services/web").unwrap().typed::<Web>().unwrap();
-    // What was held back is mended, without a change of the datacenter's.
+    // The agent makes the snapshot again, without a change of the datacenter.
     export.switch(1, &[("services/web/latest", r#"{"port":2}"#)]);
     assert_eq!(web.changed_blocking(LONG).expect("a change").port, 2);
     assert_eq!(client.begin().get_blocking::<Web>("services/web").unwrap().port, 2);
@@ -407,7 +408,7 @@ fn the_agent_is_told_what_a_process_runs_on() {
     assert_eq!(web.current().port, 1);
     export.switch(3, &[("services/web/latest", r#"{"port":3}"#)]);
     assert_eq!(told(), serde_json::json!({"sequence": 3, "program": "web", "errors": []}));
-    // What it holds back it knows itself.
+    // The agent itself knows the components that it holds back.
     let held_back = BTreeMap::from([("services/web/latest", "its check failed")]);
     export.lay_out(4, Some(3), &[("services/web/latest", r#"{"port":3}"#)], &held_back);
     export.let_current_name(4);

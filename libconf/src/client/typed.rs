@@ -1,3 +1,5 @@
+//! The settings of one component, which follow the snapshots.
+
 use std::{
     fmt,
     ops::Deref,
@@ -12,69 +14,71 @@ use arc_swap::{ArcSwap, ArcSwapOption, Guard};
 use event_listener::{Event, Listener};
 use serde::de::DeserializeOwned;
 
-use super::{
-    Error,
-    follow::{Fault, Follow, Follower, Switch, let_go, wake},
+use crate::client::{
+    error::Error,
+    follow::{Fault, Follow, Follower, Switch},
+    release::{let_go, wake},
     snapshot::Snapshot,
 };
 use crate::name::{ComponentSelector, ComponentVersion, Sequence};
 
-/// A component's settings as a `T`: always the newest that fit.
+/// A component's settings as a `T`: always the newest ones that fit.
 ///
-/// A clone follows the same component, and counts the changes that it was told of on its own.
+/// A clone follows the same component, and has its own record of the changes that it returned.
 pub struct Typed<T> {
     cell: Arc<Cell<T>>,
-    /// Keeps the following alive.
+    /// Keeps the following thread alive.
     follower: Arc<Follower>,
-    /// The [`Loaded::change`] that this handle has told its owner of.
-    told: u64,
+    /// The last [`Loaded::change`] that this handle returned.
+    returned: u64,
 }
 
 impl<T: DeserializeOwned + Send + Sync + 'static> Typed<T> {
-    pub(super) fn start(follower: Arc<Follower>, selector: ComponentSelector) -> Result<Self, Error> {
+    pub(crate) fn start(follower: Arc<Follower>, selector: ComponentSelector) -> Result<Self, Error> {
         let cell = follower.join(|snapshot| Cell::read(selector, snapshot))?;
-        Ok(Typed { cell, follower, told: 0 })
+        Ok(Typed { cell, follower, returned: 0 })
     }
 }
 
 impl<T> Typed<T> {
-    /// The value now: one atomic load, no lock, no allocation.
+    /// Returns the present value: one atomic load, no lock, no allocation.
     ///
-    /// It stays as it is while it is held; ask again for each piece of work.
+    /// The result does not change while it is held. Call again for each piece of work.
     pub fn current(&self) -> Current<T> {
         Current(self.cell.loaded.load())
     }
 
-    /// The snapshot in which the value was found last. It rises with every snapshot, also when the value stays, and not while
-    /// there is a [`Typed::last_error`]. A handle that was made while the component was held back has an older value than this
-    /// says, until that error is gone.
+    /// Returns the last snapshot that had this value. It rises with every snapshot, also when the
+    /// value stays, but not while there is a [`Typed::last_error`]. If the handle was made while
+    /// the component was held back, the value is older than this snapshot until that error is gone.
     pub fn sequence(&self) -> Sequence {
         self.cell.loaded.load().sequence
     }
 
-    /// Waits until the settings are others than when this handle was made or last returned from here, and gives them.
+    /// Waits until the settings differ from those when this handle was made or this last returned,
+    /// and returns them.
     ///
-    /// Changes that follow each other quickly may be told as one: the newest.
+    /// Changes that follow each other quickly may become one: the newest.
     ///
-    /// - Errors: none; settings that do not fit are no change, see [`Typed::last_error`].
+    /// - Errors: none. Settings that do not fit are no change, see [`Typed::last_error`].
     /// - Cancel: dropping the future loses nothing; the next call returns at once.
     /// - Runs on any async runtime, or none: it needs no timer and no reactor.
     pub async fn changed(&mut self) -> Current<T> {
         loop {
             let listener = self.cell.changed.listen();
-            if let Some(current) = self.untold() {
+            if let Some(current) = self.unreturned() {
                 return current;
             }
             listener.await;
         }
     }
 
-    /// As [`Typed::changed`], on this thread, for `timeout` at most; none when the time is up.
+    /// As [`Typed::changed`], on this thread, for `timeout` at most; `None` when the time is up.
     pub fn changed_blocking(&mut self, timeout: Duration) -> Option<Current<T>> {
         let deadline = Instant::now().checked_add(timeout);
         loop {
             let listener = self.cell.changed.listen();
-            if let Some(current) = self.untold() {
+            if let Some(current) = self.unreturned() {
                 return Some(current);
             }
             match deadline {
@@ -84,19 +88,21 @@ impl<T> Typed<T> {
         }
     }
 
-    /// Why the newest settings were not taken, while that is so; the value stays the last good one.
+    /// Returns the reason for not having taken the newest settings, if so. The value is then the
+    /// last good one.
     ///
-    /// [`Error::Shape`] when they are no `T`; [`Error::HeldBack`] when this host keeps older files of the component;
-    /// [`Error::NotExported`] when it was removed; [`Error::Read`] when this process cannot read them (such as settings with
-    /// secrets, which are for root and the agent's own user): that is tried again.
+    /// [`Error::Shape`] when they are no `T`; [`Error::HeldBack`] when this host keeps older files
+    /// of the component; [`Error::NotExported`] when it was removed; [`Error::Read`] when this
+    /// process cannot read them, which it tries again (only root and the agent's own user can read
+    /// settings with secrets).
     pub fn last_error(&self) -> Option<Arc<Error>> {
         self.cell.error.load_full()
     }
 
-    fn untold(&mut self) -> Option<Current<T>> {
+    fn unreturned(&mut self) -> Option<Current<T>> {
         let current = self.current();
-        (current.0.change != self.told).then(|| {
-            self.told = current.0.change;
+        (current.0.change != self.returned).then(|| {
+            self.returned = current.0.change;
             current
         })
     }
@@ -104,13 +110,13 @@ impl<T> Typed<T> {
 
 impl<T> Clone for Typed<T> {
     fn clone(&self) -> Self {
-        Typed { cell: Arc::clone(&self.cell), follower: Arc::clone(&self.follower), told: self.told }
+        Typed { cell: Arc::clone(&self.cell), follower: Arc::clone(&self.follower), returned: self.returned }
     }
 }
 
 impl<T> fmt::Debug for Typed<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the value: settings may hold what no log should.
+        // Without the value: settings may hold secrets.
         f.debug_struct("Typed")
             .field("component", &self.cell.selector)
             .field("sequence", &self.sequence())
@@ -118,21 +124,21 @@ impl<T> fmt::Debug for Typed<T> {
     }
 }
 
-/// A value as it was when [`Typed::current`] was called; reads like a reference to it.
+/// The value at the time of [`Typed::current`]; reads like a reference to it.
 pub struct Current<T>(Guard<Arc<Loaded<T>>>);
 
 impl<T> Current<T> {
-    /// The snapshot in which the value was found last.
+    /// Returns the last snapshot that had this value.
     pub fn sequence(&self) -> Sequence {
         self.0.sequence
     }
 
-    /// Which version of the component it is.
+    /// Returns the component with its version.
     pub fn component(&self) -> &ComponentVersion {
         &self.0.component
     }
 
-    /// The value, to be kept for long or given away.
+    /// Returns the value, to keep for long or to give away.
     pub fn to_arc(&self) -> Arc<T> {
         Arc::clone(&self.0.value)
     }
@@ -152,14 +158,14 @@ impl<T: fmt::Debug> fmt::Debug for Current<T> {
     }
 }
 
-/// What one `current()` sees, replaced as a whole.
+/// The value of a cell, replaced as a whole.
 struct Loaded<T> {
     value: Arc<T>,
-    /// The settings that gave `value`: equal ones are no change, and are not parsed again.
+    /// The text of `value`. An equal text is no change, and is not parsed again.
     bytes: Arc<[u8]>,
     component: ComponentVersion,
     sequence: Sequence,
-    /// How often the value changed since the cell was made.
+    /// The number of changes since the cell was made.
     change: u64,
 }
 
@@ -169,7 +175,7 @@ struct Cell<T> {
     loaded: ArcSwap<Loaded<T>>,
     error: ArcSwapOption<Error>,
     changed: Event,
-    /// The last [`Loaded::change`] given out; only the following thread raises it.
+    /// The last [`Loaded::change`] that was used. Only the following thread raises it.
     changes: AtomicU64,
 }
 
@@ -188,7 +194,7 @@ impl<T: DeserializeOwned> Cell<T> {
         })
     }
 
-    /// What the cell is to hold in `snapshot`.
+    /// Reads the value for `snapshot`.
     fn next(&self, snapshot: &Snapshot) -> Result<Loaded<T>, Error> {
         let now = self.loaded.load();
         let component = match snapshot.find(&self.selector, Some(&now.component))? {

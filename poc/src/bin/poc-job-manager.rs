@@ -1,6 +1,8 @@
-//! A job manager in miniature, as Nomad is one: it watches one key of Consul and restarts its job when that changes.
+//! A small job manager like Nomad: it watches one key of Consul and restarts its job when that
+//! changes.
 //!
-//! It knows nothing of conf but `conf-local wait`, which it runs first: the key moves before the host has the files.
+//! The only part of conf that it knows is `conf-local wait`, which it runs first: the key moves
+//! before the host has the files.
 
 use std::{
     path::PathBuf,
@@ -23,7 +25,7 @@ struct Arguments {
     /// The key to watch
     #[arg(long)]
     key: String,
-    /// The component whose key that is
+    /// The component of the key
     #[arg(long)]
     component: String,
     /// The program conf-local
@@ -40,19 +42,7 @@ struct Arguments {
 fn main() -> ExitCode {
     tether::obey();
     let arguments = Arguments::parse();
-    // One thread: children are tethered to the thread that starts them.
-    let outcome = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(anyhow::Error::from)
-        .and_then(|runtime| runtime.block_on(manage(&arguments)));
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("poc-job-manager: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    tether::run("poc-job-manager", manage(&arguments))
 }
 
 async fn manage(arguments: &Arguments) -> Result<()> {
@@ -63,7 +53,7 @@ async fn manage(arguments: &Arguments) -> Result<()> {
     loop {
         let pin = match consul.watch(&arguments.key, &mut seen, Duration::from_secs(60)).await {
             Ok(Some(entry)) => entry.value,
-            // No key and no Consul are no reason to touch a job that runs.
+            // Neither a missing key nor a missing Consul is a reason to restart the job.
             Ok(None) => continue,
             Err(error) => {
                 eprintln!("poc-job-manager: {error}");
@@ -78,7 +68,7 @@ async fn manage(arguments: &Arguments) -> Result<()> {
         let words = String::from_utf8_lossy(&pin).into_owned();
         if let Err(error) = wait_for_files(arguments, &words).await {
             Report::say(SystemTime::now(), "late", 0, &format!("{error:#}"));
-            // The next look answers at once, as if the key were new.
+            // The next query returns at once, as if the key were new.
             seen = Seen::default();
             tokio::time::sleep(Duration::from_millis(500)).await;
             continue;

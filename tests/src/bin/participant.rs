@@ -1,9 +1,10 @@
-//! A service that takes part in distributed operations: `GET /operation` reads a component, asks the next participant
-//! with the same pinned version, and answers with what both and all behind them saw.
+//! A service that takes part in distributed operations: `GET /operation` reads a component, asks
+//! the next participant with the same pinned version, and answers with the readings of all of them.
 //!
-//! `participant SERVICE LISTEN HISTORY MODE [NEXT]`; MODE is `pinned` (as programs should do it), `unpinned` (each reads
-//! what is current on its host) or `adrift` (says that it reads what was pinned, and reads what is current). Everything
-//! that it sees goes as a line into the file HISTORY before it is answered. `GET /at/<sequence>` reads at that one.
+//! `participant SERVICE LISTEN HISTORY MODE [NEXT]`; MODE is `pinned` (as programs should do it),
+//! `unpinned` (each reads the current version of its host) or `adrift` (claims to read the pinned
+//! version, and reads the current one). Each reading becomes a line of the file HISTORY before the
+//! answer. `GET /at/<sequence>` reads at that one.
 
 use std::{
     convert::Infallible,
@@ -29,9 +30,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::{TcpListener, TcpStream};
 
-/// What the participants agree about, or not.
+/// The component that every participant reads.
 const COMPONENT: &str = "services/common";
-/// How long an operation waits for a version that is on its way.
+/// The time that an operation waits for a version that is not here yet.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -61,14 +62,14 @@ struct Participant {
 }
 
 impl Participant {
-    /// Reads at the operation's version, and writes down what it saw.
+    /// Reads at the operation's version, and writes the reading down.
     async fn observe(&self, operation: &Operation) -> Result<Value, Failure> {
         let (pinned, value) = match self.mode {
             Mode::Pinned => (operation.sequence(), (*operation.get::<Common>(COMPONENT).await?).clone()),
             Mode::Unpinned => (self.current.sequence(), (*self.current.current()).clone()),
             Mode::Adrift => (operation.sequence(), (*self.current.current()).clone()),
         };
-        // Under the lock, so that the lines stand in the order in which the process saw what is current.
+        // Under the lock, so that the lines are in the order of the readings.
         let mut history = self.history.lock().map_err(|_| "a thread panicked")?;
         let observation = json!({
             "service": self.service,
@@ -79,12 +80,12 @@ impl Participant {
             "round": value.round,
             "local": value.local,
         });
-        // In one piece: only a kill cuts a line off, and that is the last one of its process.
+        // In one write: only a kill cuts a line off, and it is then the last one of its process.
         history.write_all(format!("{observation}\n").as_bytes())?;
         Ok(observation)
     }
 
-    /// One operation, as its first participant or as a later one.
+    /// Takes part in one operation, as its first participant or as a later one.
     async fn operation(&self, headers: &HeaderMap) -> Result<Vec<Value>, Failure> {
         let operation = match self.client.join(headers) {
             Err(JoinError::Absent) => self.client.begin(),
@@ -123,7 +124,7 @@ impl Participant {
     }
 }
 
-/// Opens the history; a line that the process before could not end is ended.
+/// Opens the history, and ends a line that an earlier process left unfinished.
 fn begin(history: &str) -> io::Result<File> {
     let mut file = File::options().create(true).read(true).append(true).open(history)?;
     let mut last = [0];
@@ -186,7 +187,7 @@ async fn main() -> Result<(), Failure> {
                 let participant = Arc::clone(&participant);
                 async move { Ok::<_, Infallible>(participant.answer(request).await) }
             });
-            // A connection that breaks is its other side's to notice.
+            // The other side notices a broken connection itself.
             let _ = server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), answer).await;
         });
     }

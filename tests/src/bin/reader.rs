@@ -1,6 +1,8 @@
-//! A process that is told of changes: prints `ready`, then a line for every SIGHUP with what `current` then named.
+//! A process that gets signals: prints `ready`, then for every SIGHUP a line with the sequence that
+//! `current` then named.
 //!
-//! `reader EXPORT` handles the signal; `reader EXPORT --late` handles it only once a line came on standard input.
+//! `reader EXPORT` handles the signal; `reader EXPORT --late` handles it only after a line on
+//! standard input.
 
 use std::{
     io::{BufRead, Write},
@@ -10,7 +12,7 @@ use std::{
 use tokio::signal::unix::{SignalKind, signal};
 
 fn say(words: &str) {
-    // Nobody listens any more when the test is over.
+    // Writing fails once the test is over.
     let mut output = std::io::stdout().lock();
     let _ = writeln!(output, "{words}");
     let _ = output.flush();

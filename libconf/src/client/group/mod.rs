@@ -1,67 +1,75 @@
-//! Several components, whose changes are told together: once per snapshot, after every handle is on it.
+//! Several components, whose changes are reported together: once per snapshot, after every handle
+//! is on it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError},
     thread,
     time::Duration,
 };
 
 use serde::de::DeserializeOwned;
 
-use super::{
-    Error, Files, Signal,
-    follow::{Fault, Follow, Follower, Switch, let_go},
+use crate::client::{
+    error::Error,
+    files::Files,
+    follow::{Fault, Follow, Follower, Switch},
+    lock::lock,
+    release::let_go,
+    signal::Signal,
     snapshot::Snapshot,
 };
 use crate::name::{ComponentName, ComponentSelector, Kind, Sequence};
 
-/// A signal that would end the process waits for a handler; looked for so often.
+/// The time between two looks for a handler of a signal that would end the process.
 const HANDLER_EVERY: Duration = Duration::from_secs(1);
 
-/// Several components of this host; made by [`Client::group`](super::Client::group) and
-/// [`Client::all`](super::Client::all).
+/// Several components of this host; made by [`Client::group`](crate::client::Client::group) and
+/// [`Client::all`](crate::client::Client::all).
 #[derive(Clone, Debug)]
 pub struct Group {
     follower: Arc<Follower>,
-    /// None: all.
+    /// `None` for all components.
     members: Option<Vec<ComponentSelector>>,
 }
 
 impl Group {
-    pub(super) fn of(follower: Arc<Follower>, members: Vec<ComponentSelector>) -> Self {
+    pub(crate) fn of(follower: Arc<Follower>, members: Vec<ComponentSelector>) -> Self {
         Group { follower, members: Some(members) }
     }
 
-    pub(super) fn all(follower: Arc<Follower>) -> Self {
+    pub(crate) fn all(follower: Arc<Follower>) -> Self {
         Group { follower, members: None }
     }
 
-    /// Has `call` called after each snapshot in which one of these components changed, came or went.
+    /// Calls `call` after each snapshot in which one of these components changed, came or went.
     ///
-    /// It runs on a thread of its own, one call at a time: it may block, and holds nobody up but itself. Snapshots that come
-    /// during a call are told by one call for the newest, with all that changed since. A call that panics is over, and the
-    /// next change is told. The first call is for the first change after this returned.
+    /// The calls run on a thread of their own, one after the other, so a call may block. Snapshots
+    /// that come during a call lead to one call for the newest, with everything that changed since.
+    /// After a call that panics, the calls go on. The first call is for the first change after this
+    /// returns.
     ///
     /// - Errors: [`Error::Thread`]; [`Error::Read`] when the present snapshot cannot be read.
-    /// - Cancel: calls end with the [`Subscription`] that is returned.
+    /// - Cancel: dropping the returned [`Subscription`] ends the calls.
     pub fn on_change(&self, mut call: impl FnMut(&Change) + Send + 'static) -> Result<Subscription, Error> {
         self.start("libconf-change", move |change, _| {
-            // The program's own panic, which its hook has told already.
+            // The program's hook has reported its panic already.
             let _ = catch_unwind(AssertUnwindSafe(|| call(change)));
         })
     }
 
-    /// Has this process sent `signal` after each snapshot in which one of these components changed, came or went.
+    /// Sends this process `signal` after each snapshot in which one of these components changed,
+    /// came or went.
     ///
-    /// While the process has no handler for it, and would end by it, the signal waits until there is one. A program that
-    /// takes signals by waiting for them (`sigwait`, `signalfd`) blocks them in every thread: do so before connecting.
+    /// A signal that would end the process waits until there is a handler. A program that waits for
+    /// signals (`sigwait`, `signalfd`) blocks them in every thread, which it must do before it
+    /// connects.
     ///
     /// - Errors: as for [`Group::on_change`].
-    /// - Cancel: no more are sent once the [`Subscription`] that is returned is dropped.
+    /// - Cancel: dropping the returned [`Subscription`] ends the signals.
     pub fn raise_on_change(&self, signal: Signal) -> Result<Subscription, Error> {
         self.start("libconf-signal", move |_, mailbox| {
             while !signal.is_survived() {
@@ -69,7 +77,7 @@ impl Group {
                     return;
                 }
             }
-            // It can only fail for a number that is no signal.
+            // This fails only for a number that is no signal.
             let _ = signal.raise();
         })
     }
@@ -81,7 +89,7 @@ impl Group {
     ) -> Result<Subscription, Error> {
         let mailbox = Arc::new(Mailbox::default());
         let watched = self.follower.join(|snapshot| {
-            let looked = Look::at(snapshot, self.members.as_deref(), &Prints::new());
+            let looked = Look::at(snapshot, self.members.as_deref(), &Fingerprints::new());
             if let Some((_, error)) = looked.unread {
                 return Err(error);
             }
@@ -101,7 +109,7 @@ impl Group {
     }
 }
 
-/// What a callback is told: the snapshot that is current, from which it reads as a whole.
+/// A change, with the current snapshot, from which the callback reads.
 #[derive(Clone, Debug)]
 pub struct Change {
     snapshot: Arc<Snapshot>,
@@ -109,26 +117,27 @@ pub struct Change {
 }
 
 impl Change {
-    /// The snapshot.
+    /// Returns the sequence of the snapshot.
     pub fn sequence(&self) -> Sequence {
         self.snapshot.sequence
     }
 
-    /// Which components of the group changed, by the names that were given; of [`Client::all`](super::Client::all) without
-    /// their versions.
+    /// Lists the components of the group that changed, by the names that were given. Those of
+    /// [`Client::all`](crate::client::Client::all) are without their versions.
     pub fn changed(&self) -> impl Iterator<Item = &ComponentSelector> {
         self.changed.iter()
     }
 
-    /// The settings of any component of this host at this snapshot.
+    /// Reads the settings of any component of this host at this snapshot.
     ///
-    /// - Errors: [`Error::HeldBack`] when what stands there is of an older snapshot; [`Error::NotExported`],
-    ///   [`Error::SeveralVersions`], [`Error::NoSettings`], [`Error::Shape`], [`Error::Name`], [`Error::Read`].
+    /// - Errors: [`Error::HeldBack`] when this host keeps older files of the component;
+    ///   [`Error::NotExported`], [`Error::SeveralVersions`], [`Error::NoSettings`],
+    ///   [`Error::Shape`], [`Error::Name`], [`Error::Read`].
     pub fn get<T: DeserializeOwned + Send + Sync + 'static>(&self, component: &str) -> Result<Arc<T>, Error> {
         self.snapshot.value(component)
     }
 
-    /// The files of any component of this host at this snapshot.
+    /// Returns the files of any component of this host at this snapshot.
     ///
     /// - Errors: as for [`Change::get`], without those of the settings.
     pub fn files(&self, component: &str) -> Result<Files, Error> {
@@ -136,9 +145,9 @@ impl Change {
     }
 }
 
-/// Changes are told until this is dropped; a call that is under way then goes on to its end.
+/// Keeps the calls or signals coming. After it is dropped, a running call still goes on to its end.
 #[derive(Debug)]
-#[must_use = "changes are told only while this is held"]
+#[must_use = "calls and signals come only while this is held"]
 pub struct Subscription {
     mailbox: Arc<Mailbox>,
     _watched: Arc<Watched>,
@@ -147,12 +156,12 @@ pub struct Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        self.mailbox.contents().ended = true;
+        lock(&self.mailbox.contents).ended = true;
         self.mailbox.filled.notify_all();
     }
 }
 
-/// The newest change that was not told yet: never more than one.
+/// The newest change that was not delivered yet: never more than one.
 #[derive(Debug, Default)]
 struct Mailbox {
     contents: Mutex<Contents>,
@@ -166,12 +175,8 @@ struct Contents {
 }
 
 impl Mailbox {
-    fn contents(&self) -> MutexGuard<'_, Contents> {
-        self.contents.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn put(&self, snapshot: Arc<Snapshot>, mut changed: BTreeSet<ComponentSelector>) {
-        let mut contents = self.contents();
+        let mut contents = lock(&self.contents);
         let before = contents.change.take();
         changed.extend(before.iter().flat_map(|before| before.changed.iter().cloned()));
         contents.change = Some(Change { snapshot, changed });
@@ -180,9 +185,9 @@ impl Mailbox {
         let_go(before);
     }
 
-    /// Waits for a change; none at the end.
+    /// Waits for a change; `None` at the end.
     fn take(&self) -> Option<Change> {
-        let mut contents = self.contents();
+        let mut contents = lock(&self.contents);
         loop {
             if contents.ended {
                 return None;
@@ -195,18 +200,19 @@ impl Mailbox {
     }
 
     fn ended_within(&self, time: Duration) -> bool {
-        let waited = self.filled.wait_timeout_while(self.contents(), time, |contents| !contents.ended);
+        let waited = self.filled.wait_timeout_while(lock(&self.contents), time, |contents| !contents.ended);
         waited.unwrap_or_else(PoisonError::into_inner).0.ended
     }
 }
 
-/// What each component led to: the names of what the store holds, which are those of its content.
-type Prints = BTreeMap<ComponentSelector, Vec<PathBuf>>;
+/// A fingerprint of each component: its paths in the agent's store, which are named by their
+/// content.
+type Fingerprints = BTreeMap<ComponentSelector, Vec<PathBuf>>;
 
 #[derive(Debug)]
 struct Watched {
     members: Option<Vec<ComponentSelector>>,
-    seen: Mutex<Prints>,
+    seen: Mutex<Fingerprints>,
     fault: Mutex<Option<Fault>>,
     mailbox: Arc<Mailbox>,
 }
@@ -235,17 +241,17 @@ impl Follow for Watched {
     }
 }
 
-/// What a look at a snapshot found.
+/// The result of a look at a snapshot.
 #[derive(Default)]
 struct Look {
-    /// Of what could not be read, as it was seen before.
-    found: Prints,
-    /// One thing that could not be read, and of which component it is, where it is of one alone.
+    /// The fingerprints; those from before for unread components.
+    found: Fingerprints,
+    /// One error of reading, with its component if it is about one alone.
     unread: Option<(Option<ComponentSelector>, Error)>,
 }
 
 impl Look {
-    fn at(snapshot: &Snapshot, members: Option<&[ComponentSelector]>, before: &Prints) -> Self {
+    fn at(snapshot: &Snapshot, members: Option<&[ComponentSelector]>, before: &Fingerprints) -> Self {
         let (mut look, inside) = (Look::default(), snapshot.inside());
         match members {
             Some(members) => members.iter().for_each(|member| look.read(snapshot, &inside, member.clone(), before)),
@@ -261,9 +267,9 @@ impl Look {
         look
     }
 
-    fn read(&mut self, snapshot: &Snapshot, inside: &Path, member: ComponentSelector, before: &Prints) {
+    fn read(&mut self, snapshot: &Snapshot, inside: &Path, member: ComponentSelector, before: &Fingerprints) {
         let name = member.component.to_string();
-        let print = print_of(&inside.join(&name), &member).unwrap_or_else(|source| {
+        let print = fingerprint_of(&inside.join(&name), &member).unwrap_or_else(|source| {
             self.unread = Some((Some(member.clone()), Error::Read { path: snapshot.dir.join(name), source }));
             before.get(&member).cloned()
         });
@@ -271,7 +277,7 @@ impl Look {
     }
 }
 
-/// The components of one kind that stand in the snapshot.
+/// Lists the components of one kind in the snapshot.
 fn of_kind(snapshot: &Snapshot, inside: &Path, kind: Kind) -> io::Result<Vec<ComponentSelector>> {
     let entries = match fs::read_dir(inside.join(kind.as_str())) {
         Ok(entries) => entries,
@@ -286,8 +292,9 @@ fn of_kind(snapshot: &Snapshot, inside: &Path, kind: Kind) -> io::Result<Vec<Com
     Ok(members)
 }
 
-/// What the component in this folder of the snapshot leads to; none when it is not there.
-fn print_of(path: &Path, member: &ComponentSelector) -> io::Result<Option<Vec<PathBuf>>> {
+/// Makes the fingerprint of the component in this folder of the snapshot; `None` if it is not
+/// there.
+fn fingerprint_of(path: &Path, member: &ComponentSelector) -> io::Result<Option<Vec<PathBuf>>> {
     let present = |found: io::Result<PathBuf>| match found {
         Ok(target) => Ok(Some(target)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -298,7 +305,8 @@ fn print_of(path: &Path, member: &ComponentSelector) -> io::Result<Option<Vec<Pa
         let files = present(fs::canonicalize(path.join(version.as_str())))?;
         return Ok(files.map(|files| settings.into_iter().chain([files]).collect()));
     }
-    // The folder of a component's versions is itself named by its content, where the agent made it.
+    // If the agent made the folder of a component's versions, it is a link that is named by its
+    // content.
     if let Ok(target) = fs::read_link(path) {
         return Ok(Some(vec![target]));
     }
@@ -313,10 +321,6 @@ fn print_of(path: &Path, member: &ComponentSelector) -> io::Result<Option<Vec<Pa
     }
     targets.sort();
     Ok(Some(targets))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ const WEB: &str = "services/web/latest";
 const DB: &str = "services/db/latest";
 const OTHER: &str = "services/other/latest";
 
-/// What a callback saw: the snapshot, what changed, and the ports of both.
+/// The arguments of a callback: the snapshot, the changed components, and the ports of both.
 type Told = (u64, Vec<String>, u16, u16);
 
 fn listen(group: &Group) -> (Subscription, mpsc::Receiver<Told>) {
@@ -27,19 +27,20 @@ fn listen(group: &Group) -> (Subscription, mpsc::Receiver<Told>) {
 }
 
 #[test]
-fn several_components_are_told_once_per_snapshot() {
+fn a_group_gets_one_call_per_snapshot() {
     let export = Export::with(1, &[(WEB, &web(1)), (DB, &web(1)), (OTHER, &web(1))]);
     let client = export.client();
     let (_listening, told) = listen(&client.group(["services/web", DB]).unwrap());
     export.switch(2, &[(WEB, &web(2)), (DB, &web(2)), (OTHER, &web(1))]);
     let both = vec![DB.to_owned(), "services/web".to_owned()];
     assert_eq!(told.recv_timeout(LONG).unwrap(), (2, both, 2, 2));
-    // Another's change is not told; one's own is, and reads the other of the same snapshot.
+    // A change of another component leads to no call; one of its own does, and reads both of one
+    // snapshot.
     export.switch(3, &[(WEB, &web(2)), (DB, &web(2)), (OTHER, &web(3))]);
     until("change 3", || client.sequence().0 == 3);
     export.switch(4, &[(WEB, &web(2)), (DB, &web(4)), (OTHER, &web(3))]);
     assert_eq!(told.recv_timeout(LONG).unwrap(), (4, vec![DB.to_owned()], 2, 4));
-    // Gone is a change too, and so is coming back.
+    // Removing a component is a change, too, and so is its return.
     export.switch(5, &[(WEB, &web(2)), (OTHER, &web(3))]);
     assert_eq!(told.recv_timeout(LONG).unwrap(), (5, vec![DB.to_owned()], 2, 0));
     export.switch(6, &[(WEB, &web(2)), (DB, &web(4)), (OTHER, &web(3))]);
@@ -84,14 +85,14 @@ fn a_slow_call_is_followed_by_one_for_the_newest() {
 }
 
 #[test]
-fn a_dropped_subscription_tells_nothing() {
+fn a_dropped_subscription_ends_the_calls() {
     let export = Export::with(1, &[(WEB, &web(1))]);
     let client = export.client();
     let (listening, told) = listen(&client.all());
     drop(listening);
     export.switch(2, &[(WEB, &web(2))]);
     until("change 2", || client.sequence().0 == 2);
-    // The end of its thread is the end of the channel.
+    // The channel ends with the thread.
     assert_eq!(told.recv_timeout(LONG), Err(mpsc::RecvTimeoutError::Disconnected));
 }
 
@@ -100,7 +101,7 @@ fn a_callback_comes_after_every_handle_is_on_the_snapshot() {
     let export = Export::with(1, &[(WEB, &web(1))]);
     let client = export.client();
     let (tell, told) = mpsc::channel();
-    // Joined before the handle, so that it is asked first.
+    // It joins before the handle, so that it is prepared first.
     let handle: Arc<Mutex<Option<super::super::Typed<Web>>>> = Arc::default();
     let _listening = client.all().on_change({
         let handle = Arc::clone(&handle);
@@ -117,18 +118,17 @@ fn a_callback_comes_after_every_handle_is_on_the_snapshot() {
     }
 }
 
-/// The other half of the test below: a process that ends by the signal, being without a handler for it.
-/// Without an export (when all ignored tests are run) there is nothing to do.
+/// The other half of the test below: a process without a handler for the signal.
 #[test]
 #[ignore = "run by the test below, in a process of its own"]
 fn raises_the_signal_on_itself() {
-    let Some(export_dir) = std::env::var_os("TEST_EXPORT") else { return };
+    let export_dir = std::env::var_os("TEST_EXPORT").expect("started by the other test");
     let client = super::super::Client::at(export_dir).unwrap();
     let mut web = client.component("services/web").unwrap().typed::<Web>().unwrap();
     let _raising = client.raise_on_change(Signal::Hangup).unwrap();
     println!("\nready");
     assert_eq!(web.changed_blocking(LONG).expect("a change").port, 2);
-    // Nobody handles the signal: it has to wait, and this process ends in order.
+    // Without a handler the signal has to wait, and this process ends normally.
 }
 
 #[test]

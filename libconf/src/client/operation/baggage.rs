@@ -1,49 +1,51 @@
-//! The member `conf-version` of W3C baggage: read from strangers' headers, and put beside what others keep there.
+//! The member `conf-version` of W3C baggage, in headers from strangers, beside the members of
+//! others.
 //!
-//! Source: W3C "Propagation format for distributed context: Baggage". Members of others are nobody's business here: they
-//! are neither judged nor changed, byte for byte.
+//! Members of others are neither judged nor changed, byte for byte.
+//!
+//! Source: W3C "Propagation format for distributed context: Baggage".
 
-use super::headers::{Headers, HeadersMut};
+use crate::client::operation::headers::{Headers, HeadersMut};
 use crate::name::Sequence;
 
-/// The header.
+/// The name of the header.
 pub const HEADER: &str = "baggage";
 
-/// The member that holds the pinned sequence.
+/// The name of the member with the pinned sequence.
 pub const MEMBER: &str = "conf-version";
 
-/// What every implementation passes on according to the specification; more is not looked through.
+/// Bytes of baggage that every implementation passes on, by the specification. More are refused.
 pub const MOST_BYTES: usize = 8192;
 
-/// As [`MOST_BYTES`].
+/// Members of baggage, as [`MOST_BYTES`].
 pub const MOST_MEMBERS: usize = 64;
 
-/// Why headers name no change to join.
+/// The reason why headers name no change to join.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum JoinError {
-    /// There is no `conf-version` in them: the caller knows of no pin, and the operation begins here.
+    /// They have no `conf-version`: the caller has no pin, and the operation begins here.
     #[error("the headers carry no `conf-version`: the caller has pinned nothing")]
     Absent,
 
-    /// More baggage than the specification has anybody pass on.
+    /// They have more baggage than the specification allows.
     #[error("the header `baggage` is longer than 8,192 bytes or has more than 64 members")]
     TooLarge,
 
-    /// `conf-version` is there and no sequence.
+    /// `conf-version` is there, but is no sequence.
     #[error("`conf-version` in the header `baggage` is not a sequence: {found:?}")]
     Malformed {
-        /// What stands there, cut to 100 bytes.
+        /// Its value, cut to 100 bytes.
         found: String,
     },
 
-    /// `conf-version` is there twice and says two things.
+    /// `conf-version` is there twice, with two values.
     #[error("the header `baggage` has two different members `conf-version`, {0} and {1}")]
     Ambiguous(Sequence, Sequence),
 }
 
-/// The sequence that `headers` carry.
-pub(in crate::client) fn read(headers: &impl Headers) -> Result<Sequence, JoinError> {
+/// Reads the sequence from `headers`.
+pub(crate) fn read(headers: &impl Headers) -> Result<Sequence, JoinError> {
     let lines = headers.values(HEADER);
     check_size(&lines)?;
     let mut found = None;
@@ -57,8 +59,8 @@ pub(in crate::client) fn read(headers: &impl Headers) -> Result<Sequence, JoinEr
     found.ok_or(JoinError::Absent)
 }
 
-/// Puts `sequence` into `headers`: one line, with every member of others as it was.
-pub(super) fn write(headers: &mut impl HeadersMut, sequence: Sequence) {
+/// Writes `sequence` into `headers`: one line, with every member of others as it was.
+pub(crate) fn write(headers: &mut impl HeadersMut, sequence: Sequence) {
     let mut line = Vec::new();
     for member in headers.values(HEADER).iter().flat_map(|line| members(line)) {
         if ours(member).is_none() && !member.is_empty() {
@@ -76,19 +78,20 @@ fn check_size(lines: &[&[u8]]) -> Result<(), JoinError> {
     in_bounds.then_some(()).ok_or(JoinError::TooLarge)
 }
 
-/// Between commas, without the white space around.
+/// Splits a line at its commas, and trims the members.
 fn members(line: &[u8]) -> impl Iterator<Item = &[u8]> {
     line.split(|byte| *byte == b',').map(trim)
 }
 
-/// What `conf-version` is set to, when `member` is that: all behind `=`, or nothing.
+/// Returns the value of `member` if it is `conf-version`: everything behind `=`, or nothing.
 fn ours(member: &[u8]) -> Option<&[u8]> {
     let end = member.iter().position(|byte| matches!(byte, b'=' | b';')).unwrap_or(member.len());
     let (key, rest) = member.split_at(end);
     (trim(key) == MEMBER.as_bytes()).then(|| rest.strip_prefix(b"=").unwrap_or_default())
 }
 
-/// A value without its properties, percent-decoded, as a sequence. 0 is "none yet", and nobody pins that.
+/// Parses a value as a sequence, without its properties and percent-decoded. 0 means "no change
+/// yet" and is no pin.
 fn sequence(value: &[u8]) -> Option<Sequence> {
     let end = value.iter().position(|byte| *byte == b';').unwrap_or(value.len());
     let text = decoded(trim(&value[..end]))?;
@@ -96,7 +99,7 @@ fn sequence(value: &[u8]) -> Option<Sequence> {
     (sequence != Sequence(0)).then_some(sequence)
 }
 
-/// None when a percent sign is not followed by two hex digits.
+/// Decodes percent signs; `None` if one is not followed by two hex digits.
 fn decoded(text: &[u8]) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text;
@@ -113,7 +116,7 @@ fn decoded(text: &[u8]) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// The specification's optional white space: spaces and tabs.
+/// Trims the specification's optional white space: spaces and tabs.
 fn trim(text: &[u8]) -> &[u8] {
     let is_space = |byte: &u8| matches!(byte, b' ' | b'\t');
     let start = text.iter().position(|byte| !is_space(byte)).unwrap_or(text.len());
@@ -152,7 +155,7 @@ mod tests {
             &["conf-version=42,conf-version=42"],
             &[",,conf-version=42,"],
             &["Conf-Version=7,conf-versions=8,xconf-version=9,conf-version=42"],
-            // Others' members are not ours to judge.
+            // Broken members of others do not matter.
             &["broken member,=,%zz=%,conf-version=42"],
         ] {
             assert_eq!(read_from(values), Ok(Sequence(42)), "{values:?}");
@@ -160,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_pin_is_said() {
+    fn malformed_pins_are_told_apart_from_absent_ones() {
         for values in [&[][..], &[""], &["a=conf-version=1"], &["Conf-Version=7"]] {
             assert_eq!(read_from(values), Err(JoinError::Absent), "{values:?}");
         }
@@ -212,7 +215,7 @@ mod tests {
         assert_eq!(none, [("baggage".to_owned(), "conf-version=7".to_owned())]);
     }
 
-    /// What strangers send: near enough to baggage that every branch is met.
+    /// Lines of strangers, close enough to baggage to reach every branch.
     fn any_lines() -> impl Strategy<Value = Lines> {
         let piece = prop_oneof![
             Just("conf-version".to_owned()),
@@ -231,7 +234,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_makes_it_panic(headers in any_lines()) {
+        fn no_header_makes_it_panic(headers in any_lines()) {
             let _ = read(&headers);
         }
 
@@ -247,7 +250,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_written_is_read_and_the_rest_stays(headers in any_lines(), sequence in 1..=i64::MAX.cast_unsigned()) {
+        fn a_written_pin_is_read_and_the_rest_stays(headers in any_lines(), sequence in 1..=i64::MAX.cast_unsigned()) {
             let others = |headers: &Lines| -> Vec<Vec<u8>> {
                 let lines = headers.values(HEADER);
                 let all = lines.iter().flat_map(|line| members(line));

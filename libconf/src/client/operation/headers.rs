@@ -1,4 +1,5 @@
-//! Where an operation's pin travels: anything with named text values, headers of HTTP or of a message bus.
+//! Headers that carry an operation's pin: those of HTTP, of a message bus, or anything else with
+//! named text values.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,17 +8,18 @@ use std::{
 
 /// Headers that can be read. Names compare without case.
 ///
-/// Implemented for `http::HeaderMap` (feature `http`), and for maps and lists of text, as message buses have them.
+/// Implemented for `http::HeaderMap` (feature `http`), and for maps and lists of text, as message
+/// buses have them.
 pub trait Headers {
-    /// Every value of the header `name`, one per line of it, in their order.
+    /// Returns every value of the header `name`, one for each of its lines, in their order.
     fn values(&self, name: &str) -> Vec<&[u8]>;
 }
 
 /// Headers that can be written.
 pub trait HeadersMut: Headers {
-    /// Puts `value` in the place of every value of the header `name`.
+    /// Replaces every value of the header `name` by `value`.
     ///
-    /// Every byte of `value` is visible ASCII or stood in these headers before.
+    /// Every byte of `value` is visible ASCII or was in these headers before.
     fn replace(&mut self, name: &'static str, value: &[u8]);
 }
 
@@ -31,7 +33,7 @@ impl Headers for http::HeaderMap {
 #[cfg(feature = "http")]
 impl HeadersMut for http::HeaderMap {
     fn replace(&mut self, name: &'static str, value: &[u8]) {
-        // Made of visible ASCII and of what was a header's value before.
+        // It consists of visible ASCII and of former values of headers.
         if let Ok(value) = http::HeaderValue::from_bytes(value) {
             self.insert(http::HeaderName::from_static(name), value);
         }
@@ -40,14 +42,14 @@ impl HeadersMut for http::HeaderMap {
 
 impl Headers for Vec<(String, String)> {
     fn values(&self, name: &str) -> Vec<&[u8]> {
-        let of_it = self.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name));
-        of_it.map(|(_, value)| value.as_bytes()).collect()
+        let found = self.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+        found.map(|(_, value)| value.as_bytes()).collect()
     }
 }
 
 impl HeadersMut for Vec<(String, String)> {
     fn replace(&mut self, name: &'static str, value: &[u8]) {
-        self.retain(|(found, _)| !found.eq_ignore_ascii_case(name));
+        self.retain(|(key, _)| !key.eq_ignore_ascii_case(name));
         self.push((name.to_owned(), String::from_utf8_lossy(value).into_owned()));
     }
 }
@@ -56,14 +58,14 @@ macro_rules! map_of_text {
     ($map:ident $(, $hasher:ident)?) => {
         impl$(<$hasher: BuildHasher>)? Headers for $map<String, String $(, $hasher)?> {
             fn values(&self, name: &str) -> Vec<&[u8]> {
-                let of_it = self.iter().filter(|(found, _)| found.eq_ignore_ascii_case(name));
-                of_it.map(|(_, value)| value.as_bytes()).collect()
+                let found = self.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name));
+                found.map(|(_, value)| value.as_bytes()).collect()
             }
         }
 
         impl$(<$hasher: BuildHasher>)? HeadersMut for $map<String, String $(, $hasher)?> {
             fn replace(&mut self, name: &'static str, value: &[u8]) {
-                self.retain(|found, _| !found.eq_ignore_ascii_case(name));
+                self.retain(|key, _| !key.eq_ignore_ascii_case(name));
                 self.insert(name.to_owned(), String::from_utf8_lossy(value).into_owned());
             }
         }

@@ -1,7 +1,8 @@
 //! Layers for `tower`: a server joins the operation of each request, a client passes on its own.
 //!
-//! On the way in, [`JoinLayer`] puts an [`Operation`] into the request's extensions. On the way out, [`InjectLayer`] writes the
-//! pin of the operation that stands in the request's extensions into its headers, and leaves a request without one alone.
+//! On the way in, [`JoinLayer`] puts an [`Operation`] into the request's extensions. On the way
+//! out, [`InjectLayer`] takes the operation from the request's extensions and writes its pin into
+//! the headers. It leaves a request without one alone.
 
 use std::{
     pin::Pin,
@@ -13,21 +14,26 @@ use pin_project_lite::pin_project;
 use tower_layer::Layer;
 use tower_service::Service;
 
-use super::{super::Client, JoinError, Operation};
+use crate::client::{
+    connect::Client,
+    operation::{baggage::JoinError, pinned::Operation},
+};
 
-/// What becomes of a request whose baggage holds something else than a pin.
+/// The way to treat a request whose baggage has a malformed pin.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum BadPin {
-    /// It is answered with 400 and an empty body, and does not reach the service.
+    /// Answers it with 400 and an empty body; it does not reach the service.
     #[default]
     Refuse,
-    /// It gets a fresh pin.
+    /// Gives it a fresh pin.
     Begin,
 }
 
-/// Gives every request an [`Operation`] in its extensions: the one that its headers name, or a new one when they name none.
+/// Gives every request an [`Operation`] in its extensions: the one that its headers name, or else a
+/// new one.
 ///
-/// It never waits; reads do when this host does not have the pinned version yet. See [`Client::join`] for whom to trust.
+/// It never waits; reads do when this host does not have the pinned version yet. [`Client::join`]
+/// says whose headers to trust.
 #[derive(Clone, Debug)]
 pub struct JoinLayer {
     client: Client,
@@ -35,12 +41,12 @@ pub struct JoinLayer {
 }
 
 impl JoinLayer {
-    /// A layer that refuses what is no pin.
+    /// Makes a layer that refuses malformed pins.
     pub fn new(client: Client) -> Self {
         JoinLayer { client, bad_pin: BadPin::default() }
     }
 
-    /// The same layer with another answer to what is no pin.
+    /// Sets the way to treat malformed pins.
     #[must_use]
     pub fn bad_pin(mut self, bad_pin: BadPin) -> Self {
         self.bad_pin = bad_pin;
@@ -113,7 +119,8 @@ where
     }
 }
 
-/// Passes an operation on: the one in a request's extensions is [injected](Operation::inject) into its headers.
+/// Passes an operation on: [injects](Operation::inject) the one in a request's extensions into its
+/// headers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct InjectLayer;
 
@@ -158,7 +165,7 @@ mod tests {
     use super::*;
     use crate::client::testing::{Export, Web, block_on, web};
 
-    /// Answers with what a request came to: the pin in its extensions and its baggage.
+    /// Answers with the pin in the request's extensions and its baggage.
     #[derive(Clone, Copy)]
     struct Echo;
 

@@ -10,13 +10,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    super::{
-        Client,
-        testing::{Export, FakeAgent, LONG, Web, block_on, until, web},
-    },
-    *,
+use super::*;
+use crate::client::{
+    Client, Error,
+    testing::{Export, FakeAgent, LONG, Web, block_on, until, web},
 };
+use crate::name::Sequence;
 
 const WEB: &str = "services/web/latest";
 
@@ -24,7 +23,7 @@ fn port(operation: &Operation) -> u16 {
     operation.get_blocking::<Web>("services/web").unwrap().port
 }
 
-/// Headers as a message bus has them.
+/// Headers of a message bus.
 fn headers(sequence: u64) -> Vec<(String, String)> {
     vec![("baggage".to_owned(), format!("conf-version={sequence}"))]
 }
@@ -48,42 +47,42 @@ fn an_operation_stays_on_its_version_and_the_others_join_it() {
     assert_eq!((joined.sequence().0, port(&joined), joined.ready_blocking().unwrap().0), (3, 3, 3));
     assert_eq!(block_on(joined.get::<Web>(WEB)).unwrap().port, 3);
     assert_eq!(port(&second.begin()), 5);
-    // Between the two the older one is the newest.
+    // For a change between the two snapshots, the older one is the newest.
     assert_eq!(port(&second.join(&headers(4)).unwrap()), 3);
 }
 
 #[test]
-fn the_pin_is_what_the_host_knows_to_be_covered() {
+fn the_pin_is_the_highest_covered_change() {
     let export = Export::with(3, &[(WEB, &web(3))]);
     export.central(3, 9);
     let client = export.client();
     assert_eq!(client.begin().sequence().0, 9);
     let operation = client.join(&headers(7)).unwrap();
     assert_eq!((operation.sequence().0, port(&operation)), (7, 3));
-    // It rises without a switch, and an operation that is ahead waits for that.
+    // The pin rises without a switch, and an operation ahead of it waits for that.
     let ahead = client.begin_at(Sequence(12)).with_deadline(Instant::now() + LONG);
     let waiting = thread::spawn(move || port(&ahead));
     export.central(3, 12);
     assert_eq!(waiting.join().unwrap(), 3);
     until("central 12", || client.begin().sequence().0 == 12);
-    // A file that is of another snapshot says nothing of this one, and nothing falls.
+    // A file about another snapshot does not count, and no pin falls.
     export.central(2, 50);
     export.central(3, 1);
     export.switch(20, &[(WEB, &web(20))]);
     until("change 20", || client.sequence().0 == 20);
     assert_eq!(client.begin().sequence().0, 20);
-    // What was known of 3 is known for ever, and its child told the rest: nothing is read again.
+    // The range of 3 is known for ever, and its child ends it: no file is read again.
     std::fs::remove_file(export.path.join("snapshots/20/snapshot.json")).unwrap();
     assert_eq!(port(&client.join(&headers(19)).unwrap()), 3);
 }
 
 #[test]
-fn kept_folders_prove_what_lies_between_them() {
+fn neighbouring_folders_prove_their_range() {
     let export = Export::with(2, &[(WEB, &web(2))]);
     for sequence in [5, 8, 13] {
         export.switch(sequence, &[(WEB, &web(sequence))]);
     }
-    // One that is built and not switched to, and so may be refused.
+    // A snapshot that is built but not current: the host may refuse it.
     export.lay_out(15, Some(13), &[(WEB, &web(15))], &BTreeMap::new());
     let client = export.client();
     for (pin, expected) in [(2, 2), (4, 2), (5, 5), (7, 5), (8, 8), (12, 8), (13, 13)] {
@@ -96,7 +95,7 @@ fn kept_folders_prove_what_lies_between_them() {
 }
 
 #[test]
-fn an_operation_reads_on_in_the_folder_that_it_holds_when_its_sequence_is_made_once_more() {
+fn an_operation_stays_in_its_folder_when_the_snapshot_is_made_again() {
     let other = "services/other/latest";
     let export = Export::with(2, &[(WEB, &web(2)), (other, &web(2))]);
     let client = export.client();
@@ -118,7 +117,7 @@ fn a_gap_between_folders_proves_nothing() {
     assert!(export.retire(5));
     let client = export.client();
     assert_eq!(port(&client.join(&headers(8)).unwrap()), 8);
-    // 5 is gone: for 3 it is 2, for 6 it is not, and from 2 and 8 alone nobody can tell the two apart.
+    // 5 is gone: 2 is right for 3 and wrong for 6, and 2 and 8 alone cannot tell these cases apart.
     for pin in [1, 3, 6] {
         let error = client.join(&headers(pin)).unwrap().get_blocking::<Web>("services/web").unwrap_err();
         assert!(matches!(error, Error::NotHere { .. }), "{pin}: {error}");
@@ -126,7 +125,7 @@ fn a_gap_between_folders_proves_nothing() {
 }
 
 #[test]
-fn the_agent_is_asked_for_what_is_not_kept_and_its_answer_is_remembered() {
+fn the_agent_is_asked_once_for_a_snapshot_that_is_not_kept() {
     let export = Arc::new(Export::with(8, &[(WEB, &web(8))]));
     let agent = FakeAgent::start({
         let export = Arc::clone(&export);
@@ -180,7 +179,7 @@ fn concurrent_questions_for_one_change_are_one() {
 }
 
 #[test]
-fn what_the_agent_says_is_missing_is_said_in_time() {
+fn the_error_has_the_agents_reason() {
     let export = Export::with(8, &[(WEB, &web(8))]);
     let agent = FakeAgent::start(|target, _| match target {
         target if target.starts_with("/v1/at/2?") => (404, r#"{"error":"too old","reason":"none-so-old"}"#.to_owned()),
@@ -190,7 +189,7 @@ fn what_the_agent_says_is_missing_is_said_in_time() {
     let client = Client::options().export_dir(&export.path).socket(agent.socket()).connect().unwrap();
     let never = client.begin_at(Sequence(2)).with_deadline(Instant::now() + LONG);
     assert!(matches!(never.get_blocking::<Web>(WEB), Err(Error::NoneSoOld { sequence: Sequence(2) })));
-    // On a busy machine the agent may not have answered by the deadline, which is then what is said.
+    // On a busy machine the agent may miss the deadline, and the error then says that.
     let says = |pin, words: &str| {
         until(words, || {
             let operation = client.begin_at(Sequence(pin)).with_deadline(soon());
@@ -200,27 +199,27 @@ fn what_the_agent_says_is_missing_is_said_in_time() {
         });
     };
     says(9, "s1 and s2 are away");
-    // Another change than was asked for, or a folder that is not there, is no answer.
+    // An answer about another change, or with a missing folder, does not count.
     says(7, "answered for another change");
     says(5, "snapshots/3: No such file");
-    // Folders of another snapshot than the agent means: it exports somewhere else.
+    // The folder is of another snapshot: the agent exports somewhere else.
     export.lay_out(3, None, &[(WEB, &web(3))], &BTreeMap::new());
     std::fs::write(export.path.join("snapshots/3/snapshot.json"), "{}").unwrap();
     says(5, "export somewhere else");
 }
 
 #[test]
-fn an_agent_that_hangs_holds_nobody_beyond_the_deadline() {
+fn a_hanging_agent_delays_no_read_beyond_its_deadline() {
     let export = Export::with(8, &[(WEB, &web(8))]);
     let dir = tempfile::tempdir().unwrap();
-    // Nobody accepts: connecting works, an answer never comes.
+    // No program accepts: connecting works, but no answer comes.
     let socket = dir.path().join("hung.sock");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let client = Client::options().export_dir(&export.path).socket(&socket).connect().unwrap();
     let operation = client.begin_at(Sequence(9)).with_deadline(soon());
     assert!(matches!(block_on(operation.get::<Web>(WEB)), Err(Error::NotHere { .. })));
     assert!(matches!(operation.get_blocking::<Web>(WEB), Err(Error::NotHere { .. })));
-    // What the export brings meanwhile is enough.
+    // A new snapshot of the export ends the wait.
     let operation = client.begin_at(Sequence(9)).with_deadline(Instant::now() + LONG);
     thread::scope(|scope| {
         let waiting = scope.spawn(|| block_on(operation.get::<Web>(WEB)).unwrap().port);
@@ -229,7 +228,7 @@ fn an_agent_that_hangs_holds_nobody_beyond_the_deadline() {
     });
 }
 
-/// Polls another operation while it is woken, as an executor may do.
+/// Polls another operation within its wake-up, as an executor may do.
 struct Busy {
     client: Client,
     other: Sequence,
@@ -246,14 +245,14 @@ impl Wake for Busy {
 }
 
 #[test]
-fn who_is_woken_may_begin_to_wait_at_once() {
+fn a_woken_task_may_wait_again_at_once() {
     let export = Export::with(8, &[(WEB, &web(8))]);
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("hung.sock");
     let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
     let client = Client::options().export_dir(&export.path).socket(&socket).connect().unwrap();
     let (tell, woken) = mpsc::channel();
-    // By a snapshot, and by the clock.
+    // A snapshot wakes it, and then the clock.
     for (pin, deadline) in [(9, Instant::now() + LONG), (10, soon())] {
         let other = Sequence(pin + 10);
         let waker = Waker::from(Arc::new(Busy { client: client.clone(), other, woken: tell.clone() }));
@@ -268,7 +267,7 @@ fn who_is_woken_may_begin_to_wait_at_once() {
 }
 
 #[test]
-fn a_folder_that_was_made_once_more_takes_the_place_of_the_former() {
+fn a_folder_that_was_made_again_replaces_the_former() {
     let export = Export::with(8, &[(WEB, &web(8))]);
     export.lay_out(2, None, &[(WEB, &web(2))], &BTreeMap::new());
     let agent = FakeAgent::start(|target, _| {
@@ -285,7 +284,7 @@ fn a_folder_that_was_made_once_more_takes_the_place_of_the_former() {
 }
 
 #[test]
-fn the_agents_return_is_waited_for() {
+fn a_read_waits_for_the_agents_return() {
     let export = Arc::new(Export::with(8, &[(WEB, &web(8))]));
     export.lay_out(3, None, &[(WEB, &web(3))], &BTreeMap::new());
     let refusals = AtomicUsize::new(0);
@@ -299,7 +298,7 @@ fn the_agents_return_is_waited_for() {
 }
 
 #[test]
-fn what_is_held_back_is_an_error_and_never_older_settings() {
+fn a_held_back_component_is_an_error_and_never_older_settings() {
     let export = Export::with(1, &[(WEB, &web(1)), ("services/other/latest", "{}")]);
     let new = "services/new/latest";
     let faults = BTreeMap::from([(WEB, "its check failed"), (new, "cannot be rendered")]);
@@ -311,7 +310,7 @@ fn what_is_held_back_is_an_error_and_never_older_settings() {
         assert!(matches!(error, Error::HeldBack { sequence: Sequence(2), .. }), "{name}: {error}");
     }
     assert!(operation.get_blocking::<serde_json::Value>("services/other").is_ok());
-    // The change before had it whole.
+    // The change before has the component.
     assert_eq!(port(&export.client().begin_at(Sequence(1))), 1);
 }
 
@@ -348,7 +347,7 @@ fn a_value_is_read_once() {
     let first = client.begin().get_blocking::<Web>(WEB).unwrap();
     let again = client.begin().get_blocking::<Web>(WEB).unwrap();
     assert!(Arc::ptr_eq(&first, &again));
-    // Another type is another value.
+    // Each type has a value of its own.
     let plain = client.begin().get_blocking::<serde_json::Value>(WEB).unwrap();
     assert_eq!(plain["port"], 1);
     let misfit = client.begin().get_blocking::<Vec<u8>>(WEB).unwrap_err();
@@ -409,7 +408,7 @@ fn the_programs_own_runtime_waits_for_the_agent() {
             assert!(began.elapsed() < LONG, "{error}");
         }
     });
-    // A runtime that is gone is an error at once, not a wait.
+    // Without the runtime, a read fails at once.
     drop(runtime);
     let operation = client.begin_at(Sequence(9)).with_deadline(Instant::now() + LONG);
     let began = Instant::now();

@@ -1,0 +1,75 @@
+//! All routes of conf-slave.
+
+use std::sync::Arc;
+
+use conf_core::{
+    api::{HostReport, ReportAnswer},
+    git_http::{UploadPack, git_routes},
+    http::{self as web, Health, Request, Response, Routes},
+};
+use http::StatusCode;
+use tokio_util::sync::CancellationToken;
+use warp::Filter;
+
+use crate::http::{
+    at::{self, Questions},
+    embedded::EmbeddedConsul,
+    view::View,
+};
+
+/// Bytes of a report, which has a few hundred.
+const LONGEST_REPORT: usize = 64 << 10;
+
+/// Makes the routes. Requests that wait are answered at `stop`.
+pub(crate) fn routes(
+    view: Arc<View>,
+    upload: Arc<UploadPack>,
+    health: Health,
+    consul: Option<Arc<EmbeddedConsul>>,
+    stop: CancellationToken,
+) -> Routes {
+    let git = git_routes(upload, None);
+    let routes = git.or(api_routes(view, stop)).unify().boxed().or(web::health_routes(health)).unify().boxed();
+    match consul {
+        Some(consul) => routes.or(consul.routes()).unify().boxed(),
+        None => routes,
+    }
+}
+
+fn api_routes(view: Arc<View>, stop: CancellationToken) -> Routes {
+    let (for_reports, for_hosts, for_status) = (Arc::clone(&view), Arc::clone(&view), Arc::clone(&view));
+    let questions = Arc::new(Questions::new(view, stop));
+    let reports = warp::path!("api" / "v1" / "reports")
+        .and(warp::post())
+        .and(web::request())
+        .then(move |request| take_report(Arc::clone(&for_reports), request));
+    let hosts = warp::path!("api" / "v1" / "hosts")
+        .and(warp::get())
+        .map(move || web::json(StatusCode::OK, &for_hosts.reports.list()));
+    let status = warp::path!("api" / "v1" / "status")
+        .and(warp::get())
+        .map(move || web::json(StatusCode::OK, &for_status.status()));
+    let at = warp::path!("api" / "v1" / "at")
+        .and(warp::get())
+        .and(warp::query())
+        .then(move |query| at::answer(Arc::clone(&questions), query));
+    let asked = status.boxed().or(at.boxed()).unify();
+    reports.boxed().or(hosts.boxed()).unify().or(asked).unify().boxed()
+}
+
+async fn take_report(view: Arc<View>, request: Request) -> Response {
+    let report: HostReport = match request.body.json(LONGEST_REPORT).await {
+        Ok(report) => report,
+        Err(refusal) => return refusal,
+    };
+    let own = view.mirror.datacenter();
+    if report.datacenter != *own {
+        let words = format!("this conf-slave serves {own}, not {}", report.datacenter);
+        return web::error(StatusCode::CONFLICT, words);
+    }
+    view.reports.take(report);
+    // The watermark tells the host whether its snapshot is the newest. The answer has none before
+    // this slave heard one.
+    let watermark = view.watermark.borrow().clone();
+    web::json(StatusCode::OK, &ReportAnswer { watermark })
+}

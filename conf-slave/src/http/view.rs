@@ -1,0 +1,45 @@
+//! The parts of the program that the routes read, and the status made from them.
+
+use std::sync::Arc;
+
+use conf_core::api::WatermarkEvent;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use crate::{mirror::Mirror, problems::Problems, publish::Publisher, reports::HostReports};
+
+/// The parts of the program that the routes read.
+#[derive(Debug)]
+pub(crate) struct View {
+    pub(crate) mirror: Arc<Mirror>,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) reports: Arc<HostReports>,
+    pub(crate) problems: Arc<Problems>,
+    pub(crate) watermark: watch::Receiver<Option<WatermarkEvent>>,
+    /// The addresses of Consul, or `embedded`.
+    pub(crate) consul: Vec<String>,
+    /// The addresses of the central servers.
+    pub(crate) central: Vec<String>,
+}
+
+impl View {
+    /// Makes the answer to `GET /api/v1/status`.
+    pub(crate) fn status(&self) -> Value {
+        let served = self.mirror.served();
+        json!({
+            "datacenter": self.mirror.datacenter(),
+            "sequence": served.as_ref().map_or(0, |served| served.snapshot.sequence.0),
+            "commit": served.as_ref().map(|served| served.snapshot.commit),
+            // The pointer that Consul was last seen to hold, as this slave wrote or found it.
+            "published": self.publisher.published(),
+            // The newest change of the central server that this slave has heard of.
+            "watermark": self.watermark.borrow().as_ref().map(|watermark| watermark.central),
+            "hosts": self.reports.count(),
+            // `problem` is the present outage, in words.
+            "consul": { "addresses": self.consul, "problem": self.problems.get("consul") },
+            "central": { "addresses": self.central, "problem": self.problems.get("central") },
+            "problems": self.problems.list(),
+            "agent": env!("CARGO_PKG_VERSION"),
+        })
+    }
+}

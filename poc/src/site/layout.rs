@@ -1,0 +1,188 @@
+//! Paths, addresses and command lines of every program.
+
+use std::{env, net::SocketAddr, path::PathBuf, process::Command};
+
+use anyhow::{Context as _, Result, ensure};
+use conf_core::{
+    consul::{Consul, ConsulCredentials, Keys},
+    upstream::Url,
+};
+use poc::tether;
+
+use crate::place::{DATACENTER, PLACES, Unit};
+
+/// The places of everything.
+pub(crate) struct Layout {
+    /// The directory of this run.
+    pub dir: PathBuf,
+    /// The directory of the project's programs.
+    pub programs: PathBuf,
+    /// A real Consul, if there is one.
+    pub consul_url: Option<String>,
+    // In a Consul that is not ours, all keys are below a prefix of this run's own.
+    prefix: Option<String>,
+    /// The addresses of daemons that are ready.
+    pub addresses: Vec<(Unit, SocketAddr)>,
+}
+
+impl Layout {
+    pub(crate) fn new(dir: PathBuf, consul_url: Option<String>) -> Result<Self> {
+        let name = dir.file_name().and_then(|name| name.to_str()).context("the directory's name is not UTF-8")?;
+        let prefix = consul_url.is_some().then(|| name.to_lowercase());
+        Ok(Layout { dir, programs: programs()?, consul_url, prefix, addresses: Vec::new() })
+    }
+
+    /// Returns the central repository.
+    pub(crate) fn repo(&self) -> PathBuf {
+        self.dir.join("central.git")
+    }
+
+    /// Returns a host's directory.
+    pub(crate) fn host(&self, place: usize) -> PathBuf {
+        self.dir.join(PLACES[place].host)
+    }
+
+    /// Returns a host's socket.
+    pub(crate) fn socket(&self, place: usize) -> PathBuf {
+        self.host(place).join("socket")
+    }
+
+    /// Returns the log of a unit.
+    pub(crate) fn log(&self, unit: Unit) -> PathBuf {
+        self.dir.join("logs").join(unit.name() + ".log")
+    }
+
+    /// Returns the base URL of a running daemon.
+    pub(crate) fn url(&self, unit: Unit) -> Result<Url> {
+        let address = self.address(unit).with_context(|| format!("{} does not run", unit.name()))?;
+        Ok(format!("http://{address}/").parse()?)
+    }
+
+    /// Makes a client of the Consul that holds the pointers: a real one, or conf-slave in its
+    /// place.
+    pub(crate) fn consul(&self) -> Result<Consul> {
+        let credentials = ConsulCredentials::from_variables(|name| env::var(name).ok());
+        Ok(Consul::new(&[self.consul_address()?], credentials)?)
+    }
+
+    /// Returns the names of the pointers' keys.
+    pub(crate) fn keys(&self) -> Result<Keys> {
+        Ok(Keys::new(self.prefix.as_deref())?)
+    }
+
+    /// Makes a command of a program beside this one.
+    pub(crate) fn command(&self, program: &str) -> Command {
+        tether::command(self.programs.join(program))
+    }
+
+    /// Makes the command that runs a unit.
+    pub(crate) fn unit(&self, unit: Unit) -> Result<Command> {
+        match unit {
+            Unit::Master => Ok(self.master()),
+            Unit::Slave => self.slave(),
+            Unit::Host(place) => self.agent(place),
+            Unit::Job(place) => self.job(place),
+        }
+    }
+
+    fn address(&self, unit: Unit) -> Option<SocketAddr> {
+        self.addresses.iter().find(|(one, _)| *one == unit).map(|(_, address)| *address)
+    }
+
+    fn consul_address(&self) -> Result<String> {
+        match &self.consul_url {
+            Some(url) => Ok(url.clone()),
+            None => Ok(self.url(Unit::Slave)?.as_str().trim_end_matches('/').to_owned()),
+        }
+    }
+
+    /// Returns the former address of a daemon after a restart, and any free one at its first start.
+    fn listen(&self, unit: Unit) -> String {
+        self.address(unit).map_or("127.0.0.1:0".to_owned(), |address| address.to_string())
+    }
+
+    fn master(&self) -> Command {
+        let mut command = self.command("conf-master");
+        command.args(["serve", "--listen", &self.listen(Unit::Master), "--repo"]).arg(self.repo());
+        command
+    }
+
+    fn slave(&self) -> Result<Command> {
+        let mut command = self.command("conf-slave");
+        command
+            .args(["run", "--datacenter", DATACENTER, "--listen", &self.listen(Unit::Slave)])
+            .args(["--central", self.url(Unit::Master)?.as_str()])
+            .args(["--consul", self.consul_url.as_deref().unwrap_or("embedded"), "--state"])
+            .arg(self.dir.join("conf-slave"));
+        self.add_common(&mut command);
+        Ok(command)
+    }
+
+    fn agent(&self, place: usize) -> Result<Command> {
+        let mut command = self.command("conf-local");
+        command
+            .args(["run", "--datacenter", DATACENTER, "--host", PLACES[place].host])
+            .args(["--listen", &self.listen(Unit::Host(place))])
+            .args(["--surrogate", self.url(Unit::Slave)?.as_str(), "--central", self.url(Unit::Master)?.as_str()])
+            .args(["--consul", &self.consul_address()?, "--state"])
+            .arg(self.host(place))
+            .arg("--socket")
+            .arg(self.socket(place));
+        self.add_common(&mut command);
+        Ok(command)
+    }
+
+    fn add_common(&self, command: &mut Command) {
+        command.arg("--trusted-key").arg(self.dir.join("central.git.key.pub"));
+        if let Some(prefix) = &self.prefix {
+            command.args(["--pointer-prefix", prefix]);
+        }
+    }
+
+    fn job(&self, place: usize) -> Result<Command> {
+        let component = PLACES[place].component;
+        let current = self.host(place).join("export/current");
+        let read = format!("{component}/latest");
+        Ok(match place {
+            0 => {
+                let mut command = tether::command("bash");
+                command.arg(self.dir.join("jobs/web.sh")).arg(current).arg(read);
+                command
+            }
+            1 => {
+                let mut command = self.command("poc-app");
+                command.env("CONF_LOCAL_SOCKET", self.socket(place));
+                command
+            }
+            _ => {
+                let mut command = self.command("poc-job-manager");
+                let key = self.keys()?.component(&read.parse()?);
+                command
+                    .args(["--consul", &self.consul_address()?, "--key", &key, "--component", component])
+                    .arg("--conf-local")
+                    .arg(self.programs.join("conf-local"))
+                    .arg("--socket")
+                    .arg(self.socket(place))
+                    .args(["--", "bash"])
+                    .arg(self.dir.join("jobs/db.sh"))
+                    .arg(current)
+                    .arg(read);
+                command
+            }
+        })
+    }
+}
+
+/// Finds the project's programs, which are beside this one.
+fn programs() -> Result<PathBuf> {
+    let me = env::current_exe().context("cannot find this program's own file")?;
+    let folder = me.parent().context("this program's file is in no folder")?.to_owned();
+    for program in ["conf-master", "conf-slave", "conf-local", "poc-app", "poc-job-manager"] {
+        ensure!(
+            folder.join(program).exists(),
+            "{program} is not beside this program, in {}; start it as ./poc/run, which builds all of them",
+            folder.display()
+        );
+    }
+    Ok(folder)
+}

@@ -1,0 +1,135 @@
+//! The central server.
+
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{Command, Output},
+};
+
+use serde_json::Value;
+
+use crate::{
+    address::own_address,
+    http::Address,
+    program::{Daemon, built, command, run, text},
+    proxy::Proxy,
+    site::{
+        content::DATACENTER,
+        repository::{in_repository, sequence_of},
+    },
+};
+
+/// The central server.
+#[derive(Debug)]
+pub struct Master {
+    /// The process.
+    pub daemon: Daemon,
+    /// Its repository.
+    pub repo: PathBuf,
+    /// A proxy between it and the hosts.
+    pub proxy: Option<Proxy>,
+    /// The address that it listens on.
+    pub address: SocketAddr,
+    home: PathBuf,
+}
+
+impl Master {
+    /// Makes a repository in a folder and serves it.
+    pub fn start(folder: &Path) -> Self {
+        let mut master = Self::init(folder);
+        master.daemon.start();
+        master
+    }
+
+    /// Makes a repository in a folder without serving it.
+    pub fn init(folder: &Path) -> Self {
+        let repo = folder.join("central.git");
+        let mut init = command(built("conf-master"), folder);
+        init.args(["init", "--repo"]).arg(&repo);
+        let output = run(init);
+        assert!(output.status.success(), "conf-master init failed:\n{}", text(&output));
+        let address = own_address(7400);
+        let listen = address.to_string().into();
+        let arguments = [OsString::from("serve"), "--repo".into(), repo.clone().into(), "--listen".into(), listen];
+        let daemon = Daemon::new("conf-master", built("conf-master"), folder, arguments);
+        Master { daemon, repo, proxy: None, address, home: folder.to_owned() }
+    }
+
+    /// Returns its base URL.
+    pub fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Returns the base URL for hosts: the proxy's, if there is one.
+    pub fn public_url(&self) -> String {
+        self.proxy.as_ref().map_or_else(|| self.url(), Proxy::url)
+    }
+
+    /// Returns the URL for git.
+    pub fn git_url(&self) -> String {
+        format!("{}/conf.git", self.url())
+    }
+
+    /// Returns its address for requests.
+    pub fn http(&self) -> Address {
+        Address::Tcp(self.address)
+    }
+
+    /// Returns the file with its public key.
+    pub fn trusted_key(&self) -> PathBuf {
+        let mut name = self.repo.as_os_str().to_owned();
+        name.push(".key.pub");
+        name.into()
+    }
+
+    /// Requests `GET /api/v1/datacenters/<id>/<version>`.
+    pub fn datacenter(&self) -> Result<Value, String> {
+        self.http().get_json(&format!("/api/v1/datacenters/{DATACENTER}"))
+    }
+
+    /// Returns the sequence of the datacenter's newest snapshot.
+    #[track_caller]
+    pub fn sequence(&self) -> u64 {
+        self.datacenter().expect("conf-master answers")["sequence"].as_u64().expect("a sequence")
+    }
+
+    /// Returns the commit of the datacenter's newest snapshot.
+    #[track_caller]
+    pub fn snapshot(&self) -> String {
+        self.datacenter().expect("conf-master answers")["commit"].as_str().expect("a commit").to_owned()
+    }
+
+    /// Runs a client command of conf-master.
+    pub fn run(&self, arguments: &[&str]) -> Output {
+        run(self.client(arguments))
+    }
+
+    /// Makes a client command of conf-master, which the test runs itself.
+    pub fn client(&self, arguments: &[&str]) -> Command {
+        let mut client = command(built("conf-master"), &self.home);
+        client.args(arguments).env("CONF_MASTER_URL", self.url());
+        client
+    }
+
+    /// Runs git in the repository, as an operator on the server would, and expects success.
+    #[track_caller]
+    pub fn git(&self, arguments: &[&str]) -> String {
+        in_repository(&self.repo, arguments)
+    }
+
+    /// Expects the entries of the ledger to have every number from the first to the last.
+    #[track_caller]
+    pub fn expect_unbroken_ledger(&self) {
+        let log = self.git(&["log", "--first-parent", "--format=%B%x00", "refs/conf/ledger"]);
+        let entries = log.split('\0').map(str::trim).filter(|entry| !entry.is_empty());
+        let entries: Vec<&str> = entries.collect();
+        let numbers: Vec<u64> = entries.iter().map_while(|entry| sequence_of(entry)).collect();
+        let highest = numbers.first().copied().unwrap_or_default();
+        let wanted: Vec<u64> = (1..=highest).rev().collect();
+        let found = numbers.strip_suffix(&[0]).unwrap_or(&numbers);
+        assert_eq!(found, wanted, "one entry for each number, newest first");
+        // Before the first change there is only the entry of `init`.
+        assert!(entries.len() - numbers.len() <= 1, "entries without a number: {:?}", &entries[numbers.len()..]);
+    }
+}

@@ -1,0 +1,47 @@
+//! The parts of a site to start.
+
+/// The server of the pointers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pointers {
+    /// A real Consul server.
+    #[default]
+    Consul,
+    /// A real Consul server that requires tokens.
+    DenyingConsul,
+    /// The stand-in within the first conf-slave.
+    Embedded,
+}
+
+/// The parts of a site to start.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// The number of caches.
+    pub slaves: usize,
+    /// The number of hosts: `web-1` and so on.
+    pub hosts: usize,
+    /// The server of the pointers.
+    pub pointers: Pointers,
+    /// The components of the datacenter, each from the branch `master`, at `latest`.
+    pub components: Vec<String>,
+    /// Puts a proxy in front of the central server, every cache and Consul.
+    pub proxied: bool,
+    /// More flags for the caches.
+    pub slave_flags: Vec<String>,
+    /// More flags for the hosts.
+    pub host_flags: Vec<String>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        let components = ["services/web", "services/api", "applications/shop", "devices/router"];
+        Plan {
+            slaves: 1,
+            hosts: 1,
+            pointers: Pointers::Consul,
+            components: components.map(str::to_owned).into(),
+            proxied: false,
+            slave_flags: Vec::new(),
+            host_flags: Vec::new(),
+        }
+    }
+}

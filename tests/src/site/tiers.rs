@@ -1,0 +1,240 @@
+//! All tiers together.
+
+use std::{ffi::OsString, fs};
+
+use tempfile::TempDir;
+
+use crate::{
+    address::own_address,
+    consul::Consul,
+    git::Work,
+    program::{Daemon, built},
+    proxy::Proxy,
+    site::{
+        content::{CLASS, DATACENTER, Pin, class, instance},
+        host::Host,
+        master::Master,
+        plan::{Plan, Pointers},
+        repository::fsck,
+        slave::Slave,
+    },
+};
+
+/// All tiers, running.
+#[derive(Debug)]
+pub struct Site {
+    /// The hosts.
+    pub hosts: Vec<Host>,
+    /// The caches.
+    pub slaves: Vec<Slave>,
+    /// The central server.
+    pub master: Master,
+    /// The Consul server, unless a cache stands in for it.
+    pub consul: Option<Consul>,
+    /// The proxy between every program and Consul.
+    pub to_consul: Option<Proxy>,
+    /// The engineer's repository.
+    pub work: Work,
+    /// The folder of all programs; the last to be removed.
+    pub folder: TempDir,
+    pub(crate) plan: Plan,
+}
+
+impl Site {
+    /// Starts the common case: one of each, and a real Consul.
+    pub fn start() -> Self {
+        Plan::default().start()
+    }
+
+    /// Returns the first host.
+    pub fn host(&self) -> &Host {
+        &self.hosts[0]
+    }
+
+    /// Returns the first cache.
+    pub fn slave(&self) -> &Slave {
+        &self.slaves[0]
+    }
+
+    /// Returns the Consul server.
+    pub fn consul(&self) -> &Consul {
+        self.consul.as_ref().expect("this site has a Consul server")
+    }
+
+    /// Pushes one file of a component's branch `master`, and returns the sequence.
+    #[track_caller]
+    pub fn push(&self, component: &str, path: &str, content: &str) -> u64 {
+        self.work.change().file(&format!("{component}/master"), path, content).land();
+        self.master.sequence()
+    }
+
+    /// Pushes one file and waits until every host has it.
+    #[track_caller]
+    pub fn push_and_wait(&self, component: &str, path: &str, content: &str) -> u64 {
+        let sequence = self.push(component, path, content);
+        self.wait_applied(sequence);
+        sequence
+    }
+
+    /// Waits until every host's export is at a sequence or a later one.
+    #[track_caller]
+    pub fn wait_applied(&self, sequence: u64) {
+        for host in &self.hosts {
+            host.wait_applied(sequence);
+        }
+    }
+
+    /// Adds a cache and starts it.
+    pub fn add_slave(&mut self) -> &mut Slave {
+        self.add_slave_of(DATACENTER)
+    }
+
+    /// Adds a cache of a datacenter and starts it.
+    pub fn add_slave_of(&mut self, datacenter: &str) -> &mut Slave {
+        let mut slave = self.make_slave_of(datacenter, self.slaves.len() + 1);
+        slave.daemon.start();
+        self.slaves.push(slave);
+        self.slaves.last_mut().expect("it was just added")
+    }
+
+    /// Adds a host and starts it.
+    pub fn add_host(&mut self) -> &mut Host {
+        self.add_host_of(DATACENTER)
+    }
+
+    /// Adds a host of a datacenter and starts it.
+    pub fn add_host_of(&mut self, datacenter: &str) -> &mut Host {
+        let mut host = self.make_host_of(datacenter, self.hosts.len() + 1);
+        host.daemon.start();
+        self.hosts.push(host);
+        self.hosts.last_mut().expect("it was just added")
+    }
+
+    fn slaves_of<'s>(&'s self, datacenter: &'s str) -> impl Iterator<Item = &'s Slave> {
+        self.slaves.iter().filter(move |slave| slave.datacenter == datacenter)
+    }
+
+    fn consul_url(&self, datacenter: &str) -> String {
+        match (&self.to_consul, &self.consul) {
+            (Some(proxy), _) if datacenter == DATACENTER => proxy.url(),
+            (None, Some(consul)) if datacenter == DATACENTER => consul.url(),
+            _ => self.slaves_of(datacenter).next().map_or_else(|| "embedded".to_owned(), |first| first.url.clone()),
+        }
+    }
+
+    /// Makes a cache without starting it.
+    pub fn make_slave(&self, number: usize) -> Slave {
+        self.make_slave_of(DATACENTER, number)
+    }
+
+    /// Makes a cache of a datacenter without starting it.
+    pub fn make_slave_of(&self, datacenter: &str, number: usize) -> Slave {
+        let address = own_address(7401);
+        let folder = self.folder.path().join(format!("slave-{number}"));
+        fs::create_dir_all(&folder).expect("the folder can be made");
+        let mut arguments = vec![OsString::from("run")];
+        arguments.extend(flag("--datacenter", datacenter));
+        let to_central = self.plan.proxied.then(|| Proxy::start(self.master.address));
+        let central = to_central.as_ref().map_or_else(|| self.master.url(), Proxy::url);
+        arguments.extend(flag("--central", central));
+        arguments.extend(flag("--listen", address.to_string()));
+        arguments.extend(flag("--state", folder.join("state")));
+        arguments.extend(flag("--consul", self.consul_url(datacenter)));
+        arguments.extend(flag("--trusted-key", self.master.trusted_key()));
+        arguments.extend(self.plan.slave_flags.iter().map(OsString::from));
+        let daemon = Daemon::new(&format!("conf-slave-{number}"), built("conf-slave"), self.folder.path(), arguments);
+        let proxy = self.plan.proxied.then(|| Proxy::start(address));
+        let url = format!("http://{address}");
+        let (datacenter, state) = (datacenter.to_owned(), folder.join("state"));
+        Slave { daemon, datacenter, address, url, proxy, to_central, state }
+    }
+
+    /// Makes a host without starting it. It asks every present cache.
+    pub fn make_host(&self, number: usize) -> Host {
+        self.make_host_of(DATACENTER, number)
+    }
+
+    /// Makes a host of a datacenter without starting it. It asks every present cache of that
+    /// datacenter.
+    pub fn make_host_of(&self, datacenter: &str, number: usize) -> Host {
+        let name = format!("web-{number}");
+        let folder = self.folder.path().join(&name);
+        fs::create_dir_all(&folder).expect("the folder can be made");
+        let (state, socket) = (folder.join("state"), folder.join("socket"));
+        let mut arguments = vec![OsString::from("run")];
+        arguments.extend(flag("--datacenter", datacenter));
+        arguments.extend(flag("--host", name.as_str()));
+        arguments.extend(self.slaves_of(datacenter).flat_map(|slave| flag("--surrogate", slave.public_url())));
+        arguments.extend(flag("--central", self.master.public_url()));
+        arguments.extend(flag("--consul", self.consul_url(datacenter)));
+        arguments.extend(flag("--state", &state));
+        arguments.extend(flag("--socket", &socket));
+        arguments.extend(flag("--trusted-key", self.master.trusted_key()));
+        arguments.extend(self.plan.host_flags.iter().map(OsString::from));
+        let daemon = Daemon::new(&format!("conf-local-{name}"), built("conf-local"), self.folder.path(), arguments);
+        Host { daemon, name, datacenter: datacenter.to_owned(), state, socket, home: folder }
+    }
+
+    /// Expects every repository of every tier to be whole, and the ledger unbroken.
+    #[track_caller]
+    pub fn expect_whole(&self) {
+        fsck(&self.master.repo);
+        for slave in &self.slaves {
+            slave.repositories().iter().for_each(|repo| fsck(repo));
+        }
+        for host in &self.hosts {
+            fsck(&host.repository());
+        }
+        self.master.expect_unbroken_ledger();
+    }
+}
+
+impl Plan {
+    /// Starts everything, with content for every component, and waits until every host has it.
+    pub fn start(self) -> Site {
+        let mut site = self.start_empty();
+        site.populate();
+        for _ in 0..site.plan.slaves {
+            site.add_slave();
+        }
+        for _ in 0..site.plan.hosts {
+            site.add_host();
+        }
+        site.wait_applied(site.master.sequence());
+        site
+    }
+
+    /// Starts Consul and an empty central server.
+    pub fn start_empty(self) -> Site {
+        let folder = tempfile::Builder::new().prefix("conf-").tempdir().expect("a temporary folder can be made");
+        let consul = match self.pointers {
+            Pointers::Consul => Some(Consul::start(folder.path())),
+            Pointers::DenyingConsul => Some(Consul::start_denying(folder.path())),
+            Pointers::Embedded => None,
+        };
+        let to_consul = consul.as_ref().filter(|_| self.proxied).map(|consul| Proxy::start(consul.address()));
+        let mut master = Master::start(folder.path());
+        master.proxy = self.proxied.then(|| Proxy::start(master.address));
+        let work = Work::new(&folder.path().join("work"), &master.git_url());
+        Site { hosts: Vec::new(), slaves: Vec::new(), master, consul, to_consul, work, folder, plan: self }
+    }
+}
+
+impl Site {
+    /// Pushes the class, the datacenter and every component, in one step.
+    pub fn populate(&self) {
+        let pins: Vec<Pin<'_>> = self.plan.components.iter().map(|name| (name.as_str(), "master", "latest")).collect();
+        let mut change = self.work.change();
+        for (name, _, _) in &pins {
+            let branch = format!("{name}/master");
+            change = change.file(&branch, "config.yaml", format!("component: {name}\nround: 0\n"));
+            change = change.file(&branch, "round", "0\n");
+        }
+        change = change.file(CLASS, "datacenter.yaml", class(&pins));
+        change.file(&format!("datacenters/{DATACENTER}"), "datacenter.yaml", instance()).land();
+    }
+}
+
+fn flag(name: &str, value: impl Into<OsString>) -> [OsString; 2] {
+    [name.into(), value.into()]
+}
