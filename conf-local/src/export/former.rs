@@ -1,21 +1,24 @@
-//! What stood under a snapshot's name before it was made once more: what could not be used at first could be later, so that one
-//! sequence has other files than before. Whoever reads in the folder of before goes on reading in it, whole, under another name.
+//! Former snapshots: those that were rendered again. A component that could not be used at first may be
+//! usable later, so that one sequence gets other files. A reader of the former folder goes on reading
+//! in it: it stays whole, under another name.
 
 use std::{collections::HashMap, io};
 
 use libconf::name::Sequence;
 
-use crate::export::{Export, remove_whole};
-use crate::fs::Entry;
+use crate::{
+    export::{folder::Export, names::remove_whole},
+    fs::Entry,
+};
 
-/// The folder of a snapshot as it was before: `<sequence>.<number>`, the later the higher.
+/// Names the folder of a former snapshot: `<sequence>.<number>`, with a higher number for a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Former {
     pub(crate) sequence: Sequence,
     number: u32,
 }
 
-/// At most so many stay, whoever reads in them; the oldest go first.
+/// At most 16 stay, even if they are in use; the oldest go first.
 const MOST_FORMER: usize = if cfg!(test) { 3 } else { 16 };
 
 impl Former {
@@ -30,13 +33,13 @@ impl Former {
 }
 
 impl Export {
-    /// Where a snapshot that is kept already is built once more, and where the one of before is when they have changed places.
+    /// Returns the name under which a kept snapshot is built again. The former one has it after the exchange.
     pub(crate) fn beside(&self, sequence: Sequence) -> Former {
         let of_it = self.former.keys().filter(|former| former.sequence == sequence);
         Former { sequence, number: of_it.map(|former| former.number + 1).max().unwrap_or(0) }
     }
 
-    /// Learns which are on disk. Each is whole, whether it was in use or never switched to.
+    /// Reads the former snapshots on disk. Each is whole, even one that nothing ever switched to.
     pub(crate) fn read_former(&mut self) -> io::Result<()> {
         for (name, kind) in self.snapshots.entries()? {
             let Some(former) = Former::of_name(&name) else { continue };
@@ -48,7 +51,7 @@ impl Export {
         Ok(())
     }
 
-    /// Lets go of the oldest of too many.
+    /// Removes the oldest if there are too many.
     pub(crate) fn thin_former(&mut self) -> io::Result<()> {
         while self.former.len() > MOST_FORMER {
             let Some((former, _)) = self.former.pop_first() else { break };
@@ -57,7 +60,7 @@ impl Export {
         Ok(())
     }
 
-    /// Lets go of those whose snapshot is not kept any more and in which nobody reads. True when one went.
+    /// Forgets those whose snapshot is not kept any more and that nobody reads. True if there were any.
     pub(crate) fn retire_former(&mut self) -> io::Result<bool> {
         let orphans = self.former.keys().copied().filter(|former| !self.kept.contains_key(&former.sequence));
         let mut gone = Vec::new();

@@ -1,4 +1,4 @@
-//! Snapshots that stay although their time is over: somebody reads in them, or has just asked for them.
+//! Snapshots that stay beyond the retention: a process reads in them, or has just asked for them.
 
 use std::{
     io,
@@ -7,15 +7,18 @@ use std::{
 
 use libconf::name::Sequence;
 
-use crate::export::{Export, Retention};
-use crate::fs::Folder;
+use crate::{
+    export::{folder::Export, plan::Retention},
+    fs::Folder,
+};
 
-/// At most so many stay beyond the retention; the oldest go then, whoever reads in them.
+/// At most 256 stay beyond the retention. Then the oldest go, even if they are in use.
 const MOST_HELD: usize = if cfg!(test) { 3 } else { 256 };
 
 impl Export {
-    /// Decides which of `outdated` (newest first) go now, and takes each for its removal: its name is taken away, and the lock
-    /// lasts as long as the folder that is answered with it. One that somebody else removed has none.
+    /// Decides which of `outdated` (newest first) go now, and prepares their removal: each loses its name,
+    /// and is locked as long as the folder that this returns for it. A snapshot that was removed by hand
+    /// has no folder.
     pub(crate) fn let_go(
         &self,
         outdated: Vec<Sequence>,
@@ -34,27 +37,28 @@ impl Export {
                 Err(error) => return Err(error),
             };
             let asked = || self.was_asked(sequence, &folder, retention.younger_than, now);
-            // Looked at before as well, so that whoever asks again hardly ever finds it away.
+            // This looks first as well, so that a process that asks again hardly ever finds it missing.
             if asked()? || !folder.lock_alone()? || !self.set_aside(sequence, asked)? {
                 held += 1;
                 if held <= MOST_HELD {
                     continue;
                 }
-                tracing::warn!(%sequence, "removed although it is in use: {MOST_HELD} older ones are kept for readers already");
+                tracing::warn!(%sequence, "removed although it is in use: {MOST_HELD} older snapshots are kept for readers already");
             }
             gone.push((sequence, Some(folder)));
         }
         Ok(gone)
     }
 
-    /// Takes a snapshot's name away; false, with the name given back, when it was asked for in this moment.
+    /// Takes a snapshot's name away. If a process asks for it at this moment, gives the name back and
+    /// returns false.
     fn set_aside(&self, sequence: Sequence, asked: impl Fn() -> io::Result<bool>) -> io::Result<bool> {
         let (name, aside) = (sequence.to_string(), format!(".{sequence}.gone"));
         if self.snapshots.rename(&name, &self.snapshots, &aside).is_err() {
-            // A full disk refuses even this; then it goes under its name.
+            // A full disk refuses even the renaming. Then the folder is removed under its own name.
             return Ok(!asked()?);
         }
-        // Who asked before does not see the new name, and its stamp is seen here; who asks from here on finds nothing.
+        // The stamp of a process that asked before is visible here. A process that asks later finds nothing.
         if !asked()? {
             return Ok(true);
         }
@@ -62,8 +66,9 @@ impl Export {
         Ok(false)
     }
 
-    /// A folder is stamped with the time of its header when it is built, and with a later one when it is asked for; one that
-    /// was never switched to was built because somebody asked.
+    /// True if a process asked for the snapshot within the given time. A folder has the time of its header
+    /// when it is built, and a later one when a process asks for it. One that nothing ever switched to was
+    /// built because a process asked.
     fn was_asked(&self, sequence: Sequence, folder: &Folder, within: Duration, now: SystemTime) -> io::Result<bool> {
         let asked = folder.stamped()?;
         let asked_for = asked > self.placed(sequence) || self.is_older(sequence);
@@ -107,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_stays_while_somebody_reads_in_it() {
+    fn a_snapshot_stays_while_a_process_reads_in_it() {
         let folder = tempfile::tempdir().unwrap();
         let mut export = export_with(folder.path(), 1..=8);
         let retention = Retention { last: 2, younger_than: Duration::from_secs(60) };
@@ -124,7 +129,7 @@ mod tests {
         export.retire(retention, &BTreeSet::new(), now).unwrap();
         assert_eq!(left(&export), [3, 7, 8]);
         drop(second);
-        // Asked for just now.
+        // A process has just asked for it.
         let asked = export.snapshots.enter("3").unwrap();
         asked.stamp(now - Duration::from_secs(30)).unwrap();
         export.retire(retention, &BTreeSet::new(), now).unwrap();
@@ -134,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_removed_holds_nothing_up() {
+    fn a_folder_that_was_removed_by_hand_blocks_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let mut export = export_with(folder.path(), 1..=4);
         std::fs::remove_dir_all(folder.path().join("snapshots/2")).unwrap();

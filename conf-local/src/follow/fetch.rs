@@ -1,4 +1,4 @@
-//! Bringing a snapshot's objects: from a surrogate, or else the central repository.
+//! Fetching a snapshot's objects from a conf-slave, or else from conf-master.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,23 +13,22 @@ use conf_core::{
 use libconf::name::CommitId;
 use tokio::time::timeout_at;
 
-use crate::follow::{Failure, Worker};
+use crate::follow::worker::{Failure, Worker};
 
-/// A step that takes longer is asked of the next server as well; the first answer counts.
+/// 5 s: if a fetch takes longer, the next server is asked too. The first good answer counts.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The same for a first fetch, which is long by nature.
+/// The same for a first fetch, which brings a whole snapshot.
 const PATIENCE_AT_FIRST: Duration = Duration::from_secs(60);
 
 impl Worker<'_> {
-    /// Asks surrogates in order, then the central repository. One that is slow is not waited for alone. What is only wanted
-    /// within a `limit` was named by a server alone, and is no reason to think that this repository is damaged.
+    /// Asks conf-slaves in order, then conf-master, and the next one too if one is slow. A fetch with a `limit` is for
+    /// a snapshot that only a server has named: if it fails, that does not suggest a damaged repository here.
     pub(crate) async fn fetch(&mut self, want: CommitId, limit: Option<Duration>) -> Result<(), Failure> {
-        let repository = self.host().opened();
+        let repository = self.host().repository.pool.clone();
         let step = Step { have: self.last_have.filter(|have| *have != want), want, depth: Depth::One };
         let patience = if step.have.is_some() { PATIENCE } else { PATIENCE_AT_FIRST };
-        let mut servers = self.sources.surrogates.in_order();
-        servers.extend(self.sources.central.in_order());
-        // Each has its turn within the limit.
+        let servers = self.sources.servers.in_order();
+        // Each server gets its turn within the limit.
         let turns = u32::try_from(servers.len()).unwrap_or(u32::MAX).saturating_add(1);
         let patience = limit.map_or(patience, |limit| patience.min(limit / turns));
         let hedge = Hedge::new(servers, patience, move |server| {
@@ -40,29 +39,29 @@ impl Worker<'_> {
         let until = limit.map(|limit| tokio::time::Instant::now() + limit);
         let mut problems = Problems::default();
         loop {
-            // Not the first answer but the first good one; those who are still asked then are dropped.
+            // The first good answer counts. Questions that are still open then are dropped.
             let answer = match until {
                 None => hedge.next().await,
                 Some(until) => timeout_at(until, hedge.next()).await.map_err(|_| {
                     problems.words.push("no good answer in time".to_owned());
-                    Failure::Soon(problems.told(want))
+                    Failure::Soon(problems.describe(want))
                 })?,
             };
             let Some((server, result)) = answer else { break };
-            if self.heard(&server, result, &mut problems)? {
+            if self.judge(&server, result, &mut problems)? {
                 return Ok(());
             }
         }
         if problems.corrupt && limit.is_none() {
-            // Perhaps what it builds on is damaged here.
+            // Perhaps a snapshot that the fetch builds on is damaged here.
             self.heal().await;
         }
-        let words = problems.told(want);
-        if problems.somebody_away || problems.corrupt { Err(Failure::Soon(words)) } else { Err(Failure::Later(words)) }
+        let words = problems.describe(want);
+        if problems.any_away || problems.corrupt { Err(Failure::Soon(words)) } else { Err(Failure::Later(words)) }
     }
 
-    /// Takes note of one server's answer; true when it was good.
-    fn heard(
+    /// Records the result of one server. True if it was good.
+    fn judge(
         &self,
         server: &Arc<Upstream>,
         result: Result<pack::Fetched, FetchError>,
@@ -74,7 +73,7 @@ impl Worker<'_> {
                 tracing::debug!(server = name, wire_bytes = fetched.wire_bytes, requests = fetched.requests, "fetched");
                 if fetched.requests > 0 {
                     server.report(true);
-                    self.audience.back(&name);
+                    self.audience.agent.set_back(&name);
                 }
                 return Ok(true);
             }
@@ -85,17 +84,17 @@ impl Worker<'_> {
             FetchError::Repository { .. } => return Err(Failure::Later(words)),
             FetchError::NotFound { .. } => {
                 server.report(true);
-                self.audience.back(&name);
+                self.audience.agent.set_back(&name);
             }
             FetchError::Corrupt { .. } => {
                 problems.corrupt = true;
                 server.report(false);
-                self.audience.away(&name, words.clone());
+                self.audience.agent.set_away(&name, words.clone());
             }
             FetchError::Unreachable(_) | FetchError::Refused(_) => {
-                problems.somebody_away = true;
+                problems.any_away = true;
                 server.report(false);
-                self.audience.away(&name, words.clone());
+                self.audience.agent.set_away(&name, words.clone());
             }
         }
         problems.words.push(words);
@@ -103,16 +102,16 @@ impl Worker<'_> {
     }
 }
 
-/// What one round of asking has met.
+/// The problems of one round of questions.
 #[derive(Default)]
 struct Problems {
     words: Vec<String>,
-    somebody_away: bool,
+    any_away: bool,
     corrupt: bool,
 }
 
 impl Problems {
-    fn told(&self, want: CommitId) -> String {
+    fn describe(&self, want: CommitId) -> String {
         format!("snapshot {} cannot be fetched: {}", want.short(), self.words.join("; "))
     }
 }

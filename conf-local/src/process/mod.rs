@@ -1,3 +1,8 @@
+//! Processes of this host: commands that the agent runs, and processes that it signals. Relies on
+//! the system alone.
+
 pub(crate) mod command;
-pub mod guardian;
+pub(crate) mod guardian;
 pub(crate) mod handle;
+pub(crate) mod pidfile;
+pub(crate) mod words;

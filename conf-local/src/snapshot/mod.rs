@@ -1,4 +1,8 @@
-pub(crate) mod declared;
-pub mod fetching;
-pub mod keyring;
-pub mod repository;
+//! The datacenter's snapshots on this host: their objects, and what they declare for it. Relies on
+//! `fs`.
+
+pub(crate) mod collection;
+pub(crate) mod manifests;
+pub(crate) mod repository;
+pub(crate) mod secrets;
+pub(crate) mod servers;

@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use conf_local::notify::WatcherState;
+use conf_local::WatcherState;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 

@@ -13,21 +13,16 @@ use std::{
 };
 
 use conf_core::{
-    api::{HostState, Pin},
+    api::{HostState, Pin, SnapshotAt},
     git::pool::Opened,
     http,
     sign::{SigningKey, TrustedKeys},
     upstream::{Credentials, Upstreams},
 };
 use conf_local::{
-    cli::config::WatchEntry,
-    notify::{
-        Registry, WatcherState, WatcherStatus,
-        duties::{Duties, Watchers},
-    },
-    on_demand::Demand,
-    service::{self, Service, StatusAnswer, processes_seen::Reader},
-    state::{Agent, ChangeKind, Exported, ExportedComponent, HistoryChange, HistoryEntry, Status, Switched, View},
+    Agent, ChangeKind, Demand, Exported, ExportedComponent, HistoryChange, HistoryEntry, Outbox, Reader, Registry,
+    Service, SnapshotServers, Status, StatusAnswer, Switched, View, WatchEntry, WatcherState, WatcherStatus, Watchers,
+    routes,
 };
 use libconf::name::{CommitId, ComponentVersion, Sequence};
 use nix::{
@@ -50,7 +45,7 @@ pub struct Host {
 
 struct Running {
     registry: Arc<Registry>,
-    duties: Arc<Duties>,
+    outbox: Arc<Outbox>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
@@ -72,13 +67,13 @@ impl Host {
 
     /// Starts watchers and service on what is on disk.
     pub async fn begin(&mut self) {
-        let duties = Arc::new(Duties::open(self.state.path(), self.agent.view().status.sequence));
-        let registry = Registry::open(self.state.path(), &self.entries, Arc::clone(&duties), self.agent.clone(), false);
+        let outbox = Arc::new(Outbox::open(self.state.path(), self.agent.view().status.sequence));
+        let registry = Registry::open(self.state.path(), &self.entries, Arc::clone(&outbox), self.agent.clone(), false);
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(Arc::clone(&registry).run(stop.clone()));
         let listener = http::bind_unix(&self.socket(), 0o666).await.unwrap();
-        self.running = Some(Running { registry, duties, stop: stop.clone(), tasks });
-        let routes = service::routes(Service { stop: stop.clone(), ..self.service() });
+        self.running = Some(Running { registry, outbox, stop: stop.clone(), tasks });
+        let routes = routes(Service { stop: stop.clone(), ..self.service() });
         let running = self.running.as_mut().unwrap();
         running.tasks.spawn(http::serve(listener, routes, stop));
     }
@@ -107,19 +102,20 @@ impl Host {
     /// Puts a snapshot in place and tells, in the order of the host transaction.
     pub fn switch(&self, sequence: u64, components: &[(&str, &str)]) {
         let kinds = self.prepare(sequence, components);
-        let Running { registry, duties, .. } = self.running.as_ref().unwrap();
-        let commit = commit(sequence);
-        duties.prepare(Sequence(sequence), commit, registry.concerned(&kinds)).unwrap();
+        let Running { registry, outbox, .. } = self.running.as_ref().unwrap();
+        let snapshot = SnapshotAt { sequence: Sequence(sequence), commit: commit(sequence) };
+        outbox.prepare(snapshot, registry.concerned(&kinds)).unwrap();
         self.place(sequence, components, &kinds);
-        duties.switched(Sequence(sequence), commit, registry.concerned(&kinds));
+        outbox.switched(snapshot, registry.concerned(&kinds));
         registry.tell();
     }
 
     /// The steps of a switch up to the moment when the agent is killed: readers see the files, nobody is told.
     pub fn switch_and_die(&mut self, sequence: u64, components: &[(&str, &str)]) {
         let kinds = self.prepare(sequence, components);
-        let Running { registry, duties, .. } = self.running.as_ref().unwrap();
-        duties.prepare(Sequence(sequence), commit(sequence), registry.concerned(&kinds)).unwrap();
+        let Running { registry, outbox, .. } = self.running.as_ref().unwrap();
+        let snapshot = SnapshotAt { sequence: Sequence(sequence), commit: commit(sequence) };
+        outbox.prepare(snapshot, registry.concerned(&kinds)).unwrap();
         self.place(sequence, components, &kinds);
     }
 
@@ -127,7 +123,10 @@ impl Host {
         let view = self.agent.view();
         let now = |component: &ComponentVersion| {
             let exported = view.exported.as_ref()?;
-            exported.components.get(component).map(|_| fs::read_to_string(exported.settings(component)).unwrap())
+            exported
+                .components
+                .get(component)
+                .map(|_| fs::read_to_string(exported.directory.join(format!("{component}.json"))).unwrap())
         };
         let mut kinds = BTreeMap::new();
         for (component, settings) in components {
@@ -220,7 +219,8 @@ impl Host {
         let key = tempfile::tempdir().unwrap();
         SigningKey::generate(&key.path().join("key"), "nobody").unwrap();
         let keys = TrustedKeys::load(&key.path().join("key.pub")).unwrap();
-        let demand = Demand::new(agent, repository.clone(), Arc::default(), (nobody(), nobody()), keys, stop.clone());
+        let servers = SnapshotServers::new(nobody(), nobody());
+        let demand = Demand::new(agent, repository.clone(), Arc::default(), servers, keys, stop.clone());
         Service {
             agent: self.agent.clone(),
             watchers: self.registry(),

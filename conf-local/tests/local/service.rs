@@ -225,7 +225,7 @@ async fn a_process_registers_itself_and_only_its_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_loopback_port_reads_and_does_nothing_else() {
     use conf_core::http;
-    use conf_local::service::{Service, routes};
+    use conf_local::{Service, routes};
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let listener = http::bind_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();

@@ -7,10 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conf_local::{
-    cli::config::{WatchEntry, WatchTarget},
-    notify::{MOST_OF_ONE_USER, RegisterError, WatcherState, Wish},
-};
+use conf_local::{MOST_OF_ONE_USER, RegisterError, WatchEntry, WatchRequest, WatchTarget, WatcherState};
 use nix::sys::signal::Signal;
 
 use super::host::{Host, LONG, Script, lines_of, selectors};
@@ -18,8 +15,8 @@ use super::host::{Host, LONG, Script, lines_of, selectors};
 const WEB: &str = "services/web/latest";
 const OTHER: &str = "services/other/latest";
 
-fn wish(script: &Script, components: &[&str]) -> Wish {
-    Wish {
+fn request(script: &Script, components: &[&str]) -> WatchRequest {
+    WatchRequest {
         components: selectors(components),
         pid: script.pid(),
         start: None,
@@ -41,8 +38,8 @@ async fn only_the_watchers_of_what_changed_are_told_and_each_once() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1"), (OTHER, "0")]);
     let (web, other) = (Script::with_handler(), Script::with_handler());
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
-    host.registry().register(wish(&other, &["services/other/latest"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&other, &["services/other/latest"]), me()).unwrap();
     for round in 2..12 {
         let (settings, other_settings) = (format!("{round}"), format!("{}", round / 2));
         host.switch(round, &[(WEB, &settings), (OTHER, &other_settings)]);
@@ -65,7 +62,7 @@ async fn a_process_without_a_handler_is_told_when_it_has_one() {
     let mut late =
         Script::bash("echo ready; read line; trap 'echo told' HUP; echo trapped; while :; do sleep 1 & wait $!; done");
     assert_eq!(late.line(), "ready");
-    host.registry().register(wish(&late, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&late, &["services/web"]), me()).unwrap();
     host.switch(2, &[(WEB, "2")]);
     host.until_state(WatcherState::Waiting, 1).await;
     let problems = host.status().problems;
@@ -89,7 +86,7 @@ async fn a_process_that_waits_for_the_signal_without_a_handler_is_told() {
     let mut waiting = Script::spawn(command);
     assert_eq!(waiting.line(), "ready");
     waiting.line();
-    host.registry().register(wish(&waiting, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&waiting, &["services/web"]), me()).unwrap();
     host.switch(2, &[(WEB, "2")]);
     host.until_state(WatcherState::Told, 2).await;
     assert!(waiting.is_running());
@@ -102,7 +99,7 @@ async fn registrations_and_duties_survive_the_agent() {
     let mut host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
     // Killed between the switch and the telling.
     host.switch_and_die(2, &[(WEB, "2")]);
     host.end().await;
@@ -128,13 +125,13 @@ async fn an_ended_process_is_no_longer_registered() {
     let mut host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let mut web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
     web.end();
     host.until("no watcher", <[_]>::is_empty).await;
     assert!(!fs::read_to_string(host.state.path().join("watchers.json")).unwrap().contains("services/web"));
     // Also when it ended while no agent ran, and when it is told just then.
     let mut web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
     host.switch_and_die(2, &[(WEB, "2")]);
     host.end().await;
     web.end();
@@ -151,7 +148,7 @@ async fn another_process_that_got_the_number_is_never_signalled() {
     let mut host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
     host.switch_and_die(2, &[(WEB, "2")]);
     host.end().await;
     // As if the registered one had ended, and this one had started later under its number.
@@ -174,7 +171,7 @@ async fn another_process_that_got_the_number_is_never_signalled() {
     assert_eq!(web.line(), "told");
     assert_eq!(web.line_now(), None);
     // A caller that says when the process started is refused too.
-    let stale = Wish { start: Some(start - 1), ..wish(&web, &["services/web"]) };
+    let stale = WatchRequest { start: Some(start - 1), ..request(&web, &["services/web"]) };
     let refusal = host.registry().register(stale, me()).unwrap_err().to_string();
     assert!(refusal.contains("started later"), "{refusal}");
 }
@@ -185,13 +182,13 @@ async fn nobody_names_what_is_not_theirs() {
     let web = Script::with_handler();
     let registry = host.registry();
     for pid in [1, 0, -1, i32::MAX] {
-        let refused = registry.register(Wish { pid, ..wish(&web, &["services/web"]) }, me());
+        let refused = registry.register(WatchRequest { pid, ..request(&web, &["services/web"]) }, me());
         assert!(matches!(refused, Err(RegisterError::Process(_))), "{pid}");
     }
     let stranger = me() + 4711;
-    let refusal = registry.register(wish(&web, &["services/web"]), stranger).unwrap_err().to_string();
+    let refusal = registry.register(request(&web, &["services/web"]), stranger).unwrap_err().to_string();
     assert!(refusal.contains("another user"), "{refusal}");
-    let none = Wish { components: BTreeSet::new(), ..wish(&web, &["services/web"]) };
+    let none = WatchRequest { components: BTreeSet::new(), ..request(&web, &["services/web"]) };
     assert!(matches!(registry.register(none, me()), Err(RegisterError::Components)));
     host.until("no watcher", <[_]>::is_empty).await;
 }
@@ -210,12 +207,12 @@ async fn a_users_registrations_are_bounded_and_alike_ones_are_one() {
     let mut own: Vec<Script> = (0..=MOST_OF_ONE_USER).map(|_| idle()).collect();
     let registry = host.registry();
     for script in &own[..MOST_OF_ONE_USER] {
-        registry.register(wish(script, &["services/web"]), user).unwrap();
-        registry.register(wish(script, &["services/web"]), user).unwrap();
+        registry.register(request(script, &["services/web"]), user).unwrap();
+        registry.register(request(script, &["services/web"]), user).unwrap();
     }
-    let refused = registry.register(wish(&own[MOST_OF_ONE_USER], &["services/web"]), user);
-    assert!(matches!(refused, Err(RegisterError::TooMany { most: MOST_OF_ONE_USER, user: Some(_) })), "{refused:?}");
-    let more = registry.register(wish(&own[0], &["services/other"]), user).unwrap();
+    let refused = registry.register(request(&own[MOST_OF_ONE_USER], &["services/web"]), user);
+    assert!(matches!(refused, Err(RegisterError::TooMany(MOST_OF_ONE_USER, _))), "{refused:?}");
+    let more = registry.register(request(&own[0], &["services/other"]), user).unwrap();
     assert_eq!(more.components, selectors(&["services/web", "services/other"]));
     assert_eq!(registry.status().len(), MOST_OF_ONE_USER);
     // Room again once one has ended.
@@ -228,7 +225,7 @@ async fn a_removed_component_is_told_once() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1"), (OTHER, "1")]);
     let web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
     host.switch(2, &[(OTHER, "1")]);
     assert_eq!(web.line(), "told");
     host.until_state(WatcherState::Told, 2).await;
@@ -350,7 +347,7 @@ async fn a_burst_ends_with_the_newest_told() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
     for sequence in 2..=51 {
         host.switch(sequence, &[(WEB, &sequence.to_string())]);
         tokio::task::yield_now().await;
@@ -364,7 +361,7 @@ async fn telling_takes_little() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
     let mut times: Vec<Duration> = Vec::new();
     for sequence in 2..102 {
         host.switch(sequence, &[(WEB, &sequence.to_string())]);

@@ -3,11 +3,11 @@
 use crate::transaction::tests::*;
 
 fn told(host: &Host) -> BTreeSet<String> {
-    host.duties().owed().values().flat_map(|duty| duty.components.iter().map(ToString::to_string)).collect()
+    host.outbox.pending().values().flat_map(|notice| notice.components.iter().map(ToString::to_string)).collect()
 }
 
 fn forget_told(host: &Host) {
-    host.duties().forget(&WatcherId("everything".to_owned())).unwrap();
+    host.outbox.forget(&WatcherId("everything".to_owned())).unwrap();
 }
 
 #[test]

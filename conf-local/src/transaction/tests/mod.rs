@@ -13,8 +13,7 @@ use std::{
 };
 
 use conf_core::{
-    api::Pin,
-    consul::pointers::Pointer,
+    api::{Pin, SnapshotAt},
     git,
     sign::{SigningKey, TrustedKeys},
     snapshot::{Component, Composition, compose},
@@ -24,12 +23,12 @@ use libconf::name::{CommitId, ComponentVersion, DatacenterName, ObjectId, Sequen
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::config::FileOnly,
-    export::Retention,
+    agent::FileOnly,
+    export::{ChangeKind, Retention},
     fs::fault::{self, Mode},
-    notify::duties::{WatcherId, Watchers},
-    state::{Agent, ChangeKind, Status, View},
-    transaction::{Audience, Host, HostOptions, TransactionError, check::Checks},
+    notify::{WatcherId, Watchers},
+    state::{Agent, Status, View},
+    transaction::{Audience, Checks, Host, HostOptions, TransactionError},
 };
 
 mod held_back;
@@ -120,11 +119,11 @@ impl Site {
         self
     }
 
-    fn land(&mut self) -> Pointer {
+    fn land(&mut self) -> SnapshotAt {
         self.sequence += 1;
         let commit = self.compose(&self.key, &self.datacenter, self.sequence, self.parent);
         self.parent = Some(commit);
-        Pointer { sequence: Sequence(self.sequence), commit }
+        SnapshotAt { sequence: Sequence(self.sequence), commit }
     }
 
     fn compose(
@@ -170,7 +169,7 @@ impl Site {
             checks: Checks::new(self.file.check.clone(), CancellationToken::new()),
         })
         .unwrap();
-        let status = Status::new(self.datacenter.clone(), name.parse().unwrap(), host.export_path());
+        let status = Status::new(self.datacenter.clone(), name.parse().unwrap(), &host.export.path);
         let (agent, _) = Agent::new(View::new(status), Vec::new());
         (host, Audience { agent, watchers: Arc::new(Everything::default()) })
     }
@@ -226,7 +225,7 @@ fn tree(repo: &git2::Repository, files: &[(&str, &str)]) -> ObjectId {
     update.create_updated(repo, &empty).unwrap().into()
 }
 
-fn take(host: &mut Host, pointer: Pointer, audience: &Audience) -> Result<(), TransactionError> {
+fn take(host: &mut Host, pointer: SnapshotAt, audience: &Audience) -> Result<(), TransactionError> {
     let snapshot = host.accept(pointer)?;
     host.put_in_place(&snapshot, false, Instant::now(), audience)
 }
@@ -281,9 +280,9 @@ fn files_settings_and_modes() {
     let kept = [".next", "2", "3"].map(str::to_owned);
     assert_eq!(names(&site.state().join("export/snapshots")), BTreeSet::from(kept));
     site.assert_tidy();
-    let owed = host.duties().owed();
-    let duty = &owed[&WatcherId("everything".to_owned())];
-    assert_eq!((duty.sequence, duty.components.len()), (Sequence(3), 2));
+    let pending = host.outbox.pending();
+    let notice = &pending[&WatcherId("everything".to_owned())];
+    assert_eq!((notice.sequence, notice.components.len()), (Sequence(3), 2));
 }
 
 #[test]
@@ -308,7 +307,7 @@ fn one_that_cannot_be_rendered_does_not_stop_the_others() {
     // A restart and an unrelated change keep saying so; mending it ends it.
     drop(host);
     let (mut host, audience) = site.open();
-    assert!(host.settle(&audience).unwrap());
+    host.settle(&audience).unwrap();
     site.set("services/b/latest", &[("config.yaml", "b: 3\n")]);
     let third = site.land();
     take(&mut host, third, &audience).unwrap();
@@ -354,7 +353,7 @@ fn what_is_refused() {
 
     let stranger = SigningKey::generate(&site.folder.path().join("stranger.key"), "stranger").unwrap();
     let other: DatacenterName = "us-east/v1".parse().unwrap();
-    let at = |sequence, commit| Pointer { sequence: Sequence(sequence), commit };
+    let at = |sequence, commit| SnapshotAt { sequence: Sequence(sequence), commit };
     let cases = [
         ("unknown key", at(3, site.compose(&stranger, &site.datacenter, 3, site.parent))),
         ("another datacenter's", at(3, site.compose(&site.key, &other, 3, site.parent))),
@@ -368,7 +367,7 @@ fn what_is_refused() {
     for (what, pointer) in cases {
         let result = take(&mut host, pointer, &audience);
         assert!(result.is_err(), "{what} was taken");
-        assert_eq!(host.known(), Some((Sequence(2), second.commit)), "{what}");
+        assert_eq!(host.known(), Some(second), "{what}");
         assert_eq!(names(&site.state().join("export/store")), before, "{what}");
     }
     let third = site.land();
@@ -388,12 +387,12 @@ fn one_bad_tree_is_kept_out() {
 }
 
 /// A step from 1 to 2 that adds, changes, removes, and lets a file become a folder; then the whole of one of the two.
-fn step() -> (Site, Pointer) {
+fn step() -> (Site, SnapshotAt) {
     step_with("{}")
 }
 
 /// The same on a host with this configuration.
-fn step_with(file: &str) -> (Site, Pointer) {
+fn step_with(file: &str) -> (Site, SnapshotAt) {
     let mut site = Site::new();
     fs::create_dir_all(site.place().join("a")).unwrap();
     fs::write(site.place().join("a/theirs"), "theirs").unwrap();
@@ -403,7 +402,7 @@ fn step_with(file: &str) -> (Site, Pointer) {
     let first = site.land();
     let (mut host, audience) = site.open();
     take(&mut host, first, &audience).unwrap();
-    host.duties().delivered(&WatcherId("everything".to_owned()), Sequence(1)).unwrap();
+    host.outbox.delivered(&WatcherId("everything".to_owned()), Sequence(1)).unwrap();
     site.set("services/a/latest", &[("config.yaml", "at: 2\n"), ("x/y", "folder"), ("two", "2")]);
     site.components.remove(&"services/gone/latest".parse().unwrap());
     site.set("services/new/latest", &[("config.yaml", "at: 2\n")]);
@@ -539,7 +538,7 @@ fn takes_the_step_that_it_is_given() {
     host.settle(&audience).unwrap();
     // From here on every call counts that a host makes for a switch.
     fs::write(site.folder().join("begun"), "").unwrap();
-    take(&mut host, Pointer { sequence: Sequence(2), commit }, &audience).unwrap();
+    take(&mut host, SnapshotAt { sequence: Sequence(2), commit }, &audience).unwrap();
 }
 
 #[test]
@@ -666,8 +665,8 @@ fn kill_at_every_step(ahead: bool, file: &str) {
         if file == PLACED {
             assert_placed(&site, &format!("killed at step {at}"));
         }
-        let owed = host.duties().owed();
-        assert_eq!(owed.values().map(|duty| duty.sequence).collect::<Vec<_>>(), [Sequence(2)], "step {at}");
+        let pending = host.outbox.pending();
+        assert_eq!(pending.values().map(|notice| notice.sequence).collect::<Vec<_>>(), [Sequence(2)], "step {at}");
         site.assert_tidy();
         if finished {
             println!("killed at each of {at} steps");
@@ -695,7 +694,7 @@ fn a_full_disk_at_every_step() {
             // Readers have it; only that it survives a power cut is not sure.
             Ok(()) => assert_eq!(seen(&site), 2, "step {at}"),
             Err(TransactionError::Export(error)) => {
-                assert!(error.is_full(), "{error}");
+                assert_eq!(error.cause.kind(), std::io::ErrorKind::StorageFull, "{error}");
                 assert_eq!(seen(&site), 1, "step {at}");
                 site.assert_tidy();
             }
@@ -776,7 +775,7 @@ fn a_damaged_repository_is_set_aside_and_the_export_stays() {
     assert_eq!(seen(&site), 2);
     assert!(host.heal().unwrap());
     assert_eq!(host.have(), None);
-    assert_eq!(host.known(), Some((Sequence(2), second.commit)), "the sequence that was taken is forgotten");
+    assert_eq!(host.known(), Some(second), "the sequence that was taken is forgotten");
     assert!(site.state().join("repo.git.damaged").exists());
     assert_eq!(seen(&site), 2);
 }
@@ -838,6 +837,6 @@ fn three_thousand_components() {
     let since = Instant::now();
     let (mut host, audience) = site.open();
     let opened = since.elapsed();
-    assert!(host.settle(&audience).unwrap());
+    host.settle(&audience).unwrap();
     println!("restart: opened {opened:?}, every byte checked {:?}", since.elapsed());
 }

@@ -23,7 +23,7 @@ fn one_more() -> (Site, Host, Audience) {
     assert_eq!(site.read("services/a/latest.json").as_deref(), Some(r#"{"at":1}"#));
     assert!(site.read("services/new/latest.json").is_some() && host.is_troubled());
     host.tidy(&audience, None);
-    host.duties().forget(&WatcherId("everything".to_owned())).unwrap();
+    host.outbox.forget(&WatcherId("everything".to_owned())).unwrap();
     fs::remove_file(in_the_way).unwrap();
     (site, host, audience)
 }
@@ -49,7 +49,7 @@ fn arrived(site: &Site, what: &str) -> bool {
 }
 
 fn told(host: &Host) -> Vec<String> {
-    host.duties().owed().values().flat_map(|duty| duty.components.iter().map(ToString::to_string)).collect()
+    host.outbox.pending().values().flat_map(|notice| notice.components.iter().map(ToString::to_string)).collect()
 }
 
 #[test]
