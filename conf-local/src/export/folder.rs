@@ -15,8 +15,7 @@ use libconf::name::{CommitId, ComponentVersion, Sequence};
 use crate::{
     export::{
         error::ExportError,
-        former::Former,
-        names::{NEW, SHOWN, mode_of, put},
+        names::{Former, NEW, SHOWN, mode_of, put},
         plan::{Contents, KeptSnapshot},
     },
     fs::{Entry, Folder, Unsynced},

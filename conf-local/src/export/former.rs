@@ -7,30 +7,15 @@ use std::{collections::HashMap, io};
 use libconf::name::Sequence;
 
 use crate::{
-    export::{folder::Export, names::remove_whole},
+    export::{
+        folder::Export,
+        names::{Former, remove_whole},
+    },
     fs::Entry,
 };
 
-/// Names the folder of a former snapshot: `<sequence>.<number>`, with a higher number for a later one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Former {
-    pub(crate) sequence: Sequence,
-    number: u32,
-}
-
 /// At most 16 stay, even if they are in use; the oldest go first.
 const MOST_FORMER: usize = if cfg!(test) { 3 } else { 16 };
-
-impl Former {
-    pub(crate) fn of_name(name: &str) -> Option<Self> {
-        let (sequence, number) = name.split_once('.')?;
-        Some(Former { sequence: sequence.parse().ok()?, number: number.parse().ok()? })
-    }
-
-    pub(crate) fn name(self) -> String {
-        format!("{}.{}", self.sequence, self.number)
-    }
-}
 
 impl Export {
     /// Returns the name under which a kept snapshot is built again. The former one has it after the exchange.

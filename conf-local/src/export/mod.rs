@@ -34,5 +34,5 @@ pub(crate) use crate::export::{
     folder::Export,
     kept::{directory, header, kept, renew, sequences},
     names::{CURRENT, MOST_FILE_BYTES, SHOWN},
-    plan::{Contents, Header, KeptSnapshot, Retention, plan},
+    plan::{Contents, Faults, Header, KeptSnapshot, Retention, plan},
 };

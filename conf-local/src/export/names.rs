@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, io};
 
 use conf_core::render::StoreHash;
-use libconf::name::Version;
+use libconf::name::{Sequence, Version};
 
 use crate::fs::Folder;
 
@@ -66,5 +66,23 @@ pub(crate) fn remove_whole(folder: &Folder, name: &str) -> io::Result<()> {
         Ok(()) => folder.remove(OLD),
         // A full disk refuses even the renaming. Then removing half of it is better than nothing.
         Err(_) => folder.remove(name),
+    }
+}
+
+/// Names the folder of a former snapshot: `<sequence>.<number>`, with a higher number for a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Former {
+    pub(crate) sequence: Sequence,
+    pub(crate) number: u32,
+}
+
+impl Former {
+    pub(crate) fn of_name(name: &str) -> Option<Self> {
+        let (sequence, number) = name.split_once('.')?;
+        Some(Former { sequence: sequence.parse().ok()?, number: number.parse().ok()? })
+    }
+
+    pub(crate) fn name(self) -> String {
+        format!("{}.{}", self.sequence, self.number)
     }
 }

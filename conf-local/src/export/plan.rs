@@ -12,6 +12,9 @@ use serde::{Deserialize, Serialize};
 /// The rendering of each component.
 pub(crate) type Contents = BTreeMap<ComponentVersion, StoreHash>;
 
+/// Components that keep earlier files, each with the reason.
+pub(crate) type Faults = BTreeMap<ComponentVersion, String>;
+
 /// `snapshot.json` in a snapshot's folder: identifies the snapshot. Readers ignore unknown members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Header {
@@ -29,7 +32,7 @@ pub(crate) struct Header {
     pub(crate) time: u64,
     /// Components that were held back, each with the reason.
     #[serde(default)]
-    pub(crate) faults: BTreeMap<ComponentVersion, String>,
+    pub(crate) faults: Faults,
     /// For a snapshot that was rendered beside a newer one, for operations that are pinned to it: the last
     /// change for which it is its datacenter's newest. Nothing ever switched to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

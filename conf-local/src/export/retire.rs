@@ -13,8 +13,7 @@ use crate::{
     export::{
         error::ExportError,
         folder::Export,
-        former::Former,
-        names::{NEW, names_hash, remove_whole},
+        names::{Former, NEW, names_hash, remove_whole},
         plan::{Retention, by_name, outdated},
     },
     fs::{Folder, Unsynced},

@@ -12,7 +12,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    follow::pointer::{self, Decision, SOON, Sources, Wanted},
+    follow::{
+        fetch::{Failure, fetch},
+        pointer::{self, Decision, SOON, Sources, Wanted},
+    },
     state::{OlderSnapshot, Request, RequestError, VerifyReport},
     transaction::{Audience, Host, TransactionError, Unchecked},
 };
@@ -47,7 +50,7 @@ pub(crate) async fn run(
         sources: &sources,
         audience: &audience,
         wanted,
-        last_have: None,
+        have: None,
         ahead: None,
         chore: None,
         untidy: 0,
@@ -55,24 +58,14 @@ pub(crate) async fn run(
     tokio::join!(pointer::watch(&sources, &audience.agent, found, &stop), worker.run(requests, &stop));
 }
 
-/// Why the wanted snapshot is not in place, and when to try again.
-pub(crate) enum Failure {
-    /// A server is away, and may be back in a moment.
-    Soon(String),
-    /// The cause takes longer, such as a full disk, or a snapshot that no server has.
-    Later(String),
-    /// The snapshot can never be used.
-    Never(String),
-}
-
-/// The worker.
-pub(crate) struct Worker<'a> {
+struct Worker<'a> {
     /// `None` only while a blocking step has it.
     host: Option<Host>,
-    pub(crate) sources: &'a Sources,
-    pub(crate) audience: &'a Audience,
+    sources: &'a Sources,
+    audience: &'a Audience,
     wanted: watch::Receiver<Wanted>,
-    pub(crate) last_have: Option<CommitId>,
+    /// The snapshot that a fetch builds on.
+    have: Option<CommitId>,
     /// A snapshot that was taken before the pointer named it: a pointer below it is late, and no error.
     ahead: Option<Sequence>,
     /// The next chore, and the time for it.
@@ -88,17 +81,6 @@ enum Chore {
     Tidy,
     /// Long after it: ends the process that renders.
     Release,
-}
-
-impl Chore {
-    /// Schedules it from now.
-    fn due_after(self) -> (Self, Instant) {
-        let after = match self {
-            Chore::Tidy => QUIET,
-            Chore::Release => IDLE,
-        };
-        (self, Instant::now() + after)
-    }
 }
 
 impl Worker<'_> {
@@ -145,27 +127,26 @@ impl Worker<'_> {
                     places.reset();
                     None
                 }
-                Err(Failure::Soon(_)) => Some(soon.next_wait()),
+                Err(Failure::Soon(_) | Failure::Corrupt(_)) => Some(soon.next_wait()),
                 Err(Failure::Later(_)) => Some(later.next_wait()),
                 Err(Failure::Never(_)) => None,
             };
-            if let Err(Failure::Soon(words) | Failure::Later(words) | Failure::Never(words)) = taken {
-                self.audience.agent.set_failed(&words);
+            if let Err(failure) = taken {
+                self.audience.agent.set_failed(&failure.words());
             }
         }
     }
 
     /// Puts the disk in order, then shows the export. A failure is reported, and the pointer leads on from there.
     async fn settle(&mut self) {
-        let audience = self.audience.clone();
-        let result = self.blocking(move |host| {
-            let result = host.settle(&audience);
+        let settled = self.blocking(|host, audience| {
+            let result = host.settle(audience);
             host.publish_to(&audience.agent);
-            host.tidy(&audience, None);
+            host.tidy(audience, None);
             host.repository.pool.forget();
             result
         });
-        match result.await {
+        match settled.await {
             Ok(()) => {}
             Err(TransactionError::Damaged(error)) => {
                 tracing::warn!(%error, "the repository cannot be read");
@@ -181,7 +162,7 @@ impl Worker<'_> {
             Some((Chore::Tidy, _)) => {
                 self.tidy().await;
                 let _ = spawn_blocking(template::prepare).await;
-                self.chore = Some(Chore::Release.due_after());
+                self.chore = Some((Chore::Release, Instant::now() + IDLE));
             }
             Some((Chore::Release, _)) => drop(spawn_blocking(template::release).await),
             None => {}
@@ -190,8 +171,7 @@ impl Worker<'_> {
 
     async fn tidy(&mut self) {
         self.untidy = 0;
-        let audience = self.audience.clone();
-        self.blocking(move |host| host.tidy(&audience, None)).await;
+        self.blocking(|host, audience| host.tidy(audience, None)).await;
     }
 
     /// Serves one request. The caller may have gone.
@@ -207,18 +187,17 @@ impl Worker<'_> {
                 }
             }
             Request::Render { older: OlderSnapshot { snapshot, through, next, guard }, reply } => {
-                let rendered = self.blocking(move |host| host.render_older(snapshot, through, next)).await;
+                let rendered = self.blocking(move |host, _| host.render_older(snapshot, through, next)).await;
                 drop(guard);
                 let _ = reply.send(rendered.map_err(RequestError::from));
                 self.tidy().await;
             }
             Request::Tidy { guard, reply } => {
-                let audience = self.audience.clone();
-                self.blocking(move |host| host.tidy(&audience, Some(guard))).await;
+                self.blocking(|host, audience| host.tidy(audience, Some(guard))).await;
                 let _ = reply.send(());
             }
             Request::First { snapshot, guard, reply } => {
-                let first = self.blocking(move |host| host.begins_with(snapshot)).await;
+                let first = self.blocking(move |host, _| host.begins_with(snapshot)).await;
                 drop(guard);
                 let _ = reply.send(first.map_err(RequestError::from));
                 self.tidy().await;
@@ -233,15 +212,14 @@ impl Worker<'_> {
             Decision::Refuse(words) => return Err(RequestError::Wrong(words)),
             Decision::Take => {}
         }
-        let since = Instant::now();
-        let brought = self.bring(snapshot, since, Some(EARLY), stop).await;
-        if brought.is_ok() {
-            self.ahead = Some(snapshot.sequence);
+        match self.bring(snapshot, Instant::now(), Some(EARLY), stop).await {
+            Ok(()) => {
+                self.ahead = Some(snapshot.sequence);
+                Ok(())
+            }
+            Err(Failure::Never(words)) => Err(RequestError::Wrong(words)),
+            Err(failure) => Err(RequestError::Failed(failure.words())),
         }
-        brought.map_err(|failure| match failure {
-            Failure::Soon(words) | Failure::Later(words) => RequestError::Failed(words),
-            Failure::Never(words) => RequestError::Wrong(words),
-        })
     }
 
     fn decide(&self, wanted: SnapshotAt) -> Decision {
@@ -257,8 +235,7 @@ impl Worker<'_> {
         match self.decide(wanted) {
             Decision::Nothing => {
                 if self.host().is_troubled() {
-                    let audience = self.audience.clone();
-                    let placed = self.blocking(move |host| host.place_again(&audience)).await;
+                    let placed = self.blocking(Host::place_again).await;
                     placed.map_err(|error| Failure::Later(chain(&error)))?;
                 }
                 self.audience.agent.update(|view| view.status.settle());
@@ -283,19 +260,18 @@ impl Worker<'_> {
     ) -> Result<(), Failure> {
         let have = match self.host().have_at_hand() {
             Some(have) => Some(have),
-            None => self.blocking(Host::have).await,
+            None => self.blocking(|host, _| host.have()).await,
         };
-        self.last_have = have;
-        self.chore.get_or_insert(Chore::Release.due_after());
+        self.have = have;
+        self.chore.get_or_insert((Chore::Release, Instant::now() + IDLE));
         let fetching = async { tokio::join!(self.fetch(wanted.commit, limit), spawn_blocking(template::prepare)).0 };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             fetched = fetching => fetched?,
         }
-        let audience = self.audience.clone();
-        let placed = self.blocking(move |host| {
+        let placed = self.blocking(move |host, audience| {
             let snapshot = host.accept(wanted)?;
-            host.put_in_place(&snapshot, false, since, &audience)
+            host.put_in_place(&snapshot, false, since, audience)
         });
         match placed.await {
             Ok(()) => {}
@@ -308,19 +284,13 @@ impl Worker<'_> {
             }
             // The next start does it.
             Err(TransactionError::Unchecked(Unchecked::Stopped)) => return Ok(()),
-            Err(
-                error @ (TransactionError::Export(_)
-                | TransactionError::Outbox(_)
-                | TransactionError::Unchecked(Unchecked::System(_))),
-            ) => {
-                return Err(Failure::Later(chain(&error)));
-            }
+            Err(error) => return Err(Failure::Later(chain(&error))),
         }
         self.audience.agent.update(|view| view.status.settle());
         if have.is_none() {
             self.host().repository.pool.forget();
         }
-        self.chore = Some(Chore::Tidy.due_after());
+        self.chore = Some((Chore::Tidy, Instant::now() + QUIET));
         self.untidy += 1;
         if self.untidy >= MOST_UNTIDY {
             self.tidy().await;
@@ -328,44 +298,57 @@ impl Worker<'_> {
         Ok(())
     }
 
-    pub(crate) async fn heal(&mut self) {
-        if let Err(error) = self.blocking(Host::heal).await {
+    /// Fetches a snapshot. If that fails with a `limit`, only a server has named the snapshot, which does not suggest a
+    /// damaged repository here.
+    async fn fetch(&mut self, want: CommitId, limit: Option<Duration>) -> Result<(), Failure> {
+        let repository = self.host().repository.pool.clone();
+        let servers = &self.sources.servers;
+        let fetched = fetch(&self.audience.agent, servers, repository, self.have, want, limit).await;
+        if matches!(fetched, Err(Failure::Corrupt(_))) && limit.is_none() {
+            self.heal().await;
+        }
+        fetched
+    }
+
+    async fn heal(&mut self) {
+        if let Err(error) = self.blocking(|host, _| host.heal()).await {
             tracing::warn!(error = %chain(&error), "no new repository could be created");
         }
     }
 
     async fn verify(&mut self, repair: bool) -> VerifyReport {
-        let audience = self.audience.clone();
-        let first = self.blocking(move |host| host.verify(repair, &audience)).await;
+        let first = self.blocking(move |host, audience| host.verify(repair, audience)).await;
         if !repair || first.is_whole() {
             return first;
         }
         // Missing objects are fetched. Then the export can be mended from the repository.
         self.heal().await;
         let exported = self.audience.agent.view().status.commit;
-        self.last_have = self.blocking(Host::have).await;
+        self.have = self.blocking(|host, _| host.have()).await;
         if let Some(commit) = exported
-            && let Err(Failure::Soon(words) | Failure::Later(words) | Failure::Never(words)) =
-                self.fetch(commit, None).await
+            && let Err(failure) = self.fetch(commit, None).await
         {
-            tracing::warn!(error = words, "the damaged objects could not be fetched");
+            tracing::warn!(error = failure.words(), "the damaged objects could not be fetched");
             return first;
         }
-        let audience = self.audience.clone();
-        let second = self.blocking(move |host| host.verify(true, &audience)).await;
+        let second = self.blocking(|host, audience| host.verify(true, audience)).await;
         let repaired = if second.is_whole() { first.problems.clone() } else { first.repaired };
         VerifyReport { problems: first.problems, repaired, ..second }
     }
 
-    pub(crate) fn host(&self) -> &Host {
+    fn host(&self) -> &Host {
         self.host.as_ref().expect("only a blocking step takes the host, and puts it back")
     }
 
     /// Runs a step that blocks. A panic in it ends the process, which its supervisor starts again.
-    async fn blocking<T: Send + 'static>(&mut self, step: impl FnOnce(&mut Host) -> T + Send + 'static) -> T {
+    async fn blocking<T: Send + 'static>(
+        &mut self,
+        step: impl FnOnce(&mut Host, &Audience) -> T + Send + 'static,
+    ) -> T {
         let mut host = self.host.take().expect("this puts the host back before it returns, and nothing else takes it");
+        let audience = self.audience.clone();
         let done = spawn_blocking(move || {
-            let result = step(&mut host);
+            let result = step(&mut host, &audience);
             (host, result)
         });
         let (host, result) = done.await.expect("the step is not cancelled and does not panic");

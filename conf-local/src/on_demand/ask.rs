@@ -8,12 +8,13 @@ use std::{
 use conf_core::{
     api::{At, SnapshotAt, WatermarkEvent},
     daemon::chain,
+    sign::TrustedKeys,
     upstream::hedge::Hedge,
 };
-use libconf::name::Sequence;
+use libconf::name::{DatacenterName, Sequence};
 use tokio::time::timeout;
 
-use crate::{on_demand::demand::Demand, state::Watermark};
+use crate::{snapshot::servers::SnapshotServers, state::Watermark};
 
 /// 10 s: one question lets a conf-slave wait so long for its watermark. Then it is asked again.
 const WAIT: Duration = Duration::from_secs(10);
@@ -51,20 +52,20 @@ pub(crate) enum Answer {
     TooOld { first: SnapshotAt },
 }
 
-impl Demand {
+impl Doubts {
     /// Asks one server after the other, or several if one is slow. Returns the server and the first answer that
     /// does not contradict the exported snapshot; or, if there is none, what is missing.
     pub(crate) async fn ask(
-        &self,
+        &mut self,
+        servers: &SnapshotServers,
+        (datacenter, keys): (&DatacenterName, &TrustedKeys),
         change: Sequence,
         exported: SnapshotAt,
-        doubts: &mut Doubts,
     ) -> Result<(String, Answer), String> {
-        let datacenter = self.agent.view().status.datacenter.clone();
         let path = format!("api/v1/at?datacenter={datacenter}&sequence={change}&timeout={}", WAIT.as_secs());
-        let mut servers = self.servers.in_order();
-        servers.retain(|server| !doubts.refuted.contains_key(server.url().as_str()));
-        servers.sort_by_key(|server| doubts.last.contains(server.url().as_str()));
+        let mut servers = servers.in_order();
+        servers.retain(|server| !self.refuted.contains_key(server.url().as_str()));
+        servers.sort_by_key(|server| self.last.contains(server.url().as_str()));
         let mut hedge = Hedge::new(servers, PATIENCE, move |server| {
             let path = path.clone();
             async move { timeout(WAIT + PATIENCE, server.get_json::<At>(&path)).await }
@@ -77,18 +78,18 @@ impl Demand {
                 Ok(Err(error)) => Err(chain(&error)),
                 Ok(Ok(answer)) => Ok(answer),
             };
-            let proven = |event: &WatermarkEvent| Watermark::proven(event, &datacenter, &self.keys).ok();
+            let proven = |event: &WatermarkEvent| Watermark::proven(event, datacenter, keys).ok();
             match answer.map(|answer| judge(&answer, change, exported, proven)) {
                 Ok(Verdict::Good(answer)) => return Ok((server, answer)),
                 Ok(Verdict::Early(known)) => missing.push(format!("{server} knows of changes up to {known} only")),
                 Ok(Verdict::Wrong(words)) => {
                     tracing::warn!(server, %change, reason = words, "a server's answer contradicts signed data; it is ignored");
-                    doubts.refute(server, words.to_owned());
+                    self.refute(server, words.to_owned());
                 }
                 Err(words) => missing.push(words),
             }
         }
-        missing.extend(doubts.refuted.iter().map(|(server, words)| format!("{server} answers wrongly: {words}")));
+        missing.extend(self.refuted.iter().map(|(server, words)| format!("{server} answers wrongly: {words}")));
         Err(missing.join("; "))
     }
 }

@@ -1,10 +1,12 @@
 //! Bringing the snapshot that a server has named, and verifying that the server was right.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use conf_core::{
     api::SnapshotAt,
     daemon::chain,
+    git::pool::Opened,
+    sign::TrustedKeys,
     upstream::{
         fetch as pack,
         fetch::{Depth, Step},
@@ -12,26 +14,51 @@ use conf_core::{
     },
 };
 use libconf::name::Sequence;
-use tokio::{sync::OwnedRwLockReadGuard, time::timeout};
+use tokio::{
+    sync::{OwnedRwLockReadGuard, Semaphore},
+    time::timeout,
+};
 
 use crate::{
     on_demand::{
         ask::{Answer, Doubts},
-        demand::{Demand, Unavailable},
         lookup::before,
+        unavailable::Unavailable,
     },
-    state::{OlderSnapshot, RequestError},
+    snapshot::{collection::CollectionLock, servers::SnapshotServers},
+    state::{Agent, OlderSnapshot, RequestError},
 };
 
 /// 4 older snapshots are fetched at once: each fetch holds a pack in memory.
-pub(crate) const MOST_FETCHES: usize = 4;
+const MOST_FETCHES: usize = 4;
 
 /// 5 s: if a server takes longer for an older snapshot, the next one is asked too.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// 20 s: then its answer is not awaited any more.
 const FETCH: Duration = Duration::from_secs(20);
 
-impl Demand {
+/// Finds out which snapshot is meant, and brings it.
+pub(crate) struct Bringer {
+    agent: Agent,
+    repository: Opened,
+    /// Held while objects are fetched and used, which the task that writes the repository does not know of.
+    collection: Arc<CollectionLock>,
+    pub(crate) servers: SnapshotServers,
+    keys: TrustedKeys,
+    fetches: Semaphore,
+}
+
+impl Bringer {
+    pub(crate) fn new(
+        agent: Agent,
+        repository: Opened,
+        collection: Arc<CollectionLock>,
+        servers: SnapshotServers,
+        keys: TrustedKeys,
+    ) -> Self {
+        Bringer { agent, repository, collection, servers, keys, fetches: Semaphore::new(MOST_FETCHES) }
+    }
+
     /// Asks which snapshot it is, and brings it. Returns an older one with the last change for which it is the
     /// newest. `None` for a newer one, which the next lookup finds.
     pub(crate) async fn ask_and_bring(
@@ -40,7 +67,8 @@ impl Demand {
         doubts: &mut Doubts,
     ) -> Result<Option<(SnapshotAt, Sequence)>, Unavailable> {
         let have = self.agent.view().exported.as_ref().ok_or(Unavailable::Nothing)?.snapshot();
-        let asked = self.ask(change, have, doubts).await;
+        let datacenter = self.agent.view().status.datacenter.clone();
+        let asked = doubts.ask(&self.servers, (&datacenter, &self.keys), change, have).await;
         let (server, answer) = asked.map_err(|missing| Unavailable::Late { change, missing })?;
         match self.follow(answer, have).await {
             Ok(_) if matches!(answer, Answer::TooOld { .. }) => Err(Unavailable::TooOld(change)),

@@ -11,20 +11,17 @@ use conf_core::{api::SnapshotAt, git::pool::Opened, sign::TrustedKeys, upstream:
 use libconf::name::{CommitId, Sequence};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::{
-    sync::{Semaphore, watch},
-    task::spawn_blocking,
-    time::timeout,
-};
+use tokio::{sync::watch, task::spawn_blocking, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     export,
     on_demand::{
         ask::Doubts,
-        bring::MOST_FETCHES,
-        callers::{Caller, Callers, MOST_OF_USER, MOST_WAITING},
+        bring::Bringer,
+        callers::{Caller, Callers},
         lookup::{self, Lookup},
+        unavailable::Unavailable,
     },
     snapshot::{collection::CollectionLock, servers::SnapshotServers},
     state::Agent,
@@ -49,37 +46,6 @@ pub(crate) struct Available {
     central: Sequence,
 }
 
-/// Why there is no folder for a change.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Unavailable {
-    #[error("nothing is exported on this host yet; `conf-local status` shows what the agent waits for")]
-    Nothing,
-    #[error(
-        "too many callers wait for a change already: {MOST_WAITING}, or {MOST_OF_USER} of one user; try again soon"
-    )]
-    Busy,
-    #[error("the agent is stopping; ask again when it runs")]
-    Stopping,
-    #[error("the datacenter had no configuration as old as change {0}")]
-    TooOld(Sequence),
-    /// No server knows the change yet, or no server answers.
-    #[error("change {change} is not known here in time: {missing}")]
-    Late { change: Sequence, missing: String },
-    /// The snapshot is known, and no server has it.
-    #[error("no server has the snapshot of change {change}: {missing}")]
-    Nobody { change: Sequence, missing: String },
-    /// This host's disk failed until the time was up.
-    #[error("{0}; run `conf-local verify --repair`")]
-    Broken(String),
-}
-
-impl Unavailable {
-    /// True if another attempt may find the folder.
-    fn is_passing(&self) -> bool {
-        matches!(self, Unavailable::Late { .. } | Unavailable::Nobody { .. } | Unavailable::Broken(_))
-    }
-}
-
 /// Whether the folder is on this host.
 enum AtHand {
     Folder(Available),
@@ -97,16 +63,12 @@ struct Turn {
 
 /// Finds and brings the snapshots that callers ask for.
 pub struct Demand {
-    pub(crate) agent: Agent,
-    pub(crate) repository: Opened,
-    pub(crate) servers: SnapshotServers,
-    pub(crate) keys: TrustedKeys,
+    agent: Agent,
+    repository: Opened,
+    bringer: Bringer,
     callers: Callers,
     /// One for each change that is being brought. Later callers wait for the same.
     turns: Mutex<BTreeMap<Sequence, watch::Receiver<Turn>>>,
-    /// Held while objects are fetched and used, which the task that writes the repository does not know of.
-    pub(crate) collection: Arc<CollectionLock>,
-    pub(crate) fetches: Semaphore,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -122,9 +84,9 @@ impl Demand {
         keys: TrustedKeys,
         stop: CancellationToken,
     ) -> Self {
-        let (callers, turns, fetches) = (Callers::default(), Mutex::default(), Semaphore::new(MOST_FETCHES));
-        let tasks = TaskTracker::new();
-        Demand { agent, repository, servers, keys, callers, turns, collection, fetches, tasks, stop }
+        let bringer = Bringer::new(agent.clone(), repository.clone(), collection, servers, keys);
+        let (callers, turns, tasks) = (Callers::default(), Mutex::default(), TaskTracker::new());
+        Demand { agent, repository, bringer, callers, turns, tasks, stop }
     }
 
     /// Returns the folder that was the newest at `change`, within `patience`. The number of waiting callers is
@@ -164,7 +126,8 @@ impl Demand {
         if let Some(turn) = turns.get(&change) {
             return turn.clone();
         }
-        let servers: Vec<String> = self.servers.in_order().iter().map(|server| server.url().to_string()).collect();
+        let servers: Vec<String> =
+            self.bringer.servers.in_order().iter().map(|server| server.url().to_string()).collect();
         let missing = format!("no answer yet from {}", servers.join(", "));
         let (state, turn) = watch::channel(Turn { answer: Err(Unavailable::Late { change, missing }), done: false });
         turns.insert(change, turn.clone());
@@ -220,11 +183,11 @@ impl Demand {
             Lookup::Kept { .. } => return Ok(None),
             Lookup::TooOld => return Err(Unavailable::TooOld(change)),
             Lookup::Objects { snapshot, through } => {
-                let rendered = self.render(snapshot, through, None).await;
+                let rendered = self.bringer.render(snapshot, through, None).await;
                 rendered.map_err(|error| Unavailable::Nobody { change, missing: error.to_string() })?;
                 (snapshot, through)
             }
-            Lookup::Unknown => match self.ask_and_bring(change, doubts).await? {
+            Lookup::Unknown => match self.bringer.ask_and_bring(change, doubts).await? {
                 Some(older) => older,
                 None => return Ok(None),
             },

@@ -15,10 +15,11 @@
 //! - An older snapshot never changes `current`.
 
 mod callers;
+mod unavailable;
 mod lookup;
 mod ask;
 mod bring;
 mod demand;
 
 pub use crate::on_demand::demand::Demand;
-pub(crate) use crate::on_demand::demand::Unavailable;
+pub(crate) use crate::on_demand::unavailable::Unavailable;

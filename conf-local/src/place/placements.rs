@@ -11,7 +11,7 @@ use libconf::name::{ComponentSelector, ComponentVersion};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    export::{CURRENT, Contents, Export},
+    export::{CURRENT, Contents, Export, Faults},
     fs::{Folder, file::Durability},
     place::{
         copy::{self, StagedCopy},
@@ -62,9 +62,6 @@ pub(crate) struct BadPlace {
     why: String,
 }
 
-/// Why some components were refused.
-type Refusals = BTreeMap<ComponentVersion, String>;
-
 impl Placements {
     /// Takes the entries of the configuration. Their paths are inspected when something is placed. Without
     /// entries (`None`), nothing is placed, and what was placed stays as it is.
@@ -104,7 +101,7 @@ impl Placements {
     /// Writes the files of `want` that differ beside their places. Returns the components that cannot be
     /// placed, with the reason: nothing of them is placed anywhere. If `have` is given, skips entries whose
     /// components are the same in both, unless they had an error.
-    pub(crate) fn stage(&mut self, export: &Export, have: Option<&Contents>, want: &Contents) -> Refusals {
+    pub(crate) fn stage(&mut self, export: &Export, have: Option<&Contents>, want: &Contents) -> Faults {
         self.staged.clear();
         let mut refused = BTreeMap::new();
         for number in 0..self.entries.len() {
@@ -171,7 +168,7 @@ impl Placements {
     /// Renames the staged files of `want`. Returns the components for which that failed, with the reason:
     /// these get their files of `have` back everywhere, as far as the disk allows. Removals that failed are
     /// tried again later.
-    pub(crate) fn put(&mut self, export: &Export, have: &Contents, want: &Contents) -> Refusals {
+    pub(crate) fn put(&mut self, export: &Export, have: &Contents, want: &Contents) -> Faults {
         let mut failed = BTreeMap::new();
         for (number, work) in std::mem::take(&mut self.staged) {
             // `current` does not lead to the new files yet. The store holds them before and after the switch.

@@ -9,7 +9,7 @@ use conf_core::api::{HostState, SnapshotAt};
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, Sequence};
 use serde::{Deserialize, Serialize};
 
-use crate::place::PlaceStatus;
+use crate::{export::Faults, place::PlaceStatus};
 
 /// The host's state: the answer to `GET /v1/status`, to which the service adds `watchers`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub struct Status {
     /// Components that were not rendered, did not pass a check or were not placed, each with the reason. They
     /// keep their earlier files, if they had any.
     #[serde(default)]
-    pub faults: BTreeMap<ComponentVersion, String>,
+    pub faults: Faults,
     /// What cannot be reached now, with the reason.
     #[serde(default)]
     pub away: BTreeMap<String, String>,

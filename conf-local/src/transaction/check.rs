@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::now,
+    export::Faults,
     process::{
         command::{self, Children, CommandError, Invocation, Variables, Visibility},
         words::{CommandText, limit_from, words},
@@ -109,7 +110,7 @@ impl Checks {
         staged: &[StagedComponent],
         sequence: Sequence,
         export: Option<&Path>,
-    ) -> Result<BTreeMap<ComponentVersion, String>, Unchecked> {
+    ) -> Result<Faults, Unchecked> {
         let jobs: Vec<_> =
             staged.iter().flat_map(|one| self.of(&one.component).map(move |check| (one, check))).collect();
         if jobs.is_empty() {

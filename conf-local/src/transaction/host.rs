@@ -1,7 +1,6 @@
 //! The host: everything on its disk, and the one task that writes it.
 
 use std::{
-    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -11,6 +10,7 @@ use conf_core::{
     api::SnapshotAt,
     daemon::chain,
     git::{self, RepositoryLock, pool::Lent},
+    render::StoreHash,
     secret::Identity,
     sign::TrustedKeys,
     snapshot::Snapshot,
@@ -18,7 +18,7 @@ use conf_core::{
 use libconf::name::{CommitId, ComponentVersion, DatacenterName, HostName};
 
 use crate::{
-    export::{self, Contents, Export, Header, Retention},
+    export::{self, Contents, Export, Faults, Header, Retention},
     notify::{Outbox, Watchers},
     place::{PlaceEntry, Placements},
     snapshot::{
@@ -203,7 +203,7 @@ impl Host {
         let exported = self.export.current().and_then(|(_, kept)| kept.header.clone());
         let same = exported.as_ref().is_some_and(|header| header.commit == snapshot.commit && header.host == self.name);
         if same {
-            self.model = Some(self.model_of(&*self.git()?, &snapshot)?);
+            self.model = Some(Model::read(&*self.git()?, &snapshot, &self.name)?);
             if !self.is_whole() {
                 tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; making it anew");
             } else if exported.is_some_and(|header| header.faults.is_empty()) {
@@ -214,7 +214,7 @@ impl Host {
             // If the snapshot of the export is still here, only the difference is rendered.
             let git = self.git()?;
             let before = Snapshot::read(&git, header.commit).ok();
-            self.model = before.and_then(|before| self.model_of(&git, &before).ok());
+            self.model = before.and_then(|before| Model::read(&git, &before, &self.name).ok());
             if !self.is_whole() {
                 self.model = None;
             }
@@ -250,39 +250,37 @@ impl Host {
         audience: &Audience,
     ) -> Result<(), TransactionError> {
         let (git, at) = (self.git()?, SnapshotAt { sequence: snapshot.sequence, commit: snapshot.commit });
-        let next = self.next(&git, snapshot, if anew { None } else { self.model.as_ref() })?;
+        let next = Model::read_after(self.model.as_ref().filter(|_| !anew), &git, snapshot, &self.name)?;
         let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
-        let (mut contents, mut faults) = self.stage(&git, &next, &have, anew)?;
-        let unfit = self.check(&next, &have.contents, &contents)?;
-        next.hold_back(unfit, &have.contents, &mut contents, &mut faults);
-        let before = (!anew).then_some(&have.contents);
-        let unplaced = self.place.stage(&self.export, before, &contents);
-        next.hold_back(unplaced, &have.contents, &mut contents, &mut faults);
+        let mut draft = self.stage(&git, &next, &have, anew)?;
+        let unfit = self.check(&next, &have.contents, &draft.contents)?;
+        draft.hold_back(&next, unfit, &have.contents);
+        let unplaced = self.place.stage(&self.export, (!anew).then_some(&have.contents), &draft.contents);
+        draft.hold_back(&next, unplaced, &have.contents);
         if let Some(header) = have.header.as_ref().filter(|_| !anew)
             && header.commit == snapshot.commit
-            && header.faults == faults
-            && have.contents == contents
+            && header.faults == draft.faults
+            && have.contents == draft.contents
         {
             // This was another attempt to place a component, which still cannot be placed.
             return Ok(());
         }
         let (header, plan) = loop {
-            let plan = export::plan(&have.contents, &contents);
-            let header = self.header(snapshot, faults.clone());
+            let plan = export::plan(&have.contents, &draft.contents);
+            let header = self.header(snapshot, draft.faults.clone());
             self.export.build(&header, &plan, anew)?;
             // A crash after this leaves notices of a switch that never happened. The next start drops them, unless it
             // was another attempt at the exported snapshot: then watchers are told once without need.
             let owed = audience.watchers.concerned(&plan.changed);
             self.outbox.prepare(at, owed).map_err(TransactionError::Outbox)?;
             // A crash after this leaves files of both snapshots at the places of `export:`. The next start corrects it.
-            let failed = self.place.put(&self.export, &have.contents, &contents);
-            if !next.hold_back(failed, &have.contents, &mut contents, &mut faults) {
+            let failed = self.place.put(&self.export, &have.contents, &draft.contents);
+            if !draft.hold_back(&next, failed, &have.contents) {
                 break (header, plan);
             }
         };
-        let in_place = contents.clone();
-        self.export.switch(header, contents)?;
-        self.place.finish(&self.export, &in_place);
+        self.export.switch(header, draft.contents.clone())?;
+        self.place.finish(&self.export, &draft.contents);
         // After a crash from here on, the next start tells the watchers.
         self.model = Some(next);
         self.outbox.switched(at, audience.watchers.concerned(&plan.changed));
@@ -293,24 +291,19 @@ impl Host {
     }
 
     /// Runs this host's checks on new renderings. Returns the components that did not pass, with the reason.
-    fn check(
-        &mut self,
-        next: &Model,
-        have: &Contents,
-        contents: &Contents,
-    ) -> Result<BTreeMap<ComponentVersion, String>, TransactionError> {
-        let new = contents.iter().filter(|(name, hash)| have.get(*name) != Some(*hash) && self.checks.concern(name));
-        let (names, staged): (Vec<_>, Vec<_>) = new
-            .map(|(name, hash)| {
-                let folder = self.export.staged(hash);
-                let (files, settings) = (folder.join("files"), folder.join("settings.json"));
-                let reads_secrets = next.manifests.reads_secrets(name);
-                ((name, hash), StagedComponent { component: name.clone(), files, settings, reads_secrets })
-            })
-            .unzip();
-        let export = self.export.current().map(|(sequence, _)| self.export.directory(sequence));
+    fn check(&mut self, next: &Model, have: &Contents, contents: &Contents) -> Result<Faults, TransactionError> {
+        let is_new = |(name, hash): &(&ComponentVersion, &StoreHash)| have.get(*name) != Some(*hash);
+        let new: Vec<_> = contents.iter().filter(is_new).filter(|(name, _)| self.checks.concern(name)).collect();
+        let staged = new.iter().map(|(name, hash)| {
+            let folder = self.export.staged(hash);
+            let (files, settings) = (folder.join("files"), folder.join("settings.json"));
+            let reads_secrets = next.manifests.reads_secrets(name);
+            StagedComponent { component: (*name).clone(), files, settings, reads_secrets }
+        });
+        let staged: Vec<_> = staged.collect();
+        let export = self.export.current.map(|sequence| self.export.directory(sequence));
         let mut unfit = self.checks.run(&staged, next.snapshot.sequence, export.as_deref())?;
-        for (name, hash) in names {
+        for (name, hash) in new {
             if !self.export.is_intact(hash) {
                 let why = "its check changed the files that it should only read; let it write elsewhere";
                 unfit.entry(name.clone()).or_insert_with(|| why.to_owned());
@@ -342,7 +335,7 @@ impl Host {
     }
 
     /// Returns the header of a folder that is made now.
-    pub(crate) fn header(&self, snapshot: &Snapshot, faults: BTreeMap<ComponentVersion, String>) -> Header {
+    pub(crate) fn header(&self, snapshot: &Snapshot, faults: Faults) -> Header {
         Header {
             datacenter: self.datacenter.clone(),
             host: self.name.clone(),

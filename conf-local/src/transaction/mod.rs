@@ -7,8 +7,9 @@
 
 mod check;
 mod error;
-mod host;
 mod model;
+mod host;
+mod render;
 mod older;
 mod publish;
 mod verify;

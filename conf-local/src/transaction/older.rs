@@ -7,7 +7,11 @@ use libconf::name::Sequence;
 
 use crate::{
     export::{self, Header},
-    transaction::{error::TransactionError, host::Host},
+    transaction::{
+        error::TransactionError,
+        host::Host,
+        model::{Draft, Model},
+    },
 };
 
 impl Host {
@@ -69,10 +73,10 @@ impl Host {
     }
 
     fn render_beside(&mut self, git: &Git, snapshot: &Snapshot, through: Sequence) -> Result<(), TransactionError> {
-        let model = self.model_of(git, snapshot)?;
+        let model = Model::read(git, snapshot, &self.name)?;
         // Most components are the same as now, and are not rendered again.
         let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
-        let (mut contents, faults) = self.stage(git, &model, &have, false)?;
+        let Draft { mut contents, faults } = self.stage(git, &model, &have, false)?;
         // A component that keeps earlier files in the export has none here: they would be of another snapshot.
         contents.retain(|name, _| model.inputs.contains_key(name) && !faults.contains_key(name));
         let header = Header { through: Some(through), ..self.header(snapshot, faults) };

@@ -11,6 +11,7 @@ use crate::{
     transaction::{
         error::TransactionError,
         host::{Audience, Host},
+        model::Model,
     },
 };
 
@@ -76,7 +77,8 @@ impl Host {
     fn differs_from_rendering(&self, commit: CommitId, known: &BTreeSet<ComponentVersion>) -> Vec<String> {
         let compare = || -> Result<Vec<String>, TransactionError> {
             let git = self.git()?;
-            let model = self.model_of(&git, &Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?)?;
+            let snapshot = Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?;
+            let model = Model::read(&git, &snapshot, &self.name)?;
             let Some((_, kept)) = self.export.current() else { return Ok(Vec::new()) };
             let faults = kept.header.as_ref().map(|header| header.faults.clone()).unwrap_or_default();
             let mut problems = Vec::new();
