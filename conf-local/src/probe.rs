@@ -1,7 +1,7 @@
 //! Probes: whether a component's program is well after it was told of a change. A failure is reported as a
 //! state; the files stay as they are. Relies on `clock`, `process`, `state` and `notify`.
 
-use std::{fmt, path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, path::Path, sync::Arc, time::Duration};
 
 use conf_core::daemon::chain;
 use libconf::name::ComponentSelector;
@@ -121,16 +121,14 @@ struct Probe {
     stop: CancellationToken,
 }
 
-/// The agent stops.
-struct Stopped;
-
 impl Probe {
     /// Ends with the agent, after a running command has ended with all that it started.
     async fn run(self) {
-        let _: Result<(), Stopped> = self.follow().await;
+        let _ = self.follow().await;
     }
 
-    async fn follow(&self) -> Result<(), Stopped> {
+    /// Returns `None` when the agent stops, like the functions below.
+    async fn follow(&self) -> Option<Infallible> {
         let mut switches = self.agent.switches();
         let mut views = self.agent.follow();
         // A program that runs when the agent starts is probed too: its state is not known.
@@ -144,7 +142,7 @@ impl Probe {
             let concerned = match self.unless_stopped(next).await? {
                 Ok(Ok(switched)) => switched.changed.keys().any(|one| self.entry.component.matches(one)),
                 Ok(Err(RecvError::Lagged(_))) | Err(_) => true,
-                Ok(Err(RecvError::Closed)) => return Err(Stopped),
+                Ok(Err(RecvError::Closed)) => return None,
             };
             if concerned {
                 passed = self.probe_after_telling().await?;
@@ -152,15 +150,15 @@ impl Probe {
         }
     }
 
-    async fn unless_stopped<T>(&self, what: impl Future<Output = T>) -> Result<T, Stopped> {
+    async fn unless_stopped<T>(&self, what: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
-            () = self.stop.cancelled() => Err(Stopped),
-            done = what => Ok(done),
+            () = self.stop.cancelled() => None,
+            done = what => Some(done),
         }
     }
 
     /// Waits until the component's watchers were told, then probes, several times if it must. True if it passed.
-    async fn probe_after_telling(&self) -> Result<bool, Stopped> {
+    async fn probe_after_telling(&self) -> Option<bool> {
         let told = async {
             loop {
                 let delivered = self.outbox.delivery();
@@ -184,14 +182,14 @@ impl Probe {
             self.unless_stopped(sleep(PAUSE)).await?;
             answer = self.ask().await?;
         }
-        Ok(self.note(answer.err()))
+        Some(self.note(answer.err()))
     }
 
-    async fn ask(&self) -> Result<Result<(), String>, Stopped> {
+    async fn ask(&self) -> Option<Result<(), String>> {
         match &self.entry.target {
             ProbeTarget::Command(words) => {
                 let view = self.agent.view();
-                let Some(exported) = &view.exported else { return Ok(Ok(())) };
+                let Some(exported) = &view.exported else { return Some(Ok(())) };
                 let components: Vec<_> = exported.matching(&self.entry.component).map(|(one, _)| one.clone()).collect();
                 let invocation = Invocation {
                     words,
@@ -202,11 +200,8 @@ impl Probe {
                     output: exported.visibility(&components),
                 };
                 match command::run(invocation, &self.stop).await {
-                    Err(CommandError::Stopped) => Err(Stopped),
-                    Err(CommandError::Failed { status, output }) => {
-                        Ok(Err(format!("it ended with {status}: {}", output.text())))
-                    }
-                    other => Ok(other.map_err(|error| chain(&error))),
+                    Err(CommandError::Stopped) => None,
+                    other => Some(other.map_err(|error| error.describe())),
                 }
             }
             ProbeTarget::Http(url) => self.unless_stopped(self.ask_http(url)).await,

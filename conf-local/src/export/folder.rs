@@ -91,18 +91,10 @@ impl Export {
 
     /// True if every user may read all of a rendering: then no secret is in it.
     pub(crate) fn is_for_everybody(&self, hash: &StoreHash) -> io::Result<bool> {
-        let mut pending = vec![self.store.enter(&hash.to_string())?];
-        while let Some(folder) = pending.pop() {
-            for (name, kind) in folder.entries()? {
-                match kind {
-                    Entry::Folder => pending.push(folder.enter(&name)?),
-                    Entry::Link => {}
-                    Entry::File | Entry::Other => {
-                        if folder.stat(&name)?.is_none_or(|stat| stat.st_mode & 0o004 == 0) {
-                            return Ok(false);
-                        }
-                    }
-                }
+        let entry = self.store.enter(&hash.to_string())?;
+        for (path, kind) in entry.walk()? {
+            if matches!(kind, Entry::File | Entry::Other) && entry.mode(&path)? & 0o004 == 0 {
+                return Ok(false);
             }
         }
         Ok(true)

@@ -18,12 +18,9 @@ mod plan;
 mod names;
 mod error;
 mod folder;
-mod former;
 mod kept;
-mod held;
 mod read;
 mod build;
-mod switch;
 mod retire;
 #[cfg(test)]
 mod tests;

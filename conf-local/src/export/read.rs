@@ -1,7 +1,7 @@
 //! Reads the export back from disk: at the start, and to find damage.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
 };
 
@@ -25,31 +25,36 @@ impl Export {
         let wrong = |path: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{path} has been changed"));
         let (settings, mode) = entry.read("settings.json", MOST_FILE_BYTES)?;
         let mut files = BTreeMap::new();
-        let mut pending = vec![(String::new(), entry.enter("files")?)];
-        while let Some((above, folder)) = pending.pop() {
-            let entries = folder.entries()?;
-            if entries.is_empty() && !above.is_empty() {
-                return Err(wrong(&above));
+        let folder = entry.enter("files")?;
+        let (found, mut empty) = (folder.walk()?, BTreeSet::new());
+        for (path, kind) in &found {
+            if let Some((above, _)) = path.rsplit_once('/') {
+                empty.remove(above);
             }
-            for (name, kind) in entries {
-                let path = format!("{above}{name}");
-                match kind {
-                    Entry::Folder => pending.push((format!("{path}/"), folder.enter(&name)?)),
-                    Entry::Link => drop(files.insert(path, Content::Link(folder.read_link(&name)?))),
-                    Entry::File => {
-                        let (bytes, mode) = folder.read(&name, MOST_FILE_BYTES)?;
-                        let (executable, secret) = match mode {
-                            0o444 => (false, false),
-                            0o555 => (true, false),
-                            0o600 => (false, true),
-                            0o700 => (true, true),
-                            _ => return Err(wrong(&path)),
-                        };
-                        files.insert(path, Content::File { bytes, executable, secret });
-                    }
-                    Entry::Other => return Err(wrong(&path)),
+            let content = match kind {
+                Entry::Folder => {
+                    empty.insert(path.as_str());
+                    continue;
                 }
-            }
+                Entry::Link => Content::Link(folder.read_link(path)?),
+                Entry::File => {
+                    let (bytes, mode) = folder.read(path, MOST_FILE_BYTES)?;
+                    let (executable, secret) = match mode {
+                        0o444 => (false, false),
+                        0o555 => (true, false),
+                        0o600 => (false, true),
+                        0o700 => (true, true),
+                        _ => return Err(wrong(path)),
+                    };
+                    Content::File { bytes, executable, secret }
+                }
+                Entry::Other => return Err(wrong(path)),
+            };
+            files.insert(path.clone(), content);
+        }
+        // The agent never makes an empty folder.
+        if let Some(path) = empty.first() {
+            return Err(wrong(path));
         }
         let (settings_shown, expected) = match entry.entry(SHOWN)? {
             Some(_) => {

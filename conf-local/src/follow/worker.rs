@@ -312,7 +312,7 @@ impl Worker<'_> {
 
     async fn heal(&mut self) {
         if let Err(error) = self.blocking(|host, _| host.heal()).await {
-            tracing::warn!(error = %chain(&error), "no new repository could be created");
+            tracing::warn!(error = format!("{error:#}"), "no new repository could be created");
         }
     }
 

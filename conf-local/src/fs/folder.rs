@@ -137,6 +137,12 @@ impl Folder {
         }
     }
 
+    /// Returns the permission bits of an entry, or of a link itself.
+    pub(crate) fn mode(&self, path: &str) -> io::Result<u32> {
+        let entry = self.open_beneath(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+        Ok(fs::fstat(&entry)?.st_mode & 0o7777)
+    }
+
     /// Returns the mount of an entry, or of a link itself. Renaming works only within one mount.
     /// `name` is plain.
     pub(crate) fn mount(&self, name: &str) -> io::Result<Mount> {
@@ -181,8 +187,9 @@ impl Folder {
     }
 
     /// Reads the target of a symbolic link.
-    pub(crate) fn read_link(&self, name: &str) -> io::Result<String> {
-        let target = fs::readlinkat(&self.0, name, Vec::new())?;
+    pub(crate) fn read_link(&self, path: &str) -> io::Result<String> {
+        let link = self.open_beneath(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+        let target = fs::readlinkat(&link, "", Vec::new())?;
         target.into_string().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a link's target is not UTF-8"))
     }
 
@@ -220,6 +227,20 @@ impl Folder {
             entries.push((name, kind));
         }
         Ok(entries)
+    }
+
+    /// Lists everything below it by path, in no order. Every folder comes before its entries.
+    pub(crate) fn walk(&self) -> io::Result<Vec<(String, Entry)>> {
+        let mut found: Vec<_> = self.entries()?;
+        let mut next = 0;
+        while let Some((path, kind)) = found.get(next).cloned() {
+            if kind == Entry::Folder {
+                let inner = self.enter(&path)?.entries()?;
+                found.extend(inner.into_iter().map(|(name, kind)| (format!("{path}/{name}"), kind)));
+            }
+            next += 1;
+        }
+        Ok(found)
     }
 
     /// Removes an entry, a folder with everything in it. A missing entry is no error. `name` is plain.

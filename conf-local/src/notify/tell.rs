@@ -22,15 +22,11 @@ use crate::{
     },
     process::{
         command::{self, Children, CommandError, Invocation, Visibility},
-        handle::{Process, ProcessError, Readiness},
+        handle::{FIRST_LOOK, LONGEST_LOOK, Process, ProcessError},
         pidfile::of_pidfile,
     },
     state::Agent,
 };
-
-/// 20 ms between the first two looks at a process that cannot be told yet, doubling up to 5 s.
-const FIRST_LOOK: Duration = Duration::from_millis(20);
-const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// 10 s: a job that is just starting may not have written its pidfile yet. One that starts later reads the
 /// new files anyway.
@@ -133,30 +129,9 @@ impl Teller {
         inbox: &mut Inbox,
         notice: &mut Notice,
     ) -> Outcome {
-        let mut look = FIRST_LOOK;
-        let mut blocked = false;
-        loop {
-            let ready =
-                owner.map_or(Ok(()), |owner| process.check_owner(owner)).and_then(|()| process.readiness(signal));
-            let why = match ready {
-                Ok(Readiness::Handled) => break,
-                Ok(Readiness::Blocked) if blocked => break,
-                Ok(Readiness::Blocked) => {
-                    blocked = true;
-                    format!("process {} blocks {signal}", process.identity.pid)
-                }
-                Ok(Readiness::Ignored) => format!("process {} ignores {signal}", process.identity.pid),
-                Ok(Readiness::Deadly) => {
-                    blocked = false;
-                    let pid = process.identity.pid;
-                    format!("process {pid} has no handler for {signal} yet; without one the signal would end it")
-                }
-                Err(ProcessError::Gone(_)) => return Outcome::Ended,
-                Err(error) => chain(&error),
-            };
-            self.show(WatcherState::Waiting, Some(why));
-            sleep(look).await;
-            look = (look * 2).min(LONGEST_LOOK);
+        let waiting = |reason, _| self.show(WatcherState::Waiting, Some(reason));
+        if process.until_ready(signal, owner, waiting).await.is_err() {
+            return Outcome::Ended;
         }
         // A change after this gets a signal of its own.
         refresh(inbox, notice);
@@ -169,7 +144,7 @@ impl Teller {
 
     async fn signal_by_pidfile(&self, path: &Path, signal: Signal, inbox: &mut Inbox, notice: &mut Notice) -> Outcome {
         let since = Instant::now();
-        let mut look = FIRST_LOOK;
+        let mut pause = FIRST_LOOK;
         loop {
             let error = match of_pidfile(path) {
                 Ok(process) => match self.signal(&process, signal, None, inbox, notice).await {
@@ -177,15 +152,15 @@ impl Teller {
                     Outcome::Ended => format!("process {} of {} has ended", process.identity.pid, path.display()),
                     outcome => return outcome,
                 },
-                Err(error) if error.is_absence() => chain(&error),
-                Err(error) => return Outcome::Failed(chain(&error)),
+                Err(error) if error.is_absence() => format!("{}: {}", path.display(), chain(&error)),
+                Err(error) => return Outcome::Failed(format!("{}: {}", path.display(), chain(&error))),
             };
             if since.elapsed() > PIDFILE_GRACE {
                 return Outcome::Nobody(error);
             }
             self.show(WatcherState::Waiting, Some(error));
-            sleep(look).await;
-            look = (look * 2).min(LONGEST_LOOK);
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_LOOK);
         }
     }
 

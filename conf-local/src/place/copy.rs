@@ -161,28 +161,19 @@ impl<'a> Place<'a> {
 
     /// Lists the files of the export as they should be here.
     fn wanted(&self, files: &Folder) -> Result<BTreeMap<String, Wanted>, String> {
-        let mut wanted = BTreeMap::new();
-        let mut read = |above: &str, folder: &Folder| -> io::Result<Vec<String>> {
-            let mut folders = Vec::new();
-            for (name, kind) in folder.entries()? {
-                let path = format!("{above}{name}");
-                match kind {
-                    Entry::Folder => folders.push(path),
-                    Entry::Link => drop(wanted.insert(path, Wanted::Link(folder.read_link(&name)?))),
-                    Entry::File | Entry::Other => {
-                        let bits = folder.stat(&name)?.map_or(0o444, |stat| stat.st_mode & 0o777);
-                        wanted.insert(path, Wanted::File { mode: self.mode(bits) });
-                    }
-                }
+        let read = || {
+            let mut wanted = BTreeMap::new();
+            for (path, kind) in files.walk()? {
+                let entry = match kind {
+                    Entry::Folder => continue,
+                    Entry::Link => Wanted::Link(files.read_link(&path)?),
+                    Entry::File | Entry::Other => Wanted::File { mode: self.mode(files.mode(&path)?) },
+                };
+                wanted.insert(path, entry);
             }
-            Ok(folders)
+            Ok(wanted)
         };
-        let failed = |error| self.failed("the export of its files", &error);
-        let mut pending = read("", files).map_err(failed)?;
-        while let Some(path) = pending.pop() {
-            let folder = files.enter(&path).map_err(failed)?;
-            pending.extend(read(&format!("{path}/"), &folder).map_err(failed)?);
-        }
+        let wanted = read().map_err(|error| self.failed("the export of its files", &error))?;
         if wanted.keys().any(|path| path.split('/').next() == Some(STAGING)) {
             let why = "is a name that conf-local needs for itself; the component must not have it";
             return Err(self.refuse(STAGING, why));

@@ -20,5 +20,5 @@ mod placements;
 
 pub(crate) use crate::place::{
     entry::PlaceEntry,
-    placements::{BadPlace, PlaceStatus, Placements},
+    placements::{PlaceStatus, Placements},
 };

@@ -6,6 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::bail;
 use conf_core::daemon::chain;
 use libconf::name::{ComponentSelector, ComponentVersion};
 use serde::{Deserialize, Serialize};
@@ -53,19 +54,10 @@ pub struct PlaceStatus {
     pub(crate) error: Option<String>,
 }
 
-/// Why an entry can never work, whatever is on disk.
-#[derive(Debug, thiserror::Error)]
-#[error("export of {component} at {}: {why}", .path.display())]
-pub(crate) struct BadPlace {
-    component: ComponentSelector,
-    path: PathBuf,
-    why: String,
-}
-
 impl Placements {
     /// Takes the entries of the configuration. Their paths are inspected when something is placed. Without
     /// entries (`None`), nothing is placed, and what was placed stays as it is.
-    pub(crate) fn open(entries: Option<Vec<PlaceEntry>>, state: &Path) -> Result<Self, BadPlace> {
+    pub(crate) fn open(entries: Option<Vec<PlaceEntry>>, state: &Path) -> anyhow::Result<Self> {
         let mut journal = Journal::open(state);
         if let Some(entries) = &entries {
             check(entries, state)?;
@@ -264,21 +256,19 @@ impl Placements {
 }
 
 /// Refuses entries that contradict each other, the state folder, or the rights of the agent's user.
-fn check(entries: &[PlaceEntry], state: &Path) -> Result<(), BadPlace> {
+fn check(entries: &[PlaceEntry], state: &Path) -> anyhow::Result<()> {
     let me = rustix::process::geteuid();
-    for (number, entry) in entries.iter().enumerate() {
-        let bad = |why: String| BadPlace { component: entry.component.clone(), path: entry.path.clone(), why };
-        if nested(&entry.path, &real(state)) || nested(&entry.path, state) {
-            let state = state.display();
-            return Err(bad(format!("it and the agent's own state, {state}, must not contain each other")));
+    for (number, PlaceEntry { component, path, owner, .. }) in entries.iter().enumerate() {
+        let entry = format!("export of {component} at {}", path.display());
+        if nested(path, &real(state)) || nested(path, state) {
+            bail!("{entry}: it and the agent's own state, {}, must not contain each other", state.display());
         }
-        if let Some(other) = entries[..number].iter().find(|other| nested(&entry.path, &other.path)) {
+        if let Some(other) = entries[..number].iter().find(|other| nested(path, &other.path)) {
             let (component, path) = (&other.component, other.path.display());
-            return Err(bad(format!("it and the export of {component} at {path} must not contain each other")));
+            bail!("{entry}: it and the export of {component} at {path} must not contain each other");
         }
-        if !me.is_root() && entry.owner.is_some_and(|owner| owner != me.as_raw()) {
-            let why = "only root may give files to another user; run the agent as root, or leave owner out";
-            return Err(bad(why.to_owned()));
+        if !me.is_root() && owner.is_some_and(|owner| owner != me.as_raw()) {
+            bail!("{entry}: only root may give files to another user; run the agent as root, or leave owner out");
         }
     }
     Ok(())

@@ -7,10 +7,12 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::{Context as _, bail};
 use conf_core::{
     api::SnapshotAt,
+    daemon::chain,
     git::{
-        self, GitError, LockError, RepositoryLock,
+        self, RepositoryLock,
         pool::{Lent, Opened},
     },
     sign::TrustedKeys,
@@ -41,19 +43,19 @@ const SETTINGS: &[(&str, &str)] = &[
 impl Repository {
     /// Opens and locks `<state>/repo.git`, or `existing` in its place. If `<state>/repo.git` cannot be
     /// opened, it is set aside and a new one is created. If `existing` cannot, that is an error.
-    pub(crate) fn open(
-        state: &Path,
-        existing: Option<&Path>,
-        datacenter: &DatacenterName,
-    ) -> Result<Self, RepositoryError> {
+    pub(crate) fn open(state: &Path, existing: Option<&Path>, datacenter: &DatacenterName) -> anyhow::Result<Self> {
         let own = state.join("repo.git");
         let path = match existing {
             Some(path) => {
+                let shown = path.display();
                 if path.join("HEAD").exists() {
-                    git2::Repository::open_bare(path)
-                        .map_err(|source| RepositoryError::Given { path: path.to_owned(), source })?;
+                    git2::Repository::open_bare(path).with_context(|| {
+                        format!(
+                            "--git-dir {shown} is not a repository that can be used; name another, or an empty folder"
+                        )
+                    })?;
                 } else if path.join(".git/HEAD").exists() {
-                    return Err(RepositoryError::Worktree { path: path.to_owned() });
+                    bail!("--git-dir {shown} is a working tree; name the .git folder in it");
                 } else {
                     git::init(path, SETTINGS)?;
                 }
@@ -61,7 +63,7 @@ impl Repository {
             }
             None => {
                 if let Err(error) = git::init(&own, SETTINGS) {
-                    tracing::warn!(error = %conf_core::daemon::chain(&error), "the repository cannot be opened; creating a new one");
+                    tracing::warn!(error = %chain(&error), "the repository cannot be opened; creating a new one");
                     set_aside(&own)?;
                     git::init(&own, SETTINGS)?;
                 }
@@ -69,7 +71,7 @@ impl Repository {
                 let head = own.join("HEAD");
                 if fs::read_to_string(&head).is_ok_and(|text| !text.starts_with("ref: refs/")) {
                     git::replace_file(&head, b"ref: refs/heads/main\n")
-                        .map_err(|source| RepositoryError::Aside { path: head, source })?;
+                        .with_context(|| format!("cannot replace {}", head.display()))?;
                 }
                 &own
             }
@@ -116,7 +118,7 @@ impl Repository {
 
     /// Sets the damaged repository aside, where it replaces the last such one, and creates an empty one. One
     /// that `--git-dir` names stays untouched; `<state>/repo.git` is used in its place.
-    pub(crate) fn begin_anew(&mut self) -> Result<(), RepositoryError> {
+    pub(crate) fn begin_anew(&mut self) -> anyhow::Result<()> {
         self.pool.forget();
         if self.pool.path() == self.own {
             set_aside(&self.own)?;
@@ -160,10 +162,6 @@ pub(crate) fn descends(repo: &git2::Repository, snapshot: &Snapshot, known: Snap
 
 fn check(repo: &git2::Repository, commit: CommitId) -> (usize, Vec<String>) {
     let (mut read, mut problems) = (0, Vec::new());
-    let odb = match repo.odb() {
-        Ok(odb) => odb,
-        Err(error) => return (0, vec![format!("the objects cannot be opened: {error}")]),
-    };
     let mut seen = HashSet::new();
     let mut pending = vec![(git2::Oid::from(commit), ObjectType::Commit)];
     while let Some((id, kind)) = pending.pop() {
@@ -171,61 +169,40 @@ fn check(repo: &git2::Repository, commit: CommitId) -> (usize, Vec<String>) {
         if !seen.insert(id) || problems.len() >= 20 {
             continue;
         }
-        // Reading an object compares its content with its name.
-        match odb.read(id) {
-            Ok(object) if object.kind() == kind => read += 1,
-            Ok(object) => {
-                problems.push(format!("object {id} is a {}, not a {kind}", object.kind()));
-                continue;
+        match children(repo, id, kind) {
+            Ok(children) => {
+                read += 1;
+                pending.extend(children);
             }
-            Err(error) => {
-                problems.push(format!("object {id} ({kind}) cannot be read: {}", error.message()));
-                continue;
-            }
-        }
-        match kind {
-            ObjectType::Commit => match repo.find_commit(id) {
-                Ok(commit) => pending.push((commit.tree_id(), ObjectType::Tree)),
-                Err(error) => problems.push(format!("commit {id} cannot be read: {}", error.message())),
-            },
-            ObjectType::Tree => match repo.find_tree(id) {
-                Ok(tree) => {
-                    pending.extend(tree.iter().filter_map(|entry| Some((entry.id(), entry.kind()?))));
-                }
-                Err(error) => problems.push(format!("tree {id} cannot be read: {}", error.message())),
-            },
-            _ => {}
+            Err(problem) => problems.push(problem),
         }
     }
     (read, problems)
 }
 
-fn set_aside(path: &Path) -> Result<(), RepositoryError> {
-    let aside = path.with_extension("git.damaged");
-    let failed = |source| RepositoryError::Aside { path: path.to_owned(), source };
-    match fs::remove_dir_all(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
+/// Reads an object, which compares its content with its name, and lists the objects that it names.
+fn children(repo: &git2::Repository, id: git2::Oid, kind: ObjectType) -> Result<Vec<(git2::Oid, ObjectType)>, String> {
+    let unreadable = |error: git2::Error| format!("object {id} ({kind}) cannot be read: {}", error.message());
+    let found = repo.odb().and_then(|odb| Ok(odb.read(id)?.kind())).map_err(unreadable)?;
+    if found != kind {
+        return Err(format!("object {id} is a {found}, not a {kind}"));
     }
-    fs::rename(path, &aside).map_err(failed)
+    Ok(match kind {
+        ObjectType::Commit => vec![(repo.find_commit(id).map_err(unreadable)?.tree_id(), ObjectType::Tree)],
+        ObjectType::Tree => {
+            let tree = repo.find_tree(id).map_err(unreadable)?;
+            tree.iter().filter_map(|entry| Some((entry.id(), entry.kind()?))).collect()
+        }
+        _ => Vec::new(),
+    })
 }
 
-/// Why the repository of this host cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum RepositoryError {
-    /// It cannot be created or opened.
-    #[error(transparent)]
-    Open(#[from] GitError),
-    /// Another agent holds it.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// `--git-dir` names no repository.
-    #[error("--git-dir {path} is not a repository that can be used; name another, or an empty folder")]
-    Given { path: PathBuf, source: git2::Error },
-    /// `--git-dir` names a working tree.
-    #[error("--git-dir {path} is a working tree; name the .git folder in it")]
-    Worktree { path: PathBuf },
-    /// The damaged repository cannot be moved away.
-    #[error("cannot set the damaged repository {path} aside")]
-    Aside { path: PathBuf, source: io::Error },
+/// Moves the damaged repository away.
+fn set_aside(path: &Path) -> anyhow::Result<()> {
+    let aside = path.with_extension("git.damaged");
+    let removed = match fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::rename(path, &aside),
+    };
+    removed.with_context(|| format!("cannot set the damaged repository {} aside", path.display()))
 }

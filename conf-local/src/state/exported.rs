@@ -1,4 +1,4 @@
-//! The snapshot that readers see.
+//! The snapshot that readers see, and the switches to it and to earlier ones.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -7,8 +7,9 @@ use conf_core::{
     render::StoreHash,
 };
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, Sequence};
+use serde::{Deserialize, Serialize};
 
-use crate::process::command::Visibility;
+use crate::{export::ChangeKind, process::command::Visibility};
 
 /// A snapshot on this host's disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -53,4 +54,43 @@ impl Exported {
         let is_plain = |one: &ComponentVersion| self.components.get(one).is_some_and(|one| !one.reads_secrets);
         if components.iter().all(is_plain) { Visibility::Everybody } else { Visibility::Nobody }
     }
+}
+
+/// A switch of `current`. Every task of the agent gets it after readers can see the files.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switched {
+    /// The change that is exported now.
+    pub sequence: Sequence,
+    /// Its snapshot.
+    pub commit: CommitId,
+    /// Components whose rendered output differs from the export before.
+    pub changed: BTreeMap<ComponentVersion, ChangeKind>,
+    /// Its own folder, `export/snapshots/<sequence>`, absolute.
+    pub export: PathBuf,
+}
+
+/// One switch of the past: an element of `GET /v1/history`, newest first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// The change that was exported.
+    pub sequence: Sequence,
+    /// Its snapshot.
+    pub commit: CommitId,
+    /// The time of the switch, RFC 3339, UTC.
+    pub when: String,
+    /// Milliseconds from reading the pointer to the switch.
+    pub took_ms: u64,
+    /// Components whose rendered output changed; of very many, only the first.
+    pub changed: BTreeMap<ComponentVersion, HistoryChange>,
+    /// The number of all of them.
+    pub changed_count: usize,
+}
+
+/// A component's part in one switch of the past.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryChange {
+    /// How it changed.
+    pub kind: ChangeKind,
+    /// `<branch>/<commit>` that it runs since then; `None` for a removed component.
+    pub pin: Option<String>,
 }

@@ -2,21 +2,18 @@
 //! `export` and `place`.
 
 mod exported;
-mod history;
 mod status;
 mod watermark;
-mod request;
 mod agent;
 pub(crate) mod central;
 
 pub use crate::state::{
     agent::{Agent, View},
-    exported::{Exported, ExportedComponent},
-    history::{HistoryChange, HistoryEntry, Switched},
+    exported::{Exported, ExportedComponent, HistoryChange, HistoryEntry, Switched},
     status::Status,
 };
 pub(crate) use crate::state::{
-    request::{OlderSnapshot, Request, RequestError, VerifyReport},
+    agent::{OlderSnapshot, Request, RequestError, VerifyReport},
     status::{CheckStatus, ProbeStatus, failing},
     watermark::Watermark,
 };

@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use conf_core::daemon::chain;
 use futures_util::{StreamExt as _, stream};
 use libconf::name::{ComponentSelector, ComponentVersion, Sequence};
 use parking_lot::Mutex;
@@ -157,11 +156,7 @@ impl Checks {
         let error = match command::run(invocation, &self.stop).await {
             Ok(()) => None,
             Err(CommandError::Stopped) => return Err(Unchecked::Stopped),
-            Err(CommandError::Failed { status, output }) => Some(format!("it ended with {status}: {}", output.text())),
-            Err(CommandError::TooLong { limit, output }) => {
-                Some(format!("it was ended after {} s: {}", limit.as_secs_f64(), output.text()))
-            }
-            Err(error) => Some(chain(&error)),
+            Err(error) => Some(error.describe()),
         };
         let (component, command) = (staged.component.clone(), entry.command.join(" "));
         let status = CheckStatus {

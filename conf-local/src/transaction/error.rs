@@ -1,14 +1,8 @@
-//! Errors of the host transaction, and of its start.
+//! Errors of the host transaction.
 
-use std::path::PathBuf;
+use conf_core::{daemon::chain, snapshot::SnapshotError};
 
-use conf_core::{daemon::chain, secret::IdentityError, snapshot::SnapshotError};
-use libconf::name::DatacenterName;
-
-use crate::{
-    export::ExportError, place::BadPlace, snapshot::repository::RepositoryError, state::RequestError,
-    transaction::check::Unchecked,
-};
+use crate::{export::ExportError, state::RequestError, transaction::check::Unchecked};
 
 /// Why a snapshot was not put in place. The exported files are as they were.
 #[derive(Debug, thiserror::Error)]
@@ -49,27 +43,4 @@ impl From<TransactionError> for RequestError {
             _ => RequestError::Failed(chain(&error)),
         }
     }
-}
-
-/// Why the agent cannot start.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum OpenError {
-    /// The state folder cannot be created.
-    #[error("cannot use the state folder {path}; give the user of conf-local write access to it, or name another")]
-    State { path: PathBuf, source: std::io::Error },
-    /// The repository cannot be used.
-    #[error(transparent)]
-    Repository(#[from] RepositoryError),
-    /// The export cannot be used.
-    #[error(transparent)]
-    Export(#[from] ExportError),
-    /// The configuration places components where it cannot.
-    #[error(transparent)]
-    Place(#[from] BadPlace),
-    /// The identity cannot be used.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The state is another datacenter's.
-    #[error("{path} holds the export of {found}; name that datacenter, or another --state")]
-    OtherDatacenter { path: PathBuf, found: DatacenterName },
 }

@@ -6,6 +6,7 @@ use std::{
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::{Context as _, ensure};
 use conf_core::{
     api::SnapshotAt,
     daemon::chain,
@@ -23,13 +24,13 @@ use crate::{
     place::{PlaceEntry, Placements},
     snapshot::{
         collection::CollectionLock,
-        repository::{self, Repository, RepositoryError},
+        repository::{self, Repository},
         secrets,
     },
     state::{Agent, Exported, ExportedComponent, HistoryEntry},
     transaction::{
         check::{Checks, StagedComponent},
-        error::{OpenError, TransactionError},
+        error::TransactionError,
         model::Model,
     },
 };
@@ -84,20 +85,26 @@ pub(crate) struct Audience {
 
 impl Host {
     /// Opens repository, export and outbox. Asks no server; the export is in use at once.
-    pub(crate) fn open(options: HostOptions<'_>) -> Result<Self, OpenError> {
+    pub(crate) fn open(options: HostOptions<'_>) -> anyhow::Result<Self> {
         let HostOptions { datacenter, host, keys, state, git_dir, retention, identity, place, checks } = options;
-        let unusable = |source| OpenError::State { path: state.to_owned(), source };
-        std::fs::create_dir_all(state).map_err(unusable)?;
-        let lock = git::lock_alone(state).map_err(RepositoryError::from)?;
+        let shown = state.display();
+        let unusable = || {
+            format!(
+                "cannot use the state folder {shown}; give the user of conf-local write access to it, or name another"
+            )
+        };
+        std::fs::create_dir_all(state).with_context(unusable)?;
+        let lock = git::lock_alone(state)?;
         let repository = Repository::open(state, git_dir, datacenter)?;
         let identity = secrets::load_identity(&secrets::identity_path(state, identity))?;
-        let export = Export::open(&state.join("export"), secrets::salt(state).map_err(unusable)?)?;
+        let export = Export::open(&state.join("export"), secrets::salt(state).with_context(unusable)?)?;
         let place = Placements::open(place, state)?;
-        if let Some(header) = export.current().and_then(|(_, kept)| kept.header.as_ref())
-            && header.datacenter != *datacenter
-        {
-            let path = state.to_owned();
-            return Err(OpenError::OtherDatacenter { path, found: header.datacenter.clone() });
+        if let Some(header) = export.current().and_then(|(_, kept)| kept.header.as_ref()) {
+            let found = &header.datacenter;
+            ensure!(
+                found == datacenter,
+                "{shown} holds the export of {found}; name that datacenter, or another --state"
+            );
         }
         let outbox = Arc::new(Outbox::open(state, export.current.unwrap_or_default()));
         let newest = repository.newest(&keys).map(|snapshot| (snapshot, false));

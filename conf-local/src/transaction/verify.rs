@@ -6,7 +6,7 @@ use conf_core::{daemon::chain, render, snapshot::Snapshot, template};
 use libconf::name::{CommitId, ComponentVersion};
 
 use crate::{
-    snapshot::{repository::RepositoryError, secrets::SecretReader},
+    snapshot::secrets::SecretReader,
     state::VerifyReport,
     transaction::{
         error::TransactionError,
@@ -106,7 +106,7 @@ impl Host {
     }
 
     /// Replaces a damaged repository by an empty one. True if it was damaged.
-    pub(crate) fn heal(&mut self) -> Result<bool, RepositoryError> {
+    pub(crate) fn heal(&mut self) -> anyhow::Result<bool> {
         self.repository.pool.forget();
         let damaged = match &self.newest {
             Some((snapshot, _)) => !self.repository.check(snapshot.commit).1.is_empty(),

@@ -22,15 +22,11 @@ use crate::{
         },
         output::{ClientError, note},
     },
-    process::handle::{Process, Readiness},
+    process::handle::{LONGEST_LOOK, Process},
 };
 
 /// 10 s between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// 20 ms between the first two looks at a command without a handler, doubling up to 5 s.
-const FIRST_LOOK: Duration = Duration::from_millis(20);
-const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// The running command.
 pub(crate) struct Job {
@@ -130,26 +126,20 @@ impl Job {
     }
 }
 
-/// Ends once the process handles SIGHUP, which would end it otherwise.
+/// Ends once the process handles SIGHUP, which would end it otherwise. Never ends if the process does.
 async fn until_it_can_be_told(process: &Process) {
-    let (mut look, mut blocked) = (FIRST_LOOK, false);
-    loop {
-        match process.readiness(Signal::SIGHUP) {
-            Ok(Readiness::Handled) => return,
-            Ok(Readiness::Blocked) if blocked => return,
-            Ok(Readiness::Blocked) => blocked = true,
-            Ok(Readiness::Ignored | Readiness::Deadly) => blocked = false,
-            // Its end is noticed elsewhere.
-            Err(_) => return std::future::pending().await,
-        }
-        tokio::time::sleep(look).await;
-        let last = look;
-        look = (look * 2).min(LONGEST_LOOK);
-        if last < LONGEST_LOOK && look == LONGEST_LOOK {
+    let mut noted = false;
+    let waiting = |_, pause| {
+        if pause == LONGEST_LOOK && !noted {
+            noted = true;
             note(
                 "the command has no handler for SIGHUP yet, and gets the signal when it has one; or use --on-change restart",
             );
         }
+    };
+    if process.until_ready(Signal::SIGHUP, None, waiting).await.is_err() {
+        // Its end is noticed elsewhere.
+        std::future::pending().await
     }
 }
 

@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use conf_core::daemon::chain;
 use libconf::name::{ComponentVersion, Sequence};
 use nix::{
     sys::signal::{Signal, killpg},
@@ -106,6 +107,19 @@ pub(crate) enum CommandError {
     Stopped,
     #[error("cannot wait for the command")]
     Wait { source: io::Error },
+}
+
+impl CommandError {
+    /// Describes the error with all of the output that was kept.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            CommandError::Failed { status, output } => format!("it ended with {status}: {}", output.text()),
+            CommandError::TooLong { limit, output } => {
+                format!("it was ended after {} s: {}", limit.as_secs_f64(), output.text())
+            }
+            error => chain(error),
+        }
+    }
 }
 
 /// Runs the command to its end.
@@ -232,7 +246,7 @@ impl Output {
     }
 
     /// Returns the last [`LINES`] characters of what was kept, its lines joined by `; `.
-    pub(crate) fn text(&self) -> String {
+    fn text(&self) -> String {
         if self.visibility == Visibility::Nobody {
             return WITHHELD.to_owned();
         }

@@ -9,13 +9,17 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use conf_core::daemon::chain;
 use nix::sys::signal::Signal;
 use rustix::{
     event::{PollFd, PollFlags, poll},
     process::{Pid, PidfdFlags, pidfd_open, pidfd_send_signal},
 };
 use serde::{Deserialize, Serialize};
-use tokio::io::{Interest, unix::AsyncFd};
+use tokio::{
+    io::{Interest, unix::AsyncFd},
+    time::sleep,
+};
 
 /// Identifies a process beyond its number: no two processes of a machine share all three values.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -29,6 +33,10 @@ pub(crate) struct ProcessIdentity {
 
 /// 10 ms: the kernel shows times in /proc in hundredths of a second, whatever its own tick is.
 const TICK_MS: u64 = 10;
+
+/// 20 ms between the first two looks at a process that must not be signalled yet, doubling up to 5 s.
+pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(20);
+pub(crate) const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// A running process that was verified, held by its descriptor.
 #[derive(Clone, Debug)]
@@ -79,7 +87,7 @@ impl ProcessError {
 
 /// The effect that a signal would have on a process now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Readiness {
+enum Readiness {
     /// It has a handler.
     Handled,
     /// All its threads block the signal, as threads do that wait for it with sigwait or a signalfd. A
@@ -152,7 +160,7 @@ impl Process {
     }
 
     /// Returns the effect that `signal` would have now.
-    pub(crate) fn readiness(&self, signal: Signal) -> Result<Readiness, ProcessError> {
+    fn readiness(&self, signal: Signal) -> Result<Readiness, ProcessError> {
         let pid = self.identity.pid;
         let status = Status::read(&PathBuf::from(format!("/proc/{pid}/status")));
         let status = status.map_err(|source| self.cannot_inspect(source))?;
@@ -164,6 +172,38 @@ impl Process {
             _ => Readiness::Deadly,
         };
         if self.has_ended() { Err(ProcessError::Gone(pid)) } else { Ok(readiness) }
+    }
+
+    /// Waits until `signal` would not end the process. `owner` is as for [`Process::open`]. Calls `waiting` with the
+    /// reason and the length of each pause.
+    ///
+    /// Errors: [`ProcessError::Gone`] alone; any other error may pass.
+    pub(crate) async fn until_ready(
+        &self,
+        signal: Signal,
+        owner: Option<u32>,
+        mut waiting: impl FnMut(String, Duration),
+    ) -> Result<(), ProcessError> {
+        let (mut pause, mut blocked, pid) = (FIRST_LOOK, false, self.identity.pid);
+        loop {
+            let checked = owner.map_or(Ok(()), |owner| self.check_owner(owner));
+            let readiness = checked.and_then(|()| self.readiness(signal));
+            let was_blocked = std::mem::replace(&mut blocked, matches!(readiness, Ok(Readiness::Blocked)));
+            let reason = match readiness {
+                Ok(Readiness::Handled) => return Ok(()),
+                Ok(Readiness::Blocked) if was_blocked => return Ok(()),
+                Ok(Readiness::Blocked) => format!("process {pid} blocks {signal}"),
+                Ok(Readiness::Ignored) => format!("process {pid} ignores {signal}"),
+                Ok(Readiness::Deadly) => {
+                    format!("process {pid} has no handler for {signal} yet; without one the signal would end it")
+                }
+                Err(ProcessError::Gone(_)) => return Err(ProcessError::Gone(pid)),
+                Err(error) => chain(&error),
+            };
+            waiting(reason, pause);
+            sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_LOOK);
+        }
     }
 
     /// Sends a signal.
@@ -182,7 +222,7 @@ impl Process {
 
     /// Refuses a process if any of its user ids is not `owner`: a process that runs a set-user-ID program
     /// works for root.
-    pub(crate) fn check_owner(&self, owner: u32) -> Result<(), ProcessError> {
+    fn check_owner(&self, owner: u32) -> Result<(), ProcessError> {
         let pid = self.identity.pid;
         let status = Status::read(&PathBuf::from(format!("/proc/{pid}/status")))
             .map_err(|source| self.cannot_inspect(source))?;
