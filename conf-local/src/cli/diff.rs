@@ -9,12 +9,13 @@ use std::{
     time::Duration,
 };
 
+use anyhow::{Context as _, bail};
 use git2::Patch;
 use libconf::name::{ComponentSelector, ComponentVersion};
 use serde::Serialize;
 
 use crate::{
-    cli::{options::DiffOptions, output::ClientError},
+    cli::{options::DiffOptions, output::Usage},
     service::StatusAnswer,
 };
 
@@ -50,10 +51,10 @@ enum Item {
     Other,
 }
 
-pub(crate) async fn run(options: &DiffOptions) -> Result<ExitCode, ClientError> {
+pub(crate) async fn run(options: &DiffOptions) -> anyhow::Result<ExitCode> {
     let status: StatusAnswer = options.output.socket.get("/v1/status", Duration::ZERO).await?;
     let Some(current) = status.status.current else {
-        return Err(ClientError::Refused("nothing is exported on this host yet".to_owned()));
+        bail!("nothing is exported on this host yet");
     };
     let component = version(&current, &options.component)?;
     let comparison = compare(component, &current, &options.path)?;
@@ -62,7 +63,7 @@ pub(crate) async fn run(options: &DiffOptions) -> Result<ExitCode, ClientError> 
 }
 
 /// Returns the one version of the component that is exported.
-fn version(current: &Path, selector: &ComponentSelector) -> Result<ComponentVersion, ClientError> {
+fn version(current: &Path, selector: &ComponentSelector) -> anyhow::Result<ComponentVersion> {
     let folder = current.join(selector.component.to_string());
     let names = fs::read_dir(&folder)
         .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect::<Vec<_>>());
@@ -75,16 +76,15 @@ fn version(current: &Path, selector: &ComponentSelector) -> Result<ComponentVers
         .collect();
     match (versions.pop(), versions.is_empty()) {
         (Some(version), true) => Ok(version),
-        (Some(_), false) => Err(ClientError::Usage(format!("{selector} runs here in several versions; name one"))),
-        (None, _) => Err(ClientError::Refused(format!("{selector} is not exported on this host"))),
+        (Some(_), false) => Err(Usage(format!("{selector} runs here in several versions; name one")).into()),
+        (None, _) => bail!("{selector} is not exported on this host"),
     }
 }
 
-fn compare(component: ComponentVersion, current: &Path, path: &Path) -> Result<Comparison, ClientError> {
-    let system = |what: &Path, source| ClientError::System { what: format!("cannot read {}", what.display()), source };
+fn compare(component: ComponentVersion, current: &Path, path: &Path) -> anyhow::Result<Comparison> {
     let exported = current.join(component.to_string());
-    let new = list(&exported).map_err(|error| system(&exported, error))?;
-    let old = list(path).map_err(|error| system(path, error))?;
+    let new = list(&exported).with_context(|| format!("cannot read {}", exported.display()))?;
+    let old = list(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut files = Vec::new();
     for (file, found) in &new {
         let difference = match (old.get(file), found) {
@@ -141,7 +141,7 @@ fn list(folder: &Path) -> io::Result<BTreeMap<String, Item>> {
     Ok(found)
 }
 
-fn same(one: &Item, other: &Item) -> Result<bool, ClientError> {
+fn same(one: &Item, other: &Item) -> anyhow::Result<bool> {
     match (one, other) {
         (Item::File { path: one, size, .. }, Item::File { path: other, size: other_size, .. }) => {
             Ok(size == other_size && read(one)? == read(other)?)
@@ -150,13 +150,13 @@ fn same(one: &Item, other: &Item) -> Result<bool, ClientError> {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
-    fs::read(path).map_err(|source| ClientError::System { what: format!("cannot read {}", path.display()), source })
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Returns a unified diff; `None` for a large file, and for one that is not text.
-fn diff(old: Option<&Item>, new: Option<&Item>) -> Result<Option<String>, ClientError> {
-    let content = |found: Option<&Item>| -> Result<Option<Vec<u8>>, ClientError> {
+fn diff(old: Option<&Item>, new: Option<&Item>) -> anyhow::Result<Option<String>> {
+    let content = |found: Option<&Item>| -> anyhow::Result<Option<Vec<u8>>> {
         match found {
             None => Ok(Some(Vec::new())),
             Some(Item::File { path, size, .. }) if *size <= MOST_BYTES => read(path).map(Some),

@@ -5,11 +5,11 @@ use std::time::Duration;
 use conf_core::layers::Explained;
 
 use crate::{
-    cli::{options::ExplainOptions, output::ClientError, show::table},
+    cli::{options::ExplainOptions, show::table},
     service::Explanation,
 };
 
-pub(crate) async fn run(options: &ExplainOptions) -> Result<(), ClientError> {
+pub(crate) async fn run(options: &ExplainOptions) -> anyhow::Result<()> {
     let key = options.key.as_ref().map_or_else(String::new, |key| format!("?key={}", encoded(key)));
     let path = format!("/v1/explain/{}{key}", options.component);
     let explanation: Explanation = options.output.socket.get(&path, Duration::ZERO).await?;

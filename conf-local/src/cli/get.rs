@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::anyhow;
 use conf_core::settings::{
     commented::commented,
     pointer::{self, Pointer},
@@ -11,17 +12,17 @@ use serde_json::Value;
 
 use crate::cli::{
     options::GetOptions,
-    output::{ClientError, note, print},
+    output::{note, print},
 };
 
-pub(crate) async fn run(options: &GetOptions) -> Result<(), ClientError> {
+pub(crate) async fn run(options: &GetOptions) -> anyhow::Result<()> {
     let socket = &options.socket;
     let sequence = options.sequence.map_or_else(String::new, |sequence| format!("?sequence={sequence}"));
     let settings: Value = socket.get(&format!("/v1/config/{}{sequence}", options.component), Duration::ZERO).await?;
     let key = options.positional_key.as_ref().or(options.key.as_ref());
     let value = match key {
         Some(key) => value_at(&settings, key)
-            .map_err(|fault| ClientError::Refused(format!("{} has no value at {key:?}: {fault}", options.component)))?,
+            .map_err(|fault| anyhow!("{} has no value at {key:?}: {fault}", options.component))?,
         None => &settings,
     };
     if options.commented {

@@ -1,23 +1,22 @@
 //! `conf-local identity`: prints this host's public key. It needs no agent, so that it works before the first start.
 
+use anyhow::Context as _;
 use conf_core::secret::Identity;
 
 use crate::{
     cli::{
         options::IdentityOptions,
-        output::{ClientError, note, print},
+        output::{note, print},
     },
     snapshot::secrets::identity_path,
 };
 
-pub(crate) fn run(options: &IdentityOptions) -> Result<(), ClientError> {
+pub(crate) fn run(options: &IdentityOptions) -> anyhow::Result<()> {
     let path = identity_path(&options.state, options.identity.as_deref());
     if let Some(folder) = path.parent() {
-        let what = format!("cannot create {}", folder.display());
-        std::fs::create_dir_all(folder).map_err(|source| ClientError::System { what, source })?;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    let (identity, created) =
-        Identity::load_or_create(&path).map_err(|error| ClientError::Refused(error.to_string()))?;
+    let (identity, created) = Identity::load_or_create(&path)?;
     if created {
         note(format_args!("created {}; keep it on this host", path.display()));
     }

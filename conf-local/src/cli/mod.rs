@@ -16,14 +16,16 @@ mod identity;
 
 use std::process::ExitCode;
 
+use anyhow::Context as _;
+
 pub use crate::cli::options::{Command, CommandLine};
-use crate::cli::output::{ClientError, fail};
+use crate::cli::output::{Usage, fail};
 
 /// Runs a command other than `run` to its end, and prints a failure on standard error.
 pub fn run(command: Command) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start") {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&ClientError::System { what: "cannot start".to_owned(), source: error }),
+        Err(error) => return fail(&error),
     };
     let done = runtime.block_on(async {
         match command {
@@ -37,7 +39,7 @@ pub fn run(command: Command) -> ExitCode {
             Command::History(options) => show::history(&options).await,
             Command::Identity(options) => identity::run(&options),
             Command::Diff(options) => return diff::run(&options).await,
-            Command::Run(_) => Err(ClientError::Usage("`run` is the agent itself".to_owned())),
+            Command::Run(_) => Err(Usage("`run` is the agent itself".to_owned()).into()),
         }
         .map(|()| ExitCode::SUCCESS)
     });

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::{
     agent::{AgentSocket, FileOnly, RunOptions},
-    cli::output::{ClientError, print, print_json},
+    cli::output::{print, print_json},
     process::words::parse_signal,
 };
 
@@ -170,7 +170,7 @@ pub struct OutputOptions {
 
 impl OutputOptions {
     /// Prints an answer as JSON or as text.
-    pub(crate) fn print(&self, answer: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), ClientError> {
+    pub(crate) fn print(&self, answer: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
         if self.json { print_json(answer) } else { print(&text()) }
     }
 }

@@ -6,46 +6,31 @@ use std::{
     process::ExitCode,
 };
 
+use anyhow::Context as _;
 use conf_core::daemon::chain;
 use serde::Serialize;
 
-use crate::cli::socket::AskError;
-
-/// Why a command did not succeed.
+/// A wrong use of a command.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum ClientError {
-    #[error(transparent)]
-    Ask(#[from] AskError),
-    #[error("{0}")]
-    Refused(String),
-    #[error("{0}")]
-    Usage(String),
-    #[error("cannot print")]
-    Print(#[source] io::Error),
-    #[error("{what}")]
-    System { what: String, source: io::Error },
-}
+#[error("{0}")]
+pub(crate) struct Usage(pub(crate) String);
 
 /// Prints an error, and returns the exit code.
-pub(crate) fn fail(error: &ClientError) -> ExitCode {
-    note(chain(error));
-    match error {
-        ClientError::Usage(_) => ExitCode::from(2),
-        _ => ExitCode::FAILURE,
-    }
+pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
+    note(chain(&**error));
+    if error.is::<Usage>() { ExitCode::from(2) } else { ExitCode::FAILURE }
 }
 
 /// Prints a text and a newline. If the reader has gone (`| head`), that is no error.
-pub(crate) fn print(text: &str) -> Result<(), ClientError> {
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
     match writeln!(io::stdout(), "{}", text.trim_end()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(ClientError::Print(error)),
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot print"),
         _ => Ok(()),
     }
 }
 
-pub(crate) fn print_json(value: &impl Serialize) -> Result<(), ClientError> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| ClientError::Print(error.into()))?;
-    print(&text)
+pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
+    print(&serde_json::to_string_pretty(value).context("cannot print")?)
 }
 
 /// Prints a remark on standard error, which may be closed.

@@ -9,14 +9,14 @@ use serde_json::Value;
 use crate::{
     cli::{
         options::{OutputOptions, VerifyOptions},
-        output::{ClientError, print, print_json},
+        output::{print, print_json},
         socket::VERIFY_WITHIN,
     },
     service::StatusAnswer,
     state::{HistoryEntry, VerifyReport},
 };
 
-pub(crate) async fn status(options: &OutputOptions) -> Result<(), ClientError> {
+pub(crate) async fn status(options: &OutputOptions) -> anyhow::Result<()> {
     if options.json {
         return print_json(&options.socket.get::<Value>("/v1/status", Duration::ZERO).await?);
     }
@@ -24,12 +24,12 @@ pub(crate) async fn status(options: &OutputOptions) -> Result<(), ClientError> {
     print(&status_text(&answer))
 }
 
-pub(crate) async fn history(options: &OutputOptions) -> Result<(), ClientError> {
+pub(crate) async fn history(options: &OutputOptions) -> anyhow::Result<()> {
     let history: Vec<HistoryEntry> = options.socket.get("/v1/history", Duration::ZERO).await?;
     options.print(&history, || history_text(&history))
 }
 
-pub(crate) async fn verify(options: &VerifyOptions) -> Result<ExitCode, ClientError> {
+pub(crate) async fn verify(options: &VerifyOptions) -> anyhow::Result<ExitCode> {
     let path = format!("/v1/verify?repair={}", options.repair);
     let report: VerifyReport = options.output.socket.post(&path, &(), VERIFY_WITHIN).await?;
     options.output.print(&report, || verify_text(&report, options.repair))?;

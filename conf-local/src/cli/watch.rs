@@ -2,20 +2,18 @@
 
 use std::time::Duration;
 
-use conf_core::daemon::chain;
-
 use crate::{
     cli::{
         options::WatchOptions,
-        output::{ClientError, note, print},
+        output::{note, print},
     },
     process::handle,
     service::{RegisterRequest, Registered},
 };
 
-pub(crate) async fn run(options: WatchOptions) -> Result<(), ClientError> {
+pub(crate) async fn run(options: WatchOptions) -> anyhow::Result<()> {
     // With the time of its start, the agent refuses another process that gets the number meanwhile.
-    let start = handle::started(options.pid).map_err(|error| ClientError::Refused(chain(&error)))?;
+    let start = handle::started(options.pid)?;
     let request = RegisterRequest {
         components: options.components.into_iter().collect(),
         pid: Some(options.pid),

@@ -8,7 +8,7 @@ use conf_core::{
     http::{Request, Response, Routes},
 };
 use tokio_util::sync::CancellationToken;
-use warp::Filter;
+use warp::{Filter, filters::BoxedFilter};
 
 use crate::{
     notify::Registry,
@@ -37,34 +37,12 @@ pub struct Service {
     pub stop: CancellationToken,
 }
 
+/// Extracts the service and the request.
+type Context = BoxedFilter<(Service, Request)>;
+
 /// All routes of the local service.
 pub fn routes(service: Service) -> Routes {
     let context = warp::any().map(move || service.clone()).and(answer::request()).boxed();
-    let selector = warp::path::param::<String>().and(warp::path::param::<String>());
-    let unversioned = selector.and(warp::path::end()).map(|kind, name| format!("{kind}/{name}"));
-    let versioned = selector.and(warp::path::param::<String>()).and(warp::path::end());
-    let versioned = versioned.map(|kind, name, version| format!("{kind}/{name}/{version}"));
-    let component = unversioned.or(versioned).unify().boxed();
-
-    /// `GET /v1/<word>/<component>?…`, answered by a method of the service.
-    macro_rules! of_component {
-        ($word:literal, $answer:ident) => {
-            warp::path("v1")
-                .and(warp::path($word))
-                .and(component.clone())
-                .and(warp::get())
-                .and(warp::query())
-                .and(context.clone())
-                .then(async |component: String, query, service: Service, request: Request| {
-                    settle(service.$answer(component, query, request).await)
-                })
-                .boxed()
-        };
-    }
-    let settings = of_component!("config", settings);
-    let explain = of_component!("explain", explain);
-    let schema = of_component!("schema", schema);
-    let wait = of_component!("wait", wait);
     let status = warp::path!("v1" / "status")
         .and(warp::get())
         .and(warp::query())
@@ -98,13 +76,10 @@ pub fn routes(service: Service) -> Routes {
     let verify = warp::path!("v1" / "verify")
         .and(warp::post())
         .and(warp::query())
-        .and(context)
+        .and(context.clone())
         .then(async |query, service: Service, request| settle(service.verify(query, request).await));
 
     let others = [
-        explain,
-        schema,
-        wait,
         status.boxed(),
         at.boxed(),
         events.boxed(),
@@ -114,7 +89,33 @@ pub fn routes(service: Service) -> Routes {
         watchers.boxed(),
         verify.boxed(),
     ];
-    others.into_iter().fold(settings, |routes, route| routes.or(route).unify().boxed())
+    others.into_iter().fold(component_routes(&context), |routes, route| routes.or(route).unify().boxed())
+}
+
+/// The routes `GET /v1/<word>/<component>?…`.
+fn component_routes(context: &Context) -> Routes {
+    let selector = warp::path::param::<String>().and(warp::path::param::<String>());
+    let unversioned = selector.and(warp::path::end()).map(|kind, name| format!("{kind}/{name}"));
+    let versioned = selector.and(warp::path::param::<String>()).and(warp::path::end());
+    let versioned = versioned.map(|kind, name, version| format!("{kind}/{name}/{version}"));
+    let component = unversioned.or(versioned).unify().boxed();
+
+    /// A route that is answered by a method of the service.
+    macro_rules! route {
+        ($word:literal, $answer:ident) => {
+            warp::path("v1")
+                .and(warp::path($word))
+                .and(component.clone())
+                .and(warp::get())
+                .and(warp::query())
+                .and(context.clone())
+                .then(async |component: String, query, service: Service, request: Request| {
+                    settle(service.$answer(component, query, request).await)
+                })
+        };
+    }
+    let settings = route!("config", settings).or(route!("explain", explain)).unify();
+    settings.or(route!("schema", schema)).unify().or(route!("wait", wait)).unify().boxed()
 }
 
 impl Service {

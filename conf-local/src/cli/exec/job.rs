@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use conf_core::daemon::chain;
+use anyhow::Context as _;
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
@@ -20,10 +20,12 @@ use crate::{
             place::{ExportPlace, PlacedSnapshot},
             signals::Signals,
         },
-        output::{ClientError, note},
+        output::{Usage, note},
     },
     process::handle::{LONGEST_LOOK, Process},
 };
+
+const CANNOT_WAIT: &str = "cannot wait for the command";
 
 /// 10 s between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
@@ -47,9 +49,9 @@ pub(crate) enum Ended {
 }
 
 impl Job {
-    pub(crate) fn start(words: &[String], place: &ExportPlace, snapshot: &PlacedSnapshot) -> Result<Self, ClientError> {
-        let (program, arguments) =
-            words.split_first().ok_or_else(|| ClientError::Usage("name a command after --".to_owned()))?;
+    pub(crate) fn start(words: &[String], place: &ExportPlace, snapshot: &PlacedSnapshot) -> anyhow::Result<Self> {
+        let usage = || Usage("name a command after --".to_owned());
+        let (program, arguments) = words.split_first().ok_or_else(usage)?;
         let leads = !io::stdin().is_terminal();
         let mut command = Command::new(program);
         command.args(arguments).env("CONF_EXPORT", &snapshot.directory).env("CONF_EXPORT_DIR", &place.export);
@@ -57,12 +59,11 @@ impl Job {
         if leads {
             command.process_group(0);
         }
-        let failed = |source| ClientError::System { what: format!("cannot start {program:?}"), source };
-        let child = command.spawn().map_err(failed)?;
+        let failed = || format!("cannot start {program:?}");
+        let child = command.spawn().with_context(failed)?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         // The command is a child that was not reaped, so that its number is its own, even if it has ended.
-        let process =
-            Process::hold(pid.unwrap_or_default()).map_err(|error| failed(io::Error::other(chain(&error))))?;
+        let process = Process::hold(pid.unwrap_or_default()).with_context(failed)?;
         Ok(Job { child, process, leads, owed: false })
     }
 
@@ -73,10 +74,10 @@ impl Job {
 
     /// Tells the command of changes until it ends. Returns its exit code, or 128 plus the signal that ended it. Dropping
     /// the future loses nothing.
-    pub(crate) async fn attend(&mut self) -> Result<u8, ClientError> {
+    pub(crate) async fn attend(&mut self) -> anyhow::Result<u8> {
         loop {
             tokio::select! {
-                ended = self.child.wait() => return ended.map(code_of).map_err(cannot_wait),
+                ended = self.child.wait() => return ended.map(code_of).context(CANNOT_WAIT),
                 () = until_it_can_be_told(&self.process), if self.owed => {
                     self.owed = false;
                     self.send(Signal::SIGHUP);
@@ -94,10 +95,10 @@ impl Job {
     }
 
     /// Ends the command and all that it started: with SIGTERM first, later with SIGKILL.
-    pub(crate) async fn end(mut self, signals: &mut Signals) -> Result<Ended, ClientError> {
+    pub(crate) async fn end(mut self, signals: &mut Signals) -> anyhow::Result<Ended> {
         let mut asked = Ended::Done;
         self.send(Signal::SIGTERM);
-        let ended = self.process.until_end().map_err(cannot_wait)?;
+        let ended = self.process.until_end().context(CANNOT_WAIT)?;
         let late = tokio::time::sleep(GRACE);
         tokio::pin!(late);
         loop {
@@ -116,7 +117,7 @@ impl Job {
         } else {
             self.send(Signal::SIGKILL);
         }
-        self.child.wait().await.map_err(cannot_wait)?;
+        self.child.wait().await.context(CANNOT_WAIT)?;
         Ok(asked)
     }
 
@@ -141,10 +142,6 @@ async fn until_it_can_be_told(process: &Process) {
         // Its end is noticed elsewhere.
         std::future::pending().await
     }
-}
-
-fn cannot_wait(source: io::Error) -> ClientError {
-    ClientError::System { what: "cannot wait for the command".to_owned(), source }
 }
 
 fn code_of(status: ExitStatus) -> u8 {

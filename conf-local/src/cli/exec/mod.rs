@@ -23,7 +23,7 @@ use crate::{
             signals::Signals,
         },
         options::{ExecOptions, OnChange},
-        output::{ClientError, note},
+        output::note,
     },
     clock::random_up_to,
     service::{RegisterRequest, Registered},
@@ -35,7 +35,7 @@ const RENEW: Duration = Duration::from_secs(60);
 /// 2 s while the agent does not answer.
 const RENEW_WHEN_AWAY: Duration = Duration::from_secs(2);
 
-pub(crate) async fn run(options: ExecOptions) -> Result<ExitCode, ClientError> {
+pub(crate) async fn run(options: ExecOptions) -> anyhow::Result<ExitCode> {
     let socket = options.socket;
     // Before any other process can know this one: a signal that came too early would end it.
     let mut signals = Signals::new()?;

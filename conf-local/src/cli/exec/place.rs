@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conf_core::daemon::chain;
+use anyhow::Context as _;
 use libconf::{
     client::{DEFAULT_EXPORT_DIR, DEFAULT_SOCKET},
     name::{ComponentSelector, Sequence},
@@ -14,10 +14,7 @@ use libconf::{
 
 use crate::{
     agent::AgentSocket,
-    cli::{
-        output::{ClientError, note},
-        socket::backoff,
-    },
+    cli::{output::note, socket::backoff},
     service::{LONGEST_WAIT, RegisterRequest, Registered, StatusAnswer},
 };
 
@@ -40,7 +37,7 @@ pub(crate) struct PlacedSnapshot {
 }
 
 /// Registers this process, and waits until all its components are exported, however long that takes.
-pub(crate) async fn find(socket: &AgentSocket, request: &RegisterRequest) -> Result<ExportPlace, ClientError> {
+pub(crate) async fn find(socket: &AgentSocket, request: &RegisterRequest) -> anyhow::Result<ExportPlace> {
     let components: Vec<_> = request.components.iter().cloned().collect();
     let path = std::path::absolute(&socket.socket).unwrap_or_else(|_| socket.socket.clone());
     let place =
@@ -84,15 +81,15 @@ fn without_agent(socket: &AgentSocket) -> Option<PathBuf> {
 
 impl ExportPlace {
     /// Returns the snapshot that is current now, with its own folder.
-    pub(crate) fn current(&self) -> Result<PlacedSnapshot, ClientError> {
+    pub(crate) fn current(&self) -> anyhow::Result<PlacedSnapshot> {
         let read = || {
             let link = fs::read_link(self.export.join("current"))?;
             let sequence = link.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
             let bad = || io::Error::new(io::ErrorKind::InvalidData, format!("`current` leads to {}", link.display()));
             Ok(PlacedSnapshot { sequence: sequence.ok_or_else(bad)?, directory: self.export.join(&link) })
         };
-        let what = || format!("cannot read the export in {}", self.export.display());
-        read().map_err(|source| ClientError::System { what: what(), source })
+        let read: io::Result<_> = read();
+        read.with_context(|| format!("cannot read the export in {}", self.export.display()))
     }
 
     /// Lists the components that the snapshot lacks.
@@ -106,7 +103,7 @@ impl ExportPlace {
 
     /// Returns the snapshot that is current now if it holds all the components, or else the reason.
     pub(crate) fn filled_now(&self) -> Result<PlacedSnapshot, String> {
-        let snapshot = self.current().map_err(|error| chain(&error))?;
+        let snapshot = self.current().map_err(|error| format!("{error:#}"))?;
         let missing = self.missing(&snapshot).next().map(ToString::to_string);
         missing.map_or(Ok(snapshot), |missing| Err(format!("this host's configuration has no {missing}")))
     }

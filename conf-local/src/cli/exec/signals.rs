@@ -5,10 +5,9 @@ use std::{
     task::{Context, Poll},
 };
 
+use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{self, SignalKind};
-
-use crate::cli::output::ClientError;
 
 /// One stream per signal, the most urgent first. Each is installed before any other process can know this one.
 pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
@@ -18,10 +17,10 @@ const ENDS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
 const OTHERS: [Signal; 3] = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
 
 impl Signals {
-    pub(crate) fn new() -> Result<Self, ClientError> {
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let stream = |signal| Ok((signal, unix::signal(SignalKind::from_raw(signal as i32))?));
         let all: io::Result<_> = ENDS.into_iter().chain(OTHERS).map(stream).collect();
-        all.map(Signals).map_err(|source| ClientError::System { what: "cannot handle signals".to_owned(), source })
+        all.map(Signals).context("cannot handle signals")
     }
 
     /// Waits for the next signal. Several of one kind may come as one.
