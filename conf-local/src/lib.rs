@@ -1,4 +1,5 @@
-//! The agent on each host: keeps this host's files equal to one snapshot, and tells processes of changes.
+//! The agent on each host: keeps this host's files equal to one snapshot, and tells processes of
+//! changes.
 //!
 //! The folders stand in reading order. Each relies only on folders above it.
 //!
@@ -37,7 +38,8 @@ mod report;
 mod service;
 /// The daemon as a whole. Relies on all above.
 mod agent;
-/// The commands of this host. Relies on `clock`, `process`, `snapshot`, `state`, `service` and `agent`.
+/// The commands of this host. Relies on `clock`, `process`, `snapshot`, `state`, `service` and
+/// `agent`.
 mod cli;
 
 pub use crate::{
@@ -49,8 +51,8 @@ pub use crate::{
         WatcherState, WatcherStatus, Watchers,
     },
     on_demand::Demand,
-    process::guardian::child as guard,
+    process::guard,
     service::{Reader, Service, StatusAnswer, routes},
-    snapshot::servers::SnapshotServers,
+    snapshot::SnapshotServers,
     state::{Agent, Exported, ExportedComponent, HistoryChange, HistoryEntry, Status, Switched, View},
 };

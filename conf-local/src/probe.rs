@@ -1,5 +1,6 @@
-//! Probes: whether a component's program is well after it was told of a change. A failure is reported as a
-//! state; the files stay as they are. Relies on `clock`, `process`, `state` and `notify`.
+//! Probes: whether a component's program is well after it was told of a change. A failure is
+//! reported as a state; the files stay as they are. Relies on `clock`, `process`, `state` and
+//! `notify`.
 
 use std::{convert::Infallible, fmt, path::Path, sync::Arc, time::Duration};
 
@@ -16,15 +17,12 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::now,
     notify::Outbox,
-    process::{
-        command::{self, Children, CommandError, Invocation},
-        words::{CommandText, limit_from, words},
-    },
+    process::{Children, CommandError, CommandText, Invocation, limit_from, run_command, variables_of_change, words},
     state::{Agent, ProbeStatus, View},
 };
 
-/// An entry's defaults: one attempt may take 5 s, and 5 attempts follow a failed first one, which covers the
-/// restart of a program.
+/// An entry's defaults: one attempt may take 5 s, and 5 attempts follow a failed first one, which
+/// covers the restart of a program.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const RETRIES: u32 = 5;
 const MOST_RETRIES: u32 = 100;
@@ -104,7 +102,8 @@ impl TryFrom<RawProbe> for ProbeEntry {
     }
 }
 
-/// Probes until `stop`: once at the start, and after each change of the component, when its watchers were told.
+/// Probes until `stop`: once at the start, and after each change of the component, when its
+/// watchers were told.
 pub(crate) async fn run(entries: Vec<ProbeEntry>, agent: Agent, outbox: Arc<Outbox>, stop: CancellationToken) {
     let mut tasks = JoinSet::new();
     for entry in entries {
@@ -157,7 +156,8 @@ impl Probe {
         }
     }
 
-    /// Waits until the component's watchers were told, then probes, several times if it must. True if it passed.
+    /// Waits until the component's watchers were told, then probes, several times if it must. True
+    /// if it passed.
     async fn probe_after_telling(&self) -> Option<bool> {
         let told = async {
             loop {
@@ -194,12 +194,12 @@ impl Probe {
                 let invocation = Invocation {
                     words,
                     folder: Path::new("/"),
-                    variables: command::variables_of_change(exported.sequence, &exported.directory, &components),
+                    variables: variables_of_change(exported.sequence, &exported.directory, &components),
                     limit: self.entry.timeout,
                     children: Children::End,
                     output: exported.visibility(&components),
                 };
-                match command::run(invocation, &self.stop).await {
+                match run_command(invocation, &self.stop).await {
                     Err(CommandError::Stopped) => None,
                     other => Some(other.map_err(|error| error.describe())),
                 }

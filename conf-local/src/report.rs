@@ -1,4 +1,5 @@
-//! Reports this host's state to a conf-slave: after each change, and every minute. Relies on `clock` and `state`.
+//! Reports this host's state to a conf-slave: after each change, and every minute. Relies on
+//! `clock` and `state`.
 
 use std::{
     sync::Arc,
@@ -22,7 +23,8 @@ use crate::{
 
 /// 60 s between two reports without a change.
 const EVERY: Duration = Duration::from_secs(60);
-/// 50 ms, within which a report waits at random: hosts that changed together must not report in the same instant.
+/// 50 ms, within which a report waits at random: hosts that changed together must not report in the
+/// same instant.
 const SPREAD: Duration = Duration::from_millis(50);
 /// 2,000 characters of an error in a report: a conf-slave keeps one report of every host.
 const MOST_WORDS: usize = 2000;
@@ -30,10 +32,12 @@ const MOST_WORDS: usize = 2000;
 /// The name of this channel in `away`.
 const REPORTS: &str = "reports";
 
-/// Reports until `stop`. If a report does not arrive, the newest state is sent again. A failure blocks nothing.
+/// Reports until `stop`. If a report does not arrive, the newest state is sent again. A failure
+/// blocks nothing.
 ///
-/// Each report is signed, if the identity can sign: a delivery barrier decides by reports, and a conf-slave could
-/// invent them. The central sequence in a conf-slave's answer counts if one of `keys` has signed it.
+/// Each report is signed, if the identity can sign: a delivery barrier decides by reports, and a
+/// conf-slave could invent them. The central sequence in a conf-slave's answer counts if one of
+/// `keys` has signed it.
 pub(crate) async fn run(
     agent: Agent,
     surrogates: Upstreams,

@@ -17,7 +17,8 @@ const GAUGES: [(&str, &str); 6] = [
     ("conf_local_away", "Servers that cannot be reached"),
 ];
 
-/// Keeps `/readyz` and `/metrics` equal to the view, until `stop`. The agent is ready once there are files to read.
+/// Keeps `/readyz` and `/metrics` equal to the view, until `stop`. The agent is ready once there
+/// are files to read.
 pub(crate) async fn run(agent: Agent, health: Health, metrics: Metrics, stop: CancellationToken) {
     let gauges: [Gauge; 6] = GAUGES.map(|(name, help)| metrics.gauge(name, help));
     let time = Gauge::<f64, AtomicU64>::default();

@@ -31,7 +31,7 @@ use crate::{
     probe::{self, ProbeEntry},
     report,
     service::{self, Service},
-    snapshot::servers::SnapshotServers,
+    snapshot::SnapshotServers,
     state::{Agent, Request, Status, View, central},
     transaction::{Audience, Checks, Host, HostOptions},
 };

@@ -32,8 +32,8 @@ pub struct RunOptions {
     /// The central repository, asked when no surrogate has what is needed.
     #[arg(long, value_name = "URL")]
     pub(crate) central: Vec<Url>,
-    /// A Consul agent, or a conf-slave that runs with `--consul embedded`; several are tried in order.
-    /// Without it the usual `CONSUL_HTTP_ADDR`, or 127.0.0.1:8500.
+    /// A Consul agent, or a conf-slave that runs with `--consul embedded`; several are tried in
+    /// order. Without it the usual `CONSUL_HTTP_ADDR`, or 127.0.0.1:8500.
     #[arg(long, value_name = "URL")]
     pub(crate) consul: Vec<String>,
     /// The prefix before `configurations/` in the keys of Consul.
@@ -42,11 +42,12 @@ pub struct RunOptions {
     /// The folder for the agent's repository, its export and its state.
     #[arg(long, value_name = "DIR", default_value = "/var/lib/conf-local")]
     pub(crate) state: PathBuf,
-    /// An existing Git repository to use in place of `<state>/repo.git`: only missing objects are fetched.
+    /// An existing Git repository to use in place of `<state>/repo.git`: only missing objects are
+    /// fetched.
     #[arg(long, value_name = "DIR")]
     pub(crate) git_dir: Option<PathBuf>,
-    /// This host's private key, which opens the secrets that are sealed to it: an age identity, or an SSH Ed25519 host key.
-    /// Without it `<state>/identity`, which is created at the first start.
+    /// This host's private key, which opens the secrets that are sealed to it: an age identity, or
+    /// an SSH Ed25519 host key. Without it `<state>/identity`, which is created at the first start.
     #[arg(long, value_name = "FILE")]
     pub(crate) identity: Option<PathBuf>,
     /// Where to listen for the commands of this host.
@@ -67,8 +68,8 @@ pub struct RunOptions {
     /// The seconds for which a snapshot is kept at least, whatever their number.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub(crate) keep_seconds: u64,
-    /// Export, and do nothing else: send no signal, run no command of `watch:`, place nothing, probe nothing. For a trial
-    /// beside another tool.
+    /// Export, and do nothing else: send no signal, run no command of `watch:`, place nothing,
+    /// probe nothing. For a trial beside another tool.
     #[arg(long)]
     pub(crate) observe: bool,
     /// The options of every daemon.

@@ -1,4 +1,5 @@
-//! `conf-local diff`: compares the exported files of a component with a folder that another tool wrote.
+//! `conf-local diff`: compares the exported files of a component with a folder that another tool
+//! wrote.
 
 use std::{
     collections::BTreeMap,
@@ -37,8 +38,8 @@ struct Comparison {
 #[derive(Debug, Serialize)]
 struct Difference {
     file: String,
-    /// `added`: only in the export; `removed`: only at the path, where conf-local would leave it; `changed`; `mode`:
-    /// only the permission to execute it.
+    /// `added`: only in the export; `removed`: only at the path, where conf-local would leave it;
+    /// `changed`; `mode`: only the permission to execute it.
     change: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     diff: Option<String>,
@@ -110,7 +111,8 @@ fn compare(component: ComponentVersion, current: &Path, path: &Path) -> anyhow::
     Ok(Comparison { component, path: path.to_owned(), same: files.is_empty(), files })
 }
 
-/// Lists everything below a folder except folders, by path. Follows no link, except for the folder itself.
+/// Lists everything below a folder except folders, by path. Follows no link, except for the folder
+/// itself.
 fn list(folder: &Path) -> io::Result<BTreeMap<String, Item>> {
     let mut found = BTreeMap::new();
     let mut pending = vec![(String::new(), fs::canonicalize(folder)?)];

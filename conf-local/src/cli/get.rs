@@ -48,7 +48,8 @@ fn within<'a>(schema: Schema<'a>, settings: &Value, pointer: &Pointer) -> Option
     })
 }
 
-/// Returns the value at a dotted key, or at a JSON Pointer (RFC 6901) if it starts with `/`. Lists count from 0.
+/// Returns the value at a dotted key, or at a JSON Pointer (RFC 6901) if it starts with `/`. Lists
+/// count from 0.
 fn value_at<'a>(settings: &'a Value, key: &str) -> Result<&'a Value, String> {
     let Ok(pointer) = key.parse::<Pointer>();
     let parts = pointer.parts();

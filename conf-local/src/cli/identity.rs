@@ -1,4 +1,5 @@
-//! `conf-local identity`: prints this host's public key. It needs no agent, so that it works before the first start.
+//! `conf-local identity`: prints this host's public key. It needs no agent, so that it works before
+//! the first start.
 
 use anyhow::Context as _;
 use conf_core::secret::Identity;
@@ -8,7 +9,7 @@ use crate::{
         options::IdentityOptions,
         output::{note, print},
     },
-    snapshot::secrets::identity_path,
+    snapshot::identity_path,
 };
 
 pub(crate) fn run(options: &IdentityOptions) -> anyhow::Result<()> {

@@ -11,10 +11,11 @@ use serde::Serialize;
 use crate::{
     agent::{AgentSocket, FileOnly, RunOptions},
     cli::output::{print, print_json},
-    process::words::parse_signal,
+    process::parse_signal,
 };
 
-/// The agent on each host: keeps its files equal to one snapshot of its datacenter, and tells processes of changes.
+/// The agent on each host: keeps its files equal to one snapshot of its datacenter, and tells
+/// processes of changes.
 #[derive(Debug, Parser)]
 #[command(name = "conf-local", version, arg_required_else_help = true)]
 pub struct CommandLine {
@@ -24,7 +25,8 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// Reads flags, environment (`CONF_LOCAL_…`) and the YAML file. Wrong usage ends the process with 2.
+    /// Reads flags, environment (`CONF_LOCAL_…`) and the YAML file. Wrong usage ends the process
+    /// with 2.
     pub fn parse_all() -> (Self, FileOnly) {
         flags::parse_with("CONF_LOCAL", &["watch", "export", "check", "probe"])
     }
@@ -51,9 +53,11 @@ pub enum Command {
     Verify(VerifyOptions),
     /// Show the latest changes of this host's export, newest first.
     History(OutputOptions),
-    /// Print this host's public key, to which its secrets are sealed; create the identity if there is none yet.
+    /// Print this host's public key, to which its secrets are sealed; create the identity if there
+    /// is none yet.
     Identity(IdentityOptions),
-    /// Compare the exported files of a component with a folder that another tool wrote; ends with 0 if they are the same.
+    /// Compare the exported files of a component with a folder that another tool wrote; ends with 0
+    /// if they are the same.
     Diff(DiffOptions),
 }
 
@@ -72,7 +76,8 @@ pub struct GetOptions {
     /// As of this sequence, if it is still kept on disk.
     #[arg(long, value_name = "N")]
     pub(crate) sequence: Option<Sequence>,
-    /// Print YAML, each key with its description, default and allowed values from the component's `config.schema.json`.
+    /// Print YAML, each key with its description, default and allowed values from the component's
+    /// `config.schema.json`.
     #[arg(long)]
     pub(crate) commented: bool,
     /// Where the agent listens.

@@ -13,7 +13,8 @@ use tokio::{net::UnixStream, time::timeout};
 
 use crate::agent::AgentSocket;
 
-/// 10 s, in addition to the time that a request lets the agent wait: it answers from memory and disk.
+/// 10 s, in addition to the time that a request lets the agent wait: it answers from memory and
+/// disk.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
 /// One hour: a check reads a whole repository.
@@ -53,7 +54,8 @@ impl AskError {
 }
 
 impl AgentSocket {
-    /// Sends a `GET`, and reads the answer as JSON. `patience` is the time that the request lets the agent wait.
+    /// Sends a `GET`, and reads the answer as JSON. `patience` is the time that the request lets
+    /// the agent wait.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, patience: Duration) -> Result<T, AskError> {
         self.ask(Method::GET, path, Bytes::new(), patience).await
     }

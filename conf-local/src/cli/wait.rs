@@ -30,7 +30,8 @@ pub(crate) async fn run(options: &WaitOptions) -> anyhow::Result<()> {
     reach(&options.socket, &options.component, &goal, patience).await
 }
 
-/// Waits until the agent reports that the goal is reached, for `patience` at most, through restarts of the agent.
+/// Waits until the agent reports that the goal is reached, for `patience` at most, through restarts
+/// of the agent.
 async fn reach(
     socket: &AgentSocket,
     component: &ComponentSelector,

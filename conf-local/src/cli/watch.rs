@@ -7,13 +7,13 @@ use crate::{
         options::WatchOptions,
         output::{note, print},
     },
-    process::handle,
+    process::start_time,
     service::{RegisterRequest, Registered},
 };
 
 pub(crate) async fn run(options: WatchOptions) -> anyhow::Result<()> {
     // With the time of its start, the agent refuses another process that gets the number meanwhile.
-    let start = handle::started(options.pid)?;
+    let start = start_time(options.pid)?;
     let request = RegisterRequest {
         components: options.components.into_iter().collect(),
         pid: Some(options.pid),

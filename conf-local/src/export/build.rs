@@ -23,8 +23,8 @@ use crate::{
 const WORTH_AHEAD: usize = if cfg!(test) { 1 } else { 100 };
 
 impl Export {
-    /// Builds the snapshot's folder beside the others. Makes it durable, with all that was staged for it.
-    /// No reader sees it.
+    /// Builds the snapshot's folder beside the others. Makes it durable, with all that was staged
+    /// for it. No reader sees it.
     ///
     /// With `anew`, shares nothing with the snapshot before, and checks the links that exist.
     pub(crate) fn build(&mut self, header: &Header, plan: &ExportPlan, anew: bool) -> Result<(), ExportError> {
@@ -79,15 +79,17 @@ impl Export {
         let name = if kept { self.beside(header.sequence).name() } else { header.sequence.to_string() };
         let exists = self.snapshots.entry(&name)?.is_some();
         if header.through.is_some() {
-            // Nothing ever switches to it, so its name alone says that it is whole: its content must be
-            // durable before it has the name. Otherwise one commit of the file system's journal is enough.
+            // Nothing ever switches to it, so its name alone says that it is whole: its content
+            // must be durable before it has the name. Otherwise one commit of the file system's
+            // journal is enough.
             self.make_durable()?;
         }
         put(&self.snapshots, &name, exists)?;
         self.make_durable()
     }
 
-    /// Makes the links of the next snapshot ahead, while nobody waits: most will be those of the current one.
+    /// Makes the links of the next snapshot ahead, while nobody waits: most will be those of the
+    /// current one.
     pub(crate) fn prepare_next(&mut self) {
         let worth = self.current().is_some_and(|(_, kept)| kept.contents.len() >= WORTH_AHEAD);
         if !worth || self.next == self.current {
@@ -121,8 +123,8 @@ impl Export {
         self.snapshots.sync()
     }
 
-    /// Makes the folder of links for a component's versions, unless it exists. With `anew`, one that
-    /// exists and holds other links is replaced.
+    /// Makes the folder of links for a component's versions, unless it exists. With `anew`, one
+    /// that exists and holds other links is replaced.
     fn make_names(&mut self, versions: &BTreeMap<Version, StoreHash>, anew: bool) -> io::Result<StoreHash> {
         let hash = names_hash(versions);
         let links = names_links(versions);
@@ -142,8 +144,8 @@ impl Export {
     }
 
     /// Lets readers see a built snapshot, in one step. That step moves the link `current`, or, if a
-    /// snapshot of this sequence is kept already, exchanges the two folders. After it nothing is an error
-    /// any more. An unchanged link is made again, for readers that wait for a change of it.
+    /// snapshot of this sequence is kept already, exchanges the two folders. After it nothing is an
+    /// error any more. An unchanged link is made again, for readers that wait for a change of it.
     pub(crate) fn switch(&mut self, header: Header, contents: Contents) -> Result<(), ExportError> {
         let sequence = header.sequence;
         let replaces = self.take_up(header, contents)?;
@@ -157,8 +159,8 @@ impl Export {
         Ok(())
     }
 
-    /// Counts a built snapshot as kept. One that was kept under its sequence becomes a former one; then
-    /// this returns true.
+    /// Counts a built snapshot as kept. One that was kept under its sequence becomes a former one;
+    /// then this returns true.
     pub(crate) fn take_up(&mut self, header: Header, contents: Contents) -> Result<bool, ExportError> {
         let sequence = header.sequence;
         let beside = self.beside(sequence);
@@ -176,7 +178,8 @@ impl Export {
         Ok(true)
     }
 
-    /// Looks at the link on disk: a switch that has happened already is not repeated, except `again`.
+    /// Looks at the link on disk: a switch that has happened already is not repeated, except
+    /// `again`.
     fn switch_link(&mut self, target: &str, again: bool) -> io::Result<()> {
         let found = self.root.entry(CURRENT)?;
         if found != Some(Entry::Link) || self.root.read_link(CURRENT)? != target {
@@ -188,7 +191,8 @@ impl Export {
         } else if again && let Err(error) = self.make_link(target) {
             tracing::warn!(%error, path = %self.path.display(), "processes see the new files only when they look again");
         }
-        // Readers see it by now. If this fails, a power cut may bring back the snapshot before, whole.
+        // Readers see it by now. If this fails, a power cut may bring back the snapshot before,
+        // whole.
         if let Err(error) = self.root.sync() {
             tracing::warn!(%error, path = %self.path.display(), "the switch may not survive a power cut");
         }

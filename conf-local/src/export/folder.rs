@@ -129,8 +129,8 @@ impl Export {
         self.read_back(&hash.to_string()).is_ok_and(|found| found == *hash)
     }
 
-    /// Writes a rendering into the store, unless the store has it. With `check`, reads what the store
-    /// has, and replaces it if it is damaged.
+    /// Writes a rendering into the store, unless the store has it. With `check`, reads what the
+    /// store has, and replaces it if it is damaged.
     pub(crate) fn stage(&mut self, rendered: &Rendered, check: bool) -> Result<StoreHash, ExportError> {
         let hash = self.hash(rendered);
         let check = self.suspect.remove(&hash) || check;

@@ -46,8 +46,8 @@ pub(crate) fn read_header(folder: &Folder, sequence: Sequence) -> Option<Header>
     serde_json::from_slice::<Header>(&bytes).ok().filter(|header| header.sequence == sequence)
 }
 
-/// Lets a kept snapshot stay for the whole time of the retention from now on. `None` if it is not here,
-/// or is just being removed.
+/// Lets a kept snapshot stay for the whole time of the retention from now on. `None` if it is not
+/// here, or is just being removed.
 pub(crate) fn renew(export: &Path, sequence: Sequence, now: SystemTime) -> io::Result<Option<Header>> {
     let path = directory(export, sequence);
     let open = || match Folder::existing(&path) {
@@ -58,8 +58,8 @@ pub(crate) fn renew(export: &Path, sequence: Sequence, now: SystemTime) -> io::R
     let Some(header) = read_header(&folder, sequence) else { return Ok(None) };
     let placed = UNIX_EPOCH + Duration::from_secs(header.time);
     folder.stamp(now.max(placed + Duration::from_secs(1)))?;
-    // The agent renames a folder before it removes it, and then reads the stamp once more. So either it
-    // sees this stamp, or the folder is missing here.
+    // The agent renames a folder before it removes it, and then reads the stamp once more. So
+    // either it sees this stamp, or the folder is missing here.
     match open()? {
         Some(again) if folder.is_same(&again)? => Ok(Some(header)),
         _ => Ok(None),
@@ -72,7 +72,8 @@ impl Export {
         directory(&self.path, sequence)
     }
 
-    /// Builds an older snapshot beside the current one, which readers still see. `plan` says what the two share.
+    /// Builds an older snapshot beside the current one, which readers still see. `plan` says what
+    /// the two share.
     pub(crate) fn keep_older(
         &mut self,
         header: Header,
@@ -87,7 +88,8 @@ impl Export {
         self.take_up(header, contents).map(drop)
     }
 
-    /// True if this very snapshot is kept, rendered for this host. Forgets one that was removed by hand.
+    /// True if this very snapshot is kept, rendered for this host. Forgets one that was removed by
+    /// hand.
     pub(crate) fn keeps(&mut self, sequence: Sequence, commit: CommitId, host: &HostName) -> bool {
         if !self.directory(sequence).is_dir() {
             self.kept.remove(&sequence);

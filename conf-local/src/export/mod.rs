@@ -2,17 +2,20 @@
 //! switched to in one step. Relies on `fs`.
 //!
 //! ```text
-//! store/<hash>/files/…, settings.json     a rendering, immutable, named by the hash of its content; shown.json where the
-//!                                         settings hold secrets: the same with the names of secrets in their place
+//! store/<hash>/files/…, settings.json     a rendering, immutable, named by the hash of its content
 //! names/<hash>/<version>, <version>.json  links into the store: the versions of one component
 //! snapshots/<sequence>/<kind>/<name>      link to names/; snapshot.json identifies the snapshot
 //! snapshots/<sequence>.<number>           the same snapshot before it was rendered again
-//! current                                 link to snapshots/<sequence>: the one step that a reader sees
+//! current                                 link to snapshots/<sequence>: the step that readers see
 //! ```
 //!
-//! A component that did not change costs one more name of its link in the snapshot before. (Measured
-//! with 3,000: new folders and links take five times as long.) A crash at any step leaves `current`
-//! as it was, and at most entries that no kept snapshot uses, which [`Export::open`] sweeps.
+//! Settings with secrets have `shown.json` beside them: the same with the names of secrets in their
+//! place.
+//!
+//! A component that did not change costs one more name of its link in the snapshot before.
+//! (Measured with 3,000: new folders and links take five times as long.) A crash at any step leaves
+//! `current` as it was, and at most entries that no kept snapshot uses, which [`Export::open`]
+//! sweeps.
 
 mod plan;
 mod names;

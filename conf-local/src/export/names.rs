@@ -69,7 +69,8 @@ pub(crate) fn remove_whole(folder: &Folder, name: &str) -> io::Result<()> {
     }
 }
 
-/// Names the folder of a former snapshot: `<sequence>.<number>`, with a higher number for a later one.
+/// Names the folder of a former snapshot: `<sequence>.<number>`, with a higher number for a later
+/// one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Former {
     pub(crate) sequence: Sequence,

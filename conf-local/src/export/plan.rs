@@ -24,8 +24,8 @@ pub(crate) struct Header {
     /// The change that made it.
     pub(crate) sequence: Sequence,
     pub(crate) commit: CommitId,
-    /// The datacenter's snapshot before it, which is the newest for every change below `sequence`. `None`
-    /// for the first snapshot, and if an earlier version of the agent wrote this.
+    /// The datacenter's snapshot before it, which is the newest for every change below `sequence`.
+    /// `None` for the first snapshot, and if an earlier version of the agent wrote this.
     #[serde(default)]
     pub(crate) parent: Option<CommitId>,
     /// Seconds since 1970 at which it was put in place.
@@ -33,8 +33,8 @@ pub(crate) struct Header {
     /// Components that were held back, each with the reason.
     #[serde(default)]
     pub(crate) faults: Faults,
-    /// For a snapshot that was rendered beside a newer one, for operations that are pinned to it: the last
-    /// change for which it is its datacenter's newest. Nothing ever switched to it.
+    /// For a snapshot that was rendered beside a newer one, for operations that are pinned to it:
+    /// the last change for which it is its datacenter's newest. Nothing ever switched to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) through: Option<Sequence>,
 }

@@ -19,7 +19,8 @@ use crate::{
 };
 
 impl Export {
-    /// Reads an entry of the store, and returns its hash, which is its name if nothing has changed it.
+    /// Reads an entry of the store, and returns its hash, which is its name if nothing has changed
+    /// it.
     pub(crate) fn read_back(&self, name: &str) -> io::Result<StoreHash> {
         let entry = self.store.enter(name)?;
         let wrong = |path: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{path} has been changed"));
@@ -72,14 +73,16 @@ impl Export {
         Ok(self.hash(&Rendered { files, settings, settings_shown }))
     }
 
-    /// Reads all of the export. An entry that cannot be read counts as missing, and is rendered again.
+    /// Reads all of the export. An entry that cannot be read counts as missing, and is rendered
+    /// again.
     pub(crate) fn read(&mut self) -> io::Result<()> {
         let target = match self.root.entry(CURRENT)? {
             Some(Entry::Link) => self.root.read_link(CURRENT)?,
             _ => String::new(),
         };
         let current = target.strip_prefix("snapshots/").and_then(|name| name.parse::<Sequence>().ok());
-        // Nothing switched to a snapshot beyond `current`. Without `current`, all stay until the next export.
+        // Nothing switched to a snapshot beyond `current`. Without `current`, all stay until the
+        // next export.
         let newest = current.unwrap_or(Sequence(u64::MAX));
         let mut names = HashMap::new();
         for (name, kind) in self.snapshots.entries()? {
@@ -125,7 +128,8 @@ impl Export {
         Ok(KeptSnapshot { header, contents })
     }
 
-    /// Reads the versions in a folder of links, without those whose entries in the store are missing.
+    /// Reads the versions in a folder of links, without those whose entries in the store are
+    /// missing.
     pub(crate) fn read_names(&self, name: &str) -> BTreeMap<Version, StoreHash> {
         let links = self.links_in(name).unwrap_or_default();
         let version = |(link, target): (&String, &String)| {

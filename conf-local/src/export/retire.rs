@@ -1,9 +1,9 @@
 //! Removing what is not needed any more.
 //!
-//! A snapshot stays beyond the retention while a process reads in it, and for a while after one has asked for it. A
-//! former snapshot is one that was rendered again: a component that could not be used at first may be usable later, so
-//! that one sequence gets other files. A reader of the former folder goes on reading in it: it stays whole, under another
-//! name.
+//! A snapshot stays beyond the retention while a process reads in it, and for a while after one has
+//! asked for it. A former snapshot is one that was rendered again: a component that could not be
+//! used at first may be usable later, so that one sequence gets other files. A reader of the former
+//! folder goes on reading in it: it stays whole, under another name.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -31,7 +31,8 @@ const MOST_HELD: usize = if cfg!(test) { 3 } else { 256 };
 const MOST_FORMER: usize = if cfg!(test) { 3 } else { 16 };
 
 impl Export {
-    /// Removes snapshots that are not kept any more, except those of `held`. Costs nothing if there are none.
+    /// Removes snapshots that are not kept any more, except those of `held`. Costs nothing if there
+    /// are none.
     pub(crate) fn retire(
         &mut self,
         retention: Retention,
@@ -84,9 +85,9 @@ impl Export {
         retain(&self.store, |name| is_in(&stores, name))
     }
 
-    /// Decides which of `outdated` (newest first) go now, and prepares their removal: each loses its name,
-    /// and is locked as long as the folder that this returns for it. A snapshot that was removed by hand
-    /// has no folder.
+    /// Decides which of `outdated` (newest first) go now, and prepares their removal: each loses
+    /// its name, and is locked as long as the folder that this returns for it. A snapshot that was
+    /// removed by hand has no folder.
     pub(crate) fn let_go(
         &self,
         outdated: Vec<Sequence>,
@@ -105,7 +106,8 @@ impl Export {
                 Err(error) => return Err(error),
             };
             let asked = || self.was_asked(sequence, &folder, retention.younger_than, now);
-            // This looks first as well, so that a process that asks again hardly ever finds it missing.
+            // This looks first as well, so that a process that asks again hardly ever finds it
+            // missing.
             if asked()? || !folder.lock_alone()? || !self.set_aside(sequence, asked)? {
                 held += 1;
                 if held <= MOST_HELD {
@@ -118,15 +120,16 @@ impl Export {
         Ok(gone)
     }
 
-    /// Takes a snapshot's name away. If a process asks for it at this moment, gives the name back and
-    /// returns false.
+    /// Takes a snapshot's name away. If a process asks for it at this moment, gives the name back
+    /// and returns false.
     fn set_aside(&self, sequence: Sequence, asked: impl Fn() -> io::Result<bool>) -> io::Result<bool> {
         let (name, aside) = (sequence.to_string(), format!(".{sequence}.gone"));
         if self.snapshots.rename(&name, &self.snapshots, &aside).is_err() {
             // A full disk refuses even the renaming. Then the folder is removed under its own name.
             return Ok(!asked()?);
         }
-        // The stamp of a process that asked before is visible here. A process that asks later finds nothing.
+        // The stamp of a process that asked before is visible here. A process that asks later finds
+        // nothing.
         if !asked()? {
             return Ok(true);
         }
@@ -134,9 +137,9 @@ impl Export {
         Ok(false)
     }
 
-    /// True if a process asked for the snapshot within the given time. A folder has the time of its header
-    /// when it is built, and a later one when a process asks for it. One that nothing ever switched to was
-    /// built because a process asked.
+    /// True if a process asked for the snapshot within the given time. A folder has the time of its
+    /// header when it is built, and a later one when a process asks for it. One that nothing ever
+    /// switched to was built because a process asked.
     fn was_asked(&self, sequence: Sequence, folder: &Folder, within: Duration, now: SystemTime) -> io::Result<bool> {
         let asked = folder.stamped()?;
         let asked_for = asked > self.placed(sequence) || self.is_older(sequence);
@@ -148,7 +151,8 @@ impl Export {
         UNIX_EPOCH + Duration::from_secs(header.map_or(0, |header| header.time))
     }
 
-    /// Returns the name under which a kept snapshot is built again. The former one has it after the exchange.
+    /// Returns the name under which a kept snapshot is built again. The former one has it after the
+    /// exchange.
     pub(crate) fn beside(&self, sequence: Sequence) -> Former {
         let of_it = self.former.keys().filter(|former| former.sequence == sequence);
         Former { sequence, number: of_it.map(|former| former.number + 1).max().unwrap_or(0) }
@@ -175,7 +179,8 @@ impl Export {
         Ok(())
     }
 
-    /// Forgets those whose snapshot is not kept any more and that nobody reads. True if there were any.
+    /// Forgets those whose snapshot is not kept any more and that nobody reads. True if there were
+    /// any.
     pub(crate) fn retire_former(&mut self) -> io::Result<bool> {
         let orphans = self.former.keys().copied().filter(|former| !self.kept.contains_key(&former.sequence));
         let mut gone = Vec::new();

@@ -35,6 +35,7 @@ fn a_snapshot_that_is_rendered_again_is_a_new_link() {
         assert_eq!(fs::read_link(&current).unwrap(), Path::new(&format!("snapshots/{sequence}")));
         links.push(fs::symlink_metadata(current).unwrap().ino());
     }
-    // A process that watches the folder of the link sees each switch; it does not see exchanges in `snapshots`.
+    // A process that watches the folder of the link sees each switch; it does not see exchanges in
+    // `snapshots`.
     assert!(links[0] != links[1] && links[1] != links[2], "{links:?}");
 }

@@ -14,7 +14,7 @@ use conf_core::{
 use libconf::name::CommitId;
 use tokio::time::timeout_at;
 
-use crate::{snapshot::servers::SnapshotServers, state::Agent};
+use crate::{snapshot::SnapshotServers, state::Agent};
 
 /// 5 s: if a fetch takes longer, the next server is asked too. The first good answer counts.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -29,7 +29,8 @@ pub(crate) enum Failure {
     Later(String),
     /// The snapshot can never be used.
     Never(String),
-    /// An answer was corrupt: perhaps a snapshot that the fetch builds on is damaged here. May pass soon.
+    /// An answer was corrupt: perhaps a snapshot that the fetch builds on is damaged here. May pass
+    /// soon.
     Corrupt(String),
 }
 
@@ -40,8 +41,8 @@ impl Failure {
     }
 }
 
-/// Asks conf-slaves in order, then conf-master, and the next one too if one is slow, within `limit` if there is one.
-/// The fetch builds on the snapshot `have`.
+/// Asks conf-slaves in order, then conf-master, and the next one too if one is slow, within `limit`
+/// if there is one. The fetch builds on the snapshot `have`.
 pub(crate) async fn fetch(
     agent: &Agent,
     servers: &SnapshotServers,

@@ -11,12 +11,12 @@ use conf_core::{
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::random_up_to, snapshot::servers::SnapshotServers, state::Agent};
+use crate::{clock::random_up_to, snapshot::SnapshotServers, state::Agent};
 
 /// 1 s: a server that is back is found again within this.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
-/// 60 s: one question for the pointer waits so long for a change, so that an idle host sends one request a
-/// minute.
+/// 60 s: one question for the pointer waits so long for a change, so that an idle host sends one
+/// request a minute.
 const WAIT: Duration = Duration::from_secs(60);
 
 /// Where pointers and snapshots come from.
@@ -64,7 +64,8 @@ pub(crate) async fn watch(sources: &Sources, agent: &Agent, found: watch::Sender
             }
             Ok(None) => {
                 agent.set_back("consul");
-                // Watching a missing key would wake at every write to Consul, so this asks again after a pause.
+                // Watching a missing key would wake at every write to Consul, so this asks again
+                // after a pause.
                 agent.set_away("pointer", format!("Consul has no key {}; waiting for it", sources.key));
                 SOON / 2 + random_up_to(SOON / 2)
             }
@@ -93,7 +94,8 @@ pub(crate) enum Decision {
     Take,
 }
 
-/// Decides what to do about a pointer, given the exported snapshot and the newest one that was ever taken.
+/// Decides what to do about a pointer, given the exported snapshot and the newest one that was ever
+/// taken.
 pub(crate) fn decide(exported: Option<SnapshotAt>, known: Option<SnapshotAt>, pointer: SnapshotAt) -> Decision {
     let SnapshotAt { sequence, commit } = pointer;
     match known {

@@ -25,18 +25,20 @@ const LATER: Duration = Duration::from_secs(5);
 /// 30 s: a component that cannot be placed on this host is tried again within this.
 const MUCH_LATER: Duration = Duration::from_secs(30);
 
-/// 100 ms without a change: then the work starts that can wait. By then readers have their files, and other
-/// agents on this machine too.
+/// 100 ms without a change: then the work starts that can wait. By then readers have their files,
+/// and other agents on this machine too.
 const QUIET: Duration = Duration::from_millis(100);
 /// After 16 changes without a pause that work is done in between.
 const MOST_UNTIDY: u32 = 16;
 /// 60 s: the process that renders waits so long for the next template.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// 10 s for a snapshot that only a server has named, since the pointer's own snapshot may be waiting.
+/// 10 s for a snapshot that only a server has named, since the pointer's own snapshot may be
+/// waiting.
 const EARLY: Duration = Duration::from_secs(10);
 
-/// Follows the pointer until `stop`. Puts the disk of `host` in order first, without asking a server.
+/// Follows the pointer until `stop`. Puts the disk of `host` in order first, without asking a
+/// server.
 pub(crate) async fn run(
     host: Host,
     sources: Sources,
@@ -66,7 +68,8 @@ struct Worker<'a> {
     wanted: watch::Receiver<Wanted>,
     /// The snapshot that a fetch builds on.
     have: Option<CommitId>,
-    /// A snapshot that was taken before the pointer named it: a pointer below it is late, and no error.
+    /// A snapshot that was taken before the pointer named it: a pointer below it is late, and no
+    /// error.
     ahead: Option<Sequence>,
     /// The next chore, and the time for it.
     chore: Option<(Chore, Instant)>,
@@ -137,7 +140,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Puts the disk in order, then shows the export. A failure is reported, and the pointer leads on from there.
+    /// Puts the disk in order, then shows the export. A failure is reported, and the pointer leads
+    /// on from there.
     async fn settle(&mut self) {
         let settled = self.blocking(|host, audience| {
             let result = host.settle(audience);
@@ -205,7 +209,8 @@ impl Worker<'_> {
         }
     }
 
-    /// Takes a snapshot that the pointer does not name yet. If it cannot be used, the status does not show that.
+    /// Takes a snapshot that the pointer does not name yet. If it cannot be used, the status does
+    /// not show that.
     async fn take_early(&mut self, snapshot: SnapshotAt, stop: &CancellationToken) -> Result<(), RequestError> {
         match self.decide(snapshot) {
             Decision::Nothing | Decision::Late(_) => return Ok(()),
@@ -298,8 +303,8 @@ impl Worker<'_> {
         Ok(())
     }
 
-    /// Fetches a snapshot. If that fails with a `limit`, only a server has named the snapshot, which does not suggest a
-    /// damaged repository here.
+    /// Fetches a snapshot. If that fails with a `limit`, only a server has named the snapshot,
+    /// which does not suggest a damaged repository here.
     async fn fetch(&mut self, want: CommitId, limit: Option<Duration>) -> Result<(), Failure> {
         let repository = self.host().repository.pool.clone();
         let servers = &self.sources.servers;

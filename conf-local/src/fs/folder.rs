@@ -15,7 +15,8 @@ use rustix::{
 
 use crate::fs::fault;
 
-/// An open folder. Names are relative to it: `a/b` is fine; a way out or through a link is an error.
+/// An open folder. Names are relative to it: `a/b` is fine; a way out or through a link is an
+/// error.
 #[derive(Debug)]
 pub(crate) struct Folder(OwnedFd);
 
@@ -58,7 +59,8 @@ impl Folder {
         Ok(Folder(fs::open(path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?))
     }
 
-    /// Opens a folder by its path, and creates it first where needed. The path may lead through links.
+    /// Opens a folder by its path, and creates it first where needed. The path may lead through
+    /// links.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(path)?;
         Folder::existing(path)
@@ -80,7 +82,8 @@ impl Folder {
     /// Creates a folder that every user may read.
     pub(crate) fn make(&self, path: &str) -> io::Result<Self> {
         match path.rsplit_once('/') {
-            // Creating a folder follows the links on its way, opening does not: so the way is opened first.
+            // Creating a folder follows the links on its way, opening does not: so the way is
+            // opened first.
             Some((way, name)) => self.enter(way)?.make_owned(name, 0o755, Owner::default()),
             None => self.make_owned(path, 0o755, Owner::default()),
         }
@@ -91,8 +94,8 @@ impl Folder {
         self.write_owned(name, bytes, mode, Owner::default())
     }
 
-    /// Creates a folder with these permission bits, whatever the umask is. Only the agent's user can
-    /// enter it before it has its owner. `name` is plain.
+    /// Creates a folder with these permission bits, whatever the umask is. Only the agent's user
+    /// can enter it before it has its owner. `name` is plain.
     pub(crate) fn make_owned(&self, name: &str, mode: u32, owner: Owner) -> io::Result<Self> {
         fault::point()?;
         fs::mkdirat(self.parent_checked(name)?, name, Mode::from_raw_mode(0o700))?;
@@ -128,7 +131,8 @@ impl Folder {
         Ok(fs::chownat(self.parent_checked(name)?, name, user, group, AtFlags::SYMLINK_NOFOLLOW)?)
     }
 
-    /// Returns the stat of an entry, or of a link itself; `None` if there is no entry. `name` is plain.
+    /// Returns the stat of an entry, or of a link itself; `None` if there is no entry. `name` is
+    /// plain.
     pub(crate) fn stat(&self, name: &str) -> io::Result<Option<Stat>> {
         match fs::statat(self.parent_checked(name)?, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Ok(Some(stat)),
@@ -151,8 +155,8 @@ impl Folder {
         Ok((found.stx_dev_major, found.stx_dev_minor, found.stx_mnt_id))
     }
 
-    /// Removes a file or a link, or with `folder` an empty folder. A missing entry is no error. `name` is
-    /// plain.
+    /// Removes a file or a link, or with `folder` an empty folder. A missing entry is no error.
+    /// `name` is plain.
     pub(crate) fn remove_one(&self, name: &str, folder: bool) -> io::Result<()> {
         fault::removal()?;
         let flags = if folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
@@ -180,7 +184,8 @@ impl Folder {
         Ok(fs::symlinkat(target, self.parent_checked(name)?, name)?)
     }
 
-    /// Gives the symbolic link `name` of `other` one more name here, which costs half of a new link.
+    /// Gives the symbolic link `name` of `other` one more name here, which costs half of a new
+    /// link.
     pub(crate) fn share(&self, other: &Folder, name: &str) -> io::Result<()> {
         fault::point()?;
         Ok(fs::linkat(&other.0, name, &self.0, name, AtFlags::empty())?)
@@ -210,8 +215,8 @@ impl Folder {
         Ok(self.stat(name)?.as_ref().map(Entry::of))
     }
 
-    /// Lists all entries, in no order. Bytes of a name that are not UTF-8 are replaced, so that the name
-    /// matches none of the agent's own.
+    /// Lists all entries, in no order. Bytes of a name that are not UTF-8 are replaced, so that the
+    /// name matches none of the agent's own.
     pub(crate) fn entries(&self) -> io::Result<Vec<(String, Entry)>> {
         let mut entries = Vec::new();
         for entry in Dir::read_from(&self.0)? {
@@ -243,7 +248,8 @@ impl Folder {
         Ok(found)
     }
 
-    /// Removes an entry, a folder with everything in it. A missing entry is no error. `name` is plain.
+    /// Removes an entry, a folder with everything in it. A missing entry is no error. `name` is
+    /// plain.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
         let entry = self.entry(name)?;
         if entry == Some(Entry::Folder) {
@@ -266,8 +272,8 @@ impl Folder {
         Ok(fs::openat2(&self.0, name, flags | OFlags::CLOEXEC, mode, resolve)?)
     }
 
-    /// Returns the descriptor for a call that resolves paths by itself, which may only get plain names:
-    /// they cannot lead out of the folder.
+    /// Returns the descriptor for a call that resolves paths by itself, which may only get plain
+    /// names: they cannot lead out of the folder.
     fn parent_checked(&self, name: &str) -> io::Result<&OwnedFd> {
         if name.contains('/') || name == ".." {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{name} is not a plain name")));

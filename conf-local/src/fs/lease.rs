@@ -1,10 +1,11 @@
 //! How long a folder stays: while a reader holds its lock, and for a while after a reader asked for
 //! it.
 //!
-//! A reader opens the folder and takes its lock (flock) together with other readers. The agent takes
-//! the lock exclusively before it removes the folder. The system releases the lock when the reader
-//! ends, in whatever way. Any user may take the lock, exclusively too: then the folder stays, which
-//! does no other harm. The folder's modification time holds the time of the last question.
+//! A reader opens the folder and takes its lock (flock) together with other readers. The agent
+//! takes the lock exclusively before it removes the folder. The system releases the lock when the
+//! reader ends, in whatever way. Any user may take the lock, exclusively too: then the folder
+//! stays, which does no other harm. The folder's modification time holds the time of the last
+//! question.
 
 use std::{
     io,
@@ -19,7 +20,8 @@ use rustix::{
 use crate::fs::folder::Folder;
 
 impl Folder {
-    /// Takes the folder's lock exclusively, until this value is dropped. False while a reader holds it.
+    /// Takes the folder's lock exclusively, until this value is dropped. False while a reader holds
+    /// it.
     pub(crate) fn lock_alone(&self) -> io::Result<bool> {
         match fs::flock(self, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(true),

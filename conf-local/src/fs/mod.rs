@@ -1,7 +1,10 @@
 //! Folders held open, and files that are replaced in one step. Relies on the system alone.
 
+#[cfg(test)]
 pub(crate) mod fault;
-pub(crate) mod file;
+#[cfg(not(test))]
+mod fault;
+mod file;
 mod folder;
 mod lease;
 #[cfg(test)]
@@ -9,6 +12,7 @@ mod tests;
 mod unsynced;
 
 pub(crate) use crate::fs::{
+    file::{Durability, read_state, replace, replace_state},
     folder::{Entry, Folder, Mount, Owner},
     unsynced::Unsynced,
 };

@@ -6,7 +6,7 @@ use libconf::name::ComponentSelector;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
-use crate::process::words::{CommandText, parse_signal, words};
+use crate::process::{CommandText, parse_signal, words};
 
 /// One entry of `watch:`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]

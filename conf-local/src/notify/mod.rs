@@ -1,14 +1,15 @@
-//! Watchers: processes that get a signal on a change, and commands that run then. Each is told once per
-//! change that concerns it. Relies on `clock`, `fs`, `process`, `export` and `state`.
+//! Watchers: processes that get a signal on a change, and commands that run then. Each is told once
+//! per change that concerns it. Relies on `clock`, `fs`, `process`, `export` and `state`.
 //!
-//! [`Registry`] knows the watchers and hands each its notices from the [`Outbox`]. Every watcher has one task
-//! (`tell`), so that it is never told twice at once. `registrations` keeps registered processes through a
-//! restart of the agent.
+//! [`Registry`] knows the watchers and hands each its notices from the [`Outbox`]. Every watcher
+//! has one task (`tell`), so that it is never told twice at once. `registrations` keeps registered
+//! processes through a restart of the agent.
 //!
 //! Always true:
-//! - A process is signalled through a descriptor that was verified, never another process with its number.
-//! - A signal is sent only to a process that handles it. Until it does, the notice waits and `status`
-//!   says so.
+//! - A process is signalled through a descriptor that was verified, never another process with its
+//!   number.
+//! - A signal is sent only to a process that handles it. Until it does, the notice waits and
+//!   `status` says so.
 //! - For a user other than root, only processes of that user are signalled.
 
 mod entry;

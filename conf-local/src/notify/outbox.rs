@@ -1,9 +1,10 @@
-//! The outbox: notices to watchers that are not delivered yet. It is on disk before the switch, so that a
-//! restart of the agent loses none.
+//! The outbox: notices to watchers that are not delivered yet. It is on disk before the switch, so
+//! that a restart of the agent loses none.
 //!
-//! `duties.json`: `{"format": 1, "owed": {watcher: notice}, "coming": {"sequence", "commit", "owed": {…}} | null}`.
-//! `owed` are notices of switches that happened. `coming` are those of a switch that may not have happened
-//! when the agent died. If the agent cannot read the file, it drops the notices with a warning.
+//! `duties.json`: `{"format": 1, "owed": {watcher: notice}, "coming": {"sequence", "commit",
+//! "owed": {…}} | null}`. `owed` are notices of switches that happened. `coming` are those of a
+//! switch that may not have happened when the agent died. If the agent cannot read the file, it
+//! drops the notices with a warning.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,7 +20,7 @@ use tokio::sync::{Notify, futures::Notified};
 
 use crate::{
     export::ChangeKind,
-    fs::file::{self, Durability},
+    fs::{Durability, read_state, replace_state},
 };
 
 /// Identifies a watcher across restarts of the agent.
@@ -29,8 +30,8 @@ pub struct WatcherId(pub(crate) String);
 
 /// What the host transaction needs from the registry of watchers.
 pub trait Watchers: Send + Sync + 'static {
-    /// Returns the changed components that each watcher watches. The transaction asks just before and just
-    /// after the switch.
+    /// Returns the changed components that each watcher watches. The transaction asks just before
+    /// and just after the switch.
     fn concerned(&self, changed: &BTreeMap<ComponentVersion, ChangeKind>) -> Concerned;
 
     /// Returns the snapshots that registered processes may still read: they stay on disk.
@@ -38,7 +39,8 @@ pub trait Watchers: Send + Sync + 'static {
         BTreeSet::new()
     }
 
-    /// Says that [`Outbox::pending`] has grown; must not block. Also called once when the agent starts.
+    /// Says that [`Outbox::pending`] has grown; must not block. Also called once when the agent
+    /// starts.
     fn tell(&self);
 }
 
@@ -78,13 +80,13 @@ struct Coming {
 }
 
 impl Outbox {
-    /// Reads the outbox in the folder `state`. Drops notices of a switch that never happened, which is one
-    /// beyond `current`.
+    /// Reads the outbox in the folder `state`. Drops notices of a switch that never happened, which
+    /// is one beyond `current`.
     ///
     /// A file that cannot be read is dropped too, with a warning: the exported files matter more.
     pub fn open(state: &Path, current: Sequence) -> Self {
         let path = state.join("duties.json");
-        let mut content: Content = file::read_state(&path).unwrap_or_else(|error| {
+        let mut content: Content = read_state(&path).unwrap_or_else(|error| {
             tracing::warn!(path = %path.display(), %error, "the outbox cannot be read; notices of earlier changes are lost");
             Content::default()
         });
@@ -93,14 +95,14 @@ impl Outbox {
         if let Some(coming) = coming.filter(|coming| coming.sequence <= current) {
             content.merge(coming);
         }
-        if !settled && let Err(error) = file::replace_state(&path, &content, Durability::Full) {
+        if !settled && let Err(error) = replace_state(&path, &content, Durability::Full) {
             tracing::warn!(%error, path = %path.display(), "the outbox cannot be written");
         }
         Outbox { path, content: Mutex::new(content), delivered: Notify::new() }
     }
 
-    /// Writes down durably which watchers to tell when `snapshot` is switched to. Writes nothing if there are
-    /// and were none.
+    /// Writes down durably which watchers to tell when `snapshot` is switched to. Writes nothing if
+    /// there are and were none.
     pub fn prepare(&self, snapshot: SnapshotAt, owed: Concerned) -> io::Result<()> {
         let mut content = self.content.lock();
         if owed.is_empty() && content.coming.is_none() {
@@ -109,16 +111,16 @@ impl Outbox {
         let SnapshotAt { sequence, commit } = snapshot;
         let mut next = content.clone();
         next.coming = (!owed.is_empty()).then_some(Coming { sequence, commit, owed });
-        file::replace_state(&self.path, &next, Durability::Full)?;
+        replace_state(&self.path, &next, Durability::Full)?;
         *content = next;
         Ok(())
     }
 
-    /// Notes that the switch happened. The prepared notices are owed now, and those of `late`, for watchers
-    /// that came during the switch.
+    /// Notes that the switch happened. The prepared notices are owed now, and those of `late`, for
+    /// watchers that came during the switch.
     ///
-    /// Changes the memory only: the file has the prepared notices of the change that is current now, which
-    /// means the same.
+    /// Changes the memory only: the file has the prepared notices of the change that is current
+    /// now, which means the same.
     pub fn switched(&self, snapshot: SnapshotAt, late: Concerned) {
         let SnapshotAt { sequence, commit } = snapshot;
         let mut content = self.content.lock();
@@ -133,7 +135,8 @@ impl Outbox {
         self.content.lock().owed.clone()
     }
 
-    /// Notes that `watcher` was told of everything up to `sequence`. A notice that grew meanwhile stays whole.
+    /// Notes that `watcher` was told of everything up to `sequence`. A notice that grew meanwhile
+    /// stays whole.
     pub(crate) fn delivered(&self, watcher: &WatcherId, sequence: Sequence) -> io::Result<()> {
         self.drop_if(watcher, |notice| notice.sequence <= sequence)
     }
@@ -154,7 +157,7 @@ impl Outbox {
             content.owed.remove(watcher);
             self.delivered.notify_waiters();
             // Not synced: if this is lost, the watcher is told once more, which does no harm.
-            file::replace_state(&self.path, &*content, Durability::None)?;
+            replace_state(&self.path, &*content, Durability::None)?;
         }
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! Registered processes on disk, so that a restart of the agent loses none.
 //!
-//! `watchers.json`: `{"format": 1, "watchers": [registration]}`, replaced as a whole. It is not synced: after a
-//! power cut none of the processes runs. If the agent cannot read the file, it starts with none, and logs that.
+//! `watchers.json`: `{"format": 1, "watchers": [registration]}`, replaced as a whole. It is not
+//! synced: after a power cut none of the processes runs. If the agent cannot read the file, it
+//! starts with none, and logs that.
 
 use std::{collections::BTreeSet, io, path::Path, time::Duration};
 
@@ -9,8 +10,8 @@ use libconf::name::{ComponentSelector, Sequence};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    fs::file::{self, Durability},
-    process::handle::ProcessIdentity,
+    fs::{Durability, read_state, replace_state},
+    process::ProcessIdentity,
 };
 
 /// One registered process.
@@ -43,7 +44,7 @@ struct Content<T> {
 
 /// Reads the registrations; none, with a warning, if they cannot be read.
 pub(crate) fn load(path: &Path) -> Vec<Registration> {
-    let content: Content<Vec<Registration>> = file::read_state(path).unwrap_or_else(|error| {
+    let content: Content<Vec<Registration>> = read_state(path).unwrap_or_else(|error| {
         let path = path.display();
         tracing::warn!(%path, %error, "registered processes are lost; they have to register again");
         Content::default()
@@ -54,5 +55,5 @@ pub(crate) fn load(path: &Path) -> Vec<Registration> {
 /// Replaces the registrations.
 pub(crate) fn save<'a>(path: &Path, registrations: impl Iterator<Item = &'a Registration>) -> io::Result<()> {
     let content = Content { watchers: registrations.collect::<Vec<_>>() };
-    file::replace_state(path, &content, Durability::None)
+    replace_state(path, &content, Durability::None)
 }

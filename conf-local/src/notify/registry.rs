@@ -24,7 +24,7 @@ use crate::{
         tell::Teller,
         watcher::{Recipient, Watcher, WatcherStatus},
     },
-    process::handle::{Process, ProcessError},
+    process::{Process, ProcessError},
     state::Agent,
 };
 
@@ -86,8 +86,8 @@ pub struct WatchRequest {
 }
 
 impl Registry {
-    /// Takes the configured watchers, and those that registered before a restart of the agent and still run.
-    /// With `observes`, takes no registered ones.
+    /// Takes the configured watchers, and those that registered before a restart of the agent and
+    /// still run. With `observes`, takes no registered ones.
     pub fn open(
         state: &Path,
         configured: &[WatchEntry],
@@ -127,8 +127,8 @@ impl Registry {
         Arc::new(Registry { watchers, file, outbox, agent, woken: Notify::new(), observes })
     }
 
-    /// Runs every watcher's task until `stop`. That ends a running command, which runs again after the next
-    /// start.
+    /// Runs every watcher's task until `stop`. That ends a running command, which runs again after
+    /// the next start.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         let mut tellers = JoinSet::new();
         loop {
@@ -138,7 +138,8 @@ impl Registry {
                 () = stop.cancelled() => break,
                 () = self.woken.notified() => {}
                 Some(ended) = tellers.join_next() => {
-                    // A task that ends with the agent returns nothing: its watcher stays registered.
+                    // A task that ends with the agent returns nothing: its watcher stays
+                    // registered.
                     if let Ok(Some(id)) = ended {
                         self.remove(&id);
                     }
@@ -148,8 +149,8 @@ impl Registry {
         while tellers.join_next().await.is_some() {}
     }
 
-    /// Has a process signalled at every change from the next switch on. `caller` is the user who asks. The same
-    /// process and signal again adds components.
+    /// Has a process signalled at every change from the next switch on. `caller` is the user who
+    /// asks. The same process and signal again adds components.
     pub fn register(&self, request: WatchRequest, caller: u32) -> Result<WatcherStatus, RegisterError> {
         let WatchRequest { components, pid, start, signal, delay } = request;
         if self.observes {

@@ -21,15 +21,14 @@ use crate::{
         watcher::{Recipient, WatcherState, WatcherStatus},
     },
     process::{
-        command::{self, Children, CommandError, Invocation, Visibility},
-        handle::{FIRST_LOOK, LONGEST_LOOK, Process, ProcessError},
-        pidfile::of_pidfile,
+        Children, CommandError, FIRST_LOOK, Invocation, LONGEST_LOOK, Process, ProcessError, TIME_LIMIT, Visibility,
+        of_pidfile, run_command, variables_of_change,
     },
     state::Agent,
 };
 
-/// 10 s: a job that is just starting may not have written its pidfile yet. One that starts later reads the
-/// new files anyway.
+/// 10 s: a job that is just starting may not have written its pidfile yet. One that starts later
+/// reads the new files anyway.
 const PIDFILE_GRACE: Duration = Duration::from_secs(10);
 
 /// Receives the newest notice.
@@ -165,7 +164,8 @@ impl Teller {
     }
 
     async fn run_command(&self, words: &[String], notice: &Notice) -> Outcome {
-        // The notice's own snapshot, or, if that is not kept any more, the newer one that replaced it.
+        // The notice's own snapshot, or, if that is not kept any more, the newer one that replaced
+        // it.
         let view = self.agent.view();
         let own = kept(&view.status.export, notice.sequence).map(|export| (notice.sequence, export));
         let newest = || view.exported.as_ref().map(|exported| (exported.sequence, exported.directory.clone()));
@@ -176,12 +176,12 @@ impl Teller {
         let invocation = Invocation {
             words,
             folder: Path::new("/"),
-            variables: command::variables_of_change(sequence, &export, &components),
-            limit: command::TIME_LIMIT,
+            variables: variables_of_change(sequence, &export, &components),
+            limit: TIME_LIMIT,
             children: Children::Stay,
             output: view.exported.as_ref().map_or(Visibility::Nobody, |exported| exported.visibility(&components)),
         };
-        match command::run(invocation, &self.stop).await {
+        match run_command(invocation, &self.stop).await {
             Ok(()) => Outcome::Told { pid: None },
             Err(CommandError::Stopped) => Outcome::Stopped,
             Err(error) => Outcome::Failed(chain(&error)),

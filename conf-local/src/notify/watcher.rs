@@ -14,7 +14,7 @@ use crate::{
         outbox::{Notice, WatcherId},
         registrations::Registration,
     },
-    process::handle::Process,
+    process::Process,
 };
 
 /// One watcher.

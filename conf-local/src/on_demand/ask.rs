@@ -1,4 +1,5 @@
-//! Asking servers which snapshot was the newest at a change: the conf-slaves, and soon conf-master too.
+//! Asking servers which snapshot was the newest at a change: the conf-slaves, and soon conf-master
+//! too.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +15,7 @@ use conf_core::{
 use libconf::name::{DatacenterName, Sequence};
 use tokio::time::timeout;
 
-use crate::{snapshot::servers::SnapshotServers, state::Watermark};
+use crate::{snapshot::SnapshotServers, state::Watermark};
 
 /// 10 s: one question lets a conf-slave wait so long for its watermark. Then it is asked again.
 const WAIT: Duration = Duration::from_secs(10);
@@ -26,7 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Doubts {
     /// Servers that gave a wrong answer, with the reason. They are not asked again.
     refuted: BTreeMap<String, String>,
-    /// Servers whose snapshot could not be brought, for whatever reason. They are asked after all others.
+    /// Servers whose snapshot could not be brought, for whatever reason. They are asked after all
+    /// others.
     last: BTreeSet<String>,
 }
 
@@ -43,8 +45,8 @@ impl Doubts {
 /// A server's answer that may be right.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// The newest snapshot not above the change, and the one after it. `next` is `None` if this very change
-    /// made the snapshot.
+    /// The newest snapshot not above the change, and the one after it. `next` is `None` if this
+    /// very change made the snapshot.
     At { at: SnapshotAt, next: Option<SnapshotAt> },
     /// The newest snapshot of all. conf-master has signed that none follows up to the change.
     Newest(Watermark),
@@ -53,8 +55,9 @@ pub(crate) enum Answer {
 }
 
 impl Doubts {
-    /// Asks one server after the other, or several if one is slow. Returns the server and the first answer that
-    /// does not contradict the exported snapshot; or, if there is none, what is missing.
+    /// Asks one server after the other, or several if one is slow. Returns the server and the first
+    /// answer that does not contradict the exported snapshot; or, if there is none, what is
+    /// missing.
     pub(crate) async fn ask(
         &mut self,
         servers: &SnapshotServers,
@@ -103,8 +106,8 @@ enum Verdict {
     Wrong(&'static str),
 }
 
-/// Judges whether an answer can be right, given the exported snapshot, which is signed and this datacenter's.
-/// `proven` verifies a watermark for the datacenter.
+/// Judges whether an answer can be right, given the exported snapshot, which is signed and this
+/// datacenter's. `proven` verifies a watermark for the datacenter.
 fn judge(
     answer: &At,
     change: Sequence,
@@ -122,7 +125,8 @@ fn judge(
     if at.is_some_and(contradicts) || next.is_some_and(contradicts) {
         return Verdict::Wrong("it names another snapshot of the number that is exported here");
     }
-    // The answer is true as far as the server knows, but it does not know the change, or the exported snapshot.
+    // The answer is true as far as the server knows, but it does not know the change, or the
+    // exported snapshot.
     let known = central.max(at.map_or(central, |at| at.sequence));
     if next.is_none() && known < change.max(exported.sequence) {
         return Verdict::Early(known);

@@ -25,7 +25,7 @@ use crate::{
         lookup::before,
         unavailable::Unavailable,
     },
-    snapshot::{collection::CollectionLock, servers::SnapshotServers},
+    snapshot::{CollectionLock, SnapshotServers},
     state::{Agent, OlderSnapshot, RequestError},
 };
 
@@ -41,7 +41,8 @@ const FETCH: Duration = Duration::from_secs(20);
 pub(crate) struct Bringer {
     agent: Agent,
     repository: Opened,
-    /// Held while objects are fetched and used, which the task that writes the repository does not know of.
+    /// Held while objects are fetched and used, which the task that writes the repository does not
+    /// know of.
     collection: Arc<CollectionLock>,
     pub(crate) servers: SnapshotServers,
     keys: TrustedKeys,
@@ -59,8 +60,8 @@ impl Bringer {
         Bringer { agent, repository, collection, servers, keys, fetches: Semaphore::new(MOST_FETCHES) }
     }
 
-    /// Asks which snapshot it is, and brings it. Returns an older one with the last change for which it is the
-    /// newest. `None` for a newer one, which the next lookup finds.
+    /// Asks which snapshot it is, and brings it. Returns an older one with the last change for
+    /// which it is the newest. `None` for a newer one, which the next lookup finds.
     pub(crate) async fn ask_and_bring(
         &self,
         change: Sequence,
@@ -111,7 +112,8 @@ impl Bringer {
         Ok(None)
     }
 
-    /// Fetches an older snapshot if its objects are not here, and has it rendered beside the export.
+    /// Fetches an older snapshot if its objects are not here, and has it rendered beside the
+    /// export.
     pub(crate) async fn render(
         &self,
         snapshot: SnapshotAt,

@@ -1,4 +1,5 @@
-//! Bounds the number of callers that wait at once: in all, and of one user, so that no user blocks the others.
+//! Bounds the number of callers that wait at once: in all, and of one user, so that no user blocks
+//! the others.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -23,14 +23,16 @@ use crate::{
         lookup::{self, Lookup},
         unavailable::Unavailable,
     },
-    snapshot::{collection::CollectionLock, servers::SnapshotServers},
+    snapshot::{CollectionLock, SnapshotServers},
     state::Agent,
 };
 
-/// 3 lookups without a pause: the next one finds what was brought. If it does not, haste does not help.
+/// 3 lookups without a pause: the next one finds what was brought. If it does not, haste does not
+/// help.
 const AT_ONCE: u32 = 3;
 
-/// A folder, and the changes for which it is the datacenter's newest: the answer to `GET /v1/at/<w>`.
+/// A folder, and the changes for which it is the datacenter's newest: the answer to `GET
+/// /v1/at/<w>`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Available {
     /// The change that made the snapshot.
@@ -74,8 +76,8 @@ pub struct Demand {
 }
 
 impl Demand {
-    /// Answers from the agent's export and the repository, and asks these servers, until `stop`. Trusts what
-    /// `keys` have signed.
+    /// Answers from the agent's export and the repository, and asks these servers, until `stop`.
+    /// Trusts what `keys` have signed.
     pub fn new(
         agent: Agent,
         repository: Opened,
@@ -89,10 +91,11 @@ impl Demand {
         Demand { agent, repository, bringer, callers, turns, tasks, stop }
     }
 
-    /// Returns the folder that was the newest at `change`, within `patience`. The number of waiting callers is
-    /// bounded, for each `user` too.
+    /// Returns the folder that was the newest at `change`, within `patience`. The number of waiting
+    /// callers is bounded, for each `user` too.
     ///
-    /// Cancel: dropping the future loses nothing. The next caller gets the result of a running attempt.
+    /// Cancel: dropping the future loses nothing. The next caller gets the result of a running
+    /// attempt.
     pub(crate) async fn at(
         self: &Arc<Self>,
         change: Sequence,
@@ -147,7 +150,8 @@ impl Demand {
         turn
     }
 
-    /// Tries until the folder is found. `None` if no caller waits for it any more: then its entry is gone too.
+    /// Tries until the folder is found. `None` if no caller waits for it any more: then its entry
+    /// is gone too.
     async fn bring(&self, change: Sequence, state: &watch::Sender<Turn>) -> Option<Result<Available, Unavailable>> {
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
         let (mut doubts, mut attempts) = (Doubts::default(), 0);
@@ -162,7 +166,8 @@ impl Demand {
             };
             state.send_modify(|turn| turn.answer = Err(missing));
             tokio::time::sleep(backoff.next_wait()).await;
-            // Under the lock, so that no caller joins an attempt that ends. The entry itself is one receiver.
+            // Under the lock, so that no caller joins an attempt that ends. The entry itself is one
+            // receiver.
             let mut turns = self.turns.lock();
             if state.receiver_count() <= 1 {
                 turns.remove(&change);
@@ -171,13 +176,15 @@ impl Demand {
         }
     }
 
-    /// Looks once, and tries once to bring what is missing. `None`: the next attempt finds what was brought.
+    /// Looks once, and tries once to bring what is missing. `None`: the next attempt finds what was
+    /// brought.
     async fn attempt(&self, change: Sequence, doubts: &mut Doubts) -> Result<Option<Available>, Unavailable> {
         let lookup = match self.at_hand(change).await? {
             AtHand::Folder(found) => return Ok(Some(found)),
             AtHand::Not(lookup) => lookup,
         };
-        // A folder that was kept before says nothing about what follows it. What was just proven does.
+        // A folder that was kept before says nothing about what follows it. What was just proven
+        // does.
         let (snapshot, through) = match lookup {
             // It was removed at this moment.
             Lookup::Kept { .. } => return Ok(None),

@@ -1,5 +1,5 @@
-//! What this host's disk knows about a change: from the headers of kept folders, and from the chain of
-//! snapshots in the repository.
+//! What this host's disk knows about a change: from the headers of kept folders, and from the chain
+//! of snapshots in the repository.
 
 use std::path::Path;
 
@@ -25,7 +25,8 @@ pub(crate) enum Lookup {
     Unknown,
 }
 
-/// Looks for the newest snapshot not above `change`. `newest` is the exported one, which is above it.
+/// Looks for the newest snapshot not above `change`. `newest` is the exported one, which is above
+/// it.
 pub(crate) fn look(export: &Path, host: &HostName, repository: &Opened, newest: CommitId, change: Sequence) -> Lookup {
     let header = |sequence: Sequence| export::header(export, sequence).filter(|header| header.host == *host);
     let kept = export::sequences(export);

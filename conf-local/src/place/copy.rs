@@ -1,9 +1,9 @@
-//! Placing by copy: every file is written into a folder of the agent's own beside its place, and then
-//! renamed to it.
+//! Placing by copy: every file is written into a folder of the agent's own beside its place, and
+//! then renamed to it.
 //!
-//! [`stage`] compares and writes beside, and changes nothing that a program reads; [`StagedCopy::put`]
-//! renames. The journal is written between the two. Whatever a crash leaves, staging and putting the same
-//! or other files leads to those files.
+//! [`stage`] compares and writes beside, and changes nothing that a program reads;
+//! [`StagedCopy::put`] renames. The journal is written between the two. Whatever a crash leaves,
+//! staging and putting the same or other files leads to those files.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -66,8 +66,9 @@ enum Wanted {
     Link(String),
 }
 
-/// Finds what must change at the entry's path so that exactly `files` are there, besides what conf-local
-/// did not place, and writes it beside. Without `files`, placed files go. `None` if nothing must change.
+/// Finds what must change at the entry's path so that exactly `files` are there, besides what
+/// conf-local did not place, and writes it beside. Without `files`, placed files go. `None` if
+/// nothing must change.
 pub(crate) fn stage(
     entry: &PlaceEntry,
     files: Option<&Folder>,
@@ -181,16 +182,16 @@ impl<'a> Place<'a> {
         Ok(wanted)
     }
 
-    /// Returns a file's permission bits: the entry's, or else those of the export. A file with a secret (not
-    /// every user may read it in the export) gets no bits for users outside the group.
+    /// Returns a file's permission bits: the entry's, or else those of the export. A file with a
+    /// secret (not every user may read it in the export) gets no bits for users outside the group.
     fn mode(&self, exported: u32) -> u32 {
         let Some(mode) = self.entry.file_mode else { return exported };
         let mode = if exported & 0o100 != 0 { mode | (mode & 0o444) >> 2 } else { mode };
         if exported & 0o004 == 0 { mode & !0o007 } else { mode }
     }
 
-    /// Decides which folders to make, and which placed entries go. Refuses an entry that is in the way and
-    /// that conf-local did not place.
+    /// Decides which folders to make, and which placed entries go. Refuses an entry that is in the
+    /// way and that conf-local did not place.
     fn plan(&self, wanted: &BTreeMap<String, Wanted>) -> Result<CopyPlan, String> {
         let placed = self.placed;
         let folders: BTreeSet<String> = wanted.keys().flat_map(|path| ways(path)).map(str::to_owned).collect();
@@ -259,8 +260,8 @@ impl<'a> Place<'a> {
             && group.is_none_or(|group| group == stat.st_gid)
     }
 
-    /// True if a path holds something else than it should, or nothing. Refuses an entry that is in the way
-    /// and that conf-local did not place.
+    /// True if a path holds something else than it should, or nothing. Refuses an entry that is in
+    /// the way and that conf-local did not place.
     fn differs(&self, path: &str, wanted: &Wanted, files: &Folder, plan: &mut CopyPlan) -> Result<bool, String> {
         let (above, name) = split(path);
         if plan.make.contains(above) {

@@ -1,8 +1,8 @@
 //! The journal of placed files: only what it lists is ever removed or replaced.
 //!
-//! `placed.json`: `{"format": 1, "placed": {path: {"component", "files": [path], "folders": [path]}}}`. A
-//! name is written here before it is made, so that after a crash the agent still knows its own files. If
-//! the agent cannot read the journal, it counts nothing as placed.
+//! `placed.json`: `{"format": 1, "placed": {path: {"component", "files": [path], "folders":
+//! [path]}}}`. A name is written here before it is made, so that after a crash the agent still
+//! knows its own files. If the agent cannot read the journal, it counts nothing as placed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,7 +13,7 @@ use std::{
 use libconf::name::ComponentSelector;
 use serde::{Deserialize, Serialize};
 
-use crate::fs::file::{self, Durability};
+use crate::fs::{Durability, read_state, replace_state};
 
 /// Everything that is placed at one path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ pub(crate) struct Journal {
 impl Journal {
     pub(crate) fn open(state: &Path) -> Self {
         let file = state.join("placed.json");
-        let content = file::read_state(&file).unwrap_or_else(|error| {
+        let content = read_state(&file).unwrap_or_else(|error| {
             let path = file.display();
             tracing::warn!(%path, %error, "the journal of placed files cannot be read; files placed before are not removed");
             Content::default()
@@ -64,8 +64,9 @@ impl Journal {
         self.content.placed.keys()
     }
 
-    /// Sets what is placed at a path. `durability` is `Full` before a file is made: then a power cut does not
-    /// bring back the list before. It is at least `Content`: without a whole journal no file would be known.
+    /// Sets what is placed at a path. `durability` is `Full` before a file is made: then a power
+    /// cut does not bring back the list before. It is at least `Content`: without a whole journal
+    /// no file would be known.
     pub(crate) fn set(&mut self, path: &Path, placed: PlacedFiles, durability: Durability) -> io::Result<()> {
         let mut next = self.content.clone();
         if placed.files.is_empty() && placed.folders.is_empty() {
@@ -85,7 +86,7 @@ impl Journal {
 
     fn write(&mut self, next: Content, durability: Durability) -> io::Result<()> {
         if next != self.content {
-            file::replace_state(&self.file, &next, durability)?;
+            replace_state(&self.file, &next, durability)?;
             self.content = next;
         }
         Ok(())

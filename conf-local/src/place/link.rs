@@ -1,4 +1,5 @@
-//! Placing by link: the path is one link into the export, so that its program sees every switch as a whole.
+//! Placing by link: the path is one link into the export, so that its program sees every switch as
+//! a whole.
 
 use std::{
     io,

@@ -1,5 +1,5 @@
-//! The way to a folder that the agent writes into: never through a link, and never through a folder in
-//! which another user may replace entries.
+//! The way to a folder that the agent writes into: never through a link, and never through a folder
+//! in which another user may replace entries.
 
 use std::{
     io,
@@ -10,8 +10,8 @@ use rustix::fs::Stat;
 
 use crate::fs::{Entry, Folder, Owner};
 
-/// The users and groups whose folders and files the agent trusts: root, the agent's own, and those of an
-/// entry.
+/// The users and groups whose folders and files the agent trusts: root, the agent's own, and those
+/// of an entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Trusted {
     users: [Option<u32>; 3],
@@ -51,8 +51,8 @@ pub(crate) struct NewFolder {
     pub(crate) owner: Owner,
 }
 
-/// Opens the folder at `path`, which is absolute and plain. With `new`, creates it and the folders that lead
-/// to it where needed; without, `None` means that it does not exist.
+/// Opens the folder at `path`, which is absolute and plain. With `new`, creates it and the folders
+/// that lead to it where needed; without, `None` means that it does not exist.
 pub(crate) fn open(path: &Path, trusted: &Trusted, new: Option<NewFolder>) -> Result<Option<Folder>, String> {
     let mut here = Folder::existing(Path::new("/")).map_err(|error| format!("/ cannot be opened: {error}"))?;
     let mut way = PathBuf::from("/");
@@ -80,8 +80,8 @@ pub(crate) fn open(path: &Path, trusted: &Trusted, new: Option<NewFolder>) -> Re
     Ok(Some(here))
 }
 
-/// Creates a folder. It gets its name when it has its mode and owner, so that a crash leaves no folder that
-/// keeps its readers out.
+/// Creates a folder. It gets its name when it has its mode and owner, so that a crash leaves no
+/// folder that keeps its readers out.
 fn make(here: &Folder, name: &str, NewFolder { mode, owner }: NewFolder) -> io::Result<()> {
     let new = format!(".{name}.conf-local");
     here.remove_one(&new, true)?;

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     export::{CURRENT, Contents, Export, Faults},
-    fs::{Folder, file::Durability},
+    fs::{Durability, Folder},
     place::{
         copy::{self, StagedCopy},
         entry::{PlaceEntry, PlaceMode},
@@ -55,8 +55,8 @@ pub struct PlaceStatus {
 }
 
 impl Placements {
-    /// Takes the entries of the configuration. Their paths are inspected when something is placed. Without
-    /// entries (`None`), nothing is placed, and what was placed stays as it is.
+    /// Takes the entries of the configuration. Their paths are inspected when something is placed.
+    /// Without entries (`None`), nothing is placed, and what was placed stays as it is.
     pub(crate) fn open(entries: Option<Vec<PlaceEntry>>, state: &Path) -> anyhow::Result<Self> {
         let mut journal = Journal::open(state);
         if let Some(entries) = &entries {
@@ -90,9 +90,9 @@ impl Placements {
         self.held_back.contains(component)
     }
 
-    /// Writes the files of `want` that differ beside their places. Returns the components that cannot be
-    /// placed, with the reason: nothing of them is placed anywhere. If `have` is given, skips entries whose
-    /// components are the same in both, unless they had an error.
+    /// Writes the files of `want` that differ beside their places. Returns the components that
+    /// cannot be placed, with the reason: nothing of them is placed anywhere. If `have` is given,
+    /// skips entries whose components are the same in both, unless they had an error.
     pub(crate) fn stage(&mut self, export: &Export, have: Option<&Contents>, want: &Contents) -> Faults {
         self.staged.clear();
         let mut refused = BTreeMap::new();
@@ -137,7 +137,8 @@ impl Placements {
         self.journal.at(&entry.path).cloned().unwrap_or_else(|| PlacedFiles::nothing(&entry.component))
     }
 
-    /// Describes every path that does not hold what it should, each in one sentence. Writes nothing.
+    /// Describes every path that does not hold what it should, each in one sentence. Writes
+    /// nothing.
     pub(crate) fn problems(&self, export: &Export, have: &Contents) -> Vec<String> {
         let differing = |entry: &PlaceEntry| -> Result<Vec<String>, String> {
             if entry.mode == PlaceMode::Link {
@@ -157,13 +158,14 @@ impl Placements {
         found.collect()
     }
 
-    /// Renames the staged files of `want`. Returns the components for which that failed, with the reason:
-    /// these get their files of `have` back everywhere, as far as the disk allows. Removals that failed are
-    /// tried again later.
+    /// Renames the staged files of `want`. Returns the components for which that failed, with the
+    /// reason: these get their files of `have` back everywhere, as far as the disk allows. Removals
+    /// that failed are tried again later.
     pub(crate) fn put(&mut self, export: &Export, have: &Contents, want: &Contents) -> Faults {
         let mut failed = BTreeMap::new();
         for (number, work) in std::mem::take(&mut self.staged) {
-            // `current` does not lead to the new files yet. The store holds them before and after the switch.
+            // `current` does not lead to the new files yet. The store holds them before and after
+            // the switch.
             let stored = |one: &ComponentVersion| want.get(one).map(|hash| export.staged(hash).join("files"));
             let Err(error) = self.put_one(number, work, stored) else { continue };
             let entry = &self.entries[number];

@@ -19,7 +19,8 @@ impl StagedCopy {
         both
     }
 
-    /// Lets programs see the staged files. A crash leaves whole files, some of which are the earlier ones.
+    /// Lets programs see the staged files. A crash leaves whole files, some of which are the
+    /// earlier ones.
     pub(crate) fn put(self) -> io::Result<()> {
         let StagedCopy { root, new_folder, plan, staging } = self;
         let CopyPlan { changed, remove_first, remove_last, make, mend, unmake, .. } = plan;
@@ -64,7 +65,8 @@ impl StagedCopy {
             let Ok(parent) = enter(&root, above) else { continue };
             match parent.remove_one(name, true) {
                 Ok(()) => drop(touched.insert(above)),
-                // Another program has files in it, or has replaced it: it is no placed folder any more.
+                // Another program has files in it, or has replaced it: it is no placed folder any
+                // more.
                 Err(error)
                     if matches!(
                         error.kind(),

@@ -25,11 +25,12 @@ pub(crate) fn of_pidfile(path: &Path) -> Result<Process, PidfileError> {
     // 64 bytes: the longest number has seven digits.
     file.take(64).read_to_string(&mut text)?;
     let pid = text.lines().next().unwrap_or_default().trim().parse().map_err(|_| PidfileError::NoNumber)?;
-    // The owner of the file chooses the process that root signals: another user may only choose an own one.
+    // The owner of the file chooses the process that root signals: another user may only choose an
+    // own one.
     let trusted = found.uid() == 0 || found.uid() == rustix::process::geteuid().as_raw();
     let process = Process::open(pid, None, (!trusted).then_some(found.uid()))?;
-    // 5 s: a job writes the file after it started, but the clocks differ by a tick, and the machine's clock
-    // may have been adjusted a little.
+    // 5 s: a job writes the file after it started, but the clocks differ by a tick, and the
+    // machine's clock may have been adjusted a little.
     let written = found.modified()? + Duration::from_secs(5);
     match process.started_at() {
         Some(started) if started > written => Err(PidfileError::Stale(pid)),

@@ -19,7 +19,8 @@ pub(crate) struct AtQuery {
 }
 
 impl Service {
-    /// Waits at most as long as the caller allows. The folder stays for the time of the retention from the answer on.
+    /// Waits at most as long as the caller allows. The folder stays for the time of the retention
+    /// from the answer on.
     pub(crate) async fn at(&self, change: String, query: AtQuery, request: Request) -> Answer {
         check_host(&request)?;
         let user = user(&request);

@@ -27,7 +27,8 @@ struct Change {
 }
 
 impl Service {
-    /// A reader that comes back with `Last-Event-ID` first gets one event for everything that it missed.
+    /// A reader that comes back with `Last-Event-ID` first gets one event for everything that it
+    /// missed.
     pub(crate) fn events(&self, request: &Request) -> Answer {
         check_host(request)?;
         let last = request.header("last-event-id").map(str::parse::<Sequence>).transpose();
@@ -63,8 +64,8 @@ impl Service {
         Ok(answer::events(events))
     }
 
-    /// Returns everything that changed after `told`; `None` if nothing did. If the history does not reach back so far,
-    /// all components count as changed.
+    /// Returns everything that changed after `told`; `None` if nothing did. If the history does not
+    /// reach back so far, all components count as changed.
     fn since(&self, told: Sequence) -> Option<Change> {
         let view = self.agent.view();
         let exported = view.exported.as_ref().filter(|exported| exported.sequence > told)?;

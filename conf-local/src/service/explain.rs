@@ -1,4 +1,5 @@
-//! `GET /v1/explain/…`: the layers that set each key of a component's settings. `GET /v1/schema/…`: its schema.
+//! `GET /v1/explain/…`: the layers that set each key of a component's settings. `GET /v1/schema/…`:
+//! its schema.
 
 use std::{fs, io};
 
@@ -20,7 +21,7 @@ use crate::{
         routes::Service,
         settings::{SettingsQuery, choose},
     },
-    snapshot::manifests::Manifests,
+    snapshot::Manifests,
 };
 
 #[derive(Debug, Deserialize)]

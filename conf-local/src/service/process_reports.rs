@@ -1,7 +1,8 @@
-//! What processes of this host report: the snapshot that each runs on, and the values that it could not take, so
-//! that it keeps the earlier ones.
+//! What processes of this host report: the snapshot that each runs on, and the values that it could
+//! not take, so that it keeps the earlier ones.
 //!
-//! Reports are in memory only: a process reports every minute. The report of a process that has ended is dropped.
+//! Reports are in memory only: a process reports every minute. The report of a process that has
+//! ended is dropped.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +10,7 @@ use libconf::name::{ComponentVersion, Sequence};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::process::handle::{Process, ProcessError};
+use crate::process::{Process, ProcessError};
 
 /// 256 processes of one user, so that no user takes all of them.
 const MOST_OF_USER: usize = 256;

@@ -1,4 +1,5 @@
-//! `POST /v1/processes`: a process reports the snapshot that it runs on. `GET /v1/processes`: all such reports.
+//! `POST /v1/processes`: a process reports the snapshot that it runs on. `GET /v1/processes`: all
+//! such reports.
 
 use conf_core::{
     daemon::chain,

@@ -55,7 +55,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(step).await.map_err(broken)?
 }
 
-/// Refuses a request that a web page in a browser on this host may send to the loopback port under another name.
+/// Refuses a request that a web page in a browser on this host may send to the loopback port under
+/// another name.
 pub(crate) fn check_host(request: &Request) -> Result<(), Refusal> {
     if user(request).is_some() {
         return Ok(());

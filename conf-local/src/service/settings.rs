@@ -33,8 +33,9 @@ pub(crate) struct FoundComponent {
 }
 
 impl Service {
-    /// Returns the settings as they are on disk, with the headers `ETag` (the hash of the rendering), `Conf-Sequence`
-    /// and `Conf-Component`. Only privileged callers get settings with secrets.
+    /// Returns the settings as they are on disk, with the headers `ETag` (the hash of the
+    /// rendering), `Conf-Sequence` and `Conf-Component`. Only privileged callers get settings with
+    /// secrets.
     pub(crate) async fn settings(&self, component: String, query: SettingsQuery, request: Request) -> Answer {
         let (service, selector) = (self.clone(), component_of(&component, &request)?);
         let known = request.header(header::IF_NONE_MATCH.as_str()).map(str::to_owned);

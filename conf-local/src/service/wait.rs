@@ -1,7 +1,9 @@
-//! `GET /v1/wait/…`: whether this host's export is at or past a commit of a component, or a sequence.
+//! `GET /v1/wait/…`: whether this host's export is at or past a commit of a component, or a
+//! sequence.
 //!
-//! A host may skip snapshots: a pointer that moved twice is followed once. So "past" means the chain of snapshots
-//! below the exported one, not the earlier exports. A fetch brings the whole chain between its two ends.
+//! A host may skip snapshots: a pointer that moved twice is followed once. So "past" means the
+//! chain of snapshots below the exported one, not the earlier exports. A fetch brings the whole
+//! chain between its two ends.
 
 use std::path::Path;
 
@@ -59,7 +61,8 @@ impl Service {
         let mut views = self.agent.follow();
         let patience = patience(query.timeout)?;
         let until = tokio::time::sleep(patience);
-        // A change that does not touch this datacenter never arrives here. Only servers know that it has passed.
+        // A change that does not touch this datacenter never arrives here. Only servers know that
+        // it has passed.
         let (wanted, mut asked) = (goal.sequence.unwrap_or_default(), false);
         let asking = self.demand.at(wanted, patience, user);
         tokio::pin!(until, asking);
@@ -120,8 +123,8 @@ impl Goal {
     }
 }
 
-/// True if a snapshot from `newest` back to `searched` pins the component at `at`. The chain ends where this host began
-/// to follow it.
+/// True if a snapshot from `newest` back to `searched` pins the component at `at`. The chain ends
+/// where this host began to follow it.
 fn passed(
     repository: &Opened,
     newest: CommitId,

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     notify::{RegisterError, WatchRequest, WatcherStatus},
-    process::words::parse_signal,
+    process::parse_signal,
     service::{
         refusal::{Answer, Refusal, ok, refusal, unnamed},
         routes::Service,
@@ -34,7 +34,8 @@ pub(crate) struct RegisterRequest {
     /// The process; without it, the calling process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) pid: Option<i32>,
-    /// The time of its start (`/proc/<pid>/stat`, field 22): then another process with its number is refused.
+    /// The time of its start (`/proc/<pid>/stat`, field 22): then another process with its number
+    /// is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) start: Option<u64>,
     /// `HUP` by default.

@@ -22,15 +22,17 @@ impl CollectionLock {
         Arc::clone(&self.lock).read_owned().await
     }
 
-    /// Allows a collection if there is no fetch, without waiting. If there is one, a collection is due.
+    /// Allows a collection if there is no fetch, without waiting. If there is one, a collection is
+    /// due.
     pub(crate) fn try_collect(&self) -> Option<OwnedRwLockWriteGuard<()>> {
         let guard = Arc::clone(&self.lock).try_write_owned().ok();
         self.is_due.store(guard.is_none(), Ordering::Relaxed);
         guard
     }
 
-    /// If a collection is due, waits for all fetches to end; new fetches then wait behind it. The caller
-    /// hands the guard to the task that collects, which cannot wait for it: fetches wait for that task.
+    /// If a collection is due, waits for all fetches to end; new fetches then wait behind it. The
+    /// caller hands the guard to the task that collects, which cannot wait for it: fetches wait for
+    /// that task.
     pub(crate) async fn collect_if_due(&self) -> Option<OwnedRwLockWriteGuard<()>> {
         if !self.is_due.swap(false, Ordering::Relaxed) {
             return None;

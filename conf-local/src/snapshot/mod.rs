@@ -1,8 +1,16 @@
 //! The datacenter's snapshots on this host: their objects, and what they declare for it. Relies on
 //! `fs`.
 
-pub(crate) mod collection;
-pub(crate) mod manifests;
-pub(crate) mod repository;
-pub(crate) mod secrets;
-pub(crate) mod servers;
+mod collection;
+mod manifests;
+mod repository;
+mod secrets;
+mod servers;
+
+pub use crate::snapshot::servers::SnapshotServers;
+pub(crate) use crate::snapshot::{
+    collection::CollectionLock,
+    manifests::Manifests,
+    repository::{Repository, descends},
+    secrets::{SecretReader, identity_path, load_identity, salt},
+};

@@ -1,5 +1,5 @@
-//! The repository with the objects of the datacenter's snapshots. A damaged one is set aside, and its
-//! objects are fetched anew.
+//! The repository with the objects of the datacenter's snapshots. A damaged one is set aside, and
+//! its objects are fetched anew.
 
 use std::{
     collections::HashSet,
@@ -41,8 +41,8 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 
 impl Repository {
-    /// Opens and locks `<state>/repo.git`, or `existing` in its place. If `<state>/repo.git` cannot be
-    /// opened, it is set aside and a new one is created. If `existing` cannot, that is an error.
+    /// Opens and locks `<state>/repo.git`, or `existing` in its place. If `<state>/repo.git` cannot
+    /// be opened, it is set aside and a new one is created. If `existing` cannot, that is an error.
     pub(crate) fn open(state: &Path, existing: Option<&Path>, datacenter: &DatacenterName) -> anyhow::Result<Self> {
         let own = state.join("repo.git");
         let path = match existing {
@@ -86,7 +86,8 @@ impl Repository {
         self.pool.lend()
     }
 
-    /// Returns the newest good snapshot of this datacenter: the one that its ref names, or `HEAD` of a clone.
+    /// Returns the newest good snapshot of this datacenter: the one that its ref names, or `HEAD`
+    /// of a clone.
     pub(crate) fn newest(&self, keys: &TrustedKeys) -> Option<Snapshot> {
         let repo = self.git().ok()?;
         let candidates = [RefName::Snapshot(self.datacenter.clone()).to_string(), "HEAD".to_owned()];
@@ -96,7 +97,8 @@ impl Repository {
             .max_by_key(|snapshot| snapshot.sequence)
     }
 
-    /// Records an accepted snapshot: its ref names it from now on, so that it is known after a restart.
+    /// Records an accepted snapshot: its ref names it from now on, so that it is known after a
+    /// restart.
     pub(crate) fn record(&self, repo: &git2::Repository, snapshot: &Snapshot) -> Result<(), git2::Error> {
         let name = RefName::Snapshot(self.datacenter.clone()).to_string();
         let words = format!("accepted #{}", snapshot.sequence);
@@ -116,8 +118,8 @@ impl Repository {
         }
     }
 
-    /// Sets the damaged repository aside, where it replaces the last such one, and creates an empty one. One
-    /// that `--git-dir` names stays untouched; `<state>/repo.git` is used in its place.
+    /// Sets the damaged repository aside, where it replaces the last such one, and creates an empty
+    /// one. One that `--git-dir` names stays untouched; `<state>/repo.git` is used in its place.
     pub(crate) fn begin_anew(&mut self) -> anyhow::Result<()> {
         self.pool.forget();
         if self.pool.path() == self.own {
@@ -129,8 +131,8 @@ impl Repository {
         Ok(())
     }
 
-    /// Replaces many packs by one that holds the kept snapshots alone, if there are enough of them. Never
-    /// changes a repository that `--git-dir` names.
+    /// Replaces many packs by one that holds the kept snapshots alone, if there are enough of them.
+    /// Never changes a repository that `--git-dir` names.
     pub(crate) fn consolidate(&self, keep: &[CommitId]) -> Result<bool, pack::FetchError> {
         if self.pool.path() != self.own {
             return Ok(false);

@@ -1,8 +1,8 @@
-//! The secrets of this host. Values that conf-master sealed to it are opened here, in memory. Values
-//! that a declaration names are read here, from a file or from the output of a command.
+//! The secrets of this host. Values that conf-master sealed to it are opened here, in memory.
+//! Values that a declaration names are read here, from a file or from the output of a command.
 //!
-//! Values go to the process that renders, and into files that only their owner may read. Logs, errors
-//! and reports hold names alone.
+//! Values go to the process that renders, and into files that only their owner may read. Logs,
+//! errors and reports hold names alone.
 
 use std::{
     collections::HashMap,
@@ -33,7 +33,7 @@ use rand::RngCore as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use zeroize::Zeroizing;
 
-use crate::fs::file::{self, Durability};
+use crate::fs::{Durability, replace};
 
 /// 10 s for a command that prints a secret: rendering waits for it.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
@@ -57,7 +57,7 @@ pub(crate) fn salt(state: &Path) -> io::Result<Vec<u8>> {
     }
     let mut salt = vec![0; SALT_BYTES];
     rand::rng().fill_bytes(&mut salt);
-    file::replace(&path, &salt, 0o600, Durability::Full)?;
+    replace(&path, &salt, 0o600, Durability::Full)?;
     Ok(salt)
 }
 

@@ -1,4 +1,5 @@
-//! The handle on the running agent, and the requests to its one task that writes repository and export.
+//! The handle on the running agent, and the requests to its one task that writes repository and
+//! export.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -55,9 +56,11 @@ impl View {
 }
 
 impl Agent {
-    /// Creates a handle that starts from `view`, and the queue of requests for the task that writes.
+    /// Creates a handle that starts from `view`, and the queue of requests for the task that
+    /// writes.
     pub fn new(view: View, history: Vec<HistoryEntry>) -> (Self, mpsc::Receiver<Request>) {
-        // 4: requests are rare, and each caller waits for its answer. Further callers wait in `send`.
+        // 4: requests are rare, and each caller waits for its answer. Further callers wait in
+        // `send`.
         let (requests, served) = mpsc::channel(4);
         let shared = Shared {
             view: watch::Sender::new(Arc::new(view)),
@@ -161,7 +164,8 @@ impl Agent {
         let _ = self.0.switches.send(Arc::new(switched));
     }
 
-    /// Notes that something cannot be reached or is damaged. Logs it once, and shows it until it is back.
+    /// Notes that something cannot be reached or is damaged. Logs it once, and shows it until it is
+    /// back.
     pub(crate) fn set_away(&self, what: &str, reason: String) {
         let mut new = false;
         self.update(|view| {
@@ -220,7 +224,8 @@ pub enum Request {
     Take { snapshot: SnapshotAt, reply: Reply },
     /// Renders an older snapshot beside the exported one.
     Render { older: OlderSnapshot, reply: Reply },
-    /// Tidies the packs, which was put off because of endless fetches. The guard keeps fetches away.
+    /// Tidies the packs, which was put off because of endless fetches. The guard keeps fetches
+    /// away.
     Tidy { guard: OwnedRwLockWriteGuard<()>, reply: oneshot::Sender<()> },
     /// Verifies that a snapshot is this datacenter's first. The guard keeps its objects here.
     First { snapshot: SnapshotAt, guard: OwnedRwLockReadGuard<()>, reply: Reply },
@@ -243,8 +248,8 @@ pub struct OlderSnapshot {
     pub(crate) snapshot: SnapshotAt,
     /// The last change for which it is the newest.
     pub(crate) through: Sequence,
-    /// The snapshot after it, whose signature proves that there is none between. `None` where the chain of
-    /// verified snapshots proves it.
+    /// The snapshot after it, whose signature proves that there is none between. `None` where the
+    /// chain of verified snapshots proves it.
     pub(crate) next: Option<SnapshotAt>,
     /// Keeps the objects here until they were used.
     pub(crate) guard: OwnedRwLockReadGuard<()>,

@@ -1,10 +1,10 @@
-//! The file `export/central`: the host's central sequence, which is the highest change for which this host
-//! knows that its exported snapshot is its datacenter's newest not above it.
+//! The file `export/central`: the host's central sequence, which is the highest change for which
+//! this host knows that its exported snapshot is its datacenter's newest not above it.
 //!
-//! The sequence rises by watermarks, which conf-master signs. They come in the answers to this host's
-//! reports, and in answers to questions for a sequence. Processes read the file, so that they need not ask.
-//! It is not synced. If it is missing or about another snapshot than `current`, a process takes the
-//! snapshot's own sequence.
+//! The sequence rises by watermarks, which conf-master signs. They come in the answers to this
+//! host's reports, and in answers to questions for a sequence. Processes read the file, so that
+//! they need not ask. It is not synced. If it is missing or about another snapshot than `current`,
+//! a process takes the snapshot's own sequence.
 
 use std::{
     io,
@@ -41,8 +41,8 @@ fn read(export: &Path) -> Option<Central> {
     serde_json::from_slice(&text).ok()
 }
 
-/// Gives the agent back what it wrote about the exported snapshot before it was started again: that was
-/// proven then.
+/// Gives the agent back what it wrote about the exported snapshot before it was started again: that
+/// was proven then.
 pub(crate) fn recall(agent: &Agent, export: &Path) {
     if let (Some(exported), Some(written)) = (&agent.view().exported, read(export))
         && exported.sequence == written.sequence
@@ -58,7 +58,8 @@ fn write(export: &Path, central: Central) -> io::Result<()> {
     folder.rename(NEW, &folder, FILE)
 }
 
-/// Keeps `export/central` equal to the view, until `stop`. A failure is logged, and repaired at the next rise.
+/// Keeps `export/central` equal to the view, until `stop`. A failure is logged, and repaired at the
+/// next rise.
 pub(crate) async fn run(agent: Agent, export: PathBuf, stop: CancellationToken) {
     let mut views = agent.follow();
     let mut written = read(&export);

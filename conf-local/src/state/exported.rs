@@ -9,7 +9,7 @@ use conf_core::{
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, Sequence};
 use serde::{Deserialize, Serialize};
 
-use crate::{export::ChangeKind, process::command::Visibility};
+use crate::{export::ChangeKind, process::Visibility};
 
 /// A snapshot on this host's disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +48,8 @@ impl Exported {
         self.components.iter().filter(move |(component, _)| selector.matches(component))
     }
 
-    /// Returns who may see the output of a command that reads these components. One that is not exported
-    /// any more may have held secrets.
+    /// Returns who may see the output of a command that reads these components. One that is not
+    /// exported any more may have held secrets.
     pub(crate) fn visibility(&self, components: &[ComponentVersion]) -> Visibility {
         let is_plain = |one: &ComponentVersion| self.components.get(one).is_some_and(|one| !one.reads_secrets);
         if components.iter().all(is_plain) { Visibility::Everybody } else { Visibility::Nobody }

@@ -22,12 +22,14 @@ pub struct Status {
     pub sequence: Sequence,
     /// The exported snapshot.
     pub commit: Option<CommitId>,
-    /// The last change for which the exported snapshot is known to be the newest; at least `sequence`.
+    /// The last change for which the exported snapshot is known to be the newest; at least
+    /// `sequence`.
     #[serde(default)]
     pub central: Sequence,
     /// The absolute path of `export/`.
     pub export: PathBuf,
-    /// The absolute path of the snapshot's own folder in `export/`, without links; `None` if there is none.
+    /// The absolute path of the snapshot's own folder in `export/`, without links; `None` if there
+    /// is none.
     pub current: Option<PathBuf>,
     /// Whether the wanted snapshot is exported.
     pub state: HostState,
@@ -39,14 +41,15 @@ pub struct Status {
     pub since: Option<String>,
     /// The number of exported components.
     pub components: usize,
-    /// Components that were not rendered, did not pass a check or were not placed, each with the reason. They
-    /// keep their earlier files, if they had any.
+    /// Components that were not rendered, did not pass a check or were not placed, each with the
+    /// reason. They keep their earlier files, if they had any.
     #[serde(default)]
     pub faults: Faults,
     /// What cannot be reached now, with the reason.
     #[serde(default)]
     pub away: BTreeMap<String, String>,
-    /// False if the datacenter's inventory does not list this host, or gives it no components: it runs all.
+    /// False if the datacenter's inventory does not list this host, or gives it no components: it
+    /// runs all.
     pub listed: bool,
     /// The last results of this host's checks.
     #[serde(default)]
@@ -125,7 +128,8 @@ impl Status {
         }
     }
 
-    /// Notes that the wanted snapshot is exported: only held-back components or failed probes can be wrong.
+    /// Notes that the wanted snapshot is exported: only held-back components or failed probes can
+    /// be wrong.
     pub(crate) fn settle(&mut self) {
         let first = self.faults.iter().next().map(|(name, reason)| format!("{name}: {reason}"));
         let held_back = first.map(|first| format!("{} held back; {first}", self.faults.len()));

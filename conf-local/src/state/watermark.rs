@@ -8,8 +8,8 @@ use conf_core::{
 };
 use libconf::name::{DatacenterName, Sequence};
 
-/// States that `snapshot` is the datacenter's newest snapshot not above the change `central`. Once true, it
-/// is true for ever.
+/// States that `snapshot` is the datacenter's newest snapshot not above the change `central`. Once
+/// true, it is true for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Watermark {
     pub(crate) snapshot: SnapshotAt,
@@ -28,7 +28,8 @@ impl Watermark {
     }
 }
 
-/// Watermarks of 16 snapshots are kept: of the exported one, and of newer ones that are not exported yet.
+/// Watermarks of 16 snapshots are kept: of the exported one, and of newer ones that are not
+/// exported yet.
 const MOST_WATERMARKS: usize = 16;
 
 /// The watermarks of the exported snapshot and of newer ones, one for each; the latest is the last.
@@ -50,7 +51,8 @@ impl Watermarks {
         }
     }
 
-    /// Returns the central sequence of a host that exports `snapshot`. Forgets the watermarks of older ones.
+    /// Returns the central sequence of a host that exports `snapshot`. Forgets the watermarks of
+    /// older ones.
     pub(crate) fn central(&mut self, snapshot: SnapshotAt) -> Sequence {
         self.0.retain(|known| known.snapshot.sequence >= snapshot.sequence);
         let exported = self.0.iter().position(|known| known.snapshot == snapshot);

@@ -1,9 +1,10 @@
-//! Checks: a command of this host reads a component's staged files before they are switched to, such as
-//! `nginx -t -c …`.
+//! Checks: a command of this host reads a component's staged files before they are switched to,
+//! such as `nginx -t -c …`.
 //!
-//! A component that does not pass keeps its earlier files, and the others switch. A failed check does not run
-//! again for changes of other components, since it would delay them each time. It runs again when its
-//! component changes, at the agent's next start, and with `conf-local verify --repair`.
+//! A component that does not pass keeps its earlier files, and the others switch. A failed check
+//! does not run again for changes of other components, since it would delay them each time. It runs
+//! again when its component changes, at the agent's next start, and with `conf-local verify
+//! --repair`.
 
 use std::{
     collections::BTreeMap,
@@ -21,10 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::now,
     export::Faults,
-    process::{
-        command::{self, Children, CommandError, Invocation, Variables, Visibility},
-        words::{CommandText, limit_from, words},
-    },
+    process::{Children, CommandError, CommandText, Invocation, Variables, Visibility, limit_from, run_command, words},
     state::CheckStatus,
 };
 
@@ -102,8 +100,8 @@ impl Checks {
         self.of(component).next().is_some()
     }
 
-    /// Runs the checks of all staged components, a few at once. Returns those that did not pass, with the reason.
-    /// Blocks.
+    /// Runs the checks of all staged components, a few at once. Returns those that did not pass,
+    /// with the reason. Blocks.
     pub(crate) fn run(
         &self,
         staged: &[StagedComponent],
@@ -153,7 +151,7 @@ impl Checks {
             children: Children::End,
             output: if staged.reads_secrets { Visibility::Nobody } else { Visibility::Everybody },
         };
-        let error = match command::run(invocation, &self.stop).await {
+        let error = match run_command(invocation, &self.stop).await {
             Ok(()) => None,
             Err(CommandError::Stopped) => return Err(Unchecked::Stopped),
             Err(error) => Some(error.describe()),

@@ -10,7 +10,8 @@ pub(crate) enum TransactionError {
     /// The snapshot can never be used.
     #[error("{0}")]
     Refused(String),
-    /// The snapshot can never be used: it has no valid signature, is another datacenter's, or has a newer format.
+    /// The snapshot can never be used: it has no valid signature, is another datacenter's, or has a
+    /// newer format.
     #[error("the snapshot is refused")]
     Untrusted(#[source] SnapshotError),
     /// The repository cannot be read.

@@ -22,11 +22,7 @@ use crate::{
     export::{self, Contents, Export, Faults, Header, Retention},
     notify::{Outbox, Watchers},
     place::{PlaceEntry, Placements},
-    snapshot::{
-        collection::CollectionLock,
-        repository::{self, Repository},
-        secrets,
-    },
+    snapshot::{CollectionLock, Repository, descends, identity_path, load_identity, salt},
     state::{Agent, Exported, ExportedComponent, HistoryEntry},
     transaction::{
         check::{Checks, StagedComponent},
@@ -52,9 +48,11 @@ pub(crate) struct Host {
     pub(crate) model: Option<Model>,
     /// The file of the history.
     pub(crate) history: PathBuf,
-    /// The newest good snapshot in the repository, and whether all its objects are known to be present.
+    /// The newest good snapshot in the repository, and whether all its objects are known to be
+    /// present.
     pub(crate) newest: Option<(Snapshot, bool)>,
-    /// Held by fetches of objects that no ref names: nothing is removed from the repository meanwhile.
+    /// Held by fetches of objects that no ref names: nothing is removed from the repository
+    /// meanwhile.
     pub(crate) collection: Arc<CollectionLock>,
 }
 
@@ -96,8 +94,8 @@ impl Host {
         std::fs::create_dir_all(state).with_context(unusable)?;
         let lock = git::lock_alone(state)?;
         let repository = Repository::open(state, git_dir, datacenter)?;
-        let identity = secrets::load_identity(&secrets::identity_path(state, identity))?;
-        let export = Export::open(&state.join("export"), secrets::salt(state).with_context(unusable)?)?;
+        let identity = load_identity(&identity_path(state, identity))?;
+        let export = Export::open(&state.join("export"), salt(state).with_context(unusable)?)?;
         let place = Placements::open(place, state)?;
         if let Some(header) = export.current().and_then(|(_, kept)| kept.header.as_ref()) {
             let found = &header.datacenter;
@@ -153,7 +151,8 @@ impl Host {
         Some((Arc::new(exported), kept.header.as_ref()))
     }
 
-    /// Returns the newest snapshot that this host has ever accepted, as far as it knows. Nothing older is taken.
+    /// Returns the newest snapshot that this host has ever accepted, as far as it knows. Nothing
+    /// older is taken.
     pub(crate) fn known(&self) -> Option<SnapshotAt> {
         let fetched = self.newest.as_ref();
         let fetched = fetched.map(|(newest, _)| SnapshotAt { sequence: newest.sequence, commit: newest.commit });
@@ -189,7 +188,7 @@ impl Host {
             if sequence <= known.sequence {
                 return Err(TransactionError::Refused(format!("snapshot #{sequence} is not newer than {taken}")));
             }
-            if !known.commit.is_zero() && !repository::descends(&git, &snapshot, known) {
+            if !known.commit.is_zero() && !descends(&git, &snapshot, known) {
                 return Err(TransactionError::Refused(format!("snapshot #{sequence} does not follow from {taken}")));
             }
         }
@@ -198,8 +197,8 @@ impl Host {
         Ok(snapshot)
     }
 
-    /// Puts the state folder in order without asking a server. Makes a damaged or missing export again, and exports
-    /// a snapshot that was accepted and not exported yet.
+    /// Puts the state folder in order without asking a server. Makes a damaged or missing export
+    /// again, and exports a snapshot that was accepted and not exported yet.
     pub(crate) fn settle(&mut self, audience: &Audience) -> Result<(), TransactionError> {
         self.restore_places();
         let Some((snapshot, _)) = self.newest.clone() else { return Ok(()) };
@@ -216,7 +215,8 @@ impl Host {
             } else if exported.is_some_and(|header| header.faults.is_empty()) {
                 return Ok(());
             }
-            // A component that was held back may pass now: this host or its configuration may have been corrected.
+            // A component that was held back may pass now: this host or its configuration may have
+            // been corrected.
         } else if let Some(header) = exported.filter(|header| header.host == self.name) {
             // If the snapshot of the export is still here, only the difference is rendered.
             let git = self.git()?;
@@ -230,7 +230,8 @@ impl Host {
         self.put_in_place(&snapshot, anew, Instant::now(), audience)
     }
 
-    /// Renders the difference, switches, and tells. With `anew`, renders everything and compares it with the export.
+    /// Renders the difference, switches, and tells. With `anew`, renders everything and compares it
+    /// with the export.
     pub(crate) fn put_in_place(
         &mut self,
         snapshot: &Snapshot,
@@ -276,11 +277,13 @@ impl Host {
             let plan = export::plan(&have.contents, &draft.contents);
             let header = self.header(snapshot, draft.faults.clone());
             self.export.build(&header, &plan, anew)?;
-            // A crash after this leaves notices of a switch that never happened. The next start drops them, unless it
-            // was another attempt at the exported snapshot: then watchers are told once without need.
+            // A crash after this leaves notices of a switch that never happened. The next start
+            // drops them, unless it was another attempt at the exported snapshot: then watchers are
+            // told once without need.
             let owed = audience.watchers.concerned(&plan.changed);
             self.outbox.prepare(at, owed).map_err(TransactionError::Outbox)?;
-            // A crash after this leaves files of both snapshots at the places of `export:`. The next start corrects it.
+            // A crash after this leaves files of both snapshots at the places of `export:`. The
+            // next start corrects it.
             let failed = self.place.put(&self.export, &have.contents, &draft.contents);
             if !draft.hold_back(&next, failed, &have.contents) {
                 break (header, plan);
@@ -297,7 +300,8 @@ impl Host {
         Ok(())
     }
 
-    /// Runs this host's checks on new renderings. Returns the components that did not pass, with the reason.
+    /// Runs this host's checks on new renderings. Returns the components that did not pass, with
+    /// the reason.
     fn check(&mut self, next: &Model, have: &Contents, contents: &Contents) -> Result<Faults, TransactionError> {
         let is_new = |(name, hash): &(&ComponentVersion, &StoreHash)| have.get(*name) != Some(*hash);
         let new: Vec<_> = contents.iter().filter(is_new).filter(|(name, _)| self.checks.concern(name)).collect();
@@ -334,7 +338,8 @@ impl Host {
         Ok(())
     }
 
-    /// Makes the places of `export:` hold the exported files, whatever a crash or a failure has left there.
+    /// Makes the places of `export:` hold the exported files, whatever a crash or a failure has
+    /// left there.
     pub(crate) fn restore_places(&mut self) {
         if let Some((_, kept)) = self.export.current() {
             self.place.restore(&self.export, &kept.contents);

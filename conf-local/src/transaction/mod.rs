@@ -1,9 +1,10 @@
-//! The host transaction: from a snapshot in the repository to files that readers see, and notices to watchers.
-//! Relies on everything up to `state` and `notify`.
+//! The host transaction: from a snapshot in the repository to files that readers see, and notices
+//! to watchers. Relies on everything up to `state` and `notify`.
 //!
-//! It decides first (`model`): the components that this host runs, and which of them must be rendered. Then it
-//! acts: it renders into the store, builds the snapshot's folder, writes the notices down, switches, and
-//! tells. If a step before the switch fails, the last good export stays in use.
+//! It decides first (`model`): the components that this host runs, and which of them must be
+//! rendered. Then it acts: it renders into the store, builds the snapshot's folder, writes the
+//! notices down, switches, and tells. If a step before the switch fails, the last good export stays
+//! in use.
 
 mod check;
 mod error;

@@ -11,7 +11,7 @@ use libconf::name::{ComponentVersion, HostName};
 
 use crate::{
     export::{Contents, Faults},
-    snapshot::manifests::Manifests,
+    snapshot::Manifests,
 };
 
 /// A snapshot, and what it means for this host.
@@ -22,7 +22,8 @@ pub(crate) struct Model {
     pub(crate) inputs: BTreeMap<ComponentVersion, Component>,
 }
 
-/// The next export: its renderings, and the components that keep earlier files, each with the reason.
+/// The next export: its renderings, and the components that keep earlier files, each with the
+/// reason.
 #[derive(Default)]
 pub(crate) struct Draft {
     pub(crate) contents: Contents,
@@ -75,14 +76,16 @@ impl Model {
         Ingredients::new(git, &sources, self.manifests.overrides.each_ref(), name, Some(host))
     }
 
-    /// True for a component of the snapshot, and for one that stays in place of a component that could not be used.
+    /// True for a component of the snapshot, and for one that stays in place of a component that
+    /// could not be used.
     pub(crate) fn accounts_for(&self, name: &ComponentVersion, faults: &Faults) -> bool {
         self.inputs.contains_key(name) || faults.keys().any(|fault| fault.component == name.component)
     }
 }
 
 impl Draft {
-    /// Lets components keep their earlier files, each for its reason. False if all of them have these already.
+    /// Lets components keep their earlier files, each for its reason. False if all of them have
+    /// these already.
     pub(crate) fn hold_back(&mut self, model: &Model, reasons: Faults, have: &Contents) -> bool {
         let mut changed = false;
         for (name, reason) in reasons {
@@ -97,8 +100,8 @@ impl Draft {
         changed
     }
 
-    /// Keeps files of `have` in place of a component that cannot be used: its own, or, if it had none, those of the
-    /// versions that it replaces.
+    /// Keeps files of `have` in place of a component that cannot be used: its own, or, if it had
+    /// none, those of the versions that it replaces.
     pub(crate) fn keep(&mut self, model: &Model, name: &ComponentVersion, reason: String, have: &Contents) {
         let replaces = |old: &ComponentVersion| old.component == name.component && !model.inputs.contains_key(old);
         let stays = |old: &ComponentVersion| if have.contains_key(name) { old == name } else { replaces(old) };

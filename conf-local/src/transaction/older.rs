@@ -1,5 +1,5 @@
-//! Rendering an older snapshot beside the exported one, for operations that are pinned to it: without checks,
-//! places, switch or notices.
+//! Rendering an older snapshot beside the exported one, for operations that are pinned to it:
+//! without checks, places, switch or notices.
 
 use conf_core::{api::SnapshotAt, daemon::chain, snapshot::Snapshot};
 use git2::Repository as Git;
@@ -15,9 +15,9 @@ use crate::{
 };
 
 impl Host {
-    /// Renders `older`, the newest snapshot up to change `through`, into a folder of its own. Verifies first that
-    /// it is signed for this datacenter, and, with `next`, that the signed `next` follows it. Does nothing if it
-    /// is kept already.
+    /// Renders `older`, the newest snapshot up to change `through`, into a folder of its own.
+    /// Verifies first that it is signed for this datacenter, and, with `next`, that the signed
+    /// `next` follows it. Does nothing if it is kept already.
     pub(crate) fn render_older(
         &mut self,
         older: SnapshotAt,
@@ -61,7 +61,8 @@ impl Host {
         Err(TransactionError::Refused(words))
     }
 
-    /// Reads a snapshot, and verifies that it is signed for this datacenter and has the named sequence.
+    /// Reads a snapshot, and verifies that it is signed for this datacenter and has the named
+    /// sequence.
     fn verified(&self, git: &Git, named: SnapshotAt) -> Result<Snapshot, TransactionError> {
         let snapshot = Snapshot::verify(git, named.commit, &self.keys, &self.datacenter)?;
         if snapshot.sequence == named.sequence {
@@ -77,7 +78,8 @@ impl Host {
         // Most components are the same as now, and are not rendered again.
         let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
         let Draft { mut contents, faults } = self.stage(git, &model, &have, false)?;
-        // A component that keeps earlier files in the export has none here: they would be of another snapshot.
+        // A component that keeps earlier files in the export has none here: they would be of
+        // another snapshot.
         contents.retain(|name, _| model.inputs.contains_key(name) && !faults.contains_key(name));
         let header = Header { through: Some(through), ..self.header(snapshot, faults) };
         let plan = export::plan(&have.contents, &contents);

@@ -11,7 +11,7 @@ use tokio::sync::OwnedRwLockWriteGuard;
 
 use crate::{
     export::ChangeKind,
-    fs::file::{self, Durability},
+    fs::{Durability, replace},
     state::{Agent, HistoryChange, HistoryEntry, Switched},
     transaction::host::{Audience, Host},
 };
@@ -75,13 +75,14 @@ impl Host {
         audience.agent.announce(Switched { sequence, commit, changed, export }, entry);
     }
 
-    /// Does the work that can wait until readers have their files: history, old snapshots, packs. While there are
-    /// fetches, the packs wait longer; then a fetch passes `guard`, which keeps other fetches away.
+    /// Does the work that can wait until readers have their files: history, old snapshots, packs.
+    /// While there are fetches, the packs wait longer; then a fetch passes `guard`, which keeps
+    /// other fetches away.
     pub(crate) fn tidy(&mut self, audience: &Audience, guard: Option<OwnedRwLockWriteGuard<()>>) {
         // For people only, and so not synced.
         let written = serde_json::to_vec(&audience.agent.history())
             .map_err(std::io::Error::from)
-            .and_then(|text| file::replace(&self.history, &text, 0o644, Durability::None));
+            .and_then(|text| replace(&self.history, &text, 0o644, Durability::None));
         if let Err(error) = written {
             tracing::debug!(%error, "the history could not be written");
         }

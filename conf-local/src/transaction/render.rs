@@ -14,7 +14,7 @@ use git2::Repository as Git;
 
 use crate::{
     export::KeptSnapshot,
-    snapshot::secrets::SecretReader,
+    snapshot::SecretReader,
     transaction::{
         error::TransactionError,
         host::Host,

@@ -6,7 +6,7 @@ use conf_core::{daemon::chain, render, snapshot::Snapshot, template};
 use libconf::name::{CommitId, ComponentVersion};
 
 use crate::{
-    snapshot::secrets::SecretReader,
+    snapshot::SecretReader,
     state::VerifyReport,
     transaction::{
         error::TransactionError,
@@ -25,8 +25,9 @@ impl Host {
             && self.export.damaged().is_empty()
     }
 
-    /// Checks that the repository has every object of the exported snapshot, and that the export is equal to a new
-    /// rendering. With `repair`, mends the export. A damaged repository is only reported.
+    /// Checks that the repository has every object of the exported snapshot, and that the export is
+    /// equal to a new rendering. With `repair`, mends the export. A damaged repository is only
+    /// reported.
     pub(crate) fn verify(&mut self, repair: bool, audience: &Audience) -> VerifyReport {
         let mut report = VerifyReport::default();
         // Objects must be read from disk, not from memory.

@@ -113,7 +113,8 @@ async fn wait_knows_the_commits_that_the_host_skipped() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     host.switch(3, &[(WEB, "3")]);
-    // The chain below the exported snapshot: its own, one that was never exported here, and the first.
+    // The chain below the exported snapshot: its own, one that was never exported here, and the
+    // first.
     let repository = git2::Repository::init_bare(host.state.path().join("repo.git")).unwrap();
     let who = git2::Signature::new("a", "a@example.com", &git2::Time::new(0, 0)).unwrap();
     let mut parent: Option<git2::Oid> = None;

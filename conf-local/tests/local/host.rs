@@ -110,7 +110,8 @@ impl Host {
         registry.tell();
     }
 
-    /// The steps of a switch up to the moment when the agent is killed: readers see the files, nobody is told.
+    /// The steps of a switch up to the moment when the agent is killed: readers see the files,
+    /// nobody is told.
     pub fn switch_and_die(&mut self, sequence: u64, components: &[(&str, &str)]) {
         let kinds = self.prepare(sequence, components);
         let Running { registry, outbox, .. } = self.running.as_ref().unwrap();
@@ -255,8 +256,8 @@ impl Script {
         Self::spawn(command)
     }
 
-    /// Prints `told` at every SIGHUP, `ready` when it can. A signal that comes just before bash waits is handled when
-    /// the short sleep ends.
+    /// Prints `told` at every SIGHUP, `ready` when it can. A signal that comes just before bash
+    /// waits is handled when the short sleep ends.
     pub fn with_handler() -> Self {
         let script = Self::bash("trap 'echo told' HUP; echo ready; while :; do sleep 1 & wait $!; done");
         assert_eq!(script.line(), "ready");

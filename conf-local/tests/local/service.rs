@@ -86,7 +86,8 @@ async fn settings_of_any_kept_snapshot() {
             ("/v1/explain/services/nope", 404),
             ("/v1/explain/services/web", 400),
             ("/v1/explain/things/web", 400),
-            // What is exported is not in this repository: said, and not taken for settings that are empty.
+            // What is exported is not in this repository: said, and not taken for settings that are
+            // empty.
             ("/v1/explain/services/web/v1", 500),
             ("/v1/config/services/..%2f..%2fetc", 400),
             ("/v1/config/services/web/latest/more", 404),

@@ -254,7 +254,8 @@ async fn a_command_never_runs_twice_at_once_and_gets_the_newest() {
     for sequence in 2..=5 {
         host.switch(sequence, &[(WEB, &sequence.to_string()), (OTHER, "1")]);
     }
-    // How many of the four are joined is a matter of scheduling; at least the last is told, and never two at once.
+    // How many of the four are joined is a matter of scheduling; at least the last is told, and
+    // never two at once.
     let mut opened = 0;
     host.until("the newest is told", |watchers| {
         if lines_of(&log).len() > 2 * opened {

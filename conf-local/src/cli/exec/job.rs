@@ -22,7 +22,7 @@ use crate::{
         },
         output::{Usage, note},
     },
-    process::handle::{LONGEST_LOOK, Process},
+    process::{LONGEST_LOOK, Process},
 };
 
 const CANNOT_WAIT: &str = "cannot wait for the command";
@@ -34,7 +34,8 @@ const GRACE: Duration = Duration::from_secs(10);
 pub(crate) struct Job {
     child: Child,
     process: Process,
-    /// The command leads a process group of its own. Not on a terminal, where a background command could not read.
+    /// The command leads a process group of its own. Not on a terminal, where a background command
+    /// could not read.
     leads: bool,
     /// The command must be told of a change.
     owed: bool,
@@ -62,7 +63,8 @@ impl Job {
         let failed = || format!("cannot start {program:?}");
         let child = command.spawn().with_context(failed)?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        // The command is a child that was not reaped, so that its number is its own, even if it has ended.
+        // The command is a child that was not reaped, so that its number is its own, even if it has
+        // ended.
         let process = Process::hold(pid.unwrap_or_default()).with_context(failed)?;
         Ok(Job { child, process, leads, owed: false })
     }
@@ -72,8 +74,8 @@ impl Job {
         self.owed = true;
     }
 
-    /// Tells the command of changes until it ends. Returns its exit code, or 128 plus the signal that ended it. Dropping
-    /// the future loses nothing.
+    /// Tells the command of changes until it ends. Returns its exit code, or 128 plus the signal
+    /// that ended it. Dropping the future loses nothing.
     pub(crate) async fn attend(&mut self) -> anyhow::Result<u8> {
         loop {
             tokio::select! {
@@ -127,7 +129,8 @@ impl Job {
     }
 }
 
-/// Ends once the process handles SIGHUP, which would end it otherwise. Never ends if the process does.
+/// Ends once the process handles SIGHUP, which would end it otherwise. Never ends if the process
+/// does.
 async fn until_it_can_be_told(process: &Process) {
     let mut noted = false;
     let waiting = |_, pause| {

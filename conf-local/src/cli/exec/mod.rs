@@ -1,8 +1,9 @@
 //! `conf-local exec`: runs a command on this host's configuration, and tells it when that changes.
 //!
-//! It registers itself with the agent, so that the agent signals a process that handles SIGHUP from the start. How the
-//! command learns of a change is decided here. The command never starts before its components are exported. The agent
-//! may be restarted meanwhile. If it is away at the start, the export on disk is enough.
+//! It registers itself with the agent, so that the agent signals a process that handles SIGHUP from
+//! the start. How the command learns of a change is decided here. The command never starts before
+//! its components are exported. The agent may be restarted meanwhile. If it is away at the start,
+//! the export on disk is enough.
 
 mod job;
 mod place;
@@ -29,7 +30,8 @@ use crate::{
     service::{RegisterRequest, Registered},
 };
 
-/// 60 s between two renewals of the registration: a restarted agent keeps it, but one that lost its state does not.
+/// 60 s between two renewals of the registration: a restarted agent keeps it, but one that lost its
+/// state does not.
 const RENEW: Duration = Duration::from_secs(60);
 
 /// 2 s while the agent does not answer.
@@ -39,7 +41,8 @@ pub(crate) async fn run(options: ExecOptions) -> anyhow::Result<ExitCode> {
     let socket = options.socket;
     // Before any other process can know this one: a signal that came too early would end it.
     let mut signals = Signals::new()?;
-    // Without a number the agent registers the calling process, also in a container, where numbers differ.
+    // Without a number the agent registers the calling process, also in a container, where numbers
+    // differ.
     let components = options.components.iter().cloned().collect();
     let request = RegisterRequest { components, pid: None, start: None, signal: None, delay_seconds: None };
     let place = tokio::select! {
@@ -83,7 +86,8 @@ pub(crate) async fn run(options: ExecOptions) -> anyhow::Result<ExitCode> {
                 continue;
             }
         };
-        // The same content means that the command was told of this change together with an earlier signal.
+        // The same content means that the command was told of this change together with an earlier
+        // signal.
         let content = place.content(&snapshot);
         if content == read {
             continue;
@@ -127,7 +131,8 @@ async fn keep_registered(
         let answer: Result<Registered, _> = socket.post("/v1/watchers", request, Duration::ZERO).await;
         registered = answer.is_ok();
         if let Ok(answer) = answer {
-            // It rose although no signal came since the last renewal: the registration had been lost.
+            // It rose although no signal came since the last renewal: the registration had been
+            // lost.
             if answer.watcher.sequence > known && seen.changes.get() == changes {
                 seen.missed.notify_one();
             }

@@ -36,7 +36,8 @@ pub(crate) struct PlacedSnapshot {
     pub(crate) directory: PathBuf,
 }
 
-/// Registers this process, and waits until all its components are exported, however long that takes.
+/// Registers this process, and waits until all its components are exported, however long that
+/// takes.
 pub(crate) async fn find(socket: &AgentSocket, request: &RegisterRequest) -> anyhow::Result<ExportPlace> {
     let components: Vec<_> = request.components.iter().cloned().collect();
     let path = std::path::absolute(&socket.socket).unwrap_or_else(|_| socket.socket.clone());
@@ -71,7 +72,8 @@ pub(crate) async fn find(socket: &AgentSocket, request: &RegisterRequest) -> any
     Ok(place)
 }
 
-/// Returns the export to use while the agent is away: the named one, or the usual one for the usual socket.
+/// Returns the export to use while the agent is away: the named one, or the usual one for the usual
+/// socket.
 fn without_agent(socket: &AgentSocket) -> Option<PathBuf> {
     match std::env::var_os("CONF_EXPORT_DIR").filter(|dir| !dir.is_empty()) {
         Some(dir) => Some(PathBuf::from(dir)),
@@ -108,8 +110,8 @@ impl ExportPlace {
         missing.map_or(Ok(snapshot), |missing| Err(format!("this host's configuration has no {missing}")))
     }
 
-    /// Returns the real paths of the components' files. They are equal if nothing changed, since a rendering is named
-    /// by its hash.
+    /// Returns the real paths of the components' files. They are equal if nothing changed, since a
+    /// rendering is named by its hash.
     pub(crate) fn content(&self, snapshot: &PlacedSnapshot) -> Vec<Option<PathBuf>> {
         let real = |one: &ComponentSelector| fs::canonicalize(snapshot.directory.join(one.to_string())).ok();
         self.components.iter().map(real).collect()

@@ -9,7 +9,8 @@ use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{self, SignalKind};
 
-/// One stream per signal, the most urgent first. Each is installed before any other process can know this one.
+/// One stream per signal, the most urgent first. Each is installed before any other process can
+/// know this one.
 pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
 
 /// Signals that ask for the end.
@@ -33,7 +34,8 @@ impl Signals {
         std::future::poll_fn(|context| self.poll(context, |signal| ENDS.contains(&signal))).await
     }
 
-    /// Drops the changes that were signalled up to now: files that are read after this include them.
+    /// Drops the changes that were signalled up to now: files that are read after this include
+    /// them.
     pub(crate) fn forget_changes(&mut self) {
         let mut context = Context::from_waker(std::task::Waker::noop());
         while self.poll(&mut context, |signal| signal == Signal::SIGHUP).is_ready() {}

@@ -36,8 +36,8 @@ const GRACE_OF_GUARDIAN: Duration = guardian::END_WITHIN.saturating_add(GRACE);
 /// command never blocks.
 const KEPT_BYTES: usize = 4096;
 
-/// 96 KiB: Linux allows 128 KiB for one environment string. With more components than fit, the command
-/// gets `*`.
+/// 96 KiB: Linux allows 128 KiB for one environment string. With more components than fit, the
+/// command gets `*`.
 const COMPONENTS_BYTES: usize = 96 << 10;
 
 /// A command, and how to run it.
@@ -86,7 +86,8 @@ pub(crate) fn variables_of_change(sequence: Sequence, export: &Path, components:
     ]
 }
 
-/// The end of what a command printed: at most [`KEPT_BYTES`] of standard output, and of standard error.
+/// The end of what a command printed: at most [`KEPT_BYTES`] of standard output, and of standard
+/// error.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     out: Vec<u8>,
@@ -124,8 +125,8 @@ impl CommandError {
 
 /// Runs the command to its end.
 ///
-/// - Errors: it could not start, did not succeed, or took longer than its limit, when it was ended with
-///   its whole process group.
+/// - Errors: it could not start, did not succeed, or took longer than its limit, when it was ended
+///   with its whole process group.
 /// - Cancel: `stop` ends it as the limit does.
 pub(crate) async fn run(invocation: Invocation<'_>, stop: &CancellationToken) -> Result<(), CommandError> {
     let Invocation { words, folder, variables, limit, children, output: visibility } = invocation;
@@ -177,8 +178,8 @@ pub(crate) async fn run(invocation: Invocation<'_>, stop: &CancellationToken) ->
     }
 }
 
-/// Returns the program of this process, even if another one has been installed over it since. In a test,
-/// the workspace's programs are one folder above the test's own.
+/// Returns the program of this process, even if another one has been installed over it since. In a
+/// test, the workspace's programs are one folder above the test's own.
 fn own_program() -> PathBuf {
     if cfg!(test) {
         let test = std::env::current_exe().unwrap_or_default();
@@ -187,8 +188,8 @@ fn own_program() -> PathBuf {
     PathBuf::from("/proc/self/exe")
 }
 
-/// Waits for the end while reading the output. A child that stays may hold the output open: its end is
-/// not awaited.
+/// Waits for the end while reading the output. A child that stays may hold the output open: its end
+/// is not awaited.
 async fn finish(child: &mut Child, reading: &mut (impl Future<Output = ((), ())> + Unpin)) -> io::Result<ExitStatus> {
     let status = tokio::select! {
         status = child.wait() => status,

@@ -25,7 +25,8 @@ use tokio::{
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct ProcessIdentity {
     pub(crate) pid: i32,
-    /// The time of its start, in clock ticks after the machine started (`/proc/<pid>/stat`, field 22).
+    /// The time of its start, in clock ticks after the machine started (`/proc/<pid>/stat`, field
+    /// 22).
     pub(crate) start: u64,
     /// The start of the machine (`/proc/sys/kernel/random/boot_id`).
     pub(crate) boot: String,
@@ -34,7 +35,8 @@ pub(crate) struct ProcessIdentity {
 /// 10 ms: the kernel shows times in /proc in hundredths of a second, whatever its own tick is.
 const TICK_MS: u64 = 10;
 
-/// 20 ms between the first two looks at a process that must not be signalled yet, doubling up to 5 s.
+/// 20 ms between the first two looks at a process that must not be signalled yet, doubling up to 5
+/// s.
 pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(20);
 pub(crate) const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
@@ -90,8 +92,9 @@ impl ProcessError {
 enum Readiness {
     /// It has a handler.
     Handled,
-    /// All its threads block the signal, as threads do that wait for it with sigwait or a signalfd. A
-    /// program that is just starting another one does so too, for a moment: a second look tells them apart.
+    /// All its threads block the signal, as threads do that wait for it with sigwait or a signalfd.
+    /// A program that is just starting another one does so too, for a moment: a second look tells
+    /// them apart.
     Blocked,
     /// It ignores the signal.
     Ignored,
@@ -100,8 +103,8 @@ enum Readiness {
 }
 
 impl Process {
-    /// Takes hold of a process. With `start`, it must have started then; with `owner`, all its user ids
-    /// must be that user's.
+    /// Takes hold of a process. With `start`, it must have started then; with `owner`, all its user
+    /// ids must be that user's.
     pub(crate) fn open(pid: i32, start: Option<u64>, owner: Option<u32>) -> Result<Self, ProcessError> {
         if pid == 1 {
             return Err(ProcessError::Init);
@@ -112,13 +115,14 @@ impl Process {
             rustix::io::Errno::SRCH | rustix::io::Errno::INVAL | rustix::io::Errno::NOENT => ProcessError::Gone(pid),
             error => ProcessError::Inspect { pid, source: error.into() },
         })?;
-        let started = started(pid)?;
+        let started = start_time(pid)?;
         let identity = ProcessIdentity { pid, start: started, boot: boot().to_owned() };
         let process = Process { identity, pidfd: Arc::new(pidfd) };
         if let Some(owner) = owner {
             process.check_owner(owner)?;
         }
-        // What /proc said is about the held process only if that still runs: then its number was never free.
+        // What /proc said is about the held process only if that still runs: then its number was
+        // never free.
         if process.has_ended() {
             return Err(ProcessError::Gone(pid));
         }
@@ -128,12 +132,13 @@ impl Process {
         }
     }
 
-    /// Takes hold of a child of this process that was not reaped: no other process can have its number.
+    /// Takes hold of a child of this process that was not reaped: no other process can have its
+    /// number.
     pub(crate) fn hold(pid: i32) -> Result<Self, ProcessError> {
         let number = number(pid)?;
         let pidfd = pidfd_open(number, PidfdFlags::NONBLOCK);
         let pidfd = pidfd.map_err(|error| ProcessError::Inspect { pid, source: error.into() })?;
-        let identity = ProcessIdentity { pid, start: started(pid)?, boot: boot().to_owned() };
+        let identity = ProcessIdentity { pid, start: start_time(pid)?, boot: boot().to_owned() };
         Ok(Process { identity, pidfd: Arc::new(pidfd) })
     }
 
@@ -153,7 +158,8 @@ impl Process {
         matches!(poll(&mut polled, Some(&now)), Ok(1..))
     }
 
-    /// Returns a descriptor that is readable once the process has ended. Must be called in a runtime.
+    /// Returns a descriptor that is readable once the process has ended. Must be called in a
+    /// runtime.
     #[expect(deprecated, reason = "the new function is unsafe, for a condition that an owned descriptor always meets")]
     pub(crate) fn until_end(&self) -> io::Result<AsyncFd<Arc<OwnedFd>>> {
         AsyncFd::with_interest(Arc::clone(&self.pidfd), Interest::READABLE)
@@ -174,8 +180,8 @@ impl Process {
         if self.has_ended() { Err(ProcessError::Gone(pid)) } else { Ok(readiness) }
     }
 
-    /// Waits until `signal` would not end the process. `owner` is as for [`Process::open`]. Calls `waiting` with the
-    /// reason and the length of each pause.
+    /// Waits until `signal` would not end the process. `owner` is as for [`Process::open`]. Calls
+    /// `waiting` with the reason and the length of each pause.
     ///
     /// Errors: [`ProcessError::Gone`] alone; any other error may pass.
     pub(crate) async fn until_ready(
@@ -220,8 +226,8 @@ impl Process {
         })
     }
 
-    /// Refuses a process if any of its user ids is not `owner`: a process that runs a set-user-ID program
-    /// works for root.
+    /// Refuses a process if any of its user ids is not `owner`: a process that runs a set-user-ID
+    /// program works for root.
     fn check_owner(&self, owner: u32) -> Result<(), ProcessError> {
         let pid = self.identity.pid;
         let status = Status::read(&PathBuf::from(format!("/proc/{pid}/status")))
@@ -270,7 +276,7 @@ fn number(pid: i32) -> Result<Pid, ProcessError> {
 }
 
 /// Returns the time at which `pid` started, in clock ticks after the machine started.
-pub(crate) fn started(pid: i32) -> Result<u64, ProcessError> {
+pub(crate) fn start_time(pid: i32) -> Result<u64, ProcessError> {
     let text = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => ProcessError::Gone(pid),
         _ => ProcessError::Inspect { pid, source },

@@ -36,7 +36,8 @@ fn a_version_that_cannot_be_used_leaves_the_one_before_it_in_place() {
     assert_first(&site, "at first");
     forget_told(&host);
 
-    // It cannot be rendered, then it cannot be placed; others change, the agent starts again, and it is tried again.
+    // It cannot be rendered, then it cannot be placed; others change, the agent starts again, and
+    // it is tried again.
     fs::write(site.place().join("a/theirs"), "theirs").unwrap();
     let failing: [(&str, &[(&str, &str)]); 2] =
         [("v2", &[("config.yaml", "at: [\n")]), ("v3", &[("theirs/in-the-way", "3"), ("one", "3")])];

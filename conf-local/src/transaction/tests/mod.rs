@@ -386,7 +386,8 @@ fn one_bad_tree_is_kept_out() {
     assert_eq!(audience.agent.view().status.faults.len(), 1);
 }
 
-/// A step from 1 to 2 that adds, changes, removes, and lets a file become a folder; then the whole of one of the two.
+/// A step from 1 to 2 that adds, changes, removes, and lets a file become a folder; then the whole
+/// of one of the two.
 fn step() -> (Site, SnapshotAt) {
     step_with("{}")
 }
@@ -503,7 +504,8 @@ fn killed_at_every_step_of_placing() {
     kill_at_every_step(false, PLACED);
 }
 
-/// What changes something on disk. What opens a file for writing has changed nothing that the next of these does not see.
+/// What changes something on disk. What opens a file for writing has changed nothing that the next
+/// of these does not see.
 const MUTATING: [&str; 17] = [
     "mkdir",
     "mkdirat",
@@ -610,7 +612,8 @@ fn a_disk_that_is_full_at_any_step_of_placing_keeps_the_earlier_files() {
         let result = take(&mut host, second, &audience);
         let finished = fault::set(None) <= at;
         let what = format!("step {at}, {result:?}");
-        // Whatever could not be done: what stands there is what is exported, be that of before or new, or an error says why not.
+        // Whatever could not be done: what stands there is what is exported, be that of before or
+        // new, or an error says why not.
         seen(&site);
         let placements = audience.agent.view().status.placements.clone();
         for (place, status) in PLACES.into_iter().zip(&placements) {
@@ -655,7 +658,8 @@ fn kill_at_every_step(ahead: bool, file: &str) {
 
         let (mut host, audience) = site.open();
         if file == PLACED {
-            // Before anything newer is taken: the files of what is exported, none of a switch that did not happen.
+            // Before anything newer is taken: the files of what is exported, none of a switch that
+            // did not happen.
             host.restore_places();
             assert_placed(&site, &format!("killed at step {at}, at once"));
         }
@@ -807,7 +811,8 @@ fn cpu() -> Duration {
     Duration::from_nanos(schedstat.split(' ').next().unwrap().parse().unwrap())
 }
 
-/// Prints what a change costs on a host with 3,000 components. Run it in release for figures to quote.
+/// Prints what a change costs on a host with 3,000 components. Run it in release for figures to
+/// quote.
 #[test]
 fn three_thousand_components() {
     let mut site = Site::new();

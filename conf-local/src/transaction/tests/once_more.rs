@@ -1,10 +1,12 @@
-//! The same snapshot once more, when what could not be placed at first can be: readers are on its folder already.
+//! The same snapshot once more, when what could not be placed at first can be: readers are on its
+//! folder already.
 
 use std::fs::File;
 
 use crate::transaction::tests::*;
 
-/// A host that has taken the second snapshot, all but one component: nothing is in its way any more.
+/// A host that has taken the second snapshot, all but one component: nothing is in its way any
+/// more.
 fn one_more() -> (Site, Host, Audience) {
     let mut site = Site::new();
     fs::create_dir_all(site.place().join("a")).unwrap();
@@ -28,7 +30,8 @@ fn one_more() -> (Site, Host, Audience) {
     (site, host, audience)
 }
 
-/// Whether readers see the second one's files, all of them; and that every link in the export leads somewhere.
+/// Whether readers see the second one's files, all of them; and that every link in the export leads
+/// somewhere.
 fn arrived(site: &Site, what: &str) -> bool {
     let export = site.state().join("export");
     for snapshot in names(&export.join("snapshots")).iter().filter(|name| !name.starts_with('.')) {
