@@ -32,7 +32,7 @@ use crate::{
     report,
     service::{self, Service},
     snapshot::SnapshotServers,
-    state::{Agent, Request, Status, View, central},
+    state::{Agent, Status, View, WriterRequest, central},
     transaction::{Audience, Checks, Host, HostOptions},
 };
 
@@ -46,7 +46,7 @@ pub struct LocalAgent {
     reports: Upstreams,
     keys: TrustedKeys,
     service: Service,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<WriterRequest>,
     socket: (Listener, PathBuf),
     http: Option<Listener>,
     probes: Vec<ProbeEntry>,

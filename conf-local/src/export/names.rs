@@ -11,7 +11,7 @@ use crate::fs::Folder;
 pub(crate) const NEW: &str = ".new";
 /// An entry that is being removed, so that no half of it has its name.
 const OLD: &str = ".old";
-/// The links of the current snapshot once more, made ahead for the next one.
+/// A second set of the links of the current snapshot, made ahead for the next one.
 pub(crate) const NEXT: &str = ".next";
 /// Beside settings that hold secrets: the same with the names of secrets, for every user.
 pub(crate) const SHOWN: &str = "shown.json";

@@ -16,7 +16,7 @@ use crate::{
         fetch::{Failure, fetch},
         pointer::{self, Decision, SOON, Sources, Wanted},
     },
-    state::{OlderSnapshot, Request, RequestError, VerifyReport},
+    state::{OlderSnapshot, RequestError, VerifyReport, WriterRequest},
     transaction::{Audience, Host, TransactionError, Unchecked},
 };
 
@@ -43,7 +43,7 @@ pub(crate) async fn run(
     host: Host,
     sources: Sources,
     audience: Audience,
-    requests: mpsc::Receiver<Request>,
+    requests: mpsc::Receiver<WriterRequest>,
     stop: CancellationToken,
 ) {
     let (found, wanted) = watch::channel(None);
@@ -87,7 +87,7 @@ enum Chore {
 }
 
 impl Worker<'_> {
-    async fn run(mut self, requests: mpsc::Receiver<Request>, stop: &CancellationToken) {
+    async fn run(mut self, requests: mpsc::Receiver<WriterRequest>, stop: &CancellationToken) {
         self.settle().await;
         self.follow(requests, stop).await;
         // A step that was cut off may have kept the host.
@@ -96,7 +96,7 @@ impl Worker<'_> {
         }
     }
 
-    async fn follow(&mut self, mut requests: mpsc::Receiver<Request>, stop: &CancellationToken) {
+    async fn follow(&mut self, mut requests: mpsc::Receiver<WriterRequest>, stop: &CancellationToken) {
         let mut soon = Backoff::new(Duration::from_millis(50), SOON);
         let mut later = Backoff::new(Duration::from_millis(200), LATER);
         let mut places = Backoff::new(SOON, MUCH_LATER);
@@ -179,10 +179,10 @@ impl Worker<'_> {
     }
 
     /// Serves one request. The caller may have gone.
-    async fn serve(&mut self, request: Request, stop: &CancellationToken) {
+    async fn serve(&mut self, request: WriterRequest, stop: &CancellationToken) {
         match request {
-            Request::Verify { repair, reply } => drop(reply.send(self.verify(repair).await)),
-            Request::Take { snapshot, reply } => {
+            WriterRequest::Verify { repair, reply } => drop(reply.send(self.verify(repair).await)),
+            WriterRequest::Take { snapshot, reply } => {
                 let taken = self.take_early(snapshot, stop).await;
                 let is_taken = taken.is_ok();
                 let _ = reply.send(taken);
@@ -190,17 +190,17 @@ impl Worker<'_> {
                     self.tidy().await;
                 }
             }
-            Request::Render { older: OlderSnapshot { snapshot, through, next, guard }, reply } => {
+            WriterRequest::Render { older: OlderSnapshot { snapshot, through, next, guard }, reply } => {
                 let rendered = self.blocking(move |host, _| host.render_older(snapshot, through, next)).await;
                 drop(guard);
                 let _ = reply.send(rendered.map_err(RequestError::from));
                 self.tidy().await;
             }
-            Request::Tidy { guard, reply } => {
+            WriterRequest::Tidy { guard, reply } => {
                 self.blocking(|host, audience| host.tidy(audience, Some(guard))).await;
                 let _ = reply.send(());
             }
-            Request::First { snapshot, guard, reply } => {
+            WriterRequest::First { snapshot, guard, reply } => {
                 let first = self.blocking(move |host, _| host.begins_with(snapshot)).await;
                 drop(guard);
                 let _ = reply.send(first.map_err(RequestError::from));

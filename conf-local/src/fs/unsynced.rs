@@ -9,7 +9,7 @@ use rustix::fs;
 
 use crate::fs::{fault, folder::Folder};
 
-/// What was written and is not durable yet.
+/// Written files and folders that are not durable yet.
 #[derive(Debug, Default)]
 pub(crate) struct Unsynced {
     files: Vec<OwnedFd>,

@@ -156,7 +156,7 @@ impl Outbox {
         if content.owed.get(watcher).is_some_and(done) {
             content.owed.remove(watcher);
             self.delivered.notify_waiters();
-            // Not synced: if this is lost, the watcher is told once more, which does no harm.
+            // Not synced: if this is lost, the watcher is told twice, which does no harm.
             replace_state(&self.path, &*content, Durability::None)?;
         }
         Ok(())

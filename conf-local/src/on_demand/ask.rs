@@ -97,7 +97,7 @@ impl Doubts {
     }
 }
 
-/// What an answer is worth by itself.
+/// The result of judging one answer.
 #[derive(Debug, PartialEq, Eq)]
 enum Verdict {
     Good(Answer),

@@ -26,11 +26,11 @@ use crate::{
         unavailable::Unavailable,
     },
     snapshot::{CollectionLock, SnapshotServers},
-    state::{Agent, OlderSnapshot, RequestError},
+    state::{Agent, OlderSnapshot, RequestError, WriterRequest},
 };
 
 /// 4 older snapshots are fetched at once: each fetch holds a pack in memory.
-const MOST_FETCHES: usize = 4;
+pub(crate) const MOST_FETCHES: usize = 4;
 
 /// 5 s: if a server takes longer for an older snapshot, the next one is asked too.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -39,27 +39,17 @@ const FETCH: Duration = Duration::from_secs(20);
 
 /// Finds out which snapshot is meant, and brings it.
 pub(crate) struct Bringer {
-    agent: Agent,
-    repository: Opened,
+    pub(crate) agent: Agent,
+    pub(crate) repository: Opened,
     /// Held while objects are fetched and used, which the task that writes the repository does not
     /// know of.
-    collection: Arc<CollectionLock>,
+    pub(crate) collection: Arc<CollectionLock>,
     pub(crate) servers: SnapshotServers,
-    keys: TrustedKeys,
-    fetches: Semaphore,
+    pub(crate) keys: TrustedKeys,
+    pub(crate) fetches: Semaphore,
 }
 
 impl Bringer {
-    pub(crate) fn new(
-        agent: Agent,
-        repository: Opened,
-        collection: Arc<CollectionLock>,
-        servers: SnapshotServers,
-        keys: TrustedKeys,
-    ) -> Self {
-        Bringer { agent, repository, collection, servers, keys, fetches: Semaphore::new(MOST_FETCHES) }
-    }
-
     /// Asks which snapshot it is, and brings it. Returns an older one with the last change for
     /// which it is the newest. `None` for a newer one, which the next lookup finds.
     pub(crate) async fn ask_and_bring(
@@ -87,29 +77,34 @@ impl Bringer {
         }
     }
 
-    /// Does what an answer asks for, which proves it.
+    /// Takes or renders the named snapshot, which proves the answer.
     async fn follow(&self, answer: Answer, have: SnapshotAt) -> Result<Option<(SnapshotAt, Sequence)>, RequestError> {
         match answer {
             Answer::TooOld { first } => {
                 let guard = self.fetch(Step { have: None, want: first.commit, depth: Depth::One }).await?;
-                self.agent.begins_with(first, guard).await?;
+                self.agent.ask(|reply| WriterRequest::First { snapshot: first, guard, reply }).await?;
             }
             // The newest named snapshot is taken. The chain between proves the rest.
-            Answer::At { at, next: Some(next) } if at.sequence >= have.sequence => self.agent.take(next).await?,
+            Answer::At { at, next: Some(next) } if at.sequence >= have.sequence => self.take(next).await?,
             Answer::At { at, next: Some(next) } => {
                 let through = before(next.sequence);
                 self.render(at, through, Some(next)).await?;
                 return Ok(Some((at, through)));
             }
-            Answer::At { at, next: None } => self.agent.take(at).await?,
+            Answer::At { at, next: None } => self.take(at).await?,
             Answer::Newest(watermark) => {
                 if watermark.snapshot != have {
-                    self.agent.take(watermark.snapshot).await?;
+                    self.take(watermark.snapshot).await?;
                 }
                 self.agent.record(watermark);
             }
         }
         Ok(None)
+    }
+
+    /// Has a newer snapshot taken. If it is not newer any more, that is no error.
+    async fn take(&self, snapshot: SnapshotAt) -> Result<(), RequestError> {
+        self.agent.ask(|reply| WriterRequest::Take { snapshot, reply }).await
     }
 
     /// Fetches an older snapshot if its objects are not here, and has it rendered beside the
@@ -122,7 +117,8 @@ impl Bringer {
     ) -> Result<(), RequestError> {
         let (want, depth) = next.map_or((snapshot.commit, Depth::One), |next| (next.commit, Depth::Two));
         let guard = self.fetch(Step { have: None, want, depth }).await?;
-        self.agent.render(OlderSnapshot { snapshot, through, next, guard }).await
+        let older = OlderSnapshot { snapshot, through, next, guard };
+        self.agent.ask(|reply| WriterRequest::Render { older, reply }).await
     }
 
     /// Fetches objects. The guard keeps them here while it is held.
@@ -130,7 +126,8 @@ impl Bringer {
         let stopping = |_| RequestError::Failed(Unavailable::Stopping.to_string());
         let _one_of_few = self.fetches.acquire().await.map_err(stopping)?;
         if let Some(guard) = self.collection.collect_if_due().await {
-            self.agent.tidy(guard).await;
+            // There is nothing to do if the agent is stopping.
+            let _ = self.agent.request(|reply| WriterRequest::Tidy { guard, reply }).await;
         }
         let guard = self.collection.fetch().await;
         let repository = self.repository.clone();

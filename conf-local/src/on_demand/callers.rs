@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 /// 256 callers wait at once: each holds a connection. More are refused.
 pub(crate) const MOST_WAITING: usize = 256;
 
-/// 128 callers of one user. All callers whose user the kernel does not name count as one user.
+/// 128 callers of one user. Callers without a user that the kernel names count as one user.
 pub(crate) const MOST_OF_USER: usize = 128;
 
 /// All waiting callers, counted by user.

@@ -11,14 +11,18 @@ use conf_core::{api::SnapshotAt, git::pool::Opened, sign::TrustedKeys, upstream:
 use libconf::name::{CommitId, Sequence};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
-use tokio::{sync::watch, task::spawn_blocking, time::timeout};
+use tokio::{
+    sync::{Semaphore, watch},
+    task::spawn_blocking,
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     export,
     on_demand::{
         ask::Doubts,
-        bring::Bringer,
+        bring::{Bringer, MOST_FETCHES},
         callers::{Caller, Callers},
         lookup::{self, Lookup},
         unavailable::Unavailable,
@@ -86,7 +90,9 @@ impl Demand {
         keys: TrustedKeys,
         stop: CancellationToken,
     ) -> Self {
-        let bringer = Bringer::new(agent.clone(), repository.clone(), collection, servers, keys);
+        let fetches = Semaphore::new(MOST_FETCHES);
+        let bringer =
+            Bringer { agent: agent.clone(), repository: repository.clone(), collection, servers, keys, fetches };
         let (callers, turns, tasks) = (Callers::default(), Mutex::default(), TaskTracker::new());
         Demand { agent, repository, bringer, callers, turns, tasks, stop }
     }

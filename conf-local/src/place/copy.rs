@@ -60,7 +60,7 @@ impl CopyPlan {
     }
 }
 
-/// What a path should hold.
+/// The wanted entry at a path.
 enum Wanted {
     File { mode: u32 },
     Link(String),

@@ -16,7 +16,7 @@ use crate::process::{Process, ProcessError};
 const MOST_OF_USER: usize = 256;
 /// 2,048 processes in all: each is held by a descriptor.
 const MOST: usize = 2048;
-/// 64 values of one process: more errors help nobody.
+/// 64 values of one process: more errors do not help.
 const MOST_ERRORS: usize = 64;
 /// 1,000 characters of one error.
 const MOST_WORDS: usize = 1000;

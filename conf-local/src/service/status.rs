@@ -12,7 +12,7 @@ use crate::{
         refusal::{Answer, check_host, is_privileged, ok, patience, reader, refusal, stopping, unnamed, user},
         routes::Service,
     },
-    state::{Status, failing},
+    state::{Status, WriterRequest, failing},
 };
 
 /// The body of the answer. Readers ignore unknown members.
@@ -74,7 +74,8 @@ impl Service {
             let words = "a check reads the whole repository: only root and the agent's own user may start one";
             return Err(refusal(StatusCode::FORBIDDEN, words));
         }
-        ok(&self.agent.verify(query.repair).await.ok_or_else(stopping)?)
+        let verify = |reply| WriterRequest::Verify { repair: query.repair, reply };
+        ok(&self.agent.request(verify).await.ok_or_else(stopping)?)
     }
 }
 

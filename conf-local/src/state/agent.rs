@@ -27,7 +27,7 @@ pub struct Agent(Arc<Shared>);
 struct Shared {
     view: watch::Sender<Arc<View>>,
     switches: broadcast::Sender<Arc<Switched>>,
-    requests: mpsc::Sender<Request>,
+    requests: mpsc::Sender<WriterRequest>,
     history: Mutex<VecDeque<HistoryEntry>>,
 }
 
@@ -58,7 +58,7 @@ impl View {
 impl Agent {
     /// Creates a handle that starts from `view`, and the queue of requests for the task that
     /// writes.
-    pub fn new(view: View, history: Vec<HistoryEntry>) -> (Self, mpsc::Receiver<Request>) {
+    pub fn new(view: View, history: Vec<HistoryEntry>) -> (Self, mpsc::Receiver<WriterRequest>) {
         // 4: requests are rare, and each caller waits for its answer. Further callers wait in
         // `send`.
         let (requests, served) = mpsc::channel(4);
@@ -92,43 +92,14 @@ impl Agent {
         self.0.history.lock().iter().cloned().collect()
     }
 
-    /// Checks repository and export between two steps. `None` if the agent is stopping.
-    pub(crate) async fn verify(&self, repair: bool) -> Option<VerifyReport> {
-        self.request(|reply| Request::Verify { repair, reply }).await
-    }
-
-    /// Takes a newer snapshot than the exported one. If it is not newer any more, that is no error.
-    pub(crate) async fn take(&self, snapshot: SnapshotAt) -> Result<(), RequestError> {
-        self.ask(|reply| Request::Take { snapshot, reply }).await
-    }
-
-    /// Renders an older snapshot beside the export.
-    pub(crate) async fn render(&self, older: OlderSnapshot) -> Result<(), RequestError> {
-        self.ask(|reply| Request::Render { older, reply }).await
-    }
-
-    /// Verifies that a snapshot whose objects are here is this datacenter's first.
-    pub(crate) async fn begins_with(
-        &self,
-        snapshot: SnapshotAt,
-        guard: OwnedRwLockReadGuard<()>,
-    ) -> Result<(), RequestError> {
-        self.ask(|reply| Request::First { snapshot, guard, reply }).await
-    }
-
-    /// Has the packs tidied while there is no fetch.
-    pub(crate) async fn tidy(&self, guard: OwnedRwLockWriteGuard<()>) {
-        // There is nothing to do if the agent is stopping.
-        let _ = self.request(|reply| Request::Tidy { guard, reply }).await;
-    }
-
-    async fn ask(&self, request: impl FnOnce(Reply) -> Request) -> Result<(), RequestError> {
+    /// Sends a request and waits until it is done, between two steps of the task that writes.
+    pub(crate) async fn ask(&self, request: impl FnOnce(Reply) -> WriterRequest) -> Result<(), RequestError> {
         let stopping = || Err(RequestError::Failed("the agent is stopping".to_owned()));
         self.request(request).await.unwrap_or_else(stopping)
     }
 
-    /// `None` if the agent is stopping.
-    async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
+    /// Does the same for a request with another answer. `None` if the agent is stopping.
+    pub(crate) async fn request<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> WriterRequest) -> Option<T> {
         let (reply, answer) = oneshot::channel();
         self.0.requests.send(request(reply)).await.ok()?;
         answer.await.ok()
@@ -217,7 +188,7 @@ pub(crate) type Reply = oneshot::Sender<Result<(), RequestError>>;
 
 /// A request to the one task that writes repository and export.
 #[derive(Debug)]
-pub enum Request {
+pub enum WriterRequest {
     /// Checks repository and export, and with `repair` mends them.
     Verify { repair: bool, reply: oneshot::Sender<VerifyReport> },
     /// Takes a newer snapshot than the exported one, as if the pointer had named it.

@@ -2,10 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use conf_core::{
-    api::{Pin, SnapshotAt},
-    render::StoreHash,
-};
+use conf_core::api::{Pin, SnapshotAt};
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, Sequence};
 use serde::{Deserialize, Serialize};
 
@@ -27,8 +24,6 @@ pub struct Exported {
 /// One component on this host's disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportedComponent {
-    /// The name of its entry in `export/store/`: the SHA-256 of the rendering.
-    pub store: StoreHash,
     /// `None` if the repository that had it was lost.
     pub pin: Option<Pin>,
     /// False if it is known to hold no secret.
@@ -65,8 +60,6 @@ pub struct Switched {
     pub commit: CommitId,
     /// Components whose rendered output differs from the export before.
     pub changed: BTreeMap<ComponentVersion, ChangeKind>,
-    /// Its own folder, `export/snapshots/<sequence>`, absolute.
-    pub export: PathBuf,
 }
 
 /// One switch of the past: an element of `GET /v1/history`, newest first.

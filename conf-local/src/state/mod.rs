@@ -13,7 +13,7 @@ pub use crate::state::{
     status::Status,
 };
 pub(crate) use crate::state::{
-    agent::{OlderSnapshot, Request, RequestError, VerifyReport},
+    agent::{OlderSnapshot, RequestError, VerifyReport, WriterRequest},
     status::{CheckStatus, ProbeStatus, failing},
     watermark::Watermark,
 };

@@ -73,7 +73,7 @@ pub(crate) struct HostOptions<'a> {
     pub(crate) checks: Checks,
 }
 
-/// Everyone who gets the results of a transaction.
+/// The receivers of a transaction's results.
 #[derive(Clone)]
 pub(crate) struct Audience {
     /// The agent's other tasks.
@@ -144,7 +144,7 @@ impl Host {
             let pin = inputs.and_then(|inputs| inputs.get(name)).map(|component| component.pin.clone());
             let reads_secrets = self.model.as_ref().is_none_or(|model| model.manifests.reads_secrets(name))
                 || is_held_back(name) && !self.export.is_for_everybody(store).unwrap_or(false);
-            (name.clone(), ExportedComponent { store: *store, pin, reads_secrets })
+            (name.clone(), ExportedComponent { pin, reads_secrets })
         };
         let components = kept.contents.iter().map(component).collect();
         let exported = Exported { sequence, commit, directory: self.export.directory(sequence), components };

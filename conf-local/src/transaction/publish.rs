@@ -71,8 +71,7 @@ impl Host {
             changed_count: changed.len(),
         };
         let (sequence, commit) = (snapshot.sequence, snapshot.commit);
-        let export = self.export.directory(sequence);
-        audience.agent.announce(Switched { sequence, commit, changed, export }, entry);
+        audience.agent.announce(Switched { sequence, commit, changed }, entry);
     }
 
     /// Does the work that can wait until readers have their files: history, old snapshots, packs.
