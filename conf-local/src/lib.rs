@@ -1,32 +1,58 @@
-//! The agent on each host: keeps this host's files equal to one snapshot, and tells the readers.
+//! The agent on each host: keeps this host's files equal to one snapshot, and tells processes of
+//! changes.
 //!
-//! Read in this order: [`config`] says what to follow, [`follow`] learns which snapshot is wanted and brings it,
-//! [`repository`] keeps its objects, [`secrets`] opens what is sealed to this host, [`conf_core::render`] makes a component's
-//! files of it, [`export`] puts them in place in one step, [`place`] where else programs look for them, [`check`] lets this host
-//! refuse them, [`transaction`] is the order of all that, [`duties`] remembers who is to be told, [`watcher`] tells them, [`probe`]
-//! asks whether they are well, [`state`] is what everybody else may know, [`central`] up to which change that is the newest,
-//! [`demand`] brings what was the newest at another one, [`processes`] what the readers say that they
-//! run on, [`service`] answers from it, [`report`] sends it on.
-//! [`agent`] holds it together.
+//! The folders stand in reading order. Each relies only on folders above it.
 //!
 //! Always true:
 //! - `export/current` names a complete snapshot, even after a power cut.
-//! - With Consul, surrogates and the central repository all away, the last good files stay in place.
-//! - The sequence of what is exported never falls.
+//! - With Consul, conf-slaves and conf-master all away, the last good files stay in place.
+//! - The sequence of the exported snapshot never falls.
 
-pub mod cli;
+/// The time, and random pauses.
+mod clock;
+/// Folders held open, and files that are replaced in one step.
 mod fs;
-pub mod notify;
-pub mod on_demand;
-pub mod process;
-pub mod snapshot;
+/// Commands that the agent runs, and processes that it signals.
+mod process;
+/// Snapshots in the repository, and what they declare for this host. Relies on `fs`.
+mod snapshot;
+/// The files that readers see. Relies on `fs`.
+mod export;
+/// Components in the places where programs look for them. Relies on `fs` and `export`.
+mod place;
+/// What the agent knows. Relies on `fs`, `process`, `export` and `place`.
+mod state;
+/// Watchers that are told of changes. Relies on `clock`, `fs`, `process`, `export` and `state`.
+mod notify;
+/// Older and newer snapshots that processes ask for. Relies on `snapshot`, `export` and `state`.
+mod on_demand;
+/// Whether programs are well after a change. Relies on `clock`, `process`, `state` and `notify`.
+mod probe;
+/// From a snapshot to files and notices. Relies on all above except `on_demand` and `probe`.
+mod transaction;
+/// From the pointer to a snapshot. Relies on `clock`, `snapshot`, `state` and `transaction`.
+mod follow;
+/// Reports to a conf-slave. Relies on `clock` and `state`.
+mod report;
+/// Answers to processes of this host. Relies on `process` to `on_demand`.
+mod service;
+/// The daemon as a whole. Relies on all above.
+mod agent;
+/// The commands of this host. Relies on `clock`, `process`, `snapshot`, `state`, `service` and
+/// `agent`.
+mod cli;
 
-pub mod agent;
-pub mod export;
-pub mod follow;
-pub mod place;
-pub mod probe;
-pub mod report;
-pub mod service;
-pub mod state;
-pub mod transaction;
+pub use crate::{
+    agent::{FileOnly, LocalAgent, RunOptions},
+    cli::{Command, CommandLine, run as run_command},
+    export::ChangeKind,
+    notify::{
+        MOST_OF_ONE_USER, Outbox, RegisterError, Registry, WatchEntry, WatchRequest, WatchTarget, WatcherId,
+        WatcherState, WatcherStatus, Watchers,
+    },
+    on_demand::Demand,
+    process::guard,
+    service::{Reader, Service, StatusAnswer, routes},
+    snapshot::SnapshotServers,
+    state::{Agent, Exported, ExportedComponent, HistoryChange, HistoryEntry, Status, Switched, View},
+};

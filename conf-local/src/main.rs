@@ -1,24 +1,19 @@
-//! conf-local: see the library.
+//! The program `conf-local`: the library does the work.
 
 use std::process::ExitCode;
 
 use conf_core::{daemon, settings::hocon, template};
-use conf_local::{
-    agent::LocalAgent,
-    cli as client,
-    cli::config::{Command, CommandLine, FileOnly, RunOptions},
-    process::guardian,
-};
+use conf_local::{Command, CommandLine, FileOnly, LocalAgent, RunOptions};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 fn main() -> ExitCode {
-    if let Some(code) = hocon::child().or_else(template::child).or_else(guardian::child) {
+    if let Some(code) = hocon::child().or_else(template::child).or_else(conf_local::guard) {
         return code;
     }
     let (line, file) = CommandLine::parse_all();
     match line.command {
         Command::Run(options) => run(*options, file),
-        other => client::run(other),
+        other => conf_local::run_command(other),
     }
 }
 
@@ -27,20 +22,17 @@ fn run(options: RunOptions, file: FileOnly) -> ExitCode {
         eprintln!("conf-local: {error}");
         return ExitCode::from(2);
     }
-    // Secrets pass through this process: it leaves no core, and only root may look into it.
+    // Secrets pass through this process: it leaves no core dump, and only root may inspect it.
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        eprintln!("conf-local: cannot keep its memory to itself: {error}");
+        eprintln!("conf-local: cannot protect its memory from other users: {error}");
         return ExitCode::FAILURE;
     }
-    // What landed was read in time by conf-master, perhaps on a faster machine.
+    // conf-master has read every accepted change in time, but perhaps on a faster machine.
     hocon::be_patient();
     template::be_patient();
     daemon::run(|stop| async move {
         let agent = LocalAgent::bind(options, file).await?;
-        match agent.address() {
-            Some(address) => daemon::ready(address),
-            None => daemon::ready_on_socket(&agent.socket()),
-        }
+        agent.print_ready();
         agent.run(stop).await;
         Ok::<_, anyhow::Error>(())
     })

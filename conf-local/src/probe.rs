@@ -1,11 +1,12 @@
-//! Probes: whether a component's program is well after it was told of a change. A failure is a state that is reported; the
-//! files stay as they are.
+//! Probes: whether a component's program is well after it was told of a change. A failure is
+//! reported as a state; the files stay as they are. Relies on `clock`, `process`, `state` and
+//! `notify`.
 
-use std::{collections::BTreeSet, fmt, path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, fmt, path::Path, sync::Arc, time::Duration};
 
 use conf_core::daemon::chain;
-use libconf::name::{ComponentSelector, Sequence};
-use serde::{Deserialize, Serialize};
+use libconf::name::ComponentSelector;
+use serde::Deserialize;
 use tokio::{
     sync::broadcast::error::RecvError,
     task::JoinSet,
@@ -14,54 +15,53 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::config::{CommandText, limit_from, words},
-    notify::{duties::Duties, now},
-    process::command::{self, CommandError, Leaves, Occasion, Order},
-    state::Agent,
+    clock::now,
+    notify::Outbox,
+    process::{Children, CommandError, CommandText, Invocation, limit_from, run_command, variables_of_change, words},
+    state::{Agent, ProbeStatus, View},
 };
 
-/// How long one try may take, and how many follow the first, when an entry does not say.
+/// An entry's defaults: one attempt may take 5 s, and 5 attempts follow a failed first one, which
+/// covers the restart of a program.
 const TIMEOUT: Duration = Duration::from_secs(5);
 const RETRIES: u32 = 5;
 const MOST_RETRIES: u32 = 100;
-/// Between two tries.
+/// 1 s between two attempts.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Whoever is to be told first may take so long; then it is probed all the same.
+/// 60 s: telling the watchers may take so long. Then the probe runs anyway.
 const TOLD_WITHIN: Duration = Duration::from_secs(60);
-/// One that failed is looked at again.
+/// 30 s: then a failed probe runs again.
 const AGAIN: Duration = Duration::from_secs(30);
 
 /// One entry of `probe:` in the YAML file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "RawProbe")]
-pub struct ProbeEntry {
-    /// Whose changes it follows.
-    pub component: ComponentSelector,
-    /// What is asked.
-    pub target: ProbeTarget,
-    /// How long one try may take.
-    pub timeout: Duration,
-    /// How many tries follow a first one that failed, a second apart.
-    pub retries: u32,
+pub(crate) struct ProbeEntry {
+    component: ComponentSelector,
+    target: ProbeTarget,
+    /// The time limit of one attempt.
+    timeout: Duration,
+    /// The number of attempts after a failed first one, a second apart.
+    retries: u32,
 }
 
-/// What a probe asks.
+/// The command or address that a probe asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProbeTarget {
-    /// A command that is to end with 0.
+enum ProbeTarget {
+    /// Must exit with 0.
     Command(Vec<String>),
-    /// An address that is to answer with a status of 200 to 299, without sending elsewhere.
+    /// Must answer with a status of 200 to 299; redirects are not followed.
     Http(String),
 }
 
-/// For people, without the user and password of an address.
+/// Shows an address without its user and password.
 impl fmt::Display for ProbeTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             ProbeTarget::Command(words) => f.write_str(&words.join(" ")),
             ProbeTarget::Http(url) => {
                 let Ok(mut url) = reqwest::Url::parse(url) else { return f.write_str("an address") };
-                // An address that has a host can be without both.
+                // This fails only for an address without a host, which has neither.
                 let _ = url.set_username("").and_then(|()| url.set_password(None));
                 write!(f, "{url}")
             }
@@ -102,29 +102,12 @@ impl TryFrom<RawProbe> for ProbeEntry {
     }
 }
 
-/// How a probe fared last: an entry of `probes` in `GET /v1/status`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeStatus {
-    /// Whose program was asked.
-    pub component: ComponentSelector,
-    /// What was asked, for people.
-    pub target: String,
-    /// True when it answered well.
-    pub passed: bool,
-    /// What was exported then.
-    pub sequence: Sequence,
-    /// When, RFC 3339, UTC.
-    pub when: String,
-    /// What was wrong.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error: Option<String>,
-}
-
-/// Probes until `stop`: once at the start, and after each change of the component when its watchers were told.
-pub async fn run(entries: Vec<ProbeEntry>, agent: Agent, duties: Arc<Duties>, stop: CancellationToken) {
+/// Probes until `stop`: once at the start, and after each change of the component, when its
+/// watchers were told.
+pub(crate) async fn run(entries: Vec<ProbeEntry>, agent: Agent, outbox: Arc<Outbox>, stop: CancellationToken) {
     let mut tasks = JoinSet::new();
     for entry in entries {
-        let probe = Probe { entry, agent: agent.clone(), duties: duties.clone(), stop: stop.clone() };
+        let probe = Probe { entry, agent: agent.clone(), outbox: outbox.clone(), stop: stop.clone() };
         tasks.spawn(probe.run());
     }
     while tasks.join_next().await.is_some() {}
@@ -133,58 +116,58 @@ pub async fn run(entries: Vec<ProbeEntry>, agent: Agent, duties: Arc<Duties>, st
 struct Probe {
     entry: ProbeEntry,
     agent: Agent,
-    duties: Arc<Duties>,
+    outbox: Arc<Outbox>,
     stop: CancellationToken,
 }
 
-/// The agent stops.
-struct Stopped;
-
 impl Probe {
-    /// Ends with the agent, but not before a command that runs has ended with all that it started.
+    /// Ends with the agent, after a running command has ended with all that it started.
     async fn run(self) {
-        let _: Result<(), Stopped> = self.follow().await;
+        let _ = self.follow().await;
     }
 
-    async fn follow(&self) -> Result<(), Stopped> {
+    /// Returns `None` when the agent stops, like the functions below.
+    async fn follow(&self) -> Option<Infallible> {
         let mut switches = self.agent.switches();
         let mut views = self.agent.follow();
-        // What runs when the agent starts is asked too: nothing is known of it.
-        let there = |view: &Arc<crate::state::View>| {
+        // A program that runs when the agent starts is probed too: its state is not known.
+        let exists = |view: &Arc<View>| {
             view.exported.as_ref().is_some_and(|exported| exported.matching(&self.entry.component).next().is_some())
         };
-        self.unless_stopped(async { drop(views.wait_for(there).await) }).await?;
-        let mut passed = self.ask_after_telling().await?;
+        self.unless_stopped(async { drop(views.wait_for(exists).await) }).await?;
+        let mut passed = self.probe_after_telling().await?;
         loop {
             let next = timeout(if passed { Duration::MAX } else { AGAIN }, switches.recv());
             let concerned = match self.unless_stopped(next).await? {
                 Ok(Ok(switched)) => switched.changed.keys().any(|one| self.entry.component.matches(one)),
                 Ok(Err(RecvError::Lagged(_))) | Err(_) => true,
-                Ok(Err(RecvError::Closed)) => return Err(Stopped),
+                Ok(Err(RecvError::Closed)) => return None,
             };
             if concerned {
-                passed = self.ask_after_telling().await?;
+                passed = self.probe_after_telling().await?;
             }
         }
     }
 
-    async fn unless_stopped<T>(&self, what: impl Future<Output = T>) -> Result<T, Stopped> {
+    async fn unless_stopped<T>(&self, what: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
-            () = self.stop.cancelled() => Err(Stopped),
-            done = what => Ok(done),
+            () = self.stop.cancelled() => None,
+            done = what => Some(done),
         }
     }
 
-    /// Waits until those who care for the component were told, then asks, several times if it must.
-    async fn ask_after_telling(&self) -> Result<bool, Stopped> {
+    /// Waits until the component's watchers were told, then probes, several times if it must. True
+    /// if it passed.
+    async fn probe_after_telling(&self) -> Option<bool> {
         let told = async {
             loop {
-                let delivered = self.duties.delivery();
+                let delivered = self.outbox.delivery();
                 tokio::pin!(delivered);
                 // From here on no delivery is missed.
                 delivered.as_mut().enable();
-                let owed = self.duties.owed();
-                if !owed.values().any(|duty| duty.components.iter().any(|one| self.entry.component.matches(one))) {
+                let pending = self.outbox.pending();
+                if !pending.values().any(|notice| notice.components.iter().any(|one| self.entry.component.matches(one)))
+                {
                     return;
                 }
                 delivered.await;
@@ -199,31 +182,26 @@ impl Probe {
             self.unless_stopped(sleep(PAUSE)).await?;
             answer = self.ask().await?;
         }
-        Ok(self.note(answer.err()))
+        Some(self.note(answer.err()))
     }
 
-    async fn ask(&self) -> Result<Result<(), String>, Stopped> {
+    async fn ask(&self) -> Option<Result<(), String>> {
         match &self.entry.target {
             ProbeTarget::Command(words) => {
                 let view = self.agent.view();
-                let Some(exported) = &view.exported else { return Ok(Ok(())) };
+                let Some(exported) = &view.exported else { return Some(Ok(())) };
                 let components: Vec<_> = exported.matching(&self.entry.component).map(|(one, _)| one.clone()).collect();
-                let occasion =
-                    Occasion { sequence: exported.sequence, export: &exported.directory, components: &components };
-                let order = Order {
+                let invocation = Invocation {
                     words,
                     folder: Path::new("/"),
-                    variables: occasion.variables(),
+                    variables: variables_of_change(exported.sequence, &exported.directory, &components),
                     limit: self.entry.timeout,
-                    leaves: Leaves::Nothing,
-                    words_for: exported.words_for(&components),
+                    children: Children::End,
+                    output: exported.visibility(&components),
                 };
-                match command::run(order, &self.stop).await {
-                    Err(CommandError::Stopped) => Err(Stopped),
-                    Err(CommandError::Failed { status, output }) => {
-                        Ok(Err(format!("it ended with {status}: {}", output.text())))
-                    }
-                    other => Ok(other.map_err(|error| chain(&error))),
+                match run_command(invocation, &self.stop).await {
+                    Err(CommandError::Stopped) => None,
+                    other => Some(other.map_err(|error| error.describe())),
                 }
             }
             ProbeTarget::Http(url) => self.unless_stopped(self.ask_http(url)).await,
@@ -238,7 +216,7 @@ impl Probe {
         if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
     }
 
-    /// Shows how it went; said once. True when it went well.
+    /// Shows the result, and logs a new one. True if the probe passed.
     fn note(&self, error: Option<String>) -> bool {
         let target = self.entry.target.to_string();
         let (component, passed) = (self.entry.component.clone(), error.is_none());
@@ -265,12 +243,4 @@ impl Probe {
         }
         passed
     }
-}
-
-/// The components of probes that failed.
-pub(crate) fn failing(probes: &[ProbeStatus]) -> BTreeSet<String> {
-    let failed = probes.iter().filter(|probe| !probe.passed);
-    failed
-        .map(|probe| format!("{} is not well: {}", probe.component, probe.error.as_deref().unwrap_or_default()))
-        .collect()
 }

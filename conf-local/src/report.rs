@@ -1,4 +1,5 @@
-//! Tells a surrogate how this host fares: after each change, and every minute.
+//! Reports this host's state to a conf-slave: after each change, and every minute. Relies on
+//! `clock` and `state`.
 
 use std::{
     sync::Arc,
@@ -13,47 +14,50 @@ use conf_core::{
     sign::{self, TrustedKeys},
     upstream::Upstreams,
 };
-use rand::Rng;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    state::{Agent, View, central::Watermark},
-    transaction::Audience,
+    clock::random_up_to,
+    state::{Agent, View, Watermark},
 };
 
-/// How often a host says that it is there.
+/// 60 s between two reports without a change.
 const EVERY: Duration = Duration::from_secs(60);
-/// Hosts that changed together do not all report in the same instant.
+/// 50 ms, within which a report waits at random: hosts that changed together must not report in the
+/// same instant.
 const SPREAD: Duration = Duration::from_millis(50);
-/// An error's words in a report are cut here: a surrogate keeps one report of every host.
+/// 2,000 characters of an error in a report: a conf-slave keeps one report of every host.
 const MOST_WORDS: usize = 2000;
 
-/// Reports until `stop`. A report that does not arrive is sent again, newest state first; it is never an obstacle.
+/// The name of this channel in `away`.
+const REPORTS: &str = "reports";
+
+/// Reports until `stop`. If a report does not arrive, the newest state is sent again. A failure
+/// blocks nothing.
 ///
-/// Each is signed, where the identity can sign: a delivery barrier decides by them, and a surrogate could invent them.
-///
-/// What a surrogate answers of the central sequence counts when one of `keys` has signed it.
-pub async fn run(
-    audience: Audience,
-    surrogates: Arc<Upstreams>,
+/// Each report is signed, if the identity can sign: a delivery barrier decides by reports, and a
+/// conf-slave could invent them. The central sequence in a conf-slave's answer counts if one of
+/// `keys` has signed it.
+pub(crate) async fn run(
+    agent: Agent,
+    surrogates: Upstreams,
     identity: Arc<Identity>,
     keys: TrustedKeys,
     stop: CancellationToken,
 ) {
     let mut clock = Clock(0);
-    let mut views = audience.agent.follow();
+    let mut views = agent.follow();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     let mut sent = None;
-    let mut heard = None;
+    let mut last = None;
     let mut next = Instant::now();
     loop {
-        let report = report(&audience.agent);
-        // On the way to a newer snapshot a host has nothing to tell that it does not tell better in a moment.
+        let report = report(&agent);
+        // On the way to a newer snapshot a report would be outdated in a moment.
         let changed = sent.as_ref() != Some(&report) && report.state != HostState::Updating;
         if changed || Instant::now() >= next {
-            let pause = rand::rng().random_range(Duration::ZERO..SPREAD);
-            sleep(pause).await;
+            sleep(random_up_to(SPREAD)).await;
             let signed = sign::sign_report(&report, clock.next(), &identity);
             let answer = tokio::select! {
                 () = stop.cancelled() => return,
@@ -61,26 +65,26 @@ pub async fn run(
             };
             match answer {
                 Ok(ReportAnswer { watermark }) => {
-                    audience.back(WHAT);
-                    if let Some(watermark) = watermark.filter(|watermark| heard.as_ref() != Some(watermark)) {
+                    agent.set_back(REPORTS);
+                    if let Some(watermark) = watermark.filter(|watermark| last.as_ref() != Some(watermark)) {
                         match Watermark::proven(&watermark, &report.datacenter, &keys) {
-                            Ok(proven) => audience.agent.hear(proven),
+                            Ok(proven) => agent.record(proven),
                             Err(error) => {
                                 let error = chain(&error);
-                                tracing::warn!(error, "a conf-slave's watermark is not proven; passed over");
+                                tracing::warn!(error, "a conf-slave's watermark is not proven; ignored");
                             }
                         }
-                        heard = Some(watermark);
+                        last = Some(watermark);
                     }
                     backoff.reset();
                     sent = Some(report);
-                    next = Instant::now() + EVERY - EVERY / 8 + rand::rng().random_range(Duration::ZERO..EVERY / 4);
+                    next = Instant::now() + EVERY - EVERY / 8 + random_up_to(EVERY / 4);
                 }
                 Err(error) => {
-                    audience.away(WHAT, chain(&error));
+                    agent.set_away(REPORTS, chain(&error));
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = sleep(backoff.after(error.retry_after())) => continue,
+                        () = sleep(backoff.after(&error)) => continue,
                     }
                 }
             }
@@ -92,8 +96,6 @@ pub async fn run(
         }
     }
 }
-
-const WHAT: &str = "reports";
 
 fn report(agent: &Agent) -> HostReport {
     let View { status, .. } = &*agent.view();
@@ -111,11 +113,11 @@ fn report(agent: &Agent) -> HostReport {
     }
 }
 
-/// Gives each report a later time than the one before, also when the host's clock is set back.
+/// Gives each report a later time than the one before, even if the host's clock is set back.
 struct Clock(u64);
 
 impl Clock {
-    /// Milliseconds since 1970.
+    /// Returns milliseconds since 1970.
     fn next(&mut self) -> u64 {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
         self.0 = u64::try_from(now).unwrap_or(u64::MAX).max(self.0 + 1);

@@ -1,4 +1,5 @@
-//! `conf-local diff`: what is exported of a component, beside a folder that another tool wrote.
+//! `conf-local diff`: compares the exported files of a component with a folder that another tool
+//! wrote.
 
 use std::{
     collections::BTreeMap,
@@ -9,19 +10,22 @@ use std::{
     time::Duration,
 };
 
+use anyhow::{Context as _, bail};
 use git2::Patch;
 use libconf::name::{ComponentSelector, ComponentVersion};
 use serde::Serialize;
 
-use crate::cli::{ClientError, print, show::print_json, socket::Socket};
-use crate::{cli::config::DiffOptions, service::StatusAnswer};
+use crate::{
+    cli::{options::DiffOptions, output::Usage},
+    service::StatusAnswer,
+};
 
-/// Of larger files only whether they differ is said.
+/// 1 MiB: a larger file is only reported as changed.
 const MOST_BYTES: u64 = 1 << 20;
-/// More is no configuration of one program.
+/// 20,000: a folder with more files is hardly the configuration of one program.
 const MOST_FILES: usize = 20_000;
 
-/// What differs: the body of `--json`.
+/// The result: the output of `--json`.
 #[derive(Debug, Serialize)]
 struct Comparison {
     component: ComponentVersion,
@@ -30,46 +34,41 @@ struct Comparison {
     files: Vec<Difference>,
 }
 
-/// One file that differs; what stands at the path is old, what is exported new.
+/// One file that differs. The file at the path is the old one, the exported file the new one.
 #[derive(Debug, Serialize)]
 struct Difference {
     file: String,
-    /// `added`: only in the export; `removed`: only at the path, where conf-local would leave it; `changed`; `mode`: only whether it
-    /// may be executed.
+    /// `added`: only in the export; `removed`: only at the path, where conf-local would leave it;
+    /// `changed`; `mode`: only the permission to execute it.
     change: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     diff: Option<String>,
 }
 
-/// What stands at a path.
-enum Found {
+/// An entry of a folder.
+enum Item {
     File { path: PathBuf, size: u64, executable: bool },
     Link(PathBuf),
     Other,
 }
 
-pub(crate) async fn run(options: &DiffOptions) -> Result<ExitCode, ClientError> {
-    let socket = Socket(options.output.socket.socket.clone());
-    let status: StatusAnswer = socket.get("/v1/status", Duration::ZERO).await?;
+pub(crate) async fn run(options: &DiffOptions) -> anyhow::Result<ExitCode> {
+    let status: StatusAnswer = options.output.socket.get("/v1/status", Duration::ZERO).await?;
     let Some(current) = status.status.current else {
-        return Err(ClientError::Refused("nothing is exported on this host yet".to_owned()));
+        bail!("nothing is exported on this host yet");
     };
     let component = version(&current, &options.component)?;
     let comparison = compare(component, &current, &options.path)?;
-    if options.output.json {
-        print_json(&comparison)?;
-    } else {
-        print(&text(&comparison))?;
-    }
+    options.output.print(&comparison, || text(&comparison))?;
     Ok(if comparison.same { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The one version of the component that is exported.
-fn version(current: &Path, selector: &ComponentSelector) -> Result<ComponentVersion, ClientError> {
+/// Returns the one version of the component that is exported.
+fn version(current: &Path, selector: &ComponentSelector) -> anyhow::Result<ComponentVersion> {
     let folder = current.join(selector.component.to_string());
     let names = fs::read_dir(&folder)
         .map(|entries| entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect::<Vec<_>>());
-    // Settings stand beside, as `<version>.json`, which is no version's name.
+    // The settings beside a version, `<version>.json`, have no name of a version.
     let mut versions: Vec<ComponentVersion> = names
         .unwrap_or_default()
         .iter()
@@ -78,22 +77,21 @@ fn version(current: &Path, selector: &ComponentSelector) -> Result<ComponentVers
         .collect();
     match (versions.pop(), versions.is_empty()) {
         (Some(version), true) => Ok(version),
-        (Some(_), false) => Err(ClientError::Usage(format!("{selector} runs here in several versions; name one"))),
-        (None, _) => Err(ClientError::Refused(format!("{selector} is not exported on this host"))),
+        (Some(_), false) => Err(Usage(format!("{selector} runs here in several versions; name one")).into()),
+        (None, _) => bail!("{selector} is not exported on this host"),
     }
 }
 
-fn compare(component: ComponentVersion, current: &Path, path: &Path) -> Result<Comparison, ClientError> {
-    let system = |what: &Path, source| ClientError::System { what: format!("cannot read {}", what.display()), source };
+fn compare(component: ComponentVersion, current: &Path, path: &Path) -> anyhow::Result<Comparison> {
     let exported = current.join(component.to_string());
-    let new = list(&exported).map_err(|error| system(&exported, error))?;
-    let old = list(path).map_err(|error| system(path, error))?;
+    let new = list(&exported).with_context(|| format!("cannot read {}", exported.display()))?;
+    let old = list(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut files = Vec::new();
     for (file, found) in &new {
         let difference = match (old.get(file), found) {
             (None, _) => Some(("added", diff(None, Some(found))?)),
-            (Some(Found::Link(before)), Found::Link(after)) if before == after => None,
-            (Some(before @ Found::File { executable: was, .. }), Found::File { executable, .. }) => {
+            (Some(Item::Link(before)), Item::Link(after)) if before == after => None,
+            (Some(before @ Item::File { executable: was, .. }), Item::File { executable, .. }) => {
                 if !same(before, found)? {
                     Some(("changed", diff(Some(before), Some(found))?))
                 } else if was == executable {
@@ -113,8 +111,9 @@ fn compare(component: ComponentVersion, current: &Path, path: &Path) -> Result<C
     Ok(Comparison { component, path: path.to_owned(), same: files.is_empty(), files })
 }
 
-/// Everything below a folder but folders, by path. Links are not followed, but for the folder itself.
-fn list(folder: &Path) -> io::Result<BTreeMap<String, Found>> {
+/// Lists everything below a folder except folders, by path. Follows no link, except for the folder
+/// itself.
+fn list(folder: &Path) -> io::Result<BTreeMap<String, Item>> {
     let mut found = BTreeMap::new();
     let mut pending = vec![(String::new(), fs::canonicalize(folder)?)];
     while let Some((above, folder)) = pending.pop() {
@@ -126,12 +125,12 @@ fn list(folder: &Path) -> io::Result<BTreeMap<String, Found>> {
                 pending.push((format!("{name}/"), path));
                 continue;
             } else if kind.is_symlink() {
-                Found::Link(fs::read_link(path)?)
+                Item::Link(fs::read_link(path)?)
             } else if kind.is_file() {
                 let about = entry.metadata()?;
-                Found::File { path, size: about.len(), executable: about.permissions().mode() & 0o100 != 0 }
+                Item::File { path, size: about.len(), executable: about.permissions().mode() & 0o100 != 0 }
             } else {
-                Found::Other
+                Item::Other
             };
             found.insert(name, one);
             if found.len() > MOST_FILES {
@@ -144,25 +143,25 @@ fn list(folder: &Path) -> io::Result<BTreeMap<String, Found>> {
     Ok(found)
 }
 
-fn same(one: &Found, other: &Found) -> Result<bool, ClientError> {
+fn same(one: &Item, other: &Item) -> anyhow::Result<bool> {
     match (one, other) {
-        (Found::File { path: one, size, .. }, Found::File { path: other, size: other_size, .. }) => {
+        (Item::File { path: one, size, .. }, Item::File { path: other, size: other_size, .. }) => {
             Ok(size == other_size && read(one)? == read(other)?)
         }
         _ => Ok(false),
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ClientError> {
-    fs::read(path).map_err(|source| ClientError::System { what: format!("cannot read {}", path.display()), source })
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// A unified diff; none of what is large or no text.
-fn diff(old: Option<&Found>, new: Option<&Found>) -> Result<Option<String>, ClientError> {
-    let content = |found: Option<&Found>| -> Result<Option<Vec<u8>>, ClientError> {
+/// Returns a unified diff; `None` for a large file, and for one that is not text.
+fn diff(old: Option<&Item>, new: Option<&Item>) -> anyhow::Result<Option<String>> {
+    let content = |found: Option<&Item>| -> anyhow::Result<Option<Vec<u8>>> {
         match found {
             None => Ok(Some(Vec::new())),
-            Some(Found::File { path, size, .. }) if *size <= MOST_BYTES => read(path).map(Some),
+            Some(Item::File { path, size, .. }) if *size <= MOST_BYTES => read(path).map(Some),
             Some(_) => Ok(None),
         }
     };
@@ -170,7 +169,7 @@ fn diff(old: Option<&Found>, new: Option<&Found>) -> Result<Option<String>, Clie
     let patch = Patch::from_buffers(&old, None, &new, None, None).and_then(|mut patch| patch.to_buf());
     let Ok(patch) = patch else { return Ok(None) };
     let text = String::from_utf8_lossy(&patch).into_owned();
-    // What Git writes above the first hunk names files that are none.
+    // The lines above the first hunk name files that do not exist.
     Ok(text.find("@@").map(|start| text[start..].to_owned()))
 }
 
@@ -187,7 +186,7 @@ fn text(comparison: &Comparison) -> String {
             "mode" => format!("{}: ", here.display()),
             _ => format!("--- {}\n+++ {component}/{file}\n", here.display()),
         };
-        head + diff.as_deref().unwrap_or("(no text, or large, or of another kind)\n")
+        head + diff.as_deref().unwrap_or("(not text, or large, or of another kind)\n")
     });
     shown.collect()
 }

@@ -1,30 +1,22 @@
-//! `conf-local explain`: which layers set a component's settings, and which one won.
+//! `conf-local explain`: the layers that set a component's settings, and the one that won.
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
 use conf_core::layers::Explained;
 
-use crate::cli::{
-    ClientError, print,
-    show::{print_json, table},
-    socket::Socket,
+use crate::{
+    cli::{options::ExplainOptions, show::table},
+    service::Explanation,
 };
-use crate::{cli::config::ExplainOptions, service::Explanation};
 
-pub(crate) async fn run(options: &ExplainOptions) -> Result<ExitCode, ClientError> {
-    let socket = Socket(options.output.socket.socket.clone());
+pub(crate) async fn run(options: &ExplainOptions) -> anyhow::Result<()> {
     let key = options.key.as_ref().map_or_else(String::new, |key| format!("?key={}", encoded(key)));
     let path = format!("/v1/explain/{}{key}", options.component);
-    let explanation: Explanation = socket.get(&path, Duration::ZERO).await?;
-    if options.output.json {
-        print_json(&explanation)?;
-    } else {
-        print(&text(&explanation))?;
-    }
-    Ok(ExitCode::SUCCESS)
+    let explanation: Explanation = options.output.socket.get(&path, Duration::ZERO).await?;
+    options.output.print(&explanation, || text(&explanation))
 }
 
-/// A value of a query, with everything escaped that could mean something else there.
+/// Percent-encodes the value of a query.
 fn encoded(text: &str) -> String {
     let byte = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'/' => char::from(byte).to_string(),

@@ -1,21 +1,24 @@
 //! `conf-local get`: a component's settings, or one value of them.
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
+use anyhow::anyhow;
 use conf_core::settings::{self, JsonPointer, Schema, commented};
 use serde_json::Value;
 
-use crate::cli::config::GetOptions;
-use crate::cli::{ClientError, note, print, socket::Socket};
+use crate::cli::{
+    options::GetOptions,
+    output::{note, print},
+};
 
-pub(crate) async fn run(options: &GetOptions) -> Result<ExitCode, ClientError> {
-    let socket = Socket(options.socket.socket.clone());
+pub(crate) async fn run(options: &GetOptions) -> anyhow::Result<()> {
+    let socket = &options.socket;
     let sequence = options.sequence.map_or_else(String::new, |sequence| format!("?sequence={sequence}"));
     let settings: Value = socket.get(&format!("/v1/config/{}{sequence}", options.component), Duration::ZERO).await?;
     let key = options.positional_key.as_ref().or(options.key.as_ref());
     let value = match key {
         Some(key) => value_at(&settings, key)
-            .map_err(|fault| ClientError::Refused(format!("{} has no value at {key:?}: {fault}", options.component)))?,
+            .map_err(|fault| anyhow!("{} has no value at {key:?}: {fault}", options.component))?,
         None => &settings,
     };
     if options.commented {
@@ -30,14 +33,12 @@ pub(crate) async fn run(options: &GetOptions) -> Result<ExitCode, ClientError> {
         let Ok(pointer) = key.map_or("", String::as_str).parse::<JsonPointer>();
         let schema =
             (!schema.is_null()).then(|| Schema::new(&schema)).and_then(|schema| within(schema, &settings, &pointer));
-        print(&commented(value, schema))?;
-        return Ok(ExitCode::SUCCESS);
+        return print(&commented(value, schema));
     }
-    print(&format!("{value:#}"))?;
-    Ok(ExitCode::SUCCESS)
+    print(&format!("{value:#}"))
 }
 
-/// What a schema says about the value at `pointer`.
+/// Returns the part of a schema for the value at `pointer`.
 fn within<'a>(schema: Schema<'a>, settings: &Value, pointer: &JsonPointer) -> Option<Schema<'a>> {
     let mut value = settings;
     pointer.parts().iter().try_fold(schema, |schema, part| {
@@ -47,8 +48,9 @@ fn within<'a>(schema: Schema<'a>, settings: &Value, pointer: &JsonPointer) -> Op
     })
 }
 
-/// The value at a dotted key, or at a JSON Pointer (RFC 6901) when it starts with `/`. In lists, numbers from 0.
-pub(crate) fn value_at<'a>(settings: &'a Value, key: &str) -> Result<&'a Value, String> {
+/// Returns the value at a dotted key, or at a JSON Pointer (RFC 6901) if it starts with `/`. Lists
+/// count from 0.
+fn value_at<'a>(settings: &'a Value, key: &str) -> Result<&'a Value, String> {
     let Ok(pointer) = key.parse::<JsonPointer>();
     let parts = pointer.parts();
     parts.iter().enumerate().try_fold(settings, |value, (depth, part)| {

@@ -1,51 +1,32 @@
-//! The commands that ask the running agent, or watch on its behalf: `get`, `explain`, `wait`, `watch`, `exec`, `status`, `verify`,
-//! `history`, `diff`; and `identity`, which asks nobody. Exit codes: 0 done, 1 refused or not reached, 2 wrong usage; `exec` has
-//! those of what it runs.
+//! The commands that ask the running agent, or watch on its behalf: `get`, `explain`, `wait`,
+//! `watch`, `exec`, `status`, `verify`, `history`, `diff`; and `identity`, which needs no agent.
+//! Exit codes: 0 done, 1 refused or not reached, 2 wrong usage; `exec` returns that of its command.
+//! Relies on all folders above.
 
-pub mod config;
-
-mod diff;
-mod exec;
-mod explain;
-mod get;
-mod show;
+mod output;
+mod options;
 mod socket;
+mod get;
+mod explain;
 mod wait;
 mod watch;
+mod exec;
+mod show;
+mod diff;
+mod identity;
 
-use std::{
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
-use conf_core::{daemon::chain, secret::Identity};
+use anyhow::Context as _;
 
-use crate::cli::socket::AskError;
-use crate::{
-    cli::config::{Command, IdentityOptions},
-    snapshot::keyring::identity_path,
-};
+pub use crate::cli::options::{Command, CommandLine};
+use crate::cli::output::{Usage, fail};
 
-/// What a command came to when it did not do what was asked.
-#[derive(Debug, thiserror::Error)]
-enum ClientError {
-    #[error(transparent)]
-    Ask(#[from] AskError),
-    #[error("{0}")]
-    Refused(String),
-    #[error("{0}")]
-    Usage(String),
-    #[error("cannot print")]
-    Print(#[source] io::Error),
-    #[error("{what}")]
-    System { what: String, source: io::Error },
-}
-
-/// Runs a command other than `run` to its end, and says on standard error what went wrong.
+/// Runs a command other than `run` to its end, and prints a failure on standard error.
 pub fn run(command: Command) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start") {
         Ok(runtime) => runtime,
-        Err(error) => return fail(&ClientError::System { what: "cannot start".to_owned(), source: error }),
+        Err(error) => return fail(&error),
     };
     let done = runtime.block_on(async {
         match command {
@@ -53,53 +34,17 @@ pub fn run(command: Command) -> ExitCode {
             Command::Explain(options) => explain::run(&options).await,
             Command::Wait(options) => wait::run(&options).await,
             Command::Watch(options) => watch::run(options).await,
-            Command::Exec(options) => exec::run(options).await,
+            Command::Exec(options) => return exec::run(options).await,
             Command::Status(options) => show::status(&options).await,
-            Command::Verify(options) => show::verify(&options).await,
+            Command::Verify(options) => return show::verify(&options).await,
             Command::History(options) => show::history(&options).await,
-            Command::Identity(options) => identity(&options),
-            Command::Diff(options) => diff::run(&options).await,
-            Command::Run(_) => Err(ClientError::Usage("`run` is the agent itself".to_owned())),
+            Command::Identity(options) => identity::run(&options),
+            Command::Diff(options) => return diff::run(&options).await,
+            Command::Run(_) => Err(Usage("`run` is the agent itself".to_owned()).into()),
         }
+        .map(|()| ExitCode::SUCCESS)
     });
-    // A blocked reader of /proc or a file system that hangs must not keep a command from ending.
+    // A blocked reader of /proc, or a file system that hangs, must not keep a command from ending.
     runtime.shutdown_background();
     done.unwrap_or_else(|error| fail(&error))
-}
-
-/// `conf-local identity`: asks nobody, so that it works before the agent was ever started.
-fn identity(options: &IdentityOptions) -> Result<ExitCode, ClientError> {
-    let path = identity_path(&options.state, options.identity.as_deref());
-    if let Some(folder) = path.parent() {
-        let what = format!("cannot make {}", folder.display());
-        std::fs::create_dir_all(folder).map_err(|source| ClientError::System { what, source })?;
-    }
-    let (identity, made) = Identity::load_or_create(&path).map_err(|error| ClientError::Refused(error.to_string()))?;
-    if made {
-        note(format_args!("made {}; keep it to this host", path.display()));
-    }
-    print(&identity.recipient().to_string())?;
-    Ok(ExitCode::SUCCESS)
-}
-
-fn fail(error: &ClientError) -> ExitCode {
-    // Standard error may be closed; the exit code says it too.
-    let _ = writeln!(io::stderr(), "conf-local: {}", chain(error));
-    match error {
-        ClientError::Usage(_) => ExitCode::from(2),
-        _ => ExitCode::FAILURE,
-    }
-}
-
-/// Prints one text and a new line; a reader that went away (`| head`) is no fault.
-fn print(text: &str) -> Result<(), ClientError> {
-    match writeln!(io::stdout(), "{}", text.trim_end()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(ClientError::Print(error)),
-        _ => Ok(()),
-    }
-}
-
-/// Says something to whoever watches the command.
-fn note(words: impl std::fmt::Display) {
-    let _ = writeln!(io::stderr(), "conf-local: {words}");
 }

@@ -6,56 +6,75 @@ use comfy_table::{ContentArrangement, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cli::{
-    ClientError, print,
-    socket::{Socket, VERIFY_WITHIN},
-};
 use crate::{
-    cli::config::{OutputOptions, VerifyOptions},
+    cli::{
+        options::{OutputOptions, VerifyOptions},
+        output::{print, print_json},
+        socket::VERIFY_WITHIN,
+    },
     service::StatusAnswer,
     state::{HistoryEntry, VerifyReport},
 };
 
-pub(crate) async fn status(options: &OutputOptions) -> Result<ExitCode, ClientError> {
-    let socket = Socket(options.socket.socket.clone());
+pub(crate) async fn status(options: &OutputOptions) -> anyhow::Result<()> {
     if options.json {
-        print_json(&socket.get::<Value>("/v1/status", Duration::ZERO).await?)?;
-        return Ok(ExitCode::SUCCESS);
+        return print_json(&options.socket.get::<Value>("/v1/status", Duration::ZERO).await?);
     }
-    let answer: StatusAnswer = socket.get("/v1/status", Duration::ZERO).await?;
-    print(&status_text(&answer))?;
-    Ok(ExitCode::SUCCESS)
+    let answer: StatusAnswer = options.socket.get("/v1/status", Duration::ZERO).await?;
+    print(&status_text(&answer))
 }
 
-pub(crate) async fn history(options: &OutputOptions) -> Result<ExitCode, ClientError> {
-    let history: Vec<HistoryEntry> = Socket(options.socket.socket.clone()).get("/v1/history", Duration::ZERO).await?;
-    if options.json {
-        print_json(&history)?;
-    } else if history.is_empty() {
-        print("nothing was exported on this host yet")?;
-    } else {
-        print(&history_text(&history))?;
-    }
-    Ok(ExitCode::SUCCESS)
+pub(crate) async fn history(options: &OutputOptions) -> anyhow::Result<()> {
+    let history: Vec<HistoryEntry> = options.socket.get("/v1/history", Duration::ZERO).await?;
+    options.print(&history, || history_text(&history))
 }
 
-pub(crate) async fn verify(options: &VerifyOptions) -> Result<ExitCode, ClientError> {
-    let socket = Socket(options.output.socket.socket.clone());
+pub(crate) async fn verify(options: &VerifyOptions) -> anyhow::Result<ExitCode> {
     let path = format!("/v1/verify?repair={}", options.repair);
-    let report: VerifyReport = socket.post(&path, &(), VERIFY_WITHIN).await?;
-    if options.output.json {
-        print_json(&report)?;
-    } else {
-        print(&verify_text(&report, options.repair))?;
-    }
+    let report: VerifyReport = options.output.socket.post(&path, &(), VERIFY_WITHIN).await?;
+    options.output.print(&report, || verify_text(&report, options.repair))?;
     Ok(if report.is_whole() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn status_text(answer: &StatusAnswer) -> String {
+    let StatusAnswer { status, watchers, processes, problems } = answer;
+    let mut text = facts(answer).to_string();
+    let watchers = watchers.iter().map(|watcher| {
+        let components: Vec<String> = watcher.components.iter().map(ToString::to_string).collect();
+        let (target, change) = (watcher.target.clone(), watcher.sequence.to_string());
+        [target, components.join(" "), word(&watcher.state), change, ago(&watcher.when)]
+    });
+    section(&mut text, ["WATCHER", "COMPONENTS", "STATE", "CHANGE", "SINCE"], watchers);
+    let processes = processes.iter().map(|process| {
+        let how = if process.errors.is_empty() { "" } else { "keeps older values" };
+        let (pid, sequence) = (process.pid.to_string(), format!("change {}", process.sequence));
+        [pid, process.program.clone(), sequence, ago(&process.when), how.to_owned()]
+    });
+    section(&mut text, ["PROCESS", "PROGRAM", "RUNS ON", "SAID", ""], processes);
+    let places = status.placements.iter().map(|one| {
+        let how = if one.error.is_some() { "failed" } else { "" };
+        let (component, path) = (one.component.to_string(), one.path.display().to_string());
+        [component, path, word(&one.mode), one.files.to_string(), how.to_owned()]
+    });
+    section(&mut text, ["PLACED", "AT", "BY", "FILES", ""], places);
+    let checks =
+        status.checks.iter().map(|one| ("check", one.component.to_string(), &one.command, one.passed, &one.when));
+    let probes =
+        status.probes.iter().map(|one| ("probe", one.component.to_string(), &one.target, one.passed, &one.when));
+    let results = checks.chain(probes).map(|(what, component, by, passed, when)| {
+        let passed = if passed { "passed" } else { "failed" };
+        [what.to_owned(), component, by.clone(), passed.to_owned(), ago(when)]
+    });
+    section(&mut text, ["LOOKED AT", "COMPONENT", "BY", "", "SINCE"], results);
+    if problems.is_empty() {
+        format!("{text}\n\nno problems")
+    } else {
+        format!("{text}\n\nproblems:\n- {}", problems.join("\n- "))
+    }
+}
+
+fn facts(answer: &StatusAnswer) -> Table {
     let status = &answer.status;
-    let mut facts = table();
-    facts.add_row(["datacenter".to_owned(), status.datacenter.to_string()]);
-    facts.add_row(["host".to_owned(), status.host.to_string()]);
     let exported = match (&status.commit, &status.since) {
         (Some(commit), since) => {
             let since = since.as_deref().map_or_else(String::new, |since| format!(", {}", ago(since)));
@@ -63,98 +82,52 @@ fn status_text(answer: &StatusAnswer) -> String {
         }
         (None, _) => "nothing yet".to_owned(),
     };
-    facts.add_row(["exported".to_owned(), exported]);
-    facts.add_row(["central".to_owned(), format!("the newest up to change {}", status.central)]);
-    let observes = if status.observe { " (observes: tells nobody, places nothing)" } else { "" };
-    facts.add_row(["state".to_owned(), word(&status.state) + observes]);
+    let observes = if status.observe { " (observes: tells no process, places nothing)" } else { "" };
     let pointer = status.pointer.map(|pointer| format!("{}/{}", pointer.sequence, pointer.commit.short()));
-    facts.add_row(["pointer".to_owned(), pointer.unwrap_or_else(|| "not read yet".to_owned())]);
     let everything =
         if status.listed { "" } else { " (all of the datacenter: its inventory gives this host no choice)" };
-    facts.add_row(["components".to_owned(), format!("{}{everything}", status.components)]);
-    facts.add_row(["export".to_owned(), status.export.display().to_string()]);
-    facts.add_row(["agent".to_owned(), status.agent.clone()]);
-    let mut text = facts.to_string();
+    let mut facts = table();
+    facts.add_rows([
+        ["datacenter", &status.datacenter.to_string()],
+        ["host", status.host.as_str()],
+        ["exported", &exported],
+        ["central", &format!("the newest up to change {}", status.central)],
+        ["state", &(word(&status.state) + observes)],
+        ["pointer", pointer.as_deref().unwrap_or("not read yet")],
+        ["components", &format!("{}{everything}", status.components)],
+        ["export", &status.export.display().to_string()],
+        ["agent", &status.agent],
+    ]);
+    facts
+}
 
-    if !answer.watchers.is_empty() {
-        let mut watchers = table();
-        watchers.set_header(["WATCHER", "COMPONENTS", "STATE", "CHANGE", "SINCE"]);
-        for watcher in &answer.watchers {
-            let components: Vec<String> = watcher.components.iter().map(ToString::to_string).collect();
-            watchers.add_row([
-                watcher.target.clone(),
-                components.join(" "),
-                word(&watcher.state),
-                watcher.sequence.to_string(),
-                ago(&watcher.when),
-            ]);
-        }
-        text = format!("{text}\n\n{watchers}");
-    }
-    if !answer.processes.is_empty() {
-        let mut processes = table();
-        processes.set_header(["PROCESS", "PROGRAM", "RUNS ON", "SAID", ""]);
-        for process in &answer.processes {
-            let how = if process.errors.is_empty() { "" } else { "keeps older values" };
-            let (pid, sequence) = (process.pid.to_string(), format!("change {}", process.sequence));
-            processes.add_row([pid, process.program.clone(), sequence, ago(&process.when), how.to_owned()]);
-        }
-        text = format!("{text}\n\n{processes}");
-    }
-    if !status.placements.is_empty() {
-        let mut places = table();
-        places.set_header(["PLACED", "AT", "BY", "FILES", ""]);
-        for one in &status.placements {
-            let how = if one.error.is_some() { "failed" } else { "" };
-            let (component, path) = (one.component.to_string(), one.path.display().to_string());
-            places.add_row([component, path, word(&one.mode), one.files.to_string(), how.to_owned()]);
-        }
-        text = format!("{text}\n\n{places}");
-    }
-    let checks =
-        status.checks.iter().map(|one| ("check", one.component.to_string(), &one.command, one.passed, &one.when));
-    let probes =
-        status.probes.iter().map(|one| ("probe", one.component.to_string(), &one.target, one.passed, &one.when));
-    let looked: Vec<_> = checks.chain(probes).collect();
-    if !looked.is_empty() {
-        let mut shown = table();
-        shown.set_header(["LOOKED AT", "COMPONENT", "BY", "", "SINCE"]);
-        for (what, component, by, passed, when) in looked {
-            let passed = if passed { "passed" } else { "failed" };
-            shown.add_row([what, &component, by, passed, &ago(when)]);
-        }
-        text = format!("{text}\n\n{shown}");
-    }
-    if answer.problems.is_empty() {
-        format!("{text}\n\nno problems")
-    } else {
-        format!("{text}\n\nproblems:\n- {}", answer.problems.join("\n- "))
+/// Appends a table, unless it has no rows.
+fn section<const N: usize>(text: &mut String, header: [&str; N], rows: impl Iterator<Item = [String; N]>) {
+    let mut shown = table();
+    shown.set_header(header).add_rows(rows);
+    if !shown.is_empty() {
+        *text = format!("{text}\n\n{shown}");
     }
 }
 
 fn history_text(history: &[HistoryEntry]) -> String {
+    if history.is_empty() {
+        return "nothing was exported on this host yet".to_owned();
+    }
     let mut shown = table();
     shown.set_header(["CHANGE", "SNAPSHOT", "EXPORTED", "TOOK", "COMPONENTS"]);
     for entry in history {
-        let mut changed: Vec<String> = entry
-            .changed
-            .iter()
-            .take(10)
-            .map(|(component, change)| format!("{component} {}", word(&change.kind)))
-            .collect();
+        let changed = entry.changed.iter().take(10);
+        let mut changed: Vec<String> =
+            changed.map(|(component, change)| format!("{component} {}", word(&change.kind))).collect();
         if entry.changed_count > changed.len() {
             changed.push(format!("and {} more", entry.changed_count - changed.len()));
         }
         if changed.is_empty() {
             changed.push("none of this host's".to_owned());
         }
-        shown.add_row([
-            entry.sequence.to_string(),
-            entry.commit.short(),
-            ago(&entry.when),
-            format!("{} ms", entry.took_ms),
-            changed.join("\n"),
-        ]);
+        let (sequence, took) = (entry.sequence.to_string(), format!("{} ms", entry.took_ms));
+        shown.add_row([sequence, entry.commit.short(), ago(&entry.when), took, changed.join("\n")]);
     }
     shown.to_string()
 }
@@ -169,14 +142,11 @@ fn verify_text(report: &VerifyReport, repair: bool) -> String {
     match (problems.is_empty(), report.is_whole(), repair) {
         (true, _, _) => format!("{text}\nno problems"),
         (_, true, _) => format!("{text}\nall mended"),
-        (_, false, true) => format!("{text}\nnot all could be mended; the agent tries again with the next change"),
+        (_, false, true) => {
+            format!("{text}\nnot everything could be mended; the agent tries again with the next change")
+        }
         (_, false, false) => format!("{text}\n`conf-local verify --repair` mends what can be"),
     }
-}
-
-pub(crate) fn print_json(value: &impl Serialize) -> Result<(), ClientError> {
-    let text = serde_json::to_string_pretty(value).map_err(|error| ClientError::Print(error.into()))?;
-    print(&text)
 }
 
 pub(crate) fn table() -> Table {
@@ -185,7 +155,7 @@ pub(crate) fn table() -> Table {
     table
 }
 
-/// The word that stands in JSON for a plain enum.
+/// Returns the JSON word of a plain enum.
 fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(Value::String(word)) => word,
@@ -193,7 +163,7 @@ fn word(value: &impl Serialize) -> String {
     }
 }
 
-/// `12 s ago`; the time itself where it cannot be read.
+/// Formats a time as `12 s ago`, or returns it unchanged if it cannot be read.
 fn ago(when: &str) -> String {
     let Ok(when) = when.parse::<jiff::Timestamp>() else { return when.to_owned() };
     let seconds = jiff::Timestamp::now().duration_since(when).as_secs().max(0);

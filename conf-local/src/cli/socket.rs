@@ -1,13 +1,9 @@
-//! One request to the agent over its socket.
+//! Requests to the agent over its socket.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{io, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
-use conf_core::api::ErrorBody;
+use conf_core::{api::ErrorBody, retry::Backoff};
 use http::{Method, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
@@ -15,20 +11,19 @@ use hyper_util::rt::TokioIo;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::UnixStream, time::timeout};
 
-/// The agent answers from memory and disk. Where it is asked to wait, that is added.
+use crate::agent::AgentSocket;
+
+/// 10 s, in addition to the time that a request lets the agent wait: it answers from memory and
+/// disk.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
-/// A check reads a whole repository.
+/// One hour: a check reads a whole repository.
 pub(crate) const VERIFY_WITHIN: Duration = Duration::from_secs(3600);
 
-/// Settings and lists are far smaller.
+/// 256 MiB: settings and lists are far smaller.
 const MOST_BYTES: usize = 256 << 20;
 
-/// Where the agent listens.
-#[derive(Clone, Debug)]
-pub(crate) struct Socket(pub(crate) PathBuf);
-
-/// Why there is no answer, or not the wanted one.
+/// Why there is no good answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AskError {
     #[error(
@@ -36,18 +31,18 @@ pub(crate) enum AskError {
          CONF_LOCAL_SOCKET", .path.display()
     )]
     Away { path: PathBuf, source: io::Error },
-    #[error("the agent on {} did not answer in time; its log says what it does", .path.display())]
+    #[error("the agent on {} did not answer in time; its log shows what it does", .path.display())]
     Late { path: PathBuf },
     #[error("the agent's answer broke off")]
     Broken(#[source] hyper::Error),
     #[error("{words}")]
     Refused { status: StatusCode, words: String },
-    #[error("the agent's answer is not understood; is it of another version?")]
+    #[error("the agent's answer cannot be read; does it have another version?")]
     Strange(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl AskError {
-    /// True when the same may succeed later: the agent is being started, or stops.
+    /// True if the same request may succeed later: the agent is starting or stopping.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             AskError::Away { source, .. } => source.kind() != io::ErrorKind::PermissionDenied,
@@ -58,18 +53,14 @@ impl AskError {
     }
 }
 
-impl Socket {
-    pub(crate) fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// `GET`, answered as JSON; `patience` is what the request itself asks the agent to wait.
+impl AgentSocket {
+    /// Sends a `GET`, and reads the answer as JSON. `patience` is the time that the request lets
+    /// the agent wait.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str, patience: Duration) -> Result<T, AskError> {
-        let body = self.ask(Method::GET, path, Bytes::new(), patience).await?;
-        serde_json::from_slice(&body).map_err(|error| AskError::Strange(error.into()))
+        self.ask(Method::GET, path, Bytes::new(), patience).await
     }
 
-    /// `POST` of a JSON body, answered as JSON.
+    /// Sends a `POST` with a JSON body, and reads the answer as JSON.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -77,18 +68,24 @@ impl Socket {
         patience: Duration,
     ) -> Result<T, AskError> {
         let body = serde_json::to_vec(body).map_err(|error| AskError::Strange(error.into()))?;
-        let body = self.ask(Method::POST, path, body.into(), patience).await?;
+        self.ask(Method::POST, path, body.into(), patience).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        patience: Duration,
+    ) -> Result<T, AskError> {
+        let asked = timeout(patience + ANSWER_WITHIN, self.exchange(method, path, body));
+        let body = asked.await.unwrap_or_else(|_| Err(AskError::Late { path: self.socket.clone() }))?;
         serde_json::from_slice(&body).map_err(|error| AskError::Strange(error.into()))
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Bytes, patience: Duration) -> Result<Bytes, AskError> {
-        let asked = timeout(patience + ANSWER_WITHIN, self.exchange(method, path, body));
-        asked.await.unwrap_or_else(|_| Err(AskError::Late { path: self.0.clone() }))
-    }
-
     async fn exchange(&self, method: Method, path: &str, body: Bytes) -> Result<Bytes, AskError> {
-        let stream = UnixStream::connect(&self.0).await;
-        let stream = stream.map_err(|source| AskError::Away { path: self.0.clone(), source })?;
+        let stream = UnixStream::connect(&self.socket).await;
+        let stream = stream.map_err(|source| AskError::Away { path: self.socket.clone(), source })?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(AskError::Broken)?;
         let request = http::Request::builder()
             .method(method)
@@ -108,7 +105,7 @@ impl Socket {
             Err(AskError::Refused { status, words: words_of(status, &body) })
         };
         tokio::pin!(exchange);
-        // The connection moves the bytes; it may end before the last of them is taken.
+        // The connection moves the bytes. It may end before the last of them is read.
         tokio::select! {
             answered = &mut exchange => answered,
             _ = connection => exchange.await,
@@ -123,17 +120,7 @@ fn words_of(status: StatusCode, body: &[u8]) -> String {
     }
 }
 
-/// Waits between two tries of what may succeed later.
-pub(crate) struct Pause(Duration);
-
-impl Pause {
-    pub(crate) fn new() -> Self {
-        Pause(Duration::from_millis(20))
-    }
-
-    /// Longer each time, one second at most.
-    pub(crate) async fn rest(&mut self) {
-        tokio::time::sleep(self.0).await;
-        self.0 = (self.0 * 2).min(Duration::from_secs(1));
-    }
+/// Returns the pauses between two attempts: at most 20 ms at first, at most one second later.
+pub(crate) fn backoff() -> Backoff {
+    Backoff::new(Duration::from_millis(20), Duration::from_secs(1))
 }

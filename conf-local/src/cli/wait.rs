@@ -1,58 +1,56 @@
-//! `conf-local wait`: ends when this host's export is at or past something.
+//! `conf-local wait`: ends when this host's export is at or past a commit or a sequence.
 
-use std::{
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
+use anyhow::anyhow;
 use conf_core::consul::PinValue;
 use libconf::name::ComponentSelector;
 
-use crate::cli::{
-    ClientError,
-    socket::{AskError, Pause, Socket},
-};
 use crate::{
-    cli::config::WaitOptions,
+    agent::AgentSocket,
+    cli::{
+        options::WaitOptions,
+        output::Usage,
+        socket::{AskError, backoff},
+    },
     service::{LONGEST_WAIT, Reached},
 };
 
-pub(crate) async fn run(options: &WaitOptions) -> Result<ExitCode, ClientError> {
-    let usage = |words: String| ClientError::Usage(words);
+pub(crate) async fn run(options: &WaitOptions) -> anyhow::Result<()> {
     let mut goal = String::new();
     if let Some(at) = &options.at {
-        let at: PinValue = at.parse().map_err(|error| usage(format!("--at: {error}")))?;
+        let at: PinValue = at.parse().map_err(|error| Usage(format!("--at: {error}")))?;
         goal = format!("&at={at}");
     }
     if let Some(sequence) = options.sequence {
         goal = format!("{goal}&sequence={sequence}");
     }
     let patience = Duration::try_from_secs_f64(options.timeout);
-    let patience = patience.map_err(|_| usage("--timeout is a number of seconds, as in --timeout 60".to_owned()))?;
-    let socket = Socket(options.socket.socket.clone());
-    reach(&socket, &options.component, &goal, patience).await?;
-    Ok(ExitCode::SUCCESS)
+    let patience = patience.map_err(|_| Usage("--timeout is a number of seconds, as in --timeout 60".to_owned()))?;
+    reach(&options.socket, &options.component, &goal, patience).await
 }
 
-/// Waits until the agent says so, for `patience` at most; through restarts of the agent.
+/// Waits until the agent reports that the goal is reached, for `patience` at most, through restarts
+/// of the agent.
 async fn reach(
-    socket: &Socket,
+    socket: &AgentSocket,
     component: &ComponentSelector,
     goal: &str,
     patience: Duration,
-) -> Result<(), ClientError> {
+) -> anyhow::Result<()> {
     let started = Instant::now();
-    let mut pause = Pause::new();
+    let mut pause = backoff();
     loop {
         let left = patience.saturating_sub(started.elapsed()).min(LONGEST_WAIT);
         let question = format!("/v1/wait/{component}?timeout={}{goal}", left.as_secs_f64());
         let answer: Result<Reached, AskError> = socket.get(&question, left).await;
+        let is_away = answer.is_err();
         let failed = match answer {
             Ok(Reached { reached: true, .. }) => return Ok(()),
             Ok(Reached { reason, sequence, .. }) => {
-                pause = Pause::new();
+                pause.reset();
                 let reason = reason.unwrap_or_else(|| format!("change {sequence} is exported"));
-                ClientError::Refused(format!("not reached after {} s: {reason}", patience.as_secs_f64()))
+                anyhow!("not reached after {} s: {reason}", patience.as_secs_f64())
             }
             Err(error) if error.is_passing() => error.into(),
             Err(error) => return Err(error.into()),
@@ -60,9 +58,9 @@ async fn reach(
         if started.elapsed() >= patience {
             return Err(failed);
         }
-        if matches!(failed, ClientError::Ask(_)) {
+        if is_away {
             let left = patience.saturating_sub(started.elapsed());
-            let _ = tokio::time::timeout(left, pause.rest()).await;
+            tokio::time::sleep(pause.next_wait().min(left)).await;
         }
     }
 }

@@ -1,20 +1,19 @@
 //! `conf-local watch`: has a running process signalled.
 
-use std::{process::ExitCode, time::Duration};
+use std::time::Duration;
 
-use conf_core::daemon::chain;
-
-use crate::cli::{ClientError, note, print, socket::Socket};
 use crate::{
-    cli::config::WatchOptions,
-    process::handle as process,
+    cli::{
+        options::WatchOptions,
+        output::{note, print},
+    },
+    process::start_time,
     service::{RegisterRequest, Registered},
 };
 
-pub(crate) async fn run(options: WatchOptions) -> Result<ExitCode, ClientError> {
-    let socket = Socket(options.socket.socket);
-    // The agent then refuses another process that got the number meanwhile.
-    let start = process::started(options.pid).map_err(|error| ClientError::Refused(chain(&error)))?;
+pub(crate) async fn run(options: WatchOptions) -> anyhow::Result<()> {
+    // With the time of its start, the agent refuses another process that gets the number meanwhile.
+    let start = start_time(options.pid)?;
     let request = RegisterRequest {
         components: options.components.into_iter().collect(),
         pid: Some(options.pid),
@@ -22,12 +21,11 @@ pub(crate) async fn run(options: WatchOptions) -> Result<ExitCode, ClientError> 
         signal: Some(options.signal.as_str().to_owned()),
         delay_seconds: None,
     };
-    let registered: Registered = socket.post("/v1/watchers", &request, Duration::ZERO).await?;
+    let registered: Registered = options.socket.post("/v1/watchers", &request, Duration::ZERO).await?;
     for absent in &registered.absent {
-        note(format_args!("this host does not run {absent} now; the process is told when it comes"));
+        note(format_args!("this host does not run {absent} now; the process gets a signal when it comes"));
     }
     let watcher = registered.watcher;
     let components: Vec<String> = watcher.components.iter().map(ToString::to_string).collect();
-    print(&format!("{} at every change of {} after {}", watcher.target, components.join(", "), watcher.sequence))?;
-    Ok(ExitCode::SUCCESS)
+    print(&format!("{} at every change of {} after {}", watcher.target, components.join(", "), watcher.sequence))
 }

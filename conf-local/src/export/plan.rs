@@ -1,4 +1,4 @@
-//! What an export holds, what is to be done to go from one to the next, and what goes: decided, nothing is touched.
+//! Decides the steps from one export to the next, and which snapshots go. Touches nothing.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,69 +9,78 @@ use conf_core::render::StoreHash;
 use libconf::name::{CommitId, ComponentName, ComponentVersion, DatacenterName, HostName, Sequence, Version};
 use serde::{Deserialize, Serialize};
 
-use crate::state::ChangeKind;
+/// The rendering of each component.
+pub(crate) type Contents = BTreeMap<ComponentVersion, StoreHash>;
 
-/// Which rendering each component has.
-pub type Contents = BTreeMap<ComponentVersion, StoreHash>;
+/// Components that keep earlier files, each with the reason.
+pub(crate) type Faults = BTreeMap<ComponentVersion, String>;
 
-/// `snapshot.json` in a snapshot's folder: which snapshot it is. Readers ignore members that they do not know.
+/// `snapshot.json` in a snapshot's folder: identifies the snapshot. Readers ignore unknown members.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Header {
-    /// Whose snapshot.
-    pub datacenter: DatacenterName,
-    /// For which host it was rendered.
-    pub host: HostName,
+pub(crate) struct Header {
+    pub(crate) datacenter: DatacenterName,
+    /// The host that it was rendered for.
+    pub(crate) host: HostName,
     /// The change that made it.
-    pub sequence: Sequence,
-    /// The snapshot.
-    pub commit: CommitId,
-    /// The datacenter's snapshot before it: the one with this commit is the newest for every change below `sequence`. None for
-    /// the first one, and where an earlier version of the agent wrote this.
+    pub(crate) sequence: Sequence,
+    pub(crate) commit: CommitId,
+    /// The datacenter's snapshot before it, which is the newest for every change below `sequence`.
+    /// `None` for the first snapshot, and if an earlier version of the agent wrote this.
     #[serde(default)]
-    pub parent: Option<CommitId>,
-    /// Seconds since 1970 when it was put in place.
-    pub time: u64,
-    /// Components that were held back, with the reason.
+    pub(crate) parent: Option<CommitId>,
+    /// Seconds since 1970 at which it was put in place.
+    pub(crate) time: u64,
+    /// Components that were held back, each with the reason.
     #[serde(default)]
-    pub faults: BTreeMap<ComponentVersion, String>,
-    /// It was never switched to, but rendered beside a newer one, for operations that are pinned to it: up to this change it is
-    /// its datacenter's newest.
+    pub(crate) faults: Faults,
+    /// For a snapshot that was rendered beside a newer one, for operations that are pinned to it:
+    /// the last change for which it is its datacenter's newest. Nothing ever switched to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub through: Option<Sequence>,
+    pub(crate) through: Option<Sequence>,
 }
 
 /// A snapshot that is on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
-    /// What it says of itself; `None` when that was lost.
-    pub header: Option<Header>,
-    /// What it holds.
-    pub contents: Contents,
+pub(crate) struct KeptSnapshot {
+    /// `None` if it was lost.
+    pub(crate) header: Option<Header>,
+    pub(crate) contents: Contents,
 }
 
-/// What is to be done to go from one export to the next.
+/// How a component differs from the export before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChangeKind {
+    /// It is new.
+    Added,
+    /// Its rendered output differs.
+    Changed,
+    /// It is gone.
+    Removed,
+}
+
+/// The steps from one export to the next.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// Every component that the next one has.
-    pub links: BTreeMap<ComponentName, Link>,
-    /// Every component that only the one before has.
-    pub gone: BTreeSet<ComponentName>,
-    /// What readers will see of it.
-    pub changed: BTreeMap<ComponentVersion, ChangeKind>,
+pub(crate) struct ExportPlan {
+    /// Every component of the next export.
+    pub(crate) links: BTreeMap<ComponentName, Link>,
+    /// Every component that the next export lacks.
+    pub(crate) gone: BTreeSet<ComponentName>,
+    /// The difference that readers will see.
+    pub(crate) changed: BTreeMap<ComponentVersion, ChangeKind>,
 }
 
 /// How a component gets its link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Link {
-    /// The snapshot before has the very same one.
-    pub keep: bool,
-    /// Where it is to lead.
-    pub versions: BTreeMap<Version, StoreHash>,
+pub(crate) struct Link {
+    /// The snapshot before has the same link.
+    pub(crate) keep: bool,
+    pub(crate) versions: BTreeMap<Version, StoreHash>,
 }
 
-/// Decides what must be done. Touches nothing.
-pub fn plan(have: &Contents, want: &Contents) -> Plan {
-    let mut plan = Plan::default();
+/// Decides the steps from one export to the next.
+pub(crate) fn plan(have: &Contents, want: &Contents) -> ExportPlan {
+    let mut plan = ExportPlan::default();
     let (have_by_name, want_by_name) = (by_name(have), by_name(want));
     plan.gone = have_by_name.keys().filter(|name| !want_by_name.contains_key(name)).cloned().collect();
     for (name, versions) in want_by_name {
@@ -98,27 +107,20 @@ pub(crate) fn by_name(contents: &Contents) -> BTreeMap<ComponentName, BTreeMap<V
     names
 }
 
-/// Which snapshots stay on disk besides the newest.
+/// Says which snapshots stay on disk besides the newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Retention {
-    /// The last so many.
-    pub last: usize,
-    /// Those that are younger, and the newest that is older: it was in use until then.
-    pub younger_than: Duration,
+pub(crate) struct Retention {
+    /// The number of snapshots that always stay, newest first.
+    pub(crate) last: usize,
+    /// Younger snapshots stay, and the newest one that is older: it was in use until then.
+    pub(crate) younger_than: Duration,
 }
 
-impl Retention {
-    /// From the flags.
-    pub fn new(keep: u32, keep_seconds: u64) -> Self {
-        Retention { last: keep as usize, younger_than: Duration::from_secs(keep_seconds) }
-    }
-}
-
-/// However young, no more than so many are kept beyond [`Retention::last`]: a burst must not fill the disk.
+/// At most 100 young snapshots stay beyond [`Retention::last`]: a burst must not fill the disk.
 const MOST_YOUNG: usize = 100;
 
-/// Decides which snapshots go; `kept` says when each was put in place.
-pub fn outdated(kept: &BTreeMap<Sequence, SystemTime>, retention: Retention, now: SystemTime) -> Vec<Sequence> {
+/// Decides which snapshots go. `kept` has the time at which each was put in place.
+pub(crate) fn outdated(kept: &BTreeMap<Sequence, SystemTime>, retention: Retention, now: SystemTime) -> Vec<Sequence> {
     let young = |time: &SystemTime| now.duration_since(*time).unwrap_or_default() < retention.younger_than;
     let mut newest_old = true;
     let mut stays = |(place, (_, time)): &(usize, (&Sequence, &SystemTime))| {
@@ -146,12 +148,12 @@ mod tests {
     fn plans() {
         let check = |have: &str, want: &str, changes: &str, kept: &str| {
             let plan = plan(&contents(have), &contents(want));
-            let said = |(name, kind): (&ComponentVersion, &ChangeKind)| match kind {
+            let shown = |(name, kind): (&ComponentVersion, &ChangeKind)| match kind {
                 ChangeKind::Added => format!("+{name}"),
                 ChangeKind::Changed => format!("~{name}"),
                 ChangeKind::Removed => format!("-{name}"),
             };
-            let changed: Vec<String> = plan.changed.iter().map(said).collect();
+            let changed: Vec<String> = plan.changed.iter().map(shown).collect();
             assert_eq!(changed.join(" "), changes, "{have} -> {want}");
             let keep: Vec<String> =
                 plan.links.iter().filter(|(_, link)| link.keep).map(|(name, _)| name.to_string()).collect();
@@ -161,13 +163,13 @@ mod tests {
         check("services/a/latest=1", "services/a/latest=1", "", "services/a");
         check("services/a/latest=1", "services/a/latest=2", "~services/a/latest", "");
         check("services/a/latest=1 services/b/v1=1", "services/b/v1=1", "-services/a/latest", "services/b");
-        // A second version is a change of the link, not of the first version.
+        // A second version changes the link, not the first version.
         check("services/a/v1=1", "services/a/v1=1 services/a/v2=2", "+services/a/v2", "");
         check("services/a/v1=1", "devices/a/v1=1", "-services/a/v1 +devices/a/v1", "");
     }
 
     #[test]
-    fn what_goes() {
+    fn outdated_snapshots_go() {
         let now = UNIX_EPOCH + Duration::from_secs(10_000);
         let check = |ages: &[(u64, u64)], last: usize, young: u64, gone: &[u64]| {
             let kept =
@@ -183,7 +185,7 @@ mod tests {
         // Young ones stay, and the one that was in use when the oldest of them came.
         check(&[(1, 900), (2, 800), (3, 50), (4, 10)], 1, 60, &[1]);
         check(&[(1, 900), (2, 800), (3, 50), (4, 10)], 1, 5, &[1, 2, 3]);
-        // Even with no number at all the newest stays.
+        // The newest stays, whatever the retention.
         check(&[(1, 900), (2, 800)], 0, 0, &[1]);
     }
 }

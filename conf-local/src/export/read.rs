@@ -1,50 +1,61 @@
-//! What is on disk, read back: at the start, and to see whether anything has changed it.
+//! Reads the export back from disk: at the start, and to find damage.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io,
 };
 
 use conf_core::render::{Content, Rendered, StoreHash};
 use libconf::name::{ComponentName, ComponentVersion, Kind, Sequence, Version};
 
-use crate::export::{
-    CURRENT, Contents, Export, HEADER, Header, Kept, MOST_FILE_BYTES, MOST_HEADER_BYTES, SHOWN, mode_of,
+use crate::{
+    export::{
+        folder::Export,
+        kept::read_header,
+        names::{CURRENT, MOST_FILE_BYTES, SHOWN, mode_of},
+        plan::{Contents, KeptSnapshot},
+    },
+    fs::Entry,
 };
-use crate::fs::Entry;
 
 impl Export {
-    /// Reads an entry of the store as what it was made from; its hash is its name when nothing was changed.
+    /// Reads an entry of the store, and returns its hash, which is its name if nothing has changed
+    /// it.
     pub(crate) fn read_back(&self, name: &str) -> io::Result<StoreHash> {
         let entry = self.store.enter(name)?;
-        let wrong = |path: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{path} is not as it was written"));
+        let wrong = |path: &str| io::Error::new(io::ErrorKind::InvalidData, format!("{path} has been changed"));
         let (settings, mode) = entry.read("settings.json", MOST_FILE_BYTES)?;
         let mut files = BTreeMap::new();
-        let mut pending = vec![(String::new(), entry.enter("files")?)];
-        while let Some((above, folder)) = pending.pop() {
-            let entries = folder.entries()?;
-            if entries.is_empty() && !above.is_empty() {
-                return Err(wrong(&above));
+        let folder = entry.enter("files")?;
+        let (found, mut empty) = (folder.walk()?, BTreeSet::new());
+        for (path, kind) in &found {
+            if let Some((above, _)) = path.rsplit_once('/') {
+                empty.remove(above);
             }
-            for (name, kind) in entries {
-                let path = format!("{above}{name}");
-                match kind {
-                    Entry::Folder => pending.push((format!("{path}/"), folder.enter(&name)?)),
-                    Entry::Link => drop(files.insert(path, Content::Link(folder.read_link(&name)?))),
-                    Entry::File => {
-                        let (bytes, mode) = folder.read(&name, MOST_FILE_BYTES)?;
-                        let (executable, secret) = match mode {
-                            0o444 => (false, false),
-                            0o555 => (true, false),
-                            0o600 => (false, true),
-                            0o700 => (true, true),
-                            _ => return Err(wrong(&path)),
-                        };
-                        files.insert(path, Content::File { bytes, executable, secret });
-                    }
-                    Entry::Other => return Err(wrong(&path)),
+            let content = match kind {
+                Entry::Folder => {
+                    empty.insert(path.as_str());
+                    continue;
                 }
-            }
+                Entry::Link => Content::Link(folder.read_link(path)?),
+                Entry::File => {
+                    let (bytes, mode) = folder.read(path, MOST_FILE_BYTES)?;
+                    let (executable, secret) = match mode {
+                        0o444 => (false, false),
+                        0o555 => (true, false),
+                        0o600 => (false, true),
+                        0o700 => (true, true),
+                        _ => return Err(wrong(path)),
+                    };
+                    Content::File { bytes, executable, secret }
+                }
+                Entry::Other => return Err(wrong(path)),
+            };
+            files.insert(path.clone(), content);
+        }
+        // The agent never makes an empty folder.
+        if let Some(path) = empty.first() {
+            return Err(wrong(path));
         }
         let (settings_shown, expected) = match entry.entry(SHOWN)? {
             Some(_) => {
@@ -62,14 +73,16 @@ impl Export {
         Ok(self.hash(&Rendered { files, settings, settings_shown }))
     }
 
-    /// Learns what is on disk. What cannot be read counts as absent: it is rendered anew.
+    /// Reads all of the export. An entry that cannot be read counts as missing, and is rendered
+    /// again.
     pub(crate) fn read(&mut self) -> io::Result<()> {
         let target = match self.root.entry(CURRENT)? {
             Some(Entry::Link) => self.root.read_link(CURRENT)?,
             _ => String::new(),
         };
         let current = target.strip_prefix("snapshots/").and_then(|name| name.parse::<Sequence>().ok());
-        // What is beyond `current` was never switched to. Without one all stay, until something was exported again.
+        // Nothing switched to a snapshot beyond `current`. Without `current`, all stay until the
+        // next export.
         let newest = current.unwrap_or(Sequence(u64::MAX));
         let mut names = HashMap::new();
         for (name, kind) in self.snapshots.entries()? {
@@ -92,11 +105,10 @@ impl Export {
         &self,
         name: &str,
         names: &mut HashMap<String, BTreeMap<Version, StoreHash>>,
-    ) -> io::Result<Kept> {
+    ) -> io::Result<KeptSnapshot> {
         let folder = self.snapshots.enter(name)?;
-        let header = folder.read(HEADER, MOST_HEADER_BYTES).ok();
-        let header = header.and_then(|(bytes, _)| serde_json::from_slice::<Header>(&bytes).ok());
-        let header = header.filter(|header| header.sequence.to_string() == name);
+        // A former snapshot's folder has another name; its header is not needed.
+        let header = name.parse().ok().and_then(|sequence| read_header(&folder, sequence));
         let mut contents = Contents::new();
         for kind in Kind::ALL {
             let Ok(kind_folder) = folder.enter(kind.as_str()) else { continue };
@@ -113,26 +125,28 @@ impl Export {
                 }
             }
         }
-        Ok(Kept { header, contents })
+        Ok(KeptSnapshot { header, contents })
     }
 
-    /// The versions of a folder of links whose entries in the store are there.
+    /// Reads the versions in a folder of links, without those whose entries in the store are
+    /// missing.
     pub(crate) fn read_names(&self, name: &str) -> BTreeMap<Version, StoreHash> {
         let links = self.links_in(name).unwrap_or_default();
         let version = |(link, target): (&String, &String)| {
             let hash = target.strip_prefix("../../store/")?.strip_suffix("/files")?;
             let settings = links.get(&format!("{link}.json"))?;
-            let there = *settings == format!("../../store/{hash}/settings.json")
-                && self.store.entry(&format!("{hash}/files")).ok()? == Some(Entry::Folder)
-                && self.store.entry(&format!("{hash}/settings.json")).ok()? == Some(Entry::File);
-            there.then_some((link.parse().ok()?, hash.parse().ok()?))
+            let entry = self.store.enter(hash).ok()?;
+            let exists = *settings == format!("../../store/{hash}/settings.json")
+                && entry.entry("files").ok()? == Some(Entry::Folder)
+                && entry.entry("settings.json").ok()? == Some(Entry::File);
+            exists.then_some((link.parse().ok()?, hash.parse().ok()?))
         };
         links.iter().filter_map(version).collect()
     }
 
     pub(crate) fn links_in(&self, name: &str) -> io::Result<BTreeMap<String, String>> {
         let folder = self.names.enter(name)?;
-        let links = folder.entries()?.into_iter().map(|(link, _)| Ok((folder.read_link(&link)?, link)));
-        links.map(|link: io::Result<(String, String)>| link.map(|(target, link)| (link, target))).collect()
+        let links = folder.entries()?.into_iter();
+        links.map(|(link, _)| folder.read_link(&link).map(|target| (link, target))).collect()
     }
 }

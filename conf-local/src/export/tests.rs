@@ -1,10 +1,11 @@
-use std::{fs, os::unix::fs::MetadataExt as _};
+use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::Path};
 
-use libconf::name::CommitId;
+use conf_core::render::StoreHash;
+use libconf::name::{CommitId, ComponentVersion, Sequence};
 
-use crate::export::*;
+use crate::export::{CURRENT, Contents, Export, Header, plan};
 
-/// What a snapshot says of itself that was made soon after 1970.
+/// The header of a snapshot that was made soon after 1970.
 pub(crate) fn header(sequence: u64) -> Header {
     Header {
         datacenter: "us-west/v1".parse().unwrap(),
@@ -19,7 +20,7 @@ pub(crate) fn header(sequence: u64) -> Header {
 }
 
 #[test]
-fn a_snapshot_that_is_made_once_more_is_a_new_link() {
+fn a_snapshot_that_is_rendered_again_is_a_new_link() {
     let folder = tempfile::tempdir().unwrap();
     let mut export = Export::open(folder.path(), Vec::new()).unwrap();
     let mut links = Vec::new();
@@ -34,6 +35,7 @@ fn a_snapshot_that_is_made_once_more_is_a_new_link() {
         assert_eq!(fs::read_link(&current).unwrap(), Path::new(&format!("snapshots/{sequence}")));
         links.push(fs::symlink_metadata(current).unwrap().ino());
     }
-    // Who watches the folder of the link sees each of them; what changes places within `snapshots` is not there.
+    // A process that watches the folder of the link sees each switch; it does not see exchanges in
+    // `snapshots`.
     assert!(links[0] != links[1] && links[1] != links[2], "{links:?}");
 }

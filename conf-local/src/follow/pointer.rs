@@ -1,29 +1,38 @@
-//! The pointer as Consul has it, and what it asks of this host.
+//! Watching the pointer in Consul, and deciding what to do about it.
 
 use std::time::{Duration, Instant};
 
-use conf_core::{api::Pointer, consul::Seen, daemon::chain, retry::Backoff};
-use libconf::name::{CommitId, Sequence};
-use rand::Rng;
+use conf_core::{
+    api::Pointer,
+    consul::{Consul, Seen},
+    daemon::chain,
+    retry::Backoff,
+};
 use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
-use crate::follow::{SOON, Sources};
-use crate::{state::PointerSeen, transaction::Audience};
+use crate::{clock::random_up_to, snapshot::SnapshotServers, state::Agent};
 
-/// How long one question for the pointer waits for a change: one request a minute from an idle host.
+/// 1 s: a server that is back is found again within this.
+pub(crate) const SOON: Duration = Duration::from_secs(1);
+/// 60 s: one question for the pointer waits so long for a change, so that an idle host sends one
+/// request a minute.
 const WAIT: Duration = Duration::from_secs(60);
 
-/// A pointer as it was read, and when.
+/// Where pointers and snapshots come from.
+pub(crate) struct Sources {
+    /// Has the pointer.
+    pub(crate) consul: Consul,
+    /// The datacenter's authoritative key.
+    pub(crate) key: String,
+    pub(crate) servers: SnapshotServers,
+}
+
+/// The snapshot that the pointer names, and the time at which it was read.
 pub(crate) type Wanted = Option<(Pointer, Instant)>;
 
-/// Sends every pointer that is read. An absent or damaged one is told, and never sent.
-pub(crate) async fn watch(
-    sources: &Sources,
-    audience: &Audience,
-    found: watch::Sender<Wanted>,
-    stop: &CancellationToken,
-) {
+/// Sends every pointer that is read. A missing or damaged one is reported, and never sent.
+pub(crate) async fn watch(sources: &Sources, agent: &Agent, found: watch::Sender<Wanted>, stop: &CancellationToken) {
     let mut seen = Seen::default();
     let mut backoff = Backoff::new(Duration::from_millis(50), SOON);
     loop {
@@ -33,13 +42,13 @@ pub(crate) async fn watch(
         };
         let pause = match answer {
             Ok(Some(entry)) => {
-                audience.back("consul");
+                agent.set_back("consul");
                 backoff.reset();
                 match std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse::<Pointer>().ok()) {
-                    Some(pointer) => {
-                        audience.back("pointer");
-                        let (sequence, commit) = (pointer.sequence, pointer.commit);
-                        audience.agent.update(|view| view.status.pointer = Some(PointerSeen { sequence, commit }));
+                    Some(Pointer { sequence, commit }) => {
+                        agent.set_back("pointer");
+                        let pointer = Pointer { sequence, commit };
+                        agent.update(|view| view.status.pointer = Some(pointer));
                         let now = Instant::now();
                         found.send_if_modified(|wanted| {
                             let modified = wanted.is_none_or(|(before, _)| before != pointer);
@@ -47,18 +56,21 @@ pub(crate) async fn watch(
                             modified
                         });
                     }
-                    None => audience.away("pointer", format!("the value of {} is not a pointer; ignored", sources.key)),
+                    None => {
+                        agent.set_away("pointer", format!("the value of {} is not a pointer; ignored", sources.key))
+                    }
                 }
                 continue;
             }
             Ok(None) => {
-                audience.back("consul");
-                // Watching an absent key wakes at every write of anybody, so it is asked for now and then.
-                audience.away("pointer", format!("Consul has no key {}; waiting for it", sources.key));
-                SOON / 2 + rand::rng().random_range(Duration::ZERO..SOON / 2)
+                agent.set_back("consul");
+                // Watching a missing key would wake at every write to Consul, so this asks again
+                // after a pause.
+                agent.set_away("pointer", format!("Consul has no key {}; waiting for it", sources.key));
+                SOON / 2 + random_up_to(SOON / 2)
             }
             Err(error) => {
-                audience.away("consul", chain(&error));
+                agent.set_away("consul", chain(&error));
                 backoff.next_wait()
             }
         };
@@ -69,45 +81,44 @@ pub(crate) async fn watch(
     }
 }
 
-/// What a pointer asks of this host.
+/// What to do about a pointer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// It is what is exported.
+    /// Its snapshot is exported.
     Nothing,
-    /// It is older than what this host has taken.
+    /// It is older than a snapshot that this host has taken.
     Late(String),
-    /// It is another one of the same number as what this host has taken.
+    /// It has the number of a snapshot that this host has taken, but another commit.
     Refuse(String),
-    /// It is newer, or taken already and not exported yet.
+    /// It is newer, or was taken and is not exported yet.
     Take,
 }
 
-/// Decides what to do about a pointer, by what is exported and by the newest snapshot that was ever taken.
-pub(crate) fn decide(
-    exported: Option<(Sequence, CommitId)>,
-    known: Option<(Sequence, CommitId)>,
-    pointer: Pointer,
-) -> Decision {
-    let wanted = (pointer.sequence, pointer.commit);
+/// Decides what to do about a pointer, given the exported snapshot and the newest one that was ever
+/// taken.
+pub(crate) fn decide(exported: Option<Pointer>, known: Option<Pointer>, pointer: Pointer) -> Decision {
+    let Pointer { sequence, commit } = pointer;
     match known {
-        Some((sequence, _)) if wanted.0 < sequence => Decision::Late(format!(
-            "the pointer names #{}, older than #{sequence}, which this host has taken already; ignored",
-            wanted.0
+        Some(known) if sequence < known.sequence => Decision::Late(format!(
+            "the pointer names #{sequence}, older than #{}, which this host has taken already; ignored",
+            known.sequence
         )),
-        Some((sequence, commit)) if wanted.0 == sequence && wanted.1 != commit && !commit.is_zero() => {
+        Some(known) if sequence == known.sequence && commit != known.commit && !known.commit.is_zero() => {
             Decision::Refuse(format!(
                 "the pointer names {} as #{sequence}, but this host has taken {} as #{sequence}; ignored",
-                wanted.1.short(),
-                commit.short()
+                commit.short(),
+                known.commit.short()
             ))
         }
-        _ if exported == Some(wanted) => Decision::Nothing,
+        _ if exported == Some(pointer) => Decision::Nothing,
         _ => Decision::Take,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use libconf::name::{CommitId, Sequence};
+
     use super::*;
 
     fn commit(digit: char) -> CommitId {
@@ -115,22 +126,23 @@ mod tests {
     }
 
     #[test]
-    fn what_a_pointer_asks() {
-        let at = |sequence, digit| Some((Sequence(sequence), commit(digit)));
+    fn only_a_newer_pointer_is_taken() {
         let pointer = |sequence, digit| Pointer { sequence: Sequence(sequence), commit: commit(digit) };
+        let at = |sequence, digit| Some(pointer(sequence, digit));
+        let without_commit = Some(Pointer { sequence: Sequence(5), commit: CommitId::ZERO });
         let refused = |decision| matches!(decision, Decision::Refuse(_));
         let late = |decision| matches!(decision, Decision::Late(_));
         assert_eq!(decide(None, None, pointer(1, 'a')), Decision::Take);
         assert_eq!(decide(at(5, 'a'), at(5, 'a'), pointer(5, 'a')), Decision::Nothing);
         assert_eq!(decide(at(5, 'a'), at(5, 'a'), pointer(6, 'b')), Decision::Take);
-        // Taken, but not exported yet: a restart in between, or a disk that was full.
+        // Taken, but not exported yet, because of a restart or a full disk.
         assert_eq!(decide(at(5, 'a'), at(6, 'b'), pointer(6, 'b')), Decision::Take);
         assert_eq!(decide(None, at(6, 'b'), pointer(6, 'b')), Decision::Take);
         assert!(late(decide(at(5, 'a'), at(5, 'a'), pointer(4, 'c'))));
         assert!(late(decide(at(5, 'a'), at(6, 'b'), pointer(5, 'a'))));
         assert!(refused(decide(at(5, 'a'), at(5, 'a'), pointer(5, 'c'))));
-        // Its own commit was lost: the number alone must not bring another one back below it.
-        assert!(late(decide(None, Some((Sequence(5), CommitId::ZERO)), pointer(4, 'a'))));
-        assert_eq!(decide(None, Some((Sequence(5), CommitId::ZERO)), pointer(5, 'a')), Decision::Take);
+        // The commit was lost: the number alone still keeps older snapshots out.
+        assert!(late(decide(None, without_commit, pointer(4, 'a'))));
+        assert_eq!(decide(None, without_commit, pointer(5, 'a')), Decision::Take);
     }
 }

@@ -1,116 +1,133 @@
-//! Bringing what a server has named, and seeing that it is what it was said to be.
+//! Bringing the snapshot that a server has named, and verifying that the server was right.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use conf_core::{
     api::Pointer,
     daemon::chain,
-    git::{Depth, Step},
+    git::{Depth, RepositoryPool, Step},
+    sign::TrustedKeys,
     upstream::{self, Hedge},
 };
 use libconf::name::Sequence;
-use tokio::{sync::OwnedRwLockReadGuard, time::timeout};
-
-use crate::on_demand::{
-    Demand, Missing, Short, Unavailable,
-    ask::{Asked, Doubts, Found},
-    known,
+use tokio::{
+    sync::{OwnedRwLockReadGuard, Semaphore},
+    time::timeout,
 };
-use crate::state::{Older, Undone};
 
-/// Older snapshots that are fetched at once.
+use crate::{
+    on_demand::{
+        ask::{Answer, Doubts},
+        lookup::before,
+        unavailable::Unavailable,
+    },
+    snapshot::{CollectionLock, SnapshotServers},
+    state::{Agent, OlderSnapshot, RequestError, WriterRequest},
+};
+
+/// 4 older snapshots are fetched at once: each fetch holds a pack in memory.
 pub(crate) const MOST_FETCHES: usize = 4;
 
-/// A server that takes longer for an older snapshot is not waited for alone.
+/// 5 s: if a server takes longer for an older snapshot, the next one is asked too.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// And no longer than this at all.
+/// 20 s: then its answer is not awaited any more.
 const FETCH: Duration = Duration::from_secs(20);
 
-impl Demand {
-    /// Asks which snapshot it is, and brings that: an older one and up to which change it is the newest, or a newer one, which
-    /// the next look will find.
+/// Finds out which snapshot is meant, and brings it.
+pub(crate) struct Bringer {
+    pub(crate) agent: Agent,
+    pub(crate) repository: RepositoryPool,
+    /// Held while objects are fetched and used, which the task that writes the repository does not
+    /// know of.
+    pub(crate) collection: Arc<CollectionLock>,
+    pub(crate) servers: SnapshotServers,
+    pub(crate) keys: TrustedKeys,
+    pub(crate) fetches: Semaphore,
+}
+
+impl Bringer {
+    /// Asks which snapshot it is, and brings it. Returns an older one with the last change for
+    /// which it is the newest. `None` for a newer one, which the next lookup finds.
     pub(crate) async fn ask_and_bring(
         &self,
         change: Sequence,
         doubts: &mut Doubts,
-    ) -> Result<Option<(Pointer, Sequence)>, Short> {
-        let exported = self.now().ok_or(Unavailable::Nothing)?;
-        let have = Pointer { sequence: exported.sequence, commit: exported.commit };
-        let (server, found) = match self.ask(change, have, doubts).await {
-            Asked::Found(server, found) => (server, found),
-            Asked::Nobody(words) => return Err(Missing::Answer(words).into()),
-        };
-        match self.follow(found, have).await {
-            Ok(older) => match found {
-                Found::TooOld { .. } => Err(Unavailable::TooOld(change).into()),
-                Found::At { .. } | Found::Newest(_) => Ok(older),
-            },
-            Err(Undone::Wrong(words)) => {
-                tracing::warn!(server, %change, reason = words, "what a server says of a change is not proven; others are asked");
-                let missing = Missing::Snapshot(format!("{server}: {words}"));
+    ) -> Result<Option<(Pointer, Sequence)>, Unavailable> {
+        let have = self.agent.view().exported.as_ref().ok_or(Unavailable::Nothing)?.snapshot();
+        let datacenter = self.agent.view().status.datacenter.clone();
+        let asked = doubts.ask(&self.servers, (&datacenter, &self.keys), change, have).await;
+        let (server, answer) = asked.map_err(|missing| Unavailable::Late { change, missing })?;
+        match self.follow(answer, have).await {
+            Ok(_) if matches!(answer, Answer::TooOld { .. }) => Err(Unavailable::TooOld(change)),
+            Ok(older) => Ok(older),
+            Err(RequestError::Wrong(words)) => {
+                tracing::warn!(server, %change, reason = words, "a server's answer for a change is not proven; others are asked");
+                let missing = format!("{server}: {words}");
                 doubts.refute(server, words);
-                Err(missing.into())
+                Err(Unavailable::Nobody { change, missing })
             }
-            Err(Undone::Failed(words)) => {
+            Err(RequestError::Failed(missing)) => {
                 doubts.put_last(server);
-                Err(Missing::Snapshot(words).into())
+                Err(Unavailable::Nobody { change, missing })
             }
         }
     }
 
-    /// Does what an answer asks for, which proves it.
-    async fn follow(&self, found: Found, have: Pointer) -> Result<Option<(Pointer, Sequence)>, Undone> {
-        match found {
-            Found::TooOld { first } => {
-                let fetching = self.fetch(Step { have: None, want: first.commit, depth: Depth::One }).await?;
-                self.agent.begins_with(first, fetching).await?;
+    /// Takes or renders the named snapshot, which proves the answer.
+    async fn follow(&self, answer: Answer, have: Pointer) -> Result<Option<(Pointer, Sequence)>, RequestError> {
+        match answer {
+            Answer::TooOld { first } => {
+                let guard = self.fetch(Step { have: None, want: first.commit, depth: Depth::One }).await?;
+                self.agent.ask(|reply| WriterRequest::First { snapshot: first, guard, reply }).await?;
             }
-            // The newest that was named is wanted now; the chain between proves the rest.
-            Found::At { at, next: Some(next) } if at.sequence >= have.sequence => self.take(next).await?,
-            Found::At { at, next: Some(next) } => {
-                let through = known::before(next.sequence);
+            // The newest named snapshot is taken. The chain between proves the rest.
+            Answer::At { at, next: Some(next) } if at.sequence >= have.sequence => self.take(next).await?,
+            Answer::At { at, next: Some(next) } => {
+                let through = before(next.sequence);
                 self.render(at, through, Some(next)).await?;
                 return Ok(Some((at, through)));
             }
-            Found::At { at, next: None } => self.take(at).await?,
-            Found::Newest(watermark) => {
+            Answer::At { at, next: None } => self.take(at).await?,
+            Answer::Newest(watermark) => {
                 if watermark.snapshot != have {
                     self.take(watermark.snapshot).await?;
                 }
-                self.agent.hear(watermark);
+                self.agent.record(watermark);
             }
         }
         Ok(None)
     }
 
-    /// Has a newer snapshot taken, as if the pointer had named it.
-    async fn take(&self, snapshot: Pointer) -> Result<(), Undone> {
-        self.agent.take(Pointer { sequence: snapshot.sequence, commit: snapshot.commit }).await
+    /// Has a newer snapshot taken. If it is not newer any more, that is no error.
+    async fn take(&self, snapshot: Pointer) -> Result<(), RequestError> {
+        self.agent.ask(|reply| WriterRequest::Take { snapshot, reply }).await
     }
 
-    /// Fetches an older snapshot, where its objects are not here, and has it rendered beside the export.
+    /// Fetches an older snapshot if its objects are not here, and has it rendered beside the
+    /// export.
     pub(crate) async fn render(
         &self,
         snapshot: Pointer,
         through: Sequence,
         next: Option<Pointer>,
-    ) -> Result<(), Undone> {
+    ) -> Result<(), RequestError> {
         let (want, depth) = next.map_or((snapshot.commit, Depth::One), |next| (next.commit, Depth::Two));
-        let fetching = self.fetch(Step { have: None, want, depth }).await?;
-        self.agent.render(Older { snapshot, through, next, fetching }).await
+        let guard = self.fetch(Step { have: None, want, depth }).await?;
+        let older = OlderSnapshot { snapshot, through, next, guard };
+        self.agent.ask(|reply| WriterRequest::Render { older, reply }).await
     }
 
-    /// What keeps the fetched objects here while it is held.
-    async fn fetch(&self, step: Step) -> Result<OwnedRwLockReadGuard<()>, Undone> {
-        let stopping = |_| Undone::Failed(Unavailable::Stopping.to_string());
+    /// Fetches objects. The guard keeps them here while it is held.
+    async fn fetch(&self, step: Step) -> Result<OwnedRwLockReadGuard<()>, RequestError> {
+        let stopping = |_| RequestError::Failed(Unavailable::Stopping.to_string());
         let _one_of_few = self.fetches.acquire().await.map_err(stopping)?;
-        if let Some(alone) = self.fetching.alone_when_due().await {
-            self.agent.tidy(alone).await;
+        if let Some(guard) = self.collection.collect_if_due().await {
+            // There is nothing to do if the agent is stopping.
+            let _ = self.agent.request(|reply| WriterRequest::Tidy { guard, reply }).await;
         }
-        let fetching = self.fetching.enter().await;
+        let guard = self.collection.fetch().await;
         let repository = self.repository.clone();
-        let servers = self.surrogates.in_order().into_iter().chain(self.central.in_order());
-        let hedge = Hedge::new(servers, PATIENCE, move |server| {
+        let hedge = Hedge::new(self.servers.in_order(), PATIENCE, move |server| {
             let repository = repository.clone();
             async move {
                 let Ok(fetched) = timeout(FETCH, upstream::fetch(&server, repository, step)).await else {
@@ -127,10 +144,10 @@ impl Demand {
         let mut words = Vec::new();
         while let Some((_, fetched)) = hedge.next().await {
             match fetched {
-                Ok(()) => return Ok(fetching),
+                Ok(()) => return Ok(guard),
                 Err(error) => words.push(error),
             }
         }
-        Err(Undone::Failed(words.join("; ")))
+        Err(RequestError::Failed(words.join("; ")))
     }
 }

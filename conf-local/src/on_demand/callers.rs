@@ -1,21 +1,21 @@
-//! Who may wait at once: so many in all, and of one user a share of it, so that none shuts the others out.
+//! Bounds the number of callers that wait at once: in all, and of one user, so that no user blocks
+//! the others.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-/// Callers that wait at once; more are turned away.
+use parking_lot::Mutex;
+
+/// 256 callers wait at once: each holds a connection. More are refused.
 pub(crate) const MOST_WAITING: usize = 256;
 
-/// Of one user; of all whose user the kernel does not tell together.
+/// 128 callers of one user. Callers without a user that the kernel names count as one user.
 pub(crate) const MOST_OF_USER: usize = 128;
 
-/// Everybody who waits.
+/// All waiting callers, counted by user.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Callers(Arc<Mutex<BTreeMap<Option<u32>, usize>>>);
 
-/// One who waits, until it is dropped.
+/// One waiting caller, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Caller {
     all: Callers,
@@ -23,9 +23,9 @@ pub(crate) struct Caller {
 }
 
 impl Callers {
-    /// Lets one more wait, unless there are too many.
+    /// Adds a caller, unless there are too many.
     pub(crate) fn enter(&self, user: Option<u32>) -> Option<Caller> {
-        let mut waiting = self.waiting();
+        let mut waiting = self.0.lock();
         let of_user = waiting.get(&user).copied().unwrap_or_default();
         if of_user >= MOST_OF_USER || waiting.values().sum::<usize>() >= MOST_WAITING {
             return None;
@@ -33,15 +33,11 @@ impl Callers {
         waiting.insert(user, of_user + 1);
         Some(Caller { all: self.clone(), user })
     }
-
-    fn waiting(&self) -> MutexGuard<'_, BTreeMap<Option<u32>, usize>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for Caller {
     fn drop(&mut self) {
-        let mut waiting = self.all.waiting();
+        let mut waiting = self.all.0.lock();
         if let Some(of_user) = waiting.get_mut(&self.user) {
             *of_user -= 1;
             if *of_user == 0 {
@@ -56,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_user_shuts_the_others_out() {
+    fn no_user_blocks_the_others() {
         let callers = Callers::default();
         let enter = |user: u32, count: usize| (0..count).map_while(|_| callers.enter(Some(user))).collect::<Vec<_>>();
         let greedy = enter(1, 1000);
@@ -67,6 +63,6 @@ mod tests {
         drop(greedy);
         assert_eq!(enter(1, 1000).len(), MOST_OF_USER);
         drop(other);
-        assert!(callers.waiting().is_empty(), "nothing is left of who has gone");
+        assert!(callers.0.lock().is_empty(), "a caller that has gone still counts");
     }
 }

@@ -1,7 +1,9 @@
-//! Placing by copy: everything is written into a folder of our own first, beside its place, then renamed there.
+//! Placing by copy: every file is written into a folder of the agent's own beside its place, and
+//! then renamed to it.
 //!
-//! [`stage`] looks and writes beside, and changes nothing that anybody reads; [`Staged::put`] renames. Between the two the journal
-//! is told. From whatever a crash leaves, `stage` and `put` of the same or of other files lead to those files.
+//! [`stage`] compares and writes beside, and changes nothing that a program reads;
+//! [`StagedCopy::put`] renames. The journal is written between the two. Whatever a crash leaves,
+//! staging and putting the same or other files leads to those files.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,254 +12,240 @@ use std::{
 
 use rustix::fs::Stat;
 
-use crate::place::{
-    entry::PlaceEntry,
-    journal::Ours,
-    target::{self, Making, Refusal, Trusted},
-};
 use crate::{
     export::MOST_FILE_BYTES,
     fs::{Entry, Folder, Mount, Owner, Unsynced},
+    place::{
+        entry::PlaceEntry,
+        journal::PlacedFiles,
+        path::{self, NewFolder, Trusted},
+    },
 };
 
-/// The folder of what is written beside; nobody else gets in.
-const STAGING: &str = ".conf-local";
+/// The folder of files that are not renamed yet. Only the agent's user can enter it.
+pub(crate) const STAGING: &str = ".conf-local";
 
-/// All is written beside its place.
+/// A copy whose files are all written beside its place.
 #[derive(Debug)]
-pub(crate) struct Staged {
-    root: Folder,
-    making: Making,
-    draft: Draft,
+pub(crate) struct StagedCopy {
+    pub(crate) root: Folder,
+    pub(crate) new_folder: NewFolder,
+    pub(crate) plan: CopyPlan,
+    /// Holds the changed files, each named by its number.
+    pub(crate) staging: Option<Folder>,
 }
 
-/// What is to be done at a path.
+/// The steps at one path.
 #[derive(Debug)]
-struct Draft {
-    staging: Option<Folder>,
-    /// From the name in `staging` to the path.
-    moves: Vec<(String, String)>,
-    /// Of ours and not wanted any more: in the way of something that is, and others.
-    first: BTreeSet<String>,
-    last: BTreeSet<String>,
-    make: BTreeSet<String>,
-    /// Folders of ours with another owner or mode than they are to have.
-    mend: BTreeSet<String>,
-    /// Deepest last.
-    unmake: BTreeSet<String>,
-    /// What is ours afterwards.
-    after: Ours,
+pub(crate) struct CopyPlan {
+    /// Wanted paths that hold something else, or nothing.
+    pub(crate) changed: Vec<String>,
+    /// Placed entries that are in the way of a wanted one.
+    pub(crate) remove_first: BTreeSet<String>,
+    /// Other placed files that are not wanted any more.
+    pub(crate) remove_last: BTreeSet<String>,
+    pub(crate) make: BTreeSet<String>,
+    /// Placed folders with another owner or mode than they should have.
+    pub(crate) mend: BTreeSet<String>,
+    /// Placed folders that are not wanted any more, the deepest last.
+    pub(crate) unmake: BTreeSet<String>,
+    /// Everything that is placed afterwards.
+    pub(crate) after: PlacedFiles,
 }
 
-impl Draft {
+impl CopyPlan {
     fn is_empty(&self) -> bool {
-        [&self.first, &self.last, &self.make, &self.mend, &self.unmake].iter().all(|paths| paths.is_empty())
+        let sets = [&self.remove_first, &self.remove_last, &self.make, &self.mend, &self.unmake];
+        self.changed.is_empty() && sets.iter().all(|paths| paths.is_empty())
     }
 }
 
-/// What is to stand at a path.
+/// The wanted entry at a path.
 enum Wanted {
     File { mode: u32 },
     Link(String),
 }
 
-/// Finds what must change at the entry's path so that exactly `files` stand there besides what is not ours, and writes it beside.
-/// Without `files` ours go. `None` when nothing is to be done.
-pub(crate) fn stage(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours) -> Result<Option<Staged>, Refusal> {
-    let making = making(entry);
-    let trusted = Trusted::new(entry.owner, entry.group);
-    let Some(root) = target::open(&entry.path, &trusted, files.map(|_| making))? else { return Ok(None) };
-    let place = Place::new(entry, &root, ours, making)?;
-    root.remove(STAGING).map_err(|error| place.failed(STAGING, &error))?;
-    let (wanted, mut draft, changed) = place.look(files)?;
-    if draft.is_empty() && changed.is_empty() && draft.after == *ours {
+/// Finds what must change at the entry's path so that exactly `files` are there, besides what
+/// conf-local did not place, and writes it beside. Without `files`, placed files go. `None` if
+/// nothing must change.
+pub(crate) fn stage(
+    entry: &PlaceEntry,
+    files: Option<&Folder>,
+    placed: &PlacedFiles,
+) -> Result<Option<StagedCopy>, String> {
+    let Some(place) = Place::open(entry, placed, files.is_some())? else { return Ok(None) };
+    place.root.remove(STAGING).map_err(|error| place.failed(STAGING, &error))?;
+    let (wanted, plan) = place.compare(files)?;
+    if plan.is_empty() && plan.after == *placed {
         return Ok(None);
     }
-    if let Some(files) = files.filter(|_| !changed.is_empty()) {
-        match write(&root, files, &wanted, &changed, making.owner) {
-            Ok((folder, moves)) => (draft.staging, draft.moves) = (Some(folder), moves),
-            Err(error) => {
-                // What is left of it is removed with the next look, if not now.
-                let _ = root.remove(STAGING);
-                return Err(place.failed("its files", &error));
-            }
-        }
+    let mut staging = None;
+    if let Some(files) = files.filter(|_| !plan.changed.is_empty()) {
+        let written = place.write(files, &wanted, &plan.changed).map_err(|error| {
+            // If the rest cannot be removed now, the next attempt removes it.
+            let _ = place.root.remove(STAGING);
+            place.failed("its files", &error)
+        });
+        staging = Some(written?);
     }
-    Ok(Some(Staged { root, making, draft }))
+    Ok(Some(StagedCopy { root: place.root, new_folder: place.new_folder, plan, staging }))
 }
 
-/// The paths at which something else stands than is to be there. Writes nothing.
-pub(crate) fn differing(entry: &PlaceEntry, files: Option<&Folder>, ours: &Ours) -> Result<Vec<String>, Refusal> {
-    let trusted = Trusted::new(entry.owner, entry.group);
-    let Some(root) = target::open(&entry.path, &trusted, None)? else {
-        let missing = files.map(|_| vec![entry.path.display().to_string()]);
-        return Ok(missing.unwrap_or_default());
+/// Lists the paths that hold something else than they should. Writes nothing.
+pub(crate) fn differing(
+    entry: &PlaceEntry,
+    files: Option<&Folder>,
+    placed: &PlacedFiles,
+) -> Result<Vec<String>, String> {
+    let Some(place) = Place::open(entry, placed, false)? else {
+        return Ok(files.map(|_| entry.path.display().to_string()).into_iter().collect());
     };
-    let place = Place::new(entry, &root, ours, making(entry))?;
-    let (_, draft, changed) = place.look(files)?;
-    let mut differing: BTreeSet<String> = changed.into_iter().chain(draft.first).chain(draft.mend).collect();
-    for path in draft.last {
-        let (above, name) = split(&path);
-        if enter(&root, above).is_ok_and(|folder| folder.entry(name).is_ok_and(|entry| entry.is_some())) {
-            differing.insert(path);
-        }
-    }
+    let (_, plan) = place.compare(files)?;
+    let exists = |path: &String| {
+        let (above, name) = split(path);
+        enter(&place.root, above).is_ok_and(|folder| folder.entry(name).is_ok_and(|entry| entry.is_some()))
+    };
+    let mut differing: BTreeSet<String> = plan.remove_last.into_iter().filter(exists).collect();
+    differing.extend(plan.changed.into_iter().chain(plan.remove_first).chain(plan.mend));
     Ok(differing.into_iter().map(|path| entry.path.join(path).display().to_string()).collect())
 }
 
-/// How folders are made there.
-fn making(entry: &PlaceEntry) -> Making {
-    Making { mode: entry.dir_mode.unwrap_or(0o755), owner: Owner { user: entry.owner, group: entry.group } }
-}
-
-/// What is wanted by path, what must be done for it, and the paths that differ.
-type Look = (BTreeMap<String, Wanted>, Draft, Vec<String>);
-
-/// Where and for whom.
+/// The folder at an entry's path, opened.
 struct Place<'a> {
     entry: &'a PlaceEntry,
-    root: &'a Folder,
-    ours: &'a Ours,
+    root: Folder,
+    placed: &'a PlacedFiles,
     trusted: Trusted,
-    making: Making,
-    /// That of the root: what is written beside can be renamed nowhere else.
+    new_folder: NewFolder,
+    /// The mount of `root`: staged files can be renamed within it alone.
     mount: Mount,
 }
 
 impl<'a> Place<'a> {
-    fn new(entry: &'a PlaceEntry, root: &'a Folder, ours: &'a Ours, making: Making) -> Result<Self, Refusal> {
-        let mount = root.mount(".").map_err(|error| Refusal(format!("{}: {error}", entry.path.display())))?;
-        let trusted = Trusted::new(entry.owner, entry.group);
-        Ok(Place { entry, root, ours, trusted, making, mount })
+    /// With `make`, creates the folder where needed; without, `None` means that it does not exist.
+    fn open(entry: &'a PlaceEntry, placed: &'a PlacedFiles, make: bool) -> Result<Option<Self>, String> {
+        let owner = Owner { user: entry.owner, group: entry.group };
+        let new_folder = NewFolder { mode: entry.dir_mode.unwrap_or(0o755), owner };
+        let trusted = Trusted::new(owner);
+        let Some(root) = path::open(&entry.path, &trusted, make.then_some(new_folder))? else { return Ok(None) };
+        let mount = root.mount(".").map_err(|error| format!("{}: {error}", entry.path.display()))?;
+        Ok(Some(Place { entry, root, placed, trusted, new_folder, mount }))
     }
 
-    fn failed(&self, what: &str, error: &io::Error) -> Refusal {
-        Refusal(format!("{what} in {}: {error}", self.entry.path.display()))
+    fn failed(&self, what: &str, error: &io::Error) -> String {
+        format!("{what} in {}: {error}", self.entry.path.display())
     }
 
-    fn refuse(&self, path: &str, why: &str) -> Refusal {
-        Refusal(format!("{} {why}", self.entry.path.join(path).display()))
+    fn refuse(&self, path: &str, why: &str) -> String {
+        format!("{} {why}", self.entry.path.join(path).display())
     }
 
-    /// What is wanted, what must be done for it, and at which paths.
-    fn look(&self, files: Option<&Folder>) -> Result<Look, Refusal> {
-        let wanted = files.map_or_else(|| Ok(BTreeMap::new()), |files| self.wanted(files))?;
-        let mut draft = self.plan(&wanted)?;
-        let changed = self.changed(&wanted, files, &mut draft)?;
-        draft.last.retain(|path| !draft.first.contains(path));
-        Ok((wanted, draft, changed))
-    }
-
-    /// What is in the store, as it is to stand here.
-    fn wanted(&self, files: &Folder) -> Result<BTreeMap<String, Wanted>, Refusal> {
-        let mut wanted = BTreeMap::new();
-        let mut read = |above: &str, folder: &Folder| -> io::Result<Vec<String>> {
-            let mut folders = Vec::new();
-            for (name, kind) in folder.entries()? {
-                let path = format!("{above}{name}");
-                match kind {
-                    Entry::Folder => folders.push(path),
-                    Entry::Link => drop(wanted.insert(path, Wanted::Link(folder.read_link(&name)?))),
-                    Entry::File | Entry::Other => {
-                        let bits = folder.stat(&name)?.map_or(0o444, |stat| stat.st_mode & 0o777);
-                        wanted.insert(path, Wanted::File { mode: self.mode(bits) });
-                    }
-                }
-            }
-            Ok(folders)
+    /// Returns what each path should hold, and the steps to it.
+    fn compare(&self, files: Option<&Folder>) -> Result<(BTreeMap<String, Wanted>, CopyPlan), String> {
+        let Some(files) = files else {
+            let nothing = BTreeMap::new();
+            let plan = self.plan(&nothing)?;
+            return Ok((nothing, plan));
         };
-        let failed = |error| self.failed("the export of its files", &error);
-        let mut pending = read("", files).map_err(failed)?;
-        while let Some(path) = pending.pop() {
-            let folder = files.enter(&path).map_err(failed)?;
-            pending.extend(read(&format!("{path}/"), &folder).map_err(failed)?);
+        let wanted = self.wanted(files)?;
+        let mut plan = self.plan(&wanted)?;
+        for (path, wanted) in &wanted {
+            if self.differs(path, wanted, files, &mut plan)? {
+                plan.changed.push(path.clone());
+            }
         }
-        if wanted.keys().any(|path| path == STAGING || path.starts_with(&format!("{STAGING}/"))) {
-            return Err(
-                self.refuse(STAGING, "is a name that conf-local needs for itself; the component must not have it")
-            );
+        let CopyPlan { remove_first, remove_last, .. } = &mut plan;
+        remove_last.retain(|path| !remove_first.contains(path));
+        Ok((wanted, plan))
+    }
+
+    /// Lists the files of the export as they should be here.
+    fn wanted(&self, files: &Folder) -> Result<BTreeMap<String, Wanted>, String> {
+        let read = || {
+            let mut wanted = BTreeMap::new();
+            for (path, kind) in files.walk()? {
+                let entry = match kind {
+                    Entry::Folder => continue,
+                    Entry::Link => Wanted::Link(files.read_link(&path)?),
+                    Entry::File | Entry::Other => Wanted::File { mode: self.mode(files.mode(&path)?) },
+                };
+                wanted.insert(path, entry);
+            }
+            Ok(wanted)
+        };
+        let wanted = read().map_err(|error| self.failed("the export of its files", &error))?;
+        if wanted.keys().any(|path| path.split('/').next() == Some(STAGING)) {
+            let why = "is a name that conf-local needs for itself; the component must not have it";
+            return Err(self.refuse(STAGING, why));
         }
         Ok(wanted)
     }
 
-    /// A file's permission bits: the entry's, else those of the export. What holds a secret (not everybody may read it in the
-    /// export) is at most for the group too.
+    /// Returns a file's permission bits: the entry's, or else those of the export. A file with a
+    /// secret (not every user may read it in the export) gets no bits for users outside the group.
     fn mode(&self, exported: u32) -> u32 {
         let Some(mode) = self.entry.file_mode else { return exported };
         let mode = if exported & 0o100 != 0 { mode | (mode & 0o444) >> 2 } else { mode };
         if exported & 0o004 == 0 { mode & !0o007 } else { mode }
     }
 
-    /// Finds which folders are to be made, and what of ours goes; refuses what stands in the way and is not ours.
-    fn plan(&self, wanted: &BTreeMap<String, Wanted>) -> Result<Draft, Refusal> {
+    /// Decides which folders to make, and which placed entries go. Refuses an entry that is in the
+    /// way and that conf-local did not place.
+    fn plan(&self, wanted: &BTreeMap<String, Wanted>) -> Result<CopyPlan, String> {
+        let placed = self.placed;
         let folders: BTreeSet<String> = wanted.keys().flat_map(|path| ways(path)).map(str::to_owned).collect();
-        let mut draft = Draft {
-            staging: None,
-            moves: Vec::new(),
-            first: BTreeSet::new(),
-            last: self.ours.files.iter().filter(|path| !wanted.contains_key(*path)).cloned().collect(),
+        let mut plan = CopyPlan {
+            changed: Vec::new(),
+            remove_first: BTreeSet::new(),
+            remove_last: placed.files.iter().filter(|path| !wanted.contains_key(*path)).cloned().collect(),
             make: BTreeSet::new(),
             mend: BTreeSet::new(),
-            unmake: self.ours.folders.iter().filter(|path| !folders.contains(*path)).cloned().collect(),
-            after: Ours::nothing(&self.entry.component),
+            unmake: placed.folders.iter().filter(|path| !folders.contains(*path)).cloned().collect(),
+            after: PlacedFiles::nothing(&self.entry.component),
         };
         for path in &folders {
             let (above, name) = split(path);
-            if draft.make.contains(above) {
-                draft.make.insert(path.clone());
+            if plan.make.contains(above) {
+                plan.make.insert(path.clone());
                 continue;
             }
-            let (folder, stat) = self.stat(path)?;
-            let Some(stat) = stat else {
-                draft.make.insert(path.clone());
+            let (folder, Some(stat)) = self.stat(path)? else {
+                plan.make.insert(path.clone());
                 continue;
             };
             match Entry::of(&stat) {
                 Entry::Folder => {
-                    self.check_folder(path, &stat)?;
+                    self.trusted.check(&stat).map_err(|why| self.refuse(path, &why))?;
                     self.check_mount(path, &folder, name)?;
-                    if self.ours.folders.contains(path) && !self.is_as_made(&stat) {
-                        draft.mend.insert(path.clone());
+                    if placed.folders.contains(path) && !self.is_as_made(&stat) {
+                        plan.mend.insert(path.clone());
                     }
                 }
-                Entry::File | Entry::Link if self.ours.files.contains(path) => {
-                    draft.first.insert(path.clone());
-                    draft.make.insert(path.clone());
+                Entry::File | Entry::Link if placed.files.contains(path) => {
+                    plan.remove_first.insert(path.clone());
+                    plan.make.insert(path.clone());
                 }
                 Entry::Link => return Err(self.refuse(path, "is a link that conf-local did not place")),
                 _ => return Err(self.refuse(path, "is in the way of a folder, and conf-local did not place it")),
             }
         }
-        draft.after.files = wanted.keys().cloned().collect();
-        let kept = self.ours.folders.iter().filter(|path| folders.contains(*path));
-        draft.after.folders = kept.chain(&draft.make).cloned().collect();
-        Ok(draft)
+        plan.after.files = wanted.keys().cloned().collect();
+        let kept = placed.folders.iter().filter(|path| folders.contains(*path));
+        plan.after.folders = kept.chain(&plan.make).cloned().collect();
+        Ok(plan)
     }
 
-    /// What stands at a path, and the folder that it is in.
-    fn stat(&self, path: &str) -> Result<(Folder, Option<Stat>), Refusal> {
+    /// Returns the stat of a path, and the folder that it is in.
+    fn stat(&self, path: &str) -> Result<(Folder, Option<Stat>), String> {
         let (above, name) = split(path);
-        let look = || -> io::Result<_> {
-            let folder = enter(self.root, above)?;
-            let stat = folder.stat(name)?;
-            Ok((folder, stat))
-        };
-        look().map_err(|error| self.failed(path, &error))
+        let folder = enter(&self.root, above).map_err(|error| self.failed(path, &error))?;
+        let stat = folder.stat(name).map_err(|error| self.failed(path, &error))?;
+        Ok((folder, stat))
     }
 
-    fn check_folder(&self, path: &str, stat: &Stat) -> Result<(), Refusal> {
-        if !self.trusted.owns(stat.st_uid) {
-            let whose = stat.st_uid;
-            return Err(self.refuse(path, &format!("belongs to user {whose}, who could change what is placed in it")));
-        }
-        if !self.trusted.alone_writes(stat) {
-            return Err(self.refuse(path, &target::open_to_others(stat)));
-        }
-        Ok(())
-    }
-
-    /// Nothing can be renamed onto or into another mount.
-    fn check_mount(&self, path: &str, folder: &Folder, name: &str) -> Result<(), Refusal> {
+    /// Refuses another mount: nothing can be renamed onto or into it.
+    fn check_mount(&self, path: &str, folder: &Folder, name: &str) -> Result<(), String> {
         match folder.mount(name) {
             Ok(mount) if mount == self.mount => Ok(()),
             Ok(_) => Err(self.refuse(path, "is a mount of its own, to which nothing can be renamed; take it away")),
@@ -266,76 +254,49 @@ impl<'a> Place<'a> {
     }
 
     fn is_as_made(&self, stat: &Stat) -> bool {
-        let Owner { user, group } = self.making.owner;
-        stat.st_mode & 0o7777 == self.making.mode
+        let NewFolder { mode, owner: Owner { user, group } } = self.new_folder;
+        stat.st_mode & 0o7777 == mode
             && user.is_none_or(|user| user == stat.st_uid)
             && group.is_none_or(|group| group == stat.st_gid)
     }
 
-    /// The wanted paths where something else stands, or nothing.
-    fn changed(
-        &self,
-        wanted: &BTreeMap<String, Wanted>,
-        files: Option<&Folder>,
-        draft: &mut Draft,
-    ) -> Result<Vec<String>, Refusal> {
-        let mut changed = Vec::new();
-        for (path, wanted) in wanted {
-            let (above, name) = split(path);
-            if draft.make.contains(above) {
-                changed.push(path.clone());
-                continue;
-            }
-            let (folder, stat) = self.stat(path)?;
-            let Some(stat) = stat else {
-                changed.push(path.clone());
-                continue;
-            };
-            self.check_mount(path, &folder, name)?;
-            let ours = self.ours.files.contains(path);
-            match (Entry::of(&stat), wanted) {
-                (Entry::File, Wanted::File { mode }) => {
-                    let whose = stat.st_uid;
-                    if !ours && !self.trusted.owns(whose) {
-                        return Err(
-                            self.refuse(path, &format!("belongs to user {whose}, and conf-local did not place it"))
-                        );
-                    }
-                    let same = self.is_as_wanted(&stat, *mode)
-                        && files.is_some_and(|files| {
-                            let found = folder.read(name, MOST_FILE_BYTES).ok();
-                            found.is_some_and(|(found, _)| {
-                                files.read(path, MOST_FILE_BYTES).is_ok_and(|(bytes, _)| bytes == found)
-                            })
-                        });
-                    if !same {
-                        changed.push(path.clone());
-                    }
-                }
-                (Entry::Link, _) if !ours => {
-                    return Err(self.refuse(path, "is a link that conf-local did not place"));
-                }
-                (Entry::Link, Wanted::Link(target)) if folder.read_link(name).is_ok_and(|found| found == *target) => {}
-                (Entry::File, Wanted::Link(_)) if !ours => {
-                    return Err(self.refuse(path, "is in the way of a link, and conf-local did not place it"));
-                }
-                (Entry::File | Entry::Link, _) => changed.push(path.clone()),
-                (Entry::Folder, _) if self.is_all_ours(path).map_err(|error| self.failed(path, &error))? => {
-                    let below = format!("{path}/");
-                    let mine = |known: &&String| known.starts_with(&below);
-                    draft.first.extend(self.ours.files.iter().chain(&self.ours.folders).filter(mine).cloned());
-                    draft.first.insert(path.clone());
-                    changed.push(path.clone());
-                }
-                (Entry::Folder, _) => {
-                    return Err(
-                        self.refuse(path, "is a folder with more in it than conf-local placed; it is in the way")
-                    );
-                }
-                (Entry::Other, _) => return Err(self.refuse(path, "is neither file nor folder; it is in the way")),
-            }
+    /// True if a path holds something else than it should, or nothing. Refuses an entry that is in
+    /// the way and that conf-local did not place.
+    fn differs(&self, path: &str, wanted: &Wanted, files: &Folder, plan: &mut CopyPlan) -> Result<bool, String> {
+        let (above, name) = split(path);
+        if plan.make.contains(above) {
+            return Ok(true);
         }
-        Ok(changed)
+        let (folder, Some(stat)) = self.stat(path)? else { return Ok(true) };
+        self.check_mount(path, &folder, name)?;
+        let is_placed = self.placed.files.contains(path);
+        let refuse = |why: &str| Err(self.refuse(path, why));
+        match (Entry::of(&stat), wanted) {
+            (Entry::File, Wanted::File { .. }) if !is_placed && !self.trusted.owns(stat.st_uid) => {
+                refuse(&format!("belongs to user {}, and conf-local did not place it", stat.st_uid))
+            }
+            (Entry::File, Wanted::File { mode }) => {
+                let content = |folder: &Folder, path| folder.read(path, MOST_FILE_BYTES).ok().map(|(bytes, _)| bytes);
+                let same = self.is_as_wanted(&stat, *mode)
+                    && content(&folder, name).is_some_and(|found| content(files, path) == Some(found));
+                Ok(!same)
+            }
+            (Entry::Link, _) if !is_placed => refuse("is a link that conf-local did not place"),
+            (Entry::Link, Wanted::Link(target)) => Ok(folder.read_link(name).ok().as_ref() != Some(target)),
+            (Entry::File, Wanted::Link(_)) if !is_placed => {
+                refuse("is in the way of a link, and conf-local did not place it")
+            }
+            (Entry::File | Entry::Link, _) => Ok(true),
+            (Entry::Folder, _) if self.is_all_placed(path).map_err(|error| self.failed(path, &error))? => {
+                let below = format!("{path}/");
+                let placed = self.placed.files.iter().chain(&self.placed.folders);
+                plan.remove_first.extend(placed.filter(|placed| placed.starts_with(&below)).cloned());
+                plan.remove_first.insert(path.to_owned());
+                Ok(true)
+            }
+            (Entry::Folder, _) => refuse("is a folder with more in it than conf-local placed; it is in the way"),
+            (Entry::Other, _) => refuse("is neither file nor folder; it is in the way"),
+        }
     }
 
     fn is_as_wanted(&self, stat: &Stat, mode: u32) -> bool {
@@ -345,142 +306,59 @@ impl<'a> Place<'a> {
             && self.entry.group.is_none_or(|group| group == stat.st_gid)
     }
 
-    /// True when a folder holds nothing but what was placed.
-    fn is_all_ours(&self, path: &str) -> io::Result<bool> {
-        if !self.ours.folders.contains(path) {
+    /// True if conf-local placed a folder and everything in it.
+    fn is_all_placed(&self, path: &str) -> io::Result<bool> {
+        if !self.placed.folders.contains(path) {
             return Ok(false);
         }
-        let folder = enter(self.root, path)?;
+        let folder = enter(&self.root, path)?;
         for (name, kind) in folder.entries()? {
             let inner = format!("{path}/{name}");
-            let ours = folder.mount(&name)? == self.mount
+            let is_placed = folder.mount(&name)? == self.mount
                 && match kind {
-                    Entry::Folder => self.is_all_ours(&inner)?,
-                    _ => self.ours.files.contains(&inner),
+                    Entry::Folder => self.is_all_placed(&inner)?,
+                    _ => self.placed.files.contains(&inner),
                 };
-            if !ours {
+            if !is_placed {
                 return Ok(false);
             }
         }
         Ok(true)
     }
-}
 
-/// Writes what changed into a folder of its own, and makes it durable.
-fn write(
-    root: &Folder,
-    files: &Folder,
-    wanted: &BTreeMap<String, Wanted>,
-    changed: &[String],
-    owner: Owner,
-) -> io::Result<(Folder, Vec<(String, String)>)> {
-    let staging = root.make_owned(STAGING, 0o700, Owner::default())?;
-    let (mut unsynced, mut moves) = (Unsynced::default(), Vec::new());
-    for (number, path) in changed.iter().enumerate() {
-        let name = number.to_string();
-        match &wanted[path] {
-            Wanted::File { mode } => {
-                let (bytes, _) = files.read(path, MOST_FILE_BYTES)?;
-                unsynced.add(staging.write_owned(&name, &bytes, *mode, owner)?);
-            }
-            Wanted::Link(target) => {
-                staging.link(&name, target)?;
-                staging.own_link(&name, owner)?;
-            }
-        }
-        moves.push((name, path.clone()));
-    }
-    unsynced.flush(&staging)?;
-    Ok((staging, moves))
-}
-
-impl Staged {
-    /// All that may be ours until `put` has come to its end.
-    pub(crate) fn meanwhile(&self, before: &Ours) -> Ours {
-        let mut both = self.draft.after.clone();
-        both.files.extend(before.files.iter().cloned());
-        both.folders.extend(before.folders.iter().cloned());
-        both
-    }
-
-    /// What is ours when `put` has come to its end.
-    pub(crate) fn after(&self) -> Ours {
-        self.draft.after.clone()
-    }
-
-    /// Lets readers see it. A crash in it leaves whole files, some of them of before.
-    pub(crate) fn put(self) -> io::Result<()> {
-        let Staged { root, making, draft } = self;
-        let Draft { staging, moves, first, last, make, mend, unmake, .. } = draft;
-        let mut touched: BTreeSet<&str> = BTreeSet::new();
-        // Deepest first, so that a folder is empty when its turn comes.
-        for path in first.iter().rev() {
-            let (above, name) = split(path);
-            let parent = enter(&root, above)?;
-            let kind = parent.entry(name)?;
-            parent.remove_one(name, kind == Some(Entry::Folder))?;
-            touched.insert(above);
-        }
-        for path in &mend {
-            enter(&root, path)?.own(making.mode, making.owner)?;
-            touched.insert(path);
-        }
-        for path in &make {
-            let (above, name) = split(path);
-            enter(&root, above)?.make_owned(name, making.mode, making.owner)?;
-            touched.extend([above, path]);
-        }
-        if let Some(staging) = &staging {
-            for (name, path) in &moves {
-                let (above, plain) = split(path);
-                staging.rename(name, &enter(&root, above)?, plain)?;
-                touched.insert(above);
-            }
-        }
-        for path in &last {
-            let (above, name) = split(path);
-            // What somebody made of it meanwhile is theirs.
-            let Ok(parent) = enter(&root, above) else { continue };
-            if matches!(parent.entry(name)?, Some(Entry::File | Entry::Link)) {
-                match parent.remove_one(name, false) {
-                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {}
-                    other => other?,
+    /// Writes the changed files into a folder of the agent's own, and makes them durable.
+    fn write(&self, files: &Folder, wanted: &BTreeMap<String, Wanted>, changed: &[String]) -> io::Result<Folder> {
+        let staging = self.root.make_owned(STAGING, 0o700, Owner::default())?;
+        let (mut unsynced, owner) = (Unsynced::default(), self.new_folder.owner);
+        for (number, path) in changed.iter().enumerate() {
+            let name = number.to_string();
+            match &wanted[path] {
+                Wanted::File { mode } => {
+                    let (bytes, _) = files.read(path, MOST_FILE_BYTES)?;
+                    unsynced.add(staging.write_owned(&name, &bytes, *mode, owner)?);
                 }
-                touched.insert(above);
+                Wanted::Link(target) => {
+                    staging.link(&name, target)?;
+                    staging.own_link(&name, owner)?;
+                }
             }
         }
-        for path in unmake.iter().rev().filter(|path| !first.contains(*path)) {
-            let (above, name) = split(path);
-            let Ok(parent) = enter(&root, above) else { continue };
-            match parent.remove_one(name, true) {
-                Ok(()) => drop(touched.insert(above)),
-                // Somebody has files in it, or made something else of it: theirs from now on.
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::NotADirectory | io::ErrorKind::ResourceBusy
-                    ) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        for path in touched.into_iter().filter(|path| !unmake.contains(*path)) {
-            enter(&root, path)?.sync()?;
-        }
-        root.remove(STAGING)
+        unsynced.flush(&staging)?;
+        Ok(staging)
     }
 }
 
-/// A folder below, or the folder itself.
-fn enter(root: &Folder, path: &str) -> io::Result<Folder> {
+/// Opens a folder below `root`, or, for the empty path, `root` itself.
+pub(crate) fn enter(root: &Folder, path: &str) -> io::Result<Folder> {
     root.enter(if path.is_empty() { "." } else { path })
 }
 
-/// The folder that a path is in, and its name there.
-fn split(path: &str) -> (&str, &str) {
+/// Splits a path into its folder and its name there.
+pub(crate) fn split(path: &str) -> (&str, &str) {
     path.rsplit_once('/').unwrap_or(("", path))
 }
 
-/// Every folder that a path leads through, the outermost first.
+/// Lists every folder that a path leads through, the outermost first.
 fn ways(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').map(|(end, _)| &path[..end])
 }

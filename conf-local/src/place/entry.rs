@@ -1,4 +1,4 @@
-//! `export:` in the YAML file: which component stands where.
+//! `export:` in the YAML file: which component is placed where.
 
 use std::{
     collections::BTreeMap,
@@ -12,30 +12,27 @@ use serde::{Deserialize, Serialize};
 /// One entry of `export:`.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "RawPlace")]
-pub struct PlaceEntry {
-    /// What is placed.
-    pub component: ComponentSelector,
-    /// Where: absolute, without `.` and `..`.
-    pub path: PathBuf,
-    /// How.
-    pub mode: PlaceMode,
-    /// The user who is to own files and folders; `None` for the agent's own.
-    pub owner: Option<u32>,
-    /// Their group.
-    pub group: Option<u32>,
-    /// The permission bits of files. One that is executable may be executed by all who may read it.
-    pub file_mode: Option<u32>,
+pub(crate) struct PlaceEntry {
+    pub(crate) component: ComponentSelector,
+    /// Absolute, without `.` and `..`.
+    pub(crate) path: PathBuf,
+    pub(crate) mode: PlaceMode,
+    /// The owner of files and folders; `None` for the agent's user.
+    pub(crate) owner: Option<u32>,
+    pub(crate) group: Option<u32>,
+    /// The permission bits of files. Every user who may read an executable file may execute it.
+    pub(crate) file_mode: Option<u32>,
     /// The permission bits of folders that are made.
-    pub dir_mode: Option<u32>,
+    pub(crate) dir_mode: Option<u32>,
 }
 
 /// How a component gets to its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum PlaceMode {
+pub(crate) enum PlaceMode {
     /// The path is a link into the export.
     Link,
-    /// Each file is written beside its place and renamed there.
+    /// Each file is written beside its place, and renamed to it.
     Copy,
 }
 
@@ -88,13 +85,16 @@ impl TryFrom<RawPlace> for PlaceEntry {
 }
 
 impl PlaceEntry {
-    /// True when one of these is placed by it.
-    pub(crate) fn is_for_any<T>(&self, components: &BTreeMap<ComponentVersion, T>) -> bool {
-        components.keys().any(|one| self.component.matches(one))
+    /// Lists the components that the entry places.
+    pub(crate) fn matching<'a, T>(
+        &'a self,
+        components: &'a BTreeMap<ComponentVersion, T>,
+    ) -> impl Iterator<Item = (&'a ComponentVersion, &'a T)> {
+        components.iter().filter(|(component, _)| self.component.matches(component))
     }
 }
 
-/// A path that says by itself where it is.
+/// Checks that a path is absolute and has no `.` and `..`.
 fn plain(path: &Path) -> Result<PathBuf, String> {
     let shown = path.display();
     if !path.is_absolute() {
@@ -105,7 +105,7 @@ fn plain(path: &Path) -> Result<PathBuf, String> {
         return Err(format!("path {shown} is the root of everything; name a folder of its own"));
     }
     if parts.any(|part| !matches!(part, Part::Normal(_))) || path.to_str().is_none() {
-        return Err(format!("path {shown} is to be written without '.' and '..', as UTF-8"));
+        return Err(format!("path {shown} must be UTF-8, without '.' and '..'"));
     }
     Ok(path.components().collect())
 }
@@ -121,13 +121,15 @@ fn id(id: Id, what: &str, named: impl Fn(&str) -> nix::Result<Option<u32>>) -> R
     }
 }
 
-/// Octal permission bits as people write them.
+/// Reads permission bits in octal.
 fn bits(key: &str, text: &str, least: u32) -> Result<u32, String> {
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| (3..=4).contains(&text.len()) && *mode <= 0o777);
     match mode {
-        Some(mode) if mode & 0o002 != 0 => Err(format!("{key} {text} lets everybody write; take 2 off its last digit")),
+        Some(mode) if mode & 0o002 != 0 => {
+            Err(format!("{key} {text} lets every user write; take 2 off its last digit"))
+        }
         Some(mode) if mode & least != least => Err(format!("{key} {text} keeps its own owner out; as in 0640")),
         Some(mode) => Ok(mode),
-        None => Err(format!("{key} {text:?} is to be three or four octal digits, as in 0640")),
+        None => Err(format!("{key} {text:?} must be three or four octal digits, as in 0640")),
     }
 }

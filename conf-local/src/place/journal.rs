@@ -1,25 +1,23 @@
-//! What was placed, on disk: only what stands here is ever removed or replaced as ours.
+//! The journal of placed files: only what it lists is ever removed or replaced.
 //!
-//! `placed.json`: `{"format": 1, "placed": {path: {"component", "files": [path], "folders": [path]}}}`. A name stands here before
-//! it is made, so that after a crash nothing of ours is taken for somebody else's. A reader that meets a higher format, or
-//! cannot read it, takes nothing for ours.
+//! `placed.json`: `{"format": 1, "placed": {path: {"component", "files": [path], "folders":
+//! [path]}}}`. A name is written here before it is made, so that after a crash the agent still
+//! knows its own files. If the agent cannot read the journal, it counts nothing as placed.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, File},
-    io::{self, Write as _},
+    io,
     path::{Path, PathBuf},
 };
 
 use libconf::name::ComponentSelector;
 use serde::{Deserialize, Serialize};
 
-const FORMAT: u32 = 1;
+use crate::fs::{Durability, read_state, replace_state};
 
-/// What is ours at one path.
+/// Everything that is placed at one path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ours {
-    /// What was placed.
+pub(crate) struct PlacedFiles {
     pub(crate) component: ComponentSelector,
     /// Files and links, relative to the path.
     pub(crate) files: BTreeSet<String>,
@@ -27,89 +25,70 @@ pub(crate) struct Ours {
     pub(crate) folders: BTreeSet<String>,
 }
 
-impl Ours {
+impl PlacedFiles {
     pub(crate) fn nothing(component: &ComponentSelector) -> Self {
-        Ours { component: component.clone(), files: BTreeSet::new(), folders: BTreeSet::new() }
+        PlacedFiles { component: component.clone(), files: BTreeSet::new(), folders: BTreeSet::new() }
     }
 }
 
-#[derive(Serialize, Deserialize)]
-struct Kept {
-    format: u32,
-    placed: BTreeMap<PathBuf, Ours>,
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Content {
+    placed: BTreeMap<PathBuf, PlacedFiles>,
 }
 
-/// The file.
+/// The journal, as it is on disk.
 #[derive(Debug)]
 pub(crate) struct Journal {
     file: PathBuf,
-    placed: BTreeMap<PathBuf, Ours>,
+    content: Content,
 }
 
 impl Journal {
     pub(crate) fn open(state: &Path) -> Self {
         let file = state.join("placed.json");
-        let placed = match fs::read(&file) {
-            Ok(text) => serde_json::from_slice::<Kept>(&text).ok().filter(|kept| kept.format == FORMAT),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Some(Kept { format: FORMAT, placed: BTreeMap::new() })
-            }
-            Err(_) => None,
-        };
-        let kept = placed.unwrap_or_else(|| {
+        let content = read_state(&file).unwrap_or_else(|error| {
             let path = file.display();
-            tracing::warn!(%path, "the journal of placed files cannot be read; what was placed before is not removed");
-            Kept { format: FORMAT, placed: BTreeMap::new() }
+            tracing::warn!(%path, %error, "the journal of placed files cannot be read; files placed before are not removed");
+            Content::default()
         });
-        Journal { file, placed: kept.placed }
+        Journal { file, content }
     }
 
-    /// What is ours at a path.
-    pub(crate) fn at(&self, path: &Path) -> Option<&Ours> {
-        self.placed.get(path)
+    /// Returns what is placed at a path.
+    pub(crate) fn at(&self, path: &Path) -> Option<&PlacedFiles> {
+        self.content.placed.get(path)
     }
 
-    /// Every path with something of ours.
+    /// Lists every path at which something is placed.
     pub(crate) fn paths(&self) -> impl Iterator<Item = &PathBuf> {
-        self.placed.keys()
+        self.content.placed.keys()
     }
 
-    /// Sets what is ours at a path; nothing at all is left out. `durable` when something is made only after it: then a
-    /// power cut does not bring back the set before.
-    pub(crate) fn set(&mut self, path: &Path, ours: Ours, durable: bool) -> io::Result<()> {
-        let mut next = self.placed.clone();
-        if ours.files.is_empty() && ours.folders.is_empty() {
-            next.remove(path);
+    /// Sets what is placed at a path. `durability` is `Full` before a file is made: then a power
+    /// cut does not bring back the list before. It is at least `Content`: without a whole journal
+    /// no file would be known.
+    pub(crate) fn set(&mut self, path: &Path, placed: PlacedFiles, durability: Durability) -> io::Result<()> {
+        let mut next = self.content.clone();
+        if placed.files.is_empty() && placed.folders.is_empty() {
+            next.placed.remove(path);
         } else {
-            next.insert(path.to_owned(), ours);
+            next.placed.insert(path.to_owned(), placed);
         }
-        if next == self.placed {
-            return Ok(());
-        }
-        self.write(&next, durable)?;
-        self.placed = next;
-        Ok(())
+        self.write(next, durability)
     }
 
-    /// Somebody else's from now on.
+    /// Forgets a path: its files are not the agent's any more.
     pub(crate) fn forget(&mut self, path: &Path) -> io::Result<()> {
-        let mut next = self.placed.clone();
-        next.remove(path);
-        self.write(&next, false)?;
-        self.placed = next;
-        Ok(())
+        let mut next = self.content.clone();
+        next.placed.remove(path);
+        self.write(next, Durability::Content)
     }
 
-    fn write(&self, placed: &BTreeMap<PathBuf, Ours>, durable: bool) -> io::Result<()> {
-        let new = self.file.with_extension("json.new");
-        let mut file = File::create(&new)?;
-        file.write_all(&serde_json::to_vec(&Kept { format: FORMAT, placed: placed.clone() })?)?;
-        // Whole also after a power cut, or nothing of before were known as ours.
-        file.sync_all()?;
-        fs::rename(&new, &self.file)?;
-        match self.file.parent() {
-            Some(folder) if durable => File::open(folder)?.sync_all(),
-            _ => Ok(()),
+    fn write(&mut self, next: Content, durability: Durability) -> io::Result<()> {
+        if next != self.content {
+            replace_state(&self.file, &next, durability)?;
+            self.content = next;
         }
+        Ok(())
     }
 }

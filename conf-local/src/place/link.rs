@@ -1,62 +1,63 @@
-//! Placing by link: the path is one link into the export, so that its program sees every switch as a whole.
+//! Placing by link: the path is one link into the export, so that its program sees every switch as
+//! a whole.
 
 use std::{
     io,
     path::{Path, PathBuf},
 };
 
-use crate::fs::{Entry, Folder, Owner};
-use crate::place::{
-    entry::PlaceEntry,
-    target::{self, Making, Refusal, Trusted},
+use crate::{
+    fs::{Entry, Folder, Owner},
+    place::{
+        entry::PlaceEntry,
+        path::{self, NewFolder, Trusted},
+    },
 };
 
-/// A path where a link stands or is to stand.
+/// A path with a link, or for one.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct PlaceLink {
     parent: Folder,
     name: String,
-    /// Where it leads now.
-    here: Option<PathBuf>,
+    /// The target that it has now.
+    target: Option<PathBuf>,
 }
 
-/// Opens what the path is in. Refuses what stands there and does not lead into the export, which is `export`.
-pub(crate) fn look(entry: &PlaceEntry, export: &Path) -> Result<Link, Refusal> {
+/// Opens the folder of a path. Refuses an entry there that does not lead into `export`.
+pub(crate) fn open(entry: &PlaceEntry, export: &Path) -> Result<PlaceLink, String> {
     let shown = entry.path.display();
-    let failed = |error: io::Error| Refusal(format!("{shown} cannot be looked at: {error}"));
+    let failed = |error: io::Error| format!("{shown} cannot be inspected: {error}");
     let parent = entry.path.parent().unwrap_or(Path::new("/"));
     let name = entry.path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-    let making = Making { mode: 0o755, owner: Owner::default() };
-    let parent = target::open(parent, &Trusted::new(None, None), Some(making))?
-        .ok_or_else(|| Refusal(format!("{} is not there", parent.display())))?;
-    let here = match parent.stat(&name).map_err(failed)?.as_ref().map(Entry::of) {
+    let new = NewFolder { mode: 0o755, owner: Owner::default() };
+    let parent = path::open(parent, &Trusted::new(Owner::default()), Some(new))?
+        .ok_or_else(|| format!("{} does not exist", parent.display()))?;
+    let target = match parent.entry(&name).map_err(failed)? {
         None => None,
         Some(Entry::Link) => {
             let target = PathBuf::from(parent.read_link(&name).map_err(failed)?);
             if !target.starts_with(export) {
                 let target = target.display();
-                return Err(Refusal(format!(
-                    "{shown} is a link to {target}, which conf-local did not make; take it away"
-                )));
+                return Err(format!("{shown} is a link to {target}, which conf-local did not make; take it away"));
             }
             Some(target)
         }
         Some(Entry::Folder) => {
-            return Err(Refusal(format!("{shown} is a folder; move it away, or place by copy (mode: copy)")));
+            return Err(format!("{shown} is a folder; move it away, or place by copy (mode: copy)"));
         }
-        Some(_) => return Err(Refusal(format!("{shown} is in the way; move it away"))),
+        Some(_) => return Err(format!("{shown} is in the way; move it away")),
     };
-    Ok(Link { parent, name, here })
+    Ok(PlaceLink { parent, name, target })
 }
 
-impl Link {
-    /// True when it leads there, or, for nowhere, is not there.
+impl PlaceLink {
+    /// True if it leads to `target`; for `None`, if there is no link.
     pub(crate) fn leads_to(&self, target: Option<&Path>) -> bool {
-        self.here.as_deref() == target
+        self.target.as_deref() == target
     }
 
-    /// Lets it lead to `target` in one step, or takes it away.
-    pub(crate) fn lead(&mut self, target: Option<&Path>) -> io::Result<()> {
+    /// Points it to `target` in one step, or removes it.
+    pub(crate) fn point_to(&mut self, target: Option<&Path>) -> io::Result<()> {
         if self.leads_to(target) {
             return Ok(());
         }
@@ -69,7 +70,7 @@ impl Link {
                 self.parent.rename(&new, &self.parent, &self.name)?;
             }
         }
-        self.here = target.map(Path::to_owned);
+        self.target = target.map(Path::to_owned);
         self.parent.sync()
     }
 }

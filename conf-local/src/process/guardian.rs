@@ -1,9 +1,12 @@
-//! A process between the agent and a command that it lets run only for a while: however far what the command started has gone from
-//! it (other sessions, other groups), all of it ends with the command, at its time limit, and when the agent dies.
+//! The guardian: a process between the agent and a command that has a time limit. All that the
+//! command started ends with it, at the time limit, and when the agent dies, even if it moved to
+//! another session or process group.
 //!
-//! The agent starts its own program once more, as `conf-local guard-command AGENT PROGRAM …`, `AGENT` being the agent's number. That
-//! one adopts whatever loses its parent below it, so that it can end it. It waits for its signals with these blocked, which the
-//! command would inherit: so that is started as `conf-local unblocked-command PROGRAM …`, which unblocks them and becomes it.
+//! The agent starts its own program once more, as `conf-local guard-command AGENT PROGRAM …`, where
+//! `AGENT` is the agent's process number. The guardian adopts every process below it that loses its
+//! parent, so that it can end it. It blocks its signals while it waits for them. The command would
+//! inherit that, so it is started as `conf-local unblocked-command PROGRAM …`, which unblocks the
+//! signals and then becomes the command.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -22,20 +25,22 @@ use nix::{
     unistd::Pid,
 };
 
-/// The first word of its command line.
+/// The first word of the guardian's command line.
 const GUARD: &str = "guard-command";
-/// That of what becomes the command.
+/// The first word of the command line that becomes the command.
 const UNBLOCKED: &str = "unblocked-command";
 
-/// Something that starts others faster than they can be ended is left after this: the agent must go on.
+/// 5 s: the guardian gives up on a command that starts processes faster than it can end them, since
+/// the agent must go on.
 pub(crate) const END_WITHIN: Duration = Duration::from_secs(5);
 
-/// What stands before a command in the arguments of the agent's own program, for it to be guarded.
+/// Returns the arguments that precede a command when the agent starts a guardian for it.
 pub(crate) fn arguments() -> [String; 2] {
     [GUARD.to_owned(), std::process::id().to_string()]
 }
 
-/// Guards a command, if that is what this process was started for. To be called first in `main`, before any thread or flag.
+/// Guards a command, if this process was started for that. `main` must call it first, before any
+/// thread starts and any flag is read.
 pub fn child() -> Option<ExitCode> {
     let mut arguments = std::env::args_os().skip(1);
     let first = arguments.next()?;
@@ -60,21 +65,21 @@ pub fn child() -> Option<ExitCode> {
     })
 }
 
-/// As a shell has it: of one that was killed, 128 and the signal.
+/// Returns the exit code that a shell gives: of a killed process, 128 plus the signal.
 fn code(status: ExitStatus) -> ExitCode {
     let number = status.code().unwrap_or_else(|| 128 + status.signal().unwrap_or(0));
     ExitCode::from(u8::try_from(number).unwrap_or(u8::MAX))
 }
 
 fn guard(agent: Option<&OsStr>, words: &[OsString]) -> io::Result<ExitStatus> {
-    // Both are waited for.
+    // Both are awaited below.
     let mut signals = SigSet::empty();
     signals.add(Signal::SIGCHLD);
     signals.add(Signal::SIGTERM);
     signals.thread_block()?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
-    // An agent that died before that sends nothing any more.
+    // If the agent died before the call above, no signal will come.
     if agent != Some(OsStr::new(&nix::unistd::getppid().to_string())) {
         return Err(io::Error::other("the agent has ended"));
     }
@@ -87,7 +92,7 @@ fn guard(agent: Option<&OsStr>, words: &[OsString]) -> io::Result<ExitStatus> {
         }
         ended = reap(command);
     }
-    // Those that start others are caught at the next look.
+    // A process that is started meanwhile is found in the next round.
     let since = Instant::now();
     while since.elapsed() < END_WITHIN {
         for pid in children() {
@@ -102,7 +107,7 @@ fn guard(agent: Option<&OsStr>, words: &[OsString]) -> io::Result<ExitStatus> {
     Ok(ended.unwrap_or_else(|| ExitStatus::from_raw(Signal::SIGTERM as i32)))
 }
 
-/// Comes back only when the command cannot be started.
+/// Returns only if the command cannot be started.
 fn become_command(words: &[OsString]) -> io::Error {
     let Some((program, arguments)) = words.split_first() else { return io::ErrorKind::InvalidInput.into() };
     match SigSet::empty().thread_set_mask() {
@@ -111,7 +116,7 @@ fn become_command(words: &[OsString]) -> io::Error {
     }
 }
 
-/// Takes note of all that ended; how the command did, if it was among them.
+/// Reaps every child that has ended. Returns the status of the command, if it is among them.
 fn reap(command: Pid) -> Option<ExitStatus> {
     let mut ended = None;
     loop {
@@ -126,7 +131,7 @@ fn reap(command: Pid) -> Option<ExitStatus> {
     }
 }
 
-/// The processes whose parent this one is, by birth or by adoption.
+/// Lists the children of this process, adopted ones included.
 fn children() -> Vec<Pid> {
     let me = std::process::id().to_string();
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };

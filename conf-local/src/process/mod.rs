@@ -1,3 +1,18 @@
-pub(crate) mod command;
-pub mod guardian;
-pub(crate) mod handle;
+//! Processes of this host: commands that the agent runs, and processes that it signals. Relies on
+//! the system alone.
+
+mod words;
+mod guardian;
+mod command;
+mod handle;
+mod pidfile;
+
+pub use crate::process::guardian::child as guard;
+pub(crate) use crate::process::{
+    command::{
+        Children, CommandError, Invocation, TIME_LIMIT, Variables, Visibility, run as run_command, variables_of_change,
+    },
+    handle::{FIRST_LOOK, LONGEST_LOOK, Process, ProcessError, ProcessIdentity, start_time},
+    pidfile::of_pidfile,
+    words::{CommandText, limit_from, parse_signal, words},
+};

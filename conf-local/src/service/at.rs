@@ -1,12 +1,17 @@
 //! `GET /v1/at/<w>`: the folder that was the datacenter's newest at a change.
 
-use conf_core::http::{self as answer, Response};
+use conf_core::http::{self as answer, Request};
 use http::StatusCode;
 use libconf::name::Sequence;
 use serde::{Deserialize, Serialize};
 
-use crate::on_demand::Unavailable;
-use crate::service::{Refusal, Service, patience, refusal};
+use crate::{
+    on_demand::Unavailable,
+    service::{
+        refusal::{Answer, Refusal, check_host, ok, patience, refusal, user},
+        routes::Service,
+    },
+};
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct AtQuery {
@@ -14,17 +19,20 @@ pub(crate) struct AtQuery {
 }
 
 impl Service {
-    /// Waits at most as long as the caller allows; the folder is kept for the time of the retention from the answer on.
-    pub(crate) async fn at(&self, change: &str, query: AtQuery, user: Option<u32>) -> Result<Response, Refusal> {
+    /// Waits at most as long as the caller allows. The folder stays for the time of the retention
+    /// from the answer on.
+    pub(crate) async fn at(&self, change: String, query: AtQuery, request: Request) -> Answer {
+        check_host(&request)?;
+        let user = user(&request);
         let change: Sequence = change.parse().map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
         let found = self.demand.at(change, patience(query.timeout)?, user).await;
-        found.map(|found| answer::json(StatusCode::OK, &found)).map_err(|error| refuse(&error))
+        ok(&found.map_err(|error| refuse(&error))?)
     }
 }
 
 /// The body of a refusal.
 #[derive(Debug, Serialize)]
-struct Refused {
+struct RefusalBody {
     /// For people, as in every refusal.
     error: String,
     /// For programs: libconf takes `none-so-old` as final, and asks again after all others.
@@ -41,7 +49,7 @@ fn refuse(error: &Unavailable) -> Refusal {
         Unavailable::Nobody { .. } => (StatusCode::BAD_GATEWAY, "nobody-has-it"),
         Unavailable::Broken(_) => (StatusCode::INTERNAL_SERVER_ERROR, "broken"),
     };
-    Refusal(Box::new(answer::json(status, &Refused { error: error.to_string(), reason })))
+    answer::json(status, &RefusalBody { error: error.to_string(), reason }).into()
 }
 
 #[cfg(test)]
@@ -52,7 +60,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn every_refusal_says_its_reason() {
+    async fn every_refusal_has_its_reason() {
         let (change, missing) = (Sequence(3), "s1 is away".to_owned());
         for (error, status, reason) in [
             (Unavailable::Nothing, 503, "nothing-exported"),

@@ -2,31 +2,35 @@
 
 use std::collections::BTreeSet;
 
-use conf_core::http::{self as answer, Event, Request, Response};
+use conf_core::http::{self as answer, Event, Request};
 use http::StatusCode;
 use libconf::name::{CommitId, ComponentVersion, Sequence};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::broadcast::error::RecvError;
 
-use crate::service::{Refusal, Service, refusal};
+use crate::service::{
+    refusal::{Answer, check_host, refusal},
+    routes::Service,
+};
 
 /// The data of an event `change`; its id is the sequence.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
-    /// What is exported now.
-    pub sequence: Sequence,
-    /// Its snapshot.
-    pub commit: CommitId,
-    /// Whose rendered output changed since the event before.
-    pub components: BTreeSet<ComponentVersion>,
+#[derive(Debug, Serialize)]
+struct Change {
+    /// The change that is exported now.
+    sequence: Sequence,
+    commit: CommitId,
+    /// Components whose rendered output changed since the event before.
+    components: BTreeSet<ComponentVersion>,
 }
 
 impl Service {
-    /// A reader that comes back with `Last-Event-ID` first gets one event for all that it missed.
-    pub(crate) fn events(&self, request: &Request) -> Result<Response, Refusal> {
+    /// A reader that comes back with `Last-Event-ID` first gets one event for everything that it
+    /// missed.
+    pub(crate) fn events(&self, request: &Request) -> Answer {
+        check_host(request)?;
         let last = request.header("last-event-id").map(str::parse::<Sequence>).transpose();
         let last = last.map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
-        // Listen first, look then: a switch in between is told by either.
+        // Subscribes first and reads the view then, so that a switch between the two is not lost.
         let mut switches = self.agent.switches();
         let service = self.clone();
         let events = async_stream::stream! {
@@ -43,7 +47,7 @@ impl Service {
                         commit: switch.commit,
                         components: switch.changed.keys().cloned().collect(),
                     },
-                    // Too slow for single events: one for all of them.
+                    // The reader is too slow for single events, and gets one for all of them.
                     Err(RecvError::Lagged(_)) => match service.since(told) {
                         Some(missed) => missed,
                         None => continue,
@@ -57,7 +61,8 @@ impl Service {
         Ok(answer::events(events))
     }
 
-    /// All that changed after `told`; none when nothing did. What is not remembered any more counts as changed.
+    /// Returns everything that changed after `told`; `None` if nothing did. If the history does not
+    /// reach back so far, all components count as changed.
     fn since(&self, told: Sequence) -> Option<Change> {
         let view = self.agent.view();
         let exported = view.exported.as_ref().filter(|exported| exported.sequence > told)?;

@@ -1,24 +1,27 @@
-//! `GET /v1/explain/…` and `GET /v1/schema/…`: who set each key of a component's settings, and what its schema says.
+//! `GET /v1/explain/…`: the layers that set each key of a component's settings. `GET /v1/schema/…`:
+//! its schema.
 
 use std::{fs, io};
 
 use conf_core::{
     daemon::chain,
-    http::{self as answer, Response},
+    http::{self as answer, Request},
     layers::{self, Explained, LayerError, Origin},
     settings::{self, JsonPointer, MAX_BYTES},
-    snapshot::{Component, Snapshot},
+    snapshot::{Component, Snapshot, SnapshotError},
 };
 use http::StatusCode;
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, Sequence};
 use serde::{Deserialize, Serialize};
 
-use crate::service::{
-    Refusal, Service, broken,
-    config::{ConfigQuery, choose},
-    nothing_yet, refusal,
+use crate::{
+    service::{
+        refusal::{Answer, Refusal, blocking, broken, component_of, nothing_yet, ok, refusal},
+        routes::Service,
+        settings::{SettingsQuery, choose},
+    },
+    snapshot::Manifests,
 };
-use crate::snapshot::declared::Declared;
 
 #[derive(Debug, Deserialize)]
 pub(crate) struct ExplainQuery {
@@ -27,23 +30,20 @@ pub(crate) struct ExplainQuery {
 
 /// The body of `GET /v1/explain/…`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Explanation {
-    /// Which component.
-    pub component: ComponentVersion,
-    /// As of which change.
-    pub sequence: Sequence,
-    /// The snapshot of that change.
-    pub commit: CommitId,
-    /// Every key, in order; none when the component has no settings.
-    pub keys: Vec<Explained>,
+pub(crate) struct Explanation {
+    pub(crate) component: ComponentVersion,
+    /// The exported change.
+    pub(crate) sequence: Sequence,
+    pub(crate) commit: CommitId,
+    /// Every key, in order; empty if the component has no settings.
+    pub(crate) keys: Vec<Explained>,
 }
 
 impl Service {
-    /// Who set each key at or below `key`, in the snapshot that is exported now.
-    pub(crate) async fn explain(&self, selector: ComponentSelector, query: ExplainQuery) -> Result<Response, Refusal> {
-        let service = self.clone();
-        let explained = tokio::task::spawn_blocking(move || service.explain_now(&selector, query.key.as_deref()));
-        Ok(answer::json(StatusCode::OK, &explained.await.map_err(broken)??))
+    /// Explains each key at or below `key`, in the snapshot that is exported now.
+    pub(crate) async fn explain(&self, component: String, query: ExplainQuery, request: Request) -> Answer {
+        let (service, selector) = (self.clone(), component_of(&component, &request)?);
+        ok(&blocking(move || service.explain_now(&selector, query.key.as_deref())).await?)
     }
 
     fn explain_now(&self, selector: &ComponentSelector, key: Option<&str>) -> Result<Explanation, Refusal> {
@@ -52,17 +52,18 @@ impl Service {
         let versions = exported.matching(selector).map(|(component, _)| component.version.clone()).collect();
         let name = choose(selector, versions, exported.sequence)?;
         let git = self.repository.lend().map_err(broken)?;
-        let snapshot = Snapshot::read(&git, exported.commit).map_err(|error| broken(chain(&error)))?;
-        let mut components = snapshot.components(&git).map_err(|error| broken(chain(&error)))?;
+        let unreadable = |error: SnapshotError| broken(chain(&error));
+        let snapshot = Snapshot::read(&git, exported.commit).map_err(unreadable)?;
+        let mut components = snapshot.components(&git).map_err(unreadable)?;
         let component = components.remove(&name).ok_or_else(|| broken(format_args!("{name} is in no snapshot")))?;
 
         let host = &view.status.host;
-        let declared = Declared::read(&git, &snapshot, host).map_err(|error| broken(chain(&error)))?;
-        let stack = layers::stack(&git, &declared.sources(&name, &component), &name.component, Some(host));
+        let manifests = Manifests::read(&git, &snapshot, host).map_err(unreadable)?;
+        let stack = layers::stack(&git, &manifests.sources(&name, &component), &name.component, Some(host));
         let stack = stack.map_err(|error| match error {
             LayerError::Repository(cause) => broken(cause),
             faults @ LayerError::Faults(_) => {
-                let words = format!("the export keeps older files of {name}: {faults}");
+                let words = format!("the export keeps earlier files of {name}: {faults}");
                 refusal(StatusCode::UNPROCESSABLE_ENTITY, words)
             }
         })?;
@@ -73,19 +74,18 @@ impl Service {
             return Err(refusal(StatusCode::NOT_FOUND, words));
         }
         for by in keys.iter_mut().flat_map(|key| &mut key.set_by) {
-            (by.reference, by.commit) = place(&snapshot, &component, &by.origin);
+            (by.reference, by.commit) = reference(&snapshot, &component, &by.origin);
         }
         Ok(Explanation { component: name, sequence: snapshot.sequence, commit: snapshot.commit, keys })
     }
 
-    /// The component's `config.schema.json` as it is exported, `null` where there is none.
-    pub(crate) async fn schema(&self, selector: ComponentSelector, query: ConfigQuery) -> Result<Response, Refusal> {
-        let service = self.clone();
-        let read = tokio::task::spawn_blocking(move || service.read_schema(&selector, &query));
-        read.await.map_err(broken)?
+    /// Returns the component's exported `config.schema.json`, or `null` if there is none.
+    pub(crate) async fn schema(&self, component: String, query: SettingsQuery, request: Request) -> Answer {
+        let (service, selector) = (self.clone(), component_of(&component, &request)?);
+        blocking(move || service.read_schema(&selector, &query)).await
     }
 
-    fn read_schema(&self, selector: &ComponentSelector, query: &ConfigQuery) -> Result<Response, Refusal> {
+    fn read_schema(&self, selector: &ComponentSelector, query: &SettingsQuery) -> Answer {
         let found = self.find(selector, query.sequence)?;
         let file = found.directory.join(found.component.to_string()).join(settings::SCHEMA_FILE);
         let failed = |error: io::Error| broken(format_args!("cannot read {}: {error}", file.display()));
@@ -99,15 +99,15 @@ impl Service {
             Ok(_) => fs::read(&file).map_err(failed)?,
         };
         if let Err(error) = serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
-            let words = format!("{} is no JSON: {error}", settings::SCHEMA_FILE);
+            let words = format!("{} is not JSON: {error}", settings::SCHEMA_FILE);
             return Err(refusal(StatusCode::UNPROCESSABLE_ENTITY, words));
         }
         Ok(answer::bytes_of(StatusCode::OK, "application/json", bytes.into()))
     }
 }
 
-/// The branch or tag of a layer, and its commit in the snapshot.
-fn place(snapshot: &Snapshot, component: &Component, origin: &Origin) -> (Option<String>, Option<CommitId>) {
+/// Returns the branch or tag of a layer, and its commit in the snapshot.
+fn reference(snapshot: &Snapshot, component: &Component, origin: &Origin) -> (Option<String>, Option<CommitId>) {
     match origin {
         Origin::Component => {
             let (name, pin) = (&component.pin.component, &component.pin);

@@ -1,25 +1,27 @@
-//! `GET /v1/wait/…`: whether this host's export is at or past a commit of a component, or a sequence.
+//! `GET /v1/wait/…`: whether this host's export is at or past a commit of a component, or a
+//! sequence.
 //!
-//! A host may skip snapshots: a pointer that moved twice is followed once. So "past" is not what was exported, but what
-//! the chain of snapshots below the exported one holds; a step brings the whole chain between its two ends.
+//! A host may skip snapshots: a pointer that moved twice is followed once. So "past" means the
+//! chain of snapshots below the exported one, not the earlier exports. A fetch brings the whole
+//! chain between its two ends.
 
 use std::path::Path;
 
-use conf_core::{
-    consul::PinValue,
-    git::RepositoryPool,
-    http::{self as answer, Response},
-    snapshot::fan_out,
-};
+use conf_core::{api::Pin, consul::PinValue, git::RepositoryPool, http::Request, snapshot::fan_out};
 use git2::Repository;
 use http::StatusCode;
 use libconf::name::{CommitId, ComponentSelector, ObjectId, Sequence};
 use serde::{Deserialize, Serialize};
 
-use crate::service::{Refusal, Service, broken, patience, refusal, stopping};
-use crate::state::View;
+use crate::{
+    service::{
+        refusal::{Answer, blocking, component_of, ok, patience, refusal, stopping, user},
+        routes::Service,
+    },
+    state::View,
+};
 
-/// As far back as a caller with an old commit is answered; each step costs some microseconds.
+/// 10,000 snapshots are searched for an old commit: each costs some microseconds.
 const MOST_SNAPSHOTS: usize = 10_000;
 
 #[derive(Debug, Deserialize)]
@@ -31,39 +33,36 @@ pub(crate) struct WaitQuery {
 
 /// The answer: whether the export is there, or why not (yet).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reached {
-    /// It is at or past what was asked for.
-    pub reached: bool,
-    /// What is exported now.
-    pub sequence: Sequence,
-    /// Why it is not there, when it is not.
+pub(crate) struct Reached {
+    /// The export is at or past the goal.
+    pub(crate) reached: bool,
+    /// The change that is exported now.
+    pub(crate) sequence: Sequence,
+    /// Why the goal is not reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
+    pub(crate) reason: Option<String>,
 }
 
-/// What is waited for.
+/// The goal of a request.
 struct Goal {
     component: ComponentSelector,
     at: Option<PinValue>,
     sequence: Option<Sequence>,
-    /// The snapshot down from which the chain was looked through in vain.
-    looked: Option<CommitId>,
+    /// The snapshot from which the chain was searched in vain.
+    searched: Option<CommitId>,
 }
 
 impl Service {
-    pub(crate) async fn wait(
-        &self,
-        component: ComponentSelector,
-        query: WaitQuery,
-        user: Option<u32>,
-    ) -> Result<Response, Refusal> {
+    pub(crate) async fn wait(&self, component: String, query: WaitQuery, request: Request) -> Answer {
+        let (component, user) = (component_of(&component, &request)?, user(&request));
         let at = query.at.as_deref().map(str::parse::<PinValue>).transpose();
         let at = at.map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
-        let mut goal = Goal { component, at, sequence: query.sequence, looked: None };
+        let mut goal = Goal { component, at, sequence: query.sequence, searched: None };
         let mut views = self.agent.follow();
         let patience = patience(query.timeout)?;
         let until = tokio::time::sleep(patience);
-        // A change that does not touch this datacenter never comes: that it has passed is what servers know.
+        // A change that does not touch this datacenter never arrives here. Only servers know that
+        // it has passed.
         let (wanted, mut asked) = (goal.sequence.unwrap_or_default(), false);
         let asking = self.demand.at(wanted, patience, user);
         tokio::pin!(until, asking);
@@ -71,19 +70,17 @@ impl Service {
             let view = views.borrow_and_update().clone();
             let sequence = view.status.sequence;
             let repository = self.repository.clone();
-            let (missing, back) =
-                tokio::task::spawn_blocking(move || (goal.missing(&view, &repository), goal)).await.map_err(broken)?;
-            goal = back;
+            let missing;
+            (missing, goal) = blocking(move || Ok((goal.missing(&view, &repository), goal))).await?;
             let Some(reason) = missing else {
-                return Ok(answer::json(StatusCode::OK, &Reached { reached: true, sequence, reason: None }));
+                return ok(&Reached { reached: true, sequence, reason: None });
             };
             tokio::select! {
-                // What came of it is seen in the view.
+                // The view shows the result.
                 _ = &mut asking, if !asked && wanted > sequence => asked = true,
                 changed = views.changed() => changed.map_err(|_| stopping())?,
                 () = &mut until => {
-                    let reached = Reached { reached: false, sequence, reason: Some(reason) };
-                    return Ok(answer::json(StatusCode::OK, &reached));
+                    return ok(&Reached { reached: false, sequence, reason: Some(reason) });
                 }
                 () = self.stop.cancelled() => return Err(stopping()),
             }
@@ -92,7 +89,7 @@ impl Service {
 }
 
 impl Goal {
-    /// What is missing yet, in words; none when the export is there.
+    /// Describes what is missing; `None` if the goal is reached.
     fn missing(&mut self, view: &View, repository: &RepositoryPool) -> Option<String> {
         let because = |words: String| match (&view.status.error, view.status.away.first_key_value()) {
             (Some(error), _) => Some(format!("{words}: {error}")),
@@ -104,21 +101,21 @@ impl Goal {
             return because(format!("change {} is exported, {wanted} is not yet", exported.sequence));
         }
         let fault = view.status.faults.iter().find(|(component, _)| self.component.matches(component));
-        let fault = fault.map(|(component, fault)| format!("{component} keeps its older files: {fault}"));
+        let fault = fault.map(|(component, fault)| format!("{component} keeps its earlier files: {fault}"));
         let Some(at) = &self.at else {
             return match exported.matching(&self.component).next() {
                 Some(_) => fault,
                 None => because(format!("change {} has no {} for this host", exported.sequence, self.component)),
             };
         };
-        let is_at = |pin: &conf_core::api::Pin| pin.branch == at.branch && pin.commit == at.commit;
+        let is_at = |pin: &Pin| pin.branch == at.branch && pin.commit == at.commit;
         if exported.matching(&self.component).filter_map(|(_, found)| found.pin.as_ref()).any(is_at) {
             return fault;
         }
         if exported.matching(&self.component).next().is_some() {
-            match passed(repository, exported.commit, self.looked, &self.component, at) {
+            match passed(repository, exported.commit, self.searched, &self.component, at) {
                 Ok(true) => return fault,
-                Ok(false) => self.looked = Some(exported.commit),
+                Ok(false) => self.searched = Some(exported.commit),
                 Err(error) => return because(format!("cannot read the chain of snapshots: {error}")),
             }
         }
@@ -126,12 +123,12 @@ impl Goal {
     }
 }
 
-/// Whether a snapshot from `newest` down, before `looked`, pins the component at `at`. The chain ends where this host
-/// began to follow it.
+/// True if a snapshot from `newest` back to `searched` pins the component at `at`. The chain ends
+/// where this host began to follow it.
 fn passed(
     repository: &RepositoryPool,
     newest: CommitId,
-    looked: Option<CommitId>,
+    searched: Option<CommitId>,
     component: &ComponentSelector,
     at: &PinValue,
 ) -> Result<bool, git2::Error> {
@@ -144,7 +141,7 @@ fn passed(
         component.component.name
     );
     let mut kind_before = None;
-    let mut next = Some(newest).filter(|_| looked != Some(newest));
+    let mut next = Some(newest).filter(|_| searched != Some(newest));
     for _ in 0..MOST_SNAPSHOTS {
         let Some(commit) = next.take() else { break };
         let commit = match repository.find_commit(commit.into()) {
@@ -153,7 +150,7 @@ fn passed(
             Err(error) => return Err(error),
         };
         let tree = commit.tree()?;
-        // Most changes leave the kind's whole folder as it was.
+        // Most changes leave the folder of a whole kind as it was.
         let kind = tree.get_name(component.component.kind.as_str()).map(|entry| entry.id());
         if kind != kind_before {
             kind_before = kind;
@@ -161,7 +158,7 @@ fn passed(
                 return Ok(true);
             }
         }
-        next = commit.parent_id(0).ok().map(ObjectId::from).filter(|parent| Some(*parent) != looked);
+        next = commit.parent_id(0).ok().map(ObjectId::from).filter(|parent| Some(*parent) != searched);
     }
     Ok(false)
 }

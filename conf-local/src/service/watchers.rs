@@ -1,76 +1,78 @@
-//! `POST /v1/watchers`: a process asks to be signalled.
+//! `POST /v1/watchers`: registers a process that gets a signal on a change.
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
-use conf_core::http::{self as answer, Peer, Request, Response};
+use conf_core::{
+    daemon::chain,
+    http::{Peer, Request},
+};
 use http::StatusCode;
 use libconf::name::ComponentSelector;
 use serde::{Deserialize, Serialize};
 
-use crate::service::{Refusal, Service, caller, refusal};
 use crate::{
-    cli::config::parse_signal,
-    notify::{RegisterError, WatcherStatus, Wish},
+    notify::{RegisterError, WatchRequest, WatcherStatus},
+    process::parse_signal,
+    service::{
+        refusal::{Answer, Refusal, ok, refusal, unnamed},
+        routes::Service,
+    },
 };
 
-/// Far above what the most components need.
+/// 512 KiB: far above the size of a request with the most components.
 const MOST_BYTES: usize = 512 << 10;
 
-/// The longest random delay before telling.
+/// One hour: after a longer delay a signal is hardly a reaction to the change.
 const LONGEST_DELAY: Duration = Duration::from_secs(3600);
 
 /// The body of the request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct RegisterRequest {
-    /// The components whose changes matter.
-    pub components: BTreeSet<ComponentSelector>,
-    /// The process; without one, the process that asks.
+pub(crate) struct RegisterRequest {
+    /// The components to watch.
+    pub(crate) components: BTreeSet<ComponentSelector>,
+    /// The process; without it, the calling process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pid: Option<i32>,
-    /// When it started (`/proc/<pid>/stat`, field 22): another process of the same number is then refused.
+    pub(crate) pid: Option<i32>,
+    /// The time of its start (`/proc/<pid>/stat`, field 22): then another process with its number
+    /// is refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub start: Option<u64>,
-    /// `HUP` unless told otherwise.
+    pub(crate) start: Option<u64>,
+    /// `HUP` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub signal: Option<String>,
-    /// A random delay of at most so many seconds before telling.
+    pub(crate) signal: Option<String>,
+    /// The longest random delay in seconds before the signal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delay_seconds: Option<u32>,
+    pub(crate) delay_seconds: Option<u32>,
 }
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Registered {
-    /// The watcher as it is now; `sequence` is what was exported when it came: everything after that is told.
-    pub watcher: WatcherStatus,
-    /// The folder of what is exported now; none for nothing yet.
-    pub current: Option<PathBuf>,
-    /// Those of its components that this host does not run now. They are told of when they come.
-    pub absent: BTreeSet<ComponentSelector>,
+pub(crate) struct Registered {
+    /// The watcher as it is now. It gets a signal for every change after its `sequence`.
+    pub(crate) watcher: WatcherStatus,
+    /// The folder of the exported snapshot, if there is one.
+    pub(crate) current: Option<PathBuf>,
+    /// Its components that this host does not run now. The process gets a signal when they come.
+    pub(crate) absent: BTreeSet<ComponentSelector>,
 }
 
 impl Service {
-    pub(crate) async fn register(&self, request: Request) -> Result<Response, Refusal> {
-        let user = caller(&request)?;
-        let asking = match request.peer {
-            Peer::Unix { pid, .. } => pid,
-            Peer::Tcp(_) => None,
-        };
-        let wanted: RegisterRequest =
-            request.body.json(MOST_BYTES).await.map_err(|refused| Refusal(Box::new(refused)))?;
+    pub(crate) async fn register(&self, request: Request) -> Answer {
+        let Peer::Unix { uid: user, pid: caller } = request.peer else { return Err(unnamed()) };
+        let wanted: RegisterRequest = request.body.json(MOST_BYTES).await?;
         let bad = |words: String| refusal(StatusCode::BAD_REQUEST, words);
         let signal = parse_signal(wanted.signal.as_deref().unwrap_or("HUP")).map_err(bad)?;
-        let pid = wanted.pid.or(asking).ok_or_else(|| bad("name the process, as in \"pid\": 4711".to_owned()))?;
+        let pid = wanted.pid.or(caller).ok_or_else(|| bad("name the process, as in \"pid\": 4711".to_owned()))?;
         let delay = Duration::from_secs(wanted.delay_seconds.unwrap_or(0).into());
         if delay > LONGEST_DELAY {
             return Err(bad(format!("delay_seconds is at most {}", LONGEST_DELAY.as_secs())));
         }
-        let wish = Wish { components: wanted.components, pid, start: wanted.start, signal, delay };
-        let absent = self.absent(&wish.components);
-        let watcher = self.watchers.register(wish, user).map_err(|error| refuse(&error))?;
+        let request = WatchRequest { components: wanted.components, pid, start: wanted.start, signal, delay };
+        let absent = self.absent(&request.components);
+        let watcher = self.watchers.register(request, user).map_err(|error| refuse(&error))?;
         let current = self.agent.view().status.current.clone();
-        Ok(answer::json(StatusCode::OK, &Registered { watcher, current, absent }))
+        ok(&Registered { watcher, current, absent })
     }
 
     fn absent(&self, components: &BTreeSet<ComponentSelector>) -> BTreeSet<ComponentSelector> {
@@ -87,8 +89,8 @@ fn refuse(error: &RegisterError) -> Refusal {
         RegisterError::Process(error) if error.is_foreign() => StatusCode::FORBIDDEN,
         RegisterError::Process(_) | RegisterError::Components => StatusCode::BAD_REQUEST,
         RegisterError::Observing => StatusCode::CONFLICT,
-        RegisterError::TooMany { .. } => StatusCode::TOO_MANY_REQUESTS,
-        RegisterError::Keep { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        RegisterError::TooMany(..) => StatusCode::TOO_MANY_REQUESTS,
+        RegisterError::Keep(..) => StatusCode::INTERNAL_SERVER_ERROR,
     };
-    refusal(status, conf_core::daemon::chain(error))
+    refusal(status, chain(error))
 }

@@ -1,4 +1,16 @@
-pub(crate) mod declared;
-pub mod fetching;
-pub mod keyring;
-pub mod repository;
+//! The datacenter's snapshots on this host: their objects, and what they declare for it. Relies on
+//! `fs`.
+
+mod collection;
+mod manifests;
+mod repository;
+mod secrets;
+mod servers;
+
+pub use crate::snapshot::servers::SnapshotServers;
+pub(crate) use crate::snapshot::{
+    collection::CollectionLock,
+    manifests::Manifests,
+    repository::{Repository, descends},
+    secrets::{SecretReader, identity_path, load_identity, salt},
+};

@@ -1,4 +1,5 @@
-//! The objects of the datacenter's snapshots on this host: kept whole, or set aside and fetched anew.
+//! The repository with the objects of the datacenter's snapshots. A damaged one is set aside, and
+//! its objects are fetched anew.
 
 use std::{
     collections::HashSet,
@@ -6,25 +7,29 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use anyhow::{Context as _, bail};
 use conf_core::{
-    git::{self, GitError, LockError, PooledRepository, RepositoryLock, RepositoryPool},
+    api::Pointer,
+    daemon::chain,
+    git::{self, PooledRepository, RepositoryLock, RepositoryPool},
     sign::TrustedKeys,
     snapshot::Snapshot,
+    upstream,
 };
 use git2::ObjectType;
-use libconf::name::{CommitId, DatacenterName, RefName, Sequence};
+use libconf::name::{CommitId, DatacenterName, RefName};
 
-/// The repository of this host, held by this agent alone.
-#[derive(Debug)]
-pub struct Repository {
-    opened: RepositoryPool,
+/// The repository of this host, locked by this agent.
+pub(crate) struct Repository {
+    pub(crate) pool: RepositoryPool,
+    /// `<state>/repo.git`, even where `--git-dir` names another repository.
     own: PathBuf,
     datacenter: DatacenterName,
     /// Held until the agent ends.
     lock: RepositoryLock,
 }
 
-/// Nobody else reads these, so nothing is to be done in the background.
+/// No other program uses the repository, so Git needs no background work.
 const SETTINGS: &[(&str, &str)] = &[
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
@@ -33,59 +38,54 @@ const SETTINGS: &[(&str, &str)] = &[
 ];
 
 impl Repository {
-    /// Opens `<state>/repo.git`, or `existing` in its place, and holds it. One of our own that cannot be opened is set
-    /// aside and begun anew; one that was given is left as it is, with an error.
-    pub fn open(state: &Path, existing: Option<&Path>, datacenter: &DatacenterName) -> Result<Self, RepositoryError> {
+    /// Opens and locks `<state>/repo.git`, or `existing` in its place. If `<state>/repo.git` cannot
+    /// be opened, it is set aside and a new one is created. If `existing` cannot, that is an error.
+    pub(crate) fn open(state: &Path, existing: Option<&Path>, datacenter: &DatacenterName) -> anyhow::Result<Self> {
         let own = state.join("repo.git");
         let path = match existing {
-            Some(path) if path.join("HEAD").exists() => {
-                git2::Repository::open_bare(path)
-                    .map_err(|cause| RepositoryError::Given { path: path.to_owned(), cause })?;
-                path.to_owned()
-            }
-            Some(path) if path.join(".git/HEAD").exists() => {
-                return Err(RepositoryError::Worktree { path: path.to_owned() });
-            }
             Some(path) => {
-                git::init(path, SETTINGS)?;
-                path.to_owned()
+                let shown = path.display();
+                if path.join("HEAD").exists() {
+                    git2::Repository::open_bare(path).with_context(|| {
+                        format!(
+                            "--git-dir {shown} is not a repository that can be used; name another, or an empty folder"
+                        )
+                    })?;
+                } else if path.join(".git/HEAD").exists() {
+                    bail!("--git-dir {shown} is a working tree; name the .git folder in it");
+                } else {
+                    git::init(path, SETTINGS)?;
+                }
+                path
             }
             None => {
                 if let Err(error) = git::init(&own, SETTINGS) {
-                    tracing::warn!(error = %conf_core::daemon::chain(&error), "the repository cannot be opened; begun anew");
+                    tracing::warn!(error = %chain(&error), "the repository cannot be opened; creating a new one");
                     set_aside(&own)?;
                     git::init(&own, SETTINGS)?;
                 }
-                // libgit2 does without it, Git's own commands do not.
+                // Git's own commands need a valid HEAD, libgit2 does not.
                 let head = own.join("HEAD");
                 if fs::read_to_string(&head).is_ok_and(|text| !text.starts_with("ref: refs/")) {
-                    git::replace_file(&head, b"ref: refs/heads/main\n", git::Durability::Durable)
-                        .map_err(|cause| RepositoryError::Aside { path: head, cause })?;
+                    git::replace_file(&head, b"ref: refs/heads/main\n")
+                        .with_context(|| format!("cannot replace {}", head.display()))?;
                 }
-                own.clone()
+                &own
             }
         };
-        let lock = git::lock_alone(&path)?;
-        Ok(Repository { opened: RepositoryPool::at(path), own, datacenter: datacenter.clone(), lock })
+        let lock = git::lock_alone(path)?;
+        let pool = RepositoryPool::at(path.to_owned());
+        Ok(Repository { pool, own, datacenter: datacenter.clone(), lock })
     }
 
-    /// Where it is.
-    pub fn path(&self) -> PathBuf {
-        self.opened.path()
+    /// Returns the open repository, for reading and writing objects.
+    pub(crate) fn git(&self) -> Result<PooledRepository, git2::Error> {
+        self.pool.lend()
     }
 
-    /// What keeps it open, for whoever fetches into it.
-    pub fn opened(&self) -> RepositoryPool {
-        self.opened.clone()
-    }
-
-    /// The open repository, for reading and writing objects.
-    pub fn git(&self) -> Result<PooledRepository, git2::Error> {
-        self.opened.lend()
-    }
-
-    /// The newest good snapshot of this datacenter that is here: what its ref names, or `HEAD` of a clone.
-    pub fn newest(&self, keys: &TrustedKeys) -> Option<Snapshot> {
+    /// Returns the newest good snapshot of this datacenter: the one that its ref names, or `HEAD`
+    /// of a clone.
+    pub(crate) fn newest(&self, keys: &TrustedKeys) -> Option<Snapshot> {
         let repo = self.git().ok()?;
         let candidates = [RefName::Snapshot(self.datacenter.clone()).to_string(), "HEAD".to_owned()];
         let commits = candidates.iter().filter_map(|name| repo.find_reference(name).ok()?.peel_to_commit().ok());
@@ -94,162 +94,114 @@ impl Repository {
             .max_by_key(|snapshot| snapshot.sequence)
     }
 
-    /// A snapshot is accepted: its ref names it from now on, so that a restart knows it.
-    pub fn record(&self, repo: &git2::Repository, snapshot: &Snapshot) -> Result<(), git2::Error> {
+    /// Records an accepted snapshot: its ref names it from now on, so that it is known after a
+    /// restart.
+    pub(crate) fn record(&self, repo: &git2::Repository, snapshot: &Snapshot) -> Result<(), git2::Error> {
         let name = RefName::Snapshot(self.datacenter.clone()).to_string();
         let words = format!("accepted #{}", snapshot.sequence);
         repo.reference(&name, snapshot.commit.into(), true, &words).map(drop)
     }
 
-    /// True when the snapshot before `snapshot` leads to `known`, or when the commits between are not here.
-    pub fn descends(
-        &self,
-        repo: &git2::Repository,
-        snapshot: &Snapshot,
-        known: (Sequence, CommitId),
-    ) -> Result<bool, git2::Error> {
-        let mut parent = snapshot.parent;
-        while let Some(commit) = parent {
-            if commit == known.1 {
-                return Ok(true);
-            }
-            // What a signed snapshot names as its parent needs no signature of its own.
-            let Ok(before) = Snapshot::read(repo, commit) else { return Ok(true) };
-            if before.sequence <= known.0 {
-                return Ok(false);
-            }
-            parent = before.parent;
-        }
-        Ok(false)
-    }
-
-    /// True when every object of a snapshot is present; reads none of them.
-    pub fn is_complete(&self, commit: CommitId) -> bool {
+    /// True if every object of a snapshot is present. Reads none of them.
+    pub(crate) fn is_complete(&self, commit: CommitId) -> bool {
         self.git().is_ok_and(|repo| git::complete(&repo, None, commit).is_ok())
     }
 
-    /// Reads every object of a snapshot; answers how many, and which are missing or damaged.
-    pub fn check(&self, commit: CommitId) -> (usize, Vec<String>) {
+    /// Reads every object of a snapshot. Returns their number, and what is missing or damaged.
+    pub(crate) fn check(&self, commit: CommitId) -> (usize, Vec<String>) {
         match self.git() {
             Ok(repo) => check(&repo, commit),
             Err(error) => (0, vec![format!("the repository cannot be opened: {error}")]),
         }
     }
 
-    /// Puts the damaged repository aside (the last such one goes) and begins an empty one. One that was given with
-    /// `--git-dir` stays untouched; `<state>/repo.git` is used in its place.
-    pub fn begin_anew(&mut self) -> Result<(), RepositoryError> {
-        self.opened.forget();
-        if self.path() == self.own {
+    /// Sets the damaged repository aside, where it replaces the last such one, and creates an empty
+    /// one. One that `--git-dir` names stays untouched; `<state>/repo.git` is used in its place.
+    pub(crate) fn begin_anew(&mut self) -> anyhow::Result<()> {
+        self.pool.forget();
+        if self.pool.path() == self.own {
             set_aside(&self.own)?;
         }
         git::init(&self.own, SETTINGS)?;
         self.lock = git::lock_alone(&self.own)?;
-        self.opened.move_to(&self.own);
+        self.pool.move_to(&self.own);
         Ok(())
     }
 
-    /// Closes what stays open otherwise.
-    pub fn close(&self) {
-        self.opened.forget();
-    }
-
-    /// Many packs become one that holds the kept snapshots alone, when it is time. Never in a repository that was given.
-    pub fn consolidate(&self, keep: &[CommitId]) -> Result<bool, git::ConsolidateError> {
-        if self.path() != self.own {
+    /// Replaces many packs by one that holds the kept snapshots alone, if there are enough of them.
+    /// Never changes a repository that `--git-dir` names.
+    pub(crate) fn consolidate(&self, keep: &[CommitId]) -> Result<bool, upstream::FetchError> {
+        if self.pool.path() != self.own {
             return Ok(false);
         }
-        let done = git::consolidate(&self.path(), keep);
+        let done = git::consolidate(&self.pool.path(), keep);
         if !matches!(done, Ok(false)) {
-            self.opened.forget();
+            self.pool.forget();
         }
         done
     }
 }
 
+/// True if the parents of `snapshot` lead to `known`, or if the commits between are not here.
+pub(crate) fn descends(repo: &git2::Repository, snapshot: &Snapshot, known: Pointer) -> bool {
+    let mut parent = snapshot.parent;
+    while let Some(commit) = parent {
+        if commit == known.commit {
+            return true;
+        }
+        // The parent of a signed snapshot needs no signature of its own.
+        let Ok(before) = Snapshot::read(repo, commit) else { return true };
+        if before.sequence <= known.sequence {
+            return false;
+        }
+        parent = before.parent;
+    }
+    false
+}
+
 fn check(repo: &git2::Repository, commit: CommitId) -> (usize, Vec<String>) {
     let (mut read, mut problems) = (0, Vec::new());
-    let odb = match repo.odb() {
-        Ok(odb) => odb,
-        Err(error) => return (0, vec![format!("the objects cannot be opened: {error}")]),
-    };
     let mut seen = HashSet::new();
     let mut pending = vec![(git2::Oid::from(commit), ObjectType::Commit)];
     while let Some((id, kind)) = pending.pop() {
-        // Every damage has the same cure, so a few are enough to tell of.
+        // 20: every damage has the same repair, so that a few are enough to report.
         if !seen.insert(id) || problems.len() >= 20 {
             continue;
         }
-        // Reading compares the content with its name.
-        match odb.read(id) {
-            Ok(object) if object.kind() == kind => read += 1,
-            Ok(object) => {
-                problems.push(format!("object {id} is a {}, not a {kind}", object.kind()));
-                continue;
+        match children(repo, id, kind) {
+            Ok(children) => {
+                read += 1;
+                pending.extend(children);
             }
-            Err(error) => {
-                problems.push(format!("object {id} ({kind}) cannot be read: {}", error.message()));
-                continue;
-            }
-        }
-        match kind {
-            ObjectType::Commit => match repo.find_commit(id) {
-                Ok(commit) => pending.push((commit.tree_id(), ObjectType::Tree)),
-                Err(error) => problems.push(format!("commit {id} cannot be read: {}", error.message())),
-            },
-            ObjectType::Tree => match repo.find_tree(id) {
-                Ok(tree) => {
-                    pending.extend(tree.iter().filter_map(|entry| Some((entry.id(), entry.kind()?))));
-                }
-                Err(error) => problems.push(format!("tree {id} cannot be read: {}", error.message())),
-            },
-            _ => {}
+            Err(problem) => problems.push(problem),
         }
     }
     (read, problems)
 }
 
-fn set_aside(path: &Path) -> Result<(), RepositoryError> {
-    let aside = path.with_extension("git.damaged");
-    let failed = |cause| RepositoryError::Aside { path: path.to_owned(), cause };
-    match fs::remove_dir_all(&aside) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
-        _ => {}
+/// Reads an object, which compares its content with its name, and lists the objects that it names.
+fn children(repo: &git2::Repository, id: git2::Oid, kind: ObjectType) -> Result<Vec<(git2::Oid, ObjectType)>, String> {
+    let unreadable = |error: git2::Error| format!("object {id} ({kind}) cannot be read: {}", error.message());
+    let found = repo.odb().and_then(|odb| Ok(odb.read(id)?.kind())).map_err(unreadable)?;
+    if found != kind {
+        return Err(format!("object {id} is a {found}, not a {kind}"));
     }
-    fs::rename(path, &aside).map_err(failed)
+    Ok(match kind {
+        ObjectType::Commit => vec![(repo.find_commit(id).map_err(unreadable)?.tree_id(), ObjectType::Tree)],
+        ObjectType::Tree => {
+            let tree = repo.find_tree(id).map_err(unreadable)?;
+            tree.iter().filter_map(|entry| Some((entry.id(), entry.kind()?))).collect()
+        }
+        _ => Vec::new(),
+    })
 }
 
-/// Why the repository of this host cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum RepositoryError {
-    /// It cannot be made or opened.
-    #[error(transparent)]
-    Open(#[from] GitError),
-    /// Another agent holds it.
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    /// What `--git-dir` names is no repository.
-    #[error("--git-dir {path} is not a repository that can be used; name another, or an empty folder")]
-    Given {
-        /// What was named.
-        path: PathBuf,
-        /// Git's words.
-        #[source]
-        cause: git2::Error,
-    },
-    /// What `--git-dir` names is a working tree.
-    #[error("--git-dir {path} is a working tree; name the .git folder in it")]
-    Worktree {
-        /// What was named.
-        path: PathBuf,
-    },
-    /// The damaged one cannot be moved away.
-    #[error("cannot set the damaged repository {path} aside")]
-    Aside {
-        /// Which one.
-        path: PathBuf,
-        /// The system's words.
-        #[source]
-        cause: io::Error,
-    },
+/// Moves the damaged repository away.
+fn set_aside(path: &Path) -> anyhow::Result<()> {
+    let aside = path.with_extension("git.damaged");
+    let removed = match fs::remove_dir_all(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => fs::rename(path, &aside),
+    };
+    removed.with_context(|| format!("cannot set the damaged repository {} aside", path.display()))
 }

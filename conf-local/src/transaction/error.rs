@@ -1,21 +1,17 @@
-//! Why a snapshot is not put in place, and why the agent cannot start.
+//! Errors of the host transaction.
 
-use std::path::PathBuf;
+use conf_core::{daemon::chain, snapshot::SnapshotError};
 
-use conf_core::{secret::IdentityError, snapshot::SnapshotError};
-use libconf::name::DatacenterName;
+use crate::{export::ExportError, state::RequestError, transaction::check::Unchecked};
 
-use crate::{
-    export::ExportError, place::BadPlace, snapshot::repository::RepositoryError, transaction::check::Unchecked,
-};
-
-/// Why a snapshot was not put in place; what readers see is as it was.
+/// Why a snapshot was not put in place. The exported files are as they were.
 #[derive(Debug, thiserror::Error)]
-pub enum TransactionError {
-    /// The snapshot will not do, today or tomorrow.
+pub(crate) enum TransactionError {
+    /// The snapshot can never be used.
     #[error("{0}")]
     Refused(String),
-    /// The snapshot will not do: not signed, another datacenter's, of a newer format.
+    /// The snapshot can never be used: it has no valid signature, is another datacenter's, or has a
+    /// newer format.
     #[error("the snapshot is refused")]
     Untrusted(#[source] SnapshotError),
     /// The repository cannot be read.
@@ -27,9 +23,9 @@ pub enum TransactionError {
     /// The checks were not run to their end.
     #[error(transparent)]
     Unchecked(#[from] Unchecked),
-    /// The journal cannot be written.
-    #[error("cannot write the journal of whom to tell; free some space, what was there stays in use")]
-    Journal(#[source] std::io::Error),
+    /// The notices to watchers cannot be written.
+    #[error("cannot write the outbox; free some space, the exported files stay in use")]
+    Outbox(#[source] std::io::Error),
 }
 
 impl From<SnapshotError> for TransactionError {
@@ -41,36 +37,11 @@ impl From<SnapshotError> for TransactionError {
     }
 }
 
-/// Why the agent cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The state folder cannot be made.
-    #[error("cannot use the state folder {path}; give the user of conf-local write access to it, or name another")]
-    State {
-        /// Which folder.
-        path: PathBuf,
-        /// The system's words.
-        #[source]
-        cause: std::io::Error,
-    },
-    /// The repository cannot be used.
-    #[error(transparent)]
-    Repository(#[from] RepositoryError),
-    /// The export cannot be used.
-    #[error(transparent)]
-    Export(#[from] ExportError),
-    /// Components cannot be placed as the configuration says.
-    #[error(transparent)]
-    Place(#[from] BadPlace),
-    /// The identity cannot be used.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The state belongs to another datacenter.
-    #[error("{path} holds the export of {found}; name that datacenter, or another --state")]
-    OtherDatacenter {
-        /// Which folder.
-        path: PathBuf,
-        /// Whose export it has.
-        found: DatacenterName,
-    },
+impl From<TransactionError> for RequestError {
+    fn from(error: TransactionError) -> Self {
+        match error {
+            TransactionError::Refused(_) | TransactionError::Untrusted(_) => RequestError::Wrong(chain(&error)),
+            _ => RequestError::Failed(chain(&error)),
+        }
+    }
 }

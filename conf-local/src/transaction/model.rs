@@ -1,35 +1,68 @@
-//! What is to be exported, decided from a snapshot alone, and rendered where it is not as before.
+//! Decides from a snapshot alone what to export.
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use conf_core::{
-    layers::{Ingredients, Sources},
-    render::{self, RenderError},
-    snapshot::{self, Component, Snapshot},
-    template,
+    layers::Ingredients,
+    snapshot::{self, Component, Snapshot, SnapshotError},
 };
 use git2::Repository as Git;
 use libconf::name::{ComponentVersion, HostName};
 
-use crate::transaction::{Host, TransactionError};
 use crate::{
-    export::{Contents, Kept},
-    snapshot::declared::{self, Declared},
+    export::{Contents, Faults},
+    snapshot::Manifests,
 };
 
-/// What is exported, and what it was made from.
+/// A snapshot, and what it means for this host.
 pub(crate) struct Model {
     pub(crate) snapshot: Snapshot,
-    pub(crate) declared: Arc<Declared>,
+    pub(crate) manifests: Arc<Manifests>,
+    /// The components that this host runs.
     pub(crate) inputs: BTreeMap<ComponentVersion, Component>,
 }
 
+/// The next export: its renderings, and the components that keep earlier files, each with the
+/// reason.
+#[derive(Default)]
+pub(crate) struct Draft {
+    pub(crate) contents: Contents,
+    pub(crate) faults: Faults,
+}
+
 impl Model {
-    pub(crate) fn sources(&self, name: &ComponentVersion, component: &Component) -> Sources<'_> {
-        self.declared.sources(name, component)
+    pub(crate) fn read(git: &Git, snapshot: &Snapshot, host: &HostName) -> Result<Self, SnapshotError> {
+        let manifests = Arc::new(Manifests::read(git, snapshot, host)?);
+        let mut inputs = snapshot.components(git)?;
+        inputs.retain(|name, _| manifests.selection.contains(name));
+        Ok(Model { snapshot: snapshot.clone(), manifests, inputs })
+    }
+
+    /// Does the same, but reads only the difference from `before`, if there is one.
+    pub(crate) fn read_after(
+        before: Option<&Model>,
+        git: &Git,
+        snapshot: &Snapshot,
+        host: &HostName,
+    ) -> Result<Self, SnapshotError> {
+        // Without the snapshot before (in a new repository) all of the new one is read.
+        let difference =
+            before.and_then(|before| Some((before, snapshot::compare(git, Some(&before.snapshot), snapshot).ok()?)));
+        let secrets_tree = snapshot.secrets_tree(git)?;
+        let Some((before, difference)) = difference.filter(|(before, difference)| {
+            !difference.datacenter && !difference.class && before.manifests.secrets_tree == secrets_tree
+        }) else {
+            return Model::read(git, snapshot, host);
+        };
+        let manifests = before.manifests.clone();
+        let mut inputs = before.inputs.clone();
+        for (name, change) in difference.components {
+            match change.after {
+                Some(after) if manifests.selection.contains(&name) => drop(inputs.insert(name, after)),
+                _ => drop(inputs.remove(&name)),
+            }
+        }
+        Ok(Model { snapshot: snapshot.clone(), manifests, inputs })
     }
 
     pub(crate) fn ingredients(
@@ -38,158 +71,41 @@ impl Model {
         name: &ComponentVersion,
         component: &Component,
         host: &HostName,
-    ) -> Result<Ingredients, TransactionError> {
-        let overrides = self.declared.overrides.each_ref();
-        Ingredients::new(git, &self.sources(name, component), overrides, name, Some(host))
-            .map_err(TransactionError::Damaged)
+    ) -> Result<Ingredients, git2::Error> {
+        let sources = self.manifests.sources(name, component);
+        Ingredients::new(git, &sources, self.manifests.overrides.each_ref(), name, Some(host))
     }
 
-    /// Lets components keep what they had, each for its reason. False when all of them have that already.
-    pub(crate) fn hold_back(
-        &self,
-        why: BTreeMap<ComponentVersion, String>,
-        have: &Contents,
-        contents: &mut Contents,
-        faults: &mut BTreeMap<ComponentVersion, String>,
-    ) -> bool {
-        let mut changed = false;
-        for (name, reason) in why {
-            if have.get(&name) == contents.get(&name) {
-                continue;
-            }
-            tracing::warn!(component = %name, reason, "held back; its files of before stay");
-            changed = true;
-            contents.remove(&name);
-            self.keep(&name, have, contents);
-            faults.insert(name, reason);
-        }
-        changed
-    }
-
-    /// What stays of `have` in place of a component that cannot be used: its own files, or, where it had none, those of the
-    /// versions that it replaces.
-    fn keep(&self, name: &ComponentVersion, have: &Contents, contents: &mut Contents) {
-        let replaces = |old: &ComponentVersion| old.component == name.component && !self.inputs.contains_key(old);
-        let stays = |old: &ComponentVersion| if have.contains_key(name) { old == name } else { replaces(old) };
-        contents.extend(have.iter().filter(|(old, _)| stays(old)).map(|(old, hash)| (old.clone(), *hash)));
-    }
-
-    /// True for what the snapshot holds, and for what stays in place of something of it that could not be used.
-    pub(crate) fn accounts_for<T>(&self, name: &ComponentVersion, faults: &BTreeMap<ComponentVersion, T>) -> bool {
+    /// True for a component of the snapshot, and for one that stays in place of a component that
+    /// could not be used.
+    pub(crate) fn accounts_for(&self, name: &ComponentVersion, faults: &Faults) -> bool {
         self.inputs.contains_key(name) || faults.keys().any(|fault| fault.component == name.component)
     }
 }
 
-impl Host {
-    /// What is wanted, decided from the snapshot alone; what `before` was made from is not read again.
-    pub(crate) fn next(
-        &self,
-        git: &Git,
-        snapshot: &Snapshot,
-        before: Option<&Model>,
-    ) -> Result<Model, TransactionError> {
-        // Without the snapshot before (a repository begun anew) all of the new one is looked at.
-        let difference =
-            before.and_then(|before| Some((before, snapshot::compare(git, Some(&before.snapshot), snapshot).ok()?)));
-        let sealed = declared::sealed_tree(git, snapshot)?;
-        let Some((before, difference)) = difference.filter(|(before, difference)| {
-            !difference.datacenter && !difference.class && before.declared.sealed_tree == sealed
-        }) else {
-            return self.model_of(git, snapshot);
-        };
-        let declared = before.declared.clone();
-        let mut inputs = before.inputs.clone();
-        for (name, change) in difference.components {
-            match change.after {
-                Some(after) if declared.selection.contains(&name) => drop(inputs.insert(name, after)),
-                _ => drop(inputs.remove(&name)),
-            }
-        }
-        Ok(Model { snapshot: snapshot.clone(), declared, inputs })
-    }
-
-    pub(crate) fn model_of(&self, git: &Git, snapshot: &Snapshot) -> Result<Model, TransactionError> {
-        let declared = Arc::new(Declared::read(git, snapshot, &self.name)?);
-        let mut inputs = snapshot.components(git)?;
-        inputs.retain(|name, _| declared.selection.contains(name));
-        Ok(Model { snapshot: snapshot.clone(), declared, inputs })
-    }
-
-    /// Renders what is not as it was, and answers what the next export holds, and what could not be rendered.
-    pub(crate) fn stage(
-        &mut self,
-        git: &Git,
-        next: &Model,
-        have: &Kept,
-        anew: bool,
-    ) -> Result<(Contents, BTreeMap<ComponentVersion, String>), TransactionError> {
-        let staged = self.stage_each(git, next, have, anew);
-        // Nothing of the secrets stays anywhere.
-        template::rest();
-        staged
-    }
-
-    fn stage_each(
-        &mut self,
-        git: &Git,
-        next: &Model,
-        have: &Kept,
-        anew: bool,
-    ) -> Result<(Contents, BTreeMap<ComponentVersion, String>), TransactionError> {
-        let before = self.model.as_ref().filter(|_| !anew);
-        let old_faults = have.header.as_ref().map(|header| &header.faults);
-        let mut contents = Contents::new();
-        let mut faults = BTreeMap::new();
-        // Those made from the same are rendered once.
-        let mut rendered: BTreeMap<Ingredients, Result<_, String>> = BTreeMap::new();
-        let mut look = self.keyring.look(git);
-        for (name, component) in &next.inputs {
-            let same = match before.and_then(|before| Some((before, before.inputs.get(name)?))) {
-                None => false,
-                Some((before, old)) => {
-                    let declared_alike = Arc::ptr_eq(&before.declared, &next.declared) && old.tree == component.tree;
-                    declared_alike
-                        || before.ingredients(git, name, old, &self.name)?
-                            == next.ingredients(git, name, component, &self.name)?
-                }
-            };
-            let old = have.contents.get(name);
-            if same
-                && let Some(fault) = old_faults.and_then(|faults| faults.get(name))
-                && !self.place.held_back(name)
-            {
-                faults.insert(name.clone(), fault.clone());
-                next.keep(name, &have.contents, &mut contents);
+impl Draft {
+    /// Lets components keep their earlier files, each for its reason. False if all of them have
+    /// these already.
+    pub(crate) fn hold_back(&mut self, model: &Model, reasons: Faults, have: &Contents) -> bool {
+        let mut changed = false;
+        for (name, reason) in reasons {
+            if have.get(&name) == self.contents.get(&name) {
                 continue;
             }
-            if same
-                && let Some(old) = old
-                && !self.place.held_back(name)
-            {
-                contents.insert(name.clone(), *old);
-                continue;
-            }
-            let sources = next.sources(name, component);
-            let result = match rendered.entry(next.ingredients(git, name, component, &self.name)?) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(
-                    match render::render(git, &sources, name, Some(&self.name), &look.of(&sources, &name.component)) {
-                        Ok(rendering) => Ok(self.export.stage(&rendering, anew)?),
-                        Err(fault @ (RenderError::Fault(_) | RenderError::Templates(_))) => Err(fault.to_string()),
-                        Err(RenderError::Repository(cause)) => return Err(TransactionError::Damaged(cause)),
-                    },
-                ),
-            };
-            match result {
-                Ok(hash) => drop(contents.insert(name.clone(), *hash)),
-                Err(reason) => {
-                    // It keeps what it had, and the others go on.
-                    tracing::warn!(component = %name, reason, "cannot be rendered; its files of before stay");
-                    faults.insert(name.clone(), reason.clone());
-                    next.keep(name, &have.contents, &mut contents);
-                }
-            }
+            tracing::warn!(component = %name, reason, "held back; its earlier files stay");
+            changed = true;
+            self.contents.remove(&name);
+            self.keep(model, &name, reason, have);
         }
-        Ok((contents, faults))
+        changed
+    }
+
+    /// Keeps files of `have` in place of a component that cannot be used: its own, or, if it had
+    /// none, those of the versions that it replaces.
+    pub(crate) fn keep(&mut self, model: &Model, name: &ComponentVersion, reason: String, have: &Contents) {
+        let replaces = |old: &ComponentVersion| old.component == name.component && !model.inputs.contains_key(old);
+        let stays = |old: &ComponentVersion| if have.contains_key(name) { old == name } else { replaces(old) };
+        self.contents.extend(have.iter().filter(|(old, _)| stays(old)).map(|(old, hash)| (old.clone(), *hash)));
+        self.faults.insert(name.clone(), reason);
     }
 }

@@ -1,28 +1,37 @@
-//! Whether repository, export and places are as they should be, and putting them right.
+//! Finding damage in repository, export and places, and mending it.
 
 use std::{collections::BTreeSet, time::Instant};
 
 use conf_core::{daemon::chain, render, snapshot::Snapshot, template};
 use libconf::name::{CommitId, ComponentVersion};
 
-use crate::transaction::{Audience, Host, TransactionError};
-use crate::{snapshot::repository::RepositoryError, state::VerifyReport};
+use crate::{
+    snapshot::SecretReader,
+    state::VerifyReport,
+    transaction::{
+        error::TransactionError,
+        host::{Audience, Host},
+        model::Model,
+    },
+};
 
 impl Host {
-    /// True when the export holds exactly the components that it should.
+    /// True if the export holds exactly the components that it should, undamaged. Needs the model.
     pub(crate) fn is_whole(&self) -> bool {
         let (Some(model), Some((_, kept))) = (&self.model, self.export.current()) else { return false };
         let Some(header) = &kept.header else { return false };
         kept.contents.keys().all(|name| model.accounts_for(name, &header.faults))
             && model.inputs.keys().all(|name| kept.contents.contains_key(name) || header.faults.contains_key(name))
+            && self.export.damaged().is_empty()
     }
 
-    /// Checks that the repository holds every object of what is exported, and the export what would be rendered now.
-    /// With `repair`, mends the export; a damaged repository is begun anew, to be fetched again by the caller.
-    pub fn verify(&mut self, repair: bool, audience: &Audience) -> VerifyReport {
+    /// Checks that the repository has every object of the exported snapshot, and that the export is
+    /// equal to a new rendering. With `repair`, mends the export. A damaged repository is only
+    /// reported.
+    pub(crate) fn verify(&mut self, repair: bool, audience: &Audience) -> VerifyReport {
         let mut report = VerifyReport::default();
-        // What is read is to be what is on disk.
-        self.repository.close();
+        // Objects must be read from disk, not from memory.
+        self.repository.pool.forget();
         let Some((sequence, kept)) = self.export.current() else {
             report.problems.push("nothing is exported yet".to_owned());
             return report;
@@ -65,24 +74,25 @@ impl Host {
         report
     }
 
-    /// Components whose link leads to something else than what is rendered now.
+    /// Describes components whose link leads to something else than a new rendering.
     fn differs_from_rendering(&self, commit: CommitId, known: &BTreeSet<ComponentVersion>) -> Vec<String> {
         let compare = || -> Result<Vec<String>, TransactionError> {
             let git = self.git()?;
-            let model = self.model_of(&git, &Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?)?;
+            let snapshot = Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?;
+            let model = Model::read(&git, &snapshot, &self.name)?;
             let Some((_, kept)) = self.export.current() else { return Ok(Vec::new()) };
             let faults = kept.header.as_ref().map(|header| header.faults.clone()).unwrap_or_default();
             let mut problems = Vec::new();
-            let mut look = self.keyring.look(&git);
+            let mut secrets = SecretReader::new(&self.identity, &git);
             for (name, component) in &model.inputs {
                 if known.contains(name) || faults.contains_key(name) {
                     continue;
                 }
-                let sources = model.sources(name, component);
-                match render::render(&git, &sources, name, Some(&self.name), &look.of(&sources, &name.component)) {
+                let sources = model.manifests.sources(name, component);
+                match render::render(&git, &sources, name, Some(&self.name), &secrets.of(&sources, &name.component)) {
                     Ok(rendered) if kept.contents.get(name) == Some(&self.export.hash(&rendered)) => {}
                     Ok(_) if kept.contents.contains_key(name) => {
-                        problems.push(format!("the export of {name} is not what its snapshot holds"));
+                        problems.push(format!("the export of {name} differs from its snapshot"));
                     }
                     Ok(_) => problems.push(format!("{name} is missing in the export")),
                     Err(error) => problems.push(format!("{name} cannot be rendered: {}", chain(&error))),
@@ -96,20 +106,20 @@ impl Host {
         compare().unwrap_or_else(|error| vec![format!("repository: {}", chain(&error))])
     }
 
-    /// Tells whether reading failed because the repository is damaged, and if so begins an empty one.
-    pub fn heal(&mut self) -> Result<bool, RepositoryError> {
-        self.repository.close();
+    /// Replaces a damaged repository by an empty one. True if it was damaged.
+    pub(crate) fn heal(&mut self) -> anyhow::Result<bool> {
+        self.repository.pool.forget();
         let damaged = match &self.newest {
             Some((snapshot, _)) => !self.repository.check(snapshot.commit).1.is_empty(),
             None => true,
         };
         if damaged {
             tracing::warn!(
-                path = %self.repository.path().display(),
-                "the repository is damaged; set aside and fetched anew, what is exported stays in use"
+                path = %self.repository.pool.path().display(),
+                "the repository is damaged; it is set aside and fetched anew, the exported files stay in use"
             );
             self.repository.begin_anew()?;
-            // What was taken once is still known by the export.
+            // The export still knows the newest snapshot that was taken.
             self.newest = None;
         }
         Ok(damaged)

@@ -1,4 +1,4 @@
-//! The commands, as processes of their own.
+//! The commands, as real processes.
 
 use std::{
     fs,
@@ -7,7 +7,7 @@ use std::{
     time::Instant,
 };
 
-use conf_local::notify::WatcherState;
+use conf_local::WatcherState;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ fn conf_local(socket: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// Exit code, standard output and standard error.
+/// Runs a command. Returns its exit code, standard output and standard error.
 async fn run(host: &Host, arguments: &[&str]) -> (i32, String, String) {
     let mut command = conf_local(&host.socket(), arguments);
     let Output { status, stdout, stderr } =
@@ -30,7 +30,7 @@ async fn run(host: &Host, arguments: &[&str]) -> (i32, String, String) {
     (status.code().unwrap(), text(stdout), text(stderr))
 }
 
-/// True while the process runs; one that has ended and that nobody reaped yet does not.
+/// True while the process runs. A process that has ended and is not reaped yet does not run.
 fn runs(pid: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
@@ -66,7 +66,7 @@ async fn get_prints_settings_and_single_values() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_an_agent_the_way_on_is_said() {
+async fn without_an_agent_the_error_says_what_to_do() {
     let mut host = Host::start(Vec::new()).await;
     host.end().await;
     for arguments in [
@@ -83,11 +83,11 @@ async fn without_an_agent_the_way_on_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wait_ends_at_or_past_what_is_asked() {
+async fn wait_ends_at_or_past_the_goal() {
     let mut host = Host::start(Vec::new()).await;
     let mut waiting = conf_local(&host.socket(), &["wait", "services/web", "--sequence", "2"]).spawn().unwrap();
     host.switch(1, &[(WEB, "1")]);
-    // Through a restart of the agent.
+    // The command waits through a restart of the agent.
     host.end().await;
     host.begin().await;
     host.switch(2, &[(WEB, "2")]);
@@ -113,7 +113,7 @@ async fn wait_knows_the_commits_that_the_host_skipped() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     host.switch(3, &[(WEB, "3")]);
-    // The chain below the exported snapshot: its own, one that was never exported here, and the first.
+    // The chain: the exported snapshot, one that was never exported here, and the first.
     let repository = git2::Repository::init_bare(host.state.path().join("repo.git")).unwrap();
     let who = git2::Signature::new("a", "a@example.com", &git2::Time::new(0, 0)).unwrap();
     let mut parent: Option<git2::Oid> = None;
@@ -188,7 +188,7 @@ async fn status_and_history_are_tables_and_json() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exec_waits_for_the_component_and_hands_changes_on() {
+async fn exec_waits_for_the_component_and_forwards_changes() {
     let host = Host::start(Vec::new()).await;
     let script = "trap 'echo told' HUP; echo ready $CONF_SEQUENCE $CONF_EXPORT; while :; do sleep 1 & wait $!; done";
     let mut job = exec(&host, &["services/web", "--", "bash", "-c", script]);
@@ -201,7 +201,7 @@ async fn exec_waits_for_the_component_and_hands_changes_on() {
     assert_eq!(job.line(), "told");
     host.switch(4, &[(WEB, "4")]);
     assert_eq!(job.line(), "told");
-    // Removed: told to exec alone, and what it runs goes on undisturbed.
+    // If the component is removed, only `exec` is told, and its command goes on.
     host.until_state(WatcherState::Told, 4).await;
     host.switch(5, &[("services/other/latest", "1")]);
     host.until_state(WatcherState::Told, 5).await;
@@ -215,12 +215,12 @@ async fn exec_waits_for_the_component_and_hands_changes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exec_starts_its_command_anew() {
+async fn exec_restarts_its_command() {
     let place = tempfile::tempdir().unwrap();
     let log = place.path().join("log");
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
-    // Ends by TERM only after a while, and leaves a process behind that holds the place.
+    // Takes a while to end after TERM, and leaves a child behind.
     let script = format!(
         "sleep 1000 & echo $! >>{}; echo start $CONF_SEQUENCE; trap 'echo end; exit' TERM; while :; do wait $!; done",
         log.display()
@@ -230,7 +230,7 @@ async fn exec_starts_its_command_anew() {
     host.switch(2, &[(WEB, "2")]);
     assert_eq!((job.line(), job.line()), ("end".into(), "start 2".into()));
     host.until("the old one's child has ended", |_| !runs(&lines_of(&log)[0])).await;
-    // A component of others: nothing.
+    // A change of another component does nothing.
     host.switch(3, &[(WEB, "2"), ("services/other/latest", "1")]);
     host.switch(4, &[(WEB, "4"), ("services/other/latest", "1")]);
     assert_eq!((job.line(), job.line()), ("end".into(), "start 4".into()));
@@ -257,7 +257,7 @@ async fn exec_never_ends_a_command_without_a_handler() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn exec_has_its_commands_exit_code_and_survives_the_agent() {
+async fn exec_returns_its_commands_exit_code_and_survives_the_agent() {
     let mut host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let mut job =
@@ -271,7 +271,7 @@ async fn exec_has_its_commands_exit_code_and_survives_the_agent() {
     assert_eq!(job.child.wait().unwrap().code(), Some(7));
     let mut absent = exec(&host, &["services/web", "--", "/no/such/program"]);
     assert_eq!(absent.child.wait().unwrap().code(), Some(1));
-    // While the agent is away, what is on disk is enough, where it is named.
+    // While the agent is away, a named export on disk is enough.
     host.end().await;
     let mut command = conf_local(&host.socket(), &["exec", "services/web", "--", "sh", "-c", "echo $CONF_SEQUENCE"]);
     command.env("CONF_EXPORT_DIR", host.export());

@@ -1,4 +1,4 @@
-//! A host whose export the test switches, with the real watchers and the real service.
+//! A host whose export the test switches, with real watchers and a real service.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,21 +13,16 @@ use std::{
 };
 
 use conf_core::{
-    api::{HostState, Pin},
+    api::{HostState, Pin, Pointer},
     git::RepositoryPool,
     http,
     sign::{SigningKey, TrustedKeys},
     upstream::{Credentials, Upstreams},
 };
 use conf_local::{
-    cli::config::WatchEntry,
-    notify::{
-        Registry, WatcherState, WatcherStatus,
-        duties::{Duties, Watchers},
-    },
-    on_demand::Demand,
-    service::{self, Service, StatusAnswer, processes_seen::Reader},
-    state::{Agent, ChangeKind, Exported, ExportedComponent, HistoryChange, HistoryEntry, Status, Switched, View},
+    Agent, ChangeKind, Demand, Exported, ExportedComponent, HistoryChange, HistoryEntry, Outbox, Reader, Registry,
+    Service, SnapshotServers, Status, StatusAnswer, Switched, View, WatchEntry, WatcherState, WatcherStatus, Watchers,
+    routes,
 };
 use libconf::name::{CommitId, ComponentVersion, Sequence};
 use nix::{
@@ -37,10 +32,10 @@ use nix::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Far above what any step takes on a busy machine; reached only by a defect.
+/// 30 s: no step takes so long on a busy machine, unless there is a defect.
 pub const LONG: Duration = Duration::from_secs(30);
 
-/// State on disk, and what the agent process holds of it. Dropping `running` is the agent's end.
+/// The state on disk, and the agent that uses it. Dropping `running` ends the agent.
 pub struct Host {
     pub state: tempfile::TempDir,
     pub agent: Agent,
@@ -50,16 +45,16 @@ pub struct Host {
 
 struct Running {
     registry: Arc<Registry>,
-    duties: Arc<Duties>,
+    outbox: Arc<Outbox>,
     stop: CancellationToken,
     tasks: JoinSet<()>,
 }
 
 impl Host {
-    /// An agent with nothing exported.
+    /// Starts an agent with nothing exported.
     pub async fn start(entries: Vec<WatchEntry>) -> Self {
         let state = tempfile::tempdir().unwrap();
-        // Other users reach the socket.
+        // Other users must be able to reach the socket.
         fs::set_permissions(state.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
         fs::create_dir_all(state.path().join("export/snapshots")).unwrap();
         git2::Repository::init_bare(state.path().join("repo.git")).unwrap();
@@ -70,15 +65,15 @@ impl Host {
         host
     }
 
-    /// Starts watchers and service on what is on disk.
+    /// Starts watchers and service with the state on disk.
     pub async fn begin(&mut self) {
-        let duties = Arc::new(Duties::open(self.state.path(), self.agent.view().status.sequence));
-        let registry = Registry::open(self.state.path(), &self.entries, Arc::clone(&duties), self.agent.clone(), false);
+        let outbox = Arc::new(Outbox::open(self.state.path(), self.agent.view().status.sequence));
+        let registry = Registry::open(self.state.path(), &self.entries, Arc::clone(&outbox), self.agent.clone(), false);
         let (stop, mut tasks) = (CancellationToken::new(), JoinSet::new());
         tasks.spawn(Arc::clone(&registry).run(stop.clone()));
         let listener = http::bind_unix(&self.socket(), 0o666).await.unwrap();
-        self.running = Some(Running { registry, duties, stop: stop.clone(), tasks });
-        let routes = service::routes(Service { stop: stop.clone(), ..self.service() });
+        self.running = Some(Running { registry, outbox, stop: stop.clone(), tasks });
+        let routes = routes(Service { stop: stop.clone(), ..self.service() });
         let running = self.running.as_mut().unwrap();
         running.tasks.spawn(http::serve(listener, routes, stop));
     }
@@ -104,22 +99,24 @@ impl Host {
         Arc::clone(&self.running.as_ref().unwrap().registry)
     }
 
-    /// Puts a snapshot in place and tells, in the order of the host transaction.
+    /// Puts a snapshot in place and tells watchers, in the order of the host transaction.
     pub fn switch(&self, sequence: u64, components: &[(&str, &str)]) {
         let kinds = self.prepare(sequence, components);
-        let Running { registry, duties, .. } = self.running.as_ref().unwrap();
-        let commit = commit(sequence);
-        duties.prepare(Sequence(sequence), commit, registry.concerned(&kinds)).unwrap();
+        let Running { registry, outbox, .. } = self.running.as_ref().unwrap();
+        let snapshot = Pointer { sequence: Sequence(sequence), commit: commit(sequence) };
+        outbox.prepare(snapshot, registry.concerned(&kinds)).unwrap();
         self.place(sequence, components, &kinds);
-        duties.switched(Sequence(sequence), commit, registry.concerned(&kinds));
+        outbox.switched(snapshot, registry.concerned(&kinds));
         registry.tell();
     }
 
-    /// The steps of a switch up to the moment when the agent is killed: readers see the files, nobody is told.
+    /// Does the steps of a switch until the agent is killed: readers see the files, and no watcher
+    /// is told.
     pub fn switch_and_die(&mut self, sequence: u64, components: &[(&str, &str)]) {
         let kinds = self.prepare(sequence, components);
-        let Running { registry, duties, .. } = self.running.as_ref().unwrap();
-        duties.prepare(Sequence(sequence), commit(sequence), registry.concerned(&kinds)).unwrap();
+        let Running { registry, outbox, .. } = self.running.as_ref().unwrap();
+        let snapshot = Pointer { sequence: Sequence(sequence), commit: commit(sequence) };
+        outbox.prepare(snapshot, registry.concerned(&kinds)).unwrap();
         self.place(sequence, components, &kinds);
     }
 
@@ -127,7 +124,10 @@ impl Host {
         let view = self.agent.view();
         let now = |component: &ComponentVersion| {
             let exported = view.exported.as_ref()?;
-            exported.components.get(component).map(|_| fs::read_to_string(exported.settings(component)).unwrap())
+            exported
+                .components
+                .get(component)
+                .map(|_| fs::read_to_string(exported.directory.join(format!("{component}.json"))).unwrap())
         };
         let mut kinds = BTreeMap::new();
         for (component, settings) in components {
@@ -164,10 +164,7 @@ impl Host {
         let component = |(name, _): &(&str, &str)| {
             let component: ComponentVersion = name.parse().unwrap();
             let pin = Pin { component: component.clone(), branch: "master".parse().unwrap(), commit: commit(sequence) };
-            (
-                component,
-                ExportedComponent { store: "0".repeat(64).parse().unwrap(), pin: Some(pin), reads_secrets: false },
-            )
+            (component, ExportedComponent { pin: Some(pin), reads_secrets: false })
         };
         let components: BTreeMap<_, _> = components.iter().map(component).collect();
         let (sequence, commit) = (Sequence(sequence), commit(sequence));
@@ -183,10 +180,10 @@ impl Host {
             kinds.iter().map(|(name, kind)| (name.clone(), HistoryChange { kind: *kind, pin: None })).collect();
         let when = jiff::Timestamp::now().to_string();
         let entry = HistoryEntry { sequence, commit, when, took_ms: 1, changed, changed_count: kinds.len() };
-        self.agent.announce(Switched { sequence, commit, changed: kinds.clone(), export: directory }, entry);
+        self.agent.announce(Switched { sequence, commit, changed: kinds.clone() }, entry);
     }
 
-    /// Waits until a watcher is as wanted; says how they all are when that never comes.
+    /// Waits for a state of the watchers. Shows their state if it never comes.
     pub async fn until(&self, what: &str, mut holds: impl FnMut(&[WatcherStatus]) -> bool) {
         let deadline = Instant::now() + LONG;
         loop {
@@ -199,7 +196,7 @@ impl Host {
         }
     }
 
-    /// Waits until the only watcher is in this state for this change.
+    /// Waits until the only watcher has this state for this change.
     pub async fn until_state(&self, state: WatcherState, sequence: u64) {
         self.until(&format!("{state:?} of {sequence}"), |watchers| {
             watchers.len() == 1 && watchers[0].state == state && watchers[0].sequence.0 == sequence
@@ -207,12 +204,12 @@ impl Host {
         .await;
     }
 
-    /// The status as a program gets it.
+    /// Returns the status as programs get it.
     pub fn status(&self) -> StatusAnswer {
         self.service().status(Reader::All)
     }
 
-    /// What the routes answer from; there is no server to ask.
+    /// Returns a service without any server to ask.
     pub fn service(&self) -> Service {
         let repository = RepositoryPool::at(self.state.path().join("repo.git"));
         let nobody = || Upstreams::new(Vec::new(), &Credentials::none()).unwrap();
@@ -220,7 +217,8 @@ impl Host {
         let key = tempfile::tempdir().unwrap();
         SigningKey::generate(&key.path().join("key"), "nobody").unwrap();
         let keys = TrustedKeys::load(&key.path().join("key.pub")).unwrap();
-        let demand = Demand::new(agent, repository.clone(), Arc::default(), (nobody(), nobody()), keys, stop.clone());
+        let servers = SnapshotServers::new(nobody(), nobody());
+        let demand = Demand::new(agent, repository.clone(), Arc::default(), servers, keys, stop.clone());
         Service {
             agent: self.agent.clone(),
             watchers: self.registry(),
@@ -232,7 +230,7 @@ impl Host {
     }
 }
 
-/// A commit id that tells its sequence.
+/// Returns a commit id that contains its sequence.
 pub fn commit(sequence: u64) -> CommitId {
     format!("{sequence:040x}").parse().unwrap()
 }
@@ -241,22 +239,23 @@ pub fn selectors(names: &[&str]) -> BTreeSet<libconf::name::ComponentSelector> {
     names.iter().map(|name| name.parse().unwrap()).collect()
 }
 
-/// A real process, in a group of its own that ends with this; what it prints comes line by line.
+/// A real process in a process group of its own, whose output is read line by line. Dropping this
+/// ends the group.
 pub struct Script {
     pub child: Child,
     lines: mpsc::Receiver<String>,
 }
 
 impl Script {
-    /// bash with this script.
+    /// Starts bash with this script.
     pub fn bash(script: &str) -> Self {
         let mut command = Command::new("bash");
         command.args(["-c", script]);
         Self::spawn(command)
     }
 
-    /// Prints `told` at every SIGHUP, `ready` when it can. A signal that comes just before bash waits is handled when
-    /// the short sleep ends.
+    /// Starts a script that prints `ready` when it has its handler, and `told` at every SIGHUP. A
+    /// signal that comes just before bash waits is handled when the short sleep ends.
     pub fn with_handler() -> Self {
         let script = Self::bash("trap 'echo told' HUP; echo ready; while :; do sleep 1 & wait $!; done");
         assert_eq!(script.line(), "ready");
@@ -267,7 +266,7 @@ impl Script {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let (send, lines) = mpsc::channel();
-        // Ends with the output.
+        // This thread ends with the output.
         thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let _ = send.send(line);
@@ -280,12 +279,12 @@ impl Script {
         i32::try_from(self.child.id()).unwrap()
     }
 
-    /// The next line.
+    /// Waits for the next line.
     pub fn line(&self) -> String {
         self.lines.recv_timeout(LONG).expect("a line of output")
     }
 
-    /// A line that is there already.
+    /// Returns a line that was printed already.
     pub fn line_now(&self) -> Option<String> {
         self.lines.try_recv().ok()
     }
@@ -311,7 +310,7 @@ impl Script {
 
 impl Drop for Script {
     fn drop(&mut self) {
-        // What `exec` runs is in another group, and ends with it only when it is asked.
+        // The command of `exec` is in another group, and ends with it only after SIGTERM.
         let asked = Instant::now();
         let _ = kill(Pid::from_raw(self.pid()), Signal::SIGTERM);
         while asked.elapsed() < Duration::from_secs(1) && self.is_running() {
@@ -321,7 +320,7 @@ impl Drop for Script {
     }
 }
 
-/// The numbers of the lines of a file that is still being written.
+/// Reads the lines of a file that is still being written.
 pub fn lines_of(path: &Path) -> Vec<String> {
     fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
 }

@@ -1,5 +1,6 @@
-//! The agent's side towards the processes of its host: watchers, the local service, the commands. Everything is real but
-//! the host transaction, whose last steps are done by hand here; stories with all tiers are elsewhere.
+//! The agent's side towards the processes of its host: watchers, the local service, the commands.
+//! Everything is real except the host transaction, whose last steps the tests do by hand. The
+//! stories in `tests/` run all tiers.
 
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a failed step of a test is to end it")]
 

@@ -18,12 +18,12 @@ use super::host::{Host, LONG, Script, commit};
 
 const WEB: &str = "services/web/latest";
 
-/// Status, head and body of one exchange, written by hand: what any program may send.
+/// Sends a request as it is, and returns status, head and body of the answer.
 fn exchange(mut stream: impl Read + Write, request: &str) -> (u16, String, String) {
-    // A request that is refused for its size is answered before it was all sent.
+    // A request that is too large is answered before it was all sent.
     let _ = stream.write_all(request.as_bytes());
     let mut answer = Vec::new();
-    // Behind the answer to what was not read to its end there may be a reset.
+    // After the answer to a request that was not read completely there may be a reset.
     let ended = stream.read_to_end(&mut answer);
     assert!(ended.is_ok() || !answer.is_empty(), "{ended:?}");
     let answer = String::from_utf8(answer).unwrap();
@@ -44,13 +44,13 @@ fn post(socket: &Path, path: &str, body: &str) -> (u16, Value) {
     (status, serde_json::from_str(&body).unwrap())
 }
 
-/// Runs what blocks beside the service.
+/// Runs blocking work beside the service.
 async fn beside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn settings_of_any_kept_snapshot() {
+async fn settings_come_from_any_kept_snapshot() {
     let host = Host::start(Vec::new()).await;
     let socket = host.socket();
     let early = beside({
@@ -86,7 +86,7 @@ async fn settings_of_any_kept_snapshot() {
             ("/v1/explain/services/nope", 404),
             ("/v1/explain/services/web", 400),
             ("/v1/explain/things/web", 400),
-            // What is exported is not in this repository: said, and not taken for settings that are empty.
+            // The exported snapshot is not in this repository: an error, not empty settings.
             ("/v1/explain/services/web/v1", 500),
             ("/v1/config/services/..%2f..%2fetc", 400),
             ("/v1/config/services/web/latest/more", 404),
@@ -122,7 +122,7 @@ async fn a_status_is_awaited() {
     let waiting = thread::spawn(move || {
         let status = |path: &str| serde_json::from_str::<Value>(&get(&socket, path, "").2).unwrap();
         send.send(status("/v1/status?after=0")).unwrap();
-        // Answered when its own time is up, and when something newer came.
+        // Answered when its time is up, and when a newer change came.
         send.send(status("/v1/status?after=1&timeout=0.05")).unwrap();
         send.send(status("/v1/status?after=1")).unwrap();
     });
@@ -137,7 +137,7 @@ async fn a_status_is_awaited() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_switch_is_an_event_and_missed_ones_are_one() {
+async fn every_switch_is_an_event_and_missed_switches_are_one_event() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let listen = |last: Option<u64>| {
@@ -176,7 +176,7 @@ async fn every_switch_is_an_event_and_missed_ones_are_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_registers_itself_and_only_its_own() {
+async fn a_process_registers_itself_and_only_processes_of_its_user() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let (socket, own, roots) = (host.socket(), Script::with_handler(), Script::with_handler());
@@ -200,7 +200,7 @@ async fn a_process_registers_itself_and_only_its_own() {
         }
         assert_eq!(post(&socket, "/v1/watchers", &" ".repeat(1 << 20)).0, 413);
         if nix::unistd::geteuid().is_root() {
-            // Another user of this host, who may read, but not have root's process signalled.
+            // Another user of this host may read, but may not have root's process signalled.
             let wish = json!({"components": ["services/web"], "pid": roots.pid()}).to_string();
             let script = r"my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die $!; print $s $ARGV[1]; print <$s>";
             let request =
@@ -223,9 +223,9 @@ async fn a_process_registers_itself_and_only_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_loopback_port_reads_and_does_nothing_else() {
+async fn the_loopback_port_only_reads() {
     use conf_core::http;
-    use conf_local::service::{Service, routes};
+    use conf_local::{Service, routes};
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let listener = http::bind_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
@@ -243,7 +243,7 @@ async fn the_loopback_port_reads_and_does_nothing_else() {
         assert_eq!(ask("GET", "/v1/config/services/web", &address.to_string(), ""), 200);
         assert_eq!(ask("GET", "/v1/config/services/web", "localhost:1", ""), 200);
         assert_eq!(ask("GET", "/v1/config/services/web", "[::1]:1", ""), 200);
-        // A web page that has its own name point here.
+        // A web page may let its own name lead here.
         for path in ["/v1/config/services/web", "/v1/status", "/v1/history", "/v1/events", "/v1/wait/services/web"] {
             assert_eq!(ask("GET", path, "evil.example.com", ""), 403, "{path}");
         }

@@ -1,4 +1,4 @@
-//! Each is told once per change that concerns it, and nobody else ever is.
+//! Each watcher is told once per change that concerns it, and of no other change.
 
 use std::{
     collections::BTreeSet,
@@ -7,10 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conf_local::{
-    cli::config::{WatchEntry, WatchTarget},
-    notify::{MOST_OF_ONE_USER, RegisterError, WatcherState, Wish},
-};
+use conf_local::{MOST_OF_ONE_USER, RegisterError, WatchEntry, WatchRequest, WatchTarget, WatcherState};
 use nix::sys::signal::Signal;
 
 use super::host::{Host, LONG, Script, lines_of, selectors};
@@ -18,8 +15,8 @@ use super::host::{Host, LONG, Script, lines_of, selectors};
 const WEB: &str = "services/web/latest";
 const OTHER: &str = "services/other/latest";
 
-fn wish(script: &Script, components: &[&str]) -> Wish {
-    Wish {
+fn request(script: &Script, components: &[&str]) -> WatchRequest {
+    WatchRequest {
         components: selectors(components),
         pid: script.pid(),
         start: None,
@@ -41,8 +38,8 @@ async fn only_the_watchers_of_what_changed_are_told_and_each_once() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1"), (OTHER, "0")]);
     let (web, other) = (Script::with_handler(), Script::with_handler());
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
-    host.registry().register(wish(&other, &["services/other/latest"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&other, &["services/other/latest"]), me()).unwrap();
     for round in 2..12 {
         let (settings, other_settings) = (format!("{round}"), format!("{}", round / 2));
         host.switch(round, &[(WEB, &settings), (OTHER, &other_settings)]);
@@ -52,7 +49,7 @@ async fn only_the_watchers_of_what_changed_are_told_and_each_once() {
             assert_eq!(other.line(), "told");
         }
     }
-    // A signal too many would have been printed before these.
+    // The line of an extra signal would come before these.
     host.switch(20, &[(WEB, "x"), (OTHER, "x")]);
     assert_eq!((web.line(), other.line()), ("told".into(), "told".into()));
     assert_eq!((web.line_now(), other.line_now()), (None, None));
@@ -65,7 +62,7 @@ async fn a_process_without_a_handler_is_told_when_it_has_one() {
     let mut late =
         Script::bash("echo ready; read line; trap 'echo told' HUP; echo trapped; while :; do sleep 1 & wait $!; done");
     assert_eq!(late.line(), "ready");
-    host.registry().register(wish(&late, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&late, &["services/web"]), me()).unwrap();
     host.switch(2, &[(WEB, "2")]);
     host.until_state(WatcherState::Waiting, 1).await;
     let problems = host.status().problems;
@@ -74,7 +71,7 @@ async fn a_process_without_a_handler_is_told_when_it_has_one() {
     assert!(late.is_running());
     late.write("go");
     assert_eq!((late.line(), late.line()), ("trapped".into(), "told".into()));
-    // The two changes were one telling.
+    // One signal was sent for both changes.
     host.until_state(WatcherState::Told, 3).await;
     assert_eq!(late.line_now(), None);
     assert!(host.status().problems.is_empty());
@@ -89,7 +86,7 @@ async fn a_process_that_waits_for_the_signal_without_a_handler_is_told() {
     let mut waiting = Script::spawn(command);
     assert_eq!(waiting.line(), "ready");
     waiting.line();
-    host.registry().register(wish(&waiting, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&waiting, &["services/web"]), me()).unwrap();
     host.switch(2, &[(WEB, "2")]);
     host.until_state(WatcherState::Told, 2).await;
     assert!(waiting.is_running());
@@ -98,22 +95,22 @@ async fn a_process_that_waits_for_the_signal_without_a_handler_is_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn registrations_and_duties_survive_the_agent() {
+async fn registrations_and_notices_survive_the_agent() {
     let mut host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
-    // Killed between the switch and the telling.
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
+    // The agent is killed between the switch and the signal.
     host.switch_and_die(2, &[(WEB, "2")]);
     host.end().await;
     assert_eq!(web.line_now(), None);
     host.begin().await;
     assert_eq!(web.line(), "told");
     host.until_state(WatcherState::Told, 2).await;
-    // And goes on as before.
+    // The registration goes on as before.
     host.switch(3, &[(WEB, "3")]);
     assert_eq!(web.line(), "told");
-    // What was told is not told again.
+    // A delivered notice is not delivered again.
     host.until_state(WatcherState::Told, 3).await;
     host.end().await;
     host.begin().await;
@@ -128,13 +125,13 @@ async fn an_ended_process_is_no_longer_registered() {
     let mut host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let mut web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
     web.end();
     host.until("no watcher", <[_]>::is_empty).await;
     assert!(!fs::read_to_string(host.state.path().join("watchers.json")).unwrap().contains("services/web"));
-    // Also when it ended while no agent ran, and when it is told just then.
+    // Also if it ended while no agent ran and a notice was waiting.
     let mut web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
     host.switch_and_die(2, &[(WEB, "2")]);
     host.end().await;
     web.end();
@@ -151,10 +148,10 @@ async fn another_process_that_got_the_number_is_never_signalled() {
     let mut host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
     host.switch_and_die(2, &[(WEB, "2")]);
     host.end().await;
-    // As if the registered one had ended, and this one had started later under its number.
+    // As if the registered process had ended, and this one had started later with its number.
     let path = host.state.path().join("watchers.json");
     let mut kept: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     let start = kept["watchers"][0]["start"].as_u64().unwrap();
@@ -162,7 +159,7 @@ async fn another_process_that_got_the_number_is_never_signalled() {
     fs::write(&path, kept.to_string()).unwrap();
     host.begin().await;
     host.until("no watcher", <[_]>::is_empty).await;
-    // And as if the machine had been started anew since.
+    // As if the machine had been started again since.
     kept["watchers"][0]["start"] = start.into();
     kept["watchers"][0]["boot"] = "another".into();
     host.end().await;
@@ -173,33 +170,33 @@ async fn another_process_that_got_the_number_is_never_signalled() {
     web.signal(Signal::SIGHUP);
     assert_eq!(web.line(), "told");
     assert_eq!(web.line_now(), None);
-    // A caller that says when the process started is refused too.
-    let stale = Wish { start: Some(start - 1), ..wish(&web, &["services/web"]) };
+    // A caller that gives the earlier start is refused too.
+    let stale = WatchRequest { start: Some(start - 1), ..request(&web, &["services/web"]) };
     let refusal = host.registry().register(stale, me()).unwrap_err().to_string();
     assert!(refusal.contains("started later"), "{refusal}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_names_what_is_not_theirs() {
+async fn a_user_names_only_own_processes() {
     let host = Host::start(Vec::new()).await;
     let web = Script::with_handler();
     let registry = host.registry();
     for pid in [1, 0, -1, i32::MAX] {
-        let refused = registry.register(Wish { pid, ..wish(&web, &["services/web"]) }, me());
+        let refused = registry.register(WatchRequest { pid, ..request(&web, &["services/web"]) }, me());
         assert!(matches!(refused, Err(RegisterError::Process(_))), "{pid}");
     }
     let stranger = me() + 4711;
-    let refusal = registry.register(wish(&web, &["services/web"]), stranger).unwrap_err().to_string();
+    let refusal = registry.register(request(&web, &["services/web"]), stranger).unwrap_err().to_string();
     assert!(refusal.contains("another user"), "{refusal}");
-    let none = Wish { components: BTreeSet::new(), ..wish(&web, &["services/web"]) };
+    let none = WatchRequest { components: BTreeSet::new(), ..request(&web, &["services/web"]) };
     assert!(matches!(registry.register(none, me()), Err(RegisterError::Components)));
     host.until("no watcher", <[_]>::is_empty).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_users_registrations_are_bounded_and_alike_ones_are_one() {
+async fn a_users_registrations_are_bounded_and_equal_ones_are_one() {
     let host = Host::start(Vec::new()).await;
-    // Root has no bound of its own; as root, another user's processes are made.
+    // Root has no bound of its own. If the test runs as root, another user's processes are started.
     let user = if me() == 0 { 65_534 } else { me() };
     let idle = || {
         let mut command = Command::new("sleep");
@@ -210,15 +207,15 @@ async fn a_users_registrations_are_bounded_and_alike_ones_are_one() {
     let mut own: Vec<Script> = (0..=MOST_OF_ONE_USER).map(|_| idle()).collect();
     let registry = host.registry();
     for script in &own[..MOST_OF_ONE_USER] {
-        registry.register(wish(script, &["services/web"]), user).unwrap();
-        registry.register(wish(script, &["services/web"]), user).unwrap();
+        registry.register(request(script, &["services/web"]), user).unwrap();
+        registry.register(request(script, &["services/web"]), user).unwrap();
     }
-    let refused = registry.register(wish(&own[MOST_OF_ONE_USER], &["services/web"]), user);
-    assert!(matches!(refused, Err(RegisterError::TooMany { most: MOST_OF_ONE_USER, user: Some(_) })), "{refused:?}");
-    let more = registry.register(wish(&own[0], &["services/other"]), user).unwrap();
+    let refused = registry.register(request(&own[MOST_OF_ONE_USER], &["services/web"]), user);
+    assert!(matches!(refused, Err(RegisterError::TooMany(MOST_OF_ONE_USER, _))), "{refused:?}");
+    let more = registry.register(request(&own[0], &["services/other"]), user).unwrap();
     assert_eq!(more.components, selectors(&["services/web", "services/other"]));
     assert_eq!(registry.status().len(), MOST_OF_ONE_USER);
-    // Room again once one has ended.
+    // There is room again once a process has ended.
     own.remove(0);
     host.until("one less", |watchers| watchers.len() == MOST_OF_ONE_USER - 1).await;
 }
@@ -228,7 +225,7 @@ async fn a_removed_component_is_told_once() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1"), (OTHER, "1")]);
     let web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
     host.switch(2, &[(OTHER, "1")]);
     assert_eq!(web.line(), "told");
     host.until_state(WatcherState::Told, 2).await;
@@ -257,7 +254,8 @@ async fn a_command_never_runs_twice_at_once_and_gets_the_newest() {
     for sequence in 2..=5 {
         host.switch(sequence, &[(WEB, &sequence.to_string()), (OTHER, "1")]);
     }
-    // How many of the four are joined is a matter of scheduling; at least the last is told, and never two at once.
+    // Scheduling decides how many of the four changes are joined. At least the last one is told,
+    // and never two at once.
     let mut opened = 0;
     host.until("the newest is told", |watchers| {
         if lines_of(&log).len() > 2 * opened {
@@ -277,7 +275,7 @@ async fn a_command_never_runs_twice_at_once_and_gets_the_newest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_fails_is_said_and_the_next_change_is_told_again() {
+async fn a_failed_command_is_reported_and_runs_again_at_the_next_change() {
     let words = ["sh", "-c", "test $CONF_SEQUENCE -ne 1 || { echo no such port >&2; exit 3; }"];
     let host =
         Host::start(vec![entry(&["services/web"], WatchTarget::Command(words.map(str::to_owned).to_vec()))]).await;
@@ -291,7 +289,7 @@ async fn a_command_that_fails_is_said_and_the_next_change_is_told_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_runs_when_the_agent_ends_is_told_again() {
+async fn a_command_that_runs_when_the_agent_ends_runs_again() {
     let place = tempfile::tempdir().unwrap();
     let (log, once) = (place.path().join("log"), place.path().join("once"));
     let script = format!(
@@ -312,7 +310,7 @@ async fn a_command_that_runs_when_the_agent_ends_is_told_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pidfile_is_read_anew_for_every_change() {
+async fn a_pidfile_is_read_again_for_every_change() {
     let place = tempfile::tempdir().unwrap();
     let path = place.path().join("job.pid");
     let target = WatchTarget::Pidfile { path: path.clone(), signal: Signal::SIGHUP };
@@ -328,13 +326,13 @@ async fn a_pidfile_is_read_anew_for_every_change() {
     assert_eq!(second.line(), "told");
     host.until_state(WatcherState::Told, 2).await;
     assert_eq!(host.registry().status()[0].pid, Some(second.pid()));
-    // The job is being started: its file comes after the change.
+    // A job that is starting writes its file after the change.
     fs::remove_file(&path).unwrap();
     host.switch(3, &[(WEB, "3")]);
     host.until_state(WatcherState::Waiting, 2).await;
     fs::write(&path, format!("{}\n", first.pid())).unwrap();
     assert_eq!(first.line(), "told");
-    // Left behind by a job that ended before the process of this number began.
+    // The file was left behind by a job that ended before the process with this number started.
     let file = fs::File::options().write(true).open(&path).unwrap();
     file.set_modified(std::time::SystemTime::now() - Duration::from_secs(86_400 * 365)).unwrap();
     host.switch(4, &[(WEB, "4")]);
@@ -346,11 +344,11 @@ async fn a_pidfile_is_read_anew_for_every_change() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_ends_with_the_newest_told() {
+async fn a_burst_ends_with_a_signal_for_the_newest_change() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
     for sequence in 2..=51 {
         host.switch(sequence, &[(WEB, &sequence.to_string())]);
         tokio::task::yield_now().await;
@@ -360,11 +358,11 @@ async fn a_burst_ends_with_the_newest_told() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn telling_takes_little() {
+async fn telling_is_fast() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let web = Script::with_handler();
-    host.registry().register(wish(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
     let mut times: Vec<Duration> = Vec::new();
     for sequence in 2..102 {
         host.switch(sequence, &[(WEB, &sequence.to_string())]);
@@ -374,7 +372,7 @@ async fn telling_takes_little() {
         host.until_state(WatcherState::Told, sequence).await;
     }
     times.sort();
-    // With the time that bash takes to print its line.
+    // Includes the time in which bash prints its line.
     println!("switch to printed line: p50 {:?}, max {:?}", times[50], times[99]);
     assert!(times[99] < LONG);
 }

@@ -97,7 +97,7 @@ fn a_secret_is_in_its_readers_files_and_nowhere_else() {
             .wait_status("hold the component back", |status| status["faults"].to_string().contains("broken.j2:1"));
         said.push(status.to_string());
         said.push(text(&site.hosts[0].run(&["status"])));
-        assert_eq!(site.hosts[0].file("services/web/latest/etc/key"), canary, "its files of before stay");
+        assert_eq!(site.hosts[0].file("services/web/latest/etc/key"), canary, "its earlier files stay");
     }
     for refused in ["{{ secrets.key | int }}", "{{ secrets.nobody }}", "{{ secrets.key.x.y }}"] {
         said.push(site.work.change().file(WEB, "broken.j2", refused).push().refused(&["broken.j2:1"]));

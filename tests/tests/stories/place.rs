@@ -284,14 +284,14 @@ fn entries_that_cannot_all_be_keep_the_agent_from_starting_with_words() {
     for (number, (entries, words)) in [
         (
             "[{component: services/a, path: /etc/a, mode: copy}, {component: services/b, path: /etc/a/b, mode: link}]",
-            "must not stand in each other",
+            "must not contain each other",
         ),
-        ("[{component: services/a, path: STATE/export, mode: copy}]", "must not stand in each other"),
+        ("[{component: services/a, path: STATE/export, mode: copy}]", "must not contain each other"),
         ("[{component: services/a, path: etc/a, mode: copy}]", "is not absolute"),
         ("[{component: services/a, path: /etc/../a, mode: copy}]", "without '.' and '..'"),
         ("[{component: services/a, path: /, mode: copy}]", "root of everything"),
         ("[{component: services/a, path: /etc/a, mode: copy, owner: nobody-of-this-name}]", "there is no user"),
-        ("[{component: services/a, path: /etc/a, mode: copy, file_mode: '0666'}]", "lets everybody write"),
+        ("[{component: services/a, path: /etc/a, mode: copy, file_mode: '0666'}]", "lets every user write"),
         ("[{component: services/a, path: /etc/a, mode: link, file_mode: '0644'}]", "are for mode copy"),
     ]
     .into_iter()

@@ -7,52 +7,52 @@ use std::{
     time::Duration,
 };
 
-use conf_core::daemon::chain;
+use anyhow::Context as _;
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
 use tokio::process::{Child, Command};
 
-use crate::cli::{
-    ClientError,
-    exec::{
-        place::{Place, Snapshot},
-        signals::Signals,
+use crate::{
+    cli::{
+        exec::{
+            place::{ExportPlace, PlacedSnapshot},
+            signals::Signals,
+        },
+        output::{Usage, note},
     },
-    note,
+    process::{LONGEST_LOOK, Process},
 };
-use crate::process::handle::{Process, Readiness};
 
-/// What a command gets to end by itself before it is ended by force.
+const CANNOT_WAIT: &str = "cannot wait for the command";
+
+/// 10 s between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(10);
-
-/// Between two looks at a command that has no handler yet.
-const FIRST_LOOK: Duration = Duration::from_millis(20);
-const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
 /// The running command.
 pub(crate) struct Job {
     child: Child,
     process: Process,
-    /// It leads a process group of its own. On a terminal it does not: a command in the background could not read there.
+    /// The command leads a process group of its own. Not on a terminal, where a background command
+    /// could not read.
     leads: bool,
-    /// It is to be told of a change.
+    /// The command must be told of a change.
     owed: bool,
 }
 
-/// How the end of a command came about.
+/// How a command ended.
 pub(crate) enum Ended {
-    /// It ended as wanted.
+    /// As `exec` wanted.
     Done,
-    /// Meanwhile this process was asked to end too.
+    /// Meanwhile this signal asked `exec` to end too.
     Asked(Signal),
 }
 
 impl Job {
-    pub(crate) fn start(words: &[String], place: &Place, snapshot: &Snapshot) -> Result<Self, ClientError> {
-        let (program, arguments) =
-            words.split_first().ok_or_else(|| ClientError::Usage("name a command after --".to_owned()))?;
+    pub(crate) fn start(words: &[String], place: &ExportPlace, snapshot: &PlacedSnapshot) -> anyhow::Result<Self> {
+        let usage = || Usage("name a command after --".to_owned());
+        let (program, arguments) = words.split_first().ok_or_else(usage)?;
         let leads = !io::stdin().is_terminal();
         let mut command = Command::new(program);
         command.args(arguments).env("CONF_EXPORT", &snapshot.directory).env("CONF_EXPORT_DIR", &place.export);
@@ -60,29 +60,26 @@ impl Job {
         if leads {
             command.process_group(0);
         }
-        let failed = |source| ClientError::System { what: format!("cannot start {program:?}"), source };
-        let child = command.spawn().map_err(failed)?;
+        let failed = || format!("cannot start {program:?}");
+        let child = command.spawn().with_context(failed)?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        // It is our own child and not waited for, so its number is its own, even if it has ended.
-        let process =
-            Process::hold(pid.unwrap_or_default()).map_err(|error| failed(io::Error::other(chain(&error))))?;
+        // The command is a child that was not reaped, so that its number is its own, even if it has
+        // ended.
+        let process = Process::hold(pid.unwrap_or_default()).with_context(failed)?;
         Ok(Job { child, process, leads, owed: false })
     }
 
-    /// It is to be told that something changed.
+    /// Notes that the command must be told of a change.
     pub(crate) fn owe(&mut self) {
         self.owed = true;
     }
 
-    /// Tells the command what is owed, until it has ended by itself; gives its exit code, or 128 and the signal that
-    /// ended it. Dropping this loses nothing.
-    pub(crate) async fn attend(&mut self) -> Result<u8, ClientError> {
+    /// Tells the command of changes until it ends. Returns its exit code, or 128 plus the signal
+    /// that ended it. Dropping the future loses nothing.
+    pub(crate) async fn attend(&mut self) -> anyhow::Result<u8> {
         loop {
             tokio::select! {
-                ended = self.child.wait() => {
-                    let failed = |source| ClientError::System { what: "cannot wait for the command".to_owned(), source };
-                    return ended.map(code_of).map_err(failed);
-                }
+                ended = self.child.wait() => return ended.map(code_of).context(CANNOT_WAIT),
                 () = until_it_can_be_told(&self.process), if self.owed => {
                     self.owed = false;
                     self.send(Signal::SIGHUP);
@@ -91,20 +88,19 @@ impl Job {
         }
     }
 
-    /// Hands a signal on.
+    /// Forwards a signal.
     pub(crate) fn forward(&self, signal: Signal) {
-        // On a terminal the command is in the same group, and has these from the terminal itself.
+        // On a terminal the command is in the same group, and gets these from the terminal itself.
         if self.leads || !matches!(signal, Signal::SIGINT | Signal::SIGQUIT) {
             self.send(signal);
         }
     }
 
-    /// Ends the command and what it started: asked first, by force when it takes too long.
-    pub(crate) async fn end(mut self, signals: &mut Signals) -> Result<Ended, ClientError> {
-        let failed = |source| ClientError::System { what: "cannot wait for the command".to_owned(), source };
+    /// Ends the command and all that it started: with SIGTERM first, later with SIGKILL.
+    pub(crate) async fn end(mut self, signals: &mut Signals) -> anyhow::Result<Ended> {
         let mut asked = Ended::Done;
         self.send(Signal::SIGTERM);
-        let ended = self.process.until_end().map_err(failed)?;
+        let ended = self.process.until_end().context(CANNOT_WAIT)?;
         let late = tokio::time::sleep(GRACE);
         tokio::pin!(late);
         loop {
@@ -117,40 +113,37 @@ impl Job {
                 }
             }
         }
-        // Not waited for yet, so the number is still the group's.
+        // The number belongs to the group until the command is reaped.
         if self.leads {
             let _ = killpg(Pid::from_raw(self.process.identity.pid), Signal::SIGKILL);
         } else {
             self.send(Signal::SIGKILL);
         }
-        self.child.wait().await.map_err(failed)?;
+        self.child.wait().await.context(CANNOT_WAIT)?;
         Ok(asked)
     }
 
     fn send(&self, signal: Signal) {
-        // One that has ended needs no signal; its end is seen elsewhere.
+        // A command that has ended needs no signal. Its end is noticed elsewhere.
         let _ = self.process.signal(signal);
     }
 }
 
-/// Ends once SIGHUP would not end the process, for which it needs a handler.
+/// Ends once the process handles SIGHUP, which would end it otherwise. Never ends if the process
+/// does.
 async fn until_it_can_be_told(process: &Process) {
-    let (mut look, mut held_back) = (FIRST_LOOK, false);
-    loop {
-        match process.readiness(Signal::SIGHUP) {
-            Ok(Readiness::Handled) => return,
-            Ok(Readiness::HeldBack) if held_back => return,
-            Ok(Readiness::HeldBack) => held_back = true,
-            Ok(Readiness::Ignored | Readiness::Deadly) => held_back = false,
-            // Its end is seen elsewhere.
-            Err(_) => return std::future::pending().await,
+    let mut noted = false;
+    let waiting = |_, pause| {
+        if pause == LONGEST_LOOK && !noted {
+            noted = true;
+            note(
+                "the command has no handler for SIGHUP yet, and gets the signal when it has one; or use --on-change restart",
+            );
         }
-        tokio::time::sleep(look).await;
-        let last = look;
-        look = (look * 2).min(LONGEST_LOOK);
-        if last < LONGEST_LOOK && look == LONGEST_LOOK {
-            note("the command has no handler for SIGHUP yet; it is told when it has one (or take --on-change restart)");
-        }
+    };
+    if process.until_ready(Signal::SIGHUP, None, waiting).await.is_err() {
+        // Its end is noticed elsewhere.
+        std::future::pending().await
     }
 }
 

@@ -1,8 +1,9 @@
 //! `conf-local exec`: runs a command on this host's configuration, and tells it when that changes.
 //!
-//! It registers itself with the agent, so the agent signals a process that handles SIGHUP from its first moment; what the
-//! command makes of a change is decided here. The command never starts before its components are exported. The agent may
-//! be restarted meanwhile; where it is away at the start, the export on disk is enough.
+//! It registers itself with the agent, so that the agent signals a process that handles SIGHUP from
+//! the start. How the command learns of a change is decided here. The command never starts before
+//! its components are exported. The agent may be restarted meanwhile. If it is away at the start,
+//! the export on disk is enough.
 
 mod job;
 mod place;
@@ -14,28 +15,34 @@ use libconf::name::Sequence;
 use nix::sys::signal::Signal;
 use tokio::sync::Notify;
 
-use crate::cli::exec::{
-    job::{Ended, Job},
-    place::{Place, find},
-    signals::Signals,
-};
-use crate::cli::{ClientError, note, socket::Socket};
 use crate::{
-    cli::config::{ExecOptions, OnChange},
+    agent::AgentSocket,
+    cli::{
+        exec::{
+            job::{Ended, Job},
+            place::{ExportPlace, find},
+            signals::Signals,
+        },
+        options::{ExecOptions, OnChange},
+        output::note,
+    },
+    clock::random_up_to,
     service::{RegisterRequest, Registered},
 };
 
-/// How often the registration is made sure of: a restarted agent keeps it, one that lost its state does not.
+/// 60 s between two renewals of the registration: a restarted agent keeps it, but one that lost its
+/// state does not.
 const RENEW: Duration = Duration::from_secs(60);
 
-/// The same while the agent does not answer.
+/// 2 s while the agent does not answer.
 const RENEW_WHEN_AWAY: Duration = Duration::from_secs(2);
 
-pub(crate) async fn run(options: ExecOptions) -> Result<ExitCode, ClientError> {
-    let socket = Socket(options.socket.socket);
-    // Before anybody can know of this process: a signal that came too early would end it.
+pub(crate) async fn run(options: ExecOptions) -> anyhow::Result<ExitCode> {
+    let socket = options.socket;
+    // Before any other process can know this one: a signal that came too early would end it.
     let mut signals = Signals::new()?;
-    // The agent takes whoever asks, which is right in a container too, where numbers differ.
+    // Without a number the agent registers the calling process, also in a container, where numbers
+    // differ.
     let components = options.components.iter().cloned().collect();
     let request = RegisterRequest { components, pid: None, start: None, signal: None, delay_seconds: None };
     let place = tokio::select! {
@@ -43,7 +50,7 @@ pub(crate) async fn run(options: ExecOptions) -> Result<ExitCode, ClientError> {
         signal = signals.ends() => return Ok(code_of(signal)),
     };
 
-    // What is signalled up to here is in the files that the command will read.
+    // The files that the command will read include all changes that were signalled up to here.
     signals.forget_changes();
     let snapshot = place.current()?;
     let mut read = place.content(&snapshot);
@@ -79,7 +86,8 @@ pub(crate) async fn run(options: ExecOptions) -> Result<ExitCode, ClientError> {
                 continue;
             }
         };
-        // A signal that was overtaken by the next change, of which the command was told with it.
+        // The same content means that the command was told of this change together with an earlier
+        // signal.
         let content = place.content(&snapshot);
         if content == read {
             continue;
@@ -92,7 +100,7 @@ pub(crate) async fn run(options: ExecOptions) -> Result<ExitCode, ClientError> {
             if let Ended::Asked(signal) = job.end(&mut signals).await? {
                 return Ok(code_of(signal));
             }
-            // What came while it ended is in this too.
+            // This includes the changes that came while it ended.
             let snapshot = place.filled_now().unwrap_or(snapshot);
             read = place.content(&snapshot);
             job = Job::start(&options.command, &place, &snapshot)?;
@@ -100,24 +108,31 @@ pub(crate) async fn run(options: ExecOptions) -> Result<ExitCode, ClientError> {
     }
 }
 
-/// What the loop and the registration tell each other.
+/// What the loop and the registration share.
 struct Seen {
-    /// Changes that this process was told of.
+    /// The number of changes that this process was told of.
     changes: Cell<u64>,
-    /// A change happened while it was not registered.
+    /// A change happened while this process was not registered.
     missed: Notify,
 }
 
-/// Makes sure of the registration again and again; never ends.
-async fn keep_registered(socket: &Socket, request: &RegisterRequest, place: &Place, began: Sequence, seen: &Seen) {
+/// Renews the registration again and again. Never ends.
+async fn keep_registered(
+    socket: &AgentSocket,
+    request: &RegisterRequest,
+    place: &ExportPlace,
+    began: Sequence,
+    seen: &Seen,
+) {
     let (mut known, mut registered, mut changes) = (began, place.registered, seen.changes.get());
     loop {
-        let pause = if registered { RENEW.mul_f64(0.75 + rand::random::<f64>() / 4.0) } else { RENEW_WHEN_AWAY };
+        let pause = if registered { RENEW * 3 / 4 + random_up_to(RENEW / 4) } else { RENEW_WHEN_AWAY };
         tokio::time::sleep(pause).await;
         let answer: Result<Registered, _> = socket.post("/v1/watchers", request, Duration::ZERO).await;
         registered = answer.is_ok();
         if let Ok(answer) = answer {
-            // It rose although no signal came since it was asked last: the registration had been lost.
+            // It rose although no signal came since the last renewal: the registration had been
+            // lost.
             if answer.watcher.sequence > known && seen.changes.get() == changes {
                 seen.missed.notify_one();
             }

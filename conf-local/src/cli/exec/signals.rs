@@ -1,62 +1,52 @@
 //! The signals that `exec` takes in place of its command.
 
-use std::io;
+use std::{
+    io,
+    task::{Context, Poll},
+};
 
+use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use tokio::signal::unix::{self, SignalKind};
 
-use crate::cli::exec::ClientError;
+/// One stream per signal, the most urgent first. Each is installed before any other process can
+/// know this one.
+pub(crate) struct Signals(Vec<(Signal, unix::Signal)>);
 
-/// One stream per signal; each was installed before the process is known to anybody.
-pub(crate) struct Signals {
-    change: unix::Signal,
-    terminate: unix::Signal,
-    interrupt: unix::Signal,
-    quit: unix::Signal,
-    user1: unix::Signal,
-    user2: unix::Signal,
-}
+/// Signals that ask for the end.
+const ENDS: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGQUIT];
+const OTHERS: [Signal; 3] = [Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2];
 
 impl Signals {
-    pub(crate) fn new() -> Result<Self, ClientError> {
-        let all = || -> io::Result<Self> {
-            Ok(Signals {
-                change: unix::signal(SignalKind::hangup())?,
-                terminate: unix::signal(SignalKind::terminate())?,
-                interrupt: unix::signal(SignalKind::interrupt())?,
-                quit: unix::signal(SignalKind::quit())?,
-                user1: unix::signal(SignalKind::user_defined1())?,
-                user2: unix::signal(SignalKind::user_defined2())?,
-            })
-        };
-        all().map_err(|source| ClientError::System { what: "cannot handle signals".to_owned(), source })
+    pub(crate) fn new() -> anyhow::Result<Self> {
+        let stream = |signal| Ok((signal, unix::signal(SignalKind::from_raw(signal as i32))?));
+        let all: io::Result<_> = ENDS.into_iter().chain(OTHERS).map(stream).collect();
+        all.map(Signals).context("cannot handle signals")
     }
 
-    /// The next signal; several of one kind may come as one.
+    /// Waits for the next signal. Several of one kind may come as one.
     pub(crate) async fn next(&mut self) -> Signal {
-        tokio::select! {
-            biased;
-            _ = self.terminate.recv() => Signal::SIGTERM,
-            _ = self.interrupt.recv() => Signal::SIGINT,
-            _ = self.quit.recv() => Signal::SIGQUIT,
-            _ = self.change.recv() => Signal::SIGHUP,
-            _ = self.user1.recv() => Signal::SIGUSR1,
-            _ = self.user2.recv() => Signal::SIGUSR2,
-        }
+        std::future::poll_fn(|context| self.poll(context, |_| true)).await
     }
 
-    /// The next signal that asks for the end; others wait.
+    /// Waits for the next signal that asks for the end. Others wait.
     pub(crate) async fn ends(&mut self) -> Signal {
-        tokio::select! {
-            _ = self.terminate.recv() => Signal::SIGTERM,
-            _ = self.interrupt.recv() => Signal::SIGINT,
-            _ = self.quit.recv() => Signal::SIGQUIT,
-        }
+        std::future::poll_fn(|context| self.poll(context, |signal| ENDS.contains(&signal))).await
     }
 
-    /// Drops the changes that were signalled up to now: what is read after this holds them.
+    /// Drops the changes that were signalled up to now: files that are read after this include
+    /// them.
     pub(crate) fn forget_changes(&mut self) {
-        use futures_util::FutureExt;
-        while self.change.recv().now_or_never().is_some() {}
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        while self.poll(&mut context, |signal| signal == Signal::SIGHUP).is_ready() {}
+    }
+
+    fn poll(&mut self, context: &mut Context<'_>, wanted: impl Fn(Signal) -> bool) -> Poll<Signal> {
+        for (signal, stream) in self.0.iter_mut().filter(|(signal, _)| wanted(*signal)) {
+            if stream.poll_recv(context).is_ready() {
+                return Poll::Ready(*signal);
+            }
+        }
+        Poll::Pending
     }
 }

@@ -1,5 +1,5 @@
-//! Runs a command that the host's own configuration names (a watcher's, a check, a probe): in a process group of its own, for
-//! a limited time, keeping a little of what it prints.
+//! Runs a command that this host's own configuration names: that of a watcher, a check or a probe.
+//! It gets a process group of its own and a time limit, and the end of its output is kept.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use conf_core::daemon::chain;
 use libconf::name::{ComponentVersion, Sequence};
 use nix::{
     sys::signal::{Signal, killpg},
@@ -23,106 +24,116 @@ use tokio_util::sync::CancellationToken;
 
 use crate::process::guardian;
 
-/// A reload that takes longer hangs, and the newest change waits behind it.
+/// 60 s: a reload that takes longer hangs, and the newest change waits behind it.
 pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(60);
 
-/// Between the request to end and the end by force.
+/// 2 s between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
-/// The same for a guardian, which needs its time to end everything.
+/// The same for a guardian, which needs its own time to end everything.
 const GRACE_OF_GUARDIAN: Duration = guardian::END_WITHIN.saturating_add(GRACE);
 
-/// What is kept of the output: enough for a message. The rest is read and dropped, so that the command never blocks.
+/// 4 KiB of each output are kept, enough for a message. The rest is read and dropped, so that the
+/// command never blocks.
 const KEPT_BYTES: usize = 4096;
 
-/// One environment string may have 128 KiB; with more components than that the command gets `*`.
+/// 96 KiB: Linux allows 128 KiB for one environment string. With more components than fit, the
+/// command gets `*`.
 const COMPONENTS_BYTES: usize = 96 << 10;
 
-/// What is run, and how.
-pub(crate) struct Order<'a> {
-    /// The program and its arguments; no shell stands between.
+/// A command, and how to run it.
+pub(crate) struct Invocation<'a> {
+    /// The program and its arguments; there is no shell between.
     pub(crate) words: &'a [String],
-    /// Where it starts.
+    /// The folder that it starts in.
     pub(crate) folder: &'a Path,
-    /// What it finds in its environment besides what the agent has.
-    pub(crate) variables: Vec<(&'static str, OsString)>,
-    /// How long it may take.
+    /// Variables of its environment, in addition to those of the agent.
+    pub(crate) variables: Variables,
     pub(crate) limit: Duration,
-    /// Whether what it started may outlive it.
-    pub(crate) leaves: Leaves,
-    /// Who may be shown what it says.
-    pub(crate) words_for: WordsFor,
+    pub(crate) children: Children,
+    pub(crate) output: Visibility,
 }
 
-/// Who may be shown what a command says.
+/// Names and values for a command's environment.
+pub(crate) type Variables = Vec<(&'static str, OsString)>;
+
+/// Who may see the output of a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum WordsFor {
-    /// Everybody on this host, and who reads its reports.
+pub(crate) enum Visibility {
+    /// Every user of this host, and every reader of its reports.
     #[default]
     Everybody,
-    /// Nobody: what it looks at may hold secrets, which it may quote, whole or in part.
+    /// Nobody: the command reads files that may hold secrets, and may quote them.
     Nobody,
 }
 
-/// What becomes of the processes that a command has started, when it has ended.
+/// What happens to the processes that a command has started when the command has ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Leaves {
-    /// They go on: a reload may start what is to stay.
-    Running,
-    /// They end too, wherever they went: see [`guardian`].
-    Nothing,
+pub(crate) enum Children {
+    /// They go on: a reload may start a process that is meant to stay.
+    Stay,
+    /// They end too, wherever they moved: see [`guardian`].
+    End,
 }
 
-/// What a command is told of a change.
-pub(crate) struct Occasion<'a> {
-    pub(crate) sequence: Sequence,
-    /// The snapshot's own folder.
-    pub(crate) export: &'a Path,
-    pub(crate) components: &'a [ComponentVersion],
+/// Returns the variables that describe a change; `export` is the snapshot's own folder.
+pub(crate) fn variables_of_change(sequence: Sequence, export: &Path, components: &[ComponentVersion]) -> Variables {
+    let list = components.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+    let list = if list.len() > COMPONENTS_BYTES { "*".to_owned() } else { list };
+    vec![
+        ("CONF_EXPORT", export.into()),
+        ("CONF_SEQUENCE", sequence.to_string().into()),
+        ("CONF_COMPONENTS", list.into()),
+    ]
 }
 
-impl Occasion<'_> {
-    pub(crate) fn variables(&self) -> Vec<(&'static str, OsString)> {
-        vec![
-            ("CONF_EXPORT", self.export.into()),
-            ("CONF_SEQUENCE", self.sequence.to_string().into()),
-            ("CONF_COMPONENTS", list(self.components).into()),
-        ]
-    }
-}
-
-/// The end of what a command printed, at most [`KEPT_BYTES`] of each kind.
+/// The end of what a command printed: at most [`KEPT_BYTES`] of standard output, and of standard
+/// error.
 #[derive(Debug, Default)]
 pub(crate) struct Output {
     out: Vec<u8>,
     err: Vec<u8>,
-    words_for: WordsFor,
+    visibility: Visibility,
 }
 
-/// How a command failed.
+/// Why a command did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
     #[error("cannot start {program:?}")]
     Start { program: String, source: io::Error },
-    #[error("the command ended with {status}{}", .output.said())]
+    #[error("the command ended with {status}{}", .output.last_words())]
     Failed { status: ExitStatus, output: Output },
-    #[error("the command was ended after {} s{}", .limit.as_secs(), .output.said())]
+    #[error("the command was ended after {} s{}", .limit.as_secs(), .output.last_words())]
     TooLong { limit: Duration, output: Output },
-    #[error("the command was ended since the agent stops")]
+    #[error("the command was ended because the agent stops")]
     Stopped,
     #[error("cannot wait for the command")]
     Wait { source: io::Error },
 }
 
+impl CommandError {
+    /// Describes the error with all of the output that was kept.
+    pub(crate) fn describe(&self) -> String {
+        match self {
+            CommandError::Failed { status, output } => format!("it ended with {status}: {}", output.text()),
+            CommandError::TooLong { limit, output } => {
+                format!("it was ended after {} s: {}", limit.as_secs_f64(), output.text())
+            }
+            error => chain(error),
+        }
+    }
+}
+
 /// Runs the command to its end.
 ///
-/// - Errors: it could not start, did not succeed, or took longer than its limit and was ended with its whole group.
+/// - Errors: it could not start, did not succeed, or took longer than its limit, when it was ended
+///   with its whole process group.
 /// - Cancel: `stop` ends it as the limit does.
-pub(crate) async fn run(order: Order<'_>, stop: &CancellationToken) -> Result<(), CommandError> {
-    let Order { words, folder, variables, limit, leaves, words_for } = order;
+pub(crate) async fn run(invocation: Invocation<'_>, stop: &CancellationToken) -> Result<(), CommandError> {
+    let Invocation { words, folder, variables, limit, children, output: visibility } = invocation;
     let Some((program, arguments)) = words.split_first() else { return Ok(()) };
-    let mut command = match leaves {
-        Leaves::Running => Command::new(program),
-        Leaves::Nothing => {
+    let mut command = match children {
+        Children::Stay => Command::new(program),
+        Children::End => {
             let mut guarded = Command::new(own_program());
             guarded.args(guardian::arguments()).arg(program);
             guarded
@@ -130,21 +141,21 @@ pub(crate) async fn run(order: Order<'_>, stop: &CancellationToken) -> Result<()
     };
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true).current_dir(folder);
-    // Tokens of the agent, and its line to systemd, are not the command's.
+    // The command must not get the agent's tokens, nor its connection to systemd.
     let private = |name: &OsStr| {
         let name = name.to_string_lossy();
         name.starts_with("CONSUL_") || name.starts_with("CONF_") || name == "NOTIFY_SOCKET"
     };
-    std::env::vars_os().map(|(name, _)| name).filter(|name| private(name)).for_each(|name| {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| private(name)) {
         command.env_remove(name);
-    });
+    }
     command.envs(variables);
 
     let start = |source| CommandError::Start { program: program.clone(), source };
     let mut child = command.spawn().map_err(start)?;
     let stdout = child.stdout.take().ok_or_else(|| start(io::Error::other("no standard output")))?;
     let stderr = child.stderr.take().ok_or_else(|| start(io::Error::other("no standard error")))?;
-    let mut output = Output { words_for, ..Output::default() };
+    let mut output = Output { visibility, ..Output::default() };
     let ended = {
         let reading = async { tokio::join!(keep_last(stdout, &mut output.out), keep_last(stderr, &mut output.err)) };
         tokio::pin!(reading);
@@ -154,7 +165,7 @@ pub(crate) async fn run(order: Order<'_>, stop: &CancellationToken) -> Result<()
             () = stop.cancelled() => None,
         };
         if ended.is_none() {
-            end(&mut child, if leaves == Leaves::Nothing { GRACE_OF_GUARDIAN } else { GRACE }).await;
+            end(&mut child, if children == Children::End { GRACE_OF_GUARDIAN } else { GRACE }).await;
         }
         ended
     };
@@ -167,7 +178,8 @@ pub(crate) async fn run(order: Order<'_>, stop: &CancellationToken) -> Result<()
     }
 }
 
-/// The program of this process, also when another was installed over it since; a test's programs stand one folder above it.
+/// Returns the program of this process, even if another one has been installed over it since. In a
+/// test, the workspace's programs are one folder above the test's own.
 fn own_program() -> PathBuf {
     if cfg!(test) {
         let test = std::env::current_exe().unwrap_or_default();
@@ -176,7 +188,8 @@ fn own_program() -> PathBuf {
     PathBuf::from("/proc/self/exe")
 }
 
-/// Waits for the end while reading what it says. What it leaves running may hold its output open: that is not waited for.
+/// Waits for the end while reading the output. A child that stays may hold the output open: its end
+/// is not awaited.
 async fn finish(child: &mut Child, reading: &mut (impl Future<Output = ((), ())> + Unpin)) -> io::Result<ExitStatus> {
     let status = tokio::select! {
         status = child.wait() => status,
@@ -186,12 +199,12 @@ async fn finish(child: &mut Child, reading: &mut (impl Future<Output = ((), ())>
     status
 }
 
-/// Ends the whole group: asked first, by force after that.
+/// Ends the whole process group: with SIGTERM first, after `grace` with SIGKILL.
 async fn end(child: &mut Child, grace: Duration) {
-    // The number is the group's as long as the child was not waited for.
+    // The number belongs to the group until the child is reaped.
     let Some(group) = child.id().and_then(|pid| i32::try_from(pid).ok()).map(Pid::from_raw) else { return };
     let _ = killpg(group, Signal::SIGTERM);
-    // Waiting would free the number; while it is not, what is left of the group can be killed under it.
+    // Reaping the child would free the number, and then the rest of the group could not be killed.
     let deadline = tokio::time::Instant::now() + grace;
     while tokio::time::Instant::now() < deadline && !ended_unreaped(group) {
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -216,26 +229,26 @@ async fn keep_last(mut from: impl AsyncRead + Unpin, kept: &mut Vec<u8>) {
     }
 }
 
-/// What stands in place of words that nobody is shown.
-const WITHHELD: &str = "what it said is not shown, since the component reads secrets; run it by hand";
+/// The text in place of an output that nobody may see.
+const WITHHELD: &str = "its output is not shown, since the component reads secrets; run it by hand";
 
-/// What a message quotes of a line, and of all lines.
+/// A message quotes 200 characters of one line, or 2,000 of all lines.
 const LINE: usize = 200;
 const LINES: usize = 2000;
 
 impl Output {
-    /// For a message: the last line that says something.
-    fn said(&self) -> String {
-        if self.words_for == WordsFor::Nobody {
+    /// Quotes the last line that is not empty, for a message.
+    fn last_words(&self) -> String {
+        if self.visibility == Visibility::Nobody {
             return format!("; {WITHHELD}");
         }
         let last = |bytes: &[u8]| Some(lines(bytes).last()?.chars().take(LINE).collect::<String>());
         last(&self.err).or_else(|| last(&self.out)).map_or_else(String::new, |line| format!("; its last words: {line}"))
     }
 
-    /// All that was kept, the newest [`LINES`] characters of it, one line after the other with `; ` between.
-    pub(crate) fn text(&self) -> String {
-        if self.words_for == WordsFor::Nobody {
+    /// Returns the last [`LINES`] characters of what was kept, its lines joined by `; `.
+    fn text(&self) -> String {
+        if self.visibility == Visibility::Nobody {
             return WITHHELD.to_owned();
         }
         let all: Vec<String> = lines(&self.out).into_iter().chain(lines(&self.err)).collect();
@@ -245,16 +258,11 @@ impl Output {
     }
 }
 
-/// The lines that say something, without what would trouble a terminal.
+/// Returns the lines that are not empty, without control characters.
 fn lines(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
     let plain = |line: &str| line.trim().chars().filter(|one| !one.is_control()).collect::<String>();
     text.lines().map(plain).filter(|line| !line.is_empty()).collect()
-}
-
-fn list(components: &[ComponentVersion]) -> String {
-    let list = components.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
-    if list.len() > COMPONENTS_BYTES { "*".to_owned() } else { list }
 }
 
 #[cfg(test)]

@@ -3,47 +3,42 @@ use std::{fs, path::PathBuf, time::Instant};
 use super::*;
 
 async fn sh(script: &str, limit: Duration, stop: &CancellationToken) -> Result<(), CommandError> {
-    sh_for(WordsFor::Everybody, Leaves::Running, script, limit, stop).await
+    sh_for(Visibility::Everybody, Children::Stay, script, limit, stop).await
 }
 
 async fn sh_for(
-    words_for: WordsFor,
-    leaves: Leaves,
+    output: Visibility,
+    children: Children,
     script: &str,
     limit: Duration,
     stop: &CancellationToken,
 ) -> Result<(), CommandError> {
     let words = ["sh", "-c", script].map(str::to_owned);
     let export = PathBuf::from("/some/export");
-    let occasion =
-        Occasion { sequence: Sequence(7), export: &export, components: &["services/web/latest".parse().unwrap()] };
-    run(
-        Order { words: &words, folder: Path::new("/"), variables: occasion.variables(), limit, leaves, words_for },
-        stop,
-    )
-    .await
+    let variables = variables_of_change(Sequence(7), &export, &["services/web/latest".parse().unwrap()]);
+    run(Invocation { words: &words, folder: Path::new("/"), variables, limit, children, output }, stop).await
 }
 
-/// True while the process runs; one that ended and is not reaped by whoever inherited it does not.
+/// True while the process runs. A process that has ended and is not reaped yet does not run.
 fn runs(pid: &str) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
 }
 
 #[tokio::test]
-async fn it_is_told_of_the_change_and_its_failure_is_told() {
+async fn a_command_gets_the_change_and_its_failure_is_reported() {
     let stop = CancellationToken::new();
     let told = r#"test "$CONF_EXPORT $CONF_SEQUENCE $CONF_COMPONENTS" = "/some/export 7 services/web/latest""#;
     sh(told, TIME_LIMIT, &stop).await.unwrap();
     let failed = sh("echo first; echo 'no such port' >&2; exit 3", TIME_LIMIT, &stop).await.unwrap_err().to_string();
     assert_eq!(failed, "the command ended with exit status: 3; its last words: no such port");
     let words = ["/no/such/program".to_owned()];
-    let nothing = Order {
+    let nothing = Invocation {
         words: &words,
         folder: Path::new("/"),
         variables: Vec::new(),
         limit: TIME_LIMIT,
-        leaves: Leaves::Running,
-        words_for: WordsFor::Everybody,
+        children: Children::Stay,
+        output: Visibility::Everybody,
     };
     assert!(matches!(run(nothing, &stop).await, Err(CommandError::Start { .. })));
     let all = sh("echo first; echo 'no such port' >&2; exit 3", TIME_LIMIT, &stop).await.unwrap_err();
@@ -61,13 +56,13 @@ async fn a_flood_of_output_is_read_and_dropped() {
 }
 
 #[tokio::test]
-async fn one_that_hangs_is_ended_with_all_that_it_started() {
+async fn a_command_that_hangs_is_ended_with_all_that_it_started() {
     let place = tempfile::tempdir().unwrap();
     let pids = place.path().join("pids");
     let script = format!("trap '' TERM; sleep 1000 & echo $$ $! >{}; while :; do wait; done", pids.display());
     let ended = sh(&script, Duration::from_millis(300), &CancellationToken::new()).await;
     assert!(matches!(ended, Err(CommandError::TooLong { .. })), "{ended:?}");
-    // Killed is not yet gone: on a busy machine that takes a moment.
+    // A killed process takes a moment to end on a busy machine.
     let pids = fs::read_to_string(&pids).unwrap();
     let gone = async {
         while pids.split_whitespace().any(runs) {
@@ -78,7 +73,7 @@ async fn one_that_hangs_is_ended_with_all_that_it_started() {
 }
 
 #[tokio::test]
-async fn what_it_leaves_running_is_not_waited_for() {
+async fn a_child_that_stays_is_not_awaited() {
     let place = tempfile::tempdir().unwrap();
     let pid = place.path().join("pid");
     let started = Instant::now();
@@ -89,19 +84,19 @@ async fn what_it_leaves_running_is_not_waited_for() {
 }
 
 #[tokio::test]
-async fn the_agents_stop_ends_it() {
+async fn a_command_ends_when_the_agent_stops() {
     let stop = CancellationToken::new();
     stop.cancel();
     assert!(matches!(sh("sleep 1000", TIME_LIMIT, &stop).await, Err(CommandError::Stopped)));
 }
 
 #[tokio::test]
-async fn what_may_quote_a_secret_is_shown_to_nobody() {
+async fn output_that_may_quote_a_secret_is_not_shown() {
     let stop = CancellationToken::new();
     for (script, limit) in
         [("echo canary; echo canary >&2; exit 1", TIME_LIMIT), ("echo canary; sleep 9", Duration::from_millis(200))]
     {
-        let failed = sh_for(WordsFor::Nobody, Leaves::Running, script, limit, &stop).await.unwrap_err();
+        let failed = sh_for(Visibility::Nobody, Children::Stay, script, limit, &stop).await.unwrap_err();
         let (CommandError::Failed { output, .. } | CommandError::TooLong { output, .. }) = &failed else {
             panic!("{failed}")
         };
@@ -115,10 +110,10 @@ async fn what_may_quote_a_secret_is_shown_to_nobody() {
 #[tokio::test]
 async fn a_guarded_command_starts_with_no_signal_blocked() {
     let stop = CancellationToken::new();
-    let guarded = |script| sh_for(WordsFor::Everybody, Leaves::Nothing, script, TIME_LIMIT, &stop);
-    // Not through the shell, which has a mask of its own for what it starts.
+    let guarded = |script| sh_for(Visibility::Everybody, Children::End, script, TIME_LIMIT, &stop);
+    // With `exec`, since a shell sets a signal mask of its own for the programs that it starts.
     guarded("exec grep -q '^SigBlk:[[:space:]]0000000000000000$' /proc/self/status").await.unwrap();
-    // Both wait for signals that came blocked before.
+    // `wait` and `timeout` wait for signals that would be blocked without the second program.
     guarded("sleep 0.1 & wait").await.unwrap();
     let ended = guarded("timeout 0.1 sleep 1000").await.unwrap_err().to_string();
     assert!(ended.contains("exit status: 124"), "{ended}");

@@ -1,13 +1,13 @@
-//! What cannot be used, and what stays in its place.
+//! Components that cannot be used, and the files that stay in their place.
 
 use crate::transaction::tests::*;
 
 fn told(host: &Host) -> BTreeSet<String> {
-    host.duties().owed().values().flat_map(|duty| duty.components.iter().map(ToString::to_string)).collect()
+    host.outbox.pending().values().flat_map(|notice| notice.components.iter().map(ToString::to_string)).collect()
 }
 
 fn forget_told(host: &Host) {
-    host.duties().forget(&WatcherId("everything".to_owned())).unwrap();
+    host.outbox.forget(&WatcherId("everything".to_owned())).unwrap();
 }
 
 #[test]
@@ -36,7 +36,8 @@ fn a_version_that_cannot_be_used_leaves_the_one_before_it_in_place() {
     assert_first(&site, "at first");
     forget_told(&host);
 
-    // It cannot be rendered, then it cannot be placed; others change, the agent starts again, and it is tried again.
+    // The component cannot be rendered, and then cannot be placed. Meanwhile others change, the
+    // agent starts again, and places are tried again.
     fs::write(site.place().join("a/theirs"), "theirs").unwrap();
     let failing: [(&str, &[(&str, &str)]); 2] =
         [("v2", &[("config.yaml", "at: [\n")]), ("v3", &[("theirs/in-the-way", "3"), ("one", "3")])];
@@ -70,7 +71,7 @@ fn a_version_that_cannot_be_used_leaves_the_one_before_it_in_place() {
     assert_eq!(fs::read_to_string(site.place().join("a/one")).unwrap(), "4");
     assert_eq!(fs::read_to_string(site.place().join("link/one")).unwrap(), "4");
     assert!(audience.agent.view().status.faults.is_empty());
-    // One that this host does not run any more goes, though its last version failed.
+    // A component that this host does not run any more goes, although its last version failed.
     become_version(&mut site, "v5", &[("config.yaml", "at: [\n")]);
     let failing = site.land();
     take(&mut host, failing, &audience).unwrap();
@@ -83,7 +84,7 @@ fn a_version_that_cannot_be_used_leaves_the_one_before_it_in_place() {
 }
 
 #[test]
-fn a_component_at_two_places_is_at_both_of_one_version() {
+fn a_component_at_two_places_has_one_version_at_both() {
     let mut site = Site::new();
     fs::create_dir_all(site.place().join("z")).unwrap();
     site.configure("export: [{component: services/a, path: PLACE/a, mode: copy}, {component: services/a, path: PLACE/z, mode: copy}]");
@@ -122,7 +123,7 @@ fn a_folder_gives_way_to_a_file_with_all_the_folders_in_it() {
     take(&mut host, second, &audience).unwrap();
     assert_eq!(fs::read_to_string(site.place().join("a/way")).ok().as_deref(), Some("a file"));
     assert!(audience.agent.view().status.faults.is_empty());
-    // And back.
+    // And back to a folder.
     site.set("services/a/latest", &[("way/b/c/one", "3")]);
     let third = site.land();
     take(&mut host, third, &audience).unwrap();
@@ -144,7 +145,7 @@ fn folders_follow_a_changed_entry_and_are_never_taken_when_others_may_write_into
     assert_eq!((mode(&sub), mode(&deep)), (0o755, 0o755));
     drop(host);
     site.configure("export: [{component: services/a, path: PLACE/a, mode: copy, dir_mode: '0750'}]");
-    // As a crash leaves one that was just made.
+    // A crash leaves a folder that was just made like this.
     fs::set_permissions(&deep, fs::Permissions::from_mode(0o700)).unwrap();
     let (mut host, audience) = site.open();
     host.settle(&audience).unwrap();
@@ -164,7 +165,7 @@ fn folders_follow_a_changed_entry_and_are_never_taken_when_others_may_write_into
     assert_eq!((mode(&sub), fs::read_to_string(deep.join("one")).unwrap()), (0o750, "2".to_owned()));
 }
 
-/// A mount over a path, until it is dropped. Only root can make one.
+/// A mount over a path. Dropping this removes it. Only root can mount.
 struct Mounted(PathBuf);
 
 impl Mounted {

@@ -23,18 +23,21 @@ use libconf::name::{CommitId, ComponentVersion, DatacenterName, ObjectId, Sequen
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    cli::config::FileOnly,
-    export::Retention,
+    agent::FileOnly,
+    export::{ChangeKind, Retention},
     fs::fault::{self, Mode},
-    notify::duties::{WatcherId, Watchers},
-    state::{Agent, ChangeKind, Status, View},
-    transaction::{Audience, Host, HostOptions, TransactionError, check::Checks},
+    notify::{WatcherId, Watchers},
+    state::{Agent, Status, View},
+    transaction::{Audience, Checks, Host, HostOptions, TransactionError},
 };
 
+mod crash;
+mod damage;
 mod held_back;
 mod once_more;
+mod take;
 
-/// One host's state folder, and a conf-master's hand in its repository.
+/// One host's state folder, into whose repository the test writes as conf-master does.
 struct Site {
     folder: tempfile::TempDir,
     key: SigningKey,
@@ -46,11 +49,11 @@ struct Site {
     class: String,
     /// `export:` and `check:` of the host's configuration.
     file: FileOnly,
-    /// A folder to use in place of its own.
+    /// A folder to use in place of `folder`.
     other: Option<PathBuf>,
 }
 
-/// A watcher of everything, which counts how often it was woken.
+/// Watches every component, and counts the calls of `tell`.
 #[derive(Default)]
 struct Everything(AtomicUsize);
 
@@ -89,7 +92,7 @@ impl Site {
         }
     }
 
-    /// Reads the host's configuration; `PLACE` is a folder of its own.
+    /// Reads the host's configuration. `PLACE` stands for a folder of this site.
     fn configure(&mut self, file: &str) {
         self.file = conf_core::settings::from_yaml(&file.replace("PLACE", self.place().to_str().unwrap())).unwrap();
     }
@@ -168,7 +171,7 @@ impl Site {
             checks: Checks::new(self.file.check.clone(), CancellationToken::new()),
         })
         .unwrap();
-        let status = Status::new(self.datacenter.clone(), name.parse().unwrap(), host.export_path());
+        let status = Status::new(self.datacenter.clone(), name.parse().unwrap(), &host.export.path);
         let (agent, _) = Agent::new(View::new(status), Vec::new());
         (host, Audience { agent, watchers: Arc::new(Everything::default()) })
     }
@@ -181,7 +184,7 @@ impl Site {
         fs::read_to_string(self.current().join(path)).ok()
     }
 
-    /// Nothing half made, and nothing that no snapshot leads to.
+    /// Asserts that the export has no unfinished entry, and none that no snapshot uses.
     fn assert_tidy(&self) {
         let export = self.state().join("export");
         for folder in [".", "store", "names", "snapshots"] {
@@ -210,7 +213,8 @@ fn names(folder: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// A tree of files; `-> target` is a link, a path that ends in `*` is executable.
+/// Writes a tree of files. The content `-> target` makes a link; a path that ends in `*` is
+/// executable.
 fn tree(repo: &git2::Repository, files: &[(&str, &str)]) -> ObjectId {
     let empty = repo.find_tree(repo.treebuilder(None).unwrap().write().unwrap()).unwrap();
     let mut update = TreeUpdateBuilder::new();
@@ -229,168 +233,13 @@ fn take(host: &mut Host, pointer: Pointer, audience: &Audience) -> Result<(), Tr
     host.put_in_place(&snapshot, false, Instant::now(), audience)
 }
 
-#[test]
-fn files_settings_and_modes() {
-    let mut site = Site::new();
-    site.set(
-        "services/web/latest",
-        &[
-            ("config.yaml", "port: 80\n"),
-            ("bin/start*", "#!/bin/sh\n"),
-            ("deep/er/file", "x"),
-            ("deep/link", "-> er/file"),
-            (".gitignore", "*\n"),
-        ],
-    );
-    site.set("devices/router/v1", &[("a.conf", "a")]);
-    let first = site.land();
-    let (mut host, audience) = site.open();
-    take(&mut host, first, &audience).unwrap();
-
-    assert_eq!(site.read("services/web/latest.json").as_deref(), Some(r#"{"port":80}"#));
-    assert_eq!(site.read("services/web/latest/deep/link").as_deref(), Some("x"));
-    assert_eq!(site.read("services/web/latest/.gitignore").as_deref(), Some("*\n"));
-    assert_eq!(site.read("devices/router/v1.json").as_deref(), Some("{}"));
-    let mode = |path: &str| fs::metadata(site.current().join(path)).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode("services/web/latest/bin/start"), 0o555);
-    assert_eq!(mode("services/web/latest/config.yaml"), 0o444);
-    let status = audience.agent.view().status.clone();
-    assert_eq!((status.sequence, status.commit, status.components), (Sequence(1), Some(first.commit), 2));
-
-    // The next one: only what changed is told, and the one before is still there for who holds it.
-    site.set("services/web/latest", &[("config.yaml", "port: 81\n")]);
-    let second = site.land();
-    let mut heard = audience.agent.switches();
-    take(&mut host, second, &audience).unwrap();
-    let switched = heard.try_recv().unwrap();
-    let changed = BTreeMap::from([("services/web/latest".parse().unwrap(), ChangeKind::Changed)]);
-    assert_eq!(switched.changed, changed);
-    assert_eq!(site.read("services/web/latest.json").as_deref(), Some(r#"{"port":81}"#));
-    assert!(site.read("services/web/latest/bin/start").is_none());
-    let before = site.state().join("export/snapshots/1/services/web/latest/deep/link");
-    assert_eq!(fs::read_to_string(before).unwrap(), "x");
-
-    // Gone ones are gone, and only the last two snapshots stay.
-    site.components.remove(&"devices/router/v1".parse().unwrap());
-    let third = site.land();
-    take(&mut host, third, &audience).unwrap();
-    assert!(site.read("devices/router/v1.json").is_none());
-    host.tidy(&audience, None);
-    let kept = [".next", "2", "3"].map(str::to_owned);
-    assert_eq!(names(&site.state().join("export/snapshots")), BTreeSet::from(kept));
-    site.assert_tidy();
-    let owed = host.duties().owed();
-    let duty = &owed[&WatcherId("everything".to_owned())];
-    assert_eq!((duty.sequence, duty.components.len()), (Sequence(3), 2));
-}
-
-#[test]
-fn one_that_cannot_be_rendered_does_not_stop_the_others() {
-    let mut site = Site::new();
-    site.set("services/a/latest", &[("config.yaml", "a: 1\n")]).set("services/b/latest", &[("config.yaml", "b: 1\n")]);
-    let first = site.land();
-    let (mut host, audience) = site.open();
-    take(&mut host, first, &audience).unwrap();
-    site.set("services/a/latest", &[("config.yaml", "a: [\n")]).set("services/b/latest", &[("config.yaml", "b: 2\n")]);
-    site.set("services/new/latest", &[("config.yaml", "a: 1"), ("config.json", "{}")]);
-    let second = site.land();
-    take(&mut host, second, &audience).unwrap();
-    assert_eq!(site.read("services/a/latest.json").as_deref(), Some(r#"{"a":1}"#));
-    assert_eq!(site.read("services/b/latest.json").as_deref(), Some(r#"{"b":2}"#));
-    assert!(site.read("services/new/latest.json").is_none());
-    let faults = audience.agent.view().status.faults.clone();
-    assert_eq!(
-        faults.keys().map(ToString::to_string).collect::<Vec<_>>(),
-        ["services/a/latest", "services/new/latest"]
-    );
-    // A restart and an unrelated change keep saying so; mending it ends it.
-    drop(host);
-    let (mut host, audience) = site.open();
-    assert!(host.settle(&audience).unwrap());
-    site.set("services/b/latest", &[("config.yaml", "b: 3\n")]);
-    let third = site.land();
-    take(&mut host, third, &audience).unwrap();
-    assert_eq!(audience.agent.view().status.faults.len(), 2);
-    site.set("services/a/latest", &[("config.yaml", "a: 4\n")]).set("services/new/latest", &[("page.html", "x")]);
-    let fourth = site.land();
-    take(&mut host, fourth, &audience).unwrap();
-    assert!(audience.agent.view().status.faults.is_empty());
-    assert_eq!(site.read("services/a/latest.json").as_deref(), Some(r#"{"a":4}"#));
-}
-
-#[test]
-fn a_host_runs_what_its_inventory_says() {
-    let mut site = Site::new();
-    site.instance += "inventories:\n  roles:\n    core: {components: [services/a]}\n  hosts:\n    web-1: {roles: [core], components: ['devices/*']}\n";
-    site.class = "services:\n  - {name: a, branch: master, tag: latest, raw: true}\n  - {name: b, branch: master, tag: latest}\ndevices:\n  - {name: d, branch: master, tag: latest}\n".to_owned();
-    site.set("services/a/latest", &[("config.yaml", "not: [read"), ("x.j2", "raw")]);
-    site.set("services/b/latest", &[("config.yaml", "b: 1\n")]).set("devices/d/latest", &[("f", "f")]);
-    let pointer = site.land();
-    let (mut host, audience) = site.open();
-    take(&mut host, pointer, &audience).unwrap();
-    assert_eq!(site.read("services/a/latest/x.j2").as_deref(), Some("raw"));
-    assert_eq!(site.read("services/a/latest.json").as_deref(), Some("{}"));
-    assert!(site.read("devices/d/latest.json").is_some() && site.read("services/b/latest.json").is_none());
-    assert!(audience.agent.view().status.listed);
-    // The same state under another name: what that one runs, of the same snapshot.
-    drop(host);
-    let (mut host, audience) = site.open_as("other");
-    host.settle(&audience).unwrap();
-    assert!(site.read("services/b/latest.json").is_some());
-    assert!(!audience.agent.view().status.listed);
-}
-
-#[test]
-fn what_is_refused() {
-    let mut site = Site::new();
-    site.set("services/web/latest", &[("config.yaml", "port: 1\n")]);
-    let first = site.land();
-    let second = site.land();
-    let (mut host, audience) = site.open();
-    take(&mut host, second, &audience).unwrap();
-    let before = names(&site.state().join("export/store"));
-
-    let stranger = SigningKey::generate(&site.folder.path().join("stranger.key"), "stranger").unwrap();
-    let other: DatacenterName = "us-east/v1".parse().unwrap();
-    let at = |sequence, commit| Pointer { sequence: Sequence(sequence), commit };
-    let cases = [
-        ("unknown key", at(3, site.compose(&stranger, &site.datacenter, 3, site.parent))),
-        ("another datacenter's", at(3, site.compose(&site.key, &other, 3, site.parent))),
-        ("older", first),
-        ("a number that is not its own", at(9, second.commit)),
-        ("an older one under a higher number", at(9, first.commit)),
-        ("one that does not follow", at(3, site.compose(&site.key, &site.datacenter, 3, Some(first.commit)))),
-        ("another of the same number", at(2, site.compose(&site.key, &site.datacenter, 2, None))),
-        ("a tree", at(3, site.components.values().next().unwrap().tree)),
-    ];
-    for (what, pointer) in cases {
-        let result = take(&mut host, pointer, &audience);
-        assert!(result.is_err(), "{what} was taken");
-        assert_eq!(host.known(), Some((Sequence(2), second.commit)), "{what}");
-        assert_eq!(names(&site.state().join("export/store")), before, "{what}");
-    }
-    let third = site.land();
-    take(&mut host, third, &audience).unwrap();
-}
-
-#[test]
-fn one_bad_tree_is_kept_out() {
-    let mut site = Site::new();
-    site.set("services/good/latest", &[("f", "f")]).set("services/bad/latest", &[("way-out", "-> ../../../../../etc")]);
-    let pointer = site.land();
-    let (mut host, audience) = site.open();
-    take(&mut host, pointer, &audience).unwrap();
-    assert!(site.read("services/good/latest/f").is_some());
-    assert!(fs::symlink_metadata(site.current().join("services/bad")).is_err());
-    assert_eq!(audience.agent.view().status.faults.len(), 1);
-}
-
-/// A step from 1 to 2 that adds, changes, removes, and lets a file become a folder; then the whole of one of the two.
+/// Prepares a step from snapshot 1 to 2 that adds, changes and removes components, and turns a file
+/// into a folder.
 fn step() -> (Site, Pointer) {
     step_with("{}")
 }
 
-/// The same on a host with this configuration.
+/// Does the same on a host with this configuration.
 fn step_with(file: &str) -> (Site, Pointer) {
     let mut site = Site::new();
     fs::create_dir_all(site.place().join("a")).unwrap();
@@ -401,7 +250,7 @@ fn step_with(file: &str) -> (Site, Pointer) {
     let first = site.land();
     let (mut host, audience) = site.open();
     take(&mut host, first, &audience).unwrap();
-    host.duties().delivered(&WatcherId("everything".to_owned()), Sequence(1)).unwrap();
+    host.outbox.delivered(&WatcherId("everything".to_owned()), Sequence(1)).unwrap();
     site.set("services/a/latest", &[("config.yaml", "at: 2\n"), ("x/y", "folder"), ("two", "2")]);
     site.components.remove(&"services/gone/latest".parse().unwrap());
     site.set("services/new/latest", &[("config.yaml", "at: 2\n")]);
@@ -440,7 +289,7 @@ const PLACED: &str = "export:
   - {component: services/new, path: PLACE/made/deep/new, mode: copy, dir_mode: '0750'}
 ";
 
-/// The same by component and path, with the modes of files and of folders.
+/// The places of `PLACED`: component, path, and the modes of files and of folders.
 const PLACES: [(&str, &str, u32, u32); 4] = [
     ("services/a", "a", 0o644, 0o755),
     ("services/a", "made/again", 0o444, 0o750),
@@ -448,7 +297,7 @@ const PLACES: [(&str, &str, u32, u32); 4] = [
     ("services/new", "made/deep/new", 0o444, 0o750),
 ];
 
-/// Everything in a folder: text, mode and owner by path; a folder's path ends with a slash.
+/// Reads everything in a folder: text, mode and owner by path. A folder's path ends with a slash.
 fn placed(folder: &Path) -> BTreeMap<String, (String, u32, u32)> {
     let mut found = BTreeMap::new();
     for name in names(folder) {
@@ -466,7 +315,7 @@ fn placed(folder: &Path) -> BTreeMap<String, (String, u32, u32)> {
     found
 }
 
-/// Whole files of one snapshot besides what is not ours: what a restart must lead to.
+/// Asserts that every place holds the exported files, whole, besides files of others.
 fn assert_placed(site: &Site, what: &str) {
     for place in PLACES {
         assert_placed_at(site, place, what);
@@ -489,354 +338,4 @@ fn assert_placed_at(site: &Site, (component, path, file_mode, dir_mode): (&str, 
     if let Ok(root) = fs::metadata(&root) {
         assert_eq!(root.permissions().mode() & 0o7777, dir_mode, "{what}: {path}");
     }
-}
-
-#[test]
-fn killed_at_every_step() {
-    kill_at_every_step(false, "{}");
-    kill_at_every_step(true, "{}");
-}
-
-#[test]
-fn killed_at_every_step_of_placing() {
-    kill_at_every_step(false, PLACED);
-}
-
-/// What changes something on disk. What opens a file for writing has changed nothing that the next of these does not see.
-const MUTATING: [&str; 17] = [
-    "mkdir",
-    "mkdirat",
-    "write",
-    "pwrite64",
-    "ftruncate",
-    "fchmod",
-    "fchmodat",
-    "fchown",
-    "fchownat",
-    "symlinkat",
-    "linkat",
-    "rename",
-    "renameat",
-    "renameat2",
-    "unlinkat",
-    "fsync",
-    "syncfs",
-];
-
-/// The process that is killed: takes the second step of what stands in a folder, and ends. Without
-/// a folder (when all ignored tests are run) there is nothing to do.
-#[test]
-#[ignore = "started by killed_at_every_system_call_that_changes_something"]
-fn takes_the_step_that_it_is_given() {
-    let Some(folder) = std::env::var_os("CONF_TEST_FOLDER").map(PathBuf::from) else { return };
-    let commit: CommitId = std::env::var("CONF_TEST_COMMIT").unwrap().parse().unwrap();
-    let mut site = Site::new();
-    site.key = SigningKey::load(&folder.join("master.key")).unwrap();
-    site.other = Some(folder);
-    site.configure(PLACED);
-    let (mut host, audience) = site.open();
-    host.settle(&audience).unwrap();
-    // From here on every call counts that a host makes for a switch.
-    fs::write(site.folder().join("begun"), "").unwrap();
-    take(&mut host, Pointer { sequence: Sequence(2), commit }, &audience).unwrap();
-}
-
-#[test]
-fn killed_at_every_system_call_that_changes_something() {
-    use std::process::Command;
-    let (site, second) = step_with(PLACED);
-    drop(site.open());
-    let (folder, before) = (site.folder(), tempfile::tempdir().unwrap());
-    let copy = |from: &Path, to: &Path| {
-        let done = Command::new("cp").arg("-a").arg(from.join(".")).arg(to).status().unwrap();
-        assert!(done.success());
-    };
-    copy(&folder, before.path());
-    let strace = std::env::var_os("STRACE").unwrap_or_else(|| "strace".into());
-    let (mut killed, mut within) = (BTreeMap::new(), 0);
-    for call in MUTATING {
-        for number in 1.. {
-            fs::remove_dir_all(&folder).unwrap();
-            fs::create_dir(&folder).unwrap();
-            copy(before.path(), &folder);
-            let mut child = Command::new(&strace);
-            child.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
-            child.args(["-e", &format!("inject={call}:signal=SIGKILL:when={number}"), "--"]);
-            child.arg(std::env::current_exe().unwrap()).args(["--ignored", "--exact", "--test-threads=1"]);
-            child.arg("transaction::tests::takes_the_step_that_it_is_given");
-            child.env("CONF_TEST_FOLDER", &folder).env("CONF_TEST_COMMIT", second.commit.to_string());
-            let output = child.output().expect("tests/get-strace names an strace to use as STRACE");
-            let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success() || !text.contains("panicked"), "{call} {number}: {text}");
-            let whole = output.status.success();
-            within += u32::from(!whole && folder.join("begun").exists());
-            let what = format!("killed at {call} number {number}");
-            let (mut host, audience) = site.open();
-            host.restore_places();
-            assert_placed(&site, &what);
-            seen(&site);
-            host.settle(&audience).unwrap();
-            take(&mut host, second, &audience).unwrap();
-            assert_eq!(seen(&site), 2, "{what}");
-            assert_placed(&site, &what);
-            if whole {
-                break;
-            }
-            *killed.entry(call).or_insert(0) += 1;
-        }
-    }
-    println!("killed {within} times in the switch itself, of {killed:?}");
-    assert!(within > 40 && killed["renameat"] > 5 && killed["unlinkat"] > 2, "{within} {killed:?}");
-}
-
-#[test]
-fn a_disk_that_is_full_at_any_step_of_placing_keeps_the_earlier_files() {
-    // Every file of either of the two, whole.
-    let known = [
-        ("config.yaml", "at: 1\n"),
-        ("x", "file"),
-        ("one", "1"),
-        ("config.yaml", "at: 2\n"),
-        ("x/y", "folder"),
-        ("two", "2"),
-        ("theirs", "theirs"),
-    ];
-    let mut with_errors = 0;
-    for at in 0.. {
-        let (site, second) = step_with(PLACED);
-        let (mut host, audience) = site.open();
-        host.settle(&audience).unwrap();
-        fault::set(Some((at, Mode::Full)));
-        let result = take(&mut host, second, &audience);
-        let finished = fault::set(None) <= at;
-        let what = format!("step {at}, {result:?}");
-        // Whatever could not be done: what stands there is what is exported, be that of before or new, or an error says why not.
-        seen(&site);
-        let placements = audience.agent.view().status.placements.clone();
-        for (place, status) in PLACES.into_iter().zip(&placements) {
-            if status.error.is_none() {
-                assert_placed_at(&site, place, &what);
-                continue;
-            }
-            with_errors += 1;
-            for (path, (text, ..)) in placed(&site.place().join(place.1)) {
-                let staging = path.starts_with(".conf-local/");
-                assert!(staging || path.ends_with('/') || known.contains(&(&path, &text)), "{what}: {path} {text:?}");
-            }
-        }
-        if finished {
-            assert!(at > 20 && with_errors > 10, "only {at} steps, {with_errors} errors");
-            break;
-        }
-        take(&mut host, second, &audience).unwrap();
-        host.place_again(&audience).unwrap();
-        assert!(!host.is_troubled(), "{what}");
-        assert_eq!(seen(&site), 2, "{what}");
-        assert_placed(&site, &format!("after {what}"));
-    }
-}
-
-/// With `ahead`, the links of the next snapshot were made before.
-fn kill_at_every_step(ahead: bool, file: &str) {
-    let mut finished = false;
-    for at in 0.. {
-        let (site, second) = step_with(file);
-        let (mut host, audience) = site.open();
-        host.settle(&audience).unwrap();
-        if ahead {
-            host.tidy(&audience, None);
-        }
-        fault::set(Some((at, Mode::Dead)));
-        let result = take(&mut host, second, &audience);
-        drop(host);
-        finished = fault::set(None) <= at;
-        assert!(result.is_err() || finished || seen(&site) == 2, "step {at}");
-        seen(&site);
-
-        let (mut host, audience) = site.open();
-        if file == PLACED {
-            // Before anything newer is taken: the files of what is exported, none of a switch that did not happen.
-            host.restore_places();
-            assert_placed(&site, &format!("killed at step {at}, at once"));
-        }
-        seen(&site);
-        host.settle(&audience).unwrap();
-        assert_eq!(seen(&site), 2, "killed at step {at}, not whole after a restart");
-        if file == PLACED {
-            assert_placed(&site, &format!("killed at step {at}"));
-        }
-        let owed = host.duties().owed();
-        assert_eq!(owed.values().map(|duty| duty.sequence).collect::<Vec<_>>(), [Sequence(2)], "step {at}");
-        site.assert_tidy();
-        if finished {
-            println!("killed at each of {at} steps");
-            assert!(at > 20, "only {at} steps");
-            break;
-        }
-    }
-    assert!(finished);
-}
-
-#[test]
-fn a_full_disk_at_every_step() {
-    for at in 0.. {
-        let (site, second) = step();
-        let (mut host, audience) = site.open();
-        host.settle(&audience).unwrap();
-        host.tidy(&audience, None);
-        fault::set(Some((at, Mode::Full)));
-        let result = take(&mut host, second, &audience);
-        let finished = fault::set(None) <= at;
-        if finished {
-            break;
-        }
-        match result {
-            // Readers have it; only that it survives a power cut is not sure.
-            Ok(()) => assert_eq!(seen(&site), 2, "step {at}"),
-            Err(TransactionError::Export(error)) => {
-                assert!(error.is_full(), "{error}");
-                assert_eq!(seen(&site), 1, "step {at}");
-                site.assert_tidy();
-            }
-            Err(other) => panic!("{other}"),
-        }
-        take(&mut host, second, &audience).unwrap();
-        assert_eq!(seen(&site), 2, "step {at}");
-    }
-}
-
-#[test]
-fn a_damaged_export_is_mended_from_the_repository() {
-    type Damage = (&'static str, fn(&Path));
-    let damage: [Damage; 7] = [
-        ("wiped", |export| fs::remove_dir_all(export).unwrap()),
-        ("no current", |export| fs::remove_file(export.join("current")).unwrap()),
-        ("current is a folder", |export| {
-            fs::remove_file(export.join("current")).unwrap();
-            fs::create_dir(export.join("current")).unwrap();
-        }),
-        ("no store", |export| fs::remove_dir_all(export.join("store")).unwrap()),
-        ("no names", |export| fs::remove_dir_all(export.join("names")).unwrap()),
-        ("no header", |export| fs::remove_file(export.join("current/snapshot.json")).unwrap()),
-        ("a file changed", |export| {
-            let file = export.join("current/services/a/latest/two");
-            fs::remove_file(&file).unwrap();
-            fs::write(&file, "3").unwrap();
-        }),
-    ];
-    for (what, damage) in damage {
-        let (site, second) = step();
-        let (mut host, audience) = site.open();
-        take(&mut host, second, &audience).unwrap();
-        drop(host);
-        damage(&site.state().join("export"));
-        let (mut host, audience) = site.open();
-        host.settle(&audience).unwrap();
-        assert_eq!(seen(&site), 2, "{what}");
-        assert_eq!(site.read("services/a/latest/two").as_deref(), Some("2"), "{what}");
-        let report = host.verify(false, &audience);
-        assert_eq!(report.problems, Vec::<String>::new(), "{what}");
-        assert!(report.objects > 10);
-    }
-}
-
-#[test]
-fn verify_finds_and_mends() {
-    let (site, second) = step();
-    let (mut host, audience) = site.open();
-    take(&mut host, second, &audience).unwrap();
-    let file = fs::canonicalize(site.current().join("services/a/latest/two")).unwrap();
-    fs::remove_file(&file).unwrap();
-    let report = host.verify(false, &audience);
-    assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
-    let report = host.verify(true, &audience);
-    assert!(report.is_whole() && report.repaired.len() == 1);
-    assert_eq!(seen(&site), 2);
-    assert!(host.verify(false, &audience).problems.is_empty());
-}
-
-#[test]
-fn a_damaged_repository_is_set_aside_and_the_export_stays() {
-    let (site, second) = step();
-    let (mut host, audience) = site.open();
-    take(&mut host, second, &audience).unwrap();
-    assert!(!host.heal().unwrap(), "a good repository was thrown away");
-    let objects = site.state().join("repo.git/objects");
-    for folder in names(&objects).iter().filter(|name| name.len() == 2) {
-        for object in names(&objects.join(folder)) {
-            let path = objects.join(folder).join(object);
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-            fs::write(&path, "damaged").unwrap();
-        }
-    }
-    drop(host);
-    let (mut host, audience) = site.open();
-    let _ = host.settle(&audience);
-    assert_eq!(seen(&site), 2);
-    assert!(host.heal().unwrap());
-    assert_eq!(host.have(), None);
-    assert_eq!(host.known(), Some((Sequence(2), second.commit)), "the sequence that was taken is forgotten");
-    assert!(site.state().join("repo.git.damaged").exists());
-    assert_eq!(seen(&site), 2);
-}
-
-#[test]
-fn a_second_agent_is_kept_out_and_another_datacenter_too() {
-    let (mut site, _) = step();
-    let (host, _) = site.open();
-    drop(host);
-    site.datacenter = "us-east/v1".parse().unwrap();
-    let open = Host::open(HostOptions {
-        datacenter: &site.datacenter,
-        host: &"web-1".parse().unwrap(),
-        keys: TrustedKeys::load(&site.folder.path().join("master.key.pub")).unwrap(),
-        state: &site.state(),
-        git_dir: None,
-        retention: Retention { last: 2, younger_than: Duration::ZERO },
-        identity: None,
-        place: None,
-        checks: Checks::default(),
-    });
-    let error = open.err().unwrap().to_string();
-    assert!(error.contains("us-west/v1"), "{error}");
-}
-
-/// How long this thread was on a processor: what a busy machine does not change.
-fn cpu() -> Duration {
-    let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap();
-    Duration::from_nanos(schedstat.split(' ').next().unwrap().parse().unwrap())
-}
-
-/// Prints what a change costs on a host with 3,000 components. Run it in release for figures to quote.
-#[test]
-fn three_thousand_components() {
-    let mut site = Site::new();
-    for number in 0..3000 {
-        let config = format!("number: {number}\n");
-        site.set(&format!("services/service-{number}/latest"), &[("config.yaml", &config), ("readme", "the same")]);
-    }
-    let pointer = site.land();
-    let (mut host, audience) = site.open();
-    let since = Instant::now();
-    take(&mut host, pointer, &audience).unwrap();
-    println!("3,000 components, first export: {:?}", since.elapsed());
-    for round in 0..5 {
-        site.set("services/service-7/latest", &[("config.yaml", &format!("number: {round}\n"))]);
-        let pointer = site.land();
-        let (since, before) = (Instant::now(), cpu());
-        let snapshot = host.accept(pointer).unwrap();
-        let accepted = since.elapsed();
-        host.put_in_place(&snapshot, false, since, &audience).unwrap();
-        let placed = since.elapsed();
-        println!("on the processor: {:?}", cpu().saturating_sub(before));
-        host.tidy(&audience, None);
-        println!("one changed: accepted {accepted:?}, switched {placed:?}, tidied {:?}", since.elapsed());
-        assert_eq!(site.read("services/service-7/latest.json"), Some(format!(r#"{{"number":{round}}}"#)));
-    }
-    drop(host);
-    let since = Instant::now();
-    let (mut host, audience) = site.open();
-    let opened = since.elapsed();
-    assert!(host.settle(&audience).unwrap());
-    println!("restart: opened {opened:?}, every byte checked {:?}", since.elapsed());
 }

@@ -1,10 +1,11 @@
-//! The same snapshot once more, when what could not be placed at first can be: readers are on its folder already.
+//! Rendering a snapshot again when a component can be placed after all. Readers use its folder
+//! already.
 
 use std::fs::File;
 
 use crate::transaction::tests::*;
 
-/// A host that has taken the second snapshot, all but one component: nothing is in its way any more.
+/// A host that has taken the second snapshot except one component, which nothing blocks any more.
 fn one_more() -> (Site, Host, Audience) {
     let mut site = Site::new();
     fs::create_dir_all(site.place().join("a")).unwrap();
@@ -23,12 +24,13 @@ fn one_more() -> (Site, Host, Audience) {
     assert_eq!(site.read("services/a/latest.json").as_deref(), Some(r#"{"at":1}"#));
     assert!(site.read("services/new/latest.json").is_some() && host.is_troubled());
     host.tidy(&audience, None);
-    host.duties().forget(&WatcherId("everything".to_owned())).unwrap();
+    host.outbox.forget(&WatcherId("everything".to_owned())).unwrap();
     fs::remove_file(in_the_way).unwrap();
     (site, host, audience)
 }
 
-/// Whether readers see the second one's files, all of them; and that every link in the export leads somewhere.
+/// Returns whether readers see all files of the second snapshot. Asserts that every link in the
+/// export leads to an entry.
 fn arrived(site: &Site, what: &str) -> bool {
     let export = site.state().join("export");
     for snapshot in names(&export.join("snapshots")).iter().filter(|name| !name.starts_with('.')) {
@@ -49,11 +51,11 @@ fn arrived(site: &Site, what: &str) -> bool {
 }
 
 fn told(host: &Host) -> Vec<String> {
-    host.duties().owed().values().flat_map(|duty| duty.components.iter().map(ToString::to_string)).collect()
+    host.outbox.pending().values().flat_map(|notice| notice.components.iter().map(ToString::to_string)).collect()
 }
 
 #[test]
-fn readers_of_the_one_before_keep_it_whole_while_they_read() {
+fn readers_of_a_former_snapshot_keep_it_whole() {
     let (mut site, mut host, audience) = one_more();
     let folder = File::open(fs::canonicalize(site.current()).unwrap()).unwrap();
     folder.try_lock_shared().unwrap();
@@ -64,7 +66,7 @@ fn readers_of_the_one_before_keep_it_whole_while_they_read() {
     assert_eq!(told(&host), ["services/a/latest"]);
     assert_eq!(fs::read_link(site.current()).unwrap().to_str(), Some("snapshots/2"));
     assert_eq!(seen().as_deref(), Some(r#"{"at":1}"#));
-    // Over changes and a restart, until its lock ends.
+    // The former folder stays whole through changes and a restart, until its lock ends.
     for round in 3..7 {
         site.set("services/same/latest", &[("s", "s"), ("round", &round.to_string())]);
         let next = site.land();
@@ -88,8 +90,8 @@ fn readers_of_the_one_before_keep_it_whole_while_they_read() {
 }
 
 #[test]
-fn killed_at_every_step_of_another_try() {
-    // By the try that is made now and then, and by the one at a start.
+fn killed_at_every_step_of_another_attempt() {
+    // In the attempt that the running agent makes, and in the one at a start.
     for at_start in [false, true] {
         let mut seen_at = BTreeSet::new();
         for at in 0.. {
@@ -106,7 +108,7 @@ fn killed_at_every_step_of_another_try() {
             let there = arrived(&site, &what);
             seen_at.insert(there);
             let (mut host, audience) = site.open();
-            // Whoever could see it already will be told.
+            // If readers could see the switch, the watcher will be told.
             assert!(!there || told(&host) == ["services/a/latest"], "{what}: {:?}", told(&host));
             assert_eq!(arrived(&site, &what), there, "{what}");
             host.settle(&audience).unwrap();
@@ -124,7 +126,7 @@ fn killed_at_every_step_of_another_try() {
 }
 
 #[test]
-fn a_full_disk_at_every_step_of_another_try() {
+fn a_full_disk_at_every_step_of_another_attempt() {
     for at in 0.. {
         let (site, mut host, audience) = one_more();
         fault::set(Some((at, Mode::Full)));

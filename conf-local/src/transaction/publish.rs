@@ -1,4 +1,4 @@
-//! What others see of this host: what is exported, what was switched, and what is left when nobody looks any more.
+//! Showing the export to the agent's other tasks, and the work after a switch that can wait.
 
 use std::{
     collections::BTreeMap,
@@ -7,20 +7,23 @@ use std::{
 
 use conf_core::{daemon::chain, snapshot::Snapshot};
 use libconf::name::{CommitId, ComponentVersion};
-
 use tokio::sync::OwnedRwLockWriteGuard;
 
-use crate::state::{Agent, ChangeKind, HistoryChange, HistoryEntry, Switched};
-use crate::transaction::{Audience, Host};
+use crate::{
+    export::ChangeKind,
+    fs::{Durability, replace},
+    state::{Agent, HistoryChange, HistoryEntry, Switched},
+    transaction::host::{Audience, Host},
+};
 
-/// A switch that changed thousands shows so many of them in the history.
+/// The history shows 50 components of one switch, even if thousands changed.
 const MOST_SHOWN: usize = 50;
 
 impl Host {
-    /// Shows everybody in the process what is exported.
-    pub fn publish_to(&self, agent: &Agent) {
+    /// Shows the export to all tasks of the agent.
+    pub(crate) fn publish_to(&self, agent: &Agent) {
         let Some((exported, header)) = self.exported() else { return };
-        let listed = self.model.as_ref().is_none_or(|model| !model.declared.selection.is_everything());
+        let listed = self.model.as_ref().is_none_or(|model| !model.manifests.selection.is_everything());
         agent.update(|view| {
             let status = &mut view.status;
             status.sequence = exported.sequence;
@@ -32,9 +35,8 @@ impl Host {
             status.listed = listed;
             status.checks = self.checks.status();
             status.placements = self.place.status();
-            // With the pointer unknown, nothing is known to be newer.
-            let (sequence, commit) = (exported.sequence, exported.commit);
-            if status.pointer.is_none_or(|pointer| (pointer.sequence, pointer.commit) == (sequence, commit)) {
+            // Without a pointer, no newer snapshot is known.
+            if status.pointer.is_none_or(|pointer| pointer == exported.snapshot()) {
                 status.settle();
             }
             view.exported = Some(exported);
@@ -68,27 +70,24 @@ impl Host {
             changed: shown.collect(),
             changed_count: changed.len(),
         };
-        let export = self.export.directory(snapshot.sequence);
-        audience
-            .agent
-            .announce(Switched { sequence: snapshot.sequence, commit: snapshot.commit, changed, export }, entry);
+        let (sequence, commit) = (snapshot.sequence, snapshot.commit);
+        audience.agent.announce(Switched { sequence, commit, changed }, entry);
     }
 
-    /// What can wait until readers have their files: history, old snapshots, packs. The packs wait longer while somebody
-    /// fetches, who then hands over that nobody does.
-    pub fn tidy(&mut self, audience: &Audience, alone: Option<OwnedRwLockWriteGuard<()>>) {
-        // For people only: no sync.
-        let new = self.history.with_extension("json.new");
+    /// Does the work that can wait until readers have their files: history, old snapshots, packs.
+    /// While there are fetches, the packs wait longer; then a fetch passes `guard`, which keeps
+    /// other fetches away.
+    pub(crate) fn tidy(&mut self, audience: &Audience, guard: Option<OwnedRwLockWriteGuard<()>>) {
+        // For people only, and so not synced.
         let written = serde_json::to_vec(&audience.agent.history())
             .map_err(std::io::Error::from)
-            .and_then(|text| std::fs::write(&new, text))
-            .and_then(|()| std::fs::rename(&new, &self.history));
+            .and_then(|text| replace(&self.history, &text, 0o644, Durability::None));
         if let Err(error) = written {
             tracing::debug!(%error, "the history could not be written");
         }
         let held = audience.watchers.held();
         if let Err(error) = self.export.retire(self.retention, &held, SystemTime::now()) {
-            tracing::warn!(error = %chain(&error), "old snapshots could not be removed; tried again after the next change");
+            tracing::warn!(error = %chain(&error), "old snapshots could not be removed; trying again after the next change");
         }
         self.export.prepare_next();
         let exported = self.model.as_ref().map(|model| model.snapshot.commit);
@@ -97,7 +96,7 @@ impl Host {
         let git = self.git().ok();
         keep.retain(|commit| git.as_ref().is_some_and(|git| git.find_commit((*commit).into()).is_ok()));
         drop(git);
-        let Some(_alone) = alone.or_else(|| self.fetching.alone()) else { return };
+        let Some(_guard) = guard.or_else(|| self.collection.try_collect()) else { return };
         match self.repository.consolidate(&keep) {
             Ok(true) => tracing::info!("the repository was consolidated"),
             Ok(false) => {}

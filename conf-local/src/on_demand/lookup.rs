@@ -1,5 +1,5 @@
-//! What this host's disk knows of the moment of a change: by the headers of kept folders, and by the chain of snapshots in
-//! the repository.
+//! What this host's disk knows about a change: from the headers of kept folders, and from the chain
+//! of snapshots in the repository.
 
 use std::path::Path;
 
@@ -12,27 +12,28 @@ use libconf::name::{CommitId, HostName, Sequence};
 
 use crate::export::{self, Header};
 
-/// What is known.
+/// What the disk knows about a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Known {
-    /// Its folder is kept; it is the newest up to `through`.
+pub(crate) enum Lookup {
+    /// The folder of its snapshot is kept. It is the newest up to `through`.
     Kept { snapshot: Pointer, through: Sequence },
-    /// Which one it is, and up to which change, but there is no folder.
+    /// Its snapshot is known, but has no folder.
     Objects { snapshot: Pointer, through: Sequence },
     /// The datacenter began later.
     TooOld,
-    /// Nothing: its place in the chain is not here.
-    Nothing,
+    /// Its place in the chain is not here.
+    Unknown,
 }
 
-/// Looks for the newest snapshot not above `change`, which is below `newest`, the exported one.
+/// Looks for the newest snapshot not above `change`. `newest` is the exported one, which is above
+/// it.
 pub(crate) fn look(
     export: &Path,
     host: &HostName,
     repository: &RepositoryPool,
     newest: CommitId,
     change: Sequence,
-) -> Known {
+) -> Lookup {
     let header = |sequence: Sequence| export::header(export, sequence).filter(|header| header.host == *host);
     let kept = export::sequences(export);
     let below = kept.range(..=change).next_back().and_then(|sequence| header(*sequence));
@@ -40,24 +41,24 @@ pub(crate) fn look(
     if let Some((below, through)) = below.as_ref().and_then(|below| Some((below, below.through?)))
         && through >= change
     {
-        return Known::Kept { snapshot: of(below), through };
+        return Lookup::Kept { snapshot: of(below), through };
     }
     if let (Some(below), Some(above)) = (&below, &above)
         && above.parent == Some(below.commit)
     {
-        return Known::Kept { snapshot: of(below), through: before(above.sequence) };
+        return Lookup::Kept { snapshot: of(below), through: before(above.sequence) };
     }
     match repository.lend().map(|repo| snapshot::around_change(&repo, newest, change)) {
         Ok(Ok(AroundChange::Known { at: Some(snapshot), next: Some(next) })) => {
             let through = before(next.sequence);
             match header(snapshot.sequence) {
-                Some(header) if header.commit == snapshot.commit => Known::Kept { snapshot, through },
-                _ => Known::Objects { snapshot, through },
+                Some(header) if header.commit == snapshot.commit => Lookup::Kept { snapshot, through },
+                _ => Lookup::Objects { snapshot, through },
             }
         }
-        Ok(Ok(AroundChange::Known { at: None, .. })) => Known::TooOld,
-        // What cannot be read here others can tell.
-        Ok(Ok(AroundChange::Known { .. } | AroundChange::CutOff) | Err(_)) | Err(_) => Known::Nothing,
+        Ok(Ok(AroundChange::Known { at: None, .. })) => Lookup::TooOld,
+        // If it cannot be read here, servers can be asked.
+        Ok(Ok(AroundChange::Known { .. } | AroundChange::CutOff) | Err(_)) | Err(_) => Lookup::Unknown,
     }
 }
 
@@ -65,6 +66,7 @@ fn of(header: &Header) -> Pointer {
     Pointer { sequence: header.sequence, commit: header.commit }
 }
 
+/// The last change before this one.
 pub(crate) fn before(sequence: Sequence) -> Sequence {
     Sequence(sequence.0.saturating_sub(1))
 }

@@ -1,13 +1,13 @@
-//! The secrets of this host: what conf-master sealed to it is opened here, in memory; what a declaration says is read here,
-//! from a file or from what a command prints.
+//! The secrets of this host. Values that conf-master sealed to it are opened here, in memory.
+//! Values that a declaration names are read here, from a file or from the output of a command.
 //!
-//! Values go to the process that renders and into files that only their owner may read. They are in no log, no error and no
-//! report: those have names.
+//! Values go to the process that renders, and into files that only their owner may read. Logs,
+//! errors and reports hold names alone.
 
 use std::{
     collections::HashMap,
-    fs::{File, OpenOptions},
-    io::{self, Read, Write},
+    fs::OpenOptions,
+    io::{self, Read},
     os::unix::{
         fs::{MetadataExt as _, OpenOptionsExt as _},
         process::CommandExt as _,
@@ -33,21 +33,21 @@ use rand::RngCore as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use zeroize::Zeroizing;
 
-/// How long a command may take that prints a secret.
+use crate::fs::{Durability, replace};
+
+/// 10 s for a command that prints a secret: rendering waits for it.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
-/// Where the identity is when nobody says, in the state folder.
-const IDENTITY: &str = "identity";
-/// What the names of secret renderings depend on, in the state folder.
+/// A file in the state folder.
 const SALT: &str = "salt";
 const SALT_BYTES: usize = 32;
 
-/// Where the identity is.
-pub fn identity_path(state: &Path, given: Option<&Path>) -> PathBuf {
-    given.map_or_else(|| state.join(IDENTITY), Path::to_owned)
+/// Returns the path of the identity: the given one, or the usual one in the state folder.
+pub(crate) fn identity_path(state: &Path, given: Option<&Path>) -> PathBuf {
+    given.map_or_else(|| state.join("identity"), Path::to_owned)
 }
 
-/// Reads what the names of secret renderings depend on, or makes it. One that is damaged is made anew: what was rendered
-/// with it is rendered again.
+/// Reads or creates the salt, on which the names of secret renderings depend. A damaged one is
+/// replaced: everything that was rendered with it is rendered again.
 pub(crate) fn salt(state: &Path) -> io::Result<Vec<u8>> {
     let path = state.join(SALT);
     match std::fs::read(&path) {
@@ -57,58 +57,38 @@ pub(crate) fn salt(state: &Path) -> io::Result<Vec<u8>> {
     }
     let mut salt = vec![0; SALT_BYTES];
     rand::rng().fill_bytes(&mut salt);
-    let new = state.join(".salt.new");
-    let _ = std::fs::remove_file(&new);
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-    file.write_all(&salt)?;
-    file.sync_all()?;
-    std::fs::rename(&new, &path)?;
-    File::open(state)?.sync_all()?;
+    replace(&path, &salt, 0o600, Durability::Full)?;
     Ok(salt)
 }
 
-/// Opens what is sealed to this host.
-#[derive(Debug)]
-pub(crate) struct Keyring {
-    identity: Arc<Identity>,
+/// Loads this host's private key from a file, or creates both.
+pub(crate) fn load_identity(path: &Path) -> Result<Arc<Identity>, IdentityError> {
+    let (identity, made) = Identity::load_or_create(path)?;
+    if made {
+        tracing::info!(
+            path = %path.display(), key = %identity.recipient(),
+            "created this host's identity; write the key into `inventories` for its secrets and its reports"
+        );
+    }
+    if !identity.recipient().signs() {
+        tracing::info!(path = %path.display(), "this is an age identity: it opens secrets, but cannot sign reports");
+    }
+    Ok(Arc::new(identity))
 }
 
-impl Keyring {
-    /// With the identity in a file, which is made where there is none.
-    pub(crate) fn open(path: &Path) -> Result<Self, IdentityError> {
-        let (identity, made) = Identity::load_or_create(path)?;
-        if made {
-            tracing::info!(
-                path = %path.display(), key = %identity.recipient(),
-                "made this host's identity; write the key into `inventories` for its secrets and its reports"
-            );
-        }
-        if !identity.recipient().signs() {
-            tracing::info!(path = %path.display(), "this identity is of age: it opens secrets, and its reports are not signed");
-        }
-        Ok(Keyring { identity: Arc::new(identity) })
-    }
-
-    /// This host's private key.
-    pub(crate) fn identity(&self) -> Arc<Identity> {
-        self.identity.clone()
-    }
-
-    /// One look at the secrets of a snapshot: each is opened, read or asked for once.
-    pub(crate) fn look<'a>(&'a self, git: &'a Git) -> Look<'a> {
-        Look { keyring: self, git, known: HashMap::new() }
-    }
-}
-
-/// Secrets that were opened, until it is dropped.
-pub(crate) struct Look<'a> {
-    keyring: &'a Keyring,
+/// Reads the secrets of one snapshot, each at most once. Values are kept until this is dropped.
+pub(crate) struct SecretReader<'a> {
+    identity: &'a Identity,
     git: &'a Git,
     known: HashMap<SecretName, Result<SecretValue, String>>,
 }
 
-impl Look<'_> {
-    /// Those that a component may read.
+impl<'a> SecretReader<'a> {
+    pub(crate) fn new(identity: &'a Identity, git: &'a Git) -> Self {
+        SecretReader { identity, git, known: HashMap::new() }
+    }
+
+    /// Returns the secrets that a component may read.
     pub(crate) fn of(&mut self, sources: &Sources<'_>, component: &ComponentName) -> Secrets {
         let mut secrets = Secrets::default();
         if sources.raw {
@@ -135,7 +115,7 @@ impl Look<'_> {
             return Err("the snapshot holds no value of it".to_owned());
         };
         let sealed = self.blob(*id)?;
-        secret::open(&self.keyring.identity, &sealed, &sources.datacenter.id, name).map_err(|error| error.to_string())
+        secret::open(self.identity, &sealed, &sources.datacenter.id, name).map_err(|error| error.to_string())
     }
 
     fn blob(&self, id: ObjectId) -> Result<Vec<u8>, String> {
@@ -147,7 +127,7 @@ impl Look<'_> {
     }
 }
 
-/// A text, without the end of its last line.
+/// Converts to text, without the newline at its end.
 fn text(bytes: &[u8]) -> Result<SecretValue, String> {
     if bytes.len() > MAX_VALUE_BYTES {
         return Err(format!("it has more than {MAX_VALUE_BYTES} bytes"));
@@ -161,38 +141,38 @@ fn text(bytes: &[u8]) -> Result<SecretValue, String> {
 }
 
 fn buffer() -> Zeroizing<Vec<u8>> {
-    // One that grows leaves copies behind.
+    // With its final capacity: a buffer that grows leaves copies behind.
     Zeroizing::new(Vec::with_capacity(MAX_VALUE_BYTES + 2))
 }
 
 fn from_file(path: &Path) -> Result<SecretValue, String> {
     let failed = |error: io::Error| format!("{} cannot be read: {error}", path.display());
-    // A pipe that nobody writes to must not hold up the agent.
+    // A pipe without a writer must not block the agent.
     let open = OpenOptions::new().read(true).custom_flags(nix::libc::O_NONBLOCK).open(path).map_err(failed)?;
     let about = open.metadata().map_err(failed)?;
     if !about.is_file() {
-        return Err(format!("{} is no file", path.display()));
+        return Err(format!("{} is not a file", path.display()));
     }
     if about.mode() & 0o007 != 0 {
-        return Err(format!("everybody may read or write {}; run chmod o= on it", path.display()));
+        return Err(format!("every user may read or write {}; run chmod o= on it", path.display()));
     }
     let mut bytes = buffer();
     open.take(MAX_VALUE_BYTES as u64 + 2).read_to_end(&mut bytes).map_err(failed)?;
     text(&bytes).map_err(|why| format!("{}: {why}", path.display()))
 }
 
-/// What a command prints. It has no input, no environment of the agent's, and is ended with its whole group when it takes
-/// too long or prints too much.
+/// Reads a secret from the output of a command. The command has no input and none of the agent's
+/// environment. It is ended with its whole process group when it takes too long or prints too much.
 fn from_command(words: &[String], limit: Duration) -> Result<SecretValue, String> {
     let Some((program, arguments)) = words.split_first() else { return Err("its command is empty".to_owned()) };
     let mut command = Command::new(program);
     command.args(arguments).env_clear().current_dir("/").process_group(0);
     command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
-    // What it says besides could hold the value.
+    // Its other output may hold the value too.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let child = command.spawn().map_err(|error| format!("{program} cannot be started: {error}"))?;
     let mut group = Group(child);
-    let failed = |error: io::Error| format!("what {program} prints cannot be read: {error}");
+    let failed = |error: io::Error| format!("the output of {program} cannot be read: {error}");
     let mut output = group.0.stdout.take().ok_or_else(|| format!("{program} was started without a pipe"))?;
     let (deadline, mut bytes, mut part) = (Instant::now() + limit, buffer(), Zeroizing::new([0; 4096]));
     loop {
@@ -212,11 +192,11 @@ fn from_command(words: &[String], limit: Duration) -> Result<SecretValue, String
             count => bytes.extend_from_slice(&part[..count]),
         }
     }
-    // It has closed its output; the end is near, or it is made.
+    // It has closed its output. It ends soon, or is ended.
     while Instant::now() < deadline {
         match group.0.try_wait().map_err(failed)? {
             Some(status) if status.success() => {
-                return text(&bytes).map_err(|why| format!("what {program} prints: {why}"));
+                return text(&bytes).map_err(|why| format!("the output of {program}: {why}"));
             }
             Some(status) => return Err(format!("{program} ended with {status}")),
             None => std::thread::sleep(Duration::from_millis(5)),
@@ -225,13 +205,13 @@ fn from_command(words: &[String], limit: Duration) -> Result<SecretValue, String
     Err(format!("{program} was ended after {} s", limit.as_secs_f64()))
 }
 
-/// A command and all that it started.
+/// A command and all that it started. Dropping this ends them.
 struct Group(Child);
 
 impl Drop for Group {
     fn drop(&mut self) {
         if let Ok(id) = i32::try_from(self.0.id()) {
-            // As long as it was not waited for, the number is the group's.
+            // The number belongs to the group until the command is reaped.
             if matches!(self.0.try_wait(), Ok(None)) {
                 let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
             }
@@ -252,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_on_the_host_is_bounded_and_never_told() {
+    fn a_secret_of_the_host_is_bounded_and_in_no_error() {
         let run = |script: &str| from_command(&words(script), Duration::from_secs(1));
         let value = |text: &str| Ok(SecretValue::Text(Zeroizing::new(text.to_owned())));
         assert_eq!(run("echo canary"), value("canary"));
@@ -278,12 +258,12 @@ mod tests {
         assert!(from_file(&path).unwrap_err().contains("chmod o="));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         assert_eq!(from_file(&path), value("canary"));
-        assert!(from_file(folder.path()).unwrap_err().contains("is no file"));
+        assert!(from_file(folder.path()).unwrap_err().contains("is not a file"));
         assert!(from_file(&folder.path().join("none")).unwrap_err().contains("cannot be read"));
     }
 
     #[test]
-    fn a_salt_is_made_once_and_is_nobody_elses() {
+    fn a_salt_is_created_once_and_private() {
         let folder = tempfile::tempdir().unwrap();
         let first = salt(folder.path()).unwrap();
         assert_eq!(salt(folder.path()).unwrap(), first);

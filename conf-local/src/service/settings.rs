@@ -1,4 +1,4 @@
-//! `GET /v1/config/…`: a component's settings, of what is exported now or of a snapshot that is kept.
+//! `GET /v1/config/…`: a component's settings, in the current snapshot or in one that is kept.
 
 use std::{
     fs, io,
@@ -6,21 +6,26 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use conf_core::http::{self as answer, Response};
+use conf_core::http::{self as answer, Request};
 use http::{HeaderValue, StatusCode, header};
 use libconf::name::{ComponentSelector, ComponentVersion, Sequence, Version};
 use serde::Deserialize;
 
-use crate::service::{Refusal, Service, broken, nothing_yet, refusal};
-use crate::{export::SHOWN, state::kept};
+use crate::{
+    export::{SHOWN, kept, sequences},
+    service::{
+        refusal::{Answer, Refusal, blocking, broken, component_of, is_privileged, nothing_yet, refusal},
+        routes::Service,
+    },
+};
 
 #[derive(Debug, Deserialize)]
-pub(crate) struct ConfigQuery {
+pub(crate) struct SettingsQuery {
     pub(crate) sequence: Option<Sequence>,
 }
 
 /// A component in one snapshot.
-pub(crate) struct Found {
+pub(crate) struct FoundComponent {
     sequence: Sequence,
     pub(crate) component: ComponentVersion,
     /// The snapshot's own folder.
@@ -28,19 +33,14 @@ pub(crate) struct Found {
 }
 
 impl Service {
-    /// The settings as they lie on disk, those with secrets for `may_see` alone, with the header `ETag` (the hash of the rendering), `Conf-Sequence` and
-    /// `Conf-Component`.
-    pub(crate) async fn config(
-        &self,
-        selector: ComponentSelector,
-        query: ConfigQuery,
-        known: Option<String>,
-        may_see: bool,
-    ) -> Result<Response, Refusal> {
-        let service = self.clone();
-        let answered =
-            tokio::task::spawn_blocking(move || service.read(&selector, query.sequence, known.as_deref(), may_see));
-        answered.await.map_err(broken)?
+    /// Returns the settings as they are on disk, with the headers `ETag` (the hash of the
+    /// rendering), `Conf-Sequence` and `Conf-Component`. Only privileged callers get settings with
+    /// secrets.
+    pub(crate) async fn settings(&self, component: String, query: SettingsQuery, request: Request) -> Answer {
+        let (service, selector) = (self.clone(), component_of(&component, &request)?);
+        let known = request.header(header::IF_NONE_MATCH.as_str()).map(str::to_owned);
+        let may_see = is_privileged(&request);
+        blocking(move || service.read(&selector, query.sequence, known.as_deref(), may_see)).await
     }
 
     fn read(
@@ -49,15 +49,15 @@ impl Service {
         sequence: Option<Sequence>,
         known: Option<&str>,
         may_see: bool,
-    ) -> Result<Response, Refusal> {
+    ) -> Answer {
         let found = self.find(selector, sequence)?;
         let settings = found.directory.join(format!("{}.json", found.component));
         let failed = |error: io::Error| broken(format_args!("cannot read {}: {error}", settings.display()));
-        // `…/store/<hash>/settings.json`: the hash names the content.
+        // The link leads to `…/store/<hash>/settings.json`, where the hash identifies the content.
         let link = fs::read_link(&settings).map_err(failed)?;
         let hash = link.parent().and_then(Path::file_name).and_then(|hash| hash.to_str()).unwrap_or_default();
         let file = settings.canonicalize().map_err(failed)?;
-        // What not everybody may read holds secrets.
+        // A file that not every user may read holds secrets.
         let hide = !may_see && fs::metadata(&file).map_err(failed)?.mode() & 0o004 == 0;
         let file = if hide { file.with_file_name(SHOWN) } else { file };
         let tag = format!("\"{hash}{}\"", if hide { "-shown" } else { "" });
@@ -77,7 +77,11 @@ impl Service {
         Ok(response)
     }
 
-    pub(crate) fn find(&self, selector: &ComponentSelector, sequence: Option<Sequence>) -> Result<Found, Refusal> {
+    pub(crate) fn find(
+        &self,
+        selector: &ComponentSelector,
+        sequence: Option<Sequence>,
+    ) -> Result<FoundComponent, Refusal> {
         let view = self.agent.view();
         let exported = view.exported.as_ref().ok_or_else(nothing_yet)?;
         let (sequence, directory, versions) = match sequence.filter(|sequence| *sequence != exported.sequence) {
@@ -93,11 +97,11 @@ impl Service {
             }
         };
         let component = choose(selector, versions, sequence)?;
-        Ok(Found { sequence, component, directory })
+        Ok(FoundComponent { sequence, component, directory })
     }
 }
 
-/// The one version that is meant.
+/// Chooses the only version that the selector names.
 pub(crate) fn choose(
     selector: &ComponentSelector,
     mut versions: Vec<Version>,
@@ -119,7 +123,7 @@ pub(crate) fn choose(
     }
 }
 
-/// The versions in an older snapshot's folder.
+/// Lists the versions in an older snapshot's folder.
 fn versions(directory: &Path, selector: &ComponentSelector) -> io::Result<Vec<Version>> {
     let entries = match fs::read_dir(directory.join(selector.component.to_string())) {
         Ok(entries) => entries,
@@ -137,11 +141,7 @@ fn versions(directory: &Path, selector: &ComponentSelector) -> io::Result<Vec<Ve
 }
 
 fn not_kept(export: &Path, sequence: Sequence) -> Refusal {
-    let entries = fs::read_dir(export.join("snapshots")).into_iter().flatten().flatten();
-    let mut kept: Vec<Sequence> =
-        entries.filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok())).collect();
-    kept.sort();
-    let kept: Vec<String> = kept.iter().map(ToString::to_string).collect();
+    let kept: Vec<String> = sequences(export).iter().map(ToString::to_string).collect();
     let words = format!("this host does not keep change {sequence}; it keeps {}", kept.join(", "));
     refusal(StatusCode::NOT_FOUND, words)
 }

@@ -1,0 +1,59 @@
+//! `/readyz` and `/metrics`.
+
+use std::{sync::atomic::AtomicU64, time::Duration};
+
+use conf_core::{api::HostState, daemon::Metrics, http::Health};
+use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use tokio_util::sync::CancellationToken;
+
+use crate::state::Agent;
+
+const GAUGES: [(&str, &str); 6] = [
+    ("conf_local_sequence", "The sequence of what is exported"),
+    ("conf_local_pointer_sequence", "The sequence that the pointer names"),
+    ("conf_local_components", "Components exported"),
+    ("conf_local_component_faults", "Components that were held back"),
+    ("conf_local_failed", "1 while the wanted snapshot could not be taken"),
+    ("conf_local_away", "Servers that cannot be reached"),
+];
+
+/// Keeps `/readyz` and `/metrics` equal to the view, until `stop`. The agent is ready once there
+/// are files to read.
+pub(crate) async fn run(agent: Agent, health: Health, metrics: Metrics, stop: CancellationToken) {
+    let gauges: [Gauge; 6] = GAUGES.map(|(name, help)| metrics.gauge(name, help));
+    let time = Gauge::<f64, AtomicU64>::default();
+    let time = metrics.register("conf_local_switch_seconds", "From the pointer to the last switch", time);
+    let switches: Counter = metrics.counter("conf_local_switches", "Switches of the export");
+    let mut views = agent.follow();
+    let mut seen = agent.view().status.sequence;
+    loop {
+        let view = views.borrow_and_update().clone();
+        let status = &view.status;
+        let values = [
+            status.sequence.0,
+            status.pointer.map_or(0, |pointer| pointer.sequence.0),
+            status.components as u64,
+            status.faults.len() as u64,
+            u64::from(status.state == HostState::Failed),
+            status.away.len() as u64,
+        ];
+        for (gauge, value) in gauges.iter().zip(values) {
+            gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        }
+        match (&view.exported, &status.error) {
+            (Some(_), _) => health.set_ready(),
+            (None, Some(error)) => health.set_unready(format!("nothing is exported yet: {error}")),
+            (None, None) => health.set_unready("nothing is exported yet"),
+        }
+        if status.sequence != seen {
+            seen = status.sequence;
+            switches.inc();
+            let took_ms = agent.history().first().map_or(0, |entry| entry.took_ms);
+            time.set(Duration::from_millis(took_ms).as_secs_f64());
+        }
+        tokio::select! {
+            () = stop.cancelled() => return,
+            changed = views.changed() => if changed.is_err() { return },
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The options of `conf-local run`.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+use conf_core::{daemon::flags::Common, upstream::Url};
+use libconf::name::{DatacenterName, HostName};
+use serde::Deserialize;
+
+use crate::{notify::WatchEntry, place::PlaceEntry, probe::ProbeEntry, transaction::CheckEntry};
+
+/// The socket of the agent.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AgentSocket {
+    /// The Unix socket of the agent.
+    #[arg(long, value_name = "PATH", default_value = "/run/conf-local/conf-local.sock")]
+    pub(crate) socket: PathBuf,
+}
+
+/// `conf-local run`
+#[derive(Clone, Debug, Args)]
+pub struct RunOptions {
+    /// The datacenter to follow.
+    #[arg(long, value_name = "ID/VERSION")]
+    pub(crate) datacenter: DatacenterName,
+    /// The name of this host, as the datacenter's inventory has it.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) host: HostName,
+    /// A conf-slave of this datacenter; several are tried in order and by health.
+    #[arg(long, value_name = "URL")]
+    pub(crate) surrogate: Vec<Url>,
+    /// The central repository, asked when no surrogate has what is needed.
+    #[arg(long, value_name = "URL")]
+    pub(crate) central: Vec<Url>,
+    /// A Consul agent, or a conf-slave that runs with `--consul embedded`; several are tried in
+    /// order. Without it the usual `CONSUL_HTTP_ADDR`, or 127.0.0.1:8500.
+    #[arg(long, value_name = "URL")]
+    pub(crate) consul: Vec<String>,
+    /// The prefix before `configurations/` in the keys of Consul.
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) pointer_prefix: Option<String>,
+    /// The folder for the agent's repository, its export and its state.
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/conf-local")]
+    pub(crate) state: PathBuf,
+    /// An existing Git repository to use in place of `<state>/repo.git`: only missing objects are
+    /// fetched.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) git_dir: Option<PathBuf>,
+    /// This host's private key, which opens the secrets that are sealed to it: an age identity, or
+    /// an SSH Ed25519 host key. Without it `<state>/identity`, which is created at the first start.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Option<PathBuf>,
+    /// Where to listen for the commands of this host.
+    #[command(flatten)]
+    pub(crate) socket: AgentSocket,
+    /// Also answer the local service over HTTP on this loopback address.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<SocketAddr>,
+    /// The public key of conf-master: a `.pub` or an `allowed_signers` file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) trusted_key: PathBuf,
+    /// A file with the token for surrogates and the central repository; read again when it changes.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The number of snapshots to keep on disk for readers that still use an older one.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) keep: u32,
+    /// The seconds for which a snapshot is kept at least, whatever their number.
+    #[arg(long, value_name = "SECONDS", default_value_t = 300)]
+    pub(crate) keep_seconds: u64,
+    /// Export, and do nothing else: send no signal, run no command of `watch:`, place nothing,
+    /// probe nothing. For a trial beside another tool.
+    #[arg(long)]
+    pub(crate) observe: bool,
+    /// The options of every daemon.
+    #[command(flatten)]
+    pub common: Common,
+}
+
+/// Options that only the YAML file can hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+pub struct FileOnly {
+    /// The watchers.
+    #[serde(default)]
+    pub(crate) watch: Vec<WatchEntry>,
+    /// The places for components besides the export.
+    #[serde(default)]
+    pub(crate) export: Vec<PlaceEntry>,
+    /// The checks of staged components.
+    #[serde(default)]
+    pub(crate) check: Vec<CheckEntry>,
+    /// The probes of components' programs.
+    #[serde(default)]
+    pub(crate) probe: Vec<ProbeEntry>,
+}

@@ -1,0 +1,106 @@
+//! `GET /v1/status`: the host's state; and `POST /v1/verify`, which checks it.
+
+use conf_core::{api::HostState, http::Request};
+use http::StatusCode;
+use libconf::name::Sequence;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    notify::{WatcherState, WatcherStatus},
+    service::{
+        process_reports::{ProcessStatus, Reader},
+        refusal::{Answer, check_host, is_privileged, ok, patience, reader, refusal, stopping, unnamed, user},
+        routes::Service,
+    },
+    state::{Status, WriterRequest, failing},
+};
+
+/// The body of the answer. Readers ignore unknown members.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StatusAnswer {
+    #[serde(flatten)]
+    pub(crate) status: Status,
+    #[serde(default)]
+    pub(crate) watchers: Vec<WatcherStatus>,
+    /// The snapshots that processes run on, as they report.
+    #[serde(default)]
+    pub(crate) processes: Vec<ProcessStatus>,
+    /// Problems that a person should look at, each in one sentence.
+    #[serde(default)]
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct StatusQuery {
+    after: Option<Sequence>,
+    timeout: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct VerifyQuery {
+    #[serde(default)]
+    repair: bool,
+}
+
+impl Service {
+    /// Returns the state as it is now, with the errors of processes that `reader` may read.
+    pub fn status(&self, reader: Reader) -> StatusAnswer {
+        let status = self.agent.view().status.clone();
+        let watchers = self.watchers.status();
+        let processes = self.processes.status(reader);
+        let mut problems = problems(&status, &watchers);
+        problems.extend(processes.iter().flat_map(ProcessStatus::problems));
+        StatusAnswer { status, watchers, processes, problems }
+    }
+
+    /// Answers once a change newer than `after` is exported, or when the time is up.
+    pub(crate) async fn status_after(&self, query: StatusQuery, request: Request) -> Answer {
+        check_host(&request)?;
+        let reader = reader(&request);
+        if let Some(after) = query.after {
+            let mut views = self.agent.follow();
+            tokio::select! {
+                _ = views.wait_for(|view| view.status.sequence > after) => {}
+                () = tokio::time::sleep(patience(query.timeout)?) => {}
+                () = self.stop.cancelled() => return Err(stopping()),
+            }
+        }
+        ok(&self.status(reader))
+    }
+
+    pub(crate) async fn verify(&self, query: VerifyQuery, request: Request) -> Answer {
+        user(&request).ok_or_else(unnamed)?;
+        if !is_privileged(&request) {
+            let words = "a check reads the whole repository: only root and the agent's own user may start one";
+            return Err(refusal(StatusCode::FORBIDDEN, words));
+        }
+        let verify = |reply| WriterRequest::Verify { repair: query.repair, reply };
+        ok(&self.agent.request(verify).await.ok_or_else(stopping)?)
+    }
+}
+
+/// Describes what a person should look at.
+fn problems(status: &Status, watchers: &[WatcherStatus]) -> Vec<String> {
+    let mut problems = Vec::new();
+    let arrived = status.pointer.is_some_and(|pointer| pointer.sequence == status.sequence);
+    let shown_below = arrived && (!status.faults.is_empty() || status.probes.iter().any(|probe| !probe.passed));
+    if let Some(error) = status.error.as_ref().filter(|_| !shown_below) {
+        problems.push(match status.state {
+            HostState::Failed => format!("the newest change is not exported: {error}"),
+            HostState::Current | HostState::Updating => error.clone(),
+        });
+    }
+    problems
+        .extend(status.faults.iter().map(|(component, fault)| format!("{component} keeps its earlier files: {fault}")));
+    problems.extend(status.placements.iter().filter_map(|one| {
+        let error = one.error.as_ref()?;
+        Some(format!("{} at {} is not what is exported: {error}", one.component, one.path.display()))
+    }));
+    problems.extend(failing(&status.probes));
+    problems.extend(status.away.iter().map(|(what, why)| format!("{what} cannot be reached: {why}")));
+    let troubled = |one: &&WatcherStatus| matches!(one.state, WatcherState::Waiting | WatcherState::Failed);
+    problems.extend(watchers.iter().filter(troubled).map(|one| {
+        format!("{} is not told: {}", one.target, one.error.as_deref().unwrap_or("it takes longer than usual"))
+    }));
+    problems
+}

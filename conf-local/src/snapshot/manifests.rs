@@ -1,0 +1,117 @@
+//! What a snapshot's datacenter and class declare for this host.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use conf_core::{
+    layers::{Overrides, Sources},
+    manifest::{self, ClassManifest, InstanceManifest, Selection, Strictness},
+    secret::{self, Declaration},
+    settings::Fault,
+    snapshot::{Component, Snapshot, SnapshotError},
+};
+use git2::{ObjectType, Repository as Git};
+use libconf::name::{ComponentVersion, DatacenterName, HostName, ObjectId, SecretName};
+use serde_json::{Map, Value};
+
+/// Both `datacenter.yaml` as they were read, and the overrides beside them.
+pub(crate) struct Manifests {
+    pub(crate) selection: Selection,
+    pub(crate) raw: BTreeSet<ComponentVersion>,
+    /// The class's and the datacenter's.
+    pub(crate) overrides: [Overrides; 2],
+    instance: InstanceManifest,
+    platform: Map<String, Value>,
+    secrets: BTreeMap<SecretName, Declaration>,
+    sealed: BTreeMap<SecretName, ObjectId>,
+    pub(crate) secrets_tree: Option<ObjectId>,
+    datacenter: DatacenterName,
+    class_tree: ObjectId,
+    datacenter_tree: ObjectId,
+}
+
+impl Manifests {
+    pub(crate) fn read(git: &Git, snapshot: &Snapshot, host: &HostName) -> Result<Self, SnapshotError> {
+        let unreadable = |cause| SnapshotError::Read { commit: snapshot.commit, cause };
+        let (datacenter_tree, class_tree) = (snapshot.datacenter_tree(git)?, snapshot.class_tree(git)?);
+        let secrets_tree = snapshot.secrets_tree(git)?;
+        let (class, instance) = parse(git, snapshot, class_tree, datacenter_tree)?;
+        let raw = manifest::pins(&class, &instance).into_iter().filter(|pin| pin.raw).map(|pin| pin.component);
+        let secrets = manifest::secrets(&class, &instance).into_iter();
+        let overrides = |tree| Overrides::read(git, tree).map_err(unreadable);
+        Ok(Manifests {
+            selection: instance.selection(host),
+            raw: raw.collect(),
+            overrides: [overrides(class_tree)?, overrides(datacenter_tree)?],
+            platform: manifest::platform(&class, &instance),
+            secrets: secrets.map(|(name, (declared, _))| (name.clone(), declared.clone())).collect(),
+            sealed: secrets_tree.map(|tree| sealed(git, tree)).transpose().map_err(unreadable)?.unwrap_or_default(),
+            secrets_tree,
+            datacenter: snapshot.datacenter.clone(),
+            instance,
+            class_tree,
+            datacenter_tree,
+        })
+    }
+
+    /// True if a component may read a secret.
+    pub(crate) fn reads_secrets(&self, name: &ComponentVersion) -> bool {
+        self.secrets.values().any(|declared| declared.readers.contains(&name.component))
+    }
+
+    /// Returns what a component's layers are read from.
+    pub(crate) fn sources(&self, name: &ComponentVersion, component: &Component) -> Sources<'_> {
+        Sources {
+            component_tree: component.tree,
+            raw: self.raw.contains(name),
+            class_tree: self.class_tree,
+            datacenter_tree: self.datacenter_tree,
+            instance: &self.instance,
+            datacenter: &self.datacenter,
+            platform: &self.platform,
+            secrets: &self.secrets,
+            sealed: &self.sealed,
+        }
+    }
+}
+
+/// Reads both `datacenter.yaml`: the class's and the datacenter's.
+fn parse(
+    git: &Git,
+    snapshot: &Snapshot,
+    class_tree: ObjectId,
+    datacenter_tree: ObjectId,
+) -> Result<(ClassManifest, InstanceManifest), SnapshotError> {
+    let malformed = |reason| SnapshotError::Malformed { commit: snapshot.commit, reason };
+    let text = |tree: ObjectId, whose: &str| {
+        let unreadable = |cause| SnapshotError::Read { commit: snapshot.commit, cause };
+        let tree = git.find_tree(tree.into()).map_err(unreadable)?;
+        let entry =
+            tree.get_name(manifest::FILE).ok_or_else(|| malformed(format!("it has no {whose}/{}", manifest::FILE)))?;
+        let blob = git.find_blob(entry.id()).map_err(unreadable)?;
+        Ok::<_, SnapshotError>(String::from_utf8_lossy(blob.content()).into_owned())
+    };
+    let faulty = |whose: &'static str| {
+        move |faults: Vec<Fault>| {
+            let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
+            malformed(format!("{whose}/{}: {}", manifest::FILE, words.join("; ")))
+        }
+    };
+    let (instance, class) = ("datacenter", "datacenter-configuration");
+    Ok((
+        ClassManifest::parse(&text(class_tree, class)?, Strictness::Lenient).map_err(faulty(class))?,
+        InstanceManifest::parse(&text(datacenter_tree, instance)?, Strictness::Lenient).map_err(faulty(instance))?,
+    ))
+}
+
+/// Lists the sealed value of each secret, without reading it.
+fn sealed(git: &Git, tree: ObjectId) -> Result<BTreeMap<SecretName, ObjectId>, git2::Error> {
+    let mut sealed = BTreeMap::new();
+    for entry in &git.find_tree(tree.into())? {
+        let name = std::str::from_utf8(entry.name_bytes()).ok().and_then(|name| name.parse().ok());
+        let (Some(name), Some(ObjectType::Tree)) = (name, entry.kind()) else { continue };
+        let folder = git.find_tree(entry.id())?;
+        let value = folder.get_name(secret::VALUE_FILE).filter(|value| value.kind() == Some(ObjectType::Blob));
+        sealed.extend(value.map(|value| (name, value.id().into())));
+    }
+    Ok(sealed)
+}

@@ -1,0 +1,155 @@
+//! The host's state in plain values.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
+};
+
+use conf_core::api::{HostState, Pointer};
+use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, Sequence};
+use serde::{Deserialize, Serialize};
+
+use crate::{export::Faults, place::PlaceStatus};
+
+/// The host's state: the answer to `GET /v1/status`, to which the service adds `watchers`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The datacenter that this host follows.
+    pub datacenter: DatacenterName,
+    /// The name of this host.
+    pub host: HostName,
+    /// The exported change; 0 if there is none.
+    pub sequence: Sequence,
+    /// The exported snapshot.
+    pub commit: Option<CommitId>,
+    /// The last change for which the exported snapshot is known to be the newest; at least
+    /// `sequence`.
+    #[serde(default)]
+    pub central: Sequence,
+    /// The absolute path of `export/`.
+    pub export: PathBuf,
+    /// The absolute path of the snapshot's own folder in `export/`, without links; `None` if there
+    /// is none.
+    pub current: Option<PathBuf>,
+    /// Whether the wanted snapshot is exported.
+    pub state: HostState,
+    /// Why it is not.
+    pub error: Option<String>,
+    /// The authoritative pointer as it was last read.
+    pub pointer: Option<Pointer>,
+    /// The time of the last switch, RFC 3339, UTC.
+    pub since: Option<String>,
+    /// The number of exported components.
+    pub components: usize,
+    /// Components that were not rendered, did not pass a check or were not placed, each with the
+    /// reason. They keep their earlier files, if they had any.
+    #[serde(default)]
+    pub faults: Faults,
+    /// What cannot be reached now, with the reason.
+    #[serde(default)]
+    pub away: BTreeMap<String, String>,
+    /// False if the datacenter's inventory does not list this host, or gives it no components: it
+    /// runs all.
+    pub listed: bool,
+    /// The last results of this host's checks.
+    #[serde(default)]
+    pub checks: Vec<CheckStatus>,
+    /// The state of this host's placements.
+    #[serde(default)]
+    pub placements: Vec<PlaceStatus>,
+    /// The last results of this host's probes.
+    #[serde(default)]
+    pub probes: Vec<ProbeStatus>,
+    /// True if the agent tells no process and places nothing (`--observe`).
+    #[serde(default)]
+    pub observe: bool,
+    /// The agent's version.
+    pub agent: String,
+}
+
+/// The last result of a check: an element of `checks` in `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckStatus {
+    /// The component whose files it read.
+    pub(crate) component: ComponentVersion,
+    /// The command, for people.
+    pub(crate) command: String,
+    pub(crate) passed: bool,
+    /// The change that it checked.
+    pub(crate) sequence: Sequence,
+    /// The time, RFC 3339, UTC.
+    pub(crate) when: String,
+    /// Its output if it did not pass.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+/// The last result of a probe: an element of `probes` in `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    /// The component whose program it asked.
+    pub(crate) component: ComponentSelector,
+    /// The command or address, for people.
+    pub(crate) target: String,
+    pub(crate) passed: bool,
+    /// The change that was exported then.
+    pub(crate) sequence: Sequence,
+    /// The time, RFC 3339, UTC.
+    pub(crate) when: String,
+    /// Why it failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+}
+
+impl Status {
+    /// The state before anything was read.
+    pub fn new(datacenter: DatacenterName, host: HostName, export: &Path) -> Self {
+        Status {
+            datacenter,
+            host,
+            sequence: Sequence(0),
+            commit: None,
+            central: Sequence(0),
+            export: export.to_owned(),
+            current: None,
+            state: HostState::Updating,
+            error: None,
+            pointer: None,
+            since: None,
+            components: 0,
+            faults: BTreeMap::new(),
+            away: BTreeMap::new(),
+            listed: true,
+            checks: Vec::new(),
+            placements: Vec::new(),
+            probes: Vec::new(),
+            observe: false,
+            agent: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+
+    /// Notes that the wanted snapshot is exported: only held-back components or failed probes can
+    /// be wrong.
+    pub(crate) fn settle(&mut self) {
+        let first = self.faults.iter().next().map(|(name, reason)| format!("{name}: {reason}"));
+        let held_back = first.map(|first| format!("{} held back; {first}", self.faults.len()));
+        self.error = held_back.or_else(|| failing(&self.probes).into_iter().next());
+        self.state = if self.error.is_none() { HostState::Current } else { HostState::Failed };
+    }
+
+    /// Does the same, unless a newer snapshot is on its way or could not be taken.
+    pub(crate) fn judge(&mut self) {
+        let arrived = self.pointer.is_none_or(|pointer| pointer.sequence == self.sequence);
+        if arrived && self.state != HostState::Updating {
+            self.settle();
+        }
+    }
+}
+
+/// Describes each component with a failed probe.
+pub(crate) fn failing(probes: &[ProbeStatus]) -> BTreeSet<String> {
+    let failed = probes.iter().filter(|probe| !probe.passed);
+    failed
+        .map(|probe| format!("{} is not well: {}", probe.component, probe.error.as_deref().unwrap_or_default()))
+        .collect()
+}

@@ -1,0 +1,366 @@
+//! The host: everything on its disk, and the one task that writes it.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, ensure};
+use conf_core::{
+    api::Pointer,
+    daemon::chain,
+    git::{self, PooledRepository, RepositoryLock},
+    render::StoreHash,
+    secret::Identity,
+    sign::TrustedKeys,
+    snapshot::Snapshot,
+};
+use libconf::name::{CommitId, ComponentVersion, DatacenterName, HostName};
+
+use crate::{
+    export::{self, Contents, Export, Faults, Header, Retention},
+    notify::{Outbox, Watchers},
+    place::{PlaceEntry, Placements},
+    snapshot::{CollectionLock, Repository, descends, identity_path, load_identity, salt},
+    state::{Agent, Exported, ExportedComponent, HistoryEntry},
+    transaction::{
+        check::{Checks, StagedComponent},
+        error::TransactionError,
+        model::Model,
+    },
+};
+
+/// Everything on this host's disk. All functions block.
+pub(crate) struct Host {
+    pub(crate) datacenter: DatacenterName,
+    pub(crate) name: HostName,
+    pub(crate) keys: TrustedKeys,
+    pub(crate) retention: Retention,
+    /// Keeps a second agent from this state.
+    _lock: RepositoryLock,
+    pub(crate) repository: Repository,
+    pub(crate) export: Export,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) checks: Checks,
+    pub(crate) place: Placements,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) model: Option<Model>,
+    /// The file of the history.
+    pub(crate) history: PathBuf,
+    /// The newest good snapshot in the repository, and whether all its objects are known to be
+    /// present.
+    pub(crate) newest: Option<(Snapshot, bool)>,
+    /// Held by fetches of objects that no ref names: nothing is removed from the repository
+    /// meanwhile.
+    pub(crate) collection: Arc<CollectionLock>,
+}
+
+/// The options of a [`Host`].
+pub(crate) struct HostOptions<'a> {
+    pub(crate) datacenter: &'a DatacenterName,
+    pub(crate) host: &'a HostName,
+    /// Keys that may sign snapshots.
+    pub(crate) keys: TrustedKeys,
+    pub(crate) state: &'a Path,
+    /// A repository to use in place of `<state>/repo.git`.
+    pub(crate) git_dir: Option<&'a Path>,
+    pub(crate) retention: Retention,
+    /// The file of this host's identity in place of `<state>/identity`.
+    pub(crate) identity: Option<&'a Path>,
+    /// Where to place components besides the export; `None` leaves all places as they are.
+    pub(crate) place: Option<Vec<PlaceEntry>>,
+    pub(crate) checks: Checks,
+}
+
+/// The receivers of a transaction's results.
+#[derive(Clone)]
+pub(crate) struct Audience {
+    /// The agent's other tasks.
+    pub(crate) agent: Agent,
+    pub(crate) watchers: Arc<dyn Watchers>,
+}
+
+impl Host {
+    /// Opens repository, export and outbox. Asks no server; the export is in use at once.
+    pub(crate) fn open(options: HostOptions<'_>) -> anyhow::Result<Self> {
+        let HostOptions { datacenter, host, keys, state, git_dir, retention, identity, place, checks } = options;
+        let shown = state.display();
+        let unusable = || {
+            format!(
+                "cannot use the state folder {shown}; give the user of conf-local write access to it, or name another"
+            )
+        };
+        std::fs::create_dir_all(state).with_context(unusable)?;
+        let lock = git::lock_alone(state)?;
+        let repository = Repository::open(state, git_dir, datacenter)?;
+        let identity = load_identity(&identity_path(state, identity))?;
+        let export = Export::open(&state.join("export"), salt(state).with_context(unusable)?)?;
+        let place = Placements::open(place, state)?;
+        if let Some(header) = export.current().and_then(|(_, kept)| kept.header.as_ref()) {
+            let found = &header.datacenter;
+            ensure!(
+                found == datacenter,
+                "{shown} holds the export of {found}; name that datacenter, or another --state"
+            );
+        }
+        let outbox = Arc::new(Outbox::open(state, export.current.unwrap_or_default()));
+        let newest = repository.newest(&keys).map(|snapshot| (snapshot, false));
+        Ok(Host {
+            datacenter: datacenter.clone(),
+            name: host.clone(),
+            keys,
+            retention,
+            _lock: lock,
+            repository,
+            export,
+            identity,
+            checks,
+            place,
+            outbox,
+            model: None,
+            history: state.join("history.json"),
+            newest,
+            collection: Arc::default(),
+        })
+    }
+
+    /// Reads the switches of the past, newest first; none if they cannot be read.
+    pub(crate) fn history(&self) -> Vec<HistoryEntry> {
+        std::fs::read(&self.history).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+    }
+
+    /// Returns the export as far as it is known without the repository.
+    pub(crate) fn exported(&self) -> Option<(Arc<Exported>, Option<&Header>)> {
+        let (_, kept) = self.export.current()?;
+        let Pointer { sequence, commit } = self.export.snapshot()?;
+        let inputs = self.model.as_ref().map(|model| &model.inputs);
+        // Earlier files may hold a secret that is not declared any more.
+        let faults = kept.header.as_ref().map(|header| &header.faults);
+        let is_held_back = |name: &ComponentVersion| {
+            faults.is_none_or(|faults| faults.keys().any(|fault| fault.component == name.component))
+        };
+        let component = |(name, store): (&ComponentVersion, &_)| {
+            let pin = inputs.and_then(|inputs| inputs.get(name)).map(|component| component.pin.clone());
+            let reads_secrets = self.model.as_ref().is_none_or(|model| model.manifests.reads_secrets(name))
+                || is_held_back(name) && !self.export.is_for_everybody(store).unwrap_or(false);
+            (name.clone(), ExportedComponent { pin, reads_secrets })
+        };
+        let components = kept.contents.iter().map(component).collect();
+        let exported = Exported { sequence, commit, directory: self.export.directory(sequence), components };
+        Some((Arc::new(exported), kept.header.as_ref()))
+    }
+
+    /// Returns the newest snapshot that this host has ever accepted, as far as it knows. Nothing
+    /// older is taken.
+    pub(crate) fn known(&self) -> Option<Pointer> {
+        let fetched = self.newest.as_ref();
+        let fetched = fetched.map(|(newest, _)| Pointer { sequence: newest.sequence, commit: newest.commit });
+        let both = self.export.snapshot().into_iter().chain(fetched);
+        both.max_by_key(|known| (known.sequence, known.commit))
+    }
+
+    /// Returns the answer of [`Host::have`] if that was found out before.
+    pub(crate) fn have_at_hand(&self) -> Option<CommitId> {
+        self.newest.as_ref().filter(|(_, complete)| *complete).map(|(snapshot, _)| snapshot.commit)
+    }
+
+    /// Returns the newest snapshot whose objects are all here: a fetch may build on it.
+    pub(crate) fn have(&mut self) -> Option<CommitId> {
+        let (snapshot, complete) = self.newest.as_mut()?;
+        // Checked once: later snapshots come with a fetch that has checked it.
+        *complete = *complete || self.repository.is_complete(snapshot.commit);
+        complete.then_some(snapshot.commit)
+    }
+
+    /// Verifies a fetched snapshot, and records it if it is good.
+    pub(crate) fn accept(&mut self, named: Pointer) -> Result<Snapshot, TransactionError> {
+        let git = self.git()?;
+        let snapshot = Snapshot::verify(&git, named.commit, &self.keys, &self.datacenter)?;
+        let sequence = snapshot.sequence;
+        if sequence != named.sequence {
+            let (wrong, commit) = (named.sequence, named.commit.short());
+            let words = format!("the pointer says #{wrong}, but {commit} is snapshot #{sequence}");
+            return Err(TransactionError::Refused(words));
+        }
+        if let Some(known) = self.known().filter(|known| known.commit != snapshot.commit) {
+            let taken = format!("#{}, which this host has taken already", known.sequence);
+            if sequence <= known.sequence {
+                return Err(TransactionError::Refused(format!("snapshot #{sequence} is not newer than {taken}")));
+            }
+            if !known.commit.is_zero() && !descends(&git, &snapshot, known) {
+                return Err(TransactionError::Refused(format!("snapshot #{sequence} does not follow from {taken}")));
+            }
+        }
+        self.repository.record(&git, &snapshot).map_err(TransactionError::Damaged)?;
+        self.newest = Some((snapshot.clone(), true));
+        Ok(snapshot)
+    }
+
+    /// Puts the state folder in order without asking a server. Makes a damaged or missing export
+    /// again, and exports a snapshot that was accepted and not exported yet.
+    pub(crate) fn settle(&mut self, audience: &Audience) -> Result<(), TransactionError> {
+        self.restore_places();
+        let Some((snapshot, _)) = self.newest.clone() else { return Ok(()) };
+        if self.export.current.is_some_and(|current| current > snapshot.sequence) {
+            // The repository is older than the export, and cannot help.
+            return Ok(());
+        }
+        let exported = self.export.current().and_then(|(_, kept)| kept.header.clone());
+        let same = exported.as_ref().is_some_and(|header| header.commit == snapshot.commit && header.host == self.name);
+        if same {
+            self.model = Some(Model::read(&*self.git()?, &snapshot, &self.name)?);
+            if !self.is_whole() {
+                tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; making it anew");
+            } else if exported.is_some_and(|header| header.faults.is_empty()) {
+                return Ok(());
+            }
+            // A component that was held back may pass now: this host or its configuration may have
+            // been corrected.
+        } else if let Some(header) = exported.filter(|header| header.host == self.name) {
+            // If the snapshot of the export is still here, only the difference is rendered.
+            let git = self.git()?;
+            let before = Snapshot::read(&git, header.commit).ok();
+            self.model = before.and_then(|before| Model::read(&git, &before, &self.name).ok());
+            if !self.is_whole() {
+                self.model = None;
+            }
+        }
+        let anew = same || self.model.is_none();
+        self.put_in_place(&snapshot, anew, Instant::now(), audience)
+    }
+
+    /// Renders the difference, switches, and tells. With `anew`, renders everything and compares it
+    /// with the export.
+    pub(crate) fn put_in_place(
+        &mut self,
+        snapshot: &Snapshot,
+        anew: bool,
+        since: Instant,
+        audience: &Audience,
+    ) -> Result<(), TransactionError> {
+        let result = self.transact(snapshot, anew, since, audience);
+        if result.is_err() {
+            if let Err(error) = self.export.discard() {
+                tracing::warn!(error = %chain(&error), "the rest of the failed step could not be removed; trying again later");
+            }
+            self.restore_places();
+            self.publish_to(&audience.agent);
+        }
+        result
+    }
+
+    fn transact(
+        &mut self,
+        snapshot: &Snapshot,
+        anew: bool,
+        since: Instant,
+        audience: &Audience,
+    ) -> Result<(), TransactionError> {
+        let (git, at) = (self.git()?, Pointer { sequence: snapshot.sequence, commit: snapshot.commit });
+        let next = Model::read_after(self.model.as_ref().filter(|_| !anew), &git, snapshot, &self.name)?;
+        let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
+        let mut draft = self.stage(&git, &next, &have, anew)?;
+        let unfit = self.check(&next, &have.contents, &draft.contents)?;
+        draft.hold_back(&next, unfit, &have.contents);
+        let unplaced = self.place.stage(&self.export, (!anew).then_some(&have.contents), &draft.contents);
+        draft.hold_back(&next, unplaced, &have.contents);
+        if let Some(header) = have.header.as_ref().filter(|_| !anew)
+            && header.commit == snapshot.commit
+            && header.faults == draft.faults
+            && have.contents == draft.contents
+        {
+            // This was another attempt to place a component, which still cannot be placed.
+            return Ok(());
+        }
+        let (header, plan) = loop {
+            let plan = export::plan(&have.contents, &draft.contents);
+            let header = self.header(snapshot, draft.faults.clone());
+            self.export.build(&header, &plan, anew)?;
+            // A crash after this leaves notices of a switch that never happened. The next start
+            // drops them, unless it was another attempt at the exported snapshot: then watchers are
+            // told once without need.
+            let owed = audience.watchers.concerned(&plan.changed);
+            self.outbox.prepare(at, owed).map_err(TransactionError::Outbox)?;
+            // A crash after this leaves files of both snapshots at the places of `export:`. The
+            // next start corrects it.
+            let failed = self.place.put(&self.export, &have.contents, &draft.contents);
+            if !draft.hold_back(&next, failed, &have.contents) {
+                break (header, plan);
+            }
+        };
+        self.export.switch(header, draft.contents.clone())?;
+        self.place.finish(&self.export, &draft.contents);
+        // After a crash from here on, the next start tells the watchers.
+        self.model = Some(next);
+        self.outbox.switched(at, audience.watchers.concerned(&plan.changed));
+        self.publish_to(&audience.agent);
+        audience.watchers.tell();
+        self.announce(snapshot, plan.changed, since, audience);
+        Ok(())
+    }
+
+    /// Runs this host's checks on new renderings. Returns the components that did not pass, with
+    /// the reason.
+    fn check(&mut self, next: &Model, have: &Contents, contents: &Contents) -> Result<Faults, TransactionError> {
+        let is_new = |(name, hash): &(&ComponentVersion, &StoreHash)| have.get(*name) != Some(*hash);
+        let new: Vec<_> = contents.iter().filter(is_new).filter(|(name, _)| self.checks.concern(name)).collect();
+        let staged = new.iter().map(|(name, hash)| {
+            let folder = self.export.staged(hash);
+            let (files, settings) = (folder.join("files"), folder.join("settings.json"));
+            let reads_secrets = next.manifests.reads_secrets(name);
+            StagedComponent { component: (*name).clone(), files, settings, reads_secrets }
+        });
+        let staged: Vec<_> = staged.collect();
+        let export = self.export.current.map(|sequence| self.export.directory(sequence));
+        let mut unfit = self.checks.run(&staged, next.snapshot.sequence, export.as_deref())?;
+        for (name, hash) in new {
+            if !self.export.is_intact(hash) {
+                let why = "its check changed the files that it should only read; let it write elsewhere";
+                unfit.entry(name.clone()).or_insert_with(|| why.to_owned());
+            }
+        }
+        Ok(unfit)
+    }
+
+    /// True while a placement of `export:` is not as it should be.
+    pub(crate) fn is_troubled(&self) -> bool {
+        self.place.is_troubled()
+    }
+
+    /// Tries again to place components that could not be placed.
+    pub(crate) fn place_again(&mut self, audience: &Audience) -> Result<(), TransactionError> {
+        self.restore_places();
+        if let Some(snapshot) = self.model.as_ref().map(|model| model.snapshot.clone()) {
+            self.put_in_place(&snapshot, false, Instant::now(), audience)?;
+        }
+        self.publish_to(&audience.agent);
+        Ok(())
+    }
+
+    /// Makes the places of `export:` hold the exported files, whatever a crash or a failure has
+    /// left there.
+    pub(crate) fn restore_places(&mut self) {
+        if let Some((_, kept)) = self.export.current() {
+            self.place.restore(&self.export, &kept.contents);
+        }
+    }
+
+    /// Returns the header of a folder that is made now.
+    pub(crate) fn header(&self, snapshot: &Snapshot, faults: Faults) -> Header {
+        Header {
+            datacenter: self.datacenter.clone(),
+            host: self.name.clone(),
+            sequence: snapshot.sequence,
+            commit: snapshot.commit,
+            parent: snapshot.parent,
+            time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
+            faults,
+            through: None,
+        }
+    }
+
+    pub(crate) fn git(&self) -> Result<PooledRepository, TransactionError> {
+        self.repository.git().map_err(TransactionError::Damaged)
+    }
+}
