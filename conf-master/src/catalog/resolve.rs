@@ -11,39 +11,27 @@ use conf_core::{
 use git2::{ObjectType, Repository, Tree, TreeWalkMode, TreeWalkResult};
 use libconf::name::{CommitId, ComponentName, ComponentVersion, DatacenterName, RefName, SecretName};
 
-use crate::{
-    catalog::{Datacenter, Delta, Manifest, Touched},
-    fault::refusal::Fault,
-    secrets::Declared,
-    store::refs::Proposed,
-};
-
-/// Why a datacenter cannot be composed, and who may have caused it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Caused {
-    /// What is wrong.
-    pub fault: Fault,
-    /// The refs that could have caused it, the likeliest first.
-    pub causes: Vec<RefName>,
-}
+use crate::catalog::model::{Datacenter, DeclaredSecret, Delta, Manifest, Touched};
+use crate::fault::{Caused, Fault};
+use crate::store::refs::Proposed;
 
 /// The refs that one entry reads.
-pub fn reads(request: &PinRequest) -> BTreeSet<RefName> {
+pub(crate) fn reads(request: &PinRequest) -> BTreeSet<RefName> {
     let branch = RefName::Branch(request.component.component.clone(), request.branch.clone());
     BTreeSet::from([branch, request.reference()])
 }
 
 /// What a datacenter would run, as far as it can be told, and what is wrong with the rest.
 #[derive(Debug, Default)]
-pub struct Resolved {
+pub(crate) struct Resolved {
     /// What would be different, without the components that have faults.
-    pub delta: Delta,
+    pub(crate) delta: Delta,
     /// What is wrong.
-    pub faults: Vec<Caused>,
+    pub(crate) faults: Vec<Caused>,
 }
 
 /// Works out what a datacenter would run. With `before`, only what was touched is looked at again.
-pub fn datacenter(
+pub(crate) fn datacenter(
     repo: &Repository,
     refs: Proposed<'_>,
     name: &DatacenterName,
@@ -57,7 +45,7 @@ pub fn datacenter(
             Err(faults) => Resolved { faults, ..Resolved::default() },
         },
     };
-    resolved.faults.iter_mut().for_each(|caused| caused.fault.datacenter = Some(name.clone()));
+    Caused::place_in(&mut resolved.faults, name);
     resolved
 }
 
@@ -71,7 +59,7 @@ fn pins(
 ) -> Resolved {
     let requests = match (&manifest, before) {
         (Some(manifest), _) => &manifest.requests,
-        (None, Some(before)) => &before.requests,
+        (None, Some(before)) => &before.manifest.requests,
         (None, None) => return Resolved::default(),
     };
     // Where no `datacenter.yaml` changed, only the components that were touched can differ.
@@ -79,14 +67,14 @@ fn pins(
         Some(_) => requests.values().collect(),
         None => touched.components.iter().filter_map(|component| requests.get(component)).collect(),
     };
-    let class = manifest.as_ref().map(|new| &new.instance).or(before.map(|before| &before.instance));
+    let class = manifest.as_ref().map(|new| &new.instance).or(before.map(|before| &before.manifest.instance));
     let class = class.map(InstanceManifest::class_ref);
     let mut faults = Vec::new();
     let mut components = BTreeMap::new();
     for request in candidates {
         let component = &request.component;
-        let known =
-            before.and_then(|before| Some((before.requests.get(component)?, before.components.get(component)?)));
+        let known = before
+            .and_then(|before| Some((before.manifest.requests.get(component)?, before.components.get(component)?)));
         if let Some((asked, _)) = known
             && same_question(asked, request)
             && !touched.components.contains(component)
@@ -122,7 +110,7 @@ fn read_manifest(
         return Err(fault(&own, None, "the datacenter has no branch".to_owned(), vec![own.clone()]));
     };
     // With ten thousand hosts it is long; where only the class changed it was read before.
-    let instance = match before.filter(|before| before.datacenter_commit == tip.commit) {
+    let instance = match before.map(|before| &before.manifest).filter(|before| before.datacenter_commit == tip.commit) {
         Some(before) => before.instance.clone(),
         None => instance(repo, &own, tip.commit)?,
     };
@@ -183,7 +171,7 @@ fn secrets(
     class: &ClassManifest,
     instance: &InstanceManifest,
     requests: &BTreeMap<ComponentVersion, PinRequest>,
-) -> Result<BTreeMap<SecretName, Declared>, Vec<FaultIn>> {
+) -> Result<BTreeMap<SecretName, DeclaredSecret>, Vec<FaultIn>> {
     let (mut secrets, mut faults) = (BTreeMap::new(), Vec::new());
     for (name, (declaration, declared_in)) in manifest::secrets(class, instance) {
         let runs = |reader: &ComponentName| requests.keys().any(|component| component.component == *reader);
@@ -195,18 +183,22 @@ fn secrets(
             );
             faults.push((declared_in, declaration.line, reason));
         }
-        secrets.insert(name.clone(), Declared { declaration: declaration.clone(), declared_in });
+        secrets.insert(name.clone(), DeclaredSecret { declaration: declaration.clone(), declared_in });
     }
     if faults.is_empty() { Ok(secrets) } else { Err(faults) }
 }
 
 /// Reads the `datacenter.yaml` of a datacenter's branch, strictly.
-pub fn instance(repo: &Repository, reference: &RefName, commit: CommitId) -> Result<InstanceManifest, Vec<Caused>> {
+pub(crate) fn instance(
+    repo: &Repository,
+    reference: &RefName,
+    commit: CommitId,
+) -> Result<InstanceManifest, Vec<Caused>> {
     strictly(repo, reference, commit, |text| InstanceManifest::parse(text, Strictness::Strict))
 }
 
 /// Reads the `datacenter.yaml` of a class, strictly.
-pub fn class(repo: &Repository, reference: &RefName, commit: CommitId) -> Result<ClassManifest, Vec<Caused>> {
+pub(crate) fn class(repo: &Repository, reference: &RefName, commit: CommitId) -> Result<ClassManifest, Vec<Caused>> {
     strictly(repo, reference, commit, |text| ClassManifest::parse(text, Strictness::Strict))
 }
 

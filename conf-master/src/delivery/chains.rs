@@ -1,30 +1,28 @@
 //! The chains of datacenters' snapshots: which commit a change made, from the newest back as far as somebody asked.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, PoisonError},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use conf_core::snapshot::{Snapshot, SnapshotError};
 use git2::Repository;
 use libconf::name::{CommitId, DatacenterName, Sequence};
+use parking_lot::Mutex;
 
 /// How far back from the newest is looked; some 10 µs and 50 bytes each, once.
 const MOST_SNAPSHOTS: usize = 100_000;
 
 /// Snapshots of one datacenter by the changes that made them.
-pub type Chain = BTreeMap<Sequence, CommitId>;
+pub(crate) type Chain = BTreeMap<Sequence, CommitId>;
 
 /// What is known of every datacenter that was asked for, each snapshot read once.
 #[derive(Debug, Default)]
-pub struct Chains(Mutex<BTreeMap<DatacenterName, Chain>>);
+pub(crate) struct Chains(Mutex<BTreeMap<DatacenterName, Chain>>);
 
 impl Chains {
     /// Those of `changes` that made a snapshot from which `newest` descends, or `newest`. What is not there made none: it is
     /// of another history, or too long ago.
     ///
     /// - Errors: a snapshot cannot be read.
-    pub fn of(
+    pub(crate) fn of(
         &self,
         repo: &Repository,
         newest: &Snapshot,
@@ -32,7 +30,7 @@ impl Chains {
     ) -> Result<Chain, SnapshotError> {
         let Some(oldest) = changes.first() else { return Ok(Chain::new()) };
         // Locked while it reads, so that of many who ask one reads.
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = self.0.lock();
         let known = all.entry(newest.datacenter.clone()).or_default();
         follow(known, repo, newest, *oldest)?;
         Ok(changes.iter().filter_map(|change| known.get(change).map(|commit| (*change, *commit))).collect())

@@ -7,7 +7,7 @@ use conf_core::{
     snapshot::Snapshot,
 };
 use git2::Repository;
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use libconf::name::{DatacenterName, RefName, Sequence};
 use tokio::{
     sync::watch,
@@ -16,16 +16,14 @@ use tokio::{
 use tracing::{error, warn};
 use warp::Filter as _;
 
-use crate::http::Server;
-use crate::{
-    delivery::{
-        Barrier, DatacenterDelivery, Delivery, Known, Percent, Target, chains::Chains, hosts::Hosts,
-        inventory::Inventories,
-    },
-    inspect::deployments,
-    landing::Published,
-    store::idempotency::LandedRef,
+use crate::delivery::{
+    Barrier, DatacenterDelivery, Delivery, DeliveryFacts, DeliveryTarget, Percent, chains::Chains, hosts::Hosts,
+    inventory::Inventories,
 };
+use crate::http::server::{Server, answer, unavailable};
+use crate::inspect::{deployments, error::InspectError};
+use crate::landing::push::Published;
+use crate::store::idempotency::LandedRef;
 
 /// Requests that wait at once, updates included; more get 503.
 pub(crate) const WAITS_AT_ONCE: usize = 256;
@@ -47,7 +45,7 @@ pub(crate) fn routes(server: Server) -> Routes {
         .and(warp::query::<Vec<(String, String)>>())
         .then(move |query: Vec<(String, String)>| {
             let server = server.clone();
-            async move { server.delivery(&query).await.unwrap_or_else(|refused| refused) }
+            answer(async move { server.delivery(&query).await })
         })
         .boxed()
 }
@@ -109,25 +107,29 @@ fn read(query: &[(String, String)]) -> Result<Query, String> {
 impl Server {
     async fn delivery(&self, query: &[(String, String)]) -> Result<Response, Response> {
         let query = read(query).map_err(|words| error(StatusCode::BAD_REQUEST, words))?;
-        let Ok(_permit) = self.waits.try_acquire() else { return Err(busy()) };
-        let published = self.lander.published().borrow().clone();
-        let sequence = query.sequence.unwrap_or(published.central);
+        let Ok(_permit) = self.waits.try_acquire() else {
+            return Err(unavailable("too many requests wait already; ask again in a moment"));
+        };
+        let published = self.lander.published.borrow().clone();
+        let sequence = query.sequence.unwrap_or(published.sequence);
         let not_found = |words: String| error(StatusCode::NOT_FOUND, words);
-        if sequence > published.central {
-            return Err(not_found(format!("there is no change #{sequence}; the newest is #{}", published.central)));
+        if sequence > published.sequence {
+            return Err(not_found(format!("there is no change #{sequence}; the newest is #{}", published.sequence)));
         }
         let mut newest = Vec::new();
         for name in &query.datacenters {
             newest.push(self.snapshot(name)?);
         }
         let repo = self.repo.clone();
-        let targets = move || -> anyhow::Result<Result<Vec<Target>, String>> {
+        let targets = move || -> Result<Vec<DeliveryTarget>, InspectError> {
             let repo = Repository::open_bare(repo)?;
-            let target = |newest: Snapshot| target(&repo, newest, sequence);
-            newest.into_iter().map(target).collect()
+            newest.into_iter().map(|newest| target(&repo, newest, sequence)).collect()
         };
-        let targets = tokio::task::spawn_blocking(targets).await.map_err(anyhow::Error::from).flatten();
-        let targets = targets.map_err(|cause| failed(&cause))?.map_err(not_found)?;
+        let targets = tokio::task::spawn_blocking(targets).await.map_err(InspectError::from).flatten();
+        let targets = targets.map_err(|why| match why {
+            InspectError::NotThere(words) => not_found(words),
+            InspectError::Failed(cause) => failed(&cause),
+        })?;
         let barrier = Barrier { sequence, percent: query.percent, proven: query.proven };
         let delivery = self.wait(barrier, targets, query.wait).await.map_err(|cause| failed(&cause))?;
         Ok(json(StatusCode::OK, &delivery))
@@ -137,7 +139,7 @@ impl Server {
     pub(crate) async fn deliver(&self, refs: &[LandedRef], sequence: Sequence, timeout: Duration) -> Delivery {
         let touched = refs.iter().filter_map(|one| match &one.name {
             RefName::Snapshot(datacenter) => {
-                Some(Target { datacenter: datacenter.clone(), sequence, commit: one.commit })
+                Some(DeliveryTarget { datacenter: datacenter.clone(), sequence, commit: one.commit })
             }
             _ => None,
         });
@@ -157,8 +159,8 @@ impl Server {
     }
 
     /// Waits until enough hosts run it, or time is up. Cancel: nothing is lost.
-    async fn wait(&self, barrier: Barrier, targets: Vec<Target>, wait: Wait) -> anyhow::Result<Delivery> {
-        let mut landed = self.lander.published();
+    async fn wait(&self, barrier: Barrier, targets: Vec<DeliveryTarget>, wait: Wait) -> anyhow::Result<Delivery> {
+        let mut landed = self.lander.published.clone();
         let mut reported = self.hosts.changes();
         let deadline = Instant::now() + wait.timeout;
         let targets = Arc::new(targets);
@@ -204,15 +206,15 @@ struct Look {
     inventories: Arc<Inventories>,
     chains: Arc<Chains>,
     landed: watch::Receiver<Arc<Published>>,
-    targets: Arc<Vec<Target>>,
+    targets: Arc<Vec<DeliveryTarget>>,
 }
 
 impl Look {
     fn judge(&self, barrier: Barrier, shown: usize) -> anyhow::Result<Vec<DatacenterDelivery>> {
         let repo = Repository::open_bare(&self.repo)?;
-        let one = |target: &Target| {
+        let one = |target: &DeliveryTarget| {
             // First, so that what hosts have said is not newer than the newest that is known.
-            let heard = self.hosts.of(&target.datacenter);
+            let reports = self.hosts.of(&target.datacenter);
             let published = self.landed.borrow().clone();
             let newest = match published.datacenters.get(&target.datacenter) {
                 Some(newest) => newest,
@@ -220,34 +222,25 @@ impl Look {
                 None => &Snapshot::read(&repo, target.commit)?,
             };
             let inventory = self.inventories.of(&repo, newest)?;
-            let chain = self.chains.of(&repo, newest, &target.asks(&heard))?;
+            let chain = self.chains.of(&repo, newest, &target.asks(&reports))?;
             let settles_in = self.hosts.settles_in();
-            let known = Known { inventory: &inventory, chain: &chain, heard: &heard, settles_in };
-            Ok(DatacenterDelivery::judge(target, barrier, known, shown))
+            let facts = DeliveryFacts { inventory: &inventory, chain: &chain, reports: &reports, settles_in };
+            Ok(DatacenterDelivery::judge(target, barrier, facts, shown))
         };
         self.targets.iter().map(one).collect()
     }
 }
 
-/// What a datacenter's hosts must run; in words, where it has nothing so old.
-fn target(repo: &Repository, newest: Snapshot, sequence: Sequence) -> anyhow::Result<Result<Target, String>> {
+/// Finds the snapshot that a datacenter's hosts must run at a change.
+fn target(repo: &Repository, newest: Snapshot, sequence: Sequence) -> Result<DeliveryTarget, InspectError> {
     let datacenter = newest.datacenter.clone();
-    let found = deployments::newest_at(repo, newest, sequence)?;
-    let target = |snapshot: Snapshot| Target {
-        datacenter: datacenter.clone(),
-        sequence: snapshot.sequence,
-        commit: snapshot.commit,
+    let Some(snapshot) = deployments::newest_at(repo, newest, sequence)? else {
+        return Err(InspectError::NotThere(format!("{datacenter} had no configuration yet at change #{sequence}")));
     };
-    Ok(found.map(target).ok_or_else(|| format!("{datacenter} had no configuration yet at change #{sequence}")))
+    Ok(DeliveryTarget { datacenter, sequence: snapshot.sequence, commit: snapshot.commit })
 }
 
 fn failed(cause: &anyhow::Error) -> Response {
     error!(error = format!("{cause:#}"), "cannot read which hosts a change concerns");
     error(StatusCode::INTERNAL_SERVER_ERROR, UNREADABLE)
-}
-
-fn busy() -> Response {
-    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, "too many wait already; ask again in a moment");
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
 }

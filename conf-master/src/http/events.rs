@@ -13,8 +13,8 @@ use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 use warp::Filter as _;
 
-use crate::http::Server;
-use crate::landing::Published;
+use crate::http::server::Server;
+use crate::landing::push::Published;
 
 /// Each watermark is signed. Of those that follow each other sooner the last is told, which says all that the others did:
 /// twenty a second of every datacenter are some milliseconds of work.
@@ -41,7 +41,7 @@ impl Server {
     fn follow(&self, datacenter: DatacenterName, request: &Request) -> Response {
         let last: Option<Sequence> = request.header("last-event-id").and_then(|id| id.parse().ok());
         let watermarks = self.watermarks.clone();
-        let mut published = self.lander.published();
+        let mut published = self.lander.published.clone();
         published.mark_changed();
         events(stream! {
             let mut sent = last;
@@ -66,7 +66,7 @@ impl Server {
                     if sent != Some(snapshot.sequence) {
                         sent = Some(snapshot.sequence);
                         let event = SnapshotEvent {
-                            central: now.central,
+                            central: now.sequence,
                             datacenter: datacenter.clone(),
                             sequence: snapshot.sequence,
                             commit: snapshot.commit,

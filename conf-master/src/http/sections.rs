@@ -13,20 +13,17 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use warp::{Filter as _, path::Tail};
 
-use crate::http::{
-    Server,
-    update::{ConfigForm, etag_of},
-};
-use crate::{
-    landing::update::{schema_version, section::SectionName, version},
-    store::history::{self, At, Past},
-};
+use crate::http::server::{ConfigForm, Server, answer, etag_of};
+use crate::inspect::error::InspectError;
+use crate::landing::update::section::SectionName;
+use crate::store::history::{self, At, Past};
 
 #[derive(Deserialize)]
 struct SectionQuery {
     version: Option<i64>,
     sequence: Option<Sequence>,
-    config: Option<ConfigForm>,
+    #[serde(default)]
+    config: ConfigForm,
 }
 
 /// The route.
@@ -38,7 +35,7 @@ pub(crate) fn routes(server: Server) -> Routes {
         .and(request())
         .then(move |tail: Tail, query: SectionQuery, request: Request| {
             let server = server.clone();
-            async move { server.section(tail.as_str(), query, request).await.unwrap_or_else(|refused| refused) }
+            answer(async move { server.section(tail.as_str(), query, request).await })
         })
         .boxed()
 }
@@ -53,11 +50,10 @@ impl Server {
         let section: SectionName = path.parse().map_err(|cause| bad(&cause))?;
         let at = query.sequence.map(At::Sequence).or(query.version.map(At::Version));
         let known = request.header("if-none-match").map(str::to_owned);
-        let form = query.config.unwrap_or(ConfigForm::Object);
         let reference = section.reference();
         let (place, version, ledger, newest) = {
             let durable = self.lander.durable();
-            let version = version(&durable.table, &reference);
+            let version = durable.table.version(&reference);
             (durable.table.place(&reference), version, durable.ledger, durable.sequence)
         };
         if let Some(At::Sequence(wanted)) = at
@@ -66,12 +62,12 @@ impl Server {
             let words = format!("the newest change is #{newest}; there is no #{wanted} yet");
             return Err(error(StatusCode::NOT_FOUND, words));
         }
-        let answer = self.read(move |repo| {
+        self.read(move |repo| {
             let past = match at {
                 None => place.target.map(|target| Past { commit: target.commit, version, sequence: newest }),
                 Some(at) => history::find(repo, ledger, &reference, place, at)?,
             };
-            // With both both must hold.
+            // With a version and a sequence both must hold.
             let past = past.filter(|past| query.version.is_none_or(|wanted| wanted == past.version));
             let Some(past) = past else { return Ok(not_there(&section, at, version)) };
             let etag = etag_of(past.commit)?;
@@ -81,11 +77,11 @@ impl Server {
                 response.headers_mut().insert(header::ETAG, etag);
                 return Ok(response);
             }
-            let mut response = show(repo, &section, past, at.is_some(), form)?;
+            let mut response = show(repo, &section, past, at.is_some(), query.config)?;
             response.headers_mut().insert(header::ETAG, etag);
             Ok(response)
-        });
-        Ok(answer.await)
+        })
+        .await
     }
 }
 
@@ -112,7 +108,7 @@ fn show(
     past: Past,
     is_past: bool,
     form: ConfigForm,
-) -> anyhow::Result<Response> {
+) -> Result<Response, InspectError> {
     let tree = repo.find_commit(CommitId::into(past.commit))?.tree()?;
     let file = section.file(&tree)?;
     let text = match file.found {
@@ -125,14 +121,10 @@ fn show(
         (ConfigForm::Object, None) => Value::Object(Map::new()),
         (ConfigForm::Object, Some(_)) => Value::Object(settings::parse(&file.path, file.format, &text)?),
     };
-    let schema_version = match section {
-        SectionName::Component(..) => schema_version(repo, &tree)?,
-        SectionName::Manifest(_) | SectionName::Layer(..) => 1,
-    };
     let mut body = json!({
         "section": section,
         "config": config,
-        "schemaVersion": schema_version,
+        "schemaVersion": section.schema_version(repo, &tree)?,
         "version": past.version,
         "commit": past.commit,
         "file": file.found.map(|_| file.path),

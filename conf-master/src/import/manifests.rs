@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use libconf::name::{ComponentName, Kind};
 
-use crate::import::propose::Proposal;
+use crate::import::proposal::Proposal;
 
 /// What the class runs, and its secrets.
-pub fn class(proposal: &Proposal<'_>) -> String {
+pub(crate) fn class(proposal: &Proposal<'_>) -> String {
     let mut text = String::new();
     for kind in Kind::ALL {
         let of_kind: Vec<_> = proposal.components.iter().filter(|one| one.name.kind == kind).collect();
@@ -31,7 +31,7 @@ pub fn class(proposal: &Proposal<'_>) -> String {
 }
 
 /// The datacenter: its class, roles, hosts and platform.
-pub fn instance(proposal: &Proposal<'_>) -> String {
+pub(crate) fn instance(proposal: &Proposal<'_>) -> String {
     let mut text = format!("conf: datacenter-configuration/{}/latest\ninventories:\n  roles:\n", proposal.class);
     for (role, components) in &proposal.roles {
         let _ = writeln!(text, "    {}: {{components: [{}]}}", scalar(role.as_str()), list(components));

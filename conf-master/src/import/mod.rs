@@ -4,27 +4,28 @@
 //! Read in this order: [`scan`](mod@scan) reads `<role>/<component>/[conf/]…`, [`suspect`] finds what looks like a secret and
 //! [`values`] what repeats, [`propose`](mod@propose) decides, [`report`] shows it, [`template`] and [`write`](mod@write) obey.
 
-pub mod flags;
-pub mod manifests;
-pub mod naming;
-pub mod propose;
-pub mod report;
-pub mod scan;
-pub mod suspect;
-pub mod template;
+pub(crate) mod flags;
+mod manifests;
+mod naming;
+mod proposal;
+mod propose;
+mod report;
+mod scan;
+mod suspect;
+mod template;
 #[cfg(test)]
 mod tests;
-pub mod values;
-pub mod write;
+mod values;
+mod variables;
+mod write;
 
 use std::process::ExitCode;
 
-pub use crate::import::flags::Flags;
-use crate::import::{propose::propose, report::Report, scan::scan};
+use crate::import::{flags::ImportFlags, propose::propose, report::Report, scan::scan};
 
 /// Prints what the folders would become, and writes it where `--out` says so. The exit code is 1 while something must be
 /// settled first; then nothing is written.
-pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(flags: &ImportFlags) -> anyhow::Result<ExitCode> {
     let tree = scan(flags)?;
     let proposal = propose(&tree, flags)?;
     let mut report = Report::of(&tree, &proposal, flags);

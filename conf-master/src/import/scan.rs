@@ -15,7 +15,7 @@ use git2::{ObjectType, Oid};
 use libconf::name::RoleName;
 use serde::Serialize;
 
-use crate::import::Flags;
+use crate::import::flags::ImportFlags;
 
 /// The most files and folders of one import.
 const MAX_ENTRIES: usize = 200_000;
@@ -27,68 +27,68 @@ const ALWAYS_LEFT_OUT: [&str; 4] = [".git", ".svn", ".hg", ".DS_Store"];
 
 /// What stands in the folders.
 #[derive(Debug, Default)]
-pub struct Tree {
+pub(crate) struct Tree {
     /// By role, then by name.
-    pub folders: Vec<Folder>,
+    pub(crate) folders: Vec<Folder>,
     /// What is not taken, and why.
-    pub left_out: Vec<Remark>,
+    pub(crate) left_out: Vec<Remark>,
     /// What must be settled before anything can be written.
-    pub faults: Vec<Remark>,
+    pub(crate) faults: Vec<Remark>,
 }
 
 /// One component's configuration, as one role has it.
 #[derive(Debug)]
-pub struct Folder {
+pub(crate) struct Folder {
     /// Whose.
-    pub role: RoleName,
+    pub(crate) role: RoleName,
     /// What its folder is called.
-    pub name: String,
+    pub(crate) name: String,
     /// Where its configuration begins, below the folder that is read: `core/nginx/conf`.
-    pub shown: String,
+    pub(crate) shown: String,
     /// The same, to be opened.
-    pub path: PathBuf,
+    pub(crate) path: PathBuf,
     /// By path below that.
-    pub files: BTreeMap<String, Entry>,
+    pub(crate) files: BTreeMap<String, Entry>,
 }
 
 /// One file or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// As Git has it: 100644, 100755 or 120000.
-    pub mode: i32,
+    pub(crate) mode: i32,
     /// What Git calls its content.
-    pub oid: Oid,
+    pub(crate) oid: Oid,
     /// Its size.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
 /// Something to be said about a path below the folder that is read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Remark {
+pub(crate) struct Remark {
     /// The path.
-    pub path: String,
+    pub(crate) path: String,
     /// The line, counted from 1, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub line: Option<usize>,
+    pub(crate) line: Option<usize>,
     /// What there is to say.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 impl Remark {
     /// About a path as a whole.
-    pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Remark { path: path.into(), line: None, reason: reason.into() }
     }
 }
 
 impl Folder {
     /// How a file of it is called in reports.
-    pub fn shown(&self, file: &str) -> String {
+    pub(crate) fn shown(&self, file: &str) -> String {
         format!("{}/{file}", self.shown)
     }
 
     /// Reads a file again; an error when it is not what it was.
-    pub fn read(&self, file: &str) -> anyhow::Result<Vec<u8>> {
+    pub(crate) fn read(&self, file: &str) -> anyhow::Result<Vec<u8>> {
         let path = self.path.join(file);
         let entry = &self.files[file];
         let bytes = if entry.mode == 0o120_000 {
@@ -104,13 +104,13 @@ impl Folder {
     }
 
     /// Bytes of all files.
-    pub fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.files.values().map(|entry| entry.bytes).sum()
     }
 }
 
 /// Reads `<role>/<component>/[conf/]…`.
-pub fn scan(flags: &Flags) -> anyhow::Result<Tree> {
+pub(crate) fn scan(flags: &ImportFlags) -> anyhow::Result<Tree> {
     let root = &flags.folder;
     let mut walk = Walk { left_out: &flags.left_out, tree: Tree::default(), entries: 0, progress: Progress::new() };
     for (role, path) in walk.folders(root, "")? {

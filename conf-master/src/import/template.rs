@@ -4,18 +4,18 @@ use std::{fmt::Write as _, ops::Range};
 
 /// What stands in the place of some bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Replacement {
+pub(crate) struct Replacement {
     /// Those bytes.
-    pub range: Range<usize>,
+    pub(crate) range: Range<usize>,
     /// What a template calls their value: `platform.domain`, `secrets.redis_requirepass`.
-    pub expression: String,
+    pub(crate) expression: String,
 }
 
 /// The template: `replacements` are sorted, and none overlaps another.
 ///
 /// What would begin a tag of the language is written so that it stands for itself, also where a brace comes to stand before
 /// an expression.
-pub fn template(text: &str, replacements: &[Replacement]) -> String {
+pub(crate) fn template(text: &str, replacements: &[Replacement]) -> String {
     let mut made = String::with_capacity(text.len() + 32 * replacements.len());
     let mut at = 0;
     for one in replacements {

@@ -15,11 +15,16 @@ use git2::Repository;
 use libconf::name::{DatacenterName, HostName};
 use tempfile::TempDir;
 
-use crate::cli::config;
-use crate::import::{Report, propose, scan, write};
+use crate::import::{flags::ImportFlags, propose, report::Report, scan, write};
 
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIE\n-----END PRIVATE KEY-----";
 const PASSWORD: &str = "Tr0ub4dor&3";
+
+#[derive(clap::Parser)]
+struct Import {
+    #[command(flatten)]
+    flags: ImportFlags,
+}
 
 struct Folders {
     folder: TempDir,
@@ -45,12 +50,9 @@ impl Folders {
         fs::write(path, content).unwrap();
     }
 
-    fn flags(&self, arguments: &[&str]) -> crate::import::Flags {
+    fn flags(&self, arguments: &[&str]) -> ImportFlags {
         let root = self.root();
-        let all = ["conf-master", "import", root.to_str().unwrap()];
-        let parsed = config::Flags::try_parse_from(all.iter().chain(arguments)).unwrap();
-        let config::Command::Import(flags) = parsed.command else { panic!("import was asked for") };
-        flags
+        Import::try_parse_from(["import", root.to_str().unwrap()].iter().chain(arguments)).unwrap().flags
     }
 
     fn report(&self, arguments: &[&str]) -> Report {

@@ -16,15 +16,15 @@ use conf_core::{
 use git2::{Oid, Repository, RepositoryInitOptions, Signature};
 use libconf::name::RefName;
 
-use crate::import::{
-    Flags, manifests,
-    propose::{Component, Proposal},
-    report::Written,
-    template::template,
-};
+use crate::import::flags::ImportFlags;
+use crate::import::manifests;
+use crate::import::proposal::{Component, Proposal};
+use crate::import::report::Written;
+use crate::import::template::template;
+use crate::store::beside;
 
 /// Writes the repository `out`, and beside it, for their owner alone, the values of secrets. What fails leaves neither.
-pub fn write(proposal: &Proposal<'_>, out: &Path, flags: &Flags) -> anyhow::Result<Written> {
+pub(crate) fn write(proposal: &Proposal<'_>, out: &Path, flags: &ImportFlags) -> anyhow::Result<Written> {
     // Without a slash at its end.
     let out: PathBuf = out.components().collect();
     let values = beside(&out, ".secrets");
@@ -95,12 +95,6 @@ pub fn write(proposal: &Proposal<'_>, out: &Path, flags: &Flags) -> anyhow::Resu
     }
     let _ = folder.keep();
     Ok(Written { repository: out, server, branches, secrets })
-}
-
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
 }
 
 /// A fault here is this program's own: better no repository than one that is refused.

@@ -13,14 +13,15 @@ use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterNam
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::inspect::running::{NotThere, Running};
+use crate::inspect::error::InspectError;
+use crate::inspect::running::Running;
 
 /// The most that an answer holds; Git serves what is larger.
 const MOST_BYTES: usize = 64 << 20;
 
 /// For whom.
 #[derive(Clone, Debug)]
-pub enum Audience {
+pub(crate) enum Audience {
     /// A host by its name; one that the inventory does not list gets what all have in common.
     Host(HostName),
     /// A host that has one role and nothing else.
@@ -29,63 +30,56 @@ pub enum Audience {
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Conf {
+pub(crate) struct Conf {
     /// In which datacenter.
-    pub datacenter: DatacenterName,
+    pub(crate) datacenter: DatacenterName,
     /// Which component.
-    pub component: ComponentVersion,
+    pub(crate) component: ComponentVersion,
     /// On which host; for a role, the name of one that stands for its hosts.
-    pub host: HostName,
+    pub(crate) host: HostName,
     /// As of which change.
-    pub sequence: Sequence,
+    pub(crate) sequence: Sequence,
     /// The snapshot of that change.
-    pub commit: CommitId,
+    pub(crate) commit: CommitId,
     /// The settings after all layers; `{"$secret": "NAME"}` where a secret goes in.
-    pub settings: Value,
+    pub(crate) settings: Value,
     /// The files by their paths, as they would be exported.
-    pub files: BTreeMap<String, ConfFile>,
+    pub(crate) files: BTreeMap<String, ConfFile>,
     /// The secrets that the component may read.
-    pub secrets: Vec<String>,
+    pub(crate) secrets: Vec<String>,
 }
 
 /// One file: exactly one of `text`, `base64` and `link`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConfFile {
+pub(crate) struct ConfFile {
     /// Its content, where that is UTF-8; `<secret NAME>` where a secret goes in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
+    pub(crate) text: Option<String>,
     /// Its content otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base64: Option<String>,
+    pub(crate) base64: Option<String>,
     /// Where it leads, when it is a symbolic link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub link: Option<String>,
+    pub(crate) link: Option<String>,
     /// It may be executed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub executable: bool,
+    pub(crate) executable: bool,
     /// A secret goes into it: only its owner may read it on a host.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub secret: bool,
+    pub(crate) secret: bool,
 }
 
 /// Renders a component of a snapshot as hosts do.
-pub fn conf(
+pub(crate) fn conf(
     repo: &Repository,
     snapshot: &Snapshot,
     selector: &ComponentSelector,
     audience: &Audience,
-) -> anyhow::Result<Result<Conf, NotThere>> {
-    let mut running = match Running::find(repo, snapshot, selector)? {
-        Ok(running) => running,
-        Err(why) => return Ok(Err(why)),
-    };
+) -> Result<Conf, InspectError> {
+    let mut running = Running::find(repo, snapshot, selector)?;
     let host = match audience {
-        Audience::Host(host) => running.on(host).map(|()| host.clone()),
-        Audience::Role(role) => running.stand_in(role),
-    };
-    let host = match host {
-        Ok(host) => host,
-        Err(why) => return Ok(Err(why)),
+        Audience::Host(host) => running.on(host).map(|()| host.clone())?,
+        Audience::Role(role) => running.stand_in(role)?,
     };
     let sources = running.sources();
     // Before anything of it is read: templates could make more of it, what they are made from is known now.
@@ -93,13 +87,15 @@ pub fn conf(
     let faults = safety::faults_in_tree(repo, sources.component_tree, &most)?;
     if !faults.is_empty() {
         let words = format!("{} cannot be shown: {}; fetch its branch by Git", running.name, faults.join("; "));
-        return Ok(Err(NotThere(words)));
+        return Err(InspectError::NotThere(words));
     }
     let secrets = Secrets::by_name(&sources, &running.name.component);
     let rendered = match render::render(repo, &sources, &running.name, Some(&host), &secrets) {
         Ok(rendered) => rendered,
         Err(RenderError::Repository(cause)) => return Err(cause.into()),
-        Err(fault) => return Ok(Err(NotThere(format!("{host} cannot render {}: {fault}", running.name)))),
+        Err(fault) => {
+            return Err(InspectError::NotThere(format!("{host} cannot render {}: {fault}", running.name)));
+        }
     };
     let bytes: usize =
         rendered.files.values().map(|one| if let Content::File { bytes, .. } = one { bytes.len() } else { 0 }).sum();
@@ -108,11 +104,11 @@ pub fn conf(
             "{} has {bytes} bytes of files; at most {MOST_BYTES} are shown, fetch its branch by Git",
             running.name
         );
-        return Ok(Err(NotThere(words)));
+        return Err(InspectError::NotThere(words));
     }
     let names = sources.secrets_of(&running.name.component).map(|(name, _)| name.to_string()).collect();
     let settings = serde_json::from_slice(rendered.settings_shown.as_deref().unwrap_or(&rendered.settings))?;
-    Ok(Ok(Conf {
+    Ok(Conf {
         datacenter: snapshot.datacenter.clone(),
         component: running.name.clone(),
         host,
@@ -121,7 +117,7 @@ pub fn conf(
         settings,
         files: rendered.files.into_iter().map(|(path, content)| (path, file(content))).collect(),
         secrets: names,
-    }))
+    })
 }
 
 fn file(content: Content) -> ConfFile {

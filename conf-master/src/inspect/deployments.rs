@@ -2,60 +2,62 @@
 
 use std::collections::BTreeSet;
 
-use conf_core::snapshot::{Difference, Snapshot, compare};
+use conf_core::snapshot::{Component, Difference, Snapshot, compare};
 use git2::Repository;
 use libconf::name::{CommitId, ComponentVersion, RefName, SecretName, Sequence};
 use serde::{Deserialize, Serialize};
 
-use crate::{judge::compatibility::declared_between, secrets::branch};
+use crate::judge::compatibility::trailer;
+use crate::secrets::branch;
+use crate::text::when;
 
 /// One deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deployment {
+pub(crate) struct Deployment {
     /// Its number.
-    pub sequence: Sequence,
+    pub(crate) sequence: Sequence,
     /// When, RFC 3339, UTC.
-    pub when: String,
+    pub(crate) when: String,
     /// Who made the change.
-    pub by: String,
+    pub(crate) by: String,
     /// The snapshot.
-    pub commit: CommitId,
+    pub(crate) commit: CommitId,
     /// Components that came, changed or went.
-    pub components: Vec<ComponentChange>,
+    pub(crate) components: Vec<ComponentChange>,
     /// The datacenter's own branch changed.
-    pub datacenter: bool,
+    pub(crate) datacenter: bool,
     /// The class changed.
-    pub class: bool,
+    pub(crate) class: bool,
     /// Secrets that were made, sealed anew, or removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub secrets: Vec<SecretChange>,
+    pub(crate) secrets: Vec<SecretChange>,
     /// Where it breaks compatibility knowingly.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub breaking: Vec<Breaking>,
+    pub(crate) breaking: Vec<Breaking>,
 }
 
 /// A commit among those that came says that it breaks compatibility.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Breaking {
+pub(crate) struct Breaking {
     /// Whose commit: a component, or the branch or tag of the datacenter or its class.
-    pub name: String,
+    pub(crate) name: String,
     /// Why, in its author's words.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 /// What happened to one secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SecretChange {
+pub(crate) struct SecretChange {
     /// Which.
-    pub name: SecretName,
+    pub(crate) name: SecretName,
     /// What.
-    pub change: SecretEvent,
+    pub(crate) change: SecretEvent,
 }
 
 /// What can happen to a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum SecretEvent {
+pub(crate) enum SecretEvent {
     /// It has a new value.
     NewValue,
     /// Its value is sealed to other hosts than before.
@@ -66,38 +68,35 @@ pub enum SecretEvent {
 
 /// One component before and after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ComponentChange {
+pub(crate) struct ComponentChange {
     /// Which component.
-    pub component: ComponentVersion,
+    pub(crate) component: ComponentVersion,
     /// Its commit before; nothing where it came.
-    pub before: Option<CommitId>,
+    pub(crate) before: Option<CommitId>,
     /// Its commit now; nothing where it went.
-    pub after: Option<CommitId>,
+    pub(crate) after: Option<CommitId>,
 }
 
 /// Walks back from `snapshot`, at most `limit` deployments.
-pub fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> anyhow::Result<Vec<Deployment>> {
+pub(crate) fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> anyhow::Result<Vec<Deployment>> {
     let mut deployments = Vec::new();
     let mut next = Some(snapshot);
     while let Some(snapshot) = next.take().filter(|_| deployments.len() < limit) {
         let parent = snapshot.parent.map(|parent| Snapshot::read(repo, parent)).transpose()?;
         let difference = compare(repo, parent.as_ref(), &snapshot)?;
-        let commit = |component: conf_core::snapshot::Component| component.pin.commit;
+        let commit = |component: Component| component.pin.commit;
         let breaking = breaking(repo, parent.as_ref(), &snapshot, &difference)?;
+        let components = difference.components.into_iter().map(|(component, change)| ComponentChange {
+            component,
+            before: change.before.map(commit),
+            after: change.after.map(commit),
+        });
         deployments.push(Deployment {
             sequence: snapshot.sequence,
             when: when(snapshot.time),
             by: snapshot.by.clone(),
             commit: snapshot.commit,
-            components: difference
-                .components
-                .into_iter()
-                .map(|(component, change)| ComponentChange {
-                    component,
-                    before: change.before.map(commit),
-                    after: change.after.map(commit),
-                })
-                .collect(),
+            components: components.collect(),
             datacenter: difference.datacenter,
             class: difference.class,
             secrets: secrets(repo, &snapshot, difference.secrets)?,
@@ -109,7 +108,7 @@ pub fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> anyhow::Re
 }
 
 /// The newest snapshot that is not above a change, of those from `newest` back; `None` where the first one is above it.
-pub fn newest_at(repo: &Repository, newest: Snapshot, sequence: Sequence) -> anyhow::Result<Option<Snapshot>> {
+pub(crate) fn newest_at(repo: &Repository, newest: Snapshot, sequence: Sequence) -> anyhow::Result<Option<Snapshot>> {
     let mut snapshot = newest;
     while snapshot.sequence > sequence {
         let Some(parent) = snapshot.parent else { return Ok(None) };
@@ -135,7 +134,7 @@ fn breaking(
     let class = class.map(|((_, old), (name, new))| (name.short(), *old, *new));
     let mut breaking = Vec::new();
     for (name, old, new) in components.chain(own).chain(class).filter(|(_, old, new)| old != new) {
-        let reasons = declared_between(repo, old, new)?.into_iter();
+        let reasons = trailer::between(repo, old, new)?.into_iter();
         breaking.extend(reasons.map(|reason| Breaking { name: name.clone(), reason }));
     }
     Ok(breaking)
@@ -155,9 +154,4 @@ fn secrets(repo: &Repository, after: &Snapshot, changed: BTreeSet<SecretName>) -
         SecretChange { name, change }
     };
     Ok(changed.into_iter().map(change).collect())
-}
-
-/// Seconds since 1970 as RFC 3339, UTC.
-pub fn when(seconds: i64) -> String {
-    jiff::Timestamp::from_second(seconds).map(|time| time.to_string()).unwrap_or_default()
 }

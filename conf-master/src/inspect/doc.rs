@@ -14,19 +14,19 @@ const MOST_KEYS: usize = 2000;
 
 /// The answer to who asks for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Doc {
+pub(crate) struct Doc {
     /// Which component.
-    pub component: ComponentName,
+    pub(crate) component: ComponentName,
     /// The branch or tag that was read.
-    pub reference: String,
+    pub(crate) reference: String,
     /// Its commit.
-    pub commit: CommitId,
+    pub(crate) commit: CommitId,
     /// The text.
-    pub markdown: String,
+    pub(crate) markdown: String,
 }
 
 /// Describes what a schema says: one row for each key, in order, a list's items as `key[]`.
-pub fn markdown(component: &ComponentName, schema: &Value) -> String {
+pub(crate) fn markdown(component: &ComponentName, schema: &Value) -> String {
     let mut text = format!("# {component}\n\n");
     let whole = Schema::new(schema);
     if let Some(description) = whole.notes().description {

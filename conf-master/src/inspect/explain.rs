@@ -13,50 +13,48 @@ use git2::Repository;
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, RefName, Sequence};
 use serde::{Deserialize, Serialize};
 
-use crate::inspect::running::{NotThere, Running};
+use crate::inspect::error::InspectError;
+use crate::inspect::running::Running;
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Explanation {
+pub(crate) struct Explanation {
     /// In which datacenter.
-    pub datacenter: DatacenterName,
+    pub(crate) datacenter: DatacenterName,
     /// Which component.
-    pub component: ComponentVersion,
+    pub(crate) component: ComponentVersion,
     /// On which host; nothing for one that the inventory says nothing of.
-    pub host: Option<HostName>,
+    pub(crate) host: Option<HostName>,
     /// As of which change.
-    pub sequence: Sequence,
+    pub(crate) sequence: Sequence,
     /// The snapshot of that change.
-    pub commit: CommitId,
+    pub(crate) commit: CommitId,
     /// Every key, in order; none when the component has no settings.
-    pub keys: Vec<Explained>,
+    pub(crate) keys: Vec<Explained>,
 }
 
 /// Explains the keys at or below `key`, as they are in a snapshot.
-pub fn explain(
+pub(crate) fn explain(
     repo: &Repository,
     snapshot: &Snapshot,
     selector: &ComponentSelector,
     key: &str,
     host: Option<&HostName>,
-) -> anyhow::Result<Result<Explanation, NotThere>> {
-    let running = match Running::find(repo, snapshot, selector)? {
-        Ok(running) => running,
-        Err(why) => return Ok(Err(why)),
-    };
-    if let Some(Err(why)) = host.map(|host| running.on(host)) {
-        return Ok(Err(why));
-    }
+) -> Result<Explanation, InspectError> {
+    let running = Running::find(repo, snapshot, selector)?;
+    host.map_or(Ok(()), |host| running.on(host))?;
     let (name, component, sources) = (&running.name, &running.component, running.sources());
     let Ok(pointer) = key.parse::<Pointer>();
     let stack = match layers::stack(repo, &sources, &name.component, host) {
         Ok(stack) => stack,
         Err(LayerError::Repository(cause)) => return Err(cause.into()),
-        Err(faults @ LayerError::Faults(_)) => return Ok(Err(NotThere(format!("hosts cannot read {name}: {faults}")))),
+        Err(faults @ LayerError::Faults(_)) => {
+            return Err(InspectError::NotThere(format!("hosts cannot read {name}: {faults}")));
+        }
     };
     let mut keys = stack.explain(Some(&pointer));
     if keys.is_empty() && !pointer.parts().is_empty() {
-        return Ok(Err(NotThere(format!("no layer of {name} sets {pointer}"))));
+        return Err(InspectError::NotThere(format!("no layer of {name} sets {pointer}")));
     }
     let mut known: HashMap<(CommitId, String), Option<Change>> = HashMap::new();
     for by in keys.iter_mut().flat_map(|key| &mut key.set_by) {
@@ -72,7 +70,7 @@ pub fn explain(
     }
     let (datacenter, host) = (snapshot.datacenter.clone(), host.cloned());
     let (sequence, commit) = (snapshot.sequence, snapshot.commit);
-    Ok(Ok(Explanation { datacenter, component: name.clone(), host, sequence, commit, keys }))
+    Ok(Explanation { datacenter, component: name.clone(), host, sequence, commit, keys })
 }
 
 /// The branch or tag of a layer, and its commit in the snapshot.

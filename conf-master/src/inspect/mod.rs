@@ -1,5 +1,8 @@
-pub mod conf;
-pub mod deployments;
-pub mod doc;
-pub mod explain;
-pub mod running;
+//! What landed, shown to people and programs.
+
+pub(crate) mod conf;
+pub(crate) mod deployments;
+pub(crate) mod doc;
+pub(crate) mod error;
+pub(crate) mod explain;
+pub(crate) mod running;

@@ -7,18 +7,15 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
 };
 
 use libconf::name::{DatacenterName, RefName};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    fault::refusal::{Fault, Refusal},
-    inspect::deployments,
-    landing::{Outcome, Push},
-    store as repository,
-};
+use crate::fault::{Fault, Refusal};
+use crate::landing::push::{Outcome, Push};
+use crate::text::{now, when};
 
 /// A file that has grown so large is put aside.
 const FILE_BYTES: u64 = 8 << 20;
@@ -31,33 +28,33 @@ const REASON_CHARS: usize = 2000;
 
 /// One refused request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub(crate) struct Record {
     /// When, RFC 3339, UTC.
-    pub when: String,
+    pub(crate) when: String,
     /// The id of the request, as the log shows it.
-    pub request: String,
+    pub(crate) request: String,
     /// Who, where a name was proven.
-    pub by: Option<String>,
+    pub(crate) by: Option<String>,
     /// Through what: `http <address>`, `path`, `ssh`.
-    pub through: String,
+    pub(crate) through: String,
     /// What was refused, and why.
-    pub refused: Vec<RefusedRef>,
+    pub(crate) refused: Vec<RefusedRef>,
     /// How many more refs of the same request were refused.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub more: usize,
+    pub(crate) more: usize,
 }
 
 /// One ref that did not land.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RefusedRef {
+pub(crate) struct RefusedRef {
     /// The ref, as it was asked for.
     #[serde(rename = "ref")]
-    pub name: String,
+    pub(crate) name: String,
     /// What it should have held: an object's id, all zero to delete it.
-    pub new: String,
+    pub(crate) new: String,
     /// Why not.
     #[serde(flatten)]
-    pub refusal: Refusal,
+    pub(crate) refusal: Refusal,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
@@ -67,31 +64,31 @@ fn is_zero(number: &usize) -> bool {
 
 impl Record {
     /// The record of a request; `None` when nothing of it was refused, or when it was only tried.
-    pub fn of(push: &Push, outcome: &Outcome) -> Option<Self> {
+    pub(crate) fn of(push: &Push, outcome: &Outcome) -> Option<Self> {
         if push.options.dry_run {
             return None;
         }
-        let refused = push.wishes.iter().zip(&outcome.refusals);
-        let mut refused = refused.filter_map(|(wish, refusal)| Some((wish, refusal.as_ref()?))).peekable();
+        let refused = push.updates.iter().zip(&outcome.refusals);
+        let mut refused = refused.filter_map(|(update, refusal)| Some((update, refusal.as_ref()?))).peekable();
         refused.peek()?;
-        let recorded = refused.by_ref().take(MOST).map(|(wish, refusal)| RefusedRef {
-            name: shortened(&wish.name),
-            new: wish.new.to_string(),
+        let recorded = refused.by_ref().take(MOST).map(|(update, refusal)| RefusedRef {
+            name: shortened(&update.name),
+            new: update.new.to_string(),
             refusal: bounded(refusal),
         });
         let recorded = recorded.collect();
         Some(Record {
-            when: deployments::when(repository::now()),
+            when: when(now()),
             request: push.request.clone(),
-            by: push.by.clone(),
-            through: push.through.clone(),
+            by: push.pusher.by.clone(),
+            through: push.pusher.through.clone(),
             refused: recorded,
             more: refused.count(),
         })
     }
 
     /// True when it was about a datacenter: its branch, or a fault in it.
-    pub fn concerns(&self, datacenter: &DatacenterName) -> bool {
+    pub(crate) fn concerns(&self, datacenter: &DatacenterName) -> bool {
         let branch = RefName::Datacenter(datacenter.clone()).to_string();
         self.refused.iter().any(|one| {
             let mut faults = one.refusal.faults.iter();
@@ -115,7 +112,7 @@ fn shortened(text: &str) -> String {
 
 /// The records on disk.
 #[derive(Debug)]
-pub struct Audit {
+pub(crate) struct Audit {
     path: PathBuf,
     /// The file that is appended to.
     file: Mutex<File>,
@@ -124,7 +121,7 @@ pub struct Audit {
 
 impl Audit {
     /// Opens the records of a repository, and makes a file where there is none.
-    pub fn open(repo: &Path) -> io::Result<Self> {
+    pub(crate) fn open(repo: &Path) -> io::Result<Self> {
         Self::open_with(repo, FILE_BYTES)
     }
 
@@ -135,7 +132,7 @@ impl Audit {
     }
 
     /// Appends records with one write and one sync; when it returns they are durable.
-    pub fn append(&self, records: &[Record]) -> io::Result<()> {
+    pub(crate) fn append(&self, records: &[Record]) -> io::Result<()> {
         if records.is_empty() {
             return Ok(());
         }
@@ -144,7 +141,7 @@ impl Audit {
             serde_json::to_writer(&mut lines, record)?;
             lines.push(b'\n');
         }
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.file.lock();
         if file.metadata()?.len() >= self.full_bytes {
             self.put_aside()?;
             *file = open(&self.path)?;
@@ -170,13 +167,13 @@ impl Audit {
 
     /// The newest records that `wanted` lets through, newest first, at most `limit`. A line that cannot be read (a crash
     /// while it was written) is passed over.
-    pub fn newest(&self, limit: usize, wanted: impl Fn(&Record) -> bool) -> io::Result<Vec<Record>> {
+    pub(crate) fn newest(&self, limit: usize, wanted: impl Fn(&Record) -> bool) -> io::Result<Vec<Record>> {
         let mut found = Vec::new();
         for number in 0..=KEPT {
             let mut bytes = Vec::new();
             {
                 // While it is held no file is renamed away between two readings.
-                let _held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+                let _held = self.file.lock();
                 match File::open(self.numbered(number)) {
                     Ok(mut file) => file.read_to_end(&mut bytes)?,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => break,

@@ -11,10 +11,10 @@ const TREE: i32 = 0o040_000;
 const BLOB: i32 = 0o100_644;
 
 /// What is to stand on the branch: a sealed value and what may be known of it, or nothing.
-pub type Edits = BTreeMap<SecretName, Option<(Vec<u8>, About)>>;
+pub(crate) type Edits = BTreeMap<SecretName, Option<(Vec<u8>, About)>>;
 
 /// What may be known of each sealed secret.
-pub fn abouts(repo: &Repository, tree: Option<ObjectId>) -> anyhow::Result<BTreeMap<SecretName, About>> {
+pub(crate) fn abouts(repo: &Repository, tree: Option<ObjectId>) -> anyhow::Result<BTreeMap<SecretName, About>> {
     let Some(id) = tree else { return Ok(BTreeMap::new()) };
     let folder = repo.find_tree(id.into())?;
     let names = folder.iter().filter_map(|entry| entry.name().ok()?.parse::<SecretName>().ok());
@@ -22,13 +22,13 @@ pub fn abouts(repo: &Repository, tree: Option<ObjectId>) -> anyhow::Result<BTree
 }
 
 /// What may be known of one sealed secret.
-pub fn about(repo: &Repository, tree: Option<ObjectId>, name: &SecretName) -> anyhow::Result<About> {
+pub(crate) fn about(repo: &Repository, tree: Option<ObjectId>, name: &SecretName) -> anyhow::Result<About> {
     let bytes = file(repo, tree, name, ABOUT_FILE)?;
     serde_json::from_slice(&bytes).with_context(|| format!("{name}/{ABOUT_FILE} cannot be read"))
 }
 
 /// One sealed value.
-pub fn sealed(repo: &Repository, tree: Option<ObjectId>, name: &SecretName) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn sealed(repo: &Repository, tree: Option<ObjectId>, name: &SecretName) -> anyhow::Result<Vec<u8>> {
     file(repo, tree, name, VALUE_FILE)
 }
 
@@ -40,7 +40,7 @@ fn file(repo: &Repository, tree: Option<ObjectId>, name: &SecretName, file: &str
 }
 
 /// Writes the branch's next commit; answers it and its tree. Moves no ref.
-pub fn write(
+pub(crate) fn write(
     repo: &Repository,
     parent: Option<CommitId>,
     base: Option<ObjectId>,

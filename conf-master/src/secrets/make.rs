@@ -13,7 +13,7 @@ const SLOW_CLOCKS: Duration = Duration::from_secs(3600);
 const DAY: i64 = 24 * 3600;
 
 /// Makes a value at `now` (seconds since 1970); a certificate's end is told beside it.
-pub fn value(generate: &Generate, now: i64) -> anyhow::Result<(SecretValue, Option<i64>)> {
+pub(crate) fn value(generate: &Generate, now: i64) -> anyhow::Result<(SecretValue, Option<i64>)> {
     match generate {
         Generate::Text { length, encoding } => Ok((SecretValue::Text(text(*length, encoding)?), None)),
         Generate::X509 { names, days } => {
@@ -62,12 +62,12 @@ fn certificate(names: &[String], now: i64, until: i64) -> anyhow::Result<SecretV
 }
 
 /// True when a certificate made at `made` is to be issued anew: two thirds of its life are over.
-pub fn is_due(made: i64, valid_until: i64, now: i64) -> bool {
+pub(crate) fn is_due(made: i64, valid_until: i64, now: i64) -> bool {
     now >= due_at(made, valid_until)
 }
 
 /// When two thirds of a certificate's life are over.
-pub fn due_at(made: i64, valid_until: i64) -> i64 {
+pub(crate) fn due_at(made: i64, valid_until: i64) -> i64 {
     made + (valid_until - made) / 3 * 2
 }
 

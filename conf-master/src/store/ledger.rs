@@ -10,10 +10,9 @@ use std::{collections::BTreeSet, fmt::Write as _, path::Path, str::FromStr};
 use git2::{ObjectType, Oid, Repository};
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 
-use crate::store::{
-    idempotency::{LandedRef, LandedRequests, RequestKey},
-    refs::{Table, Target},
-};
+use crate::store::idempotency::{LandedRef, LandedRequests, RequestKey};
+use crate::store::refs::{RefTarget, Table};
+use crate::text::first_and_more;
 
 /// The format of ledger commits; a reader that meets a higher one stops and says so.
 const FORMAT: u32 = 1;
@@ -22,37 +21,37 @@ const TABLE_EVERY: u64 = 1000;
 
 /// One accepted change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct Entry {
     /// Its number.
-    pub sequence: Sequence,
+    pub(crate) sequence: Sequence,
     /// Every ref that it moves, made or deletes.
-    pub moves: Vec<Move>,
+    pub(crate) moves: Vec<Move>,
     /// Who made it.
-    pub by: String,
+    pub(crate) by: String,
     /// Through what: `http <address>`, `path`, `ssh`, `init`.
-    pub through: String,
+    pub(crate) through: String,
     /// The id of the request, as logs show it.
-    pub request: String,
+    pub(crate) request: String,
     /// The key by which the request lands once, where it has one.
-    pub key: Option<RequestKey>,
+    pub(crate) key: Option<RequestKey>,
     /// Seconds since 1970.
-    pub time: i64,
+    pub(crate) time: i64,
 }
 
 /// What the ledger says of the present.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct State {
+pub(crate) struct State {
     /// Every ref.
-    pub table: Table,
+    pub(crate) table: Table,
     /// The requests that landed with a key.
-    pub requests: LandedRequests,
+    pub(crate) requests: LandedRequests,
     /// The last change.
-    pub sequence: Sequence,
+    pub(crate) sequence: Sequence,
 }
 
 impl Entry {
     /// Takes this change over into what holds.
-    pub fn apply(&self, table: &mut Table, requests: &mut LandedRequests) {
+    pub(crate) fn apply(&self, table: &mut Table, requests: &mut LandedRequests) {
         for one in &self.moves {
             table.set(one.name.clone(), one.new);
         }
@@ -65,18 +64,18 @@ impl Entry {
 
 /// One ref's part of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Move {
+pub(crate) struct Move {
     /// Which ref.
-    pub name: RefName,
+    pub(crate) name: RefName,
     /// What it held; zero where it was not there.
-    pub old: ObjectId,
+    pub(crate) old: ObjectId,
     /// Where it points now; `None` when it was deleted.
-    pub new: Option<Target>,
+    pub(crate) new: Option<RefTarget>,
 }
 
 /// Why the ledger cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
+pub(crate) enum LedgerError {
     /// Git's objects do not answer.
     #[error("cannot read the ledger")]
     Git(#[from] git2::Error),
@@ -92,7 +91,7 @@ pub enum LedgerError {
 
 /// Writes one ledger commit; moves no ref. `table` and `requests` are what holds after the change, written whole where
 /// that is due.
-pub fn write(
+pub(crate) fn write(
     repo: &Repository,
     previous: Option<CommitId>,
     entry: &Entry,
@@ -149,14 +148,11 @@ impl Entry {
     fn subject(&self) -> String {
         let mut pushed = self.moves.iter().filter(|one| !one.name.is_reserved()).map(|one| one.name.short());
         let first = pushed.next().unwrap_or_else(|| "nothing that was pushed".to_owned());
-        match pushed.count() {
-            0 => first,
-            more => format!("{first} and {more} more"),
-        }
+        first_and_more(first, pushed.count())
     }
 
     /// Reads a ledger commit.
-    pub fn read(repo: &Repository, commit: CommitId) -> Result<Self, LedgerError> {
+    pub(crate) fn read(repo: &Repository, commit: CommitId) -> Result<Self, LedgerError> {
         let object = repo.find_commit(commit.into())?;
         let text = String::from_utf8_lossy(object.message_raw_bytes()).into_owned();
         let time = object.time().seconds();
@@ -188,8 +184,8 @@ impl Entry {
 
 impl Move {
     /// What it came to, where it is no deletion; `table` is what holds after it.
-    pub fn landed(&self, table: &Table) -> Option<LandedRef> {
-        let changes = table.changes(&self.name);
+    pub(crate) fn landed(&self, table: &Table) -> Option<LandedRef> {
+        let changes = table.place(&self.name).changes;
         Some(LandedRef { name: self.name.clone(), commit: self.new?.commit, changes })
     }
 }
@@ -201,7 +197,7 @@ impl FromStr for Move {
         let read = || -> Option<Move> {
             let [name, old, value, commit] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
             let (value, commit): (ObjectId, ObjectId) = (value.parse().ok()?, commit.parse().ok()?);
-            let new = (!value.is_zero()).then_some(Target { value, commit });
+            let new = (!value.is_zero()).then_some(RefTarget { value, commit });
             Some(Move { name: name.parse().ok()?, old: old.parse().ok()?, new })
         };
         read().ok_or_else(|| format!("bad line: {line}"))
@@ -209,7 +205,7 @@ impl FromStr for Move {
 }
 
 /// Reads the ledger back to its last whole table and forward again: what holds now.
-pub fn replay(repo: &Repository, tip: CommitId) -> Result<State, LedgerError> {
+pub(crate) fn replay(repo: &Repository, tip: CommitId) -> Result<State, LedgerError> {
     let mut entries = Vec::new();
     let mut commit = tip;
     let mut state = loop {
@@ -249,7 +245,7 @@ fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result
 }
 
 /// Writes an annotated tag's object again from the ledger, where it was lost.
-pub fn restore_tag(repo: &Repository, tip: CommitId, tag: ObjectId) -> Result<(), LedgerError> {
+pub(crate) fn restore_tag(repo: &Repository, tip: CommitId, tag: ObjectId) -> Result<(), LedgerError> {
     let path = format!("tags/{tag}");
     let mut commit = repo.find_commit(tip.into())?;
     loop {
@@ -281,7 +277,7 @@ mod tests {
 
     #[test]
     fn an_entry_prints_as_it_parses() {
-        let target = Target { value: ObjectId::from([1; 20]), commit: ObjectId::from([2; 20]) };
+        let target = RefTarget { value: ObjectId::from([1; 20]), commit: ObjectId::from([2; 20]) };
         let made = Move { name: "refs/tags/services/web/v1".parse().unwrap(), old: ObjectId::ZERO, new: Some(target) };
         let gone = Move { name: "refs/heads/services/web/old".parse().unwrap(), old: target.commit, new: None };
         for moves in [vec![made.clone(), gone], vec![made], Vec::new()] {
@@ -304,7 +300,7 @@ mod tests {
         for sequence in 0..=TABLE_EVERY + 3 {
             let commit = repo.commit(None, &who, &who, &sequence.to_string(), &empty, &[]).unwrap().into();
             let name: RefName = format!("refs/heads/services/s{}/master", sequence % 7).parse().unwrap();
-            let new = Some(Target { value: commit, commit });
+            let new = Some(RefTarget { value: commit, commit });
             let mut entry = entry(sequence, vec![Move { name, old: ObjectId::ZERO, new }]);
             entry.key = sequence.is_multiple_of(2).then(|| RequestKey::new(&sequence.to_string(), b"{}").unwrap());
             entry.apply(&mut state.table, &mut state.requests);

@@ -1,9 +1,9 @@
 //! The central repository on disk: made by `init`, opened by `serve`, its refs moved by landings alone.
 
-pub mod history;
-pub mod idempotency;
-pub mod ledger;
-pub mod refs;
+pub(crate) mod history;
+pub(crate) mod idempotency;
+pub(crate) mod ledger;
+pub(crate) mod refs;
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -18,12 +18,12 @@ use git2::Repository;
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 
 use crate::{
-    secrets,
     store::{
         idempotency::LandedRequests,
         ledger::{Entry, Move},
-        refs::{Table, Target},
+        refs::{RefTarget, Table},
     },
+    text::now,
 };
 
 /// What Git itself must do, or leave, in the central repository.
@@ -48,15 +48,25 @@ const SETTINGS: [(&str, &str); 12] = [
 
 const README: &str = include_str!("layout.md");
 
-/// Where the signing key stands: `<repo>.key`.
-pub fn key_path(repo: &Path) -> PathBuf {
-    let mut path = repo.as_os_str().to_owned();
-    path.push(".key");
-    PathBuf::from(path)
+/// Returns the path of the signing key: `<repo>.key`.
+pub(crate) fn key_path(repo: &Path) -> PathBuf {
+    beside(repo, ".key")
 }
 
-/// Makes the repository and the signing key; answers the public key's line.
-pub fn init(path: &Path) -> anyhow::Result<String> {
+/// Returns the path of conf-master's own key for secrets: `<repo>.identity`.
+pub(crate) fn identity_path(repo: &Path) -> PathBuf {
+    beside(repo, ".identity")
+}
+
+/// Returns the path beside `path` that has this ending besides.
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Makes the repository and the signing key; returns the line of the public key.
+pub(crate) fn init(path: &Path) -> anyhow::Result<String> {
     if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{} is not empty; name a folder that does not exist yet", path.display());
     }
@@ -69,10 +79,10 @@ pub fn init(path: &Path) -> anyhow::Result<String> {
     let repo = git::init(&path, &SETTINGS)?;
     // The ledger comes last: where it is missing, `init` was cut short.
     let key = SigningKey::generate(&key_path, "conf-master")?;
-    Identity::load_or_create(&secrets::identity_path(&path))?;
+    Identity::load_or_create(&identity_path(&path))?;
     let main = readme_commit(&repo)?;
     let mut table = Table::default();
-    let target = Target { value: main, commit: main };
+    let target = RefTarget { value: main, commit: main };
     table.set(RefName::Main, Some(target));
     let entry = Entry {
         sequence: Sequence(0),
@@ -89,11 +99,6 @@ pub fn init(path: &Path) -> anyhow::Result<String> {
     Ok(key.public_line())
 }
 
-/// Seconds since 1970.
-pub fn now() -> i64 {
-    jiff::Timestamp::now().as_second()
-}
-
 fn readme_commit(repo: &Repository) -> Result<CommitId, git2::Error> {
     let mut tree = repo.treebuilder(None)?;
     tree.insert("README.md", repo.blob(README.as_bytes())?, 0o100_644)?;
@@ -103,7 +108,7 @@ fn readme_commit(repo: &Repository) -> Result<CommitId, git2::Error> {
 }
 
 /// Opens an existing central repository; the error says what to do.
-pub fn open(path: &Path) -> anyhow::Result<Repository> {
+pub(crate) fn open(path: &Path) -> anyhow::Result<Repository> {
     let missing =
         || format!("{} is no central repository; make one with `conf-master init --repo DIR`", path.display());
     let repo = Repository::open_bare(path).with_context(missing)?;
@@ -112,7 +117,7 @@ pub fn open(path: &Path) -> anyhow::Result<Repository> {
 }
 
 /// Sets what Git must do here, and the hooks that hand every push to this server.
-pub fn prepare(path: &Path) -> anyhow::Result<()> {
+pub(crate) fn prepare(path: &Path) -> anyhow::Result<()> {
     git::init(path, &SETTINGS)?;
     let hooks = path.join("hooks");
     fs::create_dir_all(&hooks).with_context(|| format!("cannot make {}", hooks.display()))?;
@@ -131,7 +136,7 @@ pub fn prepare(path: &Path) -> anyhow::Result<()> {
 /// Makes all objects written so far durable, their folders included, and every ref moved before.
 ///
 /// `syncfs` is one journal commit however many files there are; a sync of each costs one apiece.
-pub fn sync_objects(repo: &Repository) -> io::Result<()> {
+pub(crate) fn sync_objects(repo: &Repository) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(repo.path())?)?)
 }
 
@@ -140,7 +145,7 @@ pub fn sync_objects(repo: &Repository) -> io::Result<()> {
 ///
 /// This is Git's own protocol (a lock file made exclusively, then renamed), with the syncs that neither Git nor libgit2 does:
 /// the file, with all that was written before it, before the rename; its folder after it.
-pub fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitId) -> anyhow::Result<()> {
+pub(crate) fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitId) -> anyhow::Result<()> {
     let reference = repo.path().join(RefName::Ledger.to_string());
     let folder = reference.parent().context("a ref has a folder")?;
     fs::create_dir_all(folder)?;
@@ -166,7 +171,7 @@ pub fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitId) -> a
 }
 
 /// Makes one ref hold what the ledger says. Durable with the next [`sync_objects`]; start-up does it again if need be.
-pub fn set_ref(repo: &Repository, name: &RefName, target: Option<Target>) -> Result<(), git2::Error> {
+pub(crate) fn set_ref(repo: &Repository, name: &RefName, target: Option<RefTarget>) -> Result<(), git2::Error> {
     let name = name.to_string();
     match target {
         Some(target) => repo.reference(&name, target.value.into(), true, "").map(drop),
@@ -179,7 +184,7 @@ pub fn set_ref(repo: &Repository, name: &RefName, target: Option<Target>) -> Res
 }
 
 /// Puts every ref to what the ledger says; answers what differed, for the log.
-pub fn repair(repo: &Repository, table: &Table, ledger: CommitId) -> anyhow::Result<Vec<String>> {
+pub(crate) fn repair(repo: &Repository, table: &Table, ledger: CommitId) -> anyhow::Result<Vec<String>> {
     let mut repaired = Vec::new();
     let mut present = std::collections::BTreeMap::new();
     for reference in repo.references()? {

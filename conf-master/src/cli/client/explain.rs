@@ -7,34 +7,34 @@ use conf_core::{layers::Explained, settings::commented::one_line};
 use libconf::name::{ComponentSelector, DatacenterName, HostName};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::cli::client::ServerFlags;
+use crate::cli::client::{ServerFlags, print_json};
 use crate::inspect::explain::Explanation;
 
 /// Flags of `explain`.
 #[derive(Debug, clap::Args)]
-pub struct Flags {
+pub(crate) struct ExplainFlags {
     /// Which datacenter
     #[arg(value_name = "ID/VERSION")]
-    pub datacenter: DatacenterName,
+    datacenter: DatacenterName,
     /// Which component: KIND/NAME[/VERSION]
     #[arg(value_name = "COMPONENT")]
-    pub component: ComponentSelector,
+    component: ComponentSelector,
     /// The keys at or below this one alone: dotted, or a JSON Pointer
     #[arg(value_name = "KEY")]
-    pub key: Option<String>,
+    key: Option<String>,
     /// The host on which; without it, one that the inventory says nothing of
     #[arg(long, value_name = "NAME")]
-    pub host: Option<HostName>,
+    host: Option<HostName>,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    json: bool,
     /// How to reach conf-master
     #[command(flatten)]
-    pub server: ServerFlags,
+    server: ServerFlags,
 }
 
 /// Asks, and prints the answer.
-pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(flags: &ExplainFlags) -> anyhow::Result<ExitCode> {
     let mut path = format!("api/v1/datacenters/{}/explain?component={}", flags.datacenter, flags.component);
     let more = [("key", flags.key.clone()), ("host", flags.host.as_ref().map(ToString::to_string))];
     for (name, value) in more.into_iter().filter_map(|(name, value)| Some((name, value?))) {
@@ -42,8 +42,7 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     }
     let explanation: Explanation = flags.server.connect()?.get_json(&path).await?;
     if flags.json {
-        println!("{}", serde_json::to_string_pretty(&explanation)?);
-        return Ok(ExitCode::SUCCESS);
+        return print_json(&explanation);
     }
     let Explanation { datacenter, component, host, sequence, keys, .. } = &explanation;
     let host = host.as_ref().map_or_else(|| "a host that nobody lists".to_owned(), ToString::to_string);

@@ -2,48 +2,43 @@
 
 use std::process::ExitCode;
 
-use comfy_table::{Table, presets::NOTHING};
-use libconf::name::DatacenterName;
+use libconf::name::{CommitId, DatacenterName};
 
-use crate::cli::client::ServerFlags;
-use crate::{
-    inspect::deployments::{Deployment, SecretEvent},
-    landing::audit::{Record, RefusedRef},
-};
+use crate::cli::client::{ServerFlags, print_json, table};
+use crate::inspect::deployments::{Deployment, SecretEvent};
+use crate::landing::audit::{Record, RefusedRef};
 
 /// Flags of `log`.
 #[derive(Debug, clap::Args)]
-pub struct Flags {
+pub(crate) struct LogFlags {
     /// Which datacenter
     #[arg(value_name = "ID/VERSION", required_unless_present = "refused")]
-    pub datacenter: Option<DatacenterName>,
+    datacenter: Option<DatacenterName>,
     /// Show what was refused, for whichever datacenter or for the one named
     #[arg(long)]
-    pub refused: bool,
+    refused: bool,
     /// How many at most
     #[arg(long, value_name = "N", default_value_t = 20)]
-    pub limit: usize,
+    limit: usize,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    json: bool,
     /// How to reach conf-master
     #[command(flatten)]
-    pub server: ServerFlags,
+    server: ServerFlags,
 }
 
 /// `conf-master log`
-pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(flags: &LogFlags) -> anyhow::Result<ExitCode> {
     let path = match &flags.datacenter {
         Some(datacenter) if !flags.refused => format!("api/v1/datacenters/{datacenter}/log?limit={}", flags.limit),
         _ => return refused(flags).await,
     };
     let deployments: Vec<Deployment> = flags.server.connect()?.get_json(&path).await?;
     if flags.json {
-        println!("{}", serde_json::to_string_pretty(&deployments)?);
-        return Ok(ExitCode::SUCCESS);
+        return print_json(&deployments);
     }
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["SEQUENCE", "WHEN", "WHO", "WHAT CHANGED"]);
+    let mut table = table(["SEQUENCE", "WHEN", "WHO", "WHAT CHANGED"]);
     for one in &deployments {
         table.add_row([format!("#{}", one.sequence), one.when.clone(), one.by.clone(), what_changed(one)]);
     }
@@ -58,7 +53,6 @@ fn what_changed(deployment: &Deployment) -> String {
     let parts = [("datacenter.yaml", deployment.datacenter), ("its class", deployment.class)];
     let mut lines: Vec<String> =
         parts.iter().filter(|(_, changed)| *changed).map(|(name, _)| (*name).to_owned()).collect();
-    let short = |commit: &libconf::name::CommitId| commit.short();
     lines.extend(deployment.secrets.iter().take(MOST_NAMED).map(|one| {
         let what = match one.change {
             SecretEvent::NewValue => "has a new value",
@@ -68,7 +62,7 @@ fn what_changed(deployment: &Deployment) -> String {
         format!("the secret {} {what}", one.name)
     }));
     for one in deployment.components.iter().take(MOST_NAMED) {
-        lines.push(match (one.before.as_ref().map(short), one.after.as_ref().map(short)) {
+        lines.push(match (one.before.as_ref().map(CommitId::short), one.after.as_ref().map(CommitId::short)) {
             (Some(before), Some(after)) => format!("{} {before} → {after}", one.component),
             (None, Some(after)) => format!("{} added at {after}", one.component),
             _ => format!("{} removed", one.component),
@@ -82,16 +76,14 @@ fn what_changed(deployment: &Deployment) -> String {
     lines.join("\n")
 }
 
-async fn refused(flags: &Flags) -> anyhow::Result<ExitCode> {
+async fn refused(flags: &LogFlags) -> anyhow::Result<ExitCode> {
     let datacenter = flags.datacenter.iter().map(|datacenter| format!("&datacenter={datacenter}"));
     let path = format!("api/v1/refused?limit={}{}", flags.limit, datacenter.collect::<String>());
     let records: Vec<Record> = flags.server.connect()?.get_json(&path).await?;
     if flags.json {
-        println!("{}", serde_json::to_string_pretty(&records)?);
-        return Ok(ExitCode::SUCCESS);
+        return print_json(&records);
     }
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["WHEN", "WHO", "REQUEST", "WHAT WAS REFUSED"]);
+    let mut table = table(["WHEN", "WHO", "REQUEST", "WHAT WAS REFUSED"]);
     for one in &records {
         let who = one.by.as_ref().unwrap_or(&one.through);
         table.add_row([&one.when, who, &one.request, &what_was_refused(one)]);

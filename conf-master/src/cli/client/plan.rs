@@ -4,25 +4,26 @@ use std::{collections::BTreeMap, process::ExitCode};
 
 use libconf::name::DatacenterName;
 
-use crate::cli::client::ServerFlags;
-use crate::{cli::config::Supposed, judge::plan::Plan};
+use crate::cli::client::{ServerFlags, print_json};
+use crate::cli::supposed::SupposedRef;
+use crate::judge::plan::ChangePlan;
 
 /// Flags of `plan`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
-pub struct Flags {
+pub(crate) struct PlanFlags {
     /// Which datacenter
     #[arg(value_name = "ID/VERSION")]
-    pub datacenter: DatacenterName,
+    datacenter: DatacenterName,
     /// Suppose that REF were at COMMIT: a full id, or a branch or tag on the server; once for each
     #[arg(long = "ref", value_name = "REF=COMMIT", required = true)]
-    pub refs: Vec<Supposed>,
+    refs: Vec<SupposedRef>,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    json: bool,
     /// How to reach conf-master
     #[command(flatten)]
-    pub server: ServerFlags,
+    server: ServerFlags,
 }
 
 const EXAMPLE: &str = "\
@@ -33,12 +34,12 @@ For what is not pushed yet: git push -o dry-run
 Exit codes: 0 it could land, 1 refused or not reached, 2 wrong usage.";
 
 /// Asks, and prints the answer.
-pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(flags: &PlanFlags) -> anyhow::Result<ExitCode> {
     let refs: BTreeMap<String, &String> = flags.refs.iter().map(|one| (one.name.to_string(), &one.commit)).collect();
     let path = format!("api/v1/datacenters/{}/plan", flags.datacenter);
-    let plan: Plan = flags.server.connect()?.post_json(&path, &serde_json::json!({"refs": refs})).await?;
+    let plan: ChangePlan = flags.server.connect()?.post_json(&path, &serde_json::json!({"refs": refs})).await?;
     if flags.json {
-        println!("{}", serde_json::to_string_pretty(&plan)?);
+        print_json(&plan)?;
     } else {
         for one in &plan.refused {
             one.refusal.to_string().lines().for_each(|line| println!("refused {}: {line}", one.name));

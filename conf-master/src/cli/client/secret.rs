@@ -8,15 +8,15 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use comfy_table::{Table, presets::NOTHING};
 use conf_core::secret::MAX_VALUE_BYTES;
-use libconf::name::{DatacenterName, HostName, SecretName};
+use libconf::name::{DatacenterName, SecretName};
 use reqwest::Method;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::cli::client::ServerFlags;
-use crate::{fault::refusal::Fault, secrets::list::Listed};
+use crate::cli::client::{ServerFlags, call, print_faults, print_json, reason, table};
+use crate::secrets::list::ListedSecret;
+use crate::text::some_of;
 
 /// How long an answer is waited for.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -25,15 +25,15 @@ const MOST_NAMED: usize = 5;
 
 /// Flags of `secret`.
 #[derive(Debug, clap::Args)]
-pub struct Flags {
+pub(crate) struct SecretFlags {
     /// What to do
     #[command(subcommand)]
-    pub act: Act,
+    act: Act,
 }
 
 /// What to do with secrets.
 #[derive(Debug, clap::Subcommand)]
-pub enum Act {
+pub(crate) enum Act {
     /// Show names, sources, readers, ages and hosts; never a value
     List {
         /// Which datacenter
@@ -63,43 +63,41 @@ pub enum Act {
 
 /// One secret.
 #[derive(Debug, clap::Args)]
-pub struct Which {
+pub(crate) struct Which {
     /// Which datacenter; all versions of its id share the value
     #[arg(value_name = "ID/VERSION")]
-    pub datacenter: DatacenterName,
+    datacenter: DatacenterName,
     /// Which secret
     #[arg(value_name = "NAME")]
-    pub name: SecretName,
+    name: SecretName,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    json: bool,
     /// How to reach conf-master
     #[command(flatten)]
-    pub server: ServerFlags,
+    server: ServerFlags,
 }
 
 /// `conf-master secret`
-pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(flags: &SecretFlags) -> anyhow::Result<ExitCode> {
     match &flags.act {
         Act::List { datacenter, json, server } => list(datacenter, *json, server).await,
         Act::Set { which, file } => {
             let value = read(file)?;
-            order(which, Method::PUT, "", Some(&json!({"value": &*value}))).await
+            request(which, Method::PUT, "", Some(&json!({"value": &*value}))).await
         }
-        Act::Rotate(which) => order(which, Method::POST, "/rotate", None).await,
-        Act::Remove(which) => order(which, Method::DELETE, "", None).await,
+        Act::Rotate(which) => request(which, Method::POST, "/rotate", None).await,
+        Act::Remove(which) => request(which, Method::DELETE, "", None).await,
     }
 }
 
 async fn list(datacenter: &DatacenterName, as_json: bool, server: &ServerFlags) -> anyhow::Result<ExitCode> {
     let path = format!("api/v1/datacenters/{datacenter}/secrets");
-    let listed: Vec<Listed> = server.connect()?.get_json(&path).await?;
+    let listed: Vec<ListedSecret> = server.connect()?.get_json(&path).await?;
     if as_json {
-        println!("{}", serde_json::to_string_pretty(&listed)?);
-        return Ok(ExitCode::SUCCESS);
+        return print_json(&listed);
     }
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["NAME", "SOURCE", "READERS", "AGE", "VALID UNTIL", "HOSTS"]);
+    let mut table = table(["NAME", "SOURCE", "READERS", "AGE", "VALID UNTIL", "HOSTS"]);
     for one in &listed {
         let readers: Vec<String> = one.readers.iter().map(ToString::to_string).collect();
         table.add_row([
@@ -108,19 +106,11 @@ async fn list(datacenter: &DatacenterName, as_json: bool, server: &ServerFlags) 
             readers.join("\n"),
             one.age_seconds.map(age).unwrap_or_default(),
             one.valid_until.clone().unwrap_or_default(),
-            hosts(&one.hosts),
+            some_of(&one.hosts, MOST_NAMED).join(", "),
         ]);
     }
     println!("{table}");
     Ok(ExitCode::SUCCESS)
-}
-
-fn hosts(hosts: &[HostName]) -> String {
-    let mut named: Vec<String> = hosts.iter().take(MOST_NAMED).map(ToString::to_string).collect();
-    if let more @ 1.. = hosts.len().saturating_sub(MOST_NAMED) {
-        named.push(format!("{more} more"));
-    }
-    named.join(", ")
 }
 
 fn age(seconds: i64) -> String {
@@ -149,25 +139,20 @@ fn read(file: &Path) -> anyhow::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(value.to_owned()))
 }
 
-async fn order(which: &Which, method: Method, end: &str, body: Option<&Value>) -> anyhow::Result<ExitCode> {
+async fn request(which: &Which, method: Method, end: &str, body: Option<&Value>) -> anyhow::Result<ExitCode> {
     let path = format!("api/v1/datacenters/{}/secrets/{}{end}", which.datacenter, which.name);
-    let servers = which.server.connect()?;
-    let Some(server) = servers.in_order().first().cloned() else { bail!("no server was given") };
-    let (status, answer) = server.call(method, &path, &[], body, ANSWER).await?;
+    let (status, answer) = call(&which.server.connect()?, method, &path, &[], body, ANSWER).await?;
     if which.json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
+        print_json(&answer)?;
     } else if status.is_success() {
         println!("{} of {}: #{}", which.name, which.datacenter, answer["sequence"]);
         for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             println!("  {note}");
         }
     } else {
-        eprintln!("conf-master: {}", answer["error"].as_str().unwrap_or("no reason was given"));
-        let faults = answer["faults"].as_array().filter(|faults| faults.len() > 1);
-        for fault in
-            faults.into_iter().flatten().filter_map(|fault| serde_json::from_value::<Fault>(fault.clone()).ok())
-        {
-            eprintln!("  {fault}");
+        eprintln!("conf-master: {}", reason(&answer));
+        if answer["faults"].as_array().is_some_and(|faults| faults.len() > 1) {
+            print_faults(&answer);
         }
     }
     Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

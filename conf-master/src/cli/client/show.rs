@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::cli::client::ServerFlags;
+use crate::cli::client::{ServerFlags, call, print_json, reason};
 use crate::landing::update::section::SectionName;
 
 /// How long an answer is waited for.
@@ -19,45 +19,40 @@ const PLAIN: &AsciiSet =
 
 /// Flags of `show`.
 #[derive(Debug, clap::Args)]
-pub struct Flags {
+pub(crate) struct ShowFlags {
     /// What to show: as for `update`
     #[arg(value_name = "SECTION")]
-    pub section: SectionName,
+    section: SectionName,
     /// As it was in this version
     #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with = "sequence")]
-    pub version: Option<i64>,
+    version: Option<i64>,
     /// As it was after this change
     #[arg(long, value_name = "N")]
-    pub sequence: Option<Sequence>,
+    sequence: Option<Sequence>,
     /// Print JSON: the configuration as an object, with version and commit
     #[arg(long)]
-    pub json: bool,
+    json: bool,
     /// How to reach conf-master
     #[command(flatten)]
-    pub server: ServerFlags,
+    server: ServerFlags,
 }
 
 /// `conf-master show`
-pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(flags: &ShowFlags) -> anyhow::Result<ExitCode> {
     let mut query = Vec::new();
     query.extend(flags.version.map(|version| format!("version={version}")));
     query.extend(flags.sequence.map(|sequence| format!("sequence={sequence}")));
     query.extend((!flags.json).then(|| "config=text".to_owned()));
     let (status, answer) = ask(&flags.server, &flags.section, &query.join("&")).await?;
     if !status.is_success() {
-        bail!("{}", answer["error"].as_str().unwrap_or("no reason was given"));
+        bail!("{}", reason(&answer));
     }
     if flags.json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
-        return Ok(ExitCode::SUCCESS);
+        return print_json(&answer);
     }
     let file = answer["file"].as_str().unwrap_or("no file");
-    eprintln!(
-        "{}: version {}, {file} at {}",
-        flags.section,
-        answer["version"],
-        answer["commit"].as_str().unwrap_or("-")
-    );
+    let commit = answer["commit"].as_str().unwrap_or("-");
+    eprintln!("{}: version {}, {file} at {commit}", flags.section, answer["version"]);
     print!("{}", answer["config"].as_str().unwrap_or_default());
     Ok(ExitCode::SUCCESS)
 }
@@ -70,7 +65,5 @@ pub(crate) async fn ask(
 ) -> anyhow::Result<(StatusCode, Value)> {
     let name = section.to_string();
     let path = format!("api/v1/config/{}?{query}", utf8_percent_encode(&name, PLAIN));
-    let servers = server.connect()?;
-    let Some(server) = servers.in_order().first().cloned() else { bail!("no server was given") };
-    Ok(server.call(Method::GET, &path, &[], None::<&()>, ANSWER).await?)
+    Ok(call(&server.connect()?, Method::GET, &path, &[], None, ANSWER).await?)
 }

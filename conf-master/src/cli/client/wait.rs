@@ -14,9 +14,8 @@ use conf_core::{
 use indicatif::{ProgressBar, ProgressStyle};
 use libconf::name::{DatacenterName, Sequence};
 use reqwest::Method;
-use serde_json::Value;
 
-use crate::cli::client::ServerFlags;
+use crate::cli::client::{ServerFlags, call, print_json, words};
 use crate::delivery::{Delivery, Percent};
 
 /// One question lasts no longer: what stands between may cut a silent connection after half a minute.
@@ -32,33 +31,33 @@ const MOST_SHOWN: usize = 1_000_000;
 
 /// Flags of `wait`.
 #[derive(Debug, clap::Args)]
-pub struct Flags {
+pub(crate) struct WaitFlags {
     /// Which datacenters
     #[arg(value_name = "ID/VERSION", required = true)]
-    pub datacenters: Vec<DatacenterName>,
+    datacenters: Vec<DatacenterName>,
     /// The change that they must run; one that does not touch a datacenter asks for its newest before it. Without it the newest
     /// change
     #[arg(long, value_name = "N")]
-    pub sequence: Option<Sequence>,
+    sequence: Option<Sequence>,
     /// How many of each datacenter's hosts are enough, 1 to 100
     #[arg(long, value_name = "PERCENT", default_value = "100")]
-    pub percent: Percent,
+    percent: Percent,
     /// Only reports that hosts have signed count: those of hosts whose key is in the inventory
     #[arg(long)]
-    pub proven: bool,
+    proven: bool,
     /// How many seconds to wait at most; 0 says how it stands
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    pub timeout: u64,
+    timeout: u64,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    json: bool,
     /// How to reach conf-master
     #[command(flatten)]
-    pub server: ServerFlags,
+    server: ServerFlags,
 }
 
 /// `conf-master wait`
-pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(flags: &WaitFlags) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let timeout = Duration::from_secs(flags.timeout);
     let servers = flags.server.connect()?;
@@ -99,7 +98,7 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         last = all;
     }
     if flags.json {
-        println!("{}", serde_json::to_string_pretty(&last)?);
+        print_json(&last)?;
     } else {
         print!("{last}");
         if !last.complete {
@@ -110,7 +109,7 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
 }
 
 struct Question<'f> {
-    flags: &'f Flags,
+    flags: &'f WaitFlags,
     sequence: Option<Sequence>,
     /// How many hosts had it when it was last asked.
     delivered: Option<usize>,
@@ -138,16 +137,16 @@ impl Question<'_> {
         // Whole seconds, rounded up.
         let seconds = wait.as_millis().div_ceil(1000);
         let path = format!("api/v1/delivery?percent={}&timeout={seconds}{options}", flags.percent);
-        let server = servers.in_order().first().cloned().ok_or(NoAnswer::Passing(UpstreamError::NoServer))?;
-        let asked = server.call::<Value>(Method::GET, &path, &[], None, wait + ANSWER).await;
-        let (status, body) = match asked {
+        let (status, body) = match call(servers, Method::GET, &path, &[], None, wait + ANSWER).await {
             Ok(answer) => answer,
-            Err(error @ UpstreamError::Unreachable { .. }) => return Err(NoAnswer::Passing(error)),
+            Err(error @ (UpstreamError::Unreachable { .. } | UpstreamError::NoServer)) => {
+                return Err(NoAnswer::Passing(error));
+            }
             Err(error) => return Err(NoAnswer::Refused(error.into())),
         };
-        let words = || body["error"].as_str().map_or_else(|| body.to_string(), str::to_owned);
+        let words = || words(body.get("error").filter(|error| error.is_string()).unwrap_or(&body));
         if status.is_server_error() {
-            let (url, words) = (server.url().to_string(), words());
+            let (url, words) = (flags.server.server.to_string(), words());
             return Err(NoAnswer::Passing(UpstreamError::Refused { url, status, words, retry_after: None }));
         }
         let read = || {

@@ -4,7 +4,12 @@ use std::{ops::Range, sync::LazyLock};
 
 use regex::{Regex, RegexSet};
 
-use crate::import::suspect::{key::is_secret, pattern};
+use crate::import::suspect::key::is_secret;
+
+/// Compiles a pattern. Patterns here are fixed: a wrong one would fail every test.
+pub(crate) fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("the pattern is well-formed")
+}
 
 const KEY: &str = r"[A-Za-z_][A-Za-z0-9_.-]*";
 /// What names a value that stands elsewhere. One with a default in it is no such thing: the default may be the value.

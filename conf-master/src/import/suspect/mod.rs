@@ -3,7 +3,7 @@
 //!
 //! Here are shapes and whole files; `line` finds a key and its value in a line, `key` knows which keys name secrets.
 
-mod key;
+pub(crate) mod key;
 mod line;
 #[cfg(test)]
 mod tests;
@@ -12,22 +12,17 @@ use std::{ops::Range, sync::LazyLock};
 
 use regex::Regex;
 
-pub use crate::import::suspect::key::words;
+use crate::import::suspect::line::pattern;
 
 /// What looks like a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// Where its value stands, in bytes of the text.
-    pub range: Range<usize>,
+    pub(crate) range: Range<usize>,
     /// What it looks like, with its article.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
     /// The key under which it stands, where there is one.
-    pub key: Option<String>,
-}
-
-/// Patterns here are fixed; one that were wrong would fail every test.
-fn pattern(text: &str) -> Regex {
-    Regex::new(text).expect("the pattern is well-formed")
+    pub(crate) key: Option<String>,
 }
 
 static PRIVATE_KEY: LazyLock<Regex> = LazyLock::new(|| {
@@ -51,7 +46,7 @@ static IN_ADDRESS: LazyLock<Regex> =
     LazyLock::new(|| pattern(r#"[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@"'<>]*:([^\s/@"'<>]+)@"#));
 
 /// Finds what looks like a secret in a text; sorted, none within another.
-pub fn in_text(file: &str, text: &str) -> Vec<Finding> {
+pub(crate) fn in_text(file: &str, text: &str) -> Vec<Finding> {
     if let Some(whole) = whole(file, text) {
         return vec![whole];
     }
@@ -96,7 +91,7 @@ pub fn in_text(file: &str, text: &str) -> Vec<Finding> {
 
 /// Says what a file that is no UTF-8 text looks like. It is searched as if it were a text of some other encoding: without the
 /// bytes that UTF-16 puts between letters, and without what cannot be read.
-pub fn in_bytes(file: &str, bytes: &[u8]) -> Option<&'static str> {
+pub(crate) fn in_bytes(file: &str, bytes: &[u8]) -> Option<&'static str> {
     if ["p12", "pfx", "jks", "keystore", "kdb", "kdbx", "keytab", "ppk"].contains(&extension(&name(file))) {
         return Some("a store of keys");
     }

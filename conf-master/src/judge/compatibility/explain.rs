@@ -9,8 +9,9 @@ use jsonschema::{
 };
 use serde_json::{Map, Value};
 
-use crate::judge::compatibility::What;
-use crate::judge::schema::{MOST_FAULTS, cut};
+use crate::judge::compatibility::violation::Difference;
+use crate::judge::schema::compile::MOST_FAULTS;
+use crate::judge::schema::fault::cut;
 
 /// `$ref` leads to `$ref` so many times at most.
 const MOST_HOPS: usize = 16;
@@ -18,7 +19,7 @@ const MOST_HOPS: usize = 16;
 const MOST_LEVELS: usize = 16;
 
 /// The places where `inner` allows more than `outer`, at least one.
-pub(crate) fn walk(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Vec<(Pointer, What)> {
+pub(crate) fn walk(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Vec<(Pointer, Difference)> {
     let mut walking = Walking { found: Vec::new(), seen: Vec::new() };
     walking.at(inner, outer, &Pointer::default(), 0);
     let mut found = walking.found;
@@ -27,13 +28,13 @@ pub(crate) fn walk(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Vec<(Poi
     }
     if found.len() > MOST_FAULTS {
         found.truncate(MOST_FAULTS);
-        found.push((Pointer::default(), What::More));
+        found.push((Pointer::default(), Difference::More));
     }
     found
 }
 
 struct Walking {
-    found: Vec<(Pointer, What)>,
+    found: Vec<(Pointer, Difference)>,
     /// Definitions of both sides that were compared, or are being: a tree has no end.
     seen: Vec<(String, String)>,
 }
@@ -66,15 +67,15 @@ impl Walking {
 
     fn objects(&mut self, inner: &ObjectView, outer: &ObjectView, place: &Pointer, level: usize) {
         for key in outer.required.iter().filter(|key| !inner.required.contains(key)) {
-            self.found.push((place.join(key), What::LeftOut));
+            self.found.push((place.join(key), Difference::LeftOut));
         }
         if let Some(named) = only(outer) {
             match only(inner) {
                 Some(may) => {
                     let strangers = may.iter().filter(|key| !named.contains(key));
-                    self.found.extend(strangers.map(|key| (place.join(key), What::Key)));
+                    self.found.extend(strangers.map(|key| (place.join(key), Difference::Key)));
                 }
-                None => self.found.push((place.clone(), What::OtherKeys)),
+                None => self.found.push((place.clone(), Difference::OtherKeys)),
             }
         }
         let mut names: Vec<&String> = inner.properties.keys().chain(outer.properties.keys()).collect();
@@ -91,12 +92,13 @@ impl Walking {
                 (_, Some(None) | None) | (None, _) => {}
                 (Some(Some(inner)), Some(Some(outer))) if is_nothing(&outer) => {
                     if !is_nothing(&inner) {
-                        self.found.push((place.join(key), What::Key));
+                        self.found.push((place.join(key), Difference::Key));
                     }
                 }
                 (Some(Some(inner)), Some(Some(outer))) => self.at(&inner, &outer, &place.join(key), level),
                 (Some(None), Some(Some(outer))) => {
-                    let what = if is_nothing(&outer) { What::Key } else { What::Values("anything".to_owned()) };
+                    let what =
+                        if is_nothing(&outer) { Difference::Key } else { Difference::Values("anything".to_owned()) };
                     self.found.push((place.join(key), what));
                 }
             }
@@ -110,11 +112,11 @@ impl Walking {
         match (&inner.additional_properties, &outer.additional_properties) {
             (inner, Some(outer)) if is_nothing(outer) => {
                 if !inner.as_ref().is_some_and(is_nothing) {
-                    self.found.push((place.clone(), What::OtherKeys));
+                    self.found.push((place.clone(), Difference::OtherKeys));
                 }
             }
             (Some(inner), Some(outer)) => self.at(inner, outer, &other, level),
-            (None, Some(_)) => self.found.push((other, What::Values("anything".to_owned()))),
+            (None, Some(_)) => self.found.push((other, Difference::Values("anything".to_owned()))),
             (_, None) => {}
         }
     }
@@ -126,7 +128,7 @@ impl Walking {
             let place = place.join(&if at == prefix { "*".to_owned() } else { at.to_string() });
             match (item(inner, at), item(outer, at)) {
                 (Some(inner), Some(outer)) => self.at(&inner, &outer, &place, level),
-                (None, Some(_)) => self.found.push((place, What::Values("anything".to_owned()))),
+                (None, Some(_)) => self.found.push((place, Difference::Values("anything".to_owned()))),
                 (_, None) => {}
             }
         }
@@ -201,13 +203,13 @@ fn part(schema: &CanonicalSchema, wanted: JsonType, hops: usize) -> Option<Canon
 }
 
 /// What `inner` allows and `outer` does not, in words.
-fn remainder(inner: &CanonicalSchema, outer: &CanonicalSchema) -> What {
+fn remainder(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Difference {
     let proven = matches!(outer.covers(inner), Ok(Containment::No));
     match inner.subtract(outer) {
-        Ok(left) if proven => What::Values(words(left.to_json_schema())),
-        Ok(left) => What::Unknown(format!("perhaps {}", words(left.to_json_schema()))),
-        Err(_) if proven => What::Values("other values".to_owned()),
-        Err(_) => What::Unknown("the two are too intricate to be compared".to_owned()),
+        Ok(left) if proven => Difference::Values(words(left.to_json_schema())),
+        Ok(left) => Difference::Unknown(format!("perhaps {}", words(left.to_json_schema()))),
+        Err(_) if proven => Difference::Values("other values".to_owned()),
+        Err(_) => Difference::Unknown("the two are too intricate to be compared".to_owned()),
     }
 }
 

@@ -8,82 +8,70 @@ use conf_core::{
     settings::{asked_secret, pointer::Pointer},
 };
 use git2::Repository;
-use libconf::name::{ComponentVersion, DatacenterName, HostName, ObjectId, RefName};
+use libconf::name::{ComponentVersion, HostName, ObjectId, RefName};
 use serde_json::{Map, Value};
 
-use crate::judge::compatibility::{Declared, Direction, WAY_OUT, declared, directions};
-use crate::{
-    catalog::{
-        Datacenter, Delta,
-        resolve::Caused,
-        side::{self, Side},
-    },
-    fault::refusal::Fault,
-    judge::{
-        schema::{FILE, MOST_FAULTS},
-        validate::Validator,
-    },
-    store::refs::Target,
-};
+use crate::catalog::view::{DatacenterChange, DatacenterView};
+use crate::fault::{Caused, Fault};
+use crate::judge::compatibility::trailer::{self, Trailer};
+use crate::judge::compatibility::violation::{Direction, WAY_OUT, directions};
+use crate::judge::schema::compile::{FILE, MOST_FAULTS};
+use crate::store::refs::RefTarget;
 
-/// What a change does to the promise of a datacenter's class.
+/// How a change keeps the promise of a datacenter's class.
 #[derive(Debug, Default)]
-pub struct Settled {
-    /// Where it would be broken.
-    pub faults: Vec<Caused>,
-    /// Where it is broken knowingly: for whoever made the change.
-    pub notes: Vec<String>,
+pub(crate) struct SettingsComparison {
+    /// The places where it would be broken.
+    pub(crate) faults: Vec<Caused>,
+    /// The places where it is broken knowingly, for the author of the change.
+    pub(crate) notes: Vec<String>,
 }
 
-/// Judges what `delta` makes of the settings of components without a schema. `changes` are the refs that move with it. An error is
-/// the repository's.
-pub fn judge(
-    validator: &Validator,
+/// Compares the settings of components without a schema before and after a change. `changes` are the refs that move
+/// with it. An error is the repository's.
+pub(crate) fn compare(
     repo: &Repository,
-    name: &DatacenterName,
-    before: &Datacenter,
-    delta: &Delta,
-    changes: &BTreeMap<RefName, Option<Target>>,
-) -> Result<Settled, git2::Error> {
-    let mut settled = Settled::default();
-    let directions = directions(before.settings_compatibility);
+    change: &DatacenterChange<'_>,
+    changes: &BTreeMap<RefName, Option<RefTarget>>,
+) -> Result<SettingsComparison, git2::Error> {
+    let mut outcome = SettingsComparison::default();
+    let Some(before) = &change.before else { return Ok(outcome) };
+    let directions = directions(before.manifest.settings_compatibility);
     if directions.is_empty() {
-        return Ok(settled);
+        return Ok(outcome);
     }
-    let overrides = |tree: ObjectId| validator.overrides(repo, tree);
-    let Some(after) = Side::after(name, Some(before), delta, &overrides)? else { return Ok(settled) };
-    let before = Side::before(name, before, &overrides)?;
-    let comparing = Comparing { repo, before: &before, after: &after, directions };
-    for component in side::affected(repo, Some(&before), &after, delta)? {
+    let name = before.name;
+    let comparing = Comparing { repo, before, after: &change.after, directions };
+    for component in change.affected(repo)? {
         let found = comparing.component(&component)?;
         let Some(first) = found.first() else { continue };
         let mut reasons = Vec::new();
         for tip in first.causes.iter().collect::<BTreeSet<_>>().into_iter().filter_map(|cause| *changes.get(cause)?) {
-            match declared(repo, tip.commit)? {
-                Declared::Breaking(reason) => reasons.push(reason),
-                Declared::Unclear(reason) => {
-                    settled.faults.push(Caused { fault: Fault::new(reason), causes: first.causes.clone() });
+            match trailer::in_commit(repo, tip.commit)? {
+                Trailer::Breaking(reason) => reasons.push(reason),
+                Trailer::Unclear(reason) => {
+                    outcome.faults.push(Caused { fault: Fault::new(reason), causes: first.causes.clone() });
                 }
-                Declared::Nothing => {}
+                Trailer::Absent => {}
             }
         }
         match reasons.pop() {
-            Some(reason) => settled.notes.push(format!("{name}: {component} breaks compatibility: {reason}")),
-            None => settled.faults.extend(found),
+            Some(reason) => outcome.notes.push(format!("{name}: {component} breaks compatibility: {reason}")),
+            None => outcome.faults.extend(found),
         }
     }
-    settled.faults.iter_mut().for_each(|caused| caused.fault.datacenter = Some(name.clone()));
-    Ok(settled)
+    Caused::place_in(&mut outcome.faults, name);
+    Ok(outcome)
 }
 
-struct Comparing<'a> {
+struct Comparing<'a, 'v> {
     repo: &'a Repository,
-    before: &'a Side<'a>,
-    after: &'a Side<'a>,
+    before: &'a DatacenterView<'v>,
+    after: &'a DatacenterView<'v>,
     directions: &'a [Direction],
 }
 
-impl Comparing<'_> {
+impl Comparing<'_, '_> {
     fn component(&self, name: &ComponentVersion) -> Result<Vec<Caused>, git2::Error> {
         let mut found = Vec::new();
         let (Some(old), Some(new)) = (self.before.sources(name), self.after.sources(name)) else { return Ok(found) };
@@ -97,12 +85,12 @@ impl Comparing<'_> {
         let mut told = BTreeSet::new();
         for group in self.after.groups(self.repo, name)? {
             let host = group.host();
-            let ingredients = |side: &Side<'_>| side.ingredients(self.repo, name, host);
+            let ingredients = |view: &DatacenterView<'_>| view.ingredients(self.repo, name, host);
             if ingredients(self.before)? == ingredients(self.after)? {
                 continue;
             }
-            let old = old.clone().on_host(self.before.instance, &name.component, host);
-            let new = new.clone().on_host(self.after.instance, &name.component, host);
+            let old = old.clone().on_host(&self.before.manifest.instance, &name.component, host);
+            let new = new.clone().on_host(&self.after.manifest.instance, &name.component, host);
             let merged = [old.merged(), new.merged()];
             for direction in self.directions {
                 for (place, reason) in differences(*direction, &merged[0], &merged[1]) {
@@ -156,16 +144,13 @@ fn differences(direction: Direction, old: &Map<String, Value>, new: &Map<String,
     };
     let mut found = Vec::new();
     objects(inner, outer, &Pointer::default(), &mut found);
-    let word = match direction {
-        Direction::Backward => "backward",
-        Direction::Forward => "forward",
-    };
+    let word = direction.word();
     let told = found.into_iter().map(|(place, differs)| {
         let what = match (direction, differs) {
             (Direction::Backward, None) => {
-                "the key is gone, and a program written for what was before may need it".into()
+                "the key is gone, and programs written for the old settings may need it".into()
             }
-            (Direction::Forward, None) => "the key is new, and a program that needs it may read what was before".into(),
+            (Direction::Forward, None) => "the key is new, and programs that need it may read the old settings".into(),
             (Direction::Backward, Some((inner, outer))) => format!("this is {inner} now and was {outer} before"),
             (Direction::Forward, Some((inner, outer))) => format!("this was {inner} before and is {outer} now"),
         };

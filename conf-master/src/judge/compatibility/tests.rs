@@ -3,13 +3,13 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::judge::compatibility::{Direction, schemas::compare};
-use crate::judge::schema::compiled;
+use crate::judge::compatibility::{schemas::compare, violation::Direction};
+use crate::judge::schema::compile::compiled;
 
 /// Each place that breaks the promise, and in which direction.
 fn found(before: &Value, after: &Value) -> Vec<(Direction, String, String)> {
     let found = compare(Some(&before.to_string()), Some(&after.to_string())).unwrap();
-    found.into_iter().map(|lack| (lack.direction, lack.pointer.clone(), lack.to_string())).collect()
+    found.into_iter().map(|one| (one.direction, one.pointer.clone(), one.to_string())).collect()
 }
 
 #[test]

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use libconf::name::ComponentName;
 use serde_json::{Map, Value};
 
-use crate::judge::validate::Side;
+use crate::catalog::view::DatacenterView;
+use crate::text::some_of;
 
 /// Settings with no more keys than this may lose any of them.
 const FEW_KEYS: usize = 5;
@@ -14,7 +15,7 @@ const MOST_NAMED: usize = 5;
 
 /// How much may be removed at once, in percent; 100 is all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MaxShrink(pub u8);
+pub(crate) struct MaxShrink(pub(crate) u8);
 
 impl Default for MaxShrink {
     fn default() -> Self {
@@ -28,19 +29,17 @@ impl MaxShrink {
     }
 
     /// What is wrong with the components that a datacenter would lose. A component that changes its version stays.
-    pub(crate) fn components(self, before: &Side<'_>, after: &Side<'_>) -> Option<String> {
-        let names = |side: &Side<'_>| -> BTreeSet<ComponentName> {
-            side.requests.keys().map(|name| name.component.clone()).collect()
+    pub(crate) fn components(self, before: &DatacenterView<'_>, after: &DatacenterView<'_>) -> Option<String> {
+        let names = |view: &DatacenterView<'_>| -> BTreeSet<ComponentName> {
+            view.manifest.requests.keys().map(|name| name.component.clone()).collect()
         };
         let (before, after) = (names(before), names(after));
-        let removed: Vec<String> = before.difference(&after).map(ToString::to_string).collect();
-        if self.allows(removed.len(), before.len()) {
+        let (removed, all) = (before.difference(&after).count(), before.len());
+        if self.allows(removed, all) {
             return None;
         }
-        let named = removed.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-        let more = if removed.len() > MOST_NAMED { ", …" } else { "" };
-        let (count, all) = (removed.len(), before.len());
-        Some(format!("this would remove {count} of its {all} components ({named}{more}){}", self.remedy()))
+        let named = some_of(before.difference(&after), MOST_NAMED).join(", ");
+        Some(format!("this would remove {removed} of its {all} components ({named}){}", self.remedy()))
     }
 
     /// What is wrong with the keys that settings would lose.

@@ -4,9 +4,9 @@ use std::{fmt, str::FromStr};
 
 use conf_core::{
     manifest,
-    settings::{self, Format, SettingsFault},
+    settings::{self, Format, SettingsFault, schema::FILE},
 };
-use git2::{ObjectType, Tree};
+use git2::{ObjectType, Repository, Tree};
 use libconf::name::{BadName, BranchName, ClassName, ComponentName, DatacenterName, RefName};
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +21,7 @@ const NEW_FILE: &str = "config.json";
 /// layer is one of the last two, a colon, and the component: `datacenters/<id>/<version>:services/web`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum SectionName {
+pub(crate) enum SectionName {
     /// The settings of a component, on one of its branches.
     Component(ComponentName, BranchName),
     /// The `datacenter.yaml` of a class or a datacenter.
@@ -32,7 +32,7 @@ pub enum SectionName {
 
 /// Who has a `datacenter.yaml`, and layers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Owner {
+pub(crate) enum Owner {
     /// A sort of datacenters.
     Class(ClassName),
     /// One of them.
@@ -41,18 +41,18 @@ pub enum Owner {
 
 /// The file of a section, as a tree has it or would have it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SectionFile {
+pub(crate) struct SectionFile {
     /// Its path in the branch.
-    pub path: String,
+    pub(crate) path: String,
     /// Its notation.
-    pub format: Format,
+    pub(crate) format: Format,
     /// What the tree has there: the blob, and its mode; `None` where the file would be new.
-    pub found: Option<(git2::Oid, i32)>,
+    pub(crate) found: Option<(git2::Oid, i32)>,
 }
 
 impl SectionName {
     /// The branch that holds it.
-    pub fn reference(&self) -> RefName {
+    pub(crate) fn reference(&self) -> RefName {
         match self {
             SectionName::Component(component, branch) => RefName::Branch(component.clone(), branch.clone()),
             SectionName::Manifest(owner) | SectionName::Layer(owner, _) => match owner {
@@ -62,8 +62,17 @@ impl SectionName {
         }
     }
 
+    /// Returns the version of the schema that the branch holds: `x-schema-version` of a component's
+    /// `config.schema.json`, else 1.
+    pub(crate) fn schema_version(&self, repo: &Repository, tree: &Tree<'_>) -> Result<i64, git2::Error> {
+        let entry = tree.get_name(FILE).filter(|entry| entry.kind() == Some(ObjectType::Blob));
+        let (SectionName::Component(..), Some(entry)) = (self, entry) else { return Ok(1) };
+        let schema: Option<serde_json::Value> = serde_json::from_slice(repo.find_blob(entry.id())?.content()).ok();
+        Ok(schema.and_then(|schema| schema.get("x-schema-version")?.as_i64()).unwrap_or(1))
+    }
+
     /// Finds its file in the branch's tree.
-    pub fn file(&self, tree: &Tree<'_>) -> Result<SectionFile, SettingsFault> {
+    pub(crate) fn file(&self, tree: &Tree<'_>) -> Result<SectionFile, SettingsFault> {
         let (path, format) = match self {
             SectionName::Component(..) => {
                 let names: Vec<String> = tree
@@ -115,7 +124,7 @@ impl fmt::Display for SectionName {
 /// Why a text names no section.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct BadSection(String);
+pub(crate) struct BadSection(String);
 
 impl From<BadName> for BadSection {
     fn from(bad: BadName) -> Self {
@@ -174,8 +183,6 @@ impl From<SectionName> for String {
 
 #[cfg(test)]
 mod tests {
-    use git2::Repository;
-
     use super::*;
 
     #[test]

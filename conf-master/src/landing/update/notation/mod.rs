@@ -8,16 +8,16 @@ use serde_json::{Map, Value};
 
 /// Settings as somebody sent them.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Draft {
+pub(crate) struct Draft {
     /// The values, in the order in which they were sent.
-    pub values: Map<String, Value>,
+    pub(crate) values: Map<String, Value>,
     /// The text, where text was sent.
-    pub sent: Option<Sent>,
+    pub(crate) sent: Option<Sent>,
 }
 
 /// Text that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sent {
+pub(crate) enum Sent {
     /// JSON.
     Json(String),
     /// HOCON that is not JSON.
@@ -27,7 +27,7 @@ pub enum Sent {
 impl Draft {
     /// Reads text: JSON, or else HOCON. What is JSON by its shape is never read as HOCON, in which a key that stands
     /// twice would be no fault.
-    pub fn from_text(text: String) -> Result<Self, SettingsFault> {
+    pub(crate) fn from_text(text: String) -> Result<Self, SettingsFault> {
         let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
         let (format, sent): (_, fn(String) -> Sent) =
             if is_json { (Format::Json, Sent::Json) } else { (Format::Hocon, Sent::Hocon) };
@@ -44,7 +44,7 @@ impl Draft {
     }
 
     /// Reads an object that stands in a request, as it stands there.
-    pub fn from_object(json: &str) -> Result<Self, SettingsFault> {
+    pub(crate) fn from_object(json: &str) -> Result<Self, SettingsFault> {
         Ok(Draft { values: settings::parse("config", Format::Json, json.as_bytes())?, sent: None })
     }
 }
@@ -52,7 +52,7 @@ impl Draft {
 /// Writes a file that holds a draft's values; `old` is what it held. With it come words about what is lost by that.
 ///
 /// A file that says the same already stays byte for byte.
-pub fn write(
+pub(crate) fn write(
     file: &str,
     format: Format,
     old: Option<&[u8]>,

@@ -8,98 +8,117 @@ use std::{
 
 use conf_core::{
     layers::{self, Group, Ingredients, Origin, Overrides, Sources},
-    manifest::{Host, InstanceManifest, Overlay, PinRequest},
+    manifest::{Host, InstanceManifest, Overlay},
     secret::Declaration,
     snapshot::Component,
 };
 use git2::Repository;
 use libconf::name::{ComponentName, ComponentVersion, DatacenterName, HostName, ObjectId, RefName, SecretName};
-use serde_json::{Map, Value};
 
-use crate::{
-    catalog::{Datacenter, Delta},
-    secrets::Declared,
-};
+use crate::catalog::model::{Datacenter, Delta, Manifest};
+use crate::catalog::overrides::OverridesCache;
 
-/// One of the two.
+/// A datacenter before a change, or after it.
 #[derive(Debug)]
-pub(crate) struct Side<'a> {
-    /// Whose it is.
+pub(crate) struct DatacenterView<'a> {
+    /// Its name.
     pub(crate) name: &'a DatacenterName,
-    /// Its own `datacenter.yaml`.
-    pub(crate) instance: &'a InstanceManifest,
-    platform: &'a Map<String, Value>,
+    /// Its own `datacenter.yaml` and its class's.
+    pub(crate) manifest: &'a Manifest,
+    /// The overrides of its class and of its own branch.
+    pub(crate) overrides: [Arc<Overrides>; 2],
     secrets: BTreeMap<SecretName, Declaration>,
-    /// What it asks for.
-    pub(crate) requests: &'a BTreeMap<ComponentVersion, PinRequest>,
     components: &'a BTreeMap<ComponentVersion, Component>,
     changed: Option<&'a BTreeMap<ComponentVersion, Option<Component>>>,
-    /// The trees of its class and of its own branch.
-    pub(crate) trees: [ObjectId; 2],
-    /// What each of the two lays over settings.
-    pub(crate) overrides: [Arc<Overrides>; 2],
-    /// What roles and hosts lay something over.
+    /// The components over which roles and hosts lay something.
     overlaid: OnceCell<BTreeSet<&'a ComponentName>>,
 }
 
-/// Which value a secret has makes no difference here.
+/// A datacenter before and after a change.
+#[derive(Debug)]
+pub(crate) struct DatacenterChange<'a> {
+    /// The datacenter as it is; `None` for a new one.
+    pub(crate) before: Option<DatacenterView<'a>>,
+    /// The datacenter as it would be.
+    pub(crate) after: DatacenterView<'a>,
+    /// The differences.
+    pub(crate) delta: &'a Delta,
+}
+
+/// No secret is sealed: the value of a secret makes no difference here.
 static NONE_SEALED: BTreeMap<SecretName, ObjectId> = BTreeMap::new();
 static NO_COMPONENTS: BTreeMap<ComponentVersion, Component> = BTreeMap::new();
 
-type ReadOverrides<'a> = dyn Fn(ObjectId) -> Result<Arc<Overrides>, git2::Error> + 'a;
-
-impl<'a> Side<'a> {
-    /// A datacenter as it is.
-    pub(crate) fn before(
-        name: &'a DatacenterName,
-        datacenter: &'a Datacenter,
-        overrides: &ReadOverrides<'_>,
-    ) -> Result<Self, git2::Error> {
-        let trees = [datacenter.class_tree, datacenter.datacenter_tree];
-        Ok(Side {
-            name,
-            instance: &datacenter.instance,
-            platform: &datacenter.platform,
-            secrets: declarations(&datacenter.secrets),
-            requests: &datacenter.requests,
-            components: &datacenter.components,
-            changed: None,
-            trees,
-            overrides: [overrides(trees[0])?, overrides(trees[1])?],
-            overlaid: OnceCell::new(),
-        })
-    }
-
-    /// A datacenter as it would be; `None` where there would be none.
-    pub(crate) fn after(
+impl<'a> DatacenterChange<'a> {
+    /// Sets both views; `None` when the datacenter would not exist.
+    pub(crate) fn new(
+        repo: &Repository,
+        overrides: &OverridesCache,
         name: &'a DatacenterName,
         before: Option<&'a Datacenter>,
         delta: &'a Delta,
-        overrides: &ReadOverrides<'_>,
     ) -> Result<Option<Self>, git2::Error> {
-        let (instance, platform, secrets, requests, trees) = match (&delta.manifest, before) {
-            (Some(new), _) => {
-                (&new.instance, &new.platform, &new.secrets, &new.requests, [new.class_tree, new.datacenter_tree])
-            }
-            (None, Some(old)) => {
-                (&old.instance, &old.platform, &old.secrets, &old.requests, [old.class_tree, old.datacenter_tree])
-            }
-            (None, None) => return Ok(None),
+        let Some(manifest) = delta.manifest.as_ref().or(before.map(|before| &before.manifest)) else { return Ok(None) };
+        let view = |manifest: &'a Manifest, components, changed| -> Result<_, git2::Error> {
+            let [class, own] = manifest.trees();
+            Ok(DatacenterView {
+                name,
+                manifest,
+                overrides: [overrides.of(repo, class)?, overrides.of(repo, own)?],
+                secrets: declarations(manifest),
+                components,
+                changed,
+                overlaid: OnceCell::new(),
+            })
         };
-        Ok(Some(Side {
-            name,
-            instance,
-            platform,
-            secrets: declarations(secrets),
-            requests,
-            components: before.map_or(&NO_COMPONENTS, |before| &before.components),
-            changed: Some(&delta.components),
-            trees,
-            overrides: [overrides(trees[0])?, overrides(trees[1])?],
-            overlaid: OnceCell::new(),
-        }))
+        let components = before.map_or(&NO_COMPONENTS, |before| &before.components);
+        let after = view(manifest, components, Some(&delta.components))?;
+        let before = before.map(|before| view(&before.manifest, &before.components, None)).transpose()?;
+        Ok(Some(DatacenterChange { before, after, delta }))
     }
 
+    /// Finds the components whose settings or rendered files may differ on some host. For a new datacenter that
+    /// is all of them.
+    pub(crate) fn affected(&self, repo: &Repository) -> Result<BTreeSet<ComponentVersion>, git2::Error> {
+        let (delta, after) = (self.delta, &self.after);
+        let Some(before) = &self.before else { return Ok(after.manifest.requests.keys().cloned().collect()) };
+        let changed = delta.components.iter().filter(|(_, content)| content.is_some()).map(|(name, _)| name.clone());
+        let mut affected: BTreeSet<ComponentVersion> = changed.collect();
+        if delta.manifest.is_none() {
+            return Ok(affected);
+        }
+        let mut names: BTreeSet<&ComponentName> = BTreeSet::new();
+        for (old, new) in before.overrides.iter().zip(&after.overrides) {
+            names.extend(differing(&old.files, &new.files, |one, other| one == other));
+        }
+        if before.manifest.datacenter_tree != after.manifest.datacenter_tree {
+            names.extend(inventory(&before.manifest.instance, &after.manifest.instance));
+        }
+        affected.extend(after.manifest.requests.iter().filter_map(|(name, request)| {
+            let raw = before.manifest.requests.get(name).is_some_and(|before| before.raw != request.raw);
+            (raw || names.contains(&name.component)).then(|| name.clone())
+        }));
+        for name in after.manifest.requests.keys() {
+            if !affected.contains(name) && differs_around(repo, before, after, name)? {
+                affected.insert(name.clone());
+            }
+        }
+        Ok(affected)
+    }
+
+    /// Tells whether a host would get a component from other ingredients than before.
+    pub(crate) fn differs(
+        &self,
+        repo: &Repository,
+        name: &ComponentVersion,
+        host: Option<&HostName>,
+    ) -> Result<bool, git2::Error> {
+        let on = |view: &DatacenterView<'_>| view.ingredients(repo, name, host);
+        Ok(self.before.as_ref().map(on).transpose()?.flatten() != on(&self.after)?)
+    }
+}
+
+impl<'a> DatacenterView<'a> {
     /// What runs under a name.
     pub(crate) fn component(&self, name: &ComponentVersion) -> Option<&'a Component> {
         match self.changed.and_then(|changed| changed.get(name)) {
@@ -110,15 +129,15 @@ impl<'a> Side<'a> {
 
     /// Where a component's layers are read; `None` where it does not run.
     pub(crate) fn sources(&self, name: &ComponentVersion) -> Option<Sources<'_>> {
-        let [class_tree, datacenter_tree] = self.trees;
+        let manifest = self.manifest;
         Some(Sources {
             component_tree: self.component(name)?.tree,
-            raw: self.requests.get(name)?.raw,
-            class_tree,
-            datacenter_tree,
-            instance: self.instance,
+            raw: manifest.requests.get(name)?.raw,
+            class_tree: manifest.class_tree,
+            datacenter_tree: manifest.datacenter_tree,
+            instance: &manifest.instance,
             datacenter: self.name,
-            platform: self.platform,
+            platform: &manifest.platform,
             secrets: &self.secrets,
             sealed: &NONE_SEALED,
         })
@@ -140,8 +159,9 @@ impl<'a> Side<'a> {
     /// group without names, however many there are.
     pub(crate) fn groups(&self, repo: &Repository, name: &ComponentVersion) -> Result<Vec<Group>, git2::Error> {
         let overlaid = self.overlaid.get_or_init(|| {
-            let of_roles = self.instance.roles.values().flat_map(|role| role.settings.keys());
-            of_roles.chain(self.instance.hosts.values().flat_map(|host| host.settings.keys())).collect()
+            let instance = &self.manifest.instance;
+            let of_roles = instance.roles.values().flat_map(|role| role.settings.keys());
+            of_roles.chain(instance.hosts.values().flat_map(|host| host.settings.keys())).collect()
         });
         match self.sources(name) {
             Some(sources) if overlaid.contains(&name.component) || layers::differ_by_host(repo, &sources)? => {
@@ -153,7 +173,7 @@ impl<'a> Side<'a> {
 
     /// The ref of its class.
     pub(crate) fn class_ref(&self) -> RefName {
-        self.instance.class_ref()
+        self.manifest.instance.class_ref()
     }
 
     /// The ref of its own branch.
@@ -163,7 +183,7 @@ impl<'a> Side<'a> {
 
     /// The ref whose file a layer of a component stands in.
     pub(crate) fn reference(&self, name: &ComponentVersion, origin: &Origin) -> RefName {
-        match (origin, self.requests.get(name)) {
+        match (origin, self.manifest.requests.get(name)) {
             (Origin::Component, Some(request)) => request.reference(),
             (Origin::Class, _) => self.class_ref(),
             _ => self.own_ref(),
@@ -174,62 +194,30 @@ impl<'a> Side<'a> {
     pub(crate) fn causes(&self, name: &ComponentVersion, first: RefName) -> Vec<RefName> {
         let mut causes = vec![first, self.reference(name, &Origin::Component)];
         // A tag is followed by what names it.
+        let request = self.manifest.requests.get(name);
         causes.extend(
-            self.requests
-                .get(name)
-                .map(|request| RefName::Branch(request.component.component.clone(), request.branch.clone())),
+            request.map(|request| RefName::Branch(request.component.component.clone(), request.branch.clone())),
         );
         causes.extend([self.class_ref(), self.own_ref()]);
         causes
     }
 }
 
-/// Components of `after` whose settings or rendered files may differ from `before` on some host. With no `before` all of them.
-pub(crate) fn affected(
-    repo: &Repository,
-    before: Option<&Side<'_>>,
-    after: &Side<'_>,
-    delta: &Delta,
-) -> Result<BTreeSet<ComponentVersion>, git2::Error> {
-    let Some(before) = before else { return Ok(after.requests.keys().cloned().collect()) };
-    let changed = delta.components.iter().filter(|(_, content)| content.is_some()).map(|(name, _)| name.clone());
-    let mut affected: BTreeSet<ComponentVersion> = changed.collect();
-    if delta.manifest.is_none() {
-        return Ok(affected);
-    }
-    let mut names: BTreeSet<&ComponentName> = BTreeSet::new();
-    for (old, new) in before.overrides.iter().zip(&after.overrides) {
-        names.extend(differing(&old.files, &new.files, |one, other| one == other));
-    }
-    if before.trees[1] != after.trees[1] {
-        names.extend(inventory(before.instance, after.instance));
-    }
-    affected.extend(after.requests.iter().filter_map(|(name, request)| {
-        let raw = before.requests.get(name).is_some_and(|before| before.raw != request.raw);
-        (raw || names.contains(&name.component)).then(|| name.clone())
-    }));
-    for name in after.requests.keys() {
-        if !affected.contains(name) && differs_around(repo, before, after, name)? {
-            affected.insert(name.clone());
-        }
-    }
-    Ok(affected)
-}
-
-/// What is declared, whoever's file says so.
-fn declarations(secrets: &BTreeMap<SecretName, Declared>) -> BTreeMap<SecretName, Declaration> {
-    secrets.iter().map(|(name, declared)| (name.clone(), declared.declaration.clone())).collect()
+fn declarations(manifest: &Manifest) -> BTreeMap<SecretName, Declaration> {
+    let secrets = manifest.secrets.iter();
+    secrets.map(|(name, declared)| (name.clone(), declared.declaration.clone())).collect()
 }
 
 /// True when something that is no layer makes a difference to a component on some host: what its templates read, or its secrets.
 fn differs_around(
     repo: &Repository,
-    before: &Side<'_>,
-    after: &Side<'_>,
+    before: &DatacenterView<'_>,
+    after: &DatacenterView<'_>,
     name: &ComponentVersion,
 ) -> Result<bool, git2::Error> {
     let Some(sources) = after.sources(name) else { return Ok(false) };
-    let secret = |side: &Side<'_>| side.secrets.values().any(|declared| declared.readers.contains(&name.component));
+    let secret =
+        |view: &DatacenterView<'_>| view.secrets.values().any(|declared| declared.readers.contains(&name.component));
     if !layers::has_templates(repo, &sources)? && !secret(before) && !secret(after) {
         return Ok(false);
     }
@@ -258,13 +246,10 @@ fn differing<'a, K: Ord, V>(
 /// Components over which roles or hosts lay something else than before, or other hosts do.
 fn inventory<'a>(before: &'a InstanceManifest, after: &'a InstanceManifest) -> BTreeSet<&'a ComponentName> {
     let same = |one: &Overlay, other: &Overlay| one.values == other.values;
+    static NOTHING: BTreeMap<ComponentName, Overlay> = BTreeMap::new();
     let mut names = BTreeSet::new();
-    let nothing: &'static BTreeMap<ComponentName, Overlay> = {
-        static NOTHING: BTreeMap<ComponentName, Overlay> = BTreeMap::new();
-        &NOTHING
-    };
     for role in before.roles.keys().chain(after.roles.keys()) {
-        let settings = |side: &'a InstanceManifest| side.roles.get(role).map_or(nothing, |role| &role.settings);
+        let settings = |side: &'a InstanceManifest| side.roles.get(role).map_or(&NOTHING, |role| &role.settings);
         names.extend(differing(settings(before), settings(after), same));
     }
     for host in before.hosts.keys().chain(after.hosts.keys()) {

@@ -1,0 +1,177 @@
+//! Reports that arrive in every order, from hosts and from others.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use conf_core::api::{HostReport, SlaveReport};
+use conf_core::secret::{HostKey, Identity};
+use conf_core::sign::{self, report::Unproven};
+use libconf::name::Sequence;
+
+use crate::delivery::hosts::report::{AHEAD, Proof, ReceivedReport};
+use crate::delivery::hosts::{Hosts, MOST_HOSTS};
+use crate::delivery::inventory::Inventory;
+
+fn report(host: &str, sequence: u64, time: Option<u64>, received: &str) -> HostReport {
+    let text = format!(
+        r#"{{"host": "{host}", "datacenter": "dc/v1", "sequence": {sequence}, "commit": null, "state": "current",
+            "agent": "0.1.0", "received": "{received}"}}"#
+    );
+    HostReport { time, ..serde_json::from_str(&text).unwrap() }
+}
+
+/// A datacenter with one host, and the keys of two.
+struct Room {
+    hosts: Hosts,
+    inventory: Inventory,
+    own: Identity,
+    other: Identity,
+}
+
+impl Room {
+    fn new(key: impl Fn(&Identity) -> Option<HostKey>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str| Identity::create(&folder.path().join(name)).unwrap();
+        let (own, other) = (make("own"), make("other"));
+        let hosts = [("web-1".parse().unwrap(), key(&own))].into();
+        Room { hosts: Hosts::new(Duration::ZERO), inventory: Inventory { hosts }, own, other }
+    }
+
+    fn listed() -> Self {
+        Room::new(|own| Some(own.recipient().clone()))
+    }
+
+    /// Hears of a sequence, said by the host at a time and received by a slave at another.
+    fn hear(&self, sequence: u64, time: u64, received: u64, by: Option<&Identity>) {
+        let mut report = report("web-1", sequence, Some(time), &format!("2020-01-01T00:00:{received:02}Z"));
+        if let Some(identity) = by {
+            report = sign::report::signed(&report, time, identity);
+        }
+        self.take(vec![report]);
+    }
+
+    fn take(&self, hosts: Vec<HostReport>) {
+        let summary = SlaveReport { sequence: Sequence(0), hosts };
+        self.hosts.take(&"dc/v1".parse().unwrap(), &self.inventory, summary);
+    }
+
+    fn known(&self) -> (u64, Proof) {
+        let heard = self.hosts.of(&"dc/v1".parse().unwrap());
+        let key = self.inventory.hosts.values().next().and_then(Option::as_ref);
+        (heard[0].report.sequence.0, heard[0].proof(key))
+    }
+}
+
+#[test]
+fn what_was_kept_and_is_sent_again_brings_nothing_back() {
+    let room = Room::listed();
+    room.hear(2, 20, 1, Some(&room.own));
+    room.hear(1, 10, 2, Some(&room.own));
+    assert_eq!(room.known(), (2, Proof::Signed));
+    room.hear(3, 30, 3, Some(&room.own));
+    assert_eq!(room.known(), (3, Proof::Signed));
+    room.take(vec![report("web-1", 9, None, "2020-01-01T00:00:09Z")]);
+    assert_eq!(room.known(), (3, Proof::Signed), "nor does what tells no time");
+}
+
+#[test]
+fn what_others_say_in_a_hosts_name_does_not_count_and_does_not_stay() {
+    let room = Room::listed();
+    room.hear(1, 10, 1, Some(&room.own));
+    // It claims to be newer, and nobody has looked yet.
+    room.hear(9, 1_000, 2, Some(&room.other));
+    room.hear(2, 20, 3, Some(&room.own));
+    assert_eq!(room.known(), (2, Proof::Signed), "the host's own word comes through");
+    room.hear(9, 2_000, 4, None);
+    assert_eq!(room.known(), (2, Proof::Signed), "and what is looked at now is not taken");
+    // When it was looked at first, the next true one comes through, and from then on none is taken without a look.
+    let room = Room::listed();
+    room.hear(9, 10, 1, None);
+    assert_eq!(room.known(), (9, Proof::None(Unproven::Unsigned)));
+    room.hear(2, 20, 2, Some(&room.own));
+    room.hear(9, 30, 3, Some(&room.other));
+    assert_eq!(room.known(), (2, Proof::Signed));
+    // A host that never signs is shown with what it said last.
+    let room = Room::listed();
+    for sequence in [1, 2] {
+        room.hear(sequence, sequence, sequence, None);
+        assert_eq!(room.known(), (sequence, Proof::None(Unproven::Unsigned)));
+    }
+}
+
+#[test]
+fn a_clock_that_was_far_ahead_locks_nobody_out_for_long() {
+    let room = Room::listed();
+    room.hear(1, u64::MAX, 1, Some(&room.own));
+    let heard = room.hosts.of(&"dc/v1".parse().unwrap()).remove(0);
+    let ahead = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + AHEAD;
+    let time = heard.time.unwrap();
+    assert!(u128::from(time) <= ahead.as_millis());
+    let mut next = ReceivedReport::new(heard.report.clone());
+    next.time = Some(time + 1);
+    assert!(heard.yields_to(&next, Some(room.own.recipient())));
+}
+
+#[test]
+fn without_a_key_that_signs_the_word_of_the_slave_counts() {
+    let age = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+    for key in [None, Some(age.parse::<HostKey>().unwrap())] {
+        let room = Room::new(|_| key.clone());
+        room.hear(2, 20, 1, None);
+        room.hear(1, 30, 2, None);
+        assert_eq!(room.known(), (1, Proof::Word), "what was said last");
+        room.hear(2, 20, 1, None);
+        assert_eq!(room.known(), (1, Proof::Word));
+    }
+}
+
+#[test]
+fn a_slaves_clock_orders_nothing_that_a_host_has_said() {
+    let room = Room::new(|_| None);
+    // One slave's clock is years ahead, and it repeats what it knows; then another's is years behind.
+    let ahead = report("web-1", 1, Some(10), "2099-01-01T00:00:00Z");
+    room.take(vec![ahead.clone()]);
+    room.take(vec![report("web-1", 2, Some(20), "2020-01-01T00:00:00Z")]);
+    assert_eq!(room.known().0, 2);
+    room.take(vec![ahead]);
+    assert_eq!(room.known().0, 2);
+    room.take(vec![report("web-1", 3, Some(30), "1970-01-01T00:00:00Z")]);
+    assert_eq!(room.known().0, 3);
+}
+
+#[test]
+fn of_agents_that_say_no_time_what_was_received_last_stands() {
+    #[track_caller]
+    fn check(first: &str, second: &str, expected: u64) {
+        let room = Room::new(|_| None);
+        room.take(vec![report("web-1", 1, None, first)]);
+        room.take(vec![report("web-1", 2, None, second)]);
+        assert_eq!(room.known().0, expected, "{first} {second}");
+    }
+    check("2020-01-01T00:00:01Z", "2020-01-01T00:00:02Z", 2);
+    check("2020-01-01T00:00:02Z", "2020-01-01T00:00:01Z", 1);
+    // They are times, not text.
+    check("2020-01-01T00:00:01Z", "2020-01-01T00:00:01.5Z", 2);
+    check("2020-01-01T00:00:01.5Z", "2020-01-01T00:00:01Z", 1);
+    // What is none came when it came.
+    check("z", "z", 2);
+    check("2020-01-01T00:00:01Z", "", 2);
+    check("z", "2020-01-01T00:00:01Z", 1);
+}
+
+#[test]
+fn hosts_of_the_inventory_come_in_where_invented_names_fill_the_room() {
+    let room = Room::new(|_| None);
+    let invented = |numbers: std::ops::Range<usize>| {
+        room.take(numbers.map(|number| report(&format!("n-{number}"), 1, None, "")).collect());
+    };
+    let known = || room.hosts.of(&"dc/v1".parse().unwrap());
+    let has = |name: &str| known().iter().any(|one| one.report.host.as_str() == name);
+    invented(0..MOST_HOSTS);
+    room.hear(1, 10, 1, None);
+    assert!(has("web-1"));
+    room.take(vec![report("late", 1, None, "")]);
+    assert!(has("late"), "what was heard of last comes in too");
+    invented(MOST_HOSTS..2 * MOST_HOSTS + 10);
+    assert!(has("web-1") && !has("late"), "what is listed stays, the others go in the order in which they came");
+    assert_eq!(known().len(), MOST_HOSTS);
+}

@@ -1,0 +1,83 @@
+//! The flags of `conf-master serve`, and the limits that `check` takes too.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+use conf_core::{daemon::flags::Common, git::safety, settings::yaml};
+
+use crate::judge::validate::{ChangeLimits, shrink::MaxShrink};
+use crate::secrets::given::SecretsFor;
+
+/// Flags of `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeFlags {
+    /// The repository that `conf-master init` made
+    #[arg(long, value_name = "DIR")]
+    pub(crate) repo: PathBuf,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    pub(crate) listen: SocketAddr,
+    /// At the start, also renew certificates that will be due within this many days; certificates that are due are always renewed
+    #[arg(long, value_name = "DAYS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3650))]
+    pub(crate) renew_ahead: u32,
+    /// Give values to the secrets of this id's datacenters from the environment: the variable is PREFIX and the secret's name
+    /// in upper case; repeat for more ids. Without PREFIX, it is `CONF_SECRET_` and the name
+    #[arg(long, value_name = "ID[=PREFIX]")]
+    pub(crate) secrets_for: Vec<SecretsFor>,
+    /// How long after the start hosts may report for the first time: until then no wait for the hosts of a datacenter
+    /// without an inventory ends. Hosts report about once a minute
+    #[arg(long, value_name = "SECONDS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub(crate) hosts_within: u64,
+    /// The limits of what may land
+    #[command(flatten)]
+    pub(crate) limits: LimitFlags,
+    /// The flags of every daemon
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// The defaults are the limits of the hosts, so a limit can be lowered and not raised.
+const TREE: safety::Limits = safety::Limits::most();
+
+/// Limits of what may land.
+#[derive(Clone, Copy, Debug, Args)]
+#[command(next_help_heading = "Limits of what may land (they can be lowered, not raised: hosts take no more)")]
+pub(crate) struct LimitFlags {
+    /// Bytes of one file
+    #[arg(long, value_name = "N", default_value_t = TREE.file_bytes as u64, value_parser = most(TREE.file_bytes))]
+    pub(crate) max_file_bytes: u64,
+    /// Files and folders of one branch
+    #[arg(long, value_name = "N", default_value_t = TREE.entries as u64, value_parser = most(TREE.entries))]
+    pub(crate) max_files: u64,
+    /// Bytes of all files of one branch together
+    #[arg(long, value_name = "N", default_value_t = TREE.total_bytes as u64, value_parser = most(TREE.total_bytes))]
+    pub(crate) max_total_bytes: u64,
+    /// Folders within folders
+    #[arg(long, value_name = "N", default_value_t = TREE.depth as u64, value_parser = most(TREE.depth))]
+    pub(crate) max_folder_levels: u64,
+    /// Levels of lists and objects in settings
+    #[arg(long, value_name = "N", default_value_t = yaml::MAX_DEPTH as u64, value_parser = most(yaml::MAX_DEPTH))]
+    pub(crate) max_settings_levels: u64,
+    /// How much of a datacenter's components, or of a component's keys, a change may remove; 100 is all of them
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) max_shrink: u8,
+}
+
+fn most(most: usize) -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..=most as u64)
+}
+
+impl LimitFlags {
+    /// Returns them as the judge takes them.
+    pub(crate) fn limits(&self) -> ChangeLimits {
+        // The ranges of the flags are those of `usize` values.
+        let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        let tree = safety::Limits {
+            entries: number(self.max_files),
+            file_bytes: number(self.max_file_bytes),
+            total_bytes: number(self.max_total_bytes),
+            depth: number(self.max_folder_levels),
+        };
+        ChangeLimits { tree, levels: number(self.max_settings_levels), shrink: MaxShrink(self.max_shrink) }
+    }
+}
