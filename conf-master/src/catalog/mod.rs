@@ -6,15 +6,18 @@ pub(crate) mod overrides;
 pub(crate) mod resolve;
 pub(crate) mod view;
 
+pub(crate) use crate::catalog::model::{Datacenter, DeclaredSecret, Delta, Deltas, Manifest, Touched};
+pub(crate) use crate::catalog::overrides::OverridesCache;
+pub(crate) use crate::catalog::view::{DatacenterChange, DatacenterView};
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use conf_core::snapshot::Snapshot;
 use git2::Repository;
 use libconf::name::{ComponentVersion, DatacenterName, ObjectId, RefName, Segment};
 
-use crate::catalog::model::{Datacenter, Delta, Manifest, Touched};
 use crate::fault::Fault;
-use crate::store::refs::{Proposed, RefTarget, Table};
+use crate::store::{Proposed, RefTarget, Table};
 
 /// The state after the last landing.
 #[derive(Debug, Default)]

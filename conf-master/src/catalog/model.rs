@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conf_core::{
-    manifest::{DeclaredIn, InstanceManifest, PinRequest},
-    secret::Declaration,
-    settings::schema::Compatibility,
-    snapshot::{Component, Snapshot},
-};
+use conf_core::manifest::{DeclaredIn, InstanceManifest, PinRequest};
+use conf_core::secret::Declaration;
+use conf_core::settings::schema::Compatibility;
+use conf_core::snapshot::{Component, Snapshot};
 use libconf::name::{CommitId, ComponentVersion, DatacenterName, ObjectId, SecretName};
 use serde_json::{Map, Value};
 

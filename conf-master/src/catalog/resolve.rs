@@ -2,18 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conf_core::{
-    api::Pin,
-    manifest::{self, ClassManifest, DeclaredIn, InstanceManifest, PinRequest, Strictness},
-    settings,
-    snapshot::Component,
-};
+use conf_core::api::Pin;
+use conf_core::manifest::{self, ClassManifest, DeclaredIn, InstanceManifest, PinRequest, Strictness};
+use conf_core::settings;
+use conf_core::snapshot::Component;
 use git2::{ObjectType, Repository, Tree, TreeWalkMode, TreeWalkResult};
 use libconf::name::{CommitId, ComponentName, ComponentVersion, DatacenterName, RefName, SecretName};
 
 use crate::catalog::model::{Datacenter, DeclaredSecret, Delta, Manifest, Touched};
 use crate::fault::{Caused, Fault};
-use crate::store::refs::Proposed;
+use crate::store::Proposed;
 
 /// The refs that one entry reads.
 pub(crate) fn reads(request: &PinRequest) -> BTreeSet<RefName> {

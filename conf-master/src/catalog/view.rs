@@ -1,17 +1,13 @@
 //! A datacenter as it is, or as it would be: where each component's layers are read, and what differs between two.
 
-use std::{
-    cell::OnceCell,
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use conf_core::{
-    layers::{self, Group, Ingredients, Origin, Overrides, Sources},
-    manifest::{Host, InstanceManifest, Overlay},
-    secret::Declaration,
-    snapshot::Component,
-};
+use conf_core::layers::{self, Group, Ingredients, Origin, Overrides, Sources};
+use conf_core::manifest::{Host, InstanceManifest, Overlay};
+use conf_core::secret::Declaration;
+use conf_core::snapshot::Component;
 use git2::Repository;
 use libconf::name::{ComponentName, ComponentVersion, DatacenterName, HostName, ObjectId, RefName, SecretName};
 

@@ -1,27 +1,22 @@
 //! `conf-master check`: resolves datacenters on any clone, by the code that judges pushes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
-    process::ExitCode,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use conf_core::git::safety;
 use git2::Repository;
 use libconf::name::{DatacenterName, RefName};
 
-use crate::catalog::model::{Deltas, Touched};
-use crate::catalog::view::DatacenterChange;
-use crate::catalog::{Catalog, resolve};
+use crate::catalog::{Catalog, DatacenterChange, Deltas, Touched, resolve};
 use crate::cli::supposed::SupposedRef;
 use crate::fault::{Caused, Fault, Refusal};
-use crate::judge::Judge;
-use crate::judge::compatibility::branch::{self, BranchComparison};
-use crate::judge::compatibility::settings;
-use crate::secrets::store::SecretStore;
-use crate::server::flags::LimitFlags;
-use crate::store::refs::{Proposed, RefTarget, Table};
+use crate::judge::compatibility::{branch, settings};
+use crate::judge::{BranchComparison, Judge};
+use crate::secrets::SecretStore;
+use crate::server::LimitFlags;
+use crate::store::{Proposed, RefTarget, Table};
 
 /// Flags of `check`.
 #[derive(Debug, clap::Args)]

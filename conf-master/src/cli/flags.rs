@@ -5,12 +5,16 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::check::CheckFlags;
-use crate::cli::client::{
-    doc::DocFlags, explain::ExplainFlags, log::LogFlags, plan::PlanFlags, secret::SecretFlags, show::ShowFlags,
-    update::UpdateFlags, wait::WaitFlags,
-};
-use crate::import::flags::ImportFlags;
-use crate::server::flags::ServeFlags;
+use crate::cli::client::doc::DocFlags;
+use crate::cli::client::explain::ExplainFlags;
+use crate::cli::client::log::LogFlags;
+use crate::cli::client::plan::PlanFlags;
+use crate::cli::client::secret::SecretFlags;
+use crate::cli::client::show::ShowFlags;
+use crate::cli::client::update::UpdateFlags;
+use crate::cli::client::wait::WaitFlags;
+use crate::import::ImportFlags;
+use crate::server::ServeFlags;
 
 /// The central Git server of a configuration: lands what is pushed, composes and signs each datacenter's snapshot.
 #[derive(Debug, Parser)]

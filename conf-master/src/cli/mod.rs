@@ -7,13 +7,11 @@ pub(crate) mod flags;
 
 use std::{future::Future, process::ExitCode};
 
-use conf_core::daemon::{self, flags::parse};
-use conf_core::settings::hocon;
-use conf_core::template;
+use conf_core::{daemon, daemon::flags::parse, settings::hocon, template};
 
 use crate::cli::client::{doc, explain, log, plan, secret, show, update, wait};
 use crate::cli::flags::{Command, InitFlags, MasterFlags};
-use crate::hooks::program::run_hook;
+use crate::hooks::run_hook;
 use crate::judge::compatibility::worker as compatibility_worker;
 use crate::judge::schema::worker as schema_worker;
 use crate::{import, server, store};

@@ -3,8 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context as _;
-use conf_core::secret::HostKey;
-use conf_core::snapshot::Snapshot;
+use conf_core::{secret::HostKey, snapshot::Snapshot};
 use git2::Repository;
 use libconf::name::{DatacenterName, HostName, ObjectId};
 use parking_lot::Mutex;

@@ -7,6 +7,12 @@ pub(crate) mod inventory;
 mod tests;
 pub(crate) mod watermarks;
 
+pub(crate) use crate::delivery::chains::Chains;
+pub(crate) use crate::delivery::hosts::Hosts;
+pub(crate) use crate::delivery::hosts::shown::HostsAnswer;
+pub(crate) use crate::delivery::inventory::Inventories;
+pub(crate) use crate::delivery::watermarks::Watermarks;
+
 use std::{collections::BTreeSet, fmt, num::NonZeroU8, str::FromStr, sync::Arc, time::Duration};
 
 use conf_core::api::{HostReport, HostState};

@@ -2,14 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use conf_core::{
-    api::{SnapshotAt, WatermarkEvent},
-    sign::{KeyError, SigningKey, watermark},
-};
+use conf_core::api::{SnapshotAt, WatermarkEvent};
+use conf_core::sign::{KeyError, SigningKey, watermark};
 use libconf::name::DatacenterName;
 use parking_lot::Mutex;
 
-use crate::landing::push::Published;
+use crate::landing::Published;
 
 /// Signs each watermark once for all readers.
 #[derive(Debug)]

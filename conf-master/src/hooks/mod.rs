@@ -6,3 +6,7 @@
 pub(crate) mod program;
 pub(crate) mod protocol;
 pub(crate) mod server;
+
+pub(crate) use crate::hooks::program::run_hook;
+pub(crate) use crate::hooks::protocol::PUSH_VARIABLE;
+pub(crate) use crate::hooks::server::Pushers;

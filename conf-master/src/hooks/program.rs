@@ -1,11 +1,9 @@
 //! The hook program: reports a push to the server, and prints the answer.
 
-use std::{
-    env, io,
-    io::{BufRead as _, BufReader, Read, Write},
-    os::unix::net::UnixStream,
-    path::PathBuf,
-};
+use std::env;
+use std::io::{self, BufRead as _, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 

@@ -4,19 +4,16 @@ use std::{collections::VecDeque, io, path::Path, sync::Arc};
 
 use anyhow::Context as _;
 use parking_lot::Mutex;
-use tokio::{
-    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _},
-    net::UnixListener,
-    task::JoinSet,
-};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::fault::Kind;
 use crate::hooks::protocol::{Answer, Call, MOST_BYTES, SOCKET, Stage};
-use crate::judge::proposal::{ProposalOptions, RefUpdate};
-use crate::landing::Lander;
-use crate::landing::push::{Outcome, Push, Pusher};
+use crate::judge::{ProposalOptions, RefUpdate};
+use crate::landing::{Lander, Outcome, Push, Pusher};
 use crate::text::one_line;
 
 /// The pushers of the pushes for which this server started a Git program itself.

@@ -2,11 +2,9 @@
 
 use std::sync::Arc;
 
-use conf_core::{
-    api::At,
-    http::{Response, Routes, error, json},
-    snapshot::chain::{self, Around},
-};
+use conf_core::api::At;
+use conf_core::http::{Response, Routes, error, json};
+use conf_core::snapshot::chain::{self, Around};
 use http::StatusCode;
 use libconf::name::{DatacenterName, Sequence};
 use serde::Deserialize;
@@ -14,7 +12,7 @@ use tokio::sync::Semaphore;
 use warp::Filter as _;
 
 use crate::http::server::{Server, answer, newest};
-use crate::inspect::error::InspectError;
+use crate::inspect::InspectError;
 
 /// Chains that are followed at once; the others wait their turn.
 static READING: Semaphore = Semaphore::const_new(4);

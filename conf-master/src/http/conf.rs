@@ -7,7 +7,7 @@ use serde::Deserialize;
 use warp::Filter as _;
 
 use crate::http::server::{Server, answer};
-use crate::inspect::conf::{self, Audience};
+use crate::inspect::{Audience, conf};
 
 #[derive(Deserialize)]
 struct ConfQuery {

@@ -1,16 +1,14 @@
 //! `/api/v1/datacenters`: what each runs, its hosts, its deployments.
 
-use conf_core::{
-    api::{DatacenterStatus, SlaveReport},
-    http::{Request, Response, Routes, json, request},
-    snapshot::Snapshot,
-};
+use conf_core::api::{DatacenterStatus, SlaveReport};
+use conf_core::http::{Request, Response, Routes, json, request};
+use conf_core::snapshot::Snapshot;
 use http::StatusCode;
 use libconf::name::DatacenterName;
 use serde::Deserialize;
 use warp::Filter as _;
 
-use crate::delivery::hosts::shown::HostsAnswer;
+use crate::delivery::HostsAnswer;
 use crate::http::server::{NamedDatacenter, Server, answer, datacenter};
 use crate::inspect::deployments;
 use crate::text::when;

@@ -2,28 +2,23 @@
 
 use std::{sync::Arc, time::Duration};
 
-use conf_core::{
-    http::{Response, Routes, error, json},
-    snapshot::Snapshot,
-};
+use conf_core::http::{Response, Routes, error, json};
+use conf_core::snapshot::Snapshot;
 use git2::Repository;
 use http::StatusCode;
 use libconf::name::{DatacenterName, RefName, Sequence};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{error, warn};
 use warp::Filter as _;
 
 use crate::delivery::{
-    Barrier, DatacenterDelivery, Delivery, DeliveryFacts, DeliveryTarget, Percent, chains::Chains, hosts::Hosts,
-    inventory::Inventories,
+    Barrier, Chains, DatacenterDelivery, Delivery, DeliveryFacts, DeliveryTarget, Hosts, Inventories, Percent,
 };
 use crate::http::server::{Server, answer, unavailable};
-use crate::inspect::{deployments, error::InspectError};
-use crate::landing::push::Published;
-use crate::store::idempotency::LandedRef;
+use crate::inspect::{InspectError, deployments};
+use crate::landing::Published;
+use crate::store::LandedRef;
 
 /// Requests that wait at once, updates included; more get 503.
 pub(crate) const WAITS_AT_ONCE: usize = 256;

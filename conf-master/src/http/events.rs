@@ -3,18 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
-use conf_core::{
-    api::SnapshotEvent,
-    daemon::chain,
-    http::{Event, Request, Response, Routes, events, request},
-};
+use conf_core::api::SnapshotEvent;
+use conf_core::daemon::chain;
+use conf_core::http::{Event, Request, Response, Routes, events, request};
 use libconf::name::{DatacenterName, Sequence};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 use warp::Filter as _;
 
 use crate::http::server::Server;
-use crate::landing::push::Published;
+use crate::landing::Published;
 
 /// Each watermark is signed. Of those that follow each other sooner the last is told, which says all that the others did:
 /// twenty a second of every datacenter are some milliseconds of work.

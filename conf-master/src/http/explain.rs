@@ -1,19 +1,15 @@
 //! Who set what in a component's settings, and what its schema says of them.
 
-use conf_core::{
-    http::{Response, Routes, error, json},
-    settings::{self, Format, schema},
-};
+use conf_core::http::{Response, Routes, error, json};
+use conf_core::settings::{self, Format, schema};
 use http::StatusCode;
 use libconf::name::{BranchName, ComponentName, ComponentSelector, DatacenterName, HostName, RefName};
 use serde::Deserialize;
 use warp::Filter as _;
 
 use crate::http::server::{NamedDatacenter, Server, answer, datacenter};
-use crate::inspect::doc::{self, Doc};
-use crate::inspect::error::InspectError;
-use crate::inspect::explain;
-use crate::landing::update::section::BRANCH;
+use crate::inspect::{Doc, InspectError, doc, explain};
+use crate::landing::BRANCH;
 
 #[derive(Deserialize)]
 struct ExplainQuery {

@@ -16,15 +16,13 @@ mod update;
 
 use std::{path::PathBuf, sync::Arc};
 
-use conf_core::{
-    git_http::upload::{ReceivePack, UploadPack, git_routes},
-    http::{Health, Request, Routes, health_routes},
-};
+use conf_core::git_http::upload::{ReceivePack, UploadPack, git_routes};
+use conf_core::http::{Health, Request, Routes, health_routes};
 use tokio::sync::Semaphore;
 use warp::Filter as _;
 
-use crate::delivery::{hosts::Hosts, watermarks::Watermarks};
-use crate::hooks::{protocol::PUSH_VARIABLE, server::Pushers};
+use crate::delivery::{Hosts, Watermarks};
+use crate::hooks::{PUSH_VARIABLE, Pushers};
 use crate::http::server::{Server, pusher};
 use crate::landing::Lander;
 

@@ -10,8 +10,8 @@ use serde::Deserialize;
 use warp::Filter as _;
 
 use crate::http::server::{NamedDatacenter, Server, answer, datacenter, pusher};
-use crate::judge::proposal::{ProposalOptions, RefUpdate};
-use crate::landing::push::Push;
+use crate::judge::{ProposalOptions, RefUpdate};
+use crate::landing::Push;
 
 /// The most bytes of a question: a thousand refs, and some.
 const BYTES: usize = 1 << 20;

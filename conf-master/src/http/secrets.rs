@@ -1,9 +1,7 @@
 //! `/api/v1/datacenters/<id>/<version>/secrets`: what may be known of them, a given value, a new one, removal.
 
-use conf_core::{
-    http::{Request, Response, Routes, error, json, request},
-    secret::{MAX_VALUE_BYTES, SecretValue},
-};
+use conf_core::http::{Request, Response, Routes, error, json, request};
+use conf_core::secret::{MAX_VALUE_BYTES, SecretValue};
 use http::StatusCode;
 use libconf::name::{DatacenterName, SecretName};
 use serde::Deserialize;
@@ -12,8 +10,8 @@ use warp::Filter as _;
 use zeroize::Zeroizing;
 
 use crate::http::server::{NamedDatacenter, Server, answer, datacenter, pusher, refused};
-use crate::landing::push::{Push, Pusher};
-use crate::secrets::{list, request::SecretRequest};
+use crate::landing::{Push, Pusher};
+use crate::secrets::{SecretRequest, list};
 use crate::text::now;
 
 /// The most bytes of a request: every byte of a value escaped, and what stands around it.

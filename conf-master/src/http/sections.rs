@@ -1,10 +1,8 @@
 //! `GET /api/v1/config/<section>`: what a section says, now or then.
 
 use bytes::Bytes;
-use conf_core::{
-    http::{Request, Response, Routes, bytes_of, error, json, request},
-    settings,
-};
+use conf_core::http::{Request, Response, Routes, bytes_of, error, json, request};
+use conf_core::settings;
 use git2::Repository;
 use http::{HeaderValue, StatusCode, header};
 use libconf::name::{CommitId, Sequence};
@@ -14,9 +12,9 @@ use serde_json::{Map, Value, json};
 use warp::{Filter as _, path::Tail};
 
 use crate::http::server::{ConfigForm, Server, answer, etag_of};
-use crate::inspect::error::InspectError;
-use crate::landing::update::section::SectionName;
-use crate::store::history::{self, At, Past};
+use crate::inspect::InspectError;
+use crate::landing::SectionName;
+use crate::store::{At, Past, history};
 
 #[derive(Deserialize)]
 struct SectionQuery {

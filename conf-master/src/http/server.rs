@@ -2,11 +2,9 @@
 
 use std::{path::PathBuf, sync::Arc};
 
-use conf_core::{
-    git_http::upload::{ReceivePack, UploadPack},
-    http::{Peer, Request, Response, error},
-    snapshot::Snapshot,
-};
+use conf_core::git_http::upload::{ReceivePack, UploadPack};
+use conf_core::http::{Peer, Request, Response, error};
+use conf_core::snapshot::Snapshot;
 use git2::Repository;
 use http::{HeaderValue, StatusCode, header};
 use libconf::name::{CommitId, DatacenterName};
@@ -15,11 +13,10 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 use warp::{Filter, filters::BoxedFilter};
 
-use crate::delivery::{chains::Chains, hosts::Hosts, inventory::Inventories, watermarks::Watermarks};
+use crate::delivery::{Chains, Hosts, Inventories, Watermarks};
 use crate::fault::{Fault, Kind, Refusal};
-use crate::inspect::error::InspectError;
-use crate::landing::Lander;
-use crate::landing::push::{Published, Pusher};
+use crate::inspect::InspectError;
+use crate::landing::{Lander, Published, Pusher};
 
 /// Everything that the routes need.
 #[derive(Clone, Debug)]

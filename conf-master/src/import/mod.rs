@@ -19,9 +19,13 @@ mod values;
 mod variables;
 mod write;
 
+pub(crate) use crate::import::flags::ImportFlags;
+
 use std::process::ExitCode;
 
-use crate::import::{flags::ImportFlags, propose::propose, report::Report, scan::scan};
+use crate::import::propose::propose;
+use crate::import::report::Report;
+use crate::import::scan::scan;
 
 /// Prints what the folders would become, and writes it where `--out` says so. The exit code is 1 while something must be
 /// settled first; then nothing is written.

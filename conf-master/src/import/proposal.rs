@@ -1,9 +1,7 @@
 //! What the folders would become.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
 use conf_core::secret::HostKey;
 use libconf::name::{BranchName, ClassName, ComponentName, DatacenterName, HostName, RoleName, SecretName};

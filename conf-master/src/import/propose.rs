@@ -3,11 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use anyhow::bail;
-use conf_core::{
-    secret::{HostKey, MAX_VALUE_BYTES},
-    settings,
-    template::ENDING,
-};
+use conf_core::secret::{HostKey, MAX_VALUE_BYTES};
+use conf_core::settings;
+use conf_core::template::ENDING;
 use libconf::name::{ClassName, ComponentName, HostName, RoleName, SecretName};
 use zeroize::Zeroizing;
 

@@ -1,10 +1,8 @@
 //! What an import would do, for people and as JSON. No value of a secret is in it.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    path::PathBuf,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
 
 use libconf::name::{ComponentName, DatacenterName, HostName, RoleName, SecretName};
 use serde::Serialize;

@@ -1,21 +1,17 @@
 //! Folders and what is proposed for them.
 
-use std::{
-    fs,
-    os::unix::{self, fs::PermissionsExt as _},
-    path::Path,
-};
+use std::{fs, os::unix, os::unix::fs::PermissionsExt as _, path::Path};
 
 use clap::Parser as _;
-use conf_core::{
-    git::safety,
-    manifest::{ClassManifest, InstanceManifest, Strictness, pins, platform, secrets},
-};
+use conf_core::git::safety;
+use conf_core::manifest::{ClassManifest, InstanceManifest, Strictness, pins, platform, secrets};
 use git2::Repository;
 use libconf::name::{DatacenterName, HostName};
 use tempfile::TempDir;
 
-use crate::import::{flags::ImportFlags, propose, report::Report, scan, write};
+use crate::import::flags::ImportFlags;
+use crate::import::report::Report;
+use crate::import::{propose, scan, write};
 
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIE\n-----END PRIVATE KEY-----";
 const PASSWORD: &str = "Tr0ub4dor&3";

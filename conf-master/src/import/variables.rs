@@ -1,9 +1,7 @@
 //! Values that repeat: which become variables, and where templates replace them.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    ops::Range,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use anyhow::bail;
 use libconf::name::SecretName;

@@ -1,18 +1,14 @@
 //! Writes a proposal as a Git repository with the branches of the layout. It comes to stand in one step, whole.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::Write as _,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
-};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use conf_core::{
-    manifest::{self, ClassManifest, Fault, InstanceManifest, Strictness},
-    template::ENDING,
-};
+use conf_core::manifest::{self, ClassManifest, Fault, InstanceManifest, Strictness};
+use conf_core::template::ENDING;
 use git2::{Oid, Repository, RepositoryInitOptions, Signature};
 use libconf::name::RefName;
 

@@ -3,11 +3,9 @@
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use conf_core::{
-    git::safety::{self, Limits},
-    render::{self, Content, RenderError, Secrets},
-    snapshot::Snapshot,
-};
+use conf_core::git::safety::{self, Limits};
+use conf_core::render::{self, Content, RenderError, Secrets};
+use conf_core::snapshot::Snapshot;
 use git2::Repository;
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, RoleName, Sequence};
 use serde::{Deserialize, Serialize};

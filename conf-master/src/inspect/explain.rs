@@ -3,12 +3,10 @@
 use std::collections::HashMap;
 
 use anyhow::Context as _;
-use conf_core::{
-    git,
-    layers::{self, Explained, LayerError, Origin},
-    settings::pointer::Pointer,
-    snapshot::{Component, Snapshot},
-};
+use conf_core::git;
+use conf_core::layers::{self, Explained, LayerError, Origin};
+use conf_core::settings::pointer::Pointer;
+use conf_core::snapshot::{Component, Snapshot};
 use git2::Repository;
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, RefName, Sequence};
 use serde::{Deserialize, Serialize};

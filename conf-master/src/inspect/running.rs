@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use conf_core::{
-    layers::Sources,
-    manifest::{self, Host, InstanceManifest},
-    secret::Declaration,
-    snapshot::{Component, Snapshot},
-};
+use conf_core::layers::Sources;
+use conf_core::manifest::{self, Host, InstanceManifest};
+use conf_core::secret::Declaration;
+use conf_core::snapshot::{Component, Snapshot};
 use git2::Repository;
 use libconf::name::{ComponentSelector, ComponentVersion, HostName, ObjectId, RoleName, SecretName};
 use serde_json::{Map, Value};

@@ -8,24 +8,25 @@ pub(crate) mod timeouts;
 pub(crate) mod validate;
 mod worker;
 
+pub(crate) use crate::judge::compatibility::branch::BranchComparison;
+pub(crate) use crate::judge::plan::ChangePlan;
+pub(crate) use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
+pub(crate) use crate::judge::validate::ChangeLimits;
+pub(crate) use crate::judge::validate::shrink::MaxShrink;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use conf_core::git::safety;
 use git2::Repository;
 use libconf::name::{BadName, ComponentVersion, DatacenterName, ObjectId, RefName};
 
-use crate::catalog::model::{Datacenter, Delta, Deltas};
-use crate::catalog::overrides::OverridesCache;
-use crate::catalog::view::DatacenterChange;
-use crate::catalog::{Catalog, resolve};
+use crate::catalog::{Catalog, Datacenter, DatacenterChange, Delta, Deltas, OverridesCache, resolve};
 use crate::fault::{Caused, Fault, Kind, Refusal};
-use crate::judge::compatibility::branch::{BranchComparison, Comparisons};
-use crate::judge::compatibility::{branch, settings};
-use crate::judge::plan::ChangePlan;
-use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
-use crate::judge::validate::{ChangeLimits, Validator};
-use crate::secrets::store::SecretStore;
-use crate::store::refs::RefTarget;
+use crate::judge::compatibility::branch::{self, Comparisons};
+use crate::judge::compatibility::settings;
+use crate::judge::validate::Validator;
+use crate::secrets::SecretStore;
+use crate::store::RefTarget;
 
 /// Judges changes, and remembers what was good.
 #[derive(Debug)]

@@ -1,22 +1,16 @@
 //! What a change would do, before it does: components, hosts, and the difference in files and settings.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use conf_core::{
-    layers::{self, Stack},
-    render::{self, RenderError, Secrets},
-};
+use conf_core::layers::{self, Stack};
+use conf_core::render::{self, RenderError, Secrets};
 use git2::{DiffFormat, DiffOptions, Patch, Repository};
 use libconf::name::{CommitId, ComponentVersion, DatacenterName, HostName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::catalog::Catalog;
-use crate::catalog::overrides::OverridesCache;
-use crate::catalog::view::{DatacenterChange, DatacenterView};
+use crate::catalog::{Catalog, DatacenterChange, DatacenterView, OverridesCache};
 use crate::fault::Refusal;
 use crate::judge::proposal::{Judgement, RefUpdate};
 use crate::text::{count, some_of};

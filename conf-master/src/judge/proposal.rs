@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use libconf::name::{ObjectId, RefName};
 
-use crate::catalog::model::Deltas;
+use crate::catalog::Deltas;
 use crate::fault::Refusal;
-use crate::secrets::store::RequestedActions;
-use crate::store::refs::RefTarget;
+use crate::secrets::RequestedActions;
+use crate::store::RefTarget;
 
 /// One ref that somebody wants to create, move or delete, as it was received.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,11 +3,9 @@
 //! `refused.jsonl` is appended to and synced before anyone is answered; when it is full it becomes `refused.jsonl.1`, that one
 //! `.2`, and what was `.3` goes. What lands stands in the ledger, not here; nor does what was only tried.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    path::{Path, PathBuf},
-};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
 
 use libconf::name::{DatacenterName, RefName};
 use parking_lot::Mutex;

@@ -9,15 +9,18 @@ mod staging;
 pub(crate) mod update;
 mod writer;
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    thread,
-};
+pub(crate) use crate::landing::audit::{Record, RefusedRef};
+pub(crate) use crate::landing::push::{Outcome, Published, Push, Pusher};
+pub(crate) use crate::landing::update::notation::Draft;
+pub(crate) use crate::landing::update::request::{Conflict, Expected, IfMatch, SectionChange, Update, UpdateOutcome};
+pub(crate) use crate::landing::update::section::{BRANCH, SectionName};
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
 
 use anyhow::Context as _;
-use conf_core::daemon::Metrics;
-use conf_core::git_http::upload::UploadPack;
+use conf_core::{daemon::Metrics, git_http::upload::UploadPack};
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -25,10 +28,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::fault::{Kind, Refusal};
 use crate::judge::Judge;
 use crate::landing::audit::Audit;
-use crate::landing::push::{Outcome, Published, Push};
 use crate::landing::staging::Staging;
 use crate::landing::writer::{Job, Landing};
-use crate::store::history::Durable;
+use crate::store::Durable;
 
 /// The most pushes that wait; more get "busy, push again".
 const QUEUE: usize = 256;

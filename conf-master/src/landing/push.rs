@@ -6,10 +6,9 @@ use conf_core::snapshot::Snapshot;
 use libconf::name::{DatacenterName, ObjectId, RefName, Sequence};
 
 use crate::fault::Refusal;
-use crate::judge::plan::ChangePlan;
-use crate::judge::proposal::{ProposalOptions, RefUpdate};
+use crate::judge::{ChangePlan, ProposalOptions, RefUpdate};
 use crate::landing::update::request::{Update, UpdateOutcome};
-use crate::secrets::request::SecretRequest;
+use crate::secrets::SecretRequest;
 use crate::text::one_line;
 
 /// Who pushes, and through what.

@@ -1,11 +1,9 @@
 //! The staging area: judges one change against what was landed and staged before it, and writes its objects. Moves no
 //! ref.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use conf_core::sign::SigningKey;
@@ -14,21 +12,15 @@ use git2::Repository;
 use libconf::name::{CommitId, ComponentVersion, DatacenterName, ObjectId, RefName, SecretName, Sequence};
 use tracing::{error, info, warn};
 
-use crate::catalog::Catalog;
-use crate::catalog::model::Delta;
+use crate::catalog::{Catalog, Delta};
 use crate::fault::{Kind, Refusal};
-use crate::judge::Judge;
-use crate::judge::proposal::{Judgement, RefUpdate};
+use crate::judge::{Judge, Judgement, RefUpdate};
 use crate::landing::push::{Content, Outcome, Push};
 use crate::landing::update::draft::{self, Authorship};
 use crate::landing::update::request::{DraftError, Update, UpdateOutcome, another_section};
 use crate::landing::update::scratch::Scratch;
-use crate::secrets::request::SecretRequest;
-use crate::secrets::store::StagedSecrets;
-use crate::store;
-use crate::store::idempotency::{LandedRequest, LandedRequests};
-use crate::store::ledger::{self, Entry, Move, State};
-use crate::store::refs::RefTarget;
+use crate::secrets::{SecretRequest, StagedSecrets};
+use crate::store::{self, Entry, LandedRequest, LandedRequests, Move, RefTarget, State, ledger};
 use crate::text::{count, first_and_more, now, one_line};
 
 /// Everything that was landed or staged, and the repository into which objects are written.

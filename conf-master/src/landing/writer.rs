@@ -3,26 +3,20 @@
 //! Judge, write objects, make them durable, move the ledger (the one commit point), move the other refs, answer, tell.
 //! Pushes that wait together share one durable write; each has its own ledger commit, sequence and snapshots.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use conf_core::{
-    git::thin,
-    git_http::upload::UploadPack,
-    upstream::fetch::{Depth, Step},
-};
+use conf_core::git::thin;
+use conf_core::git_http::upload::UploadPack;
+use conf_core::upstream::fetch::{Depth, Step};
 use libconf::name::{CommitId, RefName};
 use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
-use tokio::{
-    runtime::Handle,
-    sync::{mpsc, oneshot, watch},
-};
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use crate::fault::{Kind, Refusal};
@@ -30,10 +24,7 @@ use crate::landing::audit::{Audit, Record};
 use crate::landing::push::{Outcome, Published, Push};
 use crate::landing::staging::Staging;
 use crate::landing::update::request::UpdateOutcome;
-use crate::store;
-use crate::store::history::Durable;
-use crate::store::ledger::Move;
-use crate::store::refs::RefTarget;
+use crate::store::{self, Durable, Move, RefTarget};
 
 /// The most pushes that share one durable write.
 const BATCH: usize = 64;

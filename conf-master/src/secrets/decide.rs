@@ -2,14 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conf_core::{
-    manifest::{self, DeclaredIn, InstanceManifest, PinRequest},
-    secret::{About, Declaration, Generate, HostKey, SecretValue, Source},
-};
+use conf_core::manifest::{self, DeclaredIn, InstanceManifest, PinRequest};
+use conf_core::secret::{About, Declaration, Generate, HostKey, SecretValue, Source};
 use libconf::name::{ComponentVersion, DatacenterName, HostName, RefName, SecretName, Segment};
 
-use crate::catalog::Catalog;
-use crate::catalog::model::{DeclaredSecret, Delta, Deltas, Manifest};
+use crate::catalog::{Catalog, DeclaredSecret, Delta, Deltas, Manifest};
 use crate::fault::{Caused, Fault};
 use crate::secrets::given::GivenValues;
 use crate::text::{count, some_of};

@@ -9,7 +9,8 @@ use libconf::name::{ComponentName, ComponentVersion, HostName, SecretName, Seque
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::manifests;
-use crate::secrets::{branch, decide::readers};
+use crate::secrets::branch;
+use crate::secrets::decide::readers;
 use crate::text::when;
 
 /// One secret of a datacenter.

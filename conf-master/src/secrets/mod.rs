@@ -19,3 +19,8 @@ pub(crate) mod list;
 pub(crate) mod make;
 pub(crate) mod request;
 pub(crate) mod store;
+
+pub(crate) use crate::secrets::given::SecretsFor;
+pub(crate) use crate::secrets::list::ListedSecret;
+pub(crate) use crate::secrets::request::SecretRequest;
+pub(crate) use crate::secrets::store::{RequestedActions, SecretStore, StagedSecrets};

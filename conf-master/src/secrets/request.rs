@@ -6,8 +6,7 @@ use conf_core::secret::{About, SecretValue, Source};
 use git2::Repository;
 use libconf::name::{DatacenterName, ObjectId, RefName, SecretName, Segment};
 
-use crate::catalog::Catalog;
-use crate::catalog::model::DeclaredSecret;
+use crate::catalog::{Catalog, DeclaredSecret};
 use crate::fault::{Kind, Refusal};
 use crate::secrets::decide::Action;
 use crate::secrets::store::{RequestedActions, SecretStore};

@@ -1,23 +1,19 @@
 //! Conf-master's own key for secrets, and what it does with it: sealing, opening, making values.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::Context as _;
 use conf_core::secret::{self, About, HostKey, Identity, IdentityError, SecretValue, Source};
 use git2::Repository;
 use libconf::name::{ComponentName, ComponentVersion, ObjectId, RefName, SecretName, Segment, Sequence};
 
-use crate::catalog::Catalog;
-use crate::catalog::model::{Datacenter, Delta, Deltas};
+use crate::catalog::{Catalog, Datacenter, Delta, Deltas};
 use crate::fault::Caused;
 use crate::secrets::decide::{self, Action, Decision};
 use crate::secrets::given::{GivenValues, SecretsFor};
 use crate::secrets::{branch, make};
-use crate::store::identity_path;
-use crate::store::refs::RefTarget;
+use crate::store::{RefTarget, identity_path};
 
 /// Keeps the sealed secrets: conf-master's own key, and the values that its environment gives.
 ///

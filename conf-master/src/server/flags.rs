@@ -5,8 +5,8 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::Args;
 use conf_core::{daemon::flags::Common, git::safety, settings::yaml};
 
-use crate::judge::validate::{ChangeLimits, shrink::MaxShrink};
-use crate::secrets::given::SecretsFor;
+use crate::judge::{ChangeLimits, MaxShrink};
+use crate::secrets::SecretsFor;
 
 /// Flags of `serve`.
 #[derive(Debug, Args)]

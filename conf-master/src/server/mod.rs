@@ -4,27 +4,24 @@ pub(crate) mod flags;
 mod renew;
 mod upkeep;
 
+pub(crate) use crate::server::flags::{LimitFlags, ServeFlags};
+
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
-use conf_core::{
-    daemon::{Metrics, listen_guard, ready},
-    git,
-    git_http::upload::{self, UploadPack},
-    http::{self, Health},
-    sign::SigningKey,
-};
+use conf_core::daemon::{Metrics, listen_guard, ready};
+use conf_core::git;
+use conf_core::git_http::upload::{self, UploadPack};
+use conf_core::http::{self, Health};
+use conf_core::sign::SigningKey;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::delivery::{hosts::Hosts, watermarks::Watermarks};
-use crate::hooks::server::{self as hooks, Pushers};
-use crate::http as routes;
+use crate::delivery::{Hosts, Watermarks};
+use crate::hooks::{Pushers, server as hooks};
 use crate::judge::Judge;
-use crate::landing;
-use crate::secrets::store::SecretStore;
-use crate::server::flags::ServeFlags;
-use crate::store;
+use crate::secrets::SecretStore;
+use crate::{http as routes, landing, store};
 
 /// Serves until `stop`.
 pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::Result<()> {

@@ -6,9 +6,8 @@ use libconf::name::Segment;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::landing::Lander;
-use crate::landing::push::{Push, Pusher};
-use crate::secrets::request::SecretRequest;
+use crate::landing::{Lander, Push, Pusher};
+use crate::secrets::SecretRequest;
 use crate::text::now;
 
 /// How often certificates are checked. A certificate lives a day at least, of which the last third is eight hours.

@@ -1,10 +1,8 @@
 //! Git's upkeep of the repository.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use conf_core::git;
 use tokio_util::sync::CancellationToken;

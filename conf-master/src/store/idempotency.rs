@@ -1,10 +1,8 @@
 //! Requests with an idempotency key land once: the outcome of each is remembered, and kept in the ledger.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    fmt,
-    str::FromStr,
-};
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::str::FromStr;
 
 use libconf::name::{CommitId, RefName, Sequence};
 use sha2::{Digest as _, Sha256};

@@ -5,26 +5,22 @@ pub(crate) mod idempotency;
 pub(crate) mod ledger;
 pub(crate) mod refs;
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::{Path, PathBuf},
-};
+pub(crate) use crate::store::history::{At, Durable, Past};
+pub(crate) use crate::store::idempotency::{LandedRef, LandedRequest, LandedRequests, RequestKey};
+pub(crate) use crate::store::ledger::{Entry, Move, State};
+pub(crate) use crate::store::refs::{Proposed, RefTarget, Table, version_after};
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use conf_core::{git, secret::Identity, sign::SigningKey};
 use git2::Repository;
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 
-use crate::{
-    store::{
-        idempotency::LandedRequests,
-        ledger::{Entry, Move},
-        refs::{RefTarget, Table},
-    },
-    text::now,
-};
+use crate::text::now;
 
 /// What Git itself must do, or leave, in the central repository.
 const SETTINGS: [(&str, &str); 12] = [

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use libconf::name::{BranchName, ComponentName};
 
 use crate::cli::client::{ServerFlags, print_json};
-use crate::inspect::doc::Doc;
+use crate::inspect::Doc;
 
 /// Flags of `doc`.
 #[derive(Debug, clap::Args)]

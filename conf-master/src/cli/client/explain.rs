@@ -8,7 +8,7 @@ use libconf::name::{ComponentSelector, DatacenterName, HostName};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::cli::client::{ServerFlags, print_json};
-use crate::inspect::explain::Explanation;
+use crate::inspect::Explanation;
 
 /// Flags of `explain`.
 #[derive(Debug, clap::Args)]

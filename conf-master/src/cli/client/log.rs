@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use libconf::name::{CommitId, DatacenterName};
 
 use crate::cli::client::{ServerFlags, print_json, table};
-use crate::inspect::deployments::{Deployment, SecretEvent};
-use crate::landing::audit::{Record, RefusedRef};
+use crate::inspect::{Deployment, SecretEvent};
+use crate::landing::{Record, RefusedRef};
 
 /// Flags of `log`.
 #[derive(Debug, clap::Args)]

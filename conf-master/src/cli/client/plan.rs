@@ -6,7 +6,7 @@ use libconf::name::DatacenterName;
 
 use crate::cli::client::{ServerFlags, print_json};
 use crate::cli::supposed::SupposedRef;
-use crate::judge::plan::ChangePlan;
+use crate::judge::ChangePlan;
 
 /// Flags of `plan`.
 #[derive(Debug, clap::Args)]

@@ -1,11 +1,9 @@
 //! `conf-master secret`: what may be known of a datacenter's secrets; a given value, a new one, removal.
 
-use std::{
-    io::Read as _,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use conf_core::secret::MAX_VALUE_BYTES;
@@ -15,7 +13,7 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::cli::client::{ServerFlags, call, print_faults, print_json, reason, table};
-use crate::secrets::list::ListedSecret;
+use crate::secrets::ListedSecret;
 use crate::text::some_of;
 
 /// How long an answer is waited for.

@@ -9,7 +9,7 @@ use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
 use crate::cli::client::{ServerFlags, call, print_json, reason};
-use crate::landing::update::section::SectionName;
+use crate::landing::SectionName;
 
 /// How long an answer is waited for.
 const ANSWER: Duration = Duration::from_secs(30);

@@ -1,11 +1,9 @@
 //! `conf-master update`: replaces a section's configuration, from a shell.
 
-use std::{
-    io::{self, Read as _},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use conf_core::upstream::UpstreamError;
@@ -14,8 +12,8 @@ use serde_json::{Value, json};
 
 use crate::cli::client::{ServerFlags, call, print_faults, print_json, show, words};
 use crate::delivery::Delivery;
-use crate::judge::plan::ChangePlan;
-use crate::landing::update::section::SectionName;
+use crate::judge::ChangePlan;
+use crate::landing::SectionName;
 
 /// How long an answer is waited for, beyond what delivery may take.
 const ANSWER: Duration = Duration::from_secs(90);

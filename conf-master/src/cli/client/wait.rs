@@ -1,16 +1,12 @@
 //! `conf-master wait`: ends when enough hosts run a change, or when time is up.
 
-use std::{
-    io::{self, IsTerminal as _},
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use conf_core::{
-    daemon::chain,
-    upstream::{Backoff, UpstreamError, Upstreams},
-};
+use conf_core::daemon::chain;
+use conf_core::upstream::{Backoff, UpstreamError, Upstreams};
 use indicatif::{ProgressBar, ProgressStyle};
 use libconf::name::{DatacenterName, Sequence};
 use reqwest::Method;

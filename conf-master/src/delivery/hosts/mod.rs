@@ -5,11 +5,9 @@ pub(crate) mod shown;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use conf_core::api::SlaveReport;
 use libconf::name::{DatacenterName, HostName};

@@ -1,15 +1,9 @@
 //! A host's last report, its place in time, and the proof that it is the host's own.
 
-use std::{
-    sync::atomic::{AtomicBool, Ordering},
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use conf_core::{
-    api::HostReport,
-    secret::HostKey,
-    sign::{self, report::Unproven},
-};
+use conf_core::{api::HostReport, secret::HostKey, sign, sign::report::Unproven};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 

@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use conf_core::api::{HostReport, SlaveReport};
 use conf_core::secret::{HostKey, Identity};
-use conf_core::sign::{self, report::Unproven};
+use conf_core::sign;
+use conf_core::sign::report::Unproven;
 use libconf::name::Sequence;
 
 use crate::delivery::hosts::report::{AHEAD, Proof, ReceivedReport};

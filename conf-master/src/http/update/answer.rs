@@ -9,10 +9,8 @@ use crate::delivery::Delivery;
 use crate::fault::{Kind, Refusal};
 use crate::http::server::{ConfigForm, etag_of, refused};
 use crate::http::update::body::ReadUpdate;
-use crate::landing::push::Outcome;
-use crate::landing::update::request::{Conflict, UpdateOutcome};
-use crate::store::idempotency::LandedRef;
-use crate::store::refs::version_after;
+use crate::landing::{Conflict, Outcome, UpdateOutcome};
+use crate::store::{LandedRef, version_after};
 
 /// Answers an update by its outcome.
 pub(crate) fn answer(read: &ReadUpdate, outcome: Outcome, form: ConfigForm, delivery: Option<Delivery>) -> Response {

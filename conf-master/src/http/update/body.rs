@@ -1,20 +1,16 @@
 //! Reads the body of an update.
 
-use conf_core::{
-    http::{Response, error},
-    settings,
-};
+use conf_core::http::{Response, error};
+use conf_core::settings;
 use http::StatusCode;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use crate::fault::{Fault, Refusal};
 use crate::http::server::refused;
-use crate::judge::proposal::ProposalOptions;
-use crate::landing::update::notation::Draft;
-use crate::landing::update::request::{Expected, IfMatch, SectionChange, Update};
-use crate::landing::update::section::SectionName;
-use crate::store::idempotency::RequestKey;
+use crate::judge::ProposalOptions;
+use crate::landing::{Draft, Expected, IfMatch, SectionChange, SectionName, Update};
+use crate::store::RequestKey;
 use crate::text::one_line;
 
 /// The most sections of one request.

@@ -13,8 +13,7 @@ use serde::Deserialize;
 use warp::Filter as _;
 
 use crate::http::server::{self, ConfigForm, Server, pusher, unavailable};
-use crate::landing::push::Push;
-use crate::landing::update::request::UpdateOutcome;
+use crate::landing::{Push, UpdateOutcome};
 
 /// The most bytes of one request: four times the text of one section, which may be escaped in it.
 const BODY_BYTES: usize = 16 << 20;

@@ -1,7 +1,7 @@
 //! Any body and any name of a section.
 
 use crate::http::update::body::read;
-use crate::landing::update::section::SectionName;
+use crate::landing::SectionName;
 
 /// Bytes above ASCII stand for words of these bodies and names: random input gets further in than bytes alone would.
 fn text(input: &[u8]) -> String {

@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use conf_core::settings::{lines::Lines, pointer::Pointer, schema::Schema};
-use jsonschema::{
-    JsonType,
-    canonical::{ArrayView, CanonicalSchema, CanonicalView, Containment, ObjectView, Satisfiability},
-};
+use conf_core::{settings::lines::Lines, settings::pointer::Pointer, settings::schema::Schema};
+use jsonschema::JsonType;
+use jsonschema::canonical::{ArrayView, CanonicalSchema, CanonicalView, Containment, ObjectView, Satisfiability};
 use serde_json::{Map, Value};
 
 use crate::judge::compatibility::violation::Difference;

@@ -2,11 +2,11 @@
 //!
 //! That is decided by the library which validates settings, on its normal form of both; what it cannot prove counts as broken.
 
-use conf_core::settings::{Format, lines::Lines, pointer::Pointer, schema::Compatibility};
-use jsonschema::{
-    CanonicalizationError,
-    canonical::{self, CanonicalSchema, CanonicalView, Containment, OperandMismatch},
+use conf_core::{
+    settings::Format, settings::lines::Lines, settings::pointer::Pointer, settings::schema::Compatibility,
 };
+use jsonschema::CanonicalizationError;
+use jsonschema::canonical::{self, CanonicalSchema, CanonicalView, Containment, OperandMismatch};
 use serde_json::{Value, json};
 
 use crate::judge::compatibility::explain;

@@ -3,20 +3,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conf_core::{
-    layers::{self, Stack},
-    settings::{asked_secret, pointer::Pointer},
-};
+use conf_core::layers::{self, Stack};
+use conf_core::settings::asked_secret;
+use conf_core::settings::pointer::Pointer;
 use git2::Repository;
 use libconf::name::{ComponentVersion, HostName, ObjectId, RefName};
 use serde_json::{Map, Value};
 
-use crate::catalog::view::{DatacenterChange, DatacenterView};
+use crate::catalog::{DatacenterChange, DatacenterView};
 use crate::fault::{Caused, Fault};
 use crate::judge::compatibility::trailer::{self, Trailer};
 use crate::judge::compatibility::violation::{Direction, WAY_OUT, directions};
 use crate::judge::schema::compile::{FILE, MOST_FAULTS};
-use crate::store::refs::RefTarget;
+use crate::store::RefTarget;
 
 /// How a change keeps the promise of a datacenter's class.
 #[derive(Debug, Default)]

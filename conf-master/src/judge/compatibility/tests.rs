@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::judge::compatibility::{schemas::compare, violation::Direction};
+use crate::judge::compatibility::schemas::compare;
+use crate::judge::compatibility::violation::Direction;
 use crate::judge::schema::compile::compiled;
 
 /// Each place that breaks the promise, and in which direction.

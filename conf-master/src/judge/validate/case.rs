@@ -1,13 +1,12 @@
 //! A group of hosts whose settings are checked, and the places in those settings.
 
-use conf_core::{
-    layers::{Ingredients, Origin, Stack},
-    settings::{self, pointer::Pointer},
-};
+use conf_core::layers::{Ingredients, Origin, Stack};
+use conf_core::settings;
+use conf_core::settings::pointer::Pointer;
 use libconf::name::{ComponentVersion, HostName};
 use serde_json::Value;
 
-use crate::catalog::view::DatacenterView;
+use crate::catalog::DatacenterView;
 use crate::fault::{Caused, Fault};
 use crate::judge::schema::compile::FILE;
 use crate::judge::schema::fault::SchemaFault;

@@ -2,12 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use conf_core::layers::Overrides;
-use conf_core::manifest;
-use conf_core::settings::pointer::Pointer;
+use conf_core::{layers::Overrides, manifest, settings::pointer::Pointer};
 use libconf::name::{ComponentName, RefName};
 
-use crate::catalog::view::DatacenterView;
+use crate::catalog::DatacenterView;
 use crate::fault::{Caused, Fault};
 
 /// Finds the layers of a datacenter and its class that have no effect.

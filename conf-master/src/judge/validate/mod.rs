@@ -11,21 +11,21 @@ pub(crate) mod templates;
 
 use std::collections::BTreeSet;
 
-use conf_core::{
-    git::safety,
-    layers::{self, Ingredients, LayerError, Origin, Overrides, Sources, Stack},
-    manifest,
-    render::{SecretFault, Secrets},
-    settings::{SettingsFault, yaml},
-};
+use conf_core::git::safety;
+use conf_core::layers::{self, Ingredients, LayerError, Origin, Overrides, Sources, Stack};
+use conf_core::manifest;
+use conf_core::render::{SecretFault, Secrets};
+use conf_core::settings::{SettingsFault, yaml};
 use git2::Repository;
 use libconf::name::{ComponentVersion, HostName, ObjectId};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
-use crate::catalog::view::{DatacenterChange, DatacenterView};
+use crate::catalog::{DatacenterChange, DatacenterView};
 use crate::fault::{Caused, Fault};
-use crate::judge::schema::{Schemas, compile::FILE, fault::SchemaFault};
+use crate::judge::schema::Schemas;
+use crate::judge::schema::compile::FILE;
+use crate::judge::schema::fault::SchemaFault;
 use crate::judge::timeouts::TimeoutCache;
 use crate::judge::validate::case::{Case, is_within};
 use crate::judge::validate::shrink::MaxShrink;

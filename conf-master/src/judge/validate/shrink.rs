@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use libconf::name::ComponentName;
 use serde_json::{Map, Value};
 
-use crate::catalog::view::DatacenterView;
+use crate::catalog::DatacenterView;
 use crate::text::some_of;
 
 /// Settings with no more keys than this may lose any of them.

@@ -1,7 +1,6 @@
 //! Renders the templates of a component for each group of hosts, and remembers those that exceed their time.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use conf_core::layers::{self, Origin, Sources};
 use conf_core::render::{RenderError, Secrets, Templates};
@@ -9,7 +8,7 @@ use conf_core::settings::SettingsFault;
 use git2::Repository;
 use libconf::name::{ComponentVersion, HostName, ObjectId};
 
-use crate::catalog::view::DatacenterView;
+use crate::catalog::DatacenterView;
 use crate::fault::{Caused, Fault};
 use crate::judge::timeouts::{TimeoutCache, TimeoutState};
 use crate::judge::validate::case::Case;

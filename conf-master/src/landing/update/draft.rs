@@ -2,17 +2,17 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use conf_core::settings::{SettingsFault, schema::FILE};
+use conf_core::{settings::SettingsFault, settings::schema::FILE};
 use git2::{Oid, Repository, Tree, build::TreeUpdateBuilder};
 use libconf::name::{ObjectId, RefName};
 
 use crate::fault::Fault;
+use crate::judge::RefUpdate;
 use crate::judge::compatibility::trailer;
-use crate::judge::proposal::RefUpdate;
 use crate::landing::update::notation;
 use crate::landing::update::request::{Conflict, DraftError, SectionChange, Update};
 use crate::landing::update::scratch::Scratch;
-use crate::store::refs::{RefTarget, Table};
+use crate::store::{RefTarget, Table};
 
 /// The commits that an update makes, not judged yet.
 #[derive(Debug, Default)]

@@ -8,8 +8,7 @@ use libconf::name::{CommitId, RefName};
 use crate::fault::{Fault, Kind, Refusal};
 use crate::landing::update::notation::Draft;
 use crate::landing::update::section::SectionName;
-use crate::store::idempotency::{LandedRef, RequestKey};
-use crate::store::refs::RefTarget;
+use crate::store::{LandedRef, RefTarget, RequestKey};
 
 /// Sections to replace, all of them or none.
 #[derive(Clone, Debug)]

@@ -2,10 +2,9 @@
 
 use std::{fmt, str::FromStr};
 
-use conf_core::{
-    manifest,
-    settings::{self, Format, SettingsFault, schema::FILE},
-};
+use conf_core::manifest;
+use conf_core::settings::schema::FILE;
+use conf_core::settings::{self, Format, SettingsFault};
 use git2::{ObjectType, Repository, Tree};
 use libconf::name::{BadName, BranchName, ClassName, ComponentName, DatacenterName, RefName};
 use serde::{Deserialize, Serialize};
