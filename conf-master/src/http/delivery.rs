@@ -7,17 +7,13 @@ use conf_core::snapshot::Snapshot;
 use git2::Repository;
 use http::StatusCode;
 use libconf::name::{DatacenterName, RefName, Sequence};
-use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{error, warn};
 use warp::Filter as _;
 
-use crate::delivery::{
-    Barrier, Chains, DatacenterDelivery, Delivery, DeliveryFacts, DeliveryTarget, Hosts, Inventories, Percent,
-};
+use crate::delivery::{Barrier, DatacenterDelivery, Delivery, DeliveryFacts, DeliveryTarget, Percent};
 use crate::http::server::{Server, answer, unavailable};
 use crate::inspect::{InspectError, deployments};
-use crate::landing::Published;
 use crate::store::LandedRef;
 
 /// Requests that wait at once, updates included; more get 503.
@@ -153,6 +149,32 @@ impl Server {
         })
     }
 
+    /// Finds out which hosts run a change now.
+    fn look(
+        &self,
+        targets: &[DeliveryTarget],
+        barrier: Barrier,
+        shown: usize,
+    ) -> anyhow::Result<Vec<DatacenterDelivery>> {
+        let repo = Repository::open_bare(&self.repo)?;
+        let one = |target: &DeliveryTarget| {
+            // The reports are read first, so that none of them is newer than the newest known snapshot.
+            let reports = self.hosts.of(&target.datacenter);
+            let published = self.lander.published.borrow().clone();
+            let newest = match published.datacenters.get(&target.datacenter) {
+                Some(newest) => newest,
+                // The datacenter was removed since.
+                None => &Snapshot::read(&repo, target.commit)?,
+            };
+            let inventory = self.inventories.of(&repo, newest)?;
+            let chain = self.chains.of(&repo, newest, &target.asks(&reports))?;
+            let settles_in = self.hosts.settles_in();
+            let facts = DeliveryFacts { inventory: &inventory, chain: &chain, reports: &reports, settles_in };
+            Ok(DatacenterDelivery::judge(target, barrier, facts, shown))
+        };
+        targets.iter().map(one).collect()
+    }
+
     /// Waits until enough hosts run it, or time is up. Cancel: nothing is lost.
     async fn wait(&self, barrier: Barrier, targets: Vec<DeliveryTarget>, wait: Wait) -> anyhow::Result<Delivery> {
         let mut landed = self.lander.published.clone();
@@ -162,17 +184,9 @@ impl Server {
         loop {
             landed.mark_unchanged();
             reported.mark_unchanged();
-            let look = Look {
-                repo: self.repo.clone(),
-                hosts: self.hosts.clone(),
-                inventories: self.inventories.clone(),
-                chains: self.chains.clone(),
-                landed: landed.clone(),
-                targets: targets.clone(),
-            };
-            let datacenters = tokio::task::spawn_blocking(move || look.judge(barrier, wait.shown))
-                .await
-                .map_err(anyhow::Error::from)??;
+            let (server, targets) = (self.clone(), targets.clone());
+            let look = move || server.look(&targets, barrier, wait.shown);
+            let datacenters = tokio::task::spawn_blocking(look).await??;
             let complete = datacenters.iter().all(DatacenterDelivery::is_complete);
             let delivered: usize = datacenters.iter().map(|one| one.delivered).sum();
             let settles = datacenters.iter().any(|one| one.settles_in.is_some());
@@ -191,38 +205,6 @@ impl Server {
             }
             sleep(GATHER).await;
         }
-    }
-}
-
-/// All that is looked at to say who has a change.
-struct Look {
-    repo: std::path::PathBuf,
-    hosts: Arc<Hosts>,
-    inventories: Arc<Inventories>,
-    chains: Arc<Chains>,
-    landed: watch::Receiver<Arc<Published>>,
-    targets: Arc<Vec<DeliveryTarget>>,
-}
-
-impl Look {
-    fn judge(&self, barrier: Barrier, shown: usize) -> anyhow::Result<Vec<DatacenterDelivery>> {
-        let repo = Repository::open_bare(&self.repo)?;
-        let one = |target: &DeliveryTarget| {
-            // First, so that what hosts have said is not newer than the newest that is known.
-            let reports = self.hosts.of(&target.datacenter);
-            let published = self.landed.borrow().clone();
-            let newest = match published.datacenters.get(&target.datacenter) {
-                Some(newest) => newest,
-                // It is gone since.
-                None => &Snapshot::read(&repo, target.commit)?,
-            };
-            let inventory = self.inventories.of(&repo, newest)?;
-            let chain = self.chains.of(&repo, newest, &target.asks(&reports))?;
-            let settles_in = self.hosts.settles_in();
-            let facts = DeliveryFacts { inventory: &inventory, chain: &chain, reports: &reports, settles_in };
-            Ok(DatacenterDelivery::judge(target, barrier, facts, shown))
-        };
-        self.targets.iter().map(one).collect()
     }
 }
 

@@ -2,15 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, IsTerminal as _, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use conf_core::git::safety::{self, Limits};
 use git2::{ObjectType, Oid};
+use indicatif::ProgressBar;
 use libconf::name::RoleName;
 use serde::Serialize;
 
@@ -111,7 +110,13 @@ impl Folder {
 /// Reads `<role>/<component>/[conf/]…`.
 pub(crate) fn scan(flags: &ImportFlags) -> anyhow::Result<Tree> {
     let root = &flags.folder;
-    let mut walk = Walk { left_out: &flags.left_out, tree: Tree::default(), entries: 0, progress: Progress::new() };
+    let mut walk = Walk {
+        left_out: &flags.left_out,
+        tree: Tree::default(),
+        entries: 0,
+        bytes: 0,
+        progress: ProgressBar::new_spinner(),
+    };
     for (role, path) in walk.folders(root, "")? {
         let Ok(name) = role.parse::<RoleName>() else {
             walk.fault(&role, "a role's name is letters, digits, '.', '_' and '-'; rename this folder");
@@ -121,7 +126,7 @@ pub(crate) fn scan(flags: &ImportFlags) -> anyhow::Result<Tree> {
             walk.component(&name, component, &path)?;
         }
     }
-    walk.progress.end();
+    walk.progress.finish_and_clear();
     for wanted in &flags.left_out {
         if !walk.tree.left_out.iter().any(|one| one.path == wanted.trim_end_matches('/')) {
             let reason = "--leave-out names it, and it is not there";
@@ -138,7 +143,9 @@ struct Walk<'a> {
     left_out: &'a [String],
     tree: Tree,
     entries: usize,
-    progress: Progress,
+    bytes: usize,
+    /// Shows how far the walk is, on a terminal only.
+    progress: ProgressBar,
 }
 
 impl Walk<'_> {
@@ -280,8 +287,12 @@ impl Walk<'_> {
 
     fn take(&mut self, folder: &mut Folder, file: String, mode: i32, bytes: &[u8]) -> anyhow::Result<()> {
         let oid = Oid::hash_object(ObjectType::Blob, bytes)?;
-        self.progress.count(bytes.len());
-        if self.progress.bytes > MAX_BYTES {
+        self.bytes += bytes.len();
+        self.progress.inc(1);
+        if self.progress.position().is_multiple_of(100) {
+            self.progress.set_message(format!("{} files, {} KiB read", self.progress.position(), self.bytes >> 10));
+        }
+        if self.bytes > MAX_BYTES {
             bail!("more than {} MiB; import a part of it, or use --leave-out", MAX_BYTES >> 20);
         }
         folder.files.insert(file, Entry { mode, oid, bytes: bytes.len() as u64 });
@@ -291,36 +302,4 @@ impl Walk<'_> {
 
 fn below(above: &str, name: &str) -> String {
     if above.is_empty() { name.to_owned() } else { format!("{above}/{name}") }
-}
-
-/// One line on a terminal, for a folder that takes its time.
-struct Progress {
-    shown: bool,
-    files: usize,
-    bytes: usize,
-    next: Instant,
-}
-
-const EVERY: Duration = Duration::from_millis(200);
-
-impl Progress {
-    fn new() -> Self {
-        Progress { shown: io::stderr().is_terminal(), files: 0, bytes: 0, next: Instant::now() + EVERY }
-    }
-
-    fn count(&mut self, bytes: usize) {
-        self.files += 1;
-        self.bytes += bytes;
-        if self.shown && Instant::now() >= self.next {
-            self.next = Instant::now() + EVERY;
-            let _ = write!(io::stderr(), "\r{} files, {} KiB read", self.files, self.bytes >> 10);
-        }
-    }
-
-    fn end(&self) {
-        if self.shown {
-            // Whatever was shown there is gone.
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
 }

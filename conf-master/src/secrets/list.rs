@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use conf_core::manifest::{self, PinRequest};
+use conf_core::secret::About;
 use conf_core::snapshot::Snapshot;
 use git2::Repository;
 use libconf::name::{ComponentName, ComponentVersion, HostName, SecretName, Sequence};
@@ -42,32 +43,28 @@ pub(crate) fn list(repo: &Repository, snapshot: &Snapshot, now: i64) -> anyhow::
     let requests = manifest::pins(&class, &instance).into_iter().map(|one| (one.component.clone(), one));
     let requests: BTreeMap<ComponentVersion, PinRequest> = requests.collect();
     let mut sealed = branch::abouts(repo, snapshot.secrets_tree(repo)?)?;
-    let mut listed = Vec::new();
-    for (name, (declaration, _)) in manifest::secrets(&class, &instance) {
-        let about = sealed.remove(name);
-        listed.push(ListedSecret {
-            name: name.clone(),
-            source: declaration.source.to_string(),
-            declared: true,
-            readers: declaration.readers.clone(),
-            hosts: readers(&instance, &requests, declaration).map(|(host, _)| host.clone()).collect(),
-            sequence: about.as_ref().map(|about| about.sequence),
-            made: about.as_ref().map(|about| when(about.made)),
-            age_seconds: about.as_ref().map(|about| now - about.made),
-            valid_until: about.and_then(|about| about.valid_until).map(when),
-        });
-    }
-    listed.extend(sealed.into_iter().map(|(name, about)| ListedSecret {
-        name,
-        source: about.source,
+    let listed = |name: &SecretName, source: String, about: Option<&About>| ListedSecret {
+        name: name.clone(),
+        source,
         declared: false,
         readers: Vec::new(),
         hosts: Vec::new(),
-        sequence: Some(about.sequence),
-        made: Some(when(about.made)),
-        age_seconds: Some(now - about.made),
-        valid_until: about.valid_until.map(when),
-    }));
-    listed.sort_by(|one, other| one.name.cmp(&other.name));
-    Ok(listed)
+        sequence: about.map(|about| about.sequence),
+        made: about.map(|about| when(about.made)),
+        age_seconds: about.map(|about| now - about.made),
+        valid_until: about.and_then(|about| about.valid_until).map(when),
+    };
+    let mut all = Vec::new();
+    for (name, (declaration, _)) in manifest::secrets(&class, &instance) {
+        let about = sealed.remove(name);
+        all.push(ListedSecret {
+            declared: true,
+            readers: declaration.readers.clone(),
+            hosts: readers(&instance, &requests, declaration).map(|(host, _)| host.clone()).collect(),
+            ..listed(name, declaration.source.to_string(), about.as_ref())
+        });
+    }
+    all.extend(sealed.iter().map(|(name, about)| listed(name, about.source.clone(), Some(about))));
+    all.sort_by(|one, other| one.name.cmp(&other.name));
+    Ok(all)
 }

@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use conf_core::{daemon::flags::Common, git::safety, settings::yaml};
 
 use crate::judge::{ChangeLimits, MaxShrink};
@@ -41,43 +42,43 @@ const TREE: safety::Limits = safety::Limits::most();
 
 /// Limits of what may land.
 #[derive(Clone, Copy, Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "the flags have these names")]
 #[command(next_help_heading = "Limits of what may land (they can be lowered, not raised: hosts take no more)")]
 pub(crate) struct LimitFlags {
     /// Bytes of one file
-    #[arg(long, value_name = "N", default_value_t = TREE.file_bytes as u64, value_parser = most(TREE.file_bytes))]
-    pub(crate) max_file_bytes: u64,
+    #[arg(long, value_name = "N", default_value_t = TREE.file_bytes, value_parser = most(TREE.file_bytes))]
+    pub(crate) max_file_bytes: usize,
     /// Files and folders of one branch
-    #[arg(long, value_name = "N", default_value_t = TREE.entries as u64, value_parser = most(TREE.entries))]
-    pub(crate) max_files: u64,
+    #[arg(long, value_name = "N", default_value_t = TREE.entries, value_parser = most(TREE.entries))]
+    pub(crate) max_files: usize,
     /// Bytes of all files of one branch together
-    #[arg(long, value_name = "N", default_value_t = TREE.total_bytes as u64, value_parser = most(TREE.total_bytes))]
-    pub(crate) max_total_bytes: u64,
+    #[arg(long, value_name = "N", default_value_t = TREE.total_bytes, value_parser = most(TREE.total_bytes))]
+    pub(crate) max_total_bytes: usize,
     /// Folders within folders
-    #[arg(long, value_name = "N", default_value_t = TREE.depth as u64, value_parser = most(TREE.depth))]
-    pub(crate) max_folder_levels: u64,
+    #[arg(long, value_name = "N", default_value_t = TREE.depth, value_parser = most(TREE.depth))]
+    pub(crate) max_folder_levels: usize,
     /// Levels of lists and objects in settings
-    #[arg(long, value_name = "N", default_value_t = yaml::MAX_DEPTH as u64, value_parser = most(yaml::MAX_DEPTH))]
-    pub(crate) max_settings_levels: u64,
+    #[arg(long, value_name = "N", default_value_t = yaml::MAX_DEPTH, value_parser = most(yaml::MAX_DEPTH))]
+    pub(crate) max_settings_levels: usize,
     /// How much of a datacenter's components, or of a component's keys, a change may remove; 100 is all of them
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) max_shrink: u8,
 }
 
-fn most(most: usize) -> clap::builder::RangedU64ValueParser {
-    clap::value_parser!(u64).range(1..=most as u64)
+/// Parses a number from 1 to `most`.
+fn most(most: usize) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most as u64)
 }
 
 impl LimitFlags {
     /// Returns them as the judge takes them.
     pub(crate) fn limits(&self) -> ChangeLimits {
-        // The ranges of the flags are those of `usize` values.
-        let number = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
         let tree = safety::Limits {
-            entries: number(self.max_files),
-            file_bytes: number(self.max_file_bytes),
-            total_bytes: number(self.max_total_bytes),
-            depth: number(self.max_folder_levels),
+            entries: self.max_files,
+            file_bytes: self.max_file_bytes,
+            total_bytes: self.max_total_bytes,
+            depth: self.max_folder_levels,
         };
-        ChangeLimits { tree, levels: number(self.max_settings_levels), shrink: MaxShrink(self.max_shrink) }
+        ChangeLimits { tree, levels: self.max_settings_levels, shrink: MaxShrink(self.max_shrink) }
     }
 }

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use libconf::name::{BranchName, ComponentName};
 
-use crate::cli::client::{ServerFlags, print_json};
+use crate::cli::client::{ClientFlags, print_json};
 use crate::inspect::Doc;
 
 /// Flags of `doc`.
@@ -16,20 +16,17 @@ pub(crate) struct DocFlags {
     /// The branch whose schema is read; master where none is named
     #[arg(long, value_name = "NAME")]
     branch: Option<BranchName>,
-    /// Print JSON: the text, and which commit it was made from
-    #[arg(long)]
-    json: bool,
-    /// How to reach conf-master
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    server: ServerFlags,
+    client: ClientFlags,
 }
 
 /// Asks, and prints the answer.
 pub(crate) async fn run(flags: &DocFlags) -> anyhow::Result<ExitCode> {
     let branch = flags.branch.iter().map(|branch| format!("?branch={branch}"));
     let path = format!("api/v1/doc/{}{}", flags.component, branch.collect::<String>());
-    let doc: Doc = flags.server.connect()?.get_json(&path).await?;
-    if flags.json {
+    let doc: Doc = flags.client.connect()?.get_json(&path).await?;
+    if flags.client.json {
         return print_json(&doc);
     }
     print!("{}", doc.markdown);

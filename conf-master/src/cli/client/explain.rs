@@ -7,7 +7,7 @@ use conf_core::{layers::Explained, settings::commented::one_line};
 use libconf::name::{ComponentSelector, DatacenterName, HostName};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::cli::client::{ServerFlags, print_json};
+use crate::cli::client::{ClientFlags, print_json};
 use crate::inspect::Explanation;
 
 /// Flags of `explain`.
@@ -25,12 +25,9 @@ pub(crate) struct ExplainFlags {
     /// The host on which; without it, one that the inventory says nothing of
     #[arg(long, value_name = "NAME")]
     host: Option<HostName>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// How to reach conf-master
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    server: ServerFlags,
+    client: ClientFlags,
 }
 
 /// Asks, and prints the answer.
@@ -40,8 +37,8 @@ pub(crate) async fn run(flags: &ExplainFlags) -> anyhow::Result<ExitCode> {
     for (name, value) in more.into_iter().filter_map(|(name, value)| Some((name, value?))) {
         let _ = write!(path, "&{name}={}", utf8_percent_encode(&value, NON_ALPHANUMERIC));
     }
-    let explanation: Explanation = flags.server.connect()?.get_json(&path).await?;
-    if flags.json {
+    let explanation: Explanation = flags.client.connect()?.get_json(&path).await?;
+    if flags.client.json {
         return print_json(&explanation);
     }
     let Explanation { datacenter, component, host, sequence, keys, .. } = &explanation;

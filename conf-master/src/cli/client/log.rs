@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use libconf::name::{CommitId, DatacenterName};
 
-use crate::cli::client::{ServerFlags, print_json, table};
+use crate::cli::client::{ClientFlags, print_json, table};
 use crate::inspect::{Deployment, SecretEvent};
 use crate::landing::{Record, RefusedRef};
 
@@ -20,12 +20,9 @@ pub(crate) struct LogFlags {
     /// How many at most
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// How to reach conf-master
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    server: ServerFlags,
+    client: ClientFlags,
 }
 
 /// `conf-master log`
@@ -34,8 +31,8 @@ pub(crate) async fn run(flags: &LogFlags) -> anyhow::Result<ExitCode> {
         Some(datacenter) if !flags.refused => format!("api/v1/datacenters/{datacenter}/log?limit={}", flags.limit),
         _ => return refused(flags).await,
     };
-    let deployments: Vec<Deployment> = flags.server.connect()?.get_json(&path).await?;
-    if flags.json {
+    let deployments: Vec<Deployment> = flags.client.connect()?.get_json(&path).await?;
+    if flags.client.json {
         return print_json(&deployments);
     }
     let mut table = table(["SEQUENCE", "WHEN", "WHO", "WHAT CHANGED"]);
@@ -79,8 +76,8 @@ fn what_changed(deployment: &Deployment) -> String {
 async fn refused(flags: &LogFlags) -> anyhow::Result<ExitCode> {
     let datacenter = flags.datacenter.iter().map(|datacenter| format!("&datacenter={datacenter}"));
     let path = format!("api/v1/refused?limit={}{}", flags.limit, datacenter.collect::<String>());
-    let records: Vec<Record> = flags.server.connect()?.get_json(&path).await?;
-    if flags.json {
+    let records: Vec<Record> = flags.client.connect()?.get_json(&path).await?;
+    if flags.client.json {
         return print_json(&records);
     }
     let mut table = table(["WHEN", "WHO", "REQUEST", "WHAT WAS REFUSED"]);

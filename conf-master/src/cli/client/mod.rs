@@ -19,9 +19,12 @@ use serde_json::Value;
 
 use crate::fault::Fault;
 
-/// How client commands reach conf-master.
+/// How client commands reach conf-master, and how they print its answer.
 #[derive(Debug, clap::Args)]
-pub(crate) struct ServerFlags {
+pub(crate) struct ClientFlags {
+    /// Print JSON, with everything that the server answered
+    #[arg(long)]
+    json: bool,
     /// The base URL of conf-master
     #[arg(long, value_name = "URL", env = "CONF_MASTER_URL", default_value = "http://127.0.0.1:7400")]
     server: Url,
@@ -30,7 +33,7 @@ pub(crate) struct ServerFlags {
     token_file: Option<PathBuf>,
 }
 
-impl ServerFlags {
+impl ClientFlags {
     /// Returns the server; asks nothing yet.
     pub(crate) fn connect(&self) -> anyhow::Result<Upstreams> {
         let credentials = Credentials::from_file(self.token_file.clone());

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 
 use libconf::name::DatacenterName;
 
-use crate::cli::client::{ServerFlags, print_json};
+use crate::cli::client::{ClientFlags, print_json};
 use crate::cli::supposed::SupposedRef;
 use crate::judge::ChangePlan;
 
@@ -18,12 +18,9 @@ pub(crate) struct PlanFlags {
     /// Suppose that REF were at COMMIT: a full id, or a branch or tag on the server; once for each
     #[arg(long = "ref", value_name = "REF=COMMIT", required = true)]
     refs: Vec<SupposedRef>,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// How to reach conf-master
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    server: ServerFlags,
+    client: ClientFlags,
 }
 
 const EXAMPLE: &str = "\
@@ -37,8 +34,8 @@ Exit codes: 0 it could land, 1 refused or not reached, 2 wrong usage.";
 pub(crate) async fn run(flags: &PlanFlags) -> anyhow::Result<ExitCode> {
     let refs: BTreeMap<String, &String> = flags.refs.iter().map(|one| (one.name.to_string(), &one.commit)).collect();
     let path = format!("api/v1/datacenters/{}/plan", flags.datacenter);
-    let plan: ChangePlan = flags.server.connect()?.post_json(&path, &serde_json::json!({"refs": refs})).await?;
-    if flags.json {
+    let plan: ChangePlan = flags.client.connect()?.post_json(&path, &serde_json::json!({"refs": refs})).await?;
+    if flags.client.json {
         print_json(&plan)?;
     } else {
         for one in &plan.refused {

@@ -12,7 +12,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::cli::client::{ServerFlags, call, print_faults, print_json, reason, table};
+use crate::cli::client::{ClientFlags, call, print_faults, print_json, reason, table};
 use crate::secrets::ListedSecret;
 use crate::text::some_of;
 
@@ -37,12 +37,9 @@ pub(crate) enum Act {
         /// Which datacenter
         #[arg(value_name = "ID/VERSION")]
         datacenter: DatacenterName,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// How to reach conf-master
+        /// How to reach conf-master, and how to print its answer
         #[command(flatten)]
-        server: ServerFlags,
+        client: ClientFlags,
     },
     /// Give a value, from a file or standard input; of a single line the line's end is not part of it
     Set {
@@ -68,18 +65,15 @@ pub(crate) struct Which {
     /// Which secret
     #[arg(value_name = "NAME")]
     name: SecretName,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// How to reach conf-master
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    server: ServerFlags,
+    client: ClientFlags,
 }
 
 /// `conf-master secret`
 pub(crate) async fn run(flags: &SecretFlags) -> anyhow::Result<ExitCode> {
     match &flags.act {
-        Act::List { datacenter, json, server } => list(datacenter, *json, server).await,
+        Act::List { datacenter, client } => list(datacenter, client).await,
         Act::Set { which, file } => {
             let value = read(file)?;
             request(which, Method::PUT, "", Some(&json!({"value": &*value}))).await
@@ -89,10 +83,10 @@ pub(crate) async fn run(flags: &SecretFlags) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn list(datacenter: &DatacenterName, as_json: bool, server: &ServerFlags) -> anyhow::Result<ExitCode> {
+async fn list(datacenter: &DatacenterName, client: &ClientFlags) -> anyhow::Result<ExitCode> {
     let path = format!("api/v1/datacenters/{datacenter}/secrets");
-    let listed: Vec<ListedSecret> = server.connect()?.get_json(&path).await?;
-    if as_json {
+    let listed: Vec<ListedSecret> = client.connect()?.get_json(&path).await?;
+    if client.json {
         return print_json(&listed);
     }
     let mut table = table(["NAME", "SOURCE", "READERS", "AGE", "VALID UNTIL", "HOSTS"]);
@@ -139,8 +133,8 @@ fn read(file: &Path) -> anyhow::Result<Zeroizing<String>> {
 
 async fn request(which: &Which, method: Method, end: &str, body: Option<&Value>) -> anyhow::Result<ExitCode> {
     let path = format!("api/v1/datacenters/{}/secrets/{}{end}", which.datacenter, which.name);
-    let (status, answer) = call(&which.server.connect()?, method, &path, &[], body, ANSWER).await?;
-    if which.json {
+    let (status, answer) = call(&which.client.connect()?, method, &path, &[], body, ANSWER).await?;
+    if which.client.json {
         print_json(&answer)?;
     } else if status.is_success() {
         println!("{} of {}: #{}", which.name, which.datacenter, answer["sequence"]);

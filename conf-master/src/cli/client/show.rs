@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::cli::client::{ServerFlags, call, print_json, reason};
+use crate::cli::client::{ClientFlags, call, print_json, reason};
 use crate::landing::SectionName;
 
 /// How long an answer is waited for.
@@ -29,12 +29,9 @@ pub(crate) struct ShowFlags {
     /// As it was after this change
     #[arg(long, value_name = "N")]
     sequence: Option<Sequence>,
-    /// Print JSON: the configuration as an object, with version and commit
-    #[arg(long)]
-    json: bool,
-    /// How to reach conf-master
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    server: ServerFlags,
+    client: ClientFlags,
 }
 
 /// `conf-master show`
@@ -42,12 +39,12 @@ pub(crate) async fn run(flags: &ShowFlags) -> anyhow::Result<ExitCode> {
     let mut query = Vec::new();
     query.extend(flags.version.map(|version| format!("version={version}")));
     query.extend(flags.sequence.map(|sequence| format!("sequence={sequence}")));
-    query.extend((!flags.json).then(|| "config=text".to_owned()));
-    let (status, answer) = ask(&flags.server, &flags.section, &query.join("&")).await?;
+    query.extend((!flags.client.json).then(|| "config=text".to_owned()));
+    let (status, answer) = ask(&flags.client, &flags.section, &query.join("&")).await?;
     if !status.is_success() {
         bail!("{}", reason(&answer));
     }
-    if flags.json {
+    if flags.client.json {
         return print_json(&answer);
     }
     let file = answer["file"].as_str().unwrap_or("no file");
@@ -59,7 +56,7 @@ pub(crate) async fn run(flags: &ShowFlags) -> anyhow::Result<ExitCode> {
 
 /// Asks for a section; refusals included.
 pub(crate) async fn ask(
-    server: &ServerFlags,
+    server: &ClientFlags,
     section: &SectionName,
     query: &str,
 ) -> anyhow::Result<(StatusCode, Value)> {

@@ -10,7 +10,7 @@ use conf_core::upstream::UpstreamError;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::cli::client::{ServerFlags, call, print_faults, print_json, show, words};
+use crate::cli::client::{ClientFlags, call, print_faults, print_json, show, words};
 use crate::delivery::Delivery;
 use crate::judge::ChangePlan;
 use crate::landing::SectionName;
@@ -51,12 +51,9 @@ pub(crate) struct UpdateFlags {
     /// Only try it: nothing lands
     #[arg(long)]
     dry_run: bool,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// How to reach conf-master
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    server: ServerFlags,
+    client: ClientFlags,
 }
 
 /// `conf-master update`
@@ -80,7 +77,7 @@ pub(crate) async fn run(flags: &UpdateFlags) -> anyhow::Result<ExitCode> {
         body["breaking"] = json!(reason);
     }
     let (status, answer) = send(flags, &body).await?;
-    if flags.json {
+    if flags.client.json {
         print_json(&answer)?;
     } else {
         tell(flags, status, &answer);
@@ -99,7 +96,7 @@ fn read(flags: &UpdateFlags) -> anyhow::Result<String> {
 }
 
 async fn newest(flags: &UpdateFlags) -> anyhow::Result<i64> {
-    let (_, answer) = show::ask(&flags.server, &flags.section, "").await?;
+    let (_, answer) = show::ask(&flags.client, &flags.section, "").await?;
     answer["version"].as_i64().with_context(|| format!("{} cannot be read: {}", flags.section, answer["error"]))
 }
 
@@ -111,7 +108,7 @@ async fn send(flags: &UpdateFlags, body: &Value) -> anyhow::Result<(StatusCode, 
         None => (String::new(), ANSWER),
     };
     let path = format!("api/v1/config/update{query}");
-    let servers = flags.server.connect()?;
+    let servers = flags.client.connect()?;
     let mut tries = 0;
     loop {
         let headers = [("idempotency-key", key.as_str())];

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use libconf::name::{DatacenterName, Sequence};
 use reqwest::Method;
 
-use crate::cli::client::{ServerFlags, call, print_json, words};
+use crate::cli::client::{ClientFlags, call, print_json, words};
 use crate::delivery::{Delivery, Percent};
 
 /// One question lasts no longer: what stands between may cut a silent connection after half a minute.
@@ -44,20 +44,17 @@ pub(crate) struct WaitFlags {
     /// How many seconds to wait at most; 0 says how it stands
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout: u64,
-    /// Print JSON
-    #[arg(long)]
-    json: bool,
-    /// How to reach conf-master
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    server: ServerFlags,
+    client: ClientFlags,
 }
 
 /// `conf-master wait`
 pub(crate) async fn run(flags: &WaitFlags) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let timeout = Duration::from_secs(flags.timeout);
-    let servers = flags.server.connect()?;
-    let mut progress = Progress::new(flags.json);
+    let servers = flags.client.connect()?;
+    let mut progress = Progress::new(flags.client.json);
     let mut question = Question { flags, sequence: flags.sequence, delivered: None };
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
     let mut last = loop {
@@ -93,7 +90,7 @@ pub(crate) async fn run(flags: &WaitFlags) -> anyhow::Result<ExitCode> {
     {
         last = all;
     }
-    if flags.json {
+    if flags.client.json {
         print_json(&last)?;
     } else {
         print!("{last}");
@@ -142,7 +139,7 @@ impl Question<'_> {
         };
         let words = || words(body.get("error").filter(|error| error.is_string()).unwrap_or(&body));
         if status.is_server_error() {
-            let (url, words) = (flags.server.server.to_string(), words());
+            let (url, words) = (flags.client.server.to_string(), words());
             return Err(NoAnswer::Passing(UpstreamError::Refused { url, status, words, retry_after: None }));
         }
         let read = || {

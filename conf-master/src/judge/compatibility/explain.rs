@@ -259,29 +259,22 @@ fn refer_to_definitions(schema: &Value) -> bool {
 
 /// What of a schema says what is allowed, without what only explains it.
 fn bare(schema: &Value) -> Value {
-    const NOTES: [&str; 8] =
-        ["title", "description", "$comment", "default", "examples", "deprecated", "readOnly", "writeOnly"];
-    const NAMED: [&str; 7] = [
-        "properties",
-        "patternProperties",
-        "$defs",
-        "definitions",
-        "dependentSchemas",
-        "dependentRequired",
-        "dependencies",
-    ];
-    const LITERAL: [&str; 3] = ["const", "enum", "required"];
+    const NOTES: &str = "title description $comment default examples deprecated readOnly writeOnly";
+    const NAMED: &str =
+        "properties patternProperties $defs definitions dependentSchemas dependentRequired dependencies";
+    const LITERAL: &str = "const enum required";
+    let is_one_of = |list: &str, key: &str| list.split(' ').any(|one| one == key);
     let Value::Object(members) = schema else {
         return match schema {
             Value::Array(items) => Value::Array(items.iter().map(bare).collect()),
             other => other.clone(),
         };
     };
-    let kept = members.iter().filter(|(key, _)| !NOTES.contains(&key.as_str()) && !key.starts_with("x-"));
+    let kept = members.iter().filter(|(key, _)| !is_one_of(NOTES, key) && !key.starts_with("x-"));
     let said = kept.map(|(key, value)| {
         let value = match value {
-            value if LITERAL.contains(&key.as_str()) => value.clone(),
-            Value::Object(named) if NAMED.contains(&key.as_str()) => {
+            value if is_one_of(LITERAL, key) => value.clone(),
+            Value::Object(named) if is_one_of(NAMED, key) => {
                 Value::Object(named.iter().map(|(name, schema)| (name.clone(), bare(schema))).collect())
             }
             value => bare(value),

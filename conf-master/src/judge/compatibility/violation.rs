@@ -73,23 +73,19 @@ impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let back = self.direction == Direction::Backward;
         write!(f, "not {} compatible: ", self.direction.word())?;
-        match (&self.what, back) {
-            (Difference::LeftOut, true) => f.write_str("the key may be left out now")?,
-            (Difference::LeftOut, false) => f.write_str("the key could be left out before")?,
-            (Difference::Key, true) => f.write_str("the key may stand here now")?,
-            (Difference::Key, false) => f.write_str("the key could stand here before")?,
-            (Difference::OtherKeys, true) => f.write_str("keys that are not named may stand here now")?,
-            (Difference::OtherKeys, false) => f.write_str("keys that are not named could stand here before")?,
-            (Difference::Values(values), true) => write!(f, "{values} may stand here now")?,
-            (Difference::Values(values), false) => write!(f, "{values} could stand here before")?,
-            (Difference::Unknown(why), _) => write!(f, "it cannot be told whether all is well here ({why})")?,
-            (Difference::More, _) => f.write_str("there are more such places")?,
-        }
-        match (&self.what, back) {
-            (Difference::Unknown(_) | Difference::More, _) => {}
-            (_, true) => f.write_str(", and programs written for the old schema may reject it")?,
-            (_, false) => f.write_str(", and programs written for the new schema may reject it")?,
-        }
-        write!(f, "; {WAY_OUT}")
+        let allowed = match &self.what {
+            Difference::LeftOut if back => "the key may be left out now",
+            Difference::LeftOut => "the key could be left out before",
+            Difference::Key => "the key",
+            Difference::OtherKeys => "keys that are not named",
+            Difference::Values(values) => values,
+            Difference::Unknown(why) => {
+                return write!(f, "it cannot be told whether all is well here ({why}); {WAY_OUT}");
+            }
+            Difference::More => return write!(f, "there are more such places; {WAY_OUT}"),
+        };
+        let (stands, reader) = if back { (" may stand here now", "old") } else { (" could stand here before", "new") };
+        let stands = if self.what == Difference::LeftOut { "" } else { stands };
+        write!(f, "{allowed}{stands}, and programs written for the {reader} schema may reject it; {WAY_OUT}")
     }
 }
