@@ -1,4 +1,5 @@
-//! What is wrong with a change: faults with their places, for people as lines and for programs as JSON.
+//! What is wrong with a change: faults with their places, for people as lines and for programs as
+//! JSON.
 
 use std::fmt;
 
@@ -7,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// One thing that is wrong, and its place. Everything but the reason is optional.
 ///
-/// Its text is one line: `<branch>: <file>:<line>: <pointer>: <reason> (…)`, without the parts that are absent.
+/// Its text is one line: `<branch>: <file>:<line>: <pointer>: <reason> (…)`, without the parts that
+/// are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Fault {
     /// The datacenter that could not be composed as the change requires.

@@ -1,7 +1,9 @@
-//! The central Git server: lands every change, composes each datacenter's snapshot, signs it, and tells the slaves.
+//! The central Git server: lands every change, composes each datacenter's snapshot, signs it, and
+//! tells the slaves.
 //!
-//! Each folder relies only on those above it. Read in this order: `hooks` receives a push from Git, `judge` decides what
-//! may land, `secrets` makes and seals what is declared, `landing` writes it, `store` remembers it, `http` shows it.
+//! Each folder relies only on those above it. Read in this order: `hooks` receives a push from Git,
+//! `judge` decides what may land, `secrets` makes and seals what is declared, `landing` writes it,
+//! `store` remembers it, `http` shows it.
 //!
 //! Always true:
 //! - Only a landing changes anything, and the move of `refs/conf/ledger` is its one commit point.
@@ -18,15 +20,19 @@ mod store;
 mod catalog;
 /// Sealed values: made, given, rotated, listed. Relies on `catalog`.
 mod secrets;
-/// Whether a change may land, and what it would do. Writes nothing. Relies on `catalog` and `secrets`.
+/// Whether a change may land, and what it would do. Writes nothing. Relies on `catalog` and
+/// `secrets`.
 mod judge;
-/// What landed, shown to people: deployments, settings, rendered files. Relies on `judge` for trailers.
+/// What landed, shown to people: deployments, settings, rendered files. Relies on `judge` for
+/// trailers.
 mod inspect;
 /// The only writer: lands pushes, updates and requests about secrets. Relies on `judge`.
 mod landing;
-/// Which hosts run a change, and whether they are enough. Relies on `landing` for what is published.
+/// Which hosts run a change, and whether they are enough. Relies on `landing` for what is
+/// published.
 mod delivery;
-/// What Git calls on a push: the hook program, its protocol, and the server's side. Relies on `landing`.
+/// What Git calls on a push: the hook program, its protocol, and the server's side. Relies on
+/// `landing`.
 mod hooks;
 /// The routes. Relies on `landing`, `inspect`, `delivery` and `hooks`.
 mod http;

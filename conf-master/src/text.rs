@@ -2,7 +2,8 @@
 
 use std::fmt::Display;
 
-/// Returns one line without control characters, of at most 200 characters: fit for a trailer or a log.
+/// Returns one line without control characters, of at most 200 characters: fit for a trailer or a
+/// log.
 pub(crate) fn one_line(text: &str) -> String {
     let line: String = text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).take(200).collect();
     let line = line.trim();

@@ -35,7 +35,8 @@ pub(crate) struct Catalog {
 }
 
 impl Catalog {
-    /// Resolves every datacenter of a table. A datacenter that cannot be resolved is a fault and left out.
+    /// Resolves every datacenter of a table. A datacenter that cannot be resolved is a fault and
+    /// left out.
     pub(crate) fn load(repo: &Repository, table: Table) -> (Self, Vec<Fault>) {
         let (mut catalog, mut faults) = Catalog::unresolved(repo, table);
         for name in catalog.table.datacenters() {
@@ -53,7 +54,8 @@ impl Catalog {
         (catalog, faults)
     }
 
-    /// Takes a table and resolves no datacenter. A branch of secrets that cannot be read is a fault.
+    /// Takes a table and resolves no datacenter. A branch of secrets that cannot be read is a
+    /// fault.
     pub(crate) fn unresolved(repo: &Repository, table: Table) -> (Self, Vec<Fault>) {
         let (mut secrets, mut faults) = (BTreeMap::new(), Vec::new());
         for (name, target) in table.iter() {

@@ -68,7 +68,8 @@ pub(crate) struct Delta {
     pub(crate) components: BTreeMap<ComponentVersion, Option<Component>>,
 }
 
-/// What a change does to each datacenter that it touches; `None` where the datacenter's branch is deleted.
+/// What a change does to each datacenter that it touches; `None` where the datacenter's branch is
+/// deleted.
 pub(crate) type Deltas = BTreeMap<DatacenterName, Option<Delta>>;
 
 /// The parts of a datacenter that read some changed refs.

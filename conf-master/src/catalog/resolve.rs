@@ -1,4 +1,5 @@
-//! From `datacenter.yaml` to pins: what each entry names, and what is wrong with it.
+//! Turns `datacenter.yaml` into pins: the commit that each entry names, and what is wrong with the
+//! entry.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -64,7 +65,8 @@ fn fault(reference: &RefName, line: Option<usize>, reason: String, causes: Vec<R
 }
 
 impl Resolving<'_> {
-    /// Looks up the components that the manifest asks for; without a new manifest, those that were touched.
+    /// Looks up the components that the manifest asks for; without a new manifest, those that were
+    /// touched.
     fn pins(&self, manifest: Option<Manifest>) -> Resolved {
         let Some(current) = manifest.as_ref().or(self.before.map(|before| &before.manifest)) else {
             return Resolved::default();
@@ -104,7 +106,8 @@ impl Resolving<'_> {
         let Some(tip) = self.refs.target(own) else {
             return Err(own_fault(None, "the datacenter has no branch".to_owned(), vec![own.clone()]));
         };
-        // With ten thousand hosts the file is long; it is not read again where only the class changed.
+        // With ten thousand hosts the file is long; it is not read again where only the class
+        // changed.
         let known = self.before.map(|before| &before.manifest).filter(|before| before.datacenter_commit == tip.commit);
         let instance = match known {
             Some(before) => before.instance.clone(),
@@ -166,7 +169,8 @@ impl Resolving<'_> {
         })
     }
 
-    /// Looks up one entry: its branch, its tag, the content, and whether the content can be exported.
+    /// Looks up one entry: its branch, its tag, the content, and whether the content can be
+    /// exported.
     fn pin(&self, class: &RefName, request: &PinRequest) -> Result<Component, Caused> {
         let component = &request.component.component;
         let declared = match request.declared_in {

@@ -1,4 +1,5 @@
-//! A datacenter as it is, or as it would be: where each component's layers are read, and what differs between two.
+//! A datacenter before a change, or after it: where each component's layers are read, and what
+//! differs between the two.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -73,8 +74,8 @@ impl<'a> DatacenterChange<'a> {
         Ok(Some(DatacenterChange { before, after, delta }))
     }
 
-    /// Finds the components whose settings or rendered files may differ on some host. For a new datacenter that
-    /// is all of them.
+    /// Finds the components whose settings or rendered files may differ on some host. For a new
+    /// datacenter that is all of them.
     pub(crate) fn affected(&self, repo: &Repository) -> Result<BTreeSet<ComponentVersion>, git2::Error> {
         let (delta, after) = (self.delta, &self.after);
         let Some(before) = &self.before else { return Ok(after.manifest.requests.keys().cloned().collect()) };
@@ -115,7 +116,7 @@ impl<'a> DatacenterChange<'a> {
 }
 
 impl<'a> DatacenterView<'a> {
-    /// What runs under a name.
+    /// Returns the component that runs under a name.
     pub(crate) fn component(&self, name: &ComponentVersion) -> Option<&'a Component> {
         match self.changed.and_then(|changed| changed.get(name)) {
             Some(changed) => changed.as_ref(),
@@ -123,7 +124,7 @@ impl<'a> DatacenterView<'a> {
         }
     }
 
-    /// Where a component's layers are read; `None` where it does not run.
+    /// Returns where a component's layers are read; `None` when it does not run.
     pub(crate) fn sources(&self, name: &ComponentVersion) -> Option<Sources<'_>> {
         let manifest = self.manifest;
         Some(Sources {
@@ -139,7 +140,7 @@ impl<'a> DatacenterView<'a> {
         })
     }
 
-    /// What a component is made from on one host; `None` where it does not run.
+    /// Returns the ingredients of a component on one host; `None` when it does not run.
     pub(crate) fn ingredients(
         &self,
         repo: &Repository,
@@ -151,8 +152,8 @@ impl<'a> DatacenterView<'a> {
         Ingredients::new(repo, &sources, overrides, name, host).map(Some)
     }
 
-    /// Hosts that share all that a component is made from. Where no role and no host makes a difference to it, that is one
-    /// group without names, however many there are.
+    /// Groups the hosts that share all ingredients of a component. When no role and no host makes a
+    /// difference, that is one group without names, however many hosts there are.
     pub(crate) fn groups(&self, repo: &Repository, name: &ComponentVersion) -> Result<Vec<Group>, git2::Error> {
         let overlaid = self.overlaid.get_or_init(|| {
             let instance = &self.manifest.instance;
@@ -167,17 +168,17 @@ impl<'a> DatacenterView<'a> {
         }
     }
 
-    /// The ref of its class.
+    /// Returns the ref of its class.
     pub(crate) fn class_ref(&self) -> RefName {
         self.manifest.instance.class_ref()
     }
 
-    /// The ref of its own branch.
+    /// Returns the ref of its own branch.
     pub(crate) fn own_ref(&self) -> RefName {
         RefName::Datacenter(self.name.clone())
     }
 
-    /// The ref whose file a layer of a component stands in.
+    /// Returns the ref that holds the file of a component's layer.
     pub(crate) fn reference(&self, name: &ComponentVersion, origin: &Origin) -> RefName {
         match (origin, self.manifest.requests.get(name)) {
             (Origin::Component, Some(request)) => request.reference(),
@@ -186,10 +187,10 @@ impl<'a> DatacenterView<'a> {
         }
     }
 
-    /// The refs that may have caused a fault in a component's settings, the likeliest first.
+    /// Lists the refs that may have caused a fault in a component's settings, the likeliest first.
     pub(crate) fn causes(&self, name: &ComponentVersion, first: RefName) -> Vec<RefName> {
         let mut causes = vec![first, self.reference(name, &Origin::Component)];
-        // A tag is followed by what names it.
+        // The branch comes after the tag that is pinned.
         let request = self.manifest.requests.get(name);
         causes.extend(
             request.map(|request| RefName::Branch(request.component.component.clone(), request.branch.clone())),
@@ -204,7 +205,8 @@ fn declarations(manifest: &Manifest) -> BTreeMap<SecretName, Declaration> {
     secrets.map(|(name, declared)| (name.clone(), declared.declaration.clone())).collect()
 }
 
-/// True when something that is no layer makes a difference to a component on some host: what its templates read, or its secrets.
+/// Tells whether anything besides the layers makes a difference to a component on some host: the
+/// variables of its templates, or its secrets.
 fn differs_around(
     repo: &Repository,
     before: &DatacenterView<'_>,
@@ -225,7 +227,7 @@ fn differs_around(
     Ok(false)
 }
 
-/// The keys whose values differ between two maps.
+/// Finds the keys whose values differ between two maps.
 fn differing<'a, K: Ord, V>(
     old: &'a BTreeMap<K, V>,
     new: &'a BTreeMap<K, V>,
@@ -239,7 +241,8 @@ fn differing<'a, K: Ord, V>(
     .collect()
 }
 
-/// Components over which roles or hosts lay something else than before, or other hosts do.
+/// Finds the components over which roles or hosts lay other settings than before, or over which
+/// other hosts do.
 fn inventory<'a>(before: &'a InstanceManifest, after: &'a InstanceManifest) -> BTreeSet<&'a ComponentName> {
     let same = |one: &Overlay, other: &Overlay| one.values == other.values;
     static NOTHING: BTreeMap<ComponentName, Overlay> = BTreeMap::new();
@@ -261,7 +264,8 @@ fn inventory<'a>(before: &'a InstanceManifest, after: &'a InstanceManifest) -> B
     names
 }
 
-/// True when two hosts run the same and lay the same over it, whatever the lines that say so.
+/// Tells whether two hosts run the same components with the same settings, whatever lines of the
+/// file say so.
 fn takes_the_same(one: &Host, other: &Host) -> bool {
     let roles = |host: &'_ Host| host.roles.iter().map(|(role, _)| role.clone()).collect::<Vec<_>>();
     let runs = |host: &Host| host.components.iter().map(ToString::to_string).collect::<Vec<_>>();

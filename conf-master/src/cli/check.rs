@@ -24,7 +24,7 @@ pub(crate) struct CheckFlags {
     /// A clone of the central repository, bare or not
     #[arg(long, value_name = "DIR", default_value = ".")]
     pub(crate) repo: PathBuf,
-    /// Suppose that REF were at COMMIT (anything `git rev-parse` knows); once for each
+    /// Suppose that REF is at COMMIT (anything `git rev-parse` knows); repeat for more refs
     #[arg(long = "ref", value_name = "REF=COMMIT")]
     pub(crate) refs: Vec<SupposedRef>,
     /// Print JSON
@@ -33,7 +33,7 @@ pub(crate) struct CheckFlags {
     /// The limits of what may land
     #[command(flatten)]
     pub(crate) limits: LimitFlags,
-    /// The datacenters to check; all when none is named
+    /// The datacenters to check; without any, all of them
     #[arg(value_name = "ID/VERSION")]
     pub(crate) datacenters: Vec<DatacenterName>,
 }
@@ -58,7 +58,8 @@ pub(crate) fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
 struct Checked {
     /// The faults of each datacenter, or supposed ref.
     faults: BTreeMap<String, Vec<Fault>>,
-    /// What is no fault here: a secret needs a value, which the server alone knows; compatibility is broken knowingly.
+    /// What is no fault here: a secret needs a value, which the server alone knows; compatibility
+    /// is broken knowingly.
     notes: Vec<String>,
 }
 
@@ -133,7 +134,7 @@ fn table(targets: Targets) -> Table {
     table
 }
 
-/// The refs that are new, or ahead of what the central repository has. A branch behind it is only old.
+/// Finds the refs that are new, or ahead of the central repository. A branch behind it is only old.
 fn forward(repo: &Repository, central: &Targets, targets: &Targets) -> BTreeMap<RefName, Option<RefTarget>> {
     let is_ahead = |name: &RefName, target: &RefTarget| match central.get(name) {
         None => true,
@@ -145,8 +146,8 @@ fn forward(repo: &Repository, central: &Targets, targets: &Targets) -> BTreeMap<
 
 type Targets = BTreeMap<RefName, RefTarget>;
 
-/// The refs that the central repository has, as this clone knows them: its remote's; and the same with its own branches over
-/// them. Where there is no remote they are its own.
+/// Reads the refs of the central repository, as this clone knows them from its remote, and the same
+/// refs with the clone's own branches over them. Without a remote both are the clone's own refs.
 fn refs_of_clone(repo: &Repository) -> anyhow::Result<(Targets, Targets)> {
     let mut remote = BTreeMap::new();
     let mut own = BTreeMap::new();
@@ -167,7 +168,7 @@ fn refs_of_clone(repo: &Repository) -> anyhow::Result<(Targets, Targets)> {
     }
     let mut both = remote.clone();
     both.append(&mut own.clone());
-    // A clone has the remote's tags among its own.
+    // A clone keeps the remote's tags among its own.
     own.retain(|name, _| name.is_tag());
     remote.append(&mut own);
     Ok((remote, both))

@@ -16,7 +16,8 @@ use crate::cli::client::wait::WaitFlags;
 use crate::import::ImportFlags;
 use crate::server::ServeFlags;
 
-/// The central Git server of a configuration: lands what is pushed, composes and signs each datacenter's snapshot.
+/// The central Git server of a configuration: lands every push, composes and signs each
+/// datacenter's snapshot.
 #[derive(Debug, Parser)]
 #[command(name = "conf-master", version, arg_required_else_help = true, after_help = EXAMPLE)]
 pub(crate) struct MasterFlags {
@@ -36,34 +37,42 @@ Exit codes: 0 done, 1 refused or not reached, 2 wrong usage.";
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Make a central repository and its signing key, and print the public key that every other tier is given
+    /// Make a central repository and its signing key, and print the public key that every other
+    /// tier is given
     Init(InitFlags),
     /// Serve the repository: Git at /conf.git, the API at /api/v1
     Serve(ServeFlags),
-    /// Say whether datacenters could land, on any clone and without a server; for the CI of a change not pushed yet
+    /// Check whether datacenters could land, on any clone and without a server; for the CI of a
+    /// change that is not pushed yet
     Check(CheckFlags),
-    /// Read folders of configuration, propose components, a class and a datacenter, and write branches for review
+    /// Read folders of configuration, propose components, a class and a datacenter, and write
+    /// branches for review
     Import(ImportFlags),
-    /// Show a datacenter's deployments, or what was refused, newest first
+    /// Show a datacenter's deployments or the refused requests, newest first
     Log(LogFlags),
-    /// Show what a section says: a component's settings, a datacenter.yaml or a layer, now or in an earlier version
+    /// Show the content of a section: a component's settings, a datacenter.yaml or a layer, now or
+    /// in an earlier version
     Show(ShowFlags),
-    /// Replace what a section says, if it still is at the version that the change was made from
+    /// Replace the content of a section, if it is still at the version that the change was made
+    /// from
     Update(UpdateFlags),
-    /// Wait until the hosts of datacenters run a change, and say which do not when time is up
+    /// Wait until the hosts of datacenters run a change, and list the hosts that do not when time
+    /// is up
     Wait(WaitFlags),
-    /// Show what a change would do to a datacenter: components, hosts, and the difference in files and settings
+    /// Show what a change would do to a datacenter: components, hosts, and the difference in files
+    /// and settings
     Plan(PlanFlags),
-    /// Show who set each key of a component's settings on a host: every layer, with its file, commit, author and date
+    /// Show who set each key of a component's settings on a host: every layer, with its file,
+    /// commit, author and date
     Explain(ExplainFlags),
-    /// Print what a component's config.schema.json says of its settings, as Markdown
+    /// Print the settings that a component's config.schema.json describes, as Markdown
     Doc(DocFlags),
-    /// Show a datacenter's secrets, never their values; give a value, make a new one, remove one
+    /// Show a datacenter's secrets, never their values; set a value, make a new one, remove one
     Secret(SecretFlags),
     /// Run as a hook of Git, which Git does in the repository on a push
     #[command(hide = true)]
     Hook {
-        /// Which hook
+        /// The hook
         name: String,
     },
 }
@@ -71,7 +80,7 @@ pub(crate) enum Command {
 /// Flags of `init`.
 #[derive(Debug, Args)]
 pub(crate) struct InitFlags {
-    /// The folder to make; the key is made beside it, as DIR.key
+    /// The folder to make; the key becomes DIR.key beside it
     #[arg(long, value_name = "DIR")]
     pub(crate) repo: PathBuf,
 }

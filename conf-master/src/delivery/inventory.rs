@@ -22,7 +22,8 @@ pub(crate) struct Inventory {
 pub(crate) struct Inventories(Mutex<BTreeMap<DatacenterName, (ObjectId, Arc<Inventory>)>>);
 
 impl Inventories {
-    /// Returns the inventory in a snapshot. An inventory that cannot be read is an error, never "no hosts".
+    /// Returns the inventory in a snapshot. An inventory that cannot be read is an error, never "no
+    /// hosts".
     pub(crate) fn of(&self, repo: &Repository, snapshot: &Snapshot) -> anyhow::Result<Arc<Inventory>> {
         let tree = snapshot.datacenter_tree(repo)?;
         if let Some((of, inventory)) = self.0.lock().get(&snapshot.datacenter)

@@ -1,4 +1,5 @@
-//! The delivery barrier: which hosts run a change, and whether they are enough. Decides by plain values, and asks nobody.
+//! The delivery barrier: which hosts run a change, and whether they are enough. Decides by plain
+//! values, and asks nobody.
 
 pub(crate) mod chains;
 pub(crate) mod hosts;
@@ -26,7 +27,7 @@ use crate::delivery::hosts::shown::ShownReport;
 use crate::delivery::inventory::Inventory;
 use crate::text::count;
 
-/// How many of a datacenter's hosts are enough, 1 to 100 in a hundred.
+/// The share of a datacenter's hosts that is enough, 1 to 100 percent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Percent(NonZeroU8);
@@ -35,7 +36,7 @@ impl Percent {
     /// Every host.
     pub(crate) const ALL: Percent = Percent(NonZeroU8::new(100).expect("100 is not 0"));
 
-    /// So many of `hosts`, rounded up.
+    /// Returns this share of `hosts`, rounded up.
     fn of(self, hosts: usize) -> usize {
         (hosts * usize::from(self.0.get())).div_ceil(100)
     }
@@ -56,21 +57,22 @@ impl FromStr for Percent {
     }
 }
 
-/// What is waited for: a change, on so many of the hosts of each datacenter.
+/// The condition of a wait: a change, on a share of the hosts of each datacenter.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Barrier {
     /// The change.
     pub(crate) sequence: Sequence,
-    /// How many are enough, in each datacenter.
+    /// The share that is enough, in each datacenter.
     pub(crate) percent: Percent,
     /// Only reports that a host has signed count.
     pub(crate) proven: bool,
 }
 
-/// What a datacenter's hosts must run at least: its newest snapshot that is not above the change.
+/// The snapshot that a datacenter's hosts must run at least: its newest one that is not above the
+/// change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct DeliveryTarget {
-    /// Which datacenter.
+    /// The datacenter.
     pub(crate) datacenter: DatacenterName,
     /// The change that made the snapshot.
     pub(crate) sequence: Sequence,
@@ -78,23 +80,24 @@ pub(crate) struct DeliveryTarget {
     pub(crate) commit: CommitId,
 }
 
-/// Who has a change, and who does not: `GET /api/v1/delivery`, and `delivery` in the answer to an update that waited.
+/// The hosts that run a change, and those that do not: the answer of `GET /api/v1/delivery`, and
+/// `delivery` in the answer to an update that waited.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Delivery {
     /// Enough hosts of every datacenter run it.
     pub(crate) complete: bool,
     /// The change.
     pub(crate) sequence: Sequence,
-    /// How many are enough, in each datacenter.
+    /// The share that is enough, in each datacenter.
     pub(crate) percent: Percent,
     /// Each datacenter that was asked for.
     pub(crate) datacenters: Vec<DatacenterDelivery>,
-    /// Why nobody knows.
+    /// Why the state is not known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
 }
 
-/// A line for each datacenter, and below it the hosts that do not run it.
+/// Writes a line for each datacenter, and below it the hosts that do not run the change.
 impl fmt::Display for Delivery {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if let Some(error) = &self.error {
@@ -123,7 +126,7 @@ impl fmt::Display for Delivery {
                 let state = match (late.state, &late.error) {
                     (_, Some(error)) => format!(": {error}"),
                     (HostState::Updating, None) => " and works on a newer one".to_owned(),
-                    // Since it is here.
+                    // A report of this change or a later one that is late is of another history.
                     _ if late.sequence >= one.sequence => {
                         " of another history: conf-master knows no such snapshot".to_owned()
                     }
@@ -154,66 +157,69 @@ impl fmt::Display for Delivery {
     }
 }
 
-/// Which hosts of one datacenter run a change.
+/// The hosts of one datacenter that run a change, and those that do not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DatacenterDelivery {
-    /// Which datacenter.
+    /// The datacenter.
     pub(crate) datacenter: DatacenterName,
-    /// What its hosts must run at least.
+    /// The change of the snapshot that its hosts must run at least.
     pub(crate) sequence: Sequence,
     /// That snapshot.
     pub(crate) commit: CommitId,
-    /// Which hosts are all its hosts.
+    /// Which hosts are counted.
     pub(crate) counted: Counted,
-    /// How many these are.
+    /// The number of hosts that are counted.
     pub(crate) hosts: usize,
     /// How many of them are enough.
     pub(crate) needed: usize,
     /// How many of them run it.
     pub(crate) delivered: usize,
-    /// How many of these nothing but the word of a conf-slave speaks for.
+    /// How many of these are reported by the word of a conf-slave alone.
     pub(crate) on_word: usize,
-    /// It lists none, and conf-master has started so lately that others may be heard of for so many seconds: it is not complete
-    /// before.
+    /// The inventory lists no host, and conf-master has started so recently that more hosts may
+    /// report within this many seconds: until then the delivery is not complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) settles_in: Option<u64>,
-    /// Those that run something older or of another history, or could not take it whole, as they last said.
+    /// Hosts whose last report names an older snapshot or another history, or says that they could
+    /// not take the snapshot whole.
     pub(crate) late: Vec<ShownReport>,
-    /// Those of which it is said that they run it, and that does not count, since they did not sign it.
+    /// Hosts that are reported to run it without a valid signature, so that they do not count.
     pub(crate) unproven: Vec<ShownReport>,
-    /// Those that have said nothing since conf-master started.
+    /// Hosts that have not reported since conf-master started.
     pub(crate) silent: Vec<HostName>,
-    /// Hosts that do not count: not listed where others are, or, where none is, not heard of for ten minutes.
+    /// Hosts that do not count: they are not listed where others are, or, where none is listed,
+    /// have not reported for ten minutes.
     pub(crate) apart: Vec<ShownReport>,
-    /// How many more there are in the lists above than are shown.
+    /// How many more entries the lists above have than are shown.
     pub(crate) more: usize,
 }
 
-/// What "all hosts" means for a datacenter.
+/// The hosts that "all hosts" means for a datacenter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum Counted {
     /// The hosts of its inventory.
     Inventory,
-    /// It lists none: the hosts that report.
+    /// The hosts that report, because the inventory lists none.
     Reports,
 }
 
-/// What is known of a datacenter now.
+/// The state of a datacenter now.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DeliveryFacts<'k> {
-    /// Its hosts.
+    /// Its inventory.
     pub(crate) inventory: &'k Inventory,
     /// The snapshots that it has made; those of [`DeliveryTarget::asks`] are enough.
     pub(crate) chain: &'k Chain,
-    /// What hosts said, sorted by their names.
+    /// The last reports of hosts, sorted by the hosts' names.
     pub(crate) reports: &'k [Arc<ReceivedReport>],
-    /// How long hosts that are there may still be heard of for the first time.
+    /// How long existing hosts may still report for the first time.
     pub(crate) settles_in: Duration,
 }
 
 impl DatacenterDelivery {
-    /// Sets what hosts said against what they should run. Lists are cut to `shown` entries.
+    /// Compares the reports with the snapshot that the hosts must run. Lists are cut to `shown`
+    /// entries.
     pub(crate) fn judge(target: &DeliveryTarget, barrier: Barrier, facts: DeliveryFacts<'_>, shown: usize) -> Self {
         let DeliveryFacts { inventory, chain, reports, settles_in } = facts;
         let counted = if inventory.hosts.is_empty() { Counted::Reports } else { Counted::Inventory };
@@ -231,7 +237,7 @@ impl DatacenterDelivery {
             commit: target.commit,
             counted,
             hosts,
-            // Of nobody nothing is known, so one at least must have said that it runs it.
+            // Without any known host, at least one must report that it runs the change.
             needed: barrier.percent.of(hosts).max(1),
             delivered: 0,
             on_word: 0,
@@ -267,7 +273,7 @@ impl DatacenterDelivery {
         delivery
     }
 
-    /// True when enough of them run it, and it is known who they are.
+    /// Tells whether enough hosts run it, and whether the number of hosts is settled.
     pub(crate) fn is_complete(&self) -> bool {
         self.delivered >= self.needed && self.settles_in.is_none()
     }
@@ -279,15 +285,16 @@ fn cut<T, U>(list: &[T], shown: usize, more: &mut usize, show: impl Fn(&T) -> U)
 }
 
 impl DeliveryTarget {
-    /// The changes whose snapshots must be known to say who runs it.
+    /// Lists the changes whose snapshots decide which hosts run it.
     pub(crate) fn asks(&self, reports: &[Arc<ReceivedReport>]) -> BTreeSet<Sequence> {
         reports.iter().map(|one| one.report.sequence).filter(|sequence| *sequence >= self.sequence).collect()
     }
 
-    /// A host runs it that exports it, or a snapshot that came after it in the same history: a number alone says nothing, since
-    /// a copy of the repository that is brought back counts on from where it was made.
+    /// Tells whether a host runs the snapshot: it exports this one or a later one of the same
+    /// history. The number alone proves nothing, because a restored backup counts on from the time
+    /// of the backup.
     ///
-    /// One whose components are held back, in part or whole, does not run it.
+    /// A host that holds back a component, in part or whole, does not run it.
     fn is_run_by(&self, report: &HostReport, chain: &Chain) -> bool {
         let is_ours = report.commit.is_some_and(|commit| chain.get(&report.sequence) == Some(&commit));
         is_ours && report.sequence >= self.sequence && report.state == HostState::Current

@@ -48,10 +48,10 @@ fn who_counts_and_who_does_not() {
     check(&["a", "b", "c"], &all, "67", "false 2/3 of 3; late c; silent ; apart ");
     check(&["a", "b", "c"], &all, "66", "true 2/2 of 3; late c; silent ; apart ");
     check(&["a", "d"], &all, "100", "false 1/2 of 2; late ; silent d; apart b c");
-    // A host that took it in part, or works on something else, has not got it.
+    // A host that took the snapshot in part, or works on another one, does not run it.
     check(&["a"], &[heard("a", 5, "failed")], "100", "false 0/1 of 1; late a; silent ; apart ");
     check(&["a"], &[heard("a", 7, "updating")], "100", "false 0/1 of 1; late a; silent ; apart ");
-    // Where none is listed, those that report are all; and none at all is not enough.
+    // Without an inventory every host that reports counts; no report at all is not enough.
     check(&[], &all[..2], "100", "true 2/2 of 2; late ; silent ; apart ");
     check(&[], &[], "100", "false 0/1 of 0; late ; silent ; apart ");
     check(&["a"], &[], "1", "false 0/1 of 1; late ; silent a; apart ");
@@ -59,7 +59,7 @@ fn who_counts_and_who_does_not() {
 
 #[test]
 fn a_number_of_another_history_is_not_it() {
-    // The same, one between, the newest, and one that nobody has made.
+    // The same change, one between, the newest, and one that does not exist.
     for sequence in [5, 6, 7, 9] {
         let mut other = heard("a", sequence, "current").report.clone();
         other.commit = Some(CommitId::ZERO);

@@ -1,4 +1,5 @@
-//! The watermarks that conf-master signs: each states that a snapshot is a datacenter's newest one up to a change.
+//! The watermarks that conf-master signs: each states that a snapshot is a datacenter's newest one
+//! up to a change.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -23,7 +24,8 @@ impl Watermarks {
         Watermarks { key, signed: Mutex::default() }
     }
 
-    /// Returns the watermark of a datacenter's newest snapshot in `published`; `None` when it has no snapshot.
+    /// Returns the watermark of a datacenter's newest snapshot in `published`; `None` when it has
+    /// no snapshot.
     pub(crate) fn of(
         &self,
         published: &Published,

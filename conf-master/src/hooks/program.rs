@@ -13,7 +13,7 @@ use crate::hooks::protocol::{Answer, Call, HookUpdate, MOST_BYTES, PUSH_VARIABLE
 /// The most refs that one push may move.
 const MOST_REFS: usize = 100_000;
 
-/// Runs as Git's hook `pre-receive` or `proc-receive`; answers the exit code.
+/// Runs as Git's hook `pre-receive` or `proc-receive`; returns the exit code.
 pub(crate) fn run_hook(hook: &str) -> anyhow::Result<u8> {
     match hook {
         "pre-receive" => pre_receive(),
@@ -22,7 +22,8 @@ pub(crate) fn run_hook(hook: &str) -> anyhow::Result<u8> {
     }
 }
 
-/// Judges a push whose objects are in quarantine: a push that is refused whole ends here, and its objects are dropped.
+/// Judges a push whose objects are in quarantine: a push that is refused whole ends here, and its
+/// objects are dropped.
 fn pre_receive() -> anyhow::Result<u8> {
     let mut updates = Vec::new();
     for line in io::stdin().lock().lines().take(MOST_REFS + 1) {
@@ -36,7 +37,8 @@ fn pre_receive() -> anyhow::Result<u8> {
     Ok(1)
 }
 
-/// The push options as Git gives them to the hooks that have no protocol of their own. Source: githooks(5), "pre-receive".
+/// Reads the push options that Git gives to hooks without a protocol of their own. Source:
+/// githooks(5), "pre-receive".
 fn push_options() -> Vec<String> {
     let count = env::var("GIT_PUSH_OPTION_COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
     (0..count.min(MOST_REFS)).filter_map(|number| env::var(format!("GIT_PUSH_OPTION_{number}")).ok()).collect()

@@ -38,7 +38,8 @@ pub(crate) struct Call {
     pub(crate) atomic: bool,
     /// The push options.
     pub(crate) options: Vec<String>,
-    /// The refs. The name in the message is an older one, which a server that still runs may expect.
+    /// The refs. The name in the message is an older one, which a server that still runs may
+    /// expect.
     #[serde(rename = "wishes")]
     pub(crate) updates: Vec<HookUpdate>,
 }

@@ -24,8 +24,8 @@ pub(crate) struct Pushers(Arc<Mutex<VecDeque<(String, Pusher)>>>);
 const REMEMBERED: usize = 4096;
 
 impl Pushers {
-    /// Remembers a push; returns the value for [`PUSH_VARIABLE`](crate::hooks::protocol::PUSH_VARIABLE), which nobody
-    /// can guess.
+    /// Remembers a push; returns the value for
+    /// [`PUSH_VARIABLE`](crate::hooks::protocol::PUSH_VARIABLE), which nobody can guess.
     pub(crate) fn begin(&self, pusher: Pusher) -> String {
         let id = format!("{:032x}", rand::random::<u128>());
         let mut known = self.0.lock();
@@ -42,9 +42,10 @@ impl Pushers {
     }
 }
 
-/// Opens the hooks' socket in the repository. The caller holds the repository's lock, so an existing socket is stale.
+/// Opens the hooks' socket in the repository. The caller holds the repository's lock, so an
+/// existing socket is stale.
 pub(crate) fn bind(repo: &Path) -> anyhow::Result<UnixListener> {
-    // Through a short name: a socket's path may be at most 107 bytes long.
+    // A short path to the folder, because a socket's path has at most 107 bytes.
     let folder = std::fs::File::open(repo)?;
     let path = format!("/proc/self/fd/{}/{SOCKET}", std::os::fd::AsRawFd::as_raw_fd(&folder));
     match std::fs::remove_file(&path) {
@@ -97,7 +98,8 @@ async fn answer(mut socket: tokio::net::UnixStream, lander: Lander, pushers: Pus
 }
 
 async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> Answer {
-    // Only a push that this server started itself carries an id that it knows; the kernel names every other user.
+    // Only a push that this server started itself carries an id that it knows; the kernel names
+    // every other user.
     let pusher = call.push.as_deref().and_then(|id| pushers.find(id)).unwrap_or_else(|| Pusher {
         by: Some(user_name(user)),
         through: if call.over_ssh { "ssh".to_owned() } else { "path".to_owned() },

@@ -36,7 +36,8 @@ pub(crate) fn routes(server: Server) -> Routes {
 }
 
 impl Server {
-    /// Everything that has landed is known here, so nothing is waited for: above the newest change there is none yet.
+    /// Everything that has landed is known here, so nothing is waited for: above the newest change
+    /// there is none yet.
     async fn at(&self, query: Query) -> Result<Response, Response> {
         let published = self.lander.published.borrow().clone();
         let newest = newest(&published, &query.datacenter)?.commit;

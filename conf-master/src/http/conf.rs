@@ -1,4 +1,4 @@
-//! `GET /conf/<kind>/<name>`: what a host would get.
+//! `GET /conf/<kind>/<name>`: a component as a host would get it.
 
 use conf_core::http::{Response, Routes, error, json};
 use http::StatusCode;

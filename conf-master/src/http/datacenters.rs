@@ -1,4 +1,4 @@
-//! `/api/v1/datacenters`: what each runs, its hosts, its deployments.
+//! `/api/v1/datacenters`: the components, hosts and deployments of each.
 
 use conf_core::api::{DatacenterStatus, SlaveReport};
 use conf_core::http::{Request, Response, Routes, json, request};
@@ -13,7 +13,8 @@ use crate::http::server::{NamedDatacenter, Server, answer, datacenter};
 use crate::inspect::deployments;
 use crate::text::when;
 
-/// The most bytes of one summary; conf-slaves send pieces of 4 MiB, those of earlier versions all of their hosts at once.
+/// The most bytes of one summary. A conf-slave sends parts of 4 MiB; earlier versions send all
+/// hosts at once.
 const REPORT_BYTES: usize = 32 << 20;
 /// The most deployments in one answer.
 const MOST_DEPLOYMENTS: usize = 1000;

@@ -20,11 +20,11 @@ use crate::store::LandedRef;
 pub(crate) const WAITS_AT_ONCE: usize = 256;
 /// The longest that one request waits.
 pub(crate) const MOST_WAIT: Duration = Duration::from_secs(300);
-/// How many entries each list of an answer has, where the request does not say.
+/// The length of each list in an answer, unless the request says.
 const SHOWN: usize = 1000;
-/// Hosts report a change within milliseconds of each other: it is looked again so long after the first.
+/// The pause after the first report: hosts report a change within milliseconds of each other.
 const GATHER: Duration = Duration::from_millis(50);
-/// Datacenters of one request.
+/// The most datacenters of one request.
 const MOST_DATACENTERS: usize = 1000;
 
 const UNREADABLE: &str = "conf-master cannot read which hosts it concerns; its log says why";
@@ -41,7 +41,7 @@ pub(crate) fn routes(server: Server) -> Routes {
         .boxed()
 }
 
-/// What `GET /api/v1/delivery` is asked.
+/// The query of `GET /api/v1/delivery`.
 struct Query {
     datacenters: Vec<DatacenterName>,
     sequence: Option<Sequence>,
@@ -50,13 +50,13 @@ struct Query {
     wait: Wait,
 }
 
-/// How long is waited, and for what.
+/// How long to wait, and for what.
 #[derive(Clone, Copy)]
 struct Wait {
     timeout: Duration,
-    /// An answer is due as soon as another number of hosts than this runs it.
+    /// The answer is sent as soon as the number of hosts that run it is another one than this.
     unless: Option<usize>,
-    /// How many entries each list of the answer has.
+    /// The length of each list in the answer.
     shown: usize,
 }
 
@@ -83,7 +83,7 @@ fn read(query: &[(String, String)]) -> Result<Query, String> {
             "timeout" => wait.timeout = Duration::from_secs(number(name, text)?).min(MOST_WAIT),
             "delivered" => wait.unless = Some(entries(number(name, text)?)),
             "limit" => wait.shown = entries(number(name, text)?),
-            // A later version's.
+            // A parameter of a later version.
             _ => {}
         }
     }
@@ -126,7 +126,8 @@ impl Server {
         Ok(json(StatusCode::OK, &delivery))
     }
 
-    /// Waits until every host of the datacenters that a change touches runs it, at most so long; says who does not.
+    /// Waits until every host of the datacenters that a change touches runs it, at most this long;
+    /// lists the hosts that do not.
     pub(crate) async fn deliver(&self, refs: &[LandedRef], sequence: Sequence, timeout: Duration) -> Delivery {
         let touched = refs.iter().filter_map(|one| match &one.name {
             RefName::Snapshot(datacenter) => {
@@ -158,7 +159,8 @@ impl Server {
     ) -> anyhow::Result<Vec<DatacenterDelivery>> {
         let repo = Repository::open_bare(&self.repo)?;
         let one = |target: &DeliveryTarget| {
-            // The reports are read first, so that none of them is newer than the newest known snapshot.
+            // The reports are read first, so that none of them is newer than the newest known
+            // snapshot.
             let reports = self.hosts.of(&target.datacenter);
             let published = self.lander.published.borrow().clone();
             let newest = match published.datacenters.get(&target.datacenter) {

@@ -14,8 +14,8 @@ use warp::Filter as _;
 use crate::http::server::Server;
 use crate::landing::Published;
 
-/// Each watermark is signed. Of those that follow each other sooner the last is told, which says all that the others did:
-/// twenty a second of every datacenter are some milliseconds of work.
+/// The pause between two watermarks. Each is signed, and the last of several says everything that
+/// the others did; twenty a second of every datacenter cost some milliseconds.
 const BETWEEN_WATERMARKS: Duration = Duration::from_millis(50);
 
 #[derive(Deserialize)]
@@ -34,8 +34,8 @@ pub(crate) fn routes(server: Server) -> Routes {
 }
 
 impl Server {
-    /// A datacenter's newest snapshot now and each time it changes, and watermarks. A reader too slow for every snapshot
-    /// gets the newest: each is whole.
+    /// Sends a datacenter's newest snapshot now and each time it changes, and watermarks. A reader
+    /// that is too slow for every snapshot gets the newest one: each is whole.
     fn follow(&self, datacenter: DatacenterName, request: &Request) -> Response {
         let last: Option<Sequence> = request.header("last-event-id").and_then(|id| id.parse().ok());
         let watermarks = self.watermarks.clone();
@@ -43,7 +43,7 @@ impl Server {
         published.mark_changed();
         events(stream! {
             let mut sent = last;
-            // Whose snapshot was sent and whose watermark was not, and when that is due.
+            // The state whose snapshot was sent and whose watermark was not, and when that is due.
             let mut owed: Option<Arc<Published>> = None;
             let mut due = Instant::now();
             loop {

@@ -1,4 +1,4 @@
-//! Who set what in a component's settings, and what its schema says of them.
+//! The layers that set a component's settings, and the description in its schema.
 
 use conf_core::http::{Response, Routes, error, json};
 use conf_core::settings::{self, Format, schema};
@@ -24,8 +24,9 @@ struct DocQuery {
     branch: Option<BranchName>,
 }
 
-/// `GET /api/v1/datacenters/<id>/<version>/explain?component=<kind>/<name>[/<version>][&key=K][&host=H]` and
-/// `GET /api/v1/doc/<kind>/<name>[?branch=B]`
+/// `GET
+/// /api/v1/datacenters/<id>/<version>/explain?component=<kind>/<name>[/<version>][&key=K][&host=H]`
+/// and `GET /api/v1/doc/<kind>/<name>[?branch=B]`
 pub(crate) fn routes(server: Server) -> Routes {
     let with = warp::any().map(move || server.clone());
     let explain = datacenter().and(warp::path!("explain")).and(warp::get()).and(warp::query()).and(with.clone()).then(

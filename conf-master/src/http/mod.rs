@@ -29,7 +29,8 @@ use crate::landing::Lander;
 /// Pushes that Git works on at once; more get 503 and are told to try again.
 const PUSHES_AT_ONCE: usize = 16;
 
-/// Components that are rendered for readers at once; more get 503. Landings render in a process of their own.
+/// Components that are rendered for readers at once; more get 503. Landings render in a process of
+/// their own.
 const RENDERINGS_AT_ONCE: usize = 2;
 
 /// Makes the server of `repo`, whose changes `lander` lands.

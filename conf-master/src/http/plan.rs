@@ -1,4 +1,4 @@
-//! What a change would do to a datacenter, before it is made.
+//! The effect of a change on a datacenter, before the change is made.
 
 use std::collections::BTreeMap;
 
@@ -13,14 +13,14 @@ use crate::http::server::{NamedDatacenter, Server, answer, datacenter, pusher};
 use crate::judge::{ProposalOptions, RefUpdate};
 use crate::landing::Push;
 
-/// The most bytes of a question: a thousand refs, and some.
+/// The most bytes of a question: enough for a thousand refs.
 const BYTES: usize = 1 << 20;
 
 /// The body of the request.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PlanBody {
-    /// Where each ref would be: a commit's full id, or the name of a branch or tag that is there.
+    /// The supposed commit of each ref: a full id, or the name of a branch or tag on the server.
     #[serde(default)]
     refs: BTreeMap<String, String>,
 }

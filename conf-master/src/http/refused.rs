@@ -1,4 +1,4 @@
-//! The records of what was refused.
+//! The records of refused requests.
 
 use conf_core::http::{Routes, error, json};
 use http::StatusCode;

@@ -1,4 +1,5 @@
-//! `/api/v1/datacenters/<id>/<version>/secrets`: what may be known of them, a given value, a new one, removal.
+//! `/api/v1/datacenters/<id>/<version>/secrets`: secrets without their values, setting a value,
+//! making a new one, removal.
 
 use conf_core::http::{Request, Response, Routes, error, json, request};
 use conf_core::secret::{MAX_VALUE_BYTES, SecretValue};
@@ -14,17 +15,17 @@ use crate::landing::{Push, Pusher};
 use crate::secrets::{SecretRequest, list};
 use crate::text::now;
 
-/// The most bytes of a request: every byte of a value escaped, and what stands around it.
+/// The most bytes of a request: every byte of a value escaped, and the JSON around it.
 const BODY_BYTES: usize = 6 * MAX_VALUE_BYTES + 1024;
 
-/// A given value.
+/// The body with a value.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct SetBody {
     value: Zeroizing<String>,
 }
 
-/// All that begins with `/api/v1/datacenters/<id>/<version>/secrets`.
+/// The routes that begin with `/api/v1/datacenters/<id>/<version>/secrets`.
 pub(crate) fn routes(server: Server) -> Routes {
     let with = warp::any().map(move || server.clone());
     let all = || datacenter().and(warp::path!("secrets" / ..));

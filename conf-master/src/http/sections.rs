@@ -1,4 +1,4 @@
-//! `GET /api/v1/config/<section>`: what a section says, now or then.
+//! `GET /api/v1/config/<section>`: the content of a section, now or at an earlier moment.
 
 use bytes::Bytes;
 use conf_core::http::{Request, Response, Routes, bytes_of, error, json, request};
@@ -83,7 +83,7 @@ impl Server {
     }
 }
 
-/// True when `If-None-Match` names this tag, or any.
+/// Tells whether `If-None-Match` names this tag, or any.
 fn is_one_of(known: &str, etag: &HeaderValue) -> bool {
     let strip = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     known.split(',').map(strip).any(|tag| tag == "*" || tag.as_bytes() == etag.as_bytes())

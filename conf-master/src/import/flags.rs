@@ -9,10 +9,10 @@ use libconf::name::{BranchName, ClassName, ComponentName, DatacenterName, HostNa
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct ImportFlags {
-    /// The folder to read: ROLE/COMPONENT/conf/… (or without conf/), as deep as it goes
+    /// The folder to read: ROLE/COMPONENT/conf/… (or without conf/), at any depth
     #[arg(value_name = "DIR")]
     pub(crate) folder: PathBuf,
-    /// Write branches for review into a new Git repository; without it nothing is written
+    /// Write branches for review into this new Git repository; without it nothing is written
     #[arg(long, value_name = "REPO")]
     pub(crate) out: Option<PathBuf>,
     /// The class that runs the components [default: the name of DIR]
@@ -27,28 +27,32 @@ pub(crate) struct ImportFlags {
     /// The branch on which components are written
     #[arg(long, value_name = "NAME", default_value = "master")]
     pub(crate) branch: BranchName,
-    /// A host of the inventory and its roles; once for each
+    /// A host of the inventory and its roles; repeat for more hosts
     #[arg(long = "host", value_name = "NAME=ROLE[,ROLE]…", value_parser = host_roles)]
     pub(crate) hosts: Vec<HostRoles>,
-    /// The public key of a host, which its secrets are sealed to: what `conf-local identity` prints there; once for each
+    /// The public key of a host, to which its secrets are sealed: the output of `conf-local
+    /// identity` there; repeat for more hosts
     #[arg(long = "host-key", value_name = "NAME=KEY", value_parser = host_key)]
     pub(crate) host_keys: Vec<KeyOfHost>,
-    /// Call the component of this folder so; once for each
+    /// Name the component of this folder; repeat for more folders
     #[arg(long = "rename", value_name = "ROLE/FOLDER=[KIND/]NAME", value_parser = rename)]
     pub(crate) renames: Vec<Rename>,
-    /// Put what repeats into `platform`, and templates in the place of the files in which it stands
+    /// Turn repeated values into variables of `platform`, and the files that contain them into
+    /// templates
     #[arg(long)]
     pub(crate) apply_variables: bool,
-    /// The same for this value under this name, offered or not; once for each
+    /// Turn this value into a variable of this name, even when it does not repeat; repeat for more
+    /// values
     #[arg(long = "variable", value_name = "NAME=VALUE", value_parser = variable)]
     pub(crate) variables: Vec<NamedValue>,
-    /// What looks like a secret in this file (or this line of it) is none: commit it as it is; once for each
+    /// Commit what looks like a secret in this file (or this line of it) as it is; repeat for more
+    /// files
     #[arg(long = "allow-secret", value_name = "FILE[:LINE]")]
     pub(crate) allowed: Vec<String>,
-    /// Do not take this file or folder; once for each
+    /// Leave out this file or folder; repeat for more
     #[arg(long = "leave-out", value_name = "PATH")]
     pub(crate) left_out: Vec<String>,
-    /// The server that the written repository is to be pushed to
+    /// The server to which the written repository will be pushed
     #[arg(long, value_name = "URL", env = "CONF_MASTER_URL", default_value = "http://127.0.0.1:7400")]
     pub(crate) server: Url,
     /// Print JSON
@@ -69,7 +73,7 @@ Exit codes: 0 done, 1 something must be settled first, 2 wrong usage.";
 /// `NAME=ROLE[,ROLE]…`
 #[derive(Clone, Debug)]
 pub(crate) struct HostRoles {
-    /// Which host.
+    /// The host.
     pub(crate) host: HostName,
     /// Its roles, in order.
     pub(crate) roles: Vec<RoleName>,
@@ -78,7 +82,7 @@ pub(crate) struct HostRoles {
 /// `NAME=KEY`
 #[derive(Clone, Debug)]
 pub(crate) struct KeyOfHost {
-    /// Which host.
+    /// The host.
     pub(crate) host: HostName,
     /// Its public key.
     pub(crate) key: HostKey,
@@ -89,7 +93,7 @@ pub(crate) struct KeyOfHost {
 pub(crate) struct Rename {
     /// The folder, below the folder that is read.
     pub(crate) folder: String,
-    /// The component's kind, where it is said.
+    /// The component's kind, when the flag names one.
     pub(crate) kind: Option<Kind>,
     /// The component's name.
     pub(crate) name: String,
@@ -98,9 +102,9 @@ pub(crate) struct Rename {
 /// `NAME=VALUE`
 #[derive(Clone, Debug)]
 pub(crate) struct NamedValue {
-    /// What templates call it, below `platform`.
+    /// Its name in templates, below `platform`.
     pub(crate) name: String,
-    /// What stands in the files.
+    /// The value in the files.
     pub(crate) value: String,
 }
 

@@ -1,4 +1,4 @@
-//! What components and secrets are called.
+//! The names of components and secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,19 +8,19 @@ use crate::import::flags::ImportFlags;
 use crate::import::scan::{Entry, Folder, Remark};
 use crate::import::suspect::key::words;
 
-/// Folders that hold the same, and what they are called together.
+/// Folders with the same files, and their common name.
 #[derive(Debug)]
 pub(crate) struct Group<'a> {
     /// The component's name.
     pub(crate) name: ComponentName,
     /// Every folder that holds it, in order of role.
     pub(crate) places: Vec<&'a Folder>,
-    /// Why it is not called as its folder is.
+    /// Why its name is not that of its folder.
     pub(crate) note: Option<String>,
 }
 
-/// Folders of one name and one content are one component. Where one name has several contents, each is called
-/// `<role>-<name>`, by its first role, but for what `--rename` names.
+/// Groups folders of one name and one content into one component. Where one name has several
+/// contents, each is called `<role>-<name>` by its first role, unless `--rename` names it.
 pub(crate) fn groups<'a>(folders: &'a [Folder], flags: &ImportFlags, faults: &mut Vec<Remark>) -> Vec<Group<'a>> {
     type Contents<'a> = Vec<(&'a BTreeMap<String, Entry>, Vec<&'a Folder>, bool)>;
     let mut asked: BTreeMap<(Kind, &str), Contents<'_>> = BTreeMap::new();
@@ -78,8 +78,9 @@ fn roles(places: &[&Folder]) -> String {
     places.iter().map(|place| place.role.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// A name for a secret: its key where that says enough, with the component's before it where it does not, or what its file is
-/// called. The same letters in another case are no other name: both would be one environment variable.
+/// Finds a name for a secret: its key where the key says enough, else the component's name and the
+/// key, or the name of its file. Names that differ only in case count as equal, because both would
+/// be one environment variable.
 pub(crate) fn secret(component: &ComponentName, file: &str, key: Option<&str>, taken: &BTreeSet<String>) -> SecretName {
     let told = match key {
         Some(key) if words(key).len() > 1 => key.to_owned(),

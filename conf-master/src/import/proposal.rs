@@ -1,4 +1,4 @@
-//! What the folders would become.
+//! The proposal: what the folders would become.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,26 +11,26 @@ use zeroize::Zeroizing;
 use crate::import::scan::{Folder, Remark};
 use crate::import::template::Replacement;
 
-/// What the folders would become.
+/// The proposal.
 #[derive(Debug)]
 pub(crate) struct Proposal<'a> {
-    /// What runs the components.
+    /// The class that runs the components.
     pub(crate) class: ClassName,
     /// A datacenter of that class.
     pub(crate) datacenter: DatacenterName,
     /// The branch of every component.
     pub(crate) branch: BranchName,
-    /// In order of name.
+    /// The components, in order of name.
     pub(crate) components: Vec<Component<'a>>,
-    /// What each role runs.
+    /// The components of each role.
     pub(crate) roles: BTreeMap<RoleName, BTreeSet<ComponentName>>,
     /// The hosts that were named, with their roles and keys.
     pub(crate) hosts: BTreeMap<HostName, (Vec<RoleName>, Option<HostKey>)>,
-    /// What repeats, the most frequent first within each sort.
+    /// The values that repeat, the most frequent first within each sort.
     pub(crate) variables: Vec<Variable>,
-    /// What must not be committed.
+    /// The text that must not be committed.
     pub(crate) secrets: Vec<Secret>,
-    /// What was allowed to be committed though it looks like a secret.
+    /// Text that looks like a secret and that the flags allow to be committed.
     pub(crate) allowed: Vec<Remark>,
     /// What must be settled first.
     pub(crate) faults: Vec<Remark>,
@@ -39,17 +39,17 @@ pub(crate) struct Proposal<'a> {
 /// One component.
 #[derive(Debug)]
 pub(crate) struct Component<'a> {
-    /// What it is called.
+    /// Its name.
     pub(crate) name: ComponentName,
     /// The folders that hold it; the first one is read.
     pub(crate) places: Vec<&'a Folder>,
-    /// Every file byte for byte, for this reason.
+    /// Why every file is taken byte for byte.
     pub(crate) raw: Option<String>,
     /// The file that is read as its settings.
     pub(crate) settings: Option<String>,
-    /// The files that become templates, and what is replaced in them.
+    /// The files that become templates, and the replacements in them.
     pub(crate) templates: BTreeMap<String, Vec<Replacement>>,
-    /// What else there is to say.
+    /// Remarks for people.
     pub(crate) notes: Vec<String>,
 }
 
@@ -60,25 +60,25 @@ pub(crate) struct Variable {
     pub(crate) name: String,
     /// The value.
     pub(crate) value: String,
-    /// How often it stands in the files.
+    /// How often it occurs in the files.
     pub(crate) times: usize,
     /// The files, as reports show them.
     pub(crate) files: BTreeSet<String>,
-    /// It is replaced.
+    /// Templates use it.
     pub(crate) applied: bool,
 }
 
-/// A secret, declared as given. It shows its name alone.
+/// A secret, declared as given. Its debug output shows the name alone.
 pub(crate) struct Secret {
-    /// What it is called.
+    /// Its name.
     pub(crate) name: SecretName,
     /// Its value.
     pub(crate) value: Zeroizing<String>,
-    /// What it looks like, with its article.
+    /// What it looks like, with an article.
     pub(crate) what: &'static str,
-    /// Where it stands: file and line.
+    /// Its places: file and line.
     pub(crate) places: Vec<(String, usize)>,
-    /// The components in which it stands.
+    /// The components that contain it.
     pub(crate) readers: BTreeSet<ComponentName>,
 }
 

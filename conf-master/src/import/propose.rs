@@ -1,4 +1,5 @@
-//! Decides what the folders would become: components, templates, variables, secrets. Writes nothing.
+//! Decides what the folders would become: components, templates, variables, secrets. Writes
+//! nothing.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
@@ -16,7 +17,7 @@ use crate::import::scan::{Remark, Tree};
 use crate::import::suspect::{self, Finding};
 use crate::import::variables::{self, Text};
 
-/// Decides.
+/// Makes the proposal.
 pub(crate) fn propose<'a>(tree: &'a Tree, flags: &ImportFlags) -> anyhow::Result<Proposal<'a>> {
     let class = match &flags.class {
         Some(class) => class.clone(),
@@ -88,12 +89,12 @@ fn hosts(
     Ok(hosts)
 }
 
-/// Whether files can be templates and settings there.
+/// Decides whether files of the component can be templates and settings.
 fn component(group: Group<'_>) -> anyhow::Result<Component<'_>> {
     let Group { name, places, note } = group;
     let paths = places[0].files.keys().map(String::as_str);
     let (mut raw, mut settings) = (None, None);
-    // A folder may stand where a template would come to stand.
+    // A folder may have the name that a template would get.
     let named_so = |path: &&str| path.split('/').any(|part| part.ends_with(ENDING));
     if let Some(file) = paths.clone().find(named_so) {
         raw = Some(format!("{file} would be taken for a template of this system, or be in the way of one"));
@@ -115,13 +116,13 @@ struct Deciding<'a, 'f> {
     components: Vec<Component<'a>>,
     secrets: Vec<Secret>,
     allowed: Vec<Remark>,
-    /// The `--allow-secret` that something was allowed by, once for each time.
+    /// The `--allow-secret` flags that allowed something, once for each time.
     used: Vec<String>,
     faults: Vec<Remark>,
 }
 
 impl Deciding<'_, '_> {
-    /// Reads every file, and finds what looks like a secret by itself.
+    /// Reads every file, and finds text that looks like a secret by itself.
     fn read(&mut self) -> anyhow::Result<Vec<Text>> {
         let mut texts = Vec::new();
         for component in 0..self.components.len() {
@@ -151,7 +152,7 @@ impl Deciding<'_, '_> {
         Ok(texts)
     }
 
-    /// A secret in a file that can be no template.
+    /// Reports a secret in a file that cannot be a template.
     fn opaque(&mut self, component: usize, file: &str, what: &str) {
         let shown = self.components[component].places[0].shown(file);
         if self.is_allowed(component, file, None) {
@@ -165,7 +166,7 @@ impl Deciding<'_, '_> {
         }
     }
 
-    /// True when a flag names this line of the file, in any of the folders that hold it.
+    /// Tells whether a flag names this line of the file, in any of the folders that hold it.
     fn is_allowed(&mut self, component: usize, file: &str, line: Option<usize>) -> bool {
         let before = self.used.len();
         for path in self.components[component].places.iter().map(|place| place.shown(file)) {
@@ -176,7 +177,7 @@ impl Deciding<'_, '_> {
         self.used.len() > before
     }
 
-    /// Declares what was found, or says why it cannot be.
+    /// Declares a finding as a secret, or reports why it cannot be one.
     fn secret(&mut self, component: usize, file: &str, text: &str, finding: &Finding) -> Option<SecretName> {
         let line = text[..finding.range.start].matches('\n').count() + 1;
         let is_allowed = self.is_allowed(component, file, Some(line));
@@ -228,7 +229,7 @@ impl Deciding<'_, '_> {
         Some(secret.name.clone())
     }
 
-    /// Finds the values of secrets where nothing else gives them away.
+    /// Finds the values of secrets in places where nothing else shows that they are secrets.
     fn find_again(&mut self, texts: &mut [Text]) -> anyhow::Result<()> {
         let mut known: Vec<(Zeroizing<String>, &'static str)> = self
             .secrets
@@ -236,7 +237,7 @@ impl Deciding<'_, '_> {
             .filter(|secret| is_telling(&secret.value))
             .map(|secret| (secret.value.clone(), secret.what))
             .collect();
-        // One may be a part of another.
+        // One value may be a part of another.
         known.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
         for text in &mut *texts {
             for (value, what) in &known {
@@ -268,7 +269,7 @@ impl Deciding<'_, '_> {
     }
 }
 
-/// Finds any of these values in bytes.
+/// Builds a pattern for any of these values in bytes.
 fn any_of(known: &[(Zeroizing<String>, &'static str)]) -> anyhow::Result<Option<regex::bytes::Regex>> {
     if known.is_empty() {
         return Ok(None);
@@ -278,7 +279,7 @@ fn any_of(known: &[(Zeroizing<String>, &'static str)]) -> anyhow::Result<Option<
     Ok(Some(regex::bytes::RegexBuilder::new(&escaped.join("|")).size_limit(bounds).build()?))
 }
 
-/// True for a value that would not stand elsewhere by chance.
+/// Tells whether a value is too unusual to occur elsewhere by chance.
 fn is_telling(value: &str) -> bool {
     let classes = [
         value.bytes().any(|byte| byte.is_ascii_lowercase()),
@@ -289,7 +290,7 @@ fn is_telling(value: &str) -> bool {
     value.len() >= 12 || (value.len() >= 8 && classes.iter().filter(|class| **class).count() > 1)
 }
 
-/// What was allowed and is not there.
+/// Reports `--allow-secret` flags that allowed nothing.
 fn unused(flags: &ImportFlags, used: &[String]) -> Vec<Remark> {
     let reason = "--allow-secret names it, and nothing there looks like a secret";
     flags.allowed.iter().filter(|one| !used.contains(one)).map(|one| Remark::new(one.as_str(), reason)).collect()

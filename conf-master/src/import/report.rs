@@ -1,4 +1,4 @@
-//! What an import would do, for people and as JSON. No value of a secret is in it.
+//! The report of an import, for people and as JSON. It holds no value of a secret.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -12,10 +12,10 @@ use crate::import::proposal::{Proposal, Variable};
 use crate::import::scan::{Remark, Tree};
 use crate::text::{count, first_and_more};
 
-/// How many files a person is shown for one variable.
+/// The most files that a person is shown for one variable.
 const FILES_SHOWN: usize = 3;
 
-/// What would be done, or was.
+/// The report, before or after writing.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
     /// The folder that was read.
@@ -24,23 +24,23 @@ pub(crate) struct Report {
     pub(crate) class: String,
     /// The datacenter.
     pub(crate) datacenter: DatacenterName,
-    /// What each role runs.
+    /// The components of each role.
     pub(crate) roles: BTreeMap<RoleName, BTreeSet<ComponentName>>,
     /// The hosts that were named, with their roles.
     pub(crate) hosts: BTreeMap<HostName, Vec<RoleName>>,
     /// The components.
     pub(crate) components: Vec<ComponentReport>,
-    /// What repeats.
+    /// The values that repeat.
     pub(crate) variables: Vec<Variable>,
-    /// What is not committed, and declared.
+    /// The secrets, which are declared and not committed.
     pub(crate) secrets: Vec<SecretReport>,
-    /// What looks like a secret and is committed, as it was asked.
+    /// Text that looks like a secret and is committed, because a flag allows it.
     pub(crate) allowed: Vec<Remark>,
-    /// What is not taken.
+    /// Files and folders that are left out.
     pub(crate) left_out: Vec<Remark>,
     /// What must be settled first.
     pub(crate) faults: Vec<Remark>,
-    /// What was written.
+    /// The written repository.
     pub(crate) written: Option<Written>,
 }
 
@@ -53,9 +53,9 @@ pub(crate) struct ComponentReport {
     pub(crate) branch: String,
     /// The folders that hold it.
     pub(crate) folders: Vec<String>,
-    /// How many files and links.
+    /// The number of files and links.
     pub(crate) files: usize,
-    /// Bytes of all of them.
+    /// The bytes of all of them.
     pub(crate) bytes: u64,
     /// The files that become templates.
     pub(crate) templates: Vec<String>,
@@ -63,7 +63,7 @@ pub(crate) struct ComponentReport {
     pub(crate) settings: Option<String>,
     /// Why it is taken byte for byte.
     pub(crate) raw: Option<String>,
-    /// What else there is to say.
+    /// Remarks for people.
     pub(crate) notes: Vec<String>,
 }
 
@@ -76,16 +76,16 @@ pub(crate) struct SecretReport {
     pub(crate) what: &'static str,
     /// File and line of each place.
     pub(crate) places: Vec<String>,
-    /// Who reads it.
+    /// The components that read it.
     pub(crate) readers: BTreeSet<ComponentName>,
 }
 
-/// What was written.
+/// The written repository.
 #[derive(Debug, Serialize)]
 pub(crate) struct Written {
     /// The repository.
     pub(crate) repository: PathBuf,
-    /// The server that it is to be pushed to.
+    /// The server to which it will be pushed.
     pub(crate) server: String,
     /// Its branches.
     pub(crate) branches: Vec<String>,
@@ -94,7 +94,7 @@ pub(crate) struct Written {
 }
 
 impl Report {
-    /// Before anything is written.
+    /// Makes the report before anything is written.
     pub(crate) fn of(tree: &Tree, proposal: &Proposal<'_>, flags: &ImportFlags) -> Self {
         let components = proposal.components.iter().map(|one| ComponentReport {
             name: one.name.clone(),
@@ -214,7 +214,7 @@ impl Report {
     }
 }
 
-/// One word of a shell's command.
+/// Quotes one word of a shell command.
 fn shell(word: &impl ToString) -> String {
     let word = word.to_string();
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._:@%+=,-".contains(letter);

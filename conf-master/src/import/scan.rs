@@ -1,4 +1,5 @@
-//! Reads the folders. Nothing is followed, run or changed; what cannot be taken is said, never passed over in silence.
+//! Reads the folders. It follows, runs and changes nothing, and reports everything that it cannot
+//! take.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,16 +20,16 @@ use crate::import::flags::ImportFlags;
 const MAX_ENTRIES: usize = 200_000;
 /// The most bytes of one import.
 const MAX_BYTES: usize = 1 << 30;
-/// The folder of a component in which its configuration stands, where it has one.
+/// The folder of a component that holds its configuration, where there is one.
 const CONF: &str = "conf";
 const ALWAYS_LEFT_OUT: [&str; 4] = [".git", ".svn", ".hg", ".DS_Store"];
 
-/// What stands in the folders.
+/// The content of the folders.
 #[derive(Debug, Default)]
 pub(crate) struct Tree {
-    /// By role, then by name.
+    /// The folders, by role, then by name.
     pub(crate) folders: Vec<Folder>,
-    /// What is not taken, and why.
+    /// The paths that are left out, and why.
     pub(crate) left_out: Vec<Remark>,
     /// What must be settled before anything can be written.
     pub(crate) faults: Vec<Remark>,
@@ -37,30 +38,30 @@ pub(crate) struct Tree {
 /// One component's configuration, as one role has it.
 #[derive(Debug)]
 pub(crate) struct Folder {
-    /// Whose.
+    /// The role.
     pub(crate) role: RoleName,
-    /// What its folder is called.
+    /// The name of its folder.
     pub(crate) name: String,
-    /// Where its configuration begins, below the folder that is read: `core/nginx/conf`.
+    /// The path of its configuration below the folder that is read: `core/nginx/conf`.
     pub(crate) shown: String,
-    /// The same, to be opened.
+    /// The same path, to be opened.
     pub(crate) path: PathBuf,
-    /// By path below that.
+    /// The files, by path below that.
     pub(crate) files: BTreeMap<String, Entry>,
 }
 
 /// One file or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// As Git has it: 100644, 100755 or 120000.
+    /// The mode in Git: 100644, 100755 or 120000.
     pub(crate) mode: i32,
-    /// What Git calls its content.
+    /// The id of its content in Git.
     pub(crate) oid: Oid,
     /// Its size.
     pub(crate) bytes: u64,
 }
 
-/// Something to be said about a path below the folder that is read.
+/// A remark about a path below the folder that is read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Remark {
     /// The path.
@@ -68,24 +69,24 @@ pub(crate) struct Remark {
     /// The line, counted from 1, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) line: Option<usize>,
-    /// What there is to say.
+    /// The remark.
     pub(crate) reason: String,
 }
 
 impl Remark {
-    /// About a path as a whole.
+    /// Makes a remark about a path as a whole.
     pub(crate) fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Remark { path: path.into(), line: None, reason: reason.into() }
     }
 }
 
 impl Folder {
-    /// How a file of it is called in reports.
+    /// Returns the name of a file in reports.
     pub(crate) fn shown(&self, file: &str) -> String {
         format!("{}/{file}", self.shown)
     }
 
-    /// Reads a file again; an error when it is not what it was.
+    /// Reads a file again; a file that changed meanwhile is an error.
     pub(crate) fn read(&self, file: &str) -> anyhow::Result<Vec<u8>> {
         let path = self.path.join(file);
         let entry = &self.files[file];
@@ -101,7 +102,7 @@ impl Folder {
         Ok(bytes)
     }
 
-    /// Bytes of all files.
+    /// Returns the bytes of all files.
     pub(crate) fn bytes(&self) -> u64 {
         self.files.values().map(|entry| entry.bytes).sum()
     }
@@ -157,7 +158,7 @@ impl Walk<'_> {
         self.tree.faults.push(Remark::new(shown, reason));
     }
 
-    /// The folders in a folder, sorted by name. Files beside them belong to nobody.
+    /// Lists the folders in a folder, sorted by name. Files beside them are left out.
     fn folders(&mut self, path: &Path, shown: &str) -> anyhow::Result<Vec<(String, PathBuf)>> {
         let mut folders = Vec::new();
         for (name, path, metadata) in self.entries(path, shown)? {
@@ -171,7 +172,8 @@ impl Walk<'_> {
         Ok(folders)
     }
 
-    /// What stands in a folder, sorted by name, without what is always or on demand left out.
+    /// Lists the entries of a folder, sorted by name, without those that are always or by a flag
+    /// left out.
     fn entries(&mut self, path: &Path, shown: &str) -> anyhow::Result<Vec<(String, PathBuf, fs::Metadata)>> {
         let mut found = Vec::new();
         let entries = fs::read_dir(path).with_context(|| format!("cannot read the folder {}", path.display()))?;

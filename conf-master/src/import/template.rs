@@ -1,20 +1,20 @@
-//! Makes a file into a template that comes to the very same bytes.
+//! Makes a template that renders to the very bytes of a file.
 
 use std::{fmt::Write as _, ops::Range};
 
-/// What stands in the place of some bytes.
+/// The replacement of some bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Replacement {
     /// Those bytes.
     pub(crate) range: Range<usize>,
-    /// What a template calls their value: `platform.domain`, `secrets.redis_requirepass`.
+    /// The name of their value in templates: `platform.domain`, `secrets.redis_requirepass`.
     pub(crate) expression: String,
 }
 
-/// The template: `replacements` are sorted, and none overlaps another.
+/// Writes the template. `replacements` are sorted, and none overlaps another.
 ///
-/// What would begin a tag of the language is written so that it stands for itself, also where a brace comes to stand before
-/// an expression.
+/// Text that would begin a tag is written so that it renders as itself, also where a brace is
+/// followed by an expression.
 pub(crate) fn template(text: &str, replacements: &[Replacement]) -> String {
     let mut made = String::with_capacity(text.len() + 32 * replacements.len());
     let mut at = 0;

@@ -216,7 +216,7 @@ fn secrets_that_cannot_be_put_in_must_be_settled() {
     ]);
     assert_eq!(faults(&settled), [""; 0]);
     assert_eq!(settled.allowed.len(), 2);
-    // A folder of another role, which holds the same, may be named as well.
+    // The flag may name the folder of another role that holds the same files.
     folders.file("other/app/config.yaml", format!("db:\n  password: {PASSWORD}\n").as_bytes());
     let of_other = ["--allow-secret", "other/app/config.yaml", "--leave-out", "core/web"];
     assert_eq!(faults(&folders.report(&of_other)), [""; 0]);

@@ -1,29 +1,30 @@
-//! Finds values that stand in several files and are different elsewhere: domains and addresses.
+//! Finds values that occur in several files and differ between installations: domains and
+//! addresses.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, ops::Range, sync::LazyLock};
 
 use regex::Regex;
 
-/// A value that a datacenter could say once.
+/// A value that a datacenter could define once.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Candidate {
     /// Its bytes in the text.
     pub(crate) range: Range<usize>,
-    /// What it is.
+    /// Its sort.
     pub(crate) sort: Sort,
 }
 
-/// What sort of value it is.
+/// The sort of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Sort {
-    /// A domain: `example.com`, of `web.example.com` and `auth.example.com` as well.
+    /// A domain: `example.com`, also in `web.example.com` and `auth.example.com`.
     Domain,
     /// An IPv4 address.
     Address,
 }
 
 impl Sort {
-    /// The name under which the first of them is offered.
+    /// Returns the name under which the first value of this sort is offered.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Sort::Domain => "domain",
@@ -37,12 +38,13 @@ static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
         .expect("the pattern is well-formed")
 });
 
-/// Last labels that make a name a domain. Two letters count as a country, unless they are the ending of a file.
+/// Last labels that make a name a domain. Two letters count as a country, unless they are the
+/// ending of a file.
 const TOP: &str = "com org net edu gov mil int info biz io dev app cloud online site internal intranet local localdomain lan \
                    corp home private test example arpa";
 /// Endings of files that look like a country.
 const ENDINGS: &str = "py sh js ts rs md pl pm so cc rb go gz db mo ps in am ac la ms mk st id";
-/// Labels below a country that are everybody's: `example.co.uk` is a domain, `co.uk` is none.
+/// Labels below a country that many share: `example.co.uk` is a domain, `co.uk` is not.
 const SHARED: &str = "co com org net ac gov edu";
 
 fn is_one_of(list: &str, word: &str) -> bool {
@@ -74,7 +76,7 @@ pub(crate) fn in_text(text: &str) -> Vec<Candidate> {
     found
 }
 
-/// The domain of a host's name.
+/// Returns the domain of a host's name.
 fn domain(token: &str) -> Option<&str> {
     let labels: Vec<&str> = token.split('.').collect();
     let (top, rest) = labels.split_last()?;
@@ -89,7 +91,7 @@ fn domain(token: &str) -> Option<&str> {
     domain.bytes().any(|byte| byte.is_ascii_alphabetic()).then_some(domain)
 }
 
-/// Finds a value that a person named, where it stands for itself: not within a longer word or number.
+/// Finds a value that a person named, where it is a whole word: not within a longer word or number.
 pub(crate) fn named<'a>(text: &'a str, value: &'a str) -> impl Iterator<Item = Range<usize>> + 'a {
     let word = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
     text.match_indices(value).map(|(start, value)| start..start + value.len()).filter(move |range| {
@@ -100,7 +102,8 @@ pub(crate) fn named<'a>(text: &'a str, value: &'a str) -> impl Iterator<Item = R
     })
 }
 
-/// Names for values, the most frequent first: `domain`, `domain_2`, `address`, … Names that are taken are passed over.
+/// Names the values, the most frequent first: `domain`, `domain_2`, `address`, … Names that are
+/// taken are skipped.
 pub(crate) fn names(values: &[(Sort, String)], taken: &[&str]) -> Vec<String> {
     let mut counts: BTreeMap<Sort, usize> = BTreeMap::new();
     let mut name = |sort: Sort| loop {

@@ -40,7 +40,8 @@ fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
 /// How often a value occurs, and in which files of which components.
 type Occurrences<'a> = (usize, BTreeSet<(usize, &'a str)>);
 
-/// Finds the values that repeat, and decides what is replaced in each file. A variable without a place is a fault.
+/// Finds the values that repeat, and decides what is replaced in each file. A variable without a
+/// place is a fault.
 pub(crate) fn decide(
     flags: &ImportFlags,
     components: &mut [Component<'_>],
@@ -92,7 +93,8 @@ pub(crate) fn decide(
     Ok(variables)
 }
 
-/// Decides what is replaced in one file; `offered` has the numbers of the variables that nobody named.
+/// Decides what is replaced in one file; `offered` has the numbers of the variables that nobody
+/// named.
 fn replace(
     flags: &ImportFlags,
     component: &mut Component<'_>,
@@ -102,7 +104,7 @@ fn replace(
 ) {
     let shown = component.places[0].shown(&text.file);
     let fixed = component.raw.is_some() || component.settings.as_deref() == Some(&text.file);
-    // The longest first: a value may stand within another.
+    // The longest value comes first: one value may be within another.
     let mut order: Vec<(usize, &str)> =
         flags.variables.iter().enumerate().map(|(number, one)| (number, one.value.as_str())).collect();
     order.sort_by_key(|(_, value)| usize::MAX - value.len());

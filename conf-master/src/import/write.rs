@@ -1,4 +1,5 @@
-//! Writes a proposal as a Git repository with the branches of the layout. It comes to stand in one step, whole.
+//! Writes a proposal as a Git repository with the branches of the layout. The repository appears in
+//! one step, whole.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -19,9 +20,10 @@ use crate::import::report::Written;
 use crate::import::template::template;
 use crate::store::beside;
 
-/// Writes the repository `out`, and beside it, for their owner alone, the values of secrets. What fails leaves neither.
+/// Writes the repository `out`, and beside it the values of secrets, for their owner alone. A
+/// failure leaves neither.
 pub(crate) fn write(proposal: &Proposal<'_>, out: &Path, flags: &ImportFlags) -> anyhow::Result<Written> {
-    // Without a slash at its end.
+    // The path without a slash at its end.
     let out: PathBuf = out.components().collect();
     let values = beside(&out, ".secrets");
     for path in [&out, &values] {
@@ -81,7 +83,7 @@ pub(crate) fn write(proposal: &Proposal<'_>, out: &Path, flags: &ImportFlags) ->
         let _ = staged.keep();
         secrets = Some(values);
     }
-    // The folder was made for its owner alone; a repository is as open as others are.
+    // The temporary folder is for its owner alone; the repository gets the usual mode.
     let opened = fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755));
     if let Err(error) = opened.and_then(|()| fs::rename(folder.path(), &out)) {
         if let Some(values) = &secrets {
@@ -93,7 +95,7 @@ pub(crate) fn write(proposal: &Proposal<'_>, out: &Path, flags: &ImportFlags) ->
     Ok(Written { repository: out, server, branches, secrets })
 }
 
-/// A fault here is this program's own: better no repository than one that is refused.
+/// Checks the output of this program: no repository is better than one that would be refused.
 fn look_at<T>(parsed: Result<T, Vec<Fault>>) -> anyhow::Result<()> {
     if let Err(faults) = parsed {
         let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
@@ -142,7 +144,7 @@ fn folder_tree(repo: &Repository, files: &BTreeMap<&str, (Oid, i32)>) -> anyhow:
     Ok(builder.write()?)
 }
 
-/// One file for each value; `folder` is one that nobody else can open.
+/// Writes one file for each value into `folder`, which nobody else can open.
 fn write_values(proposal: &Proposal<'_>, folder: &Path) -> anyhow::Result<()> {
     for secret in &proposal.secrets {
         let path = folder.join(secret.name.as_str());

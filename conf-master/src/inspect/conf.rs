@@ -1,4 +1,5 @@
-//! What a host would get of a component: its settings and its rendered files, secrets by their names.
+//! A component as a host would get it: settings and rendered files, with the names of secrets in
+//! place of their values.
 
 use std::collections::BTreeMap;
 
@@ -14,13 +15,13 @@ use serde_json::Value;
 use crate::inspect::error::InspectError;
 use crate::inspect::running::Running;
 
-/// The most that an answer holds; Git serves what is larger.
+/// The most bytes of an answer; Git serves larger components.
 const MOST_BYTES: usize = 64 << 20;
 
-/// For whom.
+/// The host for which a component is rendered.
 #[derive(Clone, Debug)]
 pub(crate) enum Audience {
-    /// A host by its name; one that the inventory does not list gets what all have in common.
+    /// A host by its name; a host that is not listed gets what all hosts have in common.
     Host(HostName),
     /// A host that has one role and nothing else.
     Role(RoleName),
@@ -29,17 +30,17 @@ pub(crate) enum Audience {
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Conf {
-    /// In which datacenter.
+    /// The datacenter.
     pub(crate) datacenter: DatacenterName,
-    /// Which component.
+    /// The component.
     pub(crate) component: ComponentVersion,
-    /// On which host; for a role, the name of one that stands for its hosts.
+    /// The host; for a role, the name of a host that stands for all of its hosts.
     pub(crate) host: HostName,
-    /// As of which change.
+    /// The change.
     pub(crate) sequence: Sequence,
     /// The snapshot of that change.
     pub(crate) commit: CommitId,
-    /// The settings after all layers; `{"$secret": "NAME"}` where a secret goes in.
+    /// The settings after all layers, with `{"$secret": "NAME"}` for each secret.
     pub(crate) settings: Value,
     /// The files by their paths, as they would be exported.
     pub(crate) files: BTreeMap<String, ConfFile>,
@@ -50,19 +51,19 @@ pub(crate) struct Conf {
 /// One file: exactly one of `text`, `base64` and `link`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ConfFile {
-    /// Its content, where that is UTF-8; `<secret NAME>` where a secret goes in.
+    /// The content, when it is UTF-8, with `<secret NAME>` for each secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) text: Option<String>,
-    /// Its content otherwise.
+    /// The content otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) base64: Option<String>,
-    /// Where it leads, when it is a symbolic link.
+    /// The target of a symbolic link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) link: Option<String>,
     /// It may be executed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) executable: bool,
-    /// A secret goes into it: only its owner may read it on a host.
+    /// It contains a secret: on a host only its owner may read it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) secret: bool,
 }
@@ -80,7 +81,8 @@ pub(crate) fn conf(
         Audience::Role(role) => running.stand_in(role)?,
     };
     let sources = running.sources();
-    // Before anything of it is read: templates could make more of it, what they are made from is known now.
+    // The limit is checked before anything is read: templates may produce more, but the size of
+    // their sources is known.
     let most = Limits { total_bytes: MOST_BYTES, ..Limits::default() };
     let faults = safety::faults_in_tree(repo, sources.component_tree, &most)?;
     if !faults.is_empty() {

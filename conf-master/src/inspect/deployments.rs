@@ -1,4 +1,5 @@
-//! A datacenter's deployments, newest first: the chain of its snapshots, each compared with the one before.
+//! A datacenter's deployments, newest first: the chain of its snapshots, each compared with the one
+//! before.
 
 use std::collections::BTreeSet;
 
@@ -16,13 +17,13 @@ use crate::text::when;
 pub(crate) struct Deployment {
     /// Its number.
     pub(crate) sequence: Sequence,
-    /// When, RFC 3339, UTC.
+    /// The time, RFC 3339, UTC.
     pub(crate) when: String,
     /// Who made the change.
     pub(crate) by: String,
     /// The snapshot.
     pub(crate) commit: CommitId,
-    /// Components that came, changed or went.
+    /// Components that were added, changed or removed.
     pub(crate) components: Vec<ComponentChange>,
     /// The datacenter's own branch changed.
     pub(crate) datacenter: bool,
@@ -31,30 +32,30 @@ pub(crate) struct Deployment {
     /// Secrets that were made, sealed anew, or removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) secrets: Vec<SecretChange>,
-    /// Where it breaks compatibility knowingly.
+    /// The declared breaks of compatibility.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) breaking: Vec<Breaking>,
 }
 
-/// A commit among those that came says that it breaks compatibility.
+/// A commit of this deployment declares that it breaks compatibility.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct Breaking {
-    /// Whose commit: a component, or the branch or tag of the datacenter or its class.
+    /// The place of the commit: a component, or the branch or tag of the datacenter or its class.
     pub(crate) name: String,
-    /// Why, in its author's words.
+    /// The reason, in its author's words.
     pub(crate) reason: String,
 }
 
 /// What happened to one secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SecretChange {
-    /// Which.
+    /// The secret.
     pub(crate) name: SecretName,
-    /// What.
+    /// The event.
     pub(crate) change: SecretEvent,
 }
 
-/// What can happen to a secret.
+/// An event of a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum SecretEvent {
@@ -69,11 +70,11 @@ pub(crate) enum SecretEvent {
 /// One component before and after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ComponentChange {
-    /// Which component.
+    /// The component.
     pub(crate) component: ComponentVersion,
-    /// Its commit before; nothing where it came.
+    /// Its commit before; absent when it was added.
     pub(crate) before: Option<CommitId>,
-    /// Its commit now; nothing where it went.
+    /// Its commit now; absent when it was removed.
     pub(crate) after: Option<CommitId>,
 }
 
@@ -107,7 +108,8 @@ pub(crate) fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> any
     Ok(deployments)
 }
 
-/// The newest snapshot that is not above a change, of those from `newest` back; `None` where the first one is above it.
+/// Finds the newest snapshot that is not above a change, from `newest` back; `None` when even the
+/// first one is above it.
 pub(crate) fn newest_at(repo: &Repository, newest: Snapshot, sequence: Sequence) -> anyhow::Result<Option<Snapshot>> {
     let mut snapshot = newest;
     while snapshot.sequence > sequence {
@@ -117,7 +119,8 @@ pub(crate) fn newest_at(repo: &Repository, newest: Snapshot, sequence: Sequence)
     Ok(Some(snapshot))
 }
 
-/// What the commits that came say of compatibility. What came or went whole broke nothing.
+/// Collects the breaks of compatibility that the new commits declare. A component that was added or
+/// removed breaks nothing.
 fn breaking(
     repo: &Repository,
     before: Option<&Snapshot>,

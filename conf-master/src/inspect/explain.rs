@@ -1,4 +1,5 @@
-//! Who set each key of a component's settings on a host, and when: the layers, with the commit that changed each file last.
+//! Which layers set each key of a component's settings on a host, and the commit that changed each
+//! file last.
 
 use std::collections::HashMap;
 
@@ -17,17 +18,17 @@ use crate::inspect::running::Running;
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Explanation {
-    /// In which datacenter.
+    /// The datacenter.
     pub(crate) datacenter: DatacenterName,
-    /// Which component.
+    /// The component.
     pub(crate) component: ComponentVersion,
-    /// On which host; nothing for one that the inventory says nothing of.
+    /// The host; absent for a host that is not listed.
     pub(crate) host: Option<HostName>,
-    /// As of which change.
+    /// The change.
     pub(crate) sequence: Sequence,
     /// The snapshot of that change.
     pub(crate) commit: CommitId,
-    /// Every key, in order; none when the component has no settings.
+    /// Every key, in order; empty when the component has no settings.
     pub(crate) keys: Vec<Explained>,
 }
 
@@ -71,7 +72,7 @@ pub(crate) fn explain(
     Ok(Explanation { datacenter, component: name.clone(), host, sequence, commit, keys })
 }
 
-/// The branch or tag of a layer, and its commit in the snapshot.
+/// Returns the branch or tag of a layer, and its commit in the snapshot.
 fn place(snapshot: &Snapshot, component: &Component, origin: &Origin) -> Option<(String, CommitId)> {
     match origin {
         Origin::Component => {
@@ -95,7 +96,8 @@ struct Change {
     date: String,
 }
 
-/// The last change of a file at or before a commit. Git's own walk, which uses the index of the history.
+/// Finds the last change of a file at or before a commit. Git walks the history itself, because it
+/// uses the index of the history.
 fn last_change(repo: &Repository, commit: CommitId, file: &str) -> anyhow::Result<Option<Change>> {
     let mut log = git::command(repo.path());
     log.args(["--literal-pathspecs", "log", "-1", "--format=%H%x00%an%x00%aI", "--end-of-options"]);

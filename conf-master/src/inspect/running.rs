@@ -82,7 +82,8 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Returns an error when `host` does not run the component; a host that is not in the inventory runs everything.
+    /// Returns an error when `host` does not run the component; a host that is not in the inventory
+    /// runs everything.
     pub(crate) fn on(&self, host: &HostName) -> Result<(), InspectError> {
         if self.instance.runs(host, &self.name) {
             return Ok(());
@@ -90,7 +91,8 @@ impl<'a> Running<'a> {
         Err(InspectError::NotThere(format!("{host} does not run {}", self.name)))
     }
 
-    /// Adds a host that has one role and nothing else, for a role without hosts, and returns its name.
+    /// Adds a host that has one role and nothing else, for a role without hosts, and returns its
+    /// name.
     pub(crate) fn stand_in(&mut self, role: &RoleName) -> Result<HostName, InspectError> {
         if !self.instance.roles.contains_key(role) {
             let (datacenter, known) = (&self.snapshot.datacenter, list_or_none(self.instance.roles.keys()));

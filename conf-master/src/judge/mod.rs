@@ -95,7 +95,8 @@ impl Judge {
         ChangePlan::of(repo, catalog, &self.overrides, updates, judgement)
     }
 
-    /// Finds the components whose content or layers `delta` changes on some host, or that it removes.
+    /// Finds the components whose content or layers `delta` changes on some host, or that it
+    /// removes.
     pub(crate) fn touched(
         &self,
         repo: &Repository,
@@ -183,8 +184,8 @@ impl Judging<'_> {
         }
     }
 
-    /// Resolves every datacenter that is touched, and takes out the refs that cause faults until no fault is left.
-    /// Returns the effect on each datacenter, and what the pusher is told.
+    /// Resolves every datacenter that is touched, and takes out the refs that cause faults until no
+    /// fault is left. Returns the effect on each datacenter, and what the pusher is told.
     fn together(&mut self, changes: &mut BTreeMap<RefName, Option<RefTarget>>) -> (Deltas, Vec<String>) {
         loop {
             let mut deltas = BTreeMap::new();
@@ -239,7 +240,7 @@ impl Judging<'_> {
         Ok((faults, compared.notes))
     }
 
-    /// Refuses the refs of this push that cause the faults. Takes out at least one.
+    /// Refuses the refs of this push that cause the faults. Takes out at least one ref.
     fn blame(&mut self, changes: &mut BTreeMap<RefName, Option<RefTarget>>, faults: Vec<Caused>) {
         let mut told: BTreeMap<RefName, Vec<Fault>> = BTreeMap::new();
         for Caused { fault, causes } in faults {

@@ -1,4 +1,5 @@
-//! What a change would do, before it does: components, hosts, and the difference in files and settings.
+//! The effect of a change before it lands: components, hosts, and the difference in files and
+//! settings.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -15,63 +16,63 @@ use crate::fault::Refusal;
 use crate::judge::proposal::{Judgement, RefUpdate};
 use crate::text::{count, some_of};
 
-/// How long the differences of one plan may be together; what is beyond is left out.
+/// The most bytes of all differences of one plan; the rest is left out.
 const MOST_BYTES: usize = 128 << 10;
-/// Larger files are told to differ, and no more.
+/// The size in bytes above which a file's difference is not shown.
 const FILE_BYTES: i64 = 256 << 10;
-/// Of how many groups of hosts the difference in one component's settings is shown.
+/// The most groups of hosts whose settings are compared for one component.
 const MOST_GROUPS: usize = 5;
-/// How many hosts a line names.
+/// The most hosts that a line names.
 const MOST_NAMED: usize = 5;
 
-/// What a change would do.
+/// The effect of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ChangePlan {
     /// The refs that could not land, and why.
     pub(crate) refused: Vec<NotLanding>,
-    /// What else there is to know before it lands: promises that it breaks knowingly.
+    /// What else there is to know before it lands: declared breaks of compatibility.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) notes: Vec<String>,
     /// The datacenters that would change.
     pub(crate) datacenters: Vec<DatacenterPlan>,
-    /// There is more of the differences than is shown.
+    /// The differences are longer than is shown.
     pub(crate) truncated: bool,
 }
 
 /// A ref that could not land.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NotLanding {
-    /// Which.
+    /// The ref.
     #[serde(rename = "ref")]
     pub(crate) name: String,
-    /// Why not.
+    /// The reason.
     #[serde(flatten)]
     pub(crate) refusal: Refusal,
 }
 
-/// What a change would do to one datacenter.
+/// The effect on one datacenter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DatacenterPlan {
-    /// Which.
+    /// The datacenter.
     pub(crate) datacenter: DatacenterName,
-    /// Its branch would go; its hosts keep what they have.
+    /// Its branch would be deleted; its hosts keep their files.
     pub(crate) removed: bool,
-    /// The components that would be otherwise.
+    /// The components that would change.
     pub(crate) components: Vec<ComponentPlan>,
 }
 
-/// What a change would do to one component.
+/// The effect on one component.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ComponentPlan {
-    /// Which.
+    /// The component.
     pub(crate) component: ComponentVersion,
-    /// Its commit; nothing where it would come.
+    /// Its commit before; absent when it would be added.
     pub(crate) before: Option<CommitId>,
-    /// Its commit after; nothing where it would go.
+    /// Its commit after; absent when it would be removed.
     pub(crate) after: Option<CommitId>,
-    /// The hosts of the inventory that it concerns.
+    /// The hosts of the inventory that are affected.
     pub(crate) hosts: Vec<HostName>,
-    /// It concerns hosts that the inventory does not name as well.
+    /// Hosts that are not in the inventory are affected too.
     pub(crate) unlisted_hosts: bool,
     /// The difference in its files, and in its settings on each group of hosts, as a unified diff.
     pub(crate) diff: String,
@@ -121,7 +122,7 @@ struct Planning<'a> {
 }
 
 impl Planning<'_> {
-    /// `None` when nothing of it would be otherwise on any host.
+    /// Plans one component; `None` when nothing would change on any host.
     fn component(&mut self, name: ComponentVersion) -> Result<Option<ComponentPlan>, git2::Error> {
         let DatacenterChange { before, after, .. } = self.change;
         let (old, new) = (before.as_ref().and_then(|view| view.component(&name)), after.component(&name));
@@ -158,7 +159,7 @@ impl Planning<'_> {
         Ok(Some(ComponentPlan { component: name, before, after, hosts, unlisted_hosts, diff }))
     }
 
-    /// The difference in the files, which every host gets byte for byte.
+    /// Compares the files that every host gets byte for byte.
     fn files(&mut self, name: &ComponentVersion) -> Result<String, git2::Error> {
         let tree = |view: &DatacenterView<'_>| {
             view.component(name).map(|one| self.repo.find_tree(one.tree.into())).transpose()
@@ -172,7 +173,7 @@ impl Planning<'_> {
             if matches!(line.origin(), '+' | '-' | ' ') {
                 text.push(line.origin());
             }
-            // The names of objects say nothing to people.
+            // The ids of objects mean nothing to people.
             let words = String::from_utf8_lossy(line.content());
             match line.origin() {
                 'F' => text.push_str(&header(&words)),
@@ -186,7 +187,7 @@ impl Planning<'_> {
         }
     }
 
-    /// The difference in the settings on a host.
+    /// Compares the settings on a host.
     fn settings(&mut self, name: &ComponentVersion, host: Option<&HostName>) -> Result<String, git2::Error> {
         let on = |view: &DatacenterView<'_>| -> Option<String> {
             let stack = layers::stack(self.repo, &view.sources(name)?, &name.component, host);
@@ -204,7 +205,7 @@ impl Planning<'_> {
         self.between(&title, &old, &new)
     }
 
-    /// The difference between two texts, under a title.
+    /// Compares two texts, under a title.
     fn between(&mut self, title: &str, old: &str, new: &str) -> Result<String, git2::Error> {
         if old == new || *self.left == 0 {
             return Ok(String::new());
@@ -216,14 +217,14 @@ impl Planning<'_> {
         Ok(self.fits(format!("--- {title}\n+++ {title}\n{hunks}")))
     }
 
-    /// The difference in what templates come to on a host, secrets by their names.
+    /// Compares the rendered templates on a host, with the names of secrets.
     fn rendered(&mut self, name: &ComponentVersion, host: Option<&HostName>) -> Result<String, git2::Error> {
         let on = |view: &DatacenterView<'_>| -> Result<BTreeMap<String, String>, git2::Error> {
             let Some(sources) = view.sources(name) else { return Ok(BTreeMap::new()) };
             match render::templates(self.repo, &sources, name, host, &Secrets::by_name(&sources, &name.component)) {
                 Ok(files) => Ok(files),
                 Err(RenderError::Repository(error)) => Err(error),
-                // What is refused says why elsewhere.
+                // A template that cannot be rendered is reported as a refusal.
                 Err(RenderError::Fault(_) | RenderError::Templates(_)) => Ok(BTreeMap::new()),
             }
         };
@@ -239,7 +240,7 @@ impl Planning<'_> {
         Ok(all)
     }
 
-    /// As much of a text as there is room for, in whole lines.
+    /// Cuts a text to the room that is left, in whole lines.
     fn fits(&mut self, mut text: String) -> String {
         if text.len() > *self.left {
             let most = (0..=*self.left).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
@@ -258,12 +259,12 @@ fn options() -> DiffOptions {
     options
 }
 
-/// The lines over a file's difference, without the names of its objects.
+/// Returns the header of a file's difference, without the ids of its objects.
 fn header(words: &str) -> String {
     let named = |line: &&str| line.starts_with("--- ") || line.starts_with("+++ ");
     let lines: Vec<&str> = words.lines().filter(named).collect();
     if lines.is_empty() {
-        // What has no lines, as a file that is empty, has no such names either.
+        // A file without lines has no such header.
         return words.lines().next().map(|line| format!("{line}\n")).unwrap_or_default();
     }
     format!("{}\n", lines.join("\n"))

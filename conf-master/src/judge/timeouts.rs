@@ -1,4 +1,5 @@
-//! Remembers for a while what exceeded its time: what many datacenters run is not tried again for each of them.
+//! Remembers for a while what exceeded its time: what many datacenters run is not tried again for
+//! each of them.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! The way to the processes in which schemas are worked out: this same program, bounded in time and memory.
+//! The way to the processes in which schemas are worked out: this same program, bounded in time and
+//! memory.
 
 use std::{io, path::Path, time::Duration};
 

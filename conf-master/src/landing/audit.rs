@@ -1,7 +1,8 @@
-//! Audit records: every request that was refused, one JSON object a line, in the repository's folder.
+//! Audit records: every refused request, one JSON object for each line, in the repository's folder.
 //!
-//! `refused.jsonl` is appended to and synced before anyone is answered; when it is full it becomes `refused.jsonl.1`, that one
-//! `.2`, and what was `.3` goes. What lands stands in the ledger, not here; nor does what was only tried.
+//! `refused.jsonl` is appended to and synced before anyone is answered. A full file becomes
+//! `refused.jsonl.1`, that one `.2`, and the old `.3` is deleted. Changes that land are in the
+//! ledger, not here; dry runs are in neither.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -15,27 +16,28 @@ use crate::fault::{Fault, Refusal};
 use crate::landing::push::{Outcome, Push};
 use crate::text::{now, when};
 
-/// A file that has grown so large is put aside.
+/// The size in bytes at which a file is full.
 const FILE_BYTES: u64 = 8 << 20;
 /// How many full files are kept.
 const KEPT: usize = 3;
-/// How many refs of one request are recorded, and how many faults of one ref; more are counted.
+/// The most refs of one request that are recorded, and the most faults of one ref; more are
+/// counted.
 const MOST: usize = 50;
-/// How long a reason may be.
+/// The longest reason, in characters.
 const REASON_CHARS: usize = 2000;
 
 /// One refused request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
-    /// When, RFC 3339, UTC.
+    /// The time, RFC 3339, UTC.
     pub(crate) when: String,
     /// The id of the request, as the log shows it.
     pub(crate) request: String,
-    /// Who, where a name was proven.
+    /// The name, where one was proven.
     pub(crate) by: Option<String>,
-    /// Through what: `http <address>`, `path`, `ssh`.
+    /// The way in: `http <address>`, `path`, `ssh`.
     pub(crate) through: String,
-    /// What was refused, and why.
+    /// The refused refs, and why.
     pub(crate) refused: Vec<RefusedRef>,
     /// How many more refs of the same request were refused.
     #[serde(default, skip_serializing_if = "is_zero")]
@@ -45,12 +47,12 @@ pub(crate) struct Record {
 /// One ref that did not land.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RefusedRef {
-    /// The ref, as it was asked for.
+    /// The ref, as the request named it.
     #[serde(rename = "ref")]
     pub(crate) name: String,
-    /// What it should have held: an object's id, all zero to delete it.
+    /// The object that it should have held; all zero to delete it.
     pub(crate) new: String,
-    /// Why not.
+    /// The reason.
     #[serde(flatten)]
     pub(crate) refusal: Refusal,
 }
@@ -61,7 +63,7 @@ fn is_zero(number: &usize) -> bool {
 }
 
 impl Record {
-    /// The record of a request; `None` when nothing of it was refused, or when it was only tried.
+    /// Makes the record of a request; `None` when nothing was refused, or for a dry run.
     pub(crate) fn of(push: &Push, outcome: &Outcome) -> Option<Self> {
         if push.options.dry_run {
             return None;
@@ -85,7 +87,7 @@ impl Record {
         })
     }
 
-    /// True when it was about a datacenter: its branch, or a fault in it.
+    /// Tells whether the request was about a datacenter: its branch, or a fault in it.
     pub(crate) fn concerns(&self, datacenter: &DatacenterName) -> bool {
         let branch = RefName::Datacenter(datacenter.clone()).to_string();
         self.refused.iter().any(|one| {
@@ -118,7 +120,7 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// Opens the records of a repository, and makes a file where there is none.
+    /// Opens the records of a repository, and makes the file when it is missing.
     pub(crate) fn open(repo: &Path) -> io::Result<Self> {
         Self::open_with(repo, FILE_BYTES)
     }
@@ -148,7 +150,7 @@ impl Audit {
         file.sync_data()
     }
 
-    /// Makes room for a new file. A crash in the middle loses nothing but the oldest file.
+    /// Makes room for a new file. A crash in between loses at most the oldest file.
     fn put_aside(&self) -> io::Result<()> {
         for number in (0..KEPT).rev() {
             match fs::rename(self.numbered(number), self.numbered(number + 1)) {
@@ -163,14 +165,14 @@ impl Audit {
         if number == 0 { self.path.clone() } else { self.path.with_extension(format!("jsonl.{number}")) }
     }
 
-    /// The newest records that `wanted` lets through, newest first, at most `limit`. A line that cannot be read (a crash
-    /// while it was written) is passed over.
+    /// Returns the newest records that `wanted` accepts, newest first, at most `limit`. A line that
+    /// a crash cut short is skipped.
     pub(crate) fn newest(&self, limit: usize, wanted: impl Fn(&Record) -> bool) -> io::Result<Vec<Record>> {
         let mut found = Vec::new();
         for number in 0..=KEPT {
             let mut bytes = Vec::new();
             {
-                // While it is held no file is renamed away between two readings.
+                // The lock keeps files from being renamed between two reads.
                 let _held = self.file.lock();
                 match File::open(self.numbered(number)) {
                     Ok(mut file) => file.read_to_end(&mut bytes)?,
@@ -189,7 +191,8 @@ impl Audit {
     }
 }
 
-/// Opens a file to append to; a last line that a crash cut short is ended, so that the next one stands alone.
+/// Opens a file for appending; a last line that a crash cut short is ended, so that the next one is
+/// a line of its own.
 fn open(path: &Path) -> io::Result<File> {
     let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
     if file.metadata()?.len() > 0 {

@@ -1,7 +1,9 @@
-//! Landing: the only way in which anything changes. One thread lands pushes and everything else, one at a time.
+//! Landing: the only way in which anything changes. One thread lands pushes and everything else,
+//! one at a time.
 //!
-//! Read in this order: [`push`] is what shall land and its outcome, [`update`] drafts sections, [`staging`] judges and
-//! writes objects, `writer` makes them durable and visible, [`audit`] records refusals.
+//! Read in this order: [`push`] is what shall land and its outcome, [`update`] drafts sections,
+//! [`staging`] judges and writes objects, `writer` makes them durable and visible, [`audit`]
+//! records refusals.
 
 pub(crate) mod audit;
 pub(crate) mod push;
@@ -47,7 +49,8 @@ pub(crate) struct Lander {
 }
 
 impl Lander {
-    /// Judges a push whose objects are still in quarantine; changes nothing. Cancel: the judgement is dropped.
+    /// Judges a push whose objects are still in quarantine; changes nothing. Cancel: the judgement
+    /// is dropped.
     pub(crate) async fn check(&self, push: Push, quarantine: Option<PathBuf>) -> Outcome {
         self.ask(push.updates.len(), |reply| Job::Check { push, quarantine, reply }).await
     }
@@ -82,8 +85,8 @@ impl Lander {
 
 /// Opens the repository, repairs what a crash left, and starts the landing thread.
 ///
-/// The thread ends, after the current step, when every [`Lander`] is gone. `upload` is handed the answer to the fetch that
-/// each landing causes. Must be called inside the runtime.
+/// The thread ends, after the current step, when every [`Lander`] is gone. `upload` is handed the
+/// answer to the fetch that each landing causes. Must be called inside the runtime.
 pub(crate) fn start(
     path: &Path,
     judge: Arc<Judge>,

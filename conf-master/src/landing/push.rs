@@ -14,7 +14,8 @@ use crate::text::one_line;
 /// Who pushes, and through what.
 #[derive(Clone, Debug)]
 pub(crate) struct Pusher {
-    /// The pusher's name, where a name was proven; else the committer of the pushed commits stands in.
+    /// The pusher's name, where a name was proven; else the committer of the pushed commits stands
+    /// in.
     pub(crate) by: Option<String>,
     /// The way in: `http <address>`, `path`, `ssh`.
     pub(crate) through: String,

@@ -1,5 +1,5 @@
-//! The staging area: judges one change against what was landed and staged before it, and writes its objects. Moves no
-//! ref.
+//! The staging area: judges one change against what was landed and staged before it, and writes its
+//! objects. Moves no ref.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -137,8 +137,8 @@ impl Staging {
         self.stage_judged(push, judgement, by)
     }
 
-    /// Makes the commits of an update from the newest state, and stages them like a push. Objects of an update that does
-    /// not land are not kept.
+    /// Makes the commits of an update from the newest state, and stages them like a push. Objects
+    /// of an update that does not land are not kept.
     fn stage_update(&mut self, push: &Push, update: &Update, by: String) -> anyhow::Result<(Outcome, Vec<Move>)> {
         if let Some(landed) = update.key.as_ref().and_then(|key| self.requests.find(key)) {
             return Ok((landed_before(update, landed, update.references().len()), Vec::new()));
@@ -214,7 +214,8 @@ impl Staging {
         let (deltas, requested) = (&judgement.deltas, judgement.secrets);
         let secrets = match self.judge.secrets.stage(&self.repo, &self.catalog, deltas, requested, (sequence, time)) {
             Ok(secrets) => secrets,
-            // Nothing is staged yet: this change is refused until that is repaired, and the others go on.
+            // Nothing is staged yet: this change is refused until that is repaired, and the others
+            // go on.
             Err(cause) => {
                 error!(error = format!("{cause:#}"), request = push.request, "secrets cannot be sealed");
                 let why = Refusal::new(Kind::Failed, format!("the secrets that it needs cannot be sealed: {cause:#}"));
@@ -275,7 +276,7 @@ impl Staging {
         Move { name, old, new }
     }
 
-    /// Composes a datacenter's next snapshot; `None` when it would be the same as before.
+    /// Composes a datacenter's next snapshot; `None` when it would not differ.
     fn compose(
         &mut self,
         name: &DatacenterName,

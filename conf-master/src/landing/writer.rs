@@ -1,7 +1,8 @@
 //! The landing thread: lands pushes one batch at a time, and answers everyone.
 //!
-//! Judge, write objects, make them durable, move the ledger (the one commit point), move the other refs, answer, tell.
-//! Pushes that wait together share one durable write; each has its own ledger commit, sequence and snapshots.
+//! Judge, write objects, make them durable, move the ledger (the one commit point), move the other
+//! refs, answer, tell. Pushes that wait together share one durable write; each has its own ledger
+//! commit, sequence and snapshots.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -166,7 +167,8 @@ impl Landing {
         let tip = self.staging.ledger;
         let written = staged.and_then(|()| if tip == before { Ok(()) } else { self.commit(before, &moves) });
         if let Err(error) = written {
-            // The staged state in memory is void: the ledger on disk counts, and it may have moved after all.
+            // The staged state in memory is void: the ledger on disk counts, and it may have moved
+            // after all.
             let read = self.reload();
             if read.is_err() || self.staging.ledger != tip || tip == before {
                 return Err(error);
@@ -194,7 +196,8 @@ impl Landing {
             error!(error = cause.message(), "a ref could not be moved; it is put right from the ledger");
             self.staging.repair();
         }
-        // Of several snapshots of one datacenter only the last is announced; no slave has the one before it.
+        // Of several snapshots of one datacenter only the last is announced; no slave has the one
+        // before it.
         let mut steps: BTreeMap<&RefName, Option<&Move>> = BTreeMap::new();
         for one in moves.iter().filter(|one| matches!(one.name, RefName::Snapshot(_))) {
             steps.entry(&one.name).and_modify(|step| *step = None).or_insert(Some(one));
@@ -205,7 +208,8 @@ impl Landing {
         Ok(())
     }
 
-    /// Caches the answer to the fetch that every conf-slave is about to make, so that no `upload-pack` works it out.
+    /// Caches the answer to the fetch that every conf-slave is about to make, so that no
+    /// `upload-pack` works it out.
     fn prime_cache(&self, have: CommitId, want: CommitId) {
         match thin::answer(&self.staging.repo, want) {
             Ok(Some(answer)) => {

@@ -1,4 +1,4 @@
-//! What must be done so that what is declared is sealed to those who may read it. Writes nothing, makes nothing.
+//! Decides which actions seal the declared secrets to their readers. Writes nothing, makes nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,24 +11,24 @@ use crate::fault::{Caused, Fault};
 use crate::secrets::given::GivenValues;
 use crate::text::{count, some_of};
 
-/// How many hosts a message names.
+/// The most hosts that a message names.
 const MOST_NAMED: usize = 5;
 
-/// What is done with one secret.
+/// An action on one secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
-    /// A new value is made.
+    /// Makes a new value.
     Make(Generate),
-    /// A value that somebody gives is taken.
+    /// Takes a value that somebody gives.
     Take(SecretValue),
-    /// The value that there is is sealed to others than before.
+    /// Seals the existing value to other hosts than before.
     Seal,
-    /// It goes.
+    /// Removes it.
     Remove,
 }
 
 impl Action {
-    /// What is done, for people; without the value.
+    /// Describes the action for people, without the value.
     pub(crate) fn words(&self, name: &SecretName, hosts: usize) -> String {
         let hosts = count(hosts, "host");
         match self {
@@ -41,12 +41,12 @@ impl Action {
     }
 }
 
-/// What the datacenters of one id need.
+/// The needs of the datacenters of one id.
 #[derive(Debug, Default)]
 pub(crate) struct Decision {
-    /// What is to be done; nothing for what is as it should be.
+    /// The actions; none for a secret that is as it should be.
     pub(crate) actions: BTreeMap<SecretName, Action>,
-    /// To whom each declared secret is sealed, sorted, conf-master's own key among them.
+    /// The recipients of each declared secret, sorted, conf-master's own key among them.
     pub(crate) recipients: BTreeMap<SecretName, Vec<HostKey>>,
     /// What is wrong.
     pub(crate) faults: Vec<Caused>,
@@ -79,7 +79,8 @@ pub(crate) fn views<'a>(
             None => drop(views.remove(name)),
         }
     }
-    // A datacenter that cannot be resolved keeps its last snapshot, and its hosts keep their secrets.
+    // A datacenter that cannot be resolved keeps its last snapshot, and its hosts keep their
+    // secrets.
     let all_known = catalog.table.iter().all(|(reference, _)| match reference {
         RefName::Datacenter(name) if of_id(name) => {
             views.contains_key(name) || deltas.get(name).is_some_and(Option::is_none)
@@ -89,15 +90,15 @@ pub(crate) fn views<'a>(
     (views.into_iter().map(|(name, manifest)| DeclaringDatacenter { name, manifest }).collect(), all_known)
 }
 
-/// What one declared secret needs, in all datacenters of its id together.
+/// The needs of one declared secret, in all datacenters of its id together.
 struct Wanted<'a> {
     source: &'a Source,
     first: (DeclaringDatacenter<'a>, &'a DeclaredSecret),
     recipients: BTreeSet<HostKey>,
 }
 
-/// Compares the declarations with the sealed secrets. `own` is conf-master's key; `given` has the values of its
-/// environment.
+/// Compares the declarations with the sealed secrets. `own` is conf-master's key; `given` has the
+/// values of its environment.
 pub(crate) fn decide(
     views: &[DeclaringDatacenter<'_>],
     all_known: bool,
@@ -187,7 +188,7 @@ fn missing(given: &GivenValues, datacenter: &DatacenterName, name: &SecretName) 
     )
 }
 
-/// The listed hosts that run a component which may read a secret.
+/// Lists the hosts of the inventory that run a component which may read a secret.
 pub(crate) fn readers<'a>(
     instance: &'a InstanceManifest,
     requests: &'a BTreeMap<ComponentVersion, PinRequest>,
@@ -199,7 +200,7 @@ pub(crate) fn readers<'a>(
     instance.hosts.iter().filter(move |(host, _)| runs(host))
 }
 
-/// A fault where a secret is declared.
+/// Makes a fault at the declaration of a secret.
 fn fault(view: &DeclaringDatacenter<'_>, declared: &DeclaredSecret, reason: String) -> Caused {
     let (own, class) = (RefName::Datacenter(view.name.clone()), view.manifest.instance.class_ref());
     let file = match declared.declared_in {
@@ -213,7 +214,7 @@ fn fault(view: &DeclaringDatacenter<'_>, declared: &DeclaredSecret, reason: Stri
     Caused { fault, causes: vec![file, own, class] }
 }
 
-/// Hosts that would read a secret and have no key to seal it to.
+/// Makes a fault about hosts that would read a secret and have no key to seal it to.
 fn keyless(view: &DeclaringDatacenter<'_>, hosts: &BTreeMap<&HostName, usize>, name: &SecretName) -> Caused {
     let named = some_of(hosts.keys().map(|host| format!("`{host}`")), MOST_NAMED);
     let (run, have, each) = if hosts.len() == 1 { ("runs", "has", "it") } else { ("run", "have", "each") };
@@ -228,7 +229,8 @@ fn keyless(view: &DeclaringDatacenter<'_>, hosts: &BTreeMap<&HostName, usize>, n
     Caused { fault, causes: vec![own, view.manifest.instance.class_ref()] }
 }
 
-/// Names that differ only in case: they would share one variable, and one folder where a file system folds case.
+/// Finds names that differ only in case: they would share one variable, and one folder on a file
+/// system that ignores case.
 fn twins(wanted: &BTreeMap<&SecretName, Wanted<'_>>, sealed: &BTreeMap<SecretName, About>, faults: &mut Vec<Caused>) {
     let mut seen: BTreeMap<String, &SecretName> = sealed.keys().map(|name| (name.variable(), name)).collect();
     for (name, one) in wanted {

@@ -9,9 +9,11 @@ use zeroize::Zeroizing;
 /// The prefix of the variables that give values, unless the operator chose another one.
 const PREFIX: &str = "CONF_SECRET_";
 
-/// An id whose given secrets come from the environment: `ID[=PREFIX]`, with the prefix of its variables.
+/// An id whose given secrets come from the environment: `ID[=PREFIX]`, with the prefix of its
+/// variables.
 ///
-/// The operator names the id: whoever may push a datacenter may declare any name in it, and would get the value.
+/// The operator names the id: whoever may push a datacenter may declare any name in it, and would
+/// get the value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SecretsFor {
     id: Segment,
@@ -31,7 +33,8 @@ impl FromStr for SecretsFor {
     }
 }
 
-/// Values from the environment by the names of their variables, and the prefix of each id that gets some.
+/// Values from the environment by the names of their variables, and the prefix of each id that gets
+/// some.
 #[derive(Default)]
 pub(crate) struct GivenValues {
     values: BTreeMap<String, Zeroizing<String>>,

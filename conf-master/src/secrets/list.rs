@@ -1,4 +1,4 @@
-//! What may be known of a datacenter's secrets: everything but the values.
+//! Lists a datacenter's secrets with everything but their values.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,8 @@ use crate::text::when;
 pub(crate) struct ListedSecret {
     /// Its name.
     pub(crate) name: SecretName,
-    /// Where its value comes from, in words; of one that this datacenter does not declare, where it came from.
+    /// The source of its value, in words; for a secret that this datacenter does not declare, the
+    /// source at that time.
     pub(crate) source: String,
     /// This datacenter declares it.
     pub(crate) declared: bool,
@@ -27,17 +28,18 @@ pub(crate) struct ListedSecret {
     pub(crate) readers: Vec<ComponentName>,
     /// The hosts of the inventory that run one of them.
     pub(crate) hosts: Vec<HostName>,
-    /// The change that made the value; nothing where it is read on the hosts.
+    /// The change that made the value; absent when the hosts read the value themselves.
     pub(crate) sequence: Option<Sequence>,
-    /// When that was, RFC 3339, UTC.
+    /// The time of that change, RFC 3339, UTC.
     pub(crate) made: Option<String>,
-    /// How old the value is.
+    /// The age of the value.
     pub(crate) age_seconds: Option<i64>,
-    /// When a certificate ends, RFC 3339, UTC.
+    /// The end of a certificate, RFC 3339, UTC.
     pub(crate) valid_until: Option<String>,
 }
 
-/// All secrets of a snapshot's datacenter, those included that are kept and not declared, in order of name.
+/// Lists all secrets of a snapshot's datacenter, also those that are kept and not declared, in
+/// order of name.
 pub(crate) fn list(repo: &Repository, snapshot: &Snapshot, now: i64) -> anyhow::Result<Vec<ListedSecret>> {
     let (class, instance) = manifests::of_snapshot(repo, snapshot)?;
     let requests = manifest::pins(&class, &instance).into_iter().map(|one| (one.component.clone(), one));

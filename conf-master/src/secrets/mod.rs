@@ -1,15 +1,16 @@
-//! Secrets at the centre: made or taken when a datacenter declares them, sealed to the hosts of their readers, kept
-//! until they are rotated.
+//! Secrets at the centre: made or taken when a datacenter declares them, sealed to the hosts of
+//! their readers, kept until they are rotated.
 //!
-//! Read in this order: [`decide`] compares what the datacenters of one id declare with what is sealed, and writes
-//! nothing; [`given`] holds the values of the environment; [`make`] makes values; [`branch`] reads and writes
-//! `refs/heads/secrets/<id>`; [`store`] has conf-master's key and does what was decided; [`request`] is what people and
-//! the clock ask for; [`list`] is what people may know.
+//! Read in this order: [`decide`] compares what the datacenters of one id declare with what is
+//! sealed, and writes nothing; [`given`] holds the values of the environment; [`make`] makes
+//! values; [`branch`] reads and writes `refs/heads/secrets/<id>`; [`store`] has conf-master's key
+//! and does what was decided; [`request`] is what people and the clock ask for; [`list`] is what
+//! people may know.
 //!
 //! Always true:
 //! - A value is made for a change that lands, never for one that is refused or a dry run.
-//! - A value that is no longer declared is kept, sealed to conf-master alone: a mistake in a `datacenter.yaml` loses no
-//!   value.
+//! - A value that is no longer declared is kept, sealed to conf-master alone: a mistake in a
+//!   `datacenter.yaml` loses no value.
 //! - No value is logged, shown, or part of an error.
 
 pub(crate) mod branch;

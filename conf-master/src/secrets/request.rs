@@ -1,4 +1,5 @@
-//! What people and the clock request besides what is declared: a given value, a new value, its removal, renewal.
+//! What people and the clock request besides what is declared: a given value, a new value, its
+//! removal, renewal.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +28,8 @@ pub(crate) enum SecretRequest {
     Rotate(DatacenterName, SecretName),
     /// Forgets the value of a secret that no datacenter of the id declares any more.
     Remove(DatacenterName, SecretName),
-    /// Issues anew every certificate of an id that has lived two thirds of its life at this second since 1970.
+    /// Issues anew every certificate of an id that has lived two thirds of its life at this second
+    /// since 1970.
     Renew(Segment, i64),
 }
 
@@ -146,7 +148,8 @@ impl Lookup<'_> {
         Ok(Action::Remove)
     }
 
-    /// Finds the first declaration of a secret among the datacenters of the id; all that landed are alike.
+    /// Finds the first declaration of a secret among the datacenters of the id; all that landed are
+    /// alike.
     fn declared(&self, name: &SecretName) -> Option<&DeclaredSecret> {
         let mut of_id = self.catalog.datacenters.iter().filter(|(datacenter, _)| datacenter.id == *self.id);
         of_id.find_map(|(_, known)| known.manifest.secrets.get(name))

@@ -37,7 +37,8 @@ pub(crate) struct StagedSecrets {
 }
 
 impl StagedSecrets {
-    /// Adds to the deltas of a change every other datacenter whose snapshot holds secrets that the change seals anew.
+    /// Adds to the deltas of a change every other datacenter whose snapshot holds secrets that the
+    /// change seals anew.
     pub(crate) fn with_siblings(&self, mut deltas: Deltas, catalog: &Catalog) -> Deltas {
         for name in catalog.datacenters.keys().filter(|name| self.changed.contains_key(&name.id)) {
             deltas.entry(name.clone()).or_insert_with(|| Some(Delta::default()));
@@ -54,11 +55,13 @@ impl StagedSecrets {
     }
 }
 
-/// The actions that people and the clock request for each id, besides those that the declarations need.
+/// The actions that people and the clock request for each id, besides those that the declarations
+/// need.
 pub(crate) type RequestedActions = BTreeMap<Segment, BTreeMap<SecretName, Action>>;
 
 impl SecretStore {
-    /// Reads the key beside `repo`, or makes one, and takes the values that the environment gives to some ids.
+    /// Reads the key beside `repo`, or makes one, and takes the values that the environment gives
+    /// to some ids.
     pub(crate) fn open(repo: &Path, secrets_for: &[SecretsFor]) -> Result<Self, IdentityError> {
         let path = identity_path(repo);
         let (identity, was_made) = Identity::load_or_create(&path)?;
@@ -73,8 +76,8 @@ impl SecretStore {
         self.identity.as_ref().map(Identity::recipient)
     }
 
-    /// Finds what is wrong with the secrets of every id that a change touches, and, apart from that, which values
-    /// somebody must give first.
+    /// Finds what is wrong with the secrets of every id that a change touches, and, apart from
+    /// that, which values somebody must give first.
     pub(crate) fn faults(
         &self,
         repo: &Repository,
@@ -97,7 +100,8 @@ impl SecretStore {
         Ok(decide::decide(&views, all_known, &sealed, self.own_key(), &self.given))
     }
 
-    /// Makes and seals the secrets that a judged change needs, and writes their commits; moves no ref.
+    /// Makes and seals the secrets that a judged change needs, and writes their commits; moves no
+    /// ref.
     pub(crate) fn stage(
         &self,
         repo: &Repository,

@@ -15,18 +15,20 @@ pub(crate) struct ServeFlags {
     /// The repository that `conf-master init` made
     #[arg(long, value_name = "DIR")]
     pub(crate) repo: PathBuf,
-    /// Where to listen; port 0 takes a free one
+    /// The address to listen on; port 0 takes a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
     pub(crate) listen: SocketAddr,
-    /// At the start, also renew certificates that will be due within this many days; certificates that are due are always renewed
+    /// At the start, also renew certificates that will be due within this many days; certificates
+    /// that are due are always renewed
     #[arg(long, value_name = "DAYS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3650))]
     pub(crate) renew_ahead: u32,
-    /// Give values to the secrets of this id's datacenters from the environment: the variable is PREFIX and the secret's name
-    /// in upper case; repeat for more ids. Without PREFIX, it is `CONF_SECRET_` and the name
+    /// Give values to the secrets of this id's datacenters from the environment: the variable is
+    /// PREFIX and the secret's name in upper case; repeat for more ids. Without PREFIX, it is
+    /// `CONF_SECRET_` and the name
     #[arg(long, value_name = "ID[=PREFIX]")]
     pub(crate) secrets_for: Vec<SecretsFor>,
-    /// How long after the start hosts may report for the first time: until then no wait for the hosts of a datacenter
-    /// without an inventory ends. Hosts report about once a minute
+    /// How long after the start hosts may report for the first time: until then no wait for the
+    /// hosts of a datacenter without an inventory ends. Hosts report about once a minute
     #[arg(long, value_name = "SECONDS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) hosts_within: u64,
     /// The limits of what may land
@@ -60,7 +62,8 @@ pub(crate) struct LimitFlags {
     /// Levels of lists and objects in settings
     #[arg(long, value_name = "N", default_value_t = yaml::MAX_DEPTH, value_parser = most(yaml::MAX_DEPTH))]
     pub(crate) max_settings_levels: usize,
-    /// How much of a datacenter's components, or of a component's keys, a change may remove; 100 is all of them
+    /// The share of a datacenter's components, or of a component's keys, that one change may
+    /// remove; 100 is all of them
     #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub(crate) max_shrink: u8,
 }

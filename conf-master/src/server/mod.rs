@@ -1,4 +1,5 @@
-//! `conf-master serve`: opens everything that can fail, says that it is ready, serves until told to stop.
+//! `conf-master serve`: opens everything that can fail, says that it is ready, serves until told to
+//! stop.
 
 pub(crate) mod flags;
 mod renew;

@@ -10,12 +10,14 @@ use crate::landing::{Lander, Push, Pusher};
 use crate::secrets::SecretRequest;
 use crate::text::now;
 
-/// How often certificates are checked. A certificate lives a day at least, of which the last third is eight hours.
+/// How often certificates are checked. A certificate lives a day at least, of which the last third
+/// is eight hours.
 const EVERY: Duration = Duration::from_secs(3600);
 /// A day, in seconds.
 const DAY: i64 = 24 * 3600;
 
-/// Checks at start and hourly, until `stop`. The first check renews what will be due within `ahead` days.
+/// Checks at start and hourly, until `stop`. The first check renews what will be due within `ahead`
+/// days.
 pub(crate) async fn run(lander: Lander, ahead: u32, stop: CancellationToken) {
     let mut at = now() + i64::from(ahead) * DAY;
     loop {

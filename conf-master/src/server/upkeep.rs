@@ -10,13 +10,15 @@ use tracing::{info, warn};
 
 use crate::landing::Lander;
 
-/// How often Git's own upkeep runs, at the latest.
+/// The longest time between two runs of Git's upkeep.
 const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
-/// Every push and every landing leaves a pack or loose objects; with more packs each Git program starts slower.
+/// The number of packs that starts the upkeep: each push and landing leaves a pack or loose
+/// objects, and with more packs each Git program starts slower.
 const MOST_PACKS: usize = 40;
-/// An update through the API leaves a dozen loose objects; reading many of them is slow, and each takes a block of disk.
+/// The number of loose objects that starts the upkeep: an update through the API leaves a dozen,
+/// reading many of them is slow, and each takes a block of disk.
 const MOST_LOOSE: usize = 20_000;
-/// Rolling them up takes the disk from landings, so not over and over in a burst.
+/// The shortest time between two runs for loose objects: a run takes the disk from landings.
 const LOOSE_EVERY: Duration = Duration::from_secs(300);
 /// How often the packs are counted.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -38,7 +40,7 @@ pub(crate) async fn run(path: PathBuf, lander: Lander, stop: CancellationToken) 
             () = stop.cancelled() => return,
             done = repack(&path) => done,
         };
-        // Refs are packed while nothing lands: both would lock them.
+        // Refs are packed while nothing lands, because both would lock them.
         let packing = path.clone();
         lander
             .exclusively(move || {
@@ -59,12 +61,13 @@ fn packs(path: &Path) -> usize {
     entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pack")).count()
 }
 
-/// About how many loose objects there are: one folder of 256, as Git's own upkeep estimates it.
+/// Estimates the number of loose objects from one folder of 256, as Git's own upkeep does.
 fn loose(path: &Path) -> usize {
     256 * std::fs::read_dir(path.join("objects/17")).into_iter().flatten().count()
 }
 
-/// Rolls small packs and loose objects up into larger packs, reachable or not, and indexes the history.
+/// Packs small packs and loose objects into larger packs, reachable or not, and indexes the
+/// history.
 async fn repack(path: &Path) -> anyhow::Result<()> {
     for arguments in [&["repack", "-d", "-q", "--geometric=2"][..], &["commit-graph", "write", "--reachable"]] {
         let mut git = tokio::process::Command::from(git::command(path));

@@ -1,4 +1,5 @@
-//! Requests with an idempotency key land once: the outcome of each is remembered, and kept in the ledger.
+//! Requests with an idempotency key land once: the outcome of each is remembered, and kept in the
+//! ledger.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -7,8 +8,8 @@ use std::str::FromStr;
 use libconf::name::{CommitId, RefName, Sequence};
 use sha2::{Digest as _, Sha256};
 
-/// How many landed requests are remembered: the newest ones. Every thousandth ledger entry holds the
-/// whole table, which costs about 250 bytes of disk for each request.
+/// How many landed requests are remembered: the newest ones. Every thousandth ledger entry holds
+/// the whole table, which costs about 250 bytes of disk for each request.
 const REMEMBERED: usize = 10_000;
 
 /// The key of one request, with a fingerprint of the request.

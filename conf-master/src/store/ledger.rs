@@ -1,9 +1,11 @@
-//! The log of every accepted change: a chain of commits at `refs/conf/ledger`, whose height is the sequence.
+//! The log of every accepted change: a chain of commits at `refs/conf/ledger`, whose height is the
+//! sequence.
 //!
-//! A ledger commit's parents are the ledger commit before it, then every new tip, then the new snapshots, so that nothing
-//! accepted is ever pruned. Its message lists every ref's old and new value. Its tree holds the raw bytes of new annotated
-//! tags (`tags/<id>`: a tag cannot be a parent), and, in every thousandth, the whole table of refs (`refs`) and of the
-//! requests that landed with a key (`requests`).
+//! A ledger commit's parents are the ledger commit before it, then every new tip, then the new
+//! snapshots, so that nothing accepted is ever pruned. Its message lists every ref's old and new
+//! value. Its tree holds the raw bytes of new annotated tags (`tags/<id>`: a tag cannot be a
+//! parent), and in every thousandth commit the whole table of refs (`refs`) and of the requests
+//! that landed with a key (`requests`).
 
 use std::{collections::BTreeSet, fmt::Write as _, path::Path, str::FromStr};
 
@@ -14,9 +16,9 @@ use crate::store::idempotency::{LandedRef, LandedRequests, RequestKey};
 use crate::store::refs::{RefTarget, Table};
 use crate::text::first_and_more;
 
-/// The format of ledger commits; a reader that meets a higher one stops and says so.
+/// The format of ledger commits; a reader that meets a higher one stops with an error.
 const FORMAT: u32 = 1;
-/// How many ledger commits lie between two whole tables: what start-up reads at most.
+/// How many ledger commits lie between two whole tables: the most that start-up reads.
 const TABLE_EVERY: u64 = 1000;
 
 /// One accepted change.
@@ -24,21 +26,21 @@ const TABLE_EVERY: u64 = 1000;
 pub(crate) struct Entry {
     /// Its number.
     pub(crate) sequence: Sequence,
-    /// Every ref that it moves, made or deletes.
+    /// Every ref that it creates, moves or deletes.
     pub(crate) moves: Vec<Move>,
-    /// Who made it.
+    /// The author.
     pub(crate) by: String,
-    /// Through what: `http <address>`, `path`, `ssh`, `init`.
+    /// The way in: `http <address>`, `path`, `ssh`, `init`.
     pub(crate) through: String,
     /// The id of the request, as logs show it.
     pub(crate) request: String,
-    /// The key by which the request lands once, where it has one.
+    /// The idempotency key, if the request has one.
     pub(crate) key: Option<RequestKey>,
-    /// Seconds since 1970.
+    /// The time, in seconds since 1970.
     pub(crate) time: i64,
 }
 
-/// What the ledger says of the present.
+/// The state that the ledger describes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct State {
     /// Every ref.
@@ -50,7 +52,7 @@ pub(crate) struct State {
 }
 
 impl Entry {
-    /// Takes this change over into what holds.
+    /// Applies this change to the state.
     pub(crate) fn apply(&self, table: &mut Table, requests: &mut LandedRequests) {
         for one in &self.moves {
             table.set(one.name.clone(), one.new);
@@ -65,32 +67,32 @@ impl Entry {
 /// One ref's part of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Move {
-    /// Which ref.
+    /// The ref.
     pub(crate) name: RefName,
-    /// What it held; zero where it was not there.
+    /// The object that it held; zero for a new ref.
     pub(crate) old: ObjectId,
-    /// Where it points now; `None` when it was deleted.
+    /// Its new target; `None` when it was deleted.
     pub(crate) new: Option<RefTarget>,
 }
 
 /// Why the ledger cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LedgerError {
-    /// Git's objects do not answer.
+    /// Git's objects cannot be read.
     #[error("cannot read the ledger")]
     Git(#[from] git2::Error),
-    /// It is not what conf-master writes.
+    /// The commit has a form that conf-master does not write.
     #[error("ledger commit {commit} is malformed: {reason}")]
     Malformed {
-        /// Which commit.
+        /// The commit.
         commit: CommitId,
         /// What is wrong.
         reason: String,
     },
 }
 
-/// Writes one ledger commit; moves no ref. `table` and `requests` are what holds after the change, written whole where
-/// that is due.
+/// Writes one ledger commit; moves no ref. `table` and `requests` are the state after the change;
+/// every thousandth commit holds them whole.
 pub(crate) fn write(
     repo: &Repository,
     previous: Option<CommitId>,
@@ -109,7 +111,8 @@ pub(crate) fn write(
     }
     let mut text = format!("tree {}\n", tree.write()?);
     let mut seen = BTreeSet::new();
-    // The first of all has no parent, so that the chain of first parents is the ledger and nothing else.
+    // The first entry has no parent, so that the chain of first parents is the ledger and nothing
+    // else.
     let tips = entry.moves.iter().filter(|_| previous.is_some()).filter_map(|one| one.new).map(|target| target.commit);
     for parent in previous.into_iter().chain(tips).filter(|parent| seen.insert(*parent)) {
         let _ = writeln!(text, "parent {parent}");
@@ -119,7 +122,7 @@ pub(crate) fn write(
     repo.odb()?.write(ObjectType::Commit, text.as_bytes()).map(Into::into)
 }
 
-/// Keeps the bytes of new annotated tags, so that their refs can be made again whatever was pruned.
+/// Keeps the bytes of new annotated tags, so that their refs can be restored after a prune.
 fn write_tags(repo: &Repository, entry: &Entry) -> Result<Option<Oid>, git2::Error> {
     let odb = repo.odb()?;
     let mut tags = repo.treebuilder(None)?;
@@ -144,7 +147,7 @@ impl std::fmt::Display for Entry {
 }
 
 impl Entry {
-    /// What people pushed, in short.
+    /// Names the pushed refs in short.
     fn subject(&self) -> String {
         let mut pushed = self.moves.iter().filter(|one| !one.name.is_reserved()).map(|one| one.name.short());
         let first = pushed.next().unwrap_or_else(|| "nothing that was pushed".to_owned());
@@ -183,7 +186,7 @@ impl Entry {
 }
 
 impl Move {
-    /// What it came to, where it is no deletion; `table` is what holds after it.
+    /// Returns the landed ref, unless it was deleted; `table` is the state after the change.
     pub(crate) fn landed(&self, table: &Table) -> Option<LandedRef> {
         let changes = table.place(&self.name).changes;
         Some(LandedRef { name: self.name.clone(), commit: self.new?.commit, changes })
@@ -204,7 +207,7 @@ impl FromStr for Move {
     }
 }
 
-/// Reads the ledger back to its last whole table and forward again: what holds now.
+/// Reads the ledger back to its last whole table and forward again: the current state.
 pub(crate) fn replay(repo: &Repository, tip: CommitId) -> Result<State, LedgerError> {
     let mut entries = Vec::new();
     let mut commit = tip;
@@ -236,7 +239,8 @@ fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result
     };
     let malformed = |reason: String| LedgerError::Malformed { commit, reason };
     let table = text("refs")?.parse().map_err(malformed)?;
-    // An older conf-master knew of no keys. That they cannot be read is another thing: a request would land twice.
+    // An older conf-master wrote no such table. An unreadable table is an error: a request could
+    // land twice.
     let requests = match tree.get_name("requests") {
         Some(_) => text("requests")?.parse().map_err(malformed)?,
         None => LandedRequests::default(),
@@ -244,7 +248,7 @@ fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result
     Ok(State { table, requests, sequence })
 }
 
-/// Writes an annotated tag's object again from the ledger, where it was lost.
+/// Restores an annotated tag's object from the ledger.
 pub(crate) fn restore_tag(repo: &Repository, tip: CommitId, tag: ObjectId) -> Result<(), LedgerError> {
     let path = format!("tags/{tag}");
     let mut commit = repo.find_commit(tip.into())?;
@@ -331,10 +335,10 @@ mod tests {
             let (who, words) = (whole.author(), whole.message().unwrap());
             CommitId::from(repo.commit(None, &who, &who, words, &tree, &[]).unwrap())
         };
-        // An older conf-master wrote none.
+        // An older conf-master wrote no table.
         assert!(replay(&repo, with_keys(None)).is_ok());
         assert!(replay(&repo, with_keys(Some(repo.blob(b"nonsense").unwrap()))).is_err());
-        // The disk lost it.
+        // The disk lost the table.
         let gone = repo.blob(b"").unwrap();
         let tip = with_keys(Some(gone));
         let name = gone.to_string();

@@ -1,4 +1,4 @@
-//! The central repository on disk: made by `init`, opened by `serve`, its refs moved by landings alone.
+//! The central repository on disk: `init` makes it, `serve` opens it, landings alone move its refs.
 
 pub(crate) mod history;
 pub(crate) mod idempotency;
@@ -22,15 +22,16 @@ use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 
 use crate::text::now;
 
-/// What Git itself must do, or leave, in the central repository.
+/// The settings of Git in the central repository.
 const SETTINGS: [(&str, &str); 12] = [
-    // conf-master decides about every ref; unfinished pushes stay in quarantine, a push stays one pack.
+    // conf-master decides about every ref; unfinished pushes stay in quarantine, and a push stays
+    // one pack.
     ("receive.procReceiveRefs", "refs/"),
     ("receive.fsckObjects", "true"),
     ("receive.unpackLimit", "1"),
     ("receive.advertisePushOptions", "true"),
     ("receive.autogc", "false"),
-    // More in one push than any configuration needs; what it inflates to is counted apart.
+    // More bytes in one push than any configuration needs; the inflated size is limited apart.
     ("receive.maxInputSize", "1073741824"),
     // Only conf-master prunes.
     ("gc.auto", "0"),
@@ -73,7 +74,7 @@ pub(crate) fn init(path: &Path) -> anyhow::Result<String> {
     fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
     let path = path.canonicalize()?;
     let repo = git::init(&path, &SETTINGS)?;
-    // The ledger comes last: where it is missing, `init` was cut short.
+    // The ledger is written last: without it `init` was cut short.
     let key = SigningKey::generate(&key_path, "conf-master")?;
     Identity::load_or_create(&identity_path(&path))?;
     let main = readme_commit(&repo)?;
@@ -112,12 +113,12 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Repository> {
     Ok(repo)
 }
 
-/// Sets what Git must do here, and the hooks that hand every push to this server.
+/// Writes the settings of Git, and the hooks that hand every push to this server.
 pub(crate) fn prepare(path: &Path) -> anyhow::Result<()> {
     git::init(path, &SETTINGS)?;
     let hooks = path.join("hooks");
     fs::create_dir_all(&hooks).with_context(|| format!("cannot make {}", hooks.display()))?;
-    // A pusher's own core.hooksPath must not lead past these.
+    // A pusher's own core.hooksPath must not bypass these hooks.
     git::init(path, &[("core.hooksPath", &hooks.to_string_lossy())])?;
     let program = std::env::current_exe().context("cannot find this program's own path")?;
     let program = program.to_string_lossy().replace('\'', r"'\''");
@@ -129,18 +130,20 @@ pub(crate) fn prepare(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes all objects written so far durable, their folders included, and every ref moved before.
+/// Makes all objects written so far durable, with their folders, and every ref moved before.
 ///
-/// `syncfs` is one journal commit however many files there are; a sync of each costs one apiece.
+/// `syncfs` is one journal commit for any number of files; a sync of each file costs one commit for
+/// each.
 pub(crate) fn sync_objects(repo: &Repository) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(repo.path())?)?)
 }
 
-/// Moves `refs/conf/ledger` from `old` to `new`, durably, and before it makes all objects durable: the one commit point of a
-/// landing.
+/// Moves `refs/conf/ledger` from `old` to `new`, durably, and makes all objects durable before: the
+/// one commit point of a landing.
 ///
-/// This is Git's own protocol (a lock file made exclusively, then renamed), with the syncs that neither Git nor libgit2 does:
-/// the file, with all that was written before it, before the rename; its folder after it.
+/// This is Git's own protocol (a lock file made exclusively, then renamed), with the syncs that
+/// neither Git nor libgit2 does: before the rename the file and everything written before it, after
+/// the rename its folder.
 pub(crate) fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitId) -> anyhow::Result<()> {
     let reference = repo.path().join(RefName::Ledger.to_string());
     let folder = reference.parent().context("a ref has a folder")?;
@@ -154,19 +157,20 @@ pub(crate) fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitI
             bail!("the ledger was moved behind this server's back, to {current:?}");
         }
         file.write_all(format!("{new}\n").as_bytes())?;
-        // The lock file is of the same file system: one sync is for it and for the objects.
+        // The lock file is on the same file system: one sync covers it and the objects.
         sync_objects(repo).context("cannot make the objects durable")?;
         fs::rename(&lock, &reference)?;
         Ok(File::open(folder)?.sync_all()?)
     })();
     if moved.is_err() {
-        // Best effort: a stale lock is swept at the next start as well.
+        // Best effort: the next start removes a stale lock as well.
         let _ = fs::remove_file(&lock);
     }
     moved
 }
 
-/// Makes one ref hold what the ledger says. Durable with the next [`sync_objects`]; start-up does it again if need be.
+/// Sets one ref to the value in the ledger. Durable with the next [`sync_objects`]; start-up does
+/// it again if needed.
 pub(crate) fn set_ref(repo: &Repository, name: &RefName, target: Option<RefTarget>) -> Result<(), git2::Error> {
     let name = name.to_string();
     match target {
@@ -179,7 +183,7 @@ pub(crate) fn set_ref(repo: &Repository, name: &RefName, target: Option<RefTarge
     }
 }
 
-/// Puts every ref to what the ledger says; answers what differed, for the log.
+/// Sets every ref to the value in the ledger; returns the differences, for the log.
 pub(crate) fn repair(repo: &Repository, table: &Table, ledger: CommitId) -> anyhow::Result<Vec<String>> {
     let mut repaired = Vec::new();
     let mut present = std::collections::BTreeMap::new();

@@ -40,7 +40,7 @@ impl RefTarget {
 pub(crate) struct Place {
     /// Where it points; `None` when it is deleted.
     pub(crate) target: Option<RefTarget>,
-    /// How many accepted changes it had.
+    /// The number of its accepted changes.
     pub(crate) changes: u64,
 }
 
@@ -59,8 +59,8 @@ impl Table {
         self.0.get(name).copied().unwrap_or_default()
     }
 
-    /// Returns the version of a branch: the number of its accepted changes, less one; -1 when it does
-    /// not exist. After a deletion the count goes on, so that no number is used twice.
+    /// Returns the version of a branch: the number of its accepted changes, less one; -1 when it
+    /// does not exist. After a deletion the count goes on, so that no number is used twice.
     pub(crate) fn version(&self, name: &RefName) -> i64 {
         let place = self.place(name);
         if place.target.is_some() { version_after(place.changes) } else { -1 }

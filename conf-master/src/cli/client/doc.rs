@@ -1,4 +1,4 @@
-//! `conf-master doc`: what a component's schema says of its settings, as Markdown.
+//! `conf-master doc`: the settings that a component's schema describes, as Markdown.
 
 use std::process::ExitCode;
 
@@ -10,10 +10,10 @@ use crate::inspect::Doc;
 /// Flags of `doc`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DocFlags {
-    /// Which component: KIND/NAME
+    /// The component: KIND/NAME
     #[arg(value_name = "COMPONENT")]
     component: ComponentName,
-    /// The branch whose schema is read; master where none is named
+    /// The branch whose schema is read [default: master]
     #[arg(long, value_name = "NAME")]
     branch: Option<BranchName>,
     /// How to reach conf-master, and how to print its answer

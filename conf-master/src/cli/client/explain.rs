@@ -13,16 +13,16 @@ use crate::inspect::Explanation;
 /// Flags of `explain`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ExplainFlags {
-    /// Which datacenter
+    /// The datacenter
     #[arg(value_name = "ID/VERSION")]
     datacenter: DatacenterName,
-    /// Which component: KIND/NAME[/VERSION]
+    /// The component: KIND/NAME[/VERSION]
     #[arg(value_name = "COMPONENT")]
     component: ComponentSelector,
-    /// The keys at or below this one alone: dotted, or a JSON Pointer
+    /// Only the keys at or below this one: dotted, or a JSON Pointer
     #[arg(value_name = "KEY")]
     key: Option<String>,
-    /// The host on which; without it, one that the inventory says nothing of
+    /// The host; without it, a host that the inventory does not list
     #[arg(long, value_name = "NAME")]
     host: Option<HostName>,
     /// How to reach conf-master, and how to print its answer

@@ -1,4 +1,4 @@
-//! `conf-master log`: a datacenter's deployments, or what was refused, newest first.
+//! `conf-master log`: a datacenter's deployments or the refused requests, newest first.
 
 use std::process::ExitCode;
 
@@ -11,13 +11,13 @@ use crate::landing::{Record, RefusedRef};
 /// Flags of `log`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct LogFlags {
-    /// Which datacenter
+    /// The datacenter
     #[arg(value_name = "ID/VERSION", required_unless_present = "refused")]
     datacenter: Option<DatacenterName>,
-    /// Show what was refused, for whichever datacenter or for the one named
+    /// Show the refused requests, of every datacenter or of the one that is named
     #[arg(long)]
     refused: bool,
-    /// How many at most
+    /// The most entries to show
     #[arg(long, value_name = "N", default_value_t = 20)]
     limit: usize,
     /// How to reach conf-master, and how to print its answer
@@ -25,7 +25,7 @@ pub(crate) struct LogFlags {
     client: ClientFlags,
 }
 
-/// `conf-master log`
+/// Asks, and prints the answer.
 pub(crate) async fn run(flags: &LogFlags) -> anyhow::Result<ExitCode> {
     let path = match &flags.datacenter {
         Some(datacenter) if !flags.refused => format!("api/v1/datacenters/{datacenter}/log?limit={}", flags.limit),
@@ -43,7 +43,7 @@ pub(crate) async fn run(flags: &LogFlags) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How many components of one deployment the table names; `--json` has them all.
+/// The most components of one deployment that the table names; `--json` has them all.
 const MOST_NAMED: usize = 10;
 
 fn what_changed(deployment: &Deployment) -> String {

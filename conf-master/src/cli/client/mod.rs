@@ -1,4 +1,5 @@
-//! Client commands: what people and scripts ask a running conf-master. One file for each command, with its flags.
+//! Client commands: what people and scripts ask a running conf-master. One file for each command,
+//! with its flags.
 
 pub(crate) mod doc;
 pub(crate) mod explain;
@@ -28,7 +29,7 @@ pub(crate) struct ClientFlags {
     /// The base URL of conf-master
     #[arg(long, value_name = "URL", env = "CONF_MASTER_URL", default_value = "http://127.0.0.1:7400")]
     server: Url,
-    /// A file that holds the token to show
+    /// A file that holds the token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 }

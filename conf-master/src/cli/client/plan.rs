@@ -1,4 +1,4 @@
-//! `conf-master plan`: what a change would do to a datacenter.
+//! `conf-master plan`: the effect of a change on a datacenter.
 
 use std::{collections::BTreeMap, process::ExitCode};
 
@@ -12,10 +12,11 @@ use crate::judge::ChangePlan;
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
 pub(crate) struct PlanFlags {
-    /// Which datacenter
+    /// The datacenter
     #[arg(value_name = "ID/VERSION")]
     datacenter: DatacenterName,
-    /// Suppose that REF were at COMMIT: a full id, or a branch or tag on the server; once for each
+    /// Suppose that REF is at COMMIT: a full id, or a branch or tag on the server; repeat for more
+    /// refs
     #[arg(long = "ref", value_name = "REF=COMMIT", required = true)]
     refs: Vec<SupposedRef>,
     /// How to reach conf-master, and how to print its answer

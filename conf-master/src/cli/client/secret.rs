@@ -1,4 +1,5 @@
-//! `conf-master secret`: what may be known of a datacenter's secrets; a given value, a new one, removal.
+//! `conf-master secret`: lists a datacenter's secrets without their values, sets a value, makes a
+//! new one, removes one.
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -16,9 +17,9 @@ use crate::cli::client::{ClientFlags, call, print_faults, print_json, reason, ta
 use crate::secrets::ListedSecret;
 use crate::text::some_of;
 
-/// How long an answer is waited for.
+/// How long to wait for an answer.
 const ANSWER: Duration = Duration::from_secs(60);
-/// How many hosts the table names; `--json` has them all.
+/// The most hosts that the table names; `--json` has them all.
 const MOST_NAMED: usize = 5;
 
 /// Flags of `secret`.
@@ -29,40 +30,41 @@ pub(crate) struct SecretFlags {
     act: Act,
 }
 
-/// What to do with secrets.
+/// An action on secrets.
 #[derive(Debug, clap::Subcommand)]
 pub(crate) enum Act {
     /// Show names, sources, readers, ages and hosts; never a value
     List {
-        /// Which datacenter
+        /// The datacenter
         #[arg(value_name = "ID/VERSION")]
         datacenter: DatacenterName,
         /// How to reach conf-master, and how to print its answer
         #[command(flatten)]
         client: ClientFlags,
     },
-    /// Give a value, from a file or standard input; of a single line the line's end is not part of it
+    /// Set a value, from a file or standard input; the end of a single line is not part of the
+    /// value
     Set {
-        /// Which secret
+        /// The secret
         #[command(flatten)]
         which: Which,
         /// The file that holds the value; - is standard input
         #[arg(long, value_name = "FILE", default_value = "-")]
         file: PathBuf,
     },
-    /// Make a new value, or take the one that conf-master's environment gives now
+    /// Make a new value, or take the value that conf-master's environment gives now
     Rotate(Which),
-    /// Forget a value that nobody declares any more
+    /// Forget a value that no datacenter declares any more
     Remove(Which),
 }
 
 /// One secret.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Which {
-    /// Which datacenter; all versions of its id share the value
+    /// The datacenter; all versions of its id share the value
     #[arg(value_name = "ID/VERSION")]
     datacenter: DatacenterName,
-    /// Which secret
+    /// The name of the secret
     #[arg(value_name = "NAME")]
     name: SecretName,
     /// How to reach conf-master, and how to print its answer
@@ -70,7 +72,7 @@ pub(crate) struct Which {
     client: ClientFlags,
 }
 
-/// `conf-master secret`
+/// Does what the flags say.
 pub(crate) async fn run(flags: &SecretFlags) -> anyhow::Result<ExitCode> {
     match &flags.act {
         Act::List { datacenter, client } => list(datacenter, client).await,
@@ -114,7 +116,8 @@ fn age(seconds: i64) -> String {
     }
 }
 
-/// A value from a file or standard input. The end of its only line is not part of it; of several lines every byte is.
+/// Reads a value from a file or standard input. The end of a single line is not part of the value;
+/// of several lines every byte is.
 fn read(file: &Path) -> anyhow::Result<Zeroizing<String>> {
     let words = || format!("cannot read {}", file.display());
     let source: Box<dyn std::io::Read> = match file.to_str() {

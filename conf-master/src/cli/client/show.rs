@@ -1,4 +1,4 @@
-//! `conf-master show`: what a section says, now or in an earlier version.
+//! `conf-master show`: the content of a section, now or in an earlier version.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -11,22 +11,22 @@ use serde_json::Value;
 use crate::cli::client::{ClientFlags, call, print_json, reason};
 use crate::landing::SectionName;
 
-/// How long an answer is waited for.
+/// How long to wait for an answer.
 const ANSWER: Duration = Duration::from_secs(30);
-/// What stands in a path as it is.
+/// The characters that are not escaped in a path.
 const PLAIN: &AsciiSet =
     &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'@').remove(b':');
 
 /// Flags of `show`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct ShowFlags {
-    /// What to show: as for `update`
+    /// The section, in the form that `update` takes
     #[arg(value_name = "SECTION")]
     section: SectionName,
-    /// As it was in this version
+    /// The content in this version
     #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with = "sequence")]
     version: Option<i64>,
-    /// As it was after this change
+    /// The content after this change
     #[arg(long, value_name = "N")]
     sequence: Option<Sequence>,
     /// How to reach conf-master, and how to print its answer
@@ -34,7 +34,7 @@ pub(crate) struct ShowFlags {
     client: ClientFlags,
 }
 
-/// `conf-master show`
+/// Asks, and prints the answer.
 pub(crate) async fn run(flags: &ShowFlags) -> anyhow::Result<ExitCode> {
     let mut query = Vec::new();
     query.extend(flags.version.map(|version| format!("version={version}")));
@@ -54,7 +54,7 @@ pub(crate) async fn run(flags: &ShowFlags) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Asks for a section; refusals included.
+/// Asks for a section; returns refusals too.
 pub(crate) async fn ask(
     server: &ClientFlags,
     section: &SectionName,

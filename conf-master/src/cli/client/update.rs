@@ -15,40 +15,45 @@ use crate::delivery::Delivery;
 use crate::judge::ChangePlan;
 use crate::landing::SectionName;
 
-/// How long an answer is waited for, beyond what delivery may take.
+/// How long to wait for an answer, beyond the time for delivery.
 const ANSWER: Duration = Duration::from_secs(90);
-/// How often a request is sent that nobody answered. It has a key, so that it lands once at most.
+/// How often a request without an answer is sent. It has a key, so that it lands once at most.
 const TRIES: u32 = 3;
 
 /// Flags of `update`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpdateFlags {
-    /// What to replace: KIND/NAME or KIND/NAME@BRANCH, datacenters/ID/VERSION, datacenter-configuration/CLASS, or a layer of
-    /// one of these two, as in datacenters/us-west/v1:services/web
+    /// The section to replace: KIND/NAME or KIND/NAME@BRANCH, datacenters/ID/VERSION,
+    /// datacenter-configuration/CLASS, or a layer of one of the last two, as in
+    /// datacenters/us-west/v1:services/web
     #[arg(value_name = "SECTION")]
     section: SectionName,
-    /// What it shall say: a file of JSON or HOCON; - reads standard input
+    /// A file with the new content, JSON or HOCON; - reads standard input
     #[arg(long, value_name = "F")]
     file: PathBuf,
-    /// The version that this was made from, -1 for a new section; without it whatever is newest is replaced
+    /// The version that the change was made from, -1 for a new section; without it the newest
+    /// version is replaced
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     version: Option<i64>,
-    /// The version of the component's schema that this is written for
+    /// The version of the component's schema that the content is written for
     #[arg(long, value_name = "N", default_value_t = 1)]
     schema_version: i64,
-    /// Sent again with the same key a request lands once; without it a random one is made
+    /// The idempotency key: a request that is sent again with the same key lands once; without it a
+    /// random key is made
     #[arg(long, value_name = "K")]
     idempotency_key: Option<String>,
-    /// Wait until every host runs it, at most so many seconds; exit code 1 when some do not
+    /// Wait until every host runs the change, at most this many seconds; exit code 1 when some
+    /// hosts do not
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "30")]
     wait: Option<u64>,
-    /// It may remove much at once
+    /// Allow a change that removes more than the shrink guard allows
     #[arg(long)]
     allow_shrink: bool,
-    /// It may break what its class promises programs of its settings, for this reason
+    /// Allow a change that breaks the promise of the class about compatible settings, for this
+    /// reason
     #[arg(long, value_name = "REASON")]
     breaking: Option<String>,
-    /// Only try it: nothing lands
+    /// A dry run: nothing lands
     #[arg(long)]
     dry_run: bool,
     /// How to reach conf-master, and how to print its answer
@@ -56,7 +61,7 @@ pub(crate) struct UpdateFlags {
     client: ClientFlags,
 }
 
-/// `conf-master update`
+/// Sends the update, and prints the answer.
 pub(crate) async fn run(flags: &UpdateFlags) -> anyhow::Result<ExitCode> {
     let text = read(flags)?;
     let version = match flags.version {
@@ -100,7 +105,7 @@ async fn newest(flags: &UpdateFlags) -> anyhow::Result<i64> {
     answer["version"].as_i64().with_context(|| format!("{} cannot be read: {}", flags.section, answer["error"]))
 }
 
-/// Sends it until somebody answers.
+/// Sends the request until somebody answers.
 async fn send(flags: &UpdateFlags, body: &Value) -> anyhow::Result<(StatusCode, Value)> {
     let key = flags.idempotency_key.clone().unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
     let (query, wait) = match flags.wait {

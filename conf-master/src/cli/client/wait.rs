@@ -14,34 +14,34 @@ use reqwest::Method;
 use crate::cli::client::{ClientFlags, call, print_json, words};
 use crate::delivery::{Delivery, Percent};
 
-/// One question lasts no longer: what stands between may cut a silent connection after half a minute.
+/// The longest question: a proxy may cut a silent connection after half a minute.
 const POLL: Duration = Duration::from_secs(25);
-/// The network's part of an answer.
+/// The time that the network may add to an answer.
 const ANSWER: Duration = Duration::from_secs(15);
-/// A bar moves, and a question is asked, no more often.
+/// The pause between two questions, and between two moves of the bar.
 const PAUSE: Duration = Duration::from_millis(250);
-/// A line is printed no more often.
+/// The pause between two lines.
 const LINE: Duration = Duration::from_secs(1);
-/// Hosts that are named at the end: all of them.
+/// How many hosts are listed at the end: all of them.
 const MOST_SHOWN: usize = 1_000_000;
 
 /// Flags of `wait`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct WaitFlags {
-    /// Which datacenters
+    /// The datacenters
     #[arg(value_name = "ID/VERSION", required = true)]
     datacenters: Vec<DatacenterName>,
-    /// The change that they must run; one that does not touch a datacenter asks for its newest before it. Without it the newest
-    /// change
+    /// The change that the hosts must run; for a datacenter that it does not touch, the newest
+    /// snapshot before it. Without it, the newest change
     #[arg(long, value_name = "N")]
     sequence: Option<Sequence>,
-    /// How many of each datacenter's hosts are enough, 1 to 100
+    /// The share of each datacenter's hosts that is enough, 1 to 100
     #[arg(long, value_name = "PERCENT", default_value = "100")]
     percent: Percent,
-    /// Only reports that hosts have signed count: those of hosts whose key is in the inventory
+    /// Count only reports that hosts have signed, which needs their keys in the inventory
     #[arg(long)]
     proven: bool,
-    /// How many seconds to wait at most; 0 says how it stands
+    /// The most seconds to wait; 0 shows the state now
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     timeout: u64,
     /// How to reach conf-master, and how to print its answer
@@ -49,7 +49,7 @@ pub(crate) struct WaitFlags {
     client: ClientFlags,
 }
 
-/// `conf-master wait`
+/// Waits, and prints who runs the change.
 pub(crate) async fn run(flags: &WaitFlags) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let timeout = Duration::from_secs(flags.timeout);
@@ -59,12 +59,12 @@ pub(crate) async fn run(flags: &WaitFlags) -> anyhow::Result<ExitCode> {
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
     let mut last = loop {
         let left = timeout.saturating_sub(started.elapsed());
-        // The first answer says how it stands.
+        // The first question returns the state at once.
         let wait = if question.delivered.is_some() { left.min(POLL) } else { Duration::ZERO };
         let pause = match question.ask(&servers, wait, None).await {
             Ok(delivery) => {
                 backoff.reset();
-                // What is newest is settled once.
+                // The newest change is looked up once.
                 question.sequence = Some(delivery.sequence);
                 question.delivered = Some(delivery.datacenters.iter().map(|one| one.delivered).sum());
                 progress.show(&delivery);
@@ -74,7 +74,7 @@ pub(crate) async fn run(flags: &WaitFlags) -> anyhow::Result<ExitCode> {
                 PAUSE
             }
             Err(NoAnswer::Passing(error)) if !left.is_zero() => {
-                // conf-master may be restarting: hosts report to it again by themselves.
+                // conf-master may be restarting: then the hosts report to it again by themselves.
                 progress.away(&error);
                 backoff.after(&error)
             }
@@ -104,15 +104,15 @@ pub(crate) async fn run(flags: &WaitFlags) -> anyhow::Result<ExitCode> {
 struct Question<'f> {
     flags: &'f WaitFlags,
     sequence: Option<Sequence>,
-    /// How many hosts had it when it was last asked.
+    /// The number of hosts that ran it at the last answer.
     delivered: Option<usize>,
 }
 
 /// Why there is no answer.
 enum NoAnswer {
-    /// Asked again it may come.
+    /// Asked again, the server may answer.
     Passing(UpstreamError),
-    /// It will not.
+    /// The server refuses; it would do so again.
     Refused(anyhow::Error),
 }
 
@@ -127,7 +127,7 @@ impl Question<'_> {
         ];
         let datacenters = flags.datacenters.iter().map(|one| format!("&datacenter={one}"));
         let options = datacenters.chain(options.into_iter().flatten()).collect::<Vec<_>>().concat();
-        // Whole seconds, rounded up.
+        // Whole seconds are sent, rounded up.
         let seconds = wait.as_millis().div_ceil(1000);
         let path = format!("api/v1/delivery?percent={}&timeout={seconds}{options}", flags.percent);
         let (status, body) = match call(servers, Method::GET, &path, &[], None, wait + ANSWER).await {
@@ -152,7 +152,7 @@ impl Question<'_> {
     }
 }
 
-/// How it goes, on standard error: a bar where somebody watches, lines where it is kept.
+/// Shows the progress on standard error: a bar on a terminal, lines elsewhere.
 struct Progress {
     bar: Option<ProgressBar>,
     lines: bool,

@@ -1,4 +1,5 @@
-//! What hosts report through their conf-slaves: who runs what, who is late, who failed and why.
+//! What hosts report through their conf-slaves: their snapshot, whether they are late, whether and
+//! why they failed.
 
 pub(crate) mod report;
 pub(crate) mod shown;
@@ -18,23 +19,24 @@ use tracing::warn;
 use crate::delivery::hosts::report::ReceivedReport;
 use crate::delivery::inventory::Inventory;
 
-/// The most hosts that are kept of one datacenter. Hosts that the inventory does not list are dropped first, and of these
-/// the ones that were silent longest.
+/// The most hosts that are kept of one datacenter. Hosts that the inventory does not list are
+/// dropped first, and of these the ones that were silent longest.
 const MOST_HOSTS: usize = 50_000;
 
-/// A host that has not reported for this long is gone, unless the inventory lists it. Hosts report each minute.
+/// A host that has not reported for this long is gone, unless the inventory lists it. Hosts report
+/// each minute.
 pub(crate) const GONE: Duration = Duration::from_secs(600);
 
 /// The hosts of one datacenter.
 #[derive(Debug, Default)]
 struct Datacenter {
     reports: BTreeMap<HostName, Arc<ReceivedReport>>,
-    /// That there are too many was said.
+    /// The log has a line about too many hosts.
     is_full: bool,
 }
 
 impl Datacenter {
-    /// Forgets those that are too many.
+    /// Drops the hosts beyond the bound.
     fn bound(&mut self, name: &DatacenterName, inventory: &Inventory) {
         let Some(last) = self.reports.len().checked_sub(MOST_HOSTS + 1) else { return };
         let rank = |(host, report): (&HostName, &Arc<ReceivedReport>)| {
@@ -56,30 +58,31 @@ impl Datacenter {
 pub(crate) struct Hosts {
     reports: Mutex<BTreeMap<DatacenterName, Datacenter>>,
     changed: watch::Sender<()>,
-    /// From then on who was not heard of is not there.
+    /// After this moment a host that has not reported does not exist.
     settled: Instant,
 }
 
 impl Hosts {
-    /// Knows of nobody yet. Whoever is there is heard of `within` so long.
+    /// Knows no host yet. Existing hosts report `within` this time.
     pub(crate) fn new(within: Duration) -> Self {
         Hosts { reports: Mutex::default(), changed: watch::Sender::default(), settled: Instant::now() + within }
     }
 
-    /// How long hosts that are there may still be heard of for the first time.
+    /// Returns how long existing hosts may still report for the first time.
     pub(crate) fn settles_in(&self) -> Duration {
         self.settled.saturating_duration_since(Instant::now())
     }
 
-    /// Takes over a conf-slave's summary; an older report never replaces a newer one, whichever slave it came through.
+    /// Takes the reports of a conf-slave; an older report never replaces a newer one, whichever
+    /// slave sent it.
     pub(crate) fn take(&self, datacenter: &DatacenterName, inventory: &Inventory, report: SlaveReport) {
         for mut one in report.hosts.into_iter().filter(|one| one.datacenter == *datacenter) {
             one.cut();
             let listed = inventory.hosts.get(&one.host).and_then(Option::as_ref);
             let host = one.host.clone();
             let next = ReceivedReport::new(one);
-            // Not locked meanwhile: a signature may be looked at. Of two that come at once either may be taken; the next
-            // minute's report settles it.
+            // The lock is not held here, because a signature may be verified. Of two reports that
+            // arrive at once either may win; the next minute's report settles it.
             let known = self.of_host(datacenter, &host);
             let said_again = known.as_ref().is_some_and(|known| known.report == next.report);
             if said_again || known.as_ref().is_some_and(|known| !known.yields_to(&next, listed)) {
@@ -87,19 +90,19 @@ impl Hosts {
             }
             self.lock().entry(datacenter.clone()).or_default().reports.insert(host, Arc::new(next));
         }
-        // Once for all of them; more than a summary's are never too many.
+        // The bound is applied once for all reports; the reports of one summary are never too many.
         if let Some(hosts) = self.lock().get_mut(datacenter) {
             hosts.bound(datacenter, inventory);
         }
         self.changed.send_replace(());
     }
 
-    /// Hears of every summary that is taken over from now on.
+    /// Subscribes to every summary from now on.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
     }
 
-    /// The newest report of each of a datacenter's hosts, in the order of their names.
+    /// Returns the newest report of each of a datacenter's hosts, in the order of their names.
     pub(crate) fn of(&self, datacenter: &DatacenterName) -> Vec<Arc<ReceivedReport>> {
         self.lock().get(datacenter).map(|hosts| hosts.reports.values().cloned().collect()).unwrap_or_default()
     }

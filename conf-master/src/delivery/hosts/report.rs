@@ -7,38 +7,41 @@ use conf_core::{api::HostReport, secret::HostKey, sign, sign::report::Unproven};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-/// A host's clock may be so far ahead of this machine's; what it says beyond that orders nothing.
+/// How far a host's clock may be ahead of this machine's; a later time is cut to this.
 pub(crate) const AHEAD: Duration = Duration::from_secs(600);
 
-/// So far ahead may the clock of a conf-slave be.
+/// How far the clock of a conf-slave may be ahead.
 const SLAVE_AHEAD: Duration = Duration::from_secs(5);
 
-/// What a host said last.
+/// The last report of a host.
 #[derive(Debug)]
 pub(crate) struct ReceivedReport {
-    /// Its words.
+    /// The report.
     pub(crate) report: HostReport,
-    /// When it said something else, or said it again, for the first time here.
+    /// When a report that differs from the one before arrived here.
     pub(crate) changed: Instant,
-    /// Its own time of saying so; milliseconds since 1970. Agents of earlier versions say none.
+    /// The host's own time of the report, in milliseconds since 1970. Agents of earlier versions
+    /// send none.
     pub(crate) time: Option<u64>,
-    /// When its conf-slave received it, by that one's clock; not after it came here.
+    /// When its conf-slave received the report, by the slave's clock; not later than the arrival
+    /// here.
     received: Timestamp,
-    /// Somebody has spoken in this host's name, so nothing is taken without a look.
+    /// Somebody else has reported in this host's name, so every report is verified before it is
+    /// taken.
     disputed: AtomicBool,
-    /// Whether it is proven by a key, once somebody asked: a look at a signature takes time, and most reports are
-    /// followed by the next one before anybody asks.
+    /// The key that the report was verified by, and the result. A report is verified when somebody
+    /// asks, because verifying takes time and most reports are replaced before.
     proven: Mutex<Option<(HostKey, Result<(), Unproven>)>>,
 }
 
-/// Whose word a report is.
+/// Who vouches for a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Proof {
-    /// The host's: it is signed by the key that the inventory lists.
+    /// The host: the report is signed by the key that the inventory lists.
     Signed,
-    /// The conf-slave's that sent it: the inventory lists no key, or one that cannot sign.
+    /// The conf-slave that sent it: the inventory lists no key, or one that cannot sign.
     Word,
-    /// Nobody's: the inventory lists a key, and it is not signed by that.
+    /// Nobody: the inventory lists a key, and the report carries no valid signature of it.
     None(Unproven),
 }
 
@@ -56,8 +59,9 @@ impl ReceivedReport {
         ReceivedReport { report, changed: Instant::now(), time, received, disputed, proven }
     }
 
-    /// It was said before `next`. A host's own clock orders what it says, so that a report which somebody kept brings nothing
-    /// back, and no conf-slave's clock decides; what agents say that tell no time is ordered by the conf-slaves' clocks.
+    /// Tells whether this report was made before `next`. A host's own clock orders its reports, so
+    /// that an old report that somebody kept replaces nothing, and no conf-slave's clock decides.
+    /// Reports without a time are ordered by the clocks of the conf-slaves.
     fn is_before(&self, next: &ReceivedReport) -> bool {
         match (self.time, next.time) {
             (Some(time), Some(next)) => time < next,
@@ -65,7 +69,7 @@ impl ReceivedReport {
         }
     }
 
-    /// Whose word it is, by the key that the inventory lists.
+    /// Verifies the report by the key that the inventory lists.
     pub(crate) fn proof(&self, listed: Option<&HostKey>) -> Proof {
         let Some(key) = listed.filter(|key| key.signs()) else { return Proof::Word };
         let mut proven = self.proven.lock();
@@ -77,19 +81,19 @@ impl ReceivedReport {
         found.map_or_else(Proof::None, |()| Proof::Signed)
     }
 
-    /// It was looked at, and was not its host's.
+    /// Tells whether the report was verified and is not the host's.
     fn is_known_false(&self) -> bool {
         let proven = self.proven.lock();
         matches!(&*proven, Some((_, Err(_))))
     }
 
-    /// Says whether `next` is to be taken in this one's place.
+    /// Tells whether `next` replaces this report.
     ///
-    /// The order in which they were said decides. Where that does not speak for `next`, or somebody has spoken in the host's
-    /// name before, its signature does.
+    /// The order in time decides. When that does not favour `next`, or when somebody else has
+    /// reported in the host's name, the signature decides.
     pub(crate) fn yields_to(&self, next: &ReceivedReport, listed: Option<&HostKey>) -> bool {
         let Some(key) = listed.filter(|key| key.signs()) else { return self.is_before(next) };
-        // Without a time there is no signature.
+        // A report without a time has no signature.
         let newer = self.time < next.time;
         let dispute = |report: &ReceivedReport| report.disputed.store(true, Ordering::Relaxed);
         if newer && !self.disputed.load(Ordering::Relaxed) && !self.is_known_false() {

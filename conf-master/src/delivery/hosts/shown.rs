@@ -1,4 +1,4 @@
-//! What is shown of reports, to people and programs.
+//! Reports as people and programs see them.
 
 use std::sync::Arc;
 
@@ -12,18 +12,18 @@ use crate::delivery::inventory::Inventory;
 /// A report as it is shown: without the signature, with what it proves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ShownReport {
-    /// What the host says.
+    /// The report.
     #[serde(flatten)]
     pub(crate) report: HostReport,
-    /// Whose word it is; nothing where nobody has looked.
+    /// Who vouches for it; absent when the report was not verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) proof: Option<ShownProof>,
-    /// Why it does not count, where it is not proven.
+    /// Why it does not count, when it is not proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) unproven: Option<String>,
 }
 
-/// [`Proof`], in a word.
+/// [`Proof`] in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum ShownProof {
@@ -36,7 +36,7 @@ pub(crate) enum ShownProof {
 }
 
 impl ShownReport {
-    /// For people and programs.
+    /// Prepares a report for people and programs.
     pub(crate) fn new(received: &ReceivedReport, proof: Option<Proof>) -> Self {
         let (proof, unproven) = match proof {
             None => (None, None),
@@ -48,7 +48,7 @@ impl ShownReport {
     }
 }
 
-/// `GET /api/v1/datacenters/<id>/<version>/hosts`
+/// The answer of `GET /api/v1/datacenters/<id>/<version>/hosts`.
 #[derive(Debug, Serialize)]
 pub(crate) struct HostsAnswer {
     datacenter: DatacenterName,
@@ -64,12 +64,13 @@ struct HostLine {
     report: ShownReport,
     /// It runs another snapshot than the datacenter's newest.
     late: bool,
-    /// The datacenter's inventory names it.
+    /// The datacenter's inventory lists it.
     listed: bool,
 }
 
 impl HostsAnswer {
-    /// Sets reports, in the order of their hosts' names, against the newest snapshot and the inventory.
+    /// Compares reports, in the order of their hosts' names, with the newest snapshot and the
+    /// inventory.
     pub(crate) fn new(snapshot: &Snapshot, inventory: &Inventory, reports: &[Arc<ReceivedReport>]) -> Self {
         let is_silent = |host: &&HostName| reports.binary_search_by(|one| one.report.host.cmp(host)).is_err();
         let line = |one: &Arc<ReceivedReport>| {

@@ -41,7 +41,7 @@ impl Room {
         Room::new(|own| Some(own.recipient().clone()))
     }
 
-    /// Hears of a sequence, said by the host at a time and received by a slave at another.
+    /// Takes a report of a sequence with the host's time and the time of a slave.
     fn hear(&self, sequence: u64, time: u64, received: u64, by: Option<&Identity>) {
         let mut report = report("web-1", sequence, Some(time), &format!("2020-01-01T00:00:{received:02}Z"));
         if let Some(identity) = by {
@@ -78,20 +78,21 @@ fn what_was_kept_and_is_sent_again_brings_nothing_back() {
 fn what_others_say_in_a_hosts_name_does_not_count_and_does_not_stay() {
     let room = Room::listed();
     room.hear(1, 10, 1, Some(&room.own));
-    // It claims to be newer, and nobody has looked yet.
+    // The report claims to be newer, and nobody has verified it yet.
     room.hear(9, 1_000, 2, Some(&room.other));
     room.hear(2, 20, 3, Some(&room.own));
     assert_eq!(room.known(), (2, Proof::Signed), "the host's own word comes through");
     room.hear(9, 2_000, 4, None);
     assert_eq!(room.known(), (2, Proof::Signed), "and what is looked at now is not taken");
-    // When it was looked at first, the next true one comes through, and from then on none is taken without a look.
+    // After the false report was verified, the host's next report replaces it, and from then on
+    // every report is verified.
     let room = Room::listed();
     room.hear(9, 10, 1, None);
     assert_eq!(room.known(), (9, Proof::None(Unproven::Unsigned)));
     room.hear(2, 20, 2, Some(&room.own));
     room.hear(9, 30, 3, Some(&room.other));
     assert_eq!(room.known(), (2, Proof::Signed));
-    // A host that never signs is shown with what it said last.
+    // A host that never signs is shown with its last report.
     let room = Room::listed();
     for sequence in [1, 2] {
         room.hear(sequence, sequence, sequence, None);
@@ -128,7 +129,7 @@ fn without_a_key_that_signs_the_word_of_the_slave_counts() {
 #[test]
 fn a_slaves_clock_orders_nothing_that_a_host_has_said() {
     let room = Room::new(|_| None);
-    // One slave's clock is years ahead, and it repeats what it knows; then another's is years behind.
+    // One slave's clock is years ahead, and it repeats its report; another's clock is years behind.
     let ahead = report("web-1", 1, Some(10), "2099-01-01T00:00:00Z");
     room.take(vec![ahead.clone()]);
     room.take(vec![report("web-1", 2, Some(20), "2020-01-01T00:00:00Z")]);
@@ -150,10 +151,10 @@ fn of_agents_that_say_no_time_what_was_received_last_stands() {
     }
     check("2020-01-01T00:00:01Z", "2020-01-01T00:00:02Z", 2);
     check("2020-01-01T00:00:02Z", "2020-01-01T00:00:01Z", 1);
-    // They are times, not text.
+    // Times are compared, not their text.
     check("2020-01-01T00:00:01Z", "2020-01-01T00:00:01.5Z", 2);
     check("2020-01-01T00:00:01.5Z", "2020-01-01T00:00:01Z", 1);
-    // What is none came when it came.
+    // A time that does not parse counts as received now.
     check("z", "z", 2);
     check("2020-01-01T00:00:01Z", "", 2);
     check("z", "2020-01-01T00:00:01Z", 1);

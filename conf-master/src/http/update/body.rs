@@ -56,12 +56,13 @@ struct SectionBody {
     if_match: Option<String>,
 }
 
-/// A member that may be left out, but not be `null`: that would be a lock which somebody forgot to set.
+/// Reads a member that may be absent, but not `null`: that would be a lock which somebody forgot to
+/// set.
 fn given<'de, T: Deserialize<'de>, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
     T::deserialize(deserializer).map(Some)
 }
 
-/// A whole number, which JSON may also write as `1.0`.
+/// Reads a whole number, which JSON may also write as `1.0`.
 fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<i64>, D::Error> {
     let number = serde_json::Number::deserialize(deserializer)?;
     let text = number.to_string();
@@ -118,7 +119,7 @@ pub(crate) fn read(bytes: &[u8], if_match: Option<&str>, key: Option<&str>) -> R
     Ok(ReadUpdate { update: Update { changes, key, breaking }, options, several, texts })
 }
 
-/// Why compatibility is broken, fit for a line of a commit's message.
+/// Checks the reason for breaking compatibility, and makes it one line for a commit's message.
 fn reason(text: &str) -> Result<String, String> {
     if text.chars().all(|letter| letter.is_whitespace() || letter.is_control()) {
         return Err("`breaking` says nothing; write why compatibility is broken".to_owned());
@@ -126,9 +127,10 @@ fn reason(text: &str) -> Result<String, String> {
     Ok(one_line(text))
 }
 
-/// What two requests must have in common to be one: everything but the order and the spaces of their JSON.
+/// Returns what two equal requests have in common: everything but the order and the spaces of their
+/// JSON.
 fn fingerprinted(bytes: &[u8], if_match: Option<&str>) -> Vec<u8> {
-    // What is nested too deep for a value is compared as it came.
+    // JSON that is nested too deep for a value is compared byte for byte.
     let mut canonical = match serde_json::from_slice::<Value>(bytes) {
         Ok(value) => settings::to_canonical(&value),
         Err(_) => bytes.to_owned(),
@@ -137,7 +139,7 @@ fn fingerprinted(bytes: &[u8], if_match: Option<&str>) -> Vec<u8> {
     canonical
 }
 
-/// Reads `If-Match`: `*`, or tags as an `ETag` shows them. A tag that is none of ours is no branch's.
+/// Reads `If-Match`: `*`, or tags as an `ETag` shows them. A tag of another form matches no branch.
 fn parse_if_match(text: &str) -> IfMatch {
     match text.trim() {
         "*" => IfMatch::Anything,

@@ -3,7 +3,8 @@
 use crate::http::update::body::read;
 use crate::landing::SectionName;
 
-/// Bytes above ASCII stand for words of these bodies and names: random input gets further in than bytes alone would.
+/// Makes text from bytes. A byte above ASCII becomes a word of such bodies and names, so that
+/// random input gets further.
 fn text(input: &[u8]) -> String {
     const WORDS: [&str; 16] = [
         "{\"request\": {\"section\": \"",
@@ -44,7 +45,7 @@ fn a_section_is_shown_as_it_is_read() {
         let text = text(input);
         let Ok(section) = text.parse::<SectionName>() else { return };
         assert_eq!(section.to_string().parse(), Ok(section.clone()), "{text}");
-        // Whatever it is called, its branch is one that may be written.
+        // Every section names a branch that may be written.
         assert!(!section.reference().is_reserved(), "{text}");
     });
 }

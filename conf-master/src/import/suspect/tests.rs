@@ -1,4 +1,4 @@
-//! Texts, and what in them looks like a secret.
+//! Texts with and without secrets.
 
 use crate::import::suspect::*;
 

@@ -19,7 +19,8 @@ use crate::judge::timeouts::{TimeoutCache, TimeoutState};
 /// The blobs of the two schemas.
 type SchemaPair = (Option<ObjectId>, Option<ObjectId>);
 
-/// Compares schemas, and remembers the answers, so that the second look at a change, at its landing, costs nothing.
+/// Compares schemas, and remembers the answers, so that the second look at a change, at its
+/// landing, costs nothing.
 #[derive(Debug)]
 pub(crate) struct Comparisons {
     state: Mutex<(Option<Worker>, HashMap<SchemaPair, Violations>)>,
@@ -28,7 +29,8 @@ pub(crate) struct Comparisons {
 
 /// How many answers are kept; then all are forgotten.
 const MOST_ANSWERS: usize = 10_000;
-/// After this many comparisons without an end within a minute no other is tried: landings wait for each.
+/// After this many comparisons without an end within a minute no other is tried: landings wait for
+/// each.
 const MOST_TIMEOUTS: usize = 5;
 
 /// The outcome for a branch that moves.
@@ -42,7 +44,8 @@ pub(crate) enum BranchComparison {
     Refused(Refusal),
 }
 
-/// Compares the schemas of a branch that moves from `before` to `after`. An error is the repository's.
+/// Compares the schemas of a branch that moves from `before` to `after`. An error is the
+/// repository's.
 pub(crate) fn compare(
     repo: &Repository,
     comparisons: &Comparisons,

@@ -1,4 +1,4 @@
-//! Where two schemas differ, for people. What is found here is words; that there is something was decided before.
+//! Explains where two schemas differ, for people. That they differ was decided before.
 
 use std::collections::BTreeMap;
 
@@ -11,12 +11,12 @@ use crate::judge::compatibility::violation::Difference;
 use crate::judge::schema::compile::MOST_FAULTS;
 use crate::judge::schema::fault::cut;
 
-/// `$ref` leads to `$ref` so many times at most.
+/// The most references that are followed in a row.
 const MOST_HOPS: usize = 16;
-/// Deeper than this the place where it was is told.
+/// The depth below which only the place above is told.
 const MOST_LEVELS: usize = 16;
 
-/// The places where `inner` allows more than `outer`, at least one.
+/// Finds the places where `inner` allows more than `outer`, at least one.
 pub(crate) fn walk(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Vec<(Pointer, Difference)> {
     let mut walking = Walking { found: Vec::new(), seen: Vec::new() };
     walking.at(inner, outer, &Pointer::default(), 0);
@@ -33,12 +33,13 @@ pub(crate) fn walk(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Vec<(Poi
 
 struct Walking {
     found: Vec<(Pointer, Difference)>,
-    /// Definitions of both sides that were compared, or are being: a tree has no end.
+    /// Pairs of definitions that were compared, or are being compared: a recursive schema has no
+    /// end.
     seen: Vec<(String, String)>,
 }
 
 impl Walking {
-    /// Notes what is wrong at a place; nothing where nothing is.
+    /// Notes the differences at a place, if there are any.
     fn at(&mut self, inner: &CanonicalSchema, outer: &CanonicalSchema, place: &Pointer, level: usize) {
         if self.found.len() > MOST_FAULTS || matches!(outer.covers(inner), Ok(Containment::Yes)) {
             return;
@@ -80,7 +81,7 @@ impl Walking {
         names.sort();
         names.dedup();
         for key in names {
-            // Which patterns a key matches is not looked at here.
+            // Patterns that a key matches are not considered here.
             let of = |view: &ObjectView| match view.properties.get(key) {
                 Some(schema) => Some(Some(schema.clone())),
                 None if view.pattern_properties.is_empty() => Some(view.additional_properties.clone()),
@@ -133,7 +134,7 @@ impl Walking {
     }
 }
 
-/// The keys that may stand in an object, where no others may.
+/// Lists the keys that an object may have, when it may have no others.
 fn only(view: &ObjectView) -> Option<Vec<String>> {
     let values = match view.property_names.as_ref()?.view() {
         CanonicalView::Const(value) => vec![value],
@@ -148,13 +149,13 @@ fn is_nothing(schema: &CanonicalSchema) -> bool {
     schema.satisfiability() == Satisfiability::No
 }
 
-/// True when what differs is within objects, or within lists: the types are the same.
+/// Tells whether the difference is within objects or lists: the types are the same.
 fn same_otherwise(inner: &CanonicalSchema, outer: &CanonicalSchema) -> bool {
     let of = |schema: &CanonicalSchema| Schema::new(&schema.to_json_schema()).notes().kind;
     of(inner) == of(outer)
 }
 
-/// What a schema says of objects, where one part of it does.
+/// Returns the part of a schema about objects, when there is one such part.
 fn object(schema: &CanonicalSchema, hops: usize) -> Option<ObjectView> {
     match part(schema, JsonType::Object, hops)?.view() {
         CanonicalView::Object(view) => Some(view),
@@ -171,16 +172,16 @@ fn object(schema: &CanonicalSchema, hops: usize) -> Option<ObjectView> {
     }
 }
 
-/// What a schema says of lists, where one part of it does.
+/// Returns the part of a schema about lists, when there is one such part.
 fn array(schema: &CanonicalSchema, hops: usize) -> Option<ArrayView> {
     match part(schema, JsonType::Array, hops)?.view() {
         CanonicalView::Array(view) => Some(view),
-        // That it says nothing of lists is told of them as a whole.
+        // A schema without a part about lists is reported as a whole.
         _ => None,
     }
 }
 
-/// The one part of a schema that speaks of this type.
+/// Returns the one part of a schema about this type.
 fn part(schema: &CanonicalSchema, wanted: JsonType, hops: usize) -> Option<CanonicalSchema> {
     if hops > MOST_HOPS {
         return None;
@@ -200,7 +201,7 @@ fn part(schema: &CanonicalSchema, wanted: JsonType, hops: usize) -> Option<Canon
     }
 }
 
-/// What `inner` allows and `outer` does not, in words.
+/// Describes what `inner` allows and `outer` does not.
 fn remainder(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Difference {
     let proven = matches!(outer.covers(inner), Ok(Containment::No));
     match inner.subtract(outer) {
@@ -211,7 +212,7 @@ fn remainder(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Difference {
     }
 }
 
-/// What a schema allows, in a line.
+/// Describes what a schema allows, in a line.
 fn words(mut schema: Value) -> String {
     if let Some(members) = schema.as_object_mut() {
         members.remove("$schema");
@@ -231,13 +232,13 @@ fn words(mut schema: Value) -> String {
     cut(&all.join(", "))
 }
 
-/// Whether two schemas differ in nothing but what explains them.
+/// Tells whether two schemas differ only in their annotations.
 pub(crate) fn say_the_same(one: &Value, other: &Value) -> bool {
-    // A note may be referred to, and is a rule then.
+    // An annotation that a reference leads to is a rule.
     one == other || (refer_to_definitions(one) && refer_to_definitions(other) && bare(one) == bare(other))
 }
 
-/// Whether every reference leads to a definition, or to the whole.
+/// Tells whether every reference leads to a definition or to the whole schema.
 fn refer_to_definitions(schema: &Value) -> bool {
     let leads_there = |reference: &Value| {
         let reference = reference.as_str().and_then(|reference| reference.strip_prefix('#'));
@@ -248,7 +249,7 @@ fn refer_to_definitions(schema: &Value) -> bool {
     };
     match schema {
         Value::Object(members) => members.iter().all(|(key, value)| {
-            // A setting may have that name, which only makes the answer more careful.
+            // A setting may have such a name; then the answer is only more careful.
             let refers = key == "$ref" || key == "$dynamicRef" || key == "$recursiveRef";
             (!refers || leads_there(value)) && refer_to_definitions(value)
         }),
@@ -257,7 +258,7 @@ fn refer_to_definitions(schema: &Value) -> bool {
     }
 }
 
-/// What of a schema says what is allowed, without what only explains it.
+/// Removes the annotations of a schema.
 fn bare(schema: &Value) -> Value {
     const NOTES: &str = "title description $comment default examples deprecated readOnly writeOnly";
     const NAMED: &str =
@@ -284,7 +285,7 @@ fn bare(schema: &Value) -> Value {
     Value::Object(said.collect())
 }
 
-/// The line where a schema speaks of a place in the settings, or of what is around it.
+/// Finds the line of a schema about a place in the settings, or about the value around it.
 pub(crate) fn line(schema: &Value, lines: &Lines, place: &Pointer) -> Option<usize> {
     let mut spoken = vec![Pointer::default()];
     let mut at = Pointer::default();
@@ -306,7 +307,7 @@ pub(crate) fn line(schema: &Value, lines: &Lines, place: &Pointer) -> Option<usi
     spoken.iter().rev().find_map(|place| lines.at(place))
 }
 
-/// The place to which local references lead from here.
+/// Follows local references from a place.
 fn followed(schema: &Value, mut at: Pointer) -> Pointer {
     for _ in 0..MOST_HOPS {
         let referred = at.find(schema).and_then(|node| node.get("$ref")?.as_str()?.strip_prefix('#'));

@@ -1,6 +1,7 @@
-//! Two schemas: whether one allows only what the other does.
+//! Compares two schemas: whether one allows only what the other allows.
 //!
-//! That is decided by the library which validates settings, on its normal form of both; what it cannot prove counts as broken.
+//! The library that validates settings decides that, on its normal form of both. A containment that
+//! it cannot prove counts as broken.
 
 use conf_core::{
     settings::Format, settings::lines::Lines, settings::pointer::Pointer, settings::schema::Compatibility,
@@ -14,20 +15,21 @@ use crate::judge::compatibility::violation::{Difference, Direction, Violation, d
 use crate::judge::schema::compile::{compiled, parse, patterns};
 use crate::judge::schema::fault::{BadSchema, cut};
 
-/// The key by which a schema says what is promised.
+/// The key by which a schema declares its promise.
 pub(crate) const KEY: &str = "x-compatibility";
 
-/// Difference of the promise of `before` a change to `after` would break; `None` is no schema. Errors: `after` is no schema that can be used.
+/// Difference of the promise of `before` a change to `after` would break; `None` is no schema.
+/// Errors: `after` is no schema that can be used.
 ///
 /// With a `before` it takes as long as the schemas like: to be called in the worker alone.
 pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<Violation>, BadSchema> {
-    // For one that nobody could use no program was written.
+    // No program was written for a schema that could not be used.
     let old = before.and_then(|text| parse(text).ok()).map(Value::Object);
     let old = old.filter(|old| compiled(old).is_ok());
     let directions = old.as_ref().map_or(&[][..], |old| directions(promise(old).unwrap_or_default()));
     let new = match after.map(parse) {
         Some(Ok(schema)) => Value::Object(schema),
-        // Whether it has to be one says what runs it.
+        // The components that run it decide whether it has to be a valid schema.
         Some(Err(_)) if directions.is_empty() => return Ok(Vec::new()),
         Some(Err(bad)) => return Err(bad),
         // Differenceever is an object can stand where nothing says otherwise.
@@ -41,7 +43,7 @@ pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<V
     }
     let Some(old) = old.filter(|_| !directions.is_empty()) else { return Ok(Vec::new()) };
     compiled(&new)?;
-    // Where `format` is but a note to the validator, it may be more to a program.
+    // `format` is only an annotation to the validator, but may be more to a program.
     let with_formats = [before, after].into_iter().flatten().any(|text| text.contains("\"format\""));
     let mut violations = Vec::new();
     for asserted in [None, Some(true)].into_iter().take(1 + usize::from(with_formats)) {
@@ -101,14 +103,15 @@ impl<'a> NormalSchema<'a> {
             }
         };
         let normal = options().canonicalize(written)?;
-        // Settings are never anything else.
+        // Settings are always an object.
         let object = options().with_draft(normal.draft()).canonicalize(&json!({"type": "object"}))?;
         let normal = normal.intersect(&object).unwrap_or(normal);
         Ok(NormalSchema { written, normal })
     }
 }
 
-/// Difference `inner` allows and `outer` does not, or may not; nothing only where it is proven that there is nothing.
+/// Difference `inner` allows and `outer` does not, or may not; nothing only where it is proven that
+/// there is nothing.
 fn differences(inner: &NormalSchema<'_>, outer: &NormalSchema<'_>) -> Vec<(Pointer, Difference)> {
     if explain::say_the_same(inner.written, outer.written) {
         return Vec::new();
@@ -132,7 +135,7 @@ fn unknown(why: String) -> Vec<(Pointer, Difference)> {
     vec![(Pointer::default(), Difference::Unknown(why))]
 }
 
-/// Why two schemas cannot be compared.
+/// Explains why two schemas cannot be compared.
 fn why(error: &CanonicalizationError) -> String {
     match error {
         CanonicalizationError::IncompatibleOperands(OperandMismatch::Drafts { .. }) => {

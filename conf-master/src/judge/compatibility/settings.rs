@@ -1,5 +1,6 @@
-//! A component without a schema: its settings before and after, where its class asks for that. A key that is there is taken for
-//! one that programs need, and the type of its value for the only one that they read.
+//! Compares the settings of a component without a schema before and after a change, where its class
+//! asks for that. Every key counts as needed by programs, and the type of its value as the only one
+//! that they read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -26,8 +27,8 @@ pub(crate) struct SettingsComparison {
     pub(crate) notes: Vec<String>,
 }
 
-/// Compares the settings of components without a schema before and after a change. `changes` are the refs that move
-/// with it. An error is the repository's.
+/// Compares the settings of components without a schema before and after a change. `changes` are
+/// the refs that move with it. An error is the repository's.
 pub(crate) fn compare(
     repo: &Repository,
     change: &DatacenterChange<'_>,
@@ -74,12 +75,12 @@ impl Comparing<'_, '_> {
     fn component(&self, name: &ComponentVersion) -> Result<Vec<Caused>, git2::Error> {
         let mut found = Vec::new();
         let (Some(old), Some(new)) = (self.before.sources(name), self.after.sources(name)) else { return Ok(found) };
-        // A schema that comes now says nothing of what was promised before.
+        // A schema that is added now does not change the earlier promise.
         if old.raw || new.raw || self.has_schema(old.component_tree)? {
             return Ok(found);
         }
         let stack = |sources| layers::stack(self.repo, sources, &name.component, None).ok();
-        // What cannot be read is refused for that.
+        // Layers that cannot be read are refused elsewhere.
         let (Some(old), Some(new)) = (stack(&old), stack(&new)) else { return Ok(found) };
         let mut told = BTreeSet::new();
         for group in self.after.groups(self.repo, name)? {
@@ -93,7 +94,7 @@ impl Comparing<'_, '_> {
             let merged = [old.merged(), new.merged()];
             for direction in self.directions {
                 for (place, reason) in differences(*direction, &merged[0], &merged[1]) {
-                    // What hosts have in common is told once.
+                    // A difference that hosts have in common is told once.
                     if told.len() < MOST_FAULTS && told.insert((*direction, place.clone())) {
                         found.push(self.fault(name, host, [&old, &new], &place, reason));
                     }
@@ -107,7 +108,7 @@ impl Comparing<'_, '_> {
         Ok(self.repo.find_tree(tree.into())?.get_name(FILE).is_some())
     }
 
-    /// In the file of the layer that has the last word there, or had it.
+    /// Places a fault in the file of the layer that sets the value, or did.
     fn fault(
         &self,
         name: &ComponentVersion,
@@ -135,7 +136,7 @@ impl Comparing<'_, '_> {
     }
 }
 
-/// Where settings differ so that a program may not read them.
+/// Finds the differences that a program may not read.
 fn differences(direction: Direction, old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<(Pointer, String)> {
     let (inner, outer) = match direction {
         Direction::Backward => (new, old),
@@ -158,7 +159,7 @@ fn differences(direction: Direction, old: &Map<String, Value>, new: &Map<String,
     told.collect()
 }
 
-/// The kinds of the two values; none where there is no value in one of them.
+/// The kinds of the two values; `None` when one of them is absent.
 type Differs = Option<(&'static str, &'static str)>;
 
 fn objects(
@@ -180,7 +181,7 @@ fn values(inner: &Value, outer: &Value, place: &Pointer, found: &mut Vec<(Pointe
     match (inner, outer) {
         (Value::Object(one), Value::Object(other)) if kind(inner) == kind(outer) => objects(one, other, place, found),
         (Value::Array(items), Value::Array(known)) => {
-            // What may stand in a list that was empty nobody can see. Lists may be long, kinds are few.
+            // The items of a list that was empty are unknown. Lists may be long, kinds are few.
             let kinds: BTreeSet<_> = known.iter().map(kind).collect();
             let stranger = items.iter().find(|item| !kinds.iter().any(|known| fits(kind(item), known)));
             if let (Some(stranger), Some(known)) = (stranger, known.first()) {
@@ -195,14 +196,14 @@ fn values(inner: &Value, outer: &Value, place: &Pointer, found: &mut Vec<(Pointe
 const WHOLE: &str = "a whole number";
 const FRACTION: &str = "a number with a fraction";
 
-/// Who reads the one reads the other.
+/// Tells whether a program that reads the wanted kind reads the given one.
 fn fits(given: &str, wanted: &str) -> bool {
     given == wanted || (given == WHOLE && wanted == FRACTION)
 }
 
 fn kind(value: &Value) -> &'static str {
     match value {
-        // Its value is text.
+        // The value of a secret is text.
         asking if asked_secret(asking).is_some() => "a string",
         Value::Null => "null",
         Value::Bool(_) => "true or false",
@@ -220,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    /// JSON Merge Patch.
+    /// Applies a JSON Merge Patch.
     fn patch(settings: &mut Map<String, Value>, change: Map<String, Value>) {
         for (key, value) in change {
             match (settings.get_mut(&key), value) {
@@ -263,7 +264,7 @@ mod tests {
             assert_eq!(places(Direction::Backward, change.clone()), backward, "backward {change}");
             assert_eq!(places(Direction::Forward, change.clone()), forward, "forward {change}");
         }
-        // In a time that grows with them, not with one times the other.
+        // The time grows with the length of the lists, not with the product of both lengths.
         let long = |most: Value| {
             let mut items = vec![most; 500_000];
             items.push(json!(""));

@@ -1,11 +1,12 @@
-//! The trailer of a commit's message that declares a break: `Conf-Compatibility: breaking <reason>`.
+//! The trailer of a commit's message that declares a break: `Conf-Compatibility: breaking
+//! <reason>`.
 
 use git2::{Repository, Sort};
 use libconf::name::CommitId;
 
 use crate::text::one_line;
 
-/// The trailer's name.
+/// The name of the trailer.
 pub(crate) const NAME: &str = "Conf-Compatibility";
 /// The first word of its value.
 const BREAKING: &str = "breaking";

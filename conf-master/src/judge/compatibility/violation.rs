@@ -9,9 +9,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Direction {
-    /// Everything that is allowed after the change was allowed before: programs written before it read it.
+    /// Everything that is allowed after the change was allowed before: programs written before it
+    /// read it.
     Backward,
-    /// Everything that was allowed before still is: programs written for the new schema read older settings too.
+    /// Everything that was allowed before still is: programs written for the new schema read older
+    /// settings too.
     Forward,
 }
 
@@ -38,7 +40,8 @@ pub(crate) fn directions(promised: Compatibility) -> &'static [Direction] {
 /// One place where the promise would be broken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Violation {
-    /// The place in the settings, a JSON Pointer; `*` is any item of a list, or any key that is not named.
+    /// The place in the settings, a JSON Pointer; `*` is any item of a list, or any key that is not
+    /// named.
     pub(crate) pointer: String,
     /// The line of the new file, counted from 1.
     pub(crate) line: Option<usize>,

@@ -1,5 +1,5 @@
-//! The process in which schemas are compared, and the way to it: a schema is a program of its author's, and a comparison
-//! of two may never end.
+//! The process in which schemas are compared, and the way to it: a schema is a program of its
+//! author's, and a comparison of two may never end.
 
 use std::io;
 

@@ -15,7 +15,8 @@ pub(crate) const MOST_FAULTS: usize = 20;
 /// The most memory of a compiled pattern, in bytes.
 const PATTERN_BYTES: usize = 1 << 20;
 
-/// Returns how patterns are compiled: by an engine that takes linear time, within a bound of memory.
+/// Returns how patterns are compiled: by an engine that takes linear time, within a bound of
+/// memory.
 pub(crate) fn patterns() -> PatternOptions<Regex> {
     PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES)
 }
@@ -24,7 +25,8 @@ pub(crate) fn patterns() -> PatternOptions<Regex> {
 #[derive(Default)]
 pub(crate) struct CompiledSchemas(HashMap<ObjectId, Result<Validator, BadSchema>>);
 
-/// How many compiled schemas are kept; then all are forgotten, which is simple and costs some milliseconds.
+/// How many compiled schemas are kept; then all are forgotten, which is simple and costs some
+/// milliseconds.
 const MOST_COMPILED: usize = 2000;
 
 impl CompiledSchemas {

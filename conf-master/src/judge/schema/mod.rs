@@ -1,7 +1,8 @@
 //! `config.schema.json`: what a component's settings must be like, as JSON Schema.
 //!
-//! A schema is a program that its author writes: one with a loop, or one that doubles at each step, would run for
-//! ever or use up all memory. So it is worked out in a process of its own (`worker`), which can be ended.
+//! A schema is a program that its author writes: one with a loop, or one that doubles at each step,
+//! would run for ever or use up all memory. So it is worked out in a process of its own (`worker`),
+//! which can be ended.
 
 pub(crate) mod compile;
 pub(crate) mod fault;
@@ -15,7 +16,8 @@ use serde_json::Value;
 use crate::judge::schema::fault::{BadSchema, SchemaFaults};
 use crate::judge::timeouts::{TimeoutCache, TimeoutState};
 
-/// After this many schemas without an end within a minute no other is tried: landings wait for each.
+/// After this many schemas without an end within a minute no other is tried: landings wait for
+/// each.
 const MOST_TIMEOUTS: usize = 6;
 
 /// The way to the process that works schemas out.

@@ -1,8 +1,9 @@
-//! Checks whether a datacenter can be composed: its layers can be read, its settings are valid on every host and
-//! within the limits, and it does not shrink suddenly.
+//! Checks whether a datacenter can be composed: its layers can be read, its settings are valid on
+//! every host and within the limits, and it does not shrink suddenly.
 //!
-//! The hosts render by the same code. Only what a change touches is checked: components whose content or layers differ,
-//! and one host of each group that shares all layers. Ingredients that were good once are not checked again.
+//! The hosts render by the same code. Only what a change touches is checked: components whose
+//! content or layers differ, and one host of each group that shares all layers. Ingredients that
+//! were good once are not checked again.
 
 pub(crate) mod case;
 pub(crate) mod effect;
@@ -51,7 +52,8 @@ impl Default for ChangeLimits {
 const GROUPS_AT_ONCE: usize = 200;
 /// How many good ingredients are remembered; then all are forgotten.
 const MOST_GOOD: usize = 200_000;
-/// After this many templates without an end within a minute no other is tried: landings wait for each.
+/// After this many templates without an end within a minute no other is tried: landings wait for
+/// each.
 const MOST_TIMEOUTS: usize = 6;
 
 /// Validates, and remembers what was good.
@@ -72,8 +74,8 @@ impl Validator {
         Validator { limits, schemas: Schemas::default(), template_timeouts, good: Mutex::default() }
     }
 
-    /// Finds everything that is wrong with the part of a datacenter that a change touches; for a new datacenter, with
-    /// all of it. An error is the repository's, and nobody's fault.
+    /// Finds everything that is wrong with the part of a datacenter that a change touches; for a
+    /// new datacenter, with all of it. An error is the repository's, and nobody's fault.
     pub(crate) fn faults(
         &self,
         repo: &Repository,
@@ -236,8 +238,8 @@ impl Checking<'_, '_> {
         });
     }
 
-    /// Finds settings that ask for secrets they cannot have, and takes them out of `cases`. In the others, the name of
-    /// each secret takes its place.
+    /// Finds settings that ask for secrets they cannot have, and takes them out of `cases`. In the
+    /// others, the name of each secret takes its place.
     fn secrets(&mut self, name: &ComponentVersion, sources: &Sources<'_>, cases: &mut Vec<Case>) {
         let secrets = Secrets::by_name(sources, &name.component);
         let mut told: BTreeSet<SecretFault> = BTreeSet::new();

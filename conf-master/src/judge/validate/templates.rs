@@ -1,4 +1,5 @@
-//! Renders the templates of a component for each group of hosts, and remembers those that exceed their time.
+//! Renders the templates of a component for each group of hosts, and remembers those that exceed
+//! their time.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -13,11 +14,12 @@ use crate::fault::{Caused, Fault};
 use crate::judge::timeouts::{TimeoutCache, TimeoutState};
 use crate::judge::validate::case::Case;
 
-/// The processor time that one look may spend on the templates of one component, since landings wait for it. Honest
-/// templates take a millisecond for each group of hosts.
+/// The processor time that one look may spend on the templates of one component, since landings
+/// wait for it. Honest templates take a millisecond for each group of hosts.
 const TIME: Duration = Duration::from_secs(20);
 
-/// Finds the templates that cannot be rendered on some group of hosts, and takes those groups out of `cases`.
+/// Finds the templates that cannot be rendered on some group of hosts, and takes those groups out
+/// of `cases`.
 ///
 /// `timeouts` holds the trees of components whose templates exceeded their time.
 pub(crate) fn faults(

@@ -7,7 +7,7 @@ use git2::{Oid, Repository};
 /// How many bytes one scratch may hold before another one takes its place.
 const SCRATCH_BYTES: usize = 16 << 20;
 
-/// Objects that are held in memory over a repository, whether they were kept in the end or not.
+/// Objects that are held in memory over a repository.
 pub(crate) struct Scratch {
     /// The repository with the objects of the scratch over it.
     pub(crate) repo: Repository,

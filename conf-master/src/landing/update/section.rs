@@ -1,4 +1,5 @@
-//! What an update names: a component's branch, a class, a datacenter, or a layer of one of the last two.
+//! The name of what an update replaces: a component's branch, a class, a datacenter, or a layer of
+//! one of the last two.
 
 use std::{fmt, str::FromStr};
 
@@ -9,15 +10,16 @@ use git2::{ObjectType, Repository, Tree};
 use libconf::name::{BadName, BranchName, ClassName, ComponentName, DatacenterName, RefName};
 use serde::{Deserialize, Serialize};
 
-/// The branch of a component where none is named.
+/// The branch of a component, unless the name says one.
 pub(crate) const BRANCH: &str = "master";
 /// The settings file of a component that has none yet.
 const NEW_FILE: &str = "config.json";
 
 /// A piece of configuration that is read and replaced as one.
 ///
-/// Text form: `services/web`, `services/web@branch`, `datacenters/<id>/<version>`, `datacenter-configuration/<class>`; a
-/// layer is one of the last two, a colon, and the component: `datacenters/<id>/<version>:services/web`.
+/// Text form: `services/web`, `services/web@branch`, `datacenters/<id>/<version>`,
+/// `datacenter-configuration/<class>`; a layer is one of the last two, a colon, and the component:
+/// `datacenters/<id>/<version>:services/web`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub(crate) enum SectionName {
@@ -25,32 +27,32 @@ pub(crate) enum SectionName {
     Component(ComponentName, BranchName),
     /// The `datacenter.yaml` of a class or a datacenter.
     Manifest(Owner),
-    /// What a class or a datacenter lays over a component's settings.
+    /// The settings that a class or a datacenter lays over a component's.
     Layer(Owner, ComponentName),
 }
 
-/// Who has a `datacenter.yaml`, and layers.
+/// The owner of a `datacenter.yaml` and of layers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Owner {
-    /// A sort of datacenters.
+    /// A class of datacenters.
     Class(ClassName),
-    /// One of them.
+    /// A datacenter.
     Datacenter(DatacenterName),
 }
 
-/// The file of a section, as a tree has it or would have it.
+/// The file of a section, existing or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SectionFile {
     /// Its path in the branch.
     pub(crate) path: String,
     /// Its notation.
     pub(crate) format: Format,
-    /// What the tree has there: the blob, and its mode; `None` where the file would be new.
+    /// The existing blob and its mode; `None` for a new file.
     pub(crate) found: Option<(git2::Oid, i32)>,
 }
 
 impl SectionName {
-    /// The branch that holds it.
+    /// Returns the branch that holds it.
     pub(crate) fn reference(&self) -> RefName {
         match self {
             SectionName::Component(component, branch) => RefName::Branch(component.clone(), branch.clone()),
@@ -199,7 +201,7 @@ mod tests {
             assert_eq!(section.to_string(), text);
             assert_eq!(section.reference().to_string(), reference);
         }
-        // The branch that is meant where none is named.
+        // The default branch is not written.
         assert_eq!("services/web@master".parse::<SectionName>().unwrap().to_string(), "services/web");
     }
 
@@ -234,7 +236,8 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever is sent either names nothing, or prints as what it was read from names the same.
+        /// Any text either names no section, or the section prints as a name that parses to the
+        /// same.
         #[test]
         fn any_text(text in "[a-z/@:.-]{0,40}|(services|datacenters|datacenter-configuration|devices)[/@:]\\PC{0,20}") {
             if let Ok(section) = text.parse::<SectionName>() {
