@@ -44,6 +44,7 @@ pub(crate) struct DatacenterChange<'a> {
 
 /// No secret is sealed: the value of a secret makes no difference here.
 static NONE_SEALED: BTreeMap<SecretName, ObjectId> = BTreeMap::new();
+static NO_OVERLAYS: BTreeMap<ComponentName, Overlay> = BTreeMap::new();
 static NO_COMPONENTS: BTreeMap<ComponentVersion, Component> = BTreeMap::new();
 
 impl<'a> DatacenterChange<'a> {
@@ -245,10 +246,9 @@ fn differing<'a, K: Ord, V>(
 /// other hosts do.
 fn inventory<'a>(before: &'a InstanceManifest, after: &'a InstanceManifest) -> BTreeSet<&'a ComponentName> {
     let same = |one: &Overlay, other: &Overlay| one.values == other.values;
-    static NOTHING: BTreeMap<ComponentName, Overlay> = BTreeMap::new();
     let mut names = BTreeSet::new();
     for role in before.roles.keys().chain(after.roles.keys()) {
-        let settings = |side: &'a InstanceManifest| side.roles.get(role).map_or(&NOTHING, |role| &role.settings);
+        let settings = |side: &'a InstanceManifest| side.roles.get(role).map_or(&NO_OVERLAYS, |role| &role.settings);
         names.extend(differing(settings(before), settings(after), same));
     }
     for host in before.hosts.keys().chain(after.hosts.keys()) {

@@ -64,7 +64,7 @@ struct Checked {
 }
 
 impl Checked {
-    fn add(&mut self, of: impl ToString, faults: impl IntoIterator<Item = Fault>) {
+    fn add(&mut self, of: &impl ToString, faults: impl IntoIterator<Item = Fault>) {
         self.faults.entry(of.to_string()).or_default().extend(faults);
     }
 }
@@ -73,7 +73,7 @@ impl Checked {
 fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
     let path = flags.repo.display();
     let judge = Judge::new(flags.limits.limits(), SecretStore::default());
-    let repo = Repository::open(&flags.repo).with_context(|| format!("{path} is no Git repository"))?;
+    let repo = Repository::open(&flags.repo).with_context(|| format!("{path} is not a Git repository"))?;
     let (central, mut targets) = refs_of_clone(&repo)?;
     let mut checked = Checked::default();
     for SupposedRef { name, commit } in &flags.refs {
@@ -81,7 +81,7 @@ fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
         let target = RefTarget::read(&repo, object.id().into(), name.is_tag()).map_err(anyhow::Error::msg)?;
         let found = safety::faults(&repo, target.commit, &judge.validator.limits.tree)?;
         if !found.is_empty() {
-            checked.add(name.short(), found.into_iter().map(Fault::new));
+            checked.add(&name.short(), found.into_iter().map(Fault::new));
         }
         targets.insert(name.clone(), target);
     }
@@ -92,7 +92,7 @@ fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
         match branch::compare(&repo, &judge.comparisons, name, before, target.commit)? {
             BranchComparison::Compatible => {}
             BranchComparison::Declared(note) => checked.notes.push(note),
-            BranchComparison::Refused(refusal) => checked.add(name.short(), refusal.faults),
+            BranchComparison::Refused(refusal) => checked.add(&name.short(), refusal.faults),
         }
     }
     // Without a change there is nothing to compare with.
@@ -120,7 +120,7 @@ fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
     let (found, needs) = judge.secrets.faults(&repo, &catalog, &deltas)?;
     for Caused { fault, .. } in found {
         let datacenter = fault.datacenter.as_ref().map(ToString::to_string).unwrap_or_default();
-        checked.add(datacenter, [fault]);
+        checked.add(&datacenter, [fault]);
     }
     checked.notes.extend(Refusal::from(needs).faults.iter().map(Fault::to_string));
     Ok(checked)

@@ -8,7 +8,7 @@ use git2::Repository;
 use libconf::name::{DatacenterName, HostName, ObjectId};
 use parking_lot::Mutex;
 
-use crate::catalog::manifests;
+use crate::catalog::manifests::instance_manifest;
 
 /// A datacenter's hosts, as its newest snapshot lists them.
 #[derive(Debug, Default)]
@@ -31,7 +31,7 @@ impl Inventories {
         {
             return Ok(inventory.clone());
         }
-        let instance = manifests::instance(repo, tree).with_context(|| snapshot.datacenter.to_string())?;
+        let instance = instance_manifest(repo, snapshot).with_context(|| snapshot.datacenter.to_string())?;
         let hosts = instance.hosts.into_iter().map(|(name, host)| (name, host.key)).collect();
         let inventory = Arc::new(Inventory { hosts });
         self.0.lock().insert(snapshot.datacenter.clone(), (tree, inventory.clone()));

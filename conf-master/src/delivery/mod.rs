@@ -53,7 +53,7 @@ impl FromStr for Percent {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let number = text.parse().ok().filter(|number: &NonZeroU8| number.get() <= 100);
-        number.map(Percent).ok_or_else(|| format!("{text} is no percentage; write a whole number from 1 to 100"))
+        number.map(Percent).ok_or_else(|| format!("{text} is not a percentage; write a whole number from 1 to 100"))
     }
 }
 
@@ -116,10 +116,10 @@ impl fmt::Display for Delivery {
                 write!(f, "; {} on the word of their conf-slave alone", one.on_word)?;
             }
             if one.counted == Counted::Reports {
-                write!(f, "; it lists none, so these are the hosts that report")?;
+                write!(f, "; its inventory lists none, so these are the hosts that report")?;
             }
             if let Some(seconds) = one.settles_in {
-                write!(f, ", and others may for {seconds} s, since conf-master has just started")?;
+                write!(f, ", and more hosts may report for {seconds} s, because conf-master has just started")?;
             }
             writeln!(f)?;
             for ShownReport { report: late, .. } in &one.late {
@@ -137,15 +137,15 @@ impl fmt::Display for Delivery {
             for ShownReport { report, unproven, .. } in &one.unproven {
                 let why =
                     unproven.as_deref().unwrap_or("its report is not signed: the inventory lists no key that signs");
-                writeln!(f, "  {} is said to be at #{}, which is not proven: {why}", report.host, report.sequence)?;
+                writeln!(f, "  {} is reported at #{}, which is not proven: {why}", report.host, report.sequence)?;
             }
             for silent in &one.silent {
-                writeln!(f, "  {silent} has not said anything")?;
+                writeln!(f, "  {silent} has not reported")?;
             }
             for ShownReport { report: apart, .. } in &one.apart {
                 let why = match one.counted {
                     Counted::Inventory => "it is not in the inventory",
-                    Counted::Reports => "it was not heard of for ten minutes",
+                    Counted::Reports => "it has not reported for ten minutes",
                 };
                 writeln!(f, "  {} is at #{} and does not count: {why}", apart.host, apart.sequence)?;
             }

@@ -131,7 +131,7 @@ fn parse_update(line: &str) -> anyhow::Result<HookUpdate> {
         .splitn(3, ' ')
         .collect::<Vec<_>>()
         .try_into()
-        .map_err(|_| anyhow::anyhow!("Git sent {line:?}, which is no ref"))?;
+        .map_err(|_| anyhow::anyhow!("Git sent {line:?}, which names no ref"))?;
     Ok((old.parse()?, new.parse()?, name.to_owned()))
 }
 

@@ -64,7 +64,7 @@ fn read(query: &[(String, String)]) -> Result<Query, String> {
     let (mut datacenters, mut sequence, mut percent, mut proven) = (Vec::new(), None, Percent::ALL, false);
     let mut wait = Wait { timeout: Duration::ZERO, unless: None, shown: SHOWN };
     let number = |name: &str, text: &str| {
-        text.parse::<u64>().map_err(|_| format!("{name}={text} is no number; write a whole one, such as {name}=30"))
+        text.parse::<u64>().map_err(|_| format!("{name}={text} is not a number; write a whole one, such as {name}=30"))
     };
     let entries = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     for (name, text) in query {

@@ -140,7 +140,7 @@ fn variable(text: &str) -> Result<NamedValue, String> {
     let (name, value) = pair(text, "NAME=VALUE, as in domain=example.com")?;
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
     if !name.bytes().all(plain) || name.as_bytes()[0].is_ascii_digit() {
-        return Err(format!("`{name}` is no name of a variable: letters, digits and '_', not a digit first"));
+        return Err(format!("`{name}` cannot name a variable: letters, digits and '_', not a digit first"));
     }
     if value.contains(['\n', '\r']) {
         return Err("a variable's value is one line".to_owned());

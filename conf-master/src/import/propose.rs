@@ -4,15 +4,16 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use anyhow::bail;
-use conf_core::secret::{HostKey, MAX_VALUE_BYTES};
+use conf_core::secret::MAX_VALUE_BYTES;
 use conf_core::settings;
 use conf_core::template::ENDING;
-use libconf::name::{ClassName, ComponentName, HostName, RoleName, SecretName};
+use git2::FileMode;
+use libconf::name::{ClassName, ComponentName, RoleName, SecretName};
 use zeroize::Zeroizing;
 
 use crate::import::flags::ImportFlags;
 use crate::import::naming::{self, Group};
-use crate::import::proposal::{Component, Proposal, Secret};
+use crate::import::proposal::{Component, Hosts, Proposal, Secret};
 use crate::import::scan::{Remark, Tree};
 use crate::import::suspect::{self, Finding};
 use crate::import::variables::{self, Text};
@@ -66,18 +67,15 @@ fn named_after(flags: &ImportFlags) -> anyhow::Result<ClassName> {
     name.parse().map_err(|bad| anyhow::anyhow!("{bad}; name the class by --class NAME"))
 }
 
-fn hosts(
-    flags: &ImportFlags,
-    roles: &BTreeMap<RoleName, BTreeSet<ComponentName>>,
-) -> anyhow::Result<BTreeMap<HostName, (Vec<RoleName>, Option<HostKey>)>> {
-    let mut hosts = BTreeMap::new();
+fn hosts(flags: &ImportFlags, roles: &BTreeMap<RoleName, BTreeSet<ComponentName>>) -> anyhow::Result<Hosts> {
+    let mut hosts = Hosts::new();
     for named in &flags.hosts {
         if let Some(role) = named.roles.iter().find(|role| !roles.contains_key(role)) {
             let known: Vec<&str> = roles.keys().map(RoleName::as_str).collect();
             bail!("--host {}: there is no role {role}; there are {}", named.host, known.join(", "));
         }
-        if hosts.insert(named.host.clone(), (named.roles.clone(), None::<HostKey>)).is_some() {
-            bail!("--host {} stands twice; write NAME=ROLE,ROLE", named.host);
+        if hosts.insert(named.host.clone(), (named.roles.clone(), None)).is_some() {
+            bail!("--host {} is named twice; write NAME=ROLE,ROLE", named.host);
         }
     }
     for named in &flags.host_keys {
@@ -127,7 +125,7 @@ impl Deciding<'_, '_> {
         let mut texts = Vec::new();
         for component in 0..self.components.len() {
             let folder = self.components[component].places[0];
-            for file in folder.files.iter().filter(|(_, entry)| entry.mode != 0o120_000).map(|(file, _)| file) {
+            for file in folder.files.iter().filter(|(_, entry)| entry.mode != FileMode::Link).map(|(file, _)| file) {
                 let bytes = folder.read(file)?;
                 match String::from_utf8(bytes) {
                     Ok(text) if !text.contains('\0') => {
@@ -261,7 +259,7 @@ impl Deciding<'_, '_> {
             let folder = self.components[component].places[0];
             for file in folder.files.keys().filter(|file| !are_text.contains(&(component, file.as_str()))) {
                 if any.is_match(&folder.read(file)?) {
-                    self.opaque(component, file, "a file with a secret in it that stands elsewhere too");
+                    self.opaque(component, file, "a file with a secret that occurs elsewhere too");
                 }
             }
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use conf_core::git::safety::{self, Limits};
-use git2::{ObjectType, Oid};
+use git2::{FileMode, ObjectType, Oid};
 use indicatif::ProgressBar;
 use libconf::name::RoleName;
 use serde::Serialize;
@@ -53,8 +53,8 @@ pub(crate) struct Folder {
 /// One file or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
-    /// The mode in Git: 100644, 100755 or 120000.
-    pub(crate) mode: i32,
+    /// The mode in Git: a file, an executable or a link.
+    pub(crate) mode: FileMode,
     /// The id of its content in Git.
     pub(crate) oid: Oid,
     /// Its size.
@@ -90,7 +90,7 @@ impl Folder {
     pub(crate) fn read(&self, file: &str) -> anyhow::Result<Vec<u8>> {
         let path = self.path.join(file);
         let entry = &self.files[file];
-        let bytes = if entry.mode == 0o120_000 {
+        let bytes = if entry.mode == FileMode::Link {
             fs::read_link(&path).map(|target| target.as_os_str().as_bytes().to_vec())
         } else {
             fs::read(&path)
@@ -166,7 +166,7 @@ impl Walk<'_> {
             if metadata.is_dir() {
                 folders.push((name, path));
             } else {
-                self.leave_out(&shown, "it stands outside of <role>/<component>/");
+                self.leave_out(&shown, "it is outside of <role>/<component>/");
             }
         }
         Ok(folders)
@@ -212,7 +212,7 @@ impl Walk<'_> {
                 if other == CONF {
                     is_taken = true;
                 } else {
-                    self.leave_out(&below(&shown, &other), "it stands beside conf/, which is what is taken");
+                    self.leave_out(&below(&shown, &other), "it is beside conf/, and only conf/ is taken");
                 }
             }
             if !is_taken {
@@ -232,7 +232,7 @@ impl Walk<'_> {
             self.fault(&shown, format!("{} bytes in all, at most {most} may be; use --leave-out", folder.bytes()));
         }
         if folder.files.is_empty() {
-            self.leave_out(&shown, "there is no file in it");
+            self.leave_out(&shown, "it holds no file");
         } else {
             self.tree.folders.push(folder);
         }
@@ -263,7 +263,7 @@ impl Walk<'_> {
                 let target = fs::read_link(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 let target = target.as_os_str().as_bytes();
                 match safety::fault_in_link(target, depth) {
-                    None => self.take(folder, file, 0o120_000, target)?,
+                    None => self.take(folder, file, FileMode::Link, target)?,
                     Some(reason) => self.leave_out(
                         &shown,
                         &format!("a link to {}: {reason}", String::from_utf8_lossy(target).escape_debug()),
@@ -278,7 +278,12 @@ impl Walk<'_> {
                 match fs::read(&path) {
                     Ok(bytes) => {
                         let executable = metadata.permissions().mode() & 0o100 != 0;
-                        self.take(folder, file, if executable { 0o100_755 } else { 0o100_644 }, &bytes)?;
+                        self.take(
+                            folder,
+                            file,
+                            if executable { FileMode::BlobExecutable } else { FileMode::Blob },
+                            &bytes,
+                        )?;
                     }
                     Err(error) => self.fault(&shown, format!("it cannot be read: {error}; use --leave-out")),
                 }
@@ -287,7 +292,7 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn take(&mut self, folder: &mut Folder, file: String, mode: i32, bytes: &[u8]) -> anyhow::Result<()> {
+    fn take(&mut self, folder: &mut Folder, file: String, mode: FileMode, bytes: &[u8]) -> anyhow::Result<()> {
         let oid = Oid::hash_object(ObjectType::Blob, bytes)?;
         self.bytes += bytes.len();
         self.progress.inc(1);

@@ -124,7 +124,7 @@ fn what_repeats_is_offered_and_only_then_replaced() {
     let named = folders.report(&["--variable", "relay=10.0.0.5", "--variable", "other=example.org"]);
     let applied: Vec<_> = named.variables.iter().map(|one| (one.name.as_str(), one.applied)).collect();
     assert_eq!(applied, [("relay", true), ("other", true), ("domain", false)]);
-    assert!(faults(&folders.report(&["--variable", "x=nowhere"]))[0].contains("stands in no file"));
+    assert!(faults(&folders.report(&["--variable", "x=nowhere"]))[0].contains("occurs in no file"));
     assert!(folders.try_report(&["--variable", "x=a", "--variable", "x=b"]).is_err());
 
     let repo = folders.write(&["--apply-variables"]);

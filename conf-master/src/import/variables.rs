@@ -87,7 +87,7 @@ pub(crate) fn decide(
         replace(flags, &mut components[text.component], text, &offered, &mut variables);
     }
     for variable in variables.iter().filter(|variable| variable.times == 0) {
-        let reason = format!("--variable {}: it stands in no file", variable.name);
+        let reason = format!("--variable {}: its value occurs in no file", variable.name);
         faults.push(Remark::new(variable.value.as_str(), reason));
     }
     Ok(variables)

@@ -10,7 +10,7 @@ use git2::Repository;
 use libconf::name::{ComponentSelector, ComponentVersion, HostName, ObjectId, RoleName, SecretName};
 use serde_json::{Map, Value};
 
-use crate::catalog::manifests;
+use crate::catalog::manifests::{Manifests, manifests};
 use crate::inspect::error::InspectError;
 use crate::text::list_or_none;
 
@@ -51,7 +51,7 @@ impl<'a> Running<'a> {
             let words = format!("{datacenter} runs {found}; `conf-master log {datacenter}` shows what changed");
             return Err(InspectError::NotThere(words));
         };
-        let (class, instance) = manifests::of_snapshot(repo, snapshot)?;
+        let Manifests { class, instance, class_tree, datacenter_tree } = manifests(repo, snapshot)?;
         let secrets = manifest::secrets(&class, &instance).into_iter();
         Ok(Running {
             snapshot,
@@ -59,8 +59,8 @@ impl<'a> Running<'a> {
             platform: manifest::platform(&class, &instance),
             secrets: secrets.map(|(name, (declared, _))| (name.clone(), declared.clone())).collect(),
             sealed: BTreeMap::new(),
-            class_tree: snapshot.class_tree(repo)?,
-            datacenter_tree: snapshot.datacenter_tree(repo)?,
+            class_tree,
+            datacenter_tree,
             name,
             component,
             instance,

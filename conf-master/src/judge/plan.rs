@@ -307,7 +307,7 @@ impl fmt::Display for ComponentPlan {
         }
         let mut named = some_of(&self.hosts, MOST_NAMED);
         if self.unlisted_hosts {
-            named.push(if named.is_empty() { "every host" } else { "hosts that nobody lists" }.to_owned());
+            named.push(if named.is_empty() { "every host" } else { "unlisted hosts" }.to_owned());
         }
         write!(f, " ({})", named.join(", "))
     }

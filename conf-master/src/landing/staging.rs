@@ -175,10 +175,8 @@ impl Staging {
             }
         };
         let judgement = self.judged(&scratch.repo, push, &drafted.updates, true);
-        let plan = match push.options.dry_run {
-            true => Some(self.judge.plan(&scratch.repo, &self.catalog, &drafted.updates, &judgement)?),
-            false => None,
-        };
+        let plan = || self.judge.plan(&scratch.repo, &self.catalog, &drafted.updates, &judgement);
+        let plan = push.options.dry_run.then(plan).transpose()?;
         if !judgement.changes.is_empty() && !push.options.dry_run {
             scratch.keep(&drafted.objects, &self.repo)?;
         }

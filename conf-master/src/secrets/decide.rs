@@ -108,39 +108,7 @@ pub(crate) fn decide(
 ) -> Decision {
     let lost = |known: &About| own.is_some_and(|own| !known.recipients.contains(own));
     let mut decision = Decision::default();
-    let mut wanted: BTreeMap<&SecretName, Wanted<'_>> = BTreeMap::new();
-    for view in views {
-        let mut without_key: BTreeMap<&HostName, usize> = BTreeMap::new();
-        let mut why = None;
-        for (name, declared) in view.manifest.secrets.iter().filter(|(_, one)| one.declaration.source.is_central()) {
-            let one = wanted.entry(name).or_insert_with(|| Wanted {
-                source: &declared.declaration.source,
-                first: (*view, declared),
-                recipients: own.cloned().into_iter().collect(),
-            });
-            if *one.source != declared.declaration.source {
-                let other = one.first.0.name;
-                let reason = format!(
-                    "{other} declares the secret `{name}` otherwise ({}), and the versions of one datacenter share their \
-                     secrets; change both in one push, or give this one another name",
-                    one.source
-                );
-                decision.faults.push(fault(view, declared, reason));
-                continue;
-            }
-            for (host, about) in readers(&view.manifest.instance, &view.manifest.requests, &declared.declaration) {
-                if let Some(key) = &about.key {
-                    one.recipients.insert(key.clone());
-                } else {
-                    without_key.insert(host, about.line);
-                    why = why.or(Some(name));
-                }
-            }
-        }
-        if let Some(name) = why {
-            decision.faults.push(keyless(view, &without_key, name));
-        }
-    }
+    let wanted = wanted(views, own, &mut decision.faults);
     twins(&wanted, sealed, &mut decision.faults);
     for (name, one) in wanted {
         let (view, declared) = one.first;
@@ -175,6 +143,46 @@ pub(crate) fn decide(
         decision.actions.insert(name.clone(), Action::Seal);
     }
     decision
+}
+
+/// Collects the declared secrets that conf-master keeps, with the keys of their readers' hosts.
+fn wanted<'a>(
+    views: &[DeclaringDatacenter<'a>],
+    own: Option<&HostKey>,
+    faults: &mut Vec<Caused>,
+) -> BTreeMap<&'a SecretName, Wanted<'a>> {
+    let mut wanted: BTreeMap<&SecretName, Wanted<'_>> = BTreeMap::new();
+    for view in views {
+        let mut without_key: BTreeMap<&HostName, usize> = BTreeMap::new();
+        let mut why = None;
+        for (name, declared) in view.manifest.secrets.iter().filter(|(_, one)| one.declaration.source.is_central()) {
+            let one = wanted.entry(name).or_insert_with(|| Wanted {
+                source: &declared.declaration.source,
+                first: (*view, declared),
+                recipients: own.cloned().into_iter().collect(),
+            });
+            if *one.source != declared.declaration.source {
+                let other = one.first.0.name;
+                let reason = format!(
+                    "{other} declares the secret `{name}` otherwise ({}), and the versions of one datacenter share their \
+                     secrets; change both in one push, or give this one another name",
+                    one.source
+                );
+                faults.push(fault(view, declared, reason));
+                continue;
+            }
+            for (host, about) in readers(&view.manifest.instance, &view.manifest.requests, &declared.declaration) {
+                if let Some(key) = &about.key {
+                    one.recipients.insert(key.clone());
+                } else {
+                    without_key.insert(host, about.line);
+                    why = why.or(Some(name));
+                }
+            }
+        }
+        faults.extend(why.map(|name| keyless(view, &without_key, name)));
+    }
+    wanted
 }
 
 const LOST: &str = "cannot be opened: it is sealed to another key of conf-master than the one in <repo>.identity; put the file \

@@ -9,7 +9,7 @@ use git2::Repository;
 use libconf::name::{ComponentName, ComponentVersion, HostName, SecretName, Sequence};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::manifests;
+use crate::catalog::manifests::{Manifests, manifests};
 use crate::secrets::branch;
 use crate::secrets::decide::readers;
 use crate::text::when;
@@ -41,7 +41,7 @@ pub(crate) struct ListedSecret {
 /// Lists all secrets of a snapshot's datacenter, also those that are kept and not declared, in
 /// order of name.
 pub(crate) fn list(repo: &Repository, snapshot: &Snapshot, now: i64) -> anyhow::Result<Vec<ListedSecret>> {
-    let (class, instance) = manifests::of_snapshot(repo, snapshot)?;
+    let Manifests { class, instance, .. } = manifests(repo, snapshot)?;
     let requests = manifest::pins(&class, &instance).into_iter().map(|one| (one.component.clone(), one));
     let requests: BTreeMap<ComponentVersion, PinRequest> = requests.collect();
     let mut sealed = branch::abouts(repo, snapshot.secrets_tree(repo)?)?;

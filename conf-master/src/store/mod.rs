@@ -107,7 +107,7 @@ fn readme_commit(repo: &Repository) -> Result<CommitId, git2::Error> {
 /// Opens an existing central repository; the error says what to do.
 pub(crate) fn open(path: &Path) -> anyhow::Result<Repository> {
     let missing =
-        || format!("{} is no central repository; make one with `conf-master init --repo DIR`", path.display());
+        || format!("{} is not a central repository; make one with `conf-master init --repo DIR`", path.display());
     let repo = Repository::open_bare(path).with_context(missing)?;
     repo.refname_to_id(&RefName::Ledger.to_string()).with_context(missing)?;
     Ok(repo)

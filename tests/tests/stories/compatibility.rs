@@ -64,7 +64,7 @@ fn a_schema_that_allows_more_is_refused_until_somebody_says_why() {
     // A reason is asked for, and the right words.
     for (line, word) in [
         ("Conf-Compatibility: breaking", "gives no reason"),
-        ("Conf-Compatibility: whatever", "says something that nobody knows"),
+        ("Conf-Compatibility: whatever", "is not understood"),
         ("Conf-Compatibility: breaking in the middle\n\nof the message", "/port"),
     ] {
         refused(&site, with(&looser).words(line), &[word]);

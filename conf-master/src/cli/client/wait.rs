@@ -78,7 +78,7 @@ pub(crate) async fn run(flags: &WaitFlags) -> anyhow::Result<ExitCode> {
                 progress.away(&error);
                 backoff.after(&error)
             }
-            Err(NoAnswer::Passing(error)) => return Err(error).context("nobody knows which hosts run it"),
+            Err(NoAnswer::Passing(error)) => return Err(error).context("the state of the hosts is unknown"),
             Err(NoAnswer::Refused(error)) => return Err(error),
         };
         tokio::time::sleep(pause.min(timeout.saturating_sub(started.elapsed()))).await;

@@ -46,7 +46,7 @@ pub(crate) enum Proof {
 }
 
 impl ReceivedReport {
-    /// ReceivedReport just now.
+    /// Takes a report that arrived just now.
     pub(crate) fn new(report: HostReport) -> Self {
         let now = SystemTime::now();
         let latest = (now + AHEAD).duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -67,7 +67,7 @@ fn whole<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<i64
     let number = serde_json::Number::deserialize(deserializer)?;
     let text = number.to_string();
     let whole = text.strip_suffix(".0").unwrap_or(&text).parse::<i64>().ok();
-    whole.map(Some).ok_or_else(|| serde::de::Error::custom(format_args!("{number} is no whole number of 64 bits")))
+    whole.map(Some).ok_or_else(|| serde::de::Error::custom(format_args!("{number} is not a whole number of 64 bits")))
 }
 
 /// Reads a request; a request of another shape is 400.
@@ -91,7 +91,7 @@ pub(crate) fn read(bytes: &[u8], if_match: Option<&str>, key: Option<&str>) -> R
     for one in sections {
         let section = one.section;
         if changes.iter().any(|change: &SectionChange| change.section == section) {
-            let words = format!("{section} stands twice in the request; say once what it shall be");
+            let words = format!("{section} is named twice in the request; name it once");
             return Err(refused(vec![Some(Refusal::of(vec![Fault::new(words)]))]));
         }
         let commit = one.if_match.as_deref().or(if_match).map(parse_if_match);

@@ -208,7 +208,7 @@ fn remainder(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Difference {
         Ok(left) if proven => Difference::Values(words(left.to_json_schema())),
         Ok(left) => Difference::Unknown(format!("perhaps {}", words(left.to_json_schema()))),
         Err(_) if proven => Difference::Values("other values".to_owned()),
-        Err(_) => Difference::Unknown("the two are too intricate to be compared".to_owned()),
+        Err(_) => Difference::Unknown("the two are too complex to compare".to_owned()),
     }
 }
 

@@ -121,7 +121,7 @@ fn differences(inner: &NormalSchema<'_>, outer: &NormalSchema<'_>) -> Vec<(Point
             let place = raw.pointer.filter(|place| !place.is_empty());
             let place =
                 place.map_or_else(|| "one of the two schemas".to_owned(), |place| format!("{place} of a schema"));
-            return unknown(format!("{place} is too intricate to be compared"));
+            return unknown(format!("{place} is too complex to compare"));
         }
     }
     match outer.normal.covers(&inner.normal) {

@@ -45,7 +45,7 @@ fn in_message(message: &str) -> Trailer {
     let reason = reason.map(|_| &value[BREAKING.len()..]);
     match reason.filter(|rest| !rest.starts_with(char::is_alphanumeric)) {
         None => Trailer::Unclear(format!(
-            "the trailer `{NAME}: {}` says something that nobody knows; write `{NAME}: {BREAKING} <reason>`",
+            "the trailer `{NAME}: {}` is not understood; write `{NAME}: {BREAKING} <reason>`",
             one_line(value)
         )),
         Some(reason) => match reason.trim_start_matches(|letter: char| !letter.is_alphanumeric()).trim() {

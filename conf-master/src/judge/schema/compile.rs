@@ -59,7 +59,7 @@ pub(crate) fn compiled(schema: &Value) -> Result<Validator, BadSchema> {
     options.build(schema).map_err(|error| {
         let place = error.instance_path().to_string();
         let at = if place.is_empty() { String::new() } else { format!("{place}: ") };
-        BadSchema::new(format!("it is no JSON Schema that can be used: {at}{}", cut(&error.to_string())))
+        BadSchema::new(format!("it is not a usable JSON Schema: {at}{}", cut(&error.to_string())))
     })
 }
 

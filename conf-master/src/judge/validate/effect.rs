@@ -29,7 +29,7 @@ pub(crate) fn faults(view: &DatacenterView<'_>) -> Vec<Caused> {
     let mut found = Vec::new();
     let own = view.own_ref();
     for (reference, overrides) in [view.class_ref(), own.clone()].iter().zip(&view.overrides) {
-        let stray = "this is no layer; layers are overrides/<kind>/<name>.yaml, where <kind> is services, applications or \
+        let stray = "this is not a layer; layers are overrides/<kind>/<name>.yaml, where <kind> is services, applications or \
                      devices";
         found.extend(overrides.strays.iter().map(|path| fault(reference, path, None, stray.to_owned())));
         found.extend(

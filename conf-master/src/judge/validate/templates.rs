@@ -36,7 +36,6 @@ pub(crate) fn faults(
         fault.file = fault.file.filter(|file| !file.is_empty());
         Caused { fault, causes: view.causes(name, reference.clone()) }
     };
-    let without_place = |reason: &str| SettingsFault { file: String::new(), line: None, reason: reason.to_owned() };
     let templates = match Templates::read(repo, sources) {
         Ok(Some(templates)) => templates,
         Ok(None) => return Ok(Vec::new()),
@@ -50,17 +49,7 @@ pub(crate) fn faults(
     if cases.is_empty() {
         return Ok(Vec::new());
     }
-    let timed_out = match timeouts.state(&sources.component_tree) {
-        TimeoutState::Untried => None,
-        TimeoutState::TimedOut(told) => {
-            let reason = format!("{} So it was less than a minute ago; try again after that minute.", told.reason);
-            Some(SettingsFault { reason, ..told })
-        }
-        TimeoutState::TooMany => {
-            Some(without_place("other templates took up all the time there is; push again in a minute"))
-        }
-    };
-    if let Some(timed_out) = timed_out {
+    if let Some(timed_out) = known_timeout(timeouts, sources.component_tree) {
         cases.clear();
         return Ok(vec![fault(timed_out, None)]);
     }
@@ -97,4 +86,22 @@ pub(crate) fn faults(
         good
     });
     Ok(found)
+}
+
+/// Returns the fault of templates that are not rendered, because they or others exceeded their time.
+fn known_timeout(timeouts: &TimeoutCache<ObjectId, SettingsFault>, tree: ObjectId) -> Option<SettingsFault> {
+    match timeouts.state(&tree) {
+        TimeoutState::Untried => None,
+        TimeoutState::TimedOut(told) => {
+            let reason = format!("{} So it was less than a minute ago; try again after that minute.", told.reason);
+            Some(SettingsFault { reason, ..told })
+        }
+        TimeoutState::TooMany => {
+            Some(without_place("other templates took up all the time there is; push again in a minute"))
+        }
+    }
+}
+
+fn without_place(reason: &str) -> SettingsFault {
+    SettingsFault { file: String::new(), line: None, reason: reason.to_owned() }
 }

@@ -138,7 +138,7 @@ impl<'a> Branch<'a> {
         let mut builder = TreeUpdateBuilder::new();
         builder.upsert(&file.path, repo.blob(&bytes)?, mode);
         let tree = builder.create_updated(repo, &self.tree).map_err(|cause| {
-            let reason = format!("it cannot stand there: {}", cause.message());
+            let reason = format!("it cannot be written there: {}", cause.message());
             SettingsFault { file: file.path.clone(), line: None, reason }
         })?;
         self.tree = repo.find_tree(tree)?;

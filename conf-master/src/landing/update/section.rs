@@ -90,7 +90,7 @@ impl SectionName {
         let fault = |reason: &str| SettingsFault { file: path.clone(), line: None, reason: reason.to_owned() };
         let found = match tree.get_path(path.as_ref()) {
             Ok(entry) if entry.kind() != Some(ObjectType::Blob) => {
-                return Err(fault("a folder stands where the file should be; push a change that takes it out"));
+                return Err(fault("a folder is where the file should be; push a change that takes it out"));
             }
             Ok(entry) if entry.filemode() == 0o120_000 => {
                 return Err(fault("it is a link; push the change with git instead"));

@@ -239,7 +239,7 @@ fn a_schema_that_is_none_or_never_ends_is_refused_and_the_next_push_lands() {
         (
             "no type",
             "{\"type\": \"objekt\"}".to_owned(),
-            "config.schema.json: it is no JSON Schema that can be used: /type",
+            "config.schema.json: it is not a usable JSON Schema: /type",
         ),
         ("another's schema", "{\"$ref\": \"https://example.com/s.json\"}".to_owned(), "example.com"),
         ("a file's schema", "{\"$ref\": \"file:///etc/passwd\"}".to_owned(), "etc/passwd"),
