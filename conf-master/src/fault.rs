@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_is_one_line_and_says_where() {
+    fn a_fault_prints_its_place_in_one_line() {
         let web: RefName = "refs/heads/services/web/master".parse().unwrap();
         let mut fault = Fault::of_file(&web, "config.yaml", Some(3), "this is no number");
         assert_eq!(fault.to_string(), "services/web/master: config.yaml:3: this is no number");
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_a_line_for_each_fault_and_is_json() {
+    fn a_refusal_prints_a_line_for_each_fault_and_round_trips_as_json() {
         let refusal = Refusal::of(vec![Fault::new("b"), Fault::new("a"), Fault::new("b")]);
         assert_eq!(refusal.to_string(), "b\na");
         let json = serde_json::to_value(&refusal).unwrap();

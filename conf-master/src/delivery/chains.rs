@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_made_a_snapshot_of_this_history() {
+    fn a_chain_finds_the_changes_that_made_its_snapshots() {
         let folder = tempfile::tempdir().unwrap();
         let repo = Repository::init_bare(&folder).unwrap();
         let chains = Chains::default();

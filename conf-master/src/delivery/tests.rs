@@ -41,7 +41,7 @@ fn check(listed: &[&str], heard: &[Arc<ReceivedReport>], percent: &str, expected
 }
 
 #[test]
-fn who_counts_and_who_does_not() {
+fn listed_hosts_count_and_others_do_not() {
     let all = [heard("a", 5, "current"), heard("b", 6, "current"), heard("c", 4, "current")];
     check(&["a", "b"], &all[..2], "100", "true 2/2 of 2; late ; silent ; apart ");
     check(&["a", "b", "c"], &all, "100", "false 2/3 of 3; late c; silent ; apart ");
@@ -58,7 +58,7 @@ fn who_counts_and_who_does_not() {
 }
 
 #[test]
-fn a_number_of_another_history_is_not_it() {
+fn a_sequence_of_another_history_does_not_count() {
     // The same change, one between, the newest, and one that does not exist.
     for sequence in [5, 6, 7, 9] {
         let mut other = heard("a", sequence, "current").report.clone();
@@ -69,7 +69,7 @@ fn a_number_of_another_history_is_not_it() {
 }
 
 #[test]
-fn where_none_is_listed_those_that_report_are_known_after_a_while() {
+fn without_an_inventory_the_reporting_hosts_settle_after_a_while() {
     let target = DeliveryTarget { datacenter: "dc/v1".parse().unwrap(), sequence: Sequence(5), commit: CommitId::ZERO };
     let chain = [(Sequence(5), COMMIT.parse().unwrap())].into();
     let heard = [heard("a", 5, "current")];
@@ -86,7 +86,7 @@ fn where_none_is_listed_those_that_report_are_known_after_a_while() {
 }
 
 #[test]
-fn lists_are_cut_and_say_so() {
+fn lists_are_cut_and_the_rest_is_counted() {
     let target = DeliveryTarget { datacenter: "dc/v1".parse().unwrap(), sequence: Sequence(5), commit: CommitId::ZERO };
     let all = [heard("a", 1, "current"), heard("b", 1, "current"), heard("c", 1, "current")];
     let (inventory, chain) = (Inventory::default(), Chain::new());
@@ -96,7 +96,7 @@ fn lists_are_cut_and_say_so() {
 }
 
 #[test]
-fn percentages() {
+fn percentages_are_whole_numbers_from_1_to_100() {
     for bad in ["0", "101", "-1", "50%", "", "1.5"] {
         assert!(bad.parse::<Percent>().is_err(), "{bad}");
     }

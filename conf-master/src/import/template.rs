@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn braces_stand_for_themselves() {
+    fn braces_render_as_themselves() {
         let text = "a {{ b }} {# {% x {{{y";
         let made =
             template(text, &[Replacement { range: text.len() - 1..text.len(), expression: "platform.y".into() }]);

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_people_name() {
+    fn named_values_match_whole_words() {
         let at = |text, value| named(text, value).collect::<Vec<_>>();
         assert_eq!(at("db1 db10 xdb1 db1", "db1"), [0..3, 14..17]);
         assert_eq!(at("port=80; 80", "80"), [5..7, 9..11]);

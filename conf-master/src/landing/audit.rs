@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_says_which_datacenter_it_was_about() {
+    fn a_record_knows_the_datacenter_that_it_concerns() {
         let mut one = record(1);
         let (west, east) = ("us-west/v1".parse().unwrap(), "us-east/v1".parse().unwrap());
         assert!(!one.concerns(&west));

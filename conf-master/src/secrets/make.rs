@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_as_it_is_declared_and_never_twice_the_same() {
+    fn text_has_its_declared_form_and_differs_each_time() {
         assert_eq!(BASE64_STANDARD.decode(text_of(33, Encoding::Base64)).unwrap().len(), 33);
         assert_eq!(BASE64_URL_SAFE_NO_PAD.decode(text_of(32, Encoding::Base64Url)).unwrap().len(), 32);
         assert_eq!(text_of(16, Encoding::Hex).len(), 32);
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_due_at_two_thirds_of_its_life() {
+    fn a_certificate_is_due_at_two_thirds_of_its_life() {
         let (made, until) = (1000, 1000 + 90 * DAY);
         assert_eq!(due_at(made, until), made + 60 * DAY);
         assert!(!is_due(made, until, made + 60 * DAY - 1) && is_due(made, until, made + 60 * DAY));

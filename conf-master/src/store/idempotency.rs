@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys() {
+    fn keys_are_visible_ascii_of_bounded_length() {
         for good in ["a", "0b0e7b0c-9c1f-4a0c-9d6e-2f3f0d6f2f5c", "a/b:c", &"x".repeat(200)] {
             let key = RequestKey::new(good, b"{}").unwrap();
             assert_eq!(key.to_string().parse(), Ok(key));

@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_prints_as_it_parses() {
+    fn an_entry_round_trips() {
         let target = RefTarget { value: ObjectId::from([1; 20]), commit: ObjectId::from([2; 20]) };
         let made = Move { name: "refs/tags/services/web/v1".parse().unwrap(), old: ObjectId::ZERO, new: Some(target) };
         let gone = Move { name: "refs/heads/services/web/old".parse().unwrap(), old: target.commit, new: None };
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_keys_that_cannot_be_read_is_not_an_empty_one() {
+    fn an_unreadable_table_of_keys_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let repo = Repository::init_bare(folder.path()).unwrap();
         let tip = write(&repo, None, &entry(0, Vec::new()), &Table::default(), &LandedRequests::default()).unwrap();

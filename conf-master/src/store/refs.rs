@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_prints_as_it_parses_and_counts_on_after_a_deletion() {
+    fn a_table_round_trips_and_counts_on_after_a_deletion() {
         let mut table = Table::default();
         let name: RefName = "refs/heads/services/web/master".parse().unwrap();
         let target = RefTarget { value: ObjectId::from([1; 20]), commit: ObjectId::from([2; 20]) };

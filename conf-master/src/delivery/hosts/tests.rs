@@ -63,7 +63,7 @@ impl Room {
 }
 
 #[test]
-fn what_was_kept_and_is_sent_again_brings_nothing_back() {
+fn a_replayed_report_replaces_nothing() {
     let room = Room::listed();
     room.hear(2, 20, 1, Some(&room.own));
     room.hear(1, 10, 2, Some(&room.own));
@@ -75,7 +75,7 @@ fn what_was_kept_and_is_sent_again_brings_nothing_back() {
 }
 
 #[test]
-fn what_others_say_in_a_hosts_name_does_not_count_and_does_not_stay() {
+fn reports_of_others_in_a_hosts_name_do_not_count_and_are_replaced() {
     let room = Room::listed();
     room.hear(1, 10, 1, Some(&room.own));
     // The report claims to be newer, and nobody has verified it yet.
@@ -101,7 +101,7 @@ fn what_others_say_in_a_hosts_name_does_not_count_and_does_not_stay() {
 }
 
 #[test]
-fn a_clock_that_was_far_ahead_locks_nobody_out_for_long() {
+fn a_clock_far_ahead_blocks_later_reports_only_briefly() {
     let room = Room::listed();
     room.hear(1, u64::MAX, 1, Some(&room.own));
     let heard = room.hosts.of(&"dc/v1".parse().unwrap()).remove(0);
@@ -114,7 +114,7 @@ fn a_clock_that_was_far_ahead_locks_nobody_out_for_long() {
 }
 
 #[test]
-fn without_a_key_that_signs_the_word_of_the_slave_counts() {
+fn without_a_signing_key_the_word_of_the_slave_counts() {
     let age = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
     for key in [None, Some(age.parse::<HostKey>().unwrap())] {
         let room = Room::new(|_| key.clone());
@@ -127,7 +127,7 @@ fn without_a_key_that_signs_the_word_of_the_slave_counts() {
 }
 
 #[test]
-fn a_slaves_clock_orders_nothing_that_a_host_has_said() {
+fn a_slaves_clock_does_not_order_reports_with_a_time() {
     let room = Room::new(|_| None);
     // One slave's clock is years ahead, and it repeats its report; another's clock is years behind.
     let ahead = report("web-1", 1, Some(10), "2099-01-01T00:00:00Z");
@@ -141,7 +141,7 @@ fn a_slaves_clock_orders_nothing_that_a_host_has_said() {
 }
 
 #[test]
-fn of_agents_that_say_no_time_what_was_received_last_stands() {
+fn reports_without_a_time_are_ordered_by_reception() {
     #[track_caller]
     fn check(first: &str, second: &str, expected: u64) {
         let room = Room::new(|_| None);
@@ -161,7 +161,7 @@ fn of_agents_that_say_no_time_what_was_received_last_stands() {
 }
 
 #[test]
-fn hosts_of_the_inventory_come_in_where_invented_names_fill_the_room() {
+fn listed_hosts_are_kept_when_invented_names_fill_the_bound() {
     let room = Room::new(|_| None);
     let invented = |numbers: std::ops::Range<usize>| {
         room.take(numbers.map(|number| report(&format!("n-{number}"), 1, None, "")).collect());

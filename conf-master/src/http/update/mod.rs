@@ -3,7 +3,7 @@
 mod answer;
 mod body;
 #[cfg(test)]
-mod tests;
+mod fuzz_tests;
 
 use std::time::Duration;
 

@@ -233,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_types_of_settings_are_kept() {
+    fn removed_keys_and_changed_types_of_settings_are_found() {
         let object = |value: Value| value.as_object().cloned().unwrap_or_default();
         let old = object(json!({
             "port": 80, "ratio": 0.5, "name": "a", "pool": {"size": 1, "tags": ["x"]}, "empty": [], "password": {"$secret": "P"},

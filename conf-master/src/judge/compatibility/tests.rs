@@ -14,7 +14,7 @@ fn found(before: &Value, after: &Value) -> Vec<(Direction, String, String)> {
 }
 
 #[test]
-fn what_looks_like_a_note_and_is_a_rule_is_compared() {
+fn annotations_that_act_as_rules_are_compared() {
     let referred = |most: u64| {
         json!({
             "properties": {"port": {"$ref": "#/x-types/port"}},
@@ -62,7 +62,7 @@ fn properties(properties: Value) -> Value {
 type Case = (&'static str, Value, Value, &'static [&'static str], &'static [&'static str]);
 
 #[test]
-fn what_is_widened_breaks_backward_and_what_is_narrowed_forward() {
+fn widening_breaks_backward_and_narrowing_breaks_forward() {
     let port = |schema: Value| properties(json!({"port": schema}));
     let shut = |schema: Value| json!({"type": "object", "properties": schema, "additionalProperties": false});
     let whole = || json!({"type": "integer"});
@@ -348,7 +348,7 @@ fn merged(one: Value, other: Value) -> Value {
 proptest! {
     /// A change that is called compatible is: no value is allowed on one side and not on the other.
     #[test]
-    fn what_is_called_compatible_is((before, after) in pair(), values in prop::collection::vec(value(), 60)) {
+    fn a_change_called_compatible_is_compatible((before, after) in pair(), values in prop::collection::vec(value(), 60)) {
         let (Ok(old), Ok(new)) = (compiled(&before), compiled(&after)) else { return Ok(()) };
         let broken: Vec<Direction> = found(&promising(before.clone(), "full"), &after).into_iter().map(|one| one.0).collect();
 

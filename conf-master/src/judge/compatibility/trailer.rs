@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trailer_says_breaking_and_why() {
+    fn a_trailer_needs_the_word_breaking_and_a_reason() {
         let breaking = |reason: &str| Trailer::Breaking(reason.to_owned());
         for (message, declared) in [
             ("Drop the port\n\nConf-Compatibility: breaking nobody reads it", breaking("nobody reads it")),

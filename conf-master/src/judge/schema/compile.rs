@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_schema_that_is_none_says_so() {
+    fn an_unusable_schema_is_a_fault() {
         for (schema, word) in [
             ("[]", "object"),
             ("{\"type\": \"object\",}", "trailing comma"),

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sections_print_as_they_parse_and_name_their_branch() {
+    fn sections_round_trip_and_name_their_branch() {
         for (text, reference) in [
             ("services/web", "refs/heads/services/web/master"),
             ("services/web@next", "refs/heads/services/web/next"),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_section() {
+    fn texts_that_name_no_section_are_errors() {
         for text in [
             "",
             "web",
@@ -239,7 +239,7 @@ mod tests {
         /// Any text either names no section, or the section prints as a name that parses to the
         /// same.
         #[test]
-        fn any_text(text in "[a-z/@:.-]{0,40}|(services|datacenters|datacenter-configuration|devices)[/@:]\\PC{0,20}") {
+        fn any_text_is_a_section_that_round_trips_or_an_error(text in "[a-z/@:.-]{0,40}|(services|datacenters|datacenter-configuration|devices)[/@:]\\PC{0,20}") {
             if let Ok(section) = text.parse::<SectionName>() {
                 proptest::prop_assert_eq!(section.to_string().parse(), Ok(section.clone()));
                 proptest::prop_assert!(!section.reference().is_reserved());

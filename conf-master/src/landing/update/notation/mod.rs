@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_was_sent_stays_as_it_is_where_it_can() {
+    fn sent_text_is_kept_verbatim_where_possible() {
         let text = "{\"b\":1,\n   \"a\" : 2}";
         let draft = Draft::from_text(text.to_owned()).unwrap();
         let (bytes, _) = write("config.json", Format::Json, Some(b"{}"), &draft).unwrap();
@@ -183,13 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_says_the_same_already_stays() {
+    fn a_file_with_the_same_values_stays_byte_for_byte() {
         let old = "# why\nport: 0x10 # hex\n";
         assert_eq!(written("config.yaml", Format::Yaml, Some(old), r#"{"port": 16}"#), (old.to_owned(), None));
     }
 
     #[test]
-    fn comments_are_kept_or_said_to_be_gone() {
+    fn comments_are_kept_or_reported_as_lost() {
         let old = "# about the port\nport = 1 # one\n\n[pool] # the pool\nsize = 2\n# about the name\nname = \"a\"\n";
         let (text, note) =
             written("config.toml", Format::Toml, Some(old), r#"{"port": 2, "pool": {"size": 2, "x": 1}}"#);
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_notation_cannot_say_is_refused() {
+    fn values_that_a_notation_cannot_hold_are_refused() {
         for json in [r#"{"a": null}"#, r#"{"a": [1, null]}"#, r#"{"a": 18446744073709551615}"#] {
             let fault = write("config.toml", Format::Toml, None, &Draft::from_object(json).unwrap()).unwrap_err();
             assert!(fault.to_string().contains("TOML"), "{fault}");
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn drafts_that_are_no_settings() {
+    fn drafts_that_are_not_settings_are_refused() {
         for text in
             ["[1]", "{\"a\": 1, \"a\": 2}", "{\"a\":", &format!("{{\"a\":{}1{}}}", "[".repeat(100), "]".repeat(100))]
         {
@@ -274,7 +274,7 @@ mod tests {
         /// Over any earlier content, the file then has the values that were sent, or the fault says
         /// why it cannot.
         #[test]
-        fn what_is_written_is_what_was_sent(old in value(), new in value()) {
+        fn written_values_equal_the_sent_ones(old in value(), new in value()) {
             let object = |value: Value| match value {
                 Value::Object(values) => values,
                 other => Map::from_iter([("key".to_owned(), other)]),

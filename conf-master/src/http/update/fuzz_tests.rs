@@ -40,7 +40,7 @@ fn any_body_is_read_or_refused() {
 }
 
 #[test]
-fn a_section_is_shown_as_it_is_read() {
+fn a_section_prints_the_name_that_it_was_parsed_from() {
     bolero::check!().for_each(|input| {
         let text = text(input);
         let Ok(section) = text.parse::<SectionName>() else { return };
