@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use libconf::name::{BranchName, ComponentName};
 
-use crate::cli::client::{ClientFlags, print_json};
+use crate::cli::client::connect::ClientFlags;
+use crate::cli::client::print::print_json;
 use crate::inspect::Doc;
 
 /// Flags of `doc`.

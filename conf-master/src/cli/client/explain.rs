@@ -7,7 +7,8 @@ use conf_core::{layers::Explained, settings::commented::one_line};
 use libconf::name::{ComponentSelector, DatacenterName, HostName};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::cli::client::{ClientFlags, print_json};
+use crate::cli::client::connect::ClientFlags;
+use crate::cli::client::print::print_json;
 use crate::inspect::Explanation;
 
 /// Flags of `explain`.

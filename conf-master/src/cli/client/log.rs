@@ -4,7 +4,8 @@ use std::process::ExitCode;
 
 use libconf::name::{CommitId, DatacenterName};
 
-use crate::cli::client::{ClientFlags, print_json, table};
+use crate::cli::client::connect::ClientFlags;
+use crate::cli::client::print::{print_json, table};
 use crate::inspect::{Deployment, SecretEvent};
 use crate::landing::{Record, RefusedRef};
 

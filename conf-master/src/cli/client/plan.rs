@@ -4,7 +4,8 @@ use std::{collections::BTreeMap, process::ExitCode};
 
 use libconf::name::DatacenterName;
 
-use crate::cli::client::{ClientFlags, print_json};
+use crate::cli::client::connect::ClientFlags;
+use crate::cli::client::print::print_json;
 use crate::cli::supposed::SupposedRef;
 use crate::judge::ChangePlan;
 

@@ -13,7 +13,8 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::cli::client::{ClientFlags, call, print_faults, print_json, reason, table};
+use crate::cli::client::connect::{ClientFlags, call};
+use crate::cli::client::print::{print_faults, print_json, reason, table};
 use crate::secrets::ListedSecret;
 use crate::text::some_of;
 

@@ -8,7 +8,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
-use crate::cli::client::{ClientFlags, call, print_json, reason};
+use crate::cli::client::connect::{ClientFlags, call};
+use crate::cli::client::print::{print_json, reason};
 use crate::landing::SectionName;
 
 /// How long to wait for an answer.

@@ -10,7 +10,9 @@ use conf_core::upstream::UpstreamError;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::cli::client::{ClientFlags, call, print_faults, print_json, show, words};
+use crate::cli::client::connect::{ClientFlags, call};
+use crate::cli::client::print::{print_faults, print_json, words};
+use crate::cli::client::show;
 use crate::delivery::Delivery;
 use crate::judge::ChangePlan;
 use crate::landing::SectionName;

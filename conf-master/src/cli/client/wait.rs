@@ -11,7 +11,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use libconf::name::{DatacenterName, Sequence};
 use reqwest::Method;
 
-use crate::cli::client::{ClientFlags, call, print_json, words};
+use crate::cli::client::connect::{ClientFlags, call};
+use crate::cli::client::print::{print_json, words};
 use crate::delivery::{Delivery, Percent};
 
 /// The longest question: a proxy may cut a silent connection after half a minute.

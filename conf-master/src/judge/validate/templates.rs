@@ -88,7 +88,8 @@ pub(crate) fn faults(
     Ok(found)
 }
 
-/// Returns the fault of templates that are not rendered, because they or others exceeded their time.
+/// Returns the fault of templates that are not rendered, because they or others exceeded their
+/// time.
 fn known_timeout(timeouts: &TimeoutCache<ObjectId, SettingsFault>, tree: ObjectId) -> Option<SettingsFault> {
     match timeouts.state(&tree) {
         TimeoutState::Untried => None,
