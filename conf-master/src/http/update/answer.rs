@@ -31,11 +31,8 @@ pub(crate) fn answer(read: &ReadUpdate, outcome: Outcome, form: ConfigForm, deli
 
 /// Answers a dry run that would have landed.
 fn tried(outcome: Outcome) -> Response {
-    let mut body = json!({"dryRun": true, "plan": outcome.plan.unwrap_or_default()});
-    if !outcome.notes.is_empty() {
-        body["notes"] = json!(outcome.notes);
-    }
-    json(StatusCode::OK, &body)
+    let notes = some_notes(&outcome.notes);
+    json(StatusCode::OK, &object(json!({"dryRun": true, "plan": outcome.plan.unwrap_or_default(), "notes": notes})))
 }
 
 fn landed(
@@ -56,31 +53,23 @@ fn landed(
             (ConfigForm::Object, Ok(draft)) => Value::Object(draft.values.clone()),
             _ => Value::String(text.clone()),
         };
-        let mut section = Map::new();
-        if read.several {
-            section.insert("section".to_owned(), json!(change.section));
-        }
-        section.insert("config".to_owned(), config);
-        section.insert("schemaVersion".to_owned(), json!(change.schema_version));
-        section.insert("version".to_owned(), json!(version_after(changes)));
-        section.insert("commit".to_owned(), json!(commit));
-        section
+        object(json!({
+            "section": read.several.then_some(&change.section),
+            "config": config,
+            "schemaVersion": change.schema_version,
+            "version": version_after(changes),
+            "commit": commit,
+        }))
     });
     let mut sections: Vec<Map<String, Value>> = sections.collect();
     let mut body = match sections.pop() {
         Some(one) if !read.several => one,
         last => {
             sections.extend(last);
-            Map::from_iter([("sections".to_owned(), json!(sections))])
+            object(json!({"sections": sections}))
         }
     };
-    body.insert("sequence".to_owned(), json!(sequence));
-    if !notes.is_empty() {
-        body.insert("notes".to_owned(), json!(notes));
-    }
-    if let Some(delivery) = delivery {
-        body.insert("delivery".to_owned(), json!(delivery));
-    }
+    body.extend(object(json!({"sequence": sequence, "notes": some_notes(notes), "delivery": delivery})));
     let mut response = json(StatusCode::OK, &body);
     if let Some(etag) = etag.filter(|_| !read.several).and_then(|commit| etag_of(commit).ok()) {
         response.headers_mut().insert(header::ETAG, etag);
@@ -90,14 +79,21 @@ fn landed(
 
 fn stale(read: &ReadUpdate, conflict: &Conflict, refusals: &[Option<Refusal>]) -> Response {
     let reason = refusals.iter().flatten().find(|refusal| refusal.kind == Kind::Stale);
-    let mut body = Map::new();
-    body.insert("error".to_owned(), json!(reason.map(|refusal| &refusal.reason)));
-    if read.several {
-        body.insert("section".to_owned(), json!(conflict.section));
-    }
-    body.insert("version".to_owned(), json!(conflict.version));
-    if let Some(commit) = conflict.commit {
-        body.insert("commit".to_owned(), json!(commit));
-    }
+    let body = object(json!({
+        "error": reason.map(|refusal| &refusal.reason),
+        "section": read.several.then_some(&conflict.section),
+        "version": conflict.version,
+        "commit": conflict.commit,
+    }));
     json(StatusCode::CONFLICT, &body)
+}
+
+fn some_notes(notes: &[String]) -> Option<&[String]> {
+    Some(notes).filter(|notes| !notes.is_empty())
+}
+
+/// Makes an object of the members that are not null.
+fn object(value: Value) -> Map<String, Value> {
+    let Value::Object(members) = value else { return Map::new() };
+    members.into_iter().filter(|(_, member)| !member.is_null()).collect()
 }
