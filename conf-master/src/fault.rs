@@ -96,7 +96,7 @@ impl Caused {
 /// The kind of a refusal: it says what the reader does next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Kind {
+pub(crate) enum RefusalKind {
     /// The change has faults: correct it.
     #[default]
     Invalid,
@@ -119,7 +119,7 @@ pub(crate) enum Kind {
 pub(crate) struct Refusal {
     /// Its kind.
     #[serde(default)]
-    pub(crate) kind: Kind,
+    pub(crate) kind: RefusalKind,
     /// The reason in one sentence.
     pub(crate) reason: String,
     /// Every single fault, where they can be told apart.
@@ -129,7 +129,7 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     /// Makes a refusal with one reason.
-    pub(crate) fn new(kind: Kind, reason: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: RefusalKind, reason: impl Into<String>) -> Self {
         Refusal { kind, reason: reason.into(), faults: Vec::new() }
     }
 
@@ -142,7 +142,7 @@ impl Refusal {
             [] => "it is not good".to_owned(),
             [first, ..] => format!("{} faults; the first: {first}", faults.len()),
         };
-        Refusal { kind: Kind::Invalid, reason, faults }
+        Refusal { kind: RefusalKind::Invalid, reason, faults }
     }
 }
 
@@ -154,7 +154,7 @@ impl From<Vec<Caused>> for Refusal {
 
 impl From<String> for Refusal {
     fn from(reason: String) -> Self {
-        Refusal::new(Kind::Invalid, reason)
+        Refusal::new(RefusalKind::Invalid, reason)
     }
 }
 
@@ -215,7 +215,7 @@ mod tests {
         let faults = serde_json::json!([{"reason": "b"}, {"reason": "a"}]);
         assert_eq!(json, serde_json::json!({"kind": "invalid", "reason": "2 faults; the first: b", "faults": faults}));
         assert_eq!(serde_json::from_value::<Refusal>(json).unwrap(), refusal);
-        assert_eq!(Refusal::new(Kind::Stale, "late").to_string(), "late");
+        assert_eq!(Refusal::new(RefusalKind::Stale, "late").to_string(), "late");
         let in_datacenter = |name: &str| Fault { datacenter: Some(name.parse().unwrap()), ..Fault::new("no") };
         let many = Refusal::of(vec![in_datacenter("a/v1"), in_datacenter("b/v1"), in_datacenter("c/v1")]);
         assert_eq!(many.to_string(), "no (needed by a/v1) (and 2 more alike)");

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
 
-use crate::fault::Kind;
+use crate::fault::RefusalKind;
 use crate::hooks::protocol::{Answer, Call, HookUpdate, MOST_BYTES, PUSH_VARIABLE, SOCKET, Stage};
 
 /// The most refs that one push may move.
@@ -83,7 +83,7 @@ fn proc_receive() -> anyhow::Result<u8> {
 
 fn print_answer(updates: &[HookUpdate], answer: &Answer) {
     for ((_, _, name), refusal) in updates.iter().zip(&answer.refusals) {
-        let Some(refusal) = refusal.as_ref().filter(|refusal| refusal.kind != Kind::DryRun) else { continue };
+        let Some(refusal) = refusal.as_ref().filter(|refusal| refusal.kind != RefusalKind::DryRun) else { continue };
         for line in refusal.to_string().lines() {
             eprintln!("refused {name}: {line}");
         }
@@ -91,7 +91,7 @@ fn print_answer(updates: &[HookUpdate], answer: &Answer) {
     for note in &answer.notes {
         eprintln!("{note}");
     }
-    if let Some(dry) = answer.refusals.iter().flatten().find(|refusal| refusal.kind == Kind::DryRun) {
+    if let Some(dry) = answer.refusals.iter().flatten().find(|refusal| refusal.kind == RefusalKind::DryRun) {
         eprintln!("{}", dry.reason);
     }
 }

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::fault::Kind;
+use crate::fault::RefusalKind;
 use crate::hooks::protocol::{Answer, Call, MOST_BYTES, SOCKET, Stage};
 use crate::judge::{ProposalOptions, RefUpdate};
 use crate::landing::{Lander, Outcome, Push, Pusher};
@@ -111,7 +111,7 @@ async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> An
         Stage::PreReceive => lander.check(push, call.quarantine).await,
         Stage::ProcReceive => lander.land(push).await,
     };
-    if refusals.iter().flatten().any(|refusal| refusal.kind == Kind::DryRun) {
+    if refusals.iter().flatten().any(|refusal| refusal.kind == RefusalKind::DryRun) {
         notes.extend(plan.map(|plan| plan.to_string()).unwrap_or_default().lines().map(str::to_owned));
     }
     for option in unknown {

@@ -14,7 +14,7 @@ use warp::{Filter as _, path::Tail};
 use crate::http::server::{ConfigForm, Server, answer, etag_of};
 use crate::inspect::InspectError;
 use crate::landing::SectionName;
-use crate::store::{At, Past, history};
+use crate::store::{Moment, PastBranch, history};
 
 #[derive(Deserialize)]
 struct SectionQuery {
@@ -46,7 +46,7 @@ impl Server {
             return Err(error(StatusCode::METHOD_NOT_ALLOWED, "this path takes POST alone"));
         }
         let section: SectionName = path.parse().map_err(|cause| bad(&cause))?;
-        let at = query.sequence.map(At::Sequence).or(query.version.map(At::Version));
+        let at = query.sequence.map(Moment::Sequence).or(query.version.map(Moment::Version));
         let known = request.header("if-none-match").map(str::to_owned);
         let reference = section.reference();
         let (place, version, ledger, newest) = {
@@ -54,7 +54,7 @@ impl Server {
             let version = durable.table.version(&reference);
             (durable.table.place(&reference), version, durable.ledger, durable.sequence)
         };
-        if let Some(At::Sequence(wanted)) = at
+        if let Some(Moment::Sequence(wanted)) = at
             && wanted > newest
         {
             let words = format!("the newest change is #{newest}; there is no #{wanted} yet");
@@ -62,7 +62,7 @@ impl Server {
         }
         self.read(move |repo| {
             let past = match at {
-                None => place.target.map(|target| Past { commit: target.commit, version, sequence: newest }),
+                None => place.target.map(|target| PastBranch { commit: target.commit, version, sequence: newest }),
                 Some(at) => history::find(repo, ledger, &reference, place, at)?,
             };
             // With a version and a sequence both must hold.
@@ -89,11 +89,11 @@ fn is_one_of(known: &str, etag: &HeaderValue) -> bool {
     known.split(',').map(strip).any(|tag| tag == "*" || tag.as_bytes() == etag.as_bytes())
 }
 
-fn not_there(section: &SectionName, at: Option<At>, version: i64) -> Response {
+fn not_there(section: &SectionName, at: Option<Moment>, version: i64) -> Response {
     let words = match at {
         None => format!("{section} is not there; an update that expects version -1 makes it"),
-        Some(At::Version(wanted)) => format!("{section} has no version {wanted}; it is at version {version}"),
-        Some(At::Sequence(wanted)) => {
+        Some(Moment::Version(wanted)) => format!("{section} has no version {wanted}; it is at version {version}"),
+        Some(Moment::Sequence(wanted)) => {
             format!("{section} was not there at #{wanted}, or that is too long ago to look for")
         }
     };
@@ -103,7 +103,7 @@ fn not_there(section: &SectionName, at: Option<At>, version: i64) -> Response {
 fn show(
     repo: &Repository,
     section: &SectionName,
-    past: Past,
+    past: PastBranch,
     is_past: bool,
     form: ConfigForm,
 ) -> Result<Response, InspectError> {

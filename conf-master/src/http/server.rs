@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use warp::{Filter, filters::BoxedFilter};
 
 use crate::delivery::{Chains, Hosts, Inventories, Watermarks};
-use crate::fault::{Fault, Kind, Refusal};
+use crate::fault::{Fault, Refusal, RefusalKind};
 use crate::inspect::InspectError;
 use crate::landing::{Lander, Published, Pusher};
 
@@ -119,13 +119,13 @@ pub(crate) fn etag_of(commit: CommitId) -> Result<HeaderValue, header::InvalidHe
 /// Answers a change that did not land.
 pub(crate) fn refused(refusals: Vec<Option<Refusal>>) -> Response {
     let refusals: Vec<Refusal> = refusals.into_iter().flatten().collect();
-    if let Some(one) = refusals.iter().find(|one| one.kind == Kind::Busy) {
+    if let Some(one) = refusals.iter().find(|one| one.kind == RefusalKind::Busy) {
         return unavailable(&one.reason);
     }
-    if let Some(one) = refusals.iter().find(|one| one.kind == Kind::Failed) {
+    if let Some(one) = refusals.iter().find(|one| one.kind == RefusalKind::Failed) {
         return error(StatusCode::INTERNAL_SERVER_ERROR, &one.reason);
     }
-    let faults = refusals.into_iter().filter(|one| one.kind == Kind::Invalid);
+    let faults = refusals.into_iter().filter(|one| one.kind == RefusalKind::Invalid);
     let faults = faults.flat_map(|one| if one.faults.is_empty() { vec![Fault::new(one.reason)] } else { one.faults });
     let faults = Refusal::of(faults.collect());
     let body = json!({"error": faults.reason, "faults": faults.faults});

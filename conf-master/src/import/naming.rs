@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use libconf::name::{ComponentName, Kind, SecretName};
 
 use crate::import::flags::ImportFlags;
-use crate::import::scan::{Entry, Folder, Remark};
+use crate::import::scan::{FileEntry, Folder, Remark};
 use crate::import::suspect::key::words;
 
 /// Folders with the same files, and their common name.
@@ -22,7 +22,7 @@ pub(crate) struct Group<'a> {
 /// Groups folders of one name and one content into one component. Where one name has several
 /// contents, each is called `<role>-<name>` by its first role, unless `--rename` names it.
 pub(crate) fn groups<'a>(folders: &'a [Folder], flags: &ImportFlags, faults: &mut Vec<Remark>) -> Vec<Group<'a>> {
-    type Contents<'a> = Vec<(&'a BTreeMap<String, Entry>, Vec<&'a Folder>, bool)>;
+    type Contents<'a> = Vec<(&'a BTreeMap<String, FileEntry>, Vec<&'a Folder>, bool)>;
     let mut asked: BTreeMap<(Kind, &str), Contents<'_>> = BTreeMap::new();
     for folder in folders {
         let place = format!("{}/{}", folder.role, folder.name);

@@ -12,7 +12,7 @@ use crate::import::scan::{Folder, Remark};
 use crate::import::template::Replacement;
 
 /// The named hosts, with their roles and keys.
-pub(crate) type Hosts = BTreeMap<HostName, (Vec<RoleName>, Option<HostKey>)>;
+pub(crate) type NamedHosts = BTreeMap<HostName, (Vec<RoleName>, Option<HostKey>)>;
 
 /// The proposal.
 #[derive(Debug)]
@@ -28,7 +28,7 @@ pub(crate) struct Proposal<'a> {
     /// The components of each role.
     pub(crate) roles: BTreeMap<RoleName, BTreeSet<ComponentName>>,
     /// The hosts that were named, with their roles and keys.
-    pub(crate) hosts: Hosts,
+    pub(crate) hosts: NamedHosts,
     /// The values that repeat, the most frequent first within each sort.
     pub(crate) variables: Vec<Variable>,
     /// The text that must not be committed.

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 use crate::import::flags::ImportFlags;
 use crate::import::naming::{self, Group};
-use crate::import::proposal::{Component, Hosts, Proposal, Secret};
+use crate::import::proposal::{Component, NamedHosts, Proposal, Secret};
 use crate::import::scan::{Remark, Tree};
 use crate::import::suspect::{self, Finding};
 use crate::import::variables::{self, Text};
@@ -67,8 +67,8 @@ fn named_after(flags: &ImportFlags) -> anyhow::Result<ClassName> {
     name.parse().map_err(|bad| anyhow::anyhow!("{bad}; name the class by --class NAME"))
 }
 
-fn hosts(flags: &ImportFlags, roles: &BTreeMap<RoleName, BTreeSet<ComponentName>>) -> anyhow::Result<Hosts> {
-    let mut hosts = Hosts::new();
+fn hosts(flags: &ImportFlags, roles: &BTreeMap<RoleName, BTreeSet<ComponentName>>) -> anyhow::Result<NamedHosts> {
+    let mut hosts = NamedHosts::new();
     for named in &flags.hosts {
         if let Some(role) = named.roles.iter().find(|role| !roles.contains_key(role)) {
             let known: Vec<&str> = roles.keys().map(RoleName::as_str).collect();

@@ -47,12 +47,12 @@ pub(crate) struct Folder {
     /// The same path, to be opened.
     pub(crate) path: PathBuf,
     /// The files, by path below that.
-    pub(crate) files: BTreeMap<String, Entry>,
+    pub(crate) files: BTreeMap<String, FileEntry>,
 }
 
 /// One file or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct FileEntry {
     /// The mode in Git: a file, an executable or a link.
     pub(crate) mode: FileMode,
     /// The id of its content in Git.
@@ -302,7 +302,7 @@ impl Walk<'_> {
         if self.bytes > MAX_BYTES {
             bail!("more than {} MiB; import a part of it, or use --leave-out", MAX_BYTES >> 20);
         }
-        folder.files.insert(file, Entry { mode, oid, bytes: bytes.len() as u64 });
+        folder.files.insert(file, FileEntry { mode, oid, bytes: bytes.len() as u64 });
         Ok(())
     }
 }

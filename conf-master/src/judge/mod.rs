@@ -21,7 +21,7 @@ use git2::Repository;
 use libconf::name::{BadName, ComponentVersion, DatacenterName, ObjectId, RefName};
 
 use crate::catalog::{Catalog, Datacenter, DatacenterChange, Delta, Deltas, OverridesCache, resolve};
-use crate::fault::{Caused, Fault, Kind, Refusal};
+use crate::fault::{Caused, Fault, Refusal, RefusalKind};
 use crate::judge::compatibility::branch::{self, Comparisons};
 use crate::judge::compatibility::settings;
 use crate::judge::validate::Validator;
@@ -72,7 +72,7 @@ impl Judge {
         let (mut deltas, mut broken) = judging.together(&mut changes);
         if atomic && judging.refusals.iter().any(Option::is_some) {
             for refusal in judging.refusals.iter_mut().filter(|refusal| refusal.is_none()) {
-                *refusal = Some(Refusal::new(Kind::Together, "another ref of this atomic push is refused"));
+                *refusal = Some(Refusal::new(RefusalKind::Together, "another ref of this atomic push is refused"));
             }
             changes.clear();
             deltas.clear();
@@ -133,7 +133,7 @@ impl Judging<'_> {
         }
         let current = self.catalog.table.target(&name);
         if current.map_or(ObjectId::ZERO, |current| current.value) != update.old {
-            return Err(Refusal::new(Kind::Stale, "it has changed meanwhile; fetch, merge and push again"));
+            return Err(Refusal::new(RefusalKind::Stale, "it has changed meanwhile; fetch, merge and push again"));
         }
         if update.new.is_zero() {
             return match current {

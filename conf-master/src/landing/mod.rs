@@ -27,7 +27,7 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::fault::{Kind, Refusal};
+use crate::fault::{Refusal, RefusalKind};
 use crate::judge::Judge;
 use crate::landing::audit::Audit;
 use crate::landing::staging::Staging;
@@ -74,7 +74,7 @@ impl Lander {
     }
 
     async fn ask(&self, refs: usize, job: impl FnOnce(oneshot::Sender<Outcome>) -> Job) -> Outcome {
-        let refused = |reason: &str| Outcome::refused(refs, &Refusal::new(Kind::Busy, reason));
+        let refused = |reason: &str| Outcome::refused(refs, &Refusal::new(RefusalKind::Busy, reason));
         let (reply, answer) = oneshot::channel();
         match self.jobs.try_send(job(reply)) {
             Ok(()) => answer.await.unwrap_or_else(|_| refused("conf-master is stopping; push again in a moment")),

@@ -35,12 +35,12 @@ pub(crate) struct Push {
     /// What was asked for besides the change itself.
     pub(crate) options: ProposalOptions,
     /// The source of the new commits.
-    pub(crate) content: Content,
+    pub(crate) content: PushContent,
 }
 
 /// The source of the commits that land.
 #[derive(Clone, Debug)]
-pub(crate) enum Content {
+pub(crate) enum PushContent {
     /// They were pushed.
     Commits,
     /// The landing thread makes them from sections.
@@ -55,20 +55,20 @@ impl Push {
         let by = pusher.by.as_deref().map(one_line);
         let pusher = Pusher { by, through: one_line(&pusher.through) };
         let request = format!("{:016x}", rand::random::<u64>());
-        Push { updates, atomic, pusher, request, options, content: Content::Commits }
+        Push { updates, atomic, pusher, request, options, content: PushContent::Commits }
     }
 
     /// Makes a push of sections.
     pub(crate) fn sections(update: Update, pusher: &Pusher, options: ProposalOptions) -> Self {
         let updates = update.references().iter().map(unknown).collect();
-        Push { content: Content::Sections(update), ..Push::commits(updates, true, pusher, options) }
+        Push { content: PushContent::Sections(update), ..Push::commits(updates, true, pusher, options) }
     }
 
     /// Makes a push of a request about secrets.
     pub(crate) fn secrets(request: SecretRequest, pusher: &Pusher) -> Self {
         let updates = vec![unknown(&request.reference())];
         let push = Push::commits(updates, true, pusher, ProposalOptions::default());
-        Push { content: Content::Secrets(request), ..push }
+        Push { content: PushContent::Secrets(request), ..push }
     }
 }
 

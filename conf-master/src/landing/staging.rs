@@ -13,14 +13,14 @@ use libconf::name::{CommitId, ComponentVersion, DatacenterName, ObjectId, RefNam
 use tracing::{error, info, warn};
 
 use crate::catalog::{Catalog, Delta};
-use crate::fault::{Kind, Refusal};
+use crate::fault::{Refusal, RefusalKind};
 use crate::judge::{Judge, Judgement, RefUpdate};
-use crate::landing::push::{Content, Outcome, Push};
+use crate::landing::push::{Outcome, Push, PushContent};
 use crate::landing::update::draft::{self, Authorship};
 use crate::landing::update::request::{DraftError, Update, UpdateOutcome, another_section};
 use crate::landing::update::scratch::Scratch;
 use crate::secrets::{SecretRequest, StagedSecrets};
-use crate::store::{self, Entry, LandedRequest, LandedRequests, Move, RefTarget, State, ledger};
+use crate::store::{self, LandedRequest, LandedRequests, LedgerEntry, LedgerState, Move, RefTarget, ledger};
 use crate::text::{count, first_and_more, now, one_line};
 
 /// Everything that was landed or staged, and the repository into which objects are written.
@@ -63,7 +63,7 @@ impl Staging {
     pub(crate) fn reload(&mut self) -> anyhow::Result<()> {
         (self.repo, self.scratch) = (store::open(&self.path)?, None);
         self.ledger = self.repo.refname_to_id(&RefName::Ledger.to_string())?.into();
-        let State { table, requests, sequence } = ledger::replay(&self.repo, self.ledger)?;
+        let LedgerState { table, requests, sequence } = ledger::replay(&self.repo, self.ledger)?;
         for line in store::repair(&self.repo, &table, self.ledger)? {
             warn!("{line}");
         }
@@ -107,14 +107,14 @@ impl Staging {
     pub(crate) fn stage(&mut self, push: &Push) -> anyhow::Result<(Outcome, Vec<Move>)> {
         let someone = || push.pusher.by.clone().unwrap_or_else(|| format!("someone, {}", push.pusher.through));
         match &push.content {
-            Content::Commits => {
+            PushContent::Commits => {
                 let judgement = self.judged(&self.repo, push, &push.updates, push.atomic);
                 let claimed = || self.claimed(&judgement.changes, &push.pusher.through);
                 let by = push.pusher.by.clone().unwrap_or_else(claimed);
                 self.stage_judged(push, judgement, by)
             }
-            Content::Sections(update) => self.stage_update(push, update, someone()),
-            Content::Secrets(request) => self.stage_request(push, request, someone()),
+            PushContent::Sections(update) => self.stage_update(push, update, someone()),
+            PushContent::Secrets(request) => self.stage_request(push, request, someone()),
         }
     }
 
@@ -216,7 +216,8 @@ impl Staging {
             // go on.
             Err(cause) => {
                 error!(error = format!("{cause:#}"), request = push.request, "secrets cannot be sealed");
-                let why = Refusal::new(Kind::Failed, format!("the secrets that it needs cannot be sealed: {cause:#}"));
+                let why =
+                    Refusal::new(RefusalKind::Failed, format!("the secrets that it needs cannot be sealed: {cause:#}"));
                 let refusals = judgement.refusals.into_iter().map(|refusal| refusal.or_else(|| Some(why.clone())));
                 return Ok((Outcome { refusals: refusals.collect(), ..Outcome::default() }, Vec::new()));
             }
@@ -244,15 +245,15 @@ impl Staging {
         if notes.len() == told {
             notes.push(format!("#{sequence} landed; no datacenter runs it"));
         }
-        let entry = Entry {
+        let entry = LedgerEntry {
             sequence,
             moves: moves.clone(),
             by,
             through: push.pusher.through.clone(),
             request: push.request.clone(),
             key: match &push.content {
-                Content::Sections(update) => update.key.clone(),
-                Content::Commits | Content::Secrets(_) => None,
+                PushContent::Sections(update) => update.key.clone(),
+                PushContent::Commits | PushContent::Secrets(_) => None,
             },
             time,
         };
@@ -338,13 +339,13 @@ fn landed_before(update: &Update, landed: &LandedRequest, refs: usize) -> Outcom
         "another request landed under this idempotency key, as #{}; a new request needs a new key",
         landed.sequence
     );
-    Outcome::refused(refs, &Refusal::new(Kind::Invalid, reason))
+    Outcome::refused(refs, &Refusal::new(RefusalKind::Invalid, reason))
 }
 
 /// Refuses everything that would have landed, after a dry run.
 fn refuse_dry_run(refusals: &mut [Option<Refusal>]) {
     for refusal in refusals.iter_mut().filter(|refusal| refusal.is_none()) {
-        *refusal = Some(Refusal::new(Kind::DryRun, "dry run: nothing landed"));
+        *refusal = Some(Refusal::new(RefusalKind::DryRun, "dry run: nothing landed"));
     }
 }
 

@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
-use crate::fault::{Kind, Refusal};
+use crate::fault::{Refusal, RefusalKind};
 use crate::landing::audit::{Audit, Record};
 use crate::landing::push::{Outcome, Published, Push};
 use crate::landing::staging::Staging;
@@ -253,5 +253,5 @@ impl Landing {
 fn failed(push: &Push, cause: &anyhow::Error) -> Outcome {
     error!(error = format!("{cause:#}"), request = push.request, "a push could not be judged or written");
     let reason = format!("conf-master could not write it, nothing landed: {cause:#}");
-    Outcome::refused(push.updates.len(), &Refusal::new(Kind::Failed, reason))
+    Outcome::refused(push.updates.len(), &Refusal::new(RefusalKind::Failed, reason))
 }

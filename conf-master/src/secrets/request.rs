@@ -8,7 +8,7 @@ use git2::Repository;
 use libconf::name::{DatacenterName, ObjectId, RefName, SecretName, Segment};
 
 use crate::catalog::{Catalog, DeclaredSecret};
-use crate::fault::{Kind, Refusal};
+use crate::fault::{Refusal, RefusalKind};
 use crate::secrets::decide::Action;
 use crate::secrets::store::{RequestedActions, SecretStore};
 use crate::secrets::{branch, make};
@@ -59,7 +59,7 @@ impl SecretRequest {
         };
         let tree = catalog.secrets.get(id).copied();
         let sealed = branch::abouts(repo, tree)
-            .map_err(|cause| Refusal::new(Kind::Failed, format!("the secrets cannot be read: {cause:#}")))?;
+            .map_err(|cause| Refusal::new(RefusalKind::Failed, format!("the secrets cannot be read: {cause:#}")))?;
         let lookup = Lookup { repo, catalog, id, tree, sealed };
         let actions = match self {
             SecretRequest::Set(_, name, value) => BTreeMap::from([(name.clone(), lookup.set(name, value)?)]),

@@ -3,7 +3,7 @@
 use git2::Repository;
 use libconf::name::{CommitId, RefName, Sequence};
 
-use crate::store::ledger::{Entry, LedgerError};
+use crate::store::ledger::{LedgerEntry, LedgerError};
 use crate::store::refs::{Place, RefTarget, Table, version_after};
 
 /// The most changes that a search walks back. Git still finds older versions.
@@ -22,7 +22,7 @@ pub(crate) struct Durable {
 
 /// A moment of a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum At {
+pub(crate) enum Moment {
     /// The moment when it had this version.
     Version(i64),
     /// The moment after this change, of whichever branch.
@@ -31,7 +31,7 @@ pub(crate) enum At {
 
 /// A branch at that moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Past {
+pub(crate) struct PastBranch {
     /// Its commit.
     pub(crate) commit: CommitId,
     /// Its version.
@@ -48,23 +48,23 @@ pub(crate) fn find(
     ledger: CommitId,
     reference: &RefName,
     place: Place,
-    at: At,
-) -> Result<Option<Past>, LedgerError> {
+    at: Moment,
+) -> Result<Option<PastBranch>, LedgerError> {
     let (mut commit, mut changes) = (ledger, place.changes);
     for _ in 0..MOST_CHANGES {
         if changes == 0 {
             return Ok(None);
         }
-        let entry = Entry::read(repo, commit)?;
+        let entry = LedgerEntry::read(repo, commit)?;
         if let Some(found) = entry.moves.iter().find(|one| one.name == *reference) {
             let version = version_after(changes);
             let is_it = match at {
-                At::Version(wanted) if wanted > version => return Ok(None),
-                At::Version(wanted) => wanted == version,
-                At::Sequence(wanted) => entry.sequence <= wanted,
+                Moment::Version(wanted) if wanted > version => return Ok(None),
+                Moment::Version(wanted) => wanted == version,
+                Moment::Sequence(wanted) => entry.sequence <= wanted,
             };
             if is_it {
-                let past = |new: RefTarget| Past { commit: new.commit, version, sequence: entry.sequence };
+                let past = |new: RefTarget| PastBranch { commit: new.commit, version, sequence: entry.sequence };
                 return Ok(found.new.map(past));
             }
             changes -= 1;

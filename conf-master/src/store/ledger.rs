@@ -23,7 +23,7 @@ const TABLE_EVERY: u64 = 1000;
 
 /// One accepted change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Entry {
+pub(crate) struct LedgerEntry {
     /// Its number.
     pub(crate) sequence: Sequence,
     /// Every ref that it creates, moves or deletes.
@@ -42,7 +42,7 @@ pub(crate) struct Entry {
 
 /// The state that the ledger describes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct State {
+pub(crate) struct LedgerState {
     /// Every ref.
     pub(crate) table: Table,
     /// The requests that landed with a key.
@@ -51,7 +51,7 @@ pub(crate) struct State {
     pub(crate) sequence: Sequence,
 }
 
-impl Entry {
+impl LedgerEntry {
     /// Applies this change to the state.
     pub(crate) fn apply(&self, table: &mut Table, requests: &mut LandedRequests) {
         for one in &self.moves {
@@ -96,7 +96,7 @@ pub(crate) enum LedgerError {
 pub(crate) fn write(
     repo: &Repository,
     previous: Option<CommitId>,
-    entry: &Entry,
+    entry: &LedgerEntry,
     table: &Table,
     requests: &LandedRequests,
 ) -> Result<CommitId, git2::Error> {
@@ -123,7 +123,7 @@ pub(crate) fn write(
 }
 
 /// Keeps the bytes of new annotated tags, so that their refs can be restored after a prune.
-fn write_tags(repo: &Repository, entry: &Entry) -> Result<Option<Oid>, git2::Error> {
+fn write_tags(repo: &Repository, entry: &LedgerEntry) -> Result<Option<Oid>, git2::Error> {
     let odb = repo.odb()?;
     let mut tags = repo.treebuilder(None)?;
     for target in entry.moves.iter().filter_map(|one| one.new).filter(|target| target.value != target.commit) {
@@ -133,7 +133,7 @@ fn write_tags(repo: &Repository, entry: &Entry) -> Result<Option<Oid>, git2::Err
     if tags.is_empty() { Ok(None) } else { tags.write().map(Some) }
 }
 
-impl std::fmt::Display for Entry {
+impl std::fmt::Display for LedgerEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "#{} {}\n", self.sequence, self.subject())?;
         for Move { name, old, new } in &self.moves {
@@ -146,7 +146,7 @@ impl std::fmt::Display for Entry {
     }
 }
 
-impl Entry {
+impl LedgerEntry {
     /// Names the pushed refs in short.
     fn subject(&self) -> String {
         let mut pushed = self.moves.iter().filter(|one| !one.name.is_reserved()).map(|one| one.name.short());
@@ -173,7 +173,7 @@ impl Entry {
             _ => return Err(format!("it was written by a newer conf-master; this one reads format {FORMAT}")),
         }
         let moves = head.split_once("\n\n").map(|(_, moves)| moves).unwrap_or_default();
-        Ok(Entry {
+        Ok(LedgerEntry {
             sequence: trailer("Conf-Sequence")?.parse().map_err(|error| format!("{error}"))?,
             moves: moves.lines().map(str::parse).collect::<Result<_, _>>()?,
             by: trailer("Conf-By")?.to_owned(),
@@ -208,11 +208,11 @@ impl FromStr for Move {
 }
 
 /// Reads the ledger back to its last whole table and forward again: the current state.
-pub(crate) fn replay(repo: &Repository, tip: CommitId) -> Result<State, LedgerError> {
+pub(crate) fn replay(repo: &Repository, tip: CommitId) -> Result<LedgerState, LedgerError> {
     let mut entries = Vec::new();
     let mut commit = tip;
     let mut state = loop {
-        let entry = Entry::read(repo, commit)?;
+        let entry = LedgerEntry::read(repo, commit)?;
         if entry.sequence.0.is_multiple_of(TABLE_EVERY) {
             break read_state(repo, commit, entry.sequence)?;
         }
@@ -231,7 +231,7 @@ pub(crate) fn replay(repo: &Repository, tip: CommitId) -> Result<State, LedgerEr
     Ok(state)
 }
 
-fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result<State, LedgerError> {
+fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result<LedgerState, LedgerError> {
     let tree = repo.find_commit(commit.into())?.tree()?;
     let text = |name: &str| -> Result<String, git2::Error> {
         let blob = repo.find_blob(tree.get_path(Path::new(name))?.id())?;
@@ -245,7 +245,7 @@ fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result
         Some(_) => text("requests")?.parse().map_err(malformed)?,
         None => LandedRequests::default(),
     };
-    Ok(State { table, requests, sequence })
+    Ok(LedgerState { table, requests, sequence })
 }
 
 /// Restores an annotated tag's object from the ledger.
@@ -266,9 +266,9 @@ pub(crate) fn restore_tag(repo: &Repository, tip: CommitId, tag: ObjectId) -> Re
 mod tests {
     use super::*;
 
-    fn entry(sequence: u64, moves: Vec<Move>) -> Entry {
+    fn entry(sequence: u64, moves: Vec<Move>) -> LedgerEntry {
         let text = str::to_owned;
-        Entry {
+        LedgerEntry {
             sequence: Sequence(sequence),
             moves,
             by: text("ann"),
@@ -286,11 +286,11 @@ mod tests {
         let gone = Move { name: "refs/heads/services/web/old".parse().unwrap(), old: target.commit, new: None };
         for moves in [vec![made.clone(), gone], vec![made], Vec::new()] {
             let mut entry = entry(7, moves);
-            assert_eq!(Entry::parse(&entry.to_string(), entry.time), Ok(entry.clone()));
+            assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(entry.clone()));
             entry.key = Some(RequestKey::new("a:key", b"{}").unwrap());
-            assert_eq!(Entry::parse(&entry.to_string(), entry.time), Ok(entry));
+            assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(entry));
         }
-        assert!(Entry::parse("#1 x\n\nConf-Format: 2", 0).unwrap_err().contains("newer"));
+        assert!(LedgerEntry::parse("#1 x\n\nConf-Format: 2", 0).unwrap_err().contains("newer"));
     }
 
     #[test]
@@ -299,7 +299,7 @@ mod tests {
         let repo = Repository::init_bare(folder.path()).unwrap();
         let empty = repo.find_tree(repo.treebuilder(None).unwrap().write().unwrap()).unwrap();
         let who = git2::Signature::now("a", "a@b").unwrap();
-        let mut state = State::default();
+        let mut state = LedgerState::default();
         let mut tip = None;
         for sequence in 0..=TABLE_EVERY + 3 {
             let commit = repo.commit(None, &who, &who, &sequence.to_string(), &empty, &[]).unwrap().into();

@@ -5,9 +5,9 @@ pub(crate) mod idempotency;
 pub(crate) mod ledger;
 pub(crate) mod refs;
 
-pub(crate) use crate::store::history::{At, Durable, Past};
+pub(crate) use crate::store::history::{Durable, Moment, PastBranch};
 pub(crate) use crate::store::idempotency::{LandedRef, LandedRequest, LandedRequests, RequestKey};
-pub(crate) use crate::store::ledger::{Entry, Move, State};
+pub(crate) use crate::store::ledger::{LedgerEntry, LedgerState, Move};
 pub(crate) use crate::store::refs::{Proposed, RefTarget, Table, version_after};
 
 use std::fs::{self, File, OpenOptions};
@@ -81,7 +81,7 @@ pub(crate) fn init(path: &Path) -> anyhow::Result<String> {
     let mut table = Table::default();
     let target = RefTarget { value: main, commit: main };
     table.set(RefName::Main, Some(target));
-    let entry = Entry {
+    let entry = LedgerEntry {
         sequence: Sequence(0),
         moves: vec![Move { name: RefName::Main, old: ObjectId::ZERO, new: Some(target) }],
         by: "conf-master".to_owned(),

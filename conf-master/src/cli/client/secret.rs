@@ -28,12 +28,12 @@ const MOST_NAMED: usize = 5;
 pub(crate) struct SecretFlags {
     /// What to do
     #[command(subcommand)]
-    act: Act,
+    act: SecretCommand,
 }
 
 /// An action on secrets.
 #[derive(Debug, clap::Subcommand)]
-pub(crate) enum Act {
+pub(crate) enum SecretCommand {
     /// Show names, sources, readers, ages and hosts; never a value
     List {
         /// The datacenter
@@ -48,20 +48,20 @@ pub(crate) enum Act {
     Set {
         /// The secret
         #[command(flatten)]
-        which: Which,
+        which: NamedSecret,
         /// The file that holds the value; - is standard input
         #[arg(long, value_name = "FILE", default_value = "-")]
         file: PathBuf,
     },
     /// Make a new value, or take the value that conf-master's environment gives now
-    Rotate(Which),
+    Rotate(NamedSecret),
     /// Forget a value that no datacenter declares any more
-    Remove(Which),
+    Remove(NamedSecret),
 }
 
 /// One secret.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Which {
+pub(crate) struct NamedSecret {
     /// The datacenter; all versions of its id share the value
     #[arg(value_name = "ID/VERSION")]
     datacenter: DatacenterName,
@@ -76,13 +76,13 @@ pub(crate) struct Which {
 /// Does what the flags say.
 pub(crate) async fn run(flags: &SecretFlags) -> anyhow::Result<ExitCode> {
     match &flags.act {
-        Act::List { datacenter, client } => list(datacenter, client).await,
-        Act::Set { which, file } => {
+        SecretCommand::List { datacenter, client } => list(datacenter, client).await,
+        SecretCommand::Set { which, file } => {
             let value = read(file)?;
             request(which, Method::PUT, "", Some(&json!({"value": &*value}))).await
         }
-        Act::Rotate(which) => request(which, Method::POST, "/rotate", None).await,
-        Act::Remove(which) => request(which, Method::DELETE, "", None).await,
+        SecretCommand::Rotate(which) => request(which, Method::POST, "/rotate", None).await,
+        SecretCommand::Remove(which) => request(which, Method::DELETE, "", None).await,
     }
 }
 
@@ -135,7 +135,7 @@ fn read(file: &Path) -> anyhow::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(value.to_owned()))
 }
 
-async fn request(which: &Which, method: Method, end: &str, body: Option<&Value>) -> anyhow::Result<ExitCode> {
+async fn request(which: &NamedSecret, method: Method, end: &str, body: Option<&Value>) -> anyhow::Result<ExitCode> {
     let path = format!("api/v1/datacenters/{}/secrets/{}{end}", which.datacenter, which.name);
     let (status, answer) = call(&which.client.connect()?, method, &path, &[], body, ANSWER).await?;
     if which.client.json {

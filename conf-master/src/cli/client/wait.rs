@@ -74,13 +74,13 @@ pub(crate) async fn run(flags: &WaitFlags) -> anyhow::Result<ExitCode> {
                 }
                 PAUSE
             }
-            Err(NoAnswer::Passing(error)) if !left.is_zero() => {
+            Err(WaitError::Passing(error)) if !left.is_zero() => {
                 // conf-master may be restarting: then the hosts report to it again by themselves.
                 progress.away(&error);
                 backoff.after(&error)
             }
-            Err(NoAnswer::Passing(error)) => return Err(error).context("the state of the hosts is unknown"),
-            Err(NoAnswer::Refused(error)) => return Err(error),
+            Err(WaitError::Passing(error)) => return Err(error).context("the state of the hosts is unknown"),
+            Err(WaitError::Refused(error)) => return Err(error),
         };
         tokio::time::sleep(pause.min(timeout.saturating_sub(started.elapsed()))).await;
     };
@@ -110,7 +110,7 @@ struct Question<'f> {
 }
 
 /// Why there is no answer.
-enum NoAnswer {
+enum WaitError {
     /// Asked again, the server may answer.
     Passing(UpstreamError),
     /// The server refuses; it would do so again.
@@ -118,7 +118,7 @@ enum NoAnswer {
 }
 
 impl Question<'_> {
-    async fn ask(&self, servers: &Upstreams, wait: Duration, limit: Option<usize>) -> Result<Delivery, NoAnswer> {
+    async fn ask(&self, servers: &Upstreams, wait: Duration, limit: Option<usize>) -> Result<Delivery, WaitError> {
         let Question { flags, sequence, delivered } = self;
         let options = [
             sequence.map(|sequence| format!("&sequence={sequence}")),
@@ -134,14 +134,14 @@ impl Question<'_> {
         let (status, body) = match call(servers, Method::GET, &path, &[], None, wait + ANSWER).await {
             Ok(answer) => answer,
             Err(error @ (UpstreamError::Unreachable { .. } | UpstreamError::NoServer)) => {
-                return Err(NoAnswer::Passing(error));
+                return Err(WaitError::Passing(error));
             }
-            Err(error) => return Err(NoAnswer::Refused(error.into())),
+            Err(error) => return Err(WaitError::Refused(error.into())),
         };
         let words = || words(body.get("error").filter(|error| error.is_string()).unwrap_or(&body));
         if status.is_server_error() {
             let (url, words) = (flags.client.server.to_string(), words());
-            return Err(NoAnswer::Passing(UpstreamError::Refused { url, status, words, retry_after: None }));
+            return Err(WaitError::Passing(UpstreamError::Refused { url, status, words, retry_after: None }));
         }
         let read = || {
             if !status.is_success() {
@@ -149,7 +149,7 @@ impl Question<'_> {
             }
             serde_json::from_value(body.clone()).context("the answer is not of this project; is the URL right?")
         };
-        read().map_err(NoAnswer::Refused)
+        read().map_err(WaitError::Refused)
     }
 }
 

@@ -29,13 +29,13 @@ pub(crate) const GONE: Duration = Duration::from_secs(600);
 
 /// The hosts of one datacenter.
 #[derive(Debug, Default)]
-struct Datacenter {
+struct DatacenterHosts {
     reports: BTreeMap<HostName, Arc<ReceivedReport>>,
     /// The log has a line about too many hosts.
     is_full: bool,
 }
 
-impl Datacenter {
+impl DatacenterHosts {
     /// Drops the hosts beyond the bound.
     fn bound(&mut self, name: &DatacenterName, inventory: &Inventory) {
         let Some(last) = self.reports.len().checked_sub(MOST_HOSTS + 1) else { return };
@@ -56,7 +56,7 @@ impl Datacenter {
 /// The newest report of every host. Not durable: hosts report again every minute.
 #[derive(Debug)]
 pub(crate) struct Hosts {
-    reports: Mutex<BTreeMap<DatacenterName, Datacenter>>,
+    reports: Mutex<BTreeMap<DatacenterName, DatacenterHosts>>,
     changed: watch::Sender<()>,
     /// After this moment a host that has not reported does not exist.
     settled: Instant,
@@ -111,7 +111,7 @@ impl Hosts {
         self.lock().get(datacenter)?.reports.get(host).cloned()
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<DatacenterName, Datacenter>> {
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<DatacenterName, DatacenterHosts>> {
         self.reports.lock()
     }
 }

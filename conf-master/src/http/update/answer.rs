@@ -6,7 +6,7 @@ use libconf::name::{CommitId, Sequence};
 use serde_json::{Map, Value, json};
 
 use crate::delivery::Delivery;
-use crate::fault::{Kind, Refusal};
+use crate::fault::{Refusal, RefusalKind};
 use crate::http::server::{ConfigForm, etag_of, refused};
 use crate::http::update::body::ReadUpdate;
 use crate::landing::{Conflict, Outcome, UpdateOutcome};
@@ -24,7 +24,7 @@ pub(crate) fn answer(read: &ReadUpdate, outcome: Outcome, form: ConfigForm, deli
             response
         }
         Some(UpdateOutcome::Conflict(conflict)) => stale(read, &conflict, &outcome.refusals),
-        None if outcome.refusals.iter().flatten().all(|refusal| refusal.kind == Kind::DryRun) => tried(outcome),
+        None if outcome.refusals.iter().flatten().all(|refusal| refusal.kind == RefusalKind::DryRun) => tried(outcome),
         None => refused(outcome.refusals),
     }
 }
@@ -78,7 +78,7 @@ fn landed(
 }
 
 fn stale(read: &ReadUpdate, conflict: &Conflict, refusals: &[Option<Refusal>]) -> Response {
-    let reason = refusals.iter().flatten().find(|refusal| refusal.kind == Kind::Stale);
+    let reason = refusals.iter().flatten().find(|refusal| refusal.kind == RefusalKind::Stale);
     let body = object(json!({
         "error": reason.map(|refusal| &refusal.reason),
         "section": read.several.then_some(&conflict.section),

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use crate::fault::{Fault, Refusal};
 use crate::judge::compatibility::schemas;
 use crate::judge::compatibility::trailer::{self, Trailer};
-use crate::judge::compatibility::violation::{Difference, Direction, Violation, WAY_OUT};
+use crate::judge::compatibility::violation::{Allowance, Direction, Violation, WAY_OUT};
 use crate::judge::compatibility::worker::{self, Violations};
 use crate::judge::schema::compile::FILE;
 use crate::judge::schema::fault::BadSchema;
@@ -116,7 +116,7 @@ impl Comparisons {
                 self.timeouts.remember(pair, ());
                 let why = "to compare it with the schema before takes more time or memory than there is";
                 let (pointer, direction) = (String::new(), Direction::Backward);
-                Ok(vec![Violation { pointer, line: None, direction, what: Difference::Unknown(why.to_owned()) }])
+                Ok(vec![Violation { pointer, line: None, direction, what: Allowance::Unknown(why.to_owned()) }])
             }
             // The next attempt may succeed, so this answer is not remembered.
             Err(NoAnswer::Failed(cause)) => {

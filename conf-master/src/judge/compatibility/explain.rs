@@ -7,7 +7,7 @@ use jsonschema::JsonType;
 use jsonschema::canonical::{ArrayView, CanonicalSchema, CanonicalView, Containment, ObjectView, Satisfiability};
 use serde_json::{Map, Value};
 
-use crate::judge::compatibility::violation::Difference;
+use crate::judge::compatibility::violation::Allowance;
 use crate::judge::schema::compile::MOST_FAULTS;
 use crate::judge::schema::fault::cut;
 
@@ -17,7 +17,7 @@ const MOST_HOPS: usize = 16;
 const MOST_LEVELS: usize = 16;
 
 /// Finds the places where `inner` allows more than `outer`, at least one.
-pub(crate) fn walk(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Vec<(Pointer, Difference)> {
+pub(crate) fn walk(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Vec<(Pointer, Allowance)> {
     let mut walking = Walking { found: Vec::new(), seen: Vec::new() };
     walking.at(inner, outer, &Pointer::default(), 0);
     let mut found = walking.found;
@@ -26,13 +26,13 @@ pub(crate) fn walk(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Vec<(Poi
     }
     if found.len() > MOST_FAULTS {
         found.truncate(MOST_FAULTS);
-        found.push((Pointer::default(), Difference::More));
+        found.push((Pointer::default(), Allowance::More));
     }
     found
 }
 
 struct Walking {
-    found: Vec<(Pointer, Difference)>,
+    found: Vec<(Pointer, Allowance)>,
     /// Pairs of definitions that were compared, or are being compared: a recursive schema has no
     /// end.
     seen: Vec<(String, String)>,
@@ -66,15 +66,15 @@ impl Walking {
 
     fn objects(&mut self, inner: &ObjectView, outer: &ObjectView, place: &Pointer, level: usize) {
         for key in outer.required.iter().filter(|key| !inner.required.contains(key)) {
-            self.found.push((place.join(key), Difference::LeftOut));
+            self.found.push((place.join(key), Allowance::LeftOut));
         }
         if let Some(named) = only(outer) {
             match only(inner) {
                 Some(may) => {
                     let strangers = may.iter().filter(|key| !named.contains(key));
-                    self.found.extend(strangers.map(|key| (place.join(key), Difference::Key)));
+                    self.found.extend(strangers.map(|key| (place.join(key), Allowance::Key)));
                 }
-                None => self.found.push((place.clone(), Difference::OtherKeys)),
+                None => self.found.push((place.clone(), Allowance::OtherKeys)),
             }
         }
         let mut names: Vec<&String> = inner.properties.keys().chain(outer.properties.keys()).collect();
@@ -91,13 +91,13 @@ impl Walking {
                 (_, Some(None) | None) | (None, _) => {}
                 (Some(Some(inner)), Some(Some(outer))) if is_nothing(&outer) => {
                     if !is_nothing(&inner) {
-                        self.found.push((place.join(key), Difference::Key));
+                        self.found.push((place.join(key), Allowance::Key));
                     }
                 }
                 (Some(Some(inner)), Some(Some(outer))) => self.at(&inner, &outer, &place.join(key), level),
                 (Some(None), Some(Some(outer))) => {
                     let what =
-                        if is_nothing(&outer) { Difference::Key } else { Difference::Values("anything".to_owned()) };
+                        if is_nothing(&outer) { Allowance::Key } else { Allowance::Values("anything".to_owned()) };
                     self.found.push((place.join(key), what));
                 }
             }
@@ -111,11 +111,11 @@ impl Walking {
         match (&inner.additional_properties, &outer.additional_properties) {
             (inner, Some(outer)) if is_nothing(outer) => {
                 if !inner.as_ref().is_some_and(is_nothing) {
-                    self.found.push((place.clone(), Difference::OtherKeys));
+                    self.found.push((place.clone(), Allowance::OtherKeys));
                 }
             }
             (Some(inner), Some(outer)) => self.at(inner, outer, &other, level),
-            (None, Some(_)) => self.found.push((other, Difference::Values("anything".to_owned()))),
+            (None, Some(_)) => self.found.push((other, Allowance::Values("anything".to_owned()))),
             (_, None) => {}
         }
     }
@@ -127,7 +127,7 @@ impl Walking {
             let place = place.join(&if at == prefix { "*".to_owned() } else { at.to_string() });
             match (item(inner, at), item(outer, at)) {
                 (Some(inner), Some(outer)) => self.at(&inner, &outer, &place, level),
-                (None, Some(_)) => self.found.push((place, Difference::Values("anything".to_owned()))),
+                (None, Some(_)) => self.found.push((place, Allowance::Values("anything".to_owned()))),
                 (_, None) => {}
             }
         }
@@ -202,13 +202,13 @@ fn part(schema: &CanonicalSchema, wanted: JsonType, hops: usize) -> Option<Canon
 }
 
 /// Describes what `inner` allows and `outer` does not.
-fn remainder(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Difference {
+fn remainder(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Allowance {
     let proven = matches!(outer.covers(inner), Ok(Containment::No));
     match inner.subtract(outer) {
-        Ok(left) if proven => Difference::Values(words(left.to_json_schema())),
-        Ok(left) => Difference::Unknown(format!("perhaps {}", words(left.to_json_schema()))),
-        Err(_) if proven => Difference::Values("other values".to_owned()),
-        Err(_) => Difference::Unknown("the two are too complex to compare".to_owned()),
+        Ok(left) if proven => Allowance::Values(words(left.to_json_schema())),
+        Ok(left) => Allowance::Unknown(format!("perhaps {}", words(left.to_json_schema()))),
+        Err(_) if proven => Allowance::Values("other values".to_owned()),
+        Err(_) => Allowance::Unknown("the two are too complex to compare".to_owned()),
     }
 }
 

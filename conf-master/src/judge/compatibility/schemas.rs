@@ -11,14 +11,14 @@ use jsonschema::canonical::{self, CanonicalSchema, CanonicalView, Containment, O
 use serde_json::{Value, json};
 
 use crate::judge::compatibility::explain;
-use crate::judge::compatibility::violation::{Difference, Direction, Violation, directions};
+use crate::judge::compatibility::violation::{Allowance, Direction, Violation, directions};
 use crate::judge::schema::compile::{compiled, parse, patterns};
 use crate::judge::schema::fault::{BadSchema, cut};
 
 /// The key by which a schema declares its promise.
 pub(crate) const KEY: &str = "x-compatibility";
 
-/// Difference of the promise of `before` a change to `after` would break; `None` is no schema.
+/// Allowance of the promise of `before` a change to `after` would break; `None` is no schema.
 /// Errors: `after` is no schema that can be used.
 ///
 /// With a `before` it takes as long as the schemas like: to be called in the worker alone.
@@ -78,7 +78,7 @@ pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<V
     Ok(violations)
 }
 
-/// Difference a schema promises, or what it says instead.
+/// Allowance a schema promises, or what it says instead.
 fn promise(schema: &Value) -> Result<Compatibility, String> {
     match schema.get(KEY) {
         None => Ok(Compatibility::default()),
@@ -110,9 +110,9 @@ impl<'a> NormalSchema<'a> {
     }
 }
 
-/// Difference `inner` allows and `outer` does not, or may not; nothing only where it is proven that
+/// Allowance `inner` allows and `outer` does not, or may not; nothing only where it is proven that
 /// there is nothing.
-fn differences(inner: &NormalSchema<'_>, outer: &NormalSchema<'_>) -> Vec<(Pointer, Difference)> {
+fn differences(inner: &NormalSchema<'_>, outer: &NormalSchema<'_>) -> Vec<(Pointer, Allowance)> {
     if explain::say_the_same(inner.written, outer.written) {
         return Vec::new();
     }
@@ -131,8 +131,8 @@ fn differences(inner: &NormalSchema<'_>, outer: &NormalSchema<'_>) -> Vec<(Point
     }
 }
 
-fn unknown(why: String) -> Vec<(Pointer, Difference)> {
-    vec![(Pointer::default(), Difference::Unknown(why))]
+fn unknown(why: String) -> Vec<(Pointer, Allowance)> {
+    vec![(Pointer::default(), Allowance::Unknown(why))]
 }
 
 /// Explains why two schemas cannot be compared.

@@ -48,12 +48,12 @@ pub(crate) struct Violation {
     /// The direction whose promise it breaks.
     pub(crate) direction: Direction,
     /// The difference.
-    pub(crate) what: Difference,
+    pub(crate) what: Allowance,
 }
 
 /// Something that one schema allows and the other does not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) enum Difference {
+pub(crate) enum Allowance {
     /// The key may be absent.
     LeftOut,
     /// The key may be present.
@@ -77,18 +77,18 @@ impl fmt::Display for Violation {
         let back = self.direction == Direction::Backward;
         write!(f, "not {} compatible: ", self.direction.word())?;
         let allowed = match &self.what {
-            Difference::LeftOut if back => "the key may be left out now",
-            Difference::LeftOut => "the key could be left out before",
-            Difference::Key => "the key",
-            Difference::OtherKeys => "keys that are not named",
-            Difference::Values(values) => values,
-            Difference::Unknown(why) => {
+            Allowance::LeftOut if back => "the key may be left out now",
+            Allowance::LeftOut => "the key could be left out before",
+            Allowance::Key => "the key",
+            Allowance::OtherKeys => "keys that are not named",
+            Allowance::Values(values) => values,
+            Allowance::Unknown(why) => {
                 return write!(f, "it cannot be told whether all is well here ({why}); {WAY_OUT}");
             }
-            Difference::More => return write!(f, "there are more such places; {WAY_OUT}"),
+            Allowance::More => return write!(f, "there are more such places; {WAY_OUT}"),
         };
         let (stands, reader) = if back { (" may stand here now", "old") } else { (" could stand here before", "new") };
-        let stands = if self.what == Difference::LeftOut { "" } else { stands };
+        let stands = if self.what == Allowance::LeftOut { "" } else { stands };
         write!(f, "{allowed}{stands}, and programs written for the {reader} schema may reject it; {WAY_OUT}")
     }
 }

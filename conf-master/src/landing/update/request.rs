@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use conf_core::settings::SettingsFault;
 use libconf::name::{CommitId, RefName};
 
-use crate::fault::{Fault, Kind, Refusal};
+use crate::fault::{Fault, Refusal, RefusalKind};
 use crate::landing::update::notation::Draft;
 use crate::landing::update::section::SectionName;
 use crate::store::{LandedRef, RefTarget, RequestKey};
@@ -125,12 +125,13 @@ impl Conflict {
             -1 => format!("{section} is not there; to make it, send version -1"),
             version => format!("{section} is at version {version}; read it, and make the change again"),
         };
-        let stale = |one: &RefName| (*one == section.reference()).then(|| Refusal::new(Kind::Stale, reason.clone()));
+        let stale =
+            |one: &RefName| (*one == section.reference()).then(|| Refusal::new(RefusalKind::Stale, reason.clone()));
         references.iter().map(|one| Some(stale(one).unwrap_or_else(another_section))).collect()
     }
 }
 
 /// Refuses a branch because of another one in the same request.
 pub(crate) fn another_section() -> Refusal {
-    Refusal::new(Kind::Together, "another section of this request is refused")
+    Refusal::new(RefusalKind::Together, "another section of this request is refused")
 }
