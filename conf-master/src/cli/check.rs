@@ -1,33 +1,46 @@
 //! `conf-master check`: resolves datacenters on any clone, by the code that judges pushes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    path::Path,
-    process::ExitCode,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use conf_core::git;
 use git2::Repository;
 use libconf::name::{DatacenterName, RefName};
 
-use crate::{
-    catalog::{
-        Catalog, Touched,
-        resolve::{self, Caused},
-    },
-    cli::config::{Check, Supposed},
-    fault::refusal::{Fault, Refusal},
-    judge::{
-        compatibility,
-        validate::{Limits, Validator},
-    },
-    store::refs::{Proposed, Table, Target},
-};
+use crate::catalog::{Catalog, DatacenterChange, Deltas, Touched, resolve};
+use crate::cli::supposed::SupposedRef;
+use crate::fault::{Caused, Fault, Refusal};
+use crate::judge::compatibility::{branch, settings};
+use crate::judge::{BranchComparison, Judge};
+use crate::secrets::SecretStore;
+use crate::server::LimitFlags;
+use crate::store::{Proposed, RefTarget, Table};
 
-/// Prints what is wrong with each datacenter; the exit code is 1 when anything is.
-pub fn run(flags: &Check) -> anyhow::Result<ExitCode> {
-    let Checked { faults, notes } = faults(&flags.repo, &flags.refs, &flags.datacenters, flags.limits.limits())?;
+/// Flags of `check`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct CheckFlags {
+    /// A clone of the central repository, bare or not
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    pub(crate) repo: PathBuf,
+    /// Suppose that REF is at COMMIT (anything `git rev-parse` knows); repeat for more refs
+    #[arg(long = "ref", value_name = "REF=COMMIT")]
+    pub(crate) refs: Vec<SupposedRef>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The limits of what may land
+    #[command(flatten)]
+    pub(crate) limits: LimitFlags,
+    /// The datacenters to check; without any, all of them
+    #[arg(value_name = "ID/VERSION")]
+    pub(crate) datacenters: Vec<DatacenterName>,
+}
+
+/// Prints the faults of each datacenter; the exit code is 1 when there are any.
+pub(crate) fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
+    let Checked { faults, notes } = check(flags)?;
     if flags.json {
         println!("{}", serde_json::to_string_pretty(&faults)?);
     } else {
@@ -40,28 +53,35 @@ pub fn run(flags: &Check) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(faults.values().any(|faults| !faults.is_empty()))))
 }
 
-/// The faults of each datacenter, or supposed ref.
-type Faults = BTreeMap<String, Vec<Fault>>;
-
+/// The result of a check.
+#[derive(Default)]
 struct Checked {
-    faults: Faults,
-    /// What is no fault here: that a secret needs a value, which the server alone knows; what is broken knowingly.
+    /// The faults of each datacenter, or supposed ref.
+    faults: BTreeMap<String, Vec<Fault>>,
+    /// What is no fault here: a secret needs a value, which the server alone knows; compatibility
+    /// is broken knowingly.
     notes: Vec<String>,
 }
 
-/// Every fault of each checked datacenter, and of the refs that changed themselves.
-fn faults(path: &Path, supposed: &[Supposed], only: &[DatacenterName], limits: Limits) -> anyhow::Result<Checked> {
-    let validator = Validator::new(limits);
-    let repo = Repository::open(path).with_context(|| format!("{} is no Git repository", path.display()))?;
+impl Checked {
+    fn add(&mut self, of: &impl ToString, faults: impl IntoIterator<Item = Fault>) {
+        self.faults.entry(of.to_string()).or_default().extend(faults);
+    }
+}
+
+/// Finds every fault of each checked datacenter, and of the refs that changed themselves.
+fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
+    let path = flags.repo.display();
+    let judge = Judge::new(flags.limits.limits(), SecretStore::default());
+    let repo = Repository::open(&flags.repo).with_context(|| format!("{path} is not a Git repository"))?;
     let (central, mut targets) = refs_of_clone(&repo)?;
-    let (mut faults, mut notes) = (Faults::new(), Vec::new());
-    for Supposed { name, commit } in supposed {
-        let object =
-            repo.revparse_single(commit).with_context(|| format!("there is no {commit} in {}", path.display()))?;
-        let target = Target::read(&repo, object.id().into(), name.is_tag()).map_err(anyhow::Error::msg)?;
-        let found = git::faults_in_commit(&repo, target.commit, &validator.limits.tree)?;
+    let mut checked = Checked::default();
+    for SupposedRef { name, commit } in &flags.refs {
+        let object = repo.revparse_single(commit).with_context(|| format!("there is no {commit} in {path}"))?;
+        let target = RefTarget::read(&repo, object.id().into(), name.is_tag()).map_err(anyhow::Error::msg)?;
+        let found = git::faults_in_commit(&repo, target.commit, &judge.validator.limits.tree)?;
         if !found.is_empty() {
-            faults.entry(name.short()).or_default().extend(found.into_iter().map(Fault::new));
+            checked.add(&name.short(), found.into_iter().map(Fault::new));
         }
         targets.insert(name.clone(), target);
     }
@@ -69,46 +89,41 @@ fn faults(path: &Path, supposed: &[Supposed], only: &[DatacenterName], limits: L
     for (name, target) in &changes {
         let (RefName::Branch(..), Some(target)) = (name, target) else { continue };
         let before = central.get(name).map(|before| before.commit);
-        match compatibility::branch(&repo, &validator.comparisons, name, before, target.commit)? {
-            Ok(note) => notes.extend(note),
-            Err(refusal) => faults.entry(name.short()).or_default().extend(refusal.faults),
+        match branch::compare(&repo, &judge.comparisons, name, before, target.commit)? {
+            BranchComparison::Compatible => {}
+            BranchComparison::Declared(note) => checked.notes.push(note),
+            BranchComparison::Refused(refusal) => checked.add(&name.short(), refusal.faults),
         }
     }
-    let (before, table) = (table(central), table(targets));
     // Without a change there is nothing to compare with.
-    let before = if changes.is_empty() { Table::default() } else { before };
-    let (before, _) = Catalog::load(&repo, before);
-    let known: BTreeSet<DatacenterName> = table
-        .iter()
-        .filter_map(|(name, _)| if let RefName::Datacenter(name) = name { Some(name.clone()) } else { None })
-        .collect();
-    let mut deltas = BTreeMap::new();
-    let wanted = if only.is_empty() { known } else { only.iter().cloned().collect() };
-    for datacenter in wanted {
-        let touched = Touched { manifest: true, ..Touched::default() };
-        let none = BTreeMap::new();
-        let refs = Proposed { table: &table, changes: &none };
-        let resolved = resolve::datacenter(&repo, refs, &datacenter, None, &touched);
-        let mut found = resolved.faults;
-        found.extend(validator.faults(&repo, &datacenter, None, &resolved.delta, true)?);
-        if let Some(before) = before.datacenters.get(&datacenter) {
-            let settled = compatibility::settings(&validator, &repo, &datacenter, before, &resolved.delta, &changes)?;
-            found.extend(settled.faults);
-            notes.extend(settled.notes);
+    let before = if changes.is_empty() { Table::default() } else { table(central) };
+    let ((before, _), table) = (Catalog::load(&repo, before), table(targets));
+    let wanted = if flags.datacenters.is_empty() { table.datacenters() } else { flags.datacenters.clone() };
+    let (mut deltas, unchanged) = (Deltas::new(), BTreeMap::new());
+    for datacenter in wanted.into_iter().collect::<BTreeSet<_>>() {
+        let refs = Proposed { table: &table, changes: &unchanged };
+        let resolved = resolve::datacenter(&repo, refs, &datacenter, None, &Touched::whole());
+        let (mut found, delta) = (resolved.faults, resolved.delta);
+        let change = |before| DatacenterChange::new(&repo, &judge.overrides, &datacenter, before, &delta);
+        if let Some(change) = change(None)? {
+            found.extend(judge.validator.faults(&repo, &change, true)?);
         }
-        let found = Refusal::of(found.into_iter().map(|caused| caused.fault).collect()).faults;
-        faults.entry(datacenter.to_string()).or_default().extend(found);
-        deltas.insert(datacenter, Some(resolved.delta));
+        if let Some(change) = change(before.datacenters.get(&datacenter))? {
+            let compared = settings::compare(&repo, &change, &changes)?;
+            found.extend(compared.faults);
+            checked.notes.extend(compared.notes);
+        }
+        checked.add(&datacenter, Refusal::from(found).faults);
+        deltas.insert(datacenter, Some(delta));
     }
     let (catalog, _) = Catalog::unresolved(&repo, table);
-    let (found, needs) = validator.secrets.faults(&repo, &catalog, &deltas)?;
+    let (found, needs) = judge.secrets.faults(&repo, &catalog, &deltas)?;
     for Caused { fault, .. } in found {
         let datacenter = fault.datacenter.as_ref().map(ToString::to_string).unwrap_or_default();
-        faults.entry(datacenter).or_default().push(fault);
+        checked.add(&datacenter, [fault]);
     }
-    let needs = Refusal::of(needs.into_iter().map(|caused| caused.fault).collect()).faults;
-    notes.extend(needs.iter().map(Fault::to_string));
-    Ok(Checked { faults, notes })
+    checked.notes.extend(Refusal::from(needs).faults.iter().map(Fault::to_string));
+    Ok(checked)
 }
 
 fn table(targets: Targets) -> Table {
@@ -119,9 +134,9 @@ fn table(targets: Targets) -> Table {
     table
 }
 
-/// The refs that are new, or ahead of what the central repository has. A branch behind it is only old.
-fn forward(repo: &Repository, central: &Targets, targets: &Targets) -> BTreeMap<RefName, Option<Target>> {
-    let is_ahead = |name: &RefName, target: &Target| match central.get(name) {
+/// Finds the refs that are new, or ahead of the central repository. A branch behind it is only old.
+fn forward(repo: &Repository, central: &Targets, targets: &Targets) -> BTreeMap<RefName, Option<RefTarget>> {
+    let is_ahead = |name: &RefName, target: &RefTarget| match central.get(name) {
         None => true,
         Some(before) => repo.graph_descendant_of(target.commit.into(), before.commit.into()).unwrap_or(false),
     };
@@ -129,10 +144,10 @@ fn forward(repo: &Repository, central: &Targets, targets: &Targets) -> BTreeMap<
     ahead.map(|(name, target)| (name.clone(), Some(*target))).collect()
 }
 
-type Targets = BTreeMap<RefName, Target>;
+type Targets = BTreeMap<RefName, RefTarget>;
 
-/// The refs that the central repository has, as this clone knows them: its remote's; and the same with its own branches over
-/// them. Where there is no remote they are its own.
+/// Reads the refs of the central repository, as this clone knows them from its remote, and the same
+/// refs with the clone's own branches over them. Without a remote both are the clone's own refs.
 fn refs_of_clone(repo: &Repository) -> anyhow::Result<(Targets, Targets)> {
     let mut remote = BTreeMap::new();
     let mut own = BTreeMap::new();
@@ -144,7 +159,7 @@ fn refs_of_clone(repo: &Repository) -> anyhow::Result<(Targets, Targets)> {
             None => (&mut own, name.to_owned()),
         };
         let Ok(name) = name.parse::<RefName>() else { continue };
-        if let Ok(target) = Target::read(repo, value.into(), name.is_tag()) {
+        if let Ok(target) = RefTarget::read(repo, value.into(), name.is_tag()) {
             table.insert(name, target);
         }
     }
@@ -153,7 +168,7 @@ fn refs_of_clone(repo: &Repository) -> anyhow::Result<(Targets, Targets)> {
     }
     let mut both = remote.clone();
     both.append(&mut own.clone());
-    // A clone has the remote's tags among its own.
+    // A clone keeps the remote's tags among its own.
     own.retain(|name, _| name.is_tag());
     remote.append(&mut own);
     Ok((remote, both))

@@ -1,3 +1,84 @@
-pub mod check;
-pub mod client;
-pub mod config;
+//! The command line, and what each command does.
+
+pub(crate) mod supposed;
+pub(crate) mod check;
+pub(crate) mod client;
+pub(crate) mod flags;
+
+use std::{future::Future, process::ExitCode};
+
+use conf_core::{
+    daemon::{self, flags::parse},
+    settings::hocon,
+    template,
+};
+
+use crate::cli::client::{doc, explain, log, plan, secret, show, update, wait};
+use crate::cli::flags::{Command, InitFlags, MasterFlags};
+use crate::hooks::run_hook;
+use crate::judge::compatibility::worker as compatibility_worker;
+use crate::judge::schema::worker as schema_worker;
+use crate::{import, server, store};
+
+/// Does what the command line says; returns the exit code.
+pub fn main() -> ExitCode {
+    if let Some(code) = hocon::child().or_else(template::child) {
+        return code;
+    }
+    // Hooks and workers take no flags, so that no variable of their environment can make them fail.
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let success = |()| ExitCode::SUCCESS;
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["hook", name] => return finish(run_hook(name).map(ExitCode::from)),
+        [schema_worker::ARGUMENT] => return finish(schema_worker::run().map(success).map_err(Into::into)),
+        [compatibility_worker::ARGUMENT] => {
+            return finish(compatibility_worker::run().map(success).map_err(Into::into));
+        }
+        _ => {}
+    }
+    match parse::<MasterFlags>("CONF_MASTER").command {
+        Command::Init(flags) => finish(init(&flags)),
+        Command::Serve(flags) => match flags.common.start_logging() {
+            Ok(()) => daemon::run(|stop| server::run(flags, stop)),
+            Err(error) => {
+                eprintln!("conf-master: {error}");
+                ExitCode::from(2)
+            }
+        },
+        Command::Check(flags) => finish(check::run(&flags)),
+        Command::Import(flags) => finish(import::run(&flags)),
+        Command::Log(flags) => finish(block_on(log::run(&flags))),
+        Command::Show(flags) => finish(block_on(show::run(&flags))),
+        Command::Update(flags) => finish(block_on(update::run(&flags))),
+        Command::Wait(flags) => finish(block_on(wait::run(&flags))),
+        Command::Plan(flags) => finish(block_on(plan::run(&flags))),
+        Command::Explain(flags) => finish(block_on(explain::run(&flags))),
+        Command::Doc(flags) => finish(block_on(doc::run(&flags))),
+        Command::Secret(flags) => finish(block_on(secret::run(&flags))),
+        Command::Hook { name } => finish(run_hook(&name).map(ExitCode::from)),
+    }
+}
+
+/// Makes the repository, and says how to go on.
+fn init(flags: &InitFlags) -> anyhow::Result<ExitCode> {
+    println!("{}", store::init(&flags.repo)?);
+    let (repo, key) = (flags.repo.display(), store::key_path(&flags.repo));
+    let key = key.display();
+    eprintln!("made {repo}; its signing key is {key}");
+    eprintln!("give every conf-slave and conf-local the line above, as a file: --trusted-key {key}.pub");
+    eprintln!("next: conf-master serve --repo {repo}");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a client command to its end.
+fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(command)
+}
+
+/// Prints an error once, with its causes; its exit code is 1.
+fn finish(done: anyhow::Result<ExitCode>) -> ExitCode {
+    done.unwrap_or_else(|error| {
+        eprintln!("conf-master: {error:#}");
+        ExitCode::FAILURE
+    })
+}

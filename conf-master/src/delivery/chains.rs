@@ -1,45 +1,45 @@
-//! The chains of datacenters' snapshots: which commit a change made, from the newest back as far as somebody asked.
+//! The chains of datacenters' snapshots: which commit a change made, from the newest back as far as
+//! anybody asked.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, PoisonError},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use conf_core::snapshot::{Snapshot, SnapshotError};
 use git2::Repository;
 use libconf::name::{CommitId, DatacenterName, Sequence};
+use parking_lot::Mutex;
 
-/// How far back from the newest is looked; some 10 µs and 50 bytes each, once.
+/// How far back a chain is followed; each snapshot costs about 10 µs and 50 bytes, once.
 const MOST_SNAPSHOTS: usize = 100_000;
 
-/// Snapshots of one datacenter by the changes that made them.
-pub type Chain = BTreeMap<Sequence, CommitId>;
+/// Snapshots of one datacenter, by the changes that made them.
+pub(crate) type Chain = BTreeMap<Sequence, CommitId>;
 
-/// What is known of every datacenter that was asked for, each snapshot read once.
+/// The chains that were asked for; each snapshot is read once.
 #[derive(Debug, Default)]
-pub struct Chains(Mutex<BTreeMap<DatacenterName, Chain>>);
+pub(crate) struct Chains(Mutex<BTreeMap<DatacenterName, Chain>>);
 
 impl Chains {
-    /// Those of `changes` that made a snapshot from which `newest` descends, or `newest`. What is not there made none: it is
-    /// of another history, or too long ago.
+    /// Finds the snapshots that some changes made, among `newest` and the snapshots from which it
+    /// descends. A change that is absent from the answer made none: it is of another history, or
+    /// too long ago.
     ///
     /// - Errors: a snapshot cannot be read.
-    pub fn of(
+    pub(crate) fn of(
         &self,
         repo: &Repository,
         newest: &Snapshot,
         changes: &BTreeSet<Sequence>,
     ) -> Result<Chain, SnapshotError> {
         let Some(oldest) = changes.first() else { return Ok(Chain::new()) };
-        // Locked while it reads, so that of many who ask one reads.
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // The lock is held while the chain is read, so that it is read once for many who ask.
+        let mut all = self.0.lock();
         let known = all.entry(newest.datacenter.clone()).or_default();
         follow(known, repo, newest, *oldest)?;
         Ok(changes.iter().filter_map(|change| known.get(change).map(|commit| (*change, *commit))).collect())
     }
 }
 
-/// Makes `known` the chain from `newest` back to the change `oldest`, at least.
+/// Extends `known` to the chain from `newest` back to the change `oldest`, at least.
 fn follow(known: &mut Chain, repo: &Repository, newest: &Snapshot, oldest: Sequence) -> Result<(), SnapshotError> {
     let is_newest = known.last_key_value() == Some((&newest.sequence, &newest.commit));
     if is_newest && known.first_key_value().is_some_and(|(lowest, _)| *lowest <= oldest) {
@@ -51,7 +51,7 @@ fn follow(known: &mut Chain, repo: &Repository, newest: &Snapshot, oldest: Seque
         let is_known = known.get(&snapshot.sequence) == Some(&snapshot.commit);
         chain.insert(snapshot.sequence, snapshot.commit);
         if is_known {
-            // It names all that came before it, so what is known of that holds.
+            // A snapshot names all snapshots before it, so the known part of the chain stays valid.
             let mut older = std::mem::take(known);
             older.split_off(&snapshot.sequence);
             chain.append(&mut older);
@@ -76,7 +76,7 @@ fn follow(known: &mut Chain, repo: &Repository, newest: &Snapshot, oldest: Seque
 mod tests {
     use super::*;
 
-    /// Makes a snapshot, as far as the chain goes.
+    /// Makes a snapshot with the parts that a chain reads.
     fn make(repo: &Repository, sequence: u64, parent: Option<&Snapshot>, word: &str) -> Snapshot {
         let who = git2::Signature::new("n", "e", &git2::Time::new(0, 0)).unwrap();
         let tree = repo.find_tree(repo.treebuilder(None).unwrap().write().unwrap()).unwrap();
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_made_a_snapshot_of_this_history() {
+    fn a_chain_finds_the_changes_that_made_its_snapshots() {
         let folder = tempfile::tempdir().unwrap();
         let repo = Repository::init_bare(&folder).unwrap();
         let chains = Chains::default();
@@ -103,11 +103,11 @@ mod tests {
         };
         check(&made[2], &[], &[]);
         check(&made[2], &[3, 4], &[&made[2]]);
-        // One that is newer, one that is older, and none that is there.
+        // A newer change, older changes, and a change that made no snapshot.
         check(&made[4], &[4, 5, 6, 7], &[&made[3], &made[4]]);
         check(&made[4], &[2, 3, 5], &[&made[1], &made[2], &made[3]]);
         check(&made[4], &[0, 1], &[&made[0]]);
-        // After a copy was brought back history goes on from where that was made.
+        // After a restored backup, history goes on from the time of the backup.
         check(&other, &[2, 3, 4, 5, 6], &[&made[1], &other]);
         check(&made[4], &[3, 4], &[&made[2]]);
     }

@@ -1,51 +1,40 @@
-//! Which hosts a datacenter's inventory lists, and by which keys they are known.
+//! The hosts that a datacenter's inventory lists, with their keys.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context as _;
-use conf_core::{
-    manifest::{self, InstanceManifest, Strictness},
-    secret::HostKey,
-    snapshot::Snapshot,
-};
+use conf_core::{secret::HostKey, snapshot::Snapshot};
 use git2::Repository;
 use libconf::name::{DatacenterName, HostName, ObjectId};
+use parking_lot::Mutex;
+
+use crate::catalog::manifests::instance_manifest;
 
 /// A datacenter's hosts, as its newest snapshot lists them.
 #[derive(Debug, Default)]
-pub struct Inventory {
-    /// Every host that is listed, with its key where it has one.
-    pub hosts: BTreeMap<HostName, Option<HostKey>>,
+pub(crate) struct Inventory {
+    /// Every listed host, with its key where it has one.
+    pub(crate) hosts: BTreeMap<HostName, Option<HostKey>>,
 }
 
-/// The inventories of all datacenters that were asked for, each read once for each tree that it is in.
+/// The inventories that were asked for, each read once for each tree.
 #[derive(Debug, Default)]
-pub struct Inventories(Mutex<BTreeMap<DatacenterName, (ObjectId, Arc<Inventory>)>>);
+pub(crate) struct Inventories(Mutex<BTreeMap<DatacenterName, (ObjectId, Arc<Inventory>)>>);
 
 impl Inventories {
-    /// The inventory in a snapshot. That it cannot be read is an error, never "no hosts".
-    pub fn of(&self, repo: &Repository, snapshot: &Snapshot) -> anyhow::Result<Arc<Inventory>> {
+    /// Returns the inventory in a snapshot. An inventory that cannot be read is an error, never "no
+    /// hosts".
+    pub(crate) fn of(&self, repo: &Repository, snapshot: &Snapshot) -> anyhow::Result<Arc<Inventory>> {
         let tree = snapshot.datacenter_tree(repo)?;
-        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((of, inventory)) = known().get(&snapshot.datacenter)
+        if let Some((of, inventory)) = self.0.lock().get(&snapshot.datacenter)
             && *of == tree
         {
             return Ok(inventory.clone());
         }
-        let inventory = Arc::new(read(repo, tree).with_context(|| snapshot.datacenter.to_string())?);
-        known().insert(snapshot.datacenter.clone(), (tree, inventory.clone()));
+        let instance = instance_manifest(repo, snapshot).with_context(|| snapshot.datacenter.to_string())?;
+        let hosts = instance.hosts.into_iter().map(|(name, host)| (name, host.key)).collect();
+        let inventory = Arc::new(Inventory { hosts });
+        self.0.lock().insert(snapshot.datacenter.clone(), (tree, inventory.clone()));
         Ok(inventory)
     }
-}
-
-fn read(repo: &Repository, tree: ObjectId) -> anyhow::Result<Inventory> {
-    let tree = repo.find_tree(tree.into())?;
-    let entry = tree.get_name(manifest::FILE).context("a snapshot without a datacenter.yaml")?;
-    let text = String::from_utf8_lossy(repo.find_blob(entry.id())?.content()).into_owned();
-    let instance = InstanceManifest::parse(&text, Strictness::Lenient)
-        .map_err(|faults| anyhow::anyhow!("the datacenter.yaml cannot be read: {faults:?}"))?;
-    Ok(Inventory { hosts: instance.hosts.into_iter().map(|(name, host)| (name, host.key)).collect() })
 }

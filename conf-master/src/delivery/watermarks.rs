@@ -1,51 +1,48 @@
-//! The watermarks that conf-master signs: that a datacenter's newest snapshot not above a change is this one.
+//! The watermarks that conf-master signs: each states that a snapshot is a datacenter's newest one
+//! up to a change.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
+use conf_core::sign::{KeyError, SigningKey};
 use conf_core::{
     api::{Pointer, WatermarkEvent},
-    sign::{self, KeyError, SigningKey},
+    sign,
 };
 use libconf::name::DatacenterName;
+use parking_lot::Mutex;
 
 use crate::landing::Published;
 
-/// Signs each watermark once, for all who ask.
+/// Signs each watermark once for all readers.
 #[derive(Debug)]
-pub struct Watermarks {
+pub(crate) struct Watermarks {
     key: SigningKey,
-    /// The last one of each datacenter.
+    /// The last watermark of each datacenter.
     signed: Mutex<BTreeMap<DatacenterName, Arc<WatermarkEvent>>>,
 }
 
 impl Watermarks {
     /// Signs by this key.
-    pub fn new(key: SigningKey) -> Self {
+    pub(crate) fn new(key: SigningKey) -> Self {
         Watermarks { key, signed: Mutex::default() }
     }
 
-    /// What is so of a datacenter's newest snapshot once everything in `published` has landed; `None` where it has none.
-    pub fn of(
+    /// Returns the watermark of a datacenter's newest snapshot in `published`; `None` when it has
+    /// no snapshot.
+    pub(crate) fn of(
         &self,
         published: &Published,
         datacenter: &DatacenterName,
     ) -> Result<Option<Arc<WatermarkEvent>>, KeyError> {
         let Some(snapshot) = published.datacenters.get(datacenter) else { return Ok(None) };
         let newest = Pointer { sequence: snapshot.sequence, commit: snapshot.commit };
-        let last = self.signed().get(datacenter).cloned();
-        if let Some(last) = last.filter(|last| last.central == published.central && last.newest() == newest) {
+        let last = self.signed.lock().get(datacenter).cloned();
+        if let Some(last) = last.filter(|last| last.central == published.sequence && last.newest() == newest) {
             return Ok(Some(last));
         }
-        // Without the lock: others sign theirs meanwhile.
-        let signed = Arc::new(sign::sign_watermark(published.central, datacenter, newest, &self.key)?);
-        self.signed().insert(datacenter.clone(), Arc::clone(&signed));
+        // Signs without the lock, so that others sign theirs meanwhile.
+        let signed = Arc::new(sign::sign_watermark(published.sequence, datacenter, newest, &self.key)?);
+        self.signed.lock().insert(datacenter.clone(), Arc::clone(&signed));
         Ok(Some(signed))
-    }
-
-    fn signed(&self) -> MutexGuard<'_, BTreeMap<DatacenterName, Arc<WatermarkEvent>>> {
-        self.signed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

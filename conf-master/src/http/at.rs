@@ -2,18 +2,17 @@
 
 use std::sync::Arc;
 
-use conf_core::{
-    api::At,
-    http::{Response, Routes, error, json},
-    snapshot::{self, AroundChange},
-};
+use conf_core::http::{Response, Routes, error, json};
+use conf_core::snapshot::AroundChange;
+use conf_core::{api::At, snapshot};
 use http::StatusCode;
 use libconf::name::{DatacenterName, Sequence};
 use serde::Deserialize;
 use tokio::sync::Semaphore;
 use warp::Filter as _;
 
-use crate::http::{Server, datacenters::newest};
+use crate::http::server::{Server, answer, newest};
+use crate::inspect::InspectError;
 
 /// Chains that are followed at once; the others wait their turn.
 static READING: Semaphore = Semaphore::const_new(4);
@@ -31,25 +30,23 @@ pub(crate) fn routes(server: Server) -> Routes {
         .and(warp::query())
         .then(move |query: Query| {
             let server = server.clone();
-            async move { server.at(query).await }
+            answer(async move { server.at(query).await })
         })
         .boxed()
 }
 
 impl Server {
-    /// What has landed is known here, so that nothing is waited for: a change above `central` is none yet.
-    async fn at(&self, query: Query) -> Response {
-        let published = self.lander.published().borrow().clone();
-        let newest = match newest(&published, &query.datacenter) {
-            Ok(newest) => newest.commit,
-            Err(answer) => return answer,
-        };
-        let (change, central) = (query.sequence, published.central);
+    /// Everything that has landed is known here, so nothing is waited for: above the newest change
+    /// there is none yet.
+    async fn at(&self, query: Query) -> Result<Response, Response> {
+        let published = self.lander.published.borrow().clone();
+        let newest = newest(&published, &query.datacenter)?.commit;
+        let (change, central) = (query.sequence, published.sequence);
         if change > central {
-            return json(StatusCode::OK, &At { central, at: None, next: None, watermark: None });
+            return Ok(json(StatusCode::OK, &At { central, at: None, next: None, watermark: None }));
         }
         let Ok(_reading) = READING.acquire().await else {
-            return error(StatusCode::SERVICE_UNAVAILABLE, "conf-master is stopping");
+            return Err(error(StatusCode::SERVICE_UNAVAILABLE, "conf-master is stopping"));
         };
         let watermarks = self.watermarks.clone();
         self.read(move |repo| match snapshot::around_change(repo, newest, change)? {
@@ -59,7 +56,7 @@ impl Server {
                 Ok(json(StatusCode::OK, &At { central, at, next, watermark }))
             }
             AroundChange::CutOff => {
-                Ok(error(StatusCode::NOT_FOUND, format!("change {change} is too long ago; git still finds it")))
+                Err(InspectError::NotThere(format!("change {change} is too long ago; git still finds it")))
             }
         })
         .await

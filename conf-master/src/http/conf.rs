@@ -1,4 +1,4 @@
-//! `GET /conf/<kind>/<name>`: what a host would get.
+//! `GET /conf/<kind>/<name>`: a component as a host would get it.
 
 use conf_core::http::{Response, Routes, error, json};
 use http::StatusCode;
@@ -6,8 +6,8 @@ use libconf::name::{ComponentSelector, DatacenterName, HostName, RoleName};
 use serde::Deserialize;
 use warp::Filter as _;
 
-use crate::http::Server;
-use crate::inspect::conf::{self, Audience};
+use crate::http::server::{Server, answer};
+use crate::inspect::{Audience, conf};
 
 #[derive(Deserialize)]
 struct ConfQuery {
@@ -27,44 +27,34 @@ pub(crate) fn routes(server: Server) -> Routes {
         .and(warp::get())
         .and(warp::query::<ConfQuery>())
         .and(with)
-        .then(|component: String, query: ConfQuery, server: Server| async move {
-            match component.parse() {
-                Ok(component) => server.conf(component, query).await,
-                Err(bad) => error(StatusCode::BAD_REQUEST, bad),
-            }
+        .then(|component: String, query: ConfQuery, server: Server| {
+            answer(async move {
+                let component = component.parse().map_err(|bad| error(StatusCode::BAD_REQUEST, bad))?;
+                server.conf(component, query).await
+            })
         })
         .boxed()
 }
 
 impl Server {
-    async fn conf(&self, component: ComponentSelector, query: ConfQuery) -> Response {
+    async fn conf(&self, component: ComponentSelector, query: ConfQuery) -> Result<Response, Response> {
         let audience = match (query.host, query.role) {
             (Some(host), None) => Audience::Host(host),
             (None, Some(role)) => Audience::Role(role),
             _ => {
-                return error(
-                    StatusCode::UNPROCESSABLE_ENTITY,
-                    "name a host (&host=…) or, where none stands yet, a role (&role=…)",
-                );
+                let words = "name a host (&host=…) or, for a role that has no host yet, a role (&role=…)";
+                return Err(error(StatusCode::UNPROCESSABLE_ENTITY, words));
             }
         };
-        let snapshot = match self.snapshot(&query.datacenter) {
-            Ok(snapshot) => snapshot,
-            Err(answer) => return answer,
-        };
+        let snapshot = self.snapshot(&query.datacenter)?;
         let Ok(turn) = self.renderings.clone().try_acquire_owned() else {
-            return error(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "others are being shown their configuration; try again in a moment",
-            );
+            let words = "other readers are being shown their configuration; try again in a moment";
+            return Err(error(StatusCode::SERVICE_UNAVAILABLE, words));
         };
         self.read(move |repo| {
-            // Also when whoever asked has gone.
+            // The permit is held to the end, even when the reader has gone.
             let _turn = turn;
-            Ok(match conf::conf(repo, &snapshot, &component, &audience)? {
-                Ok(conf) => json(StatusCode::OK, &conf),
-                Err(why) => error(StatusCode::NOT_FOUND, why),
-            })
+            Ok(json(StatusCode::OK, &conf::conf(repo, &snapshot, &component, &audience)?))
         })
         .await
     }

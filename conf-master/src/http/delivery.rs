@@ -2,40 +2,29 @@
 
 use std::{sync::Arc, time::Duration};
 
-use conf_core::{
-    http::{Response, Routes, error, json},
-    snapshot::Snapshot,
-};
+use conf_core::http::{Response, Routes, error, json};
+use conf_core::snapshot::Snapshot;
 use git2::Repository;
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use libconf::name::{DatacenterName, RefName, Sequence};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout_at};
 use tracing::{error, warn};
 use warp::Filter as _;
 
-use crate::http::Server;
-use crate::{
-    delivery::{
-        Barrier, DatacenterDelivery, Delivery, Known, Percent, Target, chains::Chains, hosts::Hosts,
-        inventory::Inventories,
-    },
-    inspect::deployments,
-    landing::Published,
-    store::idempotency::LandedRef,
-};
+use crate::delivery::{Barrier, DatacenterDelivery, Delivery, DeliveryFacts, DeliveryTarget, Percent};
+use crate::http::server::{Server, answer, unavailable};
+use crate::inspect::{InspectError, deployments};
+use crate::store::LandedRef;
 
 /// Requests that wait at once, updates included; more get 503.
 pub(crate) const WAITS_AT_ONCE: usize = 256;
 /// The longest that one request waits.
 pub(crate) const MOST_WAIT: Duration = Duration::from_secs(300);
-/// How many entries each list of an answer has, where the request does not say.
+/// The length of each list in an answer, unless the request says.
 const SHOWN: usize = 1000;
-/// Hosts report a change within milliseconds of each other: it is looked again so long after the first.
+/// The pause after the first report: hosts report a change within milliseconds of each other.
 const GATHER: Duration = Duration::from_millis(50);
-/// Datacenters of one request.
+/// The most datacenters of one request.
 const MOST_DATACENTERS: usize = 1000;
 
 const UNREADABLE: &str = "conf-master cannot read which hosts it concerns; its log says why";
@@ -47,12 +36,12 @@ pub(crate) fn routes(server: Server) -> Routes {
         .and(warp::query::<Vec<(String, String)>>())
         .then(move |query: Vec<(String, String)>| {
             let server = server.clone();
-            async move { server.delivery(&query).await.unwrap_or_else(|refused| refused) }
+            answer(async move { server.delivery(&query).await })
         })
         .boxed()
 }
 
-/// What `GET /api/v1/delivery` is asked.
+/// The query of `GET /api/v1/delivery`.
 struct Query {
     datacenters: Vec<DatacenterName>,
     sequence: Option<Sequence>,
@@ -61,13 +50,13 @@ struct Query {
     wait: Wait,
 }
 
-/// How long is waited, and for what.
+/// How long to wait, and for what.
 #[derive(Clone, Copy)]
 struct Wait {
     timeout: Duration,
-    /// An answer is due as soon as another number of hosts than this runs it.
+    /// The answer is sent as soon as the number of hosts that run it is another one than this.
     unless: Option<usize>,
-    /// How many entries each list of the answer has.
+    /// The length of each list in the answer.
     shown: usize,
 }
 
@@ -75,7 +64,7 @@ fn read(query: &[(String, String)]) -> Result<Query, String> {
     let (mut datacenters, mut sequence, mut percent, mut proven) = (Vec::new(), None, Percent::ALL, false);
     let mut wait = Wait { timeout: Duration::ZERO, unless: None, shown: SHOWN };
     let number = |name: &str, text: &str| {
-        text.parse::<u64>().map_err(|_| format!("{name}={text} is no number; write a whole one, such as {name}=30"))
+        text.parse::<u64>().map_err(|_| format!("{name}={text} is not a number; write a whole one, such as {name}=30"))
     };
     let entries = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
     for (name, text) in query {
@@ -94,7 +83,7 @@ fn read(query: &[(String, String)]) -> Result<Query, String> {
             "timeout" => wait.timeout = Duration::from_secs(number(name, text)?).min(MOST_WAIT),
             "delivered" => wait.unless = Some(entries(number(name, text)?)),
             "limit" => wait.shown = entries(number(name, text)?),
-            // A later version's.
+            // A parameter of a later version.
             _ => {}
         }
     }
@@ -109,35 +98,40 @@ fn read(query: &[(String, String)]) -> Result<Query, String> {
 impl Server {
     async fn delivery(&self, query: &[(String, String)]) -> Result<Response, Response> {
         let query = read(query).map_err(|words| error(StatusCode::BAD_REQUEST, words))?;
-        let Ok(_permit) = self.waits.try_acquire() else { return Err(busy()) };
-        let published = self.lander.published().borrow().clone();
-        let sequence = query.sequence.unwrap_or(published.central);
+        let Ok(_permit) = self.waits.try_acquire() else {
+            return Err(unavailable("too many requests wait already; ask again in a moment"));
+        };
+        let published = self.lander.published.borrow().clone();
+        let sequence = query.sequence.unwrap_or(published.sequence);
         let not_found = |words: String| error(StatusCode::NOT_FOUND, words);
-        if sequence > published.central {
-            return Err(not_found(format!("there is no change #{sequence}; the newest is #{}", published.central)));
+        if sequence > published.sequence {
+            return Err(not_found(format!("there is no change #{sequence}; the newest is #{}", published.sequence)));
         }
         let mut newest = Vec::new();
         for name in &query.datacenters {
             newest.push(self.snapshot(name)?);
         }
         let repo = self.repo.clone();
-        let targets = move || -> anyhow::Result<Result<Vec<Target>, String>> {
+        let targets = move || -> Result<Vec<DeliveryTarget>, InspectError> {
             let repo = Repository::open_bare(repo)?;
-            let target = |newest: Snapshot| target(&repo, newest, sequence);
-            newest.into_iter().map(target).collect()
+            newest.into_iter().map(|newest| target(&repo, newest, sequence)).collect()
         };
-        let targets = tokio::task::spawn_blocking(targets).await.map_err(anyhow::Error::from).flatten();
-        let targets = targets.map_err(|cause| failed(&cause))?.map_err(not_found)?;
+        let targets = tokio::task::spawn_blocking(targets).await.map_err(InspectError::from).flatten();
+        let targets = targets.map_err(|why| match why {
+            InspectError::NotThere(words) => not_found(words),
+            InspectError::Failed(cause) => failed(&cause),
+        })?;
         let barrier = Barrier { sequence, percent: query.percent, proven: query.proven };
         let delivery = self.wait(barrier, targets, query.wait).await.map_err(|cause| failed(&cause))?;
         Ok(json(StatusCode::OK, &delivery))
     }
 
-    /// Waits until every host of the datacenters that a change touches runs it, at most so long; says who does not.
+    /// Waits until every host of the datacenters that a change touches runs it, at most this long;
+    /// lists the hosts that do not.
     pub(crate) async fn deliver(&self, refs: &[LandedRef], sequence: Sequence, timeout: Duration) -> Delivery {
         let touched = refs.iter().filter_map(|one| match &one.name {
             RefName::Snapshot(datacenter) => {
-                Some(Target { datacenter: datacenter.clone(), sequence, commit: one.commit })
+                Some(DeliveryTarget { datacenter: datacenter.clone(), sequence, commit: one.commit })
             }
             _ => None,
         });
@@ -156,26 +150,45 @@ impl Server {
         })
     }
 
+    /// Finds out which hosts run a change now.
+    fn look(
+        &self,
+        targets: &[DeliveryTarget],
+        barrier: Barrier,
+        shown: usize,
+    ) -> anyhow::Result<Vec<DatacenterDelivery>> {
+        let repo = Repository::open_bare(&self.repo)?;
+        let one = |target: &DeliveryTarget| {
+            // The reports are read first, so that none of them is newer than the newest known
+            // snapshot.
+            let reports = self.hosts.of(&target.datacenter);
+            let published = self.lander.published.borrow().clone();
+            let newest = match published.datacenters.get(&target.datacenter) {
+                Some(newest) => newest,
+                // The datacenter was removed since.
+                None => &Snapshot::read(&repo, target.commit)?,
+            };
+            let inventory = self.inventories.of(&repo, newest)?;
+            let chain = self.chains.of(&repo, newest, &target.asks(&reports))?;
+            let settles_in = self.hosts.settles_in();
+            let facts = DeliveryFacts { inventory: &inventory, chain: &chain, reports: &reports, settles_in };
+            Ok(DatacenterDelivery::judge(target, barrier, facts, shown))
+        };
+        targets.iter().map(one).collect()
+    }
+
     /// Waits until enough hosts run it, or time is up. Cancel: nothing is lost.
-    async fn wait(&self, barrier: Barrier, targets: Vec<Target>, wait: Wait) -> anyhow::Result<Delivery> {
-        let mut landed = self.lander.published();
+    async fn wait(&self, barrier: Barrier, targets: Vec<DeliveryTarget>, wait: Wait) -> anyhow::Result<Delivery> {
+        let mut landed = self.lander.published.clone();
         let mut reported = self.hosts.changes();
         let deadline = Instant::now() + wait.timeout;
         let targets = Arc::new(targets);
         loop {
             landed.mark_unchanged();
             reported.mark_unchanged();
-            let look = Look {
-                repo: self.repo.clone(),
-                hosts: self.hosts.clone(),
-                inventories: self.inventories.clone(),
-                chains: self.chains.clone(),
-                landed: landed.clone(),
-                targets: targets.clone(),
-            };
-            let datacenters = tokio::task::spawn_blocking(move || look.judge(barrier, wait.shown))
-                .await
-                .map_err(anyhow::Error::from)??;
+            let (server, targets) = (self.clone(), targets.clone());
+            let look = move || server.look(&targets, barrier, wait.shown);
+            let datacenters = tokio::task::spawn_blocking(look).await??;
             let complete = datacenters.iter().all(DatacenterDelivery::is_complete);
             let delivered: usize = datacenters.iter().map(|one| one.delivered).sum();
             let settles = datacenters.iter().any(|one| one.settles_in.is_some());
@@ -197,57 +210,16 @@ impl Server {
     }
 }
 
-/// All that is looked at to say who has a change.
-struct Look {
-    repo: std::path::PathBuf,
-    hosts: Arc<Hosts>,
-    inventories: Arc<Inventories>,
-    chains: Arc<Chains>,
-    landed: watch::Receiver<Arc<Published>>,
-    targets: Arc<Vec<Target>>,
-}
-
-impl Look {
-    fn judge(&self, barrier: Barrier, shown: usize) -> anyhow::Result<Vec<DatacenterDelivery>> {
-        let repo = Repository::open_bare(&self.repo)?;
-        let one = |target: &Target| {
-            // First, so that what hosts have said is not newer than the newest that is known.
-            let heard = self.hosts.of(&target.datacenter);
-            let published = self.landed.borrow().clone();
-            let newest = match published.datacenters.get(&target.datacenter) {
-                Some(newest) => newest,
-                // It is gone since.
-                None => &Snapshot::read(&repo, target.commit)?,
-            };
-            let inventory = self.inventories.of(&repo, newest)?;
-            let chain = self.chains.of(&repo, newest, &target.asks(&heard))?;
-            let settles_in = self.hosts.settles_in();
-            let known = Known { inventory: &inventory, chain: &chain, heard: &heard, settles_in };
-            Ok(DatacenterDelivery::judge(target, barrier, known, shown))
-        };
-        self.targets.iter().map(one).collect()
-    }
-}
-
-/// What a datacenter's hosts must run; in words, where it has nothing so old.
-fn target(repo: &Repository, newest: Snapshot, sequence: Sequence) -> anyhow::Result<Result<Target, String>> {
+/// Finds the snapshot that a datacenter's hosts must run at a change.
+fn target(repo: &Repository, newest: Snapshot, sequence: Sequence) -> Result<DeliveryTarget, InspectError> {
     let datacenter = newest.datacenter.clone();
-    let found = deployments::newest_at(repo, newest, sequence)?;
-    let target = |snapshot: Snapshot| Target {
-        datacenter: datacenter.clone(),
-        sequence: snapshot.sequence,
-        commit: snapshot.commit,
+    let Some(snapshot) = deployments::newest_at(repo, newest, sequence)? else {
+        return Err(InspectError::NotThere(format!("{datacenter} had no configuration yet at change #{sequence}")));
     };
-    Ok(found.map(target).ok_or_else(|| format!("{datacenter} had no configuration yet at change #{sequence}")))
+    Ok(DeliveryTarget { datacenter, sequence: snapshot.sequence, commit: snapshot.commit })
 }
 
 fn failed(cause: &anyhow::Error) -> Response {
     error!(error = format!("{cause:#}"), "cannot read which hosts a change concerns");
     error(StatusCode::INTERNAL_SERVER_ERROR, UNREADABLE)
-}
-
-fn busy() -> Response {
-    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, "too many wait already; ask again in a moment");
-    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
-    response
 }

@@ -3,21 +3,19 @@
 use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
-use conf_core::{
-    api::SnapshotEvent,
-    daemon::chain,
-    http::{Event, Request, Response, Routes, events, request},
-};
+use conf_core::api::SnapshotEvent;
+use conf_core::daemon::chain;
+use conf_core::http::{Event, Request, Response, Routes, events, request};
 use libconf::name::{DatacenterName, Sequence};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep_until};
 use warp::Filter as _;
 
-use crate::http::Server;
+use crate::http::server::Server;
 use crate::landing::Published;
 
-/// Each watermark is signed. Of those that follow each other sooner the last is told, which says all that the others did:
-/// twenty a second of every datacenter are some milliseconds of work.
+/// The pause between two watermarks. Each is signed, and the last of several says everything that
+/// the others did; twenty a second of every datacenter cost some milliseconds.
 const BETWEEN_WATERMARKS: Duration = Duration::from_millis(50);
 
 #[derive(Deserialize)]
@@ -36,16 +34,16 @@ pub(crate) fn routes(server: Server) -> Routes {
 }
 
 impl Server {
-    /// A datacenter's newest snapshot now and each time it changes, and watermarks. A reader too slow for every snapshot
-    /// gets the newest: each is whole.
+    /// Sends a datacenter's newest snapshot now and each time it changes, and watermarks. A reader
+    /// that is too slow for every snapshot gets the newest one: each is whole.
     fn follow(&self, datacenter: DatacenterName, request: &Request) -> Response {
         let last: Option<Sequence> = request.header("last-event-id").and_then(|id| id.parse().ok());
         let watermarks = self.watermarks.clone();
-        let mut published = self.lander.published();
+        let mut published = self.lander.published.clone();
         published.mark_changed();
         events(stream! {
             let mut sent = last;
-            // Whose snapshot was sent and whose watermark was not, and when that is due.
+            // The state whose snapshot was sent and whose watermark was not, and when that is due.
             let mut owed: Option<Arc<Published>> = None;
             let mut due = Instant::now();
             loop {
@@ -66,7 +64,7 @@ impl Server {
                     if sent != Some(snapshot.sequence) {
                         sent = Some(snapshot.sequence);
                         let event = SnapshotEvent {
-                            central: now.central,
+                            central: now.sequence,
                             datacenter: datacenter.clone(),
                             sequence: snapshot.sequence,
                             commit: snapshot.commit,

@@ -1,4 +1,4 @@
-//! What a change would do to a datacenter, before it is made.
+//! The effect of a change on a datacenter, before the change is made.
 
 use std::collections::BTreeMap;
 
@@ -9,79 +9,60 @@ use libconf::name::{DatacenterName, ObjectId, RefName};
 use serde::Deserialize;
 use warp::Filter as _;
 
-use crate::http::{Server, git, named};
-use crate::{
-    judge::Wish,
-    landing::{Options, Push},
-};
+use crate::http::server::{NamedDatacenter, Server, answer, datacenter, pusher};
+use crate::judge::{ProposalOptions, RefUpdate};
+use crate::landing::Push;
 
-/// The most bytes of a question: a thousand refs, and some.
+/// The most bytes of a question: enough for a thousand refs.
 const BYTES: usize = 1 << 20;
 
 /// The body of the request.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Asked {
-    /// Where each ref would be: a commit's full id, or the name of a branch or tag that is there.
+struct PlanBody {
+    /// The supposed commit of each ref: a full id, or the name of a branch or tag on the server.
     #[serde(default)]
     refs: BTreeMap<String, String>,
 }
 
 /// `POST /api/v1/datacenters/<id>/<version>/plan`
 pub(crate) fn routes(server: Server) -> Routes {
-    warp::path!("api" / "v1" / "datacenters" / String / String / "plan")
+    datacenter()
+        .and(warp::path!("plan"))
         .and(warp::post())
         .and(request())
-        .then(move |id: String, version: String, request: Request| {
+        .then(move |name: NamedDatacenter, request: Request| {
             let server = server.clone();
-            async move { named(&id, &version, |name| server.plan(name, request)).await }
+            answer(async move { server.plan(&name?, request).await })
         })
         .boxed()
 }
 
 impl Server {
-    async fn plan(&self, name: DatacenterName, request: Request) -> Response {
-        if let Err(answer) = self.snapshot(&name) {
-            return answer;
-        }
-        let through = git::pusher(&request).through;
-        let asked: Asked = match request.body.json(BYTES).await {
-            Ok(asked) => asked,
-            Err(answer) => return answer,
-        };
+    async fn plan(&self, name: &DatacenterName, request: Request) -> Result<Response, Response> {
+        self.snapshot(name)?;
+        let pusher = pusher(&request);
+        let PlanBody { refs } = request.body.json(BYTES).await?;
         let path = self.repo.clone();
         let resolved = tokio::task::spawn_blocking(move || {
             let repo = Repository::open_bare(path).map_err(|cause| cause.message().to_owned())?;
-            asked.refs.iter().map(|(name, commit)| wish(&repo, name, commit)).collect::<Result<Vec<Wish>, String>>()
+            refs.iter().map(|(name, commit)| update(&repo, name, commit)).collect::<Result<Vec<RefUpdate>, String>>()
         });
-        let wishes = match resolved.await.map_err(|cause| cause.to_string()).flatten() {
-            Ok(wishes) => wishes,
-            Err(words) => return error(StatusCode::UNPROCESSABLE_ENTITY, words),
-        };
-        let options = Options { dry_run: true, ..Options::default() };
-        let push = Push {
-            wishes,
-            atomic: false,
-            by: None,
-            through,
-            request: "plan".to_owned(),
-            options,
-            update: None,
-            order: None,
-        };
+        let updates = resolved.await.map_err(|cause| cause.to_string()).flatten();
+        let updates = updates.map_err(|words| error(StatusCode::UNPROCESSABLE_ENTITY, words))?;
+        let options = ProposalOptions { dry_run: true, ..ProposalOptions::default() };
+        let push = Push { request: "plan".to_owned(), ..Push::commits(updates, false, &pusher, options) };
         let Some(mut plan) = self.lander.check(push, None).await.plan else {
-            return error(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "conf-master is busy or cannot read it; ask again in a moment",
-            );
+            let words = "conf-master is busy or cannot read its repository; ask again in a moment";
+            return Err(error(StatusCode::SERVICE_UNAVAILABLE, words));
         };
-        plan.datacenters.retain(|one| one.datacenter == name);
-        json(StatusCode::OK, &plan)
+        plan.datacenters.retain(|one| one.datacenter == *name);
+        Ok(json(StatusCode::OK, &plan))
     }
 }
 
-/// A ref that is supposed to be elsewhere, both ends looked up here.
-fn wish(repo: &Repository, name: &str, commit: &str) -> Result<Wish, String> {
+/// Makes the update of a ref to a supposed commit; both commits are looked up here.
+fn update(repo: &Repository, name: &str, commit: &str) -> Result<RefUpdate, String> {
     let name: RefName = full(name, "refs/heads/").parse().map_err(|bad: libconf::name::BadName| bad.to_string())?;
     let old = repo.refname_to_id(&name.to_string()).map_or(ObjectId::ZERO, ObjectId::from);
     let there = |name: String| repo.refname_to_id(&name).ok().map(ObjectId::from);
@@ -93,7 +74,7 @@ fn wish(repo: &Repository, name: &str, commit: &str) -> Result<Wish, String> {
              not pushed yet there is `git push -o dry-run`"
         )
     })?;
-    Ok(Wish { name: name.to_string(), old, new })
+    Ok(RefUpdate { name: name.to_string(), old, new })
 }
 
 fn full(name: &str, folder: &str) -> String {

@@ -1,10 +1,8 @@
-//! `GET /api/v1/config/<section>`: what a section says, now or then.
+//! `GET /api/v1/config/<section>`: the content of a section, now or at an earlier moment.
 
 use bytes::Bytes;
-use conf_core::{
-    http::{Request, Response, Routes, bytes_of, error, json, request},
-    settings,
-};
+use conf_core::http::{Request, Response, Routes, bytes_of, error, json, request};
+use conf_core::settings;
 use git2::Repository;
 use http::{HeaderValue, StatusCode, header};
 use libconf::name::{CommitId, Sequence};
@@ -13,20 +11,17 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use warp::{Filter as _, path::Tail};
 
-use crate::http::{
-    Server,
-    update::{ConfigForm, etag_of},
-};
-use crate::{
-    landing::update::{schema_version, section::SectionName, version},
-    store::history::{self, At, Past},
-};
+use crate::http::server::{ConfigForm, Server, answer, etag_of};
+use crate::inspect::InspectError;
+use crate::landing::SectionName;
+use crate::store::{Moment, PastBranch, history};
 
 #[derive(Deserialize)]
 struct SectionQuery {
     version: Option<i64>,
     sequence: Option<Sequence>,
-    config: Option<ConfigForm>,
+    #[serde(default)]
+    config: ConfigForm,
 }
 
 /// The route.
@@ -38,7 +33,7 @@ pub(crate) fn routes(server: Server) -> Routes {
         .and(request())
         .then(move |tail: Tail, query: SectionQuery, request: Request| {
             let server = server.clone();
-            async move { server.section(tail.as_str(), query, request).await.unwrap_or_else(|refused| refused) }
+            answer(async move { server.section(tail.as_str(), query, request).await })
         })
         .boxed()
 }
@@ -51,27 +46,26 @@ impl Server {
             return Err(error(StatusCode::METHOD_NOT_ALLOWED, "this path takes POST alone"));
         }
         let section: SectionName = path.parse().map_err(|cause| bad(&cause))?;
-        let at = query.sequence.map(At::Sequence).or(query.version.map(At::Version));
+        let at = query.sequence.map(Moment::Sequence).or(query.version.map(Moment::Version));
         let known = request.header("if-none-match").map(str::to_owned);
-        let form = query.config.unwrap_or(ConfigForm::Object);
         let reference = section.reference();
         let (place, version, ledger, newest) = {
             let durable = self.lander.durable();
-            let version = version(&durable.table, &reference);
+            let version = durable.table.version(&reference);
             (durable.table.place(&reference), version, durable.ledger, durable.sequence)
         };
-        if let Some(At::Sequence(wanted)) = at
+        if let Some(Moment::Sequence(wanted)) = at
             && wanted > newest
         {
             let words = format!("the newest change is #{newest}; there is no #{wanted} yet");
             return Err(error(StatusCode::NOT_FOUND, words));
         }
-        let answer = self.read(move |repo| {
+        self.read(move |repo| {
             let past = match at {
-                None => place.target.map(|target| Past { commit: target.commit, version, sequence: newest }),
+                None => place.target.map(|target| PastBranch { commit: target.commit, version, sequence: newest }),
                 Some(at) => history::find(repo, ledger, &reference, place, at)?,
             };
-            // With both both must hold.
+            // With a version and a sequence both must hold.
             let past = past.filter(|past| query.version.is_none_or(|wanted| wanted == past.version));
             let Some(past) = past else { return Ok(not_there(&section, at, version)) };
             let etag = etag_of(past.commit)?;
@@ -81,25 +75,25 @@ impl Server {
                 response.headers_mut().insert(header::ETAG, etag);
                 return Ok(response);
             }
-            let mut response = show(repo, &section, past, at.is_some(), form)?;
+            let mut response = show(repo, &section, past, at.is_some(), query.config)?;
             response.headers_mut().insert(header::ETAG, etag);
             Ok(response)
-        });
-        Ok(answer.await)
+        })
+        .await
     }
 }
 
-/// True when `If-None-Match` names this tag, or any.
+/// Tells whether `If-None-Match` names this tag, or any.
 fn is_one_of(known: &str, etag: &HeaderValue) -> bool {
     let strip = |tag: &str| tag.trim().trim_start_matches("W/").to_owned();
     known.split(',').map(strip).any(|tag| tag == "*" || tag.as_bytes() == etag.as_bytes())
 }
 
-fn not_there(section: &SectionName, at: Option<At>, version: i64) -> Response {
+fn not_there(section: &SectionName, at: Option<Moment>, version: i64) -> Response {
     let words = match at {
         None => format!("{section} is not there; an update that expects version -1 makes it"),
-        Some(At::Version(wanted)) => format!("{section} has no version {wanted}; it is at version {version}"),
-        Some(At::Sequence(wanted)) => {
+        Some(Moment::Version(wanted)) => format!("{section} has no version {wanted}; it is at version {version}"),
+        Some(Moment::Sequence(wanted)) => {
             format!("{section} was not there at #{wanted}, or that is too long ago to look for")
         }
     };
@@ -109,10 +103,10 @@ fn not_there(section: &SectionName, at: Option<At>, version: i64) -> Response {
 fn show(
     repo: &Repository,
     section: &SectionName,
-    past: Past,
+    past: PastBranch,
     is_past: bool,
     form: ConfigForm,
-) -> anyhow::Result<Response> {
+) -> Result<Response, InspectError> {
     let tree = repo.find_commit(CommitId::into(past.commit))?.tree()?;
     let file = section.file(&tree)?;
     let text = match file.found {
@@ -125,14 +119,10 @@ fn show(
         (ConfigForm::Object, None) => Value::Object(Map::new()),
         (ConfigForm::Object, Some(_)) => Value::Object(settings::parse(&file.path, file.format, &text)?),
     };
-    let schema_version = match section {
-        SectionName::Component(..) => schema_version(repo, &tree)?,
-        SectionName::Manifest(_) | SectionName::Layer(..) => 1,
-    };
     let mut body = json!({
         "section": section,
         "config": config,
-        "schemaVersion": schema_version,
+        "schemaVersion": section.schema_version(repo, &tree)?,
         "version": past.version,
         "commit": past.commit,
         "file": file.found.map(|_| file.path),

@@ -1,6 +1,6 @@
 //! The flags of `import`.
 
-use std::{path::PathBuf, str::FromStr};
+use std::path::PathBuf;
 
 use conf_core::{secret::HostKey, upstream::Url};
 use libconf::name::{BranchName, ClassName, ComponentName, DatacenterName, HostName, Kind, RoleName};
@@ -8,52 +8,56 @@ use libconf::name::{BranchName, ClassName, ComponentName, DatacenterName, HostNa
 /// Flags of `import`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
-pub struct Flags {
-    /// The folder to read: ROLE/COMPONENT/conf/… (or without conf/), as deep as it goes
+pub(crate) struct ImportFlags {
+    /// The folder to read: ROLE/COMPONENT/conf/… (or without conf/), at any depth
     #[arg(value_name = "DIR")]
-    pub folder: PathBuf,
-    /// Write branches for review into a new Git repository; without it nothing is written
+    pub(crate) folder: PathBuf,
+    /// Write branches for review into this new Git repository; without it nothing is written
     #[arg(long, value_name = "REPO")]
-    pub out: Option<PathBuf>,
+    pub(crate) out: Option<PathBuf>,
     /// The class that runs the components [default: the name of DIR]
     #[arg(long, value_name = "NAME")]
-    pub class: Option<ClassName>,
+    pub(crate) class: Option<ClassName>,
     /// The datacenter of that class [default: CLASS/v1]
     #[arg(long, value_name = "ID/VERSION")]
-    pub datacenter: Option<DatacenterName>,
+    pub(crate) datacenter: Option<DatacenterName>,
     /// The kind of the components: services, applications or devices
     #[arg(long, value_name = "KIND", default_value = "services")]
-    pub kind: Kind,
+    pub(crate) kind: Kind,
     /// The branch on which components are written
     #[arg(long, value_name = "NAME", default_value = "master")]
-    pub branch: BranchName,
-    /// A host of the inventory and its roles; once for each
-    #[arg(long = "host", value_name = "NAME=ROLE[,ROLE]…")]
-    pub hosts: Vec<HostRoles>,
-    /// The public key of a host, which its secrets are sealed to: what `conf-local identity` prints there; once for each
-    #[arg(long = "host-key", value_name = "NAME=KEY")]
-    pub host_keys: Vec<KeyOfHost>,
-    /// Call the component of this folder so; once for each
-    #[arg(long = "rename", value_name = "ROLE/FOLDER=[KIND/]NAME")]
-    pub renames: Vec<Rename>,
-    /// Put what repeats into `platform`, and templates in the place of the files in which it stands
+    pub(crate) branch: BranchName,
+    /// A host of the inventory and its roles; repeat for more hosts
+    #[arg(long = "host", value_name = "NAME=ROLE[,ROLE]…", value_parser = host_roles)]
+    pub(crate) hosts: Vec<HostRoles>,
+    /// The public key of a host, to which its secrets are sealed: the output of `conf-local
+    /// identity` there; repeat for more hosts
+    #[arg(long = "host-key", value_name = "NAME=KEY", value_parser = host_key)]
+    pub(crate) host_keys: Vec<KeyOfHost>,
+    /// Name the component of this folder; repeat for more folders
+    #[arg(long = "rename", value_name = "ROLE/FOLDER=[KIND/]NAME", value_parser = rename)]
+    pub(crate) renames: Vec<Rename>,
+    /// Turn repeated values into variables of `platform`, and the files that contain them into
+    /// templates
     #[arg(long)]
-    pub apply_variables: bool,
-    /// The same for this value under this name, offered or not; once for each
-    #[arg(long = "variable", value_name = "NAME=VALUE")]
-    pub variables: Vec<Variable>,
-    /// What looks like a secret in this file (or this line of it) is none: commit it as it is; once for each
+    pub(crate) apply_variables: bool,
+    /// Turn this value into a variable of this name, even when it does not repeat; repeat for more
+    /// values
+    #[arg(long = "variable", value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) variables: Vec<NamedValue>,
+    /// Commit what looks like a secret in this file (or this line of it) as it is; repeat for more
+    /// files
     #[arg(long = "allow-secret", value_name = "FILE[:LINE]")]
-    pub allowed: Vec<String>,
-    /// Do not take this file or folder; once for each
+    pub(crate) allowed: Vec<String>,
+    /// Leave out this file or folder; repeat for more
     #[arg(long = "leave-out", value_name = "PATH")]
-    pub left_out: Vec<String>,
-    /// The server that the written repository is to be pushed to
+    pub(crate) left_out: Vec<String>,
+    /// The server to which the written repository will be pushed
     #[arg(long, value_name = "URL", env = "CONF_MASTER_URL", default_value = "http://127.0.0.1:7400")]
-    pub server: Url,
+    pub(crate) server: Url,
     /// Print JSON
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 const EXAMPLE: &str = "\
@@ -68,40 +72,40 @@ Exit codes: 0 done, 1 something must be settled first, 2 wrong usage.";
 
 /// `NAME=ROLE[,ROLE]…`
 #[derive(Clone, Debug)]
-pub struct HostRoles {
-    /// Which host.
-    pub host: HostName,
+pub(crate) struct HostRoles {
+    /// The host.
+    pub(crate) host: HostName,
     /// Its roles, in order.
-    pub roles: Vec<RoleName>,
+    pub(crate) roles: Vec<RoleName>,
 }
 
 /// `NAME=KEY`
 #[derive(Clone, Debug)]
-pub struct KeyOfHost {
-    /// Which host.
-    pub host: HostName,
+pub(crate) struct KeyOfHost {
+    /// The host.
+    pub(crate) host: HostName,
     /// Its public key.
-    pub key: HostKey,
+    pub(crate) key: HostKey,
 }
 
 /// `ROLE/FOLDER=[KIND/]NAME`
 #[derive(Clone, Debug)]
-pub struct Rename {
+pub(crate) struct Rename {
     /// The folder, below the folder that is read.
-    pub folder: String,
-    /// The component's kind, where it is said.
-    pub kind: Option<Kind>,
+    pub(crate) folder: String,
+    /// The component's kind, when the flag names one.
+    pub(crate) kind: Option<Kind>,
     /// The component's name.
-    pub name: String,
+    pub(crate) name: String,
 }
 
 /// `NAME=VALUE`
 #[derive(Clone, Debug)]
-pub struct Variable {
-    /// What templates call it, below `platform`.
-    pub name: String,
-    /// What stands in the files.
-    pub value: String,
+pub(crate) struct NamedValue {
+    /// Its name in templates, below `platform`.
+    pub(crate) name: String,
+    /// The value in the files.
+    pub(crate) value: String,
 }
 
 fn pair<'a>(text: &'a str, wanted: &str) -> Result<(&'a str, &'a str), String> {
@@ -109,53 +113,37 @@ fn pair<'a>(text: &'a str, wanted: &str) -> Result<(&'a str, &'a str), String> {
     pair.ok_or_else(|| format!("write {wanted}"))
 }
 
-impl FromStr for HostRoles {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (host, roles) = pair(text, "NAME=ROLE, as in web-1=static")?;
-        let roles = roles.split(',').map(|role| role.parse().map_err(|bad| format!("{bad}")));
-        Ok(HostRoles { host: host.parse().map_err(|bad| format!("{bad}"))?, roles: roles.collect::<Result<_, _>>()? })
-    }
+fn host_roles(text: &str) -> Result<HostRoles, String> {
+    let (host, roles) = pair(text, "NAME=ROLE, as in web-1=static")?;
+    let roles = roles.split(',').map(|role| role.parse().map_err(|bad| format!("{bad}")));
+    Ok(HostRoles { host: host.parse().map_err(|bad| format!("{bad}"))?, roles: roles.collect::<Result<_, _>>()? })
 }
 
-impl FromStr for KeyOfHost {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (host, key) = pair(text, "NAME=KEY, as in \"web-1=ssh-ed25519 …\"")?;
-        let host = host.parse().map_err(|bad| format!("{bad}"))?;
-        Ok(KeyOfHost { host, key: key.parse().map_err(|bad| format!("{bad}"))? })
-    }
+fn host_key(text: &str) -> Result<KeyOfHost, String> {
+    let (host, key) = pair(text, "NAME=KEY, as in \"web-1=ssh-ed25519 …\"")?;
+    let host = host.parse().map_err(|bad| format!("{bad}"))?;
+    Ok(KeyOfHost { host, key: key.parse().map_err(|bad| format!("{bad}"))? })
 }
 
-impl FromStr for Rename {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (folder, name) = pair(text, "ROLE/FOLDER=NAME, as in core/nginx=front")?;
-        let (kind, name) = match name.split_once('/') {
-            Some((kind, name)) => (Some(kind.parse::<Kind>().map_err(|bad| format!("{bad}"))?), name),
-            None => (None, name),
-        };
-        let whole = format!("{}/{name}", kind.unwrap_or(Kind::Services));
-        whole.parse::<ComponentName>().map_err(|bad| format!("{bad}"))?;
-        Ok(Rename { folder: folder.trim_end_matches('/').to_owned(), kind, name: name.to_owned() })
-    }
+fn rename(text: &str) -> Result<Rename, String> {
+    let (folder, name) = pair(text, "ROLE/FOLDER=NAME, as in core/nginx=front")?;
+    let (kind, name) = match name.split_once('/') {
+        Some((kind, name)) => (Some(kind.parse::<Kind>().map_err(|bad| format!("{bad}"))?), name),
+        None => (None, name),
+    };
+    let whole = format!("{}/{name}", kind.unwrap_or(Kind::Services));
+    whole.parse::<ComponentName>().map_err(|bad| format!("{bad}"))?;
+    Ok(Rename { folder: folder.trim_end_matches('/').to_owned(), kind, name: name.to_owned() })
 }
 
-impl FromStr for Variable {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (name, value) = pair(text, "NAME=VALUE, as in domain=example.com")?;
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
-        if !name.bytes().all(plain) || name.as_bytes()[0].is_ascii_digit() {
-            return Err(format!("`{name}` is no name of a variable: letters, digits and '_', not a digit first"));
-        }
-        if value.contains(['\n', '\r']) {
-            return Err("a variable's value is one line".to_owned());
-        }
-        Ok(Variable { name: name.to_owned(), value: value.to_owned() })
+fn variable(text: &str) -> Result<NamedValue, String> {
+    let (name, value) = pair(text, "NAME=VALUE, as in domain=example.com")?;
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_';
+    if !name.bytes().all(plain) || name.as_bytes()[0].is_ascii_digit() {
+        return Err(format!("`{name}` cannot name a variable: letters, digits and '_', not a digit first"));
     }
+    if value.contains(['\n', '\r']) {
+        return Err("a variable's value is one line".to_owned());
+    }
+    Ok(NamedValue { name: name.to_owned(), value: value.to_owned() })
 }

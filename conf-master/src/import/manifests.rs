@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use libconf::name::{ComponentName, Kind};
 
-use crate::import::propose::Proposal;
+use crate::import::proposal::Proposal;
 
-/// What the class runs, and its secrets.
-pub fn class(proposal: &Proposal<'_>) -> String {
+/// Writes the class: its components and secrets.
+pub(crate) fn class(proposal: &Proposal<'_>) -> String {
     let mut text = String::new();
     for kind in Kind::ALL {
         let of_kind: Vec<_> = proposal.components.iter().filter(|one| one.name.kind == kind).collect();
@@ -30,8 +30,8 @@ pub fn class(proposal: &Proposal<'_>) -> String {
     text
 }
 
-/// The datacenter: its class, roles, hosts and platform.
-pub fn instance(proposal: &Proposal<'_>) -> String {
+/// Writes the datacenter: its class, roles, hosts and platform.
+pub(crate) fn instance(proposal: &Proposal<'_>) -> String {
     let mut text = format!("conf: datacenter-configuration/{}/latest\ninventories:\n  roles:\n", proposal.class);
     for (role, components) in &proposal.roles {
         let _ = writeln!(text, "    {}: {{components: [{}]}}", scalar(role.as_str()), list(components));
@@ -61,7 +61,7 @@ fn list<'a>(names: impl IntoIterator<Item = &'a ComponentName>) -> String {
     names.into_iter().map(ComponentName::to_string).collect::<Vec<_>>().join(", ")
 }
 
-/// A name as YAML: as it is where YAML takes it for text, in quotes where it might not.
+/// Writes a name as YAML: plain where YAML reads it as text, quoted elsewhere.
 fn scalar(name: &str) -> String {
     let word = ["true", "false", "yes", "no", "on", "off", "null", "y", "n", "nan", "inf"];
     let plain = name.starts_with(|first: char| first.is_ascii_alphabetic())
@@ -70,7 +70,7 @@ fn scalar(name: &str) -> String {
     if plain { name.to_owned() } else { quoted(name) }
 }
 
-/// JSON's strings are YAML's.
+/// A JSON string is a YAML string.
 fn quoted(text: &str) -> String {
     serde_json::Value::from(text).to_string()
 }

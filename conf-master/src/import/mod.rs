@@ -1,30 +1,38 @@
-//! `conf-master import`: reads folders of configuration as people have them on their hosts, and proposes what they would be
-//! here. It works without a server, and nothing lands by it: what `--out` writes is a repository to look at and to push.
+//! `conf-master import`: reads folders of configuration from hosts, and proposes a repository for
+//! them. It works without a server, and nothing lands by it: `--out` writes a repository to look at
+//! and to push.
 //!
-//! Read in this order: [`scan`](mod@scan) reads `<role>/<component>/[conf/]…`, [`suspect`] finds what looks like a secret and
-//! [`values`] what repeats, [`propose`](mod@propose) decides, [`report`] shows it, [`template`] and [`write`](mod@write) obey.
+//! Read in this order: [`scan`](mod@scan) reads `<role>/<component>/[conf/]…`, [`suspect`] finds
+//! text that looks like a secret and [`values`] finds values that repeat, [`propose`](mod@propose)
+//! decides with [`variables`], [`report`] shows the proposal, [`template`] and [`write`](mod@write)
+//! write it.
 
-pub mod flags;
-pub mod manifests;
-pub mod naming;
-pub mod propose;
-pub mod report;
-pub mod scan;
-pub mod suspect;
-pub mod template;
+pub(crate) mod flags;
+mod manifests;
+mod naming;
+mod proposal;
+mod propose;
+mod report;
+mod scan;
+mod suspect;
+mod template;
 #[cfg(test)]
 mod tests;
-pub mod values;
-pub mod write;
+mod values;
+mod variables;
+mod write;
+
+pub(crate) use crate::import::flags::ImportFlags;
 
 use std::process::ExitCode;
 
-pub use crate::import::flags::Flags;
-use crate::import::{propose::propose, report::Report, scan::scan};
+use crate::import::propose::propose;
+use crate::import::report::Report;
+use crate::import::scan::scan;
 
-/// Prints what the folders would become, and writes it where `--out` says so. The exit code is 1 while something must be
-/// settled first; then nothing is written.
-pub fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+/// Prints the proposal for the folders, and writes it with `--out`. The exit code is 1 while
+/// something must be settled first; then nothing is written.
+pub(crate) fn run(flags: &ImportFlags) -> anyhow::Result<ExitCode> {
     let tree = scan(flags)?;
     let proposal = propose(&tree, flags)?;
     let mut report = Report::of(&tree, &proposal, flags);

@@ -1,30 +1,28 @@
-//! What components and secrets are called.
+//! The names of components and secrets.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use libconf::name::{ComponentName, Kind, SecretName};
 
-use crate::import::{
-    Flags,
-    scan::{Entry, Folder, Remark},
-    suspect,
-};
+use crate::import::flags::ImportFlags;
+use crate::import::scan::{FileEntry, Folder, Remark};
+use crate::import::suspect::key::words;
 
-/// Folders that hold the same, and what they are called together.
+/// Folders with the same files, and their common name.
 #[derive(Debug)]
-pub struct Group<'a> {
+pub(crate) struct Group<'a> {
     /// The component's name.
-    pub name: ComponentName,
+    pub(crate) name: ComponentName,
     /// Every folder that holds it, in order of role.
-    pub places: Vec<&'a Folder>,
-    /// Why it is not called as its folder is.
-    pub note: Option<String>,
+    pub(crate) places: Vec<&'a Folder>,
+    /// Why its name is not that of its folder.
+    pub(crate) note: Option<String>,
 }
 
-/// Folders of one name and one content are one component. Where one name has several contents, each is called
-/// `<role>-<name>`, by its first role, but for what `--rename` names.
-pub fn groups<'a>(folders: &'a [Folder], flags: &Flags, faults: &mut Vec<Remark>) -> Vec<Group<'a>> {
-    type Contents<'a> = Vec<(&'a BTreeMap<String, Entry>, Vec<&'a Folder>, bool)>;
+/// Groups folders of one name and one content into one component. Where one name has several
+/// contents, each is called `<role>-<name>` by its first role, unless `--rename` names it.
+pub(crate) fn groups<'a>(folders: &'a [Folder], flags: &ImportFlags, faults: &mut Vec<Remark>) -> Vec<Group<'a>> {
+    type Contents<'a> = Vec<(&'a BTreeMap<String, FileEntry>, Vec<&'a Folder>, bool)>;
     let mut asked: BTreeMap<(Kind, &str), Contents<'_>> = BTreeMap::new();
     for folder in folders {
         let place = format!("{}/{}", folder.role, folder.name);
@@ -80,16 +78,17 @@ fn roles(places: &[&Folder]) -> String {
     places.iter().map(|place| place.role.as_str()).collect::<Vec<_>>().join(", ")
 }
 
-/// A name for a secret: its key where that says enough, with the component's before it where it does not, or what its file is
-/// called. The same letters in another case are no other name: both would be one environment variable.
-pub fn secret(component: &ComponentName, file: &str, key: Option<&str>, taken: &BTreeSet<String>) -> SecretName {
-    let words = match key {
-        Some(key) if suspect::words(key).len() > 1 => key.to_owned(),
+/// Finds a name for a secret: its key where the key says enough, else the component's name and the
+/// key, or the name of its file. Names that differ only in case count as equal, because both would
+/// be one environment variable.
+pub(crate) fn secret(component: &ComponentName, file: &str, key: Option<&str>, taken: &BTreeSet<String>) -> SecretName {
+    let told = match key {
+        Some(key) if words(key).len() > 1 => key.to_owned(),
         Some(key) => format!("{}_{key}", component.name),
         None => file.rsplit('/').next().unwrap_or(file).to_owned(),
     };
     let mut name: String =
-        words.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect();
+        told.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' }).collect();
     if !name.starts_with(|first: char| first.is_ascii_alphabetic()) {
         name = format!("secret_{}", name.trim_start_matches('_'));
     }

@@ -1,118 +1,25 @@
-//! Decides what the folders would become: components, templates, variables, secrets. Writes nothing.
+//! Decides what the folders would become: components, templates, variables, secrets. Writes
+//! nothing.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
-    fmt,
-    ops::Range,
-};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use anyhow::bail;
-use conf_core::{
-    secret::{HostKey, MAX_VALUE_BYTES},
-    settings::{self, TEMPLATE_ENDING},
-};
-use libconf::name::{BranchName, ClassName, ComponentName, DatacenterName, HostName, RoleName, SecretName};
+use conf_core::secret::MAX_VALUE_BYTES;
+use conf_core::settings;
+use conf_core::settings::TEMPLATE_ENDING;
+use git2::FileMode;
+use libconf::name::{ClassName, ComponentName, RoleName, SecretName};
 use zeroize::Zeroizing;
 
-use crate::import::{
-    Flags,
-    naming::{self, Group},
-    scan::{Folder, Remark, Tree},
-    suspect::{self, Finding},
-    template::Replacement,
-    values::{self, Sort},
-};
+use crate::import::flags::ImportFlags;
+use crate::import::naming::{self, Group};
+use crate::import::proposal::{Component, NamedHosts, Proposal, Secret};
+use crate::import::scan::{Remark, Tree};
+use crate::import::suspect::{self, Finding};
+use crate::import::variables::{self, Text};
 
-/// What the folders would become.
-#[derive(Debug)]
-pub struct Proposal<'a> {
-    /// What runs the components.
-    pub class: ClassName,
-    /// A datacenter of that class.
-    pub datacenter: DatacenterName,
-    /// The branch of every component.
-    pub branch: BranchName,
-    /// In order of name.
-    pub components: Vec<Component<'a>>,
-    /// What each role runs.
-    pub roles: BTreeMap<RoleName, BTreeSet<ComponentName>>,
-    /// The hosts that were named, with their roles and keys.
-    pub hosts: BTreeMap<HostName, (Vec<RoleName>, Option<HostKey>)>,
-    /// What repeats, the most frequent first within each sort.
-    pub variables: Vec<Variable>,
-    /// What must not be committed.
-    pub secrets: Vec<Secret>,
-    /// What was allowed to be committed though it looks like a secret.
-    pub allowed: Vec<Remark>,
-    /// What must be settled first.
-    pub faults: Vec<Remark>,
-}
-
-/// One component.
-#[derive(Debug)]
-pub struct Component<'a> {
-    /// What it is called.
-    pub name: ComponentName,
-    /// The folders that hold it; the first one is read.
-    pub places: Vec<&'a Folder>,
-    /// Every file byte for byte, for this reason.
-    pub raw: Option<String>,
-    /// The file that is read as its settings.
-    pub settings: Option<String>,
-    /// The files that become templates, and what is replaced in them.
-    pub templates: BTreeMap<String, Vec<Replacement>>,
-    /// What else there is to say.
-    pub notes: Vec<String>,
-}
-
-/// A value that repeats.
-#[derive(Debug)]
-pub struct Variable {
-    /// Its name below `platform`.
-    pub name: String,
-    /// The value.
-    pub value: String,
-    /// How often it stands in the files.
-    pub times: usize,
-    /// The files, as reports show them.
-    pub files: BTreeSet<String>,
-    /// It is replaced.
-    pub applied: bool,
-}
-
-/// A secret, declared as given. It shows its name alone.
-pub struct Secret {
-    /// What it is called.
-    pub name: SecretName,
-    /// Its value.
-    pub value: Zeroizing<String>,
-    /// What it looks like, with its article.
-    pub what: &'static str,
-    /// Where it stands: file and line.
-    pub places: Vec<(String, usize)>,
-    /// The components in which it stands.
-    pub readers: BTreeSet<ComponentName>,
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Secret({})", self.name)
-    }
-}
-
-/// How often a value stands there, and in which files of which components.
-type Seen<'a> = (usize, BTreeSet<(usize, &'a str)>);
-
-/// A file while it is decided on.
-struct Text {
-    component: usize,
-    file: String,
-    content: Zeroizing<String>,
-    findings: Vec<(Finding, SecretName)>,
-}
-
-/// Decides.
-pub fn propose<'a>(tree: &'a Tree, flags: &Flags) -> anyhow::Result<Proposal<'a>> {
+/// Makes the proposal.
+pub(crate) fn propose<'a>(tree: &'a Tree, flags: &ImportFlags) -> anyhow::Result<Proposal<'a>> {
     let class = match &flags.class {
         Some(class) => class.clone(),
         None => named_after(flags)?,
@@ -136,7 +43,7 @@ pub fn propose<'a>(tree: &'a Tree, flags: &Flags) -> anyhow::Result<Proposal<'a>
         Deciding { flags, components, secrets: Vec::new(), allowed: Vec::new(), used: Vec::new(), faults };
     let mut texts = deciding.read()?;
     deciding.find_again(&mut texts)?;
-    let variables = deciding.variables(&texts)?;
+    let variables = variables::decide(flags, &mut deciding.components, &texts, &mut deciding.faults)?;
     deciding.faults.extend(unused(flags, &deciding.used));
     deciding.faults.sort();
     let Deciding { components, secrets, allowed, faults, .. } = deciding;
@@ -154,23 +61,21 @@ pub fn propose<'a>(tree: &'a Tree, flags: &Flags) -> anyhow::Result<Proposal<'a>
     })
 }
 
-fn named_after(flags: &Flags) -> anyhow::Result<ClassName> {
+fn named_after(flags: &ImportFlags) -> anyhow::Result<ClassName> {
     let folder = flags.folder.canonicalize()?;
     let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
     name.parse().map_err(|bad| anyhow::anyhow!("{bad}; name the class by --class NAME"))
 }
 
-type Hosts = BTreeMap<HostName, (Vec<RoleName>, Option<HostKey>)>;
-
-fn hosts(flags: &Flags, roles: &BTreeMap<RoleName, BTreeSet<ComponentName>>) -> anyhow::Result<Hosts> {
-    let mut hosts = Hosts::new();
+fn hosts(flags: &ImportFlags, roles: &BTreeMap<RoleName, BTreeSet<ComponentName>>) -> anyhow::Result<NamedHosts> {
+    let mut hosts = NamedHosts::new();
     for named in &flags.hosts {
         if let Some(role) = named.roles.iter().find(|role| !roles.contains_key(role)) {
             let known: Vec<&str> = roles.keys().map(RoleName::as_str).collect();
             bail!("--host {}: there is no role {role}; there are {}", named.host, known.join(", "));
         }
         if hosts.insert(named.host.clone(), (named.roles.clone(), None)).is_some() {
-            bail!("--host {} stands twice; write NAME=ROLE,ROLE", named.host);
+            bail!("--host {} is named twice; write NAME=ROLE,ROLE", named.host);
         }
     }
     for named in &flags.host_keys {
@@ -182,12 +87,12 @@ fn hosts(flags: &Flags, roles: &BTreeMap<RoleName, BTreeSet<ComponentName>>) -> 
     Ok(hosts)
 }
 
-/// Whether files can be templates and settings there.
+/// Decides whether files of the component can be templates and settings.
 fn component(group: Group<'_>) -> anyhow::Result<Component<'_>> {
     let Group { name, places, note } = group;
     let paths = places[0].files.keys().map(String::as_str);
     let (mut raw, mut settings) = (None, None);
-    // A folder may stand where a template would come to stand.
+    // A folder may have the name that a template would get.
     let named_so = |path: &&str| path.split('/').any(|part| part.ends_with(TEMPLATE_ENDING));
     if let Some(file) = paths.clone().find(named_so) {
         raw = Some(format!("{file} would be taken for a template of this system, or be in the way of one"));
@@ -205,22 +110,22 @@ fn component(group: Group<'_>) -> anyhow::Result<Component<'_>> {
 }
 
 struct Deciding<'a, 'f> {
-    flags: &'f Flags,
+    flags: &'f ImportFlags,
     components: Vec<Component<'a>>,
     secrets: Vec<Secret>,
     allowed: Vec<Remark>,
-    /// The `--allow-secret` that something was allowed by, once for each time.
+    /// The `--allow-secret` flags that allowed something, once for each time.
     used: Vec<String>,
     faults: Vec<Remark>,
 }
 
 impl Deciding<'_, '_> {
-    /// Reads every file, and finds what looks like a secret by itself.
+    /// Reads every file, and finds text that looks like a secret by itself.
     fn read(&mut self) -> anyhow::Result<Vec<Text>> {
         let mut texts = Vec::new();
         for component in 0..self.components.len() {
             let folder = self.components[component].places[0];
-            for file in folder.files.iter().filter(|(_, entry)| entry.mode != 0o120_000).map(|(file, _)| file) {
+            for file in folder.files.iter().filter(|(_, entry)| entry.mode != FileMode::Link).map(|(file, _)| file) {
                 let bytes = folder.read(file)?;
                 match String::from_utf8(bytes) {
                     Ok(text) if !text.contains('\0') => {
@@ -245,7 +150,7 @@ impl Deciding<'_, '_> {
         Ok(texts)
     }
 
-    /// A secret in a file that can be no template.
+    /// Reports a secret in a file that cannot be a template.
     fn opaque(&mut self, component: usize, file: &str, what: &str) {
         let shown = self.components[component].places[0].shown(file);
         if self.is_allowed(component, file, None) {
@@ -259,7 +164,7 @@ impl Deciding<'_, '_> {
         }
     }
 
-    /// True when a flag names this line of the file, in any of the folders that hold it.
+    /// Tells whether a flag names this line of the file, in any of the folders that hold it.
     fn is_allowed(&mut self, component: usize, file: &str, line: Option<usize>) -> bool {
         let before = self.used.len();
         for path in self.components[component].places.iter().map(|place| place.shown(file)) {
@@ -270,7 +175,7 @@ impl Deciding<'_, '_> {
         self.used.len() > before
     }
 
-    /// Declares what was found, or says why it cannot be.
+    /// Declares a finding as a secret, or reports why it cannot be one.
     fn secret(&mut self, component: usize, file: &str, text: &str, finding: &Finding) -> Option<SecretName> {
         let line = text[..finding.range.start].matches('\n').count() + 1;
         let is_allowed = self.is_allowed(component, file, Some(line));
@@ -322,7 +227,7 @@ impl Deciding<'_, '_> {
         Some(secret.name.clone())
     }
 
-    /// Finds the values of secrets where nothing else gives them away.
+    /// Finds the values of secrets in places where nothing else shows that they are secrets.
     fn find_again(&mut self, texts: &mut [Text]) -> anyhow::Result<()> {
         let mut known: Vec<(Zeroizing<String>, &'static str)> = self
             .secrets
@@ -330,7 +235,7 @@ impl Deciding<'_, '_> {
             .filter(|secret| is_telling(&secret.value))
             .map(|secret| (secret.value.clone(), secret.what))
             .collect();
-        // One may be a part of another.
+        // One value may be a part of another.
         known.sort_by_key(|(value, _)| std::cmp::Reverse(value.len()));
         for text in &mut *texts {
             for (value, what) in &known {
@@ -354,117 +259,15 @@ impl Deciding<'_, '_> {
             let folder = self.components[component].places[0];
             for file in folder.files.keys().filter(|file| !are_text.contains(&(component, file.as_str()))) {
                 if any.is_match(&folder.read(file)?) {
-                    self.opaque(component, file, "a file with a secret in it that stands elsewhere too");
+                    self.opaque(component, file, "a file with a secret that occurs elsewhere too");
                 }
             }
         }
         Ok(())
     }
-
-    /// Finds what repeats, and decides what is replaced in each file.
-    fn variables(&mut self, texts: &[Text]) -> anyhow::Result<Vec<Variable>> {
-        let named = &self.flags.variables;
-        let names: BTreeSet<&str> = named.iter().map(|one| one.name.as_str()).collect();
-        let valued: BTreeSet<&str> = named.iter().map(|one| one.value.as_str()).collect();
-        if names.len() < named.len() || valued.len() < named.len() {
-            bail!("two --variable have the same name or the same value; keep one of them");
-        }
-        let mut seen: BTreeMap<(Sort, &str), Seen<'_>> = BTreeMap::new();
-        for text in texts {
-            for candidate in values::in_text(&text.content).into_iter().filter(|one| text.is_free(&one.range)) {
-                let (times, files) = seen.entry((candidate.sort, &text.content[candidate.range])).or_default();
-                *times += 1;
-                files.insert((text.component, text.file.as_str()));
-            }
-        }
-        let mut offered: Vec<(Sort, String, usize)> = seen
-            .into_iter()
-            .filter(|((_, value), (_, files))| files.len() > 1 && !valued.contains(value))
-            .map(|((sort, value), (times, _))| (sort, value.to_owned(), times))
-            .collect();
-        offered.sort_by_key(|(sort, _, times)| (*sort, usize::MAX - times));
-        let sorted: Vec<(Sort, String)> = offered.into_iter().map(|(sort, value, _)| (sort, value)).collect();
-        let taken: Vec<&str> = names.iter().copied().collect();
-        let new = |name: &str, value: &str, applied| Variable {
-            name: name.to_owned(),
-            value: value.to_owned(),
-            times: 0,
-            files: BTreeSet::new(),
-            applied,
-        };
-        let mut variables: Vec<Variable> = named.iter().map(|one| new(&one.name, &one.value, true)).collect();
-        let offered_names = values::names(&sorted, &taken);
-        variables.extend(
-            offered_names.iter().zip(&sorted).map(|(name, (_, value))| new(name, value, self.flags.apply_variables)),
-        );
-        let offered = variables.iter().enumerate().skip(named.len());
-        let offered = offered.map(|(number, one)| (one.value.clone(), number)).collect();
-        for text in texts {
-            self.replace(text, &offered, &mut variables);
-        }
-        for variable in variables.iter().filter(|variable| variable.times == 0) {
-            let reason = format!("--variable {}: it stands in no file", variable.name);
-            self.faults.push(Remark::new(variable.value.as_str(), reason));
-        }
-        Ok(variables)
-    }
-
-    /// What is replaced in one file; `offered` are the numbers of the variables that nobody named.
-    fn replace(&mut self, text: &Text, offered: &BTreeMap<String, usize>, variables: &mut [Variable]) {
-        let component = &mut self.components[text.component];
-        let shown = component.places[0].shown(&text.file);
-        let fixed = component.raw.is_some() || component.settings.as_deref() == Some(&text.file);
-        // The longest first: a value may stand within another.
-        let mut order: Vec<(usize, &str)> =
-            self.flags.variables.iter().enumerate().map(|(number, one)| (number, one.value.as_str())).collect();
-        order.sort_by_key(|(_, value)| usize::MAX - value.len());
-        let named = order
-            .iter()
-            .flat_map(|(number, value)| values::named(&text.content, value).map(move |range| (*number, range)));
-        let found = values::in_text(&text.content).into_iter().filter_map(|candidate| {
-            offered.get(&text.content[candidate.range.clone()]).map(|number| (*number, candidate.range))
-        });
-        let mut taken: Vec<Range<usize>> = text.findings.iter().map(|(finding, _)| finding.range.clone()).collect();
-        let mut replacements: Vec<Replacement> = text
-            .findings
-            .iter()
-            .map(|(finding, name)| Replacement { range: finding.range.clone(), expression: format!("secrets.{name}") })
-            .collect();
-        for (number, range) in named.chain(found) {
-            if taken.iter().any(|one| overlap(one, &range)) {
-                continue;
-            }
-            taken.push(range.clone());
-            let variable = &mut variables[number];
-            variable.times += 1;
-            variable.files.insert(shown.clone());
-            if variable.applied && !fixed {
-                replacements.push(Replacement { range, expression: format!("platform.{}", variable.name) });
-            } else if variable.applied {
-                let note = format!("{} stays in {}, which cannot be a template", variable.value, text.file);
-                if !component.notes.contains(&note) {
-                    component.notes.push(note);
-                }
-            }
-        }
-        replacements.sort_by_key(|one| one.range.start);
-        if !replacements.is_empty() {
-            component.templates.insert(text.file.clone(), replacements);
-        }
-    }
 }
 
-impl Text {
-    fn is_free(&self, range: &Range<usize>) -> bool {
-        !self.findings.iter().any(|(finding, _)| overlap(&finding.range, range))
-    }
-}
-
-fn overlap(one: &Range<usize>, other: &Range<usize>) -> bool {
-    one.start < other.end && other.start < one.end
-}
-
-/// Finds any of these values in bytes.
+/// Builds a pattern for any of these values in bytes.
 fn any_of(known: &[(Zeroizing<String>, &'static str)]) -> anyhow::Result<Option<regex::bytes::Regex>> {
     if known.is_empty() {
         return Ok(None);
@@ -474,7 +277,7 @@ fn any_of(known: &[(Zeroizing<String>, &'static str)]) -> anyhow::Result<Option<
     Ok(Some(regex::bytes::RegexBuilder::new(&escaped.join("|")).size_limit(bounds).build()?))
 }
 
-/// True for a value that would not stand elsewhere by chance.
+/// Tells whether a value is too unusual to occur elsewhere by chance.
 fn is_telling(value: &str) -> bool {
     let classes = [
         value.bytes().any(|byte| byte.is_ascii_lowercase()),
@@ -485,8 +288,8 @@ fn is_telling(value: &str) -> bool {
     value.len() >= 12 || (value.len() >= 8 && classes.iter().filter(|class| **class).count() > 1)
 }
 
-/// What was allowed and is not there.
-fn unused(flags: &Flags, used: &[String]) -> Vec<Remark> {
+/// Reports `--allow-secret` flags that allowed nothing.
+fn unused(flags: &ImportFlags, used: &[String]) -> Vec<Remark> {
     let reason = "--allow-secret names it, and nothing there looks like a secret";
     flags.allowed.iter().filter(|one| !used.contains(one)).map(|one| Remark::new(one.as_str(), reason)).collect()
 }

@@ -1,120 +1,102 @@
-//! What an import would do, for people and as JSON. No value of a secret is in it.
+//! The report of an import, for people and as JSON. It holds no value of a secret.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-    path::PathBuf,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::path::PathBuf;
 
 use libconf::name::{ComponentName, DatacenterName, HostName, RoleName, SecretName};
 use serde::Serialize;
 
-use crate::import::{
-    Flags,
-    propose::Proposal,
-    scan::{Remark, Tree},
-};
+use crate::import::flags::ImportFlags;
+use crate::import::proposal::{Proposal, Variable};
+use crate::import::scan::{Remark, Tree};
+use crate::text::{count, first_and_more};
 
-/// How many files a person is shown for one variable.
+/// The most files that a person is shown for one variable.
 const FILES_SHOWN: usize = 3;
 
-/// What would be done, or was.
+/// The report, before or after writing.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The folder that was read.
-    pub folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// The class.
-    pub class: String,
+    pub(crate) class: String,
     /// The datacenter.
-    pub datacenter: DatacenterName,
-    /// What each role runs.
-    pub roles: BTreeMap<RoleName, BTreeSet<ComponentName>>,
+    pub(crate) datacenter: DatacenterName,
+    /// The components of each role.
+    pub(crate) roles: BTreeMap<RoleName, BTreeSet<ComponentName>>,
     /// The hosts that were named, with their roles.
-    pub hosts: BTreeMap<HostName, Vec<RoleName>>,
+    pub(crate) hosts: BTreeMap<HostName, Vec<RoleName>>,
     /// The components.
-    pub components: Vec<OfComponent>,
-    /// What repeats.
-    pub variables: Vec<OfVariable>,
-    /// What is not committed, and declared.
-    pub secrets: Vec<OfSecret>,
-    /// What looks like a secret and is committed, as it was asked.
-    pub allowed: Vec<Remark>,
-    /// What is not taken.
-    pub left_out: Vec<Remark>,
+    pub(crate) components: Vec<ComponentReport>,
+    /// The values that repeat.
+    pub(crate) variables: Vec<Variable>,
+    /// The secrets, which are declared and not committed.
+    pub(crate) secrets: Vec<SecretReport>,
+    /// Text that looks like a secret and is committed, because a flag allows it.
+    pub(crate) allowed: Vec<Remark>,
+    /// Files and folders that are left out.
+    pub(crate) left_out: Vec<Remark>,
     /// What must be settled first.
-    pub faults: Vec<Remark>,
-    /// What was written.
-    pub written: Option<Written>,
+    pub(crate) faults: Vec<Remark>,
+    /// The written repository.
+    pub(crate) written: Option<Written>,
 }
 
 /// One component.
 #[derive(Debug, Serialize)]
-pub struct OfComponent {
+pub(crate) struct ComponentReport {
     /// Its name.
-    pub name: ComponentName,
+    pub(crate) name: ComponentName,
     /// Its branch.
-    pub branch: String,
+    pub(crate) branch: String,
     /// The folders that hold it.
-    pub folders: Vec<String>,
-    /// How many files and links.
-    pub files: usize,
-    /// Bytes of all of them.
-    pub bytes: u64,
+    pub(crate) folders: Vec<String>,
+    /// The number of files and links.
+    pub(crate) files: usize,
+    /// The bytes of all of them.
+    pub(crate) bytes: u64,
     /// The files that become templates.
-    pub templates: Vec<String>,
+    pub(crate) templates: Vec<String>,
     /// The file that is read as its settings.
-    pub settings: Option<String>,
+    pub(crate) settings: Option<String>,
     /// Why it is taken byte for byte.
-    pub raw: Option<String>,
-    /// What else there is to say.
-    pub notes: Vec<String>,
-}
-
-/// A value that repeats.
-#[derive(Debug, Serialize)]
-pub struct OfVariable {
-    /// Its name below `platform`.
-    pub name: String,
-    /// The value.
-    pub value: String,
-    /// How often it stands in the files.
-    pub times: usize,
-    /// Which files.
-    pub files: BTreeSet<String>,
-    /// Templates use it.
-    pub applied: bool,
+    pub(crate) raw: Option<String>,
+    /// Remarks for people.
+    pub(crate) notes: Vec<String>,
 }
 
 /// A secret.
 #[derive(Debug, Serialize)]
-pub struct OfSecret {
+pub(crate) struct SecretReport {
     /// Its name.
-    pub name: SecretName,
+    pub(crate) name: SecretName,
     /// What it looks like.
-    pub what: &'static str,
+    pub(crate) what: &'static str,
     /// File and line of each place.
-    pub places: Vec<String>,
-    /// Who reads it.
-    pub readers: BTreeSet<ComponentName>,
+    pub(crate) places: Vec<String>,
+    /// The components that read it.
+    pub(crate) readers: BTreeSet<ComponentName>,
 }
 
-/// What was written.
+/// The written repository.
 #[derive(Debug, Serialize)]
-pub struct Written {
+pub(crate) struct Written {
     /// The repository.
-    pub repository: PathBuf,
-    /// The server that it is to be pushed to.
-    pub server: String,
+    pub(crate) repository: PathBuf,
+    /// The server to which it will be pushed.
+    pub(crate) server: String,
     /// Its branches.
-    pub branches: Vec<String>,
+    pub(crate) branches: Vec<String>,
     /// The folder with the values of secrets, one file each.
-    pub secrets: Option<PathBuf>,
+    pub(crate) secrets: Option<PathBuf>,
 }
 
 impl Report {
-    /// Before anything is written.
-    pub fn of(tree: &Tree, proposal: &Proposal<'_>, flags: &Flags) -> Self {
-        let components = proposal.components.iter().map(|one| OfComponent {
+    /// Makes the report before anything is written.
+    pub(crate) fn of(tree: &Tree, proposal: &Proposal<'_>, flags: &ImportFlags) -> Self {
+        let components = proposal.components.iter().map(|one| ComponentReport {
             name: one.name.clone(),
             branch: proposal.branch.to_string(),
             folders: one.places.iter().map(|place| place.shown.clone()).collect(),
@@ -125,14 +107,7 @@ impl Report {
             raw: one.raw.clone(),
             notes: one.notes.clone(),
         });
-        let variables = proposal.variables.iter().map(|one| OfVariable {
-            name: one.name.clone(),
-            value: one.value.clone(),
-            times: one.times,
-            files: one.files.clone(),
-            applied: one.applied,
-        });
-        let secrets = proposal.secrets.iter().map(|one| OfSecret {
+        let secrets = proposal.secrets.iter().map(|one| SecretReport {
             name: one.name.clone(),
             what: one.what,
             places: one.places.iter().map(|(file, line)| format!("{file}:{line}")).collect(),
@@ -145,7 +120,7 @@ impl Report {
             roles: proposal.roles.clone(),
             hosts: proposal.hosts.iter().map(|(host, (roles, _))| (host.clone(), roles.clone())).collect(),
             components: components.collect(),
-            variables: variables.collect(),
+            variables: proposal.variables.clone(),
             secrets: secrets.collect(),
             allowed: proposal.allowed.clone(),
             left_out: tree.left_out.clone(),
@@ -159,17 +134,13 @@ fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     items.into_iter().map(|item| item.to_string()).collect::<Vec<_>>().join(", ")
 }
 
-fn s(count: usize) -> &'static str {
-    if count == 1 { "" } else { "s" }
-}
-
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "components")?;
         let width = self.components.iter().map(|one| one.name.to_string().len()).max().unwrap_or_default();
         for one in &self.components {
-            let (name, files) = (one.name.to_string(), one.files);
-            writeln!(f, "  {name:width$}  {files} file{}, from {}", s(files), list(&one.folders))?;
+            let (name, files) = (one.name.to_string(), count(one.files, "file"));
+            writeln!(f, "  {name:width$}  {files}, from {}", list(&one.folders))?;
             if let Some(raw) = &one.raw {
                 writeln!(f, "    byte for byte (raw: true): {raw}")?;
             }
@@ -195,9 +166,8 @@ impl fmt::Display for Report {
         for one in &self.variables {
             let does = if one.applied { "is" } else { "could be" };
             let shown = list(one.files.iter().take(FILES_SHOWN));
-            let more = one.files.len().saturating_sub(FILES_SHOWN);
-            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-            writeln!(f, "  {} {does} platform.{}: {} times in {shown}{more}", one.value, one.name, one.times)?;
+            let shown = first_and_more(shown, one.files.len().saturating_sub(FILES_SHOWN));
+            writeln!(f, "  {} {does} platform.{}: {} times in {shown}", one.value, one.name, one.times)?;
         }
         if self.variables.iter().any(|one| !one.applied) {
             writeln!(f, "  take all of them by --apply-variables, or some by --variable NAME=VALUE")?;
@@ -244,7 +214,7 @@ impl Report {
     }
 }
 
-/// One word of a shell's command.
+/// Quotes one word of a shell command.
 fn shell(word: &impl ToString) -> String {
     let word = word.to_string();
     let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._:@%+=,-".contains(letter);

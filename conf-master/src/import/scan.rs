@@ -1,97 +1,96 @@
-//! Reads the folders. Nothing is followed, run or changed; what cannot be taken is said, never passed over in silence.
+//! Reads the folders. It follows, runs and changes nothing, and reports everything that it cannot
+//! take.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::{self, IsTerminal as _, Write as _},
-    os::unix::{ffi::OsStrExt as _, fs::PermissionsExt as _},
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use conf_core::git::{self, TreeLimits};
-use git2::{ObjectType, Oid};
+use git2::{FileMode, ObjectType, Oid};
+use indicatif::ProgressBar;
 use libconf::name::RoleName;
 use serde::Serialize;
 
-use crate::import::Flags;
+use crate::import::flags::ImportFlags;
 
 /// The most files and folders of one import.
 const MAX_ENTRIES: usize = 200_000;
 /// The most bytes of one import.
 const MAX_BYTES: usize = 1 << 30;
-/// The folder of a component in which its configuration stands, where it has one.
+/// The folder of a component that holds its configuration, where there is one.
 const CONF: &str = "conf";
 const ALWAYS_LEFT_OUT: [&str; 4] = [".git", ".svn", ".hg", ".DS_Store"];
 
-/// What stands in the folders.
+/// The content of the folders.
 #[derive(Debug, Default)]
-pub struct Tree {
-    /// By role, then by name.
-    pub folders: Vec<Folder>,
-    /// What is not taken, and why.
-    pub left_out: Vec<Remark>,
+pub(crate) struct Tree {
+    /// The folders, by role, then by name.
+    pub(crate) folders: Vec<Folder>,
+    /// The paths that are left out, and why.
+    pub(crate) left_out: Vec<Remark>,
     /// What must be settled before anything can be written.
-    pub faults: Vec<Remark>,
+    pub(crate) faults: Vec<Remark>,
 }
 
 /// One component's configuration, as one role has it.
 #[derive(Debug)]
-pub struct Folder {
-    /// Whose.
-    pub role: RoleName,
-    /// What its folder is called.
-    pub name: String,
-    /// Where its configuration begins, below the folder that is read: `core/nginx/conf`.
-    pub shown: String,
-    /// The same, to be opened.
-    pub path: PathBuf,
-    /// By path below that.
-    pub files: BTreeMap<String, Entry>,
+pub(crate) struct Folder {
+    /// The role.
+    pub(crate) role: RoleName,
+    /// The name of its folder.
+    pub(crate) name: String,
+    /// The path of its configuration below the folder that is read: `core/nginx/conf`.
+    pub(crate) shown: String,
+    /// The same path, to be opened.
+    pub(crate) path: PathBuf,
+    /// The files, by path below that.
+    pub(crate) files: BTreeMap<String, FileEntry>,
 }
 
 /// One file or link.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// As Git has it: 100644, 100755 or 120000.
-    pub mode: i32,
-    /// What Git calls its content.
-    pub oid: Oid,
+pub(crate) struct FileEntry {
+    /// The mode in Git: a file, an executable or a link.
+    pub(crate) mode: FileMode,
+    /// The id of its content in Git.
+    pub(crate) oid: Oid,
     /// Its size.
-    pub bytes: u64,
+    pub(crate) bytes: u64,
 }
 
-/// Something to be said about a path below the folder that is read.
+/// A remark about a path below the folder that is read.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-pub struct Remark {
+pub(crate) struct Remark {
     /// The path.
-    pub path: String,
+    pub(crate) path: String,
     /// The line, counted from 1, where there is one.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub line: Option<usize>,
-    /// What there is to say.
-    pub reason: String,
+    pub(crate) line: Option<usize>,
+    /// The remark.
+    pub(crate) reason: String,
 }
 
 impl Remark {
-    /// About a path as a whole.
-    pub fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
+    /// Makes a remark about a path as a whole.
+    pub(crate) fn new(path: impl Into<String>, reason: impl Into<String>) -> Self {
         Remark { path: path.into(), line: None, reason: reason.into() }
     }
 }
 
 impl Folder {
-    /// How a file of it is called in reports.
-    pub fn shown(&self, file: &str) -> String {
+    /// Returns the name of a file in reports.
+    pub(crate) fn shown(&self, file: &str) -> String {
         format!("{}/{file}", self.shown)
     }
 
-    /// Reads a file again; an error when it is not what it was.
-    pub fn read(&self, file: &str) -> anyhow::Result<Vec<u8>> {
+    /// Reads a file again; a file that changed meanwhile is an error.
+    pub(crate) fn read(&self, file: &str) -> anyhow::Result<Vec<u8>> {
         let path = self.path.join(file);
         let entry = &self.files[file];
-        let bytes = if entry.mode == 0o120_000 {
+        let bytes = if entry.mode == FileMode::Link {
             fs::read_link(&path).map(|target| target.as_os_str().as_bytes().to_vec())
         } else {
             fs::read(&path)
@@ -103,16 +102,22 @@ impl Folder {
         Ok(bytes)
     }
 
-    /// Bytes of all files.
-    pub fn bytes(&self) -> u64 {
+    /// Returns the bytes of all files.
+    pub(crate) fn bytes(&self) -> u64 {
         self.files.values().map(|entry| entry.bytes).sum()
     }
 }
 
 /// Reads `<role>/<component>/[conf/]…`.
-pub fn scan(flags: &Flags) -> anyhow::Result<Tree> {
+pub(crate) fn scan(flags: &ImportFlags) -> anyhow::Result<Tree> {
     let root = &flags.folder;
-    let mut walk = Walk { left_out: &flags.left_out, tree: Tree::default(), entries: 0, progress: Progress::new() };
+    let mut walk = Walk {
+        left_out: &flags.left_out,
+        tree: Tree::default(),
+        entries: 0,
+        bytes: 0,
+        progress: ProgressBar::new_spinner(),
+    };
     for (role, path) in walk.folders(root, "")? {
         let Ok(name) = role.parse::<RoleName>() else {
             walk.fault(&role, "a role's name is letters, digits, '.', '_' and '-'; rename this folder");
@@ -122,7 +127,7 @@ pub fn scan(flags: &Flags) -> anyhow::Result<Tree> {
             walk.component(&name, component, &path)?;
         }
     }
-    walk.progress.end();
+    walk.progress.finish_and_clear();
     for wanted in &flags.left_out {
         if !walk.tree.left_out.iter().any(|one| one.path == wanted.trim_end_matches('/')) {
             let reason = "--leave-out names it, and it is not there";
@@ -139,7 +144,9 @@ struct Walk<'a> {
     left_out: &'a [String],
     tree: Tree,
     entries: usize,
-    progress: Progress,
+    bytes: usize,
+    /// Shows how far the walk is, on a terminal only.
+    progress: ProgressBar,
 }
 
 impl Walk<'_> {
@@ -151,7 +158,7 @@ impl Walk<'_> {
         self.tree.faults.push(Remark::new(shown, reason));
     }
 
-    /// The folders in a folder, sorted by name. Files beside them belong to nobody.
+    /// Lists the folders in a folder, sorted by name. Files beside them are left out.
     fn folders(&mut self, path: &Path, shown: &str) -> anyhow::Result<Vec<(String, PathBuf)>> {
         let mut folders = Vec::new();
         for (name, path, metadata) in self.entries(path, shown)? {
@@ -159,13 +166,14 @@ impl Walk<'_> {
             if metadata.is_dir() {
                 folders.push((name, path));
             } else {
-                self.leave_out(&shown, "it stands outside of <role>/<component>/");
+                self.leave_out(&shown, "it is outside of <role>/<component>/");
             }
         }
         Ok(folders)
     }
 
-    /// What stands in a folder, sorted by name, without what is always or on demand left out.
+    /// Lists the entries of a folder, sorted by name, without those that are always or by a flag
+    /// left out.
     fn entries(&mut self, path: &Path, shown: &str) -> anyhow::Result<Vec<(String, PathBuf, fs::Metadata)>> {
         let mut found = Vec::new();
         let entries = fs::read_dir(path).with_context(|| format!("cannot read the folder {}", path.display()))?;
@@ -204,7 +212,7 @@ impl Walk<'_> {
                 if other == CONF {
                     is_taken = true;
                 } else {
-                    self.leave_out(&below(&shown, &other), "it stands beside conf/, which is what is taken");
+                    self.leave_out(&below(&shown, &other), "it is beside conf/, and only conf/ is taken");
                 }
             }
             if !is_taken {
@@ -224,7 +232,7 @@ impl Walk<'_> {
             self.fault(&shown, format!("{} bytes in all, at most {most} may be; use --leave-out", folder.bytes()));
         }
         if folder.files.is_empty() {
-            self.leave_out(&shown, "there is no file in it");
+            self.leave_out(&shown, "it holds no file");
         } else {
             self.tree.folders.push(folder);
         }
@@ -255,7 +263,7 @@ impl Walk<'_> {
                 let target = fs::read_link(&path).with_context(|| format!("cannot read {}", path.display()))?;
                 let target = target.as_os_str().as_bytes();
                 match git::fault_in_link(target, depth) {
-                    None => self.take(folder, file, 0o120_000, target)?,
+                    None => self.take(folder, file, FileMode::Link, target)?,
                     Some(reason) => self.leave_out(
                         &shown,
                         &format!("a link to {}: {reason}", String::from_utf8_lossy(target).escape_debug()),
@@ -270,7 +278,12 @@ impl Walk<'_> {
                 match fs::read(&path) {
                     Ok(bytes) => {
                         let executable = metadata.permissions().mode() & 0o100 != 0;
-                        self.take(folder, file, if executable { 0o100_755 } else { 0o100_644 }, &bytes)?;
+                        self.take(
+                            folder,
+                            file,
+                            if executable { FileMode::BlobExecutable } else { FileMode::Blob },
+                            &bytes,
+                        )?;
                     }
                     Err(error) => self.fault(&shown, format!("it cannot be read: {error}; use --leave-out")),
                 }
@@ -279,49 +292,21 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn take(&mut self, folder: &mut Folder, file: String, mode: i32, bytes: &[u8]) -> anyhow::Result<()> {
+    fn take(&mut self, folder: &mut Folder, file: String, mode: FileMode, bytes: &[u8]) -> anyhow::Result<()> {
         let oid = Oid::hash_object(ObjectType::Blob, bytes)?;
-        self.progress.count(bytes.len());
-        if self.progress.bytes > MAX_BYTES {
+        self.bytes += bytes.len();
+        self.progress.inc(1);
+        if self.progress.position().is_multiple_of(100) {
+            self.progress.set_message(format!("{} files, {} KiB read", self.progress.position(), self.bytes >> 10));
+        }
+        if self.bytes > MAX_BYTES {
             bail!("more than {} MiB; import a part of it, or use --leave-out", MAX_BYTES >> 20);
         }
-        folder.files.insert(file, Entry { mode, oid, bytes: bytes.len() as u64 });
+        folder.files.insert(file, FileEntry { mode, oid, bytes: bytes.len() as u64 });
         Ok(())
     }
 }
 
 fn below(above: &str, name: &str) -> String {
     if above.is_empty() { name.to_owned() } else { format!("{above}/{name}") }
-}
-
-/// One line on a terminal, for a folder that takes its time.
-struct Progress {
-    shown: bool,
-    files: usize,
-    bytes: usize,
-    next: Instant,
-}
-
-const EVERY: Duration = Duration::from_millis(200);
-
-impl Progress {
-    fn new() -> Self {
-        Progress { shown: io::stderr().is_terminal(), files: 0, bytes: 0, next: Instant::now() + EVERY }
-    }
-
-    fn count(&mut self, bytes: usize) {
-        self.files += 1;
-        self.bytes += bytes;
-        if self.shown && Instant::now() >= self.next {
-            self.next = Instant::now() + EVERY;
-            let _ = write!(io::stderr(), "\r{} files, {} KiB read", self.files, self.bytes >> 10);
-        }
-    }
-
-    fn end(&self) {
-        if self.shown {
-            // Whatever was shown there is gone.
-            let _ = write!(io::stderr(), "\r\x1b[K");
-        }
-    }
 }

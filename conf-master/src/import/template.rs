@@ -1,21 +1,21 @@
-//! Makes a file into a template that comes to the very same bytes.
+//! Makes a template that renders to the very bytes of a file.
 
 use std::{fmt::Write as _, ops::Range};
 
-/// What stands in the place of some bytes.
+/// The replacement of some bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Replacement {
+pub(crate) struct Replacement {
     /// Those bytes.
-    pub range: Range<usize>,
-    /// What a template calls their value: `platform.domain`, `secrets.redis_requirepass`.
-    pub expression: String,
+    pub(crate) range: Range<usize>,
+    /// The name of their value in templates: `platform.domain`, `secrets.redis_requirepass`.
+    pub(crate) expression: String,
 }
 
-/// The template: `replacements` are sorted, and none overlaps another.
+/// Writes the template. `replacements` are sorted, and none overlaps another.
 ///
-/// What would begin a tag of the language is written so that it stands for itself, also where a brace comes to stand before
-/// an expression.
-pub fn template(text: &str, replacements: &[Replacement]) -> String {
+/// Text that would begin a tag is written so that it renders as itself, also where a brace is
+/// followed by an expression.
+pub(crate) fn template(text: &str, replacements: &[Replacement]) -> String {
     let mut made = String::with_capacity(text.len() + 32 * replacements.len());
     let mut at = 0;
     for one in replacements {
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn braces_stand_for_themselves() {
+    fn braces_render_as_themselves() {
         let text = "a {{ b }} {# {% x {{{y";
         let made =
             template(text, &[Replacement { range: text.len() - 1..text.len(), expression: "platform.y".into() }]);

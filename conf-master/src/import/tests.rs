@@ -1,25 +1,26 @@
 //! Folders and what is proposed for them.
 
-use std::{
-    fs,
-    os::unix::{self, fs::PermissionsExt as _},
-    path::Path,
-};
+use std::{fs, os::unix, os::unix::fs::PermissionsExt as _, path::Path};
 
 use clap::Parser as _;
-use conf_core::{
-    git,
-    manifest::{ClassManifest, InstanceManifest, Strictness, pins, platform, secrets},
-};
+use conf_core::git;
+use conf_core::manifest::{ClassManifest, InstanceManifest, Strictness, pins, platform, secrets};
 use git2::Repository;
 use libconf::name::{DatacenterName, HostName};
 use tempfile::TempDir;
 
-use crate::cli::config;
-use crate::import::{Report, propose, scan, write};
+use crate::import::flags::ImportFlags;
+use crate::import::report::Report;
+use crate::import::{propose, scan, write};
 
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIE\n-----END PRIVATE KEY-----";
 const PASSWORD: &str = "Tr0ub4dor&3";
+
+#[derive(clap::Parser)]
+struct Import {
+    #[command(flatten)]
+    flags: ImportFlags,
+}
 
 struct Folders {
     folder: TempDir,
@@ -45,12 +46,9 @@ impl Folders {
         fs::write(path, content).unwrap();
     }
 
-    fn flags(&self, arguments: &[&str]) -> crate::import::Flags {
+    fn flags(&self, arguments: &[&str]) -> ImportFlags {
         let root = self.root();
-        let all = ["conf-master", "import", root.to_str().unwrap()];
-        let parsed = config::Flags::try_parse_from(all.iter().chain(arguments)).unwrap();
-        let config::Command::Import(flags) = parsed.command else { panic!("import was asked for") };
-        flags
+        Import::try_parse_from(["import", root.to_str().unwrap()].iter().chain(arguments)).unwrap().flags
     }
 
     fn report(&self, arguments: &[&str]) -> Report {
@@ -91,7 +89,7 @@ fn blob(repo: &Repository, branch: &str, path: &str) -> Vec<u8> {
 }
 
 #[test]
-fn equal_folders_are_one_component_and_unequal_ones_are_several() {
+fn equal_folders_become_one_component_and_unequal_ones_several() {
     let folders = Folders::new(&[
         ("core/nginx/conf/nginx.conf", "worker_processes 4;\n"),
         ("register/nginx/conf/nginx.conf", "worker_processes 1;\n"),
@@ -113,7 +111,7 @@ fn equal_folders_are_one_component_and_unequal_ones_are_several() {
 }
 
 #[test]
-fn what_repeats_is_offered_and_only_then_replaced() {
+fn repeated_values_are_offered_and_replaced_on_demand() {
     let files = [
         ("a/web/site.conf", "server_name web.example.com;\nproxy 10.0.0.5:80 {{x}};\n"),
         ("a/mail/main.cf", "mydomain = example.com\nrelay = 10.0.0.5\nother = example.org\n"),
@@ -126,7 +124,7 @@ fn what_repeats_is_offered_and_only_then_replaced() {
     let named = folders.report(&["--variable", "relay=10.0.0.5", "--variable", "other=example.org"]);
     let applied: Vec<_> = named.variables.iter().map(|one| (one.name.as_str(), one.applied)).collect();
     assert_eq!(applied, [("relay", true), ("other", true), ("domain", false)]);
-    assert!(faults(&folders.report(&["--variable", "x=nowhere"]))[0].contains("stands in no file"));
+    assert!(faults(&folders.report(&["--variable", "x=nowhere"]))[0].contains("occurs in no file"));
     assert!(folders.try_report(&["--variable", "x=a", "--variable", "x=b"]).is_err());
 
     let repo = folders.write(&["--apply-variables"]);
@@ -189,7 +187,7 @@ fn secrets_are_declared_and_no_object_holds_one() {
 }
 
 #[test]
-fn secrets_that_cannot_be_put_in_must_be_settled() {
+fn secrets_that_no_template_can_hold_must_be_settled() {
     let folders = Folders::new(&[
         ("core/app/config.yaml", &format!("db:\n  password: {PASSWORD}\n")),
         ("core/web/site.j2", "{% for host in groups.web %}\n"),
@@ -218,7 +216,7 @@ fn secrets_that_cannot_be_put_in_must_be_settled() {
     ]);
     assert_eq!(faults(&settled), [""; 0]);
     assert_eq!(settled.allowed.len(), 2);
-    // A folder of another role, which holds the same, may be named as well.
+    // The flag may name the folder of another role that holds the same files.
     folders.file("other/app/config.yaml", format!("db:\n  password: {PASSWORD}\n").as_bytes());
     let of_other = ["--allow-secret", "other/app/config.yaml", "--leave-out", "core/web"];
     assert_eq!(faults(&folders.report(&of_other)), [""; 0]);
@@ -227,7 +225,7 @@ fn secrets_that_cannot_be_put_in_must_be_settled() {
 }
 
 #[test]
-fn every_byte_link_and_mode_is_kept_and_what_cannot_be_is_said() {
+fn every_byte_link_and_mode_is_kept_or_reported() {
     let folders =
         Folders::new(&[("README", "x"), ("a/note", "x"), ("a/web/bin/start", "x"), ("a/web/conf/x/run.sh", "#!\n")]);
     let bytes: Vec<u8> = (0..=255).cycle().take(1000).collect();
@@ -258,7 +256,7 @@ fn every_byte_link_and_mode_is_kept_and_what_cannot_be_is_said() {
 }
 
 #[test]
-fn what_is_no_installation() {
+fn folders_that_are_no_installation_are_reported() {
     let folders = Folders::new(&[("file", "x")]);
     assert!(folders.try_report(&[]).unwrap_err().to_string().contains("<role>/<component>/"));
     folders.file("core/web/a", b"x");
@@ -275,7 +273,7 @@ fn what_is_no_installation() {
 }
 
 #[test]
-fn what_is_left_out_is_not_committed() {
+fn left_out_folders_are_not_committed() {
     let folders = Folders::new(&[
         ("core/web/conf/db.ini", "password=hunter2\n"),
         ("core/web/bin/start", "x"),
@@ -333,7 +331,7 @@ fn the_next_commands_can_be_pasted() {
 }
 
 #[test]
-fn a_folder_in_the_way_of_a_template_is_no_loss() {
+fn a_folder_with_the_name_of_a_template_makes_its_component_raw() {
     let folders =
         Folders::new(&[("core/app/a.ini", "password = hunter2hunter2\n"), ("core/app/a.ini.j2/note", "a note\n")]);
     let report = folders.report(&[]);
@@ -342,7 +340,7 @@ fn a_folder_in_the_way_of_a_template_is_no_loss() {
 }
 
 #[test]
-fn a_folder_that_is_renamed_to_another_with_the_same_files_is_that_component() {
+fn a_folder_renamed_to_an_equal_one_joins_its_component() {
     let folders = Folders::new(&[("a/nginx/n.conf", "x"), ("b/nginx-old/n.conf", "x"), ("c/nginx/n.conf", "y")]);
     let report = folders.report(&["--rename", "b/nginx-old=nginx"]);
     assert_eq!(faults(&report), [""; 0]);

@@ -1,30 +1,31 @@
-//! Finds values that stand in several files and are different elsewhere: domains and addresses.
+//! Finds values that occur in several files and differ between installations: domains and
+//! addresses.
 
 use std::{collections::BTreeMap, net::Ipv4Addr, ops::Range, sync::LazyLock};
 
 use regex::Regex;
 
-/// A value that a datacenter could say once.
+/// A value that a datacenter could define once.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Candidate {
+pub(crate) struct Candidate {
     /// Its bytes in the text.
-    pub range: Range<usize>,
-    /// What it is.
-    pub sort: Sort,
+    pub(crate) range: Range<usize>,
+    /// Its sort.
+    pub(crate) sort: Sort,
 }
 
-/// What sort of value it is.
+/// The sort of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Sort {
-    /// A domain: `example.com`, of `web.example.com` and `auth.example.com` as well.
+pub(crate) enum Sort {
+    /// A domain: `example.com`, also in `web.example.com` and `auth.example.com`.
     Domain,
     /// An IPv4 address.
     Address,
 }
 
 impl Sort {
-    /// The name under which the first of them is offered.
-    pub fn name(self) -> &'static str {
+    /// Returns the name under which the first value of this sort is offered.
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Sort::Domain => "domain",
             Sort::Address => "address",
@@ -37,44 +38,21 @@ static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
         .expect("the pattern is well-formed")
 });
 
-/// Last labels that are taken for those of a domain. Two letters count as a country, where they are no file's ending.
-const TOP: [&str; 26] = [
-    "com",
-    "org",
-    "net",
-    "edu",
-    "gov",
-    "mil",
-    "int",
-    "info",
-    "biz",
-    "io",
-    "dev",
-    "app",
-    "cloud",
-    "online",
-    "site",
-    "internal",
-    "intranet",
-    "local",
-    "localdomain",
-    "lan",
-    "corp",
-    "home",
-    "private",
-    "test",
-    "example",
-    "arpa",
-];
-const ENDINGS: [&str; 24] = [
-    "py", "sh", "js", "ts", "rs", "md", "pl", "pm", "so", "cc", "rb", "go", "gz", "db", "mo", "ps", "in", "am", "ac",
-    "la", "ms", "mk", "st", "id",
-];
-/// Labels below a country that are everybody's: `example.co.uk` is a domain, `co.uk` is none.
-const SHARED: [&str; 7] = ["co", "com", "org", "net", "ac", "gov", "edu"];
+/// Last labels that make a name a domain. Two letters count as a country, unless they are the
+/// ending of a file.
+const TOP: &str = "com org net edu gov mil int info biz io dev app cloud online site internal intranet local localdomain lan \
+                   corp home private test example arpa";
+/// Endings of files that look like a country.
+const ENDINGS: &str = "py sh js ts rs md pl pm so cc rb go gz db mo ps in am ac la ms mk st id";
+/// Labels below a country that many share: `example.co.uk` is a domain, `co.uk` is not.
+const SHARED: &str = "co com org net ac gov edu";
+
+fn is_one_of(list: &str, word: &str) -> bool {
+    list.split(' ').any(|one| one == word)
+}
 
 /// Finds domains and addresses in a text.
-pub fn in_text(text: &str) -> Vec<Candidate> {
+pub(crate) fn in_text(text: &str) -> Vec<Candidate> {
     let bytes = text.as_bytes();
     let mut found = Vec::new();
     for token in TOKEN.find_iter(text) {
@@ -98,23 +76,23 @@ pub fn in_text(text: &str) -> Vec<Candidate> {
     found
 }
 
-/// The domain of a host's name.
+/// Returns the domain of a host's name.
 fn domain(token: &str) -> Option<&str> {
     let labels: Vec<&str> = token.split('.').collect();
     let (top, rest) = labels.split_last()?;
-    let country = top.len() == 2 && top.bytes().all(|byte| byte.is_ascii_lowercase()) && !ENDINGS.contains(top);
-    if token.bytes().any(|byte| byte.is_ascii_uppercase()) || !(country || TOP.contains(top)) {
+    let country = top.len() == 2 && top.bytes().all(|byte| byte.is_ascii_lowercase()) && !is_one_of(ENDINGS, top);
+    if token.bytes().any(|byte| byte.is_ascii_uppercase()) || !(country || is_one_of(TOP, top)) {
         return None;
     }
-    let wanted = if country && rest.last().is_some_and(|label| SHARED.contains(label)) { 3 } else { 2 };
+    let wanted = if country && rest.last().is_some_and(|label| is_one_of(SHARED, label)) { 3 } else { 2 };
     let start: usize = labels.len().checked_sub(wanted)?;
     let length = labels[start..].iter().map(|label| label.len() + 1).sum::<usize>() - 1;
     let domain = &token[token.len() - length..];
     domain.bytes().any(|byte| byte.is_ascii_alphabetic()).then_some(domain)
 }
 
-/// Finds a value that a person named, where it stands for itself: not within a longer word or number.
-pub fn named<'a>(text: &'a str, value: &'a str) -> impl Iterator<Item = Range<usize>> + 'a {
+/// Finds a value that a person named, where it is a whole word: not within a longer word or number.
+pub(crate) fn named<'a>(text: &'a str, value: &'a str) -> impl Iterator<Item = Range<usize>> + 'a {
     let word = |byte: Option<&u8>| byte.is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_');
     text.match_indices(value).map(|(start, value)| start..start + value.len()).filter(move |range| {
         let bytes = text.as_bytes();
@@ -124,8 +102,9 @@ pub fn named<'a>(text: &'a str, value: &'a str) -> impl Iterator<Item = Range<us
     })
 }
 
-/// Names for values, the most frequent first: `domain`, `domain_2`, `address`, … Names that are taken are passed over.
-pub fn names(values: &[(Sort, String)], taken: &[&str]) -> Vec<String> {
+/// Names the values, the most frequent first: `domain`, `domain_2`, `address`, … Names that are
+/// taken are skipped.
+pub(crate) fn names(values: &[(Sort, String)], taken: &[&str]) -> Vec<String> {
     let mut counts: BTreeMap<Sort, usize> = BTreeMap::new();
     let mut name = |sort: Sort| loop {
         let count = counts.entry(sort).or_default();
@@ -165,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_people_name() {
+    fn named_values_match_whole_words() {
         let at = |text, value| named(text, value).collect::<Vec<_>>();
         assert_eq!(at("db1 db10 xdb1 db1", "db1"), [0..3, 14..17]);
         assert_eq!(at("port=80; 80", "80"), [5..7, 9..11]);

@@ -1,31 +1,32 @@
-//! Writes a proposal as a Git repository with the branches of the layout. It comes to stand in one step, whole.
+//! Writes a proposal as a Git repository with the branches of the layout. The repository appears in
+//! one step, whole.
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    io::Write as _,
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use conf_core::settings::TEMPLATE_ENDING;
 use conf_core::{
     manifest::{self, ClassManifest, InstanceManifest, Strictness},
-    settings::{Fault, TEMPLATE_ENDING},
+    settings::Fault,
 };
-use git2::{Oid, Repository, RepositoryInitOptions, Signature};
+use git2::build::TreeUpdateBuilder;
+use git2::{FileMode, Repository, RepositoryInitOptions};
 use libconf::name::RefName;
 
-use crate::import::{
-    Flags, manifests,
-    propose::{Component, Proposal},
-    report::Written,
-    template::template,
-};
+use crate::import::flags::ImportFlags;
+use crate::import::manifests;
+use crate::import::proposal::{Component, Proposal};
+use crate::import::report::Written;
+use crate::import::template::template;
+use crate::store::beside;
 
-/// Writes the repository `out`, and beside it, for their owner alone, the values of secrets. What fails leaves neither.
-pub fn write(proposal: &Proposal<'_>, out: &Path, flags: &Flags) -> anyhow::Result<Written> {
-    // Without a slash at its end.
+/// Writes the repository `out`, and beside it the values of secrets, for their owner alone. A
+/// failure leaves neither.
+pub(crate) fn write(proposal: &Proposal<'_>, out: &Path, flags: &ImportFlags) -> anyhow::Result<Written> {
+    // The path without a slash at its end.
     let out: PathBuf = out.components().collect();
     let values = beside(&out, ".secrets");
     for path in [&out, &values] {
@@ -45,37 +46,8 @@ pub fn write(proposal: &Proposal<'_>, out: &Path, flags: &Flags) -> anyhow::Resu
         folder.with_context(|| format!("cannot write in {}", parent.display()))
     };
     let folder = stage()?;
-    let mut options = RepositoryInitOptions::new();
-    let first = RefName::Datacenter(proposal.datacenter.clone());
     let server = flags.server.to_string().trim_end_matches('/').to_owned();
-    options.external_template(false).initial_head(&first.to_string());
-    options.origin_url(&format!("{server}/conf.git"));
-    let repo = Repository::init_opts(folder.path(), &options)?;
-    let author = repo.signature().map_err(|_| {
-        anyhow::anyhow!("commits need an author: git config --global user.name NAME, and user.email ADDRESS")
-    })?;
-    let mut branches = Vec::new();
-    let mut branch = |name: RefName, tree: Oid, message: &str| -> anyhow::Result<()> {
-        commit(&repo, &author, &name, tree, message)?;
-        branches.push(name.short());
-        Ok(())
-    };
-    for component in &proposal.components {
-        let name = RefName::Branch(component.name.clone(), proposal.branch.clone());
-        let from: Vec<&str> = component.places.iter().map(|place| place.shown.as_str()).collect();
-        let message = format!("{}: as it stands in {}", component.name.name, from.join(", "));
-        branch(name, component_tree(&repo, component)?, &message)?;
-    }
-    for (name, text, message) in [
-        (RefName::Class(proposal.class.clone()), &class, format!("{}: what was imported", proposal.class)),
-        (first, &instance, format!("{}: what was imported", proposal.datacenter)),
-    ] {
-        let files = BTreeMap::from([(manifest::FILE, (repo.blob(text.as_bytes())?, 0o100_644))]);
-        branch(name, folder_tree(&repo, &files)?, &message)?;
-    }
-    repo.checkout_head(None)?;
-    drop(author);
-    drop(repo);
+    let branches = write_branches(proposal, folder.path(), &server, [&class, &instance])?;
 
     let mut secrets = None;
     if !proposal.secrets.is_empty() {
@@ -85,7 +57,7 @@ pub fn write(proposal: &Proposal<'_>, out: &Path, flags: &Flags) -> anyhow::Resu
         let _ = staged.keep();
         secrets = Some(values);
     }
-    // The folder was made for its owner alone; a repository is as open as others are.
+    // The temporary folder is for its owner alone; the repository gets the usual mode.
     let opened = fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755));
     if let Err(error) = opened.and_then(|()| fs::rename(folder.path(), &out)) {
         if let Some(values) = &secrets {
@@ -97,13 +69,7 @@ pub fn write(proposal: &Proposal<'_>, out: &Path, flags: &Flags) -> anyhow::Resu
     Ok(Written { repository: out, server, branches, secrets })
 }
 
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(ending);
-    name.into()
-}
-
-/// A fault here is this program's own: better no repository than one that is refused.
+/// Checks the output of this program: no repository is better than one that would be refused.
 fn look_at<T>(parsed: Result<T, Vec<Fault>>) -> anyhow::Result<()> {
     if let Err(faults) = parsed {
         let faults: Vec<String> = faults.iter().map(ToString::to_string).collect();
@@ -112,47 +78,66 @@ fn look_at<T>(parsed: Result<T, Vec<Fault>>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn commit(repo: &Repository, author: &Signature<'_>, name: &RefName, tree: Oid, message: &str) -> anyhow::Result<()> {
-    let tree = repo.find_tree(tree)?;
-    repo.commit(Some(&name.to_string()), author, author, message, &tree, &[])?;
-    Ok(())
+/// Makes the repository with its branches; returns the names of the branches.
+fn write_branches(
+    proposal: &Proposal<'_>,
+    folder: &Path,
+    server: &str,
+    [class, instance]: [&str; 2],
+) -> anyhow::Result<Vec<String>> {
+    let mut options = RepositoryInitOptions::new();
+    let first = RefName::Datacenter(proposal.datacenter.clone());
+    options.external_template(false).initial_head(&first.to_string());
+    options.origin_url(&format!("{server}/conf.git"));
+    let repo = Repository::init_opts(folder, &options)?;
+    let author = repo.signature().map_err(|_| {
+        anyhow::anyhow!("commits need an author: git config --global user.name NAME, and user.email ADDRESS")
+    })?;
+    let empty = repo.find_tree(repo.treebuilder(None)?.write()?)?;
+    let mut branches = Vec::new();
+    let mut branch = |name: RefName, mut files: TreeUpdateBuilder, message: &str| -> anyhow::Result<()> {
+        let tree = repo.find_tree(files.create_updated(&repo, &empty)?)?;
+        repo.commit(Some(&name.to_string()), &author, &author, message, &tree, &[])?;
+        branches.push(name.short());
+        Ok(())
+    };
+    for component in &proposal.components {
+        let name = RefName::Branch(component.name.clone(), proposal.branch.clone());
+        let from: Vec<&str> = component.places.iter().map(|place| place.shown.as_str()).collect();
+        let message = format!("{}: as it is in {}", component.name.name, from.join(", "));
+        branch(name, files_of(&repo, component)?, &message)?;
+    }
+    for (name, text, message) in [
+        (RefName::Class(proposal.class.clone()), class, format!("{}: what was imported", proposal.class)),
+        (first, instance, format!("{}: what was imported", proposal.datacenter)),
+    ] {
+        let mut files = TreeUpdateBuilder::new();
+        files.upsert(manifest::FILE, repo.blob(text.as_bytes())?, FileMode::Blob);
+        branch(name, files, &message)?;
+    }
+    repo.checkout_head(None)?;
+    Ok(branches)
 }
 
-fn component_tree(repo: &Repository, component: &Component<'_>) -> anyhow::Result<Oid> {
+/// Writes the files of a component, templates in the place of those that become one.
+fn files_of(repo: &Repository, component: &Component<'_>) -> anyhow::Result<TreeUpdateBuilder> {
     let folder = component.places[0];
-    let mut paths = BTreeMap::new();
+    let mut files = TreeUpdateBuilder::new();
     for (file, entry) in &folder.files {
         let bytes = folder.read(file)?;
         let (path, bytes) = match component.templates.get(file) {
             Some(replacements) => {
-                let text = String::from_utf8(bytes).with_context(|| format!("{file} is no text any more"))?;
+                let text = String::from_utf8(bytes).with_context(|| format!("{file} is no longer text"))?;
                 (format!("{file}{TEMPLATE_ENDING}"), template(&text, replacements).into_bytes())
             }
             None => (file.clone(), bytes),
         };
-        paths.insert(path, (repo.blob(&bytes)?, entry.mode));
+        files.upsert(path, repo.blob(&bytes)?, entry.mode);
     }
-    let paths = paths.iter().map(|(path, content)| (path.as_str(), *content)).collect();
-    folder_tree(repo, &paths)
+    Ok(files)
 }
 
-/// Writes the tree of files whose paths are relative to it.
-fn folder_tree(repo: &Repository, files: &BTreeMap<&str, (Oid, i32)>) -> anyhow::Result<Oid> {
-    let mut builder = repo.treebuilder(None)?;
-    let mut folders: BTreeMap<&str, BTreeMap<&str, (Oid, i32)>> = BTreeMap::new();
-    for (path, content) in files {
-        match path.split_once('/') {
-            Some((folder, rest)) => drop(folders.entry(folder).or_default().insert(rest, *content)),
-            None => drop(builder.insert(path, content.0, content.1)?),
-        }
-    }
-    for (name, files) in &folders {
-        builder.insert(name, folder_tree(repo, files)?, 0o040_000)?;
-    }
-    Ok(builder.write()?)
-}
-
-/// One file for each value; `folder` is one that nobody else can open.
+/// Writes one file for each value into `folder`, which nobody else can open.
 fn write_values(proposal: &Proposal<'_>, folder: &Path) -> anyhow::Result<()> {
     for secret in &proposal.secrets {
         let path = folder.join(secret.name.as_str());

@@ -1,27 +1,27 @@
-//! What a host would get of a component: its settings and its rendered files, secrets by their names.
+//! A component as a host would get it: settings and rendered files, with the names of secrets in
+//! place of their values.
 
 use std::collections::BTreeMap;
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use conf_core::{
-    git::{self, TreeLimits},
-    render::{self, Content, RenderError, Secrets},
-    snapshot::Snapshot,
-};
+use conf_core::git::{self, TreeLimits};
+use conf_core::render::{self, Content, RenderError, Secrets};
+use conf_core::snapshot::Snapshot;
 use git2::Repository;
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, RoleName, Sequence};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::inspect::running::{NotThere, Running};
+use crate::inspect::error::InspectError;
+use crate::inspect::running::Running;
 
-/// The most that an answer holds; Git serves what is larger.
+/// The most bytes of an answer; Git serves larger components.
 const MOST_BYTES: usize = 64 << 20;
 
-/// For whom.
+/// The host for which a component is rendered.
 #[derive(Clone, Debug)]
-pub enum Audience {
-    /// A host by its name; one that the inventory does not list gets what all have in common.
+pub(crate) enum Audience {
+    /// A host by its name; a host that is not listed gets what all hosts have in common.
     Host(HostName),
     /// A host that has one role and nothing else.
     Role(RoleName),
@@ -29,77 +29,73 @@ pub enum Audience {
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Conf {
-    /// In which datacenter.
-    pub datacenter: DatacenterName,
-    /// Which component.
-    pub component: ComponentVersion,
-    /// On which host; for a role, the name of one that stands for its hosts.
-    pub host: HostName,
-    /// As of which change.
-    pub sequence: Sequence,
+pub(crate) struct Conf {
+    /// The datacenter.
+    pub(crate) datacenter: DatacenterName,
+    /// The component.
+    pub(crate) component: ComponentVersion,
+    /// The host; for a role, the name of a host that stands for all of its hosts.
+    pub(crate) host: HostName,
+    /// The change.
+    pub(crate) sequence: Sequence,
     /// The snapshot of that change.
-    pub commit: CommitId,
-    /// The settings after all layers; `{"$secret": "NAME"}` where a secret goes in.
-    pub settings: Value,
+    pub(crate) commit: CommitId,
+    /// The settings after all layers, with `{"$secret": "NAME"}` for each secret.
+    pub(crate) settings: Value,
     /// The files by their paths, as they would be exported.
-    pub files: BTreeMap<String, ConfFile>,
+    pub(crate) files: BTreeMap<String, ConfFile>,
     /// The secrets that the component may read.
-    pub secrets: Vec<String>,
+    pub(crate) secrets: Vec<String>,
 }
 
 /// One file: exactly one of `text`, `base64` and `link`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ConfFile {
-    /// Its content, where that is UTF-8; `<secret NAME>` where a secret goes in.
+pub(crate) struct ConfFile {
+    /// The content, when it is UTF-8, with `<secret NAME>` for each secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub text: Option<String>,
-    /// Its content otherwise.
+    pub(crate) text: Option<String>,
+    /// The content otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub base64: Option<String>,
-    /// Where it leads, when it is a symbolic link.
+    pub(crate) base64: Option<String>,
+    /// The target of a symbolic link.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub link: Option<String>,
+    pub(crate) link: Option<String>,
     /// It may be executed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub executable: bool,
-    /// A secret goes into it: only its owner may read it on a host.
+    pub(crate) executable: bool,
+    /// It contains a secret: on a host only its owner may read it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub secret: bool,
+    pub(crate) secret: bool,
 }
 
 /// Renders a component of a snapshot as hosts do.
-pub fn conf(
+pub(crate) fn conf(
     repo: &Repository,
     snapshot: &Snapshot,
     selector: &ComponentSelector,
     audience: &Audience,
-) -> anyhow::Result<Result<Conf, NotThere>> {
-    let mut running = match Running::find(repo, snapshot, selector)? {
-        Ok(running) => running,
-        Err(why) => return Ok(Err(why)),
-    };
+) -> Result<Conf, InspectError> {
+    let mut running = Running::find(repo, snapshot, selector)?;
     let host = match audience {
-        Audience::Host(host) => running.on(host).map(|()| host.clone()),
-        Audience::Role(role) => running.stand_in(role),
-    };
-    let host = match host {
-        Ok(host) => host,
-        Err(why) => return Ok(Err(why)),
+        Audience::Host(host) => running.on(host).map(|()| host.clone())?,
+        Audience::Role(role) => running.stand_in(role)?,
     };
     let sources = running.sources();
-    // Before anything of it is read: templates could make more of it, what they are made from is known now.
+    // The limit is checked before anything is read: templates may produce more, but the size of
+    // their sources is known.
     let most = TreeLimits { total_bytes: MOST_BYTES, ..TreeLimits::default() };
     let faults = git::faults_in_tree(repo, sources.component_tree, &most)?;
     if !faults.is_empty() {
         let words = format!("{} cannot be shown: {}; fetch its branch by Git", running.name, faults.join("; "));
-        return Ok(Err(NotThere(words)));
+        return Err(InspectError::NotThere(words));
     }
     let secrets = Secrets::by_name(&sources, &running.name.component);
     let rendered = match render::render(repo, &sources, &running.name, Some(&host), &secrets) {
         Ok(rendered) => rendered,
         Err(RenderError::Repository(cause)) => return Err(cause.into()),
-        Err(fault) => return Ok(Err(NotThere(format!("{host} cannot render {}: {fault}", running.name)))),
+        Err(fault) => {
+            return Err(InspectError::NotThere(format!("{host} cannot render {}: {fault}", running.name)));
+        }
     };
     let bytes: usize =
         rendered.files.values().map(|one| if let Content::File { bytes, .. } = one { bytes.len() } else { 0 }).sum();
@@ -108,11 +104,11 @@ pub fn conf(
             "{} has {bytes} bytes of files; at most {MOST_BYTES} are shown, fetch its branch by Git",
             running.name
         );
-        return Ok(Err(NotThere(words)));
+        return Err(InspectError::NotThere(words));
     }
     let names = sources.secrets_of(&running.name.component).map(|(name, _)| name.to_string()).collect();
     let settings = serde_json::from_slice(rendered.settings_shown.as_deref().unwrap_or(&rendered.settings))?;
-    Ok(Ok(Conf {
+    Ok(Conf {
         datacenter: snapshot.datacenter.clone(),
         component: running.name.clone(),
         host,
@@ -121,7 +117,7 @@ pub fn conf(
         settings,
         files: rendered.files.into_iter().map(|(path, content)| (path, file(content))).collect(),
         secrets: names,
-    }))
+    })
 }
 
 fn file(content: Content) -> ConfFile {

@@ -1,61 +1,64 @@
-//! A datacenter's deployments, newest first: the chain of its snapshots, each compared with the one before.
+//! A datacenter's deployments, newest first: the chain of its snapshots, each compared with the one
+//! before.
 
 use std::collections::BTreeSet;
 
-use conf_core::snapshot::{Difference, Snapshot, compare};
+use conf_core::snapshot::{Component, Difference, Snapshot, compare};
 use git2::Repository;
 use libconf::name::{CommitId, ComponentVersion, RefName, SecretName, Sequence};
 use serde::{Deserialize, Serialize};
 
-use crate::{judge::compatibility::declared_between, secrets::branch};
+use crate::judge::compatibility::trailer;
+use crate::secrets::branch;
+use crate::text::when;
 
 /// One deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Deployment {
+pub(crate) struct Deployment {
     /// Its number.
-    pub sequence: Sequence,
-    /// When, RFC 3339, UTC.
-    pub when: String,
+    pub(crate) sequence: Sequence,
+    /// The time, RFC 3339, UTC.
+    pub(crate) when: String,
     /// Who made the change.
-    pub by: String,
+    pub(crate) by: String,
     /// The snapshot.
-    pub commit: CommitId,
-    /// Components that came, changed or went.
-    pub components: Vec<ComponentChange>,
+    pub(crate) commit: CommitId,
+    /// Components that were added, changed or removed.
+    pub(crate) components: Vec<ComponentChange>,
     /// The datacenter's own branch changed.
-    pub datacenter: bool,
+    pub(crate) datacenter: bool,
     /// The class changed.
-    pub class: bool,
+    pub(crate) class: bool,
     /// Secrets that were made, sealed anew, or removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub secrets: Vec<SecretChange>,
-    /// Where it breaks compatibility knowingly.
+    pub(crate) secrets: Vec<SecretChange>,
+    /// The declared breaks of compatibility.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub breaking: Vec<Breaking>,
+    pub(crate) breaking: Vec<Breaking>,
 }
 
-/// A commit among those that came says that it breaks compatibility.
+/// A commit of this deployment declares that it breaks compatibility.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Breaking {
-    /// Whose commit: a component, or the branch or tag of the datacenter or its class.
-    pub name: String,
-    /// Why, in its author's words.
-    pub reason: String,
+pub(crate) struct Breaking {
+    /// The place of the commit: a component, or the branch or tag of the datacenter or its class.
+    pub(crate) name: String,
+    /// The reason, in its author's words.
+    pub(crate) reason: String,
 }
 
 /// What happened to one secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SecretChange {
-    /// Which.
-    pub name: SecretName,
-    /// What.
-    pub change: SecretEvent,
+pub(crate) struct SecretChange {
+    /// The secret.
+    pub(crate) name: SecretName,
+    /// The event.
+    pub(crate) change: SecretEvent,
 }
 
-/// What can happen to a secret.
+/// An event of a secret.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum SecretEvent {
+pub(crate) enum SecretEvent {
     /// It has a new value.
     NewValue,
     /// Its value is sealed to other hosts than before.
@@ -66,38 +69,35 @@ pub enum SecretEvent {
 
 /// One component before and after.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ComponentChange {
-    /// Which component.
-    pub component: ComponentVersion,
-    /// Its commit before; nothing where it came.
-    pub before: Option<CommitId>,
-    /// Its commit now; nothing where it went.
-    pub after: Option<CommitId>,
+pub(crate) struct ComponentChange {
+    /// The component.
+    pub(crate) component: ComponentVersion,
+    /// Its commit before; absent when it was added.
+    pub(crate) before: Option<CommitId>,
+    /// Its commit now; absent when it was removed.
+    pub(crate) after: Option<CommitId>,
 }
 
 /// Walks back from `snapshot`, at most `limit` deployments.
-pub fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> anyhow::Result<Vec<Deployment>> {
+pub(crate) fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> anyhow::Result<Vec<Deployment>> {
     let mut deployments = Vec::new();
     let mut next = Some(snapshot);
     while let Some(snapshot) = next.take().filter(|_| deployments.len() < limit) {
         let parent = snapshot.parent.map(|parent| Snapshot::read(repo, parent)).transpose()?;
         let difference = compare(repo, parent.as_ref(), &snapshot)?;
-        let commit = |component: conf_core::snapshot::Component| component.pin.commit;
+        let commit = |component: Component| component.pin.commit;
         let breaking = breaking(repo, parent.as_ref(), &snapshot, &difference)?;
+        let components = difference.components.into_iter().map(|(component, change)| ComponentChange {
+            component,
+            before: change.before.map(commit),
+            after: change.after.map(commit),
+        });
         deployments.push(Deployment {
             sequence: snapshot.sequence,
             when: when(snapshot.time),
             by: snapshot.by.clone(),
             commit: snapshot.commit,
-            components: difference
-                .components
-                .into_iter()
-                .map(|(component, change)| ComponentChange {
-                    component,
-                    before: change.before.map(commit),
-                    after: change.after.map(commit),
-                })
-                .collect(),
+            components: components.collect(),
             datacenter: difference.datacenter,
             class: difference.class,
             secrets: secrets(repo, &snapshot, difference.secrets)?,
@@ -108,8 +108,9 @@ pub fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> anyhow::Re
     Ok(deployments)
 }
 
-/// The newest snapshot that is not above a change, of those from `newest` back; `None` where the first one is above it.
-pub fn newest_at(repo: &Repository, newest: Snapshot, sequence: Sequence) -> anyhow::Result<Option<Snapshot>> {
+/// Finds the newest snapshot that is not above a change, from `newest` back; `None` when even the
+/// first one is above it.
+pub(crate) fn newest_at(repo: &Repository, newest: Snapshot, sequence: Sequence) -> anyhow::Result<Option<Snapshot>> {
     let mut snapshot = newest;
     while snapshot.sequence > sequence {
         let Some(parent) = snapshot.parent else { return Ok(None) };
@@ -118,7 +119,8 @@ pub fn newest_at(repo: &Repository, newest: Snapshot, sequence: Sequence) -> any
     Ok(Some(snapshot))
 }
 
-/// What the commits that came say of compatibility. What came or went whole broke nothing.
+/// Collects the breaks of compatibility that the new commits declare. A component that was added or
+/// removed breaks nothing.
 fn breaking(
     repo: &Repository,
     before: Option<&Snapshot>,
@@ -135,7 +137,7 @@ fn breaking(
     let class = class.map(|((_, old), (name, new))| (name.short(), *old, *new));
     let mut breaking = Vec::new();
     for (name, old, new) in components.chain(own).chain(class).filter(|(_, old, new)| old != new) {
-        let reasons = declared_between(repo, old, new)?.into_iter();
+        let reasons = trailer::between(repo, old, new)?.into_iter();
         breaking.extend(reasons.map(|reason| Breaking { name: name.clone(), reason }));
     }
     Ok(breaking)
@@ -155,9 +157,4 @@ fn secrets(repo: &Repository, after: &Snapshot, changed: BTreeSet<SecretName>) -
         SecretChange { name, change }
     };
     Ok(changed.into_iter().map(change).collect())
-}
-
-/// Seconds since 1970 as RFC 3339, UTC.
-pub fn when(seconds: i64) -> String {
-    jiff::Timestamp::from_second(seconds).map(|time| time.to_string()).unwrap_or_default()
 }

@@ -7,26 +7,26 @@ use libconf::name::{CommitId, ComponentName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-/// Objects within objects are described so deep; a schema may refer to itself.
+/// The most levels of objects that are described; a schema may refer to itself.
 const MOST_LEVELS: usize = 16;
-/// So many keys are described at most.
+/// The most keys that are described.
 const MOST_KEYS: usize = 2000;
 
-/// The answer to who asks for it.
+/// The description of a component's settings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Doc {
-    /// Which component.
-    pub component: ComponentName,
+pub(crate) struct Doc {
+    /// The component.
+    pub(crate) component: ComponentName,
     /// The branch or tag that was read.
-    pub reference: String,
+    pub(crate) reference: String,
     /// Its commit.
-    pub commit: CommitId,
+    pub(crate) commit: CommitId,
     /// The text.
-    pub markdown: String,
+    pub(crate) markdown: String,
 }
 
-/// Describes what a schema says: one row for each key, in order, a list's items as `key[]`.
-pub fn markdown(component: &ComponentName, schema: &Value) -> String {
+/// Describes a schema: one row for each key, in order; the items of a list are `key[]`.
+pub(crate) fn markdown(component: &ComponentName, schema: &Value) -> String {
     let mut text = format!("# {component}\n\n");
     let whole = Schema::new(schema);
     if let Some(description) = whole.notes().description {
@@ -74,13 +74,14 @@ fn row(path: &str, notes: &Notes, required: bool) -> String {
     format!("| {} | {kind} | {default} | {allowed} | {} |\n", code(path), words.join(" "))
 }
 
-/// Somebody's text in a cell: one line, nothing in it means anything to Markdown's tables or to HTML.
+/// Writes text for a cell: one line, with the characters escaped that mean something to Markdown's
+/// tables or HTML.
 fn cell(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     line.replace('\\', "\\\\").replace('|', "\\|").replace('<', "&lt;").replace('`', "\\`")
 }
 
-/// The same as code, in which nothing but a backtick and a bar has a meaning.
+/// Writes text as code, in which only a backtick and a bar have a meaning.
 fn code(text: &str) -> String {
     let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
     if line.contains('`') { cell(&line) } else { format!("`{}`", line.replace('|', "\\|")) }

@@ -1,62 +1,59 @@
-//! Who set each key of a component's settings on a host, and when: the layers, with the commit that changed each file last.
+//! Which layers set each key of a component's settings on a host, and the commit that changed each
+//! file last.
 
 use std::collections::HashMap;
 
 use anyhow::Context as _;
-use conf_core::{
-    git,
-    layers::{self, Explained, LayerError, Origin},
-    settings::JsonPointer,
-    snapshot::{Component, Snapshot},
-};
+use conf_core::git;
+use conf_core::layers::{self, Explained, LayerError, Origin};
+use conf_core::settings::JsonPointer;
+use conf_core::snapshot::{Component, Snapshot};
 use git2::Repository;
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, RefName, Sequence};
 use serde::{Deserialize, Serialize};
 
-use crate::inspect::running::{NotThere, Running};
+use crate::inspect::error::InspectError;
+use crate::inspect::running::Running;
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Explanation {
-    /// In which datacenter.
-    pub datacenter: DatacenterName,
-    /// Which component.
-    pub component: ComponentVersion,
-    /// On which host; nothing for one that the inventory says nothing of.
-    pub host: Option<HostName>,
-    /// As of which change.
-    pub sequence: Sequence,
+pub(crate) struct Explanation {
+    /// The datacenter.
+    pub(crate) datacenter: DatacenterName,
+    /// The component.
+    pub(crate) component: ComponentVersion,
+    /// The host; absent for a host that is not listed.
+    pub(crate) host: Option<HostName>,
+    /// The change.
+    pub(crate) sequence: Sequence,
     /// The snapshot of that change.
-    pub commit: CommitId,
-    /// Every key, in order; none when the component has no settings.
-    pub keys: Vec<Explained>,
+    pub(crate) commit: CommitId,
+    /// Every key, in order; empty when the component has no settings.
+    pub(crate) keys: Vec<Explained>,
 }
 
 /// Explains the keys at or below `key`, as they are in a snapshot.
-pub fn explain(
+pub(crate) fn explain(
     repo: &Repository,
     snapshot: &Snapshot,
     selector: &ComponentSelector,
     key: &str,
     host: Option<&HostName>,
-) -> anyhow::Result<Result<Explanation, NotThere>> {
-    let running = match Running::find(repo, snapshot, selector)? {
-        Ok(running) => running,
-        Err(why) => return Ok(Err(why)),
-    };
-    if let Some(Err(why)) = host.map(|host| running.on(host)) {
-        return Ok(Err(why));
-    }
+) -> Result<Explanation, InspectError> {
+    let running = Running::find(repo, snapshot, selector)?;
+    host.map_or(Ok(()), |host| running.on(host))?;
     let (name, component, sources) = (&running.name, &running.component, running.sources());
     let Ok(pointer) = key.parse::<JsonPointer>();
     let stack = match layers::stack(repo, &sources, &name.component, host) {
         Ok(stack) => stack,
         Err(LayerError::Repository(cause)) => return Err(cause.into()),
-        Err(faults @ LayerError::Faults(_)) => return Ok(Err(NotThere(format!("hosts cannot read {name}: {faults}")))),
+        Err(faults @ LayerError::Faults(_)) => {
+            return Err(InspectError::NotThere(format!("hosts cannot read {name}: {faults}")));
+        }
     };
     let mut keys = stack.explain(Some(&pointer));
     if keys.is_empty() && !pointer.parts().is_empty() {
-        return Ok(Err(NotThere(format!("no layer of {name} sets {pointer}"))));
+        return Err(InspectError::NotThere(format!("no layer of {name} sets {pointer}")));
     }
     let mut known: HashMap<(CommitId, String), Option<Change>> = HashMap::new();
     for by in keys.iter_mut().flat_map(|key| &mut key.set_by) {
@@ -72,10 +69,10 @@ pub fn explain(
     }
     let (datacenter, host) = (snapshot.datacenter.clone(), host.cloned());
     let (sequence, commit) = (snapshot.sequence, snapshot.commit);
-    Ok(Ok(Explanation { datacenter, component: name.clone(), host, sequence, commit, keys }))
+    Ok(Explanation { datacenter, component: name.clone(), host, sequence, commit, keys })
 }
 
-/// The branch or tag of a layer, and its commit in the snapshot.
+/// Returns the branch or tag of a layer, and its commit in the snapshot.
 fn place(snapshot: &Snapshot, component: &Component, origin: &Origin) -> Option<(String, CommitId)> {
     match origin {
         Origin::Component => {
@@ -99,7 +96,8 @@ struct Change {
     date: String,
 }
 
-/// The last change of a file at or before a commit. Git's own walk, which uses the index of the history.
+/// Finds the last change of a file at or before a commit. Git walks the history itself, because it
+/// uses the index of the history.
 fn last_change(repo: &Repository, commit: CommitId, file: &str) -> anyhow::Result<Option<Change>> {
     let mut log = git::command(repo.path());
     log.args(["--literal-pathspecs", "log", "-1", "--format=%H%x00%an%x00%aI", "--end-of-options"]);

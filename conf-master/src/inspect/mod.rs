@@ -1,5 +1,14 @@
-pub mod conf;
-pub mod deployments;
-pub mod doc;
-pub mod explain;
-pub mod running;
+//! What landed, shown to people and programs.
+
+pub(crate) mod conf;
+pub(crate) mod deployments;
+pub(crate) mod doc;
+pub(crate) mod error;
+pub(crate) mod explain;
+pub(crate) mod running;
+
+pub(crate) use crate::inspect::conf::Audience;
+pub(crate) use crate::inspect::deployments::{Deployment, SecretEvent};
+pub(crate) use crate::inspect::doc::Doc;
+pub(crate) use crate::inspect::error::InspectError;
+pub(crate) use crate::inspect::explain::Explanation;

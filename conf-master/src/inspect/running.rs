@@ -1,33 +1,28 @@
-//! One component in a snapshot, with all that it is made from.
+//! One component in a snapshot, with all its ingredients.
 
 use std::collections::BTreeMap;
 
-use anyhow::Context as _;
-use conf_core::{
-    layers::Sources,
-    manifest::{self, ClassManifest, Host, InstanceManifest, Strictness},
-    secret::Declaration,
-    settings,
-    snapshot::{Component, Snapshot},
-};
+use conf_core::layers::Sources;
+use conf_core::manifest::{self, Host, InstanceManifest};
+use conf_core::secret::Declaration;
+use conf_core::snapshot::{Component, Snapshot};
 use git2::Repository;
 use libconf::name::{ComponentSelector, ComponentVersion, HostName, ObjectId, RoleName, SecretName};
 use serde_json::{Map, Value};
 
-/// Why there is no answer: what was asked for is not there, or not to be told apart.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct NotThere(pub String);
+use crate::catalog::manifests::{Manifests, manifests};
+use crate::inspect::error::InspectError;
+use crate::text::list_or_none;
 
 /// One component that a datacenter runs.
 #[derive(Debug)]
-pub struct Running<'a> {
-    /// In which snapshot.
-    pub snapshot: &'a Snapshot,
-    /// Its name there.
-    pub name: ComponentVersion,
+pub(crate) struct Running<'a> {
+    /// The snapshot.
+    pub(crate) snapshot: &'a Snapshot,
+    /// The component's name in it.
+    pub(crate) name: ComponentVersion,
     /// Its content.
-    pub component: Component,
+    pub(crate) component: Component,
     instance: InstanceManifest,
     platform: Map<String, Value>,
     secrets: BTreeMap<SecretName, Declaration>,
@@ -38,52 +33,42 @@ pub struct Running<'a> {
 }
 
 impl<'a> Running<'a> {
-    /// Finds it in a snapshot.
-    pub fn find(
+    /// Finds a component in a snapshot.
+    pub(crate) fn find(
         repo: &Repository,
         snapshot: &'a Snapshot,
         selector: &ComponentSelector,
-    ) -> anyhow::Result<Result<Self, NotThere>> {
+    ) -> Result<Self, InspectError> {
         let running = snapshot.components(repo)?.into_iter().filter(|(name, _)| selector.matches(name));
         let mut running: Vec<(ComponentVersion, Component)> = running.collect();
         let (Some((name, component)), true) = (running.pop(), running.is_empty()) else {
-            return Ok(Err(NotThere(format!(
-                "{} runs {}; `conf-master log {}` shows what changed",
-                snapshot.datacenter,
-                if running.is_empty() {
-                    format!("no {selector}")
-                } else {
-                    format!("several versions of {selector}, name one")
-                },
-                snapshot.datacenter
-            ))));
+            let datacenter = &snapshot.datacenter;
+            let found = if running.is_empty() {
+                format!("no {selector}")
+            } else {
+                format!("several versions of {selector}, name one")
+            };
+            let words = format!("{datacenter} runs {found}; `conf-master log {datacenter}` shows what changed");
+            return Err(InspectError::NotThere(words));
         };
-        let (class_tree, datacenter_tree) = (snapshot.class_tree(repo)?, snapshot.datacenter_tree(repo)?);
-        let class =
-            ClassManifest::parse(&text(repo, class_tree)?, Strictness::Lenient).map_err(|faults| faulty(&faults))?;
-        let instance = InstanceManifest::parse(&text(repo, datacenter_tree)?, Strictness::Lenient)
-            .map_err(|faults| faulty(&faults))?;
-        let raw = manifest::pins(&class, &instance).iter().any(|pin| pin.component == name && pin.raw);
-        let platform = manifest::platform(&class, &instance);
+        let Manifests { class, instance, class_tree, datacenter_tree } = manifests(repo, snapshot)?;
         let secrets = manifest::secrets(&class, &instance).into_iter();
-        let secrets = secrets.map(|(name, (declared, _))| (name.clone(), declared.clone())).collect();
-        let sealed = BTreeMap::new();
-        Ok(Ok(Running {
+        Ok(Running {
             snapshot,
+            raw: manifest::pins(&class, &instance).iter().any(|pin| pin.component == name && pin.raw),
+            platform: manifest::platform(&class, &instance),
+            secrets: secrets.map(|(name, (declared, _))| (name.clone(), declared.clone())).collect(),
+            sealed: BTreeMap::new(),
+            class_tree,
+            datacenter_tree,
             name,
             component,
             instance,
-            platform,
-            secrets,
-            sealed,
-            raw,
-            class_tree,
-            datacenter_tree,
-        }))
+        })
     }
 
-    /// What it is made from.
-    pub fn sources(&self) -> Sources<'_> {
+    /// Returns the ingredients.
+    pub(crate) fn sources(&self) -> Sources<'_> {
         Sources {
             component_tree: self.component.tree,
             raw: self.raw,
@@ -97,40 +82,31 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// An error when `host` does not run it; one that the inventory does not list runs everything.
-    pub fn on(&self, host: &HostName) -> Result<(), NotThere> {
+    /// Returns an error when `host` does not run the component; a host that is not in the inventory
+    /// runs everything.
+    pub(crate) fn on(&self, host: &HostName) -> Result<(), InspectError> {
         if self.instance.runs(host, &self.name) {
             return Ok(());
         }
-        Err(NotThere(format!("{host} does not run {}", self.name)))
+        Err(InspectError::NotThere(format!("{host} does not run {}", self.name)))
     }
 
-    /// Adds a host that has one role and nothing else, where none stands yet, and names it.
-    pub fn stand_in(&mut self, role: &RoleName) -> Result<HostName, NotThere> {
+    /// Adds a host that has one role and nothing else, for a role without hosts, and returns its
+    /// name.
+    pub(crate) fn stand_in(&mut self, role: &RoleName) -> Result<HostName, InspectError> {
         if !self.instance.roles.contains_key(role) {
-            let known: Vec<&str> = self.instance.roles.keys().map(RoleName::as_str).collect();
-            let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-            return Err(NotThere(format!("{} has no role {role}; it has {known}", self.snapshot.datacenter)));
+            let (datacenter, known) = (&self.snapshot.datacenter, list_or_none(self.instance.roles.keys()));
+            return Err(InspectError::NotThere(format!("{datacenter} has no role {role}; it has {known}")));
         }
         let free = (0..).map(|number| if number == 0 { role.to_string() } else { format!("{role}-{number}") });
         let mut free = free.filter_map(|name| name.parse::<HostName>().ok());
         let Some(name) = free.find(|name| !self.instance.hosts.contains_key(name)) else {
-            return Err(NotThere(format!("no host can be named after {role}")));
+            return Err(InspectError::NotThere(format!("no host can be named after {role}")));
         };
         let host = Host { roles: vec![(role.clone(), 0)], ..Host::default() };
         self.instance.hosts.insert(name.clone(), host);
-        self.on(&name).map_err(|_| NotThere(format!("hosts of the role {role} do not run {}", self.name)))?;
+        self.on(&name)
+            .map_err(|_| InspectError::NotThere(format!("hosts of the role {role} do not run {}", self.name)))?;
         Ok(name)
     }
-}
-
-fn text(repo: &Repository, tree: ObjectId) -> anyhow::Result<String> {
-    let tree = repo.find_tree(tree.into())?;
-    let entry = tree.get_name(manifest::FILE).with_context(|| format!("a tree without {}", manifest::FILE))?;
-    Ok(String::from_utf8_lossy(repo.find_blob(entry.id())?.content()).into_owned())
-}
-
-fn faulty(faults: &[settings::Fault]) -> anyhow::Error {
-    let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
-    anyhow::anyhow!("{} of a snapshot: {}", manifest::FILE, words.join("; "))
 }

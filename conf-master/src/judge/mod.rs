@@ -1,159 +1,176 @@
 //! Decides what of a push may land, ref by ref. Writes nothing.
 
-pub mod compatibility;
-pub mod endless;
-pub mod plan;
-pub mod schema;
-pub mod validate;
+pub(crate) mod compatibility;
+pub(crate) mod plan;
+pub(crate) mod proposal;
+pub(crate) mod schema;
+pub(crate) mod timeouts;
+pub(crate) mod validate;
+mod worker;
 
-use std::collections::BTreeMap;
+pub(crate) use crate::judge::compatibility::branch::BranchComparison;
+pub(crate) use crate::judge::plan::ChangePlan;
+pub(crate) use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
+pub(crate) use crate::judge::validate::ChangeLimits;
+pub(crate) use crate::judge::validate::shrink::MaxShrink;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use conf_core::git;
 use git2::Repository;
-use libconf::name::{DatacenterName, ObjectId, RefName};
+use libconf::name::{BadName, ComponentVersion, DatacenterName, ObjectId, RefName};
 
-use crate::{
-    catalog::{
-        Catalog, Delta,
-        resolve::{self, Caused},
-    },
-    fault::refusal::{Fault, Kind, Refusal},
-    judge::validate::Validator,
-    landing::Options,
-    secrets::Asked,
-    store::refs::{Proposed, Target},
-};
+use crate::catalog::{Catalog, Datacenter, DatacenterChange, Delta, Deltas, OverridesCache, resolve};
+use crate::fault::{Caused, Fault, Refusal, RefusalKind};
+use crate::judge::compatibility::branch::{self, Comparisons};
+use crate::judge::compatibility::settings;
+use crate::judge::validate::Validator;
+use crate::secrets::SecretStore;
+use crate::store::RefTarget;
 
-/// One ref that somebody wants to be otherwise, as it came.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Wish {
-    /// The ref's full name, unchecked.
-    pub name: String,
-    /// What the pusher believes that it holds; zero to create it.
-    pub old: ObjectId,
-    /// What it shall hold; zero to delete it.
-    pub new: ObjectId,
+/// Judges changes, and remembers what was good.
+#[derive(Debug)]
+pub(crate) struct Judge {
+    /// Checks the datacenters.
+    pub(crate) validator: Validator,
+    /// Compares the schemas of branches.
+    pub(crate) comparisons: Comparisons,
+    /// Keeps the sealed secrets, and knows which have values.
+    pub(crate) secrets: SecretStore,
+    /// The overrides of the trees that were read.
+    pub(crate) overrides: OverridesCache,
 }
 
-/// What may land, and why the rest may not.
-#[derive(Debug, Default)]
-pub struct Judgement {
-    /// For each wish, in order: `None` when it may land, else why not.
-    pub refusals: Vec<Option<Refusal>>,
-    /// What may land: each ref's new target; `None` deletes it.
-    pub changes: BTreeMap<RefName, Option<Target>>,
-    /// What that does to each datacenter that it touches; `None` where its branch goes.
-    pub deltas: BTreeMap<DatacenterName, Option<Delta>>,
-    /// What is asked for of secrets besides what they declare.
-    pub secrets: Asked,
-    /// What whoever made the change should know.
-    pub notes: Vec<String>,
-}
-
-impl Judgement {
-    /// True when nothing at all may land.
-    pub fn refuses_all(&self) -> bool {
-        self.refusals.iter().all(Option::is_some)
+impl Judge {
+    /// Makes a judge that remembers nothing yet.
+    pub(crate) fn new(limits: ChangeLimits, secrets: SecretStore) -> Self {
+        let (comparisons, overrides) = (Comparisons::default(), OverridesCache::default());
+        Judge { validator: Validator::new(limits), comparisons, secrets, overrides }
     }
-}
 
-/// Judges a push against what is. With `atomic`, all of it may land or nothing.
-pub fn judge(
-    catalog: &Catalog,
-    repo: &Repository,
-    validator: &Validator,
-    wishes: &[Wish],
-    atomic: bool,
-    options: Options,
-) -> Judgement {
-    let (refusals, places) = (vec![None; wishes.len()], BTreeMap::new());
-    let notes = BTreeMap::new();
-    let mut judging = Judging { catalog, repo, validator, options, refusals, places, notes };
-    let mut changes = BTreeMap::new();
-    for (place, wish) in wishes.iter().enumerate() {
-        match judging.alone(wish) {
-            Ok((name, target)) => {
-                judging.places.insert(name.clone(), place);
-                changes.insert(name, target);
+    /// Judges a push against the catalog. With `atomic`, all of it may land or nothing.
+    pub(crate) fn judge(
+        &self,
+        repo: &Repository,
+        catalog: &Catalog,
+        updates: &[RefUpdate],
+        atomic: bool,
+        options: ProposalOptions,
+    ) -> Judgement {
+        let (refusals, places, notes) = (vec![None; updates.len()], BTreeMap::new(), BTreeMap::new());
+        let mut judging = Judging { judge: self, catalog, repo, options, refusals, places, notes };
+        let mut changes = BTreeMap::new();
+        for (place, update) in updates.iter().enumerate() {
+            match judging.alone(update) {
+                Ok((name, target)) => {
+                    judging.places.insert(name.clone(), place);
+                    changes.insert(name, target);
+                }
+                Err(reason) => judging.refusals[place] = Some(reason),
             }
-            Err(reason) => judging.refusals[place] = Some(reason),
         }
-    }
-    let (mut deltas, mut broken) = judging.together(&mut changes);
-    if atomic && judging.refusals.iter().any(Option::is_some) {
-        for refusal in judging.refusals.iter_mut().filter(|refusal| refusal.is_none()) {
-            *refusal = Some(Refusal::new(Kind::Together, "another ref of this atomic push is refused"));
+        let (mut deltas, mut broken) = judging.together(&mut changes);
+        if atomic && judging.refusals.iter().any(Option::is_some) {
+            for refusal in judging.refusals.iter_mut().filter(|refusal| refusal.is_none()) {
+                *refusal = Some(Refusal::new(RefusalKind::Together, "another ref of this atomic push is refused"));
+            }
+            changes.clear();
+            deltas.clear();
+            broken.clear();
         }
-        changes.clear();
-        deltas.clear();
-        broken.clear();
+        let mut notes = judging.notes;
+        notes.retain(|name, _| changes.contains_key(name));
+        let notes = notes.into_values().chain(broken).collect();
+        Judgement { refusals: judging.refusals, changes, deltas, notes, ..Judgement::default() }
     }
-    let mut notes = judging.notes;
-    notes.retain(|name, _| changes.contains_key(name));
-    let notes = notes.into_values().chain(broken).collect();
-    Judgement { refusals: judging.refusals, changes, deltas, secrets: Asked::new(), notes }
+
+    /// Works out the effect of a judgement.
+    pub(crate) fn plan(
+        &self,
+        repo: &Repository,
+        catalog: &Catalog,
+        updates: &[RefUpdate],
+        judgement: &Judgement,
+    ) -> Result<ChangePlan, git2::Error> {
+        ChangePlan::of(repo, catalog, &self.overrides, updates, judgement)
+    }
+
+    /// Finds the components whose content or layers `delta` changes on some host, or that it
+    /// removes.
+    pub(crate) fn touched(
+        &self,
+        repo: &Repository,
+        name: &DatacenterName,
+        before: Option<&Datacenter>,
+        delta: &Delta,
+    ) -> Result<BTreeSet<ComponentVersion>, git2::Error> {
+        let mut touched: BTreeSet<ComponentVersion> = delta.components.keys().cloned().collect();
+        if let Some(change) = DatacenterChange::new(repo, &self.overrides, name, before, delta)? {
+            touched.extend(change.affected(repo)?);
+        }
+        Ok(touched)
+    }
 }
 
-/// What becomes of each datacenter.
-type Deltas = BTreeMap<DatacenterName, Option<Delta>>;
-
+/// One push while it is judged.
 struct Judging<'a> {
+    judge: &'a Judge,
     catalog: &'a Catalog,
     repo: &'a Repository,
-    validator: &'a Validator,
-    options: Options,
+    options: ProposalOptions,
     refusals: Vec<Option<Refusal>>,
     places: BTreeMap<RefName, usize>,
-    /// What there is to say of a ref that may land.
+    /// What the pusher is told of a ref, if it lands.
     notes: BTreeMap<RefName, String>,
 }
 
 impl Judging<'_> {
-    /// What can be said of one ref without looking at the others.
-    fn alone(&mut self, wish: &Wish) -> Result<(RefName, Option<Target>), Refusal> {
-        let name: RefName = wish.name.parse().map_err(|error: libconf::name::BadName| error.to_string())?;
+    /// Judges one ref without looking at the others.
+    fn alone(&mut self, update: &RefUpdate) -> Result<(RefName, Option<RefTarget>), Refusal> {
+        let name: RefName = update.name.parse().map_err(|error: BadName| error.to_string())?;
         if name.is_reserved() {
             return Err(format!("{} is written by conf-master alone", name.short()).into());
         }
         let current = self.catalog.table.target(&name);
-        if current.map_or(ObjectId::ZERO, |current| current.value) != wish.old {
-            return Err(Refusal::new(Kind::Stale, "it has changed meanwhile; fetch, merge and push again"));
+        if current.map_or(ObjectId::ZERO, |current| current.value) != update.old {
+            return Err(Refusal::new(RefusalKind::Stale, "it has changed meanwhile; fetch, merge and push again"));
         }
-        if wish.new.is_zero() {
+        if update.new.is_zero() {
             return match current {
                 Some(_) => Ok((name, None)),
-                None => Err("it does not exist".into()),
+                None => Err("it does not exist".to_owned().into()),
             };
         }
-        let target = Target::read(self.repo, wish.new, name.is_tag())?;
+        let target = RefTarget::read(self.repo, update.new, name.is_tag())?;
         if let Some(current) = current {
             self.forward(&name, current, target)?;
         }
         let broken = |error: git2::Error| format!("its files cannot be read: {}", error.message());
-        let faults = git::faults_in_commit(self.repo, target.commit, &self.validator.limits.tree).map_err(broken)?;
+        let faults =
+            git::faults_in_commit(self.repo, target.commit, &self.judge.validator.limits.tree).map_err(broken)?;
         if !faults.is_empty() {
             let fault = |reason: String| Fault { reference: Some(name.short()), ..Fault::new(reason) };
             return Err(Refusal::of(faults.into_iter().map(fault).collect()));
         }
-        let told = |faults: Vec<Caused>| Refusal::of(faults.into_iter().map(|caused| caused.fault).collect());
         match &name {
-            RefName::Class(_) | RefName::ClassTag(..) => {
-                resolve::class(self.repo, &name, target.commit).map_err(told)?;
+            RefName::Class(_) | RefName::ClassTag(..) => drop(resolve::class(self.repo, &name, target.commit)?),
+            RefName::Datacenter(_) => drop(resolve::instance(self.repo, &name, target.commit)?),
+            RefName::Branch(..) => {
+                let before = current.map(|current| current.commit);
+                let comparisons = &self.judge.comparisons;
+                match branch::compare(self.repo, comparisons, &name, before, target.commit).map_err(broken)? {
+                    BranchComparison::Compatible => {}
+                    BranchComparison::Declared(note) => drop(self.notes.insert(name.clone(), note)),
+                    BranchComparison::Refused(refusal) => return Err(refusal),
+                }
             }
-            RefName::Datacenter(_) => drop(resolve::instance(self.repo, &name, target.commit).map_err(told)?),
             _ => {}
-        }
-        if matches!(name, RefName::Branch(..)) {
-            let before = current.map(|current| current.commit);
-            let comparisons = &self.validator.comparisons;
-            let judged = compatibility::branch(self.repo, comparisons, &name, before, target.commit).map_err(broken)?;
-            self.notes.extend(judged?.map(|note| (name.clone(), note)));
         }
         Ok((name, Some(target)))
     }
 
-    /// A branch only moves forward, a tag not at all.
-    fn forward(&self, name: &RefName, current: Target, target: Target) -> Result<(), String> {
+    /// Refuses a branch that does not move forward, and a tag that moves.
+    fn forward(&self, name: &RefName, current: RefTarget, target: RefTarget) -> Result<(), String> {
         if name.is_tag() {
             return Err("a tag never moves, since hosts rely on it; make a new one".to_owned());
         }
@@ -168,9 +185,9 @@ impl Judging<'_> {
         }
     }
 
-    /// Resolves every datacenter that is touched; takes out the refs that cause faults until none is left. Beside what becomes of
-    /// them stands what there is to say of that.
-    fn together(&mut self, changes: &mut BTreeMap<RefName, Option<Target>>) -> (Deltas, Vec<String>) {
+    /// Resolves every datacenter that is touched, and takes out the refs that cause faults until no
+    /// fault is left. Returns the effect on each datacenter, and what the pusher is told.
+    fn together(&mut self, changes: &mut BTreeMap<RefName, Option<RefTarget>>) -> (Deltas, Vec<String>) {
         loop {
             let mut deltas = BTreeMap::new();
             let (mut faults, mut notes) = (Vec::new(), Vec::new());
@@ -180,32 +197,21 @@ impl Judging<'_> {
                     continue;
                 }
                 let before = self.catalog.datacenters.get(&name);
-                let refs = Proposed { table: &self.catalog.table, changes };
-                let resolved = resolve::datacenter(self.repo, refs, &name, before, &touched);
+                let resolved = resolve::datacenter(self.repo, self.catalog.proposed(changes), &name, before, &touched);
                 faults.extend(resolved.faults);
-                let may_shrink = self.options.allow_shrink;
-                let unread = |error: git2::Error| Caused {
-                    fault: Fault::new(format!("what {name} would run cannot be read: {}", error.message())),
-                    causes: Vec::new(),
-                };
-                match self.validator.faults(self.repo, &name, before, &resolved.delta, may_shrink) {
-                    Ok(found) => faults.extend(found),
-                    Err(error) => faults.push(unread(error)),
-                }
-                let settled = before.map(|before| {
-                    compatibility::settings(self.validator, self.repo, &name, before, &resolved.delta, changes)
-                });
-                match settled.transpose() {
-                    Ok(settled) => {
-                        let settled = settled.unwrap_or_default();
-                        faults.extend(settled.faults);
-                        notes.extend(settled.notes);
+                match self.datacenter(&name, before, &resolved.delta, changes) {
+                    Ok((found, told)) => {
+                        faults.extend(found);
+                        notes.extend(told);
                     }
-                    Err(error) => faults.push(unread(error)),
+                    Err(error) => faults.push(Caused {
+                        fault: Fault::new(format!("what {name} would run cannot be read: {}", error.message())),
+                        causes: Vec::new(),
+                    }),
                 }
                 deltas.insert(name, Some(resolved.delta));
             }
-            match self.validator.secrets.faults(self.repo, self.catalog, &deltas) {
+            match self.judge.secrets.faults(self.repo, self.catalog, &deltas) {
                 Ok((found, needs)) => faults.extend(found.into_iter().chain(needs)),
                 Err(error) => faults.push(Caused {
                     fault: Fault::new(format!("the sealed secrets cannot be read: {error:#}")),
@@ -219,13 +225,29 @@ impl Judging<'_> {
         }
     }
 
-    /// Refuses the refs of this push that cause the faults. Takes out at least one.
-    fn blame(&mut self, changes: &mut BTreeMap<RefName, Option<Target>>, faults: Vec<Caused>) {
+    /// Checks one datacenter: its faults, and what the pusher is told.
+    fn datacenter(
+        &self,
+        name: &DatacenterName,
+        before: Option<&Datacenter>,
+        delta: &Delta,
+        changes: &BTreeMap<RefName, Option<RefTarget>>,
+    ) -> Result<(Vec<Caused>, Vec<String>), git2::Error> {
+        let change = DatacenterChange::new(self.repo, &self.judge.overrides, name, before, delta)?;
+        let Some(change) = change else { return Ok((Vec::new(), Vec::new())) };
+        let mut faults = self.judge.validator.faults(self.repo, &change, self.options.allow_shrink)?;
+        let compared = settings::compare(self.repo, &change, changes)?;
+        faults.extend(compared.faults);
+        Ok((faults, compared.notes))
+    }
+
+    /// Refuses the refs of this push that cause the faults. Takes out at least one ref.
+    fn blame(&mut self, changes: &mut BTreeMap<RefName, Option<RefTarget>>, faults: Vec<Caused>) {
         let mut told: BTreeMap<RefName, Vec<Fault>> = BTreeMap::new();
         for Caused { fault, causes } in faults {
             match causes.into_iter().find(|cause| changes.contains_key(cause)) {
                 Some(cause) => told.entry(cause).or_default().push(fault),
-                // Nobody stands out: all that touches this datacenter is refused.
+                // No ref of this push is a likely cause: all of them are refused.
                 None => changes.keys().for_each(|name| told.entry(name.clone()).or_default().push(fault.clone())),
             }
         }

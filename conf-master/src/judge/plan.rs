@@ -1,110 +1,111 @@
-//! What a change would do, before it does: components, hosts, and the difference in files and settings.
+//! The effect of a change before it lands: components, hosts, and the difference in files and
+//! settings.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 
-use conf_core::{
-    layers::{self, Stack},
-    render::{self, RenderError, Secrets},
-};
+use conf_core::layers::{self, Stack};
+use conf_core::render::{self, RenderError, Secrets};
 use git2::{DiffFormat, DiffOptions, Patch, Repository};
 use libconf::name::{CommitId, ComponentVersion, DatacenterName, HostName};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::{
-    catalog::{
-        Catalog, Delta,
-        side::{self, Side},
-    },
-    fault::refusal::Refusal,
-    judge::{Judgement, Wish, validate::Validator},
-};
+use crate::catalog::{Catalog, DatacenterChange, DatacenterView, OverridesCache};
+use crate::fault::Refusal;
+use crate::judge::proposal::{Judgement, RefUpdate};
+use crate::text::{count, some_of};
 
-/// How long the differences of one plan may be together; what is beyond is left out.
+/// The most bytes of all differences of one plan; the rest is left out.
 const MOST_BYTES: usize = 128 << 10;
-/// Larger files are told to differ, and no more.
+/// The size in bytes above which a file's difference is not shown.
 const FILE_BYTES: i64 = 256 << 10;
-/// Of how many groups of hosts the difference in one component's settings is shown.
+/// The most groups of hosts whose settings are compared for one component.
 const MOST_GROUPS: usize = 5;
-/// How many hosts a line names.
+/// The most hosts that a line names.
 const MOST_NAMED: usize = 5;
 
-/// What a change would do.
+/// The effect of a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
+pub(crate) struct ChangePlan {
     /// The refs that could not land, and why.
-    pub refused: Vec<NotLanding>,
-    /// What else there is to know before it lands: promises that it breaks knowingly.
+    pub(crate) refused: Vec<NotLanding>,
+    /// What else there is to know before it lands: declared breaks of compatibility.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
     /// The datacenters that would change.
-    pub datacenters: Vec<DatacenterPlan>,
-    /// There is more of the differences than is shown.
-    pub truncated: bool,
+    pub(crate) datacenters: Vec<DatacenterPlan>,
+    /// The differences are longer than is shown.
+    pub(crate) truncated: bool,
 }
 
 /// A ref that could not land.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct NotLanding {
-    /// Which.
+pub(crate) struct NotLanding {
+    /// The ref.
     #[serde(rename = "ref")]
-    pub name: String,
-    /// Why not.
+    pub(crate) name: String,
+    /// The reason.
     #[serde(flatten)]
-    pub refusal: Refusal,
+    pub(crate) refusal: Refusal,
 }
 
-/// What a change would do to one datacenter.
+/// The effect on one datacenter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DatacenterPlan {
-    /// Which.
-    pub datacenter: DatacenterName,
-    /// Its branch would go; its hosts keep what they have.
-    pub removed: bool,
-    /// The components that would be otherwise.
-    pub components: Vec<ComponentPlan>,
+pub(crate) struct DatacenterPlan {
+    /// The datacenter.
+    pub(crate) datacenter: DatacenterName,
+    /// Its branch would be deleted; its hosts keep their files.
+    pub(crate) removed: bool,
+    /// The components that would change.
+    pub(crate) components: Vec<ComponentPlan>,
 }
 
-/// What a change would do to one component.
+/// The effect on one component.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ComponentPlan {
-    /// Which.
-    pub component: ComponentVersion,
-    /// Its commit; nothing where it would come.
-    pub before: Option<CommitId>,
-    /// Its commit after; nothing where it would go.
-    pub after: Option<CommitId>,
-    /// The hosts of the inventory that it concerns.
-    pub hosts: Vec<HostName>,
-    /// It concerns hosts that the inventory does not name as well.
-    pub unlisted_hosts: bool,
+pub(crate) struct ComponentPlan {
+    /// The component.
+    pub(crate) component: ComponentVersion,
+    /// Its commit before; absent when it would be added.
+    pub(crate) before: Option<CommitId>,
+    /// Its commit after; absent when it would be removed.
+    pub(crate) after: Option<CommitId>,
+    /// The hosts of the inventory that are affected.
+    pub(crate) hosts: Vec<HostName>,
+    /// Hosts that are not in the inventory are affected too.
+    pub(crate) unlisted_hosts: bool,
     /// The difference in its files, and in its settings on each group of hosts, as a unified diff.
-    pub diff: String,
+    pub(crate) diff: String,
 }
 
-impl Plan {
-    /// Works out what a judgement comes to.
-    pub fn of(
-        validator: &Validator,
+impl ChangePlan {
+    /// Works out the effect of a judgement.
+    pub(crate) fn of(
         repo: &Repository,
         catalog: &Catalog,
-        wishes: &[Wish],
+        overrides: &OverridesCache,
+        updates: &[RefUpdate],
         judgement: &Judgement,
     ) -> Result<Self, git2::Error> {
-        let refused = wishes
+        let refused = updates
             .iter()
             .zip(&judgement.refusals)
-            .filter_map(|(wish, refusal)| Some(NotLanding { name: wish.name.clone(), refusal: refusal.clone()? }));
-        let mut plan = Plan { refused: refused.collect(), notes: judgement.notes.clone(), ..Plan::default() };
+            .filter_map(|(update, refusal)| Some(NotLanding { name: update.name.clone(), refusal: refusal.clone()? }));
+        let mut plan = ChangePlan { refused: refused.collect(), notes: judgement.notes.clone(), ..Self::default() };
         let mut left = MOST_BYTES;
         for (name, delta) in &judgement.deltas {
-            let planned = match delta {
-                None => DatacenterPlan { datacenter: name.clone(), removed: true, components: Vec::new() },
-                Some(delta) => datacenter(validator, repo, catalog, name, delta, &mut left)?,
-            };
+            let mut planned =
+                DatacenterPlan { datacenter: name.clone(), removed: delta.is_none(), components: Vec::new() };
+            if let Some(delta) = delta {
+                let before = catalog.datacenters.get(name);
+                let Some(change) = DatacenterChange::new(repo, overrides, name, before, delta)? else { continue };
+                let mut names = change.affected(repo)?;
+                names.extend(delta.components.keys().cloned());
+                let mut planning = Planning { repo, change: &change, left: &mut left };
+                for component in names {
+                    planned.components.extend(planning.component(component)?);
+                }
+            }
             if planned.removed || !planned.components.is_empty() {
                 plan.datacenters.push(planned);
             }
@@ -114,43 +115,21 @@ impl Plan {
     }
 }
 
-fn datacenter(
-    validator: &Validator,
-    repo: &Repository,
-    catalog: &Catalog,
-    name: &DatacenterName,
-    delta: &Delta,
-    left: &mut usize,
-) -> Result<DatacenterPlan, git2::Error> {
-    let mut plan = DatacenterPlan { datacenter: name.clone(), removed: false, components: Vec::new() };
-    let overrides = |tree| validator.overrides(repo, tree);
-    let before = catalog.datacenters.get(name);
-    let Some(after) = Side::after(name, before, delta, &overrides)? else { return Ok(plan) };
-    let before = before.map(|before| Side::before(name, before, &overrides)).transpose()?;
-    let mut names = side::affected(repo, before.as_ref(), &after, delta)?;
-    names.extend(delta.components.keys().cloned());
-    let mut planning = Planning { repo, before: before.as_ref(), after: &after, left };
-    for component in names {
-        plan.components.extend(planning.component(component)?);
-    }
-    Ok(plan)
-}
-
 struct Planning<'a> {
     repo: &'a Repository,
-    before: Option<&'a Side<'a>>,
-    after: &'a Side<'a>,
+    change: &'a DatacenterChange<'a>,
     left: &'a mut usize,
 }
 
 impl Planning<'_> {
-    /// `None` when nothing of it would be otherwise on any host.
+    /// Plans one component; `None` when nothing would change on any host.
     fn component(&mut self, name: ComponentVersion) -> Result<Option<ComponentPlan>, git2::Error> {
-        let (old, new) = (self.before.and_then(|side| side.component(&name)), self.after.component(&name));
-        let side = if new.is_some() { self.after } else { self.before.unwrap_or(self.after) };
+        let DatacenterChange { before, after, .. } = self.change;
+        let (old, new) = (before.as_ref().and_then(|view| view.component(&name)), after.component(&name));
+        let view = if new.is_some() { after } else { before.as_ref().unwrap_or(after) };
         let mut groups = Vec::new();
-        for group in side.groups(self.repo, &name)? {
-            if self.differs(&name, group.host())? {
+        for group in view.groups(self.repo, &name)? {
+            if self.change.differs(self.repo, &name, group.host())? {
                 groups.push(group);
             }
         }
@@ -171,24 +150,21 @@ impl Planning<'_> {
         let mut hosts: Vec<HostName> = if named {
             groups.iter().flat_map(|group| group.hosts.iter().cloned()).collect()
         } else {
-            side.instance.hosts.keys().filter(|host| side.instance.runs(host, &name)).cloned().collect()
+            let instance = &view.manifest.instance;
+            instance.hosts.keys().filter(|host| instance.runs(host, &name)).cloned().collect()
         };
         hosts.sort();
-        // Whom nobody lists runs everything, with the layers that all have in common.
-        let unlisted_hosts = before != after || self.differs(&name, None)?;
+        // A host that is not listed runs everything, with the layers that all hosts have in common.
+        let unlisted_hosts = before != after || self.change.differs(self.repo, &name, None)?;
         Ok(Some(ComponentPlan { component: name, before, after, hosts, unlisted_hosts, diff }))
     }
 
-    /// True when a host would get it made from something else than before.
-    fn differs(&self, name: &ComponentVersion, host: Option<&HostName>) -> Result<bool, git2::Error> {
-        let on = |side: &Side<'_>| side.ingredients(self.repo, name, host);
-        Ok(self.before.map(on).transpose()?.flatten() != on(self.after)?)
-    }
-
-    /// The difference in the files, which every host gets byte for byte.
+    /// Compares the files that every host gets byte for byte.
     fn files(&mut self, name: &ComponentVersion) -> Result<String, git2::Error> {
-        let tree = |side: &Side<'_>| side.component(name).map(|one| self.repo.find_tree(one.tree.into())).transpose();
-        let (old, new) = (self.before.map(tree).transpose()?.flatten(), tree(self.after)?);
+        let tree = |view: &DatacenterView<'_>| {
+            view.component(name).map(|one| self.repo.find_tree(one.tree.into())).transpose()
+        };
+        let (old, new) = (self.change.before.as_ref().map(tree).transpose()?.flatten(), tree(&self.change.after)?);
         let mut options = options();
         options.old_prefix(name.to_string()).new_prefix(name.to_string());
         let diff = self.repo.diff_tree_to_tree(old.as_ref(), new.as_ref(), Some(&mut options))?;
@@ -197,7 +173,7 @@ impl Planning<'_> {
             if matches!(line.origin(), '+' | '-' | ' ') {
                 text.push(line.origin());
             }
-            // The names of objects say nothing to people.
+            // The ids of objects mean nothing to people.
             let words = String::from_utf8_lossy(line.content());
             match line.origin() {
                 'F' => text.push_str(&header(&words)),
@@ -211,16 +187,17 @@ impl Planning<'_> {
         }
     }
 
-    /// The difference in the settings on a host.
+    /// Compares the settings on a host.
     fn settings(&mut self, name: &ComponentVersion, host: Option<&HostName>) -> Result<String, git2::Error> {
-        let on = |side: &Side<'_>| -> Option<String> {
-            let stack = layers::stack(self.repo, &side.sources(name)?, &name.component, host);
+        let on = |view: &DatacenterView<'_>| -> Option<String> {
+            let stack = layers::stack(self.repo, &view.sources(name)?, &name.component, host);
             let settings = stack.as_ref().map(Stack::merged).unwrap_or_default();
             let mut settings = Value::Object(settings);
             settings.sort_all_objects();
             Some(format!("{}\n", serde_json::to_string_pretty(&settings).unwrap_or_default()))
         };
-        let (old, new) = (self.before.and_then(on).unwrap_or_default(), on(self.after).unwrap_or_default());
+        let (old, new) =
+            (self.change.before.as_ref().and_then(on).unwrap_or_default(), on(&self.change.after).unwrap_or_default());
         let title = match host {
             Some(host) => format!("settings of {name} on {host}"),
             None => format!("settings of {name}"),
@@ -228,7 +205,7 @@ impl Planning<'_> {
         self.between(&title, &old, &new)
     }
 
-    /// The difference between two texts, under a title.
+    /// Compares two texts, under a title.
     fn between(&mut self, title: &str, old: &str, new: &str) -> Result<String, git2::Error> {
         if old == new || *self.left == 0 {
             return Ok(String::new());
@@ -240,18 +217,19 @@ impl Planning<'_> {
         Ok(self.fits(format!("--- {title}\n+++ {title}\n{hunks}")))
     }
 
-    /// The difference in what templates come to on a host, secrets by their names.
+    /// Compares the rendered templates on a host, with the names of secrets.
     fn rendered(&mut self, name: &ComponentVersion, host: Option<&HostName>) -> Result<String, git2::Error> {
-        let on = |side: &Side<'_>| -> Result<BTreeMap<String, String>, git2::Error> {
-            let Some(sources) = side.sources(name) else { return Ok(BTreeMap::new()) };
+        let on = |view: &DatacenterView<'_>| -> Result<BTreeMap<String, String>, git2::Error> {
+            let Some(sources) = view.sources(name) else { return Ok(BTreeMap::new()) };
             match render::templates(self.repo, &sources, name, host, &Secrets::by_name(&sources, &name.component)) {
                 Ok(files) => Ok(files),
                 Err(RenderError::Repository(error)) => Err(error),
-                // What is refused says why elsewhere.
+                // A template that cannot be rendered is reported as a refusal.
                 Err(RenderError::Fault(_) | RenderError::Templates(_)) => Ok(BTreeMap::new()),
             }
         };
-        let (old, new) = (self.before.map(on).transpose()?.unwrap_or_default(), on(self.after)?);
+        let (old, new) =
+            (self.change.before.as_ref().map(on).transpose()?.unwrap_or_default(), on(&self.change.after)?);
         let paths: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
         let mut all = String::new();
         for path in paths {
@@ -262,7 +240,7 @@ impl Planning<'_> {
         Ok(all)
     }
 
-    /// As much of a text as there is room for, in whole lines.
+    /// Cuts a text to the room that is left, in whole lines.
     fn fits(&mut self, mut text: String) -> String {
         if text.len() > *self.left {
             let most = (0..=*self.left).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
@@ -281,18 +259,18 @@ fn options() -> DiffOptions {
     options
 }
 
-/// The lines over a file's difference, without the names of its objects.
+/// Returns the header of a file's difference, without the ids of its objects.
 fn header(words: &str) -> String {
     let named = |line: &&str| line.starts_with("--- ") || line.starts_with("+++ ");
     let lines: Vec<&str> = words.lines().filter(named).collect();
     if lines.is_empty() {
-        // What has no lines, as a file that is empty, has no such names either.
+        // A file without lines has no such header.
         return words.lines().next().map(|line| format!("{line}\n")).unwrap_or_default();
     }
     format!("{}\n", lines.join("\n"))
 }
 
-impl fmt::Display for Plan {
+impl fmt::Display for ChangePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))?;
         if self.datacenters.is_empty() {
@@ -303,8 +281,7 @@ impl fmt::Display for Plan {
                 writeln!(f, "{datacenter} would no longer be composed; its hosts keep its last snapshot")?;
                 continue;
             }
-            let plural = if components.len() == 1 { "" } else { "s" };
-            writeln!(f, "{datacenter} would change in {} component{plural}:", components.len())?;
+            writeln!(f, "{datacenter} would change in {}:", count(components.len(), "component"))?;
             for one in components {
                 writeln!(f, "  {one}")?;
             }
@@ -328,13 +305,9 @@ impl fmt::Display for ComponentPlan {
             (None, Some(after)) => write!(f, "{} added at {after}", self.component)?,
             _ => write!(f, "{} removed", self.component)?,
         }
-        let mut named: Vec<&str> = self.hosts.iter().take(MOST_NAMED).map(HostName::as_str).collect();
-        let more = format!("{} more", self.hosts.len().saturating_sub(MOST_NAMED));
-        if self.hosts.len() > MOST_NAMED {
-            named.push(&more);
-        }
+        let mut named = some_of(&self.hosts, MOST_NAMED);
         if self.unlisted_hosts {
-            named.push(if named.is_empty() { "every host" } else { "hosts that nobody lists" });
+            named.push(if named.is_empty() { "every host" } else { "unlisted hosts" }.to_owned());
         }
         write!(f, " ({})", named.join(", "))
     }

@@ -1,63 +1,60 @@
-//! Audit records: every request that was refused, one JSON object a line, in the repository's folder.
+//! Audit records: every refused request, one JSON object for each line, in the repository's folder.
 //!
-//! `refused.jsonl` is appended to and synced before anyone is answered; when it is full it becomes `refused.jsonl.1`, that one
-//! `.2`, and what was `.3` goes. What lands stands in the ledger, not here; nor does what was only tried.
+//! `refused.jsonl` is appended to and synced before anyone is answered. A full file becomes
+//! `refused.jsonl.1`, that one `.2`, and the old `.3` is deleted. Changes that land are in the
+//! ledger, not here; dry runs are in neither.
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read as _, Seek as _, SeekFrom, Write as _},
-    path::{Path, PathBuf},
-    sync::{Mutex, PoisonError},
-};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
 
 use libconf::name::{DatacenterName, RefName};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    fault::refusal::{Fault, Refusal},
-    inspect::deployments,
-    landing::{Outcome, Push},
-    store as repository,
-};
+use crate::fault::{Fault, Refusal};
+use crate::landing::push::{Outcome, Push};
+use crate::text::{now, when};
 
-/// A file that has grown so large is put aside.
+/// The size in bytes at which a file is full.
 const FILE_BYTES: u64 = 8 << 20;
 /// How many full files are kept.
 const KEPT: usize = 3;
-/// How many refs of one request are recorded, and how many faults of one ref; more are counted.
+/// The most refs of one request that are recorded, and the most faults of one ref; more are
+/// counted.
 const MOST: usize = 50;
-/// How long a reason may be.
+/// The longest reason, in characters.
 const REASON_CHARS: usize = 2000;
 
 /// One refused request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
-    /// When, RFC 3339, UTC.
-    pub when: String,
+pub(crate) struct Record {
+    /// The time, RFC 3339, UTC.
+    pub(crate) when: String,
     /// The id of the request, as the log shows it.
-    pub request: String,
-    /// Who, where a name was proven.
-    pub by: Option<String>,
-    /// Through what: `http <address>`, `path`, `ssh`.
-    pub through: String,
-    /// What was refused, and why.
-    pub refused: Vec<RefusedRef>,
+    pub(crate) request: String,
+    /// The name, where one was proven.
+    pub(crate) by: Option<String>,
+    /// The way in: `http <address>`, `path`, `ssh`.
+    pub(crate) through: String,
+    /// The refused refs, and why.
+    pub(crate) refused: Vec<RefusedRef>,
     /// How many more refs of the same request were refused.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub more: usize,
+    pub(crate) more: usize,
 }
 
 /// One ref that did not land.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RefusedRef {
-    /// The ref, as it was asked for.
+pub(crate) struct RefusedRef {
+    /// The ref, as the request named it.
     #[serde(rename = "ref")]
-    pub name: String,
-    /// What it should have held: an object's id, all zero to delete it.
-    pub new: String,
-    /// Why not.
+    pub(crate) name: String,
+    /// The object that it should have held; all zero to delete it.
+    pub(crate) new: String,
+    /// The reason.
     #[serde(flatten)]
-    pub refusal: Refusal,
+    pub(crate) refusal: Refusal,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks by reference")]
@@ -66,32 +63,32 @@ fn is_zero(number: &usize) -> bool {
 }
 
 impl Record {
-    /// The record of a request; `None` when nothing of it was refused, or when it was only tried.
-    pub fn of(push: &Push, outcome: &Outcome) -> Option<Self> {
+    /// Makes the record of a request; `None` when nothing was refused, or for a dry run.
+    pub(crate) fn of(push: &Push, outcome: &Outcome) -> Option<Self> {
         if push.options.dry_run {
             return None;
         }
-        let refused = push.wishes.iter().zip(&outcome.refusals);
-        let mut refused = refused.filter_map(|(wish, refusal)| Some((wish, refusal.as_ref()?))).peekable();
+        let refused = push.updates.iter().zip(&outcome.refusals);
+        let mut refused = refused.filter_map(|(update, refusal)| Some((update, refusal.as_ref()?))).peekable();
         refused.peek()?;
-        let recorded = refused.by_ref().take(MOST).map(|(wish, refusal)| RefusedRef {
-            name: shortened(&wish.name),
-            new: wish.new.to_string(),
+        let recorded = refused.by_ref().take(MOST).map(|(update, refusal)| RefusedRef {
+            name: shortened(&update.name),
+            new: update.new.to_string(),
             refusal: bounded(refusal),
         });
         let recorded = recorded.collect();
         Some(Record {
-            when: deployments::when(repository::now()),
+            when: when(now()),
             request: push.request.clone(),
-            by: push.by.clone(),
-            through: push.through.clone(),
+            by: push.pusher.by.clone(),
+            through: push.pusher.through.clone(),
             refused: recorded,
             more: refused.count(),
         })
     }
 
-    /// True when it was about a datacenter: its branch, or a fault in it.
-    pub fn concerns(&self, datacenter: &DatacenterName) -> bool {
+    /// Tells whether the request was about a datacenter: its branch, or a fault in it.
+    pub(crate) fn concerns(&self, datacenter: &DatacenterName) -> bool {
         let branch = RefName::Datacenter(datacenter.clone()).to_string();
         self.refused.iter().any(|one| {
             let mut faults = one.refusal.faults.iter();
@@ -115,7 +112,7 @@ fn shortened(text: &str) -> String {
 
 /// The records on disk.
 #[derive(Debug)]
-pub struct Audit {
+pub(crate) struct Audit {
     path: PathBuf,
     /// The file that is appended to.
     file: Mutex<File>,
@@ -123,8 +120,8 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// Opens the records of a repository, and makes a file where there is none.
-    pub fn open(repo: &Path) -> io::Result<Self> {
+    /// Opens the records of a repository, and makes the file when it is missing.
+    pub(crate) fn open(repo: &Path) -> io::Result<Self> {
         Self::open_with(repo, FILE_BYTES)
     }
 
@@ -135,7 +132,7 @@ impl Audit {
     }
 
     /// Appends records with one write and one sync; when it returns they are durable.
-    pub fn append(&self, records: &[Record]) -> io::Result<()> {
+    pub(crate) fn append(&self, records: &[Record]) -> io::Result<()> {
         if records.is_empty() {
             return Ok(());
         }
@@ -144,7 +141,7 @@ impl Audit {
             serde_json::to_writer(&mut lines, record)?;
             lines.push(b'\n');
         }
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut file = self.file.lock();
         if file.metadata()?.len() >= self.full_bytes {
             self.put_aside()?;
             *file = open(&self.path)?;
@@ -153,7 +150,7 @@ impl Audit {
         file.sync_data()
     }
 
-    /// Makes room for a new file. A crash in the middle loses nothing but the oldest file.
+    /// Makes room for a new file. A crash in between loses at most the oldest file.
     fn put_aside(&self) -> io::Result<()> {
         for number in (0..KEPT).rev() {
             match fs::rename(self.numbered(number), self.numbered(number + 1)) {
@@ -168,15 +165,15 @@ impl Audit {
         if number == 0 { self.path.clone() } else { self.path.with_extension(format!("jsonl.{number}")) }
     }
 
-    /// The newest records that `wanted` lets through, newest first, at most `limit`. A line that cannot be read (a crash
-    /// while it was written) is passed over.
-    pub fn newest(&self, limit: usize, wanted: impl Fn(&Record) -> bool) -> io::Result<Vec<Record>> {
+    /// Returns the newest records that `wanted` accepts, newest first, at most `limit`. A line that
+    /// a crash cut short is skipped.
+    pub(crate) fn newest(&self, limit: usize, wanted: impl Fn(&Record) -> bool) -> io::Result<Vec<Record>> {
         let mut found = Vec::new();
         for number in 0..=KEPT {
             let mut bytes = Vec::new();
             {
-                // While it is held no file is renamed away between two readings.
-                let _held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+                // The lock keeps files from being renamed between two reads.
+                let _held = self.file.lock();
                 match File::open(self.numbered(number)) {
                     Ok(mut file) => file.read_to_end(&mut bytes)?,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => break,
@@ -194,7 +191,8 @@ impl Audit {
     }
 }
 
-/// Opens a file to append to; a last line that a crash cut short is ended, so that the next one stands alone.
+/// Opens a file for appending; a last line that a crash cut short is ended, so that the next one is
+/// a line of its own.
 fn open(path: &Path) -> io::Result<File> {
     let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
     if file.metadata()?.len() > 0 {
@@ -262,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_says_which_datacenter_it_was_about() {
+    fn a_record_knows_the_datacenter_that_it_concerns() {
         let mut one = record(1);
         let (west, east) = ("us-west/v1".parse().unwrap(), "us-east/v1".parse().unwrap());
         assert!(!one.concerns(&west));

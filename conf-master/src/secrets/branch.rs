@@ -1,4 +1,5 @@
-//! `refs/heads/secrets/<id>`: a folder for each secret. conf-master alone writes it, and nobody else has a reason to read it.
+//! `refs/heads/secrets/<id>`: a folder for each secret. Only conf-master writes it, and nobody else
+//! needs to read it.
 
 use std::collections::BTreeMap;
 
@@ -10,25 +11,25 @@ use libconf::name::{CommitId, ObjectId, SecretName, Sequence};
 const TREE: i32 = 0o040_000;
 const BLOB: i32 = 0o100_644;
 
-/// What is to stand on the branch: a sealed value and what may be known of it, or nothing.
-pub type Edits = BTreeMap<SecretName, Option<(Vec<u8>, About)>>;
+/// The edits of the branch: a sealed value with its public description, or a removal.
+pub(crate) type Edits = BTreeMap<SecretName, Option<(Vec<u8>, About)>>;
 
-/// What may be known of each sealed secret.
-pub fn abouts(repo: &Repository, tree: Option<ObjectId>) -> anyhow::Result<BTreeMap<SecretName, About>> {
+/// Reads the public description of each sealed secret.
+pub(crate) fn abouts(repo: &Repository, tree: Option<ObjectId>) -> anyhow::Result<BTreeMap<SecretName, About>> {
     let Some(id) = tree else { return Ok(BTreeMap::new()) };
     let folder = repo.find_tree(id.into())?;
     let names = folder.iter().filter_map(|entry| entry.name().ok()?.parse::<SecretName>().ok());
     names.map(|name| about(repo, tree, &name).map(|about| (name, about))).collect()
 }
 
-/// What may be known of one sealed secret.
-pub fn about(repo: &Repository, tree: Option<ObjectId>, name: &SecretName) -> anyhow::Result<About> {
+/// Reads the public description of one sealed secret.
+pub(crate) fn about(repo: &Repository, tree: Option<ObjectId>, name: &SecretName) -> anyhow::Result<About> {
     let bytes = file(repo, tree, name, ABOUT_FILE)?;
     serde_json::from_slice(&bytes).with_context(|| format!("{name}/{ABOUT_FILE} cannot be read"))
 }
 
-/// One sealed value.
-pub fn sealed(repo: &Repository, tree: Option<ObjectId>, name: &SecretName) -> anyhow::Result<Vec<u8>> {
+/// Reads one sealed value.
+pub(crate) fn sealed(repo: &Repository, tree: Option<ObjectId>, name: &SecretName) -> anyhow::Result<Vec<u8>> {
     file(repo, tree, name, VALUE_FILE)
 }
 
@@ -39,8 +40,8 @@ fn file(repo: &Repository, tree: Option<ObjectId>, name: &SecretName, file: &str
     Ok(repo.find_blob(entry.id())?.content().to_owned())
 }
 
-/// Writes the branch's next commit; answers it and its tree. Moves no ref.
-pub fn write(
+/// Writes the branch's next commit; returns the commit and its tree. Moves no ref.
+pub(crate) fn write(
     repo: &Repository,
     parent: Option<CommitId>,
     base: Option<ObjectId>,

@@ -8,12 +8,12 @@ use conf_core::secret::{Encoding, Generate, SecretValue};
 use rand::{Rng as _, TryRngCore as _, rngs::OsRng};
 use zeroize::{Zeroize as _, Zeroizing};
 
-/// A certificate is good since this long before it was made, for clocks that are slow.
+/// How long before its making a certificate is valid, for clocks that are slow.
 const SLOW_CLOCKS: Duration = Duration::from_secs(3600);
 const DAY: i64 = 24 * 3600;
 
-/// Makes a value at `now` (seconds since 1970); a certificate's end is told beside it.
-pub fn value(generate: &Generate, now: i64) -> anyhow::Result<(SecretValue, Option<i64>)> {
+/// Makes a value at `now` (seconds since 1970); returns the end of a certificate beside it.
+pub(crate) fn value(generate: &Generate, now: i64) -> anyhow::Result<(SecretValue, Option<i64>)> {
     match generate {
         Generate::Text { length, encoding } => Ok((SecretValue::Text(text(*length, encoding)?), None)),
         Generate::X509 { names, days } => {
@@ -25,7 +25,7 @@ pub fn value(generate: &Generate, now: i64) -> anyhow::Result<(SecretValue, Opti
 
 fn text(length: usize, encoding: &Encoding) -> anyhow::Result<Zeroizing<String>> {
     if let Encoding::Alphabet(alphabet) = encoding {
-        // Of ASCII, so that a character is a byte; drawn without the bias of a remainder.
+        // The alphabet is ASCII, so a character is a byte. The draw has no bias of a remainder.
         let (letters, mut chance) = (alphabet.as_bytes(), OsRng.unwrap_err());
         let draw = |_| char::from(letters[chance.random_range(0..letters.len())]);
         let mut text = Zeroizing::new(String::with_capacity(length));
@@ -44,14 +44,15 @@ fn text(length: usize, encoding: &Encoding) -> anyhow::Result<Zeroizing<String>>
     }))
 }
 
-/// A self-signed certificate for a server, with a new P-256 key.
+/// Makes a self-signed certificate for a server, with a new P-256 key.
 fn certificate(names: &[String], now: i64, until: i64) -> anyhow::Result<SecretValue> {
     let mut params = rcgen::CertificateParams::new(names.to_vec()).context("a name of the certificate")?;
     let at = |seconds: i64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
     (params.not_before, params.not_after) = (at(now) - SLOW_CLOCKS, at(until));
     params.distinguished_name = rcgen::DistinguishedName::new();
     let first = names.first().map_or("", String::as_str);
-    // A common name has at most 64 characters; readers look at the alternative names anyway. Source: RFC 5280, appendix A.
+    // A common name has at most 64 characters; readers use the alternative names anyway. Source:
+    // RFC 5280, appendix A.
     params.distinguished_name.push(rcgen::DnType::CommonName, first.chars().take(64).collect::<String>());
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let mut pair = rcgen::KeyPair::generate().context("no key could be made")?;
@@ -61,13 +62,13 @@ fn certificate(names: &[String], now: i64, until: i64) -> anyhow::Result<SecretV
     Ok(SecretValue::Certificate { certificate: certificate.pem(), key })
 }
 
-/// True when a certificate made at `made` is to be issued anew: two thirds of its life are over.
-pub fn is_due(made: i64, valid_until: i64, now: i64) -> bool {
+/// Tells whether a certificate made at `made` must be renewed: two thirds of its life are over.
+pub(crate) fn is_due(made: i64, valid_until: i64, now: i64) -> bool {
     now >= due_at(made, valid_until)
 }
 
-/// When two thirds of a certificate's life are over.
-pub fn due_at(made: i64, valid_until: i64) -> i64 {
+/// Returns when two thirds of a certificate's life are over.
+pub(crate) fn due_at(made: i64, valid_until: i64) -> i64 {
     made + (valid_until - made) / 3 * 2
 }
 
@@ -91,13 +92,13 @@ mod tests {
     }
 
     #[test]
-    fn text_is_as_it_is_declared_and_never_twice_the_same() {
+    fn text_has_its_declared_form_and_differs_each_time() {
         assert_eq!(BASE64_STANDARD.decode(text_of(33, Encoding::Base64)).unwrap().len(), 33);
         assert_eq!(BASE64_URL_SAFE_NO_PAD.decode(text_of(32, Encoding::Base64Url)).unwrap().len(), 32);
         assert_eq!(text_of(16, Encoding::Hex).len(), 32);
         let pins = text_of(1000, Encoding::Alphabet("01x".to_owned()));
         assert_eq!(pins.len(), 1000);
-        // Each stands there some 333 times; fewer than 200 comes about once in 10^19.
+        // Each occurs about 333 times; fewer than 200 happens about once in 10^19.
         assert!("01x".chars().all(|letter| pins.matches(letter).count() > 200), "{pins}");
         assert_ne!(text_of(16, Encoding::Hex), text_of(16, Encoding::Hex));
     }
@@ -121,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_due_at_two_thirds_of_its_life() {
+    fn a_certificate_is_due_at_two_thirds_of_its_life() {
         let (made, until) = (1000, 1000 + 90 * DAY);
         assert_eq!(due_at(made, until), made + 60 * DAY);
         assert!(!is_due(made, until, made + 60 * DAY - 1) && is_due(made, until, made + 60 * DAY));

@@ -1,74 +1,70 @@
-//! What a branch was: earlier versions of it, found by walking the ledger back.
+//! Earlier versions of a branch, found by walking the ledger back.
 
 use git2::Repository;
 use libconf::name::{CommitId, RefName, Sequence};
 
-use crate::{
-    landing::update::version_after,
-    store::{
-        ledger::{Entry, LedgerError},
-        refs::{Place, Table},
-    },
-};
+use crate::store::ledger::{LedgerEntry, LedgerError};
+use crate::store::refs::{Place, RefTarget, Table, version_after};
 
-/// How many changes are walked back at most; who asks for what is older still finds it with git.
+/// The most changes that a search walks back. Git still finds older versions.
 const MOST_CHANGES: usize = 100_000;
 
-/// What is durable: what answers may say.
+/// The durable state, which is what answers may show.
 #[derive(Clone, Debug)]
-pub struct Durable {
+pub(crate) struct Durable {
     /// Every ref.
-    pub table: Table,
+    pub(crate) table: Table,
     /// The newest entry of the ledger.
-    pub ledger: CommitId,
+    pub(crate) ledger: CommitId,
     /// Its number.
-    pub sequence: Sequence,
+    pub(crate) sequence: Sequence,
 }
 
 /// A moment of a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum At {
-    /// When it had this version.
+pub(crate) enum Moment {
+    /// The moment when it had this version.
     Version(i64),
-    /// After this change, of whichever branch.
+    /// The moment after this change, of whichever branch.
     Sequence(Sequence),
 }
 
-/// What a branch was then.
+/// A branch at that moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Past {
+pub(crate) struct PastBranch {
     /// Its commit.
-    pub commit: CommitId,
+    pub(crate) commit: CommitId,
     /// Its version.
-    pub version: i64,
-    /// The change that made it so.
-    pub sequence: Sequence,
+    pub(crate) version: i64,
+    /// The change that made it.
+    pub(crate) sequence: Sequence,
 }
 
-/// Finds what a branch, now at `place`, was at a moment; `None` where it was not there, or where that is too long ago.
-pub fn find(
+/// Finds a branch, which is now at `place`, as it was at a moment.
+///
+/// Returns `None` when the branch did not exist then, or when that is too long ago.
+pub(crate) fn find(
     repo: &Repository,
     ledger: CommitId,
     reference: &RefName,
     place: Place,
-    at: At,
-) -> Result<Option<Past>, LedgerError> {
+    at: Moment,
+) -> Result<Option<PastBranch>, LedgerError> {
     let (mut commit, mut changes) = (ledger, place.changes);
     for _ in 0..MOST_CHANGES {
         if changes == 0 {
             return Ok(None);
         }
-        let entry = Entry::read(repo, commit)?;
+        let entry = LedgerEntry::read(repo, commit)?;
         if let Some(found) = entry.moves.iter().find(|one| one.name == *reference) {
             let version = version_after(changes);
             let is_it = match at {
-                At::Version(wanted) if wanted > version => return Ok(None),
-                At::Version(wanted) => wanted == version,
-                At::Sequence(wanted) => entry.sequence <= wanted,
+                Moment::Version(wanted) if wanted > version => return Ok(None),
+                Moment::Version(wanted) => wanted == version,
+                Moment::Sequence(wanted) => entry.sequence <= wanted,
             };
             if is_it {
-                let past =
-                    |new: crate::store::refs::Target| Past { commit: new.commit, version, sequence: entry.sequence };
+                let past = |new: RefTarget| PastBranch { commit: new.commit, version, sequence: entry.sequence };
                 return Ok(found.new.map(past));
             }
             changes -= 1;

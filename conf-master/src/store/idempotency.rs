@@ -1,69 +1,63 @@
-//! Requests that carry a key of their own land once: what became of each is remembered, and kept in the ledger.
+//! Requests with an idempotency key land once: the outcome of each is remembered, and kept in the
+//! ledger.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    fmt::{self, Write as _},
-    str::FromStr,
-};
+use std::collections::{HashMap, VecDeque};
+use std::fmt;
+use std::str::FromStr;
 
 use libconf::name::{CommitId, RefName, Sequence};
 use sha2::{Digest as _, Sha256};
 
-/// How many landed requests are remembered, the newest. The whole table of them is written into every thousandth ledger
-/// entry, so this costs some 250 bytes of disk for each request and each of these tables.
+/// How many landed requests are remembered: the newest ones. Every thousandth ledger entry holds
+/// the whole table, which costs about 250 bytes of disk for each request.
 const REMEMBERED: usize = 10_000;
 
-/// The key of one request, and what the request was.
+/// The key of one request, with a fingerprint of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RequestKey {
+pub(crate) struct RequestKey {
     key: String,
     fingerprint: String,
 }
 
-/// What became of a request that landed.
+/// A request that landed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LandedRequest {
-    /// What the request was; another one under the same key is refused.
+pub(crate) struct LandedRequest {
+    /// The fingerprint of the request; another request under the same key is refused.
     fingerprint: String,
     /// The change.
-    pub sequence: Sequence,
+    pub(crate) sequence: Sequence,
     /// The refs that it moved, snapshots included.
-    pub refs: Vec<LandedRef>,
+    pub(crate) refs: Vec<LandedRef>,
 }
 
 /// One ref that a change moved.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LandedRef {
-    /// Which.
-    pub name: RefName,
+pub(crate) struct LandedRef {
+    /// Its name.
+    pub(crate) name: RefName,
     /// Its new commit.
-    pub commit: CommitId,
-    /// How many accepted changes it had then.
-    pub changes: u64,
+    pub(crate) commit: CommitId,
+    /// How many accepted changes it has with this one.
+    pub(crate) changes: u64,
 }
 
 impl RequestKey {
-    /// A key as a client chose it, for a request of these bytes.
-    pub fn new(key: &str, request: &[u8]) -> Result<Self, String> {
+    /// Takes a key that a client chose, for a request of these bytes.
+    pub(crate) fn new(key: &str, request: &[u8]) -> Result<Self, String> {
         let visible = |byte: &u8| matches!(byte, 0x21..=0x7e);
         if key.is_empty() || key.len() > 200 || !key.as_bytes().iter().all(visible) {
             return Err("an idempotency key has 1 to 200 visible ASCII characters; a random UUID will do".to_owned());
         }
-        let digest = Sha256::digest(request);
-        let mut fingerprint = String::with_capacity(64);
-        for byte in digest {
-            let _ = write!(fingerprint, "{byte:02x}");
-        }
-        Ok(RequestKey { key: key.to_owned(), fingerprint })
+        Ok(RequestKey { key: key.to_owned(), fingerprint: format!("{:x}", Sha256::digest(request)) })
     }
 
-    /// True when this is the request that landed so.
-    pub fn is_of(&self, landed: &LandedRequest) -> bool {
+    /// Tells whether this is the request that landed.
+    pub(crate) fn is_of(&self, landed: &LandedRequest) -> bool {
         self.fingerprint == landed.fingerprint
     }
 }
 
-/// `<fingerprint> <key>`, as it stands in the ledger.
+/// Writes `<fingerprint> <key>`, the form in the ledger.
 impl fmt::Display for RequestKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}", self.fingerprint, self.key)
@@ -81,19 +75,19 @@ impl FromStr for RequestKey {
 
 /// The newest requests that landed with a key.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LandedRequests {
+pub(crate) struct LandedRequests {
     by_key: HashMap<String, LandedRequest>,
     oldest_first: VecDeque<String>,
 }
 
 impl LandedRequests {
-    /// What became of a request.
-    pub fn find(&self, key: &RequestKey) -> Option<&LandedRequest> {
+    /// Finds the landed request with this key.
+    pub(crate) fn find(&self, key: &RequestKey) -> Option<&LandedRequest> {
         self.by_key.get(&key.key)
     }
 
-    /// Remembers that a request landed, and forgets the oldest beyond the bound.
-    pub fn add(&mut self, key: RequestKey, sequence: Sequence, refs: Vec<LandedRef>) {
+    /// Adds a landed request, and forgets the oldest beyond the bound.
+    pub(crate) fn add(&mut self, key: RequestKey, sequence: Sequence, refs: Vec<LandedRef>) {
         let RequestKey { key, fingerprint } = key;
         if self.by_key.insert(key.clone(), LandedRequest { fingerprint, sequence, refs }).is_none() {
             self.oldest_first.push_back(key);
@@ -105,7 +99,8 @@ impl LandedRequests {
     }
 }
 
-/// One line a request, the oldest first: fingerprint, key, sequence, then each branch with its tip and number of changes.
+/// Writes one line for each request, the oldest first: fingerprint, key, sequence, then each branch
+/// with its tip and number of changes.
 impl fmt::Display for LandedRequests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for key in &self.oldest_first {
@@ -152,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn keys() {
+    fn keys_are_visible_ascii_of_bounded_length() {
         for good in ["a", "0b0e7b0c-9c1f-4a0c-9d6e-2f3f0d6f2f5c", "a/b:c", &"x".repeat(200)] {
             let key = RequestKey::new(good, b"{}").unwrap();
             assert_eq!(key.to_string().parse(), Ok(key));
@@ -163,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn what_landed_is_found_again_until_it_is_too_old() {
+    fn a_landed_request_is_found_until_it_is_too_old() {
         let mut requests = LandedRequests::default();
         let branch: RefName = "refs/heads/services/web/master".parse().unwrap();
         let key = |number: usize| RequestKey::new(&format!("key-{number}"), b"one").unwrap();

@@ -1,58 +1,59 @@
-//! The log of every accepted change: a chain of commits at `refs/conf/ledger`, whose height is the sequence.
+//! The log of every accepted change: a chain of commits at `refs/conf/ledger`, whose height is the
+//! sequence.
 //!
-//! A ledger commit's parents are the ledger commit before it, then every new tip, then the new snapshots, so that nothing
-//! accepted is ever pruned. Its message lists every ref's old and new value. Its tree holds the raw bytes of new annotated
-//! tags (`tags/<id>`: a tag cannot be a parent), and, in every thousandth, the whole table of refs (`refs`) and of the
-//! requests that landed with a key (`requests`).
+//! A ledger commit's parents are the ledger commit before it, then every new tip, then the new
+//! snapshots, so that nothing accepted is ever pruned. Its message lists every ref's old and new
+//! value. Its tree holds the raw bytes of new annotated tags (`tags/<id>`: a tag cannot be a
+//! parent), and in every thousandth commit the whole table of refs (`refs`) and of the requests
+//! that landed with a key (`requests`).
 
 use std::{collections::BTreeSet, fmt::Write as _, path::Path, str::FromStr};
 
 use git2::{ObjectType, Oid, Repository};
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 
-use crate::store::{
-    idempotency::{LandedRef, LandedRequests, RequestKey},
-    refs::{Table, Target},
-};
+use crate::store::idempotency::{LandedRef, LandedRequests, RequestKey};
+use crate::store::refs::{RefTarget, Table};
+use crate::text::first_and_more;
 
-/// The format of ledger commits; a reader that meets a higher one stops and says so.
+/// The format of ledger commits; a reader that meets a higher one stops with an error.
 const FORMAT: u32 = 1;
-/// How many ledger commits lie between two whole tables: what start-up reads at most.
+/// How many ledger commits lie between two whole tables: the most that start-up reads.
 const TABLE_EVERY: u64 = 1000;
 
 /// One accepted change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(crate) struct LedgerEntry {
     /// Its number.
-    pub sequence: Sequence,
-    /// Every ref that it moves, made or deletes.
-    pub moves: Vec<Move>,
-    /// Who made it.
-    pub by: String,
-    /// Through what: `http <address>`, `path`, `ssh`, `init`.
-    pub through: String,
+    pub(crate) sequence: Sequence,
+    /// Every ref that it creates, moves or deletes.
+    pub(crate) moves: Vec<Move>,
+    /// The author.
+    pub(crate) by: String,
+    /// The way in: `http <address>`, `path`, `ssh`, `init`.
+    pub(crate) through: String,
     /// The id of the request, as logs show it.
-    pub request: String,
-    /// The key by which the request lands once, where it has one.
-    pub key: Option<RequestKey>,
-    /// Seconds since 1970.
-    pub time: i64,
+    pub(crate) request: String,
+    /// The idempotency key, if the request has one.
+    pub(crate) key: Option<RequestKey>,
+    /// The time, in seconds since 1970.
+    pub(crate) time: i64,
 }
 
-/// What the ledger says of the present.
+/// The state that the ledger describes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct State {
+pub(crate) struct LedgerState {
     /// Every ref.
-    pub table: Table,
+    pub(crate) table: Table,
     /// The requests that landed with a key.
-    pub requests: LandedRequests,
+    pub(crate) requests: LandedRequests,
     /// The last change.
-    pub sequence: Sequence,
+    pub(crate) sequence: Sequence,
 }
 
-impl Entry {
-    /// Takes this change over into what holds.
-    pub fn apply(&self, table: &mut Table, requests: &mut LandedRequests) {
+impl LedgerEntry {
+    /// Applies this change to the state.
+    pub(crate) fn apply(&self, table: &mut Table, requests: &mut LandedRequests) {
         for one in &self.moves {
             table.set(one.name.clone(), one.new);
         }
@@ -65,37 +66,37 @@ impl Entry {
 
 /// One ref's part of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Move {
-    /// Which ref.
-    pub name: RefName,
-    /// What it held; zero where it was not there.
-    pub old: ObjectId,
-    /// Where it points now; `None` when it was deleted.
-    pub new: Option<Target>,
+pub(crate) struct Move {
+    /// The ref.
+    pub(crate) name: RefName,
+    /// The object that it held; zero for a new ref.
+    pub(crate) old: ObjectId,
+    /// Its new target; `None` when it was deleted.
+    pub(crate) new: Option<RefTarget>,
 }
 
 /// Why the ledger cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// Git's objects do not answer.
+pub(crate) enum LedgerError {
+    /// Git's objects cannot be read.
     #[error("cannot read the ledger")]
     Git(#[from] git2::Error),
-    /// It is not what conf-master writes.
+    /// The commit has a form that conf-master does not write.
     #[error("ledger commit {commit} is malformed: {reason}")]
     Malformed {
-        /// Which commit.
+        /// The commit.
         commit: CommitId,
         /// What is wrong.
         reason: String,
     },
 }
 
-/// Writes one ledger commit; moves no ref. `table` and `requests` are what holds after the change, written whole where
-/// that is due.
-pub fn write(
+/// Writes one ledger commit; moves no ref. `table` and `requests` are the state after the change;
+/// every thousandth commit holds them whole.
+pub(crate) fn write(
     repo: &Repository,
     previous: Option<CommitId>,
-    entry: &Entry,
+    entry: &LedgerEntry,
     table: &Table,
     requests: &LandedRequests,
 ) -> Result<CommitId, git2::Error> {
@@ -110,7 +111,8 @@ pub fn write(
     }
     let mut text = format!("tree {}\n", tree.write()?);
     let mut seen = BTreeSet::new();
-    // The first of all has no parent, so that the chain of first parents is the ledger and nothing else.
+    // The first entry has no parent, so that the chain of first parents is the ledger and nothing
+    // else.
     let tips = entry.moves.iter().filter(|_| previous.is_some()).filter_map(|one| one.new).map(|target| target.commit);
     for parent in previous.into_iter().chain(tips).filter(|parent| seen.insert(*parent)) {
         let _ = writeln!(text, "parent {parent}");
@@ -120,8 +122,8 @@ pub fn write(
     repo.odb()?.write(ObjectType::Commit, text.as_bytes()).map(Into::into)
 }
 
-/// Keeps the bytes of new annotated tags, so that their refs can be made again whatever was pruned.
-fn write_tags(repo: &Repository, entry: &Entry) -> Result<Option<Oid>, git2::Error> {
+/// Keeps the bytes of new annotated tags, so that their refs can be restored after a prune.
+fn write_tags(repo: &Repository, entry: &LedgerEntry) -> Result<Option<Oid>, git2::Error> {
     let odb = repo.odb()?;
     let mut tags = repo.treebuilder(None)?;
     for target in entry.moves.iter().filter_map(|one| one.new).filter(|target| target.value != target.commit) {
@@ -131,7 +133,7 @@ fn write_tags(repo: &Repository, entry: &Entry) -> Result<Option<Oid>, git2::Err
     if tags.is_empty() { Ok(None) } else { tags.write().map(Some) }
 }
 
-impl std::fmt::Display for Entry {
+impl std::fmt::Display for LedgerEntry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         writeln!(f, "#{} {}\n", self.sequence, self.subject())?;
         for Move { name, old, new } in &self.moves {
@@ -144,19 +146,16 @@ impl std::fmt::Display for Entry {
     }
 }
 
-impl Entry {
-    /// What people pushed, in short.
+impl LedgerEntry {
+    /// Names the pushed refs in short.
     fn subject(&self) -> String {
         let mut pushed = self.moves.iter().filter(|one| !one.name.is_reserved()).map(|one| one.name.short());
         let first = pushed.next().unwrap_or_else(|| "nothing that was pushed".to_owned());
-        match pushed.count() {
-            0 => first,
-            more => format!("{first} and {more} more"),
-        }
+        first_and_more(first, pushed.count())
     }
 
     /// Reads a ledger commit.
-    pub fn read(repo: &Repository, commit: CommitId) -> Result<Self, LedgerError> {
+    pub(crate) fn read(repo: &Repository, commit: CommitId) -> Result<Self, LedgerError> {
         let object = repo.find_commit(commit.into())?;
         let text = String::from_utf8_lossy(object.message_raw_bytes()).into_owned();
         let time = object.time().seconds();
@@ -174,7 +173,7 @@ impl Entry {
             _ => return Err(format!("it was written by a newer conf-master; this one reads format {FORMAT}")),
         }
         let moves = head.split_once("\n\n").map(|(_, moves)| moves).unwrap_or_default();
-        Ok(Entry {
+        Ok(LedgerEntry {
             sequence: trailer("Conf-Sequence")?.parse().map_err(|error| format!("{error}"))?,
             moves: moves.lines().map(str::parse).collect::<Result<_, _>>()?,
             by: trailer("Conf-By")?.to_owned(),
@@ -187,9 +186,9 @@ impl Entry {
 }
 
 impl Move {
-    /// What it came to, where it is no deletion; `table` is what holds after it.
-    pub fn landed(&self, table: &Table) -> Option<LandedRef> {
-        let changes = table.changes(&self.name);
+    /// Returns the landed ref, unless it was deleted; `table` is the state after the change.
+    pub(crate) fn landed(&self, table: &Table) -> Option<LandedRef> {
+        let changes = table.place(&self.name).changes;
         Some(LandedRef { name: self.name.clone(), commit: self.new?.commit, changes })
     }
 }
@@ -201,19 +200,19 @@ impl FromStr for Move {
         let read = || -> Option<Move> {
             let [name, old, value, commit] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
             let (value, commit): (ObjectId, ObjectId) = (value.parse().ok()?, commit.parse().ok()?);
-            let new = (!value.is_zero()).then_some(Target { value, commit });
+            let new = (!value.is_zero()).then_some(RefTarget { value, commit });
             Some(Move { name: name.parse().ok()?, old: old.parse().ok()?, new })
         };
         read().ok_or_else(|| format!("bad line: {line}"))
     }
 }
 
-/// Reads the ledger back to its last whole table and forward again: what holds now.
-pub fn replay(repo: &Repository, tip: CommitId) -> Result<State, LedgerError> {
+/// Reads the ledger back to its last whole table and forward again: the current state.
+pub(crate) fn replay(repo: &Repository, tip: CommitId) -> Result<LedgerState, LedgerError> {
     let mut entries = Vec::new();
     let mut commit = tip;
     let mut state = loop {
-        let entry = Entry::read(repo, commit)?;
+        let entry = LedgerEntry::read(repo, commit)?;
         if entry.sequence.0.is_multiple_of(TABLE_EVERY) {
             break read_state(repo, commit, entry.sequence)?;
         }
@@ -232,7 +231,7 @@ pub fn replay(repo: &Repository, tip: CommitId) -> Result<State, LedgerError> {
     Ok(state)
 }
 
-fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result<State, LedgerError> {
+fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result<LedgerState, LedgerError> {
     let tree = repo.find_commit(commit.into())?.tree()?;
     let text = |name: &str| -> Result<String, git2::Error> {
         let blob = repo.find_blob(tree.get_path(Path::new(name))?.id())?;
@@ -240,16 +239,17 @@ fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result
     };
     let malformed = |reason: String| LedgerError::Malformed { commit, reason };
     let table = text("refs")?.parse().map_err(malformed)?;
-    // An older conf-master knew of no keys. That they cannot be read is another thing: a request would land twice.
+    // An older conf-master wrote no such table. An unreadable table is an error: a request could
+    // land twice.
     let requests = match tree.get_name("requests") {
         Some(_) => text("requests")?.parse().map_err(malformed)?,
         None => LandedRequests::default(),
     };
-    Ok(State { table, requests, sequence })
+    Ok(LedgerState { table, requests, sequence })
 }
 
-/// Writes an annotated tag's object again from the ledger, where it was lost.
-pub fn restore_tag(repo: &Repository, tip: CommitId, tag: ObjectId) -> Result<(), LedgerError> {
+/// Restores an annotated tag's object from the ledger.
+pub(crate) fn restore_tag(repo: &Repository, tip: CommitId, tag: ObjectId) -> Result<(), LedgerError> {
     let path = format!("tags/{tag}");
     let mut commit = repo.find_commit(tip.into())?;
     loop {
@@ -266,9 +266,9 @@ pub fn restore_tag(repo: &Repository, tip: CommitId, tag: ObjectId) -> Result<()
 mod tests {
     use super::*;
 
-    fn entry(sequence: u64, moves: Vec<Move>) -> Entry {
+    fn entry(sequence: u64, moves: Vec<Move>) -> LedgerEntry {
         let text = str::to_owned;
-        Entry {
+        LedgerEntry {
             sequence: Sequence(sequence),
             moves,
             by: text("ann"),
@@ -280,17 +280,17 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_prints_as_it_parses() {
-        let target = Target { value: ObjectId::from([1; 20]), commit: ObjectId::from([2; 20]) };
+    fn an_entry_round_trips() {
+        let target = RefTarget { value: ObjectId::from([1; 20]), commit: ObjectId::from([2; 20]) };
         let made = Move { name: "refs/tags/services/web/v1".parse().unwrap(), old: ObjectId::ZERO, new: Some(target) };
         let gone = Move { name: "refs/heads/services/web/old".parse().unwrap(), old: target.commit, new: None };
         for moves in [vec![made.clone(), gone], vec![made], Vec::new()] {
             let mut entry = entry(7, moves);
-            assert_eq!(Entry::parse(&entry.to_string(), entry.time), Ok(entry.clone()));
+            assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(entry.clone()));
             entry.key = Some(RequestKey::new("a:key", b"{}").unwrap());
-            assert_eq!(Entry::parse(&entry.to_string(), entry.time), Ok(entry));
+            assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(entry));
         }
-        assert!(Entry::parse("#1 x\n\nConf-Format: 2", 0).unwrap_err().contains("newer"));
+        assert!(LedgerEntry::parse("#1 x\n\nConf-Format: 2", 0).unwrap_err().contains("newer"));
     }
 
     #[test]
@@ -299,12 +299,12 @@ mod tests {
         let repo = Repository::init_bare(folder.path()).unwrap();
         let empty = repo.find_tree(repo.treebuilder(None).unwrap().write().unwrap()).unwrap();
         let who = git2::Signature::now("a", "a@b").unwrap();
-        let mut state = State::default();
+        let mut state = LedgerState::default();
         let mut tip = None;
         for sequence in 0..=TABLE_EVERY + 3 {
             let commit = repo.commit(None, &who, &who, &sequence.to_string(), &empty, &[]).unwrap().into();
             let name: RefName = format!("refs/heads/services/s{}/master", sequence % 7).parse().unwrap();
-            let new = Some(Target { value: commit, commit });
+            let new = Some(RefTarget { value: commit, commit });
             let mut entry = entry(sequence, vec![Move { name, old: ObjectId::ZERO, new }]);
             entry.key = sequence.is_multiple_of(2).then(|| RequestKey::new(&sequence.to_string(), b"{}").unwrap());
             entry.apply(&mut state.table, &mut state.requests);
@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_of_keys_that_cannot_be_read_is_not_an_empty_one() {
+    fn an_unreadable_table_of_keys_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let repo = Repository::init_bare(folder.path()).unwrap();
         let tip = write(&repo, None, &entry(0, Vec::new()), &Table::default(), &LandedRequests::default()).unwrap();
@@ -335,10 +335,10 @@ mod tests {
             let (who, words) = (whole.author(), whole.message().unwrap());
             CommitId::from(repo.commit(None, &who, &who, words, &tree, &[]).unwrap())
         };
-        // An older conf-master wrote none.
+        // An older conf-master wrote no table.
         assert!(replay(&repo, with_keys(None)).is_ok());
         assert!(replay(&repo, with_keys(Some(repo.blob(b"nonsense").unwrap()))).is_err());
-        // The disk lost it.
+        // The disk lost the table.
         let gone = repo.blob(b"").unwrap();
         let tip = with_keys(Some(gone));
         let name = gone.to_string();

@@ -1,40 +1,37 @@
-//! The central repository on disk: made by `init`, opened by `serve`, its refs moved by landings alone.
+//! The central repository on disk: `init` makes it, `serve` opens it, landings alone move its refs.
 
-pub mod history;
-pub mod idempotency;
-pub mod ledger;
-pub mod refs;
+pub(crate) mod history;
+pub(crate) mod idempotency;
+pub(crate) mod ledger;
+pub(crate) mod refs;
 
-use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::{Path, PathBuf},
-};
+pub(crate) use crate::store::history::{Durable, Moment, PastBranch};
+pub(crate) use crate::store::idempotency::{LandedRef, LandedRequest, LandedRequests, RequestKey};
+pub(crate) use crate::store::ledger::{LedgerEntry, LedgerState, Move};
+pub(crate) use crate::store::refs::{Proposed, RefTarget, Table, version_after};
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use conf_core::{git, secret::Identity, sign::SigningKey};
 use git2::Repository;
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 
-use crate::{
-    secrets,
-    store::{
-        idempotency::LandedRequests,
-        ledger::{Entry, Move},
-        refs::{Table, Target},
-    },
-};
+use crate::text::now;
 
-/// What Git itself must do, or leave, in the central repository.
+/// The settings of Git in the central repository.
 const SETTINGS: [(&str, &str); 12] = [
-    // conf-master decides about every ref; unfinished pushes stay in quarantine, a push stays one pack.
+    // conf-master decides about every ref; unfinished pushes stay in quarantine, and a push stays
+    // one pack.
     ("receive.procReceiveRefs", "refs/"),
     ("receive.fsckObjects", "true"),
     ("receive.unpackLimit", "1"),
     ("receive.advertisePushOptions", "true"),
     ("receive.autogc", "false"),
-    // More in one push than any configuration needs; what it inflates to is counted apart.
+    // More bytes in one push than any configuration needs; the inflated size is limited apart.
     ("receive.maxInputSize", "1073741824"),
     // Only conf-master prunes.
     ("gc.auto", "0"),
@@ -48,15 +45,25 @@ const SETTINGS: [(&str, &str); 12] = [
 
 const README: &str = include_str!("layout.md");
 
-/// Where the signing key stands: `<repo>.key`.
-pub fn key_path(repo: &Path) -> PathBuf {
-    let mut path = repo.as_os_str().to_owned();
-    path.push(".key");
-    PathBuf::from(path)
+/// Returns the path of the signing key: `<repo>.key`.
+pub(crate) fn key_path(repo: &Path) -> PathBuf {
+    beside(repo, ".key")
 }
 
-/// Makes the repository and the signing key; answers the public key's line.
-pub fn init(path: &Path) -> anyhow::Result<String> {
+/// Returns the path of conf-master's own key for secrets: `<repo>.identity`.
+pub(crate) fn identity_path(repo: &Path) -> PathBuf {
+    beside(repo, ".identity")
+}
+
+/// Returns the path beside `path` that has this ending besides.
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
+}
+
+/// Makes the repository and the signing key; returns the line of the public key.
+pub(crate) fn init(path: &Path) -> anyhow::Result<String> {
     if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{} is not empty; name a folder that does not exist yet", path.display());
     }
@@ -67,14 +74,14 @@ pub fn init(path: &Path) -> anyhow::Result<String> {
     fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
     let path = path.canonicalize()?;
     let repo = git::init(&path, &SETTINGS)?;
-    // The ledger comes last: where it is missing, `init` was cut short.
+    // The ledger is written last: without it `init` was cut short.
     let key = SigningKey::generate(&key_path, "conf-master")?;
-    Identity::load_or_create(&secrets::identity_path(&path))?;
+    Identity::load_or_create(&identity_path(&path))?;
     let main = readme_commit(&repo)?;
     let mut table = Table::default();
-    let target = Target { value: main, commit: main };
+    let target = RefTarget { value: main, commit: main };
     table.set(RefName::Main, Some(target));
-    let entry = Entry {
+    let entry = LedgerEntry {
         sequence: Sequence(0),
         moves: vec![Move { name: RefName::Main, old: ObjectId::ZERO, new: Some(target) }],
         by: "conf-master".to_owned(),
@@ -89,11 +96,6 @@ pub fn init(path: &Path) -> anyhow::Result<String> {
     Ok(key.public_line())
 }
 
-/// Seconds since 1970.
-pub fn now() -> i64 {
-    jiff::Timestamp::now().as_second()
-}
-
 fn readme_commit(repo: &Repository) -> Result<CommitId, git2::Error> {
     let mut tree = repo.treebuilder(None)?;
     tree.insert("README.md", repo.blob(README.as_bytes())?, 0o100_644)?;
@@ -103,48 +105,46 @@ fn readme_commit(repo: &Repository) -> Result<CommitId, git2::Error> {
 }
 
 /// Opens an existing central repository; the error says what to do.
-pub fn open(path: &Path) -> anyhow::Result<Repository> {
+pub(crate) fn open(path: &Path) -> anyhow::Result<Repository> {
     let missing =
-        || format!("{} is no central repository; make one with `conf-master init --repo DIR`", path.display());
+        || format!("{} is not a central repository; make one with `conf-master init --repo DIR`", path.display());
     let repo = Repository::open_bare(path).with_context(missing)?;
     repo.refname_to_id(&RefName::Ledger.to_string()).with_context(missing)?;
     Ok(repo)
 }
 
-/// Sets what Git must do here, and the hooks that hand every push to this server.
-pub fn prepare(path: &Path) -> anyhow::Result<()> {
+/// Writes the settings of Git, and the hooks that hand every push to this server.
+pub(crate) fn prepare(path: &Path) -> anyhow::Result<()> {
     git::init(path, &SETTINGS)?;
     let hooks = path.join("hooks");
     fs::create_dir_all(&hooks).with_context(|| format!("cannot make {}", hooks.display()))?;
-    // A pusher's own core.hooksPath must not lead past these.
+    // A pusher's own core.hooksPath must not bypass these hooks.
     git::init(path, &[("core.hooksPath", &hooks.to_string_lossy())])?;
     let program = std::env::current_exe().context("cannot find this program's own path")?;
     let program = program.to_string_lossy().replace('\'', r"'\''");
     for hook in ["pre-receive", "proc-receive"] {
         let hook_path = hooks.join(hook);
-        git::replace_file(
-            &hook_path,
-            format!("#!/bin/sh\nexec '{program}' hook {hook}\n").as_bytes(),
-            git::Durability::Durable,
-        )?;
+        git::replace_file(&hook_path, format!("#!/bin/sh\nexec '{program}' hook {hook}\n").as_bytes())?;
         fs::set_permissions(&hook_path, fs::Permissions::from_mode(0o755))?;
     }
     Ok(())
 }
 
-/// Makes all objects written so far durable, their folders included, and every ref moved before.
+/// Makes all objects written so far durable, with their folders, and every ref moved before.
 ///
-/// `syncfs` is one journal commit however many files there are; a sync of each costs one apiece.
-pub fn sync_objects(repo: &Repository) -> io::Result<()> {
+/// `syncfs` is one journal commit for any number of files; a sync of each file costs one commit for
+/// each.
+pub(crate) fn sync_objects(repo: &Repository) -> io::Result<()> {
     Ok(rustix::fs::syncfs(File::open(repo.path())?)?)
 }
 
-/// Moves `refs/conf/ledger` from `old` to `new`, durably, and before it makes all objects durable: the one commit point of a
-/// landing.
+/// Moves `refs/conf/ledger` from `old` to `new`, durably, and makes all objects durable before: the
+/// one commit point of a landing.
 ///
-/// This is Git's own protocol (a lock file made exclusively, then renamed), with the syncs that neither Git nor libgit2 does:
-/// the file, with all that was written before it, before the rename; its folder after it.
-pub fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitId) -> anyhow::Result<()> {
+/// This is Git's own protocol (a lock file made exclusively, then renamed), with the syncs that
+/// neither Git nor libgit2 does: before the rename the file and everything written before it, after
+/// the rename its folder.
+pub(crate) fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitId) -> anyhow::Result<()> {
     let reference = repo.path().join(RefName::Ledger.to_string());
     let folder = reference.parent().context("a ref has a folder")?;
     fs::create_dir_all(folder)?;
@@ -157,20 +157,21 @@ pub fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitId) -> a
             bail!("the ledger was moved behind this server's back, to {current:?}");
         }
         file.write_all(format!("{new}\n").as_bytes())?;
-        // The lock file is of the same file system: one sync is for it and for the objects.
+        // The lock file is on the same file system: one sync covers it and the objects.
         sync_objects(repo).context("cannot make the objects durable")?;
         fs::rename(&lock, &reference)?;
         Ok(File::open(folder)?.sync_all()?)
     })();
     if moved.is_err() {
-        // Best effort: a stale lock is swept at the next start as well.
+        // Best effort: the next start removes a stale lock as well.
         let _ = fs::remove_file(&lock);
     }
     moved
 }
 
-/// Makes one ref hold what the ledger says. Durable with the next [`sync_objects`]; start-up does it again if need be.
-pub fn set_ref(repo: &Repository, name: &RefName, target: Option<Target>) -> Result<(), git2::Error> {
+/// Sets one ref to the value in the ledger. Durable with the next [`sync_objects`]; start-up does
+/// it again if needed.
+pub(crate) fn set_ref(repo: &Repository, name: &RefName, target: Option<RefTarget>) -> Result<(), git2::Error> {
     let name = name.to_string();
     match target {
         Some(target) => repo.reference(&name, target.value.into(), true, "").map(drop),
@@ -182,8 +183,8 @@ pub fn set_ref(repo: &Repository, name: &RefName, target: Option<Target>) -> Res
     }
 }
 
-/// Puts every ref to what the ledger says; answers what differed, for the log.
-pub fn repair(repo: &Repository, table: &Table, ledger: CommitId) -> anyhow::Result<Vec<String>> {
+/// Sets every ref to the value in the ledger; returns the differences, for the log.
+pub(crate) fn repair(repo: &Repository, table: &Table, ledger: CommitId) -> anyhow::Result<Vec<String>> {
     let mut repaired = Vec::new();
     let mut present = std::collections::BTreeMap::new();
     for reference in repo.references()? {

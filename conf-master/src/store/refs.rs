@@ -1,22 +1,22 @@
-//! What every ref should be: the table that the ledger keeps.
+//! The table of refs that the ledger keeps: where every ref should point.
 
-use std::{collections::BTreeMap, fmt::Write as _, str::FromStr};
+use std::{collections::BTreeMap, str::FromStr};
 
 use git2::{ObjectType, Repository};
-use libconf::name::{CommitId, ObjectId, RefName};
+use libconf::name::{CommitId, DatacenterName, ObjectId, RefName};
 
 /// Where a ref points.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Target {
-    /// What the ref holds: a commit, or an annotated tag.
-    pub value: ObjectId,
-    /// The commit that it comes to.
-    pub commit: CommitId,
+pub(crate) struct RefTarget {
+    /// The object that the ref holds: a commit, or an annotated tag.
+    pub(crate) value: ObjectId,
+    /// The commit that the object leads to.
+    pub(crate) commit: CommitId,
 }
 
-impl Target {
-    /// Reads what `value` is; `Err` says why no ref may hold it.
-    pub fn read(repo: &Repository, value: ObjectId, may_be_tag: bool) -> Result<Self, String> {
+impl RefTarget {
+    /// Reads the object `value`; an error says why no ref may hold it.
+    pub(crate) fn read(repo: &Repository, value: ObjectId, may_be_tag: bool) -> Result<Self, String> {
         let object =
             repo.find_object(value.into(), None).map_err(|_| format!("{value} did not arrive with the push"))?;
         let commit = match object.kind() {
@@ -31,65 +31,75 @@ impl Target {
             Some(ObjectType::Tag) => return Err("a branch must name a commit, not a tag".to_owned()),
             _ => return Err("it must name a commit".to_owned()),
         };
-        Ok(Target { value, commit })
+        Ok(RefTarget { value, commit })
     }
 }
 
-/// One ref's place in the table. A deleted ref keeps its place, so that its changes go on counting.
+/// One ref's place in the table. A deleted ref keeps its place, so that its changes are counted on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
-    /// Where it points; `None` once deleted.
-    pub target: Option<Target>,
-    /// How many accepted changes it had.
-    pub changes: u64,
+pub(crate) struct Place {
+    /// Where it points; `None` when it is deleted.
+    pub(crate) target: Option<RefTarget>,
+    /// The number of its accepted changes.
+    pub(crate) changes: u64,
 }
 
-/// Every ref that ever was, and where it points.
+/// Every ref that ever existed, and where it points.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Table(BTreeMap<RefName, Place>);
+pub(crate) struct Table(BTreeMap<RefName, Place>);
 
 impl Table {
-    /// Where a ref points; `None` when it is not there.
-    pub fn target(&self, name: &RefName) -> Option<Target> {
-        self.0.get(name)?.target
+    /// Returns where a ref points; `None` when it does not exist.
+    pub(crate) fn target(&self, name: &RefName) -> Option<RefTarget> {
+        self.place(name).target
     }
 
-    /// Where a ref points, and how many changes it had.
-    pub fn place(&self, name: &RefName) -> Place {
+    /// Returns where a ref points, and how many changes it had, deletions included.
+    pub(crate) fn place(&self, name: &RefName) -> Place {
         self.0.get(name).copied().unwrap_or_default()
     }
 
-    /// How many accepted changes a ref had, deletions included.
-    pub fn changes(&self, name: &RefName) -> u64 {
-        self.0.get(name).map_or(0, |place| place.changes)
+    /// Returns the version of a branch: the number of its accepted changes, less one; -1 when it
+    /// does not exist. After a deletion the count goes on, so that no number is used twice.
+    pub(crate) fn version(&self, name: &RefName) -> i64 {
+        let place = self.place(name);
+        if place.target.is_some() { version_after(place.changes) } else { -1 }
     }
 
     /// Records one accepted change.
-    pub fn set(&mut self, name: RefName, target: Option<Target>) {
+    pub(crate) fn set(&mut self, name: RefName, target: Option<RefTarget>) {
         let place = self.0.entry(name).or_default();
         place.target = target;
         place.changes += 1;
     }
 
-    /// All refs that are there.
-    pub fn iter(&self) -> impl Iterator<Item = (&RefName, Target)> {
+    /// Lists the datacenters that have a branch.
+    pub(crate) fn datacenters(&self) -> Vec<DatacenterName> {
+        let names = self.iter().filter_map(|(name, _)| match name {
+            RefName::Datacenter(datacenter) => Some(datacenter.clone()),
+            _ => None,
+        });
+        names.collect()
+    }
+
+    /// Lists all refs that exist.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&RefName, RefTarget)> {
         self.0.iter().filter_map(|(name, place)| Some((name, place.target?)))
     }
 }
 
-/// Text form, one line a ref: name, value, commit, number of changes; `-` where it is deleted.
+/// Returns the version of a branch after this many accepted changes.
+pub(crate) fn version_after(changes: u64) -> i64 {
+    i64::try_from(changes).unwrap_or(i64::MAX) - 1
+}
+
+/// Writes one line for each ref: name, value, commit, number of changes; `-` for a deleted ref.
 impl std::fmt::Display for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let mut line = String::new();
-        for (name, place) in &self.0 {
-            line.clear();
-            match place.target {
-                Some(target) => write!(line, "{name} {} {} {}", target.value, target.commit, place.changes)?,
-                None => write!(line, "{name} - - {}", place.changes)?,
-            }
-            writeln!(f, "{line}")?;
-        }
-        Ok(())
+        self.0.iter().try_for_each(|(name, place)| match place.target {
+            Some(target) => writeln!(f, "{name} {} {} {}", target.value, target.commit, place.changes),
+            None => writeln!(f, "{name} - - {}", place.changes),
+        })
     }
 }
 
@@ -101,7 +111,7 @@ impl FromStr for Table {
             let [name, value, commit, changes] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
             let target = match (value, commit) {
                 ("-", "-") => None,
-                _ => Some(Target { value: value.parse().ok()?, commit: commit.parse().ok()? }),
+                _ => Some(RefTarget { value: value.parse().ok()?, commit: commit.parse().ok()? }),
             };
             Some((name.parse().ok()?, Place { target, changes: changes.parse().ok()? }))
         };
@@ -111,18 +121,18 @@ impl FromStr for Table {
     }
 }
 
-/// The table as it would be after some changes.
+/// The table as it would be after a change.
 #[derive(Clone, Copy, Debug)]
-pub struct Proposed<'a> {
-    /// What is.
-    pub table: &'a Table,
-    /// What would be different; `None` deletes.
-    pub changes: &'a BTreeMap<RefName, Option<Target>>,
+pub(crate) struct Proposed<'a> {
+    /// The table now.
+    pub(crate) table: &'a Table,
+    /// The refs that would differ; `None` deletes.
+    pub(crate) changes: &'a BTreeMap<RefName, Option<RefTarget>>,
 }
 
 impl Proposed<'_> {
-    /// Where a ref would point.
-    pub fn target(&self, name: &RefName) -> Option<Target> {
+    /// Returns where a ref would point.
+    pub(crate) fn target(&self, name: &RefName) -> Option<RefTarget> {
         match self.changes.get(name) {
             Some(target) => *target,
             None => self.table.target(name),
@@ -135,17 +145,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_table_prints_as_it_parses_and_counts_on_after_a_deletion() {
+    fn a_table_round_trips_and_counts_on_after_a_deletion() {
         let mut table = Table::default();
         let name: RefName = "refs/heads/services/web/master".parse().unwrap();
-        let target = Target { value: ObjectId::from([1; 20]), commit: ObjectId::from([2; 20]) };
+        let target = RefTarget { value: ObjectId::from([1; 20]), commit: ObjectId::from([2; 20]) };
         table.set(name.clone(), Some(target));
         table.set("refs/heads/main".parse().unwrap(), Some(target));
         table.set(name.clone(), None);
         assert_eq!(table.target(&name), None);
         assert_eq!(table.to_string().parse(), Ok(table.clone()));
         table.set(name.clone(), Some(target));
-        assert_eq!(table.changes(&name), 3);
+        assert_eq!(table.place(&name).changes, 3);
         assert!("refs/heads/main 1 2 3".parse::<Table>().is_err());
     }
 }

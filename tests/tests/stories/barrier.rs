@@ -138,7 +138,7 @@ fn hosts_that_nobody_lists_are_shown_apart_and_listed_ones_that_never_spoke_are_
     list(&site, "{}");
     let (code, said) = wait(&site, &[]);
     assert_eq!(code, Some(0), "{said}");
-    assert!(said.contains("2 of 2 hosts") && said.contains("it lists none"), "{said}");
+    assert!(said.contains("2 of 2 hosts") && said.contains("inventory lists none"), "{said}");
 }
 
 #[test]
@@ -247,7 +247,10 @@ fn where_no_host_is_listed_a_wait_ends_no_sooner_than_all_may_have_been_heard_of
     say(&site, &first);
     let (code, said) = wait(&site, &["--timeout", "0"]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains(&format!("1 of 1 host runs #{sequence};")) && said.contains("others may for"), "{said}");
+    assert!(
+        said.contains(&format!("1 of 1 host runs #{sequence};")) && said.contains("more hosts may report for"),
+        "{said}"
+    );
     let told = delivery(&site, "");
     let settles = told["datacenters"][0]["settles_in"].as_u64();
     assert!(settles.is_some_and(|seconds| (1..=75).contains(&seconds)), "{told}");
@@ -256,7 +259,7 @@ fn where_no_host_is_listed_a_wait_ends_no_sooner_than_all_may_have_been_heard_of
     say(&site, &first);
     let (code, said) = wait(&site, &[]);
     assert_eq!(code, Some(0), "{said}");
-    assert!(!said.contains("others may for"), "{said}");
+    assert!(!said.contains("more hosts may report for"), "{said}");
 }
 
 /// The key of a host.
@@ -350,7 +353,7 @@ fn a_slave_that_invents_reports_delivers_nothing() {
     // The first one stood, since nobody had looked, and is shown for what it is; a true one comes through at once.
     let (code, said) = wait(&site, &["--timeout", "1"]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("web-2 is said to be at #") && said.contains("not proven"), "{said}");
+    assert!(said.contains("web-2 is reported at #") && said.contains("not proven"), "{said}");
     site.hosts[1].daemon.start();
     let (code, said) = wait(&site, &["--proven"]);
     assert_eq!(code, Some(0), "{said}");
@@ -375,7 +378,7 @@ fn a_host_without_a_key_counts_by_the_word_of_its_slave_unless_proofs_are_asked_
     assert!(said.contains("; 1 on the word of their conf-slave alone"), "{said}");
     let (code, said) = wait(&site, &["--proven", "--timeout", "1"]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("web-2 is said to be at #") && said.contains("no key that signs"), "{said}");
+    assert!(said.contains("web-2 is reported at #") && said.contains("no key that signs"), "{said}");
     assert_eq!(shown(&site, "web-2")["proof"], "word");
     // A host that runs with another identity than the inventory says is not it.
     let other = site.folder.path().join("other");

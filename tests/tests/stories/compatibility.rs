@@ -54,7 +54,7 @@ fn a_schema_that_allows_more_is_refused_until_somebody_says_why() {
     let words = [
         "services/web/master: config.schema.json:4: /round: not backward compatible: any string may stand here now",
         "services/web/master: config.schema.json:3: /port: not backward compatible: anything may stand here now",
-        "a program written for what was before may not take that",
+        "programs written for the old schema may reject it",
         "`Conf-Compatibility: breaking <reason>`",
     ];
     refused(&site, with(&looser), &words);
@@ -64,7 +64,7 @@ fn a_schema_that_allows_more_is_refused_until_somebody_says_why() {
     // A reason is asked for, and the right words.
     for (line, word) in [
         ("Conf-Compatibility: breaking", "gives no reason"),
-        ("Conf-Compatibility: whatever", "says something that nobody knows"),
+        ("Conf-Compatibility: whatever", "is not understood"),
         ("Conf-Compatibility: breaking in the middle\n\nof the message", "/port"),
     ] {
         refused(&site, with(&looser).words(line), &[word]);
@@ -107,7 +107,7 @@ fn the_earlier_schema_says_what_is_promised() {
         with("\"none\"", narrow),
         &["config.schema.json:5: /a: not forward compatible: always 2 could stand here before"],
     );
-    assert!(said.contains("a program written for this may not take that"), "{said}");
+    assert!(said.contains("programs written for the new schema may reject it"), "{said}");
     with("\"full\"", "\"a\": {\"enum\": [1, 2, 3]}").land();
     refused(&site, with("\"full\"", wide), &["/a: not forward compatible"]);
     refused(&site, with("\"full\"", "\"a\": {\"enum\": [1, 2, 3, 4]}"), &["/a: not backward compatible"]);

@@ -7,46 +7,43 @@ use conf_core::{layers::Explained, settings::one_line};
 use libconf::name::{ComponentSelector, DatacenterName, HostName};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::cli::client::ServerFlags;
-use crate::inspect::explain::Explanation;
+use crate::cli::client::connect::ClientFlags;
+use crate::cli::client::print::print_json;
+use crate::inspect::Explanation;
 
 /// Flags of `explain`.
 #[derive(Debug, clap::Args)]
-pub struct Flags {
-    /// Which datacenter
+pub(crate) struct ExplainFlags {
+    /// The datacenter
     #[arg(value_name = "ID/VERSION")]
-    pub datacenter: DatacenterName,
-    /// Which component: KIND/NAME[/VERSION]
+    datacenter: DatacenterName,
+    /// The component: KIND/NAME[/VERSION]
     #[arg(value_name = "COMPONENT")]
-    pub component: ComponentSelector,
-    /// The keys at or below this one alone: dotted, or a JSON Pointer
+    component: ComponentSelector,
+    /// Only the keys at or below this one: dotted, or a JSON Pointer
     #[arg(value_name = "KEY")]
-    pub key: Option<String>,
-    /// The host on which; without it, one that the inventory says nothing of
+    key: Option<String>,
+    /// The host; without it, a host that the inventory does not list
     #[arg(long, value_name = "NAME")]
-    pub host: Option<HostName>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// How to reach conf-master
+    host: Option<HostName>,
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    pub server: ServerFlags,
+    client: ClientFlags,
 }
 
 /// Asks, and prints the answer.
-pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(flags: &ExplainFlags) -> anyhow::Result<ExitCode> {
     let mut path = format!("api/v1/datacenters/{}/explain?component={}", flags.datacenter, flags.component);
     let more = [("key", flags.key.clone()), ("host", flags.host.as_ref().map(ToString::to_string))];
     for (name, value) in more.into_iter().filter_map(|(name, value)| Some((name, value?))) {
         let _ = write!(path, "&{name}={}", utf8_percent_encode(&value, NON_ALPHANUMERIC));
     }
-    let explanation: Explanation = flags.server.connect()?.get_json(&path).await?;
-    if flags.json {
-        println!("{}", serde_json::to_string_pretty(&explanation)?);
-        return Ok(ExitCode::SUCCESS);
+    let explanation: Explanation = flags.client.connect()?.get_json(&path).await?;
+    if flags.client.json {
+        return print_json(&explanation);
     }
     let Explanation { datacenter, component, host, sequence, keys, .. } = &explanation;
-    let host = host.as_ref().map_or_else(|| "a host that nobody lists".to_owned(), ToString::to_string);
+    let host = host.as_ref().map_or_else(|| "an unlisted host".to_owned(), ToString::to_string);
     println!("{component} on {host} of {datacenter} as of change {sequence}");
     if keys.is_empty() {
         println!("it has no settings");

@@ -1,49 +1,42 @@
-//! `conf-master log`: a datacenter's deployments, or what was refused, newest first.
+//! `conf-master log`: a datacenter's deployments or the refused requests, newest first.
 
 use std::process::ExitCode;
 
-use comfy_table::{Table, presets::NOTHING};
-use libconf::name::DatacenterName;
+use libconf::name::{CommitId, DatacenterName};
 
-use crate::cli::client::ServerFlags;
-use crate::{
-    inspect::deployments::{Deployment, SecretEvent},
-    landing::audit::{Record, RefusedRef},
-};
+use crate::cli::client::connect::ClientFlags;
+use crate::cli::client::print::{print_json, table};
+use crate::inspect::{Deployment, SecretEvent};
+use crate::landing::{Record, RefusedRef};
 
 /// Flags of `log`.
 #[derive(Debug, clap::Args)]
-pub struct Flags {
-    /// Which datacenter
+pub(crate) struct LogFlags {
+    /// The datacenter
     #[arg(value_name = "ID/VERSION", required_unless_present = "refused")]
-    pub datacenter: Option<DatacenterName>,
-    /// Show what was refused, for whichever datacenter or for the one named
+    datacenter: Option<DatacenterName>,
+    /// Show the refused requests, of every datacenter or of the one that is named
     #[arg(long)]
-    pub refused: bool,
-    /// How many at most
+    refused: bool,
+    /// The most entries to show
     #[arg(long, value_name = "N", default_value_t = 20)]
-    pub limit: usize,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// How to reach conf-master
+    limit: usize,
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    pub server: ServerFlags,
+    client: ClientFlags,
 }
 
-/// `conf-master log`
-pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+/// Asks, and prints the answer.
+pub(crate) async fn run(flags: &LogFlags) -> anyhow::Result<ExitCode> {
     let path = match &flags.datacenter {
         Some(datacenter) if !flags.refused => format!("api/v1/datacenters/{datacenter}/log?limit={}", flags.limit),
         _ => return refused(flags).await,
     };
-    let deployments: Vec<Deployment> = flags.server.connect()?.get_json(&path).await?;
-    if flags.json {
-        println!("{}", serde_json::to_string_pretty(&deployments)?);
-        return Ok(ExitCode::SUCCESS);
+    let deployments: Vec<Deployment> = flags.client.connect()?.get_json(&path).await?;
+    if flags.client.json {
+        return print_json(&deployments);
     }
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["SEQUENCE", "WHEN", "WHO", "WHAT CHANGED"]);
+    let mut table = table(["SEQUENCE", "WHEN", "WHO", "WHAT CHANGED"]);
     for one in &deployments {
         table.add_row([format!("#{}", one.sequence), one.when.clone(), one.by.clone(), what_changed(one)]);
     }
@@ -51,14 +44,13 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// How many components of one deployment the table names; `--json` has them all.
+/// The most components of one deployment that the table names; `--json` has them all.
 const MOST_NAMED: usize = 10;
 
 fn what_changed(deployment: &Deployment) -> String {
     let parts = [("datacenter.yaml", deployment.datacenter), ("its class", deployment.class)];
     let mut lines: Vec<String> =
         parts.iter().filter(|(_, changed)| *changed).map(|(name, _)| (*name).to_owned()).collect();
-    let short = |commit: &libconf::name::CommitId| commit.short();
     lines.extend(deployment.secrets.iter().take(MOST_NAMED).map(|one| {
         let what = match one.change {
             SecretEvent::NewValue => "has a new value",
@@ -68,7 +60,7 @@ fn what_changed(deployment: &Deployment) -> String {
         format!("the secret {} {what}", one.name)
     }));
     for one in deployment.components.iter().take(MOST_NAMED) {
-        lines.push(match (one.before.as_ref().map(short), one.after.as_ref().map(short)) {
+        lines.push(match (one.before.as_ref().map(CommitId::short), one.after.as_ref().map(CommitId::short)) {
             (Some(before), Some(after)) => format!("{} {before} → {after}", one.component),
             (None, Some(after)) => format!("{} added at {after}", one.component),
             _ => format!("{} removed", one.component),
@@ -82,16 +74,14 @@ fn what_changed(deployment: &Deployment) -> String {
     lines.join("\n")
 }
 
-async fn refused(flags: &Flags) -> anyhow::Result<ExitCode> {
+async fn refused(flags: &LogFlags) -> anyhow::Result<ExitCode> {
     let datacenter = flags.datacenter.iter().map(|datacenter| format!("&datacenter={datacenter}"));
     let path = format!("api/v1/refused?limit={}{}", flags.limit, datacenter.collect::<String>());
-    let records: Vec<Record> = flags.server.connect()?.get_json(&path).await?;
-    if flags.json {
-        println!("{}", serde_json::to_string_pretty(&records)?);
-        return Ok(ExitCode::SUCCESS);
+    let records: Vec<Record> = flags.client.connect()?.get_json(&path).await?;
+    if flags.client.json {
+        return print_json(&records);
     }
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["WHEN", "WHO", "REQUEST", "WHAT WAS REFUSED"]);
+    let mut table = table(["WHEN", "WHO", "REQUEST", "WHAT WAS REFUSED"]);
     for one in &records {
         let who = one.by.as_ref().unwrap_or(&one.through);
         table.add_row([&one.when, who, &one.request, &what_was_refused(one)]);

@@ -1,28 +1,28 @@
-//! `conf-master plan`: what a change would do to a datacenter.
+//! `conf-master plan`: the effect of a change on a datacenter.
 
 use std::{collections::BTreeMap, process::ExitCode};
 
 use libconf::name::DatacenterName;
 
-use crate::cli::client::ServerFlags;
-use crate::{cli::config::Supposed, judge::plan::Plan};
+use crate::cli::client::connect::ClientFlags;
+use crate::cli::client::print::print_json;
+use crate::cli::supposed::SupposedRef;
+use crate::judge::ChangePlan;
 
 /// Flags of `plan`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = EXAMPLE)]
-pub struct Flags {
-    /// Which datacenter
+pub(crate) struct PlanFlags {
+    /// The datacenter
     #[arg(value_name = "ID/VERSION")]
-    pub datacenter: DatacenterName,
-    /// Suppose that REF were at COMMIT: a full id, or a branch or tag on the server; once for each
+    datacenter: DatacenterName,
+    /// Suppose that REF is at COMMIT: a full id, or a branch or tag on the server; repeat for more
+    /// refs
     #[arg(long = "ref", value_name = "REF=COMMIT", required = true)]
-    pub refs: Vec<Supposed>,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// How to reach conf-master
+    refs: Vec<SupposedRef>,
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    pub server: ServerFlags,
+    client: ClientFlags,
 }
 
 const EXAMPLE: &str = "\
@@ -33,12 +33,12 @@ For what is not pushed yet: git push -o dry-run
 Exit codes: 0 it could land, 1 refused or not reached, 2 wrong usage.";
 
 /// Asks, and prints the answer.
-pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+pub(crate) async fn run(flags: &PlanFlags) -> anyhow::Result<ExitCode> {
     let refs: BTreeMap<String, &String> = flags.refs.iter().map(|one| (one.name.to_string(), &one.commit)).collect();
     let path = format!("api/v1/datacenters/{}/plan", flags.datacenter);
-    let plan: Plan = flags.server.connect()?.post_json(&path, &serde_json::json!({"refs": refs})).await?;
-    if flags.json {
-        println!("{}", serde_json::to_string_pretty(&plan)?);
+    let plan: ChangePlan = flags.client.connect()?.post_json(&path, &serde_json::json!({"refs": refs})).await?;
+    if flags.client.json {
+        print_json(&plan)?;
     } else {
         for one in &plan.refused {
             one.refusal.to_string().lines().for_each(|line| println!("refused {}: {line}", one.name));

@@ -1,105 +1,98 @@
-//! `conf-master secret`: what may be known of a datacenter's secrets; a given value, a new one, removal.
+//! `conf-master secret`: lists a datacenter's secrets without their values, sets a value, makes a
+//! new one, removes one.
 
-use std::{
-    io::Read as _,
-    path::{Path, PathBuf},
-    process::ExitCode,
-    time::Duration,
-};
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use comfy_table::{Table, presets::NOTHING};
 use conf_core::secret::MAX_VALUE_BYTES;
-use libconf::name::{DatacenterName, HostName, SecretName};
+use libconf::name::{DatacenterName, SecretName};
 use reqwest::Method;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
-use crate::cli::client::ServerFlags;
-use crate::{fault::refusal::Fault, secrets::list::Listed};
+use crate::cli::client::connect::{ClientFlags, call};
+use crate::cli::client::print::{print_faults, print_json, reason, table};
+use crate::secrets::ListedSecret;
+use crate::text::some_of;
 
-/// How long an answer is waited for.
+/// How long to wait for an answer.
 const ANSWER: Duration = Duration::from_secs(60);
-/// How many hosts the table names; `--json` has them all.
+/// The most hosts that the table names; `--json` has them all.
 const MOST_NAMED: usize = 5;
 
 /// Flags of `secret`.
 #[derive(Debug, clap::Args)]
-pub struct Flags {
+pub(crate) struct SecretFlags {
     /// What to do
     #[command(subcommand)]
-    pub act: Act,
+    act: SecretCommand,
 }
 
-/// What to do with secrets.
+/// An action on secrets.
 #[derive(Debug, clap::Subcommand)]
-pub enum Act {
+pub(crate) enum SecretCommand {
     /// Show names, sources, readers, ages and hosts; never a value
     List {
-        /// Which datacenter
+        /// The datacenter
         #[arg(value_name = "ID/VERSION")]
         datacenter: DatacenterName,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-        /// How to reach conf-master
+        /// How to reach conf-master, and how to print its answer
         #[command(flatten)]
-        server: ServerFlags,
+        client: ClientFlags,
     },
-    /// Give a value, from a file or standard input; of a single line the line's end is not part of it
+    /// Set a value, from a file or standard input; the end of a single line is not part of the
+    /// value
     Set {
-        /// Which secret
+        /// The secret
         #[command(flatten)]
-        which: Which,
+        which: NamedSecret,
         /// The file that holds the value; - is standard input
         #[arg(long, value_name = "FILE", default_value = "-")]
         file: PathBuf,
     },
-    /// Make a new value, or take the one that conf-master's environment gives now
-    Rotate(Which),
-    /// Forget a value that nobody declares any more
-    Remove(Which),
+    /// Make a new value, or take the value that conf-master's environment gives now
+    Rotate(NamedSecret),
+    /// Forget a value that no datacenter declares any more
+    Remove(NamedSecret),
 }
 
 /// One secret.
 #[derive(Debug, clap::Args)]
-pub struct Which {
-    /// Which datacenter; all versions of its id share the value
+pub(crate) struct NamedSecret {
+    /// The datacenter; all versions of its id share the value
     #[arg(value_name = "ID/VERSION")]
-    pub datacenter: DatacenterName,
-    /// Which secret
+    datacenter: DatacenterName,
+    /// The name of the secret
     #[arg(value_name = "NAME")]
-    pub name: SecretName,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// How to reach conf-master
+    name: SecretName,
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    pub server: ServerFlags,
+    client: ClientFlags,
 }
 
-/// `conf-master secret`
-pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+/// Does what the flags say.
+pub(crate) async fn run(flags: &SecretFlags) -> anyhow::Result<ExitCode> {
     match &flags.act {
-        Act::List { datacenter, json, server } => list(datacenter, *json, server).await,
-        Act::Set { which, file } => {
+        SecretCommand::List { datacenter, client } => list(datacenter, client).await,
+        SecretCommand::Set { which, file } => {
             let value = read(file)?;
-            order(which, Method::PUT, "", Some(&json!({"value": &*value}))).await
+            request(which, Method::PUT, "", Some(&json!({"value": &*value}))).await
         }
-        Act::Rotate(which) => order(which, Method::POST, "/rotate", None).await,
-        Act::Remove(which) => order(which, Method::DELETE, "", None).await,
+        SecretCommand::Rotate(which) => request(which, Method::POST, "/rotate", None).await,
+        SecretCommand::Remove(which) => request(which, Method::DELETE, "", None).await,
     }
 }
 
-async fn list(datacenter: &DatacenterName, as_json: bool, server: &ServerFlags) -> anyhow::Result<ExitCode> {
+async fn list(datacenter: &DatacenterName, client: &ClientFlags) -> anyhow::Result<ExitCode> {
     let path = format!("api/v1/datacenters/{datacenter}/secrets");
-    let listed: Vec<Listed> = server.connect()?.get_json(&path).await?;
-    if as_json {
-        println!("{}", serde_json::to_string_pretty(&listed)?);
-        return Ok(ExitCode::SUCCESS);
+    let listed: Vec<ListedSecret> = client.connect()?.get_json(&path).await?;
+    if client.json {
+        return print_json(&listed);
     }
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["NAME", "SOURCE", "READERS", "AGE", "VALID UNTIL", "HOSTS"]);
+    let mut table = table(["NAME", "SOURCE", "READERS", "AGE", "VALID UNTIL", "HOSTS"]);
     for one in &listed {
         let readers: Vec<String> = one.readers.iter().map(ToString::to_string).collect();
         table.add_row([
@@ -108,19 +101,11 @@ async fn list(datacenter: &DatacenterName, as_json: bool, server: &ServerFlags) 
             readers.join("\n"),
             one.age_seconds.map(age).unwrap_or_default(),
             one.valid_until.clone().unwrap_or_default(),
-            hosts(&one.hosts),
+            some_of(&one.hosts, MOST_NAMED).join(", "),
         ]);
     }
     println!("{table}");
     Ok(ExitCode::SUCCESS)
-}
-
-fn hosts(hosts: &[HostName]) -> String {
-    let mut named: Vec<String> = hosts.iter().take(MOST_NAMED).map(ToString::to_string).collect();
-    if let more @ 1.. = hosts.len().saturating_sub(MOST_NAMED) {
-        named.push(format!("{more} more"));
-    }
-    named.join(", ")
 }
 
 fn age(seconds: i64) -> String {
@@ -132,7 +117,8 @@ fn age(seconds: i64) -> String {
     }
 }
 
-/// A value from a file or standard input. The end of its only line is not part of it; of several lines every byte is.
+/// Reads a value from a file or standard input. The end of a single line is not part of the value;
+/// of several lines every byte is.
 fn read(file: &Path) -> anyhow::Result<Zeroizing<String>> {
     let words = || format!("cannot read {}", file.display());
     let source: Box<dyn std::io::Read> = match file.to_str() {
@@ -149,25 +135,20 @@ fn read(file: &Path) -> anyhow::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(value.to_owned()))
 }
 
-async fn order(which: &Which, method: Method, end: &str, body: Option<&Value>) -> anyhow::Result<ExitCode> {
+async fn request(which: &NamedSecret, method: Method, end: &str, body: Option<&Value>) -> anyhow::Result<ExitCode> {
     let path = format!("api/v1/datacenters/{}/secrets/{}{end}", which.datacenter, which.name);
-    let servers = which.server.connect()?;
-    let Some(server) = servers.in_order().first().cloned() else { bail!("no server was given") };
-    let (status, answer) = server.call(method, &path, &[], body, ANSWER).await?;
-    if which.json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
+    let (status, answer) = call(&which.client.connect()?, method, &path, &[], body, ANSWER).await?;
+    if which.client.json {
+        print_json(&answer)?;
     } else if status.is_success() {
         println!("{} of {}: #{}", which.name, which.datacenter, answer["sequence"]);
         for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
             println!("  {note}");
         }
     } else {
-        eprintln!("conf-master: {}", answer["error"].as_str().unwrap_or("no reason was given"));
-        let faults = answer["faults"].as_array().filter(|faults| faults.len() > 1);
-        for fault in
-            faults.into_iter().flatten().filter_map(|fault| serde_json::from_value::<Fault>(fault.clone()).ok())
-        {
-            eprintln!("  {fault}");
+        eprintln!("conf-master: {}", reason(&answer));
+        if answer["faults"].as_array().is_some_and(|faults| faults.len() > 1) {
+            print_faults(&answer);
         }
     }
     Ok(if status.is_success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -1,66 +1,70 @@
 //! `conf-master update`: replaces a section's configuration, from a shell.
 
-use std::{
-    io::{self, Read as _},
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
-};
+use std::io::{self, Read as _};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use conf_core::upstream::UpstreamError;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::cli::client::{ServerFlags, show};
-use crate::{delivery::Delivery, judge::plan::Plan, landing::update::section::SectionName};
+use crate::cli::client::connect::{ClientFlags, call};
+use crate::cli::client::print::{print_faults, print_json, words};
+use crate::cli::client::show;
+use crate::delivery::Delivery;
+use crate::judge::ChangePlan;
+use crate::landing::SectionName;
 
-/// How long an answer is waited for, beyond what delivery may take.
+/// How long to wait for an answer, beyond the time for delivery.
 const ANSWER: Duration = Duration::from_secs(90);
-/// How often a request is sent that nobody answered. It has a key, so that it lands once at most.
+/// How often a request without an answer is sent. It has a key, so that it lands once at most.
 const TRIES: u32 = 3;
 
 /// Flags of `update`.
 #[derive(Debug, clap::Args)]
-pub struct Flags {
-    /// What to replace: KIND/NAME or KIND/NAME@BRANCH, datacenters/ID/VERSION, datacenter-configuration/CLASS, or a layer of
-    /// one of these two, as in datacenters/us-west/v1:services/web
+pub(crate) struct UpdateFlags {
+    /// The section to replace: KIND/NAME or KIND/NAME@BRANCH, datacenters/ID/VERSION,
+    /// datacenter-configuration/CLASS, or a layer of one of the last two, as in
+    /// datacenters/us-west/v1:services/web
     #[arg(value_name = "SECTION")]
-    pub section: SectionName,
-    /// What it shall say: a file of JSON or HOCON; - reads standard input
+    section: SectionName,
+    /// A file with the new content, JSON or HOCON; - reads standard input
     #[arg(long, value_name = "F")]
-    pub file: PathBuf,
-    /// The version that this was made from, -1 for a new section; without it whatever is newest is replaced
+    file: PathBuf,
+    /// The version that the change was made from, -1 for a new section; without it the newest
+    /// version is replaced
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    pub version: Option<i64>,
-    /// The version of the component's schema that this is written for
+    version: Option<i64>,
+    /// The version of the component's schema that the content is written for
     #[arg(long, value_name = "N", default_value_t = 1)]
-    pub schema_version: i64,
-    /// Sent again with the same key a request lands once; without it a random one is made
+    schema_version: i64,
+    /// The idempotency key: a request that is sent again with the same key lands once; without it a
+    /// random key is made
     #[arg(long, value_name = "K")]
-    pub idempotency_key: Option<String>,
-    /// Wait until every host runs it, at most so many seconds; exit code 1 when some do not
+    idempotency_key: Option<String>,
+    /// Wait until every host runs the change, at most this many seconds; exit code 1 when some
+    /// hosts do not
     #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "30")]
-    pub wait: Option<u64>,
-    /// It may remove much at once
+    wait: Option<u64>,
+    /// Allow a change that removes more than the shrink guard allows
     #[arg(long)]
-    pub allow_shrink: bool,
-    /// It may break what its class promises programs of its settings, for this reason
+    allow_shrink: bool,
+    /// Allow a change that breaks the promise of the class about compatible settings, for this
+    /// reason
     #[arg(long, value_name = "REASON")]
-    pub breaking: Option<String>,
-    /// Only try it: nothing lands
+    breaking: Option<String>,
+    /// A dry run: nothing lands
     #[arg(long)]
-    pub dry_run: bool,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// How to reach conf-master
+    dry_run: bool,
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    pub server: ServerFlags,
+    client: ClientFlags,
 }
 
-/// `conf-master update`
-pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+/// Sends the update, and prints the answer.
+pub(crate) async fn run(flags: &UpdateFlags) -> anyhow::Result<ExitCode> {
     let text = read(flags)?;
     let version = match flags.version {
         Some(version) => version,
@@ -80,8 +84,8 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
         body["breaking"] = json!(reason);
     }
     let (status, answer) = send(flags, &body).await?;
-    if flags.json {
-        println!("{}", serde_json::to_string_pretty(&answer)?);
+    if flags.client.json {
+        print_json(&answer)?;
     } else {
         tell(flags, status, &answer);
     }
@@ -89,7 +93,7 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     Ok(if status.is_success() && !late { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn read(flags: &Flags) -> anyhow::Result<String> {
+fn read(flags: &UpdateFlags) -> anyhow::Result<String> {
     if flags.file.as_os_str() == "-" {
         let mut text = String::new();
         io::stdin().lock().read_to_string(&mut text).context("cannot read standard input")?;
@@ -98,26 +102,25 @@ fn read(flags: &Flags) -> anyhow::Result<String> {
     std::fs::read_to_string(&flags.file).with_context(|| format!("cannot read {}", flags.file.display()))
 }
 
-async fn newest(flags: &Flags) -> anyhow::Result<i64> {
-    let (_, answer) = show::ask(&flags.server, &flags.section, "").await?;
+async fn newest(flags: &UpdateFlags) -> anyhow::Result<i64> {
+    let (_, answer) = show::ask(&flags.client, &flags.section, "").await?;
     answer["version"].as_i64().with_context(|| format!("{} cannot be read: {}", flags.section, answer["error"]))
 }
 
-/// Sends it until somebody answers.
-async fn send(flags: &Flags, body: &Value) -> anyhow::Result<(StatusCode, Value)> {
+/// Sends the request until somebody answers.
+async fn send(flags: &UpdateFlags, body: &Value) -> anyhow::Result<(StatusCode, Value)> {
     let key = flags.idempotency_key.clone().unwrap_or_else(|| format!("{:032x}", rand::random::<u128>()));
     let (query, wait) = match flags.wait {
         Some(seconds) => (format!("?wait=delivered&timeout={seconds}"), ANSWER + Duration::from_secs(seconds)),
         None => (String::new(), ANSWER),
     };
     let path = format!("api/v1/config/update{query}");
-    let servers = flags.server.connect()?;
+    let servers = flags.client.connect()?;
     let mut tries = 0;
     loop {
-        let Some(server) = servers.in_order().first().cloned() else { bail!("no server was given") };
         let headers = [("idempotency-key", key.as_str())];
         tries += 1;
-        match server.call(Method::POST, &path, &headers, Some(body), wait).await {
+        match call(&servers, Method::POST, &path, &headers, Some(body), wait).await {
             Err(UpstreamError::Unreachable { cause, .. }) if tries < TRIES && !cause.is_connect() => {
                 eprintln!("no answer ({cause}); sent again with the same key, so that it lands once");
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -127,17 +130,10 @@ async fn send(flags: &Flags, body: &Value) -> anyhow::Result<(StatusCode, Value)
     }
 }
 
-fn tell(flags: &Flags, status: StatusCode, answer: &Value) {
-    let words = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+fn tell(flags: &UpdateFlags, status: StatusCode, answer: &Value) {
     if !status.is_success() {
         eprintln!("conf-master: {}", words(&answer["error"]));
-        for fault in answer["faults"].as_array().into_iter().flatten() {
-            match serde_json::from_value::<crate::fault::refusal::Fault>(fault.clone()) {
-                Ok(fault) => eprintln!("  {fault}"),
-                Err(_) => eprintln!("  {fault}"),
-            }
-        }
-        return;
+        return print_faults(answer);
     }
     if answer["dryRun"] == true {
         println!("{}: it would land; nothing did", flags.section);
@@ -147,7 +143,7 @@ fn tell(flags: &Flags, status: StatusCode, answer: &Value) {
     for note in answer["notes"].as_array().into_iter().flatten() {
         println!("  {}", words(note));
     }
-    if let Ok(plan) = serde_json::from_value::<Plan>(answer["plan"].clone()) {
+    if let Ok(plan) = serde_json::from_value::<ChangePlan>(answer["plan"].clone()) {
         print!("{plan}");
     }
     if let Ok(delivery) = serde_json::from_value::<Delivery>(answer["delivery"].clone()) {

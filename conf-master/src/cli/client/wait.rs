@@ -1,79 +1,74 @@
 //! `conf-master wait`: ends when enough hosts run a change, or when time is up.
 
-use std::{
-    io::{self, IsTerminal as _},
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
+use conf_core::daemon::chain;
 use conf_core::{
-    daemon::chain,
     retry::Backoff,
     upstream::{UpstreamError, Upstreams},
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use libconf::name::{DatacenterName, Sequence};
 use reqwest::Method;
-use serde_json::Value;
 
-use crate::cli::client::ServerFlags;
+use crate::cli::client::connect::{ClientFlags, call};
+use crate::cli::client::print::{print_json, words};
 use crate::delivery::{Delivery, Percent};
 
-/// One question lasts no longer: what stands between may cut a silent connection after half a minute.
+/// The longest question: a proxy may cut a silent connection after half a minute.
 const POLL: Duration = Duration::from_secs(25);
-/// The network's part of an answer.
+/// The time that the network may add to an answer.
 const ANSWER: Duration = Duration::from_secs(15);
-/// A bar moves, and a question is asked, no more often.
+/// The pause between two questions, and between two moves of the bar.
 const PAUSE: Duration = Duration::from_millis(250);
-/// A line is printed no more often.
+/// The pause between two lines.
 const LINE: Duration = Duration::from_secs(1);
-/// Hosts that are named at the end: all of them.
+/// How many hosts are listed at the end: all of them.
 const MOST_SHOWN: usize = 1_000_000;
 
 /// Flags of `wait`.
 #[derive(Debug, clap::Args)]
-pub struct Flags {
-    /// Which datacenters
+pub(crate) struct WaitFlags {
+    /// The datacenters
     #[arg(value_name = "ID/VERSION", required = true)]
-    pub datacenters: Vec<DatacenterName>,
-    /// The change that they must run; one that does not touch a datacenter asks for its newest before it. Without it the newest
-    /// change
+    datacenters: Vec<DatacenterName>,
+    /// The change that the hosts must run; for a datacenter that it does not touch, the newest
+    /// snapshot before it. Without it, the newest change
     #[arg(long, value_name = "N")]
-    pub sequence: Option<Sequence>,
-    /// How many of each datacenter's hosts are enough, 1 to 100
+    sequence: Option<Sequence>,
+    /// The share of each datacenter's hosts that is enough, 1 to 100
     #[arg(long, value_name = "PERCENT", default_value = "100")]
-    pub percent: Percent,
-    /// Only reports that hosts have signed count: those of hosts whose key is in the inventory
+    percent: Percent,
+    /// Count only reports that hosts have signed, which needs their keys in the inventory
     #[arg(long)]
-    pub proven: bool,
-    /// How many seconds to wait at most; 0 says how it stands
+    proven: bool,
+    /// The most seconds to wait; 0 shows the state now
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
-    pub timeout: u64,
-    /// Print JSON
-    #[arg(long)]
-    pub json: bool,
-    /// How to reach conf-master
+    timeout: u64,
+    /// How to reach conf-master, and how to print its answer
     #[command(flatten)]
-    pub server: ServerFlags,
+    client: ClientFlags,
 }
 
-/// `conf-master wait`
-pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
+/// Waits, and prints who runs the change.
+pub(crate) async fn run(flags: &WaitFlags) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let timeout = Duration::from_secs(flags.timeout);
-    let servers = flags.server.connect()?;
-    let mut progress = Progress::new(flags.json);
+    let servers = flags.client.connect()?;
+    let mut progress = Progress::new(flags.client.json);
     let mut question = Question { flags, sequence: flags.sequence, delivered: None };
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
     let mut last = loop {
         let left = timeout.saturating_sub(started.elapsed());
-        // The first answer says how it stands.
+        // The first question returns the state at once.
         let wait = if question.delivered.is_some() { left.min(POLL) } else { Duration::ZERO };
         let pause = match question.ask(&servers, wait, None).await {
             Ok(delivery) => {
                 backoff.reset();
-                // What is newest is settled once.
+                // The newest change is looked up once.
                 question.sequence = Some(delivery.sequence);
                 question.delivered = Some(delivery.datacenters.iter().map(|one| one.delivered).sum());
                 progress.show(&delivery);
@@ -82,13 +77,13 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
                 }
                 PAUSE
             }
-            Err(NoAnswer::Passing(error)) if !left.is_zero() => {
-                // conf-master may be restarting: hosts report to it again by themselves.
+            Err(WaitError::Passing(error)) if !left.is_zero() => {
+                // conf-master may be restarting: then the hosts report to it again by themselves.
                 progress.away(&error);
-                backoff.after(error.retry_after())
+                backoff.after(&error)
             }
-            Err(NoAnswer::Passing(error)) => return Err(error).context("nobody knows which hosts run it"),
-            Err(NoAnswer::Refused(error)) => return Err(error),
+            Err(WaitError::Passing(error)) => return Err(error).context("the state of the hosts is unknown"),
+            Err(WaitError::Refused(error)) => return Err(error),
         };
         tokio::time::sleep(pause.min(timeout.saturating_sub(started.elapsed()))).await;
     };
@@ -99,8 +94,8 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
     {
         last = all;
     }
-    if flags.json {
-        println!("{}", serde_json::to_string_pretty(&last)?);
+    if flags.client.json {
+        print_json(&last)?;
     } else {
         print!("{last}");
         if !last.complete {
@@ -111,22 +106,22 @@ pub async fn run(flags: &Flags) -> anyhow::Result<ExitCode> {
 }
 
 struct Question<'f> {
-    flags: &'f Flags,
+    flags: &'f WaitFlags,
     sequence: Option<Sequence>,
-    /// How many hosts had it when it was last asked.
+    /// The number of hosts that ran it at the last answer.
     delivered: Option<usize>,
 }
 
 /// Why there is no answer.
-enum NoAnswer {
-    /// Asked again it may come.
+enum WaitError {
+    /// Asked again, the server may answer.
     Passing(UpstreamError),
-    /// It will not.
+    /// The server refuses; it would do so again.
     Refused(anyhow::Error),
 }
 
 impl Question<'_> {
-    async fn ask(&self, servers: &Upstreams, wait: Duration, limit: Option<usize>) -> Result<Delivery, NoAnswer> {
+    async fn ask(&self, servers: &Upstreams, wait: Duration, limit: Option<usize>) -> Result<Delivery, WaitError> {
         let Question { flags, sequence, delivered } = self;
         let options = [
             sequence.map(|sequence| format!("&sequence={sequence}")),
@@ -136,20 +131,20 @@ impl Question<'_> {
         ];
         let datacenters = flags.datacenters.iter().map(|one| format!("&datacenter={one}"));
         let options = datacenters.chain(options.into_iter().flatten()).collect::<Vec<_>>().concat();
-        // Whole seconds, rounded up.
+        // Whole seconds are sent, rounded up.
         let seconds = wait.as_millis().div_ceil(1000);
         let path = format!("api/v1/delivery?percent={}&timeout={seconds}{options}", flags.percent);
-        let server = servers.in_order().first().cloned().ok_or(NoAnswer::Passing(UpstreamError::NoServer))?;
-        let asked = server.call::<Value>(Method::GET, &path, &[], None, wait + ANSWER).await;
-        let (status, body) = match asked {
+        let (status, body) = match call(servers, Method::GET, &path, &[], None, wait + ANSWER).await {
             Ok(answer) => answer,
-            Err(error @ UpstreamError::Unreachable { .. }) => return Err(NoAnswer::Passing(error)),
-            Err(error) => return Err(NoAnswer::Refused(error.into())),
+            Err(error @ (UpstreamError::Unreachable { .. } | UpstreamError::NoServer)) => {
+                return Err(WaitError::Passing(error));
+            }
+            Err(error) => return Err(WaitError::Refused(error.into())),
         };
-        let words = || body["error"].as_str().map_or_else(|| body.to_string(), str::to_owned);
+        let words = || words(body.get("error").filter(|error| error.is_string()).unwrap_or(&body));
         if status.is_server_error() {
-            let (url, words) = (server.url().to_string(), words());
-            return Err(NoAnswer::Passing(UpstreamError::Refused { url, status, words, retry_after: None }));
+            let (url, words) = (flags.client.server.to_string(), words());
+            return Err(WaitError::Passing(UpstreamError::Refused { url, status, words, retry_after: None }));
         }
         let read = || {
             if !status.is_success() {
@@ -157,11 +152,11 @@ impl Question<'_> {
             }
             serde_json::from_value(body.clone()).context("the answer is not of this project; is the URL right?")
         };
-        read().map_err(NoAnswer::Refused)
+        read().map_err(WaitError::Refused)
     }
 }
 
-/// How it goes, on standard error: a bar where somebody watches, lines where it is kept.
+/// Shows the progress on standard error: a bar on a terminal, lines elsewhere.
 struct Progress {
     bar: Option<ProgressBar>,
     lines: bool,

@@ -1,4 +1,4 @@
-//! What is shown of reports, to people and programs.
+//! Reports as people and programs see them.
 
 use std::sync::Arc;
 
@@ -6,27 +6,27 @@ use conf_core::{api::HostReport, snapshot::Snapshot};
 use libconf::name::{DatacenterName, HostName, Sequence};
 use serde::{Deserialize, Serialize};
 
-use crate::delivery::hosts::{Heard, Proof};
+use crate::delivery::hosts::report::{Proof, ReceivedReport};
 use crate::delivery::inventory::Inventory;
 
 /// A report as it is shown: without the signature, with what it proves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ShownReport {
-    /// What the host says.
+pub(crate) struct ShownReport {
+    /// The report.
     #[serde(flatten)]
-    pub report: HostReport,
-    /// Whose word it is; nothing where nobody has looked.
+    pub(crate) report: HostReport,
+    /// Who vouches for it; absent when the report was not verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub proof: Option<ShownProof>,
-    /// Why it does not count, where it is not proven.
+    pub(crate) proof: Option<ShownProof>,
+    /// Why it does not count, when it is not proven.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unproven: Option<String>,
+    pub(crate) unproven: Option<String>,
 }
 
-/// [`Proof`], in a word.
+/// [`Proof`] in one word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ShownProof {
+pub(crate) enum ShownProof {
     /// Signed by the host.
     Signed,
     /// Taken on the conf-slave's word.
@@ -36,21 +36,21 @@ pub enum ShownProof {
 }
 
 impl ShownReport {
-    /// For people and programs.
-    pub fn new(heard: &Heard, proof: Option<Proof>) -> Self {
+    /// Prepares a report for people and programs.
+    pub(crate) fn new(received: &ReceivedReport, proof: Option<Proof>) -> Self {
         let (proof, unproven) = match proof {
             None => (None, None),
             Some(Proof::Signed) => (Some(ShownProof::Signed), None),
             Some(Proof::Word) => (Some(ShownProof::Word), None),
             Some(Proof::None(why)) => (Some(ShownProof::None), Some(why.to_string())),
         };
-        ShownReport { report: HostReport { signature: None, ..heard.report.clone() }, proof, unproven }
+        ShownReport { report: HostReport { signature: None, ..received.report.clone() }, proof, unproven }
     }
 }
 
-/// `GET /api/v1/datacenters/<id>/<version>/hosts`
+/// The answer of `GET /api/v1/datacenters/<id>/<version>/hosts`.
 #[derive(Debug, Serialize)]
-pub struct HostsAnswer {
+pub(crate) struct HostsAnswer {
     datacenter: DatacenterName,
     sequence: Sequence,
     hosts: Vec<HostLine>,
@@ -64,15 +64,16 @@ struct HostLine {
     report: ShownReport,
     /// It runs another snapshot than the datacenter's newest.
     late: bool,
-    /// The datacenter's inventory names it.
+    /// The datacenter's inventory lists it.
     listed: bool,
 }
 
 impl HostsAnswer {
-    /// Sets reports, in the order of their hosts' names, against the newest snapshot and the inventory.
-    pub fn new(snapshot: &Snapshot, inventory: &Inventory, reports: &[Arc<Heard>]) -> Self {
+    /// Compares reports, in the order of their hosts' names, with the newest snapshot and the
+    /// inventory.
+    pub(crate) fn new(snapshot: &Snapshot, inventory: &Inventory, reports: &[Arc<ReceivedReport>]) -> Self {
         let is_silent = |host: &&HostName| reports.binary_search_by(|one| one.report.host.cmp(host)).is_err();
-        let line = |one: &Arc<Heard>| {
+        let line = |one: &Arc<ReceivedReport>| {
             let listed = inventory.hosts.get(&one.report.host);
             HostLine {
                 late: one.report.commit != Some(snapshot.commit),

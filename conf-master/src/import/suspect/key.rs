@@ -1,47 +1,31 @@
-//! Which keys name secrets.
+//! Decides which keys name secrets.
 
-/// Words that say so wherever a key ends with them: `dbpassword`, `JWTSecret`, `olcRootPW`.
-const ENDINGS: [&str; 19] = [
-    "password",
-    "passwd",
-    "passphrase",
-    "pass",
-    "pwd",
-    "pw",
-    "secret",
-    "token",
-    "apikey",
-    "accesskey",
-    "secretkey",
-    "privatekey",
-    "signingkey",
-    "signkey",
-    "encryptionkey",
-    "authkey",
-    "accountkey",
-    "sharedkey",
-    "sessionkey",
-];
-/// Words that say so as a key's last one.
-const LAST: [&str; 5] = ["secrets", "masterauth", "credential", "credentials", "pin"];
-/// Words that end like one of those by chance.
-const OTHERS: [&str; 4] = ["compass", "encompass", "bypass", "surpass"];
-/// Directives of nginx and Apache: where to pass a request on.
-const PASSED_TO: [&str; 6] = ["proxy", "fastcgi", "uwsgi", "scgi", "grpc", "memcached"];
+/// Words that name a secret wherever a key ends with them: `dbpassword`, `JWTSecret`, `olcRootPW`.
+const ENDINGS: &str = "password passwd passphrase pass pwd pw secret token apikey accesskey secretkey privatekey signingkey \
+                       signkey encryptionkey authkey accountkey sharedkey sessionkey";
+/// Words that name a secret as the last word of a key.
+const LAST: &str = "secrets masterauth credential credentials pin";
+/// Words that have such an ending by chance.
+const OTHERS: &str = "compass encompass bypass surpass";
+/// Directives of nginx and Apache that name where to pass a request on.
+const PASSED_TO: &str = "proxy fastcgi uwsgi scgi grpc memcached";
 
-/// True for a key whose value is a secret.
+fn is_one_of(list: &str, word: &str) -> bool {
+    list.split(' ').any(|one| one == word)
+}
+
+/// Tells whether the value of a key is a secret.
 pub(crate) fn is_secret(key: &str) -> bool {
     let words = words(key);
     let [.., last] = words.as_slice() else { return false };
-    if matches!(words.as_slice(), [.., to, pass] if pass == "pass" && PASSED_TO.contains(&to.as_str())) {
+    if matches!(words.as_slice(), [.., to, pass] if pass == "pass" && is_one_of(PASSED_TO, to)) {
         return false;
     }
     let together = words.concat();
-    LAST.contains(&last.as_str())
-        || (ENDINGS.iter().any(|ending| together.ends_with(ending)) && !OTHERS.contains(&last.as_str()))
+    is_one_of(LAST, last) || (ENDINGS.split(' ').any(|ending| together.ends_with(ending)) && !is_one_of(OTHERS, last))
 }
 
-/// What stands under such a key, with its article.
+/// Describes the value of such a key, with an article.
 pub(crate) fn what(key: &str) -> &'static str {
     let last = words(key).pop().unwrap_or_default();
     let ends = |endings: &[&str]| endings.iter().any(|ending| last.ends_with(ending));
@@ -56,8 +40,9 @@ pub(crate) fn what(key: &str) -> &'static str {
     }
 }
 
-/// The words of a key: `ssoCookieSignSecret`, `SSO_COOKIE_SIGN_SECRET` and `sso-cookie.sign-secret` have the same.
-pub fn words(key: &str) -> Vec<String> {
+/// Splits a key into words: `ssoCookieSignSecret`, `SSO_COOKIE_SIGN_SECRET` and
+/// `sso-cookie.sign-secret` have the same.
+pub(crate) fn words(key: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut before = '_';
     for letter in key.chars() {

@@ -1,31 +1,37 @@
-//! Finds a key and its value in a line, however files write it.
+//! Finds a key and its value in a line, in the notations that configuration files use.
 
 use std::{ops::Range, sync::LazyLock};
 
 use regex::{Regex, RegexSet};
 
-use crate::import::suspect::{key::is_secret, pattern};
+use crate::import::suspect::key::is_secret;
+
+/// Compiles a pattern. Patterns here are fixed: a wrong one would fail every test.
+pub(crate) fn pattern(text: &str) -> Regex {
+    Regex::new(text).expect("the pattern is well-formed")
+}
 
 const KEY: &str = r"[A-Za-z_][A-Za-z0-9_.-]*";
-/// What names a value that stands elsewhere. One with a default in it is no such thing: the default may be the value.
+/// A reference to a value elsewhere. A reference with a default does not match: the default may be
+/// the value.
 const REFERENCE: &str = r"\$\{[A-Za-z0-9_.]+(?::|:-|:?\?[^}]*)?\}|\$\{(?:env|sys|file|vault|ssm)[:.][^}]*\}|\$\([^)]*\)|\{\{.*?\}\}|%\([^)]*\)s|<[^<>]*>";
 
-/// A line that is nothing but a key and its value.
+/// A line that holds nothing but a key and its value.
 static LINE: LazyLock<Regex> = LazyLock::new(|| {
     pattern(&format!(r#"^\s*(?:- |export |set )?\s*(?:"({KEY})"|'({KEY})'|({KEY}))\s*(?:=>|:=|[:=])\s*(\S.*?)\s*$"#))
 });
 static TWO_WORDS: LazyLock<Regex> = LazyLock::new(|| pattern(&format!(r#"^\s*({KEY})\s+("[^"]*"|'[^']*'|\S+)\s*$"#)));
-/// A key and what separates it from its value, anywhere in a line.
+/// A key and the separator before its value, anywhere in a line.
 static ASSIGNED: LazyLock<Regex> = LazyLock::new(|| pattern(&format!(r#"({KEY})["']?\s*(?:=>|:=|[:=])\s*"#)));
 /// A flag whose value is the next word, in a command or in a list of words.
 static FLAG: LazyLock<Regex> = LazyLock::new(|| pattern(&format!(r#"--({KEY})(?:\s+|["']\s*,\s*)"#)));
 static ELEMENT: LazyLock<Regex> = LazyLock::new(|| pattern(&format!(r"<({KEY})>([^<\n]+)</")));
 static COMMENT: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\s*(?:#+|;+|//+|--(?:\s|$)|!|<!--|REM )"));
 static BLOCK: LazyLock<Regex> = LazyLock::new(|| pattern(r"^[|>][-+0-9]*(?:\s+#.*)?$"));
-/// The beginning of an object, in whose members the values stand.
+/// The beginning of an object; its members hold the values.
 static OBJECT: LazyLock<Regex> = LazyLock::new(|| pattern(&format!(r#"^\{{\s*["']?\$?{KEY}["']?\s*[:=]"#)));
 static AT_REFERENCE: LazyLock<Regex> = LazyLock::new(|| pattern(&format!("^(?:{REFERENCE})")));
-/// What says that the value stands elsewhere, or that there is none.
+/// A value that refers elsewhere, or stands for no value.
 static ELSEWHERE: LazyLock<RegexSet> = LazyLock::new(|| {
     RegexSet::new([
         r"(?i)^(?:true|false|yes|no|on|off|none|null|nil|~|0|1|required|optional|prompt|default|undefined)$",
@@ -40,33 +46,34 @@ static PATH: LazyLock<Regex> = LazyLock::new(|| {
     pattern(r"^(?:file:[A-Za-z0-9._/-]*|(?:\.{1,2}|~)/[A-Za-z0-9._/-]*|/[A-Za-z0-9._-]*/[A-Za-z0-9._/-]*)$")
 });
 
-/// True for what stands under such a key and is no secret: the name of one that is kept elsewhere, or nothing at all.
+/// Tells whether a value under such a key is not a secret: a reference to one that is kept
+/// elsewhere, or no value.
 pub(crate) fn stands_elsewhere(key: &str, value: &str) -> bool {
-    // The letters of a key may happen to be those of a path, but never have a dot among them.
+    // The letters of a key may look like a path, but a key never contains a dot.
     let is_path = || PATH.is_match(value) && (value.contains('.') || !key.to_ascii_lowercase().ends_with("key"));
     ELSEWHERE.is_match(value) || BLOCK.is_match(value) || OBJECT.is_match(value) || is_path()
 }
 
-/// The key of a secret whose value begins in the next line, as YAML has it.
+/// Returns the key of a secret whose value begins in the next line, as in YAML.
 pub(crate) fn before_block(line: &str) -> Option<&str> {
     let captures = LINE.captures(line)?;
     let key = (1..=3).find_map(|group| captures.get(group))?.as_str();
     (is_secret(key) && BLOCK.is_match(&captures[4])).then_some(key)
 }
 
-/// How far a line is indented, in bytes; a dash before a key counts as YAML counts it.
+/// Returns the indentation of a line, in bytes; a dash before a key counts as in YAML.
 pub(crate) fn indent(line: &str) -> usize {
     line.len() - line.trim_start_matches([' ', '\t', '-']).len()
 }
 
-/// The lines that are indented further, from the first letter to the last.
+/// Returns the range of the lines that are indented further, from the first letter to the last.
 pub(crate) fn block(indented: usize, text: &str) -> Range<usize> {
     let belongs = |line: &&str| line.trim().is_empty() || line.len() - line.trim_start().len() > indented;
     let length = text.split_inclusive('\n').take_while(belongs).map(str::len).sum();
     trimmed(text, 0..length)
 }
 
-/// Tells of every key in a line that names a secret, with the bytes of its value.
+/// Calls `tell` for every key in a line that names a secret, with the range of its value.
 pub(crate) fn in_line(line: &str, mut tell: impl FnMut(&str, Range<usize>)) {
     let comment = COMMENT.find(line).map_or(0, |marker| marker.end());
     let body = &line[comment..];
@@ -87,7 +94,7 @@ pub(crate) fn in_line(line: &str, mut tell: impl FnMut(&str, Range<usize>)) {
             if !is_sentence(&value) {
                 tell(key, value);
             }
-            // `password: "a", token: "b"` goes on.
+            // A line such as `password: "a", token: "b"` holds more pairs.
             if !is_object && !body.trim_start().starts_with(['{', '[']) && !body.contains([',', '&']) {
                 return;
             }
@@ -118,14 +125,14 @@ pub(crate) fn in_line(line: &str, mut tell: impl FnMut(&str, Range<usize>)) {
         while let Some(captures) = form.captures_at(body, from) {
             let (whole, key) = (captures.get(0).expect("it matched"), captures.get(1).expect("it is no option"));
             from = whole.end();
-            // `"NAME=a value"` is quoted as a whole.
+            // A pair such as `"NAME=a value"` is quoted as a whole.
             let before = &body[..key.start()];
             let quote = before.chars().next_back().filter(|before| matches!(before, '"' | '\''));
             let value = match quote {
                 Some(quote) if !whole.as_str()[key.len()..].starts_with(quote) => until(quote, body, whole.end()),
                 _ => one_value(body, whole.end()),
             };
-            // `{"$secret": "NAME"}` is what settings say of a secret, and another flag is no value.
+            // `{"$secret": "NAME"}` is a reference to a secret, and another flag is not a value.
             let is_none = before.ends_with("\"$") || (is_flag && body[value.clone()].starts_with('-'));
             if !is_none && !is_sentence(&value) {
                 tell(key.as_str(), value);
@@ -134,7 +141,7 @@ pub(crate) fn in_line(line: &str, mut tell: impl FnMut(&str, Range<usize>)) {
     }
 }
 
-/// The statements of a line, without their end marks and without a comment behind them.
+/// Splits a line into statements, without their end marks and without a trailing comment.
 fn statements(body: &str) -> Vec<Range<usize>> {
     let mut statements = Vec::new();
     let (mut start, mut quote, mut before) = (0, None, ' ');
@@ -160,7 +167,8 @@ fn statements(body: &str) -> Vec<Range<usize>> {
     statements
 }
 
-/// The value that is the rest of a line: what is between quotes, or all of it but an end mark and a comment.
+/// Returns the value that is the rest of a line: the text between quotes, or the rest without an
+/// end mark and a comment.
 fn whole_value(body: &str, rest: Range<usize>, in_comment: bool) -> Range<usize> {
     if body[rest.start..].starts_with(['"', '\'']) || in_comment {
         return one_value(body, rest.start);
@@ -170,7 +178,7 @@ fn whole_value(body: &str, rest: Range<usize>, in_comment: bool) -> Range<usize>
     trimmed(body, rest.start..rest.start + text[..end].trim_end().trim_end_matches([';', ',']).len())
 }
 
-/// The value that begins here, amid other things.
+/// Returns the value that begins here and may be followed by other text.
 fn one_value(body: &str, start: usize) -> Range<usize> {
     let text = &body[start..];
     if let Some(quote) = text.chars().next().filter(|first| matches!(first, '"' | '\'')) {
@@ -181,7 +189,7 @@ fn one_value(body: &str, start: usize) -> Range<usize> {
     start..start + end.map_or(text.len(), |end| named + end)
 }
 
-/// What stands before the quote that closes it.
+/// Returns the range up to the closing quote.
 fn until(quote: char, body: &str, start: usize) -> Range<usize> {
     let mut escaped = false;
     for (at, letter) in body[start..].char_indices() {

@@ -1,9 +1,10 @@
-//! Finds what looks like a secret in a file. It is a search for shapes and words, so it finds too much rather than too little;
-//! what it does not find a person still has to.
+//! Finds text that looks like a secret. The search is for shapes and words, so it finds too much
+//! rather than too little; a person has to find the rest.
 //!
-//! Here are shapes and whole files; `line` finds a key and its value in a line, `key` knows which keys name secrets.
+//! This module has the shapes and whole files; `line` finds a key and its value in a line, `key`
+//! decides which keys name secrets.
 
-mod key;
+pub(crate) mod key;
 mod line;
 #[cfg(test)]
 mod tests;
@@ -12,29 +13,24 @@ use std::{ops::Range, sync::LazyLock};
 
 use regex::Regex;
 
-pub use crate::import::suspect::key::words;
+use crate::import::suspect::line::pattern;
 
-/// What looks like a secret.
+/// Text that looks like a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Finding {
-    /// Where its value stands, in bytes of the text.
-    pub range: Range<usize>,
-    /// What it looks like, with its article.
-    pub what: &'static str,
-    /// The key under which it stands, where there is one.
-    pub key: Option<String>,
-}
-
-/// Patterns here are fixed; one that were wrong would fail every test.
-fn pattern(text: &str) -> Regex {
-    Regex::new(text).expect("the pattern is well-formed")
+pub(crate) struct Finding {
+    /// The range of its value, in bytes of the text.
+    pub(crate) range: Range<usize>,
+    /// What it looks like, with an article.
+    pub(crate) what: &'static str,
+    /// Its key, where there is one.
+    pub(crate) key: Option<String>,
 }
 
 static PRIVATE_KEY: LazyLock<Regex> = LazyLock::new(|| {
     let label = "(?:[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?|OpenVPN Static key V1)";
     pattern(&format!(r"-----BEGIN {label}-----(?s:.*?)(?:-----END {label}-----|\z)|AGE-SECRET-KEY-1[0-9A-Z]+"))
 });
-/// A block that everybody may read, from its first line to its last.
+/// A public block, from its first line to its last.
 static PUBLIC: LazyLock<Regex> = LazyLock::new(|| {
     let label = "(?:[A-Z0-9 ]*(?:CERTIFICATE|CERTIFICATE REQUEST|PUBLIC KEY|PARAMETERS|CRL))";
     pattern(&format!(r"-----BEGIN {label}-----[A-Za-z0-9+/=\s]*-----END {label}-----"))
@@ -50,8 +46,8 @@ static HASH: LazyLock<Regex> = LazyLock::new(|| {
 static IN_ADDRESS: LazyLock<Regex> =
     LazyLock::new(|| pattern(r#"[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@"'<>]*:([^\s/@"'<>]+)@"#));
 
-/// Finds what looks like a secret in a text; sorted, none within another.
-pub fn in_text(file: &str, text: &str) -> Vec<Finding> {
+/// Finds text that looks like a secret; the findings are sorted and do not overlap.
+pub(crate) fn in_text(file: &str, text: &str) -> Vec<Finding> {
     if let Some(whole) = whole(file, text) {
         return vec![whole];
     }
@@ -94,9 +90,9 @@ pub fn in_text(file: &str, text: &str) -> Vec<Finding> {
     found
 }
 
-/// Says what a file that is no UTF-8 text looks like. It is searched as if it were a text of some other encoding: without the
-/// bytes that UTF-16 puts between letters, and without what cannot be read.
-pub fn in_bytes(file: &str, bytes: &[u8]) -> Option<&'static str> {
+/// Says what a file that is not UTF-8 text looks like. It is searched as text of another encoding:
+/// without the zero bytes that UTF-16 puts between letters, and without unreadable bytes.
+pub(crate) fn in_bytes(file: &str, bytes: &[u8]) -> Option<&'static str> {
     if ["p12", "pfx", "jks", "keystore", "kdb", "kdbx", "keytab", "ppk"].contains(&extension(&name(file))) {
         return Some("a store of keys");
     }
@@ -105,12 +101,13 @@ pub fn in_bytes(file: &str, bytes: &[u8]) -> Option<&'static str> {
     in_text(file, &text).first().map(|finding| finding.what)
 }
 
-/// What begins a text and is no part of it: the mark of an encoding, or what could not be read of it.
+/// Removes the mark of an encoding, or unreadable bytes, from the beginning of a text.
 fn without_mark(text: &str) -> &str {
     text.trim_start_matches(['\u{feff}', char::REPLACEMENT_CHARACTER])
 }
 
-/// Takes all of a file whose name says that it is a secret, unless it is made of such blocks alone as can be told apart.
+/// Takes the whole of a file whose name marks it as a secret, unless it consists of separate key
+/// blocks.
 fn whole(file: &str, text: &str) -> Option<Finding> {
     let value = text.trim();
     if value.is_empty() || !is_secret_file(file) {
@@ -132,7 +129,7 @@ fn extension(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(_, extension)| extension)
 }
 
-/// Files whose whole content is a secret, by their names.
+/// Tells by its name whether the whole content of a file is a secret.
 fn is_secret_file(file: &str) -> bool {
     let name = name(file);
     matches!(extension(&name), "key" | "keyfile" | "secret" | "token" | "password" | "pass")

@@ -1,4 +1,4 @@
-//! Texts, and what in them looks like a secret.
+//! Texts with and without secrets.
 
 use crate::import::suspect::*;
 
@@ -60,7 +60,7 @@ fn keys_that_name_secrets() {
 }
 
 #[test]
-fn what_is_none() {
+fn values_that_are_no_secrets_are_not_found() {
     for line in [
         "password = ${DB_PASSWORD}",
         "password: {{ vault.db }}",
@@ -134,7 +134,7 @@ fn files_that_are_secrets_as_a_whole() {
 }
 
 #[test]
-fn files_that_are_no_text() {
+fn binary_files_are_searched() {
     assert_eq!(in_bytes("tls/web.p12", b"\0\x01"), Some("a store of keys"));
     assert_eq!(in_bytes("tls/web.key", b"\0\x01"), Some("a key or password file"));
     assert_eq!(in_bytes("logo.png", b"\0\x01"), None);

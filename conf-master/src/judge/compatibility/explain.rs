@@ -1,24 +1,23 @@
-//! Where two schemas differ, for people. What is found here is words; that there is something was decided before.
+//! Explains where two schemas differ, for people. That they differ was decided before.
 
 use std::collections::BTreeMap;
 
 use conf_core::settings::{JsonPointer, Lines, Schema};
-use jsonschema::{
-    JsonType,
-    canonical::{ArrayView, CanonicalSchema, CanonicalView, Containment, ObjectView, Satisfiability},
-};
+use jsonschema::JsonType;
+use jsonschema::canonical::{ArrayView, CanonicalSchema, CanonicalView, Containment, ObjectView, Satisfiability};
 use serde_json::{Map, Value};
 
-use crate::judge::compatibility::What;
-use crate::judge::schema::{MOST_FAULTS, cut};
+use crate::judge::compatibility::violation::Allowance;
+use crate::judge::schema::compile::MOST_FAULTS;
+use crate::judge::schema::fault::cut;
 
-/// `$ref` leads to `$ref` so many times at most.
+/// The most references that are followed in a row.
 const MOST_HOPS: usize = 16;
-/// Deeper than this the place where it was is told.
+/// The depth below which only the place above is told.
 const MOST_LEVELS: usize = 16;
 
-/// The places where `inner` allows more than `outer`, at least one.
-pub(crate) fn walk(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Vec<(JsonPointer, What)> {
+/// Finds the places where `inner` allows more than `outer`, at least one.
+pub(crate) fn walk(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Vec<(JsonPointer, Allowance)> {
     let mut walking = Walking { found: Vec::new(), seen: Vec::new() };
     walking.at(inner, outer, &JsonPointer::default(), 0);
     let mut found = walking.found;
@@ -27,19 +26,20 @@ pub(crate) fn walk(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Vec<(Jso
     }
     if found.len() > MOST_FAULTS {
         found.truncate(MOST_FAULTS);
-        found.push((JsonPointer::default(), What::More));
+        found.push((JsonPointer::default(), Allowance::More));
     }
     found
 }
 
 struct Walking {
-    found: Vec<(JsonPointer, What)>,
-    /// Definitions of both sides that were compared, or are being: a tree has no end.
+    found: Vec<(JsonPointer, Allowance)>,
+    /// Pairs of definitions that were compared, or are being compared: a recursive schema has no
+    /// end.
     seen: Vec<(String, String)>,
 }
 
 impl Walking {
-    /// Notes what is wrong at a place; nothing where nothing is.
+    /// Notes the differences at a place, if there are any.
     fn at(&mut self, inner: &CanonicalSchema, outer: &CanonicalSchema, place: &JsonPointer, level: usize) {
         if self.found.len() > MOST_FAULTS || matches!(outer.covers(inner), Ok(Containment::Yes)) {
             return;
@@ -66,22 +66,22 @@ impl Walking {
 
     fn objects(&mut self, inner: &ObjectView, outer: &ObjectView, place: &JsonPointer, level: usize) {
         for key in outer.required.iter().filter(|key| !inner.required.contains(key)) {
-            self.found.push((place.join(key), What::LeftOut));
+            self.found.push((place.join(key), Allowance::LeftOut));
         }
         if let Some(named) = only(outer) {
             match only(inner) {
                 Some(may) => {
                     let strangers = may.iter().filter(|key| !named.contains(key));
-                    self.found.extend(strangers.map(|key| (place.join(key), What::Key)));
+                    self.found.extend(strangers.map(|key| (place.join(key), Allowance::Key)));
                 }
-                None => self.found.push((place.clone(), What::OtherKeys)),
+                None => self.found.push((place.clone(), Allowance::OtherKeys)),
             }
         }
         let mut names: Vec<&String> = inner.properties.keys().chain(outer.properties.keys()).collect();
         names.sort();
         names.dedup();
         for key in names {
-            // Which patterns a key matches is not looked at here.
+            // Patterns that a key matches are not considered here.
             let of = |view: &ObjectView| match view.properties.get(key) {
                 Some(schema) => Some(Some(schema.clone())),
                 None if view.pattern_properties.is_empty() => Some(view.additional_properties.clone()),
@@ -91,12 +91,13 @@ impl Walking {
                 (_, Some(None) | None) | (None, _) => {}
                 (Some(Some(inner)), Some(Some(outer))) if is_nothing(&outer) => {
                     if !is_nothing(&inner) {
-                        self.found.push((place.join(key), What::Key));
+                        self.found.push((place.join(key), Allowance::Key));
                     }
                 }
                 (Some(Some(inner)), Some(Some(outer))) => self.at(&inner, &outer, &place.join(key), level),
                 (Some(None), Some(Some(outer))) => {
-                    let what = if is_nothing(&outer) { What::Key } else { What::Values("anything".to_owned()) };
+                    let what =
+                        if is_nothing(&outer) { Allowance::Key } else { Allowance::Values("anything".to_owned()) };
                     self.found.push((place.join(key), what));
                 }
             }
@@ -110,11 +111,11 @@ impl Walking {
         match (&inner.additional_properties, &outer.additional_properties) {
             (inner, Some(outer)) if is_nothing(outer) => {
                 if !inner.as_ref().is_some_and(is_nothing) {
-                    self.found.push((place.clone(), What::OtherKeys));
+                    self.found.push((place.clone(), Allowance::OtherKeys));
                 }
             }
             (Some(inner), Some(outer)) => self.at(inner, outer, &other, level),
-            (None, Some(_)) => self.found.push((other, What::Values("anything".to_owned()))),
+            (None, Some(_)) => self.found.push((other, Allowance::Values("anything".to_owned()))),
             (_, None) => {}
         }
     }
@@ -126,14 +127,14 @@ impl Walking {
             let place = place.join(&if at == prefix { "*".to_owned() } else { at.to_string() });
             match (item(inner, at), item(outer, at)) {
                 (Some(inner), Some(outer)) => self.at(&inner, &outer, &place, level),
-                (None, Some(_)) => self.found.push((place, What::Values("anything".to_owned()))),
+                (None, Some(_)) => self.found.push((place, Allowance::Values("anything".to_owned()))),
                 (_, None) => {}
             }
         }
     }
 }
 
-/// The keys that may stand in an object, where no others may.
+/// Lists the keys that an object may have, when it may have no others.
 fn only(view: &ObjectView) -> Option<Vec<String>> {
     let values = match view.property_names.as_ref()?.view() {
         CanonicalView::Const(value) => vec![value],
@@ -148,13 +149,13 @@ fn is_nothing(schema: &CanonicalSchema) -> bool {
     schema.satisfiability() == Satisfiability::No
 }
 
-/// True when what differs is within objects, or within lists: the types are the same.
+/// Tells whether the difference is within objects or lists: the types are the same.
 fn same_otherwise(inner: &CanonicalSchema, outer: &CanonicalSchema) -> bool {
     let of = |schema: &CanonicalSchema| Schema::new(&schema.to_json_schema()).notes().kind;
     of(inner) == of(outer)
 }
 
-/// What a schema says of objects, where one part of it does.
+/// Returns the part of a schema about objects, when there is one such part.
 fn object(schema: &CanonicalSchema, hops: usize) -> Option<ObjectView> {
     match part(schema, JsonType::Object, hops)?.view() {
         CanonicalView::Object(view) => Some(view),
@@ -171,16 +172,16 @@ fn object(schema: &CanonicalSchema, hops: usize) -> Option<ObjectView> {
     }
 }
 
-/// What a schema says of lists, where one part of it does.
+/// Returns the part of a schema about lists, when there is one such part.
 fn array(schema: &CanonicalSchema, hops: usize) -> Option<ArrayView> {
     match part(schema, JsonType::Array, hops)?.view() {
         CanonicalView::Array(view) => Some(view),
-        // That it says nothing of lists is told of them as a whole.
+        // A schema without a part about lists is reported as a whole.
         _ => None,
     }
 }
 
-/// The one part of a schema that speaks of this type.
+/// Returns the one part of a schema about this type.
 fn part(schema: &CanonicalSchema, wanted: JsonType, hops: usize) -> Option<CanonicalSchema> {
     if hops > MOST_HOPS {
         return None;
@@ -200,18 +201,18 @@ fn part(schema: &CanonicalSchema, wanted: JsonType, hops: usize) -> Option<Canon
     }
 }
 
-/// What `inner` allows and `outer` does not, in words.
-fn remainder(inner: &CanonicalSchema, outer: &CanonicalSchema) -> What {
+/// Describes what `inner` allows and `outer` does not.
+fn remainder(inner: &CanonicalSchema, outer: &CanonicalSchema) -> Allowance {
     let proven = matches!(outer.covers(inner), Ok(Containment::No));
     match inner.subtract(outer) {
-        Ok(left) if proven => What::Values(words(left.to_json_schema())),
-        Ok(left) => What::Unknown(format!("perhaps {}", words(left.to_json_schema()))),
-        Err(_) if proven => What::Values("other values".to_owned()),
-        Err(_) => What::Unknown("the two are too intricate to be compared".to_owned()),
+        Ok(left) if proven => Allowance::Values(words(left.to_json_schema())),
+        Ok(left) => Allowance::Unknown(format!("perhaps {}", words(left.to_json_schema()))),
+        Err(_) if proven => Allowance::Values("other values".to_owned()),
+        Err(_) => Allowance::Unknown("the two are too complex to compare".to_owned()),
     }
 }
 
-/// What a schema allows, in a line.
+/// Describes what a schema allows, in a line.
 fn words(mut schema: Value) -> String {
     if let Some(members) = schema.as_object_mut() {
         members.remove("$schema");
@@ -231,13 +232,13 @@ fn words(mut schema: Value) -> String {
     cut(&all.join(", "))
 }
 
-/// Whether two schemas differ in nothing but what explains them.
+/// Tells whether two schemas differ only in their annotations.
 pub(crate) fn say_the_same(one: &Value, other: &Value) -> bool {
-    // A note may be referred to, and is a rule then.
+    // An annotation that a reference leads to is a rule.
     one == other || (refer_to_definitions(one) && refer_to_definitions(other) && bare(one) == bare(other))
 }
 
-/// Whether every reference leads to a definition, or to the whole.
+/// Tells whether every reference leads to a definition or to the whole schema.
 fn refer_to_definitions(schema: &Value) -> bool {
     let leads_there = |reference: &Value| {
         let reference = reference.as_str().and_then(|reference| reference.strip_prefix('#'));
@@ -248,7 +249,7 @@ fn refer_to_definitions(schema: &Value) -> bool {
     };
     match schema {
         Value::Object(members) => members.iter().all(|(key, value)| {
-            // A setting may have that name, which only makes the answer more careful.
+            // A setting may have such a name; then the answer is only more careful.
             let refers = key == "$ref" || key == "$dynamicRef" || key == "$recursiveRef";
             (!refers || leads_there(value)) && refer_to_definitions(value)
         }),
@@ -257,31 +258,24 @@ fn refer_to_definitions(schema: &Value) -> bool {
     }
 }
 
-/// What of a schema says what is allowed, without what only explains it.
+/// Removes the annotations of a schema.
 fn bare(schema: &Value) -> Value {
-    const NOTES: [&str; 8] =
-        ["title", "description", "$comment", "default", "examples", "deprecated", "readOnly", "writeOnly"];
-    const NAMED: [&str; 7] = [
-        "properties",
-        "patternProperties",
-        "$defs",
-        "definitions",
-        "dependentSchemas",
-        "dependentRequired",
-        "dependencies",
-    ];
-    const LITERAL: [&str; 3] = ["const", "enum", "required"];
+    const NOTES: &str = "title description $comment default examples deprecated readOnly writeOnly";
+    const NAMED: &str =
+        "properties patternProperties $defs definitions dependentSchemas dependentRequired dependencies";
+    const LITERAL: &str = "const enum required";
+    let is_one_of = |list: &str, key: &str| list.split(' ').any(|one| one == key);
     let Value::Object(members) = schema else {
         return match schema {
             Value::Array(items) => Value::Array(items.iter().map(bare).collect()),
             other => other.clone(),
         };
     };
-    let kept = members.iter().filter(|(key, _)| !NOTES.contains(&key.as_str()) && !key.starts_with("x-"));
+    let kept = members.iter().filter(|(key, _)| !is_one_of(NOTES, key) && !key.starts_with("x-"));
     let said = kept.map(|(key, value)| {
         let value = match value {
-            value if LITERAL.contains(&key.as_str()) => value.clone(),
-            Value::Object(named) if NAMED.contains(&key.as_str()) => {
+            value if is_one_of(LITERAL, key) => value.clone(),
+            Value::Object(named) if is_one_of(NAMED, key) => {
                 Value::Object(named.iter().map(|(name, schema)| (name.clone(), bare(schema))).collect())
             }
             value => bare(value),
@@ -291,7 +285,7 @@ fn bare(schema: &Value) -> Value {
     Value::Object(said.collect())
 }
 
-/// The line where a schema speaks of a place in the settings, or of what is around it.
+/// Finds the line of a schema about a place in the settings, or about the value around it.
 pub(crate) fn line(schema: &Value, lines: &Lines, place: &JsonPointer) -> Option<usize> {
     let mut spoken = vec![JsonPointer::default()];
     let mut at = JsonPointer::default();
@@ -313,7 +307,7 @@ pub(crate) fn line(schema: &Value, lines: &Lines, place: &JsonPointer) -> Option
     spoken.iter().rev().find_map(|place| lines.at(place))
 }
 
-/// The place to which local references lead from here.
+/// Follows local references from a place.
 fn followed(schema: &Value, mut at: JsonPointer) -> JsonPointer {
     for _ in 0..MOST_HOPS {
         let referred = at.find(schema).and_then(|node| node.get("$ref")?.as_str()?.strip_prefix('#'));

@@ -1,34 +1,36 @@
-//! Two schemas: whether one allows only what the other does.
+//! Compares two schemas: whether one allows only what the other allows.
 //!
-//! That is decided by the library which validates settings, on its normal form of both; what it cannot prove counts as broken.
+//! The library that validates settings decides that, on its normal form of both. A containment that
+//! it cannot prove counts as broken.
 
-use conf_core::settings::{self, Compatibility, Format, JsonPointer, Lines};
-use jsonschema::{
-    CanonicalizationError, PatternOptions,
-    canonical::{self, CanonicalSchema, CanonicalView, Containment, OperandMismatch},
-};
+use conf_core::settings::{Compatibility, Format, JsonPointer, Lines};
+use jsonschema::CanonicalizationError;
+use jsonschema::canonical::{self, CanonicalSchema, CanonicalView, Containment, OperandMismatch};
 use serde_json::{Value, json};
 
-use crate::judge::compatibility::{Direction, Lack, What, directions, explain};
-use crate::judge::schema::{self, BadSchema, FILE, PATTERN_BYTES};
+use crate::judge::compatibility::explain;
+use crate::judge::compatibility::violation::{Allowance, Direction, Violation, directions};
+use crate::judge::schema::compile::{compiled, parse, patterns};
+use crate::judge::schema::fault::{BadSchema, cut};
 
-/// The key by which a schema says what is promised.
+/// The key by which a schema declares its promise.
 pub(crate) const KEY: &str = "x-compatibility";
 
-/// What of the promise of `before` a change to `after` would break; `None` is no schema. Errors: `after` is no schema that can be used.
+/// Allowance of the promise of `before` a change to `after` would break; `None` is no schema.
+/// Errors: `after` is no schema that can be used.
 ///
 /// With a `before` it takes as long as the schemas like: to be called in the worker alone.
-pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<Lack>, BadSchema> {
-    // For one that nobody could use no program was written.
+pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<Violation>, BadSchema> {
+    // No program was written for a schema that could not be used.
     let old = before.and_then(|text| parse(text).ok()).map(Value::Object);
-    let old = old.filter(|old| schema::compiled(old).is_ok());
+    let old = old.filter(|old| compiled(old).is_ok());
     let directions = old.as_ref().map_or(&[][..], |old| directions(promise(old).unwrap_or_default()));
     let new = match after.map(parse) {
         Some(Ok(schema)) => Value::Object(schema),
-        // Whether it has to be one says what runs it.
+        // The components that run it decide whether it has to be a valid schema.
         Some(Err(_)) if directions.is_empty() => return Ok(Vec::new()),
         Some(Err(bad)) => return Err(bad),
-        // Whatever is an object can stand where nothing says otherwise.
+        // Differenceever is an object can stand where nothing says otherwise.
         None => json!({}),
     };
     if let Err(found) = promise(&new) {
@@ -38,15 +40,15 @@ pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<L
         return Err(BadSchema { line, reason });
     }
     let Some(old) = old.filter(|_| !directions.is_empty()) else { return Ok(Vec::new()) };
-    schema::compiled(&new)?;
-    // Where `format` is but a note to the validator, it may be more to a program.
+    compiled(&new)?;
+    // `format` is only an annotation to the validator, but may be more to a program.
     let with_formats = [before, after].into_iter().flatten().any(|text| text.contains("\"format\""));
-    let mut lacks = Vec::new();
+    let mut violations = Vec::new();
     for asserted in [None, Some(true)].into_iter().take(1 + usize::from(with_formats)) {
-        let old = Side::new(&old, asserted);
-        let new = Side::new(&new, asserted);
+        let old = NormalSchema::new(&old, asserted);
+        let new = NormalSchema::new(&new, asserted);
         for direction in directions {
-            if lacks.iter().any(|lack: &Lack| lack.direction == *direction) {
+            if violations.iter().any(|violation: &Violation| violation.direction == *direction) {
                 continue;
             }
             let (inner, outer) = match direction {
@@ -57,7 +59,7 @@ pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<L
                 (Ok(inner), Ok(outer)) => differences(inner, outer),
                 (Err(error), _) | (_, Err(error)) => unknown(why(error)),
             };
-            lacks.extend(found.into_iter().map(|(place, what)| Lack {
+            violations.extend(found.into_iter().map(|(place, what)| Violation {
                 pointer: place.to_string(),
                 line: None,
                 direction: *direction,
@@ -66,54 +68,49 @@ pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<L
         }
     }
     if let Some(lines) = after.and_then(|text| Lines::of(Format::Json, text.as_bytes())) {
-        for lack in &mut lacks {
-            let Ok(place) = lack.pointer.parse::<JsonPointer>();
-            lack.line = explain::line(&new, &lines, &place);
+        for violation in &mut violations {
+            let Ok(place) = violation.pointer.parse::<JsonPointer>();
+            violation.line = explain::line(&new, &lines, &place);
         }
     }
-    Ok(lacks)
+    Ok(violations)
 }
 
-fn parse(text: &str) -> Result<serde_json::Map<String, Value>, BadSchema> {
-    settings::parse(FILE, Format::Json, text.as_bytes())
-        .map_err(|fault| BadSchema { line: fault.line, reason: fault.reason })
-}
-
-/// What a schema promises, or what it says instead.
+/// Allowance a schema promises, or what it says instead.
 fn promise(schema: &Value) -> Result<Compatibility, String> {
     match schema.get(KEY) {
         None => Ok(Compatibility::default()),
         Some(Value::String(word)) => word.parse().map_err(|()| format!("{word:?}")),
-        Some(other) => Err(schema::cut(&other.to_string())),
+        Some(other) => Err(cut(&other.to_string())),
     }
 }
 
 /// One of the two schemas.
-struct Side<'a> {
+struct NormalSchema<'a> {
     written: &'a Value,
     normal: CanonicalSchema,
 }
 
-impl<'a> Side<'a> {
+impl<'a> NormalSchema<'a> {
     fn new(written: &'a Value, asserted: Option<bool>) -> Result<Self, CanonicalizationError> {
         let options = || {
-            let patterns = PatternOptions::regex().size_limit(PATTERN_BYTES).dfa_size_limit(PATTERN_BYTES);
-            let options = canonical::options().with_pattern_options(patterns).offline();
+            let options = canonical::options().with_pattern_options(patterns()).offline();
             match asserted {
                 Some(asserted) => options.should_validate_formats(asserted),
                 None => options,
             }
         };
         let normal = options().canonicalize(written)?;
-        // Settings are never anything else.
+        // Settings are always an object.
         let object = options().with_draft(normal.draft()).canonicalize(&json!({"type": "object"}))?;
         let normal = normal.intersect(&object).unwrap_or(normal);
-        Ok(Side { written, normal })
+        Ok(NormalSchema { written, normal })
     }
 }
 
-/// What `inner` allows and `outer` does not, or may not; nothing only where it is proven that there is nothing.
-fn differences(inner: &Side<'_>, outer: &Side<'_>) -> Vec<(JsonPointer, What)> {
+/// Allowance `inner` allows and `outer` does not, or may not; nothing only where it is proven that
+/// there is nothing.
+fn differences(inner: &NormalSchema<'_>, outer: &NormalSchema<'_>) -> Vec<(JsonPointer, Allowance)> {
     if explain::say_the_same(inner.written, outer.written) {
         return Vec::new();
     }
@@ -122,7 +119,7 @@ fn differences(inner: &Side<'_>, outer: &Side<'_>) -> Vec<(JsonPointer, What)> {
             let place = raw.pointer.filter(|place| !place.is_empty());
             let place =
                 place.map_or_else(|| "one of the two schemas".to_owned(), |place| format!("{place} of a schema"));
-            return unknown(format!("{place} is too intricate to be compared"));
+            return unknown(format!("{place} is too complex to compare"));
         }
     }
     match outer.normal.covers(&inner.normal) {
@@ -132,11 +129,11 @@ fn differences(inner: &Side<'_>, outer: &Side<'_>) -> Vec<(JsonPointer, What)> {
     }
 }
 
-fn unknown(why: String) -> Vec<(JsonPointer, What)> {
-    vec![(JsonPointer::default(), What::Unknown(why))]
+fn unknown(why: String) -> Vec<(JsonPointer, Allowance)> {
+    vec![(JsonPointer::default(), Allowance::Unknown(why))]
 }
 
-/// Why two schemas cannot be compared.
+/// Explains why two schemas cannot be compared.
 fn why(error: &CanonicalizationError) -> String {
     match error {
         CanonicalizationError::IncompatibleOperands(OperandMismatch::Drafts { .. }) => {

@@ -1,112 +1,100 @@
-//! A component without a schema: its settings before and after, where its class asks for that. A key that is there is taken for
-//! one that programs need, and the type of its value for the only one that they read.
+//! Compares the settings of a component without a schema before and after a change, where its class
+//! asks for that. Every key counts as needed by programs, and the type of its value as the only one
+//! that they read.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conf_core::{
-    layers::{self, Stack},
-    settings::{JsonPointer, asked_secret},
-};
+use conf_core::layers::{self, Stack};
+use conf_core::settings::JsonPointer;
+use conf_core::settings::asked_secret;
 use git2::Repository;
-use libconf::name::{ComponentVersion, DatacenterName, HostName, ObjectId, RefName};
+use libconf::name::{ComponentVersion, HostName, ObjectId, RefName};
 use serde_json::{Map, Value};
 
-use crate::judge::compatibility::{Declared, Direction, WAY_OUT, declared, directions};
-use crate::{
-    catalog::{
-        Datacenter, Delta,
-        resolve::Caused,
-        side::{self, Side},
-    },
-    fault::refusal::Fault,
-    judge::{
-        schema::{FILE, MOST_FAULTS},
-        validate::Validator,
-    },
-    store::refs::Target,
-};
+use crate::catalog::{DatacenterChange, DatacenterView};
+use crate::fault::{Caused, Fault};
+use crate::judge::compatibility::trailer::{self, Trailer};
+use crate::judge::compatibility::violation::{Direction, WAY_OUT, directions};
+use crate::judge::schema::compile::{FILE, MOST_FAULTS};
+use crate::store::RefTarget;
 
-/// What a change does to the promise of a datacenter's class.
+/// How a change keeps the promise of a datacenter's class.
 #[derive(Debug, Default)]
-pub struct Settled {
-    /// Where it would be broken.
-    pub faults: Vec<Caused>,
-    /// Where it is broken knowingly: for whoever made the change.
-    pub notes: Vec<String>,
+pub(crate) struct SettingsComparison {
+    /// The places where it would be broken.
+    pub(crate) faults: Vec<Caused>,
+    /// The places where it is broken knowingly, for the author of the change.
+    pub(crate) notes: Vec<String>,
 }
 
-/// Judges what `delta` makes of the settings of components without a schema. `changes` are the refs that move with it. An error is
-/// the repository's.
-pub fn judge(
-    validator: &Validator,
+/// Compares the settings of components without a schema before and after a change. `changes` are
+/// the refs that move with it. An error is the repository's.
+pub(crate) fn compare(
     repo: &Repository,
-    name: &DatacenterName,
-    before: &Datacenter,
-    delta: &Delta,
-    changes: &BTreeMap<RefName, Option<Target>>,
-) -> Result<Settled, git2::Error> {
-    let mut settled = Settled::default();
-    let directions = directions(before.settings_compatibility);
+    change: &DatacenterChange<'_>,
+    changes: &BTreeMap<RefName, Option<RefTarget>>,
+) -> Result<SettingsComparison, git2::Error> {
+    let mut outcome = SettingsComparison::default();
+    let Some(before) = &change.before else { return Ok(outcome) };
+    let directions = directions(before.manifest.settings_compatibility);
     if directions.is_empty() {
-        return Ok(settled);
+        return Ok(outcome);
     }
-    let overrides = |tree: ObjectId| validator.overrides(repo, tree);
-    let Some(after) = Side::after(name, Some(before), delta, &overrides)? else { return Ok(settled) };
-    let before = Side::before(name, before, &overrides)?;
-    let comparing = Comparing { repo, before: &before, after: &after, directions };
-    for component in side::affected(repo, Some(&before), &after, delta)? {
+    let name = before.name;
+    let comparing = Comparing { repo, before, after: &change.after, directions };
+    for component in change.affected(repo)? {
         let found = comparing.component(&component)?;
         let Some(first) = found.first() else { continue };
         let mut reasons = Vec::new();
         for tip in first.causes.iter().collect::<BTreeSet<_>>().into_iter().filter_map(|cause| *changes.get(cause)?) {
-            match declared(repo, tip.commit)? {
-                Declared::Breaking(reason) => reasons.push(reason),
-                Declared::Unclear(reason) => {
-                    settled.faults.push(Caused { fault: Fault::new(reason), causes: first.causes.clone() });
+            match trailer::in_commit(repo, tip.commit)? {
+                Trailer::Breaking(reason) => reasons.push(reason),
+                Trailer::Unclear(reason) => {
+                    outcome.faults.push(Caused { fault: Fault::new(reason), causes: first.causes.clone() });
                 }
-                Declared::Nothing => {}
+                Trailer::Absent => {}
             }
         }
         match reasons.pop() {
-            Some(reason) => settled.notes.push(format!("{name}: {component} breaks compatibility: {reason}")),
-            None => settled.faults.extend(found),
+            Some(reason) => outcome.notes.push(format!("{name}: {component} breaks compatibility: {reason}")),
+            None => outcome.faults.extend(found),
         }
     }
-    settled.faults.iter_mut().for_each(|caused| caused.fault.datacenter = Some(name.clone()));
-    Ok(settled)
+    Caused::place_in(&mut outcome.faults, name);
+    Ok(outcome)
 }
 
-struct Comparing<'a> {
+struct Comparing<'a, 'v> {
     repo: &'a Repository,
-    before: &'a Side<'a>,
-    after: &'a Side<'a>,
+    before: &'a DatacenterView<'v>,
+    after: &'a DatacenterView<'v>,
     directions: &'a [Direction],
 }
 
-impl Comparing<'_> {
+impl Comparing<'_, '_> {
     fn component(&self, name: &ComponentVersion) -> Result<Vec<Caused>, git2::Error> {
         let mut found = Vec::new();
         let (Some(old), Some(new)) = (self.before.sources(name), self.after.sources(name)) else { return Ok(found) };
-        // A schema that comes now says nothing of what was promised before.
+        // A schema that is added now does not change the earlier promise.
         if old.raw || new.raw || self.has_schema(old.component_tree)? {
             return Ok(found);
         }
         let stack = |sources| layers::stack(self.repo, sources, &name.component, None).ok();
-        // What cannot be read is refused for that.
+        // Layers that cannot be read are refused elsewhere.
         let (Some(old), Some(new)) = (stack(&old), stack(&new)) else { return Ok(found) };
         let mut told = BTreeSet::new();
         for group in self.after.groups(self.repo, name)? {
             let host = group.host();
-            let ingredients = |side: &Side<'_>| side.ingredients(self.repo, name, host);
+            let ingredients = |view: &DatacenterView<'_>| view.ingredients(self.repo, name, host);
             if ingredients(self.before)? == ingredients(self.after)? {
                 continue;
             }
-            let old = old.clone().on_host(self.before.instance, &name.component, host);
-            let new = new.clone().on_host(self.after.instance, &name.component, host);
+            let old = old.clone().on_host(&self.before.manifest.instance, &name.component, host);
+            let new = new.clone().on_host(&self.after.manifest.instance, &name.component, host);
             let merged = [old.merged(), new.merged()];
             for direction in self.directions {
                 for (place, reason) in differences(*direction, &merged[0], &merged[1]) {
-                    // What hosts have in common is told once.
+                    // A difference that hosts have in common is told once.
                     if told.len() < MOST_FAULTS && told.insert((*direction, place.clone())) {
                         found.push(self.fault(name, host, [&old, &new], &place, reason));
                     }
@@ -120,7 +108,7 @@ impl Comparing<'_> {
         Ok(self.repo.find_tree(tree.into())?.get_name(FILE).is_some())
     }
 
-    /// In the file of the layer that has the last word there, or had it.
+    /// Places a fault in the file of the layer that sets the value, or did.
     fn fault(
         &self,
         name: &ComponentVersion,
@@ -148,7 +136,7 @@ impl Comparing<'_> {
     }
 }
 
-/// Where settings differ so that a program may not read them.
+/// Finds the differences that a program may not read.
 fn differences(direction: Direction, old: &Map<String, Value>, new: &Map<String, Value>) -> Vec<(JsonPointer, String)> {
     let (inner, outer) = match direction {
         Direction::Backward => (new, old),
@@ -156,16 +144,13 @@ fn differences(direction: Direction, old: &Map<String, Value>, new: &Map<String,
     };
     let mut found = Vec::new();
     objects(inner, outer, &JsonPointer::default(), &mut found);
-    let word = match direction {
-        Direction::Backward => "backward",
-        Direction::Forward => "forward",
-    };
+    let word = direction.word();
     let told = found.into_iter().map(|(place, differs)| {
         let what = match (direction, differs) {
             (Direction::Backward, None) => {
-                "the key is gone, and a program written for what was before may need it".into()
+                "the key is gone, and programs written for the old settings may need it".into()
             }
-            (Direction::Forward, None) => "the key is new, and a program that needs it may read what was before".into(),
+            (Direction::Forward, None) => "the key is new, and programs that need it may read the old settings".into(),
             (Direction::Backward, Some((inner, outer))) => format!("this is {inner} now and was {outer} before"),
             (Direction::Forward, Some((inner, outer))) => format!("this was {inner} before and is {outer} now"),
         };
@@ -174,7 +159,7 @@ fn differences(direction: Direction, old: &Map<String, Value>, new: &Map<String,
     told.collect()
 }
 
-/// The kinds of the two values; none where there is no value in one of them.
+/// The kinds of the two values; `None` when one of them is absent.
 type Differs = Option<(&'static str, &'static str)>;
 
 fn objects(
@@ -196,7 +181,7 @@ fn values(inner: &Value, outer: &Value, place: &JsonPointer, found: &mut Vec<(Js
     match (inner, outer) {
         (Value::Object(one), Value::Object(other)) if kind(inner) == kind(outer) => objects(one, other, place, found),
         (Value::Array(items), Value::Array(known)) => {
-            // What may stand in a list that was empty nobody can see. Lists may be long, kinds are few.
+            // The items of a list that was empty are unknown. Lists may be long, kinds are few.
             let kinds: BTreeSet<_> = known.iter().map(kind).collect();
             let stranger = items.iter().find(|item| !kinds.iter().any(|known| fits(kind(item), known)));
             if let (Some(stranger), Some(known)) = (stranger, known.first()) {
@@ -211,14 +196,14 @@ fn values(inner: &Value, outer: &Value, place: &JsonPointer, found: &mut Vec<(Js
 const WHOLE: &str = "a whole number";
 const FRACTION: &str = "a number with a fraction";
 
-/// Who reads the one reads the other.
+/// Tells whether a program that reads the wanted kind reads the given one.
 fn fits(given: &str, wanted: &str) -> bool {
     given == wanted || (given == WHOLE && wanted == FRACTION)
 }
 
 fn kind(value: &Value) -> &'static str {
     match value {
-        // Its value is text.
+        // The value of a secret is text.
         asking if asked_secret(asking).is_some() => "a string",
         Value::Null => "null",
         Value::Bool(_) => "true or false",
@@ -236,7 +221,7 @@ mod tests {
 
     use super::*;
 
-    /// JSON Merge Patch.
+    /// Applies a JSON Merge Patch.
     fn patch(settings: &mut Map<String, Value>, change: Map<String, Value>) {
         for (key, value) in change {
             match (settings.get_mut(&key), value) {
@@ -248,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_types_of_settings_are_kept() {
+    fn removed_keys_and_changed_types_of_settings_are_found() {
         let object = |value: Value| value.as_object().cloned().unwrap_or_default();
         let old = object(json!({
             "port": 80, "ratio": 0.5, "name": "a", "pool": {"size": 1, "tags": ["x"]}, "empty": [], "password": {"$secret": "P"},
@@ -279,7 +264,7 @@ mod tests {
             assert_eq!(places(Direction::Backward, change.clone()), backward, "backward {change}");
             assert_eq!(places(Direction::Forward, change.clone()), forward, "forward {change}");
         }
-        // In a time that grows with them, not with one times the other.
+        // The time grows with the length of the lists, not with the product of both lengths.
         let long = |most: Value| {
             let mut items = vec![most; 500_000];
             items.push(json!(""));

@@ -1,19 +1,20 @@
-//! Which changes of a schema keep which promise.
+//! Changes of a schema, and the promises that they keep.
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use crate::judge::compatibility::{Direction, schemas::compare};
-use crate::judge::schema::compiled;
+use crate::judge::compatibility::schemas::compare;
+use crate::judge::compatibility::violation::Direction;
+use crate::judge::schema::compile::compiled;
 
-/// Each place that breaks the promise, and in which direction.
+/// Lists each place that breaks the promise, and its direction.
 fn found(before: &Value, after: &Value) -> Vec<(Direction, String, String)> {
     let found = compare(Some(&before.to_string()), Some(&after.to_string())).unwrap();
-    found.into_iter().map(|lack| (lack.direction, lack.pointer.clone(), lack.to_string())).collect()
+    found.into_iter().map(|one| (one.direction, one.pointer.clone(), one.to_string())).collect()
 }
 
 #[test]
-fn what_looks_like_a_note_and_is_a_rule_is_compared() {
+fn annotations_that_act_as_rules_are_compared() {
     let referred = |most: u64| {
         json!({
             "properties": {"port": {"$ref": "#/x-types/port"}},
@@ -56,11 +57,12 @@ fn properties(properties: Value) -> Value {
     json!({"type": "object", "properties": properties})
 }
 
-/// What changes, from what to what, and the places where that breaks the one and the other promise.
+/// A change: its name, the schemas before and after, and the places that break backward and forward
+/// compatibility.
 type Case = (&'static str, Value, Value, &'static [&'static str], &'static [&'static str]);
 
 #[test]
-fn what_is_widened_breaks_backward_and_what_is_narrowed_forward() {
+fn widening_breaks_backward_and_narrowing_breaks_forward() {
     let port = |schema: Value| properties(json!({"port": schema}));
     let shut = |schema: Value| json!({"type": "object", "properties": schema, "additionalProperties": false});
     let whole = || json!({"type": "integer"});
@@ -228,7 +230,8 @@ fn what_is_widened_breaks_backward_and_what_is_narrowed_forward() {
             "a tree",
             json!({"$defs": {"n": {"type": "object", "properties": {"next": {"$ref": "#/$defs/n"}}}}, "properties": {"root": {"$ref": "#/$defs/n"}}}),
             json!({"$defs": {"n": {"type": "object", "properties": {"next": {"$ref": "#/$defs/n"}, "v": whole()}}}, "properties": {"root": {"$ref": "#/$defs/n"}}}),
-            // What is proven of trees is little: a definition that leads back to itself counts as broken where it differs.
+            // Little is proven about recursive schemas: a definition that refers to itself counts
+            // as broken where it differs.
             &["/root"],
             &["/root/v"],
         ),
@@ -252,7 +255,7 @@ fn what_is_widened_breaks_backward_and_what_is_narrowed_forward() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// Small values of few words, so that schemas of the same words often speak of them.
+/// Makes small values of few words, so that schemas of the same words often match them.
 fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -269,7 +272,7 @@ fn value() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Small schemas of the same words, with every keyword that is compared.
+/// Makes small schemas of the same words, with every keyword that is compared.
 fn schema() -> impl Strategy<Value = Value> {
     let number = || (-1..4i64).prop_map(Value::from);
     let count = || (0..3u64).prop_map(Value::from);
@@ -317,7 +320,7 @@ fn schema() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Both, often alike: the second may be the first with more or less of it.
+/// Makes pairs that are often alike: the second may extend or restrict the first.
 fn pair() -> impl Strategy<Value = (Value, Value)> {
     (schema(), schema(), 0..6u8).prop_map(|(one, other, how)| {
         let object = |schema: Value| if schema.is_object() { schema } else { json!({"allOf": [schema]}) };
@@ -334,7 +337,7 @@ fn pair() -> impl Strategy<Value = (Value, Value)> {
     })
 }
 
-/// The keywords of both; of one that both have, the second's.
+/// Merges the keywords of both; the second's win.
 fn merged(one: Value, other: Value) -> Value {
     match (one, other) {
         (Value::Object(one), Value::Object(other)) => Value::Object(one.into_iter().chain(other).collect()),
@@ -343,9 +346,9 @@ fn merged(one: Value, other: Value) -> Value {
 }
 
 proptest! {
-    /// Whatever is called compatible is: no value is allowed on the one side and not on the other.
+    /// A change that is called compatible is: no value is allowed on one side and not on the other.
     #[test]
-    fn what_is_called_compatible_is((before, after) in pair(), values in prop::collection::vec(value(), 60)) {
+    fn a_change_called_compatible_is_compatible((before, after) in pair(), values in prop::collection::vec(value(), 60)) {
         let (Ok(old), Ok(new)) = (compiled(&before), compiled(&after)) else { return Ok(()) };
         let broken: Vec<Direction> = found(&promising(before.clone(), "full"), &after).into_iter().map(|one| one.0).collect();
 

@@ -1,22 +1,22 @@
-//! The process in which schemas are compared, and the way to it: a schema is a program of its author's, and the comparison of two
-//! may take for ever.
+//! The process in which schemas are compared, and the way to it: a schema is a program of its
+//! author's, and a comparison of two may never end.
 
-use std::{io, path::Path, time::Duration};
+use std::io;
 
-use conf_core::sandbox::{self as worker, Bounds, NoAnswer, Worker};
+use conf_core::sandbox::{Bounds, NoAnswer, Worker};
 use serde::{Deserialize, Serialize};
 
-use crate::judge::compatibility::{Lack, schemas};
-use crate::judge::schema::BadSchema;
+use crate::judge::compatibility::schemas;
+use crate::judge::compatibility::violation::Violation;
+use crate::judge::schema::fault::BadSchema;
+use crate::judge::worker::{self, bounds};
 
-const MEMORY: u64 = 1 << 30;
-/// Honest questions take milliseconds; landings wait for each.
-const BOUNDS: Bounds = Bounds { seconds: 5, patience: Duration::from_secs(5), answer: 16 << 20 };
-/// The first argument of the program by which it becomes this process.
-pub const ARGUMENT: &str = "compatibility-worker";
+const BOUNDS: Bounds = bounds(16 << 20);
+/// The first argument of the program that makes it this process.
+pub(crate) const ARGUMENT: &str = "compatibility-worker";
 
-/// What the comparison found, or why the new schema is none.
-pub(crate) type Found = Result<Vec<Lack>, BadSchema>;
+/// The violations that a comparison found, or why the new schema cannot be used.
+pub(crate) type Violations = Result<Vec<Violation>, BadSchema>;
 
 #[derive(Serialize, Deserialize)]
 struct Question {
@@ -24,14 +24,16 @@ struct Question {
     after: Option<String>,
 }
 
-/// Asks the process, which is started where there is none; an error says that there was no answer.
-pub(crate) fn ask(slot: &mut Option<Worker>, before: Option<String>, after: Option<String>) -> Result<Found, NoAnswer> {
-    // The program that runs, also when another has been put in its place meanwhile.
-    let start = || Worker::start(Path::new("/proc/self/exe"), ARGUMENT);
-    Worker::ask(slot, start, BOUNDS, &Question { before, after })
+/// Asks the process; an error says why it did not answer.
+pub(crate) fn ask(
+    slot: &mut Option<Worker>,
+    before: Option<String>,
+    after: Option<String>,
+) -> Result<Violations, NoAnswer> {
+    worker::ask(slot, ARGUMENT, BOUNDS, &Question { before, after })
 }
 
-/// Is that process: answers questions until there are no more.
-pub fn run() -> io::Result<()> {
-    worker::serve(MEMORY, |Question { before, after }| schemas::compare(before.as_deref(), after.as_deref()))
+/// Is that process: answers questions until its input ends.
+pub(crate) fn run() -> io::Result<()> {
+    worker::serve(|Question { before, after }| schemas::compare(before.as_deref(), after.as_deref()))
 }

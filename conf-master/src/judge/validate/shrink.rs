@@ -1,20 +1,21 @@
-//! The shrink guard: a change that removes most of something is more often a mistake than meant.
+//! The shrink guard: a change that removes most of something is more often a mistake than intended.
 
 use std::collections::BTreeSet;
 
 use libconf::name::ComponentName;
 use serde_json::{Map, Value};
 
-use crate::judge::validate::Side;
+use crate::catalog::DatacenterView;
+use crate::text::some_of;
 
-/// Settings with no more keys than this may lose any of them.
+/// Settings with at most this many keys may lose any of them.
 const FEW_KEYS: usize = 5;
-/// How many of the removed components a message names.
+/// The most removed components that a message names.
 const MOST_NAMED: usize = 5;
 
 /// How much may be removed at once, in percent; 100 is all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct MaxShrink(pub u8);
+pub(crate) struct MaxShrink(pub(crate) u8);
 
 impl Default for MaxShrink {
     fn default() -> Self {
@@ -27,23 +28,22 @@ impl MaxShrink {
         removed * 100 <= usize::from(self.0) * of
     }
 
-    /// What is wrong with the components that a datacenter would lose. A component that changes its version stays.
-    pub(crate) fn components(self, before: &Side<'_>, after: &Side<'_>) -> Option<String> {
-        let names = |side: &Side<'_>| -> BTreeSet<ComponentName> {
-            side.requests.keys().map(|name| name.component.clone()).collect()
+    /// Says what is wrong with the components that a datacenter would lose. A component that
+    /// changes its version is not lost.
+    pub(crate) fn components(self, before: &DatacenterView<'_>, after: &DatacenterView<'_>) -> Option<String> {
+        let names = |view: &DatacenterView<'_>| -> BTreeSet<ComponentName> {
+            view.manifest.requests.keys().map(|name| name.component.clone()).collect()
         };
         let (before, after) = (names(before), names(after));
-        let removed: Vec<String> = before.difference(&after).map(ToString::to_string).collect();
-        if self.allows(removed.len(), before.len()) {
+        let (removed, all) = (before.difference(&after).count(), before.len());
+        if self.allows(removed, all) {
             return None;
         }
-        let named = removed.iter().take(MOST_NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
-        let more = if removed.len() > MOST_NAMED { ", …" } else { "" };
-        let (count, all) = (removed.len(), before.len());
-        Some(format!("this would remove {count} of its {all} components ({named}{more}){}", self.remedy()))
+        let named = some_of(before.difference(&after), MOST_NAMED).join(", ");
+        Some(format!("this would remove {removed} of its {all} components ({named}){}", self.remedy()))
     }
 
-    /// What is wrong with the keys that settings would lose.
+    /// Says what is wrong with the keys that settings would lose.
     pub(crate) fn keys(self, before: &Map<String, Value>, after: &Map<String, Value>) -> Option<String> {
         let all = before.values().map(keys).sum();
         let removed = removed_in(before, Some(after));
@@ -61,7 +61,7 @@ impl MaxShrink {
     }
 }
 
-/// The keys at the ends: an object counts for what is in it, everything else for one.
+/// Counts the leaves: an object counts for its members, every other value for one.
 fn keys(value: &Value) -> usize {
     match value {
         Value::Object(inner) if !inner.is_empty() => inner.values().map(keys).sum(),

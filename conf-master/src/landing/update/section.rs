@@ -1,58 +1,59 @@
-//! What an update names: a component's branch, a class, a datacenter, or a layer of one of the last two.
+//! The name of what an update replaces: a component's branch, a class, a datacenter, or a layer of
+//! one of the last two.
 
 use std::{fmt, str::FromStr};
 
-use conf_core::{
-    manifest,
-    settings::{self, Format, SettingsFault},
-};
-use git2::{ObjectType, Tree};
+use conf_core::manifest;
+use conf_core::settings::SCHEMA_FILE;
+use conf_core::settings::{self, Format, SettingsFault};
+use git2::{ObjectType, Repository, Tree};
 use libconf::name::{BadName, BranchName, ClassName, ComponentName, DatacenterName, RefName};
 use serde::{Deserialize, Serialize};
 
-/// The branch of a component where none is named.
+/// The branch of a component, unless the name says one.
 pub(crate) const BRANCH: &str = "master";
 /// The settings file of a component that has none yet.
 const NEW_FILE: &str = "config.json";
 
 /// A piece of configuration that is read and replaced as one.
 ///
-/// Text form: `services/web`, `services/web@branch`, `datacenters/<id>/<version>`, `datacenter-configuration/<class>`; a
-/// layer is one of the last two, a colon, and the component: `datacenters/<id>/<version>:services/web`.
+/// Text form: `services/web`, `services/web@branch`, `datacenters/<id>/<version>`,
+/// `datacenter-configuration/<class>`; a layer is one of the last two, a colon, and the component:
+/// `datacenters/<id>/<version>:services/web`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub enum SectionName {
+pub(crate) enum SectionName {
     /// The settings of a component, on one of its branches.
     Component(ComponentName, BranchName),
     /// The `datacenter.yaml` of a class or a datacenter.
     Manifest(Owner),
-    /// What a class or a datacenter lays over a component's settings.
+    /// The settings that a class or a datacenter lays over a component's.
     Layer(Owner, ComponentName),
 }
 
-/// Who has a `datacenter.yaml`, and layers.
+/// The owner of a `datacenter.yaml` and of layers.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Owner {
-    /// A sort of datacenters.
+pub(crate) enum Owner {
+    /// A class of datacenters.
     Class(ClassName),
-    /// One of them.
+    /// A datacenter.
     Datacenter(DatacenterName),
 }
 
-/// The file of a section, as a tree has it or would have it.
+/// The file of a section, existing or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SectionFile {
+pub(crate) struct SectionFile {
     /// Its path in the branch.
-    pub path: String,
+    pub(crate) path: String,
     /// Its notation.
-    pub format: Format,
-    /// What the tree has there: the blob, and its mode; `None` where the file would be new.
-    pub found: Option<(git2::Oid, i32)>,
+    pub(crate) format: Format,
+    /// The existing blob and its mode; `None` for a new file.
+    pub(crate) found: Option<(git2::Oid, i32)>,
 }
 
 impl SectionName {
-    /// The branch that holds it.
-    pub fn reference(&self) -> RefName {
+    /// Returns the branch that holds it.
+    pub(crate) fn reference(&self) -> RefName {
         match self {
             SectionName::Component(component, branch) => RefName::Branch(component.clone(), branch.clone()),
             SectionName::Manifest(owner) | SectionName::Layer(owner, _) => match owner {
@@ -62,8 +63,17 @@ impl SectionName {
         }
     }
 
+    /// Returns the version of the schema that the branch holds: `x-schema-version` of a component's
+    /// `config.schema.json`, else 1.
+    pub(crate) fn schema_version(&self, repo: &Repository, tree: &Tree<'_>) -> Result<i64, git2::Error> {
+        let entry = tree.get_name(SCHEMA_FILE).filter(|entry| entry.kind() == Some(ObjectType::Blob));
+        let (SectionName::Component(..), Some(entry)) = (self, entry) else { return Ok(1) };
+        let schema: Option<serde_json::Value> = serde_json::from_slice(repo.find_blob(entry.id())?.content()).ok();
+        Ok(schema.and_then(|schema| schema.get("x-schema-version")?.as_i64()).unwrap_or(1))
+    }
+
     /// Finds its file in the branch's tree.
-    pub fn file(&self, tree: &Tree<'_>) -> Result<SectionFile, SettingsFault> {
+    pub(crate) fn file(&self, tree: &Tree<'_>) -> Result<SectionFile, SettingsFault> {
         let (path, format) = match self {
             SectionName::Component(..) => {
                 let names: Vec<String> = tree
@@ -80,7 +90,7 @@ impl SectionName {
         let fault = |reason: &str| SettingsFault { file: path.clone(), line: None, reason: reason.to_owned() };
         let found = match tree.get_path(path.as_ref()) {
             Ok(entry) if entry.kind() != Some(ObjectType::Blob) => {
-                return Err(fault("a folder stands where the file should be; push a change that takes it out"));
+                return Err(fault("a folder is where the file should be; push a change that takes it out"));
             }
             Ok(entry) if entry.filemode() == 0o120_000 => {
                 return Err(fault("it is a link; push the change with git instead"));
@@ -115,7 +125,7 @@ impl fmt::Display for SectionName {
 /// Why a text names no section.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct BadSection(String);
+pub(crate) struct BadSection(String);
 
 impl From<BadName> for BadSection {
     fn from(bad: BadName) -> Self {
@@ -174,12 +184,10 @@ impl From<SectionName> for String {
 
 #[cfg(test)]
 mod tests {
-    use git2::Repository;
-
     use super::*;
 
     #[test]
-    fn sections_print_as_they_parse_and_name_their_branch() {
+    fn sections_round_trip_and_name_their_branch() {
         for (text, reference) in [
             ("services/web", "refs/heads/services/web/master"),
             ("services/web@next", "refs/heads/services/web/next"),
@@ -193,12 +201,12 @@ mod tests {
             assert_eq!(section.to_string(), text);
             assert_eq!(section.reference().to_string(), reference);
         }
-        // The branch that is meant where none is named.
+        // The default branch is not written.
         assert_eq!("services/web@master".parse::<SectionName>().unwrap().to_string(), "services/web");
     }
 
     #[test]
-    fn what_names_no_section() {
+    fn texts_that_name_no_section_are_errors() {
         for text in [
             "",
             "web",
@@ -228,9 +236,10 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever is sent either names nothing, or prints as what it was read from names the same.
+        /// Any text either names no section, or the section prints as a name that parses to the
+        /// same.
         #[test]
-        fn any_text(text in "[a-z/@:.-]{0,40}|(services|datacenters|datacenter-configuration|devices)[/@:]\\PC{0,20}") {
+        fn any_text_is_a_section_that_round_trips_or_an_error(text in "[a-z/@:.-]{0,40}|(services|datacenters|datacenter-configuration|devices)[/@:]\\PC{0,20}") {
             if let Ok(section) = text.parse::<SectionName>() {
                 proptest::prop_assert_eq!(section.to_string().parse(), Ok(section.clone()));
                 proptest::prop_assert!(!section.reference().is_reserved());

@@ -236,11 +236,7 @@ fn a_schema_that_is_none_or_never_ends_is_refused_and_the_next_push_lands() {
         ("no JSON", "{\"type\": \"object\",}".to_owned(), "config.schema.json:1: trailing comma"),
         ("a list", "[]".to_owned(), "config.schema.json:1: the top level must be an object"),
         ("nothing", String::new(), "config.schema.json: the file is empty"),
-        (
-            "no type",
-            "{\"type\": \"objekt\"}".to_owned(),
-            "config.schema.json: it is no JSON Schema that can be used: /type",
-        ),
+        ("no type", "{\"type\": \"objekt\"}".to_owned(), "config.schema.json: it is not a usable JSON Schema: /type"),
         ("another's schema", "{\"$ref\": \"https://example.com/s.json\"}".to_owned(), "example.com"),
         ("a file's schema", "{\"$ref\": \"file:///etc/passwd\"}".to_owned(), "etc/passwd"),
         ("doubling", doubling, "took more time or memory than there is"),

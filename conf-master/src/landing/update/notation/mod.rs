@@ -1,23 +1,23 @@
-//! Settings as the text of a file: in the notation that the file has, in the order of what was sent, with the comments that
-//! can be kept; and a word about those that cannot.
+//! Settings as the text of a file: in the notation of the file, in the order that was sent, with
+//! the comments that can be kept, and a note about the others.
 
 mod toml;
 
 use conf_core::settings::{self, Format, SettingsFault};
 use serde_json::{Map, Value};
 
-/// Settings as somebody sent them.
+/// Settings as they were sent.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Draft {
-    /// The values, in the order in which they were sent.
-    pub values: Map<String, Value>,
-    /// The text, where text was sent.
-    pub sent: Option<Sent>,
+pub(crate) struct Draft {
+    /// The values, in the order that was sent.
+    pub(crate) values: Map<String, Value>,
+    /// The text, when text was sent.
+    pub(crate) sent: Option<Sent>,
 }
 
 /// Text that was sent.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Sent {
+pub(crate) enum Sent {
     /// JSON.
     Json(String),
     /// HOCON that is not JSON.
@@ -25,9 +25,9 @@ pub enum Sent {
 }
 
 impl Draft {
-    /// Reads text: JSON, or else HOCON. What is JSON by its shape is never read as HOCON, in which a key that stands
-    /// twice would be no fault.
-    pub fn from_text(text: String) -> Result<Self, SettingsFault> {
+    /// Reads text: JSON, or else HOCON. Text that is JSON by its shape is never read as HOCON, in
+    /// which a duplicate key is not a fault.
+    pub(crate) fn from_text(text: String) -> Result<Self, SettingsFault> {
         let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
         let (format, sent): (_, fn(String) -> Sent) =
             if is_json { (Format::Json, Sent::Json) } else { (Format::Hocon, Sent::Hocon) };
@@ -35,7 +35,7 @@ impl Draft {
         Ok(Draft { values, sent: Some(sent(text)) })
     }
 
-    /// True when it came with comments that a file of this notation does not keep.
+    /// Tells whether it has comments that a file of this notation does not keep.
     fn comments_lost(&self, format: Format) -> bool {
         match &self.sent {
             Some(Sent::Hocon(text)) if format != Format::Hocon => comments(Format::Hocon, text).next().is_some(),
@@ -43,16 +43,17 @@ impl Draft {
         }
     }
 
-    /// Reads an object that stands in a request, as it stands there.
-    pub fn from_object(json: &str) -> Result<Self, SettingsFault> {
+    /// Reads an object from a request.
+    pub(crate) fn from_object(json: &str) -> Result<Self, SettingsFault> {
         Ok(Draft { values: settings::parse("config", Format::Json, json.as_bytes())?, sent: None })
     }
 }
 
-/// Writes a file that holds a draft's values; `old` is what it held. With it come words about what is lost by that.
+/// Writes a file that holds a draft's values; `old` is its content before. Returns a note about
+/// what is lost by that.
 ///
-/// A file that says the same already stays byte for byte.
-pub fn write(
+/// A file that already has these values stays byte for byte.
+pub(crate) fn write(
     file: &str,
     format: Format,
     old: Option<&[u8]>,
@@ -74,7 +75,7 @@ pub fn write(
         }
         (None, _) => pretty(&draft.values),
     };
-    // Whoever reads the file must find exactly what was sent; that is seen here, not hoped for.
+    // The written file is parsed: its readers must find exactly what was sent.
     if settings::parse(file, format, text.as_bytes())? != draft.values {
         return Err(fault(
             "these values cannot be written in the notation of this file; push the file with git instead",
@@ -89,7 +90,7 @@ pub fn write(
     Ok((text.into_bytes(), note))
 }
 
-/// The text as it was sent, where it can stand in the file as it is.
+/// Returns the text that was sent, when it can be the file as it is.
 fn verbatim(format: Format, draft: &Draft) -> Option<&str> {
     match (format, draft.sent.as_ref()?) {
         (Format::Json | Format::Hocon, Sent::Json(text)) | (Format::Hocon, Sent::Hocon(text)) => Some(text),
@@ -101,7 +102,8 @@ fn yaml_of(file: &str, values: &Map<String, Value>) -> String {
     let reads_back = |text: &String| {
         settings::parse(file, Format::Yaml, text.as_bytes()).is_ok_and(|read| read == *values) && !values.is_empty()
     };
-    // JSON is YAML too, and stands in for whatever a writer and a reader of YAML do not agree about.
+    // JSON is YAML too, and is used for values that a writer and a reader of YAML treat
+    // differently.
     settings::to_yaml(values).filter(reads_back).unwrap_or_else(|| pretty(values))
 }
 
@@ -116,7 +118,8 @@ fn ended(mut text: String) -> String {
     text
 }
 
-/// The comments of a text, each to the end of its line. What stands within quotes, or in the middle of a word, begins none.
+/// Finds the comments of a text, each to the end of its line. Text within quotes or in the middle
+/// of a word begins none.
 fn comments(format: Format, text: &str) -> impl Iterator<Item = &str> {
     let has_comments = format != Format::Json;
     let begins = move |rest: &str| rest.starts_with('#') || (format == Format::Hocon && rest.starts_with("//"));
@@ -160,7 +163,7 @@ mod tests {
             let (text, note) = written(file, format, None, json);
             let at = |word: &str| text.find(word).unwrap_or_else(|| panic!("no {word}:\n{text}"));
             if format == Format::Toml {
-                // Plain values come before tables there.
+                // TOML has plain values before tables.
                 assert!(at("zeta") < at("mid") && at("mid") < at("alpha"), "{text}");
             } else {
                 assert!(at("zeta") < at("alpha") && at("alpha") < at("mid"), "{text}");
@@ -170,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_was_sent_stays_as_it_is_where_it_can() {
+    fn sent_text_is_kept_verbatim_where_possible() {
         let text = "{\"b\":1,\n   \"a\" : 2}";
         let draft = Draft::from_text(text.to_owned()).unwrap();
         let (bytes, _) = write("config.json", Format::Json, Some(b"{}"), &draft).unwrap();
@@ -180,13 +183,13 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_says_the_same_already_stays() {
+    fn a_file_with_the_same_values_stays_byte_for_byte() {
         let old = "# why\nport: 0x10 # hex\n";
         assert_eq!(written("config.yaml", Format::Yaml, Some(old), r#"{"port": 16}"#), (old.to_owned(), None));
     }
 
     #[test]
-    fn comments_are_kept_or_said_to_be_gone() {
+    fn comments_are_kept_or_reported_as_lost() {
         let old = "# about the port\nport = 1 # one\n\n[pool] # the pool\nsize = 2\n# about the name\nname = \"a\"\n";
         let (text, note) =
             written("config.toml", Format::Toml, Some(old), r#"{"port": 2, "pool": {"size": 2, "x": 1}}"#);
@@ -198,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_notation_cannot_say_is_refused() {
+    fn values_that_a_notation_cannot_hold_are_refused() {
         for json in [r#"{"a": null}"#, r#"{"a": [1, null]}"#, r#"{"a": 18446744073709551615}"#] {
             let fault = write("config.toml", Format::Toml, None, &Draft::from_object(json).unwrap()).unwrap_err();
             assert!(fault.to_string().contains("TOML"), "{fault}");
@@ -206,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn drafts_that_are_no_settings() {
+    fn drafts_that_are_not_settings_are_refused() {
         for text in
             ["[1]", "{\"a\": 1, \"a\": 2}", "{\"a\":", &format!("{{\"a\":{}1{}}}", "[".repeat(100), "]".repeat(100))]
         {
@@ -268,9 +271,10 @@ mod tests {
     }
 
     proptest! {
-        /// Over whatever stood there before, a file then says what was sent, or the fault says why it cannot.
+        /// Over any earlier content, the file then has the values that were sent, or the fault says
+        /// why it cannot.
         #[test]
-        fn what_is_written_is_what_was_sent(old in value(), new in value()) {
+        fn written_values_equal_the_sent_ones(old in value(), new in value()) {
             let object = |value: Value| match value {
                 Value::Object(values) => values,
                 other => Map::from_iter([("key".to_owned(), other)]),

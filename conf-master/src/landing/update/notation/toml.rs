@@ -1,11 +1,12 @@
-//! New values into an existing TOML text, so that what stays keeps its place, its form and its comments.
+//! Writes new values into an existing TOML text, so that unchanged values keep their place, form
+//! and comments.
 
 use serde_json::{Map, Value as Json};
 use toml_edit::{Array, DocumentMut, InlineTable, Item, Table, TableLike, Value};
 
-/// Writes `values` over `old`, which may be empty; the error says what TOML cannot say.
+/// Writes `values` over `old`, which may be empty; the error names a value that TOML cannot hold.
 pub(crate) fn write(old: &str, values: &Map<String, Json>) -> Result<String, String> {
-    // What cannot be read has no comments to keep.
+    // A text that cannot be parsed has no comments to keep.
     let mut document: DocumentMut = old.parse().unwrap_or_default();
     set_all(document.as_table_mut(), values)?;
     Ok(document.to_string())
@@ -39,7 +40,7 @@ fn set_all(table: &mut dyn TableLike, values: &Map<String, Json>) -> Result<(), 
     Ok(())
 }
 
-/// True when an item says this value already.
+/// Tells whether an item already has this value.
 fn says(item: &Item, value: &Json) -> bool {
     match (item, value) {
         (Item::Value(held), value) => value_says(held, value),
@@ -76,11 +77,11 @@ fn value_says(held: &Value, value: &Json) -> bool {
     }
 }
 
-/// A value in a place of its own: objects become tables with a header.
+/// Makes an item with a place of its own: objects become tables with a header.
 fn block(value: &Json) -> Result<Item, String> {
     let Json::Object(values) = value else { return inline(value).map(Item::Value) };
     let mut table = Table::new();
-    // A header of its own is needed by what holds nothing but tables only when it holds nothing at all.
+    // A table that holds only tables needs a header only when it is empty.
     table.set_implicit(!values.is_empty() && values.values().all(Json::is_object));
     for (key, value) in values {
         table.insert(key, block(value)?);

@@ -1,53 +1,55 @@
-//! Why something may not land: faults with their places, for people as lines and for programs as JSON.
+//! What is wrong with a change: faults with their places, for people as lines and for programs as
+//! JSON.
 
 use std::fmt;
 
 use libconf::name::{DatacenterName, HostName, RefName};
 use serde::{Deserialize, Serialize};
 
-/// One thing that is wrong, and where it stands. Everything but the reason is optional.
+/// One thing that is wrong, and its place. Everything but the reason is optional.
 ///
-/// Its text is one line: `<branch>: <file>:<line>: <pointer>: <reason> (…)`, without the parts that are not there.
+/// Its text is one line: `<branch>: <file>:<line>: <pointer>: <reason> (…)`, without the parts that
+/// are absent.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct Fault {
-    /// The datacenter that cannot be as it would have to be.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub datacenter: Option<DatacenterName>,
-    /// A host where it shows; one of several that are alike stands for all.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<HostName>,
+pub(crate) struct Fault {
+    /// The datacenter that could not be composed as the change requires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) datacenter: Option<DatacenterName>,
+    /// A host where the fault shows; of several hosts that are alike, the first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) host: Option<HostName>,
     /// The branch or tag that holds `file`, without `refs/heads/` or `refs/tags/`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reference: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) reference: Option<String>,
     /// The file, relative to the root of its branch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file: Option<String>,
-    /// The line in it, counted from 1.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub line: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) file: Option<String>,
+    /// The line in the file, counted from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) line: Option<usize>,
     /// The place in the settings, a JSON Pointer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pointer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) pointer: Option<String>,
     /// What is wrong and what to write instead.
-    pub reason: String,
+    pub(crate) reason: String,
 }
 
 impl Fault {
-    /// A fault in no particular place.
-    pub fn new(reason: impl Into<String>) -> Self {
+    /// Makes a fault without a place.
+    pub(crate) fn new(reason: impl Into<String>) -> Self {
         Fault { reason: reason.into(), ..Fault::default() }
     }
 
-    /// A fault of a file on a branch.
-    pub fn of_file(reference: &RefName, file: &str, line: Option<usize>, reason: impl Into<String>) -> Self {
+    /// Makes a fault in a file of a branch.
+    pub(crate) fn of_file(reference: &RefName, file: &str, line: Option<usize>, reason: impl Into<String>) -> Self {
         let (reference, file) = (Some(reference.short()), Some(file.to_owned()));
         Fault { reference, file, line, ..Fault::new(reason) }
     }
 
-    /// True when the file at fault is the datacenter's own.
-    fn is_at_home(&self) -> bool {
-        let home = self.datacenter.as_ref().map(|name| RefName::Datacenter(name.clone()).short());
-        home.is_some() && home == self.reference
+    /// Tells whether the file is on the datacenter's own branch.
+    fn is_on_own_branch(&self) -> bool {
+        let own = self.datacenter.as_ref().map(|name| RefName::Datacenter(name.clone()).short());
+        own.is_some() && own == self.reference
     }
 }
 
@@ -68,27 +70,43 @@ impl fmt::Display for Fault {
         f.write_str(reason)?;
         match (host, datacenter) {
             (Some(host), Some(datacenter)) => write!(f, " (on host {host} of {datacenter})"),
-            // Whoever pushes a component may not know which datacenter runs it.
-            (None, Some(datacenter)) if !self.is_at_home() => write!(f, " (needed by {datacenter})"),
+            // The author of a component may not know which datacenter runs it.
+            (None, Some(datacenter)) if !self.is_on_own_branch() => write!(f, " (needed by {datacenter})"),
             _ => Ok(()),
         }
     }
 }
 
-/// What sort of refusal: what its reader does next.
+/// A fault, and the refs that may have caused it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Caused {
+    /// What is wrong.
+    pub(crate) fault: Fault,
+    /// The refs that could have caused it, the likeliest first.
+    pub(crate) causes: Vec<RefName>,
+}
+
+impl Caused {
+    /// Names the datacenter in each of its faults.
+    pub(crate) fn place_in(faults: &mut [Caused], datacenter: &DatacenterName) {
+        faults.iter_mut().for_each(|caused| caused.fault.datacenter = Some(datacenter.clone()));
+    }
+}
+
+/// The kind of a refusal: it says what the reader does next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// It is not good as it is: mend it.
+pub(crate) enum RefusalKind {
+    /// The change has faults: correct it.
     #[default]
     Invalid,
-    /// It was made from what is no longer the newest: fetch, and make it again.
+    /// The change was made from an older version: fetch, and make it again.
     Stale,
     /// Another part of the same request is refused.
     Together,
-    /// It was only tried.
+    /// It was a dry run.
     DryRun,
-    /// conf-master has too much to do, or stops: try again.
+    /// conf-master is overloaded or stopping: try again.
     Busy,
     /// conf-master itself failed: its log says why.
     Failed,
@@ -96,27 +114,27 @@ pub enum Kind {
 
 /// Why one ref of a push may not land.
 ///
-/// Its text is one fault a line, or the reason where there are none.
+/// Its text is one line for each fault, or the reason when there are no faults.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Refusal {
-    /// What sort.
+pub(crate) struct Refusal {
+    /// Its kind.
     #[serde(default)]
-    pub kind: Kind,
-    /// In one sentence.
-    pub reason: String,
-    /// Everything that is wrong, where it can be told apart.
+    pub(crate) kind: RefusalKind,
+    /// The reason in one sentence.
+    pub(crate) reason: String,
+    /// Every single fault, where they can be told apart.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub faults: Vec<Fault>,
+    pub(crate) faults: Vec<Fault>,
 }
 
 impl Refusal {
-    /// A refusal in one sentence.
-    pub fn new(kind: Kind, reason: impl Into<String>) -> Self {
+    /// Makes a refusal with one reason.
+    pub(crate) fn new(kind: RefusalKind, reason: impl Into<String>) -> Self {
         Refusal { kind, reason: reason.into(), faults: Vec::new() }
     }
 
-    /// A refusal for faults: all of them, each once.
-    pub fn of(mut faults: Vec<Fault>) -> Self {
+    /// Makes a refusal from faults; each fault is kept once.
+    pub(crate) fn of(mut faults: Vec<Fault>) -> Self {
         let mut seen = std::collections::BTreeSet::new();
         faults.retain(|fault| seen.insert(fault.clone()));
         let reason = match faults.as_slice() {
@@ -124,19 +142,19 @@ impl Refusal {
             [] => "it is not good".to_owned(),
             [first, ..] => format!("{} faults; the first: {first}", faults.len()),
         };
-        Refusal { kind: Kind::Invalid, reason, faults }
+        Refusal { kind: RefusalKind::Invalid, reason, faults }
+    }
+}
+
+impl From<Vec<Caused>> for Refusal {
+    fn from(faults: Vec<Caused>) -> Self {
+        Refusal::of(faults.into_iter().map(|caused| caused.fault).collect())
     }
 }
 
 impl From<String> for Refusal {
     fn from(reason: String) -> Self {
-        Refusal::new(Kind::Invalid, reason)
-    }
-}
-
-impl From<&str> for Refusal {
-    fn from(reason: &str) -> Self {
-        Refusal::new(Kind::Invalid, reason)
+        Refusal::new(RefusalKind::Invalid, reason)
     }
 }
 
@@ -145,13 +163,13 @@ impl fmt::Display for Refusal {
         if self.faults.is_empty() {
             return f.write_str(&self.reason);
         }
-        // One mistake shows in every datacenter that runs it; people need it once.
+        // One mistake shows in every datacenter that runs the component; people need it once.
         let mut told: Vec<(Fault, &Fault, usize)> = Vec::new();
         for fault in &self.faults {
-            let what = Fault { datacenter: None, host: None, ..fault.clone() };
-            match told.iter_mut().find(|(known, ..)| *known == what) {
+            let placeless = Fault { datacenter: None, host: None, ..fault.clone() };
+            match told.iter_mut().find(|(known, ..)| *known == placeless) {
                 Some((.., more)) => *more += 1,
-                None => told.push((what, fault, 0)),
+                None => told.push((placeless, fault, 0)),
             }
         }
         for (number, (_, fault, more)) in told.iter().enumerate() {
@@ -170,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_fault_is_one_line_and_says_where() {
+    fn a_fault_prints_its_place_in_one_line() {
         let web: RefName = "refs/heads/services/web/master".parse().unwrap();
         let mut fault = Fault::of_file(&web, "config.yaml", Some(3), "this is no number");
         assert_eq!(fault.to_string(), "services/web/master: config.yaml:3: this is no number");
@@ -190,14 +208,14 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_a_line_for_each_fault_and_is_json() {
+    fn a_refusal_prints_a_line_for_each_fault_and_round_trips_as_json() {
         let refusal = Refusal::of(vec![Fault::new("b"), Fault::new("a"), Fault::new("b")]);
         assert_eq!(refusal.to_string(), "b\na");
         let json = serde_json::to_value(&refusal).unwrap();
         let faults = serde_json::json!([{"reason": "b"}, {"reason": "a"}]);
         assert_eq!(json, serde_json::json!({"kind": "invalid", "reason": "2 faults; the first: b", "faults": faults}));
         assert_eq!(serde_json::from_value::<Refusal>(json).unwrap(), refusal);
-        assert_eq!(Refusal::new(Kind::Stale, "late").to_string(), "late");
+        assert_eq!(Refusal::new(RefusalKind::Stale, "late").to_string(), "late");
         let in_datacenter = |name: &str| Fault { datacenter: Some(name.parse().unwrap()), ..Fault::new("no") };
         let many = Refusal::of(vec![in_datacenter("a/v1"), in_datacenter("b/v1"), in_datacenter("c/v1")]);
         assert_eq!(many.to_string(), "no (needed by a/v1) (and 2 more alike)");

@@ -1,0 +1,31 @@
+//! The overrides in the trees of classes and datacenters, read once for each tree.
+
+use std::{collections::HashMap, sync::Arc};
+
+use conf_core::layers::Overrides;
+use git2::Repository;
+use libconf::name::ObjectId;
+use parking_lot::Mutex;
+
+/// How many trees are remembered; then all are forgotten, which is simple.
+const MOST_TREES: usize = 1000;
+
+/// The overrides of the trees that were read.
+#[derive(Debug, Default)]
+pub(crate) struct OverridesCache(Mutex<HashMap<ObjectId, Arc<Overrides>>>);
+
+impl OverridesCache {
+    /// Returns the content of `overrides/` in a tree.
+    pub(crate) fn of(&self, repo: &Repository, tree: ObjectId) -> Result<Arc<Overrides>, git2::Error> {
+        let mut known = self.0.lock();
+        if let Some(overrides) = known.get(&tree) {
+            return Ok(overrides.clone());
+        }
+        let overrides = Arc::new(Overrides::read(repo, tree)?);
+        if known.len() >= MOST_TREES {
+            known.clear();
+        }
+        known.insert(tree, overrides.clone());
+        Ok(overrides)
+    }
+}

@@ -1,0 +1,43 @@
+//! The way to the server.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use conf_core::upstream::{Credentials, UpstreamError, Upstreams, Url};
+use reqwest::{Method, StatusCode};
+use serde_json::Value;
+
+/// How client commands reach conf-master, and how they print its answer.
+#[derive(Debug, clap::Args)]
+pub(crate) struct ClientFlags {
+    /// Print JSON, with everything that the server answered
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// The base URL of conf-master
+    #[arg(long, value_name = "URL", env = "CONF_MASTER_URL", default_value = "http://127.0.0.1:7400")]
+    pub(crate) server: Url,
+    /// A file that holds the token
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+impl ClientFlags {
+    /// Returns the server; asks nothing yet.
+    pub(crate) fn connect(&self) -> anyhow::Result<Upstreams> {
+        let credentials = Credentials::from_file(self.token_file.clone());
+        Ok(Upstreams::new(vec![self.server.clone()], &credentials)?)
+    }
+}
+
+/// Calls the server, and returns the status and the body of its answer, of a refusal too.
+pub(crate) async fn call(
+    servers: &Upstreams,
+    method: Method,
+    path: &str,
+    headers: &[(&'static str, &str)],
+    body: Option<&Value>,
+    wait: Duration,
+) -> Result<(StatusCode, Value), UpstreamError> {
+    let server = servers.in_order().first().cloned().ok_or(UpstreamError::NoServer)?;
+    server.call(method, path, headers, body, wait).await
+}

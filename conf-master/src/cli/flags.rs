@@ -1,0 +1,86 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::cli::check::CheckFlags;
+use crate::cli::client::doc::DocFlags;
+use crate::cli::client::explain::ExplainFlags;
+use crate::cli::client::log::LogFlags;
+use crate::cli::client::plan::PlanFlags;
+use crate::cli::client::secret::SecretFlags;
+use crate::cli::client::show::ShowFlags;
+use crate::cli::client::update::UpdateFlags;
+use crate::cli::client::wait::WaitFlags;
+use crate::import::ImportFlags;
+use crate::server::ServeFlags;
+
+/// The central Git server of a configuration: lands every push, composes and signs each
+/// datacenter's snapshot.
+#[derive(Debug, Parser)]
+#[command(name = "conf-master", version, arg_required_else_help = true, after_help = EXAMPLE)]
+pub(crate) struct MasterFlags {
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+const EXAMPLE: &str = "\
+A first try:
+  conf-master init  --repo /srv/conf.git
+  conf-master serve --repo /srv/conf.git
+  git clone http://127.0.0.1:7400/conf.git      # its README shows the layout
+
+Exit codes: 0 done, 1 refused or not reached, 2 wrong usage.";
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make a central repository and its signing key, and print the public key that every other
+    /// tier is given
+    Init(InitFlags),
+    /// Serve the repository: Git at /conf.git, the API at /api/v1
+    Serve(ServeFlags),
+    /// Check whether datacenters could land, on any clone and without a server; for the CI of a
+    /// change that is not pushed yet
+    Check(CheckFlags),
+    /// Read folders of configuration, propose components, a class and a datacenter, and write
+    /// branches for review
+    Import(ImportFlags),
+    /// Show a datacenter's deployments or the refused requests, newest first
+    Log(LogFlags),
+    /// Show the content of a section: a component's settings, a datacenter.yaml or a layer, now or
+    /// in an earlier version
+    Show(ShowFlags),
+    /// Replace the content of a section, if it is still at the version that the change was made
+    /// from
+    Update(UpdateFlags),
+    /// Wait until the hosts of datacenters run a change, and list the hosts that do not when time
+    /// is up
+    Wait(WaitFlags),
+    /// Show what a change would do to a datacenter: components, hosts, and the difference in files
+    /// and settings
+    Plan(PlanFlags),
+    /// Show who set each key of a component's settings on a host: every layer, with its file,
+    /// commit, author and date
+    Explain(ExplainFlags),
+    /// Print the settings that a component's config.schema.json describes, as Markdown
+    Doc(DocFlags),
+    /// Show a datacenter's secrets, never their values; set a value, make a new one, remove one
+    Secret(SecretFlags),
+    /// Run as a hook of Git, which Git does in the repository on a push
+    #[command(hide = true)]
+    Hook {
+        /// The hook
+        name: String,
+    },
+}
+
+/// Flags of `init`.
+#[derive(Debug, Args)]
+pub(crate) struct InitFlags {
+    /// The folder to make; the key becomes DIR.key beside it
+    #[arg(long, value_name = "DIR")]
+    pub(crate) repo: PathBuf,
+}

@@ -1,0 +1,179 @@
+//! Reports that arrive in every order, from hosts and from others.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use conf_core::api::{HostReport, SlaveReport};
+use conf_core::secret::{HostKey, Identity};
+use conf_core::sign;
+use conf_core::sign::Unproven;
+use libconf::name::Sequence;
+
+use crate::delivery::hosts::report::{AHEAD, Proof, ReceivedReport};
+use crate::delivery::hosts::{Hosts, MOST_HOSTS};
+use crate::delivery::inventory::Inventory;
+
+fn report(host: &str, sequence: u64, time: Option<u64>, received: &str) -> HostReport {
+    let text = format!(
+        r#"{{"host": "{host}", "datacenter": "dc/v1", "sequence": {sequence}, "commit": null, "state": "current",
+            "agent": "0.1.0", "received": "{received}"}}"#
+    );
+    HostReport { time, ..serde_json::from_str(&text).unwrap() }
+}
+
+/// A datacenter with one host, and the keys of two.
+struct Room {
+    hosts: Hosts,
+    inventory: Inventory,
+    own: Identity,
+    other: Identity,
+}
+
+impl Room {
+    fn new(key: impl Fn(&Identity) -> Option<HostKey>) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let make = |name: &str| Identity::create(&folder.path().join(name)).unwrap();
+        let (own, other) = (make("own"), make("other"));
+        let hosts = [("web-1".parse().unwrap(), key(&own))].into();
+        Room { hosts: Hosts::new(Duration::ZERO), inventory: Inventory { hosts }, own, other }
+    }
+
+    fn listed() -> Self {
+        Room::new(|own| Some(own.recipient().clone()))
+    }
+
+    /// Takes a report of a sequence with the host's time and the time of a slave.
+    fn hear(&self, sequence: u64, time: u64, received: u64, by: Option<&Identity>) {
+        let mut report = report("web-1", sequence, Some(time), &format!("2020-01-01T00:00:{received:02}Z"));
+        if let Some(identity) = by {
+            report = sign::sign_report(&report, time, identity);
+        }
+        self.take(vec![report]);
+    }
+
+    fn take(&self, hosts: Vec<HostReport>) {
+        let summary = SlaveReport { sequence: Sequence(0), hosts };
+        self.hosts.take(&"dc/v1".parse().unwrap(), &self.inventory, summary);
+    }
+
+    fn known(&self) -> (u64, Proof) {
+        let heard = self.hosts.of(&"dc/v1".parse().unwrap());
+        let key = self.inventory.hosts.values().next().and_then(Option::as_ref);
+        (heard[0].report.sequence.0, heard[0].proof(key))
+    }
+}
+
+#[test]
+fn a_replayed_report_replaces_nothing() {
+    let room = Room::listed();
+    room.hear(2, 20, 1, Some(&room.own));
+    room.hear(1, 10, 2, Some(&room.own));
+    assert_eq!(room.known(), (2, Proof::Signed));
+    room.hear(3, 30, 3, Some(&room.own));
+    assert_eq!(room.known(), (3, Proof::Signed));
+    room.take(vec![report("web-1", 9, None, "2020-01-01T00:00:09Z")]);
+    assert_eq!(room.known(), (3, Proof::Signed), "nor does what tells no time");
+}
+
+#[test]
+fn reports_of_others_in_a_hosts_name_do_not_count_and_are_replaced() {
+    let room = Room::listed();
+    room.hear(1, 10, 1, Some(&room.own));
+    // The report claims to be newer, and nobody has verified it yet.
+    room.hear(9, 1_000, 2, Some(&room.other));
+    room.hear(2, 20, 3, Some(&room.own));
+    assert_eq!(room.known(), (2, Proof::Signed), "the host's own word comes through");
+    room.hear(9, 2_000, 4, None);
+    assert_eq!(room.known(), (2, Proof::Signed), "and what is looked at now is not taken");
+    // After the false report was verified, the host's next report replaces it, and from then on
+    // every report is verified.
+    let room = Room::listed();
+    room.hear(9, 10, 1, None);
+    assert_eq!(room.known(), (9, Proof::None(Unproven::Unsigned)));
+    room.hear(2, 20, 2, Some(&room.own));
+    room.hear(9, 30, 3, Some(&room.other));
+    assert_eq!(room.known(), (2, Proof::Signed));
+    // A host that never signs is shown with its last report.
+    let room = Room::listed();
+    for sequence in [1, 2] {
+        room.hear(sequence, sequence, sequence, None);
+        assert_eq!(room.known(), (sequence, Proof::None(Unproven::Unsigned)));
+    }
+}
+
+#[test]
+fn a_clock_far_ahead_blocks_later_reports_only_briefly() {
+    let room = Room::listed();
+    room.hear(1, u64::MAX, 1, Some(&room.own));
+    let heard = room.hosts.of(&"dc/v1".parse().unwrap()).remove(0);
+    let ahead = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + AHEAD;
+    let time = heard.time.unwrap();
+    assert!(u128::from(time) <= ahead.as_millis());
+    let mut next = ReceivedReport::new(heard.report.clone());
+    next.time = Some(time + 1);
+    assert!(heard.yields_to(&next, Some(room.own.recipient())));
+}
+
+#[test]
+fn without_a_signing_key_the_word_of_the_slave_counts() {
+    let age = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+    for key in [None, Some(age.parse::<HostKey>().unwrap())] {
+        let room = Room::new(|_| key.clone());
+        room.hear(2, 20, 1, None);
+        room.hear(1, 30, 2, None);
+        assert_eq!(room.known(), (1, Proof::Word), "what was said last");
+        room.hear(2, 20, 1, None);
+        assert_eq!(room.known(), (1, Proof::Word));
+    }
+}
+
+#[test]
+fn a_slaves_clock_does_not_order_reports_with_a_time() {
+    let room = Room::new(|_| None);
+    // One slave's clock is years ahead, and it repeats its report; another's clock is years behind.
+    let ahead = report("web-1", 1, Some(10), "2099-01-01T00:00:00Z");
+    room.take(vec![ahead.clone()]);
+    room.take(vec![report("web-1", 2, Some(20), "2020-01-01T00:00:00Z")]);
+    assert_eq!(room.known().0, 2);
+    room.take(vec![ahead]);
+    assert_eq!(room.known().0, 2);
+    room.take(vec![report("web-1", 3, Some(30), "1970-01-01T00:00:00Z")]);
+    assert_eq!(room.known().0, 3);
+}
+
+#[test]
+fn reports_without_a_time_are_ordered_by_reception() {
+    #[track_caller]
+    fn check(first: &str, second: &str, expected: u64) {
+        let room = Room::new(|_| None);
+        room.take(vec![report("web-1", 1, None, first)]);
+        room.take(vec![report("web-1", 2, None, second)]);
+        assert_eq!(room.known().0, expected, "{first} {second}");
+    }
+    check("2020-01-01T00:00:01Z", "2020-01-01T00:00:02Z", 2);
+    check("2020-01-01T00:00:02Z", "2020-01-01T00:00:01Z", 1);
+    // Times are compared, not their text.
+    check("2020-01-01T00:00:01Z", "2020-01-01T00:00:01.5Z", 2);
+    check("2020-01-01T00:00:01.5Z", "2020-01-01T00:00:01Z", 1);
+    // A time that does not parse counts as received now.
+    check("z", "z", 2);
+    check("2020-01-01T00:00:01Z", "", 2);
+    check("z", "2020-01-01T00:00:01Z", 1);
+}
+
+#[test]
+fn listed_hosts_are_kept_when_invented_names_fill_the_bound() {
+    let room = Room::new(|_| None);
+    let invented = |numbers: std::ops::Range<usize>| {
+        room.take(numbers.map(|number| report(&format!("n-{number}"), 1, None, "")).collect());
+    };
+    let known = || room.hosts.of(&"dc/v1".parse().unwrap());
+    let has = |name: &str| known().iter().any(|one| one.report.host.as_str() == name);
+    invented(0..MOST_HOSTS);
+    room.hear(1, 10, 1, None);
+    assert!(has("web-1"));
+    room.take(vec![report("late", 1, None, "")]);
+    assert!(has("late"), "what was heard of last comes in too");
+    invented(MOST_HOSTS..2 * MOST_HOSTS + 10);
+    assert!(has("web-1") && !has("late"), "what is listed stays, the others go in the order in which they came");
+    assert_eq!(known().len(), MOST_HOSTS);
+}

@@ -1,0 +1,141 @@
+//! The server's side of the hooks: takes their calls and hands the pushes to the landing.
+
+use std::{collections::VecDeque, io, path::Path, sync::Arc};
+
+use anyhow::Context as _;
+use parking_lot::Mutex;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UnixListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::fault::RefusalKind;
+use crate::hooks::protocol::{Answer, Call, MOST_BYTES, SOCKET, Stage};
+use crate::judge::{ProposalOptions, RefUpdate};
+use crate::landing::{Lander, Outcome, Push, Pusher};
+use crate::text::one_line;
+
+/// The pushers of the pushes for which this server started a Git program itself.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pushers(Arc<Mutex<VecDeque<(String, Pusher)>>>);
+
+/// How many pushes are remembered: many times the number that Git works on at once.
+const REMEMBERED: usize = 4096;
+
+impl Pushers {
+    /// Remembers a push; returns the value for
+    /// [`PUSH_VARIABLE`](crate::hooks::protocol::PUSH_VARIABLE), which nobody can guess.
+    pub(crate) fn begin(&self, pusher: Pusher) -> String {
+        let id = format!("{:032x}", rand::random::<u128>());
+        let mut known = self.0.lock();
+        if known.len() == REMEMBERED {
+            known.pop_front();
+        }
+        known.push_back((id.clone(), pusher));
+        id
+    }
+
+    fn find(&self, id: &str) -> Option<Pusher> {
+        let known = self.0.lock();
+        known.iter().rev().find(|(known, _)| known == id).map(|(_, pusher)| pusher.clone())
+    }
+}
+
+/// Opens the hooks' socket in the repository. The caller holds the repository's lock, so an
+/// existing socket is stale.
+pub(crate) fn bind(repo: &Path) -> anyhow::Result<UnixListener> {
+    // A short path to the folder, because a socket's path has at most 107 bytes.
+    let folder = std::fs::File::open(repo)?;
+    let path = format!("/proc/self/fd/{}/{SOCKET}", std::os::fd::AsRawFd::as_raw_fd(&folder));
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(error).context("cannot replace the hooks' socket");
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path).context("cannot open the hooks' socket")?;
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o660);
+    std::fs::set_permissions(&path, mode).context("cannot set who may use the hooks' socket")?;
+    Ok(listener)
+}
+
+/// Answers hooks until `stop`, and then finishes those under way.
+pub(crate) async fn serve(listener: UnixListener, lander: Lander, pushers: Pushers, stop: CancellationToken) {
+    let mut hooks = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => break,
+            Some(_) = hooks.join_next(), if !hooks.is_empty() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((socket, _)) => drop(hooks.spawn(answer(socket, lander.clone(), pushers.clone()))),
+                Err(error) => {
+                    warn!(%error, "cannot take a hook's connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+    while hooks.join_next().await.is_some() {}
+}
+
+async fn answer(mut socket: tokio::net::UnixStream, lander: Lander, pushers: Pushers) {
+    let done = async {
+        let user = socket.peer_cred()?.uid();
+        let (reading, mut writing) = socket.split();
+        let mut line = Vec::new();
+        tokio::io::BufReader::new(reading.take(MOST_BYTES)).read_until(b'\n', &mut line).await?;
+        let call: Call = serde_json::from_slice(&line)?;
+        let answer = decide(call, user, &lander, &pushers).await;
+        let mut text = serde_json::to_vec(&answer)?;
+        text.push(b'\n');
+        writing.write_all(&text).await?;
+        anyhow::Ok(())
+    };
+    if let Err(error) = done.await {
+        debug!(error = format!("{error:#}"), "a hook went away");
+    }
+}
+
+async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> Answer {
+    // Only a push that this server started itself carries an id that it knows; the kernel names
+    // every other user.
+    let pusher = call.push.as_deref().and_then(|id| pushers.find(id)).unwrap_or_else(|| Pusher {
+        by: Some(user_name(user)),
+        through: if call.over_ssh { "ssh".to_owned() } else { "path".to_owned() },
+    });
+    let (options, unknown) = read_options(call.options);
+    let updates = call.updates.into_iter().map(|(old, new, name)| RefUpdate { name, old, new }).collect();
+    let push = Push::commits(updates, call.atomic, &pusher, options);
+    let Outcome { refusals, mut notes, plan, .. } = match call.stage {
+        Stage::PreReceive => lander.check(push, call.quarantine).await,
+        Stage::ProcReceive => lander.land(push).await,
+    };
+    if refusals.iter().flatten().any(|refusal| refusal.kind == RefusalKind::DryRun) {
+        notes.extend(plan.map(|plan| plan.to_string()).unwrap_or_default().lines().map(str::to_owned));
+    }
+    for option in unknown {
+        notes.push(format!("the push option {} is not known, and was ignored", one_line(&option)));
+    }
+    Answer { refusals, notes }
+}
+
+/// Reads the options of `git push -o …`, and lists the unknown ones.
+fn read_options(given: Vec<String>) -> (ProposalOptions, Vec<String>) {
+    let mut options = ProposalOptions::default();
+    let unknown = given.into_iter().filter(|option| {
+        match option.as_str() {
+            "dry-run" => options.dry_run = true,
+            "allow-shrink" => options.allow_shrink = true,
+            _ => return true,
+        }
+        false
+    });
+    let unknown = unknown.collect();
+    (options, unknown)
+}
+
+fn user_name(user: u32) -> String {
+    let found = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(user)).ok().flatten();
+    found.map_or_else(|| format!("user {user}"), |user| user.name)
+}

@@ -1,0 +1,140 @@
+//! Everything that the routes need, and the shapes of answers that they share.
+
+use std::{path::PathBuf, sync::Arc};
+
+use conf_core::git_http::{ReceivePack, UploadPack};
+use conf_core::http::{Peer, Request, Response, error};
+use conf_core::snapshot::Snapshot;
+use git2::Repository;
+use http::{HeaderValue, StatusCode, header};
+use libconf::name::{CommitId, DatacenterName};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::Semaphore;
+use warp::{Filter, filters::BoxedFilter};
+
+use crate::delivery::{Chains, Hosts, Inventories, Watermarks};
+use crate::fault::{Fault, Refusal, RefusalKind};
+use crate::inspect::InspectError;
+use crate::landing::{Lander, Published, Pusher};
+
+/// Everything that the routes need.
+#[derive(Clone, Debug)]
+pub(crate) struct Server {
+    /// The repository.
+    pub(crate) repo: PathBuf,
+    /// The way to the landing thread.
+    pub(crate) lander: Lander,
+    /// Signs watermarks.
+    pub(crate) watermarks: Arc<Watermarks>,
+    /// The newest report of every host.
+    pub(crate) hosts: Arc<Hosts>,
+    /// The inventories of datacenters.
+    pub(crate) inventories: Arc<Inventories>,
+    /// The chains of snapshots.
+    pub(crate) chains: Arc<Chains>,
+    /// Permits for requests that wait for delivery.
+    pub(crate) waits: Arc<Semaphore>,
+    /// Permits for renderings.
+    pub(crate) renderings: Arc<Semaphore>,
+    /// Answers fetches.
+    pub(crate) upload: Arc<UploadPack>,
+    /// Takes pushes.
+    pub(crate) receive: Arc<ReceivePack>,
+}
+
+/// The datacenter in a path, or the answer to a bad name.
+pub(crate) type NamedDatacenter = Result<DatacenterName, Response>;
+
+/// Answers with the response of a handler, or with its refusal.
+pub(crate) async fn answer(handler: impl Future<Output = Result<Response, Response>>) -> Response {
+    handler.await.unwrap_or_else(|refused| refused)
+}
+
+/// Matches `/api/v1/datacenters/<id>/<version>/…`; a bad name is 400.
+pub(crate) fn datacenter() -> BoxedFilter<(NamedDatacenter,)> {
+    let name = |id: String, version: String| {
+        format!("{id}/{version}").parse().map_err(|bad| error(StatusCode::BAD_REQUEST, bad))
+    };
+    warp::path!("api" / "v1" / "datacenters" / String / String / ..).map(name).boxed()
+}
+
+/// Finds a datacenter's newest snapshot; a datacenter that does not exist is 404.
+pub(crate) fn newest<'p>(published: &'p Published, name: &DatacenterName) -> Result<&'p Snapshot, Response> {
+    published.datacenters.get(name).ok_or_else(|| {
+        let known = published.datacenters.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        error(StatusCode::NOT_FOUND, format!("there is no datacenter {name}; there are: {known}"))
+    })
+}
+
+impl Server {
+    /// Returns a datacenter's newest snapshot; a datacenter that does not exist is 404.
+    pub(crate) fn snapshot(&self, name: &DatacenterName) -> Result<Snapshot, Response> {
+        newest(&self.lander.published.borrow(), name).cloned()
+    }
+
+    /// Reads the repository off the runtime's threads.
+    pub(crate) async fn read(
+        &self,
+        work: impl FnOnce(&Repository) -> Result<Response, InspectError> + Send + 'static,
+    ) -> Result<Response, Response> {
+        let path = self.repo.clone();
+        let read = move || work(&Repository::open_bare(path)?);
+        let answer = tokio::task::spawn_blocking(read).await.map_err(InspectError::from).flatten();
+        answer.map_err(|why| match why {
+            InspectError::NotThere(words) => error(StatusCode::NOT_FOUND, words),
+            InspectError::Failed(cause) => {
+                tracing::error!(error = format!("{cause:#}"), "cannot read the repository");
+                error(StatusCode::INTERNAL_SERVER_ERROR, "conf-master cannot read its repository; its log says why")
+            }
+        })
+    }
+}
+
+/// Names the address that a push comes from. No name is proven until conf-master checks tokens.
+pub(crate) fn pusher(request: &Request) -> Pusher {
+    let from = match &request.peer {
+        Peer::Tcp(address) => address.ip().to_string(),
+        Peer::Unix { .. } => "a socket".to_owned(),
+    };
+    Pusher { by: None, through: format!("http {from}") }
+}
+
+/// The form in which a configuration is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum ConfigForm {
+    /// An object.
+    #[default]
+    Object,
+    /// Text.
+    Text,
+}
+
+/// Makes the `ETag` of a section: its branch's commit.
+pub(crate) fn etag_of(commit: CommitId) -> Result<HeaderValue, header::InvalidHeaderValue> {
+    format!("\"{commit}\"").parse()
+}
+
+/// Answers a change that did not land.
+pub(crate) fn refused(refusals: Vec<Option<Refusal>>) -> Response {
+    let refusals: Vec<Refusal> = refusals.into_iter().flatten().collect();
+    if let Some(one) = refusals.iter().find(|one| one.kind == RefusalKind::Busy) {
+        return unavailable(&one.reason);
+    }
+    if let Some(one) = refusals.iter().find(|one| one.kind == RefusalKind::Failed) {
+        return error(StatusCode::INTERNAL_SERVER_ERROR, &one.reason);
+    }
+    let faults = refusals.into_iter().filter(|one| one.kind == RefusalKind::Invalid);
+    let faults = faults.flat_map(|one| if one.faults.is_empty() { vec![Fault::new(one.reason)] } else { one.faults });
+    let faults = Refusal::of(faults.collect());
+    let body = json!({"error": faults.reason, "faults": faults.faults});
+    conf_core::http::json(StatusCode::UNPROCESSABLE_ENTITY, &body)
+}
+
+/// Asks to try again in a second.
+pub(crate) fn unavailable(words: &str) -> Response {
+    let mut response = error(StatusCode::SERVICE_UNAVAILABLE, words);
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
+}

@@ -1,0 +1,108 @@
+//! Renders the templates of a component for each group of hosts, and remembers those that exceed
+//! their time.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use conf_core::layers::{self, Origin, Sources};
+use conf_core::render::{RenderError, Secrets, Templates};
+use conf_core::settings::SettingsFault;
+use git2::Repository;
+use libconf::name::{ComponentVersion, HostName, ObjectId};
+
+use crate::catalog::DatacenterView;
+use crate::fault::{Caused, Fault};
+use crate::judge::timeouts::{TimeoutCache, TimeoutState};
+use crate::judge::validate::case::Case;
+
+/// The processor time that one look may spend on the templates of one component, since landings
+/// wait for it. Honest templates take a millisecond for each group of hosts.
+const TIME: Duration = Duration::from_secs(20);
+
+/// Finds the templates that cannot be rendered on some group of hosts, and takes those groups out
+/// of `cases`.
+///
+/// `timeouts` holds the trees of components whose templates exceeded their time.
+pub(crate) fn faults(
+    repo: &Repository,
+    timeouts: &TimeoutCache<ObjectId, SettingsFault>,
+    view: &DatacenterView<'_>,
+    name: &ComponentVersion,
+    sources: &Sources<'_>,
+    cases: &mut Vec<Case>,
+) -> Result<Vec<Caused>, git2::Error> {
+    let reference = view.reference(name, &Origin::Component);
+    let fault = |SettingsFault { file, line, reason }, host: Option<&HostName>| {
+        let mut fault = Fault { host: host.cloned(), ..Fault::of_file(&reference, &file, line, reason) };
+        fault.file = fault.file.filter(|file| !file.is_empty());
+        Caused { fault, causes: view.causes(name, reference.clone()) }
+    };
+    let templates = match Templates::read(repo, sources) {
+        Ok(Some(templates)) => templates,
+        Ok(None) => return Ok(Vec::new()),
+        Err(RenderError::Repository(error)) => return Err(error),
+        Err(RenderError::Templates(faults)) => {
+            cases.clear();
+            return Ok(faults.into_iter().map(|one| fault(one, None)).collect());
+        }
+        Err(RenderError::Fault(reason)) => return Ok(vec![fault(without_place(&reason), None)]),
+    };
+    if cases.is_empty() {
+        return Ok(Vec::new());
+    }
+    if let Some(timed_out) = known_timeout(timeouts, sources.component_tree) {
+        cases.clear();
+        return Ok(vec![fault(timed_out, None)]);
+    }
+    let secrets = Secrets::by_name(sources, &name.component);
+    let by_host = layers::differ_by_host(repo, sources)?;
+    let (mut found, mut told) = (Vec::new(), BTreeSet::new());
+    let (mut left, mut over) = (TIME, false);
+    cases.retain(|case| {
+        if over {
+            return false;
+        }
+        if left.is_zero() {
+            over = true;
+            let words = "this component's templates take more than 20 s of processor time for all hosts together; let them \
+                         do less, or let fewer variables differ by host";
+            found.push(fault(without_place(words), None));
+            return false;
+        }
+        let looked = templates.look(sources, name, case.host.as_ref(), &case.settings, &secrets);
+        left = left.saturating_sub(looked.spent);
+        if looked.endless {
+            // The next host would take as long again.
+            over = true;
+            let first = looked.faults.first().cloned();
+            timeouts.remember(sources.component_tree, first.unwrap_or_else(|| without_place("")));
+        }
+        let good = looked.faults.is_empty();
+        for one in looked.faults {
+            // A fault that many hosts have in common is told once, for the first of them.
+            if told.insert((one.file.clone(), one.line, one.reason.clone())) {
+                found.push(fault(one, case.host.as_ref().filter(|_| by_host || case.is_of_hosts())));
+            }
+        }
+        good
+    });
+    Ok(found)
+}
+
+/// Returns the fault of templates that are not rendered, because they or others exceeded their
+/// time.
+fn known_timeout(timeouts: &TimeoutCache<ObjectId, SettingsFault>, tree: ObjectId) -> Option<SettingsFault> {
+    match timeouts.state(&tree) {
+        TimeoutState::Untried => None,
+        TimeoutState::TimedOut(told) => {
+            let reason = format!("{} So it was less than a minute ago; try again after that minute.", told.reason);
+            Some(SettingsFault { reason, ..told })
+        }
+        TimeoutState::TooMany => {
+            Some(without_place("other templates took up all the time there is; push again in a minute"))
+        }
+    }
+}
+
+fn without_place(reason: &str) -> SettingsFault {
+    SettingsFault { file: String::new(), line: None, reason: reason.to_owned() }
+}

@@ -1,0 +1,109 @@
+//! A push, an update or a request about secrets on its way to the landing thread, and its outcome.
+
+use std::collections::BTreeMap;
+
+use conf_core::snapshot::Snapshot;
+use libconf::name::{DatacenterName, ObjectId, RefName, Sequence};
+
+use crate::fault::Refusal;
+use crate::judge::{ChangePlan, ProposalOptions, RefUpdate};
+use crate::landing::update::request::{Update, UpdateOutcome};
+use crate::secrets::SecretRequest;
+use crate::text::one_line;
+
+/// Who pushes, and through what.
+#[derive(Clone, Debug)]
+pub(crate) struct Pusher {
+    /// The pusher's name, where a name was proven; else the committer of the pushed commits stands
+    /// in.
+    pub(crate) by: Option<String>,
+    /// The way in: `http <address>`, `path`, `ssh`.
+    pub(crate) through: String,
+}
+
+/// Something that shall land.
+#[derive(Clone, Debug)]
+pub(crate) struct Push {
+    /// The refs. An update and a request about secrets name the refs alone.
+    pub(crate) updates: Vec<RefUpdate>,
+    /// All of them or none.
+    pub(crate) atomic: bool,
+    /// Who pushes; both texts are one line.
+    pub(crate) pusher: Pusher,
+    /// The id of the request, as logs show it.
+    pub(crate) request: String,
+    /// What was asked for besides the change itself.
+    pub(crate) options: ProposalOptions,
+    /// The source of the new commits.
+    pub(crate) content: PushContent,
+}
+
+/// The source of the commits that land.
+#[derive(Clone, Debug)]
+pub(crate) enum PushContent {
+    /// They were pushed.
+    Commits,
+    /// The landing thread makes them from sections.
+    Sections(Update),
+    /// The landing thread makes them from a request about secrets.
+    Secrets(SecretRequest),
+}
+
+impl Push {
+    /// Makes a push of commits.
+    pub(crate) fn commits(updates: Vec<RefUpdate>, atomic: bool, pusher: &Pusher, options: ProposalOptions) -> Self {
+        let by = pusher.by.as_deref().map(one_line);
+        let pusher = Pusher { by, through: one_line(&pusher.through) };
+        let request = format!("{:016x}", rand::random::<u64>());
+        Push { updates, atomic, pusher, request, options, content: PushContent::Commits }
+    }
+
+    /// Makes a push of sections.
+    pub(crate) fn sections(update: Update, pusher: &Pusher, options: ProposalOptions) -> Self {
+        let updates = update.references().iter().map(unknown).collect();
+        Push { content: PushContent::Sections(update), ..Push::commits(updates, true, pusher, options) }
+    }
+
+    /// Makes a push of a request about secrets.
+    pub(crate) fn secrets(request: SecretRequest, pusher: &Pusher) -> Self {
+        let updates = vec![unknown(&request.reference())];
+        let push = Push::commits(updates, true, pusher, ProposalOptions::default());
+        Push { content: PushContent::Secrets(request), ..push }
+    }
+}
+
+/// Names a ref whose commits are not made yet.
+fn unknown(name: &RefName) -> RefUpdate {
+    RefUpdate { name: name.to_string(), old: ObjectId::ZERO, new: ObjectId::ZERO }
+}
+
+/// The outcome of a push.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outcome {
+    /// For each ref update, in order: `None` when it landed, else the reason.
+    pub(crate) refusals: Vec<Option<Refusal>>,
+    /// What the pusher is told.
+    pub(crate) notes: Vec<String>,
+    /// The number of the change, when anything landed.
+    pub(crate) sequence: Option<Sequence>,
+    /// The effect that it would have, for a dry run.
+    pub(crate) plan: Option<ChangePlan>,
+    /// The outcome of an update, where it says more than the refusals.
+    pub(crate) update: Option<UpdateOutcome>,
+}
+
+impl Outcome {
+    /// Refuses every ref for one reason; with no refs, still returns that reason once.
+    pub(crate) fn refused(refs: usize, why: &Refusal) -> Self {
+        Outcome { refusals: vec![Some(why.clone()); refs.max(1)], ..Outcome::default() }
+    }
+}
+
+/// The state that everyone may know after a landing.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Published {
+    /// The newest change.
+    pub(crate) sequence: Sequence,
+    /// Every datacenter's newest snapshot.
+    pub(crate) datacenters: BTreeMap<DatacenterName, Snapshot>,
+}

@@ -1,0 +1,364 @@
+//! The staging area: judges one change against what was landed and staged before it, and writes its
+//! objects. Moves no ref.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use conf_core::sign::SigningKey;
+use conf_core::snapshot::{self, Component, Composition, Snapshot};
+use git2::Repository;
+use libconf::name::{CommitId, ComponentVersion, DatacenterName, ObjectId, RefName, SecretName, Sequence};
+use tracing::{error, info, warn};
+
+use crate::catalog::{Catalog, Delta};
+use crate::fault::{Refusal, RefusalKind};
+use crate::judge::{Judge, Judgement, RefUpdate};
+use crate::landing::push::{Outcome, Push, PushContent};
+use crate::landing::update::draft::{self, Authorship};
+use crate::landing::update::request::{DraftError, Update, UpdateOutcome, another_section};
+use crate::landing::update::scratch::Scratch;
+use crate::secrets::{SecretRequest, StagedSecrets};
+use crate::store::{self, LandedRequest, LandedRequests, LedgerEntry, LedgerState, Move, RefTarget, ledger};
+use crate::text::{count, first_and_more, now, one_line};
+
+/// Everything that was landed or staged, and the repository into which objects are written.
+pub(crate) struct Staging {
+    path: PathBuf,
+    /// The repository.
+    pub(crate) repo: Repository,
+    key: SigningKey,
+    judge: Arc<Judge>,
+    /// The state after the last staged change.
+    pub(crate) catalog: Catalog,
+    requests: LandedRequests,
+    /// Where updates are drafted.
+    scratch: Option<Scratch>,
+    /// The newest entry of the ledger.
+    pub(crate) ledger: CommitId,
+    /// The number of the newest change.
+    pub(crate) sequence: Sequence,
+}
+
+impl Staging {
+    /// Opens the repository, and reads everything from the ledger.
+    pub(crate) fn open(path: &Path, judge: Arc<Judge>) -> anyhow::Result<Self> {
+        let mut staging = Staging {
+            path: path.to_owned(),
+            repo: store::open(path)?,
+            key: SigningKey::load(&store::key_path(path))?,
+            judge,
+            catalog: Catalog::default(),
+            requests: LandedRequests::default(),
+            scratch: None,
+            ledger: CommitId::ZERO,
+            sequence: Sequence(0),
+        };
+        staging.reload()?;
+        Ok(staging)
+    }
+
+    /// Drops everything that was staged: reads the ledger anew, and sets the refs to it.
+    pub(crate) fn reload(&mut self) -> anyhow::Result<()> {
+        (self.repo, self.scratch) = (store::open(&self.path)?, None);
+        self.ledger = self.repo.refname_to_id(&RefName::Ledger.to_string())?.into();
+        let LedgerState { table, requests, sequence } = ledger::replay(&self.repo, self.ledger)?;
+        for line in store::repair(&self.repo, &table, self.ledger)? {
+            warn!("{line}");
+        }
+        store::sync_objects(&self.repo)?;
+        let (catalog, faults) = Catalog::load(&self.repo, table);
+        for fault in faults {
+            error!(%fault, "a datacenter cannot be resolved; it keeps its last snapshot");
+        }
+        (self.catalog, self.requests, self.sequence) = (catalog, requests, sequence);
+        info!(sequence = sequence.0, datacenters = self.catalog.datacenters.len(), "the ledger is read");
+        Ok(())
+    }
+
+    /// Sets the refs to what the ledger says.
+    pub(crate) fn repair(&self) {
+        match store::repair(&self.repo, &self.catalog.table, self.ledger) {
+            Ok(lines) => lines.iter().for_each(|line| warn!("{line}")),
+            Err(error) => error!(error = format!("{error:#}"), "the refs cannot be compared with the ledger"),
+        }
+    }
+
+    /// Judges a push whose objects may still be in quarantine; stages nothing.
+    pub(crate) fn check(&self, push: &Push, quarantine: Option<&Path>) -> anyhow::Result<Outcome> {
+        let repo = Repository::open_bare(&self.path)?;
+        if let Some(folder) = quarantine {
+            let folder = folder.canonicalize()?;
+            let inside = folder.starts_with(self.path.canonicalize()?.join("objects"));
+            anyhow::ensure!(inside, "the quarantine {} is not in this repository", folder.display());
+            repo.odb()?.add_disk_alternate(&folder.to_string_lossy())?;
+        }
+        let mut judgement = self.judge.judge(&repo, &self.catalog, &push.updates, push.atomic, push.options);
+        let mut plan = None;
+        if push.options.dry_run {
+            plan = Some(self.judge.plan(&repo, &self.catalog, &push.updates, &judgement)?);
+            refuse_dry_run(&mut judgement.refusals);
+        }
+        Ok(Outcome { refusals: judgement.refusals, plan, ..Outcome::default() })
+    }
+
+    /// Judges one push against what is staged so far, and writes its objects.
+    pub(crate) fn stage(&mut self, push: &Push) -> anyhow::Result<(Outcome, Vec<Move>)> {
+        let someone = || push.pusher.by.clone().unwrap_or_else(|| format!("someone, {}", push.pusher.through));
+        match &push.content {
+            PushContent::Commits => {
+                let judgement = self.judged(&self.repo, push, &push.updates, push.atomic);
+                let claimed = || self.claimed(&judgement.changes, &push.pusher.through);
+                let by = push.pusher.by.clone().unwrap_or_else(claimed);
+                self.stage_judged(push, judgement, by)
+            }
+            PushContent::Sections(update) => self.stage_update(push, update, someone()),
+            PushContent::Secrets(request) => self.stage_request(push, request, someone()),
+        }
+    }
+
+    fn judged(&self, repo: &Repository, push: &Push, updates: &[RefUpdate], atomic: bool) -> Judgement {
+        self.judge.judge(repo, &self.catalog, updates, atomic, push.options)
+    }
+
+    /// Stages the actions of a request about secrets.
+    fn stage_request(
+        &mut self,
+        push: &Push,
+        request: &SecretRequest,
+        by: String,
+    ) -> anyhow::Result<(Outcome, Vec<Move>)> {
+        let secrets = match request.actions(&self.repo, &self.catalog, &self.judge.secrets) {
+            Ok(secrets) => secrets,
+            Err(why) => return Ok((Outcome::refused(push.updates.len(), &why), Vec::new())),
+        };
+        let judgement = Judgement { refusals: vec![None; push.updates.len()], secrets, ..Judgement::default() };
+        self.stage_judged(push, judgement, by)
+    }
+
+    /// Makes the commits of an update from the newest state, and stages them like a push. Objects
+    /// of an update that does not land are not kept.
+    fn stage_update(&mut self, push: &Push, update: &Update, by: String) -> anyhow::Result<(Outcome, Vec<Move>)> {
+        if let Some(landed) = update.key.as_ref().and_then(|key| self.requests.find(key)) {
+            return Ok((landed_before(update, landed, update.references().len()), Vec::new()));
+        }
+        let scratch = match self.scratch.take().filter(|scratch| !scratch.is_full()) {
+            Some(scratch) => scratch,
+            None => Scratch::open(&self.path)?,
+        };
+        let staged = self.stage_drafted(push, update, &scratch, by);
+        self.scratch = Some(scratch);
+        staged
+    }
+
+    fn stage_drafted(
+        &mut self,
+        push: &Push,
+        update: &Update,
+        scratch: &Scratch,
+        by: String,
+    ) -> anyhow::Result<(Outcome, Vec<Move>)> {
+        let references = update.references();
+        let authorship = Authorship { by: &by, request: &push.request, time: now() };
+        let drafted = match draft::draft(&self.catalog.table, scratch, update, authorship) {
+            Ok(drafted) => drafted,
+            Err(DraftError::Repository(error)) => return Err(error.into()),
+            Err(DraftError::Conflict(conflict)) => {
+                let (refusals, update) = (conflict.refusals(&references), Some(UpdateOutcome::Conflict(conflict)));
+                return Ok((Outcome { refusals, update, ..Outcome::default() }, Vec::new()));
+            }
+            Err(DraftError::Invalid(mut faults)) => {
+                let refusal = |one| Some(faults.remove(one).map_or_else(another_section, Refusal::of));
+                let refusals = references.iter().map(refusal).collect();
+                return Ok((Outcome { refusals, ..Outcome::default() }, Vec::new()));
+            }
+        };
+        let judgement = self.judged(&scratch.repo, push, &drafted.updates, true);
+        let plan = || self.judge.plan(&scratch.repo, &self.catalog, &drafted.updates, &judgement);
+        let plan = push.options.dry_run.then(plan).transpose()?;
+        if !judgement.changes.is_empty() && !push.options.dry_run {
+            scratch.keep(&drafted.objects, &self.repo)?;
+        }
+        let (mut outcome, moves) = self.stage_judged(push, judgement, by)?;
+        outcome.plan = plan;
+        if outcome.sequence.is_some() || outcome.plan.is_some() {
+            outcome.notes.splice(0..0, drafted.notes);
+        }
+        if outcome.sequence.is_some() {
+            let landed = moves.iter().filter_map(|one| one.landed(&self.catalog.table));
+            outcome.update = Some(UpdateOutcome::Landed { refs: landed.collect(), again: false });
+        }
+        Ok((outcome, moves))
+    }
+
+    /// Writes the objects of everything that may land.
+    fn stage_judged(
+        &mut self,
+        push: &Push,
+        mut judgement: Judgement,
+        by: String,
+    ) -> anyhow::Result<(Outcome, Vec<Move>)> {
+        if push.options.dry_run {
+            refuse_dry_run(&mut judgement.refusals);
+            judgement.changes.clear();
+            judgement.secrets.clear();
+        }
+        if judgement.changes.is_empty() && judgement.secrets.is_empty() {
+            return Ok((Outcome { refusals: judgement.refusals, ..Outcome::default() }, Vec::new()));
+        }
+        let (sequence, time) = (self.sequence.next(), now());
+        let mut moves: Vec<Move> = judgement.changes.into_iter().map(|(name, new)| self.movement(name, new)).collect();
+        let (deltas, requested) = (&judgement.deltas, judgement.secrets);
+        let secrets = match self.judge.secrets.stage(&self.repo, &self.catalog, deltas, requested, (sequence, time)) {
+            Ok(secrets) => secrets,
+            // Nothing is staged yet: this change is refused until that is repaired, and the others
+            // go on.
+            Err(cause) => {
+                error!(error = format!("{cause:#}"), request = push.request, "secrets cannot be sealed");
+                let why =
+                    Refusal::new(RefusalKind::Failed, format!("the secrets that it needs cannot be sealed: {cause:#}"));
+                let refusals = judgement.refusals.into_iter().map(|refusal| refusal.or_else(|| Some(why.clone())));
+                return Ok((Outcome { refusals: refusals.collect(), ..Outcome::default() }, Vec::new()));
+            }
+        };
+        for (id, (tip, tree)) in &secrets.tips {
+            moves.push(self.movement(RefName::Secrets(id.clone()), Some(*tip)));
+            self.catalog.secrets.insert(id.clone(), *tree);
+        }
+        let mut notes = std::mem::take(&mut judgement.notes);
+        let told = notes.len();
+        notes.extend(secrets.notes.iter().cloned());
+        let deltas = secrets.with_siblings(judgement.deltas, &self.catalog);
+        for (name, delta) in deltas {
+            let Some(delta) = delta else {
+                self.catalog.remove(&name);
+                notes.push(format!("{name} is no longer composed; its hosts keep its last snapshot"));
+                continue;
+            };
+            let Some((snapshot, note)) = self.compose(&name, delta, &secrets, (sequence, time), &by)? else { continue };
+            let target = RefTarget { value: snapshot.commit, commit: snapshot.commit };
+            moves.push(self.movement(RefName::Snapshot(name.clone()), Some(target)));
+            notes.push(note);
+            self.catalog.datacenters.entry(name).and_modify(|datacenter| datacenter.snapshot = Some(snapshot));
+        }
+        if notes.len() == told {
+            notes.push(format!("#{sequence} landed; no datacenter runs it"));
+        }
+        let entry = LedgerEntry {
+            sequence,
+            moves: moves.clone(),
+            by,
+            through: push.pusher.through.clone(),
+            request: push.request.clone(),
+            key: match &push.content {
+                PushContent::Sections(update) => update.key.clone(),
+                PushContent::Commits | PushContent::Secrets(_) => None,
+            },
+            time,
+        };
+        entry.apply(&mut self.catalog.table, &mut self.requests);
+        self.ledger = ledger::write(&self.repo, Some(self.ledger), &entry, &self.catalog.table, &self.requests)?;
+        self.sequence = sequence;
+        Ok((Outcome { refusals: judgement.refusals, notes, sequence: Some(sequence), ..Outcome::default() }, moves))
+    }
+
+    /// Returns the committer of the pushed commits, for a pusher who did not prove a name.
+    fn claimed(&self, changes: &BTreeMap<RefName, Option<RefTarget>>, through: &str) -> String {
+        let tip = changes.values().flatten().next().and_then(|tip| self.repo.find_commit(tip.commit.into()).ok());
+        let name = tip.and_then(|tip| tip.committer().name().ok().map(one_line));
+        name.unwrap_or_else(|| format!("someone, {through}"))
+    }
+
+    fn movement(&self, name: RefName, new: Option<RefTarget>) -> Move {
+        let old = self.catalog.table.target(&name).map_or(ObjectId::ZERO, |current| current.value);
+        Move { name, old, new }
+    }
+
+    /// Composes a datacenter's next snapshot; `None` when it would not differ.
+    fn compose(
+        &mut self,
+        name: &DatacenterName,
+        delta: Delta,
+        secrets: &StagedSecrets,
+        (sequence, time): (Sequence, i64),
+        by: &str,
+    ) -> anyhow::Result<Option<(Snapshot, String)>> {
+        let known = self.catalog.datacenters.get(name);
+        let mut touched = self.judge.touched(&self.repo, name, known, &delta)?;
+        let before = known.map(|known| known.manifest.trees());
+        let components = delta.components.clone();
+        self.catalog.apply_delta(name, delta);
+        let datacenter = self.catalog.datacenters.get(name).context("a datacenter that was just resolved")?;
+        let manifest = &datacenter.manifest;
+        let changed = secrets.changed.get(&name.id);
+        if components.is_empty()
+            && changed.is_none()
+            && before == Some(manifest.trees())
+            && datacenter.snapshot.is_some()
+        {
+            return Ok(None);
+        }
+        touched.extend(secrets.readers(&name.id, datacenter));
+        let hosts = &manifest.instance.hosts;
+        let told = hosts.keys().filter(|host| {
+            let selection = manifest.instance.selection(host);
+            touched.iter().any(|component| selection.contains(component))
+        });
+        let hosts = if hosts.is_empty() { "all hosts".to_owned() } else { count(told.count(), "host") };
+        let note = format!("{name} #{sequence}: {}, {hosts}", count(touched.len(), "component"));
+        let composition = Composition {
+            datacenter: name.clone(),
+            sequence,
+            time,
+            // A datacenter that was deleted and made again continues its old chain.
+            parent: self.catalog.table.target(&RefName::Snapshot(name.clone())).map(|tip| tip.commit),
+            base: datacenter.snapshot.as_ref().map(|snapshot| snapshot.tree),
+            summary: summary(&components, changed.filter(|_| before == Some(manifest.trees()))),
+            components,
+            datacenter_tree: manifest.datacenter_tree,
+            datacenter_commit: manifest.datacenter_commit,
+            class_tree: manifest.class_tree,
+            class: (manifest.instance.class_ref(), manifest.class_commit),
+            secrets_tree: self.catalog.secrets.get(&name.id).copied(),
+            by: by.to_owned(),
+        };
+        let commit = snapshot::compose(&self.repo, &composition, &self.key)?;
+        Ok(Some((Snapshot::read(&self.repo, commit)?, note)))
+    }
+}
+
+/// Answers a request whose key is known already.
+fn landed_before(update: &Update, landed: &LandedRequest, refs: usize) -> Outcome {
+    if update.key.as_ref().is_some_and(|key| key.is_of(landed)) {
+        let (refusals, sequence) = (vec![None; refs], Some(landed.sequence));
+        let update = Some(UpdateOutcome::Landed { refs: landed.refs.clone(), again: true });
+        return Outcome { refusals, sequence, update, ..Outcome::default() };
+    }
+    let reason = format!(
+        "another request landed under this idempotency key, as #{}; a new request needs a new key",
+        landed.sequence
+    );
+    Outcome::refused(refs, &Refusal::new(RefusalKind::Invalid, reason))
+}
+
+/// Refuses everything that would have landed, after a dry run.
+fn refuse_dry_run(refusals: &mut [Option<Refusal>]) {
+    for refusal in refusals.iter_mut().filter(|refusal| refusal.is_none()) {
+        *refusal = Some(Refusal::new(RefusalKind::DryRun, "dry run: nothing landed"));
+    }
+}
+
+/// Names what changed: components, or secrets alone.
+fn summary(
+    components: &BTreeMap<ComponentVersion, Option<Component>>,
+    secrets: Option<&BTreeSet<SecretName>>,
+) -> String {
+    let names = components.iter().map(|(name, content)| format!("{}{name}", if content.is_none() { "-" } else { "" }));
+    let names: BTreeSet<String> = names.collect();
+    match (names.first(), secrets.and_then(|secrets| Some((secrets.first()?, secrets.len())))) {
+        (Some(first), _) => first_and_more(first, names.len() - 1),
+        (None, Some((first, count))) => first_and_more(format!("the secret {first}"), count - 1),
+        (None, None) => "the datacenter itself".to_owned(),
+    }
+}

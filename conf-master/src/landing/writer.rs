@@ -1,0 +1,257 @@
+//! The landing thread: lands pushes one batch at a time, and answers everyone.
+//!
+//! Judge, write objects, make them durable, move the ledger (the one commit point), move the other
+//! refs, answer, tell. Pushes that wait together share one durable write; each has its own ledger
+//! commit, sequence and snapshots.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use conf_core::git;
+use conf_core::git::{Depth, Step};
+use conf_core::git_http::UploadPack;
+use libconf::name::{CommitId, RefName};
+use parking_lot::RwLock;
+use prometheus_client::metrics::counter::Counter;
+use tokio::runtime::Handle;
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info, warn};
+
+use crate::fault::{Refusal, RefusalKind};
+use crate::landing::audit::{Audit, Record};
+use crate::landing::push::{Outcome, Published, Push};
+use crate::landing::staging::Staging;
+use crate::landing::update::request::UpdateOutcome;
+use crate::store::{self, Durable, Move, RefTarget};
+
+/// The most pushes that share one durable write.
+const BATCH: usize = 64;
+/// How often the refs are compared with the ledger while nothing lands.
+const REPAIR_EVERY: Duration = Duration::from_secs(60);
+
+/// Work for the landing thread.
+pub(crate) enum Job {
+    /// Judges a push whose objects are in quarantine.
+    Check { push: Push, quarantine: Option<PathBuf>, reply: oneshot::Sender<Outcome> },
+    /// Lands a push.
+    Land { push: Push, reply: oneshot::Sender<Outcome> },
+    /// Runs while nothing lands.
+    Exclusive { work: Box<dyn FnOnce() + Send>, reply: oneshot::Sender<()> },
+}
+
+/// A push, its outcome, and where the outcome is sent.
+type Decided = (Push, Outcome, oneshot::Sender<Outcome>);
+
+/// The state of the landing thread.
+pub(crate) struct Landing {
+    /// Everything that was landed or staged.
+    pub(crate) staging: Staging,
+    /// The state in memory differs from the disk and must be read again before anything lands.
+    pub(crate) is_void: bool,
+    /// Announces every landing.
+    pub(crate) publish: watch::Sender<Arc<Published>>,
+    /// The durable state, for answers.
+    pub(crate) durable: Arc<RwLock<Durable>>,
+    /// The records of refusals.
+    pub(crate) audit: Arc<Audit>,
+    /// Is handed the answer to the fetch that each landing causes.
+    pub(crate) upload: Arc<UploadPack>,
+    /// Runs the asynchronous part of that.
+    pub(crate) runtime: Handle,
+    /// Counts changes that landed.
+    pub(crate) landed: Counter,
+    /// Counts refs that were refused.
+    pub(crate) refused: Counter,
+}
+
+impl Landing {
+    /// Works until every sender of jobs is gone.
+    pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        let mut checked = Instant::now();
+        while let Some(first) = queue.blocking_recv() {
+            let (mut batch, mut refused) = (Vec::new(), Vec::new());
+            let mut next = Some(first);
+            while let Some(job) = next.take() {
+                match job {
+                    Job::Check { push, quarantine, reply } => {
+                        let (began, outcome) = (Instant::now(), self.check(&push, quarantine.as_deref()));
+                        // A push that is refused whole ends here.
+                        if outcome.refusals.iter().all(Option::is_some) {
+                            self.record(&push, &outcome, began);
+                            refused.push((push, outcome, reply));
+                        } else {
+                            let _ = reply.send(outcome);
+                        }
+                    }
+                    Job::Land { push, reply } => batch.push((push, reply)),
+                    Job::Exclusive { work, reply } => {
+                        let landed = self.land(std::mem::take(&mut batch));
+                        self.answer(landed);
+                        work();
+                        let _ = reply.send(());
+                    }
+                }
+                if batch.len() + refused.len() < BATCH {
+                    next = queue.try_recv().ok();
+                }
+            }
+            let landed = self.land(batch);
+            self.answer(refused.into_iter().chain(landed));
+            if checked.elapsed() > REPAIR_EVERY {
+                self.staging.repair();
+                checked = Instant::now();
+            }
+        }
+    }
+
+    /// Reads the ledger anew, and publishes its state.
+    fn reload(&mut self) -> anyhow::Result<()> {
+        self.staging.reload()?;
+        self.is_void = false;
+        let Staging { catalog, ledger, sequence, .. } = &self.staging;
+        *self.durable.write() = Durable { table: catalog.table.clone(), ledger: *ledger, sequence: *sequence };
+        self.announce();
+        Ok(())
+    }
+
+    fn check(&self, push: &Push, quarantine: Option<&Path>) -> Outcome {
+        self.staging.check(push, quarantine).unwrap_or_else(|error| failed(push, &error))
+    }
+
+    fn land(&mut self, batch: Vec<(Push, oneshot::Sender<Outcome>)>) -> Vec<Decided> {
+        if batch.is_empty() {
+            return Vec::new();
+        }
+        let began = Instant::now();
+        let answers = self.land_all(batch.iter().map(|(push, _)| push)).unwrap_or_else(|error| {
+            let refusals = batch.iter().map(|(push, _)| failed(push, &error));
+            refusals.collect()
+        });
+        let decided = batch.into_iter().zip(answers).map(|((push, reply), outcome)| {
+            self.record(&push, &outcome, began);
+            (push, outcome, reply)
+        });
+        decided.collect()
+    }
+
+    /// Answers everyone, after the refusals were recorded.
+    fn answer(&self, decided: impl IntoIterator<Item = Decided>) {
+        let decided: Vec<Decided> = decided.into_iter().collect();
+        let records: Vec<Record> = decided.iter().filter_map(|(push, outcome, _)| Record::of(push, outcome)).collect();
+        if let Err(error) = self.audit.append(&records) {
+            // None of them landed, so nothing has to be undone.
+            error!(%error, "{} refused requests could not be recorded", records.len());
+        }
+        for (_, outcome, reply) in decided {
+            let _ = reply.send(outcome);
+        }
+    }
+
+    /// Lands pushes with one durable write. An error means that none of them landed.
+    fn land_all<'a>(&mut self, pushes: impl Iterator<Item = &'a Push>) -> anyhow::Result<Vec<Outcome>> {
+        if self.is_void {
+            self.reload().context("the ledger cannot be read")?;
+        }
+        let before = self.staging.ledger;
+        let (mut answers, mut moves) = (Vec::new(), Vec::new());
+        self.is_void = true;
+        let staged = pushes.into_iter().try_for_each(|push| {
+            let (outcome, its_moves) = self.staging.stage(push)?;
+            answers.push(outcome);
+            moves.extend(its_moves);
+            anyhow::Ok(())
+        });
+        let tip = self.staging.ledger;
+        let written = staged.and_then(|()| if tip == before { Ok(()) } else { self.commit(before, &moves) });
+        if let Err(error) = written {
+            // The staged state in memory is void: the ledger on disk counts, and it may have moved
+            // after all.
+            let read = self.reload();
+            if read.is_err() || self.staging.ledger != tip || tip == before {
+                return Err(error);
+            }
+            warn!(error = format!("{error:#}"), "a change landed, but not every step after it succeeded");
+        }
+        self.is_void = false;
+        self.announce();
+        Ok(answers)
+    }
+
+    /// Makes the staged changes durable and visible. The move of the ledger is the commit point.
+    fn commit(&mut self, before: CommitId, moves: &[Move]) -> anyhow::Result<()> {
+        store::move_ledger(&self.staging.repo, Some(before), self.staging.ledger)?;
+        {
+            let mut durable = self.durable.write();
+            moves.iter().for_each(|one| durable.table.set(one.name.clone(), one.new));
+            (durable.ledger, durable.sequence) = (self.staging.ledger, self.staging.sequence);
+        }
+        // A burst moves a datacenter's snapshot many times; its ref is written once.
+        let last: BTreeMap<&RefName, Option<RefTarget>> = moves.iter().map(|one| (&one.name, one.new)).collect();
+        let failed = last.into_iter().find_map(|(name, new)| store::set_ref(&self.staging.repo, name, new).err());
+        if let Some(cause) = failed {
+            // The change is accepted: the refs follow the ledger, now or at the next repair.
+            error!(error = cause.message(), "a ref could not be moved; it is put right from the ledger");
+            self.staging.repair();
+        }
+        // Of several snapshots of one datacenter only the last is announced; no slave has the one
+        // before it.
+        let mut steps: BTreeMap<&RefName, Option<&Move>> = BTreeMap::new();
+        for one in moves.iter().filter(|one| matches!(one.name, RefName::Snapshot(_))) {
+            steps.entry(&one.name).and_modify(|step| *step = None).or_insert(Some(one));
+        }
+        for (have, want) in steps.into_values().flatten().filter_map(|one| Some((one.old, one.new?.commit))) {
+            self.prime_cache(have, want);
+        }
+        Ok(())
+    }
+
+    /// Caches the answer to the fetch that every conf-slave is about to make, so that no
+    /// `upload-pack` works it out.
+    fn prime_cache(&self, have: CommitId, want: CommitId) {
+        match git::thin_answer(&self.staging.repo, want) {
+            Ok(Some(answer)) => {
+                let step = Step { have: Some(have), want, depth: Depth::Full };
+                self.runtime.block_on(self.upload.prime(step.request(), answer));
+            }
+            Ok(None) => {}
+            Err(error) => warn!(error = error.message(), "git upload-pack works this answer out"),
+        }
+    }
+
+    fn record(&self, push: &Push, outcome: &Outcome, began: Instant) {
+        let nothing_due = outcome.sequence.is_none() && outcome.refusals.iter().all(Option::is_none);
+        if nothing_due || matches!(outcome.update, Some(UpdateOutcome::Landed { again: true, .. })) {
+            return;
+        }
+        let refused = outcome.refusals.iter().flatten().count();
+        self.refused.inc_by(refused as u64);
+        let took_ms = began.elapsed().as_millis();
+        let (by, through, request) =
+            (push.pusher.by.as_deref().unwrap_or("not proven"), &push.pusher.through, &push.request);
+        if let Some(sequence) = outcome.sequence {
+            self.landed.inc();
+            let notes = outcome.notes.join("; ");
+            info!(sequence = sequence.0, refused, by, through, request, took_ms, "landed: {notes}");
+        } else {
+            let reason = outcome.refusals.iter().flatten().next().map(|one| one.reason.as_str()).unwrap_or_default();
+            info!(refused, by, through, request, took_ms, "refused: {reason}");
+        }
+    }
+
+    /// Announces the newest state to everyone.
+    pub(crate) fn announce(&self) {
+        let snapshots = self.staging.catalog.datacenters.iter();
+        let datacenters = snapshots.filter_map(|(name, one)| Some((name.clone(), one.snapshot.clone()?)));
+        let published = Published { sequence: self.staging.sequence, datacenters: datacenters.collect() };
+        self.publish.send_replace(Arc::new(published));
+    }
+}
+
+fn failed(push: &Push, cause: &anyhow::Error) -> Outcome {
+    error!(error = format!("{cause:#}"), request = push.request, "a push could not be judged or written");
+    let reason = format!("conf-master could not write it, nothing landed: {cause:#}");
+    Outcome::refused(push.updates.len(), &Refusal::new(RefusalKind::Failed, reason))
+}

@@ -1,0 +1,87 @@
+//! The flags of `conf-master serve`, and the limits that `check` takes too.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use conf_core::{daemon::flags::Common, git, settings};
+
+use crate::judge::{ChangeLimits, MaxShrink};
+use crate::secrets::SecretsFor;
+
+/// Flags of `serve`.
+#[derive(Debug, Args)]
+pub(crate) struct ServeFlags {
+    /// The repository that `conf-master init` made
+    #[arg(long, value_name = "DIR")]
+    pub(crate) repo: PathBuf,
+    /// The address to listen on; port 0 takes a free port
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    pub(crate) listen: SocketAddr,
+    /// At the start, also renew certificates that will be due within this many days; certificates
+    /// that are due are always renewed
+    #[arg(long, value_name = "DAYS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3650))]
+    pub(crate) renew_ahead: u32,
+    /// Give values to the secrets of this id's datacenters from the environment: the variable is
+    /// PREFIX and the secret's name in upper case; repeat for more ids. Without PREFIX, it is
+    /// `CONF_SECRET_` and the name
+    #[arg(long, value_name = "ID[=PREFIX]")]
+    pub(crate) secrets_for: Vec<SecretsFor>,
+    /// How long after the start hosts may report for the first time: until then no wait for the
+    /// hosts of a datacenter without an inventory ends. Hosts report about once a minute
+    #[arg(long, value_name = "SECONDS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(0..=3600))]
+    pub(crate) hosts_within: u64,
+    /// The limits of what may land
+    #[command(flatten)]
+    pub(crate) limits: LimitFlags,
+    /// The flags of every daemon
+    #[command(flatten)]
+    pub(crate) common: Common,
+}
+
+/// The defaults are the limits of the hosts, so a limit can be lowered and not raised.
+const TREE: git::TreeLimits = git::TreeLimits::most();
+
+/// Limits of what may land.
+#[derive(Clone, Copy, Debug, Args)]
+#[expect(clippy::struct_field_names, reason = "the flags have these names")]
+#[command(next_help_heading = "Limits of what may land (they can be lowered, not raised: hosts take no more)")]
+pub(crate) struct LimitFlags {
+    /// Bytes of one file
+    #[arg(long, value_name = "N", default_value_t = TREE.file_bytes, value_parser = most(TREE.file_bytes))]
+    pub(crate) max_file_bytes: usize,
+    /// Files and folders of one branch
+    #[arg(long, value_name = "N", default_value_t = TREE.entries, value_parser = most(TREE.entries))]
+    pub(crate) max_files: usize,
+    /// Bytes of all files of one branch together
+    #[arg(long, value_name = "N", default_value_t = TREE.total_bytes, value_parser = most(TREE.total_bytes))]
+    pub(crate) max_total_bytes: usize,
+    /// Folders within folders
+    #[arg(long, value_name = "N", default_value_t = TREE.depth, value_parser = most(TREE.depth))]
+    pub(crate) max_folder_levels: usize,
+    /// Levels of lists and objects in settings
+    #[arg(long, value_name = "N", default_value_t = settings::MAX_DEPTH, value_parser = most(settings::MAX_DEPTH))]
+    pub(crate) max_settings_levels: usize,
+    /// The share of a datacenter's components, or of a component's keys, that one change may
+    /// remove; 100 is all of them
+    #[arg(long, value_name = "PERCENT", default_value_t = 50, value_parser = clap::value_parser!(u8).range(0..=100))]
+    pub(crate) max_shrink: u8,
+}
+
+/// Parses a number from 1 to `most`.
+fn most(most: usize) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most as u64)
+}
+
+impl LimitFlags {
+    /// Returns them as the judge takes them.
+    pub(crate) fn limits(&self) -> ChangeLimits {
+        let tree = git::TreeLimits {
+            entries: self.max_files,
+            file_bytes: self.max_file_bytes,
+            total_bytes: self.max_total_bytes,
+            depth: self.max_folder_levels,
+        };
+        ChangeLimits { tree, levels: self.max_settings_levels, shrink: MaxShrink(self.max_shrink) }
+    }
+}
