@@ -26,6 +26,5 @@ pub use crate::git::{
 pub(crate) use crate::git::{
     file::create_file,
     pktline::{Malformed, Packet, PacketReader, error_words, push_line},
-    step::Ask,
     store::{Part, StoreError, store},
 };

@@ -51,6 +51,7 @@ pub enum SealError {
     Failed(String),
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failed(reason: impl ToString) -> SealError {
     SealError::Failed(reason.to_string())
 }

@@ -263,10 +263,6 @@ impl<'de> Visitor<'de> for ShapeVisitor {
         Ok(Shape::Text(value.to_owned()))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Shape, E> {
-        Ok(Shape::Text(value))
-    }
-
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Shape, A::Error> {
         let mut nodes = Vec::new();
         while let Some(node) = seq.next_element()? {
