@@ -1,4 +1,4 @@
-//! JSON as this project reads it: a key that stands twice is a fault.
+//! JSON as this project reads it: a duplicate key is a fault.
 
 use std::fmt;
 

@@ -49,7 +49,7 @@ mod tests {
     use crate::sign::key::public_path;
 
     #[test]
-    fn a_watermark_is_good_as_it_was_signed_and_in_no_other_way() {
+    fn a_changed_watermark_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let key = |name: &str| {
             let path = folder.path().join(name);
