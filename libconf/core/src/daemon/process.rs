@@ -75,7 +75,7 @@ fn panics_abort() {
 }
 
 /// Makes a token that SIGTERM or SIGINT cancels.
-pub fn stop_on_signal() -> io::Result<CancellationToken> {
+fn stop_on_signal() -> io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let cancelled = stop.clone();
     let mut terminate = signal(SignalKind::terminate())?;

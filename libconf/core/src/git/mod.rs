@@ -13,7 +13,7 @@ mod tree_safety;
 mod step;
 
 pub use crate::git::{
-    connectivity::{Missing, complete, complete_history, complete_two},
+    connectivity::{Missing, complete, complete_history},
     consolidate::{ConsolidateError, consolidate, packs},
     executable::{GitError, check_version, command},
     file::{Durability, replace_file, sync_folder},

@@ -32,8 +32,8 @@ pub struct Step {
 }
 
 impl Step {
-    /// The body of the request, a `fetch` of Git protocol v2 that negotiates nothing: the same bytes
-    /// from every program that makes this step.
+    /// The body of the request, a `fetch` of Git protocol v2 that negotiates nothing: the same
+    /// bytes from every program that makes this step.
     pub fn request(&self) -> Bytes {
         let mut text = String::new();
         push_line(&mut text, "command=fetch");

@@ -8,10 +8,10 @@ use crate::{
 use libconf::name::{DatacenterName, Sequence};
 
 /// The namespace of these signatures (`ssh-keygen -Y verify -n`).
-pub(super) const NAMESPACE: &str = "conf-watermark";
+pub(crate) const NAMESPACE: &str = "conf-watermark";
 
 /// The text that is signed.
-pub(super) fn text(watermark: &WatermarkEvent) -> String {
+pub(crate) fn text(watermark: &WatermarkEvent) -> String {
     let WatermarkEvent { central, datacenter, snapshot, commit, .. } = watermark;
     format!("conf-watermark 1\ndatacenter {datacenter}\ncentral {central}\nsnapshot {snapshot}\ncommit {commit}\n")
 }

@@ -72,7 +72,8 @@ pub async fn fetch(
     }
 }
 
-/// The step that is left to do, without a `have` that is not here; `None` when every object is here.
+/// The step that is left to do, without a `have` that is not here; `None` when every object is
+/// here.
 fn missing(opened: &RepositoryPool, mut step: Step) -> Result<Option<Step>, git2::Error> {
     let repo = opened.lend()?;
     let odb = repo.odb()?;
