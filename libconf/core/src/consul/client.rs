@@ -239,6 +239,7 @@ struct Answer {
 }
 
 impl Answer {
+    #[expect(clippy::needless_pass_by_value, reason = "for map_err, and for words")]
     fn malformed(&self, reason: impl ToString) -> ConsulError {
         ConsulError::Malformed { address: self.address.clone(), reason: reason.to_string() }
     }

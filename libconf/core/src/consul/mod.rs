@@ -4,7 +4,7 @@
 //! - An error is never "no such key": a key is absent when Consul itself says so with 404 *and* an
 //!   index.
 //! - A key that would mean another one in a URL is refused before it is sent.
-//! - Nothing waits without a deadline, and no proxy stands between.
+//! - Nothing waits without a deadline, and no request goes through a proxy.
 
 mod keys;
 mod operation;

@@ -10,5 +10,5 @@ mod tests;
 pub use crate::daemon::{
     log::{BadLogLevel, LogFormat, chain, start_logging},
     metrics::Metrics,
-    process::{ListenRefused, listen_guard, ready, ready_on_socket, run, stop_on_signal},
+    process::{ListenRefused, listen_guard, ready, ready_on_socket, run},
 };

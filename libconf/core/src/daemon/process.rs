@@ -75,7 +75,7 @@ fn panics_abort() {
 }
 
 /// Makes a token that SIGTERM or SIGINT cancels.
-pub fn stop_on_signal() -> io::Result<CancellationToken> {
+fn stop_on_signal() -> io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let cancelled = stop.clone();
     let mut terminate = signal(SignalKind::terminate())?;
@@ -129,7 +129,7 @@ pub fn listen_guard(address: SocketAddr, insecure: bool) -> Result<(), ListenRef
     if address.ip().is_loopback() || insecure { Ok(()) } else { Err(ListenRefused(address)) }
 }
 
-/// Listening on this address would show everything to whoever reaches it.
+/// Refuses an address that would show everything to every machine that reaches it.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "{0} can be reached from other machines, and there is no TLS and no token here; listen on 127.0.0.1 or [::1], \

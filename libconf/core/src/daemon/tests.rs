@@ -116,7 +116,7 @@ fn listening_for_others_wants_to_be_asked_for() {
 }
 
 #[test]
-fn a_bad_level_says_what_would_do() {
+fn a_bad_level_lists_the_good_ones() {
     let words = start_logging(LogFormat::Text, "conf=loud").unwrap_err().to_string();
     assert!(words.contains("'conf=loud' is not a log level") && words.contains("use error, warn"), "{words}");
 }

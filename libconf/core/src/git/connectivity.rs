@@ -69,7 +69,7 @@ pub fn complete_history(repo: &Repository, haves: &[ObjectId], wants: &[ObjectId
 }
 
 /// Like [`complete`], for a commit and the one before it, if it has one.
-pub fn complete_two(repo: &Repository, want: CommitId) -> Result<(), Missing> {
+pub(crate) fn complete_two(repo: &Repository, want: CommitId) -> Result<(), Missing> {
     complete(repo, None, want)?;
     let parents = parents(repo, want).map_err(Missing::because(want.into()))?;
     parents.first().map_or(Ok(()), |parent| complete(repo, Some(want), *parent))

@@ -13,7 +13,7 @@ mod tree_safety;
 mod step;
 
 pub use crate::git::{
-    connectivity::{Missing, complete, complete_history, complete_two},
+    connectivity::{Missing, complete, complete_history},
     consolidate::{ConsolidateError, consolidate, packs},
     executable::{GitError, check_version, command},
     file::{Durability, replace_file, sync_folder},
@@ -26,6 +26,5 @@ pub use crate::git::{
 pub(crate) use crate::git::{
     file::create_file,
     pktline::{Malformed, Packet, PacketReader, error_words, push_line},
-    step::Ask,
     store::{Part, StoreError, store},
 };

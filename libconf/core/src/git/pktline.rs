@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_packet() {
+    fn malformed_packets() {
         for bad in ["0002", "0003", "zzzz", "+123"] {
             let mut reader = PacketReader::default();
             reader.feed(bad.as_bytes());

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_stays_open_until_it_is_forgotten() {
+    fn a_repository_stays_open_until_it_is_forgotten() {
         let folder = tempfile::tempdir().unwrap();
         Repository::init_bare(folder.path()).unwrap();
         let opened = RepositoryPool::at(folder.path());
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn all_who_have_it_follow_where_it_goes() {
+    fn every_clone_follows_a_move() {
         let folder = tempfile::tempdir().unwrap();
         let [one, other] = ["one", "other"].map(|name| folder.path().join(name));
         let blob = Repository::init_bare(&other).unwrap().blob(b"there").unwrap();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_add_is_found_and_what_they_pack_anew() {
+    fn objects_that_others_add_or_repack_are_found() {
         let folder = tempfile::tempdir().unwrap();
         let other = Repository::init_bare(folder.path()).unwrap();
         let repack = || {

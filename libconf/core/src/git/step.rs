@@ -7,7 +7,7 @@ use crate::git::{
     connectivity::{Missing, complete, complete_history, complete_two},
     pktline::push_line,
 };
-use libconf::name::{CommitId, ObjectId};
+use libconf::name::CommitId;
 
 /// How much history a first fetch brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,9 +32,25 @@ pub struct Step {
 }
 
 impl Step {
-    /// The body of the request: the same bytes from every program that makes this step.
+    /// The body of the request, a `fetch` of Git protocol v2 that negotiates nothing: the same
+    /// bytes from every program that makes this step.
     pub fn request(&self) -> Bytes {
-        Ask::from(*self).body()
+        let mut text = String::new();
+        push_line(&mut text, "command=fetch");
+        text.push_str("0001");
+        for line in ["thin-pack", "no-progress", "ofs-delta"] {
+            push_line(&mut text, line);
+        }
+        push_line(&mut text, &format!("want {}", self.want));
+        match (self.have, self.depth) {
+            (Some(have), _) => push_line(&mut text, &format!("have {have}")),
+            (None, Depth::One) => push_line(&mut text, "deepen 1"),
+            (None, Depth::Two) => push_line(&mut text, "deepen 2"),
+            (None, Depth::Full) => {}
+        }
+        push_line(&mut text, "done");
+        text.push_str("0000");
+        text.into()
     }
 
     /// Reads a request that is a step, byte for byte as [`Step::request`] makes it.
@@ -45,53 +61,13 @@ impl Step {
         let step = Step { want: id("want ")?, have: id("have "), depth: Depth::Full };
         [step, Step { depth: Depth::One, ..step }].into_iter().find(|step| step.request() == request)
     }
-}
 
-/// The content of one POST.
-#[derive(Clone, Debug)]
-pub(crate) struct Ask {
-    pub(crate) wants: Vec<ObjectId>,
-    pub(crate) haves: Vec<ObjectId>,
-    pub(crate) depth: Depth,
-}
-
-impl From<Step> for Ask {
-    fn from(step: Step) -> Self {
-        Ask { wants: vec![step.want], haves: step.have.into_iter().collect(), depth: step.depth }
-    }
-}
-
-impl Ask {
-    /// A `fetch` of Git protocol v2 that negotiates nothing.
-    pub(crate) fn body(&self) -> Bytes {
-        let mut text = String::new();
-        push_line(&mut text, "command=fetch");
-        text.push_str("0001");
-        for line in ["thin-pack", "no-progress", "ofs-delta"] {
-            push_line(&mut text, line);
-        }
-        for want in &self.wants {
-            push_line(&mut text, &format!("want {want}"));
-        }
-        for have in &self.haves {
-            push_line(&mut text, &format!("have {have}"));
-        }
-        match self.depth {
-            Depth::One if self.haves.is_empty() => push_line(&mut text, "deepen 1"),
-            Depth::Two if self.haves.is_empty() => push_line(&mut text, "deepen 2"),
-            Depth::Full | Depth::One | Depth::Two => {}
-        }
-        push_line(&mut text, "done");
-        text.push_str("0000");
-        text.into()
-    }
-
-    /// Checks that every wanted object is present.
+    /// Checks that every object of the step is present.
     pub(crate) fn check(&self, repo: &Repository) -> Result<(), Missing> {
         match self.depth {
-            Depth::Full => complete_history(repo, &self.haves, &self.wants),
-            Depth::One => self.wants.iter().try_for_each(|want| complete(repo, self.haves.first().copied(), *want)),
-            Depth::Two => self.wants.iter().try_for_each(|want| complete_two(repo, *want)),
+            Depth::Full => complete_history(repo, self.have.as_slice(), &[self.want]),
+            Depth::One => complete(repo, self.have, self.want),
+            Depth::Two => complete_two(repo, self.want),
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 
 use crate::http::{Body, Request, Response, error};
 
-/// The longest time that a reader may take nothing: longer, and it holds a process for nobody.
+/// The longest time that a reader may take nothing while it holds a process.
 const STALLED: Duration = Duration::from_secs(120);
 
 /// The most bytes of Git's standard error that are kept, for the log.

@@ -81,7 +81,7 @@ pub async fn bind_unix(path: &Path, mode: u32) -> io::Result<Listener> {
 
 /// Bounds of the accept loop.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct ListenerLimits {
+pub(crate) struct ListenerLimits {
     /// Connections at once; more wait in the system's backlog.
     pub connections: usize,
     /// How long a client may take to send the head of a request, and how long an idle connection is
@@ -113,7 +113,7 @@ pub async fn serve(listener: Listener, routes: Routes, stop: CancellationToken) 
 }
 
 /// Like [`serve`], with other bounds.
-pub(super) async fn serve_with(listener: Listener, routes: Routes, stop: CancellationToken, limits: ListenerLimits) {
+pub(crate) async fn serve_with(listener: Listener, routes: Routes, stop: CancellationToken, limits: ListenerLimits) {
     let service = TowerToHyperService::new(warp::service(routes.recover(refuse).map(Reply::into_response).boxed()));
     let answer = move |mut request: http::Request<Incoming>, peer: Peer, stop: CancellationToken| {
         request.extensions_mut().insert(peer);

@@ -96,7 +96,7 @@ async fn read_until(connection: &mut TcpStream, end: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_no_route_takes_is_refused_in_words() {
+async fn requests_that_no_route_takes_are_refused_in_words() {
     let server = Server::start(echo()).await;
     assert_eq!(server.get("/nothing").await, (404, json!({"error": "there is nothing at this path"})));
     assert_eq!(server.get("/echo").await, (405, json!({"error": "this path does not take this method"})));
@@ -234,7 +234,7 @@ async fn a_silent_stream_of_events_has_heartbeats() {
 }
 
 #[tokio::test]
-async fn over_a_unix_socket_the_kernel_says_who_asks() {
+async fn over_a_unix_socket_the_kernel_names_the_peer() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("deep/conf.sock");
     let server = Server::on(bind_unix(&path, 0o600).await.unwrap(), echo(), ListenerLimits::default());

@@ -116,7 +116,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Value>, 
 pub(crate) enum Says<'a> {
     /// The layer leaves the place as it is.
     Nothing,
-    /// This stands there.
+    /// The layer sets this value.
     Value(&'a Value),
     /// The layer removed or replaced the object around the place.
     Gone,

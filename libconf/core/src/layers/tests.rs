@@ -258,7 +258,7 @@ fn ingredients_differ_exactly_where_settings_may() {
 }
 
 #[test]
-fn what_templates_read_is_never_less_than_it_is() {
+fn no_variable_that_templates_read_is_missed() {
     let inventory = "inventories:\n  hosts:\n    web-1: {variables: {rack: a}}\n    web-2: {variables: {rack: b}}\n";
     let read = |template: &str, host: &str, component: &str| {
         let bench = Bench::new(&[("x.j2", template)], &[], &[], inventory);

@@ -140,20 +140,20 @@ impl InstanceManifest {
     /// The components that `host` runs. A host that is not listed, or listed with neither roles nor
     /// components, runs everything.
     pub fn selection(&self, host: &HostName) -> Selection {
-        let Some(host) = self.hosts.get(host) else { return Selection { listed: false, patterns: None } };
-        if host.roles.is_empty() && host.components.is_empty() {
-            return Selection { listed: true, patterns: None };
-        }
-        let of_roles = host.roles.iter().filter_map(|(role, _)| self.roles.get(role)).flat_map(|role| &role.components);
-        Selection { listed: true, patterns: Some(of_roles.chain(&host.components).cloned().collect()) }
+        let patterns = self.patterns(host).map(|patterns| patterns.cloned().collect());
+        Selection { listed: self.hosts.contains_key(host), patterns }
     }
 
     /// True when `host` runs `component`; see [`Self::selection`].
     pub fn runs(&self, host: &HostName, component: &ComponentVersion) -> bool {
-        let Some(host) = self.hosts.get(host) else { return true };
-        let of_roles = host.roles.iter().filter_map(|(role, _)| self.roles.get(role)).flat_map(|role| &role.components);
-        (host.roles.is_empty() && host.components.is_empty())
-            || of_roles.chain(&host.components).any(|pattern| pattern.matches(component))
+        self.patterns(host).is_none_or(|mut patterns| patterns.any(|pattern| pattern.matches(component)))
+    }
+
+    /// The patterns of a host and its roles; `None` when it runs everything.
+    fn patterns(&self, host: &HostName) -> Option<impl Iterator<Item = &Pattern>> {
+        let host = self.hosts.get(host).filter(|host| !host.roles.is_empty() || !host.components.is_empty())?;
+        let roles = host.roles.iter().filter_map(|(role, _)| self.roles.get(role));
+        Some(roles.flat_map(|role| &role.components).chain(&host.components))
     }
 
     /// Faults for components that hosts and roles name in full, but neither the class nor the

@@ -86,7 +86,7 @@ fn latest_follows_the_class_s_branch() {
 }
 
 #[test]
-fn who_runs_what() {
+fn components_of_a_host() {
     let instance = instance(&with_conf(
         "inventories:\n  roles:\n    core: {components: [services/a, services/web-*/v1.?]}\n  hosts:\n    \
          both: {roles: [core], components: ['devices/*']}\n    all: {labels: {zone: a}}\n    star: {components: ['*/x']}\n",
@@ -117,7 +117,7 @@ fn who_runs_what() {
 }
 
 #[test]
-fn what_hosts_name_must_be_run() {
+fn components_that_hosts_name_must_be_run() {
     let instance = instance(&with_conf(
         "inventories:\n  roles:\n    r: {components: [services/a, services/b]}\n  hosts:\n    \
          h: {components: [services/own/v1, services/own/v2, 'services/none-*']}\n\
@@ -431,7 +431,7 @@ fn all_faults_come_at_once_in_order() {
 }
 
 #[test]
-fn a_reader_passes_over_what_it_does_not_know() {
+fn a_reader_ignores_unknown_keys() {
     let text = with_conf(
         "secrets: {a: {}}\nrollout: [1]\nservices: [{name: a, branch: m, export: {mode: 1}}]\n\
          inventories: {later: 1, roles: {r: {later: 1}}, hosts: {h: {key: age1, settings: {services/a: {pool: 8}}}}}\n",
@@ -455,7 +455,7 @@ proptest! {
     }
 
     #[test]
-    fn what_a_landing_takes_a_reader_takes_alike(names in prop::collection::vec("[a-c]{1,2}", 0..6)) {
+    fn a_reader_reads_a_landed_manifest_alike(names in prop::collection::vec("[a-c]{1,2}", 0..6)) {
         let text = with_conf(&format!("services:{}\n", if names.is_empty() { " []".into() } else {
             names.iter().map(|name| format!("\n- {{name: {name}, branch: m}}")).collect::<String>() }));
         if let Ok(strict) = InstanceManifest::parse(&text, Strict) {
@@ -464,7 +464,7 @@ proptest! {
     }
 
     #[test]
-    fn a_glob_matches_what_it_was_made_from(name in "[a-c]{1,8}", stars in prop::collection::vec(any::<prop::sample::Index>(), 0..4)) {
+    fn a_glob_matches_the_name_that_it_was_made_from(name in "[a-c]{1,8}", stars in prop::collection::vec(any::<prop::sample::Index>(), 0..4)) {
         // A '*' in the place of any part of a name still matches the name.
         let mut glob = name.clone();
         for star in stars {

@@ -146,7 +146,7 @@ server {{ name }};
 }
 
 #[test]
-fn templates_include_what_is_theirs() {
+fn templates_include_files_of_their_component() {
     let bench = Bench::new(&[
         ("a.j2", "{% include 'etc/part' %}{% from './etc/macros.j2' import shout %}{{ shout('x') }}"),
         ("etc/part", "part of {{ host.name }}\n"),
@@ -159,7 +159,7 @@ fn templates_include_what_is_theirs() {
 }
 
 #[test]
-fn what_is_wrong_names_file_line_and_reason() {
+fn faults_name_file_line_and_reason() {
     let check = |files: &[(&str, &str)], words: &[&str]| {
         let fault = Bench::new(files).fault("bare");
         for word in words {
@@ -268,7 +268,7 @@ fn a_secret_that_cannot_be_had_is_a_fault_where_it_is_asked_for() {
 }
 
 #[test]
-fn what_templates_do_not_read_makes_no_difference() {
+fn variables_that_templates_do_not_read_make_no_difference() {
     let same = |text: &str, host: &str, other: &str| {
         let bench = Bench::new(&[("x.j2", text)]);
         let same = bench.ingredients(host) == bench.ingredients(other);

@@ -67,13 +67,13 @@ pub enum OpenError {
 }
 
 impl IdentityError {
-    fn new(path: &Path, reason: impl ToString) -> Self {
-        IdentityError { path: path.to_owned(), is_missing: false, reason: reason.to_string() }
+    fn new(path: &Path, reason: impl Into<String>) -> Self {
+        IdentityError { path: path.to_owned(), is_missing: false, reason: reason.into() }
     }
 
     fn io(path: &Path, error: &io::Error) -> Self {
         let is_missing = error.kind() == io::ErrorKind::NotFound;
-        IdentityError { is_missing, ..IdentityError::new(path, error) }
+        IdentityError { is_missing, ..IdentityError::new(path, error.to_string()) }
     }
 }
 
@@ -102,7 +102,7 @@ impl Identity {
 
     /// Makes a new OpenSSH key in a new file of mode 0600, durably; never replaces a file.
     pub fn create(path: &Path) -> Result<Self, IdentityError> {
-        let failed = |error: ssh_key::Error| IdentityError::new(path, error);
+        let failed = |error: ssh_key::Error| IdentityError::new(path, error.to_string());
         let key = PrivateKey::random(&mut OsRng, Algorithm::Ed25519).map_err(failed)?;
         let text = key.to_openssh(LineEnding::LF).map_err(failed)?;
         let identity = Self::parse(&text).map_err(|reason| IdentityError::new(path, reason))?;

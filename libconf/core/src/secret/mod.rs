@@ -1,4 +1,4 @@
-//! Secrets: how they are declared, to whom they are sealed, and what stands beside a sealed value.
+//! Secrets: their declarations, their sealed values, and the facts beside a sealed value.
 //!
 //! On the branch `refs/heads/secrets/<id>`, and under `secrets/` in a snapshot, each secret has a
 //! folder: `<NAME>/value.age` is sealed to its readers' hosts and to conf-master ([`seal`]),

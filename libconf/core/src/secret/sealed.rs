@@ -1,4 +1,4 @@
-//! Sealing and opening, by age. The secret's name stands inside, so that a sealed file put in
+//! Sealing and opening, by age. The secret's name is sealed too, so that a sealed file put in
 //! another's place is refused.
 //!
 //! For up to [`PART`] recipients a sealed value is one age file. For more it is several, so that a
@@ -51,6 +51,7 @@ pub enum SealError {
     Failed(String),
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "for map_err")]
 fn failed(reason: impl ToString) -> SealError {
     SealError::Failed(reason.to_string())
 }
@@ -160,7 +161,7 @@ pub fn open(
     let plain = unseal(identity, sealed)?;
     let inside: Inside<String, SecretValue> = serde_json::from_slice(&plain)
         // The library's own words may hold a part of the value.
-        .map_err(|_| OpenError::Damaged("what is in it is not of the known form"))?;
+        .map_err(|_| OpenError::Damaged("its content is not of the known form"))?;
     if inside.datacenter != datacenter.as_str() || inside.name != name.as_str() {
         return Err(OpenError::Swapped { datacenter: inside.datacenter, name: inside.name });
     }

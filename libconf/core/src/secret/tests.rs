@@ -1,4 +1,4 @@
-//! What is sealed is opened by those it is sealed to, and by nobody else.
+//! Every recipient of a sealed value opens it, and no other key does.
 
 use std::{
     fs,
@@ -45,7 +45,7 @@ fn place() -> (Segment, SecretName) {
 }
 
 #[test]
-fn each_recipient_opens_it_and_nobody_else() {
+fn every_recipient_opens_a_value_and_no_other_key_does() {
     let folder = tempfile::tempdir().unwrap();
     let make = |name: &str| Identity::create(&folder.path().join(name)).unwrap();
     let (one, two, other) = (make("one"), of_age(&folder.path().join("two")), make("other"));
@@ -65,7 +65,7 @@ fn each_recipient_opens_it_and_nobody_else() {
 }
 
 #[test]
-fn what_was_swapped_or_changed_is_refused_without_its_value() {
+fn swapped_or_changed_values_are_refused_without_showing_them() {
     let folder = tempfile::tempdir().unwrap();
     let identity = Identity::create(&folder.path().join("identity")).unwrap();
     let (id, name) = place();

@@ -169,7 +169,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_read_back_as_what_it_was(
+        fn commented_yaml_reads_back_to_the_same_value(
             keys in prop::collection::btree_map(".{0,6}|<<|yes|-|1|a: b|# x", prop_oneof![
                 ".{0,8}|<<|~|null|0x1F|1e3|\\.inf|- a|a #b".prop_map(Value::from),
                 any::<i64>().prop_map(Value::from), any::<u64>().prop_map(Value::from), any::<f64>().prop_map(Value::from),

@@ -1,4 +1,4 @@
-//! JSON as this project reads it: a key that stands twice is a fault.
+//! JSON as this project reads it: a duplicate key is a fault.
 
 use std::fmt;
 
@@ -62,10 +62,6 @@ impl<'de> Visitor<'de> for OnceEachVisitor {
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
         Ok(value.into())
     }
 

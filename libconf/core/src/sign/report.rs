@@ -20,15 +20,15 @@ pub enum Unproven {
     )]
     Unsigned,
     /// The signature cannot be read.
-    #[error("the signature of its report is none")]
+    #[error("its report carries no valid signature")]
     Malformed,
     /// The signature is by another key.
     #[error(
-        "its report is signed by another key than the inventory's; write what `conf-local identity` prints on the host"
+        "its report is signed by another key than the inventory lists; write what `conf-local identity` prints on the host"
     )]
     OtherKey,
     /// The signature belongs to another text.
-    #[error("the signature of its report belongs to other words")]
+    #[error("the signature of its report belongs to another text")]
     OtherWords,
 }
 
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_holds_for_every_word_that_a_barrier_decides_by() {
+    fn a_signature_covers_every_member_that_a_barrier_decides_by() {
         let folder = tempfile::tempdir().unwrap();
         let make = |name: &str| Identity::create(&folder.path().join(name)).unwrap();
         let (own, other) = (make("own"), make("other"));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_for_another_purpose_is_none() {
+    fn a_signature_for_another_purpose_does_not_count() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("key");
         let key = SigningKey::generate(&path, "").unwrap();

@@ -8,10 +8,10 @@ use crate::{
 use libconf::name::{DatacenterName, Sequence};
 
 /// The namespace of these signatures (`ssh-keygen -Y verify -n`).
-pub(super) const NAMESPACE: &str = "conf-watermark";
+pub(crate) const NAMESPACE: &str = "conf-watermark";
 
 /// The text that is signed.
-pub(super) fn text(watermark: &WatermarkEvent) -> String {
+pub(crate) fn text(watermark: &WatermarkEvent) -> String {
     let WatermarkEvent { central, datacenter, snapshot, commit, .. } = watermark;
     format!("conf-watermark 1\ndatacenter {datacenter}\ncentral {central}\nsnapshot {snapshot}\ncommit {commit}\n")
 }
@@ -49,7 +49,7 @@ mod tests {
     use crate::sign::key::public_path;
 
     #[test]
-    fn a_watermark_is_good_as_it_was_signed_and_in_no_other_way() {
+    fn a_changed_watermark_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let key = |name: &str| {
             let path = folder.path().join(name);

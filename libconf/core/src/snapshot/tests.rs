@@ -63,7 +63,7 @@ impl Bench {
 }
 
 #[test]
-fn what_is_composed_is_read_and_compared() {
+fn a_composed_snapshot_is_read_and_compared() {
     let bench = Bench::new();
     let first =
         bench.compose(1, None, [bench.component("services/a/latest", "1"), bench.component("devices/d/v1", "1")]);
@@ -99,7 +99,7 @@ fn a_snapshot_of_an_earlier_version_names_no_commits_of_its_layers() {
 }
 
 #[test]
-fn only_what_is_signed_for_this_datacenter_is_accepted() {
+fn only_a_snapshot_signed_for_this_datacenter_is_accepted() {
     let bench = Bench::new();
     let snapshot = bench.compose(1, None, [bench.component("services/a/latest", "1")]);
     let trusted = TrustedKeys::load(&public_path(&bench.folder.path().join("key"))).unwrap();

@@ -152,7 +152,7 @@ fn fault(template: &str, error: &Error, job: &Job, limits: Limits, secrets: &BTr
         }
         ErrorKind::WriteFailure => {
             let (file, all) = (limits.file_bytes >> 20, limits.component_bytes >> 20);
-            format!("it comes to more than {file} MiB, or all of the component's templates to more than {all} MiB")
+            format!("it makes more than {file} MiB, or all of the component's templates more than {all} MiB")
         }
         ErrorKind::InvalidOperation if detail.starts_with(NOT_OPENED) => detail.to_owned(),
         ErrorKind::SyntaxError => format!("it is no template: {detail}"),

@@ -5,13 +5,12 @@ use reqwest::Response;
 use tokio::sync::mpsc;
 
 use crate::{
-    git::{Ask, Malformed, Packet, PacketReader, Part, RepositoryPool, Step, StoreError, error_words, store},
+    git::{Malformed, Packet, PacketReader, Part, RepositoryPool, Step, StoreError, error_words, store},
     upstream::{
         error::{FetchError, UpstreamError},
         servers::{SILENCE, Upstream, next_part},
     },
 };
-use libconf::name::ObjectId;
 
 /// The most bytes of an answer that is handed back for caches; steps have a few KiB.
 const MOST_KEPT: usize = 4 << 20;
@@ -38,46 +37,48 @@ pub struct Fetched {
 /// for again without `have`.
 /// - Errors: see [`FetchError`]; nothing but unreferenced objects is left behind.
 /// - Cancel: dropping the future ends the request; unfinished files are removed.
-pub async fn fetch(upstream: &Upstream, repo: impl Into<RepositoryPool>, step: Step) -> Result<Fetched, FetchError> {
-    fetch_all(upstream, repo.into(), step.into()).await
-}
-
-async fn fetch_all(upstream: &Upstream, repo: RepositoryPool, mut ask: Ask) -> Result<Fetched, FetchError> {
+pub async fn fetch(
+    upstream: &Upstream,
+    repo: impl Into<RepositoryPool>,
+    mut step: Step,
+) -> Result<Fetched, FetchError> {
+    let repo = repo.into();
     let mut fetched = Fetched { answer: None, wire_bytes: 0, requests: 0, packs: 0 };
-    let (given, opened) = (ask.clone(), repo.clone());
-    let here = blocking(move || look(&opened, given)).await;
-    let here = here.map_err(|cause| unusable(&repo, &cause))?;
-    let Some(haves) = here else { return Ok(fetched) };
-    ask.haves = haves;
+    let opened = repo.clone();
+    let missing = tokio::task::spawn_blocking(move || missing(&opened, step)).await.expect("no panic while looking");
+    match missing.map_err(|cause| unusable(&repo, &cause))? {
+        Some(rest) => step = rest,
+        None => return Ok(fetched),
+    }
     loop {
         fetched.requests += 1;
-        let outcome = exchange(upstream, &repo, &ask, &mut fetched).await;
+        let outcome = exchange(upstream, &repo, step, &mut fetched).await;
         if matches!(outcome, Err(FetchError::Corrupt { .. } | FetchError::Unreachable(_))) {
             upstream.report(false);
         }
         match outcome {
             // Objects that the answer is thin against, or left out, may be gone here: ask for all
             // of them.
-            Err(FetchError::Corrupt { reason, .. }) if !ask.haves.is_empty() => {
-                tracing::warn!(want = %ask.wants[0], reason, "the answer to a step is not complete; asked again in full");
-                ask.haves.clear();
+            Err(FetchError::Corrupt { reason, .. }) if step.have.is_some() => {
+                tracing::warn!(want = %step.want, reason, "the answer to a step is not complete; asked again in full");
+                step.have = None;
             }
             Err(error) => return Err(error),
             Ok(answer) => {
-                let is_step = ask.wants.len() == 1 && ask.haves.len() == 1;
-                fetched.answer = answer.filter(|_| is_step && fetched.requests == 1);
+                fetched.answer = answer.filter(|_| step.have.is_some());
                 return Ok(fetched);
             }
         }
     }
 }
 
-/// Answers `None` when every object is here; else the `haves` that are here.
-fn look(opened: &RepositoryPool, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, git2::Error> {
+/// The step that is left to do, without a `have` that is not here; `None` when every object is
+/// here.
+fn missing(opened: &RepositoryPool, mut step: Step) -> Result<Option<Step>, git2::Error> {
     let repo = opened.lend()?;
     let odb = repo.odb()?;
-    ask.haves.retain(|have| odb.exists((*have).into()));
-    Ok(ask.check(&repo).is_err().then_some(ask.haves))
+    step.have = step.have.filter(|have| odb.exists((*have).into()));
+    Ok(step.check(&repo).is_err().then_some(step))
 }
 
 /// Sends one POST, stores its answer and checks it. The result is request and response, when they
@@ -85,16 +86,15 @@ fn look(opened: &RepositoryPool, mut ask: Ask) -> Result<Option<Vec<ObjectId>>, 
 async fn exchange(
     upstream: &Upstream,
     repo: &RepositoryPool,
-    ask: &Ask,
+    step: Step,
     fetched: &mut Fetched,
 ) -> Result<Option<(Bytes, Bytes)>, FetchError> {
-    let request = ask.body();
+    let request = step.request();
     let response = upstream.upload_pack(request.clone()).await.map_err(FetchError::from)?;
     // Bounded: the network waits for the disk.
     let (parts, received) = mpsc::channel(16);
-    let (opened, ask) = (repo.clone(), ask.clone());
-    let want = ask.wants[0];
-    let storing = tokio::task::spawn_blocking(move || store(&opened, received, |repo| ask.check(repo)));
+    let (opened, want) = (repo.clone(), step.want);
+    let storing = tokio::task::spawn_blocking(move || store(&opened, received, |repo| step.check(repo)));
     let mut seen = Seen { bytes: 0, kept: Some(BytesMut::new()) };
     let read = read_answer(upstream, response, &parts, &mut seen).await;
     drop(parts);
@@ -210,11 +210,6 @@ impl Section {
             (..) => return Err(ReadError::Malformed),
         })
     }
-}
-
-/// Runs blocking work on a thread that may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    tokio::task::spawn_blocking(work).await.expect("blocking work does not panic")
 }
 
 fn unusable(repo: &RepositoryPool, reason: &dyn std::fmt::Display) -> FetchError {

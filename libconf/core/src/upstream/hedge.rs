@@ -95,7 +95,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_next_one_is_asked_while_one_takes_long_or_when_one_does_not_content() {
+    async fn the_next_server_is_asked_while_one_takes_long_or_after_a_bad_answer() {
         let (asked, mut seen) = mpsc::unbounded_channel();
         let late = Arc::new(Notify::new());
         let (let_go, patience) = (Arc::clone(&late), Duration::from_millis(1));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_keeps_waiting_is_put_last_where_answers_come_at_once() {
+    async fn a_slow_server_is_tried_last_when_answers_come_at_once() {
         let urls = ["http://127.0.0.1:1/", "http://127.0.0.1:2/"].map(|url| url.parse().unwrap());
         let upstreams = Upstreams::new(urls.to_vec(), &Credentials::none()).unwrap();
         let ask = |server: Arc<Upstream>| async move {

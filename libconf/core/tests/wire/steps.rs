@@ -168,7 +168,7 @@ async fn a_cache_that_was_emptied_relays_steps_it_cannot_answer() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_server_lacks_is_not_found() {
+async fn a_commit_that_the_server_lacks_is_not_found() {
     let (central, host) = (Repo::new(), Repo::new());
     let server = Server::of(&central).await;
     let first = central.snapshot(None, &[("web", "port: 1")]);

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_what_hocon_says() {
+    fn values_follow_hocon() {
         for (text, want) in [
             ("a = 1\nb : [1, 2\n3]\nc { d = x, e.f = \"y\" }", r#"{"a":1,"b":[1,2,3],"c":{"d":"x","e":{"f":"y"}}}"#),
             ("{\"a\": 1.50, \"b\": [true, null, -0, 1e2]}", r#"{"a":1.5,"b":[true,null,-0.0,100.0]}"#),

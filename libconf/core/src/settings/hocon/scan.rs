@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_has_no_end_is_named_with_its_line() {
+    fn unclosed_brackets_and_texts_are_named_with_their_line() {
         for (text, want) in [
             ("a = [1, 2", "line 1: the `[` is never closed; write `]`"),
             ("a {\n b = [\n 1\n}\n", "line 4: `}` stands where the `[` of line 2 needs its `]`"),
