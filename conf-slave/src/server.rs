@@ -12,7 +12,7 @@ use conf_core::{
     consul::{Consul, Credentials as ConsulCredentials, pointers::Keys},
     daemon::{self, Metrics},
     git,
-    git_http::upload::{Limits, UploadPack},
+    git_http::upload::{Limits as UploadLimits, UploadPack},
     http as web,
     http::{Health, Listener},
     sign::TrustedKeys,
@@ -70,7 +70,8 @@ impl Slave {
         let client = Arc::new(Consul::new(&addresses, ConsulCredentials::from_variables(variable))?);
 
         let (state, temporary) = state_folder(options.state)?;
-        let upload = UploadPack::relaying(mirror::repository_in(&state), Limits::default(), Arc::clone(&upstreams));
+        let upload =
+            UploadPack::relaying(mirror::repository_in(&state), UploadLimits::default(), Arc::clone(&upstreams));
         let (datacenter, served_by) = (options.datacenter, Arc::clone(&upload));
         let mirror = spawn_blocking(move || Mirror::open(&state, datacenter, keys, upstreams, served_by));
         let mirror = Arc::new(mirror.await??);

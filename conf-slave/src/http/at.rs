@@ -12,7 +12,7 @@ use conf_core::{
     daemon::chain,
     http as web,
     http::Response,
-    snapshot::chain::{Around, around as around_change},
+    snapshot::chain::{Around as AroundChange, around as around_change},
 };
 use git2::Repository;
 use http::StatusCode;
@@ -117,12 +117,12 @@ async fn read(
         around_change(&repo, newest, change).map_err(|error| chain(&error))
     });
     match found.await {
-        Ok(Ok(Around::Known { at, next })) => {
+        Ok(Ok(AroundChange::Known { at, next })) => {
             let proves = |watermark: &WatermarkEvent| watermark.central >= change && Some(watermark.newest()) == at;
             let watermark = watermark.filter(|watermark| next.is_none() && proves(watermark));
             web::json(StatusCode::OK, &At { central, at, next, watermark })
         }
-        Ok(Ok(Around::CutOff)) => {
+        Ok(Ok(AroundChange::CutOff)) => {
             let words = format!("this conf-slave does not know what change {change} was; ask the central server");
             web::error(StatusCode::BAD_GATEWAY, words)
         }

@@ -21,7 +21,7 @@ use conf_core::{
     api::{DatacenterStatus, WatermarkEvent},
     consul::pointers::Pointer,
     daemon::chain,
-    git::{self, RepositoryLock, pool::Opened},
+    git::{self, RepositoryLock, pool::Opened as RepositoryPool},
     git_http::upload::UploadPack,
     sign::{KeyError, TrustedKeys, watermark::verify as verify_watermark},
     snapshot::{Snapshot, SnapshotError},
@@ -192,7 +192,7 @@ impl Mirror {
         let step = Step { have, want: commit, depth: Depth::Full };
         // Opened for this step only: upkeep repacks the repository, and a new one may take its
         // place.
-        let opened = Opened::at(self.repo());
+        let opened = RepositoryPool::at(self.repo());
         let Fetched { answer, wire_bytes, .. } = self.fetch(&opened, step).await.map_err(MirrorError::Fetch)?;
         let (folder, highest) = (Arc::clone(&self.folder), *self.highest.lock());
         let served = spawn_blocking(move || {
@@ -233,7 +233,7 @@ impl Mirror {
         }
         let have = self.served().map(|served| served.snapshot.commit);
         let step = Step { have, want: pointer.commit, depth: Depth::Full };
-        match self.fetch(&Opened::at(self.repo()), step).await {
+        match self.fetch(&RepositoryPool::at(self.repo()), step).await {
             Ok(_) => self.judge_here(pointer).await.unwrap_or(Judgement::Damage),
             Err(FetchError::NotFound { .. }) => Judgement::Damage,
             Err(_) => Judgement::Unknown,
@@ -291,7 +291,7 @@ impl Mirror {
         let lock = spawn_blocking(move || folder::remove(&fresh).and_then(|()| folder::create(&fresh)));
         let lock = lock.await.expect("making a folder does not panic")?;
         let step = Step { have: None, want: newest.commit, depth: Depth::Full };
-        self.fetch(&Opened::at(path.clone()), step).await.map_err(MirrorError::Fetch)?;
+        self.fetch(&RepositoryPool::at(path.clone()), step).await.map_err(MirrorError::Fetch)?;
         let (folder, highest) = (Arc::clone(&self.folder), *self.highest.lock());
         let served = spawn_blocking(move || {
             let repo =
@@ -309,7 +309,7 @@ impl Mirror {
 
     /// Fetches from one central server after the other. The returned error is the one that tells
     /// most: "no server has it" is returned only if every server answered so.
-    async fn fetch(&self, repo: &Opened, step: Step) -> Result<Fetched, FetchError> {
+    async fn fetch(&self, repo: &RepositoryPool, step: Step) -> Result<Fetched, FetchError> {
         let mut worst: Option<FetchError> = None;
         for upstream in self.upstreams.in_order() {
             match fetch(&upstream, repo.clone(), step).await {

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use conf_core::consul::{Consul, Credentials, Seen};
+use conf_core::consul::{Consul, Credentials as ConsulCredentials, Seen};
 use poc::{Report, tether};
 use tokio::process::{Child, Command};
 
@@ -46,7 +46,7 @@ fn main() -> ExitCode {
 }
 
 async fn manage(arguments: &Arguments) -> Result<()> {
-    let credentials = Credentials::from_variables(|name| std::env::var(name).ok());
+    let credentials = ConsulCredentials::from_variables(|name| std::env::var(name).ok());
     let consul = Consul::new(std::slice::from_ref(&arguments.consul), credentials)?;
     let mut seen = Seen::default();
     let mut runs: Option<(Vec<u8>, Child)> = None;

@@ -4,7 +4,7 @@ use std::{env, net::SocketAddr, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use conf_core::{
-    consul::{Consul, Credentials, pointers::Keys},
+    consul::{Consul, Credentials as ConsulCredentials, pointers::Keys},
     upstream::Url,
 };
 use poc::tether;
@@ -61,7 +61,7 @@ impl Layout {
     /// Makes a client of the Consul that holds the pointers: a real one, or conf-slave in its
     /// place.
     pub(crate) fn consul(&self) -> Result<Consul> {
-        let credentials = Credentials::from_variables(|name| env::var(name).ok());
+        let credentials = ConsulCredentials::from_variables(|name| env::var(name).ok());
         Ok(Consul::new(&[self.consul_address()?], credentials)?)
     }
 
