@@ -229,7 +229,7 @@ fn heading(push: &Push, change: &Change) -> String {
     let heading = match push.way {
         Way::Push => format!("{at}  {author} pushes {what}: \"{subject}\""),
         Way::Api => format!("{at}  {author} updates {what} through the API: \"{subject}\""),
-        Way::Rotation => format!("{at}  {author} has a new value made for the secret {SECRET}"),
+        Way::Rotation => format!("{at}  {author} gives the secret {SECRET} a new value"),
     };
     paint(&heading, Style::new().bold())
 }

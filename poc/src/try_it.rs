@@ -14,6 +14,18 @@ use crate::{
 
 /// Prints the block "Try it".
 pub(crate) fn print(site: &Site, reader: &Path) -> Result<()> {
+    say!();
+    say!("{}  (in another terminal; every line works as it is)", paint("Try it", Style::new().bold()));
+    for (purpose, line) in commands(site, reader)? {
+        say!("  {}", paint(&format!("# {purpose}"), Style::new().dimmed()));
+        say!("  {line}");
+    }
+    say!("  Ctrl-C stops everything and removes {}.", site.layout.dir.display());
+    Ok(())
+}
+
+/// Lists commands for the reader, each with its purpose.
+fn commands(site: &Site, reader: &Path) -> Result<Vec<(&'static str, String)>> {
     let layout = &site.layout;
     let central = layout.url(Unit::Master)?;
     let program = |name: &str| quote(&layout.programs.join(name));
@@ -27,7 +39,7 @@ pub(crate) fn print(site: &Site, reader: &Path) -> Result<()> {
     let slave = site.pid(Unit::Slave).unwrap_or_default();
     let job = site.pid(Unit::Job(0)).unwrap_or_default();
     let agent = format!("{} status --socket {}", program("conf-local"), quote(&layout.socket(0)));
-    let lines = [
+    Ok(vec![
         (
             "clone everything, with plain git",
             format!("{git} clone {central}conf.git {}", quote(&layout.dir.join("mine"))),
@@ -78,15 +90,7 @@ pub(crate) fn print(site: &Site, reader: &Path) -> Result<()> {
             format!("{} log --server {central} {DATACENTER}", program("conf-master")),
         ),
         ("read the daemons' logs", format!("tail -n 3 {}/*.log", quote(&layout.dir.join("logs")))),
-    ];
-    say!();
-    say!("{}  (in another terminal; every line works as it stands)", paint("Try it", Style::new().bold()));
-    for (what, line) in lines {
-        say!("  {}", paint(&format!("# {what}"), Style::new().dimmed()));
-        say!("  {line}");
-    }
-    say!("  Ctrl-C stops everything and removes {}.", layout.dir.display());
-    Ok(())
+    ])
 }
 
 /// Lists the programs that run.

@@ -52,7 +52,8 @@ macro_rules! segment {
 }
 
 segment!(
-    /// A plain name: the second half of a [`ComponentName`], or of a [`DatacenterName`].
+    /// A plain name: the second half of a [`ComponentName`](crate::name::ComponentName), or
+    /// of a [`DatacenterName`](crate::name::DatacenterName).
     Segment, "a name");
 segment!(
     /// A component's branch: the last part of `<kind>/<name>/<branch>`.
