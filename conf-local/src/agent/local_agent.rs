@@ -176,5 +176,5 @@ async fn open(
             checks,
         })
     });
-    Ok(host.await.context("opening was interrupted")??)
+    host.await.context("opening was interrupted")?
 }
