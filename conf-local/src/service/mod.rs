@@ -30,8 +30,8 @@
 //! may read. Registering a process and starting a check need the Unix socket, where the kernel
 //! names the caller.
 
-mod refusal;
 mod process_reports;
+mod refusal;
 mod routes;
 mod settings;
 mod at;
