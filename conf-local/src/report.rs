@@ -81,7 +81,7 @@ pub(crate) async fn run(
                     next = Instant::now() + EVERY - EVERY / 8 + random_up_to(EVERY / 4);
                 }
                 Err(error) => {
-                    agent.set_away(REPORTS, chain(&error));
+                    agent.set_away(REPORTS, &chain(&error));
                     tokio::select! {
                         () = stop.cancelled() => return,
                         () = sleep(backoff.after(&error)) => continue,

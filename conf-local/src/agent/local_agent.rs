@@ -175,5 +175,5 @@ async fn open(
             checks,
         })
     });
-    Ok(host.await.context("opening was interrupted")??)
+    host.await.context("opening was interrupted")?
 }

@@ -7,11 +7,11 @@ mod output;
 mod options;
 mod socket;
 mod get;
-mod explain;
 mod wait;
 mod watch;
 mod exec;
 mod show;
+mod explain;
 mod diff;
 mod identity;
 

@@ -13,7 +13,7 @@ use crate::{
         output::Usage,
         socket::{AskError, backoff},
     },
-    service::{LONGEST_WAIT, Reached},
+    service::{LONGEST_WAIT, WaitAnswer},
 };
 
 pub(crate) async fn run(options: &WaitOptions) -> anyhow::Result<()> {
@@ -43,11 +43,11 @@ async fn reach(
     loop {
         let left = patience.saturating_sub(started.elapsed()).min(LONGEST_WAIT);
         let question = format!("/v1/wait/{component}?timeout={}{goal}", left.as_secs_f64());
-        let answer: Result<Reached, AskError> = socket.get(&question, left).await;
+        let answer: Result<WaitAnswer, AskError> = socket.get(&question, left).await;
         let is_away = answer.is_err();
         let failed = match answer {
-            Ok(Reached { reached: true, .. }) => return Ok(()),
-            Ok(Reached { reason, sequence, .. }) => {
+            Ok(WaitAnswer { reached: true, .. }) => return Ok(()),
+            Ok(WaitAnswer { reason, sequence, .. }) => {
                 pause.reset();
                 let reason = reason.unwrap_or_else(|| format!("change {sequence} is exported"));
                 anyhow!("not reached after {} s: {reason}", patience.as_secs_f64())

@@ -14,7 +14,7 @@
 //!
 //! A component that did not change costs one more name of its link in the snapshot before.
 //! (Measured with 3,000: new folders and links take five times as long.) A crash at any step leaves
-//! `current` as it was, and at most entries that no kept snapshot uses, which [`Export::open`]
+//! `current` as it was, and at most entries that no kept snapshot uses, which `Export::open`
 //! sweeps.
 
 mod plan;

@@ -90,7 +90,7 @@ pub(crate) async fn fetch(
                 let is_corrupt = matches!(error, FetchError::Corrupt { .. });
                 (corrupt, any_away) = (corrupt || is_corrupt, any_away || !is_corrupt);
                 server.report(false);
-                agent.set_away(server.url().as_str(), reason.clone());
+                agent.set_away(server.url().as_str(), &reason);
             }
         }
         words.push(reason);

@@ -57,7 +57,7 @@ pub(crate) async fn watch(sources: &Sources, agent: &Agent, found: watch::Sender
                         });
                     }
                     None => {
-                        agent.set_away("pointer", format!("the value of {} is not a pointer; ignored", sources.key))
+                        agent.set_away("pointer", &format!("the value of {} is not a pointer; ignored", sources.key));
                     }
                 }
                 continue;
@@ -66,11 +66,11 @@ pub(crate) async fn watch(sources: &Sources, agent: &Agent, found: watch::Sender
                 agent.set_back("consul");
                 // Watching a missing key would wake at every write to Consul, so this asks again
                 // after a pause.
-                agent.set_away("pointer", format!("Consul has no key {}; waiting for it", sources.key));
+                agent.set_away("pointer", &format!("Consul has no key {}; waiting for it", sources.key));
                 SOON / 2 + random_up_to(SOON / 2)
             }
             Err(error) => {
-                agent.set_away("consul", chain(&error));
+                agent.set_away("consul", &chain(&error));
                 backoff.next_wait()
             }
         };

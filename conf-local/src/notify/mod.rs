@@ -1,7 +1,7 @@
 //! Watchers: processes that get a signal on a change, and commands that run then. Each is told once
 //! per change that concerns it. Relies on `clock`, `fs`, `process`, `export` and `state`.
 //!
-//! [`Registry`] knows the watchers and hands each its notices from the [`Outbox`]. Every watcher
+//! `Registry` knows the watchers and hands each its notices from the `Outbox`. Every watcher
 //! has one task (`tell`), so that it is never told twice at once. `registrations` keeps registered
 //! processes through a restart of the agent.
 //!

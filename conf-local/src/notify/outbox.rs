@@ -39,7 +39,7 @@ pub trait Watchers: Send + Sync + 'static {
         BTreeSet::new()
     }
 
-    /// Says that [`Outbox::pending`] has grown; must not block. Also called once when the agent
+    /// Says that `Outbox::pending` has grown; must not block. Also called once when the agent
     /// starts.
     fn tell(&self);
 }

@@ -69,8 +69,6 @@ struct Turn {
 
 /// Finds and brings the snapshots that callers ask for.
 pub struct Demand {
-    agent: Agent,
-    repository: RepositoryPool,
     bringer: Bringer,
     callers: Callers,
     /// One for each change that is being brought. Later callers wait for the same.
@@ -91,10 +89,9 @@ impl Demand {
         stop: CancellationToken,
     ) -> Self {
         let fetches = Semaphore::new(MOST_FETCHES);
-        let bringer =
-            Bringer { agent: agent.clone(), repository: repository.clone(), collection, servers, keys, fetches };
+        let bringer = Bringer { agent, repository, collection, servers, keys, fetches };
         let (callers, turns, tasks) = (Callers::default(), Mutex::default(), TaskTracker::new());
-        Demand { agent, repository, bringer, callers, turns, tasks, stop }
+        Demand { bringer, callers, turns, tasks, stop }
     }
 
     /// Returns the folder that was the newest at `change`, within `patience`. The number of waiting
@@ -224,7 +221,7 @@ impl Demand {
 
     /// Returns the exported folder if it covers the change.
     async fn exported(&self, change: Sequence) -> Result<Option<Available>, Unavailable> {
-        let view = self.agent.view();
+        let view = self.bringer.agent.view();
         let exported = view.exported.as_ref().ok_or(Unavailable::Nothing)?;
         if change < exported.sequence || change > view.status.central {
             return Ok(None);
@@ -234,12 +231,12 @@ impl Demand {
 
     /// Returns what the disk knows about the change.
     async fn look(&self, change: Sequence) -> Result<Lookup, Unavailable> {
-        let view = self.agent.view();
+        let view = self.bringer.agent.view();
         let newest = view.exported.as_ref().ok_or(Unavailable::Nothing)?.snapshot();
         if change >= newest.sequence {
             return Ok(Lookup::Unknown);
         }
-        let repository = self.repository.clone();
+        let repository = self.bringer.repository.clone();
         let found = spawn_blocking(move || {
             lookup::look(&view.status.export, &view.status.host, &repository, newest.commit, change)
         });
@@ -248,14 +245,14 @@ impl Demand {
 
     /// Returns the folder once it is sure to stay; `None` if it is gone.
     async fn keep(&self, snapshot: Pointer, through: Sequence) -> Result<Option<Available>, Unavailable> {
-        let view = self.agent.view();
+        let view = self.bringer.agent.view();
         let Pointer { sequence, commit } = snapshot;
         let directory = export::directory(&view.status.export, sequence);
         let renewed = spawn_blocking(move || export::renew(&view.status.export, sequence, SystemTime::now())).await;
         let header = renewed
             .map_err(|error| Unavailable::Broken(error.to_string()))?
             .map_err(|error| Unavailable::Broken(format!("cannot keep {}: {error}", directory.display())))?;
-        let central = self.agent.view().status.central;
+        let central = self.bringer.agent.view().status.central;
         let available = Available { sequence, commit, directory, from: sequence, through, central };
         Ok(header.filter(|header| header.commit == commit).map(|_| available))
     }

@@ -1,9 +1,9 @@
 //! Places: components where programs look for them, as `export:` of the host's configuration says.
 //! Relies on `fs` and `export`.
 //!
-//! The host transaction calls [`Placements::stage`] before its switch, which writes every file
-//! beside its place and reports what cannot be placed. Then it calls [`Placements::put`], which
-//! renames. [`Placements::restore`] leads from whatever a crash or a failure has left to the
+//! The host transaction calls `Placements::stage` before its switch, which writes every file
+//! beside its place and reports what cannot be placed. Then it calls `Placements::put`, which
+//! renames. `Placements::restore` leads from whatever a crash or a failure has left to the
 //! exported files.
 //!
 //! Always true:

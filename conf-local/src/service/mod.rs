@@ -7,8 +7,8 @@
 //! | `/v1/at/W[?timeout=SECONDS]` | the folder that was the datacenter's newest at change `W` |
 //! | `/v1/explain/COMPONENT[?key=KEY]` | the layers that set each exported key, lowest first |
 //! | `/v1/schema/COMPONENT[?sequence=N]` | `config.schema.json`, or `null` |
-//! | `/v1/status[?after=N&timeout=SECONDS]` | the host's state, once a change after `N` is exported |
-//! | `/v1/wait/COMPONENT[?at=BRANCH/COMMIT&sequence=N&timeout=SECONDS]` | whether that is exported |
+//! | `/v1/status[?after=N&timeout=SECONDS]` | the host's state |
+//! | `/v1/wait/COMPONENT[?at=PIN&sequence=N&timeout=SECONDS]` | whether that is exported |
 //! | `/v1/events` | a server-sent event `change` for every switch |
 //! | `/v1/history` | the switches of the past, newest first |
 //! | `/v1/processes` | the snapshots that processes report |
@@ -19,7 +19,9 @@
 //! | `/v1/watchers` | has a process signalled from now on |
 //! | `/v1/verify[?repair=true]` | checks repository and export |
 //!
-//! `COMPONENT` is `<kind>/<name>[/<version>]`. The snapshot of `/v1/at` is fetched where needed.
+//! `COMPONENT` is `<kind>/<name>[/<version>]`, `PIN` is `<branch>/<commit>`. `/v1/at` fetches the
+//! snapshot where needed; `/v1/status` with `after` waits for a later change.
+//!
 //! In settings, `{"$secret": "NAME"}` replaces each secret, except for root and the agent's own
 //! user over the Unix socket.
 //!
@@ -28,8 +30,8 @@
 //! may read. Registering a process and starting a check need the Unix socket, where the kernel
 //! names the caller.
 
-mod refusal;
 mod process_reports;
+mod refusal;
 mod routes;
 mod settings;
 mod at;
@@ -43,7 +45,7 @@ mod watchers;
 pub(crate) use crate::service::{
     explain::Explanation,
     refusal::LONGEST_WAIT,
-    wait::Reached,
+    wait::WaitAnswer,
     watchers::{RegisterRequest, Registered},
 };
 pub use crate::service::{

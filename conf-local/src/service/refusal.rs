@@ -23,6 +23,7 @@ impl From<Response> for Refusal {
 
 pub(crate) type Answer = Result<Response, Refusal>;
 
+#[expect(clippy::unnecessary_wraps, reason = "every route returns an answer")]
 pub(crate) fn ok(value: &impl Serialize) -> Answer {
     Ok(answer::json(StatusCode::OK, value))
 }

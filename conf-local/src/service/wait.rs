@@ -33,7 +33,7 @@ pub(crate) struct WaitQuery {
 
 /// The answer: whether the export is there, or why not (yet).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Reached {
+pub(crate) struct WaitAnswer {
     /// The export is at or past the goal.
     pub(crate) reached: bool,
     /// The change that is exported now.
@@ -73,14 +73,14 @@ impl Service {
             let missing;
             (missing, goal) = blocking(move || Ok((goal.missing(&view, &repository), goal))).await?;
             let Some(reason) = missing else {
-                return ok(&Reached { reached: true, sequence, reason: None });
+                return ok(&WaitAnswer { reached: true, sequence, reason: None });
             };
             tokio::select! {
                 // The view shows the result.
                 _ = &mut asking, if !asked && wanted > sequence => asked = true,
                 changed = views.changed() => changed.map_err(|_| stopping())?,
                 () = &mut until => {
-                    return ok(&Reached { reached: false, sequence, reason: Some(reason) });
+                    return ok(&WaitAnswer { reached: false, sequence, reason: Some(reason) });
                 }
                 () = self.stop.cancelled() => return Err(stopping()),
             }

@@ -42,36 +42,22 @@ impl Repository {
     /// be opened, it is set aside and a new one is created. If `existing` cannot, that is an error.
     pub(crate) fn open(state: &Path, existing: Option<&Path>, datacenter: &DatacenterName) -> anyhow::Result<Self> {
         let own = state.join("repo.git");
-        let path = match existing {
-            Some(path) => {
-                let shown = path.display();
-                if path.join("HEAD").exists() {
-                    git2::Repository::open_bare(path).with_context(|| {
-                        format!(
-                            "--git-dir {shown} is not a repository that can be used; name another, or an empty folder"
-                        )
-                    })?;
-                } else if path.join(".git/HEAD").exists() {
-                    bail!("--git-dir {shown} is a working tree; name the .git folder in it");
-                } else {
-                    git::init(path, SETTINGS)?;
-                }
-                path
+        let path = if let Some(path) = existing {
+            open_given(path)?;
+            path
+        } else {
+            if let Err(error) = git::init(&own, SETTINGS) {
+                tracing::warn!(error = %chain(&error), "the repository cannot be opened; creating a new one");
+                set_aside(&own)?;
+                git::init(&own, SETTINGS)?;
             }
-            None => {
-                if let Err(error) = git::init(&own, SETTINGS) {
-                    tracing::warn!(error = %chain(&error), "the repository cannot be opened; creating a new one");
-                    set_aside(&own)?;
-                    git::init(&own, SETTINGS)?;
-                }
-                // Git's own commands need a valid HEAD, libgit2 does not.
-                let head = own.join("HEAD");
-                if fs::read_to_string(&head).is_ok_and(|text| !text.starts_with("ref: refs/")) {
-                    git::replace_file(&head, b"ref: refs/heads/main\n")
-                        .with_context(|| format!("cannot replace {}", head.display()))?;
-                }
-                &own
+            // Git's own commands need a valid HEAD, libgit2 does not.
+            let head = own.join("HEAD");
+            if fs::read_to_string(&head).is_ok_and(|text| !text.starts_with("ref: refs/")) {
+                git::replace_file(&head, b"ref: refs/heads/main\n")
+                    .with_context(|| format!("cannot replace {}", head.display()))?;
             }
+            &own
         };
         let lock = git::lock_alone(path)?;
         let pool = RepositoryPool::at(path.to_owned());
@@ -140,6 +126,21 @@ impl Repository {
         }
         done
     }
+}
+
+/// Opens the repository that `--git-dir` names, or creates it in an empty folder.
+fn open_given(path: &Path) -> anyhow::Result<()> {
+    let shown = path.display();
+    if path.join("HEAD").exists() {
+        git2::Repository::open_bare(path).with_context(|| {
+            format!("--git-dir {shown} is not a repository that can be used; name another, or an empty folder")
+        })?;
+    } else if path.join(".git/HEAD").exists() {
+        bail!("--git-dir {shown} is a working tree; name the .git folder in it");
+    } else {
+        git::init(path, SETTINGS)?;
+    }
+    Ok(())
 }
 
 /// True if the parents of `snapshot` lead to `known`, or if the commits between are not here.

@@ -137,13 +137,13 @@ impl Agent {
 
     /// Notes that something cannot be reached or is damaged. Logs it once, and shows it until it is
     /// back.
-    pub(crate) fn set_away(&self, what: &str, reason: String) {
+    pub(crate) fn set_away(&self, what: &str, reason: &str) {
         let mut new = false;
         self.update(|view| {
             if view.exported.is_none() && view.status.state == HostState::Updating {
-                view.status.error = Some(reason.clone());
+                view.status.error = Some(reason.to_owned());
             }
-            new = view.status.away.insert(what.to_owned(), reason.clone()).is_none();
+            new = view.status.away.insert(what.to_owned(), reason.to_owned()).is_none();
         });
         if new {
             tracing::warn!(what, reason, "away; the exported files stay in use");

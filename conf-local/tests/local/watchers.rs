@@ -137,7 +137,7 @@ async fn an_ended_process_is_no_longer_registered() {
     web.end();
     host.begin().await;
     host.until("no watcher", <[_]>::is_empty).await;
-    host.until("no duty", |_| {
+    host.until("no notice", |_| {
         !fs::read_to_string(host.state.path().join("duties.json")).unwrap().contains("services/web")
     })
     .await;

@@ -143,7 +143,7 @@ async fn until_it_can_be_told(process: &Process) {
     };
     if process.until_ready(Signal::SIGHUP, None, waiting).await.is_err() {
         // Its end is noticed elsewhere.
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }
 
