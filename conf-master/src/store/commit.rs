@@ -14,7 +14,9 @@ pub(crate) fn write(
     message: &str,
 ) -> Result<CommitId, git2::Error> {
     let mut text = format!("tree {tree}\n");
-    parents.into_iter().for_each(|parent| drop(writeln!(text, "parent {parent}")));
+    for parent in parents {
+        let _ = writeln!(text, "parent {parent}");
+    }
     let who = format!("conf-master <conf-master> {time} +0000");
     let _ = write!(text, "author {who}\ncommitter {who}\n\n{message}");
     repo.odb()?.write(ObjectType::Commit, text.as_bytes()).map(Into::into)
