@@ -17,7 +17,7 @@ use git2::Repository;
 use libconf::name::{ComponentVersion, DatacenterName, ObjectId, RefName, Segment};
 
 use crate::fault::Fault;
-use crate::store::{Proposed, RefTarget, Table};
+use crate::store::{Proposed, RefChanges, Table};
 
 /// The state after the last landing.
 #[derive(Debug, Default)]
@@ -69,7 +69,7 @@ impl Catalog {
     }
 
     /// Returns the table with some changes over it.
-    pub(crate) fn proposed<'a>(&'a self, changes: &'a BTreeMap<RefName, Option<RefTarget>>) -> Proposed<'a> {
+    pub(crate) fn proposed<'a>(&'a self, changes: &'a RefChanges) -> Proposed<'a> {
         Proposed { table: &self.table, changes }
     }
 

@@ -16,7 +16,7 @@ use crate::judge::compatibility::{branch, settings};
 use crate::judge::{BranchComparison, Judge};
 use crate::secrets::SecretStore;
 use crate::server::LimitFlags;
-use crate::store::{Proposed, RefTarget, Table};
+use crate::store::{Proposed, RefChanges, RefTarget, Table};
 
 /// Flags of `check`.
 #[derive(Debug, clap::Args)]
@@ -135,7 +135,7 @@ fn table(targets: Targets) -> Table {
 }
 
 /// Finds the refs that are new, or ahead of the central repository. A branch behind it is only old.
-fn forward(repo: &Repository, central: &Targets, targets: &Targets) -> BTreeMap<RefName, Option<RefTarget>> {
+fn forward(repo: &Repository, central: &Targets, targets: &Targets) -> RefChanges {
     let is_ahead = |name: &RefName, target: &RefTarget| match central.get(name) {
         None => true,
         Some(before) => repo.graph_descendant_of(target.commit.into(), before.commit.into()).unwrap_or(false),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use conf_core::http::{Response, Routes, error, json};
+use conf_core::http::{Routes, error, json};
 use conf_core::snapshot::AroundChange;
 use conf_core::{api::At, snapshot};
 use http::StatusCode;
@@ -11,7 +11,7 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use warp::Filter as _;
 
-use crate::http::server::{Server, answer, newest};
+use crate::http::server::{Answered, Server, answer, newest};
 use crate::inspect::InspectError;
 
 /// Chains that are followed at once; the others wait their turn.
@@ -38,7 +38,7 @@ pub(crate) fn routes(server: Server) -> Routes {
 impl Server {
     /// Everything that has landed is known here, so nothing is waited for: above the newest change
     /// there is none yet.
-    async fn at(&self, query: Query) -> Result<Response, Response> {
+    async fn at(&self, query: Query) -> Answered {
         let published = self.lander.published.borrow().clone();
         let newest = newest(&published, &query.datacenter)?.commit;
         let (change, central) = (query.sequence, published.sequence);

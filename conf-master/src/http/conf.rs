@@ -1,12 +1,12 @@
 //! `GET /conf/<kind>/<name>`: a component as a host would get it.
 
-use conf_core::http::{Response, Routes, error, json};
+use conf_core::http::{Routes, error, json};
 use http::StatusCode;
 use libconf::name::{ComponentSelector, DatacenterName, HostName, RoleName};
 use serde::Deserialize;
 use warp::Filter as _;
 
-use crate::http::server::{Server, answer};
+use crate::http::server::{Answered, Server, answer};
 use crate::inspect::{Audience, conf};
 
 #[derive(Deserialize)]
@@ -37,7 +37,7 @@ pub(crate) fn routes(server: Server) -> Routes {
 }
 
 impl Server {
-    async fn conf(&self, component: ComponentSelector, query: ConfQuery) -> Result<Response, Response> {
+    async fn conf(&self, component: ComponentSelector, query: ConfQuery) -> Answered {
         let audience = match (query.host, query.role) {
             (Some(host), None) => Audience::Host(host),
             (None, Some(role)) => Audience::Role(role),

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use warp::Filter as _;
 
 use crate::delivery::HostsAnswer;
-use crate::http::server::{NamedDatacenter, Server, answer, datacenter};
+use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter};
 use crate::inspect::deployments;
 use crate::text::when;
 
@@ -67,7 +67,7 @@ impl Server {
         json(StatusCode::OK, &list)
     }
 
-    async fn show(&self, name: &DatacenterName) -> Result<Response, Response> {
+    async fn show(&self, name: &DatacenterName) -> Answered {
         let snapshot = self.snapshot(name)?;
         self.read(move |repo| {
             let components = snapshot.components(repo)?;
@@ -77,12 +77,12 @@ impl Server {
         .await
     }
 
-    async fn log(&self, name: &DatacenterName, limit: usize) -> Result<Response, Response> {
+    async fn log(&self, name: &DatacenterName, limit: usize) -> Answered {
         let (snapshot, limit) = (self.snapshot(name)?, limit.min(MOST_DEPLOYMENTS));
         self.read(move |repo| Ok(json(StatusCode::OK, &deployments::newest(repo, snapshot, limit)?))).await
     }
 
-    async fn hosts(&self, name: &DatacenterName) -> Result<Response, Response> {
+    async fn hosts(&self, name: &DatacenterName) -> Answered {
         // The reports are read first, so that none of them is newer than the newest known snapshot.
         let (reports, inventories) = (self.hosts.of(name), self.inventories.clone());
         let snapshot = self.snapshot(name)?;
@@ -93,7 +93,7 @@ impl Server {
         .await
     }
 
-    async fn report(&self, name: DatacenterName, request: Request) -> Result<Response, Response> {
+    async fn report(&self, name: DatacenterName, request: Request) -> Answered {
         let snapshot = self.snapshot(&name)?;
         let report: SlaveReport = request.body.json(REPORT_BYTES).await?;
         let (hosts, inventories) = (self.hosts.clone(), self.inventories.clone());

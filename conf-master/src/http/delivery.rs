@@ -12,7 +12,7 @@ use tracing::{error, warn};
 use warp::Filter as _;
 
 use crate::delivery::{Barrier, DatacenterDelivery, Delivery, DeliveryFacts, DeliveryTarget, Percent};
-use crate::http::server::{Server, answer, unavailable};
+use crate::http::server::{Answered, Server, answer, unavailable};
 use crate::inspect::{InspectError, deployments};
 use crate::store::LandedRef;
 
@@ -96,7 +96,7 @@ fn read(query: &[(String, String)]) -> Result<Query, String> {
 }
 
 impl Server {
-    async fn delivery(&self, query: &[(String, String)]) -> Result<Response, Response> {
+    async fn delivery(&self, query: &[(String, String)]) -> Answered {
         let query = read(query).map_err(|words| error(StatusCode::BAD_REQUEST, words))?;
         let Ok(_permit) = self.waits.try_acquire() else {
             return Err(unavailable("too many requests wait already; ask again in a moment"));

@@ -1,13 +1,13 @@
 //! The layers that set a component's settings, and the description in its schema.
 
-use conf_core::http::{Response, Routes, error, json};
+use conf_core::http::{Routes, error, json};
 use conf_core::settings::{self, Format};
 use http::StatusCode;
 use libconf::name::{BranchName, ComponentName, ComponentSelector, DatacenterName, HostName, RefName};
 use serde::Deserialize;
 use warp::Filter as _;
 
-use crate::http::server::{NamedDatacenter, Server, answer, datacenter};
+use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter};
 use crate::inspect::{Doc, InspectError, doc, explain};
 use crate::landing::BRANCH;
 
@@ -48,7 +48,7 @@ pub(crate) fn routes(server: Server) -> Routes {
 }
 
 impl Server {
-    async fn explain(&self, name: &DatacenterName, query: ExplainQuery) -> Result<Response, Response> {
+    async fn explain(&self, name: &DatacenterName, query: ExplainQuery) -> Answered {
         let snapshot = self.snapshot(name)?;
         self.read(move |repo| {
             let explained = explain::explain(repo, &snapshot, &query.component, &query.key, query.host.as_ref())?;
@@ -57,7 +57,7 @@ impl Server {
         .await
     }
 
-    async fn doc(&self, component: ComponentName, branch: Option<BranchName>) -> Result<Response, Response> {
+    async fn doc(&self, component: ComponentName, branch: Option<BranchName>) -> Answered {
         let branch = branch.map_or_else(|| BRANCH.parse(), Ok).map_err(|bad| error(StatusCode::BAD_REQUEST, bad))?;
         let branch = RefName::Branch(component.clone(), branch);
         self.read(move |repo| {

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use conf_core::http::{Request, Response, Routes, error, json, request};
+use conf_core::http::{Request, Routes, error, json, request};
 use git2::Repository;
 use http::StatusCode;
 use libconf::name::{DatacenterName, ObjectId, RefName};
 use serde::Deserialize;
 use warp::Filter as _;
 
-use crate::http::server::{NamedDatacenter, Server, answer, datacenter, pusher};
+use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter, pusher};
 use crate::judge::{ProposalOptions, RefUpdate};
 use crate::landing::Push;
 
@@ -39,7 +39,7 @@ pub(crate) fn routes(server: Server) -> Routes {
 }
 
 impl Server {
-    async fn plan(&self, name: &DatacenterName, request: Request) -> Result<Response, Response> {
+    async fn plan(&self, name: &DatacenterName, request: Request) -> Answered {
         self.snapshot(name)?;
         let pusher = pusher(&request);
         let PlanBody { refs } = request.body.json(BYTES).await?;

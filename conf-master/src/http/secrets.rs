@@ -1,7 +1,7 @@
 //! `/api/v1/datacenters/<id>/<version>/secrets`: secrets without their values, setting a value,
 //! making a new one, removal.
 
-use conf_core::http::{Request, Response, Routes, error, json, request};
+use conf_core::http::{Request, Routes, error, json, request};
 use conf_core::secret::{MAX_VALUE_BYTES, SecretValue};
 use http::StatusCode;
 use libconf::name::{DatacenterName, SecretName};
@@ -10,7 +10,7 @@ use serde_json::json;
 use warp::Filter as _;
 use zeroize::Zeroizing;
 
-use crate::http::server::{NamedDatacenter, Server, answer, datacenter, pusher, refused};
+use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter, pusher, refused};
 use crate::landing::{Push, Pusher};
 use crate::secrets::{SecretRequest, list};
 use crate::text::now;
@@ -62,17 +62,12 @@ pub(crate) fn routes(server: Server) -> Routes {
 }
 
 impl Server {
-    async fn secrets(&self, name: &DatacenterName) -> Result<Response, Response> {
+    async fn secrets(&self, name: &DatacenterName) -> Answered {
         let snapshot = self.snapshot(name)?;
         self.read(move |repo| Ok(json(StatusCode::OK, &list::list(repo, &snapshot, now())?))).await
     }
 
-    async fn set_secret(
-        &self,
-        datacenter: DatacenterName,
-        secret: String,
-        request: Request,
-    ) -> Result<Response, Response> {
+    async fn set_secret(&self, datacenter: DatacenterName, secret: String, request: Request) -> Answered {
         let pusher = pusher(&request);
         let bytes = request.body.bytes(BODY_BYTES).await?;
         let bad = |words: String| error(StatusCode::BAD_REQUEST, words);
@@ -94,7 +89,7 @@ impl Server {
         secret: &str,
         pusher: &Pusher,
         about: impl FnOnce(DatacenterName, SecretName) -> SecretRequest,
-    ) -> Result<Response, Response> {
+    ) -> Answered {
         let secret = secret.parse().map_err(|bad| error(StatusCode::BAD_REQUEST, bad))?;
         let outcome = self.lander.land(Push::secrets(about(datacenter, secret), pusher)).await;
         let Some(sequence) = outcome.sequence else { return Err(refused(outcome.refusals)) };

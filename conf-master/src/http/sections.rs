@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use warp::{Filter as _, path::Tail};
 
-use crate::http::server::{ConfigForm, Server, answer, etag_of};
+use crate::http::server::{Answered, ConfigForm, Server, answer, etag_of};
 use crate::inspect::InspectError;
 use crate::landing::SectionName;
 use crate::store::{Moment, PastBranch, history};
@@ -39,7 +39,7 @@ pub(crate) fn routes(server: Server) -> Routes {
 }
 
 impl Server {
-    async fn section(&self, path: &str, query: SectionQuery, request: Request) -> Result<Response, Response> {
+    async fn section(&self, path: &str, query: SectionQuery, request: Request) -> Answered {
         let bad = |words: &dyn std::fmt::Display| error(StatusCode::BAD_REQUEST, words);
         let path = percent_decode_str(path).decode_utf8().map_err(|cause| bad(&cause))?;
         if path == "update" {

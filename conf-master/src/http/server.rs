@@ -18,6 +18,9 @@ use crate::fault::{Fault, Refusal, RefusalKind};
 use crate::inspect::InspectError;
 use crate::landing::{Lander, Published, Pusher};
 
+/// The response of a handler, or its refusal.
+pub(crate) type Answered = Result<Response, Response>;
+
 /// Everything that the routes need.
 #[derive(Clone, Debug)]
 pub(crate) struct Server {
@@ -47,7 +50,7 @@ pub(crate) struct Server {
 pub(crate) type NamedDatacenter = Result<DatacenterName, Response>;
 
 /// Answers with the response of a handler, or with its refusal.
-pub(crate) async fn answer(handler: impl Future<Output = Result<Response, Response>>) -> Response {
+pub(crate) async fn answer(handler: impl Future<Output = Answered>) -> Response {
     handler.await.unwrap_or_else(|refused| refused)
 }
 
@@ -77,7 +80,7 @@ impl Server {
     pub(crate) async fn read(
         &self,
         work: impl FnOnce(&Repository) -> Result<Response, InspectError> + Send + 'static,
-    ) -> Result<Response, Response> {
+    ) -> Answered {
         let path = self.repo.clone();
         let read = move || work(&Repository::open_bare(path)?);
         let answer = tokio::task::spawn_blocking(read).await.map_err(InspectError::from).flatten();

@@ -26,7 +26,7 @@ use crate::judge::compatibility::branch::{self, Comparisons};
 use crate::judge::compatibility::settings;
 use crate::judge::validate::Validator;
 use crate::secrets::SecretStore;
-use crate::store::RefTarget;
+use crate::store::{RefChanges, RefTarget};
 
 /// Judges changes, and remembers what was good.
 #[derive(Debug)]
@@ -187,7 +187,7 @@ impl Judging<'_> {
 
     /// Resolves every datacenter that is touched, and takes out the refs that cause faults until no
     /// fault is left. Returns the effect on each datacenter, and what the pusher is told.
-    fn together(&mut self, changes: &mut BTreeMap<RefName, Option<RefTarget>>) -> (Deltas, Vec<String>) {
+    fn together(&mut self, changes: &mut RefChanges) -> (Deltas, Vec<String>) {
         loop {
             let mut deltas = BTreeMap::new();
             let (mut faults, mut notes) = (Vec::new(), Vec::new());
@@ -231,7 +231,7 @@ impl Judging<'_> {
         name: &DatacenterName,
         before: Option<&Datacenter>,
         delta: &Delta,
-        changes: &BTreeMap<RefName, Option<RefTarget>>,
+        changes: &RefChanges,
     ) -> Result<(Vec<Caused>, Vec<String>), git2::Error> {
         let change = DatacenterChange::new(self.repo, &self.judge.overrides, name, before, delta)?;
         let Some(change) = change else { return Ok((Vec::new(), Vec::new())) };
@@ -242,7 +242,7 @@ impl Judging<'_> {
     }
 
     /// Refuses the refs of this push that cause the faults. Takes out at least one ref.
-    fn blame(&mut self, changes: &mut BTreeMap<RefName, Option<RefTarget>>, faults: Vec<Caused>) {
+    fn blame(&mut self, changes: &mut RefChanges, faults: Vec<Caused>) {
         let mut told: BTreeMap<RefName, Vec<Fault>> = BTreeMap::new();
         for Caused { fault, causes } in faults {
             match causes.into_iter().find(|cause| changes.contains_key(cause)) {

@@ -1,13 +1,11 @@
 //! A proposed change of refs, and the judgement on it.
 
-use std::collections::BTreeMap;
-
-use libconf::name::{ObjectId, RefName};
+use libconf::name::ObjectId;
 
 use crate::catalog::Deltas;
 use crate::fault::Refusal;
 use crate::secrets::RequestedActions;
-use crate::store::RefTarget;
+use crate::store::RefChanges;
 
 /// One ref that somebody wants to create, move or delete, as it was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,7 +33,7 @@ pub(crate) struct Judgement {
     /// For each ref update, in order: `None` when it may land, else the reason.
     pub(crate) refusals: Vec<Option<Refusal>>,
     /// The new target of each ref that may land; `None` deletes it.
-    pub(crate) changes: BTreeMap<RefName, Option<RefTarget>>,
+    pub(crate) changes: RefChanges,
     /// The effect on each datacenter.
     pub(crate) deltas: Deltas,
     /// The requested actions on secrets, besides those that the declarations need.

@@ -20,8 +20,13 @@ use crate::landing::update::draft::{self, Authorship};
 use crate::landing::update::request::{DraftError, Update, UpdateOutcome, another_section};
 use crate::landing::update::scratch::Scratch;
 use crate::secrets::{SecretRequest, StagedSecrets};
-use crate::store::{self, LandedRequest, LandedRequests, LedgerEntry, LedgerState, Move, RefTarget, ledger};
+use crate::store::{
+    self, LandedRequest, LandedRequests, LedgerEntry, LedgerState, Move, RefChanges, RefTarget, ledger,
+};
 use crate::text::{count, first_and_more, now, one_line};
+
+/// The outcome of a staged change, and the moves of its refs.
+type Staged = (Outcome, Vec<Move>);
 
 /// Everything that was landed or staged, and the repository into which objects are written.
 pub(crate) struct Staging {
@@ -104,7 +109,7 @@ impl Staging {
     }
 
     /// Judges one push against what is staged so far, and writes its objects.
-    pub(crate) fn stage(&mut self, push: &Push) -> anyhow::Result<(Outcome, Vec<Move>)> {
+    pub(crate) fn stage(&mut self, push: &Push) -> anyhow::Result<Staged> {
         let someone = || push.pusher.by.clone().unwrap_or_else(|| format!("someone, {}", push.pusher.through));
         match &push.content {
             PushContent::Commits => {
@@ -123,12 +128,7 @@ impl Staging {
     }
 
     /// Stages the actions of a request about secrets.
-    fn stage_request(
-        &mut self,
-        push: &Push,
-        request: &SecretRequest,
-        by: String,
-    ) -> anyhow::Result<(Outcome, Vec<Move>)> {
+    fn stage_request(&mut self, push: &Push, request: &SecretRequest, by: String) -> anyhow::Result<Staged> {
         let secrets = match request.actions(&self.repo, &self.catalog, &self.judge.secrets) {
             Ok(secrets) => secrets,
             Err(why) => return Ok((Outcome::refused(push.updates.len(), &why), Vec::new())),
@@ -139,7 +139,7 @@ impl Staging {
 
     /// Makes the commits of an update from the newest state, and stages them like a push. Objects
     /// of an update that does not land are not kept.
-    fn stage_update(&mut self, push: &Push, update: &Update, by: String) -> anyhow::Result<(Outcome, Vec<Move>)> {
+    fn stage_update(&mut self, push: &Push, update: &Update, by: String) -> anyhow::Result<Staged> {
         if let Some(landed) = update.key.as_ref().and_then(|key| self.requests.find(key)) {
             return Ok((landed_before(update, landed, update.references().len()), Vec::new()));
         }
@@ -152,13 +152,7 @@ impl Staging {
         staged
     }
 
-    fn stage_drafted(
-        &mut self,
-        push: &Push,
-        update: &Update,
-        scratch: &Scratch,
-        by: String,
-    ) -> anyhow::Result<(Outcome, Vec<Move>)> {
+    fn stage_drafted(&mut self, push: &Push, update: &Update, scratch: &Scratch, by: String) -> anyhow::Result<Staged> {
         let references = update.references();
         let authorship = Authorship { by: &by, request: &push.request, time: now() };
         let drafted = match draft::draft(&self.catalog.table, scratch, update, authorship) {
@@ -193,12 +187,7 @@ impl Staging {
     }
 
     /// Writes the objects of everything that may land.
-    fn stage_judged(
-        &mut self,
-        push: &Push,
-        mut judgement: Judgement,
-        by: String,
-    ) -> anyhow::Result<(Outcome, Vec<Move>)> {
+    fn stage_judged(&mut self, push: &Push, mut judgement: Judgement, by: String) -> anyhow::Result<Staged> {
         if push.options.dry_run {
             refuse_dry_run(&mut judgement.refusals);
             judgement.changes.clear();
@@ -264,7 +253,7 @@ impl Staging {
     }
 
     /// Returns the committer of the pushed commits, for a pusher who did not prove a name.
-    fn claimed(&self, changes: &BTreeMap<RefName, Option<RefTarget>>, through: &str) -> String {
+    fn claimed(&self, changes: &RefChanges, through: &str) -> String {
         let tip = changes.values().flatten().next().and_then(|tip| self.repo.find_commit(tip.commit.into()).ok());
         let name = tip.and_then(|tip| tip.committer().name().ok().map(one_line));
         name.unwrap_or_else(|| format!("someone, {through}"))

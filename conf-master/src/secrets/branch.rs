@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use anyhow::Context as _;
 use conf_core::secret::{ABOUT_FILE, About, VALUE_FILE};
-use git2::{ObjectType, Repository};
+use git2::Repository;
 use libconf::name::{CommitId, ObjectId, SecretName, Sequence};
+
+use crate::store::commit;
 
 const TREE: i32 = 0o040_000;
 const BLOB: i32 = 0o100_644;
@@ -65,9 +67,6 @@ pub(crate) fn write(
         tree.insert(name.as_str(), folder.write()?, TREE)?;
     }
     let tree = tree.write()?;
-    let parent = parent.map(|parent| format!("parent {parent}\n")).unwrap_or_default();
-    let who = format!("conf-master <conf-master> {time} +0000");
-    let text = format!("tree {tree}\n{parent}author {who}\ncommitter {who}\n\n{words}\n\nConf-Sequence: {sequence}\n");
-    let commit = repo.odb()?.write(ObjectType::Commit, text.as_bytes())?;
-    Ok((commit.into(), tree.into()))
+    let message = format!("{words}\n\nConf-Sequence: {sequence}\n");
+    Ok((commit::write(repo, tree, parent, time, &message)?, tree.into()))
 }

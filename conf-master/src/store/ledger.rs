@@ -7,11 +7,12 @@
 //! parent), and in every thousandth commit the whole table of refs (`refs`) and of the requests
 //! that landed with a key (`requests`).
 
-use std::{collections::BTreeSet, fmt::Write as _, path::Path, str::FromStr};
+use std::{collections::BTreeSet, path::Path, str::FromStr};
 
 use git2::{ObjectType, Oid, Repository};
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 
+use crate::store::commit;
 use crate::store::idempotency::{LandedRef, LandedRequests, RequestKey};
 use crate::store::refs::{RefTarget, Table};
 use crate::text::first_and_more;
@@ -109,17 +110,12 @@ pub(crate) fn write(
         tree.insert("refs", repo.blob(table.to_string().as_bytes())?, 0o100_644)?;
         tree.insert("requests", repo.blob(requests.to_string().as_bytes())?, 0o100_644)?;
     }
-    let mut text = format!("tree {}\n", tree.write()?);
     let mut seen = BTreeSet::new();
     // The first entry has no parent, so that the chain of first parents is the ledger and nothing
     // else.
     let tips = entry.moves.iter().filter(|_| previous.is_some()).filter_map(|one| one.new).map(|target| target.commit);
-    for parent in previous.into_iter().chain(tips).filter(|parent| seen.insert(*parent)) {
-        let _ = writeln!(text, "parent {parent}");
-    }
-    let who = format!("conf-master <conf-master> {} +0000", entry.time);
-    let _ = write!(text, "author {who}\ncommitter {who}\n\n{entry}");
-    repo.odb()?.write(ObjectType::Commit, text.as_bytes()).map(Into::into)
+    let parents = previous.into_iter().chain(tips).filter(|parent| seen.insert(*parent));
+    commit::write(repo, tree.write()?, parents, entry.time, &entry.to_string())
 }
 
 /// Keeps the bytes of new annotated tags, so that their refs can be restored after a prune.

@@ -1,5 +1,6 @@
 //! The central repository on disk: `init` makes it, `serve` opens it, landings alone move its refs.
 
+pub(crate) mod commit;
 pub(crate) mod history;
 pub(crate) mod idempotency;
 pub(crate) mod ledger;
@@ -8,7 +9,7 @@ pub(crate) mod refs;
 pub(crate) use crate::store::history::{Durable, Moment, PastBranch};
 pub(crate) use crate::store::idempotency::{LandedRef, LandedRequest, LandedRequests, RequestKey};
 pub(crate) use crate::store::ledger::{LedgerEntry, LedgerState, Move};
-pub(crate) use crate::store::refs::{Proposed, RefTarget, Table, version_after};
+pub(crate) use crate::store::refs::{Proposed, RefChanges, RefTarget, Table, version_after};
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
@@ -99,9 +100,7 @@ pub(crate) fn init(path: &Path) -> anyhow::Result<String> {
 fn readme_commit(repo: &Repository) -> Result<CommitId, git2::Error> {
     let mut tree = repo.treebuilder(None)?;
     tree.insert("README.md", repo.blob(README.as_bytes())?, 0o100_644)?;
-    let tree = repo.find_tree(tree.write()?)?;
-    let who = git2::Signature::new("conf-master", "conf-master", &git2::Time::new(now(), 0))?;
-    repo.commit(None, &who, &who, "The layout of this repository\n", &tree, &[]).map(Into::into)
+    commit::write(repo, tree.write()?, [], now(), "The layout of this repository\n")
 }
 
 /// Opens an existing central repository; the error says what to do.

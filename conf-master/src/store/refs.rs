@@ -35,6 +35,9 @@ impl RefTarget {
     }
 }
 
+/// The new target of each ref that a change moves; `None` deletes it.
+pub(crate) type RefChanges = BTreeMap<RefName, Option<RefTarget>>;
+
 /// One ref's place in the table. A deleted ref keeps its place, so that its changes are counted on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Place {
@@ -127,7 +130,7 @@ pub(crate) struct Proposed<'a> {
     /// The table now.
     pub(crate) table: &'a Table,
     /// The refs that would differ; `None` deletes.
-    pub(crate) changes: &'a BTreeMap<RefName, Option<RefTarget>>,
+    pub(crate) changes: &'a RefChanges,
 }
 
 impl Proposed<'_> {

@@ -13,7 +13,7 @@ use crate::landing::{Conflict, Outcome, UpdateOutcome};
 use crate::store::{LandedRef, version_after};
 
 /// Answers an update by its outcome.
-pub(crate) fn answer(read: &ReadUpdate, outcome: Outcome, form: ConfigForm, delivery: Option<Delivery>) -> Response {
+pub(crate) fn answer(read: &ReadUpdate, outcome: Outcome, form: ConfigForm, delivery: Option<&Delivery>) -> Response {
     match outcome.update {
         Some(UpdateOutcome::Landed { refs, again }) => {
             let sequence = outcome.sequence.unwrap_or_default();
@@ -41,7 +41,7 @@ fn landed(
     sequence: Sequence,
     notes: &[String],
     form: ConfigForm,
-    delivery: Option<Delivery>,
+    delivery: Option<&Delivery>,
 ) -> Response {
     let mut etag = None;
     let sections = read.update.changes.iter().zip(&read.texts).map(|(change, text)| {

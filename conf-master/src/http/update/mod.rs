@@ -7,12 +7,12 @@ mod fuzz_tests;
 
 use std::time::Duration;
 
-use conf_core::http::{Request, Response, Routes, error, request};
+use conf_core::http::{Request, Routes, error, request};
 use http::StatusCode;
 use serde::Deserialize;
 use warp::Filter as _;
 
-use crate::http::server::{self, ConfigForm, Server, pusher, unavailable};
+use crate::http::server::{self, Answered, ConfigForm, Server, pusher, unavailable};
 use crate::landing::{Push, UpdateOutcome};
 
 /// The most bytes of one request: four times the text of one section, which may be escaped in it.
@@ -52,7 +52,7 @@ pub(crate) fn routes(server: Server) -> Routes {
 }
 
 impl Server {
-    async fn update(&self, query: UpdateQuery, request: Request) -> Result<Response, Response> {
+    async fn update(&self, query: UpdateQuery, request: Request) -> Answered {
         let pusher = pusher(&request);
         let if_match = request.header("if-match").map(str::to_owned);
         let key = request.header("idempotency-key").map(str::to_owned);
@@ -72,6 +72,6 @@ impl Server {
             let wait = query.timeout.map_or(DELIVERY, Duration::from_secs);
             delivery = Some(self.deliver(refs, outcome.sequence.unwrap_or_default(), wait).await);
         }
-        Ok(answer::answer(&read, outcome, query.config, delivery))
+        Ok(answer::answer(&read, outcome, query.config, delivery.as_ref()))
     }
 }

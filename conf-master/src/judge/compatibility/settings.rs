@@ -2,13 +2,13 @@
 //! asks for that. Every key counts as needed by programs, and the type of its value as the only one
 //! that they read.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use conf_core::layers::{self, Stack};
 use conf_core::settings::JsonPointer;
 use conf_core::settings::asked_secret;
 use git2::Repository;
-use libconf::name::{ComponentVersion, HostName, ObjectId, RefName};
+use libconf::name::{ComponentVersion, HostName, ObjectId};
 use serde_json::{Map, Value};
 
 use crate::catalog::{DatacenterChange, DatacenterView};
@@ -16,7 +16,7 @@ use crate::fault::{Caused, Fault};
 use crate::judge::compatibility::trailer::{self, Trailer};
 use crate::judge::compatibility::violation::{Direction, WAY_OUT, directions};
 use crate::judge::schema::compile::{FILE, MOST_FAULTS};
-use crate::store::RefTarget;
+use crate::store::RefChanges;
 
 /// How a change keeps the promise of a datacenter's class.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ pub(crate) struct SettingsComparison {
 pub(crate) fn compare(
     repo: &Repository,
     change: &DatacenterChange<'_>,
-    changes: &BTreeMap<RefName, Option<RefTarget>>,
+    changes: &RefChanges,
 ) -> Result<SettingsComparison, git2::Error> {
     let mut outcome = SettingsComparison::default();
     let Some(before) = &change.before else { return Ok(outcome) };
