@@ -84,7 +84,7 @@ pub(crate) async fn run(
                     agent.set_away(REPORTS, &chain(&error));
                     tokio::select! {
                         () = stop.cancelled() => return,
-                        () = sleep(backoff.after(&error)) => continue,
+                        () = sleep(backoff.after(error.retry_after())) => continue,
                     }
                 }
             }

@@ -41,7 +41,7 @@ pub(crate) async fn listen(mirror: Arc<Mirror>, reports: Arc<HostReports>, probl
             Err(error) => error,
         };
         problems.set(TOPIC, chain(&failed));
-        tokio::time::sleep(backoff.after(&failed)).await;
+        tokio::time::sleep(backoff.after(failed.retry_after())).await;
     }
 }
 

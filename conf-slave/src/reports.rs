@@ -136,7 +136,7 @@ pub(crate) async fn send_summaries(reports: Arc<HostReports>, mirror: Arc<Mirror
             None => backoff.reset(),
             Some(error) => {
                 reports.changed.notify_one();
-                pause += backoff.after(&error);
+                pause += backoff.after(error.retry_after());
             }
         }
         tokio::time::sleep(pause).await;

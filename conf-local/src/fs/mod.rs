@@ -12,7 +12,7 @@ mod tests;
 mod unsynced;
 
 pub(crate) use crate::fs::{
-    file::{Durability, read_state, replace, replace_state},
+    file::{read_state, replace_state},
     folder::{Entry, Folder, Mount, Owner},
     unsynced::Unsynced,
 };

@@ -1,9 +1,8 @@
 use serde::{Deserialize, Serialize};
 
-use crate::fs::{
-    Folder,
-    file::{self, Durability},
-};
+use conf_core::git::Durability;
+
+use crate::fs::{Folder, file};
 
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Numbers {

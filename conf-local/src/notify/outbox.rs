@@ -13,6 +13,7 @@ use std::{
 };
 
 use conf_core::api::Pointer;
+use conf_core::git::Durability;
 use libconf::name::{CommitId, ComponentVersion, Sequence};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -20,7 +21,7 @@ use tokio::sync::{Notify, futures::Notified};
 
 use crate::{
     export::ChangeKind,
-    fs::{Durability, read_state, replace_state},
+    fs::{read_state, replace_state},
 };
 
 /// Identifies a watcher across restarts of the agent.

@@ -6,11 +6,12 @@
 
 use std::{collections::BTreeSet, io, path::Path, time::Duration};
 
+use conf_core::git::Durability;
 use libconf::name::{ComponentSelector, Sequence};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    fs::{Durability, read_state, replace_state},
+    fs::{read_state, replace_state},
     process::ProcessIdentity,
 };
 

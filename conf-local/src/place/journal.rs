@@ -10,10 +10,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use conf_core::git::Durability;
 use libconf::name::ComponentSelector;
 use serde::{Deserialize, Serialize};
 
-use crate::fs::{Durability, read_state, replace_state};
+use crate::fs::{read_state, replace_state};
 
 /// Everything that is placed at one path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

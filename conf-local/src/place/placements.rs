@@ -8,12 +8,13 @@ use std::{
 
 use anyhow::bail;
 use conf_core::daemon::chain;
+use conf_core::git::Durability;
 use libconf::name::{ComponentSelector, ComponentVersion};
 use serde::{Deserialize, Serialize};
 
 use crate::{
     export::{CURRENT, Contents, Export, Faults},
-    fs::{Durability, Folder},
+    fs::Folder,
     place::{
         copy::{self, StagedCopy},
         entry::{PlaceEntry, PlaceMode},

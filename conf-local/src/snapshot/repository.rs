@@ -11,10 +11,9 @@ use anyhow::{Context as _, bail};
 use conf_core::{
     api::Pointer,
     daemon::chain,
-    git::{self, PooledRepository, RepositoryLock, RepositoryPool},
+    git::{self, ConsolidateError, Durability, PooledRepository, RepositoryLock, RepositoryPool},
     sign::TrustedKeys,
     snapshot::Snapshot,
-    upstream,
 };
 use git2::ObjectType;
 use libconf::name::{CommitId, DatacenterName, RefName};
@@ -54,7 +53,7 @@ impl Repository {
             // Git's own commands need a valid HEAD, libgit2 does not.
             let head = own.join("HEAD");
             if fs::read_to_string(&head).is_ok_and(|text| !text.starts_with("ref: refs/")) {
-                git::replace_file(&head, b"ref: refs/heads/main\n")
+                git::replace_file(&head, b"ref: refs/heads/main\n", 0o644, Durability::Full)
                     .with_context(|| format!("cannot replace {}", head.display()))?;
             }
             &own
@@ -116,7 +115,7 @@ impl Repository {
 
     /// Replaces many packs by one that holds the kept snapshots alone, if there are enough of them.
     /// Never changes a repository that `--git-dir` names.
-    pub(crate) fn consolidate(&self, keep: &[CommitId]) -> Result<bool, upstream::FetchError> {
+    pub(crate) fn consolidate(&self, keep: &[CommitId]) -> Result<bool, ConsolidateError> {
         if self.pool.path() != self.own {
             return Ok(false);
         }

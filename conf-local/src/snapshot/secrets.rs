@@ -18,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use conf_core::git::{Durability, replace_file};
 use conf_core::{
     layers::Sources,
     render::Secrets,
@@ -32,8 +33,6 @@ use nix::{
 use rand::RngCore as _;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use zeroize::Zeroizing;
-
-use crate::fs::{Durability, replace};
 
 /// 10 s for a command that prints a secret: rendering waits for it.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
@@ -57,7 +56,7 @@ pub(crate) fn salt(state: &Path) -> io::Result<Vec<u8>> {
     }
     let mut salt = vec![0; SALT_BYTES];
     rand::rng().fill_bytes(&mut salt);
-    replace(&path, &salt, 0o600, Durability::Full)?;
+    replace_file(&path, &salt, 0o600, Durability::Full)?;
     Ok(salt)
 }
 

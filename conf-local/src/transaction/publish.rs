@@ -5,13 +5,13 @@ use std::{
     time::{Instant, SystemTime},
 };
 
+use conf_core::git::{Durability, replace_file};
 use conf_core::{daemon::chain, snapshot::Snapshot};
 use libconf::name::{CommitId, ComponentVersion};
 use tokio::sync::OwnedRwLockWriteGuard;
 
 use crate::{
     export::ChangeKind,
-    fs::{Durability, replace},
     state::{Agent, HistoryChange, HistoryEntry, Switched},
     transaction::host::{Audience, Host},
 };
@@ -81,7 +81,7 @@ impl Host {
         // For people only, and so not synced.
         let written = serde_json::to_vec(&audience.agent.history())
             .map_err(std::io::Error::from)
-            .and_then(|text| replace(&self.history, &text, 0o644, Durability::None));
+            .and_then(|text| replace_file(&self.history, &text, 0o644, Durability::None));
         if let Err(error) = written {
             tracing::debug!(%error, "the history could not be written");
         }

@@ -17,7 +17,11 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use conf_core::{git, secret::Identity, sign::SigningKey};
+use conf_core::{
+    git::{self, Durability},
+    secret::Identity,
+    sign::SigningKey,
+};
 use git2::Repository;
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 
@@ -123,7 +127,12 @@ pub(crate) fn prepare(path: &Path) -> anyhow::Result<()> {
     let program = program.to_string_lossy().replace('\'', r"'\''");
     for hook in ["pre-receive", "proc-receive"] {
         let hook_path = hooks.join(hook);
-        git::replace_file(&hook_path, format!("#!/bin/sh\nexec '{program}' hook {hook}\n").as_bytes())?;
+        git::replace_file(
+            &hook_path,
+            format!("#!/bin/sh\nexec '{program}' hook {hook}\n").as_bytes(),
+            0o644,
+            Durability::Full,
+        )?;
         fs::set_permissions(&hook_path, fs::Permissions::from_mode(0o755))?;
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::{
 use conf_core::{
     api::Pointer,
     daemon::chain,
-    git::{self, RepositoryLock, complete},
+    git::{self, Durability, RepositoryLock, complete},
     sign::TrustedKeys,
     snapshot::Snapshot,
 };
@@ -148,7 +148,8 @@ impl StateFolder {
     /// Writes the highest pointer ever served, durably.
     pub(crate) fn write_highest(&self, highest: Pointer) -> Result<(), MirrorError> {
         let path = self.highest_file();
-        git::replace_file(&path, format!("{highest}\n").as_bytes()).map_err(|cause| MirrorError::File { path, cause })
+        git::replace_file(&path, format!("{highest}\n").as_bytes(), 0o644, Durability::Full)
+            .map_err(|cause| MirrorError::File { path, cause })
     }
 
     /// Moves the damaged repository aside, in place of the one that was moved there before.

@@ -49,7 +49,7 @@ fn takes_the_second_step() {
     host.settle(&audience).unwrap();
     // Every system call of the host from here on belongs to the switch.
     fs::write(site.folder().join("begun"), "").unwrap();
-    take(&mut host, SnapshotAt { sequence: Sequence(2), commit }, &audience).unwrap();
+    take(&mut host, Pointer { sequence: Sequence(2), commit }, &audience).unwrap();
 }
 
 #[test]

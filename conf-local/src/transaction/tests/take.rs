@@ -126,7 +126,7 @@ fn bad_snapshots_are_refused() {
 
     let stranger = SigningKey::generate(&site.folder.path().join("stranger.key"), "stranger").unwrap();
     let other: DatacenterName = "us-east/v1".parse().unwrap();
-    let at = |sequence, commit| SnapshotAt { sequence: Sequence(sequence), commit };
+    let at = |sequence, commit| Pointer { sequence: Sequence(sequence), commit };
     let cases = [
         ("unknown key", at(3, site.compose(&stranger, &site.datacenter, 3, site.parent))),
         ("another datacenter's", at(3, site.compose(&site.key, &other, 3, site.parent))),

@@ -80,7 +80,7 @@ pub(crate) async fn run(flags: &WaitFlags) -> anyhow::Result<ExitCode> {
             Err(WaitError::Passing(error)) if !left.is_zero() => {
                 // conf-master may be restarting: then the hosts report to it again by themselves.
                 progress.away(&error);
-                backoff.after(&error)
+                backoff.after(error.retry_after())
             }
             Err(WaitError::Passing(error)) => return Err(error).context("the state of the hosts is unknown"),
             Err(WaitError::Refused(error)) => return Err(error),

@@ -8,14 +8,15 @@ use std::{
     path::Path,
 };
 
-/// Whether a change to a file survives a power cut.
+/// What a power cut may undo of a replaced file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// The change is on the disk before the call returns.
-    Durable,
-    /// The system writes the change when it likes: a power cut may bring the old file back, or an
-    /// empty one.
-    Cached,
+    /// Everything: the file may be empty afterwards.
+    None,
+    /// The replacement alone: the file holds the old content or the new.
+    Content,
+    /// Nothing.
+    Full,
 }
 
 /// Makes a folder's entries durable: files that were created, renamed or removed in it.
@@ -23,18 +24,21 @@ pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// Replaces a file in one step: a reader sees the old content or the new one, never a part.
-pub fn replace_file(path: &Path, content: &[u8], durability: Durability) -> io::Result<()> {
+/// Replaces a file in one step: a reader sees the old content or the new one, never a part. `mode`
+/// are the permission bits of the new file, less the process's umask.
+pub fn replace_file(path: &Path, content: &[u8], mode: u32, durability: Durability) -> io::Result<()> {
     let mut name = OsString::from("tmp_");
     name.push(path.file_name().unwrap_or_default());
     let staged = path.with_file_name(name);
-    let mut file = File::create(&staged)?;
+    // A file that a crash left may have other permission bits.
+    let _ = fs::remove_file(&staged);
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(mode).open(&staged)?;
     file.write_all(content)?;
-    if durability == Durability::Durable {
+    if durability != Durability::None {
         file.sync_all()?;
     }
     fs::rename(&staged, path)?;
-    if durability == Durability::Durable { sync_folder(folder_of(path)) } else { Ok(()) }
+    if durability == Durability::Full { sync_folder(folder_of(path)) } else { Ok(()) }
 }
 
 /// Creates a file of these permissions, durably; an existing file is an error.

@@ -186,7 +186,7 @@ pub(crate) fn write_shallow(repo: &Path, commits: &BTreeSet<CommitId>) -> io::Re
         };
     }
     let lines: Vec<String> = commits.iter().map(CommitId::to_string).collect();
-    replace_file(&path, (lines.join("\n") + "\n").as_bytes(), Durability::Durable)
+    replace_file(&path, (lines.join("\n") + "\n").as_bytes(), 0o644, Durability::Full)
 }
 
 fn note_shallow(repo: &Path, add: &BTreeSet<CommitId>, remove: &BTreeSet<CommitId>) -> io::Result<()> {

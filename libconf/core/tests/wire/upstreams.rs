@@ -83,7 +83,7 @@ async fn a_token_is_read_again_when_its_file_changes() {
 
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
-    replace_file(&file, b"wrong\n", Durability::Durable).unwrap();
+    replace_file(&file, b"wrong\n", 0o644, Durability::Full).unwrap();
     let servers = Upstreams::new(vec![url.parse().unwrap()], &Credentials::from_file(Some(file.clone()))).unwrap();
     let host = Repo::new();
     let step = Step { have: None, want: first, depth: Depth::One };
@@ -93,7 +93,7 @@ async fn a_token_is_read_again_when_its_file_changes() {
         matches!(&error, FetchError::Refused(cause) if cause.status() == Some(StatusCode::UNAUTHORIZED)),
         "{error:?}"
     );
-    replace_file(&file, b"right\n", Durability::Durable).unwrap();
+    replace_file(&file, b"right\n", 0o644, Durability::Full).unwrap();
     assert_eq!(fetch().await.unwrap().requests, 1);
     assert_eq!(servers.get_json::<u8>("json").await.unwrap(), 1);
     std::fs::remove_file(&file).unwrap();
