@@ -259,14 +259,14 @@ fn layers_without_effect_are_refused() {
         ("of the class", change().file(CLASS, "overrides/services/nobody.yaml", "a: 1"), vec!["nobody.yaml: ", nobody]),
         ("of the datacenter", change().file(INSTANCE, "overrides/services/nobody.yaml", "a: 1"), vec![nobody]),
         ("of a role", inventory(&site, &HOSTS.replace("services/web:", "services/nobody:")), vec![":4: ", nobody]),
-        ("no YAML", change().file(CLASS, "overrides/services/web.json", "{}"), vec!["services/web.json", "no layer"]),
-        ("no kind", change().file(CLASS, "overrides/servers/web.yaml", "a: 1"), vec!["overrides/servers", "no layer"]),
+        ("no YAML", change().file(CLASS, "overrides/services/web.json", "{}"), vec!["services/web.json", "not a layer"]),
+        ("no kind", change().file(CLASS, "overrides/servers/web.yaml", "a: 1"), vec!["overrides/servers", "not a layer"]),
         (
             "too deep",
             change().file(INSTANCE, "overrides/services/web/a.yaml", "a: 1"),
-            vec!["services/web", "no layer"],
+            vec!["services/web", "not a layer"],
         ),
-        ("a file", change().file(INSTANCE, "overrides", "a: 1"), vec!["overrides: ", "no layer"]),
+        ("a file", change().file(INSTANCE, "overrides", "a: 1"), vec!["overrides: ", "not a layer"]),
         (
             "over what is raw",
             change().file(CLASS, "datacenter.yaml", raw).option("--push-option=allow-shrink"),
