@@ -17,15 +17,13 @@ pub use crate::{
 mod config;
 /// Current outages, logged once each. Relies on no other module.
 mod problems;
-/// Random waiting times. Relies on no other module.
-mod jitter;
 /// The verified snapshot in the local repository. Relies on no other module.
 mod mirror;
-/// Branches, packing and the search for damage. Relies on `mirror`, `problems` and `jitter`.
+/// Branches, packing and the search for damage. Relies on `mirror` and `problems`.
 mod upkeep;
-/// The hosts' reports and their way up. Relies on `mirror`, `problems` and `jitter`.
+/// The hosts' reports and their way up. Relies on `mirror` and `problems`.
 mod reports;
-/// The pointers in Consul. Relies on `mirror`, `problems` and `jitter`.
+/// The pointers in Consul. Relies on `mirror` and `problems`.
 mod publish;
 /// The central server's events, and the snapshots that they name. Relies on `mirror`, `problems`
 /// and `reports`.

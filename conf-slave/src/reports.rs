@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use conf_core::retry::with_jitter;
 use conf_core::{
     api::{HostReport, SlaveReport},
     daemon::chain,
@@ -17,7 +18,7 @@ use libconf::name::{HostName, Sequence};
 use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
 
-use crate::{jitter::with_jitter, mirror::Mirror, problems::Problems};
+use crate::{mirror::Mirror, problems::Problems};
 
 /// Hosts that are kept: more than any datacenter has. One more replaces the one that was silent
 /// longest.

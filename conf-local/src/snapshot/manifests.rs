@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use conf_core::{
     layers::{Overrides, Sources},
-    manifest::{self, ClassManifest, InstanceManifest, Selection, Strictness},
+    manifest::{self, InstanceManifest, Selection},
     secret::{self, Declaration},
-    settings::Fault,
-    snapshot::{Component, Snapshot, SnapshotError},
+    snapshot::{self, Component, Snapshot, SnapshotError},
 };
 use git2::{ObjectType, Repository as Git};
 use libconf::name::{ComponentVersion, DatacenterName, HostName, ObjectId, SecretName};
@@ -32,9 +31,8 @@ pub(crate) struct Manifests {
 impl Manifests {
     pub(crate) fn read(git: &Git, snapshot: &Snapshot, host: &HostName) -> Result<Self, SnapshotError> {
         let unreadable = |cause| SnapshotError::Read { commit: snapshot.commit, cause };
-        let (datacenter_tree, class_tree) = (snapshot.datacenter_tree(git)?, snapshot.class_tree(git)?);
         let secrets_tree = snapshot.secrets_tree(git)?;
-        let (class, instance) = parse(git, snapshot, class_tree, datacenter_tree)?;
+        let snapshot::Manifests { class, instance, class_tree, datacenter_tree } = snapshot::manifests(git, snapshot)?;
         let raw = manifest::pins(&class, &instance).into_iter().filter(|pin| pin.raw).map(|pin| pin.component);
         let secrets = manifest::secrets(&class, &instance).into_iter();
         let overrides = |tree| Overrides::read(git, tree).map_err(unreadable);
@@ -72,35 +70,6 @@ impl Manifests {
             sealed: &self.sealed,
         }
     }
-}
-
-/// Reads both `datacenter.yaml`: the class's and the datacenter's.
-fn parse(
-    git: &Git,
-    snapshot: &Snapshot,
-    class_tree: ObjectId,
-    datacenter_tree: ObjectId,
-) -> Result<(ClassManifest, InstanceManifest), SnapshotError> {
-    let malformed = |reason| SnapshotError::Malformed { commit: snapshot.commit, reason };
-    let text = |tree: ObjectId, whose: &str| {
-        let unreadable = |cause| SnapshotError::Read { commit: snapshot.commit, cause };
-        let tree = git.find_tree(tree.into()).map_err(unreadable)?;
-        let entry =
-            tree.get_name(manifest::FILE).ok_or_else(|| malformed(format!("it has no {whose}/{}", manifest::FILE)))?;
-        let blob = git.find_blob(entry.id()).map_err(unreadable)?;
-        Ok::<_, SnapshotError>(String::from_utf8_lossy(blob.content()).into_owned())
-    };
-    let faulty = |whose: &'static str| {
-        move |faults: Vec<Fault>| {
-            let words: Vec<String> = faults.iter().map(ToString::to_string).collect();
-            malformed(format!("{whose}/{}: {}", manifest::FILE, words.join("; ")))
-        }
-    };
-    let (instance, class) = ("datacenter", "datacenter-configuration");
-    Ok((
-        ClassManifest::parse(&text(class_tree, class)?, Strictness::Lenient).map_err(faulty(class))?,
-        InstanceManifest::parse(&text(datacenter_tree, instance)?, Strictness::Lenient).map_err(faulty(instance))?,
-    ))
 }
 
 /// Lists the sealed value of each secret, without reading it.

@@ -1,6 +1,5 @@
 //! The index in memory: what each datacenter runs, and which datacenters read which ref.
 
-pub(crate) mod manifests;
 pub(crate) mod model;
 pub(crate) mod overrides;
 pub(crate) mod resolve;

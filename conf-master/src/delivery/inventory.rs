@@ -8,7 +8,7 @@ use git2::Repository;
 use libconf::name::{DatacenterName, HostName, ObjectId};
 use parking_lot::Mutex;
 
-use crate::catalog::manifests::instance_manifest;
+use conf_core::snapshot::instance_manifest;
 
 /// A datacenter's hosts, as its newest snapshot lists them.
 #[derive(Debug, Default)]

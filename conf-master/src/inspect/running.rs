@@ -10,9 +10,9 @@ use git2::Repository;
 use libconf::name::{ComponentSelector, ComponentVersion, HostName, ObjectId, RoleName, SecretName};
 use serde_json::{Map, Value};
 
-use crate::catalog::manifests::{Manifests, manifests};
 use crate::inspect::error::InspectError;
 use crate::text::list_or_none;
+use conf_core::snapshot::{Manifests, manifests};
 
 /// One component that a datacenter runs.
 #[derive(Debug)]

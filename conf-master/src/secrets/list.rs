@@ -9,10 +9,10 @@ use git2::Repository;
 use libconf::name::{ComponentName, ComponentVersion, HostName, SecretName, Sequence};
 use serde::{Deserialize, Serialize};
 
-use crate::catalog::manifests::{Manifests, manifests};
 use crate::secrets::branch;
 use crate::secrets::decide::readers;
 use crate::text::when;
+use conf_core::snapshot::{Manifests, manifests};
 
 /// One secret of a datacenter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

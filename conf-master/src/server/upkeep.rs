@@ -32,7 +32,8 @@ pub(crate) async fn run(path: PathBuf, lander: Lander, stop: CancellationToken) 
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         let is_crowded = last.elapsed() > LOOSE_EVERY && loose(&path) > MOST_LOOSE;
-        if last.elapsed() < UPKEEP_EVERY && packs(&path) < MOST_PACKS && !is_crowded {
+        if last.elapsed() < UPKEEP_EVERY && git::packs(&path).is_ok_and(|packs| packs.len() < MOST_PACKS) && !is_crowded
+        {
             continue;
         }
         last = Instant::now();
@@ -54,11 +55,6 @@ pub(crate) async fn run(path: PathBuf, lander: Lander, stop: CancellationToken) 
             Err(error) => warn!(error = format!("{error:#}"), "upkeep of the repository failed; tried again later"),
         }
     }
-}
-
-fn packs(path: &Path) -> usize {
-    let entries = std::fs::read_dir(path.join("objects/pack")).into_iter().flatten().flatten();
-    entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pack")).count()
 }
 
 /// Estimates the number of loose objects from one folder of 256, as Git's own upkeep does.

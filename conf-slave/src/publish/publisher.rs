@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use conf_core::retry::with_jitter;
 use conf_core::{
     api::Pointer,
     consul::{Consul, ConsulError, Entry, Keys, Operation, Outcome, Seen},
@@ -14,7 +15,6 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::{sync::watch, time::Instant};
 
 use crate::{
-    jitter::with_jitter,
     mirror::{Judgement, Mirror, ServedSnapshot},
     problems::Problems,
     publish::{

@@ -14,9 +14,8 @@ use conf_core::{
     api::Pin,
     daemon::chain,
     git,
-    manifest::{self, InstanceManifest, Strictness},
-    retry::Backoff,
-    snapshot::Snapshot,
+    retry::{Backoff, with_jitter},
+    snapshot::{SnapshotError, instance_manifest},
     upstream::Upstream,
 };
 use git2::Repository;
@@ -30,7 +29,6 @@ use tokio::{
 };
 
 use crate::{
-    jitter::with_jitter,
     mirror::{Mirror, ServedSnapshot},
     problems::Problems,
 };
@@ -125,16 +123,13 @@ fn refs_of(name: &ComponentVersion, pin: &Pin) -> Vec<RefName> {
 /// Returns the datacenter's branch, and its class's branch or tag.
 fn own_refs(mirror: &Mirror, served: &ServedSnapshot) -> Result<Vec<RefName>, String> {
     let repo = Repository::open_bare(mirror.repo()).map_err(message)?;
-    // A manifest that this version cannot read is no error: it costs one branch that no host needs.
-    let class = instance_manifest(&repo, &served.snapshot)?.map(|manifest| manifest.class_ref());
+    let class = match instance_manifest(&repo, &served.snapshot) {
+        Ok(manifest) => Some(manifest.class_ref()),
+        // One that this version cannot read costs one branch, which no host needs.
+        Err(SnapshotError::Malformed { .. }) => None,
+        Err(error) => return Err(error.to_string()),
+    };
     Ok([RefName::Datacenter(mirror.datacenter().clone())].into_iter().chain(class).collect())
-}
-
-fn instance_manifest(repo: &Repository, snapshot: &Snapshot) -> Result<Option<InstanceManifest>, String> {
-    let tree = snapshot.datacenter_tree(repo).map_err(|error| error.to_string())?;
-    let tree = repo.find_tree(tree.into()).map_err(message)?;
-    let blob = tree.get_name(manifest::FILE).and_then(|entry| repo.find_blob(entry.id()).ok());
-    Ok(blob.and_then(|blob| InstanceManifest::parse(str::from_utf8(blob.content()).ok()?, Strictness::Lenient).ok()))
 }
 
 async fn fetch(mirror: &Mirror, refs: BTreeSet<RefName>) -> Result<(), String> {

@@ -1,12 +1,13 @@
 //! Writes the highest sequence, packs the repository and looks for damage.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
+use conf_core::retry::with_jitter;
 use conf_core::{daemon::chain, git, git_http::UploadPack};
 use tokio::{process::Command, task::spawn_blocking, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{jitter::with_jitter, mirror::Mirror, problems::Problems};
+use crate::{mirror::Mirror, problems::Problems};
 
 /// Packs above which they are rolled into larger ones; every step adds one.
 const MOST_PACKS: usize = 64;
@@ -70,6 +71,5 @@ pub(crate) async fn maintain(mirror: Arc<Mirror>, upload: Arc<UploadPack>) {
 }
 
 fn packs(repo: &Path) -> usize {
-    let Ok(entries) = fs::read_dir(repo.join("objects/pack")) else { return 0 };
-    entries.flatten().filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pack")).count()
+    git::packs(repo).map_or(0, |packs| packs.len())
 }

@@ -259,8 +259,16 @@ fn layers_without_effect_are_refused() {
         ("of the class", change().file(CLASS, "overrides/services/nobody.yaml", "a: 1"), vec!["nobody.yaml: ", nobody]),
         ("of the datacenter", change().file(INSTANCE, "overrides/services/nobody.yaml", "a: 1"), vec![nobody]),
         ("of a role", inventory(&site, &HOSTS.replace("services/web:", "services/nobody:")), vec![":4: ", nobody]),
-        ("no YAML", change().file(CLASS, "overrides/services/web.json", "{}"), vec!["services/web.json", "not a layer"]),
-        ("no kind", change().file(CLASS, "overrides/servers/web.yaml", "a: 1"), vec!["overrides/servers", "not a layer"]),
+        (
+            "no YAML",
+            change().file(CLASS, "overrides/services/web.json", "{}"),
+            vec!["services/web.json", "not a layer"],
+        ),
+        (
+            "no kind",
+            change().file(CLASS, "overrides/servers/web.yaml", "a: 1"),
+            vec!["overrides/servers", "not a layer"],
+        ),
         (
             "too deep",
             change().file(INSTANCE, "overrides/services/web/a.yaml", "a: 1"),
