@@ -73,6 +73,8 @@ mod group;
 pub mod operation;
 /// The client itself. Relies on all of them.
 mod connect;
+#[cfg(feature = "tower")]
+pub mod layer;
 
 pub use self::{
     component::Component,

@@ -28,7 +28,7 @@ macro_rules! through_text {
         }
 
         impl TryFrom<String> for $name {
-            type Error = $crate::name::BadName;
+            type Error = $crate::name::text::BadName;
 
             fn try_from(text: String) -> Result<Self, Self::Error> {
                 text.parse()

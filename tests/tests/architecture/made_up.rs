@@ -1,15 +1,12 @@
 //! Every rule broken once, in small crates made for it.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{fs, path::Path};
 
-use crate::{exceptions, package::Package, picture, rules};
+use crate::{package::Package, picture, rules};
 
 /// What is told about a crate `shop` of these files.
-fn told(files: &[(&str, &str)], exceptions: &[&str]) -> String {
-    with_crate(files, |package| {
-        let exceptions: BTreeSet<String> = exceptions.iter().copied().map(str::to_owned).collect();
-        exceptions::judge(&exceptions, &rules::findings(package))
-    })
+fn told(files: &[(&str, &str)]) -> String {
+    with_crate(files, |package| rules::report(&rules::findings(package)))
 }
 
 fn with_crate<T>(files: &[(&str, &str)], look: impl FnOnce(&Package) -> T) -> T {
@@ -24,7 +21,7 @@ fn with_crate<T>(files: &[(&str, &str)], look: impl FnOnce(&Package) -> T) -> T 
 
 /// Asserts what is told, but for the advice above it.
 fn check(files: &[(&str, &str)], expected: &[&str]) {
-    let told = told(files, &[]);
+    let told = told(files);
     let lines: Vec<&str> = told.lines().filter_map(|line| line.strip_prefix("  ")).collect();
     assert_eq!(lines, expected, "{told}");
 }
@@ -49,7 +46,7 @@ fn an_import_of_a_later_folder() {
                  fn price() { crate::till::rounded(); println!(\"{}\", crate::till::VAT) }\n";
     let files = [("lib.rs", "mod goods;\nmod till;\n"), ("goods.rs", goods), ("till.rs", "pub struct Till;\n")];
     check(&files, &["shop: goods -> till: names Receipt, Till, VAT, rounded (shop/src/goods.rs:1)"]);
-    assert!(told(&files, &[]).starts_with("A folder imports one that comes later"));
+    assert!(told(&files).starts_with("A folder imports one that comes later"));
 }
 
 #[test]
@@ -192,19 +189,6 @@ fn a_comment_that_is_too_wide() {
     let wide = format!("    // {}é\n", "e".repeat(93));
     let text = format!("fn open() {{\n{}{wide}    f(\"\n{wide}\");\n}}\n", wide.replacen("ee", "e", 1));
     check(&[("lib.rs", &text)], &["shop/src/lib.rs:3: 101 columns"]);
-}
-
-#[test]
-fn an_exception_is_not_told_until_it_is_no_longer_needed() {
-    let files = [
-        ("lib.rs", "mod goods;\nmod till;\n"),
-        ("goods.rs", "use crate::till::Till;\n"),
-        ("till.rs", "pub struct Till;\n"),
-    ];
-    assert_eq!(told(&files, &["order shop: goods -> till"]), "");
-    let told = told(&files, &["order shop: goods -> till", "order shop: till -> goods"]);
-    assert!(told.starts_with("These exceptions are no longer needed. Remove them from tests/"), "{told}");
-    assert!(told.contains("\n  order shop: till -> goods\n") && !told.contains("goods -> till"), "{told}");
 }
 
 #[test]

@@ -5,8 +5,8 @@
 //! and knows which of its lines are tests, [`modules`] follows the `mod` lines from `lib.rs`,
 //! [`references`] collects the paths that a file names, [`resolve`] finds the file that defines
 //! what a path names, [`arrows`] joins them, [`circles`] finds circles, [`rules`] says what is
-//! wrong, [`exceptions`] what is known to be wrong, [`picture`] draws the folders for
-//! `docs/architecture.md`, [`documents`] looks for the files that the documentation names.
+//! wrong, [`picture`] draws the folders for `docs/architecture.md`, [`documents`] looks for the
+//! files that the documentation names.
 //! [`made_up`] breaks every rule once.
 #![expect(clippy::unwrap_used, reason = "a test may end where it stands")]
 
@@ -14,7 +14,6 @@ mod arrows;
 mod circles;
 mod contents;
 mod documents;
-mod exceptions;
 mod made_up;
 mod modules;
 mod package;
@@ -39,16 +38,13 @@ enum Mode {
     Check,
     /// `write`: renew the drawing in docs/architecture.md.
     Write,
-    /// `record`: write what is wrong today into exceptions.txt.
-    Record,
 }
 
 fn mode() -> Mode {
     match env::var("ARCHITECTURE").as_deref() {
         Err(_) => Mode::Check,
         Ok("write") => Mode::Write,
-        Ok("record") => Mode::Record,
-        Ok(other) => panic!("ARCHITECTURE is {other:?}; it may be write, record, or not set"),
+        Ok(other) => panic!("ARCHITECTURE is {other:?}; it may be write, or not set"),
     }
 }
 
@@ -65,14 +61,8 @@ fn root() -> PathBuf {
 
 #[test]
 fn the_code_follows_the_rules() {
-    let root = root();
     let found: Vec<_> = packages().iter().flat_map(rules::findings).collect();
-    let list = root.join(exceptions::LIST);
-    if mode() == Mode::Record {
-        return exceptions::write(&list, &found);
-    }
-    let report = exceptions::judge(&exceptions::read(&list), &found);
-    assert!(report.is_empty(), "\n\n{report}");
+    assert!(found.is_empty(), "\n\n{}", rules::report(&found));
 }
 
 #[test]

@@ -33,8 +33,6 @@ pub(crate) enum Rule {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) rule: Rule,
-    /// Names it among the exceptions: without lines and numbers, which change by themselves.
-    pub(crate) key: String,
     /// What a person reads.
     pub(crate) text: String,
 }
@@ -42,19 +40,6 @@ pub(crate) struct Finding {
 impl Rule {
     pub(crate) const ALL: [Rule; 7] =
         [Rule::Order, Rule::Circle, Rule::Super, Rule::Facade, Rule::LongFile, Rule::LongFunction, Rule::WideComment];
-
-    /// Its word in the list of exceptions.
-    pub(crate) fn word(self) -> &'static str {
-        match self {
-            Rule::Order => "order",
-            Rule::Circle => "circle",
-            Rule::Super => "super",
-            Rule::Facade => "facade",
-            Rule::LongFile => "long-file",
-            Rule::LongFunction => "long-function",
-            Rule::WideComment => "wide-comment",
-        }
-    }
 
     /// What is wrong, and what to do.
     pub(crate) fn advice(self) -> String {
@@ -92,6 +77,16 @@ impl Rule {
     }
 }
 
+/// What to tell about findings: for each rule the remedy, and the places.
+pub(crate) fn report(found: &[Finding]) -> String {
+    let of_rule = |rule: Rule| {
+        let texts = found.iter().filter(|finding| finding.rule == rule).flat_map(|finding| finding.text.lines());
+        let places = texts.map(|line| format!("  {line}")).collect::<Vec<_>>().join("\n");
+        (!places.is_empty()).then(|| format!("{}\n\n{places}\n", rule.advice()))
+    };
+    Rule::ALL.into_iter().filter_map(of_rule).collect::<Vec<_>>().join("\n")
+}
+
 /// Everything that is wrong in a crate.
 pub(crate) fn findings(package: &Package) -> Vec<Finding> {
     let imports = arrows::of(&package.tree);
@@ -114,7 +109,6 @@ fn out_of_order(package: &Package, imports: &Imports) -> Vec<Finding> {
     wrong
         .map(|(&between, arrow)| Finding {
             rule: Rule::Order,
-            key: format!("{}: {}", package.name, ends(tree, between)),
             text: format!("{}: {}", package.name, told(tree, between, arrow)),
         })
         .collect()
@@ -149,14 +143,14 @@ fn told_circle(package: &Package, what: &str, circle: &[usize], arrows: &Arrows)
     let within = arrows.iter().filter(|((from, to), _)| circle.contains(from) && circle.contains(to));
     lines.extend(within.map(|(&between, arrow)| format!("    {}", told(tree, between, arrow))));
     let text = lines.join("\n");
-    Finding { rule: Rule::Circle, key: format!("{}: {members}", package.name), text }
+    Finding { rule: Rule::Circle, text }
 }
 
 fn upward(package: &Package, rule: Rule, paths: &Upward) -> Vec<Finding> {
     let told = paths.iter().map(|((module, line), paths)| {
         let file = package.tree.file_of(*module).display();
         let text = format!("{file}:{line}: {}", paths.join(", "));
-        Finding { rule, key: file.to_string(), text }
+        Finding { rule, text }
     });
     told.collect()
 }
@@ -167,7 +161,6 @@ fn long_files(tree: &Tree) -> Vec<Finding> {
         .filter(|(_, lines)| *lines > LONGEST_FILE)
         .map(|(source, lines)| Finding {
             rule: Rule::LongFile,
-            key: source.path.display().to_string(),
             text: format!("{}: {lines} lines", source.path.display()),
         })
         .collect()
@@ -180,7 +173,6 @@ fn long_functions(tree: &Tree) -> Vec<Finding> {
         .filter(|(_, _, lines)| *lines > LONGEST_FUNCTION)
         .map(|(path, function, lines)| Finding {
             rule: Rule::LongFunction,
-            key: format!("{path}: {}", function.name),
             text: format!("{path}:{}: {} has {lines} lines", function.lines.start(), function.name),
         })
         .collect()
@@ -194,7 +186,6 @@ fn wide_comments(tree: &Tree) -> Vec<Finding> {
         .filter(|(_, _, columns)| *columns > WIDEST_COMMENT)
         .map(|(path, number, columns)| Finding {
             rule: Rule::WideComment,
-            key: path.to_string(),
             text: format!("{path}:{number}: {columns} columns"),
         })
         .collect()

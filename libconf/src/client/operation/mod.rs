@@ -9,8 +9,6 @@
 mod headers;
 pub mod baggage;
 mod pinned;
-#[cfg(feature = "tower")]
-pub mod layer;
 
 pub use self::{
     baggage::JoinError,

@@ -19,7 +19,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, Parser, builder::BoolishValuePar
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::daemon::{BadLogLevel, LogFormat, start_logging};
+use crate::daemon::log::{BadLogLevel, LogFormat, start_logging};
 
 /// The flags that every daemon has.
 #[derive(Clone, Debug, clap::Args)]
