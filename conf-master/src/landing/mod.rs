@@ -1,8 +1,8 @@
 //! Landing: the only way in which anything changes. One thread lands pushes and everything else,
 //! one at a time.
 //!
-//! Read in this order: [`push`] is what shall land and its outcome, [`update`] drafts sections,
-//! [`staging`] judges and writes objects, `writer` makes them durable and visible, [`audit`]
+//! Read in this order: `push` is what shall land and its outcome, `update` drafts sections,
+//! `staging` judges and writes objects, `writer` makes them durable and visible, `audit`
 //! records refusals.
 
 pub(crate) mod audit;

@@ -1,10 +1,10 @@
 //! Secrets at the centre: made or taken when a datacenter declares them, sealed to the hosts of
 //! their readers, kept until they are rotated.
 //!
-//! Read in this order: [`decide`] compares what the datacenters of one id declare with what is
-//! sealed, and writes nothing; [`given`] holds the values of the environment; [`make`] makes
-//! values; [`branch`] reads and writes `refs/heads/secrets/<id>`; [`store`] has conf-master's key
-//! and does what was decided; [`request`] is what people and the clock ask for; [`list`] is what
+//! Read in this order: `decide` compares what the datacenters of one id declare with what is
+//! sealed, and writes nothing; `given` holds the values of the environment; `make` makes
+//! values; `branch` reads and writes `refs/heads/secrets/<id>`; `store` has conf-master's key
+//! and does what was decided; `request` is what people and the clock ask for; `list` is what
 //! people may know.
 //!
 //! Always true:

@@ -21,7 +21,7 @@ const MOST_BYTES: usize = 1 << 20;
 const BAND_BYTES: usize = 65_515;
 
 /// Makes the answer to "want `want`, have its parent". `None` when there is no parent, or when more
-/// is new than [`MOST_BYTES`].
+/// is new than `MOST_BYTES`.
 pub fn thin_answer(repo: &Repository, want: CommitId) -> Result<Option<Bytes>, git2::Error> {
     let commit = repo.find_commit(want.into())?;
     let Ok(parent) = commit.parent(0) else { return Ok(None) };

@@ -1,7 +1,7 @@
 //! An HTTP server: requests with bounded bodies, answers, server-sent events, health, and the
 //! accept loop.
 //!
-//! warp gives the routes; handlers see only [`Request`] and [`Response`], so that routing stays
+//! warp gives the routes; handlers see only `Request` and `Response`, so that routing stays
 //! replaceable. In a route the path comes before the method: a known path with another method is
 //! then 405, and an unknown one 404.
 

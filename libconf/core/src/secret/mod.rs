@@ -1,8 +1,8 @@
 //! Secrets: their declarations, their sealed values, and the facts beside a sealed value.
 //!
 //! On the branch `refs/heads/secrets/<id>`, and under `secrets/` in a snapshot, each secret has a
-//! folder: `<NAME>/value.age` is sealed to its readers' hosts and to conf-master ([`seal`]),
-//! `<NAME>/about.json` is an [`About`] and holds no value.
+//! folder: `<NAME>/value.age` is sealed to its readers' hosts and to conf-master (`seal`),
+//! `<NAME>/about.json` is an `About` and holds no value.
 
 mod host_key;
 mod declaration;

@@ -2,7 +2,7 @@
 //!
 //! A template is a program of its author: one may never end, or double a text until no memory is
 //! left. So templates are rendered (`engine`) in a process of their own, which is bounded and can
-//! be ended; [`child`] is that process.
+//! be ended; `child` is that process.
 
 mod job;
 mod watched;
