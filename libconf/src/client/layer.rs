@@ -16,7 +16,7 @@ use tower_service::Service;
 
 use crate::client::{
     connect::Client,
-    operation::{baggage::JoinError, pinned::Operation},
+    operation::{JoinError, Operation},
 };
 
 /// The way to treat a request whose baggage has a malformed pin.

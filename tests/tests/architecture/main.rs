@@ -79,6 +79,13 @@ fn the_page_draws_the_folders_as_they_are() {
 }
 
 #[test]
+fn the_page_has_a_promise_for_each_folder() {
+    let page = std::fs::read_to_string(root().join(picture::PAGE)).unwrap();
+    let missing = picture::without_promise(&page, packages());
+    assert!(missing.is_empty(), "\n\n{} has no row in the table of its crate for: {missing:?}", picture::PAGE);
+}
+
+#[test]
 fn every_file_that_the_documentation_names_exists() {
     let missing = documents::missing(&root());
     assert!(missing.is_empty(), "\n\n{}", documents::report(&missing));

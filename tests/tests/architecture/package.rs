@@ -9,8 +9,6 @@ use crate::modules::Tree;
 
 /// The product's crates, in the order in which one may rely on another.
 const FOLDERS: [&str; 6] = ["libconf", "libconf/core", "conf-master", "conf-slave", "conf-local", "poc"];
-/// What need not be there.
-const OPTIONAL: &str = "libconf/core";
 
 /// One crate: its name and its modules.
 pub(crate) struct Package {
@@ -26,10 +24,7 @@ impl Package {
     pub(crate) fn all(root: &Path) -> Vec<Package> {
         let read = FOLDERS.iter().filter_map(|folder| {
             let package = Package::read(root, Path::new(folder));
-            assert!(
-                package.is_some() || *folder == OPTIONAL,
-                "there is no {folder}/src; is tests/tests/architecture/package.rs up to date?"
-            );
+            assert!(package.is_some(), "there is no {folder}/src; is tests/tests/architecture/package.rs up to date?");
             package
         });
         read.collect()

@@ -72,6 +72,23 @@ pub(crate) fn renewed(page: &str, drawing: &str) -> Result<String, String> {
     Ok(format!("{before}{BEGIN}\n\n{drawing}\n{END}{after}"))
 }
 
+/// The folders (`crate/folder`) of the programs and libraries that no row of their crate's table names. A crate's table follows
+/// the heading with its folder; `poc` has none.
+pub(crate) fn without_promise(page: &str, packages: &[Package]) -> Vec<String> {
+    let missing_of = |package: &Package| {
+        let heading = format!("(`{}/src`)", package.folder.display());
+        let section =
+            page.split("\n### ").find(|section| section.lines().next().is_some_and(|line| line.contains(&heading)));
+        let rows = section.unwrap_or_default().lines().filter(|line| line.starts_with("| `"));
+        let named: Vec<&str> =
+            rows.filter_map(|row| row.split(" | ").next()).flat_map(|cell| cell.split('`')).collect();
+        let names = package.tree.folders().into_iter().map(|folder| package.tree.modules[folder].name.clone());
+        let missing = names.filter(|name| !named.contains(&name.as_str()));
+        missing.map(|name| format!("{}/{name}", package.name)).collect::<Vec<_>>()
+    };
+    packages.iter().filter(|package| package.name != "poc").flat_map(missing_of).collect()
+}
+
 /// Says what is not as the page has it, and how to renew it.
 pub(crate) fn stale(page: &str, renewed: &str) -> String {
     let pairs = page.lines().zip(renewed.lines()).enumerate();
