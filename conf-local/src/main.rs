@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use conf_core::{daemon, settings::hocon, template};
+use conf_core::{daemon, template};
 use conf_local::{Command, CommandLine, FileOnly, LocalAgent, RunOptions};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 fn main() -> ExitCode {
-    if let Some(code) = hocon::child().or_else(template::child).or_else(conf_local::guard) {
+    if let Some(code) = template::child().or_else(conf_local::guard) {
         return code;
     }
     let (line, file) = CommandLine::parse_all();
@@ -28,7 +28,6 @@ fn run(options: RunOptions, file: FileOnly) -> ExitCode {
         return ExitCode::FAILURE;
     }
     // conf-master has read every accepted change in time, but perhaps on a faster machine.
-    hocon::be_patient();
     template::be_patient();
     daemon::run(|stop| async move {
         let agent = LocalAgent::bind(options, file).await?;

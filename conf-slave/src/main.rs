@@ -2,13 +2,10 @@
 
 use std::process::ExitCode;
 
-use conf_core::{daemon, settings::hocon};
+use conf_core::daemon;
 use conf_slave::{Command, CommandLine, Slave};
 
 fn main() -> ExitCode {
-    if let Some(code) = hocon::child() {
-        return code;
-    }
     let Command::Run(options) = CommandLine::parse_all().command;
     if let Err(error) = options.common.start_logging() {
         eprintln!("{error}");

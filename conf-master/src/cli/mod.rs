@@ -9,7 +9,6 @@ use std::{future::Future, process::ExitCode};
 
 use conf_core::{
     daemon::{self, flags::parse},
-    settings::hocon,
     template,
 };
 
@@ -22,7 +21,7 @@ use crate::{import, server, store};
 
 /// Does what the command line says; returns the exit code.
 pub fn main() -> ExitCode {
-    if let Some(code) = hocon::child().or_else(template::child) {
+    if let Some(code) = template::child() {
         return code;
     }
     // Hooks and workers take no flags, so that no variable of their environment can make them fail.

@@ -6,7 +6,7 @@ mod merge;
 pub(crate) mod yaml;
 mod json;
 mod toml;
-pub mod hocon;
+mod hocon;
 mod format;
 mod lines;
 mod schema;
