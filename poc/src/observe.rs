@@ -7,7 +7,7 @@ use std::{
 
 use conf_core::{
     api::Pointer,
-    consul::{Consul, Seen},
+    consul::{Consul, WatchIndex},
     upstream::Upstreams,
 };
 use poc::Report;
@@ -69,7 +69,7 @@ async fn follow(
 
 /// Follows the authoritative key in Consul, which moves once conf-slave serves a snapshot.
 pub(crate) async fn pointer(consul: Consul, key: String, observed: Sender<Observation>) {
-    let mut seen = Seen::default();
+    let mut seen = WatchIndex::default();
     let mut last = None;
     loop {
         match consul.watch(&key, &mut seen, Duration::from_secs(30)).await {

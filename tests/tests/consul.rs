@@ -9,7 +9,7 @@ use std::{
 };
 
 use conf_core::{
-    consul::{Consul, ConsulCredentials, ConsulError, Entry, Operation, Outcome, Seen},
+    consul::{Consul, ConsulCredentials, ConsulError, Entry, Operation, Outcome, WatchIndex},
     http,
 };
 use conf_slave::EmbeddedConsul;
@@ -117,7 +117,7 @@ async fn sixty_four_at_once(consul: &Consul) {
 
 async fn a_watch_ends_with_a_change(consul: &Arc<Consul>) {
     consul.put("watched", b"1", 0).await.unwrap();
-    let mut seen = Seen::default();
+    let mut seen = WatchIndex::default();
     // The first call answers at once, the second waits.
     let first = consul.watch("watched", &mut seen, LONG).await.unwrap().unwrap();
     assert_eq!(first.value, b"1");
@@ -137,7 +137,7 @@ async fn a_watch_ends_with_a_change(consul: &Arc<Consul>) {
 }
 
 async fn a_watch_ends_with_its_time(consul: &Consul) {
-    let mut seen = Seen::default();
+    let mut seen = WatchIndex::default();
     consul.watch("watched", &mut seen, LONG).await.unwrap();
     let start = Instant::now();
     let same = consul.watch("watched", &mut seen, Duration::from_millis(300)).await.unwrap().unwrap();
@@ -146,7 +146,7 @@ async fn a_watch_ends_with_its_time(consul: &Consul) {
 }
 
 async fn a_watch_sees_a_deletion(consul: &Arc<Consul>) {
-    let mut seen = Seen::default();
+    let mut seen = WatchIndex::default();
     consul.watch("watched", &mut seen, LONG).await.unwrap();
     let waiting = Arc::clone(consul);
     let waiter = tokio::spawn(async move { waiting.watch("watched", &mut seen, LONG).await });
@@ -159,7 +159,7 @@ fn a_server_that_lost_everything_starts_the_watch_over() {
     let folder = tempfile::tempdir().unwrap();
     let mut server = tests::Consul::start(folder.path());
     let consul = client(&[server.url()]);
-    let mut seen = Seen::default();
+    let mut seen = WatchIndex::default();
     wait(async {
         for round in 0..50 {
             consul.put("key", format!("{round}").as_bytes(), 0).await.unwrap();
@@ -242,7 +242,7 @@ async fn answers_of_no_use_are_never_absence() {
         });
         assert!(consul.get("key").await.is_err(), "{what}: get");
         assert!(consul.list("key/").await.is_err(), "{what}: list");
-        assert!(consul.watch("key", &mut Seen::default(), LONG).await.is_err(), "{what}: watch");
+        assert!(consul.watch("key", &mut WatchIndex::default(), LONG).await.is_err(), "{what}: watch");
         server.await.unwrap();
     }
 }

@@ -13,7 +13,7 @@ use rustix::{
     io::Errno,
 };
 
-use crate::fs::fault;
+use crate::fs::injected;
 
 /// An open folder. Names are relative to it: `a/b` is fine; a way out or through a link is an
 /// error.
@@ -84,8 +84,8 @@ impl Folder {
         match path.rsplit_once('/') {
             // Creating a folder follows the links on its way, opening does not: so the way is
             // opened first.
-            Some((way, name)) => self.enter(way)?.make_owned(name, 0o755, Owner::default()),
-            None => self.make_owned(path, 0o755, Owner::default()),
+            Some((way, name)) => self.enter(way)?.make_with(name, 0o755, 0o755, Owner::default()),
+            None => self.make_with(path, 0o755, 0o755, Owner::default()),
         }
     }
 
@@ -97,8 +97,14 @@ impl Folder {
     /// Creates a folder with these permission bits, whatever the umask is. Only the agent's user
     /// can enter it before it has its owner. `name` is plain.
     pub(crate) fn make_owned(&self, name: &str, mode: u32, owner: Owner) -> io::Result<Self> {
-        fault::point()?;
-        fs::mkdirat(self.parent_checked(name)?, name, Mode::from_raw_mode(0o700))?;
+        self.make_with(name, 0o700, mode, owner)
+    }
+
+    /// Creates a folder with the permission bits `first`, less the umask, and then gives it `mode`
+    /// and its owner.
+    fn make_with(&self, name: &str, first: u32, mode: u32, owner: Owner) -> io::Result<Self> {
+        injected::point()?;
+        fs::mkdirat(self.parent_checked(name)?, name, Mode::from_raw_mode(first))?;
         let made = self.enter(name)?;
         made.own(mode, owner)?;
         Ok(made)
@@ -114,7 +120,7 @@ impl Folder {
 
     /// Creates a file with this content. Only the agent's user can read it before it has its owner.
     pub(crate) fn write_owned(&self, name: &str, bytes: &[u8], mode: u32, owner: Owner) -> io::Result<OwnedFd> {
-        fault::point()?;
+        injected::point()?;
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY;
         let mut file = File::from(self.open_beneath(name, flags, Mode::from_raw_mode(0o600))?);
         file.write_all(bytes)?;
@@ -158,7 +164,7 @@ impl Folder {
     /// Removes a file or a link, or with `folder` an empty folder. A missing entry is no error.
     /// `name` is plain.
     pub(crate) fn remove_one(&self, name: &str, folder: bool) -> io::Result<()> {
-        fault::removal()?;
+        injected::removal()?;
         let flags = if folder { AtFlags::REMOVEDIR } else { AtFlags::empty() };
         match fs::unlinkat(self.parent_checked(name)?, name, flags) {
             Err(Errno::NOENT) => Ok(()),
@@ -180,14 +186,14 @@ impl Folder {
 
     /// Creates a symbolic link.
     pub(crate) fn link(&self, name: &str, target: &str) -> io::Result<()> {
-        fault::point()?;
+        injected::point()?;
         Ok(fs::symlinkat(target, self.parent_checked(name)?, name)?)
     }
 
     /// Gives the symbolic link `name` of `other` one more name here, which costs half of a new
     /// link.
     pub(crate) fn share(&self, other: &Folder, name: &str) -> io::Result<()> {
-        fault::point()?;
+        injected::point()?;
         Ok(fs::linkat(&other.0, name, &self.0, name, AtFlags::empty())?)
     }
 
@@ -200,13 +206,13 @@ impl Folder {
 
     /// Moves an entry, and replaces an entry of the new name.
     pub(crate) fn rename(&self, name: &str, to: &Folder, new: &str) -> io::Result<()> {
-        fault::point()?;
+        injected::point()?;
         Ok(fs::renameat(&self.0, name, &to.0, new)?)
     }
 
     /// Exchanges two entries in one step.
     pub(crate) fn exchange(&self, one: &str, other: &str) -> io::Result<()> {
-        fault::point()?;
+        injected::point()?;
         Ok(fs::renameat_with(&self.0, one, &self.0, other, RenameFlags::EXCHANGE)?)
     }
 
@@ -263,7 +269,7 @@ impl Folder {
 
     /// Makes the list of its entries durable.
     pub(crate) fn sync(&self) -> io::Result<()> {
-        fault::point()?;
+        injected::point()?;
         Ok(fs::fsync(&self.0)?)
     }
 

@@ -1,9 +1,9 @@
 //! Folders held open, and files that are replaced in one step. Relies on the system alone.
 
 #[cfg(test)]
-pub(crate) mod fault;
+pub(crate) mod injected;
 #[cfg(not(test))]
-mod fault;
+mod injected;
 mod file;
 mod folder;
 mod lease;

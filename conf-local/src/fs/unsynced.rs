@@ -7,7 +7,7 @@ use std::{
 
 use rustix::fs;
 
-use crate::fs::{fault, folder::Folder};
+use crate::fs::{folder::Folder, injected};
 
 /// Written files and folders that are not durable yet.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ impl Unsynced {
 
     /// Makes all of it durable. `place` is any folder on the same file system.
     pub(crate) fn flush(&mut self, place: &Folder) -> io::Result<()> {
-        fault::point()?;
+        injected::point()?;
         if self.many {
             fs::syncfs(place)?;
         }

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use conf_core::consul::{Consul, ConsulCredentials, Seen};
+use conf_core::consul::{Consul, ConsulCredentials, WatchIndex};
 use poc::{Report, tether};
 use tokio::process::{Child, Command};
 
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
 async fn manage(arguments: &Arguments) -> Result<()> {
     let credentials = ConsulCredentials::from_variables(|name| std::env::var(name).ok());
     let consul = Consul::new(std::slice::from_ref(&arguments.consul), credentials)?;
-    let mut seen = Seen::default();
+    let mut seen = WatchIndex::default();
     let mut runs: Option<(Vec<u8>, Child)> = None;
     loop {
         let pin = match consul.watch(&arguments.key, &mut seen, Duration::from_secs(60)).await {
@@ -69,7 +69,7 @@ async fn manage(arguments: &Arguments) -> Result<()> {
         if let Err(error) = wait_for_files(arguments, &words).await {
             Report::say(SystemTime::now(), "late", 0, &format!("{error:#}"));
             // The next query returns at once, as if the key were new.
-            seen = Seen::default();
+            seen = WatchIndex::default();
             tokio::time::sleep(Duration::from_millis(500)).await;
             continue;
         }

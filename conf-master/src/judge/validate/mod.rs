@@ -132,8 +132,10 @@ impl Checking<'_, '_> {
     fn in_layer(&mut self, name: &ComponentVersion, origin: &Origin, fault: SettingsFault) {
         let reference = self.after.reference(name, origin);
         let fault = Fault::of_file(&reference, &fault.file, fault.line, fault.reason);
-        if !self.found.iter().any(|found| found.fault == fault) {
-            self.found.push(Caused { fault, causes: self.after.causes(name, reference) });
+        let causes = self.after.causes(name, reference);
+        // Two versions of a component may share a layer, and be caused by different branches.
+        if !self.found.iter().any(|found| found.fault == fault && found.causes == causes) {
+            self.found.push(Caused { fault, causes });
         }
     }
 

@@ -36,13 +36,6 @@ pub struct Consul {
     credentials: ConsulCredentials,
 }
 
-/// How far a watcher of one key has seen. It begins with nothing: the first call answers at once.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Seen {
-    // The place of an address and its index, which means something only to the server that gave it.
-    index: Option<(usize, u64)>,
-}
-
 /// Why Consul gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ConsulError {
@@ -97,32 +90,6 @@ impl Consul {
         Ok(answer.entries()?.into_iter().find(|entry| entry.key == key))
     }
 
-    /// Waits until `key` differs from `seen`, or until `wait` has passed, then reads it.
-    ///
-    /// - Shape: the key, or `None` when Consul says that it is absent. An absent key wakes its
-    ///   watchers at any write, so watch one that exists, and pause before asking for an absent one
-    ///   again.
-    /// - Units: `wait` is sent in whole milliseconds; Consul allows at most 10 minutes and adds up
-    ///   to a sixteenth.
-    /// - `seen` moves on; it begins anew after an error, at another address, and when Consul's
-    ///   index went back.
-    /// - Cancel: dropping the future loses nothing; the next call sees the same.
-    /// - Source: Consul HTTP API, "Blocking Queries".
-    pub async fn watch(&self, key: &str, seen: &mut Seen, wait: Duration) -> Result<Option<Entry>, ConsulError> {
-        check_key(key)?;
-        // Taken out, so that an error leaves nothing behind.
-        let before = std::mem::take(seen);
-        let path = |at: usize| match before.index.filter(|(address, _)| *address == at) {
-            Some((_, index)) => format!("/v1/kv/{key}?index={index}&wait={}ms", wait.as_millis()),
-            None => format!("/v1/kv/{key}"),
-        };
-        let deadline = wait + wait / 16 + Duration::from_secs(5);
-        let answer = self.ask(Method::GET, path, None, deadline).await?;
-        let went_back = before.index.is_some_and(|(at, index)| at == answer.at && answer.index < index);
-        seen.index = (!went_back).then_some((answer.at, answer.index));
-        Ok(answer.entries()?.into_iter().find(|entry| entry.key == key))
-    }
-
     /// Reads all keys that begin with `prefix` at one moment, from the leader (`?consistent`). Keys
     /// that the token may not read are left out.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, ConsulError> {
@@ -159,7 +126,7 @@ impl Consul {
     }
 
     /// Asks one address after the other, beginning with the one that answered last.
-    async fn ask(
+    pub(crate) async fn ask(
         &self,
         method: Method,
         path: impl Fn(usize) -> String,
@@ -230,11 +197,11 @@ impl Consul {
 }
 
 /// An answer of Consul with status 200, 404 or 409.
-struct Answer {
-    at: usize,
+pub(crate) struct Answer {
+    pub(crate) at: usize,
     address: String,
     status: StatusCode,
-    index: u64,
+    pub(crate) index: u64,
     body: Bytes,
 }
 
@@ -245,7 +212,7 @@ impl Answer {
     }
 
     /// The keys of a read. Only an answer with an index can say that there are none.
-    fn entries(&self) -> Result<Vec<Entry>, ConsulError> {
+    pub(crate) fn entries(&self) -> Result<Vec<Entry>, ConsulError> {
         match self.status {
             _ if self.index == 0 => Err(self.malformed(format!("{} without an index", self.status))),
             StatusCode::NOT_FOUND => Ok(Vec::new()),
@@ -300,7 +267,7 @@ impl Answer {
 
 /// Refuses keys that newer versions of Consul refuse, and keys that would mean another one in a
 /// URL.
-fn check_key(key: &str) -> Result<(), ConsulError> {
+pub(crate) fn check_key(key: &str) -> Result<(), ConsulError> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b',' | b'.' | b'_' | b'/' | b'-');
     let whole = key.split('/').all(|part| !matches!(part, "" | "." | ".."));
     if key.len() <= 512 && whole && key.bytes().all(allowed) {

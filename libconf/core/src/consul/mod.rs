@@ -10,10 +10,12 @@ mod keys;
 mod operation;
 mod address;
 mod client;
+mod watch;
 
 pub use crate::consul::{
     address::{BadAddress, ConsulCredentials},
-    client::{Consul, ConsulError, Seen},
+    client::{Consul, ConsulError},
     keys::{Keys, PinValue},
     operation::{Entry, MOST_OPERATIONS, Operation, Outcome},
+    watch::WatchIndex,
 };

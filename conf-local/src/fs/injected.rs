@@ -4,10 +4,10 @@
 use std::io;
 
 #[cfg(test)]
-pub(crate) use injected::{Mode, point, removal, set};
+pub(crate) use armed::{Mode, point, removal, set};
 
 #[cfg(test)]
-mod injected {
+mod armed {
     use std::{cell::Cell, io};
 
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
