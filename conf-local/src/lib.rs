@@ -1,7 +1,7 @@
 //! The agent on each host: keeps this host's files equal to one snapshot, and tells processes of
 //! changes.
 //!
-//! The folders stand in reading order. Each relies only on folders above it.
+//! The folders stand in reading order. Each imports only folders above it.
 //!
 //! Always true:
 //! - `export/current` names a complete snapshot, even after a power cut.
@@ -14,32 +14,31 @@ mod clock;
 mod fs;
 /// Commands that the agent runs, and processes that it signals.
 mod process;
-/// Snapshots in the repository, and what they declare for this host. Relies on `fs`.
+/// Snapshots in the repository, and what they declare for this host.
 mod snapshot;
-/// The files that readers see. Relies on `fs`.
+/// The files that readers see.
 mod export;
-/// Components in the places where programs look for them. Relies on `fs` and `export`.
+/// Components in the places where programs look for them.
 mod place;
-/// What the agent knows. Relies on `fs`, `process`, `export` and `place`.
+/// What the agent knows.
 mod state;
-/// Watchers that are told of changes. Relies on `clock`, `fs`, `process`, `export` and `state`.
+/// Watchers that are told of changes.
 mod notify;
-/// Older and newer snapshots that processes ask for. Relies on `snapshot`, `export` and `state`.
+/// Older and newer snapshots that processes ask for.
 mod on_demand;
-/// Whether programs are well after a change. Relies on `clock`, `process`, `state` and `notify`.
+/// Whether programs are well after a change.
 mod probe;
-/// From a snapshot to files and notices. Relies on all above except `on_demand` and `probe`.
+/// From a snapshot to files and notices.
 mod transaction;
-/// From the pointer to a snapshot. Relies on `clock`, `snapshot`, `state` and `transaction`.
+/// From the pointer to a snapshot.
 mod follow;
-/// Reports to a conf-slave. Relies on `clock` and `state`.
+/// Reports to a conf-slave.
 mod report;
-/// Answers to processes of this host. Relies on `process` to `on_demand`.
+/// Answers to processes of this host.
 mod service;
-/// The daemon as a whole. Relies on all above.
+/// Puts the parts together: start and stop.
 mod agent;
-/// The commands of this host. Relies on `clock`, `process`, `snapshot`, `state`, `service` and
-/// `agent`.
+/// The commands of this host.
 mod cli;
 
 pub use crate::{

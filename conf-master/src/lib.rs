@@ -1,9 +1,9 @@
 //! The central Git server: lands every change, composes each datacenter's snapshot, signs it, and
 //! tells the slaves.
 //!
-//! Each folder relies only on those above it. Read in this order: `hooks` receives a push from Git,
-//! `judge` decides what may land, `secrets` makes and seals what is declared, `landing` writes it,
-//! `store` remembers it, `http` shows it.
+//! Each folder imports only those above it. A push goes this way: `hooks` receives it from Git,
+//! `judge` decides whether it may land, `secrets` makes and seals what is declared, `landing`
+//! writes it, `store` keeps it, and `http` tells the slaves.
 //!
 //! Always true:
 //! - Only a landing changes anything, and the move of `refs/conf/ledger` is its one commit point.
@@ -14,33 +14,29 @@
 mod text;
 /// What is wrong with a change: faults with their places, and refusals.
 mod fault;
-/// The repository on disk: refs, ledger, history, landed requests. Relies on `text`.
+/// The repository on disk: refs, ledger, history, landed requests.
 mod store;
-/// What each datacenter runs, and what a change would alter. Relies on `store` and `fault`.
+/// What each datacenter runs, and what a change would alter.
 mod catalog;
-/// Sealed values: made, given, rotated, listed. Relies on `catalog`.
+/// Sealed values: made, given, rotated, listed.
 mod secrets;
-/// Whether a change may land, and what it would do. Writes nothing. Relies on `catalog` and
-/// `secrets`.
+/// Whether a change may land, and what it would do. Writes nothing.
 mod judge;
-/// What landed, shown to people: deployments, settings, rendered files. Relies on `judge` for
-/// trailers.
+/// What landed, shown to people: deployments, settings, rendered files.
 mod inspect;
-/// The only writer: lands pushes, updates and requests about secrets. Relies on `judge`.
+/// The only writer: lands pushes, updates and requests about secrets.
 mod landing;
-/// Which hosts run a change, and whether they are enough. Relies on `landing` for what is
-/// published.
+/// Which hosts run a change, and whether they are enough.
 mod delivery;
-/// What Git calls on a push: the hook program, its protocol, and the server's side. Relies on
-/// `landing`.
+/// What Git calls on a push: the hook program, its protocol, and the server's side.
 mod hooks;
-/// The routes. Relies on `landing`, `inspect`, `delivery` and `hooks`.
+/// The routes.
 mod http;
-/// `conf-master serve`: start, upkeep, renewal of certificates. Relies on `http`.
+/// `conf-master serve`: start, upkeep, renewal of certificates.
 mod server;
-/// `conf-master import`: proposes a repository for folders of configuration. Relies on `store`.
+/// `conf-master import`: proposes a repository for folders of configuration.
 mod import;
-/// The command line, and what each command does. Relies on everything above.
+/// The command line, and what each command does.
 mod cli;
 
 pub use crate::cli::main;

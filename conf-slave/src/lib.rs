@@ -3,7 +3,8 @@
 //! Always true:
 //! - A served snapshot was signed for this datacenter, is complete, and never goes back, not even
 //!   across a restart.
-//! - A snapshot is served before Consul names it, and Consul never goes back to an older one.
+//! - A snapshot is served before Consul names it. Consul never goes back to an older one, while its
+//!   authoritative key is intact.
 //! - While the central server, Consul or both are away, hosts are served from the mirror. The slave
 //!   catches up with both by itself.
 
@@ -13,22 +14,21 @@ pub use crate::{
     server::Slave,
 };
 
-/// Flags, environment variables and the YAML file. Relies on no other module.
+/// Flags, environment variables and the YAML file.
 mod config;
-/// Current outages, logged once each. Relies on no other module.
+/// Current outages, logged once each.
 mod problems;
-/// The verified snapshot in the local repository. Relies on no other module.
+/// The verified snapshot in the local repository.
 mod mirror;
-/// Branches, packing and the search for damage. Relies on `mirror` and `problems`.
+/// Branches, packing and the search for damage.
 mod upkeep;
-/// The hosts' reports and their way up. Relies on `mirror` and `problems`.
+/// The hosts' reports and their way up.
 mod reports;
-/// The pointers in Consul. Relies on `mirror` and `problems`.
+/// The pointers in Consul.
 mod publish;
-/// The central server's events, and the snapshots that they name. Relies on `mirror`, `problems`
-/// and `reports`.
+/// The central server's events, and the snapshots that they name.
 mod follow;
-/// Routes for hosts. Relies on `mirror`, `problems`, `reports` and `publish`.
+/// Routes for hosts.
 mod http;
-/// Start and stop. Relies on all of them.
+/// Puts the parts together: start and stop.
 mod server;

@@ -122,16 +122,17 @@ pub(crate) async fn send_summaries(reports: Arc<HostReports>, mirror: Arc<Mirror
             () = tokio::time::sleep_until(next_full) => {}
         }
         let full = Instant::now() >= next_full;
-        if full {
-            next_full = Instant::now() + with_jitter(EVERY);
-        }
         let sequence = mirror.served().map_or(Sequence::default(), |served| served.snapshot.sequence);
         if sequence == Sequence::default() && reports.count() == 0 {
             // There is nothing to send, perhaps of a datacenter that does not exist yet.
+            next_full = Instant::now() + with_jitter(EVERY);
             continue;
         }
         let failed = send(&reports, reports.take_unsent(full), sequence, &mirror.upstreams, &path).await.err();
         problems.report("reports", failed.as_ref().map(|error| chain(error)), "reports reach the central server again");
+        if full {
+            next_full = Instant::now() + with_jitter(EVERY);
+        }
         let mut pause = PAUSE;
         match failed {
             None => backoff.reset(),

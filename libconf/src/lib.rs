@@ -3,8 +3,8 @@
 //!
 //! Nothing here prints; only `client::Client::connect` reads the environment.
 
-// Names as types. Relies on no other module.
+// Names as types.
 pub mod name;
 
-// The client. Relies on `name`.
+// The client.
 pub mod client;

@@ -1,5 +1,5 @@
-//! The daemon as a whole: `bind` does everything that can fail at the start, `run` everything else.
-//! Relies on all folders above.
+//! Puts the parts together: `bind` does everything that can fail at the start, `run` everything
+//! else.
 
 mod options;
 mod health;

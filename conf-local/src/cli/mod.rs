@@ -1,7 +1,6 @@
 //! The commands that ask the running agent, or watch on its behalf: `get`, `explain`, `wait`,
 //! `watch`, `exec`, `status`, `verify`, `history`, `diff`; and `identity`, which needs no agent.
 //! Exit codes: 0 done, 1 refused or not reached, 2 wrong usage; `exec` returns that of its command.
-//! Relies on all folders above.
 
 mod output;
 mod options;

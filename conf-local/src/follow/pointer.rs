@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use conf_core::{
     api::Pointer,
-    consul::{Consul, Seen},
+    consul::{Consul, WatchIndex},
     daemon::chain,
     retry::Backoff,
 };
@@ -33,7 +33,7 @@ pub(crate) type Wanted = Option<(Pointer, Instant)>;
 
 /// Sends every pointer that is read. A missing or damaged one is reported, and never sent.
 pub(crate) async fn watch(sources: &Sources, agent: &Agent, found: watch::Sender<Wanted>, stop: &CancellationToken) {
-    let mut seen = Seen::default();
+    let mut seen = WatchIndex::default();
     let mut backoff = Backoff::new(Duration::from_millis(50), SOON);
     loop {
         let answer = tokio::select! {

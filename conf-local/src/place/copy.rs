@@ -168,7 +168,7 @@ impl<'a> Place<'a> {
                 let entry = match kind {
                     Entry::Folder => continue,
                     Entry::Link => Wanted::Link(files.read_link(&path)?),
-                    Entry::File | Entry::Other => Wanted::File { mode: self.mode(files.mode(&path)?) },
+                    Entry::File | Entry::Other => Wanted::File { mode: self.mode(files.mode(&path)? & 0o777) },
                 };
                 wanted.insert(path, entry);
             }

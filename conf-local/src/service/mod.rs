@@ -1,5 +1,4 @@
 //! The local service: answers to processes of this host, over a Unix socket or a loopback port.
-//! Relies on everything up to `on_demand`.
 //!
 //! | `GET` | answers |
 //! |---|---|
@@ -26,9 +25,9 @@
 //! user over the Unix socket.
 //!
 //! The service answers from memory and this host's disk. It waits for the network only for a
-//! snapshot that is not here yet, and only as long as the caller allows. Every user of this host
-//! may read. Registering a process and starting a check need the Unix socket, where the kernel
-//! names the caller.
+//! snapshot that is not here yet, as long as the caller allows, and for a repair. Every user of
+//! this host may read. Registering a process and starting a check need the Unix socket, where the
+//! kernel names the caller.
 
 mod process_reports;
 mod refusal;

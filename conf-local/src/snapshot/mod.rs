@@ -1,5 +1,4 @@
-//! The datacenter's snapshots on this host: their objects, and what they declare for it. Relies on
-//! `fs`.
+//! The datacenter's snapshots on this host: their objects, and what they declare for it.
 
 mod collection;
 mod manifests;

@@ -1,5 +1,5 @@
 //! The host transaction: from a snapshot in the repository to files that readers see, and notices
-//! to watchers. Relies on everything up to `state` and `notify`.
+//! to watchers.
 //!
 //! It decides first (`model`): the components that this host runs, and which of them must be
 //! rendered. Then it acts: it renders into the store, builds the snapshot's folder, writes the

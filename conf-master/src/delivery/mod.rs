@@ -1,5 +1,5 @@
-//! The delivery barrier: which hosts run a change, and whether they are enough. Decides by plain
-//! values, and asks nobody.
+//! Which hosts run a change, and whether they are enough for a barrier: a wait until enough hosts
+//! run a change. Decides by plain values, and asks nobody.
 
 pub(crate) mod chains;
 pub(crate) mod hosts;

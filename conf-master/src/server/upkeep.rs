@@ -32,7 +32,7 @@ pub(crate) async fn run(path: PathBuf, lander: Lander, stop: CancellationToken) 
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
         let is_crowded = last.elapsed() > LOOSE_EVERY && loose(&path) > MOST_LOOSE;
-        if last.elapsed() < UPKEEP_EVERY && git::packs(&path).is_ok_and(|packs| packs.len() < MOST_PACKS) && !is_crowded
+        if last.elapsed() < UPKEEP_EVERY && git::packs(&path).map_or(0, |packs| packs.len()) < MOST_PACKS && !is_crowded
         {
             continue;
         }

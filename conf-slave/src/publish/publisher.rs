@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use conf_core::retry::with_jitter;
 use conf_core::{
     api::Pointer,
-    consul::{Consul, ConsulError, Entry, Keys, Operation, Outcome, Seen},
+    consul::{Consul, ConsulError, Entry, Keys, Operation, Outcome, WatchIndex},
     daemon::{Metrics, chain},
     retry::Backoff,
 };
@@ -287,7 +287,7 @@ impl Publisher {
 
     /// Sends every new value of the authoritative key to `heard`.
     async fn watch_authority(&self, heard: watch::Sender<Option<Entry>>) {
-        let (mut seen, mut failed) = (Seen::default(), false);
+        let (mut seen, mut failed) = (WatchIndex::default(), false);
         let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
         loop {
             let pause = match self.consul.watch(&self.key, &mut seen, with_jitter(WAIT)).await {

@@ -104,10 +104,12 @@ impl HeldSnapshots {
     /// Releases the snapshots that no operation asked for in a while.
     pub(crate) fn forget_unused(&self) {
         let mut ranges = lock(&self.0);
-        let (used, unused) =
-            mem::take(&mut *ranges).into_iter().partition(|(_, range)| range.used.elapsed() < HELD_IDLE);
+        let (used, unused) = mem::take(&mut *ranges)
+            .into_iter()
+            .partition::<BTreeMap<_, _>, _>(|(_, range)| range.used.elapsed() < HELD_IDLE);
         *ranges = used;
         drop(ranges);
-        let_go::<BTreeMap<_, _>>(unused);
+        // One by one: a value of the program may panic when it is dropped.
+        unused.into_values().for_each(let_go);
     }
 }

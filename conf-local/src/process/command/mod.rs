@@ -114,9 +114,12 @@ impl CommandError {
     /// Describes the error with all of the output that was kept.
     pub(crate) fn describe(&self) -> String {
         match self {
-            CommandError::Failed { status, output } => format!("it ended with {status}: {}", output.text()),
+            CommandError::Failed { status, output } => {
+                format!("it ended with {status}: {}", output.text()).trim_end_matches(": ").to_owned()
+            }
             CommandError::TooLong { limit, output } => {
-                format!("it was ended after {} s: {}", limit.as_secs_f64(), output.text())
+                let seconds = limit.as_secs_f64();
+                format!("it was ended after {seconds} s: {}", output.text()).trim_end_matches(": ").to_owned()
             }
             error => chain(error),
         }

@@ -117,9 +117,9 @@ fn a_disk_that_is_full_at_any_step_of_placing_keeps_the_earlier_files() {
         let (site, second) = step_with(PLACED);
         let (mut host, audience) = site.open();
         host.settle(&audience).unwrap();
-        fault::set(Some((at, Mode::Full)));
+        injected::set(Some((at, Mode::Full)));
         let result = take(&mut host, second, &audience);
-        let finished = fault::set(None) <= at;
+        let finished = injected::set(None) <= at;
         let what = format!("step {at}, {result:?}");
         // Every place holds the exported files, of either snapshot, or its status has an error.
         seen(&site);
@@ -157,10 +157,10 @@ fn kill_at_every_step(ahead: bool, file: &str) {
         if ahead {
             host.tidy(&audience, None);
         }
-        fault::set(Some((at, Mode::Dead)));
+        injected::set(Some((at, Mode::Dead)));
         let result = take(&mut host, second, &audience);
         drop(host);
-        finished = fault::set(None) <= at;
+        finished = injected::set(None) <= at;
         assert!(result.is_err() || finished || seen(&site) == 2, "step {at}");
         seen(&site);
 
@@ -196,9 +196,9 @@ fn a_full_disk_at_every_step() {
         let (mut host, audience) = site.open();
         host.settle(&audience).unwrap();
         host.tidy(&audience, None);
-        fault::set(Some((at, Mode::Full)));
+        injected::set(Some((at, Mode::Full)));
         let result = take(&mut host, second, &audience);
-        let finished = fault::set(None) <= at;
+        let finished = injected::set(None) <= at;
         if finished {
             break;
         }

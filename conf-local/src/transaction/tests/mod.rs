@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     agent::FileOnly,
     export::{ChangeKind, Retention},
-    fs::fault::{self, Mode},
+    fs::injected::{self, Mode},
     notify::{WatcherId, Watchers},
     state::{Agent, Status, View},
     transaction::{Audience, Checks, Host, HostOptions, TransactionError},

@@ -100,9 +100,9 @@ fn killed_at_every_step_of_another_attempt() {
                 drop(host);
                 (host, _) = site.open();
             }
-            fault::set(Some((at, Mode::Dead)));
+            injected::set(Some((at, Mode::Dead)));
             let result = if at_start { host.settle(&audience).map(drop) } else { host.place_again(&audience) };
-            let finished = fault::set(None) <= at;
+            let finished = injected::set(None) <= at;
             let what = format!("step {at}, {result:?}");
             drop(host);
             let there = arrived(&site, &what);
@@ -129,9 +129,9 @@ fn killed_at_every_step_of_another_attempt() {
 fn a_full_disk_at_every_step_of_another_attempt() {
     for at in 0.. {
         let (site, mut host, audience) = one_more();
-        fault::set(Some((at, Mode::Full)));
+        injected::set(Some((at, Mode::Full)));
         let result = host.place_again(&audience);
-        let finished = fault::set(None) <= at;
+        let finished = injected::set(None) <= at;
         let what = format!("step {at}, {result:?}");
         let there = arrived(&site, &what);
         assert_eq!(there, told(&host) == ["services/a/latest"], "{what}");

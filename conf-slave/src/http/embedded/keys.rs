@@ -48,7 +48,7 @@ pub(crate) struct Operation {
     index: u64,
 }
 
-#[derive(Clone, Copy, Debug, Deserialize, PartialEq)]
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 enum Verb {
     Set,
@@ -171,7 +171,8 @@ impl KeyTable {
             Verb::Set | Verb::Delete => true,
         };
         if !is_expected {
-            return Err(format!("{verb:?}: key {key:?} is not as expected"));
+            let verb = serde_json::to_value(verb).unwrap_or_default();
+            return Err(format!("{}: key {key:?} is not as expected", verb.as_str().unwrap_or_default()));
         }
         match verb {
             Verb::Set | Verb::Cas => {

@@ -1,6 +1,7 @@
 //! An operation, which reads at one version.
 
 use std::{
+    fmt,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -26,12 +27,22 @@ pub const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// A clone is the same operation. Once the files of its version were found, they stay on this host
 /// while it exists.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Operation {
     pub(crate) follower: Arc<Follower>,
     sequence: Sequence,
     pinned: Arc<OnceLock<Arc<Snapshot>>>,
     deadline: Option<Instant>,
+}
+
+impl fmt::Debug for Operation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let snapshot = self.pinned.get().map(|pinned| pinned.sequence);
+        f.debug_struct("Operation")
+            .field("sequence", &self.sequence)
+            .field("snapshot", &snapshot)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Operation {
