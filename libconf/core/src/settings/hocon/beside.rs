@@ -1,4 +1,4 @@
-//! Values that stand beside each other, as far as they can be joined before substitutions are known.
+//! Values that stand beside each other, joined as far as possible before substitutions are known.
 
 use std::borrow::Cow;
 
