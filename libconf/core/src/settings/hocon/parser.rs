@@ -222,7 +222,7 @@ impl<'a> Parser<'a> {
     }
 
     fn array(&mut self) -> Result<Shape<'a>, Fault> {
-        let line = self.open()?;
+        let opened = self.open()?;
         // Paths within an element begin there.
         let outer = std::mem::take(&mut self.path);
         let mut elements = Vec::new();
@@ -231,14 +231,19 @@ impl<'a> Parser<'a> {
             match self.lexer.peek()? {
                 Token::Sign(']') => break,
                 Token::Sign('}') => {
-                    return Err(self.fault(format!("`}}` stands where the `[` of line {line} needs its `]`")));
+                    return Err(self.fault(format!("`}}` stands where the `[` of line {opened} needs its `]`")));
                 }
-                Token::End => return Err(Fault::new(line, "the `[` is never closed; write `]`")),
+                Token::End => return Err(Fault::new(opened, "the `[` is never closed; write `]`")),
                 _ => {}
             }
             let line = self.lexer.place();
             let value = self.value(false)?;
             elements.push(single(value, line));
+            self.skip_blanks()?;
+            if matches!(self.lexer.peek()?, Token::Sign(':' | '=') | Token::Append) {
+                // A list has no keys: this is the field after a list that was not closed.
+                return Err(Fault::new(opened, "the `[` is never closed; write `]`"));
+            }
             self.separator(']')?;
         }
         self.lexer.next()?;

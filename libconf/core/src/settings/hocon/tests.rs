@@ -175,6 +175,8 @@ const REFUSED: &[(&str, &str)] = &[
     ("[1]", "line 1: the top level must be an object (a map of keys to values)"),
     ("a = [1\n", "line 1: the `[` is never closed; write `]`"),
     ("a = {\nb = [1\n}", "line 3: `}` stands where the `[` of line 2 needs its `]`"),
+    ("a = [1, 2\nb = 3\n", "line 1: the `[` is never closed; write `]`"),
+    ("base { n = x }\nm = ${base} { p = 3 }\nm.n += y", MIXED),
     ("a = {\nb = 1\n]", "line 3: `]` stands where the `{` of line 1 needs its `}`"),
     ("a = \"x\nb = 1", "line 1: the text that begins here has no end; close its quotes"),
     ("a = 1\nb = \"\"\"x\n\"\"", "line 2: the text that begins here has no end; close its quotes"),
