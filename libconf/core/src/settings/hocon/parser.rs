@@ -240,8 +240,8 @@ impl<'a> Parser<'a> {
             let value = self.value(false)?;
             elements.push(single(value, line));
             self.skip_blanks()?;
-            if matches!(self.lexer.peek()?, Token::Sign(':' | '=') | Token::Append) {
-                // A list has no keys: this is the field after a list that was not closed.
+            if line > opened && matches!(self.lexer.peek()?, Token::Sign('=') | Token::Append) {
+                // A list has no keys: this is the field below a list that was not closed.
                 return Err(Fault::new(opened, "the `[` is never closed; write `]`"));
             }
             self.separator(']')?;
