@@ -121,7 +121,7 @@ impl Worker {
 
 /// Reads the next bytes that a process writes; 0 at its end. After the deadline the error is
 /// `TimedOut`.
-pub(crate) fn read_part(output: &mut ChildStdout, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
+fn read_part(output: &mut ChildStdout, buffer: &mut [u8], deadline: Instant) -> io::Result<usize> {
     loop {
         let left = deadline.checked_duration_since(Instant::now()).ok_or(io::ErrorKind::TimedOut)?;
         let left = Timespec::try_from(left).map_err(io::Error::other)?;

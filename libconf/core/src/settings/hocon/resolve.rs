@@ -75,6 +75,7 @@ impl<'a> Resolver<'a> {
         asked: usize,
         keys: impl IntoIterator<Item = Cow<'a, str>>,
     ) -> Result<Resolved<'a>, Stop> {
+        self.deeper(0)?;
         let mut object = IndexMap::new();
         for key in keys {
             if object.contains_key(&key) {
@@ -87,7 +88,18 @@ impl<'a> Resolver<'a> {
                 object.insert(key, value);
             }
         }
+        self.depth -= 1;
         Ok(Resolved::Object(object))
+    }
+
+    /// Counts a call into another. The caller counts back when it returns a value.
+    fn deeper(&mut self, line: usize) -> Result<(), Fault> {
+        self.depth += 1;
+        if self.depth > DEEPEST {
+            let reason = "keys or substitutions lead into one another too many times; write it flatter";
+            return Err(Fault::new(line, reason));
+        }
+        Ok(())
     }
 
     /// The value of a field; `None` where it is undefined. The first `asked` keys of its path are
@@ -123,11 +135,7 @@ impl<'a> Resolver<'a> {
     /// The value of a node by itself; fields that it defines begin at `top` or, within a list, at
     /// the node.
     fn node(&mut self, top: &'a Object<'a>, node: &'a Node<'a>) -> Result<Option<Resolved<'a>>, Stop> {
-        self.depth += 1;
-        if self.depth > DEEPEST {
-            let reason = "keys or substitutions lead into one another too many times; write it flatter";
-            return Err(Fault::new(node.line, reason).into());
-        }
+        self.deeper(node.line)?;
         self.charge(COST)?;
         let value = match &node.shape {
             Shape::Scalar(scalar) => {

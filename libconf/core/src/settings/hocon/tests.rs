@@ -275,6 +275,10 @@ fn costs_are_bounded() {
     }
     let chain = (0..100_000).fold(String::new(), |text, at| text + &format!("a{at} = ${{a{}}}\n", at + 1));
     assert!(told(&format!("{chain}a100000 = 1")).contains("lead into one another too many times"));
+    // Each step is a chain of objects, with the next step at its end.
+    let deep = vec!["k"; 60].join(".");
+    let steps = (0..2_000).fold(String::new(), |text, at| text + &format!("s{at}.{deep} = ${{s{}}}\n", at + 1));
+    assert!(told(&format!("{steps}s2000 = 1")).contains("lead into one another too many times"));
     // In the order in which they are written each needs the one before, which is known.
     let mut forward = "a0 = 1\n".to_owned();
     (1..10_000).for_each(|at| writeln!(forward, "a{at} = ${{a{}}}", at - 1).expect("text grows"));
