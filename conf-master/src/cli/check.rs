@@ -12,7 +12,7 @@ use libconf::name::{DatacenterName, RefName};
 use crate::catalog::{Catalog, DatacenterChange, Deltas, Touched, resolve};
 use crate::cli::supposed::SupposedRef;
 use crate::fault::{Caused, Fault, Refusal};
-use crate::judge::compatibility::{branch, settings};
+use crate::judge::compatibility::{branch, pins, settings};
 use crate::judge::{BranchComparison, Judge};
 use crate::secrets::SecretStore;
 use crate::server::LimitFlags;
@@ -109,9 +109,13 @@ fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
             found.extend(judge.validator.faults(&repo, &change, true)?);
         }
         if let Some(change) = change(before.datacenters.get(&datacenter))? {
-            let compared = settings::compare(&repo, &change, &changes)?;
-            found.extend(compared.faults);
-            checked.notes.extend(compared.notes);
+            for compared in [
+                pins::compare(&repo, &judge.comparisons, &change, &changes)?,
+                settings::compare(&repo, &change, &changes)?,
+            ] {
+                found.extend(compared.faults);
+                checked.notes.extend(compared.notes);
+            }
         }
         checked.add(&datacenter, Refusal::from(found).faults);
         deltas.insert(datacenter, Some(delta));

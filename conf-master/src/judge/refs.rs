@@ -9,7 +9,7 @@ use libconf::name::{BadName, ComponentVersion, DatacenterName, ObjectId, RefName
 use crate::catalog::{Catalog, Datacenter, DatacenterChange, Delta, Deltas, OverridesCache, resolve};
 use crate::fault::{Caused, Fault, Refusal, RefusalKind};
 use crate::judge::compatibility::branch::{self, BranchComparison, Comparisons};
-use crate::judge::compatibility::settings;
+use crate::judge::compatibility::{pins, settings};
 use crate::judge::plan::ChangePlan;
 use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
 use crate::judge::validate::{ChangeLimits, Validator};
@@ -224,9 +224,15 @@ impl Judging<'_> {
         let change = DatacenterChange::new(self.repo, &self.judge.overrides, name, before, delta)?;
         let Some(change) = change else { return Ok((Vec::new(), Vec::new())) };
         let mut faults = self.judge.validator.faults(self.repo, &change, self.options.allow_shrink)?;
-        let compared = settings::compare(self.repo, &change, changes)?;
-        faults.extend(compared.faults);
-        Ok((faults, compared.notes))
+        let mut notes = Vec::new();
+        for compared in [
+            pins::compare(self.repo, &self.judge.comparisons, &change, changes)?,
+            settings::compare(self.repo, &change, changes)?,
+        ] {
+            faults.extend(compared.faults);
+            notes.extend(compared.notes);
+        }
+        Ok((faults, notes))
     }
 
     /// Refuses the refs of this push that cause the faults. Takes out at least one ref.

@@ -171,7 +171,7 @@ fn dry_run_plan_and_check_say_the_same_before_it_is_pushed() {
     let (either, dry) = ("[\"integer\", \"string\"]", "--push-option=dry-run");
     let before = refs(&site);
     with(WEB, either).option(dry).push().refused(&[words]);
-    let told = "services/web/master: breaks compatibility in one place: nobody reads the port any more";
+    let told = "services/web/master: breaks compatibility in 1 place: nobody reads the port any more";
     with(WEB, either).words(BREAKING).option(dry).push().refused(&["dry run: nothing landed", told]);
     assert_eq!(refs(&site), before, "nothing landed");
 
@@ -304,4 +304,86 @@ fn a_datacenter_goes_back_to_an_older_tag_without_being_asked() {
     let breaking = &log(&site)[0]["breaking"];
     // A tag that comes under its own name is a component that comes.
     assert!(breaking.is_null(), "{breaking}");
+}
+
+#[test]
+fn a_pin_that_leaves_its_branch_keeps_the_promise() {
+    let site = central();
+    let with = |branch: &str, kind: &str| {
+        let schema = schema("", &format!("\"round\": {{\"type\": {kind}}}"));
+        site.work.change().file(branch, SCHEMA, schema)
+    };
+    let pinned = |branch: &str, tag: &str| {
+        let class = class(&[("services/web", branch, tag)]);
+        site.work.change().file(CLASS, "datacenter.yaml", class).option("--push-option=allow-shrink")
+    };
+    let from_master = |branch: &str| site.work.git(&["branch", branch, WEB]);
+    let (feature, either) = ("services/web/feature", "[\"integer\", \"string\"]");
+    with(WEB, "\"number\"").land();
+    site.work.push(&[&format!("{WEB}:refs/tags/services/web/v1")]).accepted();
+    with(WEB, "\"integer\"").land();
+    // Nobody reads a branch that is new.
+    from_master(feature);
+    with(feature, either).land();
+    pinned("master", "latest").land();
+    let words = [
+        "datacenter-configuration/big: datacenter.yaml:2: /round: services/web/latest would be services/web/feature (",
+        "), and was services/web/master (",
+        "not backward compatible: any string may stand here now",
+        "`Conf-Compatibility: breaking <reason>`",
+    ];
+    refused(&site, pinned("feature", "latest"), &words);
+    // A dry run and a check in a clone say the same.
+    pinned("feature", "latest").option("--push-option=dry-run").push().refused(&words);
+    let tip = site.work.id(CLASS);
+    pinned("feature", "latest").commit();
+    let repo = site.work.folder().to_str().expect("text");
+    let check = site.master.run(&["check", "--repo", repo]);
+    assert_eq!(check.status.code(), Some(1), "{}", text(&check));
+    assert!(words.iter().all(|word| text(&check).contains(word)), "{}", text(&check));
+    site.work.git(&["update-ref", &format!("refs/heads/{CLASS}"), &tip]);
+
+    // Files that are raw have no settings.
+    let raw = class(&[("services/web", "master", "latest")]).replace("tag: latest", "tag: latest, raw: true");
+    let raw = site.work.change().file(CLASS, "datacenter.yaml", raw).option("--push-option=allow-shrink");
+    refused(&site, raw, &["datacenter.yaml:2: /round: ", ") as raw files, and was "]);
+    // A narrower one is free, and so is the way back to what programs have read before.
+    from_master("services/web/narrow");
+    with("services/web/narrow", "\"integer\"").file("services/web/narrow", "config.yaml", "round: 1\n").land();
+    with("services/web/narrow", "\"integer\", \"minimum\": 1").land();
+    pinned("narrow", "latest").land();
+    pinned("master", "latest").land();
+    pinned("master", "v1").land();
+    // Under another version it is the same component still.
+    site.work.push(&[&format!("{feature}:refs/tags/services/web/v9")]).accepted();
+    let words = [
+        "/round: services/web/v9 would be the tag v9 of services/web/feature (",
+        "and was the tag v1 of",
+        "any string",
+    ];
+    refused(&site, pinned("feature", "v9"), &words);
+    let said = pinned("feature", "v9").words(BREAKING).land();
+    let told = "us-west/v1: services/web/v9 breaks compatibility in 1 place: nobody reads the port any more";
+    assert!(said.contains(told), "{said}");
+}
+
+#[test]
+fn a_pin_that_leaves_its_branch_keeps_its_settings() {
+    let site = central();
+    let settings = |branch: &str, text: &str| site.work.change().file(branch, "config.yaml", text);
+    let pinned = |branch: &str| {
+        let class = class(&[("services/web", branch, "latest")]) + "compatibility: {settings: backward}\n";
+        site.work.change().file(CLASS, "datacenter.yaml", class).option("--push-option=allow-shrink")
+    };
+    settings(WEB, "port: 80\n").land();
+    site.work.git(&["branch", "services/web/next", WEB]);
+    settings("services/web/next", "port: 80\nround: 1\n").land();
+    settings("services/web/other", "round: 1\n").land();
+    pinned("master").land();
+    let gone = "/port: not backward compatible: the key is gone";
+    refused(&site, pinned("other"), &[gone]);
+    pinned("next").land();
+    // It goes back to what its programs read before.
+    pinned("master").land();
+    pinned("other").words(BREAKING).land();
 }

@@ -1,4 +1,4 @@
-//! Compares the schema of a component's branch before and after the branch moves.
+//! Compares the schema of a component's branch before and after the branch moves, or is made anew.
 
 use std::collections::HashMap;
 
@@ -15,6 +15,7 @@ use crate::judge::compatibility::worker::{self, Violations};
 use crate::judge::schema::compile::FILE;
 use crate::judge::schema::fault::BadSchema;
 use crate::judge::timeouts::{TimeoutCache, TimeoutState};
+use crate::text::count;
 
 /// The blobs of the two schemas.
 type SchemaPair = (Option<ObjectId>, Option<ObjectId>);
@@ -53,12 +54,8 @@ pub(crate) fn compare(
     before: Option<CommitId>,
     after: CommitId,
 ) -> Result<BranchComparison, git2::Error> {
-    let pair = (before.map(|commit| schema(repo, commit)).transpose()?.flatten(), schema(repo, after)?);
-    if pair.0 == pair.1 {
-        return Ok(BranchComparison::Compatible);
-    }
     let refused = |faults| Ok(BranchComparison::Refused(Refusal::of(faults)));
-    let violations = match comparisons.compare(repo, pair)? {
+    let violations = match comparisons.of_commits(repo, before, Some(after))? {
         Ok(violations) if violations.is_empty() => return Ok(BranchComparison::Compatible),
         Ok(violations) => violations,
         Err(bad) => return refused(vec![Fault::of_file(name, FILE, bad.line, bad.reason)]),
@@ -70,8 +67,7 @@ pub(crate) fn compare(
     let mut faults: Vec<Fault> = violations.iter().map(fault).collect();
     match trailer::in_commit(repo, after)? {
         Trailer::Breaking(reason) => {
-            let places = if faults.len() == 1 { "one place".to_owned() } else { format!("{} places", faults.len()) };
-            let note = format!("{}: breaks compatibility in {places}: {reason}", name.short());
+            let note = format!("{}: breaks compatibility in {}: {reason}", name.short(), count(faults.len(), "place"));
             return Ok(BranchComparison::Declared(note));
         }
         Trailer::Unclear(reason) => faults.push(Fault { reference: Some(name.short()), ..Fault::new(reason) }),
@@ -94,6 +90,18 @@ impl Default for Comparisons {
 }
 
 impl Comparisons {
+    /// Compares the schemas of two commits; no commit has no schema.
+    pub(crate) fn of_commits(
+        &self,
+        repo: &Repository,
+        before: Option<CommitId>,
+        after: Option<CommitId>,
+    ) -> Result<Violations, git2::Error> {
+        let schema = |commit: Option<CommitId>| commit.map(|commit| schema(repo, commit)).transpose();
+        let pair = (schema(before)?.flatten(), schema(after)?.flatten());
+        if pair.0 == pair.1 { Ok(Ok(Vec::new())) } else { self.compare(repo, pair) }
+    }
+
     fn compare(&self, repo: &Repository, pair: SchemaPair) -> Result<Violations, git2::Error> {
         let (slot, answers) = &mut *self.state.lock();
         if let Some(found) = answers.get(&pair) {

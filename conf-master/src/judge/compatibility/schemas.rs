@@ -3,6 +3,8 @@
 //! The library that validates settings decides that, on its normal form of both. A containment that
 //! it cannot prove counts as broken.
 
+use std::borrow::Cow;
+
 use conf_core::settings::{Compatibility, Format, JsonPointer, Lines};
 use jsonschema::CanonicalizationError;
 use jsonschema::canonical::{self, CanonicalSchema, CanonicalView, Containment, OperandMismatch};
@@ -15,11 +17,15 @@ use crate::judge::schema::fault::{BadSchema, cut};
 
 /// The key by which a schema declares its promise.
 pub(crate) const KEY: &str = "x-compatibility";
+/// The key by which a schema says that its programs ignore keys that they do not know.
+pub(crate) const UNKNOWN_KEYS: &str = "x-unknown-keys";
+/// Its value for that; `refused` is the other one.
+const IGNORED: &str = "ignored";
 
-/// Allowance of the promise of `before` a change to `after` would break; `None` is no schema.
+/// Finds the places where a change to `after` would break the promise of `before`; `None` is no schema.
 /// Errors: `after` is no schema that can be used.
 ///
-/// With a `before` it takes as long as the schemas like: to be called in the worker alone.
+/// With a `before` this may take any time, so that only the worker calls it.
 pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<Violation>, BadSchema> {
     // No program was written for a schema that could not be used.
     let old = before.and_then(|text| parse(text).ok()).map(Value::Object);
@@ -30,7 +36,7 @@ pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<V
         // The components that run it decide whether it has to be a valid schema.
         Some(Err(_)) if directions.is_empty() => return Ok(Vec::new()),
         Some(Err(bad)) => return Err(bad),
-        // Differenceever is an object can stand where nothing says otherwise.
+        // Without a schema any object is allowed.
         None => json!({}),
     };
     if let Err(found) = promise(&new) {
@@ -39,14 +45,18 @@ pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<V
         let reason = format!("`{KEY}` is {found}; write backward, forward, full or none");
         return Err(BadSchema { line, reason });
     }
+    if let Some(found) = new.get(UNKNOWN_KEYS).filter(|value| ![IGNORED, "refused"].iter().any(|word| value == word)) {
+        let Ok(place) = format!("/{UNKNOWN_KEYS}").parse::<JsonPointer>();
+        let line = after.and_then(|text| Lines::of(Format::Json, text.as_bytes())?.at(&place));
+        let reason = format!("`{UNKNOWN_KEYS}` is {}; write {IGNORED} or refused", cut(&found.to_string()));
+        return Err(BadSchema { line, reason });
+    }
     let Some(old) = old.filter(|_| !directions.is_empty()) else { return Ok(Vec::new()) };
     compiled(&new)?;
     // `format` is only an annotation to the validator, but may be more to a program.
     let with_formats = [before, after].into_iter().flatten().any(|text| text.contains("\"format\""));
     let mut violations = Vec::new();
     for asserted in [None, Some(true)].into_iter().take(1 + usize::from(with_formats)) {
-        let old = NormalSchema::new(&old, asserted);
-        let new = NormalSchema::new(&new, asserted);
         for direction in directions {
             if violations.iter().any(|violation: &Violation| violation.direction == *direction) {
                 continue;
@@ -55,7 +65,9 @@ pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<V
                 Direction::Backward => (&new, &old),
                 Direction::Forward => (&old, &new),
             };
-            let found = match (inner, outer) {
+            // Programs written for the outer schema read what the inner one allows.
+            let outer = readable(outer);
+            let found = match (&NormalSchema::new(inner, asserted), &NormalSchema::new(&outer, asserted)) {
                 (Ok(inner), Ok(outer)) => differences(inner, outer),
                 (Err(error), _) | (_, Err(error)) => unknown(why(error)),
             };
@@ -76,12 +88,49 @@ pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<V
     Ok(violations)
 }
 
-/// Allowance a schema promises, or what it says instead.
+/// Reads the promise of a schema; an error is the word that is none.
 fn promise(schema: &Value) -> Result<Compatibility, String> {
     match schema.get(KEY) {
         None => Ok(Compatibility::default()),
         Some(Value::String(word)) => word.parse().map_err(|()| format!("{word:?}")),
         Some(other) => Err(cut(&other.to_string())),
+    }
+}
+
+/// The schema of what the programs of a schema can read: as it says, and with any keys besides where
+/// they ignore keys that they do not know.
+fn readable(schema: &Value) -> Cow<'_, Value> {
+    match schema.get(UNKNOWN_KEYS) {
+        Some(word) if word == IGNORED => Cow::Owned(opened(schema)),
+        _ => Cow::Borrowed(schema),
+    }
+}
+
+/// Lets keys in that a schema does not name. Within `not` and `if`, where more keys could mean
+/// fewer settings, everything stays.
+fn opened(schema: &Value) -> Value {
+    const NAMED: &str = "properties patternProperties $defs definitions dependentSchemas";
+    const WITHIN: &str = "items prefixItems additionalItems additionalProperties unevaluatedProperties contains allOf anyOf \
+                          oneOf then else";
+    const SHUT: &str = "additionalProperties unevaluatedProperties";
+    let is_one_of = |list: &str, key: &str| list.split(' ').any(|one| one == key);
+    match schema {
+        Value::Array(items) => items.iter().map(opened).collect(),
+        Value::Object(members) => {
+            let kept = members.iter().filter(|(key, value)| !(**value == false && is_one_of(SHUT, key)));
+            let members = kept.map(|(key, value)| {
+                let value = match value {
+                    Value::Object(named) if is_one_of(NAMED, key) => {
+                        named.iter().map(|(name, schema)| (name.clone(), opened(schema))).collect()
+                    }
+                    value if is_one_of(WITHIN, key) => opened(value),
+                    value => value.clone(),
+                };
+                (key.clone(), value)
+            });
+            members.collect()
+        }
+        other => other.clone(),
     }
 }
 
@@ -108,7 +157,7 @@ impl<'a> NormalSchema<'a> {
     }
 }
 
-/// Allowance `inner` allows and `outer` does not, or may not; nothing only where it is proven that
+/// Finds what `inner` allows and `outer` does not, or may not. It finds nothing only where it is proven that
 /// there is nothing.
 fn differences(inner: &NormalSchema<'_>, outer: &NormalSchema<'_>) -> Vec<(JsonPointer, Allowance)> {
     if explain::say_the_same(inner.written, outer.written) {

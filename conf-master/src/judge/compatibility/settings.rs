@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use conf_core::layers::{self, Stack};
+use conf_core::layers::{self, Origin, Stack};
 use conf_core::settings::JsonPointer;
 use conf_core::settings::asked_secret;
 use git2::Repository;
@@ -13,19 +13,11 @@ use serde_json::{Map, Value};
 
 use crate::catalog::{DatacenterChange, DatacenterView};
 use crate::fault::{Caused, Fault};
+use crate::judge::compatibility::pins::{Comparison, Successor, successors};
 use crate::judge::compatibility::trailer::{self, Trailer};
 use crate::judge::compatibility::violation::{Direction, WAY_OUT, directions};
 use crate::judge::schema::compile::{FILE, MOST_FAULTS};
 use crate::store::RefChanges;
-
-/// How a change keeps the promise of a datacenter's class.
-#[derive(Debug, Default)]
-pub(crate) struct SettingsComparison {
-    /// The places where it would be broken.
-    pub(crate) faults: Vec<Caused>,
-    /// The places where it is broken knowingly, for the author of the change.
-    pub(crate) notes: Vec<String>,
-}
 
 /// Compares the settings of components without a schema before and after a change. `changes` are
 /// the refs that move with it. An error is the repository's.
@@ -33,8 +25,8 @@ pub(crate) fn compare(
     repo: &Repository,
     change: &DatacenterChange<'_>,
     changes: &RefChanges,
-) -> Result<SettingsComparison, git2::Error> {
-    let mut outcome = SettingsComparison::default();
+) -> Result<Comparison, git2::Error> {
+    let mut outcome = Comparison::default();
     let Some(before) = &change.before else { return Ok(outcome) };
     let directions = directions(before.manifest.settings_compatibility);
     if directions.is_empty() {
@@ -42,8 +34,8 @@ pub(crate) fn compare(
     }
     let name = before.name;
     let comparing = Comparing { repo, before, after: &change.after, directions };
-    for component in change.affected(repo)? {
-        let found = comparing.component(&component)?;
+    for successor in successors(repo, change)? {
+        let found = comparing.component(&successor)?;
         let Some(first) = found.first() else { continue };
         let mut reasons = Vec::new();
         for tip in first.causes.iter().collect::<BTreeSet<_>>().into_iter().filter_map(|cause| *changes.get(cause)?) {
@@ -56,7 +48,7 @@ pub(crate) fn compare(
             }
         }
         match reasons.pop() {
-            Some(reason) => outcome.notes.push(format!("{name}: {component} breaks compatibility: {reason}")),
+            Some(reason) => outcome.notes.push(format!("{name}: {} breaks compatibility: {reason}", successor.new)),
             None => outcome.faults.extend(found),
         }
     }
@@ -72,9 +64,10 @@ struct Comparing<'a, 'v> {
 }
 
 impl Comparing<'_, '_> {
-    fn component(&self, name: &ComponentVersion) -> Result<Vec<Caused>, git2::Error> {
+    fn component(&self, successor: &Successor) -> Result<Vec<Caused>, git2::Error> {
+        let Successor { old: former, new: name, goes_back } = successor;
         let mut found = Vec::new();
-        let (Some(old), Some(new)) = (self.before.sources(name), self.after.sources(name)) else { return Ok(found) };
+        let (Some(old), Some(new)) = (self.before.sources(former), self.after.sources(name)) else { return Ok(found) };
         // A schema that is added now does not change the earlier promise.
         if old.raw || new.raw || self.has_schema(old.component_tree)? {
             return Ok(found);
@@ -85,8 +78,8 @@ impl Comparing<'_, '_> {
         let mut told = BTreeSet::new();
         for group in self.after.groups(self.repo, name)? {
             let host = group.host();
-            let ingredients = |view: &DatacenterView<'_>| view.ingredients(self.repo, name, host);
-            if ingredients(self.before)? == ingredients(self.after)? {
+            let before = self.before.ingredients(self.repo, former, host)?;
+            if before == self.after.ingredients(self.repo, name, host)? {
                 continue;
             }
             let old = old.clone().on_host(&self.before.manifest.instance, &name.component, host);
@@ -94,6 +87,12 @@ impl Comparing<'_, '_> {
             let merged = [old.merged(), new.merged()];
             for direction in self.directions {
                 for (place, reason) in differences(*direction, &merged[0], &merged[1]) {
+                    let of_component = |stack: &Stack| {
+                        stack.winner(&place.to_string()).is_none_or(|layer| layer.origin == Origin::Component)
+                    };
+                    if *goes_back && of_component(&old) && of_component(&new) {
+                        continue;
+                    }
                     // A difference that hosts have in common is told once.
                     if told.len() < MOST_FAULTS && told.insert((*direction, place.clone())) {
                         found.push(self.fault(name, host, [&old, &new], &place, reason));

@@ -255,6 +255,48 @@ fn widening_breaks_backward_and_narrowing_breaks_forward() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+#[test]
+fn programs_that_ignore_unknown_keys_read_new_ones() {
+    let ignoring = |mut schema: Value| {
+        schema["x-unknown-keys"] = json!("ignored");
+        schema
+    };
+    let shut = |properties: Value| json!({"type": "object", "properties": properties, "additionalProperties": false});
+    let whole = || json!({"type": "integer"});
+    let deep =
+        |inner: Value| shut(json!({"pool": shut(inner.clone()), "list": {"type": "array", "items": shut(inner)}}));
+    let (one, two) = (json!({"a": whole()}), json!({"a": whole(), "b": whole()}));
+    // What the schema says, a change, and the places that break backward and forward compatibility.
+    let cases: Vec<(Value, Value, &[&str], &[&str])> = vec![
+        (shut(one.clone()), shut(two.clone()), &["/b"], &[]),
+        (ignoring(shut(one.clone())), shut(two.clone()), &[], &[]),
+        (ignoring(deep(one.clone())), deep(two.clone()), &[], &[]),
+        (deep(one.clone()), deep(two.clone()), &["/list/*/b", "/pool/b"], &[]),
+        // The programs ignore keys and not values.
+        (ignoring(shut(one.clone())), shut(json!({"a": {"type": "string"}})), &["/a"], &["/a"]),
+        (ignoring(json!({"additionalProperties": {"type": "string"}})), json!({}), &["/*"], &[]),
+        // Programs that are written for the new schema say for themselves what they ignore.
+        (ignoring(shut(two.clone())), shut(one.clone()), &[], &["/b"]),
+        (shut(two.clone()), ignoring(shut(one.clone())), &[], &[]),
+        (
+            ignoring(json!({"not": {"properties": {"a": true}, "additionalProperties": false}})),
+            json!({"not": {"properties": {"a": true, "b": true}, "additionalProperties": false}}),
+            &[],
+            &[""],
+        ),
+    ];
+    for (before, after, backward, forward) in cases {
+        assert_eq!(places(&before, &after, "backward"), backward, "backward: {before} to {after}");
+        assert_eq!(places(&before, &after, "forward"), forward, "forward: {before} to {after}");
+    }
+    let words = &found(&shut(one.clone()), &shut(two))[0].2;
+    assert!(words.contains("x-unknown-keys") && words.contains("Conf-Compatibility: breaking"), "{words}");
+    let mut typo = shut(one);
+    typo["x-unknown-keys"] = json!("ignore");
+    let bad = compare(None, Some(&typo.to_string())).unwrap_err();
+    assert!(bad.reason.contains("write ignored or refused"), "{}", bad.reason);
+}
+
 /// Makes small values of few words, so that schemas of the same words often match them.
 fn value() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![

@@ -72,6 +72,10 @@ pub(crate) enum Allowance {
 pub(crate) const WAY_OUT: &str = "keep to what was, or say why not in the last commit's message, in a line of its own at its end: \
                        `Conf-Compatibility: breaking <reason>`";
 
+/// The other way to let a key in.
+const IGNORING: &str = "; or, where the programs ignore keys that they do not know, land `\"x-unknown-keys\": \"ignored\"` in the \
+                        schema first, in a change of its own";
+
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let back = self.direction == Direction::Backward;
@@ -89,6 +93,10 @@ impl fmt::Display for Violation {
         };
         let (stands, reader) = if back { (" may stand here now", "old") } else { (" could stand here before", "new") };
         let stands = if self.what == Allowance::LeftOut { "" } else { stands };
-        write!(f, "{allowed}{stands}, and programs written for the {reader} schema may reject it; {WAY_OUT}")
+        write!(f, "{allowed}{stands}, and programs written for the {reader} schema may reject it; {WAY_OUT}")?;
+        if back && matches!(self.what, Allowance::Key | Allowance::OtherKeys) {
+            f.write_str(IGNORING)?;
+        }
+        Ok(())
     }
 }

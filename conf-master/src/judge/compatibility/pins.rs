@@ -1,0 +1,142 @@
+//! Compares the schemas of a component before and after a datacenter runs another commit of it,
+//! because its class or its own `datacenter.yaml` names another branch or tag.
+//!
+//! A branch that moves is compared by `branch`. A pin may leave its branch, and so pass that by.
+
+use conf_core::manifest::{self, DeclaredIn, PinRequest};
+use git2::Repository;
+use libconf::name::{CommitId, ComponentVersion, RefName};
+
+use crate::catalog::DatacenterChange;
+use crate::fault::{Caused, Fault};
+use crate::judge::compatibility::branch::Comparisons;
+use crate::judge::compatibility::trailer::{self, Trailer};
+use crate::store::RefChanges;
+use crate::text::count;
+
+/// How a change keeps the promises to the programs of a datacenter.
+#[derive(Debug, Default)]
+pub(crate) struct Comparison {
+    /// The places where a promise would be broken.
+    pub(crate) faults: Vec<Caused>,
+    /// The places where it is broken knowingly, for the author of the change.
+    pub(crate) notes: Vec<String>,
+}
+
+/// What programs of a component read before a change, and what they read after it.
+#[derive(Clone, Debug)]
+pub(crate) struct Successor {
+    /// The component before.
+    pub(crate) old: ComponentVersion,
+    /// The component after; another version of the same one where the version changed.
+    pub(crate) new: ComponentVersion,
+    /// The new commit lies behind the old one: programs go back to what they read earlier.
+    pub(crate) goes_back: bool,
+}
+
+/// Lists the components that a change touches, each with what its programs read before: itself,
+/// or the versions that go in the same change as it comes.
+pub(crate) fn successors(repo: &Repository, change: &DatacenterChange<'_>) -> Result<Vec<Successor>, git2::Error> {
+    let Some(before) = &change.before else { return Ok(Vec::new()) };
+    let mut found = Vec::new();
+    for new in change.affected(repo)? {
+        let gone = change.delta.components.iter().filter(|(old, now)| now.is_none() && old.component == new.component);
+        let olds = match before.component(&new) {
+            Some(_) => vec![new.clone()],
+            None => gone.map(|(old, _)| old.clone()).collect(),
+        };
+        for old in olds {
+            let commits = (before.component(&old), change.after.component(&new));
+            let (Some(from), Some(to)) = commits else { continue };
+            let goes_back = repo.graph_descendant_of(from.pin.commit.into(), to.pin.commit.into())?;
+            found.push(Successor { old, new: new.clone(), goes_back });
+        }
+    }
+    Ok(found)
+}
+
+/// Compares the schemas of every pin that leaves its branch, or becomes `raw`. `changes` are the
+/// refs that move with it. An error is the repository's.
+pub(crate) fn compare(
+    repo: &Repository,
+    comparisons: &Comparisons,
+    change: &DatacenterChange<'_>,
+    changes: &RefChanges,
+) -> Result<Comparison, git2::Error> {
+    let mut outcome = Comparison::default();
+    let Some(before) = &change.before else { return Ok(outcome) };
+    for Successor { old, new, goes_back } in successors(repo, change)? {
+        let pins = (before.component(&old), change.after.component(&new));
+        let requests = (before.manifest.requests.get(&old), change.after.manifest.requests.get(&new));
+        let ((Some(from), Some(to)), (Some(asked), Some(asks))) = (pins, requests) else { continue };
+        let (from, to) = (&from.pin, &to.pin);
+        let follows_its_branch = old == new && asked.branch == asks.branch;
+        // Raw files have no settings, and so no schema.
+        if asked.raw || (!asks.raw && (follows_its_branch || goes_back)) {
+            continue;
+        }
+        let after = Some(to.commit).filter(|_| !asks.raw);
+        // The components that run it decide whether the new schema can be used.
+        let violations = comparisons.of_commits(repo, Some(from.commit), after)?.unwrap_or_default();
+        if violations.is_empty() {
+            continue;
+        }
+        let declared_in = match asks.declared_in {
+            DeclaredIn::Class => change.after.class_ref(),
+            DeclaredIn::Instance => change.after.own_ref(),
+        };
+        let causes = change.after.causes(&new, declared_in.clone());
+        match declared(repo, &causes, changes, [from.commit, to.commit])? {
+            Trailer::Breaking(reason) => {
+                let places = count(violations.len(), "place");
+                outcome.notes.push(format!("{}: {new} breaks compatibility in {places}: {reason}", before.name));
+                continue;
+            }
+            Trailer::Unclear(reason) => {
+                outcome.faults.push(Caused { fault: Fault::new(reason), causes: causes.clone() });
+            }
+            Trailer::Absent => {}
+        }
+        let (is, was) = (content(asks, to.commit), content(asked, from.commit));
+        for violation in violations {
+            let reason = format!("{new} would be {is}, and was {was}: {violation}");
+            let fault = Fault::of_file(&declared_in, manifest::FILE, Some(asks.line), reason);
+            let fault = Fault { pointer: Some(violation.pointer), ..fault };
+            outcome.faults.push(Caused { fault, causes: causes.clone() });
+        }
+    }
+    Caused::place_in(&mut outcome.faults, before.name);
+    Ok(outcome)
+}
+
+/// Names what an entry runs.
+fn content(request: &PinRequest, commit: CommitId) -> String {
+    let branch = RefName::Branch(request.component.component.clone(), request.branch.clone()).short();
+    let tag = request.tag.as_ref().map(|tag| format!("the tag {tag} of ")).unwrap_or_default();
+    let raw = if request.raw { " as raw files" } else { "" };
+    format!("{tag}{branch} ({}){raw}", commit.short())
+}
+
+/// Reads whether a break was declared: by the commits of this change, or on the way from the old
+/// commit to the new one, where it was judged when its branch moved.
+fn declared(
+    repo: &Repository,
+    causes: &[RefName],
+    changes: &RefChanges,
+    [from, to]: [CommitId; 2],
+) -> Result<Trailer, git2::Error> {
+    let mut unclear = Trailer::Absent;
+    for tip in causes.iter().filter_map(|cause| *changes.get(cause)?) {
+        match trailer::in_commit(repo, tip.commit)? {
+            Trailer::Absent => {}
+            Trailer::Breaking(reason) => return Ok(Trailer::Breaking(reason)),
+            found @ Trailer::Unclear(_) => unclear = found,
+        }
+    }
+    if repo.graph_descendant_of(to.into(), from.into())?
+        && let Some(reason) = trailer::between(repo, from, to)?.into_iter().next()
+    {
+        return Ok(Trailer::Breaking(reason));
+    }
+    Ok(unclear)
+}
