@@ -130,7 +130,7 @@ impl Catalog {
     /// Takes a datacenter out of the lists of readers.
     fn forget(&mut self, name: &DatacenterName) {
         let Some(Datacenter { manifest, .. }) = self.datacenters.get(name) else { return };
-        for read in [RefName::Datacenter(name.clone()), manifest.instance.class_ref()] {
+        for read in resolve::manifests(name, &manifest.instance) {
             if let Some(readers) = self.manifests.get_mut(&read) {
                 readers.remove(name);
             }
