@@ -114,9 +114,15 @@ impl Catalog {
         self.datacenters.remove(name);
     }
 
+    /// Lists the datacenters that read a ref.
+    pub(crate) fn readers(&self, name: &RefName) -> BTreeSet<&DatacenterName> {
+        let manifests = self.manifests.get(name).into_iter().flatten();
+        manifests.chain(self.components.get(name).into_iter().flat_map(BTreeMap::keys)).collect()
+    }
+
     /// Adds a datacenter to the lists of readers.
     fn remember(&mut self, name: &DatacenterName, manifest: &Manifest) {
-        for read in [RefName::Datacenter(name.clone()), manifest.instance.class_ref()] {
+        for read in resolve::manifests(name, &manifest.instance) {
             self.manifests.entry(read).or_default().insert(name.clone());
         }
         for request in manifest.requests.values() {
