@@ -114,9 +114,15 @@ impl Catalog {
         self.datacenters.remove(name);
     }
 
+    /// Lists the datacenters that read a ref.
+    pub(crate) fn readers(&self, name: &RefName) -> BTreeSet<&DatacenterName> {
+        let manifests = self.manifests.get(name).into_iter().flatten();
+        manifests.chain(self.components.get(name).into_iter().flat_map(BTreeMap::keys)).collect()
+    }
+
     /// Adds a datacenter to the lists of readers.
     fn remember(&mut self, name: &DatacenterName, manifest: &Manifest) {
-        for read in [RefName::Datacenter(name.clone()), manifest.instance.class_ref()] {
+        for read in resolve::manifests(name, &manifest.instance) {
             self.manifests.entry(read).or_default().insert(name.clone());
         }
         for request in manifest.requests.values() {
@@ -130,7 +136,7 @@ impl Catalog {
     /// Takes a datacenter out of the lists of readers.
     fn forget(&mut self, name: &DatacenterName) {
         let Some(Datacenter { manifest, .. }) = self.datacenters.get(name) else { return };
-        for read in [RefName::Datacenter(name.clone()), manifest.instance.class_ref()] {
+        for read in resolve::manifests(name, &manifest.instance) {
             if let Some(readers) = self.manifests.get_mut(&read) {
                 readers.remove(name);
             }

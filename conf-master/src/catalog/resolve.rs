@@ -20,6 +20,13 @@ pub(crate) fn reads(request: &PinRequest) -> BTreeSet<RefName> {
     BTreeSet::from([branch, request.reference()])
 }
 
+/// Lists the refs that hold a datacenter's two `datacenter.yaml`. A tag of a class needs the class's
+/// branch too.
+pub(crate) fn manifests(name: &DatacenterName, instance: &InstanceManifest) -> BTreeSet<RefName> {
+    let class = RefName::Class(instance.conf.class.clone());
+    BTreeSet::from([RefName::Datacenter(name.clone()), class, instance.class_ref()])
+}
+
 /// What a datacenter would run, as far as it can be resolved, and what is wrong with the rest.
 #[derive(Debug, Default)]
 pub(crate) struct Resolved {
@@ -122,6 +129,13 @@ impl Resolving<'_> {
             };
             return Err(own_fault(line, reason, vec![class_ref, own.clone()]));
         };
+        if self.refs.changes.get(&branch) == Some(&None) {
+            let reason = format!(
+                "{} is still needed here, for its tag {class_name}; name another class before you delete it",
+                branch.short()
+            );
+            return Err(own_fault(line, reason, vec![branch, own.clone()]));
+        }
         if class_ref.is_tag() && !self.reaches(&branch, class_tip.commit) {
             let reason =
                 format!("the tag {class_name} is not on the branch {}; merge it, or name another tag", branch.short());

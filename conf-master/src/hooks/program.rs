@@ -29,7 +29,7 @@ fn pre_receive() -> anyhow::Result<u8> {
     for line in io::stdin().lock().lines().take(MOST_REFS + 1) {
         updates.push(parse_update(&line?)?);
     }
-    let answer = ask(&call(Stage::PreReceive, updates.clone(), false, push_options()))?;
+    let answer = ask(&call(Stage::PreReceive, updates.clone(), false, push_options()?))?;
     if answer.refusals.iter().any(Option::is_none) {
         return Ok(0);
     }
@@ -38,10 +38,13 @@ fn pre_receive() -> anyhow::Result<u8> {
 }
 
 /// Reads the push options that Git gives to hooks without a protocol of their own. Source:
-/// githooks(5), "pre-receive".
-fn push_options() -> Vec<String> {
-    let count = env::var("GIT_PUSH_OPTION_COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(0);
-    (0..count.min(MOST_REFS)).filter_map(|number| env::var(format!("GIT_PUSH_OPTION_{number}")).ok()).collect()
+/// githooks(5), "pre-receive". None is left out: the server refuses what it cannot read.
+fn push_options() -> anyhow::Result<Vec<String>> {
+    let Some(count) = env::var_os("GIT_PUSH_OPTION_COUNT") else { return Ok(Vec::new()) };
+    let count = count.to_string_lossy().parse::<usize>().ok().filter(|count| *count <= MOST_REFS);
+    let count = count.context("Git names no number of push options; push without `-o`")?;
+    let option = |number| env::var_os(format!("GIT_PUSH_OPTION_{number}")).unwrap_or_default();
+    Ok((0..count).map(|number| option(number).to_string_lossy().into_owned()).collect())
 }
 
 /// Speaks Git's proc-receive protocol, version 1. Source: githooks(5), "proc-receive".

@@ -11,10 +11,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::fault::RefusalKind;
+use crate::hooks::options;
 use crate::hooks::protocol::{Answer, Call, MOST_BYTES, SOCKET, Stage};
 use crate::judge::{ProposalOptions, RefUpdate};
 use crate::landing::{Lander, Outcome, Push, Pusher};
-use crate::text::one_line;
 
 /// The pushers of the pushes for which this server started a Git program itself.
 #[derive(Clone, Debug, Default)]
@@ -104,8 +104,16 @@ async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> An
         by: Some(user_name(user)),
         through: if call.over_ssh { "ssh".to_owned() } else { "path".to_owned() },
     });
-    let (options, unknown) = read_options(call.options);
-    let updates = call.updates.into_iter().map(|(old, new, name)| RefUpdate { name, old, new }).collect();
+    let updates = call.updates.into_iter().map(|(old, new, name)| RefUpdate { name, old, new });
+    let updates: Vec<RefUpdate> = updates.collect();
+    let options = match options::read(&call.options, &updates) {
+        Ok(options) => options,
+        Err(why) => {
+            let push = Push::commits(updates, call.atomic, &pusher, ProposalOptions::default());
+            let Outcome { refusals, notes, .. } = lander.refuse(push, why.into()).await;
+            return Answer { refusals, notes };
+        }
+    };
     let push = Push::commits(updates, call.atomic, &pusher, options);
     let Outcome { refusals, mut notes, plan, .. } = match call.stage {
         Stage::PreReceive => lander.check(push, call.quarantine).await,
@@ -114,25 +122,7 @@ async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> An
     if refusals.iter().flatten().any(|refusal| refusal.kind == RefusalKind::DryRun) {
         notes.extend(plan.map(|plan| plan.to_string()).unwrap_or_default().lines().map(str::to_owned));
     }
-    for option in unknown {
-        notes.push(format!("the push option {} is not known, and was ignored", one_line(&option)));
-    }
     Answer { refusals, notes }
-}
-
-/// Reads the options of `git push -o …`, and lists the unknown ones.
-fn read_options(given: Vec<String>) -> (ProposalOptions, Vec<String>) {
-    let mut options = ProposalOptions::default();
-    let unknown = given.into_iter().filter(|option| {
-        match option.as_str() {
-            "dry-run" => options.dry_run = true,
-            "allow-shrink" => options.allow_shrink = true,
-            _ => return true,
-        }
-        false
-    });
-    let unknown = unknown.collect();
-    (options, unknown)
 }
 
 fn user_name(user: u32) -> String {

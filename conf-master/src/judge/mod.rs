@@ -10,6 +10,7 @@ pub(crate) mod schema;
 pub(crate) mod timeouts;
 pub(crate) mod validate;
 mod worker;
+mod deletions;
 mod refs;
 
 pub(crate) use crate::judge::compatibility::branch::BranchComparison;

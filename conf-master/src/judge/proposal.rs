@@ -1,6 +1,8 @@
 //! A proposed change of refs, and the judgement on it.
 
-use libconf::name::ObjectId;
+use std::collections::BTreeSet;
+
+use libconf::name::{ObjectId, RefName};
 
 use crate::catalog::Deltas;
 use crate::fault::Refusal;
@@ -19,12 +21,14 @@ pub(crate) struct RefUpdate {
 }
 
 /// What a push or a request asks for besides the change itself.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ProposalOptions {
     /// A dry run: judge everything, and land nothing.
     pub(crate) dry_run: bool,
     /// The change may remove more than the shrink guard allows.
     pub(crate) allow_shrink: bool,
+    /// The refs whose deletion is named: `-o delete=<ref>`.
+    pub(crate) delete: BTreeSet<RefName>,
 }
 
 /// What may land, and why the rest may not.

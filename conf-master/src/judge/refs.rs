@@ -10,11 +10,12 @@ use crate::catalog::{Catalog, Datacenter, DatacenterChange, Delta, Deltas, Overr
 use crate::fault::{Caused, Fault, Refusal, RefusalKind};
 use crate::judge::compatibility::branch::{self, BranchComparison, Comparisons};
 use crate::judge::compatibility::{pins, settings};
+use crate::judge::deletions;
 use crate::judge::plan::ChangePlan;
 use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
 use crate::judge::validate::{ChangeLimits, Validator};
 use crate::secrets::SecretStore;
-use crate::store::{RefChanges, RefTarget};
+use crate::store::{Place, RefChanges, RefTarget};
 
 /// Judges changes, and remembers what was good.
 #[derive(Debug)]
@@ -43,7 +44,7 @@ impl Judge {
         catalog: &Catalog,
         updates: &[RefUpdate],
         atomic: bool,
-        options: ProposalOptions,
+        options: &ProposalOptions,
     ) -> Judgement {
         let (refusals, places, notes) = (vec![None; updates.len()], BTreeMap::new(), BTreeMap::new());
         let mut judging = Judging { judge: self, catalog, repo, options, refusals, places, notes };
@@ -105,7 +106,7 @@ struct Judging<'a> {
     judge: &'a Judge,
     catalog: &'a Catalog,
     repo: &'a Repository,
-    options: ProposalOptions,
+    options: &'a ProposalOptions,
     refusals: Vec<Option<Refusal>>,
     places: BTreeMap<RefName, usize>,
     /// What the pusher is told of a ref, if it lands.
@@ -119,7 +120,7 @@ impl Judging<'_> {
         if name.is_reserved() {
             return Err(format!("{} is written by conf-master alone", name.short()).into());
         }
-        let current = self.catalog.table.target(&name);
+        let Place { target: current, last, .. } = self.catalog.table.place(&name);
         if current.map_or(ObjectId::ZERO, |current| current.value) != update.old {
             return Err(Refusal::new(RefusalKind::Stale, "it has changed meanwhile; fetch, merge and push again"));
         }
@@ -132,6 +133,14 @@ impl Judging<'_> {
         let target = RefTarget::read(self.repo, update.new, name.is_tag())?;
         if let Some(current) = current {
             self.forward(&name, current, target)?;
+        }
+        if let Some(last) = last.filter(|last| name.is_tag() && last.commit != target.commit) {
+            return Err(format!(
+                "this tag named {} until it was deleted, and a tag never moves, since hosts rely on it; push it there again, \
+                 or give the new one another name",
+                last.commit
+            )
+            .into());
         }
         let broken = |error: git2::Error| format!("its files cannot be read: {}", error.message());
         let faults =
@@ -205,6 +214,9 @@ impl Judging<'_> {
                     fault: Fault::new(format!("the sealed secrets cannot be read: {error:#}")),
                     causes: Vec::new(),
                 }),
+            }
+            if faults.is_empty() {
+                faults = deletions::unnamed(self.catalog, changes, &self.options.delete);
             }
             if faults.is_empty() {
                 return (deltas, notes);

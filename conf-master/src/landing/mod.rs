@@ -26,6 +26,7 @@ use conf_core::{daemon::Metrics, git_http::UploadPack};
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{error, info};
 
 use crate::fault::{Refusal, RefusalKind};
 use crate::judge::Judge;
@@ -58,6 +59,18 @@ impl Lander {
     /// Lands a push. Cancel: it may land all the same; the ledger holds the outcome.
     pub(crate) async fn land(&self, push: Push) -> Outcome {
         self.ask(push.updates.len(), |reply| Job::Land { push, reply }).await
+    }
+
+    /// Refuses every ref of a push without judging it, and records that.
+    pub(crate) async fn refuse(&self, push: Push, why: Refusal) -> Outcome {
+        let outcome = Outcome::refused(push.updates.len(), &why);
+        info!(through = push.pusher.through, request = push.request, "refused: {}", why.reason);
+        let (audit, records) = (self.audit.clone(), Vec::from_iter(Record::of(&push, &outcome)));
+        let written = tokio::task::spawn_blocking(move || audit.append(&records)).await;
+        if let Err(error) = written.map_err(std::io::Error::from).flatten() {
+            error!(%error, "a refused push could not be recorded");
+        }
+        outcome
     }
 
     /// Runs `work` while nothing lands.

@@ -99,7 +99,7 @@ impl Staging {
             anyhow::ensure!(inside, "the quarantine {} is not in this repository", folder.display());
             repo.odb()?.add_disk_alternate(&folder.to_string_lossy())?;
         }
-        let mut judgement = self.judge.judge(&repo, &self.catalog, &push.updates, push.atomic, push.options);
+        let mut judgement = self.judge.judge(&repo, &self.catalog, &push.updates, push.atomic, &push.options);
         let mut plan = None;
         if push.options.dry_run {
             plan = Some(self.judge.plan(&repo, &self.catalog, &push.updates, &judgement)?);
@@ -124,7 +124,7 @@ impl Staging {
     }
 
     fn judged(&self, repo: &Repository, push: &Push, updates: &[RefUpdate], atomic: bool) -> Judgement {
-        self.judge.judge(repo, &self.catalog, updates, atomic, push.options)
+        self.judge.judge(repo, &self.catalog, updates, atomic, &push.options)
     }
 
     /// Stages the actions of a request about secrets.

@@ -4,8 +4,8 @@
 //! A ledger commit's parents are the ledger commit before it, then every new tip, then the new
 //! snapshots, so that nothing accepted is ever pruned. Its message lists every ref's old and new
 //! value. Its tree holds the raw bytes of new annotated tags (`tags/<id>`: a tag cannot be a
-//! parent), and in every thousandth commit the whole table of refs (`refs`) and of the requests
-//! that landed with a key (`requests`).
+//! parent), and in every thousandth commit the whole table of refs (`refs`), of where deleted refs
+//! pointed (`deleted`), and of the requests that landed with a key (`requests`).
 
 use std::{collections::BTreeSet, path::Path, str::FromStr};
 
@@ -108,6 +108,7 @@ pub(crate) fn write(
     }
     if entry.sequence.0.is_multiple_of(TABLE_EVERY) {
         tree.insert("refs", repo.blob(table.to_string().as_bytes())?, 0o100_644)?;
+        tree.insert("deleted", repo.blob(table.deleted().as_bytes())?, 0o100_644)?;
         tree.insert("requests", repo.blob(requests.to_string().as_bytes())?, 0o100_644)?;
     }
     let mut seen = BTreeSet::new();
@@ -234,7 +235,11 @@ fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result
         Ok(String::from_utf8_lossy(blob.content()).into_owned())
     };
     let malformed = |reason: String| LedgerError::Malformed { commit, reason };
-    let table = text("refs")?.parse().map_err(malformed)?;
+    let mut table: Table = text("refs")?.parse().map_err(malformed)?;
+    match tree.get_name("deleted") {
+        Some(_) => table.recall_deleted(&text("deleted")?).map_err(malformed)?,
+        None => find_deleted(repo, commit, &mut table)?,
+    }
     // An older conf-master wrote no such table. An unreadable table is an error: a request could
     // land twice.
     let requests = match tree.get_name("requests") {
@@ -242,6 +247,22 @@ fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result
         None => LandedRequests::default(),
     };
     Ok(LedgerState { table, requests, sequence })
+}
+
+/// Finds where deleted refs pointed, for a table of an older conf-master, which does not say: walks
+/// the ledger back. The next whole table says it.
+fn find_deleted(repo: &Repository, table_at: CommitId, table: &mut Table) -> Result<(), LedgerError> {
+    let mut forgotten = table.forgotten();
+    let mut next = Some(table_at);
+    while let Some(commit) = next.filter(|_| !forgotten.is_empty()) {
+        for one in LedgerEntry::read(repo, commit)?.moves {
+            if let Some(target) = one.new.filter(|_| forgotten.remove(&one.name)) {
+                table.recall(&one.name, target);
+            }
+        }
+        next = repo.find_commit(commit.into())?.parent_id(0).ok().map(CommitId::from);
+    }
+    Ok(())
 }
 
 /// Restores an annotated tag's object from the ledger.
@@ -297,10 +318,15 @@ mod tests {
         let who = git2::Signature::now("a", "a@b").unwrap();
         let mut state = LedgerState::default();
         let mut tip = None;
+        let gone: RefName = "refs/heads/services/s6/master".parse().unwrap();
+        let mut pointed = None;
         for sequence in 0..=TABLE_EVERY + 3 {
             let commit = repo.commit(None, &who, &who, &sequence.to_string(), &empty, &[]).unwrap().into();
             let name: RefName = format!("refs/heads/services/s{}/master", sequence % 7).parse().unwrap();
-            let new = Some(RefTarget { value: commit, commit });
+            let mut new = Some(RefTarget { value: commit, commit });
+            if sequence >= TABLE_EVERY - 7 && name == gone {
+                (pointed, new) = (pointed.or(state.table.target(&gone)), None);
+            }
             let mut entry = entry(sequence, vec![Move { name, old: ObjectId::ZERO, new }]);
             entry.key = sequence.is_multiple_of(2).then(|| RequestKey::new(&sequence.to_string(), b"{}").unwrap());
             entry.apply(&mut state.table, &mut state.requests);
@@ -309,6 +335,17 @@ mod tests {
         }
         let replayed = replay(&repo, tip.unwrap()).unwrap();
         assert_eq!(replayed, state);
+        assert!(pointed.is_some());
+        assert_eq!(replayed.table.place(&gone).last, pointed, "the whole table says where a deleted ref pointed");
+        // The table of an older conf-master does not.
+        let whole = (0..3).fold(repo.find_commit(tip.unwrap().into()).unwrap(), |one, _| one.parent(0).unwrap());
+        let mut tree = repo.treebuilder(Some(&whole.tree().unwrap())).unwrap();
+        tree.remove("deleted").unwrap();
+        let tree = repo.find_tree(tree.write().unwrap()).unwrap();
+        let parents: Vec<_> = whole.parents().collect();
+        let parents: Vec<_> = parents.iter().collect();
+        let old = repo.commit(None, &who, &who, whole.message().unwrap(), &tree, &parents).unwrap();
+        assert_eq!(replay(&repo, old.into()).unwrap().table.place(&gone).last, pointed);
         let landed = replayed.requests.find(&RequestKey::new("700", b"{}").unwrap()).unwrap();
         // The branch `s0` had changes 0, 7, 14 … 700.
         assert_eq!((landed.sequence, landed.refs[0].changes), (Sequence(700), 101));

@@ -1,6 +1,9 @@
 //! The table of refs that the ledger keeps: where every ref should point.
 
-use std::{collections::BTreeMap, str::FromStr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    str::FromStr,
+};
 
 use git2::{ObjectType, Repository};
 use libconf::name::{CommitId, DatacenterName, ObjectId, RefName};
@@ -43,6 +46,8 @@ pub(crate) type RefChanges = BTreeMap<RefName, Option<RefTarget>>;
 pub(crate) struct Place {
     /// Where it points; `None` when it is deleted.
     pub(crate) target: Option<RefTarget>,
+    /// Where it pointed before it was deleted; `None` while it exists.
+    pub(crate) last: Option<RefTarget>,
     /// The number of its accepted changes.
     pub(crate) changes: u64,
 }
@@ -72,8 +77,43 @@ impl Table {
     /// Records one accepted change.
     pub(crate) fn set(&mut self, name: RefName, target: Option<RefTarget>) {
         let place = self.0.entry(name).or_default();
+        place.last = if target.is_none() { place.target.or(place.last) } else { None };
         place.target = target;
         place.changes += 1;
+    }
+
+    /// Lists the deleted refs of which nobody knows where they pointed.
+    pub(crate) fn forgotten(&self) -> BTreeSet<RefName> {
+        let forgotten = self.0.iter().filter(|(_, place)| place.target.is_none() && place.last.is_none());
+        forgotten.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Records where a deleted ref pointed.
+    pub(crate) fn recall(&mut self, name: &RefName, last: RefTarget) {
+        if let Some(place) = self.0.get_mut(name).filter(|place| place.target.is_none()) {
+            place.last = Some(last);
+        }
+    }
+
+    /// Writes one line for each deleted ref: its name, value and commit before it was deleted.
+    pub(crate) fn deleted(&self) -> String {
+        let line = |(name, place): (&RefName, &Place)| {
+            place.last.map(|last| format!("{name} {} {}\n", last.value, last.commit))
+        };
+        self.0.iter().filter_map(line).collect()
+    }
+
+    /// Reads what [`Table::deleted`] wrote.
+    pub(crate) fn recall_deleted(&mut self, text: &str) -> Result<(), String> {
+        let last = |line: &str| -> Option<(RefName, RefTarget)> {
+            let [name, value, commit] = line.split(' ').collect::<Vec<_>>().try_into().ok()?;
+            Some((name.parse().ok()?, RefTarget { value: value.parse().ok()?, commit: commit.parse().ok()? }))
+        };
+        for line in text.lines() {
+            let (name, last) = last(line).ok_or_else(|| format!("bad line in the table of deleted refs: {line}"))?;
+            self.recall(&name, last);
+        }
+        Ok(())
     }
 
     /// Lists the datacenters that have a branch.
@@ -116,7 +156,7 @@ impl FromStr for Table {
                 ("-", "-") => None,
                 _ => Some(RefTarget { value: value.parse().ok()?, commit: commit.parse().ok()? }),
             };
-            Some((name.parse().ok()?, Place { target, changes: changes.parse().ok()? }))
+            Some((name.parse().ok()?, Place { target, last: None, changes: changes.parse().ok()? }))
         };
         let places =
             text.lines().map(|line| place(line).ok_or_else(|| format!("bad line in the table of refs: {line}")));
@@ -155,10 +195,14 @@ mod tests {
         table.set(name.clone(), Some(target));
         table.set("refs/heads/main".parse().unwrap(), Some(target));
         table.set(name.clone(), None);
-        assert_eq!(table.target(&name), None);
-        assert_eq!(table.to_string().parse(), Ok(table.clone()));
+        assert_eq!((table.target(&name), table.place(&name).last), (None, Some(target)));
+        let mut read: Table = table.to_string().parse().unwrap();
+        assert_eq!(read.forgotten(), [name.clone()].into(), "an older table does not say where it pointed");
+        read.recall_deleted(&table.deleted()).unwrap();
+        assert_eq!(read, table);
+        assert!(read.recall_deleted("refs/heads/main 1 2").is_err());
         table.set(name.clone(), Some(target));
-        assert_eq!(table.place(&name).changes, 3);
+        assert_eq!((table.place(&name).changes, table.place(&name).last), (3, None));
         assert!("refs/heads/main 1 2 3".parse::<Table>().is_err());
     }
 }

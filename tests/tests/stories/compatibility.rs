@@ -116,7 +116,8 @@ fn the_earlier_schema_says_what_is_promised() {
     with("\"backward\"", "\"a\": {\"type\": \"string\"}").land();
     refused(&site, with("\"backward\"", wide), &["/a: not backward compatible"]);
     // A branch that is made anew begins anew.
-    site.work.push(&[&format!(":refs/heads/{branch}")]).accepted();
+    let named = format!("--push-option=delete={branch}");
+    site.work.git(&["push", "-q", &named, "origin", &format!(":refs/heads/{branch}")]);
     with("\"backward\"", wide).land();
 }
 

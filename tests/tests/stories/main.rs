@@ -9,6 +9,7 @@ mod compatibility;
 mod consul_faults;
 mod credentials;
 mod daemons;
+mod deletions;
 mod delivery;
 mod disk;
 mod events;

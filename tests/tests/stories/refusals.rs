@@ -253,6 +253,7 @@ fn a_branch_that_is_used_is_not_deleted_and_one_that_is_not_is() {
     // The same in one step with the change that stops using it.
     let pins = [("services/web", "master", "latest")];
     let less = class_text(&site, &class(&pins)).option("--push-option=allow-shrink");
+    let less = less.option("--push-option=delete=services/api/master");
     less.also(":refs/heads/services/api/master").land();
     assert!(!refs(&site).contains("services/api"));
 }

@@ -337,7 +337,8 @@ fn a_section_is_read_now_and_as_it_was() {
     let class = json!({"services": [], "applications": [], "devices": []});
     let emptied = json!({"request": {"section": CLASS, "config": class, "version": 0}, "allowShrink": true});
     expect(&post(&site.master, &[], &emptied), 200);
-    site.work.push(&[&format!(":refs/heads/{BRANCH}")]).accepted();
+    let named = format!("--push-option=delete={BRANCH}");
+    site.work.git(&["push", "-q", &named, "origin", &format!(":refs/heads/{BRANCH}")]);
     assert_eq!(expect(&get(WEB), 404)["version"], -1);
     assert_eq!(expect(&update(&site.master, WEB, json!({"new": true}), 5), 409)["version"], -1);
     assert_eq!(expect(&update(&site.master, WEB, json!({"new": true}), -1), 200)["version"], 7);

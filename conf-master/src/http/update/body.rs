@@ -115,7 +115,8 @@ pub(crate) fn read(bytes: &[u8], if_match: Option<&str>, key: Option<&str>) -> R
     }
     let key = key.map(|key| RequestKey::new(key, &fingerprinted(bytes, if_match))).transpose().map_err(bad)?;
     let breaking = body.breaking.as_deref().map(reason).transpose().map_err(bad)?;
-    let options = ProposalOptions { dry_run: body.dry_run, allow_shrink: body.allow_shrink };
+    let options =
+        ProposalOptions { dry_run: body.dry_run, allow_shrink: body.allow_shrink, ..ProposalOptions::default() };
     Ok(ReadUpdate { update: Update { changes, key, breaking }, options, several, texts })
 }
 

@@ -60,7 +60,7 @@ impl Server {
         let read = move || body::read(&bytes, if_match.as_deref(), key.as_deref());
         let read = tokio::task::spawn_blocking(read).await;
         let read = read.map_err(|cause| error(StatusCode::INTERNAL_SERVER_ERROR, cause))??;
-        let push = Push::sections(read.update.clone(), &pusher, read.options);
+        let push = Push::sections(read.update.clone(), &pusher, read.options.clone());
         let Ok(outcome) = tokio::time::timeout(LANDING, self.lander.land(push)).await else {
             return Err(unavailable(
                 "conf-master did not come to it in time, and it may land yet; send it again with the same \

@@ -12,4 +12,5 @@ pub use crate::manifest::{
     merged::{DeclaredIn, PinRequest, pins, platform, secrets},
     model::{ClassManifest, ClassRef, FILE, Host, InstanceManifest, Overlay, PinEntry, Role, Selection, Strictness},
     pattern::Pattern,
+    reader::nearest,
 };

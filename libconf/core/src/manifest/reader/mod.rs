@@ -6,3 +6,5 @@ mod basics;
 mod secrets;
 mod inventories;
 mod document;
+
+pub use crate::manifest::reader::place::nearest;

@@ -64,8 +64,8 @@ pub(crate) fn unknown(key: &str, place: &Place) -> String {
     format!("`{}` is not known{near}; {} has {known}", shown(key), place.what)
 }
 
-/// `, did you mean …?` when a known word is near enough.
-pub(crate) fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> String {
+/// Returns ` (did you mean …?)` when a known word is near enough, else nothing.
+pub fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> String {
     // A longer text is no slip of the hand, and takes time to compare.
     let text: String = text.chars().take(100).collect();
     let near = known.map(|known| (strsim::damerau_levenshtein(&text, known), known)).min();
