@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use conf_core::git;
 use git2::Repository;
-use libconf::name::{BadName, ComponentVersion, DatacenterName, ObjectId, RefName};
+use libconf::name::{BadName, CommitId, ComponentVersion, DatacenterName, ObjectId, RefName};
 
 use crate::catalog::{Catalog, Datacenter, DatacenterChange, Delta, Deltas, OverridesCache, resolve};
 use crate::fault::{Caused, Fault, Refusal, RefusalKind};
@@ -153,7 +153,7 @@ impl Judging<'_> {
             RefName::Class(_) | RefName::ClassTag(..) => drop(resolve::class(self.repo, &name, target.commit)?),
             RefName::Datacenter(_) => drop(resolve::instance(self.repo, &name, target.commit)?),
             RefName::Branch(..) => {
-                let before = current.map(|current| current.commit);
+                let before = self.promised(current.or(last), target).map_err(broken)?;
                 let comparisons = &self.judge.comparisons;
                 match branch::compare(self.repo, comparisons, &name, before, target.commit).map_err(broken)? {
                     BranchComparison::Compatible => {}
@@ -164,6 +164,14 @@ impl Judging<'_> {
             _ => {}
         }
         Ok((name, Some(target)))
+    }
+
+    /// Returns the commit whose promise a branch keeps at `target`: where it is, or was until it was
+    /// deleted. One that is made anew where it was before, or earlier, keeps every promise.
+    fn promised(&self, before: Option<RefTarget>, target: RefTarget) -> Result<Option<CommitId>, git2::Error> {
+        let Some(before) = before.map(|before| before.commit) else { return Ok(None) };
+        let goes_back = self.repo.graph_descendant_of(before.into(), target.commit.into())?;
+        Ok(Some(before).filter(|_| !goes_back))
     }
 
     /// Refuses a branch that does not move forward, and a tag that moves.

@@ -115,10 +115,11 @@ fn the_earlier_schema_says_what_is_promised() {
     with("\"none\"", same).land();
     with("\"backward\"", "\"a\": {\"type\": \"string\"}").land();
     refused(&site, with("\"backward\"", wide), &["/a: not backward compatible"]);
-    // A branch that is made anew begins anew.
+    // A branch that is made anew continues what was promised.
     let named = format!("--push-option=delete={branch}");
     site.work.git(&["push", "-q", &named, "origin", &format!(":refs/heads/{branch}")]);
-    with("\"backward\"", wide).land();
+    refused(&site, with("\"backward\"", wide), &["/a: not backward compatible"]);
+    with("\"backward\"", wide).words(BREAKING).land();
 }
 
 #[test]
