@@ -1,6 +1,7 @@
 //! What is wrong with a change: faults with their places, for people as lines and for programs as
 //! JSON.
 
+use std::collections::BTreeSet;
 use std::fmt;
 
 use libconf::name::{DatacenterName, HostName, RefName};
@@ -93,6 +94,40 @@ impl Caused {
     }
 }
 
+/// What is wrong with a change, and what its author should know of it.
+#[derive(Debug, Default)]
+pub(crate) struct Findings {
+    /// What is wrong: it may not land.
+    pub(crate) faults: Vec<Caused>,
+    /// What its author should know, if it lands.
+    pub(crate) notes: Vec<String>,
+}
+
+impl Findings {
+    /// Tells what a change brings from what was wrong `before` it, wherever the lines are now: that is
+    /// a note. A rule that a new conf-master adds must not stop changes of something else.
+    pub(crate) fn since(before: &[Fault], mut found: Vec<Caused>) -> Self {
+        let without_line = |fault: &Fault| Fault { line: None, ..fault.clone() };
+        let known: BTreeSet<Fault> = before.iter().map(without_line).collect();
+        let mut notes = BTreeSet::new();
+        found.retain(|Caused { fault, .. }| {
+            let is_known = known.contains(&without_line(fault));
+            if is_known {
+                let fault = Fault { datacenter: None, host: None, ..fault.clone() };
+                notes.insert(format!("warning: {fault}; it was so before, and a change that brings it is refused"));
+            }
+            !is_known
+        });
+        Findings { faults: found, notes: notes.into_iter().collect() }
+    }
+
+    /// Adds other findings.
+    pub(crate) fn add(&mut self, other: Findings) {
+        self.faults.extend(other.faults);
+        self.notes.extend(other.notes);
+    }
+}
+
 /// The kind of a refusal: it says what the reader does next.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -135,7 +170,7 @@ impl Refusal {
 
     /// Makes a refusal from faults; each fault is kept once.
     pub(crate) fn of(mut faults: Vec<Fault>) -> Self {
-        let mut seen = std::collections::BTreeSet::new();
+        let mut seen = BTreeSet::new();
         faults.retain(|fault| seen.insert(fault.clone()));
         let reason = match faults.as_slice() {
             [one] => one.to_string(),
@@ -205,6 +240,21 @@ mod tests {
         let mut own = Fault::of_file(&own, "datacenter.yaml", None, "no");
         own.datacenter.clone_from(&fault.datacenter);
         assert_eq!(own.to_string(), "datacenters/us-west/v1: datacenter.yaml: no");
+    }
+
+    #[test]
+    fn what_was_wrong_before_is_no_fault_of_a_change() {
+        let web: RefName = "refs/heads/services/web/master".parse().unwrap();
+        let fault = |line: usize, reason: &str| Fault::of_file(&web, "config.yaml", Some(line), reason);
+        let found = [fault(3, "one"), fault(9, "two"), fault(9, "one more")];
+        let found = found.map(|fault| Caused { fault, causes: Vec::new() });
+        let Findings { faults, notes } = Findings::since(&[fault(4, "two"), fault(3, "three")], found.into());
+        let faults: Vec<Fault> = faults.into_iter().map(|caused| caused.fault).collect();
+        assert_eq!(faults, [fault(3, "one"), fault(9, "one more")]);
+        assert!(
+            notes.len() == 1 && notes[0].starts_with("warning: services/web/master: config.yaml:9: two"),
+            "{notes:?}"
+        );
     }
 
     #[test]

@@ -106,16 +106,13 @@ fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
         let (mut found, delta) = (resolved.faults, resolved.delta);
         let change = |before| DatacenterChange::new(&repo, &judge.overrides, &datacenter, before, &delta);
         if let Some(change) = change(None)? {
-            found.extend(judge.validator.faults(&repo, &change, true)?);
+            found.extend(judge.validator.findings(&repo, &change, true)?.faults);
         }
         if let Some(change) = change(before.datacenters.get(&datacenter))? {
-            for compared in [
-                pins::compare(&repo, &judge.comparisons, &change, &changes)?,
-                settings::compare(&repo, &change, &changes)?,
-            ] {
-                found.extend(compared.faults);
-                checked.notes.extend(compared.notes);
-            }
+            let mut compared = pins::compare(&repo, &judge.comparisons, &change, &changes)?;
+            compared.add(settings::compare(&repo, &change, &changes)?);
+            found.extend(compared.faults);
+            checked.notes.extend(compared.notes);
         }
         checked.add(&datacenter, Refusal::from(found).faults);
         deltas.insert(datacenter, Some(delta));

@@ -7,7 +7,7 @@ use git2::Repository;
 use libconf::name::{BadName, CommitId, ComponentVersion, DatacenterName, ObjectId, RefName};
 
 use crate::catalog::{Catalog, Datacenter, DatacenterChange, Delta, Deltas, OverridesCache, resolve};
-use crate::fault::{Caused, Fault, Refusal, RefusalKind};
+use crate::fault::{Caused, Fault, Findings, Refusal, RefusalKind};
 use crate::judge::compatibility::branch::{self, BranchComparison, Comparisons};
 use crate::judge::compatibility::{pins, settings};
 use crate::judge::deletions;
@@ -69,7 +69,7 @@ impl Judge {
         }
         let mut notes = judging.notes;
         notes.retain(|name, _| changes.contains_key(name));
-        let notes = notes.into_values().chain(broken).collect();
+        let notes = notes.into_values().flatten().chain(broken).collect();
         Judgement { refusals: judging.refusals, changes, deltas, notes, ..Judgement::default() }
     }
 
@@ -110,7 +110,7 @@ struct Judging<'a> {
     refusals: Vec<Option<Refusal>>,
     places: BTreeMap<RefName, usize>,
     /// What the pusher is told of a ref, if it lands.
-    notes: BTreeMap<RefName, String>,
+    notes: BTreeMap<RefName, Vec<String>>,
 }
 
 impl Judging<'_> {
@@ -143,12 +143,11 @@ impl Judging<'_> {
             .into());
         }
         let broken = |error: git2::Error| format!("its files cannot be read: {}", error.message());
-        let faults =
-            git::faults_in_commit(self.repo, target.commit, &self.judge.validator.limits.tree).map_err(broken)?;
-        if !faults.is_empty() {
-            let fault = |reason: String| Fault { reference: Some(name.short()), ..Fault::new(reason) };
-            return Err(Refusal::of(faults.into_iter().map(fault).collect()));
+        let found = self.tree(&name, current, target).map_err(broken)?;
+        if !found.faults.is_empty() {
+            return Err(found.faults.into());
         }
+        let mut notes = found.notes;
         match &name {
             RefName::Class(_) | RefName::ClassTag(..) => drop(resolve::class(self.repo, &name, target.commit)?),
             RefName::Datacenter(_) => drop(resolve::instance(self.repo, &name, target.commit)?),
@@ -157,13 +156,27 @@ impl Judging<'_> {
                 let comparisons = &self.judge.comparisons;
                 match branch::compare(self.repo, comparisons, &name, before, target.commit).map_err(broken)? {
                     BranchComparison::Compatible => {}
-                    BranchComparison::Declared(note) => drop(self.notes.insert(name.clone(), note)),
+                    BranchComparison::Declared(note) => notes.push(note),
                     BranchComparison::Refused(refusal) => return Err(refusal),
                 }
             }
             _ => {}
         }
+        self.notes.insert(name.clone(), notes);
         Ok((name, Some(target)))
+    }
+
+    /// Checks every file of a branch or tag that moves from `before` to `after`.
+    fn tree(&self, name: &RefName, before: Option<RefTarget>, after: RefTarget) -> Result<Findings, git2::Error> {
+        let faults = |target: RefTarget| -> Result<Vec<Fault>, git2::Error> {
+            let found = git::faults_in_commit(self.repo, target.commit, &self.judge.validator.limits.tree)?;
+            let fault = |reason: String| Fault { reference: Some(name.short()), ..Fault::new(reason) };
+            Ok(found.into_iter().map(fault).collect())
+        };
+        let found = faults(after)?;
+        let known = before.filter(|_| !found.is_empty()).map(faults).transpose()?.unwrap_or_default();
+        let found = found.into_iter().map(|fault| Caused { fault, causes: vec![name.clone()] });
+        Ok(Findings::since(&known, found.collect()))
     }
 
     /// Returns the commit whose promise a branch keeps at `target`: where it is, or was until it was
@@ -195,7 +208,7 @@ impl Judging<'_> {
     fn together(&mut self, changes: &mut RefChanges) -> (Deltas, Vec<String>) {
         loop {
             let mut deltas = BTreeMap::new();
-            let (mut faults, mut notes) = (Vec::new(), Vec::new());
+            let (mut faults, mut notes) = (Vec::new(), BTreeSet::new());
             for (name, touched) in self.catalog.touched(changes.keys()) {
                 if changes.get(&RefName::Datacenter(name.clone())) == Some(&None) {
                     deltas.insert(name, None);
@@ -205,9 +218,9 @@ impl Judging<'_> {
                 let resolved = resolve::datacenter(self.repo, self.catalog.proposed(changes), &name, before, &touched);
                 faults.extend(resolved.faults);
                 match self.datacenter(&name, before, &resolved.delta, changes) {
-                    Ok((found, told)) => {
-                        faults.extend(found);
-                        notes.extend(told);
+                    Ok(found) => {
+                        faults.extend(found.faults);
+                        notes.extend(found.notes);
                     }
                     Err(error) => faults.push(Caused {
                         fault: Fault::new(format!("what {name} would run cannot be read: {}", error.message())),
@@ -227,32 +240,26 @@ impl Judging<'_> {
                 faults = deletions::unnamed(self.catalog, changes, &self.options.delete);
             }
             if faults.is_empty() {
-                return (deltas, notes);
+                return (deltas, notes.into_iter().collect());
             }
             self.blame(changes, faults);
         }
     }
 
-    /// Checks one datacenter: its faults, and what the pusher is told.
+    /// Checks one datacenter.
     fn datacenter(
         &self,
         name: &DatacenterName,
         before: Option<&Datacenter>,
         delta: &Delta,
         changes: &RefChanges,
-    ) -> Result<(Vec<Caused>, Vec<String>), git2::Error> {
+    ) -> Result<Findings, git2::Error> {
         let change = DatacenterChange::new(self.repo, &self.judge.overrides, name, before, delta)?;
-        let Some(change) = change else { return Ok((Vec::new(), Vec::new())) };
-        let mut faults = self.judge.validator.faults(self.repo, &change, self.options.allow_shrink)?;
-        let mut notes = Vec::new();
-        for compared in [
-            pins::compare(self.repo, &self.judge.comparisons, &change, changes)?,
-            settings::compare(self.repo, &change, changes)?,
-        ] {
-            faults.extend(compared.faults);
-            notes.extend(compared.notes);
-        }
-        Ok((faults, notes))
+        let Some(change) = change else { return Ok(Findings::default()) };
+        let mut found = self.judge.validator.findings(self.repo, &change, self.options.allow_shrink)?;
+        found.add(pins::compare(self.repo, &self.judge.comparisons, &change, changes)?);
+        found.add(settings::compare(self.repo, &change, changes)?);
+        Ok(found)
     }
 
     /// Refuses the refs of this push that cause the faults. Takes out at least one ref.

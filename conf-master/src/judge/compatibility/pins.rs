@@ -8,20 +8,11 @@ use git2::Repository;
 use libconf::name::{CommitId, ComponentVersion, RefName};
 
 use crate::catalog::DatacenterChange;
-use crate::fault::{Caused, Fault};
+use crate::fault::{Caused, Fault, Findings};
 use crate::judge::compatibility::branch::Comparisons;
 use crate::judge::compatibility::trailer::{self, Trailer};
 use crate::store::RefChanges;
 use crate::text::count;
-
-/// How a change keeps the promises to the programs of a datacenter.
-#[derive(Debug, Default)]
-pub(crate) struct Comparison {
-    /// The places where a promise would be broken.
-    pub(crate) faults: Vec<Caused>,
-    /// The places where it is broken knowingly, for the author of the change.
-    pub(crate) notes: Vec<String>,
-}
 
 /// What programs of a component read before a change, and what they read after it.
 #[derive(Clone, Debug)]
@@ -62,8 +53,8 @@ pub(crate) fn compare(
     comparisons: &Comparisons,
     change: &DatacenterChange<'_>,
     changes: &RefChanges,
-) -> Result<Comparison, git2::Error> {
-    let mut outcome = Comparison::default();
+) -> Result<Findings, git2::Error> {
+    let mut outcome = Findings::default();
     let Some(before) = &change.before else { return Ok(outcome) };
     for Successor { old, new, goes_back } in successors(repo, change)? {
         let pins = (before.component(&old), change.after.component(&new));

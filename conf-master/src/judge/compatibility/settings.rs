@@ -12,8 +12,8 @@ use libconf::name::{ComponentVersion, HostName, ObjectId};
 use serde_json::{Map, Value};
 
 use crate::catalog::{DatacenterChange, DatacenterView};
-use crate::fault::{Caused, Fault};
-use crate::judge::compatibility::pins::{Comparison, Successor, successors};
+use crate::fault::{Caused, Fault, Findings};
+use crate::judge::compatibility::pins::{Successor, successors};
 use crate::judge::compatibility::trailer::{self, Trailer};
 use crate::judge::compatibility::violation::{Direction, WAY_OUT, directions};
 use crate::judge::schema::compile::{FILE, MOST_FAULTS};
@@ -25,8 +25,8 @@ pub(crate) fn compare(
     repo: &Repository,
     change: &DatacenterChange<'_>,
     changes: &RefChanges,
-) -> Result<Comparison, git2::Error> {
-    let mut outcome = Comparison::default();
+) -> Result<Findings, git2::Error> {
+    let mut outcome = Findings::default();
     let Some(before) = &change.before else { return Ok(outcome) };
     let directions = directions(before.manifest.settings_compatibility);
     if directions.is_empty() {

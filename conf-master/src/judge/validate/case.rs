@@ -23,6 +23,9 @@ pub(crate) struct Case {
     pub(crate) settings: Value,
     /// The settings with a placeholder for each secret, when they ask for any.
     pub(crate) filled: Option<Value>,
+    /// Something is wrong with it. The other checks go on: what is wrong may be older than the
+    /// change, and must not hide what the change brings.
+    pub(crate) is_faulty: bool,
 }
 
 impl Case {
@@ -69,18 +72,20 @@ impl Case {
         found
     }
 
-    /// Finds the first place that is nested deeper than `levels`.
-    pub(crate) fn deeper_than(&self, levels: usize) -> Option<JsonPointer> {
-        fn look(value: &Value, left: usize, at: &JsonPointer) -> Option<JsonPointer> {
+    /// Lists the places that are nested deeper than `levels`, each once.
+    pub(crate) fn deeper_than(&self, levels: usize) -> Vec<JsonPointer> {
+        fn look(value: &Value, left: usize, at: &JsonPointer, found: &mut Vec<JsonPointer>) {
             if !value.is_array() && !value.is_object() {
-                return None;
+                return;
             }
-            if left == 0 {
-                return Some(at.clone());
+            match left {
+                0 => found.push(at.clone()),
+                _ => members(value).for_each(|(key, inner)| look(inner, left - 1, &at.join(&key), found)),
             }
-            members(value).find_map(|(key, inner)| look(inner, left - 1, &at.join(&key)))
         }
-        look(&self.settings, levels, &JsonPointer::default())
+        let mut found = Vec::new();
+        look(&self.settings, levels, &JsonPointer::default(), &mut found);
+        found
     }
 }
 

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use crate::catalog::{DatacenterChange, DatacenterView};
-use crate::fault::{Caused, Fault};
+use crate::fault::{Caused, Fault, Findings};
 use crate::judge::schema::Schemas;
 use crate::judge::schema::compile::FILE;
 use crate::judge::schema::fault::SchemaFault;
@@ -52,6 +52,8 @@ impl Default for ChangeLimits {
 const GROUPS_AT_ONCE: usize = 200;
 /// How many good ingredients are remembered; then all are forgotten.
 const MOST_GOOD: usize = 200_000;
+/// The most places of one component that are told to be nested too deep.
+const MOST_NESTED: usize = 1_000;
 /// After this many templates without an end within a minute no other is tried: landings wait for
 /// each.
 const MOST_TIMEOUTS: usize = 6;
@@ -75,33 +77,40 @@ impl Validator {
     }
 
     /// Finds everything that is wrong with the part of a datacenter that a change touches; for a
-    /// new datacenter, with all of it. An error is the repository's, and nobody's fault.
-    pub(crate) fn faults(
+    /// new datacenter, with all of it. What was wrong before is a note. An error is the
+    /// repository's, and nobody's fault.
+    pub(crate) fn findings(
         &self,
         repo: &Repository,
         change: &DatacenterChange<'_>,
         may_shrink: bool,
-    ) -> Result<Vec<Caused>, git2::Error> {
+    ) -> Result<Findings, git2::Error> {
         let (before, after) = (change.before.as_ref(), &change.after);
-        let mut checking = Checking { validator: self, repo, before, after, may_shrink, found: Vec::new() };
-        if change.delta.manifest.is_some() {
-            checking.found = effect::faults(after);
-            checking.components();
-        }
-        for component in change.affected(repo)? {
-            checking.component(&component)?;
-        }
-        let mut found = checking.found;
-        Caused::place_in(&mut found, after.name);
-        Ok(found)
+        let affected = change.affected(repo)?;
+        let manifest = change.delta.manifest.is_some();
+        let checking = Checking { validator: self, repo, before, after, may_shrink, found: Vec::new() };
+        let found = checking.all(manifest, &affected)?;
+        let known = match before.filter(|_| !found.is_empty()) {
+            Some(before) => {
+                let (after, found) = (before, Vec::new());
+                let checking = Checking { validator: self, repo, before: None, after, may_shrink: true, found };
+                checking.all(manifest, &affected)?
+            }
+            None => Vec::new(),
+        };
+        let known: Vec<Fault> = known.into_iter().map(|caused| caused.fault).collect();
+        Ok(Findings::since(&known, found))
     }
 
-    fn remember(&self, ingredients: Ingredients) {
+    fn remember(&self, case: &Case) {
+        if case.is_faulty {
+            return;
+        }
         let mut good = self.good.lock();
         if good.len() >= MOST_GOOD {
             good.clear();
         }
-        good.insert(ingredients);
+        good.insert(case.ingredients.clone());
     }
 }
 
@@ -116,6 +125,19 @@ struct Checking<'a, 'v> {
 }
 
 impl Checking<'_, '_> {
+    /// Checks these components, and what `datacenter.yaml` says where it differs.
+    fn all(mut self, manifest: bool, affected: &BTreeSet<ComponentVersion>) -> Result<Vec<Caused>, git2::Error> {
+        if manifest {
+            self.found = effect::faults(self.after);
+            self.components();
+        }
+        for component in affected {
+            self.component(component)?;
+        }
+        Caused::place_in(&mut self.found, self.after.name);
+        Ok(self.found)
+    }
+
     /// Applies the shrink guard to the list of components.
     fn components(&mut self) {
         let Some(before) = self.before.filter(|_| !self.may_shrink) else { return };
@@ -178,7 +200,7 @@ impl Checking<'_, '_> {
             }
             if !self.validator.good.lock().contains(&ingredients) {
                 let (host, settings) = (host.cloned(), Value::Object(settings));
-                cases.push(Case { host, ingredients, stack, settings, filled: None });
+                cases.push(Case { host, ingredients, stack, settings, filled: None, is_faulty: false });
             }
         }
         self.nesting(name, &mut cases);
@@ -186,7 +208,7 @@ impl Checking<'_, '_> {
         let timeouts = &self.validator.template_timeouts;
         self.found.extend(templates::faults(self.repo, timeouts, self.after, name, &sources, &mut cases)?);
         match schema {
-            None => cases.into_iter().for_each(|case| self.validator.remember(case.ingredients)),
+            None => cases.iter().for_each(|case| self.validator.remember(case)),
             Some((id, bytes)) => {
                 for cases in cases.chunks(GROUPS_AT_ONCE) {
                     self.against_schema(name, id, &bytes, cases);
@@ -229,15 +251,20 @@ impl Checking<'_, '_> {
         self.found.push(Caused { fault, causes: self.after.causes(name, reference) });
     }
 
-    /// Finds settings that are nested too deep, and takes them out of `cases`.
-    fn nesting(&mut self, name: &ComponentVersion, cases: &mut Vec<Case>) {
+    /// Finds settings that are nested too deep.
+    fn nesting(&mut self, name: &ComponentVersion, cases: &mut [Case]) {
         let levels = self.validator.limits.levels;
-        cases.retain(|case| {
-            let Some(pointer) = case.deeper_than(levels) else { return true };
-            let reason = format!("nested deeper than {levels} levels");
-            self.found.push(case.fault(self.after, name, SchemaFault::new(pointer.to_string(), reason)));
-            false
-        });
+        let mut told = BTreeSet::new();
+        for case in cases {
+            for pointer in case.deeper_than(levels) {
+                case.is_faulty = true;
+                // A fault that all hosts have in common is told once.
+                if told.len() < MOST_NESTED && told.insert(pointer.to_string()) {
+                    let reason = format!("nested deeper than {levels} levels");
+                    self.found.push(case.fault(self.after, name, SchemaFault::new(pointer.to_string(), reason)));
+                }
+            }
+        }
     }
 
     /// Finds settings that ask for secrets they cannot have, and takes them out of `cases`. In the
@@ -277,7 +304,7 @@ impl Checking<'_, '_> {
                     let in_secret = |fault: &SchemaFault| secrets.iter().any(|place| is_within(&fault.pointer, place));
                     faults.retain(|fault| fault.of_type || !in_secret(fault));
                     if faults.is_empty() {
-                        self.validator.remember(case.ingredients.clone());
+                        self.validator.remember(case);
                     }
                     for fault in faults {
                         if told.insert((fault.pointer.clone(), fault.reason.clone())) {

@@ -18,8 +18,7 @@ use crate::judge::validate::case::Case;
 /// wait for it. Honest templates take a millisecond for each group of hosts.
 const TIME: Duration = Duration::from_secs(20);
 
-/// Finds the templates that cannot be rendered on some group of hosts, and takes those groups out
-/// of `cases`.
+/// Finds the templates that cannot be rendered on some group of hosts, and marks those groups.
 ///
 /// `timeouts` holds the trees of components whose templates exceeded their time.
 pub(crate) fn faults(
@@ -28,7 +27,7 @@ pub(crate) fn faults(
     view: &DatacenterView<'_>,
     name: &ComponentVersion,
     sources: &Sources<'_>,
-    cases: &mut Vec<Case>,
+    cases: &mut [Case],
 ) -> Result<Vec<Caused>, git2::Error> {
     let reference = view.reference(name, &Origin::Component);
     let fault = |SettingsFault { file, line, reason }, host: Option<&HostName>| {
@@ -41,32 +40,36 @@ pub(crate) fn faults(
         Ok(None) => return Ok(Vec::new()),
         Err(RenderError::Repository(error)) => return Err(error),
         Err(RenderError::Templates(faults)) => {
-            cases.clear();
+            mark(cases);
             return Ok(faults.into_iter().map(|one| fault(one, None)).collect());
         }
-        Err(RenderError::Fault(reason)) => return Ok(vec![fault(without_place(&reason), None)]),
+        Err(RenderError::Fault(reason)) => {
+            mark(cases);
+            return Ok(vec![fault(without_place(&reason), None)]);
+        }
     };
     if cases.is_empty() {
         return Ok(Vec::new());
     }
     if let Some(timed_out) = known_timeout(timeouts, sources.component_tree) {
-        cases.clear();
+        mark(cases);
         return Ok(vec![fault(timed_out, None)]);
     }
     let secrets = Secrets::by_name(sources, &name.component);
     let by_host = layers::differ_by_host(repo, sources)?;
     let (mut found, mut told) = (Vec::new(), BTreeSet::new());
     let (mut left, mut over) = (TIME, false);
-    cases.retain(|case| {
+    for case in cases {
         if over {
-            return false;
+            case.is_faulty = true;
+            continue;
         }
         if left.is_zero() {
-            over = true;
+            (over, case.is_faulty) = (true, true);
             let words = "this component's templates take more than 20 s of processor time for all hosts together; let them \
                          do less, or let fewer variables differ by host";
             found.push(fault(without_place(words), None));
-            return false;
+            continue;
         }
         let looked = templates.look(sources, name, case.host.as_ref(), &case.settings, &secrets);
         left = left.saturating_sub(looked.spent);
@@ -76,16 +79,19 @@ pub(crate) fn faults(
             let first = looked.faults.first().cloned();
             timeouts.remember(sources.component_tree, first.unwrap_or_else(|| without_place("")));
         }
-        let good = looked.faults.is_empty();
+        case.is_faulty |= !looked.faults.is_empty();
         for one in looked.faults {
             // A fault that many hosts have in common is told once, for the first of them.
             if told.insert((one.file.clone(), one.line, one.reason.clone())) {
                 found.push(fault(one, case.host.as_ref().filter(|_| by_host || case.is_of_hosts())));
             }
         }
-        good
-    });
+    }
     Ok(found)
+}
+
+fn mark(cases: &mut [Case]) {
+    cases.iter_mut().for_each(|case| case.is_faulty = true);
 }
 
 /// Returns the fault of templates that are not rendered, because they or others exceeded their
