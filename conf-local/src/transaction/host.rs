@@ -1,6 +1,7 @@
 //! The host: everything on its disk, and the one task that writes it.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -27,7 +28,7 @@ use crate::{
     transaction::{
         check::{Checks, StagedComponent},
         error::TransactionError,
-        model::Model,
+        model::{Draft, Model},
     },
 };
 
@@ -46,6 +47,8 @@ pub(crate) struct Host {
     pub(crate) place: Placements,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) model: Option<Model>,
+    /// Components that the export holds back because the repository lacks their content.
+    pub(crate) unreadable: BTreeSet<ComponentVersion>,
     /// The file of the history.
     pub(crate) history: PathBuf,
     /// The newest good snapshot in the repository, and whether all its objects are known to be
@@ -119,6 +122,7 @@ impl Host {
             place,
             outbox,
             model: None,
+            unreadable: BTreeSet::new(),
             history: state.join("history.json"),
             newest,
             collection: Arc::default(),
@@ -270,8 +274,9 @@ impl Host {
             && header.faults == draft.faults
             && have.contents == draft.contents
         {
-            // This was another attempt to place a component, which still cannot be placed.
-            return Ok(());
+            // This was another attempt to place a component, which still cannot be placed, or to
+            // read one.
+            return self.note_unreadable(draft);
         }
         let (header, plan) = loop {
             let plan = export::plan(&have.contents, &draft.contents);
@@ -297,7 +302,14 @@ impl Host {
         self.publish_to(&audience.agent);
         audience.watchers.tell();
         self.announce(snapshot, plan.changed, since, audience);
-        Ok(())
+        self.note_unreadable(draft)
+    }
+
+    /// Remembers the components whose content the repository lacks. They hold nobody up; but the
+    /// caller is told of the damage, so that it is mended and they are tried again.
+    fn note_unreadable(&mut self, draft: Draft) -> Result<(), TransactionError> {
+        self.unreadable = draft.unreadable;
+        draft.damage.map_or(Ok(()), |cause| Err(TransactionError::Damaged(cause)))
     }
 
     /// Runs this host's checks on new renderings. Returns the components that did not pass, with
@@ -326,6 +338,11 @@ impl Host {
     /// True while a placement of `export:` is not as it should be.
     pub(crate) fn is_troubled(&self) -> bool {
         self.place.is_troubled()
+    }
+
+    /// True while a component is held back because the repository lacks its content.
+    pub(crate) fn lacks_content(&self) -> bool {
+        !self.unreadable.is_empty()
     }
 
     /// Tries again to place components that could not be placed.

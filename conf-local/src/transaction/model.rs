@@ -1,6 +1,9 @@
 //! Decides from a snapshot alone what to export.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use conf_core::{
     layers::Ingredients,
@@ -28,6 +31,10 @@ pub(crate) struct Model {
 pub(crate) struct Draft {
     pub(crate) contents: Contents,
     pub(crate) faults: Faults,
+    /// Those of `faults` whose content the repository lacks.
+    pub(crate) unreadable: BTreeSet<ComponentVersion>,
+    /// What the repository said of them.
+    pub(crate) damage: Option<git2::Error>,
 }
 
 impl Model {

@@ -212,3 +212,86 @@ fn a_mount_below_a_place_is_refused_before_anything_is_changed() {
         assert!(!host.is_troubled());
     }
 }
+
+/// A path with as many bytes as 25 folders of 200 letters.
+fn long() -> String {
+    vec!["f".repeat(200); 25].join("/")
+}
+
+#[test]
+fn a_component_that_this_host_cannot_write_holds_up_no_other() {
+    type Awkward<'a> = (&'a str, Vec<(&'a str, &'a str)>, &'a str);
+    let (path, target) = (long(), format!("-> {}", long()));
+    let awkward: [Awkward<'_>; 2] =
+        [("a path", vec![(&path, "x")], "File name too long"), ("a link", vec![("l", &target)], "File name too long")];
+    for (what, files, word) in awkward {
+        let mut site = Site::new();
+        site.set("services/a/latest", &[("one", "1")]).set("services/b/latest", &[("one", "1")]);
+        let first = site.land();
+        let (mut host, audience) = site.open();
+        take(&mut host, first, &audience).unwrap();
+        let awkward: Vec<(&str, &str)> = files.iter().copied().chain([("other", "2")]).collect();
+        site.set("services/a/latest", &awkward).set("services/b/latest", &[("one", "2")]);
+        site.set("services/c/latest", &[("one", "2")]);
+        let second = site.land();
+        take(&mut host, second, &audience).unwrap();
+        for (file, want) in [("a/latest/one", "1"), ("b/latest/one", "2"), ("c/latest/one", "2")] {
+            assert_eq!(site.read(&format!("services/{file}")).as_deref(), Some(want), "{what}: {file}");
+        }
+        let faults = audience.agent.view().status.faults.clone();
+        let reasons: Vec<String> = faults.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
+        assert_eq!(reasons.len(), 1, "{what}: {reasons:?}");
+        assert!(reasons[0].starts_with("services/a/latest: ") && reasons[0].contains(word), "{what}: {reasons:?}");
+        site.assert_tidy();
+        assert_eq!(host.verify(false, &audience).problems, Vec::<String>::new(), "{what}");
+        // Another change does not try it again, and a good version is taken.
+        site.set("services/b/latest", &[("one", "3")]);
+        let third = site.land();
+        take(&mut host, third, &audience).unwrap();
+        assert_eq!(site.read("services/b/latest/one").as_deref(), Some("3"));
+        site.set("services/a/latest", &[("one", "4")]);
+        let last = site.land();
+        take(&mut host, last, &audience).unwrap();
+        assert_eq!(site.read("services/a/latest/one").as_deref(), Some("4"));
+        assert!(audience.agent.view().status.faults.is_empty());
+        site.assert_tidy();
+    }
+}
+
+#[test]
+fn a_component_whose_content_is_damaged_here_holds_up_no_other() {
+    // A file's content, and a template's, which is looked at before anything is rendered.
+    for file in ["one", "one.j2"] {
+        let mut site = Site::new();
+        site.set("services/a/latest", &[("one", "1")]).set("services/b/latest", &[("one", "1")]);
+        let first = site.land();
+        let (mut host, audience) = site.open();
+        take(&mut host, first, &audience).unwrap();
+        let text = format!("2 {file}");
+        site.set("services/a/latest", &[(file, &text)]).set("services/b/latest", &[("one", "2")]);
+        let second = site.land();
+        let id = git2::Oid::hash_object(git2::ObjectType::Blob, text.as_bytes()).unwrap().to_string();
+        let object = site.state().join("repo.git/objects").join(&id[..2]).join(&id[2..]);
+        let whole = fs::read(&object).unwrap();
+        fs::set_permissions(&object, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&object, "damaged").unwrap();
+        let told = take(&mut host, second, &audience).unwrap_err();
+        assert!(matches!(told, TransactionError::Damaged(_)), "the damage is told, so that it is mended: {told}");
+        assert!(host.lacks_content());
+        assert_eq!(site.read("services/a/latest/one").as_deref(), Some("1"), "{file}");
+        assert_eq!(site.read("services/b/latest/one").as_deref(), Some("2"), "{file}");
+        let faults = audience.agent.view().status.faults.clone();
+        assert_eq!(faults.keys().map(ToString::to_string).collect::<Vec<_>>(), ["services/a/latest"]);
+        let reason = faults.values().next().unwrap();
+        assert!(reason.contains("the repository on this host lacks its content"), "{reason}");
+        // The fetch brings it, and the same snapshot is put in place once more.
+        fs::write(&object, whole).unwrap();
+        host.repository.pool.forget();
+        take(&mut host, second, &audience).unwrap();
+        assert!(!host.lacks_content(), "{file}");
+        if file == "one" {
+            assert_eq!(site.read("services/a/latest/one").as_deref(), Some(&*text));
+            assert!(audience.agent.view().status.faults.is_empty());
+        }
+    }
+}
