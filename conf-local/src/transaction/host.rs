@@ -17,7 +17,7 @@ use conf_core::{
     sign::TrustedKeys,
     snapshot::Snapshot,
 };
-use libconf::name::{CommitId, ComponentVersion, DatacenterName, HostName};
+use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName};
 
 use crate::{
     export::{self, Contents, Export, Faults, Header, Retention},
@@ -36,6 +36,8 @@ use crate::{
 pub(crate) struct Host {
     pub(crate) datacenter: DatacenterName,
     pub(crate) name: HostName,
+    /// The components whose links may lead anywhere on this host.
+    pub(crate) links: Vec<ComponentSelector>,
     pub(crate) keys: TrustedKeys,
     pub(crate) retention: Retention,
     /// Keeps a second agent from this state.
@@ -73,6 +75,8 @@ pub(crate) struct HostOptions<'a> {
     pub(crate) identity: Option<&'a Path>,
     /// Where to place components besides the export; `None` leaves all places as they are.
     pub(crate) place: Option<Vec<PlaceEntry>>,
+    /// The components whose links may lead anywhere on this host.
+    pub(crate) links: Vec<ComponentSelector>,
     pub(crate) checks: Checks,
 }
 
@@ -87,7 +91,7 @@ pub(crate) struct Audience {
 impl Host {
     /// Opens repository, export and outbox. Asks no server; the export is in use at once.
     pub(crate) fn open(options: HostOptions<'_>) -> anyhow::Result<Self> {
-        let HostOptions { datacenter, host, keys, state, git_dir, retention, identity, place, checks } = options;
+        let HostOptions { datacenter, host, keys, state, git_dir, retention, identity, place, links, checks } = options;
         let shown = state.display();
         let unusable = || {
             format!(
@@ -112,6 +116,7 @@ impl Host {
         Ok(Host {
             datacenter: datacenter.clone(),
             name: host.clone(),
+            links,
             keys,
             retention,
             _lock: lock,
@@ -213,7 +218,7 @@ impl Host {
         let exported = self.export.current().and_then(|(_, kept)| kept.header.clone());
         let same = exported.as_ref().is_some_and(|header| header.commit == snapshot.commit && header.host == self.name);
         if same {
-            self.model = Some(Model::read(&*self.git()?, &snapshot, &self.name)?);
+            self.model = Some(Model::read(&*self.git()?, &snapshot, &self.name, &self.links)?);
             if !self.is_whole() {
                 tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; making it anew");
             } else if exported.is_some_and(|header| header.faults.is_empty()) {
@@ -225,7 +230,7 @@ impl Host {
             // If the snapshot of the export is still here, only the difference is rendered.
             let git = self.git()?;
             let before = Snapshot::read(&git, header.commit).ok();
-            self.model = before.and_then(|before| Model::read(&git, &before, &self.name).ok());
+            self.model = before.and_then(|before| Model::read(&git, &before, &self.name, &self.links).ok());
             if !self.is_whole() {
                 self.model = None;
             }
@@ -262,7 +267,7 @@ impl Host {
         audience: &Audience,
     ) -> Result<(), TransactionError> {
         let (git, at) = (self.git()?, Pointer { sequence: snapshot.sequence, commit: snapshot.commit });
-        let next = Model::read_after(self.model.as_ref().filter(|_| !anew), &git, snapshot, &self.name)?;
+        let next = Model::read_after(self.model.as_ref().filter(|_| !anew), &git, snapshot, &self.name, &self.links)?;
         let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
         let mut draft = self.stage(&git, &next, &have, anew)?;
         let unfit = self.check(&next, &have.contents, &draft.contents)?;

@@ -74,7 +74,7 @@ impl Host {
     }
 
     fn render_beside(&mut self, git: &Git, snapshot: &Snapshot, through: Sequence) -> Result<(), TransactionError> {
-        let model = Model::read(git, snapshot, &self.name)?;
+        let model = Model::read(git, snapshot, &self.name, &self.links)?;
         // Most components are the same as now, and are not rendered again.
         let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
         let Draft { mut contents, faults, damage, .. } = self.stage(git, &model, &have, false)?;

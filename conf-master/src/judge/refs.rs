@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conf_core::git;
 use git2::Repository;
 use libconf::name::{BadName, ComponentVersion, DatacenterName, ObjectId, RefName};
 
@@ -10,6 +9,7 @@ use crate::catalog::{Catalog, Datacenter, DatacenterChange, Delta, Deltas, Overr
 use crate::fault::{Caused, Fault, Refusal, RefusalKind};
 use crate::judge::compatibility::branch::{self, BranchComparison, Comparisons};
 use crate::judge::compatibility::settings;
+use crate::judge::content;
 use crate::judge::plan::ChangePlan;
 use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
 use crate::judge::validate::{ChangeLimits, Validator};
@@ -134,11 +134,10 @@ impl Judging<'_> {
             self.forward(&name, current, target)?;
         }
         let broken = |error: git2::Error| format!("its files cannot be read: {}", error.message());
-        let faults =
-            git::faults_in_commit(self.repo, target.commit, &self.judge.validator.limits.tree).map_err(broken)?;
+        let limits = &self.judge.validator.limits.tree;
+        let faults = content::faults(self.repo, &name, target.commit, limits).map_err(broken)?;
         if !faults.is_empty() {
-            let fault = |reason: String| Fault { reference: Some(name.short()), ..Fault::new(reason) };
-            return Err(Refusal::of(faults.into_iter().map(fault).collect()));
+            return Err(Refusal::of(faults));
         }
         match &name {
             RefName::Class(_) | RefName::ClassTag(..) => drop(resolve::class(self.repo, &name, target.commit)?),

@@ -295,3 +295,72 @@ fn a_component_whose_content_is_damaged_here_holds_up_no_other() {
         }
     }
 }
+
+#[test]
+fn links_that_lead_out_are_exported_only_where_this_host_allows_it_and_never_followed() {
+    let mut site = Site::new();
+    fs::create_dir_all(site.place()).unwrap();
+    let outside = site.folder().join("outside");
+    fs::create_dir_all(outside.join("folder")).unwrap();
+    fs::write(outside.join("theirs"), "theirs").unwrap();
+    fs::write(outside.join("folder/theirs"), "theirs").unwrap();
+    let untouched = |what: &str| {
+        assert_eq!(fs::read_to_string(outside.join("theirs")).unwrap(), "theirs", "{what}");
+        assert_eq!(names(&outside.join("folder")), BTreeSet::from(["theirs".to_owned()]), "{what}");
+    };
+    let entry = |links: &str| format!("applications:\n  - {{name: wiki, branch: master, tag: latest{links}}}\n");
+    let place = "export: [{component: applications/wiki, path: PLACE/wiki, mode: copy}]";
+    let (file, folder) = (format!("-> {}/theirs", outside.display()), format!("-> {}/folder", outside.display()));
+    let linked = [("owl", &*file), ("data", &*folder), ("up", "-> ../../..")];
+    site.class = entry("");
+    site.configure(place);
+    site.set("applications/wiki/latest", &linked);
+    let plain = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, plain, &audience).unwrap();
+    let reason = |audience: &Audience| audience.agent.view().status.faults.values().next().cloned().unwrap_or_default();
+    assert!(reason(&audience).contains("`links: any` in the entry of applications/wiki"), "{}", reason(&audience));
+
+    // The entry asks for it, and this host does not list the component.
+    site.class = entry(", links: any");
+    let asked = site.land();
+    take(&mut host, asked, &audience).unwrap();
+    let told = "this host allows it only by `links: [applications/wiki]` in conf-local.yaml";
+    assert!(reason(&audience).contains(told), "{}", reason(&audience));
+    assert_eq!(names(&site.current().join("applications/wiki")), BTreeSet::new());
+
+    drop(host);
+    site.configure(&format!("links: [applications/wiki]\n{place}"));
+    let (mut host, audience) = site.open();
+    host.settle(&audience).unwrap();
+    assert_eq!(reason(&audience), "");
+    let at = site.current().join("applications/wiki/latest");
+    for root in [&at, &site.place().join("wiki")] {
+        assert_eq!(fs::read_to_string(root.join("owl")).unwrap(), "theirs");
+        assert_eq!(fs::read_link(root.join("data")).unwrap(), outside.join("folder"));
+        assert_eq!(fs::read_link(root.join("up")).unwrap(), PathBuf::from("../../.."));
+    }
+    assert_eq!(host.verify(false, &audience).problems, Vec::<String>::new());
+
+    // A file and a folder take the places of the links, and links those of a file and a folder.
+    let plain = [("owl", "1"), ("data/theirs", "1"), ("data/mine", "1"), ("up/x", "1")];
+    for (what, files) in [("files", &plain[..]), ("links", &linked[..]), ("files again", &plain[..])] {
+        site.set("applications/wiki/latest", files);
+        let pointer = site.land();
+        take(&mut host, pointer, &audience).unwrap();
+        assert_eq!(reason(&audience), "", "{what}");
+        untouched(what);
+    }
+    assert_eq!(fs::read_to_string(site.place().join("wiki/data/theirs")).unwrap(), "1");
+    site.set("applications/wiki/latest", &linked);
+    let pointer = site.land();
+    take(&mut host, pointer, &audience).unwrap();
+    // The component goes, with its links and nothing that they lead to.
+    site.components.clear();
+    site.class = "applications: []\n".to_owned();
+    let gone = site.land();
+    take(&mut host, gone, &audience).unwrap();
+    host.tidy(&audience, None);
+    untouched("gone");
+    assert_eq!(names(&site.place().join("wiki")), BTreeSet::new());
+}
