@@ -10,6 +10,7 @@ use conf_core::{
     sign::TrustedKeys,
     upstream::{Credentials, Upstreams, Url},
 };
+use libconf::name::ComponentSelector;
 use tokio::{
     sync::mpsc,
     task::{JoinSet, spawn_blocking},
@@ -78,7 +79,7 @@ impl LocalAgent {
         let place = (!options.observe).then_some(file.export);
         let (watch, probes) = if options.observe { Default::default() } else { (file.watch, file.probe) };
         let checks = Checks::new(file.check, stop.clone());
-        let host = open(options.clone(), keys.clone(), place, checks).await?;
+        let host = open(options.clone(), keys.clone(), place, file.links, checks).await?;
         let mut status = Status::new(options.datacenter.clone(), options.host.clone(), &host.export.path);
         status.observe = options.observe;
         let (agent, requests) = Agent::new(View::new(status), host.history());
@@ -159,6 +160,7 @@ async fn open(
     options: RunOptions,
     keys: TrustedKeys,
     place: Option<Vec<PlaceEntry>>,
+    links: Vec<ComponentSelector>,
     checks: Checks,
 ) -> anyhow::Result<Host> {
     let host = spawn_blocking(move || {
@@ -172,6 +174,7 @@ async fn open(
             retention: Retention { last: options.keep as usize, younger_than },
             identity: options.identity.as_deref(),
             place,
+            links,
             checks,
         })
     });

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use conf_core::{daemon::flags::Common, upstream::Url};
-use libconf::name::{DatacenterName, HostName};
+use libconf::name::{ComponentSelector, DatacenterName, HostName};
 use serde::Deserialize;
 
 use crate::{notify::WatchEntry, place::PlaceEntry, probe::ProbeEntry, transaction::CheckEntry};
@@ -86,6 +86,9 @@ pub struct FileOnly {
     /// The places for components besides the export.
     #[serde(default)]
     pub(crate) export: Vec<PlaceEntry>,
+    /// The components whose links may lead anywhere on this host.
+    #[serde(default)]
+    pub(crate) links: Vec<ComponentSelector>,
     /// The checks of staged components.
     #[serde(default)]
     pub(crate) check: Vec<CheckEntry>,

@@ -28,7 +28,7 @@ impl CommandLine {
     /// Reads flags, environment (`CONF_LOCAL_…`) and the YAML file. Wrong usage ends the process
     /// with 2.
     pub fn parse_all() -> (Self, FileOnly) {
-        flags::parse_with("CONF_LOCAL", &["watch", "export", "check", "probe"])
+        flags::parse_with("CONF_LOCAL", &["watch", "export", "links", "check", "probe"])
     }
 }
 

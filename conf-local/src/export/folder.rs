@@ -46,7 +46,7 @@ impl Export {
     ///
     /// The names of secret renderings depend on `salt`; with another salt they count as damaged.
     pub(crate) fn open(path: &Path, salt: Vec<u8>) -> Result<Self, ExportError> {
-        let failed = |cause| ExportError { act: "open", path: path.to_owned(), cause };
+        let failed = |cause| ExportError { act: "open", path: path.to_owned(), file: None, cause };
         let path = std::path::absolute(path).map_err(failed)?;
         let root = Folder::open(&path).map_err(failed)?;
         let mut export = Export {
@@ -134,11 +134,24 @@ impl Export {
     pub(crate) fn stage(&mut self, rendered: &Rendered, check: bool) -> Result<StoreHash, ExportError> {
         let hash = self.hash(rendered);
         let check = self.suspect.remove(&hash) || check;
-        self.stage_as(hash, rendered, check).map_err(|cause| self.failed("write files", cause))?;
+        let mut file = None;
+        self.stage_as(hash, rendered, check, &mut file).map_err(|cause| {
+            // Half of it is in nobody's way; the next step removes what is left.
+            let _ = self.store.remove(NEW);
+            let file = file.map(|path| path.chars().take(200).collect());
+            ExportError { file, ..self.failed("write files", cause) }
+        })?;
         Ok(hash)
     }
 
-    fn stage_as(&mut self, hash: StoreHash, rendered: &Rendered, check: bool) -> io::Result<()> {
+    /// Sets `at` to the file that is being written.
+    fn stage_as<'a>(
+        &mut self,
+        hash: StoreHash,
+        rendered: &'a Rendered,
+        check: bool,
+        at: &mut Option<&'a str>,
+    ) -> io::Result<()> {
         let name = hash.to_string();
         let exists = self.store.entry(&name)?.is_some();
         if exists && (!check || self.is_undamaged(&hash)) {
@@ -149,6 +162,7 @@ impl Export {
         let files = entry.make("files")?;
         let mut folders: BTreeMap<&str, Folder> = BTreeMap::new();
         for (path, content) in &rendered.files {
+            *at = Some(path);
             for (end, _) in path.match_indices('/') {
                 if !folders.contains_key(&path[..end]) {
                     folders.insert(&path[..end], files.make(&path[..end])?);
@@ -165,6 +179,7 @@ impl Export {
                 }
             }
         }
+        *at = None;
         let mode = mode_of(false, rendered.settings_secret());
         self.unsynced.add(entry.write("settings.json", &rendered.settings, mode)?);
         if let Some(shown) = &rendered.settings_shown {
@@ -177,6 +192,6 @@ impl Export {
     }
 
     pub(crate) fn failed(&self, act: &'static str, cause: io::Error) -> ExportError {
-        ExportError { act, path: self.path.clone(), cause }
+        ExportError { act, path: self.path.clone(), file: None, cause }
     }
 }

@@ -239,6 +239,10 @@ impl Worker<'_> {
     async fn take(&mut self, wanted: Pointer, since: Instant, stop: &CancellationToken) -> Result<(), Failure> {
         match self.decide(wanted) {
             Decision::Nothing => {
+                if self.host().lacks_content() {
+                    // The fetch brings what is missing.
+                    return self.bring(wanted, since, None, stop).await;
+                }
                 if self.host().is_troubled() {
                     let placed = self.blocking(Host::place_again).await;
                     placed.map_err(|error| Failure::Later(chain(&error)))?;

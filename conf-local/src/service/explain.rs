@@ -58,7 +58,7 @@ impl Service {
         let component = components.remove(&name).ok_or_else(|| broken(format_args!("{name} is in no snapshot")))?;
 
         let host = &view.status.host;
-        let manifests = Manifests::read(&git, &snapshot, host).map_err(unreadable)?;
+        let manifests = Manifests::read(&git, &snapshot, host, &[]).map_err(unreadable)?;
         let stack = layers::stack(&git, &manifests.sources(&name, &component), &name.component, Some(host));
         let stack = stack.map_err(|error| match error {
             LayerError::Repository(cause) => broken(cause),
@@ -89,9 +89,11 @@ impl Service {
         let found = self.find(selector, query.sequence)?;
         let file = found.directory.join(found.component.to_string()).join(settings::SCHEMA_FILE);
         let failed = |error: io::Error| broken(format_args!("cannot read {}: {error}", file.display()));
-        let bytes = match fs::metadata(&file) {
+        // A link may lead anywhere, to what only the agent may read.
+        let bytes = match fs::symlink_metadata(&file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => b"null".to_vec(),
             Err(error) => return Err(failed(error)),
+            Ok(found) if !found.is_file() => b"null".to_vec(),
             Ok(found) if found.len() > MAX_BYTES as u64 => {
                 let words = format!("{} has more than {MAX_BYTES} bytes", settings::SCHEMA_FILE);
                 return Err(refusal(StatusCode::UNPROCESSABLE_ENTITY, words));

@@ -3,19 +3,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use conf_core::{
-    layers::{Overrides, Sources},
+    layers::{LinkPolicy, Overrides, Sources},
     manifest::{self, InstanceManifest, Selection},
     secret::{self, Declaration},
     snapshot::{self, Component, Snapshot, SnapshotError},
 };
 use git2::{ObjectType, Repository as Git};
-use libconf::name::{ComponentVersion, DatacenterName, HostName, ObjectId, SecretName};
+use libconf::name::{ComponentSelector, ComponentVersion, DatacenterName, HostName, ObjectId, SecretName};
 use serde_json::{Map, Value};
 
 /// Both `datacenter.yaml` as they were read, and the overrides beside them.
 pub(crate) struct Manifests {
     pub(crate) selection: Selection,
     pub(crate) raw: BTreeSet<ComponentVersion>,
+    links: BTreeMap<ComponentVersion, LinkPolicy>,
     /// The class's and the datacenter's.
     pub(crate) overrides: [Overrides; 2],
     instance: InstanceManifest,
@@ -29,16 +30,28 @@ pub(crate) struct Manifests {
 }
 
 impl Manifests {
-    pub(crate) fn read(git: &Git, snapshot: &Snapshot, host: &HostName) -> Result<Self, SnapshotError> {
+    /// `links` are the components whose links may lead anywhere on this host.
+    pub(crate) fn read(
+        git: &Git,
+        snapshot: &Snapshot,
+        host: &HostName,
+        links: &[ComponentSelector],
+    ) -> Result<Self, SnapshotError> {
         let unreadable = |cause| SnapshotError::Read { commit: snapshot.commit, cause };
         let secrets_tree = snapshot.secrets_tree(git)?;
         let snapshot::Manifests { class, instance, class_tree, datacenter_tree } = snapshot::manifests(git, snapshot)?;
-        let raw = manifest::pins(&class, &instance).into_iter().filter(|pin| pin.raw).map(|pin| pin.component);
+        let pins = manifest::pins(&class, &instance);
+        let raw = pins.iter().filter(|pin| pin.raw).map(|pin| pin.component.clone());
+        let any_links = pins.iter().filter(|pin| pin.any_links).map(|pin| {
+            let is_listed = links.iter().any(|listed| listed.matches(&pin.component));
+            (pin.component.clone(), if is_listed { LinkPolicy::Anywhere } else { LinkPolicy::NotListed })
+        });
         let secrets = manifest::secrets(&class, &instance).into_iter();
         let overrides = |tree| Overrides::read(git, tree).map_err(unreadable);
         Ok(Manifests {
             selection: instance.selection(host),
             raw: raw.collect(),
+            links: any_links.collect(),
             overrides: [overrides(class_tree)?, overrides(datacenter_tree)?],
             platform: manifest::platform(&class, &instance),
             secrets: secrets.map(|(name, (declared, _))| (name.clone(), declared.clone())).collect(),
@@ -61,6 +74,7 @@ impl Manifests {
         Sources {
             component_tree: component.tree,
             raw: self.raw.contains(name),
+            links: self.links.get(name).copied().unwrap_or(LinkPolicy::Inside),
             class_tree: self.class_tree,
             datacenter_tree: self.datacenter_tree,
             instance: &self.instance,

@@ -1,6 +1,7 @@
 //! The host: everything on its disk, and the one task that writes it.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -16,7 +17,7 @@ use conf_core::{
     sign::TrustedKeys,
     snapshot::Snapshot,
 };
-use libconf::name::{CommitId, ComponentVersion, DatacenterName, HostName};
+use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName};
 
 use crate::{
     export::{self, Contents, Export, Faults, Header, Retention},
@@ -27,7 +28,7 @@ use crate::{
     transaction::{
         check::{Checks, StagedComponent},
         error::TransactionError,
-        model::Model,
+        model::{Draft, Model},
     },
 };
 
@@ -35,6 +36,8 @@ use crate::{
 pub(crate) struct Host {
     pub(crate) datacenter: DatacenterName,
     pub(crate) name: HostName,
+    /// The components whose links may lead anywhere on this host.
+    pub(crate) links: Vec<ComponentSelector>,
     pub(crate) keys: TrustedKeys,
     pub(crate) retention: Retention,
     /// Keeps a second agent from this state.
@@ -46,6 +49,8 @@ pub(crate) struct Host {
     pub(crate) place: Placements,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) model: Option<Model>,
+    /// Components that the export holds back because the repository lacks their content.
+    pub(crate) unreadable: BTreeSet<ComponentVersion>,
     /// The file of the history.
     pub(crate) history: PathBuf,
     /// The newest good snapshot in the repository, and whether all its objects are known to be
@@ -70,6 +75,8 @@ pub(crate) struct HostOptions<'a> {
     pub(crate) identity: Option<&'a Path>,
     /// Where to place components besides the export; `None` leaves all places as they are.
     pub(crate) place: Option<Vec<PlaceEntry>>,
+    /// The components whose links may lead anywhere on this host.
+    pub(crate) links: Vec<ComponentSelector>,
     pub(crate) checks: Checks,
 }
 
@@ -84,7 +91,7 @@ pub(crate) struct Audience {
 impl Host {
     /// Opens repository, export and outbox. Asks no server; the export is in use at once.
     pub(crate) fn open(options: HostOptions<'_>) -> anyhow::Result<Self> {
-        let HostOptions { datacenter, host, keys, state, git_dir, retention, identity, place, checks } = options;
+        let HostOptions { datacenter, host, keys, state, git_dir, retention, identity, place, links, checks } = options;
         let shown = state.display();
         let unusable = || {
             format!(
@@ -109,6 +116,7 @@ impl Host {
         Ok(Host {
             datacenter: datacenter.clone(),
             name: host.clone(),
+            links,
             keys,
             retention,
             _lock: lock,
@@ -119,6 +127,7 @@ impl Host {
             place,
             outbox,
             model: None,
+            unreadable: BTreeSet::new(),
             history: state.join("history.json"),
             newest,
             collection: Arc::default(),
@@ -209,7 +218,7 @@ impl Host {
         let exported = self.export.current().and_then(|(_, kept)| kept.header.clone());
         let same = exported.as_ref().is_some_and(|header| header.commit == snapshot.commit && header.host == self.name);
         if same {
-            self.model = Some(Model::read(&*self.git()?, &snapshot, &self.name)?);
+            self.model = Some(Model::read(&*self.git()?, &snapshot, &self.name, &self.links)?);
             if !self.is_whole() {
                 tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; making it anew");
             } else if exported.is_some_and(|header| header.faults.is_empty()) {
@@ -221,7 +230,7 @@ impl Host {
             // If the snapshot of the export is still here, only the difference is rendered.
             let git = self.git()?;
             let before = Snapshot::read(&git, header.commit).ok();
-            self.model = before.and_then(|before| Model::read(&git, &before, &self.name).ok());
+            self.model = before.and_then(|before| Model::read(&git, &before, &self.name, &self.links).ok());
             if !self.is_whole() {
                 self.model = None;
             }
@@ -258,7 +267,7 @@ impl Host {
         audience: &Audience,
     ) -> Result<(), TransactionError> {
         let (git, at) = (self.git()?, Pointer { sequence: snapshot.sequence, commit: snapshot.commit });
-        let next = Model::read_after(self.model.as_ref().filter(|_| !anew), &git, snapshot, &self.name)?;
+        let next = Model::read_after(self.model.as_ref().filter(|_| !anew), &git, snapshot, &self.name, &self.links)?;
         let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
         let mut draft = self.stage(&git, &next, &have, anew)?;
         let unfit = self.check(&next, &have.contents, &draft.contents)?;
@@ -270,8 +279,9 @@ impl Host {
             && header.faults == draft.faults
             && have.contents == draft.contents
         {
-            // This was another attempt to place a component, which still cannot be placed.
-            return Ok(());
+            // This was another attempt to place a component, which still cannot be placed, or to
+            // read one.
+            return self.note_unreadable(draft);
         }
         let (header, plan) = loop {
             let plan = export::plan(&have.contents, &draft.contents);
@@ -297,7 +307,14 @@ impl Host {
         self.publish_to(&audience.agent);
         audience.watchers.tell();
         self.announce(snapshot, plan.changed, since, audience);
-        Ok(())
+        self.note_unreadable(draft)
+    }
+
+    /// Remembers the components whose content the repository lacks. They hold nobody up; but the
+    /// caller is told of the damage, so that it is mended and they are tried again.
+    fn note_unreadable(&mut self, draft: Draft) -> Result<(), TransactionError> {
+        self.unreadable = draft.unreadable;
+        draft.damage.map_or(Ok(()), |cause| Err(TransactionError::Damaged(cause)))
     }
 
     /// Runs this host's checks on new renderings. Returns the components that did not pass, with
@@ -326,6 +343,11 @@ impl Host {
     /// True while a placement of `export:` is not as it should be.
     pub(crate) fn is_troubled(&self) -> bool {
         self.place.is_troubled()
+    }
+
+    /// True while a component is held back because the repository lacks its content.
+    pub(crate) fn lacks_content(&self) -> bool {
+        !self.unreadable.is_empty()
     }
 
     /// Tries again to place components that could not be placed.

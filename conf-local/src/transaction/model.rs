@@ -1,13 +1,16 @@
 //! Decides from a snapshot alone what to export.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use conf_core::{
     layers::Ingredients,
     snapshot::{self, Component, Snapshot, SnapshotError},
 };
 use git2::Repository as Git;
-use libconf::name::{ComponentVersion, HostName};
+use libconf::name::{ComponentSelector, ComponentVersion, HostName};
 
 use crate::{
     export::{Contents, Faults},
@@ -28,11 +31,21 @@ pub(crate) struct Model {
 pub(crate) struct Draft {
     pub(crate) contents: Contents,
     pub(crate) faults: Faults,
+    /// Those of `faults` whose content the repository lacks.
+    pub(crate) unreadable: BTreeSet<ComponentVersion>,
+    /// What the repository said of them.
+    pub(crate) damage: Option<git2::Error>,
 }
 
 impl Model {
-    pub(crate) fn read(git: &Git, snapshot: &Snapshot, host: &HostName) -> Result<Self, SnapshotError> {
-        let manifests = Arc::new(Manifests::read(git, snapshot, host)?);
+    /// `links` are the components whose links may lead anywhere on this host.
+    pub(crate) fn read(
+        git: &Git,
+        snapshot: &Snapshot,
+        host: &HostName,
+        links: &[ComponentSelector],
+    ) -> Result<Self, SnapshotError> {
+        let manifests = Arc::new(Manifests::read(git, snapshot, host, links)?);
         let mut inputs = snapshot.components(git)?;
         inputs.retain(|name, _| manifests.selection.contains(name));
         Ok(Model { snapshot: snapshot.clone(), manifests, inputs })
@@ -44,6 +57,7 @@ impl Model {
         git: &Git,
         snapshot: &Snapshot,
         host: &HostName,
+        links: &[ComponentSelector],
     ) -> Result<Self, SnapshotError> {
         // Without the snapshot before (in a new repository) all of the new one is read.
         let difference =
@@ -52,7 +66,7 @@ impl Model {
         let Some((before, difference)) = difference.filter(|(before, difference)| {
             !difference.datacenter && !difference.class && before.manifests.secrets_tree == secrets_tree
         }) else {
-            return Model::read(git, snapshot, host);
+            return Model::read(git, snapshot, host, links);
         };
         let manifests = before.manifests.clone();
         let mut inputs = before.inputs.clone();

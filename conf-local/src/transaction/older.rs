@@ -74,10 +74,13 @@ impl Host {
     }
 
     fn render_beside(&mut self, git: &Git, snapshot: &Snapshot, through: Sequence) -> Result<(), TransactionError> {
-        let model = Model::read(git, snapshot, &self.name)?;
+        let model = Model::read(git, snapshot, &self.name, &self.links)?;
         // Most components are the same as now, and are not rendered again.
         let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
-        let Draft { mut contents, faults } = self.stage(git, &model, &have, false)?;
+        let Draft { mut contents, faults, damage, .. } = self.stage(git, &model, &have, false)?;
+        if let Some(cause) = damage {
+            return Err(TransactionError::Damaged(cause));
+        }
         // A component that keeps earlier files in the export has none here: they would be of
         // another snapshot.
         contents.retain(|name, _| model.inputs.contains_key(name) && !faults.contains_key(name));

@@ -6,14 +6,15 @@ use std::{
 };
 
 use conf_core::{
+    daemon::chain,
     layers::Ingredients,
-    render::{self, RenderError},
+    render::{self, RenderError, Rendered, StoreHash},
     template,
 };
 use git2::Repository as Git;
 
 use crate::{
-    export::KeptSnapshot,
+    export::{Export, KeptSnapshot},
     snapshot::SecretReader,
     transaction::{
         error::TransactionError,
@@ -21,6 +22,17 @@ use crate::{
         model::{Draft, Model},
     },
 };
+
+/// Why a component has no new rendering.
+enum NotStaged {
+    /// Its content, or this host's configuration, is at fault. It stays so until one of them
+    /// changes.
+    HeldBack(String),
+    /// The repository on this host lacks its content.
+    Unreadable(git2::Error),
+    /// The machine is at fault: no component could be written.
+    Failed(TransactionError),
+}
 
 impl Host {
     /// Renders the components that changed into the store. With `anew`, renders all of them.
@@ -48,20 +60,17 @@ impl Host {
         let old_faults = have.header.as_ref().map(|header| &header.faults);
         let mut draft = Draft::default();
         // Components with the same ingredients are rendered once.
-        let mut rendered: BTreeMap<Ingredients, Result<_, String>> = BTreeMap::new();
+        let mut rendered: BTreeMap<Ingredients, Result<StoreHash, String>> = BTreeMap::new();
         let mut secrets = SecretReader::new(&self.identity, git);
         for (name, component) in &next.inputs {
-            let ingredients = |model: &Model, component| {
-                model.ingredients(git, name, component, &self.name).map_err(TransactionError::Damaged)
-            };
-            let same = match before.and_then(|before| Some((before, before.inputs.get(name)?))) {
-                None => false,
-                Some((before, old)) => {
+            let ingredients = |model: &Model, component| model.ingredients(git, name, component, &self.name);
+            let is_same =
+                before.and_then(|before| Some((before, before.inputs.get(name)?))).is_some_and(|(before, old)| {
                     let unchanged = Arc::ptr_eq(&before.manifests, &next.manifests) && old.tree == component.tree;
-                    unchanged || ingredients(before, old)? == ingredients(next, component)?
-                }
-            };
-            if same && !self.place.held_back(name) {
+                    let both = || Some((ingredients(before, old).ok()?, ingredients(next, component).ok()?));
+                    unchanged || both().is_some_and(|(old, new)| old == new)
+                });
+            if is_same && !self.place.held_back(name) && !self.unreadable.contains(name) {
                 if let Some(fault) = old_faults.and_then(|faults| faults.get(name)) {
                     draft.keep(next, name, fault.clone(), &have.contents);
                     continue;
@@ -71,27 +80,56 @@ impl Host {
                     continue;
                 }
             }
-            let result = match rendered.entry(ingredients(next, component)?) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => {
+            let staged = match ingredients(next, component).map(|made_from| rendered.entry(made_from)) {
+                Ok(Entry::Occupied(known)) => known.get().clone().map_err(NotStaged::HeldBack),
+                Ok(Entry::Vacant(new)) => {
                     let sources = next.manifests.sources(name, component);
                     let secrets = secrets.of(&sources, &name.component);
-                    new.insert(match render::render(git, &sources, name, Some(&self.name), &secrets) {
-                        Ok(rendering) => Ok(self.export.stage(&rendering, anew)?),
-                        Err(fault @ (RenderError::Fault(_) | RenderError::Templates(_))) => Err(fault.to_string()),
-                        Err(RenderError::Repository(cause)) => return Err(TransactionError::Damaged(cause)),
-                    })
+                    let rendering = render::render(git, &sources, name, Some(&self.name), &secrets);
+                    let staged = stage_one(&mut self.export, rendering, anew);
+                    match &staged {
+                        Ok(hash) => drop(new.insert(Ok(*hash))),
+                        Err(NotStaged::HeldBack(reason)) => drop(new.insert(Err(reason.clone()))),
+                        Err(_) => {}
+                    }
+                    staged
+                }
+                Err(cause) => Err(NotStaged::Unreadable(cause)),
+            };
+            // A component that is not staged keeps its earlier files, and the others go on.
+            let reason = match staged {
+                Ok(hash) => {
+                    draft.contents.insert(name.clone(), hash);
+                    continue;
+                }
+                Err(NotStaged::Failed(error)) => return Err(error),
+                Err(NotStaged::HeldBack(reason)) => reason,
+                Err(NotStaged::Unreadable(cause)) => {
+                    let reason =
+                        format!("the repository on this host lacks its content, which is fetched anew: {cause}");
+                    draft.unreadable.insert(name.clone());
+                    draft.damage = Some(cause);
+                    reason
                 }
             };
-            match result {
-                Ok(hash) => drop(draft.contents.insert(name.clone(), *hash)),
-                Err(reason) => {
-                    // It keeps its earlier files, and the others go on.
-                    tracing::warn!(component = %name, reason, "cannot be rendered; its earlier files stay");
-                    draft.keep(next, name, reason.clone(), &have.contents);
-                }
-            }
+            tracing::warn!(component = %name, reason, "cannot be rendered; its earlier files stay");
+            draft.keep(next, name, reason, &have.contents);
         }
         Ok(draft)
     }
+}
+
+/// Writes a rendering into the store.
+fn stage_one(
+    export: &mut Export,
+    rendering: Result<Rendered, RenderError>,
+    anew: bool,
+) -> Result<StoreHash, NotStaged> {
+    let rendering = rendering.map_err(|error| match error {
+        RenderError::Repository(cause) => NotStaged::Unreadable(cause),
+        fault => NotStaged::HeldBack(fault.to_string()),
+    })?;
+    export.stage(&rendering, anew).map_err(|error| {
+        if error.is_of_machine() { NotStaged::Failed(error.into()) } else { NotStaged::HeldBack(chain(&error)) }
+    })
 }

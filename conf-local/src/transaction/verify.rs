@@ -79,7 +79,7 @@ impl Host {
         let compare = || -> Result<Vec<String>, TransactionError> {
             let git = self.git()?;
             let snapshot = Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?;
-            let model = Model::read(&git, &snapshot, &self.name)?;
+            let model = Model::read(&git, &snapshot, &self.name, &self.links)?;
             let Some((_, kept)) = self.export.current() else { return Ok(Vec::new()) };
             let faults = kept.header.as_ref().map(|header| header.faults.clone()).unwrap_or_default();
             let mut problems = Vec::new();

@@ -5,8 +5,8 @@ use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use conf_core::layers::{self, Group, Ingredients, Origin, Overrides, Sources};
-use conf_core::manifest::{Host, InstanceManifest, Overlay};
+use conf_core::layers::{self, Group, Ingredients, LinkPolicy, Origin, Overrides, Sources};
+use conf_core::manifest::{Host, InstanceManifest, Overlay, PinRequest};
 use conf_core::secret::Declaration;
 use conf_core::snapshot::Component;
 use git2::Repository;
@@ -93,8 +93,9 @@ impl<'a> DatacenterChange<'a> {
             names.extend(inventory(&before.manifest.instance, &after.manifest.instance));
         }
         affected.extend(after.manifest.requests.iter().filter_map(|(name, request)| {
-            let raw = before.manifest.requests.get(name).is_some_and(|before| before.raw != request.raw);
-            (raw || names.contains(&name.component)).then(|| name.clone())
+            let runs = |request: &PinRequest| (request.raw, request.any_links);
+            let differs = before.manifest.requests.get(name).is_some_and(|before| runs(before) != runs(request));
+            (differs || names.contains(&name.component)).then(|| name.clone())
         }));
         for name in after.manifest.requests.keys() {
             if !affected.contains(name) && differs_around(repo, before, after, name)? {
@@ -127,10 +128,11 @@ impl<'a> DatacenterView<'a> {
 
     /// Returns where a component's layers are read; `None` when it does not run.
     pub(crate) fn sources(&self, name: &ComponentVersion) -> Option<Sources<'_>> {
-        let manifest = self.manifest;
+        let (manifest, request) = (self.manifest, self.manifest.requests.get(name)?);
         Some(Sources {
             component_tree: self.component(name)?.tree,
-            raw: manifest.requests.get(name)?.raw,
+            raw: request.raw,
+            links: if request.any_links { LinkPolicy::Anywhere } else { LinkPolicy::Inside },
             class_tree: manifest.class_tree,
             datacenter_tree: manifest.datacenter_tree,
             instance: &manifest.instance,

@@ -5,15 +5,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use conf_core::git;
+use conf_core::manifest::PinRequest;
 use git2::Repository;
 use libconf::name::{DatacenterName, RefName};
 
-use crate::catalog::{Catalog, DatacenterChange, Deltas, Touched, resolve};
+use crate::catalog::{Catalog, DatacenterChange, Deltas, Manifest, Touched, resolve};
 use crate::cli::supposed::SupposedRef;
 use crate::fault::{Caused, Fault, Refusal};
 use crate::judge::compatibility::{branch, pins, settings};
-use crate::judge::{BranchComparison, Judge};
+use crate::judge::{BranchComparison, Judge, content};
 use crate::secrets::SecretStore;
 use crate::server::LimitFlags;
 use crate::store::{Proposed, RefChanges, RefTarget, Table};
@@ -79,9 +79,9 @@ fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
     for SupposedRef { name, commit } in &flags.refs {
         let object = repo.revparse_single(commit).with_context(|| format!("there is no {commit} in {path}"))?;
         let target = RefTarget::read(&repo, object.id().into(), name.is_tag()).map_err(anyhow::Error::msg)?;
-        let found = git::faults_in_commit(&repo, target.commit, &judge.validator.limits.tree)?;
+        let found = content::faults(&repo, name, target.commit, &judge.validator.limits.tree)?;
         if !found.is_empty() {
-            checked.add(&name.short(), found.into_iter().map(Fault::new));
+            checked.add(&name.short(), found);
         }
         targets.insert(name.clone(), target);
     }
@@ -104,6 +104,11 @@ fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
         let refs = Proposed { table: &table, changes: &unchanged };
         let resolved = resolve::datacenter(&repo, refs, &datacenter, None, &Touched::whole());
         let (mut found, delta) = (resolved.faults, resolved.delta);
+        for reference in delta.manifest.iter().flat_map(|manifest| read_by(&datacenter, manifest)) {
+            let Some(target) = table.target(&reference) else { continue };
+            let faults = content::faults(&repo, &reference, target.commit, &judge.validator.limits.tree)?;
+            found.extend(faults.into_iter().map(|fault| Caused { fault, causes: Vec::new() }));
+        }
         let change = |before| DatacenterChange::new(&repo, &judge.overrides, &datacenter, before, &delta);
         if let Some(change) = change(None)? {
             found.extend(judge.validator.findings(&repo, &change, true)?.faults);
@@ -125,6 +130,12 @@ fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
     }
     checked.notes.extend(Refusal::from(needs).faults.iter().map(Fault::to_string));
     Ok(checked)
+}
+
+/// Lists the branches and tags that a datacenter reads.
+fn read_by(datacenter: &DatacenterName, manifest: &Manifest) -> Vec<RefName> {
+    let own = [RefName::Datacenter(datacenter.clone()), manifest.instance.class_ref()];
+    own.into_iter().chain(manifest.requests.values().map(PinRequest::reference)).collect()
 }
 
 fn table(targets: Targets) -> Table {

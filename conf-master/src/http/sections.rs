@@ -117,7 +117,14 @@ fn show(
         (ConfigForm::Text, Some(_)) => Value::String(String::from_utf8_lossy(&text).into_owned()),
         (ConfigForm::Text, None) => Value::String(String::new()),
         (ConfigForm::Object, None) => Value::Object(Map::new()),
-        (ConfigForm::Object, Some(_)) => Value::Object(settings::parse(&file.path, file.format, &text)?),
+        (ConfigForm::Object, Some(_)) => {
+            let values = settings::parse(&file.path, file.format, &text)?;
+            // A program that sends back what it got must not write a rounded number.
+            if let Some(objection) = settings::objections(&file.path, file.format, &text).into_iter().next() {
+                return Err(objection.into());
+            }
+            Value::Object(values)
+        }
     };
     let mut body = json!({
         "section": section,

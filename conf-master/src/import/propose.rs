@@ -100,10 +100,14 @@ fn component(group: Group<'_>) -> anyhow::Result<Component<'_>> {
         match settings::choose(paths, false) {
             Err(fault) => raw = Some(fault.to_string()),
             Ok(None) => {}
-            Ok(Some((file, format))) => match settings::parse(file, format, &places[0].read(file)?) {
-                Ok(_) => settings = Some(file.to_owned()),
-                Err(fault) => raw = Some(format!("it cannot be read as settings: {fault}")),
-            },
+            Ok(Some((file, format))) => {
+                let bytes = places[0].read(file)?;
+                let objection = || settings::objections(file, format, &bytes).into_iter().next();
+                match settings::parse(file, format, &bytes).map_or_else(Some, |_| objection()) {
+                    None => settings = Some(file.to_owned()),
+                    Some(fault) => raw = Some(format!("it cannot be read as settings: {fault}")),
+                }
+            }
         }
     }
     Ok(Component { name, places, raw, settings, templates: BTreeMap::new(), notes: note.into_iter().collect() })

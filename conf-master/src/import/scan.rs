@@ -223,7 +223,7 @@ impl Walk<'_> {
         let mut folder = Folder { role: role.clone(), name, shown: shown.clone(), path, files: BTreeMap::new() };
         let top = folder.path.clone();
         self.files(&mut folder, &top, "", 0)?;
-        let limits = TreeLimits::most();
+        let limits = TreeLimits::landing();
         if folder.files.len() > limits.entries {
             self.fault(&shown, format!("more than {} files; use --leave-out", limits.entries));
         }
@@ -240,7 +240,7 @@ impl Walk<'_> {
     }
 
     fn files(&mut self, folder: &mut Folder, path: &Path, above: &str, depth: usize) -> anyhow::Result<()> {
-        let limits = TreeLimits::most();
+        let limits = TreeLimits::landing();
         if depth > limits.depth {
             self.fault(&folder.shown(above), format!("more than {} folders within folders", limits.depth));
             return Ok(());
@@ -257,6 +257,9 @@ impl Walk<'_> {
                 self.fault(&shown, format!("{reason}; rename it, or use --leave-out"));
             } else if let Some(other) = folded.insert(name.to_lowercase(), name.clone()) {
                 self.fault(&shown, format!("its name differs from {other} only in case; rename one of the two"));
+            } else if file.len() > limits.path_bytes {
+                let (bytes, most) = (file.len(), limits.path_bytes);
+                self.fault(&shown, format!("its path has {bytes} bytes, at most {most} may be; use --leave-out"));
             } else if metadata.is_dir() {
                 self.files(folder, &path, &file, depth + 1)?;
             } else if metadata.is_symlink() {
@@ -276,6 +279,10 @@ impl Walk<'_> {
                 self.fault(&shown, format!("{} bytes, at most {most} may be; use --leave-out", metadata.len()));
             } else {
                 match fs::read(&path) {
+                    Ok(bytes) if git::is_lfs_pointer(&bytes) => self.fault(
+                        &shown,
+                        "it is a pointer of Git LFS, not the content; `git lfs pull` brings that, or use --leave-out",
+                    ),
                     Ok(bytes) => {
                         let executable = metadata.permissions().mode() & 0o100 != 0;
                         self.take(

@@ -246,7 +246,10 @@ fn every_byte_link_and_mode_is_kept_or_reported() {
     assert_eq!(blob(&repo, "services/web/main", "dos.ini"), b"a=1\r\n\r\n");
     assert_eq!(blob(&repo, "services/web/main", "x/inside"), b"../logo.png");
     let commit = repo.find_reference("refs/heads/services/web/main").unwrap().peel_to_commit().unwrap();
-    assert_eq!(git::faults_in_commit(&repo, commit.id().into(), &git::TreeLimits::most()).unwrap(), [""; 0]);
+    assert_eq!(
+        git::faults_in_commit(&repo, commit.id().into(), &git::TreeLimits::landing(), git::Links::Inside).unwrap(),
+        []
+    );
     let tree = commit.tree().unwrap();
     assert_eq!(tree.get_path(Path::new("x/run.sh")).unwrap().filemode(), 0o100_755);
     let datacenter: DatacenterName = "lab/v2".parse().unwrap();
@@ -337,6 +340,25 @@ fn a_folder_with_the_name_of_a_template_makes_its_component_raw() {
     let report = folders.report(&[]);
     assert!(faults(&report)[0].contains("a.ini.j2/note would be taken for a template"), "{report}");
     assert!(report.components[0].templates.is_empty());
+}
+
+#[test]
+fn settings_that_would_lose_something_stay_byte_for_byte_and_pointers_are_no_content() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\n\
+                   oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
+    let folders = Folders::new(&[
+        ("core/a/config.yaml", "home: !env HOME\n"),
+        ("core/b/config.json", "{\"serial\": 18446744073709551616}"),
+        ("core/c/config.yaml", "serial: '18446744073709551616'\n"),
+    ]);
+    let report = folders.report(&[]);
+    let raw: Vec<_> = report.components.iter().map(|one| one.raw.clone().unwrap_or_default()).collect();
+    assert!(raw[0].contains("config.yaml:1: the tag `!env` is not known"), "{report}");
+    assert!(raw[1].contains("config.json:1: 18446744073709551616 has more than 64 bits"), "{report}");
+    assert_eq!(raw[2], "", "{report}");
+    folders.file("core/c/model.bin", pointer.as_bytes());
+    let found = faults(&folders.report(&[]));
+    assert!(found.len() == 1 && found[0].starts_with("core/c/model.bin: it is a pointer of Git LFS"), "{found:?}");
 }
 
 #[test]

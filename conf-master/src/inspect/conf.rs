@@ -83,10 +83,11 @@ pub(crate) fn conf(
     let sources = running.sources();
     // The limit is checked before anything is read: templates may produce more, but the size of
     // their sources is known.
-    let most = TreeLimits { total_bytes: MOST_BYTES, ..TreeLimits::default() };
-    let faults = git::faults_in_tree(repo, sources.component_tree, &most)?;
+    let most = TreeLimits { total_bytes: MOST_BYTES, ..TreeLimits::most() };
+    let faults = git::faults_in_tree(repo, sources.component_tree, &most, sources.links.links())?;
     if !faults.is_empty() {
-        let words = format!("{} cannot be shown: {}; fetch its branch by Git", running.name, faults.join("; "));
+        let faults = faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        let words = format!("{} cannot be shown: {faults}; fetch its branch by Git", running.name);
         return Err(InspectError::NotThere(words));
     }
     let secrets = Secrets::by_name(&sources, &running.name.component);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use conf_core::layers::Sources;
+use conf_core::layers::{LinkPolicy, Sources};
 use conf_core::manifest::{self, Host, InstanceManifest};
 use conf_core::secret::Declaration;
 use conf_core::snapshot::{Component, Snapshot};
@@ -28,6 +28,7 @@ pub(crate) struct Running<'a> {
     secrets: BTreeMap<SecretName, Declaration>,
     sealed: BTreeMap<SecretName, ObjectId>,
     raw: bool,
+    links: LinkPolicy,
     class_tree: ObjectId,
     datacenter_tree: ObjectId,
 }
@@ -53,9 +54,11 @@ impl<'a> Running<'a> {
         };
         let Manifests { class, instance, class_tree, datacenter_tree } = manifests(repo, snapshot)?;
         let secrets = manifest::secrets(&class, &instance).into_iter();
+        let pin = manifest::pins(&class, &instance).into_iter().find(|pin| pin.component == name);
         Ok(Running {
             snapshot,
-            raw: manifest::pins(&class, &instance).iter().any(|pin| pin.component == name && pin.raw),
+            raw: pin.as_ref().is_some_and(|pin| pin.raw),
+            links: if pin.is_some_and(|pin| pin.any_links) { LinkPolicy::Anywhere } else { LinkPolicy::Inside },
             platform: manifest::platform(&class, &instance),
             secrets: secrets.map(|(name, (declared, _))| (name.clone(), declared.clone())).collect(),
             sealed: BTreeMap::new(),
@@ -72,6 +75,7 @@ impl<'a> Running<'a> {
         Sources {
             component_tree: self.component.tree,
             raw: self.raw,
+            links: self.links,
             class_tree: self.class_tree,
             datacenter_tree: self.datacenter_tree,
             instance: &self.instance,

@@ -4,6 +4,7 @@
 //! touches. It asks `validate` and `compatibility` about those.
 
 pub(crate) mod compatibility;
+pub(crate) mod content;
 pub(crate) mod plan;
 pub(crate) mod proposal;
 pub(crate) mod schema;

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conf_core::git;
 use git2::Repository;
 use libconf::name::{BadName, CommitId, ComponentVersion, DatacenterName, ObjectId, RefName};
 
@@ -10,12 +9,15 @@ use crate::catalog::{Catalog, Datacenter, DatacenterChange, Delta, Deltas, Overr
 use crate::fault::{Caused, Fault, Findings, Refusal, RefusalKind};
 use crate::judge::compatibility::branch::{self, BranchComparison, Comparisons};
 use crate::judge::compatibility::{pins, settings};
-use crate::judge::deletions;
 use crate::judge::plan::ChangePlan;
 use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
 use crate::judge::validate::{ChangeLimits, Validator};
+use crate::judge::{content, deletions};
 use crate::secrets::SecretStore;
 use crate::store::{Place, RefChanges, RefTarget};
+
+/// The most faults in the files of one branch that a refusal tells.
+const MOST_FAULTS: usize = 20;
 
 /// Judges changes, and remembers what was good.
 #[derive(Debug)]
@@ -168,15 +170,19 @@ impl Judging<'_> {
 
     /// Checks every file of a branch or tag that moves from `before` to `after`.
     fn tree(&self, name: &RefName, before: Option<RefTarget>, after: RefTarget) -> Result<Findings, git2::Error> {
-        let faults = |target: RefTarget| -> Result<Vec<Fault>, git2::Error> {
-            let found = git::faults_in_commit(self.repo, target.commit, &self.judge.validator.limits.tree)?;
-            let fault = |reason: String| Fault { reference: Some(name.short()), ..Fault::new(reason) };
-            Ok(found.into_iter().map(fault).collect())
-        };
+        let limits = &self.judge.validator.limits.tree;
+        let faults = |target: RefTarget| content::faults(self.repo, name, target.commit, limits);
         let found = faults(after)?;
         let known = before.filter(|_| !found.is_empty()).map(faults).transpose()?.unwrap_or_default();
         let found = found.into_iter().map(|fault| Caused { fault, causes: vec![name.clone()] });
-        Ok(Findings::since(&known, found.collect()))
+        let mut found = Findings::since(&known, found.collect());
+        if let more @ 1.. = found.faults.len().saturating_sub(MOST_FAULTS) {
+            found.faults.truncate(MOST_FAULTS);
+            let fault =
+                Fault { reference: Some(name.short()), ..Fault::new(format!("{more} more faults are not shown")) };
+            found.faults.push(Caused { fault, causes: vec![name.clone()] });
+        }
+        Ok(found)
     }
 
     /// Returns the commit whose promise a branch keeps at `target`: where it is, or was until it was

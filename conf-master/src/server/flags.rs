@@ -81,6 +81,7 @@ impl LimitFlags {
             file_bytes: self.max_file_bytes,
             total_bytes: self.max_total_bytes,
             depth: self.max_folder_levels,
+            ..git::TreeLimits::landing()
         };
         ChangeLimits { tree, levels: self.max_settings_levels, shrink: MaxShrink(self.max_shrink) }
     }

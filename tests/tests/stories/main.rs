@@ -7,6 +7,7 @@ mod canary;
 mod cli;
 mod compatibility;
 mod consul_faults;
+mod content;
 mod credentials;
 mod daemons;
 mod deletions;

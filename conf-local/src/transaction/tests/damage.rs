@@ -92,6 +92,7 @@ fn a_second_agent_is_kept_out_and_another_datacenter_too() {
         retention: Retention { last: 2, younger_than: Duration::ZERO },
         identity: None,
         place: None,
+        links: Vec::new(),
         checks: Checks::default(),
     });
     let error = open.err().unwrap().to_string();

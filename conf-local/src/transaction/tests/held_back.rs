@@ -212,3 +212,155 @@ fn a_mount_below_a_place_is_refused_before_anything_is_changed() {
         assert!(!host.is_troubled());
     }
 }
+
+/// A path with as many bytes as 25 folders of 200 letters.
+fn long() -> String {
+    vec!["f".repeat(200); 25].join("/")
+}
+
+#[test]
+fn a_component_that_this_host_cannot_write_holds_up_no_other() {
+    type Awkward<'a> = (&'a str, Vec<(&'a str, &'a str)>, &'a str);
+    let (path, target) = (long(), format!("-> {}", long()));
+    let awkward: [Awkward<'_>; 2] =
+        [("a path", vec![(&path, "x")], "File name too long"), ("a link", vec![("l", &target)], "File name too long")];
+    for (what, files, word) in awkward {
+        let mut site = Site::new();
+        site.set("services/a/latest", &[("one", "1")]).set("services/b/latest", &[("one", "1")]);
+        let first = site.land();
+        let (mut host, audience) = site.open();
+        take(&mut host, first, &audience).unwrap();
+        let awkward: Vec<(&str, &str)> = files.iter().copied().chain([("other", "2")]).collect();
+        site.set("services/a/latest", &awkward).set("services/b/latest", &[("one", "2")]);
+        site.set("services/c/latest", &[("one", "2")]);
+        let second = site.land();
+        take(&mut host, second, &audience).unwrap();
+        for (file, want) in [("a/latest/one", "1"), ("b/latest/one", "2"), ("c/latest/one", "2")] {
+            assert_eq!(site.read(&format!("services/{file}")).as_deref(), Some(want), "{what}: {file}");
+        }
+        let faults = audience.agent.view().status.faults.clone();
+        let reasons: Vec<String> = faults.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
+        assert_eq!(reasons.len(), 1, "{what}: {reasons:?}");
+        assert!(reasons[0].starts_with("services/a/latest: ") && reasons[0].contains(word), "{what}: {reasons:?}");
+        site.assert_tidy();
+        assert_eq!(host.verify(false, &audience).problems, Vec::<String>::new(), "{what}");
+        // Another change does not try it again, and a good version is taken.
+        site.set("services/b/latest", &[("one", "3")]);
+        let third = site.land();
+        take(&mut host, third, &audience).unwrap();
+        assert_eq!(site.read("services/b/latest/one").as_deref(), Some("3"));
+        site.set("services/a/latest", &[("one", "4")]);
+        let last = site.land();
+        take(&mut host, last, &audience).unwrap();
+        assert_eq!(site.read("services/a/latest/one").as_deref(), Some("4"));
+        assert!(audience.agent.view().status.faults.is_empty());
+        site.assert_tidy();
+    }
+}
+
+#[test]
+fn a_component_whose_content_is_damaged_here_holds_up_no_other() {
+    // A file's content, and a template's, which is looked at before anything is rendered.
+    for file in ["one", "one.j2"] {
+        let mut site = Site::new();
+        site.set("services/a/latest", &[("one", "1")]).set("services/b/latest", &[("one", "1")]);
+        let first = site.land();
+        let (mut host, audience) = site.open();
+        take(&mut host, first, &audience).unwrap();
+        let text = format!("2 {file}");
+        site.set("services/a/latest", &[(file, &text)]).set("services/b/latest", &[("one", "2")]);
+        let second = site.land();
+        let id = git2::Oid::hash_object(git2::ObjectType::Blob, text.as_bytes()).unwrap().to_string();
+        let object = site.state().join("repo.git/objects").join(&id[..2]).join(&id[2..]);
+        let whole = fs::read(&object).unwrap();
+        fs::set_permissions(&object, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&object, "damaged").unwrap();
+        let told = take(&mut host, second, &audience).unwrap_err();
+        assert!(matches!(told, TransactionError::Damaged(_)), "the damage is told, so that it is mended: {told}");
+        assert!(host.lacks_content());
+        assert_eq!(site.read("services/a/latest/one").as_deref(), Some("1"), "{file}");
+        assert_eq!(site.read("services/b/latest/one").as_deref(), Some("2"), "{file}");
+        let faults = audience.agent.view().status.faults.clone();
+        assert_eq!(faults.keys().map(ToString::to_string).collect::<Vec<_>>(), ["services/a/latest"]);
+        let reason = faults.values().next().unwrap();
+        assert!(reason.contains("the repository on this host lacks its content"), "{reason}");
+        // The fetch brings it, and the same snapshot is put in place once more.
+        fs::write(&object, whole).unwrap();
+        host.repository.pool.forget();
+        take(&mut host, second, &audience).unwrap();
+        assert!(!host.lacks_content(), "{file}");
+        if file == "one" {
+            assert_eq!(site.read("services/a/latest/one").as_deref(), Some(&*text));
+            assert!(audience.agent.view().status.faults.is_empty());
+        }
+    }
+}
+
+#[test]
+fn links_that_lead_out_are_exported_only_where_this_host_allows_it_and_never_followed() {
+    let mut site = Site::new();
+    fs::create_dir_all(site.place()).unwrap();
+    let outside = site.folder().join("outside");
+    fs::create_dir_all(outside.join("folder")).unwrap();
+    fs::write(outside.join("theirs"), "theirs").unwrap();
+    fs::write(outside.join("folder/theirs"), "theirs").unwrap();
+    let untouched = |what: &str| {
+        assert_eq!(fs::read_to_string(outside.join("theirs")).unwrap(), "theirs", "{what}");
+        assert_eq!(names(&outside.join("folder")), BTreeSet::from(["theirs".to_owned()]), "{what}");
+    };
+    let entry = |links: &str| format!("applications:\n  - {{name: wiki, branch: master, tag: latest{links}}}\n");
+    let place = "export: [{component: applications/wiki, path: PLACE/wiki, mode: copy}]";
+    let (file, folder) = (format!("-> {}/theirs", outside.display()), format!("-> {}/folder", outside.display()));
+    let linked = [("owl", &*file), ("data", &*folder), ("up", "-> ../../..")];
+    site.class = entry("");
+    site.configure(place);
+    site.set("applications/wiki/latest", &linked);
+    let plain = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, plain, &audience).unwrap();
+    let reason = |audience: &Audience| audience.agent.view().status.faults.values().next().cloned().unwrap_or_default();
+    assert!(reason(&audience).contains("`links: any` in the entry of applications/wiki"), "{}", reason(&audience));
+
+    // The entry asks for it, and this host does not list the component.
+    site.class = entry(", links: any");
+    let asked = site.land();
+    take(&mut host, asked, &audience).unwrap();
+    let told = "this host allows it only by `links: [applications/wiki]` in conf-local.yaml";
+    assert!(reason(&audience).contains(told), "{}", reason(&audience));
+    assert_eq!(names(&site.current().join("applications/wiki")), BTreeSet::new());
+
+    drop(host);
+    site.configure(&format!("links: [applications/wiki]\n{place}"));
+    let (mut host, audience) = site.open();
+    host.settle(&audience).unwrap();
+    assert_eq!(reason(&audience), "");
+    let at = site.current().join("applications/wiki/latest");
+    for root in [&at, &site.place().join("wiki")] {
+        assert_eq!(fs::read_to_string(root.join("owl")).unwrap(), "theirs");
+        assert_eq!(fs::read_link(root.join("data")).unwrap(), outside.join("folder"));
+        assert_eq!(fs::read_link(root.join("up")).unwrap(), PathBuf::from("../../.."));
+    }
+    assert_eq!(host.verify(false, &audience).problems, Vec::<String>::new());
+
+    // A file and a folder take the places of the links, and links those of a file and a folder.
+    let plain = [("owl", "1"), ("data/theirs", "1"), ("data/mine", "1"), ("up/x", "1")];
+    for (what, files) in [("files", &plain[..]), ("links", &linked[..]), ("files again", &plain[..])] {
+        site.set("applications/wiki/latest", files);
+        let pointer = site.land();
+        take(&mut host, pointer, &audience).unwrap();
+        assert_eq!(reason(&audience), "", "{what}");
+        untouched(what);
+    }
+    assert_eq!(fs::read_to_string(site.place().join("wiki/data/theirs")).unwrap(), "1");
+    site.set("applications/wiki/latest", &linked);
+    let pointer = site.land();
+    take(&mut host, pointer, &audience).unwrap();
+    // The component goes, with its links and nothing that they lead to.
+    site.components.clear();
+    site.class = "applications: []\n".to_owned();
+    let gone = site.land();
+    take(&mut host, gone, &audience).unwrap();
+    host.tidy(&audience, None);
+    untouched("gone");
+    assert_eq!(names(&site.place().join("wiki")), BTreeSet::new());
+}

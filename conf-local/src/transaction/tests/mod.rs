@@ -168,6 +168,7 @@ impl Site {
             retention: Retention { last: 2, younger_than: Duration::ZERO },
             identity: None,
             place: Some(self.file.export.clone()),
+            links: self.file.links.clone(),
             checks: Checks::new(self.file.check.clone(), CancellationToken::new()),
         })
         .unwrap();

@@ -29,9 +29,6 @@ pub(crate) fn faults(view: &DatacenterView<'_>) -> Vec<Caused> {
     let mut found = Vec::new();
     let own = view.own_ref();
     for (reference, overrides) in [view.class_ref(), own.clone()].iter().zip(&view.overrides) {
-        let stray = "this is not a layer; layers are overrides/<kind>/<name>.yaml, where <kind> is services, applications or \
-                     devices";
-        found.extend(overrides.strays.iter().map(|path| fault(reference, path, None, stray.to_owned())));
         found.extend(
             overrides
                 .files

@@ -6,6 +6,7 @@
 //! were good once are not checked again.
 
 pub(crate) mod case;
+pub(crate) mod content;
 pub(crate) mod effect;
 pub(crate) mod shrink;
 pub(crate) mod templates;
@@ -44,7 +45,7 @@ pub(crate) struct ChangeLimits {
 
 impl Default for ChangeLimits {
     fn default() -> Self {
-        ChangeLimits { tree: git::TreeLimits::default(), levels: settings::MAX_DEPTH, shrink: MaxShrink::default() }
+        ChangeLimits { tree: git::TreeLimits::landing(), levels: settings::MAX_DEPTH, shrink: MaxShrink::default() }
     }
 }
 
@@ -164,6 +165,7 @@ impl Checking<'_, '_> {
     /// Checks everything about one component.
     fn component(&mut self, name: &ComponentVersion) -> Result<(), git2::Error> {
         let Some(sources) = self.after.sources(name) else { return Ok(()) };
+        self.found.extend(content::faults(self.repo, self.after, name, &sources)?);
         let schema = if sources.raw { None } else { self.schema(sources.component_tree)? };
         let common = match layers::stack(self.repo, &sources, &name.component, None) {
             Ok(common) => common,

@@ -21,7 +21,9 @@ pub use crate::git::{
     repository::{LockError, RepositoryLock, init, lock, lock_alone},
     step::{Depth, Step},
     thin::thin_answer,
-    tree_safety::{TreeLimits, fault_in_link, fault_in_name, faults_in_commit, faults_in_tree},
+    tree_safety::{
+        Links, TreeFault, TreeLimits, fault_in_link, fault_in_name, faults_in_commit, faults_in_tree, is_lfs_pointer,
+    },
 };
 pub(crate) use crate::git::{
     file::create_file,

@@ -5,7 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::{
     layers::{
-        layer::{Sources, overlays},
+        layer::{LinkPolicy, Sources, overlays},
         overrides::Overrides,
         variables::variables,
     },
@@ -19,6 +19,8 @@ use libconf::name::{ComponentName, ComponentVersion, HostName, ObjectId, SecretN
 pub struct Ingredients {
     tree: ObjectId,
     raw: bool,
+    /// The component's entry lets its links lead anywhere.
+    any_links: bool,
     /// The class's override and the datacenter's.
     overrides: [Option<ObjectId>; 2],
     /// The SHA-256 of each patch of roles and host, in canonical form.
@@ -42,11 +44,12 @@ impl Ingredients {
         component: &ComponentVersion,
         host: Option<&HostName>,
     ) -> Result<Self, git2::Error> {
-        let (tree, raw) = (sources.component_tree, sources.raw);
+        let (tree, raw, any_links) = (sources.component_tree, sources.raw, sources.links != LinkPolicy::Inside);
         if raw {
             return Ok(Ingredients {
                 tree,
                 raw,
+                any_links,
                 overrides: [None; 2],
                 overlays: Vec::new(),
                 layered: None,
@@ -68,6 +71,6 @@ impl Ingredients {
         let secrets = sources.secrets_of(name).map(|(secret, declared)| {
             (secret.clone(), declared.source.to_string(), sources.sealed.get(secret).copied())
         });
-        Ok(Ingredients { tree, raw, overrides, overlays, layered, facts, secrets: secrets.collect() })
+        Ok(Ingredients { tree, raw, any_links, overrides, overlays, layered, facts, secrets: secrets.collect() })
     }
 }

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::{
+    git,
     manifest::{InstanceManifest, Overlay},
     secret::Declaration,
     settings::{self, Format, JsonPointer, Lines, SettingsFault},
@@ -49,6 +50,35 @@ pub(crate) enum Text {
     Known(Lines),
 }
 
+/// Where the links in a component's content may lead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkPolicy {
+    /// To something inside: the component's entry does not ask for more.
+    Inside,
+    /// To something inside: the entry says `links: any`, but the configuration of this host does
+    /// not list the component.
+    NotListed,
+    /// Anywhere: the entry says `links: any`, and the reader allows it.
+    Anywhere,
+}
+
+impl LinkPolicy {
+    /// The links that [`git`] lets through.
+    pub fn links(self) -> git::Links {
+        if self == LinkPolicy::Anywhere { git::Links::Anywhere } else { git::Links::Inside }
+    }
+
+    /// What to write where a link of `component` leads out.
+    pub fn remedy(self, component: &ComponentName) -> String {
+        let entry = format!("`links: any` in the entry of {component} in datacenter.yaml");
+        let host = format!("`links: [{component}]` in conf-local.yaml");
+        match self {
+            LinkPolicy::NotListed => format!("there is {entry}, and this host allows it only by {host}"),
+            _ => format!("if hosts shall have it as it is, write {entry}, and {host} on each of them"),
+        }
+    }
+}
+
 /// Where a component's layers are read.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources<'a> {
@@ -56,6 +86,8 @@ pub struct Sources<'a> {
     pub component_tree: ObjectId,
     /// True when every file is exported byte for byte: no settings, no layers.
     pub raw: bool,
+    /// Where the links in the content may lead.
+    pub links: LinkPolicy,
     /// The tree of the class.
     pub class_tree: ObjectId,
     /// The tree of the datacenter's branch.

@@ -20,7 +20,7 @@ pub use crate::layers::{
     explain::{Explained, SetBy},
     groups::{Group, differ_by_host, groups, has_templates},
     ingredients::Ingredients,
-    layer::{Layer, LayerError, LayerFault, Origin, Sources},
+    layer::{Layer, LayerError, LayerFault, LinkPolicy, Origin, Sources},
     overrides::Overrides,
     stack::{Stack, stack},
 };

@@ -10,9 +10,6 @@ use crate::{
 };
 use libconf::name::{ComponentName, Kind, ObjectId};
 
-/// The folder of the files.
-const FOLDER: &str = "overrides";
-
 /// The files in `overrides/` of one tree. Equal ids are equal layers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Overrides {
@@ -22,7 +19,13 @@ pub struct Overrides {
     pub strays: Vec<String>,
 }
 
+/// The folder of the files.
+const FOLDER: &str = Overrides::FOLDER;
+
 impl Overrides {
+    /// The folder of the files.
+    pub const FOLDER: &str = "overrides";
+
     /// Lists the files; reads none of them.
     pub fn read(repo: &Repository, tree: ObjectId) -> Result<Self, git2::Error> {
         let mut found = Overrides::default();

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 use crate::layers::{
     groups::groups,
     ingredients::Ingredients,
-    layer::{Layer, LayerError, Origin, Sources},
+    layer::{Layer, LayerError, LinkPolicy, Origin, Sources},
     overrides::Overrides,
     stack::{Stack, stack},
 };
@@ -49,6 +49,7 @@ impl Bench {
         Sources {
             component_tree: self.component,
             raw: false,
+            links: LinkPolicy::Inside,
             class_tree: self.class,
             datacenter_tree: self.datacenter,
             instance: &self.instance,

@@ -22,6 +22,8 @@ pub struct PinRequest {
     pub tag: Option<TagName>,
     /// True when every file is exported byte for byte: no settings, no templates.
     pub raw: bool,
+    /// True when its links may lead anywhere (`links: any`), on hosts that allow it.
+    pub any_links: bool,
     /// The line of the entry, in the file of `declared_in`.
     pub line: usize,
     /// The file of the entry.
@@ -77,6 +79,7 @@ pub fn pins(class: &ClassManifest, instance: &InstanceManifest) -> Vec<PinReques
         branch: entry.branch.clone(),
         tag: entry.tag.clone(),
         raw: entry.raw,
+        any_links: entry.any_links,
         line: entry.line,
         declared_in,
     };

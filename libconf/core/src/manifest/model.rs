@@ -76,6 +76,8 @@ pub struct PinEntry {
     pub tag: Option<TagName>,
     /// True when every file is exported byte for byte: no settings, no templates.
     pub raw: bool,
+    /// True when its links may lead anywhere (`links: any`), on hosts that allow it.
+    pub any_links: bool,
     /// The line of the entry.
     pub line: usize,
 }

@@ -198,6 +198,11 @@ fn faults_of_a_class() {
             "services: [{name: web, branch: m, tag: 1.0}]",
             "line 1: `tag` must be text (put it in quotes), but it is a number",
         ),
+        (
+            "services: [{name: web, branch: m, links: all}]",
+            "line 1: `links` is \"all\"; write `links: any` for links that may lead anywhere, or take it out",
+        ),
+        ("services: [{name: web, branch: m, links: [any]}]", "line 1: `links` must be text, but it is a list"),
         ("services: [{name: web, branch: m, raw: yes}]", "line 1: `raw` must be true or false, but it is text"),
         (
             "services: [{name: a/b, branch: m}]",

@@ -32,9 +32,13 @@ pub fn render(
     secrets: &Secrets,
 ) -> Result<Rendered, RenderError> {
     let tree = sources.component_tree;
-    let faults = git::faults_in_tree(repo, tree, &TreeLimits::default())?;
+    let faults = git::faults_in_tree(repo, tree, &TreeLimits::most(), sources.links.links())?;
     if !faults.is_empty() {
-        return Err(RenderError::Fault(faults.join("; ")));
+        let mut words: Vec<String> = faults.iter().map(ToString::to_string).collect();
+        if faults.iter().any(|fault| fault.leads_out) {
+            words.push(sources.links.remedy(&component.component));
+        }
+        return Err(RenderError::Fault(words.join("; ")));
     }
     let mut files = BTreeMap::new();
     collect(repo, &repo.find_tree(tree.into())?, "", &mut files)?;

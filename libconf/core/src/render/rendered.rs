@@ -32,7 +32,7 @@ pub enum Content {
         /// A secret's value went into it: exported as 0600, or 0700.
         secret: bool,
     },
-    /// A relative link that stays inside the component.
+    /// A link: relative, and to something inside the component, unless its entry says `links: any`.
     Link(String),
 }
 

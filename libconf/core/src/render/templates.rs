@@ -9,6 +9,7 @@ use git2::{ObjectType, Repository, Tree};
 use serde_json::Value;
 
 use crate::{
+    git,
     layers::{self, Sources},
     render::{
         rendered::{Content, RenderError},
@@ -60,7 +61,14 @@ impl Templates {
                 faults.push(SettingsFault { file: path.clone(), line, reason: reason.to_owned() });
             };
             match content {
-                Content::Link(_) if is_template => refuse(None, "a template may not be a link; put the file itself"),
+                Content::Link(_) if is_template => {
+                    let made = &path[..path.len() - TEMPLATE_ENDING.len()];
+                    let words = format!(
+                        "a template may not be a link; put the file itself, or call the link {made} and let it lead to what \
+                         the other template makes"
+                    );
+                    refuse(None, &words);
+                }
                 Content::Link(_) => {}
                 Content::File { bytes, .. } => match std::str::from_utf8(bytes) {
                     Ok(text) => drop(texts.insert(path.clone(), text.to_owned())),
@@ -139,10 +147,12 @@ fn clashes(files: &BTreeMap<String, Content>) -> Vec<SettingsFault> {
     }
     for path in files.keys() {
         let Some(made) = path.strip_suffix(TEMPLATE_ENDING).map(str::to_lowercase) else { continue };
-        let reason = match taken.get(&made) {
-            _ if made.is_empty() || made.ends_with('/') => "it has no name but its ending; give it one".to_owned(),
-            Some(other) => format!("it would be made into what {other} is already; rename one of the two"),
-            None => {
+        let name = made.rsplit('/').next().unwrap_or_default();
+        let reason = match (git::fault_in_name(name.as_bytes()), taken.get(&made)) {
+            _ if name.is_empty() => "it has no name but its ending; give it one".to_owned(),
+            (Some(fault), _) => format!("it would be made into `{name}`: {fault}; rename it"),
+            (None, Some(other)) => format!("it would be made into what {other} is already; rename one of the two"),
+            (None, None) => {
                 taken.insert(made, path);
                 continue;
             }

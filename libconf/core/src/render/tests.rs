@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use crate::render::*;
 use crate::{
-    layers::{self, Ingredients, Overrides, Sources},
+    layers::{self, Ingredients, LinkPolicy, Overrides, Sources},
     manifest::{ClassManifest, InstanceManifest, Strictness, platform},
     secret::SecretValue,
 };
@@ -24,6 +24,7 @@ struct Bench {
     instance: InstanceManifest,
     platform: Map<String, Value>,
     raw: bool,
+    links: LinkPolicy,
     secrets: Secrets,
     sealed: BTreeMap<SecretName, ObjectId>,
 }
@@ -52,7 +53,12 @@ impl Bench {
         let empty = repo.treebuilder(None).unwrap().write().unwrap();
         let mut update = git2::build::TreeUpdateBuilder::new();
         for (path, bytes) in files {
-            let mode = if path.ends_with(".sh.j2") { git2::FileMode::BlobExecutable } else { git2::FileMode::Blob };
+            // `-> target` makes a link.
+            let (bytes, mode) = match bytes.strip_prefix(b"-> ") {
+                Some(target) => (target, git2::FileMode::Link),
+                None if path.ends_with(".sh.j2") => (*bytes, git2::FileMode::BlobExecutable),
+                None => (*bytes, git2::FileMode::Blob),
+            };
             update.upsert(*path, repo.blob(bytes).unwrap(), mode);
         }
         let component = update.create_updated(&repo, &repo.find_tree(empty).unwrap()).unwrap().into();
@@ -71,6 +77,7 @@ impl Bench {
             instance,
             platform,
             raw: false,
+            links: LinkPolicy::Inside,
             secrets,
             sealed: BTreeMap::new(),
         }
@@ -85,6 +92,7 @@ impl Bench {
         Sources {
             component_tree: self.component,
             raw: self.raw,
+            links: self.links,
             class_tree: self.empty,
             datacenter_tree: self.empty,
             instance: &self.instance,
@@ -143,6 +151,76 @@ server {{ name }};
     assert!(matches!(rendered.files["run.sh"], Content::File { executable: true, secret: false, .. }));
     let raw = Bench { raw: true, ..Bench::new(&files) };
     assert_eq!(raw.text("web-1", "etc/web.conf.j2"), template);
+}
+
+#[test]
+fn a_link_leads_to_what_a_template_makes() {
+    let files = [("f.txt.j2", "{{ 1 + 1 }}"), ("l.txt", "-> f.txt"), ("d/up", "-> ../f.txt")];
+    let rendered = Bench::new(&files).render("web-1").unwrap();
+    assert_eq!(rendered.files.keys().collect::<Vec<_>>(), ["d/up", "f.txt", "l.txt"]);
+    assert_eq!(rendered.files["l.txt"], Content::Link("f.txt".to_owned()));
+    // In a raw component nothing is a template.
+    let raw = Bench { raw: true, ..Bench::new(&[("f.j2", "{{"), ("l.j2", "-> f.j2")]) };
+    assert_eq!(raw.render("web-1").unwrap().files["l.j2"], Content::Link("f.j2".to_owned()));
+}
+
+#[test]
+fn what_hosts_hold_back_is_found_without_rendering_too() {
+    let is_link = "a template may not be a link; put the file itself, or call the link l.txt and let it lead to what the \
+                   other template makes";
+    for (files, want) in [
+        (vec![("f.txt", "x"), ("l.txt.j2", "-> f.txt")], format!("l.txt.j2: {is_link}")),
+        (
+            vec![("a", "1"), ("a.j2", "2")],
+            "a.j2: it would be made into what a is already; rename one of the two".into(),
+        ),
+        (
+            vec![("A", "1"), ("a.j2", "2")],
+            "a.j2: it would be made into what A is already; rename one of the two".into(),
+        ),
+        (vec![("a.j2", "1"), ("A.j2", "2")], "a.j2: another name here differs from it only in case".into()),
+        (
+            vec![("a/b", "1"), ("A.j2", "2")],
+            "A.j2: it would be made into what a/b is already; rename one of the two".into(),
+        ),
+        (vec![("d/..j2", "x")], "d/..j2: it would be made into `.`: no such name may be here; rename it".into()),
+        (vec![("...j2", "x")], "...j2: it would be made into `..`: no such name may be here; rename it".into()),
+        (vec![(".git.j2", "x")], ".git.j2: it would be made into `.git`: no name may mean .git; rename it".into()),
+        (vec![(".j2", "x")], ".j2: it has no name but its ending; give it one".into()),
+    ] {
+        let bench = Bench::new(&files);
+        let told = bench.fault("web-1");
+        assert!(told.ends_with(&want), "{told}");
+        // A landing looks at the templates without rendering them, where the tree itself is good.
+        if !want.contains("only in case") {
+            assert_eq!(Templates::read(&bench.repo, &bench.sources()).err().unwrap().to_string(), want);
+        }
+        let raw = Bench { raw: true, ..Bench::new(&files) };
+        assert_eq!(raw.render("web-1").is_ok(), !want.contains("only in case"), "{want}");
+    }
+}
+
+#[test]
+fn a_link_that_leads_out_needs_a_word_in_the_entry_and_one_on_the_host() {
+    let files = [("ontology.owl", "-> /srv/wiki/ontology.owl"), ("d/x", "-> ../../other")];
+    let with = |links| Bench { links, ..Bench::new(&files) };
+    let told = with(LinkPolicy::Inside).fault("web-1");
+    for word in [
+        "ontology.owl: a link must be relative",
+        "d/x: the link leads out",
+        "`links: any` in the entry of services/web",
+    ] {
+        assert!(told.contains(word), "{told}");
+    }
+    assert!(told.contains("`links: [services/web]` in conf-local.yaml"), "{told}");
+    let told = with(LinkPolicy::NotListed).fault("web-1");
+    assert!(told.contains("this host allows it only by `links: [services/web]` in conf-local.yaml"), "{told}");
+    let rendered = with(LinkPolicy::Anywhere).render("web-1").unwrap();
+    assert_eq!(rendered.files["ontology.owl"], Content::Link("/srv/wiki/ontology.owl".to_owned()));
+    // Another word in the entry is another ingredient; another configuration of the host is none.
+    let ingredients = |links| with(links).ingredients("web-1");
+    assert_ne!(ingredients(LinkPolicy::Inside), ingredients(LinkPolicy::Anywhere));
+    assert_eq!(ingredients(LinkPolicy::NotListed), ingredients(LinkPolicy::Anywhere));
 }
 
 #[test]

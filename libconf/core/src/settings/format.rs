@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::settings::{
     fault::{Fault, MAX_BYTES, MAX_DEPTH, SettingsFault, too_deep},
+    objections::{in_json, in_yaml},
     toml::from_toml,
     yaml::Node,
 };
@@ -73,10 +74,28 @@ pub fn choose<'a>(
 ///
 /// - Bounds: 4 MiB of text, 64 levels. A key that stands twice in one object is a fault, except in
 ///   HOCON, where the two are merged.
-/// - Numbers: whole numbers of 64 bits stay whole, all others become floating-point. TOML's dates
-///   and times become text.
+/// - Numbers: whole numbers of 64 bits stay whole, all others become floating-point: see
+///   [`objections`]. TOML's dates and times become text.
 pub fn parse(file: &str, format: Format, bytes: &[u8]) -> Result<Map<String, Value>, SettingsFault> {
     object(format, bytes).map_err(|Fault { line, reason }| SettingsFault { file: file.to_owned(), line, reason })
+}
+
+/// Finds the values of a settings file that [`parse`] takes for something else than they say: tags
+/// of YAML that are not known, and whole numbers that are rounded. A landing refuses them; hosts do
+/// not.
+///
+/// The file is one that can be read. HOCON and TOML have no such values: they are refused at once.
+pub fn objections(file: &str, format: Format, bytes: &[u8]) -> Vec<SettingsFault> {
+    if bytes.len() > MAX_BYTES {
+        return Vec::new();
+    }
+    let text = String::from_utf8_lossy(bytes);
+    let found = match format {
+        Format::Yaml => in_yaml(&text),
+        Format::Json => in_json(&text),
+        Format::Toml | Format::Hocon => Vec::new(),
+    };
+    found.into_iter().map(|Fault { line, reason }| SettingsFault { file: file.to_owned(), line, reason }).collect()
 }
 
 /// Reads a component's settings from its files (path relative to its root, content). The result is
@@ -304,6 +323,10 @@ mod tests {
             let bytes = to_canonical(&value);
             let again = parse("config.json", Format::Json, backwards(&value).as_bytes()).unwrap();
             prop_assert_eq!(to_canonical(&Value::Object(again)), bytes.clone());
+            // Nothing in it is taken for something else.
+            for format in [Format::Json, Format::Yaml] {
+                prop_assert_eq!(objections("config", format, &bytes), []);
+            }
             // The bytes are read back to the same value.
             let read = parse("config.json", Format::Json, &bytes).unwrap();
             prop_assert_eq!(Value::Object(read), value);
@@ -313,6 +336,7 @@ mod tests {
         fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             for format in [Format::Yaml, Format::Json, Format::Toml] {
                 let _ = parse("config", format, &bytes);
+                let _ = objections("config", format, &bytes);
             }
         }
 
@@ -320,6 +344,7 @@ mod tests {
         fn any_soup_is_read_or_refused(text in "([\\[\\]{}=:,.\"'\\\\#\n -]|a|1|e|null|\\[\\[){0,40}") {
             for format in [Format::Yaml, Format::Json, Format::Toml] {
                 let _ = parse("config", format, text.as_bytes());
+                let _ = objections("config", format, text.as_bytes());
             }
         }
     }

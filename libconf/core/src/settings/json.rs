@@ -17,6 +17,7 @@ pub(crate) fn read(text: &str) -> Result<Value, Fault> {
         let place = format!(" at line {} column {}", error.line(), error.column());
         let reason = match words.strip_suffix(&place).unwrap_or(&words) {
             "recursion limit exceeded" => too_deep(),
+            "number out of range" => "the number is beyond what a number can hold; write it in quotes".to_owned(),
             reason => reason.to_owned(),
         };
         Fault::new(error.line(), reason)

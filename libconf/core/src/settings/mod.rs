@@ -3,6 +3,7 @@
 mod fault;
 mod json_pointer;
 mod merge;
+mod objections;
 pub(crate) mod yaml;
 mod json;
 mod toml;
@@ -11,11 +12,13 @@ mod format;
 mod lines;
 mod schema;
 mod commented;
+#[cfg(test)]
+mod corpus;
 
 pub use crate::settings::{
     commented::{commented, one_line},
     fault::{Fault, MAX_BYTES, MAX_DEPTH, SettingsFault},
-    format::{Format, SECRET, TEMPLATE_ENDING, asked_secret, choose, parse, read, to_canonical},
+    format::{Format, SECRET, TEMPLATE_ENDING, asked_secret, choose, objections, parse, read, to_canonical},
     json_pointer::{JsonPointer, member},
     lines::Lines,
     schema::{Compatibility, Notes, SCHEMA_FILE, Schema},

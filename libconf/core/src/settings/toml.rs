@@ -9,6 +9,12 @@ pub(crate) fn from_toml(text: &str) -> Result<Value, Fault> {
         let line = error.span().map_or(0, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
         match error.message() {
             deep if deep.contains("recursion") => Fault::new(line, too_deep()),
+            large if large.contains("value was too large") || large.starts_with("invalid type: integer") => {
+                Fault::new(line, "TOML has no whole number beyond 64 bits with a sign; write it in quotes")
+            }
+            large if large.contains("number overflowed") => {
+                Fault::new(line, "the number is beyond what a number can hold; write it in quotes")
+            }
             reason => Fault::new(line, reason.lines().collect::<Vec<_>>().join("; ")),
         }
     })?;

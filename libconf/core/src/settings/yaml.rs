@@ -11,14 +11,18 @@ use serde_saphyr::{
     DuplicateKeyPolicy, Error, MessageFormatter as _, Options, Spanned, UserMessageFormatter, budget::BudgetBreach,
 };
 
-use crate::settings::fault::{Fault, MAX_BYTES, MAX_DEPTH, shown, too_deep};
+use crate::settings::{
+    fault::{Fault, MAX_BYTES, MAX_DEPTH, shown, too_deep},
+    objections::in_yaml,
+};
 
 /// Reads a program's own YAML file into a type, with the options of every YAML in this project.
 ///
 /// Bounds: 4 MiB of text, 64 levels, and the expansion of aliases. A key that stands twice is a
-/// fault.
+/// fault, and so is a value that would be taken for something else than it says.
 pub fn from_yaml<T: DeserializeOwned + Send>(text: &str) -> Result<T, Fault> {
-    read(text, DuplicateKeyPolicy::Error)
+    let read = read(text, DuplicateKeyPolicy::Error)?;
+    in_yaml(text).into_iter().next().map_or(Ok(read), Err)
 }
 
 /// Writes a value as YAML, its keys in their order; `None` when the library cannot. A careful
@@ -177,6 +181,15 @@ fn fault(error: &Error, text: &str) -> Fault {
     }
     match reason.as_str() {
         "recursion limit exceeded" => Fault::new(line, too_deep()),
+        "invalid u64" | "invalid i64" => {
+            Fault::new(line, "`!!int` stands before what is no whole number of 64 bits; write the value without it")
+        }
+        "cannot deserialize tagged scalar into string" => {
+            Fault::new(line, "the tag before this value is not known; write the value without it")
+        }
+        reason if reason.ends_with("is not a finite number") => {
+            Fault::new(line, format!("{reason}, and JSON has no other; write it in quotes"))
+        }
         _ => Fault::new(line, reason),
     }
 }
@@ -327,7 +340,10 @@ mod tests {
             ("a:\n  - x\n \t- y\n", "line 3: a tab stands where YAML wants spaces; indent with spaces"),
             ("a: 1\n---\nb: 2\n", "line 2: a second document begins here (`---`); write one document a file"),
             ("a:\n- &a [*a]\n", "line 2: an alias refers to what it stands in; write the values out"),
-            ("a: 1\nb: .inf\n", "line 2: value `.inf` is not a finite number"),
+            (
+                "a: 1\nb: .inf\n",
+                "line 2: value `.inf` is not a finite number, and JSON has no other; write it in quotes",
+            ),
             ("a: [1, 2\n", "line 1: unclosed bracket '['"),
             ("a: b: c\n", "line 1: mapping values are not allowed in this context"),
         ] {

@@ -54,10 +54,12 @@ impl Uses {
         let (mut templates, mut failed) = (BTreeMap::new(), None);
         repo.find_tree(tree.into())?.walk(TreeWalkMode::PreOrder, |above, entry| {
             let name = String::from_utf8_lossy(entry.name_bytes());
-            if entry.kind() != Some(ObjectType::Blob)
-                || entry.filemode() == 0o120_000
-                || !name.ends_with(TEMPLATE_ENDING)
-            {
+            if entry.kind() != Some(ObjectType::Blob) || !name.ends_with(TEMPLATE_ENDING) {
+                return TreeWalkResult::Ok;
+            }
+            if entry.filemode() == 0o120_000 {
+                // Rendering refuses a template that is a link.
+                templates.insert(format!("{above}{name}"), String::new());
                 return TreeWalkResult::Ok;
             }
             match repo.find_blob(entry.id()) {

@@ -31,7 +31,7 @@ impl Draft {
         let is_json = serde_json::from_str::<serde::de::IgnoredAny>(&text).is_ok();
         let (format, sent): (_, fn(String) -> Sent) =
             if is_json { (Format::Json, Sent::Json) } else { (Format::Hocon, Sent::Hocon) };
-        let values = settings::parse("config", format, text.as_bytes())?;
+        let values = parse(format, text.as_bytes())?;
         Ok(Draft { values, sent: Some(sent(text)) })
     }
 
@@ -45,8 +45,14 @@ impl Draft {
 
     /// Reads an object from a request.
     pub(crate) fn from_object(json: &str) -> Result<Self, SettingsFault> {
-        Ok(Draft { values: settings::parse("config", Format::Json, json.as_bytes())?, sent: None })
+        Ok(Draft { values: parse(Format::Json, json.as_bytes())?, sent: None })
     }
+}
+
+/// Reads what was sent; a number that would be rounded is a fault.
+fn parse(format: Format, text: &[u8]) -> Result<Map<String, Value>, SettingsFault> {
+    let values = settings::parse("config", format, text)?;
+    settings::objections("config", format, text).into_iter().next().map_or(Ok(values), Err)
 }
 
 /// Writes a file that holds a draft's values; `old` is its content before. Returns a note about
@@ -210,9 +216,13 @@ mod tests {
 
     #[test]
     fn drafts_that_are_not_settings_are_refused() {
-        for text in
-            ["[1]", "{\"a\": 1, \"a\": 2}", "{\"a\":", &format!("{{\"a\":{}1{}}}", "[".repeat(100), "]".repeat(100))]
-        {
+        for text in [
+            "[1]",
+            "{\"a\": 1, \"a\": 2}",
+            "{\"a\": 18446744073709551616}",
+            "{\"a\":",
+            &format!("{{\"a\":{}1{}}}", "[".repeat(100), "]".repeat(100)),
+        ] {
             assert!(Draft::from_text(text.to_owned()).is_err(), "{text:.20}");
         }
     }

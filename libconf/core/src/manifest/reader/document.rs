@@ -113,11 +113,28 @@ impl Reader {
             Some(node) => self.wrong(&node, "`raw`", "true or false"),
             None => Some(false),
         };
+        let any_links = self.or_passed_over(|reader| reader.any_links(&mut fields));
         let (name, branch, tag, raw) = (name?, branch?, tag?, raw?);
         let text = tag.as_ref().map_or(Version::LATEST, TagName::as_str);
         let version = self.name(text, line, "tag")?;
         let component = ComponentVersion { component: ComponentName { kind, name }, version };
-        Some((component, PinEntry { branch, tag, raw, line }))
+        Some((component, PinEntry { branch, tag, raw, any_links, line }))
+    }
+
+    fn any_links(&mut self, fields: &mut Fields) -> bool {
+        let Some(node) = fields.take("links") else { return false };
+        match self.text(node, "links") {
+            Some((word, _)) if word == "any" => true,
+            Some((word, line)) => {
+                let reason = format!(
+                    "`links` is {:?}; write `links: any` for links that may lead anywhere, or take it out",
+                    shown(&word)
+                );
+                self.fault::<()>(line, reason);
+                false
+            }
+            None => false,
+        }
     }
 
     fn required<T: FromStr<Err = BadName>>(&mut self, fields: &mut Fields, key: &str) -> Option<T> {

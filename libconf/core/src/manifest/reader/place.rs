@@ -43,7 +43,7 @@ pub(crate) const HOST: Place =
 
 pub(crate) const PIN: Place = Place {
     what: "a component's entry",
-    known: &["name", "branch", "tag", "raw"],
+    known: &["name", "branch", "tag", "raw", "links"],
     later: &["export", "rollout"],
     ..INVENTORIES
 };

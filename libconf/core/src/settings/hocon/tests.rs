@@ -246,7 +246,8 @@ fn the_corpus() {
     }
     assert!(different.is_empty(), "{}", different.join("\n"));
     // The harness would keep what `println!` prints.
-    let counts = format!("corpus of HOCON: {} texts read, {} refused, 0 silent differences", CORPUS.len(), REFUSED.len());
+    let counts =
+        format!("corpus of HOCON: {} texts read, {} refused, 0 silent differences", CORPUS.len(), REFUSED.len());
     writeln!(std::io::stderr(), "{counts}").expect("standard error is open");
 }
 
