@@ -13,6 +13,7 @@ mod deletions;
 mod delivery;
 mod disk;
 mod events;
+mod foreign_git;
 mod git_clients;
 mod harness;
 mod jobs;
