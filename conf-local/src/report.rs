@@ -64,8 +64,9 @@ pub(crate) async fn run(
                 answer = surrogates.post_json::<_, ReportAnswer>("api/v1/reports", &signed) => answer,
             };
             match answer {
-                Ok(ReportAnswer { watermark }) => {
+                Ok(ReportAnswer { watermark, deleted }) => {
                     agent.set_back(REPORTS);
+                    agent.set_deleted(deleted);
                     if let Some(watermark) = watermark.filter(|watermark| last.as_ref() != Some(watermark)) {
                         match Watermark::proven(&watermark, &report.datacenter, &keys) {
                             Ok(proven) => agent.record(proven),
@@ -105,7 +106,7 @@ fn report(agent: &Agent) -> HostReport {
         sequence: status.sequence,
         commit: status.commit,
         state: status.state,
-        error: status.error.as_ref().map(|words| words.chars().take(MOST_WORDS).collect()),
+        error: status.error.clone().or(status.deleted_words()).map(|words| words.chars().take(MOST_WORDS).collect()),
         agent: status.agent.clone(),
         time: None,
         signature: None,

@@ -4,7 +4,7 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use conf_core::{
-    api::{Pointer, SnapshotEvent},
+    api::{DeletedEvent, Pointer, SnapshotEvent},
     daemon::chain,
     retry::Backoff,
     upstream::Event,
@@ -51,7 +51,12 @@ fn take(event: &Event, mirror: &Mirror, problems: &Problems) {
             Ok(event) => take_snapshot(&event, mirror, problems),
             Err(error) => tracing::warn!(%error, "an unreadable event is ignored"),
         },
+        "deleted" => match serde_json::from_str::<DeletedEvent>(&event.data) {
+            Ok(event) if event.datacenter == *mirror.datacenter() => set_deleted(true, mirror, problems),
+            _ => tracing::warn!("an unreadable event is ignored"),
+        },
         "watermark" => {
+            set_deleted(false, mirror, problems);
             let problem = match serde_json::from_str(&event.data) {
                 Ok(watermark) => mirror
                     .take_watermark(watermark)
@@ -66,11 +71,26 @@ fn take(event: &Event, mirror: &Mirror, problems: &Problems) {
     }
 }
 
+/// Notes whether the central server has deleted the datacenter. Nothing else follows from it: this
+/// slave and its hosts keep the last snapshot.
+fn set_deleted(deleted: bool, mirror: &Mirror, problems: &Problems) {
+    mirror.set_deleted(deleted);
+    let problem = deleted.then(|| {
+        format!(
+            "datacenter {0} was deleted on the central server; this slave goes on to serve its last snapshot, and hosts keep \
+             their files. Push the branch datacenters/{0} again, or retire this slave and its hosts",
+            mirror.datacenter()
+        )
+    });
+    problems.report("datacenter", problem, "the central server has the datacenter again");
+}
+
 fn take_snapshot(event: &SnapshotEvent, mirror: &Mirror, problems: &Problems) {
     if event.datacenter != *mirror.datacenter() {
         tracing::warn!(datacenter = %event.datacenter, "an event of another datacenter is ignored");
         return;
     }
+    set_deleted(false, mirror, problems);
     let (offered, highest) = (Pointer { sequence: event.sequence, commit: event.commit }, mirror.highest());
     let is_behind = offered.sequence < highest;
     if !is_behind {

@@ -70,6 +70,7 @@ impl Service {
 
     pub(crate) async fn verify(&self, query: VerifyQuery, request: Request) -> Answer {
         user(&request).ok_or_else(unnamed)?;
+        request.check_query(&["repair"])?;
         if !is_privileged(&request) {
             let words = "a check reads the whole repository: only root and the agent's own user may start one";
             return Err(refusal(StatusCode::FORBIDDEN, words));
@@ -97,6 +98,7 @@ fn problems(status: &Status, watchers: &[WatcherStatus]) -> Vec<String> {
         Some(format!("{} at {} is not what is exported: {error}", one.component, one.path.display()))
     }));
     problems.extend(failing(&status.probes));
+    problems.extend(status.deleted_words());
     problems.extend(status.away.iter().map(|(what, why)| format!("{what} cannot be reached: {why}")));
     let troubled = |one: &&WatcherStatus| matches!(one.state, WatcherState::Waiting | WatcherState::Failed);
     problems.extend(watchers.iter().filter(troubled).map(|one| {

@@ -159,6 +159,19 @@ impl Agent {
         tracing::info!(what, "back");
     }
 
+    /// Notes whether the central server has deleted the datacenter, and logs a change.
+    pub(crate) fn set_deleted(&self, deleted: bool) {
+        if self.view().status.deleted == deleted {
+            return;
+        }
+        self.update(|view| view.status.deleted = deleted);
+        if let Some(words) = self.view().status.deleted_words() {
+            tracing::warn!("{words}");
+        } else {
+            tracing::info!("the central server has the datacenter again");
+        }
+    }
+
     /// Notes that the wanted snapshot is known and on its way.
     pub(crate) fn set_updating(&self) {
         self.update(|view| {

@@ -48,6 +48,9 @@ pub struct Status {
     /// What cannot be reached now, with the reason.
     #[serde(default)]
     pub away: BTreeMap<String, String>,
+    /// True if the central server has deleted the datacenter. This host keeps its files.
+    #[serde(default)]
+    pub deleted: bool,
     /// False if the datacenter's inventory does not list this host, or gives it no components: it
     /// runs all.
     pub listed: bool,
@@ -119,6 +122,7 @@ impl Status {
             components: 0,
             faults: BTreeMap::new(),
             away: BTreeMap::new(),
+            deleted: false,
             listed: true,
             checks: Vec::new(),
             placements: Vec::new(),
@@ -126,6 +130,17 @@ impl Status {
             observe: false,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+
+    /// Says that the datacenter was deleted, if it was.
+    pub(crate) fn deleted_words(&self) -> Option<String> {
+        self.deleted.then(|| {
+            format!(
+                "datacenter {} was deleted on the central server: this host keeps its last files and gets no change any more; \
+                 push the datacenter's branch again, or move this host to another datacenter",
+                self.datacenter
+            )
+        })
     }
 
     /// Notes that the wanted snapshot is exported: only held-back components or failed probes can

@@ -25,6 +25,8 @@ pub(crate) struct Catalog {
     pub(crate) table: Table,
     /// Every datacenter that has a branch.
     pub(crate) datacenters: BTreeMap<DatacenterName, Datacenter>,
+    /// The datacenters that had a snapshot and whose branch was deleted.
+    pub(crate) deleted: BTreeSet<DatacenterName>,
     /// The tree of each id's sealed secrets.
     pub(crate) secrets: BTreeMap<Segment, ObjectId>,
     /// The datacenters that read a datacenter's branch or a class.
@@ -56,15 +58,20 @@ impl Catalog {
     /// Takes a table and resolves no datacenter. A branch of secrets that cannot be read is a
     /// fault.
     pub(crate) fn unresolved(repo: &Repository, table: Table) -> (Self, Vec<Fault>) {
-        let (mut secrets, mut faults) = (BTreeMap::new(), Vec::new());
+        let (mut secrets, mut faults, mut deleted) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
         for (name, target) in table.iter() {
+            if let RefName::Snapshot(datacenter) = name
+                && table.target(&RefName::Datacenter(datacenter.clone())).is_none()
+            {
+                deleted.insert(datacenter.clone());
+            }
             let RefName::Secrets(id) = name else { continue };
             match repo.find_commit(target.commit.into()) {
                 Ok(tip) => drop(secrets.insert(id.clone(), tip.tree_id().into())),
                 Err(error) => faults.push(Fault::new(format!("{}: {}", name.short(), error.message()))),
             }
         }
-        (Catalog { table, secrets, ..Catalog::default() }, faults)
+        (Catalog { table, deleted, secrets, ..Catalog::default() }, faults)
     }
 
     /// Returns the table with some changes over it.
@@ -95,6 +102,7 @@ impl Catalog {
         if let Some(manifest) = delta.manifest {
             self.forget(name);
             self.remember(name, &manifest);
+            self.deleted.remove(name);
             let old = self.datacenters.remove(name);
             let (components, snapshot) = old.map(|old| (old.components, old.snapshot)).unwrap_or_default();
             self.datacenters.insert(name.clone(), Datacenter { manifest, components, snapshot });
@@ -112,6 +120,9 @@ impl Catalog {
     pub(crate) fn remove(&mut self, name: &DatacenterName) {
         self.forget(name);
         self.datacenters.remove(name);
+        if self.table.target(&RefName::Snapshot(name.clone())).is_some() {
+            self.deleted.insert(name.clone());
+        }
     }
 
     /// Lists the datacenters that read a ref.

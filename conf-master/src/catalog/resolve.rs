@@ -20,8 +20,8 @@ pub(crate) fn reads(request: &PinRequest) -> BTreeSet<RefName> {
     BTreeSet::from([branch, request.reference()])
 }
 
-/// Lists the refs that hold a datacenter's two `datacenter.yaml`. A tag of a class needs the class's
-/// branch too.
+/// Lists the refs that hold a datacenter's two `datacenter.yaml`. A tag of a class needs the
+/// branch of the class too.
 pub(crate) fn manifests(name: &DatacenterName, instance: &InstanceManifest) -> BTreeSet<RefName> {
     let class = RefName::Class(instance.conf.class.clone());
     BTreeSet::from([RefName::Datacenter(name.clone()), class, instance.class_ref()])

@@ -1,9 +1,9 @@
-//! The stream of events: every datacenter's newest snapshot, and watermarks.
+//! The stream of events: every datacenter's newest snapshot, watermarks, and deletions.
 
 use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
-use conf_core::api::SnapshotEvent;
+use conf_core::api::{DeletedEvent, SnapshotEvent};
 use conf_core::daemon::chain;
 use conf_core::http::{Event, Request, Response, Routes, events, request};
 use libconf::name::{DatacenterName, Sequence};
@@ -34,8 +34,9 @@ pub(crate) fn routes(server: Server) -> Routes {
 }
 
 impl Server {
-    /// Sends a datacenter's newest snapshot now and each time it changes, and watermarks. A reader
-    /// that is too slow for every snapshot gets the newest one: each is whole.
+    /// Sends a datacenter's newest snapshot now and each time it changes, and watermarks; of one
+    /// that was deleted, that it was. A reader that is too slow for every snapshot gets the newest
+    /// one: each is whole.
     fn follow(&self, datacenter: DatacenterName, request: &Request) -> Response {
         let last: Option<Sequence> = request.header("last-event-id").and_then(|id| id.parse().ok());
         let watermarks = self.watermarks.clone();
@@ -46,6 +47,7 @@ impl Server {
             // The state whose snapshot was sent and whose watermark was not, and when that is due.
             let mut owed: Option<Arc<Published>> = None;
             let mut due = Instant::now();
+            let mut told_deleted = false;
             loop {
                 let landed = tokio::select! {
                     biased;
@@ -57,6 +59,12 @@ impl Server {
                 };
                 if landed {
                     let now = published.borrow_and_update().clone();
+                    let deleted = now.deleted.contains(&datacenter);
+                    if deleted && !told_deleted {
+                        let event = DeletedEvent { central: now.sequence, datacenter: datacenter.clone() };
+                        yield Event::json("deleted", None, &event);
+                    }
+                    told_deleted = deleted;
                     let Some(snapshot) = now.datacenters.get(&datacenter) else {
                         continue;
                     };

@@ -40,6 +40,7 @@ pub(crate) fn routes(server: Server) -> Routes {
 
 impl Server {
     async fn plan(&self, name: &DatacenterName, request: Request) -> Answered {
+        request.check_query(&[])?;
         self.snapshot(name)?;
         let pusher = pusher(&request);
         let PlanBody { refs } = request.body.json(BYTES).await?;

@@ -40,6 +40,7 @@ pub(crate) fn routes(server: Server) -> Routes {
 
 impl Server {
     async fn section(&self, path: &str, query: SectionQuery, request: Request) -> Answered {
+        request.check_query(&["version", "sequence", "config"])?;
         let bad = |words: &dyn std::fmt::Display| error(StatusCode::BAD_REQUEST, words);
         let path = percent_decode_str(path).decode_utf8().map_err(|cause| bad(&cause))?;
         if path == "update" {

@@ -66,7 +66,8 @@ pub(crate) fn datacenter() -> BoxedFilter<(NamedDatacenter,)> {
 pub(crate) fn newest<'p>(published: &'p Published, name: &DatacenterName) -> Result<&'p Snapshot, Response> {
     published.datacenters.get(name).ok_or_else(|| {
         let known = published.datacenters.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-        error(StatusCode::NOT_FOUND, format!("there is no datacenter {name}; there are: {known}"))
+        let was = if published.deleted.contains(name) { ": it was deleted" } else { "" };
+        error(StatusCode::NOT_FOUND, format!("there is no datacenter {name}{was}; there are: {known}"))
     })
 }
 

@@ -1,6 +1,6 @@
 //! A push, an update or a request about secrets on its way to the landing thread, and its outcome.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use conf_core::snapshot::Snapshot;
 use libconf::name::{DatacenterName, ObjectId, RefName, Sequence};
@@ -106,4 +106,6 @@ pub(crate) struct Published {
     pub(crate) sequence: Sequence,
     /// Every datacenter's newest snapshot.
     pub(crate) datacenters: BTreeMap<DatacenterName, Snapshot>,
+    /// The datacenters that were deleted.
+    pub(crate) deleted: BTreeSet<DatacenterName>,
 }

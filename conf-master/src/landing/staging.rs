@@ -21,7 +21,7 @@ use crate::landing::update::request::{DraftError, Update, UpdateOutcome, another
 use crate::landing::update::scratch::Scratch;
 use crate::secrets::{SecretRequest, StagedSecrets};
 use crate::store::{
-    self, LandedRequest, LandedRequests, LedgerEntry, LedgerState, Move, RefChanges, RefTarget, ledger,
+    self, LandedRequest, LandedRequests, LedgerEntry, LedgerState, Move, RefChanges, RefTarget, damage, journal, ledger,
 };
 use crate::text::{count, first_and_more, now, one_line};
 
@@ -60,7 +60,16 @@ impl Staging {
             ledger: CommitId::ZERO,
             sequence: Sequence(0),
         };
-        staging.reload()?;
+        if let Err(cause) = staging.reload() {
+            let is_damage = damage::is_damage(&cause);
+            let damaged =
+                || format!("the repository is damaged, and nothing was changed in it. {}", damage::advice(path));
+            return if is_damage { Err(cause).with_context(damaged) } else { Err(cause) };
+        }
+        if journal::read(path).is_empty() {
+            // An older conf-master kept none.
+            journal::append(&staging.repo, None, staging.ledger).context("cannot write the ledger's journal")?;
+        }
         Ok(staging)
     }
 

@@ -245,7 +245,11 @@ impl Landing {
     pub(crate) fn announce(&self) {
         let snapshots = self.staging.catalog.datacenters.iter();
         let datacenters = snapshots.filter_map(|(name, one)| Some((name.clone(), one.snapshot.clone()?)));
-        let published = Published { sequence: self.staging.sequence, datacenters: datacenters.collect() };
+        let published = Published {
+            sequence: self.staging.sequence,
+            datacenters: datacenters.collect(),
+            deleted: self.staging.catalog.deleted.clone(),
+        };
         self.publish.send_replace(Arc::new(published));
     }
 }

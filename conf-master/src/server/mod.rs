@@ -7,7 +7,7 @@ mod upkeep;
 
 pub(crate) use crate::server::flags::{LimitFlags, ServeFlags};
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use conf_core::git;
@@ -19,12 +19,13 @@ use conf_core::{
     git_http,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{error, info};
 
 use crate::delivery::{Hosts, Watermarks};
 use crate::hooks::{Pushers, server as hooks};
 use crate::judge::Judge;
 use crate::secrets::SecretStore;
+use crate::store::{Table, damage};
 use crate::{http as routes, landing, store};
 
 /// Serves until `stop`.
@@ -53,6 +54,10 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let renewal = tokio::spawn(renew::run(lander.clone(), flags.renew_ahead, stop.clone()));
     let watermarks = Watermarks::new(SigningKey::load(&store::key_path(&path))?);
     let hosts = Hosts::new(Duration::from_secs(flags.hosts_within));
+    let examination = tokio::task::spawn_blocking({
+        let (path, table, stop) = (path.clone(), lander.durable().table.clone(), stop.clone());
+        move || examine(&path, &table, &stop)
+    });
     let server = routes::server(path.clone(), lander, watermarks, pushers, upload, hosts);
     health.set_ready();
     info!(%address, repo = %path.display(), "serving");
@@ -60,7 +65,19 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     http::serve(listener, routes::routes(&server, health), stop.clone()).await;
     drop(server);
     stop.cancel();
-    let _ = tokio::join!(calls, upkeep, renewal);
+    let _ = tokio::join!(calls, upkeep, renewal, examination);
     // Nobody can send a job to the landing thread now: it ends after its current step.
     tokio::task::spawn_blocking(move || landing.join()).await?.map_err(|_| anyhow::anyhow!("landing ended badly"))
+}
+
+/// Looks for lost objects of what is served, and says how to mend them. Whatever can be served goes
+/// on to be served.
+fn examine(path: &Path, table: &Table, stop: &CancellationToken) {
+    match damage::missing(path, table, &|| stop.is_cancelled()) {
+        Ok(None) => {}
+        Ok(Some(object)) => {
+            error!(%object, "the repository is damaged: an object cannot be read. {}", damage::advice(path));
+        }
+        Err(error) => error!(error = error.message(), "the repository cannot be searched for damage"),
+    }
 }

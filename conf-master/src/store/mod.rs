@@ -1,8 +1,10 @@
 //! The central repository on disk: `init` makes it, `serve` opens it, landings alone move its refs.
 
 pub(crate) mod commit;
+pub(crate) mod damage;
 pub(crate) mod history;
 pub(crate) mod idempotency;
+pub(crate) mod journal;
 pub(crate) mod ledger;
 pub(crate) mod refs;
 
@@ -15,6 +17,8 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use conf_core::{
@@ -24,11 +28,12 @@ use conf_core::{
 };
 use git2::Repository;
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
+use tracing::warn;
 
 use crate::text::now;
 
 /// The settings of Git in the central repository.
-const SETTINGS: [(&str, &str); 12] = [
+const SETTINGS: [(&str, &str); 13] = [
     // conf-master decides about every ref; unfinished pushes stay in quarantine, and a push stays
     // one pack.
     ("receive.procReceiveRefs", "refs/"),
@@ -38,7 +43,8 @@ const SETTINGS: [(&str, &str); 12] = [
     ("receive.autogc", "false"),
     // More bytes in one push than any configuration needs; the inflated size is limited apart.
     ("receive.maxInputSize", "1073741824"),
-    // Only conf-master prunes.
+    // Only conf-master prunes: Git refuses `prune` and `repack -d` here, and `gc` drops no object.
+    ("extensions.preciousObjects", "true"),
     ("gc.auto", "0"),
     ("maintenance.auto", "false"),
     ("core.fsync", "all"),
@@ -47,6 +53,9 @@ const SETTINGS: [(&str, &str); 12] = [
     ("pack.useBitmaps", "false"),
     ("uploadpack.allowAnySHA1InWant", "true"),
 ];
+
+/// How long a lock of another program of Git is waited for: far longer than `git pack-refs` takes.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 const README: &str = include_str!("layout.md");
 
@@ -111,9 +120,15 @@ fn readme_commit(repo: &Repository) -> Result<CommitId, git2::Error> {
 pub(crate) fn open(path: &Path) -> anyhow::Result<Repository> {
     let missing =
         || format!("{} is not a central repository; make one with `conf-master init --repo DIR`", path.display());
-    let repo = Repository::open_bare(path).with_context(missing)?;
-    repo.refname_to_id(&RefName::Ledger.to_string()).with_context(missing)?;
-    Ok(repo)
+    let opened = Repository::open_bare(path).and_then(|repo| {
+        repo.refname_to_id(&RefName::Ledger.to_string())?;
+        Ok(repo)
+    });
+    if opened.is_err() && !journal::read(path).is_empty() {
+        let damaged = || format!("the repository is damaged, and nothing was changed in it. {}", damage::advice(path));
+        return opened.with_context(damaged);
+    }
+    opened.with_context(missing)
 }
 
 /// Writes the settings of Git, and the hooks that hand every push to this server.
@@ -155,16 +170,27 @@ pub(crate) fn sync_objects(repo: &Repository) -> io::Result<()> {
 pub(crate) fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitId) -> anyhow::Result<()> {
     let reference = repo.path().join(RefName::Ledger.to_string());
     let folder = reference.parent().context("a ref has a folder")?;
-    fs::create_dir_all(folder)?;
     let lock = reference.with_extension("lock");
     let held = || format!("cannot lock the ledger ({})", lock.display());
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o664).open(&lock).with_context(held)?;
+    // A foreign `git gc` or `git pack-refs` locks the ref for a moment, and removes empty folders.
+    let mut file = patiently(
+        || {
+            fs::create_dir_all(folder)?;
+            OpenOptions::new().write(true).create_new(true).mode(0o664).open(&lock)
+        },
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound),
+    )
+    .with_context(held)?;
     let moved = (|| {
         let current = repo.refname_to_id(&RefName::Ledger.to_string()).ok().map(CommitId::from);
         if current != old {
             bail!("the ledger was moved behind this server's back, to {current:?}");
         }
         file.write_all(format!("{new}\n").as_bytes())?;
+        // A change does not fail for it: the journal is read only when the ledger is damaged.
+        if let Err(error) = journal::append(repo, old, new) {
+            warn!(error = format!("{error:#}"), "the ledger's journal cannot be written");
+        }
         // The lock file is on the same file system: one sync covers it and the objects.
         sync_objects(repo).context("cannot make the objects durable")?;
         fs::rename(&lock, &reference)?;
@@ -177,18 +203,30 @@ pub(crate) fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitI
     moved
 }
 
+/// Tries again for at most two seconds while another program of Git holds a lock.
+fn patiently<T, E>(mut attempt: impl FnMut() -> Result<T, E>, is_held: impl Fn(&E) -> bool) -> Result<T, E> {
+    let since = Instant::now();
+    loop {
+        match attempt() {
+            Err(error) if is_held(&error) && since.elapsed() < LOCK_PATIENCE => sleep(Duration::from_millis(5)),
+            done => return done,
+        }
+    }
+}
+
 /// Sets one ref to the value in the ledger. Durable with the next [`sync_objects`]; start-up does
 /// it again if needed.
 pub(crate) fn set_ref(repo: &Repository, name: &RefName, target: Option<RefTarget>) -> Result<(), git2::Error> {
     let name = name.to_string();
-    match target {
+    let set = || match target {
         Some(target) => repo.reference(&name, target.value.into(), true, "").map(drop),
         None => match repo.find_reference(&name) {
             Ok(mut reference) => reference.delete(),
             Err(error) if error.code() == git2::ErrorCode::NotFound => Ok(()),
             Err(error) => Err(error),
         },
-    }
+    };
+    patiently(set, |error| error.code() == git2::ErrorCode::Locked)
 }
 
 /// Sets every ref to the value in the ledger; returns the differences, for the log.

@@ -14,7 +14,10 @@ mod folder;
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use conf_core::{
@@ -47,6 +50,8 @@ pub(crate) struct Mirror {
     served: watch::Sender<Option<Arc<ServedSnapshot>>>,
     wanted: watch::Sender<Option<Pointer>>,
     watermark: watch::Sender<Option<WatermarkEvent>>,
+    /// The central server has deleted the datacenter.
+    deleted: AtomicBool,
     /// Notified by a task that has a reason to suspect damage.
     pub(crate) suspicion: Notify,
     // The highest ever served.
@@ -103,6 +108,7 @@ impl Mirror {
             served: watch::Sender::new(served.map(Arc::new)),
             wanted: watch::Sender::default(),
             watermark: watch::Sender::default(),
+            deleted: AtomicBool::new(false),
             suspicion: Notify::new(),
             highest: Mutex::new(highest),
             lock: Mutex::new(lock),
@@ -117,6 +123,16 @@ impl Mirror {
     /// Returns the name of the mirrored datacenter.
     pub(crate) fn datacenter(&self) -> &DatacenterName {
         &self.folder.datacenter
+    }
+
+    /// Tells whether the central server has deleted the datacenter, as far as this slave heard.
+    pub(crate) fn is_deleted(&self) -> bool {
+        self.deleted.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the central server has deleted the datacenter.
+    pub(crate) fn set_deleted(&self, deleted: bool) {
+        self.deleted.store(deleted, Ordering::Relaxed);
     }
 
     /// Returns the full name of the branch that a plain clone checks out.

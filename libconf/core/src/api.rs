@@ -44,12 +44,25 @@ impl WatermarkEvent {
     }
 }
 
+/// Event `deleted` on the same stream: the datacenter's branch was deleted. No snapshot follows
+/// until it is pushed again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeletedEvent {
+    /// The newest change that conf-master had accepted when it sent this.
+    pub central: Sequence,
+    /// The datacenter.
+    pub datacenter: DatacenterName,
+}
+
 /// Answer to `POST /api/v1/reports` of conf-slave.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportAnswer {
     /// The newest watermark that the conf-slave has received, if any.
     #[serde(default)]
     pub watermark: Option<WatermarkEvent>,
+    /// The central server has deleted the datacenter. This only informs: the host keeps its files.
+    #[serde(default)]
+    pub deleted: bool,
 }
 
 /// Answer to `GET /api/v1/at?datacenter=<id>/<version>&sequence=<w>&timeout=<seconds>` of

@@ -2,7 +2,7 @@
 //! nobody knows.
 
 use tests::{
-    Outcome, Plan, Site, Work,
+    Outcome, Plan, Site, Work, eventually,
     site::{CLASS, DATACENTER, Pointers, class, instance},
 };
 
@@ -175,4 +175,44 @@ fn an_unknown_push_option_refuses_the_whole_push() {
     let on_record = tests::program::text(&site.master.run(&["log", "--refused"]));
     assert!(on_record.contains("ci.skip"), "it is on record:\n{on_record}");
     push(&site.work, &["allow-shrink", "allow-shrink"], &one).accepted();
+}
+
+#[test]
+fn a_deleted_datacenter_is_a_problem_on_its_slave_and_host_which_keep_the_last_files() {
+    let mut site = Site::start();
+    site.push_and_wait("services/web", "round", "1\n");
+    let branch = format!("datacenters/{DATACENTER}");
+    push(&site.work, &[&format!("delete={branch}")], &[&format!(":refs/heads/{branch}")]).accepted();
+    let words = format!("datacenter {DATACENTER} was deleted on the central server");
+    let says = |status: &serde_json::Value| status["problems"].to_string().contains(&words);
+    eventually("the slave says it", || {
+        let status = site.slave().status()?;
+        if says(&status) { Ok(()) } else { Err(status.to_string()) }
+    });
+    // A host hears it with the answer to its next report, which a start makes at once.
+    site.hosts[0].daemon.restart();
+    site.host().wait_status("the host says it", says);
+    let shown = tests::program::text(&site.host().run(&["status"]));
+    assert!(shown.contains(&words), "{shown}");
+    assert_eq!(site.host().file("services/web/latest/round"), "1\n");
+    let hosts = eventually("its report says it", || {
+        let hosts = site.slave().http().get_json("/api/v1/hosts")?;
+        if hosts.to_string().contains(&words) { Ok(hosts) } else { Err(hosts.to_string()) }
+    });
+    assert_eq!(hosts[0]["state"], "current", "{hosts}");
+    let gone = site.master.datacenter().expect_err("there is none");
+    assert!(gone.contains("it was deleted"), "{gone}");
+    // The central server and the slave say so after a restart too.
+    site.master.daemon.restart();
+    site.slaves[0].daemon.restart();
+    eventually("the slave says it again", || {
+        let status = site.slave().status()?;
+        if says(&status) { Ok(()) } else { Err(status.to_string()) }
+    });
+    // Pushed again, it goes on.
+    site.work.push(&[&format!("{branch}:refs/heads/{branch}")]).accepted();
+    site.push_and_wait("services/web", "round", "2\n");
+    site.host().wait_status("the problem is over", |status| !says(status));
+    let status = site.slave().status().expect("the slave answers");
+    assert!(!says(&status), "{status}");
 }

@@ -14,6 +14,7 @@ mod deletions;
 mod delivery;
 mod disk;
 mod events;
+mod foreign_git;
 mod git_clients;
 mod harness;
 mod jobs;

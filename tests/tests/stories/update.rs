@@ -662,3 +662,46 @@ fn who_comes_while_too_many_wait_is_told_to_come_again() {
     assert_eq!(changes(), before + landed.into_inner());
     site.master.expect_unbroken_ledger();
 }
+
+#[test]
+fn a_word_that_nobody_knows_in_a_query_or_a_body_changes_nothing() {
+    let site = central();
+    let before = site.master.sequence();
+    let request = json!({"section": WEB, "config": {"port": 1}, "schemaVersion": 1, "version": 0});
+    let update = json!({"request": request});
+    for (path, words) in [
+        ("/api/v1/config/update?dryRun=true", "`dryRun` is not known"),
+        ("/api/v1/config/update?config=text&dry-run", "`dry-run` is not known"),
+    ] {
+        let answer = expect(&post_to(&site.master, path, &[], &update), 400);
+        assert!(answer["error"].as_str().is_some_and(|error| error.contains(words)), "{path}: {answer}");
+    }
+    for member in ["dry_run", "dryrun", "dry-run", "allow_shrink", "delete"] {
+        let mut body = update.clone();
+        body[member] = json!(true);
+        expect(&post(&site.master, &[], &body), 400);
+        let mut body = update.clone();
+        body["request"][member] = json!(true);
+        expect(&post(&site.master, &[], &body), 400);
+    }
+    let secret = format!("/api/v1/datacenters/{DATACENTER}/secrets/cookie");
+    let ask = |method: Method, path: &str, body: &str| {
+        site.master.http().request(method, path, &[], body.to_owned()).expect("an answer")
+    };
+    let (rotate, plan) = (format!("{secret}/rotate"), format!("/api/v1/datacenters/{DATACENTER}/plan"));
+    for (method, path, body) in [
+        (Method::POST, &format!("{rotate}?dryRun=true"), ""),
+        (Method::POST, &rotate, "{\"dryRun\": true}"),
+        (Method::DELETE, &format!("{secret}?dryRun=true"), ""),
+        (Method::DELETE, &secret, "{\"dryRun\": true}"),
+        (Method::PUT, &format!("{secret}?dryRun=true"), "{\"value\": \"v\"}"),
+        (Method::PUT, &secret, "{\"value\": \"v\", \"dryRun\": true}"),
+        (Method::POST, &format!("{plan}?refs=x"), "{}"),
+        (Method::POST, &plan, "{\"ref\": {}}"),
+        (Method::GET, &format!("/api/v1/config/{WEB}?verison=0"), ""),
+    ] {
+        let answer = ask(method.clone(), path, body);
+        assert_eq!(answer.status, 400, "{method} {path} {body}: {}", answer.text());
+    }
+    assert_eq!(site.master.sequence(), before);
+}

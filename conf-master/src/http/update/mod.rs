@@ -53,6 +53,7 @@ pub(crate) fn routes(server: Server) -> Routes {
 
 impl Server {
     async fn update(&self, query: UpdateQuery, request: Request) -> Answered {
+        request.check_query(&["config", "wait", "timeout"])?;
         let pusher = pusher(&request);
         let if_match = request.header("if-match").map(str::to_owned);
         let key = request.header("idempotency-key").map(str::to_owned);

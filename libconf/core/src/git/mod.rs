@@ -2,6 +2,7 @@
 
 mod executable;
 mod file;
+mod loose;
 mod repository;
 mod pool;
 pub(crate) mod pktline;

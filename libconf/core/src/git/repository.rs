@@ -13,7 +13,7 @@ use rustix::{
     io::{FdFlags, fcntl_setfd},
 };
 
-use crate::git::executable::GitError;
+use crate::git::{executable::GitError, loose::set_cut_aside};
 
 /// How long a daemon that was restarted waits for the Git children of the killed one.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -90,11 +90,12 @@ fn lock_with(dir: &Path, flags: FdFlags) -> Result<RepositoryLock, LockError> {
 }
 
 /// Removes what killed programs left in a repository without other users: lock files and unfinished
-/// objects.
+/// objects. Moves objects aside whose file was cut short.
 fn sweep(repo: &Path) -> io::Result<()> {
     // Only Git's own folders: other files beside them may end in `.lock`, too.
     sweep_folder(repo, false)?;
-    ["refs", "logs", "info", "objects"].iter().try_for_each(|folder| sweep_folder(&repo.join(folder), true))
+    ["refs", "logs", "info", "objects"].iter().try_for_each(|folder| sweep_folder(&repo.join(folder), true))?;
+    set_cut_aside(repo)
 }
 
 fn sweep_folder(folder: &Path, inner: bool) -> io::Result<()> {

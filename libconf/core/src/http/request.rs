@@ -44,6 +44,18 @@ impl Request {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name).and_then(|value| value.to_str().ok())
     }
+
+    /// Refuses a query with a parameter that is not in `known`. A route that changes something
+    /// ignores nothing: the parameter may be a dry run that somebody misspelt.
+    pub fn check_query(&self, known: &[&str]) -> Result<(), Response> {
+        let mut names = self.query.split('&').filter_map(|pair| pair.split('=').next());
+        let Some(name) = names.find(|name| !name.is_empty() && !known.contains(name)) else { return Ok(()) };
+        let takes = if known.is_empty() { "none".to_owned() } else { format!("`{}`", known.join("`, `")) };
+        let name: String = name.chars().take(100).collect();
+        let words =
+            format!("the query parameter `{name}` is not known here, and nothing was done; this path takes {takes}");
+        Err(error(StatusCode::BAD_REQUEST, words))
+    }
 }
 
 /// Extracts the whole request, for handlers of the shape `async fn(Request) -> Response`.

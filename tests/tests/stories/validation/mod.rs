@@ -381,31 +381,31 @@ fn caps_can_be_lowered_by_flag_and_variable_and_not_raised() {
 #[test]
 fn a_new_rule_judges_what_a_change_brings_and_warns_of_the_rest() {
     let mut site = central();
-    let long = "x".repeat(101);
+    let long = "x".repeat(501);
     site.work.change().file(WEB, "long", &long).file(WEB, "config.yaml", "round: 1\na: {b: {}}\n").land();
-    site.master.daemon.argument("--max-file-bytes=100");
+    site.master.daemon.argument("--max-file-bytes=500");
     site.master.daemon.argument("--max-settings-levels=2");
     site.master.daemon.restart();
     let change = || site.work.change();
     let check = || {
         let repo = site.work.folder().to_str().expect("text");
-        site.master.run(&["check", "--repo", repo, "--max-file-bytes=100", "--max-settings-levels=2"])
+        site.master.run(&["check", "--repo", repo, "--max-file-bytes=500", "--max-settings-levels=2"])
     };
     let listed = check();
     assert_eq!(listed.status.code(), Some(1), "{}", text(&listed));
-    for fault in ["services/web/master: long: 101 bytes", "config.yaml:2: /a/b: nested deeper than 2 levels"] {
+    for fault in ["services/web/master: long: 501 bytes", "config.yaml:2: /a/b: nested deeper than 2 levels"] {
         assert!(text(&listed).contains(fault), "`{fault}` is not in {}", text(&listed));
     }
     let warnings = [
-        "warning: services/web/master: long: 101 bytes, at most 100 may be in one file; it was so before",
+        "warning: services/web/master: long: 501 bytes, at most 500 may be in one file; it was so before",
         "warning: services/web/master: config.yaml:3: /a/b: nested deeper than 2 levels; it was so before",
     ];
     let said = change().file(WEB, "config.yaml", "# two\nround: 2\na: {b: {}}\n").land();
     for warning in warnings {
         assert!(said.contains(warning), "`{warning}` is not in {said}");
     }
-    let said = refused(&site, "another long file", change().file(WEB, "longer", &long), &["longer: 101 bytes"]);
-    assert!(!said.contains("long: 101"), "{said}");
+    let said = refused(&site, "another long file", change().file(WEB, "longer", &long), &["longer: 501 bytes"]);
+    assert!(!said.contains("long: 501"), "{said}");
     let deep = change().file(WEB, "config.yaml", "round: 2\na: {b: {}}\nc: {d: {}}\n");
     let said = refused(&site, "another deep key", deep, &["config.yaml:3: /c/d: nested deeper than 2 levels"]);
     assert!(!said.contains("/a/b"), "{said}");
@@ -416,7 +416,7 @@ fn a_new_rule_judges_what_a_change_brings_and_warns_of_the_rest() {
     // What was mended may not come back.
     change().file(WEB, "config.yaml", "round: 3\n").without(WEB, "long").land();
     refused(&site, "the deep key", change().file(WEB, "config.yaml", "a: {b: {}}\n"), &["/a/b"]);
-    refused(&site, "the long file", change().file(WEB, "long", &long), &["long: 101 bytes"]);
+    refused(&site, "the long file", change().file(WEB, "long", &long), &["long: 501 bytes"]);
     assert_eq!(check().status.code(), Some(0), "{}", text(&check()));
 }
 
