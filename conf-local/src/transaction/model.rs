@@ -31,10 +31,21 @@ pub(crate) struct Draft {
 }
 
 impl Model {
-    pub(crate) fn read(git: &Git, snapshot: &Snapshot, host: &HostName) -> Result<Self, SnapshotError> {
+    /// Reads a snapshot. A host that it shuts out runs those of its components that it has:
+    /// `exported` is what this host has of this very snapshot, which an agent may have exported
+    /// that did not know of hosts that are shut out.
+    pub(crate) fn read(
+        git: &Git,
+        snapshot: &Snapshot,
+        host: &HostName,
+        exported: Option<&Contents>,
+    ) -> Result<Self, SnapshotError> {
         let manifests = Arc::new(Manifests::read(git, snapshot, host)?);
         let mut inputs = snapshot.components(git)?;
-        inputs.retain(|name, _| manifests.selection.contains(name));
+        match &manifests.selection.shut_out {
+            Some(_) => inputs.retain(|name, _| exported.is_some_and(|exported| exported.contains_key(name))),
+            None => inputs.retain(|name, _| manifests.selection.contains(name)),
+        }
         Ok(Model { snapshot: snapshot.clone(), manifests, inputs })
     }
 
@@ -44,6 +55,7 @@ impl Model {
         git: &Git,
         snapshot: &Snapshot,
         host: &HostName,
+        exported: Option<&Contents>,
     ) -> Result<Self, SnapshotError> {
         // Without the snapshot before (in a new repository) all of the new one is read.
         let difference =
@@ -52,7 +64,7 @@ impl Model {
         let Some((before, difference)) = difference.filter(|(before, difference)| {
             !difference.datacenter && !difference.class && before.manifests.secrets_tree == secrets_tree
         }) else {
-            return Model::read(git, snapshot, host);
+            return Model::read(git, snapshot, host, exported);
         };
         let manifests = before.manifests.clone();
         let mut inputs = before.inputs.clone();

@@ -93,6 +93,7 @@ fn a_second_agent_is_kept_out_and_another_datacenter_too() {
         identity: None,
         place: None,
         checks: Checks::default(),
+        named: Vec::new(),
     });
     let error = open.err().unwrap().to_string();
     assert!(error.contains("us-west/v1"), "{error}");

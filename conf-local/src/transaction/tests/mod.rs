@@ -169,6 +169,7 @@ impl Site {
             identity: None,
             place: Some(self.file.export.clone()),
             checks: Checks::new(self.file.check.clone(), CancellationToken::new()),
+            named: Vec::new(),
         })
         .unwrap();
         let status = Status::new(self.datacenter.clone(), name.parse().unwrap(), &host.export.path);
