@@ -10,9 +10,11 @@ use crate::catalog::{Catalog, Datacenter, DatacenterChange, Delta, Deltas, Overr
 use crate::fault::{Caused, Fault, Refusal, RefusalKind};
 use crate::judge::compatibility::branch::{self, BranchComparison, Comparisons};
 use crate::judge::compatibility::settings;
+use crate::judge::hosts;
 use crate::judge::plan::ChangePlan;
 use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
-use crate::judge::validate::{ChangeLimits, Validator};
+use crate::judge::reporting::ReportingHosts;
+use crate::judge::validate::{ChangeLimits, Validator, effect};
 use crate::secrets::SecretStore;
 use crate::store::{RefChanges, RefTarget};
 
@@ -27,13 +29,15 @@ pub(crate) struct Judge {
     pub(crate) secrets: SecretStore,
     /// The overrides of the trees that were read.
     pub(crate) overrides: OverridesCache,
+    /// The hosts that report.
+    pub(crate) reporting: ReportingHosts,
 }
 
 impl Judge {
     /// Makes a judge that remembers nothing yet.
-    pub(crate) fn new(limits: ChangeLimits, secrets: SecretStore) -> Self {
+    pub(crate) fn new(limits: ChangeLimits, secrets: SecretStore, reporting: ReportingHosts) -> Self {
         let (comparisons, overrides) = (Comparisons::default(), OverridesCache::default());
-        Judge { validator: Validator::new(limits), comparisons, secrets, overrides }
+        Judge { validator: Validator::new(limits), comparisons, secrets, overrides, reporting }
     }
 
     /// Judges a push against the catalog. With `atomic`, all of it may land or nothing.
@@ -83,20 +87,18 @@ impl Judge {
         ChangePlan::of(repo, catalog, &self.overrides, updates, judgement)
     }
 
-    /// Finds the components whose content or layers `delta` changes on some host, or that it
-    /// removes.
-    pub(crate) fn touched(
+    /// Counts the components and hosts for which `delta` changes something; `readers` are the
+    /// components whose secrets are sealed anew.
+    pub(crate) fn summary(
         &self,
         repo: &Repository,
         name: &DatacenterName,
         before: Option<&Datacenter>,
         delta: &Delta,
-    ) -> Result<BTreeSet<ComponentVersion>, git2::Error> {
-        let mut touched: BTreeSet<ComponentVersion> = delta.components.keys().cloned().collect();
-        if let Some(change) = DatacenterChange::new(repo, &self.overrides, name, before, delta)? {
-            touched.extend(change.affected(repo)?);
-        }
-        Ok(touched)
+        readers: BTreeSet<ComponentVersion>,
+    ) -> Result<String, git2::Error> {
+        let change = DatacenterChange::new(repo, &self.overrides, name, before, delta)?;
+        change.map_or_else(|| Ok(String::new()), |change| hosts::summary(repo, &change, readers))
     }
 }
 
@@ -199,6 +201,13 @@ impl Judging<'_> {
                 }
                 deltas.insert(name, Some(resolved.delta));
             }
+            match effect::of_classes(self.repo, &self.judge.overrides, self.catalog, &deltas) {
+                Ok(found) => faults.extend(found),
+                Err(error) => faults.push(Caused {
+                    fault: Fault::new(format!("a class cannot be read: {}", error.message())),
+                    causes: Vec::new(),
+                }),
+            }
             match self.judge.secrets.faults(self.repo, self.catalog, &deltas) {
                 Ok((found, needs)) => faults.extend(found.into_iter().chain(needs)),
                 Err(error) => faults.push(Caused {
@@ -226,7 +235,7 @@ impl Judging<'_> {
         let mut faults = self.judge.validator.faults(self.repo, &change, self.options.allow_shrink)?;
         let compared = settings::compare(self.repo, &change, changes)?;
         faults.extend(compared.faults);
-        Ok((faults, compared.notes))
+        Ok((faults, compared.notes.into_iter().chain(self.judge.reporting.shut_out(&change)).collect()))
     }
 
     /// Refuses the refs of this push that cause the faults. Takes out at least one ref.

@@ -41,7 +41,7 @@ pub(crate) fn compare(
         return Ok(outcome);
     }
     let name = before.name;
-    let comparing = Comparing { repo, before, after: &change.after, directions };
+    let comparing = Comparing { repo, change, before, after: &change.after, directions };
     for component in change.affected(repo)? {
         let found = comparing.component(&component)?;
         let Some(first) = found.first() else { continue };
@@ -66,6 +66,7 @@ pub(crate) fn compare(
 
 struct Comparing<'a, 'v> {
     repo: &'a Repository,
+    change: &'a DatacenterChange<'v>,
     before: &'a DatacenterView<'v>,
     after: &'a DatacenterView<'v>,
     directions: &'a [Direction],
@@ -83,10 +84,12 @@ impl Comparing<'_, '_> {
         // Layers that cannot be read are refused elsewhere.
         let (Some(old), Some(new)) = (stack(&old), stack(&new)) else { return Ok(found) };
         let mut told = BTreeSet::new();
-        for group in self.after.groups(self.repo, name)? {
+        for group in self.change.groups(self.repo, name)? {
             let host = group.host();
             let ingredients = |view: &DatacenterView<'_>| view.ingredients(self.repo, name, host);
-            if ingredients(self.before)? == ingredients(self.after)? {
+            let before = ingredients(self.before)?;
+            // Programs of a host that did not run it have read nothing.
+            if before.is_none() || before == ingredients(self.after)? {
                 continue;
             }
             let old = old.clone().on_host(&self.before.manifest.instance, &name.component, host);
