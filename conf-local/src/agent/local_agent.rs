@@ -1,6 +1,10 @@
 //! Starting and running the agent.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use anyhow::{Context as _, ensure};
 use conf_core::{
@@ -31,7 +35,7 @@ use crate::{
     probe::{self, ProbeEntry},
     report,
     service::{self, Service},
-    snapshot::SnapshotServers,
+    snapshot::{NamedComponent, SnapshotServers},
     state::{Agent, Status, View, WriterRequest, central},
     transaction::{Audience, Checks, Host, HostOptions},
 };
@@ -79,7 +83,8 @@ impl LocalAgent {
         let place = (!options.observe).then_some(file.export);
         let (watch, probes) = if options.observe { Default::default() } else { (file.watch, file.probe) };
         let checks = Checks::new(file.check, stop.clone());
-        let host = open(options.clone(), keys.clone(), place, file.links, checks).await?;
+        let named = named(options.common.config.as_deref());
+        let host = open(options.clone(), keys.clone(), place, file.links, checks, named).await?;
         let mut status = Status::new(options.datacenter.clone(), options.host.clone(), &host.export.path);
         status.observe = options.observe;
         let (agent, requests) = Agent::new(View::new(status), host.history());
@@ -156,12 +161,21 @@ fn consul(given: &[String]) -> anyhow::Result<Consul> {
     Ok(Consul::new(&addresses, ConsulCredentials::from_variables(variable))?)
 }
 
+/// Lists the components that the file names.
+fn named(file: Option<&Path>) -> Vec<NamedComponent> {
+    let Some(path) = file else { return Vec::new() };
+    // The file was read a moment ago: one that is gone now names nothing.
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    NamedComponent::all(&path.display().to_string(), &text)
+}
+
 async fn open(
     options: RunOptions,
     keys: TrustedKeys,
     place: Option<Vec<PlaceEntry>>,
     links: Vec<ComponentSelector>,
     checks: Checks,
+    named: Vec<NamedComponent>,
 ) -> anyhow::Result<Host> {
     let host = spawn_blocking(move || {
         let younger_than = Duration::from_secs(options.keep_seconds);
@@ -176,6 +190,7 @@ async fn open(
             place,
             links,
             checks,
+            named,
         })
     });
     host.await.context("opening was interrupted")?

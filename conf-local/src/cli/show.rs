@@ -84,8 +84,8 @@ fn facts(answer: &StatusAnswer) -> Table {
     };
     let observes = if status.observe { " (observes: tells no process, places nothing)" } else { "" };
     let pointer = status.pointer.map(|pointer| format!("{}/{}", pointer.sequence, pointer.commit.short()));
-    let everything =
-        if status.listed { "" } else { " (all of the datacenter: its inventory gives this host no choice)" };
+    let chosen = status.listed || status.shut_out.is_some();
+    let everything = if chosen { "" } else { " (all of the datacenter: its inventory gives this host no choice)" };
     let mut facts = table();
     facts.add_rows([
         ["datacenter", &status.datacenter.to_string()],

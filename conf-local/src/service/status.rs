@@ -84,13 +84,16 @@ impl Service {
 fn problems(status: &Status, watchers: &[WatcherStatus]) -> Vec<String> {
     let mut problems = Vec::new();
     let arrived = status.pointer.is_some_and(|pointer| pointer.sequence == status.sequence);
-    let shown_below = arrived && (!status.faults.is_empty() || status.probes.iter().any(|probe| !probe.passed));
+    let probes_failed = status.probes.iter().any(|probe| !probe.passed);
+    let shown_below = arrived && (status.shut_out.is_some() || !status.faults.is_empty() || probes_failed);
     if let Some(error) = status.error.as_ref().filter(|_| !shown_below) {
         problems.push(match status.state {
             HostState::Failed => format!("the newest change is not exported: {error}"),
             HostState::Current | HostState::Updating => error.clone(),
         });
     }
+    problems.extend(status.shut_out.iter().map(|why| format!("this host keeps the files that it has: {why}")));
+    problems.extend(status.missing.iter().cloned());
     problems
         .extend(status.faults.iter().map(|(component, fault)| format!("{component} keeps its earlier files: {fault}")));
     problems.extend(status.placements.iter().filter_map(|one| {

@@ -2,6 +2,7 @@
 
 mod collection;
 mod manifests;
+mod named;
 mod repository;
 mod secrets;
 mod servers;
@@ -10,6 +11,7 @@ pub use crate::snapshot::servers::SnapshotServers;
 pub(crate) use crate::snapshot::{
     collection::CollectionLock,
     manifests::Manifests,
+    named::NamedComponent,
     repository::{Repository, descends},
     secrets::{SecretReader, identity_path, load_identity, salt},
 };

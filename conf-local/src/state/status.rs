@@ -51,9 +51,15 @@ pub struct Status {
     /// True if the central server has deleted the datacenter. This host keeps its files.
     #[serde(default)]
     pub deleted: bool,
-    /// False if the datacenter's inventory does not list this host, or gives it no components: it
-    /// runs all.
+    /// False if the datacenter's inventory does not list this host, or gives it no components.
     pub listed: bool,
+    /// Why the exported snapshot shuts this host out: it keeps the files that it had.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shut_out: Option<String>,
+    /// Components that this host's file names and the datacenter does not have, each with its
+    /// place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub missing: Vec<String>,
     /// The last results of this host's checks.
     #[serde(default)]
     pub checks: Vec<CheckStatus>,
@@ -124,6 +130,8 @@ impl Status {
             away: BTreeMap::new(),
             deleted: false,
             listed: true,
+            shut_out: None,
+            missing: Vec::new(),
             checks: Vec::new(),
             placements: Vec::new(),
             probes: Vec::new(),
@@ -144,11 +152,11 @@ impl Status {
     }
 
     /// Notes that the wanted snapshot is exported: only held-back components or failed probes can
-    /// be wrong.
+    /// be wrong, or the snapshot shuts this host out.
     pub(crate) fn settle(&mut self) {
         let first = self.faults.iter().next().map(|(name, reason)| format!("{name}: {reason}"));
         let held_back = first.map(|first| format!("{} held back; {first}", self.faults.len()));
-        self.error = held_back.or_else(|| failing(&self.probes).into_iter().next());
+        self.error = self.shut_out.clone().or(held_back).or_else(|| failing(&self.probes).into_iter().next());
         self.state = if self.error.is_none() { HostState::Current } else { HostState::Failed };
     }
 

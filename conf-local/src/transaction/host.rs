@@ -15,15 +15,16 @@ use conf_core::{
     render::StoreHash,
     secret::Identity,
     sign::TrustedKeys,
-    snapshot::Snapshot,
+    snapshot::{Snapshot, SnapshotError},
 };
+use git2::Repository as Git;
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName};
 
 use crate::{
     export::{self, Contents, Export, Faults, Header, Retention},
     notify::{Outbox, Watchers},
     place::{PlaceEntry, Placements},
-    snapshot::{CollectionLock, Repository, descends, identity_path, load_identity, salt},
+    snapshot::{CollectionLock, NamedComponent, Repository, descends, identity_path, load_identity, salt},
     state::{Agent, Exported, ExportedComponent, HistoryEntry},
     transaction::{
         check::{Checks, StagedComponent},
@@ -47,6 +48,8 @@ pub(crate) struct Host {
     pub(crate) identity: Arc<Identity>,
     pub(crate) checks: Checks,
     pub(crate) place: Placements,
+    /// The components that this host's file names.
+    pub(crate) named: Vec<NamedComponent>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) model: Option<Model>,
     /// Components that the export holds back because the repository lacks their content.
@@ -78,6 +81,8 @@ pub(crate) struct HostOptions<'a> {
     /// The components whose links may lead anywhere on this host.
     pub(crate) links: Vec<ComponentSelector>,
     pub(crate) checks: Checks,
+    /// The components that this host's file names.
+    pub(crate) named: Vec<NamedComponent>,
 }
 
 /// The receivers of a transaction's results.
@@ -91,7 +96,8 @@ pub(crate) struct Audience {
 impl Host {
     /// Opens repository, export and outbox. Asks no server; the export is in use at once.
     pub(crate) fn open(options: HostOptions<'_>) -> anyhow::Result<Self> {
-        let HostOptions { datacenter, host, keys, state, git_dir, retention, identity, place, links, checks } = options;
+        let HostOptions { datacenter, host, keys, state, git_dir, retention, identity, place, links, checks, named } =
+            options;
         let shown = state.display();
         let unusable = || {
             format!(
@@ -125,6 +131,7 @@ impl Host {
             identity,
             checks,
             place,
+            named,
             outbox,
             model: None,
             unreadable: BTreeSet::new(),
@@ -218,7 +225,7 @@ impl Host {
         let exported = self.export.current().and_then(|(_, kept)| kept.header.clone());
         let same = exported.as_ref().is_some_and(|header| header.commit == snapshot.commit && header.host == self.name);
         if same {
-            self.model = Some(Model::read(&*self.git()?, &snapshot, &self.name, &self.links)?);
+            self.model = Some(self.read(&*self.git()?, &snapshot)?);
             if !self.is_whole() {
                 tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; making it anew");
             } else if exported.is_some_and(|header| header.faults.is_empty()) {
@@ -230,7 +237,7 @@ impl Host {
             // If the snapshot of the export is still here, only the difference is rendered.
             let git = self.git()?;
             let before = Snapshot::read(&git, header.commit).ok();
-            self.model = before.and_then(|before| Model::read(&git, &before, &self.name, &self.links).ok());
+            self.model = before.and_then(|before| self.read(&git, &before).ok());
             if !self.is_whole() {
                 self.model = None;
             }
@@ -259,6 +266,18 @@ impl Host {
         result
     }
 
+    /// Reads a snapshot, as it is for this host.
+    pub(crate) fn read(&self, git: &Git, snapshot: &Snapshot) -> Result<Model, SnapshotError> {
+        Model::read(git, snapshot, &self.name, &self.links, self.exported_of(snapshot))
+    }
+
+    /// Returns what is exported, if that is this host's export of `snapshot`.
+    fn exported_of(&self, snapshot: &Snapshot) -> Option<&Contents> {
+        let (_, kept) = self.export.current()?;
+        let is_of = |header: &Header| header.commit == snapshot.commit && header.host == self.name;
+        kept.header.as_ref().is_some_and(is_of).then_some(&kept.contents)
+    }
+
     fn transact(
         &mut self,
         snapshot: &Snapshot,
@@ -267,7 +286,11 @@ impl Host {
         audience: &Audience,
     ) -> Result<(), TransactionError> {
         let (git, at) = (self.git()?, Pointer { sequence: snapshot.sequence, commit: snapshot.commit });
-        let next = Model::read_after(self.model.as_ref().filter(|_| !anew), &git, snapshot, &self.name, &self.links)?;
+        let before = self.model.as_ref().filter(|_| !anew);
+        let next = Model::read_after(before, &git, snapshot, &self.name, &self.links, self.exported_of(snapshot))?;
+        if let Some(why) = next.manifests.selection.shut_out.as_ref().filter(|_| self.exported_of(snapshot).is_none()) {
+            return Err(TransactionError::Refused(format!("{why}; until then this host keeps the files that it has")));
+        }
         let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
         let mut draft = self.stage(&git, &next, &have, anew)?;
         let unfit = self.check(&next, &have.contents, &draft.contents)?;

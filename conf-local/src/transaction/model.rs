@@ -38,16 +38,23 @@ pub(crate) struct Draft {
 }
 
 impl Model {
-    /// `links` are the components whose links may lead anywhere on this host.
+    /// Reads a snapshot. A host that it shuts out runs those of its components that it has:
+    /// `exported` is what this host has of this very snapshot, which an agent may have exported
+    /// that did not know of hosts that are shut out. `links` are the components whose links may lead
+    /// anywhere on this host.
     pub(crate) fn read(
         git: &Git,
         snapshot: &Snapshot,
         host: &HostName,
         links: &[ComponentSelector],
+        exported: Option<&Contents>,
     ) -> Result<Self, SnapshotError> {
         let manifests = Arc::new(Manifests::read(git, snapshot, host, links)?);
         let mut inputs = snapshot.components(git)?;
-        inputs.retain(|name, _| manifests.selection.contains(name));
+        match &manifests.selection.shut_out {
+            Some(_) => inputs.retain(|name, _| exported.is_some_and(|exported| exported.contains_key(name))),
+            None => inputs.retain(|name, _| manifests.selection.contains(name)),
+        }
         Ok(Model { snapshot: snapshot.clone(), manifests, inputs })
     }
 
@@ -58,6 +65,7 @@ impl Model {
         snapshot: &Snapshot,
         host: &HostName,
         links: &[ComponentSelector],
+        exported: Option<&Contents>,
     ) -> Result<Self, SnapshotError> {
         // Without the snapshot before (in a new repository) all of the new one is read.
         let difference =
@@ -66,7 +74,7 @@ impl Model {
         let Some((before, difference)) = difference.filter(|(before, difference)| {
             !difference.datacenter && !difference.class && before.manifests.secrets_tree == secrets_tree
         }) else {
-            return Model::read(git, snapshot, host, links);
+            return Model::read(git, snapshot, host, links, exported);
         };
         let manifests = before.manifests.clone();
         let mut inputs = before.inputs.clone();

@@ -7,11 +7,7 @@ use libconf::name::Sequence;
 
 use crate::{
     export::{self, Header},
-    transaction::{
-        error::TransactionError,
-        host::Host,
-        model::{Draft, Model},
-    },
+    transaction::{error::TransactionError, host::Host, model::Draft},
 };
 
 impl Host {
@@ -74,7 +70,10 @@ impl Host {
     }
 
     fn render_beside(&mut self, git: &Git, snapshot: &Snapshot, through: Sequence) -> Result<(), TransactionError> {
-        let model = Model::read(git, snapshot, &self.name, &self.links)?;
+        let model = self.read(git, snapshot)?;
+        if let Some(why) = &model.manifests.selection.shut_out {
+            return Err(TransactionError::Refused(format!("at #{}, {why}", snapshot.sequence)));
+        }
         // Most components are the same as now, and are not rendered again.
         let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
         let Draft { mut contents, faults, damage, .. } = self.stage(git, &model, &have, false)?;

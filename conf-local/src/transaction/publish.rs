@@ -12,6 +12,7 @@ use tokio::sync::OwnedRwLockWriteGuard;
 
 use crate::{
     export::ChangeKind,
+    snapshot::NamedComponent,
     state::{Agent, HistoryChange, HistoryEntry, Switched},
     transaction::host::{Audience, Host},
 };
@@ -23,7 +24,13 @@ impl Host {
     /// Shows the export to all tasks of the agent.
     pub(crate) fn publish_to(&self, agent: &Agent) {
         let Some((exported, header)) = self.exported() else { return };
-        let listed = self.model.as_ref().is_none_or(|model| !model.manifests.selection.is_everything());
+        let selection = self.model.as_ref().map(|model| &model.manifests.selection);
+        let listed = selection.is_none_or(|selection| selection.listed && !selection.is_everything());
+        let shut_out = selection.and_then(|selection| selection.shut_out.clone());
+        let missing = self.missing();
+        if agent.view().status.missing != missing {
+            missing.iter().for_each(|words| tracing::warn!("{words}"));
+        }
         agent.update(|view| {
             let status = &mut view.status;
             status.sequence = exported.sequence;
@@ -33,6 +40,8 @@ impl Host {
             status.components = exported.components.len();
             status.faults = header.map(|header| header.faults.clone()).unwrap_or_default();
             status.listed = listed;
+            status.shut_out = shut_out;
+            status.missing = missing;
             status.checks = self.checks.status();
             status.placements = self.place.status();
             // Without a pointer, no newer snapshot is known.
@@ -42,6 +51,17 @@ impl Host {
             view.exported = Some(exported);
             view.raise_central();
         });
+    }
+
+    /// Describes the components that this host's file names and the exported snapshot does not
+    /// have.
+    fn missing(&self) -> Vec<String> {
+        let Some(model) = self.model.as_ref().filter(|_| !self.named.is_empty()) else { return Vec::new() };
+        let missing = self.git().and_then(|git| Ok(NamedComponent::missing(&self.named, &git, &model.snapshot)?));
+        missing.unwrap_or_else(|error| {
+            tracing::debug!(error = %chain(&error), "cannot look for the components that the file names");
+            Vec::new()
+        })
     }
 
     pub(crate) fn announce(

@@ -11,7 +11,6 @@ use crate::{
     transaction::{
         error::TransactionError,
         host::{Audience, Host},
-        model::Model,
     },
 };
 
@@ -79,7 +78,7 @@ impl Host {
         let compare = || -> Result<Vec<String>, TransactionError> {
             let git = self.git()?;
             let snapshot = Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?;
-            let model = Model::read(&git, &snapshot, &self.name, &self.links)?;
+            let model = self.read(&git, &snapshot)?;
             let Some((_, kept)) = self.export.current() else { return Ok(Vec::new()) };
             let faults = kept.header.as_ref().map(|header| header.faults.clone()).unwrap_or_default();
             let mut problems = Vec::new();

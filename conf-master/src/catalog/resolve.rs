@@ -8,7 +8,7 @@ use conf_core::manifest::{self, ClassManifest, DeclaredIn, InstanceManifest, Pin
 use conf_core::settings;
 use conf_core::snapshot::Component;
 use git2::{ObjectType, Repository, Tree, TreeWalkMode, TreeWalkResult};
-use libconf::name::{CommitId, ComponentName, ComponentVersion, DatacenterName, RefName};
+use libconf::name::{CommitId, ComponentName, ComponentVersion, DatacenterName, RefName, SecretName};
 
 use crate::catalog::model::{Datacenter, DeclaredSecret, Delta, Manifest, Touched};
 use crate::fault::{Caused, Fault};
@@ -152,16 +152,15 @@ impl Resolving<'_> {
         let requests: BTreeMap<ComponentVersion, PinRequest> = requests.collect();
         let (mut secrets, mut faults) = (BTreeMap::new(), Vec::new());
         for (name, (declaration, declared_in)) in manifest::secrets(&class, &instance) {
-            let runs = |reader: &ComponentName| requests.keys().any(|component| component.component == *reader);
+            // The class's may be for other datacenters of it: all of them are looked at together.
+            let runs = |reader: &ComponentName| {
+                declared_in == DeclaredIn::Class || requests.keys().any(|component| component.component == *reader)
+            };
             for reader in declaration.readers.iter().filter(|reader| !runs(reader)) {
-                let reason = format!(
-                    "`{reader}`, a reader of the secret `{name}`, is run neither by the class nor by this datacenter; add it \
-                     to `{}`, or take it out here",
-                    reader.kind
-                );
-                let file = if declared_in == DeclaredIn::Class { &class_ref } else { own };
-                let causes = vec![file.clone(), own.clone(), class_ref.clone(), branch.clone()];
-                faults.push(fault(file, Some(declaration.line), reason, causes));
+                let near = manifest::nearest_component(&reader.to_string(), requests.keys());
+                let reason = no_reader(reader, name, "this datacenter", &near);
+                let causes = vec![own.clone(), class_ref.clone(), branch.clone()];
+                faults.push(fault(own, Some(declaration.line), reason, causes));
             }
             secrets.insert(name.clone(), DeclaredSecret { declaration: declaration.clone(), declared_in });
         }
@@ -238,6 +237,15 @@ impl Resolving<'_> {
             tip.commit == commit || self.repo.graph_descendant_of(tip.commit.into(), commit.into()).unwrap_or(false)
         })
     }
+}
+
+/// Says that nobody runs a reader of a secret: neither the class nor `datacenters`.
+pub(crate) fn no_reader(reader: &ComponentName, secret: &SecretName, datacenters: &str, near: &str) -> String {
+    format!(
+        "`{reader}`, a reader of the secret `{secret}`, is run neither by the class nor by {datacenters}{near}; add it to `{}`, \
+         or take it out here",
+        reader.kind
+    )
 }
 
 /// Tells whether two entries pin the same content.

@@ -97,12 +97,44 @@ impl<'a> DatacenterChange<'a> {
             let differs = before.manifest.requests.get(name).is_some_and(|before| runs(before) != runs(request));
             (differs || names.contains(&name.component)).then(|| name.clone())
         }));
-        for name in after.manifest.requests.keys() {
-            if !affected.contains(name) && differs_around(repo, before, after, name)? {
+        for name in after.manifest.requests.keys().filter(|name| !affected.contains(*name)).collect::<Vec<_>>() {
+            let new_host = || newly_run(before, after, name);
+            if after.differs_by_host(repo, name)? && new_host() || differs_around(repo, before, after, name)? {
                 affected.insert(name.clone());
             }
         }
         Ok(affected)
+    }
+
+    /// Groups the hosts that share all ingredients of a component before and after.
+    pub(crate) fn groups(&self, repo: &Repository, name: &ComponentVersion) -> Result<Vec<Group>, git2::Error> {
+        let Some(before) = self.before.as_ref().filter(|before| before.component(name).is_some()) else {
+            return self.after.groups(repo, name);
+        };
+        if self.after.component(name).is_none() {
+            return before.groups(repo, name);
+        }
+        let (old, new) = (before.groups(repo, name)?, self.after.groups(repo, name)?);
+        if !self.after.differs_by_host(repo, name)? {
+            // Hosts that are alike now may not have been before.
+            let unnamed = new.into_iter().filter(|_| old.iter().all(|group| !group.hosts.is_empty()));
+            return Ok(old.iter().cloned().chain(unnamed).collect());
+        }
+        let numbered =
+            old.iter().enumerate().flat_map(|(number, group)| group.hosts.iter().map(move |host| (host, number)));
+        let number: BTreeMap<&HostName, usize> = numbered.collect();
+        let mut groups = Vec::new();
+        for group in new {
+            let mut parts: BTreeMap<Option<&usize>, Vec<HostName>> = BTreeMap::new();
+            if group.hosts.is_empty() {
+                parts.insert(None, Vec::new());
+            }
+            for host in group.hosts {
+                parts.entry(number.get(&host)).or_default().push(host);
+            }
+            groups.extend(parts.into_values().map(|hosts| Group { hosts }));
+        }
+        Ok(groups)
     }
 
     /// Tells whether a host would get a component from other ingredients than before.
@@ -143,7 +175,9 @@ impl<'a> DatacenterView<'a> {
         })
     }
 
-    /// Returns the ingredients of a component on one host; `None` when it does not run.
+    /// Returns the ingredients of a component on one host; `None` when it does not run, or not
+    /// there. A component that no role and no host changes has the same everywhere. Without a host:
+    /// the ingredients of [`Group::host`].
     pub(crate) fn ingredients(
         &self,
         repo: &Repository,
@@ -152,22 +186,39 @@ impl<'a> DatacenterView<'a> {
     ) -> Result<Option<Ingredients>, git2::Error> {
         let overrides = [&*self.overrides[0], &*self.overrides[1]];
         let Some(sources) = self.sources(name) else { return Ok(None) };
+        if self.differs_by_host(repo, name)? && !self.stands_for(name, host) {
+            return Ok(None);
+        }
         Ingredients::new(repo, &sources, overrides, name, host).map(Some)
     }
 
     /// Groups the hosts that share all ingredients of a component. When no role and no host makes a
     /// difference, that is one group without names, however many hosts there are.
     pub(crate) fn groups(&self, repo: &Repository, name: &ComponentVersion) -> Result<Vec<Group>, git2::Error> {
+        match self.sources(name) {
+            Some(sources) if self.differs_by_host(repo, name)? => layers::groups(repo, &sources, name),
+            _ => Ok(vec![Group { hosts: Vec::new() }]),
+        }
+    }
+
+    /// Tells whether a role, a host or a variable of hosts may make a difference to a component.
+    pub(crate) fn differs_by_host(&self, repo: &Repository, name: &ComponentVersion) -> Result<bool, git2::Error> {
         let overlaid = self.overlaid.get_or_init(|| {
             let instance = &self.manifest.instance;
             let of_roles = instance.roles.values().flat_map(|role| role.settings.keys());
             of_roles.chain(instance.hosts.values().flat_map(|host| host.settings.keys())).collect()
         });
-        match self.sources(name) {
-            Some(sources) if overlaid.contains(&name.component) || layers::differ_by_host(repo, &sources)? => {
-                layers::groups(repo, &sources, name)
-            }
-            _ => Ok(vec![Group { hosts: Vec::new() }]),
+        let Some(sources) = self.sources(name) else { return Ok(false) };
+        Ok(overlaid.contains(&name.component) || layers::differ_by_host(repo, &sources)?)
+    }
+
+    /// Tells whether a host runs a component; without a host, whether [`layers::groups`] has a
+    /// group without one.
+    fn stands_for(&self, name: &ComponentVersion, host: Option<&HostName>) -> bool {
+        let instance = &self.manifest.instance;
+        match host {
+            Some(host) => instance.runs(host, name),
+            None => instance.is_open() || !instance.hosts.keys().any(|host| instance.runs(host, name)),
         }
     }
 
@@ -206,6 +257,13 @@ impl<'a> DatacenterView<'a> {
 fn declarations(manifest: &Manifest) -> BTreeMap<SecretName, Declaration> {
     let secrets = manifest.secrets.iter();
     secrets.map(|(name, declared)| (name.clone(), declared.declaration.clone())).collect()
+}
+
+/// Tells whether a component comes to hosts that did not run it before.
+fn newly_run(before: &DatacenterView<'_>, after: &DatacenterView<'_>, name: &ComponentVersion) -> bool {
+    let (old, new) = (&before.manifest.instance, &after.manifest.instance);
+    let comes_to = |host: &HostName| new.runs(host, name) && !old.runs(host, name);
+    new.is_open() && !old.is_open() || new.hosts.keys().any(comes_to)
 }
 
 /// Tells whether anything besides the layers makes a difference to a component on some host: the

@@ -13,7 +13,8 @@ use crate::catalog::{Catalog, DatacenterChange, Deltas, Manifest, Touched, resol
 use crate::cli::supposed::SupposedRef;
 use crate::fault::{Caused, Fault, Refusal};
 use crate::judge::compatibility::{branch, pins, settings};
-use crate::judge::{BranchComparison, Judge, content};
+use crate::judge::validate::effect;
+use crate::judge::{BranchComparison, Judge, ReportingHosts, content};
 use crate::secrets::SecretStore;
 use crate::server::LimitFlags;
 use crate::store::{Proposed, RefChanges, RefTarget, Table};
@@ -72,7 +73,7 @@ impl Checked {
 /// Finds every fault of each checked datacenter, and of the refs that changed themselves.
 fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
     let path = flags.repo.display();
-    let judge = Judge::new(flags.limits.limits(), SecretStore::default());
+    let judge = Judge::new(flags.limits.limits(), SecretStore::default(), ReportingHosts::default());
     let repo = Repository::open(&flags.repo).with_context(|| format!("{path} is not a Git repository"))?;
     let (central, mut targets) = refs_of_clone(&repo)?;
     let mut checked = Checked::default();
@@ -98,33 +99,40 @@ fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
     // Without a change there is nothing to compare with.
     let before = if changes.is_empty() { Table::default() } else { table(central) };
     let ((before, _), table) = (Catalog::load(&repo, before), table(targets));
-    let wanted = if flags.datacenters.is_empty() { table.datacenters() } else { flags.datacenters.clone() };
-    let (mut deltas, unchanged) = (Deltas::new(), BTreeMap::new());
-    for datacenter in wanted.into_iter().collect::<BTreeSet<_>>() {
+    let all: BTreeSet<DatacenterName> = table.datacenters().into_iter().collect();
+    let wanted = if flags.datacenters.is_empty() { all.clone() } else { flags.datacenters.iter().cloned().collect() };
+    // The datacenters that are not checked run what classes may speak of.
+    let (mut deltas, mut others, unchanged) = (Deltas::new(), Catalog::default(), BTreeMap::new());
+    for datacenter in all.union(&wanted) {
         let refs = Proposed { table: &table, changes: &unchanged };
-        let resolved = resolve::datacenter(&repo, refs, &datacenter, None, &Touched::whole());
+        let resolved = resolve::datacenter(&repo, refs, datacenter, None, &Touched::whole());
         let (mut found, delta) = (resolved.faults, resolved.delta);
-        for reference in delta.manifest.iter().flat_map(|manifest| read_by(&datacenter, manifest)) {
+        if !wanted.contains(datacenter) {
+            others.apply_delta(datacenter, delta);
+            continue;
+        }
+        for reference in delta.manifest.iter().flat_map(|manifest| read_by(datacenter, manifest)) {
             let Some(target) = table.target(&reference) else { continue };
             let faults = content::faults(&repo, &reference, target.commit, &judge.validator.limits.tree)?;
             found.extend(faults.into_iter().map(|fault| Caused { fault, causes: Vec::new() }));
         }
-        let change = |before| DatacenterChange::new(&repo, &judge.overrides, &datacenter, before, &delta);
+        let change = |before| DatacenterChange::new(&repo, &judge.overrides, datacenter, before, &delta);
         if let Some(change) = change(None)? {
             found.extend(judge.validator.findings(&repo, &change, true)?.faults);
         }
-        if let Some(change) = change(before.datacenters.get(&datacenter))? {
+        if let Some(change) = change(before.datacenters.get(datacenter))? {
             let mut compared = pins::compare(&repo, &judge.comparisons, &change, &changes)?;
             compared.add(settings::compare(&repo, &change, &changes)?);
             found.extend(compared.faults);
             checked.notes.extend(compared.notes);
         }
-        checked.add(&datacenter, Refusal::from(found).faults);
-        deltas.insert(datacenter, Some(delta));
+        checked.add(datacenter, Refusal::from(found).faults);
+        deltas.insert(datacenter.clone(), Some(delta));
     }
+    let of_classes = effect::of_classes(&repo, &judge.overrides, &others, &deltas)?;
     let (catalog, _) = Catalog::unresolved(&repo, table);
     let (found, needs) = judge.secrets.faults(&repo, &catalog, &deltas)?;
-    for Caused { fault, .. } in found {
+    for Caused { fault, .. } in of_classes.into_iter().chain(found) {
         let datacenter = fault.datacenter.as_ref().map(ToString::to_string).unwrap_or_default();
         checked.add(&datacenter, [fault]);
     }

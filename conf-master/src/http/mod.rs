@@ -40,7 +40,7 @@ pub(crate) fn server(
     watermarks: Watermarks,
     pushers: Pushers,
     upload: Arc<UploadPack>,
-    hosts: Hosts,
+    hosts: Arc<Hosts>,
 ) -> Server {
     let environment = move |request: &Request| match request.method {
         http::Method::POST => vec![(PUSH_VARIABLE.to_owned(), pushers.begin(pusher(request)))],
@@ -51,7 +51,7 @@ pub(crate) fn server(
         repo,
         lander,
         watermarks: Arc::new(watermarks),
-        hosts: Arc::new(hosts),
+        hosts,
         inventories: Arc::default(),
         chains: Arc::default(),
         waits: Arc::new(Semaphore::new(delivery::WAITS_AT_ONCE)),

@@ -86,13 +86,16 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Returns an error when `host` does not run the component; a host that is not in the inventory
-    /// runs everything.
+    /// Returns an error when `host` does not run the component.
     pub(crate) fn on(&self, host: &HostName) -> Result<(), InspectError> {
         if self.instance.runs(host, &self.name) {
             return Ok(());
         }
-        Err(InspectError::NotThere(format!("{host} does not run {}", self.name)))
+        let mut words = format!("{host} does not run {}", self.name);
+        if self.instance.shuts_out(host) {
+            words = format!("{words}: {}", self.instance.why_shut_out(host));
+        }
+        Err(InspectError::NotThere(words))
     }
 
     /// Adds a host that has one role and nothing else, for a role without hosts, and returns its

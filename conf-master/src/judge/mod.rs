@@ -5,8 +5,10 @@
 
 pub(crate) mod compatibility;
 pub(crate) mod content;
+pub(crate) mod hosts;
 pub(crate) mod plan;
 pub(crate) mod proposal;
+pub(crate) mod reporting;
 pub(crate) mod schema;
 pub(crate) mod timeouts;
 pub(crate) mod validate;
@@ -18,5 +20,6 @@ pub(crate) use crate::judge::compatibility::branch::BranchComparison;
 pub(crate) use crate::judge::plan::ChangePlan;
 pub(crate) use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
 pub(crate) use crate::judge::refs::Judge;
+pub(crate) use crate::judge::reporting::ReportingHosts;
 pub(crate) use crate::judge::validate::ChangeLimits;
 pub(crate) use crate::judge::validate::shrink::MaxShrink;

@@ -11,8 +11,9 @@ use crate::judge::compatibility::branch::{self, BranchComparison, Comparisons};
 use crate::judge::compatibility::{pins, settings};
 use crate::judge::plan::ChangePlan;
 use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
-use crate::judge::validate::{ChangeLimits, Validator};
-use crate::judge::{content, deletions};
+use crate::judge::reporting::ReportingHosts;
+use crate::judge::validate::{ChangeLimits, Validator, effect};
+use crate::judge::{content, deletions, hosts};
 use crate::secrets::SecretStore;
 use crate::store::{Place, RefChanges, RefTarget};
 
@@ -30,13 +31,15 @@ pub(crate) struct Judge {
     pub(crate) secrets: SecretStore,
     /// The overrides of the trees that were read.
     pub(crate) overrides: OverridesCache,
+    /// The hosts that report.
+    pub(crate) reporting: ReportingHosts,
 }
 
 impl Judge {
     /// Makes a judge that remembers nothing yet.
-    pub(crate) fn new(limits: ChangeLimits, secrets: SecretStore) -> Self {
+    pub(crate) fn new(limits: ChangeLimits, secrets: SecretStore, reporting: ReportingHosts) -> Self {
         let (comparisons, overrides) = (Comparisons::default(), OverridesCache::default());
-        Judge { validator: Validator::new(limits), comparisons, secrets, overrides }
+        Judge { validator: Validator::new(limits), comparisons, secrets, overrides, reporting }
     }
 
     /// Judges a push against the catalog. With `atomic`, all of it may land or nothing.
@@ -86,20 +89,18 @@ impl Judge {
         ChangePlan::of(repo, catalog, &self.overrides, updates, judgement)
     }
 
-    /// Finds the components whose content or layers `delta` changes on some host, or that it
-    /// removes.
-    pub(crate) fn touched(
+    /// Counts the components and hosts for which `delta` changes something; `readers` are the
+    /// components whose secrets are sealed anew.
+    pub(crate) fn summary(
         &self,
         repo: &Repository,
         name: &DatacenterName,
         before: Option<&Datacenter>,
         delta: &Delta,
-    ) -> Result<BTreeSet<ComponentVersion>, git2::Error> {
-        let mut touched: BTreeSet<ComponentVersion> = delta.components.keys().cloned().collect();
-        if let Some(change) = DatacenterChange::new(repo, &self.overrides, name, before, delta)? {
-            touched.extend(change.affected(repo)?);
-        }
-        Ok(touched)
+        readers: BTreeSet<ComponentVersion>,
+    ) -> Result<String, git2::Error> {
+        let change = DatacenterChange::new(repo, &self.overrides, name, before, delta)?;
+        change.map_or_else(|| Ok(String::new()), |change| hosts::summary(repo, &change, readers))
     }
 }
 
@@ -235,6 +236,13 @@ impl Judging<'_> {
                 }
                 deltas.insert(name, Some(resolved.delta));
             }
+            match effect::of_classes(self.repo, &self.judge.overrides, self.catalog, &deltas) {
+                Ok(found) => faults.extend(found),
+                Err(error) => faults.push(Caused {
+                    fault: Fault::new(format!("a class cannot be read: {}", error.message())),
+                    causes: Vec::new(),
+                }),
+            }
             match self.judge.secrets.faults(self.repo, self.catalog, &deltas) {
                 Ok((found, needs)) => faults.extend(found.into_iter().chain(needs)),
                 Err(error) => faults.push(Caused {
@@ -265,6 +273,7 @@ impl Judging<'_> {
         let mut found = self.judge.validator.findings(self.repo, &change, self.options.allow_shrink)?;
         found.add(pins::compare(self.repo, &self.judge.comparisons, &change, changes)?);
         found.add(settings::compare(self.repo, &change, changes)?);
+        found.notes.extend(self.judge.reporting.shut_out(&change));
         Ok(found)
     }
 

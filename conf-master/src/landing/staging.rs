@@ -23,7 +23,7 @@ use crate::secrets::{SecretRequest, StagedSecrets};
 use crate::store::{
     self, LandedRequest, LandedRequests, LedgerEntry, LedgerState, Move, RefChanges, RefTarget, damage, journal, ledger,
 };
-use crate::text::{count, first_and_more, now, one_line};
+use crate::text::{first_and_more, now, one_line};
 
 /// The outcome of a staged change, and the moves of its refs.
 type Staged = (Outcome, Vec<Move>);
@@ -283,7 +283,9 @@ impl Staging {
         by: &str,
     ) -> anyhow::Result<Option<(Snapshot, String)>> {
         let known = self.catalog.datacenters.get(name);
-        let mut touched = self.judge.touched(&self.repo, name, known, &delta)?;
+        let manifest = delta.manifest.as_ref().or(known.map(|known| &known.manifest));
+        let readers = manifest.map(|manifest| secrets.readers(&name.id, manifest)).unwrap_or_default();
+        let told = self.judge.summary(&self.repo, name, known, &delta, readers)?;
         let before = known.map(|known| known.manifest.trees());
         let components = delta.components.clone();
         self.catalog.apply_delta(name, delta);
@@ -297,14 +299,7 @@ impl Staging {
         {
             return Ok(None);
         }
-        touched.extend(secrets.readers(&name.id, datacenter));
-        let hosts = &manifest.instance.hosts;
-        let told = hosts.keys().filter(|host| {
-            let selection = manifest.instance.selection(host);
-            touched.iter().any(|component| selection.contains(component))
-        });
-        let hosts = if hosts.is_empty() { "all hosts".to_owned() } else { count(told.count(), "host") };
-        let note = format!("{name} #{sequence}: {}, {hosts}", count(touched.len(), "component"));
+        let note = format!("{name} #{sequence}: {told}");
         let composition = Composition {
             datacenter: name.clone(),
             sequence,

@@ -8,7 +8,7 @@ use conf_core::secret::{self, About, HostKey, Identity, IdentityError, SecretVal
 use git2::Repository;
 use libconf::name::{ComponentName, ComponentVersion, ObjectId, RefName, SecretName, Segment, Sequence};
 
-use crate::catalog::{Catalog, Datacenter, Delta, Deltas};
+use crate::catalog::{Catalog, Delta, Deltas, Manifest};
 use crate::fault::Caused;
 use crate::secrets::decide::{self, Action, Decision};
 use crate::secrets::given::{GivenValues, SecretsFor};
@@ -47,11 +47,11 @@ impl StagedSecrets {
     }
 
     /// Finds the components of a datacenter that read a secret which is sealed anew.
-    pub(crate) fn readers(&self, id: &Segment, datacenter: &Datacenter) -> BTreeSet<ComponentVersion> {
+    pub(crate) fn readers(&self, id: &Segment, manifest: &Manifest) -> BTreeSet<ComponentVersion> {
         let changed = self.changed.get(id).into_iter().flatten();
-        let declared = changed.filter_map(|name| datacenter.manifest.secrets.get(name));
+        let declared = changed.filter_map(|name| manifest.secrets.get(name));
         let readers: BTreeSet<&ComponentName> = declared.flat_map(|one| &one.declaration.readers).collect();
-        datacenter.components.keys().filter(|version| readers.contains(&version.component)).cloned().collect()
+        manifest.requests.keys().filter(|version| readers.contains(&version.component)).cloned().collect()
     }
 }
 

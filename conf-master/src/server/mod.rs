@@ -23,7 +23,7 @@ use tracing::{error, info};
 
 use crate::delivery::{Hosts, Watermarks};
 use crate::hooks::{Pushers, server as hooks};
-use crate::judge::Judge;
+use crate::judge::{Judge, ReportingHosts};
 use crate::secrets::SecretStore;
 use crate::store::{Table, damage};
 use crate::{http as routes, landing, store};
@@ -42,7 +42,10 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let upload = UploadPack::new(path.clone(), git_http::UploadLimits::default());
     let secrets =
         SecretStore::open(&path, &flags.secrets_for).context("conf-master's key for secrets cannot be used")?;
-    let judge = Arc::new(Judge::new(flags.limits.limits(), secrets));
+    let hosts = Arc::new(Hosts::new(Duration::from_secs(flags.hosts_within)));
+    let reports = hosts.clone();
+    let reporting = ReportingHosts::new(move |datacenter| reports.reporting(datacenter));
+    let judge = Arc::new(Judge::new(flags.limits.limits(), secrets, reporting));
     let (lander, landing) = landing::start(&path, judge, upload.clone(), &metrics)?;
     let pushers = Pushers::default();
     let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander.clone(), pushers.clone(), stop.clone()));
@@ -53,7 +56,6 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let upkeep = tokio::spawn(upkeep::run(path.clone(), lander.clone(), stop.clone()));
     let renewal = tokio::spawn(renew::run(lander.clone(), flags.renew_ahead, stop.clone()));
     let watermarks = Watermarks::new(SigningKey::load(&store::key_path(&path))?);
-    let hosts = Hosts::new(Duration::from_secs(flags.hosts_within));
     let examination = tokio::task::spawn_blocking({
         let (path, table, stop) = (path.clone(), lander.durable().table.clone(), stop.clone());
         move || examine(&path, &table, &stop)

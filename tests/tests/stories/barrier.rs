@@ -21,7 +21,9 @@ fn site(inventory: &str) -> Site {
 
 /// Lands an inventory.
 fn list(site: &Site, hosts: &str) {
-    let text = format!("{}inventories:\n  hosts: {hosts}\n", instance());
+    let (hosts, closed) = hosts.split_once("; ").unwrap_or((hosts, "true"));
+    let closed = if hosts == "{}" { String::new() } else { format!("  closed: {closed}\n") };
+    let text = format!("{}inventories:\n  hosts: {hosts}\n{closed}", instance());
     site.work.change().file(OWN, "datacenter.yaml", text).land();
 }
 
@@ -114,7 +116,7 @@ fn a_change_that_does_not_touch_a_datacenter_asks_for_its_newest_before() {
 
 #[test]
 fn hosts_that_nobody_lists_are_shown_apart_and_listed_ones_that_never_spoke_are_waited_for() {
-    let mut site = site("{web-1: {}, web-9: {}}");
+    let mut site = site("{web-1: {}, web-9: {}}; false");
     restart_with(&mut site, "0");
     let sequence = site.push_and_wait("services/web", "round", "1\n");
     let (code, said) = wait(&site, &["--percent", "50"]);

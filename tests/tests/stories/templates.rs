@@ -208,7 +208,7 @@ fn what_a_host_would_get_is_shown_without_one() {
     refused(&of(""), 422, "role");
     refused(&of("&host=web-1&role=core"), 422, "role");
     refused(&of("&role=nobody"), 404, "it has core");
-    refused(&of("&host=unlisted"), 404, "host.variables.rack");
+    refused(&of("&host=web-11"), 404, "`web-11` is none of them (did you mean `web-1`?)");
     refused(&format!("/conf/services/nobody?datacenter={DATACENTER}&host=web-1"), 404, "services/nobody");
     refused("/conf/services/web?datacenter=nowhere/v1&host=web-1", 404, "nowhere/v1");
 }
@@ -216,11 +216,13 @@ fn what_a_host_would_get_is_shown_without_one() {
 #[test]
 fn what_is_wrong_on_one_host_alone_stops_nothing_else_there() {
     let site = Plan { hosts: 2, ..Plan::default() }.start();
-    // Nobody lists web-2: what its templates lack is not seen before.
-    let inventory = "inventories:\n  hosts:\n    web-1: {variables: {rack: a1}}\n";
+    // The secret of web-2 is in a file of the host, which is not there: that is not seen before.
+    let inventory = "secrets:\n  here: {file: /nowhere/at/all, readers: [services/web]}\ninventories:\n  hosts:\n    web-1: \
+                     {variables: {rack: a1}}\n    web-2: {settings: {services/web: {rack: {$secret: here}}}}\n";
     let change = site.work.change().file(OWN, "datacenter.yaml", format!("{}{inventory}", instance()));
-    let change = change.file(WEB, "x.j2", "{{ host.variables.rack }}").file("services/api/master", "round", "1\n");
-    change.land();
+    let text_of_x = "{{ settings.rack or host.variables.rack }}";
+    let change = change.file(WEB, "x.j2", text_of_x).file("services/api/master", "round", "1\n");
+    change.file(WEB, "config.yaml", "rack: ''\n").land();
     let sequence = site.master.sequence();
     site.wait_applied(sequence);
     assert_eq!(site.hosts[0].file("services/web/latest/x"), "a1");
@@ -228,5 +230,5 @@ fn what_is_wrong_on_one_host_alone_stops_nothing_else_there() {
     assert!(site.hosts[1].read("services/web/latest/x").is_err());
     assert_eq!(site.hosts[1].file("services/web/latest/round"), "0\n", "its files of before stay");
     let status = text(&site.hosts[1].run(&["status"]));
-    assert!(status.contains("x.j2:1") && status.contains("`host.variables.rack` is undefined"), "{status}");
+    assert!(status.contains("services/web/latest") && status.contains("/nowhere/at/all"), "{status}");
 }

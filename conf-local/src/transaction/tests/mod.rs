@@ -170,6 +170,7 @@ impl Site {
             place: Some(self.file.export.clone()),
             links: self.file.links.clone(),
             checks: Checks::new(self.file.check.clone(), CancellationToken::new()),
+            named: Vec::new(),
         })
         .unwrap();
         let status = Status::new(self.datacenter.clone(), name.parse().unwrap(), &host.export.path);

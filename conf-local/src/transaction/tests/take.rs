@@ -1,5 +1,6 @@
 //! Taking good snapshots, refusing bad ones, and the cost of a change.
 
+use crate::snapshot::NamedComponent;
 use crate::transaction::tests::*;
 
 #[test]
@@ -107,11 +108,127 @@ fn a_host_runs_what_its_inventory_says() {
     assert!(site.read("devices/d/latest.json").is_some() && site.read("services/b/latest.json").is_none());
     assert!(audience.agent.view().status.listed);
     // The same state under another host name runs that host's components of the same snapshot.
+    site.instance += "    other: {}\n";
     drop(host);
+    let second = site.land();
     let (mut host, audience) = site.open_as("other");
-    host.settle(&audience).unwrap();
+    take(&mut host, second, &audience).unwrap();
     assert!(site.read("services/b/latest.json").is_some());
     assert!(!audience.agent.view().status.listed);
+}
+
+const ONLY_WEB_2: &str = "inventories: {hosts: {web-2: {}}}\n";
+
+#[test]
+fn a_host_that_is_not_listed_where_others_are_keeps_its_files_and_says_so() {
+    let mut site = Site::new();
+    let own = site.instance.clone();
+    site.set("services/a/latest", &[("config.yaml", "a: 1\n")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+
+    site.set("services/a/latest", &[("config.yaml", "a: 2\n")]).set("services/b/latest", &[("f", "f")]);
+    site.instance = format!("{own}{ONLY_WEB_2}");
+    let second = site.land();
+    let words = "`web-1` is none of them (did you mean `web-2`?)";
+    let refused = |result: Result<(), TransactionError>| match result {
+        Err(TransactionError::Refused(why)) => assert!(why.contains(words) && why.contains("keeps the files"), "{why}"),
+        other => panic!("it was taken: {other:?}"),
+    };
+    refused(take(&mut host, second, &audience));
+    let kept = |site: &Site| {
+        assert_eq!(site.read("services/a/latest.json").as_deref(), Some(r#"{"a":1}"#));
+        assert_eq!(site.read("services/b/latest/f"), None);
+    };
+    kept(&site);
+    // A restart, a repair, and a change of nothing but content are no way in.
+    drop(host);
+    let (mut host, audience) = site.open();
+    refused(host.settle(&audience));
+    assert!(host.verify(true, &audience).is_whole());
+    site.set("services/a/latest", &[("config.yaml", "a: 3\n")]);
+    let third = site.land();
+    refused(take(&mut host, third, &audience));
+    kept(&site);
+    site.assert_tidy();
+    // It takes the next snapshot that lists it, or lets unlisted hosts in.
+    site.instance = format!("{own}{}", ONLY_WEB_2.replace("}}}", "}}, closed: false}"));
+    let fourth = site.land();
+    take(&mut host, fourth, &audience).unwrap();
+    assert_eq!(site.read("services/a/latest.json").as_deref(), Some(r#"{"a":3}"#));
+    assert_eq!(site.read("services/b/latest/f").as_deref(), Some("f"));
+    let status = audience.agent.view().status.clone();
+    assert_eq!((status.listed, status.shut_out), (false, None));
+    // A host without files gets none.
+    let mut empty = Site::new();
+    empty.instance += ONLY_WEB_2;
+    empty.set("services/a/latest", &[("f", "f")]);
+    let first = empty.land();
+    let (mut host, audience) = empty.open();
+    refused(take(&mut host, first, &audience));
+    assert!(audience.agent.view().exported.is_none() && !empty.current().exists());
+}
+
+#[test]
+fn an_export_of_an_agent_that_let_unlisted_hosts_in_stays_whole_and_is_a_problem() {
+    let mut site = Site::new();
+    let own = site.instance.clone();
+    site.set("services/a/latest", &[("config.yaml", "a: 1\n"), ("f", "f")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    drop(host);
+    // As if that agent had exported a snapshot that lists others.
+    site.instance = format!("{own}{ONLY_WEB_2}");
+    let shutting_out = site.compose(&site.key, &site.datacenter, 1, None);
+    let header = site.current().join("snapshot.json");
+    let text = fs::read_to_string(&header).unwrap();
+    let folder = site.current().canonicalize().unwrap();
+    fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::remove_file(&header).unwrap();
+    fs::write(&header, text.replace(&first.commit.to_string(), &shutting_out.to_string())).unwrap();
+    let name = format!("refs/snapshots/{}", site.datacenter);
+    site.repo().reference(&name, shutting_out.into(), true, "test").unwrap();
+
+    let (mut host, audience) = site.open();
+    host.settle(&audience).unwrap();
+    host.publish_to(&audience.agent);
+    let status = audience.agent.view().status.clone();
+    assert!(status.shut_out.is_some_and(|why| why.contains("did you mean `web-2`?")));
+    assert!(status.error.is_some_and(|why| why.contains("`web-1` is none of them")), "it is reported");
+    assert!(host.verify(false, &audience).problems.is_empty());
+    // Damage is mended from that snapshot.
+    let file = site.current().join("services/a/latest/f").canonicalize().unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&file, "x").unwrap();
+    drop(host);
+    let (mut host, audience) = site.open();
+    host.settle(&audience).unwrap();
+    assert_eq!(site.read("services/a/latest/f").as_deref(), Some("f"));
+    let second = site.land();
+    assert!(matches!(take(&mut host, second, &audience), Err(TransactionError::Refused(_))));
+    assert_eq!(site.read("services/a/latest.json").as_deref(), Some(r#"{"a":1}"#));
+}
+
+#[test]
+fn a_component_that_the_file_names_and_the_datacenter_lacks_is_a_problem() {
+    let mut site = Site::new();
+    site.set("services/web/latest", &[("f", "f")]).set("devices/router/v1", &[("f", "f")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    let text = "watch:\n- {components: [services/web, services/wbe], command: /bin/true}\n\
+                probe:\n- {component: devices/router/v2, command: /bin/true}\n";
+    host.named = NamedComponent::all("/etc/c.yaml", text);
+    take(&mut host, first, &audience).unwrap();
+    let remedy = "; correct the name, or let the datacenter run it";
+    let web = "/etc/c.yaml, line 2: `watch:` names services/wbe, which us-west/v1 does not have (did you mean `services/web`?)";
+    let router = "/etc/c.yaml, line 4: `probe:` names devices/router/v2, which us-west/v1 does not have (did you mean `devices/router/v1`?)";
+    assert_eq!(audience.agent.view().status.missing, [format!("{web}{remedy}"), format!("{router}{remedy}")]);
+    site.set("services/wbe/latest", &[("f", "f")]);
+    let second = site.land();
+    take(&mut host, second, &audience).unwrap();
+    assert_eq!(audience.agent.view().status.missing, [format!("{router}{remedy}")]);
 }
 
 #[test]

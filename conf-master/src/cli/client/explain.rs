@@ -43,7 +43,7 @@ pub(crate) async fn run(flags: &ExplainFlags) -> anyhow::Result<ExitCode> {
         return print_json(&explanation);
     }
     let Explanation { datacenter, component, host, sequence, keys, .. } = &explanation;
-    let host = host.as_ref().map_or_else(|| "an unlisted host".to_owned(), ToString::to_string);
+    let host = host.as_ref().map_or_else(|| "a host without roles".to_owned(), ToString::to_string);
     println!("{component} on {host} of {datacenter} as of change {sequence}");
     if keys.is_empty() {
         println!("it has no settings");

@@ -107,6 +107,12 @@ impl Hosts {
         self.lock().get(datacenter).map(|hosts| hosts.reports.values().cloned().collect()).unwrap_or_default()
     }
 
+    /// Lists a datacenter's hosts that have reported within [`GONE`].
+    pub(crate) fn reporting(&self, datacenter: &DatacenterName) -> Vec<HostName> {
+        let reports = self.of(datacenter).into_iter().filter(|one| one.changed.elapsed() < GONE);
+        reports.map(|one| one.report.host.clone()).collect()
+    }
+
     fn of_host(&self, datacenter: &DatacenterName, host: &HostName) -> Option<Arc<ReceivedReport>> {
         self.lock().get(datacenter)?.reports.get(host).cloned()
     }

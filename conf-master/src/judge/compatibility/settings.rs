@@ -33,7 +33,7 @@ pub(crate) fn compare(
         return Ok(outcome);
     }
     let name = before.name;
-    let comparing = Comparing { repo, before, after: &change.after, directions };
+    let comparing = Comparing { repo, change, before, after: &change.after, directions };
     for successor in successors(repo, change)? {
         let found = comparing.component(&successor)?;
         let Some(first) = found.first() else { continue };
@@ -58,6 +58,7 @@ pub(crate) fn compare(
 
 struct Comparing<'a, 'v> {
     repo: &'a Repository,
+    change: &'a DatacenterChange<'v>,
     before: &'a DatacenterView<'v>,
     after: &'a DatacenterView<'v>,
     directions: &'a [Direction],
@@ -76,10 +77,11 @@ impl Comparing<'_, '_> {
         // Layers that cannot be read are refused elsewhere.
         let (Some(old), Some(new)) = (stack(&old), stack(&new)) else { return Ok(found) };
         let mut told = BTreeSet::new();
-        for group in self.after.groups(self.repo, name)? {
+        for group in self.change.groups(self.repo, name)? {
             let host = group.host();
             let before = self.before.ingredients(self.repo, former, host)?;
-            if before == self.after.ingredients(self.repo, name, host)? {
+            // Programs of a host that did not run it have read nothing.
+            if before.is_none() || before == self.after.ingredients(self.repo, name, host)? {
                 continue;
             }
             let old = old.clone().on_host(&self.before.manifest.instance, &name.component, host);

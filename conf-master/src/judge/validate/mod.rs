@@ -25,6 +25,7 @@ use serde_json::{Map, Value};
 
 use crate::catalog::{DatacenterChange, DatacenterView};
 use crate::fault::{Caused, Fault, Findings};
+use crate::judge::hosts::{Differing, effects};
 use crate::judge::schema::Schemas;
 use crate::judge::schema::compile::FILE;
 use crate::judge::schema::fault::SchemaFault;
@@ -89,12 +90,14 @@ impl Validator {
         let (before, after) = (change.before.as_ref(), &change.after);
         let affected = change.affected(repo)?;
         let manifest = change.delta.manifest.is_some();
-        let checking = Checking { validator: self, repo, before, after, may_shrink, found: Vec::new() };
+        let found = Vec::new();
+        let checking = Checking { validator: self, repo, change: Some(change), before, after, may_shrink, found };
         let found = checking.all(manifest, &affected)?;
         let known = match before.filter(|_| !found.is_empty()) {
             Some(before) => {
                 let (after, found) = (before, Vec::new());
-                let checking = Checking { validator: self, repo, before: None, after, may_shrink: true, found };
+                let checking =
+                    Checking { validator: self, repo, change: None, before: None, after, may_shrink: true, found };
                 checking.all(manifest, &affected)?
             }
             None => Vec::new(),
@@ -119,6 +122,8 @@ impl Validator {
 struct Checking<'a, 'v> {
     validator: &'a Validator,
     repo: &'a Repository,
+    /// The change; `None` for the state before it, looked at for itself.
+    change: Option<&'a DatacenterChange<'v>>,
     before: Option<&'a DatacenterView<'v>>,
     after: &'a DatacenterView<'v>,
     may_shrink: bool,
@@ -131,6 +136,7 @@ impl Checking<'_, '_> {
         if manifest {
             self.found = effect::faults(self.after);
             self.components();
+            self.hosts();
         }
         for component in affected {
             self.component(component)?;
@@ -142,13 +148,31 @@ impl Checking<'_, '_> {
     /// Applies the shrink guard to the list of components.
     fn components(&mut self) {
         let Some(before) = self.before.filter(|_| !self.may_shrink) else { return };
-        let Some(reason) = self.validator.limits.shrink.components(before, self.after) else { return };
+        if let Some(reason) = self.validator.limits.shrink.components(before, self.after) {
+            self.in_manifest(before, None, reason);
+        }
+    }
+
+    /// Applies the shrink guard to the components of each listed host.
+    fn hosts(&mut self) {
+        let (Some(before), Some(change)) = (self.before.filter(|_| !self.may_shrink), self.change) else { return };
+        let nothing = Differing::new();
+        if let Some((host, reason)) = self.validator.limits.shrink.hosts(&effects(change, &nothing)) {
+            let line = self.after.manifest.instance.hosts.get(host).map(|host| host.line);
+            self.in_manifest(before, line, reason);
+        }
+    }
+
+    /// Adds a fault in the `datacenter.yaml` that changed: the datacenter's, else its class's.
+    /// `line` is of the datacenter's.
+    fn in_manifest(&mut self, before: &DatacenterView<'_>, line: Option<usize>, reason: String) {
         let [class_changed, own_changed] =
             [0, 1].map(|which| before.manifest.trees()[which] != self.after.manifest.trees()[which]);
         let by_class = class_changed && !own_changed;
         let reference = if by_class { self.after.class_ref() } else { self.after.own_ref() };
         let causes = vec![reference.clone(), self.after.class_ref(), self.after.own_ref()];
-        self.found.push(Caused { fault: Fault::of_file(&reference, manifest::FILE, None, reason), causes });
+        let line = line.filter(|_| !by_class);
+        self.found.push(Caused { fault: Fault::of_file(&reference, manifest::FILE, line, reason), causes });
     }
 
     /// Adds a fault in a file of a component's layer.
@@ -185,22 +209,29 @@ impl Checking<'_, '_> {
             Some(old) => layers::stack(self.repo, &old, &name.component, None).ok(),
             None => None,
         };
-        let mut cases = Vec::new();
-        for group in self.after.groups(self.repo, name)? {
+        let (mut cases, mut seen) = (Vec::new(), BTreeSet::new());
+        let groups = match self.change {
+            Some(change) => change.groups(self.repo, name)?,
+            None => self.after.groups(self.repo, name)?,
+        };
+        for group in groups {
             let host = group.host();
             let Some(ingredients) = self.after.ingredients(self.repo, name, host)? else { continue };
-            if let Some(before) = self.before
-                && before.ingredients(self.repo, name, host)?.as_ref() == Some(&ingredients)
-            {
+            let known = match self.before {
+                Some(before) => before.ingredients(self.repo, name, host)?,
+                None => None,
+            };
+            if known.as_ref() == Some(&ingredients) {
                 continue;
             }
             let stack = common.clone().on_host(&self.after.manifest.instance, &name.component, host);
             let settings = stack.merged();
-            if let (Some(old), Some(before)) = (&old_common, self.before) {
+            // A host that did not run it has no settings to lose.
+            if let (Some(old), Some(before), Some(_)) = (&old_common, self.before, &known) {
                 let old = old.clone().on_host(&before.manifest.instance, &name.component, host).merged();
                 self.keys(name, host, &stack, [&old, &settings]);
             }
-            if !self.validator.good.lock().contains(&ingredients) {
+            if !self.validator.good.lock().contains(&ingredients) && seen.insert(ingredients.clone()) {
                 let (host, settings) = (host.cloned(), Value::Object(settings));
                 cases.push(Case { host, ingredients, stack, settings, filled: None, is_faulty: false });
             }

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 
-use libconf::name::ComponentName;
+use libconf::name::{ComponentName, HostName};
 use serde_json::{Map, Value};
 
 use crate::catalog::DatacenterView;
-use crate::text::some_of;
+use crate::judge::hosts::HostEffect;
+use crate::text::{count, some_of};
 
+/// A datacenter with fewer components may lose them. Each host counts from its first component on.
+const MIN_COMPONENTS: usize = 2;
 /// Settings with at most this many keys may lose any of them.
 const FEW_KEYS: usize = 5;
-/// The most removed components that a message names.
+/// The most removed components, and hosts, that a message names.
 const MOST_NAMED: usize = 5;
 
 /// How much may be removed at once, in percent; 100 is all.
@@ -29,18 +32,35 @@ impl MaxShrink {
     }
 
     /// Says what is wrong with the components that a datacenter would lose. A component that
-    /// changes its version is not lost.
+    /// changes its version is not lost. The only component of a datacenter may go.
     pub(crate) fn components(self, before: &DatacenterView<'_>, after: &DatacenterView<'_>) -> Option<String> {
         let names = |view: &DatacenterView<'_>| -> BTreeSet<ComponentName> {
             view.manifest.requests.keys().map(|name| name.component.clone()).collect()
         };
         let (before, after) = (names(before), names(after));
         let (removed, all) = (before.difference(&after).count(), before.len());
-        if self.allows(removed, all) {
+        if all < MIN_COMPONENTS || self.allows(removed, all) {
             return None;
         }
         let named = some_of(before.difference(&after), MOST_NAMED).join(", ");
         Some(format!("this would remove {removed} of its {all} components ({named}){}", self.remedy()))
+    }
+
+    /// Says what is wrong with the components that listed hosts would lose: the first such hosts,
+    /// with the reason. A host that is shut out keeps its files.
+    pub(crate) fn hosts<'a>(self, effects: &[HostEffect<'a>]) -> Option<(&'a HostName, String)> {
+        let shrinks = |one: &&HostEffect<'_>| !self.allows(one.lost.len(), one.before.len()) && !one.hosts.is_empty();
+        let shrinking: Vec<&HostEffect<'_>> = effects.iter().filter(shrinks).collect();
+        let first = *shrinking.first()?.hosts.first()?;
+        let told = some_of(
+            shrinking.iter().map(|one| {
+                let hosts = some_of(&one.hosts, MOST_NAMED).join(", ");
+                let lost = some_of(&one.lost, MOST_NAMED).join(", ");
+                format!("{} of the {} on {hosts} ({lost})", one.lost.len(), count(one.before.len(), "component"))
+            }),
+            MOST_NAMED,
+        );
+        Some((first, format!("this would remove {}{}", told.join("; "), self.remedy())))
     }
 
     /// Says what is wrong with the keys that settings would lose.

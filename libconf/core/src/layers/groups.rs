@@ -18,8 +18,9 @@ use libconf::name::{ComponentVersion, HostName};
 /// Hosts whose settings and files of a component are the same.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Group {
-    /// The group's listed hosts, in order of name; any one stands for all. Empty when the inventory
-    /// lists no host that runs the component: the group then stands for hosts that are not listed.
+    /// The group's listed hosts, in order of name; any one stands for all. The group without hosts
+    /// stands for those that are not listed, where they run the component, or for the first host
+    /// that will.
     pub hosts: Vec<HostName>,
 }
 
@@ -30,9 +31,9 @@ impl Group {
     }
 }
 
-/// Groups the listed hosts that run `component` by the layers of roles and hosts over it, and by
-/// the variables that its templates read. The result is never empty; hosts without such a layer
-/// come first.
+/// Groups the hosts that run `component` by the layers of roles and hosts over it, and by the
+/// variables that its templates read: the listed hosts, and those that are not listed, where these
+/// run everything. The result is never empty; hosts without such a layer come first.
 pub fn groups(
     repo: &Repository,
     sources: &Sources<'_>,
@@ -49,10 +50,8 @@ pub fn groups(
         let facts = uses.as_ref().and_then(|uses| uses.facts(&variables(sources, component, Some(host))));
         groups.entry((layers, facts)).or_default().push(host.clone());
     }
-    if groups.is_empty() {
-        return Ok(vec![Group { hosts: Vec::new() }]);
-    }
-    Ok(groups.into_values().map(|hosts| Group { hosts }).collect())
+    let unlisted = (instance.is_open() || groups.is_empty()).then(|| Group { hosts: Vec::new() });
+    Ok(groups.into_values().map(|hosts| Group { hosts }).chain(unlisted).collect())
 }
 
 /// True when the component has templates.

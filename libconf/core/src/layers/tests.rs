@@ -179,6 +179,10 @@ fn hosts_that_share_their_layers_are_one_group() {
     };
     assert_eq!(hosts("web"), [vec!["c", "d"], vec!["a", "b"], vec!["f"]]);
     assert_eq!(hosts("db"), [vec!["b", "d", "e", "f"], vec!["a"]]);
+    // Hosts that are not listed are one more group, where they run everything.
+    let open = Bench::new(&[], &[], &[], &format!("{inventories}  closed: false\n"));
+    let all = groups(&open.repo, &open.sources(), &component("web")).unwrap();
+    assert_eq!((all.len(), all[3].host()), (4, None));
     let none = Bench::new(&[], &[], &[], "");
     assert_eq!(groups(&none.repo, &none.sources(), &component("web")).unwrap()[0].host(), None);
 }

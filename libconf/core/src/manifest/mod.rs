@@ -1,6 +1,7 @@
 //! `datacenter.yaml`: the components that a class of datacenters runs, and the changes that one
 //! datacenter makes.
 
+mod nearest;
 mod pattern;
 mod model;
 mod merged;
@@ -11,6 +12,6 @@ mod tests;
 pub use crate::manifest::{
     merged::{DeclaredIn, PinRequest, pins, platform, secrets},
     model::{ClassManifest, ClassRef, FILE, Host, InstanceManifest, Overlay, PinEntry, Role, Selection, Strictness},
+    nearest::{nearest, nearest_component},
     pattern::Pattern,
-    reader::nearest,
 };

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::{
-    manifest::pattern::Pattern,
+    manifest::{
+        nearest::{nearest, nearest_component},
+        pattern::Pattern,
+    },
     secret::{Declaration, HostKey},
     settings::{Compatibility, Fault, Lines},
 };
@@ -54,6 +57,9 @@ pub struct InstanceManifest {
     pub roles: BTreeMap<RoleName, Role>,
     /// The hosts that the inventory lists.
     pub hosts: BTreeMap<HostName, Host>,
+    /// False lets hosts that the inventory does not list run everything, beside those that it
+    /// lists.
+    pub closed: bool,
 }
 
 /// Where a datacenter's class is read.
@@ -126,6 +132,8 @@ pub struct Overlay {
 pub struct Selection {
     /// True when the datacenter's inventory lists the host.
     pub listed: bool,
+    /// Why the host is shut out, when it is: see [`InstanceManifest::shuts_out`].
+    pub shut_out: Option<String>,
     /// `None` selects everything.
     patterns: Option<Vec<Pattern>>,
 }
@@ -139,11 +147,34 @@ impl InstanceManifest {
         }
     }
 
-    /// The components that `host` runs. A host that is not listed, or listed with neither roles nor
-    /// components, runs everything.
+    /// True when hosts that are not listed run everything: where none is listed, and with
+    /// `closed: false`.
+    pub fn is_open(&self) -> bool {
+        self.hosts.is_empty() || !self.closed
+    }
+
+    /// True for a host that is not listed where others are. It exports nothing new, and keeps the
+    /// files that it has.
+    pub fn shuts_out(&self, host: &HostName) -> bool {
+        !self.is_open() && !self.hosts.contains_key(host)
+    }
+
+    /// Says that `host` is shut out, and what to do; see [`Self::shuts_out`].
+    pub fn why_shut_out(&self, host: &HostName) -> String {
+        let near = nearest(host.as_str(), self.hosts.keys().map(HostName::as_str));
+        format!(
+            "the inventory lists hosts, and `{host}` is none of them{near}; list it under `inventories: hosts:`, or let \
+             unlisted hosts run everything with inventories: {{closed: false}}"
+        )
+    }
+
+    /// The components that `host` runs. A host that is listed with neither roles nor components
+    /// runs everything. One that is not listed runs everything where [`Self::is_open`], else
+    /// nothing.
     pub fn selection(&self, host: &HostName) -> Selection {
         let patterns = self.patterns(host).map(|patterns| patterns.cloned().collect());
-        Selection { listed: self.hosts.contains_key(host), patterns }
+        let shut_out = self.shuts_out(host).then(|| self.why_shut_out(host));
+        Selection { listed: self.hosts.contains_key(host), shut_out, patterns }
     }
 
     /// True when `host` runs `component`; see [`Self::selection`].
@@ -153,16 +184,21 @@ impl InstanceManifest {
 
     /// The patterns of a host and its roles; `None` when it runs everything.
     fn patterns(&self, host: &HostName) -> Option<impl Iterator<Item = &Pattern>> {
-        let host = self.hosts.get(host).filter(|host| !host.roles.is_empty() || !host.components.is_empty())?;
-        let roles = host.roles.iter().filter_map(|(role, _)| self.roles.get(role));
-        Some(roles.flat_map(|role| &role.components).chain(&host.components))
+        let listed = self.hosts.get(host);
+        let everything =
+            listed.map_or_else(|| self.is_open(), |host| host.roles.is_empty() && host.components.is_empty());
+        if everything {
+            return None;
+        }
+        let roles = listed.into_iter().flat_map(|host| &host.roles).filter_map(|(role, _)| self.roles.get(role));
+        Some(roles.flat_map(|role| &role.components).chain(listed.into_iter().flat_map(|host| &host.components)))
     }
 
     /// Faults for components that hosts and roles name in full, but neither the class nor the
     /// datacenter runs; in order of line. A pattern with a wildcard is no fault.
     pub fn dangling(&self, class: &ClassManifest) -> Vec<Fault> {
-        let runs =
-            |named: &Pattern| class.components.keys().chain(self.components.keys()).any(|one| named.matches(one));
+        let known = || class.components.keys().chain(self.components.keys());
+        let runs = |named: &Pattern| known().any(|one| named.matches(one));
         let of_roles = self.roles.values().flat_map(|role| &role.components);
         let of_hosts = self.hosts.values().flat_map(|host| &host.components);
         let mut faults: Vec<Fault> = of_roles
@@ -170,7 +206,8 @@ impl InstanceManifest {
             .filter(|named| named.is_one() && !runs(named))
             .map(|named| {
                 let reason = format!(
-                    "`{named}` is run neither by the class nor by this datacenter; add it to `{}`, or take it out here",
+                    "`{named}` is run neither by the class nor by this datacenter{}; add it to `{}`, or take it out here",
+                    nearest_component(&named.to_string(), known()),
                     named.kind.map_or("services", Kind::as_str)
                 );
                 Fault::new(named.line, reason)

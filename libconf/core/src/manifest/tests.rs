@@ -106,14 +106,47 @@ fn components_of_a_host() {
         ("star", "applications/x/latest", true),
         ("star", "devices/x/v2", true),
         ("star", "devices/y/v2", false),
-        ("unlisted", "devices/y/v2", true),
+        ("unlisted", "devices/y/v2", false),
     ] {
         assert_eq!(runs(host, component), want, "{host} {component}");
     }
     let selection = |host: &str| instance.selection(&host.parse().unwrap());
     assert!(selection("all").listed && selection("all").is_everything());
-    assert!(!selection("unlisted").listed && selection("unlisted").is_everything());
     assert!(!selection("both").is_everything());
+}
+
+#[test]
+fn a_host_that_is_not_listed_runs_everything_only_where_none_is_or_closed_is_false() {
+    let host = |name: &str| name.parse().unwrap();
+    let component = "devices/y/v2".parse().unwrap();
+    for (inventories, open) in [
+        ("", true),
+        ("inventories: {}\n", true),
+        ("inventories: {closed: false}\n", true),
+        ("inventories: {roles: {core: {components: [devices/y]}}}\n", true),
+        ("inventories: {hosts: {web-1: {}}}\n", false),
+        ("inventories: {hosts: {web-1: {}}, closed: true}\n", false),
+        ("inventories: {hosts: {web-1: {}}, closed: false}\n", true),
+    ] {
+        let instance = instance(&with_conf(inventories));
+        assert_eq!((instance.is_open(), instance.runs(&host("wbe-1"), &component)), (open, open), "{inventories}");
+        let selection = instance.selection(&host("wbe-1"));
+        assert_eq!((selection.is_everything(), selection.contains(&component)), (open, open), "{inventories}");
+        assert!(!selection.listed && instance.runs(&host("web-1"), &component), "{inventories}");
+        let words = "the inventory lists hosts, and `wbe-1` is none of them (did you mean `web-1`?); list it under \
+                     `inventories: hosts:`, or let unlisted hosts run everything with inventories: {closed: false}";
+        assert_eq!(selection.shut_out, (!open).then(|| words.to_owned()), "{inventories}");
+    }
+    for (inventories, want) in [
+        ("inventories: {closed: 1}", "line 2: `closed` must be true or false, but it is a number"),
+        (
+            "inventories: {closed: true}",
+            "line 2: `closed` needs `hosts`: where no host is listed, each runs everything; list hosts, or take this out",
+        ),
+    ] {
+        assert_eq!(faults(InstanceManifest::parse(&with_conf(inventories), Strict)), [want]);
+        assert!(InstanceManifest::parse(&with_conf(inventories), Lenient).is_ok(), "a host passes over it");
+    }
 }
 
 #[test]
@@ -125,8 +158,14 @@ fn components_that_hosts_name_must_be_run() {
     ));
     let class = class("services: [{name: a, branch: master}]");
     let dangling: Vec<String> = instance.dangling(&class).iter().map(Fault::to_string).collect();
-    let rest = "is run neither by the class nor by this datacenter; add it to `services`, or take it out here";
-    assert_eq!(dangling, [format!("line 4: `services/b` {rest}"), format!("line 6: `services/own/v2` {rest}")]);
+    let missing = |line: usize, name: &str, near: &str| {
+        format!(
+            "line {line}: `{name}` is run neither by the class nor by this datacenter (did you mean `{near}`?); add it to \
+             `services`, or take it out here"
+        )
+    };
+    let want = [missing(4, "services/b", "services/a"), missing(6, "services/own/v2", "services/own/v1")];
+    assert_eq!(dangling, want);
 }
 
 #[test]

@@ -3,7 +3,6 @@
 use std::{collections::BTreeMap, fmt::Write as _, str};
 
 use git2::{Repository, Tree};
-use sha2::{Digest as _, Sha256};
 
 use crate::{
     consul::PinValue,
@@ -11,7 +10,7 @@ use crate::{
     snapshot::{
         commit::{CLASS, DATACENTER, SECRETS},
         error::{FORMAT, SnapshotError},
-        tree::Component,
+        tree::{Component, fan_out},
     },
 };
 use libconf::name::{CommitId, ComponentName, ComponentVersion, DatacenterName, ObjectId, RefName, Sequence};
@@ -101,11 +100,6 @@ fn compose_tree(repo: &Repository, composition: &Composition) -> Result<ObjectId
     let base = composition.base.map(|base| repo.find_tree(base.into())).transpose()?;
     let tree = edits.apply(repo, base.as_ref())?;
     tree.ok_or_else(|| git2::Error::from_str("a snapshot cannot be empty"))
-}
-
-/// The folder of a name among those of its kind: the first two hex digits of its SHA-256.
-pub fn fan_out(name: &str) -> String {
-    format!("{:02x}", Sha256::digest(name)[0])
 }
 
 /// Entries to set or to remove in a tree of folders.

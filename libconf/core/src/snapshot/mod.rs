@@ -12,8 +12,8 @@ mod tests;
 pub use crate::snapshot::{
     chain::{AroundChange, around_change},
     commit::Snapshot,
-    compose::{Composition, compose, fan_out},
+    compose::{Composition, compose},
     error::{FORMAT, SnapshotError},
     manifests::{Manifests, instance_manifest, manifests},
-    tree::{Change, Component, Difference, compare},
+    tree::{Change, Component, Difference, compare, fan_out},
 };

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use git2::{ObjectType, Repository, TreeEntry};
+use sha2::{Digest as _, Sha256};
 
 use crate::{
     api::Pin,
@@ -51,6 +52,28 @@ impl Snapshot {
     pub fn components(&self, repo: &Repository) -> Result<BTreeMap<ComponentVersion, Component>, SnapshotError> {
         components_of_tree(repo, self.tree).map_err(|cause| SnapshotError::Read { commit: self.commit, cause })
     }
+
+    /// The pinned versions of one component; reads no other component.
+    pub fn versions_of(
+        &self,
+        repo: &Repository,
+        component: &ComponentName,
+    ) -> Result<BTreeMap<ComponentVersion, Component>, SnapshotError> {
+        let read = || {
+            let (kind, name) = (component.kind.as_str(), component.name.as_str());
+            let mut folder = Some(self.tree);
+            for part in [kind, &fan_out(name), name] {
+                folder = subtrees(repo, folder)?.remove(part);
+            }
+            versions(repo, component, folder)
+        };
+        read().map_err(|cause| SnapshotError::Read { commit: self.commit, cause })
+    }
+}
+
+/// The folder of a name among those of its kind: the first two hex digits of its SHA-256.
+pub fn fan_out(name: &str) -> String {
+    format!("{:02x}", Sha256::digest(name)[0])
 }
 
 /// Compares two snapshots' trees; with no `old`, everything in `new` was added. Cost grows with

@@ -21,7 +21,7 @@ fn a_plan_shows_components_hosts_and_what_would_differ_in_files_and_settings() {
     for words in [
         "us-west/v1 would change in 1 component:",
         "services/web/latest ",
-        "(a-1, b-1, c-1, unlisted hosts)",
+        "(a-1, b-1, c-1)",
         "+++ services/web/latest/config.yaml",
         "-port: 80",
         "+port: 8080",

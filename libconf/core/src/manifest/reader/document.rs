@@ -7,6 +7,7 @@ use crate::{
         model::{ClassManifest, ClassRef, InstanceManifest, PinEntry, Strictness},
         reader::{
             basics::{Fields, Reader},
+            inventories::Inventories,
             place::{CLASS, COMPATIBILITY, INSTANCE, PIN},
         },
     },
@@ -52,9 +53,9 @@ pub(crate) fn instance(text: &str, strictness: Strictness) -> Result<InstanceMan
     let components = reader.components(&mut fields);
     let platform = reader.object(&mut fields, "platform");
     let secrets = reader.secrets(&mut fields);
-    let (roles, hosts) = reader.inventories(fields.take("inventories"));
+    let Inventories { roles, hosts, closed } = reader.inventories(fields.take("inventories"));
     match conf {
-        Some(conf) => reader.finish(InstanceManifest { conf, components, platform, secrets, roles, hosts }),
+        Some(conf) => reader.finish(InstanceManifest { conf, components, platform, secrets, roles, hosts, closed }),
         None => Err(reader.faults()),
     }
 }

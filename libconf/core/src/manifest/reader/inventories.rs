@@ -7,20 +7,34 @@ use serde_json::{Map, Value};
 use crate::{
     manifest::{
         model::{Host, Overlay, Role},
+        nearest::nearest,
         pattern::Pattern,
         reader::{
             basics::{Fields, Reader, quoted},
-            place::{HOST, INVENTORIES, ROLE, nearest},
+            place::{HOST, INVENTORIES, ROLE},
         },
     },
     settings::{Fault, Lines, Node, Shape, shown},
 };
 use libconf::name::{ComponentName, HostName, RoleName, Segment};
 
+/// The content of `inventories`.
+pub(crate) struct Inventories {
+    pub(crate) roles: BTreeMap<RoleName, Role>,
+    pub(crate) hosts: BTreeMap<HostName, Host>,
+    pub(crate) closed: bool,
+}
+
+impl Default for Inventories {
+    fn default() -> Self {
+        Inventories { roles: BTreeMap::new(), hosts: BTreeMap::new(), closed: true }
+    }
+}
+
 impl Reader {
-    pub(crate) fn inventories(&mut self, node: Option<Node>) -> (BTreeMap<RoleName, Role>, BTreeMap<HostName, Host>) {
-        let Some(node) = node else { return Default::default() };
-        let Some(mut fields) = self.fields(node, &INVENTORIES) else { return Default::default() };
+    pub(crate) fn inventories(&mut self, node: Option<Node>) -> Inventories {
+        let Some(node) = node else { return Inventories::default() };
+        let Some(mut fields) = self.fields(node, &INVENTORIES) else { return Inventories::default() };
         let roles = self.named(fields.take("roles"), "roles", |reader, _, node| {
             let Some(mut fields) = reader.fields(node, &ROLE) else { return Role::default() };
             Role {
@@ -50,7 +64,22 @@ impl Reader {
                 self.faults.push(Fault::new(*line, reason));
             }
         }
-        (roles, hosts)
+        let closed = self.or_passed_over(|reader| reader.closed(&mut fields, !hosts.is_empty()));
+        Inventories { roles, hosts, closed }
+    }
+
+    /// Reads `closed`.
+    fn closed(&mut self, fields: &mut Fields, has_hosts: bool) -> bool {
+        match fields.take("closed") {
+            None => true,
+            Some(Node { shape: Shape::Bool(true), line }) if !has_hosts => {
+                let words = "`closed` needs `hosts`: where no host is listed, each runs everything; list hosts, or take this out";
+                self.faults.push(Fault::new(line, words));
+                true
+            }
+            Some(Node { shape: Shape::Bool(closed), .. }) => closed,
+            Some(node) => self.wrong(&node, "`closed`", "true or false").unwrap_or(true),
+        }
     }
 
     fn roles(&mut self, fields: &mut Fields) -> Vec<(RoleName, usize)> {

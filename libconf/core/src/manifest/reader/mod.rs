@@ -6,5 +6,3 @@ mod basics;
 mod secrets;
 mod inventories;
 mod document;
-
-pub use crate::manifest::reader::place::nearest;

@@ -1,6 +1,6 @@
 //! The keys of each map in a `datacenter.yaml`.
 
-use crate::settings::shown;
+use crate::{manifest::nearest::nearest, settings::shown};
 
 /// The keys of one map.
 pub(crate) struct Place {
@@ -31,8 +31,13 @@ pub(crate) const INSTANCE: Place = Place {
     ..CLASS
 };
 
-pub(crate) const INVENTORIES: Place =
-    Place { what: "`inventories`", known: &["roles", "hosts"], later: &[], of_datacenters: &[], of_classes: &[] };
+pub(crate) const INVENTORIES: Place = Place {
+    what: "`inventories`",
+    known: &["roles", "hosts", "closed"],
+    later: &[],
+    of_datacenters: &[],
+    of_classes: &[],
+};
 
 pub(crate) const COMPATIBILITY: Place = Place { what: "`compatibility`", known: &["settings"], ..INVENTORIES };
 
@@ -62,15 +67,4 @@ pub(crate) fn unknown(key: &str, place: &Place) -> String {
     let near = nearest(key, place.known.iter().copied());
     let known = place.known.iter().map(|key| format!("`{key}`")).collect::<Vec<_>>().join(", ");
     format!("`{}` is not known{near}; {} has {known}", shown(key), place.what)
-}
-
-/// Returns ` (did you mean …?)` when a known word is near enough, else nothing.
-pub fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> String {
-    // A longer text is no slip of the hand, and takes time to compare.
-    let text: String = text.chars().take(100).collect();
-    let near = known.map(|known| (strsim::damerau_levenshtein(&text, known), known)).min();
-    match near {
-        Some((distance, known)) if distance <= 1 + known.len() / 4 => format!(" (did you mean `{known}`?)"),
-        _ => String::new(),
-    }
 }

@@ -1,0 +1,215 @@
+//! Ten harmful changes, each as a dry run: the answer says what would be lost, and where. With
+//! `--nocapture` the story prints each answer.
+
+use tests::{
+    Plan, Site,
+    git::Change,
+    program::text,
+    site::{CLASS, DATACENTER, Pointers, instance},
+};
+
+const OWN: &str = "datacenters/us-west/v1";
+const SMALL: &str = "datacenter-configuration/small";
+const WEB: &str = "services/web/master";
+const SCHEMA: &str = r#"{"x-compatibility": "none", "properties": {"port": {"type": "integer"}}}"#;
+
+const PINS: &str = "services:
+  - {name: web, branch: master, tag: latest}
+  - {name: api, branch: master, tag: latest}
+applications:
+  - {name: shop, branch: master, tag: latest}
+devices: []
+secrets:
+  cookie: {command: [/bin/echo, x], readers: [services/web, services/api]}
+";
+
+const HOSTS: &str = "inventories:
+  roles:
+    front: {components: [services/web, services/api]}
+    shop: {components: [applications/shop]}
+  hosts:
+    a-1: {roles: [front]}
+    a-2: {roles: [front], settings: {services/web: {port: 81}}}
+    b-1: {roles: [shop]}
+    c-1: {}
+";
+
+/// The central server with three components on four hosts, a second class, and a tag.
+fn site() -> Site {
+    let site = Plan { pointers: Pointers::Embedded, ..Plan::default() }.start_empty();
+    let first = site.work.change().file(WEB, "config.yaml", "port: 80\n").file(WEB, "motd", "hello\n");
+    first.land();
+    site.work.git(&["tag", "services/web/v1", WEB]);
+    site.work.push(&["refs/tags/services/web/v1"]).accepted();
+    let mut change = site.work.change().file(WEB, "config.yaml", "port: 80\npool: {size: 4, idle: 1}\n");
+    change = change.file(WEB, "config.schema.json", SCHEMA).file(WEB, "page.html.j2", "on {{ host.name }}\n");
+    for branch in ["services/api/master", "applications/shop/master"] {
+        change = change.file(branch, "config.yaml", "size: 1\n");
+    }
+    change = change.file(CLASS, "datacenter.yaml", PINS);
+    change = change.file(SMALL, "datacenter.yaml", "services:\n  - {name: web, branch: master, tag: latest}\n");
+    change.file(OWN, "datacenter.yaml", format!("{}{HOSTS}", instance())).land();
+    site
+}
+
+/// Tries a change, and expects these words.
+#[track_caller]
+fn harm(what: &str, change: Change<'_>, words: &[&str]) -> String {
+    let dry = change.option("--push-option=dry-run").option("--push-option=allow-shrink");
+    let said = dry.push().refused(&["dry run: nothing landed"]);
+    let said: Vec<&str> = said.lines().map(|line| line.trim_start_matches("remote: ").trim_end()).collect();
+    let said = said.join("\n");
+    println!("== {what}\n{said}\n");
+    for word in words {
+        assert!(said.contains(word), "{what}: it does not say {word:?}:\n{said}");
+    }
+    said
+}
+
+#[test]
+fn each_harmful_change_says_what_would_be_lost_and_where() {
+    let site = site();
+    let change = || site.work.change();
+    let inventory = |from: &str, to: &str| {
+        assert!(HOSTS.contains(from), "{from}");
+        change().file(OWN, "datacenter.yaml", format!("{}{}", instance(), HOSTS.replace(from, to)))
+    };
+    harm(
+        "a role emptied",
+        inventory("front: {components: [services/web, services/api]}", "front: {components: []}"),
+        &[
+            "us-west/v1 would change on some hosts:",
+            "on a-1, a-2: removes all 2 components there (services/api/latest, services/web/latest)",
+        ],
+    );
+    harm(
+        "a host moved",
+        inventory("a-2: {roles: [front]", "a-2: {roles: [shop]"),
+        &["on a-2: removes all 2 components there (services/api/latest, services/web/latest); adds 1 \
+             (applications/shop/latest)"],
+    );
+    harm(
+        "a class switched",
+        change().file(OWN, "datacenter.yaml", {
+            let hosts = HOSTS.replace(", services/api]", "]").replace("[applications/shop]", "['applications/*']");
+            format!("conf: {SMALL}/latest\n{hosts}")
+        }),
+        &[
+            "lost: its class datacenter-configuration/big: datacenter-configuration/small comes in its place",
+            "lost: services/api/latest, all of its 1 file, on a-1, a-2, c-1",
+            "lost: the secret cookie, which services/web, services/api could read, on a-1, a-2, c-1",
+            "on c-1: removes 2 of 3 components (services/api/latest, applications/shop/latest)",
+            "on b-1: removes the only component there (applications/shop/latest)",
+        ],
+    );
+    harm(
+        "a datacenter deleted",
+        change()
+            .file("services/none/master", "x", "x")
+            .also(&format!(":refs/heads/{OWN}"))
+            .option("--push-option=delete=datacenters/us-west/v1"),
+        &[
+            "us-west/v1 would no longer be composed; its hosts keep its last snapshot",
+            "lost: every later change of its 3 components, on a-1, a-2, b-1, c-1: these hosts keep the files that they have",
+        ],
+    );
+    harm(
+        "a schema dropped",
+        change().without(WEB, "config.schema.json"),
+        &["lost: services/web/latest: its schema config.schema.json: nothing would check its settings any more"],
+    );
+    harm(
+        "files removed",
+        change().without(WEB, "motd").without(WEB, "page.html.j2"),
+        &["lost: services/web/latest: 2 of its 3 files (motd, page.html), on a-1, a-2, c-1"],
+    );
+    harm(
+        "settings emptied",
+        change().file(WEB, "config.yaml", "{}\n"),
+        &[
+            "lost: services/web/latest: 2 of the 3 keys of its settings (/pool/idle, /pool/size), on a-2",
+            "lost: services/web/latest: 3 of the 3 keys of its settings (/pool/idle, /pool/size, /port), on a-1, c-1",
+        ],
+    );
+    harm(
+        "a host unlisted",
+        inventory("    c-1: {}\n", ""),
+        &[
+            "us-west/v1 would change on some hosts:",
+            "on c-1: not listed any more; keeps its files, and gets nothing new",
+        ],
+    );
+    harm(
+        "the reader of a secret removed",
+        change().file(CLASS, "datacenter.yaml", PINS.replace("services/web, services/api]", "services/web]")),
+        &["lost: the secret cookie for services/api, on a-1, a-2, c-1"],
+    );
+    harm(
+        "an old tag pinned",
+        change().file(
+            CLASS,
+            "datacenter.yaml",
+            PINS.replace("name: web, branch: master, tag: latest", "name: web, branch: master, tag: v1"),
+        ),
+        &[
+            "lost: the path services/web/latest, on a-1, a-2, c-1: programs find the component at services/web/v1",
+            "lost: services/web/latest: its last 1 commit, on a-1, a-2, c-1: it goes back from ",
+            "lost: services/web/latest: its schema config.schema.json",
+            "lost: services/web/latest: 1 of its 3 files (page.html)",
+            "lost: services/web/latest: 2 of the 3 keys of its settings (/pool/idle, /pool/size)",
+        ],
+    );
+}
+
+#[test]
+fn plan_says_the_same_as_a_dry_run_and_has_it_as_json() {
+    let site = site();
+    let next = "datacenter-configuration/next";
+    site.work.git(&["branch", next, CLASS]);
+    let less = PINS.replace("  - {name: api, branch: master, tag: latest}\n", "").replace(", services/api]", "]");
+    site.work.change().file(next, "datacenter.yaml", &less).land();
+    site.work
+        .change()
+        .file(OWN, "datacenter.yaml", {
+            format!("{}{}", instance(), HOSTS.replace("services/web, services/api", "services/*"))
+        })
+        .land();
+    let supposed = format!("{CLASS}={next}");
+    let plan = site.master.run(&["plan", DATACENTER, "--ref", &supposed]);
+    let words = "on a-1, a-2: removes 1 of 2 components (services/api/latest)";
+    assert!(plan.status.success() && text(&plan).contains(words), "{}", text(&plan));
+    let said = harm("less in a class", site.work.change().file(CLASS, "datacenter.yaml", &less), &[words]);
+    let told = String::from_utf8_lossy(&plan.stdout).into_owned();
+    assert!(told.lines().all(|line| said.contains(line.trim_end())), "{told}\n--\n{said}");
+    let plan = site.master.run(&["plan", DATACENTER, "--ref", &supposed, "--json"]);
+    let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).expect("JSON");
+    let hosts = &plan["datacenters"][0]["hosts"];
+    assert_eq!(hosts[0]["hosts"], serde_json::json!(["a-1", "a-2"]), "{plan}");
+    assert_eq!(hosts[0]["removed"], serde_json::json!(["services/api/latest"]), "{plan}");
+    assert_eq!((&hosts[0]["runs"], &hosts[0]["lost"]), (&2.into(), &1.into()), "{plan}");
+    assert_eq!(hosts[1]["hosts"], serde_json::json!(["c-1"]), "{plan}");
+    let losses = plan["datacenters"][0]["losses"].as_array().expect("a list");
+    assert!(
+        losses.iter().any(|one| one.as_str().is_some_and(|one| one.starts_with("services/api/latest, all"))),
+        "{plan}"
+    );
+}
+
+#[test]
+fn many_hosts_are_grouped_and_counted() {
+    let site = site();
+    let hosts: Vec<String> = (0..300).map(|number| format!("    h-{number:03}: {{roles: [front]}}\n")).collect();
+    let hosts = hosts.concat();
+    let many = |role: &str| format!("{}{}{hosts}", instance(), HOSTS.replace("[services/web, services/api]", role));
+    let all = many("[services/web, services/api]");
+    site.work.change().file(OWN, "datacenter.yaml", all).land();
+    let less = site.work.change().file(OWN, "datacenter.yaml", many("[services/web]"));
+    let said = harm(
+        "a role of many hosts",
+        less,
+        &["on a-1, a-2, h-000, h-001, h-002, 297 more: removes 1 of 2 components (services/api/latest)"],
+    );
+    assert_eq!(said.matches("\n  on ").count(), 1, "{said}");
+    let landed = site.work.change().file(OWN, "datacenter.yaml", many("[services/web]")).land();
+    assert!(landed.contains(": 1 component, 302 hosts"), "{landed}");
+}
