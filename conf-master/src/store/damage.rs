@@ -2,7 +2,9 @@
 //! go back to it.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::path::Path;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 
 use git2::{ObjectType, Odb, Oid, Repository};
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
@@ -35,6 +37,13 @@ pub(crate) fn missing(path: &Path, table: &Table, stop: &dyn Fn() -> bool) -> Re
 pub(crate) fn advice(path: &Path) -> String {
     let path = &path.canonicalize().unwrap_or_else(|_| path.to_owned());
     let shown = path.display();
+    if let Some((file, cause)) = out_of_reach(path) {
+        return format!(
+            "{} cannot be read ({cause}), so it is out of reach, not lost: see that conf-master's user may read it and that the \
+             disk is well, then start again. If nobody can read it any more, move it away first.",
+            file.display()
+        );
+    }
     let copy = format!(
         "If a backup or a clone of this repository has what is lost, copy its objects into {shown}/objects and start again: \
          that loses nothing."
@@ -70,6 +79,24 @@ pub(crate) fn advice(path: &Path) -> String {
          stopped:\n  {reset}\n{lost}",
         time = when(entry.time),
     )
+}
+
+/// Finds a file of the objects that is there and cannot be opened. Going back for its sake would
+/// give up what is not lost.
+fn out_of_reach(repo: &Path) -> Option<(PathBuf, io::Error)> {
+    let mut open = vec![repo.join("objects")];
+    while let Some(path) = open.pop() {
+        match fs::read_dir(&path) {
+            Ok(entries) => open.extend(entries.flatten().map(|entry| entry.path())),
+            Err(cause) if cause.kind() == io::ErrorKind::NotADirectory => match File::open(&path) {
+                Err(cause) if cause.kind() != io::ErrorKind::NotFound => return Some((path, cause)),
+                _ => {}
+            },
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {}
+            Err(cause) => return Some((path, cause)),
+        }
+    }
+    None
 }
 
 fn ledger_of(repo: &Repository) -> Result<CommitId, git2::Error> {
@@ -196,5 +223,25 @@ impl<'a> Reader<'a> {
         };
         self.content.insert(id, found);
         found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_only_out_of_reach_is_no_reason_to_go_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("central.git");
+        crate::store::init(&path).unwrap();
+        assert!(advice(&path).contains("the last whole change, #0 of"));
+        let object = path.join("objects/17").join("a".repeat(38));
+        fs::create_dir_all(object.parent().unwrap()).unwrap();
+        // Root may read every file, but no link that leads to itself.
+        std::os::unix::fs::symlink(&object, &object).unwrap();
+        let words = advice(&path);
+        assert!(words.contains("cannot be read") && words.contains(&"a".repeat(38)), "{words}");
+        assert!(!words.contains("update-ref"), "{words}");
     }
 }
