@@ -14,6 +14,7 @@ mod disk;
 mod events;
 mod git_clients;
 mod harness;
+mod jinja2;
 mod jobs;
 mod kills;
 mod layers;
