@@ -5,7 +5,7 @@
 use std::{convert::Infallible, fmt, path::Path, sync::Arc, time::Duration};
 
 use conf_core::daemon::chain;
-use libconf::name::ComponentSelector;
+use libconf::name::{ComponentSelector, Sequence};
 use serde::Deserialize;
 use tokio::{
     sync::broadcast::error::RecvError,
@@ -18,7 +18,7 @@ use crate::{
     clock::now,
     notify::Outbox,
     process::{Children, CommandError, CommandText, Invocation, limit_from, run_command, variables_of_change, words},
-    state::{Agent, ProbeStatus, View},
+    state::{Agent, Changes, ProbeStatus, View},
 };
 
 /// An entry's defaults: one attempt may take 5 s, and 5 attempts follow a failed first one, which
@@ -135,17 +135,22 @@ impl Probe {
             view.exported.as_ref().is_some_and(|exported| exported.matching(&self.entry.component).next().is_some())
         };
         self.unless_stopped(async { drop(views.wait_for(exists).await) }).await?;
-        let mut passed = self.probe_after_telling().await?;
+        let exported = || Changes { after: Sequence(0), through: self.agent.view().status.sequence };
+        let mut about = exported();
+        let mut passed = self.probe_after_telling(about).await?;
         loop {
             let next = timeout(if passed { Duration::MAX } else { AGAIN }, switches.recv());
-            let concerned = match self.unless_stopped(next).await? {
-                Ok(Ok(switched)) => switched.changed.keys().any(|one| self.entry.component.matches(one)),
-                Ok(Err(RecvError::Lagged(_))) | Err(_) => true,
+            match self.unless_stopped(next).await? {
+                Ok(Ok(switched)) if switched.changed.keys().any(|one| self.entry.component.matches(one)) => {
+                    about = Changes { after: switched.before, through: switched.sequence };
+                }
+                Ok(Ok(_)) => continue,
+                Ok(Err(RecvError::Lagged(_))) => about = exported(),
                 Ok(Err(RecvError::Closed)) => return None,
-            };
-            if concerned {
-                passed = self.probe_after_telling().await?;
+                // What failed fails still: for the same changes.
+                Err(_) => {}
             }
+            passed = self.probe_after_telling(about).await?;
         }
     }
 
@@ -158,7 +163,7 @@ impl Probe {
 
     /// Waits until the component's watchers were told, then probes, several times if it must. True
     /// if it passed.
-    async fn probe_after_telling(&self) -> Option<bool> {
+    async fn probe_after_telling(&self, about: Changes) -> Option<bool> {
         let told = async {
             loop {
                 let delivered = self.outbox.delivery();
@@ -182,7 +187,7 @@ impl Probe {
             self.unless_stopped(sleep(PAUSE)).await?;
             answer = self.ask().await?;
         }
-        Some(self.note(answer.err()))
+        Some(self.note(about, answer.err()))
     }
 
     async fn ask(&self) -> Option<Result<(), String>> {
@@ -217,13 +222,13 @@ impl Probe {
     }
 
     /// Shows the result, and logs a new one. True if the probe passed.
-    fn note(&self, error: Option<String>) -> bool {
+    fn note(&self, about: Changes, error: Option<String>) -> bool {
         let target = self.entry.target.to_string();
         let (component, passed) = (self.entry.component.clone(), error.is_none());
         let mut new = false;
         self.agent.update(|view| {
             let sequence = view.status.sequence;
-            let status = ProbeStatus { component, target, passed, sequence, when: now(), error: error.clone() };
+            let status = ProbeStatus { component, target, passed, sequence, when: now(), error: error.clone(), about };
             let probes = &mut view.status.probes;
             let before = probes.iter().position(|one| one.component == status.component && one.target == status.target);
             if let Some(place) = before {

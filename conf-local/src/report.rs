@@ -100,13 +100,18 @@ pub(crate) async fn run(
 
 fn report(agent: &Agent) -> HostReport {
     let View { status, .. } = &*agent.view();
+    let failures = status.failures();
+    // A watcher that could not be told does not change the agent's own state.
+    let unwell = failures.first().filter(|_| status.state == HostState::Current);
+    let error = unwell.map(|failure| failure.error.clone()).or(status.error.clone()).or(status.deleted_words());
     HostReport {
         host: status.host.clone(),
         datacenter: status.datacenter.clone(),
         sequence: status.sequence,
         commit: status.commit,
-        state: status.state,
-        error: status.error.clone().or(status.deleted_words()).map(|words| words.chars().take(MOST_WORDS).collect()),
+        state: if unwell.is_some() { HostState::Failed } else { status.state },
+        error: error.map(|words| words.chars().take(MOST_WORDS).collect()),
+        failures,
         agent: status.agent.clone(),
         time: None,
         signature: None,

@@ -33,6 +33,10 @@ pub(crate) struct Header {
     /// Components that were held back, each with the reason.
     #[serde(default)]
     pub(crate) faults: Faults,
+    /// For each of them, the last change whose files of it are in place. Earlier versions of the
+    /// agent did not write it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) held: BTreeMap<ComponentVersion, Sequence>,
     /// For a snapshot that was rendered beside a newer one, for operations that are pinned to it:
     /// the last change for which it is its datacenter's newest. Nothing ever switched to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]

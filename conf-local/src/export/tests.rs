@@ -15,6 +15,7 @@ pub(crate) fn header(sequence: u64) -> Header {
         parent: None,
         time: 1000 + sequence,
         faults: BTreeMap::new(),
+        held: BTreeMap::new(),
         through: None,
     }
 }

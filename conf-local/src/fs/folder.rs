@@ -210,10 +210,21 @@ impl Folder {
         Ok(fs::renameat(&self.0, name, &to.0, new)?)
     }
 
+    /// Moves an entry to a name that is free.
+    pub(crate) fn rename_to_free(&self, name: &str, to: &Folder, new: &str) -> io::Result<()> {
+        injected::point()?;
+        Ok(fs::renameat_with(&self.0, name, &to.0, new, RenameFlags::NOREPLACE)?)
+    }
+
+    /// Exchanges an entry with one of another folder in one step.
+    pub(crate) fn exchange_with(&self, one: &str, folder: &Folder, other: &str) -> io::Result<()> {
+        injected::point()?;
+        Ok(fs::renameat_with(&self.0, one, &folder.0, other, RenameFlags::EXCHANGE)?)
+    }
+
     /// Exchanges two entries in one step.
     pub(crate) fn exchange(&self, one: &str, other: &str) -> io::Result<()> {
-        injected::point()?;
-        Ok(fs::renameat_with(&self.0, one, &self.0, other, RenameFlags::EXCHANGE)?)
+        self.exchange_with(one, self, other)
     }
 
     /// Returns the kind of an entry; `None` if there is no entry. `name` is plain.

@@ -7,6 +7,7 @@ mod injected;
 mod file;
 mod folder;
 mod lease;
+mod mounts;
 #[cfg(test)]
 mod tests;
 mod unsynced;
@@ -14,5 +15,6 @@ mod unsynced;
 pub(crate) use crate::fs::{
     file::{read_state, replace_state},
     folder::{Entry, Folder, Mount, Owner},
+    mounts::mount_of,
     unsynced::Unsynced,
 };

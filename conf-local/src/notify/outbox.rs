@@ -55,6 +55,10 @@ pub(crate) struct Notice {
     pub(crate) sequence: Sequence,
     /// Its snapshot.
     commit: CommitId,
+    /// The last change before all that are joined here; 0 if an earlier version of the agent wrote
+    /// this.
+    #[serde(default)]
+    pub(crate) after: Sequence,
     /// The watcher's components that changed since the last delivery.
     pub(crate) components: BTreeSet<ComponentVersion>,
 }
@@ -77,6 +81,9 @@ struct Content {
 struct Coming {
     sequence: Sequence,
     commit: CommitId,
+    /// The change that was exported before.
+    #[serde(default)]
+    before: Sequence,
     owed: Concerned,
 }
 
@@ -102,16 +109,16 @@ impl Outbox {
         Outbox { path, content: Mutex::new(content), delivered: Notify::new() }
     }
 
-    /// Writes down durably which watchers to tell when `snapshot` is switched to. Writes nothing if
-    /// there are and were none.
-    pub fn prepare(&self, snapshot: Pointer, owed: Concerned) -> io::Result<()> {
+    /// Writes down durably which watchers to tell when `snapshot` is switched to, from the change
+    /// `before`. Writes nothing if there are and were none.
+    pub fn prepare(&self, snapshot: Pointer, before: Sequence, owed: Concerned) -> io::Result<()> {
         let mut content = self.content.lock();
         if owed.is_empty() && content.coming.is_none() {
             return Ok(());
         }
         let Pointer { sequence, commit } = snapshot;
         let mut next = content.clone();
-        next.coming = (!owed.is_empty()).then_some(Coming { sequence, commit, owed });
+        next.coming = (!owed.is_empty()).then_some(Coming { sequence, commit, before, owed });
         replace_state(&self.path, &next, Durability::Full)?;
         *content = next;
         Ok(())
@@ -122,13 +129,13 @@ impl Outbox {
     ///
     /// Changes the memory only: the file has the prepared notices of the change that is current
     /// now, which means the same.
-    pub fn switched(&self, snapshot: Pointer, late: Concerned) {
+    pub fn switched(&self, snapshot: Pointer, before: Sequence, late: Concerned) {
         let Pointer { sequence, commit } = snapshot;
         let mut content = self.content.lock();
         if let Some(coming) = content.coming.take_if(|coming| coming.sequence == sequence) {
             content.merge(coming);
         }
-        content.merge(Coming { sequence, commit, owed: late });
+        content.merge(Coming { sequence, commit, before, owed: late });
     }
 
     /// Returns all notices.
@@ -166,10 +173,14 @@ impl Outbox {
 
 impl Content {
     fn merge(&mut self, coming: Coming) {
-        let Coming { sequence, commit, owed } = coming;
+        let Coming { sequence, commit, before, owed } = coming;
         for (watcher, components) in owed {
-            let notice =
-                self.owed.entry(watcher).or_insert_with(|| Notice { sequence, commit, components: BTreeSet::new() });
+            let notice = self.owed.entry(watcher).or_insert_with(|| Notice {
+                sequence,
+                commit,
+                after: before,
+                components: BTreeSet::new(),
+            });
             notice.sequence = sequence;
             notice.commit = commit;
             notice.components.extend(components);

@@ -257,6 +257,7 @@ impl Registry {
     }
 
     fn forget(&self, id: &WatcherId) {
+        self.agent.update(|view| drop(view.status.untold.remove(&id.0)));
         if let Err(error) = self.outbox.forget(id) {
             tracing::warn!(watcher = %id.0, %error, "cannot drop a notice from the outbox");
         }

@@ -24,7 +24,7 @@ use crate::{
         Children, CommandError, FIRST_LOOK, Invocation, LONGEST_LOOK, Process, ProcessError, TIME_LIMIT, Visibility,
         of_pidfile, run_command, variables_of_change,
     },
-    state::Agent,
+    state::{Agent, Changes, Untold},
 };
 
 /// 10 s: a job that is just starting may not have written its pidfile yet. One that starts later
@@ -207,6 +207,12 @@ impl Teller {
         if let Err(error) = self.outbox.delivered(&self.id, notice.sequence) {
             tracing::warn!(watcher = %self.id.0, %error, "the outbox cannot be written; the watcher may be told once more");
         }
+        let about = Changes { after: notice.after, through: notice.sequence };
+        let untold = error.clone().filter(|_| state == WatcherState::Failed).map(|error| Untold { about, error });
+        self.agent.update(|view| match untold {
+            Some(untold) => drop(view.status.untold.insert(self.id.0.clone(), untold)),
+            None => drop(view.status.untold.remove(&self.id.0)),
+        });
         let mut status = self.status.lock();
         if !matches!(self.recipient, Recipient::Process { .. }) {
             status.pid = pid;

@@ -61,7 +61,7 @@ impl CopyPlan {
 }
 
 /// The wanted entry at a path.
-enum Wanted {
+pub(crate) enum Wanted {
     File { mode: u32 },
     Link(String),
 }
@@ -125,9 +125,8 @@ struct Place<'a> {
 impl<'a> Place<'a> {
     /// With `make`, creates the folder where needed; without, `None` means that it does not exist.
     fn open(entry: &'a PlaceEntry, placed: &'a PlacedFiles, make: bool) -> Result<Option<Self>, String> {
-        let owner = Owner { user: entry.owner, group: entry.group };
-        let new_folder = NewFolder { mode: entry.dir_mode.unwrap_or(0o755), owner };
-        let trusted = Trusted::new(owner);
+        let new_folder = new_folder(entry);
+        let trusted = Trusted::new(new_folder.owner);
         let Some(root) = path::open(&entry.path, &trusted, make.then_some(new_folder))? else { return Ok(None) };
         let mount = root.mount(".").map_err(|error| format!("{}: {error}", entry.path.display()))?;
         Ok(Some(Place { entry, root, placed, trusted, new_folder, mount }))
@@ -162,32 +161,12 @@ impl<'a> Place<'a> {
 
     /// Lists the files of the export as they should be here.
     fn wanted(&self, files: &Folder) -> Result<BTreeMap<String, Wanted>, String> {
-        let read = || {
-            let mut wanted = BTreeMap::new();
-            for (path, kind) in files.walk()? {
-                let entry = match kind {
-                    Entry::Folder => continue,
-                    Entry::Link => Wanted::Link(files.read_link(&path)?),
-                    Entry::File | Entry::Other => Wanted::File { mode: self.mode(files.mode(&path)? & 0o777) },
-                };
-                wanted.insert(path, entry);
-            }
-            Ok(wanted)
-        };
-        let wanted = read().map_err(|error| self.failed("the export of its files", &error))?;
+        let wanted = wanted(self.entry, files)?;
         if wanted.keys().any(|path| path.split('/').next() == Some(STAGING)) {
             let why = "is a name that conf-local needs for itself; the component must not have it";
             return Err(self.refuse(STAGING, why));
         }
         Ok(wanted)
-    }
-
-    /// Returns a file's permission bits: the entry's, or else those of the export. A file with a
-    /// secret (not every user may read it in the export) gets no bits for users outside the group.
-    fn mode(&self, exported: u32) -> u32 {
-        let Some(mode) = self.entry.file_mode else { return exported };
-        let mode = if exported & 0o100 != 0 { mode | (mode & 0o444) >> 2 } else { mode };
-        if exported & 0o004 == 0 { mode & !0o007 } else { mode }
     }
 
     /// Decides which folders to make, and which placed entries go. Refuses an entry that is in the
@@ -348,6 +327,49 @@ impl<'a> Place<'a> {
     }
 }
 
+/// How to create the folders of an entry.
+pub(crate) fn new_folder(entry: &PlaceEntry) -> NewFolder {
+    let owner = Owner { user: entry.owner, group: entry.group };
+    NewFolder { mode: entry.dir_mode.unwrap_or(0o755), owner }
+}
+
+/// Lists the files of the export as an entry wants them.
+pub(crate) fn wanted(entry: &PlaceEntry, files: &Folder) -> Result<BTreeMap<String, Wanted>, String> {
+    let read = || {
+        let mut wanted = BTreeMap::new();
+        for (path, kind) in files.walk()? {
+            let one = match kind {
+                Entry::Folder => continue,
+                Entry::Link => Wanted::Link(files.read_link(&path)?),
+                Entry::File | Entry::Other => Wanted::File { mode: mode(entry, files.mode(&path)? & 0o777) },
+            };
+            wanted.insert(path, one);
+        }
+        Ok(wanted)
+    };
+    let failed = |error: io::Error| format!("the export of its files in {}: {error}", entry.path.display());
+    read().map_err(failed)
+}
+
+/// Returns a file's permission bits: the entry's, or else those of the export. A file with a secret
+/// (not every user may read it in the export) gets no bits for users outside the group.
+fn mode(entry: &PlaceEntry, exported: u32) -> u32 {
+    let Some(mode) = entry.file_mode else { return exported };
+    let mode = if exported & 0o100 != 0 { mode | (mode & 0o444) >> 2 } else { mode };
+    if exported & 0o004 == 0 { mode & !0o007 } else { mode }
+}
+
+/// True if the folder at the entry's path holds `files` as the entry wants them, and has the entry's
+/// owner and mode itself. Whether it holds more is not asked.
+pub(crate) fn holds(entry: &PlaceEntry, files: &Folder, placed: &PlacedFiles) -> Result<bool, String> {
+    let Some(place) = Place::open(entry, placed, false)? else { return Ok(false) };
+    let stat = place.root.stat(".").map_err(|error| place.failed(".", &error))?;
+    let (_, plan) = place.compare(Some(files))?;
+    let is_same =
+        plan.changed.is_empty() && [&plan.remove_first, &plan.make, &plan.mend].iter().all(|set| set.is_empty());
+    Ok(is_same && stat.is_some_and(|stat| place.is_as_made(&stat)))
+}
+
 /// Opens a folder below `root`, or, for the empty path, `root` itself.
 pub(crate) fn enter(root: &Folder, path: &str) -> io::Result<Folder> {
     root.enter(if path.is_empty() { "." } else { path })
@@ -359,6 +381,6 @@ pub(crate) fn split(path: &str) -> (&str, &str) {
 }
 
 /// Lists every folder that a path leads through, the outermost first.
-fn ways(path: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn ways(path: &str) -> impl Iterator<Item = &str> {
     path.match_indices('/').map(|(end, _)| &path[..end])
 }

@@ -34,6 +34,8 @@ pub(crate) enum PlaceMode {
     Link,
     /// Each file is written beside its place, and renamed to it.
     Copy,
+    /// The whole folder is written beside its place, and exchanged with the former one.
+    Exchange,
 }
 
 #[derive(Deserialize)]
@@ -64,7 +66,8 @@ impl TryFrom<RawPlace> for PlaceEntry {
         let has = [raw.owner.is_some(), raw.group.is_some(), raw.file_mode.is_some(), raw.dir_mode.is_some()];
         if raw.mode == PlaceMode::Link && has.contains(&true) {
             return Err(
-                "owner, group and modes are for mode copy; through a link files are as in the export".to_owned()
+                "owner, group and modes are for mode copy and exchange; through a link files are as in the export"
+                    .to_owned(),
             );
         }
         let owner =

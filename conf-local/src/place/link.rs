@@ -7,53 +7,50 @@ use std::{
 };
 
 use crate::{
-    fs::{Entry, Folder, Owner},
+    fs::Entry,
     place::{
         entry::PlaceEntry,
-        path::{self, NewFolder, Trusted},
+        exchange,
+        journal::PlacedFiles,
+        swap::{NEW, Swap},
     },
 };
 
 /// A path with a link, or for one.
 #[derive(Debug)]
 pub(crate) struct PlaceLink {
-    parent: Folder,
-    name: String,
+    swap: Swap,
     /// The target that it has now.
     target: Option<PathBuf>,
+    /// A folder that conf-local placed is there: its files.
+    former: Option<PlacedFiles>,
 }
 
-/// Opens the folder of a path. Refuses an entry there that does not lead into `export`.
-pub(crate) fn open(entry: &PlaceEntry, export: &Path) -> Result<PlaceLink, String> {
+/// Opens the folder of a path. Refuses an entry there that does not lead into `export` and that
+/// conf-local did not place.
+pub(crate) fn open(entry: &PlaceEntry, export: &Path, placed: &PlacedFiles) -> Result<PlaceLink, String> {
     let shown = entry.path.display();
-    let failed = |error: io::Error| format!("{shown} cannot be inspected: {error}");
-    let parent = entry.path.parent().unwrap_or(Path::new("/"));
-    let name = entry.path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-    let new = NewFolder { mode: 0o755, owner: Owner::default() };
-    let parent = path::open(parent, &Trusted::new(Owner::default()), Some(new))?
-        .ok_or_else(|| format!("{} does not exist", parent.display()))?;
-    let target = match parent.entry(&name).map_err(failed)? {
-        None => None,
-        Some(Entry::Link) => {
-            let target = PathBuf::from(parent.read_link(&name).map_err(failed)?);
-            if !target.starts_with(export) {
-                let target = target.display();
-                return Err(format!("{shown} is a link to {target}, which conf-local did not make; take it away"));
-            }
-            Some(target)
+    let swap = exchange::open(entry, placed, true)?.ok_or_else(|| format!("{shown} has no folder"))?;
+    let (mut target, mut former) = (None, None);
+    match swap.entry().map_err(|error| format!("{shown} cannot be inspected: {error}"))? {
+        None => {}
+        Some(Entry::Link) => target = Some(exchange::own_link(entry, export, &swap)?),
+        Some(Entry::Folder) if *placed != PlacedFiles::nothing(&entry.component) => {
+            exchange::check_folder(entry, &swap, placed)?;
+            former = Some(placed.clone());
         }
         Some(Entry::Folder) => {
             return Err(format!("{shown} is a folder; move it away, or place by copy (mode: copy)"));
         }
         Some(_) => return Err(format!("{shown} is in the way; move it away")),
-    };
-    Ok(PlaceLink { parent, name, target })
+    }
+    Ok(PlaceLink { swap, target, former })
 }
 
 impl PlaceLink {
     /// True if it leads to `target`; for `None`, if there is no link.
     pub(crate) fn leads_to(&self, target: Option<&Path>) -> bool {
-        self.target.as_deref() == target
+        self.target.as_deref() == target && self.former.is_none()
     }
 
     /// Points it to `target` in one step, or removes it.
@@ -61,16 +58,16 @@ impl PlaceLink {
         if self.leads_to(target) {
             return Ok(());
         }
-        match target {
-            None => self.parent.remove_one(&self.name, false)?,
-            Some(target) => {
-                let new = format!(".{}.conf-local", self.name);
-                self.parent.remove_one(&new, false)?;
-                self.parent.link(&new, &target.to_string_lossy())?;
-                self.parent.rename(&new, &self.parent, &self.name)?;
+        if let Some(former) = self.former.take() {
+            let beside = self.swap.begin()?;
+            if let Some(target) = target {
+                beside.link(NEW, &target.to_string_lossy())?;
             }
+            self.swap.put(&beside, target.is_some(), &former)?;
+        } else {
+            self.swap.point_to(target)?;
         }
         self.target = target.map(Path::to_owned);
-        self.parent.sync()
+        Ok(())
     }
 }

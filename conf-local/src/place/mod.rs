@@ -16,6 +16,8 @@ mod path;
 mod journal;
 mod copy;
 mod put;
+mod swap;
+mod exchange;
 mod link;
 mod placements;
 

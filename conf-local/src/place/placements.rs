@@ -18,6 +18,7 @@ use crate::{
     place::{
         copy::{self, StagedCopy},
         entry::{PlaceEntry, PlaceMode},
+        exchange::{self, StagedExchange},
         journal::{Journal, PlacedFiles},
         link::{self, PlaceLink},
     },
@@ -39,6 +40,7 @@ pub(crate) struct Placements {
 /// The steps at one entry's path.
 enum Work {
     Copy(StagedCopy),
+    Exchange(StagedExchange),
     Link(PlaceLink, Option<ComponentVersion>),
 }
 
@@ -124,13 +126,25 @@ impl Placements {
             let versions: Vec<String> = matching.iter().map(|one| one.version.to_string()).collect();
             return Err(format!("this host runs {} of it; name one in its entry", versions.join(" and ")));
         }
-        if entry.mode == PlaceMode::Link {
-            let link = link::open(entry, &export.path)?;
-            self.staged.push((number, Work::Link(link, matching.first().copied().cloned())));
-            return Ok(());
-        }
-        let staged = copy::stage(entry, files_of(entry, export, want)?.as_ref(), &self.placed_at(entry))?;
-        self.staged.extend(staged.map(|staged| (number, Work::Copy(staged))));
+        let placed = self.placed_at(entry);
+        let files = files_of(entry, export, want)?;
+        let work = match entry.mode {
+            PlaceMode::Link => {
+                let link = link::open(entry, &export.path, &placed)?;
+                Some(Work::Link(link, matching.first().copied().cloned()))
+            }
+            PlaceMode::Copy if !exchange::is_from_link(entry, &export.path, &placed)? => {
+                copy::stage(entry, files.as_ref(), &placed)?.map(Work::Copy)
+            }
+            PlaceMode::Copy | PlaceMode::Exchange => {
+                match exchange::stage(entry, &export.path, files.as_ref(), &placed) {
+                    // The component is gone, and others use the folder: so the placed files go one by one.
+                    Err(_) if files.is_none() => copy::stage(entry, None, &placed)?.map(Work::Copy),
+                    staged => staged?.map(Work::Exchange),
+                }
+            }
+        };
+        self.staged.extend(work.map(|work| (number, work)));
         Ok(())
     }
 
@@ -142,13 +156,17 @@ impl Placements {
     /// nothing.
     pub(crate) fn problems(&self, export: &Export, have: &Contents) -> Vec<String> {
         let differing = |entry: &PlaceEntry| -> Result<Vec<String>, String> {
+            let (files, placed) = (files_of(entry, export, have)?, self.placed_at(entry));
             if entry.mode == PlaceMode::Link {
                 let component = entry.matching(have).next();
                 let right = component.map(|(component, _)| current(export, component));
-                let is_right = link::open(entry, &export.path)?.leads_to(right.as_deref());
+                let is_right = link::open(entry, &export.path, &placed)?.leads_to(right.as_deref());
                 return Ok(if is_right { Vec::new() } else { vec![entry.path.display().to_string()] });
             }
-            copy::differing(entry, files_of(entry, export, have)?.as_ref(), &self.placed_at(entry))
+            match entry.mode {
+                PlaceMode::Exchange => exchange::differing(entry, files.as_ref(), &placed),
+                _ => copy::differing(entry, files.as_ref(), &placed),
+            }
         };
         let found = self.entries.iter().flat_map(|entry| match differing(entry) {
             Ok(paths) => {
@@ -200,15 +218,28 @@ impl Placements {
         work: Work,
         target: impl FnOnce(&ComponentVersion) -> Option<PathBuf>,
     ) -> io::Result<()> {
-        let staged = match work {
-            Work::Copy(staged) => staged,
-            Work::Link(mut link, component) => return link.point_to(component.as_ref().and_then(target).as_deref()),
-        };
         let entry = &self.entries[number];
-        let (meanwhile, after) = (staged.meanwhile(&self.placed_at(entry)), staged.plan.after.clone());
-        // A crash after this leaves names in the journal that were never made, which does no harm.
-        self.journal.set(&entry.path, meanwhile, Durability::Full)?;
-        staged.put()?;
+        let before = self.placed_at(entry);
+        // A crash after the journal is written leaves names in it that were never made, which does
+        // no harm.
+        let after = match work {
+            Work::Copy(staged) => {
+                self.journal.set(&entry.path, staged.meanwhile(&before), Durability::Full)?;
+                let after = staged.plan.after.clone();
+                staged.put()?;
+                after
+            }
+            Work::Exchange(staged) => {
+                self.journal.set(&entry.path, staged.meanwhile(&before), Durability::Full)?;
+                let after = staged.after.clone();
+                staged.put(&before)?;
+                after
+            }
+            Work::Link(mut link, component) => {
+                link.point_to(component.as_ref().and_then(target).as_deref())?;
+                PlacedFiles::nothing(&entry.component)
+            }
+        };
         self.journal.set(&entry.path, after, Durability::Content)
     }
 
@@ -249,7 +280,9 @@ impl Placements {
             path: entry.path.clone(),
             mode: entry.mode,
             files: match entry.mode {
-                PlaceMode::Copy => self.journal.at(&entry.path).map_or(0, |placed| placed.files.len()),
+                PlaceMode::Copy | PlaceMode::Exchange => {
+                    self.journal.at(&entry.path).map_or(0, |placed| placed.files.len())
+                }
                 PlaceMode::Link => usize::from(entry.path.is_symlink()),
             },
             error: self.errors.get(&entry.path).cloned(),

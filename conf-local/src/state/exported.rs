@@ -58,6 +58,8 @@ pub struct Switched {
     pub sequence: Sequence,
     /// Its snapshot.
     pub commit: CommitId,
+    /// The change that was exported before; 0 if there was none.
+    pub before: Sequence,
     /// Components whose rendered output differs from the export before.
     pub changed: BTreeMap<ComponentVersion, ChangeKind>,
 }

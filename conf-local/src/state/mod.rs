@@ -6,6 +6,8 @@ mod status;
 mod watermark;
 mod agent;
 pub(crate) mod central;
+#[cfg(test)]
+mod tests;
 
 pub use crate::state::{
     agent::{Agent, View},
@@ -14,6 +16,6 @@ pub use crate::state::{
 };
 pub(crate) use crate::state::{
     agent::{OlderSnapshot, RequestError, VerifyReport, WriterRequest},
-    status::{CheckStatus, ProbeStatus, failing},
+    status::{Changes, CheckStatus, ProbeStatus, Untold, failing},
     watermark::Watermark,
 };

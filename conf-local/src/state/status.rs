@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use conf_core::api::{HostState, Pointer};
+use conf_core::api::{HostFailure, HostState, LONGEST_FAILURE, MOST_FAILURES, Pointer};
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, Sequence};
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +45,12 @@ pub struct Status {
     /// reason. They keep their earlier files, if they had any.
     #[serde(default)]
     pub faults: Faults,
+    /// For each of them, the last change whose files of it are in place.
+    #[serde(skip)]
+    pub(crate) held: BTreeMap<ComponentVersion, Sequence>,
+    /// Watchers that could not be told of their newest change.
+    #[serde(skip)]
+    pub(crate) untold: BTreeMap<String, Untold>,
     /// What cannot be reached now, with the reason.
     #[serde(default)]
     pub away: BTreeMap<String, String>,
@@ -108,6 +114,23 @@ pub struct ProbeStatus {
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) error: Option<String>,
+    /// The changes that brought its component as it is.
+    #[serde(skip)]
+    pub(crate) about: Changes,
+}
+
+/// The changes above `after`, up to `through`: what one switch brought.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    pub(crate) after: Sequence,
+    pub(crate) through: Sequence,
+}
+
+/// A watcher that could not be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Untold {
+    pub(crate) about: Changes,
+    pub(crate) error: String,
 }
 
 impl Status {
@@ -127,6 +150,8 @@ impl Status {
             since: None,
             components: 0,
             faults: BTreeMap::new(),
+            held: BTreeMap::new(),
+            untold: BTreeMap::new(),
             away: BTreeMap::new(),
             deleted: false,
             listed: true,
@@ -154,10 +179,37 @@ impl Status {
     /// Notes that the wanted snapshot is exported: only held-back components or failed probes can
     /// be wrong, or the snapshot shuts this host out.
     pub(crate) fn settle(&mut self) {
+        self.error = self.unwell();
+        self.state = if self.error.is_none() { HostState::Current } else { HostState::Failed };
+    }
+
+    /// Returns what is wrong with the exported snapshot, if something is.
+    fn unwell(&self) -> Option<String> {
         let first = self.faults.iter().next().map(|(name, reason)| format!("{name}: {reason}"));
         let held_back = first.map(|first| format!("{} held back; {first}", self.faults.len()));
-        self.error = self.shut_out.clone().or(held_back).or_else(|| failing(&self.probes).into_iter().next());
-        self.state = if self.error.is_none() { HostState::Current } else { HostState::Failed };
+        self.shut_out.clone().or(held_back).or_else(|| failing(&self.probes).into_iter().next())
+    }
+
+    /// Lists all that failed, each with the changes that it is about.
+    pub(crate) fn failures(&self) -> Vec<HostFailure> {
+        let held_back = self.faults.iter().map(|(name, reason)| HostFailure {
+            after: self.held.get(name).copied().unwrap_or_default(),
+            through: None,
+            error: format!("{name} is held back: {reason}"),
+        });
+        let of = |Changes { after, through }, error| HostFailure { after, through: Some(through), error };
+        let probes = self.probes.iter().filter(|probe| !probe.passed);
+        let probes = probes.map(|probe| of(probe.about, unwell(probe)));
+        let untold = self
+            .untold
+            .iter()
+            .map(|(watcher, untold)| of(untold.about, format!("{watcher} could not be told: {}", untold.error)));
+        // Something else than the exported snapshot.
+        let rest = self.error.clone().filter(|_| self.state == HostState::Failed && self.error != self.unwell());
+        let arrived = self.pointer.is_none_or(|pointer| pointer.sequence <= self.sequence);
+        let after = if arrived { Sequence(0) } else { self.sequence };
+        let rest = rest.map(|error| HostFailure { after, through: None, error });
+        joined(held_back.chain(probes).chain(untold).chain(rest))
     }
 
     /// Does the same, unless a newer snapshot is on its way or could not be taken.
@@ -172,7 +224,30 @@ impl Status {
 /// Describes each component with a failed probe.
 pub(crate) fn failing(probes: &[ProbeStatus]) -> BTreeSet<String> {
     let failed = probes.iter().filter(|probe| !probe.passed);
-    failed
-        .map(|probe| format!("{} is not well: {}", probe.component, probe.error.as_deref().unwrap_or_default()))
-        .collect()
+    failed.map(unwell).collect()
+}
+
+fn unwell(probe: &ProbeStatus) -> String {
+    format!("{} is not well: {}", probe.component, probe.error.as_deref().unwrap_or_default())
+}
+
+/// Joins failures that are about the same changes, and of too many all.
+fn joined(failures: impl Iterator<Item = HostFailure>) -> Vec<HostFailure> {
+    let mut by_changes: BTreeMap<(Sequence, Option<Sequence>), (String, usize)> = BTreeMap::new();
+    for HostFailure { after, through, error } in failures {
+        by_changes.entry((after, through)).or_insert((error, 0)).1 += 1;
+    }
+    if by_changes.len() > MOST_FAILURES {
+        let after = by_changes.keys().map(|(after, _)| *after).min().unwrap_or_default();
+        let through = by_changes.keys().map(|(_, through)| *through).reduce(|one, other| Some(one?.max(other?)));
+        let count = by_changes.values().map(|(_, count)| count).sum();
+        let first = by_changes.into_values().next().map(|(error, _)| error).unwrap_or_default();
+        by_changes = [((after, through.flatten()), (first, count))].into();
+    }
+    let of = |((after, through), (error, count)): ((Sequence, Option<Sequence>), (String, usize))| {
+        let error: String = error.chars().take(LONGEST_FAILURE - 30).collect();
+        let more = if count > 1 { format!("; and {} more", count - 1) } else { String::new() };
+        HostFailure { after, through, error: error + &more }
+    };
+    by_changes.into_iter().map(of).collect()
 }

@@ -1,7 +1,7 @@
 //! The host: everything on its disk, and the one task that writes it.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -18,7 +18,7 @@ use conf_core::{
     snapshot::{Snapshot, SnapshotError},
 };
 use git2::Repository as Git;
-use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName};
+use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, Sequence};
 
 use crate::{
     export::{self, Contents, Export, Faults, Header, Retention},
@@ -286,12 +286,14 @@ impl Host {
         audience: &Audience,
     ) -> Result<(), TransactionError> {
         let (git, at) = (self.git()?, Pointer { sequence: snapshot.sequence, commit: snapshot.commit });
-        let before = self.model.as_ref().filter(|_| !anew);
-        let next = Model::read_after(before, &git, snapshot, &self.name, &self.links, self.exported_of(snapshot))?;
+        let known = self.model.as_ref().filter(|_| !anew);
+        let next = Model::read_after(known, &git, snapshot, &self.name, &self.links, self.exported_of(snapshot))?;
         if let Some(why) = next.manifests.selection.shut_out.as_ref().filter(|_| self.exported_of(snapshot).is_none()) {
             return Err(TransactionError::Refused(format!("{why}; until then this host keeps the files that it has")));
         }
         let have = self.export.current().map(|(_, kept)| kept.clone()).unwrap_or_default();
+        // Another attempt at the exported snapshot counts as the step to it.
+        let before = self.export.current.unwrap_or_default().min(Sequence(snapshot.sequence.0.saturating_sub(1)));
         let mut draft = self.stage(&git, &next, &have, anew)?;
         let unfit = self.check(&next, &have.contents, &draft.contents)?;
         draft.hold_back(&next, unfit, &have.contents);
@@ -308,13 +310,14 @@ impl Host {
         }
         let (header, plan) = loop {
             let plan = export::plan(&have.contents, &draft.contents);
-            let header = self.header(snapshot, draft.faults.clone());
+            let held = held(have.header.as_ref(), snapshot.sequence, &draft.faults);
+            let header = Header { held, ..self.header(snapshot, draft.faults.clone()) };
             self.export.build(&header, &plan, anew)?;
             // A crash after this leaves notices of a switch that never happened. The next start
             // drops them, unless it was another attempt at the exported snapshot: then watchers are
             // told once without need.
             let owed = audience.watchers.concerned(&plan.changed);
-            self.outbox.prepare(at, owed).map_err(TransactionError::Outbox)?;
+            self.outbox.prepare(at, before, owed).map_err(TransactionError::Outbox)?;
             // A crash after this leaves files of both snapshots at the places of `export:`. The
             // next start corrects it.
             let failed = self.place.put(&self.export, &have.contents, &draft.contents);
@@ -326,10 +329,10 @@ impl Host {
         self.place.finish(&self.export, &draft.contents);
         // After a crash from here on, the next start tells the watchers.
         self.model = Some(next);
-        self.outbox.switched(at, audience.watchers.concerned(&plan.changed));
+        self.outbox.switched(at, before, audience.watchers.concerned(&plan.changed));
         self.publish_to(&audience.agent);
         audience.watchers.tell();
-        self.announce(snapshot, plan.changed, since, audience);
+        self.announce(snapshot, before, plan.changed, since, audience);
         self.note_unreadable(draft)
     }
 
@@ -401,6 +404,7 @@ impl Host {
             parent: snapshot.parent,
             time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             faults,
+            held: BTreeMap::new(),
             through: None,
         }
     }
@@ -408,4 +412,18 @@ impl Host {
     pub(crate) fn git(&self) -> Result<PooledRepository, TransactionError> {
         self.repository.git().map_err(TransactionError::Damaged)
     }
+}
+
+/// Returns for each component that is held back the last change whose files of it are in place.
+fn held(have: Option<&Header>, next: Sequence, faults: &Faults) -> BTreeMap<ComponentVersion, Sequence> {
+    let since = |name: &ComponentVersion| {
+        let Some(have) = have else { return Sequence(0) };
+        // A version that cannot be used may follow another one.
+        match have.faults.keys().find(|held| held.component == name.component) {
+            Some(held) => have.held.get(held).copied().unwrap_or_default(),
+            // Another attempt at the exported snapshot: it is no longer whole.
+            None => have.sequence.min(Sequence(next.0.saturating_sub(1))),
+        }
+    };
+    faults.keys().map(|name| (name.clone(), since(name))).collect()
 }

@@ -7,7 +7,7 @@ use std::{
 
 use conf_core::git::{Durability, replace_file};
 use conf_core::{daemon::chain, snapshot::Snapshot};
-use libconf::name::{CommitId, ComponentVersion};
+use libconf::name::{CommitId, ComponentVersion, Sequence};
 use tokio::sync::OwnedRwLockWriteGuard;
 
 use crate::{
@@ -39,6 +39,7 @@ impl Host {
             status.since = header.and_then(|header| timestamp(header.time));
             status.components = exported.components.len();
             status.faults = header.map(|header| header.faults.clone()).unwrap_or_default();
+            status.held = header.map(|header| header.held.clone()).unwrap_or_default();
             status.listed = listed;
             status.shut_out = shut_out;
             status.missing = missing;
@@ -67,6 +68,7 @@ impl Host {
     pub(crate) fn announce(
         &self,
         snapshot: &Snapshot,
+        before: Sequence,
         changed: BTreeMap<ComponentVersion, ChangeKind>,
         since: Instant,
         audience: &Audience,
@@ -91,7 +93,7 @@ impl Host {
             changed_count: changed.len(),
         };
         let (sequence, commit) = (snapshot.sequence, snapshot.commit);
-        audience.agent.announce(Switched { sequence, commit, changed }, entry);
+        audience.agent.announce(Switched { sequence, commit, before, changed }, entry);
     }
 
     /// Does the work that can wait until readers have their files: history, old snapshots, packs.

@@ -104,9 +104,9 @@ impl Host {
         let kinds = self.prepare(sequence, components);
         let Running { registry, outbox, .. } = self.running.as_ref().unwrap();
         let snapshot = Pointer { sequence: Sequence(sequence), commit: commit(sequence) };
-        outbox.prepare(snapshot, registry.concerned(&kinds)).unwrap();
+        outbox.prepare(snapshot, Sequence(sequence - 1), registry.concerned(&kinds)).unwrap();
         self.place(sequence, components, &kinds);
-        outbox.switched(snapshot, registry.concerned(&kinds));
+        outbox.switched(snapshot, Sequence(sequence - 1), registry.concerned(&kinds));
         registry.tell();
     }
 
@@ -116,7 +116,7 @@ impl Host {
         let kinds = self.prepare(sequence, components);
         let Running { registry, outbox, .. } = self.running.as_ref().unwrap();
         let snapshot = Pointer { sequence: Sequence(sequence), commit: commit(sequence) };
-        outbox.prepare(snapshot, registry.concerned(&kinds)).unwrap();
+        outbox.prepare(snapshot, Sequence(sequence - 1), registry.concerned(&kinds)).unwrap();
         self.place(sequence, components, &kinds);
     }
 
@@ -180,7 +180,8 @@ impl Host {
             kinds.iter().map(|(name, kind)| (name.clone(), HistoryChange { kind: *kind, pin: None })).collect();
         let when = jiff::Timestamp::now().to_string();
         let entry = HistoryEntry { sequence, commit, when, took_ms: 1, changed, changed_count: kinds.len() };
-        self.agent.announce(Switched { sequence, commit, changed: kinds.clone() }, entry);
+        self.agent
+            .announce(Switched { sequence, commit, before: Sequence(sequence.0 - 1), changed: kinds.clone() }, entry);
     }
 
     /// Waits for a state of the watchers. Shows their state if it never comes.

@@ -123,7 +123,9 @@ impl fmt::Display for Delivery {
             }
             writeln!(f)?;
             for ShownReport { report: late, .. } in &one.late {
-                let state = match (late.state, &late.error) {
+                let about = late.failures.iter().find(|failure| failure.is_about(one.sequence));
+                let error = about.map(|failure| &failure.error).or(late.error.as_ref());
+                let state = match (late.state, error) {
                     (_, Some(error)) => format!(": {error}"),
                     (HostState::Updating, None) => " and works on a newer one".to_owned(),
                     // A report of this change or a later one that is late is of another history.
@@ -294,9 +296,17 @@ impl DeliveryTarget {
     /// history. The number alone proves nothing, because a restored backup counts on from the time
     /// of the backup.
     ///
-    /// A host that holds back a component, in part or whole, does not run it.
+    /// A failure counts against the snapshots that it is about: a component that is held back against
+    /// all from where it is, a probe or a watcher that failed against those that brought the change.
+    /// A host that failed and does not say about what, as earlier versions do not, runs none.
     fn is_run_by(&self, report: &HostReport, chain: &Chain) -> bool {
         let is_ours = report.commit.is_some_and(|commit| chain.get(&report.sequence) == Some(&commit));
-        is_ours && report.sequence >= self.sequence && report.state == HostState::Current
+        let is_well = match report.state {
+            HostState::Current => true,
+            HostState::Failed => !report.failures.is_empty(),
+            HostState::Updating => false,
+        };
+        let failed = report.failures.iter().any(|failure| failure.is_about(self.sequence));
+        is_ours && report.sequence >= self.sequence && is_well && !failed
     }
 }

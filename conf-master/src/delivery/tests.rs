@@ -1,5 +1,7 @@
 //! Which hosts count, and when they are enough.
 
+use conf_core::api::HostFailure;
+
 use super::*;
 
 const COMMIT: &str = "00000000000000000000000000000000000000aa";
@@ -55,6 +57,39 @@ fn listed_hosts_count_and_others_do_not() {
     check(&[], &all[..2], "100", "true 2/2 of 2; late ; silent ; apart ");
     check(&[], &[], "100", "false 0/1 of 0; late ; silent ; apart ");
     check(&["a"], &[], "1", "false 0/1 of 1; late ; silent a; apart ");
+}
+
+#[test]
+fn a_failure_counts_against_the_snapshots_that_it_is_about() {
+    let failed = |state: &str, failures: &[(u64, Option<u64>)]| {
+        let mut report = heard("a", 7, state).report.clone();
+        let failure = |(after, through): &(u64, Option<u64>)| HostFailure {
+            after: Sequence(*after),
+            through: through.map(Sequence),
+            error: "it failed".to_owned(),
+        };
+        report.failures = failures.iter().map(failure).collect();
+        Arc::new(ReceivedReport::new(report))
+    };
+    // The change that is asked for is #5.
+    for (state, failures, runs) in [
+        ("failed", &[(6, Some(7))][..], true),
+        ("failed", &[(4, Some(7))], false),
+        ("failed", &[(4, Some(5))], false),
+        ("failed", &[(3, Some(4))], true),
+        ("failed", &[(6, None)], true),
+        ("failed", &[(5, None)], true),
+        ("failed", &[(4, None)], false),
+        ("failed", &[(6, Some(7)), (0, None)], false),
+        // An earlier version does not say what it is about.
+        ("failed", &[], false),
+        ("current", &[(4, Some(5))], false),
+        ("updating", &[(6, Some(7))], false),
+    ] {
+        let (delivered, late) = if runs { ("true 1", "") } else { ("false 0", "a") };
+        let expected = format!("{delivered}/1 of 1; late {late}; silent ; apart ");
+        check(&["a"], &[failed(state, failures)], "100", &expected);
+    }
 }
 
 #[test]

@@ -158,6 +158,10 @@ pub struct HostReport {
     /// Why the state is not `current`, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// All that failed, each with the changes that it is about. A host that has `failed` and names
+    /// nothing here is of an earlier version: then it is not known.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failures: Vec<HostFailure>,
     /// The agent's version.
     pub agent: String,
     /// When the host made the report, by its own clock: milliseconds since 1970. Each report of a
@@ -173,8 +177,33 @@ pub struct HostReport {
     pub received: Option<String>,
 }
 
+/// Something that failed on a host, and the changes that it is about: those above `after`, up to
+/// `through`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostFailure {
+    /// The last change that it is not about: the one that the host had before.
+    pub after: Sequence,
+    /// The last change that it is about; `None` for every later one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<Sequence>,
+    /// The failure in words.
+    pub error: String,
+}
+
+impl HostFailure {
+    /// Tells whether it is about the snapshot that a change made.
+    pub fn is_about(&self, change: Sequence) -> bool {
+        self.after < change && self.through.is_none_or(|through| change <= through)
+    }
+}
+
+/// The most failures in a report. A host joins what is more.
+pub const MOST_FAILURES: usize = 16;
+
 /// The most characters of an error's words in a report.
 const LONGEST_ERROR: usize = 2_000;
+/// The most characters of the words of each failure.
+pub const LONGEST_FAILURE: usize = 500;
 /// The most characters of an agent's version, and of a time.
 const LONGEST_WORD: usize = 100;
 
@@ -192,6 +221,9 @@ impl HostReport {
         };
         cut(&mut self.agent, LONGEST_WORD);
         self.error.iter_mut().for_each(|text| cut(text, LONGEST_ERROR));
+        // The signature of a report with too many failures is valid no more.
+        self.failures.truncate(MOST_FAILURES);
+        self.failures.iter_mut().for_each(|failure| cut(&mut failure.error, LONGEST_FAILURE));
         self.received.iter_mut().for_each(|text| cut(text, LONGEST_WORD));
         self.signature.take_if(|text| text.len() > MOST_SIGNATURE_BYTES);
     }
@@ -205,7 +237,8 @@ pub enum HostState {
     Current,
     /// The host works on a newer snapshot.
     Updating,
-    /// The host could not take a newer snapshot; it keeps the last one.
+    /// The host could not take a newer snapshot and keeps the last one, or something of its snapshot
+    /// failed.
     Failed,
 }
 

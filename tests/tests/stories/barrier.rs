@@ -54,6 +54,54 @@ fn delivery(site: &Site, query: &str) -> Value {
 }
 
 #[test]
+fn a_watcher_or_a_probe_that_failed_counts_against_its_own_change_alone() {
+    let mut site = Plan { hosts: 0, pointers: Pointers::Embedded, ..Plan::default() }.start();
+    let (ill, config) = (site.folder.path().join("ill"), site.folder.path().join("conf-local.yaml"));
+    let ill_text = ill.to_str().expect("text");
+    // One is told, and the other asked, where the file is not.
+    let file = format!(
+        "watch: [{{components: [services/web], command: [test, '!', -e, {ill_text}]}}]\n\
+         probe: [{{component: services/api, command: [test, '!', -e, {ill_text}], retries: 0}}]\n"
+    );
+    std::fs::write(&config, file).expect("it can be written");
+    let mut host = site.make_host(1);
+    host.daemon.argument("--config");
+    host.daemon.argument(&config);
+    host.daemon.start();
+    site.hosts.push(host);
+    list(&site, "{web-1: {}}");
+    let (code, said) = wait(&site, &[]);
+    assert_eq!(code, Some(0), "{said}");
+
+    let complete = |sequence: u64| delivery(&site, &format!("&sequence={sequence}"))["complete"] == true;
+    for (component, words) in [("services/web", "could not be told"), ("services/api", "is not well")] {
+        std::fs::write(&ill, "").expect("it can be written");
+        let before = site.master.sequence();
+        let sequence = site.push(component, "round", &format!("{component} is ill\n"));
+        tests::eventually("the failure to be reported", || {
+            let told = delivery(&site, &format!("&sequence={sequence}"));
+            if told["complete"] == false && told["datacenters"][0]["late"].to_string().contains(words) {
+                return Ok(());
+            }
+            Err(told.to_string())
+        });
+        assert!(complete(before), "the change before is where it was");
+        let (code, said) = wait(&site, &["--sequence", &sequence.to_string(), "--timeout", "1"]);
+        assert!(code == Some(1) && said.contains(words), "{said}");
+        // A later change that is not about this component arrives, and the failure stays.
+        let later = site.push("devices/router", "round", &format!("after {component}\n"));
+        let (code, said) = wait(&site, &["--sequence", &later.to_string()]);
+        assert_eq!(code, Some(0), "{said}");
+        assert!(!complete(sequence), "what failed has not become good");
+        std::fs::remove_file(&ill).expect("it is there");
+        let mended = site.push(component, "round", &format!("{component} is well\n"));
+        tests::eventually("both to be delivered", || {
+            if complete(mended) && complete(sequence) { Ok(()) } else { Err(delivery(&site, "").to_string()) }
+        });
+    }
+}
+
+#[test]
 fn a_wait_ends_when_every_listed_host_runs_the_change() {
     let mut site = site(BOTH);
     let sequence = site.push("services/web", "round", "1\n");

@@ -49,6 +49,9 @@ fn a_version_that_cannot_be_used_leaves_the_one_before_it_in_place() {
         assert_eq!(told(&host), BTreeSet::new(), "{version}");
         let faults = audience.agent.view().status.faults.clone();
         assert_eq!(faults.keys().map(ToString::to_string).collect::<Vec<_>>(), [format!("services/a/{version}")]);
+        let failures = audience.agent.view().status.failures();
+        let about = failures.iter().map(|failure| (failure.after, failure.through)).collect::<Vec<_>>();
+        assert_eq!(about, [(first.sequence, None)], "{version}: from the change that could not be used");
         host.place_again(&audience).unwrap();
         assert_first(&site, "tried again");
         assert_eq!(host.verify(false, &audience).problems, Vec::<String>::new(), "{version}");

@@ -33,6 +33,7 @@ use crate::{
 
 mod crash;
 mod damage;
+mod exchange;
 mod held_back;
 mod once_more;
 mod take;

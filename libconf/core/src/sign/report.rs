@@ -4,7 +4,7 @@
 use ssh_key::{HashAlg, LineEnding, PublicKey, SshSig};
 
 use crate::{
-    api::{HostReport, HostState, MOST_SIGNATURE_BYTES},
+    api::{HostFailure, HostReport, HostState, MOST_SIGNATURE_BYTES},
     secret::{HostKey, Identity},
 };
 
@@ -33,19 +33,24 @@ pub enum Unproven {
 }
 
 /// The text that is signed: every member that a barrier decides by. `None` without a time. The
-/// error's words and the time of receipt are not part of it.
-///
+/// error's words and the time of receipt are not part of it. Without failures it is the text that
+/// earlier versions sign.
 pub(crate) fn text(report: &HostReport) -> Option<String> {
-    let HostReport { host, datacenter, sequence, commit, state, time, .. } = report;
+    let HostReport { host, datacenter, sequence, commit, state, failures, time, .. } = report;
     let commit = commit.map_or_else(|| "-".to_owned(), |commit| commit.to_string());
     let state = match state {
         HostState::Current => "current",
         HostState::Updating => "updating",
         HostState::Failed => "failed",
     };
+    let failures = failures.iter().map(|HostFailure { after, through, .. }| {
+        let through = through.map_or_else(|| "-".to_owned(), |through| through.to_string());
+        format!("failure {after} {through}\n")
+    });
+    let failures: String = failures.collect();
     time.map(|time| {
         format!(
-            "conf-report 1\ndatacenter {datacenter}\nhost {host}\nsequence {sequence}\ncommit {commit}\nstate {state}\ntime {time}\n"
+            "conf-report 1\ndatacenter {datacenter}\nhost {host}\nsequence {sequence}\ncommit {commit}\nstate {state}\ntime {time}\n{failures}"
         )
     })
 }
@@ -81,6 +86,8 @@ pub fn verify_report(report: &HostReport, key: &HostKey) -> Result<(), Unproven>
 mod tests {
     use std::process::Command;
 
+    use libconf::name::Sequence;
+
     use super::*;
     use crate::sign::key::SigningKey;
 
@@ -96,10 +103,12 @@ mod tests {
         let make = |name: &str| Identity::create(&folder.path().join(name)).unwrap();
         let (own, other) = (make("own"), make("other"));
         assert_eq!(verify_report(&report(), own.recipient()), Err(Unproven::Unsigned));
-        let mut signed = sign_report(&report(), 1, &own);
+        let failures =
+            ["a", "b"].map(|words| HostFailure { after: report().sequence, through: None, error: words.to_owned() });
+        let mut signed = sign_report(&HostReport { failures: failures.into(), ..report() }, 1, &own);
         verify_report(&signed, own.recipient()).unwrap();
         assert_eq!(verify_report(&signed, other.recipient()), Err(Unproven::OtherKey));
-        let changes: [fn(&mut HostReport); 7] = [
+        let changes: [fn(&mut HostReport); 11] = [
             |report| report.sequence.0 += 1,
             |report| report.host = "web-2".parse().unwrap(),
             |report| report.datacenter = "us-west/v2".parse().unwrap(),
@@ -107,6 +116,10 @@ mod tests {
             |report| report.state = HostState::Failed,
             |report| report.time = report.time.map(|time| time + 1),
             |report| report.time = None,
+            |report| report.failures.clear(),
+            |report| drop(report.failures.pop()),
+            |report| report.failures[1].after.0 += 1,
+            |report| report.failures[1].through = Some(report.sequence),
         ];
         for (at, change) in changes.iter().enumerate() {
             let mut changed = signed.clone();
@@ -115,11 +128,23 @@ mod tests {
         }
         // Members outside of the signed text do not matter.
         signed.received = Some("now".to_owned());
+        signed.failures[0].error.push_str(", and more");
         verify_report(&signed, own.recipient()).unwrap();
         for damaged in ["", "x", &"x".repeat(5000)] {
             let damaged = HostReport { signature: Some(damaged.to_owned()), ..signed.clone() };
             assert!(verify_report(&damaged, own.recipient()).is_err());
         }
+    }
+
+    #[test]
+    fn a_report_without_failures_is_signed_as_by_earlier_versions() {
+        let signed = text(&HostReport { time: Some(5), ..report() });
+        let expected =
+            "conf-report 1\ndatacenter us-west/v1\nhost web-1\nsequence 7\ncommit -\nstate current\ntime 5\n";
+        assert_eq!(signed.as_deref(), Some(expected));
+        let failed = HostFailure { after: Sequence(3), through: Some(Sequence(7)), error: String::new() };
+        let signed = text(&HostReport { time: Some(5), failures: vec![failed], ..report() });
+        assert_eq!(signed, Some(format!("{expected}failure 3 7\n")));
     }
 
     #[test]

@@ -15,6 +15,8 @@ use crate::{
     settings::{SettingsFault, TEMPLATE_ENDING},
     template::{
         job::{Answer, Job, Limits, Made, NAMES, Question, Rendering, names_others},
+        prepared::prepared,
+        values,
         watched::{self, NOT_OPENED, Read},
     },
 };
@@ -36,7 +38,7 @@ pub(crate) fn answer(question: Question) -> Answer {
     }
 }
 
-fn environment<'a>() -> Environment<'a> {
+pub(crate) fn environment<'a>() -> Environment<'a> {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -45,12 +47,13 @@ fn environment<'a>() -> Environment<'a> {
     // never printed.
     environment.set_debug(true);
     environment.remove_global("debug");
-    // A line with nothing but a tag leaves nothing; the last line keeps its end.
+    // The engine drops nothing by itself: `prepared` marks the lines that go.
     let mut syntax = SyntaxConfig::builder();
-    syntax.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true);
+    syntax.keep_trailing_newline(true);
     if let Ok(syntax) = syntax.build() {
         environment.set_syntax(syntax);
     }
+    values::show_as_settings(&mut environment);
     environment
 }
 
@@ -61,7 +64,7 @@ fn render(job: &Job, limits: Limits) -> Rendering {
     environment.set_path_join_callback(|name, parent| joined(name, parent).into());
     let files: Arc<BTreeMap<String, String>> = Arc::new(job.files.clone());
     environment.set_loader(move |path| match files.get(path) {
-        Some(text) => Ok(Some(text.clone())),
+        Some(text) => Ok(Some(prepared(text).text)),
         None if path.split('/').any(|part| part == ".." || part.is_empty()) => {
             let words =
                 format!("`{path}` leads out of the component; a template can read the component's own files only");
@@ -139,8 +142,9 @@ fn fault(template: &str, error: &Error, job: &Job, limits: Limits, secrets: &BTr
     let file = innermost.name().or(error.name()).filter(|name| job.files.contains_key(*name)).unwrap_or(template);
     let line = innermost.line().or(error.line());
     let quoted = || {
-        let (source, range) = (job.files.get(file)?, innermost.range()?);
-        let quoted = source.get(range)?.trim();
+        let source = job.files.get(file)?;
+        let edited = prepared(source);
+        let quoted = edited.original(innermost.range()?, source)?.trim();
         (!quoted.is_empty() && quoted.len() <= 80 && !quoted.contains('\n')).then(|| format!(" in `{quoted}`"))
     };
     let detail = innermost.detail().unwrap_or_default();
@@ -200,8 +204,9 @@ fn uses(files: &BTreeMap<String, String>) -> Option<BTreeSet<String>> {
             names.extend(NAMES.into_iter().filter(|name| words.contains(name)).map(str::to_owned));
             continue;
         }
+        let text = prepared(text).text;
         // A file that is no template reads nothing; rendering refuses it.
-        let Ok(template) = environment.template_from_named_str(path, text) else { continue };
+        let Ok(template) = environment.template_from_named_str(path, &text) else { continue };
         names.extend(template.undeclared_variables(true));
     }
     Some(names)

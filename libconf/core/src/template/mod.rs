@@ -6,9 +6,17 @@
 
 mod job;
 mod watched;
+mod scan;
+mod edits;
+mod lines;
+mod concat;
+mod prepared;
+mod values;
 mod engine;
 mod process;
 mod uses;
+#[cfg(test)]
+mod tests;
 
 pub use crate::template::process::{ARGUMENT, be_patient, child, prepare, release, rest, through};
 pub(crate) use crate::template::{
