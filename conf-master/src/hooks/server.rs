@@ -10,7 +10,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::fault::RefusalKind;
 use crate::hooks::options;
 use crate::hooks::protocol::{Answer, Call, MOST_BYTES, SOCKET, Stage};
 use crate::judge::{ProposalOptions, RefUpdate};
@@ -119,9 +118,7 @@ async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> An
         Stage::PreReceive => lander.check(push, call.quarantine).await,
         Stage::ProcReceive => lander.land(push).await,
     };
-    if refusals.iter().flatten().any(|refusal| refusal.kind == RefusalKind::DryRun) {
-        notes.extend(plan.map(|plan| plan.to_string()).unwrap_or_default().lines().map(str::to_owned));
-    }
+    notes.extend(plan.map(|plan| plan.to_string()).unwrap_or_default().lines().map(str::to_owned));
     Answer { refusals, notes }
 }
 

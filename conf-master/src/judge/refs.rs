@@ -78,7 +78,8 @@ impl Judge {
         Judgement { refusals: judging.refusals, changes, deltas, notes, ..Judgement::default() }
     }
 
-    /// Works out the effect of a judgement.
+    /// Works out the effect of a judgement, with what the shrink guard and missing words for
+    /// deletions hold back: people who ask want to see what they would allow.
     pub(crate) fn plan(
         &self,
         repo: &Repository,
@@ -86,7 +87,15 @@ impl Judge {
         updates: &[RefUpdate],
         judgement: &Judgement,
     ) -> Result<ChangePlan, git2::Error> {
-        ChangePlan::of(repo, catalog, &self.overrides, updates, judgement)
+        let plan = |judged| ChangePlan::of(repo, catalog, &self.overrides, updates, judged);
+        if judgement.refusals.iter().all(Option::is_none) {
+            return plan(judgement);
+        }
+        let delete = updates.iter().filter(|update| update.new.is_zero());
+        let delete = delete.filter_map(|update| update.name.parse().ok()).collect();
+        let options = ProposalOptions { dry_run: true, allow_shrink: true, delete };
+        let allowed = self.judge(repo, catalog, updates, false, &options);
+        plan(&Judgement { refusals: judgement.refusals.clone(), ..allowed })
     }
 
     /// Counts the components and hosts for which `delta` changes something; `readers` are the

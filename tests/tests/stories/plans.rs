@@ -162,6 +162,21 @@ fn each_harmful_change_says_what_would_be_lost_and_where() {
 }
 
 #[test]
+fn what_the_shrink_guard_refuses_is_shown_all_the_same() {
+    let site = site();
+    let emptied = HOSTS.replace("front: {components: [services/web, services/api]}", "front: {components: []}");
+    let change = site.work.change().file(OWN, "datacenter.yaml", format!("{}{emptied}", instance()));
+    let said = change.option("--push-option=dry-run").push().refused(&[
+        "remove 2 of the 2 components on a-1, a-2 (services/api, services/web)",
+        "-o allow-shrink",
+        "on a-1, a-2: removes all 2 components there (services/api/latest, services/web/latest)",
+    ]);
+    assert!(!said.contains("nothing landed") && !said.contains("no datacenter would change"), "{said}");
+    let deleted = site.work.try_git(&["push", "-o", "dry-run", "origin", &format!(":refs/heads/{OWN}")]);
+    deleted.refused(&["-o delete=datacenters/us-west/v1", "lost: every later change of its 3 components, on a-1"]);
+}
+
+#[test]
 fn plan_says_the_same_as_a_dry_run_and_has_it_as_json() {
     let site = site();
     let next = "datacenter-configuration/next";

@@ -15,7 +15,7 @@ const MOST_LINES: usize = 20;
 impl fmt::Display for ChangePlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.notes.iter().try_for_each(|note| writeln!(f, "{note}"))?;
-        if self.datacenters.is_empty() {
+        if self.datacenters.is_empty() && self.refused.is_empty() {
             writeln!(f, "no datacenter would change")?;
         }
         self.datacenters.iter().try_for_each(|one| write!(f, "{one}"))?;
