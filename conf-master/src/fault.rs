@@ -104,8 +104,8 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    /// Tells what a change brings from what was wrong `before` it, wherever the lines are now: that is
-    /// a note. A rule that a new conf-master adds must not stop changes of something else.
+    /// Tells what a change brings from what was wrong `before` it, wherever the lines are now: that
+    /// is a note. A rule that a new conf-master adds must not stop changes of something else.
     pub(crate) fn since(before: &[Fault], mut found: Vec<Caused>) -> Self {
         let without_line = |fault: &Fault| Fault { line: None, ..fault.clone() };
         let known: BTreeSet<Fault> = before.iter().map(without_line).collect();

@@ -40,8 +40,8 @@ pub(crate) struct Draft {
 impl Model {
     /// Reads a snapshot. A host that it shuts out runs those of its components that it has:
     /// `exported` is what this host has of this very snapshot, which an agent may have exported
-    /// that did not know of hosts that are shut out. `links` are the components whose links may lead
-    /// anywhere on this host.
+    /// that did not know of hosts that are shut out. `links` are the components whose links may
+    /// lead anywhere on this host.
     pub(crate) fn read(
         git: &Git,
         snapshot: &Snapshot,

@@ -195,8 +195,8 @@ impl Judging<'_> {
         Ok(found)
     }
 
-    /// Returns the commit whose promise a branch keeps at `target`: where it is, or was until it was
-    /// deleted. One that is made anew where it was before, or earlier, keeps every promise.
+    /// Returns the commit whose promise a branch keeps at `target`: where it is, or was until it
+    /// was deleted. One that is made anew where it was before, or earlier, keeps every promise.
     fn promised(&self, before: Option<RefTarget>, target: RefTarget) -> Result<Option<CommitId>, git2::Error> {
         let Some(before) = before.map(|before| before.commit) else { return Ok(None) };
         let goes_back = self.repo.graph_descendant_of(before.into(), target.commit.into())?;

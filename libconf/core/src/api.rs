@@ -237,8 +237,8 @@ pub enum HostState {
     Current,
     /// The host works on a newer snapshot.
     Updating,
-    /// The host could not take a newer snapshot and keeps the last one, or something of its snapshot
-    /// failed.
+    /// The host could not take a newer snapshot and keeps the last one, or something of its
+    /// snapshot failed.
     Failed,
 }
 

@@ -1,4 +1,5 @@
-//! The delivery barrier: waiting until hosts run a change, before programs that need it are deployed.
+//! The delivery barrier: waiting until hosts run a change, before programs that need it are
+//! deployed.
 
 use std::process::{Command, Output, Stdio};
 
@@ -387,7 +388,8 @@ fn a_slave_that_invents_reports_delivers_nothing() {
     let time = of("web-2")["time"].as_u64().expect("a time");
     let mut unsigned = claim(&of("web-2"), time + 1);
     unsigned["signature"] = Value::Null;
-    // Nothing; the right key's signature of other words; another host's; and that of the time that was signed.
+    // Nothing; the right key's signature of other words; another host's; and that of the time that
+    // was signed.
     let forged = [
         unsigned,
         claim(&of("web-2"), time + 2),
@@ -400,7 +402,8 @@ fn a_slave_that_invents_reports_delivers_nothing() {
         let told = delivery(&site, &format!("&sequence={next}"));
         assert_eq!((&told["complete"], &told["datacenters"][0]["delivered"]), (&false.into(), &1.into()), "{told}");
     }
-    // The first one stood, since nobody had looked, and is shown for what it is; a true one comes through at once.
+    // The first one stood, since nobody had looked, and is shown for what it is; a true one comes
+    // through at once.
     let (code, said) = wait(&site, &["--timeout", "1"]);
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("web-2 is reported at #") && said.contains("not proven"), "{said}");

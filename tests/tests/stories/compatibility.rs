@@ -1,4 +1,5 @@
-//! Whether what lands can be read by the programs that are there: schemas and settings before and after a change.
+//! Whether what lands can be read by the programs that are there: schemas and settings before and
+//! after a change.
 
 use hyper::Method;
 use serde_json::{Value, json};

@@ -1,5 +1,5 @@
-//! What must be named before it is taken away: a datacenter, a class, the last branch of a component; and push options that
-//! nobody knows.
+//! What must be named before it is taken away: a datacenter, a class, the last branch of a
+//! component; and push options that nobody knows.
 
 use tests::{
     Outcome, Plan, Site, Work, eventually,

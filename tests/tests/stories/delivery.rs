@@ -108,7 +108,8 @@ fn only_watchers_of_changed_components_are_told_and_once() {
     for reader in [&web, &api, &both] {
         reader.told();
     }
-    // A later change that concerns nobody passes through the same rooms; what was told twice would be here by then.
+    // A later change that concerns nobody passes through the same rooms; what was told twice would
+    // be here by then.
     site.push_and_wait("devices/router", "round", "1\n");
     for (name, reader) in [("web", &web), ("api", &api), ("both", &both)] {
         assert!(reader.all_told().is_empty(), "the watcher of {name} was told too often");
@@ -138,7 +139,8 @@ fn a_process_without_a_handler_is_not_killed_and_is_told_when_it_has_one() {
     let mut reader = Reader::start_late(&site.host().export());
     site.host().watch(&["services/web"], reader.pid());
     let sequence = site.push_and_wait("services/web", "round", "1\n");
-    // A watcher with a handler is told of the next change in the same pass: by then ours would be dead.
+    // A watcher with a handler is told of the next change in the same pass: by then ours would be
+    // dead.
     let other = Reader::start(&site.host().export());
     site.host().watch(&["services/api"], other.pid());
     site.push("services/api", "round", "1\n");

@@ -1,4 +1,5 @@
-//! Git's upkeep by somebody else's hand beside the central server, and what is done about a repository that lost objects.
+//! Git's upkeep by somebody else's hand beside the central server, and what is done about a
+//! repository that lost objects.
 
 use std::{
     fs,

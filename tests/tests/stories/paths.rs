@@ -109,7 +109,8 @@ fn an_annotated_tag_deleted_and_the_repository_pruned_loses_nothing_that_was_acc
     site.master.git(&["prune", "--expire=now"]);
     site.master.git(&["gc", "--quiet", "--prune=now"]);
     fsck(&site.master.repo);
-    // The bytes of the tag and the commit of the branch are still there: the ledger keeps what it tells of.
+    // The bytes of the tag and the commit of the branch are still there: the ledger keeps what it
+    // tells of.
     assert_eq!(site.master.git(&["cat-file", "-t", &spare]), "commit");
     let ledger = site.master.git(&["log", "--format=%H", "refs/conf/ledger"]);
     let kept = ledger.lines().any(|entry| {
@@ -152,8 +153,8 @@ fn a_server_repacked_with_bitmaps_still_gives_a_late_host_all_of_a_rollback() {
         let file = host.export().join("current/services/web/old/noise");
         assert_eq!(std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())), old);
     }
-    // A host that gets too little asks again for all, so the files alone do not show what was answered at first. This step is
-    // one that nobody has made yet: what it needs is in no cache.
+    // A host that gets too little asks again for all, so the files alone do not show what was
+    // answered at first. This step is one that nobody has made yet: what it needs is in no cache.
     let branch = format!("datacenters/{DATACENTER}");
     site.work.change().file(&branch, "datacenter.yaml", instance() + "platform: {region: x}\n").land();
     site.wait_applied(site.master.sequence());

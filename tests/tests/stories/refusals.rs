@@ -332,7 +332,8 @@ fn what_a_client_claims_over_the_raw_protocol_is_checked() {
             assert_eq!(refs(&site), before, "{what} with {capabilities} left something behind");
         }
     }
-    // The same raw way with the truth is accepted: the refusals above are for what they say, not for how they came.
+    // The same raw way with the truth is accepted: the refusals above are for what they say, not
+    // for how they came.
     work.change().file("services/web/raw", "a", "1").commit();
     let new = work.id("services/web/raw");
     let claim = Claim { old: ZERO, new: &new, name: "refs/heads/services/web/raw" };

@@ -1,4 +1,5 @@
-//! Secrets at the centre: made once, sealed to those who may read them, kept, replaced when somebody asks.
+//! Secrets at the centre: made once, sealed to those who may read them, kept, replaced when
+//! somebody asks.
 
 use std::{collections::BTreeMap, path::Path, process::Output};
 
@@ -15,7 +16,8 @@ const OWN: &str = "datacenters/us-west/v1";
 const COOKIE: &str =
     "secrets:\n  cookie: {generate: {length: 32, encoding: hex}, readers: [services/web, services/api]}\n";
 
-/// The central server alone, with hosts that have keys: `web` runs services/web, `api` services/api, `shop` neither.
+/// The central server alone, with hosts that have keys: `web` runs services/web, `api`
+/// services/api, `shop` neither.
 struct Centre {
     site: Site,
     identities: BTreeMap<&'static str, Identity>,

@@ -1,4 +1,5 @@
-//! Templates: what each host gets of them, what never lands, who is told, and what is shown without a host.
+//! Templates: what each host gets of them, what never lands, who is told, and what is shown without
+//! a host.
 
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -54,7 +55,8 @@ fn each_host_gets_its_own_and_is_told_when_it_differs() {
     assert_eq!((mode("etc/web.conf"), mode("bin/region")), (0o444, 0o555));
     assert!(!root.join("etc/web.conf.j2").exists());
 
-    // A fact that one host's templates read wakes that host; one of the platform's both; one that none reads nobody.
+    // A fact that one host's templates read wakes that host; one of the platform's both; one that
+    // none reads nobody.
     let readers: Vec<Reader> = site.hosts.iter().map(|host| Reader::start(&host.export())).collect();
     for (host, reader) in site.hosts.iter().zip(&readers) {
         host.watch(&["services/web"], reader.pid());

@@ -355,7 +355,8 @@ fn a_merge_pushed_with_its_parents_swapped_brings_no_old_version_back() {
         expect(&update(&site.master, WEB, json!({"round": round}), round - 1), 200);
     }
     let work = &site.work;
-    // Another line of work from the first commit, merged as if that had been the trunk: two first parents in all.
+    // Another line of work from the first commit, merged as if that had been the trunk: two first
+    // parents in all.
     work.git(&["fetch", "-q", "origin", &format!("+refs/heads/{BRANCH}:refs/heads/theirs")]);
     work.change().file(BRANCH, "round", "side\n").commit();
     let tree = work.git(&["rev-parse", &format!("{BRANCH}^{{tree}}")]);

@@ -243,8 +243,8 @@ fn a_folder_that_somebody_mounts_is_not_exchanged() {
     drop(container);
     host.place_again(&audience).unwrap();
     assert_eq!((fault(&audience), paths(&site, "swapped")), (String::new(), versions()[1].clone()));
-    // A mount in it, which only its own namespace sees, is found when the agent is there: here a file of it
-    // is mounted elsewhere.
+    // A mount in it, which only its own namespace sees, is found when the agent is there: here a
+    // file of it is mounted elsewhere.
     let file = other.path().join("file");
     fs::write(&file, "").unwrap();
     let container = Elsewhere::start(&format!("mount --bind {} {}", path.join("two").display(), file.display()));

@@ -22,8 +22,8 @@ pub(crate) const UNKNOWN_KEYS: &str = "x-unknown-keys";
 /// Its value for that; `refused` is the other one.
 const IGNORED: &str = "ignored";
 
-/// Finds the places where a change to `after` would break the promise of `before`; `None` is no schema.
-/// Errors: `after` is no schema that can be used.
+/// Finds the places where a change to `after` would break the promise of `before`; `None` is no
+/// schema. Errors: `after` is no schema that can be used.
 ///
 /// With a `before` this may take any time, so that only the worker calls it.
 pub(crate) fn compare(before: Option<&str>, after: Option<&str>) -> Result<Vec<Violation>, BadSchema> {
@@ -97,8 +97,8 @@ fn promise(schema: &Value) -> Result<Compatibility, String> {
     }
 }
 
-/// The schema of what the programs of a schema can read: as it says, and with any keys besides where
-/// they ignore keys that they do not know.
+/// The schema of what the programs of a schema can read: as it says, and with any keys besides
+/// where they ignore keys that they do not know.
 fn readable(schema: &Value) -> Cow<'_, Value> {
     match schema.get(UNKNOWN_KEYS) {
         Some(word) if word == IGNORED => Cow::Owned(opened(schema)),
@@ -157,8 +157,8 @@ impl<'a> NormalSchema<'a> {
     }
 }
 
-/// Finds what `inner` allows and `outer` does not, or may not. It finds nothing only where it is proven that
-/// there is nothing.
+/// Finds what `inner` allows and `outer` does not, or may not. It finds nothing only where it is
+/// proven that there is nothing.
 fn differences(inner: &NormalSchema<'_>, outer: &NormalSchema<'_>) -> Vec<(JsonPointer, Allowance)> {
     if explain::say_the_same(inner.written, outer.written) {
         return Vec::new();

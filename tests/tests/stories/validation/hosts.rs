@@ -102,7 +102,8 @@ fn the_shrink_guard_counts_for_each_host() {
     for (what, change, words) in table {
         refused(&site, what, change, &words);
     }
-    // Half may go, a version may replace another, and a host that is listed no more keeps its files.
+    // Half may go, a version may replace another, and a host that is listed no more keeps its
+    // files.
     changed("front: {components: [services/web, services/api]}", "front: {components: [services/web]}").land();
     hosts(base).land();
     let gone = hosts(&base.replace("    a-2: {roles: [front]}\n", "")).land();

@@ -1,9 +1,9 @@
 //! Texts of YAML, JSON and TOML, each with its value or its refusal, as a landing has them.
 //!
-//! A line is `[text, want]`, or `[text, want, other, reason]` where another reader has another value.
-//! The other readers are ruamel.yaml 0.19, with its defaults (YAML 1.2), and Python's `json`: every
-//! value of theirs was compared with `want` when the line was written. A difference without a reason
-//! would be a silent one.
+//! A line is `[text, want]`, or `[text, want, other, reason]` where another reader has another
+//! value. The other readers are ruamel.yaml 0.19, with its defaults (YAML 1.2), and Python's
+//! `json`: every value of theirs was compared with `want` when the line was written. A difference
+//! without a reason would be a silent one.
 
 use std::io::Write as _;
 
