@@ -359,8 +359,8 @@ fn mode(entry: &PlaceEntry, exported: u32) -> u32 {
     if exported & 0o004 == 0 { mode & !0o007 } else { mode }
 }
 
-/// True if the folder at the entry's path holds `files` as the entry wants them, and has the entry's
-/// owner and mode itself. Whether it holds more is not asked.
+/// True if the folder at the entry's path holds `files` as the entry wants them, and has the
+/// entry's owner and mode itself. Whether it holds more is not asked.
 pub(crate) fn holds(entry: &PlaceEntry, files: &Folder, placed: &PlacedFiles) -> Result<bool, String> {
     let Some(place) = Place::open(entry, placed, false)? else { return Ok(false) };
     let stat = place.root.stat(".").map_err(|error| place.failed(".", &error))?;

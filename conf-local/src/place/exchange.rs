@@ -42,8 +42,8 @@ pub(crate) fn open(entry: &PlaceEntry, placed: &PlacedFiles, make: bool) -> Resu
 }
 
 /// Writes a folder with exactly `files` beside the entry's path. Without `files`, the placed folder
-/// goes. `None` if nothing must change. Refuses a folder with more in it than conf-local placed, and
-/// one that somebody mounts.
+/// goes. `None` if nothing must change. Refuses a folder with more in it than conf-local placed,
+/// and one that somebody mounts.
 pub(crate) fn stage(
     entry: &PlaceEntry,
     export: &Path,
@@ -83,8 +83,8 @@ pub(crate) fn stage(
     Ok(Some(StagedExchange { swap, beside: Some(beside), is_new: true, after }))
 }
 
-/// True if a link into `export` is at the path, which an entry with `mode: copy` replaces by a folder.
-/// Removes what a crash has left.
+/// True if a link into `export` is at the path, which an entry with `mode: copy` replaces by a
+/// folder. Removes what a crash has left.
 pub(crate) fn is_from_link(entry: &PlaceEntry, export: &Path, placed: &PlacedFiles) -> Result<bool, String> {
     // Copying makes the folders that lead to the path, and says what is wrong with them.
     let Ok(Some(swap)) = open(entry, placed, false) else { return Ok(false) };
@@ -173,8 +173,8 @@ impl StagedExchange {
         both
     }
 
-    /// Exchanges the folders, and removes the former one. A crash leaves either of them at the path,
-    /// whole.
+    /// Exchanges the folders, and removes the former one. A crash leaves either of them at the
+    /// path, whole.
     pub(crate) fn put(self, before: &PlacedFiles) -> io::Result<()> {
         self.beside.map_or(Ok(()), |beside| self.swap.put(&beside, self.is_new, before))
     }

@@ -138,7 +138,8 @@ impl Placements {
             }
             PlaceMode::Copy | PlaceMode::Exchange => {
                 match exchange::stage(entry, &export.path, files.as_ref(), &placed) {
-                    // The component is gone, and others use the folder: so the placed files go one by one.
+                    // The component is gone, and others use the folder: so the placed files go one
+                    // by one.
                     Err(_) if files.is_none() => copy::stage(entry, None, &placed)?.map(Work::Copy),
                     staged => staged?.map(Work::Exchange),
                 }

@@ -1,9 +1,9 @@
 //! One step that puts a new folder or link in place of what is at a path.
 //!
 //! A folder of the agent's own beside the path, which only its user can enter, holds the new entry
-//! as `new` until it is complete and the journal knows it. Then it is `swap`, and after the exchange
-//! that is the former entry. So after a crash `new` is the agent's alone, and of `swap` goes what
-//! the journal lists.
+//! as `new` until it is complete and the journal knows it. Then it is `swap`, and after the
+//! exchange that is the former entry. So after a crash `new` is the agent's alone, and of `swap`
+//! goes what the journal lists.
 
 use std::{
     io,

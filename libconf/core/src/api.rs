@@ -208,7 +208,7 @@ impl HostReport {
         };
         cut(&mut self.agent, LONGEST_WORD);
         self.error.iter_mut().for_each(|text| cut(text, LONGEST_ERROR));
-        // The signature of a report with too many failures is valid no more.
+        // The signature of a report with too many failures is no longer valid.
         self.failures.truncate(MOST_FAILURES);
         self.failures.iter_mut().for_each(|failure| cut(&mut failure.error, LONGEST_FAILURE));
         self.received.iter_mut().for_each(|text| cut(text, LONGEST_WORD));
@@ -224,8 +224,8 @@ pub enum HostState {
     Current,
     /// The host works on a newer snapshot.
     Updating,
-    /// The host could not take a newer snapshot and keeps the last one, or something of its snapshot
-    /// failed.
+    /// The host could not take a newer snapshot and keeps the last one, or something of its
+    /// snapshot failed.
     Failed,
 }
 
