@@ -37,10 +37,17 @@ pub(crate) struct Header {
     /// agent did not write it.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) held: BTreeMap<ComponentVersion, Sequence>,
+    /// The way in which it was rendered; 1 if an earlier version of the agent wrote this.
+    #[serde(default = "first_rendering")]
+    pub(crate) rendering: u32,
     /// For a snapshot that was rendered beside a newer one, for operations that are pinned to it:
     /// the last change for which it is its datacenter's newest. Nothing ever switched to it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) through: Option<Sequence>,
+}
+
+fn first_rendering() -> u32 {
+    1
 }
 
 /// A snapshot that is on disk.

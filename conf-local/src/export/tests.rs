@@ -16,6 +16,7 @@ pub(crate) fn header(sequence: u64) -> Header {
         time: 1000 + sequence,
         faults: BTreeMap::new(),
         held: BTreeMap::new(),
+        rendering: 1,
         through: None,
     }
 }

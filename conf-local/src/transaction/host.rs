@@ -12,7 +12,7 @@ use conf_core::{
     api::Pointer,
     daemon::chain,
     git::{self, PooledRepository, RepositoryLock},
-    render::StoreHash,
+    render::{RENDERING, StoreHash},
     secret::Identity,
     sign::TrustedKeys,
     snapshot::{Snapshot, SnapshotError},
@@ -228,17 +228,17 @@ impl Host {
             self.model = Some(self.read(&*self.git()?, &snapshot)?);
             if !self.is_whole() {
                 tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; making it anew");
-            } else if exported.is_some_and(|header| header.faults.is_empty()) {
+            } else if exported.is_some_and(|header| header.faults.is_empty() && header.rendering == RENDERING) {
                 return Ok(());
             }
             // A component that was held back may pass now: this host or its configuration may have
-            // been corrected.
+            // been corrected. And another version of the agent may render other bytes.
         } else if let Some(header) = exported.filter(|header| header.host == self.name) {
             // If the snapshot of the export is still here, only the difference is rendered.
             let git = self.git()?;
             let before = Snapshot::read(&git, header.commit).ok();
             self.model = before.and_then(|before| self.read(&git, &before).ok());
-            if !self.is_whole() {
+            if !self.is_whole() || header.rendering != RENDERING {
                 self.model = None;
             }
         }
@@ -405,6 +405,7 @@ impl Host {
             time: SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs(),
             faults,
             held: BTreeMap::new(),
+            rendering: RENDERING,
             through: None,
         }
     }

@@ -221,7 +221,7 @@ impl HostReport {
         };
         cut(&mut self.agent, LONGEST_WORD);
         self.error.iter_mut().for_each(|text| cut(text, LONGEST_ERROR));
-        // The signature of a report with too many failures is valid no more.
+        // The signature of a report with too many failures is no longer valid.
         self.failures.truncate(MOST_FAILURES);
         self.failures.iter_mut().for_each(|failure| cut(&mut failure.error, LONGEST_FAILURE));
         self.received.iter_mut().for_each(|text| cut(text, LONGEST_WORD));

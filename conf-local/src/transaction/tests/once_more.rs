@@ -149,3 +149,23 @@ fn a_full_disk_at_every_step_of_another_attempt() {
         }
     }
 }
+
+#[test]
+fn an_export_that_another_version_rendered_is_rendered_anew_once() {
+    let (site, second) = step_with("{}");
+    let (mut host, audience) = site.open();
+    take(&mut host, second, &audience).unwrap();
+    let header = || fs::read_to_string(site.current().join("snapshot.json")).unwrap();
+    let now = format!(r#""rendering":{}"#, conf_core::render::RENDERING);
+    assert!(header().contains(&now), "{}", header());
+    drop(host);
+    let file = fs::canonicalize(site.current().join("snapshot.json")).unwrap();
+    fs::write(&file, header().replace(&format!("{now},"), "").replace(&format!(",{now}"), "")).unwrap();
+    assert!(!header().contains("rendering"));
+    let (mut host, audience) = site.open();
+    host.outbox.forget(&WatcherId("everything".to_owned())).unwrap();
+    host.settle(&audience).unwrap();
+    assert!(header().contains(&now), "{}", header());
+    assert_eq!(seen(&site), 2);
+    assert!(host.outbox.pending().is_empty(), "nothing differs, so nobody is told");
+}
