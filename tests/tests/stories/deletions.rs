@@ -52,7 +52,7 @@ fn a_datacenter_is_deleted_only_by_its_name_and_the_refusal_says_what_would_be_l
     refused(&site, &["delete=datacenters/lab/v2"], &[gone], &["did you mean `datacenters/lab/v1`?"]);
     refused(&site, &[&format!("delete=datacenters/{DATACENTER}")], &[gone], &["names no ref that this push deletes"]);
     let would = refused(&site, &["delete=datacenters/lab/v1", "dry-run"], &[gone], &["dry run: nothing landed"]);
-    assert!(would.contains("lab/v1 would no longer be composed"), "{would}");
+    assert!(would.contains("lab/v1 would be deleted"), "{would}");
     push(&site.work, &["delete=datacenters/lab/v1"], &[gone]).accepted();
     assert!(!refs(&site).contains("refs/heads/datacenters/lab"));
     // The full name does as well.

@@ -11,11 +11,14 @@ use serde_json::Value;
 use crate::catalog::{DatacenterChange, DatacenterView};
 use crate::judge::hosts::DiffersOn;
 use crate::judge::plan::model::ComponentPlan;
+use crate::text::some_of;
 
 /// The size in bytes above which a file's difference is not shown.
 const FILE_BYTES: i64 = 256 << 10;
 /// The most groups of hosts whose settings are compared for one component.
 const MOST_GROUPS: usize = 5;
+/// The most hosts that the title of a difference names.
+const MOST_NAMED: usize = 5;
 
 /// One datacenter while its components are planned.
 pub(crate) struct Planning<'a> {
@@ -46,8 +49,12 @@ impl Planning<'_> {
         let groups = self.groups(name)?;
         let mut diff = self.files(name)?;
         for group in groups.iter().take(MOST_GROUPS) {
-            diff.push_str(&self.settings(name, group.host())?);
-            diff.push_str(&self.rendered(name, group.host())?);
+            let place = match group.hosts.len() {
+                0 => String::new(),
+                _ => format!(" on {}", some_of(&group.hosts, MOST_NAMED).join(", ")),
+            };
+            diff.push_str(&self.settings(name, group.host(), &place)?);
+            diff.push_str(&self.rendered(name, group.host(), &place)?);
         }
         if let more @ 1.. = groups.len().saturating_sub(MOST_GROUPS) {
             diff.push_str(&self.fits(format!("(and what {more} more groups of hosts get)\n")));
@@ -101,8 +108,13 @@ impl Planning<'_> {
         }
     }
 
-    /// Compares the settings on a host.
-    fn settings(&mut self, name: &ComponentVersion, host: Option<&HostName>) -> Result<String, git2::Error> {
+    /// Compares the settings on a host; `place` names the hosts that are like it.
+    fn settings(
+        &mut self,
+        name: &ComponentVersion,
+        host: Option<&HostName>,
+        place: &str,
+    ) -> Result<String, git2::Error> {
         let on = |view: &DatacenterView<'_>| -> Option<String> {
             let stack = layers::stack(self.repo, &view.sources(name)?, &name.component, host);
             let settings = stack.as_ref().map(Stack::merged).unwrap_or_default();
@@ -112,11 +124,7 @@ impl Planning<'_> {
         };
         let (old, new) =
             (self.change.before.as_ref().and_then(on).unwrap_or_default(), on(&self.change.after).unwrap_or_default());
-        let title = match host {
-            Some(host) => format!("settings of {name} on {host}"),
-            None => format!("settings of {name}"),
-        };
-        self.between(&title, &old, &new)
+        self.between(&format!("settings of {name}{place}"), &old, &new)
     }
 
     /// Compares two texts, under a title.
@@ -128,11 +136,17 @@ impl Planning<'_> {
         let text = patch.to_buf()?;
         let text = String::from_utf8_lossy(&text).into_owned();
         let hunks = text.find("@@ ").map_or("", |at| &text[at..]);
-        Ok(self.fits(format!("--- {title}\n+++ {title}\n{hunks}")))
+        let side = |text: &str| if text.is_empty() { "/dev/null" } else { title };
+        Ok(self.fits(format!("--- {}\n+++ {}\n{hunks}", side(old), side(new))))
     }
 
     /// Compares the rendered templates on a host, with the names of secrets.
-    fn rendered(&mut self, name: &ComponentVersion, host: Option<&HostName>) -> Result<String, git2::Error> {
+    fn rendered(
+        &mut self,
+        name: &ComponentVersion,
+        host: Option<&HostName>,
+        place: &str,
+    ) -> Result<String, git2::Error> {
         let on = |view: &DatacenterView<'_>| -> Result<BTreeMap<String, String>, git2::Error> {
             let Some(sources) = view.sources(name) else { return Ok(BTreeMap::new()) };
             match render::templates(self.repo, &sources, name, host, &Secrets::by_name(&sources, &name.component)) {
@@ -148,8 +162,7 @@ impl Planning<'_> {
         let mut all = String::new();
         for path in paths {
             let text = |files: &BTreeMap<String, String>| files.get(path).cloned().unwrap_or_default();
-            let at = host.map(|host| format!(" on {host}")).unwrap_or_default();
-            all.push_str(&self.between(&format!("{name}/{path}{at}"), &text(&old), &text(&new))?);
+            all.push_str(&self.between(&format!("{name}/{path}{place}"), &text(&old), &text(&new))?);
         }
         Ok(all)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conf_core::layers;
+use conf_core::layers::{self, Stack};
 use conf_core::settings::{JsonPointer, SCHEMA_FILE, TEMPLATE_ENDING};
 use git2::{ObjectType, Repository, TreeWalkMode, TreeWalkResult};
 use libconf::name::{ComponentName, ComponentVersion, HostName};
@@ -75,13 +75,16 @@ impl Finding<'_, '_> {
         let place = self.on_hosts([&name.component]);
         match (new.next(), new.next()) {
             (Some(new), None) if self.after.component(new).is_some() => {
-                losses.push(format!("the path {name}, {place}: programs find the component at {new}"));
+                losses.push(format!("the path {name}, {place}: programs must read {new} instead"));
                 self.pinned_back(name, new, losses)?;
                 self.content(name, new, losses)
             }
             _ => {
-                let files = self.files(self.before, name)?.len();
-                losses.push(format!("{name}, all of its {}, {place}", count(files, "file")));
+                let files = match self.files(self.before, name)?.len() {
+                    1 => "its only file".to_owned(),
+                    many => format!("all of its {}", count(many, "file")),
+                };
+                losses.push(format!("{name}, {files}, {place}"));
                 Ok(())
             }
         }
@@ -100,11 +103,11 @@ impl Finding<'_, '_> {
         let (ahead, behind) = self.repo.graph_ahead_behind(after.pin.commit.into(), before.pin.commit.into())?;
         if ahead == 0 && behind > 0 {
             losses.push(format!(
-                "{old}: its last {}, {}: it goes back from {} to {}",
+                "{old} goes back {}, from {} to {}, {}",
                 count(behind, "commit"),
-                self.on_hosts([&old.component]),
                 before.pin.commit.short(),
-                after.pin.commit.short()
+                after.pin.commit.short(),
+                self.on_hosts([&old.component])
             ));
         }
         Ok(())
@@ -128,6 +131,7 @@ impl Finding<'_, '_> {
         if schemas == [true, false] {
             losses.push(format!("{old}: its schema {SCHEMA_FILE}: nothing would check its settings any more"));
         }
+        let (was, is) = (self.stack(self.before, old), self.stack(self.after, new));
         let mut alike: BTreeMap<Vec<String>, (usize, Vec<Option<HostName>>)> = BTreeMap::new();
         let groups =
             if old == new { self.change.groups(self.repo, new)? } else { self.after.groups(self.repo, new)? };
@@ -135,9 +139,10 @@ impl Finding<'_, '_> {
             if self.before.ingredients(self.repo, old, group.host())?.is_none() {
                 continue;
             }
-            let before = self.settings(self.before, old, group.host());
+            let before = on_host(&was, self.before, old, group.host());
+            let after = on_host(&is, self.after, new, group.host());
             let mut keys = Vec::new();
-            lost_keys(&before, Some(&self.settings(self.after, new, group.host())), &JsonPointer::default(), &mut keys);
+            lost_keys(&before, Some(&after), &JsonPointer::default(), &mut keys);
             if !keys.is_empty() {
                 keys.sort();
                 let (_, hosts) = alike.entry(keys).or_insert((leaves(&before), Vec::new()));
@@ -156,8 +161,12 @@ impl Finding<'_, '_> {
                 let named = hosts.iter().map(|host| host.as_ref().map_or("unlisted hosts", HostName::as_str));
                 format!("on {}", some_of(named, MOST_NAMED).join(", "))
             };
-            let (number, all, named) = (keys.len(), count(all, "key"), some_of(&keys, MOST_NAMED).join(", "));
-            losses.push(format!("{old}: {number} of the {all} of its settings ({named}), {place}"));
+            let share = match keys.len() {
+                number if number == all => format!("all {}", count(all, "key")),
+                number => format!("{number} of the {}", count(all, "key")),
+            };
+            let named = some_of(&keys, MOST_NAMED).join(", ");
+            losses.push(format!("{old}: {share} of its settings ({named}), {place}"));
         }
         Ok(())
     }
@@ -175,7 +184,8 @@ impl Finding<'_, '_> {
                 continue;
             }
             for reader in gone.into_iter().filter(|reader| runs.contains(reader)) {
-                losses.push(format!("the secret {name} for {reader}, {}", self.on_hosts([reader])));
+                losses
+                    .push(format!("the secret {name}: {reader} could no longer read it, {}", self.on_hosts([reader])));
             }
         }
     }
@@ -195,15 +205,10 @@ impl Finding<'_, '_> {
         Ok(files)
     }
 
-    fn settings(
-        &self,
-        view: &DatacenterView<'_>,
-        name: &ComponentVersion,
-        host: Option<&HostName>,
-    ) -> Map<String, Value> {
-        let stack = view.sources(name).map(|sources| layers::stack(self.repo, &sources, &name.component, host));
+    /// Reads the layers that all hosts have in common.
+    fn stack(&self, view: &DatacenterView<'_>, name: &ComponentVersion) -> Option<Stack> {
         // Layers that cannot be read are refused elsewhere.
-        stack.and_then(Result::ok).map(|stack| stack.merged()).unwrap_or_default()
+        layers::stack(self.repo, &view.sources(name)?, &name.component, None).ok()
     }
 
     /// Names the hosts that run one of some components before the change.
@@ -219,6 +224,17 @@ impl Finding<'_, '_> {
         }
         format!("on {}", if named.is_empty() { "no host".to_owned() } else { named.join(", ") })
     }
+}
+
+/// Returns the settings on a host.
+fn on_host(
+    common: &Option<Stack>,
+    view: &DatacenterView<'_>,
+    name: &ComponentVersion,
+    host: Option<&HostName>,
+) -> Map<String, Value> {
+    let stack = common.clone().map(|stack| stack.on_host(&view.manifest.instance, &name.component, host));
+    stack.map(|stack| stack.merged()).unwrap_or_default()
 }
 
 /// Counts the values of settings: an object counts for its members.

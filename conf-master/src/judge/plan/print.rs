@@ -30,20 +30,33 @@ impl fmt::Display for DatacenterPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let DatacenterPlan { datacenter, removed, losses, components, hosts, more_hosts } = self;
         match (removed, components.len()) {
-            (true, _) => writeln!(f, "{datacenter} would no longer be composed; its hosts keep its last snapshot")?,
+            (true, _) => writeln!(f, "{datacenter} would be deleted; its hosts would keep their files")?,
             (false, 0) if hosts.is_empty() => writeln!(f, "{datacenter} would change:")?,
-            (false, 0) => writeln!(f, "{datacenter} would change on some hosts:")?,
+            (false, 0) => writeln!(f, "{datacenter} would change on {}:", number_of_hosts(hosts))?,
             (false, many) => writeln!(f, "{datacenter} would change in {}:", count(many, "component"))?,
         }
         losses.iter().try_for_each(|loss| writeln!(f, "  lost: {loss}"))?;
-        components.iter().try_for_each(|one| writeln!(f, "  {one}"))?;
         // The hosts of a component that only changes stand with the component.
         let moved = |one: &&HostsPlan| one.shut_out || !one.added.is_empty() || !one.removed.is_empty();
-        hosts.iter().filter(moved).take(MOST_LINES).try_for_each(|one| writeln!(f, "  {one}"))?;
+        let shown: Vec<&HostsPlan> = hosts.iter().filter(moved).take(MOST_LINES).collect();
+        let (worse, others): (Vec<&HostsPlan>, _) = shown.into_iter().partition(|one| one.shut_out || one.lost > 0);
+        worse.iter().try_for_each(|one| writeln!(f, "  lost: {one}"))?;
+        components.iter().try_for_each(|one| writeln!(f, "  {one}"))?;
+        others.iter().try_for_each(|one| writeln!(f, "  {one}"))?;
         if let more @ 1.. = more_hosts + hosts.iter().filter(moved).count().saturating_sub(MOST_LINES) {
             writeln!(f, "  and on {more} more groups of hosts")?;
         }
         components.iter().flat_map(|one| one.diff.lines()).try_for_each(|line| writeln!(f, "{line}"))
+    }
+}
+
+/// Counts the hosts: `3 hosts`, or `every host`.
+fn number_of_hosts(plans: &[HostsPlan]) -> String {
+    let listed: usize = plans.iter().map(|one| one.hosts.len() + one.more).sum();
+    match (listed, plans.iter().any(|one| one.unlisted)) {
+        (0, _) => "every host".to_owned(),
+        (listed, true) => format!("{} and unlisted ones", count(listed, "host")),
+        (listed, false) => count(listed, "host"),
     }
 }
 
@@ -56,9 +69,15 @@ impl fmt::Display for HostsPlan {
         if self.unlisted {
             named.push(if named.is_empty() { "every host" } else { "unlisted hosts" }.to_owned());
         }
-        write!(f, "on {}: ", named.join(", "))?;
+        match self.hosts.len() + self.more {
+            many if many > MOST_NAMED => {
+                write!(f, "on {} ({}): ", number_of_hosts(std::slice::from_ref(self)), named.join(", "))?
+            }
+            _ => write!(f, "on {}: ", named.join(", "))?,
+        }
         if self.shut_out {
-            return f.write_str("not listed any more; keeps its files, and gets nothing new");
+            let components = count(self.runs, "component");
+            return write!(f, "every later change of {components}: not listed any more, these hosts keep their files");
         }
         let mut told = Vec::new();
         let mut tell = |what: String, components: &[ComponentVersion]| {
@@ -69,6 +88,7 @@ impl fmt::Display for HostsPlan {
         let removes = match (self.lost, self.runs) {
             (0, _) => format!("removes {}", self.removed.len()),
             (1, 1) => "removes the only component there".to_owned(),
+            (2, 2) => "removes both components there".to_owned(),
             (lost, runs) if lost == runs => format!("removes all {runs} components there"),
             (lost, runs) => format!("removes {lost} of {}", count(runs, "component")),
         };
@@ -83,7 +103,7 @@ impl fmt::Display for ComponentPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (before, after) = (self.before.as_ref().map(CommitId::short), self.after.as_ref().map(CommitId::short));
         match (before, after) {
-            (Some(before), Some(after)) if before == after => write!(f, "{} in its layers", self.component)?,
+            (Some(before), Some(after)) if before == after => write!(f, "{} in its layers or secrets", self.component)?,
             (Some(before), Some(after)) => write!(f, "{} {before} → {after}", self.component)?,
             (None, Some(after)) => write!(f, "{} added at {after}", self.component)?,
             _ => write!(f, "{} removed", self.component)?,

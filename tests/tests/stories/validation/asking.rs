@@ -64,7 +64,7 @@ fn a_dry_run_shows_layers_and_a_long_difference_is_cut() {
     let site = with_schema();
     let dry = |change: Change<'_>| change.option("--push-option=dry-run").push().refused(&["dry run: nothing landed"]);
     let said = dry(inventory(&site, &HOSTS.replace("9000", "9001")));
-    for words in ["services/web/latest in its layers (b-1)", "-  \"port\": 9000", "+  \"port\": 9001"] {
+    for words in ["services/web/latest in its layers or secrets (b-1)", "-  \"port\": 9000", "+  \"port\": 9001"] {
         assert!(said.contains(words), "it does not say {words:?}:\n{said}");
     }
     let long = (0..20_000).map(|line| format!("line {line}\n")).collect::<Vec<_>>().concat();
