@@ -14,6 +14,9 @@ use crate::catalog::model::{Datacenter, DeclaredSecret, Delta, Manifest, Touched
 use crate::fault::{Caused, Fault};
 use crate::store::Proposed;
 
+/// The most faults that name what was probably meant.
+const MOST_LOOKS: usize = 20;
+
 /// Lists the refs that one entry reads.
 pub(crate) fn reads(request: &PinRequest) -> BTreeSet<RefName> {
     let branch = RefName::Branch(request.component.component.clone(), request.branch.clone());
@@ -157,7 +160,10 @@ impl Resolving<'_> {
                 declared_in == DeclaredIn::Class || requests.keys().any(|component| component.component == *reader)
             };
             for reader in declaration.readers.iter().filter(|reader| !runs(reader)) {
-                let near = manifest::nearest_component(&reader.to_string(), requests.keys());
+                // To find a similar name, all are compared.
+                let near = (faults.len() < MOST_LOOKS)
+                    .then(|| manifest::nearest_component(&reader.to_string(), requests.keys()))
+                    .unwrap_or_default();
                 let reason = no_reader(reader, name, "this datacenter", &near);
                 let causes = vec![own.clone(), class_ref.clone(), branch.clone()];
                 faults.push(fault(own, Some(declaration.line), reason, causes));

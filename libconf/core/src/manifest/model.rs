@@ -19,6 +19,9 @@ use libconf::name::{
 /// The name of the file, at the root of a class's branch and of a datacenter's.
 pub const FILE: &str = "datacenter.yaml";
 
+/// The most faults that name what was probably meant.
+const MOST_LOOKS: usize = 20;
+
 /// How a reader treats unknown keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Strictness {
@@ -204,10 +207,13 @@ impl InstanceManifest {
         let mut faults: Vec<Fault> = of_roles
             .chain(of_hosts)
             .filter(|named| named.is_one() && !runs(named))
-            .map(|named| {
+            .enumerate()
+            .map(|(number, named)| {
+                // To find a similar name, all are compared.
+                let near = (number < MOST_LOOKS).then(|| nearest_component(&named.to_string(), known()));
                 let reason = format!(
                     "`{named}` is run neither by the class nor by this datacenter{}; add it to `{}`, or take it out here",
-                    nearest_component(&named.to_string(), known()),
+                    near.unwrap_or_default(),
                     named.kind.map_or("services", Kind::as_str)
                 );
                 Fault::new(named.line, reason)
