@@ -1,7 +1,7 @@
 //! What is wrong with a change: faults with their places, for people as lines and for programs as
 //! JSON.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use libconf::name::{DatacenterName, HostName, RefName};
@@ -33,6 +33,10 @@ pub(crate) struct Fault {
     pub(crate) pointer: Option<String>,
     /// What is wrong and what to write instead.
     pub(crate) reason: String,
+    /// conf-master did not look at everything because of it: more may be wrong. So it counts even if
+    /// it was so before.
+    #[serde(skip)]
+    pub(crate) hides_others: bool,
 }
 
 impl Fault {
@@ -56,7 +60,7 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Fault { datacenter, host, reference, file, line, pointer, reason } = self;
+        let Fault { datacenter, host, reference, file, line, pointer, reason, hides_others: _ } = self;
         if let Some(reference) = reference {
             write!(f, "{reference}: ")?;
         }
@@ -104,19 +108,23 @@ pub(crate) struct Findings {
 }
 
 impl Findings {
-    /// Tells what a change brings from what was wrong `before` it, wherever the lines are now: that
-    /// is a note. A rule that a new conf-master adds must not stop changes of something else.
+    /// Tells what a change brings from what was wrong `before` it, wherever the lines are now and
+    /// whichever branch or tag holds it: that is a note. A rule that a new conf-master adds must not
+    /// stop changes of something else.
     pub(crate) fn since(before: &[Fault], mut found: Vec<Caused>) -> Self {
-        let without_line = |fault: &Fault| Fault { line: None, ..fault.clone() };
-        let known: BTreeSet<Fault> = before.iter().map(without_line).collect();
+        let placeless = |fault: &Fault| Fault { line: None, reference: None, ..fault.clone() };
+        // Of several that read alike, as many are known as there were.
+        let mut known: BTreeMap<Fault, usize> = BTreeMap::new();
+        before.iter().for_each(|fault| *known.entry(placeless(fault)).or_default() += 1);
         let mut notes = BTreeSet::new();
         found.retain(|Caused { fault, .. }| {
-            let is_known = known.contains(&without_line(fault));
-            if is_known {
+            let left = known.get_mut(&placeless(fault)).filter(|left| **left > 0 && !fault.hides_others);
+            let is_new = left.map(|left| *left -= 1).is_none();
+            if !is_new {
                 let fault = Fault { datacenter: None, host: None, ..fault.clone() };
                 notes.insert(format!("warning: {fault}; it was so before, and a change that brings it is refused"));
             }
-            !is_known
+            is_new
         });
         Findings { faults: found, notes: notes.into_iter().collect() }
     }
@@ -147,6 +155,9 @@ pub(crate) enum RefusalKind {
     Failed,
 }
 
+/// The most faults of one refusal.
+const MOST_FAULTS: usize = 1_000;
+
 /// Why one ref of a push may not land.
 ///
 /// Its text is one line for each fault, or the reason when there are no faults.
@@ -168,10 +179,14 @@ impl Refusal {
         Refusal { kind, reason: reason.into(), faults: Vec::new() }
     }
 
-    /// Makes a refusal from faults; each fault is kept once.
+    /// Makes a refusal from faults; each fault is kept once, and of very many only the first.
     pub(crate) fn of(mut faults: Vec<Fault>) -> Self {
         let mut seen = BTreeSet::new();
         faults.retain(|fault| seen.insert(fault.clone()));
+        if let more @ 1.. = faults.len().saturating_sub(MOST_FAULTS) {
+            faults.truncate(MOST_FAULTS);
+            faults.push(Fault::new(format!("{more} more faults are not shown")));
+        }
         let reason = match faults.as_slice() {
             [one] => one.to_string(),
             [] => "it is not good".to_owned(),
@@ -246,15 +261,21 @@ mod tests {
     fn what_was_wrong_before_is_no_fault_of_a_change() {
         let web: RefName = "refs/heads/services/web/master".parse().unwrap();
         let fault = |line: usize, reason: &str| Fault::of_file(&web, "config.yaml", Some(line), reason);
-        let found = [fault(3, "one"), fault(9, "two"), fault(9, "one more")];
-        let found = found.map(|fault| Caused { fault, causes: Vec::new() });
-        let Findings { faults, notes } = Findings::since(&[fault(4, "two"), fault(3, "three")], found.into());
+        let caused = |fault: Fault| Caused { fault, causes: Vec::new() };
+        let found = [fault(3, "one"), fault(9, "two"), fault(9, "one more"), fault(10, "two")];
+        let Findings { faults, notes } =
+            Findings::since(&[fault(4, "two"), fault(3, "three")], found.map(caused).into());
         let faults: Vec<Fault> = faults.into_iter().map(|caused| caused.fault).collect();
-        assert_eq!(faults, [fault(3, "one"), fault(9, "one more")]);
+        assert_eq!(faults, [fault(3, "one"), fault(9, "one more"), fault(10, "two")], "one of two alike is new");
         assert!(
             notes.len() == 1 && notes[0].starts_with("warning: services/web/master: config.yaml:9: two"),
             "{notes:?}"
         );
+        // Under a tag it is the same content.
+        let tagged = Fault { reference: Some("services/web/v1".to_owned()), ..fault(9, "two") };
+        assert!(Findings::since(&[fault(4, "two")], vec![caused(tagged)]).faults.is_empty());
+        let unjudged = Fault { hides_others: true, ..fault(9, "no time is left") };
+        assert_eq!(Findings::since(&[unjudged.clone()], vec![caused(unjudged)]).faults.len(), 1, "nobody looked");
     }
 
     #[test]

@@ -132,7 +132,7 @@ fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
     let of_classes = effect::of_classes(&repo, &judge.overrides, &others, &deltas)?;
     let (catalog, _) = Catalog::unresolved(&repo, table);
     let (found, needs) = judge.secrets.faults(&repo, &catalog, &deltas)?;
-    for Caused { fault, .. } in of_classes.into_iter().chain(found) {
+    for Caused { fault, .. } in of_classes.faults.into_iter().chain(found) {
         let datacenter = fault.datacenter.as_ref().map(ToString::to_string).unwrap_or_default();
         checked.add(&datacenter, [fault]);
     }

@@ -20,6 +20,9 @@ use crate::store::{Place, RefChanges, RefTarget};
 /// The most faults in the files of one branch that a refusal tells.
 const MOST_FAULTS: usize = 20;
 
+/// The most branches and tags among which the one is sought that a new one continues.
+const MOST_FORERUNNERS: usize = 100;
+
 /// Judges changes, and remembers what was good.
 #[derive(Debug)]
 pub(crate) struct Judge {
@@ -178,11 +181,32 @@ impl Judging<'_> {
         Ok((name, Some(target)))
     }
 
+    /// Finds another branch or tag of the same component whose content a new one continues.
+    fn forerunner(&self, name: &RefName, target: RefTarget) -> Result<Option<RefTarget>, git2::Error> {
+        let of = |name: &RefName| match name {
+            RefName::Branch(component, _) | RefName::Tag(component, _) => Some(component.clone()),
+            _ => None,
+        };
+        let Some(component) = of(name) else { return Ok(None) };
+        let others = self.catalog.table.iter().filter(|(other, _)| of(other).as_ref() == Some(&component));
+        for (_, other) in others.take(MOST_FORERUNNERS) {
+            let (old, new) = (other.commit.into(), target.commit.into());
+            if old == new || self.repo.graph_descendant_of(new, old)? || self.repo.graph_descendant_of(old, new)? {
+                return Ok(Some(other));
+            }
+        }
+        Ok(None)
+    }
+
     /// Checks every file of a branch or tag that moves from `before` to `after`.
     fn tree(&self, name: &RefName, before: Option<RefTarget>, after: RefTarget) -> Result<Findings, git2::Error> {
         let limits = &self.judge.validator.limits.tree;
         let faults = |target: RefTarget| content::faults(self.repo, name, target.commit, limits);
         let found = faults(after)?;
+        let before = match before {
+            None if !found.is_empty() => self.forerunner(name, after)?,
+            before => before,
+        };
         let known = before.filter(|_| !found.is_empty()).map(faults).transpose()?.unwrap_or_default();
         let found = found.into_iter().map(|fault| Caused { fault, causes: vec![name.clone()] });
         let mut found = Findings::since(&known, found.collect());
@@ -246,7 +270,10 @@ impl Judging<'_> {
                 deltas.insert(name, Some(resolved.delta));
             }
             match effect::of_classes(self.repo, &self.judge.overrides, self.catalog, &deltas) {
-                Ok(found) => faults.extend(found),
+                Ok(found) => {
+                    faults.extend(found.faults);
+                    notes.extend(found.notes);
+                }
                 Err(error) => faults.push(Caused {
                     fault: Fault::new(format!("a class cannot be read: {}", error.message())),
                     causes: Vec::new(),

@@ -11,6 +11,7 @@ use crate::catalog::DatacenterChange;
 use crate::fault::{Caused, Fault, Findings};
 use crate::judge::compatibility::branch::Comparisons;
 use crate::judge::compatibility::trailer::{self, Trailer};
+use crate::judge::schema::compile::FILE;
 use crate::store::RefChanges;
 use crate::text::count;
 
@@ -67,16 +68,24 @@ pub(crate) fn compare(
             continue;
         }
         let after = Some(to.commit).filter(|_| !asks.raw);
-        // The components that run it decide whether the new schema can be used.
-        let violations = comparisons.of_commits(repo, Some(from.commit), after)?.unwrap_or_default();
-        if violations.is_empty() {
-            continue;
-        }
         let declared_in = match asks.declared_in {
             DeclaredIn::Class => change.after.class_ref(),
             DeclaredIn::Instance => change.after.own_ref(),
         };
         let causes = change.after.causes(&new, declared_in.clone());
+        let entry_fault = |reason: String| Fault::of_file(&declared_in, manifest::FILE, Some(asks.line), reason);
+        let violations = match comparisons.of_commits(repo, Some(from.commit), after)? {
+            Ok(violations) => violations,
+            // Nobody knows whether the promise is kept.
+            Err(bad) => {
+                let fault = entry_fault(format!("{new}: {FILE}: {}", bad.reason));
+                outcome.faults.push(Caused { fault, causes });
+                continue;
+            }
+        };
+        if violations.is_empty() {
+            continue;
+        }
         match declared(repo, &causes, changes, [from.commit, to.commit])? {
             Trailer::Breaking(reason) => {
                 let places = count(violations.len(), "place");
@@ -91,8 +100,7 @@ pub(crate) fn compare(
         let (is, was) = (content(asks, to.commit), content(asked, from.commit));
         for violation in violations {
             let reason = format!("{new} would be {is}, and was {was}: {violation}");
-            let fault = Fault::of_file(&declared_in, manifest::FILE, Some(asks.line), reason);
-            let fault = Fault { pointer: Some(violation.pointer), ..fault };
+            let fault = Fault { pointer: Some(violation.pointer), ..entry_fault(reason) };
             outcome.faults.push(Caused { fault, causes: causes.clone() });
         }
     }

@@ -1,5 +1,6 @@
 //! What has no effect, since no component runs that it is for: it would mislead.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use conf_core::layers::Overrides;
@@ -9,7 +10,7 @@ use git2::Repository;
 use libconf::name::{ClassName, ComponentName, ComponentVersion, DatacenterName, RefName};
 
 use crate::catalog::{Catalog, DatacenterView, DeclaredSecret, Deltas, Manifest, OverridesCache, resolve};
-use crate::fault::{Caused, Fault};
+use crate::fault::{Caused, Fault, Findings};
 
 /// What some datacenters run together.
 struct Running<'a> {
@@ -18,7 +19,12 @@ struct Running<'a> {
     has_settings: BTreeMap<&'a ComponentName, bool>,
     /// Names the datacenters, after "neither by the class nor by".
     datacenters: String,
+    /// How many more times a similar name is looked for: each time all names are compared.
+    looks: Cell<usize>,
 }
+
+/// The most faults of one datacenter, or of one class, that name what was probably meant.
+const MOST_LOOKS: usize = 20;
 
 impl<'a> Running<'a> {
     fn new(datacenters: &[(&DatacenterName, &'a Manifest)]) -> Self {
@@ -26,7 +32,9 @@ impl<'a> Running<'a> {
             [(one, _)] => one.to_string(),
             several => format!("any of its {} datacenters", several.len()),
         };
-        let mut running = Running { components: BTreeSet::new(), has_settings: BTreeMap::new(), datacenters: names };
+        let looks = Cell::new(MOST_LOOKS);
+        let (components, has_settings) = (BTreeSet::new(), BTreeMap::new());
+        let mut running = Running { components, has_settings, datacenters: names, looks };
         for (name, request) in datacenters.iter().flat_map(|(_, manifest)| &manifest.requests) {
             running.components.insert(name);
             *running.has_settings.entry(&name.component).or_default() |= !request.raw;
@@ -50,6 +58,8 @@ impl<'a> Running<'a> {
     }
 
     fn near(&self, component: &ComponentName) -> String {
+        let Some(left) = self.looks.get().checked_sub(1) else { return String::new() };
+        self.looks.set(left);
         nearest_component(&component.to_string(), self.components.iter().copied())
     }
 }
@@ -75,53 +85,83 @@ pub(crate) fn faults(view: &DatacenterView<'_>) -> Vec<Caused> {
     found
 }
 
+/// The `datacenter.yaml` files of some datacenters.
+type Manifests<'a> = BTreeMap<&'a DatacenterName, &'a Manifest>;
+
 /// Finds what the classes of changed datacenters say about components that none of their
-/// datacenters runs: layers, and readers of secrets. An error is the repository's.
+/// datacenters runs: layers, and readers of secrets. What was so before is a note. An error is the
+/// repository's.
 pub(crate) fn of_classes(
     repo: &Repository,
     overrides: &OverridesCache,
     catalog: &Catalog,
     deltas: &Deltas,
-) -> Result<Vec<Caused>, git2::Error> {
-    let mut after: BTreeMap<&DatacenterName, &Manifest> =
-        catalog.datacenters.iter().map(|(name, one)| (name, &one.manifest)).collect();
-    let mut changed: BTreeMap<&ClassName, Vec<(&DatacenterName, &Manifest)>> = BTreeMap::new();
+) -> Result<Findings, git2::Error> {
+    let before: Manifests<'_> = catalog.datacenters.iter().map(|(name, one)| (name, &one.manifest)).collect();
+    let (mut after, mut changed) = (before.clone(), Manifests::new());
     for (name, delta) in deltas {
         match delta.as_ref().map(|delta| &delta.manifest) {
             None => drop(after.remove(name)),
             Some(None) => {}
             Some(Some(manifest)) => {
                 after.insert(name, manifest);
-                changed.entry(&manifest.instance.conf.class).or_default().push((name, manifest));
+                changed.insert(name, manifest);
             }
         }
     }
-    let mut found: Vec<Caused> = Vec::new();
-    for (class, changed) in changed {
-        let of_class = after.iter().filter(|(_, manifest)| manifest.instance.conf.class == *class);
+    let found = useless(repo, overrides, &after, &changed)?;
+    if found.is_empty() {
+        return Ok(Findings::default());
+    }
+    let unchanged = changed.keys().filter_map(|name| Some((*name, *before.get(name)?))).collect();
+    let known = useless(repo, overrides, &before, &unchanged)?;
+    Ok(Findings::since(&known.into_iter().map(|caused| caused.fault).collect::<Vec<_>>(), found))
+}
+
+/// Finds what the classes of some datacenters, of `all`, say about components that none of their
+/// datacenters runs.
+fn useless(
+    repo: &Repository,
+    overrides: &OverridesCache,
+    all: &Manifests<'_>,
+    some: &Manifests<'_>,
+) -> Result<Vec<Caused>, git2::Error> {
+    let mut classes: BTreeMap<&ClassName, Vec<(&DatacenterName, &Manifest)>> = BTreeMap::new();
+    for (name, manifest) in some {
+        classes.entry(&manifest.instance.conf.class).or_default().push((name, manifest));
+    }
+    let (mut found, mut told) = (Vec::new(), BTreeSet::new());
+    for (class, datacenters) in classes {
+        let of_class = all.iter().filter(|(_, manifest)| manifest.instance.conf.class == *class);
         let of_class: Vec<(&DatacenterName, &Manifest)> = of_class.map(|(name, manifest)| (*name, *manifest)).collect();
         let running = Running::new(&of_class);
-        for (name, manifest) in changed {
+        for (name, manifest) in datacenters {
             let reference = manifest.instance.class_ref();
-            let mut add = |file: &str, line, reason| {
-                let causes = vec![reference.clone(), RefName::Class(class.clone()), RefName::Datacenter(name.clone())];
-                let fault = Fault::of_file(&reference, file, line, reason);
-                let known = found.iter().any(|one| Fault { datacenter: None, ..one.fault.clone() } == fault);
-                if !known {
+            // What datacenters have in common is told once.
+            let mut add = |file: &str, about: String, line, reason: &dyn Fn() -> Option<String>| {
+                let key = (reference.clone(), about);
+                if !told.contains(&key)
+                    && let Some(reason) = reason()
+                {
+                    let causes =
+                        vec![reference.clone(), RefName::Class(class.clone()), RefName::Datacenter(name.clone())];
+                    let fault = Fault::of_file(&reference, file, line, reason);
                     found.push(Caused { fault: Fault { datacenter: Some(name.clone()), ..fault }, causes });
+                    told.insert(key);
                 }
             };
             for component in overrides.of(repo, manifest.class_tree)?.files.keys() {
-                if let Some(reason) = running.why_not(component) {
-                    add(&Overrides::path(component), None, reason);
-                }
+                let path = Overrides::path(component);
+                add(&path, path.clone(), None, &|| running.why_not(component));
             }
             let of_class = |one: &&DeclaredSecret| one.declared_in == DeclaredIn::Class;
             for (secret, declared) in manifest.secrets.iter().filter(|(_, one)| of_class(one)) {
                 for reader in declared.declaration.readers.iter().filter(|one| !running.has_settings.contains_key(one))
                 {
-                    let reason = resolve::no_reader(reader, secret, &running.datacenters, &running.near(reader));
-                    add(manifest::FILE, Some(declared.declaration.line), reason);
+                    let near = || running.near(reader);
+                    let reason = || Some(resolve::no_reader(reader, secret, &running.datacenters, &near()));
+                    let line = Some(declared.declaration.line);
+                    add(manifest::FILE, format!("{secret} {reader}"), line, &reason);
                 }
             }
         }

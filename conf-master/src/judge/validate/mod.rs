@@ -13,17 +13,17 @@ pub(crate) mod templates;
 
 use std::collections::BTreeSet;
 
-use conf_core::layers::{self, Ingredients, LayerError, Origin, Overrides, Sources, Stack};
+use conf_core::layers::{self, Ingredients, LayerError, LinkPolicy, Origin, Overrides, Sources, Stack};
 use conf_core::manifest;
 use conf_core::render::{SecretFault, Secrets};
 use conf_core::settings::SettingsFault;
 use conf_core::{git, settings};
 use git2::Repository;
-use libconf::name::{ComponentVersion, HostName, ObjectId};
+use libconf::name::{ComponentName, ComponentVersion, HostName, ObjectId};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
-use crate::catalog::{DatacenterChange, DatacenterView};
+use crate::catalog::{DatacenterChange, DatacenterView, Delta};
 use crate::fault::{Caused, Fault, Findings};
 use crate::judge::hosts::{Differing, effects};
 use crate::judge::schema::Schemas;
@@ -69,13 +69,24 @@ pub(crate) struct Validator {
     /// The trees of components whose templates exceeded their time, and what was told of them.
     template_timeouts: TimeoutCache<ObjectId, SettingsFault>,
     good: Mutex<BTreeSet<Ingredients>>,
+    good_content: Mutex<BTreeSet<Content>>,
 }
+
+/// The content of a component as a datacenter runs it: its tree, whether it is raw, and whether its
+/// links may lead anywhere.
+type Content = (ObjectId, bool, bool);
 
 impl Validator {
     /// Makes a validator with these limits, which remembers nothing yet.
     pub(crate) fn new(limits: ChangeLimits) -> Self {
         let template_timeouts = TimeoutCache::new(MOST_TIMEOUTS);
-        Validator { limits, schemas: Schemas::default(), template_timeouts, good: Mutex::default() }
+        Validator {
+            limits,
+            schemas: Schemas::default(),
+            template_timeouts,
+            good: Mutex::default(),
+            good_content: Mutex::default(),
+        }
     }
 
     /// Finds everything that is wrong with the part of a datacenter that a change touches; for a
@@ -98,12 +109,20 @@ impl Validator {
                 let (after, found) = (before, Vec::new());
                 let checking =
                     Checking { validator: self, repo, change: None, before: None, after, may_shrink: true, found };
-                checking.all(manifest, &affected)?
+                checking.all(manifest, &predecessors(before, change.delta, &affected))?
             }
             None => Vec::new(),
         };
         let known: Vec<Fault> = known.into_iter().map(|caused| caused.fault).collect();
         Ok(Findings::since(&known, found))
+    }
+
+    fn remember_content(&self, content: Content) {
+        let mut good = self.good_content.lock();
+        if good.len() >= MOST_GOOD {
+            good.clear();
+        }
+        good.insert(content);
     }
 
     fn remember(&self, case: &Case) {
@@ -116,6 +135,22 @@ impl Validator {
         }
         good.insert(case.ingredients.clone());
     }
+}
+
+/// Finds what ran before in the place of some components: themselves, or the versions of them that
+/// go in the same change.
+fn predecessors(
+    before: &DatacenterView<'_>,
+    delta: &Delta,
+    components: &BTreeSet<ComponentVersion>,
+) -> BTreeSet<ComponentVersion> {
+    let mut found: BTreeSet<ComponentVersion> =
+        components.iter().filter(|one| before.component(one).is_some()).cloned().collect();
+    let new: BTreeSet<&ComponentName> =
+        components.iter().filter(|one| before.component(one).is_none()).map(|one| &one.component).collect();
+    let gone = delta.components.iter().filter(|(_, content)| content.is_none()).map(|(name, _)| name);
+    found.extend(gone.filter(|name| new.contains(&name.component)).cloned());
+    found
 }
 
 /// One check of one datacenter.
@@ -175,10 +210,12 @@ impl Checking<'_, '_> {
         self.found.push(Caused { fault: Fault::of_file(&reference, manifest::FILE, line, reason), causes });
     }
 
-    /// Adds a fault in a file of a component's layer.
+    /// Adds a fault in a file of a component's layer, for which nothing else of the component can be
+    /// checked.
     fn in_layer(&mut self, name: &ComponentVersion, origin: &Origin, fault: SettingsFault) {
         let reference = self.after.reference(name, origin);
         let fault = Fault::of_file(&reference, &fault.file, fault.line, fault.reason);
+        let fault = Fault { hides_others: true, ..fault };
         let causes = self.after.causes(name, reference);
         // Two versions of a component may share a layer, and be caused by different branches.
         if !self.found.iter().any(|found| found.fault == fault && found.causes == causes) {
@@ -189,7 +226,14 @@ impl Checking<'_, '_> {
     /// Checks everything about one component.
     fn component(&mut self, name: &ComponentVersion) -> Result<(), git2::Error> {
         let Some(sources) = self.after.sources(name) else { return Ok(()) };
-        self.found.extend(content::faults(self.repo, self.after, name, &sources)?);
+        let content = (sources.component_tree, sources.raw, sources.links == LinkPolicy::Anywhere);
+        if !self.validator.good_content.lock().contains(&content) {
+            let found = content::faults(self.repo, self.after, name, &sources)?;
+            if found.is_empty() {
+                self.validator.remember_content(content);
+            }
+            self.found.extend(found);
+        }
         let schema = if sources.raw { None } else { self.schema(sources.component_tree)? };
         let common = match layers::stack(self.repo, &sources, &name.component, None) {
             Ok(common) => common,
@@ -311,8 +355,9 @@ impl Checking<'_, '_> {
             let good = faults.is_empty();
             for fault in faults {
                 if told.insert(fault.clone()) {
-                    let fault = SchemaFault::new(fault.pointer, fault.reason);
-                    self.found.push(case.fault(self.after, name, fault));
+                    let mut found = case.fault(self.after, name, SchemaFault::new(fault.pointer, fault.reason));
+                    found.fault.hides_others = true;
+                    self.found.push(found);
                 }
             }
             good

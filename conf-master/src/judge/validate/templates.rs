@@ -33,6 +33,8 @@ pub(crate) fn faults(
     let fault = |SettingsFault { file, line, reason }, host: Option<&HostName>| {
         let mut fault = Fault { host: host.cloned(), ..Fault::of_file(&reference, &file, line, reason) };
         fault.file = fault.file.filter(|file| !file.is_empty());
+        // Without a file it is about all templates of the component, and none of them was looked at.
+        fault.hides_others = fault.file.is_none();
         Caused { fault, causes: view.causes(name, reference.clone()) }
     };
     let templates = match Templates::read(repo, sources) {
@@ -53,7 +55,8 @@ pub(crate) fn faults(
     }
     if let Some(timed_out) = known_timeout(timeouts, sources.component_tree) {
         mark(cases);
-        return Ok(vec![fault(timed_out, None)]);
+        let Caused { fault, causes } = fault(timed_out, None);
+        return Ok(vec![Caused { fault: Fault { hides_others: true, ..fault }, causes }]);
     }
     let secrets = Secrets::by_name(sources, &name.component);
     let by_host = layers::differ_by_host(repo, sources)?;
@@ -83,7 +86,10 @@ pub(crate) fn faults(
         for one in looked.faults {
             // A fault that many hosts have in common is told once, for the first of them.
             if told.insert((one.file.clone(), one.line, one.reason.clone())) {
-                found.push(fault(one, case.host.as_ref().filter(|_| by_host || case.is_of_hosts())));
+                let mut one = fault(one, case.host.as_ref().filter(|_| by_host || case.is_of_hosts()));
+                // Without a line it is about the process that renders.
+                one.fault.hides_others |= looked.endless || one.fault.line.is_none();
+                found.push(one);
             }
         }
     }
