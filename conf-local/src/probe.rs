@@ -228,9 +228,11 @@ impl Probe {
         let mut new = false;
         self.agent.update(|view| {
             let sequence = view.status.sequence;
-            let status = ProbeStatus { component, target, passed, sequence, when: now(), error: error.clone(), about };
             let probes = &mut view.status.probes;
-            let before = probes.iter().position(|one| one.component == status.component && one.target == status.target);
+            let before = probes.iter().position(|one| one.component == component && one.target == target);
+            let failed = before.map(|place| &probes[place]).filter(|before| !before.passed).map(|before| before.about);
+            let about = if passed { about } else { about.after_failed(failed) };
+            let status = ProbeStatus { component, target, passed, sequence, when: now(), error: error.clone(), about };
             if let Some(place) = before {
                 new = probes[place].passed != passed;
                 probes[place] = status;
@@ -247,5 +249,33 @@ impl Probe {
             _ => {}
         }
         passed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Status;
+
+    #[test]
+    fn a_probe_that_fails_after_the_next_change_too_is_about_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let status = Status::new("dc/v1".parse().unwrap(), "web-1".parse().unwrap(), folder.path());
+        let (agent, _requests) = Agent::new(View::new(status), Vec::new());
+        let entry = conf_core::settings::from_yaml("{component: services/web, command: /bin/true}").unwrap();
+        let outbox = Arc::new(Outbox::open(folder.path(), Sequence(0)));
+        let probe = Probe { entry, agent: agent.clone(), outbox, stop: CancellationToken::new() };
+        let about = |after, through| Changes { after: Sequence(after), through: Sequence(through) };
+        for (brought, error, shown) in [
+            (about(4, 5), None, about(4, 5)),
+            (about(5, 6), Some("ill"), about(5, 6)),
+            (about(6, 7), Some("ill"), about(5, 7)),
+            (about(6, 7), Some("ill"), about(5, 7)),
+            (about(7, 8), None, about(7, 8)),
+            (about(8, 9), Some("ill"), about(8, 9)),
+        ] {
+            probe.note(brought, error.map(str::to_owned));
+            assert_eq!(agent.view().status.probes[0].about, shown);
+        }
     }
 }

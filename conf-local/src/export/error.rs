@@ -18,28 +18,17 @@ pub(crate) struct ExportError {
 
 impl ExportError {
     /// True if the machine is at fault, so that other components would fail too: its disk is full,
-    /// broken or read-only, or it has no memory or descriptors left. Everything else is about what
-    /// was to be written, such as a path that the file system finds too long.
+    /// broken or busy, or somebody has removed a folder of the export. Only what is about the names
+    /// and the content that were to be written is the component's fault, such as a path that the
+    /// file system finds too long.
     pub(crate) fn is_of_machine(&self) -> bool {
         let Some(errno) = Errno::from_io_error(&self.cause) else {
             // The agent's own refusal of a name is about that name.
             return self.cause.kind() != io::ErrorKind::InvalidInput;
         };
-        matches!(
+        !matches!(
             errno,
-            Errno::NOSPC
-                | Errno::DQUOT
-                | Errno::ROFS
-                | Errno::IO
-                | Errno::ACCESS
-                | Errno::PERM
-                | Errno::NOMEM
-                | Errno::MFILE
-                | Errno::NFILE
-                | Errno::STALE
-                | Errno::NODEV
-                | Errno::NXIO
-                | Errno::INTR
+            Errno::NAMETOOLONG | Errno::INVAL | Errno::ILSEQ | Errno::EXIST | Errno::LOOP | Errno::FBIG | Errno::NOTDIR
         )
     }
 }
@@ -63,7 +52,13 @@ mod tests {
         for errno in [Errno::NOSPC, Errno::DQUOT, Errno::IO, Errno::ROFS, Errno::MFILE, Errno::ACCESS] {
             assert!(of(errno.into()), "{errno}");
         }
-        for errno in [Errno::NAMETOOLONG, Errno::INVAL, Errno::ILSEQ, Errno::EXIST, Errno::FBIG, Errno::LOOP] {
+        // The folder was removed; the disk is busy, silent or damaged.
+        for errno in [Errno::NOENT, Errno::BUSY, Errno::TIMEDOUT, Errno::UCLEAN] {
+            assert!(of(errno.into()), "{errno}");
+        }
+        for errno in
+            [Errno::NAMETOOLONG, Errno::INVAL, Errno::ILSEQ, Errno::EXIST, Errno::FBIG, Errno::LOOP, Errno::NOTDIR]
+        {
             assert!(!of(errno.into()), "{errno}");
         }
         assert!(!of(io::Error::new(io::ErrorKind::InvalidInput, "no plain name")));

@@ -217,11 +217,13 @@ impl Worker<'_> {
             Decision::Refuse(words) => return Err(RequestError::Wrong(words)),
             Decision::Take => {}
         }
-        match self.bring(snapshot, Instant::now(), Some(EARLY), stop).await {
-            Ok(()) => {
-                self.ahead = Some(snapshot.sequence);
-                Ok(())
-            }
+        let brought = self.bring(snapshot, Instant::now(), Some(EARLY), stop).await;
+        // It is also exported if some of its content is damaged here and was held back.
+        if self.exported() == Some(snapshot) {
+            self.ahead = Some(snapshot.sequence);
+        }
+        match brought {
+            Ok(()) => Ok(()),
             Err(Failure::Never(words)) => Err(RequestError::Wrong(words)),
             Err(failure) => Err(RequestError::Failed(failure.words())),
         }
@@ -231,8 +233,11 @@ impl Worker<'_> {
         if self.ahead.is_some_and(|ahead| wanted.sequence < ahead) {
             return Decision::Nothing;
         }
-        let exported = self.audience.agent.view().exported.as_ref().map(|exported| exported.snapshot());
-        pointer::decide(exported, self.host().known(), wanted)
+        pointer::decide(self.exported(), self.host().known(), wanted)
+    }
+
+    fn exported(&self) -> Option<Pointer> {
+        self.audience.agent.view().exported.as_ref().map(|exported| exported.snapshot())
     }
 
     /// Brings the snapshot that the pointer names, and puts it in place.
@@ -240,8 +245,9 @@ impl Worker<'_> {
         match self.decide(wanted) {
             Decision::Nothing => {
                 if self.host().lacks_content() {
-                    // The fetch brings what is missing.
-                    return self.bring(wanted, since, None, stop).await;
+                    // The fetch brings what is missing: to the exported snapshot, which may be ahead
+                    // of the pointer.
+                    return self.bring(self.exported().unwrap_or(wanted), since, None, stop).await;
                 }
                 if self.host().is_troubled() {
                     let placed = self.blocking(Host::place_again).await;
@@ -370,5 +376,73 @@ async fn pause(length: Option<Duration>) {
     match length {
         Some(length) => sleep(length).await,
         None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _};
+
+    use conf_core::{
+        consul::{Consul, ConsulCredentials},
+        upstream::{Credentials, Upstreams},
+    };
+
+    use super::*;
+    use crate::{
+        snapshot::SnapshotServers,
+        transaction::tests::{Site, take},
+    };
+
+    #[tokio::test]
+    async fn content_that_is_damaged_here_is_mended_while_the_host_is_ahead_of_the_pointer() {
+        let mut site = Site::new();
+        site.set("services/a/latest", &[("one", "1")]);
+        let first = site.land();
+        let (mut host, audience) = site.open();
+        take(&mut host, first, &audience).unwrap();
+        site.set("services/a/latest", &[("one", "2")]);
+        let second = site.land();
+        let id = git2::Oid::hash_object(git2::ObjectType::Blob, b"2").unwrap().to_string();
+        let object = site.state().join("repo.git/objects").join(&id[..2]).join(&id[2..]);
+        let whole = fs::read(&object).unwrap();
+        fs::set_permissions(&object, fs::Permissions::from_mode(0o644)).unwrap();
+        fs::write(&object, "damaged").unwrap();
+
+        // Nobody answers; objects that are here need no answer.
+        let nowhere = |urls: &[&str]| {
+            Upstreams::new(urls.iter().map(|url| url.parse().unwrap()).collect(), &Credentials::none()).unwrap()
+        };
+        let sources = Sources {
+            consul: Consul::new(&["http://127.0.0.1:1".to_owned()], ConsulCredentials::default()).unwrap(),
+            key: "pointer".to_owned(),
+            servers: SnapshotServers::new(nowhere(&[]), nowhere(&["http://127.0.0.1:1"])),
+        };
+        let mut worker = Worker {
+            host: Some(host),
+            sources: &sources,
+            audience: &audience,
+            wanted: watch::channel(None).1,
+            have: None,
+            ahead: None,
+            chore: None,
+            untidy: 0,
+        };
+        let stop = CancellationToken::new();
+        assert!(worker.take_early(second, &stop).await.is_err(), "the damage is told");
+        assert!(worker.exported() == Some(second) && worker.host().lacks_content());
+        // As if the objects were fetched anew.
+        let repository = site.state().join("repo.git");
+        fs::remove_dir_all(&repository).unwrap();
+        fs::rename(site.state().join("repo.git.damaged"), &repository).unwrap();
+        fs::write(&object, whole).unwrap();
+        worker.host().repository.pool.forget();
+
+        let mended = worker.take(first, Instant::now(), &stop).await.map_err(Failure::words);
+        assert_eq!(mended, Ok(()));
+        assert!(!worker.host().lacks_content());
+        assert_eq!(site.read("services/a/latest/one").as_deref(), Some("2"));
+        assert!(worker.take(first, Instant::now(), &stop).await.is_ok(), "a late pointer is no error");
+        assert_eq!(worker.exported(), Some(second));
     }
 }

@@ -210,7 +210,11 @@ impl Teller {
         let about = Changes { after: notice.after, through: notice.sequence };
         let untold = error.clone().filter(|_| state == WatcherState::Failed).map(|error| Untold { about, error });
         self.agent.update(|view| match untold {
-            Some(untold) => drop(view.status.untold.insert(self.id.0.clone(), untold)),
+            Some(untold) => {
+                let failed = view.status.untold.get(&self.id.0).map(|failed| failed.about);
+                let untold = Untold { about: untold.about.after_failed(failed), ..untold };
+                view.status.untold.insert(self.id.0.clone(), untold);
+            }
             None => drop(view.status.untold.remove(&self.id.0)),
         });
         let mut status = self.status.lock();
@@ -244,5 +248,57 @@ async fn next(inbox: &mut Inbox) -> Option<Notice> {
 fn refresh(inbox: &mut Inbox, notice: &mut Notice) {
     if let Some(newest) = inbox.borrow_and_update().clone() {
         *notice = newest;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::{Status, View};
+    use conf_core::api::Pointer;
+    use libconf::name::{CommitId, Sequence};
+
+    #[test]
+    fn a_watcher_that_cannot_be_told_of_the_next_change_either_misses_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let status = Status::new("dc/v1".parse().unwrap(), "web-1".parse().unwrap(), folder.path());
+        let (agent, _requests) = Agent::new(View::new(status), Vec::new());
+        let outbox = Arc::new(Outbox::open(folder.path(), Sequence(4)));
+        let id = WatcherId("reload".to_owned());
+        let status = WatcherStatus {
+            id: id.clone(),
+            target: String::new(),
+            components: [].into(),
+            user: None,
+            pid: None,
+            state: WatcherState::Idle,
+            sequence: Sequence(4),
+            when: now(),
+            error: None,
+        };
+        let teller = Teller {
+            id: id.clone(),
+            recipient: Recipient::Command(vec!["/bin/true".to_owned()]),
+            delay: Duration::ZERO,
+            status: Arc::new(Mutex::new(status)),
+            outbox: outbox.clone(),
+            agent: agent.clone(),
+            stop: CancellationToken::new(),
+        };
+        for (sequence, works, shown) in [
+            (5, true, None),
+            (6, false, Some((5, 6))),
+            (7, false, Some((5, 7))),
+            (8, true, None),
+            (9, false, Some((8, 9))),
+        ] {
+            let at = Pointer { sequence: Sequence(sequence), commit: CommitId::ZERO };
+            let web = ["services/web/latest".parse().unwrap()].into();
+            outbox.switched(at, Sequence(sequence - 1), [(id.clone(), web)].into());
+            let notice = outbox.pending()[&id].clone();
+            teller.done(&notice, if works { Outcome::Told { pid: None } } else { Outcome::Failed("no".to_owned()) });
+            let about = agent.view().status.untold.get("reload").map(|untold| untold.about);
+            assert_eq!(about.map(|about| (about.after.0, about.through.0)), shown, "#{sequence}");
+        }
     }
 }

@@ -126,6 +126,14 @@ pub(crate) struct Changes {
     pub(crate) through: Sequence,
 }
 
+impl Changes {
+    /// Joins the changes that failed before: what follows a failure and fails too does not say that
+    /// the earlier change was well.
+    pub(crate) fn after_failed(self, failed: Option<Changes>) -> Self {
+        Changes { after: failed.map_or(self.after, |failed| failed.after.min(self.after)), ..self }
+    }
+}
+
 /// A watcher that could not be told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Untold {

@@ -225,25 +225,40 @@ impl Host {
         let exported = self.export.current().and_then(|(_, kept)| kept.header.clone());
         let same = exported.as_ref().is_some_and(|header| header.commit == snapshot.commit && header.host == self.name);
         if same {
-            self.model = Some(self.read(&*self.git()?, &snapshot)?);
-            if !self.is_whole() {
-                tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; making it anew");
-            } else if exported.is_some_and(|header| header.faults.is_empty() && header.rendering == RENDERING) {
-                return Ok(());
-            }
-            // A component that was held back may pass now: this host or its configuration may have
-            // been corrected. And another version of the agent may render other bytes.
-        } else if let Some(header) = exported.filter(|header| header.host == self.name) {
+            return self.settle_exported(&snapshot, audience);
+        }
+        let mut before = None;
+        if let Some(header) = exported.filter(|header| header.host == self.name) {
             // If the snapshot of the export is still here, only the difference is rendered.
             let git = self.git()?;
-            let before = Snapshot::read(&git, header.commit).ok();
-            self.model = before.and_then(|before| self.read(&git, &before).ok());
+            before = Snapshot::read(&git, header.commit).ok();
+            self.model = before.as_ref().and_then(|before| self.read(&git, before).ok());
             if !self.is_whole() || header.rendering != RENDERING {
                 self.model = None;
             }
         }
-        let anew = same || self.model.is_none();
-        self.put_in_place(&snapshot, anew, Instant::now(), audience)
+        let settled = self.put_in_place(&snapshot, self.model.is_none(), Instant::now(), audience);
+        // A host that the newest snapshot shuts out keeps its files: those are put in order.
+        if let (Err(TransactionError::Refused(_)), Some(before)) = (&settled, before)
+            && let Err(error) = self.settle_exported(&before, audience)
+        {
+            tracing::warn!(error = %chain(&error), "the export could not be put in order");
+        }
+        settled
+    }
+
+    /// Makes the export of the exported snapshot again, unless it is whole.
+    fn settle_exported(&mut self, snapshot: &Snapshot, audience: &Audience) -> Result<(), TransactionError> {
+        self.model = Some(self.read(&*self.git()?, snapshot)?);
+        let header = self.export.current().and_then(|(_, kept)| kept.header.as_ref());
+        if !self.is_whole() {
+            tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; making it anew");
+        } else if header.is_some_and(|header| header.faults.is_empty() && header.rendering == RENDERING) {
+            return Ok(());
+        }
+        // A component that was held back may pass now: this host or its configuration may have been
+        // corrected. And another version of the agent may render other bytes.
+        self.put_in_place(snapshot, true, Instant::now(), audience)
     }
 
     /// Renders the difference, switches, and tells. With `anew`, renders everything and compares it

@@ -15,7 +15,7 @@ mod older;
 mod publish;
 mod verify;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use crate::transaction::{
     check::{CheckEntry, Checks, Unchecked},

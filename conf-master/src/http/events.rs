@@ -8,9 +8,11 @@ use conf_core::daemon::chain;
 use conf_core::http::{Event, Request, Response, Routes, events, request};
 use libconf::name::{DatacenterName, Sequence};
 use serde::Deserialize;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use warp::Filter as _;
 
+use crate::delivery::Watermarks;
 use crate::http::server::Server;
 use crate::landing::Published;
 
@@ -39,57 +41,115 @@ impl Server {
     /// one: each is whole.
     fn follow(&self, datacenter: DatacenterName, request: &Request) -> Response {
         let last: Option<Sequence> = request.header("last-event-id").and_then(|id| id.parse().ok());
-        let watermarks = self.watermarks.clone();
-        let mut published = self.lander.published.clone();
-        published.mark_changed();
-        events(stream! {
-            let mut sent = last;
-            // The state whose snapshot was sent and whose watermark was not, and when that is due.
-            let mut owed: Option<Arc<Published>> = None;
-            let mut due = Instant::now();
-            let mut told_deleted = false;
-            loop {
-                let landed = tokio::select! {
-                    biased;
-                    changed = published.changed() => match changed {
-                        Ok(()) => true,
-                        Err(_) => break,
-                    },
-                    () = sleep_until(due), if owed.is_some() => false,
+        events_of(datacenter, last, self.lander.published.clone(), self.watermarks.clone())
+    }
+}
+
+/// The events of one datacenter for a reader that has its snapshot `last`.
+fn events_of(
+    datacenter: DatacenterName,
+    last: Option<Sequence>,
+    mut published: watch::Receiver<Arc<Published>>,
+    watermarks: Arc<Watermarks>,
+) -> Response {
+    published.mark_changed();
+    events(stream! {
+        let mut sent = last;
+        // The state whose snapshot was sent and whose watermark was not, and when that is due.
+        let mut owed: Option<Arc<Published>> = None;
+        let mut due = Instant::now();
+        let mut told_deleted = false;
+        loop {
+            let landed = tokio::select! {
+                biased;
+                changed = published.changed() => match changed {
+                    Ok(()) => true,
+                    Err(_) => break,
+                },
+                () = sleep_until(due), if owed.is_some() => false,
+            };
+            if landed {
+                let now = published.borrow_and_update().clone();
+                let deleted = now.deleted.contains(&datacenter);
+                if deleted && !told_deleted {
+                    let event = DeletedEvent { central: now.sequence, datacenter: datacenter.clone() };
+                    yield Event::json("deleted", None, &event);
+                }
+                told_deleted = deleted;
+                let Some(snapshot) = now.datacenters.get(&datacenter) else {
+                    // A watermark that was owed would say that the datacenter is there.
+                    owed = None;
+                    continue;
                 };
-                if landed {
-                    let now = published.borrow_and_update().clone();
-                    let deleted = now.deleted.contains(&datacenter);
-                    if deleted && !told_deleted {
-                        let event = DeletedEvent { central: now.sequence, datacenter: datacenter.clone() };
-                        yield Event::json("deleted", None, &event);
-                    }
-                    told_deleted = deleted;
-                    let Some(snapshot) = now.datacenters.get(&datacenter) else {
-                        continue;
+                // Unequal, not greater: a reader that is ahead must learn of it too.
+                if sent != Some(snapshot.sequence) {
+                    sent = Some(snapshot.sequence);
+                    let event = SnapshotEvent {
+                        central: now.sequence,
+                        datacenter: datacenter.clone(),
+                        sequence: snapshot.sequence,
+                        commit: snapshot.commit,
+                        previous: snapshot.parent,
                     };
-                    // Unequal, not greater: a reader that is ahead must learn of it too.
-                    if sent != Some(snapshot.sequence) {
-                        sent = Some(snapshot.sequence);
-                        let event = SnapshotEvent {
-                            central: now.sequence,
-                            datacenter: datacenter.clone(),
-                            sequence: snapshot.sequence,
-                            commit: snapshot.commit,
-                            previous: snapshot.parent,
-                        };
-                        yield Event::json("snapshot", Some(snapshot.sequence.to_string()), &event);
-                    }
-                    owed = Some(now);
-                } else if let Some(now) = owed.take() {
-                    due = Instant::now() + BETWEEN_WATERMARKS;
-                    match watermarks.of(&now, &datacenter) {
-                        Ok(Some(watermark)) => yield Event::json("watermark", None, &*watermark),
-                        Ok(None) => {}
-                        Err(error) => tracing::error!(error = %chain(&error), %datacenter, "a watermark cannot be signed"),
-                    }
+                    yield Event::json("snapshot", Some(snapshot.sequence.to_string()), &event);
+                }
+                owed = Some(now);
+            } else if let Some(now) = owed.take() {
+                due = Instant::now() + BETWEEN_WATERMARKS;
+                match watermarks.of(&now, &datacenter) {
+                    Ok(Some(watermark)) => yield Event::json("watermark", None, &*watermark),
+                    Ok(None) => {}
+                    Err(error) => tracing::error!(error = %chain(&error), %datacenter, "a watermark cannot be signed"),
                 }
             }
-        })
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use conf_core::{sign::SigningKey, snapshot::Snapshot};
+    use http_body_util::BodyExt as _;
+    use libconf::name::{CommitId, ObjectId};
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_watermark_follows_a_deletion() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = SigningKey::generate(&folder.path().join("key"), "test").unwrap();
+        let name: DatacenterName = "dc/v1".parse().unwrap();
+        let snapshot = Snapshot {
+            commit: CommitId::ZERO,
+            tree: ObjectId::ZERO,
+            parent: None,
+            datacenter: name.clone(),
+            sequence: Sequence(1),
+            time: 0,
+            by: String::new(),
+            summary: String::new(),
+            datacenter_commit: None,
+            class: None,
+        };
+        let datacenters = [(name.clone(), snapshot)].into();
+        let there = Published { sequence: Sequence(1), datacenters, ..Published::default() };
+        let (publish, published) = watch::channel(Arc::new(there));
+        let mut body = events_of(name.clone(), None, published, Arc::new(Watermarks::new(key))).into_body();
+        for expected in ["event: snapshot", "event: deleted"] {
+            let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
+            let text = String::from_utf8_lossy(&frame);
+            assert!(text.contains(expected), "{text}");
+            let deleted = [name.clone()].into();
+            let gone = Published { sequence: Sequence(2), deleted, ..Published::default() };
+            publish.send_if_modified(|now| {
+                let modified = now.deleted.is_empty();
+                *now = Arc::new(gone);
+                modified
+            });
+        }
+        // The watermark of the snapshot would be due at once.
+        let more = timeout(BETWEEN_WATERMARKS, body.frame()).await;
+        assert!(more.is_err(), "{more:?} followed");
     }
 }

@@ -39,7 +39,7 @@ mod once_more;
 mod take;
 
 /// One host's state folder, into whose repository the test writes as conf-master does.
-struct Site {
+pub(crate) struct Site {
     folder: tempfile::TempDir,
     key: SigningKey,
     datacenter: DatacenterName,
@@ -76,7 +76,7 @@ impl Watchers for Everything {
 }
 
 impl Site {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let key = SigningKey::generate(&folder.path().join("master.key"), "test").unwrap();
         Site {
@@ -106,7 +106,7 @@ impl Site {
         self.folder().join("etc")
     }
 
-    fn state(&self) -> PathBuf {
+    pub(crate) fn state(&self) -> PathBuf {
         self.folder().join("state")
     }
 
@@ -114,7 +114,7 @@ impl Site {
         git::init(&self.state().join("repo.git"), &[]).unwrap()
     }
 
-    fn set(&mut self, component: &str, files: &[(&str, &str)]) -> &mut Self {
+    pub(crate) fn set(&mut self, component: &str, files: &[(&str, &str)]) -> &mut Self {
         let tree = tree(&self.repo(), files);
         let name: ComponentVersion = component.parse().unwrap();
         let pin = Pin { component: name.clone(), branch: "master".parse().unwrap(), commit: tree };
@@ -122,7 +122,7 @@ impl Site {
         self
     }
 
-    fn land(&mut self) -> Pointer {
+    pub(crate) fn land(&mut self) -> Pointer {
         self.sequence += 1;
         let commit = self.compose(&self.key, &self.datacenter, self.sequence, self.parent);
         self.parent = Some(commit);
@@ -155,7 +155,7 @@ impl Site {
         compose(&repo, &composition, key).unwrap()
     }
 
-    fn open(&self) -> (Host, Audience) {
+    pub(crate) fn open(&self) -> (Host, Audience) {
         self.open_as("web-1")
     }
 
@@ -183,7 +183,7 @@ impl Site {
         self.state().join("export/current")
     }
 
-    fn read(&self, path: &str) -> Option<String> {
+    pub(crate) fn read(&self, path: &str) -> Option<String> {
         fs::read_to_string(self.current().join(path)).ok()
     }
 
@@ -231,7 +231,7 @@ fn tree(repo: &git2::Repository, files: &[(&str, &str)]) -> ObjectId {
     update.create_updated(repo, &empty).unwrap().into()
 }
 
-fn take(host: &mut Host, pointer: Pointer, audience: &Audience) -> Result<(), TransactionError> {
+pub(crate) fn take(host: &mut Host, pointer: Pointer, audience: &Audience) -> Result<(), TransactionError> {
     let snapshot = host.accept(pointer)?;
     host.put_in_place(&snapshot, false, Instant::now(), audience)
 }

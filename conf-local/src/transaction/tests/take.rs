@@ -171,6 +171,40 @@ fn a_host_that_is_not_listed_where_others_are_keeps_its_files_and_says_so() {
 }
 
 #[test]
+fn a_host_that_is_shut_out_mends_the_files_that_it_keeps() {
+    let mut site = Site::new();
+    site.set("services/a/latest", &[("config.yaml", "a: 1\n"), ("f", "f")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    site.set("services/a/latest", &[("f", "2")]);
+    site.instance += ONLY_WEB_2;
+    let second = site.land();
+    assert!(take(&mut host, second, &audience).is_err());
+    drop(host);
+    let damage = |path: &str, from: &str, to: &str| {
+        let file = site.current().join(path).canonicalize().unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        let text = fs::read_to_string(&file).unwrap();
+        assert!(text.contains(from), "{text}");
+        fs::write(&file, text.replace(from, to)).unwrap();
+    };
+    // Damaged files, and those that another version of the agent rendered.
+    let rendering = format!(r#""rendering":{}"#, conf_core::render::RENDERING);
+    for (path, from, to) in
+        [("services/a/latest/f", "f", "x"), ("snapshot.json", rendering.as_str(), r#""rendering":999999"#)]
+    {
+        damage(path, from, to);
+        let (mut host, audience) = site.open();
+        assert!(matches!(host.settle(&audience), Err(TransactionError::Refused(_))), "it still says so");
+        assert_eq!(site.read("services/a/latest/f").as_deref(), Some("f"));
+        assert!(site.read(path).unwrap().contains(from), "{path}");
+        assert!(host.model.is_some() && host.is_whole(), "{path}");
+        assert_eq!((host.export.snapshot(), host.known()), (Some(first), Some(second)));
+    }
+}
+
+#[test]
 fn an_export_of_an_agent_that_let_unlisted_hosts_in_stays_whole_and_is_a_problem() {
     let mut site = Site::new();
     let own = site.instance.clone();
