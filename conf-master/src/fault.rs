@@ -33,8 +33,8 @@ pub(crate) struct Fault {
     pub(crate) pointer: Option<String>,
     /// What is wrong and what to write instead.
     pub(crate) reason: String,
-    /// conf-master did not look at everything because of it: more may be wrong. So it counts even if
-    /// it was so before.
+    /// conf-master did not look at everything because of it: more may be wrong. So it counts even
+    /// if it was so before.
     #[serde(skip)]
     pub(crate) hides_others: bool,
 }
@@ -109,8 +109,8 @@ pub(crate) struct Findings {
 
 impl Findings {
     /// Tells what a change brings from what was wrong `before` it, wherever the lines are now and
-    /// whichever branch or tag holds it: that is a note. A rule that a new conf-master adds must not
-    /// stop changes of something else.
+    /// whichever branch or tag holds it: that is a note. A rule that a new conf-master adds must
+    /// not stop changes of something else.
     pub(crate) fn since(before: &[Fault], mut found: Vec<Caused>) -> Self {
         let placeless = |fault: &Fault| Fault { line: None, reference: None, ..fault.clone() };
         // Of several that read alike, as many are known as there were.
@@ -275,7 +275,8 @@ mod tests {
         let tagged = Fault { reference: Some("services/web/v1".to_owned()), ..fault(9, "two") };
         assert!(Findings::since(&[fault(4, "two")], vec![caused(tagged)]).faults.is_empty());
         let unjudged = Fault { hides_others: true, ..fault(9, "no time is left") };
-        assert_eq!(Findings::since(&[unjudged.clone()], vec![caused(unjudged)]).faults.len(), 1, "nobody looked");
+        let before = vec![unjudged.clone()];
+        assert_eq!(Findings::since(&before, vec![caused(unjudged)]).faults.len(), 1, "nobody looked");
     }
 
     #[test]

@@ -245,8 +245,8 @@ impl Worker<'_> {
         match self.decide(wanted) {
             Decision::Nothing => {
                 if self.host().lacks_content() {
-                    // The fetch brings what is missing: to the exported snapshot, which may be ahead
-                    // of the pointer.
+                    // The fetch brings what the exported snapshot lacks. It may be ahead of the
+                    // pointer.
                     return self.bring(self.exported().unwrap_or(wanted), since, None, stop).await;
                 }
                 if self.host().is_troubled() {

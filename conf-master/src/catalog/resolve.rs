@@ -161,9 +161,11 @@ impl Resolving<'_> {
             };
             for reader in declaration.readers.iter().filter(|reader| !runs(reader)) {
                 // To find a similar name, all are compared.
-                let near = (faults.len() < MOST_LOOKS)
-                    .then(|| manifest::nearest_component(&reader.to_string(), requests.keys()))
-                    .unwrap_or_default();
+                let near = if faults.len() < MOST_LOOKS {
+                    manifest::nearest_component(&reader.to_string(), requests.keys())
+                } else {
+                    String::new()
+                };
                 let reason = no_reader(reader, name, "this datacenter", &near);
                 let causes = vec![own.clone(), class_ref.clone(), branch.clone()];
                 faults.push(fault(own, Some(declaration.line), reason, causes));

@@ -85,8 +85,10 @@ fn each_harmful_change_says_what_would_be_lost_and_where() {
     harm(
         "a host moved",
         inventory("a-2: {roles: [front]", "a-2: {roles: [shop]"),
-        &["lost: on a-2: removes both components there (services/api/latest, services/web/latest); adds 1 \
-             (applications/shop/latest)"],
+        &[
+            "lost: on a-2: removes both components there (services/api/latest, services/web/latest) and their files; adds 1 \
+             (applications/shop/latest)",
+        ],
     );
     harm(
         "a class switched",
@@ -110,7 +112,7 @@ fn each_harmful_change_says_what_would_be_lost_and_where() {
             .option("--push-option=delete=datacenters/us-west/v1"),
         &[
             "us-west/v1 would be deleted; its hosts would keep their files",
-            "lost: every later change of its 3 components, on a-1, a-2, b-1, c-1: these hosts keep the files that they have",
+            "lost: every later change of services/api, services/web, applications/shop, on a-1, a-2, b-1, c-1: the files stay as they are",
         ],
     );
     harm(
@@ -136,7 +138,7 @@ fn each_harmful_change_says_what_would_be_lost_and_where() {
         inventory("    c-1: {}\n", ""),
         &[
             "us-west/v1 would change on 1 host:",
-            "lost: on c-1: every later change of 3 components: not listed any more, these hosts keep their files",
+            "lost: on c-1: every later change of services/api, services/web, applications/shop: not listed any more; the files stay as they are",
         ],
     );
     harm(
@@ -173,7 +175,10 @@ fn what_the_shrink_guard_refuses_is_shown_all_the_same() {
     ]);
     assert!(!said.contains("nothing landed") && !said.contains("no datacenter would change"), "{said}");
     let deleted = site.work.try_git(&["push", "-o", "dry-run", "origin", &format!(":refs/heads/{OWN}")]);
-    deleted.refused(&["-o delete=datacenters/us-west/v1", "lost: every later change of its 3 components, on a-1"]);
+    deleted.refused(&[
+        "-o delete=datacenters/us-west/v1",
+        "lost: every later change of services/api, services/web, applications/shop, on a-1",
+    ]);
 }
 
 #[test]

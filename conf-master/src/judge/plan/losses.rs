@@ -19,10 +19,11 @@ const MOST_NAMED: usize = 5;
 
 /// Says what the end of a datacenter takes away.
 pub(crate) fn of_datacenter(datacenter: &Datacenter) -> String {
-    let components = count(datacenter.components.len(), "component");
+    let names: BTreeSet<&ComponentName> = datacenter.components.keys().map(|name| &name.component).collect();
+    let components = some_of(names, MOST_NAMED).join(", ");
     let hosts = some_of(datacenter.manifest.instance.hosts.keys(), MOST_NAMED).join(", ");
     let hosts = if hosts.is_empty() { "every host".to_owned() } else { hosts };
-    format!("every later change of its {components}, on {hosts}: these hosts keep the files that they have")
+    format!("every later change of {components}, on {hosts}: the files stay as they are")
 }
 
 /// Says what a change of a datacenter takes away.
@@ -139,8 +140,8 @@ impl Finding<'_, '_> {
             if self.before.ingredients(self.repo, old, group.host())?.is_none() {
                 continue;
             }
-            let before = on_host(&was, self.before, old, group.host());
-            let after = on_host(&is, self.after, new, group.host());
+            let before = on_host(was.as_ref(), self.before, old, group.host());
+            let after = on_host(is.as_ref(), self.after, new, group.host());
             let mut keys = Vec::new();
             lost_keys(&before, Some(&after), &JsonPointer::default(), &mut keys);
             if !keys.is_empty() {
@@ -228,12 +229,12 @@ impl Finding<'_, '_> {
 
 /// Returns the settings on a host.
 fn on_host(
-    common: &Option<Stack>,
+    common: Option<&Stack>,
     view: &DatacenterView<'_>,
     name: &ComponentVersion,
     host: Option<&HostName>,
 ) -> Map<String, Value> {
-    let stack = common.clone().map(|stack| stack.on_host(&view.manifest.instance, &name.component, host));
+    let stack = common.cloned().map(|stack| stack.on_host(&view.manifest.instance, &name.component, host));
     stack.map(|stack| stack.merged()).unwrap_or_default()
 }
 

@@ -1,6 +1,6 @@
 //! A plan as values: what programs read as JSON.
 
-use libconf::name::{CommitId, ComponentVersion, DatacenterName, HostName};
+use libconf::name::{CommitId, ComponentName, ComponentVersion, DatacenterName, HostName};
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Refusal;
@@ -67,6 +67,9 @@ pub(crate) struct HostsPlan {
     pub(crate) unlisted: bool,
     /// They are not listed any more: they keep their files and get nothing new.
     pub(crate) shut_out: bool,
+    /// The components whose files they keep, while nothing new of them comes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) kept: Vec<ComponentName>,
     /// The number of components that they run before.
     pub(crate) runs: usize,
     /// How many of these they lose; one that changes its version is not lost.

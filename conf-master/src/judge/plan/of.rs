@@ -98,6 +98,7 @@ impl HostsPlan {
             unlisted: effect.unlisted,
             shut_out: effect.shut_out,
             runs: effect.before.len(),
+            kept: effect.before.iter().filter(|_| effect.shut_out).copied().cloned().collect(),
             lost: effect.lost.len(),
             added: list(&effect.added),
             changed: list(&effect.changed),

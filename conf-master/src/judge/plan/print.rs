@@ -69,20 +69,21 @@ impl fmt::Display for HostsPlan {
         if self.unlisted {
             named.push(if named.is_empty() { "every host" } else { "unlisted hosts" }.to_owned());
         }
-        match self.hosts.len() + self.more {
-            many if many > MOST_NAMED => {
-                write!(f, "on {} ({}): ", number_of_hosts(std::slice::from_ref(self)), named.join(", "))?
-            }
-            _ => write!(f, "on {}: ", named.join(", "))?,
-        }
+        let named = named.join(", ");
+        let place = if self.hosts.len() + self.more > MOST_NAMED {
+            format!("{} ({named})", number_of_hosts(std::slice::from_ref(self)))
+        } else {
+            named
+        };
+        write!(f, "on {place}: ")?;
         if self.shut_out {
-            let components = count(self.runs, "component");
-            return write!(f, "every later change of {components}: not listed any more, these hosts keep their files");
+            let named = some_of(&self.kept, MOST_NAMED).join(", ");
+            return write!(f, "every later change of {named}: not listed any more; the files stay as they are");
         }
         let mut told = Vec::new();
-        let mut tell = |what: String, components: &[ComponentVersion]| {
+        let mut tell = |what: String, components: &[ComponentVersion], files: &str| {
             if !components.is_empty() {
-                told.push(format!("{what} ({})", some_of(components, MOST_NAMED).join(", ")));
+                told.push(format!("{what} ({}){files}", some_of(components, MOST_NAMED).join(", ")));
             }
         };
         let removes = match (self.lost, self.runs) {
@@ -92,9 +93,9 @@ impl fmt::Display for HostsPlan {
             (lost, runs) if lost == runs => format!("removes all {runs} components there"),
             (lost, runs) => format!("removes {lost} of {}", count(runs, "component")),
         };
-        tell(removes, &self.removed);
-        tell(format!("changes {}", self.changed.len()), &self.changed);
-        tell(format!("adds {}", self.added.len()), &self.added);
+        tell(removes, &self.removed, " and their files");
+        tell(format!("changes {}", self.changed.len()), &self.changed, "");
+        tell(format!("adds {}", self.added.len()), &self.added, "");
         f.write_str(&told.join("; "))
     }
 }

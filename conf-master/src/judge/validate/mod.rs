@@ -210,8 +210,8 @@ impl Checking<'_, '_> {
         self.found.push(Caused { fault: Fault::of_file(&reference, manifest::FILE, line, reason), causes });
     }
 
-    /// Adds a fault in a file of a component's layer, for which nothing else of the component can be
-    /// checked.
+    /// Adds a fault in a file of a component's layer, for which nothing else of the component can
+    /// be checked.
     fn in_layer(&mut self, name: &ComponentVersion, origin: &Origin, fault: SettingsFault) {
         let reference = self.after.reference(name, origin);
         let fault = Fault::of_file(&reference, &fault.file, fault.line, fault.reason);

@@ -33,7 +33,8 @@ pub(crate) fn faults(
     let fault = |SettingsFault { file, line, reason }, host: Option<&HostName>| {
         let mut fault = Fault { host: host.cloned(), ..Fault::of_file(&reference, &file, line, reason) };
         fault.file = fault.file.filter(|file| !file.is_empty());
-        // Without a file it is about all templates of the component, and none of them was looked at.
+        // Without a file it is about all templates of the component, and none of them was looked
+        // at.
         fault.hides_others = fault.file.is_none();
         Caused { fault, causes: view.causes(name, reference.clone()) }
     };

@@ -8,8 +8,8 @@ use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Tag};
 
 use crate::settings::fault::{Fault, shown};
 
-/// The most objections to one file. All of them are compared with those to the file before a change,
-/// so that an old one hides no new one.
+/// The most objections to one file. All of them are compared with those to the file before a
+/// change, so that an old one hides no new one.
 const MOST: usize = 100_000;
 
 /// What a tag of YAML stands before.
