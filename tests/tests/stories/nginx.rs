@@ -10,11 +10,12 @@ use std::{
     thread,
 };
 
+use rustix::process::Signal;
 use tests::{
     Plan, Site, eventually,
     http::Address,
     own_address,
-    program::{command, run, spawn, text},
+    program::{command, run, signal_pid, spawn, text},
     site::{DATACENTER, instance},
 };
 
@@ -31,12 +32,13 @@ fn nginx() -> PathBuf {
     String::from_utf8_lossy(&output.stdout).trim().into()
 }
 
-/// One that runs; it ends with the test.
+/// One that runs; it ends with the test. Its workers end only when it is asked to end: killed, it
+/// would leave them behind, with whatever files they have open.
 struct Nginx(Child);
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        let _ = self.0.kill();
+        signal_pid(self.0.id(), Signal::TERM);
         let _ = self.0.wait();
     }
 }
@@ -129,7 +131,8 @@ probe:
         &format!("{place_text}/nginx.conf"),
     ]);
     let running = spawn({
-        start.stdin(Stdio::null());
+        // What it has to say it writes to its log.
+        start.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         start
     });
     let running = Nginx(running.expect("nginx can be started"));
