@@ -66,9 +66,8 @@ impl Staging {
                 || format!("the repository is damaged, and nothing was changed in it. {}", damage::advice(path));
             return if is_damage { Err(cause).with_context(damaged) } else { Err(cause) };
         }
-        if journal::read(path).is_empty() {
-            // An older conf-master kept none.
-            journal::append(&staging.repo, None, staging.ledger).context("cannot write the ledger's journal")?;
+        if let Err(error) = journal::catch_up(&staging.repo, staging.ledger) {
+            warn!(error = format!("{error:#}"), "the ledger's journal cannot be kept");
         }
         Ok(staging)
     }

@@ -17,6 +17,10 @@ use crate::text::{some_of, when};
 /// The most refs that the advice names.
 const MOST_NAMED: usize = 5;
 
+/// The most entries of the ledger that are tried on the way back: each is replayed from the whole
+/// table before it, which may lie a thousand entries back.
+const MOST_TRIED: usize = 1000;
+
 /// Tells whether an error means that something in the repository is lost or damaged.
 pub(crate) fn is_damage(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| match cause.downcast_ref::<LedgerError>() {
@@ -50,7 +54,9 @@ pub(crate) fn advice(path: &Path) -> String {
     );
     let found = WayBack::find(path);
     let Some(WayBack { commit, entry, later, refs }) = found else {
-        return format!("{copy} No entry of the ledger is whole, so otherwise restore a backup of {shown}.");
+        return format!(
+            "{copy} None of the ledger's newest {MOST_TRIED} entries is whole, so otherwise restore a backup of {shown}."
+        );
     };
     let reset = if Repository::open_bare(path).is_ok_and(|repo| ledger_of(&repo).is_err()) {
         // Git does not replace a ref whose file it cannot read.
@@ -81,10 +87,10 @@ pub(crate) fn advice(path: &Path) -> String {
     )
 }
 
-/// Finds a file of the objects that is there and cannot be opened. Going back for its sake would
+/// Finds a file of the objects, or the ledger's journal, that is there and cannot be opened. Going back for its sake would
 /// give up what is not lost.
 fn out_of_reach(repo: &Path) -> Option<(PathBuf, io::Error)> {
-    let mut open = vec![repo.join("objects")];
+    let mut open = vec![repo.join("objects"), repo.join("logs")];
     while let Some(path) = open.pop() {
         match fs::read_dir(&path) {
             Ok(entries) => open.extend(entries.flatten().map(|entry| entry.path())),
@@ -117,13 +123,13 @@ impl WayBack {
     fn find(path: &Path) -> Option<Self> {
         let repo = Repository::open_bare(path).ok()?;
         let mut reader = Reader::new(&repo, &|| false).ok()?;
-        let journal = journal::read(path);
+        let journal = journal::read(path).ok()?;
         let mut later = journal.iter().map(|line| line.sequence).max();
         let (mut seen, mut refs) = (HashSet::new(), BTreeSet::new());
         // Each start leads back to the first entry that is lost; the journal knows those behind it.
         for start in ledger_of(&repo).into_iter().chain(journal.iter().map(|line| line.commit)) {
             let mut next = Some(start);
-            while let Some(commit) = next.filter(|commit| seen.insert(*commit)) {
+            while let Some(commit) = next.filter(|commit| seen.len() < MOST_TRIED && seen.insert(*commit)) {
                 let Ok(entry) = LedgerEntry::read(&repo, commit) else { break };
                 later = later.max(Some(entry.sequence));
                 if ledger::replay(&repo, commit).is_ok_and(|state| reader.missing(&state.table).is_none()) {

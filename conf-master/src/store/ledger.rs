@@ -11,6 +11,7 @@ use std::{collections::BTreeSet, path::Path, str::FromStr};
 
 use git2::{ObjectType, Oid, Repository};
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
+use tracing::warn;
 
 use crate::store::commit;
 use crate::store::idempotency::{LandedRef, LandedRequests, RequestKey};
@@ -250,7 +251,7 @@ fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result
     let mut table: Table = text("refs")?.parse().map_err(malformed)?;
     match tree.get_name("deleted") {
         Some(_) => table.recall_deleted(&text("deleted")?).map_err(malformed)?,
-        None => find_deleted(repo, commit, &mut table)?,
+        None => find_deleted(repo, commit, &mut table),
     }
     // An older conf-master wrote no such table. An unreadable table is an error: a request could
     // land twice.
@@ -262,19 +263,26 @@ fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result
 }
 
 /// Finds where deleted refs pointed, for a table of an older conf-master, which does not say: walks
-/// the ledger back. The next whole table says it.
-fn find_deleted(repo: &Repository, table_at: CommitId, table: &mut Table) -> Result<(), LedgerError> {
+/// the ledger back. The next whole table says it. Nothing else needs entries that are so old, so
+/// that one which cannot be read ends the search and no more.
+fn find_deleted(repo: &Repository, table_at: CommitId, table: &mut Table) {
     let mut forgotten = table.forgotten();
     let mut next = Some(table_at);
     while let Some(commit) = next.filter(|_| !forgotten.is_empty()) {
-        for one in LedgerEntry::read(repo, commit)?.moves {
-            if let Some(target) = one.new.filter(|_| forgotten.remove(&one.name)) {
-                table.recall(&one.name, target);
+        let before = LedgerEntry::read(repo, commit).and_then(|entry| {
+            for one in entry.moves {
+                if let Some(target) = one.new.filter(|_| forgotten.remove(&one.name)) {
+                    table.recall(&one.name, target);
+                }
             }
-        }
-        next = repo.find_commit(commit.into())?.parent_id(0).ok().map(CommitId::from);
+            Ok(repo.find_commit(commit.into())?.parent_ids().next().map(CommitId::from))
+        });
+        next = before.unwrap_or_else(|error| {
+            let refs = forgotten.len();
+            warn!(%error, %commit, refs, "an old entry of the ledger cannot be read: where deleted refs pointed is not known");
+            None
+        });
     }
-    Ok(())
 }
 
 /// Restores an annotated tag's object from the ledger.

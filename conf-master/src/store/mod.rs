@@ -124,7 +124,7 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Repository> {
         repo.refname_to_id(&RefName::Ledger.to_string())?;
         Ok(repo)
     });
-    if opened.is_err() && !journal::read(path).is_empty() {
+    if opened.is_err() && journal::read(path).is_ok_and(|lines| !lines.is_empty()) {
         let damaged = || format!("the repository is damaged, and nothing was changed in it. {}", damage::advice(path));
         return opened.with_context(damaged);
     }
@@ -187,13 +187,14 @@ pub(crate) fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitI
             bail!("the ledger was moved behind this server's back, to {current:?}");
         }
         file.write_all(format!("{new}\n").as_bytes())?;
-        // A change does not fail for it: the journal is read only when the ledger is damaged.
-        if let Err(error) = journal::append(repo, old, new) {
-            warn!(error = format!("{error:#}"), "the ledger's journal cannot be written");
-        }
         // The lock file is on the same file system: one sync covers it and the objects.
         sync_objects(repo).context("cannot make the objects durable")?;
         fs::rename(&lock, &reference)?;
+        // It names only what was the ledger. A change does not fail for it: it is read only when the
+        // ledger is damaged.
+        if let Err(error) = journal::append(repo, old, new) {
+            warn!(error = format!("{error:#}"), "the ledger's journal cannot be written");
+        }
         Ok(File::open(folder)?.sync_all()?)
     })();
     if moved.is_err() {
