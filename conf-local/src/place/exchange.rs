@@ -25,6 +25,8 @@ pub(crate) struct StagedExchange {
     /// `None` if only the journal is to be written.
     beside: Option<Folder>,
     is_new: bool,
+    /// The target of the link that is at the path.
+    link: Option<PathBuf>,
     pub(crate) after: PlacedFiles,
 }
 
@@ -52,9 +54,10 @@ pub(crate) fn stage(
 ) -> Result<Option<StagedExchange>, String> {
     let Some(swap) = open(entry, placed, files.is_some())? else { return Ok(None) };
     let kind = swap.entry().map_err(|error| failed(entry, &error))?;
+    let mut link = None;
     match kind {
         None => {}
-        Some(Entry::Link) => drop(own_link(entry, export, &swap)?),
+        Some(Entry::Link) => link = Some(own_link(entry, export, &swap)?),
         Some(Entry::Folder) => check_folder(entry, &swap, placed)?,
         Some(_) => return Err(format!("{} is in the way; move it away", entry.path.display())),
     }
@@ -64,14 +67,14 @@ pub(crate) fn stage(
             return Ok(None);
         }
         let beside = swap.begin().map_err(|error| failed(entry, &error))?;
-        return Ok(Some(StagedExchange { swap, beside: Some(beside), is_new: false, after: nothing }));
+        return Ok(Some(StagedExchange { swap, beside: Some(beside), is_new: false, link, after: nothing }));
     };
     let wanted = copy::wanted(entry, files)?;
     let folders = wanted.keys().flat_map(|path| copy::ways(path)).map(str::to_owned).collect();
     let after = PlacedFiles { files: wanted.keys().cloned().collect(), folders, ..nothing };
     let holds_more = || swap.foreign(&after).map_err(|error| failed(entry, &error)).map(|foreign| foreign.is_some());
     if kind == Some(Entry::Folder) && copy::holds(entry, files, placed)? && !holds_more()? {
-        let staged = StagedExchange { swap, beside: None, is_new: true, after };
+        let staged = StagedExchange { swap, beside: None, is_new: true, link, after };
         return Ok((staged.after != *placed).then_some(staged));
     }
     let written = swap.begin().and_then(|beside| {
@@ -80,12 +83,12 @@ pub(crate) fn stage(
         written.map(|()| beside).inspect_err(|_| drop(swap.clear(placed)))
     });
     let beside = written.map_err(|error| failed(entry, &error))?;
-    Ok(Some(StagedExchange { swap, beside: Some(beside), is_new: true, after }))
+    Ok(Some(StagedExchange { swap, beside: Some(beside), is_new: true, link, after }))
 }
 
 /// True if a link into `export` is at the path, which an entry with `mode: copy` replaces by a
 /// folder. Removes what a crash has left.
-pub(crate) fn is_from_link(entry: &PlaceEntry, export: &Path, placed: &PlacedFiles) -> Result<bool, String> {
+pub(crate) fn clear_and_find_link(entry: &PlaceEntry, export: &Path, placed: &PlacedFiles) -> Result<bool, String> {
     // Copying makes the folders that lead to the path, and says what is wrong with them.
     let Ok(Some(swap)) = open(entry, placed, false) else { return Ok(false) };
     let is_link = swap.entry().map_err(|error| failed(entry, &error))? == Some(Entry::Link);
@@ -176,7 +179,7 @@ impl StagedExchange {
     /// Exchanges the folders, and removes the former one. A crash leaves either of them at the
     /// path, whole.
     pub(crate) fn put(self, before: &PlacedFiles) -> io::Result<()> {
-        self.beside.map_or(Ok(()), |beside| self.swap.put(&beside, self.is_new, before))
+        self.beside.map_or(Ok(()), |beside| self.swap.put(&beside, self.is_new, before, self.link.as_deref()))
     }
 }
 

@@ -2,7 +2,7 @@
 //! a whole.
 
 use std::{
-    io,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -24,6 +24,20 @@ pub(crate) struct PlaceLink {
     target: Option<PathBuf>,
     /// A folder that conf-local placed is there: its files.
     former: Option<PlacedFiles>,
+}
+
+/// Tells whether the path is a link to `target`; for `None`, whether nothing is there. Writes
+/// nothing.
+pub(crate) fn leads_to(entry: &PlaceEntry, target: Option<&Path>) -> Result<bool, String> {
+    match fs::read_link(&entry.path) {
+        Ok(found) => Ok(target == Some(&*found)),
+        // It is no link.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(false),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(target.is_none())
+        }
+        Err(error) => Err(format!("{} cannot be inspected: {error}", entry.path.display())),
+    }
 }
 
 /// Opens the folder of a path. Refuses an entry there that does not lead into `export` and that
@@ -63,7 +77,7 @@ impl PlaceLink {
             if let Some(target) = target {
                 beside.link(NEW, &target.to_string_lossy())?;
             }
-            self.swap.put(&beside, target.is_some(), &former)?;
+            self.swap.put(&beside, target.is_some(), &former, None)?;
         } else {
             self.swap.point_to(target)?;
         }

@@ -133,7 +133,7 @@ impl Placements {
                 let link = link::open(entry, &export.path, &placed)?;
                 Some(Work::Link(link, matching.first().copied().cloned()))
             }
-            PlaceMode::Copy if !exchange::is_from_link(entry, &export.path, &placed)? => {
+            PlaceMode::Copy if !exchange::clear_and_find_link(entry, &export.path, &placed)? => {
                 copy::stage(entry, files.as_ref(), &placed)?.map(Work::Copy)
             }
             PlaceMode::Copy | PlaceMode::Exchange => {
@@ -161,7 +161,7 @@ impl Placements {
             if entry.mode == PlaceMode::Link {
                 let component = entry.matching(have).next();
                 let right = component.map(|(component, _)| current(export, component));
-                let is_right = link::open(entry, &export.path, &placed)?.leads_to(right.as_deref());
+                let is_right = link::leads_to(entry, right.as_deref())?;
                 return Ok(if is_right { Vec::new() } else { vec![entry.path.display().to_string()] });
             }
             match entry.mode {

@@ -64,8 +64,15 @@ impl Swap {
     /// Replaces what is at the path by `new`, in one step, and removes what was there. `placed` is
     /// what the journal lists for it. Without `new`, takes it away in one step.
     ///
-    /// When another program has put something into the former folder meanwhile, that comes back.
-    pub(crate) fn put(&self, beside: &Folder, is_new: bool, placed: &PlacedFiles) -> io::Result<()> {
+    /// `link` is the target of a link that was there. When another program has put something into
+    /// the former folder meanwhile, or something else in its place, that comes back.
+    pub(crate) fn put(
+        &self,
+        beside: &Folder,
+        is_new: bool,
+        placed: &PlacedFiles,
+        link: Option<&Path>,
+    ) -> io::Result<()> {
         let was_there = self.parent.entry(&self.name)?.is_some();
         if is_new {
             beside.rename(NEW, beside, SWAP)?;
@@ -80,19 +87,34 @@ impl Swap {
         // A crash before this leaves either the former entry or the new one.
         self.parent.sync()?;
         beside.sync()?;
-        if let Some(foreign) = self.foreign_in(beside, SWAP, "", placed)? {
+        if let Some(foreign) = self.foreign_swap(beside, placed, link)? {
             if is_new {
                 beside.exchange_with(SWAP, &self.parent, &self.name)?;
             } else {
                 beside.rename_to_free(SWAP, &self.parent, &self.name)?;
             }
             self.parent.sync()?;
-            return Err(io::Error::other(format!("it holds {foreign}, which conf-local did not place")));
+            return Err(io::Error::other(format!("it {foreign}, which conf-local did not place")));
         }
         if let Some(foreign) = self.remove_placed(beside, placed)? {
             return Err(io::Error::other(format!("its former folder holds {foreign} now, and was kept")));
         }
         self.parent.remove(&self.beside())
+    }
+
+    /// Says what `swap` is or holds that conf-local did not place.
+    fn foreign_swap(&self, beside: &Folder, placed: &PlacedFiles, link: Option<&Path>) -> io::Result<Option<String>> {
+        match beside.entry(SWAP)? {
+            None => Ok(None),
+            Some(Entry::Folder) => {
+                Ok(self.foreign_in(beside, SWAP, "", placed)?.map(|foreign| format!("holds {foreign}")))
+            }
+            Some(Entry::Link) => {
+                let target = PathBuf::from(beside.read_link(SWAP)?);
+                Ok((link != Some(&*target)).then(|| format!("is a link to {}", target.display())))
+            }
+            Some(_) => Ok(Some("is a file".to_owned())),
+        }
     }
 
     /// Says why the system refuses an exchange.
@@ -213,4 +235,34 @@ fn remove_known(folder: &Folder, at: &str, placed: &PlacedFiles) -> io::Result<O
 /// Returns the path of an entry of the folder at `at`.
 fn inner(at: &str, name: &str) -> String {
     if at.is_empty() { name.to_owned() } else { format!("{at}/{name}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::symlink};
+
+    use super::*;
+
+    #[test]
+    fn what_came_to_the_path_meanwhile_comes_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("app");
+        let made: [(&dyn Fn(), &str); 2] = [
+            (&|| symlink("/etc", &path).unwrap(), "is a link to /etc"),
+            (&|| fs::write(&path, "theirs").unwrap(), "is a file"),
+        ];
+        for (make, words) in made {
+            let placed = PlacedFiles::nothing(&"services/web".parse().unwrap());
+            let swap = Swap::at(&path, Folder::existing(folder.path()).unwrap()).unwrap();
+            let beside = swap.begin().unwrap();
+            beside.make_owned(NEW, 0o755, Owner::default()).unwrap();
+            make();
+            let before = fs::symlink_metadata(&path).unwrap().file_type();
+            let error = swap.put(&beside, true, &placed, Some(Path::new("/export/current"))).unwrap_err().to_string();
+            assert!(error.contains(words), "{error}");
+            assert_eq!(fs::symlink_metadata(&path).unwrap().file_type(), before);
+            swap.clear(&placed).unwrap();
+            fs::remove_file(&path).unwrap();
+        }
+    }
 }
