@@ -386,9 +386,12 @@ impl Host {
         self.place.is_troubled()
     }
 
-    /// True while a component is held back because the repository lacks its content.
+    /// True while a component is held back because the repository lacks its content. A repository
+    /// that was set aside as damaged, and not fetched anew before a restart, lacks all content.
     pub(crate) fn lacks_content(&self) -> bool {
-        !self.unreadable.is_empty()
+        let is_held_back = |header: &Header| !header.faults.is_empty();
+        let exported = self.export.current().and_then(|(_, kept)| kept.header.as_ref());
+        !self.unreadable.is_empty() || self.newest.is_none() && exported.is_some_and(is_held_back)
     }
 
     /// Tries again to place components that could not be placed.

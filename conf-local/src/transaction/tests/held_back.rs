@@ -292,11 +292,35 @@ fn a_component_whose_content_is_damaged_here_holds_up_no_other() {
         host.repository.pool.forget();
         take(&mut host, second, &audience).unwrap();
         assert!(!host.lacks_content(), "{file}");
+        let faults: Vec<String> = audience.agent.view().status.faults.values().cloned().collect();
         if file == "one" {
             assert_eq!(site.read("services/a/latest/one").as_deref(), Some(&*text));
-            assert!(audience.agent.view().status.faults.is_empty());
+            assert_eq!(faults, [""; 0]);
+        } else {
+            // There is no program here that renders: with its content it comes as far as that.
+            assert!(faults.len() == 1 && faults[0].contains("no process to render it in"), "{faults:?}");
         }
     }
+}
+
+#[test]
+fn after_a_restart_a_repository_that_was_set_aside_is_still_known_to_lack_content() {
+    let mut site = Site::new();
+    site.set("services/a/latest", &[("one", "1")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    site.set("services/a/latest", &[("one", "2")]);
+    let second = site.land();
+    let id = git2::Oid::hash_object(git2::ObjectType::Blob, b"2").unwrap().to_string();
+    let object = site.state().join("repo.git/objects").join(&id[..2]).join(&id[2..]);
+    fs::set_permissions(&object, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::write(&object, "damaged").unwrap();
+    take(&mut host, second, &audience).unwrap_err();
+    host.heal().unwrap();
+    drop((host, audience));
+    let (host, _audience) = site.open();
+    assert!(host.lacks_content(), "else nothing would fetch it before the next change");
 }
 
 #[test]
