@@ -1,7 +1,7 @@
 //! The options of `git push -o …`. One that is not known refuses the whole push: what its author
 //! wanted is not what would be done.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use conf_core::manifest::nearest;
 use libconf::name::RefName;
@@ -12,16 +12,26 @@ use crate::text::one_line;
 /// The options, as a refusal lists them.
 const KNOWN: &str = "a push takes `-o dry-run`, `-o allow-shrink` and `-o delete=<ref>`";
 
+/// The most options of one push: more than anybody writes, and few enough to be looked up for each.
+const MOST_OPTIONS: usize = 1000;
+
 /// Reads the options of a push; an error says what is wrong with one. The same option given twice
 /// means what it means once.
 pub(crate) fn read(given: &[String], updates: &[RefUpdate]) -> Result<ProposalOptions, String> {
+    if given.len() > MOST_OPTIONS {
+        return Err(format!(
+            "this push has {} options, and at most {MOST_OPTIONS} are read; push fewer refs at once",
+            given.len()
+        ));
+    }
     let mut options = ProposalOptions::default();
+    let deletions = deletions(updates);
     for option in given {
         let (name, value) = option.split_once('=').map_or((option.as_str(), None), |(name, value)| (name, Some(value)));
         match (name, value) {
             ("dry-run", None) => options.dry_run = true,
             ("allow-shrink", None) => options.allow_shrink = true,
-            ("delete", Some(reference)) => options.delete.extend(deleted(reference, updates)?),
+            ("delete", Some(reference)) => options.delete.extend(deleted(reference, &deletions)?),
             ("delete", None) => return Err("the push option `delete` needs a ref; write `-o delete=<ref>`".to_owned()),
             ("dry-run" | "allow-shrink", Some(_)) => {
                 return Err(format!("the push option `{name}` takes no value; write `-o {name}`, or leave it out"));
@@ -36,26 +46,36 @@ pub(crate) fn read(given: &[String], updates: &[RefUpdate]) -> Result<ProposalOp
     Ok(options)
 }
 
-/// Finds the refs that the push deletes and that `text` names, in full or in short.
-fn deleted(text: &str, updates: &[RefUpdate]) -> Result<BTreeSet<RefName>, String> {
-    let deleted = updates.iter().filter(|update| update.new.is_zero()).filter_map(|update| update.name.parse().ok());
-    let deleted: BTreeSet<RefName> = deleted.collect();
-    let short = |name: &RefName| {
+/// The refs that a push deletes, by their short and by their full names.
+type Deletions = BTreeMap<String, BTreeSet<RefName>>;
+
+fn deletions(updates: &[RefUpdate]) -> Deletions {
+    let mut deletions = Deletions::new();
+    let deleted = updates.iter().filter(|update| update.new.is_zero());
+    for name in deleted.filter_map(|update| update.name.parse::<RefName>().ok()) {
         let full = name.to_string();
-        ["refs/heads/", "refs/tags/"]
-            .iter()
-            .find_map(|folder| full.strip_prefix(folder).map(str::to_owned))
-            .unwrap_or(full)
-    };
-    let named: BTreeSet<RefName> =
-        deleted.iter().filter(|name| name.to_string() == text || short(name) == text).cloned().collect();
-    if !named.is_empty() {
-        return Ok(named);
+        // A tag too goes by its name alone.
+        let short = ["refs/heads/", "refs/tags/"].iter().find_map(|folder| full.strip_prefix(folder));
+        for known in [short.unwrap_or(&full), &full] {
+            deletions.entry(known.to_owned()).or_default().insert(name.clone());
+        }
     }
-    let names: Vec<String> = deleted.iter().map(short).collect();
-    let near = nearest(text, names.iter().map(String::as_str));
-    let push =
-        if names.is_empty() { "this push deletes nothing" } else { "`delete` takes a ref that the same push deletes" };
+    deletions
+}
+
+/// Finds the refs that the push deletes and that `text` names, in full or in short.
+fn deleted(text: &str, deletions: &Deletions) -> Result<BTreeSet<RefName>, String> {
+    if let Some(named) = deletions.get(text) {
+        return Ok(named.clone());
+    }
+    let names =
+        deletions.keys().map(String::as_str).filter(|name| !name.starts_with("refs/") || text.starts_with("refs/"));
+    let near = nearest(text, names);
+    let push = if deletions.is_empty() {
+        "this push deletes nothing"
+    } else {
+        "`delete` takes a ref that the same push deletes"
+    };
     Err(format!("the push option `delete={}` names no ref that this push deletes{near}; {push}", one_line(text)))
 }
 

@@ -1,5 +1,6 @@
 //! Judges a push ref by ref, then all of its refs together.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use git2::Repository;
@@ -20,8 +21,9 @@ use crate::store::{Place, RefChanges, RefTarget};
 /// The most faults in the files of one branch that a refusal tells.
 const MOST_FAULTS: usize = 20;
 
-/// The most branches and tags among which the one is sought that a new one continues.
-const MOST_FORERUNNERS: usize = 100;
+/// The most branches and tags that one judgement compares with new ones, to find those that they
+/// continue: each comparison may walk a whole history.
+const MOST_SEARCHES: usize = 100;
 
 /// Judges changes, and remembers what was good.
 #[derive(Debug)]
@@ -55,7 +57,8 @@ impl Judge {
         options: &ProposalOptions,
     ) -> Judgement {
         let (refusals, places, notes) = (vec![None; updates.len()], BTreeMap::new(), BTreeMap::new());
-        let mut judging = Judging { judge: self, catalog, repo, options, refusals, places, notes };
+        let searches = Cell::new(MOST_SEARCHES);
+        let mut judging = Judging { judge: self, catalog, repo, options, refusals, places, searches, notes };
         let mut changes = BTreeMap::new();
         for (place, update) in updates.iter().enumerate() {
             match judging.alone(update) {
@@ -124,6 +127,8 @@ struct Judging<'a> {
     options: &'a ProposalOptions,
     refusals: Vec<Option<Refusal>>,
     places: BTreeMap<RefName, usize>,
+    /// How many more comparisons of histories there may be; see [`MOST_SEARCHES`].
+    searches: Cell<usize>,
     /// What the pusher is told of a ref, if it lands.
     notes: BTreeMap<RefName, Vec<String>>,
 }
@@ -189,7 +194,9 @@ impl Judging<'_> {
         };
         let Some(component) = of(name) else { return Ok(None) };
         let others = self.catalog.table.iter().filter(|(other, _)| of(other).as_ref() == Some(&component));
-        for (_, other) in others.take(MOST_FORERUNNERS) {
+        for (_, other) in others {
+            let Some(left) = self.searches.get().checked_sub(1) else { break };
+            self.searches.set(left);
             let (old, new) = (other.commit.into(), target.commit.into());
             if old == new || self.repo.graph_descendant_of(new, old)? || self.repo.graph_descendant_of(old, new)? {
                 return Ok(Some(other));
