@@ -204,6 +204,8 @@ pub const MOST_FAILURES: usize = 16;
 const LONGEST_ERROR: usize = 2_000;
 /// The most characters of the words of each failure.
 pub const LONGEST_FAILURE: usize = 500;
+/// The most characters of the words of all failures. Words are not part of what a host signs.
+const LONGEST_FAILURES: usize = 2_000;
 /// The most characters of an agent's version, and of a time.
 const LONGEST_WORD: usize = 100;
 
@@ -223,7 +225,11 @@ impl HostReport {
         self.error.iter_mut().for_each(|text| cut(text, LONGEST_ERROR));
         // The signature of a report with too many failures is no longer valid.
         self.failures.truncate(MOST_FAILURES);
-        self.failures.iter_mut().for_each(|failure| cut(&mut failure.error, LONGEST_FAILURE));
+        let mut left = LONGEST_FAILURES;
+        for failure in &mut self.failures {
+            cut(&mut failure.error, LONGEST_FAILURE.min(left));
+            left -= failure.error.chars().count();
+        }
         self.received.iter_mut().for_each(|text| cut(text, LONGEST_WORD));
         self.signature.take_if(|text| text.len() > MOST_SIGNATURE_BYTES);
     }

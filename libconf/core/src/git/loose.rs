@@ -15,9 +15,13 @@ pub(crate) fn set_cut_aside(repo: &Path) -> io::Result<()> {
         // One that cannot be read at all is not cut: its readers get an error.
         if fs::read(&path).is_ok_and(|bytes| is_cut(&bytes)) {
             let aside = repo.join("damaged");
-            fs::create_dir_all(&aside)?;
-            fs::rename(&path, aside.join(&id))?;
-            tracing::warn!(object = id, "a damaged object was moved to {}: its file was cut short", aside.display());
+            let moved = fs::create_dir_all(&aside).and_then(|()| fs::rename(&path, aside.join(&id)));
+            let now = if moved.is_ok() { aside.join(&id) } else { path.with_extension("damaged") };
+            if moved.is_err() {
+                // The disk that cut it short may be full still: a name beside it needs no room.
+                fs::rename(&path, &now)?;
+            }
+            tracing::warn!(object = id, "a damaged object was moved to {}: its file was cut short", now.display());
         }
     }
     Ok(())
