@@ -148,16 +148,44 @@ pub(crate) fn summary(
         of.map(|one| one.hosts.len()).sum::<usize>()
     };
     let unlisted = effects.iter().any(|one| one.unlisted && !one.shut_out);
-    let hosts = match (number(false), unlisted) {
-        (_, true) if change.after.manifest.instance.hosts.is_empty() => "all hosts".to_owned(),
-        (listed, true) => format!("{} and unlisted ones", count(listed, "host")),
-        (listed, false) => count(listed, "host"),
-    };
+    let hosts = number_of(number(false), unlisted, lists_hosts(&change.after));
     let shut_out = match number(true) {
         0 => String::new(),
         number => format!(", {} listed no more", count(number, "host")),
     };
     Ok(format!("{}, {hosts}{shut_out}", count(components.len(), "component")))
+}
+
+/// Tells whether a datacenter's inventory lists hosts.
+pub(crate) fn lists_hosts(view: &DatacenterView<'_>) -> bool {
+    !view.manifest.instance.hosts.is_empty()
+}
+
+/// Lists the hosts that the inventory lists before a change or after it, and that get what the change
+/// brings: one that is shut out keeps its files.
+pub(crate) fn followed<'a>(change: &'a DatacenterChange<'_>) -> BTreeSet<&'a HostName> {
+    let before = change.before.iter().flat_map(|view| view.manifest.instance.hosts.keys());
+    let after = &change.after.manifest.instance;
+    before.chain(after.hosts.keys()).filter(|host| !after.shuts_out(host)).collect()
+}
+
+/// Names some hosts; `listed` are names of listed ones, and perhaps `3 more`.
+pub(crate) fn named(listed: Vec<String>, unlisted: bool, lists_hosts: bool) -> String {
+    let mut named = listed;
+    if unlisted {
+        named.push(if lists_hosts { "unlisted hosts" } else { "every host" }.to_owned());
+    }
+    if named.is_empty() { "no host".to_owned() } else { named.join(", ") }
+}
+
+/// Counts some hosts: `3 hosts`, `3 hosts and unlisted ones`, or `all hosts`.
+pub(crate) fn number_of(listed: usize, unlisted: bool, lists_hosts: bool) -> String {
+    match (listed, unlisted) {
+        (_, true) if !lists_hosts => "all hosts".to_owned(),
+        (0, true) => "unlisted hosts".to_owned(),
+        (listed, true) => format!("{} and unlisted ones", count(listed, "host")),
+        (listed, false) => count(listed, "host"),
+    }
 }
 
 /// The roles and patterns of a host, which decide what it runs.

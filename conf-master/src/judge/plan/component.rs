@@ -9,7 +9,7 @@ use libconf::name::{ComponentVersion, HostName};
 use serde_json::Value;
 
 use crate::catalog::{DatacenterChange, DatacenterView};
-use crate::judge::hosts::DiffersOn;
+use crate::judge::hosts::{self, DiffersOn};
 use crate::judge::plan::model::ComponentPlan;
 use crate::text::some_of;
 
@@ -63,7 +63,8 @@ impl Planning<'_> {
         let (hosts, unlisted_hosts) = match on {
             Some(DiffersOn::Some { hosts, unlisted }) => (hosts.iter().cloned().collect(), *unlisted),
             _ => {
-                (instance.hosts.keys().filter(|host| instance.runs(host, name)).cloned().collect(), instance.is_open())
+                let hosts = hosts::followed(self.change).into_iter().filter(|host| instance.runs(host, name));
+                (hosts.cloned().collect(), instance.is_open() && self.change.after.manifest.instance.is_open())
             }
         };
         Ok(Some(ComponentPlan { component: name.clone(), before, after, hosts, unlisted_hosts, diff }))

@@ -9,7 +9,7 @@ use libconf::name::{ComponentName, ComponentVersion, HostName};
 use serde_json::{Map, Value};
 
 use crate::catalog::{Datacenter, DatacenterChange, DatacenterView};
-use crate::judge::hosts::Differing;
+use crate::judge::hosts::{self, Differing};
 use crate::text::{count, some_of};
 
 /// The most sentences about one datacenter; the others are counted.
@@ -21,8 +21,9 @@ const MOST_NAMED: usize = 5;
 pub(crate) fn of_datacenter(datacenter: &Datacenter) -> String {
     let names: BTreeSet<&ComponentName> = datacenter.components.keys().map(|name| &name.component).collect();
     let components = some_of(names, MOST_NAMED).join(", ");
-    let hosts = some_of(datacenter.manifest.instance.hosts.keys(), MOST_NAMED).join(", ");
-    let hosts = if hosts.is_empty() { "every host".to_owned() } else { hosts };
+    let instance = &datacenter.manifest.instance;
+    let listed = some_of(instance.hosts.keys(), MOST_NAMED);
+    let hosts = hosts::named(listed, instance.is_open(), !instance.hosts.is_empty());
     format!("every later change of {components}, on {hosts}: the files stay as they are")
 }
 
@@ -147,14 +148,17 @@ impl Finding<'_, '_> {
             if !keys.is_empty() {
                 keys.sort();
                 let (_, hosts) = alike.entry(keys).or_insert((leaves(&before), Vec::new()));
-                hosts.extend(if group.hosts.is_empty() {
-                    vec![None]
-                } else {
-                    group.hosts.into_iter().map(Some).collect()
-                });
+                let keeps = |host: &HostName| self.after.manifest.instance.shuts_out(host);
+                match group.hosts.is_empty() {
+                    true => hosts.push(None),
+                    false => hosts.extend(group.hosts.into_iter().filter(|host| !keeps(host)).map(Some)),
+                }
             }
         }
         for (keys, (all, mut hosts)) in alike {
+            if hosts.is_empty() {
+                continue;
+            }
             hosts.sort();
             let place = if hosts == [None] {
                 self.on_hosts([&old.component])
@@ -212,18 +216,17 @@ impl Finding<'_, '_> {
         layers::stack(self.repo, &view.sources(name)?, &name.component, None).ok()
     }
 
-    /// Names the hosts that run one of some components before the change.
+    /// Names the hosts that run one of some components before the change, without those that keep
+    /// their files.
     fn on_hosts<'c>(&self, components: impl IntoIterator<Item = &'c ComponentName>) -> String {
         let (instance, components): (_, BTreeSet<_>) =
             (&self.before.manifest.instance, components.into_iter().collect());
         let known = self.before.manifest.requests.keys();
         let versions: Vec<&ComponentVersion> = known.filter(|one| components.contains(&one.component)).collect();
-        let hosts = instance.hosts.keys().filter(|host| versions.iter().any(|one| instance.runs(host, one)));
-        let mut named = some_of(hosts, MOST_NAMED);
-        if instance.is_open() {
-            named.push(if instance.hosts.is_empty() { "every host" } else { "unlisted hosts" }.to_owned());
-        }
-        format!("on {}", if named.is_empty() { "no host".to_owned() } else { named.join(", ") })
+        let hosts = hosts::followed(self.change);
+        let hosts = hosts.into_iter().filter(|host| versions.iter().any(|one| instance.runs(host, one)));
+        let unlisted = instance.is_open() && self.after.manifest.instance.is_open();
+        format!("on {}", hosts::named(some_of(hosts, MOST_NAMED), unlisted, hosts::lists_hosts(self.before)))
     }
 }
 
