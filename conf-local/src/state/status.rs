@@ -207,7 +207,7 @@ impl Status {
         });
         let of = |Changes { after, through }, error| HostFailure { after, through: Some(through), error };
         let probes = self.probes.iter().filter(|probe| !probe.passed);
-        let probes = probes.map(|probe| of(probe.about, unwell(probe)));
+        let probes = probes.map(|probe| of(probe.about, words_of(probe)));
         let untold = self
             .untold
             .iter()
@@ -220,7 +220,7 @@ impl Status {
         joined(held_back.chain(probes).chain(untold).chain(rest))
     }
 
-    /// Does the same, unless a newer snapshot is on its way or could not be taken.
+    /// Settles, unless a newer snapshot is on its way or could not be taken.
     pub(crate) fn judge(&mut self) {
         let arrived = self.pointer.is_none_or(|pointer| pointer.sequence == self.sequence);
         if arrived && self.state != HostState::Updating {
@@ -232,10 +232,10 @@ impl Status {
 /// Describes each component with a failed probe.
 pub(crate) fn failing(probes: &[ProbeStatus]) -> BTreeSet<String> {
     let failed = probes.iter().filter(|probe| !probe.passed);
-    failed.map(unwell).collect()
+    failed.map(words_of).collect()
 }
 
-fn unwell(probe: &ProbeStatus) -> String {
+fn words_of(probe: &ProbeStatus) -> String {
     format!("{} is not well: {}", probe.component, probe.error.as_deref().unwrap_or_default())
 }
 

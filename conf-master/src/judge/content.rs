@@ -22,7 +22,10 @@ pub(crate) fn faults(
     let links = if of_component { Links::Anywhere } else { Links::Inside };
     let found = git::faults_in_commit(repo, commit, limits, links)?;
     if of_component || !found.is_empty() {
-        let of = |fault: git::TreeFault| Fault { reference: Some(reference.short()), ..Fault::new(fault.to_string()) };
+        let of = |git::TreeFault { path: file, reason, .. }: git::TreeFault| {
+            let reference = Some(reference.short());
+            Fault { reference, file, ..Fault::new(reason) }
+        };
         return Ok(found.into_iter().map(of).collect());
     }
     let tree = repo.find_commit(commit.into())?.tree()?;
