@@ -23,7 +23,7 @@ pub(crate) struct ExplainFlags {
     /// Only the keys at or below this one: dotted, or a JSON Pointer
     #[arg(value_name = "KEY")]
     key: Option<String>,
-    /// The host; without it, a host that the inventory does not list
+    /// The host; without it, a host without roles
     #[arg(long, value_name = "NAME")]
     host: Option<HostName>,
     /// How to reach conf-master, and how to print its answer

@@ -20,8 +20,8 @@ pub struct Stack {
     pub layers: Vec<Layer>,
 }
 
-/// Reads a component's layers as `host` has them; without a host, as one has them that the
-/// inventory does not list.
+/// Reads a component's layers as `host` has them; without a host, as one has them
+/// that has no roles and no settings of its own.
 pub fn stack(
     repo: &Repository,
     sources: &Sources<'_>,

@@ -17,8 +17,8 @@ use crate::{
 };
 use libconf::name::{ComponentVersion, HostName};
 
-/// Makes a component's files and settings as `host` has them; without a host, as one has them that
-/// the inventory does not list.
+/// Makes a component's files and settings as `host` has them; without a host, as one has them
+/// that has no roles and no settings of its own.
 ///
 /// - `secrets`: those that the component may read; one that cannot be had is a fault only where it
 ///   is asked for.
