@@ -23,10 +23,10 @@ struct MountLine {
 /// Describes a mount of the folder at `path`, of something in it, or onto something in it. `folder`
 /// is that folder, opened.
 ///
-/// The system does not say who mounts a folder: a mount is found by the file system and the path in
-/// it. Without the right to look at other processes only the agent's own namespace counts. Mounts of
-/// another user namespace do not count: anybody may make one. Where nobody can tell, that is said in
-/// place of a mount.
+/// The system does not say who mounts a folder: a mount is found by the file system and the path
+/// in it. Without the right to look at other processes only the agent's own namespace counts.
+/// Mounts of another user namespace do not count: anybody may make one. Where nobody can tell,
+/// that is said in place of a mount.
 pub(crate) fn mount_of(path: &Path, folder: &Folder) -> io::Result<Option<String>> {
     let (major, minor, number): Mount = folder.mount(".")?;
     let own = lines(Path::new("/proc/self/mountinfo"))?;
@@ -97,15 +97,12 @@ fn unescaped(text: &[u8]) -> PathBuf {
     let (mut path, mut at) = (Vec::new(), 0);
     while let Some(byte) = text.get(at) {
         let octal = text.get(at + 1..at + 4).filter(|_| *byte == b'\\').and_then(|digits| str::from_utf8(digits).ok());
-        match octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(escaped) => {
-                path.push(escaped);
-                at += 4;
-            }
-            None => {
-                path.push(*byte);
-                at += 1;
-            }
+        if let Some(escaped) = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            path.push(escaped);
+            at += 4;
+        } else {
+            path.push(*byte);
+            at += 1;
         }
     }
     PathBuf::from(OsString::from_vec(path))

@@ -60,12 +60,11 @@ impl Planning<'_> {
             diff.push_str(&self.fits(format!("(and what {more} more groups of hosts get)\n")));
         }
         let instance = &view.manifest.instance;
-        let (hosts, unlisted_hosts) = match on {
-            Some(DiffersOn::Some { hosts, unlisted }) => (hosts.iter().cloned().collect(), *unlisted),
-            _ => {
-                let hosts = hosts::followed(self.change).into_iter().filter(|host| instance.runs(host, name));
-                (hosts.cloned().collect(), instance.is_open() && self.change.after.manifest.instance.is_open())
-            }
+        let (hosts, unlisted_hosts) = if let Some(DiffersOn::Some { hosts, unlisted }) = on {
+            (hosts.iter().cloned().collect(), *unlisted)
+        } else {
+            let hosts = hosts::followed(self.change).into_iter().filter(|host| instance.runs(host, name));
+            (hosts.cloned().collect(), instance.is_open() && self.change.after.manifest.instance.is_open())
         };
         Ok(Some(ComponentPlan { component: name.clone(), before, after, hosts, unlisted_hosts, diff }))
     }

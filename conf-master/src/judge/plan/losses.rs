@@ -149,9 +149,10 @@ impl Finding<'_, '_> {
                 keys.sort();
                 let (_, hosts) = alike.entry(keys).or_insert((leaves(&before), Vec::new()));
                 let keeps = |host: &HostName| self.after.manifest.instance.shuts_out(host);
-                match group.hosts.is_empty() {
-                    true => hosts.push(None),
-                    false => hosts.extend(group.hosts.into_iter().filter(|host| !keeps(host)).map(Some)),
+                if group.hosts.is_empty() {
+                    hosts.push(None);
+                } else {
+                    hosts.extend(group.hosts.into_iter().filter(|host| !keeps(host)).map(Some));
                 }
             }
         }
