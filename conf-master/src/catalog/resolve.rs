@@ -14,9 +14,6 @@ use crate::catalog::model::{Datacenter, DeclaredSecret, Delta, Manifest, Touched
 use crate::fault::{Caused, Fault};
 use crate::store::Proposed;
 
-/// The most faults that name what was probably meant.
-const MOST_LOOKS: usize = 20;
-
 /// Lists the refs that one entry reads.
 pub(crate) fn reads(request: &PinRequest) -> BTreeSet<RefName> {
     let branch = RefName::Branch(request.component.component.clone(), request.branch.clone());
@@ -161,7 +158,7 @@ impl Resolving<'_> {
             };
             for reader in declaration.readers.iter().filter(|reader| !runs(reader)) {
                 // To find a similar name, all are compared.
-                let near = if faults.len() < MOST_LOOKS {
+                let near = if faults.len() < manifest::MOST_LOOKS {
                     manifest::nearest_component(&reader.to_string(), requests.keys())
                 } else {
                     String::new()

@@ -106,6 +106,17 @@ impl<'a> DatacenterChange<'a> {
         Ok(affected)
     }
 
+    /// Finds what ran before in the place of a component: itself, or the versions of it that go
+    /// as it comes.
+    pub(crate) fn replaced_by(&self, new: &ComponentVersion) -> Vec<ComponentVersion> {
+        let Some(before) = &self.before else { return Vec::new() };
+        if before.component(new).is_some() {
+            return vec![new.clone()];
+        }
+        let gone = self.delta.components.iter().filter(|(old, now)| now.is_none() && old.component == new.component);
+        gone.map(|(old, _)| old.clone()).collect()
+    }
+
     /// Groups the hosts that share all ingredients of a component before and after.
     pub(crate) fn groups(&self, repo: &Repository, name: &ComponentVersion) -> Result<Vec<Group>, git2::Error> {
         let Some(before) = self.before.as_ref().filter(|before| before.component(name).is_some()) else {
@@ -164,7 +175,7 @@ impl<'a> DatacenterView<'a> {
         Some(Sources {
             component_tree: self.component(name)?.tree,
             raw: request.raw,
-            links: if request.any_links { LinkPolicy::Anywhere } else { LinkPolicy::Inside },
+            links: LinkPolicy::of_entry(request.any_links),
             class_tree: manifest.class_tree,
             datacenter_tree: manifest.datacenter_tree,
             instance: &manifest.instance,

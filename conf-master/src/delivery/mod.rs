@@ -298,8 +298,8 @@ impl DeliveryTarget {
     ///
     /// A failure counts against the snapshots that it is about: a component that is held back
     /// against all from where it is, a probe or a watcher that failed against those that brought
-    /// the change. A host that failed and does not say about what, as earlier versions do not, runs
-    /// none.
+    /// the change. A host that failed and does not say about what, as earlier versions and hosts
+    /// that are shut out do not, runs none.
     fn is_run_by(&self, report: &HostReport, chain: &Chain) -> bool {
         let is_ours = report.commit.is_some_and(|commit| chain.get(&report.sequence) == Some(&commit));
         let is_well = match report.state {

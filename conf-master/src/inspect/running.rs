@@ -58,7 +58,7 @@ impl<'a> Running<'a> {
         Ok(Running {
             snapshot,
             raw: pin.as_ref().is_some_and(|pin| pin.raw),
-            links: if pin.is_some_and(|pin| pin.any_links) { LinkPolicy::Anywhere } else { LinkPolicy::Inside },
+            links: LinkPolicy::of_entry(pin.is_some_and(|pin| pin.any_links)),
             platform: manifest::platform(&class, &instance),
             secrets: secrets.map(|(name, (declared, _))| (name.clone(), declared.clone())).collect(),
             sealed: BTreeMap::new(),

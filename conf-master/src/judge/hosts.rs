@@ -161,8 +161,8 @@ pub(crate) fn lists_hosts(view: &DatacenterView<'_>) -> bool {
     !view.manifest.instance.hosts.is_empty()
 }
 
-/// Lists the hosts that the inventory lists before a change or after it, and that get what the change
-/// brings: one that is shut out keeps its files.
+/// Lists the hosts that the inventory lists before a change or after it, and that get what the
+/// change brings: one that is shut out keeps its files.
 pub(crate) fn followed<'a>(change: &'a DatacenterChange<'_>) -> BTreeSet<&'a HostName> {
     let before = change.before.iter().flat_map(|view| view.manifest.instance.hosts.keys());
     let after = &change.after.manifest.instance;

@@ -87,8 +87,8 @@ pub(crate) fn advice(path: &Path) -> String {
     )
 }
 
-/// Finds a file of the objects, or the ledger's journal, that is there and cannot be opened. Going back for its sake would
-/// give up what is not lost.
+/// Finds a file of the objects, or the ledger's journal, that is there and cannot be opened.
+/// Going back for its sake would give up what is not lost.
 fn out_of_reach(repo: &Path) -> Option<(PathBuf, io::Error)> {
     let mut open = vec![repo.join("objects"), repo.join("logs")];
     while let Some(path) = open.pop() {
@@ -137,8 +137,7 @@ impl WayBack {
                     return Some(WayBack { commit, entry, later, refs });
                 }
                 refs.extend(entry.moves.into_iter().map(|one| one.name).filter(|name| !name.is_reserved()));
-                next =
-                    repo.find_commit(commit.into()).ok().and_then(|found| found.parent_id(0).ok()).map(CommitId::from);
+                next = ledger::previous(&repo, commit).ok().flatten();
             }
         }
         None

@@ -3,7 +3,7 @@
 use git2::Repository;
 use libconf::name::{CommitId, RefName, Sequence};
 
-use crate::store::ledger::{LedgerEntry, LedgerError};
+use crate::store::ledger::{LedgerEntry, LedgerError, previous};
 use crate::store::refs::{Place, RefTarget, Table, version_after};
 
 /// The most changes that a search walks back. Git still finds older versions.
@@ -69,9 +69,9 @@ pub(crate) fn find(
             }
             changes -= 1;
         }
-        match repo.find_commit(commit.into())?.parent_id(0) {
-            Ok(parent) => commit = parent.into(),
-            Err(_) => return Ok(None),
+        match previous(repo, commit)? {
+            Some(parent) => commit = parent,
+            None => return Ok(None),
         }
     }
     Ok(None)

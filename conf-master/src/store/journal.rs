@@ -11,7 +11,7 @@ use conf_core::git::{self, Durability};
 use git2::Repository;
 use libconf::name::{CommitId, RefName, Sequence};
 
-use crate::store::ledger::LedgerEntry;
+use crate::store::ledger::{LedgerEntry, previous};
 
 /// The size in bytes at which the older half goes: about ten thousand lines, which are more changes
 /// than anybody goes back by hand.
@@ -47,7 +47,7 @@ pub(crate) fn append(repo: &Repository, old: Option<CommitId>, new: CommitId) ->
     let (mut lines, mut next) = (Vec::new(), Some(new));
     while let Some(commit) = next.filter(|commit| Some(*commit) != old && lines.len() < MOST_ENTRIES) {
         let LedgerEntry { sequence, time, .. } = LedgerEntry::read(repo, commit)?;
-        next = repo.find_commit(commit.into())?.parent_id(0).ok().map(CommitId::from);
+        next = previous(repo, commit)?;
         let before = next.unwrap_or(CommitId::ZERO);
         lines.push(format!("{before} {commit} conf-master <conf-master> {time} +0000\t#{sequence}\n"));
     }

@@ -275,7 +275,7 @@ fn find_deleted(repo: &Repository, table_at: CommitId, table: &mut Table) {
                     table.recall(&one.name, target);
                 }
             }
-            Ok(repo.find_commit(commit.into())?.parent_ids().next().map(CommitId::from))
+            Ok(previous(repo, commit)?)
         });
         next = before.unwrap_or_else(|error| {
             let refs = forgotten.len();
@@ -283,6 +283,11 @@ fn find_deleted(repo: &Repository, table_at: CommitId, table: &mut Table) {
             None
         });
     }
+}
+
+/// Returns the entry before one; `None` for the first.
+pub(crate) fn previous(repo: &Repository, commit: CommitId) -> Result<Option<CommitId>, git2::Error> {
+    Ok(repo.find_commit(commit.into())?.parent_ids().next().map(CommitId::from))
 }
 
 /// Restores an annotated tag's object from the ledger.

@@ -190,8 +190,8 @@ pub(crate) fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitI
         // The lock file is on the same file system: one sync covers it and the objects.
         sync_objects(repo).context("cannot make the objects durable")?;
         fs::rename(&lock, &reference)?;
-        // It names only what was the ledger. A change does not fail for it: it is read only when the
-        // ledger is damaged.
+        // It names only what was the ledger. A change does not fail for it: it is read only when
+        // the ledger is damaged.
         if let Err(error) = journal::append(repo, old, new) {
             warn!(error = format!("{error:#}"), "the ledger's journal cannot be written");
         }

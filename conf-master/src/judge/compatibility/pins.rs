@@ -22,29 +22,26 @@ pub(crate) struct Successor {
     pub(crate) old: ComponentVersion,
     /// The component after; another version of the same one where the version changed.
     pub(crate) new: ComponentVersion,
-    /// The new commit lies behind the old one: programs go back to what they read earlier.
-    pub(crate) goes_back: bool,
 }
 
-/// Lists the components that a change touches, each with what its programs read before: itself,
-/// or the versions that go in the same change as it comes.
-pub(crate) fn successors(repo: &Repository, change: &DatacenterChange<'_>) -> Result<Vec<Successor>, git2::Error> {
-    let Some(before) = &change.before else { return Ok(Vec::new()) };
-    let mut found = Vec::new();
-    for new in change.affected(repo)? {
-        let gone = change.delta.components.iter().filter(|(old, now)| now.is_none() && old.component == new.component);
-        let olds = match before.component(&new) {
-            Some(_) => vec![new.clone()],
-            None => gone.map(|(old, _)| old.clone()).collect(),
-        };
-        for old in olds {
-            let commits = (before.component(&old), change.after.component(&new));
-            let (Some(from), Some(to)) = commits else { continue };
-            let goes_back = repo.graph_descendant_of(from.pin.commit.into(), to.pin.commit.into())?;
-            found.push(Successor { old, new: new.clone(), goes_back });
-        }
+impl Successor {
+    /// Tells whether programs go back to what they read earlier: the new commit lies behind the old
+    /// one. May walk a whole history.
+    pub(crate) fn goes_back(&self, repo: &Repository, change: &DatacenterChange<'_>) -> Result<bool, git2::Error> {
+        let before = change.before.as_ref().and_then(|before| before.component(&self.old));
+        let (Some(from), Some(to)) = (before, change.after.component(&self.new)) else { return Ok(false) };
+        repo.graph_descendant_of(from.pin.commit.into(), to.pin.commit.into())
     }
-    Ok(found)
+}
+
+/// Lists the components that a change touches, each with what its programs read before.
+pub(crate) fn successors(repo: &Repository, change: &DatacenterChange<'_>) -> Result<Vec<Successor>, git2::Error> {
+    let touched = change.affected(repo)?;
+    let of = |new: ComponentVersion| {
+        let olds = change.replaced_by(&new);
+        olds.into_iter().map(move |old| Successor { old, new: new.clone() })
+    };
+    Ok(touched.into_iter().flat_map(of).collect())
 }
 
 /// Compares the schemas of every pin that leaves its branch, or becomes `raw`. `changes` are the
@@ -57,14 +54,15 @@ pub(crate) fn compare(
 ) -> Result<Findings, git2::Error> {
     let mut outcome = Findings::default();
     let Some(before) = &change.before else { return Ok(outcome) };
-    for Successor { old, new, goes_back } in successors(repo, change)? {
-        let pins = (before.component(&old), change.after.component(&new));
-        let requests = (before.manifest.requests.get(&old), change.after.manifest.requests.get(&new));
+    for successor in successors(repo, change)? {
+        let Successor { old, new } = &successor;
+        let pins = (before.component(old), change.after.component(new));
+        let requests = (before.manifest.requests.get(old), change.after.manifest.requests.get(new));
         let ((Some(from), Some(to)), (Some(asked), Some(asks))) = (pins, requests) else { continue };
         let (from, to) = (&from.pin, &to.pin);
         let follows_its_branch = old == new && asked.branch == asks.branch;
         // Raw files have no settings, and so no schema.
-        if asked.raw || (!asks.raw && (follows_its_branch || goes_back)) {
+        if asked.raw || (!asks.raw && (follows_its_branch || successor.goes_back(repo, change)?)) {
             continue;
         }
         let after = Some(to.commit).filter(|_| !asks.raw);
@@ -72,7 +70,7 @@ pub(crate) fn compare(
             DeclaredIn::Class => change.after.class_ref(),
             DeclaredIn::Instance => change.after.own_ref(),
         };
-        let causes = change.after.causes(&new, declared_in.clone());
+        let causes = change.after.causes(new, declared_in.clone());
         let entry_fault = |reason: String| Fault::of_file(&declared_in, manifest::FILE, Some(asks.line), reason);
         let violations = match comparisons.of_commits(repo, Some(from.commit), after)? {
             Ok(violations) => violations,

@@ -66,7 +66,8 @@ struct Comparing<'a, 'v> {
 
 impl Comparing<'_, '_> {
     fn component(&self, successor: &Successor) -> Result<Vec<Caused>, git2::Error> {
-        let Successor { old: former, new: name, goes_back } = successor;
+        let Successor { old: former, new: name } = successor;
+        let mut goes_back = None;
         let mut found = Vec::new();
         let (Some(old), Some(new)) = (self.before.sources(former), self.after.sources(name)) else { return Ok(found) };
         // A schema that is added now does not change the earlier promise.
@@ -92,8 +93,14 @@ impl Comparing<'_, '_> {
                     let of_component = |stack: &Stack| {
                         stack.winner(&place.to_string()).is_none_or(|layer| layer.origin == Origin::Component)
                     };
-                    if *goes_back && of_component(&old) && of_component(&new) {
-                        continue;
+                    if of_component(&old) && of_component(&new) {
+                        let back = match goes_back {
+                            Some(known) => known,
+                            None => *goes_back.insert(successor.goes_back(self.repo, self.change)?),
+                        };
+                        if back {
+                            continue;
+                        }
                     }
                     // A difference that hosts have in common is told once.
                     if told.len() < MOST_FAULTS && told.insert((*direction, place.clone())) {

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use conf_core::layers::Overrides;
-use conf_core::manifest::{self, DeclaredIn, nearest_component};
+use conf_core::manifest::{self, DeclaredIn, MOST_LOOKS, nearest_component};
 use conf_core::settings::JsonPointer;
 use git2::Repository;
 use libconf::name::{ClassName, ComponentName, ComponentVersion, DatacenterName, RefName};
@@ -22,9 +22,6 @@ struct Running<'a> {
     /// How many more times a similar name is looked for: each time all names are compared.
     looks: Cell<usize>,
 }
-
-/// The most faults of one datacenter, or of one class, that name what was probably meant.
-const MOST_LOOKS: usize = 20;
 
 impl<'a> Running<'a> {
     fn new(datacenters: &[(&DatacenterName, &'a Manifest)]) -> Self {

@@ -19,11 +19,11 @@ use conf_core::render::{SecretFault, Secrets};
 use conf_core::settings::SettingsFault;
 use conf_core::{git, settings};
 use git2::Repository;
-use libconf::name::{ComponentName, ComponentVersion, HostName, ObjectId};
+use libconf::name::{ComponentVersion, HostName, ObjectId};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
-use crate::catalog::{DatacenterChange, DatacenterView, Delta};
+use crate::catalog::{DatacenterChange, DatacenterView};
 use crate::fault::{Caused, Fault, Findings};
 use crate::judge::hosts::{Differing, effects};
 use crate::judge::schema::Schemas;
@@ -72,9 +72,9 @@ pub(crate) struct Validator {
     good_content: Mutex<BTreeSet<Content>>,
 }
 
-/// The content of a component as a datacenter runs it: its tree, whether it is raw, and whether its
-/// links may lead anywhere.
-type Content = (ObjectId, bool, bool);
+/// The content of a component as a datacenter runs it: its tree, whether it is raw, and where its
+/// links may lead.
+type Content = (ObjectId, bool, LinkPolicy);
 
 impl Validator {
     /// Makes a validator with these limits, which remembers nothing yet.
@@ -109,7 +109,7 @@ impl Validator {
                 let (after, found) = (before, Vec::new());
                 let checking =
                     Checking { validator: self, repo, change: None, before: None, after, may_shrink: true, found };
-                checking.all(manifest, &predecessors(before, change.delta, &affected))?
+                checking.all(manifest, &affected.iter().flat_map(|one| change.replaced_by(one)).collect())?
             }
             None => Vec::new(),
         };
@@ -135,22 +135,6 @@ impl Validator {
         }
         good.insert(case.ingredients.clone());
     }
-}
-
-/// Finds what ran before in the place of some components: themselves, or the versions of them that
-/// go in the same change.
-fn predecessors(
-    before: &DatacenterView<'_>,
-    delta: &Delta,
-    components: &BTreeSet<ComponentVersion>,
-) -> BTreeSet<ComponentVersion> {
-    let mut found: BTreeSet<ComponentVersion> =
-        components.iter().filter(|one| before.component(one).is_some()).cloned().collect();
-    let new: BTreeSet<&ComponentName> =
-        components.iter().filter(|one| before.component(one).is_none()).map(|one| &one.component).collect();
-    let gone = delta.components.iter().filter(|(_, content)| content.is_none()).map(|(name, _)| name);
-    found.extend(gone.filter(|name| new.contains(&name.component)).cloned());
-    found
 }
 
 /// One check of one datacenter.
@@ -226,7 +210,7 @@ impl Checking<'_, '_> {
     /// Checks everything about one component.
     fn component(&mut self, name: &ComponentVersion) -> Result<(), git2::Error> {
         let Some(sources) = self.after.sources(name) else { return Ok(()) };
-        let content = (sources.component_tree, sources.raw, sources.links == LinkPolicy::Anywhere);
+        let content = (sources.component_tree, sources.raw, sources.links);
         if !self.validator.good_content.lock().contains(&content) {
             let found = content::faults(self.repo, self.after, name, &sources)?;
             if found.is_empty() {

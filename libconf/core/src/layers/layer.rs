@@ -51,7 +51,7 @@ pub(crate) enum Text {
 }
 
 /// Where the links in a component's content may lead.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LinkPolicy {
     /// To something inside: the component's entry does not ask for more.
     Inside,
@@ -63,6 +63,12 @@ pub enum LinkPolicy {
 }
 
 impl LinkPolicy {
+    /// The policy of a component's entry, with or without `links: any`, for a reader that allows
+    /// what entries say.
+    pub fn of_entry(any: bool) -> Self {
+        if any { LinkPolicy::Anywhere } else { LinkPolicy::Inside }
+    }
+
     /// The links that [`git`] lets through.
     pub fn links(self) -> git::Links {
         if self == LinkPolicy::Anywhere { git::Links::Anywhere } else { git::Links::Inside }

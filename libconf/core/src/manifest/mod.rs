@@ -12,6 +12,6 @@ mod tests;
 pub use crate::manifest::{
     merged::{DeclaredIn, PinRequest, pins, platform, secrets},
     model::{ClassManifest, ClassRef, FILE, Host, InstanceManifest, Overlay, PinEntry, Role, Selection, Strictness},
-    nearest::{nearest, nearest_component},
+    nearest::{MOST_LOOKS, nearest, nearest_component},
     pattern::Pattern,
 };

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::{
     manifest::{
-        nearest::{nearest, nearest_component},
+        nearest::{MOST_LOOKS, nearest, nearest_component},
         pattern::Pattern,
     },
     secret::{Declaration, HostKey},
@@ -18,9 +18,6 @@ use libconf::name::{
 
 /// The name of the file, at the root of a class's branch and of a datacenter's.
 pub const FILE: &str = "datacenter.yaml";
-
-/// The most faults that name what was probably meant.
-const MOST_LOOKS: usize = 20;
 
 /// How a reader treats unknown keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,6 +4,10 @@ use std::collections::BTreeSet;
 
 use libconf::name::ComponentVersion;
 
+/// The most faults of one file that name what was probably meant: to find it, all known names are
+/// compared.
+pub const MOST_LOOKS: usize = 20;
+
 /// Returns ` (did you mean …?)` when a known word is near enough.
 pub fn nearest<'a>(text: &str, known: impl Iterator<Item = &'a str>) -> String {
     // A longer text is no slip of the hand, and takes time to compare.
