@@ -14,7 +14,7 @@ use crate::judge::plan::ChangePlan;
 use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
 use crate::judge::reporting::ReportingHosts;
 use crate::judge::validate::{ChangeLimits, Validator, effect};
-use crate::judge::{content, deletions, hosts};
+use crate::judge::{content, deletions, hosts, suspicions};
 use crate::secrets::SecretStore;
 use crate::store::{Place, RefChanges, RefTarget};
 
@@ -93,7 +93,12 @@ impl Judge {
         updates: &[RefUpdate],
         judgement: &Judgement,
     ) -> Result<ChangePlan, git2::Error> {
-        let plan = |judged| ChangePlan::of(repo, catalog, &self.overrides, updates, judged);
+        let suspicions = suspicions::of(repo, catalog, updates)?;
+        let plan = |judged| {
+            let mut plan = ChangePlan::of(repo, catalog, &self.overrides, updates, judged)?;
+            plan.notes.extend(suspicions);
+            Ok(plan)
+        };
         if judgement.refusals.iter().all(Option::is_none) {
             return plan(judgement);
         }
