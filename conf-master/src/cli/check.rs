@@ -17,7 +17,7 @@ use crate::judge::validate::effect;
 use crate::judge::{BranchComparison, Judge, ReportingHosts, content};
 use crate::secrets::SecretStore;
 use crate::server::LimitFlags;
-use crate::store::{Proposed, RefChanges, RefTarget, Table};
+use crate::store::{NONE_REFUSED, Proposed, RefChanges, RefTarget, Table};
 
 /// Flags of `check`.
 #[derive(Debug, clap::Args)]
@@ -104,7 +104,7 @@ fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
     // The datacenters that are not checked run what classes may speak of.
     let (mut deltas, mut others, unchanged) = (Deltas::new(), Catalog::default(), BTreeMap::new());
     for datacenter in all.union(&wanted) {
-        let refs = Proposed { table: &table, changes: &unchanged };
+        let refs = Proposed { table: &table, changes: &unchanged, refused: &NONE_REFUSED };
         let resolved = resolve::datacenter(&repo, refs, datacenter, None, &Touched::whole());
         let (mut found, delta) = (resolved.faults, resolved.delta);
         if !wanted.contains(datacenter) {

@@ -11,7 +11,7 @@ pub(crate) mod refs;
 pub(crate) use crate::store::history::{Durable, Moment, PastBranch};
 pub(crate) use crate::store::idempotency::{LandedRef, LandedRequest, LandedRequests, RequestKey};
 pub(crate) use crate::store::ledger::{LedgerEntry, LedgerState, Move};
-pub(crate) use crate::store::refs::{Place, Proposed, RefChanges, RefTarget, Table, version_after};
+pub(crate) use crate::store::refs::{NONE_REFUSED, Place, Proposed, RefChanges, RefTarget, Table, version_after};
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};

@@ -171,7 +171,12 @@ pub(crate) struct Proposed<'a> {
     pub(crate) table: &'a Table,
     /// The refs that would differ; `None` deletes.
     pub(crate) changes: &'a RefChanges,
+    /// The refs whose change was asked for together with these, and is refused.
+    pub(crate) refused: &'a BTreeSet<RefName>,
 }
+
+/// No ref is refused.
+pub(crate) static NONE_REFUSED: BTreeSet<RefName> = BTreeSet::new();
 
 impl Proposed<'_> {
     /// Returns where a ref would point.

@@ -4,6 +4,7 @@
 mod applications;
 mod barrier;
 mod canary;
+mod causes;
 mod cli;
 mod compatibility;
 mod consul_faults;
