@@ -1,10 +1,7 @@
 //! Reports this host's state to a conf-slave: after each change, and every minute. Relies on
 //! `clock` and `state`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use conf_core::{
     api::{HostReport, HostState, ReportAnswer},
@@ -19,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::random_up_to,
-    state::{Agent, View, Watermark},
+    state::{Agent, ReportNumbers, View, Watermark},
 };
 
 /// 60 s between two reports without a change.
@@ -39,14 +36,16 @@ const REPORTS: &str = "reports";
 /// Each report is signed, if the identity can sign: a delivery barrier decides by reports, and a
 /// conf-slave could invent them. The central sequence in a conf-slave's answer counts if one of
 /// `keys` has signed it.
+///
+/// The number of a report stands in its member `time`, by which conf-master orders them.
 pub(crate) async fn run(
     agent: Agent,
     surrogates: Upstreams,
     identity: Arc<Identity>,
     keys: TrustedKeys,
+    mut numbers: ReportNumbers,
     stop: CancellationToken,
 ) {
-    let mut clock = Clock(0);
     let mut views = agent.follow();
     let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     let mut sent = None;
@@ -58,7 +57,7 @@ pub(crate) async fn run(
         let changed = sent.as_ref() != Some(&report) && report.state != HostState::Updating;
         if changed || Instant::now() >= next {
             sleep(random_up_to(SPREAD)).await;
-            let signed = sign::sign_report(&report, clock.next(), &identity);
+            let signed = sign::sign_report(&report, numbers.next().await, &identity);
             let answer = tokio::select! {
                 () = stop.cancelled() => return,
                 answer = surrogates.post_json::<_, ReportAnswer>("api/v1/reports", &signed) => answer,
@@ -116,17 +115,5 @@ fn report(agent: &Agent) -> HostReport {
         time: None,
         signature: None,
         received: None,
-    }
-}
-
-/// Gives each report a later time than the one before, even if the host's clock is set back.
-struct Clock(u64);
-
-impl Clock {
-    /// Returns milliseconds since 1970.
-    fn next(&mut self) -> u64 {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-        self.0 = u64::try_from(now).unwrap_or(u64::MAX).max(self.0 + 1);
-        self.0
     }
 }

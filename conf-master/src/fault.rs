@@ -37,6 +37,9 @@ pub(crate) struct Fault {
     /// if it was so before.
     #[serde(skip)]
     pub(crate) hides_others: bool,
+    /// Another ref of the same push is refused, and that is all.
+    #[serde(skip)]
+    pub(crate) follows: bool,
 }
 
 impl Fault {
@@ -60,7 +63,7 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Fault { datacenter, host, reference, file, line, pointer, reason, hides_others: _ } = self;
+        let Fault { datacenter, host, reference, file, line, pointer, reason, .. } = self;
         if let Some(reference) = reference {
             write!(f, "{reference}: ")?;
         }
@@ -183,6 +186,8 @@ impl Refusal {
     pub(crate) fn of(mut faults: Vec<Fault>) -> Self {
         let mut seen = BTreeSet::new();
         faults.retain(|fault| seen.insert(fault.clone()));
+        // What is wrong in itself comes first.
+        faults.sort_by_key(|fault| fault.follows);
         if let more @ 1.. = faults.len().saturating_sub(MOST_FAULTS) {
             faults.truncate(MOST_FAULTS);
             faults.push(Fault::new(format!("{more} more faults are not shown")));
@@ -192,7 +197,11 @@ impl Refusal {
             [] => "it is not good".to_owned(),
             [first, ..] => format!("{} faults; the first: {first}", faults.len()),
         };
-        Refusal { kind: RefusalKind::Invalid, reason, faults }
+        let kind = match faults.as_slice() {
+            [_, ..] if faults.iter().all(|fault| fault.follows) => RefusalKind::Together,
+            _ => RefusalKind::Invalid,
+        };
+        Refusal { kind, reason, faults }
     }
 }
 

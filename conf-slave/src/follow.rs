@@ -4,7 +4,7 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use conf_core::{
-    api::{DeletedEvent, Pointer, SnapshotEvent},
+    api::{AbsentEvent, DeletedEvent, Pointer, SnapshotEvent},
     daemon::chain,
     retry::Backoff,
     upstream::Event,
@@ -15,6 +15,9 @@ use crate::{mirror::Mirror, problems::Problems, reports::HostReports};
 
 /// The topic of a damaged repository.
 const REPOSITORY: &str = "repository";
+
+/// The topic of a datacenter that the central server does not have.
+pub(crate) const DATACENTER: &str = "datacenter";
 
 /// Listens to the central server's events, which tell the mirror the newest pointer and watermark.
 pub(crate) async fn listen(mirror: Arc<Mirror>, reports: Arc<HostReports>, problems: Arc<Problems>) {
@@ -55,6 +58,10 @@ fn take(event: &Event, mirror: &Mirror, problems: &Problems) {
             Ok(event) if event.datacenter == *mirror.datacenter() => set_deleted(true, mirror, problems),
             _ => tracing::warn!("an unreadable event is ignored"),
         },
+        "absent" => match serde_json::from_str::<AbsentEvent>(&event.data) {
+            Ok(event) if event.datacenter == *mirror.datacenter() => problems.set(DATACENTER, words_of(&event)),
+            _ => tracing::warn!("an unreadable event is ignored"),
+        },
         "watermark" => {
             set_deleted(false, mirror, problems);
             let problem = match serde_json::from_str(&event.data) {
@@ -71,6 +78,20 @@ fn take(event: &Event, mirror: &Mirror, problems: &Problems) {
     }
 }
 
+/// Says that the central server has no such datacenter, and which it has.
+fn words_of(event: &AbsentEvent) -> String {
+    let mut known: Vec<String> = event.known.iter().map(ToString::to_string).collect();
+    if event.more > 0 {
+        known.push(format!("{} more", event.more));
+    }
+    let known = if known.is_empty() { "none yet".to_owned() } else { known.join(", ") };
+    format!(
+        "the central server has no datacenter {0}; it has: {known}. Name one of them with --datacenter, or push the branch \
+         datacenters/{0}: this slave waits for it",
+        event.datacenter
+    )
+}
+
 /// Notes whether the central server has deleted the datacenter. Nothing else follows from it: this
 /// slave and its hosts keep the last snapshot.
 fn set_deleted(deleted: bool, mirror: &Mirror, problems: &Problems) {
@@ -82,7 +103,7 @@ fn set_deleted(deleted: bool, mirror: &Mirror, problems: &Problems) {
             mirror.datacenter()
         )
     });
-    problems.report("datacenter", problem, "the central server has the datacenter again");
+    problems.report(DATACENTER, problem, "the central server has the datacenter again");
 }
 
 fn take_snapshot(event: &SnapshotEvent, mirror: &Mirror, problems: &Problems) {

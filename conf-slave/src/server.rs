@@ -131,27 +131,34 @@ fn spawn_until(stop: &CancellationToken, tasks: &mut JoinSet<()>, task: impl Fut
     tasks.spawn(async { task.await.unwrap_or_default() });
 }
 
-/// Reports this slave as ready while a snapshot is served, and updates the numbers of `/metrics`.
+/// Reports this slave as ready while a snapshot is served, and sets the numbers of `/metrics` whenever
+/// somebody asks for them.
 async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
     let sequence = metrics.gauge("conf_slave_sequence", "The sequence of the snapshot that is served");
     let published = metrics.gauge("conf_slave_published_sequence", "The sequence that this slave last published");
     let hosts = metrics.gauge("conf_slave_hosts", "Hosts that have reported");
     let mut served = view.mirror.subscribe();
     let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let shown = Arc::clone(&view);
+    metrics.on_reading(move || {
+        let served = shown.mirror.served();
+        sequence.set(served.map_or(0, |served| whole(served.snapshot.sequence.0)));
+        published.set(shown.publisher.published().map_or(0, |pointer| whole(pointer.sequence.0)));
+        hosts.set(i64::try_from(shown.reports.count()).unwrap_or(i64::MAX));
+    });
     loop {
-        let now = served.borrow_and_update().clone();
-        match now {
-            Some(now) => {
-                health.set_ready();
-                sequence.set(whole(now.snapshot.sequence.0));
-            }
-            None => health.set_unready(format!("no snapshot of {} is here yet", view.mirror.datacenter())),
+        let is_served = served.borrow_and_update().is_some();
+        if is_served {
+            health.set_ready();
+        } else {
+            let why = view.problems.get(follow::DATACENTER).map(|problem| format!(": {problem}"));
+            let why = why.unwrap_or_default();
+            health.set_unready(format!("no snapshot of {} is here yet{why}", view.mirror.datacenter()));
         }
-        published.set(view.publisher.published().map_or(0, |pointer| whole(pointer.sequence.0)));
-        hosts.set(i64::try_from(view.reports.count()).unwrap_or(i64::MAX));
+        health.report("file descriptors", web::no_files_left());
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            () = tokio::time::sleep(Duration::from_secs(1)) => {}
         }
     }
 }

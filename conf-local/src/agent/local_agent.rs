@@ -36,7 +36,7 @@ use crate::{
     report,
     service::{self, Service},
     snapshot::{NamedComponent, SnapshotServers},
-    state::{Agent, Status, View, WriterRequest, central},
+    state::{Agent, ReportNumbers, Status, View, WriterRequest, central},
     transaction::{Audience, Checks, Host, HostOptions},
 };
 
@@ -48,6 +48,7 @@ pub struct LocalAgent {
     host: Host,
     sources: Sources,
     reports: Upstreams,
+    numbers: ReportNumbers,
     keys: TrustedKeys,
     service: Service,
     requests: mpsc::Receiver<WriterRequest>,
@@ -96,6 +97,7 @@ impl LocalAgent {
         let demand = Demand::new(agent.clone(), repository.clone(), collection, servers()?, keys.clone(), stop.clone());
         let (demand, processes) = (Arc::new(demand), Arc::default());
         let service = Service { agent, watchers, demand, processes, repository, stop };
+        let numbers = ReportNumbers::open(&options.state);
 
         // Every user of this host may ask. The routes decide what each user may do.
         let socket = web::bind_unix(&options.socket.socket, 0o666).await?;
@@ -104,7 +106,7 @@ impl LocalAgent {
             None => None,
         };
         let socket = (socket, options.socket.socket);
-        Ok(LocalAgent { host, sources, reports, keys, service, requests, socket, http, probes })
+        Ok(LocalAgent { host, sources, reports, numbers, keys, service, requests, socket, http, probes })
     }
 
     /// Prints that the agent can serve, and its address with `--listen`, or else its socket.
@@ -117,7 +119,7 @@ impl LocalAgent {
 
     /// Serves, follows, tells and reports until `stop`. Joins every task.
     pub async fn run(self, stop: CancellationToken) {
-        let LocalAgent { host, sources, reports, keys, service, requests, socket, http, probes } = self;
+        let LocalAgent { host, sources, reports, numbers, keys, service, requests, socket, http, probes } = self;
         let metrics = Metrics::new("conf-local", env!("CARGO_PKG_VERSION"));
         let health = Health::new(metrics.clone());
         let routes = web::health_routes(health.clone()).or(service::routes(service.clone())).unify().boxed();
@@ -141,7 +143,7 @@ impl LocalAgent {
         tasks.spawn(central::run(agent.clone(), host.export.path.clone(), stopping.clone()));
         tasks.spawn(watchers.run(stopping.clone()));
         tasks.spawn(probe::run(probes, agent.clone(), host.outbox.clone(), stopping.clone()));
-        tasks.spawn(report::run(agent, reports, host.identity.clone(), keys, stopping.clone()));
+        tasks.spawn(report::run(agent, reports, host.identity.clone(), keys, numbers, stopping.clone()));
         tasks.spawn(follow::run(host, sources, audience, requests, stopping));
         while let Some(ended) = tasks.join_next().await {
             // Where panics abort, a panic has ended the process already. A test sees it here.

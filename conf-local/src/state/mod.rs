@@ -2,6 +2,7 @@
 //! `export` and `place`.
 
 mod exported;
+mod report_numbers;
 mod status;
 mod watermark;
 mod agent;
@@ -16,6 +17,7 @@ pub use crate::state::{
 };
 pub(crate) use crate::state::{
     agent::{OlderSnapshot, RequestError, VerifyReport, WriterRequest},
+    report_numbers::ReportNumbers,
     status::{Changes, CheckStatus, ProbeStatus, Untold, failing},
     watermark::Watermark,
 };

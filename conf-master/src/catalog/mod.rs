@@ -16,7 +16,7 @@ use git2::Repository;
 use libconf::name::{ComponentVersion, DatacenterName, ObjectId, RefName, Segment};
 
 use crate::fault::Fault;
-use crate::store::{Proposed, RefChanges, Table};
+use crate::store::{NONE_REFUSED, Proposed, RefChanges, Table};
 
 /// The state after the last landing.
 #[derive(Debug, Default)]
@@ -76,7 +76,7 @@ impl Catalog {
 
     /// Returns the table with some changes over it.
     pub(crate) fn proposed<'a>(&'a self, changes: &'a RefChanges) -> Proposed<'a> {
-        Proposed { table: &self.table, changes }
+        Proposed { table: &self.table, changes, refused: &NONE_REFUSED }
     }
 
     /// Finds the datacenters that read some changed refs, and which of their parts do.

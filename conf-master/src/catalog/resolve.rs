@@ -71,6 +71,14 @@ fn fault(reference: &RefName, line: Option<usize>, reason: String, causes: Vec<R
     Caused { fault: Fault::of_file(reference, manifest::FILE, line, reason), causes }
 }
 
+/// Makes a fault that is all the fault of a ref of the same push which is refused.
+fn following(reference: &RefName, line: usize, refused: &RefName, causes: Vec<RefName>) -> Caused {
+    let reason = format!("this needs {}, which is refused in the same push", refused.short());
+    let mut caused = fault(reference, Some(line), reason, causes);
+    caused.fault.follows = true;
+    caused
+}
+
 impl Resolving<'_> {
     /// Looks up the components that the manifest asks for; without a new manifest, those that were
     /// touched.
@@ -123,6 +131,9 @@ impl Resolving<'_> {
         let (class_ref, line) = (instance.class_ref(), Some(instance.conf.line));
         let (class_name, branch) = (class_ref.short(), RefName::Class(instance.conf.class.clone()));
         let Some(class_tip) = self.refs.target(&class_ref) else {
+            if self.refs.refused.contains(&class_ref) {
+                return Err(vec![following(own, instance.conf.line, &class_ref, vec![own.clone()])]);
+            }
             let reason = match self.refs.changes.get(&class_ref) {
                 Some(None) => format!("{class_name} is still needed here; name another class before you delete it"),
                 _ => format!("{class_name} does not exist; push it in the same push, or correct `conf`"),
@@ -201,6 +212,14 @@ impl Resolving<'_> {
         let causes = || vec![reference.clone(), branch.clone(), declared.clone(), self.own.clone(), class.clone()];
         let entry_fault =
             |reason: String| fault(declared, Some(request.line), format!("{component}: {reason}"), causes());
+        // Who names what is not there causes that, not a component that is pushed beside it.
+        let naming = || vec![declared.clone(), self.own.clone(), class.clone(), reference.clone(), branch.clone()];
+        let missing = |needed: &RefName, reason: String| {
+            if self.refs.refused.contains(needed) {
+                return following(declared, request.line, needed, naming());
+            }
+            Caused { causes: naming(), ..entry_fault(reason) }
+        };
         for read in [&branch, &reference] {
             if self.refs.changes.get(read) == Some(&None) {
                 let words = "is still needed here; take the entry out before you delete it";
@@ -209,19 +228,21 @@ impl Resolving<'_> {
         }
         let branch_name = branch.short();
         let tip = self.refs.target(&branch).ok_or_else(|| {
-            entry_fault(format!("there is no branch {branch_name}; push it in the same push, or correct `branch`"))
+            let words = format!("there is no branch {branch_name}; push it in the same push, or correct `branch`");
+            missing(&branch, words)
         })?;
         let commit = match &request.tag {
             None => tip.commit,
             Some(tag) => {
                 let tag = format!("{component}/{tag}");
                 let target = self.refs.target(&reference).ok_or_else(|| {
-                    entry_fault(format!("there is no tag {tag}; push refs/tags/{tag}, or write `tag: latest`"))
+                    missing(&reference, format!("there is no tag {tag}; push refs/tags/{tag}, or write `tag: latest`"))
                 })?;
                 if !self.reaches(&branch, target.commit) {
-                    return Err(entry_fault(format!(
+                    let words = format!(
                         "the tag {tag} is not on the branch {branch_name}; merge it there, or name another tag"
-                    )));
+                    );
+                    return Err(missing(&branch, words));
                 }
                 target.commit
             }

@@ -85,8 +85,12 @@ fn proc_receive() -> anyhow::Result<u8> {
 }
 
 fn print_answer(updates: &[HookUpdate], answer: &Answer) {
-    for ((_, _, name), refusal) in updates.iter().zip(&answer.refusals) {
-        let Some(refusal) = refusal.as_ref().filter(|refusal| refusal.kind != RefusalKind::DryRun) else { continue };
+    let refused =
+        updates.iter().zip(&answer.refusals).filter_map(|((_, _, name), refusal)| Some((name, refusal.as_ref()?)));
+    let refused = refused.filter(|(_, refusal)| refusal.kind != RefusalKind::DryRun);
+    // The causes come first, then what is refused because of them.
+    let (following, causes): (Vec<_>, Vec<_>) = refused.partition(|(_, refusal)| refusal.kind == RefusalKind::Together);
+    for (name, refusal) in causes.into_iter().chain(following) {
         for line in refusal.to_string().lines() {
             eprintln!("refused {name}: {line}");
         }

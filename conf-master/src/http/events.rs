@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
-use conf_core::api::{DeletedEvent, SnapshotEvent};
+use conf_core::api::{AbsentEvent, DeletedEvent, SnapshotEvent};
 use conf_core::daemon::chain;
 use conf_core::http::{Event, Request, Response, Routes, events, request};
 use libconf::name::{DatacenterName, Sequence};
@@ -19,6 +19,9 @@ use crate::landing::Published;
 /// The pause between two watermarks. Each is signed, and the last of several says everything that
 /// the others did; twenty a second of every datacenter cost some milliseconds.
 const BETWEEN_WATERMARKS: Duration = Duration::from_millis(50);
+
+/// The most datacenters that are named to somebody who asks for another one.
+const MOST_NAMED: usize = 20;
 
 #[derive(Deserialize)]
 struct Query {
@@ -58,7 +61,7 @@ fn events_of(
         // The state whose snapshot was sent and whose watermark was not, and when that is due.
         let mut owed: Option<Arc<Published>> = None;
         let mut due = Instant::now();
-        let mut told_deleted = false;
+        let (mut told_deleted, mut told_absent) = (false, false);
         loop {
             let landed = tokio::select! {
                 biased;
@@ -76,7 +79,12 @@ fn events_of(
                     yield Event::json("deleted", None, &event);
                 }
                 told_deleted = deleted;
-                let Some(snapshot) = now.datacenters.get(&datacenter) else {
+                let snapshot = now.datacenters.get(&datacenter);
+                if snapshot.is_none() && !deleted && !told_absent {
+                    yield Event::json("absent", None, &absent(&now, &datacenter));
+                }
+                told_absent = snapshot.is_none();
+                let Some(snapshot) = snapshot else {
                     // A watermark that was owed would say that the datacenter is there.
                     owed = None;
                     continue;
@@ -104,6 +112,15 @@ fn events_of(
             }
         }
     })
+}
+
+fn absent(now: &Published, datacenter: &DatacenterName) -> AbsentEvent {
+    AbsentEvent {
+        central: now.sequence,
+        datacenter: datacenter.clone(),
+        known: now.datacenters.keys().take(MOST_NAMED).cloned().collect(),
+        more: now.datacenters.len().saturating_sub(MOST_NAMED),
+    }
 }
 
 #[cfg(test)]

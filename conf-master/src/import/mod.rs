@@ -2,8 +2,8 @@
 //! them. It works without a server, and nothing lands by it: `--out` writes a repository to look at
 //! and to push.
 //!
-//! Read in this order: [`scan`](mod@scan) reads `<role>/<component>/[conf/]…`, `suspect` finds
-//! text that looks like a secret and `values` finds values that repeat, [`propose`](mod@propose)
+//! Read in this order: [`scan`](mod@scan) reads `<role>/<component>/[conf/]…`, `suspect`, a folder of
+//! its own, finds text that looks like a secret and `values` finds values that repeat, [`propose`](mod@propose)
 //! decides with `variables`, `report` shows the proposal, `template` and [`write`](mod@write)
 //! write it.
 
@@ -14,7 +14,6 @@ mod proposal;
 mod propose;
 mod report;
 mod scan;
-mod suspect;
 mod template;
 #[cfg(test)]
 mod tests;

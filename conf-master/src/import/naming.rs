@@ -6,7 +6,7 @@ use libconf::name::{ComponentName, Kind, SecretName};
 
 use crate::import::flags::ImportFlags;
 use crate::import::scan::{FileEntry, Folder, Remark};
-use crate::import::suspect::key::words;
+use crate::suspect::key::words;
 
 /// Folders with the same files, and their common name.
 #[derive(Debug)]

@@ -15,8 +15,8 @@ use crate::import::flags::ImportFlags;
 use crate::import::naming::{self, Group};
 use crate::import::proposal::{Component, NamedHosts, Proposal, Secret};
 use crate::import::scan::{Remark, Tree};
-use crate::import::suspect::{self, Finding};
 use crate::import::variables::{self, Text};
+use crate::suspect::{self, Finding};
 
 /// Makes the proposal.
 pub(crate) fn propose<'a>(tree: &'a Tree, flags: &ImportFlags) -> anyhow::Result<Proposal<'a>> {

@@ -108,7 +108,7 @@ impl Folder {
     }
 }
 
-/// Reads `<role>/<component>/[conf/]…`.
+/// Reads `<role>/<component>/[conf/]…`, and the files of a role beside its components.
 pub(crate) fn scan(flags: &ImportFlags) -> anyhow::Result<Tree> {
     let root = &flags.folder;
     let mut walk = Walk {
@@ -118,13 +118,39 @@ pub(crate) fn scan(flags: &ImportFlags) -> anyhow::Result<Tree> {
         bytes: 0,
         progress: ProgressBar::new_spinner(),
     };
-    for (role, path) in walk.folders(root, "")? {
+    let (roles, beside) = walk.sorted(root, "")?;
+    for (name, ..) in beside {
+        walk.leave_out(&name, "it is outside of <role>/<component>/");
+    }
+    let is_by_environment = are_environments(roles.iter().map(|(name, _)| name.as_str()));
+    for (role, path) in roles {
+        let (components, files) = walk.sorted(&path, &role)?;
+        let environments: Vec<&str> = components.iter().map(|(name, _)| name.as_str()).collect();
+        if is_by_environment || is_of_environments(&role) || are_environments(environments.iter().copied()) {
+            let one =
+                if is_by_environment { role.clone() } else { below(&role, environments.first().unwrap_or(&"…")) };
+            walk.fault(
+                &role,
+                format!(
+                    "these are environments, not components of a role: each is a datacenter of its own. Import them apart, as in \
+                     `conf-master import {}/{one} --class NAME --datacenter ID/VERSION`, or use --leave-out {role}",
+                    root.display()
+                ),
+            );
+            continue;
+        }
         let Ok(name) = role.parse::<RoleName>() else {
             walk.fault(&role, "a role's name is letters, digits, '.', '_' and '-'; rename this folder");
             continue;
         };
-        for (component, path) in walk.folders(&path, &role)? {
+        let (has_none, is_taken) = (components.is_empty(), components.iter().any(|(component, _)| *component == role));
+        for (component, path) in components {
             walk.component(&name, component, &path)?;
+        }
+        if has_none {
+            files.iter().for_each(|(file, ..)| walk.leave_out(&below(&role, file), "no component is beside it"));
+        } else {
+            walk.files_of_role(&name, if is_taken { format!("{role}-files") } else { role }, path, files)?;
         }
     }
     walk.progress.finish_and_clear();
@@ -139,6 +165,11 @@ pub(crate) fn scan(flags: &ImportFlags) -> anyhow::Result<Tree> {
     }
     Ok(walk.tree)
 }
+
+/// An entry of a folder: its name, its path, what it is.
+type Entry = (String, PathBuf, fs::Metadata);
+/// A folder in a folder: its name and its path.
+type Place = (String, PathBuf);
 
 struct Walk<'a> {
     left_out: &'a [String],
@@ -158,23 +189,32 @@ impl Walk<'_> {
         self.tree.faults.push(Remark::new(shown, reason));
     }
 
-    /// Lists the folders in a folder, sorted by name. Files beside them are left out.
-    fn folders(&mut self, path: &Path, shown: &str) -> anyhow::Result<Vec<(String, PathBuf)>> {
-        let mut folders = Vec::new();
+    /// Lists the folders in a folder, and what is beside them, sorted by name.
+    fn sorted(&mut self, path: &Path, shown: &str) -> anyhow::Result<(Vec<Place>, Vec<Entry>)> {
+        let (mut folders, mut others) = (Vec::new(), Vec::new());
         for (name, path, metadata) in self.entries(path, shown)? {
-            let shown = below(shown, &name);
             if metadata.is_dir() {
                 folders.push((name, path));
             } else {
-                self.leave_out(&shown, "it is outside of <role>/<component>/");
+                others.push((name, path, metadata));
             }
         }
-        Ok(folders)
+        Ok((folders, others))
+    }
+
+    /// Takes the files beside the components of a role as a component called `name`.
+    fn files_of_role(&mut self, role: &RoleName, name: String, path: PathBuf, files: Vec<Entry>) -> anyhow::Result<()> {
+        let mut folder = Folder { role: role.clone(), name, shown: role.to_string(), path, files: BTreeMap::new() };
+        self.entries_of(&mut folder, files, "", 0)?;
+        if !folder.files.is_empty() {
+            self.complete(folder);
+        }
+        Ok(())
     }
 
     /// Lists the entries of a folder, sorted by name, without those that are always or by a flag
     /// left out.
-    fn entries(&mut self, path: &Path, shown: &str) -> anyhow::Result<Vec<(String, PathBuf, fs::Metadata)>> {
+    fn entries(&mut self, path: &Path, shown: &str) -> anyhow::Result<Vec<Entry>> {
         let mut found = Vec::new();
         let entries = fs::read_dir(path).with_context(|| format!("cannot read the folder {}", path.display()))?;
         for entry in entries {
@@ -223,6 +263,13 @@ impl Walk<'_> {
         let mut folder = Folder { role: role.clone(), name, shown: shown.clone(), path, files: BTreeMap::new() };
         let top = folder.path.clone();
         self.files(&mut folder, &top, "", 0)?;
+        self.complete(folder);
+        Ok(())
+    }
+
+    /// Adds a folder that was read, within the limits.
+    fn complete(&mut self, folder: Folder) {
+        let shown = folder.shown.clone();
         let limits = TreeLimits::landing();
         if folder.files.len() > limits.entries {
             self.fault(&shown, format!("more than {} files; use --leave-out", limits.entries));
@@ -236,7 +283,6 @@ impl Walk<'_> {
         } else {
             self.tree.folders.push(folder);
         }
-        Ok(())
     }
 
     fn files(&mut self, folder: &mut Folder, path: &Path, above: &str, depth: usize) -> anyhow::Result<()> {
@@ -249,6 +295,17 @@ impl Walk<'_> {
         if entries.is_empty() && depth > 0 {
             self.leave_out(&folder.shown(above), "an empty folder; Git keeps none");
         }
+        self.entries_of(folder, entries, above, depth)
+    }
+
+    fn entries_of(
+        &mut self,
+        folder: &mut Folder,
+        entries: Vec<Entry>,
+        above: &str,
+        depth: usize,
+    ) -> anyhow::Result<()> {
+        let limits = TreeLimits::landing();
         let mut folded = BTreeMap::new();
         for (name, path, metadata) in entries {
             let file = below(above, &name);
@@ -312,6 +369,37 @@ impl Walk<'_> {
         folder.files.insert(file, FileEntry { mode, oid, bytes: bytes.len() as u64 });
         Ok(())
     }
+}
+
+/// Names of folders that hold one folder for each environment.
+const OF_ENVIRONMENTS: [&str; 8] =
+    ["environments", "environment", "envs", "env", "stages", "datacenters", "inventories", "regions"];
+/// Names of environments.
+const ENVIRONMENTS: [&str; 14] = [
+    "prod",
+    "production",
+    "stage",
+    "staging",
+    "preprod",
+    "pre-prod",
+    "dev",
+    "devel",
+    "development",
+    "test",
+    "testing",
+    "qa",
+    "uat",
+    "sandbox",
+];
+
+fn is_of_environments(name: &str) -> bool {
+    OF_ENVIRONMENTS.contains(&name.to_ascii_lowercase().as_str())
+}
+
+/// Tells whether folders are one for each environment: two or more, all called so.
+fn are_environments<'a>(names: impl Iterator<Item = &'a str>) -> bool {
+    let names: Vec<String> = names.map(str::to_ascii_lowercase).collect();
+    names.len() > 1 && names.iter().all(|name| ENVIRONMENTS.contains(&name.as_str()))
 }
 
 fn below(above: &str, name: &str) -> String {

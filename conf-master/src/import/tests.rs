@@ -145,7 +145,7 @@ fn secrets_are_declared_and_no_object_holds_one() {
         ("core/web/tls/web.key", &format!("{KEY}\n")),
         ("core/web/db.ini", &format!("user = shop\npassword = {PASSWORD}\n")),
         ("core/app/app.properties", &format!("db.url = x\ndb.pass = {PASSWORD}\n")),
-        ("core/app/notes.sql", &format!("-- made for the user\nALTER USER shop IDENTIFIED BY '{PASSWORD}';\n")),
+        ("core/app/notes.sql", &format!("-- made for the user\nSELECT login('shop', '{PASSWORD}');\n")),
     ]);
     let report = folders.report(&[]);
     let found: Vec<_> = report.secrets.iter().map(|one| (one.name.as_str(), one.places.join(" "))).collect();
@@ -238,7 +238,7 @@ fn every_byte_link_and_mode_is_kept_or_reported() {
     unix::net::UnixListener::bind(conf.join("socket")).unwrap();
     fs::create_dir(conf.join("empty")).unwrap();
     let left_out: Vec<String> = folders.report(&[]).left_out.iter().map(|one| one.path.clone()).collect();
-    let wanted = ["README", "a/note", "a/web/bin", "a/web/conf/empty", "a/web/conf/outside", "a/web/conf/socket"];
+    let wanted = ["README", "a/web/bin", "a/web/conf/empty", "a/web/conf/outside", "a/web/conf/socket"];
     assert_eq!(left_out, wanted);
 
     let repo = folders.write(&["--datacenter", "lab/v2", "--class", "small", "--branch", "main"]);
@@ -256,6 +256,54 @@ fn every_byte_link_and_mode_is_kept_or_reported() {
     assert!(repo.find_reference(&format!("refs/heads/datacenters/{datacenter}")).is_ok());
     assert!(repo.workdir().unwrap().join("datacenter.yaml").exists());
     assert_eq!(repo.find_remote("origin").unwrap().url().unwrap(), "http://127.0.0.1:7400/conf.git");
+}
+
+#[test]
+fn files_beside_the_components_of_a_role_are_taken_along() {
+    let folders = Folders::new(&[
+        ("core/web/web.conf", "x\n"),
+        ("core/pryv.yml", "domain: example.com\n"),
+        ("core/extra/pryv.yml", "y\n"),
+        ("register/register/r.conf", "z\n"),
+        ("register/pryv.yml", &format!("password: {PASSWORD}\n")),
+        ("notes/todo.txt", "x\n"),
+    ]);
+    let report = folders.report(&[]);
+    let wanted = ["services/core", "services/extra", "services/register", "services/register-files", "services/web"];
+    assert_eq!(names(&report), wanted, "{report}");
+    assert_eq!(report.components[0].folders, ["core"]);
+    assert_eq!(report.secrets[0].places, ["register/pryv.yml:1"]);
+    let left_out: Vec<&str> = report.left_out.iter().map(|one| one.path.as_str()).collect();
+    assert_eq!(left_out, ["notes/todo.txt"]);
+    let renamed = folders.report(&["--rename", "core/core=base", "--leave-out", "register/pryv.yml"]);
+    assert!(names(&renamed).contains(&"services/base".to_owned()), "{renamed}");
+    assert!(!names(&renamed).contains(&"services/register-files".to_owned()), "{renamed}");
+    let repo = folders.write(&[]);
+    assert_eq!(blob(&repo, "services/core/master", "pryv.yml"), b"domain: example.com\n");
+    assert_eq!(
+        blob(&repo, "services/register-files/master", "pryv.yml.j2"),
+        b"password: {{ secrets.register_files_password }}\n"
+    );
+}
+
+#[test]
+fn environments_are_no_components() {
+    let check = |files: &[&str], role: &str, one: &str| {
+        let files: Vec<(&str, &str)> = files.iter().map(|file| (*file, "x\n")).collect();
+        let report = Folders::new(&files).report(&["--class", "c"]);
+        assert!(!names(&report).iter().any(|name| name.contains("prod")), "{report}");
+        let found = faults(&report);
+        let is_told =
+            |fault: &String| fault.starts_with(&format!("{role}: these are environments")) && fault.contains(one);
+        assert!(found.iter().any(is_told), "{report}");
+    };
+    check(&["environments/prod/web/web.conf", "core/web/web.conf"], "environments", "shop/environments/prod --class");
+    check(&["config/prod/web.conf", "config/staging/web.conf"], "config", "shop/config/prod --class");
+    check(&["prod/core/web.conf", "staging/core/web.conf"], "prod", "shop/prod --class");
+    let one = Folders::new(&[("core/test/web.conf", "x\n"), ("core/web/web.conf", "x\n")]);
+    assert_eq!(names(&one.report(&[])), ["services/test", "services/web"]);
+    let settled = Folders::new(&[("environments/prod/a", "x\n"), ("core/web/b", "x\n")]);
+    assert_eq!(faults(&settled.report(&["--leave-out", "environments"])), [""; 0]);
 }
 
 #[test]

@@ -10,9 +10,9 @@ use zeroize::Zeroizing;
 use crate::import::flags::ImportFlags;
 use crate::import::proposal::{Component, Variable};
 use crate::import::scan::Remark;
-use crate::import::suspect::Finding;
 use crate::import::template::Replacement;
 use crate::import::values::{self, Sort};
+use crate::suspect::Finding;
 
 /// A text file while it is decided on.
 pub(crate) struct Text {

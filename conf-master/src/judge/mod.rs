@@ -10,6 +10,7 @@ pub(crate) mod plan;
 pub(crate) mod proposal;
 pub(crate) mod reporting;
 pub(crate) mod schema;
+pub(crate) mod suspicions;
 pub(crate) mod timeouts;
 pub(crate) mod validate;
 mod worker;

@@ -14,9 +14,9 @@ use crate::judge::plan::ChangePlan;
 use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
 use crate::judge::reporting::ReportingHosts;
 use crate::judge::validate::{ChangeLimits, Validator, effect};
-use crate::judge::{content, deletions, hosts};
+use crate::judge::{content, deletions, hosts, suspicions};
 use crate::secrets::SecretStore;
-use crate::store::{Place, RefChanges, RefTarget};
+use crate::store::{Place, Proposed, RefChanges, RefTarget};
 
 /// The most faults in the files of one branch that a refusal tells.
 const MOST_FAULTS: usize = 20;
@@ -58,7 +58,8 @@ impl Judge {
     ) -> Judgement {
         let (refusals, places, notes) = (vec![None; updates.len()], BTreeMap::new(), BTreeMap::new());
         let searches = Cell::new(MOST_SEARCHES);
-        let mut judging = Judging { judge: self, catalog, repo, options, refusals, places, searches, notes };
+        let refused = BTreeSet::new();
+        let mut judging = Judging { judge: self, catalog, repo, options, refusals, places, refused, searches, notes };
         let mut changes = BTreeMap::new();
         for (place, update) in updates.iter().enumerate() {
             match judging.alone(update) {
@@ -66,7 +67,10 @@ impl Judge {
                     judging.places.insert(name.clone(), place);
                     changes.insert(name, target);
                 }
-                Err(reason) => judging.refusals[place] = Some(reason),
+                Err(reason) => {
+                    judging.refusals[place] = Some(reason);
+                    judging.refused.extend(update.name.parse::<RefName>());
+                }
             }
         }
         let (mut deltas, mut broken) = judging.together(&mut changes);
@@ -93,7 +97,12 @@ impl Judge {
         updates: &[RefUpdate],
         judgement: &Judgement,
     ) -> Result<ChangePlan, git2::Error> {
-        let plan = |judged| ChangePlan::of(repo, catalog, &self.overrides, updates, judged);
+        let suspicions = suspicions::of(repo, catalog, updates)?;
+        let plan = |judged| {
+            let mut plan = ChangePlan::of(repo, catalog, &self.overrides, updates, judged)?;
+            plan.notes.extend(suspicions);
+            Ok(plan)
+        };
         if judgement.refusals.iter().all(Option::is_none) {
             return plan(judgement);
         }
@@ -127,6 +136,8 @@ struct Judging<'a> {
     options: &'a ProposalOptions,
     refusals: Vec<Option<Refusal>>,
     places: BTreeMap<RefName, usize>,
+    /// The refs of this push that are refused.
+    refused: BTreeSet<RefName>,
     /// How many more comparisons of histories there may be; see [`MOST_SEARCHES`].
     searches: Cell<usize>,
     /// What the pusher is told of a ref, if it lands.
@@ -262,7 +273,8 @@ impl Judging<'_> {
                     continue;
                 }
                 let before = self.catalog.datacenters.get(&name);
-                let resolved = resolve::datacenter(self.repo, self.catalog.proposed(changes), &name, before, &touched);
+                let refs = Proposed { refused: &self.refused, ..self.catalog.proposed(changes) };
+                let resolved = resolve::datacenter(self.repo, refs, &name, before, &touched);
                 faults.extend(resolved.faults);
                 match self.datacenter(&name, before, &resolved.delta, changes) {
                     Ok(found) => {
@@ -335,6 +347,7 @@ impl Judging<'_> {
             if let Some(place) = self.places.get(&name) {
                 self.refusals[*place] = Some(Refusal::of(faults));
             }
+            self.refused.insert(name);
         }
     }
 }

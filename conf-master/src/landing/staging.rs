@@ -19,9 +19,11 @@ use crate::landing::push::{Outcome, Push, PushContent};
 use crate::landing::update::draft::{self, Authorship};
 use crate::landing::update::request::{DraftError, Update, UpdateOutcome, another_section};
 use crate::landing::update::scratch::Scratch;
+use crate::landing::update::section::SectionName;
 use crate::secrets::{SecretRequest, StagedSecrets};
 use crate::store::{
-    self, LandedRequest, LandedRequests, LedgerEntry, LedgerState, Move, RefChanges, RefTarget, damage, journal, ledger,
+    self, Durable, LandedRequest, LandedRequests, LayerChanges, LedgerEntry, LedgerState, Moment, Move, RefChanges,
+    RefTarget, Tables, damage, history, journal, ledger, signer,
 };
 use crate::text::{first_and_more, now, one_line};
 
@@ -38,13 +40,21 @@ pub(crate) struct Staging {
     /// The state after the last staged change.
     pub(crate) catalog: Catalog,
     requests: LandedRequests,
+    /// How often each layer changed.
+    pub(crate) layers: LayerChanges,
     /// Where updates are drafted.
     scratch: Option<Scratch>,
     /// The newest entry of the ledger.
     pub(crate) ledger: CommitId,
     /// The number of the newest change.
     pub(crate) sequence: Sequence,
+    /// How often something was landed since the repository was opened.
+    landings: u32,
 }
+
+/// The most landings with one opening of the repository. An open repository keeps every pack open
+/// that it has met, and each push is a pack.
+const LANDINGS: u32 = 64;
 
 impl Staging {
     /// Opens the repository, and reads everything from the ledger.
@@ -56,9 +66,11 @@ impl Staging {
             judge,
             catalog: Catalog::default(),
             requests: LandedRequests::default(),
+            layers: LayerChanges::default(),
             scratch: None,
             ledger: CommitId::ZERO,
             sequence: Sequence(0),
+            landings: 0,
         };
         if let Err(cause) = staging.reload() {
             let is_damage = damage::is_damage(&cause);
@@ -66,6 +78,7 @@ impl Staging {
                 || format!("the repository is damaged, and nothing was changed in it. {}", damage::advice(path));
             return if is_damage { Err(cause).with_context(damaged) } else { Err(cause) };
         }
+        signer::check(&staging.repo, &staging.catalog.table, &staging.key, &store::key_path(path))?;
         if let Err(error) = journal::catch_up(&staging.repo, staging.ledger) {
             warn!(error = format!("{error:#}"), "the ledger's journal cannot be kept");
         }
@@ -74,9 +87,9 @@ impl Staging {
 
     /// Drops everything that was staged: reads the ledger anew, and sets the refs to it.
     pub(crate) fn reload(&mut self) -> anyhow::Result<()> {
-        (self.repo, self.scratch) = (store::open(&self.path)?, None);
+        self.open_again()?;
         self.ledger = self.repo.refname_to_id(&RefName::Ledger.to_string())?.into();
-        let LedgerState { table, requests, sequence } = ledger::replay(&self.repo, self.ledger)?;
+        let LedgerState { table, requests, layers, sequence } = ledger::replay(&self.repo, self.ledger)?;
         for line in store::repair(&self.repo, &table, self.ledger)? {
             warn!("{line}");
         }
@@ -85,8 +98,26 @@ impl Staging {
         for fault in faults {
             error!(%fault, "a datacenter cannot be resolved; it keeps its last snapshot");
         }
-        (self.catalog, self.requests, self.sequence) = (catalog, requests, sequence);
+        (self.catalog, self.requests, self.layers, self.sequence) = (catalog, requests, layers, sequence);
         info!(sequence = sequence.0, datacenters = self.catalog.datacenters.len(), "the ledger is read");
+        Ok(())
+    }
+
+    /// Returns the state for answers. Nothing may be staged.
+    pub(crate) fn durable(&self) -> Durable {
+        let (table, layers) = (self.catalog.table.clone(), self.layers.clone());
+        Durable { table, ledger: self.ledger, sequence: self.sequence, layers }
+    }
+
+    /// Opens the repository anew when it has met many packs.
+    pub(crate) fn freshen(&mut self) -> anyhow::Result<()> {
+        self.landings += 1;
+        if self.landings > LANDINGS { self.open_again() } else { Ok(()) }
+    }
+
+    /// Opens the repository anew: lets go of the packs that were met, and of those that are removed.
+    pub(crate) fn open_again(&mut self) -> anyhow::Result<()> {
+        (self.repo, self.scratch, self.landings) = (store::open(&self.path)?, None, 0);
         Ok(())
     }
 
@@ -149,7 +180,11 @@ impl Staging {
     /// of an update that does not land are not kept.
     fn stage_update(&mut self, push: &Push, update: &Update, by: String) -> anyhow::Result<Staged> {
         if let Some(landed) = update.key.as_ref().and_then(|key| self.requests.find(key)) {
-            return Ok((landed_before(update, landed, update.references().len()), Vec::new()));
+            let mut outcome = landed_before(update, landed, update.references().len());
+            if let Some(UpdateOutcome::Landed { layers, .. }) = &mut outcome.update {
+                *layers = self.layers_at(update, landed.sequence)?;
+            }
+            return Ok((outcome, Vec::new()));
         }
         let scratch = match self.scratch.take().filter(|scratch| !scratch.is_full()) {
             Some(scratch) => scratch,
@@ -163,7 +198,7 @@ impl Staging {
     fn stage_drafted(&mut self, push: &Push, update: &Update, scratch: &Scratch, by: String) -> anyhow::Result<Staged> {
         let references = update.references();
         let authorship = Authorship { by: &by, request: &push.request, time: now() };
-        let drafted = match draft::draft(&self.catalog.table, scratch, update, authorship) {
+        let drafted = match draft::draft((&self.catalog.table, &self.layers), scratch, update, authorship) {
             Ok(drafted) => drafted,
             Err(DraftError::Repository(error)) => return Err(error.into()),
             Err(DraftError::Conflict(conflict)) => {
@@ -189,9 +224,28 @@ impl Staging {
         }
         if outcome.sequence.is_some() {
             let landed = moves.iter().filter_map(|one| one.landed(&self.catalog.table));
-            outcome.update = Some(UpdateOutcome::Landed { refs: landed.collect(), again: false });
+            let (refs, layers) = (landed.collect(), self.layers_at(update, self.sequence)?);
+            outcome.update = Some(UpdateOutcome::Landed { refs, layers, again: false });
         }
         Ok((outcome, moves))
+    }
+
+    /// Finds the versions that the layers of an update had after a change.
+    fn layers_at(&self, update: &Update, sequence: Sequence) -> anyhow::Result<Vec<(SectionName, i64)>> {
+        let mut found = Vec::new();
+        for section in update.changes.iter().map(|change| &change.section) {
+            let (branch, Some(component)) = (section.reference(), section.layer()) else { continue };
+            let (place, layer) = (self.catalog.table.place(&branch), self.layers.place(&branch, component));
+            let version = if sequence == self.sequence {
+                layer.version()
+            } else {
+                let at = Moment::Sequence(sequence);
+                let past = history::find_layer(&self.repo, self.ledger, (&branch, component), (place, layer), at)?;
+                past.map_or(-1, |past| past.version)
+            };
+            found.push((section.clone(), version));
+        }
+        Ok(found)
     }
 
     /// Writes the objects of everything that may land.
@@ -254,8 +308,10 @@ impl Staging {
             },
             time,
         };
+        entry.count_layers(&self.repo, &self.catalog.table, &mut self.layers)?;
         entry.apply(&mut self.catalog.table, &mut self.requests);
-        self.ledger = ledger::write(&self.repo, Some(self.ledger), &entry, &self.catalog.table, &self.requests)?;
+        let tables = Tables { table: &self.catalog.table, requests: &self.requests, layers: &self.layers };
+        self.ledger = ledger::write(&self.repo, Some(self.ledger), &entry, tables)?;
         self.sequence = sequence;
         Ok((Outcome { refusals: judgement.refusals, notes, sequence: Some(sequence), ..Outcome::default() }, moves))
     }
@@ -324,7 +380,7 @@ impl Staging {
 fn landed_before(update: &Update, landed: &LandedRequest, refs: usize) -> Outcome {
     if update.key.as_ref().is_some_and(|key| key.is_of(landed)) {
         let (refusals, sequence) = (vec![None; refs], Some(landed.sequence));
-        let update = Some(UpdateOutcome::Landed { refs: landed.refs.clone(), again: true });
+        let update = Some(UpdateOutcome::Landed { refs: landed.refs.clone(), layers: Vec::new(), again: true });
         return Outcome { refusals, sequence, update, ..Outcome::default() };
     }
     let reason = format!(

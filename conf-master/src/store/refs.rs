@@ -74,6 +74,11 @@ impl Table {
         if place.target.is_some() { version_after(place.changes) } else { -1 }
     }
 
+    /// Lists every ref that ever existed.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&RefName, &Place)> {
+        self.0.iter()
+    }
+
     /// Records one accepted change.
     pub(crate) fn set(&mut self, name: RefName, target: Option<RefTarget>) {
         let place = self.0.entry(name).or_default();
@@ -171,7 +176,12 @@ pub(crate) struct Proposed<'a> {
     pub(crate) table: &'a Table,
     /// The refs that would differ; `None` deletes.
     pub(crate) changes: &'a RefChanges,
+    /// The refs whose change was asked for together with these, and is refused.
+    pub(crate) refused: &'a BTreeSet<RefName>,
 }
+
+/// No ref is refused.
+pub(crate) static NONE_REFUSED: BTreeSet<RefName> = BTreeSet::new();
 
 impl Proposed<'_> {
     /// Returns where a ref would point.

@@ -54,6 +54,21 @@ pub struct DeletedEvent {
     pub datacenter: DatacenterName,
 }
 
+/// Event `absent` on the same stream: conf-master has no snapshot of this datacenter, and had none
+/// that was deleted. A conf-slave of an earlier version ignores it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AbsentEvent {
+    /// The newest change that conf-master had accepted when it sent this.
+    pub central: Sequence,
+    /// The datacenter.
+    pub datacenter: DatacenterName,
+    /// The first datacenters that there are, in order.
+    pub known: Vec<DatacenterName>,
+    /// How many more there are.
+    #[serde(default)]
+    pub more: usize,
+}
+
 /// Answer to `POST /api/v1/reports` of conf-slave.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportAnswer {
@@ -164,8 +179,8 @@ pub struct HostReport {
     pub failures: Vec<HostFailure>,
     /// The agent's version.
     pub agent: String,
-    /// When the host made the report, by its own clock: milliseconds since 1970. Each report of a
-    /// host has a later time.
+    /// The number of the report, which the host gives: each is higher than all before it. The first
+    /// is the time in milliseconds since 1970; earlier versions number all by the time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time: Option<u64>,
     /// The host's signature over the report, PEM; see [`sign_report`](crate::sign::sign_report). A

@@ -67,6 +67,36 @@ fn harm(what: &str, change: Change<'_>, words: &[&str]) -> String {
 }
 
 #[test]
+fn a_dry_run_and_a_plan_warn_of_what_looks_like_a_secret() {
+    let site = site();
+    let secret = "Tr0ub4dor&3";
+    site.work.change().file(WEB, "old.ini", "password = hunter2hunter2\n").land();
+    let change = || {
+        let change = site.work.change().file(WEB, "db.ini", format!("user = shop\npassword = {secret}\n"));
+        // What stood there before is not of this change.
+        let change = change.file(WEB, "old.ini", "# a comment\npassword = hunter2hunter2\n");
+        change.file(CLASS, "overrides/services/api.yaml", format!("db: {{token: {secret}}}\n"))
+    };
+    let said = harm(
+        "a password",
+        change(),
+        &[
+            "warning: services/web/master: db.ini:2 looks like a password",
+            "warning: datacenter-configuration/big: overrides/services/api.yaml:1 looks like a token",
+            "{\"$secret\": \"NAME\"}",
+        ],
+    );
+    assert!(!said.contains(secret) && !said.contains("old.ini:"), "{said}");
+    let harmless = harm("no password", site.work.change().file(WEB, "motd", "secrets are elsewhere\n"), &[]);
+    assert!(!harmless.contains("looks like"), "{harmless}");
+    // The same by the API, for a commit that is on another branch.
+    site.work.change().file("services/web/next", "db.ini", format!("password = {secret}\n")).land();
+    let arguments = ["plan", DATACENTER, "--ref", "services/web/master=services/web/next", "--json"];
+    let planned = text(&site.master.run(&arguments));
+    assert!(planned.contains("db.ini:1 looks like a password"), "{planned}");
+}
+
+#[test]
 fn each_harmful_change_says_what_would_be_lost_and_where() {
     let site = site();
     let change = || site.work.change();

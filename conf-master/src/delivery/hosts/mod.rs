@@ -85,8 +85,15 @@ impl Hosts {
             // arrive at once either may win; the next minute's report settles it.
             let known = self.of_host(datacenter, &host);
             let said_again = known.as_ref().is_some_and(|known| known.report == next.report);
-            if said_again || known.as_ref().is_some_and(|known| !known.yields_to(&next, listed)) {
+            if said_again {
                 continue;
+            }
+            if let Some(known) = &known {
+                if !known.yields_to(&next, listed) {
+                    known.remember(&next);
+                    continue;
+                }
+                next.replace(known);
             }
             self.lock().entry(datacenter.clone()).or_default().reports.insert(host, Arc::new(next));
         }

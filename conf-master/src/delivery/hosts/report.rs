@@ -1,7 +1,9 @@
-//! A host's last report, its place in time, and the proof that it is the host's own.
+//! A host's last report, its place in their order, and the proof that it is the host's own.
 
+use std::collections::{VecDeque, hash_map::DefaultHasher};
+use std::hash::{Hash as _, Hasher as _};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use conf_core::{
     api::HostReport,
@@ -11,8 +13,14 @@ use conf_core::{
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
-/// How far a host's clock may be ahead of this machine's; a later time is cut to this.
-pub(crate) const AHEAD: Duration = Duration::from_secs(600);
+/// How long a host is silent before a report counts that seems to be older: hosts report each
+/// minute, so its order is lost. That happens to agents of earlier versions, which number reports by
+/// their clock.
+pub(crate) const SILENT: Duration = Duration::from_secs(180);
+
+/// The most reports of a host that are remembered after others took their place: more than it has
+/// conf-slaves.
+const MOST_SEEN: usize = 8;
 
 /// How far the clock of a conf-slave may be ahead.
 const SLAVE_AHEAD: Duration = Duration::from_secs(5);
@@ -24,9 +32,6 @@ pub(crate) struct ReceivedReport {
     pub(crate) report: HostReport,
     /// When a report that differs from the one before arrived here.
     pub(crate) changed: Instant,
-    /// The host's own time of the report, in milliseconds since 1970. Agents of earlier versions
-    /// send none.
-    pub(crate) time: Option<u64>,
     /// When its conf-slave received the report, by the slave's clock; not later than the arrival
     /// here.
     received: Timestamp,
@@ -36,6 +41,9 @@ pub(crate) struct ReceivedReport {
     /// The key that the report was verified by, and the result. A report is verified when somebody
     /// asks, because verifying takes time and most reports are replaced before.
     proven: Mutex<Option<(HostKey, Result<(), Unproven>)>>,
+    /// Reports that came before and are not this one. Conf-slaves repeat what they have, so each may
+    /// come again.
+    seen: Mutex<VecDeque<u64>>,
 }
 
 /// Who vouches for a report.
@@ -52,25 +60,53 @@ pub(crate) enum Proof {
 impl ReceivedReport {
     /// Takes a report that arrived just now.
     pub(crate) fn new(report: HostReport) -> Self {
-        let now = SystemTime::now();
-        let latest = (now + AHEAD).duration_since(UNIX_EPOCH).unwrap_or_default();
-        let latest = u64::try_from(latest.as_millis()).unwrap_or(u64::MAX);
-        let time = report.time.map(|time| time.min(latest));
-        let now = Timestamp::try_from(now).unwrap_or_else(|_| Timestamp::now());
+        let now = Timestamp::now();
         let received = report.received.as_ref().and_then(|text| text.parse::<Timestamp>().ok());
         let received = received.map_or(now, |received| received.min(now + SLAVE_AHEAD));
-        let (disputed, proven) = (AtomicBool::new(false), Mutex::default());
-        ReceivedReport { report, changed: Instant::now(), time, received, disputed, proven }
+        let (disputed, proven, seen) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        ReceivedReport { report, changed: Instant::now(), received, disputed, proven, seen }
     }
 
-    /// Tells whether this report was made before `next`. A host's own clock orders its reports, so
-    /// that an old report that somebody kept replaces nothing, and no conf-slave's clock decides.
-    /// Reports without a time are ordered by the clocks of the conf-slaves.
+    /// Tells whether this report was made before `next`. A host numbers its reports, so that an old
+    /// report that somebody kept replaces nothing, and no clock decides. Reports without a number
+    /// are ordered by the clocks of the conf-slaves.
     fn is_before(&self, next: &ReceivedReport) -> bool {
-        match (self.time, next.time) {
+        match (self.report.time, next.report.time) {
             (Some(time), Some(next)) => time < next,
             _ => self.received < next.received,
         }
+    }
+
+    /// Tells whether `next` comes after this report, and has not come before. After a silence of the
+    /// host it counts though it seems to be older: whoever keeps an old report for that moment could
+    /// as well have withheld all later ones.
+    fn comes_before(&self, next: &ReceivedReport) -> bool {
+        let is_later = self.is_before(next) || self.changed.elapsed() >= SILENT;
+        is_later && !self.seen.lock().contains(&next.fingerprint())
+    }
+
+    fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (self.report.time, &self.report.received, self.report.sequence).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Remembers that `other` has come, and does not stand.
+    pub(crate) fn remember(&self, other: &ReceivedReport) {
+        let mut seen = self.seen.lock();
+        let known = other.fingerprint();
+        if !seen.contains(&known) {
+            seen.push_back(known);
+        }
+        if seen.len() > MOST_SEEN {
+            seen.pop_front();
+        }
+    }
+
+    /// Takes the place of `before`, and remembers what it did.
+    pub(crate) fn replace(&self, before: &ReceivedReport) {
+        self.seen.lock().clone_from(&before.seen.lock());
+        self.remember(before);
     }
 
     /// Verifies the report by the key that the inventory lists.
@@ -93,14 +129,15 @@ impl ReceivedReport {
 
     /// Tells whether `next` replaces this report.
     ///
-    /// The order in time decides. When that does not favour `next`, or when somebody else has
+    /// The order decides. When that does not favour `next`, or when somebody else has
     /// reported in the host's name, the signature decides.
     pub(crate) fn yields_to(&self, next: &ReceivedReport, listed: Option<&HostKey>) -> bool {
-        let Some(key) = listed.filter(|key| key.signs()) else { return self.is_before(next) };
-        // A report without a time has no signature.
-        let newer = self.time < next.time;
+        let newer = self.comes_before(next);
+        let Some(key) = listed.filter(|key| key.signs()) else { return newer };
+        // A report without a number has no signature.
+        let is_numbered = next.report.time.is_some();
         let dispute = |report: &ReceivedReport| report.disputed.store(true, Ordering::Relaxed);
-        if newer && !self.disputed.load(Ordering::Relaxed) && !self.is_known_false() {
+        if newer && is_numbered && !self.disputed.load(Ordering::Relaxed) && !self.is_known_false() {
             return true;
         }
         let yields = match (self.proof(Some(key)), next.proof(Some(key))) {
@@ -110,7 +147,7 @@ impl ReceivedReport {
                 false
             }
             (_, Proof::Signed) => true,
-            _ => self.is_before(next),
+            _ => newer,
         };
         if self.is_known_false() || self.disputed.load(Ordering::Relaxed) {
             dispute(next);

@@ -5,6 +5,7 @@ use std::{io, process::Stdio, time::Duration};
 use async_compression::tokio::bufread::GzipDecoder;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, StatusCode, header};
+use rustix::io::Errno;
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     process::Child,
@@ -117,7 +118,14 @@ pub(crate) fn start(
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // In a process group of its own, so that it can be killed with the programs that it starts.
     let child = command.process_group(0).kill_on_drop(true).spawn();
-    let child = child.map_err(|cause| Failure::Git(cause.to_string()))?;
+    let child = child.map_err(|cause| match cause.raw_os_error().map(Errno::from_raw_os_error) {
+        // It is over when other requests have ended.
+        Some(Errno::MFILE | Errno::NFILE | Errno::AGAIN | Errno::NOMEM) => {
+            tracing::warn!(%cause, "git cannot be started");
+            Failure::Busy
+        }
+        _ => Failure::Git(cause.to_string()),
+    })?;
     let (sender, parts) = mpsc::channel(4);
     let mut group = Group(child);
     let task = tokio::spawn(async move {

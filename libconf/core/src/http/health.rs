@@ -1,6 +1,6 @@
-//! Whether a daemon can serve.
+//! Whether a daemon can serve: the conditions that keep it from it, and the routes that tell them.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, fs::File, sync::Arc};
 
 use http::StatusCode;
 use parking_lot::Mutex;
@@ -11,33 +11,76 @@ use crate::{
     http::answer::{Routes, bytes_of, error, text},
 };
 
-/// Whether this daemon can serve, and if not, why.
+/// The condition of a daemon that has nothing to serve yet.
+const START: &str = "start";
+/// How many files must be free to be opened: a request to Git takes about this many.
+const FREE_FILES: usize = 8;
+
+/// Whether this daemon can serve, and if not, why. Every part of the daemon may report a condition
+/// of its own; the daemon is ready while there is none.
 #[derive(Clone, Debug)]
 pub struct Health {
-    waiting_for: Arc<Mutex<Option<String>>>,
+    /// Why it cannot serve, by condition.
+    conditions: Arc<Mutex<BTreeMap<&'static str, String>>>,
     metrics: Metrics,
 }
 
 impl Health {
     /// Begins as not ready.
     pub fn new(metrics: Metrics) -> Self {
-        Self { waiting_for: Arc::new(Mutex::new(Some("starting".to_owned()))), metrics }
+        Self { conditions: Arc::new(Mutex::new([(START, "starting".to_owned())].into())), metrics }
     }
 
-    /// Reports that the daemon can serve.
+    /// Reports that the daemon has something to serve.
     pub fn set_ready(&self) {
-        *self.waiting_for.lock() = None;
+        self.conditions.lock().remove(START);
     }
 
-    /// Reports that the daemon cannot serve, and why.
+    /// Reports that the daemon has nothing to serve, and why.
     pub fn set_unready(&self, reason: impl Into<String>) {
-        *self.waiting_for.lock() = Some(reason.into());
+        self.conditions.lock().insert(START, reason.into());
+    }
+
+    /// Reports a condition, or that it is over. The log has a line at its start and at its end.
+    pub fn report(&self, condition: &'static str, problem: Option<String>) {
+        let mut conditions = self.conditions.lock();
+        match problem {
+            Some(problem) => {
+                if !conditions.contains_key(condition) {
+                    tracing::error!(condition, "not ready: {problem}");
+                }
+                conditions.insert(condition, problem);
+            }
+            None if conditions.remove(condition).is_some() => {
+                tracing::info!(condition, "this condition is over");
+            }
+            None => {}
+        }
+    }
+
+    /// Tells whether a condition stands.
+    pub fn has(&self, condition: &'static str) -> bool {
+        self.conditions.lock().contains_key(condition)
     }
 
     /// Why it cannot serve; `None` when it can.
     pub fn reason(&self) -> Option<String> {
-        self.waiting_for.lock().clone()
+        let conditions = self.conditions.lock();
+        let reasons: Vec<&str> = conditions.values().map(String::as_str).collect();
+        (!reasons.is_empty()).then(|| reasons.join("; "))
     }
+}
+
+/// Says that nearly all file descriptors are in use, if they are. Opens a few files for a moment.
+pub fn no_files_left() -> Option<String> {
+    let opened: Result<Vec<File>, _> = (0..FREE_FILES).map(|_| File::open("/dev/null")).collect();
+    let cause = opened.err()?;
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    let limit = limit.map_or_else(|| "no limit".to_owned(), |limit| format!("a limit of {limit}"));
+    Some(format!(
+        "hardly any file descriptor is left ({cause}, with {limit}); raise LimitNOFILE of the service, or see who holds so \
+         many connections"
+    ))
 }
 
 /// `/healthz`: the process is alive; `/readyz`: 200, or 503 with the reason; `/metrics`: for
@@ -54,4 +97,27 @@ pub fn health_routes(health: Health) -> Routes {
         bytes_of(StatusCode::OK, OPENMETRICS, health.metrics.encode().into())
     });
     alive.boxed().or(ready.boxed()).unify().or(metrics.boxed()).unify().boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemon_is_ready_while_no_condition_stands() {
+        let health = Health::new(Metrics::new("test", "0"));
+        assert_eq!(health.reason().as_deref(), Some("starting"));
+        health.set_ready();
+        assert_eq!(health.reason(), None);
+        health.report("disk", Some("full".to_owned()));
+        health.report("files", Some("none left".to_owned()));
+        health.report("disk", Some("nearly full".to_owned()));
+        // What else is said of the start changes nothing of it.
+        health.set_ready();
+        assert_eq!(health.reason().as_deref(), Some("nearly full; none left"));
+        health.report("disk", None);
+        assert!(!health.has("disk") && health.has("files"));
+        health.report("files", None);
+        assert_eq!(health.reason(), None);
+    }
 }

@@ -4,7 +4,15 @@
 //! HTTP/1.1 alone: hyper-util's automatic choice of a version waits without a bound for the first
 //! bytes.
 
-use std::{fs, io, net::SocketAddr, os::unix::fs::PermissionsExt as _, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs::{self, File},
+    io,
+    net::SocketAddr,
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
@@ -16,6 +24,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
+use rustix::process::{Resource, getrlimit};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener},
@@ -79,6 +88,13 @@ pub async fn bind_unix(path: &Path, mode: u32) -> io::Result<Listener> {
     Ok(Listener::Unix(listener))
 }
 
+/// The most connections at once, where the limit of open files allows them.
+const MOST_CONNECTIONS: usize = 20_000;
+/// How long a client is waited for, and served, that comes in on the last file descriptor.
+const LAST_ONE: Duration = Duration::from_secs(1);
+/// The pause after a connection could not be accepted.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// Bounds of the accept loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ListenerLimits {
@@ -93,9 +109,11 @@ pub(crate) struct ListenerLimits {
 
 impl Default for ListenerLimits {
     fn default() -> Self {
+        let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
         Self {
-            // Every host of a large datacenter holds one or two connections to its cache.
-            connections: 20_000,
+            // Every host of a large datacenter holds one or two connections to its cache. A quarter
+            // of the files is left for the work that connections ask for.
+            connections: files.map_or(MOST_CONNECTIONS, |files| MOST_CONNECTIONS.min(files / 4 * 3).max(1)),
             header_timeout: Duration::from_secs(30),
             // SIGTERM promises an end within 5 s; this leaves 2 s for the rest.
             stop_timeout: Duration::from_secs(3),
@@ -125,6 +143,7 @@ pub(crate) async fn serve_with(listener: Listener, routes: Routes, stop: Cancell
     let graceful = GracefulShutdown::new();
     let slots = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
+    let mut spare = Spare::new();
 
     loop {
         while connections.try_join_next().is_some() {}
@@ -132,18 +151,33 @@ pub(crate) async fn serve_with(listener: Listener, routes: Routes, stop: Cancell
             () = stop.cancelled() => break,
             accepted = accept(&listener, &slots) => accepted,
         };
+        let stopped = stop.clone();
+        let service = |peer: Peer| {
+            let (answer, stop) = (answer.clone(), stopped);
+            hyper::service::service_fn(move |request| answer(request, peer, stop.clone()))
+        };
         let (io, peer, slot) = match accepted {
-            Ok(accepted) => accepted,
+            Ok(accepted) => {
+                spare.is_back();
+                accepted
+            }
             Err(cause) => {
-                // Nearly always no file descriptor is left. Waiting lets other connections end.
-                tracing::warn!(%cause, "cannot accept a connection");
-                tokio::time::sleep(Duration::from_millis(100)).await;
+                spare.give_up(&cause);
+                // One client at a time still comes in, and learns what is wrong.
+                let last = tokio::time::timeout(PAUSE, accept(&listener, &slots)).await;
+                if let Ok(Ok((io, peer, _slot))) = last {
+                    let mut once = builder.clone();
+                    once.keep_alive(false).header_read_timeout(PAUSE);
+                    let connection = once.serve_connection(TokioIo::new(io), service(peer));
+                    let _ = tokio::time::timeout(LAST_ONE, connection).await;
+                } else {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                spare.take_back();
                 continue;
             }
         };
-        let (answer, stop) = (answer.clone(), stop.clone());
-        let service = hyper::service::service_fn(move |request| answer(request, peer, stop.clone()));
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(io), service));
+        let connection = graceful.watch(builder.serve_connection(TokioIo::new(io), service(peer)));
         connections.spawn(async move {
             if let Err(cause) = connection.await {
                 tracing::debug!(%cause, ?peer, "a connection broke");
@@ -155,6 +189,41 @@ pub(crate) async fn serve_with(listener: Listener, routes: Routes, stop: Cancell
     // Requests that are not done in time are dropped with `connections`.
     let _ = tokio::time::timeout(limits.stop_timeout, graceful.shutdown()).await;
     connections.shutdown().await;
+}
+
+/// A file descriptor that is kept for the moment when no other is left.
+struct Spare {
+    file: Option<File>,
+    /// The log has a line about connections that could not be accepted.
+    is_told: bool,
+}
+
+impl Spare {
+    fn new() -> Self {
+        let mut spare = Spare { file: None, is_told: false };
+        spare.take_back();
+        spare
+    }
+
+    fn take_back(&mut self) {
+        if self.file.is_none() {
+            self.file = File::open("/dev/null").ok();
+        }
+    }
+
+    fn give_up(&mut self, cause: &io::Error) {
+        if !std::mem::replace(&mut self.is_told, true) {
+            tracing::error!(%cause, "cannot accept connections; one at a time is let in until that is over");
+        }
+        self.file = None;
+    }
+
+    fn is_back(&mut self) {
+        if std::mem::replace(&mut self.is_told, false) {
+            tracing::info!("connections are accepted again");
+        }
+        self.take_back();
+    }
 }
 
 trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}

@@ -17,7 +17,7 @@ mod tests;
 pub use crate::http::{
     answer::{Response, Routes, bytes_of, error, json, stream, text},
     events::{Event, events},
-    health::{Health, health_routes},
+    health::{Health, health_routes, no_files_left},
     listener::{Listener, bind_tcp, bind_unix, serve},
     peer::Peer,
     request::{Body, Request, request},

@@ -55,7 +55,7 @@ pub(crate) fn text(report: &HostReport) -> Option<String> {
     })
 }
 
-/// Signs a report for `time`, in milliseconds since 1970. With an age identity the report stays
+/// Signs a report under its number `time`. With an age identity the report stays
 /// unsigned.
 pub fn sign_report(report: &HostReport, time: u64, identity: &Identity) -> HostReport {
     let mut report = HostReport { time: Some(time), signature: None, ..report.clone() };

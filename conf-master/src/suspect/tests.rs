@@ -1,6 +1,6 @@
 //! Texts with and without secrets.
 
-use crate::import::suspect::*;
+use crate::suspect::*;
 
 fn values(text: &str) -> Vec<&str> {
     in_text("some.conf", text).into_iter().map(|one| &text[one.range]).collect()
@@ -57,6 +57,56 @@ fn keys_that_name_secrets() {
     assert_eq!(values(json), ["b,c", "d"]);
     assert_eq!(values("dsn: host=a password=b dbname=c"), ["b"]);
     assert_eq!(values("password=ab&token=cd"), ["ab&token=cd"], "one that is too long is better than two halves");
+}
+
+#[test]
+fn secrets_of_other_forms() {
+    let hash = "5e884898da28047151d0e56f8dc6292773603d0d6aabbdd62a11ef721d1542d8";
+    for (text, wanted) in [
+        ("user alice on >s3cret!x ~* +@all", &["s3cret!x"][..]),
+        ("# user bob on +@all >one !two >three", &["one", "three"]),
+        (&format!("user alice on #{hash} ~jobs:*"), &[hash]),
+        ("ACL SETUSER alice on >s3cret!x", &["s3cret!x"]),
+        ("sentinel auth-pass main s3cret!x", &["s3cret!x"]),
+        ("    proxy_set_header Authorization \"Basic dXNlcjpwYXNz\";", &["dXNlcjpwYXNz"]),
+        ("proxy_set_header Authorization \"Bearer a1b2c3d4e5\";", &["a1b2c3d4e5"]),
+        ("  Authorization: Bearer a1b2c3d4e5", &["a1b2c3d4e5"]),
+        ("curl -H 'Authorization: Basic dXNlcjpwYXNz' http://a", &["dXNlcjpwYXNz"]),
+        ("    proxy_set_header X-Api-Key \"k-1234\";", &["k-1234"]),
+        ("proxy_set_header X-Api-Key k-1234;", &["k-1234"]),
+        ("fastcgi_param DB_PASSWORD 'a b';", &["a b"]),
+        ("RequestHeader set X-Auth-Token \"k-1234\"", &["k-1234"]),
+        ("define('DB_PASSWORD', 's3cret!x');", &["s3cret!x"]),
+        ("define( \"AUTH_KEY\", \"a b c\" );", &["a b c"]),
+        ("$user->setPassword('s3cret!x');", &["s3cret!x"]),
+        ("CREATE USER 'a'@'%' IDENTIFIED BY 's3cret!x';", &["s3cret!x"]),
+        ("ALTER ROLE a WITH LOGIN PASSWORD 's3cret!x';", &["s3cret!x"]),
+        ("  user admin insecure-password s3cret!x", &["s3cret!x"]),
+        ("  stats auth admin:s3cret!x", &["s3cret!x"]),
+        ("curl -s -u admin:s3cret!x http://a", &["s3cret!x"]),
+        ("url: https://hooks.slack.com/services/T0000/B0000/abcdefghijkl", &["T0000/B0000/abcdefghijkl"]),
+    ] {
+        assert_eq!(values(text), wanted, "{text}");
+    }
+    for text in [
+        "proxy_set_header Authorization $http_authorization;",
+        "proxy_set_header Authorization \"Basic $auth\";",
+        "proxy_set_header X-Api-Key $api_key;",
+        "proxy_set_header Host $host;",
+        "proxy_set_header Authorization \"\";",
+        "auth_basic \"Restricted\";",
+        "# Authorization: Basic authentication is used here",
+        "define('DB_NAME', 'shop');",
+        "define('DB_PASSWORD', getenv('DB_PASSWORD'));",
+        "user default on nopass ~* +@all",
+        "user www-data;",
+        "  user admin password ${ADMIN_PASSWORD}",
+        "$user->setName('ann');",
+        "ALTER ROLE a WITH LOGIN;",
+        "curl -u $USER:$PASSWORD http://a",
+    ] {
+        assert_eq!(values(text), Vec::<&str>::new(), "{text}");
+    }
 }
 
 #[test]

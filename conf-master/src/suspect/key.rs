@@ -2,7 +2,7 @@
 
 /// Words that name a secret wherever a key ends with them: `dbpassword`, `JWTSecret`, `olcRootPW`.
 const ENDINGS: &str = "password passwd passphrase pass pwd pw secret token apikey accesskey secretkey privatekey signingkey \
-                       signkey encryptionkey authkey accountkey sharedkey sessionkey";
+                       signkey encryptionkey authkey accountkey sharedkey sessionkey authsalt noncesalt loggedinsalt";
 /// Words that name a secret as the last word of a key.
 const LAST: &str = "secrets masterauth credential credentials pin";
 /// Words that have such an ending by chance.

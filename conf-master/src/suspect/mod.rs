@@ -1,9 +1,10 @@
 //! Finds text that looks like a secret. The search is for shapes and words, so it finds too much
 //! rather than too little; a person has to find the rest.
 //!
-//! This module has the shapes and whole files; `line` finds a key and its value in a line, `key`
-//! decides which keys name secrets.
+//! This module has whole files; `forms` is the table of shapes, `line` finds a key and its value in a
+//! line, `key` decides which keys name secrets.
 
+mod forms;
 pub(crate) mod key;
 mod line;
 #[cfg(test)]
@@ -13,7 +14,8 @@ use std::{ops::Range, sync::LazyLock};
 
 use regex::Regex;
 
-use crate::import::suspect::line::pattern;
+use crate::suspect::forms::PRIVATE_KEY;
+use crate::suspect::line::pattern;
 
 /// Text that looks like a secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,25 +28,11 @@ pub(crate) struct Finding {
     pub(crate) key: Option<String>,
 }
 
-static PRIVATE_KEY: LazyLock<Regex> = LazyLock::new(|| {
-    let label = "(?:[A-Z0-9 ]*PRIVATE KEY(?: BLOCK)?|OpenVPN Static key V1)";
-    pattern(&format!(r"-----BEGIN {label}-----(?s:.*?)(?:-----END {label}-----|\z)|AGE-SECRET-KEY-1[0-9A-Z]+"))
-});
 /// A public block, from its first line to its last.
 static PUBLIC: LazyLock<Regex> = LazyLock::new(|| {
     let label = "(?:[A-Z0-9 ]*(?:CERTIFICATE|CERTIFICATE REQUEST|PUBLIC KEY|PARAMETERS|CRL))";
     pattern(&format!(r"-----BEGIN {label}-----[A-Za-z0-9+/=\s]*-----END {label}-----"))
 });
-static TOKEN: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(
-        r"\b(?:gh[pousr]_[A-Za-z0-9]{30,}|glpat-[A-Za-z0-9_-]{20,}|xox[abprs]-[A-Za-z0-9-]{10,}|sk_live_[A-Za-z0-9]{16,}|hvs\.[A-Za-z0-9_-]{20,}|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]+)",
-    )
-});
-static HASH: LazyLock<Regex> = LazyLock::new(|| {
-    pattern(r"\$(?:apr1|2[abxy]|1|5|6|y|argon2id?)\$[A-Za-z0-9./+=$_-]{10,}|\{SSHA\}[A-Za-z0-9+/=]{20,}")
-});
-static IN_ADDRESS: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r#"[A-Za-z][A-Za-z0-9+.-]*://[^\s:/@"'<>]*:([^\s/@"'<>]+)@"#));
 
 /// Finds text that looks like a secret; the findings are sorted and do not overlap.
 pub(crate) fn in_text(file: &str, text: &str) -> Vec<Finding> {
@@ -58,23 +46,7 @@ pub(crate) fn in_text(file: &str, text: &str) -> Vec<Finding> {
             found.push(Finding { range, what, key: key.map(str::to_owned) });
         }
     };
-    for one in PRIVATE_KEY.find_iter(text) {
-        add(one.range(), "a private key", None);
-    }
-    if text.starts_with("PuTTY-User-Key-File") {
-        add(0..text.trim_end().len(), "a private key", None);
-    }
-    for one in TOKEN.find_iter(text) {
-        add(one.range(), "a token", None);
-    }
-    for one in HASH.find_iter(text) {
-        add(one.range(), "the hash of a password", None);
-    }
-    for one in IN_ADDRESS.captures_iter(text).filter_map(|captures| captures.get(1)) {
-        if !line::stands_elsewhere("password", one.as_str()) {
-            add(one.range(), "a password in an address", None);
-        }
-    }
+    forms::in_text(text, &mut add);
     let mut start = text.len() - without_mark(text).len();
     for line in text[start..].split_inclusive('\n') {
         let bare = line.trim_end_matches(['\n', '\r']);

@@ -4,7 +4,7 @@ use std::{ops::Range, sync::LazyLock};
 
 use regex::{Regex, RegexSet};
 
-use crate::import::suspect::key::is_secret;
+use crate::suspect::key::is_secret;
 
 /// Compiles a pattern. Patterns here are fixed: a wrong one would fail every test.
 pub(crate) fn pattern(text: &str) -> Regex {

@@ -1,0 +1,88 @@
+//! A push that is refused in part: what is wrong is said first and once, what needs it is refused
+//! because of it, and the rest lands.
+
+use tests::{
+    Plan, Site,
+    site::{CLASS, Pointers, class},
+};
+
+fn central() -> Site {
+    let site = Plan { pointers: Pointers::Embedded, ..Plan::default() }.start_empty();
+    site.populate();
+    site
+}
+
+/// Pushes branches that were committed here, each for itself, and returns what is said, without
+/// Git's own words.
+fn push(site: &Site, branches: &[&str]) -> (bool, Vec<String>) {
+    let refspecs: Vec<String> = branches.iter().map(|name| format!("refs/heads/{name}:refs/heads/{name}")).collect();
+    let mut arguments = vec!["push", "-q", "origin"];
+    arguments.extend(refspecs.iter().map(String::as_str));
+    let outcome = site.work.try_git(&arguments);
+    let lines = outcome.text.lines().filter_map(|line| line.strip_prefix("remote: "));
+    (outcome.ok, lines.map(|line| line.trim_end().to_owned()).collect())
+}
+
+/// The lines about refusals.
+fn refusals(said: &[String]) -> Vec<&str> {
+    said.iter().map(String::as_str).filter(|line| line.starts_with("refused ")).collect()
+}
+
+#[test]
+fn a_class_that_pins_an_absent_tag_is_refused_for_it_and_the_component_beside_it_lands() {
+    let site = central();
+    let before = site.master.sequence();
+    let pins = [("services/web", "master", "latest"), ("services/new", "master", "v1.0")];
+    let change = site.work.change().file("services/new/master", "config.yaml", "port: 1\n");
+    change.file(CLASS, "datacenter.yaml", class(&pins)).commit();
+    let (ok, said) = push(&site, &["services/new/master", CLASS]);
+    assert!(!ok, "the class cannot land");
+    let refused = refusals(&said);
+    assert_eq!(refused.len(), 1, "{said:#?}");
+    assert!(refused[0].starts_with(&format!("refused refs/heads/{CLASS}: ")), "{said:#?}");
+    assert!(refused[0].contains("there is no tag services/new/v1.0"), "{said:#?}");
+    assert!(!said.iter().any(|line| line.contains("no branch")), "{said:#?}");
+    assert!(site.master.git(&["for-each-ref"]).contains("refs/heads/services/new/master"), "it landed");
+    assert_eq!(site.master.sequence(), before, "no datacenter runs it");
+}
+
+#[test]
+fn what_needs_a_refused_component_is_refused_after_it_and_because_of_it() {
+    let site = central();
+    let pins = [("services/web", "master", "latest"), ("services/new", "master", "latest")];
+    let change = site.work.change().file(CLASS, "datacenter.yaml", class(&pins));
+    let change = change.file("services/good/master", "config.yaml", "port: 1\n");
+    change.file("services/new/master", "a\u{1}b", "x").commit();
+    // The class stands before the component that it needs.
+    let (ok, said) = push(&site, &[CLASS, "services/good/master", "services/new/master"]);
+    assert!(!ok, "one ref is bad");
+    let refused = refusals(&said);
+    assert_eq!(refused.len(), 2, "{said:#?}");
+    assert!(refused[0].starts_with("refused refs/heads/services/new/master: "), "the cause comes first: {said:#?}");
+    let follows = "this needs services/new/master, which is refused in the same push";
+    assert!(
+        refused[1].starts_with(&format!("refused refs/heads/{CLASS}: ")) && refused[1].contains(follows),
+        "{said:#?}"
+    );
+    assert!(site.master.git(&["for-each-ref"]).contains("refs/heads/services/good/master"), "the rest landed");
+}
+
+#[test]
+fn a_datacenter_of_a_refused_class_is_refused_because_of_it() {
+    let site = central();
+    let change = site.work.change().file(
+        "datacenters/us-east/v1",
+        "datacenter.yaml",
+        "conf: datacenter-configuration/fresh/latest\n",
+    );
+    let pins = class(&[("services/nobody", "master", "latest")]);
+    change.file("datacenter-configuration/fresh", "datacenter.yaml", pins.replace("services:", "servces:")).commit();
+    let (ok, said) = push(&site, &["datacenters/us-east/v1", "datacenter-configuration/fresh"]);
+    assert!(!ok, "both are bad");
+    let refused = refusals(&said);
+    assert!(refused[0].starts_with("refused refs/heads/datacenter-configuration/fresh: "), "{said:#?}");
+    let last = refused.last().expect("a line");
+    assert!(last.starts_with("refused refs/heads/datacenters/us-east/v1: "), "{said:#?}");
+    assert!(last.contains("this needs datacenter-configuration/fresh, which is refused"), "{said:#?}");
+    assert!(!said.iter().any(|line| line.contains("does not exist")), "{said:#?}");
+}
