@@ -16,9 +16,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     clock::now,
-    notify::Outbox,
+    notify::{Notice, Outbox},
     process::{Children, CommandError, CommandText, Invocation, limit_from, run_command, variables_of_change, words},
-    state::{Agent, Changes, ProbeStatus, View},
+    state::{Agent, Changes, HistoryEntry, ProbeStatus, View},
 };
 
 /// An entry's defaults: one attempt may take 5 s, and 5 attempts follow a failed first one, which
@@ -135,11 +135,13 @@ impl Probe {
             view.exported.as_ref().is_some_and(|exported| exported.matching(&self.entry.component).next().is_some())
         };
         self.unless_stopped(async { drop(views.wait_for(exists).await) }).await?;
-        let exported = || Changes { after: Sequence(0), through: self.agent.view().status.sequence };
+        let exported = || brought(&self.agent.history(), self.agent.view().status.sequence, &self.entry.component);
         let mut about = exported();
         let mut passed = self.probe_after_telling(about).await?;
         loop {
-            let next = timeout(if passed { Duration::MAX } else { AGAIN }, switches.recv());
+            // A program that could not be told of its files is asked again too: it is told later.
+            let settled = passed && !self.is_owed(|_| true);
+            let next = timeout(if settled { Duration::MAX } else { AGAIN }, switches.recv());
             match self.unless_stopped(next).await? {
                 Ok(Ok(switched)) if switched.changed.keys().any(|one| self.entry.component.matches(one)) => {
                     about = Changes { after: switched.before, through: switched.sequence };
@@ -161,8 +163,14 @@ impl Probe {
         }
     }
 
-    /// Waits until the component's watchers were told, then probes, several times if it must. True
-    /// if it passed.
+    /// True if a watcher of the component is owed such a notice.
+    fn is_owed(&self, such: impl Fn(&Notice) -> bool) -> bool {
+        let concerns = |notice: &Notice| notice.components.iter().any(|one| self.entry.component.matches(one));
+        self.outbox.pending().values().any(|notice| concerns(notice) && such(notice))
+    }
+
+    /// Waits until the component's watchers were told, or could not be. Then probes, several times
+    /// if it must. True if it passed.
     async fn probe_after_telling(&self, about: Changes) -> Option<bool> {
         let told = async {
             loop {
@@ -170,9 +178,7 @@ impl Probe {
                 tokio::pin!(delivered);
                 // From here on no delivery is missed.
                 delivered.as_mut().enable();
-                let pending = self.outbox.pending();
-                if !pending.values().any(|notice| notice.components.iter().any(|one| self.entry.component.matches(one)))
-                {
+                if !self.is_owed(|notice| notice.failed.is_none()) {
                     return;
                 }
                 delivered.await;
@@ -252,10 +258,61 @@ impl Probe {
     }
 }
 
+/// Returns the changes that brought a component as it is exported, as far as the history tells.
+fn brought(history: &[HistoryEntry], exported: Sequence, component: &ComponentSelector) -> Changes {
+    let newest = history.first().map_or(Sequence(0), |entry| entry.sequence);
+    if newest != exported {
+        // The agent died before it wrote down the last switch.
+        let after = if newest < exported { newest } else { Sequence(0) };
+        return Changes { after, through: exported };
+    }
+    // Of a switch of very many components not all are written down.
+    let brings = |entry: &HistoryEntry| {
+        entry.changed_count > entry.changed.len() || entry.changed.keys().any(|one| component.matches(one))
+    };
+    let Some(at) = history.iter().position(brings) else {
+        return Changes { after: Sequence(0), through: history.last().map_or(exported, |oldest| oldest.sequence) };
+    };
+    let through = history[at].sequence;
+    let before = history[at..].iter().map(|entry| entry.sequence).find(|sequence| *sequence < through);
+    Changes { after: before.unwrap_or_default(), through }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::Status;
+    use crate::state::{HistoryChange, Status};
+
+    #[test]
+    fn a_probe_after_a_restart_is_about_the_change_that_brought_its_component() {
+        let entry = |sequence: u64, changed: &[&str], count: usize| HistoryEntry {
+            sequence: Sequence(sequence),
+            commit: libconf::name::CommitId::ZERO,
+            when: String::new(),
+            took_ms: 1,
+            changed: changed
+                .iter()
+                .map(|one| {
+                    (one.parse().unwrap(), HistoryChange { kind: crate::export::ChangeKind::Changed, pin: None })
+                })
+                .collect(),
+            changed_count: count,
+        };
+        let web: ComponentSelector = "services/web".parse().unwrap();
+        let check = |history: &[HistoryEntry], exported: u64, expected: (u64, u64)| {
+            let Changes { after, through } = brought(history, Sequence(exported), &web);
+            assert_eq!((after.0, through.0), expected);
+        };
+        let (web, api) = ("services/web/latest", "services/api/latest");
+        let history = [entry(9, &[api], 1), entry(7, &[web], 1), entry(7, &[api], 1), entry(4, &[web, api], 2)];
+        check(&history, 9, (4, 7));
+        check(&history[..1], 9, (0, 9));
+        check(&history[3..], 4, (0, 4));
+        // A switch that the history does not have, or not whole.
+        check(&history, 12, (9, 12));
+        check(&[entry(9, &[api], 51), entry(7, &[web], 1)], 9, (7, 9));
+        check(&[], 9, (0, 9));
+    }
 
     #[test]
     fn a_probe_that_fails_after_the_next_change_too_is_about_both() {

@@ -55,8 +55,14 @@ pub(crate) async fn run(
         let report = report(&agent);
         // On the way to a newer snapshot a report would be outdated in a moment.
         let changed = sent.as_ref() != Some(&report) && report.state != HostState::Updating;
-        if changed || Instant::now() >= next {
+        let is_due = Instant::now() >= next;
+        if changed || is_due {
             sleep(random_up_to(SPREAD)).await;
+            // Most watchers are told within this time, and then nothing is left to say of them.
+            let report = self::report(&agent);
+            if !is_due && report.state == HostState::Updating {
+                continue;
+            }
             let signed = sign::sign_report(&report, numbers.next().await, &identity);
             let answer = tokio::select! {
                 () = stop.cancelled() => return,
@@ -101,14 +107,15 @@ fn report(agent: &Agent) -> HostReport {
     let View { status, .. } = &*agent.view();
     let failures = status.failures();
     // A watcher that could not be told does not change the agent's own state.
-    let unwell = failures.first().filter(|_| status.state == HostState::Current);
-    let error = unwell.map(|failure| failure.error.clone()).or(status.error.clone()).or(status.deleted_words());
+    let unwell = status.could_not_be_told().filter(|_| status.state == HostState::Current);
+    let is_unwell = unwell.is_some();
+    let error = unwell.or(status.error.clone()).or(status.deleted_words()).or(status.secrets.first().cloned());
     HostReport {
         host: status.host.clone(),
         datacenter: status.datacenter.clone(),
         sequence: status.sequence,
         commit: status.commit,
-        state: if unwell.is_some() { HostState::Failed } else { status.state },
+        state: if is_unwell { HostState::Failed } else { status.state },
         error: error.map(|words| words.chars().take(MOST_WORDS).collect()),
         failures,
         agent: status.agent.clone(),

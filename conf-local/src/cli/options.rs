@@ -145,6 +145,9 @@ pub struct ExecOptions {
     /// The reaction to a change.
     #[arg(long, value_enum, default_value_t = OnChange::Hup)]
     pub(crate) on_change: OnChange,
+    /// The seconds from SIGTERM to SIGKILL when the command, and all that it started, is to end.
+    #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(0..=3600))]
+    pub(crate) grace: u32,
     /// Where the agent listens.
     #[command(flatten)]
     pub(crate) socket: AgentSocket,

@@ -20,6 +20,7 @@ pub(crate) async fn run(options: WatchOptions) -> anyhow::Result<()> {
         start: Some(start),
         signal: Some(options.signal.as_str().to_owned()),
         delay_seconds: None,
+        relay: None,
     };
     let registered: Registered = options.socket.post("/v1/watchers", &request, Duration::ZERO).await?;
     for absent in &registered.absent {

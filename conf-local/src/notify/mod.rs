@@ -8,8 +8,9 @@
 //! Always true:
 //! - A process is signalled through a descriptor that was verified, never another process with its
 //!   number.
-//! - A signal is sent only to a process that handles it. Until it does, the notice waits and
-//!   `status` says so.
+//! - A signal is sent only to a process that handles it or waits for it. Until it does, the notice
+//!   waits and `status` says so.
+//! - A watcher that could not be told is tried again until it is told.
 //! - For a user other than root, only processes of that user are signalled.
 
 mod entry;
@@ -25,3 +26,4 @@ pub use crate::notify::{
     registry::{MOST_OF_ONE_USER, RegisterError, Registry, WatchRequest},
     watcher::{WatcherState, WatcherStatus},
 };
+pub(crate) use crate::notify::{outbox::Notice, watcher::Relay};

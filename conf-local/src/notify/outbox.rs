@@ -4,7 +4,9 @@
 //! `duties.json`: `{"format": 1, "owed": {watcher: notice}, "coming": {"sequence", "commit",
 //! "owed": {…}} | null}`. `owed` are notices of switches that happened. `coming` are those of a
 //! switch that may not have happened when the agent died. If the agent cannot read the file, it
-//! drops the notices with a warning.
+//! tells every watcher once: a notice that was lost is worse than one too many.
+//!
+//! A notice whose watcher could not be told stays, with the reason, until it is told.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,12 +24,23 @@ use tokio::sync::{Notify, futures::Notified};
 use crate::{
     export::ChangeKind,
     fs::{read_state, replace_state},
+    state::{Changes, Untold},
 };
 
 /// Identifies a watcher across restarts of the agent.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct WatcherId(pub(crate) String);
+
+/// The first word of the id of a registered process.
+pub(crate) const REGISTERED: &str = "process";
+
+impl WatcherId {
+    /// True for a process that registered; false for an entry of the configuration.
+    fn is_registered(&self) -> bool {
+        self.0.starts_with(REGISTERED)
+    }
+}
 
 /// What the host transaction needs from the registry of watchers.
 pub trait Watchers: Send + Sync + 'static {
@@ -61,24 +74,45 @@ pub(crate) struct Notice {
     pub(crate) after: Sequence,
     /// The watcher's components that changed since the last delivery.
     pub(crate) components: BTreeSet<ComponentVersion>,
+    /// The number of the newest switch that is joined here: one change may be switched to more than
+    /// once. 0 if an earlier version of the agent wrote this.
+    #[serde(default)]
+    switch: u64,
+    /// Why the watcher could not be told so far.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) failed: Option<String>,
+}
+
+impl Notice {
+    /// True if both are of the same switches. One of them may have failed since.
+    pub(crate) fn is_same(&self, other: &Notice) -> bool {
+        self.switch == other.switch
+    }
 }
 
 /// All notices that are not delivered yet.
 pub struct Outbox {
     path: PathBuf,
     content: Mutex<Content>,
-    /// A notice was delivered.
+    /// A notice was delivered, or telling failed.
     delivered: Notify,
+    /// The file could not be read.
+    lost: bool,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Content {
     owed: BTreeMap<WatcherId, Notice>,
     coming: Option<Coming>,
+    /// The number of switches that concerned a watcher.
+    #[serde(default)]
+    switches: u64,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
 struct Coming {
+    #[serde(default)]
+    switch: u64,
     sequence: Sequence,
     commit: CommitId,
     /// The change that was exported before.
@@ -91,11 +125,13 @@ impl Outbox {
     /// Reads the outbox in the folder `state`. Drops notices of a switch that never happened, which
     /// is one beyond `current`.
     ///
-    /// A file that cannot be read is dropped too, with a warning: the exported files matter more.
+    /// A file that cannot be read is no error: see [`Outbox::is_lost`].
     pub fn open(state: &Path, current: Sequence) -> Self {
         let path = state.join("duties.json");
-        let mut content: Content = read_state(&path).unwrap_or_else(|error| {
-            tracing::warn!(path = %path.display(), %error, "the outbox cannot be read; notices of earlier changes are lost");
+        let read = read_state(&path);
+        let lost = read.is_err();
+        let mut content: Content = read.unwrap_or_else(|error| {
+            tracing::warn!(path = %path.display(), %error, "the outbox cannot be read; every watcher is told once");
             Content::default()
         });
         let coming = content.coming.take();
@@ -106,7 +142,12 @@ impl Outbox {
         if !settled && let Err(error) = replace_state(&path, &content, Durability::Full) {
             tracing::warn!(%error, path = %path.display(), "the outbox cannot be written");
         }
-        Outbox { path, content: Mutex::new(content), delivered: Notify::new() }
+        Outbox { path, content: Mutex::new(content), delivered: Notify::new(), lost }
+    }
+
+    /// True if the file could not be read, so that nobody knows which watchers are owed a notice.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.lost
     }
 
     /// Writes down durably which watchers to tell when `snapshot` is switched to, from the change
@@ -118,7 +159,9 @@ impl Outbox {
         }
         let Pointer { sequence, commit } = snapshot;
         let mut next = content.clone();
-        next.coming = (!owed.is_empty()).then_some(Coming { sequence, commit, before, owed });
+        next.switches += u64::from(!owed.is_empty());
+        let switch = next.switches;
+        next.coming = (!owed.is_empty()).then_some(Coming { switch, sequence, commit, before, owed });
         replace_state(&self.path, &next, Durability::Full)?;
         *content = next;
         Ok(())
@@ -134,8 +177,11 @@ impl Outbox {
         let mut content = self.content.lock();
         if let Some(coming) = content.coming.take_if(|coming| coming.sequence == sequence) {
             content.merge(coming);
+        } else {
+            content.switches += u64::from(!late.is_empty());
         }
-        content.merge(Coming { sequence, commit, before, owed: late });
+        let switch = content.switches;
+        content.merge(Coming { switch, sequence, commit, before, owed: late });
     }
 
     /// Returns all notices.
@@ -143,47 +189,147 @@ impl Outbox {
         self.content.lock().owed.clone()
     }
 
-    /// Notes that `watcher` was told of everything up to `sequence`. A notice that grew meanwhile
-    /// stays whole.
-    pub(crate) fn delivered(&self, watcher: &WatcherId, sequence: Sequence) -> io::Result<()> {
-        self.drop_if(watcher, |notice| notice.sequence <= sequence)
+    /// Returns what watchers were not told, by the watcher's name. Of registered processes only
+    /// those that could not be told: any user may register one.
+    pub(crate) fn untold(&self) -> BTreeMap<String, Untold> {
+        let content = self.content.lock();
+        let counts = |(watcher, notice): &(&WatcherId, &Notice)| notice.failed.is_some() || !watcher.is_registered();
+        let untold = content.owed.iter().filter(counts).map(|(watcher, notice)| {
+            let about = Changes { after: notice.after, through: notice.sequence };
+            (watcher.0.clone(), Untold { about, error: notice.failed.clone() })
+        });
+        untold.collect()
     }
 
-    /// Ends when a notice is delivered or dropped.
+    /// Notes that `watcher` was told of `told`. A notice that grew meanwhile stays: it is about the
+    /// later changes then.
+    pub(crate) fn delivered(&self, watcher: &WatcherId, told: &Notice) -> io::Result<()> {
+        let mut content = self.content.lock();
+        let Some(owed) = content.owed.get_mut(watcher) else { return Ok(()) };
+        if owed.switch > told.switch {
+            owed.failed = None;
+            owed.after = owed.after.max(told.sequence.min(Sequence(owed.sequence.0.saturating_sub(1))));
+        } else {
+            content.owed.remove(watcher);
+        }
+        self.write(&content)
+    }
+
+    /// Notes that `watcher` could not be told. Its notice stays.
+    pub(crate) fn failed(&self, watcher: &WatcherId, why: &str) -> io::Result<()> {
+        let mut content = self.content.lock();
+        match content.owed.get_mut(watcher) {
+            Some(owed) if owed.failed.as_deref() != Some(why) => owed.failed = Some(why.to_owned()),
+            _ => return Ok(()),
+        }
+        self.write(&content)
+    }
+
+    /// Ends when a notice is delivered or dropped, or when telling failed.
     pub(crate) fn delivery(&self) -> Notified<'_> {
         self.delivered.notified()
     }
 
     /// Drops the notice of a watcher that does not exist any more.
     pub(crate) fn forget(&self, watcher: &WatcherId) -> io::Result<()> {
-        self.drop_if(watcher, |_| true)
+        let mut content = self.content.lock();
+        if content.owed.remove(watcher).is_none() {
+            return Ok(());
+        }
+        self.write(&content)
     }
 
-    fn drop_if(&self, watcher: &WatcherId, done: impl FnOnce(&Notice) -> bool) -> io::Result<()> {
-        let mut content = self.content.lock();
-        if content.owed.get(watcher).is_some_and(done) {
-            content.owed.remove(watcher);
-            self.delivered.notify_waiters();
-            // Not synced: if this is lost, the watcher is told twice, which does no harm.
-            replace_state(&self.path, &*content, Durability::None)?;
-        }
-        Ok(())
+    fn write(&self, content: &Content) -> io::Result<()> {
+        self.delivered.notify_waiters();
+        // Not synced: if this is lost, the watcher is told twice, which does no harm.
+        replace_state(&self.path, content, Durability::None)
     }
 }
 
 impl Content {
     fn merge(&mut self, coming: Coming) {
-        let Coming { sequence, commit, before, owed } = coming;
+        let Coming { switch, sequence, commit, before, owed } = coming;
         for (watcher, components) in owed {
             let notice = self.owed.entry(watcher).or_insert_with(|| Notice {
                 sequence,
                 commit,
                 after: before,
                 components: BTreeSet::new(),
+                switch,
+                failed: None,
             });
+            notice.switch = switch;
             notice.sequence = sequence;
             notice.commit = commit;
             notice.components.extend(components);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pointer(sequence: u64) -> Pointer {
+        Pointer { sequence: Sequence(sequence), commit: CommitId::ZERO }
+    }
+
+    fn id(text: &str) -> WatcherId {
+        WatcherId(text.to_owned())
+    }
+
+    fn owe(outbox: &Outbox, watcher: &str, sequence: u64) -> Notice {
+        let owed: Concerned = [(id(watcher), ["services/web/latest".parse().unwrap()].into())].into();
+        outbox.prepare(pointer(sequence), Sequence(sequence - 1), owed.clone()).unwrap();
+        outbox.switched(pointer(sequence), Sequence(sequence - 1), owed);
+        outbox.pending()[&id(watcher)].clone()
+    }
+
+    #[test]
+    fn a_second_switch_to_the_same_change_is_another_notice() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = Outbox::open(folder.path(), Sequence(0));
+        let first = owe(&outbox, "reload", 5);
+        let second = owe(&outbox, "reload", 5);
+        assert!(!first.is_same(&second));
+        outbox.delivered(&id("reload"), &first).unwrap();
+        assert!(outbox.pending()[&id("reload")].is_same(&second), "it was told of the first alone");
+        outbox.delivered(&id("reload"), &second).unwrap();
+        assert!(outbox.pending().is_empty());
+        drop(outbox);
+        let outbox = Outbox::open(folder.path(), Sequence(5));
+        assert!(!owe(&outbox, "reload", 5).is_same(&second), "numbers go on after a restart");
+    }
+
+    #[test]
+    fn a_failure_and_what_it_is_about_survive_a_restart() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = Outbox::open(folder.path(), Sequence(4));
+        let about = |outbox: &Outbox| {
+            let shown = |one: &Untold| (one.about.after.0, one.about.through.0, one.error.clone());
+            outbox.untold().get("reload").map(shown)
+        };
+        let five = owe(&outbox, "reload", 5);
+        assert_eq!(about(&outbox), Some((4, 5, None)));
+        outbox.failed(&id("reload"), "no").unwrap();
+        drop(outbox);
+        let outbox = Outbox::open(folder.path(), Sequence(5));
+        assert_eq!(about(&outbox), Some((4, 5, Some("no".to_owned()))));
+        owe(&outbox, "reload", 7);
+        assert_eq!(about(&outbox), Some((4, 7, Some("no".to_owned()))));
+        // It was told of the first, and not of the second.
+        outbox.delivered(&id("reload"), &five).unwrap();
+        assert_eq!(about(&outbox), Some((5, 7, None)));
+        // A process that somebody registered holds nobody up while it is not told.
+        owe(&outbox, "process 1.2 SIGHUP", 8);
+        assert_eq!(outbox.untold().len(), 1);
+    }
+
+    #[test]
+    fn a_damaged_file_is_known_to_be_lost() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(!Outbox::open(folder.path(), Sequence(4)).is_lost());
+        std::fs::write(folder.path().join("duties.json"), "{").unwrap();
+        assert!(Outbox::open(folder.path(), Sequence(4)).is_lost());
     }
 }

@@ -22,7 +22,7 @@ use crate::{
         outbox::{Concerned, Outbox, WatcherId, Watchers},
         registrations::{self, Registration},
         tell::Teller,
-        watcher::{Recipient, Watcher, WatcherStatus},
+        watcher::{Recipient, Relay, Watcher, WatcherState, WatcherStatus},
     },
     process::{Process, ProcessError},
     state::Agent,
@@ -123,8 +123,26 @@ impl Registry {
                 watchers.insert(id, watcher);
             }
         }
-        let watchers = Mutex::new(watchers);
-        Arc::new(Registry { watchers, file, outbox, agent, woken: Notify::new(), observes })
+        let registry = Registry { watchers: Mutex::new(watchers), file, outbox, agent, woken: Notify::new(), observes };
+        registry.recall();
+        Arc::new(registry)
+    }
+
+    /// Shows what failed before the agent was started again. If that is lost, owes every watcher a
+    /// notice of all its components.
+    fn recall(&self) {
+        if let Some(exported) = self.agent.view().exported.as_ref().filter(|_| self.outbox.is_lost()) {
+            let all = exported.components.keys().map(|one| (one.clone(), ChangeKind::Changed)).collect();
+            let before = Sequence(exported.sequence.0.saturating_sub(1));
+            self.outbox.switched(exported.snapshot(), before, self.concerned(&all));
+        }
+        let pending = self.outbox.pending();
+        for (id, watcher) in self.watchers.lock().iter() {
+            if let Some(why) = pending.get(id).and_then(|notice| notice.failed.clone()) {
+                let mut status = watcher.status.lock();
+                (status.state, status.error) = (WatcherState::Failed, Some(why));
+            }
+        }
     }
 
     /// Runs every watcher's task until `stop`. That ends a running command, which runs again after
@@ -197,6 +215,14 @@ impl Registry {
         Ok(status)
     }
 
+    /// Notes what a registered process says of another one that it tells.
+    pub(crate) fn relay(&self, id: &WatcherId, relay: Relay) -> Option<WatcherStatus> {
+        let watchers = self.watchers.lock();
+        let mut status = watchers.get(id)?.status.lock();
+        status.relayed(relay);
+        Some(status.clone())
+    }
+
     /// Returns the state of every watcher, in order of name.
     pub fn status(&self) -> Vec<WatcherStatus> {
         self.watchers.lock().values().map(|watcher| watcher.status.lock().clone()).collect()
@@ -210,6 +236,7 @@ impl Registry {
                 id: id.clone(),
                 recipient: watcher.recipient.clone(),
                 delay: watcher.delay,
+                counts: watcher.counts(),
                 status: Arc::clone(&watcher.status),
                 outbox: Arc::clone(&self.outbox),
                 agent: self.agent.clone(),
@@ -233,7 +260,7 @@ impl Registry {
         for (id, notice) in pending {
             match watchers.get(&id) {
                 Some(watcher) => drop(watcher.notice.send_if_modified(|before| {
-                    let differs = before.as_ref() != Some(&notice);
+                    let differs = before.as_ref().is_none_or(|before| !before.is_same(&notice));
                     *before = Some(notice);
                     differs
                 })),
@@ -257,10 +284,10 @@ impl Registry {
     }
 
     fn forget(&self, id: &WatcherId) {
-        self.agent.update(|view| drop(view.status.untold.remove(&id.0)));
         if let Err(error) = self.outbox.forget(id) {
             tracing::warn!(watcher = %id.0, %error, "cannot drop a notice from the outbox");
         }
+        self.agent.update(|view| view.status.untold = self.outbox.untold());
     }
 }
 

@@ -6,11 +6,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conf_core::daemon::chain;
+use conf_core::{daemon::chain, retry::Backoff};
 use libconf::name::ComponentVersion;
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -24,12 +27,17 @@ use crate::{
         Children, CommandError, FIRST_LOOK, Invocation, LONGEST_LOOK, Process, ProcessError, TIME_LIMIT, Visibility,
         of_pidfile, run_command, variables_of_change,
     },
-    state::{Agent, Changes, Untold},
+    state::Agent,
 };
 
 /// 10 s: a job that is just starting may not have written its pidfile yet. One that starts later
 /// reads the new files anyway.
 const PIDFILE_GRACE: Duration = Duration::from_secs(10);
+
+/// 1 s after the first failure, doubling up to 60 s: then it is tried again. The next change does
+/// not wait for that.
+const AGAIN: Duration = Duration::from_secs(1);
+const MUCH_LATER: Duration = Duration::from_secs(60);
 
 /// Receives the newest notice.
 type Inbox = watch::Receiver<Option<Notice>>;
@@ -39,6 +47,8 @@ pub(crate) struct Teller {
     pub(crate) id: WatcherId,
     pub(crate) recipient: Recipient,
     pub(crate) delay: Duration,
+    /// A failure to tell it counts for this host's reports.
+    pub(crate) counts: bool,
     pub(crate) status: Arc<Mutex<WatcherStatus>>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) agent: Agent,
@@ -51,7 +61,7 @@ enum Outcome {
     Told { pid: Option<i32> },
     /// There is no process, and one that starts reads the new files.
     Nobody(String),
-    /// It failed, and another attempt would not help.
+    /// It failed. Another attempt may help.
     Failed(String),
     /// The process has ended, or this registration may not signal it any more.
     Ended,
@@ -73,28 +83,41 @@ impl Teller {
             }
         };
         tokio::pin!(ended);
+        let mut backoff = Backoff::new(AGAIN, MUCH_LATER);
+        let mut failed: Option<(Notice, tokio::time::Instant)> = None;
         loop {
-            let mut notice = tokio::select! {
+            let (mut notice, is_retry) = tokio::select! {
                 () = &mut ended => return Some(self.id.clone()),
                 () = self.stop.cancelled() => return None,
-                next = next(&mut inbox) => next?,
+                next = next(&mut inbox) => {
+                    backoff.reset();
+                    (next?, false)
+                }
+                notice = due(failed.as_ref()) => (notice, true),
             };
             let outcome = tokio::select! {
                 () = &mut ended => Outcome::Ended,
-                outcome = self.tell(&mut inbox, &mut notice) => outcome,
+                outcome = self.tell(&mut inbox, &mut notice, is_retry) => outcome,
             };
+            failed = None;
             match outcome {
                 Outcome::Ended => return Some(self.id.clone()),
                 Outcome::Stopped => return None,
+                Outcome::Failed(why) => {
+                    notice.failed = Some(why.clone());
+                    self.fail(why);
+                    failed = Some((notice, tokio::time::Instant::now() + backoff.next_wait()));
+                }
                 outcome => self.done(&notice, outcome),
             }
         }
     }
 
     /// Tells of `notice`, or of a newer one that it joined before anything was sent.
-    async fn tell(&self, inbox: &mut Inbox, notice: &mut Notice) -> Outcome {
-        self.show(WatcherState::Telling, None);
-        if !self.delay.is_zero() {
+    async fn tell(&self, inbox: &mut Inbox, notice: &mut Notice, is_retry: bool) -> Outcome {
+        // While it is tried again, the reason of the failure stays visible.
+        self.show(WatcherState::Telling, notice.failed.clone());
+        if !self.delay.is_zero() && !is_retry {
             tokio::select! {
                 () = sleep(random_up_to(self.delay)) => {}
                 () = self.stop.cancelled() => return Outcome::Stopped,
@@ -128,7 +151,13 @@ impl Teller {
         inbox: &mut Inbox,
         notice: &mut Notice,
     ) -> Outcome {
-        let waiting = |reason, _| self.show(WatcherState::Waiting, Some(reason));
+        let waiting = |reason: String, pause| {
+            // A process that is just starting is no failure.
+            if pause == LONGEST_LOOK {
+                self.note_failure(&reason);
+            }
+            self.show(WatcherState::Waiting, Some(reason));
+        };
         if process.until_ready(signal, owner, waiting).await.is_err() {
             return Outcome::Ended;
         }
@@ -189,39 +218,48 @@ impl Teller {
     }
 
     fn done(&self, notice: &Notice, outcome: Outcome) {
-        let (state, pid, error) = match outcome {
-            Outcome::Told { pid } => {
-                tracing::info!(watcher = %self.id.0, sequence = %notice.sequence, "told");
-                (WatcherState::Told, pid, None)
-            }
-            Outcome::Nobody(why) => {
-                tracing::info!(watcher = %self.id.0, sequence = %notice.sequence, why, "no process to tell");
-                (WatcherState::Idle, None, Some(why))
-            }
-            Outcome::Failed(why) => {
-                tracing::warn!(watcher = %self.id.0, sequence = %notice.sequence, error = why, "could not be told");
-                (WatcherState::Failed, None, Some(why))
-            }
-            Outcome::Ended | Outcome::Stopped => return,
+        let (is_told, pid, nobody) = match outcome {
+            Outcome::Told { pid } => (true, pid, None),
+            Outcome::Nobody(why) => (false, None, Some(why)),
+            Outcome::Failed(_) | Outcome::Ended | Outcome::Stopped => return,
         };
-        if let Err(error) = self.outbox.delivered(&self.id, notice.sequence) {
+        let why = nobody.as_deref();
+        tracing::info!(watcher = %self.id.0, sequence = %notice.sequence, why, "{}", if is_told { "told" } else { "no process to tell" });
+        if let Err(error) = self.outbox.delivered(&self.id, notice) {
             tracing::warn!(watcher = %self.id.0, %error, "the outbox cannot be written; the watcher may be told once more");
         }
-        let about = Changes { after: notice.after, through: notice.sequence };
-        let untold = error.clone().filter(|_| state == WatcherState::Failed).map(|error| Untold { about, error });
-        self.agent.update(|view| match untold {
-            Some(untold) => {
-                let failed = view.status.untold.get(&self.id.0).map(|failed| failed.about);
-                let untold = Untold { about: untold.about.after_failed(failed), ..untold };
-                view.status.untold.insert(self.id.0.clone(), untold);
-            }
-            None => drop(view.status.untold.remove(&self.id.0)),
-        });
+        self.agent.update(|view| view.status.untold = self.outbox.untold());
         let mut status = self.status.lock();
         if !matches!(self.recipient, Recipient::Process { .. }) {
             status.pid = pid;
         }
-        (status.state, status.sequence, status.when, status.error) = (state, notice.sequence, now(), error);
+        if is_told {
+            status.told(notice.sequence);
+        } else {
+            (status.state, status.sequence, status.when) = (WatcherState::Idle, notice.sequence, now());
+            status.error = nobody;
+        }
+    }
+
+    /// Notes that telling failed, and logs a new reason once.
+    fn fail(&self, why: String) {
+        self.note_failure(&why);
+        let mut status = self.status.lock();
+        if status.error.as_ref() != Some(&why) {
+            tracing::warn!(watcher = %self.id.0, error = why, "could not be told; trying again");
+        }
+        (status.state, status.when, status.error) = (WatcherState::Failed, now(), Some(why));
+    }
+
+    /// Has this host's reports name the failure, also after a restart of the agent.
+    fn note_failure(&self, why: &str) {
+        if !self.counts {
+            return;
+        }
+        if let Err(error) = self.outbox.failed(&self.id, why) {
+            tracing::warn!(watcher = %self.id.0, %error, "the outbox cannot be written; a restart forgets this failure");
+        }
+        self.agent.update(|view| view.status.untold = self.outbox.untold());
     }
 
     fn show(&self, state: WatcherState, error: Option<String>) {
@@ -231,6 +269,17 @@ impl Teller {
         }
         status.state = state;
         status.error = error;
+    }
+}
+
+/// Returns a notice that failed when it is time to try again.
+async fn due(failed: Option<&(Notice, tokio::time::Instant)>) -> Notice {
+    match failed {
+        Some((notice, at)) => {
+            sleep_until(*at).await;
+            notice.clone()
+        }
+        None => std::future::pending().await,
     }
 }
 
@@ -254,7 +303,10 @@ fn refresh(inbox: &mut Inbox, notice: &mut Notice) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::{Status, View};
+    use crate::{
+        notify::watcher::Watcher,
+        state::{Status, View},
+    };
     use conf_core::api::Pointer;
     use libconf::name::{CommitId, Sequence};
 
@@ -265,22 +317,14 @@ mod tests {
         let (agent, _requests) = Agent::new(View::new(status), Vec::new());
         let outbox = Arc::new(Outbox::open(folder.path(), Sequence(4)));
         let id = WatcherId("reload".to_owned());
-        let status = WatcherStatus {
-            id: id.clone(),
-            target: String::new(),
-            components: [].into(),
-            user: None,
-            pid: None,
-            state: WatcherState::Idle,
-            sequence: Sequence(4),
-            when: now(),
-            error: None,
-        };
+        let recipient = Recipient::Command(vec!["/bin/true".to_owned()]);
+        let watcher = Watcher::new(id.clone(), [].into(), recipient.clone(), Duration::ZERO, Sequence(4));
         let teller = Teller {
             id: id.clone(),
-            recipient: Recipient::Command(vec!["/bin/true".to_owned()]),
+            recipient,
             delay: Duration::ZERO,
-            status: Arc::new(Mutex::new(status)),
+            counts: true,
+            status: watcher.status,
             outbox: outbox.clone(),
             agent: agent.clone(),
             stop: CancellationToken::new(),
@@ -296,7 +340,11 @@ mod tests {
             let web = ["services/web/latest".parse().unwrap()].into();
             outbox.switched(at, Sequence(sequence - 1), [(id.clone(), web)].into());
             let notice = outbox.pending()[&id].clone();
-            teller.done(&notice, if works { Outcome::Told { pid: None } } else { Outcome::Failed("no".to_owned()) });
+            if works {
+                teller.done(&notice, Outcome::Told { pid: None });
+            } else {
+                teller.fail("no".to_owned());
+            }
             let about = agent.view().status.untold.get("reload").map(|untold| untold.about);
             assert_eq!(about.map(|about| (about.after.0, about.through.0)), shown, "#{sequence}");
         }

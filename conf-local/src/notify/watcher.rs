@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use crate::{
     clock::now,
     notify::{
-        outbox::{Notice, WatcherId},
+        outbox::{Notice, REGISTERED, WatcherId},
         registrations::Registration,
     },
     process::Process,
@@ -73,6 +73,56 @@ pub struct WatcherStatus {
     /// Why it waits or failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What it said last of another process that it tells.
+    #[serde(skip)]
+    relay: Option<Relay>,
+    /// The change that it was told of, and has not passed on yet.
+    #[serde(skip)]
+    relaying: Option<Sequence>,
+}
+
+/// What a registered process says of another one that it tells.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Relay {
+    /// The newest change that the other one was told of.
+    pub(crate) told: Sequence,
+    /// Why the other one cannot be told yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) waits: Option<String>,
+}
+
+/// 300 characters of a reason that a process gives.
+const MOST_WORDS: usize = 300;
+
+impl WatcherStatus {
+    /// Notes that it was told, or, if it tells another process, that it has to do that.
+    pub(crate) fn told(&mut self, sequence: Sequence) {
+        self.error = None;
+        let Some(relay) = self.relay.take() else {
+            (self.state, self.sequence, self.when) = (WatcherState::Told, sequence, now());
+            return;
+        };
+        (self.state, self.relaying) = (WatcherState::Telling, Some(sequence));
+        // It may have said so already.
+        self.relayed(relay);
+    }
+
+    /// Notes what it says of the other process.
+    pub(crate) fn relayed(&mut self, relay: Relay) {
+        let passed_on = match self.relaying {
+            Some(sequence) => relay.told >= sequence,
+            None => self.state == WatcherState::Waiting,
+        };
+        if let Some(why) = &relay.waits {
+            let plain = why.chars().take(MOST_WORDS).map(|one| if one.is_control() { ' ' } else { one });
+            (self.state, self.error) = (WatcherState::Waiting, Some(plain.collect()));
+        } else if passed_on {
+            self.relaying = None;
+            let sequence = self.sequence.max(relay.told);
+            (self.state, self.sequence, self.when, self.error) = (WatcherState::Told, sequence, now(), None);
+        }
+        self.relay = Some(relay);
+    }
 }
 
 /// What a watcher does now.
@@ -87,7 +137,7 @@ pub enum WatcherState {
     Waiting,
     /// It is being told.
     Telling,
-    /// It could not be told, or its command failed. It will be told of the next change.
+    /// It could not be told, or its command failed. It is tried again.
     Failed,
 }
 
@@ -101,7 +151,8 @@ impl Watcher {
     ) -> Self {
         let (state, target) = (WatcherState::Idle, recipient.to_string());
         let (user, pid, error) = (None, None, None);
-        let status = WatcherStatus { id, target, components, user, pid, state, sequence, when: now(), error };
+        let (relay, relaying, when) = (None, None, now());
+        let status = WatcherStatus { id, target, components, user, pid, state, sequence, when, error, relay, relaying };
         let (status, notice) = (Arc::new(Mutex::new(status)), watch::Sender::new(None));
         Watcher { recipient, delay, notice, status, registration: None, started: false }
     }
@@ -109,13 +160,20 @@ impl Watcher {
     /// Creates a watcher for a registered process that is held.
     pub(crate) fn registered(registration: Registration, process: Process) -> Self {
         let signal = registration.signal.parse().unwrap_or(Signal::SIGHUP);
-        let id = WatcherId(format!("process {}.{} {signal}", process.identity.pid, process.identity.start));
+        let id = WatcherId(format!("{REGISTERED} {}.{} {signal}", process.identity.pid, process.identity.start));
         let name = process.name();
         let recipient = Recipient::Process { process, signal, owner: registration.owner(), name };
         let components = registration.components.clone();
         let mut watcher = Watcher::new(id, components, recipient, registration.delay, registration.sequence);
         watcher.set_registration(registration);
         watcher
+    }
+
+    /// True if a failure to tell it counts: it is of the configuration, or of root or the agent's own
+    /// user. Any other user could hold up a wait for this host.
+    pub(crate) fn counts(&self) -> bool {
+        let own = rustix::process::geteuid().as_raw();
+        self.registration.as_ref().is_none_or(|registration| registration.user == 0 || registration.user == own)
     }
 
     pub(crate) fn set_registration(&mut self, registration: Registration) {

@@ -5,6 +5,7 @@ mod words;
 mod guardian;
 mod command;
 mod handle;
+mod descendants;
 mod pidfile;
 
 pub use crate::process::guardian::child as guard;
@@ -12,6 +13,8 @@ pub(crate) use crate::process::{
     command::{
         Children, CommandError, Invocation, TIME_LIMIT, Variables, Visibility, run as run_command, variables_of_change,
     },
+    descendants::{Descendant, adopt, descendants, reap_adopted},
+    guardian::END_WITHIN,
     handle::{FIRST_LOOK, LONGEST_LOOK, Process, ProcessError, ProcessIdentity, start_time},
     pidfile::of_pidfile,
     words::{CommandText, limit_from, parse_signal, words},

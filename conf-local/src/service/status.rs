@@ -103,9 +103,16 @@ fn problems(status: &Status, watchers: &[WatcherStatus]) -> Vec<String> {
     problems.extend(failing(&status.probes));
     problems.extend(status.deleted_words());
     problems.extend(status.away.iter().map(|(what, why)| format!("{what} cannot be reached: {why}")));
-    let troubled = |one: &&WatcherStatus| matches!(one.state, WatcherState::Waiting | WatcherState::Failed);
-    problems.extend(watchers.iter().filter(troubled).map(|one| {
-        format!("{} is not told: {}", one.target, one.error.as_deref().unwrap_or("it takes longer than usual"))
-    }));
+    problems.extend(status.secrets.iter().cloned());
+    let untold = watchers.iter().filter_map(|one| {
+        let words = match one.state {
+            WatcherState::Waiting => one.error.as_deref().unwrap_or("it takes longer than usual").to_owned(),
+            // It may be tried again at this moment.
+            WatcherState::Failed | WatcherState::Telling => format!("{}; trying again", one.error.as_ref()?),
+            WatcherState::Idle | WatcherState::Told => return None,
+        };
+        Some(format!("{} is not told: {words}", one.target))
+    });
+    problems.extend(untold);
     problems
 }

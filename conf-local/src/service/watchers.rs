@@ -11,7 +11,7 @@ use libconf::name::ComponentSelector;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    notify::{RegisterError, WatchRequest, WatcherStatus},
+    notify::{RegisterError, Relay, WatchRequest, WatcherStatus},
     process::parse_signal,
     service::{
         refusal::{Answer, Refusal, ok, refusal, unnamed},
@@ -44,6 +44,9 @@ pub(crate) struct RegisterRequest {
     /// The longest random delay in seconds before the signal.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) delay_seconds: Option<u32>,
+    /// What the process says of another one that it tells, as `conf-local exec` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) relay: Option<Relay>,
 }
 
 /// The answer.
@@ -71,6 +74,8 @@ impl Service {
         let request = WatchRequest { components: wanted.components, pid, start: wanted.start, signal, delay };
         let absent = self.absent(&request.components);
         let watcher = self.watchers.register(request, user).map_err(|error| refuse(&error))?;
+        let relayed = wanted.relay.and_then(|relay| self.watchers.relay(&watcher.id, relay));
+        let watcher = relayed.unwrap_or(watcher);
         let current = self.agent.view().status.current.clone();
         ok(&Registered { watcher, current, absent })
     }

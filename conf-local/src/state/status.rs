@@ -48,7 +48,7 @@ pub struct Status {
     /// For each of them, the last change whose files of it are in place.
     #[serde(skip)]
     pub(crate) held: BTreeMap<ComponentVersion, Sequence>,
-    /// Watchers that could not be told of their newest change.
+    /// Watchers that were not told of their newest change, or could not be.
     #[serde(skip)]
     pub(crate) untold: BTreeMap<String, Untold>,
     /// What cannot be reached now, with the reason.
@@ -75,6 +75,10 @@ pub struct Status {
     /// The last results of this host's probes.
     #[serde(default)]
     pub probes: Vec<ProbeStatus>,
+    /// What is wrong with the sources of secrets on this host, each in one sentence without any
+    /// value.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub secrets: Vec<String>,
     /// True if the agent tells no process and places nothing (`--observe`).
     #[serde(default)]
     pub observe: bool,
@@ -134,11 +138,21 @@ impl Changes {
     }
 }
 
-/// A watcher that could not be told.
+/// A watcher that was not told.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Untold {
     pub(crate) about: Changes,
-    pub(crate) error: String,
+    /// Why it could not be told; `None` if that was not tried yet, or goes on.
+    pub(crate) error: Option<String>,
+}
+
+impl Untold {
+    fn words(&self, watcher: &str) -> String {
+        match &self.error {
+            Some(error) => format!("{watcher} could not be told: {error}"),
+            None => format!("{watcher} is not told yet"),
+        }
+    }
 }
 
 impl Status {
@@ -168,6 +182,7 @@ impl Status {
             checks: Vec::new(),
             placements: Vec::new(),
             probes: Vec::new(),
+            secrets: Vec::new(),
             observe: false,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
         }
@@ -198,7 +213,14 @@ impl Status {
         self.shut_out.clone().or(held_back).or_else(|| failing(&self.probes).into_iter().next())
     }
 
-    /// Lists all that failed, each with the changes that it is about.
+    /// Describes the first watcher that could not be told.
+    pub(crate) fn could_not_be_told(&self) -> Option<String> {
+        let mut failed = self.untold.iter().filter(|(_, untold)| untold.error.is_some());
+        failed.next().map(|(watcher, untold)| untold.words(watcher))
+    }
+
+    /// Lists all that failed, and watchers that are not told yet, each with the changes that it is
+    /// about.
     pub(crate) fn failures(&self) -> Vec<HostFailure> {
         let held_back = self.faults.iter().map(|(name, reason)| HostFailure {
             after: self.held.get(name).copied().unwrap_or_default(),
@@ -208,10 +230,9 @@ impl Status {
         let of = |Changes { after, through }, error| HostFailure { after, through: Some(through), error };
         let probes = self.probes.iter().filter(|probe| !probe.passed);
         let probes = probes.map(|probe| of(probe.about, words_of(probe)));
-        let untold = self
-            .untold
-            .iter()
-            .map(|(watcher, untold)| of(untold.about, format!("{watcher} could not be told: {}", untold.error)));
+        let (failed, pending): (Vec<_>, Vec<_>) = self.untold.iter().partition(|(_, untold)| untold.error.is_some());
+        let untold = failed.into_iter().chain(pending);
+        let untold = untold.map(|(watcher, untold)| of(untold.about, untold.words(watcher)));
         // Something else than the exported snapshot.
         let rest = self.error.clone().filter(|_| self.state == HostState::Failed && self.error != self.unwell());
         let arrived = self.pointer.is_none_or(|pointer| pointer.sequence <= self.sequence);

@@ -47,7 +47,7 @@ fn each_failure_says_what_it_is_about() {
     let both = "(0, ] services/web/latest is held back: in the way; (3, 5] services/web is not well: ill";
     assert_eq!(about(&status), both, "an earlier agent wrote since when");
     status.held.insert("services/web/latest".parse().unwrap(), Sequence(6));
-    let untold = Untold { about: Changes { after: Sequence(5), through: Sequence(6) }, error: "no".to_owned() };
+    let untold = Untold { about: Changes { after: Sequence(5), through: Sequence(6) }, error: Some("no".to_owned()) };
     status.untold.insert("reload".to_owned(), untold);
     status.faults.insert("services/api/latest".parse().unwrap(), "bad".to_owned());
     status.held.insert("services/api/latest".parse().unwrap(), Sequence(6));
@@ -57,6 +57,20 @@ fn each_failure_says_what_it_is_about() {
         "(3, 5] services/web is not well: ill; (5, 6] reload could not be told: no; \
          (6, ] services/api/latest is held back: bad; and 1 more"
     );
+}
+
+#[test]
+fn a_watcher_that_is_not_told_yet_is_named_and_is_no_failure() {
+    let mut status = status();
+    let about_it = Changes { after: Sequence(6), through: Sequence(7) };
+    status.untold.insert("reload".to_owned(), Untold { about: about_it, error: None });
+    status.settle();
+    assert_eq!(about(&status), "(6, 7] reload is not told yet");
+    assert_eq!((status.state, status.could_not_be_told()), (HostState::Current, None));
+    // Of several about the same change, one that failed gives the words.
+    status.untold.insert("restart".to_owned(), Untold { about: about_it, error: Some("no".to_owned()) });
+    assert_eq!(about(&status), "(6, 7] restart could not be told: no; and 1 more");
+    assert_eq!(status.could_not_be_told().as_deref(), Some("restart could not be told: no"));
 }
 
 #[test]

@@ -45,6 +45,8 @@ impl Host {
             status.missing = missing;
             status.checks = self.checks.status();
             status.placements = self.place.status();
+            // An agent that observes leaves its notices to a later one.
+            status.untold = if status.observe { BTreeMap::new() } else { self.outbox.untold() };
             // Without a pointer, no newer snapshot is known.
             if status.pointer.is_none_or(|pointer| pointer == exported.snapshot()) {
                 status.settle();

@@ -1,21 +1,18 @@
 //! The commands, as real processes.
 
 use std::{
-    fs,
     path::Path,
     process::{Command, Output},
-    time::Instant,
 };
 
 use conf_local::WatcherState;
-use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::host::{Host, LONG, Script, commit, lines_of};
+use super::host::{Host, Script, commit};
 
 const WEB: &str = "services/web/latest";
 
-fn conf_local(socket: &Path, arguments: &[&str]) -> Command {
+pub fn conf_local(socket: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_conf-local"));
     command.args(arguments).env("CONF_LOCAL_SOCKET", socket).env_remove("CONF_EXPORT_DIR");
     command
@@ -28,17 +25,6 @@ async fn run(host: &Host, arguments: &[&str]) -> (i32, String, String) {
         tokio::task::spawn_blocking(move || command.output()).await.unwrap().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (status.code().unwrap(), text(stdout), text(stderr))
-}
-
-/// True while the process runs. A process that has ended and is not reaped yet does not run.
-fn runs(pid: &str) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
-}
-
-fn exec(host: &Host, arguments: &[&str]) -> Script {
-    let mut all = vec!["exec"];
-    all.extend(arguments);
-    Script::spawn(conf_local(&host.socket(), &all))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,99 +171,4 @@ async fn status_and_history_are_tables_and_json() {
     assert!(out.contains("services/web/latest changed") && out.contains("devices/a/v1 added"), "{out}");
     let history: Value = serde_json::from_str(&run(&host, &["history", "--json"]).await.1).unwrap();
     assert_eq!((&history[0]["sequence"], &history[1]["sequence"]), (&json!(2), &json!(1)));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn exec_waits_for_the_component_and_forwards_changes() {
-    let host = Host::start(Vec::new()).await;
-    let script = "trap 'echo told' HUP; echo ready $CONF_SEQUENCE $CONF_EXPORT; while :; do sleep 1 & wait $!; done";
-    let mut job = exec(&host, &["services/web", "--", "bash", "-c", script]);
-    host.until("registered", |watchers| watchers.len() == 1).await;
-    host.switch(1, &[("services/other/latest", "1")]);
-    assert_eq!(job.line_now(), None, "started before its component was there");
-    host.switch(2, &[(WEB, "2")]);
-    assert_eq!(job.line(), format!("ready 2 {}", host.export().join("snapshots/2").display()));
-    host.switch(3, &[(WEB, "3")]);
-    assert_eq!(job.line(), "told");
-    host.switch(4, &[(WEB, "4")]);
-    assert_eq!(job.line(), "told");
-    // If the component is removed, only `exec` is told, and its command goes on.
-    host.until_state(WatcherState::Told, 4).await;
-    host.switch(5, &[("services/other/latest", "1")]);
-    host.until_state(WatcherState::Told, 5).await;
-    host.switch(6, &[(WEB, "6")]);
-    assert_eq!(job.line(), "told");
-    assert_eq!(job.line_now(), None);
-    assert!(job.is_running());
-    job.signal(Signal::SIGTERM);
-    let status = job.child.wait().unwrap();
-    assert_eq!(status.code(), Some(143));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn exec_restarts_its_command() {
-    let place = tempfile::tempdir().unwrap();
-    let log = place.path().join("log");
-    let host = Host::start(Vec::new()).await;
-    host.switch(1, &[(WEB, "1")]);
-    // Takes a while to end after TERM, and leaves a child behind.
-    let script = format!(
-        "sleep 1000 & echo $! >>{}; echo start $CONF_SEQUENCE; trap 'echo end; exit' TERM; while :; do wait $!; done",
-        log.display()
-    );
-    let mut job = exec(&host, &["services/web", "--on-change", "restart", "--", "bash", "-c", &script]);
-    assert_eq!(job.line(), "start 1");
-    host.switch(2, &[(WEB, "2")]);
-    assert_eq!((job.line(), job.line()), ("end".into(), "start 2".into()));
-    host.until("the old one's child has ended", |_| !runs(&lines_of(&log)[0])).await;
-    // A change of another component does nothing.
-    host.switch(3, &[(WEB, "2"), ("services/other/latest", "1")]);
-    host.switch(4, &[(WEB, "4"), ("services/other/latest", "1")]);
-    assert_eq!((job.line(), job.line()), ("end".into(), "start 4".into()));
-    assert!(job.is_running());
-    job.signal(Signal::SIGTERM);
-    job.child.wait().unwrap();
-    let left: i32 = lines_of(&log)[2].parse().unwrap();
-    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(left), Signal::SIGKILL);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn exec_never_ends_a_command_without_a_handler() {
-    let host = Host::start(Vec::new()).await;
-    host.switch(1, &[(WEB, "1")]);
-    let script = "echo ready; read line; trap 'echo told' HUP; echo trapped; while :; do sleep 1 & wait $!; done";
-    let mut job = exec(&host, &["services/web", "--", "bash", "-c", script]);
-    assert_eq!(job.line(), "ready");
-    host.switch(2, &[(WEB, "2")]);
-    host.until_state(WatcherState::Told, 2).await;
-    job.write("go");
-    assert_eq!((job.line(), job.line()), ("trapped".into(), "told".into()));
-    job.signal(Signal::SIGTERM);
-    job.child.wait().unwrap();
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn exec_returns_its_commands_exit_code_and_survives_the_agent() {
-    let mut host = Host::start(Vec::new()).await;
-    host.switch(1, &[(WEB, "1")]);
-    let mut job =
-        exec(&host, &["services/web", "--", "bash", "-c", "trap 'echo told' HUP; echo ready; read line; exit 7"]);
-    assert_eq!(job.line(), "ready");
-    host.end().await;
-    host.begin().await;
-    host.switch(2, &[(WEB, "2")]);
-    assert_eq!(job.line(), "told");
-    job.write("go");
-    assert_eq!(job.child.wait().unwrap().code(), Some(7));
-    let mut absent = exec(&host, &["services/web", "--", "/no/such/program"]);
-    assert_eq!(absent.child.wait().unwrap().code(), Some(1));
-    // While the agent is away, a named export on disk is enough.
-    host.end().await;
-    let mut command = conf_local(&host.socket(), &["exec", "services/web", "--", "sh", "-c", "echo $CONF_SEQUENCE"]);
-    command.env("CONF_EXPORT_DIR", host.export());
-    let started = Instant::now();
-    let job = Script::spawn(command);
-    assert_eq!(job.line(), "2");
-    assert!(started.elapsed() < LONG);
-    assert!(fs::exists(host.export()).unwrap());
 }

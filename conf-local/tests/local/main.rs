@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "a failed step of a test is to end it")]
 
 mod commands;
+mod exec;
 mod host;
 mod service;
 mod watchers;

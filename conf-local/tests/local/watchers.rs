@@ -275,17 +275,91 @@ async fn a_command_never_runs_twice_at_once_and_gets_the_newest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_command_is_reported_and_runs_again_at_the_next_change() {
-    let words = ["sh", "-c", "test $CONF_SEQUENCE -ne 1 || { echo no such port >&2; exit 3; }"];
-    let host =
-        Host::start(vec![entry(&["services/web"], WatchTarget::Command(words.map(str::to_owned).to_vec()))]).await;
+async fn a_failed_command_is_reported_and_runs_again_until_it_succeeds() {
+    let place = tempfile::tempdir().unwrap();
+    let (port, log) = (place.path().join("port"), place.path().join("log"));
+    let script = format!(
+        "echo $CONF_SEQUENCE >>{}; test -e {} || {{ echo no such port >&2; exit 3; }}",
+        log.display(),
+        port.display()
+    );
+    let words = ["sh", "-c", &script].map(str::to_owned).to_vec();
+    let mut host = Host::start(vec![entry(&["services/web"], WatchTarget::Command(words))]).await;
     host.switch(1, &[(WEB, "1")]);
-    host.until_state(WatcherState::Failed, 1).await;
-    let problems = host.status().problems;
-    assert!(problems.iter().any(|one| one.contains("exit status: 3") && one.contains("no such port")), "{problems:?}");
+    let failed =
+        |problems: &[String]| problems.iter().any(|one| one.contains("exit status: 3") && one.contains("no such port"));
+    host.until("it fails twice", |_| lines_of(&log).len() >= 2).await;
+    assert!(failed(&host.status().problems), "{:?}", host.status().problems);
+    // Of the next change it is told at once, and the restart of the agent forgets nothing.
     host.switch(2, &[(WEB, "2")]);
+    host.until("it is told of the next change", |_| lines_of(&log).contains(&"2".to_owned())).await;
+    host.end().await;
+    let before = lines_of(&log).len();
+    host.begin().await;
+    assert!(failed(&host.status().problems), "{:?}", host.status().problems);
+    host.until("it runs again", |_| lines_of(&log).len() > before).await;
+    assert_eq!(host.registry().status()[0].sequence.0, 2, "the one that was exported when it came");
+    fs::write(&port, "").unwrap();
     host.until_state(WatcherState::Told, 2).await;
-    assert!(host.status().problems.is_empty());
+    assert_eq!(host.status().problems, [""; 0]);
+    assert!(!fs::read_to_string(host.state.path().join("duties.json")).unwrap().contains("port"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_watcher_is_told_once_if_nobody_knows_who_is_owed() {
+    let place = tempfile::tempdir().unwrap();
+    let log = place.path().join("log");
+    let words = ["sh", "-c", &format!("echo $CONF_COMPONENTS >>{}", log.display())].map(str::to_owned).to_vec();
+    let mut host = Host::start(vec![entry(&["services/web"], WatchTarget::Command(words))]).await;
+    host.switch(1, &[(WEB, "1"), (OTHER, "1")]);
+    host.until_state(WatcherState::Told, 1).await;
+    host.end().await;
+    fs::write(host.state.path().join("duties.json"), "{").unwrap();
+    host.begin().await;
+    host.until("it is told", |_| lines_of(&log).len() == 2).await;
+    assert_eq!(lines_of(&log), [WEB, WEB]);
+    host.until_state(WatcherState::Told, 1).await;
+    host.end().await;
+    host.begin().await;
+    host.switch(2, &[(WEB, "2"), (OTHER, "1")]);
+    host.until_state(WatcherState::Told, 2).await;
+    assert_eq!(lines_of(&log).len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_waits_in_sigwait_or_reads_a_signalfd_is_told() {
+    let host = Host::start(Vec::new()).await;
+    host.switch(1, &[(WEB, "1")]);
+    // The second reads as a signalfd does: every thread blocks the signal, and it is taken later.
+    let waits = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\nprint('ready')\nwhile True:\n  signal.sigwait([signal.SIGHUP]); print('told')";
+    let polls = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\nthreading.Thread(target=time.sleep, args=[1000], daemon=True).start()\nprint('ready')\nwhile True:\n  if signal.sigtimedwait([signal.SIGHUP], 0): print('told')\n  time.sleep(0.01)";
+    for (sequence, program) in [(2, waits), (3, polls)] {
+        let mut python = Command::new("python3");
+        python.args(["-uc", &format!("import signal, threading, time\n{program}")]);
+        let mut script = Script::spawn(python);
+        assert_eq!(script.line(), "ready");
+        host.registry().register(request(&script, &["services/web"]), me()).unwrap();
+        host.switch(sequence, &[(WEB, &sequence.to_string())]);
+        assert_eq!(script.line(), "told", "{program}");
+        host.until_state(WatcherState::Told, sequence).await;
+        assert!(script.is_running());
+        script.end();
+        host.until("no watcher", <[_]>::is_empty).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_ignores_its_signal_is_said_to() {
+    let host = Host::start(Vec::new()).await;
+    host.switch(1, &[(WEB, "1")]);
+    let mut deaf = Script::bash("trap '' HUP; echo ready; exec sleep 1000");
+    assert_eq!(deaf.line(), "ready");
+    host.registry().register(request(&deaf, &["services/web"]), me()).unwrap();
+    host.switch(2, &[(WEB, "2")]);
+    host.until_state(WatcherState::Waiting, 1).await;
+    let problems = host.status().problems;
+    assert!(problems.iter().any(|one| one.contains("ignores SIGHUP") && one.contains("of no use")), "{problems:?}");
+    assert!(deaf.is_running());
 }
 
 #[tokio::test(flavor = "multi_thread")]

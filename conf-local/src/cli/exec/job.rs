@@ -1,6 +1,7 @@
 //! The command that `exec` runs.
 
 use std::{
+    collections::BTreeSet,
     io::{self, IsTerminal},
     os::unix::process::ExitStatusExt,
     process::ExitStatus,
@@ -8,49 +9,60 @@ use std::{
 };
 
 use anyhow::Context as _;
+use libconf::name::Sequence;
 use nix::{
     sys::signal::{Signal, killpg},
     unistd::Pid,
 };
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{self, SignalKind},
+    time::{Instant, sleep, sleep_until},
+};
 
 use crate::{
     cli::{
         exec::{
             place::{ExportPlace, PlacedSnapshot},
+            relay::Relaying,
             signals::Signals,
         },
         output::{Usage, note},
     },
-    process::{LONGEST_LOOK, Process},
+    process::{Descendant, END_WITHIN, FIRST_LOOK, LONGEST_LOOK, Process, adopt, descendants, reap_adopted},
 };
 
 const CANNOT_WAIT: &str = "cannot wait for the command";
 
-/// 10 s between SIGTERM and SIGKILL.
-const GRACE: Duration = Duration::from_secs(10);
+/// 5 ms between two looks at what is left of the command, doubling up to 100 ms.
+const LOOK: Duration = Duration::from_millis(5);
+const LATER_LOOK: Duration = Duration::from_millis(100);
 
 /// The running command.
 pub(crate) struct Job {
     child: Child,
     process: Process,
-    /// The command leads a process group of its own. Not on a terminal, where a background command
-    /// could not read.
+    /// The command leads a process group of its own. Not on a terminal: there the shell that
+    /// started `exec` stops and resumes its group, of which the command stays a member.
     leads: bool,
-    /// The command must be told of a change.
-    owed: bool,
-}
-
-/// How a command ended.
-pub(crate) enum Ended {
-    /// As `exec` wanted.
-    Done,
-    /// Meanwhile this signal asked `exec` to end too.
-    Asked(Signal),
+    /// The change that the command must be told of.
+    owed: Option<Sequence>,
+    /// The exit code, once the command has ended.
+    code: Option<u8>,
+    /// What ran below this process before: it is not the command's.
+    others: BTreeSet<Descendant>,
+    /// A process below this one has ended.
+    ended: unix::Signal,
 }
 
 impl Job {
-    pub(crate) fn start(words: &[String], place: &ExportPlace, snapshot: &PlacedSnapshot) -> anyhow::Result<Self> {
+    /// Starts the command. `others` ran below this process before.
+    pub(crate) fn start(
+        words: &[String],
+        place: &ExportPlace,
+        snapshot: &PlacedSnapshot,
+        others: &BTreeSet<Descendant>,
+    ) -> anyhow::Result<Self> {
         let usage = || Usage("name a command after --".to_owned());
         let (program, arguments) = words.split_first().ok_or_else(usage)?;
         let leads = !io::stdin().is_terminal();
@@ -61,84 +73,145 @@ impl Job {
             command.process_group(0);
         }
         let failed = || format!("cannot start {program:?}");
+        adopt().with_context(failed)?;
+        let ended = unix::signal(SignalKind::child()).with_context(failed)?;
         let child = command.spawn().with_context(failed)?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
         // The command is a child that was not reaped, so that its number is its own, even if it has
         // ended.
         let process = Process::hold(pid.unwrap_or_default()).with_context(failed)?;
-        Ok(Job { child, process, leads, owed: false })
+        Ok(Job { child, process, leads, owed: None, code: None, others: others.clone(), ended })
     }
 
     /// Notes that the command must be told of a change.
-    pub(crate) fn owe(&mut self) {
-        self.owed = true;
+    pub(crate) fn owe(&mut self, change: Sequence) {
+        self.owed = Some(change);
     }
 
-    /// Tells the command of changes until it ends. Returns its exit code, or 128 plus the signal
-    /// that ended it. Dropping the future loses nothing.
-    pub(crate) async fn attend(&mut self) -> anyhow::Result<u8> {
+    /// True if the command must be told of a change.
+    pub(crate) fn is_owed(&self) -> bool {
+        self.owed.is_some()
+    }
+
+    /// Tells the command of changes until it ends. Dropping the future loses nothing.
+    pub(crate) async fn attend(&mut self, relaying: &Relaying) -> anyhow::Result<()> {
         loop {
             tokio::select! {
-                ended = self.child.wait() => return ended.map(code_of).context(CANNOT_WAIT),
-                () = until_it_can_be_told(&self.process), if self.owed => {
-                    self.owed = false;
-                    self.send(Signal::SIGHUP);
+                ended = self.child.wait() => {
+                    self.code = Some(code_of(ended.context(CANNOT_WAIT)?));
+                    return Ok(());
                 }
+                () = until_it_can_be_told(&self.process, relaying), if self.owed.is_some() => {
+                    if let Some(change) = self.owed.take() && self.process.signal(Signal::SIGHUP).is_ok() {
+                        relaying.told(change);
+                    }
+                }
+                Some(()) = self.ended.recv() => reap_adopted(self.process.identity.pid),
             }
         }
     }
 
-    /// Forwards a signal.
+    /// Forwards a signal: one that asks for the end to all that the command started, others to the
+    /// command alone.
     pub(crate) fn forward(&self, signal: Signal) {
-        // On a terminal the command is in the same group, and gets these from the terminal itself.
-        if self.leads || !matches!(signal, Signal::SIGINT | Signal::SIGQUIT) {
-            self.send(signal);
+        match signal {
+            // On a terminal the command is in the same group, and gets these from the terminal.
+            Signal::SIGINT | Signal::SIGQUIT if !self.leads => {}
+            Signal::SIGINT | Signal::SIGQUIT | Signal::SIGTERM => self.signal_all(signal),
+            // A command that has ended needs no signal. Its end is noticed elsewhere.
+            signal => drop(self.process.signal(signal)),
         }
     }
 
-    /// Ends the command and all that it started: with SIGTERM first, later with SIGKILL.
-    pub(crate) async fn end(mut self, signals: &mut Signals) -> anyhow::Result<Ended> {
-        let mut asked = Ended::Done;
-        self.send(Signal::SIGTERM);
-        let ended = self.process.until_end().context(CANNOT_WAIT)?;
-        let late = tokio::time::sleep(GRACE);
-        tokio::pin!(late);
+    /// Ends the command and all that it started: with SIGTERM first, after `grace` with SIGKILL.
+    /// Returns when nothing is left: the command's exit code, or 128 plus the signal that ended it;
+    /// and the last signal that asked `exec` to end meanwhile.
+    pub(crate) async fn end(mut self, grace: Duration, signals: &mut Signals) -> anyhow::Result<(u8, Option<Signal>)> {
+        let mut asked = None;
+        // Nothing is left of most commands that have ended.
+        if self.code.is_none() || !self.others_left().is_empty() {
+            self.signal_all(Signal::SIGTERM);
+        }
+        let late = Instant::now() + grace;
         loop {
             tokio::select! {
-                _ = ended.readable() => break,
-                () = &mut late => break,
+                () = self.until_nothing_is_left() => break,
+                () = sleep_until(late) => {
+                    self.kill_all().await;
+                    break;
+                }
                 signal = signals.ends() => {
-                    asked = Ended::Asked(signal);
+                    asked = Some(signal);
                     self.forward(signal);
                 }
             }
         }
-        // The number belongs to the group until the command is reaped.
-        if self.leads {
-            let _ = killpg(Pid::from_raw(self.process.identity.pid), Signal::SIGKILL);
-        } else {
-            self.send(Signal::SIGKILL);
-        }
-        self.child.wait().await.context(CANNOT_WAIT)?;
-        Ok(asked)
+        let killed = 128 + Signal::SIGKILL as u8;
+        Ok((self.code.unwrap_or(killed), asked))
     }
 
-    fn send(&self, signal: Signal) {
-        // A command that has ended needs no signal. Its end is noticed elsewhere.
-        let _ = self.process.signal(signal);
+    /// Waits until the command and all that it started have ended. Dropping the future loses
+    /// nothing.
+    async fn until_nothing_is_left(&mut self) {
+        if self.code.is_none() {
+            self.code = self.child.wait().await.ok().map(code_of);
+        }
+        let (mut pause, mut empty) = (LOOK, 0);
+        while empty < 2 {
+            reap_adopted(self.process.identity.pid);
+            empty = if self.others_left().is_empty() { empty + 1 } else { 0 };
+            sleep(pause).await;
+            pause = if empty == 0 { (pause * 2).min(LATER_LOOK) } else { LOOK };
+        }
+    }
+
+    /// Kills until nothing is left, but not for ever: a process may start others faster than they
+    /// can be killed, or wait for a broken disk.
+    async fn kill_all(&mut self) {
+        let since = Instant::now();
+        let killing = async {
+            loop {
+                self.signal_all(Signal::SIGKILL);
+                tokio::select! {
+                    () = self.until_nothing_is_left() => return,
+                    () = sleep(LATER_LOOK) => {}
+                }
+            }
+        };
+        if tokio::time::timeout(END_WITHIN, killing).await.is_err() {
+            note(format_args!("not everything that the command started has ended after {:?}", since.elapsed()));
+        }
+    }
+
+    fn others_left(&self) -> BTreeSet<Descendant> {
+        descendants(&self.others)
+    }
+
+    fn signal_all(&self, signal: Signal) {
+        let own = self.process.identity.pid;
+        // The number belongs to the group until the command is reaped. All of a group get a signal
+        // in one step, even while it starts processes.
+        let group = self.leads && self.code.is_none();
+        if group {
+            let _ = killpg(Pid::from_raw(own), signal);
+        }
+        let rest = self.others_left().into_iter().filter(|one| !group || one.group != own);
+        rest.for_each(|one| one.signal(signal));
     }
 }
 
-/// Ends once the process handles SIGHUP, which would end it otherwise. Never ends if the process
+/// Ends once the process takes SIGHUP, which would end it otherwise. Never ends if the process
 /// does.
-async fn until_it_can_be_told(process: &Process) {
+async fn until_it_can_be_told(process: &Process, relaying: &Relaying) {
     let mut noted = false;
-    let waiting = |_, pause| {
+    let waiting = |reason: String, pause| {
+        // At the first looks, a program that starts another one is no reason yet.
+        if pause > FIRST_LOOK * 2 {
+            relaying.waits(&reason);
+        }
         if pause == LONGEST_LOOK && !noted {
             noted = true;
-            note(
-                "the command has no handler for SIGHUP yet, and gets the signal when it has one; or use --on-change restart",
-            );
+            note(format_args!("the command is not told of a change: {reason}; or use --on-change restart"));
         }
     };
     if process.until_ready(Signal::SIGHUP, None, waiting).await.is_err() {

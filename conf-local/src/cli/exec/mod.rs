@@ -5,46 +5,36 @@
 //! its components are exported. The agent may be restarted meanwhile. If it is away at the start,
 //! the export on disk is enough.
 
-mod job;
-mod place;
 mod signals;
+mod place;
+mod relay;
+mod job;
 
-use std::{cell::Cell, process::ExitCode, time::Duration};
+use std::{collections::BTreeSet, process::ExitCode, time::Duration};
 
-use libconf::name::Sequence;
 use nix::sys::signal::Signal;
-use tokio::sync::Notify;
 
 use crate::{
-    agent::AgentSocket,
     cli::{
-        exec::{
-            job::{Ended, Job},
-            place::{ExportPlace, find},
-            signals::Signals,
-        },
+        exec::{job::Job, place::find, relay::Relaying, signals::Signals},
         options::{ExecOptions, OnChange},
         output::note,
     },
-    clock::random_up_to,
-    service::{RegisterRequest, Registered},
+    process::descendants,
+    service::RegisterRequest,
 };
-
-/// 60 s between two renewals of the registration: a restarted agent keeps it, but one that lost its
-/// state does not.
-const RENEW: Duration = Duration::from_secs(60);
-
-/// 2 s while the agent does not answer.
-const RENEW_WHEN_AWAY: Duration = Duration::from_secs(2);
 
 pub(crate) async fn run(options: ExecOptions) -> anyhow::Result<ExitCode> {
     let socket = options.socket;
     // Before any other process can know this one: a signal that came too early would end it.
     let mut signals = Signals::new()?;
+    // A program that became this one may have started some. They are not the command's.
+    let others = descendants(&BTreeSet::new());
     // Without a number the agent registers the calling process, also in a container, where numbers
     // differ.
     let components = options.components.iter().cloned().collect();
-    let request = RegisterRequest { components, pid: None, start: None, signal: None, delay_seconds: None };
+    let request =
+        RegisterRequest { components, pid: None, start: None, signal: None, delay_seconds: None, relay: None };
     let place = tokio::select! {
         found = find(&socket, &request) => found?,
         signal = signals.ends() => return Ok(code_of(signal)),
@@ -54,28 +44,34 @@ pub(crate) async fn run(options: ExecOptions) -> anyhow::Result<ExitCode> {
     signals.forget_changes();
     let snapshot = place.current()?;
     let mut read = place.content(&snapshot);
-    let mut job = Job::start(&options.command, &place, &snapshot)?;
-    let seen = Seen { changes: Cell::new(0), missed: Notify::new() };
-    let registering = keep_registered(&socket, &request, &place, snapshot.sequence, &seen);
+    let grace = Duration::from_secs(options.grace.into());
+    let mut job = Job::start(&options.command, &place, &snapshot, &others)?;
+    let relaying = Relaying::default();
+    relaying.told(snapshot.sequence);
+    let registering = relaying.keep_registered(&socket, &request, &place);
     tokio::pin!(registering);
     loop {
         let changed = tokio::select! {
             biased;
             signal = signals.next() => match signal {
                 Signal::SIGHUP => true,
+                Signal::SIGTERM => break,
                 signal => {
                     job.forward(signal);
                     false
                 }
             },
-            ended = job.attend() => return ended.map(ExitCode::from),
-            () = seen.missed.notified() => true,
+            ended = job.attend(&relaying) => {
+                ended?;
+                break;
+            }
+            () = relaying.missed.notified() => true,
             () = &mut registering => false,
         };
         if !changed {
             continue;
         }
-        seen.changes.set(seen.changes.get() + 1);
+        relaying.changes.set(relaying.changes.get() + 1);
         if options.on_change == OnChange::Restart {
             signals.forget_changes();
         }
@@ -83,63 +79,36 @@ pub(crate) async fn run(options: ExecOptions) -> anyhow::Result<ExitCode> {
             Ok(snapshot) => snapshot,
             Err(why) => {
                 note(format_args!("{why}; the command goes on as it is"));
+                if let Ok(snapshot) = place.current() {
+                    relaying.told(snapshot.sequence);
+                }
                 continue;
             }
         };
         // The same content means that the command was told of this change together with an earlier
-        // signal.
+        // signal, or will be.
         let content = place.content(&snapshot);
-        if content == read {
-            continue;
-        }
-        read = content;
-        if options.on_change == OnChange::Hup {
-            job.owe();
+        if content == read && !job.is_owed() {
+            relaying.told(snapshot.sequence);
+        } else if options.on_change == OnChange::Hup {
+            job.owe(snapshot.sequence);
         } else {
             note(format_args!("change {}: starting the command anew", snapshot.sequence));
-            if let Ended::Asked(signal) = job.end(&mut signals).await? {
+            let (_, asked) = job.end(grace, &mut signals).await?;
+            if let Some(signal) = asked {
                 return Ok(code_of(signal));
             }
             // This includes the changes that came while it ended.
             let snapshot = place.filled_now().unwrap_or(snapshot);
             read = place.content(&snapshot);
-            job = Job::start(&options.command, &place, &snapshot)?;
+            job = Job::start(&options.command, &place, &snapshot, &others)?;
+            relaying.told(snapshot.sequence);
+            continue;
         }
+        read = content;
     }
-}
-
-/// What the loop and the registration share.
-struct Seen {
-    /// The number of changes that this process was told of.
-    changes: Cell<u64>,
-    /// A change happened while this process was not registered.
-    missed: Notify,
-}
-
-/// Renews the registration again and again. Never ends.
-async fn keep_registered(
-    socket: &AgentSocket,
-    request: &RegisterRequest,
-    place: &ExportPlace,
-    began: Sequence,
-    seen: &Seen,
-) {
-    let (mut known, mut registered, mut changes) = (began, place.registered, seen.changes.get());
-    loop {
-        let pause = if registered { RENEW * 3 / 4 + random_up_to(RENEW / 4) } else { RENEW_WHEN_AWAY };
-        tokio::time::sleep(pause).await;
-        let answer: Result<Registered, _> = socket.post("/v1/watchers", request, Duration::ZERO).await;
-        registered = answer.is_ok();
-        if let Ok(answer) = answer {
-            // It rose although no signal came since the last renewal: the registration had been
-            // lost.
-            if answer.watcher.sequence > known && seen.changes.get() == changes {
-                seen.missed.notify_one();
-            }
-            known = known.max(answer.watcher.sequence);
-            changes = seen.changes.get();
-        }
-    }
+    let (code, _) = job.end(grace, &mut signals).await?;
+    Ok(ExitCode::from(code))
 }
 
 fn code_of(signal: Signal) -> ExitCode {

@@ -3,7 +3,7 @@
 
 use std::{
     fs, io,
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::FileExt as _},
     path::{Path, PathBuf},
     sync::{Arc, LazyLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -92,9 +92,9 @@ impl ProcessError {
 enum Readiness {
     /// It has a handler.
     Handled,
-    /// All its threads block the signal, as threads do that wait for it with sigwait or a signalfd.
-    /// A program that is just starting another one does so too, for a moment: a second look tells
-    /// them apart.
+    /// Each of its threads blocks the signal, as with a signalfd, or waits for it in sigwait. A
+    /// program that is just starting another one blocks signals too, for a moment: a second look
+    /// tells them apart.
     Blocked,
     /// It ignores the signal.
     Ignored,
@@ -173,7 +173,8 @@ impl Process {
         let bit = 1_u64 << (signal as i32 - 1);
         let readiness = match status {
             Status { caught, .. } if caught & bit != 0 => Readiness::Handled,
-            Status { blocked, .. } if blocked & bit != 0 && self.every_thread_blocks(bit) => Readiness::Blocked,
+            // A blocked signal is kept even if it is ignored, since sigwait takes it.
+            _ if self.every_thread_takes(bit) => Readiness::Blocked,
             Status { ignored, .. } if ignored & bit != 0 => Readiness::Ignored,
             _ => Readiness::Deadly,
         };
@@ -199,7 +200,9 @@ impl Process {
                 Ok(Readiness::Handled) => return Ok(()),
                 Ok(Readiness::Blocked) if was_blocked => return Ok(()),
                 Ok(Readiness::Blocked) => format!("process {pid} blocks {signal}"),
-                Ok(Readiness::Ignored) => format!("process {pid} ignores {signal}"),
+                Ok(Readiness::Ignored) => format!(
+                    "process {pid} ignores {signal}, so that the signal would be of no use; let it handle {signal}, or name another signal"
+                ),
                 Ok(Readiness::Deadly) => {
                     format!("process {pid} has no handler for {signal} yet; without one the signal would end it")
                 }
@@ -251,12 +254,17 @@ impl Process {
         name.trim_end().chars().map(|one| if one.is_control() { '?' } else { one }).collect()
     }
 
-    fn every_thread_blocks(&self, bit: u64) -> bool {
-        let Ok(threads) = fs::read_dir(format!("/proc/{}/task", self.identity.pid)) else { return false };
-        // A thread that ended meanwhile blocks nothing.
-        threads
-            .flatten()
-            .all(|thread| Status::read(&thread.path().join("status")).map_or(true, |status| status.blocked & bit != 0))
+    /// True if each thread blocks the signal or waits for it. One thread that does neither would
+    /// end the process.
+    fn every_thread_takes(&self, bit: u64) -> bool {
+        let pid = self.identity.pid;
+        let Ok(mut threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
+        threads.all(|thread| {
+            let Ok(thread) = thread.map(|thread| thread.path()) else { return false };
+            // A thread that ended meanwhile takes nothing.
+            let blocks = Status::read(&thread.join("status")).map_or(true, |status| status.blocked & bit != 0);
+            blocks || waited_for(pid, &thread).is_some_and(|waited_for| waited_for & bit != 0)
+        })
     }
 
     fn cannot_inspect(&self, source: io::Error) -> ProcessError {
@@ -268,6 +276,24 @@ impl Process {
             _ => ProcessError::Inspect { pid, source },
         }
     }
+}
+
+/// Returns the signals that a thread waits for in sigwait, sigwaitinfo or sigtimedwait. While it
+/// waits, the system does not show them as blocked. `None` if it does not wait, or may not be
+/// inspected.
+fn waited_for(pid: i32, thread: &Path) -> Option<u64> {
+    let set = || {
+        let call = fs::read_to_string(thread.join("syscall")).ok()?;
+        let mut words = call.split_whitespace();
+        let number: i64 = words.next()?.parse().ok()?;
+        let set = u64::from_str_radix(words.next()?.strip_prefix("0x")?, 16).ok()?;
+        (number == nix::libc::SYS_rt_sigtimedwait).then_some(set)
+    };
+    let address = set()?;
+    let mut mask = [0; 8];
+    fs::File::open(format!("/proc/{pid}/mem")).ok()?.read_exact_at(&mut mask, address).ok()?;
+    // It waited for these all the time.
+    (set() == Some(address)).then_some(u64::from_ne_bytes(mask))
 }
 
 /// Converts a process number: `Pid` must be positive, and Linux gives no other.

@@ -50,6 +50,36 @@ fn readiness_says_what_a_signal_would_do() {
     assert_eq!(readiness(&["bash", "-c", "trap '' HUP; echo ready; exec sleep 1000"]), Readiness::Ignored);
     let blocked = ["env", "--block-signal=HUP", "bash", "-c", "echo ready; exec sleep 1000"];
     assert_eq!(readiness(&blocked), Readiness::Blocked);
+    // Without a handler: one thread waits in sigwait, or one reads a signalfd, which needs it blocked.
+    let python =
+        |program: &str| ["python3", "-uc", &format!("import signal, threading, time\n{program}")].map(str::to_owned);
+    let block = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n";
+    let wait = "signal.sigwait([signal.SIGTERM, signal.SIGHUP])";
+    for (program, expected) in [
+        (format!("{block}print('ready')\n{wait}"), Readiness::Blocked),
+        (format!("{block}print('ready')\ntime.sleep(1000)"), Readiness::Blocked),
+        (format!("{block}print('ready')\nsignal.sigwait([signal.SIGTERM])"), Readiness::Blocked),
+        ("print('ready')\nsignal.sigwait([signal.SIGTERM])".to_owned(), Readiness::Deadly),
+        // A thread that does not block the signal would end all of them.
+        (
+            format!("threading.Thread(target=time.sleep, args=[1000]).start()\nprint('ready')\n{wait}"),
+            Readiness::Deadly,
+        ),
+        (
+            format!("{block}threading.Thread(target=time.sleep, args=[1000]).start()\nprint('ready')\n{wait}"),
+            Readiness::Blocked,
+        ),
+    ] {
+        let words = python(&program);
+        let running = Running::new(&words.each_ref().map(String::as_str));
+        let process = Process::open(running.pid(), None, None).unwrap();
+        // It has said that it is ready a moment before it waits.
+        let deadline = std::time::Instant::now() + Duration::from_secs(30);
+        while process.readiness(Signal::SIGHUP).unwrap() != expected {
+            assert!(std::time::Instant::now() < deadline, "{program}: {:?}", process.readiness(Signal::SIGHUP));
+            std::thread::yield_now();
+        }
+    }
     // A handler does not survive exec: a signal that was safe a moment ago is not any more.
     let running = Running::new(&["bash", "-c", "trap : HUP; echo ready; exec sleep 1000"]);
     let process = Process::open(running.pid(), None, None).unwrap();

@@ -36,6 +36,7 @@ mod damage;
 mod exchange;
 mod held_back;
 mod once_more;
+mod secrets;
 mod take;
 
 /// One host's state folder, into whose repository the test writes as conf-master does.
@@ -253,7 +254,7 @@ fn step_with(file: &str) -> (Site, Pointer) {
     let first = site.land();
     let (mut host, audience) = site.open();
     take(&mut host, first, &audience).unwrap();
-    host.outbox.delivered(&WatcherId("everything".to_owned()), Sequence(1)).unwrap();
+    host.outbox.forget(&WatcherId("everything".to_owned())).unwrap();
     site.set("services/a/latest", &[("config.yaml", "at: 2\n"), ("x/y", "folder"), ("two", "2")]);
     site.components.remove(&"services/gone/latest".parse().unwrap());
     site.set("services/new/latest", &[("config.yaml", "at: 2\n")]);
