@@ -13,6 +13,7 @@ mod host;
 mod render;
 mod older;
 mod publish;
+mod settle;
 mod verify;
 #[cfg(test)]
 pub(crate) mod tests;
