@@ -11,7 +11,7 @@ use anyhow::{Context as _, ensure};
 use conf_core::{
     api::Pointer,
     daemon::chain,
-    git::{self, PooledRepository, RepositoryLock},
+    git::{self, PooledRepository, RepositoryLock, make_folder},
     render::{RENDERING, StoreHash},
     secret::Identity,
     sign::TrustedKeys,
@@ -41,13 +41,17 @@ pub(crate) struct Host {
     pub(crate) links: Vec<ComponentSelector>,
     pub(crate) keys: TrustedKeys,
     pub(crate) retention: Retention,
+    /// The folder for all of it.
+    pub(crate) state: PathBuf,
     /// Keeps a second agent from this state.
-    _lock: RepositoryLock,
+    pub(crate) lock: RepositoryLock,
     pub(crate) repository: Repository,
     pub(crate) export: Export,
     pub(crate) identity: Arc<Identity>,
     /// The secrets that this host has itself.
     pub(crate) secrets: Arc<HostSecrets>,
+    /// The file of the identity, if it is in the state folder.
+    pub(crate) identity_file: Option<PathBuf>,
     pub(crate) checks: Checks,
     pub(crate) place: Placements,
     /// The components that this host's file names.
@@ -61,6 +65,10 @@ pub(crate) struct Host {
     /// The newest good snapshot in the repository, and whether all its objects are known to be
     /// present.
     pub(crate) newest: Option<(Snapshot, bool)>,
+    /// The newest snapshot that this agent has accepted, even if the state that had it was lost.
+    accepted: Option<Pointer>,
+    /// A failed step left something in the export that could not be removed.
+    pub(crate) unswept: bool,
     /// Held by fetches of objects that no ref names: nothing is removed from the repository
     /// meanwhile.
     pub(crate) collection: Arc<CollectionLock>,
@@ -106,9 +114,10 @@ impl Host {
                 "cannot use the state folder {shown}; give the user of conf-local write access to it, or name another"
             )
         };
-        std::fs::create_dir_all(state).with_context(unusable)?;
+        make_folder(state, 0o755).with_context(unusable)?;
         let lock = git::lock_alone(state)?;
         let repository = Repository::open(state, git_dir, datacenter)?;
+        let identity_file = identity.is_none().then(|| identity_path(state, None));
         let identity = load_identity(&identity_path(state, identity))?;
         let export = Export::open(&state.join("export"), salt(state).with_context(unusable)?)?;
         let place = Placements::open(place, state)?;
@@ -127,11 +136,13 @@ impl Host {
             links,
             keys,
             retention,
-            _lock: lock,
+            state: state.to_owned(),
+            lock,
             repository,
             export,
             identity,
             secrets: Arc::default(),
+            identity_file,
             checks,
             place,
             named,
@@ -140,6 +151,8 @@ impl Host {
             unreadable: BTreeSet::new(),
             history: state.join("history.json"),
             newest,
+            accepted: None,
+            unswept: false,
             collection: Arc::default(),
         })
     }
@@ -174,8 +187,9 @@ impl Host {
     /// older is taken.
     pub(crate) fn known(&self) -> Option<Pointer> {
         let pointer = |(newest, _): &(Snapshot, bool)| Pointer { sequence: newest.sequence, commit: newest.commit };
-        let both = self.export.snapshot().into_iter().chain(self.newest.as_ref().map(pointer));
-        both.max_by_key(|known| (known.sequence, known.commit))
+        let fetched = self.newest.as_ref().map(pointer);
+        let all = self.export.snapshot().into_iter().chain(fetched).chain(self.accepted);
+        all.max_by_key(|known| (known.sequence, known.commit))
     }
 
     /// Returns the answer of [`Host::have`] if that was found out before.
@@ -212,56 +226,8 @@ impl Host {
         }
         self.repository.record(&git, &snapshot).map_err(TransactionError::Damaged)?;
         self.newest = Some((snapshot.clone(), true));
+        self.accepted = Some(named);
         Ok(snapshot)
-    }
-
-    /// Puts the state folder in order without asking a server. Makes a damaged or missing export
-    /// again, and exports a snapshot that was accepted and not exported yet.
-    pub(crate) fn settle(&mut self, audience: &Audience) -> Result<(), TransactionError> {
-        self.restore_places();
-        let Some((snapshot, _)) = self.newest.clone() else { return Ok(()) };
-        if self.export.current.is_some_and(|current| current > snapshot.sequence) {
-            // The repository is older than the export, and cannot help.
-            return Ok(());
-        }
-        let exported = self.export.current().and_then(|(_, kept)| kept.header.clone());
-        let same = exported.as_ref().is_some_and(|header| header.commit == snapshot.commit && header.host == self.name);
-        if same {
-            return self.settle_exported(&snapshot, audience);
-        }
-        let mut before = None;
-        if let Some(header) = exported.filter(|header| header.host == self.name) {
-            // If the snapshot of the export is still here, only the difference is rendered.
-            let git = self.git()?;
-            before = Snapshot::read(&git, header.commit).ok();
-            self.model = before.as_ref().and_then(|before| self.read(&git, before).ok());
-            if !self.is_whole() || header.rendering != RENDERING {
-                self.model = None;
-            }
-        }
-        let settled = self.put_in_place(&snapshot, self.model.is_none(), Instant::now(), audience);
-        // A host that the newest snapshot shuts out keeps its files: those are put in order.
-        if let (Err(TransactionError::Refused(_)), Some(before)) = (&settled, before)
-            && let Err(error) = self.settle_exported(&before, audience)
-        {
-            tracing::warn!(error = %chain(&error), "the export could not be put in order");
-        }
-        settled
-    }
-
-    /// Makes the export of the exported snapshot again, unless it is whole.
-    fn settle_exported(&mut self, snapshot: &Snapshot, audience: &Audience) -> Result<(), TransactionError> {
-        self.model = Some(self.read(&*self.git()?, snapshot)?);
-        self.recall_secrets();
-        let header = self.export.current().and_then(|(_, kept)| kept.header.as_ref());
-        if !self.is_whole() {
-            tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; making it anew");
-        } else if header.is_some_and(|header| header.faults.is_empty() && header.rendering == RENDERING) {
-            return Ok(());
-        }
-        // A component that was held back may pass now: this host or its configuration may have been
-        // corrected. And another version of the agent may render other bytes.
-        self.put_in_place(snapshot, true, Instant::now(), audience)
     }
 
     /// Renders the difference, switches, and tells. With `anew`, renders everything and compares it
@@ -277,6 +243,7 @@ impl Host {
         if result.is_err() {
             if let Err(error) = self.export.discard() {
                 tracing::warn!(error = %chain(&error), "the rest of the failed step could not be removed; trying again later");
+                self.unswept = true;
             }
             self.restore_places();
             self.publish_to(&audience.agent);
@@ -384,34 +351,11 @@ impl Host {
         Ok(unfit)
     }
 
-    /// True while a placement of `export:` is not as it should be.
-    pub(crate) fn is_troubled(&self) -> bool {
-        self.place.is_troubled()
-    }
-
     /// True while a component is held back because the repository lacks its content. A repository
     /// that was set aside as damaged, and not fetched anew before a restart, lacks all content.
     pub(crate) fn lacks_content(&self) -> bool {
         let exported = self.export.current().and_then(|(_, kept)| kept.header.as_ref());
         !self.unreadable.is_empty() || self.newest.is_none() && exported.is_some_and(|header| !header.faults.is_empty())
-    }
-
-    /// Tries again to place components that could not be placed.
-    pub(crate) fn place_again(&mut self, audience: &Audience) -> Result<(), TransactionError> {
-        self.restore_places();
-        if let Some(snapshot) = self.model.as_ref().map(|model| model.snapshot.clone()) {
-            self.put_in_place(&snapshot, false, Instant::now(), audience)?;
-        }
-        self.publish_to(&audience.agent);
-        Ok(())
-    }
-
-    /// Makes the places of `export:` hold the exported files, whatever a crash or a failure has
-    /// left there.
-    pub(crate) fn restore_places(&mut self) {
-        if let Some((_, kept)) = self.export.current() {
-            self.place.restore(&self.export, &kept.contents);
-        }
     }
 
     /// Returns the header of a folder that is made now.

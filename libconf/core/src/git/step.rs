@@ -18,6 +18,9 @@ pub enum Depth {
     One,
     /// The wanted commit and the one before it.
     Two,
+    /// The wanted commit alone, also when there is a `have`: nothing comes that only commits
+    /// between the two have.
+    Alone,
 }
 
 /// One step from what a repository has to what it wants.
@@ -27,7 +30,7 @@ pub struct Step {
     pub have: Option<CommitId>,
     /// The commit to get.
     pub want: CommitId,
-    /// How much history, when there is no `have`.
+    /// How much history: with a `have`, all that leads to it, unless this is [`Depth::Alone`].
     pub depth: Depth,
 }
 
@@ -42,11 +45,13 @@ impl Step {
             push_line(&mut text, line);
         }
         push_line(&mut text, &format!("want {}", self.want));
+        if let Some(have) = self.have {
+            push_line(&mut text, &format!("have {have}"));
+        }
         match (self.have, self.depth) {
-            (Some(have), _) => push_line(&mut text, &format!("have {have}")),
-            (None, Depth::One) => push_line(&mut text, "deepen 1"),
+            (_, Depth::Alone) | (None, Depth::One) => push_line(&mut text, "deepen 1"),
             (None, Depth::Two) => push_line(&mut text, "deepen 2"),
-            (None, Depth::Full) => {}
+            (Some(_), _) | (None, Depth::Full) => {}
         }
         push_line(&mut text, "done");
         text.push_str("0000");
@@ -66,7 +71,7 @@ impl Step {
     pub(crate) fn check(&self, repo: &Repository) -> Result<(), Missing> {
         match self.depth {
             Depth::Full => complete_history(repo, self.have.as_slice(), &[self.want]),
-            Depth::One => complete(repo, self.have, self.want),
+            Depth::One | Depth::Alone => complete(repo, self.have, self.want),
             Depth::Two => complete_two(repo, self.want),
         }
     }

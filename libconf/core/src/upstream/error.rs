@@ -139,6 +139,14 @@ impl From<UpstreamError> for FetchError {
 }
 
 impl FetchError {
+    /// True when this machine has no room for the answer: its disk or a quota is full, or the file
+    /// would be too large.
+    pub fn is_for_room(&self) -> bool {
+        // Git and libgit2 pass on the system's words alone, which no language changes here.
+        let words = ["No space left on device", "Disk quota exceeded", "File too large"];
+        matches!(self, FetchError::Repository { reason, .. } if words.iter().any(|words| reason.contains(words)))
+    }
+
     /// How long the server asked the client to wait.
     pub fn retry_after(&self) -> Option<std::time::Duration> {
         match self {

@@ -143,6 +143,29 @@ async fn an_answer_that_leaves_objects_out_is_asked_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_step_alone_brings_nothing_of_the_snapshots_between() {
+    let (central, host) = (Repo::new(), Repo::new());
+    let server = Server::of(&central).await;
+    let first = central.snapshot(None, &[("web", "port: 1")]);
+    host.step(&server, None, first).await.unwrap();
+    let noise: String = (0..50_000).map(|_| char::from(rand::random_range(b'a'..=b'z'))).collect();
+    let second = central.snapshot(Some(first), &[("web", &noise)]);
+    let third = central.snapshot(Some(second), &[("web", "port: 3")]);
+    let (whole, alone) = (Repo::new(), Step { have: Some(first), want: third, depth: Depth::Alone });
+    whole.step(&server, None, first).await.unwrap();
+    let fetched = whole.step(&server, Some(first), third).await.unwrap();
+    assert!(fetched.wire_bytes > 25_000, "a plain step brings it: {}", fetched.wire_bytes);
+
+    let fetched = upstream::fetch(&server.upstreams.in_order()[0], host.path.clone(), alone).await.unwrap();
+    assert!(fetched.wire_bytes < 5_000, "{}", fetched.wire_bytes);
+    git::complete(&host.open(), None, third).unwrap();
+    host.fsck();
+    let fourth = central.snapshot(Some(third), &[("db", "size: 4")]);
+    host.step(&server, Some(third), fourth).await.unwrap();
+    host.fsck();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_cache_that_was_emptied_relays_steps_it_cannot_answer() {
     let (central, emptied, host) = (Repo::new(), Repo::new(), Repo::new());
     let master = Server::of(&central).await;
