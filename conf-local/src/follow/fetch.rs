@@ -57,7 +57,7 @@ pub(crate) async fn fetch(
         let repository = repository.clone();
         async move { upstream::fetch(&server, repository, step).await }
     });
-    let mut hedge = hedge.putting_slow_ones_last();
+    let mut hedge = hedge.putting_silent_ones_last();
     let until = limit.map(|limit| tokio::time::Instant::now() + limit);
     let (mut any_away, mut corrupt, mut words) = (false, false, Vec::new());
     let describe = |words: &[String]| format!("snapshot {} cannot be fetched: {}", want.short(), words.join("; "));
