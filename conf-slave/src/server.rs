@@ -115,6 +115,8 @@ impl Slave {
         }
         spawn_until(&stop, &mut tasks, show_health(Arc::clone(&view), health, metrics));
         spawn_until(&stop, &mut tasks, follow::fetch_wanted(mirror(), problems()));
+        let central = mirror();
+        spawn_until(&stop, &mut tasks, async move { central.upstreams.revive(|_, _| {}).await });
         spawn_until(&stop, &mut tasks, follow::listen(mirror(), reports(), problems()));
         spawn_until(&stop, &mut tasks, Arc::clone(&view.publisher).run());
         spawn_until(&stop, &mut tasks, branches::run(mirror(), problems()));
@@ -131,26 +133,28 @@ fn spawn_until(stop: &CancellationToken, tasks: &mut JoinSet<()>, task: impl Fut
     tasks.spawn(async { task.await.unwrap_or_default() });
 }
 
-/// Reports this slave as ready while a snapshot is served, and updates the numbers of `/metrics`.
+/// Reports this slave as ready while it serves a snapshot and follows the central history, and
+/// updates the numbers of `/metrics`.
 async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
     let sequence = metrics.gauge("conf_slave_sequence", "The sequence of the snapshot that is served");
     let published = metrics.gauge("conf_slave_published_sequence", "The sequence that this slave last published");
     let hosts = metrics.gauge("conf_slave_hosts", "Hosts that have reported");
-    let mut served = view.mirror.subscribe();
+    let (mut served, mut problems) = (view.mirror.subscribe(), view.problems.subscribe());
     let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     loop {
         let now = served.borrow_and_update().clone();
-        match now {
-            Some(now) => {
-                health.set_ready();
-                sequence.set(whole(now.snapshot.sequence.0));
-            }
-            None => health.set_unready(format!("no snapshot of {} is here yet", view.mirror.datacenter())),
+        problems.mark_unchanged();
+        sequence.set(now.as_ref().map_or(0, |now| whole(now.snapshot.sequence.0)));
+        match (view.problems.refused_history(), now) {
+            (Some(reason), _) => health.set_unready(reason),
+            (None, Some(_)) => health.set_ready(),
+            (None, None) => health.set_unready(format!("no snapshot of {} is here yet", view.mirror.datacenter())),
         }
         published.set(view.publisher.published().map_or(0, |pointer| whole(pointer.sequence.0)));
         hosts.set(i64::try_from(view.reports.count()).unwrap_or(i64::MAX));
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return },
+            changed = problems.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(Duration::from_secs(5)) => {}
         }
     }
