@@ -41,7 +41,7 @@ const REPORTS: &str = "reports";
 /// `keys` has signed it.
 pub(crate) async fn run(
     agent: Agent,
-    surrogates: Upstreams,
+    surrogates: Arc<Upstreams>,
     identity: Arc<Identity>,
     keys: TrustedKeys,
     stop: CancellationToken,

@@ -13,8 +13,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     follow::{
+        candidates::{Candidates, Wanted},
         fetch::{Failure, fetch},
-        pointer::{self, Decision, SOON, Sources, Wanted},
+        pointer::{self, Decision, SOON, Sources},
     },
     state::{OlderSnapshot, RequestError, VerifyReport, WriterRequest},
     transaction::{Audience, Host, TransactionError, Unchecked},
@@ -37,34 +38,13 @@ const IDLE: Duration = Duration::from_secs(60);
 /// waiting.
 const EARLY: Duration = Duration::from_secs(10);
 
-/// Follows the pointer until `stop`. Puts the disk of `host` in order first, without asking a
-/// server.
-pub(crate) async fn run(
-    host: Host,
-    sources: Sources,
-    audience: Audience,
-    requests: mpsc::Receiver<WriterRequest>,
-    stop: CancellationToken,
-) {
-    let (found, wanted) = watch::channel(None);
-    let worker = Worker {
-        host: Some(host),
-        sources: &sources,
-        audience: &audience,
-        wanted,
-        have: None,
-        ahead: None,
-        chore: None,
-        untidy: 0,
-    };
-    tokio::join!(pointer::watch(&sources, &audience.agent, found, &stop), worker.run(requests, &stop));
-}
-
-struct Worker<'a> {
+/// The task that writes repository and export.
+pub(crate) struct Worker<'a> {
     /// `None` only while a blocking step has it.
     host: Option<Host>,
     sources: &'a Sources,
     audience: &'a Audience,
+    candidates: &'a Candidates,
     wanted: watch::Receiver<Wanted>,
     /// The snapshot that a fetch builds on.
     have: Option<CommitId>,
@@ -86,8 +66,16 @@ enum Chore {
     Release,
 }
 
-impl Worker<'_> {
-    async fn run(mut self, requests: mpsc::Receiver<WriterRequest>, stop: &CancellationToken) {
+impl<'a> Worker<'a> {
+    /// A worker that has not looked at the disk of `host` yet.
+    pub(crate) fn new(host: Host, sources: &'a Sources, audience: &'a Audience, candidates: &'a Candidates) -> Self {
+        let wanted = candidates.wanted();
+        let (have, ahead, chore, untidy) = (None, None, None, 0);
+        Worker { host: Some(host), sources, audience, candidates, wanted, have, ahead, chore, untidy }
+    }
+
+    /// Follows the pointer until `stop`. Puts the disk in order first, without asking a server.
+    pub(crate) async fn run(mut self, requests: mpsc::Receiver<WriterRequest>, stop: &CancellationToken) {
         self.settle().await;
         self.follow(requests, stop).await;
         // A step that was cut off may have kept the host.
@@ -109,7 +97,7 @@ impl Worker<'_> {
                     Ok(()) => { soon.reset(); later.reset(); }
                     Err(_) => return,
                 },
-                () = pause(again) => {}
+                () = pause(again) => self.candidates.again(),
                 () = pause(self.chore.map(|(_, due)| due.saturating_duration_since(Instant::now()))) => {
                     self.do_chore().await;
                     continue;
@@ -132,10 +120,17 @@ impl Worker<'_> {
                 }
                 Err(Failure::Soon(_) | Failure::Corrupt(_)) => Some(soon.next_wait()),
                 Err(Failure::Later(_)) => Some(later.next_wait()),
-                Err(Failure::Never(_)) => None,
+                Err(Failure::Never(_) | Failure::Overtaken) => None,
             };
-            if let Err(failure) = taken {
-                self.audience.agent.set_failed(&failure.words());
+            match taken {
+                Ok(()) => self.candidates.took(wanted),
+                Err(Failure::Overtaken) => {}
+                Err(failure) => {
+                    let is_refused = matches!(failure, Failure::Never(_));
+                    let words = failure.words();
+                    self.audience.agent.set_failed(&words);
+                    self.candidates.failed(wanted, is_refused.then_some(&words));
+                }
             }
         }
     }
@@ -318,7 +313,8 @@ impl Worker<'_> {
     async fn fetch(&mut self, want: CommitId, limit: Option<Duration>) -> Result<(), Failure> {
         let repository = self.host().repository.pool.clone();
         let servers = &self.sources.servers;
-        let fetched = fetch(&self.audience.agent, servers, repository, self.have, want, limit).await;
+        let newer = newer(self.wanted.clone(), limit.is_none());
+        let fetched = fetch(&self.audience.agent, servers, repository, self.have, want, limit, newer).await;
         if matches!(fetched, Err(Failure::Corrupt(_))) && limit.is_none() {
             self.heal().await;
         }
@@ -372,6 +368,13 @@ impl Worker<'_> {
     }
 }
 
+/// Waits for a wish that is newer than the present one, where one counts.
+async fn newer(mut wanted: watch::Receiver<Wanted>, counts: bool) {
+    if !counts || wanted.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
 async fn pause(length: Option<Duration>) {
     match length {
         Some(length) => sleep(length).await,
@@ -383,10 +386,7 @@ async fn pause(length: Option<Duration>) {
 mod tests {
     use std::{fs, os::unix::fs::PermissionsExt as _};
 
-    use conf_core::{
-        consul::{Consul, ConsulCredentials},
-        upstream::{Credentials, Upstreams},
-    };
+    use conf_core::upstream::{Credentials, Upstreams};
 
     use super::*;
     use crate::{
@@ -414,20 +414,14 @@ mod tests {
             Upstreams::new(urls.iter().map(|url| url.parse().unwrap()).collect(), &Credentials::none()).unwrap()
         };
         let sources = Sources {
-            consul: Consul::new(&["http://127.0.0.1:1".to_owned()], ConsulCredentials::default()).unwrap(),
+            consul: Vec::new(),
+            needs_consul: false,
             key: "pointer".to_owned(),
+            datacenter: "us-west/v1".parse().unwrap(),
             servers: SnapshotServers::new(nowhere(&[]), nowhere(&["http://127.0.0.1:1"])),
         };
-        let mut worker = Worker {
-            host: Some(host),
-            sources: &sources,
-            audience: &audience,
-            wanted: watch::channel(None).1,
-            have: None,
-            ahead: None,
-            chore: None,
-            untidy: 0,
-        };
+        let candidates = Candidates::new(audience.agent.clone());
+        let mut worker = Worker::new(host, &sources, &audience, &candidates);
         let stop = CancellationToken::new();
         assert!(worker.take_early(second, &stop).await.is_err(), "the damage is told");
         assert!(worker.exported() == Some(second) && worker.host().lacks_content());

@@ -102,7 +102,14 @@ fn problems(status: &Status, watchers: &[WatcherStatus]) -> Vec<String> {
     }));
     problems.extend(failing(&status.probes));
     problems.extend(status.deleted_words());
-    problems.extend(status.away.iter().map(|(what, why)| format!("{what} cannot be reached: {why}")));
+    problems.extend(status.away.iter().map(|(what, why)| {
+        let is_server = what.contains("://") || what.starts_with("consul") || what == "reports";
+        if is_server && !what.contains(" of ") {
+            format!("{what} cannot be reached: {why}")
+        } else {
+            format!("{what}: {why}")
+        }
+    }));
     let troubled = |one: &&WatcherStatus| matches!(one.state, WatcherState::Waiting | WatcherState::Failed);
     problems.extend(watchers.iter().filter(troubled).map(|one| {
         format!("{} is not told: {}", one.target, one.error.as_deref().unwrap_or("it takes longer than usual"))
