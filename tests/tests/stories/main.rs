@@ -30,6 +30,7 @@ mod place;
 mod plans;
 mod refusals;
 mod secrets;
+mod silence;
 mod slaves;
 mod templates;
 mod unlisted;
