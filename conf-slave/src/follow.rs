@@ -24,9 +24,9 @@ use crate::{
 /// The topic of a damaged repository.
 const REPOSITORY: &str = "repository";
 
-/// 3 s: a stream that was silent for so long is helped by a question for the newest snapshot. A
-/// proxy may hold the events back.
-const QUIET: Duration = Duration::from_secs(3);
+/// 2.5 s, a heartbeat and some: a stream that was silent for so long is helped by a question for
+/// the newest snapshot. A proxy may hold the events back.
+const QUIET: Duration = Duration::from_millis(2500);
 /// 2 s for the answer to it.
 const ASKING: Duration = Duration::from_secs(2);
 /// 5 s: after so long a newer snapshot is fetched in place of one that does not come.
@@ -108,7 +108,7 @@ async fn take_answer(
     let words = format!(
         "the central server answers, but its stream of events is silent; it is asked every {} s. Does a proxy on the \
          way hold answers back? Switch its buffering off",
-        QUIET.as_secs()
+        QUIET.as_secs_f32()
     );
     problems.set(EVENTS, words);
     take_newest(Pointer { sequence: newest.sequence, commit: newest.commit }, mirror, problems);

@@ -5,15 +5,15 @@ use std::time::Duration;
 use conf_core::{
     daemon::chain,
     git::{Depth, RepositoryPool, Step},
-    upstream::{self, FetchError, Hedge, Upstream, UpstreamError},
+    upstream::{self, FetchError, Fetched, Hedge, Upstream, UpstreamError},
 };
 use libconf::name::CommitId;
 use tokio::time::{Instant, sleep_until};
 
 use crate::{snapshot::SnapshotServers, state::Agent};
 
-/// 1 s: if an answer does not go on for so long, the next server is asked too. The first good answer
-/// counts.
+/// 1 s: if an answer does not go on for so long, the next server is asked too. The first good
+/// answer counts.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// 3 s: the same for a first fetch, which brings a whole snapshot.
 const PATIENCE_WITH_ALL: Duration = Duration::from_secs(3);
@@ -60,24 +60,7 @@ pub(crate) async fn fetch(
     newer: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let step = Step { have: have.filter(|have| *have != want), want, depth: Depth::One };
-    let is_step = step.have.is_some();
-    let (patience, at_first) = if is_step { (PATIENCE, PATIENCE) } else { (PATIENCE_WITH_ALL, PATIENCE_AT_FIRST) };
-    let servers = servers.in_order();
-    // Each server gets its turn within the limit.
-    let turns = u32::try_from(servers.len()).unwrap_or(u32::MAX).saturating_add(1);
-    let within = |patience: Duration| limit.map_or(patience, |limit| patience.min(limit / turns));
-    let (patience, at_first) = (within(patience), within(at_first));
-    let hedge = Hedge::new(servers, patience, move |server| {
-        let repository = repository.clone();
-        async move { upstream::fetch(&server, repository, step).await }
-    });
-    let mut hedge = hedge.putting_silent_ones_last().waiting_longer_at_first(at_first).reporting({
-        let agent = agent.clone();
-        move |silent| {
-            let words = UpstreamError::Silent { url: silent.url().to_string(), after: patience };
-            agent.set_away(silent.url().as_str(), &words.to_string());
-        }
-    });
+    let mut hedge = ask_in_order(agent, servers, repository, step, limit);
     let mut newer = std::pin::pin!(newer);
     let mut is_newer = false;
     let until = limit.map(|limit| Instant::now() + limit);
@@ -134,6 +117,34 @@ pub(crate) async fn fetch(
         (true, _) => Failure::Corrupt(describe(&words)),
         (false, true) => Failure::Soon(describe(&words)),
         (false, false) => Failure::Later(describe(&words)),
+    })
+}
+
+/// Asks all servers for the step, one after the other, and shows those that are silent.
+fn ask_in_order(
+    agent: &Agent,
+    servers: &SnapshotServers,
+    repository: RepositoryPool,
+    step: Step,
+    limit: Option<Duration>,
+) -> Hedge<Result<Fetched, FetchError>> {
+    let is_step = step.have.is_some();
+    let (patience, at_first) = if is_step { (PATIENCE, PATIENCE) } else { (PATIENCE_WITH_ALL, PATIENCE_AT_FIRST) };
+    let servers = servers.in_order();
+    // Each server gets its turn within the limit.
+    let turns = u32::try_from(servers.len()).unwrap_or(u32::MAX).saturating_add(1);
+    let within = |patience: Duration| limit.map_or(patience, |limit| patience.min(limit / turns));
+    let (patience, at_first) = (within(patience), within(at_first));
+    let hedge = Hedge::new(servers, patience, move |server| {
+        let repository = repository.clone();
+        async move { upstream::fetch(&server, repository, step).await }
+    });
+    hedge.putting_silent_ones_last().waiting_longer_at_first(at_first).reporting({
+        let agent = agent.clone();
+        move |silent| {
+            let words = UpstreamError::Silent { url: silent.url().to_string(), after: patience };
+            agent.set_away(silent.url().as_str(), &words.to_string());
+        }
     })
 }
 

@@ -1,6 +1,7 @@
 //! Following the pointer: it is heard from Consul and from a conf-slave, whichever is first, its
-//! snapshot is fetched from a conf-slave or else from conf-master, verified, and put in place. A server that is away, or damaged data, never changes
-//! the exported files. Relies on everything up to `transaction`.
+//! snapshot is fetched from a conf-slave or else from conf-master, verified, and put in place. A
+//! server that is away, or damaged data, never changes the exported files. Relies on everything up
+//! to `transaction`.
 
 mod fetch;
 mod candidates;

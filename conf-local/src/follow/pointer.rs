@@ -134,7 +134,8 @@ impl Lane<'_> {
         if self.name == "consul" { "consul (2)" } else { "consul" }
     }
 
-    /// Names the pointer of an answer. If it holds none, returns the pause before the next question.
+    /// Names the pointer of an answer. If it holds none, returns the pause before the next
+    /// question.
     fn take(&mut self, entry: Option<Entry>) -> Option<Duration> {
         let topic = format!("pointer in {}", self.name);
         let Some(entry) = entry else {

@@ -41,9 +41,9 @@ use tokio::{
 use crate::mirror::folder::{Examined, StateFolder};
 pub(crate) use crate::mirror::{error::MirrorError, folder::repository_in, served::ServedSnapshot};
 
-/// 2.5 s: a central server whose answer does not go on for so long is asked again over another
+/// 1.5 s: a central server whose answer does not go on for so long is asked again over another
 /// connection, and the next one beside it.
-const PATIENCE: Duration = Duration::from_millis(2500);
+const PATIENCE: Duration = Duration::from_millis(1500);
 /// 10 s before the first part of a whole snapshot, since Git counts its objects first.
 const PATIENCE_AT_FIRST: Duration = Duration::from_secs(10);
 

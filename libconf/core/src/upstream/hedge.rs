@@ -25,8 +25,8 @@ pub struct Hedge<T> {
     ask: Box<dyn Fn(Arc<Upstream>) -> Asking<T> + Send + Sync>,
     /// True when a silent server is tried last, and asked again over another connection.
     puts_last: bool,
-    /// The server that was asked last, until it answers or is found silent; and whether it was asked
-    /// before.
+    /// The server that was asked last, until it answers or is found silent; and whether it was
+    /// asked before.
     newest: Option<(Arc<Upstream>, bool)>,
     /// True when the next server is to be asked.
     is_due: bool,
