@@ -40,7 +40,7 @@ const REPORTS: &str = "reports";
 /// The number of a report stands in its member `time`, by which conf-master orders them.
 pub(crate) async fn run(
     agent: Agent,
-    surrogates: Upstreams,
+    surrogates: Arc<Upstreams>,
     identity: Arc<Identity>,
     keys: TrustedKeys,
     mut numbers: ReportNumbers,

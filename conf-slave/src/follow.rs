@@ -4,14 +4,22 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use conf_core::{
-    api::{AbsentEvent, DeletedEvent, Pointer, SnapshotEvent},
+    api::{AbsentEvent, DatacenterStatus, DeletedEvent, Pointer, SnapshotEvent},
     daemon::chain,
     retry::Backoff,
-    upstream::Event,
+    upstream::{Event, Events, UpstreamError},
 };
-use tokio::{task::spawn_blocking, time::Instant};
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{Instant, timeout},
+};
 
-use crate::{mirror::Mirror, problems::Problems, reports::HostReports};
+use crate::{
+    mirror::Mirror,
+    problems::{CENTRAL_HISTORY, Problems, REFUSED_SNAPSHOT},
+    reports::HostReports,
+};
 
 /// The topic of a damaged repository.
 const REPOSITORY: &str = "repository";
@@ -19,33 +27,95 @@ const REPOSITORY: &str = "repository";
 /// The topic of a datacenter that the central server does not have.
 pub(crate) const DATACENTER: &str = "datacenter";
 
+/// 2.5 s, a heartbeat and some: a stream that was silent for so long is helped by a question for
+/// the newest snapshot. A proxy may hold the events back.
+const QUIET: Duration = Duration::from_millis(2500);
+/// 2 s for the answer to it.
+const ASKING: Duration = Duration::from_secs(2);
+/// 5 s: after so long a newer snapshot is fetched in place of one that does not come.
+const OVERTAKING: Duration = Duration::from_secs(5);
+/// Fetches in a row that a newer snapshot may replace: one that is slow must come to an end.
+const MOST_OVERTAKEN: u32 = 3;
+
+/// The topic of the connection to the central server.
+const CENTRAL: &str = "central";
+/// The topic of a stream of events that is silent.
+const EVENTS: &str = "events";
+
 /// Listens to the central server's events, which tell the mirror the newest pointer and watermark.
 pub(crate) async fn listen(mirror: Arc<Mirror>, reports: Arc<HostReports>, problems: Arc<Problems>) {
-    const TOPIC: &str = "central";
     let path = format!("api/v1/events?datacenter={}", mirror.datacenter());
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
-        let mut is_first = true;
-        let last = mirror.served().map(|served| served.snapshot.sequence.to_string());
-        let failed = match mirror.upstreams.events(&path, last.as_deref()).await {
-            Ok(mut events) => loop {
-                match events.next().await {
-                    Ok(event) => {
-                        if mem::take(&mut is_first) {
-                            reports.resend_all();
-                        }
-                        backoff.reset();
-                        problems.clear(TOPIC, "the central server is back");
-                        take(&event, &mirror, &problems);
-                    }
-                    Err(error) => break error,
+        // Not even the number of the served snapshot is named: another history may have it too.
+        let failed = match mirror.upstreams.events(&path, None).await {
+            Ok(events) => read(events, &mirror, &reports, &problems, &mut backoff).await,
+            // A proxy may hold back even the head of the answer.
+            Err(error @ UpstreamError::Silent { .. }) => {
+                let path = newest_path(&mirror);
+                if take_answer(mirror.upstreams.get_json(&path), &mirror, &problems).await {
+                    problems.clear(CENTRAL, "the central server is back");
+                    continue;
                 }
-            },
+                error
+            }
             Err(error) => error,
         };
-        problems.set(TOPIC, chain(&failed));
+        problems.set(CENTRAL, chain(&failed));
         tokio::time::sleep(backoff.after(failed.retry_after())).await;
     }
+}
+
+/// Takes the events of one stream until it breaks. While it is silent, asks for the newest
+/// snapshot.
+async fn read(
+    mut events: Events,
+    mirror: &Mirror,
+    reports: &HostReports,
+    problems: &Problems,
+    backoff: &mut Backoff,
+) -> UpstreamError {
+    let mut is_first = true;
+    loop {
+        let heard = match timeout(QUIET, events.next()).await {
+            Ok(Ok(event)) => {
+                problems.clear(EVENTS, "the events of the central server arrive");
+                take(&event, mirror, problems);
+                true
+            }
+            Ok(Err(error)) => return error,
+            Err(_) => take_answer(events.ask(&newest_path(mirror)), mirror, problems).await,
+        };
+        if heard {
+            if mem::take(&mut is_first) {
+                reports.resend_all();
+            }
+            backoff.reset();
+            problems.clear(CENTRAL, "the central server is back");
+        }
+    }
+}
+
+fn newest_path(mirror: &Mirror) -> String {
+    format!("api/v1/datacenters/{}", mirror.datacenter())
+}
+
+/// Takes the answer to a question for the newest snapshot, which was asked since the stream of
+/// events is silent. Tells whether there is one.
+async fn take_answer(
+    question: impl Future<Output = Result<DatacenterStatus, UpstreamError>>,
+    mirror: &Mirror,
+    problems: &Problems,
+) -> bool {
+    let Ok(Ok(newest)) = timeout(ASKING, question).await else { return false };
+    let words = format!(
+        "the central server answers, but its stream of events is silent; it is asked every {} s. Does a proxy on the \
+         way hold answers back? Switch its buffering off",
+        QUIET.as_secs_f32()
+    );
+    problems.set(EVENTS, words);
+    take_newest(Pointer { sequence: newest.sequence, commit: newest.commit }, mirror, problems);
+    true
 }
 
 fn take(event: &Event, mirror: &Mirror, problems: &Problems) {
@@ -111,8 +181,14 @@ fn take_snapshot(event: &SnapshotEvent, mirror: &Mirror, problems: &Problems) {
         tracing::warn!(datacenter = %event.datacenter, "an event of another datacenter is ignored");
         return;
     }
+    take_newest(Pointer { sequence: event.sequence, commit: event.commit }, mirror, problems);
+}
+
+/// Has the mirror fetch the newest snapshot of the central server, unless it is older than what
+/// this slave serves.
+fn take_newest(offered: Pointer, mirror: &Mirror, problems: &Problems) {
     set_deleted(false, mirror, problems);
-    let (offered, highest) = (Pointer { sequence: event.sequence, commit: event.commit }, mirror.highest());
+    let highest = mirror.highest();
     let is_behind = offered.sequence < highest;
     if !is_behind {
         mirror.want(offered);
@@ -123,7 +199,7 @@ fn take_snapshot(event: &SnapshotEvent, mirror: &Mirror, problems: &Problems) {
              was the central repository put back to an older state?"
         )
     });
-    problems.report("central history", problem, "the central server has caught up with this slave");
+    problems.report(CENTRAL_HISTORY, problem, "the central server has caught up with this slave");
 }
 
 /// Fetches every wanted snapshot. After a suspicion it examines the mirror, and clones a damaged
@@ -134,6 +210,7 @@ pub(crate) async fn fetch_wanted(mirror: Arc<Mirror>, problems: Arc<Problems>) {
     wanted.mark_changed();
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(2));
     let mut damaged = false;
+    let mut overtaken = 0;
     let mut again: Option<Instant> = None;
     loop {
         let at = again.unwrap_or_else(|| Instant::now() + Duration::from_secs(3600));
@@ -142,30 +219,53 @@ pub(crate) async fn fetch_wanted(mirror: Arc<Mirror>, problems: Arc<Problems>) {
             () = tokio::time::sleep_until(at), if again.is_some() => {}
             () = mirror.suspicion.notified() => damaged = damaged || is_damaged(&mirror, &problems).await,
         }
+        let newest = *wanted.borrow_and_update();
+        let newer = wanted.clone();
         let work = async {
             if damaged {
                 mirror.clone_anew().await?;
             }
-            let newest = *wanted.borrow_and_update();
             match newest {
                 Some(pointer) if pointer.sequence >= mirror.highest() => mirror.advance(pointer.commit).await,
                 _ => Ok(()),
             }
         };
-        match work.await {
+        let done = tokio::select! {
+            done = work => done,
+            () = overtaking(newer), if !damaged && overtaken < MOST_OVERTAKEN => {
+                overtaken += 1;
+                continue;
+            }
+        };
+        overtaken = 0;
+        match done {
             Ok(()) => {
                 (damaged, again) = (false, None);
                 backoff.reset();
+                problems.clear(REFUSED_SNAPSHOT, "a snapshot of the central server is served again");
                 problems.clear(TOPIC, "the mirror is whole and up to date");
                 problems.clear(REPOSITORY, "the local repository is whole again");
             }
             Err(error) => {
-                problems.set(TOPIC, chain(&error));
+                if error.is_refusal() {
+                    problems.set(REFUSED_SNAPSHOT, chain(&error));
+                } else {
+                    problems.set(TOPIC, chain(&error));
+                }
                 again = Some(Instant::now() + backoff.next_wait());
                 damaged = damaged || error.may_be_damage() && is_damaged(&mirror, &problems).await;
             }
         }
     }
+}
+
+/// Waits until a newer snapshot is wanted, and the present fetch has had its time.
+async fn overtaking(mut newer: watch::Receiver<Option<Pointer>>) {
+    let due = Instant::now() + OVERTAKING;
+    if newer.changed().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+    tokio::time::sleep_until(due).await;
 }
 
 async fn is_damaged(mirror: &Arc<Mirror>, problems: &Problems) -> bool {

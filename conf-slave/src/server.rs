@@ -115,6 +115,8 @@ impl Slave {
         }
         spawn_until(&stop, &mut tasks, show_health(Arc::clone(&view), health, metrics));
         spawn_until(&stop, &mut tasks, follow::fetch_wanted(mirror(), problems()));
+        let central = mirror();
+        spawn_until(&stop, &mut tasks, async move { central.upstreams.revive(|_, _| {}).await });
         spawn_until(&stop, &mut tasks, follow::listen(mirror(), reports(), problems()));
         spawn_until(&stop, &mut tasks, Arc::clone(&view.publisher).run());
         spawn_until(&stop, &mut tasks, branches::run(mirror(), problems()));
@@ -132,13 +134,13 @@ fn spawn_until(stop: &CancellationToken, tasks: &mut JoinSet<()>, task: impl Fut
     tasks.spawn(async { task.await.unwrap_or_default() });
 }
 
-/// Reports this slave as ready while a snapshot is served, and sets the numbers of `/metrics` whenever
-/// somebody asks for them.
+/// Reports this slave as ready while it serves a snapshot and follows the central history, and
+/// sets the numbers of `/metrics` whenever somebody asks for them.
 async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
     let sequence = metrics.gauge("conf_slave_sequence", "The sequence of the snapshot that is served");
     let published = metrics.gauge("conf_slave_published_sequence", "The sequence that this slave last published");
     let hosts = metrics.gauge("conf_slave_hosts", "Hosts that have reported");
-    let mut served = view.mirror.subscribe();
+    let (mut served, mut problems) = (view.mirror.subscribe(), view.problems.subscribe());
     let whole = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
     let shown = Arc::clone(&view);
     metrics.on_reading(move || {
@@ -149,17 +151,21 @@ async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
     });
     loop {
         let is_served = served.borrow_and_update().is_some();
-        if is_served {
-            health.set_ready();
-        } else {
-            let why = view.problems.get(follow::DATACENTER).map(|problem| format!(": {problem}"));
-            let why = why.unwrap_or_default();
-            health.set_unready(format!("no snapshot of {} is here yet{why}", view.mirror.datacenter()));
+        problems.mark_unchanged();
+        match (view.problems.refused_history(), is_served) {
+            (Some(reason), _) => health.set_unready(reason),
+            (None, true) => health.set_ready(),
+            (None, false) => {
+                let why = view.problems.get(follow::DATACENTER).map(|problem| format!(": {problem}"));
+                let why = why.unwrap_or_default();
+                health.set_unready(format!("no snapshot of {} is here yet{why}", view.mirror.datacenter()));
+            }
         }
         health.report("file descriptors", web::no_files_left());
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            changed = problems.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(Duration::from_secs(5)) => {}
         }
     }
 }

@@ -40,6 +40,8 @@ pub struct Consul {
     folder: PathBuf,
     acl: bool,
     durable: bool,
+    /// The addresses of all servers of its cluster; empty for one that is alone.
+    cluster: Vec<String>,
     child: Option<Child>,
 }
 
@@ -59,20 +61,40 @@ impl Consul {
         Self::start_with(folder, false, true)
     }
 
+    /// Starts a cluster of three servers.
+    pub fn start_three(folder: &Path) -> [Self; 3] {
+        let addresses = [8500; 3].map(own_address);
+        let cluster: Vec<_> = addresses.iter().map(|address| address.ip().to_string()).collect();
+        let mut servers = addresses.map(|address| {
+            let folder = folder.join(format!("consul-{}", address.ip()));
+            fs::create_dir_all(&folder).expect("the folder can be made");
+            Consul { address, folder, acl: false, durable: true, cluster: cluster.clone(), child: None }
+        });
+        servers.iter_mut().for_each(Consul::spawn);
+        servers.iter_mut().for_each(Consul::wait_ready);
+        servers
+    }
+
     fn start_with(folder: &Path, acl: bool, durable: bool) -> Self {
         let folder = folder.join("consul");
         fs::create_dir_all(&folder).expect("the folder can be made");
-        let mut consul = Consul { address: own_address(8500), folder, acl, durable, child: None };
+        let cluster = Vec::new();
+        let mut consul = Consul { address: own_address(8500), folder, acl, durable, cluster, child: None };
         consul.start_again();
         consul
     }
 
     /// Starts it after [`Consul::kill9`], on the same address.
     pub fn start_again(&mut self) {
+        self.spawn();
+        self.wait_ready();
+    }
+
+    fn spawn(&mut self) {
         assert!(self.child.is_none(), "Consul runs already");
         let ip = self.address.ip().to_string();
         let mut settings = json!({
-            "node_name": "test", "bind_addr": ip, "client_addr": ip, "advertise_addr": ip,
+            "node_name": format!("test-{}", ip.replace('.', "-")), "bind_addr": ip, "client_addr": ip, "advertise_addr": ip,
             "ports": {"http": self.address.port(), "dns": -1, "grpc": -1, "serf_wan": -1},
             "limits": {"http_max_conns_per_client": 10000},
             "disable_update_check": true, "log_level": "warn", "connect": {"enabled": false},
@@ -83,17 +105,25 @@ impl Consul {
             settings["primary_datacenter"] = json!("dc1");
         }
         let file = self.folder.join("consul.json");
+        if !self.cluster.is_empty() {
+            settings["retry_join"] = json!(self.cluster);
+            settings["performance"] = json!({"raft_multiplier": 1});
+        }
         fs::write(&file, settings.to_string()).expect("the folder can be written");
         let log = File::options().create(true).append(true).open(self.log_path()).expect("the log can be opened");
         let mut command = command(Self::program(), &self.folder);
         if self.durable {
-            command.args(["agent", "-server", "-bootstrap-expect=1", "-data-dir"]).arg(self.folder.join("data"));
+            let servers = format!("-bootstrap-expect={}", self.cluster.len().max(1));
+            command.args(["agent", "-server", &servers, "-data-dir"]).arg(self.folder.join("data"));
         } else {
             command.args(["agent", "-dev"]);
         }
         command.arg("-config-file").arg(&file);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file can be shared")).stderr(log);
         self.child = Some(spawn(command).expect("Consul can be started"));
+    }
+
+    fn wait_ready(&mut self) {
         eventually("Consul to answer", || {
             if let Some(Ok(Some(status))) = self.child.as_mut().map(Child::try_wait) {
                 panic!("Consul ended with {status}:\n{}", fs::read_to_string(self.log_path()).unwrap_or_default());
@@ -120,6 +150,17 @@ impl Consul {
             child.kill().expect("it is our child");
             child.wait().expect("it is our child");
         }
+    }
+
+    /// Returns its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().expect("it runs").id()
+    }
+
+    /// Tells whether it leads its cluster.
+    pub fn is_leader(&self) -> bool {
+        let answer = self.request(Method::GET, "/v1/status/leader", "").text();
+        answer.contains(&format!("{}:", self.address.ip()))
     }
 
     /// Reads a key.

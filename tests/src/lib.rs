@@ -18,6 +18,8 @@ pub mod http;
 pub mod program;
 /// Git's protocol by hand. Relies on `http`.
 pub mod wire;
+/// A network of a test's own, in which packets are dropped. Relies on `program`.
+pub mod network;
 /// An engineer who pushes. Relies on `program`.
 pub mod git;
 /// A proxy between two programs that counts, holds back and cuts. Relies on `address`.
@@ -37,6 +39,7 @@ pub use self::{
     address::own_address,
     consul::Consul,
     git::{Outcome, Work},
+    network::Network,
     program::Daemon,
     proxy::Proxy,
     reader::{Poller, Reader},

@@ -35,7 +35,11 @@ struct Shared {
 struct State {
     cut: bool,
     hold_after: Option<u64>,
+    /// The bytes of one answer after which its connection is held.
+    hold_answer_after: Option<u64>,
     accepted: Option<Vec<String>>,
+    /// True while an answer is held.
+    held: bool,
     round: u64,
     requests: Vec<Request>,
     open: Vec<TcpStream>,
@@ -92,6 +96,7 @@ impl Proxy {
     pub fn cut(&self) {
         let mut state = self.state();
         state.cut = true;
+        state.held = false;
         for stream in state.open.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
@@ -102,13 +107,26 @@ impl Proxy {
     pub fn mend(&self) {
         let mut state = self.state();
         state.cut = false;
+        state.held = false;
         state.hold_after = None;
+        state.hold_answer_after = None;
         self.shared.changed.notify_all();
     }
 
     /// Passes on `bytes` more bytes of clients, then holds the rest back until [`Proxy::mend`].
     pub fn hold_after(&self, bytes: u64) {
         self.state().hold_after = Some(self.shared.sent.load(Ordering::Relaxed) + bytes);
+    }
+
+    /// Holds the first answer that is longer than `bytes` after so many, until [`Proxy::mend`]. Other
+    /// connections go on.
+    pub fn hold_one_answer_after(&self, bytes: u64) {
+        self.state().hold_answer_after = Some(bytes);
+    }
+
+    /// Tells whether an answer is held.
+    pub fn holds_an_answer(&self) -> bool {
+        self.state().held
     }
 
     /// Answers 401 to every request without one of these values of `Authorization`.
@@ -177,6 +195,14 @@ fn serve(shared: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
                     && round == state.round
                 {
                     state.requests[index].received += bytes.len() as u64;
+                    let received = state.requests[index].received;
+                    if state.hold_answer_after.is_some_and(|limit| received > limit) {
+                        state.hold_answer_after = None;
+                        state.held = true;
+                        while state.held {
+                            state = shared.changed.wait(state).expect("no holder of this lock fails");
+                        }
+                    }
                 }
                 Ok(())
             });

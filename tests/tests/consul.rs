@@ -5,7 +5,7 @@
 use std::{
     net::SocketAddr,
     sync::{
-        Arc, LazyLock,
+        Arc, LazyLock, Mutex,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -254,6 +254,88 @@ async fn answers_of_no_use_are_never_absence() {
         assert!(asked.load(Ordering::Relaxed) >= 3, "{what}: a question was not answered");
         server.abort();
     }
+}
+
+/// A server that gives one answer after the other, the last one again and again; returns its address and the paths
+/// of the requests.
+async fn scripted(answers: Vec<String>) -> (String, Arc<Mutex<Vec<String>>>) {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, paths) = (format!("http://{}", listener.local_addr().unwrap()), Arc::default());
+    let seen: Arc<Mutex<Vec<String>>> = Arc::clone(&paths);
+    tokio::spawn(async move {
+        for number in 0.. {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = [0; 4096];
+            let length = connection.read(&mut request).await.unwrap();
+            let text = String::from_utf8_lossy(&request[..length]).into_owned();
+            seen.lock().unwrap().push(text.split(' ').nth(1).unwrap_or_default().to_owned());
+            let answer = answers.get(number).or(answers.last()).unwrap();
+            let _ = connection.write_all(answer.as_bytes()).await;
+        }
+    });
+    (address, paths)
+}
+
+fn kv(index: u64, body: &str) -> String {
+    let length = body.len();
+    format!("HTTP/1.1 200 OK\r\nX-Consul-Index: {index}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_not_acted_on_does_not_move_the_position() {
+    let first = kv(5, r#"[{"Key":"key","Value":"MQ==","ModifyIndex":5}]"#);
+    let second = kv(9, r#"[{"Key":"key","Value":"Mg==","ModifyIndex":9}]"#);
+    for bad in [
+        "<html>welcome</html>",
+        "[]",
+        "null",
+        r#"[{"Key":"other","Value":"MQ==","ModifyIndex":9}]"#,
+        r#"[{"Key":"key","Value":"M"#,
+        "{}",
+    ] {
+        let (address, paths) = scripted(vec![first.clone(), kv(9, bad), second.clone()]).await;
+        let (consul, mut seen) = (client(&[address]), WatchIndex::default());
+        assert_eq!(consul.watch("key", &mut seen, LONG).await.unwrap().unwrap().value, b"1");
+        let answer = consul.watch("key", &mut seen, LONG).await;
+        assert!(matches!(answer, Err(ConsulError::Malformed { .. })), "{bad}: {answer:?}");
+        // The next question does not wait for what comes after index 9.
+        assert_eq!(consul.watch("key", &mut seen, LONG).await.unwrap().unwrap().value, b"2");
+        let paths = paths.lock().unwrap().clone();
+        assert!(paths[1].contains("index=5") && !paths[2].contains("index"), "{bad}: {paths:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn questions_that_are_answered_early_are_few() {
+    // Whatever the index, the value is the same.
+    let answers =
+        (5..1000).map(|index| kv(index, &format!(r#"[{{"Key":"key","Value":"MQ==","ModifyIndex":{index}}}]"#)));
+    let (address, paths) = scripted(answers.collect()).await;
+    let (consul, mut seen) = (client(&[address]), WatchIndex::default());
+    let _ = tokio::time::timeout(Duration::from_secs(3), async {
+        loop {
+            consul.watch("key", &mut seen, LONG).await.unwrap();
+        }
+    })
+    .await;
+    let asked = paths.lock().unwrap().len();
+    println!("{asked} requests in 3 s");
+    assert!((3..=9).contains(&asked), "{asked}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_address_has_the_next_one_asked_beside_it() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (address, stop) = start_embedded().await;
+    let consul = client(&[format!("http://{}", silent.local_addr().unwrap()), format!("http://{address}")]);
+    let start = Instant::now();
+    committed(&consul, &[cas("key", "x", 0)]).await;
+    assert!(start.elapsed() < Duration::from_secs(4), "{:?}", start.elapsed());
+    let start = Instant::now();
+    assert_eq!(text(&consul, "key").await.as_deref(), Some("x"));
+    assert!(start.elapsed() < Duration::from_secs(1), "the one that answered is asked first: {:?}", start.elapsed());
+    stop.cancel();
 }
 
 /// The harness does its own waiting, and may not be called where others wait.

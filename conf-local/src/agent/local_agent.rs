@@ -48,7 +48,7 @@ const CONSUL: &str = "127.0.0.1:8500";
 pub struct LocalAgent {
     host: Host,
     sources: Sources,
-    reports: Upstreams,
+    reports: Arc<Upstreams>,
     numbers: ReportNumbers,
     keys: TrustedKeys,
     service: Service,
@@ -73,13 +73,17 @@ impl LocalAgent {
         let keys = TrustedKeys::load(&options.trusted_key)?;
         let credentials = Credentials::from_file(options.token_file.clone());
         let upstreams = |urls: &[Url]| Upstreams::new(urls.to_vec(), &credentials);
-        let servers = || anyhow::Ok(SnapshotServers::new(upstreams(&options.surrogate)?, upstreams(&options.central)?));
+        let servers = SnapshotServers::new(upstreams(&options.surrogate)?, upstreams(&options.central)?);
+        let (consul, is_consul_named) = consul(&options.consul)?;
         let sources = Sources {
-            consul: consul(&options.consul)?,
+            consul: consul.lanes(),
+            // The usual address may have no Consul where conf-slaves name the pointer.
+            needs_consul: is_consul_named || options.surrogate.is_empty(),
             key: Keys::new(options.pointer_prefix.as_deref())?.snapshot(&options.datacenter),
-            servers: servers()?,
+            datacenter: options.datacenter.clone(),
+            servers: servers.clone(),
         };
-        let reports = upstreams(&options.surrogate)?;
+        let reports = Arc::clone(&servers.surrogates);
 
         let stop = CancellationToken::new();
         // An agent that observes changes nothing outside of its own state.
@@ -97,7 +101,7 @@ impl LocalAgent {
         host.secrets.set_period(Duration::from_secs(options.secrets_every));
         let repository = host.repository.pool.clone();
         let collection = host.collection.clone();
-        let demand = Demand::new(agent.clone(), repository.clone(), collection, servers()?, keys.clone(), stop.clone());
+        let demand = Demand::new(agent.clone(), repository.clone(), collection, servers, keys.clone(), stop.clone());
         let (demand, processes) = (Arc::new(demand), Arc::default());
         let service = Service { agent, watchers, demand, processes, repository, stop };
         let numbers = ReportNumbers::open(&options.state);
@@ -170,12 +174,19 @@ async fn is_ready(when: Ready, agent: Agent) {
     }
 }
 
-/// Connects to the given addresses of Consul, or to those of Consul's usual variables.
-fn consul(given: &[String]) -> anyhow::Result<Consul> {
+/// Makes a client of the given addresses of Consul, or of those of Consul's usual variables, or of
+/// its usual address; and tells whether somebody has named one.
+fn consul(given: &[String]) -> anyhow::Result<(Consul, bool)> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let usual = || vec![variable("CONSUL_HTTP_ADDR").unwrap_or_else(|| CONSUL.to_owned())];
-    let addresses = if given.is_empty() { usual() } else { given.to_vec() };
-    Ok(Consul::new(&addresses, ConsulCredentials::from_variables(variable))?)
+    let mut addresses = given.to_vec();
+    if addresses.is_empty() {
+        addresses.extend(variable("CONSUL_HTTP_ADDR"));
+    }
+    let is_named = !addresses.is_empty();
+    if !is_named {
+        addresses.push(CONSUL.to_owned());
+    }
+    Ok((Consul::new(&addresses, ConsulCredentials::from_variables(variable))?, is_named))
 }
 
 /// Lists the components that the file names.

@@ -41,8 +41,9 @@ pub struct RunOptions {
     /// The central repository, asked when no surrogate has what is needed.
     #[arg(long, value_name = "URL")]
     pub(crate) central: Vec<Url>,
-    /// A Consul agent, or a conf-slave that runs with `--consul embedded`; several are tried in
-    /// order. Without it the usual `CONSUL_HTTP_ADDR`, or 127.0.0.1:8500.
+    /// A Consul agent, or a conf-slave that runs with `--consul embedded`. Of several, two are
+    /// watched at once. Without it the usual `CONSUL_HTTP_ADDR`, or 127.0.0.1:8500, where with
+    /// `--surrogate` no Consul needs to be: conf-slaves name the pointer too.
     #[arg(long, value_name = "URL")]
     pub(crate) consul: Vec<String>,
     /// The prefix before `configurations/` in the keys of Consul.

@@ -5,17 +5,23 @@ use std::time::Duration;
 use conf_core::{
     daemon::chain,
     git::{Depth, RepositoryPool, Step},
-    upstream::{self, FetchError, Hedge, Upstream},
+    upstream::{self, FetchError, Fetched, Hedge, Upstream, UpstreamError},
 };
 use libconf::name::CommitId;
-use tokio::time::timeout_at;
+use tokio::time::{Instant, sleep_until};
 
 use crate::{snapshot::SnapshotServers, state::Agent};
 
-/// 5 s: if a fetch takes longer, the next server is asked too. The first good answer counts.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// The same for a first fetch, which brings a whole snapshot.
-const PATIENCE_AT_FIRST: Duration = Duration::from_secs(60);
+/// 1 s: if an answer does not go on for so long, the next server is asked too. The first good
+/// answer counts.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// 3 s: the same for a first fetch, which brings a whole snapshot.
+const PATIENCE_WITH_ALL: Duration = Duration::from_secs(3);
+/// 20 s before the first part of its answer, since Git counts the objects first.
+const PATIENCE_AT_FIRST: Duration = Duration::from_secs(20);
+
+/// 2 s: after so long a silence a newer snapshot is fetched in place of this one.
+const OVERTAKING: Duration = Duration::from_secs(2);
 
 /// Why the wanted snapshot is not in place, and when to try again.
 pub(crate) enum Failure {
@@ -29,6 +35,8 @@ pub(crate) enum Failure {
     Repository(String),
     /// The snapshot can never be used.
     Never(String),
+    /// No server answers, and a newer snapshot is wanted by now.
+    Overtaken,
     /// An answer was corrupt: perhaps a snapshot that the fetch builds on is damaged here. May pass
     /// soon.
     Corrupt(String),
@@ -43,12 +51,14 @@ impl Failure {
             | Failure::Repository(words)
             | Failure::Never(words)
             | Failure::Corrupt(words) => words,
+            Failure::Overtaken => "a newer snapshot is wanted".to_owned(),
         }
     }
 }
 
-/// Asks conf-slaves in order, then conf-master, and the next one too if one is slow, within `limit`
-/// if there is one. The fetch builds on the snapshot `have`.
+/// Asks conf-slaves in order, then conf-master, and the next one too if one is silent, within
+/// `limit` if there is one. The fetch builds on the snapshot `have`. It ends when every server that
+/// was asked is silent and `newer` is ready.
 pub(crate) async fn fetch(
     agent: &Agent,
     servers: &SnapshotServers,
@@ -56,31 +66,38 @@ pub(crate) async fn fetch(
     have: Option<CommitId>,
     (want, depth): (CommitId, Depth),
     limit: Option<Duration>,
+    newer: impl Future<Output = ()>,
 ) -> Result<(), Failure> {
     let step = Step { have: have.filter(|have| *have != want), want, depth };
-    let patience = if step.have.is_some() { PATIENCE } else { PATIENCE_AT_FIRST };
-    let servers = servers.in_order();
-    // Each server gets its turn within the limit.
-    let turns = u32::try_from(servers.len()).unwrap_or(u32::MAX).saturating_add(1);
-    let patience = limit.map_or(patience, |limit| patience.min(limit / turns));
-    let hedge = Hedge::new(servers, patience, move |server| {
-        let repository = repository.clone();
-        async move { upstream::fetch(&server, repository, step).await }
-    });
-    let mut hedge = hedge.putting_slow_ones_last();
-    let until = limit.map(|limit| tokio::time::Instant::now() + limit);
+    let mut hedge = ask_in_order(agent, servers, repository, step, limit);
+    let mut newer = std::pin::pin!(newer);
+    let mut is_newer = false;
+    let until = limit.map(|limit| Instant::now() + limit);
     let (mut any_away, mut corrupt, mut words) = (false, false, Vec::new());
     let describe = |words: &[String]| format!("snapshot {} cannot be fetched: {}", want.short(), words.join("; "));
     loop {
         // The first good answer counts. Questions that are still open then are dropped.
-        let answer = match until {
-            None => hedge.next().await,
-            Some(until) => timeout_at(until, hedge.next()).await.map_err(|_| {
+        let answer = tokio::select! {
+            answer = hedge.next() => answer,
+            () = &mut newer, if !is_newer => {
+                is_newer = true;
+                hedge.give_up_after(OVERTAKING);
+                continue;
+            }
+            () = over(until) => {
                 words.push("no good answer in time".to_owned());
-                Failure::Soon(describe(&words))
-            })?,
+                return Err(Failure::Soon(describe(&words)));
+            }
         };
-        let Some((server, result)) = answer else { break };
+        let Some((server, result)) = answer else {
+            if is_newer {
+                return Err(Failure::Overtaken);
+            }
+            if words.is_empty() {
+                (any_away, words) = (true, vec!["no server answers".to_owned()]);
+            }
+            break;
+        };
         let error = match result {
             Ok(fetched) => {
                 let (wire_bytes, requests) = (fetched.wire_bytes, fetched.requests);
@@ -111,6 +128,41 @@ pub(crate) async fn fetch(
         (false, true) => Failure::Soon(describe(&words)),
         (false, false) => Failure::Later(describe(&words)),
     })
+}
+
+/// Asks all servers for the step, one after the other, and shows those that are silent.
+fn ask_in_order(
+    agent: &Agent,
+    servers: &SnapshotServers,
+    repository: RepositoryPool,
+    step: Step,
+    limit: Option<Duration>,
+) -> Hedge<Result<Fetched, FetchError>> {
+    let is_step = step.have.is_some();
+    let (patience, at_first) = if is_step { (PATIENCE, PATIENCE) } else { (PATIENCE_WITH_ALL, PATIENCE_AT_FIRST) };
+    let servers = servers.in_order();
+    // Each server gets its turn within the limit.
+    let turns = u32::try_from(servers.len()).unwrap_or(u32::MAX).saturating_add(1);
+    let within = |patience: Duration| limit.map_or(patience, |limit| patience.min(limit / turns));
+    let (patience, at_first) = (within(patience), within(at_first));
+    let hedge = Hedge::new(servers, patience, move |server| {
+        let repository = repository.clone();
+        async move { upstream::fetch(&server, repository, step).await }
+    });
+    hedge.putting_silent_ones_last().waiting_longer_at_first(at_first).reporting({
+        let agent = agent.clone();
+        move |silent| {
+            let words = UpstreamError::Silent { url: silent.url().to_string(), after: patience };
+            agent.set_away(silent.url().as_str(), &words.to_string());
+        }
+    })
+}
+
+async fn over(until: Option<Instant>) {
+    match until {
+        Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
 }
 
 fn set_reachable(agent: &Agent, server: &Upstream) {

@@ -11,6 +11,8 @@ use crate::{follow::fetch::Failure, follow::worker::Worker, state::VerifyReport,
 /// 10 s between two looks at most, so that damage is mended within a minute even if the first
 /// attempts fail. A look at 1,000 components takes about 20 ms.
 const LOOK: Duration = Duration::from_secs(10);
+/// 5 failures for which no damage is found: then a new repository is the last that can help.
+const MOST_IN_VAIN: u32 = 5;
 /// 2 s: damage stays in the status for so long at least, and a look that follows an attempt comes
 /// after this.
 const SOON_AGAIN: Duration = Duration::from_secs(2);
@@ -90,5 +92,27 @@ impl Worker<'_> {
         }
         let words = "the state folder was removed or replaced, and this agent cannot lock it again";
         Err(Failure::Later(words.to_owned()))
+    }
+
+    /// Begins a new repository if this one is damaged, or if nothing else has helped.
+    pub(crate) async fn heal(&mut self) {
+        match self.blocking(|host, _| host.heal()).await {
+            Ok(true) => {}
+            Ok(false) => self.renew_after_many().await,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "no new repository could be created; trying again");
+            }
+        }
+    }
+
+    /// Counts a failure for which no damage was found. Begins a new repository, once, when there
+    /// were several in a row.
+    pub(crate) async fn renew_after_many(&mut self) {
+        self.in_vain += 1;
+        if self.in_vain == MOST_IN_VAIN
+            && let Err(error) = self.blocking(|host, _| host.renew_repository()).await
+        {
+            tracing::warn!(error = format!("{error:#}"), "no new repository could be created");
+        }
     }
 }

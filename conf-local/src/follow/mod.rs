@@ -1,12 +1,16 @@
-//! Following the pointer: it is watched, its snapshot is fetched from a conf-slave or else from
-//! conf-master, verified, and put in place. A server that is away, or damaged data, never changes
-//! the exported files. Relies on everything up to `transaction`.
+//! Following the pointer: it is heard from Consul and from a conf-slave, whichever is first, its
+//! snapshot is fetched from a conf-slave or else from conf-master, verified, and put in place. A
+//! server that is away, or damaged data, never changes the exported files. Relies on everything up
+//! to `transaction`.
 
 mod fetch;
+mod candidates;
 mod pointer;
+mod stream;
 mod worker;
 mod mend;
+mod run;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use crate::follow::{pointer::Sources, worker::run};
+pub(crate) use crate::follow::{pointer::Sources, run::run};

@@ -1,84 +1,174 @@
-//! Watching the pointer in Consul, and deciding what to do about it.
+//! Watching the pointer in Consul, and deciding what to do about a pointer.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use conf_core::{
     api::Pointer,
-    consul::{Consul, WatchIndex},
+    consul::{Consul, Entry, WatchIndex},
     daemon::chain,
     retry::Backoff,
 };
-use tokio::{sync::watch, time::sleep};
+use libconf::name::{DatacenterName, Sequence};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
-use crate::{clock::random_up_to, snapshot::SnapshotServers, state::Agent};
+use crate::{clock::random_up_to, follow::candidates::Candidates, snapshot::SnapshotServers, state::Agent};
 
 /// 1 s: a server that is back is found again within this.
 pub(crate) const SOON: Duration = Duration::from_secs(1);
-/// 60 s: one question for the pointer waits so long for a change, so that an idle host sends one
-/// request a minute.
-const WAIT: Duration = Duration::from_secs(60);
+/// 120 s: one question for the pointer waits so long for a change. Two servers are asked at once,
+/// so that an idle host sends one request a minute.
+const WAIT: Duration = Duration::from_secs(120);
+/// The same where one server is asked.
+const WAIT_ALONE: Duration = Duration::from_secs(60);
+/// 60 s between two attempts where the pointer comes from elsewhere.
+const SELDOM: Duration = Duration::from_secs(60);
+/// 2 s: if Consul has not named a change by then that a conf-slave or another server of Consul
+/// names, it may hang, and is asked anew.
+const LATE: Duration = Duration::from_secs(2);
+/// 5 s between two attempts while the key holds no pointer.
+const DAMAGED: Duration = Duration::from_secs(5);
 
 /// Where pointers and snapshots come from.
 pub(crate) struct Sources {
-    /// Has the pointer.
-    pub(crate) consul: Consul,
+    /// Clients of Consul, each for other servers of it. Each watches the pointer.
+    pub(crate) consul: Vec<Consul>,
+    /// Whether it is a problem that Consul cannot be reached.
+    pub(crate) needs_consul: bool,
     /// The datacenter's authoritative key.
     pub(crate) key: String,
+    pub(crate) datacenter: DatacenterName,
     pub(crate) servers: SnapshotServers,
 }
 
-/// The snapshot that the pointer names, and the time at which it was read.
-pub(crate) type Wanted = Option<(Pointer, Instant)>;
+/// Names every pointer that is read from Consul. A missing or damaged one is reported, and never
+/// named.
+pub(crate) async fn watch(sources: &Sources, candidates: &Candidates, agent: &Agent, stop: &CancellationToken) {
+    let lane = |number: usize| {
+        let consul = sources.consul.get(number);
+        async move {
+            let Some(consul) = consul else { return };
+            let name = if number == 0 { "consul".to_owned() } else { format!("consul ({})", number + 1) };
+            Lane { sources, consul, name, candidates, agent, newest: candidates.newest(), seen: Sequence(0) }
+                .watch()
+                .await;
+        }
+    };
+    stop.run_until_cancelled(async { tokio::join!(lane(0), lane(1)) }).await;
+}
 
-/// Sends every pointer that is read. A missing or damaged one is reported, and never sent.
-pub(crate) async fn watch(sources: &Sources, agent: &Agent, found: watch::Sender<Wanted>, stop: &CancellationToken) {
-    let mut seen = WatchIndex::default();
-    let mut backoff = Backoff::new(Duration::from_millis(50), SOON);
-    loop {
-        let answer = tokio::select! {
-            () = stop.cancelled() => return,
-            answer = sources.consul.watch(&sources.key, &mut seen, WAIT) => answer,
-        };
-        let pause = match answer {
-            Ok(Some(entry)) => {
-                agent.set_back("consul");
-                backoff.reset();
-                match std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse::<Pointer>().ok()) {
-                    Some(Pointer { sequence, commit }) => {
-                        agent.set_back("pointer");
-                        let pointer = Pointer { sequence, commit };
-                        agent.update(|view| view.status.pointer = Some(pointer));
-                        let now = Instant::now();
-                        found.send_if_modified(|wanted| {
-                            let modified = wanted.is_none_or(|(before, _)| before != pointer);
-                            *wanted = if modified { Some((pointer, now)) } else { *wanted };
-                            modified
-                        });
-                    }
-                    None => {
-                        agent.set_away("pointer", &format!("the value of {} is not a pointer; ignored", sources.key));
+/// The watch of the pointer at one server of Consul, or at those that take turns.
+struct Lane<'a> {
+    sources: &'a Sources,
+    consul: &'a Consul,
+    name: String,
+    candidates: &'a Candidates,
+    agent: &'a Agent,
+    newest: watch::Receiver<Sequence>,
+    /// The highest sequence about which this server was asked.
+    seen: Sequence,
+}
+
+impl Lane<'_> {
+    async fn watch(mut self) {
+        let mut index = WatchIndex::default();
+        let is_alone = self.sources.consul.len() == 1;
+        let wait = if is_alone { WAIT_ALONE } else { WAIT };
+        let mut backoff = Backoff::new(Duration::from_millis(50), SOON);
+        let mut seldom = Backoff::new(SOON, SELDOM);
+        loop {
+            let mut newest = self.newest.clone();
+            let late = late(&mut newest, self.seen);
+            let answer = tokio::select! {
+                answer = self.consul.watch(&self.sources.key, &mut index, wait) => answer,
+                // Dropping the question closes its connection.
+                named = late => {
+                    self.seen = named;
+                    index.forget();
+                    continue;
+                }
+            };
+            let pause = match answer {
+                Ok(entry) => {
+                    self.show_silent();
+                    backoff.reset();
+                    seldom.reset();
+                    match self.take(entry) {
+                        None => continue,
+                        Some(pause) => {
+                            index.forget();
+                            pause
+                        }
                     }
                 }
-                continue;
-            }
-            Ok(None) => {
-                agent.set_back("consul");
-                // Watching a missing key would wake at every write to Consul, so this asks again
-                // after a pause.
-                agent.set_away("pointer", &format!("Consul has no key {}; waiting for it", sources.key));
-                SOON / 2 + random_up_to(SOON / 2)
-            }
-            Err(error) => {
-                agent.set_away("consul", &chain(&error));
-                backoff.next_wait()
-            }
-        };
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = sleep(pause) => {}
+                Err(error) => {
+                    let is_needed = self.sources.needs_consul;
+                    if is_needed {
+                        self.agent.set_away(&self.name, &chain(&error));
+                    }
+                    // While the other server answers, this one is not asked all the time.
+                    let is_covered = !is_alone && !self.agent.view().status.away.contains_key(self.other());
+                    if is_needed && !is_covered { backoff.next_wait() } else { seldom.next_wait().max(SOON / 2) }
+                }
+            };
+            sleep(pause).await;
         }
     }
+
+    /// Shows which servers of Consul gave no answer, while another one did.
+    fn show_silent(&self) {
+        match self.consul.silent().as_slice() {
+            [] => self.agent.set_back(&self.name),
+            silent => {
+                let words = format!("{} gives no answer, another server does; does it hang?", silent.join(", "));
+                self.agent.set_away(&self.name, &words);
+            }
+        }
+    }
+
+    /// The name of the other lane.
+    fn other(&self) -> &'static str {
+        if self.name == "consul" { "consul (2)" } else { "consul" }
+    }
+
+    /// Names the pointer of an answer. If it holds none, returns the pause before the next
+    /// question.
+    fn take(&mut self, entry: Option<Entry>) -> Option<Duration> {
+        let topic = format!("pointer in {}", self.name);
+        let Some(entry) = entry else {
+            if self.sources.needs_consul {
+                self.agent.set_away(&topic, &format!("Consul has no key {}; waiting for it", self.sources.key));
+            }
+            // Watching a missing key would wake at every write to Consul, so this asks again after
+            // a pause.
+            return Some(SOON / 2 + random_up_to(SOON / 2));
+        };
+        let Some(pointer) = std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse::<Pointer>().ok()) else {
+            let words = format!(
+                "the value of {} is not a pointer; ignored. A conf-slave writes it again; does something else write it?",
+                self.sources.key
+            );
+            self.agent.set_away(&topic, &words);
+            return Some(DAMAGED / 2 + random_up_to(DAMAGED / 2));
+        };
+        self.agent.set_back(&topic);
+        self.seen = self.seen.max(pointer.sequence);
+        self.candidates.name(&self.name, pointer);
+        None
+    }
+}
+
+/// Waits until a sequence above `seen` is named elsewhere, and has been for some time.
+async fn late(newest: &mut watch::Receiver<Sequence>, seen: Sequence) -> Sequence {
+    let is_named = newest.wait_for(|newest| *newest > seen).await.is_ok();
+    if !is_named {
+        return std::future::pending().await;
+    }
+    sleep_until(Instant::now() + LATE).await;
+    *newest.borrow()
 }
 
 /// What to do about a pointer.
@@ -117,7 +207,7 @@ pub(crate) fn decide(exported: Option<Pointer>, known: Option<Pointer>, pointer:
 
 #[cfg(test)]
 mod tests {
-    use libconf::name::{CommitId, Sequence};
+    use libconf::name::CommitId;
 
     use super::*;
 

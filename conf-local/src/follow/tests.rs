@@ -2,16 +2,11 @@
 
 use std::{fs, os::unix::fs::PermissionsExt as _, time::Instant};
 
-use conf_core::{
-    consul::{Consul, ConsulCredentials},
-    upstream::{Credentials, Upstreams},
-};
-
-use tokio::sync::watch;
+use conf_core::upstream::{Credentials, Upstreams};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    follow::{Sources, fetch::Failure, worker::Worker},
+    follow::{Sources, candidates::Candidates, fetch::Failure, worker::Worker},
     snapshot::SnapshotServers,
     transaction::tests::{Site, take},
 };
@@ -36,11 +31,14 @@ async fn content_that_is_damaged_here_is_mended_while_the_host_is_ahead_of_the_p
         Upstreams::new(urls.iter().map(|url| url.parse().unwrap()).collect(), &Credentials::none()).unwrap()
     };
     let sources = Sources {
-        consul: Consul::new(&["http://127.0.0.1:1".to_owned()], ConsulCredentials::default()).unwrap(),
+        consul: Vec::new(),
+        needs_consul: false,
         key: "pointer".to_owned(),
+        datacenter: "us-west/v1".parse().unwrap(),
         servers: SnapshotServers::new(nowhere(&[]), nowhere(&["http://127.0.0.1:1"])),
     };
-    let mut worker = Worker::new(host, &sources, &audience, watch::channel(None).1);
+    let candidates = Candidates::new(audience.agent.clone());
+    let mut worker = Worker::new(host, &sources, &audience, &candidates);
     let stop = CancellationToken::new();
     assert!(worker.take_early(second, &stop).await.is_err(), "the damage is told");
     assert!(worker.exported() == Some(second) && worker.host().lacks_content());

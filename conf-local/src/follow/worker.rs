@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     follow::{
+        candidates::{Candidates, Wanted},
         fetch::{Failure, fetch},
-        pointer::{self, Decision, SOON, Sources, Wanted},
+        pointer::{self, Decision, SOON, Sources},
     },
     state::{OlderSnapshot, RequestError, WriterRequest},
     transaction::{Audience, Host, TransactionError, Unchecked},
@@ -33,8 +34,6 @@ const MUCH_LATER: Duration = Duration::from_secs(30);
 
 /// 60 s between two attempts to mend damage at most.
 const MOST_MENDING: Duration = Duration::from_secs(60);
-/// 5 failures for which no damage is found: then a new repository is the last that can help.
-const MOST_IN_VAIN: u32 = 5;
 /// The end of what is said of a snapshot that can never be used.
 const NOT_AGAIN: &str = "; not tried again before the pointer changes";
 
@@ -50,25 +49,13 @@ const IDLE: Duration = Duration::from_secs(60);
 /// waiting.
 const EARLY: Duration = Duration::from_secs(10);
 
-/// Follows the pointer until `stop`. Puts the disk of `host` in order first, without asking a
-/// server.
-pub(crate) async fn run(
-    host: Host,
-    sources: Sources,
-    audience: Audience,
-    requests: mpsc::Receiver<WriterRequest>,
-    stop: CancellationToken,
-) {
-    let (found, wanted) = watch::channel(None);
-    let worker = Worker::new(host, &sources, &audience, wanted);
-    tokio::join!(pointer::watch(&sources, &audience.agent, found, &stop), worker.run(requests, &stop));
-}
-
+/// The task that writes repository and export.
 pub(crate) struct Worker<'a> {
     /// `None` only while a blocking step has it.
     host: Option<Host>,
     sources: &'a Sources,
     pub(crate) audience: &'a Audience,
+    candidates: &'a Candidates,
     pub(crate) wanted: watch::Receiver<Wanted>,
     /// The snapshot that a fetch builds on.
     pub(crate) have: Option<CommitId>,
@@ -80,7 +67,7 @@ pub(crate) struct Worker<'a> {
     /// The number of changes since the last tidying.
     untidy: u32,
     /// The number of failures in a row that the repository caused though no damage was found.
-    in_vain: u32,
+    pub(crate) in_vain: u32,
     /// The disk could not be put in order at the start.
     pub(crate) unsettled: bool,
     /// The time for the next look for damage.
@@ -99,17 +86,14 @@ enum Chore {
 }
 
 impl<'a> Worker<'a> {
-    pub(crate) fn new(
-        host: Host,
-        sources: &'a Sources,
-        audience: &'a Audience,
-        wanted: watch::Receiver<Wanted>,
-    ) -> Self {
+    /// A worker that has not looked at the disk of `host` yet.
+    pub(crate) fn new(host: Host, sources: &'a Sources, audience: &'a Audience, candidates: &'a Candidates) -> Self {
         Worker {
             host: Some(host),
             sources,
             audience,
-            wanted,
+            candidates,
+            wanted: candidates.wanted(),
             have: None,
             ahead: None,
             chore: None,
@@ -121,7 +105,8 @@ impl<'a> Worker<'a> {
         }
     }
 
-    async fn run(mut self, requests: mpsc::Receiver<WriterRequest>, stop: &CancellationToken) {
+    /// Follows the pointer until `stop`. Puts the disk in order first, without asking a server.
+    pub(crate) async fn run(mut self, requests: mpsc::Receiver<WriterRequest>, stop: &CancellationToken) {
         self.settle().await;
         self.follow(requests, stop).await;
         // A step that was cut off may have kept the host.
@@ -143,7 +128,7 @@ impl<'a> Worker<'a> {
                     Ok(()) => { soon.reset(); later.reset(); }
                     Err(_) => return,
                 },
-                () = until(again) => {}
+                () = until(again) => self.candidates.again(),
                 () = until(Some(self.next_look)) => {
                     self.look(stop).await;
                     continue;
@@ -173,18 +158,27 @@ impl<'a> Worker<'a> {
                 }
                 Err(Failure::Soon(_) | Failure::Corrupt(_)) => Some(soon.next_wait()),
                 Err(Failure::Later(_) | Failure::NoRoom(_) | Failure::Repository(_)) => Some(later.next_wait()),
-                Err(Failure::Never(_)) => None,
+                Err(Failure::Never(_) | Failure::Overtaken) => None,
             };
             again = wait.map(|wait| Instant::now() + wait);
-            if let Err(failure) = taken {
-                if matches!(failure, Failure::Later(_) | Failure::Repository(_)) {
-                    // Perhaps something on this disk was removed or changed.
-                    self.next_look = self.next_look.min(Instant::now() + SOON);
-                }
-                let end = if matches!(failure, Failure::Never(_)) { NOT_AGAIN } else { "" };
-                self.audience.agent.set_failed(&(failure.words() + end));
+            match taken {
+                Ok(()) => self.candidates.took(wanted),
+                Err(Failure::Overtaken) => {}
+                Err(failure) => self.note(wanted, failure),
             }
         }
+    }
+
+    /// Shows why a pointer could not be taken.
+    fn note(&mut self, wanted: Pointer, failure: Failure) {
+        if matches!(failure, Failure::Later(_) | Failure::Repository(_)) {
+            // Perhaps something on this disk was removed or changed.
+            self.next_look = self.next_look.min(Instant::now() + SOON);
+        }
+        let is_refused = matches!(failure, Failure::Never(_));
+        let words = failure.words() + if is_refused { NOT_AGAIN } else { "" };
+        self.audience.agent.set_failed(&words);
+        self.candidates.failed(wanted, is_refused.then_some(&words));
     }
 
     /// Puts the disk in order, then shows the export. A failure is reported. The pointer leads on
@@ -408,29 +402,8 @@ impl<'a> Worker<'a> {
 
     async fn fetch_once(&self, want: CommitId, depth: Depth, limit: Option<Duration>) -> Result<(), Failure> {
         let (repository, servers) = (self.host().repository.pool.clone(), &self.sources.servers);
-        fetch(&self.audience.agent, servers, repository, self.have, (want, depth), limit).await
-    }
-
-    /// Begins a new repository if this one is damaged, or if nothing else has helped.
-    async fn heal(&mut self) {
-        match self.blocking(|host, _| host.heal()).await {
-            Ok(true) => {}
-            Ok(false) => self.renew_after_many().await,
-            Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "no new repository could be created; trying again");
-            }
-        }
-    }
-
-    /// Counts a failure for which no damage was found. Begins a new repository, once, when there
-    /// were several in a row.
-    async fn renew_after_many(&mut self) {
-        self.in_vain += 1;
-        if self.in_vain == MOST_IN_VAIN
-            && let Err(error) = self.blocking(|host, _| host.renew_repository()).await
-        {
-            tracing::warn!(error = format!("{error:#}"), "no new repository could be created");
-        }
+        let newer = newer(self.wanted.clone(), limit.is_none());
+        fetch(&self.audience.agent, servers, repository, self.have, (want, depth), limit, newer).await
     }
 
     pub(crate) fn host(&self) -> &Host {
@@ -459,5 +432,12 @@ async fn until(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time.into()).await,
         None => std::future::pending().await,
+    }
+}
+
+/// Waits for a wish that is newer than the present one, where one counts.
+async fn newer(mut wanted: watch::Receiver<Wanted>, counts: bool) {
+    if !counts || wanted.changed().await.is_err() {
+        std::future::pending::<()>().await;
     }
 }

@@ -140,7 +140,7 @@ impl Bringer {
                 fetched.map(drop).map_err(|error| chain(&error))
             }
         });
-        let mut hedge = hedge.putting_slow_ones_last();
+        let mut hedge = hedge.putting_silent_ones_last();
         let mut words = Vec::new();
         while let Some((_, fetched)) = hedge.next().await {
             match fetched {

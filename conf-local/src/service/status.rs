@@ -103,7 +103,14 @@ fn problems(status: &Status, watchers: &[WatcherStatus]) -> Vec<String> {
     }));
     problems.extend(failing(&status.probes));
     problems.extend(status.deleted_words());
-    problems.extend(status.away.iter().map(|(what, why)| format!("{what} cannot be reached: {why}")));
+    problems.extend(status.away.iter().map(|(what, why)| {
+        let is_server = what.contains("://") || what.starts_with("consul") || what == "reports";
+        if is_server && !what.contains(" of ") {
+            format!("{what} cannot be reached: {why}")
+        } else {
+            format!("{what}: {why}")
+        }
+    }));
     problems.extend(status.secrets.iter().cloned());
     let untold = watchers.iter().filter_map(|one| {
         let words = match one.state {

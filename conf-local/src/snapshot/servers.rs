@@ -2,23 +2,38 @@
 
 use std::sync::Arc;
 
-use conf_core::upstream::{Upstream, Upstreams};
+use conf_core::upstream::{Upstream, UpstreamError, Upstreams};
 
 /// The conf-slaves of this datacenter, and conf-masters, which are asked after them.
-#[derive(Debug)]
+/// Clones share what is known about each server's health.
+#[derive(Clone, Debug)]
 pub struct SnapshotServers {
-    pub(crate) surrogates: Upstreams,
-    pub(crate) masters: Upstreams,
+    pub(crate) surrogates: Arc<Upstreams>,
+    pub(crate) masters: Arc<Upstreams>,
 }
 
 impl SnapshotServers {
     /// Pairs the two.
     pub fn new(surrogates: Upstreams, masters: Upstreams) -> Self {
-        SnapshotServers { surrogates, masters }
+        SnapshotServers { surrogates: Arc::new(surrogates), masters: Arc::new(masters) }
     }
 
-    /// Lists all servers in the order in which to ask them.
+    /// Lists all servers in the order in which to ask them: those that are silent come last, since
+    /// each of them would cost the patience for it.
     pub(crate) fn in_order(&self) -> Vec<Arc<Upstream>> {
-        self.surrogates.in_order().into_iter().chain(self.masters.in_order()).collect()
+        let mut list: Vec<_> = self.surrogates.in_order().into_iter().chain(self.masters.in_order()).collect();
+        list.sort_by_key(|server| server.is_silent());
+        list
+    }
+
+    /// Asks servers that failed whether they are back, until it is dropped. Calls `back` with each
+    /// that is.
+    pub(crate) async fn revive(&self, back: impl Fn(&Upstream)) {
+        let report = |server: &Upstream, answer: Result<(), UpstreamError>| {
+            if answer.is_ok() {
+                back(server);
+            }
+        };
+        tokio::join!(self.surrogates.revive(report), self.masters.revive(report));
     }
 }

@@ -35,8 +35,11 @@ pub struct Status {
     pub state: HostState,
     /// Why it is not.
     pub error: Option<String>,
-    /// The authoritative pointer as it was last read.
+    /// The pointer that this host follows: the newest one that Consul or a conf-slave names.
     pub pointer: Option<Pointer>,
+    /// Who named it first: `consul`, or the URL of a conf-slave.
+    #[serde(default)]
+    pub pointer_from: Option<String>,
     /// The time of the last switch, RFC 3339, UTC.
     pub since: Option<String>,
     /// The number of exported components.
@@ -172,6 +175,7 @@ impl Status {
             state: HostState::Updating,
             error: None,
             pointer: None,
+            pointer_from: None,
             since: None,
             components: 0,
             faults: BTreeMap::new(),

@@ -153,6 +153,8 @@ mod tests {
         let there = Published { sequence: Sequence(1), datacenters, ..Published::default() };
         let (publish, published) = watch::channel(Arc::new(there));
         let mut body = events_of(name.clone(), None, published, Arc::new(Watermarks::new(key))).into_body();
+        let beat = body.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(beat.starts_with(b"event: heartbeat"), "{beat:?}");
         for expected in ["event: snapshot", "event: deleted"] {
             let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
             let text = String::from_utf8_lossy(&frame);

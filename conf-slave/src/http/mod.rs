@@ -2,6 +2,7 @@
 
 mod view;
 mod at;
+mod events;
 mod embedded;
 mod routes;
 

@@ -14,6 +14,7 @@ use warp::Filter;
 use crate::http::{
     at::{self, Questions},
     embedded::EmbeddedConsul,
+    events::{EventsQuery, Streams},
     view::View,
 };
 
@@ -38,6 +39,7 @@ pub(crate) fn routes(
 
 fn api_routes(view: Arc<View>, stop: CancellationToken) -> Routes {
     let (for_reports, for_hosts, for_status) = (Arc::clone(&view), Arc::clone(&view), Arc::clone(&view));
+    let streams = Arc::new(Streams::new(Arc::clone(&view)));
     let questions = Arc::new(Questions::new(view, stop));
     let reports = warp::path!("api" / "v1" / "reports")
         .and(warp::post())
@@ -53,7 +55,11 @@ fn api_routes(view: Arc<View>, stop: CancellationToken) -> Routes {
         .and(warp::get())
         .and(warp::query())
         .then(move |query| at::answer(Arc::clone(&questions), query));
-    let asked = status.boxed().or(at.boxed()).unify();
+    let events = warp::path!("api" / "v1" / "events")
+        .and(warp::get())
+        .and(warp::query())
+        .map(move |query: EventsQuery| streams.follow(&query));
+    let asked = status.boxed().or(at.boxed()).unify().or(events.boxed()).unify();
     reports.boxed().or(hosts.boxed()).unify().or(asked).unify().boxed()
 }
 

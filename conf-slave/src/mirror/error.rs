@@ -59,6 +59,11 @@ pub(crate) enum MirrorError {
 }
 
 impl MirrorError {
+    /// Tells whether the snapshot is here, and this slave does not serve it.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(self, MirrorError::Refused(_) | MirrorError::NotForward { .. }) && !self.may_be_damage()
+    }
+
     /// Tells whether a damaged local repository may be the reason.
     pub(crate) fn may_be_damage(&self) -> bool {
         matches!(

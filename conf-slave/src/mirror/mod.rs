@@ -19,6 +19,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use conf_core::{
@@ -28,7 +29,7 @@ use conf_core::{
     git_http::UploadPack,
     sign::{KeyError, TrustedKeys, verify_watermark},
     snapshot::{Snapshot, SnapshotError},
-    upstream::{FetchError, Fetched, UpstreamError, Upstreams, fetch},
+    upstream::{FetchError, Fetched, Hedge, Upstream, UpstreamError, Upstreams, fetch},
 };
 use git2::Repository;
 use libconf::name::{CommitId, DatacenterName, Sequence};
@@ -43,6 +44,12 @@ use crate::mirror::{
     folder::{Examined, StateFolder},
     packs::SeenPacks,
 };
+
+/// 1.5 s: a central server whose answer does not go on for so long is asked again over another
+/// connection, and the next one beside it.
+const PATIENCE: Duration = Duration::from_millis(1500);
+/// 10 s before the first part of a whole snapshot, since Git counts its objects first.
+const PATIENCE_AT_FIRST: Duration = Duration::from_secs(10);
 
 /// The mirror of one datacenter, and the newest pointer and watermark that it has heard of.
 #[derive(Debug)]
@@ -357,12 +364,22 @@ impl Mirror {
         Ok(())
     }
 
-    /// Fetches from one central server after the other. The returned error is the one that tells
-    /// most: "no server has it" is returned only if every server answered so.
+    /// Fetches from one central server after the other, and from the next one already while one is
+    /// silent. The returned error is the one that tells most: "no server has it" is returned only
+    /// if every server answered so.
     async fn fetch(&self, repo: &RepositoryPool, step: Step) -> Result<Fetched, FetchError> {
+        let repo = repo.clone();
+        let ask = move |server: Arc<Upstream>| {
+            let repo = repo.clone();
+            async move { fetch(&server, repo, step).await }
+        };
+        let mut hedge = Hedge::new(self.upstreams.in_order(), PATIENCE, ask).putting_silent_ones_last();
+        if step.have.is_none() {
+            hedge = hedge.waiting_longer_at_first(PATIENCE_AT_FIRST);
+        }
         let mut worst: Option<FetchError> = None;
-        for upstream in self.upstreams.in_order() {
-            match fetch(&upstream, repo.clone(), step).await {
+        while let Some((upstream, answer)) = hedge.next().await {
+            match answer {
                 Ok(fetched) => {
                     upstream.report(true);
                     return Ok(fetched);
@@ -377,6 +394,10 @@ impl Mirror {
                 }
             }
         }
-        Err(worst.unwrap_or(FetchError::Unreachable(UpstreamError::NoServer)))
+        let nobody = || {
+            let url = self.upstreams.in_order().first().map_or_else(String::new, |one| one.url().to_string());
+            UpstreamError::Silent { url, after: PATIENCE }
+        };
+        Err(worst.unwrap_or_else(|| FetchError::Unreachable(nobody())))
     }
 }

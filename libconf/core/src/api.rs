@@ -21,6 +21,13 @@ pub struct SnapshotEvent {
     pub previous: Option<CommitId>,
 }
 
+/// Event `history` on a conf-slave's `GET /api/v1/events`: whether it refuses the central history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HistoryEvent {
+    /// Why it does; `None` when it follows.
+    pub refused: Option<String>,
+}
+
 /// Event `watermark`: all of this datacenter's events up to `central` have been sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WatermarkEvent {

@@ -18,6 +18,8 @@ pub mod secret;
 pub mod sign;
 /// Waiting times between attempts.
 pub mod retry;
+/// Noticing peers that fell silent.
+mod silence;
 /// The servers above: requests, events and fetches.
 pub mod upstream;
 /// An HTTP server: requests, answers, the accept loop.

@@ -25,6 +25,8 @@ pub struct Plan {
     pub components: Vec<String>,
     /// Puts a proxy in front of the central server, every cache and Consul.
     pub proxied: bool,
+    /// Gives the hosts no address of Consul.
+    pub hosts_without_consul: bool,
     /// More flags for the caches.
     pub slave_flags: Vec<String>,
     /// More flags for the hosts.
@@ -40,6 +42,7 @@ impl Default for Plan {
             pointers: Pointers::Consul,
             components: components.map(str::to_owned).into(),
             proxied: false,
+            hosts_without_consul: false,
             slave_flags: Vec::new(),
             host_flags: Vec::new(),
         }

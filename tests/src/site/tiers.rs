@@ -166,7 +166,9 @@ impl Site {
         arguments.extend(flag("--host", name.as_str()));
         arguments.extend(self.slaves_of(datacenter).flat_map(|slave| flag("--surrogate", slave.public_url())));
         arguments.extend(flag("--central", self.master.public_url()));
-        arguments.extend(flag("--consul", self.consul_url(datacenter)));
+        if !self.plan.hosts_without_consul {
+            arguments.extend(flag("--consul", self.consul_url(datacenter)));
+        }
         arguments.extend(flag("--state", &state));
         arguments.extend(flag("--socket", &socket));
         arguments.extend(flag("--trusted-key", self.master.trusted_key()));

@@ -139,7 +139,7 @@ fn pointers_edited_by_hand_come_back_and_no_host_follows_them() {
 }
 
 #[test]
-fn while_consul_is_away_everyone_keeps_what_they_have_and_says_so() {
+fn while_consul_is_away_everyone_says_so_and_changes_arrive() {
     let plan = Plan { proxied: true, ..Plan::default() };
     let mut site = plan.start();
     let poller = Poller::start(&site.host().export(), &FILES);
@@ -155,12 +155,13 @@ fn while_consul_is_away_everyone_keeps_what_they_have_and_says_so() {
         let status = site.slave().status()?;
         if status["problems"].to_string().contains("onsul") { Ok(()) } else { Err(status.to_string()) }
     });
-    // A host that starts again meanwhile has its files too.
-    site.hosts[0].daemon.kill9_and_restart();
-    assert_eq!(site.host().file(FILES[0]), "0\n");
-    site.to_consul.as_ref().expect("a proxy").mend();
+    // The conf-slave itself tells its hosts.
     reader.told_of(sequence);
     assert_eq!(site.host().file(FILES[0]), "0\nmore\n");
+    // A host that starts again meanwhile has its files too.
+    site.hosts[0].daemon.kill9_and_restart();
+    assert_eq!(site.host().file(FILES[0]), "0\nmore\n");
+    site.to_consul.as_ref().expect("a proxy").mend();
     site.host().wait_status("be well again", |status| status["problems"].as_array().is_some_and(Vec::is_empty));
     let seen = poller.stop();
     assert_eq!((seen.backwards, seen.failures.len()), (0, 0));
@@ -178,4 +179,29 @@ fn a_consul_that_denies_is_said_in_words_and_nothing_is_lost() {
         if said { Ok(()) } else { Err(log) }
     });
     assert!(slave.daemon.is_running(), "{}", slave.daemon.log());
+}
+
+#[test]
+fn another_snapshot_of_the_exported_number_is_a_problem_until_it_is_gone() {
+    let mut site = Site::start();
+    let first = site.master.snapshot();
+    let sequence = site.push_and_wait("services/web", "round", "1\n");
+    let right = format!("{sequence}/{}", site.master.snapshot());
+    // Nobody puts it right meanwhile.
+    site.slaves[0].daemon.kill9();
+    site.consul().put(&authoritative(), &format!("{sequence}/{first}"));
+    let refused = |status: &serde_json::Value| status["problems"].to_string().contains("this host has taken");
+    site.host().wait_status("say that it refuses the pointer", refused);
+    // A change of the status for another reason leaves the problem.
+    let reader = Reader::start(&site.host().export());
+    site.host().watch(&["services/web"], reader.pid());
+    assert!(refused(&site.host().status().expect("it answers")));
+    site.consul().put(&authoritative(), &format!("{}/{first}", sequence - 1));
+    site.host().wait_status("say that the pointer went back", |status| {
+        status["problems"].to_string().contains("no host goes back")
+    });
+    site.consul().put(&authoritative(), &right);
+    site.slaves[0].daemon.start();
+    site.host().wait_status("be well again", |status| status["problems"] == serde_json::json!([]));
+    assert_eq!(site.host().sequence(), sequence);
 }

@@ -37,6 +37,7 @@ mod readiness;
 mod refusals;
 mod secret_sources;
 mod secrets;
+mod silence;
 mod slaves;
 mod templates;
 mod told;

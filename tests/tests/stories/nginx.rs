@@ -22,7 +22,7 @@ use tests::{
 const WEB: &str = "services/web/master";
 
 /// The program: what `tests/run` names, or the one that `tests/get-nginx` finds.
-fn nginx() -> PathBuf {
+pub(crate) fn nginx() -> PathBuf {
     if let Some(named) = std::env::var_os("NGINX") {
         return named.into();
     }
@@ -34,7 +34,7 @@ fn nginx() -> PathBuf {
 
 /// One that runs; it ends with the test. Its workers end only when it is asked to end: killed, it
 /// would leave them behind, with whatever files they have open.
-struct Nginx(Child);
+pub(crate) struct Nginx(pub(crate) Child);
 
 impl Drop for Nginx {
     fn drop(&mut self) {
@@ -44,7 +44,7 @@ impl Drop for Nginx {
 }
 
 /// `nginx.conf` with everything that nginx writes in a folder of its own.
-fn main_file(prefix: &str) -> String {
+pub(crate) fn main_file(prefix: &str) -> String {
     let temporary = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let temporary = temporary.map(|name| format!("    {name}_temp_path {prefix}/{name};\n")).concat();
     format!(

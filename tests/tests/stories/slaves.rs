@@ -242,3 +242,52 @@ fn a_slave_told_by_its_reader_of_every_change_in_order() {
     }
     assert!(told.is_sorted(), "{told:?}");
 }
+
+#[test]
+fn a_slave_that_refuses_the_central_history_is_not_ready_and_its_hosts_say_so() {
+    let mut site = Site::start();
+    site.push_and_wait("services/web", "round", "1\n");
+    let ready = |site: &Site, status: u16, words: &str| {
+        eventually(&format!("conf-slave to answer {status} with {words:?}"), || {
+            let answer = site.slave().http().get("/readyz")?;
+            let right = answer.status == status && answer.text().contains(words);
+            if right { Ok(()) } else { Err(format!("{} {}", answer.status, answer.text())) }
+        });
+    };
+    let (repo, older, newer) =
+        (site.master.repo.clone(), site.folder.path().join("older"), site.folder.path().join("newer"));
+    let copy = |from: &std::path::Path, to: &std::path::Path| {
+        let mut copy = tests::program::command("cp", site.folder.path());
+        copy.arg("-a").arg(from).arg(to);
+        assert!(tests::program::run(copy).status.success());
+    };
+    site.master.daemon.stop();
+    copy(&repo, &older);
+    site.master.daemon.start();
+    let sequence = site.push_and_wait("services/web", "round", "2\n");
+    ready(&site, 200, "ready");
+    // The central repository is put back to an older state.
+    site.master.daemon.stop();
+    std::fs::rename(&repo, &newer).expect("a folder can be renamed");
+    std::fs::rename(&older, &repo).expect("a folder can be renamed");
+    site.master.daemon.start();
+    ready(&site, 503, "put back to an older state");
+    let status = site.host().wait_status("say that the history is refused", |status| {
+        status["problems"].to_string().contains("central history")
+    });
+    assert_eq!(status["sequence"], sequence);
+    // It goes on from there: another snapshot has the number that the slave serves.
+    site.push("services/web", "round", "3\n");
+    assert_eq!(site.master.sequence(), sequence);
+    ready(&site, 503, "does not follow");
+    site.host().wait_status("say that it does not follow", |status| {
+        status["problems"].to_string().contains("does not follow")
+    });
+    // And back.
+    site.master.daemon.stop();
+    std::fs::rename(&repo, site.folder.path().join("other")).expect("a folder can be renamed");
+    std::fs::rename(&newer, &repo).expect("a folder can be renamed");
+    site.master.daemon.start();
+    ready(&site, 200, "ready");
+    site.host().wait_status("be well again", |status| status["problems"] == serde_json::json!([]));
+}

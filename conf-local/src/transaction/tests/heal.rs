@@ -9,7 +9,9 @@ fn running(file: &str) -> (Site, Pointer, Host, Audience) {
     let (site, second) = step_with(file);
     let (mut host, audience) = site.open();
     take(&mut host, second, &audience).unwrap();
-    host.outbox.delivered(&WatcherId("everything".to_owned()), Sequence(2)).unwrap();
+    let everything = WatcherId("everything".to_owned());
+    let notice = host.outbox.pending()[&everything].clone();
+    host.outbox.delivered(&everything, &notice).unwrap();
     assert_eq!(host.look(), Damage::default());
     (site, second, host, audience)
 }

@@ -2,9 +2,9 @@
 
 use std::path::PathBuf;
 
-use reqwest::Client;
+use reqwest::{Client, ClientBuilder};
 
-use crate::daemon::chain;
+use crate::{daemon::chain, silence::notice_dead_peers};
 
 /// Credentials for Consul, under the names of its usual variables.
 #[derive(Clone, Default)]
@@ -31,12 +31,14 @@ pub struct BadAddress {
     pub reason: String,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Address {
     /// The address as it was given, for messages.
     pub(crate) shown: String,
     pub(crate) base: String,
     pub(crate) http: Client,
+    /// Makes a connection for each request.
+    pub(crate) fresh: Client,
 }
 
 impl ConsulCredentials {
@@ -68,10 +70,21 @@ impl std::fmt::Debug for ConsulCredentials {
 
 impl Address {
     pub(crate) fn new(given: &str, credentials: &ConsulCredentials) -> Result<Self, String> {
+        let (base, http) = Self::client(given, credentials, Client::builder())?;
+        let (_, fresh) = Self::client(given, credentials, Client::builder().pool_max_idle_per_host(0))?;
+        Ok(Address { shown: given.to_owned(), base, http, fresh })
+    }
+
+    /// Makes a client of the address, and its base URL.
+    fn client(
+        given: &str,
+        credentials: &ConsulCredentials,
+        builder: ClientBuilder,
+    ) -> Result<(String, Client), String> {
         // The first caller in a process installs the provider; it fails for the others, which find
         // it installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut client = Client::builder()
+        let mut client = notice_dead_peers(builder)
             .no_proxy()
             .tcp_nodelay(true)
             .connect_timeout(std::time::Duration::from_secs(5))
@@ -107,6 +120,6 @@ impl Address {
             }
         }
         let http = client.build().map_err(|error| chain(&error))?;
-        Ok(Address { shown: given.to_owned(), base, http })
+        Ok((base, http))
     }
 }

@@ -1,14 +1,17 @@
 //! A client of one Consul, which may have several addresses.
 
 use std::{
+    collections::{BTreeSet, VecDeque},
     sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use parking_lot::Mutex;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
+use tokio::time::timeout;
 
 use crate::{
     consul::{
@@ -24,15 +27,21 @@ const LONGEST_ANSWER: usize = 64 << 20;
 /// The deadline of every request that does not wait for a change.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// 1 s: an address that has not answered by then has the next one asked too.
+const PATIENCE: Duration = Duration::from_secs(1);
+
 /// A client of one Consul, which may have several addresses.
 ///
 /// The client tries them in the order given, beginning with the one that answered last. It passes
-/// over an address that it cannot reach, or that answers that its cluster has no leader.
+/// over an address that it cannot reach, that is silent, or that answers that its cluster has no
+/// leader.
 #[derive(Debug)]
 pub struct Consul {
     addresses: Vec<Address>,
     /// The place of the address that answered last.
     answered: AtomicUsize,
+    /// The places of addresses that gave no answer when they were asked last.
+    silent: Mutex<BTreeSet<usize>>,
     credentials: ConsulCredentials,
 }
 
@@ -80,35 +89,61 @@ impl Consul {
             Address::new(given, &credentials).map_err(|reason| BadAddress { address: given.clone(), reason })
         };
         let addresses = addresses.iter().map(address).collect::<Result<_, _>>()?;
-        Ok(Consul { addresses, answered: AtomicUsize::new(0), credentials })
+        Ok(Consul::of(addresses, credentials))
+    }
+
+    fn of(addresses: Vec<Address>, credentials: ConsulCredentials) -> Self {
+        Consul { addresses, answered: AtomicUsize::new(0), silent: Mutex::default(), credentials }
+    }
+
+    /// The addresses that gave no answer when they were asked last, while others did.
+    pub fn silent(&self) -> Vec<String> {
+        self.silent.lock().iter().map(|at| self.addresses[*at].shown.clone()).collect()
+    }
+
+    /// Begins the next question with an address that was silent. Tells whether there is one.
+    pub(crate) fn try_silent_again(&self) -> bool {
+        let first = self.silent.lock().first().copied();
+        first.inspect(|at| self.answered.store(*at, Ordering::Relaxed)).is_some()
+    }
+
+    /// Splits the addresses among two clients, if there are several: one that watches by both hears
+    /// of a change although a server hangs, which a watch cannot tell from one that has no news.
+    pub fn lanes(self) -> Vec<Self> {
+        let lane = |first: usize| {
+            let addresses: Vec<_> = self.addresses.iter().skip(first).step_by(2).cloned().collect();
+            let credentials = self.credentials.clone();
+            (!addresses.is_empty()).then(|| Consul::of(addresses, credentials))
+        };
+        [lane(0), lane(1)].into_iter().flatten().collect()
     }
 
     /// Reads one key from the leader, past every cache (`?consistent`).
     pub async fn get(&self, key: &str) -> Result<Option<Entry>, ConsulError> {
         check_key(key)?;
-        let answer = self.ask(Method::GET, |_| format!("/v1/kv/{key}?consistent"), None, DEADLINE).await?;
-        Ok(answer.entries()?.into_iter().find(|entry| entry.key == key))
+        let answer = self.ask(Method::GET, &format!("/v1/kv/{key}?consistent"), None, DEADLINE).await?;
+        answer.entry(key)
     }
 
     /// Reads all keys that begin with `prefix` at one moment, from the leader (`?consistent`). Keys
     /// that the token may not read are left out.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, ConsulError> {
         check_key(prefix.strip_suffix('/').unwrap_or(prefix))?;
-        let path = |_| format!("/v1/kv/{prefix}?recurse&consistent");
-        self.ask(Method::GET, path, None, DEADLINE).await?.entries()
+        let path = format!("/v1/kv/{prefix}?recurse&consistent");
+        self.ask(Method::GET, &path, None, DEADLINE).await?.entries()
     }
 
     /// Writes one key, whatever its value is.
     pub async fn put(&self, key: &str, value: &[u8], flags: u64) -> Result<(), ConsulError> {
         check_key(key)?;
-        let path = |_| format!("/v1/kv/{key}?flags={flags}");
-        self.ask(Method::PUT, path, Some(value.to_vec()), DEADLINE).await?.done()
+        let path = format!("/v1/kv/{key}?flags={flags}");
+        self.ask(Method::PUT, &path, Some(value.to_vec()), DEADLINE).await?.done()
     }
 
     /// Deletes exactly one key, whatever its value is.
     pub async fn delete(&self, key: &str) -> Result<(), ConsulError> {
         check_key(key)?;
-        self.ask(Method::DELETE, |_| format!("/v1/kv/{key}"), None, DEADLINE).await?.done()
+        self.ask(Method::DELETE, &format!("/v1/kv/{key}"), None, DEADLINE).await?.done()
     }
 
     /// Does all of `operations` (at most [`MOST_OPERATIONS`]) or none.
@@ -122,41 +157,74 @@ impl Consul {
         operations.iter().try_for_each(|operation| check_key(operation.key()))?;
         let body: Vec<_> = operations.iter().map(|kv| Wrapped { kv }).collect();
         let body = serde_json::to_vec(&body).map_err(|error| ConsulError::Refused(error.to_string()))?;
-        self.ask(Method::PUT, |_| "/v1/txn".to_owned(), Some(body), DEADLINE).await?.outcome()
+        self.ask(Method::PUT, "/v1/txn", Some(body), DEADLINE).await?.outcome()
     }
 
-    /// Asks one address after the other, beginning with the one that answered last.
+    /// Asks one address after the other, beginning with the one that answered last, and the next
+    /// one already while one is silent. After all of them it asks those again that are silent, over
+    /// connections of their own, since the connections alone may be dead.
+    ///
+    /// A write may thus be sent twice. All writes of this project do the same if they are repeated:
+    /// they set a value, or compare and swap.
     pub(crate) async fn ask(
         &self,
-        method: Method,
-        path: impl Fn(usize) -> String,
-        body: Option<Vec<u8>>,
-        deadline: Duration,
-    ) -> Result<Answer, ConsulError> {
-        let begin = self.answered.load(Ordering::Relaxed);
-        let mut first = None;
-        for at in (0..self.addresses.len()).map(|step| (begin + step) % self.addresses.len()) {
-            match self.ask_one(at, method.clone(), &path(at), body.clone(), deadline).await {
-                Ok(answer) => {
-                    self.answered.store(at, Ordering::Relaxed);
-                    return Ok(answer);
-                }
-                // The first error counts: its address is the one that should answer.
-                Err(error) => first = first.or(Some(error)),
-            }
-        }
-        Err(first.unwrap_or_else(|| ConsulError::Refused("there is no address".into())))
-    }
-
-    async fn ask_one(
-        &self,
-        at: usize,
         method: Method,
         path: &str,
         body: Option<Vec<u8>>,
         deadline: Duration,
     ) -> Result<Answer, ConsulError> {
-        let Address { shown, base, http } = &self.addresses[at];
+        let begin = self.answered.load(Ordering::Relaxed);
+        let mut waiting: VecDeque<_> =
+            (0..self.addresses.len()).map(|step| ((begin + step) % self.addresses.len(), false)).collect();
+        let mut asked = FuturesUnordered::new();
+        let mut first = None;
+        loop {
+            let newest = waiting.pop_front();
+            match newest {
+                Some((at, is_second)) => {
+                    let connection = if is_second { Connection::Fresh } else { Connection::Pooled };
+                    asked.push(self.ask_one(at, connection, method.clone(), path, body.clone(), deadline));
+                }
+                None if asked.is_empty() => break,
+                None => {}
+            }
+            let repeats = newest.filter(|(_, is_second)| !is_second);
+            let answer = if waiting.is_empty() && repeats.is_none() {
+                asked.next().await
+            } else if let Ok(answer) = timeout(PATIENCE, asked.next()).await {
+                answer
+            } else {
+                if let Some((at, _)) = repeats {
+                    self.silent.lock().insert(at);
+                    waiting.push_back((at, true));
+                }
+                continue;
+            };
+            match answer {
+                Some(Ok(answer)) => {
+                    self.answered.store(answer.at, Ordering::Relaxed);
+                    self.silent.lock().remove(&answer.at);
+                    return Ok(answer);
+                }
+                // The first error counts: its address is the one that should answer.
+                Some(Err(error)) => first = first.or(Some(error)),
+                None => {}
+            }
+        }
+        Err(first.unwrap_or_else(|| ConsulError::Refused("there is no address".into())))
+    }
+
+    pub(crate) async fn ask_one(
+        &self,
+        at: usize,
+        connection: Connection,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        deadline: Duration,
+    ) -> Result<Answer, ConsulError> {
+        let Address { shown, base, http, fresh } = &self.addresses[at];
+        let http = if connection == Connection::Fresh { fresh } else { http };
         let mut request = http.request(method, format!("{base}{path}")).timeout(deadline);
         let token = self.credentials.current_token();
         if let Some(token) = token.map_err(|reason| ConsulError::Denied { address: shown.clone(), reason })? {
@@ -196,6 +264,15 @@ impl Consul {
     }
 }
 
+/// The connection that a request goes over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Connection {
+    /// An idle one, if there is one.
+    Pooled,
+    /// Its own.
+    Fresh,
+}
+
 /// An answer of Consul with status 200, 404 or 409.
 pub(crate) struct Answer {
     pub(crate) at: usize,
@@ -225,6 +302,16 @@ impl Answer {
             }
             status => Err(self.malformed(format!("{status} to a read"))),
         }
+    }
+
+    /// The key of a read of this one key; `None` where Consul says that there is none.
+    pub(crate) fn entry(&self, key: &str) -> Result<Option<Entry>, ConsulError> {
+        let entries = self.entries()?;
+        if let Some(other) = entries.iter().find(|entry| entry.key != key) {
+            let name: String = other.key.chars().take(100).collect();
+            return Err(self.malformed(format!("it is about the key {name:?}, not {key:?}")));
+        }
+        Ok(entries.into_iter().next())
     }
 
     /// Checks the answer to a plain write.

@@ -3,17 +3,61 @@
 use std::time::Duration;
 
 use reqwest::Method;
+use tokio::time::{Instant, sleep_until};
 
 use crate::consul::{
-    client::{Consul, ConsulError, check_key},
+    client::{Connection, Consul, ConsulError, check_key},
     operation::Entry,
 };
 
+/// The deadline of a read that does not wait for a change.
+const READ: Duration = Duration::from_secs(5);
+/// The longest wait at one address while another one is silent, which is then asked again.
+const WHILE_SILENT: Duration = Duration::from_secs(30);
+/// The pause after the first answer that came early and changed nothing; each further one doubles
+/// it.
+const FLOOR: Duration = Duration::from_millis(50);
+/// The longest of these pauses. A change waits for it at the worst.
+const MOST_FLOOR: Duration = Duration::from_secs(5);
+/// The longest one for an absent key, which any write to Consul wakes.
+const MOST_FLOOR_ABSENT: Duration = Duration::from_secs(1);
+
 /// How far a watcher of one key has seen. It begins with nothing: the first call answers at once.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct WatchIndex {
     // The place of an address and its index, which means something only to the server that gave it.
     index: Option<(usize, u64)>,
+    /// True once an answer was acted on.
+    has_answer: bool,
+    /// The key of the last one.
+    last: Option<Entry>,
+    /// Answers in a row that came before their time and changed nothing.
+    early: u32,
+    /// The earliest time of the next question.
+    floor: Option<Instant>,
+}
+
+impl WatchIndex {
+    /// Forgets the position: the next call answers at once. For an answer that the caller cannot
+    /// act on, and after a suspicion that the server is silent.
+    pub fn forget(&mut self) {
+        self.index = None;
+    }
+
+    /// Notes an answer that is acted on, and sets the earliest time of the next question.
+    fn note(&mut self, entry: Option<&Entry>, is_early: bool, now: Instant) {
+        let is_same = self.has_answer && value_of(self.last.as_ref()) == value_of(entry);
+        self.early = if is_early && is_same { self.early.saturating_add(1) } else { 0 };
+        let most = if entry.is_some() { MOST_FLOOR } else { MOST_FLOOR_ABSENT };
+        let pause = FLOOR.saturating_mul(1 << self.early.saturating_sub(1).min(20)).min(most);
+        self.floor = (self.early > 0).then(|| now + pause);
+        (self.has_answer, self.last) = (true, entry.cloned());
+    }
+}
+
+/// What a change of a key changes.
+fn value_of(entry: Option<&Entry>) -> Option<(&[u8], u64)> {
+    entry.map(|entry| (entry.value.as_slice(), entry.flags))
 }
 
 impl Consul {
@@ -24,22 +68,69 @@ impl Consul {
     ///   again.
     /// - Units: `wait` is sent in whole milliseconds; Consul allows at most 10 minutes and adds up
     ///   to a sixteenth.
-    /// - `seen` moves on; it begins anew after an error, at another address, and when Consul's
-    ///   index went back.
+    /// - `seen` moves on with an answer that is of use, and with no other; it begins anew after an
+    ///   error, at another address, and when Consul's index went back.
+    /// - Answers that come before their time and change nothing are followed by a growing pause.
     /// - Cancel: dropping the future loses nothing; the next call sees the same.
     /// - Source: Consul HTTP API, "Blocking Queries".
     pub async fn watch(&self, key: &str, seen: &mut WatchIndex, wait: Duration) -> Result<Option<Entry>, ConsulError> {
         check_key(key)?;
+        if let Some(floor) = seen.floor {
+            sleep_until(floor).await;
+        }
+        let wait = if self.silent().is_empty() { wait } else { wait.min(WHILE_SILENT) };
         // Taken out, so that an error leaves nothing behind.
-        let before = std::mem::take(seen);
-        let path = |at: usize| match before.index.filter(|(address, _)| *address == at) {
-            Some((_, index)) => format!("/v1/kv/{key}?index={index}&wait={}ms", wait.as_millis()),
-            None => format!("/v1/kv/{key}"),
+        let before = seen.index.take();
+        let asked = Instant::now();
+        let blocked = match before {
+            Some((at, index)) => {
+                let path = format!("/v1/kv/{key}?index={index}&wait={}ms", wait.as_millis());
+                let deadline = wait + wait / 16 + READ;
+                self.ask_one(at, Connection::Pooled, Method::GET, &path, None, deadline).await.ok()
+            }
+            None => None,
         };
-        let deadline = wait + wait / 16 + Duration::from_secs(5);
-        let answer = self.ask(Method::GET, path, None, deadline).await?;
-        let went_back = before.index.is_some_and(|(at, index)| at == answer.at && answer.index < index);
+        let answer = match blocked {
+            Some(answer) => answer,
+            None => self.ask(Method::GET, &format!("/v1/kv/{key}"), None, READ).await?,
+        };
+        let entry = answer.entry(key)?;
+        let went_back = before.is_some_and(|(at, index)| at == answer.at && answer.index < index);
         seen.index = (!went_back).then_some((answer.at, answer.index));
-        Ok(answer.entries()?.into_iter().find(|entry| entry.key == key))
+        let is_early = asked.elapsed() < wait / 2;
+        seen.note(entry.as_ref(), is_early, Instant::now());
+        if !is_early && self.try_silent_again() {
+            seen.index = None;
+        }
+        Ok(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_that_change_nothing_and_come_early_are_followed_by_a_growing_pause() {
+        let entry =
+            |value: &str, index| Entry { key: "key".to_owned(), value: value.as_bytes().to_vec(), flags: 0, index };
+        let (now, mut seen) = (Instant::now(), WatchIndex::default());
+        let pause = |seen: &WatchIndex| seen.floor.map(|floor| floor - now);
+        seen.note(Some(&entry("1", 5)), false, now);
+        assert_eq!(pause(&seen), None, "the first answer");
+        seen.note(Some(&entry("2", 6)), true, now);
+        assert_eq!(pause(&seen), None, "a change");
+        for (index, expected) in [(6, 50), (7, 100), (8, 200), (8, 400)] {
+            seen.note(Some(&entry("2", index)), true, now);
+            assert_eq!(pause(&seen), Some(Duration::from_millis(expected)), "whatever index it has");
+        }
+        (0..30).for_each(|_| seen.note(Some(&entry("2", 8)), true, now));
+        assert_eq!(pause(&seen), Some(MOST_FLOOR));
+        seen.note(Some(&entry("2", 8)), false, now);
+        assert_eq!(pause(&seen), None, "its time was up");
+        seen.note(None, true, now);
+        assert_eq!(pause(&seen), None, "it was deleted");
+        (0..30).for_each(|_| seen.note(None, true, now));
+        assert_eq!(pause(&seen), Some(MOST_FLOOR_ABSENT));
     }
 }

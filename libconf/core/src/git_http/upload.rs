@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use crate::{
+    daemon::chain,
     git::{self, Packet, PacketReader, Step, error_words, push_line},
     git_http::{
         answer::{announced, streamed, uncached, whole},
@@ -36,6 +37,9 @@ const FORGOTTEN: Duration = Duration::from_secs(600);
 const STEP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long any other fetch waits until another process ends.
 const START_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a server above may take to begin its answer to a relayed step.
+const RELAY_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Bounds of a server.
 #[derive(Clone, Debug)]
@@ -241,13 +245,17 @@ impl UploadPack {
     /// Answers a step from a commit that is not here.
     async fn unknown_have(&self, request: Bytes) -> Result<Response, Failure> {
         for upstream in self.upstreams.iter().flat_map(|upstreams| upstreams.in_order()) {
-            match upstream.upload_pack(request.clone()).await {
+            let asked = tokio::time::timeout(RELAY_PATIENCE, upstream.upload_pack(request.clone())).await;
+            match asked
+                .map_err(|_| "no answer in time".to_owned())
+                .and_then(|asked| asked.map_err(|error| chain(&error)))
+            {
                 Ok(answer) => {
                     self.counts.lock().relayed += 1;
                     let answer = answer.bytes_stream().map_err(Box::new);
                     return Ok(uncached(answers::stream(StatusCode::OK, RESULT, answer)));
                 }
-                Err(error) => tracing::warn!(%error, "a step from an unknown commit could not be relayed"),
+                Err(error) => tracing::warn!(error, "a step from an unknown commit could not be relayed"),
             }
         }
         self.other("version=2", request).await
@@ -301,6 +309,8 @@ impl UploadPack {
         // With a bitmap Git leaves out whatever any ancestor of `have` held, which a host that
         // started late never had.
         git.args(["-c", "pack.useBitmaps=false", "-c", "uploadpack.allowAnySHA1InWant=true"]);
+        // A reader takes an answer that does not go on for a dead connection.
+        git.args(["-c", "uploadpack.keepAlive=1"]);
         git.args(["upload-pack", "--strict", "--stateless-rpc"]);
         if !protocol.is_empty() {
             git.env("GIT_PROTOCOL", protocol);

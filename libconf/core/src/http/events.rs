@@ -9,9 +9,9 @@ use serde::Serialize;
 
 use crate::http::answer::{Response, stream};
 
-/// How often a stream of events sends something at least, so that both sides notice a broken
-/// connection.
-const HEARTBEAT: Duration = Duration::from_secs(15);
+/// 2 s: a stream of events sends something at least so often, and says so. Its reader gives up
+/// after 2.5 of these periods.
+const HEARTBEAT: Duration = Duration::from_secs(2);
 
 /// A server-sent event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,11 +45,15 @@ impl Event {
     }
 }
 
-/// Answers with server-sent events, and with an event `heartbeat` after 15 s of silence. The answer
-/// ends when `events` ends, and when the server stops.
+/// Answers with server-sent events, and with an event `heartbeat` at once and after 2 s of silence,
+/// which states this period in seconds. The answer ends when `events` ends, and when the server
+/// stops.
 pub fn events(events: impl Stream<Item = Event> + Send + 'static) -> Response {
     let mut response = stream(StatusCode::OK, "text/event-stream", with_heartbeat(events, HEARTBEAT));
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx would collect 4 KiB of events before it passes them on.
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 
@@ -57,13 +61,15 @@ pub(crate) fn with_heartbeat(
     events: impl Stream<Item = Event> + Send,
     silence: Duration,
 ) -> impl Stream<Item = Result<Bytes, Infallible>> + Send {
+    let beat = Bytes::from(format!("event: heartbeat\ndata: {{\"period\":{}}}\n\n", silence.as_secs_f64()));
     async_stream::stream! {
         let mut events = std::pin::pin!(events);
+        yield Ok(beat.clone());
         loop {
             match tokio::time::timeout(silence, events.next()).await {
                 Ok(Some(event)) => yield Ok(event.encode()),
                 Ok(None) => return,
-                Err(_) => yield Ok(Bytes::from_static(b"event: heartbeat\ndata: {}\n\n")),
+                Err(_) => yield Ok(beat.clone()),
             }
         }
     }

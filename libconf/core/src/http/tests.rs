@@ -224,8 +224,10 @@ async fn a_silent_stream_of_events_has_heartbeats() {
     });
     let silence = Duration::from_millis(30);
     let mut encoded = std::pin::pin!(with_heartbeat(events, silence));
+    let beat = "event: heartbeat\ndata: {\"period\":0.03}\n\n";
+    assert_eq!(encoded.next().await.unwrap().unwrap(), beat, "a reader learns the period at once");
     let before = Instant::now();
-    assert_eq!(encoded.next().await.unwrap().unwrap(), "event: heartbeat\ndata: {}\n\n");
+    assert_eq!(encoded.next().await.unwrap().unwrap(), beat);
     assert!(before.elapsed() >= silence);
     sender.send(Event { event: "x".into(), id: None, data: "1\n2".into() }).await.unwrap();
     assert_eq!(encoded.next().await.unwrap().unwrap(), "event: x\ndata: 1\ndata: 2\n\n");

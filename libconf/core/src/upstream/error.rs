@@ -19,7 +19,7 @@ pub enum UpstreamError {
         cause: reqwest::Error,
     },
     /// The server was silent for too long.
-    #[error("{url} was silent for {} s", after.as_secs())]
+    #[error("{url} was silent for {} s; does it hang, or does something on the way drop packets?", after.as_secs())]
     Silent {
         /// The URL of the request.
         url: String,

@@ -6,10 +6,12 @@ use reqwest::{
     Response,
     header::{ACCEPT, CONTENT_TYPE},
 };
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::time::{Instant, timeout_at};
 
 use crate::upstream::{
     error::UpstreamError,
-    servers::{Upstream, Upstreams, next_part},
+    servers::{Upstream, Upstreams},
 };
 
 impl Upstreams {
@@ -27,7 +29,7 @@ impl Upstream {
         if let Some(id) = last_id {
             request = request.header("last-event-id", id);
         }
-        let response = self.send(&url, request).await?;
+        let response = self.send_within(&url, request, OPENING).await?;
         let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
         if !kind.starts_with("text/event-stream") {
             let reason = format!("{kind:?} instead of text/event-stream");
@@ -37,8 +39,18 @@ impl Upstream {
     }
 }
 
-/// The longest silence: servers send something every 15 s, so three messages in a row were missed.
+/// 3 s for the head of the answer, which comes before any event.
+const OPENING: Duration = Duration::from_secs(3);
+
+/// The longest silence where the server does not state its period: older servers send something
+/// every 15 s, so three messages in a row were missed.
 const SILENCE: Duration = Duration::from_secs(45);
+
+/// The periods of silence after which a stream counts as broken: two messages in a row were missed.
+const PERIODS: f64 = 2.5;
+
+/// The shortest silence that counts, whatever period a server states.
+const SHORTEST: Duration = Duration::from_millis(200);
 
 /// The most bytes of one event; this project's events have a few hundred.
 const LONGEST_LINE: usize = 1 << 20;
@@ -62,11 +74,16 @@ pub struct Events {
     response: Response,
     parser: Parser,
     ready: VecDeque<Event>,
+    /// When something was last heard.
+    heard: Instant,
+    /// The silence after which the stream counts as broken.
+    limit: Duration,
 }
 
 impl Events {
     pub(crate) fn new(upstream: Arc<Upstream>, url: String, response: Response) -> Self {
-        Events { upstream, url, response, parser: Parser::default(), ready: VecDeque::new() }
+        let (parser, ready) = (Parser::default(), VecDeque::new());
+        Events { upstream, url, response, parser, ready, heard: Instant::now(), limit: SILENCE }
     }
 
     /// The server of the stream.
@@ -74,26 +91,58 @@ impl Events {
         &self.upstream
     }
 
+    /// Asks the server of this stream over a connection of its own: that of the stream may be dead.
+    pub async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, UpstreamError> {
+        self.upstream.for_question(true).get_json(path).await
+    }
+
     /// Waits for the next event.
     ///
-    /// - Errors: the stream ended, broke, or was silent for 45 s (comments count as a sign of
-    ///   life): connect again.
-    /// - Cancel: dropping the future loses nothing.
+    /// - Errors: the stream ended, broke, or was silent for 2.5 periods of the heartbeat, or for
+    ///   45 s where the server states no period (comments count as a sign of life): connect again.
+    /// - Cancel: dropping the future loses nothing, and does not begin the silence anew.
     pub async fn next(&mut self) -> Result<Event, UpstreamError> {
         loop {
             if let Some(event) = self.ready.pop_front() {
+                self.limit = silence_of(&event).unwrap_or(self.limit);
                 return Ok(event);
             }
             let url = || self.url.clone();
-            let part = next_part(&mut self.response, &self.url, SILENCE).await;
-            let part = part.and_then(|part| part.ok_or_else(|| UpstreamError::Closed { url: url() }));
-            let part = part.inspect_err(|_| self.upstream.report(false))?;
+            let part = match timeout_at(self.heard + self.limit, self.response.chunk()).await {
+                Err(_) => {
+                    self.upstream.report_silent();
+                    return Err(UpstreamError::Silent { url: url(), after: self.limit });
+                }
+                Ok(Ok(Some(part))) => part,
+                Ok(broken) => {
+                    self.upstream.report(false);
+                    return Err(match broken {
+                        Err(cause) => UpstreamError::Unreachable { url: url(), cause },
+                        Ok(_) => UpstreamError::Closed { url: url() },
+                    });
+                }
+            };
+            self.heard = Instant::now();
             self.parser.feed(&part, &mut self.ready);
             if self.parser.pending() > LONGEST_LINE {
                 return Err(UpstreamError::Unexpected { url: url(), reason: "an event above 1 MiB".to_owned() });
             }
         }
     }
+}
+
+/// The silence that breaks a stream whose heartbeat states its period; `None` for other events.
+fn silence_of(event: &Event) -> Option<Duration> {
+    #[derive(Deserialize)]
+    struct Beat {
+        /// Seconds.
+        period: f64,
+    }
+    if event.name != "heartbeat" {
+        return None;
+    }
+    let Beat { period } = serde_json::from_str(&event.data).ok()?;
+    Duration::try_from_secs_f64(period * PERIODS).ok().map(|limit| limit.clamp(SHORTEST, SILENCE))
 }
 
 /// The event stream format of the HTML standard, less `retry:`.
@@ -157,6 +206,18 @@ impl Parser {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_reader_gives_up_after_two_and_a_half_periods_of_the_heartbeat() {
+        let silence =
+            |name: &str, data: &str| silence_of(&Event { id: None, name: name.to_owned(), data: data.to_owned() });
+        assert_eq!(silence("heartbeat", r#"{"period":2}"#), Some(Duration::from_secs(5)));
+        assert_eq!(silence("heartbeat", r#"{"period":0}"#), Some(SHORTEST));
+        assert_eq!(silence("heartbeat", r#"{"period":1e300}"#), None, "no time");
+        assert_eq!(silence("heartbeat", r#"{"period":3600}"#), Some(SILENCE), "no server makes a reader deaf");
+        assert_eq!(silence("heartbeat", "{}"), None, "an older server");
+        assert_eq!(silence("snapshot", r#"{"period":2}"#), None);
+    }
 
     #[test]
     fn events_come_whole_however_they_are_cut() {

@@ -42,6 +42,7 @@ pub async fn fetch(
     repo: impl Into<RepositoryPool>,
     mut step: Step,
 ) -> Result<Fetched, FetchError> {
+    upstream.pulse.busy();
     let repo = repo.into();
     let mut fetched = Fetched { answer: None, wire_bytes: 0, requests: 0, packs: 0 };
     let opened = repo.clone();
@@ -153,7 +154,10 @@ async fn read_answer(
     let mut packets = PacketReader::default();
     let mut section = Section::Start;
     loop {
+        upstream.pulse.wait();
         let part = next_part(&mut response, upstream.url().as_str(), SILENCE).await;
+        // The disk, too, may take its time: that is no silence of the server.
+        upstream.pulse.heard();
         let bytes = match part.map_err(ReadError::Upstream)? {
             Some(bytes) => bytes,
             None if section == Section::End && packets.is_empty() => break,

@@ -1,29 +1,47 @@
 //! Asks several servers the same question: one after the other, and the next one already while one
-//! takes long.
+//! is silent.
 
 use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::{task::JoinSet, time::timeout};
+use tokio::task::JoinSet;
 
-use crate::upstream::servers::Upstream;
+use crate::{silence::Pulse, upstream::servers::Upstream};
+
+/// 30 s: if nobody has answered and every server that was asked is silent, the question is over.
+const GIVE_UP: Duration = Duration::from_secs(30);
+/// 5 s: the same where another server has answered already, which can soon be asked again.
+const GIVE_UP_AFTER_AN_ANSWER: Duration = Duration::from_secs(5);
 
 type Asking<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// A question that goes to one server after the other until the caller is content. Dropping it ends
 /// all requests in progress.
 pub struct Hedge<T> {
-    waiting: VecDeque<Arc<Upstream>>,
+    /// Servers to ask, and whether each was asked before.
+    waiting: VecDeque<(Arc<Upstream>, bool)>,
     patience: Duration,
+    /// The patience before the first part of an answer.
+    at_first: Duration,
     ask: Box<dyn Fn(Arc<Upstream>) -> Asking<T> + Send + Sync>,
-    /// True when a slow server is tried last for a while.
+    /// True when a silent server is tried last, and asked again over another connection.
     puts_last: bool,
-    /// The server that was asked last.
-    newest: Option<Arc<Upstream>>,
+    /// The server that was asked last, until it answers or is found silent; and whether it was
+    /// asked before.
+    newest: Option<(Arc<Upstream>, bool)>,
+    /// True when the next server is to be asked.
+    is_due: bool,
+    /// The silence of all servers that ends the question.
+    give_up: Duration,
+    /// Called with each server that is found silent.
+    report: Box<dyn Fn(&Upstream) + Send + Sync>,
+    /// Signs of life of the servers that have not answered.
+    pulses: Vec<Pulse>,
     asked: JoinSet<(Arc<Upstream>, T)>,
 }
 
 impl<T: Send + 'static> Hedge<T> {
-    /// Asks `servers` in this order by `ask`; waits for each alone for `patience`.
+    /// Asks `servers` in this order by `ask`; waits for each alone until it is silent for
+    /// `patience`.
     pub fn new<F>(
         servers: impl IntoIterator<Item = Arc<Upstream>>,
         patience: Duration,
@@ -32,54 +50,131 @@ impl<T: Send + 'static> Hedge<T> {
     where
         F: Future<Output = T> + Send + 'static,
     {
-        let ask = Box::new(move |server| Box::pin(ask(server)) as Asking<T>);
-        let waiting = servers.into_iter().collect();
-        Hedge { waiting, patience, ask, puts_last: false, newest: None, asked: JoinSet::new() }
+        Hedge {
+            waiting: servers.into_iter().map(|server| (server, false)).collect(),
+            patience,
+            at_first: patience,
+            ask: Box::new(move |server| Box::pin(ask(server)) as Asking<T>),
+            puts_last: false,
+            newest: None,
+            is_due: true,
+            give_up: GIVE_UP,
+            report: Box::new(|_| {}),
+            pulses: Vec::new(),
+            asked: JoinSet::new(),
+        }
     }
 
-    /// For questions that are answered at once or not at all: a server that does not answer within
-    /// the patience is tried after the others for a while, until it has worked again.
+    /// For questions that are answered at once or not at all: a silent server is tried after the
+    /// others until it has worked again. It is asked once more, after them and over a connection of
+    /// its own, since the connection alone may be dead.
     #[must_use]
-    pub fn putting_slow_ones_last(self) -> Self {
+    pub fn putting_silent_ones_last(self) -> Self {
         Hedge { puts_last: true, ..self }
     }
 
-    /// Waits for the next answer of any server; `None` once all have answered. A second call means
-    /// that the first answer was not good enough, so the next server is asked at once.
+    /// Lets each server be silent for `at_first` before the first part of its answer.
+    #[must_use]
+    pub fn waiting_longer_at_first(self, at_first: Duration) -> Self {
+        Hedge { at_first: at_first.max(self.patience), ..self }
+    }
+
+    /// Calls `report` with each server that is found silent.
+    #[must_use]
+    pub fn reporting(self, report: impl Fn(&Upstream) + Send + Sync + 'static) -> Self {
+        Hedge { report: Box::new(report), ..self }
+    }
+
+    /// Ends the question as soon as all servers were asked and are silent for `silence`.
+    pub fn give_up_after(&mut self, silence: Duration) {
+        self.give_up = self.give_up.min(silence);
+    }
+
+    /// Waits for the next answer of any server; `None` once all have answered, or are silent. A
+    /// second call means that the first answer was not good enough, so the next server is asked at
+    /// once.
     ///
-    /// Cancel: dropping the future loses no answer.
+    /// Cancel: dropping the future loses no answer, and asks nobody else.
     pub async fn next(&mut self) -> Option<(Arc<Upstream>, T)> {
         loop {
-            match self.waiting.pop_front() {
-                Some(server) => {
-                    let asking = (self.ask)(Arc::clone(&server));
-                    self.newest = Some(Arc::clone(&server));
-                    self.asked.spawn(async move { (server, asking.await) });
+            if std::mem::take(&mut self.is_due)
+                && let Some((server, is_second)) = self.waiting.pop_front()
+            {
+                let server = server.for_question(is_second);
+                self.pulses.push(server.pulse.clone());
+                let asking = (self.ask)(Arc::clone(&server));
+                self.newest = Some((Arc::clone(&server), is_second));
+                self.asked.spawn(async move { (server, asking.await) });
+            }
+            if self.asked.is_empty() {
+                return None;
+            }
+            let heard = self.answer_or_silence().await;
+            self.is_due = true;
+            match heard {
+                Heard::Answer(answer) => {
+                    self.give_up_after(GIVE_UP_AFTER_AN_ANSWER);
+                    self.pulses.retain(|pulse| !pulse.is(&answer.0.pulse));
+                    self.newest.take_if(|(newest, _)| newest.pulse.is(&answer.0.pulse));
+                    return Some(answer);
                 }
-                None if self.asked.is_empty() => return None,
-                None => {}
+                Heard::Nothing => return None,
+                Heard::Panic | Heard::Silence => {}
             }
-            let answer = if self.waiting.is_empty() {
-                self.asked.join_next().await
-            } else {
-                let Ok(answer) = timeout(self.patience, self.asked.join_next()).await else {
-                    if let Some(slow) = self.newest.take().filter(|_| self.puts_last) {
-                        slow.report(false);
+        }
+    }
+
+    /// Waits until a server has answered, or the newest one is silent and another can be asked.
+    async fn answer_or_silence(&mut self) -> Heard<T> {
+        let may_repeat = self.puts_last && self.newest.as_ref().is_some_and(|(_, is_second)| !is_second);
+        let is_awaited = self.newest.is_some() && (may_repeat || !self.waiting.is_empty());
+        let (at_first, patience, limit) = (self.at_first, self.patience, self.give_up);
+        let newest = async {
+            match &self.newest {
+                Some((newest, _)) => newest.pulse.silence(at_first, patience).await,
+                None => std::future::pending().await,
+            }
+        };
+        let all = async {
+            for pulse in &self.pulses {
+                pulse.silence(limit.max(at_first), limit.max(patience)).await;
+            }
+        };
+        tokio::select! {
+            biased;
+            answer = self.asked.join_next() => match answer {
+                Some(Ok(answer)) => Heard::Answer(answer),
+                // A task that panicked has no answer.
+                _ => Heard::Panic,
+            },
+            () = newest, if is_awaited => {
+                if let Some((silent, is_second)) = self.newest.take().filter(|_| self.puts_last) {
+                    silent.report_silent();
+                    (self.report)(&silent);
+                    if !is_second {
+                        self.waiting.push_back((silent, true));
                     }
-                    continue;
-                };
-                answer
-            };
-            // A task that panicked has no answer.
-            if let Some(Ok(answer)) = answer {
-                return Some(answer);
+                }
+                Heard::Silence
             }
+            () = all, if self.puts_last && !is_awaited => Heard::Nothing,
         }
     }
 }
 
+enum Heard<T> {
+    Answer((Arc<Upstream>, T)),
+    Panic,
+    /// The newest server is silent, and the next one is to be asked.
+    Silence,
+    /// Every server is silent.
+    Nothing,
+}
+
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use tokio::sync::{Notify, mpsc};
 
     use super::*;
@@ -124,7 +219,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_slow_server_is_tried_last_when_answers_come_at_once() {
+    async fn a_silent_server_is_tried_last_when_answers_come_at_once() {
         let urls = ["http://127.0.0.1:1/", "http://127.0.0.1:2/"].map(|url| url.parse().unwrap());
         let upstreams = Upstreams::new(urls.to_vec(), &Credentials::none()).unwrap();
         let ask = |server: Arc<Upstream>| async move {
@@ -132,10 +227,42 @@ mod tests {
         };
         for (puts_last, first) in [(false, 1), (true, 2)] {
             let hedge = Hedge::new(upstreams.in_order(), Duration::from_millis(1), ask);
-            let mut hedge = if puts_last { hedge.putting_slow_ones_last() } else { hedge };
+            let mut hedge = if puts_last { hedge.putting_silent_ones_last() } else { hedge };
             assert_eq!(hedge.next().await.unwrap().1, 2);
             assert_eq!(port(&upstreams.in_order()[0]), first);
         }
+        assert!(upstreams.in_order()[1].is_silent());
+        upstreams.in_order()[1].report(true);
+        assert_eq!(port(&upstreams.in_order()[0]), 1, "it works again");
+    }
+
+    #[tokio::test]
+    async fn a_silent_server_is_asked_again_over_another_connection() {
+        let asked = AtomicU32::new(0);
+        // The first connection is dead.
+        let mut hedge = Hedge::new(servers(1), Duration::from_millis(1), move |_| {
+            let is_first = asked.fetch_add(1, Ordering::SeqCst) == 0;
+            async move { if is_first { std::future::pending().await } else { "well" } }
+        })
+        .putting_silent_ones_last();
+        assert_eq!(hedge.next().await.unwrap().1, "well");
+    }
+
+    #[tokio::test]
+    async fn a_server_whose_answer_goes_on_is_not_silent() {
+        let (parts, patience) = (40, Duration::from_millis(50));
+        let mut hedge = Hedge::new(servers(2), patience, move |server| async move {
+            if port(&server) == 2 {
+                return "the second was asked";
+            }
+            for _ in 0..parts {
+                tokio::time::sleep(patience / 10).await;
+                server.pulse.heard();
+                server.pulse.wait();
+            }
+            "whole"
+        });
+        assert_eq!(hedge.next().await.unwrap().1, "whole");
     }
 
     #[tokio::test]

@@ -9,15 +9,18 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
 };
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::{sync::Notify, time::timeout};
 
 use crate::{
     api::ErrorBody,
+    silence::{Pulse, notice_dead_peers},
     upstream::{credentials::Credentials, error::UpstreamError},
 };
 
@@ -31,31 +34,46 @@ const EXCHANGE: Duration = Duration::from_secs(30);
 /// before it answers a first fetch: some seconds for 200,000 objects.
 pub(crate) const SILENCE: Duration = Duration::from_secs(120);
 
+/// 2 s: a server that has not answered a question in JSON by then has the next one asked too.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long the answer of a server that failed may take when it is asked whether it is back.
+const REVIVAL: Duration = Duration::from_secs(5);
+
 /// The most bytes of a JSON answer; no answer between tiers comes near it.
 const MOST_JSON: usize = 64 << 20;
 
 /// Servers of one kind, in the order in which they were given.
 ///
-/// A server that failed is tried last for a while (1 s, doubled up to 30 s while it keeps failing),
-/// then in its own place again.
+/// A server that failed is tried last until it has worked again. [`Upstreams::revive`] asks it.
 #[derive(Debug)]
 pub struct Upstreams {
     list: Vec<Arc<Upstream>>,
+    failed: Arc<Notify>,
 }
 
-/// One server.
-#[derive(Debug)]
+/// One server. Clones share what is known about its health.
+#[derive(Clone, Debug)]
 pub struct Upstream {
     url: Url,
     pub(crate) client: Client,
+    /// Makes a connection for each request.
+    fresh: Client,
     credentials: Credentials,
-    failing: Mutex<Option<Failing>>,
+    failing: Arc<Mutex<Option<Failing>>>,
+    /// Notified by each failure.
+    failed: Arc<Notify>,
+    /// Signs of life while it answers one question.
+    pub(crate) pulse: Pulse,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Failing {
     times: u32,
+    /// When it is to be asked whether it is back.
     until: Instant,
+    /// It took the question and gave no answer.
+    is_silent: bool,
 }
 
 impl Upstreams {
@@ -63,33 +81,54 @@ impl Upstreams {
     pub fn new(urls: Vec<Url>, credentials: &Credentials) -> Result<Self, UpstreamError> {
         // The first provider of a process stays; a failure means that one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = Client::builder()
-            // http_proxy is for the way to the internet, not to the servers of this project.
-            .no_proxy()
-            .connect_timeout(CONNECT)
-            .tcp_nodelay(true)
-            .tcp_keepalive(Duration::from_secs(15))
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("conf/", env!("CARGO_PKG_VERSION")));
-        if urls.iter().all(|url| url.scheme() == "http") {
-            // Plain HTTP works on a machine that has no certificates of authorities.
-            builder = builder.tls_certs_only([]);
-        }
-        let client = builder.build().map_err(UpstreamError::Client)?;
+        let is_plain = urls.iter().all(|url| url.scheme() == "http");
+        let client = client(is_plain, |client| client)?;
+        let fresh = self::client(is_plain, |client| client.pool_max_idle_per_host(0))?;
+        let failed = Arc::new(Notify::new());
         let one = |url| {
-            let (client, credentials) = (client.clone(), credentials.clone());
-            Arc::new(Upstream { url, client, credentials, failing: Mutex::default() })
+            Arc::new(Upstream {
+                url,
+                client: client.clone(),
+                fresh: fresh.clone(),
+                credentials: credentials.clone(),
+                failing: Arc::default(),
+                failed: Arc::clone(&failed),
+                pulse: Pulse::new(),
+            })
         };
-        Ok(Upstreams { list: urls.into_iter().map(one).collect() })
+        Ok(Upstreams { list: urls.into_iter().map(one).collect(), failed })
     }
 
     /// All servers, the one to try first at the front.
     pub fn in_order(&self) -> Vec<Arc<Upstream>> {
-        let now = Instant::now();
-        let mut list: Vec<_> = self.list.iter().map(|one| (one.failing_until(now), one.clone())).collect();
+        let mut list: Vec<_> = self.list.iter().map(|one| (one.failing_until(), one.clone())).collect();
         // The sort is stable: working servers keep their given order.
         list.sort_by_key(|(until, _)| *until);
         list.into_iter().map(|(_, one)| one).collect()
+    }
+
+    /// Asks each server that failed whether it is back: 1 s after the failure, then ever less
+    /// often, up to every 30 s. Calls `report` with each answer. Runs until it is dropped.
+    pub async fn revive(&self, report: impl Fn(&Upstream, Result<(), UpstreamError>)) {
+        loop {
+            let failed = self.failed.notified();
+            let next = self.list.iter().filter_map(|one| Some((one.failing_until()?, one))).min_by_key(|one| one.0);
+            let Some((until, one)) = next else {
+                failed.await;
+                continue;
+            };
+            tokio::select! {
+                () = failed => continue,
+                () = tokio::time::sleep_until(until.into()) => {}
+            }
+            let url = one.at("api/v1/status");
+            let asked = async { one.send_within(&url, one.authorize(one.fresh.get(&url))?, REVIVAL).await };
+            match asked.await {
+                // Another kind of server has no such path.
+                Err(error) if one.failing_until().is_some() => report(one, Err(error)),
+                _ => report(one, Ok(())),
+            }
+        }
     }
 
     /// [`Upstream::get_json`] from the first server that answers.
@@ -106,20 +145,55 @@ impl Upstreams {
         self.first(|one| async move { one.post_json(path, body).await }).await
     }
 
-    /// Asks one server after the other until one answers; the error is the first server's.
+    /// Asks one server after the other until one answers, and the next one already while one is
+    /// silent; the error is that of the first server that failed.
     pub(crate) async fn first<T, F: Future<Output = Result<T, UpstreamError>>>(
         &self,
         ask: impl Fn(Arc<Upstream>) -> F,
     ) -> Result<T, UpstreamError> {
+        let (mut waiting, mut asked) = (self.in_order().into_iter(), FuturesUnordered::new());
         let mut first = None;
-        for one in self.in_order() {
-            match ask(one).await {
-                Ok(answer) => return Ok(answer),
-                Err(error) => first = first.or(Some(error)),
+        loop {
+            let newest = waiting.next();
+            match &newest {
+                Some(one) => asked.push(ask(Arc::clone(one))),
+                None if asked.is_empty() => return Err(first.unwrap_or(UpstreamError::NoServer)),
+                None => {}
+            }
+            let answer = if waiting.len() == 0 {
+                asked.next().await
+            } else if let Ok(answer) = timeout(PATIENCE, asked.next()).await {
+                answer
+            } else {
+                newest.inspect(|silent| silent.report_silent());
+                continue;
+            };
+            match answer {
+                Some(Ok(answer)) => return Ok(answer),
+                Some(Err(error)) => first = first.or(Some(error)),
+                None => {}
             }
         }
-        Err(first.unwrap_or(UpstreamError::NoServer))
     }
+}
+
+/// Makes a client, with the options of `with`.
+fn client(
+    is_plain: bool,
+    with: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
+) -> Result<Client, UpstreamError> {
+    let mut builder = notice_dead_peers(Client::builder())
+        // http_proxy is for the way to the internet, not to the servers of this project.
+        .no_proxy()
+        .connect_timeout(CONNECT)
+        .tcp_nodelay(true)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("conf/", env!("CARGO_PKG_VERSION")));
+    if is_plain {
+        // Plain HTTP works on a machine that has no certificates of authorities.
+        builder = builder.tls_certs_only([]);
+    }
+    with(builder).build().map_err(UpstreamError::Client)
 }
 
 impl Upstream {
@@ -201,22 +275,47 @@ impl Upstream {
         Ok(self.credentials.token()?.map(basic))
     }
 
-    /// Moves the server to the end for a while, or back to its place.
+    /// Moves the server to the end until it works, or back to its place.
     pub fn report(&self, worked: bool) {
-        let mut failing = self.failing.lock();
         if worked {
-            *failing = None;
+            *self.failing.lock() = None;
         } else {
-            let times = failing.map_or(0, |before| before.times).saturating_add(1);
-            let rest = Duration::from_secs(1 << (times - 1).min(5)).min(Duration::from_secs(30));
-            *failing = Some(Failing { times, until: Instant::now() + rest });
+            self.fail(false);
         }
     }
 
-    /// The end of the time in which other servers are tried before this one.
-    fn failing_until(&self, now: Instant) -> Option<Instant> {
-        let failing = self.failing.lock();
-        failing.map(|failing| failing.until).filter(|until| *until > now)
+    /// Moves the server to the end until it works, since it gave no answer.
+    pub fn report_silent(&self) {
+        self.fail(true);
+    }
+
+    fn fail(&self, is_silent: bool) {
+        let mut failing = self.failing.lock();
+        let times = failing.map_or(0, |before| before.times).saturating_add(1);
+        let rest = Duration::from_secs(1 << (times - 1).min(5)).min(Duration::from_secs(30));
+        *failing = Some(Failing { times, until: Instant::now() + rest, is_silent });
+        drop(failing);
+        self.failed.notify_one();
+    }
+
+    /// Tells whether it took the last question and gave no answer.
+    pub fn is_silent(&self) -> bool {
+        self.failing.lock().is_some_and(|failing| failing.is_silent)
+    }
+
+    /// The time at which to ask a server that failed whether it is back.
+    fn failing_until(&self) -> Option<Instant> {
+        self.failing.lock().map(|failing| failing.until)
+    }
+
+    /// The same server for one question, whose signs of life are its own. A second question beside
+    /// a silent one goes over a connection of its own.
+    pub(crate) fn for_question(&self, is_second: bool) -> Arc<Self> {
+        let mut one = Upstream { pulse: Pulse::new(), ..self.clone() };
+        if is_second {
+            one.client = one.fresh.clone();
+        }
+        Arc::new(one)
     }
 
     pub(crate) fn at(&self, path: &str) -> String {
@@ -233,8 +332,19 @@ impl Upstream {
     /// Sends a request, notes whether the server worked, and makes an error of every status but
     /// success.
     pub(crate) async fn send(&self, url: &str, request: RequestBuilder) -> Result<Response, UpstreamError> {
-        let answer = match tokio::time::timeout(SILENCE, request.send()).await {
-            Err(_) => Err(UpstreamError::Silent { url: url.to_owned(), after: SILENCE }),
+        self.send_within(url, request, SILENCE).await
+    }
+
+    /// The same, where the head of the answer takes `limit` at most.
+    pub(crate) async fn send_within(
+        &self,
+        url: &str,
+        request: RequestBuilder,
+        limit: Duration,
+    ) -> Result<Response, UpstreamError> {
+        self.pulse.wait();
+        let answer = match timeout(limit, request.send()).await {
+            Err(_) => Err(UpstreamError::Silent { url: url.to_owned(), after: limit }),
             Ok(Err(cause)) => Err(UpstreamError::Unreachable { url: url.to_owned(), cause }),
             Ok(Ok(response)) => Ok(response),
         };
@@ -242,7 +352,10 @@ impl Upstream {
             let status = response.status();
             !status.is_server_error() && status != StatusCode::UNAUTHORIZED && status != StatusCode::FORBIDDEN
         });
-        self.report(worked);
+        match &answer {
+            Err(UpstreamError::Silent { .. }) => self.report_silent(),
+            _ => self.report(worked),
+        }
         let response = answer?;
         if response.status().is_success() { Ok(response) } else { Err(refusal(url, response).await) }
     }

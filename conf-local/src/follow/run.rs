@@ -1,0 +1,35 @@
+//! Puts the parts of this folder together.
+
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    follow::{
+        candidates::Candidates,
+        pointer::{self, Sources},
+        stream,
+        worker::Worker,
+    },
+    state::WriterRequest,
+    transaction::{Audience, Host},
+};
+
+/// Follows the pointer until `stop`. Puts the disk of `host` in order first, without asking a
+/// server.
+pub(crate) async fn run(
+    host: Host,
+    sources: Sources,
+    audience: Audience,
+    requests: mpsc::Receiver<WriterRequest>,
+    stop: CancellationToken,
+) {
+    let (agent, candidates) = (&audience.agent, Candidates::new(audience.agent.clone()));
+    let worker = Worker::new(host, &sources, &audience, &candidates);
+    let revived = sources.servers.revive(|server| agent.set_back(server.url().as_str()));
+    tokio::join!(
+        pointer::watch(&sources, &candidates, agent, &stop),
+        stream::listen(&sources, &candidates, agent, &stop),
+        stop.run_until_cancelled(revived),
+        worker.run(requests, &stop)
+    );
+}

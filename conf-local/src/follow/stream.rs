@@ -1,0 +1,185 @@
+//! Listening to a conf-slave's own stream of events, which names the pointer as Consul does.
+
+use std::{sync::Arc, time::Duration};
+
+use conf_core::{
+    api::{HistoryEvent, Pointer, SnapshotEvent},
+    daemon::chain,
+    retry::{Backoff, with_jitter},
+    upstream::{Event, Events, UpstreamError},
+};
+use http::StatusCode;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    follow::{
+        candidates::Candidates,
+        pointer::{SOON, Sources},
+    },
+    state::Agent,
+};
+
+/// 2 s for a conf-slave to open its stream, where another one can be asked.
+const OPENING: Duration = Duration::from_secs(2);
+/// 3 s: a stream that was silent for so long is helped by a question for the newest snapshot. A
+/// proxy may hold the events back.
+const QUIET: Duration = Duration::from_secs(3);
+/// 2 s for the answer to it.
+const ASKING: Duration = Duration::from_secs(2);
+/// 60 s between two of these questions: a host that hears of changes by Consul needs none of them.
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(60);
+/// The same for a host that hears of changes in no other way.
+const BETWEEN_NEEDED_QUESTIONS: Duration = Duration::from_secs(2);
+
+/// What a conf-slave answers with the snapshot that it serves, beside much else.
+const STATUS: &str = "api/v1/status";
+
+/// The name in `away` of a conf-slave that refuses the central history.
+const HISTORY: &str = "central history";
+/// The name in `away` of a stream that is silent.
+const EVENTS: &str = "events";
+
+/// Listens to the first conf-slave that has a stream, until `stop`. Returns at once without a
+/// conf-slave.
+pub(crate) async fn listen(sources: &Sources, candidates: &Candidates, agent: &Agent, stop: &CancellationToken) {
+    let listener = Listener { sources, candidates, agent };
+    if !sources.servers.surrogates.in_order().is_empty() {
+        stop.run_until_cancelled(listener.listen()).await;
+    }
+}
+
+struct Listener<'a> {
+    sources: &'a Sources,
+    candidates: &'a Candidates,
+    agent: &'a Agent,
+}
+
+impl Listener<'_> {
+    async fn listen(&self) {
+        let mut backoff = Backoff::new(Duration::from_millis(50), SOON);
+        loop {
+            let wait = match self.open().await {
+                Ok(events) => {
+                    let error = self.read(events, &mut backoff).await;
+                    backoff.after(error.retry_after())
+                }
+                Err(Some(wait)) => wait,
+                Err(None) => backoff.next_wait(),
+            };
+            sleep(wait).await;
+        }
+    }
+
+    /// Opens the stream of the first conf-slave that has one. Otherwise returns how long to wait,
+    /// where that is known.
+    async fn open(&self) -> Result<Events, Option<Duration>> {
+        let path = format!("api/v1/events?datacenter={}", self.sources.datacenter);
+        let mut wait = None;
+        let servers = self.sources.servers.surrogates.in_order();
+        let is_alone = servers.len() == 1;
+        for server in servers {
+            let url = server.url().to_string();
+            let opening = Arc::clone(&server).events(&path, None);
+            let opened = if is_alone {
+                opening.await
+            } else {
+                timeout(OPENING, opening).await.unwrap_or_else(|_| {
+                    server.report_silent();
+                    Err(UpstreamError::Silent { url: url.clone(), after: OPENING })
+                })
+            };
+            match opened {
+                Ok(events) => return Ok(events),
+                // An older conf-slave has no stream, and a proxy may hold back even its head.
+                Err(error) if is_without_stream(&error) && self.ask(&url, server.get_json(STATUS)).await => {
+                    server.report(true);
+                    self.agent.set_back(&url);
+                    if error.status().is_none() {
+                        self.agent.set_away(EVENTS, &self.held_back(&url));
+                    }
+                    wait = Some(with_jitter(self.between_questions()));
+                }
+                Err(error) => {
+                    wait = wait.or(error.retry_after());
+                    self.agent.set_away(&url, &chain(&error));
+                }
+            }
+        }
+        Err(wait)
+    }
+
+    /// Takes the events of one stream until it breaks. While it is silent, asks for the newest
+    /// snapshot.
+    async fn read(&self, mut events: Events, backoff: &mut Backoff) -> UpstreamError {
+        let url = events.upstream().url().to_string();
+        let mut quiet = QUIET;
+        loop {
+            match timeout(quiet, events.next()).await {
+                Ok(Ok(event)) => {
+                    backoff.reset();
+                    quiet = QUIET;
+                    self.agent.set_back(&url);
+                    self.agent.set_back(EVENTS);
+                    self.take(&url, &event);
+                }
+                Ok(Err(error)) => {
+                    self.agent.set_away(&url, &chain(&error));
+                    return error;
+                }
+                Err(_) if self.ask(&url, events.ask(STATUS)).await => {
+                    quiet = self.between_questions();
+                    self.agent.set_back(&url);
+                    self.agent.set_away(EVENTS, &self.held_back(&url));
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    fn held_back(&self, url: &str) -> String {
+        format!(
+            "{url} answers, but its stream of events is silent; it is asked every {} s. Does a proxy on the way hold \
+             answers back? Switch its buffering off",
+            self.between_questions().as_secs()
+        )
+    }
+
+    fn between_questions(&self) -> Duration {
+        let has_consul = self.sources.needs_consul && !self.agent.view().status.away.contains_key("consul");
+        if has_consul { BETWEEN_QUESTIONS } else { BETWEEN_NEEDED_QUESTIONS }
+    }
+
+    fn take(&self, url: &str, event: &Event) {
+        match event.name.as_str() {
+            "snapshot" => match serde_json::from_str::<SnapshotEvent>(&event.data) {
+                Ok(event) if event.datacenter == self.sources.datacenter => {
+                    self.candidates.name(url, Pointer { sequence: event.sequence, commit: event.commit });
+                }
+                _ => self
+                    .agent
+                    .set_away(EVENTS, &format!("{url} sends snapshots that are not of this datacenter; ignored")),
+            },
+            "history" => match serde_json::from_str::<HistoryEvent>(&event.data) {
+                Ok(HistoryEvent { refused: Some(words) }) => {
+                    self.agent.set_away(HISTORY, &format!("{url} refuses what the central server has: {words}"));
+                }
+                _ => self.agent.set_back(HISTORY),
+            },
+            // Heartbeats, and events of later versions.
+            _ => {}
+        }
+    }
+
+    /// Names the snapshot that a conf-slave serves, if it answers. Tells whether it does.
+    async fn ask(&self, url: &str, question: impl Future<Output = Result<Pointer, UpstreamError>>) -> bool {
+        let Ok(Ok(newest)) = timeout(ASKING, question).await else { return false };
+        self.candidates.name(url, newest);
+        true
+    }
+}
+
+/// Tells whether a conf-slave may answer all the same that opens no stream.
+fn is_without_stream(error: &UpstreamError) -> bool {
+    matches!(error, UpstreamError::Silent { .. }) || error.status() == Some(StatusCode::NOT_FOUND)
+}

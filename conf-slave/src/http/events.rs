@@ -1,0 +1,136 @@
+//! `GET /api/v1/events`: the snapshots that this slave serves, as it comes to serve them.
+//!
+//! Hosts hear of a change by this stream also where nothing can be published into Consul. The
+//! stream begins with the newest snapshot. A reader that is too slow for every snapshot gets the
+//! newest one: each is whole.
+
+use std::sync::Arc;
+
+use async_stream::stream;
+use conf_core::{
+    api::{HistoryEvent, SnapshotEvent},
+    http::{self as web, Event, Response},
+};
+use http::{HeaderValue, StatusCode, header};
+use libconf::name::DatacenterName;
+use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::{http::view::View, mirror::ServedSnapshot};
+
+/// Streams at once: one for each host of a large datacenter. A listening host costs a connection
+/// and some bytes every 2 s.
+const MOST_STREAMS: usize = 10_000;
+
+/// The query.
+#[derive(Debug, Deserialize)]
+pub(crate) struct EventsQuery {
+    datacenter: DatacenterName,
+}
+
+/// The streams, and their bound.
+#[derive(Debug)]
+pub(crate) struct Streams {
+    view: Arc<View>,
+    places: Places,
+}
+
+/// Places for readers. A reader that is gone leaves its place when the kernel gives its connection
+/// up.
+#[derive(Debug)]
+struct Places(Arc<Semaphore>);
+
+impl Places {
+    fn new(most: usize) -> Self {
+        Places(Arc::new(Semaphore::new(most)))
+    }
+
+    /// Takes a place; without one, asks to come again.
+    fn take(&self) -> Result<OwnedSemaphorePermit, Box<Response>> {
+        Arc::clone(&self.0).try_acquire_owned().map_err(|_| {
+            let words = "too many hosts listen here already; use another conf-slave, or ask again later";
+            let mut response = web::error(StatusCode::SERVICE_UNAVAILABLE, words);
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
+            Box::new(response)
+        })
+    }
+}
+
+impl Streams {
+    pub(crate) fn new(view: Arc<View>) -> Self {
+        Streams { view, places: Places::new(MOST_STREAMS) }
+    }
+
+    /// Answers with the events of this slave's datacenter.
+    pub(crate) fn follow(&self, query: &EventsQuery) -> Response {
+        let view = Arc::clone(&self.view);
+        let own = view.mirror.datacenter().clone();
+        if query.datacenter != own {
+            let words = format!("this conf-slave serves {own}, not {}", query.datacenter);
+            return web::error(StatusCode::CONFLICT, words);
+        }
+        let place = match self.places.take() {
+            Ok(place) => place,
+            Err(full) => return *full,
+        };
+        let (mut served, mut problems) = (view.mirror.subscribe(), view.problems.subscribe());
+        served.mark_changed();
+        problems.mark_changed();
+        web::events(stream! {
+            let _place = place;
+            let mut told = None;
+            loop {
+                tokio::select! {
+                    biased;
+                    changed = served.changed() => {
+                        if changed.is_err() { return }
+                        let now = served.borrow_and_update().clone();
+                        if let Some(now) = now {
+                            yield snapshot_event(&view, &now);
+                        }
+                    }
+                    changed = problems.changed() => {
+                        if changed.is_err() { return }
+                        problems.mark_unchanged();
+                        let refused = view.problems.refused_history();
+                        if told.as_ref() != Some(&refused) {
+                            told = Some(refused.clone());
+                            yield Event::json("history", None, &HistoryEvent { refused });
+                        }
+                    }
+                }
+            }
+        })
+    }
+}
+
+fn snapshot_event(view: &View, served: &ServedSnapshot) -> Event {
+    let snapshot = &served.snapshot;
+    let heard = view.watermark.borrow().as_ref().map_or(snapshot.sequence, |watermark| watermark.central);
+    let event = SnapshotEvent {
+        central: heard.max(snapshot.sequence),
+        datacenter: snapshot.datacenter.clone(),
+        sequence: snapshot.sequence,
+        commit: snapshot.commit,
+        previous: snapshot.parent,
+    };
+    Event::json("snapshot", Some(snapshot.sequence.to_string()), &event)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_bounded() {
+        let places = Places::new(1);
+        let first = places.take().unwrap();
+        let full = places.take().unwrap_err();
+        assert_eq!(
+            (full.status(), &full.headers()["retry-after"]),
+            (StatusCode::SERVICE_UNAVAILABLE, &"10".parse().unwrap())
+        );
+        drop(first);
+        assert!(places.take().is_ok());
+    }
+}
