@@ -8,6 +8,8 @@ pub mod sandbox;
 pub mod settings;
 /// The JSON that the tiers exchange over HTTP.
 pub mod api;
+/// Words for a name that is not there: the known name that was probably meant.
+pub(crate) mod nearest;
 /// The life of a daemon's process: flags, log, metrics, stop.
 pub mod daemon;
 /// Git: the executable, open repositories, packs, and one step of a fetch.
