@@ -153,7 +153,7 @@ impl Worker<'_> {
         match settled.await {
             Ok(()) => {}
             Err(TransactionError::Damaged(error)) => {
-                tracing::warn!(%error, "the repository cannot be read");
+                tracing::warn!(error = chain(&error), "the repository cannot be read");
                 self.heal().await;
             }
             Err(error) => self.audience.agent.set_failed(&chain(&error)),
@@ -327,7 +327,7 @@ impl Worker<'_> {
 
     async fn heal(&mut self) {
         if let Err(error) = self.blocking(|host, _| host.heal()).await {
-            tracing::warn!(error = format!("{error:#}"), "no new repository could be created");
+            tracing::warn!(error = chain(&*error), "no new repository could be created");
         }
     }
 

@@ -191,15 +191,15 @@ impl Teller {
     fn done(&self, notice: &Notice, outcome: Outcome) {
         let (state, pid, error) = match outcome {
             Outcome::Told { pid } => {
-                tracing::info!(watcher = %self.id.0, sequence = %notice.sequence, "told");
+                tracing::info!(watcher = %self.id.0, sequence = notice.sequence.0, "told");
                 (WatcherState::Told, pid, None)
             }
             Outcome::Nobody(why) => {
-                tracing::info!(watcher = %self.id.0, sequence = %notice.sequence, why, "no process to tell");
+                tracing::info!(watcher = %self.id.0, sequence = notice.sequence.0, why, "no process to tell");
                 (WatcherState::Idle, None, Some(why))
             }
             Outcome::Failed(why) => {
-                tracing::warn!(watcher = %self.id.0, sequence = %notice.sequence, error = why, "could not be told");
+                tracing::warn!(watcher = %self.id.0, sequence = notice.sequence.0, error = why, "could not be told");
                 (WatcherState::Failed, None, Some(why))
             }
             Outcome::Ended | Outcome::Stopped => return,

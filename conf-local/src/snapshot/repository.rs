@@ -96,7 +96,7 @@ impl Repository {
     pub(crate) fn check(&self, commit: CommitId) -> (usize, Vec<String>) {
         match self.git() {
             Ok(repo) => check(&repo, commit),
-            Err(error) => (0, vec![format!("the repository cannot be opened: {error}")]),
+            Err(error) => (0, vec![format!("the repository cannot be opened: {}", chain(&error))]),
         }
     }
 

@@ -1,11 +1,15 @@
 //! `conf-master check`: resolves datacenters on any clone, by the code that judges pushes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use conf_core::manifest::PinRequest;
+use conf_core::{
+    manifest::PinRequest,
+    terminal::{note, print},
+};
 use git2::Repository;
 use libconf::name::{DatacenterName, RefName};
 
@@ -43,14 +47,18 @@ pub(crate) struct CheckFlags {
 pub(crate) fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
     let Checked { faults, notes } = check(flags)?;
     if flags.json {
-        println!("{}", serde_json::to_string_pretty(&faults)?);
+        print(serde_json::to_string_pretty(&faults)?)?;
     } else {
+        let mut text = String::new();
         for (datacenter, faults) in &faults {
-            println!("{datacenter}: {}", if faults.is_empty() { "ok" } else { "refused" });
-            faults.iter().for_each(|fault| println!("  {fault}"));
+            let _ = writeln!(text, "{datacenter}: {}", if faults.is_empty() { "ok" } else { "refused" });
+            for fault in faults {
+                let _ = writeln!(text, "  {fault}");
+            }
         }
+        print(text)?;
     }
-    notes.iter().for_each(|note| eprintln!("note: {note}"));
+    notes.iter().for_each(|words| note(format_args!("note: {words}")));
     Ok(ExitCode::from(u8::from(faults.values().any(|faults| !faults.is_empty()))))
 }
 

@@ -8,8 +8,9 @@ pub(crate) mod flags;
 use std::{future::Future, process::ExitCode};
 
 use conf_core::{
-    daemon::{self, flags::parse},
+    daemon::{self, chain, flags::parse},
     template,
+    terminal::{note, print},
 };
 
 use crate::cli::client::{doc, explain, log, plan, secret, show, update, wait};
@@ -40,7 +41,7 @@ pub fn main() -> ExitCode {
         Command::Serve(flags) => match flags.common.start_logging() {
             Ok(()) => daemon::run(|stop| server::run(flags, stop)),
             Err(error) => {
-                eprintln!("conf-master: {error}");
+                note(format_args!("conf-master: {error}"));
                 ExitCode::from(2)
             }
         },
@@ -60,12 +61,12 @@ pub fn main() -> ExitCode {
 
 /// Makes the repository, and says how to go on.
 fn init(flags: &InitFlags) -> anyhow::Result<ExitCode> {
-    println!("{}", store::init(&flags.repo)?);
+    print(store::init(&flags.repo)?)?;
     let (repo, key) = (flags.repo.display(), store::key_path(&flags.repo));
     let key = key.display();
-    eprintln!("made {repo}; its signing key is {key}");
-    eprintln!("give every conf-slave and conf-local the line above, as a file: --trusted-key {key}.pub");
-    eprintln!("next: conf-master serve --repo {repo}");
+    note(format_args!("made {repo}; its signing key is {key}"));
+    note(format_args!("give every conf-slave and conf-local the line above, as a file: --trusted-key {key}.pub"));
+    note(format_args!("next: conf-master serve --repo {repo}"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -77,7 +78,7 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
 /// Prints an error once, with its causes; its exit code is 1.
 fn finish(done: anyhow::Result<ExitCode>) -> ExitCode {
     done.unwrap_or_else(|error| {
-        eprintln!("conf-master: {error:#}");
+        note(format_args!("conf-master: {}", chain(&*error)));
         ExitCode::FAILURE
     })
 }

@@ -15,7 +15,7 @@ use conf_core::git_http::UploadPack;
 use conf_core::http::{self, Health};
 use conf_core::sign::SigningKey;
 use conf_core::{
-    daemon::{Metrics, listen_guard, ready},
+    daemon::{Metrics, chain, listen_guard, ready},
     git_http,
 };
 use tokio_util::sync::CancellationToken;
@@ -80,6 +80,6 @@ fn examine(path: &Path, table: &Table, stop: &CancellationToken) {
         Ok(Some(object)) => {
             error!(%object, "the repository is damaged: an object cannot be read. {}", damage::advice(path));
         }
-        Err(error) => error!(error = error.message(), "the repository cannot be searched for damage"),
+        Err(error) => error!(error = chain(&error), "the repository cannot be searched for damage"),
     }
 }

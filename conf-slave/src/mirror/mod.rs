@@ -215,7 +215,7 @@ impl Mirror {
         if let Some((request, response)) = answer {
             self.upload.prime(request, response).await;
         }
-        tracing::info!(sequence = %served.snapshot.sequence, commit = %commit.short(), wire_bytes, "serves a snapshot");
+        tracing::info!(sequence = served.snapshot.sequence.0, commit = %commit.short(), wire_bytes, "serves a snapshot");
         self.serve(served);
         Ok(())
     }
@@ -314,7 +314,7 @@ impl Mirror {
         });
         let served = served.await.expect("checking does not panic")?;
         *self.lock.lock() = lock;
-        tracing::info!(sequence = %served.snapshot.sequence, "cloned anew");
+        tracing::info!(sequence = served.snapshot.sequence.0, "cloned anew");
         self.serve(served);
         Ok(())
     }

@@ -32,6 +32,7 @@ mod refusals;
 mod secrets;
 mod slaves;
 mod templates;
+mod terminals;
 mod unlisted;
 mod update;
 mod validation;

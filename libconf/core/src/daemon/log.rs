@@ -1,12 +1,16 @@
 //! The log on standard error.
 
 use std::{
+    env,
     error::Error,
     fmt::Write as _,
     io::{self, IsTerminal as _},
+    time::Duration,
 };
 
 use tracing_subscriber::EnvFilter;
+
+use crate::terminal::in_colours;
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -24,7 +28,10 @@ pub fn start_logging(format: LogFormat, level: &str) -> Result<(), BadLogLevel> 
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(in_colours(io::stderr().is_terminal(), |name| env::var(name).ok()))
+        // Otherwise a line that cannot be written is reported on standard error too, and that
+        // panics when standard error is a pipe whose reader has gone.
+        .log_internal_errors(false)
         .with_target(false);
     // A second call, in a test that runs several daemons in one process, changes nothing.
     let _ = match format {
@@ -34,17 +41,24 @@ pub fn start_logging(format: LogFormat, level: &str) -> Result<(), BadLogLevel> 
     Ok(())
 }
 
+/// A time in milliseconds, as `took_ms` of every log has it: a number. (Of a `u128` the log makes
+/// a text.)
+pub fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// A text that is no log level.
 #[derive(Debug, thiserror::Error)]
 #[error("'{0}' is not a log level ({1}); use error, warn, info, debug or trace")]
 pub struct BadLogLevel(String, String);
 
-/// An error with all its causes, in one line.
-pub fn chain(error: &dyn Error) -> String {
-    let mut words = error.to_string();
+/// An error with all its causes, in one line. The only place that makes words of errors for people:
+/// what a library adds for programmers is left out.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut words = plain(error);
     let mut cause = error.source();
     while let Some(error) = cause {
-        let next = error.to_string();
+        let next = plain(error);
         // Some libraries repeat the cause in their own words.
         if !words.ends_with(&next) {
             let _ = write!(words, ": {next}");
@@ -52,4 +66,12 @@ pub fn chain(error: &dyn Error) -> String {
         cause = error.source();
     }
     words
+}
+
+/// One error in words. libgit2 adds `; class=Os (2); code=NotFound (-3)` to its own.
+fn plain(error: &(dyn Error + 'static)) -> String {
+    match error.downcast_ref::<git2::Error>() {
+        Some(git) => git.message().to_owned(),
+        None => error.to_string(),
+    }
 }

@@ -8,7 +8,7 @@ mod metrics;
 mod tests;
 
 pub use crate::daemon::{
-    log::{BadLogLevel, LogFormat, chain, start_logging},
+    log::{BadLogLevel, LogFormat, chain, millis, start_logging},
     metrics::Metrics,
     process::{ListenRefused, listen_guard, ready, ready_on_socket, run},
 };

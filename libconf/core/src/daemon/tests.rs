@@ -120,3 +120,39 @@ fn a_bad_level_lists_the_good_ones() {
     let words = start_logging(LogFormat::Text, "conf=loud").unwrap_err().to_string();
     assert!(words.contains("'conf=loud' is not a log level") && words.contains("use error, warn"), "{words}");
 }
+
+#[test]
+fn a_log_without_a_reader_ends_no_daemon() {
+    if !is_child() {
+        let mut child = daemon("a_log_without_a_reader_ends_no_daemon");
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        drop(child.stderr.take());
+        let mut said = String::new();
+        while !said.contains("ready http=127.0.0.1:7") {
+            assert_ne!(out.read_line(&mut said).unwrap(), 0, "ended without being ready");
+        }
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0), "it is killed by its own log");
+        return;
+    }
+    start_logging(LogFormat::Text, "info").unwrap();
+    leave(run(async |stop: CancellationToken| {
+        tracing::info!("nobody reads this");
+        ready(([127, 0, 0, 1], 7).into());
+        stop.cancelled().await;
+        tracing::info!("nor this");
+        Ok::<_, io::Error>(())
+    }));
+}
+
+#[test]
+fn errors_are_for_people() {
+    let error = git2::Repository::open("/nonexistent").err().unwrap();
+    assert!(error.to_string().contains("class="), "libgit2 writes for programmers");
+    let chain = chain(&Unusable(error));
+    assert!(chain.starts_with("cannot start: ") && !chain.contains("class=") && !chain.contains("code="), "{chain}");
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start")]
+struct Unusable(#[source] git2::Error);
