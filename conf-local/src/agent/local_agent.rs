@@ -8,11 +8,12 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use conf_core::{
+    address::{BaseUrl, GivenAddress},
     consul::{Consul, ConsulCredentials, Keys},
     daemon::{self, Metrics},
     http::{self as web, Health, Listener},
     sign::TrustedKeys,
-    upstream::{Credentials, Upstreams, Url},
+    upstream::{Credentials, Upstreams},
 };
 use libconf::name::ComponentSelector;
 use tokio::{
@@ -69,7 +70,7 @@ impl LocalAgent {
         }
         let keys = TrustedKeys::load(&options.trusted_key)?;
         let credentials = Credentials::from_file(options.token_file.clone());
-        let upstreams = |urls: &[Url]| Upstreams::new(urls.to_vec(), &credentials);
+        let upstreams = |urls: &[BaseUrl]| Upstreams::new(urls.to_vec(), &credentials);
         let servers = || anyhow::Ok(SnapshotServers::new(upstreams(&options.surrogate)?, upstreams(&options.central)?));
         let sources = Sources {
             consul: consul(&options.consul)?,
@@ -154,10 +155,11 @@ impl LocalAgent {
 }
 
 /// Connects to the given addresses of Consul, or to those of Consul's usual variables.
-fn consul(given: &[String]) -> anyhow::Result<Consul> {
+fn consul(given: &[GivenAddress]) -> anyhow::Result<Consul> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let usual = || vec![variable("CONSUL_HTTP_ADDR").unwrap_or_else(|| CONSUL.to_owned())];
-    let addresses = if given.is_empty() { usual() } else { given.to_vec() };
+    let given = given.iter().map(|one| one.reveal().to_owned()).collect::<Vec<_>>();
+    let addresses = if given.is_empty() { usual() } else { given };
     Ok(Consul::new(&addresses, ConsulCredentials::from_variables(variable))?)
 }
 

@@ -14,5 +14,5 @@ pub(crate) use crate::process::{
     },
     handle::{FIRST_LOOK, LONGEST_LOOK, Process, ProcessError, ProcessIdentity, start_time},
     pidfile::of_pidfile,
-    words::{CommandText, limit_from, parse_signal, words},
+    words::{CommandText, limit_from, parse_signal, shown, words},
 };

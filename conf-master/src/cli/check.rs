@@ -27,7 +27,8 @@ use crate::store::{Proposed, RefChanges, RefTarget, Table};
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckFlags {
     /// A clone of the central repository, bare or not
-    #[arg(long, value_name = "DIR", default_value = ".")]
+    // The variable of `serve` names the server's own repository.
+    #[arg(long, value_name = "DIR", default_value = ".", hide_env = true)]
     pub(crate) repo: PathBuf,
     /// Suppose that REF is at COMMIT (anything `git rev-parse` knows); repeat for more refs
     #[arg(long = "ref", value_name = "REF=COMMIT")]

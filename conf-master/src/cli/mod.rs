@@ -8,7 +8,10 @@ pub(crate) mod flags;
 use std::{future::Future, process::ExitCode};
 
 use conf_core::{
-    daemon::{self, chain, flags::parse},
+    daemon::{
+        self, Reload, chain,
+        flags::{NoExtra, parse},
+    },
     template,
     terminal::{note, print},
 };
@@ -18,7 +21,11 @@ use crate::cli::flags::{Command, InitFlags, MasterFlags};
 use crate::hooks::run_hook;
 use crate::judge::compatibility::worker as compatibility_worker;
 use crate::judge::schema::worker as schema_worker;
+use crate::server::ServeFlags;
 use crate::{import, server, store};
+
+/// The beginning of the names of environment variables.
+const PREFIX: &str = "CONF_MASTER";
 
 /// Does what the command line says; returns the exit code.
 pub fn main() -> ExitCode {
@@ -36,10 +43,10 @@ pub fn main() -> ExitCode {
         }
         _ => {}
     }
-    match parse::<MasterFlags>("CONF_MASTER").command {
+    match parse::<MasterFlags>(PREFIX).command {
         Command::Init(flags) => finish(init(&flags)),
         Command::Serve(flags) => match flags.common.start_logging() {
-            Ok(()) => daemon::run(|stop| server::run(flags, stop)),
+            Ok(()) => daemon::run(reload(&flags), |stop| server::run(flags, stop)),
             Err(error) => {
                 note(format_args!("conf-master: {error}"));
                 ExitCode::from(2)
@@ -57,6 +64,13 @@ pub fn main() -> ExitCode {
         Command::Secret(flags) => finish(block_on(secret::run(&flags))),
         Command::Hook { name } => finish(run_hook(&name).map(ExitCode::from)),
     }
+}
+
+/// Returns the way to read the options of `serve` again.
+fn reload(flags: &ServeFlags) -> Reload {
+    let options = Reload::new::<MasterFlags, NoExtra>(PREFIX, &[]);
+    let identity = store::identity_path(&flags.repo);
+    options.with_file("the signing key", store::key_path(&flags.repo)).with_file("the key for secrets", identity)
 }
 
 /// Makes the repository, and says how to go on.

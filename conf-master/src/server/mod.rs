@@ -49,9 +49,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let (lander, landing) = landing::start(&path, judge, upload.clone(), &metrics)?;
     let pushers = Pushers::default();
     let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander.clone(), pushers.clone(), stop.clone()));
-    let listener = http::bind_tcp(flags.listen).await.with_context(|| {
-        format!("cannot listen on {}; is another program there? `--listen` takes another address", flags.listen)
-    })?;
+    let listener = http::bind_tcp(flags.listen).await?;
     let address = listener.address().context("a TCP listener has an address")?;
     let upkeep = tokio::spawn(upkeep::run(path.clone(), lander.clone(), stop.clone()));
     let renewal = tokio::spawn(renew::run(lander.clone(), flags.renew_ahead, stop.clone()));

@@ -37,4 +37,5 @@ mod unlisted;
 mod update;
 mod validation;
 mod wire;
+mod words;
 mod writers;

@@ -2,9 +2,12 @@
 
 use std::path::PathBuf;
 
-use reqwest::Client;
+use reqwest::{Client, Method, RequestBuilder, header::AUTHORIZATION};
 
-use crate::daemon::chain;
+use crate::{
+    address::{BaseUrl, Login, hide_logins},
+    daemon::chain,
+};
 
 /// Credentials for Consul, under the names of its usual variables.
 #[derive(Clone, Default)]
@@ -33,10 +36,11 @@ pub struct BadAddress {
 
 #[derive(Debug)]
 pub(crate) struct Address {
-    /// The address as it was given, for messages.
+    /// The address as it was given, without a login, for messages.
     pub(crate) shown: String,
-    pub(crate) base: String,
-    pub(crate) http: Client,
+    base: String,
+    login: Option<Login>,
+    http: Client,
 }
 
 impl ConsulCredentials {
@@ -85,7 +89,9 @@ impl Address {
             None if !given.is_empty() => format!("http://{}", given.trim_end_matches('/')),
             _ => return Err("write http://HOST:PORT, https://HOST:PORT or unix:///PATH".to_owned()),
         };
-        reqwest::Url::parse(&base).map_err(|error| format!("{error}; write http://HOST:PORT"))?;
+        let base: BaseUrl = base.parse().map_err(|error| format!("{error}"))?;
+        let login = base.login().cloned();
+        let base = base.url().as_str().trim_end_matches('/').to_owned();
         if base.starts_with("http:") {
             // Plain HTTP works on a machine that has no certificates of authorities.
             client = client.tls_certs_only([]);
@@ -107,6 +113,15 @@ impl Address {
             }
         }
         let http = client.build().map_err(|error| chain(&error))?;
-        Ok(Address { shown: given.to_owned(), base, http })
+        Ok(Address { shown: hide_logins(given), base, login, http })
+    }
+
+    /// Begins a request, with the login of the address if it has one.
+    pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
+        let request = self.http.request(method, format!("{}{path}", self.base));
+        match &self.login {
+            Some(login) => request.header(AUTHORIZATION, login.header()),
+            None => request,
+        }
     }
 }

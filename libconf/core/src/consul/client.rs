@@ -11,6 +11,7 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 
 use crate::{
+    address::hide_logins,
     consul::{
         address::{Address, BadAddress, ConsulCredentials},
         operation::{Entry, MOST_OPERATIONS, Operation, Outcome, Wrapped},
@@ -77,7 +78,7 @@ impl Consul {
             return Err(BadAddress { address: "(none)".into(), reason: "give at least one address".into() });
         }
         let address = |given: &String| {
-            Address::new(given, &credentials).map_err(|reason| BadAddress { address: given.clone(), reason })
+            Address::new(given, &credentials).map_err(|reason| BadAddress { address: hide_logins(given), reason })
         };
         let addresses = addresses.iter().map(address).collect::<Result<_, _>>()?;
         Ok(Consul { addresses, answered: AtomicUsize::new(0), credentials })
@@ -156,8 +157,8 @@ impl Consul {
         body: Option<Vec<u8>>,
         deadline: Duration,
     ) -> Result<Answer, ConsulError> {
-        let Address { shown, base, http } = &self.addresses[at];
-        let mut request = http.request(method, format!("{base}{path}")).timeout(deadline);
+        let shown = &self.addresses[at].shown;
+        let mut request = self.addresses[at].request(method, path).timeout(deadline);
         let token = self.credentials.current_token();
         if let Some(token) = token.map_err(|reason| ConsulError::Denied { address: shown.clone(), reason })? {
             request = request.header("X-Consul-Token", token);

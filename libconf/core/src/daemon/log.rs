@@ -5,12 +5,19 @@ use std::{
     error::Error,
     fmt::Write as _,
     io::{self, IsTerminal as _},
+    sync::OnceLock,
     time::Duration,
 };
 
 use tracing_subscriber::EnvFilter;
 
 use crate::terminal::in_colours;
+
+/// Replaces the filter of the log; true when that worked.
+type SetFilter = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+
+/// The log is one for the process, and so is its filter.
+static FILTER: OnceLock<SetFilter> = OnceLock::new();
 
 /// The form of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -24,9 +31,8 @@ pub enum LogFormat {
 /// Sends the log to standard error, one line per change of state. `level` is `error`, `warn`,
 /// `info`, `debug`, `trace`, or a list per module (`info,conf_slave=debug`).
 pub fn start_logging(format: LogFormat, level: &str) -> Result<(), BadLogLevel> {
-    let filter = EnvFilter::try_new(level).map_err(|cause| BadLogLevel(level.to_owned(), cause.to_string()))?;
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(filter(level)?)
         .with_writer(io::stderr)
         .with_ansi(in_colours(io::stderr().is_terminal(), |name| env::var(name).ok()))
         // Otherwise a line that cannot be written is reported on standard error too, and that
@@ -34,11 +40,34 @@ pub fn start_logging(format: LogFormat, level: &str) -> Result<(), BadLogLevel> 
         .log_internal_errors(false)
         .with_target(false);
     // A second call, in a test that runs several daemons in one process, changes nothing.
-    let _ = match format {
-        LogFormat::Text => log.try_init(),
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    };
+    match format {
+        LogFormat::Text => {
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            let set = move |filter| handle.reload(filter).is_ok();
+            let _ = log.try_init().map(|()| FILTER.set(Box::new(set)));
+        }
+        LogFormat::Json => {
+            let log = log.json().flatten_event(true).with_filter_reloading();
+            let handle = log.reload_handle();
+            let set = move |filter| handle.reload(filter).is_ok();
+            let _ = log.try_init().map(|()| FILTER.set(Box::new(set)));
+        }
+    }
     Ok(())
+}
+
+/// Changes the level of a log that runs.
+pub(crate) fn set_level(level: &str) -> Result<(), BadLogLevel> {
+    let filter = filter(level)?;
+    if let Some(set) = FILTER.get() {
+        set(filter);
+    }
+    Ok(())
+}
+
+fn filter(level: &str) -> Result<EnvFilter, BadLogLevel> {
+    EnvFilter::try_new(level).map_err(|cause| BadLogLevel(level.to_owned(), cause.to_string()))
 }
 
 /// A time in milliseconds, as `took_ms` of every log has it: a number. (Of a `u128` the log makes

@@ -2,6 +2,7 @@
 
 mod log;
 pub mod flags;
+mod reload;
 mod process;
 mod metrics;
 #[cfg(test)]
@@ -11,4 +12,5 @@ pub use crate::daemon::{
     log::{BadLogLevel, LogFormat, chain, millis, start_logging},
     metrics::Metrics,
     process::{ListenRefused, listen_guard, ready, ready_on_socket, run},
+    reload::Reload,
 };

@@ -17,6 +17,7 @@ use reqwest::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    address::BaseUrl,
     api::ErrorBody,
     upstream::{credentials::Credentials, error::UpstreamError},
 };
@@ -46,7 +47,7 @@ pub struct Upstreams {
 /// One server.
 #[derive(Debug)]
 pub struct Upstream {
-    url: Url,
+    base: BaseUrl,
     pub(crate) client: Client,
     credentials: Credentials,
     failing: Mutex<Option<Failing>>,
@@ -60,7 +61,7 @@ struct Failing {
 
 impl Upstreams {
     /// Takes base URLs, without `/conf.git`.
-    pub fn new(urls: Vec<Url>, credentials: &Credentials) -> Result<Self, UpstreamError> {
+    pub fn new(urls: Vec<BaseUrl>, credentials: &Credentials) -> Result<Self, UpstreamError> {
         // The first provider of a process stays; a failure means that one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = Client::builder()
@@ -71,14 +72,14 @@ impl Upstreams {
             .tcp_keepalive(Duration::from_secs(15))
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("conf/", env!("CARGO_PKG_VERSION")));
-        if urls.iter().all(|url| url.scheme() == "http") {
+        if urls.iter().all(|one| one.url().scheme() == "http") {
             // Plain HTTP works on a machine that has no certificates of authorities.
             builder = builder.tls_certs_only([]);
         }
         let client = builder.build().map_err(UpstreamError::Client)?;
-        let one = |url| {
+        let one = |base| {
             let (client, credentials) = (client.clone(), credentials.clone());
-            Arc::new(Upstream { url, client, credentials, failing: Mutex::default() })
+            Arc::new(Upstream { base, client, credentials, failing: Mutex::default() })
         };
         Ok(Upstreams { list: urls.into_iter().map(one).collect() })
     }
@@ -123,9 +124,9 @@ impl Upstreams {
 }
 
 impl Upstream {
-    /// Its base URL.
+    /// Its base URL, without a login.
     pub fn url(&self) -> &Url {
-        &self.url
+        self.base.url()
     }
 
     /// `GET <base>/<path>`; at most 30 s and 64 MiB.
@@ -198,7 +199,8 @@ impl Upstream {
     pub fn git_authorization(&self) -> Result<Option<String>, UpstreamError> {
         // Git's own clients can only send a password.
         let basic = |token| format!("Basic {}", STANDARD.encode(format!("conf:{token}")));
-        Ok(self.credentials.token()?.map(basic))
+        let token = self.credentials.token()?.map(basic);
+        Ok(token.or_else(|| Some(self.base.login()?.basic())))
     }
 
     /// Moves the server to the end for a while, or back to its place.
@@ -220,13 +222,14 @@ impl Upstream {
     }
 
     pub(crate) fn at(&self, path: &str) -> String {
-        format!("{}/{}", self.url.as_str().trim_end_matches('/'), path.trim_start_matches('/'))
+        format!("{}/{}", self.url().as_str().trim_end_matches('/'), path.trim_start_matches('/'))
     }
 
     pub(crate) fn authorize(&self, request: RequestBuilder) -> Result<RequestBuilder, UpstreamError> {
-        Ok(match self.credentials.token()? {
-            Some(token) => request.bearer_auth(token),
-            None => request,
+        Ok(match (self.credentials.token()?, self.base.login()) {
+            (Some(token), _) => request.bearer_auth(token),
+            (None, Some(login)) => request.header(AUTHORIZATION, login.header()),
+            (None, None) => request,
         })
     }
 
