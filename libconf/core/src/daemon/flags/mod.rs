@@ -337,7 +337,18 @@ fn with_file(command: Command, file: &File) -> Command {
 }
 
 fn yaml<T: DeserializeOwned + Send>(path: &Path, text: &str) -> Result<T, String> {
-    crate::settings::from_yaml(text).map_err(|fault| format!("{}, {fault}", path.display()))
+    crate::settings::from_yaml(text)
+        .map_err(|fault| format!("{}, {}", path.display(), with_nearest(&fault.to_string())))
+}
+
+/// Adds the nearest known key to serde's words about an unknown one in an entry of a list.
+fn with_nearest(words: &str) -> String {
+    let unknown = words.split_once("unknown field `").and_then(|(_, rest)| rest.split_once('`'));
+    let Some((key, rest)) = unknown else { return words.to_owned() };
+    // The known keys follow: `, expected one of a, b, c`.
+    let known = rest.split_once("expected one of ").map_or("", |(_, known)| known);
+    let near = nearest(key, known.split([',', ' ', '`', '\n']).filter(|word| !word.is_empty()));
+    words.replacen(&format!("`{key}`"), &format!("`{key}`{near}"), 1)
 }
 
 #[cfg(test)]

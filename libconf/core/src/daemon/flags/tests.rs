@@ -60,6 +60,7 @@ struct Extra {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Watch {
     pidfile: String,
 }
@@ -179,6 +180,10 @@ fn faults_of_the_file_name_the_file_the_line_and_what_would_do() {
         ("central: a\ncentral: b", "FILE, line 2: "),
         ("- central", "FILE, "),
         ("central: a\nwatch: [{pid: 1}]", "FILE, line 2: "),
+        (
+            "central: a\nwatch:\n- pidfil: x\n",
+            "FILE, line 3: unknown field `pidfil` (did you mean `pidfile`?), expected",
+        ),
     ];
     for (text, wanted) in cases {
         let words = file(text).refused("--config FILE");
