@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use conf_core::{daemon, template};
+use conf_core::{daemon, template, terminal::note};
 use conf_local::{Command, CommandLine, FileOnly, LocalAgent, RunOptions};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
@@ -19,17 +19,17 @@ fn main() -> ExitCode {
 
 fn run(options: RunOptions, file: FileOnly) -> ExitCode {
     if let Err(error) = options.common.start_logging() {
-        eprintln!("conf-local: {error}");
+        note(format_args!("conf-local: {error}"));
         return ExitCode::from(2);
     }
     // Secrets pass through this process: it leaves no core dump, and only root may inspect it.
     if let Err(error) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
-        eprintln!("conf-local: cannot protect its memory from other users: {error}");
+        note(format_args!("conf-local: cannot protect its memory from other users: {error}"));
         return ExitCode::FAILURE;
     }
     // conf-master has read every accepted change in time, but perhaps on a faster machine.
     template::be_patient();
-    daemon::run(|stop| async move {
+    daemon::run(CommandLine::reload(), |stop| async move {
         let agent = LocalAgent::bind(options, file).await?;
         agent.run(stop).await;
         Ok::<_, anyhow::Error>(())

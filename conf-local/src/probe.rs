@@ -4,7 +4,7 @@
 
 use std::{convert::Infallible, fmt, path::Path, sync::Arc, time::Duration};
 
-use conf_core::daemon::chain;
+use conf_core::{address::hide_logins, daemon::chain};
 use libconf::name::{ComponentSelector, Sequence};
 use serde::Deserialize;
 use tokio::{
@@ -17,7 +17,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::now,
     notify::{Notice, Outbox},
-    process::{Children, CommandError, CommandText, Invocation, limit_from, run_command, variables_of_change, words},
+    process::{
+        Children, CommandError, CommandText, Invocation, limit_from, run_command, shown, variables_of_change, words,
+    },
     state::{Agent, Changes, HistoryEntry, ProbeStatus, View},
 };
 
@@ -58,7 +60,7 @@ enum ProbeTarget {
 impl fmt::Display for ProbeTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ProbeTarget::Command(words) => f.write_str(&words.join(" ")),
+            ProbeTarget::Command(words) => f.write_str(&shown(words)),
             ProbeTarget::Http(url) => {
                 let Ok(mut url) = reqwest::Url::parse(url) else { return f.write_str("an address") };
                 // This fails only for an address without a host, which has neither.
@@ -86,9 +88,10 @@ impl TryFrom<RawProbe> for ProbeEntry {
         let target = match (raw.command, raw.http) {
             (Some(command), None) => ProbeTarget::Command(words(command)?),
             (None, Some(url)) => {
-                let parsed = reqwest::Url::parse(&url).map_err(|error| format!("http {url:?}: {error}"))?;
+                let parsed =
+                    reqwest::Url::parse(&url).map_err(|error| format!("http {:?}: {error}", hide_logins(&url)))?;
                 if !matches!(parsed.scheme(), "http" | "https") {
-                    return Err(format!("http {url:?} is not an http:// or https:// address"));
+                    return Err(format!("http {:?} is not an http:// or https:// address", hide_logins(&url)));
                 }
                 ProbeTarget::Http(url)
             }

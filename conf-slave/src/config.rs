@@ -6,10 +6,16 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, Parser, Subcommand};
 use conf_core::{
-    daemon::flags::{self, Common},
-    upstream::Url,
+    address::{BaseUrl, GivenAddress, listen_address},
+    daemon::{
+        Reload,
+        flags::{self, Common, NoExtra},
+    },
 };
 use libconf::name::DatacenterName;
+
+/// The beginning of the names of environment variables.
+const PREFIX: &str = "CONF_SLAVE";
 
 /// A datacenter's cache of the configuration, and the publisher of its pointers in Consul.
 #[derive(Debug, Parser)]
@@ -24,7 +30,12 @@ impl CommandLine {
     /// Reads flags, environment (`CONF_SLAVE_…`) and the YAML file; wrong usage ends the process
     /// with exit code 2.
     pub fn parse_all() -> Self {
-        flags::parse("CONF_SLAVE")
+        flags::parse(PREFIX)
+    }
+
+    /// Returns the way to read them again.
+    pub fn reload() -> Reload {
+        Reload::new::<Self, NoExtra>(PREFIX, &[])
     }
 }
 
@@ -44,9 +55,9 @@ pub struct RunOptions {
     pub datacenter: DatacenterName,
     /// The URL of a central server, without /conf.git. Several are tried in order and by health.
     #[arg(long, value_name = "URL", required = true)]
-    pub central: Vec<Url>,
+    pub central: Vec<BaseUrl>,
     /// The address that hosts connect to; port 0 takes a free port.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7401")]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:7401", value_parser = listen_address)]
     pub listen: SocketAddr,
     /// The folder of the mirror. Without it, every start fills a new temporary folder.
     #[arg(long, value_name = "DIR")]
@@ -55,7 +66,7 @@ pub struct RunOptions {
     /// in for Consul, for a trial without one. Without this option: CONSUL_HTTP_ADDR, or else
     /// 127.0.0.1:8500.
     #[arg(long, value_name = "URL|embedded")]
-    pub consul: Vec<String>,
+    pub consul: Vec<GivenAddress>,
     /// The prefix of 'configurations/' in the keys of Consul.
     #[arg(long, value_name = "PREFIX")]
     pub pointer_prefix: Option<String>,
@@ -76,19 +87,20 @@ pub(crate) enum ConsulChoice {
     /// The stand-in within this program.
     Embedded,
     /// One Consul, at these addresses.
-    Addresses(Vec<String>),
+    Addresses(Vec<GivenAddress>),
 }
 
 impl RunOptions {
     /// Reads `--consul`, or else Consul's usual variables. An error names the right usage.
     pub(crate) fn consul_choice(&self, variable: impl Fn(&str) -> Option<String>) -> Result<ConsulChoice, String> {
-        let embedded = self.consul.iter().any(|given| given == "embedded");
+        let embedded = self.consul.iter().any(|given| given.reveal() == "embedded");
         match self.consul.as_slice() {
             [] => {
                 let set = |name: &str| variable(name).filter(|value| !value.is_empty());
                 let address = set("CONSUL_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:8500".to_owned());
                 let secure = set("CONSUL_HTTP_SSL").is_some_and(|value| value == "true" || value == "1");
                 let whole = if secure && !address.contains("://") { format!("https://{address}") } else { address };
+                let Ok(whole) = whole.parse();
                 Ok(ConsulChoice::Addresses(vec![whole]))
             }
             [_] if embedded => Ok(ConsulChoice::Embedded),

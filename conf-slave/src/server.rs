@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::Context;
 use conf_core::{
+    address::GivenAddress,
     consul::{Consul, ConsulCredentials, Keys},
     daemon::{self, Metrics},
     git,
@@ -57,16 +58,18 @@ impl Slave {
         let choice = options.consul_choice(variable).map_err(anyhow::Error::msg)?;
         let central = options.central.iter().map(ToString::to_string).collect();
         let upstreams = Arc::new(Upstreams::new(options.central, &Credentials::from_file(options.token_file))?);
-        let listener = web::bind_tcp(options.listen)
-            .await
-            .with_context(|| format!("cannot listen on {}; is another program there?", options.listen))?;
+        let listener = web::bind_tcp(options.listen).await?;
         let address = listener.address().context("a TCP listener has an address")?;
 
         let (addresses, embedded) = match choice {
-            ConsulChoice::Embedded => (vec![format!("http://{}", reachable(address))], Some(EmbeddedConsul::new())),
+            ConsulChoice::Embedded => {
+                let Ok(own) = format!("http://{}", reachable(address)).parse();
+                (vec![own], Some(EmbeddedConsul::new()))
+            }
             ConsulChoice::Addresses(addresses) => (addresses, None),
         };
-        let client = Arc::new(Consul::new(&addresses, ConsulCredentials::from_variables(variable))?);
+        let whole: Vec<String> = addresses.iter().map(|one: &GivenAddress| one.reveal().to_owned()).collect();
+        let client = Arc::new(Consul::new(&whole, ConsulCredentials::from_variables(variable))?);
 
         let (state, temporary) = state_folder(options.state)?;
         let upload =
@@ -84,7 +87,11 @@ impl Slave {
             publisher,
             reports: Arc::default(),
             problems,
-            consul: if embedded.is_some() { vec!["embedded".to_owned()] } else { addresses },
+            consul: if embedded.is_some() {
+                vec!["embedded".to_owned()]
+            } else {
+                addresses.iter().map(ToString::to_string).collect()
+            },
             central,
         });
         Ok(Slave { listener, address, upload, view, embedded, metrics, _temporary: temporary })

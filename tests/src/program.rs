@@ -259,6 +259,11 @@ impl Drop for Daemon {
             eprintln!("-- the end of {}'s log:\n  {}\n", self.name, end.join("\n  "));
         }
         self.kill9();
+        // What libgit2 writes for programmers reaches nobody, whatever the story is about.
+        let raw = self.log().lines().find(|line| line.contains("; class=")).map(str::to_owned);
+        if let Some(line) = raw.filter(|_| !thread::panicking()) {
+            panic!("{} logs libgit2's own words: {line}", self.name);
+        }
     }
 }
 

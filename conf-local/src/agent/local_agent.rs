@@ -8,11 +8,12 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use conf_core::{
+    address::{BaseUrl, GivenAddress},
     consul::{Consul, ConsulCredentials, Keys},
     daemon::{self, Metrics},
     http::{self as web, Health, Listener},
     sign::TrustedKeys,
-    upstream::{Credentials, Upstreams, Url},
+    upstream::{Credentials, Upstreams},
 };
 use libconf::name::ComponentSelector;
 use tokio::{
@@ -72,7 +73,7 @@ impl LocalAgent {
         }
         let keys = TrustedKeys::load(&options.trusted_key)?;
         let credentials = Credentials::from_file(options.token_file.clone());
-        let upstreams = |urls: &[Url]| Upstreams::new(urls.to_vec(), &credentials);
+        let upstreams = |urls: &[BaseUrl]| Upstreams::new(urls.to_vec(), &credentials);
         let servers = SnapshotServers::new(upstreams(&options.surrogate)?, upstreams(&options.central)?);
         let (consul, is_consul_named) = consul(&options.consul)?;
         let sources = Sources {
@@ -176,9 +177,9 @@ async fn is_ready(when: Ready, agent: Agent) {
 
 /// Makes a client of the given addresses of Consul, or of those of Consul's usual variables, or of
 /// its usual address; and tells whether somebody has named one.
-fn consul(given: &[String]) -> anyhow::Result<(Consul, bool)> {
+fn consul(given: &[GivenAddress]) -> anyhow::Result<(Consul, bool)> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let mut addresses = given.to_vec();
+    let mut addresses: Vec<String> = given.iter().map(|one| one.reveal().to_owned()).collect();
     if addresses.is_empty() {
         addresses.extend(variable("CONSUL_HTTP_ADDR"));
     }

@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Args, ValueEnum};
-use conf_core::{daemon::flags::Common, upstream::Url};
+use conf_core::{
+    address::{BaseUrl, GivenAddress, listen_address},
+    daemon::flags::Common,
+};
 use libconf::name::{ComponentSelector, DatacenterName, HostName};
 use serde::Deserialize;
 
@@ -37,15 +40,15 @@ pub struct RunOptions {
     pub(crate) host: HostName,
     /// A conf-slave of this datacenter; several are tried in order and by health.
     #[arg(long, value_name = "URL")]
-    pub(crate) surrogate: Vec<Url>,
+    pub(crate) surrogate: Vec<BaseUrl>,
     /// The central repository, asked when no surrogate has what is needed.
     #[arg(long, value_name = "URL")]
-    pub(crate) central: Vec<Url>,
+    pub(crate) central: Vec<BaseUrl>,
     /// A Consul agent, or a conf-slave that runs with `--consul embedded`. Of several, two are
     /// watched at once. Without it the usual `CONSUL_HTTP_ADDR`, or 127.0.0.1:8500, where with
     /// `--surrogate` no Consul needs to be: conf-slaves name the pointer too.
     #[arg(long, value_name = "URL")]
-    pub(crate) consul: Vec<String>,
+    pub(crate) consul: Vec<GivenAddress>,
     /// The prefix before `configurations/` in the keys of Consul.
     #[arg(long, value_name = "PREFIX")]
     pub(crate) pointer_prefix: Option<String>,
@@ -64,7 +67,7 @@ pub struct RunOptions {
     #[command(flatten)]
     pub(crate) socket: AgentSocket,
     /// Also answer the local service over HTTP on this loopback address.
-    #[arg(long, value_name = "ADDRESS:PORT")]
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = listen_address)]
     pub(crate) listen: Option<SocketAddr>,
     /// The public key of conf-master: a `.pub` or an `allowed_signers` file.
     #[arg(long, value_name = "FILE")]

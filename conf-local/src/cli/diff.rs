@@ -16,7 +16,7 @@ use libconf::name::{ComponentSelector, ComponentVersion};
 use serde::Serialize;
 
 use crate::{
-    cli::{options::DiffOptions, output::Usage},
+    cli::{near::near, options::DiffOptions, output::Usage},
     service::StatusAnswer,
 };
 
@@ -78,7 +78,7 @@ fn version(current: &Path, selector: &ComponentSelector) -> anyhow::Result<Compo
     match (versions.pop(), versions.is_empty()) {
         (Some(version), true) => Ok(version),
         (Some(_), false) => Err(Usage(format!("{selector} runs here in several versions; name one")).into()),
-        (None, _) => bail!("{selector} is not exported on this host"),
+        (None, _) => bail!("{selector} is not exported on this host{}", near(current, selector)),
     }
 }
 

@@ -2,12 +2,9 @@
 
 use std::time::Duration;
 
-use conf_core::layers::Explained;
+use conf_core::{layers::Explained, terminal::Table};
 
-use crate::{
-    cli::{options::ExplainOptions, show::table},
-    service::Explanation,
-};
+use crate::{cli::options::ExplainOptions, service::Explanation};
 
 pub(crate) async fn run(options: &ExplainOptions) -> anyhow::Result<()> {
     let key = options.key.as_ref().map_or_else(String::new, |key| format!("?key={}", encoded(key)));
@@ -35,7 +32,7 @@ fn text(explanation: &Explanation) -> String {
 }
 
 fn of_key(key: &Explained) -> String {
-    let mut rows = table();
+    let mut rows = Table::new();
     for by in &key.set_by {
         let mark = if by.winner { "*" } else { "" };
         rows.add_row([mark.to_owned(), by.origin.to_string(), by.place(), by.shown()]);

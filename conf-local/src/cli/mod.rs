@@ -5,6 +5,7 @@
 mod output;
 mod options;
 mod socket;
+mod near;
 mod get;
 mod wait;
 mod watch;

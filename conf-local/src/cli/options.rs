@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use conf_core::daemon::flags;
+use conf_core::daemon::{Reload, flags};
 use libconf::name::{ComponentSelector, Sequence};
 use nix::sys::signal::Signal;
 use serde::Serialize;
@@ -13,6 +13,11 @@ use crate::{
     cli::output::{print, print_json},
     process::parse_signal,
 };
+
+/// The beginning of the names of environment variables.
+const PREFIX: &str = "CONF_LOCAL";
+/// The keys of the file that are no flags.
+const STRUCTURED: [&str; 5] = ["watch", "export", "links", "check", "probe"];
 
 /// The agent on each host: keeps its files equal to one snapshot of its datacenter, and tells
 /// processes of changes.
@@ -28,7 +33,12 @@ impl CommandLine {
     /// Reads flags, environment (`CONF_LOCAL_…`) and the YAML file. Wrong usage ends the process
     /// with 2.
     pub fn parse_all() -> (Self, FileOnly) {
-        flags::parse_with("CONF_LOCAL", &["watch", "export", "links", "check", "probe"])
+        flags::parse_with(PREFIX, &STRUCTURED)
+    }
+
+    /// Returns the way to read them again.
+    pub fn reload() -> Reload {
+        Reload::new::<Self, FileOnly>(PREFIX, &STRUCTURED)
     }
 }
 

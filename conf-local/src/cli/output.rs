@@ -1,13 +1,9 @@
 //! What commands print, and their errors.
 
-use std::{
-    fmt::Display,
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::{fmt::Display, process::ExitCode};
 
 use anyhow::Context as _;
-use conf_core::daemon::chain;
+use conf_core::{daemon::chain, terminal};
 use serde::Serialize;
 
 /// A wrong use of a command.
@@ -23,10 +19,7 @@ pub(crate) fn fail(error: &anyhow::Error) -> ExitCode {
 
 /// Prints a text and a newline. If the reader has gone (`| head`), that is no error.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
-    match writeln!(io::stdout(), "{}", text.trim_end()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error).context("cannot print"),
-        _ => Ok(()),
-    }
+    terminal::print(format_args!("{}\n", text.trim_end())).context("cannot print")
 }
 
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
@@ -35,5 +28,5 @@ pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
 
 /// Prints a remark on standard error, which may be closed.
 pub(crate) fn note(words: impl Display) {
-    let _ = writeln!(io::stderr(), "conf-local: {words}");
+    terminal::note(format_args!("conf-local: {words}"));
 }

@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use comfy_table::{ContentArrangement, Table, presets};
+use conf_core::terminal::Table;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -86,8 +86,8 @@ fn facts(answer: &StatusAnswer) -> Table {
     let pointer = status.pointer.map(|pointer| format!("{}/{}", pointer.sequence, pointer.commit.short()));
     let chosen = status.listed || status.shut_out.is_some();
     let everything = if chosen { "" } else { " (all of the datacenter: its inventory gives this host no choice)" };
-    let mut facts = table();
-    facts.add_rows([
+    let mut facts = Table::new();
+    for fact in [
         ["datacenter", &status.datacenter.to_string()],
         ["host", status.host.as_str()],
         ["exported", &exported],
@@ -97,14 +97,16 @@ fn facts(answer: &StatusAnswer) -> Table {
         ["components", &format!("{}{everything}", status.components)],
         ["export", &status.export.display().to_string()],
         ["agent", &status.agent],
-    ]);
+    ] {
+        facts.add_row(fact);
+    }
     facts
 }
 
 /// Appends a table, unless it has no rows.
 fn section<const N: usize>(text: &mut String, header: [&str; N], rows: impl Iterator<Item = [String; N]>) {
-    let mut shown = table();
-    shown.set_header(header).add_rows(rows);
+    let mut shown = Table::with_header(header);
+    rows.for_each(|row| shown.add_row(row));
     if !shown.is_empty() {
         *text = format!("{text}\n\n{shown}");
     }
@@ -114,8 +116,7 @@ fn history_text(history: &[HistoryEntry]) -> String {
     if history.is_empty() {
         return "nothing was exported on this host yet".to_owned();
     }
-    let mut shown = table();
-    shown.set_header(["CHANGE", "SNAPSHOT", "EXPORTED", "TOOK", "COMPONENTS"]);
+    let mut shown = Table::with_header(["CHANGE", "SNAPSHOT", "EXPORTED", "TOOK", "COMPONENTS"]);
     for entry in history {
         let changed = entry.changed.iter().take(10);
         let mut changed: Vec<String> =
@@ -149,12 +150,6 @@ fn verify_text(report: &VerifyReport, repair: bool) -> String {
         }
         (_, false, false) => format!("{text}\n`conf-local verify --repair` mends what can be"),
     }
-}
-
-pub(crate) fn table() -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    table
 }
 
 /// Returns the JSON word of a plain enum.

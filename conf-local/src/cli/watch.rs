@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::{
     cli::{
+        near::near,
         options::WatchOptions,
         output::{note, print},
     },
@@ -24,7 +25,8 @@ pub(crate) async fn run(options: WatchOptions) -> anyhow::Result<()> {
     };
     let registered: Registered = options.socket.post("/v1/watchers", &request, Duration::ZERO).await?;
     for absent in &registered.absent {
-        note(format_args!("this host does not run {absent} now; the process gets a signal when it comes"));
+        let near = registered.current.as_ref().map(|current| near(current, absent)).unwrap_or_default();
+        note(format_args!("this host does not run {absent}{near} now; the process gets a signal when it comes"));
     }
     let watcher = registered.watcher;
     let components: Vec<String> = watcher.components.iter().map(ToString::to_string).collect();

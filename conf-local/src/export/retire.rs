@@ -113,7 +113,10 @@ impl Export {
                 if held <= MOST_HELD {
                     continue;
                 }
-                tracing::warn!(%sequence, "removed although it is in use: {MOST_HELD} older snapshots are kept for readers already");
+                tracing::warn!(
+                    sequence = sequence.0,
+                    "removed although it is in use: {MOST_HELD} older snapshots are kept for readers already"
+                );
             }
             gone.push((sequence, Some(folder)));
         }

@@ -196,7 +196,7 @@ impl<'a> Worker<'a> {
         match settled {
             Ok(()) => {}
             Err(TransactionError::Damaged(error)) => {
-                tracing::warn!(%error, "the repository cannot be read");
+                tracing::warn!(error = chain(&error), "the repository cannot be read");
                 self.heal().await;
             }
             Err(error) => self.audience.agent.set_failed(&chain(&error)),

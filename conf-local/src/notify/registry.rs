@@ -24,7 +24,7 @@ use crate::{
         tell::Teller,
         watcher::{Recipient, Relay, Watcher, WatcherState, WatcherStatus},
     },
-    process::{Process, ProcessError},
+    process::{Process, ProcessError, shown},
     state::Agent,
 };
 
@@ -105,7 +105,7 @@ impl Registry {
                     (Recipient::Pidfile { path, signal }, id)
                 }
                 WatchTarget::Command(words) => {
-                    let id = format!("command {}", words.join(" "));
+                    let id = format!("command {}", shown(&words));
                     (Recipient::Command(words), id)
                 }
             };

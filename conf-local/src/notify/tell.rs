@@ -223,8 +223,12 @@ impl Teller {
             Outcome::Nobody(why) => (false, None, Some(why)),
             Outcome::Failed(_) | Outcome::Ended | Outcome::Stopped => return,
         };
-        let why = nobody.as_deref();
-        tracing::info!(watcher = %self.id.0, sequence = %notice.sequence, why, "{}", if is_told { "told" } else { "no process to tell" });
+        let (sequence, why) = (notice.sequence.0, nobody.as_deref());
+        if is_told {
+            tracing::info!(watcher = %self.id.0, sequence, "told");
+        } else {
+            tracing::info!(watcher = %self.id.0, sequence, why, "no process to tell");
+        }
         if let Err(error) = self.outbox.delivered(&self.id, notice) {
             tracing::warn!(watcher = %self.id.0, %error, "the outbox cannot be written; the watcher may be told once more");
         }

@@ -14,7 +14,7 @@ use crate::{
         outbox::{Notice, REGISTERED, WatcherId},
         registrations::Registration,
     },
-    process::Process,
+    process::{Process, shown},
 };
 
 /// One watcher.
@@ -45,7 +45,7 @@ impl fmt::Display for Recipient {
                 write!(f, "{signal} to {} ({name})", process.identity.pid)
             }
             Recipient::Pidfile { path, signal } => write!(f, "{signal} to {}", path.display()),
-            Recipient::Command(words) => write!(f, "command {}", words.join(" ")),
+            Recipient::Command(words) => write!(f, "command {}", shown(words)),
         }
     }
 }

@@ -59,7 +59,8 @@ pub fn child() -> Option<ExitCode> {
     Some(match done {
         Ok(status) => code(status),
         Err(error) => {
-            eprintln!("cannot start {}: {error}", words.first().map(|word| word.to_string_lossy()).unwrap_or_default());
+            let program = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+            conf_core::terminal::note(format_args!("cannot start {program}: {error}"));
             ExitCode::from(127)
         }
     })

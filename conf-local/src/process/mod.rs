@@ -17,5 +17,5 @@ pub(crate) use crate::process::{
     guardian::END_WITHIN,
     handle::{FIRST_LOOK, LONGEST_LOOK, Process, ProcessError, ProcessIdentity, start_time},
     pidfile::of_pidfile,
-    words::{CommandText, limit_from, parse_signal, words},
+    words::{CommandText, limit_from, parse_signal, shown, words},
 };

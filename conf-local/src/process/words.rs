@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use conf_core::address::hide_logins;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
@@ -27,6 +28,7 @@ pub(crate) fn limit_from(seconds: Option<f64>, default: Duration) -> Result<Dura
 pub(crate) fn words(command: CommandText) -> Result<Vec<String>, String> {
     let words: Vec<String> = match command {
         CommandText::Line(line) if line.contains(['\'', '"', '\\', '$', '|', '&', ';', '<', '>', '*', '`']) => {
+            let line = hide_logins(&line);
             return Err(format!("command {line:?} would need a shell; write it as a list, as in [sh, -c, \"…\"]"));
         }
         CommandText::Line(line) => line.split_whitespace().map(str::to_owned).collect(),
@@ -38,6 +40,11 @@ pub(crate) fn words(command: CommandText) -> Result<Vec<String>, String> {
     }
 }
 
+/// Writes a command for the status and the log, without the logins of its addresses.
+pub(crate) fn shown(words: &[String]) -> String {
+    hide_logins(&words.join(" "))
+}
+
 /// Reads the name of a signal: `HUP`, `SIGHUP`, `usr1`.
 pub(crate) fn parse_signal(text: &str) -> Result<Signal, String> {
     let upper = text.to_ascii_uppercase();
@@ -46,4 +53,17 @@ pub(crate) fn parse_signal(text: &str) -> Result<Signal, String> {
         .ok()
         .filter(|signal| !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP))
         .ok_or_else(|| format!("{text:?} is not a signal that a process can handle; write HUP, USR1, USR2, TERM, …"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_is_shown_without_the_logins_of_its_addresses() {
+        let words = ["curl", "-f", "http://jo:canary@127.0.0.1/reload"].map(str::to_owned);
+        assert_eq!(shown(&words), "curl -f http://…@127.0.0.1/reload");
+        let refused = super::words(CommandText::Line("curl 'http://jo:canary@h'".to_owned())).unwrap_err();
+        assert!(refused.contains("would need a shell") && !refused.contains("canary"), "{refused}");
+    }
 }

@@ -50,8 +50,8 @@ impl Service {
         let view = self.agent.view();
         let exported = view.exported.as_ref().ok_or_else(nothing_yet)?;
         let versions = exported.matching(selector).map(|(component, _)| component.version.clone()).collect();
-        let name = choose(selector, versions, exported.sequence)?;
-        let git = self.repository.lend().map_err(broken)?;
+        let name = choose(selector, versions, exported, exported.sequence)?;
+        let git = self.repository.lend().map_err(|error| broken(chain(&error)))?;
         let unreadable = |error: SnapshotError| broken(chain(&error));
         let snapshot = Snapshot::read(&git, exported.commit).map_err(unreadable)?;
         let mut components = snapshot.components(&git).map_err(unreadable)?;
@@ -61,7 +61,7 @@ impl Service {
         let manifests = Manifests::read(&git, &snapshot, host, &[]).map_err(unreadable)?;
         let stack = layers::stack(&git, &manifests.sources(&name, &component), &name.component, Some(host));
         let stack = stack.map_err(|error| match error {
-            LayerError::Repository(cause) => broken(cause),
+            LayerError::Repository(cause) => broken(chain(&cause)),
             faults @ LayerError::Faults(_) => {
                 let words = format!("the export keeps earlier files of {name}: {faults}");
                 refusal(StatusCode::UNPROCESSABLE_ENTITY, words)

@@ -17,6 +17,7 @@ use crate::{
         refusal::{Answer, Refusal, blocking, broken, component_of, is_privileged, nothing_yet, refusal},
         routes::Service,
     },
+    state::Exported,
 };
 
 #[derive(Debug, Deserialize)]
@@ -96,7 +97,7 @@ impl Service {
                 (sequence, directory, versions)
             }
         };
-        let component = choose(selector, versions, sequence)?;
+        let component = choose(selector, versions, exported, sequence)?;
         Ok(FoundComponent { sequence, component, directory })
     }
 }
@@ -105,6 +106,7 @@ impl Service {
 pub(crate) fn choose(
     selector: &ComponentSelector,
     mut versions: Vec<Version>,
+    exported: &Exported,
     sequence: Sequence,
 ) -> Result<ComponentVersion, Refusal> {
     match (versions.pop(), versions.is_empty()) {
@@ -116,8 +118,10 @@ pub(crate) fn choose(
             Err(refusal(StatusCode::BAD_REQUEST, words))
         }
         (None, _) => {
-            let words =
-                format!("change {sequence} has no {selector} for this host; `conf-local status` shows what it runs");
+            let near = exported.near(selector);
+            let words = format!(
+                "change {sequence} has no {selector} for this host{near}; `conf-local status` shows what it runs"
+            );
             Err(refusal(StatusCode::NOT_FOUND, words))
         }
     }

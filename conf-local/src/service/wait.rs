@@ -7,7 +7,7 @@
 
 use std::path::Path;
 
-use conf_core::{api::Pin, consul::PinValue, git::RepositoryPool, http::Request, snapshot::fan_out};
+use conf_core::{api::Pin, consul::PinValue, daemon::chain, git::RepositoryPool, http::Request, snapshot::fan_out};
 use git2::Repository;
 use http::StatusCode;
 use libconf::name::{CommitId, ComponentSelector, ObjectId, Sequence};
@@ -103,10 +103,11 @@ impl Goal {
         let fault = view.status.faults.iter().find(|(component, _)| self.component.matches(component));
         let fault = fault.map(|(component, fault)| format!("{component} keeps its earlier files: {fault}"));
         let Some(at) = &self.at else {
-            return match exported.matching(&self.component).next() {
-                Some(_) => fault,
-                None => because(format!("change {} has no {} for this host", exported.sequence, self.component)),
-            };
+            if exported.matching(&self.component).next().is_some() {
+                return fault;
+            }
+            let near = exported.near(&self.component);
+            return because(format!("change {} has no {} for this host{near}", exported.sequence, self.component));
         };
         let is_at = |pin: &Pin| pin.branch == at.branch && pin.commit == at.commit;
         if exported.matching(&self.component).filter_map(|(_, found)| found.pin.as_ref()).any(is_at) {
@@ -116,7 +117,7 @@ impl Goal {
             match passed(repository, exported.commit, self.searched, &self.component, at) {
                 Ok(true) => return fault,
                 Ok(false) => self.searched = Some(exported.commit),
-                Err(error) => return because(format!("cannot read the chain of snapshots: {error}")),
+                Err(error) => return because(format!("cannot read the chain of snapshots: {}", chain(&error))),
             }
         }
         because(format!("{} is not at {at} yet; change {} is exported", self.component, exported.sequence))

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use conf_core::{
     api::Pointer,
+    daemon::chain,
     git::{self, ConsolidateError, Durability, PooledRepository, RepositoryLock, RepositoryPool},
     sign::TrustedKeys,
     snapshot::Snapshot,
@@ -156,7 +157,7 @@ impl Repository {
     pub(crate) fn check(&self, commit: CommitId) -> (usize, Vec<String>) {
         match self.git() {
             Ok(repo) => check(&repo, commit),
-            Err(error) => (0, vec![format!("the repository cannot be opened: {error}")]),
+            Err(error) => (0, vec![format!("the repository cannot be opened: {}", chain(&error))]),
         }
     }
 

@@ -2,7 +2,10 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use conf_core::api::{Pin, Pointer};
+use conf_core::{
+    api::{Pin, Pointer},
+    manifest::nearest_component,
+};
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, Sequence};
 use serde::{Deserialize, Serialize};
 
@@ -41,6 +44,11 @@ impl Exported {
         selector: &ComponentSelector,
     ) -> impl Iterator<Item = (&ComponentVersion, &ExportedComponent)> {
         self.components.iter().filter(move |(component, _)| selector.matches(component))
+    }
+
+    /// Returns ` (did you mean …?)` when a component with a similar name is exported.
+    pub(crate) fn near(&self, selector: &ComponentSelector) -> String {
+        nearest_component(&selector.to_string(), self.components.keys())
     }
 
     /// Returns who may see the output of a command that reads these components. One that is not

@@ -22,7 +22,9 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     clock::now,
     export::Faults,
-    process::{Children, CommandError, CommandText, Invocation, Variables, Visibility, limit_from, run_command, words},
+    process::{
+        Children, CommandError, CommandText, Invocation, Variables, Visibility, limit_from, run_command, shown, words,
+    },
     state::CheckStatus,
 };
 
@@ -156,7 +158,7 @@ impl Checks {
             Err(CommandError::Stopped) => return Err(Unchecked::Stopped),
             Err(error) => Some(error.describe()),
         };
-        let (component, command) = (staged.component.clone(), entry.command.join(" "));
+        let (component, command) = (staged.component.clone(), shown(&entry.command));
         let status = CheckStatus {
             component: component.clone(),
             command: command.clone(),

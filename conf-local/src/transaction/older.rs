@@ -40,7 +40,11 @@ impl Host {
         }
         let rendered = self.render_beside(&git, &snapshot, through);
         if rendered.is_ok() {
-            tracing::info!(sequence = %older.sequence, %current, "rendered an older snapshot for operations");
+            tracing::info!(
+                sequence = older.sequence.0,
+                current = current.0,
+                "rendered an older snapshot for operations"
+            );
         } else if let Err(error) = self.export.discard() {
             tracing::warn!(error = %chain(&error), "the rest of the failed step could not be removed; trying again later");
             self.unswept = true;

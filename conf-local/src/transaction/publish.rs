@@ -6,7 +6,10 @@ use std::{
 };
 
 use conf_core::git::{Durability, replace_file};
-use conf_core::{daemon::chain, snapshot::Snapshot};
+use conf_core::{
+    daemon::{chain, millis},
+    snapshot::Snapshot,
+};
 use libconf::name::{CommitId, ComponentVersion, Sequence};
 use tokio::sync::OwnedRwLockWriteGuard;
 
@@ -75,9 +78,9 @@ impl Host {
         since: Instant,
         audience: &Audience,
     ) {
-        let took_ms = u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let took_ms = millis(since.elapsed());
         tracing::info!(
-            sequence = %snapshot.sequence, commit = %snapshot.commit, changed = changed.len(), took_ms, "exported"
+            sequence = snapshot.sequence.0, commit = %snapshot.commit, changed = changed.len(), took_ms, "exported"
         );
         let inputs = self.model.as_ref().map(|model| &model.inputs);
         let shown = changed.iter().take(MOST_SHOWN).map(|(name, kind)| {

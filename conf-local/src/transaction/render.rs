@@ -115,8 +115,8 @@ impl Host {
                 Err(NotStaged::Failed(error)) => return Err(error),
                 Err(NotStaged::HeldBack(reason)) => reason,
                 Err(NotStaged::Unreadable(cause)) => {
-                    let reason =
-                        format!("the repository on this host lacks its content, which is fetched anew: {cause}");
+                    let why = chain(&cause);
+                    let reason = format!("the repository on this host lacks its content, which is fetched anew: {why}");
                     draft.unreadable.insert(name.clone());
                     draft.damage = Some(cause);
                     reason

@@ -50,7 +50,7 @@ impl Host {
         self.recall_secrets();
         let header = self.export.current().and_then(|(_, kept)| kept.header.as_ref());
         if !self.is_whole() {
-            tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; making it anew");
+            tracing::warn!(sequence = snapshot.sequence.0, "the export is damaged; making it anew");
         } else if header.is_some_and(|header| header.faults.is_empty() && header.rendering == RENDERING) {
             return Ok(());
         }

@@ -1,11 +1,15 @@
 //! `conf-master check`: resolves datacenters on any clone, by the code that judges pushes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use conf_core::manifest::PinRequest;
+use conf_core::{
+    manifest::PinRequest,
+    terminal::{note, print},
+};
 use git2::Repository;
 use libconf::name::{DatacenterName, RefName};
 
@@ -23,7 +27,8 @@ use crate::store::{NONE_REFUSED, Proposed, RefChanges, RefTarget, Table};
 #[derive(Debug, clap::Args)]
 pub(crate) struct CheckFlags {
     /// A clone of the central repository, bare or not
-    #[arg(long, value_name = "DIR", default_value = ".")]
+    // The variable of `serve` names the server's own repository.
+    #[arg(long, value_name = "DIR", default_value = ".", hide_env = true)]
     pub(crate) repo: PathBuf,
     /// Suppose that REF is at COMMIT (anything `git rev-parse` knows); repeat for more refs
     #[arg(long = "ref", value_name = "REF=COMMIT")]
@@ -48,18 +53,22 @@ pub(crate) fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
     let Checked { faults, notes } = check(flags)?;
     let is_good = faults.values().all(Vec::is_empty);
     if let Some(words) = incomplete(flags, is_good && !faults.is_empty())? {
-        eprintln!("conf-master: {words}");
+        note(format_args!("conf-master: {words}"));
         return Ok(ExitCode::from(NOT_CHECKED));
     }
     if flags.json {
-        println!("{}", serde_json::to_string_pretty(&faults)?);
+        print(serde_json::to_string_pretty(&faults)?)?;
     } else {
+        let mut text = String::new();
         for (datacenter, faults) in &faults {
-            println!("{datacenter}: {}", if faults.is_empty() { "ok" } else { "refused" });
-            faults.iter().for_each(|fault| println!("  {fault}"));
+            let _ = writeln!(text, "{datacenter}: {}", if faults.is_empty() { "ok" } else { "refused" });
+            for fault in faults {
+                let _ = writeln!(text, "  {fault}");
+            }
         }
+        print(text)?;
     }
-    notes.iter().for_each(|note| eprintln!("note: {note}"));
+    notes.iter().for_each(|words| note(format_args!("note: {words}")));
     Ok(ExitCode::from(u8::from(!is_good)))
 }
 

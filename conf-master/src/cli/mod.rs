@@ -8,8 +8,12 @@ pub(crate) mod flags;
 use std::{future::Future, process::ExitCode};
 
 use conf_core::{
-    daemon::{self, flags::parse},
+    daemon::{
+        self, Reload, chain,
+        flags::{NoExtra, parse},
+    },
     template,
+    terminal::{note, print},
 };
 
 use crate::cli::client::{doc, explain, log, plan, secret, show, update, wait};
@@ -17,7 +21,11 @@ use crate::cli::flags::{Command, InitFlags, MasterFlags};
 use crate::hooks::run_hook;
 use crate::judge::compatibility::worker as compatibility_worker;
 use crate::judge::schema::worker as schema_worker;
+use crate::server::ServeFlags;
 use crate::{import, server, store};
+
+/// The beginning of the names of environment variables.
+const PREFIX: &str = "CONF_MASTER";
 
 /// Does what the command line says; returns the exit code.
 pub fn main() -> ExitCode {
@@ -35,12 +43,12 @@ pub fn main() -> ExitCode {
         }
         _ => {}
     }
-    match parse::<MasterFlags>("CONF_MASTER").command {
+    match parse::<MasterFlags>(PREFIX).command {
         Command::Init(flags) => finish(init(&flags)),
         Command::Serve(flags) => match flags.common.start_logging() {
-            Ok(()) => daemon::run(|stop| server::run(flags, stop)),
+            Ok(()) => daemon::run(reload(&flags), |stop| server::run(flags, stop)),
             Err(error) => {
-                eprintln!("conf-master: {error}");
+                note(format_args!("conf-master: {error}"));
                 ExitCode::from(2)
             }
         },
@@ -58,14 +66,21 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Returns the way to read the options of `serve` again.
+fn reload(flags: &ServeFlags) -> Reload {
+    let options = Reload::new::<MasterFlags, NoExtra>(PREFIX, &[]);
+    let identity = store::identity_path(&flags.repo);
+    options.with_file("the signing key", store::key_path(&flags.repo)).with_file("the key for secrets", identity)
+}
+
 /// Makes the repository, and says how to go on.
 fn init(flags: &InitFlags) -> anyhow::Result<ExitCode> {
-    println!("{}", store::init(&flags.repo)?);
+    print(store::init(&flags.repo)?)?;
     let (repo, key) = (flags.repo.display(), store::key_path(&flags.repo));
     let key = key.display();
-    eprintln!("made {repo}; its signing key is {key}");
-    eprintln!("give every conf-slave and conf-local the line above, as a file: --trusted-key {key}.pub");
-    eprintln!("next: conf-master serve --repo {repo}");
+    note(format_args!("made {repo}; its signing key is {key}"));
+    note(format_args!("give every conf-slave and conf-local the line above, as a file: --trusted-key {key}.pub"));
+    note(format_args!("next: conf-master serve --repo {repo}"));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -77,7 +92,7 @@ fn block_on(command: impl Future<Output = anyhow::Result<ExitCode>>) -> anyhow::
 /// Prints an error once, with its causes; its exit code is 1.
 fn finish(done: anyhow::Result<ExitCode>) -> ExitCode {
     done.unwrap_or_else(|error| {
-        eprintln!("conf-master: {error:#}");
+        note(format_args!("conf-master: {}", chain(&*error)));
         ExitCode::FAILURE
     })
 }

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
+use conf_core::terminal::note;
 
 use crate::fault::RefusalKind;
 use crate::hooks::protocol::{Answer, Call, HookUpdate, MOST_BYTES, PUSH_VARIABLE, SOCKET, Stage};
@@ -92,14 +93,12 @@ fn print_answer(updates: &[HookUpdate], answer: &Answer) {
     let (following, causes): (Vec<_>, Vec<_>) = refused.partition(|(_, refusal)| refusal.kind == RefusalKind::Together);
     for (name, refusal) in causes.into_iter().chain(following) {
         for line in refusal.to_string().lines() {
-            eprintln!("refused {name}: {line}");
+            note(format_args!("refused {name}: {line}"));
         }
     }
-    for note in &answer.notes {
-        eprintln!("{note}");
-    }
+    answer.notes.iter().for_each(note);
     if let Some(dry) = answer.refusals.iter().flatten().find(|refusal| refusal.kind == RefusalKind::DryRun) {
-        eprintln!("{}", dry.reason);
+        note(&dry.reason);
     }
 }
 

@@ -3,6 +3,7 @@
 use std::{collections::VecDeque, io, path::Path, sync::Arc};
 
 use anyhow::Context as _;
+use conf_core::daemon::chain;
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixListener;
@@ -92,7 +93,7 @@ async fn answer(mut socket: tokio::net::UnixStream, lander: Lander, pushers: Pus
         anyhow::Ok(())
     };
     if let Err(error) = done.await {
-        debug!(error = format!("{error:#}"), "a hook went away");
+        debug!(error = chain(&*error), "a hook went away");
     }
 }
 

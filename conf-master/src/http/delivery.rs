@@ -2,6 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use conf_core::daemon::chain;
 use conf_core::http::{Response, Routes, error, json};
 use conf_core::snapshot::Snapshot;
 use git2::Repository;
@@ -145,7 +146,7 @@ impl Server {
         };
         let wait = Wait { timeout: timeout.min(MOST_WAIT), unless: None, shown: SHOWN };
         self.wait(barrier, touched.collect(), wait).await.unwrap_or_else(|cause| {
-            warn!(error = format!("{cause:#}"), "cannot read which hosts a change concerns");
+            warn!(error = chain(&*cause), "cannot read which hosts a change concerns");
             nobody_knows(UNREADABLE)
         })
     }
@@ -220,6 +221,6 @@ fn target(repo: &Repository, newest: Snapshot, sequence: Sequence) -> Result<Del
 }
 
 fn failed(cause: &anyhow::Error) -> Response {
-    error!(error = format!("{cause:#}"), "cannot read which hosts a change concerns");
+    error!(error = chain(&**cause), "cannot read which hosts a change concerns");
     error(StatusCode::INTERNAL_SERVER_ERROR, UNREADABLE)
 }

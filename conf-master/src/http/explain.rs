@@ -7,7 +7,7 @@ use libconf::name::{BranchName, ComponentName, ComponentSelector, DatacenterName
 use serde::Deserialize;
 use warp::Filter as _;
 
-use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter};
+use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter, near_ref};
 use crate::inspect::{Doc, InspectError, doc, explain};
 use crate::landing::BRANCH;
 
@@ -62,7 +62,11 @@ impl Server {
         let branch = RefName::Branch(component.clone(), branch);
         self.read(move |repo| {
             let Ok(commit) = repo.refname_to_id(&branch.to_string()) else {
-                return Err(InspectError::NotThere(format!("there is no branch {}", branch.short())));
+                return Err(InspectError::NotThere(format!(
+                    "there is no branch {}{}",
+                    branch.short(),
+                    near_ref(repo, &branch)
+                )));
             };
             let tree = repo.find_commit(commit)?.tree()?;
             let Some(entry) = tree.get_name(settings::SCHEMA_FILE) else {

@@ -9,7 +9,7 @@ use libconf::name::{DatacenterName, ObjectId, RefName};
 use serde::Deserialize;
 use warp::Filter as _;
 
-use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter, pusher};
+use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter, near_ref, pusher};
 use crate::judge::{ProposalOptions, RefUpdate};
 use crate::landing::Push;
 
@@ -70,8 +70,9 @@ fn update(repo: &Repository, name: &str, commit: &str) -> Result<RefUpdate, Stri
     let by_id = commit.parse::<ObjectId>().ok();
     let by_name = || ["refs/heads/", "refs/tags/"].iter().find_map(|folder| there(full(commit, folder)));
     let new = by_id.or_else(by_name).ok_or_else(|| {
+        let near = full(commit, "refs/heads/").parse().map(|wanted| near_ref(repo, &wanted)).unwrap_or_default();
         format!(
-            "the server has no {commit:?}; write a commit's full id, or the name of a branch or tag that is pushed. For what is \
+            "the server has no {commit:?}{near}; write a commit's full id, or the name of a branch or tag that is pushed. For what is \
              not pushed yet there is `git push -o dry-run`"
         )
     })?;

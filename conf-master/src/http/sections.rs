@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use warp::{Filter as _, path::Tail};
 
-use crate::http::server::{Answered, ConfigForm, Server, answer, etag_of};
+use crate::http::server::{Answered, ConfigForm, Server, answer, etag_of, near_ref};
 use crate::inspect::InspectError;
 use crate::landing::SectionName;
 use crate::store::{Moment, PastBranch, history};
@@ -72,7 +72,10 @@ impl Server {
             };
             // With a version and a sequence both must hold.
             let past = past.filter(|past| query.version.is_none_or(|wanted| wanted == past.version));
-            let Some(past) = past else { return Ok(not_there(&section, at, version)) };
+            let Some(past) = past else {
+                let near = if place.target.is_some() { String::new() } else { near_ref(repo, &reference) };
+                return Ok(not_there(&section, at, version, &near));
+            };
             let etag = etag_of(past.commit)?;
             if known.as_deref().is_some_and(|known| is_one_of(known, &etag)) {
                 let mut response = bytes_of(StatusCode::NOT_MODIFIED, "", Bytes::new());
@@ -94,12 +97,12 @@ fn is_one_of(known: &str, etag: &HeaderValue) -> bool {
     known.split(',').map(strip).any(|tag| tag == "*" || tag.as_bytes() == etag.as_bytes())
 }
 
-fn not_there(section: &SectionName, at: Option<Moment>, version: i64) -> Response {
+fn not_there(section: &SectionName, at: Option<Moment>, version: i64, near: &str) -> Response {
     let words = match at {
-        None => format!("{section} is not there; an update that expects version -1 makes it"),
-        Some(Moment::Version(wanted)) => format!("{section} has no version {wanted}; it is at version {version}"),
+        None => format!("{section} is not there{near}; an update that expects version -1 makes it"),
+        Some(Moment::Version(wanted)) => format!("{section} has no version {wanted}{near}; it is at version {version}"),
         Some(Moment::Sequence(wanted)) => {
-            format!("{section} was not there at #{wanted}, or that is too long ago to look for")
+            format!("{section} was not there at #{wanted}{near}, or that is too long ago to look for")
         }
     };
     json(StatusCode::NOT_FOUND, &json!({"error": words, "version": version}))

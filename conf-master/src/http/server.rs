@@ -2,12 +2,14 @@
 
 use std::{path::PathBuf, sync::Arc};
 
+use conf_core::daemon::chain;
 use conf_core::git_http::{ReceivePack, UploadPack};
 use conf_core::http::{Peer, Request, Response, error};
+use conf_core::manifest::nearest;
 use conf_core::snapshot::Snapshot;
 use git2::Repository;
 use http::{HeaderValue, StatusCode, header};
-use libconf::name::{CommitId, DatacenterName};
+use libconf::name::{CommitId, DatacenterName, RefName};
 use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -17,6 +19,10 @@ use crate::delivery::{Chains, Hosts, Inventories, Watermarks};
 use crate::fault::{Fault, Refusal, RefusalKind};
 use crate::inspect::InspectError;
 use crate::landing::{Lander, Published, Pusher};
+use crate::text::some_of;
+
+/// The most datacenters that a refusal names.
+const MOST_NAMED: usize = 50;
 
 /// The response of a handler, or its refusal.
 pub(crate) type Answered = Result<Response, Response>;
@@ -65,10 +71,21 @@ pub(crate) fn datacenter() -> BoxedFilter<(NamedDatacenter,)> {
 /// Finds a datacenter's newest snapshot; a datacenter that does not exist is 404.
 pub(crate) fn newest<'p>(published: &'p Published, name: &DatacenterName) -> Result<&'p Snapshot, Response> {
     published.datacenters.get(name).ok_or_else(|| {
-        let known = published.datacenters.keys().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+        let known: Vec<String> = published.datacenters.keys().map(ToString::to_string).collect();
         let was = if published.deleted.contains(name) { ": it was deleted" } else { "" };
-        error(StatusCode::NOT_FOUND, format!("there is no datacenter {name}{was}; there are: {known}"))
+        let near = nearest(&name.to_string(), known.iter().map(String::as_str));
+        let known = some_of(&known, MOST_NAMED).join(", ");
+        error(StatusCode::NOT_FOUND, format!("there is no datacenter {name}{was}{near}; there are: {known}"))
     })
+}
+
+/// Returns ` (did you mean …?)` when a branch with a similar name exists.
+pub(crate) fn near_ref(repo: &Repository, wanted: &RefName) -> String {
+    let names = repo.references_glob("refs/heads/*").and_then(|mut all| {
+        all.names().map(|name| name.map(str::to_owned)).collect::<Result<Vec<String>, git2::Error>>()
+    });
+    let names = names.unwrap_or_default();
+    nearest(&wanted.short(), names.iter().filter_map(|name| name.strip_prefix("refs/heads/")))
 }
 
 impl Server {
@@ -88,7 +105,7 @@ impl Server {
         answer.map_err(|why| match why {
             InspectError::NotThere(words) => error(StatusCode::NOT_FOUND, words),
             InspectError::Failed(cause) => {
-                tracing::error!(error = format!("{cause:#}"), "cannot read the repository");
+                tracing::error!(error = chain(&*cause), "cannot read the repository");
                 error(StatusCode::INTERNAL_SERVER_ERROR, "conf-master cannot read its repository; its log says why")
             }
         })

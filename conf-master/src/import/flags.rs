@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use conf_core::{secret::HostKey, upstream::Url};
+use conf_core::{address::BaseUrl, secret::HostKey};
 use libconf::name::{BranchName, ClassName, ComponentName, DatacenterName, HostName, Kind, RoleName};
 
 /// Flags of `import`.
@@ -54,7 +54,7 @@ pub(crate) struct ImportFlags {
     pub(crate) left_out: Vec<String>,
     /// The server to which the written repository will be pushed
     #[arg(long, value_name = "URL", env = "CONF_MASTER_URL", default_value = "http://127.0.0.1:7400")]
-    pub(crate) server: Url,
+    pub(crate) server: BaseUrl,
     /// Print JSON
     #[arg(long)]
     pub(crate) json: bool,

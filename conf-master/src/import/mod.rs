@@ -25,6 +25,8 @@ pub(crate) use crate::import::flags::ImportFlags;
 
 use std::process::ExitCode;
 
+use conf_core::terminal::print;
+
 use crate::import::propose::propose;
 use crate::import::report::Report;
 use crate::import::scan::scan;
@@ -40,9 +42,9 @@ pub(crate) fn run(flags: &ImportFlags) -> anyhow::Result<ExitCode> {
         report.written = Some(write::write(&proposal, out, flags)?);
     }
     if flags.json {
-        println!("{}", serde_json::to_string_pretty(&report)?);
+        print(serde_json::to_string_pretty(&report)?)?;
     } else {
-        print!("{report}");
+        print(&report)?;
     }
     Ok(ExitCode::from(u8::from(!settled)))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use conf_core::layers::{LinkPolicy, Sources};
-use conf_core::manifest::{self, Host, InstanceManifest};
+use conf_core::manifest::{self, Host, InstanceManifest, nearest, nearest_component};
 use conf_core::secret::Declaration;
 use conf_core::snapshot::{Component, Snapshot};
 use git2::Repository;
@@ -40,12 +40,14 @@ impl<'a> Running<'a> {
         snapshot: &'a Snapshot,
         selector: &ComponentSelector,
     ) -> Result<Self, InspectError> {
-        let running = snapshot.components(repo)?.into_iter().filter(|(name, _)| selector.matches(name));
+        let all = snapshot.components(repo)?;
+        let near = nearest_component(&selector.to_string(), all.keys());
+        let running = all.into_iter().filter(|(name, _)| selector.matches(name));
         let mut running: Vec<(ComponentVersion, Component)> = running.collect();
         let (Some((name, component)), true) = (running.pop(), running.is_empty()) else {
             let datacenter = &snapshot.datacenter;
             let found = if running.is_empty() {
-                format!("no {selector}")
+                format!("no {selector}{near}")
             } else {
                 format!("several versions of {selector}, name one")
             };
@@ -91,7 +93,10 @@ impl<'a> Running<'a> {
         if self.instance.runs(host, &self.name) {
             return Ok(());
         }
-        let mut words = format!("{host} does not run {}", self.name);
+        let hosts = self.instance.hosts.keys();
+        let is_known = self.instance.hosts.contains_key(host);
+        let near = if is_known { String::new() } else { nearest(host.as_str(), hosts.map(HostName::as_str)) };
+        let mut words = format!("{host}{near} does not run {}", self.name);
         if self.instance.shuts_out(host) {
             words = format!("{words}: {}", self.instance.why_shut_out(host));
         }
@@ -103,7 +108,8 @@ impl<'a> Running<'a> {
     pub(crate) fn stand_in(&mut self, role: &RoleName) -> Result<HostName, InspectError> {
         if !self.instance.roles.contains_key(role) {
             let (datacenter, known) = (&self.snapshot.datacenter, list_or_none(self.instance.roles.keys()));
-            return Err(InspectError::NotThere(format!("{datacenter} has no role {role}; it has {known}")));
+            let near = nearest(role.as_str(), self.instance.roles.keys().map(RoleName::as_str));
+            return Err(InspectError::NotThere(format!("{datacenter} has no role {role}{near}; it has {known}")));
         }
         let free = (0..).map(|number| if number == 0 { role.to_string() } else { format!("{role}-{number}") });
         let mut free = free.filter_map(|name| name.parse::<HostName>().ok());

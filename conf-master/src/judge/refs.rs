@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 
+use conf_core::daemon::chain;
 use git2::Repository;
 use libconf::name::{BadName, CommitId, ComponentVersion, DatacenterName, ObjectId, RefName};
 
@@ -303,7 +304,7 @@ impl Judging<'_> {
             match self.judge.secrets.faults(self.repo, self.catalog, &deltas) {
                 Ok((found, needs)) => faults.extend(found.into_iter().chain(needs)),
                 Err(error) => faults.push(Caused {
-                    fault: Fault::new(format!("the sealed secrets cannot be read: {error:#}")),
+                    fault: Fault::new(format!("the sealed secrets cannot be read: {}", chain(&*error))),
                     causes: Vec::new(),
                 }),
             }

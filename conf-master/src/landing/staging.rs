@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use conf_core::daemon::chain;
 use conf_core::sign::SigningKey;
 use conf_core::snapshot::{self, Component, Composition, Snapshot};
 use git2::Repository;
@@ -80,7 +81,7 @@ impl Staging {
         }
         signer::check(&staging.repo, &staging.catalog.table, &staging.key, &store::key_path(path))?;
         if let Err(error) = journal::catch_up(&staging.repo, staging.ledger) {
-            warn!(error = format!("{error:#}"), "the ledger's journal cannot be kept");
+            warn!(error = chain(&*error), "the ledger's journal cannot be kept");
         }
         Ok(staging)
     }
@@ -126,7 +127,7 @@ impl Staging {
     pub(crate) fn repair(&self) {
         match store::repair(&self.repo, &self.catalog.table, self.ledger) {
             Ok(lines) => lines.iter().for_each(|line| warn!("{line}")),
-            Err(error) => error!(error = format!("{error:#}"), "the refs cannot be compared with the ledger"),
+            Err(error) => error!(error = chain(&*error), "the refs cannot be compared with the ledger"),
         }
     }
 
@@ -267,9 +268,11 @@ impl Staging {
             // Nothing is staged yet: this change is refused until that is repaired, and the others
             // go on.
             Err(cause) => {
-                error!(error = format!("{cause:#}"), request = push.request, "secrets cannot be sealed");
-                let why =
-                    Refusal::new(RefusalKind::Failed, format!("the secrets that it needs cannot be sealed: {cause:#}"));
+                error!(error = chain(&*cause), request = push.request, "secrets cannot be sealed");
+                let why = Refusal::new(
+                    RefusalKind::Failed,
+                    format!("the secrets that it needs cannot be sealed: {}", chain(&*cause)),
+                );
                 let refusals = judgement.refusals.into_iter().map(|refusal| refusal.or_else(|| Some(why.clone())));
                 return Ok((Outcome { refusals: refusals.collect(), ..Outcome::default() }, Vec::new()));
             }

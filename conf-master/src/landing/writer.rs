@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use conf_core::daemon::{chain, millis};
 use conf_core::git;
 use conf_core::git::{Depth, Step};
 use conf_core::git_http::UploadPack;
@@ -198,7 +199,7 @@ impl Landing {
                 self.health.report(LANDING, Some(unable(&error)));
                 return Err(error);
             }
-            warn!(error = format!("{error:#}"), "a change landed, but not every step after it succeeded");
+            warn!(error = chain(&*error), "a change landed, but not every step after it succeeded");
         }
         self.is_void = false;
         self.health.report(LANDING, None);
@@ -222,7 +223,7 @@ impl Landing {
         let failed = last.into_iter().find_map(|(name, new)| store::set_ref(&self.staging.repo, name, new).err());
         if let Some(cause) = failed {
             // The change is accepted: the refs follow the ledger, now or at the next repair.
-            error!(error = cause.message(), "a ref could not be moved; it is put right from the ledger");
+            error!(error = chain(&cause), "a ref could not be moved; it is put right from the ledger");
             self.staging.repair();
         }
         // Of several snapshots of one datacenter only the last is announced; no slave has the one
@@ -246,7 +247,7 @@ impl Landing {
                 self.runtime.block_on(self.upload.prime(step.request(), answer));
             }
             Ok(None) => {}
-            Err(error) => warn!(error = error.message(), "git upload-pack works this answer out"),
+            Err(error) => warn!(error = chain(&error), "git upload-pack works this answer out"),
         }
     }
 
@@ -257,7 +258,7 @@ impl Landing {
         }
         let refused = outcome.refusals.iter().flatten().count();
         self.refused.inc_by(refused as u64);
-        let took_ms = began.elapsed().as_millis();
+        let took_ms = millis(began.elapsed());
         let (by, through, request) =
             (push.pusher.by.as_deref().unwrap_or("not proven"), &push.pusher.through, &push.request);
         if let Some(sequence) = outcome.sequence {
@@ -289,7 +290,7 @@ fn unable(cause: &anyhow::Error) -> String {
 }
 
 fn failed(push: &Push, cause: &anyhow::Error) -> Outcome {
-    error!(error = format!("{cause:#}"), request = push.request, "a push could not be judged or written");
-    let reason = format!("conf-master could not write it, nothing landed: {cause:#}");
+    error!(error = chain(&**cause), request = push.request, "a push could not be judged or written");
+    let reason = format!("conf-master could not write it, nothing landed: {}", chain(&**cause));
     Outcome::refused(push.updates.len(), &Refusal::new(RefusalKind::Failed, reason))
 }

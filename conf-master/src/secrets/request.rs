@@ -3,6 +3,8 @@
 
 use std::collections::BTreeMap;
 
+use conf_core::daemon::chain;
+use conf_core::manifest::nearest;
 use conf_core::secret::{About, SecretValue, Source};
 use git2::Repository;
 use libconf::name::{DatacenterName, ObjectId, RefName, SecretName, Segment};
@@ -58,8 +60,9 @@ impl SecretRequest {
             SecretRequest::Renew(id, _) => id,
         };
         let tree = catalog.secrets.get(id).copied();
-        let sealed = branch::abouts(repo, tree)
-            .map_err(|cause| Refusal::new(RefusalKind::Failed, format!("the secrets cannot be read: {cause:#}")))?;
+        let sealed = branch::abouts(repo, tree).map_err(|cause| {
+            Refusal::new(RefusalKind::Failed, format!("the secrets cannot be read: {}", chain(&*cause)))
+        })?;
         let lookup = Lookup { repo, catalog, id, tree, sealed };
         let actions = match self {
             SecretRequest::Set(_, name, value) => BTreeMap::from([(name.clone(), lookup.set(name, value)?)]),
@@ -83,10 +86,15 @@ struct Lookup<'a> {
 impl Lookup<'_> {
     fn rotate(&self, store: &SecretStore, datacenter: &DatacenterName, name: &SecretName) -> Result<Action, String> {
         let known = self.catalog.datacenters.get(datacenter);
-        let known = known.ok_or_else(|| format!("there is no datacenter {datacenter}"))?;
+        let known = known.ok_or_else(|| {
+            let names: Vec<String> = self.catalog.datacenters.keys().map(ToString::to_string).collect();
+            let near = nearest(&datacenter.to_string(), names.iter().map(String::as_str));
+            format!("there is no datacenter {datacenter}{near}")
+        })?;
         let declared = &known.manifest.secrets;
         let one = declared.get(name).ok_or_else(|| {
-            format!("{datacenter} declares no secret `{name}`; it declares: {}", list_or_none(declared.keys()))
+            let near = nearest(name.as_str(), declared.keys().map(SecretName::as_str));
+            format!("{datacenter} declares no secret `{name}`{near}; it declares: {}", list_or_none(declared.keys()))
         })?;
         match &one.declaration.source {
             Source::Generate(generate) => Ok(Action::Make(generate.clone())),
@@ -135,7 +143,8 @@ impl Lookup<'_> {
 
     fn remove(&self, name: &SecretName) -> Result<Action, String> {
         if !self.sealed.contains_key(name) {
-            return Err(format!("no value of the secret `{name}` is kept for {}", self.id));
+            let near = nearest(name.as_str(), self.sealed.keys().map(SecretName::as_str));
+            return Err(format!("no value of the secret `{name}` is kept for {}{near}", self.id));
         }
         let datacenters = self.catalog.table.datacenters().into_iter().filter(|one| one.id == *self.id);
         // A datacenter that cannot be resolved may declare it.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use conf_core::{daemon::flags::Common, git, settings};
+use conf_core::{address::listen_address, daemon::flags::Common, git, settings};
 
 use crate::judge::{ChangeLimits, MaxShrink};
 use crate::secrets::SecretsFor;
@@ -16,7 +16,7 @@ pub(crate) struct ServeFlags {
     #[arg(long, value_name = "DIR")]
     pub(crate) repo: PathBuf,
     /// The address to listen on; port 0 takes a free port
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400")]
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400", value_parser = listen_address)]
     pub(crate) listen: SocketAddr,
     /// At the start, also renew certificates that will be due within this many days; certificates
     /// that are due are always renewed

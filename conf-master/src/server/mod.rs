@@ -16,7 +16,7 @@ use conf_core::git_http::UploadPack;
 use conf_core::http::{self, Health};
 use conf_core::sign::{SigningKey, TrustedKeys};
 use conf_core::{
-    daemon::{Metrics, listen_guard, ready},
+    daemon::{Metrics, chain, listen_guard, ready},
     git_http,
 };
 use tokio_util::sync::CancellationToken;
@@ -50,9 +50,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let (lander, landing) = landing::start(&path, judge, upload.clone(), &metrics, health.clone())?;
     let pushers = Pushers::default();
     let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander.clone(), pushers.clone(), stop.clone()));
-    let listener = http::bind_tcp(flags.listen).await.with_context(|| {
-        format!("cannot listen on {}; is another program there? `--listen` takes another address", flags.listen)
-    })?;
+    let listener = http::bind_tcp(flags.listen).await?;
     let address = listener.address().context("a TCP listener has an address")?;
     let upkeep = tokio::spawn(upkeep::run(path.clone(), lander.clone(), stop.clone()));
     let renewal = tokio::spawn(renew::run(lander.clone(), flags.renew_ahead, stop.clone()));
@@ -84,6 +82,6 @@ fn examine(path: &Path, table: &Table, stop: &CancellationToken) {
         Ok(Some(object)) => {
             error!(%object, "the repository is damaged: an object cannot be read. {}", damage::advice(path));
         }
-        Err(error) => error!(error = error.message(), "the repository cannot be searched for damage"),
+        Err(error) => error!(error = chain(&error), "the repository cannot be searched for damage"),
     }
 }

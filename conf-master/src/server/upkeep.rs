@@ -7,7 +7,10 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use conf_core::git;
+use conf_core::{
+    daemon::{chain, millis},
+    git,
+};
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -55,8 +58,8 @@ pub(crate) async fn run(path: PathBuf, lander: Lander, stop: CancellationToken) 
             })
             .await;
         match done {
-            Ok(()) => info!(took_ms = last.elapsed().as_millis(), "upkeep of the repository is done"),
-            Err(error) => warn!(error = format!("{error:#}"), "upkeep of the repository failed; tried again later"),
+            Ok(()) => info!(took_ms = millis(last.elapsed()), "upkeep of the repository is done"),
+            Err(error) => warn!(error = chain(&*error), "upkeep of the repository failed; tried again later"),
         }
     }
 }

@@ -10,6 +10,7 @@
 
 use std::{collections::BTreeSet, path::Path, str::FromStr};
 
+use conf_core::daemon::chain;
 use git2::{ObjectType, Oid, Repository};
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 use tracing::warn;
@@ -315,7 +316,7 @@ fn find_deleted(repo: &Repository, table_at: CommitId, table: &mut Table) {
         });
         next = before.unwrap_or_else(|error| {
             let refs = forgotten.len();
-            warn!(%error, %commit, refs, "an old entry of the ledger cannot be read: where deleted refs pointed is not known");
+            warn!(error = chain(&error), %commit, refs, "an old entry of the ledger cannot be read: where deleted refs pointed is not known");
             None
         });
     }

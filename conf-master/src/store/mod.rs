@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use conf_core::{
+    daemon::chain,
     git::{self, Durability},
     secret::Identity,
     sign::SigningKey,
@@ -231,7 +232,7 @@ pub(crate) fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitI
         // It names only what was the ledger. A change does not fail for it: it is read only when
         // the ledger is damaged.
         if let Err(error) = journal::append(repo, old, new) {
-            warn!(error = format!("{error:#}"), "the ledger's journal cannot be written");
+            warn!(error = chain(&*error), "the ledger's journal cannot be written");
         }
         Ok(File::open(folder)?.sync_all()?)
     })();

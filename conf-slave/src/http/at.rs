@@ -112,7 +112,7 @@ async fn read(
     };
     let (repo, newest) = (questions.view.mirror.repo(), served.snapshot.commit);
     let found = spawn_blocking(move || {
-        let repo = Repository::open_bare(repo).map_err(|error| error.to_string())?;
+        let repo = Repository::open_bare(repo).map_err(|error| chain(&error))?;
         around_change(&repo, newest, change).map_err(|error| chain(&error))
     });
     match found.await {

@@ -228,7 +228,7 @@ impl Mirror {
         if let Some((request, response)) = answer {
             self.upload.prime(request, response).await;
         }
-        tracing::info!(sequence = %served.snapshot.sequence, commit = %commit.short(), wire_bytes, "serves a snapshot");
+        tracing::info!(sequence = served.snapshot.sequence.0, commit = %commit.short(), wire_bytes, "serves a snapshot");
         self.serve(served);
         Ok(())
     }
@@ -347,7 +347,7 @@ impl Mirror {
         let served = served.await.expect("checking does not panic")?;
         *self.lock.lock() = lock;
         self.packed();
-        tracing::info!(sequence = %served.snapshot.sequence, "cloned anew");
+        tracing::info!(sequence = served.snapshot.sequence.0, "cloned anew");
         self.serve(served);
         Ok(())
     }

@@ -7,7 +7,7 @@ use conf_core::retry::with_jitter;
 use conf_core::{
     api::Pointer,
     consul::{Consul, ConsulError, Entry, Keys, Operation, Outcome, WatchIndex},
-    daemon::{Metrics, chain},
+    daemon::{Metrics, chain, millis},
     retry::Backoff,
 };
 use parking_lot::Mutex;
@@ -264,8 +264,8 @@ impl Publisher {
             }
         }
         if transactions > 0 {
-            let took_ms = started.elapsed().as_millis();
-            tracing::info!(sequence = %served.snapshot.sequence, keys, transactions, took_ms, "published");
+            let took_ms = millis(started.elapsed());
+            tracing::info!(sequence = served.snapshot.sequence.0, keys, transactions, took_ms, "published");
         }
         Ok(true)
     }

@@ -8,6 +8,12 @@ pub mod sandbox;
 pub mod settings;
 /// The JSON that the tiers exchange over HTTP.
 pub mod api;
+/// Words for a name that is not there: the known name that was probably meant.
+pub(crate) mod nearest;
+/// Addresses of servers, which may hold a password.
+pub mod address;
+/// What commands print: lines, tables, and whether in colours.
+pub mod terminal;
 /// The life of a daemon's process: flags, log, metrics, stop.
 pub mod daemon;
 /// Git: the executable, open repositories, packs, and one step of a fetch.

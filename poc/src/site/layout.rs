@@ -4,8 +4,8 @@ use std::{env, net::SocketAddr, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use conf_core::{
+    address::BaseUrl,
     consul::{Consul, ConsulCredentials, Keys},
-    upstream::Url,
 };
 use poc::tether;
 
@@ -53,7 +53,7 @@ impl Layout {
     }
 
     /// Returns the base URL of a running daemon.
-    pub(crate) fn url(&self, unit: Unit) -> Result<Url> {
+    pub(crate) fn url(&self, unit: Unit) -> Result<BaseUrl> {
         let address = self.address(unit).with_context(|| format!("{} does not run", unit.name()))?;
         Ok(format!("http://{address}/").parse()?)
     }
@@ -92,7 +92,7 @@ impl Layout {
     fn consul_address(&self) -> Result<String> {
         match &self.consul_url {
             Some(url) => Ok(url.clone()),
-            None => Ok(self.url(Unit::Slave)?.as_str().trim_end_matches('/').to_owned()),
+            None => Ok(self.url(Unit::Slave)?.url().as_str().trim_end_matches('/').to_owned()),
         }
     }
 
@@ -111,7 +111,7 @@ impl Layout {
         let mut command = self.command("conf-slave");
         command
             .args(["run", "--datacenter", DATACENTER, "--listen", &self.listen(Unit::Slave)])
-            .args(["--central", self.url(Unit::Master)?.as_str()])
+            .args(["--central", self.url(Unit::Master)?.url().as_str()])
             .args(["--consul", self.consul_url.as_deref().unwrap_or("embedded"), "--state"])
             .arg(self.dir.join("conf-slave"));
         self.add_common(&mut command);
@@ -123,7 +123,12 @@ impl Layout {
         command
             .args(["run", "--datacenter", DATACENTER, "--host", PLACES[place].host])
             .args(["--listen", &self.listen(Unit::Host(place))])
-            .args(["--surrogate", self.url(Unit::Slave)?.as_str(), "--central", self.url(Unit::Master)?.as_str()])
+            .args([
+                "--surrogate",
+                self.url(Unit::Slave)?.url().as_str(),
+                "--central",
+                self.url(Unit::Master)?.url().as_str(),
+            ])
             .args(["--consul", &self.consul_address()?, "--state"])
             .arg(self.host(place))
             .arg("--socket")

@@ -152,7 +152,7 @@ impl Site {
 
     async fn command_master(&self, way: Way, arguments: impl IntoIterator<Item = OsString>) -> Result<Push> {
         let mut command = self.layout.command("conf-master");
-        command.args(arguments).args(["--server", self.layout.url(Unit::Master)?.as_str()]);
+        command.args(arguments).args(["--server", self.layout.url(Unit::Master)?.url().as_str()]);
         let began = SystemTime::now();
         let output = output(command).await.context("cannot run conf-master")?;
         let ended = SystemTime::now();

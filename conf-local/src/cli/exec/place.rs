@@ -14,7 +14,7 @@ use libconf::{
 
 use crate::{
     agent::AgentSocket,
-    cli::{output::note, socket::backoff},
+    cli::{near::near, output::note, socket::backoff},
     service::{LONGEST_WAIT, RegisterRequest, Registered, StatusAnswer},
 };
 
@@ -106,7 +106,8 @@ impl ExportPlace {
     /// Returns the snapshot that is current now if it holds all the components, or else the reason.
     pub(crate) fn filled_now(&self) -> Result<PlacedSnapshot, String> {
         let snapshot = self.current().map_err(|error| format!("{error:#}"))?;
-        let missing = self.missing(&snapshot).next().map(ToString::to_string);
+        let missing = self.missing(&snapshot).next();
+        let missing = missing.map(|missing| format!("{missing}{}", near(&snapshot.directory, missing)));
         missing.map_or(Ok(snapshot), |missing| Err(format!("this host's configuration has no {missing}")))
     }
 

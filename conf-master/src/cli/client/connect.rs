@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use conf_core::upstream::{Credentials, UpstreamError, Upstreams, Url};
+use conf_core::{
+    address::BaseUrl,
+    upstream::{Credentials, UpstreamError, Upstreams},
+};
 use reqwest::{Method, StatusCode};
 use serde_json::Value;
 
@@ -15,9 +18,9 @@ pub(crate) struct ClientFlags {
     pub(crate) json: bool,
     /// The base URL of conf-master
     #[arg(long, value_name = "URL", env = "CONF_MASTER_URL", default_value = "http://127.0.0.1:7400")]
-    pub(crate) server: Url,
+    pub(crate) server: BaseUrl,
     /// A file that holds the token
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", env = "CONF_MASTER_TOKEN_FILE")]
     token_file: Option<PathBuf>,
 }
 

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use conf_core::terminal::print;
 use libconf::name::{BranchName, ComponentName};
 
 use crate::cli::client::connect::ClientFlags;
@@ -30,6 +31,6 @@ pub(crate) async fn run(flags: &DocFlags) -> anyhow::Result<ExitCode> {
     if flags.client.json {
         return print_json(&doc);
     }
-    print!("{}", doc.markdown);
+    print(doc.markdown)?;
     Ok(ExitCode::SUCCESS)
 }

@@ -2,8 +2,11 @@
 
 use std::{fmt::Write as _, process::ExitCode};
 
-use comfy_table::{Table, presets::NOTHING};
-use conf_core::{layers::Explained, settings::one_line};
+use conf_core::{
+    layers::Explained,
+    settings::one_line,
+    terminal::{Table, print},
+};
 use libconf::name::{ComponentSelector, DatacenterName, HostName};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -44,19 +47,19 @@ pub(crate) async fn run(flags: &ExplainFlags) -> anyhow::Result<ExitCode> {
     }
     let Explanation { datacenter, component, host, sequence, keys, .. } = &explanation;
     let host = host.as_ref().map_or_else(|| "a host without roles".to_owned(), ToString::to_string);
-    println!("{component} on {host} of {datacenter} as of change {sequence}");
+    let mut text = format!("{component} on {host} of {datacenter} as of change {sequence}\n");
     if keys.is_empty() {
-        println!("it has no settings");
+        text.push_str("it has no settings\n");
     }
     for key in keys {
-        println!("\n{}", of_key(key));
+        let _ = write!(text, "\n{}\n", of_key(key));
     }
+    print(text)?;
     Ok(ExitCode::SUCCESS)
 }
 
 fn of_key(key: &Explained) -> String {
     let mut rows = Table::new();
-    rows.load_style(NOTHING);
     for by in &key.set_by {
         let mark = if by.winner { "*" } else { "" };
         let (author, date) = (by.author.as_deref().unwrap_or("?"), by.date.as_deref().unwrap_or("?"));

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
+use conf_core::terminal::{Table, print};
 use libconf::name::{CommitId, DatacenterName};
 
 use crate::cli::client::connect::ClientFlags;
-use crate::cli::client::print::{print_json, table};
+use crate::cli::client::print::print_json;
 use crate::inspect::{Deployment, SecretEvent};
 use crate::landing::{Record, RefusedRef};
 
@@ -36,11 +37,11 @@ pub(crate) async fn run(flags: &LogFlags) -> anyhow::Result<ExitCode> {
     if flags.client.json {
         return print_json(&deployments);
     }
-    let mut table = table(["SEQUENCE", "WHEN", "WHO", "WHAT CHANGED"]);
+    let mut table = Table::with_header(["SEQUENCE", "WHEN", "WHO", "WHAT CHANGED"]);
     for one in &deployments {
         table.add_row([format!("#{}", one.sequence), one.when.clone(), one.by.clone(), what_changed(one)]);
     }
-    println!("{table}");
+    print(table)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -91,12 +92,12 @@ async fn refused(flags: &LogFlags) -> anyhow::Result<ExitCode> {
     if flags.client.json {
         return print_json(&records);
     }
-    let mut table = table(["WHEN", "WHO", "REQUEST", "WHAT WAS REFUSED"]);
+    let mut table = Table::with_header(["WHEN", "WHO", "REQUEST", "WHAT WAS REFUSED"]);
     for one in &records {
         let who = one.by.as_ref().unwrap_or(&one.through);
         table.add_row([&one.when, who, &one.request, &what_was_refused(one)]);
     }
-    println!("{table}");
+    print(table)?;
     Ok(ExitCode::SUCCESS)
 }
 

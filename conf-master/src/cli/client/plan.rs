@@ -1,7 +1,8 @@
 //! `conf-master plan`: the effect of a change on a datacenter.
 
-use std::{collections::BTreeMap, process::ExitCode};
+use std::{collections::BTreeMap, fmt::Write as _, process::ExitCode};
 
+use conf_core::terminal::print;
 use libconf::name::DatacenterName;
 
 use crate::cli::client::connect::ClientFlags;
@@ -40,10 +41,13 @@ pub(crate) async fn run(flags: &PlanFlags) -> anyhow::Result<ExitCode> {
     if flags.client.json {
         print_json(&plan)?;
     } else {
+        let mut text = String::new();
         for one in &plan.refused {
-            one.refusal.to_string().lines().for_each(|line| println!("refused {}: {line}", one.name));
+            one.refusal.to_string().lines().for_each(|line| {
+                let _ = writeln!(text, "refused {}: {line}", one.name);
+            });
         }
-        print!("{plan}");
+        print(text + &plan.to_string())?;
     }
     Ok(ExitCode::from(u8::from(!plan.refused.is_empty())))
 }

@@ -1,8 +1,8 @@
-//! Prints answers: as JSON, as tables, and refusals.
+//! Prints answers: as JSON, and refusals.
 
 use std::process::ExitCode;
 
-use comfy_table::{Table, presets::NOTHING};
+use conf_core::terminal::{note, print};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -10,15 +10,8 @@ use crate::fault::Fault;
 
 /// Prints a value as JSON.
 pub(crate) fn print_json(value: &impl Serialize) -> anyhow::Result<ExitCode> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    print(serde_json::to_string_pretty(value)?)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Makes a table without borders.
-pub(crate) fn table<const N: usize>(header: [&str; N]) -> Table {
-    let mut table = Table::new();
-    table.load_style(NOTHING).set_header(header);
-    table
 }
 
 /// Returns a JSON string as text, and every other value as JSON.
@@ -35,8 +28,8 @@ pub(crate) fn reason(answer: &Value) -> &str {
 pub(crate) fn print_faults(answer: &Value) {
     for fault in answer["faults"].as_array().into_iter().flatten() {
         match serde_json::from_value::<Fault>(fault.clone()) {
-            Ok(fault) => eprintln!("  {fault}"),
-            Err(_) => eprintln!("  {fault}"),
+            Ok(fault) => note(format_args!("  {fault}")),
+            Err(_) => note(format_args!("  {fault}")),
         }
     }
 }

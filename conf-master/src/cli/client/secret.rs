@@ -1,20 +1,24 @@
 //! `conf-master secret`: lists a datacenter's secrets without their values, sets a value, makes a
 //! new one, removes one.
 
+use std::fmt::Write as _;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use conf_core::secret::MAX_VALUE_BYTES;
+use conf_core::{
+    secret::MAX_VALUE_BYTES,
+    terminal::{Table, note, print},
+};
 use libconf::name::{DatacenterName, SecretName};
 use reqwest::Method;
 use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::cli::client::connect::{ClientFlags, call};
-use crate::cli::client::print::{print_faults, print_json, reason, table};
+use crate::cli::client::print::{print_faults, print_json, reason};
 use crate::secrets::ListedSecret;
 use crate::text::some_of;
 
@@ -92,7 +96,7 @@ async fn list(datacenter: &DatacenterName, client: &ClientFlags) -> anyhow::Resu
     if client.json {
         return print_json(&listed);
     }
-    let mut table = table(["NAME", "SOURCE", "READERS", "AGE", "VALID UNTIL", "HOSTS"]);
+    let mut table = Table::with_header(["NAME", "SOURCE", "READERS", "AGE", "VALID UNTIL", "HOSTS"]);
     for one in &listed {
         let readers: Vec<String> = one.readers.iter().map(ToString::to_string).collect();
         table.add_row([
@@ -104,7 +108,7 @@ async fn list(datacenter: &DatacenterName, client: &ClientFlags) -> anyhow::Resu
             some_of(&one.hosts, MOST_NAMED).join(", "),
         ]);
     }
-    println!("{table}");
+    print(table)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -141,12 +145,13 @@ async fn request(which: &NamedSecret, method: Method, end: &str, body: Option<&V
     if which.client.json {
         print_json(&answer)?;
     } else if status.is_success() {
-        println!("{} of {}: #{}", which.name, which.datacenter, answer["sequence"]);
+        let mut text = format!("{} of {}: #{}\n", which.name, which.datacenter, answer["sequence"]);
         for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            println!("  {note}");
+            let _ = writeln!(text, "  {note}");
         }
+        print(text)?;
     } else {
-        eprintln!("conf-master: {}", reason(&answer));
+        note(format_args!("conf-master: {}", reason(&answer)));
         if answer["faults"].as_array().is_some_and(|faults| faults.len() > 1) {
             print_faults(&answer);
         }

@@ -3,6 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::bail;
+use conf_core::terminal::{note, print};
 use libconf::name::Sequence;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, StatusCode};
@@ -50,8 +51,8 @@ pub(crate) async fn run(flags: &ShowFlags) -> anyhow::Result<ExitCode> {
     }
     let file = answer["file"].as_str().unwrap_or("no file");
     let commit = answer["commit"].as_str().unwrap_or("-");
-    eprintln!("{}: version {}, {file} at {commit}", flags.section, answer["version"]);
-    print!("{}", answer["config"].as_str().unwrap_or_default());
+    note(format_args!("{}: version {}, {file} at {commit}", flags.section, answer["version"]));
+    print(answer["config"].as_str().unwrap_or_default())?;
     Ok(ExitCode::SUCCESS)
 }
 

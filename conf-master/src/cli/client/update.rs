@@ -1,12 +1,17 @@
 //! `conf-master update`: replaces a section's configuration, from a shell.
 
+use std::fmt::Write as _;
 use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use conf_core::upstream::UpstreamError;
+use conf_core::{
+    daemon::chain,
+    terminal::{note, print},
+    upstream::UpstreamError,
+};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -87,7 +92,7 @@ pub(crate) async fn run(flags: &UpdateFlags) -> anyhow::Result<ExitCode> {
     if flags.client.json {
         print_json(&answer)?;
     } else {
-        tell(flags, status, &answer);
+        tell(flags, status, &answer)?;
     }
     let late = answer["delivery"]["complete"] == false;
     Ok(if status.is_success() && !late { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -122,7 +127,10 @@ async fn send(flags: &UpdateFlags, body: &Value) -> anyhow::Result<(StatusCode, 
         tries += 1;
         match call(&servers, Method::POST, &path, &headers, Some(body), wait).await {
             Err(UpstreamError::Unreachable { cause, .. }) if tries < TRIES && !cause.is_connect() => {
-                eprintln!("no answer ({cause}); sent again with the same key, so that it lands once");
+                note(format_args!(
+                    "no answer ({}); sent again with the same key, so that it lands once",
+                    chain(&cause)
+                ));
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
             answer => return Ok(answer?),
@@ -130,23 +138,28 @@ async fn send(flags: &UpdateFlags, body: &Value) -> anyhow::Result<(StatusCode, 
     }
 }
 
-fn tell(flags: &UpdateFlags, status: StatusCode, answer: &Value) {
+fn tell(flags: &UpdateFlags, status: StatusCode, answer: &Value) -> io::Result<()> {
     if !status.is_success() {
-        eprintln!("conf-master: {}", words(&answer["error"]));
-        return print_faults(answer);
+        note(format_args!("conf-master: {}", words(&answer["error"])));
+        print_faults(answer);
+        return Ok(());
     }
+    let mut text = String::new();
     if answer["dryRun"] == true {
-        println!("{}: it would land; nothing did", flags.section);
+        let _ = writeln!(text, "{}: it would land; nothing did", flags.section);
     } else {
-        println!("{}: version {}, #{}", flags.section, answer["version"], answer["sequence"]);
+        let _ = writeln!(text, "{}: version {}, #{}", flags.section, answer["version"], answer["sequence"]);
     }
     for note in answer["notes"].as_array().into_iter().flatten() {
-        println!("  {}", words(note));
+        let _ = writeln!(text, "  {}", words(note));
     }
     if let Ok(plan) = serde_json::from_value::<ChangePlan>(answer["plan"].clone()) {
-        print!("{plan}");
+        text.push_str(&plan.to_string());
     }
     if let Ok(delivery) = serde_json::from_value::<Delivery>(answer["delivery"].clone()) {
-        delivery.to_string().lines().for_each(|line| println!("  {line}"));
+        for line in delivery.to_string().lines() {
+            let _ = writeln!(text, "  {line}");
+        }
     }
+    print(text)
 }

@@ -1,5 +1,6 @@
 //! `conf-master wait`: ends when enough hosts run a change, or when time is up.
 
+use std::env;
 use std::io::{self, IsTerminal as _};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use anyhow::{Context as _, bail};
 use conf_core::daemon::chain;
 use conf_core::{
     retry::Backoff,
+    terminal::{in_colours, note, print},
     upstream::{UpstreamError, Upstreams},
 };
 use indicatif::{ProgressBar, ProgressStyle};
@@ -97,9 +99,9 @@ pub(crate) async fn run(flags: &WaitFlags) -> anyhow::Result<ExitCode> {
     if flags.client.json {
         print_json(&last)?;
     } else {
-        print!("{last}");
+        print(&last)?;
         if !last.complete {
-            eprintln!("conf-master: not enough hosts run #{} after {} s", last.sequence, flags.timeout);
+            note(format_args!("conf-master: not enough hosts run #{} after {} s", last.sequence, flags.timeout));
         }
     }
     Ok(if last.complete { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -166,7 +168,9 @@ struct Progress {
 
 impl Progress {
     fn new(quiet: bool) -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
+        // A bar moves the cursor, which a dumb terminal cannot.
+        let moves = in_colours(io::stderr().is_terminal(), |name| env::var(name).ok().filter(|_| name == "TERM"));
+        let bar = moves.then(|| {
             let style = ProgressStyle::with_template("{msg} [{bar:32}] {pos}/{len} hosts, {elapsed}");
             ProgressBar::no_length().with_style(style.expect("the template is good").progress_chars("=> "))
         });
@@ -190,7 +194,7 @@ impl Progress {
         let line = format!("#{}: {delivered} of {hosts} hosts run it", delivery.sequence);
         let is_due = self.line.as_ref().is_none_or(|(last, at)| *last != line && at.elapsed() >= LINE);
         if self.lines && is_due {
-            eprintln!("{line}");
+            note(&line);
             self.line = Some((line, Instant::now()));
         }
     }
@@ -204,7 +208,7 @@ impl Progress {
     fn say(&self, words: &str) {
         match &self.bar {
             Some(bar) => bar.println(words),
-            None if self.lines => eprintln!("{words}"),
+            None if self.lines => note(words),
             None => {}
         }
     }

@@ -89,7 +89,7 @@ pub(crate) enum DraftError {
     #[error("the sections cannot be written")]
     Invalid(BTreeMap<RefName, Vec<Fault>>),
     /// The repository cannot be read or written.
-    #[error(transparent)]
+    #[error("the repository cannot be read or written")]
     Repository(#[from] git2::Error),
 }
 

@@ -2,9 +2,13 @@
 
 use std::path::PathBuf;
 
-use reqwest::{Client, ClientBuilder};
+use reqwest::{Client, ClientBuilder, Method, RequestBuilder, header::AUTHORIZATION};
 
-use crate::{daemon::chain, silence::notice_dead_peers};
+use crate::{
+    address::{BaseUrl, Login, hide_logins},
+    daemon::chain,
+    silence::notice_dead_peers,
+};
 
 /// Credentials for Consul, under the names of its usual variables.
 #[derive(Clone, Default)]
@@ -33,12 +37,13 @@ pub struct BadAddress {
 
 #[derive(Clone, Debug)]
 pub(crate) struct Address {
-    /// The address as it was given, for messages.
+    /// The address as it was given, without a login, for messages.
     pub(crate) shown: String,
-    pub(crate) base: String,
-    pub(crate) http: Client,
+    base: String,
+    login: Option<Login>,
+    http: Client,
     /// Makes a connection for each request.
-    pub(crate) fresh: Client,
+    fresh: Client,
 }
 
 impl ConsulCredentials {
@@ -70,17 +75,17 @@ impl std::fmt::Debug for ConsulCredentials {
 
 impl Address {
     pub(crate) fn new(given: &str, credentials: &ConsulCredentials) -> Result<Self, String> {
-        let (base, http) = Self::client(given, credentials, Client::builder())?;
-        let (_, fresh) = Self::client(given, credentials, Client::builder().pool_max_idle_per_host(0))?;
-        Ok(Address { shown: given.to_owned(), base, http, fresh })
+        let (base, login, http) = Self::client(given, credentials, Client::builder())?;
+        let (.., fresh) = Self::client(given, credentials, Client::builder().pool_max_idle_per_host(0))?;
+        Ok(Address { shown: hide_logins(given), base, login, http, fresh })
     }
 
-    /// Makes a client of the address, and its base URL.
+    /// Makes a client of the address, its base URL, and its login.
     fn client(
         given: &str,
         credentials: &ConsulCredentials,
         builder: ClientBuilder,
-    ) -> Result<(String, Client), String> {
+    ) -> Result<(String, Option<Login>, Client), String> {
         // The first caller in a process installs the provider; it fails for the others, which find
         // it installed.
         let _ = rustls::crypto::ring::default_provider().install_default();
@@ -98,7 +103,9 @@ impl Address {
             None if !given.is_empty() => format!("http://{}", given.trim_end_matches('/')),
             _ => return Err("write http://HOST:PORT, https://HOST:PORT or unix:///PATH".to_owned()),
         };
-        reqwest::Url::parse(&base).map_err(|error| format!("{error}; write http://HOST:PORT"))?;
+        let base: BaseUrl = base.parse().map_err(|error| format!("{error}"))?;
+        let login = base.login().cloned();
+        let base = base.url().as_str().trim_end_matches('/').to_owned();
         if base.starts_with("http:") {
             // Plain HTTP works on a machine that has no certificates of authorities.
             client = client.tls_certs_only([]);
@@ -120,6 +127,17 @@ impl Address {
             }
         }
         let http = client.build().map_err(|error| chain(&error))?;
-        Ok((base, http))
+        Ok((base, login, http))
+    }
+
+    /// Begins a request, with the login of the address if it has one; over a connection of its own
+    /// if it `is_fresh`.
+    pub(crate) fn request(&self, is_fresh: bool, method: Method, path: &str) -> RequestBuilder {
+        let http = if is_fresh { &self.fresh } else { &self.http };
+        let request = http.request(method, format!("{}{path}", self.base));
+        match &self.login {
+            Some(login) => request.header(AUTHORIZATION, login.header()),
+            None => request,
+        }
     }
 }

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use crate::{
+    address::hide_logins,
     consul::{
         address::{Address, BadAddress, ConsulCredentials},
         operation::{Entry, MOST_OPERATIONS, Operation, Outcome, Wrapped},
@@ -86,7 +87,7 @@ impl Consul {
             return Err(BadAddress { address: "(none)".into(), reason: "give at least one address".into() });
         }
         let address = |given: &String| {
-            Address::new(given, &credentials).map_err(|reason| BadAddress { address: given.clone(), reason })
+            Address::new(given, &credentials).map_err(|reason| BadAddress { address: hide_logins(given), reason })
         };
         let addresses = addresses.iter().map(address).collect::<Result<_, _>>()?;
         Ok(Consul::of(addresses, credentials))
@@ -223,9 +224,9 @@ impl Consul {
         body: Option<Vec<u8>>,
         deadline: Duration,
     ) -> Result<Answer, ConsulError> {
-        let Address { shown, base, http, fresh } = &self.addresses[at];
-        let http = if connection == Connection::Fresh { fresh } else { http };
-        let mut request = http.request(method, format!("{base}{path}")).timeout(deadline);
+        let shown = &self.addresses[at].shown;
+        let request = self.addresses[at].request(connection == Connection::Fresh, method, path);
+        let mut request = request.timeout(deadline);
         let token = self.credentials.current_token();
         if let Some(token) = token.map_err(|reason| ConsulError::Denied { address: shown.clone(), reason })? {
             request = request.header("X-Consul-Token", token);

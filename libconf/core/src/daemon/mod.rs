@@ -2,13 +2,15 @@
 
 mod log;
 pub mod flags;
+mod reload;
 mod process;
 mod metrics;
 #[cfg(test)]
 mod tests;
 
 pub use crate::daemon::{
-    log::{BadLogLevel, LogFormat, chain, start_logging},
+    log::{BadLogLevel, LogFormat, chain, millis, start_logging},
     metrics::Metrics,
     process::{ListenRefused, listen_guard, ready, ready_on_socket, run},
+    reload::Reload,
 };

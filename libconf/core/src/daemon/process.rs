@@ -14,15 +14,19 @@ use rustix::process::{Resource, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-use crate::daemon::log::chain;
+use crate::daemon::{
+    log::chain,
+    reload::{Reload, Said},
+};
 
 /// How long after the signal the program leaves unfinished work behind; users are promised an end
 /// within 5 s.
 pub(crate) const LAST_MOMENT: Duration = Duration::from_millis(4500);
 
 /// Runs a daemon until it ends. SIGTERM or SIGINT cancels the token that `work` gets; `work` then
-/// has 4.5 s to finish its step. An error is logged with its causes, and the exit code is 1.
-pub fn run<F, E>(work: impl FnOnce(CancellationToken) -> F) -> ExitCode
+/// has 4.5 s to finish its step. SIGHUP reads the options again by `reload`. An error is logged
+/// with its causes, and the exit code is 1.
+pub fn run<F, E>(reload: Reload, work: impl FnOnce(CancellationToken) -> F) -> ExitCode
 where
     F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn Error + Send + Sync>>,
@@ -37,7 +41,7 @@ where
         }
     };
     let outcome = runtime.block_on(async {
-        let stop = match stop_on_signal() {
+        let stop = match attend_signals(reload) {
             Ok(stop) => stop,
             Err(cause) => return Err(cause.into()),
         };
@@ -74,18 +78,34 @@ fn panics_abort() {
     }));
 }
 
-/// Makes a token that SIGTERM or SIGINT cancels.
-fn stop_on_signal() -> io::Result<CancellationToken> {
+/// Makes a token that SIGTERM or SIGINT cancels, and answers the other signals that people send to
+/// daemons: none of them ends the process.
+fn attend_signals(mut reload: Reload) -> io::Result<CancellationToken> {
     let stop = CancellationToken::new();
     let cancelled = stop.clone();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let mut user_1 = signal(SignalKind::user_defined1())?;
+    let mut user_2 = signal(SignalKind::user_defined2())?;
     // The task lives as long as the process: a later signal must not kill it.
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
+                _ = hangup.recv() => {
+                    reload = read_again(reload).await;
+                    continue;
+                }
+                _ = user_1.recv() => {
+                    tracing::info!("SIGUSR1 means nothing to this program; it is ignored");
+                    continue;
+                }
+                _ = user_2.recv() => {
+                    tracing::info!("SIGUSR2 means nothing to this program; it is ignored");
+                    continue;
+                }
             }
             if !cancelled.is_cancelled() {
                 tracing::info!("stopping");
@@ -95,6 +115,22 @@ fn stop_on_signal() -> io::Result<CancellationToken> {
         }
     });
     Ok(stop)
+}
+
+/// Reads the options again, off the runtime's threads, and logs what is different.
+async fn read_again(mut reload: Reload) -> Reload {
+    let read = tokio::task::spawn_blocking(move || {
+        let said = reload.again();
+        (reload, said)
+    });
+    let (reload, said) = read.await.expect("a panic ends the process");
+    for said in said {
+        match said {
+            Said::Done(words) => tracing::info!("SIGHUP: {words}"),
+            Said::Kept(words) => tracing::warn!("SIGHUP: {words}"),
+        }
+    }
+    reload
 }
 
 /// Raises the limit of open files. Each connection takes one, and the usual soft limit of 1,024 is

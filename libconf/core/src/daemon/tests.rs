@@ -55,7 +55,7 @@ fn sigterm_ends_a_daemon_with_0_after_its_step() {
         return;
     }
     start_logging(LogFormat::Json, "info").unwrap();
-    leave(run(async |stop: CancellationToken| {
+    leave(run(Reload::nothing(), async |stop: CancellationToken| {
         ready(([127, 0, 0, 1], 7).into());
         stop.cancelled().await;
         tracing::info!("step done");
@@ -74,7 +74,7 @@ fn a_step_that_does_not_end_is_left_within_5_s() {
         return;
     }
     start_logging(LogFormat::Text, "info").unwrap();
-    leave(run(async |_| {
+    leave(run(Reload::nothing(), async |_| {
         ready(([127, 0, 0, 1], 7).into());
         std::future::pending::<io::Result<()>>().await
     }));
@@ -90,7 +90,7 @@ fn an_error_is_logged_with_its_causes_and_ends_with_1() {
         return;
     }
     start_logging(LogFormat::Text, "info").unwrap();
-    leave(run(async |_| Err(Outer(io::Error::other("the disk is full")))));
+    leave(run(Reload::nothing(), async |_| Err(Outer(io::Error::other("the disk is full")))));
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -120,3 +120,75 @@ fn a_bad_level_lists_the_good_ones() {
     let words = start_logging(LogFormat::Text, "conf=loud").unwrap_err().to_string();
     assert!(words.contains("'conf=loud' is not a log level") && words.contains("use error, warn"), "{words}");
 }
+
+/// Waits until the log has a line with these words.
+fn read_until(log: &mut impl BufRead, words: &str) -> String {
+    let mut read = String::new();
+    while !read.contains(words) {
+        assert_ne!(log.read_line(&mut read).unwrap(), 0, "{words} never came: {read}");
+    }
+    read
+}
+
+#[test]
+fn no_signal_but_the_two_of_an_end_ends_a_daemon() {
+    if !is_child() {
+        let mut child = daemon("no_signal_but_the_two_of_an_end_ends_a_daemon");
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        read_until(&mut out, "ready http=127.0.0.1:7");
+        let mut log = BufReader::new(child.stderr.take().unwrap());
+        for (signal, words) in [
+            (Signal::HUP, "nothing is different"),
+            (Signal::USR1, "SIGUSR1 means nothing"),
+            (Signal::USR2, "SIGUSR2 means nothing"),
+            (Signal::HUP, "nothing is different"),
+        ] {
+            kill_process(Pid::from_child(&child), signal).unwrap();
+            read_until(&mut log, words);
+        }
+        kill_process(Pid::from_child(&child), Signal::TERM).unwrap();
+        assert_eq!(child.wait().unwrap().code(), Some(0));
+        return;
+    }
+    start_logging(LogFormat::Text, "info").unwrap();
+    leave(run(Reload::nothing(), async |stop: CancellationToken| {
+        ready(([127, 0, 0, 1], 7).into());
+        stop.cancelled().await;
+        Ok::<_, io::Error>(())
+    }));
+}
+
+#[test]
+fn a_log_without_a_reader_ends_no_daemon() {
+    if !is_child() {
+        let mut child = daemon("a_log_without_a_reader_ends_no_daemon");
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        drop(child.stderr.take());
+        read_until(&mut out, "ready http=127.0.0.1:7");
+        for signal in [Signal::USR1, Signal::USR2, Signal::HUP, Signal::TERM] {
+            kill_process(Pid::from_child(&child), signal).unwrap();
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(0), "it is killed by its own log");
+        return;
+    }
+    start_logging(LogFormat::Text, "info").unwrap();
+    leave(run(Reload::nothing(), async |stop: CancellationToken| {
+        tracing::info!("nobody reads this");
+        ready(([127, 0, 0, 1], 7).into());
+        stop.cancelled().await;
+        tracing::info!("nor this");
+        Ok::<_, io::Error>(())
+    }));
+}
+
+#[test]
+fn errors_are_for_people() {
+    let error = git2::Repository::open("/nonexistent").err().unwrap();
+    assert!(error.to_string().contains("class="), "libgit2 writes for programmers");
+    let chain = chain(&Unusable(error));
+    assert!(chain.starts_with("cannot start: ") && !chain.contains("class=") && !chain.contains("code="), "{chain}");
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start")]
+struct Unusable(#[source] git2::Error);

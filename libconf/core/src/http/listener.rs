@@ -59,12 +59,27 @@ impl Listener {
     }
 }
 
-/// Listens on a network address.
+/// Listens on a network address. An error says what to do.
 pub async fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
-    TcpListener::bind(address)
-        .await
-        .map(Listener::Tcp)
-        .map_err(|cause| io::Error::new(cause.kind(), format!("cannot listen on {address}: {cause}")))
+    TcpListener::bind(address).await.map(Listener::Tcp).map_err(|cause| {
+        let step = way_out(&cause, address);
+        io::Error::new(cause.kind(), format!("cannot listen on {address}: {cause}{step}"))
+    })
+}
+
+/// What a person can do about an address that cannot be taken.
+pub(crate) fn way_out(cause: &io::Error, address: SocketAddr) -> &'static str {
+    match cause.kind() {
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => {
+            "; ports below 1024 are for root: take a port from 1024 on with --listen, or write \
+             AmbientCapabilities=CAP_NET_BIND_SERVICE into the [Service] of the unit"
+        }
+        io::ErrorKind::AddrInUse => "; another program listens there: stop it, or take another address with --listen",
+        io::ErrorKind::AddrNotAvailable => {
+            "; this machine does not have the address: 127.0.0.1 is for programs of this machine, 0.0.0.0 for everybody"
+        }
+        _ => "",
+    }
 }
 
 /// Listens on a Unix socket with these permissions. A file that a dead process left is replaced; if

@@ -20,7 +20,7 @@ use crate::{
     daemon::Metrics,
     http::{
         events::with_heartbeat,
-        listener::{ListenerLimits, serve_with},
+        listener::{ListenerLimits, serve_with, way_out},
         *,
     },
 };
@@ -114,6 +114,20 @@ async fn a_body_over_the_limit_is_413_with_and_without_a_length() {
     assert_eq!(parse(&server.exchange(&post("Content-Length: 11", "01234567890")).await), (413, refused.clone()));
     let chunked = "6\r\n012345\r\n6\r\n678901\r\n0\r\n\r\n";
     assert_eq!(parse(&server.exchange(&post("Transfer-Encoding: chunked", chunked)).await), (413, refused));
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_taken_says_what_to_do() {
+    let taken = bind_tcp(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let words = bind_tcp(taken.address().unwrap()).await.unwrap_err().to_string();
+    assert!(words.contains("another program listens there: stop it, or take another address"), "{words}");
+    // TEST-NET-3 of RFC 5737 is no machine's.
+    let words = bind_tcp(([203, 0, 113, 1], 0).into()).await.unwrap_err().to_string();
+    assert!(words.contains("this machine does not have the address"), "{words}");
+    let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
+    let words = way_out(&denied, ([127, 0, 0, 1], 80).into());
+    assert!(words.contains("from 1024 on") && words.contains("CAP_NET_BIND_SERVICE"), "{words}");
+    assert_eq!(way_out(&denied, ([127, 0, 0, 1], 8080).into()), "");
 }
 
 #[tokio::test]

@@ -1,7 +1,6 @@
 //! `datacenter.yaml`: the components that a class of datacenters runs, and the changes that one
 //! datacenter makes.
 
-mod nearest;
 mod pattern;
 mod model;
 mod merged;
@@ -12,6 +11,6 @@ mod tests;
 pub use crate::manifest::{
     merged::{DeclaredIn, PinRequest, pins, platform, secrets},
     model::{ClassManifest, ClassRef, FILE, Host, InstanceManifest, Overlay, PinEntry, Role, Selection, Strictness},
-    nearest::{MOST_LOOKS, nearest, nearest_component},
     pattern::Pattern,
 };
+pub use crate::nearest::{MOST_LOOKS, nearest, nearest_component};

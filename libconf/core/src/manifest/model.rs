@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value};
 
 use crate::{
-    manifest::{
-        nearest::{MOST_LOOKS, nearest, nearest_component},
-        pattern::Pattern,
-    },
+    manifest::pattern::Pattern,
+    nearest::{MOST_LOOKS, nearest, nearest_component},
     secret::{Declaration, HostKey},
     settings::{Compatibility, Fault, Lines},
 };

@@ -36,6 +36,9 @@ impl SigningKey {
     /// Reads the key at `path`.
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let text = fs::read(path).map_err(|error| KeyError::file(path, &error))?;
+        if text.starts_with(b"ssh-") || text.starts_with(b"ecdsa-") {
+            return Err(KeyError::file(path, &"it is a public key; the private one is the file without .pub"));
+        }
         let key = PrivateKey::from_openssh(text).map_err(|error| KeyError::file(path, &error))?;
         if key.is_encrypted() {
             return Err(KeyError::file(path, &"it is encrypted; a server cannot ask for its passphrase"));
@@ -78,10 +81,20 @@ impl TrustedKeys {
     /// certificate authority, are ignored. Source: ssh-keygen(1), "ALLOWED SIGNERS".
     pub fn load(path: &Path) -> Result<Self, KeyError> {
         let text = fs::read_to_string(path).map_err(|error| KeyError::file(path, &error))?;
-        let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+        if text.contains("PRIVATE KEY-----") || text.contains("AGE-SECRET-KEY-") {
+            let public = public_path(path);
+            let words = format!(
+                "it is a private key, which belongs to conf-master alone; give the public one, usually {}",
+                public.display()
+            );
+            return Err(KeyError::file(path, &words));
+        }
+        let lines = (1..).zip(text.lines().map(str::trim));
+        let lines = lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'));
         let mut keys = Vec::new();
-        for line in lines {
-            if let Some(key) = trusted_line(line).map_err(|reason| KeyError::file(path, &reason))? {
+        for (number, line) in lines {
+            let bad = |reason| KeyError::file(path, &format!("line {number}: {reason}"));
+            if let Some(key) = trusted_line(line).map_err(bad)? {
                 keys.push(key);
             }
         }
@@ -123,7 +136,8 @@ impl TrustedKeys {
 fn trusted_line(line: &str) -> Result<Option<PublicKey>, String> {
     let words = split_outside_quotes(line);
     let at = words.iter().position(|word| Algorithm::new(word).is_ok());
-    let Some(at) = at else { return Err(format!("no key in the line {line:?}")) };
+    // A line that is no public key may be a secret, so it is not quoted.
+    let Some(at) = at else { return Err("no public key, as in ssh-ed25519 AAAA…".to_owned()) };
     // In allowed_signers, principals and options stand before the key.
     let options: String = words[..at].iter().skip(1).copied().collect::<Vec<_>>().join(",").to_ascii_lowercase();
     if options.split(',').any(|option| option == "cert-authority") {
@@ -136,7 +150,7 @@ fn trusted_line(line: &str) -> Result<Option<PublicKey>, String> {
         }
     }
     let key = words[at..].join(" ");
-    PublicKey::from_openssh(&key).map(Some).map_err(|error| format!("bad key in the line {line:?}: {error}"))
+    PublicKey::from_openssh(&key).map(Some).map_err(|error| format!("the public key cannot be read: {error}"))
 }
 
 fn split_outside_quotes(line: &str) -> Vec<&str> {
@@ -205,5 +219,20 @@ mod tests {
         assert_eq!(count(format!("# master\nconf-master {line}\n\n* namespaces=\"git\" {line}\n")), 2);
         assert_eq!(count(format!("a namespaces=\"file\" {line}\nb cert-authority {line}\n")), 0);
         assert_eq!(count("nonsense\n".to_owned()), 0);
+    }
+
+    #[test]
+    fn a_key_in_the_wrong_place_says_which_file_to_give_and_is_not_quoted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        SigningKey::generate(&path, "c").unwrap();
+        let words = TrustedKeys::load(&path).unwrap_err().to_string();
+        assert!(words.contains("it is a private key") && words.ends_with("key.pub"), "{words}");
+        assert!(!words.contains("BEGIN"), "{words}");
+        let words = SigningKey::load(&public_path(&path)).unwrap_err().to_string();
+        assert!(words.contains("it is a public key; the private one is the file without .pub"), "{words}");
+        fs::write(&path, "# a comment\n\ncanary of a token\n").unwrap();
+        let words = TrustedKeys::load(&path).unwrap_err().to_string();
+        assert!(words.contains("line 3: no public key") && !words.contains("canary"), "{words}");
     }
 }

@@ -47,7 +47,7 @@ pub async fn fetch(
     let mut fetched = Fetched { answer: None, wire_bytes: 0, requests: 0, packs: 0 };
     let opened = repo.clone();
     let missing = tokio::task::spawn_blocking(move || missing(&opened, step)).await.expect("no panic while looking");
-    match missing.map_err(|cause| unusable(&repo, &cause))? {
+    match missing.map_err(|cause| unusable(&repo, &cause.message()))? {
         Some(rest) => step = rest,
         None => return Ok(fetched),
     }

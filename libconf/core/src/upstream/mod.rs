@@ -7,8 +7,6 @@ mod events;
 mod fetch;
 mod hedge;
 
-pub use reqwest::Url;
-
 pub use crate::upstream::{
     credentials::Credentials,
     error::{FetchError, UpstreamError},

@@ -19,6 +19,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::Notify, time::timeout};
 
 use crate::{
+    address::BaseUrl,
     api::ErrorBody,
     silence::{Pulse, notice_dead_peers},
     upstream::{credentials::Credentials, error::UpstreamError},
@@ -55,7 +56,7 @@ pub struct Upstreams {
 /// One server. Clones share what is known about its health.
 #[derive(Clone, Debug)]
 pub struct Upstream {
-    url: Url,
+    base: BaseUrl,
     pub(crate) client: Client,
     /// Makes a connection for each request.
     fresh: Client,
@@ -78,16 +79,16 @@ struct Failing {
 
 impl Upstreams {
     /// Takes base URLs, without `/conf.git`.
-    pub fn new(urls: Vec<Url>, credentials: &Credentials) -> Result<Self, UpstreamError> {
+    pub fn new(urls: Vec<BaseUrl>, credentials: &Credentials) -> Result<Self, UpstreamError> {
         // The first provider of a process stays; a failure means that one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let is_plain = urls.iter().all(|url| url.scheme() == "http");
+        let is_plain = urls.iter().all(|one| one.url().scheme() == "http");
         let client = client(is_plain, |client| client)?;
         let fresh = self::client(is_plain, |client| client.pool_max_idle_per_host(0))?;
         let failed = Arc::new(Notify::new());
-        let one = |url| {
+        let one = |base| {
             Arc::new(Upstream {
-                url,
+                base,
                 client: client.clone(),
                 fresh: fresh.clone(),
                 credentials: credentials.clone(),
@@ -197,9 +198,9 @@ fn client(
 }
 
 impl Upstream {
-    /// Its base URL.
+    /// Its base URL, without a login.
     pub fn url(&self) -> &Url {
-        &self.url
+        self.base.url()
     }
 
     /// `GET <base>/<path>`; at most 30 s and 64 MiB.
@@ -272,7 +273,8 @@ impl Upstream {
     pub fn git_authorization(&self) -> Result<Option<String>, UpstreamError> {
         // Git's own clients can only send a password.
         let basic = |token| format!("Basic {}", STANDARD.encode(format!("conf:{token}")));
-        Ok(self.credentials.token()?.map(basic))
+        let token = self.credentials.token()?.map(basic);
+        Ok(token.or_else(|| Some(self.base.login()?.basic())))
     }
 
     /// Moves the server to the end until it works, or back to its place.
@@ -319,13 +321,14 @@ impl Upstream {
     }
 
     pub(crate) fn at(&self, path: &str) -> String {
-        format!("{}/{}", self.url.as_str().trim_end_matches('/'), path.trim_start_matches('/'))
+        format!("{}/{}", self.url().as_str().trim_end_matches('/'), path.trim_start_matches('/'))
     }
 
     pub(crate) fn authorize(&self, request: RequestBuilder) -> Result<RequestBuilder, UpstreamError> {
-        Ok(match self.credentials.token()? {
-            Some(token) => request.bearer_auth(token),
-            None => request,
+        Ok(match (self.credentials.token()?, self.base.login()) {
+            (Some(token), _) => request.bearer_auth(token),
+            (None, Some(login)) => request.header(AUTHORIZATION, login.header()),
+            (None, None) => request,
         })
     }
 

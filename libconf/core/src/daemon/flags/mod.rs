@@ -1,13 +1,16 @@
-//! Flags, environment and YAML file as one: every flag also has an environment variable and a key
-//! in the file.
+//! Flags, environment and YAML file as one: every flag of a daemon also has an environment variable
+//! and a key in the file.
 //!
 //! `--poll-interval` of a program with the prefix `CONF_SLAVE` is `CONF_SLAVE_POLL_INTERVAL` in the
 //! environment and `poll-interval` in the file that `--config` names. A flag wins over the
 //! environment, and the environment over the file. A flag with several values takes them separated
 //! by commas in the environment, and as a list in the file.
+//!
+//! A flag of another command has a variable if a daemon has the same flag (it is a setting of the
+//! installation), or if it names one itself. `hide_env` means that it has none in any case.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     env,
     ffi::OsString,
     fs,
@@ -15,11 +18,19 @@ use std::{
     process,
 };
 
-use clap::{Arg, ArgAction, ArgMatches, Command, Parser, builder::BoolishValueParser, error::ErrorKind};
+use clap::{
+    Arg, ArgAction, ArgMatches, Command, Parser,
+    builder::BoolishValueParser,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::daemon::log::{BadLogLevel, LogFormat, start_logging};
+use crate::{
+    address::hide_logins,
+    daemon::log::{BadLogLevel, LogFormat, start_logging},
+    nearest::nearest,
+};
 
 /// The flags that every daemon has.
 #[derive(Clone, Debug, clap::Args)]
@@ -62,7 +73,7 @@ pub fn parse_with<P: Parser, E: DeserializeOwned + Default + Send>(
     structured: &[&str],
 ) -> (P, E) {
     match try_parse_from(prefix, structured, env::args_os().collect()) {
-        Ok(parsed) => parsed,
+        Ok((parsed, extra, _)) => (parsed, extra),
         Err(error) => {
             let _ = error.print();
             process::exit(error.exit_code());
@@ -70,23 +81,63 @@ pub fn parse_with<P: Parser, E: DeserializeOwned + Default + Send>(
     }
 }
 
+/// The flags as they were given, or their defaults, and the structured keys of the file: each as
+/// text.
+pub(crate) type Given = BTreeMap<String, String>;
+
+/// Reads the arguments, the environment and the file of this process again. An error is one line.
+pub(crate) fn read_again<P: Parser, E: DeserializeOwned + Default + Send>(
+    prefix: &str,
+    structured: &[&str],
+) -> Result<Given, String> {
+    match try_parse_from::<P, E>(prefix, structured, env::args_os().collect()) {
+        Ok((_, _, given)) => Ok(given),
+        Err(error) => {
+            let words = error.to_string();
+            // Below the first paragraph stands how to call the program.
+            let first = words.split("\n\n").next().unwrap_or_default();
+            Err(first.trim_start_matches("error: ").split_whitespace().collect::<Vec<_>>().join(" "))
+        }
+    }
+}
+
+/// Keys of the file that no flag can express, of programs that have none.
 #[derive(Default, serde::Deserialize)]
-struct NoExtra {}
+pub struct NoExtra {}
 
 fn try_parse_from<P: Parser, E: DeserializeOwned + Default + Send>(
     prefix: &str,
     structured: &[&str],
     arguments: Vec<OsString>,
-) -> Result<(P, E), clap::Error> {
+) -> Result<(P, E, Given), clap::Error> {
+    try_parse(prefix, structured, arguments).map_err(without_logins)
+}
+
+/// What a user gave for an address may hold a password, which no error quotes.
+fn without_logins(mut error: clap::Error) -> clap::Error {
+    for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg, ContextKind::InvalidSubcommand] {
+        if let Some(ContextValue::String(value)) = error.get(kind) {
+            let hidden = hide_logins(value);
+            error.insert(kind, ContextValue::String(hidden));
+        }
+    }
+    error
+}
+
+fn try_parse<P: Parser, E: DeserializeOwned + Default + Send>(
+    prefix: &str,
+    structured: &[&str],
+    arguments: Vec<OsString>,
+) -> Result<(P, E, Given), clap::Error> {
     let command = with_environment(P::command(), prefix);
     let Some(path) = config_path(&command, &arguments) else {
-        let matches = command.try_get_matches_from(arguments)?;
-        return Ok((P::from_arg_matches(&matches)?, E::default()));
+        let matches = command.clone().try_get_matches_from(arguments)?;
+        return Ok((P::from_arg_matches(&matches)?, E::default(), given(&command, &matches)));
     };
-    let complain = |words: String| command.clone().error(ErrorKind::InvalidValue, words);
+    let complain = |words: String| command.clone().error(ErrorKind::InvalidValue, hide_logins(&words));
     let text = fs::read_to_string(&path)
         .map_err(|cause| complain(format!("cannot read the configuration file {}: {cause}", path.display())))?;
-    let file = File::read(&path, &text, &command, structured).map_err(complain)?;
+    let file = File::read(&path, &text, requested(&command, &arguments), structured).map_err(complain)?;
     let extra = if structured.is_empty() { Ok(E::default()) } else { yaml::<E>(&path, &text) }.map_err(complain)?;
 
     let matches = with_file(command.clone(), &file).try_get_matches_from(&arguments).map_err(|error| {
@@ -94,14 +145,42 @@ fn try_parse_from<P: Parser, E: DeserializeOwned + Default + Send>(
         match command.clone().try_get_matches_from(&arguments) {
             Err(without) if without.to_string() == error.to_string() => error,
             _ if error.use_stderr() => {
-                let words = error.to_string();
+                let words = without_logins(error).to_string();
                 let words = words.strip_prefix("error: ").unwrap_or(&words).trim_end();
                 complain(format!("{}: {words}", path.display()))
             }
             _ => error,
         }
     })?;
-    Ok((P::from_arg_matches(&matches)?, extra))
+    let mut given = given(&command, &matches);
+    given.extend(file.structured);
+    Ok((P::from_arg_matches(&matches)?, extra, given))
+}
+
+/// The flags of the requested command as text, whoever gave them.
+fn given(command: &Command, matches: &ArgMatches) -> Given {
+    if let Some((name, inner)) = matches.subcommand()
+        && let Some(command) = command.find_subcommand(name)
+    {
+        return given(command, inner);
+    }
+    let text = |argument: &Arg| {
+        let values = matches.try_get_raw(argument.get_id().as_str()).ok().flatten()?;
+        let values: Vec<_> = values.map(|value| value.to_string_lossy().into_owned()).collect();
+        Some((long_name(argument)?.to_owned(), values.join(",")))
+    };
+    command.get_arguments().filter_map(text).collect()
+}
+
+/// The requested subcommand, or the command itself where none is recognized.
+fn requested<'c>(command: &'c Command, arguments: &[OsString]) -> &'c Command {
+    let matches = command.clone().ignore_errors(true).try_get_matches_from(arguments).ok();
+    let (mut found, mut matches) = (command, matches.as_ref());
+    while let Some((name, inner)) = matches.and_then(ArgMatches::subcommand) {
+        let Some(next) = found.find_subcommand(name) else { break };
+        (found, matches) = (next, Some(inner));
+    }
+    found
 }
 
 fn long_name(argument: &Arg) -> Option<&str> {
@@ -112,17 +191,35 @@ fn takes_several(argument: &Arg) -> bool {
     matches!(argument.get_action(), ArgAction::Append)
 }
 
-/// Applies `change` to every flag of the command and of its subcommands, and tells it whether the
-/// command has positionals.
-fn change_flags(command: Command, change: &impl Fn(Arg, bool) -> Arg) -> Command {
-    let positionals = command.get_positionals().next().is_some();
+/// What is known of a command when one of its flags is changed.
+#[derive(Clone, Copy)]
+struct About {
+    has_positionals: bool,
+    is_daemon: bool,
+}
+
+/// Applies `change` to every flag of the command and of its subcommands.
+fn change_flags(command: Command, change: &impl Fn(Arg, About) -> Arg) -> Command {
+    let about = About { has_positionals: command.get_positionals().next().is_some(), is_daemon: is_daemon(&command) };
     command
-        .mut_args(|argument| if long_name(&argument).is_some() { change(argument, positionals) } else { argument })
+        .mut_args(|argument| if long_name(&argument).is_some() { change(argument, about) } else { argument })
         .mut_subcommands(|command| change_flags(command, change))
 }
 
+/// A daemon is a command that reads a configuration file.
+fn is_daemon(command: &Command) -> bool {
+    command.get_arguments().any(|argument| long_name(argument) == Some("config"))
+}
+
+/// The flags of daemons at or below a command: settings of an installation.
+fn settings(command: &Command) -> BTreeSet<String> {
+    let own = command.get_arguments().filter(|_| is_daemon(command)).filter_map(long_name).map(str::to_owned);
+    own.chain(command.get_subcommands().flat_map(settings)).collect()
+}
+
 fn with_environment(command: Command, prefix: &str) -> Command {
-    change_flags(command, &|argument, positionals| {
+    let settings = settings(&command);
+    change_flags(command, &|argument, About { has_positionals: positionals, is_daemon }| {
         let long = long_name(&argument).unwrap_or_default().to_owned();
         let several = takes_several(&argument);
         let argument = match argument.get_action() {
@@ -135,7 +232,10 @@ fn with_environment(command: Command, prefix: &str) -> Command {
             _ if several => argument.value_delimiter(','),
             _ => argument,
         };
-        if argument.get_env().is_some() {
+        // The value may hold a password, and --help is pasted into tickets.
+        let argument = argument.hide_env_values(true);
+        let is_of_one_call = argument.is_hide_env_set() || !(is_daemon || settings.contains(&long));
+        if argument.get_env().is_some() || is_of_one_call {
             return argument;
         }
         let name = format!("{prefix}_{}", long.replace('-', "_").to_uppercase());
@@ -160,22 +260,27 @@ fn config_path(command: &Command, arguments: &[OsString]) -> Option<PathBuf> {
     None
 }
 
-/// The file's flags, each with its values as text.
-struct File(BTreeMap<String, Vec<String>>);
+/// The file's flags, each with its values as text, and its structured keys.
+struct File {
+    flags: BTreeMap<String, Vec<String>>,
+    structured: Given,
+}
 
 impl File {
     fn read(path: &Path, text: &str, command: &Command, structured: &[&str]) -> Result<Self, String> {
         let flags = known_flags(command);
         let content: Option<BTreeMap<String, Value>> = yaml(path, text)?;
-        let mut file = BTreeMap::new();
+        let mut file = File { flags: BTreeMap::new(), structured: Given::new() };
         for (key, value) in content.unwrap_or_default() {
             let place = || format!("{}, line {}", path.display(), line_of(text, &key));
             if structured.contains(&key.as_str()) {
+                file.structured.insert(key, value.to_string());
                 continue;
             }
             let Some(several) = flags.get(&key) else {
                 let known: Vec<_> = flags.keys().map(String::as_str).chain(structured.iter().copied()).collect();
-                return Err(format!("{}: unknown key '{key}'; known are {}", place(), known.join(", ")));
+                let near = nearest(&key, known.iter().copied());
+                return Err(format!("{}: unknown key '{key}'{near}; known are {}", place(), known.join(", ")));
             };
             let values = match value {
                 Value::Array(values) if *several => {
@@ -184,24 +289,18 @@ impl File {
                 value => scalar(value).map(|value| vec![value]),
             };
             let shape = if *several { "a value or a list of values" } else { "a single value" };
-            file.insert(key.clone(), values.ok_or_else(|| format!("{}: '{key}' takes {shape}", place()))?);
+            file.flags.insert(key.clone(), values.ok_or_else(|| format!("{}: '{key}' takes {shape}", place()))?);
         }
-        Ok(Self(file))
+        Ok(file)
     }
 }
 
-/// Every flag of the command and its subcommands, and whether it takes several values. One file can
-/// serve all subcommands.
+/// Every flag of the command, and whether it takes several values.
 fn known_flags(command: &Command) -> BTreeMap<String, bool> {
     let own = command.get_arguments().filter(|argument| !argument.is_hide_set());
-    let mut flags: BTreeMap<_, _> = own
-        .filter_map(|argument| Some((long_name(argument)?.to_owned(), takes_several(argument))))
+    own.filter_map(|argument| Some((long_name(argument)?.to_owned(), takes_several(argument))))
         .filter(|(long, _)| long != "config")
-        .collect();
-    for command in command.get_subcommands().filter(|command| !command.is_hide_set()) {
-        flags.extend(known_flags(command));
-    }
-    flags
+        .collect()
 }
 
 fn scalar(value: Value) -> Option<String> {
@@ -225,16 +324,31 @@ fn line_of(text: &str, key: &str) -> usize {
 /// over them.
 fn with_file(command: Command, file: &File) -> Command {
     change_flags(command, &|argument, _| {
-        let values = long_name(&argument).and_then(|long| file.0.get(long)).cloned();
+        let values = long_name(&argument).and_then(|long| file.flags.get(long)).cloned();
         match values {
-            Some(values) => argument.required(false).default_values(values),
+            Some(values) => {
+                // What the file says may hold a password, so --help does not show it.
+                let hides = argument.get_action().takes_values();
+                argument.required(false).default_values(values).hide_default_value(hides)
+            }
             None => argument,
         }
     })
 }
 
 fn yaml<T: DeserializeOwned + Send>(path: &Path, text: &str) -> Result<T, String> {
-    crate::settings::from_yaml(text).map_err(|fault| format!("{}, {fault}", path.display()))
+    crate::settings::from_yaml(text)
+        .map_err(|fault| format!("{}, {}", path.display(), with_nearest(&fault.to_string())))
+}
+
+/// Adds the nearest known key to serde's words about an unknown one in an entry of a list.
+fn with_nearest(words: &str) -> String {
+    let unknown = words.split_once("unknown field `").and_then(|(_, rest)| rest.split_once('`'));
+    let Some((key, rest)) = unknown else { return words.to_owned() };
+    // The known keys follow: `, expected one of a, b, c`.
+    let known = rest.split_once("expected one of ").map_or("", |(_, known)| known);
+    let near = nearest(key, known.split([',', ' ', '`', '\n']).filter(|word| !word.is_empty()));
+    words.replacen(&format!("`{key}`"), &format!("`{key}`{near}"), 1)
 }
 
 #[cfg(test)]

@@ -23,6 +23,12 @@ enum Act {
         /// Where it listens
         #[arg(long)]
         socket: PathBuf,
+        /// The same as of the daemon
+        #[arg(long, default_value = "127.0.0.1:1")]
+        listen: SocketAddr,
+        /// How it answers
+        #[arg(long)]
+        json: bool,
         /// What is run
         #[arg(trailing_var_arg = true)]
         words: Vec<String>,
@@ -39,6 +45,9 @@ struct Run {
     /// Which upstreams
     #[arg(long, required = true)]
     central: Vec<String>,
+    /// A server with a login
+    #[arg(long)]
+    above: Option<crate::address::BaseUrl>,
     /// The server
     #[arg(long, env = "CONF_TEST_URL")]
     server: Option<String>,
@@ -51,6 +60,7 @@ struct Extra {
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Watch {
     pidfile: String,
 }
@@ -70,6 +80,7 @@ impl Case {
         let arguments = arguments.replace("FILE", path.to_str().unwrap());
         let arguments = arguments.split_whitespace().map(OsString::from).collect();
         try_parse_from("CONF_TEST", &["watch"], arguments)
+            .map(|(arguments, extra, _)| (arguments, extra))
             .map_err(|error| error.to_string().replace(path.to_str().unwrap(), "FILE"))
     }
 
@@ -157,8 +168,11 @@ fn faults_of_the_file_name_the_file_the_line_and_what_would_do() {
     let cases = [
         (
             "central: a\nlisten-on: 3\n",
-            "FILE, line 2: unknown key 'listen-on'; known are central, insecure, listen, log-format, log-level, server, socket, watch",
+            "FILE, line 2: unknown key 'listen-on'; known are above, central, insecure, listen, log-format, log-level, server, watch",
         ),
+        ("central: a\nlisen: 127.0.0.1:1\n", "FILE, line 2: unknown key 'lisen' (did you mean `listen`?); known are"),
+        // A key of another command is no key of this one.
+        ("central: a\nsocket: s\n", "FILE, line 2: unknown key 'socket'"),
         ("central: {a: b}", "FILE, line 1: 'central' takes a value or a list of values"),
         ("central: []", "FILE, line 1: 'central' takes a value or a list of values"),
         ("central: a\n\nlisten: [1, 2]", "FILE, line 3: 'listen' takes a single value"),
@@ -166,6 +180,10 @@ fn faults_of_the_file_name_the_file_the_line_and_what_would_do() {
         ("central: a\ncentral: b", "FILE, line 2: "),
         ("- central", "FILE, "),
         ("central: a\nwatch: [{pid: 1}]", "FILE, line 2: "),
+        (
+            "central: a\nwatch:\n- pidfil: x\n",
+            "FILE, line 3: unknown field `pidfil` (did you mean `pidfile`?), expected",
+        ),
     ];
     for (text, wanted) in cases {
         let words = file(text).refused("--config FILE");
@@ -193,8 +211,51 @@ fn structured_keys_are_handed_back() {
 #[test]
 fn help_names_the_variables_and_words_after_a_command_are_its_own() {
     let help = Case::default().refused("--help");
-    assert!(help.contains("[env: CONF_TEST_LISTEN=]"), "{help}");
+    assert!(help.contains("[env: CONF_TEST_LISTEN]"), "{help}");
     let (arguments, _) = Case::default().parse("conf-test ask --socket s sh --config nothing").unwrap();
-    let Act::Ask { socket, words } = arguments.act else { panic!("{arguments:?}") };
+    let Act::Ask { socket, words, .. } = arguments.act else { panic!("{arguments:?}") };
     assert_eq!((socket.to_str(), words.join(" ").as_str()), (Some("s"), "sh --config nothing"));
+}
+
+#[test]
+fn a_flag_of_one_call_is_no_variable_and_no_key() {
+    if env::var_os("IN_CHILD").is_none() {
+        let variables =
+            [("CONF_TEST_JSON", "true"), ("CONF_TEST_SOCKET", "other"), ("CONF_TEST_LISTEN", "127.0.0.1:4")];
+        return in_child("a_flag_of_one_call_is_no_variable_and_no_key", &variables);
+    }
+    let (arguments, _) = Case::default().parse("conf-test ask --socket s").unwrap();
+    let Act::Ask { socket, listen, json, .. } = arguments.act else { panic!("{arguments:?}") };
+    assert_eq!((socket.to_str(), json), (Some("s"), false));
+    assert_eq!(listen.port(), 4, "a flag of the daemon is a setting of the installation");
+    let help = Case::default().parse("conf-test ask --help").unwrap_err();
+    assert!(help.contains("[env: CONF_TEST_LISTEN]") && !help.contains("CONF_TEST_JSON"), "{help}");
+}
+
+#[test]
+fn no_login_is_quoted() {
+    if env::var_os("IN_CHILD").is_none() {
+        let variables = [("CONF_TEST_ABOVE", "http://jo:canary@h:1"), ("CONF_TEST_CENTRAL", "http://jo:canary@h:1")];
+        return in_child("no_login_is_quoted", &variables);
+    }
+    let run = Case::default().run("--central x");
+    assert!(!format!("{run:?}").contains("canary"), "{run:?}");
+    let help = Case::default().refused("--help");
+    assert!(help.contains("CONF_TEST_ABOVE") && !help.contains("canary"), "{help}");
+    let with_file = file("central: http://jo:canary@h:1\nabove: http://jo:canary@h:1\n");
+    let help = with_file.refused("--config FILE --help");
+    assert!(!help.contains("canary"), "{help}");
+    for (case, arguments) in [
+        (Case::default(), "--above http://jo:canary@h:x"),
+        (Case::default(), "--above jo:canary@h:1"),
+        (Case::default(), "--listen http://jo:canary@h:1"),
+        (Case::default(), "http://jo:canary@h:1"),
+        (file("listen: http://jo:canary@h:1"), "--config FILE"),
+        (file("http://jo:canary@h"), "--config FILE"),
+        (file("http://jo:canary@h: 1"), "--config FILE"),
+        (file("watch: http://jo:canary@h"), "--config FILE"),
+    ] {
+        let words = case.refused(arguments);
+        assert!(!words.contains("canary"), "{arguments}: {words}");
+    }
 }

@@ -7,13 +7,13 @@ use serde_json::{Map, Value};
 use crate::{
     manifest::{
         model::{Host, Overlay, Role},
-        nearest::nearest,
         pattern::Pattern,
         reader::{
             basics::{Fields, Reader, quoted},
             place::{HOST, INVENTORIES, ROLE},
         },
     },
+    nearest::nearest,
     settings::{Fault, Lines, Node, Shape, shown},
 };
 use libconf::name::{ComponentName, HostName, RoleName, Segment};

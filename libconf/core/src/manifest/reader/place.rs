@@ -1,6 +1,6 @@
 //! The keys of each map in a `datacenter.yaml`.
 
-use crate::{manifest::nearest::nearest, settings::shown};
+use crate::{nearest::nearest, settings::shown};
 
 /// The keys of one map.
 pub(crate) struct Place {
