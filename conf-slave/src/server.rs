@@ -179,7 +179,7 @@ async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
 
 fn state_folder(given: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
     if let Some(state) = given {
-        git::make_folder(&state, 0o755)
+        daemon::make_folder(&state, 0o755)
             .with_context(|| format!("cannot make the folder {}; name another with --state", state.display()))?;
         return Ok((state, None));
     }

@@ -57,6 +57,8 @@ impl Export {
             self.seen.last = None;
             let used: BTreeSet<StoreHash> = names.values().flat_map(BTreeMap::values).copied().collect();
             self.seen.renderings.retain(|hash, _| used.contains(hash));
+            let used: BTreeSet<StoreHash> = names.values().map(names_hash).collect();
+            self.seen.links.retain(|hash, _| used.contains(hash));
         }
         problems
     }
@@ -112,11 +114,26 @@ impl Export {
     }
 
     /// True if a component's link leads to the links of its versions, and those into the store.
-    fn is_linked(&self, folder: &Folder, name: &ComponentName, versions: &BTreeMap<Version, StoreHash>) -> bool {
-        let hash = names_hash(versions).to_string();
+    fn is_linked(&mut self, folder: &Folder, name: &ComponentName, versions: &BTreeMap<Version, StoreHash>) -> bool {
+        let hash = names_hash(versions);
         let link = format!("{}/{}", name.kind.as_str(), name.name);
         folder.read_link(&link).is_ok_and(|target| target == format!("../../../names/{hash}"))
-            && self.links_in(&hash).is_ok_and(|links| links == names_links(versions))
+            && self.are_links_right(hash, versions)
+    }
+
+    fn are_links_right(&mut self, hash: StoreHash, versions: &BTreeMap<Version, StoreHash>) -> bool {
+        // Nobody can change a link, only replace it, and that changes its folder.
+        let Ok(stat) = self.names.stat(&hash.to_string()) else { return false };
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.add("", stat.as_ref());
+        if self.seen.links.get(&hash) == Some(&fingerprint.number()) {
+            return true;
+        }
+        let is_right = self.links_in(&hash.to_string()).is_ok_and(|links| links == names_links(versions));
+        if is_right {
+            self.seen.links.insert(hash, fingerprint.number());
+        }
+        is_right
     }
 
     /// True if nothing has changed a rendering since its content was last right, or if its content
@@ -135,14 +152,8 @@ impl Export {
     }
 
     fn fingerprint(&self, hash: &StoreHash) -> io::Result<u64> {
-        let entry = self.store.enter(&hash.to_string())?;
         let mut fingerprint = Fingerprint::default();
-        fingerprint.add("", Some(&entry.own_stat()?));
-        let mut found = entry.walk()?;
-        found.sort_by(|(one, _), (other, _)| one.cmp(other));
-        for (path, _) in found {
-            fingerprint.add(&path, Some(&entry.stat_below(&path)?));
-        }
+        add_all(&mut fingerprint, &self.store.enter(&hash.to_string())?, "")?;
         Ok(fingerprint.number())
     }
 
@@ -163,6 +174,21 @@ impl Export {
         }
         Ok(true)
     }
+}
+
+/// Adds a folder, whose path is `at`, and everything in it.
+fn add_all(fingerprint: &mut Fingerprint, folder: &Folder, at: &str) -> io::Result<()> {
+    fingerprint.add(at, Some(&folder.own_stat()?));
+    let mut entries = folder.entries()?;
+    entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    for (name, kind) in entries {
+        let path = format!("{at}/{name}");
+        match kind {
+            Entry::Folder => add_all(fingerprint, &folder.enter(&name)?, &path)?,
+            _ => fingerprint.add(&path, folder.stat(&name)?.as_ref()),
+        }
+    }
+    Ok(())
 }
 
 /// Says that the files of a component were changed.

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{follow::fetch::Failure, follow::worker::Worker, state::VerifyReport, transaction::Damage};
 
 /// 10 s between two looks at most, so that damage is mended within a minute even if the first
-/// attempts fail. A look at 1,000 components takes about 20 ms.
+/// attempts fail.
 const LOOK: Duration = Duration::from_secs(10);
 /// 5 failures for which no damage is found: then a new repository is the last that can help.
 const MOST_IN_VAIN: u32 = 5;
@@ -82,25 +82,13 @@ impl Worker<'_> {
         VerifyReport { problems: first.problems, repaired, ..second }
     }
 
-    /// Says why nothing may be written, if another agent has the state folder.
-    pub(crate) async fn keep_out(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
-        if !self.host().holds_state() {
-            self.look(stop).await;
-        }
-        if self.host().holds_state() {
-            return Ok(());
-        }
-        let words = "the state folder was removed or replaced, and this agent cannot lock it again";
-        Err(Failure::Later(words.to_owned()))
-    }
-
     /// Begins a new repository if this one is damaged, or if nothing else has helped.
     pub(crate) async fn heal(&mut self) {
         match self.blocking(|host, _| host.heal()).await {
             Ok(true) => {}
             Ok(false) => self.renew_after_many().await,
             Err(error) => {
-                tracing::warn!(error = format!("{error:#}"), "no new repository could be created; trying again");
+                tracing::warn!(error = chain(&*error), "no new repository could be created; trying again");
             }
         }
     }
@@ -112,7 +100,19 @@ impl Worker<'_> {
         if self.in_vain == MOST_IN_VAIN
             && let Err(error) = self.blocking(|host, _| host.renew_repository()).await
         {
-            tracing::warn!(error = format!("{error:#}"), "no new repository could be created");
+            tracing::warn!(error = chain(&*error), "no new repository could be created");
         }
+    }
+
+    /// Says why nothing may be written, if another agent has the state folder.
+    pub(crate) async fn keep_out(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
+        if !self.host().holds_state() {
+            self.look(stop).await;
+        }
+        if self.host().holds_state() {
+            return Ok(());
+        }
+        let words = "the state folder was removed or replaced, and this agent cannot lock it again";
+        Err(Failure::Later(words.to_owned()))
     }
 }

@@ -11,6 +11,41 @@ use crate::{
     transaction::tests::{Site, take},
 };
 
+/// Nobody answers; objects that are here need no answer.
+fn nowhere() -> Sources {
+    let servers = |urls: &[&str]| {
+        Upstreams::new(urls.iter().map(|url| url.parse().unwrap()).collect(), &Credentials::none()).unwrap()
+    };
+    Sources {
+        consul: Vec::new(),
+        needs_consul: false,
+        key: "pointer".to_owned(),
+        datacenter: "us-west/v1".parse().unwrap(),
+        servers: SnapshotServers::new(servers(&[]), servers(&["http://127.0.0.1:1"])),
+    }
+}
+
+#[tokio::test]
+async fn what_fails_again_and_again_without_any_damage_ends_with_a_new_repository_once() {
+    let mut site = Site::new();
+    site.set("services/a/latest", &[("one", "1")]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    let sources = nowhere();
+    let candidates = Candidates::new(audience.agent.clone());
+    let mut worker = Worker::new(host, &sources, &audience, &candidates);
+    let aside = site.state().join("repo.git.damaged");
+    for _ in 0..4 {
+        worker.heal().await;
+        assert!(!aside.exists(), "there was no damage");
+    }
+    worker.heal().await;
+    assert!(aside.exists());
+    assert_eq!(worker.host().known(), Some(first));
+    assert_eq!(site.read("services/a/latest/one").as_deref(), Some("1"));
+}
+
 #[tokio::test]
 async fn content_that_is_damaged_here_is_mended_while_the_host_is_ahead_of_the_pointer() {
     let mut site = Site::new();
@@ -26,17 +61,7 @@ async fn content_that_is_damaged_here_is_mended_while_the_host_is_ahead_of_the_p
     fs::set_permissions(&object, fs::Permissions::from_mode(0o644)).unwrap();
     fs::write(&object, "damaged").unwrap();
 
-    // Nobody answers; objects that are here need no answer.
-    let nowhere = |urls: &[&str]| {
-        Upstreams::new(urls.iter().map(|url| url.parse().unwrap()).collect(), &Credentials::none()).unwrap()
-    };
-    let sources = Sources {
-        consul: Vec::new(),
-        needs_consul: false,
-        key: "pointer".to_owned(),
-        datacenter: "us-west/v1".parse().unwrap(),
-        servers: SnapshotServers::new(nowhere(&[]), nowhere(&["http://127.0.0.1:1"])),
-    };
+    let sources = nowhere();
     let candidates = Candidates::new(audience.agent.clone());
     let mut worker = Worker::new(host, &sources, &audience, &candidates);
     let stop = CancellationToken::new();

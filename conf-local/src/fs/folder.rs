@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-use conf_core::git::make_folder;
+use conf_core::daemon::make_folder;
 use rustix::{
     fs::{self, AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags, Uid},
     io::Errno,

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use conf_core::{
     api::Pointer,
-    daemon::chain,
+    daemon::{chain, make_folder},
     git::{self, ConsolidateError, Durability, PooledRepository, RepositoryLock, RepositoryPool},
     sign::TrustedKeys,
     snapshot::Snapshot,
@@ -262,8 +262,8 @@ fn children(repo: &git2::Repository, id: git2::Oid, kind: ObjectType) -> Result<
 /// Creates the repository, or opens it. Nobody but the agent's user has a reason to enter it.
 fn create(path: &Path) -> anyhow::Result<()> {
     if !path.exists() {
-        path.parent().map_or(Ok(()), |state| git::make_folder(state, 0o755))?;
-        git::make_folder(path, 0o700)?;
+        path.parent().map_or(Ok(()), |state| make_folder(state, 0o755))?;
+        make_folder(path, 0o700)?;
     }
     git::init(path, SETTINGS)?;
     Ok(())

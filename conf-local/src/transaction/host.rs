@@ -10,8 +10,8 @@ use std::{
 use anyhow::{Context as _, ensure};
 use conf_core::{
     api::Pointer,
-    daemon::chain,
-    git::{self, PooledRepository, RepositoryLock, make_folder},
+    daemon::{chain, make_folder},
+    git::{self, PooledRepository, RepositoryLock},
     render::{RENDERING, StoreHash},
     secret::Identity,
     sign::TrustedKeys,

@@ -22,8 +22,8 @@ impl Host {
             && self.export.damaged().is_empty()
     }
 
-    /// Checks that nothing has changed this host's disk, that the repository has every object of the
-    /// exported snapshot, and that the export is equal to a new rendering. Mends nothing.
+    /// Checks that nothing has changed this host's disk, that the repository has every object of
+    /// the exported snapshot, and that the export is equal to a new rendering. Mends nothing.
     pub(crate) fn verify(&mut self) -> VerifyReport {
         let mut report = VerifyReport::default();
         // Objects must be read from disk, not from memory.

@@ -8,7 +8,7 @@ use std::{
 
 use conf_core::{
     api::Pointer,
-    daemon::chain,
+    daemon::{chain, make_folder},
     git::{self, Durability, RepositoryLock, complete},
     sign::TrustedKeys,
     snapshot::Snapshot,
@@ -202,9 +202,8 @@ pub(crate) fn repository_in(state: &Path) -> PathBuf {
 /// Makes and locks a folder for a repository.
 pub(crate) fn lock_folder(path: &Path) -> Result<RepositoryLock, MirrorError> {
     // What is above it is there for other daemons' folders too. Nobody else reads the repository.
-    let made = path.parent().map_or(Ok(()), |state| git::make_folder(state, 0o755));
-    made.and_then(|()| git::make_folder(path, 0o700))
-        .map_err(|cause| MirrorError::File { path: path.to_owned(), cause })?;
+    let made = path.parent().map_or(Ok(()), |state| make_folder(state, 0o755));
+    made.and_then(|()| make_folder(path, 0o700)).map_err(|cause| MirrorError::File { path: path.to_owned(), cause })?;
     git::lock(path).map_err(MirrorError::Lock)
 }
 

@@ -283,7 +283,7 @@ impl Mirror {
         }
     }
 
-    /// Looks for damage that shows without reading objects: folders, refs, packs. Blocks for a moment.
+    /// Looks for damage that shows without reading objects: folders, refs, packs. Blocks.
     ///
     /// While a change is taken, its ref is ahead of what is served, which looks like damage.
     pub(crate) fn look(&self) -> Result<(), String> {

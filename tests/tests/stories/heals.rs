@@ -148,9 +148,14 @@ fn damage_that_cannot_be_mended_yet_stays_in_the_status_with_what_is_done_about_
 }
 
 #[test]
-fn a_socket_that_was_removed_is_there_again() {
+fn a_socket_and_a_central_sequence_that_were_removed_are_there_again() {
     let site = Site::start();
+    let central = site.host().export().join("central");
+    let read = || fs::read_to_string(&central).map_err(|error| error.to_string());
+    eventually("the central sequence", read);
+    remove(&central);
     remove(&site.host().socket);
+    eventually_within(HEALS_WITHIN, "the central sequence to be there again", read);
     eventually_within(HEALS_WITHIN, "the socket to be there again", || site.host().status());
     site.push_and_wait("services/web", "round", "1\n");
 }

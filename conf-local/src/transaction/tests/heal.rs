@@ -171,3 +171,21 @@ fn placed_files_that_something_else_changed_are_put_back() {
         assert_placed(&site, "mended");
     }
 }
+
+#[test]
+fn a_full_disk_loses_the_snapshot_that_was_skipped_and_never_the_exported_one() {
+    let (mut site, second, mut host, audience) = running("{}");
+    assert!(!host.drop_skipped().unwrap(), "what is exported is needed");
+    site.set("services/a/latest", &[("config.yaml", "at: 3\n")]);
+    let third = site.land();
+    host.accept(third).unwrap();
+    fs::create_dir_all(site.state().join("repo.git.damaged/objects")).unwrap();
+    host.make_room();
+    assert!(!site.state().join("repo.git.damaged").exists());
+    assert!(host.drop_skipped().unwrap());
+    assert!(!site.state().join("repo.git.damaged").exists(), "nothing is kept of it");
+    assert_eq!((host.have(), host.known()), (None, Some(third)));
+    assert!(host.accept(second).is_err(), "what was taken stays known");
+    assert_eq!(seen(&site), 2);
+    assert_eq!(host.mend_folders(false, &audience).unwrap(), Some(third));
+}

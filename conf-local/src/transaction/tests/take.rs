@@ -1,7 +1,7 @@
 //! Taking good snapshots, refusing bad ones, and the cost of a change.
 
 use crate::snapshot::NamedComponent;
-use crate::transaction::tests::*;
+use crate::transaction::{Damage, tests::*};
 
 #[test]
 fn files_settings_and_modes() {
@@ -342,6 +342,12 @@ fn three_thousand_components() {
         host.tidy(&audience, None);
         println!("one changed: accepted {accepted:?}, switched {placed:?}, tidied {:?}", since.elapsed());
         assert_eq!(site.read("services/service-7/latest.json"), Some(format!(r#"{{"number":{round}}}"#)));
+    }
+    // Each looks at 1,000, and the first three read their files once.
+    for _ in 0..7 {
+        let (since, before) = (Instant::now(), cpu());
+        assert_eq!(host.look(), Damage::default());
+        println!("a look: {:?}, on the processor {:?}", since.elapsed(), cpu().saturating_sub(before));
     }
     drop(host);
     let since = Instant::now();

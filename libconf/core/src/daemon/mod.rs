@@ -4,11 +4,13 @@ mod log;
 pub mod flags;
 mod reload;
 mod process;
+mod folder;
 mod metrics;
 #[cfg(test)]
 mod tests;
 
 pub use crate::daemon::{
+    folder::make_folder,
     log::{BadLogLevel, LogFormat, chain, millis, start_logging},
     metrics::Metrics,
     process::{ListenRefused, listen_guard, ready, ready_on_socket, run},

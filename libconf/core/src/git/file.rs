@@ -2,9 +2,9 @@
 
 use std::{
     ffi::OsString,
-    fs::{self, DirBuilder, File, OpenOptions, Permissions},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::OpenOptionsExt as _,
     path::Path,
 };
 
@@ -22,20 +22,6 @@ pub enum Durability {
 /// Makes a folder's entries durable: files that were created, renamed or removed in it.
 pub fn sync_folder(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
-}
-
-/// Makes a folder, and those that lead to it, where they are missing. Each that it makes has these
-/// permission bits, whatever the umask is; those that are there stay as they are.
-pub fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
-    if path.as_os_str().is_empty() || path.is_dir() {
-        return Ok(());
-    }
-    path.parent().map_or(Ok(()), |above| make_folder(above, mode))?;
-    match DirBuilder::new().mode(mode).create(path) {
-        Ok(()) => fs::set_permissions(path, Permissions::from_mode(mode)),
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        Err(error) => Err(error),
-    }
 }
 
 /// Replaces a file in one step: a reader sees the old content or the new one, never a part. `mode`

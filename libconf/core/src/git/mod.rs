@@ -17,7 +17,7 @@ pub use crate::git::{
     connectivity::{Missing, complete, complete_history},
     consolidate::{ConsolidateError, consolidate, packs},
     executable::{GitError, check_version, command},
-    file::{Durability, make_folder, replace_file, sync_folder},
+    file::{Durability, replace_file, sync_folder},
     pool::{PooledRepository, RepositoryPool},
     repository::{LockError, RepositoryLock, init, lock, lock_alone},
     step::{Depth, Step},

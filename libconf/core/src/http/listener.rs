@@ -34,7 +34,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use warp::{Filter as _, Reply};
 
-use crate::git::make_folder;
+use crate::daemon::make_folder;
 use crate::http::{
     answer::{Response, Routes, refuse},
     peer::Peer,

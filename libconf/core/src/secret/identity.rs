@@ -118,8 +118,8 @@ impl Identity {
         }
     }
 
-    /// Writes this identity to a file that does not exist, as [`Identity::create`] does: somebody has
-    /// removed the one that it was read from.
+    /// Writes this identity to a file that does not exist, as [`Identity::create`] does: somebody
+    /// has removed the one that it was read from.
     pub fn write_again(&self, path: &Path) -> Result<(), IdentityError> {
         let text = match &self.key {
             Key::Age(key) => Zeroizing::new(format!("{}\n", key.to_string().expose_secret())),
