@@ -25,6 +25,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use warp::{Filter as _, Reply};
 
+use crate::daemon::make_folder;
 use crate::http::{
     answer::{Response, Routes, refuse},
     peer::Peer,
@@ -72,7 +73,8 @@ pub async fn bind_unix(path: &Path, mode: u32) -> io::Result<Listener> {
         Err(_) => {}
     }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::create_dir_all(folder).map_err(explain)?;
+        // Whoever may connect must get there, and nobody else may put another socket in its place.
+        make_folder(folder, 0o755).map_err(explain)?;
     }
     let listener = UnixListener::bind(path).map_err(explain)?;
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(explain)?;
