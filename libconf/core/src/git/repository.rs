@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -15,6 +16,8 @@ use rustix::{
 
 use crate::git::{executable::GitError, loose::set_cut_aside};
 
+/// The lock file of a folder.
+const LOCK: &str = "conf.lock";
 /// How long a daemon that was restarted waits for the Git children of the killed one.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -48,7 +51,16 @@ pub fn init(repo: &Path, settings: &[(&str, &str)]) -> Result<Repository, GitErr
 /// An exclusive hold on a repository, until dropped.
 #[derive(Debug)]
 pub struct RepositoryLock {
-    _file: File,
+    file: File,
+}
+
+impl RepositoryLock {
+    /// False when the lock file in `dir` is not the locked one: somebody has removed or replaced
+    /// it, and another process can lock the new one.
+    pub fn is_of(&self, dir: &Path) -> bool {
+        let (own, found) = (self.file.metadata(), fs::symlink_metadata(dir.join(LOCK)));
+        matches!((own, found), (Ok(own), Ok(found)) if (own.dev(), own.ino()) == (found.dev(), found.ino()))
+    }
 }
 
 /// Locks `<dir>/conf.lock` for this process and every child that it starts, and removes what killed
@@ -67,10 +79,16 @@ pub fn lock_alone(dir: &Path) -> Result<RepositoryLock, LockError> {
 }
 
 fn lock_with(dir: &Path, flags: FdFlags) -> Result<RepositoryLock, LockError> {
-    let path = dir.join("conf.lock");
+    let path = dir.join(LOCK);
     let failed = |cause| LockError::Open { path: path.clone(), cause };
-    let mut file =
-        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .mode(0o644)
+        .open(&path)
+        .map_err(failed)?;
     let since = Instant::now();
     while let Err(cause) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
         if cause != rustix::io::Errno::WOULDBLOCK {
@@ -86,7 +104,7 @@ fn lock_with(dir: &Path, flags: FdFlags) -> Result<RepositoryLock, LockError> {
     // The holder's pid, for people only.
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
     sweep(dir).map_err(|cause| LockError::Sweep { path: dir.to_owned(), cause })?;
-    Ok(RepositoryLock { _file: file })
+    Ok(RepositoryLock { file })
 }
 
 /// Removes what killed programs left in a repository without other users: lock files and unfinished
@@ -117,7 +135,7 @@ fn sweep_folder(folder: &Path, inner: bool) -> io::Result<()> {
             } else if inner {
                 sweep_folder(&path, inner)?;
             }
-        } else if unfinished || name.ends_with(".lock") && name != "conf.lock" {
+        } else if unfinished || name.ends_with(".lock") && name != LOCK {
             fs::remove_file(&path)?;
         }
     }

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use age::{DecryptError, Decryptor, ssh, x25519};
+use age::{DecryptError, Decryptor, secrecy::ExposeSecret as _, ssh, x25519};
 use ssh_key::{Algorithm, LineEnding, PrivateKey, rand_core::OsRng};
 use zeroize::Zeroizing;
 
@@ -116,6 +116,18 @@ impl Identity {
             Err(error) if error.is_missing => Self::create(path).map(|identity| (identity, true)),
             found => found.map(|identity| (identity, false)),
         }
+    }
+
+    /// Writes this identity to a file that does not exist, as [`Identity::create`] does: somebody
+    /// has removed the one that it was read from.
+    pub fn write_again(&self, path: &Path) -> Result<(), IdentityError> {
+        let text = match &self.key {
+            Key::Age(key) => Zeroizing::new(format!("{}\n", key.to_string().expose_secret())),
+            Key::Ssh { signs, .. } => {
+                signs.to_openssh(LineEnding::LF).map_err(|error| IdentityError::new(path, error.to_string()))?
+            }
+        };
+        create_file(path, text.as_bytes(), 0o600).map_err(|error| IdentityError::io(path, &error))
     }
 
     /// The public half, which values are sealed to.
