@@ -29,7 +29,7 @@ use crate::{
     problems::Problems,
     publish::Publisher,
     reports,
-    upkeep::{branches, maintenance},
+    upkeep::{branches, look, maintenance},
 };
 
 /// A conf-slave with its socket bound and its mirror open.
@@ -120,6 +120,7 @@ impl Slave {
         spawn_until(&stop, &mut tasks, branches::run(mirror(), problems()));
         spawn_until(&stop, &mut tasks, reports::send_summaries(reports(), mirror(), problems()));
         spawn_until(&stop, &mut tasks, maintenance::maintain(mirror(), upload));
+        spawn_until(&stop, &mut tasks, look::run(mirror()));
         tasks.spawn(maintenance::remember(mirror(), problems(), stop));
         tasks.join_all().await;
     }
@@ -158,7 +159,7 @@ async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
 
 fn state_folder(given: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
     if let Some(state) = given {
-        std::fs::create_dir_all(&state)
+        daemon::make_folder(&state, 0o755)
             .with_context(|| format!("cannot make the folder {}; name another with --state", state.display()))?;
         return Ok((state, None));
     }

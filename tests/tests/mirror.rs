@@ -119,6 +119,56 @@ fn damage_under_a_running_slave_is_found_when_it_matters() {
 }
 
 #[test]
+fn damage_under_a_running_slave_is_shown_and_heals_though_nobody_asks_and_nothing_changes() {
+    let mut site = site();
+    site.slave().wait_at(site.master.sequence());
+    let branch = "refs/heads/services/web/master";
+    let has_branches = |site: &Site| {
+        let listed = site.work.git(&["ls-remote", &format!("{}/conf.git", site.slave().url)]);
+        if listed.contains(branch) { Ok(()) } else { Err(listed) }
+    };
+    eventually("its branches", || has_branches(&site));
+    let tip = fs::read(repository(&site).join(branch)).unwrap();
+    let reference = format!("refs/snapshots/{DATACENTER}");
+    let zero = |site: &Site, name: &str| overwrite(&repository(site).join(name), |bytes| bytes.fill(0));
+    let damages: [Damage<'_>; 7] = [
+        ("a branch zeroed", &|site| zero(site, branch)),
+        ("a branch removed", &|site| fs::remove_file(repository(site).join(branch)).unwrap()),
+        ("the ref zeroed", &|site| zero(site, &reference)),
+        ("packed-refs damaged", &|site| fs::write(repository(site).join("packed-refs"), "no refs\n").unwrap()),
+        ("the objects removed", &|site| remove_folder(&repository(site).join("objects"))),
+        ("the repository removed", &|site| remove_folder(&repository(site))),
+        ("the whole state removed", &|site| remove_folder(&site.slave().state)),
+    ];
+    for (name, damage) in damages {
+        // It cannot be mended at once.
+        site.master.daemon.stop();
+        damage(&site);
+        eventually(&format!("the slave to show: {name}"), || {
+            let status = site.slave().status()?;
+            let problems = status["problems"].to_string();
+            let is_shown = problems.contains("damaged") || problems.contains("branches and tags are not up to date");
+            if is_shown { Ok(()) } else { Err(status.to_string()) }
+        });
+        site.master.daemon.start();
+        eventually(&format!("the slave to heal: {name}"), || {
+            let status = site.slave().status()?;
+            let is_well = status["problems"] == serde_json::json!([]);
+            if is_well && fs::read(repository(&site).join(branch)).ok() == Some(tip.clone()) {
+                has_branches(&site)
+            } else {
+                Err(status.to_string())
+            }
+        });
+        expect_whole(&site, &name.replace(' ', "-"));
+    }
+    let sequence = site.push("services/web", "round", "after it all\n");
+    site.slave().wait_at(sequence);
+    site.slaves[0].daemon.restart();
+    site.slave().wait_at(sequence);
+}
+
+#[test]
 fn a_central_repository_that_was_put_back_is_not_followed_back() {
     let mut site = site();
     let before = site.master.sequence();

@@ -8,7 +8,7 @@ use std::{
 
 use conf_core::{
     api::Pointer,
-    daemon::chain,
+    daemon::{chain, make_folder},
     git::{self, Durability, RepositoryLock, complete},
     sign::TrustedKeys,
     snapshot::Snapshot,
@@ -89,6 +89,25 @@ impl StateFolder {
             .and_then(|snapshot| complete(repo, None, commit).map(|()| snapshot).map_err(|error| chain(&error)))
             .and_then(|snapshot| ServedSnapshot::read(repo, snapshot, None).map_err(|error| chain(&error)));
         whole.map_or_else(Examined::Damaged, |served| Examined::Whole(Box::new(served)))
+    }
+
+    /// Looks for damage that shows without reading objects. An error describes it.
+    pub(crate) fn look(&self, served: CommitId) -> Result<(), String> {
+        let look = || -> Result<bool, git2::Error> {
+            // An open repository would remember what it has read.
+            let repo = Repository::open_bare(self.repo())?;
+            repo.find_reference("HEAD")?;
+            // The first one reads the file of packed refs.
+            repo.references()?.next().transpose()?;
+            let found = repo.find_reference(&self.reference())?.peel_to_commit()?;
+            found.tree()?;
+            Ok(CommitId::from(found.id()) == served)
+        };
+        match look() {
+            Ok(true) => Ok(()),
+            Ok(false) => Err("its ref is not where it was put".to_owned()),
+            Err(error) => Err(error.message().to_owned()),
+        }
     }
 
     /// Accepts a fetched snapshot, and moves the ref to it. The snapshot must be signed for this
@@ -182,7 +201,9 @@ pub(crate) fn repository_in(state: &Path) -> PathBuf {
 
 /// Makes and locks a folder for a repository.
 pub(crate) fn lock_folder(path: &Path) -> Result<RepositoryLock, MirrorError> {
-    fs::create_dir_all(path).map_err(|cause| MirrorError::File { path: path.to_owned(), cause })?;
+    // What is above it is there for other daemons' folders too. Nobody else reads the repository.
+    let made = path.parent().map_or(Ok(()), |state| make_folder(state, 0o755));
+    made.and_then(|()| make_folder(path, 0o700)).map_err(|cause| MirrorError::File { path: path.to_owned(), cause })?;
     git::lock(path).map_err(MirrorError::Lock)
 }
 

@@ -10,6 +10,7 @@
 
 mod error;
 mod served;
+mod packs;
 mod folder;
 
 use std::{
@@ -37,8 +38,11 @@ use tokio::{
     task::spawn_blocking,
 };
 
-use crate::mirror::folder::{Examined, StateFolder};
 pub(crate) use crate::mirror::{error::MirrorError, folder::repository_in, served::ServedSnapshot};
+use crate::mirror::{
+    folder::{Examined, StateFolder},
+    packs::SeenPacks,
+};
 
 /// The mirror of one datacenter, and the newest pointer and watermark that it has heard of.
 #[derive(Debug)]
@@ -57,6 +61,7 @@ pub(crate) struct Mirror {
     // The highest ever served.
     highest: Mutex<Option<Pointer>>,
     lock: Mutex<RepositoryLock>,
+    packs: Mutex<SeenPacks>,
 }
 
 /// The result of looking up a pointer that someone else wrote.
@@ -112,6 +117,7 @@ impl Mirror {
             suspicion: Notify::new(),
             highest: Mutex::new(highest),
             lock: Mutex::new(lock),
+            packs: Mutex::default(),
         })
     }
 
@@ -270,6 +276,21 @@ impl Mirror {
         }
     }
 
+    /// Looks for damage that shows without reading objects: folders, refs, packs. Blocks.
+    ///
+    /// While a change is taken, its ref is ahead of what is served, which looks like damage.
+    pub(crate) fn look(&self) -> Result<(), String> {
+        let Some(served) = self.served() else { return Ok(()) };
+        self.folder.look(served.snapshot.commit)?;
+        // Another repository in the place of this one has other packs.
+        self.packs.lock().look(&self.repo())
+    }
+
+    /// Forgets what the packs were: others have replaced them, or they were all read and are whole.
+    pub(crate) fn packed(&self) {
+        self.packs.lock().clear();
+    }
+
     /// Checks that every served object is there and readable; an error describes the damage.
     /// Blocks, and takes seconds in a large repository.
     pub(crate) fn examine(&self) -> Result<(), String> {
@@ -281,7 +302,10 @@ impl Mirror {
             Examined::Damaged(reason) => return Err(reason),
         }
         match git::command(&self.repo()).args(["fsck", "--no-dangling", "--no-progress"]).output() {
-            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) if output.status.success() => {
+                self.packed();
+                Ok(())
+            }
             Ok(output) => {
                 let words = String::from_utf8_lossy(&output.stderr);
                 Err(words.lines().next().unwrap_or("git fsck says that it is damaged").to_owned())
@@ -296,6 +320,7 @@ impl Mirror {
 
     /// Clones the newest snapshot into a new repository, which then takes the old one's place.
     pub(crate) async fn clone_anew(&self) -> Result<(), MirrorError> {
+        self.keep_others_out().await?;
         let status = format!("api/v1/datacenters/{}", self.folder.datacenter);
         let newest: DatacenterStatus = self.upstreams.get_json(&status).await.map_err(MirrorError::Ask)?;
         let path = self.folder.path.join("repo.new");
@@ -314,8 +339,21 @@ impl Mirror {
         });
         let served = served.await.expect("checking does not panic")?;
         *self.lock.lock() = lock;
+        self.packed();
         tracing::info!(sequence = %served.snapshot.sequence, "cloned anew");
         self.serve(served);
+        Ok(())
+    }
+
+    /// Locks the repository again if another one is in its place: the state folder was removed, and
+    /// another slave may have begun in a new one.
+    async fn keep_others_out(&self) -> Result<(), MirrorError> {
+        let repo = self.repo();
+        if self.lock.lock().is_of(&repo) || !repo.exists() {
+            return Ok(());
+        }
+        let lock = spawn_blocking(move || folder::lock_folder(&repo)).await.expect("locking does not panic")?;
+        *self.lock.lock() = lock;
         Ok(())
     }
 

@@ -31,6 +31,7 @@ use tokio::{
 use crate::{
     mirror::{Mirror, ServedSnapshot},
     problems::Problems,
+    upkeep::put_refs::PutRefs,
 };
 
 /// The longest time for one git program: a first fetch brings the history of everything.
@@ -40,6 +41,8 @@ const DEADLINE: Duration = Duration::from_secs(1800);
 const QUIET: Duration = Duration::from_secs(1);
 /// The longest delay of a fetch, however often something changes.
 const MOST_PUT_OFF: Duration = Duration::from_secs(5);
+/// The longest time between two looks at the refs.
+const LOOK: Duration = Duration::from_secs(10);
 /// Names on one command line.
 const NAMES_AT_ONCE: usize = 500;
 
@@ -51,6 +54,8 @@ pub(crate) async fn run(mirror: Arc<Mirror>, problems: Arc<Problems>) {
     let mut served = mirror.subscribe();
     served.mark_changed();
     let mut done: Option<Arc<ServedSnapshot>> = None;
+    // Where the refs were put, and what the system says of them since they were last right.
+    let mut put = PutRefs::default();
     let mut again: Option<Instant> = None;
     let mut tried = false;
     let mut backoff = Backoff::new(Duration::from_millis(500), Duration::from_secs(30));
@@ -59,6 +64,17 @@ pub(crate) async fn run(mirror: Arc<Mirror>, problems: Arc<Problems>) {
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return },
             () = tokio::time::sleep_until(at), if again.is_some() => {}
+            () = tokio::time::sleep(with_jitter(LOOK)), if again.is_none() && done.is_some() => {
+                let (looked, repo) = (put, mirror.repo());
+                let looked = spawn_blocking(move || looked.look(&repo)).await.expect("looking does not panic");
+                let is_right = looked.1.is_none();
+                put = looked.0;
+                if is_right {
+                    continue;
+                }
+                problems.report("branches", looked.1, "branches and tags are up to date");
+                done = None;
+            }
         }
         // The first fetch does not wait: until it ends, a clone has no branch to show.
         if tried {
@@ -75,6 +91,8 @@ pub(crate) async fn run(mirror: Arc<Mirror>, problems: Arc<Problems>) {
         let failed = update(&mirror, before.as_deref(), &now).await.err();
         if failed.is_none() {
             backoff.reset();
+            let repo = mirror.repo();
+            put = spawn_blocking(move || PutRefs::read(&repo)).await.expect("reading refs does not panic");
             (done, again) = (Some(now), None);
         } else {
             (done, again) = (before, Some(Instant::now() + backoff.next_wait()));

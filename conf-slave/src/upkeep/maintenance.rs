@@ -60,7 +60,10 @@ pub(crate) async fn maintain(mirror: Arc<Mirror>, upload: Arc<UploadPack>) {
         };
         let mut git = Command::from(git::command(&repo));
         match git.args(arguments).kill_on_drop(true).output().await {
-            Ok(output) if output.status.success() => tracing::info!(packs = packs(&repo), "packed the mirror"),
+            Ok(output) if output.status.success() => {
+                mirror.packed();
+                tracing::info!(packs = packs(&repo), "packed the mirror");
+            }
             Ok(output) => {
                 tracing::warn!("git {} failed: {}", arguments[0], String::from_utf8_lossy(&output.stderr).trim());
                 mirror.suspicion.notify_one();

@@ -1,6 +1,10 @@
 //! Work on the mirror that no change waits for.
 
+/// The refs as they were put.
+mod put_refs;
 /// The branches and tags behind a snapshot.
 pub(crate) mod branches;
+/// A look for damage every few seconds.
+pub(crate) mod look;
 /// The written sequence, packing, and the search for damage.
 pub(crate) mod maintenance;
