@@ -8,19 +8,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::state::Agent;
 
-const GAUGES: [(&str, &str); 6] = [
+const GAUGES: [(&str, &str); 7] = [
     ("conf_local_sequence", "The sequence of what is exported"),
     ("conf_local_pointer_sequence", "The sequence that the pointer names"),
     ("conf_local_components", "Components exported"),
     ("conf_local_component_faults", "Components that were held back"),
     ("conf_local_failed", "1 while the wanted snapshot could not be taken"),
+    ("conf_local_damage", "What something else has changed or removed on the disk"),
     ("conf_local_away", "Servers that cannot be reached"),
 ];
 
 /// Keeps `/readyz` and `/metrics` equal to the view, until `stop`. The agent is ready once there
 /// are files to read.
 pub(crate) async fn run(agent: Agent, health: Health, metrics: Metrics, stop: CancellationToken) {
-    let gauges: [Gauge; 6] = GAUGES.map(|(name, help)| metrics.gauge(name, help));
+    let gauges: [Gauge; 7] = GAUGES.map(|(name, help)| metrics.gauge(name, help));
     let time = Gauge::<f64, AtomicU64>::default();
     let time = metrics.register("conf_local_switch_seconds", "From the pointer to the last switch", time);
     let switches: Counter = metrics.counter("conf_local_switches", "Switches of the export");
@@ -35,6 +36,7 @@ pub(crate) async fn run(agent: Agent, health: Health, metrics: Metrics, stop: Ca
             status.components as u64,
             status.faults.len() as u64,
             u64::from(status.state == HostState::Failed),
+            status.damage.len() as u64,
             status.away.len() as u64,
         ];
         for (gauge, value) in gauges.iter().zip(values) {

@@ -143,7 +143,9 @@ fn verify_text(report: &VerifyReport, repair: bool) -> String {
         (true, _, _) => format!("{text}\nno problems"),
         (_, true, _) => format!("{text}\nall mended"),
         (_, false, true) => {
-            format!("{text}\nnot everything could be mended; the agent tries again with the next change")
+            format!(
+                "{text}\nnot everything could be mended; the agent tries again within a minute, and its log says why"
+            )
         }
         (_, false, false) => format!("{text}\n`conf-local verify --repair` mends what can be"),
     }

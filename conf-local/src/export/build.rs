@@ -75,8 +75,15 @@ impl Export {
         self.unsynced.add(folder.write(HEADER, &serde_json::to_vec(header)?, 0o444)?);
         folder.stamp(UNIX_EPOCH + Duration::from_secs(header.time))?;
         self.unsynced.add(folder);
-        let kept = self.kept.contains_key(&header.sequence);
-        let name = if kept { self.beside(header.sequence).name() } else { header.sequence.to_string() };
+        // One that was removed by hand is built under its own name again.
+        let (sequence, beside) = (header.sequence.to_string(), self.beside(header.sequence).name());
+        let kept = self.kept.contains_key(&header.sequence) && self.snapshots.entry(&sequence)?.is_some();
+        let name = if kept {
+            beside
+        } else {
+            self.snapshots.remove(&beside)?;
+            sequence
+        };
         let exists = self.snapshots.entry(&name)?.is_some();
         if header.through.is_some() {
             // Nothing ever switches to it, so its name alone says that it is whole: its content
@@ -164,13 +171,14 @@ impl Export {
     pub(crate) fn take_up(&mut self, header: Header, contents: Contents) -> Result<bool, ExportError> {
         let sequence = header.sequence;
         let beside = self.beside(sequence);
-        if self.kept.contains_key(&sequence) {
+        let is_beside = self.kept.contains_key(&sequence)
+            && self.snapshots.entry(&beside.name()).map_err(|cause| self.failed("switch", cause))?.is_some();
+        if is_beside {
             let exchanged = self.snapshots.exchange(&beside.name(), &sequence.to_string());
             exchanged.map_err(|cause| self.failed("switch", cause))?;
         }
-        let Some(before) = self.kept.insert(sequence, KeptSnapshot { header: Some(header), contents }) else {
-            return Ok(false);
-        };
+        let before = self.kept.insert(sequence, KeptSnapshot { header: Some(header), contents });
+        let Some(before) = before.filter(|_| is_beside) else { return Ok(false) };
         self.former.insert(beside, before.contents);
         if let Err(error) = self.thin_former().and_then(|()| self.snapshots.sync()) {
             tracing::warn!(%error, path = %self.path.display(), "the switch may not survive a power cut");

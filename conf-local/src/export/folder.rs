@@ -17,6 +17,7 @@ use crate::{
         error::ExportError,
         names::{Former, NEW, SHOWN, mode_of, put},
         plan::{Contents, KeptSnapshot},
+        seen::Seen,
     },
     fs::{Entry, Folder, Unsynced},
 };
@@ -38,7 +39,8 @@ pub(crate) struct Export {
     pub(crate) unsynced: Unsynced,
     /// Renderings that something has changed since they were staged.
     suspect: HashSet<StoreHash>,
-    salt: Vec<u8>,
+    pub(crate) salt: Vec<u8>,
+    pub(crate) seen: Seen,
 }
 
 impl Export {
@@ -46,6 +48,19 @@ impl Export {
     ///
     /// The names of secret renderings depend on `salt`; with another salt they count as damaged.
     pub(crate) fn open(path: &Path, salt: Vec<u8>) -> Result<Self, ExportError> {
+        Export::open_with(path, salt, None)
+    }
+
+    /// Opens the folders under its path again, and makes those that are missing: somebody has
+    /// removed or replaced one. What readers should see is not forgotten.
+    pub(crate) fn reopen(&mut self) -> Result<(), ExportError> {
+        let current = self.current().map(|(sequence, kept)| (sequence, kept.clone()));
+        *self = Export::open_with(&self.path, self.salt.clone(), current)?;
+        Ok(())
+    }
+
+    /// `current` is what readers should see, where that is known.
+    fn open_with(path: &Path, salt: Vec<u8>, current: Option<(Sequence, KeptSnapshot)>) -> Result<Self, ExportError> {
         let failed = |cause| ExportError { act: "open", path: path.to_owned(), file: None, cause };
         let path = std::path::absolute(path).map_err(failed)?;
         let root = Folder::open(&path).map_err(failed)?;
@@ -62,8 +77,14 @@ impl Export {
             unsynced: Unsynced::default(),
             suspect: HashSet::new(),
             salt,
+            seen: Seen::default(),
         };
-        export.read().and_then(|()| export.sweep()).map_err(failed)?;
+        export.read().map_err(failed)?;
+        if let Some((sequence, kept)) = current {
+            export.current = Some(sequence);
+            export.kept.insert(sequence, kept);
+        }
+        export.sweep().map_err(failed)?;
         Ok(export)
     }
 
@@ -125,8 +146,8 @@ impl Export {
         damaged.map(|(component, _)| component.clone()).collect()
     }
 
-    fn is_undamaged(&self, hash: &StoreHash) -> bool {
-        self.read_back(&hash.to_string()).is_ok_and(|found| found == *hash)
+    pub(crate) fn is_undamaged(&self, hash: &StoreHash) -> bool {
+        self.read_back(&hash.to_string()).is_ok_and(|found| found == *hash) && self.is_own(hash).unwrap_or(false)
     }
 
     /// Writes a rendering into the store, unless the store has it. With `check`, reads what the

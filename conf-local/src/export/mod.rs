@@ -20,11 +20,13 @@
 mod plan;
 mod names;
 mod error;
+mod seen;
 mod folder;
 mod kept;
 mod read;
 mod build;
 mod retire;
+mod look;
 #[cfg(test)]
 mod tests;
 
@@ -33,6 +35,8 @@ pub(crate) use crate::export::{
     error::ExportError,
     folder::Export,
     kept::{directory, header, kept, renew, sequences},
+    look::changed_words,
     names::{CURRENT, MOST_FILE_BYTES, SHOWN},
     plan::{Contents, Faults, Header, KeptSnapshot, Retention, plan},
+    seen::Seen,
 };

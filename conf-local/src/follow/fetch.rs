@@ -23,6 +23,10 @@ pub(crate) enum Failure {
     Soon(String),
     /// The cause takes longer, such as a full disk, or a snapshot that no server has.
     Later(String),
+    /// This host's disk has no room for it.
+    NoRoom(String),
+    /// The repository on this host cannot be used.
+    Repository(String),
     /// The snapshot can never be used.
     Never(String),
     /// An answer was corrupt: perhaps a snapshot that the fetch builds on is damaged here. May pass
@@ -32,8 +36,14 @@ pub(crate) enum Failure {
 
 impl Failure {
     pub(crate) fn words(self) -> String {
-        let (Failure::Soon(words) | Failure::Later(words) | Failure::Never(words) | Failure::Corrupt(words)) = self;
-        words
+        match self {
+            Failure::Soon(words)
+            | Failure::Later(words)
+            | Failure::NoRoom(words)
+            | Failure::Repository(words)
+            | Failure::Never(words)
+            | Failure::Corrupt(words) => words,
+        }
     }
 }
 
@@ -44,10 +54,10 @@ pub(crate) async fn fetch(
     servers: &SnapshotServers,
     repository: RepositoryPool,
     have: Option<CommitId>,
-    want: CommitId,
+    (want, depth): (CommitId, Depth),
     limit: Option<Duration>,
 ) -> Result<(), Failure> {
-    let step = Step { have: have.filter(|have| *have != want), want, depth: Depth::One };
+    let step = Step { have: have.filter(|have| *have != want), want, depth };
     let patience = if step.have.is_some() { PATIENCE } else { PATIENCE_AT_FIRST };
     let servers = servers.in_order();
     // Each server gets its turn within the limit.
@@ -84,7 +94,8 @@ pub(crate) async fn fetch(
         };
         let reason = chain(&error);
         match error {
-            FetchError::Repository { .. } => return Err(Failure::Later(reason)),
+            FetchError::Repository { .. } if error.is_for_room() => return Err(Failure::NoRoom(reason)),
+            FetchError::Repository { .. } => return Err(Failure::Repository(reason)),
             FetchError::NotFound { .. } => set_reachable(agent, &server),
             FetchError::Corrupt { .. } | FetchError::Unreachable(_) | FetchError::Refused(_) => {
                 let is_corrupt = matches!(error, FetchError::Corrupt { .. });

@@ -5,5 +5,8 @@
 mod fetch;
 mod pointer;
 mod worker;
+mod mend;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use crate::follow::{pointer::Sources, worker::run};

@@ -2,12 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use conf_core::{api::Pointer, daemon::chain, retry::Backoff, template};
+use conf_core::{
+    api::Pointer,
+    daemon::chain,
+    git::Depth,
+    retry::{Backoff, with_jitter},
+    template,
+};
 use libconf::name::{CommitId, Sequence};
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
-    time::sleep,
+    time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +22,7 @@ use crate::{
         fetch::{Failure, fetch},
         pointer::{self, Decision, SOON, Sources, Wanted},
     },
-    state::{OlderSnapshot, RequestError, VerifyReport, WriterRequest},
+    state::{OlderSnapshot, RequestError, WriterRequest},
     transaction::{Audience, Host, TransactionError, Unchecked},
 };
 
@@ -24,6 +30,11 @@ use crate::{
 const LATER: Duration = Duration::from_secs(5);
 /// 30 s: a component that cannot be placed on this host is tried again within this.
 const MUCH_LATER: Duration = Duration::from_secs(30);
+
+/// 60 s between two attempts to mend damage at most.
+const MOST_MENDING: Duration = Duration::from_secs(60);
+/// The end of what is said of a snapshot that can never be used.
+const NOT_AGAIN: &str = "; not tried again before the pointer changes";
 
 /// 100 ms without a change: then the work starts that can wait. By then readers have their files,
 /// and other agents on this machine too.
@@ -47,27 +58,18 @@ pub(crate) async fn run(
     stop: CancellationToken,
 ) {
     let (found, wanted) = watch::channel(None);
-    let worker = Worker {
-        host: Some(host),
-        sources: &sources,
-        audience: &audience,
-        wanted,
-        have: None,
-        ahead: None,
-        chore: None,
-        untidy: 0,
-    };
+    let worker = Worker::new(host, &sources, &audience, wanted);
     tokio::join!(pointer::watch(&sources, &audience.agent, found, &stop), worker.run(requests, &stop));
 }
 
-struct Worker<'a> {
+pub(crate) struct Worker<'a> {
     /// `None` only while a blocking step has it.
     host: Option<Host>,
     sources: &'a Sources,
-    audience: &'a Audience,
-    wanted: watch::Receiver<Wanted>,
+    pub(crate) audience: &'a Audience,
+    pub(crate) wanted: watch::Receiver<Wanted>,
     /// The snapshot that a fetch builds on.
-    have: Option<CommitId>,
+    pub(crate) have: Option<CommitId>,
     /// A snapshot that was taken before the pointer named it: a pointer below it is late, and no
     /// error.
     ahead: Option<Sequence>,
@@ -75,6 +77,14 @@ struct Worker<'a> {
     chore: Option<(Chore, Instant)>,
     /// The number of changes since the last tidying.
     untidy: u32,
+    /// The number of failures in a row that the repository caused though no damage was found.
+    pub(crate) in_vain: u32,
+    /// The disk could not be put in order at the start.
+    pub(crate) unsettled: bool,
+    /// The time for the next look for damage.
+    pub(crate) next_look: Instant,
+    /// The waits between attempts to mend.
+    pub(crate) mending: Backoff,
 }
 
 /// Work to do after a while without changes.
@@ -86,7 +96,29 @@ enum Chore {
     Release,
 }
 
-impl Worker<'_> {
+impl<'a> Worker<'a> {
+    pub(crate) fn new(
+        host: Host,
+        sources: &'a Sources,
+        audience: &'a Audience,
+        wanted: watch::Receiver<Wanted>,
+    ) -> Self {
+        Worker {
+            host: Some(host),
+            sources,
+            audience,
+            wanted,
+            have: None,
+            ahead: None,
+            chore: None,
+            untidy: 0,
+            in_vain: 0,
+            unsettled: false,
+            next_look: Instant::now() + with_jitter(LATER),
+            mending: Backoff::new(SOON, MOST_MENDING),
+        }
+    }
+
     async fn run(mut self, requests: mpsc::Receiver<WriterRequest>, stop: &CancellationToken) {
         self.settle().await;
         self.follow(requests, stop).await;
@@ -100,7 +132,7 @@ impl Worker<'_> {
         let mut soon = Backoff::new(Duration::from_millis(50), SOON);
         let mut later = Backoff::new(Duration::from_millis(200), LATER);
         let mut places = Backoff::new(SOON, MUCH_LATER);
-        let mut again = None;
+        let mut again: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -109,8 +141,12 @@ impl Worker<'_> {
                     Ok(()) => { soon.reset(); later.reset(); }
                     Err(_) => return,
                 },
-                () = pause(again) => {}
-                () = pause(self.chore.map(|(_, due)| due.saturating_duration_since(Instant::now()))) => {
+                () = until(again) => {}
+                () = until(Some(self.next_look)) => {
+                    self.look(stop).await;
+                    continue;
+                }
+                () = until(self.chore.map(|(_, due)| due)) => {
                     self.do_chore().await;
                     continue;
                 }
@@ -119,30 +155,39 @@ impl Worker<'_> {
             if stop.is_cancelled() {
                 return;
             }
-            let Some((wanted, since)) = *self.wanted.borrow_and_update() else { continue };
+            // Without a pointer, what is exported is what is wanted.
+            let wanted = *self.wanted.borrow_and_update();
+            let exported = || self.exported().filter(|_| !self.unsettled).map(|exported| (exported, Instant::now()));
+            let Some((wanted, since)) = wanted.or_else(exported) else { continue };
             let taken = self.take(wanted, since, stop).await;
             if stop.is_cancelled() {
                 return;
             }
-            again = match &taken {
+            let wait = match &taken {
                 Ok(()) if self.host().is_troubled() => Some(places.next_wait()),
                 Ok(()) => {
                     places.reset();
                     None
                 }
                 Err(Failure::Soon(_) | Failure::Corrupt(_)) => Some(soon.next_wait()),
-                Err(Failure::Later(_)) => Some(later.next_wait()),
+                Err(Failure::Later(_) | Failure::NoRoom(_) | Failure::Repository(_)) => Some(later.next_wait()),
                 Err(Failure::Never(_)) => None,
             };
+            again = wait.map(|wait| Instant::now() + wait);
             if let Err(failure) = taken {
-                self.audience.agent.set_failed(&failure.words());
+                if matches!(failure, Failure::Later(_) | Failure::Repository(_)) {
+                    // Perhaps something on this disk was removed or changed.
+                    self.next_look = self.next_look.min(Instant::now() + SOON);
+                }
+                let end = if matches!(failure, Failure::Never(_)) { NOT_AGAIN } else { "" };
+                self.audience.agent.set_failed(&(failure.words() + end));
             }
         }
     }
 
-    /// Puts the disk in order, then shows the export. A failure is reported, and the pointer leads
-    /// on from there.
-    async fn settle(&mut self) {
+    /// Puts the disk in order, then shows the export. A failure is reported. The pointer leads on
+    /// from there; while there is none, each look for damage tries again.
+    pub(crate) async fn settle(&mut self) {
         let settled = self.blocking(|host, audience| {
             let result = host.settle(audience);
             host.publish_to(&audience.agent);
@@ -150,7 +195,9 @@ impl Worker<'_> {
             host.repository.pool.forget();
             result
         });
-        match settled.await {
+        let settled = settled.await;
+        self.unsettled = settled.is_err();
+        match settled {
             Ok(()) => {}
             Err(TransactionError::Damaged(error)) => {
                 tracing::warn!(%error, "the repository cannot be read");
@@ -164,24 +211,28 @@ impl Worker<'_> {
     async fn do_chore(&mut self) {
         match self.chore.take() {
             Some((Chore::Tidy, _)) => {
-                self.tidy().await;
+                let is_tidy = self.tidy().await;
                 let _ = spawn_blocking(template::prepare).await;
-                self.chore = Some((Chore::Release, Instant::now() + IDLE));
+                let next = if is_tidy { (Chore::Release, IDLE) } else { (Chore::Tidy, MUCH_LATER) };
+                self.chore = Some((next.0, Instant::now() + next.1));
             }
             Some((Chore::Release, _)) => drop(spawn_blocking(template::release).await),
             None => {}
         }
     }
 
-    async fn tidy(&mut self) {
+    /// True if all was done. Where it is not, a chore or the next change tries again.
+    async fn tidy(&mut self) -> bool {
         self.untidy = 0;
-        self.blocking(|host, audience| host.tidy(audience, None)).await;
+        self.blocking(|host, audience| host.tidy(audience, None)).await
     }
 
     /// Serves one request. The caller may have gone.
     async fn serve(&mut self, request: WriterRequest, stop: &CancellationToken) {
         match request {
-            WriterRequest::Verify { repair, reply } => drop(reply.send(self.verify(repair).await)),
+            WriterRequest::Verify { repair, reply } => {
+                drop(reply.send(self.verify(repair, stop).await));
+            }
             WriterRequest::Take { snapshot, reply } => {
                 let taken = self.take_early(snapshot, stop).await;
                 let is_taken = taken.is_ok();
@@ -211,7 +262,7 @@ impl Worker<'_> {
 
     /// Takes a snapshot that the pointer does not name yet. If it cannot be used, the status does
     /// not show that.
-    async fn take_early(&mut self, snapshot: Pointer, stop: &CancellationToken) -> Result<(), RequestError> {
+    pub(crate) async fn take_early(&mut self, snapshot: Pointer, stop: &CancellationToken) -> Result<(), RequestError> {
         match self.decide(snapshot) {
             Decision::Nothing | Decision::Late(_) => return Ok(()),
             Decision::Refuse(words) => return Err(RequestError::Wrong(words)),
@@ -236,12 +287,17 @@ impl Worker<'_> {
         pointer::decide(self.exported(), self.host().known(), wanted)
     }
 
-    fn exported(&self) -> Option<Pointer> {
+    pub(crate) fn exported(&self) -> Option<Pointer> {
         self.audience.agent.view().exported.as_ref().map(|exported| exported.snapshot())
     }
 
     /// Brings the snapshot that the pointer names, and puts it in place.
-    async fn take(&mut self, wanted: Pointer, since: Instant, stop: &CancellationToken) -> Result<(), Failure> {
+    pub(crate) async fn take(
+        &mut self,
+        wanted: Pointer,
+        since: Instant,
+        stop: &CancellationToken,
+    ) -> Result<(), Failure> {
         match self.decide(wanted) {
             Decision::Nothing => {
                 if self.host().lacks_content() {
@@ -273,6 +329,7 @@ impl Worker<'_> {
         limit: Option<Duration>,
         stop: &CancellationToken,
     ) -> Result<(), Failure> {
+        self.keep_out(stop).await?;
         let have = match self.host().have_at_hand() {
             Some(have) => Some(have),
             None => self.blocking(|host, _| host.have()).await,
@@ -299,9 +356,14 @@ impl Worker<'_> {
             }
             // The next start does it.
             Err(TransactionError::Unchecked(Unchecked::Stopped)) => return Ok(()),
-            Err(error) => return Err(Failure::Later(chain(&error))),
+            Err(error) => {
+                // What the failed step left and could not remove at once.
+                self.chore = Some((Chore::Tidy, Instant::now() + MUCH_LATER));
+                return Err(Failure::Later(chain(&error)));
+            }
         }
         self.audience.agent.update(|view| view.status.settle());
+        self.in_vain = 0;
         if have.is_none() {
             self.host().repository.pool.forget();
         }
@@ -315,48 +377,39 @@ impl Worker<'_> {
 
     /// Fetches a snapshot. If that fails with a `limit`, only a server has named the snapshot,
     /// which does not suggest a damaged repository here.
-    async fn fetch(&mut self, want: CommitId, limit: Option<Duration>) -> Result<(), Failure> {
-        let repository = self.host().repository.pool.clone();
-        let servers = &self.sources.servers;
-        let fetched = fetch(&self.audience.agent, servers, repository, self.have, want, limit).await;
-        if matches!(fetched, Err(Failure::Corrupt(_))) && limit.is_none() {
-            self.heal().await;
+    pub(crate) async fn fetch(&mut self, want: CommitId, limit: Option<Duration>) -> Result<(), Failure> {
+        let mut fetched = self.fetch_once(want, Depth::One, limit).await;
+        if matches!(fetched, Err(Failure::NoRoom(_))) {
+            // A step also brings what the snapshots between the two had, and what was too much.
+            self.blocking(|host, _| host.make_room()).await;
+            fetched = self.fetch_once(want, Depth::Alone, limit).await;
+        }
+        if matches!(fetched, Err(Failure::NoRoom(_)))
+            && self.blocking(|host, _| host.drop_skipped()).await.unwrap_or(false)
+        {
+            self.have = None;
+            fetched = self.fetch_once(want, Depth::Alone, limit).await;
+        }
+        match &fetched {
+            Err(Failure::Corrupt(_)) if limit.is_none() => self.heal().await,
+            // The next look finds what is wrong, unless this goes on.
+            Err(Failure::Repository(_)) => self.renew_after_many().await,
+            _ => {}
         }
         fetched
     }
 
-    async fn heal(&mut self) {
-        if let Err(error) = self.blocking(|host, _| host.heal()).await {
-            tracing::warn!(error = format!("{error:#}"), "no new repository could be created");
-        }
+    async fn fetch_once(&self, want: CommitId, depth: Depth, limit: Option<Duration>) -> Result<(), Failure> {
+        let (repository, servers) = (self.host().repository.pool.clone(), &self.sources.servers);
+        fetch(&self.audience.agent, servers, repository, self.have, (want, depth), limit).await
     }
 
-    async fn verify(&mut self, repair: bool) -> VerifyReport {
-        let first = self.blocking(move |host, audience| host.verify(repair, audience)).await;
-        if !repair || first.is_whole() {
-            return first;
-        }
-        // Missing objects are fetched. Then the export can be mended from the repository.
-        self.heal().await;
-        let exported = self.audience.agent.view().status.commit;
-        self.have = self.blocking(|host, _| host.have()).await;
-        if let Some(commit) = exported
-            && let Err(failure) = self.fetch(commit, None).await
-        {
-            tracing::warn!(error = failure.words(), "the damaged objects could not be fetched");
-            return first;
-        }
-        let second = self.blocking(|host, audience| host.verify(true, audience)).await;
-        let repaired = if second.is_whole() { first.problems.clone() } else { first.repaired };
-        VerifyReport { problems: first.problems, repaired, ..second }
-    }
-
-    fn host(&self) -> &Host {
+    pub(crate) fn host(&self) -> &Host {
         self.host.as_ref().expect("only a blocking step takes the host, and puts it back")
     }
 
     /// Runs a step that blocks. A panic in it ends the process, which its supervisor starts again.
-    async fn blocking<T: Send + 'static>(
+    pub(crate) async fn blocking<T: Send + 'static>(
         &mut self,
         step: impl FnOnce(&mut Host, &Audience) -> T + Send + 'static,
     ) -> T {
@@ -372,77 +425,10 @@ impl Worker<'_> {
     }
 }
 
-async fn pause(length: Option<Duration>) {
-    match length {
-        Some(length) => sleep(length).await,
+/// Ends at that time, or never.
+async fn until(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt as _};
-
-    use conf_core::{
-        consul::{Consul, ConsulCredentials},
-        upstream::{Credentials, Upstreams},
-    };
-
-    use super::*;
-    use crate::{
-        snapshot::SnapshotServers,
-        transaction::tests::{Site, take},
-    };
-
-    #[tokio::test]
-    async fn content_that_is_damaged_here_is_mended_while_the_host_is_ahead_of_the_pointer() {
-        let mut site = Site::new();
-        site.set("services/a/latest", &[("one", "1")]);
-        let first = site.land();
-        let (mut host, audience) = site.open();
-        take(&mut host, first, &audience).unwrap();
-        site.set("services/a/latest", &[("one", "2")]);
-        let second = site.land();
-        let id = git2::Oid::hash_object(git2::ObjectType::Blob, b"2").unwrap().to_string();
-        let object = site.state().join("repo.git/objects").join(&id[..2]).join(&id[2..]);
-        let whole = fs::read(&object).unwrap();
-        fs::set_permissions(&object, fs::Permissions::from_mode(0o644)).unwrap();
-        fs::write(&object, "damaged").unwrap();
-
-        // Nobody answers; objects that are here need no answer.
-        let nowhere = |urls: &[&str]| {
-            Upstreams::new(urls.iter().map(|url| url.parse().unwrap()).collect(), &Credentials::none()).unwrap()
-        };
-        let sources = Sources {
-            consul: Consul::new(&["http://127.0.0.1:1".to_owned()], ConsulCredentials::default()).unwrap(),
-            key: "pointer".to_owned(),
-            servers: SnapshotServers::new(nowhere(&[]), nowhere(&["http://127.0.0.1:1"])),
-        };
-        let mut worker = Worker {
-            host: Some(host),
-            sources: &sources,
-            audience: &audience,
-            wanted: watch::channel(None).1,
-            have: None,
-            ahead: None,
-            chore: None,
-            untidy: 0,
-        };
-        let stop = CancellationToken::new();
-        assert!(worker.take_early(second, &stop).await.is_err(), "the damage is told");
-        assert!(worker.exported() == Some(second) && worker.host().lacks_content());
-        // As if the objects were fetched anew.
-        let repository = site.state().join("repo.git");
-        fs::remove_dir_all(&repository).unwrap();
-        fs::rename(site.state().join("repo.git.damaged"), &repository).unwrap();
-        fs::write(&object, whole).unwrap();
-        worker.host().repository.pool.forget();
-
-        let mended = worker.take(first, Instant::now(), &stop).await.map_err(Failure::words);
-        assert_eq!(mended, Ok(()));
-        assert!(!worker.host().lacks_content());
-        assert_eq!(site.read("services/a/latest/one").as_deref(), Some("2"));
-        assert!(worker.take(first, Instant::now(), &stop).await.is_ok(), "a late pointer is no error");
-        assert_eq!(worker.exported(), Some(second));
     }
 }

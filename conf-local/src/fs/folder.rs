@@ -8,6 +8,7 @@ use std::{
     path::Path,
 };
 
+use conf_core::daemon::make_folder;
 use rustix::{
     fs::{self, AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags, Uid},
     io::Errno,
@@ -59,10 +60,10 @@ impl Folder {
         Ok(Folder(fs::open(path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?))
     }
 
-    /// Opens a folder by its path, and creates it first where needed. The path may lead through
-    /// links.
+    /// Opens a folder by its path, and creates it first where needed, for every user to read. The
+    /// path may lead through links.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        std::fs::create_dir_all(path)?;
+        make_folder(path, 0o755)?;
         Folder::existing(path)
     }
 
@@ -149,8 +150,18 @@ impl Folder {
 
     /// Returns the permission bits of an entry, or of a link itself.
     pub(crate) fn mode(&self, path: &str) -> io::Result<u32> {
+        Ok(self.stat_below(path)?.st_mode & 0o7777)
+    }
+
+    /// Returns the stat of an entry anywhere below it, or of a link itself.
+    pub(crate) fn stat_below(&self, path: &str) -> io::Result<Stat> {
         let entry = self.open_beneath(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
-        Ok(fs::fstat(&entry)?.st_mode & 0o7777)
+        Ok(fs::fstat(&entry)?)
+    }
+
+    /// Returns its own stat.
+    pub(crate) fn own_stat(&self) -> io::Result<Stat> {
+        Ok(fs::fstat(&self.0)?)
     }
 
     /// Returns the mount of an entry, or of a link itself. Renaming works only within one mount.

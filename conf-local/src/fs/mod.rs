@@ -5,6 +5,7 @@ pub(crate) mod injected;
 #[cfg(not(test))]
 mod injected;
 mod file;
+mod fingerprint;
 mod folder;
 mod lease;
 mod mounts;
@@ -14,6 +15,7 @@ mod unsynced;
 
 pub(crate) use crate::fs::{
     file::{read_state, replace_state},
+    fingerprint::Fingerprint,
     folder::{Entry, Folder, Mount, Owner},
     mounts::mount_of,
     unsynced::Unsynced,

@@ -40,6 +40,9 @@ pub trait Watchers: Send + Sync + 'static {
         BTreeSet::new()
     }
 
+    /// Writes its files in the state folder again if somebody has removed them.
+    fn keep(&self) {}
+
     /// Says that `Outbox::pending` has grown; must not block. Also called once when the agent
     /// starts.
     fn tell(&self);
@@ -136,6 +139,15 @@ impl Outbox {
             content.merge(coming);
         }
         content.merge(Coming { sequence, commit, before, owed: late });
+    }
+
+    /// Writes the file again if somebody has removed it.
+    pub(crate) fn keep(&self) -> io::Result<()> {
+        let content = self.content.lock();
+        if content.owed.is_empty() && content.coming.is_none() || self.path.exists() {
+            return Ok(());
+        }
+        replace_state(&self.path, &*content, Durability::Full)
     }
 
     /// Returns all notices.

@@ -265,6 +265,17 @@ impl Registry {
 }
 
 impl Watchers for Registry {
+    fn keep(&self) {
+        let watchers = self.watchers.lock();
+        let mut kept = watchers.values().filter_map(|watcher| watcher.registration.as_ref()).peekable();
+        if kept.peek().is_some()
+            && !self.file.exists()
+            && let Err(error) = registrations::save(&self.file, kept)
+        {
+            tracing::warn!(path = %self.file.display(), %error, "registered processes cannot be written down");
+        }
+    }
+
     /// Returns the snapshot that each registered process was last told of, or began with.
     fn held(&self) -> BTreeSet<Sequence> {
         let watchers = self.watchers.lock();

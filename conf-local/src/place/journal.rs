@@ -85,6 +85,14 @@ impl Journal {
         self.write(next, Durability::Content)
     }
 
+    /// Writes the file again if somebody has removed it.
+    pub(crate) fn keep(&self) -> io::Result<()> {
+        if self.content.placed.is_empty() || self.file.exists() {
+            return Ok(());
+        }
+        replace_state(&self.file, &self.content, Durability::Full)
+    }
+
     fn write(&mut self, next: Content, durability: Durability) -> io::Result<()> {
         if next != self.content {
             replace_state(&self.file, &next, durability)?;

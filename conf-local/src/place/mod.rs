@@ -20,6 +20,7 @@ mod swap;
 mod exchange;
 mod link;
 mod placements;
+mod look;
 
 pub(crate) use crate::place::{
     entry::PlaceEntry,

@@ -26,15 +26,19 @@ use crate::{
 
 /// All placements of this host.
 pub(crate) struct Placements {
-    entries: Vec<PlaceEntry>,
-    journal: Journal,
-    errors: BTreeMap<PathBuf, String>,
+    pub(crate) entries: Vec<PlaceEntry>,
+    pub(crate) journal: Journal,
+    pub(crate) errors: BTreeMap<PathBuf, String>,
     /// The number of an entry, and its steps.
     staged: Vec<(usize, Work)>,
     /// Components that the export holds back because they could not be placed.
     held_back: BTreeSet<ComponentVersion>,
     /// The same for the switch that is being made.
     refused: BTreeSet<ComponentVersion>,
+    /// What the system said of an entry's files when they were last right.
+    pub(crate) seen: BTreeMap<PathBuf, u64>,
+    /// The number of the entry that the next look begins with.
+    pub(crate) next: usize,
 }
 
 /// The steps at one entry's path.
@@ -80,6 +84,8 @@ impl Placements {
             staged: Vec::new(),
             held_back: BTreeSet::new(),
             refused: BTreeSet::new(),
+            seen: BTreeMap::new(),
+            next: 0,
         })
     }
 
@@ -149,14 +155,19 @@ impl Placements {
         Ok(())
     }
 
-    fn placed_at(&self, entry: &PlaceEntry) -> PlacedFiles {
+    pub(crate) fn placed_at(&self, entry: &PlaceEntry) -> PlacedFiles {
         self.journal.at(&entry.path).cloned().unwrap_or_else(|| PlacedFiles::nothing(&entry.component))
     }
 
     /// Describes every path that does not hold what it should, each in one sentence. Writes
     /// nothing.
     pub(crate) fn problems(&self, export: &Export, have: &Contents) -> Vec<String> {
-        let differing = |entry: &PlaceEntry| -> Result<Vec<String>, String> {
+        self.entries.iter().flat_map(|entry| self.problems_of(entry, export, have)).collect()
+    }
+
+    /// Does the same for one entry.
+    pub(crate) fn problems_of(&self, entry: &PlaceEntry, export: &Export, have: &Contents) -> Vec<String> {
+        let differing = || -> Result<Vec<String>, String> {
             let (files, placed) = (files_of(entry, export, have)?, self.placed_at(entry));
             if entry.mode == PlaceMode::Link {
                 let component = entry.matching(have).next();
@@ -169,13 +180,12 @@ impl Placements {
                 _ => copy::differing(entry, files.as_ref(), &placed),
             }
         };
-        let found = self.entries.iter().flat_map(|entry| match differing(entry) {
+        match differing() {
             Ok(paths) => {
                 paths.into_iter().map(|path| format!("{path} is not as {} is exported", entry.component)).collect()
             }
             Err(why) => vec![format!("{} at {}: {why}", entry.component, entry.path.display())],
-        });
-        found.collect()
+        }
     }
 
     /// Renames the staged files of `want`. Returns the components for which that failed, with the

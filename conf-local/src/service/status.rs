@@ -93,6 +93,7 @@ fn problems(status: &Status, watchers: &[WatcherStatus]) -> Vec<String> {
         });
     }
     problems.extend(status.shut_out.iter().map(|why| format!("this host keeps the files that it has: {why}")));
+    problems.extend(status.damage.iter().cloned());
     problems.extend(status.missing.iter().cloned());
     problems
         .extend(status.faults.iter().map(|(component, fault)| format!("{component} keeps its earlier files: {fault}")));

@@ -13,5 +13,5 @@ pub(crate) use crate::snapshot::{
     manifests::Manifests,
     named::NamedComponent,
     repository::{Repository, descends},
-    secrets::{SecretReader, identity_path, load_identity, salt},
+    secrets::{SecretReader, identity_path, keep_salt, load_identity, salt},
 };

@@ -2,7 +2,7 @@
 //! its objects are fetched anew.
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -10,13 +10,15 @@ use std::{
 use anyhow::{Context as _, bail};
 use conf_core::{
     api::Pointer,
-    daemon::chain,
+    daemon::make_folder,
     git::{self, ConsolidateError, Durability, PooledRepository, RepositoryLock, RepositoryPool},
     sign::TrustedKeys,
     snapshot::Snapshot,
 };
 use git2::ObjectType;
 use libconf::name::{CommitId, DatacenterName, RefName};
+
+use crate::fs::{Entry, Fingerprint, Folder};
 
 /// The repository of this host, locked by this agent.
 pub(crate) struct Repository {
@@ -26,6 +28,10 @@ pub(crate) struct Repository {
     datacenter: DatacenterName,
     /// Held until the agent ends.
     lock: RepositoryLock,
+    /// The snapshot that the ref names.
+    recorded: Option<CommitId>,
+    /// The packs when everything in them was last right.
+    packs: BTreeMap<PathBuf, u64>,
 }
 
 /// No other program uses the repository, so Git needs no background work.
@@ -45,10 +51,10 @@ impl Repository {
             open_given(path)?;
             path
         } else {
-            if let Err(error) = git::init(&own, SETTINGS) {
-                tracing::warn!(error = %chain(&error), "the repository cannot be opened; creating a new one");
+            if let Err(error) = create(&own) {
+                tracing::warn!(error = format!("{error:#}"), "the repository cannot be opened; creating a new one");
                 set_aside(&own)?;
-                git::init(&own, SETTINGS)?;
+                create(&own)?;
             }
             // Git's own commands need a valid HEAD, libgit2 does not.
             let head = own.join("HEAD");
@@ -60,7 +66,10 @@ impl Repository {
         };
         let lock = git::lock_alone(path)?;
         let pool = RepositoryPool::at(path.to_owned());
-        Ok(Repository { pool, own, datacenter: datacenter.clone(), lock })
+        let mut opened =
+            Repository { pool, own, datacenter: datacenter.clone(), lock, recorded: None, packs: BTreeMap::new() };
+        opened.recorded = opened.git().ok().and_then(|git| opened.named_by_ref(&git).ok());
+        Ok(opened)
     }
 
     /// Returns the open repository, for reading and writing objects.
@@ -81,10 +90,62 @@ impl Repository {
 
     /// Records an accepted snapshot: its ref names it from now on, so that it is known after a
     /// restart.
-    pub(crate) fn record(&self, repo: &git2::Repository, snapshot: &Snapshot) -> Result<(), git2::Error> {
+    pub(crate) fn record(&mut self, repo: &git2::Repository, snapshot: &Snapshot) -> Result<(), git2::Error> {
         let name = RefName::Snapshot(self.datacenter.clone()).to_string();
         let words = format!("accepted #{}", snapshot.sequence);
-        repo.reference(&name, snapshot.commit.into(), true, &words).map(drop)
+        repo.reference(&name, snapshot.commit.into(), true, &words)?;
+        self.recorded = Some(snapshot.commit);
+        Ok(())
+    }
+
+    fn named_by_ref(&self, repo: &git2::Repository) -> Result<CommitId, git2::Error> {
+        let name = RefName::Snapshot(self.datacenter.clone()).to_string();
+        Ok(repo.find_reference(&name)?.peel_to_commit()?.id().into())
+    }
+
+    /// Describes damage that shows without reading all objects: folders, refs, the newest snapshot
+    /// itself. All objects of it are read only when a pack is not what it was at the last look.
+    pub(crate) fn look(&mut self, newest: Option<CommitId>) -> Vec<String> {
+        if let Err(error) = self.look_at_refs(newest) {
+            return vec![format!("the repository {} is damaged: {}", self.pool.path().display(), error.message())];
+        }
+        let now = packs(&self.pool.path());
+        let is_same = self.packs.iter().all(|(pack, seen)| now.get(pack) == Some(seen));
+        let problems = match newest.filter(|_| !is_same) {
+            Some(newest) => {
+                self.pool.forget();
+                self.check(newest).1
+            }
+            None => Vec::new(),
+        };
+        if problems.is_empty() {
+            self.packs = now;
+        }
+        problems
+    }
+
+    fn look_at_refs(&self, newest: Option<CommitId>) -> Result<(), git2::Error> {
+        // An open repository would remember what it has read.
+        let repo = git2::Repository::open_bare(self.pool.path())?;
+        if self.pool.path() == self.own {
+            repo.find_reference("HEAD")?;
+        }
+        // The first one reads the file of packed refs.
+        repo.references()?.next().transpose()?;
+        if let Some(recorded) = self.recorded
+            && self.named_by_ref(&repo)? != recorded
+        {
+            return Err(git2::Error::from_str("its ref is not where it was put"));
+        }
+        if let Some(newest) = newest {
+            repo.find_commit(newest.into())?.tree()?;
+        }
+        Ok(())
+    }
+
+    /// Removes the repository that was set aside as damaged, if there is one.
+    pub(crate) fn remove_aside(&self) -> io::Result<()> {
+        absent_is_done(fs::remove_dir_all(aside_of(&self.own)))
     }
 
     /// True if every object of a snapshot is present. Reads none of them.
@@ -107,21 +168,23 @@ impl Repository {
         if self.pool.path() == self.own {
             set_aside(&self.own)?;
         }
-        git::init(&self.own, SETTINGS)?;
+        create(&self.own)?;
         self.lock = git::lock_alone(&self.own)?;
         self.pool.move_to(&self.own);
+        (self.recorded, self.packs) = (None, BTreeMap::new());
         Ok(())
     }
 
     /// Replaces many packs by one that holds the kept snapshots alone, if there are enough of them.
     /// Never changes a repository that `--git-dir` names.
-    pub(crate) fn consolidate(&self, keep: &[CommitId]) -> Result<bool, ConsolidateError> {
+    pub(crate) fn consolidate(&mut self, keep: &[CommitId]) -> Result<bool, ConsolidateError> {
         if self.pool.path() != self.own {
             return Ok(false);
         }
         let done = git::consolidate(&self.pool.path(), keep);
         if !matches!(done, Ok(false)) {
             self.pool.forget();
+            self.packs.clear();
         }
         done
     }
@@ -196,12 +259,44 @@ fn children(repo: &git2::Repository, id: git2::Oid, kind: ObjectType) -> Result<
     })
 }
 
-/// Moves the damaged repository away.
+/// Creates the repository, or opens it. Nobody but the agent's user has a reason to enter it.
+fn create(path: &Path) -> anyhow::Result<()> {
+    if !path.exists() {
+        path.parent().map_or(Ok(()), |state| make_folder(state, 0o755))?;
+        make_folder(path, 0o700)?;
+    }
+    git::init(path, SETTINGS)?;
+    Ok(())
+}
+
+/// Moves the damaged repository away. One that is gone needs no moving.
 fn set_aside(path: &Path) -> anyhow::Result<()> {
-    let aside = path.with_extension("git.damaged");
-    let removed = match fs::remove_dir_all(&aside) {
+    let aside = aside_of(path);
+    absent_is_done(fs::remove_dir_all(&aside))
+        .and_then(|()| absent_is_done(fs::rename(path, &aside)))
+        .with_context(|| format!("cannot set the damaged repository {} aside", path.display()))
+}
+
+fn aside_of(path: &Path) -> PathBuf {
+    path.with_extension("git.damaged")
+}
+
+fn absent_is_done(done: io::Result<()>) -> io::Result<()> {
+    match done {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => fs::rename(path, &aside),
+        _ => Ok(()),
+    }
+}
+
+/// What the system says of each pack.
+fn packs(repo: &Path) -> BTreeMap<PathBuf, u64> {
+    let Ok(folder) = Folder::existing(&repo.join("objects/pack")) else { return BTreeMap::new() };
+    let of = |(name, _): (String, Entry)| {
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.add("", folder.stat(&name).ok()?.as_ref());
+        Some((PathBuf::from(name), fingerprint.number()))
     };
-    removed.with_context(|| format!("cannot set the damaged repository {} aside", path.display()))
+    let ending = |name: &str| name.rsplit_once('.').map(|(_, ending)| matches!(ending, "pack" | "idx"));
+    let is_pack = |(name, _): &(String, Entry)| ending(name) == Some(true);
+    folder.entries().unwrap_or_default().into_iter().filter(is_pack).filter_map(of).collect()
 }

@@ -60,6 +60,12 @@ pub(crate) fn salt(state: &Path) -> io::Result<Vec<u8>> {
     Ok(salt)
 }
 
+/// Writes the salt again if somebody has removed it.
+pub(crate) fn keep_salt(state: &Path, salt: &[u8]) -> io::Result<()> {
+    let path = state.join(SALT);
+    if path.exists() { Ok(()) } else { replace_file(&path, salt, 0o600, Durability::Full) }
+}
+
 /// Loads this host's private key from a file, or creates both.
 pub(crate) fn load_identity(path: &Path) -> Result<Arc<Identity>, IdentityError> {
     let (identity, made) = Identity::load_or_create(path)?;

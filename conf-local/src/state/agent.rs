@@ -159,6 +159,22 @@ impl Agent {
         tracing::info!(what, "back");
     }
 
+    /// Notes what something else has changed or removed on this host's disk. Logs what is new, and
+    /// the end.
+    pub(crate) fn set_damage(&self, damage: Vec<String>) {
+        let before = self.view().status.damage.clone();
+        if before == damage {
+            return;
+        }
+        for one in damage.iter().filter(|one| !before.contains(one)) {
+            tracing::warn!("{one}");
+        }
+        if damage.is_empty() {
+            tracing::info!("the disk is as conf-local left it again");
+        }
+        self.update(|view| view.status.damage = damage);
+    }
+
     /// Notes whether the central server has deleted the datacenter, and logs a change.
     pub(crate) fn set_deleted(&self, deleted: bool) {
         if self.view().status.deleted == deleted {

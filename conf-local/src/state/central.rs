@@ -9,11 +9,13 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
+use conf_core::retry::with_jitter;
 use libconf::name::Sequence;
 use serde::{Deserialize, Serialize};
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -58,27 +60,38 @@ fn write(export: &Path, central: Central) -> io::Result<()> {
     folder.rename(NEW, &folder, FILE)
 }
 
+/// 10 s between two looks at most: the file may have been removed, or could not be written.
+const LOOK: Duration = Duration::from_secs(10);
+
 /// Keeps `export/central` equal to the view, until `stop`. A failure is logged, and repaired at the
-/// next rise.
+/// next look.
 pub(crate) async fn run(agent: Agent, export: PathBuf, stop: CancellationToken) {
     let mut views = agent.follow();
     let mut written = read(&export);
+    // A failure that goes on is logged once.
+    let mut failed = None;
     loop {
         let status = &views.borrow_and_update().status.clone();
         let now = Central { sequence: status.sequence, central: status.central };
         if status.commit.is_some() && written != Some(now) {
             let path = export.clone();
             match spawn_blocking(move || write(&path, now)).await {
-                Ok(Ok(())) => written = Some(now),
-                Ok(Err(error)) => {
+                Ok(Ok(())) => (written, failed) = (Some(now), None),
+                Ok(Err(error)) if failed.as_ref() != Some(&error.to_string()) => {
                     tracing::warn!(%error, "export/central could not be written; processes pin an older sequence");
+                    failed = Some(error.to_string());
                 }
+                Ok(Err(_)) => {}
                 Err(error) => tracing::warn!(%error, "export/central was not written"),
             }
         }
         tokio::select! {
             () = stop.cancelled() => return,
             changed = views.changed() => if changed.is_err() { return },
+            () = sleep(with_jitter(LOOK)) => {
+                let path = export.clone();
+                written = spawn_blocking(move || read(&path)).await.unwrap_or_default();
+            }
         }
     }
 }

@@ -51,6 +51,9 @@ pub struct Status {
     /// Watchers that could not be told of their newest change.
     #[serde(skip)]
     pub(crate) untold: BTreeMap<String, Untold>,
+    /// What something else has changed or removed on this host's disk, with what is done about it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) damage: Vec<String>,
     /// What cannot be reached now, with the reason.
     #[serde(default)]
     pub away: BTreeMap<String, String>,
@@ -160,6 +163,7 @@ impl Status {
             faults: BTreeMap::new(),
             held: BTreeMap::new(),
             untold: BTreeMap::new(),
+            damage: Vec::new(),
             away: BTreeMap::new(),
             deleted: false,
             listed: true,

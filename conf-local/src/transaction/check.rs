@@ -166,6 +166,11 @@ impl Checks {
             error: error.clone(),
         };
         self.last.lock().insert((component.clone(), number), status);
-        Ok(error.map(|error| (component, format!("the check `{command}` did not pass: {error}"))))
+        Ok(error.map(|error| {
+            (
+                component,
+                format!("the check `{command}` did not pass, and runs again when the component changes: {error}"),
+            )
+        }))
     }
 }

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, ensure};
 use conf_core::{
     api::Pointer,
-    daemon::chain,
+    daemon::{chain, make_folder},
     git::{self, PooledRepository, RepositoryLock},
     render::{RENDERING, StoreHash},
     secret::Identity,
@@ -41,11 +41,15 @@ pub(crate) struct Host {
     pub(crate) links: Vec<ComponentSelector>,
     pub(crate) keys: TrustedKeys,
     pub(crate) retention: Retention,
+    /// The folder for all of it.
+    pub(crate) state: PathBuf,
     /// Keeps a second agent from this state.
-    _lock: RepositoryLock,
+    pub(crate) lock: RepositoryLock,
     pub(crate) repository: Repository,
     pub(crate) export: Export,
     pub(crate) identity: Arc<Identity>,
+    /// The file of the identity, if it is in the state folder.
+    pub(crate) identity_file: Option<PathBuf>,
     pub(crate) checks: Checks,
     pub(crate) place: Placements,
     /// The components that this host's file names.
@@ -59,6 +63,10 @@ pub(crate) struct Host {
     /// The newest good snapshot in the repository, and whether all its objects are known to be
     /// present.
     pub(crate) newest: Option<(Snapshot, bool)>,
+    /// The newest snapshot that this agent has accepted, even if the state that had it was lost.
+    accepted: Option<Pointer>,
+    /// A failed step left something in the export that could not be removed.
+    pub(crate) unswept: bool,
     /// Held by fetches of objects that no ref names: nothing is removed from the repository
     /// meanwhile.
     pub(crate) collection: Arc<CollectionLock>,
@@ -104,9 +112,10 @@ impl Host {
                 "cannot use the state folder {shown}; give the user of conf-local write access to it, or name another"
             )
         };
-        std::fs::create_dir_all(state).with_context(unusable)?;
+        make_folder(state, 0o755).with_context(unusable)?;
         let lock = git::lock_alone(state)?;
         let repository = Repository::open(state, git_dir, datacenter)?;
+        let identity_file = identity.is_none().then(|| identity_path(state, None));
         let identity = load_identity(&identity_path(state, identity))?;
         let export = Export::open(&state.join("export"), salt(state).with_context(unusable)?)?;
         let place = Placements::open(place, state)?;
@@ -125,10 +134,12 @@ impl Host {
             links,
             keys,
             retention,
-            _lock: lock,
+            state: state.to_owned(),
+            lock,
             repository,
             export,
             identity,
+            identity_file,
             checks,
             place,
             named,
@@ -137,6 +148,8 @@ impl Host {
             unreadable: BTreeSet::new(),
             history: state.join("history.json"),
             newest,
+            accepted: None,
+            unswept: false,
             collection: Arc::default(),
         })
     }
@@ -172,8 +185,8 @@ impl Host {
     pub(crate) fn known(&self) -> Option<Pointer> {
         let fetched = self.newest.as_ref();
         let fetched = fetched.map(|(newest, _)| Pointer { sequence: newest.sequence, commit: newest.commit });
-        let both = self.export.snapshot().into_iter().chain(fetched);
-        both.max_by_key(|known| (known.sequence, known.commit))
+        let all = self.export.snapshot().into_iter().chain(fetched).chain(self.accepted);
+        all.max_by_key(|known| (known.sequence, known.commit))
     }
 
     /// Returns the answer of [`Host::have`] if that was found out before.
@@ -210,6 +223,7 @@ impl Host {
         }
         self.repository.record(&git, &snapshot).map_err(TransactionError::Damaged)?;
         self.newest = Some((snapshot.clone(), true));
+        self.accepted = Some(named);
         Ok(snapshot)
     }
 
@@ -226,6 +240,7 @@ impl Host {
         if result.is_err() {
             if let Err(error) = self.export.discard() {
                 tracing::warn!(error = %chain(&error), "the rest of the failed step could not be removed; trying again later");
+                self.unswept = true;
             }
             self.restore_places();
             self.publish_to(&audience.agent);

@@ -14,6 +14,7 @@ mod render;
 mod older;
 mod publish;
 mod settle;
+mod look;
 mod verify;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -22,4 +23,5 @@ pub(crate) use crate::transaction::{
     check::{CheckEntry, Checks, Unchecked},
     error::TransactionError,
     host::{Audience, Host, HostOptions},
+    look::Damage,
 };

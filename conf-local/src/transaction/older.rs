@@ -43,6 +43,7 @@ impl Host {
             tracing::info!(sequence = %older.sequence, %current, "rendered an older snapshot for operations");
         } else if let Err(error) = self.export.discard() {
             tracing::warn!(error = %chain(&error), "the rest of the failed step could not be removed; trying again later");
+            self.unswept = true;
         }
         rendered
     }

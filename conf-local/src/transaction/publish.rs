@@ -97,9 +97,14 @@ impl Host {
     }
 
     /// Does the work that can wait until readers have their files: history, old snapshots, packs.
+    /// False if something could not be done and is to be tried again.
     /// While there are fetches, the packs wait longer; then a fetch passes `guard`, which keeps
     /// other fetches away.
-    pub(crate) fn tidy(&mut self, audience: &Audience, guard: Option<OwnedRwLockWriteGuard<()>>) {
+    pub(crate) fn tidy(&mut self, audience: &Audience, guard: Option<OwnedRwLockWriteGuard<()>>) -> bool {
+        if !self.holds_state() {
+            return false;
+        }
+        let mut is_tidy = true;
         // For people only, and so not synced.
         let written = serde_json::to_vec(&audience.agent.history())
             .map_err(std::io::Error::from)
@@ -109,7 +114,12 @@ impl Host {
         }
         let held = audience.watchers.held();
         if let Err(error) = self.export.retire(self.retention, &held, SystemTime::now()) {
-            tracing::warn!(error = %chain(&error), "old snapshots could not be removed; trying again after the next change");
+            tracing::warn!(error = %chain(&error), "old snapshots could not be removed; trying again within half a minute");
+            is_tidy = false;
+        }
+        if self.unswept {
+            self.unswept = self.export.discard().is_err();
+            is_tidy = is_tidy && !self.unswept;
         }
         self.export.prepare_next();
         let exported = self.model.as_ref().map(|model| model.snapshot.commit);
@@ -118,12 +128,17 @@ impl Host {
         let git = self.git().ok();
         keep.retain(|commit| git.as_ref().is_some_and(|git| git.find_commit((*commit).into()).is_ok()));
         drop(git);
-        let Some(_guard) = guard.or_else(|| self.collection.try_collect()) else { return };
+        let Some(_guard) = guard.or_else(|| self.collection.try_collect()) else { return is_tidy };
         match self.repository.consolidate(&keep) {
             Ok(true) => tracing::info!("the repository was consolidated"),
             Ok(false) => {}
-            Err(error) => tracing::warn!(error = %chain(&error), "the repository could not be consolidated"),
+            Err(error) => {
+                let error = chain(&error);
+                tracing::warn!(error, "the repository could not be consolidated; trying again within half a minute");
+                is_tidy = false;
+            }
         }
+        is_tidy
     }
 }
 

@@ -1,17 +1,15 @@
-//! Finding damage in repository, export and places, and mending it.
+//! Finding all damage in repository, export and places, by reading everything.
 
-use std::{collections::BTreeSet, time::Instant};
+use std::collections::BTreeSet;
 
 use conf_core::{daemon::chain, render, snapshot::Snapshot, template};
 use libconf::name::{CommitId, ComponentVersion};
 
 use crate::{
+    export::{Seen, changed_words},
     snapshot::SecretReader,
     state::VerifyReport,
-    transaction::{
-        error::TransactionError,
-        host::{Audience, Host},
-    },
+    transaction::{error::TransactionError, host::Host, look::Damage},
 };
 
 impl Host {
@@ -24,52 +22,42 @@ impl Host {
             && self.export.damaged().is_empty()
     }
 
-    /// Checks that the repository has every object of the exported snapshot, and that the export is
-    /// equal to a new rendering. With `repair`, mends the export. A damaged repository is only
-    /// reported.
-    pub(crate) fn verify(&mut self, repair: bool, audience: &Audience) -> VerifyReport {
+    /// Checks that nothing has changed this host's disk, that the repository has every object of
+    /// the exported snapshot, and that the export is equal to a new rendering. Mends nothing.
+    pub(crate) fn verify(&mut self) -> VerifyReport {
         let mut report = VerifyReport::default();
         // Objects must be read from disk, not from memory.
         self.repository.pool.forget();
         let Some((sequence, kept)) = self.export.current() else {
             report.problems.push("nothing is exported yet".to_owned());
-            return report;
+            return self.add_looked(report);
         };
         report.sequence = sequence;
         report.components = kept.contents.len();
         let commit = kept.header.as_ref().map(|header| header.commit);
         let damaged = self.export.damaged();
-        report.problems.extend(damaged.iter().map(|name| format!("the files of {name} are not as they were exported")));
-        report.problems.extend(self.place.problems(&self.export, &kept.contents));
-
+        let problems = damaged.iter().map(changed_words).chain(self.place.problems(&self.export, &kept.contents));
+        report.problems.extend(problems);
         let Some(commit) = commit else {
             report.problems.push(format!("snapshot.json of #{sequence} cannot be read"));
-            return report;
+            return self.add_looked(report);
         };
         let (objects, problems) = self.repository.check(commit);
         report.objects = objects;
-        let repository_good = problems.is_empty();
-        report.problems.extend(problems.into_iter().map(|problem| format!("repository: {problem}")));
-        if repository_good {
+        if problems.is_empty() {
             report.problems.extend(self.differs_from_rendering(commit, &damaged));
         }
-        if !repair || report.problems.is_empty() {
-            return report;
-        }
-        if repository_good {
-            let snapshot = self
-                .git()
-                .and_then(|git| Ok(Snapshot::verify(&git, commit, &self.keys, &self.datacenter)?))
-                .and_then(|snapshot| self.put_in_place(&snapshot, true, Instant::now(), audience));
-            match snapshot {
-                Ok(()) => {
-                    let have = self.export.current().map(|(_, kept)| kept.contents.clone()).unwrap_or_default();
-                    let left = self.place.problems(&self.export, &have);
-                    report.repaired = report.problems.iter().filter(|one| !left.contains(one)).cloned().collect();
-                }
-                Err(error) => tracing::warn!(error = %chain(&error), "the export could not be mended"),
-            }
-        }
+        report.problems.extend(problems.into_iter().map(|problem| format!("repository: {problem}")));
+        self.add_looked(report)
+    }
+
+    /// Adds what shows without reading everything, such as links, and folders that were removed.
+    fn add_looked(&mut self, mut report: VerifyReport) -> VerifyReport {
+        self.export.seen = Seen::default();
+        let Damage { state, export, .. } = self.look_at(usize::MAX);
+        let known = std::mem::take(&mut report.problems);
+        report.problems = state.into_iter().chain(export).filter(|one| !known.contains(one)).collect();
+        report.problems.extend(known);
         report
     }
 
@@ -108,18 +96,13 @@ impl Host {
     /// Replaces a damaged repository by an empty one. True if it was damaged.
     pub(crate) fn heal(&mut self) -> anyhow::Result<bool> {
         self.repository.pool.forget();
-        let damaged = match &self.newest {
-            Some((snapshot, _)) => !self.repository.check(snapshot.commit).1.is_empty(),
+        let newest = self.newest.as_ref().map(|(newest, _)| newest.commit);
+        let damaged = match newest {
+            Some(commit) => !self.repository.look(newest).is_empty() || !self.repository.check(commit).1.is_empty(),
             None => true,
         };
         if damaged {
-            tracing::warn!(
-                path = %self.repository.pool.path().display(),
-                "the repository is damaged; it is set aside and fetched anew, the exported files stay in use"
-            );
-            self.repository.begin_anew()?;
-            // The export still knows the newest snapshot that was taken.
-            self.newest = None;
+            self.renew_repository()?;
         }
         Ok(damaged)
     }

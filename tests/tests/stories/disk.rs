@@ -81,6 +81,35 @@ fn a_host_whose_disk_is_full_keeps_its_files_says_so_and_recovers_by_itself() {
 }
 
 #[test]
+fn a_host_whose_disk_is_too_small_for_a_change_takes_the_next_one_without_it() {
+    let mut site = Plan { hosts: 1, ..Plan::default() }.start_empty();
+    let small = Small::mount(&site.folder.path().join("web-1"), 16);
+    site.populate();
+    site.add_slave();
+    site.add_host();
+    site.wait_applied(site.master.sequence());
+    let pid = site.host().daemon.pid();
+    let mut noise = vec![0; 30 << 20];
+    let mut random = fs::File::open("/dev/urandom").expect("it is there");
+    std::io::Read::read_exact(&mut random, &mut noise).expect("it has no end");
+    site.work.change().file("services/web/master", "noise", &noise).file("services/web/master", "round", "1\n").land();
+    let status = site.host().wait_status("say that its disk is full", |status| status["error"].is_string());
+    assert!(status["error"].to_string().contains("o space left"), "{status}");
+    assert_eq!(site.host().file("services/web/latest/round"), "0\n");
+    // The change is taken back. A step from what the host has would bring its objects all the same.
+    site.work.change().without("services/web/master", "noise").file("services/web/master", "round", "2\n").land();
+    site.wait_applied(site.master.sequence());
+    assert_eq!(site.host().file("services/web/latest/round"), "2\n");
+    site.host().wait_status("be well", |status| status["problems"] == serde_json::json!([]));
+    site.push_and_wait("services/web", "round", "3\n");
+    assert_eq!(site.host().daemon.pid(), pid, "no full disk ends the agent");
+    tests::site::fsck(&site.host().repository());
+    site.hosts[0].daemon.stop();
+    site.hosts.clear();
+    drop(small);
+}
+
+#[test]
 fn a_place_whose_disk_fills_keeps_its_files_says_so_and_gets_the_new_ones_when_there_is_room() {
     let mut site = Plan { hosts: 0, ..Plan::default() }.start();
     let place = site.folder.path().join("etc");

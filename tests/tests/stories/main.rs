@@ -17,6 +17,7 @@ mod events;
 mod foreign_git;
 mod git_clients;
 mod harness;
+mod heals;
 mod jinja2;
 mod jobs;
 mod kills;

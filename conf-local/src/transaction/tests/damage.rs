@@ -31,7 +31,7 @@ fn a_damaged_export_is_mended_from_the_repository() {
         host.settle(&audience).unwrap();
         assert_eq!(seen(&site), 2, "{what}");
         assert_eq!(site.read("services/a/latest/two").as_deref(), Some("2"), "{what}");
-        let report = host.verify(false, &audience);
+        let report = host.verify();
         assert_eq!(report.problems, Vec::<String>::new(), "{what}");
         assert!(report.objects > 10);
     }
@@ -44,12 +44,12 @@ fn verify_finds_and_mends() {
     take(&mut host, second, &audience).unwrap();
     let file = fs::canonicalize(site.current().join("services/a/latest/two")).unwrap();
     fs::remove_file(&file).unwrap();
-    let report = host.verify(false, &audience);
+    let report = host.verify();
     assert_eq!(report.problems.len(), 1, "{:?}", report.problems);
-    let report = host.verify(true, &audience);
+    let report = repair(&mut host, &audience);
     assert!(report.is_whole() && report.repaired.len() == 1);
     assert_eq!(seen(&site), 2);
-    assert!(host.verify(false, &audience).problems.is_empty());
+    assert!(host.verify().problems.is_empty());
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn a_folder_is_exchanged_as_a_whole_and_goes_as_a_whole() {
     assert_exchanged(&site, "the second");
     assert_ne!(inode(), before, "it is a new folder");
     assert!(!site.place().join("gone").exists());
-    assert_eq!(host.verify(false, &audience).problems, Vec::<String>::new());
+    assert_eq!(host.verify().problems, Vec::<String>::new());
 
     // What somebody changes is found, and mended.
     let file = site.place().join("swapped/two");
@@ -73,8 +73,8 @@ fn a_folder_is_exchanged_as_a_whole_and_goes_as_a_whole() {
     ] as [&dyn Fn(); 4]
     {
         change();
-        assert_eq!(host.verify(false, &audience).problems.len(), 1);
-        assert!(host.verify(true, &audience).is_whole());
+        assert_eq!(host.verify().problems.len(), 1);
+        assert!(repair(&mut host, &audience).is_whole());
         assert_exchanged(&site, "mended");
     }
 }
@@ -118,7 +118,7 @@ fn the_mode_of_an_entry_changes_and_changes_back() {
         let now = placed(&site.place().join("swapped"));
         assert_eq!(now, before, "{mode}");
         assert_eq!(site.place().join("swapped").is_symlink(), mode == "link");
-        assert_eq!(host.verify(false, &audience).problems, Vec::<String>::new(), "{mode}");
+        assert_eq!(host.verify().problems, Vec::<String>::new(), "{mode}");
         assert_eq!(names(&site.place()), BTreeSet::from(["a", "swapped"].map(str::to_owned)), "{mode}");
         // And each mode takes the next change.
         site.set("services/a/latest", &[("config.yaml", "at: 2\n"), (mode, "file")]);
@@ -149,7 +149,7 @@ fn what_others_placed_keeps_a_folder_from_being_exchanged() {
     // A component that is gone takes its files along, and nothing else.
     assert_eq!(paths(&site, "gone"), BTreeSet::from(["theirs".to_owned()]));
     // verify names it.
-    assert!(host.verify(false, &audience).problems.iter().any(|problem| problem.contains("swapped/theirs")));
+    assert!(host.verify().problems.iter().any(|problem| problem.contains("swapped/theirs")));
     fs::remove_file(site.place().join("swapped/theirs")).unwrap();
     host.place_again(&audience).unwrap();
     assert_eq!(seen(&site), 2);

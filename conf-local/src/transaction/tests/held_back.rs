@@ -54,7 +54,7 @@ fn a_version_that_cannot_be_used_leaves_the_one_before_it_in_place() {
         assert_eq!(about, [(first.sequence, None)], "{version}: from the change that could not be used");
         host.place_again(&audience).unwrap();
         assert_first(&site, "tried again");
-        assert_eq!(host.verify(false, &audience).problems, Vec::<String>::new(), "{version}");
+        assert_eq!(host.verify().problems, Vec::<String>::new(), "{version}");
         site.set("services/b/latest", &[("b", version)]);
         let pointer = site.land();
         take(&mut host, pointer, &audience).unwrap();
@@ -154,7 +154,7 @@ fn folders_follow_a_changed_entry_and_are_never_taken_when_others_may_write_into
     host.settle(&audience).unwrap();
     assert_eq!((mode(&sub), mode(&deep)), (0o750, 0o750));
     fs::set_permissions(&sub, fs::Permissions::from_mode(0o700)).unwrap();
-    assert_eq!(host.verify(false, &audience).problems.len(), 1);
+    assert_eq!(host.verify().problems.len(), 1);
 
     fs::set_permissions(&sub, fs::Permissions::from_mode(0o777)).unwrap();
     site.set("services/a/latest", &[("sub/deep/one", "2")]);
@@ -246,7 +246,7 @@ fn a_component_that_this_host_cannot_write_holds_up_no_other() {
         assert_eq!(reasons.len(), 1, "{what}: {reasons:?}");
         assert!(reasons[0].starts_with("services/a/latest: ") && reasons[0].contains(word), "{what}: {reasons:?}");
         site.assert_tidy();
-        assert_eq!(host.verify(false, &audience).problems, Vec::<String>::new(), "{what}");
+        assert_eq!(host.verify().problems, Vec::<String>::new(), "{what}");
         // Another change does not try it again, and a good version is taken.
         site.set("services/b/latest", &[("one", "3")]);
         let third = site.land();
@@ -367,7 +367,7 @@ fn links_that_lead_out_are_exported_only_where_this_host_allows_it_and_never_fol
         assert_eq!(fs::read_link(root.join("data")).unwrap(), outside.join("folder"));
         assert_eq!(fs::read_link(root.join("up")).unwrap(), PathBuf::from("../../.."));
     }
-    assert_eq!(host.verify(false, &audience).problems, Vec::<String>::new());
+    assert_eq!(host.verify().problems, Vec::<String>::new());
 
     // A file and a folder take the places of the links, and links those of a file and a folder.
     let plain = [("owl", "1"), ("data/theirs", "1"), ("data/mine", "1"), ("up/x", "1")];

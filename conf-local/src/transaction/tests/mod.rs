@@ -27,13 +27,14 @@ use crate::{
     export::{ChangeKind, Retention},
     fs::injected::{self, Mode},
     notify::{WatcherId, Watchers},
-    state::{Agent, Status, View},
+    state::{Agent, Status, VerifyReport, View},
     transaction::{Audience, Checks, Host, HostOptions, TransactionError},
 };
 
 mod crash;
 mod damage;
 mod exchange;
+mod heal;
 mod held_back;
 mod once_more;
 mod take;
@@ -234,6 +235,16 @@ fn tree(repo: &git2::Repository, files: &[(&str, &str)]) -> ObjectId {
 pub(crate) fn take(host: &mut Host, pointer: Pointer, audience: &Audience) -> Result<(), TransactionError> {
     let snapshot = host.accept(pointer)?;
     host.put_in_place(&snapshot, false, Instant::now(), audience)
+}
+
+/// Mends what is wrong, as `verify --repair` does where no server is needed.
+fn repair(host: &mut Host, audience: &Audience) -> VerifyReport {
+    let first = host.verify();
+    assert_eq!(host.mend_folders(true, audience).unwrap(), None);
+    host.mend_export(true, audience).unwrap();
+    let second = host.verify();
+    let repaired = first.problems.iter().filter(|one| !second.problems.contains(one)).cloned().collect();
+    VerifyReport { repaired, ..first }
 }
 
 /// Prepares a step from snapshot 1 to 2 that adds, changes and removes components, and turns a file

@@ -136,7 +136,7 @@ fn a_full_disk_at_every_step_of_another_attempt() {
         let there = arrived(&site, &what);
         assert_eq!(there, told(&host) == ["services/a/latest"], "{what}");
         assert!(there || host.is_troubled(), "{what}: nobody tries again");
-        let report = host.verify(false, &audience);
+        let report = host.verify();
         assert!(!report.problems.iter().any(|problem| problem.contains("in its snapshot")), "{report:?}");
         host.place_again(&audience).unwrap();
         assert!(arrived(&site, &what) && !host.is_troubled(), "{what}");

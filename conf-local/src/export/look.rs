@@ -1,0 +1,197 @@
+//! Noticing that something else has changed what readers see, without reading it: by what the
+//! system says of each entry. A rendering is read only when that is another than before.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    ops::Bound,
+};
+
+use conf_core::render::StoreHash;
+use libconf::name::{ComponentName, Kind, Version};
+use rustix::fs::Stat;
+
+use crate::{
+    export::{
+        folder::Export,
+        kept::read_header,
+        names::{CURRENT, names_hash, names_links},
+        plan::by_name,
+    },
+    fs::{Entry, Fingerprint, Folder},
+};
+
+impl Export {
+    /// Describes what something else has changed in the export since the last look, each in one
+    /// sentence. Looks at `most` components, and at the following ones the next time.
+    pub(crate) fn look(&mut self, most: usize) -> Vec<String> {
+        let replaced = self.replaced();
+        if !replaced.is_empty() {
+            return replaced;
+        }
+        match self.look_at_current() {
+            Ok(Some(problem)) => return vec![problem],
+            Ok(None) => {}
+            Err(error) => return vec![format!("{} cannot be looked at: {error}", self.path.display())],
+        }
+        let Some((sequence, kept)) = self.current() else { return Vec::new() };
+        let folder = self.snapshots.enter(&sequence.to_string());
+        let names = by_name(&kept.contents);
+        let after = self.seen.last.take().map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut problems, mut looked) = (Vec::new(), 0);
+        for (name, versions) in names.range((after, Bound::Unbounded)) {
+            if looked == most {
+                break;
+            }
+            looked += 1;
+            self.seen.last = Some(name.clone());
+            if !folder.as_ref().is_ok_and(|folder| self.is_linked(folder, name, versions)) {
+                problems.push(format!("the links to the files of {name} are not as they were exported"));
+            }
+            let changed = versions.iter().filter(|(_, hash)| !self.is_as_seen(hash));
+            let changed: Vec<&Version> = changed.map(|(version, _)| version).collect();
+            problems.extend(changed.iter().map(|version| changed_words(format_args!("{name}/{version}"))));
+        }
+        if looked < most {
+            // All of them were looked at since the beginning.
+            self.seen.last = None;
+            let used: BTreeSet<StoreHash> = names.values().flat_map(BTreeMap::values).copied().collect();
+            self.seen.renderings.retain(|hash, _| used.contains(hash));
+            let used: BTreeSet<StoreHash> = names.values().map(names_hash).collect();
+            self.seen.links.retain(|hash, _| used.contains(hash));
+        }
+        problems
+    }
+
+    /// Lists the folders of the export that are not the ones that this has open.
+    fn replaced(&self) -> Vec<String> {
+        let is_same = |held: &Folder, found: io::Result<Folder>| found.and_then(|found| held.is_same(&found));
+        let words = |path: String| format!("{path} was removed or replaced");
+        if !is_same(&self.root, Folder::existing(&self.path)).unwrap_or(false) {
+            return vec![words(self.path.display().to_string())];
+        }
+        let inner = [("store", &self.store), ("names", &self.names), ("snapshots", &self.snapshots)];
+        let replaced = inner.iter().filter(|(name, held)| !is_same(held, self.root.enter(name)).unwrap_or(false));
+        replaced.map(|(name, _)| words(self.path.join(name).display().to_string())).collect()
+    }
+
+    /// True if the folders of the export are the ones that this has open.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.replaced().is_empty()
+    }
+
+    /// Says what is wrong with the way to the components.
+    fn look_at_current(&self) -> io::Result<Option<String>> {
+        let Some((sequence, kept)) = self.current() else { return Ok(None) };
+        let (name, shown) = (sequence.to_string(), self.path.display());
+        if self.root.read_link(CURRENT).ok() != Some(format!("snapshots/{name}")) {
+            return Ok(Some(format!("{shown}/{CURRENT} does not lead to snapshots/{name}")));
+        }
+        let Ok(folder) = self.snapshots.enter(&name) else {
+            return Ok(Some(format!("{shown}/snapshots/{name} was removed")));
+        };
+        if read_header(&folder, sequence) != kept.header {
+            return Ok(Some(format!("{shown}/snapshots/{name}/snapshot.json is not as it was written")));
+        }
+        for kind in Kind::ALL.into_iter().filter(|kind| kept.contents.keys().any(|name| name.component.kind == *kind)) {
+            if !self.is_open_to_all(&folder, kind.as_str())? {
+                let kind = kind.as_str();
+                return Ok(Some(format!("{shown}/snapshots/{name}/{kind} was removed, or is another's or closed")));
+            }
+        }
+        for name in ["store", "names", "snapshots"] {
+            if !self.is_open_to_all(&self.root, name)? {
+                return Ok(Some(format!("{shown}/{name} has other permissions than conf-local gave it")));
+            }
+        }
+        Ok(None)
+    }
+
+    /// True for a folder that every user may read, and only its owner may change.
+    fn is_open_to_all(&self, folder: &Folder, name: &str) -> io::Result<bool> {
+        let owner = self.snapshots.own_stat()?.st_uid;
+        Ok(folder.stat(name)?.is_some_and(|stat| stat.st_mode & 0o7777 == 0o755 && stat.st_uid == owner))
+    }
+
+    /// True if a component's link leads to the links of its versions, and those into the store.
+    fn is_linked(&mut self, folder: &Folder, name: &ComponentName, versions: &BTreeMap<Version, StoreHash>) -> bool {
+        let hash = names_hash(versions);
+        let link = format!("{}/{}", name.kind.as_str(), name.name);
+        folder.read_link(&link).is_ok_and(|target| target == format!("../../../names/{hash}"))
+            && self.are_links_right(hash, versions)
+    }
+
+    fn are_links_right(&mut self, hash: StoreHash, versions: &BTreeMap<Version, StoreHash>) -> bool {
+        // Nobody can change a link, only replace it, and that changes its folder.
+        let Ok(stat) = self.names.stat(&hash.to_string()) else { return false };
+        let mut fingerprint = Fingerprint::default();
+        fingerprint.add("", stat.as_ref());
+        if self.seen.links.get(&hash) == Some(&fingerprint.number()) {
+            return true;
+        }
+        let is_right = self.links_in(&hash.to_string()).is_ok_and(|links| links == names_links(versions));
+        if is_right {
+            self.seen.links.insert(hash, fingerprint.number());
+        }
+        is_right
+    }
+
+    /// True if nothing has changed a rendering since its content was last right, or if its content
+    /// still is.
+    fn is_as_seen(&mut self, hash: &StoreHash) -> bool {
+        // The stats come before the content: a change after them shows at the next look.
+        let Ok(now) = self.fingerprint(hash) else { return false };
+        if self.seen.renderings.get(hash) == Some(&now) {
+            return true;
+        }
+        let is_right = self.is_undamaged(hash);
+        if is_right {
+            self.seen.renderings.insert(*hash, now);
+        }
+        is_right
+    }
+
+    fn fingerprint(&self, hash: &StoreHash) -> io::Result<u64> {
+        let mut fingerprint = Fingerprint::default();
+        add_all(&mut fingerprint, &self.store.enter(&hash.to_string())?, "")?;
+        Ok(fingerprint.number())
+    }
+
+    /// True if all of a rendering belongs to the owner of the store, and nobody else may add to its
+    /// folders.
+    pub(crate) fn is_own(&self, hash: &StoreHash) -> io::Result<bool> {
+        let (owner, entry) = (self.store.own_stat()?.st_uid, self.store.enter(&hash.to_string())?);
+        let is_own = |stat: &Stat| stat.st_uid == owner && stat.st_mode & 0o022 == 0;
+        if !is_own(&entry.own_stat()?) {
+            return Ok(false);
+        }
+        for (path, kind) in entry.walk()? {
+            let stat = entry.stat_below(&path)?;
+            // A link has no permission bits of its own.
+            if kind != Entry::Link && !is_own(&stat) || stat.st_uid != owner {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Adds a folder, whose path is `at`, and everything in it.
+fn add_all(fingerprint: &mut Fingerprint, folder: &Folder, at: &str) -> io::Result<()> {
+    fingerprint.add(at, Some(&folder.own_stat()?));
+    let mut entries = folder.entries()?;
+    entries.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+    for (name, kind) in entries {
+        let path = format!("{at}/{name}");
+        match kind {
+            Entry::Folder => add_all(fingerprint, &folder.enter(&name)?, &path)?,
+            _ => fingerprint.add(&path, folder.stat(&name)?.as_ref()),
+        }
+    }
+    Ok(())
+}
+
+/// Says that the files of a component were changed.
+pub(crate) fn changed_words(component: impl std::fmt::Display) -> String {
+    format!("the files of {component} are not as they were exported")
+}

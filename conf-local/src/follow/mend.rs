@@ -1,0 +1,118 @@
+//! Noticing damage on this host's disk while the agent runs, showing it, and mending it: without a
+//! restart, and without waiting for the next change.
+
+use std::time::{Duration, Instant};
+
+use conf_core::{daemon::chain, retry::with_jitter};
+use tokio_util::sync::CancellationToken;
+
+use crate::{follow::fetch::Failure, follow::worker::Worker, state::VerifyReport, transaction::Damage};
+
+/// 10 s between two looks at most, so that damage is mended within a minute even if the first
+/// attempts fail.
+const LOOK: Duration = Duration::from_secs(10);
+/// 2 s: damage stays in the status for so long at least, and a look that follows an attempt comes
+/// after this.
+const SOON_AGAIN: Duration = Duration::from_secs(2);
+/// 5 failures for which no damage is found: then a new repository is the last that can help.
+const MOST_IN_VAIN: u32 = 5;
+
+impl Worker<'_> {
+    /// Looks for damage, shows it, and mends it. An attempt that fails is repeated after a growing
+    /// wait.
+    pub(crate) async fn look(&mut self, stop: &CancellationToken) {
+        if self.unsettled && self.wanted.borrow().is_none() {
+            // No pointer leads on from a start that failed.
+            self.settle().await;
+        }
+        let found = self.blocking(|host, _| host.look()).await;
+        if found == Damage::default() {
+            self.mending.reset();
+            self.audience.agent.set_damage(Vec::new());
+            self.next_look = Instant::now() + with_jitter(LOOK);
+            return;
+        }
+        let words = found.words();
+        let shown = |end: &str| words.iter().map(|one| format!("{one}; {end}")).collect();
+        self.audience.agent.set_damage(shown("conf-local puts it right"));
+        if let Err(why) = self.mend(&found, false, stop).await {
+            tracing::warn!(error = why, "the damage could not be mended; trying again within a minute");
+            self.audience
+                .agent
+                .set_damage(shown(&format!("not put right yet, and tried again within a minute: {why}")));
+        }
+        self.next_look = Instant::now() + SOON_AGAIN.max(self.mending.next_wait());
+    }
+
+    /// Mends damage: what a server is needed for is fetched first. With `thorough`, all objects of
+    /// the repository are read.
+    async fn mend(&mut self, found: &Damage, thorough: bool, stop: &CancellationToken) -> Result<(), String> {
+        let missing = self.blocking(move |host, audience| host.mend_folders(thorough, audience)).await;
+        let missing = missing.map_err(|error| format!("{error:#}"))?;
+        if let Some(missing) = missing {
+            self.have = self.blocking(|host, _| host.have()).await;
+            tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                fetched = self.fetch(missing.commit, None) => fetched.map_err(Failure::words)?,
+            }
+            let accepted = self.blocking(move |host, _| host.accept(missing).map(drop)).await;
+            accepted.map_err(|error| chain(&error))?;
+        }
+        let is_export = thorough || !found.export.is_empty();
+        if is_export || !found.places.is_empty() {
+            let mended = self.blocking(move |host, audience| host.mend_export(is_export, audience)).await;
+            mended.map_err(|error| chain(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Reads everything, and with `repair` mends what is wrong.
+    pub(crate) async fn verify(&mut self, repair: bool, stop: &CancellationToken) -> VerifyReport {
+        let first = self.blocking(|host, _| host.verify()).await;
+        if !repair || first.problems.is_empty() {
+            return first;
+        }
+        let found = self.blocking(|host, _| host.look()).await;
+        if let Err(why) = self.mend(&found, true, stop).await {
+            tracing::warn!(error = why, "not everything could be mended");
+        }
+        self.next_look = Instant::now();
+        let second = self.blocking(|host, _| host.verify()).await;
+        let repaired = first.problems.iter().filter(|one| !second.problems.contains(one)).cloned().collect();
+        VerifyReport { problems: first.problems, repaired, ..second }
+    }
+
+    /// Begins a new repository if this one is damaged, or if nothing else has helped.
+    pub(crate) async fn heal(&mut self) {
+        match self.blocking(|host, _| host.heal()).await {
+            Ok(true) => {}
+            Ok(false) => self.renew_after_many().await,
+            Err(error) => {
+                tracing::warn!(error = format!("{error:#}"), "no new repository could be created; trying again");
+            }
+        }
+    }
+
+    /// Counts a failure for which no damage was found. Begins a new repository, once, when there
+    /// were several in a row.
+    pub(crate) async fn renew_after_many(&mut self) {
+        self.in_vain += 1;
+        if self.in_vain == MOST_IN_VAIN
+            && let Err(error) = self.blocking(|host, _| host.renew_repository()).await
+        {
+            tracing::warn!(error = format!("{error:#}"), "no new repository could be created");
+        }
+    }
+
+    /// Says why nothing may be written, if another agent has the state folder.
+    pub(crate) async fn keep_out(&mut self, stop: &CancellationToken) -> Result<(), Failure> {
+        if !self.host().holds_state() {
+            self.look(stop).await;
+        }
+        if self.host().holds_state() {
+            return Ok(());
+        }
+        let words = "the state folder was removed or replaced, and this agent cannot lock it again";
+        Err(Failure::Later(words.to_owned()))
+    }
+}

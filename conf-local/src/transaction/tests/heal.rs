@@ -1,0 +1,189 @@
+//! Damage under a running agent: found by a look, and mended without a restart.
+
+use conf_core::git::Durability;
+
+use crate::transaction::{Damage, tests::*};
+
+/// A host of the second snapshot, which has looked at its disk.
+fn running(file: &str) -> (Site, Pointer, Host, Audience) {
+    let (site, second) = step_with(file);
+    let (mut host, audience) = site.open();
+    take(&mut host, second, &audience).unwrap();
+    host.outbox.delivered(&WatcherId("everything".to_owned()), Sequence(2)).unwrap();
+    assert_eq!(host.look(), Damage::default());
+    (site, second, host, audience)
+}
+
+fn remove(path: &Path) {
+    if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+}
+
+#[test]
+fn a_look_finds_what_was_done_to_the_export_and_the_host_makes_it_again() {
+    type Damages = (&'static str, fn(&Path));
+    let damages: [Damages; 16] = [
+        ("export", |export| remove(export)),
+        ("store", |export| remove(&export.join("store"))),
+        ("names", |export| remove(&export.join("names"))),
+        ("snapshots", |export| remove(&export.join("snapshots"))),
+        ("the snapshot", |export| remove(&export.join("snapshots/2"))),
+        ("current", |export| remove(&export.join("current"))),
+        ("current is a folder", |export| {
+            remove(&export.join("current"));
+            fs::create_dir(export.join("current")).unwrap();
+        }),
+        ("current leads elsewhere", |export| {
+            remove(&export.join("current"));
+            std::os::unix::fs::symlink("snapshots/1", export.join("current")).unwrap();
+        }),
+        ("header", |export| remove(&export.join("snapshots/2/snapshot.json"))),
+        ("a kind", |export| remove(&export.join("snapshots/2/services"))),
+        ("a link", |export| remove(&export.join("snapshots/2/services/a"))),
+        ("links of versions", |export| remove(&fs::canonicalize(export.join("current/services/a")).unwrap())),
+        ("a file removed", |export| remove(&fs::canonicalize(export.join("current/services/a/latest/two")).unwrap())),
+        ("a file of the same size", |export| {
+            let file = fs::canonicalize(export.join("current/services/a/latest/two")).unwrap();
+            remove(&file);
+            fs::write(&file, "3").unwrap();
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).unwrap();
+        }),
+        ("a file that others may write", |export| {
+            let file = export.join("current/services/a/latest/two");
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o646)).unwrap();
+        }),
+        ("one file more", |export| fs::write(export.join("current/services/a/latest/three"), "3").unwrap()),
+    ];
+    for (what, damage) in damages {
+        let (site, second, mut host, audience) = running("{}");
+        damage(&site.state().join("export"));
+        let found = host.look();
+        assert!(!found.export.is_empty() && found.state.is_empty(), "{what}: {found:?}");
+        assert_eq!(host.mend_folders(false, &audience).unwrap(), None, "{what}: nothing need be fetched");
+        host.mend_export(true, &audience).unwrap();
+        assert_eq!(host.look(), Damage::default(), "{what}");
+        assert_eq!(seen(&site), 2, "{what}");
+        assert_eq!(host.verify().problems, Vec::<String>::new(), "{what}");
+        assert!(host.outbox.pending().is_empty(), "{what}: the same files are no change");
+        assert_eq!(host.known(), Some(second), "{what}");
+        site.assert_tidy();
+    }
+}
+
+#[test]
+fn a_look_reads_no_content_unless_something_was_touched_and_touching_alone_is_no_damage() {
+    let (site, _, mut host, _audience) = running(PLACED);
+    assert_eq!(host.look(), Damage::default());
+    for file in [site.current().join("services/a/latest/two"), site.place().join("a/two")] {
+        let stamp = fs::File::open(&file).unwrap();
+        stamp.set_modified(std::time::SystemTime::now() + Duration::from_secs(5)).unwrap();
+    }
+    assert_eq!(host.look(), Damage::default());
+}
+
+#[test]
+fn a_look_finds_what_was_done_to_the_repository_and_the_host_begins_a_new_one() {
+    type Damages = (&'static str, fn(&Path));
+    let damages: [Damages; 7] = [
+        ("ref zeroed", |repo| fs::write(repo.join("refs/snapshots/us-west/v1"), [0; 41]).unwrap()),
+        ("ref removed", |repo| remove(&repo.join("refs/snapshots/us-west/v1"))),
+        ("packed-refs", |repo| fs::write(repo.join("packed-refs"), "no refs\n").unwrap()),
+        ("HEAD", |repo| fs::write(repo.join("HEAD"), "").unwrap()),
+        ("config", |repo| fs::write(repo.join("config"), "[[[").unwrap()),
+        ("objects", |repo| remove(&repo.join("objects"))),
+        ("all of it", remove),
+    ];
+    for (what, damage) in damages {
+        let (site, second, mut host, audience) = running("{}");
+        damage(&site.state().join("repo.git"));
+        let found = host.look();
+        assert!(!found.state.is_empty() && found.export.is_empty(), "{what}: {found:?}");
+        assert_eq!(host.mend_folders(false, &audience).unwrap(), Some(second), "{what}: it must be fetched");
+        assert_eq!(host.known(), Some(second), "{what}");
+        assert_eq!(seen(&site), 2, "{what}: the files stay");
+        assert!(!host.look().state.is_empty(), "{what}: it is missing until it is fetched");
+        // An older snapshot is no replacement.
+        let older = Pointer { sequence: Sequence(1), commit: CommitId::from([1; 20]) };
+        assert!(host.accept(older).is_err(), "{what}");
+    }
+}
+
+#[test]
+fn a_pack_that_something_else_changed_is_read_and_a_new_one_is_not() {
+    let (site, _, mut host, _audience) = running("{}");
+    let repo = site.state().join("repo.git");
+    let packed = git::command(&repo).args(["repack", "-a", "-d", "-q"]).status().unwrap();
+    assert!(packed.success());
+    assert_eq!(host.look(), Damage::default(), "objects in another place are no damage");
+    let folder = repo.join("objects/pack");
+    let pack = names(&folder).into_iter().find(|name| name.split('.').next_back() == Some("pack")).unwrap();
+    let mut bytes = fs::read(folder.join(&pack)).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle..].fill(0);
+    remove(&folder.join(&pack));
+    fs::write(folder.join(&pack), bytes).unwrap();
+    host.repository.pool.forget();
+    assert!(!host.look().state.is_empty());
+}
+
+#[test]
+fn a_lost_state_is_locked_again_and_written_again_and_lowers_nothing() {
+    let (site, second, mut host, audience) = running(PLACED);
+    let identity = fs::read(site.state().join("identity")).unwrap();
+    remove(&site.state());
+    assert!(!host.holds_state() && !host.look().state.is_empty());
+    assert_eq!(host.mend_folders(false, &audience).unwrap(), Some(second));
+    assert_eq!(host.known(), Some(second));
+    assert!(host.holds_state());
+    assert_eq!(fs::read(site.state().join("identity")).unwrap(), identity);
+    assert!(site.state().join("salt").exists() && site.state().join("placed.json").exists());
+    assert!(git::lock_alone(&site.state()).is_err(), "a second agent is kept out");
+}
+
+#[test]
+fn an_agent_whose_state_another_one_has_locked_meanwhile_keeps_its_hands_off() {
+    let (site, _, mut host, audience) = running("{}");
+    remove(&site.state().join("conf.lock"));
+    let other = git::lock_alone(&site.state()).unwrap();
+    let why = format!("{:#}", host.mend_folders(false, &audience).unwrap_err());
+    assert!(why.contains("held by another process"), "{why}");
+    assert!(!host.tidy(&audience, None), "nothing is written");
+    drop(other);
+    assert_eq!(host.mend_folders(false, &audience).unwrap(), None);
+    assert_eq!(host.look(), Damage::default());
+}
+
+#[test]
+fn placed_files_that_something_else_changed_are_put_back() {
+    let (site, _, mut host, audience) = running(PLACED);
+    let file = site.place().join("a/two");
+    let changes: [&dyn Fn(); 3] =
+        [&|| remove(&file), &|| conf_core::git::replace_file(&file, b"3", 0o644, Durability::None).unwrap(), &|| {
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        }];
+    for change in changes {
+        change();
+        let found = host.look();
+        assert!(found.places.iter().any(|one| one.contains("a/two")) && found.export.is_empty(), "{found:?}");
+        host.mend_export(false, &audience).unwrap();
+        assert_eq!(host.look(), Damage::default());
+        assert_placed(&site, "mended");
+    }
+}
+
+#[test]
+fn a_full_disk_loses_the_snapshot_that_was_skipped_and_never_the_exported_one() {
+    let (mut site, second, mut host, audience) = running("{}");
+    assert!(!host.drop_skipped().unwrap(), "what is exported is needed");
+    site.set("services/a/latest", &[("config.yaml", "at: 3\n")]);
+    let third = site.land();
+    host.accept(third).unwrap();
+    fs::create_dir_all(site.state().join("repo.git.damaged/objects")).unwrap();
+    host.make_room();
+    assert!(!site.state().join("repo.git.damaged").exists());
+    assert!(host.drop_skipped().unwrap());
+    assert!(!site.state().join("repo.git.damaged").exists(), "nothing is kept of it");
+    assert_eq!((host.have(), host.known()), (None, Some(third)));
+    assert!(host.accept(second).is_err(), "what was taken stays known");
+    assert_eq!(seen(&site), 2);
+    assert_eq!(host.mend_folders(false, &audience).unwrap(), Some(third));
+}
