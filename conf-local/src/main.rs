@@ -31,7 +31,6 @@ fn run(options: RunOptions, file: FileOnly) -> ExitCode {
     template::be_patient();
     daemon::run(|stop| async move {
         let agent = LocalAgent::bind(options, file).await?;
-        agent.print_ready();
         agent.run(stop).await;
         Ok::<_, anyhow::Error>(())
     })

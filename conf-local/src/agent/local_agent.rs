@@ -25,7 +25,8 @@ use warp::Filter as _;
 use crate::{
     agent::{
         health,
-        options::{FileOnly, RunOptions},
+        options::{FileOnly, Ready, RunOptions},
+        socket,
     },
     export::Retention,
     follow::{self, Sources},
@@ -54,6 +55,7 @@ pub struct LocalAgent {
     socket: (Listener, PathBuf),
     http: Option<Listener>,
     probes: Vec<ProbeEntry>,
+    ready: Ready,
 }
 
 impl LocalAgent {
@@ -97,27 +99,21 @@ impl LocalAgent {
         let (demand, processes) = (Arc::new(demand), Arc::default());
         let service = Service { agent, watchers, demand, processes, repository, stop };
 
-        // Every user of this host may ask. The routes decide what each user may do.
-        let socket = web::bind_unix(&options.socket.socket, 0o666).await?;
+        let bound = web::bind_unix(&options.socket.socket, socket::MODE).await?;
         let http = match options.listen {
             Some(address) => Some(web::bind_tcp(address).await?),
             None => None,
         };
-        let socket = (socket, options.socket.socket);
-        Ok(LocalAgent { host, sources, reports, keys, service, requests, socket, http, probes })
+        let socket = (bound, options.socket.socket);
+        let ready = options.ready;
+        Ok(LocalAgent { host, sources, reports, keys, service, requests, socket, http, probes, ready })
     }
 
-    /// Prints that the agent can serve, and its address with `--listen`, or else its socket.
-    pub fn print_ready(&self) {
-        match self.http.as_ref().and_then(Listener::address) {
-            Some(address) => daemon::ready(address),
-            None => daemon::ready_on_socket(&self.socket.1),
-        }
-    }
-
-    /// Serves, follows, tells and reports until `stop`. Joins every task.
+    /// Serves, follows, tells and reports until `stop`. Joins every task. Prints that it is ready,
+    /// with its address (`--listen`) or else its socket, when `--ready` says so.
     pub async fn run(self, stop: CancellationToken) {
-        let LocalAgent { host, sources, reports, keys, service, requests, socket, http, probes } = self;
+        let LocalAgent { host, sources, reports, keys, service, requests, socket, http, probes, ready } = self;
+        let address = http.as_ref().and_then(Listener::address);
         let metrics = Metrics::new("conf-local", env!("CARGO_PKG_VERSION"));
         let health = Health::new(metrics.clone());
         let routes = web::health_routes(health.clone()).or(service::routes(service.clone())).unify().boxed();
@@ -133,10 +129,19 @@ impl LocalAgent {
             }
         });
         tasks.spawn(async move { demand.stopped().await });
-        tasks.spawn(web::serve(socket.0, routes.clone(), stopping.clone()));
+        tasks.spawn(socket::serve(socket.0, socket.1.clone(), routes.clone(), stopping.clone()));
         if let Some(listener) = http {
             tasks.spawn(web::serve(listener, routes, stopping.clone()));
         }
+        let (ready, path) = (is_ready(ready, agent.clone()), socket.1.clone());
+        let ready = stopping.clone().run_until_cancelled_owned(ready);
+        tasks.spawn(async move {
+            match (ready.await, address) {
+                (None, _) => {}
+                (Some(()), Some(address)) => daemon::ready(address),
+                (Some(()), None) => daemon::ready_on_socket(&path),
+            }
+        });
         tasks.spawn(health::run(agent.clone(), health, metrics, stopping.clone()));
         tasks.spawn(central::run(agent.clone(), host.export.path.clone(), stopping.clone()));
         tasks.spawn(watchers.run(stopping.clone()));
@@ -150,6 +155,14 @@ impl LocalAgent {
             }
         }
         let _ = std::fs::remove_file(&socket.1);
+    }
+}
+
+/// Ends when the agent is ready.
+async fn is_ready(when: Ready, agent: Agent) {
+    if when == Ready::Exported {
+        // An error means that the agent is gone.
+        let _ = agent.follow().wait_for(|view| view.exported.is_some()).await;
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod options;
 mod health;
+mod socket;
 mod local_agent;
 
 pub(crate) use crate::agent::options::AgentSocket;

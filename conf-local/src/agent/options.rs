@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use conf_core::{daemon::flags::Common, upstream::Url};
 use libconf::name::{ComponentSelector, DatacenterName, HostName};
 use serde::Deserialize;
@@ -15,6 +15,15 @@ pub(crate) struct AgentSocket {
     /// The Unix socket of the agent.
     #[arg(long, value_name = "PATH", default_value = "/run/conf-local/conf-local.sock")]
     pub(crate) socket: PathBuf,
+}
+
+/// When the agent is ready.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Ready {
+    /// It answers.
+    Started,
+    /// There are files to read.
+    Exported,
 }
 
 /// `conf-local run`
@@ -68,6 +77,10 @@ pub struct RunOptions {
     /// The seconds for which a snapshot is kept at least, whatever their number.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     pub(crate) keep_seconds: u64,
+    /// When the agent is ready: once it is `started` and answers, or once something is `exported`,
+    /// where an export that an earlier run has left counts.
+    #[arg(long, value_name = "WHEN", default_value = "started")]
+    pub(crate) ready: Ready,
     /// Export, and do nothing else: send no signal, run no command of `watch:`, place nothing,
     /// probe nothing. For a trial beside another tool.
     #[arg(long)]

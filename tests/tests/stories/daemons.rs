@@ -1,6 +1,14 @@
 //! What every daemon does alike: flags, readiness, the end, logs.
 
-use std::{fs, os::unix::net::UnixDatagram, time::Duration};
+use std::{
+    fs,
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net::UnixDatagram,
+    },
+    path::Path,
+    time::Duration,
+};
 
 use tests::{
     Daemon, Plan, Site, eventually, own_address,
@@ -76,6 +84,85 @@ fn each_daemon_tells_systemd_when_it_is_ready() {
         let length = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("{who} says nothing: {error}"));
         let said = String::from_utf8_lossy(&buffer[..length]).into_owned();
         assert!(said.lines().any(|line| line == "READY=1"), "{who}: {said}");
+    }
+}
+
+#[test]
+fn an_agent_that_must_have_exported_something_is_ready_then_and_with_what_an_earlier_run_has_left() {
+    let mut site = Plan { hosts: 0, ..Plan::default() }.start();
+    site.slaves[0].daemon.stop();
+    site.master.daemon.stop();
+    let mut host = site.make_host(1);
+    let path = site.folder.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    host.daemon.environment("NOTIFY_SOCKET", &path);
+    host.daemon.arguments().extend(["--ready".into(), "exported".into()]);
+    host.daemon.start_unready();
+    host.wait_status("answer", |status| status["current"].is_null());
+    socket.set_nonblocking(true).expect("a flag");
+    assert!(socket.recv(&mut [0; 1024]).is_err(), "it says that it is ready, and has nothing");
+    socket.set_nonblocking(false).expect("a flag");
+    site.master.daemon.start();
+    site.slaves[0].daemon.start();
+    host.daemon.await_ready();
+    let mut buffer = [0; 1024];
+    let length = socket.recv(&mut buffer).expect("it tells systemd");
+    assert!(String::from_utf8_lossy(&buffer[..length]).contains("READY=1"));
+    assert_eq!(host.file("services/web/latest/round"), "0\n");
+    site.slaves[0].daemon.stop();
+    site.master.daemon.stop();
+    host.daemon.kill9_and_restart();
+    assert_eq!(host.file("services/web/latest/round"), "0\n");
+}
+
+/// Lists all that other users may write below a folder, and may get to.
+fn writable(folder: &Path) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).expect("a folder").flatten() {
+        let about = entry.metadata().expect("it is there");
+        let (path, mode) = (entry.path(), about.permissions().mode());
+        if mode & 0o022 != 0 && !about.is_symlink() && !about.file_type().is_socket() {
+            found.push(format!("{} {:o}", path.display(), mode & 0o7777));
+        }
+        if about.is_dir() && mode & 0o011 != 0 {
+            found.extend(writable(&path));
+        }
+    }
+    found
+}
+
+#[test]
+fn no_umask_decides_who_may_read_the_export_or_change_what_the_daemons_keep() {
+    let mut site = Plan { hosts: 0, ..Plan::default() }.start();
+    fs::set_permissions(site.folder.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    for (number, umask) in [(1, "077"), (2, "000")] {
+        let mut host = site.make_host(number);
+        fs::set_permissions(&host.home, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        // Folders that the agent makes itself lead to its state and its socket.
+        host.state = host.home.join("var/lib/state");
+        host.socket = host.home.join("run/socket");
+        let mut words = vec!["-c".into(), format!("umask {umask}; exec \"$@\"").into(), "sh".into()];
+        words.push(built("conf-local").into());
+        words.append(&mut host.daemon.arguments().clone());
+        for (flag, path) in [("--state", &host.state), ("--socket", &host.socket)] {
+            let at = words.iter().position(|word| word == flag).expect("the flag is there");
+            words[at + 1] = path.into();
+        }
+        host.daemon = Daemon::new(&format!("umask-{umask}"), "/bin/sh".into(), site.folder.path(), words);
+        host.daemon.start();
+        host.wait_applied(site.master.sequence());
+        let as_other = |words: &[&str]| {
+            let mut other = command("setpriv", Path::new("/"));
+            other.args(["--reuid", "65534", "--regid", "65534", "--clear-groups", "--"]).args(words);
+            run(other)
+        };
+        let file = host.export().join("current/services/web/latest/round");
+        let read = as_other(&["cat", file.to_str().expect("text")]);
+        assert_eq!(text(&read), "0\n", "umask {umask}");
+        let open = as_other(&["sh", "-c", &format!("test -w {}", host.socket.display())]);
+        assert!(open.status.success(), "umask {umask}: others do not get to the socket");
+        assert_eq!(writable(&host.home), Vec::<String>::new(), "umask {umask}");
+        site.hosts.push(host);
     }
 }
 
