@@ -31,7 +31,7 @@ mod probe;
 /// From a snapshot to files and notices.
 mod transaction;
 /// Secrets of this host that have other values.
-mod secret_sources;
+mod renewal;
 /// From the pointer to a snapshot.
 mod follow;
 /// Reports to a conf-slave.

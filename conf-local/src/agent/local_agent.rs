@@ -35,7 +35,7 @@ use crate::{
     on_demand::Demand,
     place::PlaceEntry,
     probe::{self, ProbeEntry},
-    report, secret_sources,
+    renewal, report,
     service::{self, Service},
     snapshot::{NamedComponent, SnapshotServers},
     state::{Agent, ReportNumbers, Status, View, WriterRequest, central},
@@ -154,7 +154,7 @@ impl LocalAgent {
         tasks.spawn(central::run(agent.clone(), host.export.path.clone(), stopping.clone()));
         tasks.spawn(watchers.run(stopping.clone()));
         tasks.spawn(probe::run(probes, agent.clone(), host.outbox.clone(), stopping.clone()));
-        tasks.spawn(secret_sources::run(host.secrets.clone(), agent.clone(), stopping.clone()));
+        tasks.spawn(renewal::run(host.secrets.clone(), agent.clone(), stopping.clone()));
         tasks.spawn(report::run(agent, reports, host.identity.clone(), keys, numbers, stopping.clone()));
         tasks.spawn(follow::run(host, sources, audience, requests, stopping));
         while let Some(ended) = tasks.join_next().await {

@@ -84,7 +84,7 @@ impl HostSecrets {
     /// Reads a source for a rendering. Blocks. Returns its value, or the last good one, with its
     /// generation.
     pub(crate) fn read(&self, source: &HostSource) -> (Result<SecretValue, String>, u64) {
-        // A command that makes a new value each time does not run once more for the one that it made.
+        // A command that makes a new value each time does not run once more for this one.
         let is_new = self.content.lock().known.get(source).is_some_and(|known| known.is_new);
         if !is_new || matches!(source, HostSource::File(_)) {
             self.renew(source, &|| false);

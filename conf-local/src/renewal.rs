@@ -1,9 +1,9 @@
 //! Looks whether secrets that this host has itself have other values, and has the components that
 //! read them rendered again. Relies on `snapshot` and `state`.
 //!
-//! Files are looked at every second, by `stat`: a notice of the kernel would miss a file that is not
-//! there yet, one that is behind a link which is exchanged, and one on a network file system. A
-//! look costs some microseconds. Commands run again after a period, since nothing tells when their
+//! Files are looked at every second, by `stat`: a notice of the kernel would miss a file that is
+//! not there yet, one behind a link that is exchanged, and one on a network file system. A look
+//! costs some microseconds. Commands run again after a period, since nothing tells when their
 //! output changes. One that hangs delays the other commands by its time limit, and no file.
 
 use std::{
