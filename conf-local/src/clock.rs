@@ -11,3 +11,11 @@ pub(crate) fn now() -> String {
 pub(crate) fn random_up_to(limit: Duration) -> Duration {
     limit.mul_f64(rand::random::<f64>())
 }
+
+/// Waits this long, or for ever.
+pub(crate) async fn pause(length: Option<Duration>) {
+    match length {
+        Some(length) => tokio::time::sleep(length).await,
+        None => std::future::pending().await,
+    }
+}

@@ -30,6 +30,8 @@ mod on_demand;
 mod probe;
 /// From a snapshot to files and notices.
 mod transaction;
+/// Secrets of this host that have other values.
+mod renewal;
 /// From the pointer to a snapshot.
 mod follow;
 /// Reports to a conf-slave.

@@ -33,7 +33,7 @@ use crate::{
     on_demand::Demand,
     place::PlaceEntry,
     probe::{self, ProbeEntry},
-    report,
+    renewal, report,
     service::{self, Service},
     snapshot::{NamedComponent, SnapshotServers},
     state::{Agent, Status, View, WriterRequest, central},
@@ -91,6 +91,7 @@ impl LocalAgent {
         host.publish_to(&agent);
         central::recall(&agent, &host.export.path);
         let watchers = Registry::open(&options.state, &watch, host.outbox.clone(), agent.clone(), options.observe);
+        host.secrets.set_period(Duration::from_secs(options.secrets_every));
         let repository = host.repository.pool.clone();
         let collection = host.collection.clone();
         let demand = Demand::new(agent.clone(), repository.clone(), collection, servers()?, keys.clone(), stop.clone());
@@ -141,6 +142,7 @@ impl LocalAgent {
         tasks.spawn(central::run(agent.clone(), host.export.path.clone(), stopping.clone()));
         tasks.spawn(watchers.run(stopping.clone()));
         tasks.spawn(probe::run(probes, agent.clone(), host.outbox.clone(), stopping.clone()));
+        tasks.spawn(renewal::run(host.secrets.clone(), agent.clone(), stopping.clone()));
         tasks.spawn(report::run(agent, reports, host.identity.clone(), keys, stopping.clone()));
         tasks.spawn(follow::run(host, sources, audience, requests, stopping));
         while let Some(ended) = tasks.join_next().await {

@@ -7,7 +7,7 @@ use conf_core::{daemon::flags::Common, upstream::Url};
 use libconf::name::{ComponentSelector, DatacenterName, HostName};
 use serde::Deserialize;
 
-use crate::{notify::WatchEntry, place::PlaceEntry, probe::ProbeEntry, transaction::CheckEntry};
+use crate::{notify::WatchEntry, place::PlaceEntry, probe::ProbeEntry, snapshot::EVERY, transaction::CheckEntry};
 
 /// The socket of the agent.
 #[derive(Clone, Debug, Args)]
@@ -62,6 +62,10 @@ pub struct RunOptions {
     /// A file with the token for surrogates and the central repository; read again when it changes.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// The seconds after which a command that prints a secret runs again. Files with secrets are
+    /// looked at every second.
+    #[arg(long, value_name = "SECONDS", default_value_t = EVERY.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) secrets_every: u64,
     /// The number of snapshots to keep on disk for readers that still use an older one.
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(crate) keep: u32,

@@ -7,11 +7,11 @@ use libconf::name::{CommitId, Sequence};
 use tokio::{
     sync::{mpsc, watch},
     task::spawn_blocking,
-    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::pause,
     follow::{
         fetch::{Failure, fetch},
         pointer::{self, Decision, SOON, Sources, Wanted},
@@ -196,6 +196,11 @@ impl Worker<'_> {
                 let _ = reply.send(rendered.map_err(RequestError::from));
                 self.tidy().await;
             }
+            WriterRequest::Secrets { reply } => {
+                let rendered = self.blocking(Host::render_secrets).await;
+                let _ = reply.send(rendered.map_err(RequestError::from));
+                self.tidy().await;
+            }
             WriterRequest::Tidy { guard, reply } => {
                 self.blocking(|host, audience| host.tidy(audience, Some(guard))).await;
                 let _ = reply.send(());
@@ -369,13 +374,6 @@ impl Worker<'_> {
         let (host, result) = done.await.expect("the step is not cancelled and does not panic");
         self.host = Some(host);
         result
-    }
-}
-
-async fn pause(length: Option<Duration>) {
-    match length {
-        Some(length) => sleep(length).await,
-        None => std::future::pending().await,
     }
 }
 

@@ -169,8 +169,8 @@ impl Watcher {
         watcher
     }
 
-    /// True if a failure to tell it counts: it is of the configuration, or of root or the agent's own
-    /// user. Any other user could hold up a wait for this host.
+    /// True if a failure to tell it counts: it is of the configuration, or of root or the agent's
+    /// own user. Any other user could hold up a wait for this host.
     pub(crate) fn counts(&self) -> bool {
         let own = rustix::process::geteuid().as_raw();
         self.registration.as_ref().is_none_or(|registration| registration.user == 0 || registration.user == own)

@@ -1,7 +1,7 @@
 //! The processes below this one: all that a command has started, wherever it moved.
 //!
-//! This process adopts those that lose their parent ([`adopt`]), so that none of them gets away, not
-//! even into another session.
+//! This process adopts those that lose their parent ([`adopt`]), so that none of them gets away,
+//! not even into another session.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -12,6 +12,11 @@ use git2::{ObjectType, Repository as Git};
 use libconf::name::{ComponentSelector, ComponentVersion, DatacenterName, HostName, ObjectId, SecretName};
 use serde_json::{Map, Value};
 
+use crate::snapshot::{
+    host_secrets::{SourceUse, SourceUses},
+    source::HostSource,
+};
+
 /// Both `datacenter.yaml` as they were read, and the overrides beside them.
 pub(crate) struct Manifests {
     pub(crate) selection: Selection,
@@ -67,6 +72,18 @@ impl Manifests {
     /// True if a component may read a secret.
     pub(crate) fn reads_secrets(&self, name: &ComponentVersion) -> bool {
         self.secrets.values().any(|declared| declared.readers.contains(&name.component))
+    }
+
+    /// Lists the sources on this host of the secrets that a component may read.
+    pub(crate) fn host_sources(&self, name: &ComponentVersion) -> SourceUses {
+        // Most datacenters declare few such secrets, if any.
+        let own = self.secrets.iter().filter(|(_, declared)| !declared.source.is_central());
+        let own = own.filter(|(_, declared)| declared.readers.contains(&name.component) && !self.raw.contains(name));
+        let uses = own.filter_map(|(secret, declared)| {
+            let secret = secret.clone();
+            Some((HostSource::of(&declared.source)?, SourceUse { secret, generation: 0 }))
+        });
+        uses.collect()
     }
 
     /// Returns what a component's layers are read from.

@@ -4,12 +4,15 @@ mod collection;
 mod manifests;
 mod named;
 mod repository;
+mod source;
+mod host_secrets;
 mod secrets;
 mod servers;
 
 pub use crate::snapshot::servers::SnapshotServers;
 pub(crate) use crate::snapshot::{
     collection::CollectionLock,
+    host_secrets::{EVERY, HostSecrets, SourceUses},
     manifests::Manifests,
     named::NamedComponent,
     repository::{Repository, descends},

@@ -206,6 +206,8 @@ pub enum WriterRequest {
     Verify { repair: bool, reply: oneshot::Sender<VerifyReport> },
     /// Takes a newer snapshot than the exported one, as if the pointer had named it.
     Take { snapshot: Pointer, reply: Reply },
+    /// Renders components again whose secrets on this host have other values.
+    Secrets { reply: Reply },
     /// Renders an older snapshot beside the exported one.
     Render { older: OlderSnapshot, reply: Reply },
     /// Tidies the packs, which was put off because of endless fetches. The guard keeps fetches

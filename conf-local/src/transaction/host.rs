@@ -24,7 +24,7 @@ use crate::{
     export::{self, Contents, Export, Faults, Header, Retention},
     notify::{Outbox, Watchers},
     place::{PlaceEntry, Placements},
-    snapshot::{CollectionLock, NamedComponent, Repository, descends, identity_path, load_identity, salt},
+    snapshot::{CollectionLock, HostSecrets, NamedComponent, Repository, descends, identity_path, load_identity, salt},
     state::{Agent, Exported, ExportedComponent, HistoryEntry},
     transaction::{
         check::{Checks, StagedComponent},
@@ -46,6 +46,8 @@ pub(crate) struct Host {
     pub(crate) repository: Repository,
     pub(crate) export: Export,
     pub(crate) identity: Arc<Identity>,
+    /// The secrets that this host has itself.
+    pub(crate) secrets: Arc<HostSecrets>,
     pub(crate) checks: Checks,
     pub(crate) place: Placements,
     /// The components that this host's file names.
@@ -129,6 +131,7 @@ impl Host {
             repository,
             export,
             identity,
+            secrets: Arc::default(),
             checks,
             place,
             named,
@@ -170,9 +173,8 @@ impl Host {
     /// Returns the newest snapshot that this host has ever accepted, as far as it knows. Nothing
     /// older is taken.
     pub(crate) fn known(&self) -> Option<Pointer> {
-        let fetched = self.newest.as_ref();
-        let fetched = fetched.map(|(newest, _)| Pointer { sequence: newest.sequence, commit: newest.commit });
-        let both = self.export.snapshot().into_iter().chain(fetched);
+        let pointer = |(newest, _): &(Snapshot, bool)| Pointer { sequence: newest.sequence, commit: newest.commit };
+        let both = self.export.snapshot().into_iter().chain(self.newest.as_ref().map(pointer));
         both.max_by_key(|known| (known.sequence, known.commit))
     }
 
@@ -250,6 +252,7 @@ impl Host {
     /// Makes the export of the exported snapshot again, unless it is whole.
     fn settle_exported(&mut self, snapshot: &Snapshot, audience: &Audience) -> Result<(), TransactionError> {
         self.model = Some(self.read(&*self.git()?, snapshot)?);
+        self.recall_secrets();
         let header = self.export.current().and_then(|(_, kept)| kept.header.as_ref());
         if !self.is_whole() {
             tracing::warn!(sequence = %snapshot.sequence, "the export is damaged; making it anew");
@@ -319,8 +322,7 @@ impl Host {
             && header.faults == draft.faults
             && have.contents == draft.contents
         {
-            // This was another attempt to place a component, which still cannot be placed, or to
-            // read one.
+            // Another attempt to place or to read a component, which still cannot be done.
             return self.note_unreadable(draft);
         }
         let (header, plan) = loop {
@@ -355,6 +357,7 @@ impl Host {
     /// caller is told of the damage, so that it is mended and they are tried again.
     fn note_unreadable(&mut self, draft: Draft) -> Result<(), TransactionError> {
         self.unreadable = draft.unreadable;
+        self.secrets.exported(draft.secrets);
         draft.damage.map_or(Ok(()), |cause| Err(TransactionError::Damaged(cause)))
     }
 
@@ -389,9 +392,8 @@ impl Host {
     /// True while a component is held back because the repository lacks its content. A repository
     /// that was set aside as damaged, and not fetched anew before a restart, lacks all content.
     pub(crate) fn lacks_content(&self) -> bool {
-        let is_held_back = |header: &Header| !header.faults.is_empty();
         let exported = self.export.current().and_then(|(_, kept)| kept.header.as_ref());
-        !self.unreadable.is_empty() || self.newest.is_none() && exported.is_some_and(is_held_back)
+        !self.unreadable.is_empty() || self.newest.is_none() && exported.is_some_and(|header| !header.faults.is_empty())
     }
 
     /// Tries again to place components that could not be placed.

@@ -12,6 +12,7 @@ mod model;
 mod host;
 mod render;
 mod older;
+mod secrets;
 mod publish;
 mod verify;
 #[cfg(test)]

@@ -14,7 +14,7 @@ use libconf::name::{ComponentSelector, ComponentVersion, HostName};
 
 use crate::{
     export::{Contents, Faults},
-    snapshot::Manifests,
+    snapshot::{Manifests, SourceUses},
 };
 
 /// A snapshot, and what it means for this host.
@@ -35,6 +35,8 @@ pub(crate) struct Draft {
     pub(crate) unreadable: BTreeSet<ComponentVersion>,
     /// What the repository said of them.
     pub(crate) damage: Option<git2::Error>,
+    /// The components that read secrets of this host, and the values that they got.
+    pub(crate) secrets: BTreeMap<ComponentVersion, SourceUses>,
 }
 
 impl Model {

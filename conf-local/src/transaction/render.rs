@@ -61,8 +61,14 @@ impl Host {
         let mut draft = Draft::default();
         // Components with the same ingredients are rendered once.
         let mut rendered: BTreeMap<Ingredients, Result<StoreHash, String>> = BTreeMap::new();
-        let mut secrets = SecretReader::new(&self.identity, git);
+        let mut secrets = SecretReader::new(&self.identity, git, &self.secrets);
+        let stale = self.secrets.stale();
         for (name, component) in &next.inputs {
+            let mut uses = next.manifests.host_sources(name);
+            if !uses.is_empty() {
+                self.secrets.recall(name, &mut uses);
+                draft.secrets.insert(name.clone(), uses);
+            }
             let ingredients = |model: &Model, component| model.ingredients(git, name, component, &self.name);
             let is_same =
                 before.and_then(|before| Some((before, before.inputs.get(name)?))).is_some_and(|(before, old)| {
@@ -70,7 +76,8 @@ impl Host {
                     let both = || Some((ingredients(before, old).ok()?, ingredients(next, component).ok()?));
                     unchanged || both().is_some_and(|(old, new)| old == new)
                 });
-            if is_same && !self.place.held_back(name) && !self.unreadable.contains(name) {
+            let is_at_rest = !self.place.held_back(name) && !self.unreadable.contains(name) && !stale.contains(name);
+            if is_same && is_at_rest {
                 if let Some(fault) = old_faults.and_then(|faults| faults.get(name)) {
                     draft.keep(next, name, fault.clone(), &have.contents);
                     continue;
@@ -96,6 +103,9 @@ impl Host {
                 }
                 Err(cause) => Err(NotStaged::Unreadable(cause)),
             };
+            if let Some(uses) = draft.secrets.get_mut(name) {
+                secrets.date(uses);
+            }
             // A component that is not staged keeps its earlier files, and the others go on.
             let reason = match staged {
                 Ok(hash) => {

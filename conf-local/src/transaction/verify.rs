@@ -82,7 +82,7 @@ impl Host {
             let Some((_, kept)) = self.export.current() else { return Ok(Vec::new()) };
             let faults = kept.header.as_ref().map(|header| header.faults.clone()).unwrap_or_default();
             let mut problems = Vec::new();
-            let mut secrets = SecretReader::new(&self.identity, &git);
+            let mut secrets = SecretReader::new(&self.identity, &git, &self.secrets);
             for (name, component) in &model.inputs {
                 if known.contains(name) || faults.contains_key(name) {
                     continue;

@@ -29,6 +29,7 @@ mod pins;
 mod place;
 mod plans;
 mod refusals;
+mod secret_sources;
 mod secrets;
 mod slaves;
 mod templates;

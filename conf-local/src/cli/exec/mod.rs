@@ -16,7 +16,12 @@ use nix::sys::signal::Signal;
 
 use crate::{
     cli::{
-        exec::{job::Job, place::find, relay::Relaying, signals::Signals},
+        exec::{
+            job::Job,
+            place::{ExportPlace, PlacedSnapshot, find},
+            relay::Relaying,
+            signals::Signals,
+        },
         options::{ExecOptions, OnChange},
         output::note,
     },
@@ -75,16 +80,7 @@ pub(crate) async fn run(options: ExecOptions) -> anyhow::Result<ExitCode> {
         if options.on_change == OnChange::Restart {
             signals.forget_changes();
         }
-        let snapshot = match place.filled_now() {
-            Ok(snapshot) => snapshot,
-            Err(why) => {
-                note(format_args!("{why}; the command goes on as it is"));
-                if let Ok(snapshot) = place.current() {
-                    relaying.told(snapshot.sequence);
-                }
-                continue;
-            }
-        };
+        let Some(snapshot) = snapshot_now(&place, &relaying) else { continue };
         // The same content means that the command was told of this change together with an earlier
         // signal, or will be.
         let content = place.content(&snapshot);
@@ -109,6 +105,18 @@ pub(crate) async fn run(options: ExecOptions) -> anyhow::Result<ExitCode> {
     }
     let (code, _) = job.end(grace, &mut signals).await?;
     Ok(ExitCode::from(code))
+}
+
+/// Returns the snapshot that is current now if it holds all the components.
+fn snapshot_now(place: &ExportPlace, relaying: &Relaying) -> Option<PlacedSnapshot> {
+    let filled = place.filled_now();
+    if let Err(why) = &filled {
+        note(format_args!("{why}; the command goes on as it is"));
+        if let Ok(snapshot) = place.current() {
+            relaying.told(snapshot.sequence);
+        }
+    }
+    filled.ok()
 }
 
 fn code_of(signal: Signal) -> ExitCode {

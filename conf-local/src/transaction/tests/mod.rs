@@ -36,6 +36,7 @@ mod damage;
 mod exchange;
 mod held_back;
 mod once_more;
+mod secrets;
 mod take;
 
 /// One host's state folder, into whose repository the test writes as conf-master does.

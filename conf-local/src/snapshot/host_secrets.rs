@@ -1,0 +1,348 @@
+//! The values of secrets that this host has itself, as they were last read, and which renderings
+//! were made from which of them.
+//!
+//! A source that cannot be read any more keeps its last good value. Values are in memory alone, for
+//! as long as a component of the export reads them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
+
+use conf_core::{
+    retry::{Backoff, with_jitter},
+    secret::SecretValue,
+};
+use libconf::name::{ComponentVersion, SecretName};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::snapshot::source::{HostSource, Stamp};
+
+/// 5 minutes between two runs of a command that prints a secret, unless the agent is told another
+/// time.
+pub(crate) const EVERY: Duration = Duration::from_secs(300);
+
+/// 1 s after a source could not be read, doubling up to 60 s: then it is read again. A file that
+/// changes is read at once.
+const AGAIN: Duration = Duration::from_secs(1);
+const MUCH_LATER: Duration = Duration::from_secs(60);
+
+/// The sources that a component reads.
+pub(crate) type SourceUses = BTreeMap<HostSource, SourceUse>;
+
+/// A component's use of a source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct SourceUse {
+    pub(crate) secret: SecretName,
+    /// The value that its rendering was made from; 0 if there was none, or nobody knows.
+    pub(crate) generation: u64,
+}
+
+/// The secrets that this host has itself.
+#[derive(Default)]
+pub(crate) struct HostSecrets {
+    content: Mutex<Content>,
+    /// A component may have to be rendered again.
+    pub(crate) changed: Notify,
+    /// Commands may have to run at other times.
+    pub(crate) rescheduled: Notify,
+}
+
+#[derive(Default)]
+struct Content {
+    /// The components of the export that read such a secret.
+    uses: BTreeMap<ComponentVersion, SourceUses>,
+    known: BTreeMap<HostSource, Known>,
+    /// The last generation of any value.
+    generation: u64,
+    every: Option<Duration>,
+}
+
+/// What is known of a source.
+struct Known {
+    /// The last good value.
+    value: Option<SecretValue>,
+    generation: u64,
+    /// Why it could not be read since.
+    error: Option<String>,
+    /// A component was rendered without a value, and says so itself.
+    in_vain: bool,
+    /// The value is new, and no rendering has got it yet.
+    is_new: bool,
+    stamp: Option<Stamp>,
+    due: Instant,
+    backoff: Backoff,
+}
+
+impl HostSecrets {
+    /// Has commands run again after `every`.
+    pub(crate) fn set_period(&self, every: Duration) {
+        self.content.lock().every = Some(every);
+    }
+
+    /// Reads a source for a rendering. Blocks. Returns its value, or the last good one, with its
+    /// generation.
+    pub(crate) fn read(&self, source: &HostSource) -> (Result<SecretValue, String>, u64) {
+        // A command that makes a new value each time does not run once more for this one.
+        let is_new = self.content.lock().known.get(source).is_some_and(|known| known.is_new);
+        if !is_new || matches!(source, HostSource::File(_)) {
+            self.renew(source, &|| false);
+        }
+        let mut content = self.content.lock();
+        let Some(known) = content.known.get_mut(source) else { return (Err("it is not read".to_owned()), 0) };
+        known.is_new = false;
+        known.in_vain = known.value.is_none();
+        let value = known.value.clone().ok_or_else(|| known.error.clone().unwrap_or_default());
+        (value, known.generation)
+    }
+
+    /// Reads a source again. Blocks.
+    pub(crate) fn renew(&self, source: &HostSource, is_stopped: &dyn Fn() -> bool) {
+        // A change after this look shows at the next one.
+        let stamp = source.stamp();
+        let read = source.read(is_stopped);
+        if is_stopped() {
+            return;
+        }
+        let mut content = self.content.lock();
+        let generation = content.generation + 1;
+        let every = content.every.unwrap_or(EVERY);
+        let known = content.known.entry(source.clone()).or_insert_with(Known::new);
+        known.stamp = stamp;
+        match read {
+            Ok(value) => {
+                let is_new = known.value.as_ref() != Some(&value);
+                if is_new {
+                    (known.generation, known.is_new) = (generation, true);
+                    known.value = Some(value);
+                }
+                (known.error, known.in_vain) = (None, false);
+                known.backoff.reset();
+                known.due = Instant::now() + with_jitter(every);
+                if is_new {
+                    content.generation = generation;
+                    self.changed.notify_one();
+                }
+            }
+            Err(why) => {
+                if known.error.as_ref() != Some(&why) {
+                    tracing::warn!(reason = why, "a secret of this host cannot be read; trying again");
+                }
+                known.error = Some(why);
+                known.due = Instant::now() + known.backoff.next_wait();
+            }
+        }
+    }
+
+    /// Reads the files that have changed, and those that could not be read for a while. Blocks.
+    pub(crate) fn look_at_files(&self) {
+        for source in self.wanted() {
+            if !matches!(source, HostSource::File(_)) {
+                continue;
+            }
+            let now = source.stamp();
+            let is_due = self.content.lock().known.get(&source).is_none_or(|known| {
+                let is_same = match (now, known.stamp) {
+                    (Some(now), Some(before)) => now.is_unchanged(&before),
+                    (None, None) => true,
+                    _ => false,
+                };
+                !is_same || known.error.is_some() && known.due <= Instant::now()
+            });
+            if is_due {
+                self.renew(&source, &|| false);
+            }
+        }
+    }
+
+    /// Returns the command that runs next, and when.
+    pub(crate) fn next_command(&self) -> Option<(HostSource, Instant)> {
+        let commands = self.wanted().into_iter().filter(|source| matches!(source, HostSource::Command(_)));
+        let content = self.content.lock();
+        let due = |source: &HostSource| content.known.get(source).map_or_else(Instant::now, |known| known.due);
+        commands.map(|source| (due(&source), source)).min().map(|(due, source)| (source, due))
+    }
+
+    /// True if a component of the export reads such a secret.
+    pub(crate) fn is_wanted(&self) -> bool {
+        !self.content.lock().uses.is_empty()
+    }
+
+    /// Lists the components whose rendering was made from another value than there is now. A source
+    /// that cannot be read makes none of them stale.
+    pub(crate) fn stale(&self) -> BTreeSet<ComponentVersion> {
+        let content = self.content.lock();
+        let is_stale = |(source, one): (&HostSource, &SourceUse)| {
+            let known = content.known.get(source);
+            known.is_some_and(|known| known.value.is_some() && known.generation != one.generation)
+        };
+        let stale = content.uses.iter().filter(|(_, uses)| uses.iter().any(is_stale));
+        stale.map(|(component, _)| component.clone()).collect()
+    }
+
+    /// Fills in which values the exported rendering of a component was made from.
+    pub(crate) fn recall(&self, component: &ComponentVersion, uses: &mut SourceUses) {
+        let content = self.content.lock();
+        let Some(known) = content.uses.get(component) else { return };
+        for (source, one) in uses {
+            one.generation = known.get(source).map_or(0, |before| before.generation);
+        }
+    }
+
+    /// Notes what the components of the export read now. Forgets values that none of them reads.
+    pub(crate) fn exported(&self, uses: BTreeMap<ComponentVersion, SourceUses>) {
+        let mut content = self.content.lock();
+        let wanted: BTreeSet<HostSource> = uses.values().flat_map(BTreeMap::keys).cloned().collect();
+        content.known.retain(|source, _| wanted.contains(source));
+        if content.uses != uses {
+            content.uses = uses;
+            self.changed.notify_one();
+            self.rescheduled.notify_one();
+        }
+    }
+
+    /// Describes the sources that cannot be read. A component that was rendered without a value
+    /// says so itself.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let content = self.content.lock();
+        let mut names: BTreeMap<&HostSource, BTreeSet<&SecretName>> = BTreeMap::new();
+        for (source, one) in content.uses.values().flatten() {
+            names.entry(source).or_default().insert(&one.secret);
+        }
+        let problem = |(source, names): (&HostSource, &BTreeSet<&SecretName>)| {
+            let known = content.known.get(source).filter(|known| !known.in_vain)?;
+            let error = known.error.as_ref()?;
+            let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+            Some(format!("the secret {} keeps its last good value, since {error}; trying again", names.join(", ")))
+        };
+        names.iter().filter_map(|(source, names)| problem((source, names))).collect()
+    }
+
+    fn wanted(&self) -> BTreeSet<HostSource> {
+        self.content.lock().uses.values().flat_map(BTreeMap::keys).cloned().collect()
+    }
+}
+
+impl Known {
+    fn new() -> Self {
+        Known {
+            value: None,
+            generation: 0,
+            error: None,
+            in_vain: false,
+            is_new: false,
+            stamp: None,
+            due: Instant::now(),
+            backoff: Backoff::new(AGAIN, MUCH_LATER),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+
+    use super::*;
+
+    fn write(path: &Path, text: &str) {
+        let new = path.with_extension("new");
+        fs::write(&new, text).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::rename(new, path).unwrap();
+    }
+
+    fn uses(source: &HostSource, generation: u64) -> BTreeMap<ComponentVersion, SourceUses> {
+        let one = SourceUse { secret: "token".parse().unwrap(), generation };
+        [("services/web/latest".parse().unwrap(), [(source.clone(), one)].into())].into()
+    }
+
+    #[test]
+    fn a_value_that_comes_late_or_changes_makes_its_readers_stale_and_a_failure_does_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let (secrets, source) = (HostSecrets::default(), HostSource::File(path.clone()));
+        let (value, generation) = secrets.read(&source);
+        assert!(value.is_err() && generation == 0);
+        secrets.exported(uses(&source, generation));
+        secrets.look_at_files();
+        // The component says itself that it has no value.
+        assert_eq!((secrets.stale().len(), secrets.problems()), (0, Vec::new()));
+
+        write(&path, "one");
+        secrets.look_at_files();
+        assert_eq!(secrets.stale().len(), 1);
+        let (value, first) = secrets.read(&source);
+        assert!(value.is_ok());
+        secrets.exported(uses(&source, first));
+        assert_eq!(secrets.stale().len(), 0);
+        // The same value, written anew, is no change.
+        write(&path, "one");
+        secrets.look_at_files();
+        assert_eq!(secrets.stale().len(), 0);
+
+        fs::remove_file(&path).unwrap();
+        secrets.look_at_files();
+        assert_eq!((secrets.stale().len(), secrets.problems().len()), (0, 1));
+        let problem = secrets.problems().remove(0);
+        assert!(
+            problem.starts_with("the secret token keeps its last good value") && !problem.contains("one"),
+            "{problem}"
+        );
+        assert_eq!(secrets.read(&source), (value, first), "the last good value stays");
+        write(&path, "two");
+        secrets.look_at_files();
+        assert_eq!((secrets.stale().len(), secrets.problems().len()), (1, 0));
+        secrets.exported(BTreeMap::new());
+        assert!(!secrets.is_wanted() && secrets.content.lock().known.is_empty());
+    }
+
+    #[test]
+    fn a_command_that_makes_a_new_value_each_time_does_not_run_once_more_to_render_it() {
+        let (secrets, made) = (HostSecrets::default(), ["sh", "-c", "echo $$"].map(str::to_owned).to_vec());
+        let source = HostSource::Command(made);
+        secrets.exported(uses(&source, 0));
+        secrets.renew(&source, &|| false);
+        let (first, generation) = secrets.read(&source);
+        assert!(first.is_ok() && generation == 1);
+        let (second, generation) = secrets.read(&source);
+        assert!(second.is_ok() && second != first && generation == 2);
+    }
+
+    #[test]
+    fn a_file_that_is_written_twice_within_one_tick_of_the_clock_is_read_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        let (secrets, source) = (HostSecrets::default(), HostSource::File(path.clone()));
+        write(&path, "one");
+        secrets.exported(uses(&source, 0));
+        let mut seen = BTreeSet::new();
+        for text in ["abc", "abd", "abe"] {
+            fs::write(&path, text).unwrap();
+            secrets.look_at_files();
+            seen.insert(secrets.content.lock().generation);
+        }
+        assert_eq!(seen.len(), 3);
+    }
+
+    #[test]
+    fn a_command_runs_again_after_its_period_and_sooner_when_it_failed() {
+        let (secrets, good) = (HostSecrets::default(), HostSource::Command(vec!["hostname".to_owned()]));
+        let bad = HostSource::Command(vec!["/nowhere/at/all".to_owned()]);
+        secrets.set_period(Duration::from_secs(1000));
+        let mut both = uses(&good, 0);
+        both.extend([("services/api/latest".parse().unwrap(), uses(&bad, 0).into_values().next().unwrap())]);
+        secrets.exported(both);
+        assert!(secrets.next_command().unwrap().1 <= Instant::now());
+        secrets.renew(&good, &|| false);
+        secrets.renew(&bad, &|| false);
+        let (next, due) = secrets.next_command().unwrap();
+        assert!(next == bad && due <= Instant::now() + AGAIN);
+        for _ in 0..20 {
+            secrets.renew(&bad, &|| false);
+        }
+        assert!(secrets.next_command().unwrap().1 <= Instant::now() + MUCH_LATER);
+        let due = secrets.content.lock().known[&good].due - Instant::now();
+        assert!((499..=1000).contains(&due.as_secs()), "{due:?}");
+    }
+}
