@@ -183,7 +183,7 @@ pub(crate) struct DatacenterDelivery {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) settles_in: Option<u64>,
     /// Hosts whose last report names an older snapshot or another history, or says that they could
-    /// not take the snapshot whole.
+    /// not take the snapshot whole, or that a watcher or probe failed or a watcher is not told yet.
     pub(crate) late: Vec<ShownReport>,
     /// Hosts that are reported to run it without a valid signature, so that they do not count.
     pub(crate) unproven: Vec<ShownReport>,
@@ -297,9 +297,9 @@ impl DeliveryTarget {
     /// of the backup.
     ///
     /// A failure counts against the snapshots that it is about: a component that is held back
-    /// against all from where it is, a probe or a watcher that failed against those that brought
-    /// the change. A host that failed and does not say about what, as earlier versions and hosts
-    /// that are shut out do not, runs none.
+    /// against all from where it is, a probe or a watcher that failed, or that is not told yet,
+    /// against those that brought the change. A host that failed and does not say about what, as
+    /// earlier versions and hosts that are shut out do not, runs none.
     fn is_run_by(&self, report: &HostReport, chain: &Chain) -> bool {
         let is_ours = report.commit.is_some_and(|commit| chain.get(&report.sequence) == Some(&commit));
         let is_well = match report.state {

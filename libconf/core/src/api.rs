@@ -158,8 +158,9 @@ pub struct HostReport {
     /// Why the state is not `current`, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// All that failed, each with the changes that it is about. A host that has `failed` and names
-    /// nothing here is shut out by its inventory, or of an earlier version: then it is not known.
+    /// All that failed, and watchers that are not told yet, each with the changes that it is about.
+    /// A host that has `failed` and names nothing here is shut out by its inventory, or of an
+    /// earlier version: then it is not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<HostFailure>,
     /// The agent's version.
