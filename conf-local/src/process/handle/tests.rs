@@ -50,6 +50,18 @@ fn readiness_says_what_a_signal_would_do() {
     assert_eq!(readiness(&["bash", "-c", "trap '' HUP; echo ready; exec sleep 1000"]), Readiness::Ignored);
     let blocked = ["env", "--block-signal=HUP", "bash", "-c", "echo ready; exec sleep 1000"];
     assert_eq!(readiness(&blocked), Readiness::Blocked);
+    // A handler does not survive exec: a signal that was safe a moment ago is not any more.
+    let running = Running::new(&["bash", "-c", "trap : HUP; echo ready; exec sleep 1000"]);
+    let process = Process::open(running.pid(), None, None).unwrap();
+    let deadline = std::time::Instant::now() + Duration::from_secs(30);
+    while process.readiness(Signal::SIGHUP).unwrap() != Readiness::Deadly {
+        assert!(std::time::Instant::now() < deadline, "{}", process.name());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_thread_that_waits_for_a_signal_takes_it() {
     // Without a handler: one thread waits in sigwait, or one reads a signalfd, which needs it blocked.
     let python =
         |program: &str| ["python3", "-uc", &format!("import signal, threading, time\n{program}")].map(str::to_owned);
@@ -73,20 +85,15 @@ fn readiness_says_what_a_signal_would_do() {
         let words = python(&program);
         let running = Running::new(&words.each_ref().map(String::as_str));
         let process = Process::open(running.pid(), None, None).unwrap();
-        // It has said that it is ready a moment before it waits.
+        // It has said that it is ready a moment before it waits, and blocks the signal until then.
         let deadline = std::time::Instant::now() + Duration::from_secs(30);
-        while process.readiness(Signal::SIGHUP).unwrap() != expected {
-            assert!(std::time::Instant::now() < deadline, "{program}: {:?}", process.readiness(Signal::SIGHUP));
+        let call = PathBuf::from(format!("/proc/{}/syscall", running.pid()));
+        let waits = format!("{} ", nix::libc::SYS_rt_sigtimedwait);
+        while program.contains("sigwait") && !fs::read_to_string(&call).unwrap().starts_with(&waits) {
+            assert!(std::time::Instant::now() < deadline, "{program}");
             std::thread::yield_now();
         }
-    }
-    // A handler does not survive exec: a signal that was safe a moment ago is not any more.
-    let running = Running::new(&["bash", "-c", "trap : HUP; echo ready; exec sleep 1000"]);
-    let process = Process::open(running.pid(), None, None).unwrap();
-    let deadline = std::time::Instant::now() + Duration::from_secs(30);
-    while process.readiness(Signal::SIGHUP).unwrap() != Readiness::Deadly {
-        assert!(std::time::Instant::now() < deadline, "{}", process.name());
-        std::thread::yield_now();
+        assert_eq!(process.readiness(Signal::SIGHUP).unwrap(), expected, "{program}");
     }
 }
 
