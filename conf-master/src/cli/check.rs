@@ -39,9 +39,18 @@ pub(crate) struct CheckFlags {
     pub(crate) datacenters: Vec<DatacenterName>,
 }
 
-/// Prints the faults of each datacenter; the exit code is 1 when there are any.
+/// The exit code of a check that could not look at everything.
+const NOT_CHECKED: u8 = 2;
+
+/// Prints the faults of each datacenter; the exit code is 1 when there are any, and 2 when the clone
+/// does not hold what the check needs.
 pub(crate) fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
     let Checked { faults, notes } = check(flags)?;
+    let is_good = faults.values().all(Vec::is_empty);
+    if let Some(words) = incomplete(flags, is_good && !faults.is_empty())? {
+        eprintln!("conf-master: {words}");
+        return Ok(ExitCode::from(NOT_CHECKED));
+    }
     if flags.json {
         println!("{}", serde_json::to_string_pretty(&faults)?);
     } else {
@@ -51,7 +60,41 @@ pub(crate) fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
         }
     }
     notes.iter().for_each(|note| eprintln!("note: {note}"));
-    Ok(ExitCode::from(u8::from(faults.values().any(|faults| !faults.is_empty()))))
+    Ok(ExitCode::from(u8::from(!is_good)))
+}
+
+/// Says what is missing in a clone of one branch, and how to bring it, unless all is good without it.
+/// Without any datacenter nothing is good: nothing was checked.
+fn incomplete(flags: &CheckFlags, is_good: bool) -> anyhow::Result<Option<String>> {
+    if is_good {
+        return Ok(None);
+    }
+    let repo = Repository::open(&flags.repo)?;
+    let shown = flags.repo.display();
+    let names = repo.remotes()?;
+    let names: Vec<&str> = names.iter().flatten().flatten().collect();
+    let remote = names.iter().find(|name| **name == "origin").or(names.first()).copied();
+    let brings_all = |remote: &str| -> Result<bool, git2::Error> {
+        let remote = repo.find_remote(remote)?;
+        let specs: Vec<String> = remote.refspecs().filter_map(|spec| Some(spec.src().ok()?.to_owned())).collect();
+        Ok(specs.iter().any(|spec| spec == "refs/heads/*" || spec == "refs/*"))
+    };
+    if let Some(remote) = remote
+        && !brings_all(remote)?
+    {
+        let whole = if repo.is_shallow() { " --unshallow" } else { "" };
+        return Ok(Some(format!(
+            "{shown} is a clone of one branch, and a datacenter is made of many. Bring the others, then check again:\n  \
+             git -C {shown} fetch{whole} --tags {remote} '+refs/heads/*:refs/remotes/{remote}/*'"
+        )));
+    }
+    let (_, refs) = refs_of_clone(&repo)?;
+    if refs.keys().any(|name| matches!(name, RefName::Datacenter(_))) || !flags.datacenters.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(format!(
+        "{shown} has no branch datacenters/<id>/<version>, so there is nothing to check; is it a clone of the central repository?"
+    )))
 }
 
 /// The result of a check.

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 
 use conf_core::snapshot::{Component, Difference, Snapshot, compare};
-use git2::Repository;
+use git2::{Repository, Sort};
 use libconf::name::{CommitId, ComponentVersion, RefName, SecretName, Sequence};
 use serde::{Deserialize, Serialize};
 
 use crate::judge::compatibility::trailer;
 use crate::secrets::branch;
-use crate::text::when;
+use crate::text::{one_line, when};
 
 /// One deployment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,10 +32,41 @@ pub(crate) struct Deployment {
     /// Secrets that were made, sealed anew, or removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) secrets: Vec<SecretChange>,
+    /// The commits that it brought, newest first for each branch: of each at most some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) pushed: Vec<PushedCommit>,
+    /// How many more it brought, at least.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) more_pushed: usize,
     /// The declared breaks of compatibility.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) breaking: Vec<Breaking>,
 }
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands over a reference")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
+}
+
+/// A commit that a deployment brought.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PushedCommit {
+    /// The place of the commit: a component, or the branch or tag of the datacenter or its class.
+    pub(crate) name: String,
+    /// The commit.
+    pub(crate) commit: CommitId,
+    /// The first line of its message.
+    pub(crate) subject: String,
+    /// Its author.
+    pub(crate) author: String,
+}
+
+/// The most commits of one branch that a deployment lists.
+const MOST_COMMITS: usize = 5;
+/// The most commits that a deployment lists.
+const MOST_PUSHED: usize = 20;
+/// The most commits of one branch that are counted.
+const MOST_COUNTED: usize = 200;
 
 /// A commit of this deployment declares that it breaks compatibility.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -86,7 +117,9 @@ pub(crate) fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> any
         let parent = snapshot.parent.map(|parent| Snapshot::read(repo, parent)).transpose()?;
         let difference = compare(repo, parent.as_ref(), &snapshot)?;
         let commit = |component: Component| component.pin.commit;
-        let breaking = breaking(repo, parent.as_ref(), &snapshot, &difference)?;
+        let moved = moved(parent.as_ref(), &snapshot, &difference);
+        let breaking = breaking(repo, &moved)?;
+        let (pushed, more_pushed) = pushed(repo, &moved)?;
         let components = difference.components.into_iter().map(|(component, change)| ComponentChange {
             component,
             before: change.before.map(commit),
@@ -101,6 +134,8 @@ pub(crate) fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> any
             datacenter: difference.datacenter,
             class: difference.class,
             secrets: secrets(repo, &snapshot, difference.secrets)?,
+            pushed,
+            more_pushed,
             breaking,
         });
         next = parent;
@@ -119,25 +154,60 @@ pub(crate) fn newest_at(repo: &Repository, newest: Snapshot, sequence: Sequence)
     Ok(Some(snapshot))
 }
 
-/// Collects the breaks of compatibility that the new commits declare. A component that was added or
-/// removed breaks nothing.
-fn breaking(
-    repo: &Repository,
-    before: Option<&Snapshot>,
-    after: &Snapshot,
-    difference: &Difference,
-) -> Result<Vec<Breaking>, git2::Error> {
-    let Some(before) = before else { return Ok(Vec::new()) };
+/// The place of what a deployment moved, its commit before, where there was one, and after.
+type Moved = (String, Option<CommitId>, CommitId);
+
+/// Lists what a deployment moved: the datacenter's branch, its class, its components.
+fn moved(before: Option<&Snapshot>, after: &Snapshot, difference: &Difference) -> Vec<Moved> {
     let components = difference.components.iter().filter_map(|(name, change)| {
-        Some((name.to_string(), change.before.as_ref()?.pin.commit, change.after.as_ref()?.pin.commit))
+        let commit = |component: &Component| component.pin.commit;
+        Some((name.to_string(), change.before.as_ref().map(commit), commit(change.after.as_ref()?)))
     });
-    let own = before.datacenter_commit.zip(after.datacenter_commit);
-    let own = own.map(|(old, new)| (RefName::Datacenter(after.datacenter.clone()).short(), old, new));
-    let class = before.class.as_ref().zip(after.class.as_ref());
-    let class = class.map(|((_, old), (name, new))| (name.short(), *old, *new));
+    let own = after.datacenter_commit.map(|commit| {
+        let name = RefName::Datacenter(after.datacenter.clone()).short();
+        (name, before.and_then(|before| before.datacenter_commit), commit)
+    });
+    let class = after.class.as_ref().map(|(name, commit)| {
+        (name.short(), before.and_then(|before| before.class.as_ref()).map(|(_, commit)| *commit), *commit)
+    });
+    own.into_iter().chain(class).chain(components).filter(|(_, old, new)| *old != Some(*new)).collect()
+}
+
+/// Lists the commits that a deployment brought, and counts those that are not listed. Of what is
+/// new, only the newest is told: its history may be older than the datacenter.
+fn pushed(repo: &Repository, moved: &[Moved]) -> Result<(Vec<PushedCommit>, usize), git2::Error> {
+    let (mut pushed, mut more) = (Vec::new(), 0);
+    for (name, old, new) in moved {
+        let mut walk = repo.revwalk()?;
+        walk.set_sorting(Sort::TOPOLOGICAL)?;
+        walk.push((*new).into())?;
+        if let Some(old) = old {
+            walk.hide((*old).into())?;
+        }
+        let most = if old.is_some() { MOST_COUNTED } else { 1 };
+        for (number, commit) in walk.take(most).enumerate() {
+            if number >= MOST_COMMITS || pushed.len() >= MOST_PUSHED {
+                more += 1;
+                continue;
+            }
+            let commit = repo.find_commit(commit?)?;
+            pushed.push(PushedCommit {
+                name: name.clone(),
+                commit: commit.id().into(),
+                subject: one_line(&String::from_utf8_lossy(commit.summary_bytes().unwrap_or_default())),
+                author: one_line(&String::from_utf8_lossy(commit.author().name_bytes())),
+            });
+        }
+    }
+    Ok((pushed, more))
+}
+
+/// Collects the breaks of compatibility that the new commits declare. What was added breaks nothing.
+fn breaking(repo: &Repository, moved: &[Moved]) -> Result<Vec<Breaking>, git2::Error> {
     let mut breaking = Vec::new();
-    for (name, old, new) in components.chain(own).chain(class).filter(|(_, old, new)| old != new) {
-        let reasons = trailer::between(repo, old, new)?.into_iter();
+    for (name, old, new) in moved {
+        let Some(old) = old else { continue };
+        let reasons = trailer::between(repo, *old, *new)?.into_iter();
         breaking.extend(reasons.map(|reason| Breaking { name: name.clone(), reason }));
     }
     Ok(breaking)

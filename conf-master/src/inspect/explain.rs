@@ -1,10 +1,9 @@
-//! Which layers set each key of a component's settings on a host, and the commit that changed each
-//! file last.
+//! Which layers set each key of a component's settings on a host, and the commit that wrote each
+//! line.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
-use conf_core::git;
 use conf_core::layers::{self, Explained, LayerError, Origin};
 use conf_core::settings::JsonPointer;
 use conf_core::snapshot::{Component, Snapshot};
@@ -12,8 +11,27 @@ use git2::Repository;
 use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, RefName, Sequence};
 use serde::{Deserialize, Serialize};
 
+use crate::inspect::blame::{self, Change};
 use crate::inspect::error::InspectError;
 use crate::inspect::running::Running;
+
+/// How long the history is searched. What is not found by then is not told.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The commits that changed a file.
+struct Changes {
+    /// The one that changed a line last, for each line.
+    of_lines: HashMap<usize, Change>,
+    /// The last one.
+    of_file: Option<Change>,
+}
+
+impl Changes {
+    /// Returns the commit that wrote a line; of a line that is not known, the last one of the file.
+    fn of(&self, line: Option<usize>) -> Option<&Change> {
+        line.and_then(|line| self.of_lines.get(&line)).or(self.of_file.as_ref())
+    }
+}
 
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -55,15 +73,22 @@ pub(crate) fn explain(
     if keys.is_empty() && !pointer.parts().is_empty() {
         return Err(InspectError::NotThere(format!("no layer of {name} sets {pointer}")));
     }
-    let mut known: HashMap<(CommitId, String), Option<Change>> = HashMap::new();
+    let deadline = Instant::now() + PATIENCE;
+    let mut wanted: BTreeMap<(CommitId, String), BTreeSet<usize>> = BTreeMap::new();
+    for by in keys.iter().flat_map(|key| &key.set_by) {
+        let Some((_, commit)) = place(snapshot, component, &by.origin) else { continue };
+        wanted.entry((commit, by.file.clone())).or_default().extend(by.line);
+    }
+    let mut known: HashMap<(CommitId, String), Changes> = HashMap::new();
+    for ((commit, file), lines) in wanted {
+        let of_lines = blame::lines(repo, commit, &file, &lines, deadline)?.unwrap_or_default();
+        let of_file = blame::file(repo, commit, &file, deadline)?;
+        known.insert((commit, file), Changes { of_lines, of_file });
+    }
     for by in keys.iter_mut().flat_map(|key| &mut key.set_by) {
         let Some((reference, commit)) = place(snapshot, component, &by.origin) else { continue };
         by.reference = Some(reference);
-        let file = (commit, by.file.clone());
-        if !known.contains_key(&file) {
-            known.insert(file.clone(), last_change(repo, commit, &by.file)?);
-        }
-        let change = known.get(&file).cloned().flatten();
+        let change = known.get(&(commit, by.file.clone())).and_then(|changes| changes.of(by.line)).cloned();
         by.commit = Some(change.as_ref().map_or(commit, |change| change.commit));
         (by.author, by.date) = change.map(|change| (change.author, change.date)).unzip();
     }
@@ -86,25 +111,4 @@ fn place(snapshot: &Snapshot, component: &Component, origin: &Origin) -> Option<
             Some((branch, snapshot.datacenter_commit?))
         }
     }
-}
-
-/// The commit that changed a file last.
-#[derive(Clone, Debug)]
-struct Change {
-    commit: CommitId,
-    author: String,
-    date: String,
-}
-
-/// Finds the last change of a file at or before a commit. Git walks the history itself, because it
-/// uses the index of the history.
-fn last_change(repo: &Repository, commit: CommitId, file: &str) -> anyhow::Result<Option<Change>> {
-    let mut log = git::command(repo.path());
-    log.args(["--literal-pathspecs", "log", "-1", "--format=%H%x00%an%x00%aI", "--end-of-options"]);
-    let output = log.arg(commit.to_string()).arg("--").arg(file).output().context("cannot run git log")?;
-    anyhow::ensure!(output.status.success(), "git log: {}", String::from_utf8_lossy(&output.stderr).trim());
-    let line = String::from_utf8_lossy(&output.stdout);
-    let mut parts = line.trim_end_matches('\n').split('\0');
-    let (Some(id), Some(author), Some(date)) = (parts.next(), parts.next(), parts.next()) else { return Ok(None) };
-    Ok(Some(Change { commit: id.parse()?, author: author.to_owned(), date: date.to_owned() }))
 }

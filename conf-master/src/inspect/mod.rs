@@ -1,5 +1,6 @@
 //! What landed, shown to people and programs.
 
+pub(crate) mod blame;
 pub(crate) mod conf;
 pub(crate) mod deployments;
 pub(crate) mod doc;

@@ -69,6 +69,16 @@ fn what_changed(deployment: &Deployment) -> String {
     if let more @ 1.. = deployment.components.len().saturating_sub(MOST_NAMED) {
         lines.push(format!("and {more} more"));
     }
+    lines.extend(
+        deployment
+            .pushed
+            .iter()
+            .take(MOST_NAMED)
+            .map(|one| format!("{} {} {} ({})", one.name, one.commit.short(), one.subject, one.author)),
+    );
+    if let more @ 1.. = deployment.pushed.len().saturating_sub(MOST_NAMED) + deployment.more_pushed {
+        lines.push(format!("and {more} more commits"));
+    }
     let breaking = deployment.breaking.iter().take(MOST_NAMED);
     lines.extend(breaking.map(|one| format!("{} breaks compatibility: {}", one.name, one.reason)));
     lines.join("\n")

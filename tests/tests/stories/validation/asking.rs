@@ -1,5 +1,7 @@
 //! What can be asked before and after a change: what it would do, who set what, what a schema says.
 
+use std::fmt::Write as _;
+
 use tests::{
     git::Change,
     program::text,
@@ -73,6 +75,97 @@ fn a_dry_run_shows_layers_and_a_long_difference_is_cut() {
     assert!(said.contains("the rest is left out") && said.len() < 1 << 20, "{} bytes", said.len());
     let said = dry(site.work.change().file("services/new/master", "a", "1"));
     assert!(said.contains("no datacenter would change"), "{said}");
+}
+
+#[test]
+fn explain_blames_the_line_and_not_the_last_change_of_its_file() {
+    let site = with_schema();
+    let commit = |who: &str, content: &str| {
+        let date = "1700000000 +0200";
+        let tip = site.work.id(CLASS);
+        let script = format!(
+            "commit refs/heads/{CLASS}\nauthor {who} <{who}@example.com> {date}\ncommitter c <c@example.com> {date}\ndata 2\nx\nfrom \
+             {tip}\nM 100644 inline overrides/services/web.yaml\ndata {}\n{content}\n",
+            content.len()
+        );
+        site.work.git_reading(&["fast-import", "--quiet"], script.as_bytes());
+        site.work.push(&[&format!("refs/heads/{CLASS}")]).accepted();
+        site.work.id(CLASS)
+    };
+    let ann = commit("Ann", "port: 81\npool: {size: 4}\n");
+    let bob = commit("Bob", "# of Bob\nport: 81\npool: {size: 5}\n");
+    let explained = json(&site.master.run(&["explain", DATACENTER, "services/web", "--json"]));
+    let by = |key: &str| {
+        let keys = explained["keys"].as_array().expect("a list");
+        let one = keys.iter().find(|one| one["pointer"] == key).unwrap_or_else(|| panic!("{key}: {explained}"));
+        let layers = one["set_by"].as_array().expect("a list");
+        layers.iter().find(|by| by["layer"] == "class").expect("the class").clone()
+    };
+    for (key, who, commit) in [("/port", "Ann", ann), ("/pool/size", "Bob", bob)] {
+        let by = by(key);
+        assert_eq!((&by["author"], &by["commit"]), (&who.into(), &commit.into()), "{key}: {by}");
+        assert_eq!(by["date"], "2023-11-15T00:13:20+02:00", "{by}");
+    }
+}
+
+#[test]
+fn log_says_who_pushed_and_what_was_pushed_by_whom() {
+    let site = with_schema();
+    let tip = site.work.id("services/web/master");
+    let mut script = String::new();
+    for number in 1..=7 {
+        let from = if number == 1 { format!("from {tip}\n") } else { String::new() };
+        let _ = write!(
+            script,
+            "commit refs/heads/services/web/master\nauthor Ann <ann@example.com> 1700000000 +0000\ncommitter Bob <bob@example.com> \
+             1700000000 +0000\ndata <<END\nRaise the pool, part {number}\n\nIt was too small.\nEND\n{from}M 100644 inline motd\ndata 2\n{number}\n\n"
+        );
+    }
+    site.work.git_reading(&["fast-import", "--quiet"], script.as_bytes());
+    site.work.push(&["refs/heads/services/web/master"]).accepted();
+    let shown = text(&site.master.run(&["log", DATACENTER, "--limit", "1"]));
+    for words in ["Bob", "Raise the pool, part 7 (Ann)", "Raise the pool, part 3 (Ann)", "and 2 more commits"] {
+        assert!(shown.contains(words), "{words} is not in\n{shown}");
+    }
+    assert!(!shown.contains("too small") && !shown.contains("part 2"), "{shown}");
+    let listed = json(&site.master.run(&["log", DATACENTER, "--limit", "1", "--json"]));
+    let pushed = listed[0]["pushed"].as_array().expect("a list");
+    assert_eq!((pushed.len(), &listed[0]["more_pushed"]), (5, &2.into()), "{listed}");
+    let newest = &pushed[0];
+    assert_eq!((&newest["name"], &newest["author"]), (&"services/web/latest".into(), &"Ann".into()), "{newest}");
+    assert_eq!(newest["commit"], site.work.id("services/web/master"), "{newest}");
+}
+
+#[test]
+fn a_check_of_a_clone_of_one_branch_says_what_it_lacks_and_how_to_bring_it() {
+    let site = with_schema();
+    let folder = site.folder.path().join("narrow");
+    let shown = folder.to_str().expect("text");
+    let clone = |arguments: &[&str]| {
+        let _ = std::fs::remove_dir_all(&folder);
+        site.work.git(&[&["clone", "-q", "--single-branch"], arguments, &[&site.master.git_url(), shown]].concat());
+    };
+    for (branch, deep) in [("services/web/master", true), (INSTANCE, true), (CLASS, false)] {
+        clone(&[&["--branch", branch][..], if deep { &[] } else { &["--depth", "1"] }].concat());
+        let checked = site.master.run(&["check", "--repo", shown]);
+        assert_eq!(checked.status.code(), Some(2), "{branch}: {}", text(&checked));
+        let words = text(&checked);
+        let advice = words.lines().last().expect("a line").trim().to_owned();
+        assert!(words.contains("is a clone of one branch") && advice.starts_with("git -C"), "{words}");
+        // What it says can be pasted.
+        let mut shell = tests::program::command("sh", site.folder.path());
+        shell.args(["-c", &advice]);
+        let brought = tests::program::run(shell);
+        assert!(brought.status.success(), "{advice}: {}", text(&brought));
+        let checked = site.master.run(&["check", "--repo", shown]);
+        assert_eq!(checked.status.code(), Some(0), "{}", text(&checked));
+        assert!(text(&checked).contains("us-west/v1: ok"), "{}", text(&checked));
+    }
+    // Something else altogether.
+    site.work.git(&["init", "-q", site.folder.path().join("empty").to_str().expect("text")]);
+    let empty = site.master.run(&["check", "--repo", site.folder.path().join("empty").to_str().expect("text")]);
+    assert_eq!(empty.status.code(), Some(2), "{}", text(&empty));
+    assert!(text(&empty).contains("there is nothing to check"), "{}", text(&empty));
 }
 
 #[test]
