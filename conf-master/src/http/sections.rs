@@ -50,10 +50,11 @@ impl Server {
         let at = query.sequence.map(Moment::Sequence).or(query.version.map(Moment::Version));
         let known = request.header("if-none-match").map(str::to_owned);
         let reference = section.reference();
-        let (place, version, ledger, newest) = {
+        let (place, layer, version, ledger, newest) = {
             let durable = self.lander.durable();
-            let version = durable.table.version(&reference);
-            (durable.table.place(&reference), version, durable.ledger, durable.sequence)
+            let version = section.version(&durable.table, &durable.layers);
+            let layer = section.layer().map(|component| durable.layers.place(&reference, component));
+            (durable.table.place(&reference), layer, version, durable.ledger, durable.sequence)
         };
         if let Some(Moment::Sequence(wanted)) = at
             && wanted > newest
@@ -62,9 +63,12 @@ impl Server {
             return Err(error(StatusCode::NOT_FOUND, words));
         }
         self.read(move |repo| {
-            let past = match at {
-                None => place.target.map(|target| PastBranch { commit: target.commit, version, sequence: newest }),
-                Some(at) => history::find(repo, ledger, &reference, place, at)?,
+            let past = match (at, section.layer().zip(layer)) {
+                (None, _) => place.target.map(|target| PastBranch { commit: target.commit, version, sequence: newest }),
+                (Some(at), None) => history::find(repo, ledger, &reference, place, at)?,
+                (Some(at), Some((component, layer))) => {
+                    history::find_layer(repo, ledger, (&reference, component), (place, layer), at)?
+                }
             };
             // With a version and a sequence both must hold.
             let past = past.filter(|past| query.version.is_none_or(|wanted| wanted == past.version));

@@ -110,8 +110,7 @@ pub(crate) fn start(
     let (publish, published) = watch::channel(Arc::default());
     let audit = Arc::new(Audit::open(path).context("cannot open the records of what was refused")?);
     let staging = Staging::open(path, judge)?;
-    let (table, ledger, sequence) = (staging.catalog.table.clone(), staging.ledger, staging.sequence);
-    let durable = Arc::new(RwLock::new(Durable { table, ledger, sequence }));
+    let durable = Arc::new(RwLock::new(staging.durable()));
     let landing = Landing {
         staging,
         is_void: false,

@@ -19,9 +19,11 @@ use crate::landing::push::{Outcome, Push, PushContent};
 use crate::landing::update::draft::{self, Authorship};
 use crate::landing::update::request::{DraftError, Update, UpdateOutcome, another_section};
 use crate::landing::update::scratch::Scratch;
+use crate::landing::update::section::SectionName;
 use crate::secrets::{SecretRequest, StagedSecrets};
 use crate::store::{
-    self, LandedRequest, LandedRequests, LedgerEntry, LedgerState, Move, RefChanges, RefTarget, damage, journal, ledger,
+    self, Durable, LandedRequest, LandedRequests, LayerChanges, LedgerEntry, LedgerState, Moment, Move, RefChanges,
+    RefTarget, Tables, damage, history, journal, ledger,
 };
 use crate::text::{first_and_more, now, one_line};
 
@@ -39,6 +41,8 @@ pub(crate) struct Staging {
     pub(crate) catalog: Catalog,
     requests: LandedRequests,
     /// Where updates are drafted.
+    /// How often each layer changed.
+    pub(crate) layers: LayerChanges,
     scratch: Option<Scratch>,
     /// The newest entry of the ledger.
     pub(crate) ledger: CommitId,
@@ -63,6 +67,7 @@ impl Staging {
         if let Err(cause) = staging.reload() {
             let is_damage = damage::is_damage(&cause);
             let damaged =
+            layers: LayerChanges::default(),
                 || format!("the repository is damaged, and nothing was changed in it. {}", damage::advice(path));
             return if is_damage { Err(cause).with_context(damaged) } else { Err(cause) };
         }
@@ -76,7 +81,7 @@ impl Staging {
     pub(crate) fn reload(&mut self) -> anyhow::Result<()> {
         (self.repo, self.scratch) = (store::open(&self.path)?, None);
         self.ledger = self.repo.refname_to_id(&RefName::Ledger.to_string())?.into();
-        let LedgerState { table, requests, sequence } = ledger::replay(&self.repo, self.ledger)?;
+        let LedgerState { table, requests, layers, sequence } = ledger::replay(&self.repo, self.ledger)?;
         for line in store::repair(&self.repo, &table, self.ledger)? {
             warn!("{line}");
         }
@@ -85,9 +90,15 @@ impl Staging {
         for fault in faults {
             error!(%fault, "a datacenter cannot be resolved; it keeps its last snapshot");
         }
-        (self.catalog, self.requests, self.sequence) = (catalog, requests, sequence);
+        (self.catalog, self.requests, self.layers, self.sequence) = (catalog, requests, layers, sequence);
         info!(sequence = sequence.0, datacenters = self.catalog.datacenters.len(), "the ledger is read");
         Ok(())
+    }
+
+    /// Returns the state for answers. Nothing may be staged.
+    pub(crate) fn durable(&self) -> Durable {
+        let (table, layers) = (self.catalog.table.clone(), self.layers.clone());
+        Durable { table, ledger: self.ledger, sequence: self.sequence, layers }
     }
 
     /// Sets the refs to what the ledger says.
@@ -149,7 +160,11 @@ impl Staging {
     /// of an update that does not land are not kept.
     fn stage_update(&mut self, push: &Push, update: &Update, by: String) -> anyhow::Result<Staged> {
         if let Some(landed) = update.key.as_ref().and_then(|key| self.requests.find(key)) {
-            return Ok((landed_before(update, landed, update.references().len()), Vec::new()));
+            let mut outcome = landed_before(update, landed, update.references().len());
+            if let Some(UpdateOutcome::Landed { layers, .. }) = &mut outcome.update {
+                *layers = self.layers_at(update, landed.sequence)?;
+            }
+            return Ok((outcome, Vec::new()));
         }
         let scratch = match self.scratch.take().filter(|scratch| !scratch.is_full()) {
             Some(scratch) => scratch,
@@ -163,7 +178,7 @@ impl Staging {
     fn stage_drafted(&mut self, push: &Push, update: &Update, scratch: &Scratch, by: String) -> anyhow::Result<Staged> {
         let references = update.references();
         let authorship = Authorship { by: &by, request: &push.request, time: now() };
-        let drafted = match draft::draft(&self.catalog.table, scratch, update, authorship) {
+        let drafted = match draft::draft((&self.catalog.table, &self.layers), scratch, update, authorship) {
             Ok(drafted) => drafted,
             Err(DraftError::Repository(error)) => return Err(error.into()),
             Err(DraftError::Conflict(conflict)) => {
@@ -189,7 +204,8 @@ impl Staging {
         }
         if outcome.sequence.is_some() {
             let landed = moves.iter().filter_map(|one| one.landed(&self.catalog.table));
-            outcome.update = Some(UpdateOutcome::Landed { refs: landed.collect(), again: false });
+            let (refs, layers) = (landed.collect(), self.layers_at(update, self.sequence)?);
+            outcome.update = Some(UpdateOutcome::Landed { refs, layers, again: false });
         }
         Ok((outcome, moves))
     }
@@ -221,6 +237,24 @@ impl Staging {
         };
         for (id, (tip, tree)) in &secrets.tips {
             moves.push(self.movement(RefName::Secrets(id.clone()), Some(*tip)));
+    /// Finds the versions that the layers of an update had after a change.
+    fn layers_at(&self, update: &Update, sequence: Sequence) -> anyhow::Result<Vec<(SectionName, i64)>> {
+        let mut found = Vec::new();
+        for section in update.changes.iter().map(|change| &change.section) {
+            let (branch, Some(component)) = (section.reference(), section.layer()) else { continue };
+            let (place, layer) = (self.catalog.table.place(&branch), self.layers.place(&branch, component));
+            let version = if sequence == self.sequence {
+                layer.version()
+            } else {
+                let at = Moment::Sequence(sequence);
+                let past = history::find_layer(&self.repo, self.ledger, (&branch, component), (place, layer), at)?;
+                past.map_or(-1, |past| past.version)
+            };
+            found.push((section.clone(), version));
+        }
+        Ok(found)
+    }
+
             self.catalog.secrets.insert(id.clone(), *tree);
         }
         let mut notes = std::mem::take(&mut judgement.notes);
@@ -255,7 +289,8 @@ impl Staging {
             time,
         };
         entry.apply(&mut self.catalog.table, &mut self.requests);
-        self.ledger = ledger::write(&self.repo, Some(self.ledger), &entry, &self.catalog.table, &self.requests)?;
+        let tables = Tables { table: &self.catalog.table, requests: &self.requests, layers: &self.layers };
+        self.ledger = ledger::write(&self.repo, Some(self.ledger), &entry, tables)?;
         self.sequence = sequence;
         Ok((Outcome { refusals: judgement.refusals, notes, sequence: Some(sequence), ..Outcome::default() }, moves))
     }
@@ -281,6 +316,7 @@ impl Staging {
         (sequence, time): (Sequence, i64),
         by: &str,
     ) -> anyhow::Result<Option<(Snapshot, String)>> {
+        entry.count_layers(&self.repo, &self.catalog.table, &mut self.layers)?;
         let known = self.catalog.datacenters.get(name);
         let manifest = delta.manifest.as_ref().or(known.map(|known| &known.manifest));
         let readers = manifest.map(|manifest| secrets.readers(&name.id, manifest)).unwrap_or_default();
@@ -324,7 +360,7 @@ impl Staging {
 fn landed_before(update: &Update, landed: &LandedRequest, refs: usize) -> Outcome {
     if update.key.as_ref().is_some_and(|key| key.is_of(landed)) {
         let (refusals, sequence) = (vec![None; refs], Some(landed.sequence));
-        let update = Some(UpdateOutcome::Landed { refs: landed.refs.clone(), again: true });
+        let update = Some(UpdateOutcome::Landed { refs: landed.refs.clone(), layers: Vec::new(), again: true });
         return Outcome { refusals, sequence, update, ..Outcome::default() };
     }
     let reason = format!(

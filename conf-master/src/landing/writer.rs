@@ -111,8 +111,7 @@ impl Landing {
     fn reload(&mut self) -> anyhow::Result<()> {
         self.staging.reload()?;
         self.is_void = false;
-        let Staging { catalog, ledger, sequence, .. } = &self.staging;
-        *self.durable.write() = Durable { table: catalog.table.clone(), ledger: *ledger, sequence: *sequence };
+        *self.durable.write() = self.staging.durable();
         self.announce();
         Ok(())
     }
@@ -185,7 +184,10 @@ impl Landing {
         store::move_ledger(&self.staging.repo, Some(before), self.staging.ledger)?;
         {
             let mut durable = self.durable.write();
-            moves.iter().for_each(|one| durable.table.set(one.name.clone(), one.new));
+            for one in moves {
+                durable.table.set(one.name.clone(), one.new);
+                durable.layers.take_from(&self.staging.layers, &one.name);
+            }
             (durable.ledger, durable.sequence) = (self.staging.ledger, self.staging.sequence);
         }
         // A burst moves a datacenter's snapshot many times; its ref is written once.

@@ -5,7 +5,8 @@
 //! snapshots, so that nothing accepted is ever pruned. Its message lists every ref's old and new
 //! value. Its tree holds the raw bytes of new annotated tags (`tags/<id>`: a tag cannot be a
 //! parent), and in every thousandth commit the whole table of refs (`refs`), of where deleted refs
-//! pointed (`deleted`), and of the requests that landed with a key (`requests`).
+//! pointed (`deleted`), of the requests that landed with a key (`requests`), and of the changes of
+//! layers (`layers`).
 
 use std::{collections::BTreeSet, path::Path, str::FromStr};
 
@@ -15,6 +16,7 @@ use tracing::warn;
 
 use crate::store::commit;
 use crate::store::idempotency::{LandedRef, LandedRequests, RequestKey};
+use crate::store::layers::LayerChanges;
 use crate::store::refs::{RefTarget, Table};
 use crate::text::first_and_more;
 
@@ -49,11 +51,34 @@ pub(crate) struct LedgerState {
     pub(crate) table: Table,
     /// The requests that landed with a key.
     pub(crate) requests: LandedRequests,
+    /// How often each layer changed.
+    pub(crate) layers: LayerChanges,
     /// The last change.
     pub(crate) sequence: Sequence,
 }
 
+/// The tables after a change, of which every thousandth commit holds all.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tables<'a> {
+    /// Every ref.
+    pub(crate) table: &'a Table,
+    /// The requests that landed with a key.
+    pub(crate) requests: &'a LandedRequests,
+    /// How often each layer changed.
+    pub(crate) layers: &'a LayerChanges,
+}
+
 impl LedgerEntry {
+    /// Counts the layers that this change changes; `table` is the state before it.
+    pub(crate) fn count_layers(
+        &self,
+        repo: &Repository,
+        table: &Table,
+        layers: &mut LayerChanges,
+    ) -> Result<(), git2::Error> {
+        self.moves.iter().try_for_each(|one| layers.count(repo, &one.name, table.target(&one.name), one.new))
+    }
+
     /// Applies this change to the state.
     pub(crate) fn apply(&self, table: &mut Table, requests: &mut LandedRequests) {
         for one in &self.moves {
@@ -99,14 +124,12 @@ pub(crate) enum LedgerError {
     },
 }
 
-/// Writes one ledger commit; moves no ref. `table` and `requests` are the state after the change;
-/// every thousandth commit holds them whole.
+/// Writes one ledger commit; moves no ref. `tables` are the state after the change.
 pub(crate) fn write(
     repo: &Repository,
     previous: Option<CommitId>,
     entry: &LedgerEntry,
-    table: &Table,
-    requests: &LandedRequests,
+    tables: Tables<'_>,
 ) -> Result<CommitId, git2::Error> {
     let mut tree = repo.treebuilder(None)?;
     let tags = write_tags(repo, entry)?;
@@ -114,9 +137,10 @@ pub(crate) fn write(
         tree.insert("tags", tags, 0o040_000)?;
     }
     if entry.sequence.0.is_multiple_of(TABLE_EVERY) {
-        tree.insert("refs", repo.blob(table.to_string().as_bytes())?, 0o100_644)?;
-        tree.insert("deleted", repo.blob(table.deleted().as_bytes())?, 0o100_644)?;
-        tree.insert("requests", repo.blob(requests.to_string().as_bytes())?, 0o100_644)?;
+        tree.insert("refs", repo.blob(tables.table.to_string().as_bytes())?, 0o100_644)?;
+        tree.insert("deleted", repo.blob(tables.table.deleted().as_bytes())?, 0o100_644)?;
+        tree.insert("requests", repo.blob(tables.requests.to_string().as_bytes())?, 0o100_644)?;
+        tree.insert("layers", repo.blob(tables.layers.to_string().as_bytes())?, 0o100_644)?;
     }
     let mut seen = BTreeSet::new();
     // The first entry has no parent, so that the chain of first parents is the ledger and nothing
@@ -229,14 +253,21 @@ pub(crate) fn replay(repo: &Repository, tip: CommitId) -> Result<LedgerState, Le
         entries.push((commit, entry));
         commit = repo.find_commit(commit.into())?.parent_id(0)?.into();
     };
+    let mut counted = Ok(());
     for (commit, entry) in entries.into_iter().rev() {
         let expected = state.sequence.next();
         if entry.sequence != expected {
             let reason = format!("its sequence is {}, {expected} should follow", entry.sequence);
             return Err(LedgerError::Malformed { commit, reason });
         }
+        counted = counted.and_then(|()| entry.count_layers(repo, &state.table, &mut state.layers));
         entry.apply(&mut state.table, &mut state.requests);
         state.sequence = entry.sequence;
+    }
+    if let Err(error) = counted {
+        // Nothing else needs the content of earlier changes. Higher numbers do no harm.
+        warn!(error = error.message(), "an earlier layer cannot be read: layers have the version of their branch");
+        state.layers = LayerChanges::begin(repo, &state.table).unwrap_or_default();
     }
     Ok(state)
 }
@@ -259,7 +290,12 @@ fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result
         Some(_) => text("requests")?.parse().map_err(malformed)?,
         None => LandedRequests::default(),
     };
-    Ok(LedgerState { table, requests, sequence })
+    // An older conf-master did not count layers.
+    let layers = match tree.get_name("layers") {
+        Some(_) => text("layers")?.parse().map_err(malformed)?,
+        None => LayerChanges::begin(repo, &table).unwrap_or_default(),
+    };
+    Ok(LedgerState { table, requests, layers, sequence })
 }
 
 /// Finds where deleted refs pointed, for a table of an older conf-master, which does not say: walks
@@ -356,7 +392,8 @@ mod tests {
             entry.key = sequence.is_multiple_of(2).then(|| RequestKey::new(&sequence.to_string(), b"{}").unwrap());
             entry.apply(&mut state.table, &mut state.requests);
             state.sequence = Sequence(sequence);
-            tip = Some(write(&repo, tip, &entry, &state.table, &state.requests).unwrap());
+            let tables = Tables { table: &state.table, requests: &state.requests, layers: &state.layers };
+            tip = Some(write(&repo, tip, &entry, tables).unwrap());
         }
         let replayed = replay(&repo, tip.unwrap()).unwrap();
         assert_eq!(replayed, state);
@@ -380,7 +417,9 @@ mod tests {
     fn an_unreadable_table_of_keys_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let repo = Repository::init_bare(folder.path()).unwrap();
-        let tip = write(&repo, None, &entry(0, Vec::new()), &Table::default(), &LandedRequests::default()).unwrap();
+        let (table, requests, layers) = (Table::default(), LandedRequests::default(), LayerChanges::default());
+        let tables = Tables { table: &table, requests: &requests, layers: &layers };
+        let tip = write(&repo, None, &entry(0, Vec::new()), tables).unwrap();
         assert!(replay(&repo, tip).is_ok());
         let whole = repo.find_commit(tip.into()).unwrap();
         let with_keys = |keys: Option<Oid>| {

@@ -5,12 +5,14 @@ pub(crate) mod damage;
 pub(crate) mod history;
 pub(crate) mod idempotency;
 pub(crate) mod journal;
+pub(crate) mod layers;
 pub(crate) mod ledger;
 pub(crate) mod refs;
 
 pub(crate) use crate::store::history::{Durable, Moment, PastBranch};
 pub(crate) use crate::store::idempotency::{LandedRef, LandedRequest, LandedRequests, RequestKey};
-pub(crate) use crate::store::ledger::{LedgerEntry, LedgerState, Move};
+pub(crate) use crate::store::layers::LayerChanges;
+pub(crate) use crate::store::ledger::{LedgerEntry, LedgerState, Move, Tables};
 pub(crate) use crate::store::refs::{NONE_REFUSED, Place, Proposed, RefChanges, RefTarget, Table, version_after};
 
 use std::fs::{self, File, OpenOptions};
@@ -104,7 +106,8 @@ pub(crate) fn init(path: &Path) -> anyhow::Result<String> {
         key: None,
         time: now(),
     };
-    let genesis = ledger::write(&repo, None, &entry, &table, &LandedRequests::default())?;
+    let (requests, layers) = (LandedRequests::default(), LayerChanges::default());
+    let genesis = ledger::write(&repo, None, &entry, Tables { table: &table, requests: &requests, layers: &layers })?;
     repo.reference(&RefName::Main.to_string(), main.into(), false, "")?;
     move_ledger(&repo, None, genesis)?;
     Ok(key.public_line())

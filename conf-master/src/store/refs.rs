@@ -74,6 +74,11 @@ impl Table {
         if place.target.is_some() { version_after(place.changes) } else { -1 }
     }
 
+    /// Lists every ref that ever existed.
+    pub(crate) fn places(&self) -> impl Iterator<Item = (&RefName, &Place)> {
+        self.0.iter()
+    }
+
     /// Records one accepted change.
     pub(crate) fn set(&mut self, name: RefName, target: Option<RefTarget>) {
         let place = self.0.entry(name).or_default();

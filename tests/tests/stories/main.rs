@@ -21,6 +21,7 @@ mod harness;
 mod jinja2;
 mod jobs;
 mod kills;
+mod layer_versions;
 mod layers;
 mod moving_in;
 mod nginx;

@@ -12,7 +12,7 @@ use crate::judge::compatibility::trailer;
 use crate::landing::update::notation;
 use crate::landing::update::request::{Conflict, DraftError, SectionChange, Update};
 use crate::landing::update::scratch::Scratch;
-use crate::store::{RefTarget, Table};
+use crate::store::{LayerChanges, RefTarget, Table};
 
 /// The commits that an update makes, not judged yet.
 #[derive(Debug, Default)]
@@ -65,7 +65,7 @@ impl From<git2::Error> for PutError {
 
 /// Makes the commits of an update in `scratch`, over the newest state.
 pub(crate) fn draft(
-    table: &Table,
+    (table, layers): (&Table, &LayerChanges),
     scratch: &Scratch,
     update: &Update,
     authorship: Authorship<'_>,
@@ -73,8 +73,12 @@ pub(crate) fn draft(
     let repo = &scratch.repo;
     for change in &update.changes {
         let reference = change.section.reference();
-        let (version, current) = (table.version(&reference), table.target(&reference));
-        if !change.expected.holds(version, current) {
+        let (version, current) = (change.section.version(table, layers), table.target(&reference));
+        // Clients of before know an absent layer by the version of its branch. It had no version that
+        // is as high.
+        let is_absent = version < 0 && change.section.layer().is_some();
+        let by_branch = || is_absent && change.expected.holds(table.version(&reference), current);
+        if !change.expected.holds(version, current) && !by_branch() {
             let (section, commit) = (change.section.clone(), current.map(|current| current.commit));
             return Err(DraftError::Conflict(Conflict { section, version, commit }));
         }

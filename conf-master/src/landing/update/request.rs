@@ -37,7 +37,7 @@ pub(crate) struct SectionChange {
 /// The state that a change was made from: the optimistic lock. Both must hold where both are named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Expected {
-    /// The version of the branch; -1 when it does not exist.
+    /// The version of the section; -1 when it does not exist.
     pub(crate) version: Option<i64>,
     /// The commit of the branch.
     pub(crate) commit: Option<IfMatch>,
@@ -57,7 +57,7 @@ pub(crate) enum IfMatch {
 pub(crate) struct Conflict {
     /// The first such section.
     pub(crate) section: SectionName,
-    /// The version of its branch now.
+    /// Its version now.
     pub(crate) version: i64,
     /// The commit of its branch now.
     pub(crate) commit: Option<CommitId>,
@@ -70,6 +70,8 @@ pub(crate) enum UpdateOutcome {
     Landed {
         /// The refs that it moved, snapshots included.
         refs: Vec<LandedRef>,
+        /// The version of each of its layers after it.
+        layers: Vec<(SectionName, i64)>,
         /// It had landed before, under the same key.
         again: bool,
     },

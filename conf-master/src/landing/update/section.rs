@@ -10,6 +10,8 @@ use git2::{ObjectType, Repository, Tree};
 use libconf::name::{BadName, BranchName, ClassName, ComponentName, DatacenterName, RefName};
 use serde::{Deserialize, Serialize};
 
+use crate::store::{LayerChanges, Table};
+
 /// The branch of a component, unless the name says one.
 pub(crate) const BRANCH: &str = "master";
 /// The settings file of a component that has none yet.
@@ -61,6 +63,21 @@ impl SectionName {
                 Owner::Datacenter(datacenter) => RefName::Datacenter(datacenter.clone()),
             },
         }
+    }
+
+    /// Returns the component whose layer it is; `None` for what is no layer.
+    pub(crate) fn layer(&self) -> Option<&ComponentName> {
+        match self {
+            SectionName::Layer(_, component) => Some(component),
+            SectionName::Component(..) | SectionName::Manifest(_) => None,
+        }
+    }
+
+    /// Returns its version: that of its branch, and for a layer the layer's own; -1 when it does not
+    /// exist.
+    pub(crate) fn version(&self, table: &Table, layers: &LayerChanges) -> i64 {
+        let branch = self.reference();
+        self.layer().map_or_else(|| table.version(&branch), |component| layers.place(&branch, component).version())
     }
 
     /// Returns the version of the schema that the branch holds: `x-schema-version` of a component's
