@@ -16,13 +16,14 @@ pub(crate) use crate::landing::push::{Outcome, Published, Push, Pusher};
 pub(crate) use crate::landing::update::notation::Draft;
 pub(crate) use crate::landing::update::request::{Conflict, Expected, IfMatch, SectionChange, Update, UpdateOutcome};
 pub(crate) use crate::landing::update::section::{BRANCH, SectionName};
+pub(crate) use crate::landing::writer::LANDING;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 
 use anyhow::Context as _;
-use conf_core::{daemon::Metrics, git_http::UploadPack};
+use conf_core::{daemon::Metrics, git_http::UploadPack, http::Health};
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -81,6 +82,14 @@ impl Lander {
         }
     }
 
+    /// Reads the ledger anew, if the last landing failed.
+    pub(crate) async fn recover(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.jobs.try_send(Job::Recover { reply }).is_ok() {
+            let _ = done.await;
+        }
+    }
+
     /// Returns the durable state. Hold it for a moment only, since landings wait for it.
     pub(crate) fn durable(&self) -> RwLockReadGuard<'_, Durable> {
         self.durable.read()
@@ -105,6 +114,7 @@ pub(crate) fn start(
     judge: Arc<Judge>,
     upload: Arc<UploadPack>,
     metrics: &Metrics,
+    health: Health,
 ) -> anyhow::Result<(Lander, thread::JoinHandle<()>)> {
     let (jobs, queue) = mpsc::channel(QUEUE);
     let (publish, published) = watch::channel(Arc::default());
@@ -119,6 +129,7 @@ pub(crate) fn start(
         audit: audit.clone(),
         upload,
         runtime: Handle::current(),
+        health,
         landed: metrics.counter("conf_master_landings", "Changes that landed"),
         refused: metrics.counter("conf_master_refusals", "Refs that were refused"),
     };

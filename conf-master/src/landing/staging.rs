@@ -23,7 +23,7 @@ use crate::landing::update::section::SectionName;
 use crate::secrets::{SecretRequest, StagedSecrets};
 use crate::store::{
     self, Durable, LandedRequest, LandedRequests, LayerChanges, LedgerEntry, LedgerState, Moment, Move, RefChanges,
-    RefTarget, Tables, damage, history, journal, ledger,
+    RefTarget, Tables, damage, history, journal, ledger, signer,
 };
 use crate::text::{first_and_more, now, one_line};
 
@@ -40,15 +40,21 @@ pub(crate) struct Staging {
     /// The state after the last staged change.
     pub(crate) catalog: Catalog,
     requests: LandedRequests,
-    /// Where updates are drafted.
     /// How often each layer changed.
     pub(crate) layers: LayerChanges,
+    /// Where updates are drafted.
     scratch: Option<Scratch>,
     /// The newest entry of the ledger.
     pub(crate) ledger: CommitId,
     /// The number of the newest change.
     pub(crate) sequence: Sequence,
+    /// How often something was landed since the repository was opened.
+    landings: u32,
 }
+
+/// The most landings with one opening of the repository. An open repository keeps every pack open
+/// that it has met, and each push is a pack.
+const LANDINGS: u32 = 64;
 
 impl Staging {
     /// Opens the repository, and reads everything from the ledger.
@@ -60,17 +66,19 @@ impl Staging {
             judge,
             catalog: Catalog::default(),
             requests: LandedRequests::default(),
+            layers: LayerChanges::default(),
             scratch: None,
             ledger: CommitId::ZERO,
             sequence: Sequence(0),
+            landings: 0,
         };
         if let Err(cause) = staging.reload() {
             let is_damage = damage::is_damage(&cause);
             let damaged =
-            layers: LayerChanges::default(),
                 || format!("the repository is damaged, and nothing was changed in it. {}", damage::advice(path));
             return if is_damage { Err(cause).with_context(damaged) } else { Err(cause) };
         }
+        signer::check(&staging.repo, &staging.catalog.table, &staging.key, &store::key_path(path))?;
         if let Err(error) = journal::catch_up(&staging.repo, staging.ledger) {
             warn!(error = format!("{error:#}"), "the ledger's journal cannot be kept");
         }
@@ -79,7 +87,7 @@ impl Staging {
 
     /// Drops everything that was staged: reads the ledger anew, and sets the refs to it.
     pub(crate) fn reload(&mut self) -> anyhow::Result<()> {
-        (self.repo, self.scratch) = (store::open(&self.path)?, None);
+        self.open_again()?;
         self.ledger = self.repo.refname_to_id(&RefName::Ledger.to_string())?.into();
         let LedgerState { table, requests, layers, sequence } = ledger::replay(&self.repo, self.ledger)?;
         for line in store::repair(&self.repo, &table, self.ledger)? {
@@ -99,6 +107,18 @@ impl Staging {
     pub(crate) fn durable(&self) -> Durable {
         let (table, layers) = (self.catalog.table.clone(), self.layers.clone());
         Durable { table, ledger: self.ledger, sequence: self.sequence, layers }
+    }
+
+    /// Opens the repository anew when it has met many packs.
+    pub(crate) fn freshen(&mut self) -> anyhow::Result<()> {
+        self.landings += 1;
+        if self.landings > LANDINGS { self.open_again() } else { Ok(()) }
+    }
+
+    /// Opens the repository anew: lets go of the packs that were met, and of those that are removed.
+    pub(crate) fn open_again(&mut self) -> anyhow::Result<()> {
+        (self.repo, self.scratch, self.landings) = (store::open(&self.path)?, None, 0);
+        Ok(())
     }
 
     /// Sets the refs to what the ledger says.
@@ -210,6 +230,24 @@ impl Staging {
         Ok((outcome, moves))
     }
 
+    /// Finds the versions that the layers of an update had after a change.
+    fn layers_at(&self, update: &Update, sequence: Sequence) -> anyhow::Result<Vec<(SectionName, i64)>> {
+        let mut found = Vec::new();
+        for section in update.changes.iter().map(|change| &change.section) {
+            let (branch, Some(component)) = (section.reference(), section.layer()) else { continue };
+            let (place, layer) = (self.catalog.table.place(&branch), self.layers.place(&branch, component));
+            let version = if sequence == self.sequence {
+                layer.version()
+            } else {
+                let at = Moment::Sequence(sequence);
+                let past = history::find_layer(&self.repo, self.ledger, (&branch, component), (place, layer), at)?;
+                past.map_or(-1, |past| past.version)
+            };
+            found.push((section.clone(), version));
+        }
+        Ok(found)
+    }
+
     /// Writes the objects of everything that may land.
     fn stage_judged(&mut self, push: &Push, mut judgement: Judgement, by: String) -> anyhow::Result<Staged> {
         if push.options.dry_run {
@@ -237,24 +275,6 @@ impl Staging {
         };
         for (id, (tip, tree)) in &secrets.tips {
             moves.push(self.movement(RefName::Secrets(id.clone()), Some(*tip)));
-    /// Finds the versions that the layers of an update had after a change.
-    fn layers_at(&self, update: &Update, sequence: Sequence) -> anyhow::Result<Vec<(SectionName, i64)>> {
-        let mut found = Vec::new();
-        for section in update.changes.iter().map(|change| &change.section) {
-            let (branch, Some(component)) = (section.reference(), section.layer()) else { continue };
-            let (place, layer) = (self.catalog.table.place(&branch), self.layers.place(&branch, component));
-            let version = if sequence == self.sequence {
-                layer.version()
-            } else {
-                let at = Moment::Sequence(sequence);
-                let past = history::find_layer(&self.repo, self.ledger, (&branch, component), (place, layer), at)?;
-                past.map_or(-1, |past| past.version)
-            };
-            found.push((section.clone(), version));
-        }
-        Ok(found)
-    }
-
             self.catalog.secrets.insert(id.clone(), *tree);
         }
         let mut notes = std::mem::take(&mut judgement.notes);
@@ -288,6 +308,7 @@ impl Staging {
             },
             time,
         };
+        entry.count_layers(&self.repo, &self.catalog.table, &mut self.layers)?;
         entry.apply(&mut self.catalog.table, &mut self.requests);
         let tables = Tables { table: &self.catalog.table, requests: &self.requests, layers: &self.layers };
         self.ledger = ledger::write(&self.repo, Some(self.ledger), &entry, tables)?;
@@ -316,7 +337,6 @@ impl Staging {
         (sequence, time): (Sequence, i64),
         by: &str,
     ) -> anyhow::Result<Option<(Snapshot, String)>> {
-        entry.count_layers(&self.repo, &self.catalog.table, &mut self.layers)?;
         let known = self.catalog.datacenters.get(name);
         let manifest = delta.manifest.as_ref().or(known.map(|known| &known.manifest));
         let readers = manifest.map(|manifest| secrets.readers(&name.id, manifest)).unwrap_or_default();

@@ -13,6 +13,7 @@ use anyhow::Context as _;
 use conf_core::git;
 use conf_core::git::{Depth, Step};
 use conf_core::git_http::UploadPack;
+use conf_core::http::Health;
 use libconf::name::{CommitId, RefName};
 use parking_lot::RwLock;
 use prometheus_client::metrics::counter::Counter;
@@ -32,6 +33,9 @@ const BATCH: usize = 64;
 /// How often the refs are compared with the ledger while nothing lands.
 const REPAIR_EVERY: Duration = Duration::from_secs(60);
 
+/// The condition of a server whose last landing failed.
+pub(crate) const LANDING: &str = "landing";
+
 /// Work for the landing thread.
 pub(crate) enum Job {
     /// Judges a push whose objects are in quarantine.
@@ -40,6 +44,8 @@ pub(crate) enum Job {
     Land { push: Push, reply: oneshot::Sender<Outcome> },
     /// Runs while nothing lands.
     Exclusive { work: Box<dyn FnOnce() + Send>, reply: oneshot::Sender<()> },
+    /// Reads the ledger anew, if the last landing failed.
+    Recover { reply: oneshot::Sender<()> },
 }
 
 /// A push, its outcome, and where the outcome is sent.
@@ -61,6 +67,8 @@ pub(crate) struct Landing {
     pub(crate) upload: Arc<UploadPack>,
     /// Runs the asynchronous part of that.
     pub(crate) runtime: Handle,
+    /// Where it tells that changes cannot be written.
+    pub(crate) health: Health,
     /// Counts changes that landed.
     pub(crate) landed: Counter,
     /// Counts refs that were refused.
@@ -91,6 +99,14 @@ impl Landing {
                         let landed = self.land(std::mem::take(&mut batch));
                         self.answer(landed);
                         work();
+                        // It may have removed packs.
+                        if let Err(error) = self.staging.open_again() {
+                            warn!(error = format!("{error:#}"), "the repository cannot be opened anew");
+                        }
+                        let _ = reply.send(());
+                    }
+                    Job::Recover { reply } => {
+                        self.recover();
                         let _ = reply.send(());
                     }
                 }
@@ -105,6 +121,12 @@ impl Landing {
                 checked = Instant::now();
             }
         }
+    }
+
+    /// Reads the ledger anew, if the last landing failed: then changes can land again.
+    fn recover(&mut self) {
+        let recovered = if self.is_void { self.reload() } else { Ok(()) };
+        self.health.report(LANDING, recovered.err().map(|error| unable(&error)));
     }
 
     /// Reads the ledger anew, and publishes its state.
@@ -153,6 +175,8 @@ impl Landing {
     fn land_all<'a>(&mut self, pushes: impl Iterator<Item = &'a Push>) -> anyhow::Result<Vec<Outcome>> {
         if self.is_void {
             self.reload().context("the ledger cannot be read")?;
+        } else {
+            self.staging.freshen()?;
         }
         let before = self.staging.ledger;
         let (mut answers, mut moves) = (Vec::new(), Vec::new());
@@ -170,11 +194,14 @@ impl Landing {
             // after all.
             let read = self.reload();
             if read.is_err() || self.staging.ledger != tip || tip == before {
+                self.is_void = true;
+                self.health.report(LANDING, Some(unable(&error)));
                 return Err(error);
             }
             warn!(error = format!("{error:#}"), "a change landed, but not every step after it succeeded");
         }
         self.is_void = false;
+        self.health.report(LANDING, None);
         self.announce();
         Ok(answers)
     }
@@ -254,6 +281,11 @@ impl Landing {
         };
         self.publish.send_replace(Arc::new(published));
     }
+}
+
+/// Says that nothing can land.
+fn unable(cause: &anyhow::Error) -> String {
+    format!("changes cannot be written: {cause:#}")
 }
 
 fn failed(push: &Push, cause: &anyhow::Error) -> Outcome {

@@ -1,6 +1,7 @@
 //! `conf-master serve`: opens everything that can fail, says that it is ready, serves until told to
 //! stop.
 
+mod conditions;
 pub(crate) mod flags;
 mod renew;
 mod upkeep;
@@ -13,7 +14,7 @@ use anyhow::Context as _;
 use conf_core::git;
 use conf_core::git_http::UploadPack;
 use conf_core::http::{self, Health};
-use conf_core::sign::SigningKey;
+use conf_core::sign::{SigningKey, TrustedKeys};
 use conf_core::{
     daemon::{Metrics, listen_guard, ready},
     git_http,
@@ -46,7 +47,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let reports = hosts.clone();
     let reporting = ReportingHosts::new(move |datacenter| reports.reporting(datacenter));
     let judge = Arc::new(Judge::new(flags.limits.limits(), secrets, reporting));
-    let (lander, landing) = landing::start(&path, judge, upload.clone(), &metrics)?;
+    let (lander, landing) = landing::start(&path, judge, upload.clone(), &metrics, health.clone())?;
     let pushers = Pushers::default();
     let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander.clone(), pushers.clone(), stop.clone()));
     let listener = http::bind_tcp(flags.listen).await.with_context(|| {
@@ -55,7 +56,10 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let address = listener.address().context("a TCP listener has an address")?;
     let upkeep = tokio::spawn(upkeep::run(path.clone(), lander.clone(), stop.clone()));
     let renewal = tokio::spawn(renew::run(lander.clone(), flags.renew_ahead, stop.clone()));
-    let watermarks = Watermarks::new(SigningKey::load(&store::key_path(&path))?);
+    let key = SigningKey::load(&store::key_path(&path))?;
+    let trusted = TrustedKeys::of(&key);
+    let conditions = tokio::spawn(conditions::run(path.clone(), lander.clone(), health.clone(), trusted, stop.clone()));
+    let watermarks = Watermarks::new(key);
     let examination = tokio::task::spawn_blocking({
         let (path, table, stop) = (path.clone(), lander.durable().table.clone(), stop.clone());
         move || examine(&path, &table, &stop)
@@ -67,7 +71,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     http::serve(listener, routes::routes(&server, health), stop.clone()).await;
     drop(server);
     stop.cancel();
-    let _ = tokio::join!(calls, upkeep, renewal, examination);
+    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination);
     // Nobody can send a job to the landing thread now: it ends after its current step.
     tokio::task::spawn_blocking(move || landing.join()).await?.map_err(|_| anyhow::anyhow!("landing ended badly"))
 }

@@ -8,6 +8,7 @@ pub(crate) mod journal;
 pub(crate) mod layers;
 pub(crate) mod ledger;
 pub(crate) mod refs;
+pub(crate) mod signer;
 
 pub(crate) use crate::store::history::{Durable, Moment, PastBranch};
 pub(crate) use crate::store::idempotency::{LandedRef, LandedRequest, LandedRequests, RequestKey};
@@ -55,6 +56,9 @@ const SETTINGS: [(&str, &str); 13] = [
     ("pack.useBitmaps", "false"),
     ("uploadpack.allowAnySHA1InWant", "true"),
 ];
+
+/// The hooks that hand every push to this server.
+const HOOKS: [&str; 2] = ["pre-receive", "proc-receive"];
 
 /// How long a lock of another program of Git is waited for: far longer than `git pack-refs` takes.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
@@ -134,8 +138,37 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Repository> {
     opened.with_context(missing)
 }
 
-/// Writes the settings of Git, and the hooks that hand every push to this server.
+/// Says what keeps Git from working in the repository as [`prepare`] has left it, and what mends it.
+pub(crate) fn unprepared(path: &Path) -> Option<String> {
+    if let Some(fault) = fault_in_head(path) {
+        return Some(fault);
+    }
+    let set = |config: git2::Config| config.get_string(SETTINGS[0].0);
+    let config = git2::Config::open(&path.join("config")).and_then(set);
+    if config.is_ok_and(|value| value == SETTINGS[0].1) {
+        let hook = HOOKS.iter().map(|hook| path.join("hooks").join(hook)).find(|hook| !hook.is_file())?;
+        return Some(format!("the hook {} is gone", hook.display()));
+    }
+    Some(format!("{}/config has lost the settings of conf-master", path.display()))
+}
+
+/// Without a good HEAD, Git takes the folder for no repository.
+fn fault_in_head(path: &Path) -> Option<String> {
+    let head = fs::read_to_string(path.join("HEAD"));
+    match head.as_deref().map(str::trim_end) {
+        Ok(head) if head.starts_with("ref: refs/") || head.parse::<CommitId>().is_ok() => None,
+        Ok(_) => Some(format!("{}/HEAD names no branch, so Git does not know the repository", path.display())),
+        Err(error) => Some(format!("{}/HEAD cannot be read: {error}", path.display())),
+    }
+}
+
+/// Writes a HEAD that was lost, the settings of Git, and the hooks that hand every push to this server.
 pub(crate) fn prepare(path: &Path) -> anyhow::Result<()> {
+    if fault_in_head(path).is_some() {
+        let (head, content) = (path.join("HEAD"), format!("ref: {}\n", RefName::Main));
+        git::replace_file(&head, content.as_bytes(), 0o644, Durability::Full)
+            .with_context(|| format!("cannot write {}", head.display()))?;
+    }
     git::init(path, &SETTINGS)?;
     let hooks = path.join("hooks");
     fs::create_dir_all(&hooks).with_context(|| format!("cannot make {}", hooks.display()))?;
@@ -143,7 +176,7 @@ pub(crate) fn prepare(path: &Path) -> anyhow::Result<()> {
     git::init(path, &[("core.hooksPath", &hooks.to_string_lossy())])?;
     let program = std::env::current_exe().context("cannot find this program's own path")?;
     let program = program.to_string_lossy().replace('\'', r"'\''");
-    for hook in ["pre-receive", "proc-receive"] {
+    for hook in HOOKS {
         let hook_path = hooks.join(hook);
         git::replace_file(
             &hook_path,

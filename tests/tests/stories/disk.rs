@@ -10,6 +10,8 @@ use tests::{
     program::{command, run, text},
 };
 
+use crate::readiness::{expect_ready, expect_unready};
+
 /// A small file system of a test's own, which only root can make.
 struct Small(PathBuf);
 
@@ -137,8 +139,10 @@ fn a_centre_whose_disk_is_full_refuses_pushes_in_words_and_serves_what_it_has() 
     refused.refused(&["o space left"]);
     site.work.change().file("services/web/master", "round", "1\n").push().refused(&["o space left"]);
     assert_eq!(site.master.sequence(), before);
+    expect_unready(&site.master, "is full");
     assert!(site.work.git(&["ls-remote", "origin"]).contains("services/web/master"));
     fs::remove_file(filler).expect("it is ours");
+    expect_ready(&site.master);
     assert_eq!(site.push("services/web", "round", "2\n"), before + 1);
     site.master.expect_unbroken_ledger();
     site.master.daemon.stop();

@@ -91,6 +91,16 @@ impl TrustedKeys {
         Ok(TrustedKeys(keys))
     }
 
+    /// Trusts what one key signs.
+    pub fn of(key: &SigningKey) -> Self {
+        TrustedKeys(vec![key.0.public_key().clone()])
+    }
+
+    /// Tells whether what this key signs is trusted.
+    pub fn trusts(&self, key: &SigningKey) -> bool {
+        self.0.iter().any(|one| one.key_data() == key.0.public_key().key_data())
+    }
+
     /// Checks a commit's signature over its text.
     pub fn verify(&self, commit: &[u8], signature: &str) -> Result<(), KeyError> {
         self.verify_for(NAMESPACE, commit, signature)
@@ -179,6 +189,8 @@ mod tests {
         assert!(trusted.verify(b"text", "garbage").is_err());
         assert!(TrustedKeys::load(&public_path(&theirs)).unwrap().verify(b"text", &signature).is_err());
         assert!(key.public_line().starts_with("ssh-ed25519 "));
+        assert!(trusted.trusts(&key) && !TrustedKeys::load(&public_path(&theirs)).unwrap().trusts(&key));
+        TrustedKeys::of(&key).verify(b"text", &signature).unwrap();
     }
 
     #[test]

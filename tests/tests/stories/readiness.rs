@@ -1,0 +1,185 @@
+//! `/readyz` says why a daemon cannot serve, and that it can again.
+
+use std::fs;
+
+use tests::{
+    Master, Plan, Site, eventually,
+    program::{command, run, text},
+    site::{DATACENTER, Pointers},
+};
+
+fn central() -> Site {
+    let site = Plan { pointers: Pointers::Embedded, ..Plan::default() }.start_empty();
+    site.populate();
+    site
+}
+
+/// Waits until conf-master is not ready, for a reason with these words.
+#[track_caller]
+pub(crate) fn expect_unready(master: &Master, words: &str) {
+    eventually(&format!("/readyz to say {words:?}"), || {
+        let answer = master.http().get("/readyz")?;
+        if answer.status == 503 && answer.text().contains(words) { Ok(()) } else { Err(answer.text()) }
+    });
+}
+
+/// Waits until conf-master is ready.
+#[track_caller]
+pub(crate) fn expect_ready(master: &Master) {
+    eventually("/readyz to be ready", || {
+        let answer = master.http().get("/readyz")?;
+        if answer.status == 200 { Ok(()) } else { Err(answer.text()) }
+    });
+}
+
+#[test]
+fn a_repository_that_git_does_not_know_is_said_and_mended() {
+    let site = central();
+    expect_ready(&site.master);
+    let repo = &site.master.repo;
+    for (round, (file, content)) in [("HEAD", ""), ("config", ""), ("hooks/proc-receive", "gone")].iter().enumerate() {
+        if *content == "gone" {
+            fs::remove_file(repo.join(file)).expect("it is there");
+        } else {
+            fs::write(repo.join(file), content).expect("it can be written");
+        }
+        expect_unready(&site.master, file);
+        expect_ready(&site.master);
+        site.push("services/web", "round", &format!("{round} more\n"));
+    }
+    assert!(site.master.daemon.log().contains("written anew"), "{}", site.master.daemon.log());
+}
+
+#[test]
+fn a_lost_ref_of_the_ledger_is_said_and_put_back() {
+    let site = central();
+    site.push("services/web", "round", "1\n");
+    let reference = site.master.repo.join("refs/conf/ledger");
+    let before = fs::read_to_string(&reference).expect("it is loose");
+    for content in ["", "0000"] {
+        fs::write(&reference, content).expect("it can be written");
+        expect_unready(&site.master, "refs/conf/ledger");
+        expect_ready(&site.master);
+        assert_eq!(fs::read_to_string(&reference).expect("it is back"), before);
+    }
+    site.push("services/web", "round", "2\n");
+    site.master.expect_unbroken_ledger();
+}
+
+#[test]
+fn another_key_on_the_disk_is_said_before_the_next_start() {
+    let site = central();
+    let key = site.folder.path().join("central.git.key");
+    let right = fs::read(&key).expect("the key");
+    let other = site.folder.path().join("other.git");
+    let made = site.master.run(&["init", "--repo", other.to_str().expect("text")]);
+    assert!(made.status.success(), "{}", text(&made));
+    fs::copy(site.folder.path().join("other.git.key"), &key).expect("it can be copied");
+    expect_unready(&site.master, "holds another key than this server signs with");
+    fs::remove_file(&key).expect("it is there");
+    expect_unready(&site.master, "put the key back");
+    fs::write(&key, right).expect("it can be written");
+    expect_ready(&site.master);
+}
+
+/// Starts conf-master, which must refuse, and returns its words.
+#[track_caller]
+fn refused(site: &mut Site) -> String {
+    let mark = site.master.daemon.log_mark();
+    site.master.daemon.start_unready();
+    let status = site.master.daemon.wait_for_end(tests::DEADLINE);
+    assert_eq!(status.code(), Some(1), "{}", site.master.daemon.log_since(mark));
+    site.master.daemon.log_since(mark)
+}
+
+#[test]
+fn a_key_that_no_host_trusts_is_refused_at_the_start_and_keys_can_be_changed() {
+    let mut site = Plan { pointers: Pointers::Embedded, ..Plan::default() }.start();
+    let place = |name: &str| site.folder.path().join(name);
+    let [key, public, other, other_public] =
+        ["central.git.key", "central.git.key.pub", "other.git.key", "other.git.key.pub"].map(place);
+    let made = site.master.run(&["init", "--repo", place("other.git").to_str().expect("text")]);
+    assert!(made.status.success(), "{}", text(&made));
+    let old = fs::read_to_string(&public).expect("the public key");
+    let new = fs::read_to_string(&other_public).expect("the other public key");
+    site.master.daemon.stop();
+    // The wrong private half.
+    fs::rename(&key, key.with_extension("old")).expect("it is there");
+    fs::copy(&other, &key).expect("it can be copied");
+    let words = refused(&mut site);
+    assert!(words.contains("is not the one of") && words.contains("Put the right key back"), "{words}");
+    assert!(words.contains(new.trim()), "the line to add: {words}");
+    // Both halves of another key: hosts hold the snapshots that the first one signed.
+    fs::write(&public, &new).expect("it can be written");
+    let words = refused(&mut site);
+    assert!(words.contains("is signed by another key") && words.contains(DATACENTER), "{words}");
+    fs::remove_file(&public).expect("it is there");
+    let words = refused(&mut site);
+    assert!(words.contains("is signed by another key"), "without the file the snapshot tells: {words}");
+    // A change of keys: both lines, here and with everybody who trusts.
+    fs::write(&public, format!("{new}{old}")).expect("it can be written");
+    site.slaves[0].daemon.restart();
+    site.hosts[0].daemon.restart();
+    site.master.daemon.start();
+    site.push_and_wait("services/web", "round", "signed by the new key\n");
+    // The old one may go once everything newest is signed by the new one.
+    fs::write(&public, &new).expect("it can be written");
+    site.master.daemon.restart();
+    site.slaves[0].daemon.restart();
+    site.hosts[0].daemon.restart();
+    site.push_and_wait("services/web", "round", "trusted alone\n");
+    // A clone of the repository at another place has no file of public keys.
+    let mut signed = command("git", site.folder.path());
+    signed.arg("--git-dir").arg(&site.master.repo).args(["log", "-1", "--format=%H", "refs/snapshots/us-west/v1"]);
+    assert!(run(signed).status.success());
+}
+
+#[test]
+fn a_slave_of_a_datacenter_that_does_not_exist_says_which_there_are() {
+    let mut site = central();
+    let wrong = site.add_slave_of("us-est/v1");
+    eventually("the slave to say which datacenters there are", || {
+        let problems = wrong.status()?["problems"].to_string();
+        let is_told = problems.contains("no datacenter us-est/v1; it has: us-west/v1");
+        if is_told { Ok(()) } else { Err(problems) }
+    });
+    assert!(wrong.daemon.log().contains("it has: us-west/v1"), "{}", wrong.daemon.log());
+    eventually("/readyz to say it", || {
+        let answer = wrong.http().get("/readyz")?;
+        let is_told = answer.status == 503 && answer.text().contains("it has: us-west/v1");
+        if is_told { Ok(()) } else { Err(answer.text()) }
+    });
+    let instance = tests::site::instance();
+    site.work.change().file("datacenters/us-est/v1", "datacenter.yaml", instance).land();
+    let wrong = &site.slaves[0];
+    eventually("the slave to serve it, without a problem", || {
+        let status = wrong.status()?;
+        let is_good = status["sequence"].as_u64() > Some(0) && !status["problems"].to_string().contains("us-est");
+        if is_good { Ok(()) } else { Err(status.to_string()) }
+    });
+}
+
+#[test]
+fn metrics_of_a_slave_show_the_state_of_the_moment() {
+    let site = Plan { pointers: Pointers::Embedded, hosts: 2, ..Plan::default() }.start();
+    eventually("both hosts to have reported", || {
+        let hosts = site.slave().http().get_json("/api/v1/hosts")?;
+        if hosts.as_array().map(Vec::len) == Some(2) { Ok(()) } else { Err(hosts.to_string()) }
+    });
+    for round in 1..=3 {
+        let sequence = site.push_and_wait("services/web", "round", &format!("{round}\n"));
+        eventually("the status to say that it is published", || {
+            let status = site.slave().status()?;
+            if status["published"]["sequence"] == sequence { Ok(()) } else { Err(status.to_string()) }
+        });
+        // Nothing is waited for: what the status says, the metrics say.
+        let metrics = site.slave().http().get("/metrics").expect("an answer").text();
+        for line in [
+            format!("conf_slave_published_sequence {sequence}"),
+            format!("conf_slave_sequence {sequence}"),
+            "conf_slave_hosts 2".to_owned(),
+        ] {
+            assert!(metrics.lines().any(|one| one == line), "{line} is not in\n{metrics}");
+        }
+    }
+}
