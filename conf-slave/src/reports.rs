@@ -42,6 +42,8 @@ pub(crate) struct HostReports {
 #[derive(Debug, Default)]
 struct Inner {
     reports: BTreeMap<HostName, HostReport>,
+    /// When each of them came, whatever the clock says.
+    came: BTreeMap<HostName, Instant>,
     unsent: BTreeSet<HostName>,
 }
 
@@ -52,11 +54,13 @@ impl HostReports {
         report.received = Some(jiff::Timestamp::now().to_string());
         let mut inner = self.inner.lock();
         if !inner.reports.contains_key(&report.host) && inner.reports.len() >= MOST_HOSTS {
-            let silent = inner.reports.values().min_by(|a, b| a.received.cmp(&b.received)).map(|one| one.host.clone());
+            let silent = inner.came.iter().min_by_key(|(_, came)| **came).map(|(host, _)| host.clone());
             if let Some(host) = silent {
                 inner.reports.remove(&host);
+                inner.came.remove(&host);
             }
         }
+        inner.came.insert(report.host.clone(), Instant::now());
         inner.unsent.insert(report.host.clone());
         inner.reports.insert(report.host.clone(), report);
         drop(inner);
@@ -193,6 +197,26 @@ mod tests {
         }
         let shown: Vec<_> = reports.list().into_iter().map(|one| (one.host.to_string(), one.sequence.0)).collect();
         assert_eq!(shown, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
+    }
+
+    #[test]
+    fn the_host_that_was_silent_longest_gives_way_whatever_the_clock_said() {
+        let reports = HostReports::default();
+        for number in 0..MOST_HOSTS {
+            reports.take(report(&format!("n-{number}"), 1));
+        }
+        // The clock was ahead when this one came, and the last one came when it was set back.
+        let set = |host: &str, time: &str| {
+            let mut inner = reports.inner.lock();
+            inner.reports.get_mut(&host.parse().unwrap()).unwrap().received = Some(time.to_owned());
+        };
+        set("n-0", "2099-01-01T00:00:00Z");
+        set(&format!("n-{}", MOST_HOSTS - 1), "1970-01-01T00:00:00Z");
+        reports.take(report("new", 1));
+        let kept = reports.list();
+        let has = |host: &str| kept.iter().any(|one| one.host.as_str() == host);
+        assert!(has("new") && !has("n-0") && has(&format!("n-{}", MOST_HOSTS - 1)));
+        assert_eq!(kept.len(), MOST_HOSTS);
     }
 
     #[test]

@@ -2,11 +2,18 @@
 
 use std::{sync::atomic::AtomicU64, time::Duration};
 
-use conf_core::{api::HostState, daemon::Metrics, http::Health};
+use conf_core::{
+    api::HostState,
+    daemon::Metrics,
+    http::{Health, no_files_left},
+};
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
 use tokio_util::sync::CancellationToken;
 
 use crate::state::Agent;
+
+/// 5 s between two looks at what no view shows: whether files can be opened.
+const EVERY: Duration = Duration::from_secs(5);
 
 const GAUGES: [(&str, &str); 6] = [
     ("conf_local_sequence", "The sequence of what is exported"),
@@ -45,6 +52,7 @@ pub(crate) async fn run(agent: Agent, health: Health, metrics: Metrics, stop: Ca
             (None, Some(error)) => health.set_unready(format!("nothing is exported yet: {error}")),
             (None, None) => health.set_unready("nothing is exported yet"),
         }
+        health.report("file descriptors", no_files_left());
         if status.sequence != seen {
             seen = status.sequence;
             switches.inc();
@@ -54,6 +62,7 @@ pub(crate) async fn run(agent: Agent, health: Health, metrics: Metrics, stop: Ca
         tokio::select! {
             () = stop.cancelled() => return,
             changed = views.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(EVERY) => {}
         }
     }
 }

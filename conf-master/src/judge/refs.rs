@@ -100,7 +100,9 @@ impl Judge {
         let suspicions = suspicions::of(repo, catalog, updates)?;
         let plan = |judged| {
             let mut plan = ChangePlan::of(repo, catalog, &self.overrides, updates, judged)?;
-            plan.notes.extend(suspicions);
+            let diffs = plan.datacenters.iter_mut().flat_map(|one| &mut one.components).map(|one| &mut one.diff);
+            diffs.for_each(|diff| suspicions.hide(diff));
+            plan.notes.extend(suspicions.told);
             Ok(plan)
         };
         if judgement.refusals.iter().all(Option::is_none) {

@@ -2,6 +2,7 @@
 
 use git2::{ObjectType, Oid, Repository, Tree, TreeWalkMode, TreeWalkResult};
 use libconf::name::{CommitId, RefName};
+use zeroize::Zeroizing;
 
 use crate::catalog::Catalog;
 use crate::judge::proposal::RefUpdate;
@@ -16,10 +17,33 @@ const MOST_BYTES: usize = 1 << 20;
 /// The most places that are told.
 const MOST_TOLD: usize = 20;
 
+/// The shortest value that is hidden in the differences of a plan: a shorter one stands everywhere.
+const HIDDEN_BYTES: usize = 4;
+
+/// What a change brings that looks like a secret.
+pub(crate) struct Suspicions {
+    /// What its author is told; no value is among it.
+    pub(crate) told: Vec<String>,
+    /// The values, line by line.
+    values: Vec<Zeroizing<String>>,
+}
+
+impl Suspicions {
+    /// Hides the values in a text.
+    pub(crate) fn hide(&self, text: &mut String) {
+        for value in &self.values {
+            if text.contains(value.as_str()) {
+                *text = text.replace(value.as_str(), "***");
+            }
+        }
+    }
+}
+
 /// Finds what looks like a secret in the files that a change adds or changes, and did not stand
-/// there before. No value is told.
-pub(crate) fn of(repo: &Repository, catalog: &Catalog, updates: &[RefUpdate]) -> Result<Vec<String>, git2::Error> {
-    let mut search = Search { repo, told: Vec::new(), more: 0, files: 0, bytes: 0, is_cut: false };
+/// there before.
+pub(crate) fn of(repo: &Repository, catalog: &Catalog, updates: &[RefUpdate]) -> Result<Suspicions, git2::Error> {
+    let values = Vec::new();
+    let mut search = Search { repo, told: Vec::new(), values, more: 0, files: 0, bytes: 0, is_cut: false };
     for update in updates.iter().filter(|update| !update.new.is_zero()) {
         let Ok(name) = update.name.parse::<RefName>() else { continue };
         let tree = |commit: CommitId| repo.find_commit(commit.into())?.tree();
@@ -28,19 +52,20 @@ pub(crate) fn of(repo: &Repository, catalog: &Catalog, updates: &[RefUpdate]) ->
         let old = old.target.or(old.last).map(|old| tree(old.commit)).transpose()?;
         search.branch(&name, old.as_ref(), &new)?;
     }
-    let Search { mut told, more, is_cut, .. } = search;
+    let Search { mut told, values, more, is_cut, .. } = search;
     if more > 0 {
         told.push(format!("warning: {more} more places look like secrets"));
     }
     if is_cut {
         told.push("warning: the change is too large to be searched for secrets whole".to_owned());
     }
-    Ok(told)
+    Ok(Suspicions { told, values })
 }
 
 struct Search<'a> {
     repo: &'a Repository,
     told: Vec<String>,
+    values: Vec<Zeroizing<String>>,
     more: usize,
     files: usize,
     bytes: usize,
@@ -95,6 +120,8 @@ impl Search<'_> {
             if !old.contains(value) {
                 let line = text[..finding.range.start].matches('\n').count() + 1;
                 self.tell(&format!("{}: {path}:{line} looks like {}", name.short(), finding.what));
+                let lines = value.lines().map(str::trim).filter(|line| line.len() >= HIDDEN_BYTES);
+                self.values.extend(lines.map(|line| Zeroizing::new(line.to_owned())));
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 
 use tests::{
     Plan, Site,
-    site::{CLASS, Pointers, class},
+    site::{CLASS, Pin, Pointers, class},
 };
 
 fn central() -> Site {
@@ -23,6 +23,15 @@ fn push(site: &Site, branches: &[&str]) -> (bool, Vec<String>) {
     (outcome.ok, lines.map(|line| line.trim_end().to_owned()).collect())
 }
 
+/// What the class runs already, and one more.
+fn with_the_others(one: Pin<'static>) -> Vec<Pin<'static>> {
+    let mut pins = ["services/web", "services/api", "applications/shop", "devices/router"]
+        .map(|name| (name, "master", "latest"))
+        .to_vec();
+    pins.push(one);
+    pins
+}
+
 /// The lines about refusals.
 fn refusals(said: &[String]) -> Vec<&str> {
     said.iter().map(String::as_str).filter(|line| line.starts_with("refused ")).collect()
@@ -32,7 +41,7 @@ fn refusals(said: &[String]) -> Vec<&str> {
 fn a_class_that_pins_an_absent_tag_is_refused_for_it_and_the_component_beside_it_lands() {
     let site = central();
     let before = site.master.sequence();
-    let pins = [("services/web", "master", "latest"), ("services/new", "master", "v1.0")];
+    let pins = with_the_others(("services/new", "master", "v1.0"));
     let change = site.work.change().file("services/new/master", "config.yaml", "port: 1\n");
     change.file(CLASS, "datacenter.yaml", class(&pins)).commit();
     let (ok, said) = push(&site, &["services/new/master", CLASS]);
@@ -49,7 +58,7 @@ fn a_class_that_pins_an_absent_tag_is_refused_for_it_and_the_component_beside_it
 #[test]
 fn what_needs_a_refused_component_is_refused_after_it_and_because_of_it() {
     let site = central();
-    let pins = [("services/web", "master", "latest"), ("services/new", "master", "latest")];
+    let pins = with_the_others(("services/new", "master", "latest"));
     let change = site.work.change().file(CLASS, "datacenter.yaml", class(&pins));
     let change = change.file("services/good/master", "config.yaml", "port: 1\n");
     change.file("services/new/master", "a\u{1}b", "x").commit();

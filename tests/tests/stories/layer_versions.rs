@@ -97,7 +97,11 @@ fn versions_of_layers_are_the_same_after_a_restart_and_in_a_repeated_answer() {
             json!({"request": {"section": section, "config": config, "schemaVersion": 1, "version": version}});
         let headers = [("idempotency-key", key)];
         let path = "/api/v1/config/update";
-        site.master.http().request(Method::POST, path, &headers, request.to_string()).expect("an answer").json()
+        let answer = site.master.http().request(Method::POST, path, &headers, request.to_string()).expect("an answer");
+        let mut answer = answer.json();
+        // What was noted of a landing is not kept.
+        answer.as_object_mut().expect("an object").remove("notes");
+        answer
     };
     let first = send(&site, &web, json!({"pool": 1}), -1, "one");
     send(&site, &api, json!({"pool": 1}), -1, "two");

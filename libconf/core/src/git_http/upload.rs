@@ -29,6 +29,9 @@ use crate::{
 const RESULT: &str = "application/x-git-upload-pack-result";
 const ADVERTISEMENT: &str = "application/x-git-upload-pack-advertisement";
 
+/// How long an answer is remembered that nobody asks for: hosts that are not away ask within seconds.
+const FORGOTTEN: Duration = Duration::from_secs(600);
+
 /// How long a step or a listing waits until another process ends.
 const STEP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long any other fetch waits until another process ends.
@@ -116,7 +119,7 @@ impl UploadPack {
     fn with(repo: PathBuf, limits: UploadLimits, upstreams: Option<Arc<Upstreams>>) -> Arc<Self> {
         let size = |request: &Bytes, answer: &Bytes| u32::try_from(request.len() + answer.len()).unwrap_or(u32::MAX);
         Arc::new(UploadPack {
-            steps: Cache::builder().max_capacity(limits.cache_bytes).weigher(size).build(),
+            steps: Cache::builder().max_capacity(limits.cache_bytes).time_to_idle(FORGOTTEN).weigher(size).build(),
             light: Arc::new(Semaphore::new(limits.processes)),
             heavy: Arc::new(Semaphore::new(limits.processes)),
             announcement: OnceCell::new(),
