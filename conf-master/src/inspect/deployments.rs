@@ -248,7 +248,7 @@ mod tests {
         let repo = Repository::init_bare(folder.path()).unwrap();
         let tree = repo.treebuilder(None).unwrap().write().unwrap();
         let commit = |parents: &[CommitId], subject: &str| -> CommitId {
-            let parents: String = parents.iter().map(|parent| format!("parent {parent}\n")).collect();
+            let parents = parents.iter().map(|parent| format!("parent {parent}\n")).collect::<Vec<_>>().concat();
             let text = format!("tree {tree}\n{parents}author a <a> 1 +0000\ncommitter a <a> 1 +0000\n\n{subject}\n");
             repo.odb().unwrap().write(git2::ObjectType::Commit, text.as_bytes()).unwrap().into()
         };
