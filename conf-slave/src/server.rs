@@ -131,8 +131,8 @@ fn spawn_until(stop: &CancellationToken, tasks: &mut JoinSet<()>, task: impl Fut
     tasks.spawn(async { task.await.unwrap_or_default() });
 }
 
-/// Reports this slave as ready while a snapshot is served, and sets the numbers of `/metrics` whenever
-/// somebody asks for them.
+/// Reports this slave as ready while a snapshot is served, and sets the numbers of `/metrics`
+/// whenever somebody asks for them.
 async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
     let sequence = metrics.gauge("conf_slave_sequence", "The sequence of the snapshot that is served");
     let published = metrics.gauge("conf_slave_published_sequence", "The sequence that this slave last published");

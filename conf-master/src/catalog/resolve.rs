@@ -131,14 +131,7 @@ impl Resolving<'_> {
         let (class_ref, line) = (instance.class_ref(), Some(instance.conf.line));
         let (class_name, branch) = (class_ref.short(), RefName::Class(instance.conf.class.clone()));
         let Some(class_tip) = self.refs.target(&class_ref) else {
-            if self.refs.refused.contains(&class_ref) {
-                return Err(vec![following(own, instance.conf.line, &class_ref, vec![own.clone()])]);
-            }
-            let reason = match self.refs.changes.get(&class_ref) {
-                Some(None) => format!("{class_name} is still needed here; name another class before you delete it"),
-                _ => format!("{class_name} does not exist; push it in the same push, or correct `conf`"),
-            };
-            return Err(own_fault(line, reason, vec![class_ref, own.clone()]));
+            return Err(vec![self.no_class(&class_ref, instance.conf.line)]);
         };
         if self.refs.changes.get(&branch) == Some(&None) {
             let reason = format!(
@@ -196,6 +189,19 @@ impl Resolving<'_> {
             class_commit: class_tip.commit,
             instance,
         })
+    }
+
+    /// Says that the class is not there.
+    fn no_class(&self, class: &RefName, line: usize) -> Caused {
+        let (own, name) = (&self.own, class.short());
+        if self.refs.refused.contains(class) {
+            return following(own, line, class, vec![own.clone()]);
+        }
+        let reason = match self.refs.changes.get(class) {
+            Some(None) => format!("{name} is still needed here; name another class before you delete it"),
+            _ => format!("{name} does not exist; push it in the same push, or correct `conf`"),
+        };
+        fault(own, Some(line), reason, vec![class.clone(), own.clone()])
     }
 
     /// Looks up one entry: its branch, its tag, the content, and whether the content can be

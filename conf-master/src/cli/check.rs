@@ -42,8 +42,8 @@ pub(crate) struct CheckFlags {
 /// The exit code of a check that could not look at everything.
 const NOT_CHECKED: u8 = 2;
 
-/// Prints the faults of each datacenter; the exit code is 1 when there are any, and 2 when the clone
-/// does not hold what the check needs.
+/// Prints the faults of each datacenter; the exit code is 1 when there are any, and 2 when the
+/// clone does not hold what the check needs.
 pub(crate) fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
     let Checked { faults, notes } = check(flags)?;
     let is_good = faults.values().all(Vec::is_empty);
@@ -63,8 +63,8 @@ pub(crate) fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(!is_good)))
 }
 
-/// Says what is missing in a clone of one branch, and how to bring it, unless all is good without it.
-/// Without any datacenter nothing is good: nothing was checked.
+/// Says what is missing in a clone of one branch, and how to bring it, unless all is good without
+/// it. Without any datacenter nothing is good: nothing was checked.
 fn incomplete(flags: &CheckFlags, is_good: bool) -> anyhow::Result<Option<String>> {
     if is_good {
         return Ok(None);

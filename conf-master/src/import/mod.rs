@@ -2,10 +2,10 @@
 //! them. It works without a server, and nothing lands by it: `--out` writes a repository to look at
 //! and to push.
 //!
-//! Read in this order: [`scan`](mod@scan) reads `<role>/<component>/[conf/]…`, `suspect`, a folder of
-//! its own, finds text that looks like a secret and `values` finds values that repeat, [`propose`](mod@propose)
-//! decides with `variables`, `report` shows the proposal, `template` and [`write`](mod@write)
-//! write it.
+//! Read in this order: [`scan`](mod@scan) reads `<role>/<component>/[conf/]…`, `suspect`, a folder
+//! of its own, finds text that looks like a secret and `values` finds values that repeat,
+//! [`propose`](mod@propose) decides with `variables`, `report` shows the proposal, `template` and
+//! [`write`](mod@write) write it.
 
 pub(crate) mod flags;
 mod manifests;

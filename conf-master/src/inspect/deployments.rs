@@ -202,7 +202,8 @@ fn pushed(repo: &Repository, moved: &[Moved]) -> Result<(Vec<PushedCommit>, usiz
     Ok((pushed, more))
 }
 
-/// Collects the breaks of compatibility that the new commits declare. What was added breaks nothing.
+/// Collects the breaks of compatibility that the new commits declare. What was added breaks
+/// nothing.
 fn breaking(repo: &Repository, moved: &[Moved]) -> Result<Vec<Breaking>, git2::Error> {
     let mut breaking = Vec::new();
     for (name, old, new) in moved {

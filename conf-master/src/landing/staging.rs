@@ -115,7 +115,8 @@ impl Staging {
         if self.landings > LANDINGS { self.open_again() } else { Ok(()) }
     }
 
-    /// Opens the repository anew: lets go of the packs that were met, and of those that are removed.
+    /// Opens the repository anew: lets go of the packs that were met, and of those that are
+    /// removed.
     pub(crate) fn open_again(&mut self) -> anyhow::Result<()> {
         (self.repo, self.scratch, self.landings) = (store::open(&self.path)?, None, 0);
         Ok(())

@@ -80,8 +80,8 @@ pub(crate) fn find(
     Ok(None)
 }
 
-/// Finds the layer of a component, which is now at `layer`, on a branch, which is now at `place`, as
-/// it was at a moment: the change of the branch that made it so.
+/// Finds the layer of a component, which is now at `layer`, on a branch, which is now at `place`,
+/// as it was at a moment: the change of the branch that made it so.
 ///
 /// Returns `None` when the layer did not exist then, or when that is too long ago.
 pub(crate) fn find_layer(

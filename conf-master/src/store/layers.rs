@@ -19,8 +19,8 @@ pub(crate) struct LayerChanges(BTreeMap<RefName, OfBranch>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct OfBranch {
     /// The changes that a layer counts as its own which nobody counted: what its branch had when
-    /// layers began to have versions of their own. Until then they had the version of the branch, so
-    /// no number comes twice.
+    /// layers began to have versions of their own. Until then they had the version of the branch,
+    /// so no number comes twice.
     before: u64,
     layers: BTreeMap<ComponentName, LayerPlace>,
 }
@@ -80,7 +80,8 @@ impl LayerChanges {
         Ok(())
     }
 
-    /// Begins to count, where an older conf-master did not: every layer has the version of its branch.
+    /// Begins to count, where an older conf-master did not: every layer has the version of its
+    /// branch.
     pub(crate) fn begin(repo: &Repository, table: &Table) -> Result<Self, git2::Error> {
         let mut all = LayerChanges::default();
         for (branch, place) in table.places().filter(|(name, _)| has_layers(name)) {

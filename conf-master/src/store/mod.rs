@@ -138,7 +138,8 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Repository> {
     opened.with_context(missing)
 }
 
-/// Says what keeps Git from working in the repository as [`prepare`] has left it, and what mends it.
+/// Says what keeps Git from working in the repository as [`prepare`] has left it, and what mends
+/// it.
 pub(crate) fn unprepared(path: &Path) -> Option<String> {
     if let Some(fault) = fault_in_head(path) {
         return Some(fault);
@@ -162,7 +163,8 @@ fn fault_in_head(path: &Path) -> Option<String> {
     }
 }
 
-/// Writes a HEAD that was lost, the settings of Git, and the hooks that hand every push to this server.
+/// Writes a HEAD that was lost, the settings of Git, and the hooks that hand every push to this
+/// server.
 pub(crate) fn prepare(path: &Path) -> anyhow::Result<()> {
     if fault_in_head(path).is_some() {
         let (head, content) = (path.join("HEAD"), format!("ref: {}\n", RefName::Main));

@@ -8,8 +8,8 @@ use regex::Regex;
 use crate::suspect::key::{is_secret, what};
 use crate::suspect::line::{pattern, stands_elsewhere};
 
-/// A form of secrets. The secret is the group `value` of the pattern, or all of it. Where there is a
-/// group `key`, that must name a secret.
+/// A form of secrets. The secret is the group `value` of the pattern, or all of it. Where there is
+/// a group `key`, that must name a secret.
 struct Form {
     /// What such a secret is, with an article; of a form with a key, the key says it.
     what: &'static str,

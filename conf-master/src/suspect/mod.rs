@@ -1,8 +1,8 @@
 //! Finds text that looks like a secret. The search is for shapes and words, so it finds too much
 //! rather than too little; a person has to find the rest.
 //!
-//! This module has whole files; `forms` is the table of shapes, `line` finds a key and its value in a
-//! line, `key` decides which keys name secrets.
+//! This module has whole files; `forms` is the table of shapes, `line` finds a key and its value in
+//! a line, `key` decides which keys name secrets.
 
 mod forms;
 pub(crate) mod key;

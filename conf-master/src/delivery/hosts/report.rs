@@ -14,8 +14,8 @@ use jiff::Timestamp;
 use parking_lot::Mutex;
 
 /// How long a host is silent before a report counts that seems to be older: hosts report each
-/// minute, so its order is lost. That happens to agents of earlier versions, which number reports by
-/// their clock.
+/// minute, so its order is lost. That happens to agents of earlier versions, which number reports
+/// by their clock.
 pub(crate) const SILENT: Duration = Duration::from_secs(180);
 
 /// The most reports of a host that are remembered after others took their place: more than it has
@@ -41,8 +41,8 @@ pub(crate) struct ReceivedReport {
     /// The key that the report was verified by, and the result. A report is verified when somebody
     /// asks, because verifying takes time and most reports are replaced before.
     proven: Mutex<Option<(HostKey, Result<(), Unproven>)>>,
-    /// Reports that came before and are not this one. Conf-slaves repeat what they have, so each may
-    /// come again.
+    /// Reports that came before and are not this one. Conf-slaves repeat what they have, so each
+    /// may come again.
     seen: Mutex<VecDeque<u64>>,
 }
 
@@ -77,9 +77,9 @@ impl ReceivedReport {
         }
     }
 
-    /// Tells whether `next` comes after this report, and has not come before. After a silence of the
-    /// host it counts though it seems to be older: whoever keeps an old report for that moment could
-    /// as well have withheld all later ones.
+    /// Tells whether `next` comes after this report, and has not come before. After a silence of
+    /// the host it counts though it seems to be older: whoever keeps an old report for that moment
+    /// could as well have withheld all later ones.
     fn comes_before(&self, next: &ReceivedReport) -> bool {
         let is_later = self.is_before(next) || self.changed.elapsed() >= SILENT;
         is_later && !self.seen.lock().contains(&next.fingerprint())

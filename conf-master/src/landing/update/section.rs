@@ -73,8 +73,8 @@ impl SectionName {
         }
     }
 
-    /// Returns its version: that of its branch, and for a layer the layer's own; -1 when it does not
-    /// exist.
+    /// Returns its version: that of its branch, and for a layer the layer's own; -1 when it does
+    /// not exist.
     pub(crate) fn version(&self, table: &Table, layers: &LayerChanges) -> i64 {
         let branch = self.reference();
         self.layer().map_or_else(|| table.version(&branch), |component| layers.place(&branch, component).version())

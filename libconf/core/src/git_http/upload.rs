@@ -29,7 +29,8 @@ use crate::{
 const RESULT: &str = "application/x-git-upload-pack-result";
 const ADVERTISEMENT: &str = "application/x-git-upload-pack-advertisement";
 
-/// How long an answer is remembered that nobody asks for: hosts that are not away ask within seconds.
+/// How long an answer is remembered that nobody asks for: hosts that are not away ask within
+/// seconds.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// How long a step or a listing waits until another process ends.
