@@ -19,11 +19,10 @@ use crate::landing::push::{Outcome, Push, PushContent};
 use crate::landing::update::draft::{self, Authorship};
 use crate::landing::update::request::{DraftError, Update, UpdateOutcome, another_section};
 use crate::landing::update::scratch::Scratch;
-use crate::landing::update::section::SectionName;
 use crate::secrets::{SecretRequest, StagedSecrets};
 use crate::store::{
-    self, Durable, LandedRequest, LandedRequests, LayerChanges, LedgerEntry, LedgerState, Moment, Move, RefChanges,
-    RefTarget, Tables, damage, history, journal, ledger, signer,
+    self, Durable, LandedRequest, LandedRequests, LayerChanges, LedgerEntry, LedgerState, Move, RefChanges, RefTarget,
+    Tables, damage, journal, ledger, signer,
 };
 use crate::text::{first_and_more, now, one_line};
 
@@ -40,7 +39,7 @@ pub(crate) struct Staging {
     /// The state after the last staged change.
     pub(crate) catalog: Catalog,
     requests: LandedRequests,
-    /// How often each layer changed.
+    /// The last change of each layer.
     pub(crate) layers: LayerChanges,
     /// Where updates are drafted.
     scratch: Option<Scratch>,
@@ -181,11 +180,7 @@ impl Staging {
     /// of an update that does not land are not kept.
     fn stage_update(&mut self, push: &Push, update: &Update, by: String) -> anyhow::Result<Staged> {
         if let Some(landed) = update.key.as_ref().and_then(|key| self.requests.find(key)) {
-            let mut outcome = landed_before(update, landed, update.references().len());
-            if let Some(UpdateOutcome::Landed { layers, .. }) = &mut outcome.update {
-                *layers = self.layers_at(update, landed.sequence)?;
-            }
-            return Ok((outcome, Vec::new()));
+            return Ok((landed_before(update, landed, update.references().len()), Vec::new()));
         }
         let scratch = match self.scratch.take().filter(|scratch| !scratch.is_full()) {
             Some(scratch) => scratch,
@@ -225,28 +220,9 @@ impl Staging {
         }
         if outcome.sequence.is_some() {
             let landed = moves.iter().filter_map(|one| one.landed(&self.catalog.table));
-            let (refs, layers) = (landed.collect(), self.layers_at(update, self.sequence)?);
-            outcome.update = Some(UpdateOutcome::Landed { refs, layers, again: false });
+            outcome.update = Some(UpdateOutcome::Landed { refs: landed.collect(), again: false });
         }
         Ok((outcome, moves))
-    }
-
-    /// Finds the versions that the layers of an update had after a change.
-    fn layers_at(&self, update: &Update, sequence: Sequence) -> anyhow::Result<Vec<(SectionName, i64)>> {
-        let mut found = Vec::new();
-        for section in update.changes.iter().map(|change| &change.section) {
-            let (branch, Some(component)) = (section.reference(), section.layer()) else { continue };
-            let (place, layer) = (self.catalog.table.place(&branch), self.layers.place(&branch, component));
-            let version = if sequence == self.sequence {
-                layer.version()
-            } else {
-                let at = Moment::Sequence(sequence);
-                let past = history::find_layer(&self.repo, self.ledger, (&branch, component), (place, layer), at)?;
-                past.map_or(-1, |past| past.version)
-            };
-            found.push((section.clone(), version));
-        }
-        Ok(found)
     }
 
     /// Writes the objects of everything that may land.
@@ -309,7 +285,7 @@ impl Staging {
             },
             time,
         };
-        entry.count_layers(&self.repo, &self.catalog.table, &mut self.layers)?;
+        entry.note_layers(&self.repo, &self.catalog.table, &mut self.layers);
         entry.apply(&mut self.catalog.table, &mut self.requests);
         let tables = Tables { table: &self.catalog.table, requests: &self.requests, layers: &self.layers };
         self.ledger = ledger::write(&self.repo, Some(self.ledger), &entry, tables)?;
@@ -381,7 +357,7 @@ impl Staging {
 fn landed_before(update: &Update, landed: &LandedRequest, refs: usize) -> Outcome {
     if update.key.as_ref().is_some_and(|key| key.is_of(landed)) {
         let (refusals, sequence) = (vec![None; refs], Some(landed.sequence));
-        let update = Some(UpdateOutcome::Landed { refs: landed.refs.clone(), layers: Vec::new(), again: true });
+        let update = Some(UpdateOutcome::Landed { refs: landed.refs.clone(), again: true });
         return Outcome { refusals, sequence, update, ..Outcome::default() };
     }
     let reason = format!(

@@ -209,16 +209,14 @@ impl Landing {
     /// Makes the staged changes durable and visible. The move of the ledger is the commit point.
     fn commit(&mut self, before: CommitId, moves: &[Move]) -> anyhow::Result<()> {
         store::move_ledger(&self.staging.repo, Some(before), self.staging.ledger)?;
-        {
-            let mut durable = self.durable.write();
-            for one in moves {
-                durable.table.set(one.name.clone(), one.new);
-                durable.layers.take_from(&self.staging.layers, &one.name);
-            }
-            (durable.ledger, durable.sequence) = (self.staging.ledger, self.staging.sequence);
-        }
         // A burst moves a datacenter's snapshot many times; its ref is written once.
         let last: BTreeMap<&RefName, Option<RefTarget>> = moves.iter().map(|one| (&one.name, one.new)).collect();
+        {
+            let mut durable = self.durable.write();
+            moves.iter().for_each(|one| durable.table.set(one.name.clone(), one.new));
+            last.keys().for_each(|name| durable.layers.take_from(&self.staging.layers, name));
+            (durable.ledger, durable.sequence) = (self.staging.ledger, self.staging.sequence);
+        }
         let failed = last.into_iter().find_map(|(name, new)| store::set_ref(&self.staging.repo, name, new).err());
         if let Some(cause) = failed {
             // The change is accepted: the refs follow the ledger, now or at the next repair.
