@@ -22,7 +22,7 @@ use crate::landing::update::scratch::Scratch;
 use crate::secrets::{SecretRequest, StagedSecrets};
 use crate::store::{
     self, Durable, LandedRequest, LandedRequests, LayerChanges, LedgerEntry, LedgerState, Move, RefChanges, RefTarget,
-    Tables, damage, journal, ledger, signer,
+    Tables, damage, journal, ledger, signer, tip,
 };
 use crate::text::{first_and_more, now, one_line};
 
@@ -47,13 +47,13 @@ pub(crate) struct Staging {
     pub(crate) ledger: CommitId,
     /// The number of the newest change.
     pub(crate) sequence: Sequence,
-    /// How often something was landed since the repository was opened.
-    landings: u32,
+    /// The pushes that were staged since the repository was opened.
+    staged: u32,
 }
 
-/// The most landings with one opening of the repository. An open repository keeps every pack open
-/// that it has met, and each push is a pack.
-const LANDINGS: u32 = 64;
+/// The most pushes with one opening of the repository, besides those of one batch. An open repository
+/// keeps every pack open that it has met, and each push is a pack.
+const MOST_STAGED: u32 = 64;
 
 impl Staging {
     /// Opens the repository, and reads everything from the ledger.
@@ -69,9 +69,14 @@ impl Staging {
             scratch: None,
             ledger: CommitId::ZERO,
             sequence: Sequence(0),
-            landings: 0,
+            staged: 0,
         };
-        if let Err(cause) = staging.reload() {
+        // The ref may have fallen back to an earlier value while nobody looked.
+        let landed = journal::newest(path).unwrap_or_else(|error| {
+            warn!(%error, "the ledger's journal cannot be read");
+            None
+        });
+        if let Err(cause) = staging.reload(landed) {
             let is_damage = damage::is_damage(&cause);
             let damaged =
                 || format!("the repository is damaged, and nothing was changed in it. {}", damage::advice(path));
@@ -84,8 +89,10 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Drops everything that was staged: reads the ledger anew, and sets the refs to it.
-    pub(crate) fn reload(&mut self) -> anyhow::Result<()> {
+    /// Drops everything that was staged: reads the ledger anew, and sets the refs to it. It is an error
+    /// when the ledger does not contain the last change that is known to have landed.
+    pub(crate) fn reload(&mut self, landed: Option<CommitId>) -> anyhow::Result<()> {
+        landed.map_or(Ok(()), |landed| tip::settle(&self.path, landed))?;
         self.open_again()?;
         self.ledger = self.repo.refname_to_id(&RefName::Ledger.to_string())?.into();
         let LedgerState { table, requests, layers, sequence } = ledger::replay(&self.repo, self.ledger)?;
@@ -110,14 +117,13 @@ impl Staging {
 
     /// Opens the repository anew when it has met many packs.
     pub(crate) fn freshen(&mut self) -> anyhow::Result<()> {
-        self.landings += 1;
-        if self.landings > LANDINGS { self.open_again() } else { Ok(()) }
+        if self.staged >= MOST_STAGED { self.open_again() } else { Ok(()) }
     }
 
     /// Opens the repository anew: lets go of the packs that were met, and of those that are
     /// removed.
     pub(crate) fn open_again(&mut self) -> anyhow::Result<()> {
-        (self.repo, self.scratch, self.landings) = (store::open(&self.path)?, None, 0);
+        (self.repo, self.scratch, self.staged) = (store::open(&self.path)?, None, 0);
         Ok(())
     }
 
@@ -149,6 +155,7 @@ impl Staging {
 
     /// Judges one push against what is staged so far, and writes its objects.
     pub(crate) fn stage(&mut self, push: &Push) -> anyhow::Result<Staged> {
+        self.staged += 1;
         let someone = || push.pusher.by.clone().unwrap_or_else(|| format!("someone, {}", push.pusher.through));
         match &push.content {
             PushContent::Commits => {

@@ -131,7 +131,8 @@ impl Landing {
 
     /// Reads the ledger anew, and publishes its state.
     fn reload(&mut self) -> anyhow::Result<()> {
-        self.staging.reload()?;
+        let landed = self.durable.read().ledger;
+        self.staging.reload(Some(landed))?;
         self.is_void = false;
         *self.durable.write() = self.staging.durable();
         self.announce();

@@ -9,6 +9,7 @@ pub(crate) mod layers;
 pub(crate) mod ledger;
 pub(crate) mod refs;
 pub(crate) mod signer;
+pub(crate) mod tip;
 
 pub(crate) use crate::store::history::{Durable, Moment, PastBranch};
 pub(crate) use crate::store::idempotency::{LandedRef, LandedRequest, LandedRequests, RequestKey};
@@ -33,6 +34,7 @@ use git2::Repository;
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 use tracing::warn;
 
+use crate::store::tip::{Standing, standing};
 use crate::text::now;
 
 /// The settings of Git in the central repository.
@@ -220,9 +222,10 @@ pub(crate) fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitI
     )
     .with_context(held)?;
     let moved = (|| {
-        let current = repo.refname_to_id(&RefName::Ledger.to_string()).ok().map(CommitId::from);
-        if current != old {
-            bail!("the ledger was moved behind this server's back, to {current:?}");
+        // A ref that is lost, or fell back to an earlier change, is put right with the move.
+        let now = old.map_or(Standing::Here, |old| standing(repo, old));
+        if let Standing::Elsewhere(found) | Standing::Later(found) = now {
+            bail!("{} was moved behind this server's back, to {found}", RefName::Ledger);
         }
         file.write_all(format!("{new}\n").as_bytes())?;
         // The lock file is on the same file system: one sync covers it and the objects.
