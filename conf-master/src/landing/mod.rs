@@ -8,6 +8,8 @@
 pub(crate) mod audit;
 pub(crate) mod push;
 mod staging;
+#[cfg(test)]
+mod tests;
 pub(crate) mod update;
 mod writer;
 

@@ -395,3 +395,29 @@ fn summary(
         (None, None) => "the datacenter itself".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::{ChangeLimits, ProposalOptions, ReportingHosts};
+    use crate::landing::push::Pusher;
+    use crate::secrets::SecretStore;
+
+    #[test]
+    fn each_push_of_a_batch_counts_until_the_repository_is_opened_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("central.git");
+        store::init(&path).unwrap();
+        let judge = Judge::new(ChangeLimits::default(), SecretStore::default(), ReportingHosts::default());
+        let mut staging = Staging::open(&path, Arc::new(judge)).unwrap();
+        let pusher = Pusher { by: None, through: "test".to_owned() };
+        let push = Push::commits(Vec::new(), false, &pusher, ProposalOptions::default());
+        staging.freshen().unwrap();
+        for count in 1..=MOST_STAGED {
+            staging.stage(&push).unwrap();
+            assert_eq!(staging.staged, count);
+        }
+        staging.freshen().unwrap();
+        assert_eq!(staging.staged, 0);
+    }
+}

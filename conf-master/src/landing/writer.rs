@@ -33,7 +33,7 @@ const BATCH: usize = 64;
 /// How often the refs are compared with the ledger while nothing lands.
 const REPAIR_EVERY: Duration = Duration::from_secs(60);
 
-/// The condition of a server whose last landing failed.
+/// The condition of a server that cannot write changes.
 pub(crate) const LANDING: &str = "landing";
 
 /// Work for the landing thread.
@@ -123,10 +123,18 @@ impl Landing {
         }
     }
 
-    /// Reads the ledger anew, if the last landing failed: then changes can land again.
+    /// Reads the ledger anew, if the last landing failed, and tries whether changes can be written
+    /// again.
     fn recover(&mut self) {
-        let recovered = if self.is_void { self.reload() } else { Ok(()) };
-        self.health.report(LANDING, recovered.err().map(|error| unable(&error)));
+        let read = if self.is_void { self.reload() } else { Ok(()) };
+        self.report_able(read);
+    }
+
+    /// Reports whether changes can be written, after the ledger was `read`: what fails for one push
+    /// alone keeps no other from landing.
+    fn report_able(&self, read: anyhow::Result<()>) {
+        let able = read.and_then(|()| store::try_to_write(&self.staging.repo));
+        self.health.report(LANDING, able.err().map(|cause| format!("changes cannot be written: {cause:#}")));
     }
 
     /// Reads the ledger anew, and publishes its state.
@@ -195,14 +203,15 @@ impl Landing {
             // after all.
             let read = self.reload();
             if read.is_err() || self.staging.ledger != tip || tip == before {
-                self.is_void = true;
-                self.health.report(LANDING, Some(unable(&error)));
+                self.report_able(read);
                 return Err(error);
             }
             warn!(error = format!("{error:#}"), "a change landed, but not every step after it succeeded");
         }
         self.is_void = false;
-        self.health.report(LANDING, None);
+        if tip != before {
+            self.health.report(LANDING, None);
+        }
         self.announce();
         Ok(answers)
     }
@@ -280,11 +289,6 @@ impl Landing {
         };
         self.publish.send_replace(Arc::new(published));
     }
-}
-
-/// Says that nothing can land.
-fn unable(cause: &anyhow::Error) -> String {
-    format!("changes cannot be written: {cause:#}")
 }
 
 fn failed(push: &Push, cause: &anyhow::Error) -> Outcome {
