@@ -177,8 +177,8 @@ fn moved(before: Option<&Snapshot>, after: &Snapshot, difference: &Difference) -
 }
 
 /// Lists the commits that a deployment brought, and counts those that are not listed. Of what is
-/// new, only the newest is told: its history may be older than the datacenter. After the deadline no
-/// history is walked.
+/// new, only the newest is told: its history may be older than the datacenter. After the deadline
+/// no history is walked.
 fn pushed(repo: &Repository, moved: &[Moved], deadline: Instant) -> Result<(Vec<PushedCommit>, usize), git2::Error> {
     let (mut pushed, mut more) = (Vec::new(), 0);
     for (name, old, new) in moved {

@@ -131,8 +131,8 @@ fn not_there(path: &Path, ledger: CommitId) -> Option<String> {
     }
 }
 
-/// Says that a key is on the disk with which the next start would be refused. A new one may be there
-/// while keys are changed.
+/// Says that a key is on the disk with which the next start would be refused. A new one may be
+/// there while keys are changed.
 fn other_key(path: &Path, key: &TrustedKeys, published: &Published) -> Option<String> {
     let file = store::key_path(path);
     let refused = |found: &SigningKey| {
