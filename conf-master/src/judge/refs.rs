@@ -97,8 +97,8 @@ impl Judge {
         updates: &[RefUpdate],
         judgement: &Judgement,
     ) -> Result<ChangePlan, git2::Error> {
-        let suspicions = suspicions::of(repo, catalog, updates)?;
-        let plan = |judged| {
+        let plan = |judged: &Judgement| {
+            let suspicions = suspicions::of(repo, catalog, &judged.changes)?;
             let mut plan = ChangePlan::of(repo, catalog, &self.overrides, updates, judged)?;
             let diffs = plan.datacenters.iter_mut().flat_map(|one| &mut one.components).map(|one| &mut one.diff);
             diffs.for_each(|diff| suspicions.hide(diff));

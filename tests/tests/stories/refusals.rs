@@ -372,6 +372,26 @@ fn trees_that_are_not_safe_are_refused() {
 }
 
 #[test]
+fn a_tree_of_ten_thousand_million_files_is_refused_at_once_in_a_dry_run_too() {
+    let site = central();
+    let entries = |kind: &str, id: &str| {
+        let lines: Vec<String> = (0..10).map(|number| format!("{kind} {id}\t{number}\n")).collect();
+        lines.concat()
+    };
+    let tree = |entries: String| site.work.git_reading(&["mktree"], entries.as_bytes());
+    let blob = site.work.git_reading(&["hash-object", "-w", "--stdin"], b"x");
+    let files = tree(entries("100644 blob", &blob));
+    let bomb = (0..9).fold(files, |below, _| tree(entries("040000 tree", &below)));
+    let commit = site.work.git(&["commit-tree", &bomb, "-m", "x"]);
+    let refspec = format!("{commit}:refs/heads/services/new/master");
+    for options in [&[][..], &["-o", "dry-run"]] {
+        let push = || site.work.try_git(&[&["push", "-q"], options, &["origin", &refspec]].concat());
+        refused(&site, &format!("{options:?}"), push, &["more than 20000 files and folders"]);
+    }
+    site.push("services/web", "round", "others land\n");
+}
+
+#[test]
 fn settings_that_cannot_be_read_are_refused_with_file_and_line() {
     let site = central();
     let web = "services/web/master";
