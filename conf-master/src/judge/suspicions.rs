@@ -6,7 +6,7 @@ use zeroize::Zeroizing;
 
 use crate::catalog::Catalog;
 use crate::store::{RefChanges, RefTarget};
-use crate::suspect;
+use crate::suspect::{self, Effort};
 
 /// The most files and folders that are compared with those of before: five branches of the largest
 /// size.
@@ -17,6 +17,10 @@ const MOST_FILES: usize = 500;
 const MOST_FILE_BYTES: usize = 128 << 10;
 /// The most bytes that are searched.
 const MOST_BYTES: usize = 1 << 20;
+/// The most bytes that are looked at again: for an ordinary change a few for each of its own.
+const MOST_AGAIN: usize = 64 << 20;
+/// The most lines of values that are hidden: each is sought in every difference of the plan.
+const MOST_VALUES: usize = 1000;
 /// The most places that are told.
 const MOST_TOLD: usize = 20;
 
@@ -75,18 +79,21 @@ struct Search<'a> {
     entries: usize,
     files: usize,
     bytes: usize,
+    effort: Effort,
     is_cut: bool,
 }
 
 impl<'a> Search<'a> {
     fn of(repo: &'a Repository) -> Self {
         let (told, values) = (Vec::new(), Vec::new());
-        Search { repo, told, values, more: 0, entries: 0, files: 0, bytes: 0, is_cut: false }
+        let effort = Effort::of(MOST_AGAIN);
+        Search { repo, told, values, more: 0, entries: 0, files: 0, bytes: 0, effort, is_cut: false }
     }
 
     /// Tells whether a bound is passed: then the search ends.
     fn is_over(&self) -> bool {
-        self.entries > MOST_ENTRIES || self.files > MOST_FILES || self.bytes > MOST_BYTES
+        let is_spent = self.effort.is_spent() || self.values.len() > MOST_VALUES;
+        is_spent || self.entries > MOST_ENTRIES || self.files > MOST_FILES || self.bytes > MOST_BYTES
     }
 
     /// Searches the files of one branch that differ.
@@ -142,23 +149,39 @@ impl<'a> Search<'a> {
         }
         self.bytes += size;
         let new = self.repo.find_blob(new)?;
-        let old = before.and_then(|before| self.repo.find_blob(before).ok());
-        let old = old.as_ref().map(|old| String::from_utf8_lossy(old.content()).into_owned()).unwrap_or_default();
         let Ok(text) = std::str::from_utf8(new.content()) else {
-            let found = suspect::in_bytes(path, new.content()).filter(|_| before.is_none());
+            let found =
+                if before.is_none() { suspect::in_bytes_within(path, new.content(), &self.effort) } else { None };
             found.into_iter().for_each(|what| self.tell(&format!("{}: {path} looks like {what}", name.short())));
             return Ok(());
         };
-        for finding in suspect::in_text(path, text) {
+        let old = before.and_then(|before| self.before(before)).unwrap_or_default();
+        let (mut line, mut at) = (1, 0);
+        for finding in suspect::in_text_within(path, text, &self.effort) {
+            self.effort.spend(old.len());
+            if self.is_over() {
+                break;
+            }
             let value = &text[finding.range.clone()];
             if !old.contains(value) {
-                let line = text[..finding.range.start].matches('\n').count() + 1;
+                line += text[at..finding.range.start].matches('\n').count();
+                at = finding.range.start;
                 self.tell(&format!("{}: {path}:{line} looks like {}", name.short(), finding.what));
                 let lines = value.lines().map(str::trim).filter(|line| line.len() >= HIDDEN_BYTES);
-                self.values.extend(lines.map(|line| Zeroizing::new(line.to_owned())));
+                let left = (MOST_VALUES + 1).saturating_sub(self.values.len());
+                self.values.extend(lines.take(left).map(|line| Zeroizing::new(line.to_owned())));
             }
         }
         Ok(())
+    }
+
+    /// Reads what stood in a file before. What is too large to be searched itself is not compared
+    /// with either.
+    fn before(&self, id: Oid) -> Option<String> {
+        let (size, kind) = self.repo.odb().and_then(|odb| odb.read_header(id)).ok()?;
+        let is_small = kind == ObjectType::Blob && size <= MOST_FILE_BYTES;
+        let blob = is_small.then(|| self.repo.find_blob(id).ok())??;
+        Some(String::from_utf8_lossy(blob.content()).into_owned())
     }
 
     fn tell(&mut self, words: &str) {
@@ -175,35 +198,88 @@ impl<'a> Search<'a> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_tree_of_ten_thousand_million_files_and_what_comes_after_it_are_not_searched_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let repo = Repository::init_bare(folder.path()).unwrap();
-        let named = |names: &[&str], id: Oid, mode: i32| {
-            let mut tree = repo.treebuilder(None).unwrap();
+    /// A repository and its trees.
+    struct Content {
+        repo: Repository,
+        _folder: tempfile::TempDir,
+    }
+
+    impl Content {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            Content { repo: Repository::init_bare(folder.path()).unwrap(), _folder: folder }
+        }
+
+        fn blob(&self, content: &str) -> Oid {
+            self.repo.blob(content.as_bytes()).unwrap()
+        }
+
+        fn tree(&self, names: &[&str], id: Oid, mode: i32) -> Oid {
+            let mut tree = self.repo.treebuilder(None).unwrap();
             names.iter().for_each(|name| drop(tree.insert(name, id, mode).unwrap()));
             tree.write().unwrap()
-        };
-        let names = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-        let harmless = repo.blob(b"harmless\n").unwrap();
-        let bomb = |tree: Oid| (0..9).fold(tree, |tree, _| named(&names, tree, 0o040_000));
-        let files = bomb(named(&names, harmless, 0o100_644));
-        let folders = bomb(named(&[], harmless, 0));
-        let password = named(&["a.ini"], repo.blob(b"password = hunter2hunter2\n").unwrap(), 0o100_644);
-        let change = |name: &str, tree: Oid| {
+        }
+
+        fn change(&self, name: &str, tree: Oid) -> (RefName, Option<RefTarget>) {
             let who = git2::Signature::new("a", "a", &git2::Time::new(0, 0)).unwrap();
-            let commit = repo.commit(None, &who, &who, "x", &repo.find_tree(tree).unwrap(), &[]).unwrap();
+            let commit = self.repo.commit(None, &who, &who, "x", &self.repo.find_tree(tree).unwrap(), &[]).unwrap();
             let name: RefName = format!("refs/heads/services/{name}/master").parse().unwrap();
             (name, Some(RefTarget { value: commit.into(), commit: commit.into() }))
-        };
-        let told = |changes: &[(RefName, Option<RefTarget>)]| {
-            of(&repo, &Catalog::default(), &changes.iter().cloned().collect()).unwrap().told
-        };
-        assert!(told(&[change("c", password)])[0].contains("services/c/master: a.ini:1 looks like a password"));
+        }
+
+        fn told(&self, catalog: &Catalog, changes: &[(RefName, Option<RefTarget>)]) -> Vec<String> {
+            of(&self.repo, catalog, &changes.iter().cloned().collect()).unwrap().told
+        }
+    }
+
+    const CUT: &str = "warning: the change is too large to be searched for secrets whole";
+
+    #[test]
+    fn a_tree_of_ten_thousand_million_files_and_what_comes_after_it_are_not_searched_whole() {
+        let content = Content::new();
+        let names = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+        let bomb = |tree: Oid| (0..9).fold(tree, |tree, _| content.tree(&names, tree, 0o040_000));
+        let harmless = content.blob("harmless\n");
+        let files = bomb(content.tree(&names, harmless, 0o100_644));
+        let folders = bomb(content.tree(&[], harmless, 0));
+        let password = content.tree(&["a.ini"], content.blob("password = hunter2hunter2\n"), 0o100_644);
+        let told = |changes: &[(RefName, Option<RefTarget>)]| content.told(&Catalog::default(), changes);
+        let found = told(&[content.change("c", password)]);
+        assert!(found[0].contains("services/c/master: a.ini:1 looks like a password"), "{found:?}");
         for bomb in [files, folders] {
-            let told = told(&[change("a", password), change("b", bomb), change("c", password)]);
+            let told = told(&[content.change("a", password), content.change("b", bomb), content.change("c", password)]);
             assert!(told[0].contains("services/a/master: a.ini:1"), "{told:?}");
-            assert_eq!(told[1..], ["warning: the change is too large to be searched for secrets whole"]);
+            assert_eq!(told[1..], [CUT]);
+        }
+    }
+
+    #[test]
+    fn what_costs_the_square_of_its_length_ends_the_search() {
+        let content = Content::new();
+        let most = MOST_FILE_BYTES;
+        let key = format!("-----BEGIN PRIVATE KEY-----\n{}-----END PRIVATE KEY-----", "abcd\n".repeat(2 * MOST_VALUES));
+        let passwords = "password=1a\n".repeat(most / 12);
+        for text in ["a=".repeat(most / 2), "a={{".repeat(most / 4), passwords, key] {
+            let tree = content.tree(&["a", "b", "c", "d"], content.blob(&text), 0o100_644);
+            let told = content.told(&Catalog::default(), &[content.change("a", tree)]);
+            assert_eq!(told.last().map(String::as_str), Some(CUT), "{}", &text[..11]);
+        }
+        // As large, and of an ordinary form.
+        let text = "\"address\": \"http://10.0.0.1:80/a\", ".repeat(most / 40);
+        let tree = content.tree(&["a.json"], content.blob(&text), 0o100_644);
+        assert!(content.told(&Catalog::default(), &[content.change("a", tree)]).is_empty());
+    }
+
+    #[test]
+    fn with_a_large_file_of_before_nothing_is_compared() {
+        let content = Content::new();
+        let ini = |text: &str| content.change("a", content.tree(&["a.ini"], content.blob(text), 0o100_644));
+        let password = "password = hunter2hunter2\n";
+        for (more, is_compared) in [(1, true), (MOST_FILE_BYTES, false)] {
+            let mut catalog = Catalog::default();
+            let (name, target) = ini(&(password.to_owned() + &"#".repeat(more)));
+            catalog.table.set(name, target);
+            assert_eq!(content.told(&catalog, &[ini(password)]).is_empty(), is_compared, "{more}");
         }
     }
 }

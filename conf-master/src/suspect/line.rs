@@ -4,6 +4,7 @@ use std::{ops::Range, sync::LazyLock};
 
 use regex::{Regex, RegexSet};
 
+use crate::suspect::effort::Effort;
 use crate::suspect::key::is_secret;
 
 /// Compiles a pattern. Patterns here are fixed: a wrong one would fail every test.
@@ -73,8 +74,9 @@ pub(crate) fn block(indented: usize, text: &str) -> Range<usize> {
     trimmed(text, 0..length)
 }
 
-/// Calls `tell` for every key in a line that names a secret, with the range of its value.
-pub(crate) fn in_line(line: &str, mut tell: impl FnMut(&str, Range<usize>)) {
+/// Calls `tell` for every key in a line that names a secret, with the range of its value, until the
+/// effort is spent.
+pub(crate) fn in_line(line: &str, effort: &Effort, mut tell: impl FnMut(&str, Range<usize>)) {
     let comment = COMMENT.find(line).map_or(0, |marker| marker.end());
     let body = &line[comment..];
     let mut tell = |key: &str, value: Range<usize>| {
@@ -132,6 +134,11 @@ pub(crate) fn in_line(line: &str, mut tell: impl FnMut(&str, Range<usize>)) {
                 Some(quote) if !whole.as_str()[key.len()..].starts_with(quote) => until(quote, body, whole.end()),
                 _ => one_value(body, whole.end()),
             };
+            // What may be a reference was looked at up to the end of the line.
+            let may_refer = ["{{", "$", "%", "<"].iter().any(|start| body[whole.end()..].starts_with(start));
+            if !effort.spend(if may_refer { body.len() - whole.end() } else { value.len() } + 1) {
+                return;
+            }
             // `{"$secret": "NAME"}` is a reference to a secret, and another flag is not a value.
             let is_none = before.ends_with("\"$") || (is_flag && body[value.clone()].starts_with('-'));
             if !is_none && !is_sentence(&value) {

@@ -4,6 +4,7 @@
 //! This module has whole files; `forms` is the table of shapes, `line` finds a key and its value in
 //! a line, `key` decides which keys name secrets.
 
+mod effort;
 mod forms;
 pub(crate) mod key;
 mod line;
@@ -13,6 +14,8 @@ mod tests;
 use std::{ops::Range, sync::LazyLock};
 
 use regex::Regex;
+
+pub(crate) use crate::suspect::effort::Effort;
 
 use crate::suspect::forms::PRIVATE_KEY;
 use crate::suspect::line::pattern;
@@ -36,13 +39,18 @@ static PUBLIC: LazyLock<Regex> = LazyLock::new(|| {
 
 /// Finds text that looks like a secret; the findings are sorted and do not overlap.
 pub(crate) fn in_text(file: &str, text: &str) -> Vec<Finding> {
+    in_text_within(file, text, &Effort::of(usize::MAX))
+}
+
+/// Like [`in_text`], until the effort is spent.
+pub(crate) fn in_text_within(file: &str, text: &str, effort: &Effort) -> Vec<Finding> {
     if let Some(whole) = whole(file, text) {
         return vec![whole];
     }
     let mut found: Vec<Finding> = Vec::new();
     let mut add = |range: Range<usize>, what: &'static str, key: Option<&str>| {
         let overlaps = |one: &Finding| range.start < one.range.end && one.range.start < range.end;
-        if !range.is_empty() && !found.iter().any(overlaps) {
+        if effort.spend(found.len()) && !range.is_empty() && !found.iter().any(overlaps) {
             found.push(Finding { range, what, key: key.map(str::to_owned) });
         }
     };
@@ -50,13 +58,19 @@ pub(crate) fn in_text(file: &str, text: &str) -> Vec<Finding> {
     let mut start = text.len() - without_mark(text).len();
     for line in text[start..].split_inclusive('\n') {
         let bare = line.trim_end_matches(['\n', '\r']);
-        line::in_line(bare, |key, value| add(start + value.start..start + value.end, key::what(key), Some(key)));
+        line::in_line(bare, effort, |key, value| {
+            add(start + value.start..start + value.end, key::what(key), Some(key));
+        });
         let next = start + line.len();
         if let Some(key) = line::before_block(bare) {
             let block = line::block(line::indent(bare), &text[next..]);
+            effort.spend(block.len());
             add(next + block.start..next + block.end, key::what(key), Some(key));
         }
         start = next;
+        if effort.is_spent() {
+            break;
+        }
     }
     found.sort_by_key(|one| one.range.start);
     found
@@ -65,12 +79,17 @@ pub(crate) fn in_text(file: &str, text: &str) -> Vec<Finding> {
 /// Says what a file that is not UTF-8 text looks like. It is searched as text of another encoding:
 /// without the zero bytes that UTF-16 puts between letters, and without unreadable bytes.
 pub(crate) fn in_bytes(file: &str, bytes: &[u8]) -> Option<&'static str> {
+    in_bytes_within(file, bytes, &Effort::of(usize::MAX))
+}
+
+/// Like [`in_bytes`], until the effort is spent.
+pub(crate) fn in_bytes_within(file: &str, bytes: &[u8], effort: &Effort) -> Option<&'static str> {
     if ["p12", "pfx", "jks", "keystore", "kdb", "kdbx", "keytab", "ppk"].contains(&extension(&name(file))) {
         return Some("a store of keys");
     }
     let letters: Vec<u8> = bytes.iter().copied().filter(|byte| *byte != 0).collect();
     let text = zeroize::Zeroizing::new(String::from_utf8_lossy(&letters).into_owned());
-    in_text(file, &text).first().map(|finding| finding.what)
+    in_text_within(file, &text, effort).first().map(|finding| finding.what)
 }
 
 /// Removes the mark of an encoding, or unreadable bytes, from the beginning of a text.
