@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use conf_core::manifest::PinRequest;
-use git2::Repository;
+use git2::{Direction, Repository};
 use libconf::name::{DatacenterName, RefName};
 
 use crate::catalog::{Catalog, DatacenterChange, Deltas, Manifest, Touched, resolve};
@@ -43,14 +43,11 @@ pub(crate) struct CheckFlags {
 const NOT_CHECKED: u8 = 2;
 
 /// Prints the faults of each datacenter; the exit code is 1 when there are any, and 2 when the
-/// clone does not hold what the check needs.
+/// clone does not hold what the check needs: then some of them may be no faults.
 pub(crate) fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
     let Checked { faults, notes } = check(flags)?;
     let is_good = faults.values().all(Vec::is_empty);
-    if let Some(words) = incomplete(flags, is_good && !faults.is_empty())? {
-        eprintln!("conf-master: {words}");
-        return Ok(ExitCode::from(NOT_CHECKED));
-    }
+    let incomplete = incomplete(flags, is_good && !faults.is_empty())?;
     if flags.json {
         println!("{}", serde_json::to_string_pretty(&faults)?);
     } else {
@@ -60,32 +57,46 @@ pub(crate) fn run(flags: &CheckFlags) -> anyhow::Result<ExitCode> {
         }
     }
     notes.iter().for_each(|note| eprintln!("note: {note}"));
+    if let Some(words) = incomplete {
+        eprintln!("conf-master: {words}");
+        return Ok(ExitCode::from(NOT_CHECKED));
+    }
     Ok(ExitCode::from(u8::from(!is_good)))
 }
 
-/// Says what is missing in a clone of one branch, and how to bring it, unless all is good without
-/// it. Without any datacenter nothing is good: nothing was checked.
+/// Says what is missing in a clone of one branch, or of a part of the history, and how to bring it,
+/// unless all is good without it. Without any datacenter nothing is good: nothing was checked.
 fn incomplete(flags: &CheckFlags, is_good: bool) -> anyhow::Result<Option<String>> {
     if is_good {
         return Ok(None);
     }
     let repo = Repository::open(&flags.repo)?;
     let shown = flags.repo.display();
+    let git = format!("git -C {}", quoted(&shown.to_string()));
     let names = repo.remotes()?;
     let names: Vec<&str> = names.iter().flatten().flatten().collect();
     let remote = names.iter().find(|name| **name == "origin").or(names.first()).copied();
     let brings_all = |remote: &str| -> Result<bool, git2::Error> {
         let remote = repo.find_remote(remote)?;
-        let specs: Vec<String> = remote.refspecs().filter_map(|spec| Some(spec.src().ok()?.to_owned())).collect();
-        Ok(specs.iter().any(|spec| spec == "refs/heads/*" || spec == "refs/*"))
+        let fetched = remote.refspecs().filter(|spec| spec.direction() == Direction::Fetch);
+        let sources: Vec<String> = fetched.filter_map(|spec| Some(spec.src().ok()?.to_owned())).collect();
+        Ok(sources.iter().any(|source| source == "refs/heads/*" || source == "refs/*"))
     };
+    let whole = if repo.is_shallow() { " --unshallow" } else { "" };
     if let Some(remote) = remote
         && !brings_all(remote)?
     {
-        let whole = if repo.is_shallow() { " --unshallow" } else { "" };
         return Ok(Some(format!(
-            "{shown} is a clone of one branch, and a datacenter is made of many. Bring the others, then check again:\n  \
-             git -C {shown} fetch{whole} --tags {remote} '+refs/heads/*:refs/remotes/{remote}/*'"
+            "{shown} is a clone of one branch, and a datacenter is made of many: some of these faults may come from what is \
+             not here. Bring the other branches, then check again:\n  \
+             {git} remote set-branches {remote} '*' && {git} fetch{whole} --tags {remote}"
+        )));
+    }
+    if repo.is_shallow() {
+        return Ok(Some(format!(
+            "{shown} has a part of the history only: some of these faults may come from what is not here. Bring the rest, then \
+             check again:\n  {git} fetch{whole} --tags {}",
+            remote.unwrap_or("origin")
         )));
     }
     let (_, refs) = refs_of_clone(&repo)?;
@@ -95,6 +106,12 @@ fn incomplete(flags: &CheckFlags, is_good: bool) -> anyhow::Result<Option<String
     Ok(Some(format!(
         "{shown} has no branch datacenters/<id>/<version>, so there is nothing to check; is it a clone of the central repository?"
     )))
+}
+
+/// Writes a word as a shell reads it.
+fn quoted(word: &str) -> String {
+    let is_plain = |letter: char| letter.is_ascii_alphanumeric() || "/._-".contains(letter);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 /// The result of a check.

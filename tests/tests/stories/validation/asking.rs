@@ -139,27 +139,48 @@ fn log_says_who_pushed_and_what_was_pushed_by_whom() {
 #[test]
 fn a_check_of_a_clone_of_one_branch_says_what_it_lacks_and_how_to_bring_it() {
     let site = with_schema();
-    let folder = site.folder.path().join("narrow");
+    let folder = site.folder.path().join("a narrow one");
     let shown = folder.to_str().expect("text");
     let clone = |arguments: &[&str]| {
         let _ = std::fs::remove_dir_all(&folder);
-        site.work.git(&[&["clone", "-q", "--single-branch"], arguments, &[&site.master.git_url(), shown]].concat());
+        site.work.git(&[&["clone", "-q"], arguments, &[&site.master.git_url(), shown]].concat());
     };
-    for (branch, deep) in [("services/web/master", true), (INSTANCE, true), (CLASS, false)] {
-        clone(&[&["--branch", branch][..], if deep { &[] } else { &["--depth", "1"] }].concat());
-        let checked = site.master.run(&["check", "--repo", shown]);
-        assert_eq!(checked.status.code(), Some(2), "{branch}: {}", text(&checked));
-        let words = text(&checked);
+    let check = |arguments: &[&str]| {
+        let checked = site.master.run(&[&["check", "--repo", shown], arguments].concat());
+        (checked.status.code(), text(&checked))
+    };
+    let supposed = ["--ref", "services/web/next=mine"];
+    for (what, arguments) in [
+        ("is a clone of one branch", &["--single-branch", "--branch", WEB][..]),
+        ("is a clone of one branch", &["--single-branch", "--branch", INSTANCE]),
+        ("is a clone of one branch", &["--single-branch", "--branch", CLASS, "--depth", "1"]),
+        ("has a part of the history only", &["--no-single-branch", "--branch", CLASS, "--depth", "1"]),
+    ] {
+        clone(arguments);
+        // A fault that no other branch mends.
+        let git = |arguments: &[&str]| site.work.git(&[&["-C", shown], arguments].concat());
+        git(&["switch", "-q", "--orphan", "mine"]);
+        for name in ["name", "Name"] {
+            std::fs::write(folder.join(name), "1").expect("it can be written");
+        }
+        git(&["add", "name", "Name"]);
+        git(&["commit", "-q", "-m", "two names that differ in case"]);
+        let (code, words) = check(&supposed);
+        assert_eq!(code, Some(2), "{arguments:?}: {words}");
+        assert!(words.contains("services/web/next: refused") && words.contains(what), "{arguments:?}: {words}");
         let advice = words.lines().last().expect("a line").trim().to_owned();
-        assert!(words.contains("is a clone of one branch") && advice.starts_with("git -C"), "{words}");
-        // What it says can be pasted.
+        assert!(advice.starts_with("git -C"), "{words}");
+        // What it says can be pasted, and then it is not said again.
         let mut shell = tests::program::command("sh", site.folder.path());
         shell.args(["-c", &advice]);
         let brought = tests::program::run(shell);
         assert!(brought.status.success(), "{advice}: {}", text(&brought));
-        let checked = site.master.run(&["check", "--repo", shown]);
-        assert_eq!(checked.status.code(), Some(0), "{}", text(&checked));
-        assert!(text(&checked).contains("us-west/v1: ok"), "{}", text(&checked));
+        let (code, words) = check(&[]);
+        assert_eq!(code, Some(0), "{words}");
+        assert!(words.contains("us-west/v1: ok"), "{words}");
+        let (code, words) = check(&supposed);
+        assert_eq!(code, Some(1), "the fault is told: {words}");
+        assert!(words.contains("services/web/next: refused") && !words.contains(what), "{words}");
     }
     // Something else altogether.
     site.work.git(&["init", "-q", site.folder.path().join("empty").to_str().expect("text")]);
