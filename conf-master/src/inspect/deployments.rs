@@ -2,9 +2,10 @@
 //! before.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use conf_core::snapshot::{Component, Difference, Snapshot, compare};
-use git2::{Repository, Sort};
+use git2::{Oid, Repository, Sort};
 use libconf::name::{CommitId, ComponentVersion, RefName, SecretName, Sequence};
 use serde::{Deserialize, Serialize};
 
@@ -65,8 +66,10 @@ pub(crate) struct PushedCommit {
 const MOST_COMMITS: usize = 5;
 /// The most commits that a deployment lists.
 const MOST_PUSHED: usize = 20;
-/// The most commits of one branch that are counted.
+/// The most commits of one deployment that are counted.
 const MOST_COUNTED: usize = 200;
+/// How long histories are walked for one answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// A commit of this deployment declares that it breaks compatibility.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -111,7 +114,7 @@ pub(crate) struct ComponentChange {
 
 /// Walks back from `snapshot`, at most `limit` deployments.
 pub(crate) fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> anyhow::Result<Vec<Deployment>> {
-    let mut deployments = Vec::new();
+    let (mut deployments, deadline) = (Vec::new(), Instant::now() + PATIENCE);
     let mut next = Some(snapshot);
     while let Some(snapshot) = next.take().filter(|_| deployments.len() < limit) {
         let parent = snapshot.parent.map(|parent| Snapshot::read(repo, parent)).transpose()?;
@@ -119,7 +122,7 @@ pub(crate) fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> any
         let commit = |component: Component| component.pin.commit;
         let moved = moved(parent.as_ref(), &snapshot, &difference);
         let breaking = breaking(repo, &moved)?;
-        let (pushed, more_pushed) = pushed(repo, &moved)?;
+        let (pushed, more_pushed) = pushed(repo, &moved, deadline)?;
         let components = difference.components.into_iter().map(|(component, change)| ComponentChange {
             component,
             before: change.before.map(commit),
@@ -174,23 +177,28 @@ fn moved(before: Option<&Snapshot>, after: &Snapshot, difference: &Difference) -
 }
 
 /// Lists the commits that a deployment brought, and counts those that are not listed. Of what is
-/// new, only the newest is told: its history may be older than the datacenter.
-fn pushed(repo: &Repository, moved: &[Moved]) -> Result<(Vec<PushedCommit>, usize), git2::Error> {
+/// new, only the newest is told: its history may be older than the datacenter. After the deadline
+/// no history is walked.
+fn pushed(repo: &Repository, moved: &[Moved], deadline: Instant) -> Result<(Vec<PushedCommit>, usize), git2::Error> {
     let (mut pushed, mut more) = (Vec::new(), 0);
     for (name, old, new) in moved {
-        let mut walk = repo.revwalk()?;
-        walk.set_sorting(Sort::TOPOLOGICAL)?;
-        walk.push((*new).into())?;
-        if let Some(old) = old {
-            walk.hide((*old).into())?;
-        }
-        let most = if old.is_some() { MOST_COUNTED } else { 1 };
-        for (number, commit) in walk.take(most).enumerate() {
-            if number >= MOST_COMMITS || pushed.len() >= MOST_PUSHED {
-                more += 1;
-                continue;
+        let left = MOST_COUNTED.saturating_sub(pushed.len() + more);
+        let commits = match old {
+            _ if left == 0 => break,
+            None => vec![Oid::from(*new)],
+            Some(_) if Instant::now() > deadline => continue,
+            Some(old) => {
+                let mut walk = repo.revwalk()?;
+                walk.set_sorting(Sort::TOPOLOGICAL)?;
+                walk.push((*new).into())?;
+                walk.hide((*old).into())?;
+                walk.take(left).collect::<Result<_, _>>()?
             }
-            let commit = repo.find_commit(commit?)?;
+        };
+        let listed = MOST_COMMITS.min(MOST_PUSHED - pushed.len()).min(commits.len());
+        more += commits.len() - listed;
+        for commit in &commits[..listed] {
+            let commit = repo.find_commit(*commit)?;
             pushed.push(PushedCommit {
                 name: name.clone(),
                 commit: commit.id().into(),
@@ -228,4 +236,36 @@ fn secrets(repo: &Repository, after: &Snapshot, changed: BTreeSet<SecretName>) -
         SecretChange { name, change }
     };
     Ok(changed.into_iter().map(change).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_what_is_new_no_history_is_read_and_none_after_the_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = Repository::init_bare(folder.path()).unwrap();
+        let tree = repo.treebuilder(None).unwrap().write().unwrap();
+        let commit = |parents: &[CommitId], subject: &str| -> CommitId {
+            let parents = parents.iter().map(|parent| format!("parent {parent}\n")).collect::<Vec<_>>().concat();
+            let text = format!("tree {tree}\n{parents}author a <a> 1 +0000\ncommitter a <a> 1 +0000\n\n{subject}\n");
+            repo.odb().unwrap().write(git2::ObjectType::Commit, text.as_bytes()).unwrap().into()
+        };
+        // Whoever reads its history meets a commit that is not there.
+        let new = commit(&["1".repeat(40).parse().unwrap()], "new");
+        let first = commit(&[], "first");
+        let moved: Vec<Moved> =
+            vec![("a".to_owned(), None, new), ("b".to_owned(), Some(first), commit(&[first], "second"))];
+        let subjects = |moved: &[Moved], deadline: Instant| {
+            let (pushed, more) = pushed(&repo, moved, deadline).unwrap();
+            (pushed.into_iter().map(|one| one.subject).collect::<Vec<_>>().join(" "), more)
+        };
+        let now = Instant::now();
+        assert_eq!(subjects(&moved, now + PATIENCE), ("new second".to_owned(), 0));
+        assert_eq!(subjects(&moved, now.checked_sub(PATIENCE).unwrap()), ("new".to_owned(), 0));
+        let many: Vec<Moved> = (0..MOST_COUNTED + 7).map(|number| (number.to_string(), None, new)).collect();
+        let (listed, more) = pushed(&repo, &many, now + PATIENCE).unwrap();
+        assert_eq!((listed.len(), more), (MOST_PUSHED, MOST_COUNTED - MOST_PUSHED), "the rest is not looked at");
+    }
 }
