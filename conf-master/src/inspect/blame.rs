@@ -12,7 +12,7 @@ use conf_core::git;
 use git2::Repository;
 use libconf::name::CommitId;
 
-/// The most lines of one file that are looked up.
+/// The most lines of one file that are looked up one by one; of more, the whole file is.
 const MOST_LINES: usize = 500;
 
 /// A commit, and who made it when.
@@ -39,7 +39,7 @@ impl Change {
 }
 
 /// Finds the commit that changed each of these lines last, at or before `commit`; `None` when that
-/// is not known by the deadline, or there are too many lines.
+/// is not known by the deadline.
 pub(crate) fn lines(
     repo: &Repository,
     commit: CommitId,
@@ -47,11 +47,14 @@ pub(crate) fn lines(
     lines: &BTreeSet<usize>,
     deadline: Instant,
 ) -> anyhow::Result<Option<HashMap<usize, Change>>> {
-    if lines.is_empty() || lines.len() > MOST_LINES {
+    if lines.is_empty() {
         return Ok(None);
     }
     let mut blame = git::command(repo.path());
-    blame.args(["blame", "--porcelain"]).args(lines.iter().map(|line| format!("-L{line},{line}")));
+    blame.args(["blame", "--porcelain"]);
+    if lines.len() <= MOST_LINES {
+        blame.args(lines.iter().map(|line| format!("-L{line},{line}")));
+    }
     blame.arg(commit.to_string()).arg("--").arg(file);
     let Some(text) = output(blame, deadline)? else { return Ok(None) };
     let (mut commits, mut found) = (HashMap::<CommitId, Change>::new(), HashMap::new());
@@ -59,7 +62,7 @@ pub(crate) fn lines(
     for header in text.lines().filter(|line| !line.starts_with('\t')) {
         let mut words = header.split(' ');
         let (Some(Ok(id)), line) = (words.next().map(str::parse::<CommitId>), words.nth(1)) else { continue };
-        let Some(line) = line.and_then(|line| line.parse().ok()) else { continue };
+        let Some(line) = line.and_then(|line| line.parse().ok()).filter(|line| lines.contains(line)) else { continue };
         let change = match commits.get(&id) {
             Some(known) => known.clone(),
             None => commits.entry(id).or_insert(Change::read(repo, id)?).clone(),
@@ -106,4 +109,35 @@ fn output(mut command: Command, deadline: Instant) -> anyhow::Result<Option<Stri
     let (text, words) = text?;
     anyhow::ensure!(status.success(), "git: {}", words.trim());
     Ok(Some(String::from_utf8_lossy(&text).into_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn of_more_lines_than_are_looked_up_one_by_one_each_has_its_own_commit() {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = Repository::init_bare(folder.path()).unwrap();
+        let commit = |who: &str, text: &str, parents: &[&git2::Commit<'_>]| {
+            let mut tree = repo.treebuilder(None).unwrap();
+            tree.insert("f", repo.blob(text.as_bytes()).unwrap(), 0o100_644).unwrap();
+            let tree = repo.find_tree(tree.write().unwrap()).unwrap();
+            let who = git2::Signature::new(who, who, &git2::Time::new(1, 0)).unwrap();
+            repo.find_commit(repo.commit(None, &who, &who, "x", &tree, parents).unwrap()).unwrap()
+        };
+        let text = |third: usize| (1..=2 * MOST_LINES).map(move |line| if line == 3 { third } else { line });
+        let text = |third: usize| text(third).map(|line| format!("{line}\n")).collect::<Vec<_>>().concat();
+        let first = commit("Ann", &text(3), &[]);
+        let tip = commit("Bob", &text(0), &[&first]).id().into();
+        let later = Instant::now() + Duration::from_secs(60);
+        for count in [MOST_LINES, MOST_LINES + 1] {
+            let wanted: BTreeSet<usize> = (1..=count).collect();
+            let found = lines(&repo, tip, "f", &wanted, later).unwrap().unwrap();
+            assert_eq!(found.keys().copied().collect::<BTreeSet<_>>(), wanted);
+            assert_eq!((&*found[&2].author, &*found[&3].author, &*found[&count].author), ("Ann", "Bob", "Ann"));
+            assert!(lines(&repo, tip, "f", &wanted, Instant::now()).unwrap().is_none(), "there is no time");
+        }
+    }
 }

@@ -22,14 +22,15 @@ const PATIENCE: Duration = Duration::from_secs(5);
 struct Changes {
     /// The one that changed a line last, for each line.
     of_lines: HashMap<usize, Change>,
-    /// The last one.
+    /// The last one, where it is asked for.
     of_file: Option<Change>,
 }
 
 impl Changes {
-    /// Returns the commit that wrote a line; of a line that is not known, the last one of the file.
+    /// Returns the commit that wrote a line; for what has no line, the last one of the file. `None`
+    /// when it was not found in time: the last change of a file need not be the line's.
     fn of(&self, line: Option<usize>) -> Option<&Change> {
-        line.and_then(|line| self.of_lines.get(&line)).or(self.of_file.as_ref())
+        line.map_or(self.of_file.as_ref(), |line| self.of_lines.get(&line))
     }
 }
 
@@ -74,22 +75,23 @@ pub(crate) fn explain(
         return Err(InspectError::NotThere(format!("no layer of {name} sets {pointer}")));
     }
     let deadline = Instant::now() + PATIENCE;
-    let mut wanted: BTreeMap<(CommitId, String), BTreeSet<usize>> = BTreeMap::new();
+    let mut wanted: BTreeMap<(CommitId, String), BTreeSet<Option<usize>>> = BTreeMap::new();
     for by in keys.iter().flat_map(|key| &key.set_by) {
         let Some((_, commit)) = place(snapshot, component, &by.origin) else { continue };
-        wanted.entry((commit, by.file.clone())).or_default().extend(by.line);
+        wanted.entry((commit, by.file.clone())).or_default().insert(by.line);
     }
     let mut known: HashMap<(CommitId, String), Changes> = HashMap::new();
     for ((commit, file), lines) in wanted {
+        let of_file = if lines.contains(&None) { blame::file(repo, commit, &file, deadline)? } else { None };
+        let lines = lines.into_iter().flatten().collect();
         let of_lines = blame::lines(repo, commit, &file, &lines, deadline)?.unwrap_or_default();
-        let of_file = blame::file(repo, commit, &file, deadline)?;
         known.insert((commit, file), Changes { of_lines, of_file });
     }
     for by in keys.iter_mut().flat_map(|key| &mut key.set_by) {
         let Some((reference, commit)) = place(snapshot, component, &by.origin) else { continue };
         by.reference = Some(reference);
         let change = known.get(&(commit, by.file.clone())).and_then(|changes| changes.of(by.line)).cloned();
-        by.commit = Some(change.as_ref().map_or(commit, |change| change.commit));
+        by.commit = change.as_ref().map(|change| change.commit);
         (by.author, by.date) = change.map(|change| (change.author, change.date)).unzip();
     }
     let (datacenter, host) = (snapshot.datacenter.clone(), host.cloned());
@@ -110,5 +112,21 @@ fn place(snapshot: &Snapshot, component: &Component, origin: &Origin) -> Option<
             let branch = RefName::Datacenter(snapshot.datacenter.clone()).short();
             Some((branch, snapshot.datacenter_commit?))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_change_of_a_file_is_not_taken_for_a_lines() {
+        let change = |id: &str, author: &str| {
+            let (author, date) = (author.to_owned(), String::new());
+            Change { commit: id.repeat(40).parse().unwrap(), author, date }
+        };
+        let changes = Changes { of_lines: [(3, change("a", "Ann"))].into(), of_file: Some(change("b", "Bob")) };
+        let author = |line: Option<usize>| changes.of(line).map(|change| change.author.as_str());
+        assert_eq!((author(Some(3)), author(Some(4)), author(None)), (Some("Ann"), None, Some("Bob")));
     }
 }
