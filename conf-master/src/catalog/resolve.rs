@@ -141,6 +141,9 @@ impl Resolving<'_> {
             return Err(own_fault(line, reason, vec![branch, own.clone()]));
         }
         if class_ref.is_tag() && !self.reaches(&branch, class_tip.commit) {
+            if self.refs.refused.contains(&branch) {
+                return Err(vec![following(own, instance.conf.line, &branch, vec![class_ref, own.clone()])]);
+            }
             let reason =
                 format!("the tag {class_name} is not on the branch {}; merge it, or name another tag", branch.short());
             return Err(own_fault(line, reason, vec![class_ref, branch, own.clone()]));
@@ -248,7 +251,9 @@ impl Resolving<'_> {
                     let words = format!(
                         "the tag {tag} is not on the branch {branch_name}; merge it there, or name another tag"
                     );
-                    return Err(missing(&branch, words));
+                    // The tag first: it never moves, so a wrong one may not land.
+                    let causes = [vec![reference.clone()], naming()].concat();
+                    return Err(Caused { causes, ..missing(&branch, words) });
                 }
                 target.commit
             }

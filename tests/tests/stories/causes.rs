@@ -95,3 +95,53 @@ fn a_datacenter_of_a_refused_class_is_refused_because_of_it() {
     assert!(last.contains("this needs datacenter-configuration/fresh, which is refused"), "{said:#?}");
     assert!(!said.iter().any(|line| line.contains("does not exist")), "{said:#?}");
 }
+
+/// Pushes these refspecs, each for itself, and returns the lines about refusals.
+fn refused_of(site: &Site, refspecs: &[&str]) -> Vec<String> {
+    let outcome = site.work.try_git(&[&["push", "-q", "origin"], refspecs].concat());
+    assert!(!outcome.ok, "{}", outcome.text);
+    let lines = outcome.text.lines().filter_map(|line| line.strip_prefix("remote: ")).map(str::trim_end);
+    lines.filter(|line| line.starts_with("refused ")).map(str::to_owned).collect()
+}
+
+#[test]
+fn a_tag_that_is_not_on_its_branch_is_refused_and_stays_free() {
+    let site = central();
+    let work = &site.work;
+    let side = work.git(&["commit-tree", "services/web/master^{tree}", "-m", "beside the branch"]);
+    let pins = with_the_others(("services/web", "master", "v2"));
+    work.change().file(CLASS, "datacenter.yaml", class(&pins)).file("services/api/master", "round", "1\n").commit();
+    let (class, api) = (format!("refs/heads/{CLASS}"), "refs/heads/services/api/master");
+    let tag = |commit: &str| format!("{commit}:refs/tags/services/web/v2");
+    let refused = refused_of(&site, &[&class, api, &tag(&side)]);
+    assert_eq!(refused.len(), 2, "{refused:#?}");
+    assert!(refused[0].starts_with("refused refs/tags/services/web/v2: "), "the cause comes first: {refused:#?}");
+    assert!(refused[0].contains("the tag services/web/v2 is not on the branch services/web/master"), "{refused:#?}");
+    assert!(refused[1].starts_with(&format!("refused {class}: ")), "{refused:#?}");
+    assert!(
+        refused[1].contains("this needs refs/tags/services/web/v2, which is refused in the same push"),
+        "{refused:#?}"
+    );
+    let landed = site.master.git(&["for-each-ref", "--format=%(refname) %(objectname)"]);
+    assert!(landed.contains(&format!("{api} {}", work.id(api))), "the rest landed: {landed}");
+    // The name is free for the right commit.
+    work.try_git(&["push", "-q", "origin", &tag(&work.id("services/web/master")), &class]).accepted();
+}
+
+#[test]
+fn what_names_a_tag_of_a_class_whose_branch_is_refused_is_refused_because_of_it() {
+    let site = central();
+    let class = format!("refs/heads/{CLASS}");
+    // It would rewind the branch.
+    let other = site.work.git(&["commit-tree", &format!("{CLASS}^{{tree}}"), "-m", "another history"]);
+    site.work.change().file("datacenters/us-east/v1", "datacenter.yaml", format!("conf: {CLASS}/v9\n")).commit();
+    let own = "refs/heads/datacenters/us-east/v1";
+    let tag = format!("{other}:refs/tags/{CLASS}/v9");
+    let refused = refused_of(&site, &[&format!("+{other}:{class}"), &tag, own]);
+    assert_eq!(refused.len(), 3, "{refused:#?}");
+    assert!(refused[0].starts_with(&format!("refused {class}: this would rewind")), "{refused:#?}");
+    let follows = format!("this needs {CLASS}, which is refused in the same push");
+    assert!(refused.iter().any(|line| line.contains(&follows)), "{refused:#?}");
+    assert!(!refused.iter().any(|line| line.contains("is not on the branch")), "{refused:#?}");
+    assert!(!site.master.git(&["for-each-ref"]).contains(&format!("refs/tags/{CLASS}/v9")), "the name is free");
+}
