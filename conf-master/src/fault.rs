@@ -188,6 +188,10 @@ impl Refusal {
         faults.retain(|fault| seen.insert(fault.clone()));
         // What is wrong in itself comes first.
         faults.sort_by_key(|fault| fault.follows);
+        let kind = match faults.as_slice() {
+            [first, ..] if first.follows => RefusalKind::Together,
+            _ => RefusalKind::Invalid,
+        };
         if let more @ 1.. = faults.len().saturating_sub(MOST_FAULTS) {
             faults.truncate(MOST_FAULTS);
             faults.push(Fault::new(format!("{more} more faults are not shown")));
@@ -196,10 +200,6 @@ impl Refusal {
             [one] => one.to_string(),
             [] => "it is not good".to_owned(),
             [first, ..] => format!("{} faults; the first: {first}", faults.len()),
-        };
-        let kind = match faults.as_slice() {
-            [_, ..] if faults.iter().all(|fault| fault.follows) => RefusalKind::Together,
-            _ => RefusalKind::Invalid,
         };
         Refusal { kind, reason, faults }
     }
@@ -286,6 +286,18 @@ mod tests {
         let unjudged = Fault { hides_others: true, ..fault(9, "no time is left") };
         let before = vec![unjudged.clone()];
         assert_eq!(Findings::since(&before, vec![caused(unjudged)]).faults.len(), 1, "nobody looked");
+    }
+
+    #[test]
+    fn many_faults_that_follow_others_are_of_their_kind() {
+        let follows = |number: usize| Fault { follows: true, ..Fault::new(number.to_string()) };
+        for most in [1, MOST_FAULTS, MOST_FAULTS + 1] {
+            let mut faults: Vec<Fault> = (0..most).map(follows).collect();
+            assert_eq!(Refusal::of(faults.clone()).kind, RefusalKind::Together, "{most}");
+            faults.push(Fault::new("its own"));
+            assert_eq!(Refusal::of(faults).kind, RefusalKind::Invalid, "{most} and one");
+        }
+        assert_eq!(Refusal::of(Vec::new()).kind, RefusalKind::Invalid);
     }
 
     #[test]
