@@ -15,8 +15,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::landing::{LANDING, Lander};
-use crate::store;
+use crate::landing::{LANDING, Lander, Published};
+use crate::store::{self, signer};
 
 /// The pause between two looks.
 const EVERY: Duration = Duration::from_secs(2);
@@ -40,7 +40,9 @@ pub(crate) async fn run(path: PathBuf, lander: Lander, health: Health, key: Trus
     let mut moved: Option<String> = None;
     loop {
         let (at, trusted, ledger) = (path.clone(), key.clone(), lander.durable().ledger);
-        let look = running.get_or_insert_with(|| tokio::task::spawn_blocking(move || look(&at, &trusted, ledger)));
+        let published = lander.published.borrow().clone();
+        let work = move || look(&at, &trusted, ledger, &published);
+        let look = running.get_or_insert_with(|| tokio::task::spawn_blocking(work));
         match tokio::time::timeout(PATIENCE, look).await {
             // The look goes on, and no other one begins.
             Err(_) => health.report(DISK, Some(format!("the disk has not answered for {} s", PATIENCE.as_secs()))),
@@ -70,7 +72,7 @@ pub(crate) async fn run(path: PathBuf, lander: Lander, health: Health, key: Trus
 }
 
 /// Looks at everything once. Blocks.
-fn look(path: &Path, key: &TrustedKeys, ledger: CommitId) -> Looked {
+fn look(path: &Path, key: &TrustedKeys, ledger: CommitId, published: &Published) -> Looked {
     let files = no_files_left();
     if files.is_some() {
         // Nothing else can be read now.
@@ -81,7 +83,7 @@ fn look(path: &Path, key: &TrustedKeys, ledger: CommitId) -> Looked {
         (DISK, disk(path)),
         (REPOSITORY, store::unprepared(path).map(|problem| format!("{problem}; conf-master writes it anew"))),
         (LEDGER, not_there(path, ledger)),
-        (KEY, other_key(path, key)),
+        (KEY, other_key(path, key, published)),
     ]
 }
 
@@ -115,15 +117,22 @@ fn not_there(path: &Path, ledger: CommitId) -> Option<String> {
     }
 }
 
-/// Says that another key is on the disk than the one that this server signs with.
-fn other_key(path: &Path, key: &TrustedKeys) -> Option<String> {
+/// Says that a key is on the disk with which the next start would be refused. A new one may be
+/// there while keys are changed.
+fn other_key(path: &Path, key: &TrustedKeys, published: &Published) -> Option<String> {
     let file = store::key_path(path);
+    let refused = |found: &SigningKey| {
+        let newest = published.datacenters.values().max_by_key(|snapshot| snapshot.sequence);
+        signer::check_with(&Repository::open_bare(path)?, newest, found, &file)
+    };
     match SigningKey::load(&file) {
         Ok(found) if key.trusts(&found) => None,
-        Ok(_) => Some(format!(
-            "{} holds another key than this server signs with, and the next start would be refused; put the right key back",
-            file.display()
-        )),
+        Ok(found) => refused(&found).err().map(|error| {
+            let shown = file.display();
+            format!(
+                "{shown} holds another key than this server signs with, and the next start would be refused: {error:#}"
+            )
+        }),
         Err(error) => Some(format!("{error}; put the key back: the next start needs it")),
     }
 }

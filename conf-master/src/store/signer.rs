@@ -15,6 +15,16 @@ use crate::store::refs::Table;
 ///
 /// While keys are changed, the file of public keys has a line for the new key and one for the old.
 pub(crate) fn check(repo: &Repository, table: &Table, key: &SigningKey, path: &Path) -> anyhow::Result<()> {
+    check_with(repo, newest(repo, table).as_ref(), key, path)
+}
+
+/// Like [`check`], for a known newest snapshot.
+pub(crate) fn check_with(
+    repo: &Repository,
+    newest: Option<&Snapshot>,
+    key: &SigningKey,
+    path: &Path,
+) -> anyhow::Result<()> {
     let public = public_path(path);
     let (shown, beside) = (path.display(), public.display());
     let keys = if public.exists() { TrustedKeys::load(&public)? } else { TrustedKeys::of(key) };
@@ -26,7 +36,7 @@ pub(crate) fn check(repo: &Repository, table: &Table, key: &SigningKey, path: &P
             key.public_line()
         );
     }
-    let Some(newest) = newest(repo, table) else { return Ok(()) };
+    let Some(newest) = newest else { return Ok(()) };
     match Snapshot::verify(repo, newest.commit, &keys, &newest.datacenter) {
         Err(SnapshotError::Untrusted { .. }) => bail!(
             "the newest snapshot (#{} of {}) is signed by another key than {shown}: hosts trust that one, and would take \

@@ -120,6 +120,33 @@ fn a_key_that_no_host_trusts_is_refused_at_the_start_and_keys_can_be_changed() {
     fs::write(&public, format!("{new}{old}")).expect("it can be written");
     site.slaves[0].daemon.restart();
     site.hosts[0].daemon.restart();
+#[test]
+fn while_keys_are_changed_as_documented_the_centre_is_ready() {
+    let site = central();
+    let place = |name: &str| site.folder.path().join(name);
+    let [key, public] = ["central.git.key", "central.git.key.pub"].map(place);
+    let made = site.master.run(&["init", "--repo", place("other.git").to_str().expect("text")]);
+    assert!(made.status.success(), "{}", text(&made));
+    let old = fs::read_to_string(&public).expect("the public key");
+    let new = fs::read_to_string(place("other.git.key.pub")).expect("the other public key");
+    expect_ready(&site.master);
+    let mark = site.master.daemon.log_mark();
+    fs::write(&public, format!("{new}{old}")).expect("it can be written");
+    fs::copy(place("other.git.key"), &key).expect("it can be copied");
+    // What is said of a hook was found by a look that saw the key too.
+    let hook = site.master.repo.join("hooks/pre-receive");
+    fs::remove_file(&hook).expect("it is there");
+    expect_unready(&site.master, "hooks/pre-receive");
+    expect_ready(&site.master);
+    let log = site.master.daemon.log_since(mark);
+    assert!(!log.contains("another key"), "{log}");
+    // The old line is taken out too early: hosts hold what the old key signed.
+    fs::write(&public, &new).expect("it can be written");
+    expect_unready(&site.master, "is signed by another key");
+    fs::write(&public, format!("{new}{old}")).expect("it can be written");
+    expect_ready(&site.master);
+}
+
     site.master.daemon.start();
     site.push_and_wait("services/web", "round", "signed by the new key\n");
     // The old one may go once everything newest is signed by the new one.
