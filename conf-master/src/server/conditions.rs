@@ -34,8 +34,13 @@ const KEY: &str = "key";
 /// The conditions of one look, and the problem of each that stands.
 type Looked = Vec<(&'static str, Option<String>)>;
 
-/// Looks until `stop`. Something that is wrong twice in a row is mended, where that can be done.
+/// Looks until `stop`.
 pub(crate) async fn run(path: PathBuf, lander: Lander, health: Health, key: TrustedKeys, stop: CancellationToken) {
+    let _ = stop.run_until_cancelled(look_on(path, lander, health, key)).await;
+}
+
+/// Looks for ever. Something that is wrong twice in a row is mended, where that can be done.
+async fn look_on(path: PathBuf, lander: Lander, health: Health, key: TrustedKeys) {
     let mut running: Option<JoinHandle<Looked>> = None;
     let mut moved: Option<String> = None;
     loop {
@@ -64,10 +69,7 @@ pub(crate) async fn run(path: PathBuf, lander: Lander, health: Health, key: Trus
         if health.has(LANDING) {
             let _ = tokio::time::timeout(PATIENCE, lander.recover()).await;
         }
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(EVERY) => {}
-        }
+        tokio::time::sleep(EVERY).await;
     }
 }
 
@@ -168,4 +170,42 @@ fn put_back(path: &Path, ledger: CommitId) -> anyhow::Result<()> {
         std::fs::create_dir_all(folder)?;
     }
     Ok(git::replace_file(&file, format!("{ledger}\n").as_bytes(), 0o644, Durability::Full)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::{ChangeLimits, Judge, MaxShrink, ReportingHosts};
+    use crate::landing;
+    use crate::secrets::SecretStore;
+    use conf_core::daemon::Metrics;
+    use conf_core::git::TreeLimits;
+    use conf_core::git_http::{UploadLimits, UploadPack};
+    use std::sync::Arc;
+
+    #[tokio::test]
+    async fn a_stop_does_not_wait_for_a_busy_landing_thread() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("central.git");
+        store::init(&path).unwrap();
+        let (metrics, limits) = (Metrics::new("test", "0"), TreeLimits::landing());
+        let health = Health::new(metrics.clone());
+        let limits = ChangeLimits { tree: limits, levels: 32, shrink: MaxShrink(50) };
+        let judge = Arc::new(Judge::new(limits, SecretStore::default(), ReportingHosts::default()));
+        let upload = UploadPack::new(path.clone(), UploadLimits::default());
+        let (lander, thread) = landing::start(&path, judge, upload, &metrics, health.clone()).unwrap();
+        let trusted = TrustedKeys::of(&SigningKey::load(&store::key_path(&path)).unwrap());
+        // It is asked to recover, and cannot answer.
+        health.report(LANDING, Some("the last one failed".to_owned()));
+        let (go_on, told) = std::sync::mpsc::channel::<()>();
+        let busy = lander.clone();
+        let busy = tokio::spawn(async move { busy.exclusively(move || assert!(told.recv().is_err())).await });
+        let stop = CancellationToken::new();
+        let looking = tokio::spawn(run(path, lander, health, trusted, stop.clone()));
+        stop.cancel();
+        tokio::time::timeout(PATIENCE / 2, looking).await.expect("it ends at once").unwrap();
+        drop(go_on);
+        busy.await.unwrap();
+        tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap();
+    }
 }
