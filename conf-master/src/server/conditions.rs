@@ -1,7 +1,9 @@
 //! What keeps conf-master from serving, looked at again and again: file descriptors, the disk, the
 //! repository, its key. Each is a condition of `/readyz`. What can be mended is mended.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,6 +12,7 @@ use conf_core::http::{Health, no_files_left};
 use conf_core::sign::{SigningKey, TrustedKeys};
 use git2::Repository;
 use libconf::name::{CommitId, RefName};
+use parking_lot::Mutex;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +44,7 @@ pub(crate) async fn run(path: PathBuf, lander: Lander, health: Health, key: Trus
 
 /// Looks for ever. Something that is wrong twice in a row is mended, where that can be done.
 async fn look_on(path: PathBuf, lander: Lander, health: Health, key: TrustedKeys) {
+    let failed = Failed::default();
     let mut running: Option<JoinHandle<Looked>> = None;
     let mut moved: Option<String> = None;
     loop {
@@ -60,7 +64,7 @@ async fn look_on(path: PathBuf, lander: Lander, health: Health, key: TrustedKeys
                         problem = problem.filter(|problem| before.as_ref() == Some(problem));
                     }
                     if problem.is_some() && health.has(condition) {
-                        mend(condition, &path, &lander).await;
+                        mend(condition, &path, &lander, &failed).await;
                     }
                     health.report(condition, problem);
                 }
@@ -139,9 +143,12 @@ fn other_key(path: &Path, key: &TrustedKeys, published: &Published) -> Option<St
     }
 }
 
+/// Why a condition could not be mended last; the log has each reason once.
+type Failed = Arc<Mutex<BTreeMap<&'static str, String>>>;
+
 /// Writes anew what is known to be good.
-async fn mend(condition: &'static str, path: &Path, lander: &Lander) {
-    let (path, ledger) = (path.to_owned(), lander.durable().ledger);
+async fn mend(condition: &'static str, path: &Path, lander: &Lander, failed: &Failed) {
+    let (path, ledger, failed) = (path.to_owned(), lander.durable().ledger, failed.clone());
     let work = move || {
         let done = match condition {
             REPOSITORY => store::prepare(&path),
@@ -149,8 +156,16 @@ async fn mend(condition: &'static str, path: &Path, lander: &Lander) {
             _ => return,
         };
         match done {
-            Ok(()) => warn!(condition, "written anew"),
-            Err(error) => error!(condition, error = format!("{error:#}"), "cannot be written anew"),
+            Ok(()) => {
+                failed.lock().remove(condition);
+                warn!(condition, "written anew");
+            }
+            Err(error) => {
+                let error = format!("{error:#}");
+                if failed.lock().insert(condition, error.clone()).as_ref() != Some(&error) {
+                    error!(condition, error, "cannot be written anew");
+                }
+            }
         }
     };
     // Without a landing meanwhile: it would move the ledger.
@@ -181,7 +196,6 @@ mod tests {
     use conf_core::daemon::Metrics;
     use conf_core::git::TreeLimits;
     use conf_core::git_http::{UploadLimits, UploadPack};
-    use std::sync::Arc;
 
     #[tokio::test]
     async fn a_stop_does_not_wait_for_a_busy_landing_thread() {

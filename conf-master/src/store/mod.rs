@@ -18,6 +18,7 @@ pub(crate) use crate::store::refs::{NONE_REFUSED, Place, Proposed, RefChanges, R
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
+use std::ops::Not as _;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
@@ -138,19 +139,48 @@ pub(crate) fn open(path: &Path) -> anyhow::Result<Repository> {
     opened.with_context(missing)
 }
 
-/// Says what keeps Git from working in the repository as [`prepare`] has left it, and what mends
-/// it.
+/// Says what in the repository is not as [`prepare`] has left it: without that, Git does not work
+/// there, or not as conf-master needs it.
 pub(crate) fn unprepared(path: &Path) -> Option<String> {
     if let Some(fault) = fault_in_head(path) {
         return Some(fault);
     }
-    let set = |config: git2::Config| config.get_string(SETTINGS[0].0);
-    let config = git2::Config::open(&path.join("config")).and_then(set);
-    if config.is_ok_and(|value| value == SETTINGS[0].1) {
-        let hook = HOOKS.iter().map(|hook| path.join("hooks").join(hook)).find(|hook| !hook.is_file())?;
-        return Some(format!("the hook {} is gone", hook.display()));
+    let file = path.join("config");
+    let config = match git2::Config::open(&file) {
+        Ok(config) => config,
+        Err(error) => return Some(format!("{} cannot be read: {}", file.display(), error.message())),
+    };
+    let hooks = path.join("hooks");
+    let lost = |(name, value): &(&str, &str)| config.get_string(name).is_ok_and(|found| found == *value).not();
+    let hooks_path = hooks.to_string_lossy();
+    if let Some((name, value)) = SETTINGS.into_iter().chain([("core.hooksPath", &*hooks_path)]).find(lost) {
+        let file = file.display();
+        return Some(format!("{file} has lost a setting of conf-master: `{name}` must be `{value}`"));
     }
-    Some(format!("{}/config has lost the settings of conf-master", path.display()))
+    HOOKS.iter().find_map(|hook| fault_in_hook(&hooks.join(hook), hook))
+}
+
+fn fault_in_hook(path: &Path, hook: &str) -> Option<String> {
+    let shown = path.display();
+    let text = match fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Some(format!("the hook {shown} is gone")),
+        Err(error) => return Some(format!("the hook {shown} cannot be read: {error}")),
+    };
+    if hook_text(hook).is_ok_and(|wanted| wanted != text) {
+        return Some(format!("the hook {shown} is not the one of conf-master"));
+    }
+    let runs = fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o111 == 0o111);
+    (!runs).then(|| format!("not everybody who pushes may run the hook {shown}: its mode must be 755"))
+}
+
+/// Makes the text of a hook, which runs this program.
+fn hook_text(hook: &str) -> anyhow::Result<String> {
+    let program = std::env::current_exe().context("cannot find this program's own path")?;
+    let program = program.to_string_lossy();
+    // Linux says so where a newer program took the place of this one. The hooks run the newer one.
+    let program = program.strip_suffix(" (deleted)").unwrap_or(&program).replace('\'', r"'\''");
+    Ok(format!("#!/bin/sh\nexec '{program}' hook {hook}\n"))
 }
 
 /// Without a good HEAD, Git takes the folder for no repository.
@@ -176,16 +206,9 @@ pub(crate) fn prepare(path: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(&hooks).with_context(|| format!("cannot make {}", hooks.display()))?;
     // A pusher's own core.hooksPath must not bypass these hooks.
     git::init(path, &[("core.hooksPath", &hooks.to_string_lossy())])?;
-    let program = std::env::current_exe().context("cannot find this program's own path")?;
-    let program = program.to_string_lossy().replace('\'', r"'\''");
     for hook in HOOKS {
         let hook_path = hooks.join(hook);
-        git::replace_file(
-            &hook_path,
-            format!("#!/bin/sh\nexec '{program}' hook {hook}\n").as_bytes(),
-            0o644,
-            Durability::Full,
-        )?;
+        git::replace_file(&hook_path, hook_text(hook)?.as_bytes(), 0o644, Durability::Full)?;
         fs::set_permissions(&hook_path, fs::Permissions::from_mode(0o755))?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! `/readyz` says why a daemon cannot serve, and that it can again.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use tests::{
     Master, Plan, Site, eventually,
@@ -36,18 +37,55 @@ pub(crate) fn expect_ready(master: &Master) {
 fn a_repository_that_git_does_not_know_is_said_and_mended() {
     let site = central();
     expect_ready(&site.master);
-    let repo = &site.master.repo;
-    for (round, (file, content)) in [("HEAD", ""), ("config", ""), ("hooks/proc-receive", "gone")].iter().enumerate() {
-        if *content == "gone" {
-            fs::remove_file(repo.join(file)).expect("it is there");
-        } else {
-            fs::write(repo.join(file), content).expect("it can be written");
-        }
-        expect_unready(&site.master, file);
+    let repo = site.master.repo.clone();
+    let hook = |name: &str| repo.join("hooks").join(name);
+    let git = |arguments: &[&str]| drop(site.master.git(arguments));
+    let harms: [(&str, &dyn Fn()); 8] = [
+        ("HEAD", &|| fs::write(repo.join("HEAD"), "").expect("it can be written")),
+        ("config", &|| fs::write(repo.join("config"), "").expect("it can be written")),
+        ("receive.fsckObjects", &|| git(&["config", "receive.fsckObjects", "false"])),
+        ("core.hooksPath", &|| git(&["config", "--unset", "core.hooksPath"])),
+        ("uploadpack.allowAnySHA1InWant", &|| git(&["config", "--unset", "uploadpack.allowAnySHA1InWant"])),
+        ("hooks/proc-receive is gone", &|| fs::remove_file(hook("proc-receive")).expect("it is there")),
+        ("hooks/pre-receive", &|| fs::write(hook("pre-receive"), "#!/bin/sh\n").expect("it can be written")),
+        ("hooks/pre-receive", &|| {
+            fs::set_permissions(hook("pre-receive"), fs::Permissions::from_mode(0o644)).expect("it can be changed");
+        }),
+    ];
+    for (round, (words, harm)) in harms.iter().enumerate() {
+        harm();
+        expect_unready(&site.master, words);
         expect_ready(&site.master);
         site.push("services/web", "round", &format!("{round} more\n"));
     }
     assert!(site.master.daemon.log().contains("written anew"), "{}", site.master.daemon.log());
+}
+
+#[test]
+fn a_repository_that_cannot_be_mended_is_logged_once() {
+    let site = central();
+    expect_ready(&site.master);
+    let mark = site.master.daemon.log_mark();
+    let hooks = site.master.repo.join("hooks");
+    fs::rename(&hooks, site.master.repo.join("elsewhere")).expect("it is there");
+    fs::write(&hooks, "no folder").expect("it can be written");
+    let logged = |words: &str| site.master.daemon.log_since(mark).matches(words).count();
+    eventually("the log to say that it cannot be mended", || {
+        if logged("cannot be written anew") > 0 { Ok(()) } else { Err(site.master.daemon.log_since(mark)) }
+    });
+    // Another condition begins and ends: that takes two more looks.
+    let key = site.folder.path().join("central.git.key");
+    let away = key.with_extension("away");
+    fs::rename(&key, &away).expect("it is there");
+    expect_unready(&site.master, "put the key back");
+    fs::rename(&away, &key).expect("it is there");
+    eventually("/readyz to say no more of the key", || {
+        let words = site.master.http().get("/readyz")?.text();
+        if words.contains("put the key back") { Err(words) } else { Ok(()) }
+    });
+    fs::remove_file(&hooks).expect("it is there");
+    expect_ready(&site.master);
+    assert_eq!(logged("cannot be written anew"), 1, "{}", site.master.daemon.log_since(mark));
 }
 
 #[test]
@@ -79,6 +117,33 @@ fn another_key_on_the_disk_is_said_before_the_next_start() {
     fs::remove_file(&key).expect("it is there");
     expect_unready(&site.master, "put the key back");
     fs::write(&key, right).expect("it can be written");
+    expect_ready(&site.master);
+}
+
+#[test]
+fn while_keys_are_changed_as_documented_the_centre_is_ready() {
+    let site = central();
+    let place = |name: &str| site.folder.path().join(name);
+    let [key, public] = ["central.git.key", "central.git.key.pub"].map(place);
+    let made = site.master.run(&["init", "--repo", place("other.git").to_str().expect("text")]);
+    assert!(made.status.success(), "{}", text(&made));
+    let old = fs::read_to_string(&public).expect("the public key");
+    let new = fs::read_to_string(place("other.git.key.pub")).expect("the other public key");
+    expect_ready(&site.master);
+    let mark = site.master.daemon.log_mark();
+    fs::write(&public, format!("{new}{old}")).expect("it can be written");
+    fs::copy(place("other.git.key"), &key).expect("it can be copied");
+    // What is said of a hook was found by a look that saw the key too.
+    let hook = site.master.repo.join("hooks/pre-receive");
+    fs::remove_file(&hook).expect("it is there");
+    expect_unready(&site.master, "hooks/pre-receive");
+    expect_ready(&site.master);
+    let log = site.master.daemon.log_since(mark);
+    assert!(!log.contains("another key"), "{log}");
+    // The old line is taken out too early: hosts hold what the old key signed.
+    fs::write(&public, &new).expect("it can be written");
+    expect_unready(&site.master, "is signed by another key");
+    fs::write(&public, format!("{new}{old}")).expect("it can be written");
     expect_ready(&site.master);
 }
 
@@ -120,33 +185,6 @@ fn a_key_that_no_host_trusts_is_refused_at_the_start_and_keys_can_be_changed() {
     fs::write(&public, format!("{new}{old}")).expect("it can be written");
     site.slaves[0].daemon.restart();
     site.hosts[0].daemon.restart();
-#[test]
-fn while_keys_are_changed_as_documented_the_centre_is_ready() {
-    let site = central();
-    let place = |name: &str| site.folder.path().join(name);
-    let [key, public] = ["central.git.key", "central.git.key.pub"].map(place);
-    let made = site.master.run(&["init", "--repo", place("other.git").to_str().expect("text")]);
-    assert!(made.status.success(), "{}", text(&made));
-    let old = fs::read_to_string(&public).expect("the public key");
-    let new = fs::read_to_string(place("other.git.key.pub")).expect("the other public key");
-    expect_ready(&site.master);
-    let mark = site.master.daemon.log_mark();
-    fs::write(&public, format!("{new}{old}")).expect("it can be written");
-    fs::copy(place("other.git.key"), &key).expect("it can be copied");
-    // What is said of a hook was found by a look that saw the key too.
-    let hook = site.master.repo.join("hooks/pre-receive");
-    fs::remove_file(&hook).expect("it is there");
-    expect_unready(&site.master, "hooks/pre-receive");
-    expect_ready(&site.master);
-    let log = site.master.daemon.log_since(mark);
-    assert!(!log.contains("another key"), "{log}");
-    // The old line is taken out too early: hosts hold what the old key signed.
-    fs::write(&public, &new).expect("it can be written");
-    expect_unready(&site.master, "is signed by another key");
-    fs::write(&public, format!("{new}{old}")).expect("it can be written");
-    expect_ready(&site.master);
-}
-
     site.master.daemon.start();
     site.push_and_wait("services/web", "round", "signed by the new key\n");
     // The old one may go once everything newest is signed by the new one.
