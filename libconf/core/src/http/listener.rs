@@ -24,11 +24,14 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use rustix::process::{Resource, getrlimit};
+use rustix::{
+    io::Errno,
+    process::{Resource, getrlimit},
+};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
 use tokio_util::sync::CancellationToken;
@@ -92,8 +95,11 @@ pub async fn bind_unix(path: &Path, mode: u32) -> io::Result<Listener> {
 const MOST_CONNECTIONS: usize = 20_000;
 /// How long a client is waited for, and served, that comes in on the last file descriptor.
 const LAST_ONE: Duration = Duration::from_secs(1);
-/// The pause after a connection could not be accepted.
+/// The pause after a connection could not be accepted, because no descriptor is left.
 const PAUSE: Duration = Duration::from_millis(100);
+/// The pause after a connection could not be accepted for another reason: an error that stays must
+/// not keep a processor busy.
+const BREATH: Duration = Duration::from_millis(1);
 
 /// Bounds of the accept loop.
 #[derive(Clone, Copy, Debug)]
@@ -141,7 +147,7 @@ pub(crate) async fn serve_with(listener: Listener, routes: Routes, stop: Cancell
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
     let graceful = GracefulShutdown::new();
-    let slots = Arc::new(Semaphore::new(limits.connections));
+    let mut slots = Slots::new(limits.connections);
     let mut connections = JoinSet::new();
     let mut spare = Spare::new();
 
@@ -149,7 +155,7 @@ pub(crate) async fn serve_with(listener: Listener, routes: Routes, stop: Cancell
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            accepted = accept(&listener, &slots) => accepted,
+            accepted = accept(&listener, &mut slots) => accepted,
         };
         let stopped = stop.clone();
         let service = |peer: Peer| {
@@ -161,10 +167,16 @@ pub(crate) async fn serve_with(listener: Listener, routes: Routes, stop: Cancell
                 spare.is_back();
                 accepted
             }
+            Err(cause) if !is_out_of_descriptors(&cause) => {
+                // It is the client's: it went away before it was accepted, or its network did.
+                tracing::debug!(%cause, "a connection could not be accepted");
+                tokio::time::sleep(BREATH).await;
+                continue;
+            }
             Err(cause) => {
                 spare.give_up(&cause);
                 // One client at a time still comes in, and learns what is wrong.
-                let last = tokio::time::timeout(PAUSE, accept(&listener, &slots)).await;
+                let last = tokio::time::timeout(PAUSE, accept(&listener, &mut slots)).await;
                 if let Ok(Ok((io, peer, _slot))) = last {
                     let mut once = builder.clone();
                     once.keep_alive(false).header_read_timeout(PAUSE);
@@ -226,15 +238,55 @@ impl Spare {
     }
 }
 
+/// Tells whether a connection was not accepted because this process or this machine can hold no
+/// more. Source: accept(2), "ERRORS".
+fn is_out_of_descriptors(cause: &io::Error) -> bool {
+    let of_limits = [Errno::MFILE, Errno::NFILE, Errno::NOBUFS, Errno::NOMEM];
+    Errno::from_io_error(cause).is_some_and(|cause| of_limits.contains(&cause))
+}
+
+/// The connections that may be open at once.
+struct Slots {
+    free: Arc<Semaphore>,
+    most: usize,
+    /// The log has a line about clients that wait.
+    is_told: bool,
+}
+
+impl Slots {
+    fn new(most: usize) -> Self {
+        Slots { free: Arc::new(Semaphore::new(most)), most, is_told: false }
+    }
+
+    /// Waits for a free one. Nobody can ask this daemon meanwhile, so the log says it.
+    async fn take(&mut self) -> OwnedSemaphorePermit {
+        // A tenth: around the limit the log does not say it again and again.
+        if self.free.available_permits() * 10 > self.most && std::mem::replace(&mut self.is_told, false) {
+            tracing::info!("connections do not wait any more");
+        }
+        if let Ok(slot) = self.free.clone().try_acquire_owned() {
+            return slot;
+        }
+        if !std::mem::replace(&mut self.is_told, true) {
+            let most = self.most;
+            tracing::error!(
+                "all {most} connections that this daemon may hold are in use, and others wait, /readyz among them; raise \
+                 LimitNOFILE of the service, or see who holds so many"
+            );
+        }
+        self.free.clone().acquire_owned().await.expect("the semaphore is never closed")
+    }
+}
+
 trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
 
 async fn accept(
     listener: &Listener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(Box<dyn Connection>, Peer, tokio::sync::OwnedSemaphorePermit)> {
-    let slot = slots.clone().acquire_owned().await.expect("the semaphore is never closed");
+    slots: &mut Slots,
+) -> io::Result<(Box<dyn Connection>, Peer, OwnedSemaphorePermit)> {
+    let slot = slots.take().await;
     match listener {
         Listener::Tcp(listener) => {
             let (io, address) = listener.accept().await?;
@@ -269,4 +321,39 @@ fn end_events_on_stop(response: Response, stop: CancellationToken) -> http::Resp
         let frames = http_body_util::BodyStream::new(body).take_until(stop.cancelled_owned());
         StreamBody::new(frames).boxed_unsync()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_that_went_away_takes_no_descriptor() {
+        for (errno, is_out) in [
+            (Errno::MFILE, true),
+            (Errno::NFILE, true),
+            (Errno::NOBUFS, true),
+            (Errno::NOMEM, true),
+            (Errno::CONNABORTED, false),
+            (Errno::PROTO, false),
+            (Errno::NETUNREACH, false),
+            (Errno::INVAL, false),
+        ] {
+            assert_eq!(is_out_of_descriptors(&errno.into()), is_out, "{errno}");
+        }
+        assert!(!is_out_of_descriptors(&io::Error::other("of no system call")));
+    }
+
+    #[tokio::test]
+    async fn the_log_says_once_that_all_connections_are_in_use() {
+        let mut slots = Slots::new(2);
+        let (first, second) = (slots.take().await, slots.take().await);
+        assert!(!slots.is_told, "nobody waits");
+        assert!(tokio::time::timeout(Duration::ZERO, slots.take()).await.is_err(), "there is no third");
+        assert!(slots.is_told);
+        drop(first);
+        let _first = slots.take().await;
+        assert!(!slots.is_told, "there was room");
+        drop(second);
+    }
 }
