@@ -130,7 +130,8 @@ fn clients_of_before_know_a_layer_by_the_version_of_its_branch() {
     let now = branch["version"].as_i64().expect("a number");
     lands(&site, &layer("web"), &json!({"pool": 1}), now, now + 1);
     lands(&site, &layer("api"), &json!({"pool": 1}), now + 1, now + 2);
-    // They read it when the branch was at a later version than the layer, and nothing has changed it since.
+    // They read it when the branch was at a later version than the layer, and nothing has changed
+    // it since.
     lands(&site, &layer("web"), &json!({"pool": 2}), now + 2, now + 3);
     lands(&site, &layer("api"), &json!({"pool": 2}), now + 3, now + 4);
     conflicts(&site, &layer("web"), now + 2, now + 3);
