@@ -52,8 +52,8 @@ pub(crate) struct Staging {
     staged: u32,
 }
 
-/// The most pushes with one opening of the repository, besides those of one batch. An open repository
-/// keeps every pack open that it has met, and each push is a pack.
+/// The most pushes with one opening of the repository, besides those of one batch. An open
+/// repository keeps every pack open that it has met, and each push is a pack.
 const MOST_STAGED: u32 = 64;
 
 impl Staging {
@@ -90,8 +90,8 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Drops everything that was staged: reads the ledger anew, and sets the refs to it. It is an error
-    /// when the ledger does not contain the last change that is known to have landed.
+    /// Drops everything that was staged: reads the ledger anew, and sets the refs to it. It is an
+    /// error when the ledger does not contain the last change that is known to have landed.
     pub(crate) fn reload(&mut self, landed: Option<CommitId>) -> anyhow::Result<()> {
         landed.map_or(Ok(()), |landed| tip::settle(&self.path, landed))?;
         self.open_again()?;

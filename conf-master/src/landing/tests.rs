@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use conf_core::daemon::Metrics;
+use conf_core::git;
 use conf_core::git_http::{UploadLimits, UploadPack};
 use conf_core::http::Health;
 use git2::Repository;
@@ -105,6 +106,32 @@ async fn what_fails_for_one_push_keeps_the_server_ready() {
     assert_eq!(room.health.reason(), None, "all others land");
     assert_eq!(kind(&room.update("services/api", r#"{"b": 2}"#, None).await), None);
     room.close().await;
+}
+
+#[tokio::test]
+async fn a_ledger_whose_ref_falls_back_loses_no_change_to_a_push_or_a_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("central.git");
+    store::init(&path).unwrap();
+    let room = Room::open(&path);
+    let update = |room: Room, version: i64| async move {
+        let outcome = room.update("services/web", &format!(r#"{{"a": {version}}}"#), Some(version)).await;
+        assert_eq!(kind(&outcome), None, "{version}: {outcome:?}");
+        room
+    };
+    let room = update(room, -1).await;
+    // An older value is packed, and the loose ref is lost.
+    assert!(git::command(&path).args(["pack-refs", "--all"]).status().unwrap().success());
+    let room = update(room, 0).await;
+    let reference = path.join(RefName::Ledger.to_string());
+    fs::remove_file(&reference).unwrap();
+    let room = update(room, 1).await;
+    let landed = room.lander.durable().ledger;
+    fs::remove_file(&reference).unwrap();
+    room.close().await;
+    let room = Room::open(&path);
+    assert_eq!(room.lander.durable().ledger, landed);
+    update(room, 2).await.close().await;
 }
 
 #[test]

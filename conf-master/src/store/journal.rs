@@ -78,8 +78,8 @@ pub(crate) fn read(repo: &Path) -> io::Result<Vec<JournalLine>> {
     Ok(text(repo)?.lines().rev().filter_map(line).collect())
 }
 
-/// Returns the change that landed last; `None` when that is not known, or when somebody has moved the
-/// ledger since: Git writes a line of its own then.
+/// Returns the change that landed last; `None` when that is not known, or when somebody has moved
+/// the ledger since: Git writes a line of its own then.
 pub(crate) fn newest(repo: &Path) -> io::Result<Option<CommitId>> {
     Ok(text(repo)?.lines().last().and_then(line).map(|line| line.commit))
 }

@@ -1,9 +1,9 @@
 //! The versions of the layers of classes and datacenters: `overrides/<kind>/<name>.yaml` has the
 //! version that its branch had with the file's last change.
 //!
-//! So nothing is counted for a layer, no number comes twice, and a layer that is gone needs no memory.
-//! Wherever the history of a layer is not known, a later version of the branch, in which the file is
-//! the same, is as good.
+//! So nothing is counted for a layer, no number comes twice, and a layer that is gone needs no
+//! memory. Wherever the history of a layer is not known, a later version of the branch, in which
+//! the file is the same, is as good.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -31,8 +31,8 @@ fn has_layers(name: &RefName) -> bool {
 }
 
 impl LayerChanges {
-    /// Begins where the last changes are not known: each may have come with the newest change of its
-    /// branch.
+    /// Begins where the last changes are not known: each may have come with the newest change of
+    /// its branch.
     pub(crate) fn begin(repo: &Repository, table: &Table) -> Self {
         let mut all = LayerChanges::default();
         for (branch, place) in table.places() {
@@ -126,8 +126,8 @@ fn folder(repo: &Repository, target: RefTarget) -> Result<Option<Tree<'_>>, git2
     entry.map(|entry| repo.find_tree(entry.id())).transpose()
 }
 
-/// Writes a line for each branch: its name, then each layer and the number of changes that the branch
-/// had with its last one.
+/// Writes a line for each branch: its name, then each layer and the number of changes that the
+/// branch had with its last one.
 impl fmt::Display for LayerChanges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (branch, layers) in &self.0 {

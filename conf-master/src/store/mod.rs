@@ -277,8 +277,8 @@ fn lock_ledger(reference: &Path, folder: &Path) -> anyhow::Result<(PathBuf, File
     Ok((lock.clone(), file.with_context(held)?))
 }
 
-/// Tries all that a landing needs besides its own content: writes a file among the objects and makes
-/// it durable, and takes the ledger's lock for a moment. Leaves nothing behind.
+/// Tries all that a landing needs besides its own content: writes a file among the objects and
+/// makes it durable, and takes the ledger's lock for a moment. Leaves nothing behind.
 pub(crate) fn try_to_write(repo: &Repository) -> anyhow::Result<()> {
     let objects = repo.path().join("objects");
     let cannot = || format!("cannot write into {}", objects.display());

@@ -1,6 +1,6 @@
-//! Where the ledger's ref is, compared with the change that is known to have landed last. A ref that
-//! is lost, or fell back to an earlier value (an old line of `packed-refs`), is put back: what was
-//! accepted stays accepted.
+//! Where the ledger's ref is, compared with the change that is known to have landed last. A ref
+//! that is lost, or fell back to an earlier value (an old line of `packed-refs`), is put back: what
+//! was accepted stays accepted.
 
 use std::path::Path;
 
@@ -49,8 +49,8 @@ fn is_before(repo: &Repository, earlier: CommitId, later: CommitId) -> bool {
     first < last && at == Some(earlier)
 }
 
-/// Puts the ledger's ref back to `landed`, if it is lost or names an earlier change; tells whether it
-/// did. Nothing may land meanwhile.
+/// Puts the ledger's ref back to `landed`, if it is lost or names an earlier change; tells whether
+/// it did. Nothing may land meanwhile.
 pub(crate) fn put_back(path: &Path, landed: CommitId) -> anyhow::Result<bool> {
     let (repo, name) = (Repository::open_bare(path)?, RefName::Ledger.to_string());
     if !matches!(standing(&repo, landed), Standing::Lost(_) | Standing::Earlier(_)) {

@@ -130,24 +130,28 @@ fn clients_of_before_know_a_layer_by_the_version_of_its_branch() {
     let now = branch["version"].as_i64().expect("a number");
     lands(&site, &layer("web"), &json!({"pool": 1}), now, now + 1);
     lands(&site, &layer("api"), &json!({"pool": 1}), now + 1, now + 2);
-    // They read it when the branch was at a later version than the layer, and nothing has changed it since.
+    // They read it when the branch was at a later version than the layer, and nothing has changed
+    // it since.
     lands(&site, &layer("web"), &json!({"pool": 2}), now + 2, now + 3);
     lands(&site, &layer("api"), &json!({"pool": 2}), now + 3, now + 4);
     conflicts(&site, &layer("web"), now + 2, now + 3);
     conflicts(&site, &layer("web"), now + 5, now + 3);
     conflicts(&site, &layer("db"), now, -1);
     // A commit is exact: any change of the branch is another.
-    let commit = branch["commit"].as_str().expect("a commit");
-    let request = json!({"request": {"section": layer("db"), "config": {"pool": 1}, "schemaVersion": 1}});
-    let post = |tag: &str| {
-        let headers = [("if-match", tag)];
+    let commit = |section: &str| read(&site, section, "")["commit"].as_str().expect("a commit").to_owned();
+    let (old, class) = (commit(CLASS), version(&site, CLASS));
+    lands(&site, &format!("{CLASS}:services/api"), &json!({"pool": 1}), class, class + 1);
+    let section = format!("{CLASS}:services/web");
+    let request = json!({"request": {"section": section, "config": {"pool": 1}, "schemaVersion": 1}});
+    let post = |commit: &str| {
+        let tag = format!("\"{commit}\"");
+        let headers = [("if-match", tag.as_str())];
         site.master
             .http()
             .request(Method::POST, "/api/v1/config/update", &headers, request.to_string())
             .expect("an answer")
     };
-    assert_eq!(post(&format!("\"{commit}\"")).status, 409);
-    let newest = read(&site, &own, "")["commit"].as_str().expect("a commit").to_owned();
-    let answer = post(&format!("\"{newest}\""));
-    assert_eq!((answer.status.as_u16(), &answer.json()["version"]), (200, &json!(now + 5)), "{}", answer.text());
+    assert_eq!(post(&old).status, 409);
+    let answer = post(&commit(CLASS));
+    assert_eq!((answer.status.as_u16(), &answer.json()["version"]), (200, &json!(class + 2)), "{}", answer.text());
 }

@@ -26,9 +26,9 @@ pub(crate) const SILENT: Duration = Duration::from_secs(180);
 /// conf-slaves.
 const MOST_SEEN: usize = 32;
 
-/// How many reports are passed over in a host's name, the last one a moment ago, before that is shown:
-/// more than pass over one another on their ways, or come in [`SILENT`] from an agent that lost its
-/// numbers.
+/// How many reports are passed over in a host's name, the last one a moment ago, before that is
+/// shown: more than pass over one another on their ways, or come in [`SILENT`] from an agent that
+/// lost its numbers.
 const PASSED_OVER: u32 = 6;
 
 /// How far the clock of a conf-slave may be ahead.
@@ -53,8 +53,8 @@ pub(crate) struct ReceivedReport {
     /// Reports that came before and are not this one. Conf-slaves repeat what they have, so each
     /// may come again.
     seen: Mutex<VecDeque<u64>>,
-    /// The number of reports in this host's name that came later and have an earlier number, and when
-    /// the last one came.
+    /// The number of reports in this host's name that came later and have an earlier number, and
+    /// when the last one came.
     passed_over: Mutex<(u32, Instant)>,
 }
 
@@ -90,17 +90,17 @@ impl ReceivedReport {
         }
     }
 
-    /// Tells whether `next` comes after this report, and has not come before. After a silence of the
-    /// host it counts though it seems to be older, if its conf-slave received it later: a conf-slave
-    /// that comes back repeats what it has.
+    /// Tells whether `next` comes after this report, and has not come before. After a silence of
+    /// the host it counts though it seems to be older, if its conf-slave received it later: a
+    /// conf-slave that comes back repeats what it has.
     fn comes_before(&self, next: &ReceivedReport) -> bool {
         let is_silent = self.changed.elapsed() >= SILENT;
         let is_later = self.is_before(next) || is_silent && self.received < next.received;
         is_later && !self.seen.lock().contains(&next.fingerprint())
     }
 
-    /// Returns what tells this report from others of its host. With a number, nothing depends on when
-    /// a conf-slave says that it came.
+    /// Returns what tells this report from others of its host. With a number, nothing depends on
+    /// when a conf-slave says that it came.
     fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         let received = self.report.received.as_ref().filter(|_| self.report.time.is_none());
@@ -108,8 +108,8 @@ impl ReceivedReport {
         hasher.finish()
     }
 
-    /// Remembers that `other` has come, and does not stand. What comes again and again is remembered
-    /// longest.
+    /// Remembers that `other` has come, and does not stand. What comes again and again is
+    /// remembered longest.
     pub(crate) fn remember(&self, other: &ReceivedReport) {
         let mut seen = self.seen.lock();
         let known = other.fingerprint();
@@ -129,8 +129,8 @@ impl ReceivedReport {
         self.remember(before);
     }
 
-    /// Passes over a report that does not take the place of this one. Returns true when it is one too
-    /// many: another agent reports under this name, and its numbers are lower.
+    /// Passes over a report that does not take the place of this one. Returns true when it is one
+    /// too many: another agent reports under this name, and its numbers are lower.
     pub(crate) fn pass_over(&self, next: &ReceivedReport) -> bool {
         let is_new = !self.seen.lock().contains(&next.fingerprint());
         self.remember(next);

@@ -66,8 +66,8 @@ struct HostLine {
     late: bool,
     /// The datacenter's inventory lists it.
     listed: bool,
-    /// Later reports in its name that do not count, because their numbers are earlier: another agent
-    /// reports under this name.
+    /// Later reports in its name that do not count, because their numbers are earlier: another
+    /// agent reports under this name.
     #[serde(skip_serializing_if = "Option::is_none")]
     passed_over: Option<u32>,
 }

@@ -110,8 +110,8 @@ impl Expected {
     /// `newest`.
     ///
     /// Since the version of a layer no version of its branch changed it, so each of them holds as
-    /// well, up to the newest. An earlier conf-master showed these for a layer, also for one that does
-    /// not exist.
+    /// well, up to the newest. An earlier conf-master showed these for a layer, also for one that
+    /// does not exist.
     pub(crate) fn holds(&self, version: i64, newest: i64, current: Option<RefTarget>) -> bool {
         let commit = match &self.commit {
             None => true,

@@ -73,8 +73,8 @@ impl SectionName {
         }
     }
 
-    /// Returns its version: that of its branch, and for a layer the one that its branch had with the
-    /// layer's last change; -1 when it does not exist.
+    /// Returns its version: that of its branch, and for a layer the one that its branch had with
+    /// the layer's last change; -1 when it does not exist.
     pub(crate) fn version(&self, table: &Table, layers: &LayerChanges) -> i64 {
         let branch = self.reference();
         match self.layer() {
