@@ -93,6 +93,7 @@ impl Events {
 
     /// Asks the server of this stream over a connection of its own: that of the stream may be dead.
     pub async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, UpstreamError> {
+        self.upstream.distrust_connections();
         self.upstream.for_question(true).get_json(path).await
     }
 
