@@ -61,7 +61,9 @@ impl Listener<'_> {
         loop {
             let wait = match self.open().await {
                 Ok(events) => {
+                    let url = events.upstream().url().to_string();
                     let error = self.read(events, &mut backoff).await;
+                    self.candidates.gone(&url);
                     backoff.after(error.retry_after())
                 }
                 Err(Some(wait)) => wait,
