@@ -4,7 +4,11 @@
 //! cannot be taken must not hold back the others, whoever names it, and however many of them: the
 //! sources have turns, and one whose words came to nothing is the last.
 
-use std::{cmp::Reverse, collections::BTreeMap, time::Instant};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use conf_core::api::Pointer;
 use libconf::name::{CommitId, Sequence};
@@ -27,6 +31,8 @@ pub(crate) struct Candidates {
     newest: watch::Sender<Sequence>,
     /// What is newer than the export and was not tried.
     open: watch::Sender<Vec<Open>>,
+    /// The sources that are in touch now.
+    heard: watch::Sender<BTreeSet<String>>,
 }
 
 #[derive(Default)]
@@ -83,7 +89,14 @@ pub(crate) enum Reason {
 impl Candidates {
     pub(crate) fn new(agent: Agent) -> Self {
         let (wanted, newest) = (watch::Sender::new(None), watch::Sender::default());
-        Candidates { agent, named: Mutex::default(), wanted, newest, open: watch::Sender::default() }
+        Candidates {
+            agent,
+            named: Mutex::default(),
+            wanted,
+            newest,
+            open: watch::Sender::default(),
+            heard: watch::Sender::default(),
+        }
     }
 
     /// Subscribes to the wanted pointer.
@@ -98,6 +111,7 @@ impl Candidates {
 
     /// Takes what a source names now in place of what it named before.
     pub(crate) fn name(&self, source: &str, pointer: Pointer) {
+        self.heard.send_if_modified(|heard| heard.insert(source.to_owned()));
         let mut named = self.named.lock();
         let (mut in_vain, mut problem) = (named.gone.get(source).copied().unwrap_or_default(), None);
         if let Some(before) = named.by.get_mut(source) {
@@ -121,8 +135,26 @@ impl Candidates {
         self.choose(&mut named, false);
     }
 
+    /// Notes that a source is not in touch now.
+    pub(crate) fn lost(&self, source: &str) {
+        self.heard.send_if_modified(|heard| heard.remove(source));
+    }
+
+    /// Tells whether another source than this one is in touch.
+    pub(crate) fn is_heard_beside(&self, source: &str) -> bool {
+        self.heard.borrow().iter().any(|heard| heard != source)
+    }
+
+    /// Waits until no other source than this one is in touch.
+    pub(crate) async fn alone(&self, source: &str) {
+        let mut heard = self.heard.subscribe();
+        // The sender lives as long as this.
+        let _ = heard.wait_for(|heard| heard.iter().all(|heard| heard == source)).await;
+    }
+
     /// Notes that a source has gone. Its word stays only while it may still be of use.
     pub(crate) fn gone(&self, source: &str) {
+        self.lost(source);
         let mut named = self.named.lock();
         if let Some(word) = named.by.get_mut(source) {
             word.is_over = true;
