@@ -67,7 +67,8 @@ pub(crate) fn put_back(path: &Path, landed: CommitId) -> anyhow::Result<bool> {
 
 /// Sees to it that the ledger holds all that is known to have landed, before it is read anew.
 pub(crate) fn settle(path: &Path, landed: CommitId) -> anyhow::Result<()> {
-    let found = standing(&Repository::open_bare(path)?, landed);
+    let repo = Repository::open_bare(path)?;
+    let found = standing(&repo, landed);
     match found {
         Standing::Here | Standing::Later(_) => Ok(()),
         Standing::Lost(_) | Standing::Earlier(_) => {
@@ -75,6 +76,13 @@ pub(crate) fn settle(path: &Path, landed: CommitId) -> anyhow::Result<()> {
             warn!(?found, %landed, "{} was lost, and is put back", RefName::Ledger);
             Ok(())
         }
+        Standing::Elsewhere(found) if repo.find_commit(landed.into()).is_err() => bail!(
+            "{name} names {found}, and the last accepted change, {landed}, cannot be read. Copy the objects of a backup or a \
+             clone into {shown}/objects, and start again. If nobody has them, remove {shown}/logs/{name} and start again: the \
+             changes after {found} are lost then",
+            name = RefName::Ledger,
+            shown = path.display(),
+        ),
         Standing::Elsewhere(found) => bail!(
             "{name} names {found}, and the last accepted change is {landed}, which that does not contain. Put it back: \
              `git --git-dir '{}' update-ref {name} {landed}`",
@@ -143,6 +151,9 @@ mod tests {
         assert!(words.contains(&format!("update-ref refs/conf/ledger {fifth}")), "{words}");
         assert!(store::move_ledger(&repo, Some(fifth), next(&repo, fifth, "ann")).is_err());
         assert_eq!(ref_of(&repo), Some(other), "nothing was written");
+        // The last change is lost with its objects.
+        let words = settle(&path, CommitId::from([7; 20])).unwrap_err().to_string();
+        assert!(words.contains("cannot be read") && words.contains("logs/refs/conf/ledger"), "{words}");
     }
 
     #[test]
