@@ -31,6 +31,7 @@ mod plans;
 mod refusals;
 mod secrets;
 mod slaves;
+mod soak;
 mod templates;
 mod unlisted;
 mod update;
