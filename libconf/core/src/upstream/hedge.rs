@@ -46,8 +46,8 @@ pub struct Hedge<T> {
     is_due: bool,
     /// The silence of all servers that ends the question.
     give_up: Duration,
-    /// Called with each server that is found silent.
-    report: Box<dyn Fn(&Upstream) + Send + Sync>,
+    /// Called with each server that is found silent, and for how long it was.
+    report: Box<dyn Fn(&Upstream, Duration) + Send + Sync>,
     /// Signs of life of the servers that have not answered.
     pulses: Vec<Pulse>,
     asked: JoinSet<(Arc<Upstream>, T)>,
@@ -75,7 +75,7 @@ impl<T: Send + 'static> Hedge<T> {
             long: LONG,
             is_due: true,
             give_up: GIVE_UP,
-            report: Box::new(|_| {}),
+            report: Box::new(|_, _| {}),
             pulses: Vec::new(),
             asked: JoinSet::new(),
         }
@@ -96,9 +96,9 @@ impl<T: Send + 'static> Hedge<T> {
         Hedge { at_first: at_first.max(self.patience), long, ..self }
     }
 
-    /// Calls `report` with each server that is found silent.
+    /// Calls `report` with each server that is found silent, and for how long it was.
     #[must_use]
-    pub fn reporting(self, report: impl Fn(&Upstream) + Send + Sync + 'static) -> Self {
+    pub fn reporting(self, report: impl Fn(&Upstream, Duration) + Send + Sync + 'static) -> Self {
         Hedge { report: Box::new(report), ..self }
     }
 
@@ -179,7 +179,7 @@ impl<T: Send + 'static> Hedge<T> {
             () = newest, if is_awaited => {
                 if let Some((silent, is_second)) = self.newest.take().filter(|_| self.puts_last) {
                     silent.report_silent();
-                    (self.report)(&silent);
+                    (self.report)(&silent, silent.pulse.limit(at_first, patience));
                     if !is_second {
                         self.waiting.push_back((silent, true));
                     }
