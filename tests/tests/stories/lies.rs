@@ -101,7 +101,7 @@ fn a_flood_of_forged_numbers_holds_back_no_change() {
 fn a_forged_snapshot_that_trickles_holds_back_no_change() {
     let site = beside(7604, trickle);
     // A whole snapshot may take longer than a step, and so may its trickle.
-    expect_within(&site, "a forged snapshot trickles, the start", Duration::from_secs(20));
+    expect_within(&site, "a forged snapshot trickles, the start", Duration::from_secs(45));
     for _ in 0..3 {
         site.push("services/web", "round", &format!("{}\n", rand::random::<u32>()));
         expect_within(&site, "a forged snapshot trickles", Duration::from_secs(15));

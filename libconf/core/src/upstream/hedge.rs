@@ -18,9 +18,6 @@ const GIVE_UP_AFTER_AN_ANSWER: Duration = Duration::from_secs(5);
 
 /// 10 s: then the next server is asked whatever still comes of the answer: it may hardly go on.
 const LONG: Duration = Duration::from_secs(10);
-/// Where a server may think for long at first, its answer may be long too: then this many times as
-/// long.
-const LONG_AT_FIRST: u32 = 3;
 
 type Asking<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -92,7 +89,7 @@ impl<T: Send + 'static> Hedge<T> {
     /// Lets each server be silent for `at_first` before the first part of its answer.
     #[must_use]
     pub fn waiting_longer_at_first(self, at_first: Duration) -> Self {
-        let long = self.long.max(at_first * LONG_AT_FIRST);
+        let long = self.long.max(at_first);
         Hedge { at_first: at_first.max(self.patience), long, ..self }
     }
 
