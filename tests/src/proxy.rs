@@ -37,6 +37,8 @@ struct State {
     hold_after: Option<u64>,
     /// The bytes of one answer after which its connection is held.
     hold_answer_after: Option<u64>,
+    /// The bytes of answers that pass in a second.
+    rate: Option<u32>,
     accepted: Option<Vec<String>>,
     /// True while an answer is held.
     held: bool,
@@ -124,6 +126,11 @@ impl Proxy {
         self.state().hold_answer_after = Some(bytes);
     }
 
+    /// Passes only so many bytes of answers in a second.
+    pub fn slow(&self, rate: u32) {
+        self.state().rate = Some(rate);
+    }
+
     /// Tells whether an answer is held.
     pub fn holds_an_answer(&self) -> bool {
         self.state().held
@@ -203,6 +210,11 @@ fn serve(shared: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
                             state = shared.changed.wait(state).expect("no holder of this lock fails");
                         }
                     }
+                }
+                let rate = state.rate;
+                drop(state);
+                if let Some(rate) = rate {
+                    thread::sleep(Duration::from_secs_f64(bytes.len() as f64 / f64::from(rate)));
                 }
                 Ok(())
             });

@@ -22,6 +22,8 @@ pub(crate) type Wanted = Option<(Pointer, Instant)>;
 
 /// Who names a pointer that is to be tried, and the pointer.
 type Open = (String, Pointer);
+/// The same, with the number of the source's last attempt that came to nothing.
+type Rival = (String, Pointer, u64);
 
 /// The pointers that are named now.
 pub(crate) struct Candidates {
@@ -30,7 +32,7 @@ pub(crate) struct Candidates {
     wanted: watch::Sender<Wanted>,
     newest: watch::Sender<Sequence>,
     /// What is newer than the export and was not tried.
-    open: watch::Sender<Vec<Open>>,
+    open: watch::Sender<Vec<Rival>>,
     /// The sources that are in touch now.
     heard: watch::Sender<BTreeSet<String>>,
 }
@@ -227,7 +229,10 @@ impl Candidates {
     /// The others beside the pointer that is tried now.
     pub(crate) fn rivals(&self) -> Rivals {
         let named = self.named.lock();
-        Rivals { open: self.open.subscribe(), tried: named.tried.clone(), times: named.overtaken }
+        let tried = named.tried.clone();
+        let source = tried.as_ref().and_then(|(source, _)| named.by.get(source));
+        let in_vain = source.map_or(0, |word| word.in_vain);
+        Rivals { open: self.open.subscribe(), tried, in_vain, times: named.overtaken }
     }
 
     fn exported(&self) -> Option<Pointer> {
@@ -302,16 +307,18 @@ impl Named {
         self.by.iter().filter(move |(_, word)| word.trial != Trial::Refused && word.pointer.sequence > exported)
     }
 
-    fn open(&self, exported: Sequence) -> Vec<Open> {
+    fn open(&self, exported: Sequence) -> Vec<Rival> {
         let untried = self.newer(exported).filter(|(_, word)| word.trial == Trial::Not);
-        untried.map(|(source, word)| (source.clone(), word.pointer)).collect()
+        untried.map(|(source, word)| (source.clone(), word.pointer, word.in_vain)).collect()
     }
 }
 
 /// What else is named while a pointer is tried.
 pub(crate) struct Rivals {
-    open: watch::Receiver<Vec<Open>>,
+    open: watch::Receiver<Vec<Rival>>,
     tried: Option<Open>,
+    /// The number of its source's last attempt that came to nothing.
+    in_vain: u64,
     /// The number of attempts in a row that rivals have ended.
     pub(crate) times: u32,
 }
@@ -320,20 +327,20 @@ impl Rivals {
     /// Waits until there is another pointer than `want`.
     pub(crate) async fn any(&self, want: CommitId) {
         let is_there =
-            self.open.clone().wait_for(|open| open.iter().any(|(_, pointer)| pointer.commit != want)).await.is_ok();
+            self.open.clone().wait_for(|open| open.iter().any(|(_, pointer, _)| pointer.commit != want)).await.is_ok();
         if !is_there {
             std::future::pending::<()>().await;
         }
     }
 
     /// Waits until there is another one of a source that contradicts the one who named `want`,
-    /// rather than following it.
+    /// rather than following it, and whose words are worth as much.
     pub(crate) async fn foreign(&self, want: CommitId) {
         let own = self.tried.as_ref().map(|(source, _)| source);
-        let is_foreign = |open: &Vec<Open>| {
-            open.iter().any(|(_, pointer)| {
-                let by_own = open.iter().any(|(source, other)| Some(source) == own && other == pointer);
-                pointer.commit != want && !by_own
+        let is_foreign = |open: &Vec<Rival>| {
+            open.iter().any(|(_, pointer, in_vain)| {
+                let by_own = open.iter().any(|(source, other, _)| Some(source) == own && other == pointer);
+                pointer.commit != want && !by_own && *in_vain <= self.in_vain
             })
         };
         if self.open.clone().wait_for(is_foreign).await.is_err() {
@@ -523,5 +530,10 @@ mod tests {
         assert!(rivals.foreign(bogus.commit).now_or_never().is_none(), "it follows its own word");
         candidates.name("consul", pointer(8, 8));
         assert!(rivals.foreign(bogus.commit).now_or_never().is_some());
+        candidates.overtaken(bogus);
+        let good = wanted(&candidates).unwrap();
+        candidates.name("liar", pointer(1001, 2));
+        assert_eq!(good, pointer(8, 8));
+        assert!(candidates.rivals().foreign(good.commit).now_or_never().is_none(), "the liar's word is worth less");
     }
 }

@@ -11,12 +11,13 @@ use libconf::name::CommitId;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::{
+    clock::random_up_to,
     follow::candidates::{Reason, Rivals},
     snapshot::SnapshotServers,
     state::Agent,
 };
 
-/// 1 s: if an answer does not go on for so long, the next server is asked too. The first good
+/// 1 s, and up to half of it more: if an answer does not go on for so long, the next server is asked too. The first good
 /// answer counts.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// 3 s: the same for a first fetch, which brings a whole snapshot.
@@ -164,6 +165,9 @@ fn ask_in_order(
 ) -> Hedge<Result<Fetched, FetchError>> {
     let is_step = step.have.is_some();
     let (patience, at_first) = if is_step { (PATIENCE, PATIENCE) } else { (PATIENCE_WITH_ALL, PATIENCE_AT_FIRST) };
+    // A server that is slow for all hosts must not send all of them on at one moment.
+    let jitter = random_up_to(patience / 2);
+    let (patience, at_first) = (patience + jitter, at_first + jitter);
     let servers = servers.in_order();
     // Each server gets its turn within the limit.
     let turns = u32::try_from(servers.len()).unwrap_or(u32::MAX).saturating_add(1);
@@ -175,8 +179,8 @@ fn ask_in_order(
     });
     hedge.putting_silent_ones_last().waiting_longer_at_first(at_first).reporting({
         let agent = agent.clone();
-        move |silent| {
-            let words = UpstreamError::Silent { url: silent.url().to_string(), after: patience };
+        move |silent, after| {
+            let words = UpstreamError::Silent { url: silent.url().to_string(), after };
             agent.set_away(silent.url().as_str(), &words.to_string());
         }
     })

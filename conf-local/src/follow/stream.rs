@@ -65,6 +65,8 @@ impl Listener<'_> {
                     let url = events.upstream().url().to_string();
                     let error = self.read(events, &mut backoff).await;
                     self.candidates.gone(&url);
+                    // What this one refused is told again by whoever refuses it.
+                    self.agent.set_back(HISTORY);
                     backoff.after(error.retry_after())
                 }
                 Err(wait) => backoff.after(wait),

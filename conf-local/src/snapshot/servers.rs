@@ -1,8 +1,12 @@
 //! The servers that snapshots are fetched from.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use conf_core::upstream::{Upstream, UpstreamError, Upstreams};
+use tokio::time::sleep;
+
+/// 5 s: a central server that works again is shown so within this.
+const BACK: Duration = Duration::from_secs(5);
 
 /// The conf-slaves of this datacenter, and conf-masters, which are asked after them.
 /// Clones share what is known about each server's health.
@@ -27,13 +31,20 @@ impl SnapshotServers {
     }
 
     /// Asks servers that failed whether they are back, until it is dropped. Calls `back` with each
-    /// that is.
+    /// that is. A central server may also be found back by a question whose answer nobody waited
+    /// for.
     pub(crate) async fn revive(&self, back: impl Fn(&Upstream)) {
         let report = |server: &Upstream, answer: Result<(), UpstreamError>| {
             if answer.is_ok() {
                 back(server);
             }
         };
-        tokio::join!(self.surrogates.revive(report), self.masters.revive(report));
+        let working = async {
+            loop {
+                sleep(BACK).await;
+                self.masters.in_order().iter().filter(|one| !one.is_failing()).for_each(|one| back(one));
+            }
+        };
+        tokio::join!(self.surrogates.revive(report), self.masters.revive(report), working);
     }
 }

@@ -18,10 +18,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{http::view::View, mirror::ServedSnapshot};
 
-/// Streams at once: one for each host of a large datacenter. A listening host costs a connection
-/// and some bytes every 2 s.
-const MOST_STREAMS: usize = 10_000;
-
 /// The query.
 #[derive(Debug, Deserialize)]
 pub(crate) struct EventsQuery {
@@ -33,6 +29,12 @@ pub(crate) struct EventsQuery {
 pub(crate) struct Streams {
     view: Arc<View>,
     places: Places,
+}
+
+/// Streams at once: half of the connections, so that the other half is left for fetches. A listening
+/// host costs one, and some bytes every 2 s.
+fn most_streams() -> usize {
+    (web::most_connections() / 2).max(1)
 }
 
 /// Places for readers. A reader that is gone leaves its place when the kernel gives its connection
@@ -58,7 +60,7 @@ impl Places {
 
 impl Streams {
     pub(crate) fn new(view: Arc<View>) -> Self {
-        Streams { view, places: Places::new(MOST_STREAMS) }
+        Streams { view, places: Places::new(most_streams()) }
     }
 
     /// Answers with the events of this slave's datacenter.

@@ -21,7 +21,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use conf_core::{
@@ -386,7 +386,7 @@ impl Mirror {
         step: Step,
         newer: impl Future<Output = ()>,
     ) -> Result<Fetched, FetchError> {
-        let repo = repo.clone();
+        let (repo, start) = (repo.clone(), Instant::now());
         let ask = move |server: Arc<Upstream>| {
             let repo = repo.clone();
             async move { fetch(&server, repo, step).await }
@@ -424,7 +424,7 @@ impl Mirror {
         }
         let nobody = || {
             let url = self.upstreams.in_order().first().map_or_else(String::new, |one| one.url().to_string());
-            UpstreamError::Silent { url, after: PATIENCE }
+            UpstreamError::Silent { url, after: Duration::from_secs(start.elapsed().as_secs()) }
         };
         Err(worst.unwrap_or_else(|| FetchError::Unreachable(nobody())))
     }

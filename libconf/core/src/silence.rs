@@ -62,14 +62,17 @@ impl Pulse {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// The silence that counts now.
+    pub(crate) fn limit(&self, at_first: Duration, patience: Duration) -> Duration {
+        if self.0.lock().heard { patience } else { at_first }
+    }
+
     /// Waits until nothing was heard for `patience`, or, before the first part of the answer, for
     /// `at_first`.
     pub(crate) async fn silence(&self, at_first: Duration, patience: Duration) {
         loop {
-            let (waiting, limit) = {
-                let State { waiting, heard } = *self.0.lock();
-                (waiting, if heard { patience } else { at_first })
-            };
+            let waiting = self.0.lock().waiting;
+            let limit = self.limit(at_first, patience);
             match waiting.map(|since| since + limit) {
                 Some(due) if due <= Instant::now() => return,
                 Some(due) => sleep_until(due).await,

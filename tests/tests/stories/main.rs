@@ -26,6 +26,7 @@ mod jobs;
 mod kills;
 mod layer_versions;
 mod layers;
+mod lies;
 mod moving_in;
 mod nginx;
 mod openapi;

@@ -30,6 +30,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// 1 s: an address that has not answered by then has the next one asked too.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// 5 s: the same for a list of many keys, which takes its time and must not be made twice.
+const PATIENCE_WITH_MANY: Duration = Duration::from_secs(5);
 
 /// A client of one Consul, which may have several addresses.
 ///
@@ -139,7 +141,7 @@ impl Consul {
     pub async fn list(&self, prefix: &str) -> Result<Vec<Entry>, ConsulError> {
         check_key(prefix.strip_suffix('/').unwrap_or(prefix))?;
         let path = format!("/v1/kv/{prefix}?recurse&consistent");
-        self.ask(Method::GET, &path, None, DEADLINE).await?.entries()
+        self.ask_within(PATIENCE_WITH_MANY, Method::GET, &path, None, DEADLINE).await?.entries()
     }
 
     /// Writes one key, whatever its value is.
@@ -182,6 +184,17 @@ impl Consul {
         body: Option<Vec<u8>>,
         deadline: Duration,
     ) -> Result<Answer, ConsulError> {
+        self.ask_within(PATIENCE, method, path, body, deadline).await
+    }
+
+    async fn ask_within(
+        &self,
+        patience: Duration,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        deadline: Duration,
+    ) -> Result<Answer, ConsulError> {
         let begin = self.answered.load(Ordering::Relaxed);
         let mut waiting: VecDeque<_> =
             (0..self.addresses.len()).map(|step| ((begin + step) % self.addresses.len(), false)).collect();
@@ -200,7 +213,7 @@ impl Consul {
             let repeats = newest.filter(|(_, is_second)| !is_second);
             let answer = if waiting.is_empty() && repeats.is_none() {
                 asked.next().await
-            } else if let Ok(answer) = timeout(PATIENCE, asked.next()).await {
+            } else if let Ok(answer) = timeout(patience, asked.next()).await {
                 answer
             } else {
                 if let Some((at, _)) = repeats {

@@ -10,9 +10,12 @@ use crate::{
     http::{self as answers, Response},
 };
 
-/// Forbids proxies to keep an answer.
+/// Forbids proxies to keep an answer, and to hold it back until it is whole: a reader takes one that
+/// does not go on for silence.
 pub(crate) fn uncached(mut response: Response) -> Response {
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     response
 }
 
@@ -44,4 +47,18 @@ pub(crate) fn streamed(kind: &'static str, heads: [Bytes; 2], output: Output) ->
     let heads = stream::iter(heads.into_iter().filter(|head| !head.is_empty()).map(Ok));
     let rest = stream::unfold(output, |mut output| async move { Some((output.next().await?, output)) });
     uncached(answers::stream(StatusCode::OK, kind, heads.chain(rest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_proxy_keeps_an_answer_or_holds_it_back() {
+        let headers = whole("text/plain", Bytes::new()).headers().clone();
+        assert_eq!(
+            (&headers["cache-control"], &headers["x-accel-buffering"]),
+            (&HeaderValue::from_static("no-cache"), &HeaderValue::from_static("no"))
+        );
+    }
 }

@@ -248,6 +248,7 @@ impl UploadPack {
         for upstream in self.upstreams.iter().flat_map(|upstreams| upstreams.in_order()) {
             let asked = tokio::time::timeout(RELAY_PATIENCE, upstream.upload_pack(request.clone())).await;
             match asked
+                .inspect_err(|_| upstream.report_silent())
                 .map_err(|_| "no answer in time".to_owned())
                 .and_then(|asked| asked.map_err(|error| chain(&error)))
             {

@@ -118,6 +118,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// not keep a processor busy.
 const BREATH: Duration = Duration::from_millis(1);
 
+/// The connections that a daemon holds at once. Every host of a large datacenter holds one or two to
+/// its cache. A quarter of the files is left for the work that connections ask for.
+pub fn most_connections() -> usize {
+    let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
+    files.map_or(MOST_CONNECTIONS, |files| MOST_CONNECTIONS.min(files / 4 * 3).max(1))
+}
+
 /// Bounds of the accept loop.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ListenerLimits {
@@ -132,11 +139,8 @@ pub(crate) struct ListenerLimits {
 
 impl Default for ListenerLimits {
     fn default() -> Self {
-        let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
         Self {
-            // Every host of a large datacenter holds one or two connections to its cache. A quarter
-            // of the files is left for the work that connections ask for.
-            connections: files.map_or(MOST_CONNECTIONS, |files| MOST_CONNECTIONS.min(files / 4 * 3).max(1)),
+            connections: most_connections(),
             header_timeout: Duration::from_secs(30),
             // SIGTERM promises an end within 5 s; this leaves 2 s for the rest.
             stop_timeout: Duration::from_secs(3),

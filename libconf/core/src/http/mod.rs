@@ -18,7 +18,7 @@ pub use crate::http::{
     answer::{Response, Routes, bytes_of, error, json, stream, text},
     events::{Event, events},
     health::{Health, health_routes, no_files_left},
-    listener::{Listener, bind_tcp, bind_unix, serve},
+    listener::{Listener, bind_tcp, bind_unix, most_connections, serve},
     peer::Peer,
     request::{Body, Request, request},
 };

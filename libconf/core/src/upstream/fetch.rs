@@ -227,3 +227,57 @@ impl Section {
 fn unusable(repo: &RepositoryPool, reason: &dyn std::fmt::Display) -> FetchError {
     FetchError::Repository { path: repo.path(), reason: reason.to_string() }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+        time::{sleep, timeout},
+    };
+
+    use super::*;
+    use crate::{
+        git::Depth,
+        upstream::{credentials::Credentials, servers::Upstreams},
+    };
+
+    const PATIENCE: Duration = Duration::from_millis(300);
+
+    /// Tells whether a server counts as silent that begins a pack, and then sends this again and
+    /// again.
+    async fn is_silent_with(first: &str, part: &'static [u8]) -> bool {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-result\r\n\r\n000dpackfile\n";
+        let head = format!("{head}{first}");
+        let serving = tokio::spawn(async move {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let _ = client.read(&mut [0; 4096]).await.unwrap();
+            client.write_all(head.as_bytes()).await.unwrap();
+            while client.write_all(part).await.is_ok() {
+                sleep(PATIENCE / 10).await;
+            }
+        });
+        let folder = tempfile::tempdir().unwrap();
+        git2::Repository::init_bare(folder.path()).unwrap();
+        let upstreams = Upstreams::new(vec![url.parse().unwrap()], &Credentials::none()).unwrap();
+        let server = upstreams.in_order()[0].for_question(false);
+        let step = Step { have: None, want: [7; 20].into(), depth: Depth::One };
+        let silent = tokio::select! {
+            _ = fetch(&server, RepositoryPool::at(folder.path().to_owned()), step) => panic!("it never ends"),
+            silent = timeout(PATIENCE * 6, server.pulse.silence(PATIENCE, PATIENCE)) => silent.is_ok(),
+        };
+        serving.abort();
+        silent
+    }
+
+    #[tokio::test]
+    async fn only_what_is_part_of_a_pack_is_progress() {
+        assert!(is_silent_with("", b"0005\x01").await, "Git says that it is alive");
+        assert!(is_silent_with("", b"0009\x02busy").await, "words about progress");
+        assert!(!is_silent_with("fff0\u{1}PACK", b"\0").await, "a part");
+    }
+}

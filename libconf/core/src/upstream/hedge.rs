@@ -18,9 +18,6 @@ const GIVE_UP_AFTER_AN_ANSWER: Duration = Duration::from_secs(5);
 
 /// 10 s: then the next server is asked whatever still comes of the answer: it may hardly go on.
 const LONG: Duration = Duration::from_secs(10);
-/// Where a server may think for long at first, its answer may be long too: then this many times as
-/// long.
-const LONG_AT_FIRST: u32 = 3;
 
 type Asking<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -46,8 +43,8 @@ pub struct Hedge<T> {
     is_due: bool,
     /// The silence of all servers that ends the question.
     give_up: Duration,
-    /// Called with each server that is found silent.
-    report: Box<dyn Fn(&Upstream) + Send + Sync>,
+    /// Called with each server that is found silent, and for how long it was.
+    report: Box<dyn Fn(&Upstream, Duration) + Send + Sync>,
     /// Signs of life of the servers that have not answered.
     pulses: Vec<Pulse>,
     asked: JoinSet<(Arc<Upstream>, T)>,
@@ -75,7 +72,7 @@ impl<T: Send + 'static> Hedge<T> {
             long: LONG,
             is_due: true,
             give_up: GIVE_UP,
-            report: Box::new(|_| {}),
+            report: Box::new(|_, _| {}),
             pulses: Vec::new(),
             asked: JoinSet::new(),
         }
@@ -92,13 +89,13 @@ impl<T: Send + 'static> Hedge<T> {
     /// Lets each server be silent for `at_first` before the first part of its answer.
     #[must_use]
     pub fn waiting_longer_at_first(self, at_first: Duration) -> Self {
-        let long = self.long.max(at_first * LONG_AT_FIRST);
+        let long = self.long.max(at_first);
         Hedge { at_first: at_first.max(self.patience), long, ..self }
     }
 
-    /// Calls `report` with each server that is found silent.
+    /// Calls `report` with each server that is found silent, and for how long it was.
     #[must_use]
-    pub fn reporting(self, report: impl Fn(&Upstream) + Send + Sync + 'static) -> Self {
+    pub fn reporting(self, report: impl Fn(&Upstream, Duration) + Send + Sync + 'static) -> Self {
         Hedge { report: Box::new(report), ..self }
     }
 
@@ -179,7 +176,7 @@ impl<T: Send + 'static> Hedge<T> {
             () = newest, if is_awaited => {
                 if let Some((silent, is_second)) = self.newest.take().filter(|_| self.puts_last) {
                     silent.report_silent();
-                    (self.report)(&silent);
+                    (self.report)(&silent, silent.pulse.limit(at_first, patience));
                     if !is_second {
                         self.waiting.push_back((silent, true));
                     }

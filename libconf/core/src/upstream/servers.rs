@@ -317,6 +317,11 @@ impl Upstream {
         self.failing.lock().is_some_and(|failing| failing.is_silent)
     }
 
+    /// Tells whether it failed when it was asked last.
+    pub fn is_failing(&self) -> bool {
+        self.failing.lock().is_some()
+    }
+
     /// The time at which to ask a server that failed whether it is back.
     fn failing_until(&self) -> Option<Instant> {
         self.failing.lock().map(|failing| failing.until)
