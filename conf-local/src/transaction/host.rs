@@ -27,6 +27,7 @@ use crate::{
     snapshot::{CollectionLock, HostSecrets, NamedComponent, Repository, descends, identity_path, load_identity, salt},
     state::{Agent, Exported, ExportedComponent, HistoryEntry},
     transaction::{
+        accepted,
         check::{Checks, StagedComponent},
         error::TransactionError,
         model::{Draft, Model},
@@ -66,7 +67,7 @@ pub(crate) struct Host {
     /// present.
     pub(crate) newest: Option<(Snapshot, bool)>,
     /// The newest snapshot that this agent has accepted, even if the state that had it was lost.
-    accepted: Option<Pointer>,
+    pub(crate) accepted: Option<Pointer>,
     /// A failed step left something in the export that could not be removed.
     pub(crate) unswept: bool,
     /// Held by fetches of objects that no ref names: nothing is removed from the repository
@@ -151,7 +152,7 @@ impl Host {
             unreadable: BTreeSet::new(),
             history: state.join("history.json"),
             newest,
-            accepted: None,
+            accepted: accepted::read(state),
             unswept: false,
             collection: Arc::default(),
         })

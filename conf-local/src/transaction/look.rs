@@ -15,6 +15,7 @@ use conf_core::{
 use crate::{
     snapshot::keep_salt,
     transaction::{
+        accepted,
         error::TransactionError,
         host::{Audience, Host},
     },
@@ -163,6 +164,11 @@ impl Host {
             path = %self.repository.pool.path().display(),
             "the repository is set aside and fetched anew; the exported files stay in use"
         );
+        // What only the repository knew stays known, also after a restart.
+        self.accepted = self.known();
+        if let Some(known) = self.accepted {
+            accepted::write(&self.state, known)?;
+        }
         self.repository.begin_anew()?;
         self.newest = None;
         Ok(())

@@ -95,7 +95,7 @@ fn a_look_finds_what_was_done_to_the_repository_and_the_host_begins_a_new_one() 
         ("all of it", remove),
     ];
     for (what, damage) in damages {
-        let (site, second, mut host, audience) = running("{}");
+        let (mut site, second, mut host, audience) = running("{}");
         damage(&site.state().join("repo.git"));
         let found = host.look();
         assert!(!found.state.is_empty() && found.export.is_empty(), "{what}: {found:?}");
@@ -104,8 +104,54 @@ fn a_look_finds_what_was_done_to_the_repository_and_the_host_begins_a_new_one() 
         assert_eq!(seen(&site), 2, "{what}: the files stay");
         assert!(!host.look().state.is_empty(), "{what}: it is missing until it is fetched");
         // An older snapshot is no replacement.
-        let older = Pointer { sequence: Sequence(1), commit: CommitId::from([1; 20]) };
-        assert!(host.accept(older).is_err(), "{what}");
+        assert_refused(host.accept(older(&mut site)), what);
+    }
+}
+
+/// Signs an older snapshot into the repository.
+fn older(site: &mut Site) -> Pointer {
+    site.components.clear();
+    site.set("services/a/latest", &[("one", "1")]);
+    (site.sequence, site.parent) = (0, None);
+    site.land()
+}
+
+fn assert_refused<T>(accepted: Result<T, TransactionError>, what: &str) {
+    let words = accepted.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(words.contains("which this host has taken already"), "{what}: {words}");
+}
+
+#[test]
+fn what_was_accepted_and_not_exported_stays_known_without_the_repository_and_after_a_restart() {
+    type Losses = (&'static str, fn(&mut Host, &Audience));
+    let losses: [Losses; 2] = [
+        ("a full disk", |host, _| assert!(host.drop_skipped().unwrap())),
+        ("damage", |host, audience| {
+            remove(&host.state.join("repo.git/objects"));
+            host.mend_folders(false, audience).unwrap();
+        }),
+    ];
+    for (what, lose) in losses {
+        let (mut site, second, mut host, audience) = running("{}");
+        site.set("services/a/latest", &[("config.yaml", "at: 3\n")]);
+        let third = site.land();
+        host.accept(third).unwrap();
+        drop((host, audience));
+        let (mut host, audience) = site.open();
+        assert_eq!(host.export.snapshot(), Some(second), "{what}: the export failed");
+        lose(&mut host, &audience);
+        assert_eq!(host.known(), Some(third), "{what}");
+        drop((host, audience));
+        let (mut host, _audience) = site.open();
+        assert_eq!(host.known(), Some(third), "{what}: after a restart");
+        (site.sequence, site.parent) = (1, None);
+        site.components.clear();
+        site.set("services/a/latest", &[("one", "1")]);
+        let stale = site.land();
+        assert_refused(host.accept(stale), what);
+        site.sequence = 2;
+        let stale = site.land();
+        assert_refused(host.accept(stale), what);
     }
 }
 
