@@ -5,6 +5,7 @@
 
 use std::time::Instant;
 
+use anyhow::bail;
 use conf_core::{
     api::Pointer,
     daemon::{chain, make_folder},
@@ -13,7 +14,7 @@ use conf_core::{
 };
 
 use crate::{
-    snapshot::keep_salt,
+    snapshot::{Looked, keep_salt},
     transaction::{
         accepted,
         error::TransactionError,
@@ -29,7 +30,7 @@ const MOST_PLACED: usize = 5000;
 /// What something else has changed on this host's disk, each in one sentence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Damage {
-    /// The agent's own files, and the repository.
+    /// The agent's own files and folders, and the repository.
     pub(crate) state: Vec<String>,
     /// What readers see in `export/`.
     pub(crate) export: Vec<String>,
@@ -53,7 +54,11 @@ impl Host {
     pub(crate) fn look_at(&mut self, components: usize) -> Damage {
         let mut damage = Damage { state: self.look_at_state(), ..Damage::default() };
         let newest = self.newest.as_ref().map(|(newest, _)| newest.commit);
-        damage.state.extend(self.repository.look(newest));
+        match self.repository.look(newest, false) {
+            Looked::Whole => {}
+            Looked::Damaged(problems) => damage.state.extend(problems),
+            Looked::Hidden(why) => damage.state.push(why),
+        }
         if newest.is_none() && damage.state.is_empty() && self.export.current().is_some() {
             let path = self.repository.pool.path();
             damage.state.push(format!("the repository {} holds no snapshot any more", path.display()));
@@ -88,15 +93,42 @@ impl Host {
         if !self.export.is_in_place() {
             self.export.reopen()?;
         }
-        let newest = self.newest.as_ref().map(|(newest, _)| newest.commit);
-        if thorough {
-            self.heal()?;
-        } else if !self.repository.look(newest).is_empty() {
-            self.renew_repository()?;
-        }
+        self.mend_repository(thorough)?;
         let newest = self.newest.as_ref().map(|(newest, _)| newest.sequence);
         let known = self.known().filter(|known| !known.commit.is_zero());
         Ok(known.filter(|known| newest.is_none_or(|newest| newest < known.sequence)))
+    }
+
+    /// Reads the whole repository, and replaces a damaged one. True if it was damaged.
+    pub(crate) fn heal(&mut self) -> anyhow::Result<bool> {
+        self.repository.pool.forget();
+        self.mend_repository(true)
+    }
+
+    /// Mends the repository if a look finds it damaged. True if it was.
+    fn mend_repository(&mut self, thorough: bool) -> anyhow::Result<bool> {
+        if self.newest.is_none() {
+            // It may have been hidden before.
+            self.newest = self.repository.newest(&self.keys).map(|snapshot| (snapshot, false));
+        }
+        let newest = self.newest.as_ref().map(|(newest, _)| newest.commit);
+        match self.repository.look(newest, thorough) {
+            Looked::Hidden(why) => bail!("{why}"),
+            Looked::Whole if newest.is_some() || !thorough => Ok(false),
+            Looked::Whole | Looked::Damaged(_) => {
+                self.keep_known()?;
+                let written = match &self.newest {
+                    Some((newest, _)) => self.repository.write_names_again(newest)?,
+                    None => false,
+                };
+                if written {
+                    tracing::warn!("refs and settings of the repository were damaged, and are written again");
+                } else {
+                    self.renew_repository()?;
+                }
+                Ok(true)
+            }
+        }
     }
 
     /// Locks the state folder again, and writes what the agent still knows of its files.
@@ -152,6 +184,8 @@ impl Host {
         let exported = self.export.snapshot().map(|exported| exported.commit);
         let is_skipped = self.newest.as_ref().is_some_and(|(newest, _)| Some(newest.commit) != exported);
         if is_skipped && exported.is_some() {
+            self.keep_known()?;
+            self.repository.clear()?;
             self.renew_repository()?;
             self.repository.remove_aside()?;
         }
@@ -164,13 +198,19 @@ impl Host {
             path = %self.repository.pool.path().display(),
             "the repository is set aside and fetched anew; the exported files stay in use"
         );
-        // What only the repository knew stays known, also after a restart.
+        self.keep_known()?;
+        self.repository.begin_anew(self.newest.is_some())?;
+        self.newest = None;
+        Ok(())
+    }
+
+    /// Writes down what perhaps only the repository knows, so that it stays known without it, also
+    /// after a restart.
+    fn keep_known(&mut self) -> anyhow::Result<()> {
         self.accepted = self.known();
         if let Some(known) = self.accepted {
             accepted::write(&self.state, known)?;
         }
-        self.repository.begin_anew()?;
-        self.newest = None;
         Ok(())
     }
 }

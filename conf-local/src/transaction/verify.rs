@@ -7,7 +7,7 @@ use libconf::name::{CommitId, ComponentVersion};
 
 use crate::{
     export::{Seen, changed_words},
-    snapshot::SecretReader,
+    snapshot::{Checked, SecretReader},
     state::VerifyReport,
     transaction::{error::TransactionError, host::Host, look::Damage},
 };
@@ -42,8 +42,8 @@ impl Host {
             report.problems.push(format!("snapshot.json of #{sequence} cannot be read"));
             return self.add_looked(report);
         };
-        let (objects, problems) = self.repository.check(commit);
-        report.objects = objects;
+        let Checked { read, problems, .. } = self.repository.check(commit);
+        report.objects = read;
         if problems.is_empty() {
             report.problems.extend(self.differs_from_rendering(commit, &damaged));
         }
@@ -91,19 +91,5 @@ impl Host {
             Ok(problems)
         };
         compare().unwrap_or_else(|error| vec![format!("repository: {}", chain(&error))])
-    }
-
-    /// Replaces a damaged repository by an empty one. True if it was damaged.
-    pub(crate) fn heal(&mut self) -> anyhow::Result<bool> {
-        self.repository.pool.forget();
-        let newest = self.newest.as_ref().map(|(newest, _)| newest.commit);
-        let damaged = match newest {
-            Some(commit) => !self.repository.look(newest).is_empty() || !self.repository.check(commit).1.is_empty(),
-            None => true,
-        };
-        if damaged {
-            self.renew_repository()?;
-        }
-        Ok(damaged)
     }
 }

@@ -85,15 +85,7 @@ fn a_look_reads_no_content_unless_something_was_touched_and_touching_alone_is_no
 #[test]
 fn a_look_finds_what_was_done_to_the_repository_and_the_host_begins_a_new_one() {
     type Damages = (&'static str, fn(&Path));
-    let damages: [Damages; 7] = [
-        ("ref zeroed", |repo| fs::write(repo.join("refs/snapshots/us-west/v1"), [0; 41]).unwrap()),
-        ("ref removed", |repo| remove(&repo.join("refs/snapshots/us-west/v1"))),
-        ("packed-refs", |repo| fs::write(repo.join("packed-refs"), "no refs\n").unwrap()),
-        ("HEAD", |repo| fs::write(repo.join("HEAD"), "").unwrap()),
-        ("config", |repo| fs::write(repo.join("config"), "[[[").unwrap()),
-        ("objects", |repo| remove(&repo.join("objects"))),
-        ("all of it", remove),
-    ];
+    let damages: [Damages; 2] = [("objects", |repo| remove(&repo.join("objects"))), ("all of it", remove)];
     for (what, damage) in damages {
         let (mut site, second, mut host, audience) = running("{}");
         damage(&site.state().join("repo.git"));
@@ -106,6 +98,74 @@ fn a_look_finds_what_was_done_to_the_repository_and_the_host_begins_a_new_one() 
         // An older snapshot is no replacement.
         assert_refused(host.accept(older(&mut site)), what);
     }
+}
+
+#[test]
+fn damaged_refs_and_settings_are_written_again_beside_whole_objects() {
+    type Damages = (&'static str, fn(&Path));
+    let damages: [Damages; 6] = [
+        ("ref zeroed", |repo| fs::write(repo.join("refs/snapshots/us-west/v1"), [0; 41]).unwrap()),
+        ("ref removed", |repo| remove(&repo.join("refs/snapshots/us-west/v1"))),
+        ("packed-refs", |repo| fs::write(repo.join("packed-refs"), "no refs\n").unwrap()),
+        ("HEAD", |repo| fs::write(repo.join("HEAD"), "").unwrap()),
+        ("HEAD is a folder", |repo| {
+            remove(&repo.join("HEAD"));
+            fs::create_dir(repo.join("HEAD")).unwrap();
+        }),
+        ("config", |repo| fs::write(repo.join("config"), "[[[").unwrap()),
+    ];
+    for (what, damage) in damages {
+        let (site, second, mut host, audience) = running("{}");
+        damage(&site.state().join("repo.git"));
+        assert!(!host.look().state.is_empty(), "{what}");
+        assert_eq!(host.mend_folders(false, &audience).unwrap(), None, "{what}: nothing need be fetched");
+        assert_eq!(host.look(), Damage::default(), "{what}");
+        assert!(!site.state().join("repo.git.damaged").exists(), "{what}");
+        drop((host, audience));
+        let (mut host, _audience) = site.open();
+        assert_eq!((host.have(), host.look()), (Some(second.commit), Damage::default()), "{what}: after a restart");
+    }
+}
+
+#[test]
+fn a_repository_that_the_system_does_not_let_be_read_is_not_thrown_away() {
+    let (site, second, mut host, audience) = running("{}");
+    let file = site.state().join("repo.git/refs/snapshots/us-west/v1");
+    let whole = fs::read(&file).unwrap();
+    remove(&file);
+    // Root may open whatever it wants, except a link that leads to itself.
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    let found = host.look();
+    assert!(found.state.iter().any(|one| one.contains("cannot be looked at")), "{found:?}");
+    host.mend_folders(false, &audience).unwrap_err();
+    host.heal().unwrap_err();
+    remove(&file);
+    fs::write(&file, whole).unwrap();
+    assert_eq!(host.look(), Damage::default());
+    assert!(!host.heal().unwrap() && !site.state().join("repo.git.damaged").exists());
+    assert_eq!(host.have(), Some(second.commit));
+}
+
+#[test]
+fn a_new_repository_that_cannot_be_begun_leaves_the_old_one_in_place() {
+    let (site, second, mut host, _audience) = running("{}");
+    // A file is in the way of the new one.
+    fs::write(site.state().join("repo.git.new"), "").unwrap();
+    host.renew_repository().unwrap_err();
+    assert!(!site.state().join("repo.git.damaged").exists());
+    assert_eq!((host.look(), host.have()), (Damage::default(), Some(second.commit)));
+}
+
+#[test]
+fn a_repository_without_a_good_snapshot_replaces_none_that_was_set_aside() {
+    let (site, _, mut host, _audience) = running("{}");
+    host.renew_repository().unwrap();
+    let aside = site.state().join("repo.git.damaged");
+    let good = names(&aside.join("objects"));
+    assert!(good.len() > 2, "{good:?}");
+    host.renew_repository().unwrap();
+    assert_eq!(names(&aside.join("objects")), good);
+    assert!(site.state().join("repo.git/HEAD").exists());
 }
 
 /// Signs an older snapshot into the repository.
@@ -189,7 +249,7 @@ fn a_lost_state_is_locked_again_and_written_again_and_lowers_nothing() {
 
 #[test]
 fn an_agent_whose_state_another_one_has_locked_meanwhile_keeps_its_hands_off() {
-    let (site, _, mut host, audience) = running("{}");
+    let (site, _, mut host, audience) = running(PLACED);
     remove(&site.state().join("conf.lock"));
     let other = git::lock_alone(&site.state()).unwrap();
     let why = format!("{:#}", host.mend_folders(false, &audience).unwrap_err());
