@@ -63,6 +63,7 @@ impl Host {
             let path = self.repository.pool.path();
             damage.state.push(format!("the repository {} holds no snapshot any more", path.display()));
         }
+        damage.state.extend(self.export.closed());
         damage.export = self.export.look(components);
         if let Some((_, kept)) = self.export.current().filter(|_| damage.export.is_empty()) {
             damage.places = self.place.look(&self.export, &kept.contents, MOST_PLACED);
@@ -93,6 +94,7 @@ impl Host {
         if !self.export.is_in_place() {
             self.export.reopen()?;
         }
+        self.export.open_to_all()?;
         self.mend_repository(thorough)?;
         let newest = self.newest.as_ref().map(|(newest, _)| newest.sequence);
         let known = self.known().filter(|known| !known.commit.is_zero());

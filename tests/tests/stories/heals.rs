@@ -38,7 +38,7 @@ fn replace(path: &Path, content: &[u8]) {
 
 const WEB: &str = "services/web/latest";
 
-const DAMAGES: [Damage; 17] = [
+const DAMAGES: [Damage; 19] = [
     ("the ref zeroed", |host| {
         let file = host.repository().join(format!("refs/snapshots/{DATACENTER}"));
         let length = fs::read(&file).expect("the ref is there").len();
@@ -60,6 +60,11 @@ const DAMAGES: [Damage; 17] = [
     ("a file of other permissions", |host| {
         let file = host.export().join("current").join(WEB).join("round");
         fs::set_permissions(file, Permissions::from_mode(0o666)).expect("it is there");
+    }),
+    ("export/ closed", |host| fs::set_permissions(host.export(), Permissions::from_mode(0o700)).expect("it is there")),
+    ("a component's folder closed", |host| {
+        let folder = host.export().join("current").join(WEB);
+        fs::set_permissions(folder, Permissions::from_mode(0o700)).expect("it is there");
     }),
     ("a file removed", |host| {
         remove(&fs::canonicalize(host.export().join("current").join(WEB).join("round")).expect("it is there"));

@@ -23,7 +23,7 @@ fn remove(path: &Path) {
 #[test]
 fn a_look_finds_what_was_done_to_the_export_and_the_host_makes_it_again() {
     type Damages = (&'static str, fn(&Path));
-    let damages: [Damages; 16] = [
+    let damages: [Damages; 20] = [
         ("export", |export| remove(export)),
         ("store", |export| remove(&export.join("store"))),
         ("names", |export| remove(&export.join("names"))),
@@ -53,6 +53,12 @@ fn a_look_finds_what_was_done_to_the_export_and_the_host_makes_it_again() {
             let file = export.join("current/services/a/latest/two");
             fs::set_permissions(&file, fs::Permissions::from_mode(0o646)).unwrap();
         }),
+        ("a closed rendering", |export| {
+            close(fs::canonicalize(export.join("current/services/a/latest")).unwrap().parent().unwrap());
+        }),
+        ("its closed files", |export| close(&export.join("current/services/a/latest"))),
+        ("closed links of versions", |export| close(&export.join("current/services/a"))),
+        ("a closed snapshot", |export| close(&export.join("snapshots/2"))),
         ("one file more", |export| fs::write(export.join("current/services/a/latest/three"), "3").unwrap()),
     ];
     for (what, damage) in damages {
@@ -69,6 +75,34 @@ fn a_look_finds_what_was_done_to_the_export_and_the_host_makes_it_again() {
         assert_eq!(host.known(), Some(second), "{what}");
         site.assert_tidy();
     }
+}
+
+fn close(folder: &Path) {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn outer_folders_that_were_closed_or_given_away_are_opened_without_making_anything_again() {
+    let (site, _, mut host, audience) = running("{}");
+    let export = site.state().join("export");
+    let made = fs::metadata(export.join("snapshots/2")).unwrap().ino();
+    for folder in [".", "store", "names", "snapshots"].map(|name| export.join(name)) {
+        for mode in [0o750, 0o700, 0o777] {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+            let found = host.look();
+            assert!(!found.state.is_empty() && found.export.is_empty(), "{}: {found:?}", folder.display());
+            host.mend_folders(false, &audience).unwrap();
+            assert_eq!(host.look(), Damage::default(), "{}", folder.display());
+        }
+    }
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(export.join("store"), Some(1234), None).unwrap();
+        let found = host.look();
+        assert!(!found.state.is_empty() && found.export.is_empty(), "{found:?}");
+        host.mend_folders(false, &audience).unwrap();
+        assert_eq!(host.look(), Damage::default());
+    }
+    assert_eq!(fs::metadata(export.join("snapshots/2")).unwrap().ino(), made, "nothing was rendered");
 }
 
 #[test]
