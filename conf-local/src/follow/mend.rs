@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     follow::{fetch::Failure, worker::Worker},
     state::VerifyReport,
-    transaction::{Damage, TransactionError},
+    transaction::{Audience, Damage, Host, TransactionError},
 };
 
 /// 10 s between two looks at most, so that damage is mended within a minute even if the first
@@ -29,7 +29,8 @@ impl Worker<'_> {
             // No pointer leads on from a start that failed.
             self.settle().await;
         }
-        let found = self.blocking(|host, _| host.look()).await;
+        let found = self.blocking(look).await;
+        self.audience.agent.set_kept_out(!self.host().holds_state());
         if found == Damage::default() {
             self.mending.reset();
             self.audience.agent.set_damage(Vec::new());
@@ -44,6 +45,9 @@ impl Worker<'_> {
             self.audience
                 .agent
                 .set_damage(shown(&format!("not put right yet, and tried again within a minute: {why}")));
+        }
+        if self.host.is_some() {
+            self.audience.agent.set_kept_out(!self.host().holds_state());
         }
         self.next_look = Instant::now() + SOON_AGAIN.max(self.mending.next_wait());
     }
@@ -80,7 +84,7 @@ impl Worker<'_> {
         if !repair || first.problems.is_empty() {
             return first;
         }
-        let found = self.blocking(|host, _| host.look()).await;
+        let found = self.blocking(look).await;
         if let Err(why) = self.mend(&found, true, stop).await {
             tracing::warn!(error = why, "not everything could be mended");
         }
@@ -128,4 +132,11 @@ impl Worker<'_> {
         let words = "the state folder was removed or replaced, and this agent cannot lock it again";
         Err(Failure::Later(words.to_owned()))
     }
+}
+
+fn look(host: &mut Host, audience: &Audience) -> Damage {
+    let mut found = host.look();
+    let gone = audience.watchers.gone().map(|file| format!("{} was removed", file.display()));
+    found.state.extend(gone);
+    found
 }

@@ -240,6 +240,7 @@ impl Host {
         since: Instant,
         audience: &Audience,
     ) -> Result<(), TransactionError> {
+        self.expect_held()?;
         let result = self.transact(snapshot, anew, since, audience);
         if result.is_err() {
             if let Err(error) = self.export.discard() {
@@ -373,6 +374,11 @@ impl Host {
             rendering: RENDERING,
             through: None,
         }
+    }
+
+    /// Nothing is written into a state folder that another agent may have locked.
+    pub(crate) fn expect_held(&self) -> Result<(), TransactionError> {
+        if self.holds_state() { Ok(()) } else { Err(TransactionError::NotHeld) }
     }
 
     pub(crate) fn git(&self) -> Result<PooledRepository, TransactionError> {

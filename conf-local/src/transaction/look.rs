@@ -77,6 +77,7 @@ impl Host {
         }
         let own = [self.identity_file.clone(), Some(self.state.join("salt"))];
         let gone = own.into_iter().flatten().filter(|file| !file.exists());
+        let gone = gone.chain(self.outbox.gone()).chain(self.place.journal.gone());
         gone.map(|file| format!("{} was removed", file.display())).collect()
     }
 

@@ -77,7 +77,7 @@ impl Host {
     /// Makes the places of `export:` hold the exported files, whatever a crash or a failure has
     /// left there.
     pub(crate) fn restore_places(&mut self) {
-        if let Some((_, kept)) = self.export.current() {
+        if let Some((_, kept)) = self.export.current().filter(|_| self.holds_state()) {
             self.place.restore(&self.export, &kept.contents);
         }
     }

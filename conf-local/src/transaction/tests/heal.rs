@@ -106,6 +106,23 @@ fn outer_folders_that_were_closed_or_given_away_are_opened_without_making_anythi
 }
 
 #[test]
+fn state_files_that_were_removed_alone_are_noticed_and_written_again() {
+    let (mut site, _, mut host, audience) = running(PLACED);
+    site.set("services/a/latest", &[("config.yaml", "at: 3\n")]);
+    let third = site.land();
+    take(&mut host, third, &audience).unwrap();
+    for file in ["salt", "identity", "duties.json", "placed.json"].map(|name| site.state().join(name)) {
+        let before = fs::read(&file).unwrap();
+        remove(&file);
+        let found = host.look().state;
+        assert!(found.iter().any(|one| one.contains(file.to_str().unwrap())), "{}: {found:?}", file.display());
+        host.mend_folders(false, &audience).unwrap();
+        assert_eq!(host.look(), Damage::default());
+        assert!(fs::read(&file).unwrap().len() >= before.len(), "{}", file.display());
+    }
+}
+
+#[test]
 fn a_look_reads_no_content_unless_something_was_touched_and_touching_alone_is_no_damage() {
     let (site, _, mut host, _audience) = running(PLACED);
     assert_eq!(host.look(), Damage::default());
@@ -289,8 +306,17 @@ fn an_agent_whose_state_another_one_has_locked_meanwhile_keeps_its_hands_off() {
     let why = format!("{:#}", host.mend_folders(false, &audience).unwrap_err());
     assert!(why.contains("held by another process"), "{why}");
     assert!(!host.tidy(&audience, None), "nothing is written");
+    let export = site.state().join("export");
+    let before = names(&export.join("snapshots"));
+    remove(&site.place().join("a/two"));
+    assert!(matches!(host.place_again(&audience), Err(TransactionError::NotHeld)));
+    assert!(matches!(host.render_secrets(&audience), Err(TransactionError::NotHeld)));
+    let first = Pointer { sequence: Sequence(1), commit: CommitId::ZERO };
+    assert!(matches!(host.render_older(first, Sequence(1), None), Err(TransactionError::NotHeld)));
+    assert!(!site.place().join("a/two").exists() && names(&export.join("snapshots")) == before);
     drop(other);
     assert_eq!(host.mend_folders(false, &audience).unwrap(), None);
+    host.place_again(&audience).unwrap();
     assert_eq!(host.look(), Damage::default());
 }
 
