@@ -210,7 +210,7 @@ impl Export {
         let (owner, entry) = (self.root.own_stat()?.st_uid, self.store.enter(&hash.to_string())?);
         let is_own = |stat: &Stat| match Entry::of(stat) {
             Entry::Folder => self.is_open(Some(stat)),
-            // A link has no permission bits of its own, and those of a file are part of its content.
+            // A link has no permission bits, and those of a file are part of its content.
             _ => stat.st_uid == owner,
         };
         if !is_own(&entry.own_stat()?) {

@@ -101,9 +101,9 @@ impl Worker<'_> {
         }
     }
 
-    /// Counts a failure that the repository here has caused. Begins a new one, once, when there were
-    /// several in a row and no damage is found. What other servers or the system refuse does not
-    /// count: a new repository does not help against that.
+    /// Counts a failure that the repository here has caused. Begins a new one, once, when there
+    /// were several in a row and no damage is found. Wrong answers of servers do not count: a new
+    /// repository does not help against them.
     pub(crate) async fn renew_after_many(&mut self) {
         self.in_vain += 1;
         if self.in_vain != MOST_IN_VAIN {

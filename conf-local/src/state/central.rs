@@ -63,8 +63,8 @@ fn write(export: &Path, central: Central) -> io::Result<()> {
 /// 10 s between two looks at most: the file may have been removed, or could not be written.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Keeps `export/central` equal to the view, until `stop`, unless another agent has the state. A failure is logged, and repaired at the
-/// next look.
+/// Keeps `export/central` equal to the view, until `stop`, unless another agent has the state. A
+/// failure is logged, and repaired at the next look.
 pub(crate) async fn run(agent: Agent, export: PathBuf, stop: CancellationToken) {
     let mut views = agent.follow();
     let mut written = read(&export);
