@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -44,6 +45,8 @@ pub(crate) struct Host {
     pub(crate) retention: Retention,
     /// The folder for all of it.
     pub(crate) state: PathBuf,
+    /// The file system of that folder.
+    pub(crate) device: u64,
     /// Keeps a second agent from this state.
     pub(crate) lock: RepositoryLock,
     pub(crate) repository: Repository,
@@ -117,6 +120,7 @@ impl Host {
         };
         make_folder(state, 0o755).with_context(unusable)?;
         let lock = git::lock_alone(state)?;
+        let device = std::fs::metadata(state).with_context(unusable)?.dev();
         let repository = Repository::open(state, git_dir, datacenter)?;
         let identity_file = identity.is_none().then(|| identity_path(state, None));
         let identity = load_identity(&identity_path(state, identity))?;
@@ -138,6 +142,7 @@ impl Host {
             keys,
             retention,
             state: state.to_owned(),
+            device,
             lock,
             repository,
             export,

@@ -3,7 +3,7 @@
 //! A look reads what the system says of folders, refs, links and files, a bounded number of them at
 //! a time. It reads content only where that is another than before. `verify` reads everything.
 
-use std::time::Instant;
+use std::{fs, os::unix::fs::MetadataExt as _, time::Instant};
 
 use anyhow::bail;
 use conf_core::{
@@ -137,6 +137,7 @@ impl Host {
     /// Locks the state folder again, and writes what the agent still knows of its files.
     fn mend_state(&mut self, audience: &Audience) -> anyhow::Result<()> {
         if !self.holds_state() {
+            self.expect_mounted()?;
             make_folder(&self.state, 0o755)?;
             // Another agent that has locked it meanwhile keeps it.
             self.lock = git::lock_alone(&self.state)?;
@@ -148,6 +149,16 @@ impl Host {
         self.place.keep_journal()?;
         self.outbox.keep()?;
         audience.watchers.keep();
+        Ok(())
+    }
+
+    /// Nothing is written below a mount point whose file system is away: it would be hidden later.
+    fn expect_mounted(&self) -> anyhow::Result<()> {
+        let found = self.state.ancestors().find_map(|folder| fs::metadata(folder).ok());
+        if found.is_some_and(|found| found.dev() != self.device) {
+            let shown = self.state.display();
+            bail!("the file system of {shown} is not mounted; mount it, or restart conf-local to begin there anew");
+        }
         Ok(())
     }
 

@@ -299,6 +299,20 @@ fn a_lost_state_is_locked_again_and_written_again_and_lowers_nothing() {
 }
 
 #[test]
+fn nothing_is_written_below_a_mount_point_whose_file_system_is_away() {
+    let (site, second, mut host, audience) = running("{}");
+    // As if another file system were there.
+    host.device += 1;
+    remove(&site.state());
+    fs::create_dir(site.state()).unwrap();
+    let why = host.mend_folders(false, &audience).unwrap_err().to_string();
+    assert!(why.contains("is not mounted"), "{why}");
+    assert!(names(&site.state()).is_empty());
+    host.device -= 1;
+    assert_eq!(host.mend_folders(false, &audience).unwrap(), Some(second));
+}
+
+#[test]
 fn an_agent_whose_state_another_one_has_locked_meanwhile_keeps_its_hands_off() {
     let (site, _, mut host, audience) = running(PLACED);
     remove(&site.state().join("conf.lock"));
