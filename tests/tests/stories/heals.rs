@@ -195,9 +195,8 @@ fn a_lost_state_brings_nothing_older_back_and_keeps_the_identity_of_the_host() {
     site.slaves[0].daemon.stop();
     site.consul().put(&key, &old);
     remove(&site.host().state);
-    site.host().wait_status("refuse the older pointer", |status| {
-        status["error"].as_str().is_some_and(|error| error.contains("older than"))
-    });
+    site.host()
+        .wait_status("refuse the older pointer", |status| status["problems"].to_string().contains("no host goes back"));
     eventually("the files to be back", || {
         let round = site.host().read(&format!("{WEB}/round"))?;
         if round == "2\n" { Ok(()) } else { Err(round) }
