@@ -6,6 +6,7 @@ use std::{
     io,
     ops::Bound,
     path::PathBuf,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -23,9 +24,13 @@ use crate::{
     fs::{Entry, Fingerprint, Folder, Owner},
 };
 
+/// 1 s: a look that must read much content goes on the next time.
+const LONGEST: Duration = Duration::from_secs(1);
+
 impl Export {
     /// Describes what something else has changed in the export since the last look, each in one
-    /// sentence. Looks at `most` components, and at the following ones the next time.
+    /// sentence. Looks at `most` components,
+    /// for a second at most unless at all of them, and at the following ones the next time.
     pub(crate) fn look(&mut self, most: usize) -> Vec<String> {
         let replaced = self.replaced();
         if !replaced.is_empty() {
@@ -40,9 +45,12 @@ impl Export {
         let folder = self.snapshots.enter(&sequence.to_string());
         let names = by_name(&kept.contents);
         let after = self.seen.last.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let (mut problems, mut looked) = (Vec::new(), 0);
+        let (mut problems, mut looked, until) = (Vec::new(), 0, (most < usize::MAX).then(|| Instant::now() + LONGEST));
+        let mut is_over = true;
         for (name, versions) in names.range((after, Bound::Unbounded)) {
-            if looked == most {
+            // At least one, so that each look goes on.
+            if looked == most || looked > 0 && until.is_some_and(|until| Instant::now() > until) {
+                is_over = false;
                 break;
             }
             looked += 1;
@@ -54,7 +62,7 @@ impl Export {
             let changed: Vec<&Version> = changed.map(|(version, _)| version).collect();
             problems.extend(changed.iter().map(|version| changed_words(format_args!("{name}/{version}"))));
         }
-        if looked < most {
+        if is_over {
             // All of them were looked at since the beginning.
             self.seen.last = None;
             let used: BTreeSet<StoreHash> = names.values().flat_map(BTreeMap::values).copied().collect();
@@ -186,16 +194,26 @@ impl Export {
     /// True if nothing has changed a rendering since its content was last right, or if its content
     /// still is.
     fn is_as_seen(&mut self, hash: &StoreHash) -> bool {
+        let Ok(now) = self.fingerprint(hash) else { return false };
+        self.seen.renderings.get(hash) == Some(&now) || self.is_read(hash)
+    }
+
+    /// Reads a rendering, and remembers what the system says of it. True if it is right.
+    pub(crate) fn is_read(&mut self, hash: &StoreHash) -> bool {
         // The stats come before the content: a change after them shows at the next look.
         let Ok(now) = self.fingerprint(hash) else { return false };
-        if self.seen.renderings.get(hash) == Some(&now) {
-            return true;
-        }
         let is_right = self.is_undamaged(hash);
         if is_right {
             self.seen.renderings.insert(*hash, now);
         }
         is_right
+    }
+
+    /// Remembers what the system says of a rendering that is right.
+    pub(crate) fn note_seen(&mut self, hash: StoreHash) {
+        if let Ok(now) = self.fingerprint(&hash) {
+            self.seen.renderings.insert(hash, now);
+        }
     }
 
     fn fingerprint(&self, hash: &StoreHash) -> io::Result<u64> {

@@ -25,6 +25,8 @@ use crate::{
 /// 1,000 components and 5,000 placed files in one look. Of 3,000 components a look takes 85 ms of a
 /// processor in a build for tests (measured by `three_thousand_components`).
 const MOST_COMPONENTS: usize = 1000;
+/// After 4 looks, which is 40 s, every component was looked at.
+const MOST_LOOKS: usize = 4;
 const MOST_PLACED: usize = 5000;
 
 /// What something else has changed on this host's disk, each in one sentence.
@@ -47,7 +49,8 @@ impl Damage {
 impl Host {
     /// Looks for damage that shows without reading everything.
     pub(crate) fn look(&mut self) -> Damage {
-        self.look_at(MOST_COMPONENTS)
+        let all = self.export.current().map_or(0, |(_, kept)| kept.contents.len());
+        self.look_at(MOST_COMPONENTS.max(all.div_ceil(MOST_LOOKS)))
     }
 
     /// Does so at this many components.

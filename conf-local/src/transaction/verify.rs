@@ -14,12 +14,14 @@ use crate::{
 
 impl Host {
     /// True if the export holds exactly the components that it should, undamaged. Needs the model.
-    pub(crate) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&mut self) -> bool {
+        if !self.export.damaged().is_empty() {
+            return false;
+        }
         let (Some(model), Some((_, kept))) = (&self.model, self.export.current()) else { return false };
         let Some(header) = &kept.header else { return false };
         kept.contents.keys().all(|name| model.accounts_for(name, &header.faults))
             && model.inputs.keys().all(|name| kept.contents.contains_key(name) || header.faults.contains_key(name))
-            && self.export.damaged().is_empty()
     }
 
     /// Checks that nothing has changed this host's disk, that the repository has every object of
@@ -28,6 +30,8 @@ impl Host {
         let mut report = VerifyReport::default();
         // Objects must be read from disk, not from memory.
         self.repository.pool.forget();
+        self.export.seen = Seen::default();
+        let damaged = self.export.damaged();
         let Some((sequence, kept)) = self.export.current() else {
             report.problems.push("nothing is exported yet".to_owned());
             return self.add_looked(report);
@@ -35,7 +39,6 @@ impl Host {
         report.sequence = sequence;
         report.components = kept.contents.len();
         let commit = kept.header.as_ref().map(|header| header.commit);
-        let damaged = self.export.damaged();
         let problems = damaged.iter().map(changed_words).chain(self.place.problems(&self.export, &kept.contents));
         report.problems.extend(problems);
         let Some(commit) = commit else {
@@ -53,7 +56,6 @@ impl Host {
 
     /// Adds what shows without reading everything, such as links, and folders that were removed.
     fn add_looked(&mut self, mut report: VerifyReport) -> VerifyReport {
-        self.export.seen = Seen::default();
         let Damage { state, export, .. } = self.look_at(usize::MAX);
         let known = std::mem::take(&mut report.problems);
         report.problems = state.into_iter().chain(export).filter(|one| !known.contains(one)).collect();

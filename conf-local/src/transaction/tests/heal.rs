@@ -123,6 +123,23 @@ fn state_files_that_were_removed_alone_are_noticed_and_written_again() {
 }
 
 #[test]
+fn what_was_just_written_or_just_read_is_known_before_the_first_look() {
+    let (site, _, host, audience) = running("{}");
+    let known = |host: &Host| {
+        let (_, kept) = host.export.current().unwrap();
+        kept.contents.values().all(|hash| host.export.seen.renderings.contains_key(hash))
+    };
+    drop((host, audience));
+    let (mut host, audience) = site.open();
+    assert!(!known(&host));
+    host.settle(&audience).unwrap();
+    assert!(known(&host), "read at the start");
+    host.export.seen = crate::export::Seen::default();
+    host.mend_export(true, &audience).unwrap();
+    assert!(known(&host), "written");
+}
+
+#[test]
 fn a_look_reads_no_content_unless_something_was_touched_and_touching_alone_is_no_damage() {
     let (site, _, mut host, _audience) = running(PLACED);
     assert_eq!(host.look(), Damage::default());
