@@ -131,13 +131,14 @@ impl Export {
     }
 
     /// Makes the folder of links for a component's versions, unless it exists. With `anew`, one
-    /// that exists and holds other links is replaced.
+    /// that exists and is closed, or holds other links, is replaced.
     fn make_names(&mut self, versions: &BTreeMap<Version, StoreHash>, anew: bool) -> io::Result<StoreHash> {
         let hash = names_hash(versions);
         let links = names_links(versions);
         let name = hash.to_string();
         let exists = self.names.entry(&name)?.is_some();
-        if exists && !(anew && self.links_in(&name).ok().as_ref() != Some(&links)) {
+        let is_right = || self.links_in(&name).ok().as_ref() == Some(&links) && self.are_names_open(&name);
+        if exists && (!anew || is_right()) {
             return Ok(hash);
         }
         self.names.remove(NEW)?;

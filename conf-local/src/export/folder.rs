@@ -136,14 +136,12 @@ impl Export {
     }
 
     /// Reads every byte that readers see. Returns the components that are damaged.
-    pub(crate) fn damaged(&self) -> BTreeSet<ComponentVersion> {
-        let Some((_, kept)) = self.current() else { return BTreeSet::new() };
+    pub(crate) fn damaged(&mut self) -> BTreeSet<ComponentVersion> {
+        let contents = self.current().map(|(_, kept)| kept.contents.clone()).unwrap_or_default();
         let mut undamaged: HashMap<StoreHash, bool> = HashMap::new();
-        let damaged = kept
-            .contents
-            .iter()
-            .filter(|(_, hash)| !*undamaged.entry(**hash).or_insert_with(|| self.is_undamaged(hash)));
-        damaged.map(|(component, _)| component.clone()).collect()
+        let is_damaged =
+            |(_, hash): &(ComponentVersion, StoreHash)| !*undamaged.entry(*hash).or_insert_with(|| self.is_read(hash));
+        contents.into_iter().filter(is_damaged).map(|(component, _)| component).collect()
     }
 
     pub(crate) fn is_undamaged(&self, hash: &StoreHash) -> bool {
@@ -162,6 +160,8 @@ impl Export {
             let file = file.map(|path| path.chars().take(200).collect());
             ExportError { file, ..self.failed("write files", cause) }
         })?;
+        // It was just written, or just read: the next look need not read it.
+        self.note_seen(hash);
         Ok(hash)
     }
 

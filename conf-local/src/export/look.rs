@@ -5,8 +5,11 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     ops::Bound,
+    path::PathBuf,
+    time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use conf_core::render::StoreHash;
 use libconf::name::{ComponentName, Kind, Version};
 use rustix::fs::Stat;
@@ -18,12 +21,16 @@ use crate::{
         names::{CURRENT, names_hash, names_links},
         plan::by_name,
     },
-    fs::{Entry, Fingerprint, Folder},
+    fs::{Entry, Fingerprint, Folder, Owner},
 };
+
+/// 1 s: a look that must read much content goes on the next time.
+const LONGEST: Duration = Duration::from_secs(1);
 
 impl Export {
     /// Describes what something else has changed in the export since the last look, each in one
-    /// sentence. Looks at `most` components, and at the following ones the next time.
+    /// sentence. Looks at `most` components,
+    /// for a second at most unless at all of them, and at the following ones the next time.
     pub(crate) fn look(&mut self, most: usize) -> Vec<String> {
         let replaced = self.replaced();
         if !replaced.is_empty() {
@@ -38,9 +45,12 @@ impl Export {
         let folder = self.snapshots.enter(&sequence.to_string());
         let names = by_name(&kept.contents);
         let after = self.seen.last.take().map_or(Bound::Unbounded, Bound::Excluded);
-        let (mut problems, mut looked) = (Vec::new(), 0);
+        let (mut problems, mut looked, until) = (Vec::new(), 0, (most < usize::MAX).then(|| Instant::now() + LONGEST));
+        let mut is_over = true;
         for (name, versions) in names.range((after, Bound::Unbounded)) {
-            if looked == most {
+            // At least one, so that each look goes on.
+            if looked == most || looked > 0 && until.is_some_and(|until| Instant::now() > until) {
+                is_over = false;
                 break;
             }
             looked += 1;
@@ -52,7 +62,7 @@ impl Export {
             let changed: Vec<&Version> = changed.map(|(version, _)| version).collect();
             problems.extend(changed.iter().map(|version| changed_words(format_args!("{name}/{version}"))));
         }
-        if looked < most {
+        if is_over {
             // All of them were looked at since the beginning.
             self.seen.last = None;
             let used: BTreeSet<StoreHash> = names.values().flat_map(BTreeMap::values).copied().collect();
@@ -93,24 +103,66 @@ impl Export {
         if read_header(&folder, sequence) != kept.header {
             return Ok(Some(format!("{shown}/snapshots/{name}/snapshot.json is not as it was written")));
         }
+        if !self.is_open_to_all(&self.snapshots, &name)? {
+            return Ok(Some(format!("{shown}/snapshots/{name} is another's or closed")));
+        }
         for kind in Kind::ALL.into_iter().filter(|kind| kept.contents.keys().any(|name| name.component.kind == *kind)) {
             if !self.is_open_to_all(&folder, kind.as_str())? {
                 let kind = kind.as_str();
                 return Ok(Some(format!("{shown}/snapshots/{name}/{kind} was removed, or is another's or closed")));
             }
         }
-        for name in ["store", "names", "snapshots"] {
-            if !self.is_open_to_all(&self.root, name)? {
-                return Ok(Some(format!("{shown}/{name} has other permissions than conf-local gave it")));
-            }
-        }
         Ok(None)
+    }
+
+    /// Lists the folders that hold all others, by their paths.
+    fn outer(&self) -> [(PathBuf, &Folder); 4] {
+        let below = |name: &str| self.path.join(name);
+        [
+            (self.path.clone(), &self.root),
+            (below("store"), &self.store),
+            (below("names"), &self.names),
+            (below("snapshots"), &self.snapshots),
+        ]
+    }
+
+    /// Describes those of them that are closed or another's. What is in them need not be made again
+    /// for that.
+    pub(crate) fn closed(&self) -> Vec<String> {
+        let closed = self.outer().into_iter().filter(|(_, folder)| !self.is_open(folder.own_stat().ok().as_ref()));
+        closed.map(|(path, _)| format!("{} is another's, or not open to every user", path.display())).collect()
+    }
+
+    /// Opens them to every user again, and gives them back to the owner of `export/`.
+    pub(crate) fn open_to_all(&self) -> anyhow::Result<()> {
+        let owner = self.root.own_stat()?.st_uid;
+        for (path, folder) in self.outer() {
+            let stat = folder.own_stat()?;
+            if self.is_open(Some(&stat)) {
+                continue;
+            }
+            let user = (stat.st_uid != owner).then_some(owner);
+            folder.own(0o755, Owner { user, group: None }).with_context(|| {
+                let (path, user) = (path.display(), stat.st_uid);
+                format!("cannot open {path} to every user; it belongs to user {user}: give it to user {owner} (chown)")
+            })?;
+        }
+        Ok(())
     }
 
     /// True for a folder that every user may read, and only its owner may change.
     fn is_open_to_all(&self, folder: &Folder, name: &str) -> io::Result<bool> {
-        let owner = self.snapshots.own_stat()?.st_uid;
-        Ok(folder.stat(name)?.is_some_and(|stat| stat.st_mode & 0o7777 == 0o755 && stat.st_uid == owner))
+        Ok(self.is_open(folder.stat(name)?.as_ref()))
+    }
+
+    fn is_open(&self, stat: Option<&Stat>) -> bool {
+        let owner = self.root.own_stat().ok().map(|stat| stat.st_uid);
+        stat.is_some_and(|stat| stat.st_mode & 0o777 == 0o755 && Some(stat.st_uid) == owner)
+    }
+
+    /// True if the folder of links is open to every user.
+    pub(crate) fn are_names_open(&self, name: &str) -> bool {
+        self.is_open_to_all(&self.names, name).unwrap_or(false)
     }
 
     /// True if a component's link leads to the links of its versions, and those into the store.
@@ -124,6 +176,9 @@ impl Export {
     fn are_links_right(&mut self, hash: StoreHash, versions: &BTreeMap<Version, StoreHash>) -> bool {
         // Nobody can change a link, only replace it, and that changes its folder.
         let Ok(stat) = self.names.stat(&hash.to_string()) else { return false };
+        if !self.is_open(stat.as_ref()) {
+            return false;
+        }
         let mut fingerprint = Fingerprint::default();
         fingerprint.add("", stat.as_ref());
         if self.seen.links.get(&hash) == Some(&fingerprint.number()) {
@@ -139,16 +194,26 @@ impl Export {
     /// True if nothing has changed a rendering since its content was last right, or if its content
     /// still is.
     fn is_as_seen(&mut self, hash: &StoreHash) -> bool {
+        let Ok(now) = self.fingerprint(hash) else { return false };
+        self.seen.renderings.get(hash) == Some(&now) || self.is_read(hash)
+    }
+
+    /// Reads a rendering, and remembers what the system says of it. True if it is right.
+    pub(crate) fn is_read(&mut self, hash: &StoreHash) -> bool {
         // The stats come before the content: a change after them shows at the next look.
         let Ok(now) = self.fingerprint(hash) else { return false };
-        if self.seen.renderings.get(hash) == Some(&now) {
-            return true;
-        }
         let is_right = self.is_undamaged(hash);
         if is_right {
             self.seen.renderings.insert(*hash, now);
         }
         is_right
+    }
+
+    /// Remembers what the system says of a rendering that is right.
+    pub(crate) fn note_seen(&mut self, hash: StoreHash) {
+        if let Ok(now) = self.fingerprint(&hash) {
+            self.seen.renderings.insert(hash, now);
+        }
     }
 
     fn fingerprint(&self, hash: &StoreHash) -> io::Result<u64> {
@@ -157,18 +222,20 @@ impl Export {
         Ok(fingerprint.number())
     }
 
-    /// True if all of a rendering belongs to the owner of the store, and nobody else may add to its
-    /// folders.
+    /// True if all of a rendering belongs to the owner of the export, and every user may enter its
+    /// folders, and nobody else may add to them.
     pub(crate) fn is_own(&self, hash: &StoreHash) -> io::Result<bool> {
-        let (owner, entry) = (self.store.own_stat()?.st_uid, self.store.enter(&hash.to_string())?);
-        let is_own = |stat: &Stat| stat.st_uid == owner && stat.st_mode & 0o022 == 0;
+        let (owner, entry) = (self.root.own_stat()?.st_uid, self.store.enter(&hash.to_string())?);
+        let is_own = |stat: &Stat| match Entry::of(stat) {
+            Entry::Folder => self.is_open(Some(stat)),
+            // A link has no permission bits, and those of a file are part of its content.
+            _ => stat.st_uid == owner,
+        };
         if !is_own(&entry.own_stat()?) {
             return Ok(false);
         }
-        for (path, kind) in entry.walk()? {
-            let stat = entry.stat_below(&path)?;
-            // A link has no permission bits of its own.
-            if kind != Entry::Link && !is_own(&stat) || stat.st_uid != owner {
+        for (path, _) in entry.walk()? {
+            if !is_own(&entry.stat_below(&path)?) {
                 return Ok(false);
             }
         }

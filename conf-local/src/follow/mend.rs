@@ -6,7 +6,11 @@ use std::time::{Duration, Instant};
 use conf_core::{daemon::chain, retry::with_jitter};
 use tokio_util::sync::CancellationToken;
 
-use crate::{follow::fetch::Failure, follow::worker::Worker, state::VerifyReport, transaction::Damage};
+use crate::{
+    follow::{fetch::Failure, worker::Worker},
+    state::VerifyReport,
+    transaction::{Audience, Damage, Host, TransactionError},
+};
 
 /// 10 s between two looks at most, so that damage is mended within a minute even if the first
 /// attempts fail.
@@ -25,7 +29,8 @@ impl Worker<'_> {
             // No pointer leads on from a start that failed.
             self.settle().await;
         }
-        let found = self.blocking(|host, _| host.look()).await;
+        let found = self.blocking(look).await;
+        self.audience.agent.set_kept_out(!self.host().holds_state());
         if found == Damage::default() {
             self.mending.reset();
             self.audience.agent.set_damage(Vec::new());
@@ -40,6 +45,9 @@ impl Worker<'_> {
             self.audience
                 .agent
                 .set_damage(shown(&format!("not put right yet, and tried again within a minute: {why}")));
+        }
+        if self.host.is_some() {
+            self.audience.agent.set_kept_out(!self.host().holds_state());
         }
         self.next_look = Instant::now() + SOON_AGAIN.max(self.mending.next_wait());
     }
@@ -61,6 +69,10 @@ impl Worker<'_> {
         let is_export = thorough || !found.export.is_empty();
         if is_export || !found.places.is_empty() {
             let mended = self.blocking(move |host, audience| host.mend_export(is_export, audience)).await;
+            if let Err(TransactionError::Damaged(_)) = &mended {
+                // The files cannot be made again from this repository.
+                self.heal().await;
+            }
             mended.map_err(|error| chain(&error))?;
         }
         Ok(())
@@ -72,7 +84,7 @@ impl Worker<'_> {
         if !repair || first.problems.is_empty() {
             return first;
         }
-        let found = self.blocking(|host, _| host.look()).await;
+        let found = self.blocking(look).await;
         if let Err(why) = self.mend(&found, true, stop).await {
             tracing::warn!(error = why, "not everything could be mended");
         }
@@ -82,26 +94,31 @@ impl Worker<'_> {
         VerifyReport { problems: first.problems, repaired, ..second }
     }
 
-    /// Begins a new repository if this one is damaged, or if nothing else has helped.
+    /// Mends the repository if it is damaged: all of it is read.
     pub(crate) async fn heal(&mut self) {
-        match self.blocking(|host, _| host.heal()).await {
-            Ok(true) => {}
-            Ok(false) => self.renew_after_many().await,
-            Err(error) => {
-                tracing::warn!(error = chain(&*error), "no new repository could be created; trying again");
-            }
+        if let Err(error) = self.blocking(|host, _| host.heal()).await {
+            tracing::warn!(error = chain(&*error), "the repository could not be mended; trying again");
         }
     }
 
-    /// Counts a failure for which no damage was found. Begins a new repository, once, when there
-    /// were several in a row.
+    /// Counts a failure that the repository here has caused. Begins a new one, once, when there
+    /// were several in a row and no damage is found. Wrong answers of servers do not count: a new
+    /// repository does not help against them.
     pub(crate) async fn renew_after_many(&mut self) {
         self.in_vain += 1;
-        if self.in_vain == MOST_IN_VAIN
-            && let Err(error) = self.blocking(|host, _| host.renew_repository()).await
-        {
+        if self.in_vain != MOST_IN_VAIN {
+            return;
+        }
+        let renewed = self.blocking(|host, _| if host.heal()? { Ok(()) } else { host.renew_repository() }).await;
+        if let Err(error) = renewed {
+            self.in_vain = 0;
             tracing::warn!(error = chain(&*error), "no new repository could be created");
         }
+    }
+
+    /// True while something is held back or not placed that another attempt may bring.
+    pub(crate) fn is_unfinished(&self) -> bool {
+        self.host().is_troubled() || self.host().lacks_content()
     }
 
     /// Says why nothing may be written, if another agent has the state folder.
@@ -115,4 +132,11 @@ impl Worker<'_> {
         let words = "the state folder was removed or replaced, and this agent cannot lock it again";
         Err(Failure::Later(words.to_owned()))
     }
+}
+
+fn look(host: &mut Host, audience: &Audience) -> Damage {
+    let mut found = host.look();
+    let gone = audience.watchers.gone().map(|file| format!("{} was removed", file.display()));
+    found.state.extend(gone);
+    found
 }

@@ -52,7 +52,7 @@ const EARLY: Duration = Duration::from_secs(10);
 /// The task that writes repository and export.
 pub(crate) struct Worker<'a> {
     /// `None` only while a blocking step has it.
-    host: Option<Host>,
+    pub(crate) host: Option<Host>,
     sources: &'a Sources,
     pub(crate) audience: &'a Audience,
     candidates: &'a Candidates,
@@ -135,6 +135,10 @@ impl<'a> Worker<'a> {
                 }
                 () = until(Some(self.next_look)) => {
                     self.look(stop).await;
+                    // What it could not put in place is tried again, though the look finds no more.
+                    if again.is_none() && self.host.is_some() && self.is_unfinished() {
+                        again = Some(Instant::now() + places.next_wait());
+                    }
                     continue;
                 }
                 () = until(self.chore.map(|(_, due)| due)) => {

@@ -53,6 +53,11 @@ pub trait Watchers: Send + Sync + 'static {
         BTreeSet::new()
     }
 
+    /// Returns its files in the state folder that have content and that somebody has removed.
+    fn gone(&self) -> Option<PathBuf> {
+        None
+    }
+
     /// Writes its files in the state folder again if somebody has removed them.
     fn keep(&self) {}
 
@@ -187,12 +192,19 @@ impl Outbox {
         content.merge(Coming { switch, sequence, commit, before, owed: late });
     }
 
+    /// Returns the path of the file if it has notices and somebody has removed it.
+    pub(crate) fn gone(&self) -> Option<PathBuf> {
+        let content = self.content.lock();
+        let has_notices = !content.owed.is_empty() || content.coming.is_some();
+        (has_notices && !self.path.exists()).then(|| self.path.clone())
+    }
+
     /// Writes the file again if somebody has removed it.
     pub(crate) fn keep(&self) -> io::Result<()> {
-        let content = self.content.lock();
-        if content.owed.is_empty() && content.coming.is_none() || self.path.exists() {
+        if self.gone().is_none() {
             return Ok(());
         }
+        let content = self.content.lock();
         replace_state(&self.path, &*content, Durability::Full)
     }
 

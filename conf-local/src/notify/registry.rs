@@ -292,13 +292,16 @@ impl Registry {
 }
 
 impl Watchers for Registry {
+    fn gone(&self) -> Option<PathBuf> {
+        let any = self.watchers.lock().values().any(|watcher| watcher.registration.is_some());
+        (any && !self.file.exists()).then(|| self.file.clone())
+    }
+
     fn keep(&self) {
+        let is_gone = self.gone().is_some();
         let watchers = self.watchers.lock();
-        let mut kept = watchers.values().filter_map(|watcher| watcher.registration.as_ref()).peekable();
-        if kept.peek().is_some()
-            && !self.file.exists()
-            && let Err(error) = registrations::save(&self.file, kept)
-        {
+        let kept = watchers.values().filter_map(|watcher| watcher.registration.as_ref());
+        if is_gone && let Err(error) = registrations::save(&self.file, kept) {
             tracing::warn!(path = %self.file.display(), %error, "registered processes cannot be written down");
         }
     }

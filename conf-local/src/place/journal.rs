@@ -85,9 +85,14 @@ impl Journal {
         self.write(next, Durability::Content)
     }
 
+    /// Returns the path of the file if somebody has removed it.
+    pub(crate) fn gone(&self) -> Option<PathBuf> {
+        (!self.content.placed.is_empty() && !self.file.exists()).then(|| self.file.clone())
+    }
+
     /// Writes the file again if somebody has removed it.
     pub(crate) fn keep(&self) -> io::Result<()> {
-        if self.content.placed.is_empty() || self.file.exists() {
+        if self.gone().is_none() {
             return Ok(());
         }
         replace_state(&self.file, &self.content, Durability::Full)

@@ -15,6 +15,6 @@ pub(crate) use crate::snapshot::{
     host_secrets::{EVERY, HostSecrets, SourceUses},
     manifests::Manifests,
     named::NamedComponent,
-    repository::{Repository, descends},
+    repository::{Checked, Looked, Repository, descends},
     secrets::{SecretReader, identity_path, keep_salt, load_identity, salt},
 };

@@ -12,10 +12,11 @@ use conf_core::{
     api::Pointer,
     daemon::{chain, make_folder},
     git::{self, ConsolidateError, Durability, PooledRepository, RepositoryLock, RepositoryPool},
+    http::no_files_left,
     sign::TrustedKeys,
     snapshot::Snapshot,
 };
-use git2::ObjectType;
+use git2::{ErrorClass, ErrorCode, ObjectType};
 use libconf::name::{CommitId, DatacenterName, RefName};
 
 use crate::fs::{Entry, Fingerprint, Folder};
@@ -32,6 +33,27 @@ pub(crate) struct Repository {
     recorded: Option<CommitId>,
     /// The packs when everything in them was last right.
     packs: BTreeMap<PathBuf, u64>,
+}
+
+/// What a look at a repository shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Looked {
+    Whole,
+    /// What is wrong, each in one sentence.
+    Damaged(Vec<String>),
+    /// The system refuses to let it be read now, which says nothing of it: why.
+    Hidden(String),
+}
+
+/// The result of reading every object of a snapshot.
+#[derive(Default)]
+pub(crate) struct Checked {
+    /// The number of good objects.
+    pub(crate) read: usize,
+    /// What is missing or damaged.
+    pub(crate) problems: Vec<String>,
+    /// The system refused to let some of it be read.
+    is_hidden: bool,
 }
 
 /// No other program uses the repository, so Git needs no background work.
@@ -52,9 +74,15 @@ impl Repository {
             path
         } else {
             if let Err(error) = create(&own) {
+                if is_passing_any(&error) {
+                    return Err(error);
+                }
                 tracing::warn!(error = format!("{error:#}"), "the repository cannot be opened; creating a new one");
-                set_aside(&own)?;
-                create(&own)?;
+                // Perhaps only a small file is damaged, and all objects are whole.
+                if remove_all(&own, &["config", "HEAD"]).is_err() || create(&own).is_err() {
+                    set_aside(&own, false)?;
+                    create(&own)?;
+                }
             }
             // Git's own commands need a valid HEAD, libgit2 does not.
             let head = own.join("HEAD");
@@ -103,39 +131,50 @@ impl Repository {
         Ok(repo.find_reference(&name)?.peel_to_commit()?.id().into())
     }
 
-    /// Describes damage that shows without reading all objects: folders, refs, the newest snapshot
-    /// itself. All objects of it are read only when a pack is not what it was at the last look.
-    pub(crate) fn look(&mut self, newest: Option<CommitId>) -> Vec<String> {
+    /// Looks for damage that shows without reading all objects: folders, refs, the newest snapshot
+    /// itself. All objects of it are read only when a pack is not what it was at the last look, or
+    /// if the look is `thorough`.
+    pub(crate) fn look(&mut self, newest: Option<CommitId>, thorough: bool) -> Looked {
         if let Err(error) = self.look_at_refs(newest) {
-            return vec![format!("the repository {} is damaged: {}", self.pool.path().display(), error.message())];
+            let words = format!("the repository {} is damaged: {}", self.pool.path().display(), error.message());
+            return self.looked(vec![words], is_passing(&error));
         }
         let now = packs(&self.pool.path());
         let is_same = self.packs.iter().all(|(pack, seen)| now.get(pack) == Some(seen));
-        let problems = match newest.filter(|_| !is_same) {
-            Some(newest) => {
-                self.pool.forget();
-                self.check(newest).1
+        if let Some(newest) = newest.filter(|_| thorough || !is_same) {
+            self.pool.forget();
+            let Checked { problems, is_hidden, .. } = self.check(newest);
+            if !problems.is_empty() {
+                return self.looked(problems, is_hidden);
             }
-            None => Vec::new(),
-        };
-        if problems.is_empty() {
-            self.packs = now;
         }
-        problems
+        self.packs = now;
+        Looked::Whole
+    }
+
+    /// Without descriptors, Git's words may be that an object is missing.
+    fn looked(&self, problems: Vec<String>, is_hidden: bool) -> Looked {
+        let no_files = no_files_left();
+        if !is_hidden && no_files.is_none() {
+            return Looked::Damaged(problems);
+        }
+        let why = no_files.or_else(|| problems.into_iter().next()).unwrap_or_default();
+        Looked::Hidden(format!("the repository {} cannot be looked at: {why}", self.pool.path().display()))
     }
 
     fn look_at_refs(&self, newest: Option<CommitId>) -> Result<(), git2::Error> {
         // An open repository would remember what it has read.
         let repo = git2::Repository::open_bare(self.pool.path())?;
+        // The refs of one that `--git-dir` names are its owner's matter.
         if self.pool.path() == self.own {
             repo.find_reference("HEAD")?;
-        }
-        // The first one reads the file of packed refs.
-        repo.references()?.next().transpose()?;
-        if let Some(recorded) = self.recorded
-            && self.named_by_ref(&repo)? != recorded
-        {
-            return Err(git2::Error::from_str("its ref is not where it was put"));
+            // The first one reads the file of packed refs.
+            repo.references()?.next().transpose()?;
+            if let Some(recorded) = self.recorded
+                && self.named_by_ref(&repo)? != recorded
+            {
+                return Err(git2::Error::from_str("its ref is not where it was put"));
+            }
         }
         if let Some(newest) = newest {
             repo.find_commit(newest.into())?.tree()?;
@@ -153,25 +192,62 @@ impl Repository {
         self.git().is_ok_and(|repo| git::complete(&repo, None, commit).is_ok())
     }
 
-    /// Reads every object of a snapshot. Returns their number, and what is missing or damaged.
-    pub(crate) fn check(&self, commit: CommitId) -> (usize, Vec<String>) {
+    /// Reads every object of a snapshot.
+    pub(crate) fn check(&self, commit: CommitId) -> Checked {
         match self.git() {
             Ok(repo) => check(&repo, commit),
-            Err(error) => (0, vec![format!("the repository cannot be opened: {}", chain(&error))]),
+            Err(error) => Checked {
+                problems: vec![format!("the repository cannot be opened: {}", chain(&error))],
+                is_hidden: is_passing(&error),
+                ..Checked::default()
+            },
         }
     }
 
-    /// Sets the damaged repository aside, where it replaces the last such one, and creates an empty
-    /// one. One that `--git-dir` names stays untouched; `<state>/repo.git` is used in its place.
-    pub(crate) fn begin_anew(&mut self) -> anyhow::Result<()> {
-        self.pool.forget();
-        if self.pool.path() == self.own {
-            set_aside(&self.own)?;
+    /// Writes refs, `HEAD` and settings anew, and then reads every object of the newest snapshot.
+    /// True if it is whole. A repository that `--git-dir` names stays untouched.
+    pub(crate) fn write_names_again(&mut self, newest: &Snapshot) -> anyhow::Result<bool> {
+        if self.pool.path() != self.own || !self.own.join("objects/pack").is_dir() {
+            return Ok(false);
         }
+        self.pool.forget();
+        remove_all(&self.own, &["config", "packed-refs", "refs", "HEAD"])?;
         create(&self.own)?;
-        self.lock = git::lock_alone(&self.own)?;
+        let Checked { problems, is_hidden, .. } = self.check(newest.commit);
+        if !problems.is_empty() {
+            return match self.looked(problems, is_hidden) {
+                Looked::Hidden(why) => bail!("{why}"),
+                _ => Ok(false),
+            };
+        }
+        self.record(&*self.git()?, newest)?;
+        Ok(true)
+    }
+
+    /// Sets the repository aside, and begins an empty one. Where one was set aside before, the two
+    /// are kept apart by `is_good`: only a repository with a good snapshot replaces it. One that
+    /// `--git-dir` names stays untouched; `<state>/repo.git` is used in its place.
+    pub(crate) fn begin_anew(&mut self, is_good: bool) -> anyhow::Result<()> {
+        self.pool.forget();
+        // If the system refuses something, it refuses this, before anything is lost.
+        let new = self.own.with_extension("git.new");
+        absent_is_done(fs::remove_dir_all(&new)).with_context(|| format!("cannot remove {}", new.display()))?;
+        create(&new)?;
+        let lock = git::lock_alone(&new)?;
+        set_aside(&self.own, is_good && self.pool.path() == self.own)?;
+        fs::rename(&new, &self.own).with_context(|| format!("cannot rename {}", new.display()))?;
+        self.lock = lock;
         self.pool.move_to(&self.own);
         (self.recorded, self.packs) = (None, BTreeMap::new());
+        Ok(())
+    }
+
+    /// Removes all objects, on a disk that is full, from a repository that is not worth keeping.
+    pub(crate) fn clear(&mut self) -> anyhow::Result<()> {
+        self.pool.forget();
+        if self.pool.path() == self.own {
+            remove_all(&self.own, &["objects"])?;
+        }
         Ok(())
     }
 
@@ -222,37 +298,43 @@ pub(crate) fn descends(repo: &git2::Repository, snapshot: &Snapshot, known: Poin
     false
 }
 
-fn check(repo: &git2::Repository, commit: CommitId) -> (usize, Vec<String>) {
-    let (mut read, mut problems) = (0, Vec::new());
+fn check(repo: &git2::Repository, commit: CommitId) -> Checked {
+    let mut checked = Checked::default();
     let mut seen = HashSet::new();
     let mut pending = vec![(git2::Oid::from(commit), ObjectType::Commit)];
     while let Some((id, kind)) = pending.pop() {
         // 20: every damage has the same repair, so that a few are enough to report.
-        if !seen.insert(id) || problems.len() >= 20 {
+        if !seen.insert(id) || checked.problems.len() >= 20 {
             continue;
         }
         match children(repo, id, kind) {
             Ok(children) => {
-                read += 1;
+                checked.read += 1;
                 pending.extend(children);
             }
-            Err(problem) => problems.push(problem),
+            Err(error) => {
+                checked.is_hidden |= is_passing(&error);
+                checked.problems.push(format!("object {id} ({kind}) cannot be read: {}", error.message()));
+            }
         }
     }
-    (read, problems)
+    checked
 }
 
 /// Reads an object, which compares its content with its name, and lists the objects that it names.
-fn children(repo: &git2::Repository, id: git2::Oid, kind: ObjectType) -> Result<Vec<(git2::Oid, ObjectType)>, String> {
-    let unreadable = |error: git2::Error| format!("object {id} ({kind}) cannot be read: {}", error.message());
-    let found = repo.odb().and_then(|odb| Ok(odb.read(id)?.kind())).map_err(unreadable)?;
+fn children(
+    repo: &git2::Repository,
+    id: git2::Oid,
+    kind: ObjectType,
+) -> Result<Vec<(git2::Oid, ObjectType)>, git2::Error> {
+    let found = repo.odb()?.read(id)?.kind();
     if found != kind {
-        return Err(format!("object {id} is a {found}, not a {kind}"));
+        return Err(git2::Error::from_str(&format!("it is a {found}")));
     }
     Ok(match kind {
-        ObjectType::Commit => vec![(repo.find_commit(id).map_err(unreadable)?.tree_id(), ObjectType::Tree)],
+        ObjectType::Commit => vec![(repo.find_commit(id)?.tree_id(), ObjectType::Tree)],
         ObjectType::Tree => {
-            let tree = repo.find_tree(id).map_err(unreadable)?;
+            let tree = repo.find_tree(id)?;
             tree.iter().filter_map(|entry| Some((entry.id(), entry.kind()?))).collect()
         }
         _ => Vec::new(),
@@ -269,12 +351,35 @@ fn create(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Moves the damaged repository away. One that is gone needs no moving.
-fn set_aside(path: &Path) -> anyhow::Result<()> {
+/// Moves the damaged repository away. One that is gone needs no moving. One that holds no good
+/// snapshot replaces none that was set aside before: it is removed.
+fn set_aside(path: &Path, is_good: bool) -> anyhow::Result<()> {
     let aside = aside_of(path);
-    absent_is_done(fs::remove_dir_all(&aside))
-        .and_then(|()| absent_is_done(fs::rename(path, &aside)))
-        .with_context(|| format!("cannot set the damaged repository {} aside", path.display()))
+    let done = if aside.exists() && !is_good {
+        absent_is_done(fs::remove_dir_all(path))
+    } else {
+        absent_is_done(fs::remove_dir_all(&aside)).and_then(|()| absent_is_done(fs::rename(path, &aside)))
+    };
+    done.with_context(|| format!("cannot set the damaged repository {} aside", path.display()))
+}
+
+/// Removes files and folders of a repository, whatever of both is there.
+fn remove_all(repo: &Path, names: &[&str]) -> anyhow::Result<()> {
+    let remove = |path: &Path| if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
+    names
+        .iter()
+        .map(|name| repo.join(name))
+        .try_for_each(|path| absent_is_done(remove(&path)).with_context(|| format!("cannot remove {}", path.display())))
+}
+
+/// True for an error of the system that may pass, such as a lack of descriptors, of memory, or of a
+/// permission: it says nothing of what is in the files.
+fn is_passing(error: &git2::Error) -> bool {
+    matches!(error.class(), ErrorClass::Os | ErrorClass::NoMemory) && error.code() != ErrorCode::NotFound
+}
+
+fn is_passing_any(error: &anyhow::Error) -> bool {
+    no_files_left().is_some() || error.chain().filter_map(|one| one.downcast_ref()).any(is_passing)
 }
 
 fn aside_of(path: &Path) -> PathBuf {

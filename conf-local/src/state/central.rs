@@ -63,8 +63,8 @@ fn write(export: &Path, central: Central) -> io::Result<()> {
 /// 10 s between two looks at most: the file may have been removed, or could not be written.
 const LOOK: Duration = Duration::from_secs(10);
 
-/// Keeps `export/central` equal to the view, until `stop`. A failure is logged, and repaired at the
-/// next look.
+/// Keeps `export/central` equal to the view, until `stop`, unless another agent has the state. A
+/// failure is logged, and repaired at the next look.
 pub(crate) async fn run(agent: Agent, export: PathBuf, stop: CancellationToken) {
     let mut views = agent.follow();
     let mut written = read(&export);
@@ -73,7 +73,7 @@ pub(crate) async fn run(agent: Agent, export: PathBuf, stop: CancellationToken) 
     loop {
         let status = &views.borrow_and_update().status.clone();
         let now = Central { sequence: status.sequence, central: status.central };
-        if status.commit.is_some() && written != Some(now) {
+        if status.commit.is_some() && written != Some(now) && !agent.is_kept_out() {
             let path = export.clone();
             match spawn_blocking(move || write(&path, now)).await {
                 Ok(Ok(())) => (written, failed) = (Some(now), None),

@@ -14,6 +14,9 @@ pub(crate) enum TransactionError {
     /// newer format.
     #[error("the snapshot is refused")]
     Untrusted(#[source] SnapshotError),
+    /// Somebody has removed or replaced the state folder: another agent may have it.
+    #[error("the state folder was removed or replaced, and this agent cannot lock it again")]
+    NotHeld,
     /// The repository cannot be read.
     #[error("the repository on this host cannot be read")]
     Damaged(#[source] git2::Error),

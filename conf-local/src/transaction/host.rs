@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Instant, SystemTime, UNIX_EPOCH},
@@ -27,6 +28,7 @@ use crate::{
     snapshot::{CollectionLock, HostSecrets, NamedComponent, Repository, descends, identity_path, load_identity, salt},
     state::{Agent, Exported, ExportedComponent, HistoryEntry},
     transaction::{
+        accepted,
         check::{Checks, StagedComponent},
         error::TransactionError,
         model::{Draft, Model},
@@ -43,6 +45,8 @@ pub(crate) struct Host {
     pub(crate) retention: Retention,
     /// The folder for all of it.
     pub(crate) state: PathBuf,
+    /// The file system of that folder.
+    pub(crate) device: u64,
     /// Keeps a second agent from this state.
     pub(crate) lock: RepositoryLock,
     pub(crate) repository: Repository,
@@ -66,7 +70,7 @@ pub(crate) struct Host {
     /// present.
     pub(crate) newest: Option<(Snapshot, bool)>,
     /// The newest snapshot that this agent has accepted, even if the state that had it was lost.
-    accepted: Option<Pointer>,
+    pub(crate) accepted: Option<Pointer>,
     /// A failed step left something in the export that could not be removed.
     pub(crate) unswept: bool,
     /// Held by fetches of objects that no ref names: nothing is removed from the repository
@@ -116,6 +120,7 @@ impl Host {
         };
         make_folder(state, 0o755).with_context(unusable)?;
         let lock = git::lock_alone(state)?;
+        let device = std::fs::metadata(state).with_context(unusable)?.dev();
         let repository = Repository::open(state, git_dir, datacenter)?;
         let identity_file = identity.is_none().then(|| identity_path(state, None));
         let identity = load_identity(&identity_path(state, identity))?;
@@ -137,6 +142,7 @@ impl Host {
             keys,
             retention,
             state: state.to_owned(),
+            device,
             lock,
             repository,
             export,
@@ -151,7 +157,7 @@ impl Host {
             unreadable: BTreeSet::new(),
             history: state.join("history.json"),
             newest,
-            accepted: None,
+            accepted: accepted::read(state),
             unswept: false,
             collection: Arc::default(),
         })
@@ -239,6 +245,7 @@ impl Host {
         since: Instant,
         audience: &Audience,
     ) -> Result<(), TransactionError> {
+        self.expect_held()?;
         let result = self.transact(snapshot, anew, since, audience);
         if result.is_err() {
             if let Err(error) = self.export.discard() {
@@ -372,6 +379,11 @@ impl Host {
             rendering: RENDERING,
             through: None,
         }
+    }
+
+    /// Nothing is written into a state folder that another agent may have locked.
+    pub(crate) fn expect_held(&self) -> Result<(), TransactionError> {
+        if self.holds_state() { Ok(()) } else { Err(TransactionError::NotHeld) }
     }
 
     pub(crate) fn git(&self) -> Result<PooledRepository, TransactionError> {

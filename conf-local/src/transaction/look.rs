@@ -3,8 +3,9 @@
 //! A look reads what the system says of folders, refs, links and files, a bounded number of them at
 //! a time. It reads content only where that is another than before. `verify` reads everything.
 
-use std::time::Instant;
+use std::{fs, os::unix::fs::MetadataExt as _, time::Instant};
 
+use anyhow::bail;
 use conf_core::{
     api::Pointer,
     daemon::{chain, make_folder},
@@ -13,8 +14,9 @@ use conf_core::{
 };
 
 use crate::{
-    snapshot::keep_salt,
+    snapshot::{Looked, keep_salt},
     transaction::{
+        accepted,
         error::TransactionError,
         host::{Audience, Host},
     },
@@ -23,12 +25,14 @@ use crate::{
 /// 1,000 components and 5,000 placed files in one look. Of 3,000 components a look takes 85 ms of a
 /// processor in a build for tests (measured by `three_thousand_components`).
 const MOST_COMPONENTS: usize = 1000;
+/// After 4 looks, which is 40 s, every component was looked at.
+const MOST_LOOKS: usize = 4;
 const MOST_PLACED: usize = 5000;
 
 /// What something else has changed on this host's disk, each in one sentence.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Damage {
-    /// The agent's own files, and the repository.
+    /// The agent's own files and folders, and the repository.
     pub(crate) state: Vec<String>,
     /// What readers see in `export/`.
     pub(crate) export: Vec<String>,
@@ -45,18 +49,24 @@ impl Damage {
 impl Host {
     /// Looks for damage that shows without reading everything.
     pub(crate) fn look(&mut self) -> Damage {
-        self.look_at(MOST_COMPONENTS)
+        let all = self.export.current().map_or(0, |(_, kept)| kept.contents.len());
+        self.look_at(MOST_COMPONENTS.max(all.div_ceil(MOST_LOOKS)))
     }
 
     /// Does so at this many components.
     pub(crate) fn look_at(&mut self, components: usize) -> Damage {
         let mut damage = Damage { state: self.look_at_state(), ..Damage::default() };
         let newest = self.newest.as_ref().map(|(newest, _)| newest.commit);
-        damage.state.extend(self.repository.look(newest));
+        match self.repository.look(newest, false) {
+            Looked::Whole => {}
+            Looked::Damaged(problems) => damage.state.extend(problems),
+            Looked::Hidden(why) => damage.state.push(why),
+        }
         if newest.is_none() && damage.state.is_empty() && self.export.current().is_some() {
             let path = self.repository.pool.path();
             damage.state.push(format!("the repository {} holds no snapshot any more", path.display()));
         }
+        damage.state.extend(self.export.closed());
         damage.export = self.export.look(components);
         if let Some((_, kept)) = self.export.current().filter(|_| damage.export.is_empty()) {
             damage.places = self.place.look(&self.export, &kept.contents, MOST_PLACED);
@@ -70,6 +80,7 @@ impl Host {
         }
         let own = [self.identity_file.clone(), Some(self.state.join("salt"))];
         let gone = own.into_iter().flatten().filter(|file| !file.exists());
+        let gone = gone.chain(self.outbox.gone()).chain(self.place.journal.gone());
         gone.map(|file| format!("{} was removed", file.display())).collect()
     }
 
@@ -87,20 +98,49 @@ impl Host {
         if !self.export.is_in_place() {
             self.export.reopen()?;
         }
-        let newest = self.newest.as_ref().map(|(newest, _)| newest.commit);
-        if thorough {
-            self.heal()?;
-        } else if !self.repository.look(newest).is_empty() {
-            self.renew_repository()?;
-        }
+        self.export.open_to_all()?;
+        self.mend_repository(thorough)?;
         let newest = self.newest.as_ref().map(|(newest, _)| newest.sequence);
         let known = self.known().filter(|known| !known.commit.is_zero());
         Ok(known.filter(|known| newest.is_none_or(|newest| newest < known.sequence)))
     }
 
+    /// Reads the whole repository, and replaces a damaged one. True if it was damaged.
+    pub(crate) fn heal(&mut self) -> anyhow::Result<bool> {
+        self.repository.pool.forget();
+        self.mend_repository(true)
+    }
+
+    /// Mends the repository if a look finds it damaged. True if it was.
+    fn mend_repository(&mut self, thorough: bool) -> anyhow::Result<bool> {
+        if self.newest.is_none() {
+            // It may have been hidden before.
+            self.newest = self.repository.newest(&self.keys).map(|snapshot| (snapshot, false));
+        }
+        let newest = self.newest.as_ref().map(|(newest, _)| newest.commit);
+        match self.repository.look(newest, thorough) {
+            Looked::Hidden(why) => bail!("{why}"),
+            Looked::Whole if newest.is_some() || !thorough => Ok(false),
+            Looked::Whole | Looked::Damaged(_) => {
+                self.keep_known()?;
+                let written = match &self.newest {
+                    Some((newest, _)) => self.repository.write_names_again(newest)?,
+                    None => false,
+                };
+                if written {
+                    tracing::warn!("refs and settings of the repository were damaged, and are written again");
+                } else {
+                    self.renew_repository()?;
+                }
+                Ok(true)
+            }
+        }
+    }
+
     /// Locks the state folder again, and writes what the agent still knows of its files.
     fn mend_state(&mut self, audience: &Audience) -> anyhow::Result<()> {
         if !self.holds_state() {
+            self.expect_mounted()?;
             make_folder(&self.state, 0o755)?;
             // Another agent that has locked it meanwhile keeps it.
             self.lock = git::lock_alone(&self.state)?;
@@ -112,6 +152,16 @@ impl Host {
         self.place.keep_journal()?;
         self.outbox.keep()?;
         audience.watchers.keep();
+        Ok(())
+    }
+
+    /// Nothing is written below a mount point whose file system is away: it would be hidden later.
+    fn expect_mounted(&self) -> anyhow::Result<()> {
+        let found = self.state.ancestors().find_map(|folder| fs::metadata(folder).ok());
+        if found.is_some_and(|found| found.dev() != self.device) {
+            let shown = self.state.display();
+            bail!("the file system of {shown} is not mounted; mount it, or restart conf-local to begin there anew");
+        }
         Ok(())
     }
 
@@ -151,6 +201,8 @@ impl Host {
         let exported = self.export.snapshot().map(|exported| exported.commit);
         let is_skipped = self.newest.as_ref().is_some_and(|(newest, _)| Some(newest.commit) != exported);
         if is_skipped && exported.is_some() {
+            self.keep_known()?;
+            self.repository.clear()?;
             self.renew_repository()?;
             self.repository.remove_aside()?;
         }
@@ -163,8 +215,19 @@ impl Host {
             path = %self.repository.pool.path().display(),
             "the repository is set aside and fetched anew; the exported files stay in use"
         );
-        self.repository.begin_anew()?;
+        self.keep_known()?;
+        self.repository.begin_anew(self.newest.is_some())?;
         self.newest = None;
+        Ok(())
+    }
+
+    /// Writes down what perhaps only the repository knows, so that it stays known without it, also
+    /// after a restart.
+    fn keep_known(&mut self) -> anyhow::Result<()> {
+        self.accepted = self.known();
+        if let Some(known) = self.accepted {
+            accepted::write(&self.state, known)?;
+        }
         Ok(())
     }
 }

@@ -9,6 +9,7 @@
 mod check;
 mod error;
 mod model;
+mod accepted;
 mod host;
 mod render;
 mod older;

@@ -20,6 +20,7 @@ impl Host {
         through: Sequence,
         next: Option<Pointer>,
     ) -> Result<(), TransactionError> {
+        self.expect_held()?;
         let git = self.git()?;
         if let Some(next) = next
             && self.verified(&git, next)?.parent != Some(older.commit)

@@ -48,8 +48,9 @@ impl Host {
     fn settle_exported(&mut self, snapshot: &Snapshot, audience: &Audience) -> Result<(), TransactionError> {
         self.model = Some(self.read(&*self.git()?, snapshot)?);
         self.recall_secrets();
+        let is_whole = self.is_whole();
         let header = self.export.current().and_then(|(_, kept)| kept.header.as_ref());
-        if !self.is_whole() {
+        if !is_whole {
             tracing::warn!(sequence = snapshot.sequence.0, "the export is damaged; making it anew");
         } else if header.is_some_and(|header| header.faults.is_empty() && header.rendering == RENDERING) {
             return Ok(());
@@ -77,7 +78,7 @@ impl Host {
     /// Makes the places of `export:` hold the exported files, whatever a crash or a failure has
     /// left there.
     pub(crate) fn restore_places(&mut self) {
-        if let Some((_, kept)) = self.export.current() {
+        if let Some((_, kept)) = self.export.current().filter(|_| self.holds_state()) {
             self.place.restore(&self.export, &kept.contents);
         }
     }

@@ -7,19 +7,21 @@ use libconf::name::{CommitId, ComponentVersion};
 
 use crate::{
     export::{Seen, changed_words},
-    snapshot::SecretReader,
+    snapshot::{Checked, SecretReader},
     state::VerifyReport,
     transaction::{error::TransactionError, host::Host, look::Damage},
 };
 
 impl Host {
     /// True if the export holds exactly the components that it should, undamaged. Needs the model.
-    pub(crate) fn is_whole(&self) -> bool {
+    pub(crate) fn is_whole(&mut self) -> bool {
+        if !self.export.damaged().is_empty() {
+            return false;
+        }
         let (Some(model), Some((_, kept))) = (&self.model, self.export.current()) else { return false };
         let Some(header) = &kept.header else { return false };
         kept.contents.keys().all(|name| model.accounts_for(name, &header.faults))
             && model.inputs.keys().all(|name| kept.contents.contains_key(name) || header.faults.contains_key(name))
-            && self.export.damaged().is_empty()
     }
 
     /// Checks that nothing has changed this host's disk, that the repository has every object of
@@ -28,6 +30,8 @@ impl Host {
         let mut report = VerifyReport::default();
         // Objects must be read from disk, not from memory.
         self.repository.pool.forget();
+        self.export.seen = Seen::default();
+        let damaged = self.export.damaged();
         let Some((sequence, kept)) = self.export.current() else {
             report.problems.push("nothing is exported yet".to_owned());
             return self.add_looked(report);
@@ -35,15 +39,14 @@ impl Host {
         report.sequence = sequence;
         report.components = kept.contents.len();
         let commit = kept.header.as_ref().map(|header| header.commit);
-        let damaged = self.export.damaged();
         let problems = damaged.iter().map(changed_words).chain(self.place.problems(&self.export, &kept.contents));
         report.problems.extend(problems);
         let Some(commit) = commit else {
             report.problems.push(format!("snapshot.json of #{sequence} cannot be read"));
             return self.add_looked(report);
         };
-        let (objects, problems) = self.repository.check(commit);
-        report.objects = objects;
+        let Checked { read, problems, .. } = self.repository.check(commit);
+        report.objects = read;
         if problems.is_empty() {
             report.problems.extend(self.differs_from_rendering(commit, &damaged));
         }
@@ -53,7 +56,6 @@ impl Host {
 
     /// Adds what shows without reading everything, such as links, and folders that were removed.
     fn add_looked(&mut self, mut report: VerifyReport) -> VerifyReport {
-        self.export.seen = Seen::default();
         let Damage { state, export, .. } = self.look_at(usize::MAX);
         let known = std::mem::take(&mut report.problems);
         report.problems = state.into_iter().chain(export).filter(|one| !known.contains(one)).collect();
@@ -91,19 +93,5 @@ impl Host {
             Ok(problems)
         };
         compare().unwrap_or_else(|error| vec![format!("repository: {}", chain(&error))])
-    }
-
-    /// Replaces a damaged repository by an empty one. True if it was damaged.
-    pub(crate) fn heal(&mut self) -> anyhow::Result<bool> {
-        self.repository.pool.forget();
-        let newest = self.newest.as_ref().map(|(newest, _)| newest.commit);
-        let damaged = match newest {
-            Some(commit) => !self.repository.look(newest).is_empty() || !self.repository.check(commit).1.is_empty(),
-            None => true,
-        };
-        if damaged {
-            self.renew_repository()?;
-        }
-        Ok(damaged)
     }
 }

@@ -306,6 +306,11 @@ impl Mirror {
         self.packs.lock().look(&self.repo())
     }
 
+    /// Holds the looks at the packs until [`Mirror::packed`]: a program is going to replace some.
+    pub(crate) fn packing(&self) {
+        self.packs.lock().hold();
+    }
+
     /// Forgets what the packs were: others have replaced them, or they were all read and are whole.
     pub(crate) fn packed(&self) {
         self.packs.lock().clear();

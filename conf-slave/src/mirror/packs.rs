@@ -15,21 +15,33 @@ type Told = (u64, u64, (i64, i64), (i64, i64));
 /// The packs at the last look. Programs of this daemon add packs. Whoever removes some, or has read
 /// them all, clears this.
 #[derive(Debug, Default)]
-pub(crate) struct SeenPacks(BTreeMap<PathBuf, Told>);
+pub(crate) struct SeenPacks {
+    seen: BTreeMap<PathBuf, Told>,
+    /// A program of this daemon removes packs just now.
+    is_packing: bool,
+}
 
 impl SeenPacks {
     /// Says which pack was changed or removed since the last look.
     pub(crate) fn look(&mut self, repo: &Path) -> Result<(), String> {
+        if self.is_packing {
+            return Ok(());
+        }
         let now = packs(repo).map_err(|error| format!("its packs cannot be listed: {error}"))?;
-        if let Some(pack) = self.0.iter().find(|(pack, told)| now.get(*pack) != Some(told)).map(|(pack, _)| pack) {
+        if let Some(pack) = self.seen.iter().find(|(pack, told)| now.get(*pack) != Some(told)).map(|(pack, _)| pack) {
             return Err(format!("{} was changed or removed", pack.display()));
         }
-        self.0 = now;
+        self.seen = now;
         Ok(())
     }
 
+    /// Holds the looks until the next [`SeenPacks::clear`].
+    pub(crate) fn hold(&mut self) {
+        self.is_packing = true;
+    }
+
     pub(crate) fn clear(&mut self) {
-        self.0.clear();
+        *self = SeenPacks::default();
     }
 }
 

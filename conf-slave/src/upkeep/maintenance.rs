@@ -59,9 +59,11 @@ pub(crate) async fn maintain(mirror: Arc<Mirror>, upload: Arc<UploadPack>) {
             continue;
         };
         let mut git = Command::from(git::command(&repo));
-        match git.args(arguments).kill_on_drop(true).output().await {
+        mirror.packing();
+        let done = git.args(arguments).kill_on_drop(true).output().await;
+        mirror.packed();
+        match done {
             Ok(output) if output.status.success() => {
-                mirror.packed();
                 tracing::info!(packs = packs(&repo), "packed the mirror");
             }
             Ok(output) => {

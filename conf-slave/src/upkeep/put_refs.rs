@@ -42,6 +42,7 @@ impl PutRefs {
                 Err(error) => {
                     wrong.push(name.clone());
                     if error.code() != ErrorCode::NotFound
+                        && is_broken(&repo.join(name))
                         && let Err(error) = fs::remove_file(repo.join(name))
                     {
                         tracing::warn!(%error, name, "a damaged ref cannot be removed");
@@ -55,6 +56,13 @@ impl PutRefs {
         });
         (PutRefs { told: now, ..self }, words)
     }
+}
+
+/// True if the file of a ref can be read and holds no ref. Another cause, such as a lack of
+/// descriptors or a damaged `packed-refs`, says nothing of it.
+fn is_broken(file: &Path) -> bool {
+    let is_ref = |text: &str| text.starts_with("ref: ") || Oid::from_str(text.trim_end()).is_ok();
+    fs::read(file).is_ok_and(|text| !str::from_utf8(&text).is_ok_and(is_ref))
 }
 
 fn all(repo: &Repository) -> Result<BTreeMap<String, Oid>, git2::Error> {
@@ -85,4 +93,33 @@ fn told(repo: &Path) -> Vec<Told> {
     }
     found.sort_unstable();
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ref_is_removed_only_if_its_own_file_is_damaged() {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = Repository::init_bare(folder.path()).unwrap();
+        let file = folder.path().join("refs/heads/one");
+        let whole = format!("{}\n", Oid::hash_object(git2::ObjectType::Blob, b"one").unwrap());
+        fs::write(&file, &whole).unwrap();
+        let put = PutRefs::read(repo.path());
+        assert_eq!(put.refs.len(), 1);
+        // Not this file is damaged, though no ref can be read.
+        fs::write(folder.path().join("packed-refs"), "no refs\n").unwrap();
+        let (put, _) = put.look(repo.path());
+        assert_eq!(fs::read_to_string(&file).unwrap(), whole);
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink(&file, &file).unwrap();
+        let (put, words) = put.look(repo.path());
+        assert!(words.is_some() && file.is_symlink(), "the system refused to let it be read");
+        fs::remove_file(&file).unwrap();
+        fs::remove_file(folder.path().join("packed-refs")).unwrap();
+        fs::write(&file, [0; 41]).unwrap();
+        let (_, words) = put.look(repo.path());
+        assert!(words.is_some() && !file.exists());
+    }
 }

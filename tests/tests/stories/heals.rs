@@ -38,7 +38,7 @@ fn replace(path: &Path, content: &[u8]) {
 
 const WEB: &str = "services/web/latest";
 
-const DAMAGES: [Damage; 17] = [
+const DAMAGES: [Damage; 19] = [
     ("the ref zeroed", |host| {
         let file = host.repository().join(format!("refs/snapshots/{DATACENTER}"));
         let length = fs::read(&file).expect("the ref is there").len();
@@ -60,6 +60,11 @@ const DAMAGES: [Damage; 17] = [
     ("a file of other permissions", |host| {
         let file = host.export().join("current").join(WEB).join("round");
         fs::set_permissions(file, Permissions::from_mode(0o666)).expect("it is there");
+    }),
+    ("export/ closed", |host| fs::set_permissions(host.export(), Permissions::from_mode(0o700)).expect("it is there")),
+    ("a component's folder closed", |host| {
+        let folder = host.export().join("current").join(WEB);
+        fs::set_permissions(folder, Permissions::from_mode(0o700)).expect("it is there");
     }),
     ("a file removed", |host| {
         remove(&fs::canonicalize(host.export().join("current").join(WEB).join("round")).expect("it is there"));
@@ -190,9 +195,8 @@ fn a_lost_state_brings_nothing_older_back_and_keeps_the_identity_of_the_host() {
     site.slaves[0].daemon.stop();
     site.consul().put(&key, &old);
     remove(&site.host().state);
-    site.host().wait_status("refuse the older pointer", |status| {
-        status["error"].as_str().is_some_and(|error| error.contains("older than"))
-    });
+    site.host()
+        .wait_status("refuse the older pointer", |status| status["problems"].to_string().contains("no host goes back"));
     eventually("the files to be back", || {
         let round = site.host().read(&format!("{WEB}/round"))?;
         if round == "2\n" { Ok(()) } else { Err(round) }

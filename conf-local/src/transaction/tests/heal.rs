@@ -23,7 +23,7 @@ fn remove(path: &Path) {
 #[test]
 fn a_look_finds_what_was_done_to_the_export_and_the_host_makes_it_again() {
     type Damages = (&'static str, fn(&Path));
-    let damages: [Damages; 16] = [
+    let damages: [Damages; 20] = [
         ("export", |export| remove(export)),
         ("store", |export| remove(&export.join("store"))),
         ("names", |export| remove(&export.join("names"))),
@@ -53,6 +53,12 @@ fn a_look_finds_what_was_done_to_the_export_and_the_host_makes_it_again() {
             let file = export.join("current/services/a/latest/two");
             fs::set_permissions(&file, fs::Permissions::from_mode(0o646)).unwrap();
         }),
+        ("a closed rendering", |export| {
+            close(fs::canonicalize(export.join("current/services/a/latest")).unwrap().parent().unwrap());
+        }),
+        ("its closed files", |export| close(&export.join("current/services/a/latest"))),
+        ("closed links of versions", |export| close(&export.join("current/services/a"))),
+        ("a closed snapshot", |export| close(&export.join("snapshots/2"))),
         ("one file more", |export| fs::write(export.join("current/services/a/latest/three"), "3").unwrap()),
     ];
     for (what, damage) in damages {
@@ -71,6 +77,68 @@ fn a_look_finds_what_was_done_to_the_export_and_the_host_makes_it_again() {
     }
 }
 
+fn close(folder: &Path) {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn outer_folders_that_were_closed_or_given_away_are_opened_without_making_anything_again() {
+    let (site, _, mut host, audience) = running("{}");
+    let export = site.state().join("export");
+    let made = fs::metadata(export.join("snapshots/2")).unwrap().ino();
+    for folder in [".", "store", "names", "snapshots"].map(|name| export.join(name)) {
+        for mode in [0o750, 0o700, 0o777] {
+            fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
+            let found = host.look();
+            assert!(!found.state.is_empty() && found.export.is_empty(), "{}: {found:?}", folder.display());
+            host.mend_folders(false, &audience).unwrap();
+            assert_eq!(host.look(), Damage::default(), "{}", folder.display());
+        }
+    }
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(export.join("store"), Some(1234), None).unwrap();
+        let found = host.look();
+        assert!(!found.state.is_empty() && found.export.is_empty(), "{found:?}");
+        host.mend_folders(false, &audience).unwrap();
+        assert_eq!(host.look(), Damage::default());
+    }
+    assert_eq!(fs::metadata(export.join("snapshots/2")).unwrap().ino(), made, "nothing was rendered");
+}
+
+#[test]
+fn state_files_that_were_removed_alone_are_noticed_and_written_again() {
+    let (mut site, _, mut host, audience) = running(PLACED);
+    site.set("services/a/latest", &[("config.yaml", "at: 3\n")]);
+    let third = site.land();
+    take(&mut host, third, &audience).unwrap();
+    for file in ["salt", "identity", "duties.json", "placed.json"].map(|name| site.state().join(name)) {
+        let before = fs::read(&file).unwrap();
+        remove(&file);
+        let found = host.look().state;
+        assert!(found.iter().any(|one| one.contains(file.to_str().unwrap())), "{}: {found:?}", file.display());
+        host.mend_folders(false, &audience).unwrap();
+        assert_eq!(host.look(), Damage::default());
+        assert!(fs::read(&file).unwrap().len() >= before.len(), "{}", file.display());
+    }
+}
+
+#[test]
+fn what_was_just_written_or_just_read_is_known_before_the_first_look() {
+    let (site, _, host, audience) = running("{}");
+    let known = |host: &Host| {
+        let (_, kept) = host.export.current().unwrap();
+        kept.contents.values().all(|hash| host.export.seen.renderings.contains_key(hash))
+    };
+    drop((host, audience));
+    let (mut host, audience) = site.open();
+    assert!(!known(&host));
+    host.settle(&audience).unwrap();
+    assert!(known(&host), "read at the start");
+    host.export.seen = crate::export::Seen::default();
+    host.mend_export(true, &audience).unwrap();
+    assert!(known(&host), "written");
+}
+
 #[test]
 fn a_look_reads_no_content_unless_something_was_touched_and_touching_alone_is_no_damage() {
     let (site, _, mut host, _audience) = running(PLACED);
@@ -85,17 +153,9 @@ fn a_look_reads_no_content_unless_something_was_touched_and_touching_alone_is_no
 #[test]
 fn a_look_finds_what_was_done_to_the_repository_and_the_host_begins_a_new_one() {
     type Damages = (&'static str, fn(&Path));
-    let damages: [Damages; 7] = [
-        ("ref zeroed", |repo| fs::write(repo.join("refs/snapshots/us-west/v1"), [0; 41]).unwrap()),
-        ("ref removed", |repo| remove(&repo.join("refs/snapshots/us-west/v1"))),
-        ("packed-refs", |repo| fs::write(repo.join("packed-refs"), "no refs\n").unwrap()),
-        ("HEAD", |repo| fs::write(repo.join("HEAD"), "").unwrap()),
-        ("config", |repo| fs::write(repo.join("config"), "[[[").unwrap()),
-        ("objects", |repo| remove(&repo.join("objects"))),
-        ("all of it", remove),
-    ];
+    let damages: [Damages; 2] = [("objects", |repo| remove(&repo.join("objects"))), ("all of it", remove)];
     for (what, damage) in damages {
-        let (site, second, mut host, audience) = running("{}");
+        let (mut site, second, mut host, audience) = running("{}");
         damage(&site.state().join("repo.git"));
         let found = host.look();
         assert!(!found.state.is_empty() && found.export.is_empty(), "{what}: {found:?}");
@@ -104,8 +164,122 @@ fn a_look_finds_what_was_done_to_the_repository_and_the_host_begins_a_new_one() 
         assert_eq!(seen(&site), 2, "{what}: the files stay");
         assert!(!host.look().state.is_empty(), "{what}: it is missing until it is fetched");
         // An older snapshot is no replacement.
-        let older = Pointer { sequence: Sequence(1), commit: CommitId::from([1; 20]) };
-        assert!(host.accept(older).is_err(), "{what}");
+        assert_refused(host.accept(older(&mut site)), what);
+    }
+}
+
+#[test]
+fn damaged_refs_and_settings_are_written_again_beside_whole_objects() {
+    type Damages = (&'static str, fn(&Path));
+    let damages: [Damages; 6] = [
+        ("ref zeroed", |repo| fs::write(repo.join("refs/snapshots/us-west/v1"), [0; 41]).unwrap()),
+        ("ref removed", |repo| remove(&repo.join("refs/snapshots/us-west/v1"))),
+        ("packed-refs", |repo| fs::write(repo.join("packed-refs"), "no refs\n").unwrap()),
+        ("HEAD", |repo| fs::write(repo.join("HEAD"), "").unwrap()),
+        ("HEAD is a folder", |repo| {
+            remove(&repo.join("HEAD"));
+            fs::create_dir(repo.join("HEAD")).unwrap();
+        }),
+        ("config", |repo| fs::write(repo.join("config"), "[[[").unwrap()),
+    ];
+    for (what, damage) in damages {
+        let (site, second, mut host, audience) = running("{}");
+        damage(&site.state().join("repo.git"));
+        assert!(!host.look().state.is_empty(), "{what}");
+        assert_eq!(host.mend_folders(false, &audience).unwrap(), None, "{what}: nothing need be fetched");
+        assert_eq!(host.look(), Damage::default(), "{what}");
+        assert!(!site.state().join("repo.git.damaged").exists(), "{what}");
+        drop((host, audience));
+        let (mut host, _audience) = site.open();
+        assert_eq!((host.have(), host.look()), (Some(second.commit), Damage::default()), "{what}: after a restart");
+    }
+}
+
+#[test]
+fn a_repository_that_the_system_does_not_let_be_read_is_not_thrown_away() {
+    let (site, second, mut host, audience) = running("{}");
+    let file = site.state().join("repo.git/refs/snapshots/us-west/v1");
+    let whole = fs::read(&file).unwrap();
+    remove(&file);
+    // Root may open whatever it wants, except a link that leads to itself.
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    let found = host.look();
+    assert!(found.state.iter().any(|one| one.contains("cannot be looked at")), "{found:?}");
+    host.mend_folders(false, &audience).unwrap_err();
+    host.heal().unwrap_err();
+    remove(&file);
+    fs::write(&file, whole).unwrap();
+    assert_eq!(host.look(), Damage::default());
+    assert!(!host.heal().unwrap() && !site.state().join("repo.git.damaged").exists());
+    assert_eq!(host.have(), Some(second.commit));
+}
+
+#[test]
+fn a_new_repository_that_cannot_be_begun_leaves_the_old_one_in_place() {
+    let (site, second, mut host, _audience) = running("{}");
+    // A file is in the way of the new one.
+    fs::write(site.state().join("repo.git.new"), "").unwrap();
+    host.renew_repository().unwrap_err();
+    assert!(!site.state().join("repo.git.damaged").exists());
+    assert_eq!((host.look(), host.have()), (Damage::default(), Some(second.commit)));
+}
+
+#[test]
+fn a_repository_without_a_good_snapshot_replaces_none_that_was_set_aside() {
+    let (site, _, mut host, _audience) = running("{}");
+    host.renew_repository().unwrap();
+    let aside = site.state().join("repo.git.damaged");
+    let good = names(&aside.join("objects"));
+    assert!(good.len() > 2, "{good:?}");
+    host.renew_repository().unwrap();
+    assert_eq!(names(&aside.join("objects")), good);
+    assert!(site.state().join("repo.git/HEAD").exists());
+}
+
+/// Signs an older snapshot into the repository.
+fn older(site: &mut Site) -> Pointer {
+    site.components.clear();
+    site.set("services/a/latest", &[("one", "1")]);
+    (site.sequence, site.parent) = (0, None);
+    site.land()
+}
+
+fn assert_refused<T>(accepted: Result<T, TransactionError>, what: &str) {
+    let words = accepted.err().map(|error| error.to_string()).unwrap_or_default();
+    assert!(words.contains("which this host has taken already"), "{what}: {words}");
+}
+
+#[test]
+fn what_was_accepted_and_not_exported_stays_known_without_the_repository_and_after_a_restart() {
+    type Losses = (&'static str, fn(&mut Host, &Audience));
+    let losses: [Losses; 2] = [
+        ("a full disk", |host, _| assert!(host.drop_skipped().unwrap())),
+        ("damage", |host, audience| {
+            remove(&host.state.join("repo.git/objects"));
+            host.mend_folders(false, audience).unwrap();
+        }),
+    ];
+    for (what, lose) in losses {
+        let (mut site, second, mut host, audience) = running("{}");
+        site.set("services/a/latest", &[("config.yaml", "at: 3\n")]);
+        let third = site.land();
+        host.accept(third).unwrap();
+        drop((host, audience));
+        let (mut host, audience) = site.open();
+        assert_eq!(host.export.snapshot(), Some(second), "{what}: the export failed");
+        lose(&mut host, &audience);
+        assert_eq!(host.known(), Some(third), "{what}");
+        drop((host, audience));
+        let (mut host, _audience) = site.open();
+        assert_eq!(host.known(), Some(third), "{what}: after a restart");
+        (site.sequence, site.parent) = (1, None);
+        site.components.clear();
+        site.set("services/a/latest", &[("one", "1")]);
+        let stale = site.land();
+        assert_refused(host.accept(stale), what);
+        site.sequence = 2;
+        let stale = site.land();
+        assert_refused(host.accept(stale), what);
     }
 }
 
@@ -142,15 +316,38 @@ fn a_lost_state_is_locked_again_and_written_again_and_lowers_nothing() {
 }
 
 #[test]
+fn nothing_is_written_below_a_mount_point_whose_file_system_is_away() {
+    let (site, second, mut host, audience) = running("{}");
+    // As if another file system were there.
+    host.device += 1;
+    remove(&site.state());
+    fs::create_dir(site.state()).unwrap();
+    let why = host.mend_folders(false, &audience).unwrap_err().to_string();
+    assert!(why.contains("is not mounted"), "{why}");
+    assert!(names(&site.state()).is_empty());
+    host.device -= 1;
+    assert_eq!(host.mend_folders(false, &audience).unwrap(), Some(second));
+}
+
+#[test]
 fn an_agent_whose_state_another_one_has_locked_meanwhile_keeps_its_hands_off() {
-    let (site, _, mut host, audience) = running("{}");
+    let (site, _, mut host, audience) = running(PLACED);
     remove(&site.state().join("conf.lock"));
     let other = git::lock_alone(&site.state()).unwrap();
     let why = format!("{:#}", host.mend_folders(false, &audience).unwrap_err());
     assert!(why.contains("held by another process"), "{why}");
     assert!(!host.tidy(&audience, None), "nothing is written");
+    let export = site.state().join("export");
+    let before = names(&export.join("snapshots"));
+    remove(&site.place().join("a/two"));
+    assert!(matches!(host.place_again(&audience), Err(TransactionError::NotHeld)));
+    assert!(matches!(host.render_secrets(&audience), Err(TransactionError::NotHeld)));
+    let first = Pointer { sequence: Sequence(1), commit: CommitId::ZERO };
+    assert!(matches!(host.render_older(first, Sequence(1), None), Err(TransactionError::NotHeld)));
+    assert!(!site.place().join("a/two").exists() && names(&export.join("snapshots")) == before);
     drop(other);
     assert_eq!(host.mend_folders(false, &audience).unwrap(), None);
+    host.place_again(&audience).unwrap();
     assert_eq!(host.look(), Damage::default());
 }
 

@@ -96,7 +96,7 @@ impl Site {
     }
 
     /// Reads the host's configuration. `PLACE` stands for a folder of this site.
-    fn configure(&mut self, file: &str) {
+    pub(crate) fn configure(&mut self, file: &str) {
         self.file = conf_core::settings::from_yaml(&file.replace("PLACE", self.place().to_str().unwrap())).unwrap();
     }
 
@@ -104,7 +104,7 @@ impl Site {
         self.other.clone().unwrap_or_else(|| self.folder.path().to_owned())
     }
 
-    fn place(&self) -> PathBuf {
+    pub(crate) fn place(&self) -> PathBuf {
         self.folder().join("etc")
     }
 

@@ -1,0 +1,30 @@
+//! The newest accepted snapshot, for the time in which the repository does not know it.
+//!
+//! `accepted.json`: `{"format": 1, "accepted": {"sequence", "commit"}}`. It is written before a
+//! repository goes, and may be older than what is known otherwise.
+
+use std::{io, path::Path};
+
+use conf_core::{api::Pointer, git::Durability};
+use serde::{Deserialize, Serialize};
+
+use crate::fs::{read_state, replace_state};
+
+const FILE: &str = "accepted.json";
+
+#[derive(Default, Serialize, Deserialize)]
+struct Content {
+    accepted: Option<Pointer>,
+}
+
+pub(crate) fn read(state: &Path) -> Option<Pointer> {
+    let content: Content = read_state(&state.join(FILE)).unwrap_or_else(|error| {
+        tracing::warn!(%error, "{FILE} cannot be read; what the repository and the export know counts");
+        Content::default()
+    });
+    content.accepted
+}
+
+pub(crate) fn write(state: &Path, accepted: Pointer) -> io::Result<()> {
+    replace_state(&state.join(FILE), &Content { accepted: Some(accepted) }, Durability::Full)
+}
