@@ -61,7 +61,7 @@ impl Host {
         let mut draft = Draft::default();
         // Components with the same ingredients are rendered once.
         let mut rendered: BTreeMap<Ingredients, Result<StoreHash, String>> = BTreeMap::new();
-        let mut secrets = SecretReader::new(&self.identity, git, &self.secrets);
+        let mut secrets = SecretReader::new(&self.identity, git, &self.secrets, anew);
         let stale = self.secrets.stale();
         for (name, component) in &next.inputs {
             let mut uses = next.manifests.host_sources(name);
