@@ -21,6 +21,8 @@ use tokio::{
     time::sleep,
 };
 
+use crate::process::stat::Stat;
+
 /// Identifies a process beyond its number: no two processes of a machine share all three values.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub(crate) struct ProcessIdentity {
@@ -326,14 +328,10 @@ fn number(pid: i32) -> Result<Pid, ProcessError> {
 
 /// Returns the time at which `pid` started, in clock ticks after the machine started.
 pub(crate) fn start_time(pid: i32) -> Result<u64, ProcessError> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|source| match source.kind() {
+    Stat::read(pid).map(|stat| stat.start).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => ProcessError::Gone(pid),
         _ => ProcessError::Inspect { pid, source },
-    })?;
-    // The name in brackets may hold spaces and brackets; field 3 follows the last of them.
-    let start = text.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(22 - 3)?.parse().ok());
-    let bad = || io::Error::new(io::ErrorKind::InvalidData, "its start time cannot be read");
-    start.ok_or_else(|| ProcessError::Inspect { pid, source: bad() })
+    })
 }
 
 /// Identifies this start of the machine.
