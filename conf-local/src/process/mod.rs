@@ -10,6 +10,8 @@ mod descendants;
 mod pidfile;
 
 pub use crate::process::guardian::child as guard;
+#[cfg(test)]
+pub(crate) use crate::process::handle::tests::Running;
 pub(crate) use crate::process::{
     command::{
         Children, CommandError, Invocation, TIME_LIMIT, Variables, Visibility, run as run_command, variables_of_change,
