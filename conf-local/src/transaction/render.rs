@@ -76,7 +76,8 @@ impl Host {
                     let both = || Some((ingredients(before, old).ok()?, ingredients(next, component).ok()?));
                     unchanged || both().is_some_and(|(old, new)| old == new)
                 });
-            let is_at_rest = !self.place.held_back(name) && !self.unreadable.contains(name) && !stale.contains(name);
+            let tries_again = self.place.held_back(name) || self.unreadable.contains(name);
+            let is_at_rest = !tries_again && !stale.contains(name) && !self.checks.runs_again(name);
             if is_same && is_at_rest {
                 if let Some(fault) = old_faults.and_then(|faults| faults.get(name)) {
                     draft.keep(next, name, fault.clone(), &have.contents);

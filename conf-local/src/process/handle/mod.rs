@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use conf_core::daemon::chain;
+use conf_core::{daemon::chain, settings::one_line};
 use nix::sys::signal::Signal;
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -265,7 +265,7 @@ impl Process {
     /// Returns the name of its program, for people: a process can give itself any name.
     pub(crate) fn name(&self) -> String {
         let name = fs::read_to_string(format!("/proc/{}/comm", self.identity.pid)).unwrap_or_default();
-        name.trim_end().chars().map(|one| if one.is_control() { '?' } else { one }).collect()
+        one_line(name.trim_end())
     }
 
     /// True if each thread blocks the signal or waits for it. One thread that does neither would
