@@ -50,10 +50,10 @@ pub(crate) fn adopt() -> std::io::Result<()> {
 
 /// What tells the processes of a command from others below this one.
 ///
-/// A process that this one has adopted is the command's if nobody else can have left it: nothing ran
-/// below this process before the command, and it is not the first process of a container. Otherwise
-/// it is the command's if it is in the command's process group, or has the command's mark in its
-/// environment.
+/// A process that this one has adopted is the command's if nobody else can have left it: nothing
+/// ran below this process before the command, and it is not the first process of a container.
+/// Otherwise it is the command's if it is in the command's process group, or has the command's mark
+/// in its environment.
 #[derive(Clone, Debug)]
 pub(crate) struct Family {
     /// What ran below this process before the command.

@@ -42,9 +42,9 @@ const TICK_MS: u64 = 10;
 pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(20);
 pub(crate) const LONGEST_LOOK: Duration = Duration::from_secs(5);
 
-/// 10 looks in a row, 100 ms apart: a process that blocks a signal for so long means to take it. The
-/// C library blocks all signals while it starts another program, which takes longer than a moment if
-/// that has to be read from a slow disk.
+/// 10 looks in a row, 100 ms apart: a process that blocks a signal for so long means to take it.
+/// The C library blocks all signals while it starts another program, which takes longer than a
+/// moment if that has to be read from a slow disk.
 const BLOCKED_LOOKS: u32 = 10;
 const BLOCKED_LOOK: Duration = Duration::from_millis(100);
 
@@ -101,8 +101,8 @@ enum Readiness {
     /// It has a handler.
     Handled,
     /// Each of its threads blocks the signal, as with a signalfd, or waits for it in sigwait. A
-    /// program that is just starting another one blocks signals too, for a while: further looks tell
-    /// them apart.
+    /// program that is just starting another one blocks signals too, for a while: further looks
+    /// tell them apart.
     Blocked,
     /// It ignores the signal.
     Ignored,
@@ -291,8 +291,8 @@ impl Process {
     }
 }
 
-/// True if a thread with this status does not let the signal through. One that ended meanwhile takes
-/// nothing; of one that cannot be inspected, nobody knows.
+/// True if a thread with this status does not let the signal through. One that ended meanwhile
+/// takes nothing; of one that cannot be inspected, nobody knows.
 fn blocks(status: io::Result<Status>, bit: u64) -> bool {
     match status {
         Ok(status) => status.blocked & bit != 0,
