@@ -10,7 +10,6 @@ use conf_core::{
     upstream::{Event, Events, UpstreamError},
 };
 use tokio::{
-    sync::watch,
     task::spawn_blocking,
     time::{Instant, timeout},
 };
@@ -27,13 +26,11 @@ const REPOSITORY: &str = "repository";
 /// The topic of a datacenter that the central server does not have.
 pub(crate) const DATACENTER: &str = "datacenter";
 
-/// 2.5 s, a heartbeat and some: a stream that was silent for so long is helped by a question for
-/// the newest snapshot. A proxy may hold the events back.
+/// 2.5 s, a heartbeat and some: a stream that said nothing for so long since it was opened is
+/// helped by a question for the newest snapshot. A proxy may hold the events back.
 const QUIET: Duration = Duration::from_millis(2500);
 /// 2 s for the answer to it.
 const ASKING: Duration = Duration::from_secs(2);
-/// 5 s: after so long a newer snapshot is fetched in place of one that does not come.
-const OVERTAKING: Duration = Duration::from_secs(5);
 /// Fetches in a row that a newer snapshot may replace: one that is slow must come to an end.
 const MOST_OVERTAKEN: u32 = 3;
 
@@ -77,14 +74,14 @@ async fn read(
 ) -> UpstreamError {
     let mut is_first = true;
     loop {
-        let heard = match timeout(QUIET, events.next()).await {
-            Ok(Ok(event)) => {
+        let heard = match events.next_within(QUIET).await {
+            Ok(Some(event)) => {
                 problems.clear(EVENTS, "the events of the central server arrive");
                 take(&event, mirror, problems);
                 true
             }
-            Ok(Err(error)) => return error,
-            Err(_) => take_answer(events.ask(&newest_path(mirror)), mirror, problems).await,
+            Err(error) => return error,
+            Ok(None) => take_answer(events.ask(&newest_path(mirror)), mirror, problems).await,
         };
         if heard {
             if mem::take(&mut is_first) {
@@ -220,24 +217,18 @@ pub(crate) async fn fetch_wanted(mirror: Arc<Mirror>, problems: Arc<Problems>) {
             () = mirror.suspicion.notified() => damaged = damaged || is_damaged(&mirror, &problems).await,
         }
         let newest = *wanted.borrow_and_update();
-        let newer = wanted.clone();
+        let may_end = overtaken < MOST_OVERTAKEN;
         let work = async {
             if damaged {
                 mirror.clone_anew().await?;
             }
             match newest {
-                Some(pointer) if pointer.sequence >= mirror.highest() => mirror.advance(pointer.commit).await,
+                Some(pointer) if pointer.sequence >= mirror.highest() => mirror.advance(pointer, may_end).await,
                 _ => Ok(()),
             }
         };
-        let done = tokio::select! {
-            done = work => done,
-            () = overtaking(newer), if !damaged && overtaken < MOST_OVERTAKEN => {
-                overtaken += 1;
-                continue;
-            }
-        };
-        overtaken = 0;
+        let done = work.await;
+        overtaken = if done.is_err() && wanted.has_changed().unwrap_or_default() { overtaken + 1 } else { 0 };
         match done {
             Ok(()) => {
                 (damaged, again) = (false, None);
@@ -257,15 +248,6 @@ pub(crate) async fn fetch_wanted(mirror: Arc<Mirror>, problems: Arc<Problems>) {
             }
         }
     }
-}
-
-/// Waits until a newer snapshot is wanted, and the present fetch has had its time.
-async fn overtaking(mut newer: watch::Receiver<Option<Pointer>>) {
-    let due = Instant::now() + OVERTAKING;
-    if newer.changed().await.is_err() {
-        std::future::pending::<()>().await;
-    }
-    tokio::time::sleep_until(due).await;
 }
 
 async fn is_damaged(mirror: &Arc<Mirror>, problems: &Problems) -> bool {

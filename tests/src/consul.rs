@@ -10,12 +10,13 @@ use std::{
 
 use bytes::Bytes;
 use hyper::Method;
+use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::{
     address::own_address,
     http::{Address, Answer},
-    program::{command, run, spawn, text},
+    program::{command, run, signal_pid, spawn, text},
     wait::eventually,
 };
 
@@ -142,6 +143,11 @@ impl Consul {
     /// Returns the address that it listens on.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        signal_pid(self.child.as_ref().expect("it runs").id(), signal);
     }
 
     /// Kills it.

@@ -1,12 +1,17 @@
 //! The pointers that Consul and conf-slaves name, and which of them is wanted.
 //!
 //! The newest one is wanted. None is believed: a snapshot is verified when it is here. So one that
-//! cannot be taken must not hold back the others, whoever names it.
+//! cannot be taken must not hold back the others, whoever names it, and however many of them: the
+//! sources have turns, and one whose words came to nothing is the last.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use conf_core::api::Pointer;
-use libconf::name::Sequence;
+use libconf::name::{CommitId, Sequence};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -15,20 +20,34 @@ use crate::state::Agent;
 /// The snapshot that a pointer names, and the time at which it was first heard of.
 pub(crate) type Wanted = Option<(Pointer, Instant)>;
 
+/// Who names a pointer that is to be tried, and the pointer.
+type Open = (String, Pointer);
+
 /// The pointers that are named now.
 pub(crate) struct Candidates {
     agent: Agent,
     named: Mutex<Named>,
     wanted: watch::Sender<Wanted>,
     newest: watch::Sender<Sequence>,
+    /// What is newer than the export and was not tried.
+    open: watch::Sender<Vec<Open>>,
+    /// The sources that are in touch now.
+    heard: watch::Sender<BTreeSet<String>>,
 }
 
 #[derive(Default)]
 struct Named {
     by: BTreeMap<String, Word>,
-    /// Those that could not be taken, the one that failed last at the end. Each is named by a
-    /// source.
-    failed: Vec<Pointer>,
+    /// Sources that have gone after a word that came to nothing, and the number of that attempt.
+    gone: BTreeMap<String, u64>,
+    /// The number of attempts that came to nothing.
+    attempts: u64,
+    /// The wanted pointer, and who named it first.
+    chosen: Option<Open>,
+    /// The pointer that is tried now.
+    tried: Option<Open>,
+    /// Attempts in a row that ended for another pointer.
+    overtaken: u32,
 }
 
 /// What a source names.
@@ -37,12 +56,47 @@ struct Word {
     since: Instant,
     /// What is wrong with it.
     problem: Option<String>,
+    trial: Trial,
+    /// The number of the last attempt at a pointer of this source, if it came to nothing.
+    in_vain: u64,
+    /// The source names nothing any more.
+    is_over: bool,
+}
+
+/// What came of the attempts to take a pointer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trial {
+    Not,
+    /// It may work the next time.
+    Failed,
+    /// No server has it.
+    Nowhere,
+    /// It can never be taken.
+    Refused,
+}
+
+/// Why a pointer could not be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// It may work the next time.
+    Passing,
+    /// No server has it.
+    Nowhere,
+    /// It can never be taken.
+    Never,
 }
 
 impl Candidates {
     pub(crate) fn new(agent: Agent) -> Self {
         let (wanted, newest) = (watch::Sender::new(None), watch::Sender::default());
-        Candidates { agent, named: Mutex::default(), wanted, newest }
+        Candidates {
+            agent,
+            named: Mutex::default(),
+            wanted,
+            newest,
+            open: watch::Sender::default(),
+            heard: watch::Sender::default(),
+        }
     }
 
     /// Subscribes to the wanted pointer.
@@ -50,60 +104,134 @@ impl Candidates {
         self.wanted.subscribe()
     }
 
-    /// Subscribes to the highest sequence that a source names.
+    /// Subscribes to the highest sequence that a source names whose words were good so far.
     pub(crate) fn newest(&self) -> watch::Receiver<Sequence> {
         self.newest.subscribe()
     }
 
     /// Takes what a source names now in place of what it named before.
     pub(crate) fn name(&self, source: &str, pointer: Pointer) {
+        self.heard.send_if_modified(|heard| heard.insert(source.to_owned()));
         let mut named = self.named.lock();
-        let before = named.by.get(source).map(|word| word.pointer);
-        if before == Some(pointer) {
-            return;
+        let (mut in_vain, mut problem) = (named.gone.get(source).copied().unwrap_or_default(), None);
+        if let Some(before) = named.by.get_mut(source) {
+            before.is_over = false;
+            if before.pointer == pointer {
+                return;
+            }
+            in_vain = before.in_vain;
+            problem = (before.pointer.sequence > pointer.sequence).then(|| {
+                format!(
+                    "it names #{} after #{}, and no host goes back; was it put back to an older state? The next change \
+                     ends this",
+                    pointer.sequence, before.pointer.sequence
+                )
+            });
         }
-        let backwards = before.filter(|before| before.sequence > pointer.sequence);
-        let problem = backwards.map(|before| {
-            format!(
-                "it names #{} after #{}, and no host goes back; was it put back to an older state? The next change ends \
-                 this",
-                pointer.sequence, before.sequence
-            )
-        });
-        named.by.insert(source.to_owned(), Word { pointer, since: Instant::now(), problem });
-        let Named { by, failed } = &mut *named;
-        failed.retain(|failed| by.values().any(|word| word.pointer == *failed));
-        let newest = by.values().map(|word| word.pointer.sequence).max().unwrap_or_default();
-        self.newest.send_if_modified(|now| std::mem::replace(now, newest) != newest);
-        self.choose(&named, false);
+        let trial = named.by.values().find(|word| word.pointer == pointer).map_or(Trial::Not, |word| word.trial);
+        let word = Word { pointer, since: Instant::now(), problem, trial, in_vain, is_over: false };
+        named.gone.remove(source);
+        named.by.insert(source.to_owned(), word);
+        self.choose(&mut named, false);
+    }
+
+    /// Notes that a source is not in touch now.
+    pub(crate) fn lost(&self, source: &str) {
+        self.heard.send_if_modified(|heard| heard.remove(source));
+    }
+
+    /// Tells whether another source than this one is in touch.
+    pub(crate) fn is_heard_beside(&self, source: &str) -> bool {
+        self.heard.borrow().iter().any(|heard| heard != source)
+    }
+
+    /// Waits until no other source than this one is in touch.
+    pub(crate) async fn alone(&self, source: &str) {
+        let mut heard = self.heard.subscribe();
+        // The sender lives as long as this.
+        let _ = heard.wait_for(|heard| heard.iter().all(|heard| heard == source)).await;
+    }
+
+    /// Notes that a source has gone. Its word stays only while it may still be of use.
+    pub(crate) fn gone(&self, source: &str) {
+        self.lost(source);
+        let mut named = self.named.lock();
+        if let Some(word) = named.by.get_mut(source) {
+            word.is_over = true;
+            self.choose(&mut named, false);
+        }
+    }
+
+    /// Notes that the wanted pointer is tried now.
+    pub(crate) fn begin(&self) -> Wanted {
+        let mut named = self.named.lock();
+        named.tried = named.chosen.clone();
+        *self.wanted.borrow()
     }
 
     /// Notes that a pointer was dealt with; chooses what comes next.
     pub(crate) fn took(&self, pointer: Pointer) {
         let mut named = self.named.lock();
-        named.failed.retain(|failed| *failed != pointer);
-        self.choose(&named, true);
+        named.overtaken = 0;
+        named.blame(pointer, Trial::Not, 0);
+        self.choose(&mut named, true);
     }
 
     /// Notes that a pointer could not be taken; chooses another one, if there is one that was not
-    /// tried. `refused` says why it can never be taken.
-    pub(crate) fn failed(&self, pointer: Pointer, refused: Option<&str>) {
+    /// tried.
+    pub(crate) fn failed(&self, pointer: Pointer, reason: Reason, words: &str) {
         let mut named = self.named.lock();
-        named.failed.retain(|failed| *failed != pointer);
-        let mut is_named = false;
-        for word in named.by.values_mut().filter(|word| word.pointer == pointer) {
-            is_named = true;
-            word.problem = refused.map(str::to_owned).or_else(|| word.problem.take());
+        let trial = match reason {
+            Reason::Passing => Trial::Failed,
+            Reason::Nowhere => Trial::Nowhere,
+            Reason::Never => Trial::Refused,
+        };
+        named.attempts += 1;
+        let attempt = named.attempts;
+        named.blame(pointer, trial, attempt);
+        if reason == Reason::Never {
+            for word in named.by.values_mut().filter(|word| word.pointer == pointer) {
+                word.problem = Some(words.to_owned());
+            }
         }
-        if is_named {
-            named.failed.push(pointer);
-        }
-        self.choose(&named, false);
+        self.choose(&mut named, false);
+    }
+
+    /// Notes that an attempt ended since another pointer is named.
+    pub(crate) fn overtaken(&self, pointer: Pointer) {
+        let mut named = self.named.lock();
+        named.overtaken = named.overtaken.saturating_add(1);
+        named.attempts += 1;
+        let attempt = named.attempts;
+        named.blame(pointer, Trial::Not, attempt);
+        self.choose(&mut named, false);
     }
 
     /// Chooses the pointer whose turn it is to be tried again.
     pub(crate) fn again(&self) {
-        self.choose(&self.named.lock(), true);
+        self.choose(&mut self.named.lock(), true);
+    }
+
+    /// Tells whether a pointer waits to be tried again.
+    pub(crate) fn is_any_left(&self) -> bool {
+        let exported = self.exported().map_or(Sequence::default(), |exported| exported.sequence);
+        self.named.lock().newer(exported).next().is_some()
+    }
+
+    /// Tells whether a source names what is exported.
+    pub(crate) fn is_export_named(&self) -> bool {
+        let exported = self.exported();
+        self.named.lock().by.values().any(|word| Some(word.pointer) == exported)
+    }
+
+    /// The others beside the pointer that is tried now.
+    pub(crate) fn rivals(&self) -> Rivals {
+        let named = self.named.lock();
+        Rivals { open: self.open.subscribe(), tried: named.tried.clone(), times: named.overtaken }
+    }
+
+    fn exported(&self) -> Option<Pointer> {
+        self.agent.view().exported.as_ref().map(|exported| exported.snapshot())
     }
 
     /// Shows what is wrong with each source's word, while it says it.
@@ -117,11 +245,24 @@ impl Candidates {
     }
 
     /// Sends the wanted pointer if it is another one.
-    fn choose(&self, named: &Named, again: bool) {
-        let exported = self.agent.view().exported.as_ref().map(|exported| exported.snapshot());
+    fn choose(&self, named: &mut Named, again: bool) {
+        let Named { by, gone, .. } = &mut *named;
+        by.retain(|source, word| {
+            let is_left = !word.is_over || matches!(word.trial, Trial::Not | Trial::Failed);
+            if !is_left {
+                gone.insert(source.clone(), word.in_vain);
+                self.agent.set_back(&topic_of(source));
+            }
+            is_left
+        });
+        let exported = self.exported();
         self.show_problems(named, exported);
-        let present = (*self.wanted.borrow()).map(|(pointer, _)| pointer);
         let sequence = exported.map_or(Sequence::default(), |exported| exported.sequence);
+        let good = named.by.values().filter(|word| word.in_vain == 0).map(|word| word.pointer.sequence);
+        let newest = good.max().unwrap_or_default();
+        self.newest.send_if_modified(|now| std::mem::replace(now, newest) != newest);
+        self.open.send_replace(named.open(sequence));
+        let present = (*self.wanted.borrow()).map(|(pointer, _)| pointer);
         let Some(pointer) = choose(named, sequence, present, again) else { return };
         let of = named.by.iter().filter(|(_, word)| word.pointer == pointer);
         let Some((source, Word { since, .. })) = of.min_by_key(|(_, word)| word.since) else { return };
@@ -129,13 +270,75 @@ impl Candidates {
             view.status.pointer = Some(pointer);
             view.status.pointer_from = Some(source.clone());
         });
+        let (source, since) = (source.clone(), *since);
+        named.chosen = Some((source, pointer));
         self.wanted.send_if_modified(|wanted| {
             let modified = present != Some(pointer);
             if modified {
-                *wanted = Some((pointer, *since));
+                *wanted = Some((pointer, since));
             }
             modified
         });
+    }
+}
+
+impl Named {
+    /// Notes what came of an attempt, also for the source that has replaced its word meanwhile.
+    fn blame(&mut self, pointer: Pointer, trial: Trial, in_vain: u64) {
+        let tried = self.tried.take().filter(|(_, tried)| *tried == pointer).map(|(source, _)| source);
+        for (source, word) in &mut self.by {
+            let is_named = word.pointer == pointer;
+            if is_named {
+                word.trial = trial;
+            }
+            if is_named || tried.as_ref() == Some(source) {
+                word.in_vain = in_vain;
+            }
+        }
+    }
+
+    /// What can be taken and is newer than the export.
+    fn newer(&self, exported: Sequence) -> impl Iterator<Item = (&String, &Word)> {
+        self.by.iter().filter(move |(_, word)| word.trial != Trial::Refused && word.pointer.sequence > exported)
+    }
+
+    fn open(&self, exported: Sequence) -> Vec<Open> {
+        let untried = self.newer(exported).filter(|(_, word)| word.trial == Trial::Not);
+        untried.map(|(source, word)| (source.clone(), word.pointer)).collect()
+    }
+}
+
+/// What else is named while a pointer is tried.
+pub(crate) struct Rivals {
+    open: watch::Receiver<Vec<Open>>,
+    tried: Option<Open>,
+    /// The number of attempts in a row that rivals have ended.
+    pub(crate) times: u32,
+}
+
+impl Rivals {
+    /// Waits until there is another pointer than `want`.
+    pub(crate) async fn any(&self, want: CommitId) {
+        let is_there =
+            self.open.clone().wait_for(|open| open.iter().any(|(_, pointer)| pointer.commit != want)).await.is_ok();
+        if !is_there {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until there is another one of a source that contradicts the one who named `want`,
+    /// rather than following it.
+    pub(crate) async fn foreign(&self, want: CommitId) {
+        let own = self.tried.as_ref().map(|(source, _)| source);
+        let is_foreign = |open: &Vec<Open>| {
+            open.iter().any(|(_, pointer)| {
+                let by_own = open.iter().any(|(source, other)| Some(source) == own && other == pointer);
+                pointer.commit != want && !by_own
+            })
+        };
+        if self.open.clone().wait_for(is_foreign).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 
@@ -156,45 +359,58 @@ fn topic_of(source: &str) -> String {
     format!("pointer of {source}")
 }
 
-/// Chooses the newest pointer that did not fail. Without one that is newer than the export, those
-/// that failed have their turn `again`, the one that failed longest ago first.
+/// Chooses among the pointers that are newer than the export: of the sources whose words came to
+/// nothing longest ago, the newest one. Those that failed have their turn only `again`. Without a
+/// newer one, what is exported stays.
 fn choose(named: &Named, exported: Sequence, present: Option<Pointer>, again: bool) -> Option<Pointer> {
-    let all = || named.by.values().map(|word| word.pointer);
     // Of two with one number the present one stays, so that both are not tried in turns.
-    let untried = all()
-        .filter(|pointer| !named.failed.contains(pointer))
-        .max_by_key(|pointer| (pointer.sequence, present == Some(*pointer)));
-    if let Some(untried) = untried.filter(|pointer| pointer.sequence > exported) {
-        return Some(untried);
-    }
-    let failed = named.failed.iter().copied().find(|pointer| pointer.sequence > exported);
-    let present = present.filter(|present| all().any(|pointer| pointer == *present));
-    match failed {
-        Some(failed) if again || present.is_none() => Some(failed),
-        Some(_) => present,
-        None => untried.or(present).or_else(|| named.failed.last().copied()),
-    }
+    let turn = |word: &&Word| (word.in_vain, Reverse(word.pointer.sequence), present != Some(word.pointer));
+    let newer = || named.newer(exported).map(|(_, word)| word);
+    let untried = newer().filter(|word| word.trial == Trial::Not).min_by_key(turn);
+    let present_stays = present.filter(|present| named.by.values().any(|word| word.pointer == *present));
+    let chosen = match newer().min_by_key(turn) {
+        Some(first) if again => Some(first.pointer),
+        Some(first) => untried.map(|word| word.pointer).or(present_stays).or(Some(first.pointer)),
+        None => None,
+    };
+    let age = |word: &&Word| (word.trial != Trial::Refused, word.pointer.sequence, present == Some(word.pointer));
+    chosen.or_else(|| {
+        let newest = named.by.values().filter(|word| word.pointer.sequence <= exported).max_by_key(age);
+        let good = newest.filter(|word| word.trial != Trial::Refused).map(|word| word.pointer);
+        good.or(present_stays).or_else(|| named.by.values().max_by_key(age).map(|word| word.pointer))
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
+    use futures_util::FutureExt as _;
+
     use super::*;
+    use crate::state::{Status, View};
 
     fn pointer(sequence: u64, digit: u8) -> Pointer {
         Pointer { sequence: Sequence(sequence), commit: [digit; 20].into() }
     }
 
-    fn named(by: &[Pointer], failed: &[Pointer]) -> Named {
-        let by = by.iter().enumerate().map(|(source, pointer)| (source.to_string(), *pointer));
-        let by = by.map(|(source, pointer)| (source, Word { pointer, since: Instant::now(), problem: None }));
-        Named { by: by.collect(), failed: failed.to_vec() }
+    /// Each source names one pointer; `failed` says in order what came of which.
+    fn named(by: &[Pointer], failed: &[(Pointer, Trial)]) -> Named {
+        let word = |pointer: Pointer| {
+            let at = failed.iter().position(|(failed, _)| *failed == pointer);
+            let (trial, in_vain) = at.map_or((Trial::Not, 0), |at| (failed[at].1, at as u64 + 1));
+            Word { pointer, since: Instant::now(), problem: None, trial, in_vain, is_over: false }
+        };
+        let by = by.iter().enumerate().map(|(source, pointer)| (source.to_string(), word(*pointer))).collect();
+        Named { by, ..Named::default() }
     }
 
     #[test]
     fn the_newest_is_wanted_and_one_that_cannot_be_taken_holds_back_nobody() {
         let (six, seven, bogus) = (pointer(6, 6), pointer(7, 7), pointer(999, 9));
         let choose = |by: &[Pointer], failed: &[Pointer], exported, present, again| {
-            super::choose(&named(by, failed), Sequence(exported), present, again)
+            let failed: Vec<_> = failed.iter().map(|pointer| (*pointer, Trial::Failed)).collect();
+            super::choose(&named(by, &failed), Sequence(exported), present, again)
         };
         assert_eq!(choose(&[], &[], 0, None, false), None);
         assert_eq!(choose(&[six, seven], &[], 6, Some(six), false), Some(seven));
@@ -211,9 +427,101 @@ mod tests {
         assert_eq!(choose(&[seven, bogus], &[seven, bogus], 6, Some(bogus), false), Some(bogus));
         assert_eq!(choose(&[seven, bogus], &[seven, bogus], 6, Some(bogus), true), Some(seven));
         assert_eq!(choose(&[seven, bogus], &[bogus, seven], 6, Some(seven), true), Some(bogus));
+        // The exported one lacks content, whose fetch failed, and Consul lags behind.
+        assert_eq!(choose(&[six, seven], &[seven], 7, Some(seven), true), Some(seven));
+    }
+
+    #[test]
+    fn a_pointer_that_was_refused_has_no_turn_beside_one_that_failed_for_a_moment() {
+        let (seven, bogus, fork) = (pointer(7, 7), pointer(999, 9), pointer(7, 8));
+        let (good, refused) = ((seven, Trial::Failed), (bogus, Trial::Refused));
+        for failed in [[refused, good], [good, refused]] {
+            let named = named(&[seven, bogus], &failed);
+            assert_eq!(choose(&named, Sequence(6), Some(seven), true), Some(seven));
+            assert_eq!(choose(&named, Sequence(6), Some(bogus), true), Some(seven));
+        }
         // A fork of what is exported is refused once.
-        let fork = pointer(7, 8);
-        assert_eq!(choose(&[seven, fork], &[fork], 7, Some(fork), false), Some(seven));
-        assert_eq!(choose(&[fork], &[fork], 7, Some(fork), false), Some(fork));
+        let forked = named(&[seven, fork], &[(fork, Trial::Refused)]);
+        assert_eq!(choose(&forked, Sequence(7), Some(fork), false), Some(seven));
+        let forked = named(&[fork], &[(fork, Trial::Refused)]);
+        assert_eq!(choose(&forked, Sequence(7), Some(fork), false), Some(fork));
+        assert_eq!(forked.newer(Sequence(6)).count(), 0, "nothing is left to try");
+    }
+
+    fn candidates() -> Candidates {
+        let status = Status::new("us-west/v1".parse().unwrap(), "web-1".parse().unwrap(), Path::new("export"));
+        Candidates::new(Agent::new(View::new(status), Vec::new()).0)
+    }
+
+    fn wanted(candidates: &Candidates) -> Option<Pointer> {
+        candidates.begin().map(|(pointer, _)| pointer)
+    }
+
+    #[test]
+    fn a_flood_of_numbers_of_one_source_takes_no_turn_of_another() {
+        for reason in [Some(Reason::Nowhere), Some(Reason::Never), None] {
+            let candidates = candidates();
+            candidates.name("liar", pointer(1000, 1));
+            let forged = wanted(&candidates).unwrap();
+            candidates.name("consul", pointer(8, 8));
+            assert_eq!(wanted(&candidates), Some(forged), "nobody is believed");
+            // The word is another one by the time at which the attempt ends.
+            candidates.name("liar", pointer(1001, 2));
+            candidates.name("liar", pointer(1002, 3));
+            let tried = wanted(&candidates).unwrap();
+            candidates.name("liar", pointer(1003, 4));
+            match reason {
+                Some(reason) => candidates.failed(tried, reason, "no"),
+                None => candidates.overtaken(tried),
+            }
+            assert_eq!(wanted(&candidates), Some(pointer(8, 8)));
+            candidates.name("liar", pointer(1004, 5));
+            assert_eq!(wanted(&candidates), Some(pointer(8, 8)), "it is tried now");
+            candidates.failed(pointer(8, 8), Reason::Passing, "away");
+            let forged = wanted(&candidates).unwrap();
+            assert_eq!(forged, pointer(1004, 5), "each has its turn");
+            candidates.failed(forged, Reason::Nowhere, "no");
+            candidates.name("liar", pointer(1005, 6));
+            candidates.again();
+            assert_eq!(wanted(&candidates), Some(pointer(8, 8)), "and again");
+            assert_eq!(*candidates.newest().borrow(), Sequence(0), "whoever failed is no reason to ask Consul");
+            candidates.took(pointer(8, 8));
+            assert_eq!(*candidates.newest().borrow(), Sequence(8));
+        }
+    }
+
+    #[test]
+    fn what_a_source_named_is_forgotten_with_it_unless_it_may_be_taken() {
+        let candidates = candidates();
+        candidates.name("consul", pointer(8, 8));
+        candidates.name("liar", pointer(999, 9));
+        candidates.failed(pointer(999, 9), Reason::Passing, "away");
+        candidates.gone("liar");
+        candidates.failed(pointer(8, 8), Reason::Passing, "away");
+        candidates.again();
+        assert_eq!(wanted(&candidates), Some(pointer(999, 9)), "it may be elsewhere");
+        candidates.failed(pointer(999, 9), Reason::Nowhere, "no");
+        candidates.again();
+        assert_eq!(wanted(&candidates), Some(pointer(8, 8)));
+        assert_eq!(candidates.agent.view().status.pointer, Some(pointer(8, 8)));
+        assert_eq!(candidates.named.lock().by.len(), 1);
+        candidates.name("liar", pointer(1000, 1));
+        assert_eq!(wanted(&candidates), Some(pointer(1000, 1)), "what is new has a turn");
+        candidates.again();
+        assert_eq!(wanted(&candidates), Some(pointer(8, 8)), "the last one");
+    }
+
+    #[tokio::test]
+    async fn what_contradicts_is_told_from_what_follows() {
+        let candidates = candidates();
+        candidates.name("liar", pointer(999, 9));
+        let bogus = wanted(&candidates).unwrap();
+        let rivals = candidates.rivals();
+        assert!(rivals.any(bogus.commit).now_or_never().is_none());
+        candidates.name("liar", pointer(1000, 1));
+        assert!(rivals.any(bogus.commit).now_or_never().is_some());
+        assert!(rivals.foreign(bogus.commit).now_or_never().is_none(), "it follows its own word");
+        candidates.name("consul", pointer(8, 8));
+        assert!(rivals.foreign(bogus.commit).now_or_never().is_some());
     }
 }

@@ -8,9 +8,13 @@ use conf_core::{
     upstream::{self, FetchError, Fetched, Hedge, Upstream, UpstreamError},
 };
 use libconf::name::CommitId;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
-use crate::{snapshot::SnapshotServers, state::Agent};
+use crate::{
+    follow::candidates::{Reason, Rivals},
+    snapshot::SnapshotServers,
+    state::Agent,
+};
 
 /// 1 s: if an answer does not go on for so long, the next server is asked too. The first good
 /// answer counts.
@@ -20,22 +24,29 @@ const PATIENCE_WITH_ALL: Duration = Duration::from_secs(3);
 /// 20 s before the first part of its answer, since Git counts the objects first.
 const PATIENCE_AT_FIRST: Duration = Duration::from_secs(20);
 
-/// 2 s: after so long a silence a newer snapshot is fetched in place of this one.
+/// 2 s: after so long a silence another snapshot that is named is fetched in place of this one.
 const OVERTAKING: Duration = Duration::from_secs(2);
+/// 10 s: after so long one is fetched that contradicts this one, whatever still comes of it.
+const CONTRADICTED: Duration = Duration::from_secs(10);
+/// 16: each time that another one takes the place of one that does not come, the next one gets
+/// twice the time, so that a slow one comes to an end; up to that many times as much.
+const MOST_TIMES: u32 = 16;
 
 /// Why the wanted snapshot is not in place, and when to try again.
 pub(crate) enum Failure {
     /// A server is away, and may be back in a moment.
     Soon(String),
-    /// The cause takes longer, such as a full disk, or a snapshot that no server has.
+    /// The cause takes longer, such as a full disk.
     Later(String),
+    /// No server has the snapshot.
+    Nowhere(String),
     /// This host's disk has no room for it.
     NoRoom(String),
     /// The repository on this host cannot be used.
     Repository(String),
     /// The snapshot can never be used.
     Never(String),
-    /// No server answers, and a newer snapshot is wanted by now.
+    /// No server answers in time, and another snapshot is named by now.
     Overtaken,
     /// An answer was corrupt: perhaps a snapshot that the fetch builds on is damaged here. May pass
     /// soon.
@@ -43,22 +54,31 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    pub(crate) fn reason(&self) -> Reason {
+        match self {
+            Failure::Never(_) => Reason::Never,
+            Failure::Nowhere(_) => Reason::Nowhere,
+            _ => Reason::Passing,
+        }
+    }
+
     pub(crate) fn words(self) -> String {
         match self {
             Failure::Soon(words)
             | Failure::Later(words)
+            | Failure::Nowhere(words)
             | Failure::NoRoom(words)
             | Failure::Repository(words)
             | Failure::Never(words)
             | Failure::Corrupt(words) => words,
-            Failure::Overtaken => "a newer snapshot is wanted".to_owned(),
+            Failure::Overtaken => "another snapshot is named".to_owned(),
         }
     }
 }
 
 /// Asks conf-slaves in order, then conf-master, and the next one too if one is silent, within
-/// `limit` if there is one. The fetch builds on the snapshot `have`. It ends when every server that
-/// was asked is silent and `newer` is ready.
+/// `limit` if there is one. The fetch builds on the snapshot `have`. It ends early for one of its
+/// `rivals`.
 pub(crate) async fn fetch(
     agent: &Agent,
     servers: &SnapshotServers,
@@ -66,11 +86,14 @@ pub(crate) async fn fetch(
     have: Option<CommitId>,
     (want, depth): (CommitId, Depth),
     limit: Option<Duration>,
-    newer: impl Future<Output = ()>,
+    rivals: Option<Rivals>,
 ) -> Result<(), Failure> {
     let step = Step { have: have.filter(|have| *have != want), want, depth };
     let mut hedge = ask_in_order(agent, servers, repository, step, limit);
-    let mut newer = std::pin::pin!(newer);
+    let times = rivals.as_ref().map_or(1, |rivals| 1_u32 << rivals.times.min(31)).min(MOST_TIMES);
+    let rivals = rivals.as_ref();
+    let mut newer = std::pin::pin!(any(rivals, want));
+    let mut contradicted = std::pin::pin!(foreign(rivals, want, CONTRADICTED * times));
     let mut is_newer = false;
     let until = limit.map(|limit| Instant::now() + limit);
     let (mut any_away, mut corrupt, mut words) = (false, false, Vec::new());
@@ -81,9 +104,10 @@ pub(crate) async fn fetch(
             answer = hedge.next() => answer,
             () = &mut newer, if !is_newer => {
                 is_newer = true;
-                hedge.give_up_after(OVERTAKING);
+                hedge.give_up_after(OVERTAKING * times);
                 continue;
             }
+            () = &mut contradicted => return Err(Failure::Overtaken),
             () = over(until) => {
                 words.push("no good answer in time".to_owned());
                 return Err(Failure::Soon(describe(&words)));
@@ -126,7 +150,7 @@ pub(crate) async fn fetch(
     Err(match (corrupt, any_away) {
         (true, _) => Failure::Corrupt(describe(&words)),
         (false, true) => Failure::Soon(describe(&words)),
-        (false, false) => Failure::Later(describe(&words)),
+        (false, false) => Failure::Nowhere(describe(&words)),
     })
 }
 
@@ -161,6 +185,23 @@ fn ask_in_order(
 async fn over(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn any(rivals: Option<&Rivals>, want: CommitId) {
+    match rivals {
+        Some(rivals) => rivals.any(want).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn foreign(rivals: Option<&Rivals>, want: CommitId, after: Duration) {
+    match rivals {
+        Some(rivals) => {
+            sleep(after).await;
+            rivals.foreign(want).await;
+        }
         None => std::future::pending().await,
     }
 }

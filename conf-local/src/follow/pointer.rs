@@ -6,13 +6,10 @@ use conf_core::{
     api::Pointer,
     consul::{Consul, Entry, WatchIndex},
     daemon::chain,
-    retry::Backoff,
+    retry::{Backoff, with_jitter},
 };
 use libconf::name::{DatacenterName, Sequence};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep, sleep_until},
-};
+use tokio::{sync::watch, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{clock::random_up_to, follow::candidates::Candidates, snapshot::SnapshotServers, state::Agent};
@@ -24,11 +21,11 @@ pub(crate) const SOON: Duration = Duration::from_secs(1);
 const WAIT: Duration = Duration::from_secs(120);
 /// The same where one server is asked.
 const WAIT_ALONE: Duration = Duration::from_secs(60);
-/// 60 s between two attempts where the pointer comes from elsewhere.
+/// 60 s between two attempts where the pointer comes from elsewhere, at most.
 const SELDOM: Duration = Duration::from_secs(60);
-/// 2 s: if Consul has not named a change by then that a conf-slave or another server of Consul
+/// 2 to 4 s: if Consul has not named a change by then that a conf-slave or another server of Consul
 /// names, it may hang, and is asked anew.
-const LATE: Duration = Duration::from_secs(2);
+const LATE: Duration = Duration::from_secs(4);
 /// 5 s between two attempts while the key holds no pointer.
 const DAMAGED: Duration = Duration::from_secs(5);
 
@@ -78,7 +75,7 @@ impl Lane<'_> {
         let is_alone = self.sources.consul.len() == 1;
         let wait = if is_alone { WAIT_ALONE } else { WAIT };
         let mut backoff = Backoff::new(Duration::from_millis(50), SOON);
-        let mut seldom = Backoff::new(SOON, SELDOM);
+        let mut unheard = 0_u32;
         loop {
             let mut newest = self.newest.clone();
             let late = late(&mut newest, self.seen);
@@ -95,9 +92,11 @@ impl Lane<'_> {
                 Ok(entry) => {
                     self.show_silent();
                     backoff.reset();
-                    seldom.reset();
                     match self.take(entry) {
-                        None => continue,
+                        None => {
+                            unheard = 0;
+                            continue;
+                        }
                         Some(pause) => {
                             index.forget();
                             pause
@@ -105,16 +104,29 @@ impl Lane<'_> {
                     }
                 }
                 Err(error) => {
-                    let is_needed = self.sources.needs_consul;
-                    if is_needed {
+                    if self.sources.needs_consul {
                         self.agent.set_away(&self.name, &chain(&error));
                     }
-                    // While the other server answers, this one is not asked all the time.
-                    let is_covered = !is_alone && !self.agent.view().status.away.contains_key(self.other());
-                    if is_needed && !is_covered { backoff.next_wait() } else { seldom.next_wait().max(SOON / 2) }
+                    backoff.next_wait()
                 }
             };
+            self.candidates.lost(&self.name);
+            self.rest(pause, unheard).await;
+            unheard = unheard.saturating_add(1);
+        }
+    }
+
+    /// Waits before the next question after one of no use. While the pointer comes from elsewhere,
+    /// this server is asked ever more seldom.
+    async fn rest(&self, pause: Duration, unheard: u32) {
+        let is_needed = self.sources.needs_consul;
+        if is_needed && !self.candidates.is_heard_beside(&self.name) {
             sleep(pause).await;
+            return;
+        }
+        tokio::select! {
+            () = sleep(seldom(unheard)) => {}
+            () = self.candidates.alone(&self.name), if is_needed => sleep(random_up_to(SOON)).await,
         }
     }
 
@@ -127,11 +139,6 @@ impl Lane<'_> {
                 self.agent.set_away(&self.name, &words);
             }
         }
-    }
-
-    /// The name of the other lane.
-    fn other(&self) -> &'static str {
-        if self.name == "consul" { "consul (2)" } else { "consul" }
     }
 
     /// Names the pointer of an answer. If it holds none, returns the pause before the next
@@ -161,13 +168,18 @@ impl Lane<'_> {
     }
 }
 
+/// The pause after so many questions of no use that nobody needs.
+fn seldom(unheard: u32) -> Duration {
+    with_jitter(SOON.saturating_mul(2 << unheard.min(20)).min(SELDOM))
+}
+
 /// Waits until a sequence above `seen` is named elsewhere, and has been for some time.
 async fn late(newest: &mut watch::Receiver<Sequence>, seen: Sequence) -> Sequence {
     let is_named = newest.wait_for(|newest| *newest > seen).await.is_ok();
     if !is_named {
         return std::future::pending().await;
     }
-    sleep_until(Instant::now() + LATE).await;
+    sleep(with_jitter(LATE)).await;
     *newest.borrow()
 }
 
@@ -213,6 +225,19 @@ mod tests {
 
     fn commit(digit: char) -> CommitId {
         digit.to_string().repeat(40).parse().unwrap()
+    }
+
+    #[test]
+    fn a_server_that_nobody_needs_is_asked_twice_a_minute_at_most() {
+        let minute = |mut number: u32| {
+            let mut left = Duration::from_secs(60);
+            while let Some(rest) = left.checked_sub(seldom(number)) {
+                (left, number) = (rest, number + 1);
+            }
+            number
+        };
+        assert!(minute(0) <= 6, "{}", minute(0));
+        assert!(minute(6) <= 6 + 2, "{}", minute(6));
     }
 
     #[test]

@@ -22,13 +22,14 @@ use crate::{
 
 /// 2 s for a conf-slave to open its stream, where another one can be asked.
 const OPENING: Duration = Duration::from_secs(2);
-/// 3 s: a stream that was silent for so long is helped by a question for the newest snapshot. A
-/// proxy may hold the events back.
+/// 3 s: a stream that said nothing for so long since it was opened is helped by a question for the
+/// newest snapshot. A proxy may hold the events back.
 const QUIET: Duration = Duration::from_secs(3);
 /// 2 s for the answer to it.
 const ASKING: Duration = Duration::from_secs(2);
-/// 60 s between two of these questions: a host that hears of changes by Consul needs none of them.
-const BETWEEN_QUESTIONS: Duration = Duration::from_secs(60);
+/// 40 s between two of these questions: a host that hears of changes by Consul needs none of them.
+/// Without one for 45 s, the stream would count as broken.
+const BETWEEN_QUESTIONS: Duration = Duration::from_secs(40);
 /// The same for a host that hears of changes in no other way.
 const BETWEEN_NEEDED_QUESTIONS: Duration = Duration::from_secs(2);
 
@@ -61,11 +62,12 @@ impl Listener<'_> {
         loop {
             let wait = match self.open().await {
                 Ok(events) => {
+                    let url = events.upstream().url().to_string();
                     let error = self.read(events, &mut backoff).await;
+                    self.candidates.gone(&url);
                     backoff.after(error.retry_after())
                 }
-                Err(Some(wait)) => wait,
-                Err(None) => backoff.next_wait(),
+                Err(wait) => backoff.after(wait),
             };
             sleep(wait).await;
         }
@@ -98,7 +100,7 @@ impl Listener<'_> {
                     if error.status().is_none() {
                         self.agent.set_away(EVENTS, &self.held_back(&url));
                     }
-                    wait = Some(with_jitter(self.between_questions()));
+                    wait = Some(with_jitter(self.between_questions(&url)));
                 }
                 Err(error) => {
                     wait = wait.or(error.retry_after());
@@ -115,24 +117,23 @@ impl Listener<'_> {
         let url = events.upstream().url().to_string();
         let mut quiet = QUIET;
         loop {
-            match timeout(quiet, events.next()).await {
-                Ok(Ok(event)) => {
+            match events.next_within(quiet).await {
+                Ok(Some(event)) => {
                     backoff.reset();
-                    quiet = QUIET;
                     self.agent.set_back(&url);
                     self.agent.set_back(EVENTS);
                     self.take(&url, &event);
                 }
-                Ok(Err(error)) => {
+                Err(error) => {
                     self.agent.set_away(&url, &chain(&error));
                     return error;
                 }
-                Err(_) if self.ask(&url, events.ask(STATUS)).await => {
-                    quiet = self.between_questions();
+                Ok(None) if self.ask(&url, events.ask(STATUS)).await => {
+                    quiet = self.between_questions(&url);
                     self.agent.set_back(&url);
                     self.agent.set_away(EVENTS, &self.held_back(&url));
                 }
-                Err(_) => {}
+                Ok(None) => {}
             }
         }
     }
@@ -141,13 +142,12 @@ impl Listener<'_> {
         format!(
             "{url} answers, but its stream of events is silent; it is asked every {} s. Does a proxy on the way hold \
              answers back? Switch its buffering off",
-            self.between_questions().as_secs()
+            self.between_questions(url).as_secs()
         )
     }
 
-    fn between_questions(&self) -> Duration {
-        let has_consul = self.sources.needs_consul && !self.agent.view().status.away.contains_key("consul");
-        if has_consul { BETWEEN_QUESTIONS } else { BETWEEN_NEEDED_QUESTIONS }
+    fn between_questions(&self, url: &str) -> Duration {
+        if self.candidates.is_heard_beside(url) { BETWEEN_QUESTIONS } else { BETWEEN_NEEDED_QUESTIONS }
     }
 
     fn take(&self, url: &str, event: &Event) {

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     follow::{
-        candidates::{Candidates, Wanted},
+        candidates::{Candidates, Reason, Wanted},
         fetch::{Failure, fetch},
         pointer::{self, Decision, SOON, Sources},
     },
@@ -32,8 +32,8 @@ const LATER: Duration = Duration::from_secs(5);
 /// 30 s: a component that cannot be placed on this host is tried again within this.
 const MUCH_LATER: Duration = Duration::from_secs(30);
 
-/// 60 s between two attempts to mend damage at most.
-const MOST_MENDING: Duration = Duration::from_secs(60);
+/// 60 s between two attempts to mend damage, or to find what only one source names, at most.
+const SELDOM: Duration = Duration::from_secs(60);
 /// The end of what is said of a snapshot that can never be used.
 const NOT_AGAIN: &str = "; not tried again before the pointer changes";
 
@@ -101,7 +101,7 @@ impl<'a> Worker<'a> {
             in_vain: 0,
             unsettled: false,
             next_look: Instant::now() + with_jitter(LATER),
-            mending: Backoff::new(SOON, MOST_MENDING),
+            mending: Backoff::new(SOON, SELDOM),
         }
     }
 
@@ -119,16 +119,20 @@ impl<'a> Worker<'a> {
         let mut soon = Backoff::new(Duration::from_millis(50), SOON);
         let mut later = Backoff::new(Duration::from_millis(200), LATER);
         let mut places = Backoff::new(SOON, MUCH_LATER);
+        let mut nowhere = Backoff::new(SOON, SELDOM);
         let mut again: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
                 Some(request) = requests.recv() => self.serve(request, stop).await,
                 changed = self.wanted.changed() => match changed {
-                    Ok(()) => { soon.reset(); later.reset(); }
+                    Ok(()) => [&mut soon, &mut later, &mut nowhere].into_iter().for_each(Backoff::reset),
                     Err(_) => return,
                 },
-                () = until(again) => self.candidates.again(),
+                () = until(again) => {
+                    again = None;
+                    self.candidates.again();
+                }
                 () = until(Some(self.next_look)) => {
                     self.look(stop).await;
                     continue;
@@ -143,29 +147,36 @@ impl<'a> Worker<'a> {
                 return;
             }
             // Without a pointer, what is exported is what is wanted.
-            let wanted = *self.wanted.borrow_and_update();
+            self.wanted.mark_unchanged();
+            let wanted = self.candidates.begin();
             let exported = || self.exported().filter(|_| !self.unsettled).map(|exported| (exported, Instant::now()));
             let Some((wanted, since)) = wanted.or_else(exported) else { continue };
             let taken = self.take(wanted, since, stop).await;
             if stop.is_cancelled() {
                 return;
             }
+            let is_covered = self.candidates.is_export_named();
             let wait = match &taken {
                 Ok(()) if self.host().is_troubled() => Some(places.next_wait()),
                 Ok(()) => {
                     places.reset();
+                    again = None;
                     None
                 }
                 Err(Failure::Soon(_) | Failure::Corrupt(_)) => Some(soon.next_wait()),
-                Err(Failure::Later(_) | Failure::NoRoom(_) | Failure::Repository(_)) => Some(later.next_wait()),
+                Err(Failure::Nowhere(_)) if is_covered => Some(nowhere.next_wait()),
                 Err(Failure::Never(_) | Failure::Overtaken) => None,
+                Err(_) => Some(later.next_wait()),
             };
-            again = wait.map(|wait| Instant::now() + wait);
+            let is_over = matches!(taken, Err(Failure::Never(_) | Failure::Overtaken));
             match taken {
                 Ok(()) => self.candidates.took(wanted),
-                Err(Failure::Overtaken) => {}
+                Err(Failure::Overtaken) => self.candidates.overtaken(wanted),
                 Err(failure) => self.note(wanted, failure),
             }
+            // A pointer that is refused does not end the wait of another one.
+            let wait = wait.or_else(|| (is_over && self.candidates.is_any_left()).then(|| soon.next_wait()));
+            again = again.into_iter().chain(wait.map(|wait| Instant::now() + wait)).min();
         }
     }
 
@@ -175,10 +186,10 @@ impl<'a> Worker<'a> {
             // Perhaps something on this disk was removed or changed.
             self.next_look = self.next_look.min(Instant::now() + SOON);
         }
-        let is_refused = matches!(failure, Failure::Never(_));
-        let words = failure.words() + if is_refused { NOT_AGAIN } else { "" };
+        let reason = failure.reason();
+        let words = failure.words() + if reason == Reason::Never { NOT_AGAIN } else { "" };
         self.audience.agent.set_failed(&words);
-        self.candidates.failed(wanted, is_refused.then_some(&words));
+        self.candidates.failed(wanted, reason, &words);
     }
 
     /// Puts the disk in order, then shows the export. A failure is reported. The pointer leads on
@@ -402,8 +413,8 @@ impl<'a> Worker<'a> {
 
     async fn fetch_once(&self, want: CommitId, depth: Depth, limit: Option<Duration>) -> Result<(), Failure> {
         let (repository, servers) = (self.host().repository.pool.clone(), &self.sources.servers);
-        let newer = newer(self.wanted.clone(), limit.is_none());
-        fetch(&self.audience.agent, servers, repository, self.have, (want, depth), limit, newer).await
+        let rivals = limit.is_none().then(|| self.candidates.rivals());
+        fetch(&self.audience.agent, servers, repository, self.have, (want, depth), limit, rivals).await
     }
 
     pub(crate) fn host(&self) -> &Host {
@@ -432,12 +443,5 @@ async fn until(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time.into()).await,
         None => std::future::pending().await,
-    }
-}
-
-/// Waits for a wish that is newer than the present one, where one counts.
-async fn newer(mut wanted: watch::Receiver<Wanted>, counts: bool) {
-    if !counts || wanted.changed().await.is_err() {
-        std::future::pending::<()>().await;
     }
 }

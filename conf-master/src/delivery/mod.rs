@@ -21,7 +21,7 @@ use libconf::name::{CommitId, DatacenterName, HostName, Sequence};
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::chains::Chain;
-use crate::delivery::hosts::GONE;
+use crate::delivery::hosts::report::GONE;
 use crate::delivery::hosts::report::{Proof, ReceivedReport};
 use crate::delivery::hosts::shown::ShownReport;
 use crate::delivery::inventory::Inventory;

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use conf_core::http::{Request, Response, Routes, bytes_of, error, json, request};
 use conf_core::settings;
-use git2::Repository;
+use git2::{Repository, Tree};
 use http::{HeaderValue, StatusCode, header};
-use libconf::name::{CommitId, Sequence};
+use libconf::name::Sequence;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -13,7 +13,7 @@ use warp::{Filter as _, path::Tail};
 
 use crate::http::server::{Answered, ConfigForm, Server, answer, etag_of, near_ref};
 use crate::inspect::InspectError;
-use crate::landing::SectionName;
+use crate::landing::{SectionFile, SectionName};
 use crate::store::{Moment, PastBranch, history};
 
 #[derive(Deserialize)]
@@ -50,11 +50,10 @@ impl Server {
         let at = query.sequence.map(Moment::Sequence).or(query.version.map(Moment::Version));
         let known = request.header("if-none-match").map(str::to_owned);
         let reference = section.reference();
-        let (place, layer, version, ledger, newest) = {
+        let (place, version, ledger, newest) = {
             let durable = self.lander.durable();
             let version = section.version(&durable.table, &durable.layers);
-            let layer = section.layer().map(|component| durable.layers.place(&reference, component));
-            (durable.table.place(&reference), layer, version, durable.ledger, durable.sequence)
+            (durable.table.place(&reference), version, durable.ledger, durable.sequence)
         };
         if let Some(Moment::Sequence(wanted)) = at
             && wanted > newest
@@ -63,12 +62,9 @@ impl Server {
             return Err(error(StatusCode::NOT_FOUND, words));
         }
         self.read(move |repo| {
-            let past = match (at, section.layer().zip(layer)) {
-                (None, _) => place.target.map(|target| PastBranch { commit: target.commit, version, sequence: newest }),
-                (Some(at), None) => history::find(repo, ledger, &reference, place, at)?,
-                (Some(at), Some((component, layer))) => {
-                    history::find_layer(repo, ledger, (&reference, component), (place, layer), at)?
-                }
+            let past = match at {
+                None => place.target.map(|target| PastBranch { commit: target.commit, version, sequence: newest }),
+                Some(at) => history::find(repo, ledger, &reference, place, at)?,
             };
             // With a version and a sequence both must hold.
             let past = past.filter(|past| query.version.is_none_or(|wanted| wanted == past.version));
@@ -76,6 +72,11 @@ impl Server {
                 let near = if place.target.is_some() { String::new() } else { near_ref(repo, &reference) };
                 return Ok(not_there(&section, at, version, &near));
             };
+            let tree = repo.find_commit(past.commit.into())?.tree()?;
+            let file = section.file(&tree)?;
+            if at.is_some() && section.layer().is_some() && file.found.is_none() {
+                return Ok(not_there(&section, at, version, ""));
+            }
             let etag = etag_of(past.commit)?;
             if known.as_deref().is_some_and(|known| is_one_of(known, &etag)) {
                 let mut response = bytes_of(StatusCode::NOT_MODIFIED, "", Bytes::new());
@@ -83,7 +84,7 @@ impl Server {
                 response.headers_mut().insert(header::ETAG, etag);
                 return Ok(response);
             }
-            let mut response = show(repo, &section, past, at.is_some(), query.config)?;
+            let mut response = show(repo, &section, (&tree, file), past, at.is_some(), query.config)?;
             response.headers_mut().insert(header::ETAG, etag);
             Ok(response)
         })
@@ -111,12 +112,11 @@ fn not_there(section: &SectionName, at: Option<Moment>, version: i64, near: &str
 fn show(
     repo: &Repository,
     section: &SectionName,
+    (tree, file): (&Tree<'_>, SectionFile),
     past: PastBranch,
     is_past: bool,
     form: ConfigForm,
 ) -> Result<Response, InspectError> {
-    let tree = repo.find_commit(CommitId::into(past.commit))?.tree()?;
-    let file = section.file(&tree)?;
     let text = match file.found {
         Some((id, _)) => repo.find_blob(id)?.content().to_owned(),
         None => b"{}".to_vec(),
@@ -137,7 +137,7 @@ fn show(
     let mut body = json!({
         "section": section,
         "config": config,
-        "schemaVersion": section.schema_version(repo, &tree)?,
+        "schemaVersion": section.schema_version(repo, tree)?,
         "version": past.version,
         "commit": past.commit,
         "file": file.found.map(|_| file.path),

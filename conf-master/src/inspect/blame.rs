@@ -128,7 +128,7 @@ mod tests {
             repo.find_commit(repo.commit(None, &who, &who, "x", &tree, parents).unwrap()).unwrap()
         };
         let text = |third: usize| (1..=2 * MOST_LINES).map(move |line| if line == 3 { third } else { line });
-        let text = |third: usize| text(third).map(|line| format!("{line}\n")).collect::<String>();
+        let text = |third: usize| text(third).map(|line| format!("{line}\n")).collect::<Vec<_>>().concat();
         let first = commit("Ann", &text(3), &[]);
         let tip = commit("Bob", &text(0), &[&first]).id().into();
         let later = Instant::now() + Duration::from_secs(60);

@@ -177,8 +177,8 @@ fn moved(before: Option<&Snapshot>, after: &Snapshot, difference: &Difference) -
 }
 
 /// Lists the commits that a deployment brought, and counts those that are not listed. Of what is
-/// new, only the newest is told: its history may be older than the datacenter. After the deadline no
-/// history is walked.
+/// new, only the newest is told: its history may be older than the datacenter. After the deadline
+/// no history is walked.
 fn pushed(repo: &Repository, moved: &[Moved], deadline: Instant) -> Result<(Vec<PushedCommit>, usize), git2::Error> {
     let (mut pushed, mut more) = (Vec::new(), 0);
     for (name, old, new) in moved {
@@ -248,7 +248,7 @@ mod tests {
         let repo = Repository::init_bare(folder.path()).unwrap();
         let tree = repo.treebuilder(None).unwrap().write().unwrap();
         let commit = |parents: &[CommitId], subject: &str| -> CommitId {
-            let parents: String = parents.iter().map(|parent| format!("parent {parent}\n")).collect();
+            let parents = parents.iter().map(|parent| format!("parent {parent}\n")).collect::<Vec<_>>().concat();
             let text = format!("tree {tree}\n{parents}author a <a> 1 +0000\ncommitter a <a> 1 +0000\n\n{subject}\n");
             repo.odb().unwrap().write(git2::ObjectType::Commit, text.as_bytes()).unwrap().into()
         };

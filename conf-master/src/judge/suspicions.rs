@@ -19,6 +19,8 @@ const MOST_FILE_BYTES: usize = 128 << 10;
 const MOST_BYTES: usize = 1 << 20;
 /// The most bytes that are looked at again: for an ordinary change a few for each of its own.
 const MOST_AGAIN: usize = 64 << 20;
+/// The most lines of values that are hidden: each is sought in every difference of the plan.
+const MOST_VALUES: usize = 1000;
 /// The most places that are told.
 const MOST_TOLD: usize = 20;
 
@@ -90,7 +92,7 @@ impl<'a> Search<'a> {
 
     /// Tells whether a bound is passed: then the search ends.
     fn is_over(&self) -> bool {
-        let is_spent = self.effort.is_spent();
+        let is_spent = self.effort.is_spent() || self.values.len() > MOST_VALUES;
         is_spent || self.entries > MOST_ENTRIES || self.files > MOST_FILES || self.bytes > MOST_BYTES
     }
 
@@ -156,7 +158,8 @@ impl<'a> Search<'a> {
         let old = before.and_then(|before| self.before(before)).unwrap_or_default();
         let (mut line, mut at) = (1, 0);
         for finding in suspect::in_text_within(path, text, &self.effort) {
-            if !self.effort.spend(old.len()) {
+            self.effort.spend(old.len());
+            if self.is_over() {
                 break;
             }
             let value = &text[finding.range.clone()];
@@ -165,7 +168,8 @@ impl<'a> Search<'a> {
                 at = finding.range.start;
                 self.tell(&format!("{}: {path}:{line} looks like {}", name.short(), finding.what));
                 let lines = value.lines().map(str::trim).filter(|line| line.len() >= HIDDEN_BYTES);
-                self.values.extend(lines.map(|line| Zeroizing::new(line.to_owned())));
+                let left = (MOST_VALUES + 1).saturating_sub(self.values.len());
+                self.values.extend(lines.take(left).map(|line| Zeroizing::new(line.to_owned())));
             }
         }
         Ok(())
@@ -250,13 +254,15 @@ mod tests {
     }
 
     #[test]
-    fn a_line_that_costs_the_square_of_its_length_ends_the_search() {
+    fn what_costs_the_square_of_its_length_ends_the_search() {
         let content = Content::new();
         let most = MOST_FILE_BYTES;
-        for line in ["a=".repeat(most / 2), "a={{".repeat(most / 4), "password=1a\n".repeat(most / 12)] {
-            let tree = content.tree(&["a", "b", "c", "d"], content.blob(&line), 0o100_644);
+        let key = format!("-----BEGIN PRIVATE KEY-----\n{}-----END PRIVATE KEY-----", "abcd\n".repeat(2 * MOST_VALUES));
+        let passwords = "password=1a\n".repeat(most / 12);
+        for text in ["a=".repeat(most / 2), "a={{".repeat(most / 4), passwords, key] {
+            let tree = content.tree(&["a", "b", "c", "d"], content.blob(&text), 0o100_644);
             let told = content.told(&Catalog::default(), &[content.change("a", tree)]);
-            assert_eq!(told.last().map(String::as_str), Some(CUT), "{}", &line[..11]);
+            assert_eq!(told.last().map(String::as_str), Some(CUT), "{}", &text[..11]);
         }
         // As large, and of an ordinary form.
         let text = "\"address\": \"http://10.0.0.1:80/a\", ".repeat(most / 40);

@@ -8,6 +8,8 @@
 pub(crate) mod audit;
 pub(crate) mod push;
 mod staging;
+#[cfg(test)]
+mod tests;
 pub(crate) mod update;
 mod writer;
 
@@ -15,7 +17,7 @@ pub(crate) use crate::landing::audit::{Record, RefusedRef};
 pub(crate) use crate::landing::push::{Outcome, Published, Push, Pusher};
 pub(crate) use crate::landing::update::notation::Draft;
 pub(crate) use crate::landing::update::request::{Conflict, Expected, IfMatch, SectionChange, Update, UpdateOutcome};
-pub(crate) use crate::landing::update::section::{BRANCH, SectionName};
+pub(crate) use crate::landing::update::section::{BRANCH, SectionFile, SectionName};
 pub(crate) use crate::landing::writer::LANDING;
 
 use std::path::{Path, PathBuf};

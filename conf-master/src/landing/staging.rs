@@ -20,11 +20,10 @@ use crate::landing::push::{Outcome, Push, PushContent};
 use crate::landing::update::draft::{self, Authorship};
 use crate::landing::update::request::{DraftError, Update, UpdateOutcome, another_section};
 use crate::landing::update::scratch::Scratch;
-use crate::landing::update::section::SectionName;
 use crate::secrets::{SecretRequest, StagedSecrets};
 use crate::store::{
-    self, Durable, LandedRequest, LandedRequests, LayerChanges, LedgerEntry, LedgerState, Moment, Move, RefChanges,
-    RefTarget, Tables, damage, history, journal, ledger, signer,
+    self, Durable, LandedRequest, LandedRequests, LayerChanges, LedgerEntry, LedgerState, Move, RefChanges, RefTarget,
+    Tables, damage, journal, ledger, signer, tip,
 };
 use crate::text::{first_and_more, now, one_line};
 
@@ -41,7 +40,7 @@ pub(crate) struct Staging {
     /// The state after the last staged change.
     pub(crate) catalog: Catalog,
     requests: LandedRequests,
-    /// How often each layer changed.
+    /// The last change of each layer.
     pub(crate) layers: LayerChanges,
     /// Where updates are drafted.
     scratch: Option<Scratch>,
@@ -49,13 +48,13 @@ pub(crate) struct Staging {
     pub(crate) ledger: CommitId,
     /// The number of the newest change.
     pub(crate) sequence: Sequence,
-    /// How often something was landed since the repository was opened.
-    landings: u32,
+    /// The pushes that were staged since the repository was opened.
+    staged: u32,
 }
 
-/// The most landings with one opening of the repository. An open repository keeps every pack open
-/// that it has met, and each push is a pack.
-const LANDINGS: u32 = 64;
+/// The most pushes with one opening of the repository, besides those of one batch. An open
+/// repository keeps every pack open that it has met, and each push is a pack.
+const MOST_STAGED: u32 = 64;
 
 impl Staging {
     /// Opens the repository, and reads everything from the ledger.
@@ -71,9 +70,14 @@ impl Staging {
             scratch: None,
             ledger: CommitId::ZERO,
             sequence: Sequence(0),
-            landings: 0,
+            staged: 0,
         };
-        if let Err(cause) = staging.reload() {
+        // The ref may have fallen back to an earlier value while nobody looked.
+        let landed = journal::newest(path).unwrap_or_else(|error| {
+            warn!(%error, "the ledger's journal cannot be read");
+            None
+        });
+        if let Err(cause) = staging.reload(landed) {
             let is_damage = damage::is_damage(&cause);
             let damaged =
                 || format!("the repository is damaged, and nothing was changed in it. {}", damage::advice(path));
@@ -86,8 +90,10 @@ impl Staging {
         Ok(staging)
     }
 
-    /// Drops everything that was staged: reads the ledger anew, and sets the refs to it.
-    pub(crate) fn reload(&mut self) -> anyhow::Result<()> {
+    /// Drops everything that was staged: reads the ledger anew, and sets the refs to it. It is an
+    /// error when the ledger does not contain the last change that is known to have landed.
+    pub(crate) fn reload(&mut self, landed: Option<CommitId>) -> anyhow::Result<()> {
+        landed.map_or(Ok(()), |landed| tip::settle(&self.path, landed))?;
         self.open_again()?;
         self.ledger = self.repo.refname_to_id(&RefName::Ledger.to_string())?.into();
         let LedgerState { table, requests, layers, sequence } = ledger::replay(&self.repo, self.ledger)?;
@@ -112,14 +118,13 @@ impl Staging {
 
     /// Opens the repository anew when it has met many packs.
     pub(crate) fn freshen(&mut self) -> anyhow::Result<()> {
-        self.landings += 1;
-        if self.landings > LANDINGS { self.open_again() } else { Ok(()) }
+        if self.staged >= MOST_STAGED { self.open_again() } else { Ok(()) }
     }
 
     /// Opens the repository anew: lets go of the packs that were met, and of those that are
     /// removed.
     pub(crate) fn open_again(&mut self) -> anyhow::Result<()> {
-        (self.repo, self.scratch, self.landings) = (store::open(&self.path)?, None, 0);
+        (self.repo, self.scratch, self.staged) = (store::open(&self.path)?, None, 0);
         Ok(())
     }
 
@@ -151,6 +156,7 @@ impl Staging {
 
     /// Judges one push against what is staged so far, and writes its objects.
     pub(crate) fn stage(&mut self, push: &Push) -> anyhow::Result<Staged> {
+        self.staged += 1;
         let someone = || push.pusher.by.clone().unwrap_or_else(|| format!("someone, {}", push.pusher.through));
         match &push.content {
             PushContent::Commits => {
@@ -182,11 +188,7 @@ impl Staging {
     /// of an update that does not land are not kept.
     fn stage_update(&mut self, push: &Push, update: &Update, by: String) -> anyhow::Result<Staged> {
         if let Some(landed) = update.key.as_ref().and_then(|key| self.requests.find(key)) {
-            let mut outcome = landed_before(update, landed, update.references().len());
-            if let Some(UpdateOutcome::Landed { layers, .. }) = &mut outcome.update {
-                *layers = self.layers_at(update, landed.sequence)?;
-            }
-            return Ok((outcome, Vec::new()));
+            return Ok((landed_before(update, landed, update.references().len()), Vec::new()));
         }
         let scratch = match self.scratch.take().filter(|scratch| !scratch.is_full()) {
             Some(scratch) => scratch,
@@ -226,28 +228,9 @@ impl Staging {
         }
         if outcome.sequence.is_some() {
             let landed = moves.iter().filter_map(|one| one.landed(&self.catalog.table));
-            let (refs, layers) = (landed.collect(), self.layers_at(update, self.sequence)?);
-            outcome.update = Some(UpdateOutcome::Landed { refs, layers, again: false });
+            outcome.update = Some(UpdateOutcome::Landed { refs: landed.collect(), again: false });
         }
         Ok((outcome, moves))
-    }
-
-    /// Finds the versions that the layers of an update had after a change.
-    fn layers_at(&self, update: &Update, sequence: Sequence) -> anyhow::Result<Vec<(SectionName, i64)>> {
-        let mut found = Vec::new();
-        for section in update.changes.iter().map(|change| &change.section) {
-            let (branch, Some(component)) = (section.reference(), section.layer()) else { continue };
-            let (place, layer) = (self.catalog.table.place(&branch), self.layers.place(&branch, component));
-            let version = if sequence == self.sequence {
-                layer.version()
-            } else {
-                let at = Moment::Sequence(sequence);
-                let past = history::find_layer(&self.repo, self.ledger, (&branch, component), (place, layer), at)?;
-                past.map_or(-1, |past| past.version)
-            };
-            found.push((section.clone(), version));
-        }
-        Ok(found)
     }
 
     /// Writes the objects of everything that may land.
@@ -312,7 +295,7 @@ impl Staging {
             },
             time,
         };
-        entry.count_layers(&self.repo, &self.catalog.table, &mut self.layers)?;
+        entry.note_layers(&self.repo, &self.catalog.table, &mut self.layers);
         entry.apply(&mut self.catalog.table, &mut self.requests);
         let tables = Tables { table: &self.catalog.table, requests: &self.requests, layers: &self.layers };
         self.ledger = ledger::write(&self.repo, Some(self.ledger), &entry, tables)?;
@@ -384,7 +367,7 @@ impl Staging {
 fn landed_before(update: &Update, landed: &LandedRequest, refs: usize) -> Outcome {
     if update.key.as_ref().is_some_and(|key| key.is_of(landed)) {
         let (refusals, sequence) = (vec![None; refs], Some(landed.sequence));
-        let update = Some(UpdateOutcome::Landed { refs: landed.refs.clone(), layers: Vec::new(), again: true });
+        let update = Some(UpdateOutcome::Landed { refs: landed.refs.clone(), again: true });
         return Outcome { refusals, sequence, update, ..Outcome::default() };
     }
     let reason = format!(
@@ -413,5 +396,31 @@ fn summary(
         (Some(first), _) => first_and_more(first, names.len() - 1),
         (None, Some((first, count))) => first_and_more(format!("the secret {first}"), count - 1),
         (None, None) => "the datacenter itself".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::judge::{ChangeLimits, ProposalOptions, ReportingHosts};
+    use crate::landing::push::Pusher;
+    use crate::secrets::SecretStore;
+
+    #[test]
+    fn each_push_of_a_batch_counts_until_the_repository_is_opened_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("central.git");
+        store::init(&path).unwrap();
+        let judge = Judge::new(ChangeLimits::default(), SecretStore::default(), ReportingHosts::default());
+        let mut staging = Staging::open(&path, Arc::new(judge)).unwrap();
+        let pusher = Pusher { by: None, through: "test".to_owned() };
+        let push = Push::commits(Vec::new(), false, &pusher, ProposalOptions::default());
+        staging.freshen().unwrap();
+        for count in 1..=MOST_STAGED {
+            staging.stage(&push).unwrap();
+            assert_eq!(staging.staged, count);
+        }
+        staging.freshen().unwrap();
+        assert_eq!(staging.staged, 0);
     }
 }

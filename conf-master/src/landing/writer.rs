@@ -34,7 +34,7 @@ const BATCH: usize = 64;
 /// How often the refs are compared with the ledger while nothing lands.
 const REPAIR_EVERY: Duration = Duration::from_secs(60);
 
-/// The condition of a server whose last landing failed.
+/// The condition of a server that cannot write changes.
 pub(crate) const LANDING: &str = "landing";
 
 /// Work for the landing thread.
@@ -124,15 +124,24 @@ impl Landing {
         }
     }
 
-    /// Reads the ledger anew, if the last landing failed: then changes can land again.
+    /// Reads the ledger anew, if the last landing failed, and tries whether changes can be written
+    /// again.
     fn recover(&mut self) {
-        let recovered = if self.is_void { self.reload() } else { Ok(()) };
-        self.health.report(LANDING, recovered.err().map(|error| unable(&error)));
+        let read = if self.is_void { self.reload() } else { Ok(()) };
+        self.report_able(read);
+    }
+
+    /// Reports whether changes can be written, after the ledger was `read`: what fails for one push
+    /// alone keeps no other from landing.
+    fn report_able(&self, read: anyhow::Result<()>) {
+        let able = read.and_then(|()| store::try_to_write(&self.staging.repo));
+        self.health.report(LANDING, able.err().map(|cause| format!("changes cannot be written: {cause:#}")));
     }
 
     /// Reads the ledger anew, and publishes its state.
     fn reload(&mut self) -> anyhow::Result<()> {
-        self.staging.reload()?;
+        let landed = self.durable.read().ledger;
+        self.staging.reload(Some(landed))?;
         self.is_void = false;
         *self.durable.write() = self.staging.durable();
         self.announce();
@@ -195,14 +204,15 @@ impl Landing {
             // after all.
             let read = self.reload();
             if read.is_err() || self.staging.ledger != tip || tip == before {
-                self.is_void = true;
-                self.health.report(LANDING, Some(unable(&error)));
+                self.report_able(read);
                 return Err(error);
             }
             warn!(error = chain(&*error), "a change landed, but not every step after it succeeded");
         }
         self.is_void = false;
-        self.health.report(LANDING, None);
+        if tip != before {
+            self.health.report(LANDING, None);
+        }
         self.announce();
         Ok(answers)
     }
@@ -210,16 +220,14 @@ impl Landing {
     /// Makes the staged changes durable and visible. The move of the ledger is the commit point.
     fn commit(&mut self, before: CommitId, moves: &[Move]) -> anyhow::Result<()> {
         store::move_ledger(&self.staging.repo, Some(before), self.staging.ledger)?;
-        {
-            let mut durable = self.durable.write();
-            for one in moves {
-                durable.table.set(one.name.clone(), one.new);
-                durable.layers.take_from(&self.staging.layers, &one.name);
-            }
-            (durable.ledger, durable.sequence) = (self.staging.ledger, self.staging.sequence);
-        }
         // A burst moves a datacenter's snapshot many times; its ref is written once.
         let last: BTreeMap<&RefName, Option<RefTarget>> = moves.iter().map(|one| (&one.name, one.new)).collect();
+        {
+            let mut durable = self.durable.write();
+            moves.iter().for_each(|one| durable.table.set(one.name.clone(), one.new));
+            last.keys().for_each(|name| durable.layers.take_from(&self.staging.layers, name));
+            (durable.ledger, durable.sequence) = (self.staging.ledger, self.staging.sequence);
+        }
         let failed = last.into_iter().find_map(|(name, new)| store::set_ref(&self.staging.repo, name, new).err());
         if let Some(cause) = failed {
             // The change is accepted: the refs follow the ledger, now or at the next repair.
@@ -282,11 +290,6 @@ impl Landing {
         };
         self.publish.send_replace(Arc::new(published));
     }
-}
-
-/// Says that nothing can land.
-fn unable(cause: &anyhow::Error) -> String {
-    format!("changes cannot be written: {cause:#}")
 }
 
 fn failed(push: &Push, cause: &anyhow::Error) -> Outcome {

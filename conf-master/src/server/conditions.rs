@@ -6,8 +6,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use conf_core::git::{self, Durability};
 use conf_core::http::{Health, no_files_left};
 use conf_core::sign::{SigningKey, TrustedKeys};
 use git2::Repository;
@@ -19,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::landing::{LANDING, Lander, Published};
+use crate::store::tip::{self, Standing};
 use crate::store::{self, signer};
 
 /// The pause between two looks.
@@ -110,21 +109,30 @@ fn disk(path: &Path) -> Option<String> {
 
 /// Says that the ledger's ref is not where this server has put it.
 fn not_there(path: &Path, ledger: CommitId) -> Option<String> {
-    let found = Repository::open_bare(path).and_then(|repo| repo.refname_to_id(&RefName::Ledger.to_string()));
-    match found {
-        Ok(found) if CommitId::from(found) == ledger => None,
-        Ok(found) => Some(format!(
-            "{} was moved to {found} behind this server's back, and it is at {ledger}; start conf-master again",
-            RefName::Ledger
-        )),
-        Err(error) => {
-            Some(format!("{} cannot be read: {}; conf-master writes it anew", RefName::Ledger, error.message()))
+    let name = RefName::Ledger;
+    let standing = match Repository::open_bare(path) {
+        Ok(repo) => tip::standing(&repo, ledger),
+        Err(error) => Standing::Lost(error.message().to_owned()),
+    };
+    match standing {
+        Standing::Here => None,
+        Standing::Lost(why) => Some(format!("{name} cannot be read: {why}; conf-master writes it anew")),
+        Standing::Earlier(found) => {
+            Some(format!("{name} fell back to {found}, a change before {ledger}; conf-master writes it anew"))
         }
+        Standing::Later(found) => Some(format!(
+            "{name} was moved to {found} behind this server's back, and it is at {ledger}; start conf-master again"
+        )),
+        Standing::Elsewhere(found) => Some(format!(
+            "{name} was moved to {found} behind this server's back, and does not contain {ledger}, the last change; put it \
+             back: `git --git-dir '{}' update-ref {name} {ledger}`",
+            path.display()
+        )),
     }
 }
 
-/// Says that a key is on the disk with which the next start would be refused. A new one may be there
-/// while keys are changed.
+/// Says that a key is on the disk with which the next start would be refused. A new one may be
+/// there while keys are changed.
 fn other_key(path: &Path, key: &TrustedKeys, published: &Published) -> Option<String> {
     let file = store::key_path(path);
     let refused = |found: &SigningKey| {
@@ -152,7 +160,10 @@ async fn mend(condition: &'static str, path: &Path, lander: &Lander, failed: &Fa
     let work = move || {
         let done = match condition {
             REPOSITORY => store::prepare(&path),
-            LEDGER => put_back(&path, ledger),
+            LEDGER => match tip::put_back(&path, ledger) {
+                Ok(false) => return,
+                done => done.map(drop),
+            },
             _ => return,
         };
         match done {
@@ -170,21 +181,6 @@ async fn mend(condition: &'static str, path: &Path, lander: &Lander, failed: &Fa
     };
     // Without a landing meanwhile: it would move the ledger.
     let _ = tokio::time::timeout(PATIENCE, lander.exclusively(work)).await;
-}
-
-/// Writes the ledger's ref, if it cannot be read and nothing has landed since. One that names
-/// another commit is not touched: nobody knows which of the two is right.
-fn put_back(path: &Path, ledger: CommitId) -> anyhow::Result<()> {
-    let (repo, name) = (Repository::open_bare(path)?, RefName::Ledger.to_string());
-    if repo.refname_to_id(&name).is_ok() {
-        return Ok(());
-    }
-    repo.find_commit(ledger.into()).context("the ledger's newest entry is lost")?;
-    let file = path.join(&name);
-    if let Some(folder) = file.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    Ok(git::replace_file(&file, format!("{ledger}\n").as_bytes(), 0o644, Durability::Full)?)
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Earlier versions of a branch, found by walking the ledger back.
 
 use git2::Repository;
-use libconf::name::{CommitId, ComponentName, ObjectId, RefName, Sequence};
+use libconf::name::{CommitId, RefName, Sequence};
 
-use crate::store::layers::{LayerChanges, LayerPlace, overrides};
+use crate::store::layers::LayerChanges;
 use crate::store::ledger::{LedgerEntry, LedgerError, previous};
 use crate::store::refs::{Place, RefTarget, Table, version_after};
 
@@ -19,7 +19,7 @@ pub(crate) struct Durable {
     pub(crate) ledger: CommitId,
     /// Its number.
     pub(crate) sequence: Sequence,
-    /// How often each layer changed.
+    /// The last change of each layer.
     pub(crate) layers: LayerChanges,
 }
 
@@ -71,53 +71,6 @@ pub(crate) fn find(
                 return Ok(found.new.map(past));
             }
             changes -= 1;
-        }
-        match previous(repo, commit)? {
-            Some(parent) => commit = parent,
-            None => return Ok(None),
-        }
-    }
-    Ok(None)
-}
-
-/// Finds the layer of a component, which is now at `layer`, on a branch, which is now at `place`,
-/// as it was at a moment: the change of the branch that made it so.
-///
-/// Returns `None` when the layer did not exist then, or when that is too long ago.
-pub(crate) fn find_layer(
-    repo: &Repository,
-    ledger: CommitId,
-    (reference, component): (&RefName, &ComponentName),
-    (place, layer): (Place, LayerPlace),
-    at: Moment,
-) -> Result<Option<PastBranch>, LedgerError> {
-    let file = |value: Option<ObjectId>| -> Result<Option<ObjectId>, git2::Error> {
-        let target = value.map(|value| RefTarget { value, commit: value });
-        Ok(overrides(repo, target)?.files.get(component).copied())
-    };
-    let (mut commit, mut of_branch, mut of_layer) = (ledger, place.changes, layer.changes);
-    for _ in 0..MOST_CHANGES {
-        if of_branch == 0 || of_layer == 0 {
-            return Ok(None);
-        }
-        let entry = LedgerEntry::read(repo, commit)?;
-        if let Some(found) = entry.moves.iter().find(|one| one.name == *reference) {
-            let old = (!found.old.is_zero()).then_some(found.old);
-            let (before, now) = (file(old)?, file(found.new.map(|new| new.commit))?);
-            if before != now {
-                let version = version_after(of_layer);
-                let is_it = match at {
-                    Moment::Version(wanted) if wanted > version => return Ok(None),
-                    Moment::Version(wanted) => wanted == version,
-                    Moment::Sequence(wanted) => entry.sequence <= wanted,
-                };
-                if is_it {
-                    let past = |new: RefTarget| PastBranch { commit: new.commit, version, sequence: entry.sequence };
-                    return Ok(found.new.filter(|_| now.is_some()).map(past));
-                }
-                of_layer -= 1;
-            }
-            of_branch -= 1;
         }
         match previous(repo, commit)? {
             Some(parent) => commit = parent,

@@ -75,16 +75,29 @@ pub(crate) fn append(repo: &Repository, old: Option<CommitId>, new: CommitId) ->
 
 /// Reads the journal, the newest line first; none is empty. A line that is damaged is left out.
 pub(crate) fn read(repo: &Path) -> io::Result<Vec<JournalLine>> {
-    let text = match fs::read(path(repo)) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Vec::new(),
-        text => text?,
-    };
-    let line = |line: &str| {
-        let (ids, sequence) = line.split_once("\t#")?;
-        let commit = ids.split(' ').nth(1)?.parse().ok()?;
-        Some(JournalLine { commit, sequence: sequence.parse().ok()? })
-    };
-    Ok(String::from_utf8_lossy(&text).lines().rev().filter_map(line).collect())
+    Ok(text(repo)?.lines().rev().filter_map(line).collect())
+}
+
+/// Returns the change that landed last; `None` when that is not known, or when somebody has moved
+/// the ledger since: Git writes a line of its own then.
+pub(crate) fn newest(repo: &Path) -> io::Result<Option<CommitId>> {
+    Ok(text(repo)?.lines().last().and_then(line).map(|line| line.commit))
+}
+
+fn text(repo: &Path) -> io::Result<String> {
+    match fs::read(path(repo)) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(String::new())
+        }
+        text => Ok(String::from_utf8_lossy(&text?).into_owned()),
+    }
+}
+
+/// Reads a line; `None` is one of others, or damaged.
+fn line(text: &str) -> Option<JournalLine> {
+    let (ids, sequence) = text.split_once("\t#")?;
+    let commit = ids.split(' ').nth(1)?.parse().ok()?;
+    Some(JournalLine { commit, sequence: sequence.parse().ok()? })
 }
 
 #[cfg(test)]

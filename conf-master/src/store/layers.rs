@@ -1,45 +1,29 @@
-//! How often the layers of classes and datacenters changed: each `overrides/<kind>/<name>.yaml` has
-//! versions of its own, however many layers its branch has.
+//! The versions of the layers of classes and datacenters: `overrides/<kind>/<name>.yaml` has the
+//! version that its branch had with the file's last change.
+//!
+//! So nothing is counted for a layer, no number comes twice, and a layer that is gone needs no
+//! memory. Wherever the history of a layer is not known, a later version of the branch, in which
+//! the file is the same, is as good.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 use conf_core::layers::Overrides;
-use git2::Repository;
-use libconf::name::{CommitId, ComponentName, RefName};
+use git2::{ObjectType, Repository, Tree};
+use libconf::name::{ComponentName, RefName};
+use tracing::warn;
 
 use crate::store::refs::{RefTarget, Table, version_after};
 
-/// The changes of all layers.
+/// Every layer that is there, and its last change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LayerChanges(BTreeMap<RefName, OfBranch>);
 
-/// The changes of the layers of one branch.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct OfBranch {
-    /// The changes that a layer counts as its own which nobody counted: what its branch had when
-    /// layers began to have versions of their own. Until then they had the version of the branch,
-    /// so no number comes twice.
-    before: u64,
-    layers: BTreeMap<ComponentName, LayerPlace>,
-}
-
-/// The changes of one layer.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct LayerPlace {
-    /// The number of accepted changes that changed its file.
-    pub(crate) changes: u64,
-    /// Its file is there.
-    pub(crate) exists: bool,
-}
-
-impl LayerPlace {
-    /// Returns its version: the number of its changes, less one; -1 while it does not exist.
-    pub(crate) fn version(self) -> i64 {
-        if self.exists { version_after(self.changes) } else { -1 }
-    }
-}
+/// The layers of one branch: for each, the number of changes that the branch had with the layer's
+/// last one.
+type OfBranch = BTreeMap<ComponentName, u64>;
 
 /// Tells whether a branch has layers.
 fn has_layers(name: &RefName) -> bool {
@@ -47,80 +31,109 @@ fn has_layers(name: &RefName) -> bool {
 }
 
 impl LayerChanges {
-    /// Returns how often a layer changed, and whether it is there.
-    pub(crate) fn place(&self, branch: &RefName, component: &ComponentName) -> LayerPlace {
-        let Some(of) = self.0.get(branch) else { return LayerPlace::default() };
-        of.layers.get(component).copied().unwrap_or(LayerPlace { changes: of.before, exists: false })
+    /// Begins where the last changes are not known: each may have come with the newest change of
+    /// its branch.
+    pub(crate) fn begin(repo: &Repository, table: &Table) -> Self {
+        let mut all = LayerChanges::default();
+        for (branch, place) in table.places() {
+            all.note(repo, branch, (None, place.target), place.changes);
+        }
+        all
     }
 
-    /// Counts a change of a branch.
-    pub(crate) fn count(
+    /// Returns the version of a layer; -1 when it does not exist.
+    pub(crate) fn version(&self, table: &Table, branch: &RefName, component: &ComponentName) -> i64 {
+        match self.0.get(branch) {
+            Some(layers) => layers.get(component).map_or(-1, |changes| version_after(*changes)),
+            // The branch does not exist, or its layers cannot be read.
+            None => table.version(branch),
+        }
+    }
+
+    /// Notes which layers a change of a branch makes, changes and removes: the branch has `changes`
+    /// changes with it. Where the state before cannot be read, each layer may have changed.
+    pub(crate) fn note(
         &mut self,
         repo: &Repository,
         branch: &RefName,
-        old: Option<RefTarget>,
-        new: Option<RefTarget>,
-    ) -> Result<(), git2::Error> {
+        (old, new): (Option<RefTarget>, Option<RefTarget>),
+        changes: u64,
+    ) {
         if !has_layers(branch) {
-            return Ok(());
+            return;
         }
-        let (old, new) = (overrides(repo, old)?, overrides(repo, new)?);
-        let of = self.0.entry(branch.clone()).or_default();
-        let mut counted = BTreeSet::new();
-        for component in old.files.keys().chain(new.files.keys()) {
-            let now = new.files.get(component);
-            let place = of.layers.entry(component.clone());
-            let place = place.or_insert(LayerPlace { changes: of.before, exists: false });
-            // The files of both are listed, so one that stays comes twice.
-            if old.files.get(component) != now && counted.insert(component) {
-                place.changes += 1;
+        let known = self.0.remove(branch);
+        let Some(new) = new else { return };
+        let noted = match known.zip(old) {
+            Some((known, old)) => follow(repo, known, (old, new), changes).or_else(|error| {
+                warn!(%branch, error = error.message(), "layers of before cannot be read: all count as changed");
+                all(repo, new, changes)
+            }),
+            None => all(repo, new, changes),
+        };
+        match noted {
+            Ok(layers) => drop(self.0.insert(branch.clone(), layers)),
+            Err(error) => {
+                warn!(%branch, error = error.message(), "layers cannot be read: they have the version of the branch");
             }
-            place.exists = now.is_some();
         }
-        Ok(())
     }
 
-    /// Begins to count, where an older conf-master did not: every layer has the version of its
-    /// branch.
-    pub(crate) fn begin(repo: &Repository, table: &Table) -> Result<Self, git2::Error> {
-        let mut all = LayerChanges::default();
-        for (branch, place) in table.places().filter(|(name, _)| has_layers(name)) {
-            let there = LayerPlace { changes: place.changes, exists: true };
-            let layers = overrides(repo, place.target)?.files.into_keys().map(|component| (component, there));
-            all.0.insert(branch.clone(), OfBranch { before: place.changes, layers: layers.collect() });
-        }
-        Ok(all)
-    }
-
-    /// Takes the changes of one branch from a later state.
+    /// Takes the layers of one branch from a later state.
     pub(crate) fn take_from(&mut self, later: &LayerChanges, branch: &RefName) {
-        if let Some(of) = later.0.get(branch) {
-            self.0.insert(branch.clone(), of.clone());
+        match later.0.get(branch) {
+            Some(of) => drop(self.0.insert(branch.clone(), of.clone())),
+            None => drop(self.0.remove(branch)),
         }
     }
 }
 
-/// Reads the layers of a branch.
-pub(crate) fn overrides(repo: &Repository, target: Option<RefTarget>) -> Result<Overrides, git2::Error> {
-    match target {
-        Some(target) => of_commit(repo, target.commit),
-        None => Ok(Overrides::default()),
+/// Lists the layers of a commit, as if its change had changed all.
+fn all(repo: &Repository, target: RefTarget, changes: u64) -> Result<OfBranch, git2::Error> {
+    let tree = repo.find_commit(target.commit.into())?.tree_id();
+    let files = Overrides::read(repo, tree.into())?.files;
+    Ok(files.into_keys().map(|component| (component, changes)).collect())
+}
+
+/// Follows one change of the layers. Git reads only the folders that differ.
+fn follow(
+    repo: &Repository,
+    mut layers: OfBranch,
+    (old, new): (RefTarget, RefTarget),
+    changes: u64,
+) -> Result<OfBranch, git2::Error> {
+    let (old, new) = (folder(repo, old)?, folder(repo, new)?);
+    if old.as_ref().map(Tree::id) == new.as_ref().map(Tree::id) {
+        return Ok(layers);
     }
+    for delta in repo.diff_tree_to_tree(old.as_ref(), new.as_ref(), None)?.deltas() {
+        let Some(path) = delta.new_file().path().and_then(Path::to_str) else { continue };
+        let Some(Ok(component)) = path.strip_suffix(".yaml").map(str::parse::<ComponentName>) else { continue };
+        let found = new.as_ref().and_then(|new| new.get_path(path.as_ref()).ok());
+        if found.is_some_and(|entry| entry.kind() == Some(ObjectType::Blob)) {
+            layers.insert(component, changes);
+        } else {
+            layers.remove(&component);
+        }
+    }
+    Ok(layers)
 }
 
-fn of_commit(repo: &Repository, commit: CommitId) -> Result<Overrides, git2::Error> {
-    Overrides::read(repo, repo.find_commit(commit.into())?.tree_id().into())
+/// Returns the folder of a commit's layers.
+fn folder(repo: &Repository, target: RefTarget) -> Result<Option<Tree<'_>>, git2::Error> {
+    let root = repo.find_commit(target.commit.into())?.tree()?;
+    let entry = root.get_name(Overrides::FOLDER).filter(|entry| entry.kind() == Some(ObjectType::Tree));
+    entry.map(|entry| repo.find_tree(entry.id())).transpose()
 }
 
-/// Writes a line for each branch: its name, `*` and what was not counted; and one for each layer:
-/// branch, component, changes, `+` if it is there and `-` if not.
+/// Writes a line for each branch: its name, then each layer and the number of changes that the
+/// branch had with its last one.
 impl fmt::Display for LayerChanges {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (branch, of) in &self.0 {
-            writeln!(f, "{branch} * {}", of.before)?;
-            for (component, place) in &of.layers {
-                writeln!(f, "{branch} {component} {} {}", place.changes, if place.exists { '+' } else { '-' })?;
-            }
+        for (branch, layers) in &self.0 {
+            write!(f, "{branch}")?;
+            layers.iter().try_for_each(|(component, changes)| write!(f, " {component} {changes}"))?;
+            writeln!(f)?;
         }
         Ok(())
     }
@@ -130,31 +143,30 @@ impl FromStr for LayerChanges {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let mut all = LayerChanges::default();
-        for line in text.lines() {
-            let bad = || format!("bad line in the table of layers: {line}");
+        let of_branch = |line: &str| -> Option<(RefName, OfBranch)> {
             let words: Vec<&str> = line.split(' ').collect();
-            let [branch, what, changes, rest @ ..] = words.as_slice() else { return Err(bad()) };
-            let of = all.0.entry(branch.parse().map_err(|_| bad())?).or_default();
-            let changes = changes.parse().map_err(|_| bad())?;
-            match (*what, rest) {
-                ("*", []) => of.before = changes,
-                (component, ["+" | "-"]) => {
-                    let place = LayerPlace { changes, exists: rest == ["+"] };
-                    of.layers.insert(component.parse().map_err(|_| bad())?, place);
-                }
-                _ => return Err(bad()),
-            }
-        }
-        Ok(all)
+            let (branch, layers) = words.split_first()?;
+            let layer = |two: &[&str]| match two {
+                [component, changes] => Some((component.parse().ok()?, changes.parse().ok()?)),
+                _ => None,
+            };
+            Some((branch.parse().ok()?, layers.chunks(2).map(layer).collect::<Option<_>>()?))
+        };
+        let lines = text.lines().map(|line| of_branch(line).ok_or(format!("bad line in the table of layers: {line}")));
+        Ok(LayerChanges(lines.collect::<Result<_, _>>()?))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use libconf::name::{CommitId, ObjectId, Sequence};
 
-    /// Commits a branch with these layers, as kind, name and content.
+    use super::*;
+    use crate::store::ledger::{self, LedgerEntry, LedgerState, Move, Tables};
+
+    const BRANCH: &str = "refs/heads/datacenters/dc/v1";
+
+    /// Commits a branch with these layers, as name and content.
     fn branch(repo: &Repository, layers: &[(&str, &str)]) -> RefTarget {
         let mut names = repo.treebuilder(None).unwrap();
         for (name, content) in layers {
@@ -172,59 +184,146 @@ mod tests {
         RefTarget { value: commit, commit }
     }
 
+    /// A ledger of one branch.
+    struct Room {
+        folder: tempfile::TempDir,
+        repo: Repository,
+        state: LedgerState,
+        tip: Option<CommitId>,
+    }
+
+    impl Room {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let repo = Repository::init_bare(folder.path()).unwrap();
+            Room { folder, repo, state: LedgerState::default(), tip: None }
+        }
+
+        fn land(&mut self, new: Option<RefTarget>) {
+            let name: RefName = BRANCH.parse().unwrap();
+            let sequence = if self.tip.is_some() { self.state.sequence.next() } else { Sequence(0) };
+            let old = self.state.table.target(&name).map_or(ObjectId::ZERO, |old| old.value);
+            let text = str::to_owned;
+            let moves = vec![Move { name, old, new }];
+            let (by, through, request) = (text("ann"), text("path"), text("r"));
+            let entry = LedgerEntry { sequence, moves, by, through, request, key: None, time: 1_700_000_000 };
+            let LedgerState { table, requests, layers, sequence: newest } = &mut self.state;
+            entry.note_layers(&self.repo, table, layers);
+            entry.apply(table, requests);
+            *newest = sequence;
+            let tables = Tables { table, requests, layers };
+            self.tip = Some(ledger::write(&self.repo, self.tip, &entry, tables).unwrap());
+        }
+
+        fn replayed(&self) -> LedgerState {
+            let repo = Repository::open_bare(self.folder.path()).unwrap();
+            ledger::replay(&repo, self.tip.unwrap()).unwrap()
+        }
+
+        /// Removes an object.
+        fn lose(&self, object: git2::Oid) {
+            let name = object.to_string();
+            std::fs::remove_file(self.folder.path().join("objects").join(&name[..2]).join(&name[2..])).unwrap();
+        }
+
+        /// Makes the ledger one of an earlier build: its whole table, entry 0, has no layers.
+        fn without_layers(&mut self) {
+            let mut chain = Vec::new();
+            let mut next = self.tip;
+            while let Some(commit) = next {
+                chain.push(commit);
+                next = ledger::previous(&self.repo, commit).unwrap();
+            }
+            self.tip = None;
+            for commit in chain.into_iter().rev() {
+                let commit = self.repo.find_commit(commit.into()).unwrap();
+                let mut tree = self.repo.treebuilder(Some(&commit.tree().unwrap())).unwrap();
+                let _ = tree.remove("layers");
+                let tree = self.repo.find_tree(tree.write().unwrap()).unwrap();
+                let before = self.tip.map(|tip| self.repo.find_commit(tip.into()).unwrap());
+                let parents: Vec<_> = before.iter().collect();
+                let (who, words) = (commit.author(), commit.message().unwrap());
+                self.tip = Some(self.repo.commit(None, &who, &who, words, &tree, &parents).unwrap().into());
+            }
+        }
+    }
+
+    fn version(state: &LedgerState, component: &str) -> i64 {
+        state.layers.version(&state.table, &BRANCH.parse().unwrap(), &component.parse().unwrap())
+    }
+
     #[test]
-    fn each_layer_counts_its_own_changes_and_goes_on_after_it_was_gone() {
-        let folder = tempfile::tempdir().unwrap();
-        let repo = Repository::init_bare(folder.path()).unwrap();
-        let name: RefName = "refs/heads/datacenters/dc/v1".parse().unwrap();
-        let steps: [&[(&str, &str)]; 5] = [
+    fn a_layer_has_the_version_of_its_branch_at_its_last_change() {
+        let mut room = Room::new();
+        let steps: [&[(&str, &str)]; 6] = [
             &[],
             &[("web", "a: 1")],
             &[("web", "a: 1"), ("api", "b: 1")],
             &[("api", "b: 2")],
             &[("web", "a: 1"), ("api", "b: 2")],
+            &[("web", "a: 1"), ("api", "b: 2")],
         ];
-        let (mut changes, mut old) = (LayerChanges::default(), None);
         let mut versions = Vec::new();
         for layers in steps {
-            let new = Some(branch(&repo, layers));
-            changes.count(&repo, &name, old, new).unwrap();
-            old = new;
-            let version = |component: &str| changes.place(&name, &component.parse().unwrap()).version();
-            versions.push((version("services/web"), version("services/api")));
+            room.land(Some(branch(&room.repo, layers)));
+            versions.push((version(&room.state, "services/web"), version(&room.state, "services/api")));
+            assert_eq!(room.replayed(), room.state, "a restart changes nothing");
         }
-        assert_eq!(versions, [(-1, -1), (0, -1), (0, 0), (-1, 1), (2, 1)]);
-        assert_eq!(changes.to_string().parse(), Ok(changes.clone()));
-        changes.count(&repo, &name, old, None).unwrap();
-        assert_eq!(changes.place(&name, &"services/web".parse().unwrap()).version(), -1, "the branch was deleted");
-        assert_eq!(changes.place(&name, &"services/web".parse().unwrap()).changes, 4);
-        // A branch without layers is not counted.
-        let other: RefName = "refs/heads/services/web/master".parse().unwrap();
-        let before = changes.clone();
-        changes.count(&repo, &other, None, old).unwrap();
-        assert_eq!(changes, before);
-        assert!("refs/heads/datacenters/dc/v1 services/web 1 ?".parse::<LayerChanges>().is_err());
+        assert_eq!(versions, [(-1, -1), (1, -1), (1, 2), (-1, 3), (4, 3), (4, 3)]);
+        assert_eq!(room.state.layers.to_string().parse(), Ok(room.state.layers.clone()));
+        room.land(None);
+        assert_eq!(version(&room.state, "services/web"), -1, "the branch was deleted");
+        assert_eq!(room.state.layers, LayerChanges::default(), "and nothing is remembered of it");
+        room.land(Some(branch(&room.repo, &[("web", "a: 1")])));
+        assert_eq!(version(&room.state, "services/web"), 7, "made again, it goes on");
+        assert_eq!(room.replayed(), room.state);
+        // A branch without layers is not listed.
+        let (before, target) = (room.state.layers.clone(), Some(branch(&room.repo, &[("web", "a: 1")])));
+        room.state.layers.note(&room.repo, &"refs/heads/services/web/master".parse().unwrap(), (None, target), 1);
+        assert_eq!(room.state.layers, before);
+        assert!(format!("{BRANCH} services/web").parse::<LayerChanges>().is_err());
+        assert!(format!("{BRANCH} services/web x").parse::<LayerChanges>().is_err());
     }
 
     #[test]
-    fn layers_of_an_older_ledger_begin_at_the_version_of_their_branch() {
-        let folder = tempfile::tempdir().unwrap();
-        let repo = Repository::init_bare(folder.path()).unwrap();
-        let name: RefName = "refs/heads/datacenters/dc/v1".parse().unwrap();
-        let mut table = Table::default();
-        for layers in [&[][..], &[("web", "a: 1")], &[("web", "a: 1"), ("api", "b: 1")]] {
-            table.set(name.clone(), Some(branch(&repo, layers)));
+    fn no_version_of_a_ledger_of_an_earlier_build_comes_twice() {
+        let mut room = Room::new();
+        for api in 0..5 {
+            room.land(Some(branch(&room.repo, &[("web", "a: 1"), ("api", &format!("b: {api}"))])));
         }
-        let mut changes = LayerChanges::begin(&repo, &table).unwrap();
-        let version =
-            |changes: &LayerChanges, component: &str| changes.place(&name, &component.parse().unwrap()).version();
-        assert_eq!(table.version(&name), 2);
-        assert_eq!((version(&changes, "services/web"), version(&changes, "services/api")), (2, 2));
-        assert_eq!(version(&changes, "services/new"), -1);
-        assert_eq!(changes.to_string().parse(), Ok(changes.clone()));
-        let new = branch(&repo, &[("web", "a: 2"), ("api", "b: 1"), ("new", "c: 1")]);
-        changes.count(&repo, &name, table.target(&name), Some(new)).unwrap();
-        assert_eq!((version(&changes, "services/web"), version(&changes, "services/api")), (3, 2));
-        assert_eq!(version(&changes, "services/new"), 3, "no number comes twice");
+        room.without_layers();
+        let state = room.replayed();
+        // The earlier build showed 4 for both. Nothing else had been in `web` since its version 0.
+        assert_eq!((version(&state, "services/web"), version(&state, "services/api")), (0, 4));
+        assert_eq!(room.replayed(), state, "a restart says the same");
+        room.state = state;
+        let shown = room.state.table.version(&BRANCH.parse().unwrap());
+        for web in 2..5 {
+            room.land(Some(branch(&room.repo, &[("web", &format!("a: {web}")), ("api", "b: 4")])));
+            assert!(version(&room.state, "services/web") > shown, "what the earlier build showed never comes again");
+            assert_eq!(room.replayed(), room.state);
+        }
+        assert_eq!(version(&room.state, "services/api"), 4);
+    }
+
+    #[test]
+    fn what_cannot_be_read_counts_as_changed_and_keeps_nothing_from_landing() {
+        let mut room = Room::new();
+        let layers = [("web", "a: 1"), ("api", "b: 1")];
+        for change in ["b: 1", "b: 2", "b: 3"] {
+            room.land(Some(branch(&room.repo, &[("web", "a: 1"), ("api", change)])));
+        }
+        assert_eq!((version(&room.state, "services/web"), version(&room.state, "services/api")), (0, 2));
+        let newest = room.state.table.target(&BRANCH.parse().unwrap()).unwrap();
+        room.lose(folder(&room.repo, newest).unwrap().unwrap().id());
+        room.repo = Repository::open_bare(room.folder.path()).unwrap();
+        let state = room.replayed();
+        assert_eq!(version(&state, "services/web"), 2, "the version of the branch");
+        assert_eq!(version(&state, "services/new"), 2, "nobody knows that it is absent");
+        // The next change brings a state that can be read.
+        room.land(Some(branch(&room.repo, &layers)));
+        assert_eq!((version(&room.state, "services/web"), version(&room.state, "services/api")), (3, 3));
+        assert_eq!(version(&room.state, "services/new"), -1);
+        assert_eq!(room.replayed(), room.state);
     }
 }

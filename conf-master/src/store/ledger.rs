@@ -5,8 +5,8 @@
 //! snapshots, so that nothing accepted is ever pruned. Its message lists every ref's old and new
 //! value. Its tree holds the raw bytes of new annotated tags (`tags/<id>`: a tag cannot be a
 //! parent), and in every thousandth commit the whole table of refs (`refs`), of where deleted refs
-//! pointed (`deleted`), of the requests that landed with a key (`requests`), and of the changes of
-//! layers (`layers`).
+//! pointed (`deleted`), of the requests that landed with a key (`requests`), and of the last
+//! changes of layers (`layers`).
 
 use std::{collections::BTreeSet, path::Path, str::FromStr};
 
@@ -52,7 +52,7 @@ pub(crate) struct LedgerState {
     pub(crate) table: Table,
     /// The requests that landed with a key.
     pub(crate) requests: LandedRequests,
-    /// How often each layer changed.
+    /// The last change of each layer.
     pub(crate) layers: LayerChanges,
     /// The last change.
     pub(crate) sequence: Sequence,
@@ -65,19 +65,17 @@ pub(crate) struct Tables<'a> {
     pub(crate) table: &'a Table,
     /// The requests that landed with a key.
     pub(crate) requests: &'a LandedRequests,
-    /// How often each layer changed.
+    /// The last change of each layer.
     pub(crate) layers: &'a LayerChanges,
 }
 
 impl LedgerEntry {
-    /// Counts the layers that this change changes; `table` is the state before it.
-    pub(crate) fn count_layers(
-        &self,
-        repo: &Repository,
-        table: &Table,
-        layers: &mut LayerChanges,
-    ) -> Result<(), git2::Error> {
-        self.moves.iter().try_for_each(|one| layers.count(repo, &one.name, table.target(&one.name), one.new))
+    /// Notes the layers that this change changes; `table` is the state before it.
+    pub(crate) fn note_layers(&self, repo: &Repository, table: &Table, layers: &mut LayerChanges) {
+        for Move { name, new, .. } in &self.moves {
+            let before = table.place(name);
+            layers.note(repo, name, (before.target, *new), before.changes + 1);
+        }
     }
 
     /// Applies this change to the state.
@@ -254,21 +252,15 @@ pub(crate) fn replay(repo: &Repository, tip: CommitId) -> Result<LedgerState, Le
         entries.push((commit, entry));
         commit = repo.find_commit(commit.into())?.parent_id(0)?.into();
     };
-    let mut counted = Ok(());
     for (commit, entry) in entries.into_iter().rev() {
         let expected = state.sequence.next();
         if entry.sequence != expected {
             let reason = format!("its sequence is {}, {expected} should follow", entry.sequence);
             return Err(LedgerError::Malformed { commit, reason });
         }
-        counted = counted.and_then(|()| entry.count_layers(repo, &state.table, &mut state.layers));
+        entry.note_layers(repo, &state.table, &mut state.layers);
         entry.apply(&mut state.table, &mut state.requests);
         state.sequence = entry.sequence;
-    }
-    if let Err(error) = counted {
-        // Nothing else needs the content of earlier changes. Higher numbers do no harm.
-        warn!(error = error.message(), "an earlier layer cannot be read: layers have the version of their branch");
-        state.layers = LayerChanges::begin(repo, &state.table).unwrap_or_default();
     }
     Ok(state)
 }
@@ -291,11 +283,9 @@ fn read_state(repo: &Repository, commit: CommitId, sequence: Sequence) -> Result
         Some(_) => text("requests")?.parse().map_err(malformed)?,
         None => LandedRequests::default(),
     };
-    // An older conf-master did not count layers.
-    let layers = match tree.get_name("layers") {
-        Some(_) => text("layers")?.parse().map_err(malformed)?,
-        None => LayerChanges::begin(repo, &table).unwrap_or_default(),
-    };
+    // An older conf-master wrote no such table, and nothing depends on it.
+    let layers = tree.get_name("layers").and_then(|_| text("layers").ok()?.parse().ok());
+    let layers = layers.unwrap_or_else(|| LayerChanges::begin(repo, &table));
     Ok(LedgerState { table, requests, layers, sequence })
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod layers;
 pub(crate) mod ledger;
 pub(crate) mod refs;
 pub(crate) mod signer;
+pub(crate) mod tip;
 
 pub(crate) use crate::store::history::{Durable, Moment, PastBranch};
 pub(crate) use crate::store::idempotency::{LandedRef, LandedRequest, LandedRequests, RequestKey};
@@ -35,6 +36,7 @@ use git2::Repository;
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 use tracing::warn;
 
+use crate::store::tip::{Standing, standing};
 use crate::text::now;
 
 /// The settings of Git in the central repository.
@@ -64,6 +66,9 @@ const HOOKS: [&str; 2] = ["pre-receive", "proc-receive"];
 
 /// How long a lock of another program of Git is waited for: far longer than `git pack-refs` takes.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The size of what is written to see whether anything can be: most changes are smaller.
+const TRIED_BYTES: usize = 64 << 10;
 
 const README: &str = include_str!("layout.md");
 
@@ -232,21 +237,12 @@ pub(crate) fn sync_objects(repo: &Repository) -> io::Result<()> {
 pub(crate) fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitId) -> anyhow::Result<()> {
     let reference = repo.path().join(RefName::Ledger.to_string());
     let folder = reference.parent().context("a ref has a folder")?;
-    let lock = reference.with_extension("lock");
-    let held = || format!("cannot lock the ledger ({})", lock.display());
-    // A foreign `git gc` or `git pack-refs` locks the ref for a moment, and removes empty folders.
-    let mut file = patiently(
-        || {
-            fs::create_dir_all(folder)?;
-            OpenOptions::new().write(true).create_new(true).mode(0o664).open(&lock)
-        },
-        |error: &io::Error| matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound),
-    )
-    .with_context(held)?;
+    let (lock, mut file) = lock_ledger(&reference, folder)?;
     let moved = (|| {
-        let current = repo.refname_to_id(&RefName::Ledger.to_string()).ok().map(CommitId::from);
-        if current != old {
-            bail!("the ledger was moved behind this server's back, to {current:?}");
+        // A ref that is lost, or fell back to an earlier change, is put right with the move.
+        let now = old.map_or(Standing::Here, |old| standing(repo, old));
+        if let Standing::Elsewhere(found) | Standing::Later(found) = now {
+            bail!("{} was moved behind this server's back, to {found}", RefName::Ledger);
         }
         file.write_all(format!("{new}\n").as_bytes())?;
         // The lock file is on the same file system: one sync covers it and the objects.
@@ -264,6 +260,33 @@ pub(crate) fn move_ledger(repo: &Repository, old: Option<CommitId>, new: CommitI
         let _ = fs::remove_file(&lock);
     }
     moved
+}
+
+/// Takes Git's lock of the ledger's ref: a file that is made exclusively.
+fn lock_ledger(reference: &Path, folder: &Path) -> anyhow::Result<(PathBuf, File)> {
+    let lock = reference.with_extension("lock");
+    // A foreign `git gc` or `git pack-refs` locks the ref for a moment, and removes empty folders.
+    let file = patiently(
+        || {
+            fs::create_dir_all(folder)?;
+            OpenOptions::new().write(true).create_new(true).mode(0o664).open(&lock)
+        },
+        |error: &io::Error| matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotFound),
+    );
+    let held = || format!("cannot lock the ledger ({}); if no program of Git runs here, remove it", lock.display());
+    Ok((lock.clone(), file.with_context(held)?))
+}
+
+/// Tries all that a landing needs besides its own content: writes a file among the objects and
+/// makes it durable, and takes the ledger's lock for a moment. Leaves nothing behind.
+pub(crate) fn try_to_write(repo: &Repository) -> anyhow::Result<()> {
+    let objects = repo.path().join("objects");
+    let cannot = || format!("cannot write into {}", objects.display());
+    let mut file = tempfile::Builder::new().prefix("tmp_try_").tempfile_in(&objects).with_context(cannot)?;
+    file.write_all(&vec![0; TRIED_BYTES]).and_then(|()| file.as_file().sync_all()).with_context(cannot)?;
+    let reference = repo.path().join(RefName::Ledger.to_string());
+    let (lock, _) = lock_ledger(&reference, reference.parent().context("a ref has a folder")?)?;
+    fs::remove_file(&lock).with_context(|| format!("cannot remove {}", lock.display()))
 }
 
 /// Tries again for at most two seconds while another program of Git holds a lock.

@@ -2,8 +2,8 @@
 
 use std::cell::Cell;
 
-/// How much work a search may be, in bytes that are looked at again. Without a bound, the time for a
-/// line can grow with the square of its length.
+/// How much work a search may be, in bytes that are looked at again. Without a bound, the time for
+/// a line can grow with the square of its length.
 pub(crate) struct Effort {
     left: Cell<usize>,
 }

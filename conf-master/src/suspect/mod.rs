@@ -59,7 +59,7 @@ pub(crate) fn in_text_within(file: &str, text: &str, effort: &Effort) -> Vec<Fin
     for line in text[start..].split_inclusive('\n') {
         let bare = line.trim_end_matches(['\n', '\r']);
         line::in_line(bare, effort, |key, value| {
-            add(start + value.start..start + value.end, key::what(key), Some(key))
+            add(start + value.start..start + value.end, key::what(key), Some(key));
         });
         let next = start + line.len();
         if let Some(key) = line::before_block(bare) {

@@ -14,7 +14,9 @@ mod packs;
 mod folder;
 
 use std::{
+    future::pending,
     path::{Path, PathBuf},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -32,7 +34,7 @@ use conf_core::{
     upstream::{FetchError, Fetched, Hedge, Upstream, UpstreamError, Upstreams, fetch},
 };
 use git2::Repository;
-use libconf::name::{CommitId, DatacenterName, Sequence};
+use libconf::name::{DatacenterName, Sequence};
 use parking_lot::Mutex;
 use tokio::{
     sync::{Notify, watch},
@@ -50,6 +52,9 @@ use crate::mirror::{
 const PATIENCE: Duration = Duration::from_millis(1500);
 /// 10 s before the first part of a whole snapshot, since Git counts its objects first.
 const PATIENCE_AT_FIRST: Duration = Duration::from_secs(10);
+
+/// 5 s: after so long a silence a newer snapshot is fetched in place of this one.
+const OVERTAKING: Duration = Duration::from_secs(5);
 
 /// The mirror of one datacenter, and the newest pointer and watermark that it has heard of.
 #[derive(Debug)]
@@ -171,7 +176,7 @@ impl Mirror {
     /// Asks for the snapshot that `pointer` names, unless a newer one is wanted already.
     pub(crate) fn want(&self, pointer: Pointer) {
         self.wanted.send_if_modified(|now| {
-            let newer = now.is_none_or(|now| pointer.sequence >= now.sequence);
+            let newer = now.is_none_or(|now| pointer.sequence >= now.sequence && pointer != now);
             if newer {
                 *now = Some(pointer);
             }
@@ -204,11 +209,12 @@ impl Mirror {
         self.watermark.subscribe()
     }
 
-    /// Fetches the snapshot `commit`, verifies it and serves it. Does nothing if it is served
-    /// already.
+    /// Fetches the snapshot that `pointer` names, verifies it and serves it. Does nothing if it is
+    /// served already. If it `may_end`, a silence is shorter while a newer one is wanted.
     ///
     /// Cancel: leaves at most unreferenced objects.
-    pub(crate) async fn advance(&self, commit: CommitId) -> Result<(), MirrorError> {
+    pub(crate) async fn advance(&self, pointer: Pointer, may_end: bool) -> Result<(), MirrorError> {
+        let commit = pointer.commit;
         let before = self.served();
         let have = before.as_ref().map(|served| served.snapshot.commit);
         if have == Some(commit) {
@@ -218,7 +224,14 @@ impl Mirror {
         // Opened for this step only: upkeep repacks the repository, and a new one may take its
         // place.
         let opened = RepositoryPool::at(self.repo());
-        let Fetched { answer, wire_bytes, .. } = self.fetch(&opened, step).await.map_err(MirrorError::Fetch)?;
+        let mut wanted = self.wanted.subscribe();
+        let newer = async move {
+            let is_newer = |wanted: &Option<Pointer>| wanted.is_some_and(|wanted| wanted.sequence > pointer.sequence);
+            if !may_end || wanted.wait_for(is_newer).await.is_err() {
+                pending::<()>().await;
+            }
+        };
+        let Fetched { answer, wire_bytes, .. } = self.fetch(&opened, step, newer).await.map_err(MirrorError::Fetch)?;
         let (folder, highest) = (Arc::clone(&self.folder), *self.highest.lock());
         let served = spawn_blocking(move || {
             let repo = opened.lend().map_err(|cause| folder.unusable(cause))?;
@@ -258,7 +271,7 @@ impl Mirror {
         }
         let have = self.served().map(|served| served.snapshot.commit);
         let step = Step { have, want: pointer.commit, depth: Depth::Full };
-        match self.fetch(&RepositoryPool::at(self.repo()), step).await {
+        match self.fetch(&RepositoryPool::at(self.repo()), step, pending()).await {
             Ok(_) => self.judge_here(pointer).await.unwrap_or(Judgement::Damage),
             Err(FetchError::NotFound { .. }) => Judgement::Damage,
             Err(_) => Judgement::Unknown,
@@ -335,7 +348,7 @@ impl Mirror {
         let lock = spawn_blocking(move || folder::remove(&fresh).and_then(|()| folder::create(&fresh)));
         let lock = lock.await.expect("making a folder does not panic")?;
         let step = Step { have: None, want: newest.commit, depth: Depth::Full };
-        self.fetch(&RepositoryPool::at(path.clone()), step).await.map_err(MirrorError::Fetch)?;
+        self.fetch(&RepositoryPool::at(path.clone()), step, pending()).await.map_err(MirrorError::Fetch)?;
         let (folder, highest) = (Arc::clone(&self.folder), *self.highest.lock());
         let served = spawn_blocking(move || {
             let repo =
@@ -365,9 +378,14 @@ impl Mirror {
     }
 
     /// Fetches from one central server after the other, and from the next one already while one is
-    /// silent. The returned error is the one that tells most: "no server has it" is returned only
+    /// silent. After a shorter silence of all it ends once `newer` is ready. The returned error is the one that tells most: "no server has it" is returned only
     /// if every server answered so.
-    async fn fetch(&self, repo: &RepositoryPool, step: Step) -> Result<Fetched, FetchError> {
+    async fn fetch(
+        &self,
+        repo: &RepositoryPool,
+        step: Step,
+        newer: impl Future<Output = ()>,
+    ) -> Result<Fetched, FetchError> {
         let repo = repo.clone();
         let ask = move |server: Arc<Upstream>| {
             let repo = repo.clone();
@@ -378,7 +396,17 @@ impl Mirror {
             hedge = hedge.waiting_longer_at_first(PATIENCE_AT_FIRST);
         }
         let mut worst: Option<FetchError> = None;
-        while let Some((upstream, answer)) = hedge.next().await {
+        let (mut newer, mut is_newer) = (pin!(newer), false);
+        loop {
+            let answer = tokio::select! {
+                answer = hedge.next() => answer,
+                () = &mut newer, if !is_newer => {
+                    is_newer = true;
+                    hedge.give_up_after(OVERTAKING);
+                    continue;
+                }
+            };
+            let Some((upstream, answer)) = answer else { break };
             match answer {
                 Ok(fetched) => {
                     upstream.report(true);

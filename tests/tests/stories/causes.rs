@@ -118,7 +118,10 @@ fn a_tag_that_is_not_on_its_branch_is_refused_and_stays_free() {
     assert!(refused[0].starts_with("refused refs/tags/services/web/v2: "), "the cause comes first: {refused:#?}");
     assert!(refused[0].contains("the tag services/web/v2 is not on the branch services/web/master"), "{refused:#?}");
     assert!(refused[1].starts_with(&format!("refused {class}: ")), "{refused:#?}");
-    assert!(refused[1].contains("this needs services/web/v2, which is refused in the same push"), "{refused:#?}");
+    assert!(
+        refused[1].contains("this needs refs/tags/services/web/v2, which is refused in the same push"),
+        "{refused:#?}"
+    );
     let landed = site.master.git(&["for-each-ref", "--format=%(refname) %(objectname)"]);
     assert!(landed.contains(&format!("{api} {}", work.id(api))), "the rest landed: {landed}");
     // The name is free for the right commit.

@@ -39,6 +39,7 @@ mod secret_sources;
 mod secrets;
 mod silence;
 mod slaves;
+mod soak;
 mod templates;
 mod terminals;
 mod told;

@@ -90,6 +90,7 @@ fn a_dry_run_and_a_plan_warn_of_what_looks_like_a_secret() {
     let harmless = harm("no password", site.work.change().file(WEB, "motd", "secrets are elsewhere\n"), &[]);
     assert!(!harmless.contains("looks like"), "{harmless}");
     // The same by the API, for a commit that is on another branch.
+    site.work.git(&["branch", "services/web/next", WEB]);
     site.work.change().file("services/web/next", "db.ini", format!("password = {secret}\n")).land();
     let arguments = ["plan", DATACENTER, "--ref", "services/web/master=services/web/next", "--json"];
     let planned = text(&site.master.run(&arguments));

@@ -105,6 +105,35 @@ fn a_lost_ref_of_the_ledger_is_said_and_put_back() {
 }
 
 #[test]
+fn a_ledger_that_fell_back_to_a_packed_value_loses_nothing() {
+    let mut site = central();
+    // As upkeep does every hour.
+    site.master.git(&["pack-refs", "--all"]);
+    site.push("services/web", "round", "1\n");
+    site.push("services/web", "round", "2\n");
+    let reference = site.master.repo.join("refs/conf/ledger");
+    let last = fs::read_to_string(&reference).expect("it is loose");
+    let mark = site.master.daemon.log_mark();
+    fs::remove_file(&reference).expect("it is loose");
+    expect_unready(&site.master, "fell back to");
+    expect_ready(&site.master);
+    assert_eq!(fs::read_to_string(&reference).expect("it is back"), last);
+    let written = site.master.daemon.log_since(mark).matches("written anew").count();
+    assert_eq!(written, 1, "{}", site.master.daemon.log_since(mark));
+    // A push that comes first loses nothing either.
+    fs::remove_file(&reference).expect("it is loose");
+    assert_eq!(site.push("services/web", "round", "3\n"), 4);
+    site.master.expect_unbroken_ledger();
+    // Nor does a start.
+    site.master.daemon.stop();
+    fs::remove_file(&reference).expect("it is loose");
+    site.master.daemon.start();
+    assert_eq!(site.master.sequence(), 4);
+    assert_eq!(site.push("services/web", "round", "4\n"), 5);
+    site.master.expect_unbroken_ledger();
+}
+
+#[test]
 fn another_key_on_the_disk_is_said_before_the_next_start() {
     let site = central();
     let key = site.folder.path().join("central.git.key");

@@ -374,7 +374,10 @@ fn trees_that_are_not_safe_are_refused() {
 #[test]
 fn a_tree_of_ten_thousand_million_files_is_refused_at_once_in_a_dry_run_too() {
     let site = central();
-    let entries = |kind: &str, id: &str| (0..10).map(|number| format!("{kind} {id}\t{number}\n")).collect::<String>();
+    let entries = |kind: &str, id: &str| {
+        let lines: Vec<String> = (0..10).map(|number| format!("{kind} {id}\t{number}\n")).collect();
+        lines.concat()
+    };
     let tree = |entries: String| site.work.git_reading(&["mktree"], entries.as_bytes());
     let blob = site.work.git_reading(&["hash-object", "-w", "--stdin"], b"x");
     let files = tree(entries("100644 blob", &blob));

@@ -16,16 +16,12 @@ use parking_lot::{Mutex, MutexGuard};
 use tokio::sync::watch;
 use tracing::warn;
 
-use crate::delivery::hosts::report::ReceivedReport;
+use crate::delivery::hosts::report::{GONE, ReceivedReport};
 use crate::delivery::inventory::Inventory;
 
 /// The most hosts that are kept of one datacenter. Hosts that the inventory does not list are
 /// dropped first, and of these the ones that were silent longest.
 const MOST_HOSTS: usize = 50_000;
-
-/// A host that has not reported for this long is gone, unless the inventory lists it. Hosts report
-/// each minute.
-pub(crate) const GONE: Duration = Duration::from_secs(600);
 
 /// The hosts of one datacenter.
 #[derive(Debug, Default)]
@@ -90,7 +86,9 @@ impl Hosts {
             }
             if let Some(known) = &known {
                 if !known.yields_to(&next, listed) {
-                    known.remember(&next);
+                    if known.pass_over(&next) {
+                        warn!(%datacenter, %host, "two agents report under this name; only the one with higher numbers counts");
+                    }
                     continue;
                 }
                 next.replace(known);

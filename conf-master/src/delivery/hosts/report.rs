@@ -13,6 +13,10 @@ use conf_core::{
 use jiff::Timestamp;
 use parking_lot::Mutex;
 
+/// A host that has not reported for this long is gone, unless the inventory lists it. Hosts report
+/// each minute.
+pub(crate) const GONE: Duration = Duration::from_secs(600);
+
 /// How long a host is silent before a report counts that seems to be older: hosts report each
 /// minute, so its order is lost. That happens to agents of earlier versions, which number reports
 /// by their clock.
@@ -20,7 +24,12 @@ pub(crate) const SILENT: Duration = Duration::from_secs(180);
 
 /// The most reports of a host that are remembered after others took their place: more than it has
 /// conf-slaves.
-const MOST_SEEN: usize = 8;
+const MOST_SEEN: usize = 32;
+
+/// How many reports are passed over in a host's name, the last one a moment ago, before that is
+/// shown: more than pass over one another on their ways, or come in [`SILENT`] from an agent that
+/// lost its numbers.
+const PASSED_OVER: u32 = 6;
 
 /// How far the clock of a conf-slave may be ahead.
 const SLAVE_AHEAD: Duration = Duration::from_secs(5);
@@ -44,6 +53,9 @@ pub(crate) struct ReceivedReport {
     /// Reports that came before and are not this one. Conf-slaves repeat what they have, so each
     /// may come again.
     seen: Mutex<VecDeque<u64>>,
+    /// The number of reports in this host's name that came later and have an earlier number, and
+    /// when the last one came.
+    passed_over: Mutex<(u32, Instant)>,
 }
 
 /// Who vouches for a report.
@@ -64,7 +76,8 @@ impl ReceivedReport {
         let received = report.received.as_ref().and_then(|text| text.parse::<Timestamp>().ok());
         let received = received.map_or(now, |received| received.min(now + SLAVE_AHEAD));
         let (disputed, proven, seen) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
-        ReceivedReport { report, changed: Instant::now(), received, disputed, proven, seen }
+        let (changed, passed_over) = (Instant::now(), Mutex::new((0, Instant::now())));
+        ReceivedReport { report, changed, received, disputed, proven, seen, passed_over }
     }
 
     /// Tells whether this report was made before `next`. A host numbers its reports, so that an old
@@ -78,26 +91,30 @@ impl ReceivedReport {
     }
 
     /// Tells whether `next` comes after this report, and has not come before. After a silence of
-    /// the host it counts though it seems to be older: whoever keeps an old report for that moment
-    /// could as well have withheld all later ones.
+    /// the host it counts though it seems to be older, if its conf-slave received it later: a
+    /// conf-slave that comes back repeats what it has.
     fn comes_before(&self, next: &ReceivedReport) -> bool {
-        let is_later = self.is_before(next) || self.changed.elapsed() >= SILENT;
+        let is_silent = self.changed.elapsed() >= SILENT;
+        let is_later = self.is_before(next) || is_silent && self.received < next.received;
         is_later && !self.seen.lock().contains(&next.fingerprint())
     }
 
+    /// Returns what tells this report from others of its host. With a number, nothing depends on
+    /// when a conf-slave says that it came.
     fn fingerprint(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
-        (self.report.time, &self.report.received, self.report.sequence).hash(&mut hasher);
+        let received = self.report.received.as_ref().filter(|_| self.report.time.is_none());
+        (self.report.time, received, self.report.sequence, &self.report.signature).hash(&mut hasher);
         hasher.finish()
     }
 
-    /// Remembers that `other` has come, and does not stand.
+    /// Remembers that `other` has come, and does not stand. What comes again and again is
+    /// remembered longest.
     pub(crate) fn remember(&self, other: &ReceivedReport) {
         let mut seen = self.seen.lock();
         let known = other.fingerprint();
-        if !seen.contains(&known) {
-            seen.push_back(known);
-        }
+        seen.retain(|one| *one != known);
+        seen.push_back(known);
         if seen.len() > MOST_SEEN {
             seen.pop_front();
         }
@@ -106,7 +123,32 @@ impl ReceivedReport {
     /// Takes the place of `before`, and remembers what it did.
     pub(crate) fn replace(&self, before: &ReceivedReport) {
         self.seen.lock().clone_from(&before.seen.lock());
+        if before.is_before(self) {
+            *self.passed_over.lock() = *before.passed_over.lock();
+        }
         self.remember(before);
+    }
+
+    /// Passes over a report that does not take the place of this one. Returns true when it is one
+    /// too many: another agent reports under this name, and its numbers are lower.
+    pub(crate) fn pass_over(&self, next: &ReceivedReport) -> bool {
+        let is_new = !self.seen.lock().contains(&next.fingerprint());
+        self.remember(next);
+        let is_numbered = self.report.time.is_some() && next.report.time.is_some();
+        let is_other = is_numbered && next.is_before(self) && self.received < next.received && !next.is_known_false();
+        if !is_new || !is_other {
+            return false;
+        }
+        let mut passed_over = self.passed_over.lock();
+        let before = if passed_over.1.elapsed() < GONE { passed_over.0 } else { 0 };
+        *passed_over = (before.saturating_add(1), Instant::now());
+        passed_over.0 == PASSED_OVER
+    }
+
+    /// Returns how many reports were passed over in this host's name, if another agent sends them.
+    pub(crate) fn passed_over(&self) -> Option<u32> {
+        let (count, last) = *self.passed_over.lock();
+        (count >= PASSED_OVER && last.elapsed() < GONE).then_some(count)
     }
 
     /// Verifies the report by the key that the inventory lists.

@@ -66,6 +66,10 @@ struct HostLine {
     late: bool,
     /// The datacenter's inventory lists it.
     listed: bool,
+    /// Later reports in its name that do not count, because their numbers are earlier: another
+    /// agent reports under this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    passed_over: Option<u32>,
 }
 
 impl HostsAnswer {
@@ -78,6 +82,7 @@ impl HostsAnswer {
             HostLine {
                 late: one.report.commit != Some(snapshot.commit),
                 listed: listed.is_some(),
+                passed_over: one.passed_over(),
                 report: ShownReport::new(one, Some(one.proof(listed.and_then(Option::as_ref)))),
             }
         };

@@ -152,6 +152,81 @@ fn a_host_that_lost_its_numbers_counts_again_after_three_minutes_and_no_repeated
 }
 
 #[test]
+fn a_slave_that_comes_back_brings_no_old_report_back_after_a_silence() {
+    for listed in [true, false] {
+        let room = if listed { Room::listed() } else { Room::new(|_| None) };
+        let own = listed.then_some(&room.own);
+        room.hear(1, 120, 1, own);
+        for (round, number) in (121..=200).enumerate() {
+            room.hear(2, number, 2 + round as u64 % 40, own);
+        }
+        room.hear(3, 201, 50, own);
+        grow_silent(&room);
+        // It was away with the first report.
+        room.hear(1, 120, 1, own);
+        assert_eq!(room.known().0, 3);
+        // The newest comes again from another one.
+        room.hear(3, 201, 50, own);
+        assert_eq!(room.known().0, 3);
+        room.hear(4, 202, 51, own);
+        assert_eq!(room.known().0, 4);
+    }
+}
+
+#[test]
+fn a_number_that_has_come_counts_once_whenever_a_slave_says_that_it_came() {
+    let room = Room::listed();
+    room.hear(1, 1000, 1, Some(&room.own));
+    room.hear(2, 1001, 2, Some(&room.own));
+    grow_silent(&room);
+    // The host lost its numbers, and a dozen slaves repeat what they have.
+    room.hear(3, 20, 3, Some(&room.own));
+    assert_eq!(room.known().0, 3);
+    for received in 4..20 {
+        room.hear(1, 1000, received, Some(&room.own));
+        room.hear(2, 1001, received, Some(&room.own));
+        assert_eq!(room.known().0, 3, "{received}");
+    }
+    let room = Room::new(|_| None);
+    for slave in 0..12 {
+        room.hear(1, 1000 + slave, 1, None);
+    }
+    grow_silent(&room);
+    room.hear(2, 20, 3, None);
+    for _ in 0..3 {
+        for slave in 0..12 {
+            room.hear(1, 1000 + slave, 1, None);
+            assert_eq!(room.known().0, 2, "{slave}");
+        }
+    }
+}
+
+#[test]
+fn two_agents_under_one_name_are_seen_and_what_is_only_late_is_not() {
+    let passed_over = |room: &Room| room.hosts.of(&"dc/v1".parse().unwrap())[0].passed_over();
+    let room = Room::listed();
+    for round in 1..=20 {
+        // Two conf-slaves bring each report; one of them is a report behind, and both repeat.
+        for number in [round, round - 1, round, round - 1] {
+            room.hear(1, 1000 + number, number, Some(&room.own));
+        }
+    }
+    assert_eq!(passed_over(&room), None);
+    for round in 21..=26 {
+        room.hear(2, 1000 + round, 2 * round - 20, Some(&room.own));
+        room.hear(1, round, 2 * round - 19, Some(&room.own));
+    }
+    assert_eq!((room.known().0, passed_over(&room)), (2, Some(6)));
+    // What others send in its name is another thing.
+    let room = Room::listed();
+    room.hear(1, 1000, 1, Some(&room.own));
+    for round in 1..=20 {
+        room.hear(2, round, 1 + round, Some(&room.other));
+    }
+    assert_eq!((room.known().0, passed_over(&room)), (1, None));
+}
+
+#[test]
 fn without_a_signing_key_the_word_of_the_slave_counts() {
     let age = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
     for key in [None, Some(age.parse::<HostKey>().unwrap())] {

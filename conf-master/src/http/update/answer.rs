@@ -9,15 +9,15 @@ use crate::delivery::Delivery;
 use crate::fault::{Refusal, RefusalKind};
 use crate::http::server::{ConfigForm, etag_of, refused};
 use crate::http::update::body::ReadUpdate;
-use crate::landing::{Conflict, Outcome, SectionName, UpdateOutcome};
+use crate::landing::{Conflict, Outcome, UpdateOutcome};
 use crate::store::{LandedRef, version_after};
 
 /// Answers an update by its outcome.
 pub(crate) fn answer(read: &ReadUpdate, outcome: Outcome, form: ConfigForm, delivery: Option<&Delivery>) -> Response {
     match outcome.update {
-        Some(UpdateOutcome::Landed { refs, layers, again }) => {
+        Some(UpdateOutcome::Landed { refs, again }) => {
             let sequence = outcome.sequence.unwrap_or_default();
-            let mut response = landed(read, (&refs, &layers), sequence, &outcome.notes, form, delivery);
+            let mut response = landed(read, &refs, sequence, &outcome.notes, form, delivery);
             if again {
                 response.headers_mut().insert("idempotent-replayed", HeaderValue::from_static("true"));
             }
@@ -37,7 +37,7 @@ fn tried(outcome: Outcome) -> Response {
 
 fn landed(
     read: &ReadUpdate,
-    (refs, layers): (&[LandedRef], &[(SectionName, i64)]),
+    refs: &[LandedRef],
     sequence: Sequence,
     notes: &[String],
     form: ConfigForm,
@@ -49,7 +49,6 @@ fn landed(
         let landed = refs.iter().find(|one| one.name == reference);
         let (commit, changes) = landed.map_or((CommitId::ZERO, 0), |one| (one.commit, one.changes));
         etag = Some(commit);
-        let layer = layers.iter().find(|(section, _)| *section == change.section);
         let config = match (form, &change.draft) {
             (ConfigForm::Object, Ok(draft)) => Value::Object(draft.values.clone()),
             _ => Value::String(text.clone()),
@@ -58,7 +57,7 @@ fn landed(
             "section": read.several.then_some(&change.section),
             "config": config,
             "schemaVersion": change.schema_version,
-            "version": layer.map_or_else(|| version_after(changes), |(_, version)| *version),
+            "version": version_after(changes),
             "commit": commit,
         }))
     });

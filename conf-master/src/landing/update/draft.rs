@@ -74,11 +74,7 @@ pub(crate) fn draft(
     for change in &update.changes {
         let reference = change.section.reference();
         let (version, current) = (change.section.version(table, layers), table.target(&reference));
-        // Clients of before know an absent layer by the version of its branch. It had no version
-        // that is as high.
-        let is_absent = version < 0 && change.section.layer().is_some();
-        let by_branch = || is_absent && change.expected.holds(table.version(&reference), current);
-        if !change.expected.holds(version, current) && !by_branch() {
+        if !change.expected.holds(version, table.version(&reference), current) {
             let (section, commit) = (change.section.clone(), current.map(|current| current.commit));
             return Err(DraftError::Conflict(Conflict { section, version, commit }));
         }

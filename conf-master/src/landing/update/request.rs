@@ -70,8 +70,6 @@ pub(crate) enum UpdateOutcome {
     Landed {
         /// The refs that it moved, snapshots included.
         refs: Vec<LandedRef>,
-        /// The version of each of its layers after it.
-        layers: Vec<(SectionName, i64)>,
         /// It had landed before, under the same key.
         again: bool,
     },
@@ -108,14 +106,20 @@ impl Update {
 }
 
 impl Expected {
-    /// Tells whether this is the newest state.
-    pub(crate) fn holds(&self, version: i64, current: Option<RefTarget>) -> bool {
+    /// Tells whether this is the newest state: of a section at `version`, on a branch that is at
+    /// `newest`.
+    ///
+    /// Since the version of a layer no version of its branch changed it, so each of them holds as
+    /// well, up to the newest. An earlier conf-master showed these for a layer, also for one that
+    /// does not exist.
+    pub(crate) fn holds(&self, version: i64, newest: i64, current: Option<RefTarget>) -> bool {
         let commit = match &self.commit {
             None => true,
             Some(IfMatch::Anything) => current.is_some(),
             Some(IfMatch::OneOf(commits)) => current.is_some_and(|current| commits.contains(&current.commit)),
         };
-        commit && self.version.is_none_or(|expected| expected == version)
+        let since = if version < 0 { newest } else { version };
+        commit && self.version.is_none_or(|expected| expected == version || (since..=newest).contains(&expected))
     }
 }
 

@@ -73,11 +73,14 @@ impl SectionName {
         }
     }
 
-    /// Returns its version: that of its branch, and for a layer the layer's own; -1 when it does
-    /// not exist.
+    /// Returns its version: that of its branch, and for a layer the one that its branch had with
+    /// the layer's last change; -1 when it does not exist.
     pub(crate) fn version(&self, table: &Table, layers: &LayerChanges) -> i64 {
         let branch = self.reference();
-        self.layer().map_or_else(|| table.version(&branch), |component| layers.place(&branch, component).version())
+        match self.layer() {
+            Some(component) => layers.version(table, &branch, component),
+            None => table.version(&branch),
+        }
     }
 
     /// Returns the version of the schema that the branch holds: `x-schema-version` of a component's

@@ -102,10 +102,18 @@ impl Consul {
         self.silent.lock().iter().map(|at| self.addresses[*at].shown.clone()).collect()
     }
 
-    /// Begins the next question with an address that was silent. Tells whether there is one.
-    pub(crate) fn try_silent_again(&self) -> bool {
-        let first = self.silent.lock().first().copied();
-        first.inspect(|at| self.answered.store(*at, Ordering::Relaxed)).is_some()
+    /// Asks one of the addresses that were silent whether it answers again.
+    pub(crate) async fn ask_a_silent_one(&self, key: &str) {
+        let silent: Vec<usize> = self.silent.lock().iter().copied().collect();
+        let Some(&at) = silent.get(rand::random_range(0..silent.len().max(1))) else { return };
+        let path = format!("/v1/kv/{key}");
+        // Any answer is a sign of life.
+        match self.ask_one(at, Connection::Fresh, Method::GET, &path, None, PATIENCE).await {
+            Ok(_) | Err(ConsulError::Denied { .. } | ConsulError::Malformed { .. }) => {
+                self.silent.lock().remove(&at);
+            }
+            Err(_) => {}
+        }
     }
 
     /// Splits the addresses among two clients, if there are several: one that watches by both hears

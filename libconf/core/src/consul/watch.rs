@@ -12,8 +12,8 @@ use crate::consul::{
 
 /// The deadline of a read that does not wait for a change.
 const READ: Duration = Duration::from_secs(5);
-/// The longest wait at one address while another one is silent, which is then asked again.
-const WHILE_SILENT: Duration = Duration::from_secs(30);
+/// The longest wait at one address while another one is silent, which is then asked too.
+const WHILE_SILENT: Duration = Duration::from_secs(55);
 /// The pause after the first answer that came early and changed nothing; each further one doubles
 /// it.
 const FLOOR: Duration = Duration::from_millis(50);
@@ -33,6 +33,8 @@ pub struct WatchIndex {
     last: Option<Entry>,
     /// Answers in a row that came before their time and changed nothing.
     early: u32,
+    /// True if the last answer came when its time was up.
+    is_due: bool,
     /// The earliest time of the next question.
     floor: Option<Instant>,
 }
@@ -71,7 +73,7 @@ impl Consul {
     /// - `seen` moves on with an answer that is of use, and with no other; it begins anew after an
     ///   error, at another address, and when Consul's index went back.
     /// - Answers that come before their time and change nothing are followed by a growing pause.
-    /// - Cancel: dropping the future loses nothing; the next call sees the same.
+    /// - Cancel: dropping the future loses no change; the next call answers at once.
     /// - Source: Consul HTTP API, "Blocking Queries".
     pub async fn watch(&self, key: &str, seen: &mut WatchIndex, wait: Duration) -> Result<Option<Entry>, ConsulError> {
         check_key(key)?;
@@ -86,7 +88,13 @@ impl Consul {
             Some((at, index)) => {
                 let path = format!("/v1/kv/{key}?index={index}&wait={}ms", wait.as_millis());
                 let deadline = wait + wait / 16 + READ;
-                self.ask_one(at, Connection::Pooled, Method::GET, &path, None, deadline).await.ok()
+                let answer = self.ask_one(at, Connection::Pooled, Method::GET, &path, None, deadline);
+                let mut answer = std::pin::pin!(answer);
+                let is_due = std::mem::take(&mut seen.is_due);
+                tokio::select! {
+                    answer = &mut answer => answer.ok(),
+                    () = self.ask_a_silent_one(key), if is_due => answer.await.ok(),
+                }
             }
             None => None,
         };
@@ -99,16 +107,24 @@ impl Consul {
         seen.index = (!went_back).then_some((answer.at, answer.index));
         let is_early = asked.elapsed() < wait / 2;
         seen.note(entry.as_ref(), is_early, Instant::now());
-        if !is_early && self.try_silent_again() {
-            seen.index = None;
-        }
+        seen.is_due = !is_early;
         Ok(entry)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use futures_util::FutureExt as _;
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+        sync::{Notify, mpsc},
+    };
+
     use super::*;
+    use crate::consul::address::ConsulCredentials;
 
     #[test]
     fn answers_that_change_nothing_and_come_early_are_followed_by_a_growing_pause() {
@@ -132,5 +148,57 @@ mod tests {
         assert_eq!(pause(&seen), None, "it was deleted");
         (0..30).for_each(|_| seen.note(None, true, now));
         assert_eq!(pause(&seen), Some(MOST_FLOOR_ABSENT));
+    }
+
+    /// Takes requests for `key`, and answers with the index 7 while `wait` says nothing else.
+    async fn serve(mut client: TcpStream, asked: mpsc::UnboundedSender<String>, change: Arc<Notify>) {
+        let mut bytes = vec![0; 4096];
+        let length = client.read(&mut bytes).await.unwrap();
+        let line = String::from_utf8_lossy(&bytes[..length]).lines().next().unwrap_or_default().to_owned();
+        let is_blocking = line.contains("wait=");
+        asked.send(line).unwrap();
+        let (index, value) = if is_blocking { (8, "Mg==") } else { (7, "MQ==") };
+        if is_blocking {
+            change.notified().await;
+        }
+        let body = format!(r#"[{{"Key":"key","Value":"{value}","Flags":0,"ModifyIndex":{index}}}]"#);
+        let head = format!("HTTP/1.1 200 OK\r\nX-Consul-Index: {index}\r\nContent-Length: {}\r\n", body.len());
+        client.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_silent_address_is_asked_beside_a_wait_and_keeps_no_change_back() {
+        let (silent, well) =
+            (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let urls = [&silent, &well].map(|one| format!("http://{}", one.local_addr().unwrap()));
+        let consul = Consul::new(&urls, ConsulCredentials::default()).unwrap();
+        let (asked, mut seen_requests) = mpsc::unbounded_channel();
+        let change = Arc::new(Notify::new());
+        let let_go = Arc::clone(&change);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = well.accept().await {
+                tokio::spawn(serve(client, asked.clone(), Arc::clone(&change)));
+            }
+        });
+        let wait = Duration::from_secs(60);
+        let mut seen = WatchIndex::default();
+        let first = consul.watch("key", &mut seen, wait).await.unwrap().unwrap();
+        assert_eq!((first.value.as_slice(), consul.silent().as_slice()), (b"1".as_slice(), &urls[..1]));
+        assert!(!seen_requests.recv().await.unwrap().contains("wait="));
+        // As if a wait had been over without a change.
+        seen.is_due = true;
+        while silent.accept().now_or_never().is_some() {}
+        let beside = async {
+            // The silent one is asked, and the well one waits meanwhile.
+            let (client, _) = silent.accept().await.unwrap();
+            assert!(seen_requests.recv().await.unwrap().contains("wait=55000ms"));
+            let_go.notify_one();
+            client
+        };
+        let start = Instant::now();
+        let (second, _client) = tokio::join!(consul.watch("key", &mut seen, wait), beside);
+        assert_eq!(second.unwrap().unwrap().value, b"2");
+        assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+        assert_eq!(consul.silent(), urls[..1], "it is still silent");
     }
 }

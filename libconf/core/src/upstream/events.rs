@@ -7,7 +7,7 @@ use reqwest::{
     header::{ACCEPT, CONTENT_TYPE},
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::upstream::{
     error::UpstreamError,
@@ -78,12 +78,14 @@ pub struct Events {
     heard: Instant,
     /// The silence after which the stream counts as broken.
     limit: Duration,
+    /// Nothing was heard yet.
+    is_mute: bool,
 }
 
 impl Events {
     pub(crate) fn new(upstream: Arc<Upstream>, url: String, response: Response) -> Self {
         let (parser, ready) = (Parser::default(), VecDeque::new());
-        Events { upstream, url, response, parser, ready, heard: Instant::now(), limit: SILENCE }
+        Events { upstream, url, response, parser, ready, heard: Instant::now(), limit: SILENCE, is_mute: true }
     }
 
     /// The server of the stream.
@@ -92,8 +94,28 @@ impl Events {
     }
 
     /// Asks the server of this stream over a connection of its own: that of the stream may be dead.
-    pub async fn ask<T: DeserializeOwned>(&self, path: &str) -> Result<T, UpstreamError> {
-        self.upstream.for_question(true).get_json(path).await
+    /// An answer is a sign of life.
+    pub async fn ask<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, UpstreamError> {
+        self.upstream.distrust_connections();
+        let answer = self.upstream.for_question(true).get_json(path).await?;
+        self.heard = Instant::now();
+        Ok(answer)
+    }
+
+    /// [`Events::next`]; but `None` if nothing at all has come since the stream was opened, and
+    /// nothing comes for `quiet` either. A proxy may hold the events back.
+    ///
+    /// Cancel: dropping the future loses nothing.
+    pub async fn next_within(&mut self, quiet: Duration) -> Result<Option<Event>, UpstreamError> {
+        if !self.is_mute {
+            return self.next().await.map(Some);
+        }
+        match timeout(quiet, self.next()).await {
+            Ok(event) => event.map(Some),
+            // Perhaps half an event.
+            Err(_) if !self.is_mute => self.next().await.map(Some),
+            Err(_) => Ok(None),
+        }
     }
 
     /// Waits for the next event.
@@ -122,7 +144,7 @@ impl Events {
                     });
                 }
             };
-            self.heard = Instant::now();
+            (self.heard, self.is_mute) = (Instant::now(), false);
             self.parser.feed(&part, &mut self.ready);
             if self.parser.pending() > LONGEST_LINE {
                 return Err(UpstreamError::Unexpected { url: url(), reason: "an event above 1 MiB".to_owned() });

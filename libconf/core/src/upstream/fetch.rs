@@ -153,11 +153,9 @@ async fn read_answer(
 ) -> Result<(), ReadError> {
     let mut packets = PacketReader::default();
     let mut section = Section::Start;
+    upstream.pulse.wait();
     loop {
-        upstream.pulse.wait();
         let part = next_part(&mut response, upstream.url().as_str(), SILENCE).await;
-        // The disk, too, may take its time: that is no silence of the server.
-        upstream.pulse.heard();
         let bytes = match part.map_err(ReadError::Upstream)? {
             Some(bytes) => bytes,
             None if section == Section::End && packets.is_empty() => break,
@@ -169,12 +167,22 @@ async fn read_answer(
             other => *other = None,
         }
         packets.feed(&bytes);
+        let (mut is_any, mut is_progress) = (false, false);
         while let Some(packet) = packets.next().map_err(|Malformed| ReadError::Malformed)? {
             let (next, part) = section.step(packet)?;
             section = next;
+            is_any = true;
             if let Some(part) = part {
+                is_progress = true;
+                // The disk, too, may take its time: that is no silence of the server.
+                upstream.pulse.heard();
                 parts.send(part).await.map_err(|_| ReadError::Stopped)?;
             }
+        }
+        // Git says that it is alive while it counts, and perhaps while it hangs: that is no progress.
+        if is_progress || !is_any {
+            upstream.pulse.heard();
+            upstream.pulse.wait();
         }
     }
     parts.send(Part::End).await.map_err(|_| ReadError::Stopped)
@@ -195,8 +203,8 @@ impl Section {
     fn step(self, packet: Packet) -> Result<(Section, Option<Part>), ReadError> {
         Ok(match (self, packet) {
             (Section::Pack, Packet::Data(data)) => match data.first() {
-                Some(1) => (self, Some(Part::Pack(data.slice(1..)))),
-                Some(2) => (self, None),
+                Some(1) if data.len() > 1 => (self, Some(Part::Pack(data.slice(1..)))),
+                Some(1 | 2) => (self, None),
                 Some(3) => return Err(ReadError::Remote(String::from_utf8_lossy(&data[1..]).trim().to_owned())),
                 _ => return Err(ReadError::Malformed),
             },

@@ -3,7 +3,11 @@
 
 use std::{collections::VecDeque, future::Future, pin::Pin, sync::Arc, time::Duration};
 
-use tokio::task::JoinSet;
+use futures_util::FutureExt;
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
 
 use crate::{silence::Pulse, upstream::servers::Upstream};
 
@@ -11,6 +15,12 @@ use crate::{silence::Pulse, upstream::servers::Upstream};
 const GIVE_UP: Duration = Duration::from_secs(30);
 /// 5 s: the same where another server has answered already, which can soon be asked again.
 const GIVE_UP_AFTER_AN_ANSWER: Duration = Duration::from_secs(5);
+
+/// 10 s: then the next server is asked whatever still comes of the answer: it may hardly go on.
+const LONG: Duration = Duration::from_secs(10);
+/// Where a server may think for long at first, its answer may be long too: then this many times as
+/// long.
+const LONG_AT_FIRST: u32 = 3;
 
 type Asking<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
@@ -28,6 +38,10 @@ pub struct Hedge<T> {
     /// The server that was asked last, until it answers or is found silent; and whether it was
     /// asked before.
     newest: Option<(Arc<Upstream>, bool)>,
+    /// When that one has had its time.
+    due: Instant,
+    /// The time that each has, whatever comes of its answer.
+    long: Duration,
     /// True when the next server is to be asked.
     is_due: bool,
     /// The silence of all servers that ends the question.
@@ -57,6 +71,8 @@ impl<T: Send + 'static> Hedge<T> {
             ask: Box::new(move |server| Box::pin(ask(server)) as Asking<T>),
             puts_last: false,
             newest: None,
+            due: Instant::now(),
+            long: LONG,
             is_due: true,
             give_up: GIVE_UP,
             report: Box::new(|_| {}),
@@ -76,7 +92,8 @@ impl<T: Send + 'static> Hedge<T> {
     /// Lets each server be silent for `at_first` before the first part of its answer.
     #[must_use]
     pub fn waiting_longer_at_first(self, at_first: Duration) -> Self {
-        Hedge { at_first: at_first.max(self.patience), ..self }
+        let long = self.long.max(at_first * LONG_AT_FIRST);
+        Hedge { at_first: at_first.max(self.patience), long, ..self }
     }
 
     /// Calls `report` with each server that is found silent.
@@ -104,6 +121,7 @@ impl<T: Send + 'static> Hedge<T> {
                 self.pulses.push(server.pulse.clone());
                 let asking = (self.ask)(Arc::clone(&server));
                 self.newest = Some((Arc::clone(&server), is_second));
+                self.due = Instant::now() + self.long;
                 self.asked.spawn(async move { (server, asking.await) });
             }
             if self.asked.is_empty() {
@@ -136,8 +154,15 @@ impl<T: Send + 'static> Hedge<T> {
             }
         };
         let all = async {
-            for pulse in &self.pulses {
-                pulse.silence(limit.max(at_first), limit.max(patience)).await;
+            loop {
+                for pulse in &self.pulses {
+                    pulse.silence(limit.max(at_first), limit.max(patience)).await;
+                }
+                // The first one may have said something meanwhile.
+                let silent = self.pulses.iter().map(|pulse| pulse.silence(limit.max(at_first), limit.max(patience)));
+                if silent.map(FutureExt::now_or_never).all(|silent| silent.is_some()) {
+                    return;
+                }
             }
         };
         tokio::select! {
@@ -147,6 +172,10 @@ impl<T: Send + 'static> Hedge<T> {
                 // A task that panicked has no answer.
                 _ => Heard::Panic,
             },
+            () = sleep_until(self.due), if self.newest.is_some() && !self.waiting.is_empty() => {
+                self.newest = None;
+                Heard::Silence
+            }
             () = newest, if is_awaited => {
                 if let Some((silent, is_second)) = self.newest.take().filter(|_| self.puts_last) {
                     silent.report_silent();
@@ -165,7 +194,7 @@ impl<T: Send + 'static> Hedge<T> {
 enum Heard<T> {
     Answer((Arc<Upstream>, T)),
     Panic,
-    /// The newest server is silent, and the next one is to be asked.
+    /// The newest server is silent or takes long, and the next one is to be asked.
     Silence,
     /// Every server is silent.
     Nothing,
@@ -250,19 +279,38 @@ mod tests {
 
     #[tokio::test]
     async fn a_server_whose_answer_goes_on_is_not_silent() {
-        let (parts, patience) = (40, Duration::from_millis(50));
+        let (parts, patience) = (4, Duration::from_secs(1));
         let mut hedge = Hedge::new(servers(2), patience, move |server| async move {
             if port(&server) == 2 {
                 return "the second was asked";
             }
+            // A whole that is soon there. One that goes on for long has the next one asked too.
             for _ in 0..parts {
-                tokio::time::sleep(patience / 10).await;
+                tokio::time::sleep(patience / 3).await;
                 server.pulse.heard();
                 server.pulse.wait();
             }
             "whole"
         });
         assert_eq!(hedge.next().await.unwrap().1, "whole");
+    }
+
+    #[tokio::test]
+    async fn a_server_whose_answer_hardly_goes_on_has_the_next_one_asked_beside_it() {
+        let mut hedge = Hedge::new(servers(2), Duration::from_secs(60), move |server| async move {
+            if port(&server) == 2 {
+                return "the second was asked";
+            }
+            loop {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                server.pulse.heard();
+                server.pulse.wait();
+            }
+        })
+        .putting_silent_ones_last();
+        hedge.long = Duration::from_millis(50);
+        let (server, answer) = hedge.next().await.unwrap();
+        assert_eq!((port(&server), answer), (2, "the second was asked"));
     }
 
     #[tokio::test]

@@ -38,6 +38,9 @@ pub(crate) const SILENCE: Duration = Duration::from_secs(120);
 /// 2 s: a server that has not answered a question in JSON by then has the next one asked too.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// 5 s: by then the kernel has ended idle connections that are dead.
+const DISTRUST: Duration = Duration::from_secs(5);
+
 /// How long the answer of a server that failed may take when it is asked whether it is back.
 const REVIVAL: Duration = Duration::from_secs(5);
 
@@ -64,6 +67,8 @@ pub struct Upstream {
     failing: Arc<Mutex<Option<Failing>>>,
     /// Notified by each failure.
     failed: Arc<Notify>,
+    /// Until then idle connections may be dead.
+    distrusted: Arc<Mutex<Option<Instant>>>,
     /// Signs of life while it answers one question.
     pub(crate) pulse: Pulse,
 }
@@ -94,6 +99,7 @@ impl Upstreams {
                 credentials: credentials.clone(),
                 failing: Arc::default(),
                 failed: Arc::clone(&failed),
+                distrusted: Arc::default(),
                 pulse: Pulse::new(),
             })
         };
@@ -288,7 +294,13 @@ impl Upstream {
 
     /// Moves the server to the end until it works, since it gave no answer.
     pub fn report_silent(&self) {
+        self.distrust_connections();
         self.fail(true);
+    }
+
+    /// For a while, asks over new connections: the idle ones may be as dead as one that is silent.
+    pub(crate) fn distrust_connections(&self) {
+        *self.distrusted.lock() = Some(Instant::now() + DISTRUST);
     }
 
     fn fail(&self, is_silent: bool) {
@@ -314,7 +326,8 @@ impl Upstream {
     /// a silent one goes over a connection of its own.
     pub(crate) fn for_question(&self, is_second: bool) -> Arc<Self> {
         let mut one = Upstream { pulse: Pulse::new(), ..self.clone() };
-        if is_second {
+        let is_distrusted = self.distrusted.lock().is_some_and(|until| Instant::now() < until);
+        if is_second || is_distrusted {
             one.client = one.fresh.clone();
         }
         Arc::new(one)

@@ -160,7 +160,9 @@ fn a_check_of_a_clone_of_one_branch_says_what_it_lacks_and_how_to_bring_it() {
         // A fault that no other branch mends.
         let git = |arguments: &[&str]| site.work.git(&[&["-C", shown], arguments].concat());
         git(&["switch", "-q", "--orphan", "mine"]);
-        ["name", "Name"].map(|name| std::fs::write(folder.join(name), "1").expect("it can be written"));
+        for name in ["name", "Name"] {
+            std::fs::write(folder.join(name), "1").expect("it can be written");
+        }
         git(&["add", "name", "Name"]);
         git(&["commit", "-q", "-m", "two names that differ in case"]);
         let (code, words) = check(&supposed);
