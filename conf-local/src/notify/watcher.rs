@@ -109,7 +109,8 @@ impl WatcherStatus {
         self.relayed(relay);
     }
 
-    /// Returns what it was told of and has not passed on. `exported` is the change that is in place.
+    /// Returns what it was told of and has not passed on. `exported` is the change that is in
+    /// place.
     pub(crate) fn not_passed_on(&self, exported: Sequence) -> Option<Untold> {
         let relay = self.relay.as_ref()?;
         let through = self.relaying.or_else(|| relay.waits.as_ref().map(|_| exported))?;

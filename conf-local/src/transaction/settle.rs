@@ -65,7 +65,8 @@ impl Host {
         self.place.is_troubled() || self.checks.hold_back()
     }
 
-    /// Tries again to place components that could not be placed, and those whose check did not pass.
+    /// Tries again to place components that could not be placed, and those whose check did not
+    /// pass.
     pub(crate) fn place_again(&mut self, audience: &Audience) -> Result<(), TransactionError> {
         self.restore_places();
         self.checks.try_again();
