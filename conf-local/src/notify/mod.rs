@@ -27,3 +27,6 @@ pub use crate::notify::{
     watcher::{WatcherState, WatcherStatus},
 };
 pub(crate) use crate::notify::{outbox::Notice, watcher::Relay};
+
+#[cfg(test)]
+mod tests;

@@ -102,10 +102,20 @@ impl Notice {
 pub struct Outbox {
     path: PathBuf,
     content: Mutex<Content>,
+    registered: Mutex<Registered>,
     /// A notice was delivered, or telling failed.
     delivered: Notify,
     /// The file could not be read.
     lost: bool,
+}
+
+/// What is known of registered processes while the agent runs.
+#[derive(Default)]
+struct Registered {
+    /// Those that count for this host's reports.
+    counted: BTreeSet<WatcherId>,
+    /// What those of them were told that tell another process, and have not passed on.
+    relaying: BTreeMap<WatcherId, Untold>,
 }
 
 #[derive(Clone, Default, Serialize, Deserialize)]
@@ -150,7 +160,7 @@ impl Outbox {
         if !settled && let Err(error) = replace_state(&path, &content, Durability::Full) {
             tracing::warn!(%error, path = %path.display(), "the outbox cannot be written");
         }
-        Outbox { path, content: Mutex::new(content), delivered: Notify::new(), lost }
+        Outbox { path, content: Mutex::new(content), registered: Mutex::default(), delivered: Notify::new(), lost }
     }
 
     /// True if the file could not be read, so that nobody knows which watchers are owed a notice.
@@ -214,15 +224,44 @@ impl Outbox {
     }
 
     /// Returns what watchers were not told, by the watcher's name. Of registered processes only
-    /// those that could not be told: any user may register one.
+    /// those that count: any user may register one.
     pub(crate) fn untold(&self) -> BTreeMap<String, Untold> {
-        let content = self.content.lock();
-        let counts = |(watcher, notice): &(&WatcherId, &Notice)| notice.failed.is_some() || !watcher.is_registered();
-        let untold = content.owed.iter().filter(counts).map(|(watcher, notice)| {
+        let (content, registered) = (self.content.lock(), self.registered.lock());
+        let counts = |(watcher, notice): &(&WatcherId, &Notice)| {
+            notice.failed.is_some() || !watcher.is_registered() || registered.counted.contains(watcher)
+        };
+        let owed = content.owed.iter().filter(counts).map(|(watcher, notice)| {
             let about = Changes { after: notice.after, through: notice.sequence };
-            (watcher.0.clone(), Untold { about, error: notice.failed.clone() })
+            (watcher, Untold { about, error: notice.failed.clone() })
         });
-        untold.collect()
+        let relaying = registered.relaying.iter().map(|(watcher, untold)| (watcher, untold.clone()));
+        let mut all: BTreeMap<String, Untold> = BTreeMap::new();
+        for (watcher, untold) in owed.chain(relaying) {
+            all.entry(watcher.0.clone())
+                .and_modify(|known| {
+                    known.about.after = known.about.after.min(untold.about.after);
+                    known.about.through = known.about.through.max(untold.about.through);
+                    known.error = known.error.take().or(untold.error.clone());
+                })
+                .or_insert(untold);
+        }
+        all
+    }
+
+    /// Has a registered process count for this host's reports.
+    pub(crate) fn count(&self, watcher: &WatcherId) {
+        self.registered.lock().counted.insert(watcher.clone());
+    }
+
+    /// Notes what a registered process has not passed on to the process that it tells. One that
+    /// does not count may not pass on anything.
+    pub(crate) fn relaying(&self, watcher: &WatcherId, untold: Option<Untold>) {
+        let mut registered = self.registered.lock();
+        match untold.filter(|_| registered.counted.contains(watcher)) {
+            Some(untold) => drop(registered.relaying.insert(watcher.clone(), untold)),
+            None => drop(registered.relaying.remove(watcher)),
+        }
+        self.delivered.notify_waiters();
     }
 
     /// Notes that `watcher` was told of `told`. A notice that grew meanwhile stays: it is about the
@@ -256,6 +295,10 @@ impl Outbox {
 
     /// Drops the notice of a watcher that does not exist any more.
     pub(crate) fn forget(&self, watcher: &WatcherId) -> io::Result<()> {
+        let mut registered = self.registered.lock();
+        registered.counted.remove(watcher);
+        registered.relaying.remove(watcher);
+        drop(registered);
         let mut content = self.content.lock();
         if content.owed.remove(watcher).is_none() {
             return Ok(());
@@ -344,9 +387,37 @@ mod tests {
         // It was told of the first, and not of the second.
         outbox.delivered(&id("reload"), &five).unwrap();
         assert_eq!(about(&outbox), Some((5, 7, None)));
-        // A process that somebody registered holds nobody up while it is not told.
-        owe(&outbox, "process 1.2 SIGHUP", 8);
-        assert_eq!(outbox.untold().len(), 1);
+    }
+
+    #[test]
+    fn registered_processes_of_root_alone_are_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let outbox = Outbox::open(folder.path(), Sequence(4));
+        let (roots, others) = (id("process 1.2 SIGHUP"), id("process 3.4 SIGHUP"));
+        outbox.count(&roots);
+        owe(&outbox, &others.0, 5);
+        let notice = owe(&outbox, &roots.0, 5);
+        let shown = |outbox: &Outbox| {
+            let shown = |(name, one): (String, Untold)| (name, one.about.after.0, one.about.through.0, one.error);
+            outbox.untold().into_iter().map(shown).collect::<Vec<_>>()
+        };
+        // Both are owed, and neither has failed.
+        assert_eq!(shown(&outbox), [(roots.0.clone(), 4, 5, None)]);
+
+        // It was told, and has to tell another process.
+        let about = Changes { after: Sequence(3), through: Sequence(5) };
+        let untold = |error: Option<&str>| Some(Untold { about, error: error.map(str::to_owned) });
+        outbox.relaying(&roots, untold(None));
+        outbox.relaying(&others, untold(Some("held up")));
+        outbox.delivered(&roots, &notice).unwrap();
+        assert_eq!(shown(&outbox), [(roots.0.clone(), 3, 5, None)]);
+        outbox.relaying(&roots, untold(Some("no handler")));
+        owe(&outbox, &roots.0, 6);
+        assert_eq!(shown(&outbox), [(roots.0.clone(), 3, 6, Some("no handler".to_owned()))]);
+        outbox.relaying(&roots, None);
+        assert_eq!(shown(&outbox), [(roots.0.clone(), 5, 6, None)]);
+        outbox.forget(&roots).unwrap();
+        assert_eq!(shown(&outbox), []);
     }
 
     #[test]

@@ -120,6 +120,9 @@ impl Registry {
             if let Ok(process) = Process::reopen(&registration.identity, registration.owner()) {
                 let watcher = Watcher::registered(registration, process);
                 let id = watcher.status.lock().id.clone();
+                if watcher.counts() {
+                    outbox.count(&id);
+                }
                 watchers.insert(id, watcher);
             }
         }
@@ -209,6 +212,9 @@ impl Registry {
             new
         });
         watcher.set_registration(registration);
+        if watcher.counts() {
+            self.outbox.count(&id);
+        }
         let status = watcher.status.lock().clone();
         drop(watchers);
         self.woken.notify_one();
@@ -220,7 +226,12 @@ impl Registry {
         let watchers = self.watchers.lock();
         let mut status = watchers.get(id)?.status.lock();
         status.relayed(relay);
-        Some(status.clone())
+        self.outbox.relaying(id, status.not_passed_on(self.agent.view().status.sequence));
+        let shown = status.clone();
+        drop(status);
+        drop(watchers);
+        self.agent.update(|view| view.status.untold = self.outbox.untold());
+        Some(shown)
     }
 
     /// Returns the state of every watcher, in order of name.

@@ -229,10 +229,6 @@ impl Teller {
         } else {
             tracing::info!(watcher = %self.id.0, sequence, why, "no process to tell");
         }
-        if let Err(error) = self.outbox.delivered(&self.id, notice) {
-            tracing::warn!(watcher = %self.id.0, %error, "the outbox cannot be written; the watcher may be told once more");
-        }
-        self.agent.update(|view| view.status.untold = self.outbox.untold());
         let mut status = self.status.lock();
         if !matches!(self.recipient, Recipient::Process { .. }) {
             status.pid = pid;
@@ -243,6 +239,13 @@ impl Teller {
             (status.state, status.sequence, status.when) = (WatcherState::Idle, notice.sequence, now());
             status.error = nobody;
         }
+        // What it has to pass on is known before its notice goes.
+        self.outbox.relaying(&self.id, status.not_passed_on(notice.sequence));
+        drop(status);
+        if let Err(error) = self.outbox.delivered(&self.id, notice) {
+            tracing::warn!(watcher = %self.id.0, %error, "the outbox cannot be written; the watcher may be told once more");
+        }
+        self.agent.update(|view| view.status.untold = self.outbox.untold());
     }
 
     /// Notes that telling failed, and logs a new reason once.

@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc, time::Duration};
 
+use conf_core::settings::one_line;
 use libconf::name::{ComponentSelector, Sequence};
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
@@ -15,6 +16,7 @@ use crate::{
         registrations::Registration,
     },
     process::{Process, shown},
+    state::{Changes, Untold},
 };
 
 /// One watcher.
@@ -107,6 +109,16 @@ impl WatcherStatus {
         self.relayed(relay);
     }
 
+    /// Returns what it was told of and has not passed on. `exported` is the change that is in
+    /// place.
+    pub(crate) fn not_passed_on(&self, exported: Sequence) -> Option<Untold> {
+        let relay = self.relay.as_ref()?;
+        let through = self.relaying.or_else(|| relay.waits.as_ref().map(|_| exported))?;
+        let after = relay.told.min(Sequence(through.0.saturating_sub(1)));
+        let error = self.error.clone().filter(|_| relay.waits.is_some());
+        Some(Untold { about: Changes { after, through }, error })
+    }
+
     /// Notes what it says of the other process.
     pub(crate) fn relayed(&mut self, relay: Relay) {
         let passed_on = match self.relaying {
@@ -114,8 +126,8 @@ impl WatcherStatus {
             None => self.state == WatcherState::Waiting,
         };
         if let Some(why) = &relay.waits {
-            let plain = why.chars().take(MOST_WORDS).map(|one| if one.is_control() { ' ' } else { one });
-            (self.state, self.error) = (WatcherState::Waiting, Some(plain.collect()));
+            let short: String = why.chars().take(MOST_WORDS).collect();
+            (self.state, self.error) = (WatcherState::Waiting, Some(one_line(&short)));
         } else if passed_on {
             self.relaying = None;
             let sequence = self.sequence.max(relay.told);

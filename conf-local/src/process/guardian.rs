@@ -25,6 +25,8 @@ use nix::{
     unistd::Pid,
 };
 
+use crate::process::stat::Stat;
+
 /// The first word of the guardian's command line.
 const GUARD: &str = "guard-command";
 /// The first word of the command line that becomes the command.
@@ -134,13 +136,8 @@ fn reap(command: Pid) -> Option<ExitStatus> {
 
 /// Lists the children of this process, adopted ones included.
 fn children() -> Vec<Pid> {
-    let me = std::process::id().to_string();
+    let me = std::process::id().cast_signed();
     let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    let is_mine = |pid: &i32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let rest = stat.rsplit(") ").next().unwrap_or_default();
-        rest.split(' ').nth(1) == Some(me.as_str())
-    };
-    pids.filter(is_mine).map(Pid::from_raw).collect()
+    pids.filter(|pid| Stat::read(*pid).is_ok_and(|stat| stat.parent == me)).map(Pid::from_raw).collect()
 }

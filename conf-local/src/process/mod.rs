@@ -2,6 +2,7 @@
 //! the system alone.
 
 mod words;
+mod stat;
 mod guardian;
 mod command;
 mod handle;
@@ -9,11 +10,13 @@ mod descendants;
 mod pidfile;
 
 pub use crate::process::guardian::child as guard;
+#[cfg(test)]
+pub(crate) use crate::process::handle::tests::Running;
 pub(crate) use crate::process::{
     command::{
         Children, CommandError, Invocation, TIME_LIMIT, Variables, Visibility, run as run_command, variables_of_change,
     },
-    descendants::{Descendant, adopt, descendants, reap_adopted},
+    descendants::{Descendant, Family, adopt, reap_adopted},
     guardian::END_WITHIN,
     handle::{FIRST_LOOK, LONGEST_LOOK, Process, ProcessError, ProcessIdentity, start_time},
     pidfile::of_pidfile,

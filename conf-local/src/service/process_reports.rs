@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use conf_core::settings::one_line;
 use libconf::name::{ComponentVersion, Sequence};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -154,5 +155,5 @@ impl ProcessReports {
 
 /// Shortens untrusted text and replaces its control characters.
 fn plain(text: &str, most: usize) -> String {
-    text.chars().take(most).map(|one| if one.is_control() { ' ' } else { one }).collect()
+    one_line(&text.chars().take(most).collect::<String>())
 }

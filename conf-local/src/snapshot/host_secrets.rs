@@ -6,6 +6,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -68,8 +69,10 @@ struct Known {
     error: Option<String>,
     /// A component was rendered without a value, and says so itself.
     in_vain: bool,
-    /// The value is new, and no rendering has got it yet.
-    is_new: bool,
+    /// Held while the source is read: a command runs once at a time.
+    reading: Arc<Mutex<()>>,
+    /// The time at which it was last read.
+    read: Option<Instant>,
     stamp: Option<Stamp>,
     due: Instant,
     backoff: Backoff,
@@ -81,24 +84,46 @@ impl HostSecrets {
         self.content.lock().every = Some(every);
     }
 
-    /// Reads a source for a rendering. Blocks. Returns its value, or the last good one, with its
-    /// generation.
+    /// Reads a source for the rendering of a component that changed. Blocks. Returns its value, or
+    /// the last good one, with its generation.
     pub(crate) fn read(&self, source: &HostSource) -> (Result<SecretValue, String>, u64) {
         // A command that makes a new value each time does not run once more for this one.
-        let is_new = self.content.lock().known.get(source).is_some_and(|known| known.is_new);
-        if !is_new || matches!(source, HostSource::File(_)) {
+        if matches!(source, HostSource::File(_)) || !self.content.lock().awaits_export(source) {
             self.renew(source, &|| false);
         }
+        self.known(source)
+    }
+
+    /// Does the same for a rendering of what is exported already: only a source that was never read
+    /// is read.
+    pub(crate) fn recall_value(&self, source: &HostSource) -> (Result<SecretValue, String>, u64) {
+        if self.content.lock().known.get(source).is_none_or(|known| known.read.is_none()) {
+            self.renew(source, &|| false);
+        }
+        self.known(source)
+    }
+
+    fn known(&self, source: &HostSource) -> (Result<SecretValue, String>, u64) {
         let mut content = self.content.lock();
         let Some(known) = content.known.get_mut(source) else { return (Err("it is not read".to_owned()), 0) };
-        known.is_new = false;
         known.in_vain = known.value.is_none();
         let value = known.value.clone().ok_or_else(|| known.error.clone().unwrap_or_default());
         (value, known.generation)
     }
 
-    /// Reads a source again. Blocks.
+    /// Reads a source again. Blocks. Whoever comes while it is read waits for that, and takes what
+    /// was read.
     pub(crate) fn renew(&self, source: &HostSource, is_stopped: &dyn Fn() -> bool) {
+        let came = Instant::now();
+        let reading = {
+            let mut content = self.content.lock();
+            content.known.entry(source.clone()).or_insert_with(Known::new).reading.clone()
+        };
+        let _alone = reading.lock();
+        let was_read = |known: &Known| known.read.is_some_and(|read| read > came);
+        if self.content.lock().known.get(source).is_some_and(was_read) {
+            return;
+        }
         // A change after this look shows at the next one.
         let stamp = source.stamp();
         let read = source.read(is_stopped);
@@ -109,12 +134,12 @@ impl HostSecrets {
         let generation = content.generation + 1;
         let every = content.every.unwrap_or(EVERY);
         let known = content.known.entry(source.clone()).or_insert_with(Known::new);
-        known.stamp = stamp;
+        (known.stamp, known.read) = (stamp, Some(Instant::now()));
         match read {
             Ok(value) => {
                 let is_new = known.value.as_ref() != Some(&value);
                 if is_new {
-                    (known.generation, known.is_new) = (generation, true);
+                    known.generation = generation;
                     known.value = Some(value);
                 }
                 (known.error, known.in_vain) = (None, false);
@@ -224,6 +249,15 @@ impl HostSecrets {
     }
 }
 
+impl Content {
+    /// True if there is a value that the export of a component was not made from yet.
+    fn awaits_export(&self, source: &HostSource) -> bool {
+        let Some(known) = self.known.get(source).filter(|known| known.value.is_some()) else { return false };
+        let mut readers = self.uses.values().filter_map(|uses| uses.get(source)).peekable();
+        readers.peek().is_none() || readers.any(|one| one.generation != known.generation)
+    }
+}
+
 impl Known {
     fn new() -> Self {
         Known {
@@ -231,7 +265,8 @@ impl Known {
             generation: 0,
             error: None,
             in_vain: false,
-            is_new: false,
+            reading: Arc::default(),
+            read: None,
             stamp: None,
             due: Instant::now(),
             backoff: Backoff::new(AGAIN, MUCH_LATER),
@@ -305,8 +340,66 @@ mod tests {
         secrets.renew(&source, &|| false);
         let (first, generation) = secrets.read(&source);
         assert!(first.is_ok() && generation == 1);
+        // The rendering failed, and is tried again.
+        assert_eq!(secrets.read(&source), (first.clone(), 1));
+        secrets.exported(uses(&source, 1));
+        assert_eq!(secrets.recall_value(&source), (first.clone(), 1), "nothing changed");
         let (second, generation) = secrets.read(&source);
         assert!(second.is_ok() && second != first && generation == 2);
+    }
+
+    #[test]
+    fn a_command_runs_for_all_that_read_it_and_only_once_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let (runs, go) = (folder.path().join("runs"), folder.path().join("go"));
+        fs::write(&runs, "").unwrap();
+        nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        // Each run tells that it began, and ends when somebody writes.
+        let script = format!("echo $$ >>{}; read line <{}; echo $line", runs.display(), go.display());
+        let source = HostSource::Command(["sh", "-c", &script].map(str::to_owned).to_vec());
+        let secrets = HostSecrets::default();
+        secrets.exported(uses(&source, 0));
+        std::thread::scope(|scope| {
+            let first = scope.spawn(|| secrets.renew(&source, &|| false));
+            let begun = Instant::now();
+            while fs::read_to_string(&runs).unwrap().is_empty() {
+                assert!(begun.elapsed() < Duration::from_secs(9));
+                std::thread::yield_now();
+            }
+            let second = scope.spawn(|| secrets.read(&source));
+            let reading = secrets.content.lock().known[&source].reading.clone();
+            // This thread, both readers, and the source itself have it: so the second waits.
+            while Arc::strong_count(&reading) < 4 {
+                assert!(begun.elapsed() < Duration::from_secs(9));
+                std::thread::yield_now();
+            }
+            fs::write(&go, "value\n").unwrap();
+            first.join().unwrap();
+            let (value, generation) = second.join().unwrap();
+            assert!(value.is_ok() && generation == 1);
+        });
+        assert_eq!(fs::read_to_string(&runs).unwrap().lines().count(), 1);
+    }
+
+    #[test]
+    fn of_two_components_that_read_one_command_none_makes_the_other_stale_for_ever() {
+        let (secrets, made) = (HostSecrets::default(), ["sh", "-c", "echo $$"].map(str::to_owned).to_vec());
+        let source = HostSource::Command(made);
+        let mut both = uses(&source, 0);
+        let other: ComponentVersion = "services/api/latest".parse().unwrap();
+        both.insert(other.clone(), both.values().next().unwrap().clone());
+        secrets.exported(both.clone());
+        secrets.renew(&source, &|| false);
+        let mut rounds = 0;
+        // Each stale component is rendered alone.
+        while let Some(name) = secrets.stale().pop_first() {
+            let (_, generation) = secrets.read(&source);
+            both.get_mut(&name).unwrap().get_mut(&source).unwrap().generation = generation;
+            secrets.exported(both.clone());
+            rounds += 1;
+            assert!(rounds <= 2, "each runs the command again");
+        }
+        assert_eq!(rounds, 2);
     }
 
     #[test]

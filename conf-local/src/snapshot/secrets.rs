@@ -5,7 +5,7 @@
 //! errors and reports hold names alone.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -76,14 +76,18 @@ pub(crate) struct SecretReader<'a> {
     identity: &'a Identity,
     git: &'a Git,
     host: &'a HostSecrets,
+    /// Only a source of this host that was never read is read.
+    recalls: bool,
     known: HashMap<SecretName, Result<SecretValue, String>>,
-    /// The generation of each source's value.
-    read: HashMap<HostSource, u64>,
+    /// The value of each source, and its generation.
+    read: HashMap<HostSource, (Result<SecretValue, String>, u64)>,
 }
 
 impl<'a> SecretReader<'a> {
-    pub(crate) fn new(identity: &'a Identity, git: &'a Git, host: &'a HostSecrets) -> Self {
-        SecretReader { identity, git, host, known: HashMap::new(), read: HashMap::new() }
+    /// With `recalls`, takes the values of this host's own secrets as they were last read: what is
+    /// exported is only compared or made again.
+    pub(crate) fn new(identity: &'a Identity, git: &'a Git, host: &'a HostSecrets, recalls: bool) -> Self {
+        SecretReader { identity, git, host, recalls, known: HashMap::new(), read: HashMap::new() }
     }
 
     /// Returns the secrets that a component may read.
@@ -96,11 +100,7 @@ impl<'a> SecretReader<'a> {
             if !self.known.contains_key(name) {
                 let value = match HostSource::of(&declared.source) {
                     None => self.sealed(sources, name),
-                    Some(source) => {
-                        let (value, generation) = self.host.read(&source);
-                        self.read.insert(source, generation);
-                        value
-                    }
+                    Some(source) => self.of_host(source),
                 };
                 self.known.insert(name.clone(), value);
             }
@@ -114,7 +114,20 @@ impl<'a> SecretReader<'a> {
     /// Notes in `uses` which values a rendering got.
     pub(crate) fn date(&self, uses: &mut SourceUses) {
         for (source, one) in uses {
-            one.generation = self.read.get(source).copied().unwrap_or(one.generation);
+            one.generation = self.read.get(source).map_or(one.generation, |(_, generation)| *generation);
+        }
+    }
+
+    fn of_host(&mut self, source: HostSource) -> Result<SecretValue, String> {
+        let read = |source: &HostSource| {
+            if self.recalls { self.host.recall_value(source) } else { self.host.read(source) }
+        };
+        match self.read.entry(source) {
+            Entry::Occupied(known) => known.get().0.clone(),
+            Entry::Vacant(new) => {
+                let value = read(new.key());
+                new.insert(value).0.clone()
+            }
         }
     }
 

@@ -3,16 +3,17 @@
 //!
 //! A component that does not pass keeps its earlier files, and the others switch. A failed check
 //! does not run again for changes of other components, since it would delay them each time. It runs
-//! again when its component changes, at the agent's next start, and with `conf-local verify
-//! --repair`.
+//! again after a while, since what it needs of this host may come late; when its component changes;
+//! at the agent's next start; and with `conf-local verify --repair`.
 
 use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use conf_core::retry::Backoff;
 use futures_util::{StreamExt as _, stream};
 use libconf::name::{ComponentSelector, ComponentVersion, Sequence};
 use parking_lot::Mutex;
@@ -32,6 +33,11 @@ use crate::{
 const AT_ONCE: usize = 4;
 /// 30 s for a check whose entry has no timeout: the switch waits for it.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// 1 s after a check that did not pass, doubling up to 5 minutes: then it runs again. Changes wait
+/// meanwhile, for its timeout at most.
+const AGAIN: Duration = Duration::from_secs(1);
+const MUCH_LATER: Duration = Duration::from_secs(300);
 
 /// One entry of `check:` in the YAML file.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
@@ -65,7 +71,22 @@ impl TryFrom<RawCheck> for CheckEntry {
 pub(crate) struct Checks {
     entries: Vec<CheckEntry>,
     last: Mutex<BTreeMap<(ComponentVersion, usize), CheckStatus>>,
+    failed: Mutex<BTreeMap<ComponentVersion, FailedCheck>>,
     stop: CancellationToken,
+}
+
+/// A check that did not pass, and holds its component back.
+#[derive(Debug)]
+struct FailedCheck {
+    /// The folder with the files that it refused.
+    files: PathBuf,
+    /// What it said first: a message with the time in it is no news each time.
+    reason: String,
+    /// It runs again after this.
+    due: Instant,
+    backoff: Backoff,
+    /// It runs again with the next attempt.
+    again: bool,
 }
 
 /// A staged component to check.
@@ -94,7 +115,7 @@ pub(crate) enum Unchecked {
 impl Checks {
     /// Takes the entries of the configuration. `stop` ends a running check.
     pub(crate) fn new(entries: Vec<CheckEntry>, stop: CancellationToken) -> Self {
-        Checks { entries, last: Mutex::default(), stop }
+        Checks { entries, last: Mutex::default(), failed: Mutex::default(), stop }
     }
 
     /// True if there is a check for this component.
@@ -118,7 +139,53 @@ impl Checks {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Unchecked::System)?;
         let jobs = jobs.into_iter().map(|(staged, (number, entry))| self.one(number, entry, staged, sequence, export));
         let ended: Vec<_> = runtime.block_on(stream::iter(jobs).buffer_unordered(AT_ONCE).collect());
-        ended.into_iter().filter_map(Result::transpose).collect()
+        let mut unfit: Faults = ended.into_iter().filter_map(Result::transpose).collect::<Result<_, _>>()?;
+        self.note(staged, &mut unfit);
+        Ok(unfit)
+    }
+
+    /// Notes when those that did not pass run again.
+    fn note(&self, staged: &[StagedComponent], unfit: &mut Faults) {
+        let mut failed = self.failed.lock();
+        for StagedComponent { component, files, .. } in staged {
+            let Some(reason) = unfit.get_mut(component) else {
+                failed.remove(component);
+                continue;
+            };
+            let known = failed.remove(component).filter(|known| known.files == *files);
+            let mut known = known.unwrap_or_else(|| FailedCheck {
+                files: files.clone(),
+                reason: reason.clone(),
+                due: Instant::now(),
+                backoff: Backoff::new(AGAIN, MUCH_LATER),
+                again: false,
+            });
+            reason.clone_from(&known.reason);
+            (known.due, known.again) = (Instant::now() + known.backoff.next_wait(), false);
+            failed.insert(component.clone(), known);
+        }
+    }
+
+    /// True while a check holds a component back: it runs again.
+    pub(crate) fn hold_back(&self) -> bool {
+        !self.failed.lock().is_empty()
+    }
+
+    /// Has the failed checks run whose time has come.
+    pub(crate) fn try_again(&self) {
+        for failed in self.failed.lock().values_mut() {
+            failed.again = failed.due <= Instant::now();
+        }
+    }
+
+    /// True if the failed check of a component runs again now.
+    pub(crate) fn runs_again(&self, component: &ComponentVersion) -> bool {
+        self.failed.lock().get(component).is_some_and(|failed| failed.again)
+    }
+
+    /// Forgets the checks of components that are not held back any more.
+    pub(crate) fn forget_all_but(&self, held_back: &Faults) {
+        self.failed.lock().retain(|component, _| held_back.contains_key(component));
     }
 
     /// Returns the last result of each check.
@@ -169,10 +236,7 @@ impl Checks {
         };
         self.last.lock().insert((component.clone(), number), status);
         Ok(error.map(|error| {
-            (
-                component,
-                format!("the check `{command}` did not pass, and runs again when the component changes: {error}"),
-            )
+            (component, format!("the check `{command}` did not pass, and runs again within 5 minutes: {error}"))
         }))
     }
 }

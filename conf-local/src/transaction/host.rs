@@ -331,6 +331,7 @@ impl Host {
     /// caller is told of the damage, so that it is mended and they are tried again.
     fn note_unreadable(&mut self, draft: Draft) -> Result<(), TransactionError> {
         self.unreadable = draft.unreadable;
+        self.checks.forget_all_but(&draft.faults);
         self.secrets.exported(draft.secrets);
         draft.damage.map_or(Ok(()), |cause| Err(TransactionError::Damaged(cause)))
     }

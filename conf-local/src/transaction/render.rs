@@ -61,7 +61,7 @@ impl Host {
         let mut draft = Draft::default();
         // Components with the same ingredients are rendered once.
         let mut rendered: BTreeMap<Ingredients, Result<StoreHash, String>> = BTreeMap::new();
-        let mut secrets = SecretReader::new(&self.identity, git, &self.secrets);
+        let mut secrets = SecretReader::new(&self.identity, git, &self.secrets, anew);
         let stale = self.secrets.stale();
         for (name, component) in &next.inputs {
             let mut uses = next.manifests.host_sources(name);
@@ -76,7 +76,8 @@ impl Host {
                     let both = || Some((ingredients(before, old).ok()?, ingredients(next, component).ok()?));
                     unchanged || both().is_some_and(|(old, new)| old == new)
                 });
-            let is_at_rest = !self.place.held_back(name) && !self.unreadable.contains(name) && !stale.contains(name);
+            let tries_again = self.place.held_back(name) || self.unreadable.contains(name);
+            let is_at_rest = !tries_again && !stale.contains(name) && !self.checks.runs_again(name);
             if is_same && is_at_rest {
                 if let Some(fault) = old_faults.and_then(|faults| faults.get(name)) {
                     draft.keep(next, name, fault.clone(), &have.contents);

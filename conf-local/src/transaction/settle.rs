@@ -60,14 +60,17 @@ impl Host {
         self.put_in_place(snapshot, true, Instant::now(), audience)
     }
 
-    /// True while a placement of `export:` is not as it should be.
+    /// True while a placement of `export:` is not as it should be, or a check holds a component
+    /// back.
     pub(crate) fn is_troubled(&self) -> bool {
-        self.place.is_troubled()
+        self.place.is_troubled() || self.checks.hold_back()
     }
 
-    /// Tries again to place components that could not be placed.
+    /// Tries again to place components that could not be placed, and those whose check did not
+    /// pass.
     pub(crate) fn place_again(&mut self, audience: &Audience) -> Result<(), TransactionError> {
         self.restore_places();
+        self.checks.try_again();
         if let Some(snapshot) = self.model.as_ref().map(|model| model.snapshot.clone()) {
             self.put_in_place(&snapshot, false, Instant::now(), audience)?;
         }

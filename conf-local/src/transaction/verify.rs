@@ -72,7 +72,7 @@ impl Host {
             let Some((_, kept)) = self.export.current() else { return Ok(Vec::new()) };
             let faults = kept.header.as_ref().map(|header| header.faults.clone()).unwrap_or_default();
             let mut problems = Vec::new();
-            let mut secrets = SecretReader::new(&self.identity, &git, &self.secrets);
+            let mut secrets = SecretReader::new(&self.identity, &git, &self.secrets, true);
             for (name, component) in &model.inputs {
                 if known.contains(name) || faults.contains_key(name) {
                     continue;
@@ -80,6 +80,8 @@ impl Host {
                 let sources = model.manifests.sources(name, component);
                 match render::render(&git, &sources, name, Some(&self.name), &secrets.of(&sources, &name.component)) {
                     Ok(rendered) if kept.contents.get(name) == Some(&self.export.hash(&rendered)) => {}
+                    // A secret of this host has a new value, which is rendered soon.
+                    Ok(_) if self.secrets.stale().contains(name) => {}
                     Ok(_) if kept.contents.contains_key(name) => {
                         problems.push(format!("the export of {name} differs from its snapshot"));
                     }

@@ -206,6 +206,42 @@ async fn exec_ends_nothing_that_was_there_before_it() {
     job.end();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn exec_ends_nothing_that_another_has_left_to_it_and_all_of_its_command() {
+    let host = Host::start(Vec::new()).await;
+    host.switch(1, &[(WEB, "1")]);
+    let place = tempfile::tempdir().unwrap();
+    let [log, daemon, go] = ["log", "daemon", "go"].map(|name| place.path().join(name));
+    fs::write(&log, "").unwrap();
+    nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let program = env!("CARGO_BIN_EXE_conf-local");
+    // A shell starts a helper and becomes `exec`. Later the helper leaves a daemon behind.
+    let helper = format!("read line <{}; setsid sleep 1000 & echo $! >{}", go.display(), daemon.display());
+    fs::write(place.path().join("helper"), helper).unwrap();
+    fs::write(place.path().join("command"), format!("{}; read line; exit 3", crowd(&log))).unwrap();
+    let script = "bash helper >/dev/null & exec $0 exec services/web --grace 1 -- bash command";
+    let mut command = Command::new("bash");
+    command.args(["-c", script, program]).current_dir(place.path()).env("CONF_LOCAL_SOCKET", host.socket());
+    let mut job = Script::spawn(command);
+    assert_eq!(job.line(), "ready");
+    fs::write(&go, "go\n").unwrap();
+    let parent = |pid: &str| {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)?.parse::<i32>().ok())
+    };
+    host.until("`exec` has adopted it", |_| {
+        lines_of(&daemon).first().is_some_and(|pid| parent(pid) == Some(job.pid()))
+    })
+    .await;
+    job.write("go");
+    assert_eq!(job.child.wait().unwrap().code(), Some(3));
+    nothing_left(&host, &log).await;
+    let daemon: i32 = lines_of(&daemon)[0].parse().unwrap();
+    let runs = runs(&daemon.to_string());
+    let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(daemon), Signal::SIGKILL);
+    assert!(runs, "the helper's daemon is not the command's");
+}
+
 /// An interactive shell on a terminal of its own.
 struct Terminal {
     script: std::process::Child,

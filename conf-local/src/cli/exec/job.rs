@@ -29,7 +29,7 @@ use crate::{
         },
         output::{Usage, note},
     },
-    process::{Descendant, END_WITHIN, FIRST_LOOK, LONGEST_LOOK, Process, adopt, descendants, reap_adopted},
+    process::{Descendant, END_WITHIN, FIRST_LOOK, Family, LONGEST_LOOK, Process, adopt, reap_adopted},
 };
 
 const CANNOT_WAIT: &str = "cannot wait for the command";
@@ -49,19 +49,21 @@ pub(crate) struct Job {
     owed: Option<Sequence>,
     /// The exit code, once the command has ended.
     code: Option<u8>,
-    /// What ran below this process before: it is not the command's.
-    others: BTreeSet<Descendant>,
+    /// What is the command's of the processes below this one.
+    family: Family,
+    /// All of it was asked to end.
+    asked: bool,
     /// A process below this one has ended.
     ended: unix::Signal,
 }
 
 impl Job {
-    /// Starts the command. `others` ran below this process before.
+    /// Starts the command.
     pub(crate) fn start(
         words: &[String],
         place: &ExportPlace,
         snapshot: &PlacedSnapshot,
-        others: &BTreeSet<Descendant>,
+        family: &Family,
     ) -> anyhow::Result<Self> {
         let usage = || Usage("name a command after --".to_owned());
         let (program, arguments) = words.split_first().ok_or_else(usage)?;
@@ -69,6 +71,7 @@ impl Job {
         let mut command = Command::new(program);
         command.args(arguments).env("CONF_EXPORT", &snapshot.directory).env("CONF_EXPORT_DIR", &place.export);
         command.env("CONF_SEQUENCE", snapshot.sequence.to_string()).env("CONF_LOCAL_SOCKET", &place.socket);
+        command.envs([family.variable()]);
         if leads {
             command.process_group(0);
         }
@@ -80,7 +83,7 @@ impl Job {
         // The command is a child that was not reaped, so that its number is its own, even if it has
         // ended.
         let process = Process::hold(pid.unwrap_or_default()).with_context(failed)?;
-        Ok(Job { child, process, leads, owed: None, code: None, others: others.clone(), ended })
+        Ok(Job { child, process, leads, owed: None, code: None, family: family.clone(), asked: false, ended })
     }
 
     /// Notes that the command must be told of a change.
@@ -129,8 +132,8 @@ impl Job {
     pub(crate) async fn end(mut self, grace: Duration, signals: &mut Signals) -> anyhow::Result<(u8, Option<Signal>)> {
         let mut asked = None;
         // Nothing is left of most commands that have ended.
-        if self.code.is_none() || !self.others_left().is_empty() {
-            self.signal_all(Signal::SIGTERM);
+        if self.code.is_none() {
+            self.ask();
         }
         let late = Instant::now() + grace;
         loop {
@@ -159,7 +162,10 @@ impl Job {
         let (mut pause, mut empty) = (LOOK, 0);
         while empty < 2 {
             reap_adopted(self.process.identity.pid);
-            empty = if self.others_left().is_empty() { empty + 1 } else { 0 };
+            empty = if self.left().is_empty() { empty + 1 } else { 0 };
+            if empty == 0 && !self.asked {
+                self.ask();
+            }
             sleep(pause).await;
             pause = if empty == 0 { (pause * 2).min(LATER_LOOK) } else { LOOK };
         }
@@ -183,8 +189,14 @@ impl Job {
         }
     }
 
-    fn others_left(&self) -> BTreeSet<Descendant> {
-        descendants(&self.others)
+    /// Asks all of it to end, once: what is started in answer to that is meant to end by itself.
+    fn ask(&mut self) {
+        self.asked = true;
+        self.signal_all(Signal::SIGTERM);
+    }
+
+    fn left(&self) -> BTreeSet<Descendant> {
+        self.family.of(self.process.identity.pid)
     }
 
     fn signal_all(&self, signal: Signal) {
@@ -195,7 +207,7 @@ impl Job {
         if group {
             let _ = killpg(Pid::from_raw(own), signal);
         }
-        let rest = self.others_left().into_iter().filter(|one| !group || one.group != own);
+        let rest = self.left().into_iter().filter(|one| !group || one.group != own);
         rest.for_each(|one| one.signal(signal));
     }
 }

@@ -10,7 +10,7 @@ mod place;
 mod relay;
 mod job;
 
-use std::{collections::BTreeSet, process::ExitCode, time::Duration};
+use std::{process::ExitCode, time::Duration};
 
 use nix::sys::signal::Signal;
 
@@ -25,7 +25,7 @@ use crate::{
         options::{ExecOptions, OnChange},
         output::note,
     },
-    process::descendants,
+    process::Family,
     service::RegisterRequest,
 };
 
@@ -34,7 +34,7 @@ pub(crate) async fn run(options: ExecOptions) -> anyhow::Result<ExitCode> {
     // Before any other process can know this one: a signal that came too early would end it.
     let mut signals = Signals::new()?;
     // A program that became this one may have started some. They are not the command's.
-    let others = descendants(&BTreeSet::new());
+    let family = Family::new();
     // Without a number the agent registers the calling process, also in a container, where numbers
     // differ.
     let components = options.components.iter().cloned().collect();
@@ -50,7 +50,7 @@ pub(crate) async fn run(options: ExecOptions) -> anyhow::Result<ExitCode> {
     let snapshot = place.current()?;
     let mut read = place.content(&snapshot);
     let grace = Duration::from_secs(options.grace.into());
-    let mut job = Job::start(&options.command, &place, &snapshot, &others)?;
+    let mut job = Job::start(&options.command, &place, &snapshot, &family)?;
     let relaying = Relaying::default();
     relaying.told(snapshot.sequence);
     let registering = relaying.keep_registered(&socket, &request, &place);
@@ -97,7 +97,7 @@ pub(crate) async fn run(options: ExecOptions) -> anyhow::Result<ExitCode> {
             // This includes the changes that came while it ended.
             let snapshot = place.filled_now().unwrap_or(snapshot);
             read = place.content(&snapshot);
-            job = Job::start(&options.command, &place, &snapshot, &others)?;
+            job = Job::start(&options.command, &place, &snapshot, &family)?;
             relaying.told(snapshot.sequence);
             continue;
         }

@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use conf_core::daemon::chain;
+use conf_core::{daemon::chain, settings::one_line};
 use nix::sys::signal::Signal;
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -20,6 +20,8 @@ use tokio::{
     io::{Interest, unix::AsyncFd},
     time::sleep,
 };
+
+use crate::process::stat::Stat;
 
 /// Identifies a process beyond its number: no two processes of a machine share all three values.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -39,6 +41,12 @@ const TICK_MS: u64 = 10;
 /// s.
 pub(crate) const FIRST_LOOK: Duration = Duration::from_millis(20);
 pub(crate) const LONGEST_LOOK: Duration = Duration::from_secs(5);
+
+/// 10 looks in a row, 100 ms apart: a process that blocks a signal for so long means to take it.
+/// The C library blocks all signals while it starts another program, which takes longer than a
+/// moment if that has to be read from a slow disk.
+const BLOCKED_LOOKS: u32 = 10;
+const BLOCKED_LOOK: Duration = Duration::from_millis(100);
 
 /// A running process that was verified, held by its descriptor.
 #[derive(Clone, Debug)]
@@ -93,8 +101,8 @@ enum Readiness {
     /// It has a handler.
     Handled,
     /// Each of its threads blocks the signal, as with a signalfd, or waits for it in sigwait. A
-    /// program that is just starting another one blocks signals too, for a moment: a second look
-    /// tells them apart.
+    /// program that is just starting another one blocks signals too, for a while: further looks
+    /// tell them apart.
     Blocked,
     /// It ignores the signal.
     Ignored,
@@ -182,7 +190,7 @@ impl Process {
     }
 
     /// Waits until `signal` would not end the process. `owner` is as for [`Process::open`]. Calls
-    /// `waiting` with the reason and the length of each pause.
+    /// `waiting` with the reason before each pause, and with the length that pauses have grown to.
     ///
     /// Errors: [`ProcessError::Gone`] alone; any other error may pass.
     pub(crate) async fn until_ready(
@@ -191,15 +199,17 @@ impl Process {
         owner: Option<u32>,
         mut waiting: impl FnMut(String, Duration),
     ) -> Result<(), ProcessError> {
-        let (mut pause, mut blocked, pid) = (FIRST_LOOK, false, self.identity.pid);
+        let (mut pause, mut blocked, pid) = (FIRST_LOOK, 0, self.identity.pid);
         loop {
             let checked = owner.map_or(Ok(()), |owner| self.check_owner(owner));
             let readiness = checked.and_then(|()| self.readiness(signal));
-            let was_blocked = std::mem::replace(&mut blocked, matches!(readiness, Ok(Readiness::Blocked)));
+            blocked = if matches!(readiness, Ok(Readiness::Blocked)) { blocked + 1 } else { 0 };
             let reason = match readiness {
                 Ok(Readiness::Handled) => return Ok(()),
-                Ok(Readiness::Blocked) if was_blocked => return Ok(()),
-                Ok(Readiness::Blocked) => format!("process {pid} blocks {signal}"),
+                Ok(Readiness::Blocked) if blocked > BLOCKED_LOOKS => return Ok(()),
+                Ok(Readiness::Blocked) => {
+                    format!("process {pid} blocks {signal}; it is told once it has done so for a second")
+                }
                 Ok(Readiness::Ignored) => format!(
                     "process {pid} ignores {signal}, so that the signal would be of no use; let it handle {signal}, or name another signal"
                 ),
@@ -210,8 +220,12 @@ impl Process {
                 Err(error) => chain(&error),
             };
             waiting(reason, pause);
-            sleep(pause).await;
-            pause = (pause * 2).min(LONGEST_LOOK);
+            if blocked > 0 {
+                sleep(BLOCKED_LOOK).await;
+            } else {
+                sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_LOOK);
+            }
         }
     }
 
@@ -251,7 +265,7 @@ impl Process {
     /// Returns the name of its program, for people: a process can give itself any name.
     pub(crate) fn name(&self) -> String {
         let name = fs::read_to_string(format!("/proc/{}/comm", self.identity.pid)).unwrap_or_default();
-        name.trim_end().chars().map(|one| if one.is_control() { '?' } else { one }).collect()
+        one_line(name.trim_end())
     }
 
     /// True if each thread blocks the signal or waits for it. One thread that does neither would
@@ -261,9 +275,8 @@ impl Process {
         let Ok(mut threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return false };
         threads.all(|thread| {
             let Ok(thread) = thread.map(|thread| thread.path()) else { return false };
-            // A thread that ended meanwhile takes nothing.
-            let blocks = Status::read(&thread.join("status")).map_or(true, |status| status.blocked & bit != 0);
-            blocks || waited_for(pid, &thread).is_some_and(|waited_for| waited_for & bit != 0)
+            blocks(Status::read(&thread.join("status")), bit)
+                || waited_for(pid, &thread).is_some_and(|waited_for| waited_for & bit != 0)
         })
     }
 
@@ -274,6 +287,18 @@ impl Process {
             // The process ended while its files in /proc were read.
             _ if source.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error()) => ProcessError::Gone(pid),
             _ => ProcessError::Inspect { pid, source },
+        }
+    }
+}
+
+/// True if a thread with this status does not let the signal through. One that ended meanwhile
+/// takes nothing; of one that cannot be inspected, nobody knows.
+fn blocks(status: io::Result<Status>, bit: u64) -> bool {
+    match status {
+        Ok(status) => status.blocked & bit != 0,
+        Err(error) => {
+            error.kind() == io::ErrorKind::NotFound
+                || error.raw_os_error() == Some(rustix::io::Errno::SRCH.raw_os_error())
         }
     }
 }
@@ -303,14 +328,10 @@ fn number(pid: i32) -> Result<Pid, ProcessError> {
 
 /// Returns the time at which `pid` started, in clock ticks after the machine started.
 pub(crate) fn start_time(pid: i32) -> Result<u64, ProcessError> {
-    let text = fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|source| match source.kind() {
+    Stat::read(pid).map(|stat| stat.start).map_err(|source| match source.kind() {
         io::ErrorKind::NotFound => ProcessError::Gone(pid),
         _ => ProcessError::Inspect { pid, source },
-    })?;
-    // The name in brackets may hold spaces and brackets; field 3 follows the last of them.
-    let start = text.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(22 - 3)?.parse().ok());
-    let bad = || io::Error::new(io::ErrorKind::InvalidData, "its start time cannot be read");
-    start.ok_or_else(|| ProcessError::Inspect { pid, source: bad() })
+    })
 }
 
 /// Identifies this start of the machine.

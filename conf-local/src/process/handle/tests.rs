@@ -1,5 +1,5 @@
 use std::{
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Write as _},
     os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
 };
@@ -128,4 +128,55 @@ fn a_status_is_read() {
     assert_eq!(Status::parse(text), Some(expected));
     assert_eq!(Status::parse("Uid:\t1\t2\n"), None);
     assert_eq!(Status::parse(""), None);
+}
+
+#[tokio::test]
+async fn a_process_that_blocks_a_signal_for_a_moment_is_not_ready() {
+    // It blocks the signal as a program does that is starting another one, and then not any more.
+    let python = "import signal, time\n\
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGHUP])\n\
+        print('ready')\ninput()\n\
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGHUP])\ntime.sleep(1000)";
+    let mut running = Running::new(&["python3", "-uc", python]);
+    let process = Process::open(running.pid(), None, None).unwrap();
+    let (looking, mut looks) = (process.clone(), Vec::new());
+    let (done, mut seen) = tokio::sync::oneshot::channel();
+    let mut done = Some(done);
+    let waiting = |reason: String, _| {
+        looks.push(reason);
+        if looks.len() == 5 {
+            running.0.stdin.take().unwrap().write_all(b"go\n").unwrap();
+            while looking.readiness(Signal::SIGHUP).unwrap() == Readiness::Blocked {
+                std::thread::yield_now();
+            }
+        }
+        if looks.len() == 6 {
+            done.take().unwrap().send(()).unwrap();
+        }
+    };
+    tokio::select! {
+        ready = process.until_ready(Signal::SIGHUP, None, waiting) => panic!("{ready:?} after {looks:?}"),
+        _ = &mut seen => {}
+    }
+    assert!(looks[..5].iter().all(|one| one.contains("blocks SIGHUP")), "{looks:?}");
+    assert!(looks[5].contains("no handler"), "{looks:?}");
+}
+
+#[tokio::test]
+async fn a_process_that_goes_on_blocking_a_signal_is_ready() {
+    let running = Running::new(&["env", "--block-signal=HUP", "bash", "-c", "echo ready; exec sleep 1000"]);
+    let process = Process::open(running.pid(), None, None).unwrap();
+    let mut looks = 0;
+    process.until_ready(Signal::SIGHUP, None, |_, _| looks += 1).await.unwrap();
+    assert_eq!(looks, BLOCKED_LOOKS);
+}
+
+#[test]
+fn only_a_thread_that_has_ended_takes_no_signal() {
+    let failed = |errno: rustix::io::Errno| Err(io::Error::from(errno));
+    assert!(blocks(failed(rustix::io::Errno::NOENT), 1) && blocks(failed(rustix::io::Errno::SRCH), 1));
+    for errno in [rustix::io::Errno::ACCESS, rustix::io::Errno::MFILE, rustix::io::Errno::NOMEM] {
+        assert!(!blocks(failed(errno), 1), "{errno}");
+    }
+    assert!(blocks(Ok(Status { blocked: 1, ..Status::default() }), 1) && !blocks(Ok(Status::default()), 1));
 }

@@ -31,6 +31,7 @@ use crate::{
     transaction::{Audience, Checks, Host, HostOptions, TransactionError},
 };
 
+mod checks;
 mod crash;
 mod damage;
 mod exchange;

@@ -79,3 +79,31 @@ fn a_secret_of_the_host_that_comes_late_or_changes_is_rendered_and_told() {
     host.tidy(&audience, None);
     site.assert_tidy();
 }
+
+#[test]
+fn a_command_that_prints_a_secret_does_not_run_to_verify_or_mend_the_export() {
+    let (mut site, _) = site();
+    let runs = site.folder().join("runs");
+    let source =
+        format!("{{command: [/bin/sh, -c, 'echo $$ >>{0}; wc -l <{0}'], readers: [services/a]}}", runs.display());
+    site.instance = format!("conf: datacenter-configuration/big/latest\nsecrets:\n  one: {source}\n  two: {source}\n");
+    let values = "one: {$secret: one}\ntwo: {$secret: two}\n";
+    site.set("services/a/latest", &[("config.yaml", values)]);
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    let count = || fs::read_to_string(&runs).unwrap().lines().count();
+    let settings = || site.read("services/a/latest.json").unwrap();
+    let before = settings();
+    assert_eq!(count(), 1, "two secrets of one command are one value: {before}");
+    assert_eq!(host.verify().problems, [""; 0]);
+    host.mend_export(true, &audience).unwrap();
+    assert_eq!((count(), settings()), (1, before.clone()));
+    // The command has printed another value, which is not exported yet.
+    let (command, _) = host.secrets.next_command().unwrap();
+    host.secrets.renew(&command, &|| false);
+    assert_eq!(host.verify().problems, [""; 0]);
+    host.render_secrets(&audience).unwrap();
+    assert_eq!(count(), 2);
+    assert_ne!(settings(), before);
+}
