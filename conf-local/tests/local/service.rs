@@ -149,7 +149,10 @@ async fn every_switch_is_an_event_and_missed_switches_are_one_event() {
         thread::spawn(move || {
             use std::io::{BufRead, BufReader};
             for line in BufReader::new(stream).lines().map_while(Result::ok) {
-                if line.starts_with("HTTP/") || line.starts_with("id: ") || line.starts_with("data: ") {
+                // A heartbeat has no id.
+                let is_heartbeat = line.starts_with("data: {\"period\"");
+                let counts = ["HTTP/", "id: ", "data: "].iter().any(|start| line.starts_with(start));
+                if counts && !is_heartbeat {
                     let _ = send.send(line);
                 }
             }
