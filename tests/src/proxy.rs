@@ -214,7 +214,8 @@ fn serve(shared: &Arc<Shared>, client: TcpStream) -> io::Result<()> {
                 let rate = state.rate;
                 drop(state);
                 if let Some(rate) = rate {
-                    thread::sleep(Duration::from_secs_f64(bytes.len() as f64 / f64::from(rate)));
+                    let share = u32::try_from(bytes.len()).unwrap_or(u32::MAX);
+                    thread::sleep(Duration::from_secs_f64(f64::from(share) / f64::from(rate)));
                 }
                 Ok(())
             });

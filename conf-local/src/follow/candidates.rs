@@ -167,7 +167,7 @@ impl Candidates {
     /// Notes that the wanted pointer is tried now.
     pub(crate) fn begin(&self) -> Wanted {
         let mut named = self.named.lock();
-        named.tried = named.chosen.clone();
+        named.tried.clone_from(&named.chosen);
         *self.wanted.borrow()
     }
 

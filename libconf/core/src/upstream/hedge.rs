@@ -21,6 +21,9 @@ const LONG: Duration = Duration::from_secs(10);
 
 type Asking<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// Called with a server that is found silent, and for how long it was.
+type Report = dyn Fn(&Upstream, Duration) + Send + Sync;
+
 /// A question that goes to one server after the other until the caller is content. Dropping it ends
 /// all requests in progress.
 pub struct Hedge<T> {
@@ -44,7 +47,7 @@ pub struct Hedge<T> {
     /// The silence of all servers that ends the question.
     give_up: Duration,
     /// Called with each server that is found silent, and for how long it was.
-    report: Box<dyn Fn(&Upstream, Duration) + Send + Sync>,
+    report: Box<Report>,
     /// Signs of life of the servers that have not answered.
     pulses: Vec<Pulse>,
     asked: JoinSet<(Arc<Upstream>, T)>,
