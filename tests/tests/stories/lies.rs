@@ -56,16 +56,6 @@ fn nothing(mut client: TcpStream) -> io::Result<()> {
     client.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 }
 
-/// Begins a pack that goes on for ever, a byte at a time.
-fn trickle(mut client: TcpStream) -> io::Result<()> {
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-result\r\nConnection: close\r\n\r\n";
-    write!(client, "{head}000dpackfile\nfff0\u{1}PACK")?;
-    loop {
-        client.write_all(b"\0")?;
-        thread::sleep(Duration::from_millis(300));
-    }
-}
-
 /// A site whose host listens to a liar, and to Consul; it can fetch from a conf-slave too.
 fn beside(port: u16, fetched: fn(TcpStream) -> io::Result<()>) -> Site {
     let mut site = Plan { hosts: 0, ..Plan::default() }.start();
@@ -94,17 +84,6 @@ fn a_flood_of_forged_numbers_holds_back_no_change() {
     for _ in 0..3 {
         site.push("services/web", "round", &format!("{}\n", rand::random::<u32>()));
         expect_within(&site, "a flood of forged numbers", SOON);
-    }
-}
-
-#[test]
-fn a_forged_snapshot_that_trickles_holds_back_no_change() {
-    let site = beside(7604, trickle);
-    // A whole snapshot may take longer than a step, and so may its trickle.
-    expect_within(&site, "a forged snapshot trickles, the start", Duration::from_secs(45));
-    for _ in 0..3 {
-        site.push("services/web", "round", &format!("{}\n", rand::random::<u32>()));
-        expect_within(&site, "a forged snapshot trickles", Duration::from_secs(15));
     }
 }
 

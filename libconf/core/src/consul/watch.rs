@@ -13,7 +13,7 @@ use crate::consul::{
 /// The deadline of a read that does not wait for a change.
 const READ: Duration = Duration::from_secs(5);
 /// The longest wait at one address while another one is silent, which is then asked too.
-const WHILE_SILENT: Duration = Duration::from_secs(55);
+const WHILE_SILENT: Duration = Duration::from_secs(30);
 /// The pause after the first answer that came early and changed nothing; each further one doubles
 /// it.
 const FLOOR: Duration = Duration::from_millis(50);
@@ -191,7 +191,7 @@ mod tests {
         let beside = async {
             // The silent one is asked, and the well one waits meanwhile.
             let (client, _) = silent.accept().await.unwrap();
-            assert!(seen_requests.recv().await.unwrap().contains("wait=55000ms"));
+            assert!(seen_requests.recv().await.unwrap().contains("wait=30000ms"));
             let_go.notify_one();
             client
         };
