@@ -166,8 +166,8 @@ impl Candidates {
 
     /// Notes that the wanted pointer is tried now.
     pub(crate) fn begin(&self) -> Wanted {
-        let mut named = self.named.lock();
-        named.tried.clone_from(&named.chosen);
+        let Named { tried, chosen, .. } = &mut *self.named.lock();
+        tried.clone_from(chosen);
         *self.wanted.borrow()
     }
 

@@ -17,8 +17,8 @@ use crate::{
     state::Agent,
 };
 
-/// 1 s, and up to half of it more: if an answer does not go on for so long, the next server is asked too. The first good
-/// answer counts.
+/// 1 s, and up to half of it more: if an answer does not go on for so long, the next server is
+/// asked too. The first good answer counts.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// 3 s: the same for a first fetch, which brings a whole snapshot.
 const PATIENCE_WITH_ALL: Duration = Duration::from_secs(3);

@@ -45,8 +45,7 @@ const MOST_UNTIDY: u32 = 16;
 /// 60 s: the process that renders waits so long for the next template.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// 10 s for a snapshot that only a server has named, since the pointer's own snapshot may be
-/// waiting.
+/// 10 s for a snapshot that only a server has named: the pointer's own may be waiting.
 const EARLY: Duration = Duration::from_secs(10);
 
 /// The task that writes repository and export.

@@ -31,8 +31,8 @@ pub(crate) struct Streams {
     places: Places,
 }
 
-/// Streams at once: half of the connections, so that the other half is left for fetches. A listening
-/// host costs one, and some bytes every 2 s.
+/// Streams at once: half of the connections, so that the other half is left for fetches. A
+/// listening host costs one, and some bytes every 2 s.
 fn most_streams() -> usize {
     (web::most_connections() / 2).max(1)
 }

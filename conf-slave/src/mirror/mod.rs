@@ -382,9 +382,10 @@ impl Mirror {
         Ok(())
     }
 
-    /// Fetches from one central server after the other, and from the next one already while one is
-    /// silent. After a shorter silence of all it ends once `newer` is ready. The returned error is the one that tells most: "no server has it" is returned only
-    /// if every server answered so.
+    /// Fetches from one central server after the other, and from the next one already while one
+    /// is silent. After a shorter silence of all it ends once `newer` is ready. The returned
+    /// error is the one that tells most: "no server has it" is returned only if every server
+    /// answered so.
     async fn fetch(
         &self,
         repo: &RepositoryPool,

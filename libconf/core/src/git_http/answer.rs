@@ -10,8 +10,8 @@ use crate::{
     http::{self as answers, Response},
 };
 
-/// Forbids proxies to keep an answer, and to hold it back until it is whole: a reader takes one that
-/// does not go on for silence.
+/// Forbids proxies to keep an answer, and to hold it back until it is whole: a reader takes one
+/// that does not go on for silence.
 pub(crate) fn uncached(mut response: Response) -> Response {
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));

@@ -118,8 +118,8 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// not keep a processor busy.
 const BREATH: Duration = Duration::from_millis(1);
 
-/// The connections that a daemon holds at once. Every host of a large datacenter holds one or two to
-/// its cache. A quarter of the files is left for the work that connections ask for.
+/// The connections that a daemon holds at once. Every host of a large datacenter holds one or two
+/// to its cache. A quarter of the files is left for the work that connections ask for.
 pub fn most_connections() -> usize {
     let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
     files.map_or(MOST_CONNECTIONS, |files| MOST_CONNECTIONS.min(files / 4 * 3).max(1))

@@ -179,7 +179,8 @@ async fn read_answer(
                 parts.send(part).await.map_err(|_| ReadError::Stopped)?;
             }
         }
-        // Git says that it is alive while it counts, and perhaps while it hangs: that is no progress.
+        // Git says that it is alive while it counts, and perhaps while it hangs: that is no
+        // progress.
         if is_progress || !is_any {
             upstream.pulse.heard();
             upstream.pulse.wait();
