@@ -143,7 +143,7 @@ impl Outbox {
     /// Reads the outbox in the folder `state`. Drops notices of a switch that never happened, which
     /// is one beyond `current`.
     ///
-    /// A file that cannot be read is no error: see [`Outbox::is_lost`].
+    /// A file that cannot be read is no error: see `is_lost`.
     pub fn open(state: &Path, current: Sequence) -> Self {
         let path = state.join("duties.json");
         let read = read_state(&path);
