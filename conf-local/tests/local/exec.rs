@@ -219,7 +219,7 @@ async fn exec_ends_nothing_that_another_has_left_to_it_and_all_of_its_command() 
     let helper = format!("read line <{}; setsid sleep 1000 & echo $! >{}", go.display(), daemon.display());
     fs::write(place.path().join("helper"), helper).unwrap();
     fs::write(place.path().join("command"), format!("{}; read line; exit 3", crowd(&log))).unwrap();
-    let script = "bash helper >/dev/null & exec $0 exec services/web --grace 1 -- bash command";
+    let script = "bash helper >/dev/null & exec \"$0\" exec services/web --grace 1 -- bash command";
     let mut command = Command::new("bash");
     command.args(["-c", script, program]).current_dir(place.path()).env("CONF_LOCAL_SOCKET", host.socket());
     let mut job = Script::spawn(command);

@@ -109,6 +109,8 @@ async fn events_arrive_and_their_end_is_an_error() {
     });
     let (url, _stop) = listen(routes.boxed()).await;
     let mut events = upstreams(&[&url]).events("api/v1/events?x=y", Some("5")).await.unwrap();
+    let heartbeat = events.next().await.unwrap();
+    assert_eq!((heartbeat.name.as_str(), heartbeat.id), ("heartbeat", None), "it comes at once, with the period");
     for id in ["6", "7"] {
         let event = events.next().await.unwrap();
         assert_eq!((event.name.as_str(), event.id.as_deref()), ("snapshot", Some(id)));
