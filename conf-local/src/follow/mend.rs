@@ -38,13 +38,13 @@ impl Worker<'_> {
             return;
         }
         let words = found.words();
-        let shown = |end: &str| words.iter().map(|one| format!("{one}; {end}")).collect();
-        self.audience.agent.set_damage(shown("conf-local puts it right"));
+        let shown = |end: &str| words.iter().map(|one| format!("{one}{end}")).collect();
+        self.audience.agent.set_damage(shown("; conf-local puts it right"));
         if let Err(why) = self.mend(&found, false, stop).await {
             tracing::warn!(error = why, "the damage could not be mended; trying again within a minute");
             self.audience
                 .agent
-                .set_damage(shown(&format!("not put right yet, and tried again within a minute: {why}")));
+                .set_damage(shown(&format!("; not put right yet, and tried again within a minute: {why}")));
         }
         if self.host.is_some() {
             self.audience.agent.set_kept_out(!self.host().holds_state());

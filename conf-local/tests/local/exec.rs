@@ -194,7 +194,7 @@ async fn exec_ends_nothing_that_was_there_before_it() {
     let program = env!("CARGO_BIN_EXE_conf-local");
     // A shell starts a helper and becomes `exec`.
     let script = format!(
-        "sleep 1000 & echo $! >{}; exec {program} exec services/web -- sh -c 'echo ready; exit 3'",
+        "sleep 1000 & echo $! >{}; exec '{program}' exec services/web -- sh -c 'echo ready; exit 3'",
         log.display()
     );
     let mut command = Command::new("bash");
@@ -306,7 +306,7 @@ async fn exec_leaves_the_terminal_to_its_command() {
     let mut terminal = Terminal::new(&host);
     // The command reads from the terminal, is stopped by Ctrl-Z with all of its group, goes on by `fg`.
     terminal.write(&format!(
-        "{program} exec services/web -- bash -c 'sleep 1000 & echo $! >>{0}; echo rea\"\"dy; read line; echo got $line; read line; echo got $line; sleep 1000'\n",
+        "'{program}' exec services/web -- bash -c 'sleep 1000 & echo $! >>{0}; echo rea\"\"dy; read line; echo got $line; read line; echo got $line; sleep 1000'\n",
         log.display()
     ));
     terminal.expect("ready");
