@@ -176,7 +176,7 @@ probe:
             let fault = status["faults"]["services/web/latest"].as_str().expect("a fault").to_owned();
             // What nginx said could quote the key that it was given.
             assert!(
-                fault.contains("did not pass: it ended with exit status: 1") && !fault.contains("emerg"),
+                fault.contains("did not pass") && fault.contains("exit status: 1") && !fault.contains("emerg"),
                 "{fault}"
             );
             assert_eq!(fs::read_to_string(place.join("sites/web.conf")).expect("it is there"), server(address, 100));

@@ -110,7 +110,7 @@ fn a_terminal_of_no_columns_is_one_that_does_not_say() {
         (site.master.client(&["log", DATACENTER]), "WHAT CHANGED"),
         (site.master.client(&["explain", DATACENTER, "services/web"]), "config.yaml:1"),
         (site.master.client(&["log", "--help"]), "[ID/VERSION]  The datacenter"),
-        (site.master.client(&["wait", DATACENTER, "--timeout", "0"]), "of 1 host"),
+        (site.master.client(&["wait", DATACENTER, "--timeout", "0"]), " run #1"),
     ] {
         let shown = on_terminal(command, "cols 0 rows 0");
         assert!(shown.contains(words), "{shown}");
