@@ -53,7 +53,7 @@ impl fmt::Display for DatacenterPlan {
     }
 }
 
-/// Counts the hosts: `3 hosts`, or `every host`.
+/// Counts the hosts: `3 hosts`, or `all hosts`.
 fn number_of_hosts(plans: &[HostsPlan], lists_hosts: bool) -> String {
     let listed = plans.iter().map(|one| one.hosts.len() + one.more).sum();
     hosts::number_of(listed, plans.iter().any(|one| one.unlisted), lists_hosts)
