@@ -161,12 +161,16 @@ pub(crate) fn lists_hosts(view: &DatacenterView<'_>) -> bool {
     !view.manifest.instance.hosts.is_empty()
 }
 
-/// Lists the hosts that the inventory lists before a change or after it, and that get what the
-/// change brings: one that is shut out keeps its files.
+/// Lists the hosts that the inventory lists before a change or after it.
+pub(crate) fn listed<'a>(change: &'a DatacenterChange<'_>) -> BTreeSet<&'a HostName> {
+    let views = change.before.iter().chain([&change.after]);
+    views.flat_map(|view| view.manifest.instance.hosts.keys()).collect()
+}
+
+/// Lists those of them that get what the change brings: one that is shut out keeps its files.
 pub(crate) fn followed<'a>(change: &'a DatacenterChange<'_>) -> BTreeSet<&'a HostName> {
-    let before = change.before.iter().flat_map(|view| view.manifest.instance.hosts.keys());
     let after = &change.after.manifest.instance;
-    before.chain(after.hosts.keys()).filter(|host| !after.shuts_out(host)).collect()
+    listed(change).into_iter().filter(|host| !after.shuts_out(host)).collect()
 }
 
 /// Names some hosts; `listed` are names of listed ones, and perhaps `3 more`.

@@ -380,8 +380,10 @@ fn landed_before(update: &Update, landed: &LandedRequest, refs: usize) -> Outcom
 /// Refuses everything that would have landed, after a dry run.
 fn refuse_dry_run(refusals: &mut [Option<Refusal>]) {
     for refusal in refusals.iter_mut().filter(|refusal| refusal.is_none()) {
-        *refusal =
-            Some(Refusal::new(RefusalKind::DryRun, "dry run: nothing landed; the same change without it would land"));
+        *refusal = Some(Refusal::new(
+            RefusalKind::DryRun,
+            "dry run: nothing landed; without the dry run this change would land",
+        ));
     }
 }
 

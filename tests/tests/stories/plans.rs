@@ -109,7 +109,7 @@ fn each_harmful_change_says_what_would_be_lost_and_where() {
         "a role emptied",
         inventory("front: {components: [services/web, services/api]}", "front: {components: []}"),
         &[
-            "us-west/v1 would change on 2 hosts:",
+            "us-west/v1 would change on 2 of the 4 listed hosts:",
             "lost: on a-1, a-2: removes both components there (services/api/latest, services/web/latest)",
         ],
     );
@@ -130,9 +130,9 @@ fn each_harmful_change_says_what_would_be_lost_and_where() {
         &[
             "lost: its class datacenter-configuration/big: datacenter-configuration/small comes in its place",
             "lost: services/api/latest, its only file, on a-1, a-2, c-1",
-            "lost: the secret cookie, which services/web, services/api could read, on a-1, a-2, c-1",
+            "lost: the secret cookie: it would not be declared any more, and services/web, services/api could no longer read it, on a-1, a-2, c-1",
             "lost: on c-1: removes 2 of 3 components (services/api/latest, applications/shop/latest)",
-            "lost: on b-1: removes the only component there (applications/shop/latest)",
+            "lost: on b-1: removes the only component there (applications/shop/latest) and its files",
         ],
     );
     harm(
@@ -143,33 +143,35 @@ fn each_harmful_change_says_what_would_be_lost_and_where() {
             .option("--push-option=delete=datacenters/us-west/v1"),
         &[
             "us-west/v1 would be deleted; its hosts would keep their files",
-            "lost: every later change of services/api, services/web, applications/shop, on a-1, a-2, b-1, c-1: the files stay as they are",
+            "lost: all later updates of services/api (a-1, a-2, c-1), services/web (a-1, a-2, c-1), applications/shop (b-1, c-1): the files stay as they are",
         ],
     );
     harm(
         "a schema dropped",
         change().without(WEB, "config.schema.json"),
-        &["lost: services/web/latest: its schema config.schema.json: nothing would check its settings any more"],
+        &[
+            "lost: services/web/latest: the schema config.schema.json, on a-1, a-2, c-1: nothing would check the settings any more",
+        ],
     );
     harm(
         "files removed",
         change().without(WEB, "motd").without(WEB, "page.html.j2"),
-        &["lost: services/web/latest: 2 of its 3 files (motd, page.html), on a-1, a-2, c-1"],
+        &["lost: services/web/latest: 2 of the 3 files (motd, page.html), on a-1, a-2, c-1"],
     );
     harm(
         "settings emptied",
         change().file(WEB, "config.yaml", "{}\n"),
         &[
-            "lost: services/web/latest: 2 of the 3 keys of its settings (/pool/idle, /pool/size), on a-2",
-            "lost: services/web/latest: all 3 keys of its settings (/pool/idle, /pool/size, /port), on a-1, c-1",
+            "lost: services/web/latest: 2 of the 3 keys of the settings (/pool/idle, /pool/size), on a-2",
+            "lost: services/web/latest: all 3 keys of the settings (/pool/idle, /pool/size, /port), on a-1, c-1",
         ],
     );
     harm(
         "a host unlisted",
         inventory("    c-1: {}\n", ""),
         &[
-            "us-west/v1 would change on 1 host:",
-            "lost: on c-1: every later change of services/api, services/web, applications/shop: not listed any more; the files stay as they are",
+            "us-west/v1 would change on 1 of the 4 listed hosts:",
+            "lost: on c-1: all later updates of services/api, services/web, applications/shop: the inventory would no longer list this host; its files stay as they are",
         ],
     );
     harm(
@@ -186,10 +188,11 @@ fn each_harmful_change_says_what_would_be_lost_and_where() {
         ),
         &[
             "lost: the path services/web/latest, on a-1, a-2, c-1: programs must read services/web/v1 instead",
-            "lost: services/web/latest goes back 1 commit, from ",
-            "lost: services/web/latest: its schema config.schema.json",
-            "lost: services/web/latest: 1 of its 3 files (page.html)",
-            "lost: services/web/latest: 2 of the 3 keys of its settings (/pool/idle, /pool/size)",
+            "lost: services/web/v1 in place of services/web/latest goes back 1 commit, from ",
+            "lost: services/web/v1 in place of services/web/latest: the schema config.schema.json, on a-1, a-2, c-1",
+            "lost: services/web/v1 in place of services/web/latest: 1 of the 3 files (page.html)",
+            "lost: services/web/v1 in place of services/web/latest: 2 of the 3 keys of the settings (/pool/idle, /pool/size)",
+            "on a-1, a-2: replaces 1 (services/web/latest); adds 1 (services/web/v1)",
         ],
     );
 }
@@ -208,7 +211,7 @@ fn what_the_shrink_guard_refuses_is_shown_all_the_same() {
     let deleted = site.work.try_git(&["push", "-o", "dry-run", "origin", &format!(":refs/heads/{OWN}")]);
     deleted.refused(&[
         "-o delete=datacenters/us-west/v1",
-        "lost: every later change of services/api, services/web, applications/shop, on a-1",
+        "lost: all later updates of services/api (a-1, a-2, c-1), services/web",
     ]);
 }
 
@@ -259,7 +262,7 @@ fn many_hosts_are_grouped_and_counted() {
         "a role of many hosts",
         less,
         &[
-            "lost: on 302 hosts (a-1, a-2, h-000, h-001, h-002, 297 more): removes 1 of 2 components (services/api/latest)",
+            "lost: on 302 of the 304 listed hosts (a-1, a-2, h-000, h-001, h-002, 297 more): removes 1 of 2 components (services/api/latest) and its files",
         ],
     );
     assert_eq!(said.matches(": removes ").count(), 1, "{said}");

@@ -19,12 +19,15 @@ const MOST_NAMED: usize = 5;
 
 /// Says what the end of a datacenter takes away.
 pub(crate) fn of_datacenter(datacenter: &Datacenter) -> String {
-    let names: BTreeSet<&ComponentName> = datacenter.components.keys().map(|name| &name.component).collect();
-    let components = some_of(names, MOST_NAMED).join(", ");
     let instance = &datacenter.manifest.instance;
-    let listed = some_of(instance.hosts.keys(), MOST_NAMED);
-    let hosts = hosts::named(listed, instance.is_open(), !instance.hosts.is_empty());
-    format!("every later change of {components}, on {hosts}: the files stay as they are")
+    let mut versions: BTreeMap<&ComponentName, Vec<&ComponentVersion>> = BTreeMap::new();
+    datacenter.components.keys().for_each(|name| versions.entry(&name.component).or_default().push(name));
+    let of = versions.iter().map(|(component, versions)| {
+        let hosts = instance.hosts.keys().filter(|host| versions.iter().any(|one| instance.runs(host, one)));
+        let hosts = some_of(hosts, MOST_NAMED);
+        format!("{component} ({})", hosts::named(hosts, instance.is_open(), !instance.hosts.is_empty()))
+    });
+    format!("all later updates of {}: the files stay as they are", some_of(of, MOST_NAMED).join(", "))
 }
 
 /// Says what a change of a datacenter takes away.
@@ -105,7 +108,8 @@ impl Finding<'_, '_> {
         let (ahead, behind) = self.repo.graph_ahead_behind(after.pin.commit.into(), before.pin.commit.into())?;
         if ahead == 0 && behind > 0 {
             losses.push(format!(
-                "{old} goes back {}, from {} to {}, {}",
+                "{} goes back {}, from {} to {}, {}",
+                subject(old, new),
                 count(behind, "commit"),
                 before.pin.commit.short(),
                 after.pin.commit.short(),
@@ -124,14 +128,17 @@ impl Finding<'_, '_> {
     ) -> Result<(), git2::Error> {
         let (mut before, mut after) = (self.files(self.before, old)?, self.files(self.after, new)?);
         let schemas = [&mut before, &mut after].map(|files| files.remove(SCHEMA_FILE));
+        let (subject, place) = (subject(old, new), self.on_hosts([&old.component]));
         let lost: Vec<&String> = before.difference(&after).collect();
         if !lost.is_empty() {
             let (number, all) = (lost.len(), count(before.len(), "file"));
             let named = some_of(lost, MOST_NAMED).join(", ");
-            losses.push(format!("{old}: {number} of its {all} ({named}), {}", self.on_hosts([&old.component])));
+            losses.push(format!("{subject}: {number} of the {all} ({named}), {place}"));
         }
         if schemas == [true, false] {
-            losses.push(format!("{old}: its schema {SCHEMA_FILE}: nothing would check its settings any more"));
+            losses.push(format!(
+                "{subject}: the schema {SCHEMA_FILE}, {place}: nothing would check the settings any more"
+            ));
         }
         let (was, is) = (self.stack(self.before, old), self.stack(self.after, new));
         let mut alike: BTreeMap<Vec<String>, (usize, Vec<Option<HostName>>)> = BTreeMap::new();
@@ -162,7 +169,7 @@ impl Finding<'_, '_> {
             }
             hosts.sort();
             let place = if hosts == [None] {
-                self.on_hosts([&old.component])
+                place.clone()
             } else {
                 let named = hosts.iter().map(|host| host.as_ref().map_or("unlisted hosts", HostName::as_str));
                 format!("on {}", some_of(named, MOST_NAMED).join(", "))
@@ -172,7 +179,7 @@ impl Finding<'_, '_> {
                 number => format!("{number} of the {}", count(all, "key")),
             };
             let named = some_of(&keys, MOST_NAMED).join(", ");
-            losses.push(format!("{old}: {share} of its settings ({named}), {place}"));
+            losses.push(format!("{subject}: {share} of the settings ({named}), {place}"));
         }
         Ok(())
     }
@@ -186,7 +193,10 @@ impl Finding<'_, '_> {
             let gone: Vec<&ComponentName> = declared.declaration.readers.iter().filter(|one| !reads(one)).collect();
             if left.is_none() {
                 let named = some_of(&gone, MOST_NAMED).join(", ");
-                losses.push(format!("the secret {name}, which {named} could read, {}", self.on_hosts(gone)));
+                losses.push(format!(
+                    "the secret {name}: it would not be declared any more, and {named} could no longer read it, {}",
+                    self.on_hosts(gone)
+                ));
                 continue;
             }
             for reader in gone.into_iter().filter(|reader| runs.contains(reader)) {
@@ -229,6 +239,11 @@ impl Finding<'_, '_> {
         let unlisted = instance.is_open() && self.after.manifest.instance.is_open();
         format!("on {}", hosts::named(some_of(hosts, MOST_NAMED), unlisted, hosts::lists_hosts(self.before)))
     }
+}
+
+/// Names a component; where another version comes in its place, both.
+fn subject(old: &ComponentVersion, new: &ComponentVersion) -> String {
+    if old == new { old.to_string() } else { format!("{new} in place of {old}") }
 }
 
 /// Returns the settings on a host.

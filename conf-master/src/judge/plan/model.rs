@@ -41,9 +41,9 @@ pub(crate) struct DatacenterPlan {
     pub(crate) datacenter: DatacenterName,
     /// Its branch would be deleted; its hosts keep their files.
     pub(crate) removed: bool,
-    /// Its inventory lists hosts, before the change or after it.
+    /// The number of hosts that its inventory lists, before the change or after it.
     #[serde(default)]
-    pub(crate) lists_hosts: bool,
+    pub(crate) listed_hosts: usize,
     /// What would be lost, each in one sentence.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) losses: Vec<String>,

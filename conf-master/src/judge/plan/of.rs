@@ -6,7 +6,7 @@ use git2::Repository;
 use libconf::name::{ComponentVersion, DatacenterName};
 
 use crate::catalog::{Catalog, Datacenter, DatacenterChange, Delta, OverridesCache};
-use crate::judge::hosts::{self, HostEffect, lists_hosts};
+use crate::judge::hosts::{self, HostEffect};
 use crate::judge::plan::component::Planning;
 use crate::judge::plan::losses;
 use crate::judge::plan::model::{ChangePlan, DatacenterPlan, HostsPlan, MOST_BYTES, NotLanding};
@@ -50,7 +50,7 @@ fn deleted(name: &DatacenterName, before: Option<&Datacenter>) -> DatacenterPlan
     DatacenterPlan {
         datacenter: name.clone(),
         removed: true,
-        lists_hosts: before.is_some_and(|before| !before.manifest.instance.hosts.is_empty()),
+        listed_hosts: before.map_or(0, |before| before.manifest.instance.hosts.len()),
         losses: before.map(losses::of_datacenter).into_iter().collect(),
         components: Vec::new(),
         hosts: Vec::new(),
@@ -83,7 +83,7 @@ fn datacenter(
     Ok(Some(DatacenterPlan {
         datacenter: name.clone(),
         removed: false,
-        lists_hosts: [Some(&change.after), change.before.as_ref()].into_iter().flatten().any(lists_hosts),
+        listed_hosts: hosts::listed(&change).len(),
         losses,
         components,
         more_hosts: effects.len().saturating_sub(MOST_GROUPS),
