@@ -263,7 +263,10 @@ impl Terminal {
                 let _ = send.send(buffer[..count].to_vec());
             }
         });
-        Terminal { script, seen: String::new(), output }
+        let mut terminal = Terminal { script, seen: String::new(), output };
+        // The prompt: before it, the shell is not ready for what is typed.
+        terminal.expect("bash-");
+        terminal
     }
 
     fn write(&mut self, text: &str) {

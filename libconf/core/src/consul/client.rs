@@ -104,18 +104,15 @@ impl Consul {
         self.silent.lock().iter().map(|at| self.addresses[*at].shown.clone()).collect()
     }
 
-    /// Asks one of the addresses that were silent whether it answers again.
-    pub(crate) async fn ask_a_silent_one(&self, key: &str) {
+    /// Asks one of the addresses that were silent whether it answers again, and tells whether it
+    /// does. Any answer is a sign of life.
+    pub(crate) async fn ask_a_silent_one(&self, key: &str) -> bool {
         let silent: Vec<usize> = self.silent.lock().iter().copied().collect();
-        let Some(&at) = silent.get(rand::random_range(0..silent.len().max(1))) else { return };
+        let Some(&at) = silent.get(rand::random_range(0..silent.len().max(1))) else { return false };
         let path = format!("/v1/kv/{key}");
-        // Any answer is a sign of life.
-        match self.ask_one(at, Connection::Fresh, Method::GET, &path, None, PATIENCE).await {
-            Ok(_) | Err(ConsulError::Denied { .. } | ConsulError::Malformed { .. }) => {
-                self.silent.lock().remove(&at);
-            }
-            Err(_) => {}
-        }
+        let answer = self.ask_one(at, Connection::Fresh, Method::GET, &path, None, PATIENCE).await;
+        let is_back = matches!(answer, Ok(_) | Err(ConsulError::Denied { .. } | ConsulError::Malformed { .. }));
+        is_back && self.silent.lock().remove(&at)
     }
 
     /// Splits the addresses among two clients, if there are several: one that watches by both hears

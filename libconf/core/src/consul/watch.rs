@@ -73,6 +73,7 @@ impl Consul {
     /// - `seen` moves on with an answer that is of use, and with no other; it begins anew after an
     ///   error, at another address, and when Consul's index went back.
     /// - Answers that come before their time and change nothing are followed by a growing pause.
+    /// - It also returns, with what it read last, as soon as an address that was silent answers.
     /// - Cancel: dropping the future loses no change; the next call answers at once.
     /// - Source: Consul HTTP API, "Blocking Queries".
     pub async fn watch(&self, key: &str, seen: &mut WatchIndex, wait: Duration) -> Result<Option<Entry>, ConsulError> {
@@ -93,7 +94,14 @@ impl Consul {
                 let is_due = std::mem::take(&mut seen.is_due);
                 tokio::select! {
                     answer = &mut answer => answer.ok(),
-                    () = self.ask_a_silent_one(key), if is_due => answer.await.ok(),
+                    is_back = self.ask_a_silent_one(key), if is_due => {
+                        if is_back {
+                            // Nothing has changed but `silent`, which the caller may show.
+                            seen.index = before;
+                            return Ok(seen.last.clone());
+                        }
+                        answer.await.ok()
+                    }
                 }
             }
             None => None,
@@ -174,7 +182,7 @@ mod tests {
         let consul = Consul::new(&urls, ConsulCredentials::default()).unwrap();
         let (asked, mut seen_requests) = mpsc::unbounded_channel();
         let change = Arc::new(Notify::new());
-        let let_go = Arc::clone(&change);
+        let (let_go, others) = (Arc::clone(&change), asked.clone());
         tokio::spawn(async move {
             while let Ok((client, _)) = well.accept().await {
                 tokio::spawn(serve(client, asked.clone(), Arc::clone(&change)));
@@ -200,5 +208,15 @@ mod tests {
         assert_eq!(second.unwrap().unwrap().value, b"2");
         assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
         assert_eq!(consul.silent(), urls[..1], "it is still silent");
+
+        seen.is_due = true;
+        while silent.accept().now_or_never().is_some() {}
+        let back = async {
+            let (client, _) = silent.accept().await.unwrap();
+            serve(client, others, Arc::default()).await;
+        };
+        let (third, ()) = tokio::join!(consul.watch("key", &mut seen, wait), back);
+        assert_eq!(third.unwrap().unwrap().value, b"2", "nothing has changed");
+        assert_eq!(consul.silent(), urls[..0], "it answers again");
     }
 }
