@@ -110,12 +110,13 @@ fn a_terminal_of_no_columns_is_one_that_does_not_say() {
         (site.master.client(&["log", DATACENTER]), "WHAT CHANGED"),
         (site.master.client(&["explain", DATACENTER, "services/web"]), "config.yaml:1"),
         (site.master.client(&["log", "--help"]), "[ID/VERSION]  The datacenter"),
-        (site.master.client(&["wait", DATACENTER, "--timeout", "0"]), " run #1"),
+        (site.master.client(&["wait", DATACENTER, "--timeout", "0"]), "us-west/v1: "),
     ] {
         let shown = on_terminal(command, "cols 0 rows 0");
         assert!(shown.contains(words), "{shown}");
     }
-    // A narrow one is used as it is.
+    // A narrow one is used as it is. (A host may be there before the pointer is in Consul.)
+    site.host().wait_status("be well", |status| status["problems"] == serde_json::json!([]));
     let shown = on_terminal(site.host().client(&["status"]), "cols 60");
     assert!(longest(&shown) <= 61 && shown.contains("us-west/v1"), "{shown}");
 }
