@@ -44,7 +44,7 @@ mod agent;
 mod cli;
 
 pub use crate::{
-    agent::{FileOnly, LocalAgent, RunOptions},
+    agent::{FileOnly, LocalAgent, RunOptions, limit_privileges},
     cli::{Command, CommandLine, run as run_command},
     export::ChangeKind,
     notify::{

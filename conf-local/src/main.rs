@@ -2,8 +2,12 @@
 
 use std::process::ExitCode;
 
-use conf_core::{daemon, template, terminal::note};
-use conf_local::{Command, CommandLine, FileOnly, LocalAgent, RunOptions};
+use conf_core::{
+    daemon::{self, Threads},
+    template,
+    terminal::note,
+};
+use conf_local::{Command, CommandLine, FileOnly, LocalAgent, RunOptions, limit_privileges};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
 fn main() -> ExitCode {
@@ -27,9 +31,13 @@ fn run(options: RunOptions, file: FileOnly) -> ExitCode {
         note(format_args!("conf-local: cannot protect its memory from other users: {error}"));
         return ExitCode::FAILURE;
     }
+    if let Err(error) = limit_privileges(&file) {
+        note(format_args!("conf-local: cannot give up the capabilities that it does not need: {error}"));
+        return ExitCode::FAILURE;
+    }
     // conf-master has read every accepted change in time, but perhaps on a faster machine.
     template::be_patient();
-    daemon::run(CommandLine::reload(), |stop| async move {
+    daemon::run(Threads::One, CommandLine::reload(), |stop| async move {
         let agent = LocalAgent::bind(options, file).await?;
         agent.run(stop).await;
         Ok::<_, anyhow::Error>(())

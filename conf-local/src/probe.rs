@@ -2,9 +2,9 @@
 //! reported as a state; the files stay as they are. Relies on `clock`, `process`, `state` and
 //! `notify`.
 
-use std::{convert::Infallible, fmt, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, convert::Infallible, fmt, path::Path, sync::Arc, time::Duration};
 
-use conf_core::{address::hide_logins, daemon::chain};
+use conf_core::{address::hide_login, daemon::chain, suspect::CommandWords};
 use libconf::name::{ComponentSelector, Sequence};
 use serde::Deserialize;
 use tokio::{
@@ -18,7 +18,7 @@ use crate::{
     clock::now,
     notify::{Notice, Outbox},
     process::{
-        Children, CommandError, CommandText, Invocation, limit_from, run_command, shown, variables_of_change, words,
+        Children, CommandError, CommandText, Invocation, RunAs, limit_from, run_command, variables_of_change, words,
     },
     state::{Agent, Changes, HistoryEntry, ProbeStatus, View},
 };
@@ -50,23 +50,21 @@ pub(crate) struct ProbeEntry {
 /// The command or address that a probe asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum ProbeTarget {
-    /// Must exit with 0.
-    Command(Vec<String>),
+    /// Must exit with 0. It runs as this user; without one, as the agent's.
+    Command(CommandWords, Option<RunAs>),
     /// Must answer with a status of 200 to 299; redirects are not followed.
     Http(String),
 }
 
-/// Shows an address without its user and password.
+/// Shows an address without its login and its query, which may hold a key.
 impl fmt::Display for ProbeTarget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ProbeTarget::Command(words) => f.write_str(&shown(words)),
-            ProbeTarget::Http(url) => {
-                let Ok(mut url) = reqwest::Url::parse(url) else { return f.write_str("an address") };
-                // This fails only for an address without a host, which has neither.
-                let _ = url.set_username("").and_then(|()| url.set_password(None));
-                write!(f, "{url}")
-            }
+            ProbeTarget::Command(words, _) => words.fmt(f),
+            ProbeTarget::Http(url) => match reqwest::Url::parse(url) {
+                Ok(url) => f.write_str(&hide_login(url.as_str())),
+                Err(_) => f.write_str("an address"),
+            },
         }
     }
 }
@@ -79,6 +77,14 @@ struct RawProbe {
     http: Option<String>,
     timeout: Option<f64>,
     retries: Option<u32>,
+    user: Option<RunAs>,
+}
+
+impl ProbeEntry {
+    /// True if it runs a command, and asks no address.
+    pub(crate) fn runs_command(&self) -> bool {
+        matches!(self.target, ProbeTarget::Command(..))
+    }
 }
 
 impl TryFrom<RawProbe> for ProbeEntry {
@@ -86,12 +92,13 @@ impl TryFrom<RawProbe> for ProbeEntry {
 
     fn try_from(raw: RawProbe) -> Result<Self, String> {
         let target = match (raw.command, raw.http) {
-            (Some(command), None) => ProbeTarget::Command(words(command)?),
+            (Some(command), None) => ProbeTarget::Command(words(command)?, raw.user),
+            (None, Some(_)) if raw.user.is_some() => return Err("'user' is for a command; take it out".to_owned()),
             (None, Some(url)) => {
                 let parsed =
-                    reqwest::Url::parse(&url).map_err(|error| format!("http {:?}: {error}", hide_logins(&url)))?;
+                    reqwest::Url::parse(&url).map_err(|error| format!("http {:?}: {error}", hide_login(&url)))?;
                 if !matches!(parsed.scheme(), "http" | "https") {
-                    return Err(format!("http {:?} is not an http:// or https:// address", hide_logins(&url)));
+                    return Err(format!("http {:?} is not an http:// or https:// address", hide_login(&url)));
                 }
                 ProbeTarget::Http(url)
             }
@@ -109,15 +116,30 @@ impl TryFrom<RawProbe> for ProbeEntry {
 /// watchers were told.
 pub(crate) async fn run(entries: Vec<ProbeEntry>, agent: Agent, outbox: Arc<Outbox>, stop: CancellationToken) {
     let mut tasks = JoinSet::new();
-    for entry in entries {
-        let probe = Probe { entry, agent: agent.clone(), outbox: outbox.clone(), stop: stop.clone() };
+    for (entry, target) in labelled(entries) {
+        let probe = Probe { entry, target, agent: agent.clone(), outbox: outbox.clone(), stop: stop.clone() };
         tasks.spawn(probe.run());
     }
     while tasks.join_next().await.is_some() {}
 }
 
+/// Names each target. Those of one component that look alike without what is hidden get a number.
+fn labelled(entries: Vec<ProbeEntry>) -> Vec<(ProbeEntry, String)> {
+    let mut seen = BTreeMap::new();
+    let label = |entry: ProbeEntry| {
+        let target = entry.target.to_string();
+        let number = seen.entry((entry.component.clone(), target.clone())).or_insert(0);
+        *number += 1;
+        let label = if *number == 1 { target } else { format!("{target} ({number})") };
+        (entry, label)
+    };
+    entries.into_iter().map(label).collect()
+}
+
 struct Probe {
     entry: ProbeEntry,
+    /// The target, as the status shows it.
+    target: String,
     agent: Agent,
     outbox: Arc<Outbox>,
     stop: CancellationToken,
@@ -201,7 +223,7 @@ impl Probe {
 
     async fn ask(&self) -> Option<Result<(), String>> {
         match &self.entry.target {
-            ProbeTarget::Command(words) => {
+            ProbeTarget::Command(words, user) => {
                 let view = self.agent.view();
                 let Some(exported) = &view.exported else { return Some(Ok(())) };
                 let components: Vec<_> = exported.matching(&self.entry.component).map(|(one, _)| one.clone()).collect();
@@ -211,6 +233,7 @@ impl Probe {
                     variables: variables_of_change(exported.sequence, &exported.directory, &components),
                     limit: self.entry.timeout,
                     children: Children::End,
+                    user: user.as_ref(),
                     output: exported.visibility(&components),
                 };
                 match run_command(invocation, &self.stop).await {
@@ -225,14 +248,15 @@ impl Probe {
     async fn ask_http(&self, url: &str) -> Result<(), String> {
         let client = reqwest::Client::builder().redirect(reqwest::redirect::Policy::none()).no_proxy();
         let client = client.timeout(self.entry.timeout).build().map_err(|error| chain(&error))?;
-        let answer = client.get(url).send().await.map_err(|error| chain(&error))?;
+        // The status shows the address beside this.
+        let answer = client.get(url).send().await.map_err(|error| chain(&error.without_url()))?;
         let status = answer.status();
         if status.is_success() { Ok(()) } else { Err(format!("it answered {status}")) }
     }
 
     /// Shows the result, and logs a new one. True if the probe passed.
     fn note(&self, about: Changes, error: Option<String>) -> bool {
-        let target = self.entry.target.to_string();
+        let target = self.target.clone();
         let (component, passed) = (self.entry.component.clone(), error.is_none());
         let mut new = false;
         self.agent.update(|view| {
@@ -318,13 +342,41 @@ mod tests {
     }
 
     #[test]
+    fn an_address_is_shown_without_what_may_be_a_key_and_two_are_told_apart() {
+        let entry = |query: &str| -> ProbeEntry {
+            let text = format!("{{component: services/web, http: 'http://jo:canary@127.0.0.1:1/health?{query}'}}");
+            conf_core::settings::from_yaml(&text).unwrap()
+        };
+        let targets: Vec<_> = labelled(vec![entry("key=canary1"), entry("key=canary2")]);
+        let shown = "http://…@127.0.0.1:1/health?…";
+        assert_eq!([&targets[0].1, &targets[1].1], [shown, &format!("{shown} (2)")]);
+    }
+
+    #[tokio::test]
+    async fn the_error_of_a_request_holds_no_query() {
+        let folder = tempfile::tempdir().unwrap();
+        let status = Status::new("dc/v1".parse().unwrap(), "web-1".parse().unwrap(), folder.path());
+        let (agent, _requests) = Agent::new(View::new(status), Vec::new());
+        // The agent has made this before any probe runs; it sets up what every client of HTTP needs.
+        let _ = conf_core::upstream::Upstreams::new(Vec::new(), &conf_core::upstream::Credentials::none());
+        // Nobody listens there.
+        let url = "http://127.0.0.1:1/health?key=canary";
+        let entry = conf_core::settings::from_yaml(&format!("{{component: services/web, http: '{url}'}}")).unwrap();
+        let outbox = Arc::new(Outbox::open(folder.path(), Sequence(0)));
+        let probe = Probe { entry, target: String::new(), agent, outbox, stop: CancellationToken::new() };
+        let error = probe.ask_http(url).await.unwrap_err();
+        assert!(!error.contains("canary") && error.contains("refused"), "{error}");
+    }
+
+    #[test]
     fn a_probe_that_fails_after_the_next_change_too_is_about_both() {
         let folder = tempfile::tempdir().unwrap();
         let status = Status::new("dc/v1".parse().unwrap(), "web-1".parse().unwrap(), folder.path());
         let (agent, _requests) = Agent::new(View::new(status), Vec::new());
         let entry = conf_core::settings::from_yaml("{component: services/web, command: /bin/true}").unwrap();
         let outbox = Arc::new(Outbox::open(folder.path(), Sequence(0)));
-        let probe = Probe { entry, agent: agent.clone(), outbox, stop: CancellationToken::new() };
+        let target = "command /bin/true".to_owned();
+        let probe = Probe { entry, target, agent: agent.clone(), outbox, stop: CancellationToken::new() };
         let about = |after, through| Changes { after: Sequence(after), through: Sequence(through) };
         for (brought, error, shown) in [
             (about(4, 5), None, about(4, 5)),

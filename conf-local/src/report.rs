@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use conf_core::{
-    api::{HostReport, HostState, ReportAnswer},
+    api::{HostReport, HostState, MOST_SOURCES, ReportAnswer},
     daemon::chain,
     retry::Backoff,
     secret::Identity,
@@ -118,6 +118,7 @@ fn report(agent: &Agent) -> HostReport {
         state: if is_unwell { HostState::Failed } else { status.state },
         error: error.map(|words| words.chars().take(MOST_WORDS).collect()),
         failures,
+        sources: status.sources.iter().take(MOST_SOURCES).cloned().collect(),
         agent: status.agent.clone(),
         time: None,
         signature: None,

@@ -20,8 +20,6 @@ mod store;
 mod catalog;
 /// Sealed values: made, given, rotated, listed.
 mod secrets;
-/// Text that looks like a secret.
-mod suspect;
 /// Whether a change may land, and what it would do. Writes nothing.
 mod judge;
 /// What landed, shown to people: deployments, settings, rendered files.

@@ -76,6 +76,9 @@ pub struct RunOptions {
     /// A file with the token for the central server. It is read again when it changes.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// The most MiB of one answer of a central server: the history of everything must fit.
+    #[arg(long, value_name = "MIB", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub most_fetched: u32,
     /// The options of every daemon.
     #[command(flatten)]
     pub common: Common,

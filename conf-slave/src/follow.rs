@@ -5,14 +5,11 @@ use std::{mem, sync::Arc, time::Duration};
 
 use conf_core::{
     api::{AbsentEvent, DatacenterStatus, DeletedEvent, Pointer, SnapshotEvent},
-    daemon::chain,
+    daemon::{self, chain},
     retry::Backoff,
     upstream::{Event, Events, UpstreamError},
 };
-use tokio::{
-    task::spawn_blocking,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use crate::{
     mirror::Mirror,
@@ -238,6 +235,7 @@ pub(crate) async fn fetch_wanted(mirror: Arc<Mirror>, problems: Arc<Problems>) {
                 problems.clear(REPOSITORY, "the local repository is whole again");
             }
             Err(error) => {
+                mirror.opened.forget();
                 if error.is_refusal() {
                     problems.set(REFUSED_SNAPSHOT, chain(&error));
                 } else {
@@ -251,8 +249,9 @@ pub(crate) async fn fetch_wanted(mirror: Arc<Mirror>, problems: Arc<Problems>) {
 }
 
 async fn is_damaged(mirror: &Arc<Mirror>, problems: &Problems) -> bool {
+    mirror.opened.forget();
     let examined = Arc::clone(mirror);
-    let reason = spawn_blocking(move || examined.examine()).await.expect("examining does not panic").err();
+    let reason = daemon::blocking(move || examined.examine()).await.err();
     if let Some(reason) = &reason {
         problems.set(REPOSITORY, format!("the local repository is damaged and is cloned anew: {reason}"));
     }

@@ -2,16 +2,20 @@
 
 use std::process::ExitCode;
 
-use conf_core::{daemon, terminal::note};
+use conf_core::{
+    daemon::{self, Threads},
+    terminal::note,
+};
 use conf_slave::{Command, CommandLine, Slave};
 
 fn main() -> ExitCode {
     let Command::Run(options) = CommandLine::parse_all().command;
+    daemon::fix_umask(None);
     if let Err(error) = options.common.start_logging() {
         note(format_args!("conf-slave: {error}"));
         return ExitCode::from(2);
     }
-    daemon::run(CommandLine::reload(), |stop| async move {
+    daemon::run(Threads::PerProcessor, CommandLine::reload(), |stop| async move {
         let slave = Slave::bind(*options).await?;
         daemon::ready(slave.address());
         slave.run(stop).await;

@@ -11,6 +11,7 @@ use conf_core::retry::with_jitter;
 use conf_core::{
     api::{HostReport, SlaveReport},
     daemon::chain,
+    http::crowded_out,
     retry::Backoff,
     upstream::{UpstreamError, Upstreams},
 };
@@ -20,8 +21,9 @@ use tokio::{sync::Notify, time::Instant};
 
 use crate::{mirror::Mirror, problems::Problems};
 
-/// Hosts that are kept: more than any datacenter has. One more replaces the one that was silent
-/// longest.
+/// Hosts that are kept: more than any datacenter has. One more replaces one of the peer that
+/// reports the most hosts, and of these the one that was silent longest: whoever invents hosts
+/// crowds out his own.
 const MOST_HOSTS: usize = 20_000;
 /// Bytes after which a summary takes no further report. conf-master takes 32 MiB, and hears nothing
 /// of a summary that it refuses.
@@ -42,25 +44,25 @@ pub(crate) struct HostReports {
 #[derive(Debug, Default)]
 struct Inner {
     reports: BTreeMap<HostName, HostReport>,
-    /// When each of them came, whatever the clock says.
-    came: BTreeMap<HostName, Instant>,
+    /// When each of them came, whatever the clock says, and from whom.
+    came: BTreeMap<HostName, (std::time::Instant, Arc<str>)>,
     unsent: BTreeSet<HostName>,
 }
 
 impl HostReports {
     /// Takes a report, shortens it, and stamps it with the time.
-    pub(crate) fn take(&self, mut report: HostReport) {
+    pub(crate) fn take(&self, mut report: HostReport, from: &str) {
         report.cut();
         report.received = Some(jiff::Timestamp::now().to_string());
         let mut inner = self.inner.lock();
         if !inner.reports.contains_key(&report.host) && inner.reports.len() >= MOST_HOSTS {
-            let silent = inner.came.iter().min_by_key(|(_, came)| **came).map(|(host, _)| host.clone());
-            if let Some(host) = silent {
+            let all = inner.came.iter().map(|(host, (came, from))| (from.to_string(), *came, host.clone()));
+            for host in crowded_out(all, 1) {
                 inner.reports.remove(&host);
                 inner.came.remove(&host);
             }
         }
-        inner.came.insert(report.host.clone(), Instant::now());
+        inner.came.insert(report.host.clone(), (std::time::Instant::now(), from.into()));
         inner.unsent.insert(report.host.clone());
         inner.reports.insert(report.host.clone(), report);
         drop(inner);
@@ -193,7 +195,7 @@ mod tests {
     fn the_newest_report_of_each_host() {
         let reports = HostReports::default();
         for (host, sequence) in [("a", 1), ("b", 1), ("a", 2)] {
-            reports.take(report(host, sequence));
+            reports.take(report(host, sequence), "10.0.0.1");
         }
         let shown: Vec<_> = reports.list().into_iter().map(|one| (one.host.to_string(), one.sequence.0)).collect();
         assert_eq!(shown, [("a".to_owned(), 2), ("b".to_owned(), 1)]);
@@ -203,7 +205,7 @@ mod tests {
     fn the_host_that_was_silent_longest_gives_way_whatever_the_clock_said() {
         let reports = HostReports::default();
         for number in 0..MOST_HOSTS {
-            reports.take(report(&format!("n-{number}"), 1));
+            reports.take(report(&format!("n-{number}"), 1), "10.0.0.1");
         }
         // The clock was ahead when this one came, and the last one came when it was set back.
         let set = |host: &str, time: &str| {
@@ -212,10 +214,22 @@ mod tests {
         };
         set("n-0", "2099-01-01T00:00:00Z");
         set(&format!("n-{}", MOST_HOSTS - 1), "1970-01-01T00:00:00Z");
-        reports.take(report("new", 1));
+        reports.take(report("new", 1), "10.0.0.1");
         let kept = reports.list();
         let has = |host: &str| kept.iter().any(|one| one.host.as_str() == host);
         assert!(has("new") && !has("n-0") && has(&format!("n-{}", MOST_HOSTS - 1)));
+        assert_eq!(kept.len(), MOST_HOSTS);
+    }
+
+    #[test]
+    fn whoever_invents_hosts_crowds_out_his_own() {
+        let reports = HostReports::default();
+        reports.take(report("real", 1), "10.0.0.2");
+        for number in 0..MOST_HOSTS + 100 {
+            reports.take(report(&format!("n-{number}"), 1), "10.0.0.1");
+        }
+        let kept = reports.list();
+        assert!(kept.iter().any(|one| one.host.as_str() == "real"));
         assert_eq!(kept.len(), MOST_HOSTS);
     }
 
@@ -229,11 +243,11 @@ mod tests {
             error: Some(words.to_owned()),
             ..report("a", 1)
         };
-        reports.take(long(&words));
+        reports.take(long(&words), "10.0.0.1");
         let kept = reports.list().remove(0);
         assert_eq!((kept.agent.chars().count(), kept.error.unwrap().chars().count()), (100, 2000));
         assert_eq!(kept.signature, None, "no signature is that long");
-        reports.take(long("short"));
+        reports.take(long("short"), "10.0.0.1");
         let kept = reports.list().remove(0);
         assert_eq!(HostReport { received: None, ..kept }, long("short"));
     }
@@ -244,7 +258,7 @@ mod tests {
         // A control character takes six bytes in JSON.
         let error = "\u{1}".repeat(2000);
         for number in 0..2000 {
-            reports.take(HostReport { error: Some(error.clone()), ..report(&format!("n-{number}"), 1) });
+            reports.take(HostReport { error: Some(error.clone()), ..report(&format!("n-{number}"), 1) }, "10.0.0.1");
         }
         let mut unsent = reports.take_unsent(true);
         let mut sent = BTreeSet::new();
@@ -261,7 +275,7 @@ mod tests {
     #[test]
     fn a_report_is_sent_once_and_put_back_if_sending_failed() {
         let reports = HostReports::default();
-        reports.take(report("a", 1));
+        reports.take(report("a", 1), "10.0.0.1");
         let unsent = reports.take_unsent(false);
         assert_eq!((unsent.len(), reports.take_unsent(false).len()), (1, 0));
         reports.put_back(unsent);

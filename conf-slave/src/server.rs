@@ -12,9 +12,9 @@ use conf_core::{
     address::GivenAddress,
     consul::{Consul, ConsulCredentials, Keys},
     daemon::{self, Metrics},
-    git,
+    git::{self, FetchBounds},
     git_http::{UploadLimits, UploadPack},
-    http::{self as web, Health, Listener},
+    http::{self as web, Gate, Health, Listener},
     sign::TrustedKeys,
     upstream::{Credentials, Upstreams},
 };
@@ -30,7 +30,7 @@ use crate::{
     problems::Problems,
     publish::Publisher,
     reports,
-    upkeep::{branches, look, maintenance},
+    upkeep::{branches, look, maintenance, programs::Programs},
 };
 
 /// A conf-slave with its socket bound and its mirror open.
@@ -42,6 +42,8 @@ pub struct Slave {
     view: Arc<View>,
     embedded: Option<Arc<EmbeddedConsul>>,
     metrics: Metrics,
+    state: PathBuf,
+    programs: Arc<Programs>,
     // Removed when the slave ends.
     _temporary: Option<TempDir>,
 }
@@ -58,7 +60,7 @@ impl Slave {
         let choice = options.consul_choice(variable).map_err(anyhow::Error::msg)?;
         let central = options.central.iter().map(ToString::to_string).collect();
         let upstreams = Arc::new(Upstreams::new(options.central, &Credentials::from_file(options.token_file))?);
-        let listener = web::bind_tcp(options.listen).await?;
+        let listener = web::bind_tcp(options.listen, Gate::new(&options.common.allowed_hosts)).await?;
         let address = listener.address().context("a TCP listener has an address")?;
 
         let (addresses, embedded) = match choice {
@@ -74,8 +76,10 @@ impl Slave {
         let (state, temporary) = state_folder(options.state)?;
         let upload =
             UploadPack::relaying(mirror::repository_in(&state), UploadLimits::default(), Arc::clone(&upstreams));
-        let (datacenter, served_by) = (options.datacenter, Arc::clone(&upload));
-        let mirror = spawn_blocking(move || Mirror::open(&state, datacenter, keys, upstreams, served_by));
+        let (datacenter, served_by, at) = (options.datacenter, Arc::clone(&upload), state.clone());
+        let bytes = u64::from(options.most_fetched) << 20;
+        let (bounds, programs) = (FetchBounds { bytes, ..FetchBounds::HISTORY }, Arc::new(Programs::new(bytes)));
+        let mirror = spawn_blocking(move || Mirror::open(&at, datacenter, (keys, bounds), upstreams, served_by));
         let mirror = Arc::new(mirror.await??);
 
         let problems = Arc::new(Problems::default());
@@ -94,7 +98,7 @@ impl Slave {
             },
             central,
         });
-        Ok(Slave { listener, address, upload, view, embedded, metrics, _temporary: temporary })
+        Ok(Slave { listener, address, upload, view, embedded, metrics, state, programs, _temporary: temporary })
     }
 
     /// Returns the address that it listens on.
@@ -104,7 +108,7 @@ impl Slave {
 
     /// Serves, follows and publishes until `stop`, and joins every task.
     pub async fn run(self, stop: CancellationToken) {
-        let Slave { listener, upload, view, embedded, metrics, .. } = self;
+        let Slave { listener, upload, view, embedded, metrics, state, programs, .. } = self;
         let health = Health::new(metrics.clone());
         let mirror = || Arc::clone(&view.mirror);
         let problems = || Arc::clone(&view.problems);
@@ -112,7 +116,7 @@ impl Slave {
         let routes =
             api::routes(Arc::clone(&view), Arc::clone(&upload), health.clone(), embedded.clone(), stop.clone());
         let mut tasks = JoinSet::new();
-        tasks.spawn(web::serve(listener, routes, stop.clone()));
+        tasks.spawn(web::serve_spooling(listener, routes, upload.spools().clone(), stop.clone()));
         if let Some(embedded) = embedded {
             let stopped = stop.clone().cancelled_owned();
             tasks.spawn(async move {
@@ -120,15 +124,16 @@ impl Slave {
                 embedded.close();
             });
         }
+        spawn_until(&stop, &mut tasks, web::watch_disks(vec![state], health.clone()));
         spawn_until(&stop, &mut tasks, show_health(Arc::clone(&view), health, metrics));
         spawn_until(&stop, &mut tasks, follow::fetch_wanted(mirror(), problems()));
         let central = mirror();
         spawn_until(&stop, &mut tasks, async move { central.upstreams.revive(|_, _| {}).await });
         spawn_until(&stop, &mut tasks, follow::listen(mirror(), reports(), problems()));
         spawn_until(&stop, &mut tasks, Arc::clone(&view.publisher).run());
-        spawn_until(&stop, &mut tasks, branches::run(mirror(), problems()));
+        spawn_until(&stop, &mut tasks, branches::run(mirror(), problems(), Arc::clone(&programs)));
         spawn_until(&stop, &mut tasks, reports::send_summaries(reports(), mirror(), problems()));
-        spawn_until(&stop, &mut tasks, maintenance::maintain(mirror(), upload));
+        spawn_until(&stop, &mut tasks, maintenance::maintain(mirror(), upload, programs));
         spawn_until(&stop, &mut tasks, look::run(mirror()));
         tasks.spawn(maintenance::remember(mirror(), problems(), stop));
         tasks.join_all().await;
@@ -179,7 +184,7 @@ async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
 
 fn state_folder(given: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<TempDir>)> {
     if let Some(state) = given {
-        daemon::make_folder(&state, 0o755)
+        daemon::make_folder(&state, 0o700)
             .with_context(|| format!("cannot make the folder {}; name another with --state", state.display()))?;
         return Ok((state, None));
     }

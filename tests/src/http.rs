@@ -1,7 +1,7 @@
 //! Requests to the daemons and to Consul, over TCP or a Unix socket, one connection each.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::mpsc::{Receiver, channel},
     thread,
@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::{TcpSocket, TcpStream, UnixStream};
 use tokio_util::either::Either;
 
 use crate::wait::DEADLINE;
@@ -25,6 +25,13 @@ pub enum Address {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+    /// A TCP address, asked from another address of this machine.
+    From {
+        /// Who asks.
+        source: IpAddr,
+        /// Who is asked.
+        server: SocketAddr,
+    },
 }
 
 /// A whole answer.
@@ -74,6 +81,18 @@ impl Address {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Result<Answer, String> {
+        self.request_within(DEADLINE, method, path, headers, body)
+    }
+
+    /// Sends any request, whose answer may take so long.
+    pub fn request_within(
+        &self,
+        deadline: Duration,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Answer, String> {
         let request = self.build(method, path, headers, body.into());
         runtime().block_on(async {
             let answer = async {
@@ -81,9 +100,9 @@ impl Address {
                 let body = body.collect().await.map_err(|error| format!("the answer broke off: {error}"))?.to_bytes();
                 Ok(Answer { status: parts.status, headers: parts.headers, body })
             };
-            tokio::time::timeout(DEADLINE, answer)
+            tokio::time::timeout(deadline, answer)
                 .await
-                .unwrap_or_else(|_| Err(format!("{path} was not answered within {DEADLINE:?}")))
+                .unwrap_or_else(|_| Err(format!("{path} was not answered within {deadline:?}")))
         })
     }
 
@@ -117,10 +136,13 @@ impl Address {
 
     fn build(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Request<Full<Bytes>> {
         let host = match self {
-            Address::Tcp(address) => address.to_string(),
+            Address::Tcp(address) | Address::From { server: address, .. } => address.to_string(),
             Address::Unix(_) => "localhost".to_owned(),
         };
-        let mut request = Request::builder().method(method).uri(path).header("host", host);
+        let mut request = Request::builder().method(method).uri(path);
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            request = request.header("host", host);
+        }
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
@@ -132,12 +154,22 @@ impl Address {
         let stream = match self {
             Address::Tcp(address) => TcpStream::connect(address).await.map(Either::Left),
             Address::Unix(path) => UnixStream::connect(path).await.map(Either::Right),
+            Address::From { source, server } => connect_from(*source, *server).await.map(Either::Left),
         };
         let stream = TokioIo::new(stream.map_err(|error| words(&error))?);
         let (mut sender, connection) = http1::handshake(stream).await.map_err(|error| words(&error))?;
         tokio::spawn(connection);
         sender.send_request(request).await.map_err(|error| words(&error))
     }
+}
+
+/// Connects from this address of this machine.
+pub async fn connect_from(source: IpAddr, server: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = TcpSocket::new_v4()?;
+    socket.bind(SocketAddr::new(source, 0))?;
+    // A reader that takes little takes little at once.
+    socket.set_recv_buffer_size(16 << 10)?;
+    socket.connect(server).await
 }
 
 /// One server-sent event.

@@ -18,6 +18,10 @@ pub mod http;
 pub mod program;
 /// Git's protocol by hand. Relies on `http`.
 pub mod wire;
+/// Processor time and memory of processes. Relies on no other module.
+pub mod usage;
+/// Plain Git over HTTP, to compare with. Relies on no other module.
+pub mod cgi;
 /// A network of a test's own, in which packets are dropped. Relies on `program`.
 pub mod network;
 /// An engineer who pushes. Relies on `program`.
@@ -32,6 +36,8 @@ pub mod site;
 pub mod reader;
 /// Readings of the participants of operations. Relies on no other module.
 pub mod history;
+/// Measured figures, and how they are shown. Relies on no other module.
+pub mod figures;
 /// A person who pastes what the documentation says. Relies on `program`.
 pub mod page;
 

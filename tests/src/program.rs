@@ -21,10 +21,11 @@ use crate::wait::DEADLINE;
 /// Finds a program of this workspace by name.
 pub fn built(name: &str) -> PathBuf {
     let own = std::env::current_exe().expect("a test knows its own program");
-    // target/<profile>/deps/<test> is one folder below the programs.
-    let path = own.ancestors().nth(2).expect("a test's program is in a folder").join(name);
-    assert!(path.exists(), "there is no {}; build it first: cargo build --workspace --bins", path.display());
-    path
+    // A program is beside the others; target/<profile>/deps/<test> is one folder below them.
+    let beside = own.ancestors().skip(1).take(2).map(|folder| folder.join(name)).find(|path| path.exists());
+    beside.unwrap_or_else(|| {
+        panic!("there is no {name} beside {}; build it first: cargo build --workspace --bins", own.display())
+    })
 }
 
 /// Makes a command in a clean environment, which ends when this process does.

@@ -15,7 +15,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rustix::fs::{Mode, OFlags, openat};
+use rustix::{
+    fs::{Mode, OFlags, openat},
+    time::{ClockId, clock_gettime},
+};
 
 use crate::{
     program::{built, command, lines_of, spawn},
@@ -33,7 +36,7 @@ pub struct Reader {
 /// A signal that a reader received.
 #[derive(Clone, Debug)]
 pub struct Told {
-    /// The time.
+    /// The time, by the clock of the reader itself.
     pub when: Instant,
     /// The sequence of the snapshot that `current` named then.
     pub sequence: u64,
@@ -86,9 +89,10 @@ impl Reader {
 
     /// Waits for the next signal for some time.
     pub fn told_within(&self, wait: Duration) -> Option<Told> {
-        let (when, line) = self.lines.recv_timeout(wait).ok()?;
-        let sequence = line.strip_prefix("hup ").unwrap_or_else(|| panic!("not a signal: {line}"));
-        Some(Told { when, sequence: sequence.parse().unwrap_or_default() })
+        let (_, line) = self.lines.recv_timeout(wait).ok()?;
+        let told = line.strip_prefix("hup ").and_then(|rest| rest.split_once(' '));
+        let (when, sequence) = told.unwrap_or_else(|| panic!("not a signal: {line}"));
+        Some(Told { when: instant(when), sequence: sequence.parse().unwrap_or_default() })
     }
 
     /// Returns every signal that has come until now.
@@ -192,6 +196,14 @@ impl Drop for Poller {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
     }
+}
+
+/// Converts a time of the monotonic clock, which all processes share.
+fn instant(nanoseconds: &str) -> Instant {
+    let then = Duration::from_nanos(nanoseconds.parse().expect("the reader writes a number"));
+    let now = clock_gettime(ClockId::Monotonic);
+    let now = Duration::try_from(now).expect("the clock began at zero");
+    Instant::now().checked_sub(now.saturating_sub(then)).expect("it was after the start of this machine")
 }
 
 /// Returns the sequence that `current` names.

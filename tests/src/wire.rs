@@ -1,6 +1,6 @@
 //! Git's protocol by hand, for requests that no honest client sends.
 
-use std::io::Write as _;
+use std::{io::Write as _, time::Duration};
 
 use conf_core::git::{Depth, Step};
 use hyper::Method;
@@ -38,7 +38,9 @@ pub fn push(server: &Address, claims: &[Claim<'_>], capabilities: &str, pack: Op
     body.extend(b"0000");
     body.extend(pack.unwrap_or_default());
     let headers = [("content-type", "application/x-git-receive-pack-request")];
-    server.request(Method::POST, "/conf.git/git-receive-pack", &headers, body)
+    // 30 s of processor time may take minutes of a busy machine.
+    let deadline = Duration::from_secs(240);
+    server.request_within(deadline, Method::POST, "/conf.git/git-receive-pack", &headers, body)
 }
 
 /// Returns the server's report on each ref as text.

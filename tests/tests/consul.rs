@@ -345,7 +345,7 @@ fn wait<T>(future: impl Future<Output = T>) -> T {
 }
 
 async fn start_embedded() -> (SocketAddr, CancellationToken) {
-    let listener = http::bind_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = http::bind_tcp("127.0.0.1:0".parse().unwrap(), http::Gate::new(&[])).await.unwrap();
     let (address, stop) = (listener.address().unwrap(), CancellationToken::new());
     tokio::spawn(http::serve(listener, EmbeddedConsul::new().routes(), stop.clone()));
     (address, stop)

@@ -174,7 +174,7 @@ fn the_examples_of_datacenter_yaml() {
     assert_eq!(instance.dangling(&class), []);
     assert_eq!(pins(&class, &instance).len(), 4);
     let secrets = ClassManifest::parse(secrets, Strictness::Strict).expect("the secrets' example lands");
-    assert_eq!(secrets.secrets.len(), 6);
+    assert_eq!(secrets.secrets.len(), 5);
 }
 
 /// The links of all pages lead to files and headings that exist.

@@ -8,6 +8,7 @@ use conf_core::{
     http::{Health, no_files_left},
 };
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::state::Agent;
@@ -34,6 +35,7 @@ pub(crate) async fn run(agent: Agent, health: Health, metrics: Metrics, stop: Ca
     let switches: Counter = metrics.counter("conf_local_switches", "Switches of the export");
     let mut views = agent.follow();
     let mut seen = agent.view().status.sequence;
+    let mut look = Instant::now();
     loop {
         let view = views.borrow_and_update().clone();
         let status = &view.status;
@@ -54,7 +56,10 @@ pub(crate) async fn run(agent: Agent, health: Health, metrics: Metrics, stop: Ca
             (None, Some(error)) => health.set_unready(format!("nothing is exported yet: {error}")),
             (None, None) => health.set_unready("nothing is exported yet"),
         }
-        health.report("file descriptors", no_files_left());
+        if look <= Instant::now() {
+            health.report("file descriptors", no_files_left());
+            look = Instant::now() + EVERY;
+        }
         if status.sequence != seen {
             seen = status.sequence;
             switches.inc();
@@ -64,7 +69,7 @@ pub(crate) async fn run(agent: Agent, health: Health, metrics: Metrics, stop: Ca
         tokio::select! {
             () = stop.cancelled() => return,
             changed = views.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(EVERY) => {}
+            () = tokio::time::sleep_until(look) => {}
         }
     }
 }

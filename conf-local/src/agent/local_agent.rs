@@ -11,7 +11,8 @@ use conf_core::{
     address::{BaseUrl, GivenAddress},
     consul::{Consul, ConsulCredentials, Keys},
     daemon::{self, Metrics},
-    http::{self as web, Health, Listener},
+    git::FetchBounds,
+    http::{self as web, Gate, Health, Listener},
     sign::TrustedKeys,
     upstream::{Credentials, Upstreams},
 };
@@ -37,7 +38,7 @@ use crate::{
     probe::{self, ProbeEntry},
     renewal, report,
     service::{self, Service},
-    snapshot::{NamedComponent, SnapshotServers},
+    snapshot::{NamedComponent, Offers, SnapshotServers},
     state::{Agent, ReportNumbers, Status, View, WriterRequest, central},
     transaction::{Audience, Checks, Host, HostOptions},
 };
@@ -91,25 +92,29 @@ impl LocalAgent {
         let place = (!options.observe).then_some(file.export);
         let (watch, probes) = if options.observe { Default::default() } else { (file.watch, file.probe) };
         let checks = Checks::new(file.check, stop.clone());
+        let offers = file.secret_sources;
+        offers.expect_users().map_err(anyhow::Error::msg)?;
         let named = named(options.common.config.as_deref());
-        let host = open(options.clone(), keys.clone(), place, file.links, checks, named).await?;
+        let host = open(options.clone(), keys.clone(), (place, file.links), (checks, offers), named).await?;
         let mut status = Status::new(options.datacenter.clone(), options.host.clone(), &host.export.path);
         status.observe = options.observe;
+        status.sources = host.secrets.offers.names();
         let (agent, requests) = Agent::new(View::new(status), host.history());
         host.publish_to(&agent);
         central::recall(&agent, &host.export.path);
         let watchers = Registry::open(&options.state, &watch, host.outbox.clone(), agent.clone(), options.observe);
         host.secrets.set_period(Duration::from_secs(options.secrets_every));
         let repository = host.repository.pool.clone();
+        repository.bounded(FetchBounds::of_snapshot(options.most_fetched));
         let collection = host.collection.clone();
         let demand = Demand::new(agent.clone(), repository.clone(), collection, servers, keys.clone(), stop.clone());
         let (demand, processes) = (Arc::new(demand), Arc::default());
-        let service = Service { agent, watchers, demand, processes, repository, stop };
-        let numbers = ReportNumbers::open(&options.state);
+        let service = Service { agent, watchers, demand, processes, repository, remembered: Arc::default(), stop };
+        let numbers = ReportNumbers::open(&options.state).behind(host.lock.clone());
 
         let bound = web::bind_unix(&options.socket.socket, socket::MODE).await?;
         let http = match options.listen {
-            Some(address) => Some(web::bind_tcp(address).await?),
+            Some(address) => Some(web::bind_tcp(address, Gate::new(&options.common.allowed_hosts)).await?),
             None => None,
         };
         let socket = (bound, options.socket.socket);
@@ -150,8 +155,14 @@ impl LocalAgent {
                 (Some(()), None) => daemon::ready_on_socket(&path),
             }
         });
+        // A change needs room for its objects and for its files.
+        let disks = vec![host.repository.pool.path(), host.export.path.clone()];
+        let disks = stopping.clone().run_until_cancelled_owned(web::watch_disks(disks, health.clone()));
+        tasks.spawn(async move {
+            let _ = disks.await;
+        });
         tasks.spawn(health::run(agent.clone(), health, metrics, stopping.clone()));
-        tasks.spawn(central::run(agent.clone(), host.export.path.clone(), stopping.clone()));
+        tasks.spawn(central::run(agent.clone(), host.export.path.clone(), host.lock.clone(), stopping.clone()));
         tasks.spawn(watchers.run(stopping.clone()));
         tasks.spawn(probe::run(probes, agent.clone(), host.outbox.clone(), stopping.clone()));
         tasks.spawn(renewal::run(host.secrets.clone(), agent.clone(), stopping.clone()));
@@ -201,9 +212,8 @@ fn named(file: Option<&Path>) -> Vec<NamedComponent> {
 async fn open(
     options: RunOptions,
     keys: TrustedKeys,
-    place: Option<Vec<PlaceEntry>>,
-    links: Vec<ComponentSelector>,
-    checks: Checks,
+    (place, links): (Option<Vec<PlaceEntry>>, Vec<ComponentSelector>),
+    (checks, offers): (Checks, Offers),
     named: Vec<NamedComponent>,
 ) -> anyhow::Result<Host> {
     let host = spawn_blocking(move || {
@@ -219,6 +229,7 @@ async fn open(
             place,
             links,
             checks,
+            offers,
             named,
         })
     });

@@ -2,6 +2,7 @@
 //! else.
 
 mod options;
+mod privileges;
 mod health;
 mod socket;
 mod local_agent;
@@ -10,4 +11,5 @@ pub(crate) use crate::agent::options::AgentSocket;
 pub use crate::agent::{
     local_agent::LocalAgent,
     options::{FileOnly, RunOptions},
+    privileges::limit_privileges,
 };

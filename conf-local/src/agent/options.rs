@@ -10,7 +10,13 @@ use conf_core::{
 use libconf::name::{ComponentSelector, DatacenterName, HostName};
 use serde::Deserialize;
 
-use crate::{notify::WatchEntry, place::PlaceEntry, probe::ProbeEntry, snapshot::EVERY, transaction::CheckEntry};
+use crate::{
+    notify::{WatchEntry, WatchTarget},
+    place::PlaceEntry,
+    probe::ProbeEntry,
+    snapshot::{EVERY, Offers},
+    transaction::CheckEntry,
+};
 
 /// The socket of the agent.
 #[derive(Clone, Debug, Args)]
@@ -75,6 +81,10 @@ pub struct RunOptions {
     /// A file with the token for surrogates and the central repository; read again when it changes.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// The most MiB of one answer of a server, and of what it inflates to: a whole snapshot must
+    /// fit.
+    #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
+    pub(crate) most_fetched: u32,
     /// The seconds after which a command that prints a secret runs again. Files with secrets are
     /// looked at every second.
     #[arg(long, value_name = "SECONDS", default_value_t = EVERY.as_secs(), value_parser = clap::value_parser!(u64).range(1..=86_400))]
@@ -113,7 +123,19 @@ pub struct FileOnly {
     /// The checks of staged components.
     #[serde(default)]
     pub(crate) check: Vec<CheckEntry>,
+    /// The secrets that this host has itself.
+    #[serde(default, rename = "secret-sources")]
+    pub(crate) secret_sources: Offers,
     /// The probes of components' programs.
     #[serde(default)]
     pub(crate) probe: Vec<ProbeEntry>,
+}
+
+impl FileOnly {
+    /// True if the agent runs commands that the file names.
+    pub(crate) fn names_commands(&self) -> bool {
+        let watches = self.watch.iter().any(|entry| matches!(entry.target, WatchTarget::Command(_)));
+        let probes = self.probe.iter().any(ProbeEntry::runs_command);
+        watches || probes || !self.check.is_empty() || self.secret_sources.have_commands()
+    }
 }

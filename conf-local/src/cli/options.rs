@@ -17,7 +17,7 @@ use crate::{
 /// The beginning of the names of environment variables.
 const PREFIX: &str = "CONF_LOCAL";
 /// The keys of the file that are no flags.
-const STRUCTURED: [&str; 5] = ["watch", "export", "links", "check", "probe"];
+const STRUCTURED: [&str; 6] = ["watch", "export", "links", "check", "probe", "secret-sources"];
 
 /// The agent on each host: keeps its files equal to one snapshot of its datacenter, and tells
 /// processes of changes.

@@ -12,19 +12,19 @@ use libconf::name::{Kind, Version};
 use crate::{
     export::{
         error::ExportError,
-        folder::Export,
+        folder::{BLOCK, Export},
         names::{CURRENT, HEADER, NEW, NEXT, names_hash, names_links, put},
         plan::{Contents, ExportPlan, Header, KeptSnapshot},
     },
     fs::Entry,
 };
 
-/// 100: with fewer components, making links ahead saves nothing that counts.
-const WORTH_AHEAD: usize = if cfg!(test) { 1 } else { 100 };
+/// 8: with fewer components, making links ahead saves nothing that counts.
+const WORTH_AHEAD: usize = if cfg!(test) { 1 } else { 8 };
 
 impl Export {
-    /// Builds the snapshot's folder beside the others. Makes it durable, with all that was staged
-    /// for it. No reader sees it.
+    /// Builds the snapshot's folder beside the others. No reader sees it. It is not durable before
+    /// [`Export::make_durable`].
     ///
     /// With `anew`, shares nothing with the snapshot before, and checks the links that exist.
     pub(crate) fn build(&mut self, header: &Header, plan: &ExportPlan, anew: bool) -> Result<(), ExportError> {
@@ -78,6 +78,7 @@ impl Export {
         // One that was removed by hand is built under its own name again.
         let (sequence, beside) = (header.sequence.to_string(), self.beside(header.sequence).name());
         let kept = self.kept.contains_key(&header.sequence) && self.snapshots.entry(&sequence)?.is_some();
+        self.taking += BLOCK * 3;
         let name = if kept {
             beside
         } else {
@@ -87,12 +88,20 @@ impl Export {
         let exists = self.snapshots.entry(&name)?.is_some();
         if header.through.is_some() {
             // Nothing ever switches to it, so its name alone says that it is whole: its content
-            // must be durable before it has the name. Otherwise one commit of the file system's
-            // journal is enough.
-            self.make_durable()?;
+            // must be durable before it has the name.
+            self.flush()?;
         }
-        put(&self.snapshots, &name, exists)?;
-        self.make_durable()
+        put(&self.snapshots, &name, exists)
+    }
+
+    /// Makes all durable that was staged and built, and what else was added to `unsynced`: in one
+    /// wait for the disk.
+    pub(crate) fn make_durable(&mut self) -> Result<(), ExportError> {
+        self.flush().map_err(|cause| self.failed("make files durable", cause))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.unsynced.flush(&[&self.store, &self.names, &self.snapshots])
     }
 
     /// Makes the links of the next snapshot ahead, while nobody waits: most will be those of the
@@ -117,17 +126,8 @@ impl Export {
             for (name, _) in old.entries()? {
                 new.share(&old, &name)?;
             }
-            new.sync()?;
         }
         Ok(())
-    }
-
-    /// Syncs the content first, then the folders that lead to it.
-    fn make_durable(&mut self) -> io::Result<()> {
-        self.unsynced.flush(&self.root)?;
-        self.store.sync()?;
-        self.names.sync()?;
-        self.snapshots.sync()
     }
 
     /// Makes the folder of links for a component's versions, unless it exists. With `anew`, one
@@ -147,6 +147,7 @@ impl Export {
             folder.link(link, target)?;
         }
         self.unsynced.add(folder);
+        self.taking += BLOCK * (links.len() as u64 + 2);
         put(&self.names, &name, exists)?;
         Ok(hash)
     }
@@ -179,6 +180,7 @@ impl Export {
             exchanged.map_err(|cause| self.failed("switch", cause))?;
         }
         let before = self.kept.insert(sequence, KeptSnapshot { header: Some(header), contents });
+        *self.took.entry(sequence).or_default() += std::mem::take(&mut self.taking);
         let Some(before) = before.filter(|_| is_beside) else { return Ok(false) };
         self.former.insert(beside, before.contents);
         if let Err(error) = self.thin_former().and_then(|()| self.snapshots.sync()) {

@@ -37,6 +37,10 @@ pub(crate) struct Export {
     /// The snapshot whose links are in `.next` already.
     pub(crate) next: Option<Sequence>,
     pub(crate) unsynced: Unsynced,
+    /// The room on disk that each kept snapshot has taken, as far as this agent has made it.
+    pub(crate) took: BTreeMap<Sequence, u64>,
+    /// The room that the next one has taken so far.
+    pub(crate) taking: u64,
     /// Renderings that something has changed since they were staged.
     suspect: HashSet<StoreHash>,
     pub(crate) salt: Vec<u8>,
@@ -75,6 +79,8 @@ impl Export {
             current: None,
             next: None,
             unsynced: Unsynced::default(),
+            took: BTreeMap::new(),
+            taking: 0,
             suspect: HashSet::new(),
             salt,
             seen: Seen::default(),
@@ -206,6 +212,7 @@ impl Export {
         if let Some(shown) = &rendered.settings_shown {
             self.unsynced.add(entry.write(SHOWN, shown, 0o444)?);
         }
+        self.taking += rendered.files.values().map(blocks).sum::<u64>() + BLOCK * (folders.len() as u64 + 3);
         for folder in folders.into_values().chain([files, entry]) {
             self.unsynced.add(folder);
         }
@@ -214,5 +221,15 @@ impl Export {
 
     pub(crate) fn failed(&self, act: &'static str, cause: io::Error) -> ExportError {
         ExportError { act, path: self.path.clone(), file: None, cause }
+    }
+}
+
+/// 4 KiB: a file, a folder and most links take at least so much of a disk.
+pub(crate) const BLOCK: u64 = 4 << 10;
+
+fn blocks(content: &Content) -> u64 {
+    match content {
+        Content::File { bytes, .. } => (bytes.len() as u64).next_multiple_of(BLOCK),
+        Content::Link(_) => BLOCK,
     }
 }

@@ -82,7 +82,7 @@ impl Export {
     ) -> Result<(), ExportError> {
         // The links that were made ahead belong to the next snapshot.
         let next = self.next.take();
-        let built = self.build(&header, plan, false);
+        let built = self.build(&header, plan, false).and_then(|()| self.make_durable());
         self.next = next;
         built?;
         self.take_up(header, contents).map(drop)

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Context as _;
 use conf_core::render::StoreHash;
-use libconf::name::{ComponentName, Kind, Version};
+use libconf::name::{ComponentName, ComponentVersion, Kind, Version};
 use rustix::fs::Stat;
 
 use crate::{
@@ -29,19 +29,15 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 impl Export {
     /// Describes what something else has changed in the export since the last look, each in one
-    /// sentence. Looks at `most` components,
+    /// sentence, and names the components whose files it has changed. Looks at `most` components,
     /// for a second at most unless at all of them, and at the following ones the next time.
-    pub(crate) fn look(&mut self, most: usize) -> Vec<String> {
-        let replaced = self.replaced();
-        if !replaced.is_empty() {
-            return replaced;
+    pub(crate) fn look(&mut self, most: usize) -> (Vec<String>, BTreeSet<ComponentVersion>) {
+        let outer = self.look_at_folders();
+        if !outer.is_empty() {
+            return (outer, BTreeSet::new());
         }
-        match self.look_at_current() {
-            Ok(Some(problem)) => return vec![problem],
-            Ok(None) => {}
-            Err(error) => return vec![format!("{} cannot be looked at: {error}", self.path.display())],
-        }
-        let Some((sequence, kept)) = self.current() else { return Vec::new() };
+        let mut all_changed = BTreeSet::new();
+        let Some((sequence, kept)) = self.current() else { return (Vec::new(), all_changed) };
         let folder = self.snapshots.enter(&sequence.to_string());
         let names = by_name(&kept.contents);
         let after = self.seen.last.take().map_or(Bound::Unbounded, Bound::Excluded);
@@ -59,8 +55,10 @@ impl Export {
                 problems.push(format!("the links to the files of {name} are not as they were exported"));
             }
             let changed = versions.iter().filter(|(_, hash)| !self.is_as_seen(hash));
-            let changed: Vec<&Version> = changed.map(|(version, _)| version).collect();
-            problems.extend(changed.iter().map(|version| changed_words(format_args!("{name}/{version}"))));
+            let of_version = |version: &Version| ComponentVersion { component: name.clone(), version: version.clone() };
+            let changed: Vec<ComponentVersion> = changed.map(|(version, _)| of_version(version)).collect();
+            problems.extend(changed.iter().map(changed_words));
+            all_changed.extend(changed);
         }
         if is_over {
             // All of them were looked at since the beginning.
@@ -70,7 +68,19 @@ impl Export {
             let used: BTreeSet<StoreHash> = names.values().map(names_hash).collect();
             self.seen.links.retain(|hash, _| used.contains(hash));
         }
-        problems
+        (problems, all_changed)
+    }
+
+    /// Describes what is wrong with the folders that lead to the components.
+    fn look_at_folders(&self) -> Vec<String> {
+        let replaced = self.replaced();
+        if !replaced.is_empty() {
+            return replaced;
+        }
+        match self.look_at_current() {
+            Ok(problem) => problem.into_iter().collect(),
+            Err(error) => vec![format!("{} cannot be looked at: {error}", self.path.display())],
+        }
     }
 
     /// Lists the folders of the export that are not the ones that this has open.

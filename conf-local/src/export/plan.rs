@@ -127,16 +127,19 @@ pub(crate) struct Retention {
     pub(crate) younger_than: Duration,
 }
 
-/// At most 100 young snapshots stay beyond [`Retention::last`]: a burst must not fill the disk.
-const MOST_YOUNG: usize = 100;
-
-/// Decides which snapshots go. `kept` has the time at which each was put in place.
-pub(crate) fn outdated(kept: &BTreeMap<Sequence, SystemTime>, retention: Retention, now: SystemTime) -> Vec<Sequence> {
+/// Decides which snapshots go. `kept` has the time at which each was put in place. There is room
+/// for so many young ones beyond [`Retention::last`].
+pub(crate) fn outdated(
+    kept: &BTreeMap<Sequence, SystemTime>,
+    retention: Retention,
+    most_young: usize,
+    now: SystemTime,
+) -> Vec<Sequence> {
     let young = |time: &SystemTime| now.duration_since(*time).unwrap_or_default() < retention.younger_than;
     let mut newest_old = true;
     let mut stays = |(place, (_, time)): &(usize, (&Sequence, &SystemTime))| {
         let in_use = young(time) || std::mem::take(&mut newest_old);
-        *place < retention.last.max(1) || in_use && *place < retention.last + MOST_YOUNG
+        *place < retention.last.max(1) || in_use && *place < retention.last.max(1) + most_young
     };
     kept.iter().rev().enumerate().filter(|entry| !stays(entry)).map(|(_, (sequence, _))| *sequence).collect()
 }
@@ -186,7 +189,8 @@ mod tests {
             let kept =
                 ages.iter().map(|(sequence, age)| (Sequence(*sequence), now - Duration::from_secs(*age))).collect();
             let retention = Retention { last, younger_than: Duration::from_secs(young) };
-            let mut outdated: Vec<u64> = outdated(&kept, retention, now).iter().map(|sequence| sequence.0).collect();
+            let mut outdated: Vec<u64> =
+                outdated(&kept, retention, 100, now).iter().map(|sequence| sequence.0).collect();
             outdated.sort_unstable();
             assert_eq!(outdated, gone, "{ages:?} {last} {young}");
         };

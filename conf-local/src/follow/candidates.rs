@@ -7,23 +7,24 @@
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use conf_core::api::Pointer;
-use libconf::name::{CommitId, Sequence};
+use libconf::name::Sequence;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::state::Agent;
+use crate::{
+    follow::rivals::{Rival, Rivals},
+    state::Agent,
+};
 
 /// The snapshot that a pointer names, and the time at which it was first heard of.
 pub(crate) type Wanted = Option<(Pointer, Instant)>;
 
 /// Who names a pointer that is to be tried, and the pointer.
 type Open = (String, Pointer);
-/// The same, with the number of the source's last attempt that came to nothing.
-type Rival = (String, Pointer, u64);
 
 /// The pointers that are named now.
 pub(crate) struct Candidates {
@@ -31,10 +32,12 @@ pub(crate) struct Candidates {
     named: Mutex<Named>,
     wanted: watch::Sender<Wanted>,
     newest: watch::Sender<Sequence>,
-    /// What is newer than the export and was not tried.
+    /// What is newer than the export and may be taken.
     open: watch::Sender<Vec<Rival>>,
     /// The sources that are in touch now.
     heard: watch::Sender<BTreeSet<String>>,
+    /// Who named what is tried now, and since when it is tried.
+    trying: watch::Sender<Option<(String, Instant)>>,
 }
 
 #[derive(Default)]
@@ -61,6 +64,11 @@ struct Word {
     trial: Trial,
     /// The number of the last attempt at a pointer of this source, if it came to nothing.
     in_vain: u64,
+    /// The same, without attempts that failed for a reason that passes: those say nothing of the
+    /// source.
+    doubted: u64,
+    /// What this source named last was nowhere, or could never be taken.
+    is_doubtful: bool,
     /// The source names nothing any more.
     is_over: bool,
 }
@@ -75,6 +83,18 @@ enum Trial {
     Nowhere,
     /// It can never be taken.
     Refused,
+}
+
+/// What an attempt says of those who named its pointer, and the number of one that came to nothing.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    Taken,
+    /// It may work the next time.
+    Failed(u64),
+    /// Another pointer took its turn.
+    Overtaken(u64),
+    /// No server has it, or it can never be taken.
+    Wrong(u64),
 }
 
 /// Why a pointer could not be taken.
@@ -98,6 +118,7 @@ impl Candidates {
             newest,
             open: watch::Sender::default(),
             heard: watch::Sender::default(),
+            trying: watch::Sender::default(),
         }
     }
 
@@ -115,13 +136,15 @@ impl Candidates {
     pub(crate) fn name(&self, source: &str, pointer: Pointer) {
         self.heard.send_if_modified(|heard| heard.insert(source.to_owned()));
         let mut named = self.named.lock();
+        // What had gone could not be taken.
         let (mut in_vain, mut problem) = (named.gone.get(source).copied().unwrap_or_default(), None);
+        let (mut doubted, mut is_doubtful) = (in_vain, in_vain > 0);
         if let Some(before) = named.by.get_mut(source) {
             before.is_over = false;
             if before.pointer == pointer {
                 return;
             }
-            in_vain = before.in_vain;
+            (in_vain, doubted, is_doubtful) = (before.in_vain, before.doubted, before.is_doubtful);
             problem = (before.pointer.sequence > pointer.sequence).then(|| {
                 format!(
                     "it names #{} after #{}, and no host goes back; was it put back to an older state? The next change \
@@ -131,7 +154,8 @@ impl Candidates {
             });
         }
         let trial = named.by.values().find(|word| word.pointer == pointer).map_or(Trial::Not, |word| word.trial);
-        let word = Word { pointer, since: Instant::now(), problem, trial, in_vain, is_over: false };
+        let word =
+            Word { pointer, since: Instant::now(), problem, trial, in_vain, doubted, is_doubtful, is_over: false };
         named.gone.remove(source);
         named.by.insert(source.to_owned(), word);
         self.choose(&mut named, false);
@@ -154,6 +178,23 @@ impl Candidates {
         let _ = heard.wait_for(|heard| heard.iter().all(|heard| heard == source)).await;
     }
 
+    /// Returns the number of the last attempt at a word of this source, if it came to nothing, and
+    /// not for a reason that passes.
+    pub(crate) fn doubted(&self, source: &str) -> u64 {
+        let named = self.named.lock();
+        let word = named.by.get(source).map(|word| word.doubted);
+        word.or(named.gone.get(source).copied()).unwrap_or_default()
+    }
+
+    /// Waits until a source is [doubted](Candidates::doubted) for a later attempt than this one.
+    pub(crate) async fn until_doubted(&self, source: &str, since: u64) {
+        let mut open = self.open.subscribe();
+        while self.doubted(source) <= since {
+            // The sender lives as long as this.
+            let _ = open.changed().await;
+        }
+    }
+
     /// Notes that a source has gone. Its word stays only while it may still be of use.
     pub(crate) fn gone(&self, source: &str) {
         self.lost(source);
@@ -168,20 +209,43 @@ impl Candidates {
     pub(crate) fn begin(&self) -> Wanted {
         let Named { tried, chosen, .. } = &mut *self.named.lock();
         tried.clone_from(chosen);
+        self.trying.send_replace(chosen.as_ref().map(|(source, _)| (source.clone(), Instant::now())));
         *self.wanted.borrow()
+    }
+
+    /// Waits until what this source named has been tried for so long, and no other one is in touch.
+    pub(crate) async fn until_slow_and_alone(&self, source: &str, after: Duration) {
+        let mut trying = self.trying.subscribe();
+        loop {
+            let of = trying.wait_for(|of| of.as_ref().is_some_and(|(of, _)| of == source)).await;
+            // The sender lives as long as this.
+            let Some((_, since)) = of.ok().and_then(|of| of.clone()) else { continue };
+            tokio::select! {
+                _ = trying.changed() => {}
+                () = async {
+                    tokio::time::sleep_until((since + after).into()).await;
+                    self.alone(source).await;
+                } => return,
+            }
+        }
     }
 
     /// Notes that a pointer was dealt with; chooses what comes next.
     pub(crate) fn took(&self, pointer: Pointer) {
+        self.ended();
         let mut named = self.named.lock();
         named.overtaken = 0;
-        named.blame(pointer, Trial::Not, 0);
+        named.blame(pointer, Trial::Not, Outcome::Taken);
+        // What failed for a while and was not needed in the end is no reason against anybody.
+        let behind = |word: &&mut Word| word.trial == Trial::Failed && word.pointer.sequence <= pointer.sequence;
+        named.by.values_mut().filter(behind).for_each(|word| word.in_vain = word.doubted);
         self.choose(&mut named, true);
     }
 
     /// Notes that a pointer could not be taken; chooses another one, if there is one that was not
     /// tried.
     pub(crate) fn failed(&self, pointer: Pointer, reason: Reason, words: &str) {
+        self.ended();
         let mut named = self.named.lock();
         let trial = match reason {
             Reason::Passing => Trial::Failed,
@@ -190,7 +254,8 @@ impl Candidates {
         };
         named.attempts += 1;
         let attempt = named.attempts;
-        named.blame(pointer, trial, attempt);
+        let outcome = if reason == Reason::Passing { Outcome::Failed(attempt) } else { Outcome::Wrong(attempt) };
+        named.blame(pointer, trial, outcome);
         if reason == Reason::Never {
             for word in named.by.values_mut().filter(|word| word.pointer == pointer) {
                 word.problem = Some(words.to_owned());
@@ -201,11 +266,12 @@ impl Candidates {
 
     /// Notes that an attempt ended since another pointer is named.
     pub(crate) fn overtaken(&self, pointer: Pointer) {
+        self.ended();
         let mut named = self.named.lock();
         named.overtaken = named.overtaken.saturating_add(1);
         named.attempts += 1;
         let attempt = named.attempts;
-        named.blame(pointer, Trial::Not, attempt);
+        named.blame(pointer, Trial::Not, Outcome::Overtaken(attempt));
         self.choose(&mut named, false);
     }
 
@@ -231,8 +297,13 @@ impl Candidates {
         let named = self.named.lock();
         let tried = named.tried.clone();
         let source = tried.as_ref().and_then(|(source, _)| named.by.get(source));
-        let in_vain = source.map_or(0, |word| word.in_vain);
-        Rivals { open: self.open.subscribe(), tried, in_vain, times: named.overtaken }
+        let is_doubtful = source.is_some_and(|word| word.is_doubtful);
+        Rivals { open: self.open.subscribe(), tried, is_doubtful, times: named.overtaken }
+    }
+
+    /// Notes that the attempt is over.
+    fn ended(&self) {
+        self.trying.send_if_modified(|trying| trying.take().is_some());
     }
 
     fn exported(&self) -> Option<Pointer> {
@@ -289,7 +360,7 @@ impl Candidates {
 
 impl Named {
     /// Notes what came of an attempt, also for the source that has replaced its word meanwhile.
-    fn blame(&mut self, pointer: Pointer, trial: Trial, in_vain: u64) {
+    fn blame(&mut self, pointer: Pointer, trial: Trial, outcome: Outcome) {
         let tried = self.tried.take().filter(|(_, tried)| *tried == pointer).map(|(source, _)| source);
         for (source, word) in &mut self.by {
             let is_named = word.pointer == pointer;
@@ -297,7 +368,12 @@ impl Named {
                 word.trial = trial;
             }
             if is_named || tried.as_ref() == Some(source) {
-                word.in_vain = in_vain;
+                (word.in_vain, word.doubted, word.is_doubtful) = match outcome {
+                    Outcome::Taken => (0, 0, false),
+                    Outcome::Failed(attempt) => (attempt, word.doubted, word.is_doubtful),
+                    Outcome::Overtaken(attempt) => (attempt, attempt, word.is_doubtful),
+                    Outcome::Wrong(attempt) => (attempt, attempt, true),
+                };
             }
         }
     }
@@ -308,44 +384,13 @@ impl Named {
     }
 
     fn open(&self, exported: Sequence) -> Vec<Rival> {
-        let untried = self.newer(exported).filter(|(_, word)| word.trial == Trial::Not);
-        untried.map(|(source, word)| (source.clone(), word.pointer, word.in_vain)).collect()
-    }
-}
-
-/// What else is named while a pointer is tried.
-pub(crate) struct Rivals {
-    open: watch::Receiver<Vec<Rival>>,
-    tried: Option<Open>,
-    /// The number of its source's last attempt that came to nothing.
-    in_vain: u64,
-    /// The number of attempts in a row that rivals have ended.
-    pub(crate) times: u32,
-}
-
-impl Rivals {
-    /// Waits until there is another pointer than `want`.
-    pub(crate) async fn any(&self, want: CommitId) {
-        let is_there =
-            self.open.clone().wait_for(|open| open.iter().any(|(_, pointer, _)| pointer.commit != want)).await.is_ok();
-        if !is_there {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Waits until there is another one of a source that contradicts the one who named `want`,
-    /// rather than following it, and whose words are worth as much.
-    pub(crate) async fn foreign(&self, want: CommitId) {
-        let own = self.tried.as_ref().map(|(source, _)| source);
-        let is_foreign = |open: &Vec<Rival>| {
-            open.iter().any(|(_, pointer, in_vain)| {
-                let by_own = open.iter().any(|(source, other, _)| Some(source) == own && other == pointer);
-                pointer.commit != want && !by_own && *in_vain <= self.in_vain
-            })
+        let rival = |(source, word): (&String, &Word)| Rival {
+            source: source.clone(),
+            pointer: word.pointer,
+            is_untried: word.trial == Trial::Not,
+            is_doubtful: word.is_doubtful,
         };
-        if self.open.clone().wait_for(is_foreign).await.is_err() {
-            std::future::pending::<()>().await;
-        }
+        self.newer(exported).map(rival).collect()
     }
 }
 
@@ -395,7 +440,10 @@ mod tests {
     use futures_util::FutureExt as _;
 
     use super::*;
-    use crate::state::{Status, View};
+    use crate::{
+        follow::rivals::Worth,
+        state::{Status, View},
+    };
 
     fn pointer(sequence: u64, digit: u8) -> Pointer {
         Pointer { sequence: Sequence(sequence), commit: [digit; 20].into() }
@@ -406,7 +454,9 @@ mod tests {
         let word = |pointer: Pointer| {
             let at = failed.iter().position(|(failed, _)| *failed == pointer);
             let (trial, in_vain) = at.map_or((Trial::Not, 0), |at| (failed[at].1, at as u64 + 1));
-            Word { pointer, since: Instant::now(), problem: None, trial, in_vain, is_over: false }
+            let is_doubtful = matches!(trial, Trial::Nowhere | Trial::Refused);
+            let (doubted, since) = (if is_doubtful { in_vain } else { 0 }, Instant::now());
+            Word { pointer, since, problem: None, trial, in_vain, doubted, is_doubtful, is_over: false }
         };
         let by = by.iter().enumerate().map(|(source, pointer)| (source.to_string(), word(*pointer))).collect();
         Named { by, ..Named::default() }
@@ -492,6 +542,8 @@ mod tests {
             candidates.again();
             assert_eq!(wanted(&candidates), Some(pointer(8, 8)), "and again");
             assert_eq!(*candidates.newest().borrow(), Sequence(0), "whoever failed is no reason to ask Consul");
+            assert!(candidates.doubted("liar") > 0);
+            assert_eq!(candidates.doubted("consul"), 0, "what passes says nothing of a source");
             candidates.took(pointer(8, 8));
             assert_eq!(*candidates.newest().borrow(), Sequence(8));
         }
@@ -527,13 +579,32 @@ mod tests {
         assert!(rivals.any(bogus.commit).now_or_never().is_none());
         candidates.name("liar", pointer(1000, 1));
         assert!(rivals.any(bogus.commit).now_or_never().is_some());
-        assert!(rivals.foreign(bogus.commit).now_or_never().is_none(), "it follows its own word");
+        let is_foreign = |rivals: &Rivals, want: Pointer| {
+            [Worth::More, Worth::AsMuch, Worth::Any]
+                .map(|worth| !rivals.foreign_of(&rivals.open.borrow(), want.commit, worth).is_empty())
+        };
+        assert_eq!(is_foreign(&rivals, bogus), [false; 3], "it follows its own word");
         candidates.name("consul", pointer(8, 8));
-        assert!(rivals.foreign(bogus.commit).now_or_never().is_some());
+        assert_eq!(is_foreign(&rivals, bogus), [false, true, true], "nobody was wrong yet");
         candidates.overtaken(bogus);
         let good = wanted(&candidates).unwrap();
         candidates.name("liar", pointer(1001, 2));
         assert_eq!(good, pointer(8, 8));
-        assert!(candidates.rivals().foreign(good.commit).now_or_never().is_none(), "the liar's word is worth less");
+        assert_eq!(is_foreign(&candidates.rivals(), good), [false, true, true], "still nobody was wrong");
+        // It failed for a moment, and waits for its next turn while the liar has one.
+        candidates.failed(good, Reason::Passing, "away");
+        let forged = wanted(&candidates).unwrap();
+        assert_eq!(forged, pointer(1001, 2));
+        assert_eq!(is_foreign(&candidates.rivals(), forged), [false, false, true], "a turn ends");
+        candidates.name("consul", pointer(9, 3));
+        assert_eq!(is_foreign(&candidates.rivals(), forged), [false, true, true]);
+        candidates.failed(forged, Reason::Nowhere, "no");
+        candidates.name("liar", pointer(1002, 5));
+        assert_eq!(wanted(&candidates), Some(pointer(9, 3)));
+        assert_eq!(is_foreign(&candidates.rivals(), pointer(9, 3)), [false, false, true], "the liar is worth less");
+        candidates.failed(pointer(9, 3), Reason::Passing, "away");
+        candidates.name("consul", pointer(10, 4));
+        assert_eq!(wanted(&candidates), Some(pointer(1002, 5)));
+        assert_eq!(is_foreign(&candidates.rivals(), pointer(1002, 5)), [true; 3], "and does not keep its turn");
     }
 }

@@ -8,11 +8,14 @@ use conf_core::{
     upstream::{self, FetchError, Fetched, Hedge, Upstream, UpstreamError},
 };
 use libconf::name::CommitId;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use crate::{
     clock::random_up_to,
-    follow::candidates::{Reason, Rivals},
+    follow::{
+        candidates::Reason,
+        rivals::{Rivals, Worth},
+    },
     snapshot::SnapshotServers,
     state::Agent,
 };
@@ -27,8 +30,16 @@ const PATIENCE_AT_FIRST: Duration = Duration::from_secs(20);
 
 /// 2 s: after so long a silence another snapshot that is named is fetched in place of this one.
 const OVERTAKING: Duration = Duration::from_secs(2);
-/// 10 s: after so long one is fetched that contradicts this one, whatever still comes of it.
-const CONTRADICTED: Duration = Duration::from_secs(10);
+/// 1 s: after so long the next server is asked too where another snapshot contradicts this one and
+/// is worth as much: perhaps the server is wrong, and not who named the snapshot.
+const HURRY: Duration = Duration::from_secs(1);
+/// 3 s: after so long that other one is fetched, whatever still comes of this one. One that is
+/// worth more takes its place at once, and later each time that attempts end for another one: what
+/// is right may be slow, and its source have been wrong once.
+const CONTRADICTED: Duration = Duration::from_secs(3);
+/// 10 s: then any other one that may be taken is fetched beside this one. This one may be slow or
+/// without an end, which nobody can tell; the first one that is here is looked at.
+const BESIDE: Duration = Duration::from_secs(10);
 /// 16: each time that another one takes the place of one that does not come, the next one gets
 /// twice the time, so that a slow one comes to an end; up to that many times as much.
 const MOST_TIMES: u32 = 16;
@@ -90,12 +101,14 @@ pub(crate) async fn fetch(
     rivals: Option<Rivals>,
 ) -> Result<(), Failure> {
     let step = Step { have: have.filter(|have| *have != want), want, depth };
-    let mut hedge = ask_in_order(agent, servers, repository, step, limit);
-    let times = rivals.as_ref().map_or(1, |rivals| 1_u32 << rivals.times.min(31)).min(MOST_TIMES);
+    let mut hedge = ask_in_order(agent, servers, repository.clone(), step, limit);
+    let times = rivals.as_ref().map_or(1, |rivals| (1_u32 << rivals.times.min(31)).min(MOST_TIMES));
     let rivals = rivals.as_ref();
     let mut newer = std::pin::pin!(any(rivals, want));
-    let mut contradicted = std::pin::pin!(foreign(rivals, want, CONTRADICTED * times));
-    let mut is_newer = false;
+    let mut hurry = std::pin::pin!(foreign(rivals, want, HURRY, Worth::AsMuch));
+    let mut contradicted = std::pin::pin!(contradicted(rivals, want, times));
+    let mut beside = std::pin::pin!(beside(agent, servers, repository, step, rivals));
+    let (mut is_newer, mut in_hurry) = (false, false);
     let until = limit.map(|limit| Instant::now() + limit);
     let (mut any_away, mut corrupt, mut words) = (false, false, Vec::new());
     let describe = |words: &[String]| format!("snapshot {} cannot be fetched: {}", want.short(), words.join("; "));
@@ -108,7 +121,20 @@ pub(crate) async fn fetch(
                 hedge.give_up_after(OVERTAKING * times);
                 continue;
             }
-            () = &mut contradicted => return Err(Failure::Overtaken),
+            () = &mut hurry, if !in_hurry => {
+                in_hurry = true;
+                hedge.hurry();
+                continue;
+            }
+            () = &mut contradicted => {
+                // Those that still bring this one would be asked first for the next one.
+                hedge.report_late();
+                return Err(Failure::Overtaken);
+            }
+            () = &mut beside => {
+                hedge.report_late();
+                return Err(Failure::Overtaken);
+            }
             () = over(until) => {
                 words.push("no good answer in time".to_owned());
                 return Err(Failure::Soon(describe(&words)));
@@ -134,25 +160,40 @@ pub(crate) async fn fetch(
             }
             Err(error) => error,
         };
-        let reason = chain(&error);
-        match error {
-            FetchError::Repository { .. } if error.is_for_room() => return Err(Failure::NoRoom(reason)),
-            FetchError::Repository { .. } => return Err(Failure::Repository(reason)),
-            FetchError::NotFound { .. } => set_reachable(agent, &server),
-            FetchError::Corrupt { .. } | FetchError::Unreachable(_) | FetchError::Refused(_) => {
-                let is_corrupt = matches!(error, FetchError::Corrupt { .. });
-                (corrupt, any_away) = (corrupt || is_corrupt, any_away || !is_corrupt);
-                server.report(false);
-                agent.set_away(server.url().as_str(), &reason);
-            }
-        }
-        words.push(reason);
+        let is_of_server = note(agent, &server, &error)?;
+        let is_corrupt = matches!(error, FetchError::Corrupt { .. });
+        (corrupt, any_away) = (corrupt || is_corrupt, any_away || is_of_server && !is_corrupt);
+        words.push(chain(&error));
     }
     Err(match (corrupt, any_away) {
         (true, _) => Failure::Corrupt(describe(&words)),
         (false, true) => Failure::Soon(describe(&words)),
         (false, false) => Failure::Nowhere(describe(&words)),
     })
+}
+
+/// Shows what a server's error says of it. True if it is the server's; an error of this host's own
+/// repository ends the fetch.
+fn note(agent: &Agent, server: &Upstream, error: &FetchError) -> Result<bool, Failure> {
+    let reason = chain(error);
+    match error {
+        FetchError::Repository { .. } if error.is_for_room() => Err(Failure::NoRoom(reason)),
+        FetchError::Repository { .. } => Err(Failure::Repository(reason)),
+        FetchError::NotFound { .. } => {
+            set_reachable(agent, server);
+            Ok(false)
+        }
+        // Nobody's copy of it is another one.
+        FetchError::Unwanted(_) => Err(Failure::Never(reason)),
+        FetchError::Corrupt { .. }
+        | FetchError::TooLarge { .. }
+        | FetchError::Unreachable(_)
+        | FetchError::Refused(_) => {
+            server.report(false);
+            agent.set_away(server.url().as_str(), &reason);
+            Ok(true)
+        }
+    }
 }
 
 /// Asks all servers for the step, one after the other, and shows those that are silent.
@@ -200,11 +241,52 @@ async fn any(rivals: Option<&Rivals>, want: CommitId) {
     }
 }
 
-async fn foreign(rivals: Option<&Rivals>, want: CommitId, after: Duration) {
+/// Waits until another snapshot takes the turn of this one.
+async fn contradicted(rivals: Option<&Rivals>, want: CommitId, times: u32) {
+    tokio::select! {
+        () = foreign(rivals, want, HURRY * (times - 1), Worth::More) => {}
+        () = foreign(rivals, want, CONTRADICTED * times, Worth::AsMuch) => {}
+    }
+}
+
+/// Fetches the others, one after the other, until one is here. Each has its time, and twice as much
+/// when all had one.
+async fn beside(
+    agent: &Agent,
+    servers: &SnapshotServers,
+    repository: RepositoryPool,
+    step: Step,
+    rivals: Option<&Rivals>,
+) {
+    let Some(rivals) = rivals else { return std::future::pending().await };
+    let mut turns = 0;
+    loop {
+        sleep(BESIDE).await;
+        let others = rivals.foreign(step.want, Worth::Any).await;
+        let limit = BESIDE * (1_u32 << (turns / others.len()).min(10));
+        let want = others[turns % others.len()].commit;
+        turns += 1;
+        let other = Step { have: step.have.filter(|have| *have != want), want, ..step };
+        let mut hedge = ask_in_order(agent, servers, repository.clone(), other, Some(limit));
+        let fetched = async {
+            while let Some((_, answer)) = hedge.next().await {
+                if answer.is_ok() {
+                    return true;
+                }
+            }
+            false
+        };
+        if timeout(limit, fetched).await.unwrap_or(false) {
+            return;
+        }
+    }
+}
+
+async fn foreign(rivals: Option<&Rivals>, want: CommitId, after: Duration, worth: Worth) {
     match rivals {
         Some(rivals) => {
             sleep(after).await;
-            rivals.foreign(want).await;
+            drop(rivals.foreign(want, worth).await);
         }
         None => std::future::pending().await,
     }

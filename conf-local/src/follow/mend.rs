@@ -30,7 +30,6 @@ impl Worker<'_> {
             self.settle().await;
         }
         let found = self.blocking(look).await;
-        self.audience.agent.set_kept_out(!self.host().holds_state());
         if found == Damage::default() {
             self.mending.reset();
             self.audience.agent.set_damage(Vec::new());
@@ -46,9 +45,6 @@ impl Worker<'_> {
                 .agent
                 .set_damage(shown(&format!("; not put right yet, and tried again within a minute: {why}")));
         }
-        if self.host.is_some() {
-            self.audience.agent.set_kept_out(!self.host().holds_state());
-        }
         self.next_look = Instant::now() + SOON_AGAIN.max(self.mending.next_wait());
     }
 
@@ -56,7 +52,7 @@ impl Worker<'_> {
     /// the repository are read.
     async fn mend(&mut self, found: &Damage, thorough: bool, stop: &CancellationToken) -> Result<(), String> {
         let missing = self.blocking(move |host, audience| host.mend_folders(thorough, audience)).await;
-        let missing = missing.map_err(|error| format!("{error:#}"))?;
+        let missing = missing.map_err(|error| chain(&*error))?;
         if let Some(missing) = missing {
             self.have = self.blocking(|host, _| host.have()).await;
             tokio::select! {
@@ -68,7 +64,8 @@ impl Worker<'_> {
         }
         let is_export = thorough || !found.export.is_empty();
         if is_export || !found.places.is_empty() {
-            let mended = self.blocking(move |host, audience| host.mend_export(is_export, audience)).await;
+            let found = found.clone();
+            let mended = self.blocking(move |host, audience| host.mend_seen(&found, thorough, audience)).await;
             if let Err(TransactionError::Damaged(_)) = &mended {
                 // The files cannot be made again from this repository.
                 self.heal().await;

@@ -3,8 +3,9 @@
 //! server that is away, or damaged data, never changes the exported files. Relies on everything up
 //! to `transaction`.
 
-mod fetch;
+mod rivals;
 mod candidates;
+mod fetch;
 mod pointer;
 mod stream;
 mod worker;

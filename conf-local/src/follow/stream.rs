@@ -33,6 +33,12 @@ const BETWEEN_QUESTIONS: Duration = Duration::from_secs(40);
 /// The same for a host that hears of changes in no other way.
 const BETWEEN_NEEDED_QUESTIONS: Duration = Duration::from_secs(2);
 
+/// 1 s: when the attempt at what one conf-slave names takes so long, and nobody else is heard, the
+/// other conf-slaves are asked what they serve: the one that is heard may be wrong.
+const SECOND_OPINION: Duration = Duration::from_secs(1);
+/// 2 s: then again, while that goes on. One that lags behind names the same soon.
+const NEXT_OPINION: Duration = Duration::from_secs(2);
+
 /// What a conf-slave answers with the snapshot that it serves, beside much else.
 const STATUS: &str = "api/v1/status";
 
@@ -67,7 +73,7 @@ impl Listener<'_> {
                     self.candidates.gone(&url);
                     // What this one refused is told again by whoever refuses it.
                     self.agent.set_back(HISTORY);
-                    backoff.after(error.retry_after())
+                    backoff.after(error.and_then(|error| error.retry_after()))
                 }
                 Err(wait) => backoff.after(wait),
             };
@@ -75,12 +81,13 @@ impl Listener<'_> {
         }
     }
 
-    /// Opens the stream of the first conf-slave that has one. Otherwise returns how long to wait,
-    /// where that is known.
+    /// Opens the stream of the first conf-slave that has one. Those whose words came to nothing are
+    /// asked last. Otherwise returns how long to wait, where that is known.
     async fn open(&self) -> Result<Events, Option<Duration>> {
         let path = format!("api/v1/events?datacenter={}", self.sources.datacenter);
         let mut wait = None;
-        let servers = self.sources.servers.surrogates.in_order();
+        let mut servers = self.sources.servers.surrogates.in_order();
+        servers.sort_by_key(|server| self.candidates.doubted(server.url().as_str()));
         let is_alone = servers.len() == 1;
         for server in servers {
             let url = server.url().to_string();
@@ -114,12 +121,21 @@ impl Listener<'_> {
     }
 
     /// Takes the events of one stream until it breaks. While it is silent, asks for the newest
-    /// snapshot.
-    async fn read(&self, mut events: Events, backoff: &mut Backoff) -> UpstreamError {
+    /// snapshot. Without an error it ended since what it named came to nothing, and another
+    /// conf-slave can be heard.
+    async fn read(&self, mut events: Events, backoff: &mut Backoff) -> Option<UpstreamError> {
         let url = events.upstream().url().to_string();
+        let is_alone = self.sources.servers.surrogates.in_order().len() == 1;
+        let doubted = self.candidates.doubted(&url);
         let mut quiet = QUIET;
+        let mut opinions = Box::pin(self.ask_the_others(&url));
         loop {
-            match events.next_within(quiet).await {
+            let event = tokio::select! {
+                event = events.next_within(quiet) => event,
+                () = &mut opinions => continue,
+                () = self.candidates.until_doubted(&url, doubted), if !is_alone => return None,
+            };
+            match event {
                 Ok(Some(event)) => {
                     backoff.reset();
                     self.agent.set_back(&url);
@@ -128,7 +144,7 @@ impl Listener<'_> {
                 }
                 Err(error) => {
                     self.agent.set_away(&url, &chain(&error));
-                    return error;
+                    return Some(error);
                 }
                 Ok(None) if self.ask(&url, events.ask(STATUS)).await => {
                     quiet = self.between_questions(&url);
@@ -137,6 +153,23 @@ impl Listener<'_> {
                 }
                 Ok(None) => {}
             }
+        }
+    }
+
+    /// Asks the other conf-slaves what they serve, whenever an attempt at what this one names takes
+    /// long and nobody else is heard. Never ends.
+    async fn ask_the_others(&self, url: &str) {
+        loop {
+            self.candidates.until_slow_and_alone(url, SECOND_OPINION).await;
+            let others = self.sources.servers.surrogates.in_order();
+            for other in others.iter().filter(|other| other.url().as_str() != url) {
+                let other_url = other.url().to_string();
+                if self.ask(&other_url, other.get_json(STATUS)).await {
+                    // It said this once, and is not heard from now on.
+                    self.candidates.gone(&other_url);
+                }
+            }
+            sleep(NEXT_OPINION).await;
         }
     }
 

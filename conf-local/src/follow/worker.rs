@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use conf_core::{
     api::Pointer,
-    daemon::chain,
+    daemon::{self, chain},
     git::Depth,
     retry::{Backoff, with_jitter},
     template,
@@ -37,13 +37,13 @@ const SELDOM: Duration = Duration::from_secs(60);
 /// The end of what is said of a snapshot that can never be used.
 const NOT_AGAIN: &str = "; not tried again before the pointer changes";
 
-/// 100 ms without a change: then the work starts that can wait. By then readers have their files,
+/// 300 ms without a change: then the work starts that can wait. By then readers have their files,
 /// and other agents on this machine too.
-const QUIET: Duration = Duration::from_millis(100);
+const QUIET: Duration = Duration::from_millis(300);
 /// After 16 changes without a pause that work is done in between.
 const MOST_UNTIDY: u32 = 16;
-/// 60 s: the process that renders waits so long for the next template.
-const IDLE: Duration = Duration::from_secs(60);
+/// 10 s after a change: then the agent holds no process and no file that the next one opens again.
+const IDLE: Duration = Duration::from_secs(10);
 
 /// 10 s for a snapshot that only a server has named: the pointer's own may be waiting.
 const EARLY: Duration = Duration::from_secs(10);
@@ -78,9 +78,9 @@ pub(crate) struct Worker<'a> {
 /// Work to do after a while without changes.
 #[derive(Clone, Copy)]
 enum Chore {
-    /// Soon after a change: history, old snapshots, packs.
+    /// Soon after a change: old snapshots, packs.
     Tidy,
-    /// Long after it: ends the process that renders.
+    /// Long after it: ends the process that renders, closes the repository, writes the history.
     Release,
 }
 
@@ -109,8 +109,9 @@ impl<'a> Worker<'a> {
         self.settle().await;
         self.follow(requests, stop).await;
         // A step that was cut off may have kept the host.
-        if self.untidy > 0 && self.host.is_some() {
-            self.tidy().await;
+        if self.host.is_some() {
+            let is_untidy = self.untidy > 0;
+            self.blocking(move |host, audience| host.end(is_untidy, audience)).await;
         }
     }
 
@@ -222,11 +223,10 @@ impl<'a> Worker<'a> {
         match self.chore.take() {
             Some((Chore::Tidy, _)) => {
                 let is_tidy = self.tidy().await;
-                let _ = spawn_blocking(template::prepare).await;
                 let next = if is_tidy { (Chore::Release, IDLE) } else { (Chore::Tidy, MUCH_LATER) };
                 self.chore = Some((next.0, Instant::now() + next.1));
             }
-            Some((Chore::Release, _)) => drop(spawn_blocking(template::release).await),
+            Some((Chore::Release, _)) => self.blocking(|host, audience| host.rest(&audience.agent)).await,
             None => {}
         }
     }
@@ -431,11 +431,11 @@ impl<'a> Worker<'a> {
     ) -> T {
         let mut host = self.host.take().expect("this puts the host back before it returns, and nothing else takes it");
         let audience = self.audience.clone();
-        let done = spawn_blocking(move || {
+        let done = daemon::blocking(move || {
             let result = step(&mut host, &audience);
             (host, result)
         });
-        let (host, result) = done.await.expect("the step is not cancelled and does not panic");
+        let (host, result) = done.await;
         self.host = Some(host);
         result
     }

@@ -24,7 +24,7 @@ struct Formatted<'a, T> {
 
 /// Replaces a state file.
 pub(crate) fn replace_state<T: Serialize>(path: &Path, content: &T, durability: Durability) -> io::Result<()> {
-    replace_file(path, &serde_json::to_vec(&Formatted { format: FORMAT, content })?, 0o644, durability)
+    replace_file(path, &serde_json::to_vec(&Formatted { format: FORMAT, content })?, 0o600, durability)
 }
 
 /// Reads a state file; one that does not exist holds the default.

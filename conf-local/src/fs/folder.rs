@@ -60,6 +60,17 @@ impl Folder {
         Ok(Folder(fs::open(path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?))
     }
 
+    /// Opens the root folder, only to go on from there.
+    pub(crate) fn root() -> io::Result<Self> {
+        Ok(Folder(fs::open("/", OFlags::DIRECTORY | OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?))
+    }
+
+    /// Opens a folder in it only to go on from there: entries can be inspected, made and entered,
+    /// but not listed, and the agent needs no permission to read it.
+    pub(crate) fn pass(&self, name: &str) -> io::Result<Self> {
+        Ok(Folder(self.open_beneath(name, OFlags::DIRECTORY | OFlags::PATH, Mode::empty())?))
+    }
+
     /// Opens a folder by its path, and creates it first where needed, for every user to read. The
     /// path may lead through links.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {

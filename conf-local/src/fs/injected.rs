@@ -4,7 +4,7 @@
 use std::io;
 
 #[cfg(test)]
-pub(crate) use armed::{Mode, point, removal, set};
+pub(crate) use armed::{Mode, is_much_unwritten, point, removal, set, set_much_unwritten};
 
 #[cfg(test)]
 mod armed {
@@ -21,6 +21,16 @@ mod armed {
     thread_local! {
         static AT: Cell<Option<(u64, Mode)>> = const { Cell::new(None) };
         static DONE: Cell<u64> = const { Cell::new(0) };
+        static MUCH_UNWRITTEN: Cell<Option<bool>> = const { Cell::new(None) };
+    }
+
+    /// Chooses whether other programs of this machine have written much that no disk has yet.
+    pub(crate) fn set_much_unwritten(much: Option<bool>) {
+        MUCH_UNWRITTEN.set(much);
+    }
+
+    pub(crate) fn is_much_unwritten() -> Option<bool> {
+        MUCH_UNWRITTEN.get()
     }
 
     /// Lets everything from the `step`-th step on fail; `None` ends that. Returns the number of
@@ -57,3 +67,8 @@ pub(crate) fn point() -> io::Result<()> {
 
 #[cfg(not(test))]
 pub(crate) use point as removal;
+
+#[cfg(not(test))]
+pub(crate) fn is_much_unwritten() -> Option<bool> {
+    None
+}

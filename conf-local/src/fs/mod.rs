@@ -9,6 +9,7 @@ mod fingerprint;
 mod folder;
 mod lease;
 mod mounts;
+mod state_lock;
 #[cfg(test)]
 mod tests;
 mod unsynced;
@@ -18,5 +19,6 @@ pub(crate) use crate::fs::{
     fingerprint::Fingerprint,
     folder::{Entry, Folder, Mount, Owner},
     mounts::mount_of,
+    state_lock::{StateLock, make_state_folder},
     unsynced::Unsynced,
 };

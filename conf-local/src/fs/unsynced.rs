@@ -1,6 +1,7 @@
 //! Files and folders that were written and are not durable yet.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd, OwnedFd},
 };
@@ -13,35 +14,95 @@ use crate::fs::{folder::Folder, injected};
 #[derive(Debug, Default)]
 pub(crate) struct Unsynced {
     files: Vec<OwnedFd>,
-    many: bool,
+    /// A file of each file system that was left out of `files`, by the number of its device.
+    left_out: BTreeMap<u64, OwnedFd>,
 }
 
-/// 128 files and folders: beyond that one `syncfs` is cheaper than syncing each, and fewer
-/// descriptors are held open.
-const SYNC_EACH: usize = 128;
+/// 128 files and folders: beyond that no more descriptors are held open, and only the whole file
+/// system can be made durable.
+const MOST_FILES: usize = 128;
+
+/// 16 MiB that programs have written and no disk has yet. With more, `syncfs`, which waits for what
+/// others wrote too, can take longer than making each file durable by itself.
+const MUCH_UNWRITTEN: u64 = 16 << 20;
 
 impl Unsynced {
     /// Remembers a file or folder that was written.
     pub(crate) fn add(&mut self, file: impl Into<OwnedFd>) {
-        if !self.many {
-            self.files.push(file.into());
-        }
-        if self.files.len() > SYNC_EACH {
-            self.many = true;
-            self.files.clear();
+        let file = file.into();
+        if self.files.len() < MOST_FILES {
+            self.files.push(file);
+        } else if let Ok(stat) = fs::fstat(&file) {
+            self.left_out.entry(stat.st_dev).or_insert(file);
         }
     }
 
-    /// Makes all of it durable. `place` is any folder on the same file system.
-    pub(crate) fn flush(&mut self, place: &Folder) -> io::Result<()> {
+    /// Makes all of it and then the folders `outer` durable: in one wait for the disk, unless other
+    /// programs write much.
+    pub(crate) fn flush(&mut self, outer: &[&Folder]) -> io::Result<()> {
         injected::point()?;
-        if self.many {
-            fs::syncfs(place)?;
-        }
-        for file in &self.files {
-            fs::fsync(file.as_fd())?;
-        }
+        let result = if self.left_out.is_empty() && is_much_unwritten() {
+            self.sync_each(outer)
+        } else {
+            // It also fails for files of other programs; then only each file tells of itself.
+            self.sync_whole(outer)
+                .or_else(|error| if self.left_out.is_empty() { self.sync_each(outer) } else { Err(error) })
+        };
         *self = Unsynced::default();
+        result
+    }
+
+    /// Syncs every file system that holds any of it.
+    fn sync_whole(&self, outer: &[&Folder]) -> io::Result<()> {
+        let mut places = BTreeMap::new();
+        let all = self.files.iter().chain(self.left_out.values()).map(AsFd::as_fd);
+        for file in all.chain(outer.iter().map(|folder| folder.as_fd())) {
+            places.entry(fs::fstat(file)?.st_dev).or_insert(file);
+        }
+        Ok(places.values().try_for_each(fs::syncfs)?)
+    }
+
+    /// Syncs the content first, then the folders that lead to it.
+    fn sync_each(&self, outer: &[&Folder]) -> io::Result<()> {
+        let all = self.files.iter().map(AsFd::as_fd).chain(outer.iter().map(|folder| folder.as_fd()));
+        for file in all {
+            fs::fsync(file)?;
+        }
         Ok(())
+    }
+}
+
+/// True if programs of this machine have written much that no disk has yet.
+fn is_much_unwritten() -> bool {
+    if let Some(chosen) = injected::is_much_unwritten() {
+        return chosen;
+    }
+    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return true };
+    let kib = |name: &str| -> Option<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    let unwritten = kib("Dirty").zip(kib("Writeback")).map(|(dirty, writing)| (dirty + writing) << 10);
+    unwritten.is_none_or(|bytes| bytes > MUCH_UNWRITTEN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn however_much_was_written_few_descriptors_are_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = Folder::existing(folder.path()).unwrap();
+        for busy in [Some(false), Some(true), None] {
+            injected::set_much_unwritten(busy);
+            let mut unsynced = Unsynced::default();
+            for count in [3, 2 * MOST_FILES] {
+                (0..count).for_each(|_| unsynced.add(std::fs::File::open(folder.path()).unwrap()));
+                assert!(unsynced.files.len() + unsynced.left_out.len() <= MOST_FILES + 1);
+                unsynced.flush(&[&root]).unwrap();
+                assert!(unsynced.files.is_empty() && unsynced.left_out.is_empty());
+            }
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
+use conf_core::suspect::CommandWords;
 use libconf::name::ComponentSelector;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
@@ -31,7 +32,7 @@ pub enum WatchTarget {
         signal: Signal,
     },
     /// Runs a command with its arguments, without a shell.
-    Command(Vec<String>),
+    Command(CommandWords),
 }
 
 #[derive(Deserialize)]

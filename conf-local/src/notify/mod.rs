@@ -3,7 +3,7 @@
 //!
 //! `Registry` knows the watchers and hands each its notices from the `Outbox`. Every watcher
 //! has one task (`tell`), so that it is never told twice at once. `registrations` keeps registered
-//! processes through a restart of the agent.
+//! processes through a restart of the agent. `written` writes both files, beside all else.
 //!
 //! Always true:
 //! - A process is signalled through a descriptor that was verified, never another process with its
@@ -19,6 +19,7 @@ mod registrations;
 mod watcher;
 mod tell;
 mod registry;
+mod written;
 
 pub use crate::notify::{
     entry::{WatchEntry, WatchTarget},

@@ -7,11 +7,16 @@
 //! tells every watcher once: a notice that was lost is worse than one too many.
 //!
 //! A notice whose watcher could not be told stays, with the reason, until it is told.
+//!
+//! What was told is changed in memory at once, and written by the registry's own task: a disk that
+//! stalls keeps nobody waiting but the host transaction.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
     io,
     path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use conf_core::api::Pointer;
@@ -23,7 +28,7 @@ use tokio::sync::{Notify, futures::Notified};
 
 use crate::{
     export::ChangeKind,
-    fs::{read_state, replace_state},
+    fs::{StateLock, read_state, replace_state},
     state::{Changes, Untold},
 };
 
@@ -101,12 +106,23 @@ impl Notice {
 /// All notices that are not delivered yet.
 pub struct Outbox {
     path: PathBuf,
+    /// Not held while a file is read or written.
     content: Mutex<Content>,
+    /// Held while the file is written, so that an older content never follows a newer one.
+    file: Mutex<()>,
+    /// The file is behind `content`.
+    is_unwritten: AtomicBool,
+    /// There is something to write.
+    unwritten: Notify,
     registered: Mutex<Registered>,
     /// A notice was delivered, or telling failed.
     delivered: Notify,
     /// The file could not be read.
     lost: bool,
+    /// What keeps another agent from the state folder.
+    lock: Option<StateLock>,
+    /// Something was not written, since another agent might have had the state folder.
+    was_kept_out: AtomicBool,
 }
 
 /// What is known of registered processes while the agent runs.
@@ -160,7 +176,56 @@ impl Outbox {
         if !settled && let Err(error) = replace_state(&path, &content, Durability::Full) {
             tracing::warn!(%error, path = %path.display(), "the outbox cannot be written");
         }
-        Outbox { path, content: Mutex::new(content), registered: Mutex::default(), delivered: Notify::new(), lost }
+        Outbox {
+            path,
+            content: Mutex::new(content),
+            file: Mutex::default(),
+            is_unwritten: AtomicBool::new(false),
+            unwritten: Notify::new(),
+            registered: Mutex::default(),
+            delivered: Notify::new(),
+            lost,
+            lock: None,
+            was_kept_out: AtomicBool::new(false),
+        }
+    }
+
+    /// Has it write only while this lock is held.
+    #[must_use]
+    pub(crate) fn behind(self, lock: StateLock) -> Self {
+        Outbox { lock: Some(lock), ..self }
+    }
+
+    /// An error while another agent may have the state folder.
+    pub(crate) fn expect_held(&self) -> io::Result<()> {
+        self.lock.as_ref().map_or(Ok(()), StateLock::expect_held)
+    }
+
+    /// The caller holds `file`.
+    fn replace(&self, content: &Content, durability: Durability) -> io::Result<()> {
+        self.expect_held().inspect_err(|_| self.was_kept_out.store(true, Ordering::Relaxed))?;
+        replace_state(&self.path, content, durability)
+    }
+
+    /// Has the task that writes look for something to write.
+    pub(crate) fn write_soon(&self) {
+        self.unwritten.notify_one();
+    }
+
+    /// Waits until there is something to write.
+    pub(crate) fn unwritten(&self) -> Notified<'_> {
+        self.unwritten.notified()
+    }
+
+    /// Writes the file if it is behind. Blocks.
+    pub(crate) fn write(&self) -> io::Result<()> {
+        let _file = self.file.lock();
+        if !self.is_unwritten.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let content = self.content.lock().clone();
+        // Not synced: if this is lost, the watcher is told twice, which does no harm.
+        self.replace(&content, Durability::None).inspect_err(|_| self.is_unwritten.store(true, Ordering::Relaxed))
     }
 
     /// True if the file could not be read, so that nobody knows which watchers are owed a notice.
@@ -168,21 +233,27 @@ impl Outbox {
         self.lost
     }
 
-    /// Writes down durably which watchers to tell when `snapshot` is switched to, from the change
-    /// `before`. Writes nothing if there are and were none.
-    pub fn prepare(&self, snapshot: Pointer, before: Sequence, owed: Concerned) -> io::Result<()> {
-        let mut content = self.content.lock();
-        if owed.is_empty() && content.coming.is_none() {
-            return Ok(());
+    /// Writes down which watchers to tell when `snapshot` is switched to, from the change `before`.
+    /// Writes nothing if there are and were none.
+    ///
+    /// Returns the file and its folder, which the caller makes durable before the switch. A power
+    /// cut before that may leave a file that cannot be read: then every watcher is told once.
+    pub fn prepare(&self, snapshot: Pointer, before: Sequence, owed: Concerned) -> io::Result<Vec<File>> {
+        let _file = self.file.lock();
+        let mut next = self.content.lock().clone();
+        if owed.is_empty() && next.coming.is_none() {
+            return Ok(Vec::new());
         }
         let Pointer { sequence, commit } = snapshot;
-        let mut next = content.clone();
         next.switches += u64::from(!owed.is_empty());
         let switch = next.switches;
         next.coming = (!owed.is_empty()).then_some(Coming { switch, sequence, commit, before, owed });
-        replace_state(&self.path, &next, Durability::Full)?;
-        *content = next;
-        Ok(())
+        self.replace(&next, Durability::None)?;
+        // Notices may have been delivered meanwhile: the rest of `content` is newer.
+        let mut content = self.content.lock();
+        (content.switches, content.coming) = (next.switches, next.coming);
+        drop(content);
+        [Some(self.path.as_path()), self.path.parent()].into_iter().flatten().map(File::open).collect()
     }
 
     /// Notes that the switch happened. The prepared notices are owed now, and those of `late`, for
@@ -206,16 +277,29 @@ impl Outbox {
     pub(crate) fn gone(&self) -> Option<PathBuf> {
         let content = self.content.lock();
         let has_notices = !content.owed.is_empty() || content.coming.is_some();
+        drop(content);
         (has_notices && !self.path.exists()).then(|| self.path.clone())
     }
 
-    /// Writes the file again if somebody has removed it.
+    /// Writes the file again if somebody has removed it, or if it could not be written.
     pub(crate) fn keep(&self) -> io::Result<()> {
-        if self.gone().is_none() {
+        let was_kept_out = self.was_kept_out.load(Ordering::Relaxed);
+        if self.gone().is_none() && !was_kept_out {
             return Ok(());
         }
-        let content = self.content.lock();
-        replace_state(&self.path, &*content, Durability::Full)
+        let _file = self.file.lock();
+        // Another agent may have had the state folder: what it owed is not lost with it.
+        let found: Content = was_kept_out.then(|| read_state(&self.path).ok()).flatten().unwrap_or_default();
+        let mut content = self.content.lock();
+        found.coming.into_iter().for_each(|coming| content.merge(coming));
+        for (watcher, notice) in found.owed {
+            content.owed.entry(watcher).or_insert(notice);
+        }
+        let next = content.clone();
+        drop(content);
+        self.replace(&next, Durability::Full)?;
+        self.was_kept_out.store(false, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Returns all notices.
@@ -266,26 +350,28 @@ impl Outbox {
 
     /// Notes that `watcher` was told of `told`. A notice that grew meanwhile stays: it is about the
     /// later changes then.
-    pub(crate) fn delivered(&self, watcher: &WatcherId, told: &Notice) -> io::Result<()> {
+    pub(crate) fn delivered(&self, watcher: &WatcherId, told: &Notice) {
         let mut content = self.content.lock();
-        let Some(owed) = content.owed.get_mut(watcher) else { return Ok(()) };
+        let Some(owed) = content.owed.get_mut(watcher) else { return };
         if owed.switch > told.switch {
             owed.failed = None;
             owed.after = owed.after.max(told.sequence.min(Sequence(owed.sequence.0.saturating_sub(1))));
         } else {
             content.owed.remove(watcher);
         }
-        self.write(&content)
+        drop(content);
+        self.changed();
     }
 
     /// Notes that `watcher` could not be told. Its notice stays.
-    pub(crate) fn failed(&self, watcher: &WatcherId, why: &str) -> io::Result<()> {
+    pub(crate) fn failed(&self, watcher: &WatcherId, why: &str) {
         let mut content = self.content.lock();
         match content.owed.get_mut(watcher) {
             Some(owed) if owed.failed.as_deref() != Some(why) => owed.failed = Some(why.to_owned()),
-            _ => return Ok(()),
+            _ => return,
         }
-        self.write(&content)
+        drop(content);
+        self.changed();
     }
 
     /// Ends when a notice is delivered or dropped, or when telling failed.
@@ -294,22 +380,21 @@ impl Outbox {
     }
 
     /// Drops the notice of a watcher that does not exist any more.
-    pub(crate) fn forget(&self, watcher: &WatcherId) -> io::Result<()> {
+    pub(crate) fn forget(&self, watcher: &WatcherId) {
         let mut registered = self.registered.lock();
         registered.counted.remove(watcher);
         registered.relaying.remove(watcher);
         drop(registered);
-        let mut content = self.content.lock();
-        if content.owed.remove(watcher).is_none() {
-            return Ok(());
+        if self.content.lock().owed.remove(watcher).is_some() {
+            self.changed();
         }
-        self.write(&content)
     }
 
-    fn write(&self, content: &Content) -> io::Result<()> {
+    /// Has the file written, and wakes those that wait for deliveries.
+    fn changed(&self) {
+        self.is_unwritten.store(true, Ordering::Relaxed);
+        self.unwritten.notify_one();
         self.delivered.notify_waiters();
-        // Not synced: if this is lost, the watcher is told twice, which does no harm.
-        replace_state(&self.path, content, Durability::None)
     }
 }
 
@@ -359,10 +444,11 @@ mod tests {
         let first = owe(&outbox, "reload", 5);
         let second = owe(&outbox, "reload", 5);
         assert!(!first.is_same(&second));
-        outbox.delivered(&id("reload"), &first).unwrap();
+        outbox.delivered(&id("reload"), &first);
         assert!(outbox.pending()[&id("reload")].is_same(&second), "it was told of the first alone");
-        outbox.delivered(&id("reload"), &second).unwrap();
+        outbox.delivered(&id("reload"), &second);
         assert!(outbox.pending().is_empty());
+        outbox.write().unwrap();
         drop(outbox);
         let outbox = Outbox::open(folder.path(), Sequence(5));
         assert!(!owe(&outbox, "reload", 5).is_same(&second), "numbers go on after a restart");
@@ -378,14 +464,15 @@ mod tests {
         };
         let five = owe(&outbox, "reload", 5);
         assert_eq!(about(&outbox), Some((4, 5, None)));
-        outbox.failed(&id("reload"), "no").unwrap();
+        outbox.failed(&id("reload"), "no");
+        outbox.write().unwrap();
         drop(outbox);
         let outbox = Outbox::open(folder.path(), Sequence(5));
         assert_eq!(about(&outbox), Some((4, 5, Some("no".to_owned()))));
         owe(&outbox, "reload", 7);
         assert_eq!(about(&outbox), Some((4, 7, Some("no".to_owned()))));
         // It was told of the first, and not of the second.
-        outbox.delivered(&id("reload"), &five).unwrap();
+        outbox.delivered(&id("reload"), &five);
         assert_eq!(about(&outbox), Some((5, 7, None)));
     }
 
@@ -409,14 +496,14 @@ mod tests {
         let untold = |error: Option<&str>| Some(Untold { about, error: error.map(str::to_owned) });
         outbox.relaying(&roots, untold(None));
         outbox.relaying(&others, untold(Some("held up")));
-        outbox.delivered(&roots, &notice).unwrap();
+        outbox.delivered(&roots, &notice);
         assert_eq!(shown(&outbox), [(roots.0.clone(), 3, 5, None)]);
         outbox.relaying(&roots, untold(Some("no handler")));
         owe(&outbox, &roots.0, 6);
         assert_eq!(shown(&outbox), [(roots.0.clone(), 3, 6, Some("no handler".to_owned()))]);
         outbox.relaying(&roots, None);
         assert_eq!(shown(&outbox), [(roots.0.clone(), 5, 6, None)]);
-        outbox.forget(&roots).unwrap();
+        outbox.forget(&roots);
         assert_eq!(shown(&outbox), []);
     }
 

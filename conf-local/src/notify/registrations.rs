@@ -54,7 +54,6 @@ pub(crate) fn load(path: &Path) -> Vec<Registration> {
 }
 
 /// Replaces the registrations.
-pub(crate) fn save<'a>(path: &Path, registrations: impl Iterator<Item = &'a Registration>) -> io::Result<()> {
-    let content = Content { watchers: registrations.collect::<Vec<_>>() };
-    replace_state(path, &content, Durability::None)
+pub(crate) fn save(path: &Path, registrations: &[Registration]) -> io::Result<()> {
+    replace_state(path, &Content { watchers: registrations }, Durability::None)
 }

@@ -4,10 +4,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
+use conf_core::suspect::CommandWords;
 use libconf::name::{ComponentName, ComponentSelector, ComponentVersion, Sequence};
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
@@ -24,7 +28,7 @@ use crate::{
         tell::Teller,
         watcher::{Recipient, Relay, Watcher, WatcherState, WatcherStatus},
     },
-    process::{Process, ProcessError, shown},
+    process::{Process, ProcessError},
     state::Agent,
 };
 
@@ -39,10 +43,14 @@ const MOST_COMPONENTS: usize = 1024;
 
 /// All watchers of this host.
 pub struct Registry {
-    watchers: Mutex<BTreeMap<WatcherId, Watcher>>,
+    pub(crate) watchers: Mutex<BTreeMap<WatcherId, Watcher>>,
     /// The file of the registrations.
-    file: PathBuf,
-    outbox: Arc<Outbox>,
+    pub(crate) file: PathBuf,
+    /// Held while the file is written, and until `watchers` has what was written.
+    pub(crate) turn: Arc<tokio::sync::Mutex<()>>,
+    /// The file is behind `watchers`.
+    pub(crate) is_unwritten: AtomicBool,
+    pub(crate) outbox: Arc<Outbox>,
     agent: Agent,
     /// There are new notices or new watchers.
     woken: Notify,
@@ -98,6 +106,8 @@ impl Registry {
         let file = state.join("watchers.json");
         let mut watchers: BTreeMap<WatcherId, Watcher> = BTreeMap::new();
         let sequence = agent.view().status.sequence;
+        // Several may look alike without their secrets.
+        let mut commands: BTreeMap<String, Vec<CommandWords>> = BTreeMap::new();
         for WatchEntry { components, target, delay } in configured {
             let (recipient, id) = match target.clone() {
                 WatchTarget::Pidfile { path, signal } => {
@@ -105,8 +115,15 @@ impl Registry {
                     (Recipient::Pidfile { path, signal }, id)
                 }
                 WatchTarget::Command(words) => {
-                    let id = format!("command {}", shown(&words));
-                    (Recipient::Command(words), id)
+                    let shown = words.to_string();
+                    let alike = commands.entry(shown.clone()).or_default();
+                    let known = alike.iter().position(|one| *one == words);
+                    let number = known.unwrap_or_else(|| {
+                        alike.push(words.clone());
+                        alike.len() - 1
+                    });
+                    let number = if number == 0 { String::new() } else { format!(" ({})", number + 1) };
+                    (Recipient::Command(words), format!("command {shown}{number}"))
                 }
             };
             let id = WatcherId(id);
@@ -126,7 +143,16 @@ impl Registry {
                 watchers.insert(id, watcher);
             }
         }
-        let registry = Registry { watchers: Mutex::new(watchers), file, outbox, agent, woken: Notify::new(), observes };
+        let registry = Registry {
+            watchers: Mutex::new(watchers),
+            file,
+            turn: Arc::default(),
+            is_unwritten: AtomicBool::new(false),
+            outbox,
+            agent,
+            woken: Notify::new(),
+            observes,
+        };
         registry.recall();
         Arc::new(registry)
     }
@@ -148,9 +174,18 @@ impl Registry {
         }
     }
 
-    /// Runs every watcher's task until `stop`. That ends a running command, which runs again after
-    /// the next start.
+    /// Runs every watcher's task until `stop`, and writes down what they did. The stop ends a
+    /// running command, which runs again after the next start.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
+        let told = CancellationToken::new();
+        let telling = async {
+            Arc::clone(&self).tell_all(stop).await;
+            told.cancel();
+        };
+        tokio::join!(telling, self.write_all(&told));
+    }
+
+    async fn tell_all(self: Arc<Self>, stop: CancellationToken) {
         let mut tellers = JoinSet::new();
         loop {
             self.start_new(&mut tellers, &stop);
@@ -172,7 +207,9 @@ impl Registry {
 
     /// Has a process signalled at every change from the next switch on. `caller` is the user who
     /// asks. The same process and signal again adds components.
-    pub fn register(&self, request: WatchRequest, caller: u32) -> Result<WatcherStatus, RegisterError> {
+    ///
+    /// Cancel: the file may have the registration, and loses it with the next write.
+    pub async fn register(&self, request: WatchRequest, caller: u32) -> Result<WatcherStatus, RegisterError> {
         let WatchRequest { components, pid, start, signal, delay } = request;
         if self.observes {
             return Err(RegisterError::Observing);
@@ -191,21 +228,28 @@ impl Registry {
         let new = Watcher::registered(registration.clone(), process);
         let id = new.status.lock().id.clone();
 
-        let mut watchers = self.watchers.lock();
-        if let Some(known) = watchers.get(&id) {
-            let status = known.status.lock();
-            registration.components.extend(status.components.iter().cloned());
-            check(&registration.components)?;
-            if registration.components == status.components {
-                return Ok(status.clone());
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        let all = {
+            let watchers = self.watchers.lock();
+            if let Some(known) = watchers.get(&id) {
+                let status = known.status.lock();
+                registration.components.extend(status.components.iter().cloned());
+                check(&registration.components)?;
+                if registration.components == status.components {
+                    return Ok(status.clone());
+                }
+            } else {
+                check_bounds(&watchers, caller)?;
             }
-        } else {
-            check_bounds(&watchers, caller)?;
-        }
-        let others = watchers.iter().filter(|(known, _)| **known != id);
-        let others = others.filter_map(|(_, watcher)| watcher.registration.as_ref());
-        registrations::save(&self.file, others.chain([&registration]))
-            .map_err(|source| RegisterError::Keep(self.file.clone(), source))?;
+            let others = watchers.iter().filter(|(known, _)| **known != id);
+            let others = others.filter_map(|(_, watcher)| watcher.registration.clone());
+            others.chain([registration.clone()]).collect()
+        };
+        // If this is cancelled, the file has one too many.
+        self.is_unwritten.store(true, Ordering::Relaxed);
+        let (saved, _turn) = self.save(all, turn).await;
+        saved.map_err(|source| RegisterError::Keep(self.file.clone(), source))?;
+        let mut watchers = self.watchers.lock();
         // The task of a known watcher goes on.
         let watcher = watchers.entry(id.clone()).or_insert_with(|| {
             tracing::info!(watcher = %id.0, target = %new.recipient, user = caller, "registered");
@@ -285,19 +329,15 @@ impl Registry {
         let mut watchers = self.watchers.lock();
         let Some(watcher) = watchers.remove(id) else { return };
         tracing::info!(watcher = %id.0, target = %watcher.recipient, "its process has ended; no longer registered");
-        let kept = watchers.values().filter_map(|watcher| watcher.registration.as_ref());
-        if let Err(error) = registrations::save(&self.file, kept) {
-            // The next start drops the registration, because its process does not exist.
-            tracing::warn!(path = %self.file.display(), %error, "cannot drop a registration");
-        }
         drop(watchers);
+        // Until it is written, the next start drops the registration: its process does not exist.
+        self.is_unwritten.store(true, Ordering::Relaxed);
+        self.outbox.write_soon();
         self.forget(id);
     }
 
     fn forget(&self, id: &WatcherId) {
-        if let Err(error) = self.outbox.forget(id) {
-            tracing::warn!(watcher = %id.0, %error, "cannot drop a notice from the outbox");
-        }
+        self.outbox.forget(id);
         self.agent.update(|view| view.status.untold = self.outbox.untold());
     }
 }
@@ -309,10 +349,12 @@ impl Watchers for Registry {
     }
 
     fn keep(&self) {
-        let is_gone = self.gone().is_some();
-        let watchers = self.watchers.lock();
-        let kept = watchers.values().filter_map(|watcher| watcher.registration.as_ref());
-        if is_gone && let Err(error) = registrations::save(&self.file, kept) {
+        if self.gone().is_none() {
+            return;
+        }
+        let _turn = self.turn.blocking_lock();
+        let kept = self.registrations();
+        if let Err(error) = self.outbox.expect_held().and_then(|()| registrations::save(&self.file, &kept)) {
             tracing::warn!(path = %self.file.display(), %error, "registered processes cannot be written down");
         }
     }

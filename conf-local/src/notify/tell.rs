@@ -6,7 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conf_core::{daemon::chain, retry::Backoff};
+use conf_core::{
+    daemon::{self, chain},
+    retry::Backoff,
+    suspect::CommandWords,
+};
 use libconf::name::ComponentVersion;
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
@@ -174,7 +178,10 @@ impl Teller {
         let since = Instant::now();
         let mut pause = FIRST_LOOK;
         loop {
-            let error = match of_pidfile(path) {
+            // It may lie on a file system that never answers: that keeps nobody else.
+            let file = path.to_owned();
+            let named = daemon::blocking(move || of_pidfile(&file)).await;
+            let error = match named {
                 Ok(process) => match self.signal(&process, signal, None, inbox, notice).await {
                     // The job was restarted meanwhile, and its file may name a new process soon.
                     Outcome::Ended => format!("process {} of {} has ended", process.identity.pid, path.display()),
@@ -192,7 +199,7 @@ impl Teller {
         }
     }
 
-    async fn run_command(&self, words: &[String], notice: &Notice) -> Outcome {
+    async fn run_command(&self, words: &CommandWords, notice: &Notice) -> Outcome {
         // The notice's own snapshot, or, if that is not kept any more, the newer one that replaced
         // it.
         let view = self.agent.view();
@@ -208,6 +215,7 @@ impl Teller {
             variables: variables_of_change(sequence, &export, &components),
             limit: TIME_LIMIT,
             children: Children::Stay,
+            user: None,
             output: view.exported.as_ref().map_or(Visibility::Nobody, |exported| exported.visibility(&components)),
         };
         match run_command(invocation, &self.stop).await {
@@ -242,9 +250,7 @@ impl Teller {
         // What it has to pass on is known before its notice goes.
         self.outbox.relaying(&self.id, status.not_passed_on(notice.sequence));
         drop(status);
-        if let Err(error) = self.outbox.delivered(&self.id, notice) {
-            tracing::warn!(watcher = %self.id.0, %error, "the outbox cannot be written; the watcher may be told once more");
-        }
+        self.outbox.delivered(&self.id, notice);
         self.agent.update(|view| view.status.untold = self.outbox.untold());
     }
 
@@ -263,9 +269,7 @@ impl Teller {
         if !self.counts {
             return;
         }
-        if let Err(error) = self.outbox.failed(&self.id, why) {
-            tracing::warn!(watcher = %self.id.0, %error, "the outbox cannot be written; a restart forgets this failure");
-        }
+        self.outbox.failed(&self.id, why);
         self.agent.update(|view| view.status.untold = self.outbox.untold());
     }
 
@@ -324,7 +328,7 @@ mod tests {
         let (agent, _requests) = Agent::new(View::new(status), Vec::new());
         let outbox = Arc::new(Outbox::open(folder.path(), Sequence(4)));
         let id = WatcherId("reload".to_owned());
-        let recipient = Recipient::Command(vec!["/bin/true".to_owned()]);
+        let recipient = Recipient::Command(vec!["/bin/true".to_owned()].into());
         let watcher = Watcher::new(id.clone(), [].into(), recipient.clone(), Duration::ZERO, Sequence(4));
         let teller = Teller {
             id: id.clone(),

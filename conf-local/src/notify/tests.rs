@@ -21,7 +21,7 @@ struct Told {
 }
 
 impl Told {
-    fn new(process: &Running) -> Self {
+    async fn new(process: &Running) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut status = Status::new("dc/v1".parse().unwrap(), "web-1".parse().unwrap(), folder.path());
         status.sequence = Sequence(4);
@@ -30,7 +30,7 @@ impl Told {
         let registry = Registry::open(folder.path(), &[], outbox.clone(), agent.clone(), false);
         let (components, pid) = (["services/web".parse().unwrap()].into(), process.pid());
         let request = WatchRequest { components, pid, start: None, signal: Signal::SIGHUP, delay: Duration::ZERO };
-        let id = registry.register(request, rustix::process::geteuid().as_raw()).unwrap().id;
+        let id = registry.register(request, rustix::process::geteuid().as_raw()).await.unwrap().id;
         Told { folder, agent, outbox, registry, id }
     }
 
@@ -54,10 +54,29 @@ impl Told {
     }
 }
 
+#[test]
+fn commands_that_look_alike_without_their_logins_are_two_watchers() {
+    let folder = tempfile::tempdir().unwrap();
+    let status = Status::new("dc/v1".parse().unwrap(), "web-1".parse().unwrap(), folder.path());
+    let (agent, _requests) = Agent::new(View::new(status), Vec::new());
+    let outbox = Arc::new(Outbox::open(folder.path(), Sequence(0)));
+    let entry = |component: &str, login: &str| {
+        let text = format!("{{components: [{component}], command: [curl, 'http://{login}@127.0.0.1/reload']}}");
+        conf_core::settings::from_yaml(&text).unwrap()
+    };
+    let entries = [("services/a", "jo:canary1"), ("services/b", "jo:canary2"), ("services/c", "jo:canary1")]
+        .map(|(one, login)| entry(one, login));
+    let registry = Registry::open(folder.path(), &entries, outbox, agent, false);
+    let watchers: Vec<_> = registry.status().into_iter().map(|one| (one.id.0, one.components.len())).collect();
+    let shown = "command curl http://…@127.0.0.1/reload";
+    // Two equal entries are one watcher.
+    assert_eq!(watchers, [(shown.to_owned(), 2), (format!("{shown} (2)"), 1)]);
+}
+
 #[tokio::test]
 async fn a_registered_process_of_root_is_not_told_before_it_is() {
     let process = Running::new(&["bash", "-c", "echo ready; exec sleep 1000"]);
-    let told = Told::new(&process);
+    let told = Told::new(&process).await;
     assert_eq!(told.untold(), None);
     told.switch(5);
     assert_eq!(told.untold(), Some((4, 5, None)), "at once, not when it has failed for a while");
@@ -66,7 +85,7 @@ async fn a_registered_process_of_root_is_not_told_before_it_is() {
 #[tokio::test]
 async fn what_a_process_has_to_pass_on_is_not_told_before_it_says_so() {
     let process = Running::new(&["bash", "-c", "trap : HUP; echo ready; while :; do sleep 1; done"]);
-    let mut told = Told::new(&process);
+    let mut told = Told::new(&process).await;
     let stop = CancellationToken::new();
     let running = tokio::spawn(told.registry.clone().run(stop.clone()));
     told.relay(4, None);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, fmt, path::PathBuf, sync::Arc, time::Duration};
 
-use conf_core::settings::one_line;
+use conf_core::{settings::one_line, suspect::CommandWords};
 use libconf::name::{ComponentSelector, Sequence};
 use nix::sys::signal::Signal;
 use parking_lot::Mutex;
@@ -15,7 +15,7 @@ use crate::{
         outbox::{Notice, REGISTERED, WatcherId},
         registrations::Registration,
     },
-    process::{Process, shown},
+    process::Process,
     state::{Changes, Untold},
 };
 
@@ -37,7 +37,7 @@ pub(crate) struct Watcher {
 pub(crate) enum Recipient {
     Process { process: Process, signal: Signal, owner: Option<u32>, name: String },
     Pidfile { path: PathBuf, signal: Signal },
-    Command(Vec<String>),
+    Command(CommandWords),
 }
 
 impl fmt::Display for Recipient {
@@ -47,7 +47,7 @@ impl fmt::Display for Recipient {
                 write!(f, "{signal} to {} ({name})", process.identity.pid)
             }
             Recipient::Pidfile { path, signal } => write!(f, "{signal} to {}", path.display()),
-            Recipient::Command(words) => write!(f, "command {}", shown(words)),
+            Recipient::Command(words) => write!(f, "command {words}"),
         }
     }
 }

@@ -75,7 +75,7 @@ pub(crate) fn stage(
     placed: &PlacedFiles,
 ) -> Result<Option<StagedCopy>, String> {
     let Some(place) = Place::open(entry, placed, files.is_some())? else { return Ok(None) };
-    place.root.remove(STAGING).map_err(|error| place.failed(STAGING, &error))?;
+    clear_staging(&place.root).map_err(|error| place.failed(STAGING, &error))?;
     let (wanted, plan) = place.compare(files)?;
     if plan.is_empty() && plan.after == *placed {
         return Ok(None);
@@ -84,12 +84,29 @@ pub(crate) fn stage(
     if let Some(files) = files.filter(|_| !plan.changed.is_empty()) {
         let written = place.write(files, &wanted, &plan.changed).map_err(|error| {
             // If the rest cannot be removed now, the next attempt removes it.
-            let _ = place.root.remove(STAGING);
+            let _ = clear_staging(&place.root);
             place.failed("its files", &error)
         });
         staging = Some(written?);
     }
     Ok(Some(StagedCopy { root: place.root, new_folder: place.new_folder, plan, staging }))
+}
+
+/// Removes what an attempt has left in the agent's own folder. Whoever owns the folder around it
+/// can put somebody else's in its place: of that nothing goes but what bears the agent's names.
+pub(crate) fn clear_staging(root: &Folder) -> io::Result<()> {
+    match root.entry(STAGING)? {
+        None => return Ok(()),
+        Some(Entry::Folder) => {}
+        Some(_) => return root.remove_one(STAGING, false),
+    }
+    let staging = root.enter(STAGING)?;
+    for (name, kind) in staging.entries()? {
+        if kind != Entry::Folder && name.parse::<usize>().is_ok() {
+            staging.remove_one(&name, false)?;
+        }
+    }
+    root.remove_one(STAGING, true)
 }
 
 /// Lists the paths that hold something else than they should. Writes nothing.
@@ -197,7 +214,7 @@ impl<'a> Place<'a> {
                 Entry::Folder => {
                     self.trusted.check(&stat).map_err(|why| self.refuse(path, &why))?;
                     self.check_mount(path, &folder, name)?;
-                    if placed.folders.contains(path) && !self.is_as_made(&stat) {
+                    if placed.folders.contains(path) && !self.is_as_made(&stat) && self.may_mend(path, &stat)? {
                         plan.mend.insert(path.clone());
                     }
                 }
@@ -213,6 +230,13 @@ impl<'a> Place<'a> {
         let kept = placed.folders.iter().filter(|path| folders.contains(*path));
         plan.after.folders = kept.chain(&plan.make).cloned().collect();
         Ok(plan)
+    }
+
+    /// Tells whether a folder is to be given to its owner again. Whoever owns the folder above can
+    /// put somebody else's in its place: one with more in it than conf-local placed is left.
+    fn may_mend(&self, path: &str, stat: &Stat) -> Result<bool, String> {
+        let is_owners = self.new_folder.owner.user.is_none_or(|user| user == stat.st_uid);
+        Ok(is_owners || self.is_all_placed(path).map_err(|error| self.failed(path, &error))?)
     }
 
     /// Returns the stat of a path, and the folder that it is in.
@@ -322,7 +346,7 @@ impl<'a> Place<'a> {
                 }
             }
         }
-        unsynced.flush(&staging)?;
+        unsynced.flush(&[&staging])?;
         Ok(staging)
     }
 }

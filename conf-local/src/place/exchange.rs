@@ -162,7 +162,7 @@ fn write(
     for path in &after.folders {
         unsynced.add(enter(&root, path)?);
     }
-    unsynced.flush(&root)?;
+    unsynced.flush(&[&root])?;
     root.sync()?;
     beside.sync()
 }

@@ -54,7 +54,8 @@ pub(crate) struct NewFolder {
 /// Opens the folder at `path`, which is absolute and plain. With `new`, creates it and the folders
 /// that lead to it where needed; without, `None` means that it does not exist.
 pub(crate) fn open(path: &Path, trusted: &Trusted, new: Option<NewFolder>) -> Result<Option<Folder>, String> {
-    let mut here = Folder::existing(Path::new("/")).map_err(|error| format!("/ cannot be opened: {error}"))?;
+    let root = if path.parent().is_none() { Folder::existing(path) } else { Folder::root() };
+    let mut here = root.map_err(|error| format!("/ cannot be opened: {error}"))?;
     let mut way = PathBuf::from("/");
     for part in path.iter().skip(1).filter_map(|part| part.to_str()) {
         way.push(part);
@@ -75,7 +76,9 @@ pub(crate) fn open(path: &Path, trusted: &Trusted, new: Option<NewFolder>) -> Re
             Entry::File | Entry::Other => return Err(format!("{shown} is not a folder")),
         }
         trusted.check(&stat).map_err(|why| format!("{shown} {why}"))?;
-        here = here.enter(part).map_err(|error| failed("opened", error))?;
+        // Only the last one is read: others on the way may let the agent through and no more.
+        let next = if way == path { here.enter(part) } else { here.pass(part) };
+        here = next.map_err(|error| failed("opened", error))?;
     }
     Ok(Some(here))
 }
@@ -87,5 +90,5 @@ fn make(here: &Folder, name: &str, NewFolder { mode, owner }: NewFolder) -> io::
     here.remove_one(&new, true)?;
     here.make_owned(&new, mode, owner)?;
     here.rename(&new, here, name)?;
-    here.sync()
+    here.enter(".")?.sync()
 }

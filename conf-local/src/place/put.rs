@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, io};
 use crate::{
     fs::Entry,
     place::{
-        copy::{CopyPlan, STAGING, StagedCopy, enter, split},
+        copy::{CopyPlan, StagedCopy, clear_staging, enter, split},
         journal::PlacedFiles,
     },
 };
@@ -78,6 +78,6 @@ impl StagedCopy {
         for path in touched.into_iter().filter(|path| !unmake.contains(*path)) {
             enter(&root, path)?.sync()?;
         }
-        root.remove(STAGING)
+        clear_staging(&root)
     }
 }

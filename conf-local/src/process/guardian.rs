@@ -2,11 +2,12 @@
 //! command started ends with it, at the time limit, and when the agent dies, even if it moved to
 //! another session or process group.
 //!
-//! The agent starts its own program once more, as `conf-local guard-command AGENT PROGRAM …`, where
-//! `AGENT` is the agent's process number. The guardian adopts every process below it that loses its
-//! parent, so that it can end it. It blocks its signals while it waits for them. The command would
-//! inherit that, so it is started as `conf-local unblocked-command PROGRAM …`, which unblocks the
-//! signals and then becomes the command.
+//! The agent starts its own program once more, as `conf-local guard-command AGENT USER PROGRAM …`,
+//! where `AGENT` is the agent's process number. The guardian adopts every process below it that
+//! loses its parent, so that it can end it. It blocks its signals while it waits for them. The
+//! command would inherit that, so it is started as `conf-local unblocked-command USER PROGRAM …`,
+//! which unblocks the signals, becomes the user, if one is named, and then the command. The
+//! guardian stays the agent's user, so that it can end what became another.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -25,7 +26,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::process::stat::Stat;
+use crate::process::{run_as::RunAs, stat::Stat};
 
 /// The first word of the guardian's command line.
 const GUARD: &str = "guard-command";
@@ -36,9 +37,14 @@ const UNBLOCKED: &str = "unblocked-command";
 /// the agent must go on.
 pub(crate) const END_WITHIN: Duration = Duration::from_secs(5);
 
-/// Returns the arguments that precede a command when the agent starts a guardian for it.
-pub(crate) fn arguments() -> [String; 2] {
-    [GUARD.to_owned(), std::process::id().to_string()]
+/// The user of a command that keeps the agent's. No user has this name.
+const SAME_USER: &str = "-";
+
+/// Returns the arguments that precede a command when the agent starts a guardian for it. With a
+/// user, the command runs as that one.
+pub(crate) fn arguments(user: Option<&RunAs>) -> [String; 3] {
+    let user = user.map_or_else(|| SAME_USER.to_owned(), ToString::to_string);
+    [GUARD.to_owned(), std::process::id().to_string(), user]
 }
 
 /// Guards a command, if this process was started for that. `main` must call it first, before any
@@ -61,7 +67,7 @@ pub fn child() -> Option<ExitCode> {
     Some(match done {
         Ok(status) => code(status),
         Err(error) => {
-            let program = words.first().map(|word| word.to_string_lossy()).unwrap_or_default();
+            let program = words.get(1).map(|word| word.to_string_lossy()).unwrap_or_default();
             conf_core::terminal::note(format_args!("cannot start {program}: {error}"));
             ExitCode::from(127)
         }
@@ -112,11 +118,27 @@ fn guard(agent: Option<&OsStr>, words: &[OsString]) -> io::Result<ExitStatus> {
 
 /// Returns only if the command cannot be started.
 fn become_command(words: &[OsString]) -> io::Error {
-    let Some((program, arguments)) = words.split_first() else { return io::ErrorKind::InvalidInput.into() };
-    match SigSet::empty().thread_set_mask() {
-        Ok(()) => Command::new(program).args(arguments).exec(),
-        Err(error) => error.into(),
+    let [user, program, arguments @ ..] = words else { return io::ErrorKind::InvalidInput.into() };
+    let mut command = Command::new(program);
+    command.args(arguments);
+    if let Err(error) = SigSet::empty().thread_set_mask() {
+        return error.into();
     }
+    match become_user(user, &mut command) {
+        Ok(()) => command.exec(),
+        Err(error) => error,
+    }
+}
+
+fn become_user(user: &OsStr, command: &mut Command) -> io::Result<()> {
+    if user == SAME_USER {
+        return Ok(());
+    }
+    let user = RunAs::try_from(user.to_string_lossy().into_owned()).map_err(io::Error::other)?;
+    let account = user.account()?;
+    account.become_in_process()?;
+    command.envs(account.variables());
+    Ok(())
 }
 
 /// Reaps every child that has ended. Returns the status of the command, if it is among them.

@@ -31,9 +31,10 @@ pub(crate) fn of_pidfile(path: &Path) -> Result<Process, PidfileError> {
     let process = Process::open(pid, None, (!trusted).then_some(found.uid()))?;
     // 5 s: a job writes the file after it started, but the clocks differ by a tick, and the
     // machine's clock may have been adjusted a little.
-    let written = found.modified()? + Duration::from_secs(5);
-    match process.started_at() {
-        Some(started) if started > written => Err(PidfileError::Stale(pid)),
+    // Its owner may set any time, also one that cannot be reckoned with.
+    let written = found.modified()?.checked_add(Duration::from_secs(5));
+    match (process.started_at(), written) {
+        (Some(started), Some(written)) if started > written => Err(PidfileError::Stale(pid)),
         _ => Ok(process),
     }
 }
@@ -87,6 +88,13 @@ mod tests {
         file.set_modified(SystemTime::now() - Duration::from_secs(86_400 * 365)).unwrap();
         assert!(matches!(of_pidfile(&path), Err(PidfileError::Stale(_))));
         file.set_modified(SystemTime::now()).unwrap();
+        // A file system in memory keeps any time that its owner sets.
+        let memory = tempfile::tempdir_in("/dev/shm").unwrap();
+        let odd = memory.path().join("odd.pid");
+        fs::write(&odd, format!("{}\n", running.pid())).unwrap();
+        let last = SystemTime::UNIX_EPOCH + Duration::from_secs(i64::MAX.unsigned_abs());
+        fs::File::options().write(true).open(&odd).unwrap().set_modified(last).unwrap();
+        assert_eq!(of_pidfile(&odd).unwrap().identity.pid, running.pid());
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
         assert!(matches!(of_pidfile(&path), Err(PidfileError::Unsafe)));
         fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();

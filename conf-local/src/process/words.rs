@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use conf_core::address::hide_logins;
+use conf_core::suspect::CommandWords;
 use nix::sys::signal::Signal;
 use serde::Deserialize;
 
@@ -25,24 +25,19 @@ pub(crate) fn limit_from(seconds: Option<f64>, default: Duration) -> Result<Dura
 }
 
 /// Splits a command into its words.
-pub(crate) fn words(command: CommandText) -> Result<Vec<String>, String> {
+pub(crate) fn words(command: CommandText) -> Result<CommandWords, String> {
     let words: Vec<String> = match command {
         CommandText::Line(line) if line.contains(['\'', '"', '\\', '$', '|', '&', ';', '<', '>', '*', '`']) => {
-            let line = hide_logins(&line);
+            let line = CommandWords::from(&*line);
             return Err(format!("command {line:?} would need a shell; write it as a list, as in [sh, -c, \"…\"]"));
         }
         CommandText::Line(line) => line.split_whitespace().map(str::to_owned).collect(),
         CommandText::Words(words) => words,
     };
     match words.first() {
-        Some(first) if !first.is_empty() => Ok(words),
+        Some(first) if !first.is_empty() => Ok(words.into()),
         _ => Err("'command' is empty".to_owned()),
     }
-}
-
-/// Writes a command for the status and the log, without the logins of its addresses.
-pub(crate) fn shown(words: &[String]) -> String {
-    hide_logins(&words.join(" "))
 }
 
 /// Reads the name of a signal: `HUP`, `SIGHUP`, `usr1`.
@@ -60,10 +55,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_command_is_shown_without_the_logins_of_its_addresses() {
-        let words = ["curl", "-f", "http://jo:canary@127.0.0.1/reload"].map(str::to_owned);
-        assert_eq!(shown(&words), "curl -f http://…@127.0.0.1/reload");
-        let refused = super::words(CommandText::Line("curl 'http://jo:canary@h'".to_owned())).unwrap_err();
-        assert!(refused.contains("would need a shell") && !refused.contains("canary"), "{refused}");
+    fn a_refused_command_shows_no_secret() {
+        for line in ["curl 'http://jo:canary@h'", "PGPASSWORD=canary psql | tee /x", "curl -u jo:canary 'h'"] {
+            let refused = super::words(CommandText::Line(line.to_owned())).unwrap_err();
+            assert!(refused.contains("would need a shell") && !refused.contains("canary"), "{refused}");
+        }
     }
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     on_demand::Unavailable,
     service::{
-        refusal::{Answer, Refusal, check_host, ok, patience, refusal, user},
+        refusal::{Answer, Refusal, ok, patience, refusal, user},
         routes::Service,
     },
 };
@@ -22,7 +22,6 @@ impl Service {
     /// Waits at most as long as the caller allows. The folder stays for the time of the retention
     /// from the answer on.
     pub(crate) async fn at(&self, change: String, query: AtQuery, request: Request) -> Answer {
-        check_host(&request)?;
         let user = user(&request);
         let change: Sequence = change.parse().map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
         let found = self.demand.at(change, patience(query.timeout)?, user).await;

@@ -41,8 +41,8 @@ pub(crate) struct Explanation {
 
 impl Service {
     /// Explains each key at or below `key`, in the snapshot that is exported now.
-    pub(crate) async fn explain(&self, component: String, query: ExplainQuery, request: Request) -> Answer {
-        let (service, selector) = (self.clone(), component_of(&component, &request)?);
+    pub(crate) async fn explain(&self, component: String, query: ExplainQuery, _: Request) -> Answer {
+        let (service, selector) = (self.clone(), component_of(&component)?);
         ok(&blocking(move || service.explain_now(&selector, query.key.as_deref())).await?)
     }
 
@@ -80,8 +80,8 @@ impl Service {
     }
 
     /// Returns the component's exported `config.schema.json`, or `null` if there is none.
-    pub(crate) async fn schema(&self, component: String, query: SettingsQuery, request: Request) -> Answer {
-        let (service, selector) = (self.clone(), component_of(&component, &request)?);
+    pub(crate) async fn schema(&self, component: String, query: SettingsQuery, _: Request) -> Answer {
+        let (service, selector) = (self.clone(), component_of(&component)?);
         blocking(move || service.read_schema(&selector, &query)).await
     }
 

@@ -32,6 +32,7 @@
 mod process_reports;
 mod refusal;
 mod routes;
+mod remembered;
 mod settings;
 mod at;
 mod explain;

@@ -1,9 +1,9 @@
 //! Refused requests, and the checks that every route shares.
 
-use std::{fmt::Display, net::IpAddr, time::Duration};
+use std::{fmt::Display, time::Duration};
 
 use conf_core::http::{self as answer, Peer, Request, Response};
-use http::{StatusCode, header};
+use http::StatusCode;
 use libconf::name::ComponentSelector;
 use serde::Serialize;
 
@@ -53,27 +53,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(step).await.map_err(broken)?
 }
 
-/// Refuses a request that a web page in a browser on this host may send to the loopback port under
-/// another name.
-pub(crate) fn check_host(request: &Request) -> Result<(), Refusal> {
-    if user(request).is_some() {
-        return Ok(());
-    }
-    let host = request.header(header::HOST.as_str()).unwrap_or_default();
-    let name = match host.strip_prefix('[') {
-        Some(bracketed) => bracketed.split(']').next().unwrap_or_default(),
-        None => host.rsplit_once(':').map_or(host, |(name, _)| name),
-    };
-    let is_loopback = name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback());
-    if is_loopback || name == "localhost" {
-        return Ok(());
-    }
-    Err(refusal(StatusCode::FORBIDDEN, "ask for localhost or 127.0.0.1: this service is for this host alone"))
-}
-
-/// Reads the component of a request, after [`check_host`].
-pub(crate) fn component_of(component: &str, request: &Request) -> Result<ComponentSelector, Refusal> {
-    check_host(request)?;
+/// Reads the component of a request.
+pub(crate) fn component_of(component: &str) -> Result<ComponentSelector, Refusal> {
     component.parse().map_err(|error| refusal(StatusCode::BAD_REQUEST, error))
 }
 

@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use conf_core::http::{self as answer, Request};
+use conf_core::http::Request;
 use http::{HeaderValue, StatusCode, header};
 use libconf::name::{ComponentSelector, ComponentVersion, Sequence, Version};
 use serde::Deserialize;
@@ -15,6 +15,7 @@ use crate::{
     export::{SHOWN, kept, sequences},
     service::{
         refusal::{Answer, Refusal, blocking, broken, component_of, is_privileged, nothing_yet, refusal},
+        remembered::Settings,
         routes::Service,
     },
     state::Exported,
@@ -38,19 +39,29 @@ impl Service {
     /// rendering), `Conf-Sequence` and `Conf-Component`. Only privileged callers get settings with
     /// secrets.
     pub(crate) async fn settings(&self, component: String, query: SettingsQuery, request: Request) -> Answer {
-        let (service, selector) = (self.clone(), component_of(&component, &request)?);
+        let selector = component_of(&component)?;
         let known = request.header(header::IF_NONE_MATCH.as_str()).map(str::to_owned);
         let may_see = is_privileged(&request);
-        blocking(move || service.read(&selector, query.sequence, known.as_deref(), may_see)).await
+        // Those of the present snapshot stay in memory until the next switch.
+        let exported = self.agent.view().exported.clone().filter(|_| query.sequence.is_none());
+        let found = exported.as_ref().and_then(|exported| self.remembered.find(exported, &component, may_see));
+        if let Some(found) = found {
+            return Ok(found.answer(known.as_deref()));
+        }
+        let service = self.clone();
+        let read = blocking(move || service.read(&selector, query.sequence, may_see)).await?;
+        if let Some(exported) = exported {
+            self.remembered.keep(&exported, &component, may_see, &read);
+        }
+        Ok(read.answer(known.as_deref()))
     }
 
     fn read(
         &self,
         selector: &ComponentSelector,
         sequence: Option<Sequence>,
-        known: Option<&str>,
         may_see: bool,
-    ) -> Answer {
+    ) -> Result<Settings, Refusal> {
         let found = self.find(selector, sequence)?;
         let settings = found.directory.join(format!("{}.json", found.component));
         let failed = |error: io::Error| broken(format_args!("cannot read {}: {error}", settings.display()));
@@ -58,24 +69,19 @@ impl Service {
         let link = fs::read_link(&settings).map_err(failed)?;
         let hash = link.parent().and_then(Path::file_name).and_then(|hash| hash.to_str()).unwrap_or_default();
         let file = settings.canonicalize().map_err(failed)?;
-        // A file that not every user may read holds secrets.
-        let hide = !may_see && fs::metadata(&file).map_err(failed)?.mode() & 0o004 == 0;
-        let file = if hide { file.with_file_name(SHOWN) } else { file };
-        let tag = format!("\"{hash}{}\"", if hide { "-shown" } else { "" });
-        let is_known =
-            |known: &str| known == "*" || known.split(',').any(|one| one.trim().trim_start_matches("W/") == tag);
-        let mut response = if known.is_some_and(is_known) {
-            answer::bytes_of(StatusCode::NOT_MODIFIED, "application/json", bytes::Bytes::new())
-        } else {
-            let bytes = fs::read(&file).map_err(failed)?;
-            answer::bytes_of(StatusCode::OK, "application/json", bytes.into())
-        };
-        let headers = response.headers_mut();
+        // A file that not every user may read holds secrets; what others may see stands beside it.
+        let shown = file.with_file_name(SHOWN);
+        let is_secret = fs::metadata(&file).map_err(failed)?.mode() & 0o004 == 0 || shown.exists();
+        let hide = is_secret && !may_see;
+        let file = if hide { shown } else { file };
         let plain = |text: String| HeaderValue::try_from(text).map_err(broken);
-        headers.insert(header::ETAG, plain(tag)?);
-        headers.insert("conf-sequence", plain(found.sequence.to_string())?);
-        headers.insert("conf-component", plain(found.component.to_string())?);
-        Ok(response)
+        Ok(Settings {
+            json: fs::read(&file).map_err(failed)?.into(),
+            tag: plain(format!("\"{hash}{}\"", if hide { "-shown" } else { "" }))?,
+            sequence: plain(found.sequence.to_string())?,
+            component: plain(found.component.to_string())?,
+            is_secret: is_secret && may_see,
+        })
     }
 
     pub(crate) fn find(

@@ -54,7 +54,7 @@ struct Goal {
 
 impl Service {
     pub(crate) async fn wait(&self, component: String, query: WaitQuery, request: Request) -> Answer {
-        let (component, user) = (component_of(&component, &request)?, user(&request));
+        let (component, user) = (component_of(&component)?, user(&request));
         let at = query.at.as_deref().map(str::parse::<PinValue>).transpose();
         let at = at.map_err(|error| refusal(StatusCode::BAD_REQUEST, error))?;
         let mut goal = Goal { component, at, sequence: query.sequence, searched: None };

@@ -73,7 +73,7 @@ impl Service {
         }
         let request = WatchRequest { components: wanted.components, pid, start: wanted.start, signal, delay };
         let absent = self.absent(&request.components);
-        let watcher = self.watchers.register(request, user).map_err(|error| refuse(&error))?;
+        let watcher = self.watchers.register(request, user).await.map_err(|error| refuse(&error))?;
         let relayed = wanted.relay.and_then(|relay| self.watchers.relay(&watcher.id, relay));
         let watcher = relayed.unwrap_or(watcher);
         let current = self.agent.view().status.current.clone();

@@ -18,7 +18,7 @@ use libconf::name::{ComponentVersion, SecretName};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::snapshot::source::{HostSource, Stamp};
+use crate::snapshot::source::{HostSource, Offers, Stamp};
 
 /// 5 minutes between two runs of a command that prints a secret, unless the agent is told another
 /// time.
@@ -43,6 +43,8 @@ pub(crate) struct SourceUse {
 /// The secrets that this host has itself.
 #[derive(Default)]
 pub(crate) struct HostSecrets {
+    /// The sources that this host's file offers.
+    pub(crate) offers: Offers,
     content: Mutex<Content>,
     /// A component may have to be rendered again.
     pub(crate) changed: Notify,
@@ -79,6 +81,11 @@ struct Known {
 }
 
 impl HostSecrets {
+    /// Reads nothing yet.
+    pub(crate) fn of(offers: Offers) -> Self {
+        HostSecrets { offers, ..HostSecrets::default() }
+    }
+
     /// Has commands run again after `every`.
     pub(crate) fn set_period(&self, every: Duration) {
         self.content.lock().every = Some(every);
@@ -88,7 +95,7 @@ impl HostSecrets {
     /// the last good one, with its generation.
     pub(crate) fn read(&self, source: &HostSource) -> (Result<SecretValue, String>, u64) {
         // A command that makes a new value each time does not run once more for this one.
-        if matches!(source, HostSource::File(_)) || !self.content.lock().awaits_export(source) {
+        if matches!(source, HostSource::File(..)) || !self.content.lock().awaits_export(source) {
             self.renew(source, &|| false);
         }
         self.known(source)
@@ -163,7 +170,7 @@ impl HostSecrets {
     /// Reads the files that have changed, and those that could not be read for a while. Blocks.
     pub(crate) fn look_at_files(&self) {
         for source in self.wanted() {
-            if !matches!(source, HostSource::File(_)) {
+            if !matches!(source, HostSource::File(..)) {
                 continue;
             }
             let now = source.stamp();
@@ -183,7 +190,7 @@ impl HostSecrets {
 
     /// Returns the command that runs next, and when.
     pub(crate) fn next_command(&self) -> Option<(HostSource, Instant)> {
-        let commands = self.wanted().into_iter().filter(|source| matches!(source, HostSource::Command(_)));
+        let commands = self.wanted().into_iter().filter(|source| matches!(source, HostSource::Command(..)));
         let content = self.content.lock();
         let due = |source: &HostSource| content.known.get(source).map_or_else(Instant::now, |known| known.due);
         commands.map(|source| (due(&source), source)).min().map(|(due, source)| (source, due))
@@ -296,7 +303,7 @@ mod tests {
     fn a_value_that_comes_late_or_changes_makes_its_readers_stale_and_a_failure_does_not() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        let (secrets, source) = (HostSecrets::default(), HostSource::File(path.clone()));
+        let (secrets, source) = (HostSecrets::default(), HostSource::File(path.clone(), None));
         let (value, generation) = secrets.read(&source);
         assert!(value.is_err() && generation == 0);
         secrets.exported(uses(&source, generation));
@@ -335,7 +342,7 @@ mod tests {
     #[test]
     fn a_command_that_makes_a_new_value_each_time_does_not_run_once_more_to_render_it() {
         let (secrets, made) = (HostSecrets::default(), ["sh", "-c", "echo $$"].map(str::to_owned).to_vec());
-        let source = HostSource::Command(made);
+        let source = HostSource::Command(made, None);
         secrets.exported(uses(&source, 0));
         secrets.renew(&source, &|| false);
         let (first, generation) = secrets.read(&source);
@@ -356,7 +363,7 @@ mod tests {
         nix::unistd::mkfifo(&go, nix::sys::stat::Mode::S_IRWXU).unwrap();
         // Each run tells that it began, and ends when somebody writes.
         let script = format!("echo $$ >>{}; read line <{}; echo $line", runs.display(), go.display());
-        let source = HostSource::Command(["sh", "-c", &script].map(str::to_owned).to_vec());
+        let source = HostSource::Command(["sh", "-c", &script].map(str::to_owned).to_vec(), None);
         let secrets = HostSecrets::default();
         secrets.exported(uses(&source, 0));
         std::thread::scope(|scope| {
@@ -384,7 +391,7 @@ mod tests {
     #[test]
     fn of_two_components_that_read_one_command_none_makes_the_other_stale_for_ever() {
         let (secrets, made) = (HostSecrets::default(), ["sh", "-c", "echo $$"].map(str::to_owned).to_vec());
-        let source = HostSource::Command(made);
+        let source = HostSource::Command(made, None);
         let mut both = uses(&source, 0);
         let other: ComponentVersion = "services/api/latest".parse().unwrap();
         both.insert(other.clone(), both.values().next().unwrap().clone());
@@ -406,7 +413,7 @@ mod tests {
     fn a_file_that_is_written_twice_within_one_tick_of_the_clock_is_read_twice() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
-        let (secrets, source) = (HostSecrets::default(), HostSource::File(path.clone()));
+        let (secrets, source) = (HostSecrets::default(), HostSource::File(path.clone(), None));
         write(&path, "one");
         secrets.exported(uses(&source, 0));
         let mut seen = BTreeSet::new();
@@ -420,8 +427,8 @@ mod tests {
 
     #[test]
     fn a_command_runs_again_after_its_period_and_sooner_when_it_failed() {
-        let (secrets, good) = (HostSecrets::default(), HostSource::Command(vec!["hostname".to_owned()]));
-        let bad = HostSource::Command(vec!["/nowhere/at/all".to_owned()]);
+        let (secrets, good) = (HostSecrets::default(), HostSource::Command(vec!["hostname".to_owned()], None));
+        let bad = HostSource::Command(vec!["/nowhere/at/all".to_owned()], None);
         secrets.set_period(Duration::from_secs(1000));
         let mut both = uses(&good, 0);
         both.extend([("services/api/latest".parse().unwrap(), uses(&bad, 0).into_values().next().unwrap())]);

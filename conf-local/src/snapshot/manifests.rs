@@ -14,7 +14,7 @@ use serde_json::{Map, Value};
 
 use crate::snapshot::{
     host_secrets::{SourceUse, SourceUses},
-    source::HostSource,
+    source::Offers,
 };
 
 /// Both `datacenter.yaml` as they were read, and the overrides beside them.
@@ -74,14 +74,14 @@ impl Manifests {
         self.secrets.values().any(|declared| declared.readers.contains(&name.component))
     }
 
-    /// Lists the sources on this host of the secrets that a component may read.
-    pub(crate) fn host_sources(&self, name: &ComponentVersion) -> SourceUses {
+    /// Lists the sources of this host's `offers` of the secrets that a component may read.
+    pub(crate) fn host_sources(&self, offers: &Offers, name: &ComponentVersion) -> SourceUses {
         // Most datacenters declare few such secrets, if any.
         let own = self.secrets.iter().filter(|(_, declared)| !declared.source.is_central());
         let own = own.filter(|(_, declared)| declared.readers.contains(&name.component) && !self.raw.contains(name));
         let uses = own.filter_map(|(secret, declared)| {
             let secret = secret.clone();
-            Some((HostSource::of(&declared.source)?, SourceUse { secret, generation: 0 }))
+            Some((offers.source(&declared.source)?.ok()?.clone(), SourceUse { secret, generation: 0 }))
         });
         uses.collect()
     }

@@ -17,4 +17,5 @@ pub(crate) use crate::snapshot::{
     named::NamedComponent,
     repository::{Checked, Looked, Repository, descends},
     secrets::{SecretReader, identity_path, keep_salt, load_identity, salt},
+    source::Offers,
 };

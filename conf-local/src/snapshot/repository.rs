@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use conf_core::{
     api::Pointer,
     daemon::{chain, make_folder},
-    git::{self, ConsolidateError, Durability, PooledRepository, RepositoryLock, RepositoryPool},
+    git::{self, ConsolidateError, Durability, LooseObjects, PooledRepository, RepositoryLock, RepositoryPool},
     http::no_files_left,
     sign::TrustedKeys,
     snapshot::Snapshot,
@@ -19,7 +19,7 @@ use conf_core::{
 use git2::{ErrorClass, ErrorCode, ObjectType};
 use libconf::name::{CommitId, DatacenterName, RefName};
 
-use crate::fs::{Entry, Fingerprint, Folder};
+use crate::fs::{Entry, Fingerprint, Folder, make_state_folder};
 
 /// The repository of this host, locked by this agent.
 pub(crate) struct Repository {
@@ -33,7 +33,13 @@ pub(crate) struct Repository {
     recorded: Option<CommitId>,
     /// The packs when everything in them was last right.
     packs: BTreeMap<PathBuf, u64>,
+    loose: LooseObjects,
+    /// The calls of `consolidate` since the packs were last counted.
+    uncounted: u32,
 }
+
+/// 8 changes, each of which adds a pack: then the packs are counted.
+const COUNT_AFTER: u32 = if cfg!(test) { 1 } else { 8 };
 
 /// What a look at a repository shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,7 +83,7 @@ impl Repository {
                 if is_passing_any(&error) {
                     return Err(error);
                 }
-                tracing::warn!(error = format!("{error:#}"), "the repository cannot be opened; creating a new one");
+                tracing::warn!(error = chain(&*error), "the repository cannot be opened; creating a new one");
                 // Perhaps only a small file is damaged, and all objects are whole.
                 if remove_all(&own, &["config", "HEAD"]).is_err() || create(&own).is_err() {
                     set_aside(&own, false)?;
@@ -94,8 +100,21 @@ impl Repository {
         };
         let lock = git::lock_alone(path)?;
         let pool = RepositoryPool::at(path.to_owned());
-        let mut opened =
-            Repository { pool, own, datacenter: datacenter.clone(), lock, recorded: None, packs: BTreeMap::new() };
+        if path == own {
+            git::remove_torn_packs(path).with_context(|| format!("cannot look at the packs of {}", path.display()))?;
+            // The host transaction makes them durable, with all else that it writes.
+            pool.syncing_later();
+        }
+        let mut opened = Repository {
+            loose: LooseObjects::locked(path).unwrap_or_default(),
+            pool,
+            own,
+            datacenter: datacenter.clone(),
+            lock,
+            recorded: None,
+            packs: BTreeMap::new(),
+            uncounted: COUNT_AFTER,
+        };
         opened.recorded = opened.git().ok().and_then(|git| opened.named_by_ref(&git).ok());
         Ok(opened)
     }
@@ -120,8 +139,20 @@ impl Repository {
     /// restart.
     pub(crate) fn record(&mut self, repo: &git2::Repository, snapshot: &Snapshot) -> Result<(), git2::Error> {
         let name = RefName::Snapshot(self.datacenter.clone()).to_string();
-        let words = format!("accepted #{}", snapshot.sequence);
-        repo.reference(&name, snapshot.commit.into(), true, &words)?;
+        if self.pool.path() == self.own {
+            // Nobody else writes refs here. For libgit2 it would be 30 system calls.
+            let path = self.own.join(&name);
+            let failed = |cause: io::Error| {
+                let words = format!("cannot write {}: {cause}", path.display());
+                git2::Error::new(ErrorCode::GenericError, ErrorClass::Os, words)
+            };
+            path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
+            let line = format!("{}\n", snapshot.commit);
+            git::replace_file(&path, line.as_bytes(), 0o644, Durability::None).map_err(failed)?;
+        } else {
+            let words = format!("accepted #{}", snapshot.sequence);
+            repo.reference(&name, snapshot.commit.into(), true, &words)?;
+        }
         self.recorded = Some(snapshot.commit);
         Ok(())
     }
@@ -135,6 +166,7 @@ impl Repository {
     /// itself. All objects of it are read only when a pack is not what it was at the last look, or
     /// if the look is `thorough`.
     pub(crate) fn look(&mut self, newest: Option<CommitId>, thorough: bool) -> Looked {
+        self.set_cut_aside();
         if let Err(error) = self.look_at_refs(newest) {
             let words = format!("the repository {} is damaged: {}", self.pool.path().display(), error.message());
             return self.looked(vec![words], is_passing(&error));
@@ -150,6 +182,12 @@ impl Repository {
         }
         self.packs = now;
         Looked::Whole
+    }
+
+    /// Sets what was cut short aside: libgit2 would read it without end. It counts as a lost pack.
+    pub(crate) fn set_cut_aside(&mut self) {
+        let cut = self.loose.set_cut_aside(&self.pool.path()).unwrap_or_default();
+        self.packs.extend(cut.into_iter().map(|object| (object.into(), 0)));
     }
 
     /// Without descriptors, Git's words may be that an object is missing.
@@ -238,7 +276,7 @@ impl Repository {
         fs::rename(&new, &self.own).with_context(|| format!("cannot rename {}", new.display()))?;
         self.lock = lock;
         self.pool.move_to(&self.own);
-        (self.recorded, self.packs) = (None, BTreeMap::new());
+        (self.recorded, self.packs, self.loose) = (None, BTreeMap::new(), LooseObjects::default());
         Ok(())
     }
 
@@ -254,10 +292,15 @@ impl Repository {
     /// Replaces many packs by one that holds the kept snapshots alone, if there are enough of them.
     /// Never changes a repository that `--git-dir` names.
     pub(crate) fn consolidate(&mut self, keep: &[CommitId]) -> Result<bool, ConsolidateError> {
-        if self.pool.path() != self.own {
+        self.uncounted += 1;
+        if self.pool.path() != self.own || self.uncounted < COUNT_AFTER {
             return Ok(false);
         }
         let done = git::consolidate(&self.pool.path(), keep);
+        // One that failed is tried again with the next call.
+        if done.is_ok() {
+            self.uncounted = 0;
+        }
         if !matches!(done, Ok(false)) {
             self.pool.forget();
             self.packs.clear();
@@ -344,7 +387,7 @@ fn children(
 /// Creates the repository, or opens it. Nobody but the agent's user has a reason to enter it.
 fn create(path: &Path) -> anyhow::Result<()> {
     if !path.exists() {
-        path.parent().map_or(Ok(()), |state| make_folder(state, 0o755))?;
+        path.parent().map_or(Ok(()), make_state_folder)?;
         make_folder(path, 0o700)?;
     }
     git::init(path, SETTINGS)?;

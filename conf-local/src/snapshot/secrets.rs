@@ -98,9 +98,10 @@ impl<'a> SecretReader<'a> {
         }
         for (name, declared) in sources.secrets_of(component) {
             if !self.known.contains_key(name) {
-                let value = match HostSource::of(&declared.source) {
+                let value = match self.host.offers.source(&declared.source) {
                     None => self.sealed(sources, name),
-                    Some(source) => self.of_host(source),
+                    Some(Ok(source)) => self.of_host(source.clone()),
+                    Some(Err(why)) => Err(why),
                 };
                 self.known.insert(name.clone(), value);
             }

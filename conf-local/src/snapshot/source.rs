@@ -1,9 +1,11 @@
 //! Where this host reads a secret: a file, or the output of a command.
 //!
-//! What a snapshot declares becomes a [`HostSource`] in one place, [`HostSource::of`], and nothing
-//! else reads files or runs commands for a secret. Errors hold no value, nor a part of one.
+//! This host's own file alone decides which there are: `secret-sources:` ([`Offers`]). A snapshot
+//! names one of them. Nothing else reads files or runs commands for a secret. Errors hold no value,
+//! nor a part of one.
 
 use std::{
+    collections::BTreeMap,
     fs::{self, OpenOptions},
     io::{self, Read},
     os::unix::{
@@ -11,29 +13,111 @@ use std::{
         process::CommandExt as _,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     time::{Duration, Instant, SystemTime},
 };
 
-use conf_core::secret::{MAX_VALUE_BYTES, SecretValue, Source};
+use conf_core::{
+    secret::{MAX_VALUE_BYTES, SecretValue, Source},
+    suspect::CommandWords,
+};
+use libconf::name::SourceName;
 use nix::{
-    sys::signal::{Signal, killpg},
+    sys::signal::{Signal, kill},
     unistd::Pid,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde::Deserialize;
 use zeroize::Zeroizing;
+
+use crate::process::{CommandText, GRACE_OF_GUARDIAN, RunAs, guarded, is_root, words};
 
 /// 10 s for a command that prints a secret: rendering waits for it.
 const COMMAND_LIMIT: Duration = Duration::from_secs(10);
 /// 100 ms: a command ends within this when the agent stops.
 const STOP_LOOK: Duration = Duration::from_millis(100);
 
-/// A source of a secret on this host.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A source of a secret on this host: an entry of `secret-sources:` in the YAML file.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(try_from = "RawSource")]
 pub(crate) enum HostSource {
-    File(PathBuf),
-    /// A program and its words.
-    Command(Vec<String>),
+    /// A file, and the user who reads it; without one, the agent's.
+    File(PathBuf, Option<RunAs>),
+    /// A program and its words, and the user who runs it; without one, the agent's, which is not
+    /// root.
+    Command(Vec<String>, Option<RunAs>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSource {
+    file: Option<PathBuf>,
+    command: Option<CommandText>,
+    user: Option<RunAs>,
+}
+
+impl TryFrom<RawSource> for HostSource {
+    type Error = String;
+
+    fn try_from(raw: RawSource) -> Result<Self, String> {
+        match (raw.file, raw.command) {
+            (Some(path), None) if path.is_absolute() => Ok(HostSource::File(path, raw.user)),
+            (Some(_), None) => Err("'file' must be an absolute path".to_owned()),
+            (None, Some(command)) => Ok(HostSource::Command(words(command)?.words().to_vec(), raw.user)),
+            _ => Err("a secret source has either 'file' or 'command'".to_owned()),
+        }
+    }
+}
+
+/// The sources of secrets that this host offers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Offers(BTreeMap<SourceName, HostSource>);
+
+impl Offers {
+    /// Refuses entries that this agent cannot obey: a command that would run as root without saying
+    /// so, and, where the agent is not root, another user.
+    pub(crate) fn expect_users(&self) -> Result<(), String> {
+        for (name, source) in &self.0 {
+            let (HostSource::File(_, user) | HostSource::Command(_, user)) = source;
+            if let Some(user) = user.as_ref().filter(|user| !is_root() && !user.is_own()) {
+                return Err(format!(
+                    "secret-sources: {name}: the agent is not root, so nothing runs as {user}; take `user` out"
+                ));
+            }
+            if user.is_none() && is_root() && matches!(source, HostSource::Command(..)) {
+                return Err(format!(
+                    "secret-sources: {name}: the agent is root, so say who runs the command: write user: <name> (user: root, \
+                     if it must be)"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// True if a command is among them.
+    pub(crate) fn have_commands(&self) -> bool {
+        self.0.values().any(|source| matches!(source, HostSource::Command(..)))
+    }
+
+    /// Lists their names.
+    pub(crate) fn names(&self) -> Vec<SourceName> {
+        self.0.keys().cloned().collect()
+    }
+
+    /// Returns where this host reads a declared secret; `None` for a value that conf-master keeps.
+    pub(crate) fn source(&self, declared: &Source) -> Option<Result<&HostSource, String>> {
+        match declared {
+            Source::Generate(_) | Source::Given => None,
+            Source::Host(name) => Some(self.0.get(name).ok_or_else(|| {
+                format!("this host offers no secret source {name}; add it to `secret-sources:` in its conf-local.yaml")
+            })),
+            Source::Chosen(key) => Some(Err(format!(
+                "its `{key}` counts no more, since only this host's own file chooses what is read or run here; write from: \
+                 <name> centrally, and the {key} to `secret-sources:` in its conf-local.yaml"
+            ))),
+        }
+    }
 }
 
 /// What a look at a file shows without reading it. Two equal stamps are of the same content, if the
@@ -52,26 +136,20 @@ pub(crate) struct Stamp {
 const FRESH: Duration = Duration::from_secs(1);
 
 impl HostSource {
-    /// Returns the source if this host reads it; `None` for a value that conf-master keeps.
-    pub(crate) fn of(source: &Source) -> Option<Self> {
-        match source {
-            Source::Generate(_) | Source::Given => None,
-            Source::File(path) => Some(HostSource::File(path.clone())),
-            Source::Command(words) => Some(HostSource::Command(words.clone())),
-        }
-    }
-
     /// Reads the value. Blocks; a command for at most 10 s, or until `is_stopped`.
     pub(crate) fn read(&self, is_stopped: &dyn Fn() -> bool) -> Result<SecretValue, String> {
         match self {
-            HostSource::File(path) => from_file(path),
-            HostSource::Command(words) => from_command(words, COMMAND_LIMIT, is_stopped),
+            HostSource::File(path, None) => from_file(path),
+            HostSource::File(path, Some(user)) => user
+                .act(|| from_file(path))
+                .map_err(|error| format!("{} cannot be read as {user}: {error}", path.display()))?,
+            HostSource::Command(words, user) => from_command(words, user.as_ref(), COMMAND_LIMIT, is_stopped),
         }
     }
 
     /// Looks at a file; `None` for one that is not there, and for a command.
     pub(crate) fn stamp(&self) -> Option<Stamp> {
-        let HostSource::File(path) = self else { return None };
+        let HostSource::File(path, _) = self else { return None };
         // Follows links: a mounted secret is often a link that is exchanged.
         let seen = fs::metadata(path).ok()?;
         let since = |time: Option<SystemTime>| time.and_then(|time| SystemTime::now().duration_since(time).ok());
@@ -131,18 +209,28 @@ fn from_file(path: &Path) -> Result<SecretValue, String> {
 }
 
 /// Reads a secret from the output of a command. The command has no input and none of the agent's
-/// environment. It is ended with its whole process group when it takes too long or prints too much.
-fn from_command(words: &[String], limit: Duration, is_stopped: &dyn Fn() -> bool) -> Result<SecretValue, String> {
+/// environment. It is ended with all that it started, wherever that moved: when it has ended
+/// itself, takes too long or prints too much.
+fn from_command(
+    words: &[String],
+    user: Option<&RunAs>,
+    limit: Duration,
+    is_stopped: &dyn Fn() -> bool,
+) -> Result<SecretValue, String> {
     let Some((program, arguments)) = words.split_first() else { return Err("its command is empty".to_owned()) };
-    let mut command = Command::new(program);
+    let mut command = guarded(program, user);
+    let program = CommandWords::from(program.as_str());
+    if let Some(user) = user {
+        user.account().map_err(|error| format!("{program} cannot be started as {user}: {error}"))?;
+    }
     command.args(arguments).env_clear().current_dir("/").process_group(0);
     command.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
     // Its other output may hold the value too.
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let child = command.spawn().map_err(|error| format!("{program} cannot be started: {error}"))?;
-    let mut group = Group(child);
+    let mut guardian = Guardian(child);
     let failed = |error: io::Error| format!("the output of {program} cannot be read: {error}");
-    let mut output = group.0.stdout.take().ok_or_else(|| format!("{program} was started without a pipe"))?;
+    let mut output = guardian.0.stdout.take().ok_or_else(|| format!("{program} was started without a pipe"))?;
     let (deadline, mut bytes, mut part) = (Instant::now() + limit, buffer(), Zeroizing::new([0; 4096]));
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
@@ -166,9 +254,12 @@ fn from_command(words: &[String], limit: Duration, is_stopped: &dyn Fn() -> bool
     }
     // It has closed its output. It ends soon, or is ended.
     while Instant::now() < deadline && !is_stopped() {
-        match group.0.try_wait().map_err(failed)? {
+        match guardian.0.try_wait().map_err(failed)? {
             Some(status) if status.success() => {
                 return text(&bytes).map_err(|why| format!("the output of {program}: {why}"));
+            }
+            Some(status) if status.code() == Some(NOT_STARTED) => {
+                return Err(format!("{program} cannot be started; is it there, and may its user run it?"));
             }
             Some(status) => return Err(format!("{program} ended with {status}")),
             None => std::thread::sleep(Duration::from_millis(5)),
@@ -177,15 +268,22 @@ fn from_command(words: &[String], limit: Duration, is_stopped: &dyn Fn() -> bool
     Err(format!("{program} was ended after {} s", limit.as_secs_f64()))
 }
 
-/// A command and all that it started. Dropping this ends them.
-struct Group(Child);
+/// The exit code of a guardian, as of a shell, for a command that cannot be started.
+const NOT_STARTED: i32 = 127;
 
-impl Drop for Group {
+/// A command and all that it started, below their guardian. Dropping this ends them.
+struct Guardian(Child);
+
+impl Drop for Guardian {
     fn drop(&mut self) {
-        if let Ok(id) = i32::try_from(self.0.id()) {
-            // The number belongs to the group until the command is reaped.
-            if matches!(self.0.try_wait(), Ok(None)) {
-                let _ = killpg(Pid::from_raw(id), Signal::SIGKILL);
+        // The number is the guardian's until it is reaped, and `try_wait` reaps it.
+        if matches!(self.0.try_wait(), Ok(None))
+            && let Ok(id) = i32::try_from(self.0.id())
+        {
+            let _ = kill(Pid::from_raw(id), Signal::SIGTERM);
+            let since = Instant::now();
+            while since.elapsed() < GRACE_OF_GUARDIAN && matches!(self.0.try_wait(), Ok(None)) {
+                std::thread::sleep(Duration::from_millis(5));
             }
         }
         let _ = self.0.kill();
@@ -205,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_secret_of_the_host_is_bounded_and_in_no_error() {
-        let run = |script: &str| from_command(&words(script), Duration::from_secs(1), &|| false);
+        let run = |script: &str| from_command(&words(script), None, Duration::from_secs(1), &|| false);
         let value = |text: &str| Ok(SecretValue::Text(Zeroizing::new(text.to_owned())));
         assert_eq!(run("echo canary"), value("canary"));
         assert_eq!(run("printf 'a\\nb\\r\\n'"), value("a\nb"));
@@ -221,7 +319,7 @@ mod tests {
             let why = run(script).unwrap_err();
             assert!(why.contains(words) && !why.contains("canary"), "{script}: {why}");
         }
-        let none = from_command(&["/nowhere/at/all".to_owned()], COMMAND_LIMIT, &|| false).unwrap_err();
+        let none = from_command(&["/nowhere/at/all".to_owned()], None, COMMAND_LIMIT, &|| false).unwrap_err();
         assert!(none.contains("cannot be started"), "{none}");
 
         let folder = tempfile::tempdir().unwrap();
@@ -232,5 +330,64 @@ mod tests {
         assert_eq!(from_file(&path), value("canary"));
         assert!(from_file(folder.path()).unwrap_err().contains("is not a file"));
         assert!(from_file(&folder.path().join("none")).unwrap_err().contains("cannot be read"));
+    }
+    /// Lists the processes whose command line has this word.
+    fn running(word: &str) -> Vec<String> {
+        let all = fs::read_dir("/proc").unwrap().flatten();
+        let lines = all.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+        let lines = lines.map(|line| String::from_utf8_lossy(&line).replace('\0', " "));
+        lines.filter(|line| line.split(' ').any(|one| one == word)).collect()
+    }
+
+    #[test]
+    fn nothing_that_a_command_starts_survives_it() {
+        // Numbers that no other process sleeps for.
+        let number = |kind: u32| format!("{kind}{}", std::process::id());
+        let (daemon, late) = (number(1_000), number(2_000));
+        let script = format!("setsid sh -c 'setsid sleep {daemon} & setsid sleep {daemon} &'; echo canary");
+        let value = from_command(&words(&script), None, COMMAND_LIMIT, &|| false);
+        assert_eq!(value, Ok(SecretValue::Text(Zeroizing::new("canary".to_owned()))));
+        assert_eq!(running(&daemon), [""; 0]);
+        let script = format!("setsid sleep {late} & exec setsid sleep {late}");
+        from_command(&words(&script), None, Duration::from_millis(300), &|| false).unwrap_err();
+        assert_eq!(running(&late), [""; 0]);
+    }
+
+    #[test]
+    fn a_command_and_a_file_of_a_user_are_that_users() {
+        let nobody = RunAs::try_from("nobody".to_owned()).unwrap();
+        let none = RunAs::try_from("no-such-user".to_owned()).unwrap();
+        let run = |user: &RunAs| from_command(&words("id -un; id -Gn; pwd"), Some(user), COMMAND_LIMIT, &|| false);
+        let why = run(&none).unwrap_err();
+        assert!(why.contains("this host has no user no-such-user"), "{why}");
+        let sources = |text: &str| conf_core::settings::from_yaml::<Offers>(text);
+        for (text, words) in [
+            ("a: {file: x}", "must be an absolute path"),
+            ("a: {}", "either 'file' or 'command'"),
+            ("a: {file: /x, command: [/x]}", "either 'file' or 'command'"),
+            ("a-b: {file: /x}", "a secret source's name"),
+            ("a: {file: /x, user: '-'}", "is not the name of a user"),
+            ("a: {file: /x, readers: []}", "unknown field `readers`"),
+        ] {
+            let why = sources(text).unwrap_err().to_string();
+            assert!(why.contains(words), "{text}: {why}");
+        }
+        let unsaid = sources("a: {command: [/bin/true]}").unwrap().expect_users();
+        if !is_root() {
+            unsaid.unwrap();
+            return;
+        }
+        assert!(unsaid.unwrap_err().contains("secret-sources: a: the agent is root, so say who runs the command"));
+        sources("a: {command: [/bin/true], user: root}\nb: {file: /x}").unwrap().expect_users().unwrap();
+        let value = |text: &str| Ok(SecretValue::Text(Zeroizing::new(text.to_owned())));
+        assert_eq!(run(&nobody), value("nobody\nnogroup\n/"));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        fs::write(&path, "canary\n").unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+        let read = |user| HostSource::File(path.clone(), user).read(&|| false);
+        assert_eq!(read(None), value("canary"));
+        let why = read(Some(nobody)).unwrap_err();
+        assert!(why.contains("cannot be read") && !why.contains("canary"), "{why}");
     }
 }

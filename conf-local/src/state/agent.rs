@@ -1,13 +1,7 @@
 //! The handle on the running agent, and the requests to its one task that writes repository and
 //! export.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-};
+use std::{collections::VecDeque, sync::Arc};
 
 use conf_core::api::{HostState, Pointer};
 use libconf::name::{CommitId, Sequence};
@@ -35,8 +29,6 @@ struct Shared {
     switches: broadcast::Sender<Arc<Switched>>,
     requests: mpsc::Sender<WriterRequest>,
     history: Mutex<VecDeque<HistoryEntry>>,
-    /// Another agent may have the state folder.
-    is_kept_out: AtomicBool,
 }
 
 /// What the agent knows at one moment.
@@ -75,7 +67,6 @@ impl Agent {
             switches: broadcast::Sender::new(SWITCHES),
             requests,
             history: Mutex::new(history.into()),
-            is_kept_out: AtomicBool::new(false),
         };
         (Agent(Arc::new(shared)), served)
     }
@@ -83,16 +74,6 @@ impl Agent {
     /// Returns what is known now.
     pub fn view(&self) -> Arc<View> {
         self.0.view.borrow().clone()
-    }
-
-    /// Notes whether another agent may have the state folder.
-    pub(crate) fn set_kept_out(&self, is_kept_out: bool) {
-        self.0.is_kept_out.store(is_kept_out, Ordering::Relaxed);
-    }
-
-    /// True while nothing may be written below the state folder.
-    pub(crate) fn is_kept_out(&self) -> bool {
-        self.0.is_kept_out.load(Ordering::Relaxed)
     }
 
     /// Follows what is known. A slow listener skips views by design.

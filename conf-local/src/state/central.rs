@@ -4,7 +4,7 @@
 //! The sequence rises by watermarks, which conf-master signs. They come in the answers to this
 //! host's reports, and in answers to questions for a sequence. Processes read the file, so that
 //! they need not ask. It is not synced. If it is missing or about another snapshot than `current`,
-//! a process takes the snapshot's own sequence.
+//! a process takes the snapshot's own sequence, so nothing is written while that is the highest.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ use tokio::{task::spawn_blocking, time::sleep};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    fs::Folder,
+    fs::{Folder, StateLock},
     state::{agent::Agent, watermark::Watermark},
 };
 
@@ -30,6 +30,13 @@ struct Central {
     sequence: Sequence,
     /// The last change for which it is the newest.
     central: Sequence,
+}
+
+impl Central {
+    /// True if the file tells more than its absence.
+    fn is_news(self) -> bool {
+        self.central > self.sequence
+    }
 }
 
 const FILE: &str = "central";
@@ -65,7 +72,7 @@ const LOOK: Duration = Duration::from_secs(10);
 
 /// Keeps `export/central` equal to the view, until `stop`, unless another agent has the state. A
 /// failure is logged, and repaired at the next look.
-pub(crate) async fn run(agent: Agent, export: PathBuf, stop: CancellationToken) {
+pub(crate) async fn run(agent: Agent, export: PathBuf, lock: StateLock, stop: CancellationToken) {
     let mut views = agent.follow();
     let mut written = read(&export);
     // A failure that goes on is logged once.
@@ -73,15 +80,17 @@ pub(crate) async fn run(agent: Agent, export: PathBuf, stop: CancellationToken) 
     loop {
         let status = &views.borrow_and_update().status.clone();
         let now = Central { sequence: status.sequence, central: status.central };
-        if status.commit.is_some() && written != Some(now) && !agent.is_kept_out() {
-            let path = export.clone();
-            match spawn_blocking(move || write(&path, now)).await {
-                Ok(Ok(())) => (written, failed) = (Some(now), None),
+        if now.is_news() && status.commit.is_some() && written != Some(now) {
+            let (path, lock) = (export.clone(), lock.clone());
+            let write = move || if lock.is_held() { write(&path, now).map(|()| true) } else { Ok(false) };
+            match spawn_blocking(write).await {
+                Ok(Ok(true)) => (written, failed) = (Some(now), None),
                 Ok(Err(error)) if failed.as_ref() != Some(&error.to_string()) => {
                     tracing::warn!(%error, "export/central could not be written; processes pin an older sequence");
                     failed = Some(error.to_string());
                 }
-                Ok(Err(_)) => {}
+                // Another agent may have the state; or the failure goes on.
+                Ok(Ok(false) | Err(_)) => {}
                 Err(error) => tracing::warn!(%error, "export/central was not written"),
             }
         }
@@ -105,6 +114,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let written = Central { sequence: Sequence(3), central: Sequence(8) };
         assert_eq!(read(folder.path()), None);
+        // Without the file, the snapshot's own sequence counts.
+        assert!(written.is_news() && !Central { sequence: Sequence(8), ..written }.is_news());
         write(folder.path(), written).unwrap();
         write(folder.path(), written).unwrap();
         assert_eq!(std::fs::read_to_string(folder.path().join(FILE)).unwrap(), r#"{"sequence":3,"central":8}"#);

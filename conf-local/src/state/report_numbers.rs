@@ -8,7 +8,7 @@ use std::{
 use conf_core::git::Durability;
 use serde::{Deserialize, Serialize};
 
-use crate::fs::{read_state, replace_state};
+use crate::fs::{StateLock, read_state, replace_state};
 
 /// 1000 numbers are reserved at once: one write for a day of reports, and a start gives up no more.
 /// At one number for each millisecond since 1970, even an agent that starts every second stays
@@ -25,6 +25,8 @@ pub(crate) struct ReportNumbers {
     last: u64,
     reserved: u64,
     is_told: bool,
+    /// What keeps another agent from the state folder.
+    lock: Option<StateLock>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -45,7 +47,13 @@ impl ReportNumbers {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
             reserved = u64::try_from(now).unwrap_or(u64::MAX / 2);
         }
-        ReportNumbers { file, last: reserved, reserved, is_told: false }
+        ReportNumbers { file, last: reserved, reserved, is_told: false, lock: None }
+    }
+
+    /// Has it write only while this lock is held.
+    #[must_use]
+    pub(crate) fn behind(self, lock: StateLock) -> Self {
+        ReportNumbers { lock: Some(lock), ..self }
     }
 
     /// Returns the next number. What cannot be written holds up no report: after a restart a number
@@ -54,7 +62,11 @@ impl ReportNumbers {
         self.last = self.last.saturating_add(1);
         if self.last > self.reserved {
             let (file, reserved) = (self.file.clone(), self.last.saturating_add(BLOCK));
-            let write = move || replace_state(&file, &Reserved { reserved }, Durability::Full);
+            let lock = self.lock.clone();
+            let write = move || {
+                lock.as_ref().map_or(Ok(()), StateLock::expect_held)?;
+                replace_state(&file, &Reserved { reserved }, Durability::Full)
+            };
             match tokio::task::spawn_blocking(write).await.map_err(Into::into).flatten() {
                 Ok(()) => (self.reserved, self.is_told) = (reserved, false),
                 Err(error) if !std::mem::replace(&mut self.is_told, true) => {
@@ -78,7 +90,8 @@ mod tests {
         let mut numbers = open();
         let first = numbers.next().await;
         let now = u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis()).unwrap();
-        assert!(first <= now + 1 && now - first < 60_000, "{first} {now}");
+        // The first comes right after the time, so within one millisecond it is the higher one.
+        assert!(first <= now + 1 && now < first + 60_000, "{first} {now}");
         assert_eq!(numbers.next().await, first + 1);
         let mut again = open();
         let second = again.next().await;
@@ -93,6 +106,13 @@ mod tests {
         assert_eq!(open().next().await, now + 3_600_001);
         std::fs::write(folder.path().join("reports.json"), "damaged").unwrap();
         assert!(open().next().await > first);
+        // Another agent may have the state: its file stays as it is.
+        let lock = StateLock::take(folder.path()).unwrap();
+        let mut kept_out = open().behind(lock);
+        std::fs::remove_file(folder.path().join("conf.lock")).unwrap();
+        let before = std::fs::read(folder.path().join("reports.json")).unwrap();
+        assert!(kept_out.next().await < kept_out.next().await);
+        assert_eq!(std::fs::read(folder.path().join("reports.json")).unwrap(), before);
         // Where nothing can be written, reports are numbered all the same.
         let mut nowhere = ReportNumbers::open(&folder.path().join("absent"));
         assert!(nowhere.next().await < nowhere.next().await);

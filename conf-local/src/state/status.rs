@@ -6,7 +6,7 @@ use std::{
 };
 
 use conf_core::api::{HostFailure, HostState, LONGEST_FAILURE, MOST_FAILURES, Pointer};
-use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, Sequence};
+use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterName, HostName, Sequence, SourceName};
 use serde::{Deserialize, Serialize};
 
 use crate::{export::Faults, place::PlaceStatus};
@@ -85,6 +85,9 @@ pub struct Status {
     /// value.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub secrets: Vec<String>,
+    /// The secret sources that this host's file offers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) sources: Vec<SourceName>,
     /// True if the agent tells no process and places nothing (`--observe`).
     #[serde(default)]
     pub observe: bool,
@@ -191,6 +194,7 @@ impl Status {
             placements: Vec::new(),
             probes: Vec::new(),
             secrets: Vec::new(),
+            sources: Vec::new(),
             observe: false,
             agent: env!("CARGO_PKG_VERSION").to_owned(),
         }

@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use conf_core::retry::Backoff;
+use conf_core::{retry::Backoff, suspect::CommandWords};
 use futures_util::{StreamExt as _, stream};
 use libconf::name::{ComponentSelector, ComponentVersion, Sequence};
 use parking_lot::Mutex;
@@ -24,7 +24,7 @@ use crate::{
     clock::now,
     export::Faults,
     process::{
-        Children, CommandError, CommandText, Invocation, Variables, Visibility, limit_from, run_command, shown, words,
+        Children, CommandError, CommandText, Invocation, RunAs, Variables, Visibility, limit_from, run_command, words,
     },
     state::CheckStatus,
 };
@@ -45,8 +45,10 @@ const MUCH_LATER: Duration = Duration::from_secs(300);
 pub(crate) struct CheckEntry {
     component: ComponentSelector,
     /// It starts in the folder of the staged files, which `CONF_STAGED` names.
-    command: Vec<String>,
+    command: CommandWords,
     timeout: Duration,
+    /// The user that it runs as; without one, the agent's.
+    user: Option<RunAs>,
 }
 
 #[derive(Deserialize)]
@@ -55,6 +57,7 @@ struct RawCheck {
     component: ComponentSelector,
     command: CommandText,
     timeout: Option<f64>,
+    user: Option<RunAs>,
 }
 
 impl TryFrom<RawCheck> for CheckEntry {
@@ -62,7 +65,7 @@ impl TryFrom<RawCheck> for CheckEntry {
 
     fn try_from(raw: RawCheck) -> Result<Self, String> {
         let timeout = limit_from(raw.timeout, TIMEOUT)?;
-        Ok(CheckEntry { component: raw.component, command: words(raw.command)?, timeout })
+        Ok(CheckEntry { component: raw.component, command: words(raw.command)?, timeout, user: raw.user })
     }
 }
 
@@ -218,6 +221,7 @@ impl Checks {
             variables,
             limit: entry.timeout,
             children: Children::End,
+            user: entry.user.as_ref(),
             output: if staged.reads_secrets { Visibility::Nobody } else { Visibility::Everybody },
         };
         let error = match run_command(invocation, &self.stop).await {
@@ -225,7 +229,7 @@ impl Checks {
             Err(CommandError::Stopped) => return Err(Unchecked::Stopped),
             Err(error) => Some(error.describe()),
         };
-        let (component, command) = (staged.component.clone(), shown(&entry.command));
+        let (component, command) = (staged.component.clone(), entry.command.to_string());
         let status = CheckStatus {
             component: component.clone(),
             command: command.clone(),

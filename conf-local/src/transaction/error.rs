@@ -1,6 +1,11 @@
 //! Errors of the host transaction.
 
-use conf_core::{daemon::chain, snapshot::SnapshotError};
+use conf_core::{
+    daemon::chain,
+    sign::TrustedKeys,
+    snapshot::{Snapshot, SnapshotError},
+};
+use libconf::name::{CommitId, DatacenterName};
 
 use crate::{export::ExportError, state::RequestError, transaction::check::Unchecked};
 
@@ -46,5 +51,17 @@ impl From<TransactionError> for RequestError {
             TransactionError::Refused(_) | TransactionError::Untrusted(_) => RequestError::Wrong(chain(&error)),
             _ => RequestError::Failed(chain(&error)),
         }
+    }
+}
+
+/// Returns what judges the snapshots that arrive: nothing is stored of one that no trusted key has
+/// signed for this datacenter.
+pub(crate) fn only_signed(
+    keys: TrustedKeys,
+    datacenter: DatacenterName,
+) -> impl Fn(CommitId, &[u8]) -> Result<(), String> + Send + Sync + 'static {
+    move |commit, bytes| {
+        let verified = Snapshot::verify_bytes(commit, bytes, &keys, &datacenter);
+        verified.map(drop).map_err(|error| chain(&TransactionError::from(error)))
     }
 }

@@ -2,6 +2,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -11,8 +13,8 @@ use std::{
 use anyhow::{Context as _, ensure};
 use conf_core::{
     api::Pointer,
-    daemon::{chain, make_folder},
-    git::{self, PooledRepository, RepositoryLock},
+    daemon::chain,
+    git::PooledRepository,
     render::{RENDERING, StoreHash},
     secret::Identity,
     sign::TrustedKeys,
@@ -23,14 +25,17 @@ use libconf::name::{CommitId, ComponentSelector, ComponentVersion, DatacenterNam
 
 use crate::{
     export::{self, Contents, Export, Faults, Header, Retention},
+    fs::{StateLock, make_state_folder},
     notify::{Outbox, Watchers},
     place::{PlaceEntry, Placements},
-    snapshot::{CollectionLock, HostSecrets, NamedComponent, Repository, descends, identity_path, load_identity, salt},
+    snapshot::{
+        CollectionLock, HostSecrets, NamedComponent, Offers, Repository, descends, identity_path, load_identity, salt,
+    },
     state::{Agent, Exported, ExportedComponent, HistoryEntry},
     transaction::{
         accepted,
         check::{Checks, StagedComponent},
-        error::TransactionError,
+        error::{TransactionError, only_signed},
         model::{Draft, Model},
     },
 };
@@ -48,7 +53,7 @@ pub(crate) struct Host {
     /// The file system of that folder.
     pub(crate) device: u64,
     /// Keeps a second agent from this state.
-    pub(crate) lock: RepositoryLock,
+    pub(crate) lock: StateLock,
     pub(crate) repository: Repository,
     pub(crate) export: Export,
     pub(crate) identity: Arc<Identity>,
@@ -66,6 +71,8 @@ pub(crate) struct Host {
     pub(crate) unreadable: BTreeSet<ComponentVersion>,
     /// The file of the history.
     pub(crate) history: PathBuf,
+    /// The number of switches that it does not have yet.
+    pub(crate) unwritten: u32,
     /// The newest good snapshot in the repository, and whether all its objects are known to be
     /// present.
     pub(crate) newest: Option<(Snapshot, bool)>,
@@ -95,6 +102,8 @@ pub(crate) struct HostOptions<'a> {
     /// The components whose links may lead anywhere on this host.
     pub(crate) links: Vec<ComponentSelector>,
     pub(crate) checks: Checks,
+    /// The secrets that this host has itself.
+    pub(crate) offers: Offers,
     /// The components that this host's file names.
     pub(crate) named: Vec<NamedComponent>,
 }
@@ -110,7 +119,7 @@ pub(crate) struct Audience {
 impl Host {
     /// Opens repository, export and outbox. Asks no server; the export is in use at once.
     pub(crate) fn open(options: HostOptions<'_>) -> anyhow::Result<Self> {
-        let HostOptions { datacenter, host, keys, state, git_dir, retention, identity, place, links, checks, named } =
+        let HostOptions { datacenter, host, keys, state, git_dir, retention, identity, place, links, checks, .. } =
             options;
         let shown = state.display();
         let unusable = || {
@@ -118,10 +127,13 @@ impl Host {
                 "cannot use the state folder {shown}; give the user of conf-local write access to it, or name another"
             )
         };
-        make_folder(state, 0o755).with_context(unusable)?;
-        let lock = git::lock_alone(state)?;
+        make_state_folder(state).with_context(unusable)?;
+        let lock = StateLock::take(state)?;
         let device = std::fs::metadata(state).with_context(unusable)?.dev();
         let repository = Repository::open(state, git_dir, datacenter)?;
+        let guard = lock.clone();
+        repository.pool.behind(move || guard.expect_held());
+        repository.pool.judging(only_signed(keys.clone(), datacenter.clone()));
         let identity_file = identity.is_none().then(|| identity_path(state, None));
         let identity = load_identity(&identity_path(state, identity))?;
         let export = Export::open(&state.join("export"), salt(state).with_context(unusable)?)?;
@@ -133,8 +145,13 @@ impl Host {
                 "{shown} holds the export of {found}; name that datacenter, or another --state"
             );
         }
-        let outbox = Arc::new(Outbox::open(state, export.current.unwrap_or_default()));
-        let newest = repository.newest(&keys).map(|snapshot| (snapshot, false));
+        let outbox = Arc::new(Outbox::open(state, export.current.unwrap_or_default()).behind(lock.clone()));
+        let newest = repository.newest(&keys).or_else(|| {
+            // A power cut may have torn the pack of a newer one.
+            let commit = export.snapshot().filter(|exported| !exported.commit.is_zero())?.commit;
+            Snapshot::verify(&*repository.git().ok()?, commit, &keys, datacenter).ok()
+        });
+        let newest = newest.map(|snapshot| (snapshot, false));
         Ok(Host {
             datacenter: datacenter.clone(),
             name: host.clone(),
@@ -147,15 +164,16 @@ impl Host {
             repository,
             export,
             identity,
-            secrets: Arc::default(),
+            secrets: Arc::new(HostSecrets::of(options.offers)),
             identity_file,
             checks,
             place,
-            named,
+            named: options.named,
             outbox,
             model: None,
             unreadable: BTreeSet::new(),
             history: state.join("history.json"),
+            unwritten: 0,
             newest,
             accepted: accepted::read(state),
             unswept: false,
@@ -230,6 +248,8 @@ impl Host {
                 return Err(TransactionError::Refused(format!("snapshot #{sequence} does not follow from {taken}")));
             }
         }
+        // The fetch may have taken long.
+        self.expect_held()?;
         self.repository.record(&git, &snapshot).map_err(TransactionError::Damaged)?;
         self.newest = Some((snapshot.clone(), true));
         self.accepted = Some(named);
@@ -308,7 +328,10 @@ impl Host {
             // drops them, unless it was another attempt at the exported snapshot: then watchers are
             // told once without need.
             let owed = audience.watchers.concerned(&plan.changed);
-            self.outbox.prepare(at, before, owed).map_err(TransactionError::Outbox)?;
+            let written = self.outbox.prepare(at, before, owed).map_err(TransactionError::Outbox)?;
+            // The one wait for the disk: the fetched pack, the rendered files, the snapshot's
+            // folder and the outbox are durable after it, and nobody sees any of them before.
+            self.make_durable(written)?;
             // A crash after this leaves files of both snapshots at the places of `export:`. The
             // next start corrects it.
             let failed = self.place.put(&self.export, &have.contents, &draft.contents);
@@ -325,6 +348,21 @@ impl Host {
         audience.watchers.tell();
         self.announce(snapshot, before, plan.changed, since, audience);
         self.note_unreadable(draft)
+    }
+
+    /// Makes all that was written for the next switch durable, the fetched pack and `others` among
+    /// it. A pack that could not be is left to the next attempt.
+    fn make_durable(&mut self, others: Vec<File>) -> Result<(), TransactionError> {
+        let packs = self.repository.pool.take_unsynced();
+        let same: io::Result<Vec<File>> = packs.iter().map(File::try_clone).collect();
+        let result = same.map_err(TransactionError::Outbox).and_then(|same| {
+            others.into_iter().chain(same).for_each(|file| self.export.unsynced.add(file));
+            Ok(self.export.make_durable()?)
+        });
+        if result.is_err() {
+            self.repository.pool.leave_unsynced(packs);
+        }
+        result
     }
 
     /// Remembers the components whose content the repository lacks. They hold nobody up; but the

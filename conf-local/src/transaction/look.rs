@@ -3,17 +3,14 @@
 //! A look reads what the system says of folders, refs, links and files, a bounded number of them at
 //! a time. It reads content only where that is another than before. `verify` reads everything.
 
-use std::{fs, os::unix::fs::MetadataExt as _, time::Instant};
+use std::{collections::BTreeSet, fs, os::unix::fs::MetadataExt as _, time::Instant};
 
 use anyhow::bail;
-use conf_core::{
-    api::Pointer,
-    daemon::{chain, make_folder},
-    git,
-    snapshot::Snapshot,
-};
+use conf_core::{api::Pointer, daemon::chain, snapshot::Snapshot};
+use libconf::name::ComponentVersion;
 
 use crate::{
+    fs::make_state_folder,
     snapshot::{Looked, keep_salt},
     transaction::{
         accepted,
@@ -36,6 +33,8 @@ pub(crate) struct Damage {
     pub(crate) state: Vec<String>,
     /// What readers see in `export/`.
     pub(crate) export: Vec<String>,
+    /// The components whose files in it were changed; `export` says so of each.
+    pub(crate) renderings: BTreeSet<ComponentVersion>,
     /// Placed files.
     pub(crate) places: Vec<String>,
 }
@@ -67,7 +66,7 @@ impl Host {
             damage.state.push(format!("the repository {} holds no snapshot any more", path.display()));
         }
         damage.state.extend(self.export.closed());
-        damage.export = self.export.look(components);
+        (damage.export, damage.renderings) = self.export.look(components);
         if let Some((_, kept)) = self.export.current().filter(|_| damage.export.is_empty()) {
             damage.places = self.place.look(&self.export, &kept.contents, MOST_PLACED);
         }
@@ -87,7 +86,7 @@ impl Host {
     /// False when somebody has removed or replaced the state folder or its lock file: then another
     /// agent may have locked it.
     pub(crate) fn holds_state(&self) -> bool {
-        self.lock.is_of(&self.state)
+        self.lock.is_held()
     }
 
     /// Mends what needs no server: the state folder, the folders of the export, a repository that
@@ -107,6 +106,7 @@ impl Host {
 
     /// Reads the whole repository, and replaces a damaged one. True if it was damaged.
     pub(crate) fn heal(&mut self) -> anyhow::Result<bool> {
+        self.lock.expect_held()?;
         self.repository.pool.forget();
         self.mend_repository(true)
     }
@@ -141,9 +141,8 @@ impl Host {
     fn mend_state(&mut self, audience: &Audience) -> anyhow::Result<()> {
         if !self.holds_state() {
             self.expect_mounted()?;
-            make_folder(&self.state, 0o755)?;
-            // Another agent that has locked it meanwhile keeps it.
-            self.lock = git::lock_alone(&self.state)?;
+            make_state_folder(&self.state)?;
+            self.lock.take_again()?;
         }
         if let Some(file) = self.identity_file.as_ref().filter(|file| !file.exists()) {
             self.identity.write_again(file)?;
@@ -163,6 +162,22 @@ impl Host {
             bail!("the file system of {shown} is not mounted; mount it, or restart conf-local to begin there anew");
         }
         Ok(())
+    }
+
+    /// Makes what readers see again as far as it was changed. With `thorough`, all of it.
+    pub(crate) fn mend_seen(
+        &mut self,
+        found: &Damage,
+        thorough: bool,
+        audience: &Audience,
+    ) -> Result<(), TransactionError> {
+        let are_files_alone = !found.export.is_empty() && found.renderings.len() == found.export.len();
+        if !thorough && are_files_alone && self.render_again(&found.renderings)? {
+            // Settings that were read meanwhile are forgotten.
+            self.publish_to(&audience.agent);
+            return Ok(());
+        }
+        self.mend_export(thorough || !found.export.is_empty(), audience)
     }
 
     /// Makes what readers see again, all of it if the export is damaged, or else the placed files.

@@ -52,11 +52,17 @@ impl Model {
         exported: Option<&Contents>,
     ) -> Result<Self, SnapshotError> {
         let manifests = Arc::new(Manifests::read(git, snapshot, host, links)?);
-        let mut inputs = snapshot.components(git)?;
-        match &manifests.selection.shut_out {
-            Some(_) => inputs.retain(|name, _| exported.is_some_and(|exported| exported.contains_key(name))),
-            None => inputs.retain(|name, _| manifests.selection.contains(name)),
-        }
+        let selection = &manifests.selection;
+        let inputs = if selection.shut_out.is_some() {
+            let names: BTreeSet<_> = exported.into_iter().flatten().map(|(name, _)| &name.component).collect();
+            let mut inputs = snapshot.components_of(git, |name| names.contains(name))?;
+            inputs.retain(|name, _| exported.is_some_and(|exported| exported.contains_key(name)));
+            inputs
+        } else {
+            let mut inputs = snapshot.components_of(git, |name| selection.may_contain(name))?;
+            inputs.retain(|name, _| selection.contains(name));
+            inputs
+        };
         Ok(Model { snapshot: snapshot.clone(), manifests, inputs })
     }
 

@@ -9,6 +9,7 @@ use conf_core::git::{Durability, replace_file};
 use conf_core::{
     daemon::{chain, millis},
     snapshot::Snapshot,
+    template,
 };
 use libconf::name::{CommitId, ComponentVersion, Sequence};
 use tokio::sync::OwnedRwLockWriteGuard;
@@ -22,6 +23,8 @@ use crate::{
 
 /// The history shows 50 components of one switch, even if thousands changed.
 const MOST_SHOWN: usize = 50;
+/// 16 switches: after so many without a rest the history is written down in between.
+const MOST_UNWRITTEN: u32 = 16;
 
 impl Host {
     /// Shows the export to all tasks of the agent.
@@ -71,7 +74,7 @@ impl Host {
     }
 
     pub(crate) fn announce(
-        &self,
+        &mut self,
         snapshot: &Snapshot,
         before: Sequence,
         changed: BTreeMap<ComponentVersion, ChangeKind>,
@@ -98,10 +101,42 @@ impl Host {
             changed_count: changed.len(),
         };
         let (sequence, commit) = (snapshot.sequence, snapshot.commit);
+        self.unwritten += 1;
         audience.agent.announce(Switched { sequence, commit, before, changed }, entry);
     }
 
-    /// Does the work that can wait until readers have their files: history, old snapshots, packs.
+    /// Ends the process that renders, and closes the repository, which unmaps its packs. Writes the
+    /// history down.
+    pub(crate) fn rest(&mut self, agent: &Agent) {
+        template::release();
+        self.repository.pool.forget();
+        self.write_history(agent);
+    }
+
+    /// Does what can wait no longer, since the agent ends.
+    pub(crate) fn end(&mut self, is_untidy: bool, audience: &Audience) {
+        if is_untidy {
+            self.tidy(audience, None);
+        }
+        self.write_history(&audience.agent);
+    }
+
+    /// Writes the history down, unless it is there already. It grows with every switch, and is for
+    /// people only: so it is not written with each of them, and not synced.
+    pub(crate) fn write_history(&mut self, agent: &Agent) {
+        if self.unwritten == 0 || !self.holds_state() {
+            return;
+        }
+        self.unwritten = 0;
+        let written = serde_json::to_vec(&agent.history())
+            .map_err(std::io::Error::from)
+            .and_then(|text| replace_file(&self.history, &text, 0o600, Durability::None));
+        if let Err(error) = written {
+            tracing::debug!(%error, "the history could not be written");
+        }
+    }
+
+    /// Does the work that can wait until readers have their files: old snapshots, packs.
     /// False if something could not be done and is to be tried again.
     /// While there are fetches, the packs wait longer; then a fetch passes `guard`, which keeps
     /// other fetches away.
@@ -110,17 +145,20 @@ impl Host {
             return false;
         }
         let mut is_tidy = true;
-        // For people only, and so not synced.
-        let written = serde_json::to_vec(&audience.agent.history())
-            .map_err(std::io::Error::from)
-            .and_then(|text| replace_file(&self.history, &text, 0o644, Durability::None));
-        if let Err(error) = written {
-            tracing::debug!(%error, "the history could not be written");
+        // Of a snapshot that was fetched and not exported.
+        for file in self.repository.pool.take_unsynced() {
+            if let Err(error) = file.sync_all() {
+                tracing::debug!(%error, "a pack may not survive a power cut");
+            }
+        }
+        if self.unwritten >= MOST_UNWRITTEN {
+            self.write_history(&audience.agent);
         }
         let held = audience.watchers.held();
         if let Err(error) = self.export.retire(self.retention, &held, SystemTime::now()) {
             tracing::warn!(error = %chain(&error), "old snapshots could not be removed; trying again within half a minute");
-            is_tidy = false;
+            // What the removal left is found by looking at all of it.
+            (self.unswept, is_tidy) = (true, false);
         }
         if self.unswept {
             self.unswept = self.export.discard().is_err();

@@ -1,7 +1,7 @@
 //! Renders the components that changed.
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -12,9 +12,10 @@ use conf_core::{
     template,
 };
 use git2::Repository as Git;
+use libconf::name::ComponentVersion;
 
 use crate::{
-    export::{Export, KeptSnapshot},
+    export::{Export, Header, KeptSnapshot},
     snapshot::SecretReader,
     transaction::{
         error::TransactionError,
@@ -64,7 +65,7 @@ impl Host {
         let mut secrets = SecretReader::new(&self.identity, git, &self.secrets, anew);
         let stale = self.secrets.stale();
         for (name, component) in &next.inputs {
-            let mut uses = next.manifests.host_sources(name);
+            let mut uses = next.manifests.host_sources(&self.secrets.offers, name);
             if !uses.is_empty() {
                 self.secrets.recall(name, &mut uses);
                 draft.secrets.insert(name.clone(), uses);
@@ -127,6 +128,53 @@ impl Host {
             draft.keep(next, name, reason, &have.contents);
         }
         Ok(draft)
+    }
+}
+
+impl Host {
+    /// Renders these components of the export again, and replaces their files in the store if they
+    /// are not as they were written. False where that does not bring them back: then the whole
+    /// export must be made again.
+    pub(crate) fn render_again(&mut self, names: &BTreeSet<ComponentVersion>) -> Result<bool, TransactionError> {
+        self.expect_held()?;
+        let Some(model) = self.model.take() else { return Ok(false) };
+        let done = self.render_each_again(&model, names);
+        self.model = Some(model);
+        // The process that renders must not keep secrets.
+        template::rest();
+        if done? {
+            self.export.make_durable()?;
+            return Ok(true);
+        }
+        Ok(false)
+    }
+
+    fn render_each_again(
+        &mut self,
+        model: &Model,
+        names: &BTreeSet<ComponentVersion>,
+    ) -> Result<bool, TransactionError> {
+        let Some((_, kept)) = self.export.current() else { return Ok(false) };
+        let is_of = |header: &Header| header.commit == model.snapshot.commit;
+        let wanted = names.iter().map(|name| Some((name, *kept.contents.get(name)?, model.inputs.get(name)?)));
+        let Some(wanted) = wanted.collect::<Option<Vec<_>>>().filter(|_| kept.header.as_ref().is_some_and(is_of))
+        else {
+            return Ok(false);
+        };
+        let git = self.git()?;
+        let mut secrets = SecretReader::new(&self.identity, &git, &self.secrets, true);
+        for (name, hash, component) in wanted {
+            let sources = model.manifests.sources(name, component);
+            let values = secrets.of(&sources, &name.component);
+            let rendering = render::render(&git, &sources, name, Some(&self.name), &values);
+            match stage_one(&mut self.export, rendering, true) {
+                Ok(made) if made == hash => {}
+                Ok(_) | Err(NotStaged::HeldBack(_)) => return Ok(false),
+                Err(NotStaged::Unreadable(cause)) => return Err(TransactionError::Damaged(cause)),
+                Err(NotStaged::Failed(error)) => return Err(error),
+            }
+        }
+        Ok(true)
     }
 }
 

@@ -19,7 +19,8 @@ impl Host {
     /// changed while the agent was down.
     pub(crate) fn recall_secrets(&self) {
         let Some(model) = &self.model else { return };
-        let uses = model.inputs.keys().map(|name| (name.clone(), model.manifests.host_sources(name)));
+        let uses =
+            model.inputs.keys().map(|name| (name.clone(), model.manifests.host_sources(&self.secrets.offers, name)));
         self.secrets.exported(uses.filter(|(_, uses)| !uses.is_empty()).collect());
     }
 }

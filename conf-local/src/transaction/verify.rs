@@ -45,6 +45,7 @@ impl Host {
             report.problems.push(format!("snapshot.json of #{sequence} cannot be read"));
             return self.add_looked(report);
         };
+        self.repository.set_cut_aside();
         let Checked { read, problems, .. } = self.repository.check(commit);
         report.objects = read;
         if problems.is_empty() {

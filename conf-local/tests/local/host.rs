@@ -226,6 +226,7 @@ impl Host {
             demand: Arc::new(demand),
             processes: Arc::default(),
             repository,
+            remembered: Arc::default(),
             stop,
         }
     }

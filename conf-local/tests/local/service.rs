@@ -32,14 +32,15 @@ fn exchange(mut stream: impl Read + Write, request: &str) -> (u16, String, Strin
 }
 
 fn get(socket: &Path, path: &str, header: &str) -> (u16, String, String) {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{header}\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{header}\r\n");
     exchange(UnixStream::connect(socket).unwrap(), &request)
 }
 
 fn post(socket: &Path, path: &str, body: &str) -> (u16, Value) {
     let length = body.len();
-    let request =
-        format!("POST {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}");
+    let request = format!(
+        "POST {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
     let (status, _, body) = exchange(UnixStream::connect(socket).unwrap(), &request);
     (status, serde_json::from_str(&body).unwrap())
 }
@@ -144,7 +145,7 @@ async fn every_switch_is_an_event_and_missed_switches_are_one_event() {
         let mut stream = UnixStream::connect(host.socket()).unwrap();
         stream.set_read_timeout(Some(LONG)).unwrap();
         let last = last.map_or_else(String::new, |last| format!("Last-Event-ID: {last}\r\n"));
-        write!(stream, "GET /v1/events HTTP/1.1\r\nHost: x\r\n{last}\r\n").unwrap();
+        write!(stream, "GET /v1/events HTTP/1.1\r\nHost: localhost\r\n{last}\r\n").unwrap();
         let (send, events) = mpsc::channel();
         thread::spawn(move || {
             use std::io::{BufRead, BufReader};
@@ -206,8 +207,10 @@ async fn a_process_registers_itself_and_only_processes_of_its_user() {
             // Another user of this host may read, but may not have root's process signalled.
             let wish = json!({"components": ["services/web"], "pid": roots.pid()}).to_string();
             let script = r"my $s = IO::Socket::UNIX->new(Peer => $ARGV[0]) or die $!; print $s $ARGV[1]; print <$s>";
-            let request =
-                format!("POST /v1/watchers HTTP/1.0\r\nHost: x\r\nContent-Length: {}\r\n\r\n{wish}", wish.len());
+            let request = format!(
+                "POST /v1/watchers HTTP/1.0\r\nHost: localhost\r\nContent-Length: {}\r\n\r\n{wish}",
+                wish.len()
+            );
             let asked = Command::new("setpriv")
                 .args(["--reuid=65534", "--regid=65534", "--clear-groups", "perl", "-MIO::Socket::UNIX", "-e", script])
                 .args([&socket.display().to_string(), &request])
@@ -231,7 +234,7 @@ async fn the_loopback_port_only_reads() {
     use conf_local::{Service, routes};
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
-    let listener = http::bind_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = http::bind_tcp("127.0.0.1:0".parse().unwrap(), http::Gate::new(&[])).await.unwrap();
     let address: SocketAddr = listener.address().unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let service = Service { stop: stop.clone(), ..host.service() };
@@ -248,7 +251,7 @@ async fn the_loopback_port_only_reads() {
         assert_eq!(ask("GET", "/v1/config/services/web", "[::1]:1", ""), 200);
         // A web page may let its own name lead here.
         for path in ["/v1/config/services/web", "/v1/status", "/v1/history", "/v1/events", "/v1/wait/services/web"] {
-            assert_eq!(ask("GET", path, "evil.example.com", ""), 403, "{path}");
+            assert_eq!(ask("GET", path, "evil.example.com", ""), 421, "{path}");
         }
         assert_eq!(ask("POST", "/v1/watchers", "localhost", r#"{"components":["services/web"],"pid":2}"#), 403);
         assert_eq!(ask("POST", "/v1/verify", "localhost", ""), 403);

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeSet,
     fs,
+    io::Write as _,
     process::Command,
     time::{Duration, Instant},
 };
@@ -38,8 +39,8 @@ async fn only_the_watchers_of_what_changed_are_told_and_each_once() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1"), (OTHER, "0")]);
     let (web, other) = (Script::with_handler(), Script::with_handler());
-    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
-    host.registry().register(request(&other, &["services/other/latest"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).await.unwrap();
+    host.registry().register(request(&other, &["services/other/latest"]), me()).await.unwrap();
     for round in 2..12 {
         let (settings, other_settings) = (format!("{round}"), format!("{}", round / 2));
         host.switch(round, &[(WEB, &settings), (OTHER, &other_settings)]);
@@ -62,7 +63,7 @@ async fn a_process_without_a_handler_is_told_when_it_has_one() {
     let mut late =
         Script::bash("echo ready; read line; trap 'echo told' HUP; echo trapped; while :; do sleep 1 & wait $!; done");
     assert_eq!(late.line(), "ready");
-    host.registry().register(request(&late, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&late, &["services/web"]), me()).await.unwrap();
     host.switch(2, &[(WEB, "2")]);
     host.until_state(WatcherState::Waiting, 1).await;
     let problems = host.status().problems;
@@ -86,7 +87,7 @@ async fn a_process_that_waits_for_the_signal_without_a_handler_is_told() {
     let mut waiting = Script::spawn(command);
     assert_eq!(waiting.line(), "ready");
     waiting.line();
-    host.registry().register(request(&waiting, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&waiting, &["services/web"]), me()).await.unwrap();
     host.switch(2, &[(WEB, "2")]);
     host.until_state(WatcherState::Told, 2).await;
     assert!(waiting.is_running());
@@ -99,7 +100,7 @@ async fn registrations_and_notices_survive_the_agent() {
     let mut host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let web = Script::with_handler();
-    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).await.unwrap();
     // The agent is killed between the switch and the signal.
     host.switch_and_die(2, &[(WEB, "2")]);
     host.end().await;
@@ -125,13 +126,16 @@ async fn an_ended_process_is_no_longer_registered() {
     let mut host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let mut web = Script::with_handler();
-    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).await.unwrap();
     web.end();
     host.until("no watcher", <[_]>::is_empty).await;
-    assert!(!fs::read_to_string(host.state.path().join("watchers.json")).unwrap().contains("services/web"));
+    host.until("no registration on the disk", |_| {
+        !fs::read_to_string(host.state.path().join("watchers.json")).unwrap().contains("services/web")
+    })
+    .await;
     // Also if it ended while no agent ran and a notice was waiting.
     let mut web = Script::with_handler();
-    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).await.unwrap();
     host.switch_and_die(2, &[(WEB, "2")]);
     host.end().await;
     web.end();
@@ -148,7 +152,7 @@ async fn another_process_that_got_the_number_is_never_signalled() {
     let mut host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let web = Script::with_handler();
-    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).await.unwrap();
     host.switch_and_die(2, &[(WEB, "2")]);
     host.end().await;
     // As if the registered process had ended, and this one had started later with its number.
@@ -172,7 +176,7 @@ async fn another_process_that_got_the_number_is_never_signalled() {
     assert_eq!(web.line_now(), None);
     // A caller that gives the earlier start is refused too.
     let stale = WatchRequest { start: Some(start - 1), ..request(&web, &["services/web"]) };
-    let refusal = host.registry().register(stale, me()).unwrap_err().to_string();
+    let refusal = host.registry().register(stale, me()).await.unwrap_err().to_string();
     assert!(refusal.contains("started later"), "{refusal}");
 }
 
@@ -182,14 +186,14 @@ async fn a_user_names_only_own_processes() {
     let web = Script::with_handler();
     let registry = host.registry();
     for pid in [1, 0, -1, i32::MAX] {
-        let refused = registry.register(WatchRequest { pid, ..request(&web, &["services/web"]) }, me());
+        let refused = registry.register(WatchRequest { pid, ..request(&web, &["services/web"]) }, me()).await;
         assert!(matches!(refused, Err(RegisterError::Process(_))), "{pid}");
     }
     let stranger = me() + 4711;
-    let refusal = registry.register(request(&web, &["services/web"]), stranger).unwrap_err().to_string();
+    let refusal = registry.register(request(&web, &["services/web"]), stranger).await.unwrap_err().to_string();
     assert!(refusal.contains("another user"), "{refusal}");
     let none = WatchRequest { components: BTreeSet::new(), ..request(&web, &["services/web"]) };
-    assert!(matches!(registry.register(none, me()), Err(RegisterError::Components)));
+    assert!(matches!(registry.register(none, me()).await, Err(RegisterError::Components)));
     host.until("no watcher", <[_]>::is_empty).await;
 }
 
@@ -207,12 +211,12 @@ async fn a_users_registrations_are_bounded_and_equal_ones_are_one() {
     let mut own: Vec<Script> = (0..=MOST_OF_ONE_USER).map(|_| idle()).collect();
     let registry = host.registry();
     for script in &own[..MOST_OF_ONE_USER] {
-        registry.register(request(script, &["services/web"]), user).unwrap();
-        registry.register(request(script, &["services/web"]), user).unwrap();
+        registry.register(request(script, &["services/web"]), user).await.unwrap();
+        registry.register(request(script, &["services/web"]), user).await.unwrap();
     }
-    let refused = registry.register(request(&own[MOST_OF_ONE_USER], &["services/web"]), user);
+    let refused = registry.register(request(&own[MOST_OF_ONE_USER], &["services/web"]), user).await;
     assert!(matches!(refused, Err(RegisterError::TooMany(MOST_OF_ONE_USER, _))), "{refused:?}");
-    let more = registry.register(request(&own[0], &["services/other"]), user).unwrap();
+    let more = registry.register(request(&own[0], &["services/other"]), user).await.unwrap();
     assert_eq!(more.components, selectors(&["services/web", "services/other"]));
     assert_eq!(registry.status().len(), MOST_OF_ONE_USER);
     // There is room again once a process has ended.
@@ -225,7 +229,7 @@ async fn a_removed_component_is_told_once() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1"), (OTHER, "1")]);
     let web = Script::with_handler();
-    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).await.unwrap();
     host.switch(2, &[(OTHER, "1")]);
     assert_eq!(web.line(), "told");
     host.until_state(WatcherState::Told, 2).await;
@@ -247,9 +251,11 @@ async fn a_command_never_runs_twice_at_once_and_gets_the_newest() {
         gate.display()
     );
     let words = ["sh", "-c", &script].map(str::to_owned).to_vec();
-    let host = Host::start(vec![entry(&["services/web"], WatchTarget::Command(words))]).await;
+    let host = Host::start(vec![entry(&["services/web"], WatchTarget::Command(words.into()))]).await;
     host.switch(1, &[(WEB, "1"), (OTHER, "1")]);
-    let open = || fs::write(&gate, "go\n").unwrap();
+    // Open for as long as the test: no command meets the end of the pipe between two lines.
+    let mut opened_gate = fs::OpenOptions::new().read(true).write(true).open(&gate).unwrap();
+    let mut open = || opened_gate.write_all(b"go\n").unwrap();
     host.until("it runs", |_| lines_of(&log).len() == 1).await;
     for sequence in 2..=5 {
         host.switch(sequence, &[(WEB, &sequence.to_string()), (OTHER, "1")]);
@@ -284,7 +290,7 @@ async fn a_failed_command_is_reported_and_runs_again_until_it_succeeds() {
         port.display()
     );
     let words = ["sh", "-c", &script].map(str::to_owned).to_vec();
-    let mut host = Host::start(vec![entry(&["services/web"], WatchTarget::Command(words))]).await;
+    let mut host = Host::start(vec![entry(&["services/web"], WatchTarget::Command(words.into()))]).await;
     host.switch(1, &[(WEB, "1")]);
     let failed =
         |problems: &[String]| problems.iter().any(|one| one.contains("exit status: 3") && one.contains("no such port"));
@@ -310,7 +316,7 @@ async fn every_watcher_is_told_once_if_nobody_knows_who_is_owed() {
     let place = tempfile::tempdir().unwrap();
     let log = place.path().join("log");
     let words = ["sh", "-c", &format!("echo $CONF_COMPONENTS >>{}", log.display())].map(str::to_owned).to_vec();
-    let mut host = Host::start(vec![entry(&["services/web"], WatchTarget::Command(words))]).await;
+    let mut host = Host::start(vec![entry(&["services/web"], WatchTarget::Command(words.into()))]).await;
     host.switch(1, &[(WEB, "1"), (OTHER, "1")]);
     host.until_state(WatcherState::Told, 1).await;
     host.end().await;
@@ -338,7 +344,7 @@ async fn a_process_that_waits_in_sigwait_or_reads_a_signalfd_is_told() {
         python.args(["-uc", &format!("import signal, threading, time\n{program}")]);
         let mut script = Script::spawn(python);
         assert_eq!(script.line(), "ready");
-        host.registry().register(request(&script, &["services/web"]), me()).unwrap();
+        host.registry().register(request(&script, &["services/web"]), me()).await.unwrap();
         host.switch(sequence, &[(WEB, &sequence.to_string())]);
         assert_eq!(script.line(), "told", "{program}");
         host.until_state(WatcherState::Told, sequence).await;
@@ -354,7 +360,7 @@ async fn a_process_that_ignores_its_signal_is_said_to() {
     host.switch(1, &[(WEB, "1")]);
     let mut deaf = Script::bash("trap '' HUP; echo ready; exec sleep 1000");
     assert_eq!(deaf.line(), "ready");
-    host.registry().register(request(&deaf, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&deaf, &["services/web"]), me()).await.unwrap();
     host.switch(2, &[(WEB, "2")]);
     host.until_state(WatcherState::Waiting, 1).await;
     let problems = host.status().problems;
@@ -372,7 +378,7 @@ async fn a_command_that_runs_when_the_agent_ends_runs_again() {
         once.display()
     );
     let words = ["sh", "-c", &script].map(str::to_owned).to_vec();
-    let mut host = Host::start(vec![entry(&["services/web"], WatchTarget::Command(words))]).await;
+    let mut host = Host::start(vec![entry(&["services/web"], WatchTarget::Command(words.into()))]).await;
     host.switch(1, &[(WEB, "1")]);
     host.until("it hangs", |_| once.exists()).await;
     host.end().await;
@@ -422,7 +428,7 @@ async fn a_burst_ends_with_a_signal_for_the_newest_change() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let web = Script::with_handler();
-    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).await.unwrap();
     for sequence in 2..=51 {
         host.switch(sequence, &[(WEB, &sequence.to_string())]);
         tokio::task::yield_now().await;
@@ -436,7 +442,7 @@ async fn telling_is_fast() {
     let host = Host::start(Vec::new()).await;
     host.switch(1, &[(WEB, "1")]);
     let web = Script::with_handler();
-    host.registry().register(request(&web, &["services/web"]), me()).unwrap();
+    host.registry().register(request(&web, &["services/web"]), me()).await.unwrap();
     let mut times: Vec<Duration> = Vec::new();
     for sequence in 2..102 {
         host.switch(sequence, &[(WEB, &sequence.to_string())]);

@@ -1,30 +1,36 @@
 //! The index in memory: what each datacenter runs, and which datacenters read which ref.
 
+pub(crate) mod contents;
 pub(crate) mod model;
 pub(crate) mod overrides;
+pub(crate) mod readers;
 pub(crate) mod resolve;
 pub(crate) mod view;
 
-pub(crate) use crate::catalog::model::{Datacenter, DeclaredSecret, Delta, Deltas, Manifest, Touched};
+pub(crate) use crate::catalog::contents::Contents;
+pub(crate) use crate::catalog::model::{Datacenter, DeclaredSecret, Delta, Deltas, Manifest, Requests, Touched};
 pub(crate) use crate::catalog::overrides::OverridesCache;
 pub(crate) use crate::catalog::view::{DatacenterChange, DatacenterView};
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
 
 use conf_core::snapshot::Snapshot;
 use git2::Repository;
-use libconf::name::{ComponentVersion, DatacenterName, ObjectId, RefName, Segment};
+use libconf::name::{DatacenterName, ObjectId, RefName, Segment};
 
+use crate::catalog::readers::Readers;
 use crate::fault::Fault;
 use crate::store::{NONE_REFUSED, Proposed, RefChanges, Table};
 
-/// The state after the last landing.
-#[derive(Debug, Default)]
+/// The state after the last landing. A copy of it is one version, against which a change can be
+/// judged while others land. Copies share what is large.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Catalog {
     /// Every ref.
     pub(crate) table: Table,
     /// Every datacenter that has a branch.
-    pub(crate) datacenters: BTreeMap<DatacenterName, Datacenter>,
+    pub(crate) datacenters: BTreeMap<DatacenterName, Arc<Datacenter>>,
     /// The datacenters that had a snapshot and whose branch was deleted.
     pub(crate) deleted: BTreeSet<DatacenterName>,
     /// The tree of each id's sealed secrets.
@@ -32,25 +38,27 @@ pub(crate) struct Catalog {
     /// The datacenters that read a datacenter's branch or a class.
     manifests: HashMap<RefName, BTreeSet<DatacenterName>>,
     /// The datacenters that read a component's branch or tag, and for which components.
-    components: HashMap<RefName, BTreeMap<DatacenterName, BTreeSet<ComponentVersion>>>,
+    components: Readers,
 }
 
 impl Catalog {
     /// Resolves every datacenter of a table. A datacenter that cannot be resolved is a fault and
     /// left out.
-    pub(crate) fn load(repo: &Repository, table: Table) -> (Self, Vec<Fault>) {
+    pub(crate) fn load(repo: &Repository, contents: &Contents, table: Table) -> (Self, Vec<Fault>) {
         let (mut catalog, mut faults) = Catalog::unresolved(repo, table);
         for name in catalog.table.datacenters() {
             let unchanged = BTreeMap::new();
-            let resolved = resolve::datacenter(repo, catalog.proposed(&unchanged), &name, None, &Touched::whole());
+            let refs = catalog.proposed(&unchanged);
+            let resolved = resolve::datacenter((repo, contents), refs, &name, None, &Touched::whole());
             if !resolved.faults.is_empty() {
                 faults.extend(resolved.faults.into_iter().map(|caused| caused.fault));
                 continue;
             }
             let tip = catalog.table.target(&RefName::Snapshot(name.clone()));
             catalog.apply_delta(&name, resolved.delta);
-            let snapshot = tip.and_then(|tip| Snapshot::read(repo, tip.commit).ok());
-            catalog.datacenters.entry(name).and_modify(|datacenter| datacenter.snapshot = snapshot);
+            if let Some(snapshot) = tip.and_then(|tip| Snapshot::read(repo, tip.commit).ok()) {
+                catalog.set_snapshot(&name, snapshot);
+            }
         }
         (catalog, faults)
     }
@@ -74,6 +82,18 @@ impl Catalog {
         (Catalog { table, deleted, secrets, ..Catalog::default() }, faults)
     }
 
+    /// Returns a datacenter that has a branch.
+    pub(crate) fn datacenter(&self, name: &DatacenterName) -> Option<&Datacenter> {
+        self.datacenters.get(name).map(|datacenter| &**datacenter)
+    }
+
+    /// Records a datacenter's newest snapshot.
+    pub(crate) fn set_snapshot(&mut self, name: &DatacenterName, snapshot: Snapshot) {
+        if let Some(datacenter) = self.datacenters.get_mut(name) {
+            Arc::make_mut(datacenter).snapshot = Some(snapshot);
+        }
+    }
+
     /// Returns the table with some changes over it.
     pub(crate) fn proposed<'a>(&'a self, changes: &'a RefChanges) -> Proposed<'a> {
         Proposed { table: &self.table, changes, refused: &NONE_REFUSED }
@@ -89,7 +109,7 @@ impl Catalog {
             for datacenter in self.manifests.get(name).into_iter().flatten() {
                 touched.entry(datacenter.clone()).or_default().manifest = true;
             }
-            for (datacenter, components) in self.components.get(name).into_iter().flatten() {
+            for (datacenter, components) in self.components.of(name) {
                 let components = components.iter().cloned();
                 touched.entry(datacenter.clone()).or_default().components.extend(components);
             }
@@ -104,10 +124,12 @@ impl Catalog {
             self.remember(name, &manifest);
             self.deleted.remove(name);
             let old = self.datacenters.remove(name);
+            let old = old.map(Arc::unwrap_or_clone);
             let (components, snapshot) = old.map(|old| (old.components, old.snapshot)).unwrap_or_default();
-            self.datacenters.insert(name.clone(), Datacenter { manifest, components, snapshot });
+            self.datacenters.insert(name.clone(), Arc::new(Datacenter { manifest, components, snapshot }));
         }
         let Some(datacenter) = self.datacenters.get_mut(name) else { return };
+        let datacenter = Arc::make_mut(datacenter);
         for (component, content) in delta.components {
             match content {
                 Some(content) => drop(datacenter.components.insert(component, content)),
@@ -126,9 +148,9 @@ impl Catalog {
     }
 
     /// Lists the datacenters that read a ref.
-    pub(crate) fn readers(&self, name: &RefName) -> BTreeSet<&DatacenterName> {
+    pub(crate) fn readers<'a>(&'a self, name: &'a RefName) -> BTreeSet<&'a DatacenterName> {
         let manifests = self.manifests.get(name).into_iter().flatten();
-        manifests.chain(self.components.get(name).into_iter().flat_map(BTreeMap::keys)).collect()
+        manifests.chain(self.components.of(name).map(|(datacenter, _)| datacenter)).collect()
     }
 
     /// Adds a datacenter to the lists of readers.
@@ -136,29 +158,18 @@ impl Catalog {
         for read in resolve::manifests(name, &manifest.instance) {
             self.manifests.entry(read).or_default().insert(name.clone());
         }
-        for request in manifest.requests.values() {
-            for read in resolve::reads(request) {
-                let readers = self.components.entry(read).or_default();
-                readers.entry(name.clone()).or_default().insert(request.component.clone());
-            }
-        }
+        self.components.add(name, &manifest.requests);
     }
 
     /// Takes a datacenter out of the lists of readers.
     fn forget(&mut self, name: &DatacenterName) {
-        let Some(Datacenter { manifest, .. }) = self.datacenters.get(name) else { return };
+        let Some(datacenter) = self.datacenters.get(name) else { return };
+        let manifest = &datacenter.manifest;
         for read in resolve::manifests(name, &manifest.instance) {
             if let Some(readers) = self.manifests.get_mut(&read) {
                 readers.remove(name);
             }
         }
-        for read in manifest.requests.values().flat_map(resolve::reads) {
-            if let Some(readers) = self.components.get_mut(&read) {
-                readers.remove(name);
-                if readers.is_empty() {
-                    self.components.remove(&read);
-                }
-            }
-        }
+        self.components.remove(name);
     }
 }

@@ -1,6 +1,7 @@
 //! A datacenter as its `datacenter.yaml` files describe it, and how a change would alter it.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use conf_core::manifest::{DeclaredIn, InstanceManifest, PinRequest};
 use conf_core::secret::Declaration;
@@ -20,6 +21,9 @@ pub(crate) struct Datacenter {
     pub(crate) snapshot: Option<Snapshot>,
 }
 
+/// The components that a datacenter asks for, each with the entry that does.
+pub(crate) type Requests = BTreeMap<ComponentVersion, PinRequest>;
+
 /// The `datacenter.yaml` of a datacenter and of its class, read together.
 #[derive(Clone, Debug)]
 pub(crate) struct Manifest {
@@ -28,7 +32,7 @@ pub(crate) struct Manifest {
     /// The facts about the platform, for templates.
     pub(crate) platform: Map<String, Value>,
     /// The components that both ask for.
-    pub(crate) requests: BTreeMap<ComponentVersion, PinRequest>,
+    pub(crate) requests: Arc<Requests>,
     /// The secrets that both declare.
     pub(crate) secrets: BTreeMap<SecretName, DeclaredSecret>,
     /// The promise of the class about settings that have no schema.

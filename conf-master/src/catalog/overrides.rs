@@ -17,11 +17,12 @@ pub(crate) struct OverridesCache(Mutex<HashMap<ObjectId, Arc<Overrides>>>);
 impl OverridesCache {
     /// Returns the content of `overrides/` in a tree.
     pub(crate) fn of(&self, repo: &Repository, tree: ObjectId) -> Result<Arc<Overrides>, git2::Error> {
-        let mut known = self.0.lock();
-        if let Some(overrides) = known.get(&tree) {
+        if let Some(overrides) = self.0.lock().get(&tree) {
             return Ok(overrides.clone());
         }
+        // Without the lock, so that others go on meanwhile.
         let overrides = Arc::new(Overrides::read(repo, tree)?);
+        let mut known = self.0.lock();
         if known.len() >= MOST_TREES {
             known.clear();
         }

@@ -8,8 +8,9 @@ use conf_core::manifest::{self, ClassManifest, DeclaredIn, InstanceManifest, Pin
 use conf_core::settings;
 use conf_core::snapshot::Component;
 use git2::{ObjectType, Repository, Tree, TreeWalkMode, TreeWalkResult};
-use libconf::name::{CommitId, ComponentName, ComponentVersion, DatacenterName, RefName, SecretName};
+use libconf::name::{CommitId, ComponentName, DatacenterName, RefName, SecretName};
 
+use crate::catalog::contents::Contents;
 use crate::catalog::model::{Datacenter, DeclaredSecret, Delta, Manifest, Touched};
 use crate::fault::{Caused, Fault};
 use crate::store::Proposed;
@@ -36,15 +37,16 @@ pub(crate) struct Resolved {
     pub(crate) faults: Vec<Caused>,
 }
 
-/// Resolves a datacenter. With `before`, only the touched parts are looked at again.
+/// Resolves a datacenter. With `before`, only the touched parts are looked at again; nothing that
+/// `contents` knows is read again.
 pub(crate) fn datacenter(
-    repo: &Repository,
+    (repo, contents): (&Repository, &Contents),
     refs: Proposed<'_>,
     name: &DatacenterName,
     before: Option<&Datacenter>,
     touched: &Touched,
 ) -> Resolved {
-    let resolving = Resolving { repo, refs, own: RefName::Datacenter(name.clone()), before, touched };
+    let resolving = Resolving { repo, contents, refs, own: RefName::Datacenter(name.clone()), before, touched };
     let mut resolved = match before {
         Some(_) if !touched.manifest => resolving.pins(None),
         _ => match resolving.manifest() {
@@ -59,6 +61,7 @@ pub(crate) fn datacenter(
 /// One datacenter while it is resolved.
 struct Resolving<'a> {
     repo: &'a Repository,
+    contents: &'a Contents,
     refs: Proposed<'a>,
     /// The datacenter's branch.
     own: RefName,
@@ -109,8 +112,9 @@ impl Resolving<'_> {
                 Err(fault) => faults.push(fault),
             }
         }
-        let gone = self.before.into_iter().flat_map(|before| before.components.keys());
-        components.extend(gone.filter(|component| !requests.contains_key(component)).map(|gone| (gone.clone(), None)));
+        // Only another `datacenter.yaml` takes components away.
+        let known = self.before.filter(|_| manifest.is_some()).into_iter().flat_map(|before| before.components.keys());
+        components.extend(known.filter(|component| !requests.contains_key(component)).map(|gone| (gone.clone(), None)));
         Resolved { delta: Delta { manifest, components }, faults }
     }
 
@@ -148,17 +152,16 @@ impl Resolving<'_> {
                 format!("the tag {class_name} is not on the branch {}; merge it, or name another tag", branch.short());
             return Err(own_fault(line, reason, vec![class_ref, branch, own.clone()]));
         }
-        let class = class(repo, &class_ref, class_tip.commit)?;
-        let dangling = instance.dangling(&class);
+        let class = self.contents.class(class_tip.commit, || class(repo, &class_ref, class_tip.commit))?;
+        let requests = class.requests(&instance);
+        let class = &class.manifest;
+        let dangling = instance.dangling(class);
         if !dangling.is_empty() {
             let causes = vec![own.clone(), class_ref, branch];
             return Err(dangling.into_iter().map(|one| fault(own, one.line, one.reason, causes.clone())).collect());
         }
-        let requests =
-            manifest::pins(&class, &instance).into_iter().map(|request| (request.component.clone(), request));
-        let requests: BTreeMap<ComponentVersion, PinRequest> = requests.collect();
         let (mut secrets, mut faults) = (BTreeMap::new(), Vec::new());
-        for (name, (declaration, declared_in)) in manifest::secrets(&class, &instance) {
+        for (name, (declaration, declared_in)) in manifest::secrets(class, &instance) {
             // The class's may be for other datacenters of it: all of them are looked at together.
             let runs = |reader: &ComponentName| {
                 declared_in == DeclaredIn::Class || requests.keys().any(|component| component.component == *reader)
@@ -182,7 +185,7 @@ impl Resolving<'_> {
         let tree = |commit: CommitId| repo.find_commit(commit.into()).map(|commit| commit.tree_id().into());
         let broken = |error: git2::Error| own_fault(None, error.message().to_owned(), vec![own.clone()]);
         Ok(Manifest {
-            platform: manifest::platform(&class, &instance),
+            platform: manifest::platform(class, &instance),
             settings_compatibility: class.settings_compatibility,
             requests,
             secrets,
@@ -259,13 +262,17 @@ impl Resolving<'_> {
             }
         };
         let broken = |error: git2::Error| entry_fault(error.message().to_owned());
-        let tree = self.repo.find_commit(commit.into()).and_then(|commit| commit.tree()).map_err(broken)?;
-        if let Some(found) = fault_in_content(&tree, request.raw).map_err(broken)? {
-            let fault = Fault::of_file(&reference, &found.file, found.line, found.reason);
-            return Err(Caused { fault, causes: causes() });
+        let tree = self.repo.find_commit(commit.into()).map_err(broken)?.tree_id();
+        if !self.contents.is_good(tree.into(), request.raw) {
+            let content = self.repo.find_tree(tree).map_err(broken)?;
+            if let Some(found) = fault_in_content(&content, request.raw).map_err(broken)? {
+                let fault = Fault::of_file(&reference, &found.file, found.line, found.reason);
+                return Err(Caused { fault, causes: causes() });
+            }
+            self.contents.remember_good(tree.into(), request.raw);
         }
         let pin = Pin { component: request.component.clone(), branch: request.branch.clone(), commit };
-        Ok(Component { pin, tree: tree.id().into() })
+        Ok(Component { pin, tree: tree.into() })
     }
 
     /// Tells whether `commit` is the branch's tip or behind it.

@@ -40,6 +40,7 @@ pub(crate) struct DatacenterChange<'a> {
     pub(crate) after: DatacenterView<'a>,
     /// The differences.
     pub(crate) delta: &'a Delta,
+    affected: OnceCell<BTreeSet<ComponentVersion>>,
 }
 
 /// No secret is sealed: the value of a secret makes no difference here.
@@ -72,12 +73,20 @@ impl<'a> DatacenterChange<'a> {
         let components = before.map_or(&NO_COMPONENTS, |before| &before.components);
         let after = view(manifest, components, Some(&delta.components))?;
         let before = before.map(|before| view(&before.manifest, &before.components, None)).transpose()?;
-        Ok(Some(DatacenterChange { before, after, delta }))
+        Ok(Some(DatacenterChange { before, after, delta, affected: OnceCell::new() }))
     }
 
     /// Finds the components whose settings or rendered files may differ on some host. For a new
     /// datacenter that is all of them.
-    pub(crate) fn affected(&self, repo: &Repository) -> Result<BTreeSet<ComponentVersion>, git2::Error> {
+    pub(crate) fn affected(&self, repo: &Repository) -> Result<&BTreeSet<ComponentVersion>, git2::Error> {
+        if let Some(known) = self.affected.get() {
+            return Ok(known);
+        }
+        let found = self.find_affected(repo)?;
+        Ok(self.affected.get_or_init(|| found))
+    }
+
+    fn find_affected(&self, repo: &Repository) -> Result<BTreeSet<ComponentVersion>, git2::Error> {
         let (delta, after) = (self.delta, &self.after);
         let Some(before) = &self.before else { return Ok(after.manifest.requests.keys().cloned().collect()) };
         let changed = delta.components.iter().filter(|(_, content)| content.is_some()).map(|(name, _)| name.clone());

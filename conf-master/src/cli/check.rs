@@ -167,14 +167,14 @@ fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
     }
     // Without a change there is nothing to compare with.
     let before = if changes.is_empty() { Table::default() } else { table(central) };
-    let ((before, _), table) = (Catalog::load(&repo, before), table(targets));
+    let ((before, _), table) = (Catalog::load(&repo, &judge.contents, before), table(targets));
     let all: BTreeSet<DatacenterName> = table.datacenters().into_iter().collect();
     let wanted = if flags.datacenters.is_empty() { all.clone() } else { flags.datacenters.iter().cloned().collect() };
     // The datacenters that are not checked run what classes may speak of.
     let (mut deltas, mut others, unchanged) = (Deltas::new(), Catalog::default(), BTreeMap::new());
     for datacenter in all.union(&wanted) {
         let refs = Proposed { table: &table, changes: &unchanged, refused: &NONE_REFUSED };
-        let resolved = resolve::datacenter(&repo, refs, datacenter, None, &Touched::whole());
+        let resolved = resolve::datacenter((&repo, &judge.contents), refs, datacenter, None, &Touched::whole());
         let (mut found, delta) = (resolved.faults, resolved.delta);
         if !wanted.contains(datacenter) {
             others.apply_delta(datacenter, delta);
@@ -189,7 +189,7 @@ fn check(flags: &CheckFlags) -> anyhow::Result<Checked> {
         if let Some(change) = change(None)? {
             found.extend(judge.validator.findings(&repo, &change, true)?.faults);
         }
-        if let Some(change) = change(before.datacenters.get(datacenter))? {
+        if let Some(change) = change(before.datacenter(datacenter))? {
             let mut compared = pins::compare(&repo, &judge.comparisons, &change, &changes)?;
             compared.add(settings::compare(&repo, &change, &changes)?);
             found.extend(compared.faults);

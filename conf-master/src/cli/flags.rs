@@ -13,6 +13,8 @@ use crate::cli::client::secret::SecretFlags;
 use crate::cli::client::show::ShowFlags;
 use crate::cli::client::update::UpdateFlags;
 use crate::cli::client::wait::WaitFlags;
+use crate::cli::client::whereabouts::WhereFlags;
+use crate::hooks::forced::ReceiveFlags;
 use crate::import::ImportFlags;
 use crate::server::ServeFlags;
 
@@ -67,8 +69,13 @@ pub(crate) enum Command {
     Explain(ExplainFlags),
     /// Print the settings that a component's config.schema.json describes, as Markdown
     Doc(DocFlags),
+    /// Show which branches, snapshots, conf-slaves and hosts hold a commit or a file: for content
+    /// that leaked
+    Where(WhereFlags),
     /// Show a datacenter's secrets, never their values; set a value, make a new one, remove one
     Secret(SecretFlags),
+    /// Take a push or a fetch over SSH: the command of a key in the file `authorized_keys`
+    Receive(ReceiveFlags),
     /// Run as a hook of Git, which Git does in the repository on a push
     #[command(hide = true)]
     Hook {

@@ -9,16 +9,16 @@ use std::{future::Future, process::ExitCode};
 
 use conf_core::{
     daemon::{
-        self, Reload, chain,
+        self, Reload, Threads, chain,
         flags::{NoExtra, parse},
     },
     template,
     terminal::{note, print},
 };
 
-use crate::cli::client::{doc, explain, log, plan, secret, show, update, wait};
+use crate::cli::client::{doc, explain, log, plan, secret, show, update, wait, whereabouts};
 use crate::cli::flags::{Command, InitFlags, MasterFlags};
-use crate::hooks::run_hook;
+use crate::hooks::{forced, run_hook};
 use crate::judge::compatibility::worker as compatibility_worker;
 use crate::judge::schema::worker as schema_worker;
 use crate::server::ServeFlags;
@@ -43,10 +43,16 @@ pub fn main() -> ExitCode {
         }
         _ => {}
     }
-    match parse::<MasterFlags>(PREFIX).command {
+    let command = parse::<MasterFlags>(PREFIX).command;
+    match &command {
+        Command::Init(_) => daemon::fix_umask(None),
+        Command::Serve(flags) => daemon::fix_umask(Some(&flags.repo)),
+        _ => {}
+    }
+    match command {
         Command::Init(flags) => finish(init(&flags)),
         Command::Serve(flags) => match flags.common.start_logging() {
-            Ok(()) => daemon::run(reload(&flags), |stop| server::run(flags, stop)),
+            Ok(()) => daemon::run(Threads::PerProcessor, reload(&flags), |stop| server::run(flags, stop)),
             Err(error) => {
                 note(format_args!("conf-master: {error}"));
                 ExitCode::from(2)
@@ -61,7 +67,9 @@ pub fn main() -> ExitCode {
         Command::Plan(flags) => finish(block_on(plan::run(&flags))),
         Command::Explain(flags) => finish(block_on(explain::run(&flags))),
         Command::Doc(flags) => finish(block_on(doc::run(&flags))),
+        Command::Where(flags) => finish(block_on(whereabouts::run(&flags))),
         Command::Secret(flags) => finish(block_on(secret::run(&flags))),
+        Command::Receive(flags) => finish(forced::run(&flags).map(|()| ExitCode::SUCCESS)),
         Command::Hook { name } => finish(run_hook(&name).map(ExitCode::from)),
     }
 }

@@ -2,6 +2,7 @@
 //! run a change. Decides by plain values, and asks nobody.
 
 pub(crate) mod chains;
+pub(crate) mod holding;
 pub(crate) mod hosts;
 pub(crate) mod inventory;
 #[cfg(test)]
@@ -9,8 +10,9 @@ mod tests;
 pub(crate) mod watermarks;
 
 pub(crate) use crate::delivery::chains::Chains;
+pub(crate) use crate::delivery::holding::WhereAnswer;
 pub(crate) use crate::delivery::hosts::Hosts;
-pub(crate) use crate::delivery::hosts::shown::HostsAnswer;
+pub(crate) use crate::delivery::hosts::shown::{HostsAnswer, HostsPage};
 pub(crate) use crate::delivery::inventory::Inventories;
 pub(crate) use crate::delivery::watermarks::Watermarks;
 

@@ -11,7 +11,7 @@ fn heard(host: &str, sequence: u64, state: &str) -> Arc<ReceivedReport> {
         r#"{{"host": "{host}", "datacenter": "dc/v1", "sequence": {sequence}, "commit": "{COMMIT}",
             "state": "{state}", "agent": "0.1.0"}}"#
     );
-    Arc::new(ReceivedReport::new(serde_json::from_str(&text).unwrap()))
+    Arc::new(ReceivedReport::new(serde_json::from_str(&text).unwrap(), "slave".into()))
 }
 
 fn barrier(percent: &str) -> Barrier {
@@ -69,7 +69,7 @@ fn a_failure_counts_against_the_snapshots_that_it_is_about() {
             error: "it failed".to_owned(),
         };
         report.failures = failures.iter().map(failure).collect();
-        Arc::new(ReceivedReport::new(report))
+        Arc::new(ReceivedReport::new(report, "slave".into()))
     };
     // The change that is asked for is #5.
     for (state, failures, runs) in [
@@ -98,7 +98,12 @@ fn a_sequence_of_another_history_does_not_count() {
     for sequence in [5, 6, 7, 9] {
         let mut other = heard("a", sequence, "current").report.clone();
         other.commit = Some(CommitId::ZERO);
-        check(&["a"], &[Arc::new(ReceivedReport::new(other))], "100", "false 0/1 of 1; late a; silent ; apart ");
+        check(
+            &["a"],
+            &[Arc::new(ReceivedReport::new(other, "slave".into()))],
+            "100",
+            "false 0/1 of 1; late a; silent ; apart ",
+        );
     }
     check(&["a"], &[heard("a", 9, "current")], "100", "false 0/1 of 1; late a; silent ; apart ");
 }

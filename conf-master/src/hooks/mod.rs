@@ -4,6 +4,7 @@
 //! `git receive-pack` runs the hooks in the repository, whoever started it: this server, a path, or
 //! sshd. The hook reports what is pushed and prints the answer; it decides nothing.
 
+pub(crate) mod forced;
 mod options;
 pub(crate) mod program;
 pub(crate) mod protocol;

@@ -6,13 +6,14 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use conf_core::terminal::note;
+use conf_core::git_http::MOST_REFS;
+use conf_core::terminal::{note, visible};
 
 use crate::fault::RefusalKind;
 use crate::hooks::protocol::{Answer, Call, HookUpdate, MOST_BYTES, PUSH_VARIABLE, SOCKET, Stage};
 
-/// The most refs that one push may move.
-const MOST_REFS: usize = 100_000;
+/// The most options that are passed on; the server refuses fewer.
+const MOST_OPTIONS: usize = 100_000;
 
 /// Runs as Git's hook `pre-receive` or `proc-receive`; returns the exit code.
 pub(crate) fn run_hook(hook: &str) -> anyhow::Result<u8> {
@@ -31,10 +32,12 @@ fn pre_receive() -> anyhow::Result<u8> {
         updates.push(parse_update(&line?)?);
     }
     let answer = ask(&call(Stage::PreReceive, updates.clone(), false, push_options()?))?;
+    // They are refused together, and for one reason.
+    let told = if updates.len() > MOST_REFS { 1 } else { updates.len() };
     if answer.refusals.iter().any(Option::is_none) {
         return Ok(0);
     }
-    print_answer(&updates, &answer);
+    print_answer(&updates[..told], &answer);
     Ok(1)
 }
 
@@ -42,7 +45,7 @@ fn pre_receive() -> anyhow::Result<u8> {
 /// githooks(5), "pre-receive". None is left out: the server refuses what it cannot read.
 fn push_options() -> anyhow::Result<Vec<String>> {
     let Some(count) = env::var_os("GIT_PUSH_OPTION_COUNT") else { return Ok(Vec::new()) };
-    let count = count.to_string_lossy().parse::<usize>().ok().filter(|count| *count <= MOST_REFS);
+    let count = count.to_string_lossy().parse::<usize>().ok().filter(|count| *count <= MOST_OPTIONS);
     let count = count.context("Git names no number of push options; push without `-o`")?;
     let option = |number| env::var_os(format!("GIT_PUSH_OPTION_{number}")).unwrap_or_default();
     Ok((0..count).map(|number| option(number).to_string_lossy().into_owned()).collect())
@@ -76,7 +79,7 @@ fn proc_receive() -> anyhow::Result<u8> {
                 let first: String = lines.next().unwrap_or_default().chars().take(1000).collect();
                 let more = lines.count();
                 let more = if more == 0 { String::new() } else { format!(" (and {more} more, above)") };
-                write_packet(&mut output, &format!("ng {name} {first}{more}"))?;
+                write_packet(&mut output, &format!("ng {name} {}{more}", visible(&first)))?;
             }
         }
     }
@@ -160,8 +163,8 @@ fn read_packet(input: &mut impl Read) -> anyhow::Result<Option<String>> {
 fn read_packets(input: &mut impl Read) -> anyhow::Result<Vec<String>> {
     let mut packets = Vec::new();
     while let Some(packet) = read_packet(input)? {
-        if packets.len() >= MOST_REFS {
-            bail!("more than {MOST_REFS} refs in one push");
+        if packets.len() >= MOST_OPTIONS {
+            bail!("more than {MOST_OPTIONS} lines from Git");
         }
         packets.push(packet);
     }

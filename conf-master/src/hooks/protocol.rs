@@ -10,8 +10,37 @@ use crate::fault::Refusal;
 pub(crate) const SOCKET: &str = "conf-master.sock";
 /// The environment variable by which the server recognizes its own pushes.
 pub(crate) const PUSH_VARIABLE: &str = "CONF_PUSH";
-/// The longest message, in bytes: enough for more refs than a repository has.
+/// The longest answer, in bytes: enough for every fault of every ref.
 pub(crate) const MOST_BYTES: u64 = 64 << 20;
+/// The longest call, in bytes: enough for the refs of a push and its options.
+pub(crate) const MOST_CALL_BYTES: u64 = 8 << 20;
+
+/// The question of `conf-master receive`: a place for a push over SSH.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PlaceMessage {
+    /// Who asks.
+    pub(crate) place: PlaceCall,
+}
+
+/// Who asks for a place.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct PlaceCall {
+    /// The owner of the key, as the administrator wrote it.
+    pub(crate) name: Option<String>,
+    /// The address of the client.
+    pub(crate) from: String,
+}
+
+/// The answer to it. The place is held until the connection is closed.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum PlaceAnswer {
+    /// The id of the push.
+    Push(String),
+    /// Why there is no place.
+    Refused(String),
+}
 
 /// The hook that calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,21 +1,23 @@
 //! `GET /api/v1/at`: which snapshot of a datacenter was the newest at a change.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
-use conf_core::http::{Routes, error, json};
+use conf_core::http::{Routes, Who, asker, json};
 use conf_core::snapshot::AroundChange;
 use conf_core::{api::At, snapshot};
 use http::StatusCode;
 use libconf::name::{DatacenterName, Sequence};
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 use warp::Filter as _;
 
-use crate::http::server::{Answered, Server, answer, newest};
+use crate::http::server::{Answered, Server, answer, newest, unavailable};
 use crate::inspect::InspectError;
 
-/// Chains that are followed at once; the others wait their turn.
-static READING: Semaphore = Semaphore::const_new(4);
+/// Chains that are followed at once; half of them for one peer, and the others wait their turn.
+pub(crate) const READING_AT_ONCE: u64 = 4;
+/// Those that wait, and how long each of them waits.
+pub(crate) const WAITING: usize = 1024;
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 struct Query {
@@ -28,9 +30,10 @@ pub(crate) fn routes(server: Server) -> Routes {
     warp::path!("api" / "v1" / "at")
         .and(warp::get())
         .and(warp::query())
-        .then(move |query: Query| {
+        .and(asker())
+        .then(move |query: Query, who: Who| {
             let server = server.clone();
-            answer(async move { server.at(query).await })
+            answer(async move { server.at(query, who).await })
         })
         .boxed()
 }
@@ -38,15 +41,15 @@ pub(crate) fn routes(server: Server) -> Routes {
 impl Server {
     /// Everything that has landed is known here, so nothing is waited for: above the newest change
     /// there is none yet.
-    async fn at(&self, query: Query) -> Answered {
+    async fn at(&self, query: Query, who: Who) -> Answered {
         let published = self.lander.published.borrow().clone();
         let newest = newest(&published, &query.datacenter)?.commit;
         let (change, central) = (query.sequence, published.sequence);
         if change > central {
             return Ok(json(StatusCode::OK, &At { central, at: None, next: None, watermark: None }));
         }
-        let Ok(_reading) = READING.acquire().await else {
-            return Err(error(StatusCode::SERVICE_UNAVAILABLE, "conf-master is stopping"));
+        let Ok(_reading) = self.reading.take(who, 1, PATIENCE).await else {
+            return Err(unavailable("too many questions wait already; ask again in a moment"));
         };
         let watermarks = self.watermarks.clone();
         self.read(move |repo| match snapshot::around_change(repo, newest, change)? {

@@ -1,13 +1,18 @@
 //! `GET /conf/<kind>/<name>`: a component as a host would get it.
 
-use conf_core::http::{Routes, error, json};
+use std::time::Duration;
+
+use conf_core::http::{Routes, Who, asker, error, json};
 use http::StatusCode;
 use libconf::name::{ComponentSelector, DatacenterName, HostName, RoleName};
 use serde::Deserialize;
 use warp::Filter as _;
 
-use crate::http::server::{Answered, Server, answer};
+use crate::http::server::{Answered, Server, answer, unavailable};
 use crate::inspect::{Audience, conf};
+
+/// How long a reader waits until others have been shown theirs.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 struct ConfQuery {
@@ -26,18 +31,19 @@ pub(crate) fn routes(server: Server) -> Routes {
     component
         .and(warp::get())
         .and(warp::query::<ConfQuery>())
+        .and(asker())
         .and(with)
-        .then(|component: String, query: ConfQuery, server: Server| {
+        .then(|component: String, query: ConfQuery, who: Who, server: Server| {
             answer(async move {
                 let component = component.parse().map_err(|bad| error(StatusCode::BAD_REQUEST, bad))?;
-                server.conf(component, query).await
+                server.conf(component, query, who).await
             })
         })
         .boxed()
 }
 
 impl Server {
-    async fn conf(&self, component: ComponentSelector, query: ConfQuery) -> Answered {
+    async fn conf(&self, component: ComponentSelector, query: ConfQuery, who: Who) -> Answered {
         let audience = match (query.host, query.role) {
             (Some(host), None) => Audience::Host(host),
             (None, Some(role)) => Audience::Role(role),
@@ -47,12 +53,11 @@ impl Server {
             }
         };
         let snapshot = self.snapshot(&query.datacenter)?;
-        let Ok(turn) = self.renderings.clone().try_acquire_owned() else {
-            let words = "other readers are being shown their configuration; try again in a moment";
-            return Err(error(StatusCode::SERVICE_UNAVAILABLE, words));
+        let Ok(turn) = self.renderings.take(who, 1, PATIENCE).await else {
+            return Err(unavailable("other readers are being shown their configuration; try again in a moment"));
         };
         self.read(move |repo| {
-            // The permit is held to the end, even when the reader has gone.
+            // The place is held to the end, even when the reader has gone.
             let _turn = turn;
             Ok(json(StatusCode::OK, &conf::conf(repo, &snapshot, &component, &audience)?))
         })

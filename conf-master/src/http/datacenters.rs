@@ -1,14 +1,14 @@
 //! `/api/v1/datacenters`: the components, hosts and deployments of each.
 
 use conf_core::api::{DatacenterStatus, SlaveReport};
-use conf_core::http::{Request, Response, Routes, json, request};
+use conf_core::http::{Request, Response, Routes, error, json, request};
 use conf_core::snapshot::Snapshot;
 use http::StatusCode;
-use libconf::name::DatacenterName;
+use libconf::name::{DatacenterName, HostName};
 use serde::Deserialize;
 use warp::Filter as _;
 
-use crate::delivery::HostsAnswer;
+use crate::delivery::{HostsAnswer, HostsPage};
 use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter};
 use crate::inspect::deployments;
 use crate::text::when;
@@ -16,6 +16,9 @@ use crate::text::when;
 /// The most bytes of one summary. A conf-slave sends parts of 4 MiB; earlier versions send all
 /// hosts at once.
 const REPORT_BYTES: usize = 32 << 20;
+/// The most hosts in one answer, and how many there are unless the request says.
+const MOST_HOSTS: u64 = 10_000;
+const SHOWN_HOSTS: u64 = 1000;
 /// The most deployments in one answer.
 const MOST_DEPLOYMENTS: usize = 1000;
 
@@ -27,6 +30,27 @@ struct LogQuery {
 
 fn default_limit() -> usize {
     50
+}
+
+/// The page of `GET …/hosts`.
+#[derive(Deserialize)]
+struct HostsQuery {
+    limit: Option<String>,
+    after: Option<HostName>,
+}
+
+impl HostsQuery {
+    fn page(self) -> Result<HostsPage, Response> {
+        let limit = self.limit.map_or(Ok(SHOWN_HOSTS), |text| text.parse::<u64>().map_err(|_| text));
+        let limit =
+            limit.and_then(|limit| if (1..=MOST_HOSTS).contains(&limit) { Ok(limit) } else { Err(limit.to_string()) });
+        let bad = |text: String| {
+            let text: String = text.chars().take(100).collect();
+            error(StatusCode::BAD_REQUEST, format!("limit={text}: write a whole number from 1 to {MOST_HOSTS}"))
+        };
+        let limit = limit.map_err(bad)?;
+        Ok(HostsPage { limit: usize::try_from(limit).unwrap_or(usize::MAX), after: self.after })
+    }
 }
 
 /// All routes that begin with `/api/v1/datacenters` and have no file of their own.
@@ -49,8 +73,11 @@ pub(crate) fn routes(server: Server) -> Routes {
     let hosts = datacenter()
         .and(warp::path!("hosts"))
         .and(warp::get())
+        .and(warp::query::<HostsQuery>())
         .and(with.clone())
-        .then(|name: NamedDatacenter, server: Server| answer(async move { server.hosts(&name?).await }));
+        .then(|name: NamedDatacenter, query: HostsQuery, server: Server| {
+            answer(async move { server.hosts(&name?, query.page()?).await })
+        });
     let report = datacenter().and(warp::path!("hosts")).and(warp::post()).and(request()).and(with).then(
         |name: NamedDatacenter, request: Request, server: Server| {
             answer(async move { server.report(name?, request).await })
@@ -82,23 +109,24 @@ impl Server {
         self.read(move |repo| Ok(json(StatusCode::OK, &deployments::newest(repo, snapshot, limit)?))).await
     }
 
-    async fn hosts(&self, name: &DatacenterName) -> Answered {
+    async fn hosts(&self, name: &DatacenterName, page: HostsPage) -> Answered {
         // The reports are read first, so that none of them is newer than the newest known snapshot.
         let (reports, inventories) = (self.hosts.of(name), self.inventories.clone());
         let snapshot = self.snapshot(name)?;
         self.read(move |repo| {
             let inventory = inventories.of(repo, &snapshot)?;
-            Ok(json(StatusCode::OK, &HostsAnswer::new(&snapshot, &inventory, &reports)))
+            Ok(json(StatusCode::OK, &HostsAnswer::new(&snapshot, &inventory, &reports, &page)))
         })
         .await
     }
 
     async fn report(&self, name: DatacenterName, request: Request) -> Answered {
         let snapshot = self.snapshot(&name)?;
+        let from = request.who().to_string();
         let report: SlaveReport = request.body.json(REPORT_BYTES).await?;
         let (hosts, inventories) = (self.hosts.clone(), self.inventories.clone());
         self.read(move |repo| {
-            hosts.take(&name, &*inventories.of(repo, &snapshot)?, report);
+            hosts.take(&name, &*inventories.of(repo, &snapshot)?, report, &from);
             Ok(json(StatusCode::OK, &serde_json::json!({})))
         })
         .await

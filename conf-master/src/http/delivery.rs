@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use conf_core::daemon::chain;
-use conf_core::http::{Response, Routes, error, json};
+use conf_core::http::{Response, Routes, Who, asker, error, json};
 use conf_core::snapshot::Snapshot;
 use git2::Repository;
 use http::StatusCode;
@@ -17,8 +17,8 @@ use crate::http::server::{Answered, Server, answer, unavailable};
 use crate::inspect::{InspectError, deployments};
 use crate::store::LandedRef;
 
-/// Requests that wait at once, updates included; more get 503.
-pub(crate) const WAITS_AT_ONCE: usize = 256;
+/// Requests that wait at once, updates included, half of them of one peer; more get 503.
+pub(crate) const WAITS_AT_ONCE: u64 = 256;
 /// The longest that one request waits.
 pub(crate) const MOST_WAIT: Duration = Duration::from_secs(300);
 /// The length of each list in an answer, unless the request says.
@@ -35,9 +35,10 @@ pub(crate) fn routes(server: Server) -> Routes {
     warp::path!("api" / "v1" / "delivery")
         .and(warp::get())
         .and(warp::query::<Vec<(String, String)>>())
-        .then(move |query: Vec<(String, String)>| {
+        .and(asker())
+        .then(move |query: Vec<(String, String)>, who: Who| {
             let server = server.clone();
-            answer(async move { server.delivery(&query).await })
+            answer(async move { server.delivery(&query, who).await })
         })
         .boxed()
 }
@@ -97,9 +98,9 @@ fn read(query: &[(String, String)]) -> Result<Query, String> {
 }
 
 impl Server {
-    async fn delivery(&self, query: &[(String, String)]) -> Answered {
+    async fn delivery(&self, query: &[(String, String)], who: Who) -> Answered {
         let query = read(query).map_err(|words| error(StatusCode::BAD_REQUEST, words))?;
-        let Ok(_permit) = self.waits.try_acquire() else {
+        let Some(_place) = self.waits.try_take(who, 1) else {
             return Err(unavailable("too many requests wait already; ask again in a moment"));
         };
         let published = self.lander.published.borrow().clone();
@@ -129,7 +130,13 @@ impl Server {
 
     /// Waits until every host of the datacenters that a change touches runs it, at most this long;
     /// lists the hosts that do not.
-    pub(crate) async fn deliver(&self, refs: &[LandedRef], sequence: Sequence, timeout: Duration) -> Delivery {
+    pub(crate) async fn deliver(
+        &self,
+        refs: &[LandedRef],
+        sequence: Sequence,
+        timeout: Duration,
+        who: Who,
+    ) -> Delivery {
         let touched = refs.iter().filter_map(|one| match &one.name {
             RefName::Snapshot(datacenter) => {
                 Some(DeliveryTarget { datacenter: datacenter.clone(), sequence, commit: one.commit })
@@ -141,7 +148,7 @@ impl Server {
             let (percent, error) = (barrier.percent, Some(words.to_owned()));
             Delivery { complete: false, sequence, percent, datacenters: Vec::new(), error }
         };
-        let Ok(_permit) = self.waits.try_acquire() else {
+        let Some(_place) = self.waits.try_take(who, 1) else {
             return nobody_knows("too many wait already; ask with `conf-master wait`");
         };
         let wait = Wait { timeout: timeout.min(MOST_WAIT), unless: None, shown: SHOWN };

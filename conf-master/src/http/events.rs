@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_stream::stream;
 use conf_core::api::{AbsentEvent, DeletedEvent, SnapshotEvent};
 use conf_core::daemon::chain;
-use conf_core::http::{Event, Request, Response, Routes, events, request};
+use conf_core::http::{Event, Request, Response, Routes, StreamPlace, events, request};
 use libconf::name::{DatacenterName, Sequence};
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -44,7 +44,12 @@ impl Server {
     /// one: each is whole.
     fn follow(&self, datacenter: DatacenterName, request: &Request) -> Response {
         let last: Option<Sequence> = request.header("last-event-id").and_then(|id| id.parse().ok());
-        events_of(datacenter, last, self.lander.published.clone(), self.watermarks.clone())
+        match self.streams.take(request.peer) {
+            Ok(place) => {
+                events_of(datacenter, last, self.lander.published.clone(), self.watermarks.clone(), Some(place))
+            }
+            Err(full) => *full,
+        }
     }
 }
 
@@ -54,9 +59,11 @@ fn events_of(
     last: Option<Sequence>,
     mut published: watch::Receiver<Arc<Published>>,
     watermarks: Arc<Watermarks>,
+    place: Option<StreamPlace>,
 ) -> Response {
     published.mark_changed();
     events(stream! {
+        let _place = place;
         let mut sent = last;
         // The state whose snapshot was sent and whose watermark was not, and when that is due.
         let mut owed: Option<Arc<Published>> = None;
@@ -152,7 +159,7 @@ mod tests {
         let datacenters = [(name.clone(), snapshot)].into();
         let there = Published { sequence: Sequence(1), datacenters, ..Published::default() };
         let (publish, published) = watch::channel(Arc::new(there));
-        let mut body = events_of(name.clone(), None, published, Arc::new(Watermarks::new(key))).into_body();
+        let mut body = events_of(name.clone(), None, published, Arc::new(Watermarks::new(key)), None).into_body();
         let beat = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(beat.starts_with(b"event: heartbeat"), "{beat:?}");
         for expected in ["event: snapshot", "event: deleted"] {

@@ -13,12 +13,12 @@ mod secrets;
 mod sections;
 pub(crate) mod server;
 mod update;
+mod whereabouts;
 
 use std::{path::PathBuf, sync::Arc};
 
-use conf_core::git_http::{ReceivePack, UploadPack, git_routes};
-use conf_core::http::{Health, Request, Routes, health_routes};
-use tokio::sync::Semaphore;
+use conf_core::git_http::{HookEnvironment, ReceivePack, UploadPack, git_routes};
+use conf_core::http::{Health, Request, Routes, Shares, StreamPlaces, health_routes};
 use warp::Filter as _;
 
 use crate::delivery::{Hosts, Watermarks};
@@ -26,12 +26,14 @@ use crate::hooks::{PUSH_VARIABLE, Pushers};
 use crate::http::server::{Server, pusher};
 use crate::landing::Lander;
 
-/// Pushes that Git works on at once; more get 503 and are told to try again.
+/// Pushes that Git works on at once; more wait.
 const PUSHES_AT_ONCE: usize = 16;
 
-/// Components that are rendered for readers at once; more get 503. Landings render in a process of
-/// their own.
-const RENDERINGS_AT_ONCE: usize = 2;
+/// Components that are rendered for readers at once; half of them for one peer, and more wait.
+/// Landings render in a process of their own.
+const RENDERINGS_AT_ONCE: u64 = 2;
+/// Readers that wait for that.
+const RENDERINGS_WAITING: usize = 64;
 
 /// Makes the server of `repo`, whose changes `lander` lands.
 pub(crate) fn server(
@@ -43,19 +45,25 @@ pub(crate) fn server(
     hosts: Arc<Hosts>,
 ) -> Server {
     let environment = move |request: &Request| match request.method {
-        http::Method::POST => vec![(PUSH_VARIABLE.to_owned(), pushers.begin(pusher(request)))],
-        _ => Vec::new(),
+        http::Method::POST => {
+            let push = pushers.begin(pusher(request));
+            let variables = vec![(PUSH_VARIABLE.to_owned(), push.id.clone())];
+            HookEnvironment { variables, held: Some(Box::new(push)) }
+        }
+        _ => HookEnvironment::default(),
     };
     Server {
-        receive: ReceivePack::new(repo.clone(), PUSHES_AT_ONCE, environment),
+        receive: ReceivePack::new(repo.clone(), upload.spools().clone(), PUSHES_AT_ONCE, environment),
         repo,
         lander,
+        streams: StreamPlaces::default(),
         watermarks: Arc::new(watermarks),
         hosts,
         inventories: Arc::default(),
         chains: Arc::default(),
-        waits: Arc::new(Semaphore::new(delivery::WAITS_AT_ONCE)),
-        renderings: Arc::new(Semaphore::new(RENDERINGS_AT_ONCE)),
+        waits: Shares::halves(delivery::WAITS_AT_ONCE, 0),
+        renderings: Shares::halves(RENDERINGS_AT_ONCE, RENDERINGS_WAITING),
+        reading: Shares::halves(at::READING_AT_ONCE, at::WAITING),
         upload,
     }
 }
@@ -74,6 +82,7 @@ pub(crate) fn routes(server: &Server, health: Health) -> Routes {
         delivery::routes,
         at::routes,
         datacenters::routes,
+        whereabouts::routes,
     ];
     let git = git_routes(server.upload.clone(), Some(server.receive.clone()));
     let api = of_server.into_iter().fold(openapi::routes(), |routes: Routes, more: fn(Server) -> Routes| {

@@ -44,13 +44,21 @@ impl Server {
         self.snapshot(name)?;
         let pusher = pusher(&request);
         let PlanBody { refs } = request.body.json(BYTES).await?;
-        let path = self.repo.clone();
+        let (path, landed) = (self.repo.clone(), self.lander.landed.clone());
         let resolved = tokio::task::spawn_blocking(move || {
             let repo = Repository::open_bare(path).map_err(|cause| cause.message().to_owned())?;
-            refs.iter().map(|(name, commit)| update(&repo, name, commit)).collect::<Result<Vec<RefUpdate>, String>>()
+            let updates = refs.iter().map(|(name, commit)| update(&repo, name, commit));
+            let updates = updates.collect::<Result<Vec<_>, String>>()?;
+            let ids = updates.iter().map(|(_, update)| update.new).filter(|new| !new.is_zero());
+            if let Some(id) = landed.missing(ids.collect()).map_err(|cause| cause.message().to_owned())? {
+                return Err(unknown(&id.to_string(), ""));
+            }
+            let notes: Vec<String> = updates.iter().filter_map(|(name, update)| new_ref(&repo, name, update)).collect();
+            Ok((updates.into_iter().map(|(_, update)| update).collect(), notes))
         });
         let updates = resolved.await.map_err(|cause| cause.to_string()).flatten();
-        let updates = updates.map_err(|words| error(StatusCode::UNPROCESSABLE_ENTITY, words))?;
+        let (updates, notes): (Vec<RefUpdate>, _) =
+            updates.map_err(|words| error(StatusCode::UNPROCESSABLE_ENTITY, words))?;
         let options = ProposalOptions { dry_run: true, ..ProposalOptions::default() };
         let push = Push { request: "plan".to_owned(), ..Push::commits(updates, false, &pusher, options) };
         let Some(mut plan) = self.lander.check(push, None).await.plan else {
@@ -58,12 +66,13 @@ impl Server {
             return Err(error(StatusCode::SERVICE_UNAVAILABLE, words));
         };
         plan.datacenters.retain(|one| one.datacenter == *name);
+        plan.notes.splice(0..0, notes);
         Ok(json(StatusCode::OK, &plan))
     }
 }
 
 /// Makes the update of a ref to a supposed commit; both commits are looked up here.
-fn update(repo: &Repository, name: &str, commit: &str) -> Result<RefUpdate, String> {
+fn update(repo: &Repository, name: &str, commit: &str) -> Result<(RefName, RefUpdate), String> {
     let name: RefName = full(name, "refs/heads/").parse().map_err(|bad: libconf::name::BadName| bad.to_string())?;
     let old = repo.refname_to_id(&name.to_string()).map_or(ObjectId::ZERO, ObjectId::from);
     let there = |name: String| repo.refname_to_id(&name).ok().map(ObjectId::from);
@@ -71,12 +80,25 @@ fn update(repo: &Repository, name: &str, commit: &str) -> Result<RefUpdate, Stri
     let by_name = || ["refs/heads/", "refs/tags/"].iter().find_map(|folder| there(full(commit, folder)));
     let new = by_id.or_else(by_name).ok_or_else(|| {
         let near = full(commit, "refs/heads/").parse().map(|wanted| near_ref(repo, &wanted)).unwrap_or_default();
-        format!(
-            "the server has no {commit:?}{near}; write a commit's full id, or the name of a branch or tag that is pushed. For what is \
-             not pushed yet there is `git push -o dry-run`"
-        )
+        unknown(commit, &near)
     })?;
-    Ok(RefUpdate { name: name.to_string(), old, new })
+    let update = RefUpdate { name: name.to_string(), old, new };
+    Ok((name, update))
+}
+
+/// Says that nothing landed under this name or id.
+fn unknown(commit: &str, near: &str) -> String {
+    format!(
+        "the server has no {commit:?}{near}; write a commit's full id, or the name of a branch or tag that is pushed. For what is \
+         not pushed yet there is `git push -o dry-run`"
+    )
+}
+
+/// Says that the server does not have the ref: somebody may have mistyped it.
+fn new_ref(repo: &Repository, name: &RefName, update: &RefUpdate) -> Option<String> {
+    let is_new = update.old == ObjectId::ZERO && !update.new.is_zero();
+    let near = if name.is_tag() { String::new() } else { near_ref(repo, name) };
+    is_new.then(|| format!("the server has no {} yet{near}: this is the plan of a new one", name.short()))
 }
 
 fn full(name: &str, folder: &str) -> String {

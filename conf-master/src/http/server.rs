@@ -1,10 +1,10 @@
 //! Everything that the routes need, and the shapes of answers that they share.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use conf_core::daemon::chain;
 use conf_core::git_http::{ReceivePack, UploadPack};
-use conf_core::http::{Peer, Request, Response, error};
+use conf_core::http::{Peer, Request, Response, Shares, StreamPlaces, error};
 use conf_core::manifest::nearest;
 use conf_core::snapshot::Snapshot;
 use git2::Repository;
@@ -12,7 +12,7 @@ use http::{HeaderValue, StatusCode, header};
 use libconf::name::{CommitId, DatacenterName, RefName};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::{sync::Semaphore, time::timeout};
 use warp::{Filter, filters::BoxedFilter};
 
 use crate::delivery::{Chains, Hosts, Inventories, Watermarks};
@@ -34,6 +34,8 @@ pub(crate) struct Server {
     pub(crate) repo: PathBuf,
     /// The way to the landing thread.
     pub(crate) lander: Lander,
+    /// Places for readers of events.
+    pub(crate) streams: StreamPlaces,
     /// Signs watermarks.
     pub(crate) watermarks: Arc<Watermarks>,
     /// The newest report of every host.
@@ -42,10 +44,12 @@ pub(crate) struct Server {
     pub(crate) inventories: Arc<Inventories>,
     /// The chains of snapshots.
     pub(crate) chains: Arc<Chains>,
-    /// Permits for requests that wait for delivery.
-    pub(crate) waits: Arc<Semaphore>,
-    /// Permits for renderings.
-    pub(crate) renderings: Arc<Semaphore>,
+    /// Places for requests that wait for delivery.
+    pub(crate) waits: Shares,
+    /// Places for renderings.
+    pub(crate) renderings: Shares,
+    /// Places for those that follow chains of snapshots.
+    pub(crate) reading: Shares,
     /// Answers fetches.
     pub(crate) upload: Arc<UploadPack>,
     /// Takes pushes.
@@ -54,6 +58,11 @@ pub(crate) struct Server {
 
 /// The datacenter in a path, or the answer to a bad name.
 pub(crate) type NamedDatacenter = Result<DatacenterName, Response>;
+
+/// What is read of the repository at once for people: each may take seconds, and memory.
+static READING: Semaphore = Semaphore::const_new(4);
+/// How long others wait for their turn.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Answers with the response of a handler, or with its refusal.
 pub(crate) async fn answer(handler: impl Future<Output = Answered>) -> Response {
@@ -99,6 +108,10 @@ impl Server {
         &self,
         work: impl FnOnce(&Repository) -> Result<Response, InspectError> + Send + 'static,
     ) -> Answered {
+        let reading = timeout(PATIENCE, READING.acquire()).await;
+        let Ok(Ok(_reading)) = reading else {
+            return Err(unavailable("too much is asked for at once; ask again in a moment"));
+        };
         let path = self.repo.clone();
         let read = move || work(&Repository::open_bare(path)?);
         let answer = tokio::task::spawn_blocking(read).await.map_err(InspectError::from).flatten();
@@ -118,7 +131,7 @@ pub(crate) fn pusher(request: &Request) -> Pusher {
         Peer::Tcp(address) => address.ip().to_string(),
         Peer::Unix { .. } => "a socket".to_owned(),
     };
-    Pusher { by: None, through: format!("http {from}") }
+    Pusher { by: None, through: format!("http {from}"), who: request.who() }
 }
 
 /// The form in which a configuration is answered.

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use conf_core::suspect::words;
 use libconf::name::{ComponentName, Kind, SecretName};
 
 use crate::import::flags::ImportFlags;
 use crate::import::scan::{FileEntry, Folder, Remark};
-use crate::suspect::key::words;
 
 /// Folders with the same files, and their common name.
 #[derive(Debug)]

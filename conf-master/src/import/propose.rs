@@ -7,6 +7,7 @@ use anyhow::bail;
 use conf_core::secret::MAX_VALUE_BYTES;
 use conf_core::settings;
 use conf_core::settings::TEMPLATE_ENDING;
+use conf_core::suspect::{self, Finding};
 use git2::FileMode;
 use libconf::name::{ClassName, ComponentName, RoleName, SecretName};
 use zeroize::Zeroizing;
@@ -16,7 +17,6 @@ use crate::import::naming::{self, Group};
 use crate::import::proposal::{Component, NamedHosts, Proposal, Secret};
 use crate::import::scan::{Remark, Tree};
 use crate::import::variables::{self, Text};
-use crate::suspect::{self, Finding};
 
 /// Makes the proposal.
 pub(crate) fn propose<'a>(tree: &'a Tree, flags: &ImportFlags) -> anyhow::Result<Proposal<'a>> {

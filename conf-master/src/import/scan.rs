@@ -312,8 +312,11 @@ impl Walk<'_> {
             let shown = folder.shown(&file);
             if let Some(reason) = git::fault_in_name(name.as_bytes()) {
                 self.fault(&shown, format!("{reason}; rename it, or use --leave-out"));
-            } else if let Some(other) = folded.insert(name.to_lowercase(), name.clone()) {
-                self.fault(&shown, format!("its name differs from {other} only in case; rename one of the two"));
+            } else if let Some(other) = folded.insert(git::folded_name(&name), name.clone()) {
+                self.fault(
+                    &shown,
+                    format!("its name differs from {other} only in case or composition; rename one of the two"),
+                );
             } else if file.len() > limits.path_bytes {
                 let (bytes, most) = (file.len(), limits.path_bytes);
                 self.fault(&shown, format!("its path has {bytes} bytes, at most {most} may be; use --leave-out"));

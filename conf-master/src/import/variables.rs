@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use anyhow::bail;
+use conf_core::suspect::Finding;
 use libconf::name::SecretName;
 use zeroize::Zeroizing;
 
@@ -12,7 +13,6 @@ use crate::import::proposal::{Component, Variable};
 use crate::import::scan::Remark;
 use crate::import::template::Replacement;
 use crate::import::values::{self, Sort};
-use crate::suspect::Finding;
 
 /// A text file while it is decided on.
 pub(crate) struct Text {

@@ -89,6 +89,9 @@ pub(crate) fn file(
 
 /// Runs a Git program; `None` when it has not ended by the deadline.
 fn output(mut command: Command, deadline: Instant) -> anyhow::Result<Option<String>> {
+    if deadline <= Instant::now() {
+        return Ok(None);
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().context("cannot run git")?;
     let (mut stdout, mut stderr) = (child.stdout.take().context("no pipe")?, child.stderr.take().context("no pipe")?);

@@ -121,7 +121,7 @@ pub(crate) fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> any
         let difference = compare(repo, parent.as_ref(), &snapshot)?;
         let commit = |component: Component| component.pin.commit;
         let moved = moved(parent.as_ref(), &snapshot, &difference);
-        let breaking = breaking(repo, &moved)?;
+        let breaking = breaking(repo, &moved, deadline)?;
         let (pushed, more_pushed) = pushed(repo, &moved, deadline)?;
         let components = difference.components.into_iter().map(|(component, change)| ComponentChange {
             component,
@@ -211,12 +211,12 @@ fn pushed(repo: &Repository, moved: &[Moved], deadline: Instant) -> Result<(Vec<
 }
 
 /// Collects the breaks of compatibility that the new commits declare. What was added breaks
-/// nothing.
-fn breaking(repo: &Repository, moved: &[Moved]) -> Result<Vec<Breaking>, git2::Error> {
+/// nothing. After the deadline no history is walked.
+fn breaking(repo: &Repository, moved: &[Moved], deadline: Instant) -> Result<Vec<Breaking>, git2::Error> {
     let mut breaking = Vec::new();
     for (name, old, new) in moved {
-        let Some(old) = old else { continue };
-        let reasons = trailer::between(repo, *old, *new)?.into_iter();
+        let Some(old) = old.filter(|_| Instant::now() <= deadline) else { continue };
+        let reasons = trailer::between(repo, old, *new)?.into_iter();
         breaking.extend(reasons.map(|reason| Breaking { name: name.clone(), reason }));
     }
     Ok(breaking)

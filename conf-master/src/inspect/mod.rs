@@ -7,9 +7,11 @@ pub(crate) mod doc;
 pub(crate) mod error;
 pub(crate) mod explain;
 pub(crate) mod running;
+pub(crate) mod whereabouts;
 
 pub(crate) use crate::inspect::conf::Audience;
 pub(crate) use crate::inspect::deployments::{Deployment, SecretEvent};
 pub(crate) use crate::inspect::doc::Doc;
 pub(crate) use crate::inspect::error::InspectError;
 pub(crate) use crate::inspect::explain::Explanation;
+pub(crate) use crate::inspect::whereabouts::Whereabouts;

@@ -111,7 +111,9 @@ impl<'a> Running<'a> {
             let near = nearest(role.as_str(), self.instance.roles.keys().map(RoleName::as_str));
             return Err(InspectError::NotThere(format!("{datacenter} has no role {role}{near}; it has {known}")));
         }
-        let free = (0..).map(|number| if number == 0 { role.to_string() } else { format!("{role}-{number}") });
+        // One more than there are hosts: one of so many is free, if it can be a name.
+        let free = (0..=self.instance.hosts.len())
+            .map(|number| if number == 0 { role.to_string() } else { format!("{role}-{number}") });
         let mut free = free.filter_map(|name| name.parse::<HostName>().ok());
         let Some(name) = free.find(|name| !self.instance.hosts.contains_key(name)) else {
             return Err(InspectError::NotThere(format!("no host can be named after {role}")));

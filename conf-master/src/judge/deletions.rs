@@ -49,7 +49,7 @@ fn of(name: &RefName) -> Option<&ComponentName> {
 
 /// Says what goes with a datacenter.
 fn of_datacenter(catalog: &Catalog, name: &DatacenterName) -> String {
-    let Some(datacenter) = catalog.datacenters.get(name) else {
+    let Some(datacenter) = catalog.datacenter(name) else {
         return format!("the datacenter {name}: its hosts would keep their last files, and get no change any more");
     };
     let hosts = &datacenter.manifest.instance.hosts;

@@ -84,8 +84,18 @@ pub(crate) struct HostEffect<'a> {
 /// Finds what a change does on each host, alike ones together: first those that lose most. Hosts
 /// without a difference are left out.
 pub(crate) fn effects<'a>(change: &'a DatacenterChange<'_>, differing: &'a Differing) -> Vec<HostEffect<'a>> {
-    let mut before = Side::new(change.before.as_ref());
-    let mut after = Side::new(Some(&change.after));
+    effects_among(change, differing, None)
+}
+
+/// Like [`effects`], of these components alone, if some are named: hosts may run thousands of
+/// others.
+fn effects_among<'a>(
+    change: &'a DatacenterChange<'_>,
+    differing: &'a Differing,
+    among: Option<&'a Differing>,
+) -> Vec<HostEffect<'a>> {
+    let mut before = Side::new(change.before.as_ref(), among);
+    let mut after = Side::new(Some(&change.after), among);
     let mut own: BTreeMap<Option<&HostName>, BTreeSet<&ComponentVersion>> = BTreeMap::new();
     for (component, on) in differing {
         let DiffersOn::Some { hosts, unlisted } = on else { continue };
@@ -136,11 +146,13 @@ pub(crate) fn summary(
     change: &DatacenterChange<'_>,
     readers: BTreeSet<ComponentVersion>,
 ) -> Result<String, git2::Error> {
-    let mut names = change.affected(repo)?;
+    let mut names = change.affected(repo)?.clone();
     names.extend(change.delta.components.keys().cloned());
     let mut differing = differing(repo, change, &names)?;
     differing.extend(readers.into_iter().map(|reader| (reader, DiffersOn::Every)));
-    let effects = effects(change, &differing);
+    // Without another `datacenter.yaml` hosts run the same components as before.
+    let among = change.delta.manifest.is_none().then_some(&differing);
+    let effects = effects_among(change, &differing, among);
     let mut components: BTreeSet<&ComponentVersion> = differing.keys().chain(change.delta.components.keys()).collect();
     components.extend(effects.iter().flat_map(|one| one.added.iter().chain(&one.removed)));
     let number = |shut_out: bool| {
@@ -205,8 +217,13 @@ struct Side<'a> {
 }
 
 impl<'a> Side<'a> {
-    fn new(view: Option<&'a DatacenterView<'_>>) -> Self {
-        let everything = view.into_iter().flat_map(|view| view.manifest.requests.keys()).collect();
+    fn new(view: Option<&'a DatacenterView<'_>>, among: Option<&'a Differing>) -> Self {
+        let requests = view.map(|view| &view.manifest.requests);
+        let everything = match (requests, among) {
+            (None, _) => BTreeSet::new(),
+            (Some(requests), None) => requests.keys().collect(),
+            (Some(requests), Some(among)) => among.keys().filter(|name| requests.contains_key(*name)).collect(),
+        };
         let instance = view.map(|view| &view.manifest.instance);
         Side { instance, shares: vec![everything], known: BTreeMap::new(), nothing: BTreeSet::new() }
     }

@@ -13,11 +13,16 @@ pub(crate) mod schema;
 pub(crate) mod suspicions;
 pub(crate) mod timeouts;
 pub(crate) mod validate;
+pub(crate) mod effort;
 mod worker;
 mod deletions;
+mod offered;
+mod parallel;
 mod refs;
 
 pub(crate) use crate::judge::compatibility::branch::BranchComparison;
+pub(crate) use crate::judge::effort::{Effort, TOO_MUCH};
+pub(crate) use crate::judge::parallel::Open;
 pub(crate) use crate::judge::plan::ChangePlan;
 pub(crate) use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
 pub(crate) use crate::judge::refs::Judge;

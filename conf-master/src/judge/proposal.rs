@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use libconf::name::{ObjectId, RefName};
 
 use crate::catalog::Deltas;
-use crate::fault::Refusal;
+use crate::fault::{Refusal, RefusalKind};
 use crate::secrets::RequestedActions;
 use crate::store::RefChanges;
 
@@ -44,4 +44,16 @@ pub(crate) struct Judgement {
     pub(crate) secrets: RequestedActions,
     /// What the author of the change should know.
     pub(crate) notes: Vec<String>,
+}
+
+impl Judgement {
+    /// Refuses everything that would have landed, after a dry run.
+    pub(crate) fn refuse_dry_run(&mut self) {
+        for refusal in self.refusals.iter_mut().filter(|refusal| refusal.is_none()) {
+            *refusal = Some(Refusal::new(
+                RefusalKind::DryRun,
+                "dry run: nothing landed; without the dry run this change would land",
+            ));
+        }
+    }
 }

@@ -2,20 +2,23 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use conf_core::daemon::chain;
 use git2::Repository;
 use libconf::name::{BadName, CommitId, ComponentVersion, DatacenterName, ObjectId, RefName};
 
-use crate::catalog::{Catalog, Datacenter, DatacenterChange, Delta, Deltas, OverridesCache, resolve};
+use crate::catalog::{Catalog, Contents, Datacenter, DatacenterChange, Delta, Deltas, OverridesCache, resolve};
 use crate::fault::{Caused, Fault, Findings, Refusal, RefusalKind};
 use crate::judge::compatibility::branch::{self, BranchComparison, Comparisons};
 use crate::judge::compatibility::{pins, settings};
+use crate::judge::effort::{Effort, TOO_MUCH};
+use crate::judge::parallel::{self, Open};
 use crate::judge::plan::ChangePlan;
 use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
 use crate::judge::reporting::ReportingHosts;
 use crate::judge::validate::{ChangeLimits, Validator, effect};
-use crate::judge::{content, deletions, hosts, suspicions};
+use crate::judge::{content, deletions, hosts, offered, suspicions};
 use crate::secrets::SecretStore;
 use crate::store::{Place, Proposed, RefChanges, RefTarget};
 
@@ -34,24 +37,63 @@ pub(crate) struct Judge {
     /// Compares the schemas of branches.
     pub(crate) comparisons: Comparisons,
     /// Keeps the sealed secrets, and knows which have values.
-    pub(crate) secrets: SecretStore,
+    pub(crate) secrets: Arc<SecretStore>,
     /// The overrides of the trees that were read.
-    pub(crate) overrides: OverridesCache,
+    pub(crate) overrides: Arc<OverridesCache>,
+    /// What was read of classes and components.
+    pub(crate) contents: Arc<Contents>,
     /// The hosts that report.
     pub(crate) reporting: ReportingHosts,
+    /// What may be used.
+    effort: Arc<Effort>,
 }
 
 impl Judge {
     /// Makes a judge that remembers nothing yet.
     pub(crate) fn new(limits: ChangeLimits, secrets: SecretStore, reporting: ReportingHosts) -> Self {
-        let (comparisons, overrides) = (Comparisons::default(), OverridesCache::default());
-        Judge { validator: Validator::new(limits), comparisons, secrets, overrides, reporting }
+        Judge {
+            validator: Validator::new(limits),
+            comparisons: Comparisons::default(),
+            secrets: Arc::new(secrets),
+            overrides: Arc::default(),
+            contents: Arc::default(),
+            reporting,
+            effort: Arc::new(Effort::own()),
+        }
     }
 
-    /// Judges a push against the catalog. With `atomic`, all of it may land or nothing.
+    /// Returns a judge that asks processes of its own about schemas, and so waits for the answer to
+    /// nobody else's question. Both remember what was good.
+    pub(crate) fn beside(&self) -> Self {
+        Judge {
+            validator: self.validator.beside(),
+            comparisons: self.comparisons.beside(),
+            secrets: self.secrets.clone(),
+            overrides: self.overrides.clone(),
+            contents: self.contents.clone(),
+            reporting: self.reporting.clone(),
+            effort: self.effort.clone(),
+        }
+    }
+
+    /// Returns the same judge, for one push.
+    pub(crate) fn with(&self, effort: &Arc<Effort>) -> Self {
+        Judge {
+            validator: self.validator.with(effort),
+            comparisons: self.comparisons.with(effort.clone()),
+            secrets: self.secrets.clone(),
+            overrides: self.overrides.clone(),
+            contents: self.contents.clone(),
+            reporting: self.reporting.clone(),
+            effort: effort.clone(),
+        }
+    }
+
+    /// Judges a push against the catalog. With `atomic`, all of it may land or nothing. With
+    /// `open`, other threads help.
     pub(crate) fn judge(
         &self,
-        repo: &Repository,
+        (repo, open): (&Repository, Option<Open<'_>>),
         catalog: &Catalog,
         updates: &[RefUpdate],
         atomic: bool,
@@ -60,10 +102,17 @@ impl Judge {
         let (refusals, places, notes) = (vec![None; updates.len()], BTreeMap::new(), BTreeMap::new());
         let searches = Cell::new(MOST_SEARCHES);
         let refused = BTreeSet::new();
-        let mut judging = Judging { judge: self, catalog, repo, options, refusals, places, refused, searches, notes };
+        let mut judging =
+            Judging { judge: self, catalog, repo, open, options, refusals, places, refused, searches, notes };
         let mut changes = BTreeMap::new();
         for (place, update) in updates.iter().enumerate() {
-            match judging.alone(update) {
+            // What is refused for that is judged beside the landing thread, or pushed in steps.
+            let judged = if self.effort.is_over() {
+                Err(TOO_MUCH.to_owned().into())
+            } else {
+                self.effort.here(|| judging.alone(update))
+            };
+            match judged {
                 Ok((name, target)) => {
                     judging.places.insert(name.clone(), place);
                     changes.insert(name, target);
@@ -112,8 +161,27 @@ impl Judge {
         let delete = updates.iter().filter(|update| update.new.is_zero());
         let delete = delete.filter_map(|update| update.name.parse().ok()).collect();
         let options = ProposalOptions { dry_run: true, allow_shrink: true, delete };
-        let allowed = self.judge(repo, catalog, updates, false, &options);
+        let allowed = self.judge((repo, None), catalog, updates, false, &options);
         plan(&Judgement { refusals: judgement.refusals.clone(), ..allowed })
+    }
+
+    /// Checks one datacenter.
+    fn datacenter(
+        &self,
+        repo: &Repository,
+        name: &DatacenterName,
+        (before, delta): (Option<&Datacenter>, &Delta),
+        changes: &RefChanges,
+        may_shrink: bool,
+    ) -> Result<Findings, git2::Error> {
+        let change = DatacenterChange::new(repo, &self.overrides, name, before, delta)?;
+        let Some(change) = change else { return Ok(Findings::default()) };
+        let mut found = self.validator.findings(repo, &change, may_shrink)?;
+        found.add(pins::compare(repo, &self.comparisons, &change, changes)?);
+        found.add(settings::compare(repo, &change, changes)?);
+        found.notes.extend(self.reporting.shut_out(&change));
+        found.notes.extend(offered::notes(&change, &self.reporting));
+        Ok(found)
     }
 
     /// Counts the components and hosts for which `delta` changes something; `readers` are the
@@ -136,6 +204,7 @@ struct Judging<'a> {
     judge: &'a Judge,
     catalog: &'a Catalog,
     repo: &'a Repository,
+    open: Option<Open<'a>>,
     options: &'a ProposalOptions,
     refusals: Vec<Option<Refusal>>,
     places: BTreeMap<RefName, usize>,
@@ -270,16 +339,25 @@ impl Judging<'_> {
         loop {
             let mut deltas = BTreeMap::new();
             let (mut faults, mut notes) = (Vec::new(), BTreeSet::new());
-            for (name, touched) in self.catalog.touched(changes.keys()) {
+            let touched: Vec<_> = self.catalog.touched(changes.keys()).into_iter().collect();
+            let refs = Proposed { refused: &self.refused, ..self.catalog.proposed(changes) };
+            let (judge, catalog, may_shrink) = (self.judge, self.catalog, self.options.allow_shrink);
+            let judged = parallel::each(self.repo, self.open, &touched, |repo, (name, touched)| {
                 if changes.get(&RefName::Datacenter(name.clone())) == Some(&None) {
+                    return None;
+                }
+                let before = catalog.datacenter(name);
+                let resolved = resolve::datacenter((repo, &judge.contents), refs, name, before, touched);
+                let found = judge.datacenter(repo, name, (before, &resolved.delta), changes, may_shrink);
+                Some((resolved, found))
+            });
+            for ((name, _), judged) in touched.into_iter().zip(judged) {
+                let Some((resolved, found)) = judged else {
                     deltas.insert(name, None);
                     continue;
-                }
-                let before = self.catalog.datacenters.get(&name);
-                let refs = Proposed { refused: &self.refused, ..self.catalog.proposed(changes) };
-                let resolved = resolve::datacenter(self.repo, refs, &name, before, &touched);
+                };
                 faults.extend(resolved.faults);
-                match self.datacenter(&name, before, &resolved.delta, changes) {
+                match found {
                     Ok(found) => {
                         faults.extend(found.faults);
                         notes.extend(found.notes);
@@ -316,23 +394,6 @@ impl Judging<'_> {
             }
             self.blame(changes, faults);
         }
-    }
-
-    /// Checks one datacenter.
-    fn datacenter(
-        &self,
-        name: &DatacenterName,
-        before: Option<&Datacenter>,
-        delta: &Delta,
-        changes: &RefChanges,
-    ) -> Result<Findings, git2::Error> {
-        let change = DatacenterChange::new(self.repo, &self.judge.overrides, name, before, delta)?;
-        let Some(change) = change else { return Ok(Findings::default()) };
-        let mut found = self.judge.validator.findings(self.repo, &change, self.options.allow_shrink)?;
-        found.add(pins::compare(self.repo, &self.judge.comparisons, &change, changes)?);
-        found.add(settings::compare(self.repo, &change, changes)?);
-        found.notes.extend(self.judge.reporting.shut_out(&change));
-        Ok(found)
     }
 
     /// Refuses the refs of this push that cause the faults. Takes out at least one ref.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use conf_core::manifest::InstanceManifest;
-use libconf::name::{DatacenterName, HostName};
+use libconf::name::{DatacenterName, HostName, SourceName};
 
 use crate::catalog::DatacenterChange;
 use crate::text::{count, some_of};
@@ -12,7 +12,10 @@ use crate::text::{count, some_of};
 /// The most hosts that a note names.
 const MOST_NAMED: usize = 5;
 
-type Ask = dyn Fn(&DatacenterName) -> Vec<HostName> + Send + Sync;
+/// A host that reports, and the secret sources that it offers.
+pub(crate) type ReportingHost = (HostName, Vec<SourceName>);
+
+type Ask = dyn Fn(&DatacenterName) -> Vec<ReportingHost> + Send + Sync;
 
 /// Asks which hosts of a datacenter report now; knows of none by default.
 #[derive(Clone, Default)]
@@ -26,20 +29,27 @@ impl fmt::Debug for ReportingHosts {
 
 impl ReportingHosts {
     /// Asks by a function.
-    pub(crate) fn new(ask: impl Fn(&DatacenterName) -> Vec<HostName> + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(ask: impl Fn(&DatacenterName) -> Vec<ReportingHost> + Send + Sync + 'static) -> Self {
         ReportingHosts(Some(Arc::new(ask)))
+    }
+
+    /// Returns the hosts of a datacenter that report now.
+    pub(crate) fn ask(&self, datacenter: &DatacenterName) -> Vec<ReportingHost> {
+        self.0.as_ref().map(|ask| ask(datacenter)).unwrap_or_default()
     }
 
     /// Says which reporting hosts a change shuts out: they ran something before, and would get
     /// nothing new.
     pub(crate) fn shut_out(&self, change: &DatacenterChange<'_>) -> Option<String> {
-        let (ask, before, name) = (self.0.as_ref()?, change.before.as_ref()?, change.after.name);
+        self.0.as_ref()?;
+        let (before, name) = (change.before.as_ref()?, change.after.name);
         change.delta.manifest.as_ref()?;
         let (old, new) = (&before.manifest.instance, &change.after.manifest.instance);
         if new.is_open() {
             return None;
         }
-        note(name, old, new, &ask(name))
+        let reporting: Vec<HostName> = self.ask(name).into_iter().map(|(host, _)| host).collect();
+        note(name, old, new, &reporting)
     }
 }
 

@@ -1,12 +1,12 @@
 //! What a change brings that looks like a secret: whoever can read the repository can read it.
 
+use conf_core::suspect::{self, Effort};
 use git2::{ObjectType, Oid, Repository, Tree};
 use libconf::name::RefName;
 use zeroize::Zeroizing;
 
 use crate::catalog::Catalog;
 use crate::store::{RefChanges, RefTarget};
-use crate::suspect::{self, Effort};
 
 /// The most files and folders that are compared with those of before: five branches of the largest
 /// size.

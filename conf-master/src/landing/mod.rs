@@ -6,10 +6,14 @@
 //! records refusals.
 
 pub(crate) mod audit;
+mod checking;
 pub(crate) mod push;
+mod repeats;
+mod sizes;
 mod staging;
 #[cfg(test)]
 mod tests;
+mod told;
 pub(crate) mod update;
 mod writer;
 
@@ -20,26 +24,44 @@ pub(crate) use crate::landing::update::request::{Conflict, Expected, IfMatch, Se
 pub(crate) use crate::landing::update::section::{BRANCH, SectionFile, SectionName};
 pub(crate) use crate::landing::writer::LANDING;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use conf_core::{daemon::Metrics, git_http::UploadPack, http::Health};
+use conf_core::daemon::{Metrics, blocking, chain};
+use conf_core::git_http::UploadPack;
+use conf_core::http::{Health, ShareBounds, Shares};
+use libconf::name::ObjectId;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use crate::fault::{Refusal, RefusalKind};
-use crate::judge::Judge;
+use crate::judge::{Judge, TOO_MUCH};
 use crate::landing::audit::Audit;
+use crate::landing::checking::{Checker, Version};
+use crate::landing::push::PushContent;
 use crate::landing::staging::Staging;
+use crate::landing::told::Told;
 use crate::landing::writer::{Job, Landing};
-use crate::store::Durable;
+use crate::store::{Durable, Landed};
 
-/// The most pushes that wait; more get "busy, push again".
-const QUEUE: usize = 256;
+/// The pushes in the queue of the landing thread, a quarter of them of one peer; more wait for a
+/// place in it.
+const QUEUE: u32 = 256;
+/// Those that wait for a place; more get "busy, push again".
+const WAITING: usize = 1024;
+/// How long each of them waits.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Other work in that queue: each is asked for by one part of this program, or by a push that is
+/// judged.
+const OTHER_JOBS: usize = 64;
+/// How often a push is judged again because others landed meanwhile.
+const TRIES: usize = 3;
 
 /// The way to the landing thread.
 #[derive(Clone, Debug)]
@@ -50,18 +72,87 @@ pub(crate) struct Lander {
     durable: Arc<RwLock<Durable>>,
     /// The records of refusals.
     pub(crate) audit: Arc<Audit>,
+    checker: Arc<Checker>,
+    /// Knows what landed.
+    pub(crate) landed: Arc<Landed>,
+    /// The places in the queue.
+    places: Shares,
 }
 
 impl Lander {
-    /// Judges a push whose objects are still in quarantine; changes nothing. Cancel: the judgement
-    /// is dropped.
+    /// Judges a push whose objects are still in quarantine; changes nothing. Cancel: a judgement
+    /// that has begun goes on to its end, and keeps its place until then.
     pub(crate) async fn check(&self, push: Push, quarantine: Option<PathBuf>) -> Outcome {
-        self.ask(push.updates.len(), |reply| Job::Check { push, quarantine, reply }).await
+        let refs = push.updates.len();
+        let Ok(judging) = self.checker.place(push.pusher.who).await else { return busy(refs) };
+        let Some(version) = self.look().await else { return busy(refs) };
+        let checker = self.checker.clone();
+        let check = move || {
+            let _place = judging;
+            checker.check(&push, quarantine.as_deref(), &version)
+        };
+        tokio::task::spawn_blocking(check).await.unwrap_or_else(|_| busy(refs))
     }
 
-    /// Lands a push. Cancel: it may land all the same; the ledger holds the outcome.
+    /// Returns the newest version of the catalog; `None` when the landing thread cannot say.
+    async fn look(&self) -> Option<Version> {
+        let (reply, version) = oneshot::channel();
+        self.jobs.try_send(Job::Look { reply }).ok()?;
+        version.await.ok()
+    }
+
+    /// Lands a push. What takes longer to judge than others can wait is judged beside the landing
+    /// thread first, and then looked at again there. Cancel: it may land all the same; the ledger
+    /// holds the outcome.
     pub(crate) async fn land(&self, push: Push) -> Outcome {
-        self.ask(push.updates.len(), |reply| Job::Land { push, reply }).await
+        let is_pushed = matches!(push.content, PushContent::Commits);
+        let tips: Vec<ObjectId> = if is_pushed { push.updates.iter().map(|one| one.new).collect() } else { Vec::new() };
+        let outcome = self.land_in_turn(push).await;
+        let refused = tips.into_iter().zip(&outcome.refusals).filter(|(_, refusal)| refusal.is_some());
+        let refused: BTreeSet<ObjectId> = refused.map(|(tip, _)| tip).filter(|tip| !tip.is_zero()).collect();
+        if !refused.is_empty() {
+            let landed = self.landed.clone();
+            // Before the pusher is told.
+            blocking(move || landed.set_apart(&refused)).await;
+        }
+        outcome
+    }
+
+    async fn land_in_turn(&self, push: Push) -> Outcome {
+        let (refs, push) = (push.updates.len(), Arc::new(push));
+        for _ in 0..TRIES {
+            let Ok(place) = self.places.take(push.pusher.who, 1, PATIENCE).await else { return busy(refs) };
+            let outcome = self.ask(refs, |reply| Job::Land { push: push.clone(), place, reply }).await;
+            if !outcome.is_long {
+                return outcome;
+            }
+            match self.rehearse(push.clone()).await {
+                Ok(()) => {}
+                Err(Rehearsed::TooMuch) => return self.refuse(Push::clone(&push), TOO_MUCH.to_owned().into()).await,
+                Err(Rehearsed::Busy) => return busy(refs),
+            }
+        }
+        busy(refs)
+    }
+
+    /// Judges a push beside the landing thread, so that what it found is known there.
+    async fn rehearse(&self, push: Arc<Push>) -> Result<(), Rehearsed> {
+        let judging = self.checker.place(push.pusher.who).await.map_err(|_| Rehearsed::Busy)?;
+        let version = self.look().await.ok_or(Rehearsed::Busy)?;
+        let (checker, layers) = (self.checker.clone(), self.durable().layers.clone());
+        let rehearse = move || {
+            let _place = judging;
+            checker.rehearse(&push, &version, &layers)
+        };
+        let is_over = tokio::task::spawn_blocking(rehearse).await.map_err(anyhow::Error::from).flatten();
+        match is_over {
+            Ok(false) => Ok(()),
+            Ok(true) => Err(Rehearsed::TooMuch),
+            Err(cause) => {
+                error!(error = chain(&*cause), "a push could not be judged");
+                Err(Rehearsed::Busy)
+            }
+        }
     }
 
     /// Refuses every ref of a push without judging it, and records that.
@@ -92,37 +183,62 @@ impl Lander {
         }
     }
 
+    /// Sets the refs to what the ledger says.
+    pub(crate) async fn repair(&self) {
+        let (reply, done) = oneshot::channel();
+        if self.jobs.try_send(Job::Repair { reply }).is_ok() {
+            let _ = done.await;
+        }
+    }
+
     /// Returns the durable state. Hold it for a moment only, since landings wait for it.
     pub(crate) fn durable(&self) -> RwLockReadGuard<'_, Durable> {
         self.durable.read()
     }
 
     async fn ask(&self, refs: usize, job: impl FnOnce(oneshot::Sender<Outcome>) -> Job) -> Outcome {
-        let refused = |reason: &str| Outcome::refused(refs, &Refusal::new(RefusalKind::Busy, reason));
         let (reply, answer) = oneshot::channel();
         match self.jobs.try_send(job(reply)) {
-            Ok(()) => answer.await.unwrap_or_else(|_| refused("conf-master is stopping; push again in a moment")),
-            Err(_) => refused("conf-master is busy or stopping; push again in a moment"),
+            Ok(()) => answer.await.unwrap_or_else(|_| busy(refs)),
+            Err(_) => busy(refs),
         }
     }
+}
+
+/// Why a push that takes long is not tried again.
+enum Rehearsed {
+    /// It takes more than a push may.
+    TooMuch,
+    /// It was not judged.
+    Busy,
+}
+
+fn busy(refs: usize) -> Outcome {
+    Outcome::refused(refs, &Refusal::new(RefusalKind::Busy, "conf-master is busy or stopping; push again in a moment"))
 }
 
 /// Opens the repository, repairs what a crash left, and starts the landing thread.
 ///
 /// The thread ends, after the current step, when every [`Lander`] is gone. `upload` is handed the
-/// answer to the fetch that each landing causes. Must be called inside the runtime.
+/// answer to the fetch that each landing causes; `landed` follows from now on what lands. Must be
+/// called inside the runtime.
 pub(crate) fn start(
     path: &Path,
-    judge: Arc<Judge>,
+    judge: &Arc<Judge>,
+    landed: &Arc<Landed>,
     upload: Arc<UploadPack>,
     metrics: &Metrics,
     health: Health,
 ) -> anyhow::Result<(Lander, thread::JoinHandle<()>)> {
-    let (jobs, queue) = mpsc::channel(QUEUE);
+    let (jobs, queue) = mpsc::channel(QUEUE as usize + OTHER_JOBS);
     let (publish, published) = watch::channel(Arc::default());
     let audit = Arc::new(Audit::open(path).context("cannot open the records of what was refused")?);
-    let staging = Staging::open(path, judge)?;
+    let told = Told::new(metrics);
+    let checker = Arc::new(Checker::new(path, judge.clone(), landed.clone(), audit.clone(), told.clone()));
+    // Schemas that others push take no time of the landing thread.
+    let staging = Staging::open(path, Arc::new(judge.beside()), checker.clone())?;
     let durable = Arc::new(RwLock::new(staging.durable()));
+    landed.follow(durable.clone());
     let landing = Landing {
         staging,
         is_void: false,
@@ -132,10 +248,11 @@ pub(crate) fn start(
         upload,
         runtime: Handle::current(),
         health,
-        landed: metrics.counter("conf_master_landings", "Changes that landed"),
-        refused: metrics.counter("conf_master_refusals", "Refs that were refused"),
+        told,
     };
     landing.announce();
     let thread = thread::Builder::new().name("landing".to_owned()).spawn(move || landing.run(queue))?;
-    Ok((Lander { jobs, published, durable, audit }, thread))
+    let places = Shares::new(ShareBounds { places: QUEUE.into(), of_one: (QUEUE / 4).into(), waiting: WAITING });
+    let landed = landed.clone();
+    Ok((Lander { jobs, published, durable, audit, checker, landed, places }, thread))
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use conf_core::http::Who;
 use conf_core::snapshot::Snapshot;
 use libconf::name::{DatacenterName, ObjectId, RefName, Sequence};
 
@@ -19,6 +20,8 @@ pub(crate) struct Pusher {
     pub(crate) by: Option<String>,
     /// The way in: `http <address>`, `path`, `ssh`.
     pub(crate) through: String,
+    /// Whose pushes are counted together.
+    pub(crate) who: Who,
 }
 
 /// Something that shall land.
@@ -53,7 +56,7 @@ impl Push {
     /// Makes a push of commits.
     pub(crate) fn commits(updates: Vec<RefUpdate>, atomic: bool, pusher: &Pusher, options: ProposalOptions) -> Self {
         let by = pusher.by.as_deref().map(one_line);
-        let pusher = Pusher { by, through: one_line(&pusher.through) };
+        let pusher = Pusher { by, through: one_line(&pusher.through), who: pusher.who };
         let request = format!("{:016x}", rand::random::<u64>());
         Push { updates, atomic, pusher, request, options, content: PushContent::Commits }
     }
@@ -90,6 +93,8 @@ pub(crate) struct Outcome {
     pub(crate) plan: Option<ChangePlan>,
     /// The outcome of an update, where it says more than the refusals.
     pub(crate) update: Option<UpdateOutcome>,
+    /// To judge it takes longer than others can wait: it is judged beside them first.
+    pub(crate) is_long: bool,
 }
 
 impl Outcome {

@@ -7,23 +7,24 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use conf_core::daemon::chain;
+use conf_core::git::{NewObjects, ObjectStore as _};
 use conf_core::sign::SigningKey;
-use conf_core::snapshot::{self, Component, Composition, Snapshot};
+use conf_core::snapshot::{Component, Composition, SharedTrees, Snapshot};
 use git2::Repository;
 use libconf::name::{CommitId, ComponentVersion, DatacenterName, ObjectId, RefName, SecretName, Sequence};
 use tracing::{error, info, warn};
 
 use crate::catalog::{Catalog, Delta};
 use crate::fault::{Refusal, RefusalKind};
-use crate::judge::{Judge, Judgement, RefUpdate};
+use crate::judge::{Effort, Judge, Judgement, Open, RefUpdate};
+use crate::landing::checking::{Checker, Version};
 use crate::landing::push::{Outcome, Push, PushContent};
 use crate::landing::update::draft::{self, Authorship};
 use crate::landing::update::request::{DraftError, Update, UpdateOutcome, another_section};
-use crate::landing::update::scratch::Scratch;
 use crate::secrets::{SecretRequest, StagedSecrets};
 use crate::store::{
-    self, Durable, LandedRequest, LandedRequests, LayerChanges, LedgerEntry, LedgerState, Move, RefChanges, RefTarget,
-    Tables, damage, journal, ledger, signer, tip,
+    self, Durable, LandedRequest, LandedRequests, LayerChanges, LedgerEntry, LedgerState, Move, RefChanges, RefFiles,
+    RefTarget, Tables, Wanted, damage, journal, ledger, signer, tip,
 };
 use crate::text::{first_and_more, now, one_line};
 
@@ -37,19 +38,21 @@ pub(crate) struct Staging {
     pub(crate) repo: Repository,
     key: SigningKey,
     judge: Arc<Judge>,
+    checker: Arc<Checker>,
     /// The state after the last staged change.
-    pub(crate) catalog: Catalog,
+    pub(crate) catalog: Arc<Catalog>,
     requests: LandedRequests,
     /// The last change of each layer.
     pub(crate) layers: LayerChanges,
-    /// Where updates are drafted.
-    scratch: Option<Scratch>,
+    /// Where updates are drafted and everything is staged.
+    pub(crate) objects: NewObjects,
     /// The newest entry of the ledger.
     pub(crate) ledger: CommitId,
     /// The number of the newest change.
     pub(crate) sequence: Sequence,
-    /// The pushes that were staged since the repository was opened.
+    /// The packs that came since the repository was opened: each push is one.
     staged: u32,
+    ref_files: RefFiles,
 }
 
 /// The most pushes with one opening of the repository, besides those of one batch. An open
@@ -58,19 +61,21 @@ const MOST_STAGED: u32 = 64;
 
 impl Staging {
     /// Opens the repository, and reads everything from the ledger.
-    pub(crate) fn open(path: &Path, judge: Arc<Judge>) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: &Path, judge: Arc<Judge>, checker: Arc<Checker>) -> anyhow::Result<Self> {
         let mut staging = Staging {
             path: path.to_owned(),
             repo: store::open(path)?,
             key: SigningKey::load(&store::key_path(path))?,
             judge,
-            catalog: Catalog::default(),
+            checker,
+            catalog: Arc::default(),
             requests: LandedRequests::default(),
             layers: LayerChanges::default(),
-            scratch: None,
+            objects: NewObjects::over(path)?,
             ledger: CommitId::ZERO,
             sequence: Sequence(0),
             staged: 0,
+            ref_files: RefFiles::default(),
         };
         // The ref may have fallen back to an earlier value while nobody looked.
         let landed = journal::newest(path).unwrap_or_else(|error| {
@@ -95,17 +100,21 @@ impl Staging {
     pub(crate) fn reload(&mut self, landed: Option<CommitId>) -> anyhow::Result<()> {
         landed.map_or(Ok(()), |landed| tip::settle(&self.path, landed))?;
         self.open_again()?;
-        self.ledger = self.repo.refname_to_id(&RefName::Ledger.to_string())?.into();
-        let LedgerState { table, requests, layers, sequence } = ledger::replay(&self.repo, self.ledger)?;
-        for line in store::repair(&self.repo, &table, self.ledger)? {
+        let newest: CommitId = self.repo.refname_to_id(&RefName::Ledger.to_string())?.into();
+        let LedgerState { table, requests, layers, sequence } = ledger::replay(&self.repo, newest)?;
+        self.ref_files = RefFiles::find(&self.path, sequence);
+        let wanted = Wanted { table: &table, ledger: newest, sequence };
+        for line in self.ref_files.repair(&self.repo, wanted)? {
             warn!("{line}");
         }
         store::sync_objects(&self.repo)?;
-        let (catalog, faults) = Catalog::load(&self.repo, table);
+        let (catalog, faults) = Catalog::load(&self.repo, &self.judge.contents, table);
         for fault in faults {
             error!(%fault, "a datacenter cannot be resolved; it keeps its last snapshot");
         }
-        (self.catalog, self.requests, self.layers, self.sequence) = (catalog, requests, layers, sequence);
+        self.checker.forget();
+        self.ledger = newest;
+        (self.catalog, self.requests, self.layers, self.sequence) = (Arc::new(catalog), requests, layers, sequence);
         info!(sequence = sequence.0, datacenters = self.catalog.datacenters.len(), "the ledger is read");
         Ok(())
     }
@@ -118,49 +127,61 @@ impl Staging {
 
     /// Opens the repository anew when it has met many packs.
     pub(crate) fn freshen(&mut self) -> anyhow::Result<()> {
-        if self.staged >= MOST_STAGED { self.open_again() } else { Ok(()) }
+        if self.staged >= MOST_STAGED || self.objects.is_full() { self.open_again() } else { Ok(()) }
     }
 
     /// Opens the repository anew: lets go of the packs that were met, and of those that are
     /// removed.
     pub(crate) fn open_again(&mut self) -> anyhow::Result<()> {
-        (self.repo, self.scratch, self.staged) = (store::open(&self.path)?, None, 0);
+        (self.repo, self.objects, self.staged) = (store::open(&self.path)?, NewObjects::over(&self.path)?, 0);
         Ok(())
     }
 
-    /// Sets the refs to what the ledger says.
-    pub(crate) fn repair(&self) {
-        match store::repair(&self.repo, &self.catalog.table, self.ledger) {
+    /// Sets the refs to what the ledger says. Nothing may be staged.
+    pub(crate) fn repair(&mut self) {
+        let Staging { repo, ref_files, .. } = self;
+        match ref_files
+            .repair(repo, Wanted { table: &self.catalog.table, ledger: self.ledger, sequence: self.sequence })
+        {
             Ok(lines) => lines.iter().for_each(|line| warn!("{line}")),
             Err(error) => error!(error = chain(&*error), "the refs cannot be compared with the ledger"),
         }
     }
 
-    /// Judges a push whose objects may still be in quarantine; stages nothing.
-    pub(crate) fn check(&self, push: &Push, quarantine: Option<&Path>) -> anyhow::Result<Outcome> {
-        let repo = Repository::open_bare(&self.path)?;
-        if let Some(folder) = quarantine {
-            let folder = folder.canonicalize()?;
-            let inside = folder.starts_with(self.path.canonicalize()?.join("objects"));
-            anyhow::ensure!(inside, "the quarantine {} is not in this repository", folder.display());
-            repo.odb()?.add_disk_alternate(&folder.to_string_lossy())?;
-        }
-        let mut judgement = self.judge.judge(&repo, &self.catalog, &push.updates, push.atomic, &push.options);
-        let mut plan = None;
-        if push.options.dry_run {
-            plan = Some(self.judge.plan(&repo, &self.catalog, &push.updates, &judgement)?);
-            refuse_dry_run(&mut judgement.refusals);
-        }
-        Ok(Outcome { refusals: judgement.refusals, plan, ..Outcome::default() })
+    /// Moves the refs of a change that has landed. Nothing else may be staged.
+    pub(crate) fn move_refs(&mut self, moved: &BTreeMap<&RefName, Option<RefTarget>>) -> anyhow::Result<()> {
+        let wanted = Wanted { table: &self.catalog.table, ledger: self.ledger, sequence: self.sequence };
+        self.ref_files.set(&self.repo, wanted, moved)
+    }
+
+    /// Packs the refs when many have files of their own. Nothing may be staged.
+    pub(crate) fn keep_packed(&mut self) {
+        let wanted = Wanted { table: &self.catalog.table, ledger: self.ledger, sequence: self.sequence };
+        self.ref_files.keep_packed(&self.path, wanted);
+    }
+
+    /// Returns the newest version of the catalog. Nothing may be staged.
+    pub(crate) fn version(&self) -> Version {
+        Version { ledger: self.ledger, catalog: self.catalog.clone() }
     }
 
     /// Judges one push against what is staged so far, and writes its objects.
     pub(crate) fn stage(&mut self, push: &Push) -> anyhow::Result<Staged> {
-        self.staged += 1;
+        if self.objects.is_full() {
+            self.objects.write()?;
+            self.objects = NewObjects::over(&self.path)?;
+        }
         let someone = || push.pusher.by.clone().unwrap_or_else(|| format!("someone, {}", push.pusher.through));
         match &push.content {
             PushContent::Commits => {
-                let judgement = self.judged(&self.repo, push, &push.updates, push.atomic);
+                self.staged += 1;
+                self.objects.refresh().context("the objects of a push cannot be looked up")?;
+                // Other threads do not see what is staged in memory.
+                let open = || Repository::open_bare(&self.path);
+                let open = self.objects.is_written().then_some(&open as Open<'_>);
+                let known = self.checker.take(push, self.ledger);
+                let judge = || Some(self.judged((self.objects.repo(), open), push, &push.updates, push.atomic)?.1);
+                let Some(judgement) = known.or_else(judge) else { return Ok(takes_long(push)) };
                 let claimed = || self.claimed(&judgement.changes, &push.pusher.through);
                 let by = push.pusher.by.clone().unwrap_or_else(claimed);
                 self.stage_judged(push, judgement, by)
@@ -170,13 +191,23 @@ impl Staging {
         }
     }
 
-    fn judged(&self, repo: &Repository, push: &Push, updates: &[RefUpdate], atomic: bool) -> Judgement {
-        self.judge.judge(repo, &self.catalog, updates, atomic, &push.options)
+    /// Judges a push while others wait; `None` when that takes too long. Returns the judge, too.
+    fn judged(
+        &self,
+        repo: (&Repository, Option<Open<'_>>),
+        push: &Push,
+        updates: &[RefUpdate],
+        atomic: bool,
+    ) -> Option<(Judge, Judgement)> {
+        let effort = Arc::new(Effort::while_others_wait(push.pusher.who));
+        let judge = self.judge.with(&effort);
+        let judgement = judge.judge(repo, &self.catalog, updates, atomic, &push.options);
+        (!effort.is_over()).then_some((judge, judgement))
     }
 
     /// Stages the actions of a request about secrets.
     fn stage_request(&mut self, push: &Push, request: &SecretRequest, by: String) -> anyhow::Result<Staged> {
-        let secrets = match request.actions(&self.repo, &self.catalog, &self.judge.secrets) {
+        let secrets = match request.actions(self.objects.repo(), &self.catalog, &self.judge.secrets) {
             Ok(secrets) => secrets,
             Err(why) => return Ok((Outcome::refused(push.updates.len(), &why), Vec::new())),
         };
@@ -190,19 +221,9 @@ impl Staging {
         if let Some(landed) = update.key.as_ref().and_then(|key| self.requests.find(key)) {
             return Ok((landed_before(update, landed, update.references().len()), Vec::new()));
         }
-        let scratch = match self.scratch.take().filter(|scratch| !scratch.is_full()) {
-            Some(scratch) => scratch,
-            None => Scratch::open(&self.path)?,
-        };
-        let staged = self.stage_drafted(push, update, &scratch, by);
-        self.scratch = Some(scratch);
-        staged
-    }
-
-    fn stage_drafted(&mut self, push: &Push, update: &Update, scratch: &Scratch, by: String) -> anyhow::Result<Staged> {
         let references = update.references();
         let authorship = Authorship { by: &by, request: &push.request, time: now() };
-        let drafted = match draft::draft((&self.catalog.table, &self.layers), scratch, update, authorship) {
+        let drafted = match draft::draft((&self.catalog.table, &self.layers), &self.objects, update, authorship) {
             Ok(drafted) => drafted,
             Err(DraftError::Repository(error)) => return Err(error.into()),
             Err(DraftError::Conflict(conflict)) => {
@@ -215,11 +236,12 @@ impl Staging {
                 return Ok((Outcome { refusals, ..Outcome::default() }, Vec::new()));
             }
         };
-        let judgement = self.judged(&scratch.repo, push, &drafted.updates, true);
-        let plan = || self.judge.plan(&scratch.repo, &self.catalog, &drafted.updates, &judgement);
+        let judged = self.judged((self.objects.repo(), None), push, &drafted.updates, true);
+        let Some((judge, judgement)) = judged else { return Ok(takes_long(push)) };
+        let plan = || judge.plan(self.objects.repo(), &self.catalog, &drafted.updates, &judgement);
         let plan = push.options.dry_run.then(plan).transpose()?;
         if !judgement.changes.is_empty() && !push.options.dry_run {
-            scratch.keep(&drafted.objects, &self.repo)?;
+            drafted.objects.iter().for_each(|id| self.objects.keep(*id));
         }
         let (mut outcome, moves) = self.stage_judged(push, judgement, by)?;
         outcome.plan = plan;
@@ -229,6 +251,7 @@ impl Staging {
         if outcome.sequence.is_some() {
             let landed = moves.iter().filter_map(|one| one.landed(&self.catalog.table));
             outcome.update = Some(UpdateOutcome::Landed { refs: landed.collect(), again: false });
+            self.checker.landed(&drafted.objects);
         }
         Ok((outcome, moves))
     }
@@ -236,7 +259,7 @@ impl Staging {
     /// Writes the objects of everything that may land.
     fn stage_judged(&mut self, push: &Push, mut judgement: Judgement, by: String) -> anyhow::Result<Staged> {
         if push.options.dry_run {
-            refuse_dry_run(&mut judgement.refusals);
+            judgement.refuse_dry_run();
             judgement.changes.clear();
             judgement.secrets.clear();
         }
@@ -246,7 +269,8 @@ impl Staging {
         let (sequence, time) = (self.sequence.next(), now());
         let mut moves: Vec<Move> = judgement.changes.into_iter().map(|(name, new)| self.movement(name, new)).collect();
         let (deltas, requested) = (&judgement.deltas, judgement.secrets);
-        let secrets = match self.judge.secrets.stage(&self.repo, &self.catalog, deltas, requested, (sequence, time)) {
+        let secrets = match self.judge.secrets.stage(&self.objects, &self.catalog, deltas, requested, (sequence, time))
+        {
             Ok(secrets) => secrets,
             // Nothing is staged yet: this change is refused until that is repaired, and the others
             // go on.
@@ -262,23 +286,27 @@ impl Staging {
         };
         for (id, (tip, tree)) in &secrets.tips {
             moves.push(self.movement(RefName::Secrets(id.clone()), Some(*tip)));
-            self.catalog.secrets.insert(id.clone(), *tree);
+            Arc::make_mut(&mut self.catalog).secrets.insert(id.clone(), *tree);
         }
         let mut notes = std::mem::take(&mut judgement.notes);
         let told = notes.len();
         notes.extend(secrets.notes.iter().cloned());
         let deltas = secrets.with_siblings(judgement.deltas, &self.catalog);
+        let mut shared = SharedTrees::default();
         for (name, delta) in deltas {
             let Some(delta) = delta else {
-                self.catalog.remove(&name);
+                Arc::make_mut(&mut self.catalog).remove(&name);
                 notes.push(format!("{name} is no longer composed; its hosts keep its last snapshot"));
                 continue;
             };
-            let Some((snapshot, note)) = self.compose(&name, delta, &secrets, (sequence, time), &by)? else { continue };
+            let Some((snapshot, note)) = self.compose(&name, delta, (&secrets, &mut shared), (sequence, time), &by)?
+            else {
+                continue;
+            };
             let target = RefTarget { value: snapshot.commit, commit: snapshot.commit };
             moves.push(self.movement(RefName::Snapshot(name.clone()), Some(target)));
             notes.push(note);
-            self.catalog.datacenters.entry(name).and_modify(|datacenter| datacenter.snapshot = Some(snapshot));
+            Arc::make_mut(&mut self.catalog).set_snapshot(&name, snapshot);
         }
         if notes.len() == told {
             notes.push(format!("#{sequence} landed; no datacenter runs it"));
@@ -295,10 +323,10 @@ impl Staging {
             },
             time,
         };
-        entry.note_layers(&self.repo, &self.catalog.table, &mut self.layers);
-        entry.apply(&mut self.catalog.table, &mut self.requests);
+        entry.note_layers(self.objects.repo(), &self.catalog.table, &mut self.layers);
+        entry.apply(&mut Arc::make_mut(&mut self.catalog).table, &mut self.requests);
         let tables = Tables { table: &self.catalog.table, requests: &self.requests, layers: &self.layers };
-        self.ledger = ledger::write(&self.repo, Some(self.ledger), &entry, tables)?;
+        self.ledger = ledger::write(&self.objects, Some(self.ledger), &entry, tables)?;
         self.sequence = sequence;
         Ok((Outcome { refusals: judgement.refusals, notes, sequence: Some(sequence), ..Outcome::default() }, moves))
     }
@@ -320,18 +348,18 @@ impl Staging {
         &mut self,
         name: &DatacenterName,
         delta: Delta,
-        secrets: &StagedSecrets,
+        (secrets, shared): (&StagedSecrets, &mut SharedTrees),
         (sequence, time): (Sequence, i64),
         by: &str,
     ) -> anyhow::Result<Option<(Snapshot, String)>> {
-        let known = self.catalog.datacenters.get(name);
+        let known = self.catalog.datacenter(name);
         let manifest = delta.manifest.as_ref().or(known.map(|known| &known.manifest));
         let readers = manifest.map(|manifest| secrets.readers(&name.id, manifest)).unwrap_or_default();
-        let told = self.judge.summary(&self.repo, name, known, &delta, readers)?;
+        let told = self.judge.summary(self.objects.repo(), name, known, &delta, readers)?;
         let before = known.map(|known| known.manifest.trees());
         let components = delta.components.clone();
-        self.catalog.apply_delta(name, delta);
-        let datacenter = self.catalog.datacenters.get(name).context("a datacenter that was just resolved")?;
+        Arc::make_mut(&mut self.catalog).apply_delta(name, delta);
+        let datacenter = self.catalog.datacenter(name).context("a datacenter that was just resolved")?;
         let manifest = &datacenter.manifest;
         let changed = secrets.changed.get(&name.id);
         if components.is_empty()
@@ -358,9 +386,16 @@ impl Staging {
             secrets_tree: self.catalog.secrets.get(&name.id).copied(),
             by: by.to_owned(),
         };
-        let commit = snapshot::compose(&self.repo, &composition, &self.key)?;
-        Ok(Some((Snapshot::read(&self.repo, commit)?, note)))
+        let commit = shared.compose(&self.objects, &composition, &self.key)?;
+        Ok(Some((Snapshot::read(self.objects.repo(), commit)?, note)))
     }
+}
+
+/// Leaves a push for now that others would wait for.
+fn takes_long(push: &Push) -> Staged {
+    let why = "others landed meanwhile, and to look at it again takes long; push again";
+    let refused = Outcome::refused(push.updates.len(), &Refusal::new(RefusalKind::Busy, why));
+    (Outcome { is_long: true, ..refused }, Vec::new())
 }
 
 /// Answers a request whose key is known already.
@@ -375,16 +410,6 @@ fn landed_before(update: &Update, landed: &LandedRequest, refs: usize) -> Outcom
         landed.sequence
     );
     Outcome::refused(refs, &Refusal::new(RefusalKind::Invalid, reason))
-}
-
-/// Refuses everything that would have landed, after a dry run.
-fn refuse_dry_run(refusals: &mut [Option<Refusal>]) {
-    for refusal in refusals.iter_mut().filter(|refusal| refusal.is_none()) {
-        *refusal = Some(Refusal::new(
-            RefusalKind::DryRun,
-            "dry run: nothing landed; without the dry run this change would land",
-        ));
-    }
 }
 
 /// Names what changed: components, or secrets alone.
@@ -403,9 +428,14 @@ fn summary(
 
 #[cfg(test)]
 mod tests {
+    use conf_core::daemon::Metrics;
+    use conf_core::http::Who;
+
     use super::*;
     use crate::judge::{ChangeLimits, ProposalOptions, ReportingHosts};
+    use crate::landing::audit::Audit;
     use crate::landing::push::Pusher;
+    use crate::landing::told::Told;
     use crate::secrets::SecretStore;
 
     #[test]
@@ -414,8 +444,11 @@ mod tests {
         let path = folder.path().join("central.git");
         store::init(&path).unwrap();
         let judge = Judge::new(ChangeLimits::default(), SecretStore::default(), ReportingHosts::default());
-        let mut staging = Staging::open(&path, Arc::new(judge)).unwrap();
-        let pusher = Pusher { by: None, through: "test".to_owned() };
+        let judge = Arc::new(judge);
+        let (audit, told) = (Arc::new(Audit::open(&path).unwrap()), Told::new(&Metrics::new("test", "0")));
+        let checker = Arc::new(Checker::new(&path, judge.clone(), store::Landed::new(&path), audit, told));
+        let mut staging = Staging::open(&path, judge, checker).unwrap();
+        let pusher = Pusher { by: None, through: "test".to_owned(), who: Who::User(1) };
         let push = Push::commits(Vec::new(), false, &pusher, ProposalOptions::default());
         staging.freshen().unwrap();
         for count in 1..=MOST_STAGED {

@@ -1,19 +1,21 @@
-//! What is said while changes cannot be written.
+//! Landings of which one fails, or waits for another.
 
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use conf_core::daemon::Metrics;
 use conf_core::git;
 use conf_core::git_http::{UploadLimits, UploadPack};
-use conf_core::http::Health;
+use conf_core::http::{Health, Who};
 use git2::Repository;
-use libconf::name::RefName;
+use libconf::name::{ObjectId, RefName};
+use parking_lot::Mutex;
 
 use crate::fault::RefusalKind;
-use crate::judge::{ChangeLimits, Judge, ProposalOptions, ReportingHosts};
+use crate::judge::{ChangeLimits, Judge, ProposalOptions, RefUpdate, ReportingHosts};
 use crate::landing::{self, Draft, Expected, LANDING, Lander, Outcome, Push, Pusher, SectionChange, Update};
 use crate::secrets::SecretStore;
 use crate::store;
@@ -27,11 +29,16 @@ struct Room {
 
 impl Room {
     fn open(path: &Path) -> Self {
+        Self::with(path, ReportingHosts::default())
+    }
+
+    fn with(path: &Path, reporting: ReportingHosts) -> Self {
         let metrics = Metrics::new("test", "0");
         let health = Health::new(metrics.clone());
-        let judge = Arc::new(Judge::new(ChangeLimits::default(), SecretStore::default(), ReportingHosts::default()));
+        let judge = Arc::new(Judge::new(ChangeLimits::default(), SecretStore::default(), reporting));
         let upload = UploadPack::new(path.to_owned(), UploadLimits::default());
-        let (lander, thread) = landing::start(path, judge, upload, &metrics, health.clone()).unwrap();
+        let (lander, thread) =
+            landing::start(path, &judge, &store::Landed::new(path), upload, &metrics, health.clone()).unwrap();
         health.set_ready();
         Room { lander, health, thread }
     }
@@ -50,7 +57,7 @@ impl Room {
             expected: Expected { version, commit: None },
         };
         let update = Update { changes: vec![change], key: None, breaking: None };
-        let pusher = Pusher { by: None, through: "test".to_owned() };
+        let pusher = Pusher { by: None, through: "test".to_owned(), who: Who::User(1) };
         self.lander.land(Push::sections(update, &pusher, ProposalOptions::default())).await
     }
 }
@@ -150,4 +157,185 @@ fn what_cannot_be_written_into_is_named_and_a_try_leaves_nothing_behind() {
     fs::write(&objects, "").unwrap();
     let words = format!("{:#}", store::try_to_write(&repo).unwrap_err());
     assert!(words.contains("cannot write into") && words.contains("objects"), "{words}");
+}
+
+/// A push of one branch, whose next commit holds this file alone.
+fn push(path: &Path, branch: &str, file: &str, text: &str) -> Push {
+    let repo = Repository::open_bare(path).unwrap();
+    let name = format!("refs/heads/{branch}");
+    let parent = repo.find_reference(&name).ok().map(|reference| reference.peel_to_commit().unwrap());
+    let mut tree = repo.treebuilder(None).unwrap();
+    tree.insert(file, repo.blob(text.as_bytes()).unwrap(), 0o100_644).unwrap();
+    let tree = repo.find_tree(tree.write().unwrap()).unwrap();
+    let who = git2::Signature::now("a", "a@b").unwrap();
+    let parents: Vec<&git2::Commit<'_>> = parent.iter().collect();
+    let commit = repo.commit(None, &who, &who, text, &tree, &parents).unwrap();
+    let old = parent.as_ref().map_or(ObjectId::ZERO, |parent| parent.id().into());
+    let update = RefUpdate { name, old, new: commit.into() };
+    let pusher = Pusher { by: None, through: "test".to_owned(), who: Who::User(1) };
+    Push::commits(vec![update], false, &pusher, ProposalOptions::default())
+}
+
+#[tokio::test]
+async fn others_land_while_a_push_is_judged_which_is_not_judged_twice_without_need() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("central.git");
+    store::init(&path).unwrap();
+    // All objects are as if they had come with the push.
+    let new = Some(path.join("objects"));
+    // Each judgement of another list of hosts asks which ones report.
+    let (reporting, mut judging, go_on) = held_judgements();
+    let room = Room::with(&path, reporting);
+    assert_eq!(kind(&room.update("services/web", r#"{"a": 1}"#, None).await), None);
+    let datacenter = |host: &str| {
+        let text = format!("conf: datacenter-configuration/a/latest\ninventories: {{hosts: {{{host}: {{}}}}}}\n");
+        push(&path, "datacenters/lab/v1", "datacenter.yaml", &text)
+    };
+    let class = "services: [{name: web, branch: master}]\n";
+    let class = push(&path, "datacenter-configuration/a", "datacenter.yaml", class);
+    for first in [class, datacenter("one")] {
+        assert!(room.lander.land(first).await.sequence.is_some());
+    }
+    let change = datacenter("two");
+    let checking = tokio::spawn({
+        let (lander, change, new) = (room.lander.clone(), change.clone(), new.clone());
+        async move { lander.check(change, new).await }
+    });
+    judging.recv().await.unwrap();
+    let update = room.update("services/web", r#"{"a": 2}"#, Some(0));
+    let update = tokio::time::timeout(Duration::from_secs(60), update).await.expect("it lands meanwhile");
+    assert_eq!(kind(&update), None);
+    drop(go_on);
+    assert_eq!(checking.await.unwrap().refusals, [None]);
+    // What it was judged against is not the newest any more.
+    assert!(room.lander.land(change).await.sequence.is_some());
+    assert!(judging.try_recv().is_ok(), "it is judged again");
+    let change = datacenter("three");
+    assert_eq!(room.lander.check(change.clone(), new.clone()).await.refusals, [None]);
+    judging.recv().await.unwrap();
+    let landed = room.lander.land(change).await;
+    assert!(landed.sequence.is_some() && landed.refusals == [None], "{landed:?}");
+    assert!(judging.try_recv().is_err(), "nothing has landed since it was judged");
+    room.close().await;
+}
+
+/// The list of hosts that report, of which each question is told, and held until the other end is
+/// dropped.
+fn held_judgements() -> (ReportingHosts, tokio::sync::mpsc::UnboundedReceiver<()>, std::sync::mpsc::Sender<()>) {
+    let (asked, judging) = tokio::sync::mpsc::unbounded_channel();
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    let held = Mutex::new(held);
+    let reporting = ReportingHosts::new(move |_| {
+        asked.send(()).unwrap();
+        let _ = held.lock().recv();
+        Vec::new()
+    });
+    (reporting, judging, go_on)
+}
+
+/// Lands a component, a class of it, and a datacenter of the class; returns a push that lists
+/// another host there.
+async fn with_datacenter(room: &Room, path: &Path) -> Push {
+    assert_eq!(kind(&room.update("services/web", r#"{"a": 1}"#, None).await), None);
+    let datacenter = |host: &str| {
+        let text = format!("conf: datacenter-configuration/a/latest\ninventories: {{hosts: {{{host}: {{}}}}}}\n");
+        push(path, "datacenters/lab/v1", "datacenter.yaml", &text)
+    };
+    let class = "services: [{name: web, branch: master}]\n";
+    assert!(
+        room.lander.land(push(path, "datacenter-configuration/a", "datacenter.yaml", class)).await.sequence.is_some()
+    );
+    assert!(room.lander.land(datacenter("one")).await.sequence.is_some());
+    datacenter("two")
+}
+
+#[tokio::test]
+async fn a_judgement_keeps_its_place_when_its_client_goes_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("central.git");
+    store::init(&path).unwrap();
+    let (reporting, mut judging, go_on) = held_judgements();
+    let room = Room::with(&path, reporting);
+    let change = with_datacenter(&room, &path).await;
+    let judging_now = |room: &Room| room.lander.checker.judging_now();
+    assert_eq!(judging_now(&room), 0);
+    let checking = tokio::spawn({
+        let (lander, new) = (room.lander.clone(), path.join("objects"));
+        // All objects are as if they had come with the push.
+        async move { lander.check(change, Some(new)).await }
+    });
+    judging.recv().await.unwrap();
+    checking.abort();
+    assert!(checking.await.unwrap_err().is_cancelled());
+    assert_eq!(judging_now(&room), 1, "it goes on");
+    drop(go_on);
+    let free = async {
+        while judging_now(&room) > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), free).await.expect("it ends");
+    room.close().await;
+}
+
+#[tokio::test]
+async fn a_push_that_is_refused_in_part_is_not_judged_again_to_land() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("central.git");
+    store::init(&path).unwrap();
+    // All objects are as if they had come with the push.
+    let new = Some(path.join("objects"));
+    let (reporting, mut judging, go_on) = held_judgements();
+    drop(go_on);
+    let room = Room::with(&path, reporting);
+    let mut change = with_datacenter(&room, &path).await;
+    change.updates.extend(push(&path, "services/bad", "config.json", "{").updates);
+    let checked = room.lander.check(change.clone(), new.clone()).await;
+    assert!(matches!(&*checked.refusals, [None, Some(_)]), "{checked:?}");
+    judging.recv().await.unwrap();
+    while judging.try_recv().is_ok() {}
+    let landed = room.lander.land(change).await;
+    assert!(landed.sequence.is_some() && landed.refusals == checked.refusals, "{landed:?}");
+    assert!(judging.try_recv().is_err(), "nothing has landed since it was judged");
+    room.close().await;
+}
+
+#[tokio::test]
+async fn a_change_is_not_landed_whose_losses_cannot_be_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("central.git");
+    store::init(&path).unwrap();
+    // All objects are as if they had come with the push.
+    let new = Some(path.join("objects"));
+    let room = Room::open(&path);
+    with_datacenter(&room, &path).await;
+    // Settings of a datacenter win over those of the component.
+    let overrides = |text: &str| {
+        let mut change = push(&path, "datacenters/lab/v1", "unused", text);
+        let repo = Repository::open_bare(&path).unwrap();
+        let before = repo.find_reference("refs/heads/datacenters/lab/v1").unwrap().peel_to_commit().unwrap();
+        let mut tree = repo.treebuilder(Some(&before.tree().unwrap())).unwrap();
+        let mut services = repo.treebuilder(None).unwrap();
+        services.insert("web.yaml", repo.blob(text.as_bytes()).unwrap(), 0o100_644).unwrap();
+        let mut folder = repo.treebuilder(None).unwrap();
+        folder.insert("services", services.write().unwrap(), 0o040_000).unwrap();
+        tree.insert("overrides", folder.write().unwrap(), 0o040_000).unwrap();
+        let tree = repo.find_tree(tree.write().unwrap()).unwrap();
+        let who = git2::Signature::now("a", "a@b").unwrap();
+        let commit = repo.commit(None, &who, &who, text, &tree, &[&before]).unwrap();
+        change.updates[0].new = commit.into();
+        change
+    };
+    let many = "b: 1\nc: 1\nd: 1\ne: 1\nf: 1\n";
+    let landed = room.lander.land(overrides(many)).await;
+    assert!(landed.sequence.is_some(), "{landed:?}");
+    let few = overrides("b: 1\n");
+    assert!(room.lander.check(few.clone(), new.clone()).await.refusals[0].is_some(), "it removes too much");
+    room.close().await;
+    let lost = git2::Oid::hash_object(git2::ObjectType::Blob, many.as_bytes()).unwrap().to_string();
+    fs::remove_file(path.join("objects").join(&lost[..2]).join(&lost[2..])).unwrap();
+    let room = Room::open(&path);
+    let outcome = room.lander.land(few).await;
+    assert!(outcome.sequence.is_none(), "{outcome:?}");
+    room.close().await;
 }

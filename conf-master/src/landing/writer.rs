@@ -5,28 +5,26 @@
 //! commit, sequence and snapshots.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use conf_core::daemon::{chain, millis};
+use conf_core::daemon::chain;
 use conf_core::git;
-use conf_core::git::{Depth, Step};
+use conf_core::git::{Depth, ObjectStore as _, Step};
 use conf_core::git_http::UploadPack;
-use conf_core::http::Health;
+use conf_core::http::{Health, Share};
 use libconf::name::{CommitId, RefName};
 use parking_lot::RwLock;
-use prometheus_client::metrics::counter::Counter;
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
-use crate::fault::{Refusal, RefusalKind};
 use crate::landing::audit::{Audit, Record};
+use crate::landing::checking::Version;
 use crate::landing::push::{Outcome, Published, Push};
 use crate::landing::staging::Staging;
-use crate::landing::update::request::UpdateOutcome;
+use crate::landing::told::Told;
 use crate::store::{self, Durable, Move, RefTarget};
 
 /// The most pushes that share one durable write.
@@ -39,18 +37,20 @@ pub(crate) const LANDING: &str = "landing";
 
 /// Work for the landing thread.
 pub(crate) enum Job {
-    /// Judges a push whose objects are in quarantine.
-    Check { push: Push, quarantine: Option<PathBuf>, reply: oneshot::Sender<Outcome> },
+    /// Hands out the newest version of the catalog.
+    Look { reply: oneshot::Sender<Version> },
     /// Lands a push.
-    Land { push: Push, reply: oneshot::Sender<Outcome> },
+    Land { push: Arc<Push>, place: Share, reply: oneshot::Sender<Outcome> },
     /// Runs while nothing lands.
     Exclusive { work: Box<dyn FnOnce() + Send>, reply: oneshot::Sender<()> },
     /// Reads the ledger anew, if the last landing failed.
     Recover { reply: oneshot::Sender<()> },
+    /// Sets the refs to what the ledger says.
+    Repair { reply: oneshot::Sender<()> },
 }
 
 /// A push, its outcome, and where the outcome is sent.
-type Decided = (Push, Outcome, oneshot::Sender<Outcome>);
+type Decided = (Arc<Push>, Outcome, oneshot::Sender<Outcome>);
 
 /// The state of the landing thread.
 pub(crate) struct Landing {
@@ -70,39 +70,33 @@ pub(crate) struct Landing {
     pub(crate) runtime: Handle,
     /// Where it tells that changes cannot be written.
     pub(crate) health: Health,
-    /// Counts changes that landed.
-    pub(crate) landed: Counter,
-    /// Counts refs that were refused.
-    pub(crate) refused: Counter,
+    /// Tells what became of each push.
+    pub(crate) told: Told,
 }
 
 impl Landing {
     /// Works until every sender of jobs is gone.
     pub(crate) fn run(mut self, mut queue: mpsc::Receiver<Job>) {
-        let mut checked = Instant::now();
+        let mut checked = Some(Instant::now());
+        self.staging.keep_packed();
         while let Some(first) = queue.blocking_recv() {
-            let (mut batch, mut refused) = (Vec::new(), Vec::new());
-            let mut next = Some(first);
+            let (mut batch, mut looking) = (Vec::new(), Vec::new());
+            let (mut next, mut repairing) = (Some(first), None);
             while let Some(job) = next.take() {
                 match job {
-                    Job::Check { push, quarantine, reply } => {
-                        let (began, outcome) = (Instant::now(), self.check(&push, quarantine.as_deref()));
-                        // A push that is refused whole ends here.
-                        if outcome.refusals.iter().all(Option::is_some) {
-                            self.record(&push, &outcome, began);
-                            refused.push((push, outcome, reply));
-                        } else {
-                            let _ = reply.send(outcome);
-                        }
+                    Job::Look { reply } => looking.push(reply),
+                    Job::Land { push, place, reply } => {
+                        // From here on it is in no queue.
+                        drop(place);
+                        batch.push((push, reply));
                     }
-                    Job::Land { push, reply } => batch.push((push, reply)),
                     Job::Exclusive { work, reply } => {
                         let landed = self.land(std::mem::take(&mut batch));
                         self.answer(landed);
                         work();
                         // It may have removed packs.
                         if let Err(error) = self.staging.open_again() {
-                            warn!(error = format!("{error:#}"), "the repository cannot be opened anew");
+                            warn!(error = chain(&*error), "the repository cannot be opened anew");
                         }
                         let _ = reply.send(());
                     }
@@ -110,16 +104,28 @@ impl Landing {
                         self.recover();
                         let _ = reply.send(());
                     }
+                    // It is done below, after what waits has landed.
+                    Job::Repair { reply } => {
+                        (checked, repairing) = (None, Some(reply));
+                    }
                 }
-                if batch.len() + refused.len() < BATCH {
+                if batch.len() + looking.len() < BATCH {
                     next = queue.try_recv().ok();
                 }
             }
             let landed = self.land(batch);
-            self.answer(refused.into_iter().chain(landed));
-            if checked.elapsed() > REPAIR_EVERY {
-                self.staging.repair();
-                checked = Instant::now();
+            self.answer(landed);
+            self.show(looking);
+            // What is staged and did not land must not reach the refs.
+            if !self.is_void {
+                if checked.is_none_or(|checked| checked.elapsed() > REPAIR_EVERY) {
+                    self.staging.repair();
+                    checked = Some(Instant::now());
+                }
+                self.staging.keep_packed();
+            }
+            if let Some(reply) = repairing {
+                let _: Result<(), ()> = reply.send(());
             }
         }
     }
@@ -135,7 +141,7 @@ impl Landing {
     /// alone keeps no other from landing.
     fn report_able(&self, read: anyhow::Result<()>) {
         let able = read.and_then(|()| store::try_to_write(&self.staging.repo));
-        self.health.report(LANDING, able.err().map(|cause| format!("changes cannot be written: {cause:#}")));
+        self.health.report(LANDING, able.err().map(|cause| format!("changes cannot be written: {}", chain(&*cause))));
     }
 
     /// Reads the ledger anew, and publishes its state.
@@ -148,21 +154,37 @@ impl Landing {
         Ok(())
     }
 
-    fn check(&self, push: &Push, quarantine: Option<&Path>) -> Outcome {
-        self.staging.check(push, quarantine).unwrap_or_else(|error| failed(push, &error))
+    /// Hands out the newest version of the catalog, without what was staged and did not land.
+    fn show(&mut self, looking: Vec<oneshot::Sender<Version>>) {
+        if looking.is_empty() {
+            return;
+        }
+        if self.is_void
+            && let Err(error) = self.reload()
+        {
+            error!(error = chain(&*error), "the ledger cannot be read");
+            // What was staged has not landed, so there is no version to show: they are told to try
+            // again.
+            return;
+        }
+        for reply in looking {
+            let _ = reply.send(self.staging.version());
+        }
     }
 
-    fn land(&mut self, batch: Vec<(Push, oneshot::Sender<Outcome>)>) -> Vec<Decided> {
+    fn land(&mut self, batch: Vec<(Arc<Push>, oneshot::Sender<Outcome>)>) -> Vec<Decided> {
         if batch.is_empty() {
             return Vec::new();
         }
         let began = Instant::now();
-        let answers = self.land_all(batch.iter().map(|(push, _)| push)).unwrap_or_else(|error| {
-            let refusals = batch.iter().map(|(push, _)| failed(push, &error));
+        let answers = self.land_all(batch.iter().map(|(push, _)| &**push)).unwrap_or_else(|error| {
+            let refusals = batch.iter().map(|(push, _)| Outcome::failed(push, &error));
             refusals.collect()
         });
         let decided = batch.into_iter().zip(answers).map(|((push, reply), outcome)| {
-            self.record(&push, &outcome, began);
+            if !outcome.is_long {
+                self.told.tell(&push, &outcome, began);
+            }
             (push, outcome, reply)
         });
         decided.collect()
@@ -171,7 +193,9 @@ impl Landing {
     /// Answers everyone, after the refusals were recorded.
     fn answer(&self, decided: impl IntoIterator<Item = Decided>) {
         let decided: Vec<Decided> = decided.into_iter().collect();
-        let records: Vec<Record> = decided.iter().filter_map(|(push, outcome, _)| Record::of(push, outcome)).collect();
+        // What is only put off is not refused.
+        let refused = decided.iter().filter(|(_, outcome, _)| !outcome.is_long);
+        let records: Vec<Record> = refused.filter_map(|(push, outcome, _)| Record::of(push, outcome)).collect();
         if let Err(error) = self.audit.append(&records) {
             // None of them landed, so nothing has to be undone.
             error!(%error, "{} refused requests could not be recorded", records.len());
@@ -182,24 +206,31 @@ impl Landing {
     }
 
     /// Lands pushes with one durable write. An error means that none of them landed.
-    fn land_all<'a>(&mut self, pushes: impl Iterator<Item = &'a Push>) -> anyhow::Result<Vec<Outcome>> {
+    fn land_all<'a>(&mut self, pushes: impl Iterator<Item = &'a Push> + Clone) -> anyhow::Result<Vec<Outcome>> {
         if self.is_void {
             self.reload().context("the ledger cannot be read")?;
         } else {
             self.staging.freshen()?;
         }
-        let before = self.staging.ledger;
-        let (mut answers, mut moves) = (Vec::new(), Vec::new());
-        self.is_void = true;
-        let staged = pushes.into_iter().try_for_each(|push| {
-            let (outcome, its_moves) = self.staging.stage(push)?;
-            answers.push(outcome);
-            moves.extend(its_moves);
-            anyhow::Ok(())
-        });
+        let mut before = self.staging.ledger;
+        let mut staged = self.stage_all(pushes.clone());
+        if let Err(error) = &staged {
+            // Upkeep may have removed a pack just when it was read. Nothing is written yet.
+            warn!(error = chain(&**error), "changes could not be staged, and are staged anew");
+            self.reload().context("the ledger cannot be read")?;
+            before = self.staging.ledger;
+            staged = self.stage_all(pushes);
+        }
+        let (answers, moves) = match staged {
+            Ok(staged) => staged,
+            Err(error) => {
+                let read = self.reload();
+                self.report_able(read);
+                return Err(error);
+            }
+        };
         let tip = self.staging.ledger;
-        let written = staged.and_then(|()| if tip == before { Ok(()) } else { self.commit(before, &moves) });
-        if let Err(error) = written {
+        if let Err(error) = if tip == before { Ok(()) } else { self.commit(before, &moves) } {
             // The staged state in memory is void: the ledger on disk counts, and it may have moved
             // after all.
             let read = self.reload();
@@ -217,9 +248,22 @@ impl Landing {
         Ok(answers)
     }
 
+    /// Stages pushes, one over the other. After an error the state in memory is void.
+    fn stage_all<'a>(&mut self, pushes: impl Iterator<Item = &'a Push>) -> anyhow::Result<(Vec<Outcome>, Vec<Move>)> {
+        self.is_void = true;
+        let (mut answers, mut moves) = (Vec::new(), Vec::new());
+        for push in pushes {
+            let (outcome, its_moves) = self.staging.stage(push)?;
+            answers.push(outcome);
+            moves.extend(its_moves);
+        }
+        Ok((answers, moves))
+    }
+
     /// Makes the staged changes durable and visible. The move of the ledger is the commit point.
     fn commit(&mut self, before: CommitId, moves: &[Move]) -> anyhow::Result<()> {
-        store::move_ledger(&self.staging.repo, Some(before), self.staging.ledger)?;
+        self.staging.objects.write()?;
+        store::move_ledger(self.staging.objects.repo(), Some(before), self.staging.ledger)?;
         // A burst moves a datacenter's snapshot many times; its ref is written once.
         let last: BTreeMap<&RefName, Option<RefTarget>> = moves.iter().map(|one| (&one.name, one.new)).collect();
         {
@@ -228,10 +272,9 @@ impl Landing {
             last.keys().for_each(|name| durable.layers.take_from(&self.staging.layers, name));
             (durable.ledger, durable.sequence) = (self.staging.ledger, self.staging.sequence);
         }
-        let failed = last.into_iter().find_map(|(name, new)| store::set_ref(&self.staging.repo, name, new).err());
-        if let Some(cause) = failed {
+        if let Err(cause) = self.staging.move_refs(&last) {
             // The change is accepted: the refs follow the ledger, now or at the next repair.
-            error!(error = chain(&cause), "a ref could not be moved; it is put right from the ledger");
+            error!(error = chain(&*cause), "a ref could not be moved; it is put right from the ledger");
             self.staging.repair();
         }
         // Of several snapshots of one datacenter only the last is announced; no slave has the one
@@ -249,33 +292,13 @@ impl Landing {
     /// Caches the answer to the fetch that every conf-slave is about to make, so that no
     /// `upload-pack` works it out.
     fn prime_cache(&self, have: CommitId, want: CommitId) {
-        match git::thin_answer(&self.staging.repo, want) {
+        match git::thin_answer(self.staging.objects.repo(), want) {
             Ok(Some(answer)) => {
                 let step = Step { have: Some(have), want, depth: Depth::Full };
                 self.runtime.block_on(self.upload.prime(step.request(), answer));
             }
             Ok(None) => {}
             Err(error) => warn!(error = chain(&error), "git upload-pack works this answer out"),
-        }
-    }
-
-    fn record(&self, push: &Push, outcome: &Outcome, began: Instant) {
-        let nothing_due = outcome.sequence.is_none() && outcome.refusals.iter().all(Option::is_none);
-        if nothing_due || matches!(outcome.update, Some(UpdateOutcome::Landed { again: true, .. })) {
-            return;
-        }
-        let refused = outcome.refusals.iter().flatten().count();
-        self.refused.inc_by(refused as u64);
-        let took_ms = millis(began.elapsed());
-        let (by, through, request) =
-            (push.pusher.by.as_deref().unwrap_or("not proven"), &push.pusher.through, &push.request);
-        if let Some(sequence) = outcome.sequence {
-            self.landed.inc();
-            let notes = outcome.notes.join("; ");
-            info!(sequence = sequence.0, refused, by, through, request, took_ms, "landed: {notes}");
-        } else {
-            let reason = outcome.refusals.iter().flatten().next().map(|one| one.reason.as_str()).unwrap_or_default();
-            info!(refused, by, through, request, took_ms, "refused: {reason}");
         }
     }
 
@@ -290,10 +313,4 @@ impl Landing {
         };
         self.publish.send_replace(Arc::new(published));
     }
-}
-
-fn failed(push: &Push, cause: &anyhow::Error) -> Outcome {
-    error!(error = chain(&**cause), request = push.request, "a push could not be judged or written");
-    let reason = format!("conf-master could not write it, nothing landed: {}", chain(&**cause));
-    Outcome::refused(push.updates.len(), &Refusal::new(RefusalKind::Failed, reason))
 }

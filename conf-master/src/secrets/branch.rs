@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use conf_core::git::ObjectStore;
 use conf_core::secret::{ABOUT_FILE, About, VALUE_FILE};
 use git2::Repository;
 use libconf::name::{CommitId, ObjectId, SecretName, Sequence};
@@ -44,13 +45,14 @@ fn file(repo: &Repository, tree: Option<ObjectId>, name: &SecretName, file: &str
 
 /// Writes the branch's next commit; returns the commit and its tree. Moves no ref.
 pub(crate) fn write(
-    repo: &Repository,
+    store: &impl ObjectStore,
     parent: Option<CommitId>,
     base: Option<ObjectId>,
     edits: &Edits,
     words: &str,
     (sequence, time): (Sequence, i64),
 ) -> anyhow::Result<(CommitId, ObjectId)> {
+    let repo = store.repo();
     let base = base.map(|base| repo.find_tree(base.into())).transpose()?;
     let mut tree = repo.treebuilder(base.as_ref())?;
     for (name, edit) in edits {
@@ -62,11 +64,17 @@ pub(crate) fn write(
         };
         let mut folder = repo.treebuilder(None)?;
         let about = format!("{}\n", serde_json::to_string_pretty(about)?);
-        folder.insert(ABOUT_FILE, repo.blob(about.as_bytes())?, BLOB)?;
-        folder.insert(VALUE_FILE, repo.blob(sealed)?, BLOB)?;
-        tree.insert(name.as_str(), folder.write()?, TREE)?;
+        for (file, content) in [(ABOUT_FILE, about.as_bytes()), (VALUE_FILE, sealed)] {
+            let blob = repo.blob(content)?;
+            store.keep(blob);
+            folder.insert(file, blob, BLOB)?;
+        }
+        let folder = folder.write()?;
+        store.keep(folder);
+        tree.insert(name.as_str(), folder, TREE)?;
     }
     let tree = tree.write()?;
+    store.keep(tree);
     let message = format!("{words}\n\nConf-Sequence: {sequence}\n");
-    Ok((commit::write(repo, tree, parent, time, &message)?, tree.into()))
+    Ok((commit::write(store, tree, parent, time, &message)?, tree.into()))
 }

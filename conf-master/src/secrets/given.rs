@@ -33,6 +33,24 @@ impl FromStr for SecretsFor {
     }
 }
 
+impl SecretsFor {
+    /// Refuses prefixes of which one is the beginning of another: a secret of the one id could be
+    /// declared with a name that makes it a variable of the other. Several ids may share one.
+    pub(crate) fn check(all: &[SecretsFor]) -> Result<(), String> {
+        for one in all {
+            let other = all.iter().find(|other| other.prefix != one.prefix && other.prefix.starts_with(&one.prefix));
+            if let Some(other) = other {
+                return Err(format!(
+                    "--secrets-for {}={} would also get the variables of {}={}; give them prefixes of which none is the beginning \
+                     of another",
+                    one.id, one.prefix, other.id, other.prefix
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Values from the environment by the names of their variables, and the prefix of each id that gets
 /// some.
 #[derive(Default)]
@@ -91,4 +109,24 @@ impl GivenValues {
 /// Names the variable that gives a secret's value.
 fn variable(prefix: &str, name: &SecretName) -> String {
     format!("{prefix}{}", name.as_str().to_ascii_uppercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_prefix_is_the_beginning_of_another() {
+        let check = |all: &[&str]| {
+            let all: Vec<SecretsFor> = all.iter().map(|one| one.parse().unwrap()).collect();
+            SecretsFor::check(&all)
+        };
+        for good in [&["west"][..], &["west", "east"], &["west=WEST_", "east=EAST_"], &["a=X_", "b=X_", "c=Y_"]] {
+            assert_eq!(check(good), Ok(()), "{good:?}");
+        }
+        for bad in [["west=CONF_", "east"], ["east", "west=CONF_SECRET_WEST_"], ["a=A", "b=AB"]] {
+            let words = check(&bad).unwrap_err();
+            assert!(words.contains("would also get the variables of"), "{words}");
+        }
+    }
 }

@@ -3,8 +3,8 @@
 //!
 //! Read in this order: `decide` compares what the datacenters of one id declare with what is
 //! sealed, and writes nothing; `given` holds the values of the environment; `make` makes
-//! values; `branch` reads and writes `refs/heads/secrets/<id>`; `store` has conf-master's key
-//! and does what was decided; `request` is what people and the clock ask for; `list` is what
+//! values; `branch` reads and writes `refs/heads/secrets/<id>`; `own_key` reads conf-master's key;
+//! `store` does what was decided; `request` is what people and the clock ask for; `list` is what
 //! people may know.
 //!
 //! Always true:
@@ -18,6 +18,7 @@ pub(crate) mod decide;
 pub(crate) mod given;
 pub(crate) mod list;
 pub(crate) mod make;
+pub(crate) mod own_key;
 pub(crate) mod request;
 pub(crate) mod store;
 

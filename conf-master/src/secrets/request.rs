@@ -179,7 +179,7 @@ impl Lookup<'_> {
 }
 
 fn read_on_hosts(name: &SecretName, source: &Source) -> String {
-    format!("the secret `{name}` is read on the hosts ({source}); change it there")
+    format!("the secret `{name}` is the hosts' own ({source}); change it there")
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
-use conf_core::secret::{self, About, HostKey, Identity, IdentityError, SecretValue, Source};
+use conf_core::git::ObjectStore;
+use conf_core::secret::{self, About, HostKey, Identity, SecretValue, Source};
 use git2::Repository;
 use libconf::name::{ComponentName, ComponentVersion, ObjectId, RefName, SecretName, Segment, Sequence};
 
@@ -12,15 +14,15 @@ use crate::catalog::{Catalog, Delta, Deltas, Manifest};
 use crate::fault::Caused;
 use crate::secrets::decide::{self, Action, Decision};
 use crate::secrets::given::{GivenValues, SecretsFor};
-use crate::secrets::{branch, make};
-use crate::store::{RefTarget, identity_path};
+use crate::secrets::{branch, make, own_key};
+use crate::store::RefTarget;
 
 /// Keeps the sealed secrets: conf-master's own key, and the values that its environment gives.
 ///
 /// Without a key, as in `conf-master check`, it finds faults and does nothing else.
 #[derive(Debug, Default)]
 pub(crate) struct SecretStore {
-    identity: Option<Identity>,
+    identity: Option<Arc<Identity>>,
     /// The values that the environment gives.
     pub(crate) given: GivenValues,
 }
@@ -51,6 +53,9 @@ impl StagedSecrets {
         let changed = self.changed.get(id).into_iter().flatten();
         let declared = changed.filter_map(|name| manifest.secrets.get(name));
         let readers: BTreeSet<&ComponentName> = declared.flat_map(|one| &one.declaration.readers).collect();
+        if readers.is_empty() {
+            return BTreeSet::new();
+        }
         manifest.requests.keys().filter(|version| readers.contains(&version.component)).cloned().collect()
     }
 }
@@ -62,18 +67,19 @@ pub(crate) type RequestedActions = BTreeMap<Segment, BTreeMap<SecretName, Action
 impl SecretStore {
     /// Reads the key beside `repo`, or makes one, and takes the values that the environment gives
     /// to some ids.
-    pub(crate) fn open(repo: &Path, secrets_for: &[SecretsFor]) -> Result<Self, IdentityError> {
-        let path = identity_path(repo);
-        let (identity, was_made) = Identity::load_or_create(&path)?;
-        if was_made {
-            tracing::info!(path = %path.display(), "a new key for secrets was made; back it up with the repository");
-        }
-        Ok(SecretStore { identity: Some(identity), given: GivenValues::from_environment(secrets_for) })
+    pub(crate) fn open(repo: &Path, secrets_for: &[SecretsFor]) -> anyhow::Result<Self> {
+        let identity = Some(own_key::load(repo)?);
+        Ok(SecretStore { identity, given: GivenValues::from_environment(secrets_for) })
+    }
+
+    /// Returns conf-master's own key.
+    pub(crate) fn identity(&self) -> Option<Arc<Identity>> {
+        self.identity.clone()
     }
 
     /// Returns the key that everything is sealed to besides the hosts' keys.
     fn own_key(&self) -> Option<&HostKey> {
-        self.identity.as_ref().map(Identity::recipient)
+        self.identity.as_deref().map(Identity::recipient)
     }
 
     /// Finds what is wrong with the secrets of every id that a change touches, and, apart from
@@ -104,12 +110,13 @@ impl SecretStore {
     /// ref.
     pub(crate) fn stage(
         &self,
-        repo: &Repository,
+        store: &impl ObjectStore,
         catalog: &Catalog,
         deltas: &Deltas,
         mut requested: RequestedActions,
         (sequence, time): (Sequence, i64),
     ) -> anyhow::Result<StagedSecrets> {
+        let repo = store.repo();
         let mut staged = StagedSecrets::default();
         let mut ids = touched(deltas);
         ids.extend(requested.keys().cloned());
@@ -152,7 +159,7 @@ impl SecretStore {
                 edits.insert(name, Some((sealed, about)));
             }
             let parent = catalog.table.target(&RefName::Secrets(id.clone())).map(|tip| tip.commit);
-            let (commit, tree) = branch::write(repo, parent, tree, &edits, &words.join("; "), (sequence, time))?;
+            let (commit, tree) = branch::write(store, parent, tree, &edits, &words.join("; "), (sequence, time))?;
             staged.tips.insert(id.clone(), (RefTarget { value: commit, commit }, tree));
             staged.changed.insert(id.clone(), edits.into_keys().collect());
             staged.notes.extend(words.into_iter().map(|words| format!("{id}: {words}")));
@@ -168,7 +175,7 @@ impl SecretStore {
         id: &Segment,
         name: &SecretName,
     ) -> anyhow::Result<SecretValue> {
-        let identity = self.identity.as_ref().context("without a key no secret can be opened")?;
+        let identity = self.identity.as_deref().context("without a key no secret can be opened")?;
         let sealed = branch::sealed(repo, tree, name)?;
         secret::open(identity, &sealed, id, name).map_err(|cause| anyhow::anyhow!("the secret {name} of {id}: {cause}"))
     }

@@ -1,22 +1,24 @@
 //! What keeps conf-master from serving, looked at again and again: file descriptors, the disk, the
-//! repository, its key. Each is a condition of `/readyz`. What can be mended is mended.
+//! repository, its keys. Each is a condition of `/readyz`. What can be mended is mended.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use conf_core::http::{Health, no_files_left};
+use conf_core::daemon::chain;
+use conf_core::http::{Health, no_files_left, watch_disks};
+use conf_core::secret::Identity;
 use conf_core::sign::{SigningKey, TrustedKeys};
 use git2::Repository;
 use libconf::name::{CommitId, RefName};
 use parking_lot::Mutex;
-use rustix::fs::{StatVfsMountFlags, statvfs};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::landing::{LANDING, Lander, Published};
+use crate::secrets::own_key;
 use crate::store::tip::{self, Standing};
 use crate::store::{self, signer};
 
@@ -24,36 +26,49 @@ use crate::store::{self, signer};
 const EVERY: Duration = Duration::from_secs(2);
 /// How long a look may take: it reads a few small files.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The bytes that must be free on the disk: a push and its landing take less.
-const FREE_BYTES: u64 = 4 << 20;
 
 const FILES: &str = "file descriptors";
-const DISK: &str = "disk";
 const REPOSITORY: &str = "repository";
 const LEDGER: &str = "ledger";
+const REFS: &str = "refs";
 const KEY: &str = "key";
+const IDENTITY: &str = "key for secrets";
+
+/// The keys that this server has read.
+#[derive(Clone)]
+pub(crate) struct Keys {
+    /// What it signs with.
+    pub(crate) trusted: TrustedKeys,
+    /// What opens secrets.
+    pub(crate) identity: Option<Arc<Identity>>,
+}
 
 /// The conditions of one look, and the problem of each that stands.
 type Looked = Vec<(&'static str, Option<String>)>;
 
 /// Looks until `stop`.
-pub(crate) async fn run(path: PathBuf, lander: Lander, health: Health, key: TrustedKeys, stop: CancellationToken) {
-    let _ = stop.run_until_cancelled(look_on(path, lander, health, key)).await;
+pub(crate) async fn run(path: PathBuf, lander: Lander, health: Health, keys: Keys, stop: CancellationToken) {
+    let disk = watch_disks(vec![path.clone()], health.clone());
+    let looking = async { tokio::join!(disk, look_on(path, lander, health, keys)) };
+    let _ = stop.run_until_cancelled(looking).await;
 }
 
 /// Looks for ever. Something that is wrong twice in a row is mended, where that can be done.
-async fn look_on(path: PathBuf, lander: Lander, health: Health, key: TrustedKeys) {
+async fn look_on(path: PathBuf, lander: Lander, health: Health, keys: Keys) {
     let failed = Failed::default();
     let mut running: Option<JoinHandle<Looked>> = None;
     let mut moved: Option<String> = None;
     loop {
-        let (at, trusted, ledger) = (path.clone(), key.clone(), lander.durable().ledger);
+        let (at, known, ledger) = (path.clone(), keys.clone(), lander.durable().ledger);
         let published = lander.published.borrow().clone();
-        let work = move || look(&at, &trusted, ledger, &published);
+        let work = move || look(&at, &known, ledger, &published);
         let look = running.get_or_insert_with(|| tokio::task::spawn_blocking(work));
         match tokio::time::timeout(PATIENCE, look).await {
             // The look goes on, and no other one begins.
-            Err(_) => health.report(DISK, Some(format!("the disk has not answered for {} s", PATIENCE.as_secs()))),
+            Err(_) => {
+                let words = format!("the repository has not answered for {} s", PATIENCE.as_secs());
+                health.report(REPOSITORY, Some(words));
+            }
             Ok(looked) => {
                 running = None;
                 for (condition, mut problem) in looked.unwrap_or_default() {
@@ -63,7 +78,10 @@ async fn look_on(path: PathBuf, lander: Lander, health: Health, key: TrustedKeys
                         problem = problem.filter(|problem| before.as_ref() == Some(problem));
                     }
                     if problem.is_some() && health.has(condition) {
-                        mend(condition, &path, &lander, &failed).await;
+                        if condition == REFS {
+                            let _ = tokio::time::timeout(PATIENCE, lander.repair()).await;
+                        }
+                        mend(condition, &path, &lander, &keys, &failed).await;
                     }
                     health.report(condition, problem);
                 }
@@ -77,7 +95,7 @@ async fn look_on(path: PathBuf, lander: Lander, health: Health, key: TrustedKeys
 }
 
 /// Looks at everything once. Blocks.
-fn look(path: &Path, key: &TrustedKeys, ledger: CommitId, published: &Published) -> Looked {
+fn look(path: &Path, keys: &Keys, ledger: CommitId, published: &Published) -> Looked {
     let files = no_files_left();
     if files.is_some() {
         // Nothing else can be read now.
@@ -85,26 +103,12 @@ fn look(path: &Path, key: &TrustedKeys, ledger: CommitId, published: &Published)
     }
     vec![
         (FILES, None),
-        (DISK, disk(path)),
         (REPOSITORY, store::unprepared(path).map(|problem| format!("{problem}; conf-master writes it anew"))),
         (LEDGER, not_there(path, ledger)),
-        (KEY, other_key(path, key, published)),
+        (REFS, unlisted(path)),
+        (KEY, other_key(path, &keys.trusted, published)),
+        (IDENTITY, keys.identity.as_ref().and_then(|identity| own_key::fault(path, identity))),
     ]
-}
-
-fn disk(path: &Path) -> Option<String> {
-    let shown = path.display();
-    match statvfs(path) {
-        Err(error) => Some(format!("the disk of {shown} cannot be asked for its room: {error}")),
-        Ok(disk) if disk.f_flag.contains(StatVfsMountFlags::RDONLY) => Some(format!("{shown} is on a read-only disk")),
-        Ok(disk) if disk.f_bavail.saturating_mul(disk.f_frsize) < FREE_BYTES => {
-            Some(format!("the disk of {shown} is full: less than {} MiB are free", FREE_BYTES >> 20))
-        }
-        Ok(disk) if disk.f_files > 0 && disk.f_favail == 0 => {
-            Some(format!("the disk of {shown} can hold no more files: all inodes are in use"))
-        }
-        Ok(_) => None,
-    }
 }
 
 /// Says that the ledger's ref is not where this server has put it.
@@ -131,6 +135,15 @@ fn not_there(path: &Path, ledger: CommitId) -> Option<String> {
     }
 }
 
+/// Says that the refs cannot be read. `main` is one that never moves, so it is in the file of
+/// packed refs with most others.
+fn unlisted(path: &Path) -> Option<String> {
+    let found = Repository::open_bare(path).and_then(|repo| repo.refname_to_id(&RefName::Main.to_string()));
+    found
+        .err()
+        .map(|error| format!("{} cannot be read: {}; conf-master writes the refs anew", RefName::Main, error.message()))
+}
+
 /// Says that a key is on the disk with which the next start would be refused. A new one may be
 /// there while keys are changed.
 fn other_key(path: &Path, key: &TrustedKeys, published: &Published) -> Option<String> {
@@ -142,10 +155,8 @@ fn other_key(path: &Path, key: &TrustedKeys, published: &Published) -> Option<St
     match SigningKey::load(&file) {
         Ok(found) if key.trusts(&found) => None,
         Ok(found) => refused(&found).err().map(|error| {
-            let shown = file.display();
-            format!(
-                "{shown} holds another key than this server signs with, and the next start would be refused: {error:#}"
-            )
+            let (shown, why) = (file.display(), chain(&*error));
+            format!("{shown} holds another key than this server signs with, and the next start would be refused: {why}")
         }),
         Err(error) => Some(format!("{error}; put the key back: the next start needs it")),
     }
@@ -155,14 +166,19 @@ fn other_key(path: &Path, key: &TrustedKeys, published: &Published) -> Option<St
 type Failed = Arc<Mutex<BTreeMap<&'static str, String>>>;
 
 /// Writes anew what is known to be good.
-async fn mend(condition: &'static str, path: &Path, lander: &Lander, failed: &Failed) {
+async fn mend(condition: &'static str, path: &Path, lander: &Lander, keys: &Keys, failed: &Failed) {
     let (path, ledger, failed) = (path.to_owned(), lander.durable().ledger, failed.clone());
+    let identity = keys.identity.clone();
     let work = move || {
         let done = match condition {
             REPOSITORY => store::prepare(&path),
             LEDGER => match tip::put_back(&path, ledger) {
                 Ok(false) => return,
                 done => done.map(drop),
+            },
+            IDENTITY => match identity.filter(|_| !store::identity_path(&path).exists()) {
+                Some(identity) => own_key::mend(&path, &identity),
+                None => return,
             },
             _ => return,
         };
@@ -172,7 +188,7 @@ async fn mend(condition: &'static str, path: &Path, lander: &Lander, failed: &Fa
                 warn!(condition, "written anew");
             }
             Err(error) => {
-                let error = format!("{error:#}");
+                let error = chain(&*error);
                 if failed.lock().insert(condition, error.clone()).as_ref() != Some(&error) {
                     error!(condition, error, "cannot be written anew");
                 }
@@ -203,15 +219,17 @@ mod tests {
         let limits = ChangeLimits { tree: limits, levels: 32, shrink: MaxShrink(50) };
         let judge = Arc::new(Judge::new(limits, SecretStore::default(), ReportingHosts::default()));
         let upload = UploadPack::new(path.clone(), UploadLimits::default());
-        let (lander, thread) = landing::start(&path, judge, upload, &metrics, health.clone()).unwrap();
+        let (lander, thread) =
+            landing::start(&path, &judge, &store::Landed::new(&path), upload, &metrics, health.clone()).unwrap();
         let trusted = TrustedKeys::of(&SigningKey::load(&store::key_path(&path)).unwrap());
+        let keys = Keys { trusted, identity: None };
         // It is asked to recover, and cannot answer.
         health.report(LANDING, Some("the last one failed".to_owned()));
         let (go_on, told) = std::sync::mpsc::channel::<()>();
         let busy = lander.clone();
         let busy = tokio::spawn(async move { busy.exclusively(move || assert!(told.recv().is_err())).await });
         let stop = CancellationToken::new();
-        let looking = tokio::spawn(run(path, lander, health, trusted, stop.clone()));
+        let looking = tokio::spawn(run(path, lander, health, keys, stop.clone()));
         stop.cancel();
         tokio::time::timeout(PATIENCE / 2, looking).await.expect("it ends at once").unwrap();
         drop(go_on);

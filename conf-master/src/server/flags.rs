@@ -31,6 +31,10 @@ pub(crate) struct ServeFlags {
     /// hosts of a datacenter without an inventory ends. Hosts report about once a minute
     #[arg(long, value_name = "SECONDS", default_value_t = 75, value_parser = clap::value_parser!(u64).range(0..=3600))]
     pub(crate) hosts_within: u64,
+    /// The time between two looks for objects that did not land, such as those of a refused push:
+    /// what two looks find is removed
+    #[arg(long, value_name = "SECONDS", default_value_t = 1500, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub(crate) prune_every: u64,
     /// The limits of what may land
     #[command(flatten)]
     pub(crate) limits: LimitFlags,

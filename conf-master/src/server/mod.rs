@@ -3,6 +3,7 @@
 
 mod conditions;
 pub(crate) mod flags;
+mod prune;
 mod renew;
 mod upkeep;
 
@@ -13,10 +14,10 @@ use std::{path::Path, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use conf_core::git;
 use conf_core::git_http::UploadPack;
-use conf_core::http::{self, Health};
+use conf_core::http::{self, Gate, Health};
 use conf_core::sign::{SigningKey, TrustedKeys};
 use conf_core::{
-    daemon::{Metrics, chain, listen_guard, ready},
+    daemon::{Metrics, chain, listen_guard, no_core_files, ready},
     git_http,
 };
 use tokio_util::sync::CancellationToken;
@@ -25,13 +26,15 @@ use tracing::{error, info};
 use crate::delivery::{Hosts, Watermarks};
 use crate::hooks::{Pushers, server as hooks};
 use crate::judge::{Judge, ReportingHosts};
-use crate::secrets::SecretStore;
-use crate::store::{Table, damage};
+use crate::secrets::{SecretStore, SecretsFor};
+use crate::store::{Landed, Table, damage};
 use crate::{http as routes, landing, store};
 
 /// Serves until `stop`.
 pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::Result<()> {
     listen_guard(flags.listen, flags.common.insecure)?;
+    SecretsFor::check(&flags.secrets_for).map_err(anyhow::Error::msg)?;
+    no_core_files();
     git::check_version()?;
     store::open(&flags.repo)?;
     let path = flags.repo.canonicalize()?;
@@ -40,33 +43,37 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     store::prepare(&path)?;
     let metrics = Metrics::new("conf-master", env!("CARGO_PKG_VERSION"));
     let health = Health::new(metrics.clone());
-    let upload = UploadPack::new(path.clone(), git_http::UploadLimits::default());
+    let landed = Landed::new(&path);
+    let upload = UploadPack::checking(path.clone(), git_http::UploadLimits::default(), landed.wants());
     let secrets =
         SecretStore::open(&path, &flags.secrets_for).context("conf-master's key for secrets cannot be used")?;
+    let identity = secrets.identity();
     let hosts = Arc::new(Hosts::new(Duration::from_secs(flags.hosts_within)));
     let reports = hosts.clone();
     let reporting = ReportingHosts::new(move |datacenter| reports.reporting(datacenter));
     let judge = Arc::new(Judge::new(flags.limits.limits(), secrets, reporting));
-    let (lander, landing) = landing::start(&path, judge, upload.clone(), &metrics, health.clone())?;
+    let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), &metrics, health.clone())?;
     let pushers = Pushers::default();
     let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander.clone(), pushers.clone(), stop.clone()));
-    let listener = http::bind_tcp(flags.listen).await?;
+    let listener = http::bind_tcp(flags.listen, Gate::new(&flags.common.allowed_hosts)).await?;
     let address = listener.address().context("a TCP listener has an address")?;
-    let upkeep = tokio::spawn(upkeep::run(path.clone(), lander.clone(), stop.clone()));
+    let upkeep =
+        tokio::spawn(upkeep::run(path.clone(), lander.clone(), Duration::from_secs(flags.prune_every), stop.clone()));
     let renewal = tokio::spawn(renew::run(lander.clone(), flags.renew_ahead, stop.clone()));
     let key = SigningKey::load(&store::key_path(&path))?;
-    let trusted = TrustedKeys::of(&key);
-    let conditions = tokio::spawn(conditions::run(path.clone(), lander.clone(), health.clone(), trusted, stop.clone()));
+    let keys = conditions::Keys { trusted: TrustedKeys::of(&key), identity };
+    let conditions = tokio::spawn(conditions::run(path.clone(), lander.clone(), health.clone(), keys, stop.clone()));
     let watermarks = Watermarks::new(key);
     let examination = tokio::task::spawn_blocking({
         let (path, table, stop) = (path.clone(), lander.durable().table.clone(), stop.clone());
         move || examine(&path, &table, &stop)
     });
+    let spools = upload.spools().clone();
     let server = routes::server(path.clone(), lander, watermarks, pushers, upload, hosts);
     health.set_ready();
     info!(%address, repo = %path.display(), "serving");
     ready(address);
-    http::serve(listener, routes::routes(&server, health), stop.clone()).await;
+    http::serve_spooling(listener, routes::routes(&server, health), spools, stop.clone()).await;
     drop(server);
     stop.cancel();
     let _ = tokio::join!(calls, upkeep, renewal, conditions, examination);

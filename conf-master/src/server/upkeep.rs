@@ -9,13 +9,15 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use conf_core::{
     daemon::{chain, millis},
-    git,
+    git::{self, LooseObjects},
 };
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::landing::Lander;
+use crate::server::prune::Pruning;
+use crate::store::damage;
 
 /// The longest time between two runs of Git's upkeep.
 const UPKEEP_EVERY: Duration = Duration::from_secs(3600);
@@ -30,13 +32,23 @@ const LOOSE_EVERY: Duration = Duration::from_secs(300);
 /// How often the packs are counted.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
 
-/// Runs Git's upkeep until `stop`: when small packs have gathered, and hourly. It drops no object.
-pub(crate) async fn run(path: PathBuf, lander: Lander, stop: CancellationToken) {
+/// Runs Git's upkeep until `stop`: when small packs have gathered, and hourly. What nothing leads
+/// to at two looks, `prune_every` apart, is removed.
+pub(crate) async fn run(path: PathBuf, lander: Lander, prune_every: Duration, stop: CancellationToken) {
+    let mut pruning = Pruning::new(&path, prune_every);
     let mut last = Instant::now();
+    let mut objects = LooseObjects::locked(&path).unwrap_or_default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = tokio::time::sleep(LOOK_EVERY.min(prune_every)) => {}
+        }
+        let at = path.clone();
+        let looking = tokio::task::spawn_blocking(move || set_cut_aside(&at, objects));
+        objects = looking.await.unwrap_or_default();
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = pruning.look(&lander) => {}
         }
         let is_crowded = last.elapsed() > LOOSE_EVERY && loose(&path) > MOST_LOOSE;
         if last.elapsed() < UPKEEP_EVERY && git::packs(&path).map_or(0, |packs| packs.len()) < MOST_PACKS && !is_crowded
@@ -48,20 +60,27 @@ pub(crate) async fn run(path: PathBuf, lander: Lander, stop: CancellationToken) 
             () = stop.cancelled() => return,
             done = repack(&path) => done,
         };
-        // Refs are packed while nothing lands, because both would lock them.
-        let packing = path.clone();
-        lander
-            .exclusively(move || {
-                if let Err(error) = git::command(&packing).args(["pack-refs", "--all"]).status() {
-                    warn!(%error, "cannot pack the refs");
-                }
-            })
-            .await;
+        // The landing thread opens the repository anew, without the packs that went.
+        lander.exclusively(|| {}).await;
         match done {
             Ok(()) => info!(took_ms = millis(last.elapsed()), "upkeep of the repository is done"),
             Err(error) => warn!(error = chain(&*error), "upkeep of the repository failed; tried again later"),
         }
     }
+}
+
+/// Sets loose objects aside that were cut short since the last look, before libgit2 reads them
+/// without end, and says how to mend that.
+fn set_cut_aside(path: &Path, mut objects: LooseObjects) -> LooseObjects {
+    match objects.set_cut_aside(path) {
+        Ok(cut) if cut.is_empty() => {}
+        Ok(cut) => {
+            let advice = damage::advice(path);
+            error!("the repository is damaged: {} cannot be read any more. {advice}", cut.join(", "));
+        }
+        Err(error) => warn!(%error, "the loose objects cannot be looked at"),
+    }
+    objects
 }
 
 /// Estimates the number of loose objects from one folder of 256, as Git's own upkeep does.

@@ -2,12 +2,13 @@
 
 use std::fmt::Write as _;
 
-use git2::{ObjectType, Oid, Repository};
+use conf_core::git::ObjectStore;
+use git2::{ObjectType, Oid};
 use libconf::name::CommitId;
 
 /// Writes a commit by conf-master at `time`, in seconds since 1970. Moves no ref.
 pub(crate) fn write(
-    repo: &Repository,
+    store: &impl ObjectStore,
     tree: Oid,
     parents: impl IntoIterator<Item = CommitId>,
     time: i64,
@@ -19,5 +20,7 @@ pub(crate) fn write(
     }
     let who = format!("conf-master <conf-master> {time} +0000");
     let _ = write!(text, "author {who}\ncommitter {who}\n\n{message}");
-    repo.odb()?.write(ObjectType::Commit, text.as_bytes()).map(Into::into)
+    let commit = store.repo().odb()?.write(ObjectType::Commit, text.as_bytes())?;
+    store.keep(commit);
+    Ok(commit.into())
 }

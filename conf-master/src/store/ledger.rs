@@ -10,7 +10,7 @@
 
 use std::{collections::BTreeSet, path::Path, str::FromStr};
 
-use conf_core::daemon::chain;
+use conf_core::{daemon::chain, git::ObjectStore};
 use git2::{ObjectType, Oid, Repository};
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 use tracing::warn;
@@ -125,39 +125,52 @@ pub(crate) enum LedgerError {
 
 /// Writes one ledger commit; moves no ref. `tables` are the state after the change.
 pub(crate) fn write(
-    repo: &Repository,
+    store: &impl ObjectStore,
     previous: Option<CommitId>,
     entry: &LedgerEntry,
     tables: Tables<'_>,
 ) -> Result<CommitId, git2::Error> {
-    let mut tree = repo.treebuilder(None)?;
-    let tags = write_tags(repo, entry)?;
+    let mut tree = store.repo().treebuilder(None)?;
+    let tags = write_tags(store, entry)?;
     if let Some(tags) = tags {
         tree.insert("tags", tags, 0o040_000)?;
     }
     if entry.sequence.0.is_multiple_of(TABLE_EVERY) {
-        tree.insert("refs", repo.blob(tables.table.to_string().as_bytes())?, 0o100_644)?;
-        tree.insert("deleted", repo.blob(tables.table.deleted().as_bytes())?, 0o100_644)?;
-        tree.insert("requests", repo.blob(tables.requests.to_string().as_bytes())?, 0o100_644)?;
-        tree.insert("layers", repo.blob(tables.layers.to_string().as_bytes())?, 0o100_644)?;
+        tree.insert("refs", blob(store, tables.table.to_string().as_bytes())?, 0o100_644)?;
+        tree.insert("deleted", blob(store, tables.table.deleted().as_bytes())?, 0o100_644)?;
+        tree.insert("requests", blob(store, tables.requests.to_string().as_bytes())?, 0o100_644)?;
+        tree.insert("layers", blob(store, tables.layers.to_string().as_bytes())?, 0o100_644)?;
     }
     let mut seen = BTreeSet::new();
     // The first entry has no parent, so that the chain of first parents is the ledger and nothing
     // else.
     let tips = entry.moves.iter().filter(|_| previous.is_some()).filter_map(|one| one.new).map(|target| target.commit);
     let parents = previous.into_iter().chain(tips).filter(|parent| seen.insert(*parent));
-    commit::write(repo, tree.write()?, parents, entry.time, &entry.to_string())
+    let tree = tree.write()?;
+    store.keep(tree);
+    commit::write(store, tree, parents, entry.time, &entry.to_string())
 }
 
 /// Keeps the bytes of new annotated tags, so that their refs can be restored after a prune.
-fn write_tags(repo: &Repository, entry: &LedgerEntry) -> Result<Option<Oid>, git2::Error> {
-    let odb = repo.odb()?;
-    let mut tags = repo.treebuilder(None)?;
+fn write_tags(store: &impl ObjectStore, entry: &LedgerEntry) -> Result<Option<Oid>, git2::Error> {
+    let odb = store.repo().odb()?;
+    let mut tags = store.repo().treebuilder(None)?;
     for target in entry.moves.iter().filter_map(|one| one.new).filter(|target| target.value != target.commit) {
         let tag = odb.read(target.value.into())?;
-        tags.insert(target.value.to_string(), repo.blob(tag.data())?, 0o100_644)?;
+        tags.insert(target.value.to_string(), blob(store, tag.data())?, 0o100_644)?;
     }
-    if tags.is_empty() { Ok(None) } else { tags.write().map(Some) }
+    if tags.is_empty() {
+        return Ok(None);
+    }
+    let tags = tags.write()?;
+    store.keep(tags);
+    Ok(Some(tags))
+}
+
+fn blob(store: &impl ObjectStore, content: &[u8]) -> Result<Oid, git2::Error> {
+    let blob = store.repo().blob(content)?;
+    store.keep(blob);
+    Ok(blob)
 }
 
 impl std::fmt::Display for LedgerEntry {

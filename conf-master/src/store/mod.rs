@@ -5,16 +5,22 @@ pub(crate) mod damage;
 pub(crate) mod history;
 pub(crate) mod idempotency;
 pub(crate) mod journal;
+pub(crate) mod landed;
 pub(crate) mod layers;
 pub(crate) mod ledger;
+pub(crate) mod lock;
+pub(crate) mod ref_files;
 pub(crate) mod refs;
 pub(crate) mod signer;
 pub(crate) mod tip;
+pub(crate) mod unreachable;
 
 pub(crate) use crate::store::history::{Durable, Moment, PastBranch};
 pub(crate) use crate::store::idempotency::{LandedRef, LandedRequest, LandedRequests, RequestKey};
+pub(crate) use crate::store::landed::Landed;
 pub(crate) use crate::store::layers::LayerChanges;
 pub(crate) use crate::store::ledger::{LedgerEntry, LedgerState, Move, Tables};
+pub(crate) use crate::store::ref_files::{RefFiles, Wanted};
 pub(crate) use crate::store::refs::{NONE_REFUSED, Place, Proposed, RefChanges, RefTarget, Table, version_after};
 
 use std::fs::{self, File, OpenOptions};
@@ -22,12 +28,11 @@ use std::io::{self, Write};
 use std::ops::Not as _;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use conf_core::{
     daemon::chain,
+    daemon::make_folder,
     git::{self, Durability},
     secret::Identity,
     sign::SigningKey,
@@ -36,6 +41,7 @@ use git2::Repository;
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 use tracing::warn;
 
+use crate::store::lock::patiently;
 use crate::store::tip::{Standing, standing};
 use crate::text::now;
 
@@ -63,9 +69,6 @@ const SETTINGS: [(&str, &str); 13] = [
 
 /// The hooks that hand every push to this server.
 const HOOKS: [&str; 2] = ["pre-receive", "proc-receive"];
-
-/// How long a lock of another program of Git is waited for: far longer than `git pack-refs` takes.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The size of what is written to see whether anything can be: most changes are smaller.
 const TRIED_BYTES: usize = 64 << 10;
@@ -98,7 +101,7 @@ pub(crate) fn init(path: &Path) -> anyhow::Result<String> {
     if key_path.exists() {
         bail!("{} exists, and a key is never replaced; move it away or name another folder", key_path.display());
     }
-    fs::create_dir_all(path).with_context(|| format!("cannot make {}", path.display()))?;
+    make_folder(path, 0o755).with_context(|| format!("cannot make {}", path.display()))?;
     let path = path.canonicalize()?;
     let repo = git::init(&path, &SETTINGS)?;
     // The ledger is written last: without it `init` was cut short.
@@ -287,64 +290,4 @@ pub(crate) fn try_to_write(repo: &Repository) -> anyhow::Result<()> {
     let reference = repo.path().join(RefName::Ledger.to_string());
     let (lock, _) = lock_ledger(&reference, reference.parent().context("a ref has a folder")?)?;
     fs::remove_file(&lock).with_context(|| format!("cannot remove {}", lock.display()))
-}
-
-/// Tries again for at most two seconds while another program of Git holds a lock.
-fn patiently<T, E>(mut attempt: impl FnMut() -> Result<T, E>, is_held: impl Fn(&E) -> bool) -> Result<T, E> {
-    let since = Instant::now();
-    loop {
-        match attempt() {
-            Err(error) if is_held(&error) && since.elapsed() < LOCK_PATIENCE => sleep(Duration::from_millis(5)),
-            done => return done,
-        }
-    }
-}
-
-/// Sets one ref to the value in the ledger. Durable with the next [`sync_objects`]; start-up does
-/// it again if needed.
-pub(crate) fn set_ref(repo: &Repository, name: &RefName, target: Option<RefTarget>) -> Result<(), git2::Error> {
-    let name = name.to_string();
-    let set = || match target {
-        Some(target) => repo.reference(&name, target.value.into(), true, "").map(drop),
-        None => match repo.find_reference(&name) {
-            Ok(mut reference) => reference.delete(),
-            Err(error) if error.code() == git2::ErrorCode::NotFound => Ok(()),
-            Err(error) => Err(error),
-        },
-    };
-    patiently(set, |error| error.code() == git2::ErrorCode::Locked)
-}
-
-/// Sets every ref to the value in the ledger; returns the differences, for the log.
-pub(crate) fn repair(repo: &Repository, table: &Table, ledger: CommitId) -> anyhow::Result<Vec<String>> {
-    let mut repaired = Vec::new();
-    let mut present = std::collections::BTreeMap::new();
-    for reference in repo.references()? {
-        let reference = reference?;
-        let name = reference.name().unwrap_or_default().to_owned();
-        if name != RefName::Ledger.to_string() && name.starts_with("refs/") {
-            present.insert(name, reference.target().map(ObjectId::from));
-        }
-    }
-    for (name, target) in table.iter() {
-        let found = present.remove(&name.to_string()).flatten();
-        if found == Some(target.value) {
-            continue;
-        }
-        if target.value != target.commit && repo.find_tag(target.value.into()).is_err() {
-            ledger::restore_tag(repo, ledger, target.value)?;
-        }
-        set_ref(repo, name, Some(target))?;
-        repaired.push(match found {
-            Some(found) => format!("{name} held {found}, put back to {}", target.value),
-            None => format!("{name} was missing, made again at {}", target.value),
-        });
-    }
-    for (name, found) in present {
-        let mut stray = repo.find_reference(&name)?;
-        stray.delete()?;
-        let found = found.map(|found| found.to_string()).unwrap_or_default();
-        repaired.push(format!("{name} ({found}) was not made by a push, and is removed; push it to bring it back"));
-    }
-    Ok(repaired)
 }

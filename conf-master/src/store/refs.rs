@@ -74,6 +74,11 @@ impl Table {
         if place.target.is_some() { version_after(place.changes) } else { -1 }
     }
 
+    /// Tells whether a ref ever existed.
+    pub(crate) fn knows(&self, name: &RefName) -> bool {
+        self.0.contains_key(name)
+    }
+
     /// Lists every ref that ever existed.
     pub(crate) fn places(&self) -> impl Iterator<Item = (&RefName, &Place)> {
         self.0.iter()

@@ -10,24 +10,28 @@ use std::{sync::Arc, time::Duration};
 use conf_core::{
     api::{At, WatermarkEvent},
     daemon::chain,
-    http::{self as web, Response},
+    http::{self as web, Response, Shares, Who},
     snapshot::{AroundChange, around_change},
 };
 use git2::Repository;
 use http::StatusCode;
 use libconf::name::{DatacenterName, Sequence};
 use serde::Deserialize;
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio_util::sync::CancellationToken;
 
 use crate::{http::view::View, mirror::ServedSnapshot};
 
 /// The longest wait of one request. A client that wants to wait longer asks again.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Requests that wait at once; each host of a datacenter asks one for each sequence.
-const MOST_WAITING: usize = 4096;
-/// Chains that are read at once.
-const MOST_READING: usize = 4;
+/// Requests that wait at once, half of them of one peer; each host of a datacenter asks one for
+/// each sequence.
+const MOST_WAITING: u64 = 4096;
+/// Chains that are read at once, half of them for one peer.
+const MOST_READING: u64 = 4;
+/// Those that wait to read one, and how long each of them waits.
+const MOST_TO_READ: usize = 4096;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The query.
 #[derive(Debug, Deserialize)]
@@ -42,14 +46,15 @@ pub(crate) struct AtQuery {
 #[derive(Debug)]
 pub(crate) struct Questions {
     view: Arc<View>,
-    waiting: Semaphore,
-    reading: Semaphore,
+    waiting: Shares,
+    reading: Shares,
     stop: CancellationToken,
 }
 
 impl Questions {
     pub(crate) fn new(view: Arc<View>, stop: CancellationToken) -> Self {
-        Questions { view, waiting: Semaphore::new(MOST_WAITING), reading: Semaphore::new(MOST_READING), stop }
+        let (waiting, reading) = (Shares::halves(MOST_WAITING, 0), Shares::halves(MOST_READING, MOST_TO_READ));
+        Questions { view, waiting, reading, stop }
     }
 }
 
@@ -64,7 +69,7 @@ fn known(served: &ServedSnapshot, watermark: Option<&WatermarkEvent>) -> Sequenc
 
 /// Answers as soon as the change is known. When the time is up, the answer says which change is
 /// known.
-pub(crate) async fn answer(questions: Arc<Questions>, query: AtQuery) -> Response {
+pub(crate) async fn answer(questions: Arc<Questions>, query: AtQuery, who: Who) -> Response {
     let view = &questions.view;
     let own = view.mirror.datacenter();
     if query.datacenter != *own {
@@ -74,7 +79,7 @@ pub(crate) async fn answer(questions: Arc<Questions>, query: AtQuery) -> Respons
     let Ok(wait) = Duration::try_from_secs_f64(query.timeout.unwrap_or(LONGEST_WAIT.as_secs_f64())) else {
         return web::error(StatusCode::BAD_REQUEST, "timeout is a number of seconds, as in timeout=10");
     };
-    let Ok(_waiting) = questions.waiting.try_acquire() else {
+    let Some(_waiting) = questions.waiting.try_take(who, 1) else {
         return web::error(StatusCode::SERVICE_UNAVAILABLE, "too many questions wait already; ask again in a moment");
     };
     let until = tokio::time::sleep(wait.min(LONGEST_WAIT));
@@ -87,7 +92,7 @@ pub(crate) async fn answer(questions: Arc<Questions>, query: AtQuery) -> Respons
             let watermark = watermarks.borrow_and_update().clone();
             central = known(&now, watermark.as_ref());
             if central >= query.sequence {
-                return read(&questions, &now, query.sequence, central, watermark).await;
+                return read(&questions, who, (&now, central, watermark), query.sequence).await;
             }
         }
         tokio::select! {
@@ -102,13 +107,12 @@ pub(crate) async fn answer(questions: Arc<Questions>, query: AtQuery) -> Respons
 
 async fn read(
     questions: &Questions,
-    served: &ServedSnapshot,
+    who: Who,
+    (served, central, watermark): (&ServedSnapshot, Sequence, Option<WatermarkEvent>),
     change: Sequence,
-    central: Sequence,
-    watermark: Option<WatermarkEvent>,
 ) -> Response {
-    let Ok(_reading) = questions.reading.acquire().await else {
-        return web::error(StatusCode::SERVICE_UNAVAILABLE, "this conf-slave is stopping");
+    let Ok(_reading) = questions.reading.take(who, 1, PATIENCE).await else {
+        return web::error(StatusCode::SERVICE_UNAVAILABLE, "too many questions wait already; ask again in a moment");
     };
     let (repo, newest) = (questions.view.mirror.repo(), served.snapshot.commit);
     let found = spawn_blocking(move || {

@@ -9,12 +9,11 @@ use std::sync::Arc;
 use async_stream::stream;
 use conf_core::{
     api::{HistoryEvent, SnapshotEvent},
-    http::{self as web, Event, Response},
+    http::{self as web, Event, Peer, Response, StreamPlaces},
 };
-use http::{HeaderValue, StatusCode, header};
+use http::StatusCode;
 use libconf::name::DatacenterName;
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{http::view::View, mirror::ServedSnapshot};
 
@@ -28,50 +27,24 @@ pub(crate) struct EventsQuery {
 #[derive(Debug)]
 pub(crate) struct Streams {
     view: Arc<View>,
-    places: Places,
-}
-
-/// Streams at once: half of the connections, so that the other half is left for fetches. A
-/// listening host costs one, and some bytes every 2 s.
-fn most_streams() -> usize {
-    (web::most_connections() / 2).max(1)
-}
-
-/// Places for readers. A reader that is gone leaves its place when the kernel gives its connection
-/// up.
-#[derive(Debug)]
-struct Places(Arc<Semaphore>);
-
-impl Places {
-    fn new(most: usize) -> Self {
-        Places(Arc::new(Semaphore::new(most)))
-    }
-
-    /// Takes a place; without one, asks to come again.
-    fn take(&self) -> Result<OwnedSemaphorePermit, Box<Response>> {
-        Arc::clone(&self.0).try_acquire_owned().map_err(|_| {
-            let words = "too many hosts listen here already; use another conf-slave, or ask again later";
-            let mut response = web::error(StatusCode::SERVICE_UNAVAILABLE, words);
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
-            Box::new(response)
-        })
-    }
+    /// A listening host costs one, and some bytes every 2 s.
+    places: StreamPlaces,
 }
 
 impl Streams {
     pub(crate) fn new(view: Arc<View>) -> Self {
-        Streams { view, places: Places::new(most_streams()) }
+        Streams { view, places: StreamPlaces::default() }
     }
 
     /// Answers with the events of this slave's datacenter.
-    pub(crate) fn follow(&self, query: &EventsQuery) -> Response {
+    pub(crate) fn follow(&self, query: &EventsQuery, peer: Peer) -> Response {
         let view = Arc::clone(&self.view);
         let own = view.mirror.datacenter().clone();
         if query.datacenter != own {
             let words = format!("this conf-slave serves {own}, not {}", query.datacenter);
             return web::error(StatusCode::CONFLICT, words);
         }
-        let place = match self.places.take() {
+        let place = match self.places.take(peer) {
             Ok(place) => place,
             Err(full) => return *full,
         };
@@ -117,22 +90,4 @@ fn snapshot_event(view: &View, served: &ServedSnapshot) -> Event {
         previous: snapshot.parent,
     };
     Event::json("snapshot", Some(snapshot.sequence.to_string()), &event)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn streams_are_bounded() {
-        let places = Places::new(1);
-        let first = places.take().unwrap();
-        let full = places.take().unwrap_err();
-        assert_eq!(
-            (full.status(), &full.headers()["retry-after"]),
-            (StatusCode::SERVICE_UNAVAILABLE, &"10".parse().unwrap())
-        );
-        drop(first);
-        assert!(places.take().is_ok());
-    }
 }

@@ -54,16 +54,19 @@ fn api_routes(view: Arc<View>, stop: CancellationToken) -> Routes {
     let at = warp::path!("api" / "v1" / "at")
         .and(warp::get())
         .and(warp::query())
-        .then(move |query| at::answer(Arc::clone(&questions), query));
+        .and(web::asker())
+        .then(move |query, who| at::answer(Arc::clone(&questions), query, who));
     let events = warp::path!("api" / "v1" / "events")
         .and(warp::get())
         .and(warp::query())
-        .map(move |query: EventsQuery| streams.follow(&query));
+        .and(web::request())
+        .map(move |query: EventsQuery, request: Request| streams.follow(&query, request.peer));
     let asked = status.boxed().or(at.boxed()).unify().or(events.boxed()).unify();
     reports.boxed().or(hosts.boxed()).unify().or(asked).unify().boxed()
 }
 
 async fn take_report(view: Arc<View>, request: Request) -> Response {
+    let from = request.who().to_string();
     let report: HostReport = match request.body.json(LONGEST_REPORT).await {
         Ok(report) => report,
         Err(refusal) => return refusal,
@@ -73,7 +76,7 @@ async fn take_report(view: Arc<View>, request: Request) -> Response {
         let words = format!("this conf-slave serves {own}, not {}", report.datacenter);
         return web::error(StatusCode::CONFLICT, words);
     }
-    view.reports.take(report);
+    view.reports.take(report, &from);
     // The watermark tells the host whether its snapshot is the newest. The answer has none before
     // this slave heard one.
     let watermark = view.watermark.borrow().clone();

@@ -59,9 +59,10 @@ pub(crate) enum MirrorError {
 }
 
 impl MirrorError {
-    /// Tells whether the snapshot is here, and this slave does not serve it.
+    /// Tells whether the snapshot came, and this slave does not serve it.
     pub(crate) fn is_refusal(&self) -> bool {
-        matches!(self, MirrorError::Refused(_) | MirrorError::NotForward { .. }) && !self.may_be_damage()
+        let is_here = matches!(self, MirrorError::Refused(_) | MirrorError::NotForward { .. }) && !self.may_be_damage();
+        is_here || matches!(self, MirrorError::Fetch(FetchError::Unwanted(_)))
     }
 
     /// Tells whether a damaged local repository may be the reason.

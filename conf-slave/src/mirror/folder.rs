@@ -9,9 +9,9 @@ use std::{
 use conf_core::{
     api::Pointer,
     daemon::{chain, make_folder},
-    git::{self, Durability, RepositoryLock, complete},
+    git::{self, Durability, FetchBounds, RepositoryLock, RepositoryPool, complete},
     sign::TrustedKeys,
-    snapshot::Snapshot,
+    snapshot::{Snapshot, SnapshotError},
 };
 use git2::{ErrorCode, Repository};
 use libconf::name::{CommitId, DatacenterName, RefName};
@@ -28,6 +28,8 @@ pub(crate) struct StateFolder {
     pub(crate) path: PathBuf,
     pub(crate) datacenter: DatacenterName,
     pub(crate) keys: TrustedKeys,
+    /// Bounds what a fetch brings.
+    pub(crate) bounds: FetchBounds,
 }
 
 /// The state of a repository on disk.
@@ -41,6 +43,25 @@ impl StateFolder {
     /// Returns the path of the bare repository.
     pub(crate) fn repo(&self) -> PathBuf {
         repository_in(&self.path)
+    }
+
+    /// Returns a repository that stores no more than a fetch may bring.
+    pub(crate) fn bounded(&self, path: PathBuf) -> RepositoryPool {
+        let pool = RepositoryPool::at(path);
+        pool.bounded(self.bounds);
+        pool
+    }
+
+    /// Returns a repository that stores no more than a fetch may bring, and only snapshots for this
+    /// datacenter that a trusted key signed.
+    pub(crate) fn pool(&self, path: PathBuf) -> RepositoryPool {
+        let (pool, keys, datacenter) = (self.bounded(path), self.keys.clone(), self.datacenter.clone());
+        pool.judging(move |commit, bytes| match Snapshot::verify_bytes(commit, bytes, &keys, &datacenter) {
+            // A newer conf-master's is signed, too.
+            Ok(_) | Err(SnapshotError::Newer { .. }) => Ok(()),
+            Err(error) => Err(chain(&MirrorError::Refused(error))),
+        });
+        pool
     }
 
     fn highest_file(&self) -> PathBuf {
@@ -201,8 +222,8 @@ pub(crate) fn repository_in(state: &Path) -> PathBuf {
 
 /// Makes and locks a folder for a repository.
 pub(crate) fn lock_folder(path: &Path) -> Result<RepositoryLock, MirrorError> {
-    // What is above it is there for other daemons' folders too. Nobody else reads the repository.
-    let made = path.parent().map_or(Ok(()), |state| make_folder(state, 0o755));
+    // Nobody else reads what is in the state folder, which somebody may have removed.
+    let made = path.parent().map_or(Ok(()), |state| make_folder(state, 0o700));
     made.and_then(|()| make_folder(path, 0o700)).map_err(|cause| MirrorError::File { path: path.to_owned(), cause })?;
     git::lock(path).map_err(MirrorError::Lock)
 }

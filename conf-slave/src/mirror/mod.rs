@@ -12,6 +12,7 @@ mod error;
 mod served;
 mod packs;
 mod folder;
+mod pools;
 
 use std::{
     future::pending,
@@ -26,8 +27,8 @@ use std::{
 
 use conf_core::{
     api::{DatacenterStatus, Pointer, WatermarkEvent},
-    daemon::chain,
-    git::{self, Depth, RepositoryLock, RepositoryPool, Step},
+    daemon::{self, chain},
+    git::{self, Depth, FetchBounds, RepositoryLock, RepositoryPool, Step},
     git_http::UploadPack,
     sign::{KeyError, TrustedKeys, verify_watermark},
     snapshot::{Snapshot, SnapshotError},
@@ -36,15 +37,17 @@ use conf_core::{
 use git2::Repository;
 use libconf::name::{DatacenterName, Sequence};
 use parking_lot::Mutex;
-use tokio::{
-    sync::{Notify, watch},
-    task::spawn_blocking,
-};
+use tokio::sync::{Notify, watch};
 
-pub(crate) use crate::mirror::{error::MirrorError, folder::repository_in, served::ServedSnapshot};
+pub(crate) use crate::mirror::{
+    error::MirrorError,
+    folder::repository_in,
+    served::{Pins, ServedSnapshot, differing},
+};
 use crate::mirror::{
     folder::{Examined, StateFolder},
     packs::SeenPacks,
+    pools::Pools,
 };
 
 /// 1.5 s: a central server whose answer does not go on for so long is asked again over another
@@ -60,6 +63,7 @@ const OVERTAKING: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Mirror {
     folder: Arc<StateFolder>,
+    pub(crate) opened: Pools,
     /// The central servers.
     pub(crate) upstreams: Arc<Upstreams>,
     upload: Arc<UploadPack>,
@@ -93,11 +97,11 @@ impl Mirror {
     pub(crate) fn open(
         state: &Path,
         datacenter: DatacenterName,
-        keys: TrustedKeys,
+        (keys, bounds): (TrustedKeys, FetchBounds),
         upstreams: Arc<Upstreams>,
         upload: Arc<UploadPack>,
     ) -> Result<Self, MirrorError> {
-        let folder = StateFolder { path: state.to_owned(), datacenter, keys };
+        let folder = StateFolder { path: state.to_owned(), datacenter, keys, bounds };
         let repo = folder.repo();
         let mut lock = folder::lock_folder(&repo)?;
         let examined = match git::init(&repo, &folder::SETTINGS) {
@@ -119,6 +123,7 @@ impl Mirror {
         let highest = highest.max_by_key(|pointer| pointer.sequence);
         let served = served.filter(|served| Some(served.pointer()) == highest);
         Ok(Mirror {
+            opened: Pools::of(&folder),
             folder: Arc::new(folder),
             upstreams,
             upload,
@@ -221,29 +226,32 @@ impl Mirror {
             return Ok(());
         }
         let step = Step { have, want: commit, depth: Depth::Full };
-        // Opened for this step only: upkeep repacks the repository, and a new one may take its
-        // place.
-        let opened = RepositoryPool::at(self.repo());
-        let mut wanted = self.wanted.subscribe();
+        let (opened, mut wanted) = (self.opened.clone(), self.wanted.subscribe());
         let newer = async move {
             let is_newer = |wanted: &Option<Pointer>| wanted.is_some_and(|wanted| wanted.sequence > pointer.sequence);
             if !may_end || wanted.wait_for(is_newer).await.is_err() {
                 pending::<()>().await;
             }
         };
-        let Fetched { answer, wire_bytes, .. } = self.fetch(&opened, step, newer).await.map_err(MirrorError::Fetch)?;
+        let Fetched { answer, wire_bytes, .. } =
+            self.fetch(&opened.snapshots, step, newer).await.map_err(MirrorError::Fetch)?;
         let (folder, highest) = (Arc::clone(&self.folder), *self.highest.lock());
-        let served = spawn_blocking(move || {
+        let served = daemon::blocking(move || {
             let repo = opened.lend().map_err(|cause| folder.unusable(cause))?;
             folder.accept(&repo, commit, before.as_deref(), highest)
         });
-        let served = served.await.expect("checking does not panic")?;
+        let served = served.await?;
         if let Some((request, response)) = answer {
             self.upload.prime(request, response).await;
         }
         tracing::info!(sequence = served.snapshot.sequence.0, commit = %commit.short(), wire_bytes, "serves a snapshot");
         self.serve(served);
         Ok(())
+    }
+
+    /// Makes a step that serves nothing: a branch behind a snapshot. Moves no ref.
+    pub(crate) async fn bring(&self, step: Step) -> Result<(), FetchError> {
+        self.fetch(&self.opened.branches, step, pending()).await.map(drop)
     }
 
     /// Publishes the snapshot within this program. `remember` writes the sequence later; after a
@@ -261,7 +269,8 @@ impl Mirror {
 
     /// Moves the branch that a plain clone checks out to `served`. Blocks; no change waits for it.
     pub(crate) fn move_head(&self, served: &ServedSnapshot) -> Result<(), MirrorError> {
-        self.folder.move_head(&self.folder.open_repo()?, served.snapshot.commit)
+        let repo = self.opened.lend().map_err(|cause| self.folder.unusable(cause))?;
+        self.folder.move_head(&repo, served.snapshot.commit)
     }
 
     /// Looks up a pointer in the repository, or else at the central server.
@@ -271,22 +280,21 @@ impl Mirror {
         }
         let have = self.served().map(|served| served.snapshot.commit);
         let step = Step { have, want: pointer.commit, depth: Depth::Full };
-        match self.fetch(&RepositoryPool::at(self.repo()), step, pending()).await {
+        match self.fetch(&self.opened.snapshots, step, pending()).await {
             Ok(_) => self.judge_here(pointer).await.unwrap_or(Judgement::Damage),
-            Err(FetchError::NotFound { .. }) => Judgement::Damage,
+            Err(FetchError::NotFound { .. } | FetchError::Unwanted(_)) => Judgement::Damage,
             Err(_) => Judgement::Unknown,
         }
     }
 
     /// Looks up a pointer in the repository; `None` if its commit is not here.
     async fn judge_here(&self, pointer: Pointer) -> Option<Judgement> {
-        let folder = Arc::clone(&self.folder);
-        let verified = spawn_blocking(move || {
-            let repo = Repository::open_bare(folder.repo())
-                .map_err(|cause| SnapshotError::Read { commit: pointer.commit, cause })?;
+        let (folder, opened) = (Arc::clone(&self.folder), self.opened.clone());
+        let verified = daemon::blocking(move || {
+            let repo = opened.lend().map_err(|cause| SnapshotError::Read { commit: pointer.commit, cause })?;
             Snapshot::verify(&repo, pointer.commit, &folder.keys, &folder.datacenter)
         });
-        match verified.await.expect("checking does not panic") {
+        match verified.await {
             Ok(snapshot) if snapshot.sequence == pointer.sequence => Some(Judgement::Signed),
             // Signed by a conf-master newer than this program: only a newer conf-slave can read
             // more of it.
@@ -300,6 +308,10 @@ impl Mirror {
     ///
     /// While a change is taken, its ref is ahead of what is served, which looks like damage.
     pub(crate) fn look(&self) -> Result<(), String> {
+        if let Err(cut) = self.packs.lock().set_cut_aside(&self.repo()) {
+            self.suspicion.notify_one();
+            return Err(cut);
+        }
         let Some(served) = self.served() else { return Ok(()) };
         self.folder.look(served.snapshot.commit)?;
         // Another repository in the place of this one has other packs.
@@ -314,6 +326,7 @@ impl Mirror {
     /// Forgets what the packs were: others have replaced them, or they were all read and are whole.
     pub(crate) fn packed(&self) {
         self.packs.lock().clear();
+        self.opened.forget();
     }
 
     /// Checks that every served object is there and readable; an error describes the damage.
@@ -350,19 +363,19 @@ impl Mirror {
         let newest: DatacenterStatus = self.upstreams.get_json(&status).await.map_err(MirrorError::Ask)?;
         let path = self.folder.path.join("repo.new");
         let fresh = path.clone();
-        let lock = spawn_blocking(move || folder::remove(&fresh).and_then(|()| folder::create(&fresh)));
-        let lock = lock.await.expect("making a folder does not panic")?;
+        let lock = daemon::blocking(move || folder::remove(&fresh).and_then(|()| folder::create(&fresh)));
+        let lock = lock.await?;
         let step = Step { have: None, want: newest.commit, depth: Depth::Full };
-        self.fetch(&RepositoryPool::at(path.clone()), step, pending()).await.map_err(MirrorError::Fetch)?;
+        self.fetch(&self.folder.pool(path.clone()), step, pending()).await.map_err(MirrorError::Fetch)?;
         let (folder, highest) = (Arc::clone(&self.folder), *self.highest.lock());
-        let served = spawn_blocking(move || {
+        let served = daemon::blocking(move || {
             let repo =
                 Repository::open_bare(&path).map_err(|cause| MirrorError::Repository { path: path.clone(), cause })?;
             let served = folder.accept(&repo, newest.commit, None, highest)?;
             folder.replace_repo(&path)?;
             Ok::<_, MirrorError>(served)
         });
-        let served = served.await.expect("checking does not panic")?;
+        let served = served.await?;
         *self.lock.lock() = lock;
         self.packed();
         tracing::info!(sequence = served.snapshot.sequence.0, "cloned anew");
@@ -377,7 +390,7 @@ impl Mirror {
         if self.lock.lock().is_of(&repo) || !repo.exists() {
             return Ok(());
         }
-        let lock = spawn_blocking(move || folder::lock_folder(&repo)).await.expect("locking does not panic")?;
+        let lock = daemon::blocking(move || folder::lock_folder(&repo)).await?;
         *self.lock.lock() = lock;
         Ok(())
     }
@@ -418,9 +431,9 @@ impl Mirror {
                     upstream.report(true);
                     return Ok(fetched);
                 }
-                Err(error @ (FetchError::NotFound { .. } | FetchError::Repository { .. })) => {
-                    worst = worst.or(Some(error));
-                }
+                Err(
+                    error @ (FetchError::NotFound { .. } | FetchError::Unwanted(_) | FetchError::Repository { .. }),
+                ) => worst = worst.or(Some(error)),
                 // This server could have the snapshot.
                 Err(error) => {
                     upstream.report(false);

@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use conf_core::git;
+use conf_core::git::{self, LooseObjects};
 
 /// What the system says of a file: inode, size, and the times of the last changes.
 type Told = (u64, u64, (i64, i64), (i64, i64));
@@ -19,6 +19,7 @@ pub(crate) struct SeenPacks {
     seen: BTreeMap<PathBuf, Told>,
     /// A program of this daemon removes packs just now.
     is_packing: bool,
+    loose: LooseObjects,
 }
 
 impl SeenPacks {
@@ -35,13 +36,22 @@ impl SeenPacks {
         Ok(())
     }
 
+    /// Sets loose objects aside that were cut short, and says so: libgit2 would read them without
+    /// end.
+    pub(crate) fn set_cut_aside(&mut self, repo: &Path) -> Result<(), String> {
+        match self.loose.set_cut_aside(repo) {
+            Ok(cut) if !cut.is_empty() => Err(format!("the file of the object {} was cut short", cut[0])),
+            _ => Ok(()),
+        }
+    }
+
     /// Holds the looks until the next [`SeenPacks::clear`].
     pub(crate) fn hold(&mut self) {
         self.is_packing = true;
     }
 
     pub(crate) fn clear(&mut self) {
-        *self = SeenPacks::default();
+        (self.seen, self.is_packing) = (BTreeMap::new(), false);
     }
 }
 

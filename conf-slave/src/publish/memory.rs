@@ -1,11 +1,16 @@
 //! The state of Consul as the publisher remembers it from one pass to the next.
 
+use std::sync::Arc;
+
 use conf_core::{
     api::Pointer,
     consul::{Entry, Keys},
 };
 
-use crate::publish::decide::{Authority, Batch, Guard, Observed, StoredValue, Write};
+use crate::{
+    mirror::Pins,
+    publish::decide::{Authority, Batch, Guard, Observed, StoredValue, Write},
+};
 
 /// The last reading of Consul together with all later writes; empty after an error or a conflict.
 #[derive(Debug, Default)]
@@ -19,6 +24,13 @@ impl Memory {
                 entry.index == *index && entry.value == pointer.to_string().as_bytes()
             }
             _ => false,
+        }
+    }
+
+    /// Remembers with which pins all component keys agree, if they do.
+    pub(crate) fn agree(&mut self, pins: Option<Arc<Pins>>) {
+        if let Some(observed) = &mut self.0 {
+            observed.agreed = pins;
         }
     }
 

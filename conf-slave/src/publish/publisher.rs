@@ -24,11 +24,8 @@ use crate::{
 };
 
 /// The longest time between two readings of all keys; half of it is jitter. It bounds the life of
-/// an edit by hand.
+/// an edit by hand. A change that was published from memory does not put it off.
 const RECONCILE: Duration = Duration::from_secs(40);
-/// The time after which all keys are read again when a change was published from memory. Hosts have
-/// taken it by then.
-const READ_AGAIN: Duration = Duration::from_millis(250);
 /// The longest time for judging a pointer. Nothing is written meanwhile.
 const JUDGING: Duration = Duration::from_secs(10);
 /// The longest wait of one blocking query; half of it is jitter.
@@ -114,21 +111,23 @@ impl Publisher {
             if !from_memory {
                 memory.0 = None;
             }
-            let outcome = self.pass(&mut memory).await;
-            next = Instant::now();
-            match outcome {
+            let wait = match self.pass(&mut memory).await {
                 Ok(Pass::Done) => {
                     backoff.reset();
-                    next += with_jitter(if from_memory { READ_AGAIN } else { RECONCILE });
                     self.problems.clear(CONSUL, "Consul answers again");
+                    if from_memory {
+                        continue;
+                    }
+                    with_jitter(RECONCILE)
                 }
-                Ok(Pass::Left) => next += Duration::from_millis(200) + backoff.next_wait(),
+                Ok(Pass::Left) => Duration::from_millis(200) + backoff.next_wait(),
                 Err(error) => {
                     self.problems.set(CONSUL, chain(&error));
                     memory.0 = None;
-                    next += backoff.next_wait();
+                    backoff.next_wait()
                 }
-            }
+            };
+            next = Instant::now() + wait;
         }
     }
 
@@ -143,8 +142,10 @@ impl Publisher {
             let desired =
                 Desired { datacenter: self.mirror.datacenter(), pointer: served.pointer(), pins: &served.pins };
             let decision = decide(&self.keys, &desired, observed);
+            let is_all = matches!(decision, Decision::Write { projection_of: None, spared: 0, .. });
             let Some(batches) = self.report(decision, &served) else { return Ok(Pass::Left) };
             if self.commit_all(batches, &served, memory).await? {
+                memory.agree(is_all.then(|| Arc::clone(&served.pins)));
                 *self.published.lock() = Some(served.pointer());
                 return Ok(Pass::Done);
             }
@@ -199,8 +200,12 @@ impl Publisher {
     /// Reads all keys at one moment and judges the authoritative one.
     async fn observe(&self, served: &ServedSnapshot) -> Result<Observed, ConsulError> {
         let projection = self.keys.projection();
-        let mut observed =
-            Observed { authority: Authority::Absent { index: 0 }, projection: None, components: BTreeMap::new() };
+        let mut observed = Observed {
+            authority: Authority::Absent { index: 0 },
+            projection: None,
+            components: BTreeMap::new(),
+            agreed: None,
+        };
         let mut authority = None;
         for entry in self.consul.list(self.keys.root()).await? {
             let stored = StoredValue { value: entry.value, index: entry.index };

@@ -1,41 +1,34 @@
-//! The branches and tags behind a snapshot, so that a plain `git clone` of a slave shows them. The
-//! git executable fetches them after the change itself, since no host needs them.
+//! The branches and tags behind a snapshot, so that a plain `git clone` of a slave shows them. They
+//! are fetched after the change itself, since no host needs them: a few by the commits that the
+//! snapshot names, and many, or all of them, by the git executable.
 
-use std::{
-    collections::BTreeSet,
-    io,
-    path::PathBuf,
-    process::{Output, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use conf_core::{
-    api::Pin,
-    daemon::chain,
+    daemon::{self, chain},
     git,
     retry::{Backoff, with_jitter},
     snapshot::{SnapshotError, instance_manifest},
     upstream::Upstream,
 };
 use git2::Repository;
-use libconf::name::{ComponentVersion, RefName, TagName};
+use libconf::name::RefName;
 use tokio::{
-    io::AsyncWriteExt,
     process::Command,
     sync::watch,
-    task::spawn_blocking,
     time::{Instant, timeout},
 };
 
 use crate::{
     mirror::{Mirror, ServedSnapshot},
     problems::Problems,
-    upkeep::put_refs::PutRefs,
+    upkeep::{
+        moves::{self, Moved, Moves, refs_of},
+        programs::Programs,
+        put_refs::PutRefs,
+    },
 };
 
-/// The longest time for one git program: a first fetch brings the history of everything.
-const DEADLINE: Duration = Duration::from_secs(1800);
 /// The time without a change that a fetch waits for. Hosts take a change within milliseconds of
 /// each other, and a fetch at that moment would slow them down.
 const QUIET: Duration = Duration::from_secs(1);
@@ -43,6 +36,8 @@ const QUIET: Duration = Duration::from_secs(1);
 const MOST_PUT_OFF: Duration = Duration::from_secs(5);
 /// The longest time between two looks at the refs.
 const LOOK: Duration = Duration::from_secs(10);
+/// Files of refs above which they are packed into one: a program that lists the refs reads each.
+const MOST_LOOSE: usize = 200;
 /// Names on one command line.
 const NAMES_AT_ONCE: usize = 500;
 
@@ -50,7 +45,7 @@ const NAMES_AT_ONCE: usize = 500;
 /// meanwhile.
 ///
 /// Cancel: kills a running git.
-pub(crate) async fn run(mirror: Arc<Mirror>, problems: Arc<Problems>) {
+pub(crate) async fn run(mirror: Arc<Mirror>, problems: Arc<Problems>, programs: Arc<Programs>) {
     let mut served = mirror.subscribe();
     served.mark_changed();
     let mut done: Option<Arc<ServedSnapshot>> = None;
@@ -66,7 +61,7 @@ pub(crate) async fn run(mirror: Arc<Mirror>, problems: Arc<Problems>) {
             () = tokio::time::sleep_until(at), if again.is_some() => {}
             () = tokio::time::sleep(with_jitter(LOOK)), if again.is_none() && done.is_some() => {
                 let (looked, repo) = (put, mirror.repo());
-                let looked = spawn_blocking(move || looked.look(&repo)).await.expect("looking does not panic");
+                let looked = daemon::blocking(move || looked.look(&repo)).await;
                 let is_right = looked.1.is_none();
                 put = looked.0;
                 if is_right {
@@ -88,17 +83,25 @@ pub(crate) async fn run(mirror: Arc<Mirror>, problems: Arc<Problems>) {
         tried = true;
         // If the same snapshot is served again, the repository was cloned anew and has no branches.
         let before = done.take().filter(|done| done.snapshot.commit != now.snapshot.commit);
-        let failed = update(&mirror, before.as_deref(), &now).await.err();
-        if failed.is_none() {
-            backoff.reset();
-            let repo = mirror.repo();
-            put = spawn_blocking(move || PutRefs::read(&repo)).await.expect("reading refs does not panic");
-            (done, again) = (Some(now), None);
-        } else {
-            (done, again) = (before, Some(Instant::now() + backoff.next_wait()));
-        }
-        let problem =
-            failed.map(|reason| format!("branches and tags are not up to date, which no host needs: {reason}"));
+        let moves = before.and_then(|before| moves::between(&before, &now));
+        let updated = match moves {
+            Some(moves) => follow(&mirror, &programs, &now, moves).await.map(Some),
+            None => update(&mirror, &programs, &now).await.map(|()| None),
+        };
+        let problem = match updated {
+            Ok(moved) => {
+                backoff.reset();
+                put = noted(put, &mirror, moved).await;
+                (done, again) = (Some(now), None);
+                None
+            }
+            // The next attempt fetches all of them.
+            Err(reason) => {
+                mirror.opened.forget();
+                again = Some(Instant::now() + backoff.next_wait());
+                Some(format!("branches and tags are not up to date, which no host needs: {reason}"))
+            }
+        };
         problems.report("branches", problem, "branches and tags are up to date");
     }
 }
@@ -109,38 +112,62 @@ async fn quiet(served: &mut watch::Receiver<Option<Arc<ServedSnapshot>>>) {
     while Instant::now() < latest && matches!(timeout(with_jitter(QUIET), served.changed()).await, Ok(Ok(()))) {}
 }
 
-/// Fetches the new branches and tags, then removes those that nothing pins any more.
-async fn update(
-    mirror: &Arc<Mirror>,
-    before: Option<&ServedSnapshot>,
-    now: &Arc<ServedSnapshot>,
-) -> Result<(), String> {
-    let (moved, served) = (Arc::clone(mirror), Arc::clone(now));
-    let own = spawn_blocking(move || {
-        moved.move_head(&served).map_err(|error| chain(&error))?;
-        own_refs(&moved, &served)
+/// Takes down where the refs are now: all of them, unless it is known which ones moved.
+async fn noted(put: PutRefs, mirror: &Mirror, moved: Option<Moved>) -> PutRefs {
+    let repo = mirror.repo();
+    let noted = daemon::blocking(move || match moved {
+        Some(moved) => put.moved(&repo, moved),
+        None => PutRefs::read(&repo),
     });
-    let own = own.await.expect("moving a ref does not panic")?;
-    let is_new = |name: &ComponentVersion, pin: &Pin| before.is_none_or(|before| before.pins.get(name) != Some(pin));
-    let new_pins = now.pins.iter().filter(|(name, pin)| is_new(name, pin));
-    fetch(mirror, new_pins.flat_map(|(name, pin)| refs_of(name, pin)).chain(own.iter().cloned()).collect()).await?;
-    let wanted: BTreeSet<RefName> = now.pins.iter().flat_map(|(name, pin)| refs_of(name, pin)).chain(own).collect();
-    let (repo, head) = (mirror.repo(), mirror.head_branch());
-    let removed = spawn_blocking(move || remove_others(repo, &wanted, head).map_err(message));
-    removed.await.expect("removing does not panic")
+    noted.await
 }
 
-fn refs_of(name: &ComponentVersion, pin: &Pin) -> Vec<RefName> {
-    let branch = RefName::Branch(name.component.clone(), pin.branch.clone());
-    match name.version.as_str().parse::<TagName>() {
-        Ok(tag) if !name.version.is_latest() => vec![branch, RefName::Tag(name.component.clone(), tag)],
-        _ => vec![branch],
+/// Makes the changes of one step. Returns the refs that moved.
+async fn follow(
+    mirror: &Arc<Mirror>,
+    programs: &Programs,
+    now: &Arc<ServedSnapshot>,
+    moves: Moves,
+) -> Result<Moved, String> {
+    let head = move_head(mirror, now).await?;
+    moves::fetch(mirror, &moves).await?;
+    let missing = moves::missing(mirror, &moves).await?;
+    if !missing.is_empty() {
+        fetch(mirror, programs, missing.clone()).await?;
     }
+    let mut moved = moves::put(mirror, moves).await?;
+    moved.push(head);
+    moved.extend(moves::targets(mirror, missing).await?);
+    Ok(moved)
+}
+
+async fn move_head(mirror: &Arc<Mirror>, now: &Arc<ServedSnapshot>) -> Result<(String, Option<git2::Oid>), String> {
+    let (moved, served) = (Arc::clone(mirror), Arc::clone(now));
+    let head = daemon::blocking(move || moved.move_head(&served).map_err(|error| chain(&error)));
+    head.await?;
+    Ok((mirror.head_branch(), Some(now.snapshot.commit.into())))
+}
+
+/// Fetches all branches and tags, then removes those that nothing pins.
+async fn update(mirror: &Arc<Mirror>, programs: &Programs, now: &Arc<ServedSnapshot>) -> Result<(), String> {
+    move_head(mirror, now).await?;
+    let (moved, served) = (Arc::clone(mirror), Arc::clone(now));
+    let own = daemon::blocking(move || own_refs(&moved, &served)).await?;
+    let wanted: BTreeSet<RefName> = now.pins.iter().flat_map(|(name, pin)| refs_of(name, pin)).chain(own).collect();
+    fetch(mirror, programs, wanted.clone()).await?;
+    let (repo, head) = (mirror.repo(), mirror.head_branch());
+    let removed = daemon::blocking(move || remove_others(&repo, &wanted, head).map_err(message));
+    if removed.await? > MOST_LOOSE {
+        let mut git = Command::from(git::command(&mirror.repo()));
+        git.args(["pack-refs", "--all"]);
+        programs.fetch(git, String::new(), &mirror.repo()).await?;
+    }
+    Ok(())
 }
 
 /// Returns the datacenter's branch, and its class's branch or tag.
 fn own_refs(mirror: &Mirror, served: &ServedSnapshot) -> Result<Vec<RefName>, String> {
-    let repo = Repository::open_bare(mirror.repo()).map_err(message)?;
+    let repo = mirror.opened.lend().map_err(message)?;
     let class = match instance_manifest(&repo, &served.snapshot) {
         Ok(manifest) => Some(manifest.class_ref()),
         // One that this version cannot read costs one branch, which no host needs.
@@ -150,11 +177,11 @@ fn own_refs(mirror: &Mirror, served: &ServedSnapshot) -> Result<Vec<RefName>, St
     Ok([RefName::Datacenter(mirror.datacenter().clone())].into_iter().chain(class).collect())
 }
 
-async fn fetch(mirror: &Mirror, refs: BTreeSet<RefName>) -> Result<(), String> {
+async fn fetch(mirror: &Mirror, programs: &Programs, refs: BTreeSet<RefName>) -> Result<(), String> {
     let mut refs: Vec<String> = refs.iter().map(RefName::to_string).collect();
     let mut last = "no central server was given".to_owned();
     for upstream in mirror.upstreams.in_order() {
-        match fetch_present(mirror, &upstream, &mut refs).await {
+        match fetch_present(mirror, programs, &upstream, &mut refs).await {
             Ok(()) => return Ok(()),
             Err(reason) => last = reason,
         }
@@ -164,17 +191,22 @@ async fn fetch(mirror: &Mirror, refs: BTreeSet<RefName>) -> Result<(), String> {
 
 /// Fetches from one server. One ref that the server does not have fails the whole fetch, so it is
 /// then repeated without those.
-async fn fetch_present(mirror: &Mirror, upstream: &Upstream, refs: &mut Vec<String>) -> Result<(), String> {
-    let Err(reason) = fetch_from(mirror, upstream, refs).await else { return Ok(()) };
-    let present = present(mirror, upstream, refs).await?;
+async fn fetch_present(
+    mirror: &Mirror,
+    programs: &Programs,
+    upstream: &Upstream,
+    refs: &mut Vec<String>,
+) -> Result<(), String> {
+    let Err(reason) = fetch_from(mirror, programs, upstream, refs).await else { return Ok(()) };
+    let present = present(mirror, programs, upstream, refs).await?;
     if present.len() == refs.len() {
         return Err(reason);
     }
     *refs = present;
-    fetch_from(mirror, upstream, refs).await
+    fetch_from(mirror, programs, upstream, refs).await
 }
 
-async fn fetch_from(mirror: &Mirror, upstream: &Upstream, refs: &[String]) -> Result<(), String> {
+async fn fetch_from(mirror: &Mirror, programs: &Programs, upstream: &Upstream, refs: &[String]) -> Result<(), String> {
     let mut git = git_with(mirror, upstream)?;
     // A pack is written whole or not at all; of loose objects a crash may leave some without the
     // objects they name.
@@ -188,16 +220,21 @@ async fn fetch_from(mirror: &Mirror, upstream: &Upstream, refs: &[String]) -> Re
     }
     git.arg(address(upstream));
     let lines: Vec<String> = refs.iter().map(|name| format!("+{name}:{name}\n")).collect();
-    run_git(git, lines.concat()).await.map(drop)
+    programs.fetch(git, lines.concat(), &mirror.repo()).await.map(drop)
 }
 
 /// Returns those of the refs that the server has.
-async fn present(mirror: &Mirror, upstream: &Upstream, refs: &[String]) -> Result<Vec<String>, String> {
+async fn present(
+    mirror: &Mirror,
+    programs: &Programs,
+    upstream: &Upstream,
+    refs: &[String],
+) -> Result<Vec<String>, String> {
     let mut present = BTreeSet::new();
     for names in refs.chunks(NAMES_AT_ONCE) {
         let mut git = git_with(mirror, upstream)?;
         git.args(["ls-remote", "--quiet", "--refs"]).arg(address(upstream)).args(names);
-        let output = run_git(git, String::new()).await?;
+        let output = programs.fetch(git, String::new(), &mirror.repo()).await?;
         let text = String::from_utf8_lossy(&output.stdout);
         present.extend(text.lines().filter_map(|line| line.split_once('\t')).map(|(_, name)| name.to_owned()));
     }
@@ -219,38 +256,24 @@ fn address(upstream: &Upstream) -> String {
     format!("{}/conf.git", upstream.url().as_str().trim_end_matches('/'))
 }
 
-async fn run_git(mut git: Command, input: String) -> Result<Output, String> {
-    git.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let failed = |error: io::Error| format!("cannot run git: {error}");
-    let mut child = git.spawn().map_err(failed)?;
-    let mut stdin = child.stdin.take().ok_or("git has no standard input")?;
-    let feed = async move {
-        // A git that ended early tells the reason by its exit code and its standard error.
-        let _ = stdin.write_all(input.as_bytes()).await;
-    };
-    let both = async { tokio::join!(feed, child.wait_with_output()).1 };
-    let output = timeout(DEADLINE, both).await.map_err(|_| "git took too long".to_owned())?;
-    let output = output.map_err(failed)?;
-    if output.status.success() {
-        return Ok(output);
-    }
-    let words = String::from_utf8_lossy(&output.stderr);
-    Err(words.lines().next_back().unwrap_or("git failed without a message").to_owned())
-}
-
-/// Removes branches and tags that nothing pins.
-fn remove_others(repo: PathBuf, wanted: &BTreeSet<RefName>, head: String) -> Result<(), git2::Error> {
-    let repo = Repository::open_bare(repo)?;
+/// Removes branches and tags that nothing pins. Returns the number of those that have a file of
+/// their own.
+fn remove_others(path: &Path, wanted: &BTreeSet<RefName>, head: String) -> Result<usize, git2::Error> {
+    let repo = Repository::open_bare(path)?;
+    let mut loose = 0;
     let wanted: BTreeSet<String> = wanted.iter().map(RefName::to_string).chain([head]).collect();
     for pattern in ["refs/heads/*", "refs/tags/*"] {
         for reference in repo.references_glob(pattern)? {
             let mut reference = reference?;
-            if reference.name().is_ok_and(|name| !wanted.contains(name)) {
+            let Ok(name) = reference.name() else { continue };
+            if wanted.contains(name) {
+                loose += usize::from(path.join(name).exists());
+            } else {
                 reference.delete()?;
             }
         }
     }
-    Ok(())
+    Ok(loose)
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]

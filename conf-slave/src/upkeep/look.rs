@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use conf_core::retry::with_jitter;
-use tokio::{task::spawn_blocking, time::sleep};
+use conf_core::{daemon, retry::with_jitter};
+use tokio::time::sleep;
 
 use crate::mirror::Mirror;
 
@@ -30,5 +30,5 @@ pub(crate) async fn run(mirror: Arc<Mirror>) {
 
 async fn look(mirror: &Arc<Mirror>) -> Result<(), String> {
     let mirror = Arc::clone(mirror);
-    spawn_blocking(move || mirror.look()).await.expect("looking does not panic")
+    daemon::blocking(move || mirror.look()).await
 }

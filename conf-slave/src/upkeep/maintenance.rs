@@ -3,11 +3,15 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use conf_core::retry::with_jitter;
-use conf_core::{daemon::chain, git, git_http::UploadPack};
-use tokio::{process::Command, task::spawn_blocking, time::Instant};
+use conf_core::{
+    daemon::{self, chain},
+    git,
+    git_http::UploadPack,
+};
+use tokio::{process::Command, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-use crate::{mirror::Mirror, problems::Problems};
+use crate::{mirror::Mirror, problems::Problems, upkeep::programs::Programs};
 
 /// Packs above which they are rolled into larger ones; every step adds one.
 const MOST_PACKS: usize = 64;
@@ -27,7 +31,7 @@ pub(crate) async fn remember(mirror: Arc<Mirror>, problems: Arc<Problems>, stop:
     served.mark_changed();
     while let Some(Ok(())) = stop.run_until_cancelled(served.changed()).await {
         let mirror = Arc::clone(&mirror);
-        let written = spawn_blocking(move || mirror.remember()).await.expect("writing does not panic");
+        let written = daemon::blocking(move || mirror.remember()).await;
         let problem = written.err().map(|error| chain(&error));
         problems.report("state", problem, "the sequence is written down again");
     }
@@ -36,7 +40,7 @@ pub(crate) async fn remember(mirror: Arc<Mirror>, problems: Arc<Problems>, stop:
 /// Runs Git's maintenance when it is due, and asks for a search for damage.
 ///
 /// Cancel: kills a running git.
-pub(crate) async fn maintain(mirror: Arc<Mirror>, upload: Arc<UploadPack>) {
+pub(crate) async fn maintain(mirror: Arc<Mirror>, upload: Arc<UploadPack>, programs: Arc<Programs>) {
     let mut examine = Instant::now() + Duration::from_secs(20).mul_f64(rand::random_range(0.5..1.0));
     let mut collect = Instant::now() + with_jitter(COLLECT);
     let (mut failed, mut not_before) = (upload.counts().failed, Instant::now());
@@ -59,9 +63,11 @@ pub(crate) async fn maintain(mirror: Arc<Mirror>, upload: Arc<UploadPack>) {
             continue;
         };
         let mut git = Command::from(git::command(&repo));
+        let alone = programs.alone().await;
         mirror.packing();
         let done = git.args(arguments).kill_on_drop(true).output().await;
         mirror.packed();
+        drop(alone);
         match done {
             Ok(output) if output.status.success() => {
                 tracing::info!(packs = packs(&repo), "packed the mirror");

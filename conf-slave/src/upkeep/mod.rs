@@ -2,6 +2,10 @@
 
 /// The refs as they were put.
 mod put_refs;
+/// The branches and tags that a step moves.
+mod moves;
+/// Git's own programs that fetch, within bounds.
+pub(crate) mod programs;
 /// The branches and tags behind a snapshot.
 pub(crate) mod branches;
 /// A look for damage every few seconds.

@@ -1,6 +1,11 @@
 //! Branches and tags as they were put, to notice when something else changes one.
 
-use std::{collections::BTreeMap, fs, os::unix::fs::MetadataExt as _, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs::{self, Metadata},
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
 
 use git2::{ErrorCode, Oid, Repository};
 
@@ -8,11 +13,15 @@ use git2::{ErrorCode, Oid, Repository};
 #[derive(Debug, Default)]
 pub(crate) struct PutRefs {
     refs: BTreeMap<String, Oid>,
-    told: Vec<Told>,
+    /// By the path of the file or folder.
+    told: BTreeMap<String, Told>,
 }
 
-/// A file or folder: its path, inode, size, and the times of the last changes.
-type Told = (String, u64, u64, (i64, i64), (i64, i64));
+/// Inode, size, and the times of the last changes.
+type Told = (u64, u64, (i64, i64), (i64, i64));
+
+/// The file of refs that have none of their own.
+const PACKED: &str = "packed-refs";
 
 /// The folders of branches and tags.
 const FOLDERS: [&str; 2] = ["refs/heads", "refs/tags"];
@@ -23,6 +32,25 @@ impl PutRefs {
         let told = told(repo);
         let refs = Repository::open_bare(repo).and_then(|repo| all(&repo)).unwrap_or_default();
         PutRefs { refs, told }
+    }
+
+    /// Takes down where some refs were put; `None` for one that was removed.
+    pub(crate) fn moved(mut self, repo: &Path, moved: Vec<(String, Option<Oid>)>) -> Self {
+        for (name, put) in moved {
+            // Its file, the folders above it, and for one that was packed the file of those.
+            let above = name.match_indices('/').map(|(end, _)| &name[..end]);
+            for path in above.chain([name.as_str(), PACKED]) {
+                match (path != "refs").then(|| tell(repo, path)).flatten() {
+                    Some(about) => drop(self.told.insert(path.to_owned(), told_of(&about))),
+                    None => drop(self.told.remove(path)),
+                }
+            }
+            match put {
+                Some(put) => drop(self.refs.insert(name, put)),
+                None => drop(self.refs.remove(&name)),
+            }
+        }
+        self
     }
 
     /// Says which refs are not where they were put, and removes those that cannot be read: Git
@@ -78,21 +106,27 @@ fn all(repo: &Repository) -> Result<BTreeMap<String, Oid>, git2::Error> {
     Ok(refs)
 }
 
-fn told(repo: &Path) -> Vec<Told> {
-    let mut found = Vec::new();
+fn told(repo: &Path) -> BTreeMap<String, Told> {
+    let mut found = BTreeMap::new();
     let mut open: Vec<String> = FOLDERS.map(str::to_owned).into();
-    open.push("packed-refs".to_owned());
+    open.push(PACKED.to_owned());
     while let Some(path) = open.pop() {
-        let Ok(about) = fs::symlink_metadata(repo.join(&path)) else { continue };
+        let Some(about) = tell(repo, &path) else { continue };
         if about.is_dir() {
             let entries = fs::read_dir(repo.join(&path)).into_iter().flatten().flatten();
             open.extend(entries.map(|entry| format!("{path}/{}", entry.file_name().to_string_lossy())));
         }
-        let times = ((about.mtime(), about.mtime_nsec()), (about.ctime(), about.ctime_nsec()));
-        found.push((path, about.ino(), about.len(), times.0, times.1));
+        found.insert(path, told_of(&about));
     }
-    found.sort_unstable();
     found
+}
+
+fn tell(repo: &Path, path: &str) -> Option<Metadata> {
+    fs::symlink_metadata(repo.join(path)).ok()
+}
+
+fn told_of(about: &Metadata) -> Told {
+    (about.ino(), about.len(), (about.mtime(), about.mtime_nsec()), (about.ctime(), about.ctime_nsec()))
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ impl FromStr for GivenAddress {
 
 impl fmt::Display for GivenAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hide_logins(&self.0))
+        f.write_str(&hide_login(&self.0))
     }
 }
 
@@ -142,19 +142,39 @@ impl fmt::Debug for GivenAddress {
     }
 }
 
-/// Takes the logins out of a text that quotes what a user gave, before it was read as an address:
-/// `http://user:password@host` becomes `http://…@host`.
+/// Takes the logins and the queries out of a text that quotes addresses:
+/// `http://user:password@host/?token=secret` becomes `http://…@host/?…`.
 pub fn hide_logins(text: &str) -> String {
-    let is_end = |letter: char| letter.is_whitespace() || matches!(letter, '"' | '\'' | '`' | '<' | '>');
-    let hide = |word: &str| {
-        let Some(at) = word.rfind('@') else { return word.to_owned() };
-        match word[..at].find("://") {
-            Some(scheme) => format!("{}…{}", &word[..scheme + 3], &word[at..]),
-            None if word[..at].contains(':') => format!("…{}", &word[at..]),
-            None => word.to_owned(),
+    let is_quote = |letter: char| matches!(letter, '"' | '\'' | '`' | '<' | '>');
+    let hide = |word: &str| -> String {
+        // A password may hold quotes. Where no address begins, they end a word.
+        if word.contains("://") {
+            return hide_login(word);
         }
+        word.split_inclusive(is_quote).map(|part| hidden(part, false)).collect()
     };
-    text.split_inclusive(is_end).map(hide).collect()
+    text.split_inclusive(char::is_whitespace).map(hide).collect()
+}
+
+/// Takes the login and the query out of one address as it was given, whatever is wrong with it.
+pub fn hide_login(text: &str) -> String {
+    hidden(text, true)
+}
+
+fn hidden(text: &str, with_query: bool) -> String {
+    let scheme = text.find("://").map(|scheme| scheme + 3);
+    let begin = scheme.unwrap_or_default();
+    let login = text.rfind('@').filter(|at| *at >= begin && (scheme.is_some() || text[..*at].contains(':')));
+    let rest = &text[login.unwrap_or(begin)..];
+    // What a text goes on with after the address is no part of the query.
+    let ends = |letter: char| letter.is_whitespace() || matches!(letter, '"' | '\'' | '`' | '<' | '>');
+    let query = rest.find(['?', '#']).filter(|_| with_query).map(|query| query + 1);
+    let (shown, after) = match query.map(|query| (query, rest[query..].find(ends).map(|end| query + end))) {
+        Some((query, end)) => (format!("{}…", &rest[..query]), end.map_or("", |end| &rest[end..])),
+        None => (rest.to_owned(), ""),
+    };
+    let hidden = if login.is_some() { "…" } else { "" };
+    format!("{}{hidden}{shown}{after}", &text[..begin])
 }
 
 /// Reads an address to listen on. An error says what to write.
@@ -181,6 +201,20 @@ pub fn listen_address(text: &str) -> Result<SocketAddr, String> {
     Err(format!("write {host}:{port}"))
 }
 
+/// Reads the name of a server, without a port. An error says what to write.
+pub fn server_name(text: &str) -> Result<String, String> {
+    let plain = text.split_once("://").map_or(text, |(_, rest)| rest).trim_end_matches('/');
+    let name = plain.rsplit_once(':').map_or(plain, |(name, _)| name).trim_end_matches('.').to_ascii_lowercase();
+    let is_name = |part: &str| {
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+    };
+    match name.split('.').all(is_name) {
+        true if text.eq_ignore_ascii_case(&name) => Ok(name),
+        true => Err(format!("write the name alone: {name}")),
+        false => Err("write the name of a server, as in conf.example.org".to_owned()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -200,6 +234,8 @@ mod tests {
         let given: GivenAddress = "http://jo:secret@consul:8500".parse().unwrap();
         assert_eq!(format!("{given} {given:?}"), "http://…@consul:8500 GivenAddress(http://…@consul:8500)");
         assert_eq!(given.reveal(), "http://jo:secret@consul:8500");
+        let given: GivenAddress = "consul:8500/?token=secret".parse().unwrap();
+        assert_eq!(given.to_string(), "consul:8500/?…");
     }
 
     #[test]
@@ -231,11 +267,40 @@ mod tests {
             ("jo:secret@host:8500", "…@host:8500"),
             ("http://token@host", "http://…@host"),
             ("http://a,http://jo:secret@b", "http://…@b"),
+            ("see http://jo:it's@host:1, now", "see http://…@host:1, now"),
+            ("get 'http://h:1/?token=secret' now", "get 'http://h:1/?…' now"),
+            ("http://jo@h/a?b=secret#c", "http://…@h/a?…"),
+            ("http://h/#secret", "http://h/#…"),
+            ("what?", "what?"),
             ("services/web@master", "services/web@master"),
             ("jo@example.com", "jo@example.com"),
             ("nothing here", "nothing here"),
         ] {
             assert_eq!(hide_logins(text), shown);
+        }
+        for (text, shown) in [
+            ("http://jo:it's \"my secret\"@host", "http://…@host"),
+            ("jo:it's secret@host:8500", "…@host:8500"),
+            ("http://h:8500/?token=secret", "http://h:8500/?…"),
+            ("services/web@master", "services/web@master"),
+            ("127.0.0.1:8500", "127.0.0.1:8500"),
+        ] {
+            assert_eq!(hide_login(text), shown);
+        }
+    }
+
+    #[test]
+    fn the_name_of_a_server() {
+        assert_eq!(server_name("Conf-1.example.org").unwrap(), "conf-1.example.org");
+        assert_eq!(server_name("conf_master").unwrap(), "conf_master");
+        for (text, words) in [
+            ("http://conf.example.org:7400/", "write the name alone: conf.example.org"),
+            ("conf.example.org.", "write the name alone: conf.example.org"),
+            ("*.example.org", "write the name of a server, as in conf.example.org"),
+            ("", "write the name of a server, as in conf.example.org"),
+            ("a b", "write the name of a server, as in conf.example.org"),
+        ] {
+            assert_eq!(server_name(text).unwrap_err(), words, "{text}");
         }
     }
 

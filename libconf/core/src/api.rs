@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Serialize};
 
-use libconf::name::{BadName, BranchName, CommitId, ComponentVersion, DatacenterName, HostName, Sequence};
+use libconf::name::{BadName, BranchName, CommitId, ComponentVersion, DatacenterName, HostName, Sequence, SourceName};
 
 /// Event `snapshot` on `GET /api/v1/events?datacenter=<id>/<version>`, with the sequence as its id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -185,6 +185,9 @@ pub struct HostReport {
     /// earlier version: then it is not known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failures: Vec<HostFailure>,
+    /// The secret sources that the host's own file offers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<SourceName>,
     /// The agent's version.
     pub agent: String,
     /// The number of the report, which the host gives: each is higher than all before it. The first
@@ -223,6 +226,9 @@ impl HostFailure {
 /// The most failures in a report. A host joins what is more.
 pub const MOST_FAILURES: usize = 16;
 
+/// The most secret sources in a report.
+pub const MOST_SOURCES: usize = 256;
+
 /// The most characters of an error's words in a report.
 const LONGEST_ERROR: usize = 2_000;
 /// The most characters of the words of each failure.
@@ -248,6 +254,7 @@ impl HostReport {
         self.error.iter_mut().for_each(|text| cut(text, LONGEST_ERROR));
         // The signature of a report with too many failures is no longer valid.
         self.failures.truncate(MOST_FAILURES);
+        self.sources.truncate(MOST_SOURCES);
         let mut left = LONGEST_FAILURES;
         for failure in &mut self.failures {
             cut(&mut failure.error, LONGEST_FAILURE.min(left));

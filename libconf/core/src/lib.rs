@@ -2,6 +2,8 @@
 //!
 //! The modules stand in an order: each imports only modules above it.
 
+/// What a process may do beyond other users' processes, and how it gives that up.
+pub mod privileges;
 /// A bounded worker process for input whose author is not trusted.
 pub mod sandbox;
 /// Settings files and `datacenter.yaml` as values with lines; schemas, merging, JSON Pointers.
@@ -12,6 +14,8 @@ pub mod api;
 pub(crate) mod nearest;
 /// Addresses of servers, which may hold a password.
 pub mod address;
+/// Text that looks like a secret, and commands without it.
+pub mod suspect;
 /// What commands print: lines, tables, and whether in colours.
 pub mod terminal;
 /// The life of a daemon's process: flags, log, metrics, stop.

@@ -2,11 +2,13 @@
 //! stranger's text that might never end. Each question and each answer is one line of JSON; the
 //! seconds that the question may take stand before it.
 //!
-//! The process has no environment, and ends when its input ends. It bounds its own memory and, for
-//! each question, its own processor time. The caller bounds how long it waits. After either bound
-//! the process is gone, and the next question starts another.
+//! The process has no environment, and ends when its input ends. Before it reads anything it gives
+//! up all privileges: as root it becomes `nobody`, and it has no capability. It bounds its own
+//! memory and, for each question, its own processor time. The caller bounds how long it waits.
+//! After either bound the process is gone, and the next question starts another.
 
 use std::{
+    fs,
     io::{self, BufRead, Read as _, Write as _},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -19,6 +21,8 @@ use rustix::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
+
+use crate::privileges::drop_all;
 
 /// Bounds on one question.
 #[derive(Clone, Copy, Debug)]
@@ -136,6 +140,8 @@ fn read_part(output: &mut ChildStdout, buffer: &mut [u8], deadline: Instant) -> 
 
 /// Answers questions until the input ends, with `memory` bytes of address space.
 pub fn serve<Q: DeserializeOwned, A: Serialize>(memory: u64, mut answer: impl FnMut(Q) -> A) -> io::Result<()> {
+    close_inherited()?;
+    drop_all()?;
     // Questions may hold secrets.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     limit(Resource::As, memory);
@@ -157,6 +163,18 @@ pub fn serve<Q: DeserializeOwned, A: Serialize>(memory: u64, mut answer: impl Fn
         output.write_all(&answer)?;
         output.flush()?;
     }
+}
+
+/// Closes what the daemon leaves open to its children, such as its lock, which a child could
+/// unlock. Nothing of this process's own is open yet.
+fn close_inherited() -> io::Result<()> {
+    let open = fs::read_dir("/proc/self/fd")?.flatten();
+    let numbers: Vec<i32> = open.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for number in numbers.into_iter().filter(|number| *number > 2) {
+        // The folder itself is among them, and closed already.
+        let _ = nix::unistd::close(number);
+    }
+    Ok(())
 }
 
 /// Lowers the soft limit of a resource. An error leaves the limit as it is.

@@ -57,6 +57,17 @@ impl Pulse {
         self.0.lock().waiting = None;
     }
 
+    /// Stops the clock while this side has work of its own in the middle of an answer. Returns how
+    /// long the peer has been silent.
+    pub(crate) fn pause(&self) -> Duration {
+        self.0.lock().waiting.take().map(|since| since.elapsed()).unwrap_or_default()
+    }
+
+    /// Waits for the peer again, which was silent for so long before the pause.
+    pub(crate) fn go_on(&self, silent: Duration) {
+        self.0.lock().waiting = Some(Instant::now() - silent);
+    }
+
     /// Tells whether both are about the same question.
     pub(crate) fn is(&self, other: &Pulse) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -84,6 +95,7 @@ impl Pulse {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use tokio::time::timeout;
 
     use super::*;
@@ -102,5 +114,12 @@ mod tests {
         assert!(start.elapsed() >= SHORT);
         pulse.busy();
         assert!(timeout(SHORT * 3, pulse.silence(SHORT, SHORT)).await.is_err());
+        // A pause does not begin the silence anew.
+        pulse.go_on(SHORT);
+        let silent = pulse.pause();
+        assert!(silent >= SHORT);
+        assert!(timeout(SHORT * 3, pulse.silence(SHORT, SHORT)).await.is_err());
+        pulse.go_on(silent);
+        assert!(pulse.silence(SHORT, SHORT).now_or_never().is_some());
     }
 }

@@ -15,7 +15,7 @@ pub use self::{
     datacenter::DatacenterName,
     object::{CommitId, ObjectId},
     reference::RefName,
-    secret::SecretName,
+    secret::{SecretName, SourceName},
     segment::{BranchName, ClassName, HostName, RoleName, Segment, TagName, Version},
     sequence::Sequence,
     text::BadName,

@@ -1,5 +1,5 @@
-//! A process that gets signals: prints `ready`, then for every SIGHUP a line with the sequence that
-//! `current` then named.
+//! A process that gets signals: prints `ready`, then for every SIGHUP a line with its time, in
+//! nanoseconds of the monotonic clock, and the sequence that `current` then named.
 //!
 //! `reader EXPORT` handles the signal; `reader EXPORT --late` handles it only after a line on
 //! standard input.
@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{SignalKind, signal};
 
 fn say(words: &str) {
@@ -37,7 +38,8 @@ async fn main() -> std::io::Result<()> {
     let mut hangups = signal(SignalKind::hangup())?;
     say("ready");
     while hangups.recv().await.is_some() {
-        say(&format!("hup {}", current(&export)));
+        let now = clock_gettime(ClockId::Monotonic);
+        say(&format!("hup {}{:09} {}", now.tv_sec, now.tv_nsec, current(&export)));
     }
     Ok(())
 }

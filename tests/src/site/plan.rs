@@ -6,6 +6,8 @@ pub enum Pointers {
     /// A real Consul server.
     #[default]
     Consul,
+    /// A real Consul server that writes to disk, as in production.
+    DurableConsul,
     /// A real Consul server that requires tokens.
     DenyingConsul,
     /// The stand-in within the first conf-slave.

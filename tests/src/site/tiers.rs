@@ -211,6 +211,7 @@ impl Plan {
         let folder = tempfile::Builder::new().prefix("conf-").tempdir().expect("a temporary folder can be made");
         let consul = match self.pointers {
             Pointers::Consul => Some(Consul::start(folder.path())),
+            Pointers::DurableConsul => Some(Consul::start_durable(folder.path())),
             Pointers::DenyingConsul => Some(Consul::start_denying(folder.path())),
             Pointers::Embedded => None,
         };
@@ -223,11 +224,15 @@ impl Plan {
 }
 
 impl Site {
-    /// Pushes the class, the datacenter and every component, in one step.
+    /// Pushes the class, the datacenter and every component, in one step, or in several where there
+    /// are more components than one push may have.
     pub fn populate(&self) {
         let pins: Vec<Pin<'_>> = self.plan.components.iter().map(|name| (name.as_str(), "master", "latest")).collect();
         let mut change = self.work.change();
-        for (name, _, _) in &pins {
+        for (number, (name, _, _)) in pins.iter().enumerate() {
+            if number % 900 == 899 {
+                std::mem::replace(&mut change, self.work.change()).land();
+            }
             let branch = format!("{name}/master");
             change = change.file(&branch, "config.yaml", format!("component: {name}\nround: 0\n"));
             change = change.file(&branch, "round", "0\n");

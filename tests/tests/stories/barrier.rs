@@ -402,11 +402,12 @@ fn a_slave_that_invents_reports_delivers_nothing() {
         let told = delivery(&site, &format!("&sequence={next}"));
         assert_eq!((&told["complete"], &told["datacenters"][0]["delivered"]), (&false.into(), &1.into()), "{told}");
     }
-    // The first one stood, since nobody had looked, and is shown for what it is; a true one comes
-    // through at once.
+    // None of them stands: what the host has signed is shown, and its next word comes through.
     let (code, said) = wait(&site, &["--timeout", "1"]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(said.contains("web-2 is reported at #") && said.contains("not proven"), "{said}");
+    assert!(said.contains(&format!("web-2 is at #{sequence}")) && !said.contains("not proven"), "{said}");
+    let stands = shown(&site, "web-2");
+    assert_eq!((&stands["sequence"], &stands["proof"]), (&sequence.into(), &"signed".into()), "{stands}");
     site.hosts[1].daemon.start();
     let (code, said) = wait(&site, &["--proven"]);
     assert_eq!(code, Some(0), "{said}");
@@ -443,4 +444,57 @@ fn a_host_without_a_key_counts_by_the_word_of_its_slave_unless_proofs_are_asked_
     assert!(said.contains("another key than the inventory lists"), "{said}");
     let (code, said) = wait(&site, &["--percent", "50"]);
     assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
+fn hosts_come_page_by_page_and_invented_ones_drive_none_out() {
+    let site = site("{web-1: {}, web-9: {}}; false");
+    let real = tests::eventually("both hosts to have reported", || {
+        let told = reports(&site);
+        if told.len() == 2 { Ok(told) } else { Err(format!("{told:?}")) }
+    });
+    let mut names: Vec<String> = (0..2500).map(|number| format!("invented-{number:04}")).collect();
+    let invented: Vec<Value> = names
+        .iter()
+        .map(|name| {
+            let mut claim = real[0].clone();
+            (claim["host"], claim["signature"]) = (name.as_str().into(), Value::Null);
+            claim
+        })
+        .collect();
+    let path = format!("/api/v1/datacenters/{DATACENTER}/hosts");
+    let body = serde_json::json!({"sequence": 0, "hosts": invented}).to_string();
+    let json = [("content-type", "application/json")];
+    assert_eq!(site.master.http().request(Method::POST, &path, &json, body).expect("an answer").status, 200);
+    wait_shown_of(&site, "web-2");
+    names.extend(["web-1", "web-2", "web-9"].map(str::to_owned));
+    let (mut seen, mut after, mut pages) = (Vec::new(), String::new(), 0);
+    loop {
+        let told = site.master.http().get_json(&format!("{path}?limit=900{after}")).expect("an answer");
+        let text = |one: &Value| one.as_str().expect("a name").to_owned();
+        let mut page: Vec<String> =
+            told["hosts"].as_array().expect("a list").iter().map(|one| text(&one["host"])).collect();
+        page.extend(told["silent"].as_array().expect("a list").iter().map(text));
+        page.sort();
+        seen.extend(page);
+        pages += 1;
+        match told["next"].as_str() {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    assert_eq!((pages, &seen), (3, &names));
+    for limit in ["0", "10001", "9223372036854775808", "99999999999999999999", "-1", "x"] {
+        let answer = site.master.http().get(&format!("{path}?limit={limit}")).expect("an answer");
+        assert_eq!(answer.status, 400, "{limit}: {}", answer.text());
+    }
+}
+
+/// Waits until a host is shown, on whichever page.
+fn wait_shown_of(site: &Site, name: &str) {
+    let path = format!("/api/v1/datacenters/{DATACENTER}/hosts?after=web&limit=10");
+    tests::eventually(&format!("{name} to be shown"), || {
+        let told = site.master.http().get_json(&path).expect("an answer");
+        if told["hosts"].to_string().contains(&format!("\"{name}\"")) { Ok(()) } else { Err(told.to_string()) }
+    });
 }

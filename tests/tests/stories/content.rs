@@ -99,7 +99,7 @@ fn a_link_to_what_a_template_makes_works_and_a_raw_component_has_no_templates() 
         &site,
         "templates",
         change,
-        &["l.j2: a template may not be a link", "config.yaml:1", "!vault", "config.yaml:2"],
+        &["l.j2: a template may not be a link", "config.yaml:1: the tag", "config.yaml:2"],
     );
 }
 
@@ -113,17 +113,17 @@ fn values_that_would_be_read_as_something_else_are_refused_everywhere() {
         (
             "tags in settings",
             site.work.change().file(WEB, "config.yaml", "a: 1\nb: !vault x\nc: [!Ref y]\n"),
-            vec!["services/web/master: config.yaml:2: the tag `!vault`", "config.yaml:3: the tag `!Ref`"],
+            vec!["services/web/master: config.yaml:2: the tag before", "config.yaml:3: the tag before"],
         ),
         (
             "a number in settings",
             site.work.change().file(WEB, "config.yaml", "a:\n  b: -9223372036854775809\n"),
-            vec!["config.yaml:2: -9223372036854775809 has more than 64 bits; write it in quotes"],
+            vec!["config.yaml:2: the number has more than 64 bits; write it in quotes"],
         ),
         (
             "a number in JSON",
             json().file(WEB, "config.json", "{\n\"a\": 18446744073709551616}"),
-            vec!["config.json:2: 18446744073709551616 has more than 64 bits; write it in quotes"],
+            vec!["config.json:2: the number has more than 64 bits; write it in quotes"],
         ),
         (
             "a number in TOML",
@@ -138,23 +138,27 @@ fn values_that_would_be_read_as_something_else_are_refused_everywhere() {
         (
             "a tag in a layer of the class",
             site.work.change().file(CLASS, "overrides/services/web.yaml", "a: !include other.yaml\n"),
-            vec!["datacenter-configuration/big: overrides/services/web.yaml:1: the tag `!include`"],
+            vec!["datacenter-configuration/big: overrides/services/web.yaml:1: the tag before"],
         ),
         (
             "a number in a layer of the datacenter",
             site.work.change().file(&own, "overrides/services/web.yaml", "a: 18446744073709551616\n"),
             vec!["overrides/services/web.yaml:1", "write it in quotes"],
         ),
-        ("a tag in datacenter.yaml", own_file("platform: {home: !env HOME}\n"), vec!["datacenter.yaml:2", "`!env`"]),
+        (
+            "a tag in datacenter.yaml",
+            own_file("platform: {home: !env HOME}\n"),
+            vec!["datacenter.yaml:2: the tag before"],
+        ),
         (
             "a number in a role",
             own_file("inventories:\n  roles:\n    core: {variables: {serial: 99999999999999999999}}\n"),
-            vec!["datacenter.yaml:4", "99999999999999999999 has more than 64 bits"],
+            vec!["datacenter.yaml:4", "the number has more than 64 bits"],
         ),
         (
             "no number",
             site.work.change().file(WEB, "config.yaml", "a: .inf\n"),
-            vec!["config.yaml:1", "`.inf`", "in quotes"],
+            vec!["config.yaml:1: the number is not finite", "in quotes"],
         ),
     ] {
         refused(&site, what, change, &words);

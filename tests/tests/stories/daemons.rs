@@ -11,7 +11,7 @@ use std::{
 };
 
 use tests::{
-    Daemon, Plan, Site, eventually, own_address,
+    Daemon, Plan, Site, Work, eventually, own_address,
     program::{built, command, run, text},
     site::{DATACENTER, Pointers},
 };
@@ -129,6 +129,48 @@ fn writable(folder: &Path) -> Vec<String> {
         }
     }
     found
+}
+
+#[test]
+fn no_umask_decides_who_may_read_or_change_what_the_centre_keeps() {
+    let site = Plan { pointers: Pointers::Embedded, ..Plan::default() }.start_empty();
+    fs::set_permissions(site.folder.path(), fs::Permissions::from_mode(0o755)).expect("it is ours");
+    for umask in ["077", "000"] {
+        let home = site.folder.path().join(format!("umask-{umask}"));
+        let (repo, address) = (home.join("central.git"), own_address(7460).to_string());
+        fs::create_dir(&home).expect("a folder");
+        fs::set_permissions(&home, fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let under = |words: &[&str]| {
+            let script = format!("umask {umask}; exec \"$@\"");
+            let words = words.iter().map(|word| (*word).to_owned());
+            let program = built("conf-master").display().to_string();
+            ["-c".to_owned(), script, "sh".to_owned(), program].into_iter().chain(words).collect::<Vec<_>>()
+        };
+        let at = repo.display().to_string();
+        let mut init = command("/bin/sh", &home);
+        init.args(under(&["init", "--repo", &at]));
+        let output = run(init);
+        assert!(output.status.success(), "{}", text(&output));
+        let words = under(&["serve", "--repo", &at, "--listen", &address]);
+        let mut daemon = Daemon::new(&format!("centre-{umask}"), "/bin/sh".into(), &home, words);
+        daemon.start();
+        let work = Work::new(&site.folder.path().join(format!("work-{umask}")), &format!("http://{address}/conf.git"));
+        work.change().file("services/web/master", "round", "1\n").land();
+        daemon.stop();
+        let mode = |path: &Path| fs::metadata(path).expect("it is there").permissions().mode() & 0o7777;
+        for (name, wanted) in [
+            ("central.git", 0o755),
+            ("central.git/objects", 0o755),
+            ("central.git/HEAD", 0o644),
+            ("central.git/hooks/pre-receive", 0o755),
+            ("central.git.key", 0o600),
+            ("central.git.identity", 0o600),
+            ("central.git.key.pub", 0o644),
+        ] {
+            assert_eq!(mode(&home.join(name)), wanted, "{name} under umask {umask}");
+        }
+        assert_eq!(writable(&home), Vec::<String>::new(), "umask {umask}");
+    }
 }
 
 #[test]

@@ -73,7 +73,15 @@ fn a_host_whose_disk_is_full_keeps_its_files_says_so_and_recovers_by_itself() {
     // It can also be started again on a full disk.
     site.hosts[0].daemon.kill9_and_restart();
     assert_eq!(site.hosts[0].file("services/web/latest/round"), "0\n");
+    let readyz = |status: u16, words: &str| {
+        eventually(&format!("/readyz to be {status}"), || {
+            let answer = site.hosts[0].http().get("/readyz")?;
+            if answer.status == status && answer.text().contains(words) { Ok(()) } else { Err(answer.text()) }
+        });
+    };
+    readyz(503, "is full: less than");
     fs::remove_file(filler).expect("it is ours");
+    readyz(200, "ready");
     site.hosts[0].wait_applied(sequence);
     assert_eq!(site.hosts[0].file("services/web/latest/round"), "1\n");
     tests::site::fsck(&site.hosts[0].repository());
@@ -165,7 +173,8 @@ fn a_centre_whose_disk_is_full_refuses_pushes_in_words_and_serves_what_it_has() 
     let filler = small.fill();
     let noise: Vec<u8> = (0..200_000).map(|_| rand::random()).collect();
     let refused = site.work.change().file("services/web/master", "noise", &noise).push();
-    refused.refused(&["o space left"]);
+    // It is not even taken in.
+    refused.refused(&["could not be kept", "o space left"]);
     site.work.change().file("services/web/master", "round", "1\n").push().refused(&["o space left"]);
     assert_eq!(site.master.sequence(), before);
     expect_unready(&site.master, "is full");
@@ -197,7 +206,15 @@ fn a_slave_whose_disk_is_full_says_so_serves_what_it_has_and_catches_up() {
     });
     let served = site.work.git(&["ls-remote", &format!("{}/conf.git", site.slave().public_url()), "refs/snapshots/*"]);
     assert!(served.contains(&before), "{before} is not in {served}");
+    let readyz = |status: u16, words: &str| {
+        eventually(&format!("/readyz to be {status}"), || {
+            let answer = site.slave().http().get("/readyz")?;
+            if answer.status == status && answer.text().contains(words) { Ok(()) } else { Err(answer.text()) }
+        });
+    };
+    readyz(503, "is full: less than");
     fs::remove_file(filler).expect("it is ours");
+    readyz(200, "ready");
     site.wait_applied(sequence);
     site.slaves[0].daemon.stop();
     let Site { slaves, hosts, .. } = &mut site;

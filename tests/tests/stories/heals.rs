@@ -11,8 +11,8 @@ use std::{
 
 use tests::{
     Plan, Reader, Site, eventually, eventually_within,
-    program::text,
-    site::{DATACENTER, Host},
+    program::{command, run, run_reading, text},
+    site::{DATACENTER, Host, in_repository, instance},
 };
 
 /// What is done to a host's disk, and its name.
@@ -38,7 +38,30 @@ fn replace(path: &Path, content: &[u8]) {
 
 const WEB: &str = "services/web/latest";
 
-const DAMAGES: [Damage; 19] = [
+/// Makes every object of a repository loose, as other programs do, and cuts the newest snapshot
+/// short.
+fn cut_short(repo: &Path) {
+    let (packs, away) = (repo.join("objects/pack"), repo.join("away"));
+    fs::rename(&packs, &away).expect("it is there");
+    fs::create_dir(&packs).expect("it can be made");
+    for file in fs::read_dir(&away).expect("it is there").map(|entry| entry.expect("an entry").path()) {
+        if file.extension().is_some_and(|ending| ending == "pack") {
+            let mut unpack = command("git", repo);
+            unpack.args(["--git-dir", ".", "unpack-objects", "-q"]).current_dir(repo);
+            let output = run_reading(unpack, fs::File::open(&file).expect("it is there"));
+            assert!(output.status.success(), "{}", text(&output));
+        }
+    }
+    let id = in_repository(repo, &["rev-parse", &format!("refs/snapshots/{DATACENTER}")]);
+    let (start, rest) = id.trim().split_at(2);
+    let object = repo.join("objects").join(start).join(rest);
+    fs::set_permissions(&object, Permissions::from_mode(0o644)).expect("it is loose");
+    let file = fs::File::options().write(true).open(&object).expect("it is loose");
+    file.set_len(file.metadata().expect("it is there").len() / 2).expect("it can be cut");
+}
+
+const DAMAGES: [Damage; 20] = [
+    ("an object cut short", |host| cut_short(&host.repository())),
     ("the ref zeroed", |host| {
         let file = host.repository().join(format!("refs/snapshots/{DATACENTER}"));
         let length = fs::read(&file).expect("the ref is there").len();
@@ -153,8 +176,30 @@ fn damage_that_cannot_be_mended_yet_stays_in_the_status_with_what_is_done_about_
 }
 
 #[test]
+fn a_conf_slave_fetches_an_object_anew_that_was_cut_short_while_it_ran() {
+    let site = Plan::default().start();
+    let (pid, repo) = (site.slave().daemon.pid(), site.slave().state.join("repo.git"));
+    cut_short(&repo);
+    eventually_within(HEALS_WITHIN, "the conf-slave to set it aside and to fetch it anew", || {
+        let mut read = command("git", &repo);
+        read.args(["--git-dir", ".", "log", "-1", &format!("refs/snapshots/{DATACENTER}")]).current_dir(&repo);
+        let log = site.slave().daemon.log();
+        let is_whole = run(read).status.success();
+        if is_whole && log.contains("its file was cut short") { Ok(()) } else { Err(log) }
+    });
+    site.push_and_wait("services/web", "round", "1\n");
+    tests::site::fsck(&repo);
+    assert_eq!(site.slave().daemon.pid(), pid);
+}
+
+#[test]
 fn a_socket_and_a_central_sequence_that_were_removed_are_there_again() {
     let site = Site::start();
+    // A change that is not of this host's datacenter: its snapshot is the newest up to there.
+    site.work.change().file("datacenters/us-east/v1", "datacenter.yaml", instance()).land();
+    let other = site.master.http().get_json("/api/v1/datacenters/us-east/v1").expect("the other datacenter");
+    let asked = site.host().http().get(&format!("/v1/at/{}?timeout=30", other["sequence"])).expect("an answer");
+    assert_eq!(asked.status, 200, "{}", asked.json());
     let central = site.host().export().join("central");
     let read = || fs::read_to_string(&central).map_err(|error| error.to_string());
     eventually("the central sequence", read);
@@ -192,7 +237,14 @@ fn a_lost_state_brings_nothing_older_back_and_keeps_the_identity_of_the_host() {
     assert!(second > first);
     let identity = fs::read(site.host().state.join("identity")).expect("an identity");
     // Only the host's own memory knows what it has taken.
+    let newest = site.consul().get(&key).expect("a pointer").value;
     site.slaves[0].daemon.stop();
+    // The conf-slave's stream may have brought the second change: Consul must have named it, too.
+    let wrong = |status: &serde_json::Value| status["problems"].to_string().contains("is not a pointer");
+    site.consul().put(&key, "no pointer");
+    site.host().wait_status("see the wrong pointer", wrong);
+    site.consul().put(&key, &newest);
+    site.host().wait_status("see the right pointer", |status| !wrong(status));
     site.consul().put(&key, &old);
     remove(&site.host().state);
     site.host()

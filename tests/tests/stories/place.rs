@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt as _,
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -452,14 +452,14 @@ watch:
 probe:
   - {component: services/web, command: [sh, -c, 'cat "$CONF_EXPORT/services/web/latest/login" >&2; exit 1'], retries: 0}
   - {component: services/web, http: 'http://somebody:of-the-probe@127.0.0.1:1/', retries: 0}
+secret-sources: {own: {file: PLACE/token}}
 "#,
     );
-    let token = site.folder.path().join("token");
+    let token = place.join("token");
     let canary = format!("canary{}", rand::random::<u64>());
     fs::write(&token, &canary).expect("it can be written");
     fs::set_permissions(&token, fs::Permissions::from_mode(0o600)).expect("it is ours");
-    let declared = format!("secrets:\n  token: {{file: {}, readers: [services/web]}}\n", token.display());
-    let instance = tests::site::instance() + &declared;
+    let instance = tests::site::instance() + "secrets:\n  token: {from: own, readers: [services/web]}\n";
     let change =
         site.work.change().file(&format!("datacenters/{}", tests::site::DATACENTER), "datacenter.yaml", instance);
     change.file("services/web/master", "login.j2", "{{ secrets.token }}").land();
@@ -475,7 +475,7 @@ probe:
     let withheld = |one: &serde_json::Value| one["error"].to_string().contains("is not shown");
     let status = site.host().wait_status("have been told and asked", |status| {
         let probes = status["probes"].as_array().cloned().unwrap_or_default();
-        let asked = probes.iter().any(withheld) && probes.iter().any(|one| one["target"] == "http://127.0.0.1:1/");
+        let asked = probes.iter().any(withheld) && probes.iter().any(|one| one["target"] == "http://…@127.0.0.1:1/");
         asked && withheld(&status["watchers"][0])
     });
     let shown = format!("{status}{}{}", tests::program::text(&site.host().run(&["status"])), site.host().daemon.log());
@@ -483,4 +483,37 @@ probe:
         assert!(!shown.contains(secret), "{shown}");
     }
     assert!(place.join("told").exists());
+}
+
+#[test]
+fn the_owner_of_a_place_gets_nothing_of_others_by_moving_it_there() {
+    let (site, place) =
+        site_with("export:\n  - {component: services/web, path: PLACE/web, mode: copy, owner: nobody}\n");
+    site.push_and_wait("services/web", "sites/a.conf", "a\n");
+    let web = place.join("web");
+    // Whoever owns the folder may move what is in it, whosever it is.
+    let of_root = |name: &str| {
+        let folder = web.join(name);
+        fs::create_dir(&folder).expect("it can be made");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o700)).expect("it is ours");
+        fs::write(folder.join("key"), "secret\n").expect("it can be written");
+    };
+    let is_of_root = |name: &str| {
+        let about = fs::metadata(web.join(name)).expect("it is there");
+        assert_eq!((about.uid(), about.permissions().mode() & 0o777), (0, 0o700), "{name}");
+        assert_eq!(read(&web.join(name).join("key")), "secret\n");
+    };
+    fs::rename(web.join("sites"), web.join("old")).expect("it is there");
+    of_root("sites");
+    site.push_and_wait("services/web", "round", "1\n");
+    assert_eq!(read(&web.join("round")), "1\n");
+    is_of_root("sites");
+    of_root(".conf-local");
+    site.push("services/web", "round", "2\n");
+    site.host().wait_status("say what is in the way", |status| status["faults"].to_string().contains(".conf-local"));
+    is_of_root(".conf-local");
+    fs::remove_dir_all(web.join(".conf-local")).expect("it is ours");
+    site.host().wait_status("place it", |status| status["faults"] == serde_json::json!({}));
+    assert_eq!(read(&web.join("round")), "2\n");
+    is_of_root("sites");
 }

@@ -20,7 +20,7 @@ applications:
   - {name: shop, branch: master, tag: latest}
 devices: []
 secrets:
-  cookie: {command: [/bin/echo, x], readers: [services/web, services/api]}
+  cookie: {from: cookie, readers: [services/web, services/api]}
 ";
 
 const HOSTS: &str = "inventories:

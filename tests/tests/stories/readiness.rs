@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use conf_core::secret::Identity;
 use tests::{
     Master, Plan, Site, eventually,
     program::{command, run, text},
@@ -226,6 +227,57 @@ fn a_key_that_no_host_trusts_is_refused_at_the_start_and_keys_can_be_changed() {
     let mut signed = command("git", site.folder.path());
     signed.arg("--git-dir").arg(&site.master.repo).args(["log", "-1", "--format=%H", "refs/snapshots/us-west/v1"]);
     assert!(run(signed).status.success());
+}
+
+#[test]
+fn a_key_for_secrets_that_opens_nothing_is_refused_and_one_that_is_gone_is_written_again() {
+    let mut site = central();
+    let place = |name: &str| site.folder.path().join(name);
+    let [identity, public, kept] = ["central.git.identity", "central.git.identity.pub", "kept"].map(place);
+    // While nothing is sealed, a key can be made anew.
+    site.master.daemon.stop();
+    fs::remove_file(&identity).expect("it is there");
+    site.master.daemon.start();
+    let declared = |value: usize| {
+        let secrets = format!("secrets:\n  key: {{generate: {{length: {value}}}, readers: [services/web]}}\n");
+        format!("{}{secrets}", tests::site::instance())
+    };
+    site.work.change().file("datacenters/us-west/v1", "datacenter.yaml", declared(24)).land();
+    expect_ready(&site.master);
+    fs::rename(&identity, &kept).expect("it is there");
+    eventually("the key to be written again", || {
+        let [found, kept] = [&identity, &kept].map(|path| fs::read_to_string(path).unwrap_or_default());
+        if found == kept { Ok(()) } else { Err(format!("{} bytes", found.len())) }
+    });
+    expect_ready(&site.master);
+    fs::remove_file(&identity).expect("it is there");
+    let other = Identity::create(&identity).expect("an identity").recipient().to_string();
+    expect_unready(&site.master, "is another key than the one that the secret key of us-west is sealed to");
+    site.master.daemon.stop();
+    let words = refused(&mut site);
+    assert!(words.contains("opens none of what is kept") && words.contains("Put the right file back"), "{words}");
+    fs::remove_file(&identity).expect("it is there");
+    let words = refused(&mut site);
+    assert!(words.contains("central.git.identity is gone") && words.contains("ssh-keygen -t ed25519"), "{words}");
+    assert!(!identity.exists(), "none is made in its place");
+    // The file is lost, and a new one is meant: `ssh-keygen` writes both halves.
+    let other = {
+        let made = Identity::create(&identity).expect("an identity").recipient().to_string();
+        assert_ne!(made, other);
+        made
+    };
+    fs::write(&public, format!("{other} conf-master\n")).expect("it can be written");
+    site.master.daemon.start();
+    expect_ready(&site.master);
+    let rotated = site.master.run(&["secret", "rotate", "us-west/v1", "key"]);
+    assert!(rotated.status.success(), "{}", text(&rotated));
+    // What is sealed last tells which key is the right one.
+    fs::remove_file(&public).expect("it is there");
+    site.master.daemon.restart();
+    expect_ready(&site.master);
+    site.master.daemon.stop();
+    fs::copy(&kept, &identity).expect("it can be copied");
+    assert!(refused(&mut site).contains("opens none of what is kept"));
 }
 
 #[test]

@@ -453,3 +453,22 @@ fn a_refused_push_changes_nothing_on_hosts_and_the_next_good_one_lands() {
     assert!(reader.all_told().is_empty());
     assert_eq!(site.host().file("services/web/latest/round"), "0\n");
 }
+
+#[test]
+fn a_refusal_quotes_no_value_that_looks_like_a_secret() {
+    let site = central();
+    let schema = serde_json::json!({"properties": {
+        "db_password": {"type": "integer"}, "url": {"maxLength": 3}, "port": {"maximum": 1},
+    }});
+    let settings = "db_password: canary\nurl: postgres://jo:canary@db/x\nport: 7\n";
+    let web = "services/web/master";
+    let change = site.work.change().file(web, "config.schema.json", schema.to_string());
+    let words = ["/db_password: this value is not of type", "/url: this value", "7 is greater than the maximum of 1"];
+    let said = change.file(web, "config.yaml", settings).push().refused(&words);
+    let recorded = site.master.run(&["log", "--refused", "--json"]);
+    let recorded = String::from_utf8_lossy(&recorded.stdout).into_owned();
+    assert!(recorded.contains("this value"), "{recorded}");
+    for shown in [said, recorded, site.master.daemon.log()] {
+        assert!(!shown.contains("canary"), "{shown}");
+    }
+}

@@ -244,7 +244,7 @@ fn a_value_that_cannot_be_read_holds_up_its_own_datacenter_alone() {
     centre.own(&format!("{tls}{}", centre.usual())).land();
     let other = format!("{}{tls}{}", instance(), centre.usual());
     centre.site.work.change().file("datacenters/us-east/v1", "datacenter.yaml", other).land();
-    let damage = |file: &str| {
+    let damage = |centre: &Centre, file: &str| {
         let id = centre.site.master.git(&["rev-parse", &format!("refs/heads/secrets/us-east:tls/{file}")]);
         let id = id.trim();
         let path = centre.site.master.repo.join("objects").join(&id[..2]).join(&id[2..]);
@@ -252,7 +252,9 @@ fn a_value_that_cannot_be_read_holds_up_its_own_datacenter_alone() {
         std::fs::write(&path, "no object").expect("root writes what is read-only");
         (path, whole)
     };
-    let (path, whole) = damage("value.age");
+    let (path, whole) = damage(&centre, "value.age");
+    // What has landed lately is still in memory.
+    centre.site.master.daemon.restart();
     let hosts = centre.hosts(&[("web", "services/web"), ("late", "services/web")]);
     let joined = format!("{}{tls}{hosts}", instance());
     let change = || centre.site.work.change().file("datacenters/us-east/v1", "datacenter.yaml", &joined);
@@ -261,7 +263,7 @@ fn a_value_that_cannot_be_read_holds_up_its_own_datacenter_alone() {
     std::fs::write(&path, whole).expect("it is put back");
 
     let sequence = |id: &str| centre.about(id, "tls")["sequence"].clone();
-    let (path, whole) = damage("about.json");
+    let (path, whole) = damage(&centre, "about.json");
     let before = sequence("us-west");
     let mark = centre.site.master.daemon.log_mark();
     centre.site.master.daemon.argument("--renew-ahead=30");

@@ -19,7 +19,10 @@ use tests::{
     site::{DATACENTER, Pointers},
 };
 
-use crate::nginx::{Nginx, main_file, nginx};
+use crate::{
+    lies::OfNoUse,
+    nginx::{Nginx, main_file, nginx},
+};
 
 /// Pushes one file and measures until every host has it.
 #[track_caller]
@@ -330,7 +333,9 @@ fn a_conf_slave_that_names_what_is_nowhere_holds_back_no_change() {
 }
 
 #[test]
-fn an_idle_host_asks_seldom() {
+fn an_idle_host_asks_seldom_and_so_does_one_whose_consul_is_of_no_use() {
+    // Both take two minutes, the same ones.
+    let of_no_use = OfNoUse::start();
     let site = Plan { proxied: true, ..Plan::default() }.start();
     site.host().wait_status("be well", |status| status["problems"] == serde_json::json!([]));
     let (consul, slave) = (site.to_consul.as_ref().expect("a proxy"), site.slave().proxy.as_ref().expect("a proxy"));
@@ -358,4 +363,5 @@ fn an_idle_host_asks_seldom() {
     );
     // Two a minute, and one that began before.
     assert!(from_host.len() + watches.len() <= 5, "{from_host:?} {watches:?}");
+    of_no_use.expect_few_questions();
 }

@@ -634,9 +634,9 @@ fn who_comes_while_too_many_wait_is_told_to_come_again() {
     let before = changes();
     let (landed, refused) = (AtomicU64::new(0), AtomicU64::new(0));
     let master = site.master.http();
-    // More at once than may wait, again and again until somebody is turned away.
+    // More at once than have a place and may wait for one, again and again until somebody is turned away.
     std::thread::scope(|scope| {
-        for client in 0..400 {
+        for client in 0..800 {
             let (master, landed, refused) = (&master, &landed, &refused);
             scope.spawn(move || {
                 let mut rounds = 0..50;

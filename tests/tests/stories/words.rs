@@ -4,9 +4,11 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    os::unix::fs::OpenOptionsExt as _,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use hyper::Method;
 use rustix::process::Signal;
 use serde_json::Value;
 use tests::{
@@ -147,6 +149,10 @@ fn a_mistyped_name_is_answered_with_the_nearest() {
         assert_eq!(output.status.code(), Some(1), "{arguments:?}: {}", text(&output));
         assert!(text(&output).contains(meant), "{arguments:?}: {}", text(&output));
     }
+    // A branch that is not there may be meant, and the plan says so.
+    let plan = site.master.run(&["plan", DATACENTER, "--ref", "services/wbe/master=services/web/master"]);
+    let hint = "the server has no services/wbe/master yet (did you mean `services/web/master`?)";
+    assert!(plan.status.success() && text(&plan).contains(hint), "{}", text(&plan));
     for arguments in [
         &["get", "services/wbe"][..],
         &["explain", "services/wbe"],
@@ -218,8 +224,91 @@ fn a_hangup_reads_the_options_again_and_ends_no_daemon() {
         says("SIGUSR1 means nothing", Signal::USR1);
         says("SIGUSR2 means nothing", Signal::USR2);
         assert!(daemon.is_running() && daemon.pid() == pid);
+        // A file that hangs, as on a disk of the network, holds up no stop.
+        fs::remove_file(&file).expect("it is there");
+        let mut made = command("mkfifo", folder.path());
+        made.arg(&file);
+        assert!(run(made).status.success());
+        daemon.signal(Signal::HUP);
+        let mut writer = fs::OpenOptions::new();
+        writer.write(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+        let mut hung = None;
+        eventually("the daemon to read the file", || {
+            hung = Some(writer.open(&file).map_err(|nobody| nobody.to_string())?);
+            Ok(())
+        });
+        daemon.stop();
+        drop(hung);
+        fs::remove_file(&file).expect("it is there");
+        fs::write(&file, "log-level: info\n").expect("it is written");
+        daemon.start();
     }
     site.push_and_wait("services/web", "round", "1\n");
+}
+
+#[test]
+fn a_password_in_a_command_or_in_a_broken_file_is_shown_nowhere() {
+    const CANARY: &str = "Hunter2canary";
+    let mut site = Plan { hosts: 0, ..Plan::default() }.start();
+    let mut host = site.make_host(1);
+    let file = host.home.join("conf-local.yaml");
+    let entries = format!(
+        "watch:\n- {{components: [services/web], command: [sh, -c, 'PGPASSWORD={CANARY} false']}}\n\
+         - {{components: [services/web], command: [curl, -su, 'jo:{CANARY}', 'http://127.0.0.1:9/']}}\n\
+         check: [{{component: services/api, command: [/bin/false, --password, {CANARY}]}}]\n\
+         probe: [{{component: services/web, command: [/bin/false, -p{CANARY}], retries: 0}}]\n"
+    );
+    fs::write(&file, entries).expect("it can be written");
+    host.daemon.argument("--config");
+    host.daemon.argument(&file);
+    host.daemon.start();
+    site.hosts.push(host);
+    site.push("services/web", "round", "1\n");
+    let shown = |site: &Site| {
+        let client = |arguments: &[&str]| text(&site.host().run(arguments));
+        [
+            site.host().daemon.log(),
+            site.host().status().expect("it answers").to_string(),
+            client(&["status"]),
+            client(&["status", "--json"]),
+            site.slave().http().get("/api/v1/hosts").expect("it answers").text(),
+            site.master.http().get(&format!("/api/v1/datacenters/{DATACENTER}/hosts")).expect("it answers").text(),
+            site.master.daemon.log(),
+        ]
+        .join("\n")
+    };
+    for words in ["PGPASSWORD=… false", "curl -su jo:… http://127.0.0.1:9/", "--password …", "/bin/false -p…"] {
+        eventually(&format!("the host to show {words:?}"), || {
+            let shown = shown(&site);
+            if shown.contains(words) { Ok(()) } else { Err(shown) }
+        });
+    }
+    let mut said = Vec::new();
+    for (name, content, words) in [
+        ("config.conf", format!("a = 1 \"{CANARY}\" {CANARY} : 2\n"), "config.conf:1: "),
+        ("config.conf", format!("password\n{CANARY}\n"), "config.conf:2: text in column 1 stands behind a key"),
+        ("config.conf", format!("password = [a] {CANARY}\n"), "config.conf:1: "),
+        ("config.yaml", format!("password: !{CANARY}\n"), "config.yaml:1: the tag before this value is not known"),
+        ("config.yaml", format!("password: *{CANARY}\n"), "config.yaml:1: "),
+        ("config.toml", format!("password = {CANARY}\n"), "config.toml:1: "),
+        ("config.json", format!("{{\"password\": {CANARY}}}"), "config.json:1: "),
+        ("config.conf", "password = 73317331733173317331733\n".to_owned(), "the number has more than 64 bits"),
+    ] {
+        let change = site.work.change();
+        let change = if name == "config.yaml" { change } else { change.without("services/web/master", "config.yaml") };
+        said.push(change.file("services/web/master", name, content).push().refused(&[words]));
+    }
+    let body = format!(
+        "{{\"request\": {{\"section\": \"services/web\", \"config\": {{}}, \"schemaVersion\": \"{CANARY}\"}}}}"
+    );
+    let answer = site.master.http().request(Method::POST, "/api/v1/config/update", &[], body).expect("it answers");
+    assert_eq!(answer.status, 400, "{}", answer.text());
+    assert!(answer.text().contains("invalid type: string"), "{}", answer.text());
+    said.extend([answer.text(), shown(&site), text(&site.master.run(&["log", DATACENTER, "--refused"]))]);
+    for said in said {
+        let line = said.lines().find(|line| line.contains(CANARY) || line.contains("73317331733"));
+        assert!(line.is_none(), "it is shown: {line:?}");
+    }
 }
 
 #[test]

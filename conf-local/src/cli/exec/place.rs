@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use conf_core::daemon::chain;
 use libconf::{
     client::{DEFAULT_EXPORT_DIR, DEFAULT_SOCKET},
     name::{ComponentSelector, Sequence},
@@ -105,7 +106,7 @@ impl ExportPlace {
 
     /// Returns the snapshot that is current now if it holds all the components, or else the reason.
     pub(crate) fn filled_now(&self) -> Result<PlacedSnapshot, String> {
-        let snapshot = self.current().map_err(|error| format!("{error:#}"))?;
+        let snapshot = self.current().map_err(|error| chain(&*error))?;
         let missing = self.missing(&snapshot).next();
         let missing = missing.map(|missing| format!("{missing}{}", near(&snapshot.directory, missing)));
         missing.map_or(Ok(snapshot), |missing| Err(format!("this host's configuration has no {missing}")))

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use conf_core::daemon::chain;
+use conf_core::{address::hide_logins, daemon::chain, suspect::CommandWords};
 use libconf::name::{ComponentVersion, Sequence};
 use nix::{
     sys::signal::{Signal, killpg},
@@ -22,7 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::process::guardian;
+use crate::process::{guardian, run_as::RunAs};
 
 /// 60 s: a reload that takes longer hangs, and the newest change waits behind it.
 pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(60);
@@ -30,7 +30,7 @@ pub(crate) const TIME_LIMIT: Duration = Duration::from_secs(60);
 /// 2 s between SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
 /// The same for a guardian, which needs its own time to end everything.
-const GRACE_OF_GUARDIAN: Duration = guardian::END_WITHIN.saturating_add(GRACE);
+pub(crate) const GRACE_OF_GUARDIAN: Duration = guardian::END_WITHIN.saturating_add(GRACE);
 
 /// 4 KiB of each output are kept, enough for a message. The rest is read and dropped, so that the
 /// command never blocks.
@@ -43,13 +43,15 @@ const COMPONENTS_BYTES: usize = 96 << 10;
 /// A command, and how to run it.
 pub(crate) struct Invocation<'a> {
     /// The program and its arguments; there is no shell between.
-    pub(crate) words: &'a [String],
+    pub(crate) words: &'a CommandWords,
     /// The folder that it starts in.
     pub(crate) folder: &'a Path,
     /// Variables of its environment, in addition to those of the agent.
     pub(crate) variables: Variables,
     pub(crate) limit: Duration,
     pub(crate) children: Children,
+    /// The user that it runs as, where its children end too; without one, the agent's.
+    pub(crate) user: Option<&'a RunAs>,
     pub(crate) output: Visibility,
 }
 
@@ -99,7 +101,7 @@ pub(crate) struct Output {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CommandError {
     #[error("cannot start {program:?}")]
-    Start { program: String, source: io::Error },
+    Start { program: CommandWords, source: io::Error },
     #[error("the command ended with {status}{}", .output.last_words())]
     Failed { status: ExitStatus, output: Output },
     #[error("the command was ended after {} s{}", .limit.as_secs(), .output.last_words())]
@@ -132,15 +134,11 @@ impl CommandError {
 ///   with its whole process group.
 /// - Cancel: `stop` ends it as the limit does.
 pub(crate) async fn run(invocation: Invocation<'_>, stop: &CancellationToken) -> Result<(), CommandError> {
-    let Invocation { words, folder, variables, limit, children, output: visibility } = invocation;
-    let Some((program, arguments)) = words.split_first() else { return Ok(()) };
+    let Invocation { words, folder, variables, limit, children, user, output: visibility } = invocation;
+    let Some((program, arguments)) = words.words().split_first() else { return Ok(()) };
     let mut command = match children {
         Children::Stay => Command::new(program),
-        Children::End => {
-            let mut guarded = Command::new(own_program());
-            guarded.args(guardian::arguments()).arg(program);
-            guarded
-        }
+        Children::End => Command::from(guarded(program, user)),
     };
     command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command.process_group(0).kill_on_drop(true).current_dir(folder);
@@ -154,7 +152,7 @@ pub(crate) async fn run(invocation: Invocation<'_>, stop: &CancellationToken) ->
     }
     command.envs(variables);
 
-    let start = |source| CommandError::Start { program: program.clone(), source };
+    let start = |source| CommandError::Start { program: program.as_str().into(), source };
     let mut child = command.spawn().map_err(start)?;
     let stdout = child.stdout.take().ok_or_else(|| start(io::Error::other("no standard output")))?;
     let stderr = child.stderr.take().ok_or_else(|| start(io::Error::other("no standard error")))?;
@@ -179,6 +177,14 @@ pub(crate) async fn run(invocation: Invocation<'_>, stop: &CancellationToken) ->
         None if stop.is_cancelled() => Err(CommandError::Stopped),
         None => Err(CommandError::TooLong { limit, output }),
     }
+}
+
+/// Returns a command that runs a program below a [`guardian`]: nothing that it starts survives it,
+/// nor SIGTERM to the guardian. `GRACE_OF_GUARDIAN` later the guardian has done what it can.
+pub(crate) fn guarded(program: &str, user: Option<&RunAs>) -> std::process::Command {
+    let mut guarded = std::process::Command::new(own_program());
+    guarded.args(guardian::arguments(user)).arg(program);
+    guarded
 }
 
 /// Returns the program of this process, even if another one has been installed over it since. In a
@@ -261,10 +267,10 @@ impl Output {
     }
 }
 
-/// Returns the lines that are not empty, without control characters.
+/// Returns the lines that are not empty, without control characters and the logins of addresses.
 fn lines(bytes: &[u8]) -> Vec<String> {
     let text = String::from_utf8_lossy(bytes);
-    let plain = |line: &str| line.trim().chars().filter(|one| !one.is_control()).collect::<String>();
+    let plain = |line: &str| hide_logins(&line.trim().chars().filter(|one| !one.is_control()).collect::<String>());
     text.lines().map(plain).filter(|line| !line.is_empty()).collect()
 }
 

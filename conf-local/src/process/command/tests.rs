@@ -13,10 +13,11 @@ async fn sh_for(
     limit: Duration,
     stop: &CancellationToken,
 ) -> Result<(), CommandError> {
-    let words = ["sh", "-c", script].map(str::to_owned);
+    let words = ["sh", "-c", script].map(str::to_owned).to_vec().into();
     let export = PathBuf::from("/some/export");
     let variables = variables_of_change(Sequence(7), &export, &["services/web/latest".parse().unwrap()]);
-    run(Invocation { words: &words, folder: Path::new("/"), variables, limit, children, output }, stop).await
+    run(Invocation { words: &words, folder: Path::new("/"), variables, limit, children, user: None, output }, stop)
+        .await
 }
 
 /// True while the process runs. A process that has ended and is not reaped yet does not run.
@@ -31,13 +32,14 @@ async fn a_command_gets_the_change_and_its_failure_is_reported() {
     sh(told, TIME_LIMIT, &stop).await.unwrap();
     let failed = sh("echo first; echo 'no such port' >&2; exit 3", TIME_LIMIT, &stop).await.unwrap_err().to_string();
     assert_eq!(failed, "the command ended with exit status: 3; its last words: no such port");
-    let words = ["/no/such/program".to_owned()];
+    let words = vec!["/no/such/program".to_owned()].into();
     let nothing = Invocation {
         words: &words,
         folder: Path::new("/"),
         variables: Vec::new(),
         limit: TIME_LIMIT,
         children: Children::Stay,
+        user: None,
         output: Visibility::Everybody,
     };
     assert!(matches!(run(nothing, &stop).await, Err(CommandError::Start { .. })));

@@ -9,7 +9,10 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use conf_core::{daemon::chain, settings::one_line};
+use conf_core::{
+    daemon::{self, chain},
+    settings::one_line,
+};
 use nix::sys::signal::Signal;
 use rustix::{
     event::{PollFd, PollFlags, poll},
@@ -201,8 +204,20 @@ impl Process {
     ) -> Result<(), ProcessError> {
         let (mut pause, mut blocked, pid) = (FIRST_LOOK, 0, self.identity.pid);
         loop {
-            let checked = owner.map_or(Ok(()), |owner| self.check_owner(owner));
-            let readiness = checked.and_then(|()| self.readiness(signal));
+            let process = self.clone();
+            let look = move || {
+                let checked = owner.map_or(Ok(()), |owner| process.check_owner(owner));
+                checked.and_then(|()| process.readiness(signal))
+            };
+            // Its memory may lie behind a file system that never answers: that keeps nobody else.
+            let mut looking = daemon::blocking(look);
+            let readiness = tokio::select! {
+                looked = &mut looking => looked,
+                () = sleep(LONGEST_LOOK) => {
+                    waiting(format!("process {pid} cannot be inspected: the system does not answer"), pause);
+                    looking.await
+                }
+            };
             blocked = if matches!(readiness, Ok(Readiness::Blocked)) { blocked + 1 } else { 0 };
             let reason = match readiness {
                 Ok(Readiness::Handled) => return Ok(()),

@@ -36,7 +36,8 @@ fn a_failed_check_runs_again_until_it_passes_and_changes_of_others_do_not_wait_f
     assert!(site.read("services/a/latest/a").is_none() && host.is_troubled());
 
     fs::write(site.place().join("ready"), "").unwrap();
-    host.outbox.forget(&WatcherId("everything".to_owned())).unwrap();
+    host.outbox.forget(&WatcherId("everything".to_owned()));
+    host.outbox.write().unwrap();
     while host.is_troubled() {
         assert!(Instant::now() < deadline, "it does not run again");
         host.place_again(&audience).unwrap();

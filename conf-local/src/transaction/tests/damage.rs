@@ -94,6 +94,7 @@ fn a_second_agent_is_kept_out_and_another_datacenter_too() {
         place: None,
         links: Vec::new(),
         checks: Checks::default(),
+        offers: Offers::default(),
         named: Vec::new(),
     });
     let error = open.err().unwrap().to_string();

@@ -1,8 +1,14 @@
 //! Damage under a running agent: found by a look, and mended without a restart.
 
-use conf_core::git::Durability;
+use std::collections::BTreeMap;
 
-use crate::transaction::{Damage, tests::*};
+use conf_core::{daemon::chain, git::Durability};
+use nix::sys::signal::Signal;
+
+use crate::{
+    notify::{Registry, WatchRequest},
+    transaction::{Damage, tests::*},
+};
 
 /// A host of the second snapshot, which has looked at its disk.
 fn running(file: &str) -> (Site, Pointer, Host, Audience) {
@@ -11,7 +17,8 @@ fn running(file: &str) -> (Site, Pointer, Host, Audience) {
     take(&mut host, second, &audience).unwrap();
     let everything = WatcherId("everything".to_owned());
     let notice = host.outbox.pending()[&everything].clone();
-    host.outbox.delivered(&everything, &notice).unwrap();
+    host.outbox.delivered(&everything, &notice);
+    host.outbox.write().unwrap();
     assert_eq!(host.look(), Damage::default());
     (site, second, host, audience)
 }
@@ -75,6 +82,37 @@ fn a_look_finds_what_was_done_to_the_export_and_the_host_makes_it_again() {
         assert_eq!(host.known(), Some(second), "{what}");
         site.assert_tidy();
     }
+}
+
+#[test]
+fn a_file_that_was_changed_has_its_own_component_rendered_again_and_no_other() {
+    let (site, _, mut host, audience) = running("{}");
+    let export = site.state().join("export");
+    let made = fs::metadata(export.join("snapshots/2")).unwrap().ino();
+    let file = export.join("current/services/a/latest/two");
+    let before = fs::read(&file).unwrap();
+    let changes: [&dyn Fn(); 3] =
+        [&|| remove(&file), &|| conf_core::git::replace_file(&file, b"3", 0o644, Durability::None).unwrap(), &|| {
+            close(fs::canonicalize(&file).unwrap().parent().unwrap());
+        }];
+    for change in changes {
+        change();
+        let found = host.look();
+        assert_eq!(found.renderings.iter().map(ToString::to_string).collect::<Vec<_>>(), ["services/a/latest"]);
+        host.mend_seen(&found, false, &audience).unwrap();
+        assert_eq!(fs::read(&file).unwrap(), before);
+        assert_eq!(host.look(), Damage::default());
+        assert_eq!(host.verify().problems, Vec::<String>::new());
+        assert_eq!(fs::metadata(export.join("snapshots/2")).unwrap().ino(), made, "all was made again");
+        site.assert_tidy();
+    }
+    // Damage beside it has all of it made again.
+    remove(&file);
+    remove(&export.join("current/services/a"));
+    let found = host.look();
+    host.mend_seen(&found, false, &audience).unwrap();
+    assert_eq!(host.look(), Damage::default());
+    assert_eq!(fs::read(&file).unwrap(), before);
 }
 
 fn close(folder: &Path) {
@@ -345,8 +383,28 @@ fn an_agent_whose_state_another_one_has_locked_meanwhile_keeps_its_hands_off() {
     let first = Pointer { sequence: Sequence(1), commit: CommitId::ZERO };
     assert!(matches!(host.render_older(first, Sequence(1), None), Err(TransactionError::NotHeld)));
     assert!(!site.place().join("a/two").exists() && names(&export.join("snapshots")) == before);
+    // Nor is anything of what goes on beside the transactions.
+    let duties = fs::read(site.state().join("duties.json")).unwrap();
+    let owed = BTreeMap::from([(WatcherId("command x".to_owned()), BTreeSet::new())]);
+    assert!(host.outbox.prepare(first, Sequence(0), owed.clone()).is_err());
+    host.outbox.switched(first, Sequence(0), owed);
+    host.outbox.failed(&WatcherId("command x".to_owned()), "away");
+    assert!(host.outbox.write().is_err());
+    assert!(host.heal().is_err());
+    let registry = Registry::open(&site.state(), &[], host.outbox.clone(), audience.agent.clone(), false);
+    let components = BTreeSet::from(["services/a".parse().unwrap()]);
+    let pid = std::process::id().cast_signed();
+    let request = WatchRequest { components, pid, start: None, signal: Signal::SIGUSR1, delay: Duration::ZERO };
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let refused = runtime.block_on(registry.register(request.clone(), 0)).unwrap_err();
+    assert!(chain(&refused).contains("another agent may have it"), "{refused}");
+    assert!(!site.state().join("watchers.json").exists());
+    assert_eq!(fs::read(site.state().join("duties.json")).unwrap(), duties);
     drop(other);
     assert_eq!(host.mend_folders(false, &audience).unwrap(), None);
+    let duties = fs::read_to_string(site.state().join("duties.json")).unwrap();
+    assert!(duties.contains("away"), "what could not be written is written now: {duties}");
+    runtime.block_on(registry.register(request, 0)).unwrap();
     host.place_again(&audience).unwrap();
     assert_eq!(host.look(), Damage::default());
 }

@@ -27,6 +27,7 @@ use crate::{
     export::{ChangeKind, Retention},
     fs::injected::{self, Mode},
     notify::{WatcherId, Watchers},
+    snapshot::Offers,
     state::{Agent, Status, VerifyReport, View},
     transaction::{Audience, Checks, Host, HostOptions, TransactionError},
 };
@@ -38,7 +39,9 @@ mod exchange;
 mod heal;
 mod held_back;
 mod once_more;
+mod power;
 mod secrets;
+mod stalled;
 mod take;
 
 /// One host's state folder, into whose repository the test writes as conf-master does.
@@ -174,6 +177,7 @@ impl Site {
             place: Some(self.file.export.clone()),
             links: self.file.links.clone(),
             checks: Checks::new(self.file.check.clone(), CancellationToken::new()),
+            offers: self.file.secret_sources.clone(),
             named: Vec::new(),
         })
         .unwrap();
@@ -266,7 +270,8 @@ fn step_with(file: &str) -> (Site, Pointer) {
     let first = site.land();
     let (mut host, audience) = site.open();
     take(&mut host, first, &audience).unwrap();
-    host.outbox.forget(&WatcherId("everything".to_owned())).unwrap();
+    host.outbox.forget(&WatcherId("everything".to_owned()));
+    host.outbox.write().unwrap();
     site.set("services/a/latest", &[("config.yaml", "at: 2\n"), ("x/y", "folder"), ("two", "2")]);
     site.components.remove(&"services/gone/latest".parse().unwrap());
     site.set("services/new/latest", &[("config.yaml", "at: 2\n")]);

@@ -24,7 +24,8 @@ fn one_more() -> (Site, Host, Audience) {
     assert_eq!(site.read("services/a/latest.json").as_deref(), Some(r#"{"at":1}"#));
     assert!(site.read("services/new/latest.json").is_some() && host.is_troubled());
     host.tidy(&audience, None);
-    host.outbox.forget(&WatcherId("everything".to_owned())).unwrap();
+    host.outbox.forget(&WatcherId("everything".to_owned()));
+    host.outbox.write().unwrap();
     fs::remove_file(in_the_way).unwrap();
     (site, host, audience)
 }
@@ -163,7 +164,8 @@ fn an_export_that_another_version_rendered_is_rendered_anew_once() {
     fs::write(&file, header().replace(&format!("{now},"), "").replace(&format!(",{now}"), "")).unwrap();
     assert!(!header().contains("rendering"));
     let (mut host, audience) = site.open();
-    host.outbox.forget(&WatcherId("everything".to_owned())).unwrap();
+    host.outbox.forget(&WatcherId("everything".to_owned()));
+    host.outbox.write().unwrap();
     host.settle(&audience).unwrap();
     assert!(header().contains(&now), "{}", header());
     assert_eq!(seen(&site), 2);

@@ -6,10 +6,9 @@ use crate::transaction::tests::*;
 fn site() -> (Site, PathBuf) {
     let mut site = Site::new();
     let token = site.folder().join("token");
-    site.instance = format!(
-        "conf: datacenter-configuration/big/latest\nsecrets:\n  token: {{file: {}, readers: [services/a]}}\n",
-        token.display()
-    );
+    "conf: datacenter-configuration/big/latest\nsecrets: {token: {from: own, readers: [services/a]}}\n"
+        .clone_into(&mut site.instance);
+    site.configure(&format!("secret-sources: {{own: {{file: {}}}}}\n", token.display()));
     site.set("services/a/latest", &[("config.yaml", "at: 1\nlogin: {$secret: token}\n")])
         .set("services/same/latest", &[("s", "s")]);
     (site, token)
@@ -23,7 +22,8 @@ fn write(path: &Path, text: &str) {
 /// Looks at the files and renders as the agent does. Returns the components of which somebody is
 /// told.
 fn look(host: &mut Host, audience: &Audience) -> Vec<String> {
-    host.outbox.forget(&WatcherId("everything".to_owned())).unwrap();
+    host.outbox.forget(&WatcherId("everything".to_owned()));
+    host.outbox.write().unwrap();
     host.secrets.look_at_files();
     if !host.secrets.stale().is_empty() {
         host.render_secrets(audience).unwrap();
@@ -84,8 +84,11 @@ fn a_secret_of_the_host_that_comes_late_or_changes_is_rendered_and_told() {
 fn a_command_that_prints_a_secret_does_not_run_to_verify_or_mend_the_export() {
     let (mut site, _) = site();
     let runs = site.folder().join("runs");
-    let source =
-        format!("{{command: [/bin/sh, -c, 'echo $$ >>{0}; wc -l <{0}'], readers: [services/a]}}", runs.display());
+    let source = "{from: count, readers: [services/a]}";
+    site.configure(&format!(
+        "secret-sources: {{count: {{command: [/bin/sh, -c, 'echo $$ >>{0}; wc -l <{0}'], user: root}}}}\n",
+        runs.display()
+    ));
     site.instance = format!("conf: datacenter-configuration/big/latest\nsecrets:\n  one: {source}\n  two: {source}\n");
     let values = "one: {$secret: one}\ntwo: {$secret: two}\n";
     site.set("services/a/latest", &[("config.yaml", values)]);
@@ -106,4 +109,32 @@ fn a_command_that_prints_a_secret_does_not_run_to_verify_or_mend_the_export() {
     host.render_secrets(&audience).unwrap();
     assert_eq!(count(), 2);
     assert_ne!(settings(), before);
+}
+
+#[test]
+fn a_snapshot_chooses_nothing_of_this_host_and_a_source_that_is_not_offered_is_missing() {
+    let (mut site, token) = site();
+    write(&token, "canary");
+    let ran = site.folder().join("ran");
+    site.instance = format!(
+        "conf: datacenter-configuration/big/latest\nsecrets:\n  f: {{file: {0}, readers: [services/a]}}\n  \
+         c: {{command: [/bin/touch, {1}], readers: [services/b]}}\n  n: {{from: none, readers: [services/c]}}\n  \
+         both: {{from: own, command: [/bin/touch, {1}], readers: [services/d]}}\n",
+        token.display(),
+        ran.display()
+    );
+    for (component, secret) in [("a", "f"), ("b", "c"), ("c", "n"), ("d", "both")] {
+        let values = format!("x: {{$secret: {secret}}}\n");
+        site.set(&format!("services/{component}/latest"), &[("config.yaml", &values)]);
+    }
+    let first = site.land();
+    let (mut host, audience) = site.open();
+    take(&mut host, first, &audience).unwrap();
+    let faults = audience.agent.view().status.faults.clone();
+    let words = ["its `file` counts no more", "its `command` counts no more", "this host offers no secret source none"];
+    for (fault, words) in faults.values().zip(words.into_iter().chain(["its `command` counts no more"])) {
+        assert!(fault.contains(words), "{fault}");
+    }
+    assert_eq!((faults.len(), ran.exists(), site.read("services/same/latest/s").as_deref()), (4, false, Some("s")));
+    assert_eq!(host.secrets.next_command(), None);
 }

@@ -107,5 +107,9 @@ fn what_was_refused(record: &Record) -> String {
     if let more @ 1.. = record.refused.len().saturating_sub(MOST_NAMED) + record.more {
         lines.push(format!("and {more} more"));
     }
+    if let Some(again) = record.again {
+        let last = record.last.as_deref().unwrap_or("later");
+        lines.push(format!("and {again} or more like it, until {last}"));
+    }
     lines.join("\n")
 }

@@ -11,3 +11,4 @@ pub(crate) mod secret;
 pub(crate) mod show;
 pub(crate) mod update;
 pub(crate) mod wait;
+pub(crate) mod whereabouts;

@@ -2,7 +2,7 @@
 
 use std::collections::{VecDeque, hash_map::DefaultHasher};
 use std::hash::{Hash as _, Hasher as _};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use conf_core::{
@@ -44,11 +44,9 @@ pub(crate) struct ReceivedReport {
     /// When its conf-slave received the report, by the slave's clock; not later than the arrival
     /// here.
     received: Timestamp,
-    /// Somebody else has reported in this host's name, so every report is verified before it is
-    /// taken.
-    disputed: AtomicBool,
-    /// The key that the report was verified by, and the result. A report is verified when somebody
-    /// asks, because verifying takes time and most reports are replaced before.
+    /// The peer that sent it.
+    pub(crate) from: Arc<str>,
+    /// The key that the report was verified by, and the result.
     proven: Mutex<Option<(HostKey, Result<(), Unproven>)>>,
     /// Reports that came before and are not this one. Conf-slaves repeat what they have, so each
     /// may come again.
@@ -71,13 +69,13 @@ pub(crate) enum Proof {
 
 impl ReceivedReport {
     /// Takes a report that arrived just now.
-    pub(crate) fn new(report: HostReport) -> Self {
+    pub(crate) fn new(report: HostReport, from: Arc<str>) -> Self {
         let now = Timestamp::now();
         let received = report.received.as_ref().and_then(|text| text.parse::<Timestamp>().ok());
         let received = received.map_or(now, |received| received.min(now + SLAVE_AHEAD));
-        let (disputed, proven, seen) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        let (proven, seen) = (Mutex::default(), Mutex::default());
         let (changed, passed_over) = (Instant::now(), Mutex::new((0, Instant::now())));
-        ReceivedReport { report, changed, received, disputed, proven, seen, passed_over }
+        ReceivedReport { report, changed, received, from, proven, seen, passed_over }
     }
 
     /// Tells whether this report was made before `next`. A host numbers its reports, so that an old
@@ -169,31 +167,14 @@ impl ReceivedReport {
         matches!(&*proven, Some((_, Err(_))))
     }
 
-    /// Tells whether `next` replaces this report.
-    ///
-    /// The order decides. When that does not favour `next`, or when somebody else has
-    /// reported in the host's name, the signature decides.
+    /// Tells whether `next` replaces this report. Where the inventory lists a key, what it has
+    /// signed is replaced by nothing else, and replaces all else; then the order decides.
     pub(crate) fn yields_to(&self, next: &ReceivedReport, listed: Option<&HostKey>) -> bool {
         let newer = self.comes_before(next);
-        let Some(key) = listed.filter(|key| key.signs()) else { return newer };
-        // A report without a number has no signature.
-        let is_numbered = next.report.time.is_some();
-        let dispute = |report: &ReceivedReport| report.disputed.store(true, Ordering::Relaxed);
-        if newer && is_numbered && !self.disputed.load(Ordering::Relaxed) && !self.is_known_false() {
-            return true;
-        }
-        let yields = match (self.proof(Some(key)), next.proof(Some(key))) {
-            (Proof::Signed, Proof::Signed) => newer,
-            (Proof::Signed, _) => {
-                dispute(self);
-                false
-            }
-            (_, Proof::Signed) => true,
+        match (self.proof(listed), next.proof(listed)) {
+            (Proof::Signed, Proof::None(_)) => false,
+            (Proof::None(_), Proof::Signed) => true,
             _ => newer,
-        };
-        if self.is_known_false() || self.disputed.load(Ordering::Relaxed) {
-            dispute(next);
         }
-        yields
     }
 }

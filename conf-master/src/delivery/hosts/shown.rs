@@ -1,5 +1,7 @@
 //! Reports as people and programs see them.
 
+use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use conf_core::{api::HostReport, snapshot::Snapshot};
@@ -48,6 +50,15 @@ impl ShownReport {
     }
 }
 
+/// A page of hosts, in the order of their names.
+#[derive(Clone, Debug)]
+pub(crate) struct HostsPage {
+    /// The most hosts on it, silent ones included.
+    pub(crate) limit: usize,
+    /// It begins after this name.
+    pub(crate) after: Option<HostName>,
+}
+
 /// The answer of `GET /api/v1/datacenters/<id>/<version>/hosts`.
 #[derive(Debug, Serialize)]
 pub(crate) struct HostsAnswer {
@@ -56,6 +67,9 @@ pub(crate) struct HostsAnswer {
     hosts: Vec<HostLine>,
     /// Hosts of the inventory that have not reported since this conf-master started.
     silent: Vec<HostName>,
+    /// The last name of this page, when there are more hosts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<HostName>,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,9 +88,13 @@ struct HostLine {
 
 impl HostsAnswer {
     /// Compares reports, in the order of their hosts' names, with the newest snapshot and the
-    /// inventory.
-    pub(crate) fn new(snapshot: &Snapshot, inventory: &Inventory, reports: &[Arc<ReceivedReport>]) -> Self {
-        let is_silent = |host: &&HostName| reports.binary_search_by(|one| one.report.host.cmp(host)).is_err();
+    /// inventory. Only the signatures of the page are verified.
+    pub(crate) fn new(
+        snapshot: &Snapshot,
+        inventory: &Inventory,
+        reports: &[Arc<ReceivedReport>],
+        page: &HostsPage,
+    ) -> Self {
         let line = |one: &Arc<ReceivedReport>| {
             let listed = inventory.hosts.get(&one.report.host);
             HostLine {
@@ -86,11 +104,30 @@ impl HostsAnswer {
                 report: ShownReport::new(one, Some(one.proof(listed.and_then(Option::as_ref)))),
             }
         };
-        HostsAnswer {
-            datacenter: snapshot.datacenter.clone(),
-            sequence: snapshot.sequence,
-            hosts: reports.iter().map(line).collect(),
-            silent: inventory.hosts.keys().filter(is_silent).cloned().collect(),
+        let names: BTreeSet<&HostName> =
+            reports.iter().map(|one| &one.report.host).chain(inventory.hosts.keys()).collect();
+        let first = page.after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let mut names = names.range::<HostName, _>((first, Bound::Unbounded)).copied();
+        let (mut hosts, mut silent, mut last) = (Vec::new(), Vec::new(), None);
+        for name in names.by_ref().take(page.limit) {
+            last = Some(name);
+            match reports.binary_search_by(|one| one.report.host.cmp(name)) {
+                Ok(place) => hosts.push(line(&reports[place])),
+                Err(_) => silent.push(name.clone()),
+            }
         }
+        let next = names.next().and(last).cloned();
+        HostsAnswer { datacenter: snapshot.datacenter.clone(), sequence: snapshot.sequence, hosts, silent, next }
     }
+}
+
+/// A conf-slave that has reported since this conf-master started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SlaveSeen {
+    /// Its datacenter.
+    pub(crate) datacenter: DatacenterName,
+    /// Where it reports from.
+    pub(crate) address: String,
+    /// The newest snapshot that it serves.
+    pub(crate) sequence: Sequence,
 }

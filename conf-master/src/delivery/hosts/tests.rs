@@ -10,7 +10,7 @@ use conf_core::sign::Unproven;
 use libconf::name::Sequence;
 
 use crate::delivery::hosts::report::{Proof, SILENT};
-use crate::delivery::hosts::{Hosts, MOST_HOSTS};
+use crate::delivery::hosts::{Hosts, MOST_OF_PEER, MOST_UNLISTED};
 use crate::delivery::inventory::Inventory;
 
 fn report(host: &str, sequence: u64, time: Option<u64>, received: &str) -> HostReport {
@@ -52,8 +52,12 @@ impl Room {
     }
 
     fn take(&self, hosts: Vec<HostReport>) {
+        self.take_from("slave", hosts);
+    }
+
+    fn take_from(&self, peer: &str, hosts: Vec<HostReport>) {
         let summary = SlaveReport { sequence: Sequence(0), hosts };
-        self.hosts.take(&"dc/v1".parse().unwrap(), &self.inventory, summary);
+        self.hosts.take(&"dc/v1".parse().unwrap(), &self.inventory, summary, peer);
     }
 
     fn known(&self) -> (u64, Proof) {
@@ -79,14 +83,14 @@ fn a_replayed_report_replaces_nothing() {
 fn reports_of_others_in_a_hosts_name_do_not_count_and_are_replaced() {
     let room = Room::listed();
     room.hear(1, 10, 1, Some(&room.own));
-    // The report claims to be newer, and nobody has verified it yet.
+    // The report claims to be newer.
     room.hear(9, 1_000, 2, Some(&room.other));
+    assert_eq!(room.known(), (1, Proof::Signed), "what the host has signed is replaced by its own word alone");
     room.hear(2, 20, 3, Some(&room.own));
     assert_eq!(room.known(), (2, Proof::Signed), "the host's own word comes through");
     room.hear(9, 2_000, 4, None);
-    assert_eq!(room.known(), (2, Proof::Signed), "and what is looked at now is not taken");
-    // After the false report was verified, the host's next report replaces it, and from then on
-    // every report is verified.
+    assert_eq!(room.known(), (2, Proof::Signed));
+    // A false report that came first is shown for what it is, until the host's own comes.
     let room = Room::listed();
     room.hear(9, 10, 1, None);
     assert_eq!(room.known(), (9, Proof::None(Unproven::Unsigned)));
@@ -274,19 +278,24 @@ fn reports_without_a_time_are_ordered_by_reception() {
 }
 
 #[test]
-fn listed_hosts_are_kept_when_invented_names_fill_the_bound() {
+fn whoever_invents_hosts_crowds_out_his_own() {
     let room = Room::new(|_| None);
-    let invented = |numbers: std::ops::Range<usize>| {
-        room.take(numbers.map(|number| report(&format!("n-{number}"), 1, None, "")).collect());
+    let invented = |peer: &str, numbers: std::ops::Range<usize>| {
+        room.take_from(peer, numbers.map(|number| report(&format!("{peer}-{number}"), 1, None, "")).collect());
     };
     let known = || room.hosts.of(&"dc/v1".parse().unwrap());
     let has = |name: &str| known().iter().any(|one| one.report.host.as_str() == name);
-    invented(0..MOST_HOSTS);
     room.hear(1, 10, 1, None);
-    assert!(has("web-1"));
-    room.take(vec![report("late", 1, None, "")]);
-    assert!(has("late"), "what was heard of last comes in too");
-    invented(MOST_HOSTS..2 * MOST_HOSTS + 10);
-    assert!(has("web-1") && !has("late"), "what is listed stays, the others go in the order in which they came");
-    assert_eq!(known().len(), MOST_HOSTS);
+    room.take_from("small", vec![report("unlisted", 1, None, "")]);
+    invented("a", 0..21_000);
+    assert!(has("unlisted") && known().len() == 21_002);
+    invented("a", 21_000..2 * MOST_UNLISTED);
+    assert!(has("web-1") && has("unlisted"));
+    assert_eq!(known().len(), MOST_OF_PEER + 2);
+    for peer in ["b", "c", "d"] {
+        invented(peer, 0..MOST_OF_PEER);
+        assert!(has("web-1") && has("unlisted"), "{peer}");
+    }
+    assert_eq!(known().len(), MOST_UNLISTED + 1);
+    assert!(!has("a-99999") || !has("a-75000"), "the others have lost some");
 }

@@ -75,8 +75,9 @@ pub(crate) fn read(bytes: &[u8], if_match: Option<&str>, key: Option<&str>) -> R
     let bad = |words: String| error(StatusCode::BAD_REQUEST, words);
     let body: UpdateBody = serde_json::from_slice(bytes).map_err(|cause| {
         bad(format!(
-            "the body is not as expected: {cause}; send {{\"request\": {{\"section\": …, \"config\": …, \"schemaVersion\": 1, \
-             \"version\": …}}}}"
+            "the body is not as expected: {}; send {{\"request\": {{\"section\": …, \"config\": …, \"schemaVersion\": 1, \
+             \"version\": …}}}}",
+            settings::without_value(&cause.to_string())
         ))
     })?;
     let (sections, several) = match (body.request, body.requests) {

@@ -58,6 +58,8 @@ impl Server {
         let if_match = request.header("if-match").map(str::to_owned);
         let key = request.header("idempotency-key").map(str::to_owned);
         let bytes = request.body.bytes(BODY_BYTES).await?;
+        // What was read out of them counts for their sender until it has landed.
+        let _counted = bytes.clone();
         let read = move || body::read(&bytes, if_match.as_deref(), key.as_deref());
         let read = tokio::task::spawn_blocking(read).await;
         let read = read.map_err(|cause| error(StatusCode::INTERNAL_SERVER_ERROR, cause))??;
@@ -71,7 +73,7 @@ impl Server {
         let mut delivery = None;
         if let (Some(WaitFor::Delivered), Some(UpdateOutcome::Landed { refs, .. })) = (query.wait, &outcome.update) {
             let wait = query.timeout.map_or(DELIVERY, Duration::from_secs);
-            delivery = Some(self.deliver(refs, outcome.sequence.unwrap_or_default(), wait).await);
+            delivery = Some(self.deliver(refs, outcome.sequence.unwrap_or_default(), wait, pusher.who).await);
         }
         Ok(answer::answer(&read, outcome, query.config, delivery.as_ref()))
     }

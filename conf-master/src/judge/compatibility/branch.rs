@@ -1,8 +1,9 @@
 //! Compares the schema of a component's branch before and after the branch moves, or is made anew.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
-use conf_core::sandbox::{NoAnswer, Worker};
+use conf_core::sandbox::NoAnswer;
 use git2::{ObjectType, Repository};
 use libconf::name::{CommitId, ObjectId, RefName};
 use parking_lot::Mutex;
@@ -11,10 +12,12 @@ use crate::fault::{Fault, Refusal};
 use crate::judge::compatibility::schemas;
 use crate::judge::compatibility::trailer::{self, Trailer};
 use crate::judge::compatibility::violation::{Allowance, Direction, Violation, WAY_OUT};
-use crate::judge::compatibility::worker::{self, Violations};
+use crate::judge::compatibility::worker::{self, ARGUMENT, Violations};
+use crate::judge::effort::{self, Effort};
 use crate::judge::schema::compile::FILE;
 use crate::judge::schema::fault::BadSchema;
 use crate::judge::timeouts::{TimeoutCache, TimeoutState};
+use crate::judge::worker::Workers;
 use crate::text::count;
 
 /// The blobs of the two schemas.
@@ -24,14 +27,15 @@ type SchemaPair = (Option<ObjectId>, Option<ObjectId>);
 /// landing, costs nothing.
 #[derive(Debug)]
 pub(crate) struct Comparisons {
-    state: Mutex<(Option<Worker>, HashMap<SchemaPair, Violations>)>,
-    timeouts: TimeoutCache<SchemaPair, ()>,
+    workers: Arc<Workers>,
+    answers: Arc<Mutex<HashMap<SchemaPair, Violations>>>,
+    timeouts: Arc<TimeoutCache<SchemaPair, ()>>,
+    effort: Arc<Effort>,
 }
 
 /// How many answers are kept; then all are forgotten.
 const MOST_ANSWERS: usize = 10_000;
-/// After this many comparisons without an end within a minute no other is tried: landings wait for
-/// each.
+/// After this many comparisons without an end within a minute no other of the same peer is tried.
 const MOST_TIMEOUTS: usize = 5;
 
 /// The outcome for a branch that moves.
@@ -85,11 +89,23 @@ fn schema(repo: &Repository, commit: CommitId) -> Result<Option<ObjectId>, git2:
 
 impl Default for Comparisons {
     fn default() -> Self {
-        Comparisons { state: Mutex::default(), timeouts: TimeoutCache::new(MOST_TIMEOUTS) }
+        let (workers, timeouts) = (Arc::new(Workers::new(ARGUMENT)), Arc::new(TimeoutCache::new(MOST_TIMEOUTS)));
+        Comparisons { workers, answers: Arc::default(), timeouts, effort: Arc::new(Effort::own()) }
     }
 }
 
 impl Comparisons {
+    /// Returns comparisons by other processes. Both remember the answers.
+    pub(crate) fn beside(&self) -> Self {
+        Comparisons { workers: Arc::new(Workers::new(ARGUMENT)), ..self.with(self.effort.clone()) }
+    }
+
+    /// Returns the same, for one push.
+    pub(crate) fn with(&self, effort: Arc<Effort>) -> Self {
+        let Comparisons { workers, answers, timeouts, .. } = self;
+        Comparisons { workers: workers.clone(), answers: answers.clone(), timeouts: timeouts.clone(), effort }
+    }
+
     /// Compares the schemas of two commits; no commit has no schema.
     pub(crate) fn of_commits(
         &self,
@@ -103,12 +119,21 @@ impl Comparisons {
     }
 
     fn compare(&self, repo: &Repository, pair: SchemaPair) -> Result<Violations, git2::Error> {
-        let (slot, answers) = &mut *self.state.lock();
-        if let Some(found) = answers.get(&pair) {
-            return Ok(found.clone());
+        let known = self.answers.lock().get(&pair).cloned();
+        if let Some(found) = known {
+            return Ok(found);
         }
-        if self.timeouts.state(&pair) == TimeoutState::TooMany {
-            return Ok(Err(BadSchema::new("other schemas took up all the time there is; push again in a minute")));
+        let who = self.effort.who();
+        match self.timeouts.state(&pair, who) {
+            TimeoutState::Untried => {}
+            TimeoutState::TimedOut(()) => return Ok(Ok(unknown())),
+            TimeoutState::TooMany => {
+                let reason = "other schemas took up all the time there is; push again in a minute";
+                return Ok(Err(BadSchema::new(reason)));
+            }
+        }
+        if self.effort.is_over() {
+            return Ok(Err(BadSchema::new(effort::TOO_MUCH)));
         }
         let text = |id: ObjectId| -> Result<String, git2::Error> {
             Ok(String::from_utf8_lossy(repo.find_blob(id.into())?.content()).into_owned())
@@ -118,13 +143,14 @@ impl Comparisons {
             // Without an earlier schema this one is only read.
             return Ok(schemas::compare(None, after.as_deref()));
         }
-        let found = match worker::ask(slot, before, after) {
+        let found = match worker::ask(&self.workers, &self.effort, before, after) {
             Ok(found) => found,
             Err(NoAnswer::TooMuch) => {
-                self.timeouts.remember(pair, ());
-                let why = "to compare it with the schema before takes more time or memory than there is";
-                let (pointer, direction) = (String::new(), Direction::Backward);
-                Ok(vec![Violation { pointer, line: None, direction, what: Allowance::Unknown(why.to_owned()) }])
+                // The landing thread gives up sooner, and says nothing of the schema.
+                if !self.effort.is_landing() {
+                    self.timeouts.remember(pair, who, ());
+                }
+                return Ok(Ok(unknown()));
             }
             // The next attempt may succeed, so this answer is not remembered.
             Err(NoAnswer::Failed(cause)) => {
@@ -132,10 +158,18 @@ impl Comparisons {
                 return Ok(Err(BadSchema::new(reason)));
             }
         };
+        let mut answers = self.answers.lock();
         if answers.len() >= MOST_ANSWERS {
             answers.clear();
         }
         answers.insert(pair, found.clone());
         Ok(found)
     }
+}
+
+/// The violation of a comparison without an end: nobody knows whether the promise is kept.
+fn unknown() -> Vec<Violation> {
+    let why = "to compare it with the schema before takes more time or memory than there is";
+    let (pointer, direction) = (String::new(), Direction::Backward);
+    vec![Violation { pointer, line: None, direction, what: Allowance::Unknown(why.to_owned()) }]
 }

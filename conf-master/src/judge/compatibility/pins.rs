@@ -37,11 +37,12 @@ impl Successor {
 /// Lists the components that a change touches, each with what its programs read before.
 pub(crate) fn successors(repo: &Repository, change: &DatacenterChange<'_>) -> Result<Vec<Successor>, git2::Error> {
     let touched = change.affected(repo)?;
-    let of = |new: ComponentVersion| {
-        let olds = change.replaced_by(&new);
+    let of = |new: &ComponentVersion| {
+        let olds = change.replaced_by(new);
+        let new = new.clone();
         olds.into_iter().map(move |old| Successor { old, new: new.clone() })
     };
-    Ok(touched.into_iter().flat_map(of).collect())
+    Ok(touched.iter().flat_map(of).collect())
 }
 
 /// Compares the schemas of every pin that leaves its branch, or becomes `raw`. `changes` are the

@@ -3,15 +3,17 @@
 
 use std::io;
 
-use conf_core::sandbox::{Bounds, NoAnswer, Worker};
+use conf_core::sandbox::NoAnswer;
 use serde::{Deserialize, Serialize};
 
 use crate::judge::compatibility::schemas;
 use crate::judge::compatibility::violation::Violation;
+use crate::judge::effort::Effort;
 use crate::judge::schema::fault::BadSchema;
-use crate::judge::worker::{self, bounds};
+use crate::judge::worker::{self, Workers};
 
-const BOUNDS: Bounds = bounds(16 << 20);
+/// The longest answer.
+const ANSWER_BYTES: usize = 16 << 20;
 /// The first argument of the program that makes it this process.
 pub(crate) const ARGUMENT: &str = "compatibility-worker";
 
@@ -24,13 +26,14 @@ struct Question {
     after: Option<String>,
 }
 
-/// Asks the process; an error says why it did not answer.
+/// Asks a process; an error says why it did not answer.
 pub(crate) fn ask(
-    slot: &mut Option<Worker>,
+    workers: &Workers,
+    effort: &Effort,
     before: Option<String>,
     after: Option<String>,
 ) -> Result<Violations, NoAnswer> {
-    worker::ask(slot, ARGUMENT, BOUNDS, &Question { before, after })
+    workers.ask(effort, ANSWER_BYTES, &Question { before, after })
 }
 
 /// Is that process: answers questions until its input ends.

@@ -33,7 +33,7 @@ impl ChangePlan {
         let mut plan = ChangePlan { refused: refused.collect(), notes: judgement.notes.clone(), ..Self::default() };
         let mut left = MOST_BYTES;
         for (name, delta) in &judgement.deltas {
-            let before = catalog.datacenters.get(name);
+            let before = catalog.datacenter(name);
             let planned = match delta {
                 None => Some(deleted(name, before)),
                 Some(delta) => datacenter(repo, overrides, name, (before, delta), &mut left)?,
@@ -67,7 +67,7 @@ fn datacenter(
     left: &mut usize,
 ) -> Result<Option<DatacenterPlan>, git2::Error> {
     let Some(change) = DatacenterChange::new(repo, overrides, name, before, delta)? else { return Ok(None) };
-    let mut names: BTreeSet<ComponentVersion> = change.affected(repo)?;
+    let mut names: BTreeSet<ComponentVersion> = change.affected(repo)?.clone();
     names.extend(delta.components.keys().cloned());
     let differing = hosts::differing(repo, &change, &names)?;
     let mut planning = Planning { repo, change: &change, left };

@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 
 pub(crate) use conf_core::settings::SCHEMA_FILE as FILE;
-use conf_core::settings::{self, Format};
-use jsonschema::{PatternOptions, Regex, Validator, error::ValidationErrorKind};
+use conf_core::settings::{self, Format, JsonPointer};
+use conf_core::suspect;
+use jsonschema::{PatternOptions, Regex, ValidationError, Validator, error::ValidationErrorKind};
 use libconf::name::ObjectId;
 use serde_json::{Map, Value};
 
@@ -84,16 +85,32 @@ fn faults(validator: &Validator, settings: &Value) -> Vec<SchemaFault> {
                 faults.push(SchemaFault::new(member(key), cut(&error.to_string())));
             }
             ValidationErrorKind::FalseSchema => {
-                let reason = format!("the schema does not allow {}", cut(&error.instance().to_string()));
-                faults.push(SchemaFault::new(pointer, reason));
+                let instance = error.instance();
+                let shown = hidden(&error).map_or_else(|| cut(&instance.to_string()), str::to_owned);
+                faults.push(SchemaFault::new(pointer, format!("the schema does not allow {shown}")));
             }
             kind => {
                 let of_type = matches!(kind, ValidationErrorKind::Type { .. });
-                faults.push(SchemaFault { pointer, reason: cut(&error.to_string()), of_type });
+                let words = hidden(&error).map(|hidden| error.masked_with(hidden).to_string());
+                let reason = cut(&words.unwrap_or_else(|| error.to_string()));
+                faults.push(SchemaFault { pointer, reason, of_type });
             }
         }
     }
     faults
+}
+
+/// What stands in a fault for a value that looks like a secret, or holds one: faults are shown,
+/// logged and kept.
+fn hidden(error: &ValidationError<'_>) -> Option<&'static str> {
+    let Ok(place) = error.instance_path().to_string().parse::<JsonPointer>();
+    let value = error.instance();
+    let keys = place.parts().iter().map(String::as_str);
+    suspect::is_in_value(keys, value).then(|| match &**value {
+        Value::Object(_) => "this object",
+        Value::Array(_) => "this list",
+        _ => "this value",
+    })
 }
 
 #[cfg(test)]
@@ -134,6 +151,38 @@ mod tests {
         assert_eq!(one(json!({"port": 1, "old": 2})), ("/old".into(), "the schema does not allow 2".into()));
         let long = one(json!({"port": "x".repeat(10_000)})).1;
         assert!(long.chars().count() <= REASON_CHARS + 1, "{long}");
+    }
+
+    #[test]
+    fn no_fault_quotes_what_looks_like_a_secret() {
+        let one_of = json!([{"required": ["a"]}, {"required": ["b"]}]);
+        let schema = json!({
+            "properties": {
+                "db_password": {"type": "integer"},
+                "api": {"properties": {"token": {"maxLength": 3, "enum": ["x"]}}, "oneOf": one_of},
+                "url": {"maxLength": 3},
+                "list": {"maxItems": 1, "uniqueItems": true, "items": {"pattern": "^a"}},
+                "secret": false,
+                "port": {"maximum": 1},
+            },
+        });
+        let faults = check(
+            &schema.to_string(),
+            &json!({
+                "db_password": "canary",
+                "api": {"token": "canary"},
+                "url": "postgres://jo:canary@db/x",
+                "list": [{"password": "canary"}, {"password": "canary"}, "ghp_canarycanarycanarycanarycanary00"],
+                "secret": {"canary": "canary"},
+                "port": 7,
+            }),
+        );
+        assert!(faults.len() >= 8, "{faults:?}");
+        assert!(!format!("{faults:?}").contains("canary"), "{faults:?}");
+        let has = |place: &str, reason: &str| faults.contains(&(place.to_owned(), reason.to_owned()));
+        assert!(has("/db_password", "this value is not of type \"integer\""), "{faults:?}");
+        assert!(has("/secret", "the schema does not allow this object"), "{faults:?}");
+        assert!(has("/port", "7 is greater than the maximum of 1"), "others are quoted: {faults:?}");
     }
 
     #[test]

@@ -2,16 +2,18 @@
 
 use std::{borrow::Cow, io};
 
-use conf_core::sandbox::{Bounds, NoAnswer, Worker};
+use conf_core::sandbox::NoAnswer;
 use libconf::name::ObjectId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::judge::effort::Effort;
 use crate::judge::schema::compile::CompiledSchemas;
 use crate::judge::schema::fault::{BadSchema, SchemaFaults};
-use crate::judge::worker::{self, bounds};
+use crate::judge::worker::{self, Workers};
 
-const BOUNDS: Bounds = bounds(64 << 20);
+/// The longest answer.
+const ANSWER_BYTES: usize = 64 << 20;
 /// The first argument of the program that makes it this process.
 pub(crate) const ARGUMENT: &str = "schema-worker";
 
@@ -23,13 +25,19 @@ struct Question<'a> {
     settings: Cow<'a, [Value]>,
 }
 
-/// Asks the process.
-pub(crate) fn ask(slot: &mut Option<Worker>, id: ObjectId, schema: &str, settings: &[Value]) -> SchemaFaults {
+/// Asks a process. An error says why there is no answer; an answer may be that the schema is bad.
+pub(crate) fn ask(
+    workers: &Workers,
+    effort: &Effort,
+    id: ObjectId,
+    schema: &str,
+    settings: &[Value],
+) -> Result<SchemaFaults, BadSchema> {
     let question = Question { id, schema: schema.into(), settings: settings.into() };
-    worker::ask(slot, ARGUMENT, BOUNDS, &question).map_err(|error| match error {
+    workers.ask(effort, ANSWER_BYTES, &question).map_err(|error| match error {
         NoAnswer::TooMuch => timed_out(),
         NoAnswer::Failed(cause) => BadSchema::new(format!("conf-master could not check settings against it: {cause}")),
-    })?
+    })
 }
 
 /// The fault of a schema over which the process was ended.

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use conf_core::layers::Overrides;
 use conf_core::manifest::{self, DeclaredIn, MOST_LOOKS, nearest_component};
@@ -9,7 +10,7 @@ use conf_core::settings::JsonPointer;
 use git2::Repository;
 use libconf::name::{ClassName, ComponentName, ComponentVersion, DatacenterName, RefName};
 
-use crate::catalog::{Catalog, DatacenterView, DeclaredSecret, Deltas, Manifest, OverridesCache, resolve};
+use crate::catalog::{Catalog, DatacenterView, DeclaredSecret, Deltas, Manifest, OverridesCache, Requests, resolve};
 use crate::fault::{Caused, Fault, Findings};
 
 /// What some datacenters run together.
@@ -32,9 +33,17 @@ impl<'a> Running<'a> {
         let looks = Cell::new(MOST_LOOKS);
         let (components, has_settings) = (BTreeSet::new(), BTreeMap::new());
         let mut running = Running { components, has_settings, datacenters: names, looks };
-        for (name, request) in datacenters.iter().flat_map(|(_, manifest)| &manifest.requests) {
-            running.components.insert(name);
-            *running.has_settings.entry(&name.component).or_default() |= !request.raw;
+        let mut seen: Vec<&Arc<Requests>> = Vec::new();
+        for (_, manifest) in datacenters {
+            // Datacenters of one class mostly share what they ask for.
+            if seen.iter().any(|one| Arc::ptr_eq(one, &manifest.requests)) {
+                continue;
+            }
+            seen.push(&manifest.requests);
+            for (name, request) in manifest.requests.iter() {
+                running.components.insert(name);
+                *running.has_settings.entry(&name.component).or_default() |= !request.raw;
+            }
         }
         running
     }

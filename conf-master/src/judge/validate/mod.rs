@@ -8,12 +8,15 @@
 pub(crate) mod case;
 pub(crate) mod content;
 pub(crate) mod effect;
+mod good;
 pub(crate) mod shrink;
 pub(crate) mod templates;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
-use conf_core::layers::{self, Ingredients, LayerError, LinkPolicy, Origin, Overrides, Sources, Stack};
+use conf_core::http::{Share, Shares};
+use conf_core::layers::{self, Group, LayerError, LinkPolicy, Origin, Overrides, Sources, Stack};
 use conf_core::manifest;
 use conf_core::render::{SecretFault, Secrets};
 use conf_core::settings::SettingsFault;
@@ -25,12 +28,14 @@ use serde_json::{Map, Value};
 
 use crate::catalog::{DatacenterChange, DatacenterView};
 use crate::fault::{Caused, Fault, Findings};
+use crate::judge::effort::Effort;
 use crate::judge::hosts::{Differing, effects};
 use crate::judge::schema::Schemas;
 use crate::judge::schema::compile::FILE;
 use crate::judge::schema::fault::SchemaFault;
 use crate::judge::timeouts::TimeoutCache;
 use crate::judge::validate::case::{Case, is_within};
+use crate::judge::validate::good::{Good, MOST_GOOD};
 use crate::judge::validate::shrink::MaxShrink;
 
 /// The limits of what may land.
@@ -52,13 +57,15 @@ impl Default for ChangeLimits {
 
 /// The most groups of hosts whose settings are checked against a schema in one question.
 const GROUPS_AT_ONCE: usize = 200;
-/// How many good ingredients are remembered; then all are forgotten.
-const MOST_GOOD: usize = 200_000;
 /// The most places of one component that are told to be nested too deep.
 const MOST_NESTED: usize = 1_000;
-/// After this many templates without an end within a minute no other is tried: landings wait for
-/// each.
+/// After this many templates without an end within a minute no other of the same peer is tried.
 const MOST_TIMEOUTS: usize = 6;
+/// Components whose templates are rendered at once, beside those on the landing thread; half of
+/// them of one peer. Each has one of the processes that render.
+const RENDERING: u64 = 2;
+/// Those who wait for that: the judgements that go on at once are fewer.
+const WAITING: usize = 1024;
 
 /// Validates, and remembers what was good.
 #[derive(Debug)]
@@ -67,9 +74,12 @@ pub(crate) struct Validator {
     pub(crate) limits: ChangeLimits,
     schemas: Schemas,
     /// The trees of components whose templates exceeded their time, and what was told of them.
-    template_timeouts: TimeoutCache<ObjectId, SettingsFault>,
-    good: Mutex<BTreeSet<Ingredients>>,
-    good_content: Mutex<BTreeSet<Content>>,
+    template_timeouts: Arc<TimeoutCache<ObjectId, SettingsFault>>,
+    /// The places for those whose templates are rendered; `None` where nobody waits for one.
+    rendering: Option<Shares>,
+    effort: Arc<Effort>,
+    good: Arc<Mutex<Good>>,
+    good_content: Arc<Mutex<BTreeSet<Content>>>,
 }
 
 /// The content of a component as a datacenter runs it: its tree, whether it is raw, and where its
@@ -79,14 +89,39 @@ type Content = (ObjectId, bool, LinkPolicy);
 impl Validator {
     /// Makes a validator with these limits, which remembers nothing yet.
     pub(crate) fn new(limits: ChangeLimits) -> Self {
-        let template_timeouts = TimeoutCache::new(MOST_TIMEOUTS);
+        let template_timeouts = Arc::new(TimeoutCache::new(MOST_TIMEOUTS));
         Validator {
             limits,
             schemas: Schemas::default(),
             template_timeouts,
-            good: Mutex::default(),
-            good_content: Mutex::default(),
+            rendering: Some(Shares::halves(RENDERING, WAITING)),
+            effort: Arc::new(Effort::own()),
+            good: Arc::default(),
+            good_content: Arc::default(),
         }
+    }
+
+    /// Returns a validator that asks another process. Both remember what was good.
+    pub(crate) fn beside(&self) -> Self {
+        Validator { limits: self.limits, schemas: self.schemas.beside(), rendering: None, ..self.with(&self.effort) }
+    }
+
+    /// Returns the same validator, for one push.
+    pub(crate) fn with(&self, effort: &Arc<Effort>) -> Self {
+        Validator {
+            limits: self.limits,
+            schemas: self.schemas.with(effort.clone()),
+            template_timeouts: self.template_timeouts.clone(),
+            rendering: self.rendering.clone(),
+            effort: effort.clone(),
+            good: self.good.clone(),
+            good_content: self.good_content.clone(),
+        }
+    }
+
+    /// Waits for a process that renders; `None` where nobody waits for one.
+    fn rendering(&self) -> Option<Share> {
+        self.rendering.as_ref()?.take_blocking(self.effort.who(), 1).ok()
     }
 
     /// Finds everything that is wrong with the part of a datacenter that a change touches; for a
@@ -103,7 +138,7 @@ impl Validator {
         let manifest = change.delta.manifest.is_some();
         let found = Vec::new();
         let checking = Checking { validator: self, repo, change: Some(change), before, after, may_shrink, found };
-        let found = checking.all(manifest, &affected)?;
+        let found = checking.all(manifest, affected)?;
         let known = match before.filter(|_| !found.is_empty()) {
             Some(before) => {
                 let (after, found) = (before, Vec::new());
@@ -129,11 +164,7 @@ impl Validator {
         if case.is_faulty {
             return;
         }
-        let mut good = self.good.lock();
-        if good.len() >= MOST_GOOD {
-            good.clear();
-        }
-        good.insert(case.ingredients.clone());
+        self.good.lock().add(&case.ingredients);
     }
 }
 
@@ -218,6 +249,13 @@ impl Checking<'_, '_> {
             }
             self.found.extend(found);
         }
+        let groups = match self.change {
+            Some(change) => change.groups(self.repo, name)?,
+            None => self.after.groups(self.repo, name)?,
+        };
+        if self.is_settled(name, &groups)? {
+            return Ok(());
+        }
         let schema = if sources.raw { None } else { self.schema(sources.component_tree)? };
         let common = match layers::stack(self.repo, &sources, &name.component, None) {
             Ok(common) => common,
@@ -233,15 +271,8 @@ impl Checking<'_, '_> {
                 return Ok(());
             }
         };
-        let old_common = match self.before.filter(|_| !self.may_shrink).and_then(|before| before.sources(name)) {
-            Some(old) => layers::stack(self.repo, &old, &name.component, None).ok(),
-            None => None,
-        };
+        let old_common = self.old_common(name)?;
         let (mut cases, mut seen) = (Vec::new(), BTreeSet::new());
-        let groups = match self.change {
-            Some(change) => change.groups(self.repo, name)?,
-            None => self.after.groups(self.repo, name)?,
-        };
         for group in groups {
             let host = group.host();
             let Some(ingredients) = self.after.ingredients(self.repo, name, host)? else { continue };
@@ -252,6 +283,7 @@ impl Checking<'_, '_> {
             if known.as_ref() == Some(&ingredients) {
                 continue;
             }
+            let told = self.found.len();
             let stack = common.clone().on_host(&self.after.manifest.instance, &name.component, host);
             let settings = stack.merged();
             // A host that did not run it has no settings to lose.
@@ -259,15 +291,19 @@ impl Checking<'_, '_> {
                 let old = old.clone().on_host(&before.manifest.instance, &name.component, host).merged();
                 self.keys(name, host, &stack, [&old, &settings]);
             }
-            if !self.validator.good.lock().contains(&ingredients) && seen.insert(ingredients.clone()) {
+            if let Some(known) = known.filter(|_| old_common.is_some() && self.found.len() == told) {
+                self.validator.good.lock().add_step(&known, &ingredients);
+            }
+            if !self.validator.good.lock().has(&ingredients) && seen.insert(ingredients.clone()) {
                 let (host, settings) = (host.cloned(), Value::Object(settings));
                 cases.push(Case { host, ingredients, stack, settings, filled: None, is_faulty: false });
             }
         }
         self.nesting(name, &mut cases);
         self.secrets(name, &sources, &mut cases);
-        let timeouts = &self.validator.template_timeouts;
-        self.found.extend(templates::faults(self.repo, timeouts, self.after, name, &sources, &mut cases)?);
+        let Validator { template_timeouts: timeouts, effort, .. } = self.validator;
+        let trials = templates::Trials { timeouts, effort, place: &|| self.validator.rendering() };
+        self.found.extend(templates::faults(self.repo, trials, self.after, name, &sources, &mut cases)?);
         match schema {
             None => cases.iter().for_each(|case| self.validator.remember(case)),
             Some((id, bytes)) => {
@@ -277,6 +313,37 @@ impl Checking<'_, '_> {
             }
         }
         Ok(())
+    }
+
+    /// Stacks the layers of a component before the change, if it is held against them. What could
+    /// not be read has no settings to lose.
+    fn old_common(&self, name: &ComponentVersion) -> Result<Option<Stack>, git2::Error> {
+        let before = self.before.filter(|_| !self.may_shrink);
+        let Some(old) = before.and_then(|before| before.sources(name)) else { return Ok(None) };
+        match layers::stack(self.repo, &old, &name.component, None) {
+            Ok(old) => Ok(Some(old)),
+            Err(LayerError::Repository(error)) => Err(error),
+            Err(LayerError::Faults(_)) => Ok(None),
+        }
+    }
+
+    /// Tells whether nothing of a component has to be looked at: what each of its groups of hosts
+    /// would get was good once, and so was the step from what they have. What datacenters of one
+    /// class share is looked at once.
+    fn is_settled(&self, name: &ComponentVersion, groups: &[Group]) -> Result<bool, git2::Error> {
+        for group in groups {
+            let Some(new) = self.after.ingredients(self.repo, name, group.host())? else { continue };
+            if !self.validator.good.lock().has(&new) {
+                return Ok(false);
+            }
+            let Some(before) = self.before.filter(|_| !self.may_shrink) else { continue };
+            let old = before.ingredients(self.repo, name, group.host())?;
+            let Some(old) = old.filter(|old| *old != new) else { continue };
+            if !self.validator.good.lock().has_step(&old, &new) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Reads the schema in a component's tree.

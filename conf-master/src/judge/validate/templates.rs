@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use conf_core::http::Share;
 use conf_core::layers::{self, Origin, Sources};
 use conf_core::render::{RenderError, Secrets, Templates};
 use conf_core::settings::SettingsFault;
@@ -11,6 +12,7 @@ use libconf::name::{ComponentVersion, HostName, ObjectId};
 
 use crate::catalog::DatacenterView;
 use crate::fault::{Caused, Fault};
+use crate::judge::effort::{self, Effort};
 use crate::judge::timeouts::{TimeoutCache, TimeoutState};
 use crate::judge::validate::case::Case;
 
@@ -18,12 +20,25 @@ use crate::judge::validate::case::Case;
 /// wait for it. Honest templates take a millisecond for each group of hosts.
 const TIME: Duration = Duration::from_secs(20);
 
+/// What bounds the trials of templates.
+#[derive(Clone, Copy)]
+pub(crate) struct Trials<'a> {
+    /// The trees of components whose templates exceeded their time.
+    pub(crate) timeouts: &'a TimeoutCache<ObjectId, SettingsFault>,
+    /// What the push may use.
+    pub(crate) effort: &'a Effort,
+    /// Waits until it is this push's turn to render.
+    pub(crate) place: &'a dyn Fn() -> Option<Share>,
+}
+
+/// The fault of templates that take longer than `TIME`.
+const TOO_LONG: &str = "this component's templates take more than 20 s of processor time for all hosts together; let them \
+                        do less, or let fewer variables differ by host";
+
 /// Finds the templates that cannot be rendered on some group of hosts, and marks those groups.
-///
-/// `timeouts` holds the trees of components whose templates exceeded their time.
 pub(crate) fn faults(
     repo: &Repository,
-    timeouts: &TimeoutCache<ObjectId, SettingsFault>,
+    trials: Trials<'_>,
     view: &DatacenterView<'_>,
     name: &ComponentVersion,
     sources: &Sources<'_>,
@@ -54,7 +69,7 @@ pub(crate) fn faults(
     if cases.is_empty() {
         return Ok(Vec::new());
     }
-    if let Some(timed_out) = known_timeout(timeouts, sources.component_tree) {
+    if let Some(timed_out) = known_timeout(&trials, sources.component_tree) {
         mark(cases);
         let Caused { fault, causes } = fault(timed_out, None);
         return Ok(vec![Caused { fault: Fault { hides_others: true, ..fault }, causes }]);
@@ -63,25 +78,27 @@ pub(crate) fn faults(
     let by_host = layers::differ_by_host(repo, sources)?;
     let (mut found, mut told) = (Vec::new(), BTreeSet::new());
     let (mut left, mut over) = (TIME, false);
+    let _place = (trials.place)();
     for case in cases {
         if over {
             case.is_faulty = true;
             continue;
         }
-        if left.is_zero() {
+        let used_up = if left.is_zero() { Some(TOO_LONG) } else { trials.effort.is_over().then_some(effort::TOO_MUCH) };
+        if let Some(words) = used_up {
             (over, case.is_faulty) = (true, true);
-            let words = "this component's templates take more than 20 s of processor time for all hosts together; let them \
-                         do less, or let fewer variables differ by host";
             found.push(fault(without_place(words), None));
             continue;
         }
         let looked = templates.look(sources, name, case.host.as_ref(), &case.settings, &secrets);
         left = left.saturating_sub(looked.spent);
+        trials.effort.spend(looked.spent);
         if looked.endless {
             // The next host would take as long again.
             over = true;
             let first = looked.faults.first().cloned();
-            timeouts.remember(sources.component_tree, first.unwrap_or_else(|| without_place("")));
+            let told = first.unwrap_or_else(|| without_place(""));
+            trials.timeouts.remember(sources.component_tree, trials.effort.who(), told);
         }
         case.is_faulty |= !looked.faults.is_empty();
         for one in looked.faults {
@@ -103,8 +120,8 @@ fn mark(cases: &mut [Case]) {
 
 /// Returns the fault of templates that are not rendered, because they or others exceeded their
 /// time.
-fn known_timeout(timeouts: &TimeoutCache<ObjectId, SettingsFault>, tree: ObjectId) -> Option<SettingsFault> {
-    match timeouts.state(&tree) {
+fn known_timeout(trials: &Trials<'_>, tree: ObjectId) -> Option<SettingsFault> {
+    match trials.timeouts.state(&tree, trials.effort.who()) {
         TimeoutState::Untried => None,
         TimeoutState::TimedOut(told) => {
             let reason = format!("{} So it was less than a minute ago; try again after that minute.", told.reason);

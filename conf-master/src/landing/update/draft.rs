@@ -1,7 +1,8 @@
-//! Drafts an update: writes each branch's next commit into a [`Scratch`], over the newest state.
+//! Drafts an update: writes each branch's next commit into memory, over the newest state.
 
 use std::{collections::BTreeMap, path::Path};
 
+use conf_core::git::{NewObjects, ObjectStore as _};
 use conf_core::settings::{SCHEMA_FILE, SettingsFault};
 use git2::{Oid, Repository, Tree, build::TreeUpdateBuilder};
 use libconf::name::{ObjectId, RefName};
@@ -11,7 +12,6 @@ use crate::judge::RefUpdate;
 use crate::judge::compatibility::trailer;
 use crate::landing::update::notation;
 use crate::landing::update::request::{Conflict, DraftError, SectionChange, Update};
-use crate::landing::update::scratch::Scratch;
 use crate::store::{LayerChanges, RefTarget, Table};
 
 /// The commits that an update makes, not judged yet.
@@ -21,7 +21,7 @@ pub(crate) struct Drafted {
     pub(crate) updates: Vec<RefUpdate>,
     /// What the sender should know.
     pub(crate) notes: Vec<String>,
-    /// The objects of the scratch that must be kept when it lands.
+    /// The objects that must be kept when it lands.
     pub(crate) objects: Vec<Oid>,
 }
 
@@ -63,14 +63,14 @@ impl From<git2::Error> for PutError {
     }
 }
 
-/// Makes the commits of an update in `scratch`, over the newest state.
+/// Makes the commits of an update in `new`, over the newest state.
 pub(crate) fn draft(
     (table, layers): (&Table, &LayerChanges),
-    scratch: &Scratch,
+    new: &NewObjects,
     update: &Update,
     authorship: Authorship<'_>,
 ) -> Result<Drafted, DraftError> {
-    let repo = &scratch.repo;
+    let repo = new.repo();
     for change in &update.changes {
         let reference = change.section.reference();
         let (version, current) = (change.section.version(table, layers), table.target(&reference));
@@ -93,7 +93,7 @@ pub(crate) fn draft(
     for change in &update.changes {
         let reference = change.section.reference();
         let Some(branch) = branches.iter_mut().find(|branch| branch.reference == reference) else { continue };
-        match branch.put(scratch, change) {
+        match branch.put(new, change) {
             Ok(note) => drafted.notes.extend(note.map(|note| format!("{}: {note}", reference.short()))),
             Err(PutError::Fault(SettingsFault { file, line, reason })) => {
                 let fault = Fault::of_file(&reference, &file, line, reason);
@@ -114,8 +114,8 @@ pub(crate) fn draft(
 
 impl<'a> Branch<'a> {
     /// Puts one section into the tree; returns what the sender should know.
-    fn put(&mut self, scratch: &'a Scratch, change: &SectionChange) -> Result<Option<String>, PutError> {
-        let repo = &scratch.repo;
+    fn put(&mut self, new: &'a NewObjects, change: &SectionChange) -> Result<Option<String>, PutError> {
+        let repo = new.repo();
         let draft = change.draft.as_ref().map_err(SettingsFault::clone)?;
         let wanted = change.section.schema_version(repo, &self.tree)?;
         if wanted != change.schema_version {
@@ -134,7 +134,7 @@ impl<'a> Branch<'a> {
             _ => git2::FileMode::Blob,
         };
         // A folder is written anew for each change in it, however many files it holds.
-        scratch.count(bytes.len() + 4096 + 64 * self.tree.len());
+        new.count(bytes.len() + 4096 + 64 * self.tree.len());
         let mut builder = TreeUpdateBuilder::new();
         builder.upsert(&file.path, repo.blob(&bytes)?, mode);
         let tree = builder.create_updated(repo, &self.tree).map_err(|cause| {

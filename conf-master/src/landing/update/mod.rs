@@ -2,10 +2,9 @@
 //!
 //! The request is read and its configuration parsed before the landing thread. In the landing
 //! thread `draft` compares versions with the newest state, and writes each branch's next commit
-//! into a `scratch`, from which only what lands is kept.
+//! into memory, of which only what lands is kept.
 
 pub(crate) mod draft;
 pub(crate) mod notation;
 pub(crate) mod request;
-pub(crate) mod scratch;
 pub(crate) mod section;

@@ -5,13 +5,15 @@
 //! Two rules keep them from harm: the authoritative key moves only by compare-and-swap and only up,
 //! and a component key is written only if it is unchanged since it was read.
 
-use std::{collections::BTreeMap, mem};
+use std::{collections::BTreeMap, mem, sync::Arc};
 
 use conf_core::{
     api::{Pin, Pointer},
     consul::{Keys, MOST_OPERATIONS, PinValue},
 };
-use libconf::name::{ComponentVersion, DatacenterName};
+use libconf::name::DatacenterName;
+
+use crate::mirror::{Pins, differing};
 
 /// Writes in one transaction. One of its operations is about the authoritative key.
 const MOST_WRITES: usize = MOST_OPERATIONS - 1;
@@ -28,6 +30,9 @@ pub(crate) struct Observed {
     pub(crate) projection: Option<StoredValue>,
     /// All keys below `configurations/<kind>/`.
     pub(crate) components: BTreeMap<String, StoredValue>,
+    /// The pins with which all of these agree, where that is known: then only the keys of other
+    /// pins are looked at.
+    pub(crate) agreed: Option<Arc<Pins>>,
 }
 
 /// A value, and the index for a compare-and-swap.
@@ -53,7 +58,7 @@ pub(crate) enum Authority {
 pub(crate) struct Desired<'d> {
     pub(crate) datacenter: &'d DatacenterName,
     pub(crate) pointer: Pointer,
-    pub(crate) pins: &'d BTreeMap<ComponentVersion, Pin>,
+    pub(crate) pins: &'d Pins,
 }
 
 /// The action to take.
@@ -116,7 +121,7 @@ pub(crate) fn decide(keys: &Keys, desired: &Desired<'_>, observed: &Observed) ->
 
     let (claim, projection_of) = projection(keys, desired.datacenter, observed.projection.as_ref());
     let (writes, spared) = match projection_of {
-        None => component_writes(keys, desired.pins, &observed.components),
+        None => component_writes(keys, desired.pins, observed),
         Some(_) => (Vec::new(), 0),
     };
     let mut writes: Vec<Write> = claim.into_iter().chain(writes).collect();
@@ -151,34 +156,31 @@ fn projection(
     }
 }
 
-/// Compares all component keys with the pins. Returns the writes, and the number of deletions that
+/// Compares the component keys with the pins. Returns the writes, and the number of deletions that
 /// it left out.
-fn component_writes(
-    keys: &Keys,
-    pins: &BTreeMap<ComponentVersion, Pin>,
-    present: &BTreeMap<String, StoredValue>,
-) -> (Vec<Write>, usize) {
-    let desired: BTreeMap<String, String> = pins
-        .iter()
-        .map(|(name, pin)| {
-            let value = PinValue { branch: pin.branch.clone(), commit: pin.commit };
-            (keys.component(name), value.to_string())
-        })
-        .collect();
-    let stray = present.iter().filter(|(key, _)| !desired.contains_key(*key));
-    let mut deletions: Vec<_> =
-        stray.map(|(key, held)| Write::Delete { key: key.clone(), index: held.index }).collect();
+fn component_writes(keys: &Keys, pins: &Pins, observed: &Observed) -> (Vec<Write>, usize) {
+    let present = &observed.components;
+    let put = |key: String, pin: &Pin| {
+        let value = PinValue { branch: pin.branch.clone(), commit: pin.commit }.to_string();
+        let held = present.get(&key);
+        let index = held.map_or(0, |held| held.index);
+        held.is_none_or(|held| held.value != value.as_bytes()).then_some(Write::Put { key, value, index })
+    };
+    let delete = |(key, held): (&String, &StoredValue)| Write::Delete { key: key.clone(), index: held.index };
+    let (mut writes, mut deletions): (Vec<Write>, Vec<Write>) = if let Some(agreed) = &observed.agreed {
+        let new = differing(pins, agreed).filter_map(|(name, pin)| put(keys.component(name), pin));
+        let gone = differing(agreed, pins).filter(|(name, _)| !pins.contains_key(*name));
+        let gone = gone.filter_map(|(name, _)| present.get_key_value(&keys.component(name)));
+        (new.collect(), gone.map(delete).collect())
+    } else {
+        let desired: BTreeMap<String, &Pin> = pins.iter().map(|(name, pin)| (keys.component(name), &**pin)).collect();
+        let stray = present.iter().filter(|(key, _)| !desired.contains_key(*key)).map(delete).collect();
+        (desired.into_iter().filter_map(|(key, pin)| put(key, pin)).collect(), stray)
+    };
     let most = DELETIONS_ALWAYS.max(present.len() / 5);
     let spared = deletions.len().saturating_sub(most);
     deletions.truncate(most);
-    let mut writes = Vec::new();
-    for (key, value) in desired {
-        match present.get(&key) {
-            Some(held) if held.value == value.as_bytes() => {}
-            held => writes.push(Write::Put { key, value, index: held.map_or(0, |held| held.index) }),
-        }
-    }
-    writes.extend(deletions);
+    writes.append(&mut deletions);
     (writes, spared)
 }
 

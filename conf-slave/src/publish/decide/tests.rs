@@ -1,4 +1,4 @@
-use libconf::name::{CommitId, Sequence};
+use libconf::name::{CommitId, ComponentVersion, Sequence};
 
 use super::*;
 
@@ -10,13 +10,13 @@ fn pointer(sequence: u64) -> Pointer {
     Pointer { sequence: Sequence(sequence), commit: commit(u8::try_from(sequence).unwrap()) }
 }
 
-fn pins(names: impl IntoIterator<Item = (String, u8)>) -> BTreeMap<ComponentVersion, Pin> {
+fn pins(names: impl IntoIterator<Item = (String, u8)>) -> Pins {
     names
         .into_iter()
         .map(|(name, of)| {
             let component: ComponentVersion = format!("services/{name}/latest").parse().unwrap();
             let pin = Pin { component: component.clone(), branch: "master".parse().unwrap(), commit: commit(of) };
-            (component, pin)
+            (Arc::new(component), Arc::new(pin))
         })
         .collect()
 }
@@ -42,10 +42,11 @@ fn observed(authority: Authority, components: &[(&str, u8, u64)]) -> Observed {
         authority,
         projection: Some(held("dc/v1", 5)),
         components: components.iter().map(|(name, of, index)| (key(name), held(value(*of), *index))).collect(),
+        agreed: None,
     }
 }
 
-fn decide(sequence: u64, wanted: &BTreeMap<ComponentVersion, Pin>, observed: &Observed) -> Decision {
+fn decide(sequence: u64, wanted: &Pins, observed: &Observed) -> Decision {
     let datacenter = "dc/v1".parse().unwrap();
     let desired = Desired { datacenter: &datacenter, pointer: pointer(sequence), pins: wanted };
     super::decide(&Keys::new(None).unwrap(), &desired, observed)
@@ -55,7 +56,7 @@ fn write(batches: Vec<Batch>) -> Decision {
     Decision::Write { batches, projection_of: None, spared: 0 }
 }
 
-fn many(count: u8, of: u8) -> BTreeMap<ComponentVersion, Pin> {
+fn many(count: u8, of: u8) -> Pins {
     pins((0..count).map(|number| (format!("s{number:03}"), of)))
 }
 
@@ -70,6 +71,26 @@ fn a_small_change_is_one_transaction() {
     let delete = Write::Delete { key: key("gone"), index: 13 };
     let writes = vec![put("b", 2, 12), put("new", 2, 0), delete];
     assert_eq!(decision, write(vec![Batch { guard: Guard::Move { from: 9 }, writes }]));
+}
+
+#[test]
+fn after_keys_that_agreed_only_those_of_other_pins_are_looked_at() {
+    let before = pins([("a".into(), 1), ("b".into(), 1), ("gone".into(), 1), ("by-hand".into(), 1)]);
+    let mut there = observed(names_1(), &[("a", 1, 11), ("b", 1, 12), ("gone", 1, 13), ("by-hand", 7, 14)]);
+    there.agreed = Some(Arc::new(before));
+    let wanted = pins([("a".into(), 1), ("b".into(), 2), ("new".into(), 2), ("by-hand".into(), 1)]);
+    let delete = Write::Delete { key: key("gone"), index: 13 };
+    let writes = vec![put("b", 2, 12), put("new", 2, 0), delete];
+    assert_eq!(decide(2, &wanted, &there), write(vec![Batch { guard: Guard::Move { from: 9 }, writes }]));
+    // What memory and Consul have already is not written again.
+    there.components.insert(key("b"), held(value(2), 20));
+    there.components.insert(key("new"), held(value(2), 21));
+    there.components.remove(&key("gone"));
+    assert_eq!(decide(2, &wanted, &there), write(vec![Batch { guard: Guard::Move { from: 9 }, writes: vec![] }]));
+    // A reading of all keys knows of none that agree: it finds what was edited by hand.
+    there.agreed = None;
+    let writes = vec![put("by-hand", 1, 14)];
+    assert_eq!(decide(2, &wanted, &there), write(vec![Batch { guard: Guard::Move { from: 9 }, writes }]));
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use reqwest::{Client, ClientBuilder, Method, RequestBuilder, header::AUTHORIZATION};
 
 use crate::{
-    address::{BaseUrl, Login, hide_logins},
+    address::{BaseUrl, Login, hide_login},
     daemon::chain,
     silence::notice_dead_peers,
 };
@@ -77,7 +77,7 @@ impl Address {
     pub(crate) fn new(given: &str, credentials: &ConsulCredentials) -> Result<Self, String> {
         let (base, login, http) = Self::client(given, credentials, Client::builder())?;
         let (.., fresh) = Self::client(given, credentials, Client::builder().pool_max_idle_per_host(0))?;
-        Ok(Address { shown: hide_logins(given), base, login, http, fresh })
+        Ok(Address { shown: hide_login(given), base, login, http, fresh })
     }
 
     /// Makes a client of the address, its base URL, and its login.

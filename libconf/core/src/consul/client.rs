@@ -14,7 +14,7 @@ use serde::Deserialize;
 use tokio::time::timeout;
 
 use crate::{
-    address::hide_logins,
+    address::hide_login,
     consul::{
         address::{Address, BadAddress, ConsulCredentials},
         operation::{Entry, MOST_OPERATIONS, Operation, Outcome, Wrapped},
@@ -89,7 +89,7 @@ impl Consul {
             return Err(BadAddress { address: "(none)".into(), reason: "give at least one address".into() });
         }
         let address = |given: &String| {
-            Address::new(given, &credentials).map_err(|reason| BadAddress { address: hide_logins(given), reason })
+            Address::new(given, &credentials).map_err(|reason| BadAddress { address: hide_login(given), reason })
         };
         let addresses = addresses.iter().map(address).collect::<Result<_, _>>()?;
         Ok(Consul::of(addresses, credentials))

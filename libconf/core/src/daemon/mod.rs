@@ -3,6 +3,7 @@
 mod log;
 pub mod flags;
 mod reload;
+mod blocking;
 mod process;
 mod folder;
 mod metrics;
@@ -10,9 +11,10 @@ mod metrics;
 mod tests;
 
 pub use crate::daemon::{
-    folder::make_folder,
+    blocking::blocking,
+    folder::{fix_umask, make_folder},
     log::{BadLogLevel, LogFormat, chain, millis, start_logging},
     metrics::Metrics,
-    process::{ListenRefused, listen_guard, ready, ready_on_socket, run},
+    process::{ListenRefused, Threads, listen_guard, no_core_files, ready, ready_on_socket, run},
     reload::Reload,
 };

@@ -10,11 +10,12 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::{
+    blocking::blocking,
     log::chain,
     reload::{Reload, Said},
 };
@@ -23,17 +24,40 @@ use crate::daemon::{
 /// within 5 s.
 pub(crate) const LAST_MOMENT: Duration = Duration::from_millis(4500);
 
+/// The threads of a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Threads {
+    /// One for each processor: for a server of many clients.
+    PerProcessor,
+    /// One, besides those that block, which end soon after their work: for a program that must take
+    /// little of a machine that is there for others.
+    One,
+}
+
+/// 2 s: threads that block end so long after their last work. A change keeps a few busy for less.
+const REST: Duration = Duration::from_secs(2);
+
+impl Threads {
+    fn runtime(self) -> io::Result<tokio::runtime::Runtime> {
+        match self {
+            Threads::PerProcessor => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+            Threads::One => tokio::runtime::Builder::new_current_thread().thread_keep_alive(REST).enable_all().build(),
+        }
+    }
+}
+
 /// Runs a daemon until it ends. SIGTERM or SIGINT cancels the token that `work` gets; `work` then
 /// has 4.5 s to finish its step. SIGHUP reads the options again by `reload`. An error is logged
 /// with its causes, and the exit code is 1.
-pub fn run<F, E>(reload: Reload, work: impl FnOnce(CancellationToken) -> F) -> ExitCode
+pub fn run<F, E>(threads: Threads, reload: Reload, work: impl FnOnce(CancellationToken) -> F) -> ExitCode
 where
     F: Future<Output = Result<(), E>>,
     E: Into<Box<dyn Error + Send + Sync>>,
 {
     raise_file_limit();
+    close_memory();
     panics_abort();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match threads.runtime() {
         Ok(runtime) => runtime,
         Err(cause) => {
             tracing::error!("cannot start: {}", chain(&cause));
@@ -88,24 +112,22 @@ fn attend_signals(mut reload: Reload) -> io::Result<CancellationToken> {
     let mut hangup = signal(SignalKind::hangup())?;
     let mut user_1 = signal(SignalKind::user_defined1())?;
     let mut user_2 = signal(SignalKind::user_defined2())?;
-    // The task lives as long as the process: a later signal must not kill it.
+    // The tasks live as long as the process: a later signal must not kill it. A file that hangs
+    // while the options are read again must not hold up the stop.
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = hangup.recv() => reload = read_again(reload).await,
+                _ = user_1.recv() => tracing::info!("SIGUSR1 means nothing to this program; it is ignored"),
+                _ = user_2.recv() => tracing::info!("SIGUSR2 means nothing to this program; it is ignored"),
+            }
+        }
+    });
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = terminate.recv() => {}
                 _ = interrupt.recv() => {}
-                _ = hangup.recv() => {
-                    reload = read_again(reload).await;
-                    continue;
-                }
-                _ = user_1.recv() => {
-                    tracing::info!("SIGUSR1 means nothing to this program; it is ignored");
-                    continue;
-                }
-                _ = user_2.recv() => {
-                    tracing::info!("SIGUSR2 means nothing to this program; it is ignored");
-                    continue;
-                }
             }
             if !cancelled.is_cancelled() {
                 tracing::info!("stopping");
@@ -119,11 +141,11 @@ fn attend_signals(mut reload: Reload) -> io::Result<CancellationToken> {
 
 /// Reads the options again, off the runtime's threads, and logs what is different.
 async fn read_again(mut reload: Reload) -> Reload {
-    let read = tokio::task::spawn_blocking(move || {
+    let read = blocking(move || {
         let said = reload.again();
         (reload, said)
     });
-    let (reload, said) = read.await.expect("a panic ends the process");
+    let (reload, said) = read.await;
     for said in said {
         match said {
             Said::Done(words) => tracing::info!("SIGHUP: {words}"),
@@ -139,6 +161,21 @@ fn raise_file_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     let _ = setrlimit(Resource::Nofile, limit);
+}
+
+/// Keeps keys and secrets out of core files, and other processes of the same user out of this
+/// one's memory. Programs that it starts are not concerned, and keep the limit that it was given.
+fn close_memory() {
+    if let Err(cause) = set_dumpable_behavior(DumpableBehavior::NotDumpable) {
+        tracing::warn!(%cause, "a core file of this program could hold keys");
+    }
+}
+
+/// Has this program and those that it starts leave no core file. It is for a daemon that starts no
+/// program of somebody else.
+pub fn no_core_files() {
+    let limit = getrlimit(Resource::Core);
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit });
 }
 
 /// Reports that the daemon can serve: `ready http=ADDRESS` on standard output, and to systemd.

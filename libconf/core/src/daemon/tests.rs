@@ -55,7 +55,7 @@ fn sigterm_ends_a_daemon_with_0_after_its_step() {
         return;
     }
     start_logging(LogFormat::Json, "info").unwrap();
-    leave(run(Reload::nothing(), async |stop: CancellationToken| {
+    leave(run(Threads::PerProcessor, Reload::nothing(), async |stop: CancellationToken| {
         ready(([127, 0, 0, 1], 7).into());
         stop.cancelled().await;
         tracing::info!("step done");
@@ -74,7 +74,7 @@ fn a_step_that_does_not_end_is_left_within_5_s() {
         return;
     }
     start_logging(LogFormat::Text, "info").unwrap();
-    leave(run(Reload::nothing(), async |_| {
+    leave(run(Threads::PerProcessor, Reload::nothing(), async |_| {
         ready(([127, 0, 0, 1], 7).into());
         std::future::pending::<io::Result<()>>().await
     }));
@@ -90,7 +90,7 @@ fn an_error_is_logged_with_its_causes_and_ends_with_1() {
         return;
     }
     start_logging(LogFormat::Text, "info").unwrap();
-    leave(run(Reload::nothing(), async |_| Err(Outer(io::Error::other("the disk is full")))));
+    leave(run(Threads::PerProcessor, Reload::nothing(), async |_| Err(Outer(io::Error::other("the disk is full")))));
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +151,7 @@ fn no_signal_but_the_two_of_an_end_ends_a_daemon() {
         return;
     }
     start_logging(LogFormat::Text, "info").unwrap();
-    leave(run(Reload::nothing(), async |stop: CancellationToken| {
+    leave(run(Threads::PerProcessor, Reload::nothing(), async |stop: CancellationToken| {
         ready(([127, 0, 0, 1], 7).into());
         stop.cancelled().await;
         Ok::<_, io::Error>(())
@@ -172,7 +172,7 @@ fn a_log_without_a_reader_ends_no_daemon() {
         return;
     }
     start_logging(LogFormat::Text, "info").unwrap();
-    leave(run(Reload::nothing(), async |stop: CancellationToken| {
+    leave(run(Threads::PerProcessor, Reload::nothing(), async |stop: CancellationToken| {
         tracing::info!("nobody reads this");
         ready(([127, 0, 0, 1], 7).into());
         stop.cancelled().await;

@@ -1,20 +1,43 @@
 //! Loose objects whose file ends too early. libgit2 reads such a file without end, so none may be
-//! in a repository that a daemon opens.
+//! in a repository that a daemon opens, nor stay in one that it has open.
 
 use std::{
-    fs, io,
+    collections::HashMap,
+    fs,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+    io,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
 use flate2::{Decompress, FlushDecompress, Status};
+use git2::Oid;
 
-/// Moves loose objects whose file ends too early to `<repo>/damaged/`: no Git can read them, and
-/// without them they count as lost. Reads every loose object.
-pub(crate) fn set_cut_aside(repo: &Path) -> io::Result<()> {
-    for (path, id) in loose(repo)? {
-        // One that cannot be read at all is not cut: its readers get an error.
-        if fs::read(&path).is_ok_and(|bytes| is_cut(&bytes)) {
-            let aside = repo.join("damaged");
+/// The loose objects of a repository that were whole at the last look. There may be many: each
+/// takes less than 50 bytes.
+#[derive(Debug, Default)]
+pub struct LooseObjects(HashMap<Oid, u64>);
+
+impl LooseObjects {
+    /// Takes the present ones for whole: [`lock`](crate::git::lock) has looked at them.
+    pub fn locked(repo: &Path) -> io::Result<Self> {
+        let files = loose(repo)?.into_iter();
+        Ok(LooseObjects(files.filter_map(|(path, id)| Some((id, stamp(&path)?))).collect()))
+    }
+
+    /// Moves loose objects whose file ends too early to `<repo>/damaged/`, and returns their ids:
+    /// no Git can read them, and without them they count as lost. Reads those that are not as they
+    /// were at the last look. Blocks.
+    pub fn set_cut_aside(&mut self, repo: &Path) -> io::Result<Vec<String>> {
+        let (mut seen, mut cut) = (HashMap::new(), Vec::new());
+        for (path, id) in loose(repo)? {
+            let Some(now) = stamp(&path) else { continue };
+            // One that cannot be read at all is not cut: its readers get an error.
+            if self.0.get(&id) == Some(&now) || !fs::read(&path).is_ok_and(|bytes| is_cut(&bytes)) {
+                seen.insert(id, now);
+                continue;
+            }
+            let (id, aside) = (id.to_string(), repo.join("damaged"));
             let moved = fs::create_dir_all(&aside).and_then(|()| fs::rename(&path, aside.join(&id)));
             let now = if moved.is_ok() { aside.join(&id) } else { path.with_extension("damaged") };
             if moved.is_err() {
@@ -22,13 +45,23 @@ pub(crate) fn set_cut_aside(repo: &Path) -> io::Result<()> {
                 fs::rename(&path, &now)?;
             }
             tracing::warn!(object = id, "a damaged object was moved to {}: its file was cut short", now.display());
+            cut.push(id);
         }
+        self.0 = seen;
+        Ok(cut)
     }
-    Ok(())
+}
+
+/// Sums up what the system says of a file: inode, size, and the times of the last changes.
+fn stamp(path: &Path) -> Option<u64> {
+    let about = fs::symlink_metadata(path).ok()?;
+    let mut sum = DefaultHasher::new();
+    (about.ino(), about.len(), about.mtime(), about.mtime_nsec(), about.ctime(), about.ctime_nsec()).hash(&mut sum);
+    Some(sum.finish())
 }
 
 /// Lists the files of loose objects, with the objects' ids.
-fn loose(repo: &Path) -> io::Result<Vec<(PathBuf, String)>> {
+fn loose(repo: &Path) -> io::Result<Vec<(PathBuf, Oid)>> {
     let mut found = Vec::new();
     let is_hex = |name: &str, length: usize| name.len() == length && name.bytes().all(|byte| byte.is_ascii_hexdigit());
     let listed = |folder: &Path| match fs::read_dir(folder) {
@@ -42,8 +75,8 @@ fn loose(repo: &Path) -> io::Result<Vec<(PathBuf, String)>> {
         }
         for entry in listed(&folder.path())? {
             let rest = entry.file_name().to_string_lossy().into_owned();
-            if is_hex(&rest, 38) {
-                found.push((entry.path(), start.clone() + &rest));
+            if let Some(id) = Oid::from_str(&(start.clone() + &rest)).ok().filter(|_| is_hex(&rest, 38)) {
+                found.push((entry.path(), id));
             }
         }
     }
@@ -78,24 +111,28 @@ mod tests {
         let noise: Vec<u8> =
             (0..200_000_u32).flat_map(|number| number.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         let whole = [repo.blob(b"").unwrap(), repo.blob(b"small").unwrap(), repo.blob(&noise).unwrap()];
-        set_cut_aside(folder.path()).unwrap();
+        let mut looked = LooseObjects::default();
+        assert!(looked.set_cut_aside(folder.path()).unwrap().is_empty());
         assert!(!folder.path().join("damaged").exists());
         for id in whole {
             let id = id.to_string();
             let path = folder.path().join("objects").join(&id[..2]).join(&id[2..]);
             let bytes = fs::read(&path).unwrap();
             for length in [0, 1, 2, bytes.len() / 2, bytes.len() - 1] {
-                fs::remove_file(&path).unwrap();
-                fs::write(&path, &bytes[..length]).unwrap();
-                set_cut_aside(folder.path()).unwrap();
+                // In place, as a disk does it.
+                fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+                fs::File::options().write(true).open(&path).unwrap().set_len(length as u64).unwrap();
+                assert_eq!(looked.set_cut_aside(folder.path()).unwrap(), std::slice::from_ref(&id));
                 assert!(!path.exists(), "{length} bytes of {}", bytes.len());
                 assert!(Repository::open_bare(folder.path()).unwrap().find_blob(id.parse().unwrap()).is_err());
                 fs::write(&path, &bytes).unwrap();
+                assert!(looked.set_cut_aside(folder.path()).unwrap().is_empty());
             }
-            set_cut_aside(folder.path()).unwrap();
             assert!(path.exists());
         }
         let kept = fs::read_dir(folder.path().join("damaged")).unwrap().count();
         assert_eq!(kept, 3);
+        let mut locked = LooseObjects::locked(folder.path()).unwrap();
+        assert!(locked.set_cut_aside(folder.path()).unwrap().is_empty());
     }
 }

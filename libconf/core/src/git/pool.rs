@@ -1,14 +1,21 @@
 //! Repositories that stay open: opening one reads configuration files, and the index of every pack
 //! that it looks into.
 
-use std::{ops::Deref, path::PathBuf, sync::Arc};
+use std::{fs::File, io, ops::Deref, path::PathBuf, sync::Arc};
 
 use git2::Repository;
+use libconf::name::CommitId;
 use parking_lot::Mutex;
+
+use crate::git::meter::FetchBounds;
 
 /// The most uses of an open repository. It remembers all that it has read, and every pack that it
 /// has met, so it is opened anew now and then.
 const MOST_USES: u32 = 512;
+
+/// The most files that wait until their owner makes them durable. With more, the next pack is made
+/// durable as it is added.
+const MOST_UNSYNCED: usize = 48;
 
 /// Lends an open repository to one caller after the other; a caller that comes meanwhile gets
 /// another one, opened for it.
@@ -18,12 +25,24 @@ const MOST_USES: u32 = 512;
 #[derive(Clone)]
 pub struct RepositoryPool(Arc<Mutex<Idle>>);
 
+/// Says why nothing may be written into the repository now.
+type Guard = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
+
+/// Says in words why a commit is not taken, by its bytes.
+pub(crate) type Judge = Arc<dyn Fn(CommitId, &[u8]) -> Result<(), String> + Send + Sync>;
+
 struct Idle {
     path: PathBuf,
+    guard: Option<Guard>,
+    judge: Option<Judge>,
+    bounds: FetchBounds,
     repository: Option<(Repository, u32)>,
     /// Rises with each [`RepositoryPool::forget`]: a repository lent before it does not come back
     /// after it.
     age: u64,
+    /// The files and folders of added packs that are not durable yet; `None` where every pack is
+    /// made durable as it is added.
+    unsynced: Option<Vec<File>>,
 }
 
 /// An open repository, until it is dropped.
@@ -38,7 +57,60 @@ pub struct PooledRepository {
 impl RepositoryPool {
     /// A pool for the bare repository at `path`; opens nothing yet.
     pub fn at(path: impl Into<PathBuf>) -> Self {
-        RepositoryPool(Arc::new(Mutex::new(Idle { path: path.into(), repository: None, age: 0 })))
+        let (path, bounds) = (path.into(), FetchBounds::HISTORY);
+        let idle = Idle { path, guard: None, judge: None, bounds, repository: None, age: 0, unsynced: None };
+        RepositoryPool(Arc::new(Mutex::new(idle)))
+    }
+
+    /// Has fetches store nothing while `guard` returns an error: the folder may be another
+    /// program's by then. `guard` blocks at most as a look at a file does.
+    pub fn behind(&self, guard: impl Fn() -> io::Result<()> + Send + Sync + 'static) {
+        self.0.lock().guard = Some(Arc::new(guard));
+    }
+
+    /// Bounds what each fetch brings.
+    pub fn bounded(&self, bounds: FetchBounds) {
+        self.0.lock().bounds = bounds;
+    }
+
+    /// Has fetches store only what belongs to a commit that `judge` takes, by its bytes; its error
+    /// is in words. It is asked about each wanted commit that arrives, before anything is stored.
+    pub fn judging(&self, judge: impl Fn(CommitId, &[u8]) -> Result<(), String> + Send + Sync + 'static) {
+        self.0.lock().judge = Some(Arc::new(judge));
+    }
+
+    /// The bounds of a fetch, and who judges what it brings.
+    pub(crate) fn terms(&self) -> (FetchBounds, Option<Judge>) {
+        let idle = self.0.lock();
+        (idle.bounds, idle.judge.clone())
+    }
+
+    /// An error while nothing may be written.
+    pub(crate) fn expect_ours(&self) -> io::Result<()> {
+        let guard = self.0.lock().guard.clone();
+        guard.map_or(Ok(()), |guard| guard())
+    }
+
+    /// Leaves it to the owner to make the packs of steps durable: [`RepositoryPool::take_unsynced`]
+    /// has their files. [`remove_torn_packs`](crate::git::remove_torn_packs) removes one that a
+    /// power cut has torn before that.
+    pub fn syncing_later(&self) {
+        self.0.lock().unsynced.get_or_insert_default();
+    }
+
+    /// Returns the files and folders that were added since the last call and are not durable yet.
+    pub fn take_unsynced(&self) -> Vec<File> {
+        self.0.lock().unsynced.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// True if the owner makes the next pack durable.
+    pub(crate) fn is_synced_later(&self) -> bool {
+        self.0.lock().unsynced.as_ref().is_some_and(|unsynced| unsynced.len() < MOST_UNSYNCED)
+    }
+
+    /// Leaves files and folders to the owner.
+    pub fn leave_unsynced(&self, files: Vec<File>) {
+        self.0.lock().unsynced.get_or_insert_default().extend(files);
     }
 
     /// The path of the repository now.

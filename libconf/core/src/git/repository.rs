@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Write as _},
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -14,7 +14,7 @@ use rustix::{
     io::{FdFlags, fcntl_setfd},
 };
 
-use crate::git::{executable::GitError, loose::set_cut_aside};
+use crate::git::{executable::GitError, loose::LooseObjects};
 
 /// The lock file of a folder.
 const LOCK: &str = "conf.lock";
@@ -64,7 +64,7 @@ impl RepositoryLock {
 }
 
 /// Locks `<dir>/conf.lock` for this process and every child that it starts, and removes what killed
-/// programs left.
+/// programs left. Only the owner can open the file: another user who did could lock it first.
 ///
 /// Children hold the lock too. A daemon started after a `kill -9` therefore waits (at most 5 s)
 /// until the Git programs of the killed one are gone, and does not remove the lock files of a
@@ -86,9 +86,11 @@ fn lock_with(dir: &Path, flags: FdFlags) -> Result<RepositoryLock, LockError> {
         .truncate(false)
         .read(true)
         .write(true)
-        .mode(0o644)
+        .mode(0o600)
         .open(&path)
         .map_err(failed)?;
+    // A build of before has made it readable. A file of another user keeps its mode.
+    let _ = file.set_permissions(fs::Permissions::from_mode(0o600));
     let since = Instant::now();
     while let Err(cause) = flock(&file, FlockOperation::NonBlockingLockExclusive) {
         if cause != rustix::io::Errno::WOULDBLOCK {
@@ -113,7 +115,7 @@ fn sweep(repo: &Path) -> io::Result<()> {
     // Only Git's own folders: other files beside them may end in `.lock`, too.
     sweep_folder(repo, false)?;
     ["refs", "logs", "info", "objects"].iter().try_for_each(|folder| sweep_folder(&repo.join(folder), true))?;
-    set_cut_aside(repo)
+    LooseObjects::default().set_cut_aside(repo).map(drop)
 }
 
 fn sweep_folder(folder: &Path, inner: bool) -> io::Result<()> {

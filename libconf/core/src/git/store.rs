@@ -3,20 +3,26 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    io::{self, Write as _},
+    io,
     path::Path,
 };
 
 use bytes::Bytes;
-use git2::{ErrorClass, Indexer, Repository};
+use git2::Repository;
 use tokio::sync::mpsc;
 
 use crate::git::{
     connectivity::Missing,
     file::{Durability, replace_file, sync_folder},
+    incoming::{Arrived, Incoming},
+    meter::Meter,
     pool::RepositoryPool,
+    store_error::StoreError,
 };
 use libconf::name::CommitId;
+
+/// 4 MiB: a larger pack is made durable before it gets its name.
+const MOST_SYNCED_LATER: u64 = 4 << 20;
 
 /// A part of an answer.
 #[derive(Debug)]
@@ -44,113 +50,108 @@ impl Part {
     }
 }
 
-/// Why an answer could not be stored.
-#[derive(Debug)]
-pub(crate) enum StoreError {
-    /// The repository or its disk fails.
-    Repository(String),
-    /// The pack is damaged, thin against objects that are not here, or leaves objects out.
-    Damaged(String),
-    /// The parts ended before their end.
-    BrokenOff,
-}
-
-impl From<io::Error> for StoreError {
-    fn from(error: io::Error) -> Self {
-        StoreError::Repository(error.to_string())
-    }
-}
-
-impl From<git2::Error> for StoreError {
-    fn from(error: git2::Error) -> Self {
-        match error.class() {
-            ErrorClass::Os | ErrorClass::Repository | ErrorClass::NoMemory | ErrorClass::Filesystem => {
-                StoreError::Repository(error.message().to_owned())
-            }
-            _ => StoreError::Damaged(error.message().to_owned()),
-        }
-    }
-}
-
-/// Stores an answer as it arrives; the result is the number of packs that were added: 0 when the
-/// answer holds no object.
+/// Stores an answer about `want` as it arrives, measured before that; the result is the number of
+/// packs that were added: 0 when the answer holds no object.
 ///
-/// libgit2's indexer completes a thin pack with its bases. `check` sees the repository with the new
-/// pack.
+/// A thin pack is completed with its bases. `check` sees the repository with the new pack. With
+/// `is_step`, the owner of the repository may make the pack durable later.
 pub(crate) fn store(
     opened: &RepositoryPool,
     mut parts: mpsc::Receiver<Part>,
+    (want, is_step): (CommitId, bool),
     check: impl FnOnce(&Repository) -> Result<(), Missing>,
 ) -> Result<u32, StoreError> {
+    opened.expect_ours()?;
     let repo = opened.lend()?;
     let path = repo.path();
     let odb = repo.odb()?;
     let objects = path.join("objects");
-    // The next start removes it, if this program is killed.
-    let staging = tempfile::Builder::new().prefix("tmp_pack_").tempdir_in(&objects)?;
+    let (bounds, mut judge) = opened.terms();
+    let mut meter = Meter::new(bounds, judge.as_ref().map(|_| want));
     let (mut shallow, mut unshallow) = (BTreeSet::new(), BTreeSet::new());
-    let mut header = Vec::new();
-    let mut indexer: Option<Indexer<'_>> = None;
-    let mut is_empty = false;
+    let mut incoming = Incoming::new(&odb, &objects);
     loop {
-        let bytes = match parts.blocking_recv().ok_or(StoreError::BrokenOff)? {
+        match parts.blocking_recv().ok_or(StoreError::BrokenOff)? {
             Part::End => break,
-            Part::Shallow(commit) => {
-                shallow.insert(commit);
-                continue;
-            }
-            Part::Unshallow(commit) => {
-                unshallow.insert(commit);
-                continue;
-            }
-            Part::Pack(bytes) => bytes,
-        };
-        let write = |indexer: &mut Indexer<'_>, bytes: &[u8]| indexer.write_all(bytes).map_err(|error| words(&error));
-        match &mut indexer {
-            Some(indexer) => write(indexer, &bytes)?,
-            None if is_empty => {}
-            None => {
-                header.extend_from_slice(&bytes);
-                // "PACK", the version, the number of objects. The indexer refuses a pack of none.
-                let Some(count) = header.get(8..12) else { continue };
-                is_empty = header.starts_with(b"PACK") && count == [0; 4];
-                if !is_empty {
-                    // `check` looks at the objects afterwards, together with those that were here
-                    // before: the indexer's own check would ask for the parents of a shallow
-                    // commit.
-                    let started = indexer.insert(Indexer::new(Some(&odb), staging.path(), 0, false)?);
-                    write(started, &header)?;
+            Part::Shallow(commit) => drop(shallow.insert(commit)),
+            Part::Unshallow(commit) => drop(unshallow.insert(commit)),
+            Part::Pack(bytes) => {
+                if let Some(commit) = meter.feed(&bytes)? {
+                    judge.take().map_or(Ok(()), |judge| judge(want, &commit)).map_err(StoreError::Unwanted)?;
                 }
+                incoming.take(&bytes)?;
             }
         }
     }
-    let name = match indexer {
-        Some(indexer) => Some(indexer.commit()?),
-        None if is_empty => None,
-        None => return Err(StoreError::BrokenOff),
-    };
+    let arrived = incoming.end()?;
+    // The commit came as a delta, or was here.
+    if let Some(judge) = judge
+        && let Some(commit) = arrived.commit(&odb, want)
+    {
+        judge(want, &commit).map_err(StoreError::Unwanted)?;
+    }
+    // The answer may have taken long.
+    opened.expect_ours()?;
     // Before the pack: an entry for a commit that is not here does no harm, a commit without its
     // parents does.
     note_shallow(path, &shallow, &unshallow)?;
-    if let Some(name) = &name {
-        install(staging.path(), &objects.join("pack"), name)?;
+    let is_synced_later = is_step && opened.is_synced_later();
+    let folder = objects.join("pack");
+    let new = match &arrived {
+        Arrived::Nothing => None,
+        Arrived::Small(pack) => {
+            let (files, new) = pack.put(&objects)?;
+            if is_synced_later {
+                opened.leave_unsynced(files);
+            } else {
+                files.iter().try_for_each(File::sync_all)?;
+            }
+            new
+        }
+        Arrived::Staged(staging, name) => {
+            let new = (!folder.join(format!("pack-{name}.idx")).exists()).then(|| name.clone());
+            put_in_place(opened, &staging.path().join("pack"), &folder, (name, is_synced_later))?;
+            new
+        }
+    };
+    let packs = u32::from(!matches!(arrived, Arrived::Nothing));
+    if packs > 0 {
         odb.refresh()?;
     }
-    check(&repo).map_err(|missing| StoreError::Damaged(missing.to_string()))?;
-    Ok(u32::from(name.is_some()))
+    check(&repo).map_err(|missing| {
+        // Others could fill the disk with what is of no use.
+        if let Some(name) = new {
+            opened.forget();
+            for ending in ["idx", "pack"] {
+                // Best effort: the next start removes what is not needed.
+                let _ = fs::remove_file(folder.join(format!("pack-{name}.{ending}")));
+            }
+        }
+        StoreError::Damaged(missing.to_string())
+    })?;
+    Ok(packs)
 }
 
-/// Finds libgit2's error inside the [`io::Error`] of the indexer.
-fn words(error: &io::Error) -> StoreError {
-    match error.get_ref().and_then(|inner| inner.downcast_ref::<git2::Error>()) {
-        Some(inner) => git2::Error::new(inner.code(), inner.class(), inner.message()).into(),
-        None => StoreError::Repository(error.to_string()),
+/// Moves a finished pack to where Git reads it, durably, unless the owner makes it so later.
+fn put_in_place(
+    opened: &RepositoryPool,
+    packs: &Path,
+    folder: &Path,
+    (name, is_synced_later): (&str, bool),
+) -> Result<(), StoreError> {
+    let bytes = fs::metadata(packs.join(format!("pack-{name}.pack")))?.len();
+    if !is_synced_later || bytes > MOST_SYNCED_LATER {
+        return Ok(install(packs, folder, name)?);
     }
+    // Another server may have sent the same one, which is perhaps durable already.
+    if !folder.join(format!("pack-{name}.idx")).exists() {
+        opened.leave_unsynced(put(packs, folder, name)?);
+    }
+    Ok(())
 }
 
 /// Moves a finished pack and its index to where Git reads them, durably.
 pub(crate) fn install(from: &Path, to: &Path, name: &str) -> io::Result<()> {
-    fs::create_dir_all(to)?;
     let (pack, index) = (format!("pack-{name}.pack"), format!("pack-{name}.idx"));
     let sync = |file: &str| File::open(from.join(file))?.sync_all();
     // Both at once: the file system then writes its journal once.
@@ -159,11 +160,19 @@ pub(crate) fn install(from: &Path, to: &Path, name: &str) -> io::Result<()> {
         sync(&pack)?;
         other.join().unwrap_or_else(|_| Err(io::Error::other("syncing panicked")))
     })?;
+    put(from, to, name)?;
+    sync_folder(to)
+}
+
+/// Moves a finished pack and its index to where Git reads them. Returns what is to be made durable.
+fn put(from: &Path, to: &Path, name: &str) -> io::Result<Vec<File>> {
+    fs::create_dir_all(to)?;
+    let (pack, index) = (format!("pack-{name}.pack"), format!("pack-{name}.idx"));
     // Git does not see a pack without an index; an index without its pack is an error.
     for file in [&pack, &index] {
         fs::rename(from.join(file), to.join(file))?;
     }
-    sync_folder(to)
+    [to.join(pack), to.join(index), to.to_owned()].into_iter().map(File::open).collect()
 }
 
 /// The commits at which the history of a shallow repository ends.
@@ -196,4 +205,57 @@ fn note_shallow(repo: &Path, add: &BTreeSet<CommitId>, remove: &BTreeSet<CommitI
     let before = read_shallow(repo)?;
     let after = before.union(add).filter(|commit| !remove.contains(commit)).copied().collect();
     if before == after { Ok(()) } else { write_shallow(repo, &after) }
+}
+
+#[cfg(test)]
+mod tests {
+    use flate2::Compression;
+    use git2::{ObjectType, Oid, Signature};
+
+    use super::*;
+    use crate::git::{complete, pack::PackBytes};
+
+    /// A pack with a commit, its folder, some noise, and not the file that is in the folder.
+    fn without_its_file(noise: usize) -> (CommitId, Vec<u8>) {
+        let folder = tempfile::tempdir().unwrap();
+        let repo = Repository::init_bare(folder.path()).unwrap();
+        let mut tree = repo.treebuilder(None).unwrap();
+        tree.insert("file", repo.blob(b"content").unwrap(), 0o100_644).unwrap();
+        let tree = tree.write().unwrap();
+        let who = Signature::now("a", "a@b").unwrap();
+        let commit = repo.commit(None, &who, &who, "m", &repo.find_tree(tree).unwrap(), &[]).unwrap();
+        let mut pack = PackBytes::new(3, Compression::none());
+        let odb = repo.odb().unwrap();
+        for id in [commit, tree] {
+            let object = odb.read(id).unwrap();
+            pack.whole(object.kind(), object.data());
+        }
+        pack.whole(ObjectType::Blob, &vec![7; noise]);
+        (commit.into(), pack.finish())
+    }
+
+    #[test]
+    fn an_answer_that_leaves_objects_out_leaves_nothing_behind() {
+        for noise in [10, 1 << 20] {
+            let (commit, pack) = without_its_file(noise);
+            let folder = tempfile::tempdir().unwrap();
+            Repository::init_bare(folder.path()).unwrap();
+            let pool = RepositoryPool::at(folder.path());
+            for is_synced_later in [false, true] {
+                if is_synced_later {
+                    pool.syncing_later();
+                }
+                let (parts, received) = mpsc::channel(4);
+                parts.try_send(Part::Pack(pack.clone().into())).unwrap();
+                parts.try_send(Part::End).unwrap();
+                let check = |repo: &Repository| complete(repo, None, commit);
+                let stored = store(&pool, received, (commit, true), check);
+                assert!(matches!(stored, Err(StoreError::Damaged(_))), "{stored:?}");
+                let packs = fs::read_dir(folder.path().join("objects/pack")).unwrap();
+                assert_eq!(packs.count(), 0, "{noise} {is_synced_later}");
+                let repo = pool.lend().unwrap();
+                assert!(repo.find_commit(Oid::from(commit)).is_err());
+            }
+        }
+    }
 }

@@ -6,13 +6,13 @@
 //! objects deflated or as deltas against objects of the parent, which the client has. Source:
 //! gitformat-pack(5), gitprotocol-v2(5).
 
-use std::{collections::HashSet, io::Write as _};
+use std::collections::HashSet;
 
 use bytes::{Bytes, BytesMut};
-use flate2::{Compression, write::ZlibEncoder};
+use flate2::Compression;
 use git2::{ObjectType, Odb, Oid, Repository};
-use sha1::{Digest as _, Sha1};
 
+use crate::git::{delta::delta, pack::PackBytes};
 use libconf::name::CommitId;
 
 /// The most bytes of new objects; more is left to `upload-pack`, which streams.
@@ -73,8 +73,7 @@ impl New<'_> {
     }
 
     fn pack(&self) -> Result<Vec<u8>, git2::Error> {
-        let mut pack = b"PACK\0\0\0\x02".to_vec();
-        pack.extend_from_slice(&u32::try_from(self.objects.len()).unwrap_or(u32::MAX).to_be_bytes());
+        let mut pack = PackBytes::new(self.objects.len(), Compression::default());
         for (id, base) in &self.objects {
             let object = self.odb.read(*id)?;
             let data = object.data();
@@ -82,97 +81,12 @@ impl New<'_> {
                 Some(base) => Some((base, delta(self.odb.read(*base)?.data(), data))),
                 None => None,
             };
-            if let Some((base, delta)) = delta.filter(|(_, delta)| delta.len() < data.len()) {
-                // 7: a delta against an object named by its id.
-                push_header(&mut pack, 7, delta.len());
-                pack.extend_from_slice(base.as_bytes());
-                deflate(&mut pack, &delta);
-            } else {
-                let kind = match object.kind() {
-                    ObjectType::Commit => 1,
-                    ObjectType::Tree => 2,
-                    ObjectType::Tag => 4,
-                    _ => 3,
-                };
-                push_header(&mut pack, kind, data.len());
-                deflate(&mut pack, data);
+            match delta.filter(|(_, delta)| delta.len() < data.len()) {
+                Some((base, delta)) => pack.delta(*base, &delta),
+                None => pack.whole(object.kind(), data),
             }
         }
-        let checksum = Sha1::digest(&pack);
-        pack.extend_from_slice(&checksum);
-        Ok(pack)
-    }
-}
-
-/// Type and size of an object in a pack: three bits of type, then the size in groups of 4, 7, 7, …
-/// bits.
-fn push_header(pack: &mut Vec<u8>, kind: u8, size: usize) {
-    let mut byte = kind << 4 | low_byte(size & 15);
-    let mut rest = size >> 4;
-    while rest > 0 {
-        pack.push(byte | 0x80);
-        byte = low_byte(rest & 0x7f);
-        rest >>= 7;
-    }
-    pack.push(byte);
-}
-
-fn low_byte(number: usize) -> u8 {
-    number.to_le_bytes()[0]
-}
-
-fn deflate(pack: &mut Vec<u8>, data: &[u8]) {
-    let mut encoder = ZlibEncoder::new(pack, Compression::default());
-    encoder.write_all(data).and_then(|()| encoder.finish().map(drop)).expect("writing to memory does not fail");
-}
-
-/// Makes the delta from `old` to `new`: it copies the equal bytes at both ends and inserts the
-/// bytes between. Trees and settings mostly differ in one place, and for those no delta is smaller.
-fn delta(old: &[u8], new: &[u8]) -> Vec<u8> {
-    let prefix = old.iter().zip(new).take_while(|(one, other)| one == other).count();
-    let (old_rest, new_rest) = (&old[prefix..], &new[prefix..]);
-    let suffix = old_rest.iter().rev().zip(new_rest.iter().rev()).take_while(|(one, other)| one == other).count();
-    let mut delta = Vec::new();
-    push_size(&mut delta, old.len());
-    push_size(&mut delta, new.len());
-    push_copy(&mut delta, 0, prefix);
-    for part in new_rest[..new_rest.len() - suffix].chunks(0x7f) {
-        delta.push(low_byte(part.len()));
-        delta.extend_from_slice(part);
-    }
-    push_copy(&mut delta, old.len() - suffix, suffix);
-    delta
-}
-
-fn push_size(delta: &mut Vec<u8>, mut size: usize) {
-    while size > 0x7f {
-        delta.push(low_byte(size & 0x7f) | 0x80);
-        size >>= 7;
-    }
-    delta.push(low_byte(size));
-}
-
-/// Copies at most 65,535 bytes at a time: a larger size has another form in old readers.
-fn push_copy(delta: &mut Vec<u8>, mut offset: usize, mut length: usize) {
-    while length > 0 {
-        let part = length.min(0xffff);
-        let at = delta.len();
-        delta.push(0x80);
-        let mut push = |bits: std::ops::Range<usize>, number: usize| {
-            for (place, bit) in bits.enumerate() {
-                let byte = low_byte(number >> (8 * place));
-                if byte != 0 {
-                    delta[at] |= 1 << bit;
-                    delta.push(byte);
-                }
-            }
-        };
-        // Four bytes of offset reach far beyond the largest object here; two bytes of length hold
-        // `part`.
-        push(0..4, offset);
-        push(4..6, part);
-        offset += part;
-        length -= part;
+        Ok(pack.finish())
     }
 }
 
@@ -190,59 +104,8 @@ fn framed(pack: &[u8]) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
     use crate::git::pktline::{Packet, PacketReader};
-
-    /// Applies a delta as gitformat-pack(5) says.
-    fn apply(old: &[u8], delta: &[u8]) -> Vec<u8> {
-        let mut bytes = delta.iter().copied();
-        let mut size = || {
-            let (mut size, mut shift) = (0_usize, 0);
-            loop {
-                let byte = bytes.next().unwrap();
-                size |= usize::from(byte & 0x7f) << shift;
-                shift += 7;
-                if byte & 0x80 == 0 {
-                    return size;
-                }
-            }
-        };
-        let (old_size, new_size) = (size(), size());
-        assert_eq!(old_size, old.len());
-        let mut new = Vec::new();
-        while let Some(order) = bytes.next() {
-            if order & 0x80 == 0 {
-                assert_ne!(order, 0);
-                new.extend(bytes.by_ref().take(usize::from(order)));
-                continue;
-            }
-            let mut number = |bits: std::ops::Range<u8>| {
-                bits.clone().filter(|bit| order & 1 << bit != 0).fold(0_usize, |number, bit| {
-                    number | usize::from(bytes.next().unwrap()) << (8 * (bit - bits.start))
-                })
-            };
-            let (offset, length) = (number(0..4), number(4..7));
-            new.extend_from_slice(&old[offset..offset + length]);
-        }
-        assert_eq!(new.len(), new_size);
-        new
-    }
-
-    proptest! {
-        #[test]
-        fn a_delta_gives_the_new_bytes(
-            head in prop::collection::vec(any::<u8>(), 0..300),
-            tail in prop::collection::vec(any::<u8>(), 0..300),
-            one in prop::collection::vec(any::<u8>(), 0..300),
-            other in prop::collection::vec(any::<u8>(), 0..300),
-        ) {
-            let old = [&head[..], &one, &tail].concat();
-            let new = [&head[..], &other, &tail].concat();
-            prop_assert_eq!(apply(&old, &delta(&old, &new)), new);
-        }
-    }
 
     #[test]
     fn git_takes_the_answer_and_has_the_whole_step() {
@@ -297,14 +160,5 @@ mod tests {
             .size(),
             long.len() + 4
         );
-    }
-
-    #[test]
-    fn large_objects_are_copied_in_parts() {
-        let old: Vec<u8> = (0..200_000_u32).flat_map(u32::to_le_bytes).collect();
-        let mut new = old.clone();
-        new[400_000] ^= 1;
-        assert_eq!(apply(&old, &delta(&old, &new)), new);
-        assert!(delta(&old, &new).len() < 200);
     }
 }

@@ -7,6 +7,11 @@ use git2::{ObjectType, Repository, Tree, TreeEntry};
 
 use libconf::name::{CommitId, ObjectId};
 
+use crate::{
+    git::file_name::{fault_in_name, folded_name},
+    terminal::is_unprintable,
+};
+
 /// The most that one branch may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct TreeLimits {
@@ -139,8 +144,8 @@ impl Walk<'_> {
             let most = self.limits.path_bytes;
             if let Some(reason) = fault_in_name(entry.name_bytes()) {
                 self.fault(&path.escape_debug().to_string(), reason);
-            } else if !folded.insert(name.to_lowercase()) {
-                self.fault(&path, "another name here differs from it only in case");
+            } else if !folded.insert(folded_name(&name)) {
+                self.fault(&path, "another name here differs from it only in case or composition");
             } else if path.len() > most {
                 let (start, bytes) = (path.chars().take(80).collect::<String>(), path.len());
                 self.fault(
@@ -213,31 +218,6 @@ pub fn is_lfs_pointer(content: &[u8]) -> bool {
         && String::from_utf8_lossy(content).lines().any(|line| line.starts_with("oid sha256:"))
 }
 
-/// Checks one name; the answer is its fault.
-pub fn fault_in_name(name: &[u8]) -> Option<&'static str> {
-    let Ok(text) = std::str::from_utf8(name) else { return Some("the name is not UTF-8") };
-    let plain = text.trim_end_matches(['.', ' ']).to_ascii_lowercase();
-    match text {
-        "" | "." | ".." => Some("no such name may be here"),
-        _ if name.len() > 255 => Some("the name is longer than 255 bytes"),
-        _ if text.contains(['/', '\\']) => Some("a slash or backslash stands in the name"),
-        _ if text.chars().any(is_unprintable) => {
-            Some("a control, invisible or direction-changing character stands in the name")
-        }
-        _ if matches!(plain.split(':').next(), Some(".git" | "git~1")) => Some("no name may mean .git"),
-        _ => None,
-    }
-}
-
-/// True for control characters, and for characters that show nothing or turn the direction of text.
-/// Source: Unicode, general categories Cc and Cf as far as they concern file names.
-fn is_unprintable(letter: char) -> bool {
-    letter.is_control()
-        || matches!(letter,
-            '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}')
-}
-
 /// Checks the target of a link that is `depth` folders deep and must lead to something inside; the
 /// answer is its fault.
 pub fn fault_in_link(target: &[u8], depth: usize) -> Option<&'static str> {
@@ -298,33 +278,6 @@ mod tests {
             told(faults_in_commit(&repo, commit.into(), &TreeLimits::landing(), links).unwrap()),
             told(faults_in_tree(&repo, tree.into(), &TreeLimits::most(), links).unwrap()),
         ]
-    }
-
-    #[test]
-    fn names() {
-        for good in ["nginx.conf", ".gitignore", ".gitattributes", ".gitmodules", "ümlaut", "a b", "..a", "git"] {
-            assert_eq!(fault_in_name(good.as_bytes()), None, "{good}");
-        }
-        let long = "a".repeat(256);
-        for bad in [
-            "",
-            ".",
-            "..",
-            ".git",
-            ".GIT",
-            ".git.",
-            ".git ",
-            "GIT~1",
-            ".git::$INDEX_ALLOCATION",
-            "a\\b",
-            "a\nb",
-            "a\u{202e}b",
-            ".g\u{200c}it",
-            &long,
-        ] {
-            assert!(fault_in_name(bad.as_bytes()).is_some(), "{bad:?}");
-        }
-        assert!(fault_in_name(b"\xff").is_some());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use http::{HeaderValue, StatusCode, header};
 
 use crate::{
     git::push_line,
-    git_http::child::{Failure, Output},
+    git_http::{child::Output, failure::Failure},
     http::{self as answers, Response},
 };
 

@@ -1,36 +1,82 @@
-//! A Git program that answers one request: it reads from the connection, and its output goes there.
+//! A Git program that answers one request: it reads a body that is all here, and its output waits
+//! for the reader where it holds no program up.
 
-use std::{io, process::Stdio, time::Duration};
+use std::{io, process::Stdio};
 
 use async_compression::tokio::bufread::GzipDecoder;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, StatusCode, header};
-use rustix::io::Errno;
+use rustix::{
+    io::Errno,
+    process::{Pid, Resource, Rlimit, getrlimit, prlimit, setpriority_process},
+};
 use tokio::{
     io::{AsyncBufRead, AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     process::Child,
-    sync::{OwnedSemaphorePermit, mpsc},
 };
 use tokio_util::{io::StreamReader, task::AbortOnDropHandle};
 
-use crate::http::{Body, Request, Response, error};
-
-/// The longest time that a reader may take nothing while it holds a process.
-const STALLED: Duration = Duration::from_secs(120);
+use crate::{
+    git_http::{
+        failure::Failure,
+        pipe::{PipeIn, PipeOut, pipe},
+    },
+    http::{Body, Request, Spooled, Spools, Who},
+    settings::one_line,
+};
 
 /// The most bytes of Git's standard error that are kept, for the log.
 const MOST_WORDS: u64 = 4 << 10;
 
-/// A request's body, decoded.
+/// What a program reads.
 pub(crate) type Input = Box<dyn AsyncBufRead + Send + Unpin>;
 
-/// Undoes the encoding of a request's body. Git's own clients compress requests with many lines.
-pub(crate) fn decoded(request: Request) -> Result<Input, Failure> {
-    let encoding = request.header("content-encoding").unwrap_or("identity").to_ascii_lowercase();
-    let plain = StreamReader::new(request.body);
-    match encoding.as_str() {
-        "identity" => Ok(Box::new(plain)),
-        "gzip" | "x-gzip" => Ok(Box::new(BufReader::with_capacity(64 << 10, GzipDecoder::new(plain)))),
+/// A request's whole body, encoded as it came.
+#[derive(Debug)]
+pub(crate) struct Received {
+    body: Spooled,
+    is_gzip: bool,
+}
+
+impl Received {
+    /// Takes a request's body in.
+    pub(crate) async fn of(request: Request, limit: u64) -> Result<Self, Failure> {
+        let is_gzip = is_gzip(&request)?;
+        let body = request.body.spooled(limit).await?;
+        Ok(Received { body, is_gzip })
+    }
+
+    /// Takes a push in. One for which there is no room is read to its end; its beginning is
+    /// returned with the reason.
+    pub(crate) async fn of_push(request: Request, limit: u64) -> Result<Self, (Failure, Bytes)> {
+        // Git's own clients send no push compressed: a pack is so already.
+        if !matches!(is_gzip(&request), Ok(false)) {
+            return Err((Failure::Encoding, Bytes::new()));
+        }
+        let taken = request.body.spooled_or_read(limit).await;
+        let body = taken.map_err(|(cause, first)| (cause.into(), first))?;
+        Ok(Received { body, is_gzip: false })
+    }
+
+    /// The bytes that came.
+    pub(crate) fn length(&self) -> u64 {
+        self.body.length()
+    }
+
+    /// The body, decoded, from its beginning.
+    pub(crate) fn input(&self) -> Input {
+        let plain = StreamReader::new(self.body.stream());
+        if !self.is_gzip {
+            return Box::new(plain);
+        }
+        Box::new(BufReader::with_capacity(64 << 10, GzipDecoder::new(plain)))
+    }
+}
+
+/// Git's own clients compress requests with many lines.
+fn is_gzip(request: &Request) -> Result<bool, Failure> {
+    match request.header("content-encoding").unwrap_or("identity").to_ascii_lowercase().as_str() {
+        "identity" => Ok(false),
+        "gzip" | "x-gzip" => Ok(true),
         _ => Err(Failure::Encoding),
     }
 }
@@ -40,51 +86,10 @@ pub(crate) fn input_of(bytes: Bytes) -> Input {
     Box::new(StreamReader::new(Body::from(bytes)))
 }
 
-/// Why an answer has no proper end.
-#[derive(Clone, Debug, thiserror::Error)]
-pub(crate) enum Failure {
-    /// The request's body is broken.
-    #[error("the request's body ended early or is damaged: {0}")]
-    Input(String),
-    /// The body has an encoding that Git's own clients do not use.
-    #[error("a request to Git is sent as it is, or as gzip")]
-    Encoding,
-    /// The body has more bytes than are allowed here.
-    #[error("the request is larger than the {0} bytes allowed here")]
-    TooLarge(u64),
-    /// All processes are taken.
-    #[error("too many fetches or pushes at once; try again")]
-    Busy,
-    /// Git died, or ended with an error.
-    #[error("git failed: {0}")]
-    Git(String),
-    /// The reader takes nothing.
-    #[error("the reader takes nothing")]
-    Stalled,
-}
-
-impl Failure {
-    /// The failure as an answer, when none has begun.
-    pub(crate) fn response(&self) -> Response {
-        let status = match self {
-            Failure::Input(_) => StatusCode::BAD_REQUEST,
-            Failure::Encoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Failure::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
-            Failure::Busy => StatusCode::SERVICE_UNAVAILABLE,
-            Failure::Git(_) | Failure::Stalled => StatusCode::INTERNAL_SERVER_ERROR,
-        };
-        let mut response = error(status, self);
-        if matches!(self, Failure::Busy) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("2"));
-        }
-        response
-    }
-}
-
 /// A running Git program's output. Dropping it kills the program.
 #[derive(Debug)]
 pub(crate) struct Output {
-    parts: mpsc::Receiver<Result<Bytes, Failure>>,
+    parts: PipeOut,
     _task: AbortOnDropHandle<()>,
 }
 
@@ -92,7 +97,7 @@ impl Output {
     /// The next part; `None` after the last part and after a failure. Only an output that ended
     /// without a failure is whole.
     pub(crate) async fn next(&mut self) -> Option<Result<Bytes, Failure>> {
-        self.parts.recv().await
+        self.parts.next().await
     }
 
     /// The whole output.
@@ -105,15 +110,73 @@ impl Output {
     }
 }
 
-/// Starts a Git program that reads `input`, of at most `limit` bytes. `permit` is given back when
-/// the program has ended; `on_failure` is called when Git itself failed.
-pub(crate) fn start(
-    command: std::process::Command,
+/// Bounds of a Git program and of each that it starts.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// Bytes of address space.
+    pub(crate) memory: u64,
+    /// Seconds of processor time.
+    pub(crate) seconds: u64,
+}
+
+impl Bounds {
+    /// Sets them for a program that has got no input yet.
+    fn set(self, child: &Child) {
+        let Some(pid) = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?)) else { return };
+        for (resource, most) in [(Resource::As, self.memory), (Resource::Cpu, self.seconds)] {
+            let limit = Rlimit { current: Some(most), ..getrlimit(resource) };
+            if let Err(cause) = prlimit(Some(pid), resource, limit) {
+                tracing::warn!(%cause, ?resource, "a Git program is not bounded");
+            }
+        }
+    }
+}
+
+/// How soon a program gets a processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// Like every program.
+    Usual,
+    /// After the others: it works for long, and others wait for less.
+    Low,
+}
+
+impl Urgency {
+    /// Sets it for a program that has got no input yet, and so has started no other.
+    fn set(self, child: &Child) {
+        // A tenth of what another program gets beside it. Source: sched(7), "The nice value".
+        const NICE: i32 = 10;
+        if self == Urgency::Low
+            && let Some(pid) = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?))
+            && let Err(cause) = setpriority_process(Some(pid), NICE)
+        {
+            tracing::warn!(%cause, "a Git program that may take long is not put after the others");
+        }
+    }
+}
+
+/// A Git program to run.
+pub(crate) struct Run<H> {
+    /// The program.
+    pub(crate) command: std::process::Command,
+    /// Its bounds.
+    pub(crate) bounds: Option<Bounds>,
+    /// Its urgency.
+    pub(crate) urgency: Urgency,
+    /// Such as a permit: dropped when the program has ended.
+    pub(crate) held: H,
+}
+
+/// Starts a Git program that reads `input`, of at most `limit` bytes, and writes for `reader`.
+/// `on_failure` is called when Git itself failed.
+pub(crate) fn start<H: Send + 'static>(
+    run: Run<H>,
     input: Input,
     limit: u64,
-    permit: OwnedSemaphorePermit,
+    (spools, reader): (&Spools, Who),
     on_failure: impl FnOnce() + Send + 'static,
 ) -> Result<Output, Failure> {
+    let Run { command, bounds, urgency, held } = run;
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // In a process group of its own, so that it can be killed with the programs that it starts.
@@ -126,32 +189,34 @@ pub(crate) fn start(
         }
         _ => Failure::Git(cause.to_string()),
     })?;
-    let (sender, parts) = mpsc::channel(4);
+    urgency.set(&child);
+    if let Some(bounds) = bounds {
+        bounds.set(&child);
+    }
+    let (sender, parts) = pipe(spools.clone(), reader);
     let mut group = Group(child);
     let task = tokio::spawn(async move {
-        if let Err(failure) = converse(&mut group.0, input, limit, &sender).await {
-            drop(group);
-            drop(permit);
+        let conversed = converse(&mut group.0, input, limit, &sender).await;
+        drop(group);
+        drop(held);
+        if let Err(failure) = &conversed {
             // A request for an object that is not here says nothing about the repository.
             let only_asked = |words: &str| words.contains("not our ref") && !words.contains("error:");
-            if matches!(&failure, Failure::Git(words) if !only_asked(words)) {
+            if matches!(failure, Failure::Git(words) if !only_asked(words)) {
                 on_failure();
             }
-            tracing::warn!(%failure, "a Git request failed");
-            // The body must not end cleanly: the client would take it for whole, or wait for more.
-            let _ = sender.send(Err(failure)).await;
+            // Git repeats words of whoever asked.
+            tracing::warn!(failure = one_line(&failure.to_string()), "a Git request failed");
         }
+        // After a failure the body must not end cleanly: the client would take it for whole, or
+        // wait for more.
+        sender.end(conversed);
     });
     Ok(Output { parts, _task: AbortOnDropHandle::new(task) })
 }
 
 /// Passes all bytes on, both ways, until the program has ended.
-async fn converse(
-    child: &mut Child,
-    input: Input,
-    limit: u64,
-    sender: &mpsc::Sender<Result<Bytes, Failure>>,
-) -> Result<(), Failure> {
+async fn converse(child: &mut Child, input: Input, limit: u64, sender: &PipeIn) -> Result<(), Failure> {
     let failed = |cause: io::Error| Failure::Git(cause.to_string());
     let missing = || Failure::Git("it was started without a pipe".to_owned());
     let stdin = child.stdin.take().ok_or_else(missing)?;
@@ -195,10 +260,7 @@ async fn feed(mut stdin: tokio::process::ChildStdin, mut input: Input, limit: u6
     }
 }
 
-async fn pass_on(
-    mut stdout: impl AsyncRead + Unpin,
-    sender: &mpsc::Sender<Result<Bytes, Failure>>,
-) -> Result<(), Failure> {
+async fn pass_on(mut stdout: impl AsyncRead + Unpin, sender: &PipeIn) -> Result<(), Failure> {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(64 << 10);
@@ -206,9 +268,7 @@ async fn pass_on(
         if count == 0 {
             return Ok(());
         }
-        let sent = tokio::time::timeout(STALLED, sender.send(Ok(buffer.split().freeze()))).await;
-        // The reader is gone, or takes nothing.
-        sent.map_err(|_| Failure::Stalled)?.map_err(|_| Failure::Stalled)?;
+        sender.send(buffer.split().freeze()).await.map_err(|_| Failure::Abandoned)?;
     }
 }
 

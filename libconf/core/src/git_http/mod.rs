@@ -1,13 +1,23 @@
 //! Git over smart HTTP: `git upload-pack` behind a cache of answers, and `git receive-pack`.
 
+mod failure;
+mod pipe;
 mod child;
 mod answer;
+mod wants;
+mod weight;
+mod commands;
 mod upload;
 mod receive;
+mod forced;
 mod routes;
 
+#[cfg(test)]
+pub(crate) use crate::git_http::wants::wanted;
 pub use crate::git_http::{
-    receive::ReceivePack,
+    forced::{become_receive_pack, become_upload_pack},
+    receive::{HookEnvironment, MOST_REFS, ReceivePack},
     routes::git_routes,
     upload::{Counts, UploadLimits, UploadPack},
+    wants::WantCheck,
 };

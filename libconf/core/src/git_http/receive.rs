@@ -1,28 +1,79 @@
 //! `git receive-pack` over smart HTTP.
 
-use std::{fmt, path::PathBuf, process::Command, sync::Arc};
+use std::{
+    fmt, fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::{
+    daemon::blocking,
     git,
     git_http::{
-        answer::{announced, answered},
-        child::{Failure, decoded, input_of, start},
+        answer::{announced, answered, whole},
+        child::{Bounds, Received, Run, Urgency, input_of, start},
+        commands::{Commands, refusal},
+        failure::Failure,
+        weight::too_heavy,
     },
-    http::{Request, Response},
+    http::{Request, Response, ShareBounds, Shares, Spools},
 };
 
 /// The most bytes of a push; `receive.maxInputSize` may set less.
 const MOST_BYTES: u64 = 4 << 30;
 
-type Environment = Box<dyn Fn(&Request) -> Vec<(String, String)> + Send + Sync>;
+/// The most refs that one push may move. Each is judged, and named to whoever asks what happened.
+pub const MOST_REFS: usize = 1000;
+/// From so many bytes on, a push is worked on after all that takes less.
+const LARGE: u64 = 4 << 20;
+/// The most requests that wait for a process.
+const WAITING: usize = 1024;
+/// How long a push waits for a process. Git's own clients wait in silence.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// 512 MiB: a commit or a chain of differences that inflates to more ends the push, and not this
+/// machine.
+const MEMORY: u64 = 512 << 20;
+/// 60 s for each program of a push.
+const SECONDS: u64 = 60;
+
+/// The bounds of a push into a repository. Git maps the indexes of packs whole, and they grow with
+/// the repository.
+pub(crate) fn bounds_of(repo: &Path) -> Bounds {
+    let files = fs::read_dir(repo.join("objects/pack")).into_iter().flatten().flatten();
+    let indexes = files.filter(|file| file.path().extension().is_none_or(|ending| ending != "pack"));
+    let bytes: u64 = indexes.filter_map(|index| Some(index.metadata().ok()?.len())).sum();
+    // Once more for those that a program joins.
+    Bounds { memory: MEMORY + 2 * bytes, seconds: SECONDS }
+}
+
+const RESULT: &str = "application/x-git-receive-pack-result";
+
+/// What lets large repositories and large files be in little memory: small windows of packs, and
+/// large files as streams.
+pub(crate) const IN_LITTLE_MEMORY: [&str; 4] =
+    ["core.packedGitWindowSize=16m", "core.packedGitLimit=64m", "pack.threads=1", "core.bigFileThreshold=16m"];
+
+/// What the hooks of a push see, on top of the clean environment.
+#[derive(Default)]
+pub struct HookEnvironment {
+    /// The variables.
+    pub variables: Vec<(String, String)>,
+    /// It is dropped when the push's Git program has ended.
+    pub held: Option<Box<dyn Send>>,
+}
+
+type Environment = Box<dyn Fn(&Request) -> HookEnvironment + Send + Sync>;
 
 /// `git receive-pack` of one repository.
 pub struct ReceivePack {
     repo: PathBuf,
-    processes: Arc<Semaphore>,
+    places: Shares,
+    spools: Spools,
     environment: Environment,
 }
 
@@ -33,52 +84,103 @@ impl fmt::Debug for ReceivePack {
 }
 
 impl ReceivePack {
-    /// Serves `repo`, at most `processes` pushes at once. `environment` gives the variables that
-    /// the hooks of a push see, on top of the clean environment.
+    /// Serves `repo`, at most `processes` pushes at once, a quarter of them of one peer. Bodies
+    /// wait in `spools` until they are whole.
     pub fn new(
         repo: PathBuf,
+        spools: Spools,
         processes: usize,
-        environment: impl Fn(&Request) -> Vec<(String, String)> + Send + Sync + 'static,
+        environment: impl Fn(&Request) -> HookEnvironment + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let processes = Arc::new(Semaphore::new(processes));
-        Arc::new(ReceivePack { repo, processes, environment: Box::new(environment) })
+        let places = processes as u64;
+        let bounds = ShareBounds { places, of_one: places.div_ceil(4), waiting: WAITING };
+        Arc::new(ReceivePack { repo, places: Shares::new(bounds), spools, environment: Box::new(environment) })
     }
 
     /// Answers `GET info/refs?service=git-receive-pack`.
     pub async fn advertise(&self, request: Request) -> Response {
         let kind = "application/x-git-receive-pack-advertisement";
+        let who = request.who();
         let advertise = async move {
-            let permit = self.permit()?;
-            let mut git = self.command(&request);
-            git.arg("--http-backend-info-refs").arg(&self.repo);
-            announced("git-receive-pack", kind, start(git, input_of(Bytes::new()), 0, permit, || {})?).await
+            let place = self.places.take(who, 1, PATIENCE).await?;
+            let (mut command, held) = self.command(&request);
+            command.arg("--http-backend-info-refs").arg(&self.repo);
+            let run = Run { command, bounds: None, urgency: Urgency::Usual, held: (place, held) };
+            let output = start(run, input_of(Bytes::new()), 0, (&self.spools, who), || {})?;
+            announced("git-receive-pack", kind, output).await
         };
         advertise.await.unwrap_or_else(|failure| failure.response())
     }
 
-    /// Answers `POST git-receive-pack`: streams both ways in constant memory. When git dies the
-    /// connection is torn down, since a pusher would wait for ever after a proper end.
+    /// Answers `POST git-receive-pack`. A process is taken when the whole body is here, so that no
+    /// sender is waited for with one. When git dies the connection is torn down, since a pusher
+    /// would wait for ever after a proper end.
     pub async fn serve(&self, request: Request) -> Response {
+        let who = request.who();
         let serve = async {
-            let permit = self.permit()?;
-            let mut git = self.command(&request);
-            git.arg(&self.repo);
-            let output = start(git, decoded(request)?, MOST_BYTES, permit, || {})?;
-            answered("application/x-git-receive-pack-result", Bytes::new(), output).await
+            let of_hooks = request.without_body();
+            let received = match Received::of_push(request, MOST_BYTES).await {
+                Ok(received) => received,
+                Err((failure, first)) => return Ok(not_taken(failure, first).await),
+            };
+            let commands = Commands::read(received.input(), MOST_REFS).await?;
+            let refuse = |why: &str| {
+                tracing::warn!(?who, why, "a push is refused before Git starts");
+                Ok(whole(RESULT, refusal(&commands, why)))
+            };
+            if let Some(why) = commands.refused() {
+                return refuse(&why);
+            }
+            let place = self.places.take(who, 1, PATIENCE).await?;
+            if let Some(why) = too_heavy(received.input()).await? {
+                return refuse(&why);
+            }
+            let (mut command, held) = self.command(&of_hooks);
+            command.arg(&self.repo);
+            let repo = self.repo.clone();
+            let bounds = Some(blocking(move || bounds_of(&repo)).await);
+            let urgency = if received.length() >= LARGE { Urgency::Low } else { Urgency::Usual };
+            let run = Run { command, bounds, urgency, held: (place, held) };
+            let output = start(run, received.input(), MOST_BYTES, (&self.spools, who), || {})?;
+            answered(RESULT, Bytes::new(), output).await
         };
-        serve.await.unwrap_or_else(|failure| failure.response())
+        serve.await.unwrap_or_else(|failure: Failure| failure.response())
     }
 
-    fn permit(&self) -> Result<OwnedSemaphorePermit, Failure> {
-        self.processes.clone().try_acquire_owned().map_err(|_| Failure::Busy)
-    }
-
-    fn command(&self, request: &Request) -> Command {
+    fn command(&self, request: &Request) -> (Command, Option<Box<dyn Send>>) {
         let mut git = git::command(&self.repo);
-        git.envs((self.environment)(request)).args(["receive-pack", "--stateless-rpc"]);
+        let HookEnvironment { variables, held } = (self.environment)(request);
+        git.args(IN_LITTLE_MEMORY.iter().flat_map(|setting| ["-c", setting]));
+        git.envs(variables).args(["receive-pack", "--stateless-rpc"]);
         if let Some(protocol) = request.header("git-protocol") {
             git.env("GIT_PROTOCOL", protocol);
         }
-        git
+        (git, held)
+    }
+}
+
+/// The answer to a push that is not taken in: in Git's own form, if its beginning asks for one.
+async fn not_taken(failure: Failure, first: Bytes) -> Response {
+    let told = match (&failure, Commands::read(input_of(first), MOST_REFS).await) {
+        (Failure::Busy | Failure::Disk(_), Ok(commands)) => refusal(&commands, &failure.to_string()),
+        _ => Bytes::new(),
+    };
+    if told.is_empty() { failure.response() } else { whole(RESULT, told) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_push_into_a_large_repository_has_room_for_its_indexes() {
+        let folder = tempfile::tempdir().unwrap();
+        let packs = folder.path().join("objects/pack");
+        assert_eq!(bounds_of(folder.path()).memory, MEMORY);
+        fs::create_dir_all(&packs).unwrap();
+        for (name, bytes) in [("pack-a.idx", 3 << 30), ("multi-pack-index", 1 << 30), ("pack-a.pack", 9 << 30)] {
+            fs::File::create(packs.join(name)).unwrap().set_len(bytes).unwrap();
+        }
+        assert_eq!(bounds_of(folder.path()).memory, MEMORY + (8 << 30));
     }
 }

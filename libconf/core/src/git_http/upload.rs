@@ -9,21 +9,21 @@ use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
 use http::StatusCode;
+use libconf::name::ObjectId;
 use moka::future::Cache;
 use parking_lot::Mutex;
-use tokio::{
-    io::AsyncReadExt as _,
-    sync::{OnceCell, OwnedSemaphorePermit, Semaphore},
-};
+use tokio::{io::AsyncReadExt as _, sync::OnceCell};
 
 use crate::{
     daemon::chain,
     git::{self, Packet, PacketReader, Step, error_words, push_line},
     git_http::{
         answer::{announced, streamed, uncached, whole},
-        child::{Failure, Output, decoded, input_of, start},
+        child::{Output, Received, Run, Urgency, input_of, start},
+        failure::Failure,
+        wants::{WantCheck, wanted},
     },
-    http::{self as answers, Request, Response},
+    http::{self as answers, Request, Response, Share, ShareBounds, Shares, Spools, Who, counted},
     upstream::Upstreams,
 };
 
@@ -32,12 +32,19 @@ const ADVERTISEMENT: &str = "application/x-git-upload-pack-advertisement";
 
 /// How long an answer is remembered that nobody asks for: hosts that are not away ask within
 /// seconds.
-const FORGOTTEN: Duration = Duration::from_secs(600);
+const FORGOTTEN: Duration = Duration::from_secs(300);
 
 /// How long a step or a listing waits until another process ends.
 const STEP_PATIENCE: Duration = Duration::from_secs(10);
-/// How long any other fetch waits until another process ends.
-const START_PATIENCE: Duration = Duration::from_secs(1);
+/// How long any other fetch waits until another process ends. Git's own clients wait in silence.
+const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The most requests that wait for a process.
+const WAITING: usize = 1024;
+
+/// The bytes of memory for answers to steps besides those that are remembered: for readers that
+/// are still at one that is forgotten.
+const BESIDE_CACHE: u64 = 64 << 20;
 
 /// How long a server above may take to begin its answer to a relayed step.
 const RELAY_PATIENCE: Duration = Duration::from_secs(3);
@@ -66,12 +73,18 @@ pub struct UploadPack {
     repo: PathBuf,
     limits: UploadLimits,
     upstreams: Option<Arc<Upstreams>>,
+    /// Says what nobody may have; without it, all that is here may be fetched.
+    check: Option<Arc<WantCheck>>,
     /// Answers to steps, by request.
     steps: Cache<Bytes, Bytes>,
-    /// Permits for steps and listings.
-    light: Arc<Semaphore>,
-    /// Permits for fetches that may be large.
-    heavy: Arc<Semaphore>,
+    /// Places for steps and listings.
+    light: Shares,
+    /// Places for fetches that may be large.
+    heavy: Shares,
+    /// Room for requests, and for answers that their readers do not take yet.
+    spools: Spools,
+    /// Room for answers to steps, remembered or not.
+    answers: Shares,
     /// The announcement of protocol v2. It lists what the server can do and no refs, so it stays
     /// the same while this program runs.
     announcement: OnceCell<Bytes>,
@@ -111,58 +124,82 @@ type Started = Arc<Mutex<Option<(Bytes, Output)>>>;
 impl UploadPack {
     /// Serves `repo`.
     pub fn new(repo: PathBuf, limits: UploadLimits) -> Arc<Self> {
-        UploadPack::with(repo, limits, None)
+        UploadPack::with(repo, limits, None, None)
+    }
+
+    /// Like [`UploadPack::new`], but what `check` names is refused as if it were not here: in
+    /// version 2 of its protocol Git hands out every object to whoever knows its id.
+    pub fn checking(repo: PathBuf, limits: UploadLimits, check: WantCheck) -> Arc<Self> {
+        UploadPack::with(repo, limits, None, Some(Arc::new(check)))
     }
 
     /// Like [`UploadPack::new`], but a step whose `have` is not here is relayed to these servers,
     /// and computed here only when none of them answers: a cache that was emptied would otherwise
     /// send everything to every host.
     pub fn relaying(repo: PathBuf, limits: UploadLimits, upstreams: Arc<Upstreams>) -> Arc<Self> {
-        UploadPack::with(repo, limits, Some(upstreams))
+        UploadPack::with(repo, limits, Some(upstreams), None)
     }
 
-    fn with(repo: PathBuf, limits: UploadLimits, upstreams: Option<Arc<Upstreams>>) -> Arc<Self> {
+    fn with(
+        repo: PathBuf,
+        limits: UploadLimits,
+        upstreams: Option<Arc<Upstreams>>,
+        check: Option<Arc<WantCheck>>,
+    ) -> Arc<Self> {
         let size = |request: &Bytes, answer: &Bytes| u32::try_from(request.len() + answer.len()).unwrap_or(u32::MAX);
         Arc::new(UploadPack {
             steps: Cache::builder().max_capacity(limits.cache_bytes).time_to_idle(FORGOTTEN).weigher(size).build(),
-            light: Arc::new(Semaphore::new(limits.processes)),
-            heavy: Arc::new(Semaphore::new(limits.processes)),
+            light: Shares::halves(limits.processes as u64, WAITING),
+            heavy: Shares::new(heavy(limits.processes)),
+            spools: Spools::new(&repo),
+            answers: Shares::halves(2 * (limits.cache_bytes + BESIDE_CACHE), 0),
             announcement: OnceCell::new(),
             counts: Arc::default(),
             repo,
             limits,
             upstreams,
+            check,
         })
+    }
+
+    /// The room for bodies and answers, which the other parts of this program share.
+    pub fn spools(&self) -> &Spools {
+        &self.spools
     }
 
     /// Answers `GET info/refs?service=git-upload-pack`.
     pub async fn advertise(&self, request: Request) -> Response {
         let protocol = request.header("git-protocol").unwrap_or_default();
+        let who = request.who();
         let advertised = async {
             if protocol == "version=2" {
-                let compute = async { self.advertisement(protocol).await?.all().await };
+                let compute = async { self.advertisement(protocol, who).await?.all().await };
                 return Ok(whole(ADVERTISEMENT, self.announcement.get_or_try_init(|| compute).await?.clone()));
             }
-            announced("git-upload-pack", ADVERTISEMENT, self.advertisement(protocol).await?).await
+            announced("git-upload-pack", ADVERTISEMENT, self.advertisement(protocol, who).await?).await
         };
         advertised.await.unwrap_or_else(|failure: Failure| failure.response())
     }
 
-    async fn advertisement(&self, protocol: &str) -> Result<Output, Failure> {
-        let permit = self.permit(&self.light, STEP_PATIENCE).await?;
+    async fn advertisement(&self, protocol: &str, who: Who) -> Result<Output, Failure> {
+        let place = self.place(&self.light, who, STEP_PATIENCE).await?;
         let mut git = self.command(protocol);
         git.arg("--http-backend-info-refs");
-        self.start(git, Bytes::new(), permit)
+        self.start(git, Bytes::new(), Urgency::Usual, (who, place))
     }
 
     /// Answers `POST git-upload-pack`.
     pub async fn serve(&self, request: Request) -> Response {
         let protocol = request.header("git-protocol").unwrap_or_default().to_owned();
+        let who = request.who();
         let served = async {
             let body = self.read(request).await?;
+            if let Some(id) = self.refused(&body).await? {
+                return Ok(whole(RESULT, not_our_ref(id)));
+            }
             match Step::parse(&body).filter(|_| protocol == "version=2") {
-                Some(step) if step.have.is_some() => self.step(step, body).await,
-                _ => self.other(&protocol, body).await,
+                Some(step) if step.have.is_some() => self.step(step, body, who).await,
+                _ => self.other(&protocol, body, who).await,
             }
         };
         served.await.unwrap_or_else(|failure| failure.response())
@@ -171,8 +208,10 @@ impl UploadPack {
     /// Remembers the answer to a step, byte for byte: see
     /// [`Fetched::answer`](crate::upstream::Fetched::answer).
     pub async fn prime(&self, request: Bytes, response: Bytes) {
-        if response.len() <= self.most_kept() {
-            self.steps.insert(request, response).await;
+        if response.len() <= self.most_kept()
+            && let Some(share) = self.answers.try_take(Self::own(), response.len() as u64)
+        {
+            self.steps.insert(request, counted(response, Some(share))).await;
         }
     }
 
@@ -184,29 +223,69 @@ impl UploadPack {
     /// Reads a request, decoded and bounded: the reader stops at the limit, however much the
     /// request unpacks to.
     async fn read(&self, request: Request) -> Result<Bytes, Failure> {
-        let limit = self.limits.request_bytes;
-        let mut input = decoded(request)?.take(limit + 1);
-        let mut body = Vec::new();
-        input.read_to_end(&mut body).await.map_err(|cause| Failure::Input(cause.to_string()))?;
-        if body.len() as u64 > limit { Err(Failure::TooLarge(limit)) } else { Ok(body.into()) }
+        let (limit, who) = (self.limits.request_bytes, request.who());
+        let received = Received::of(request, limit).await?;
+        let mut share = self.spools.memory(who).ok_or(Failure::Busy)?;
+        let mut input = received.input().take(limit + 1);
+        let mut body = BytesMut::new();
+        loop {
+            let before = body.len();
+            body.reserve(8 << 10);
+            input.read_buf(&mut body).await.map_err(|cause| Failure::Input(cause.to_string()))?;
+            let more = body.len() - before;
+            if body.len() as u64 > limit {
+                return Err(Failure::TooLarge(limit));
+            }
+            if more == 0 {
+                return Ok(counted(body.freeze(), Some(share)));
+            }
+            if !share.grow(more as u64) {
+                return Err(self.busy());
+            }
+        }
+    }
+
+    fn busy(&self) -> Failure {
+        self.counts.lock().refused += 1;
+        Failure::Busy
+    }
+
+    /// This program itself, for whom answers are kept.
+    fn own() -> Who {
+        Who::User(rustix::process::getuid().as_raw())
+    }
+
+    /// The object that a request asks for and nobody may have. What is kept was looked at before.
+    async fn refused(&self, request: &Bytes) -> Result<Option<ObjectId>, Failure> {
+        let Some(check) = self.check.clone() else { return Ok(None) };
+        if self.steps.contains_key(request) {
+            return Ok(None);
+        }
+        let malformed = |_| Failure::Input("it is no request of Git's protocol".to_owned());
+        let wanted = wanted(request).map_err(malformed)?;
+        if wanted.is_empty() {
+            return Ok(None);
+        }
+        let checked = tokio::task::spawn_blocking(move || check.refused(&wanted)).await;
+        checked.map_err(|error| error.to_string()).flatten().map_err(Failure::Git)
     }
 
     /// Answers a step from memory, or by one process for all that ask for it now.
-    async fn step(&self, step: Step, request: Bytes) -> Result<Response, Failure> {
+    async fn step(&self, step: Step, request: Bytes, who: Who) -> Result<Response, Failure> {
         let started = Started::default();
         let mut first = false;
         if !self.steps.contains_key(&request) {
             match self.look(step).await? {
                 (true, true) => {}
-                (false, _) => return Ok(whole(RESULT, not_our_ref(step))),
+                (false, _) => return Ok(whole(RESULT, not_our_ref(step.want))),
                 // An answer that was computed without knowing `have` is not the answer to this
                 // step: it is not kept.
-                (true, false) => return self.unknown_have(request).await,
+                (true, false) => return self.unknown_have(request, who).await,
             }
         }
         let compute = async {
             first = true;
-            self.compute(request.clone(), started.clone()).await
+            self.compute(request.clone(), started.clone(), who).await
         };
         let kept = self.steps.try_get_with(request.clone(), compute).await;
         if !first {
@@ -217,7 +296,7 @@ impl UploadPack {
             (Ok(answer), _) => Ok(whole(RESULT, answer)),
             (Err(_), Some((head, output))) => Ok(streamed(RESULT, [head, Bytes::new()], output)),
             (Err(reason), None) => match &*reason {
-                NotKept::Large => self.other("version=2", request).await,
+                NotKept::Large => self.other("version=2", request, who).await,
                 NotKept::Refusal(words) => Ok(whole(RESULT, words.clone())),
                 NotKept::Failed(failure) => Err(failure.clone()),
             },
@@ -225,26 +304,29 @@ impl UploadPack {
     }
 
     /// Runs the process for a step. Only an answer that ended well, with a pack, is kept.
-    async fn compute(&self, request: Bytes, started: Started) -> Result<Bytes, NotKept> {
-        let permit = self.permit(&self.light, STEP_PATIENCE).await.map_err(NotKept::Failed)?;
-        let mut output = self.start(self.command("version=2"), request, permit).map_err(NotKept::Failed)?;
-        let mut all = BytesMut::new();
+    async fn compute(&self, request: Bytes, started: Started, who: Who) -> Result<Bytes, NotKept> {
+        let place = self.place(&self.light, who, STEP_PATIENCE).await.map_err(NotKept::Failed)?;
+        let started_now = self.start(self.command("version=2"), request, Urgency::Usual, (who, place));
+        let mut output = started_now.map_err(NotKept::Failed)?;
+        let (mut all, mut share) = (BytesMut::new(), self.answers.try_take(Self::own(), 0));
         while let Some(part) = output.next().await {
-            match part {
-                Ok(part) => all.extend_from_slice(&part),
+            let part = match part {
+                Ok(part) => part,
                 Err(_) if refuses(&all) => return Err(NotKept::Refusal(all.freeze())),
                 Err(failure) => return Err(NotKept::Failed(failure)),
-            }
-            if all.len() > self.most_kept() {
-                *started.lock() = Some((all.freeze(), output));
+            };
+            let has_room = share.as_mut().is_some_and(|share| share.grow(part.len() as u64));
+            all.extend_from_slice(&part);
+            if all.len() > self.most_kept() || !has_room {
+                *started.lock() = Some((counted(all.freeze(), share), output));
                 return Err(NotKept::Large);
             }
         }
-        if refuses(&all) { Err(NotKept::Refusal(all.freeze())) } else { Ok(all.freeze()) }
+        if refuses(&all) { Err(NotKept::Refusal(all.freeze())) } else { Ok(counted(all.freeze(), share)) }
     }
 
     /// Answers a step from a commit that is not here.
-    async fn unknown_have(&self, request: Bytes) -> Result<Response, Failure> {
+    async fn unknown_have(&self, request: Bytes, who: Who) -> Result<Response, Failure> {
         for upstream in self.upstreams.iter().flat_map(|upstreams| upstreams.in_order()) {
             let asked = tokio::time::timeout(RELAY_PATIENCE, upstream.upload_pack(request.clone())).await;
             match asked
@@ -260,16 +342,17 @@ impl UploadPack {
                 Err(error) => tracing::warn!(error, "a step from an unknown commit could not be relayed"),
             }
         }
-        self.other("version=2", request).await
+        self.other("version=2", request, who).await
     }
 
     /// Answers any other request by a process of its own.
-    async fn other(&self, protocol: &str, request: Bytes) -> Result<Response, Failure> {
+    async fn other(&self, protocol: &str, request: Bytes, who: Who) -> Result<Response, Failure> {
         let is_listing =
             protocol == "version=2" && request.get(4..).is_some_and(|line| line.starts_with(b"command=ls-refs"));
-        let (permits, patience) = if is_listing { (&self.light, STEP_PATIENCE) } else { (&self.heavy, START_PATIENCE) };
-        let permit = self.permit(permits, patience).await?;
-        let mut output = self.start(self.command(protocol), request, permit)?;
+        let (places, patience) = if is_listing { (&self.light, STEP_PATIENCE) } else { (&self.heavy, START_PATIENCE) };
+        let place = self.place(places, who, patience).await?;
+        let urgency = if is_listing || has_something(&request) { Urgency::Usual } else { Urgency::Low };
+        let mut output = self.start(self.command(protocol), request, urgency, (who, place))?;
         Ok(match output.next().await.transpose()? {
             // Git's own words of refusal must arrive, though Git ends with an error: so they end
             // the answer.
@@ -291,19 +374,22 @@ impl UploadPack {
         looked.map_err(|error| Failure::Git(error.message().to_owned()))
     }
 
-    async fn permit(&self, of: &Arc<Semaphore>, patience: Duration) -> Result<OwnedSemaphorePermit, Failure> {
-        let permit = tokio::time::timeout(patience, of.clone().acquire_owned()).await.ok().and_then(Result::ok);
-        permit.ok_or_else(|| {
-            self.counts.lock().refused += 1;
-            Failure::Busy
-        })
+    async fn place(&self, of: &Shares, who: Who, patience: Duration) -> Result<Share, Failure> {
+        of.take(who, 1, patience).await.map_err(|_| self.busy())
     }
 
-    fn start(&self, mut git: Command, input: Bytes, permit: OwnedSemaphorePermit) -> Result<Output, Failure> {
+    fn start(
+        &self,
+        mut command: Command,
+        input: Bytes,
+        urgency: Urgency,
+        (who, place): (Who, Share),
+    ) -> Result<Output, Failure> {
         let counts = self.counts.clone();
         counts.lock().processes += 1;
-        git.arg(&self.repo);
-        start(git, input_of(input), u64::MAX, permit, move || counts.lock().failed += 1)
+        command.arg(&self.repo);
+        let run = Run { command, bounds: None, urgency, held: place };
+        start(run, input_of(input), u64::MAX, (&self.spools, who), move || counts.lock().failed += 1)
     }
 
     fn command(&self, protocol: &str) -> Command {
@@ -325,11 +411,27 @@ impl UploadPack {
     }
 }
 
+/// The places for fetches that may be large. One peer gets as many as half of the processors, and
+/// one at least: more of them at once would be no sooner done, and the others wait for them.
+fn heavy(processes: usize) -> ShareBounds {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let of_one = (processors / 2).max(1).min(processes);
+    ShareBounds { places: processes as u64, of_one: of_one as u64, waiting: WAITING }
+}
+
 /// Git's own answer when it does not have the wanted object.
-fn not_our_ref(step: Step) -> Bytes {
+fn not_our_ref(id: ObjectId) -> Bytes {
     let mut words = String::new();
-    push_line(&mut words, &format!("ERR upload-pack: not our ref {}", step.want));
+    push_line(&mut words, &format!("ERR upload-pack: not our ref {id}"));
     words.into()
+}
+
+/// True when a request names a commit that its sender has: not all of the history is packed for it.
+fn has_something(request: &[u8]) -> bool {
+    let mut packets = PacketReader::default();
+    packets.feed(request);
+    std::iter::from_fn(|| packets.next().ok().flatten())
+        .any(|packet| matches!(packet, Packet::Data(data) if data.starts_with(b"have ")))
 }
 
 /// True when an answer is, or begins with, Git's own words of refusal.

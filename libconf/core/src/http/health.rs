@@ -1,9 +1,20 @@
 //! Whether a daemon can serve: the conditions that keep it from it, and the routes that tell them.
 
-use std::{collections::BTreeMap, fs::File, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use http::StatusCode;
 use parking_lot::Mutex;
+use rustix::fs::{StatVfsMountFlags, statvfs};
+use tokio::{
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
 use warp::Filter as _;
 
 use crate::{
@@ -13,6 +24,14 @@ use crate::{
 
 /// The condition of a daemon that has nothing to serve yet.
 const START: &str = "start";
+/// The condition of a disk that has no room.
+const DISK: &str = "disk";
+/// The pause between two looks at it.
+const EVERY: Duration = Duration::from_secs(2);
+/// How long a look may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The bytes that must be free on it: a change takes less.
+const FREE_BYTES: u64 = 4 << 20;
 /// How many files must be free to be opened: a request to Git takes about this many.
 const FREE_FILES: usize = 8;
 
@@ -81,6 +100,44 @@ pub fn no_files_left() -> Option<String> {
         "hardly any file descriptor is left ({cause}, with {limit}); raise LimitNOFILE of the service, or see who holds so \
          many connections"
     ))
+}
+
+/// Looks at the disks of `paths` again and again, and reports whether each has room. Never ends.
+pub async fn watch_disks(paths: Vec<PathBuf>, health: Health) {
+    let mut running: Option<JoinHandle<Option<String>>> = None;
+    let shown: Vec<String> = paths.iter().map(|path| path.display().to_string()).collect();
+    let shown = shown.join(" or ");
+    loop {
+        let at = paths.clone();
+        let work = move || at.iter().find_map(|path| no_room(path));
+        let look = running.get_or_insert_with(|| tokio::task::spawn_blocking(work));
+        let problem = match timeout(PATIENCE, look).await {
+            // The look goes on, and no other one begins.
+            Err(_) => Some(format!("the disk of {shown} has not answered for {} s", PATIENCE.as_secs())),
+            Ok(looked) => {
+                running = None;
+                looked.unwrap_or_default()
+            }
+        };
+        health.report(DISK, problem);
+        sleep(EVERY).await;
+    }
+}
+
+/// Says that the disk of `path` cannot take a change, if it cannot. Blocks.
+fn no_room(path: &Path) -> Option<String> {
+    let shown = path.display();
+    match statvfs(path) {
+        Err(error) => Some(format!("the disk of {shown} cannot be asked for its room: {error}")),
+        Ok(disk) if disk.f_flag.contains(StatVfsMountFlags::RDONLY) => Some(format!("{shown} is on a read-only disk")),
+        Ok(disk) if disk.f_bavail.saturating_mul(disk.f_frsize) < FREE_BYTES => {
+            Some(format!("the disk of {shown} is full: less than {} MiB are free", FREE_BYTES >> 20))
+        }
+        Ok(disk) if disk.f_files > 0 && disk.f_favail == 0 => {
+            Some(format!("the disk of {shown} can hold no more files: all inodes are in use"))
+        }
+        Ok(_) => None,
+    }
 }
 
 /// `/healthz`: the process is alive; `/readyz`: 200, or 503 with the reason; `/metrics`: for

@@ -15,7 +15,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use futures_util::{
+    StreamExt as _,
+    future::{Either, ready},
+};
 use http::header;
 use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{body::Incoming, server::conn::http1, service::Service as _};
@@ -30,7 +33,7 @@ use rustix::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream, UnixListener},
+    net::{TcpListener, UnixListener},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
 };
@@ -40,31 +43,43 @@ use warp::{Filter as _, Reply};
 use crate::daemon::make_folder;
 use crate::http::{
     answer::{Response, Routes, refuse},
+    connection::{Connection, Patience},
+    gate::{Gate, close_to_pages},
     peer::Peer,
+    shares::{Share, Shares},
+    spool::Spools,
 };
 
 /// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// On a network address.
-    Tcp(TcpListener),
+    /// On a network address, for whom the gate lets in.
+    Tcp(TcpListener, Gate),
     /// On a path in the file system.
     Unix(UnixListener),
 }
 
 impl Listener {
+    /// What keeps web pages out; a browser reaches no Unix socket.
+    fn gate(&self) -> Option<Gate> {
+        match self {
+            Listener::Tcp(_, gate) => Some(gate.clone()),
+            Listener::Unix(_) => None,
+        }
+    }
+
     /// The address, with the port that the system chose for port 0; `None` for a Unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
+            Self::Tcp(listener, _) => listener.local_addr().ok(),
             Self::Unix(_) => None,
         }
     }
 }
 
 /// Listens on a network address. An error says what to do.
-pub async fn bind_tcp(address: SocketAddr) -> io::Result<Listener> {
-    TcpListener::bind(address).await.map(Listener::Tcp).map_err(|cause| {
+pub async fn bind_tcp(address: SocketAddr, gate: Gate) -> io::Result<Listener> {
+    TcpListener::bind(address).await.map(|listener| Listener::Tcp(listener, gate)).map_err(|cause| {
         let step = way_out(&cause, address);
         io::Error::new(cause.kind(), format!("cannot listen on {address}: {cause}{step}"))
     })
@@ -120,10 +135,13 @@ const BREATH: Duration = Duration::from_millis(1);
 
 /// The connections that a daemon holds at once. Every host of a large datacenter holds one or two
 /// to its cache. A quarter of the files is left for the work that connections ask for.
-pub fn most_connections() -> usize {
+pub(crate) fn most_connections() -> usize {
     let files = getrlimit(Resource::Nofile).current.and_then(|files| usize::try_from(files).ok());
     files.map_or(MOST_CONNECTIONS, |files| MOST_CONNECTIONS.min(files / 4 * 3).max(1))
 }
+
+/// 128 KiB: the longest head of a request, and what of an answer waits in memory for its reader.
+const BUFFER: usize = 128 << 10;
 
 /// Bounds of the accept loop.
 #[derive(Clone, Copy, Debug)]
@@ -148,42 +166,59 @@ impl Default for ListenerLimits {
     }
 }
 
-/// Milliseconds that sent bytes may stay unacknowledged; then the reader is gone or stuck.
-const STUCK_READER_MILLISECONDS: u32 = 120_000;
-
 /// Serves `routes` until `stop`, then finishes the requests in progress, for at most three seconds.
 /// Server-sent events end at once, so that their readers connect to the next server.
 pub async fn serve(listener: Listener, routes: Routes, stop: CancellationToken) {
-    serve_with(listener, routes, stop, ListenerLimits::default()).await;
+    serve_spooling(listener, routes, Spools::new(&std::env::temp_dir()), stop).await;
+}
+
+/// Like [`serve`], with this room for bodies.
+pub async fn serve_spooling(listener: Listener, routes: Routes, spools: Spools, stop: CancellationToken) {
+    serve_with(listener, routes, spools, stop, ListenerLimits::default()).await;
 }
 
 /// Like [`serve`], with other bounds.
-pub(crate) async fn serve_with(listener: Listener, routes: Routes, stop: CancellationToken, limits: ListenerLimits) {
-    let service = TowerToHyperService::new(warp::service(routes.recover(refuse).map(Reply::into_response).boxed()));
-    let answer = move |mut request: http::Request<Incoming>, peer: Peer, stop: CancellationToken| {
+pub(crate) async fn serve_with(
+    listener: Listener,
+    routes: Routes,
+    spools: Spools,
+    stop: CancellationToken,
+    limits: ListenerLimits,
+) {
+    let gate = listener.gate();
+    let routes = TowerToHyperService::new(warp::service(routes.recover(refuse).map(Reply::into_response).boxed()));
+    let stopped = stop.clone();
+    let answer = move |mut request: http::Request<Incoming>, peer: Peer, patience: Patience| {
+        let refusal = gate.as_ref().and_then(|gate| gate.refusal(request.method(), request.headers()));
         request.extensions_mut().insert(peer);
-        let response = service.call(request);
-        async move { response.await.map(|response| end_events_on_stop(response, stop)) }
+        request.extensions_mut().insert(spools.clone());
+        let response = refusal.map_or_else(|| Either::Right(routes.call(request)), |no| Either::Left(ready(Ok(no))));
+        let stop = stopped.clone();
+        async move {
+            response.await.map(|mut response| {
+                patience.is_for_events(is_of_events(&response));
+                close_to_pages(response.headers_mut());
+                end_events_on_stop(response, stop)
+            })
+        }
+    };
+    let service = |peer: Peer, patience: Patience| {
+        let answer = answer.clone();
+        hyper::service::service_fn(move |request| answer(request, peer, patience.clone()))
     };
     let mut builder = http1::Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout);
-    let graceful = GracefulShutdown::new();
-    let mut slots = Slots::new(limits.connections);
-    let mut connections = JoinSet::new();
-    let mut spare = Spare::new();
-
+    builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(BUFFER);
+    let mut once = builder.clone();
+    once.keep_alive(false).header_read_timeout(PAUSE);
+    let (graceful, mut connections, mut spare) = (GracefulShutdown::new(), JoinSet::new(), Spare::new());
+    let (mut slots, mut of_peers) = (Slots::new(limits.connections), OfPeers::new(limits.connections));
     loop {
         while connections.try_join_next().is_some() {}
         let accepted = tokio::select! {
             () = stop.cancelled() => break,
             accepted = accept(&listener, &mut slots) => accepted,
         };
-        let stopped = stop.clone();
-        let service = |peer: Peer| {
-            let (answer, stop) = (answer.clone(), stopped);
-            hyper::service::service_fn(move |request| answer(request, peer, stop.clone()))
-        };
-        let (io, peer, slot) = match accepted {
+        let (io, peer, patience, slot) = match accepted {
             Ok(accepted) => {
                 spare.is_back();
                 accepted
@@ -197,25 +232,25 @@ pub(crate) async fn serve_with(listener: Listener, routes: Routes, stop: Cancell
             Err(cause) => {
                 spare.give_up(&cause);
                 // One client at a time still comes in, and learns what is wrong.
-                let last = tokio::time::timeout(PAUSE, accept(&listener, &mut slots)).await;
-                if let Ok(Ok((io, peer, _slot))) = last {
-                    let mut once = builder.clone();
-                    once.keep_alive(false).header_read_timeout(PAUSE);
-                    let connection = once.serve_connection(TokioIo::new(io), service(peer));
-                    let _ = tokio::time::timeout(LAST_ONE, connection).await;
-                } else {
-                    tokio::time::sleep(PAUSE).await;
+                match tokio::time::timeout(PAUSE, accept(&listener, &mut slots)).await {
+                    Ok(Ok((io, peer, patience, _slot))) => {
+                        let connection = once.serve_connection(TokioIo::new(io), service(peer, patience));
+                        let _ = tokio::time::timeout(LAST_ONE, connection).await;
+                    }
+                    _ => tokio::time::sleep(PAUSE).await,
                 }
                 spare.take_back();
                 continue;
             }
         };
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(io), service(peer)));
+        // One more of a peer that has half of them is closed.
+        let Some(place) = of_peers.take(peer) else { continue };
+        let connection = graceful.watch(builder.serve_connection(TokioIo::new(io), service(peer, patience)));
         connections.spawn(async move {
             if let Err(cause) = connection.await {
                 tracing::debug!(%cause, ?peer, "a connection broke");
             }
-            drop(slot);
+            drop((slot, place));
         });
     }
     drop(listener);
@@ -299,43 +334,59 @@ impl Slots {
     }
 }
 
-trait Connection: AsyncRead + AsyncWrite + Send + Unpin {}
+/// The connections of each peer: half of all at most, so that nobody keeps all others out. A proxy
+/// is one peer.
+struct OfPeers {
+    shares: Shares,
+    /// The log has a line about a peer that has too many.
+    is_told: bool,
+}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Connection for T {}
+impl OfPeers {
+    fn new(most: usize) -> Self {
+        OfPeers { shares: Shares::halves(most as u64, 0), is_told: false }
+    }
 
-async fn accept(
-    listener: &Listener,
-    slots: &mut Slots,
-) -> io::Result<(Box<dyn Connection>, Peer, OwnedSemaphorePermit)> {
-    let slot = slots.take().await;
+    fn take(&mut self, peer: Peer) -> Option<Share> {
+        let place = self.shares.try_take(peer.into(), 1);
+        if place.is_none() && !std::mem::replace(&mut self.is_told, true) {
+            tracing::warn!(?peer, "a peer has half of the connections that this daemon may hold; more are closed");
+        }
+        self.is_told &= self.shares.taken_now() > 1;
+        place
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection, who made it, how long its reader is waited for, and its slot.
+type Accepted = (Box<dyn Stream>, Peer, Patience, OwnedSemaphorePermit);
+
+async fn accept(listener: &Listener, slots: &mut Slots) -> io::Result<Accepted> {
+    let (slot, patience) = (slots.take().await, Patience::new());
     match listener {
-        Listener::Tcp(listener) => {
+        Listener::Tcp(listener, _) => {
             let (io, address) = listener.accept().await?;
-            set_options(&io);
-            Ok((Box::new(io), Peer::Tcp(address), slot))
+            Ok((Box::new(Connection::new(io, patience.clone())), Peer::Tcp(address), patience, slot))
         }
         Listener::Unix(listener) => {
             let (io, _) = listener.accept().await?;
             let peer = io.peer_cred()?;
-            Ok((Box::new(io), Peer::Unix { uid: peer.uid(), pid: peer.pid() }, slot))
+            Ok((Box::new(io), Peer::Unix { uid: peer.uid(), pid: peer.pid() }, patience, slot))
         }
     }
 }
 
-/// Sets options of a connection. Without `TCP_NODELAY` each answer of Git takes 40 to 85 ms more. A
-/// failure means that the client is gone already.
-fn set_options(io: &TcpStream) {
-    let _ = io.set_nodelay(true);
-    let _ = rustix::net::sockopt::set_socket_keepalive(io, true);
-    let _ = rustix::net::sockopt::set_tcp_keepidle(io, Duration::from_secs(60));
-    let _ = rustix::net::sockopt::set_tcp_user_timeout(io, STUCK_READER_MILLISECONDS);
-}
-
 type Outgoing = UnsyncBoxBody<Bytes, warp::Error>;
 
+fn is_of_events(response: &Response) -> bool {
+    response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream")
+}
+
 fn end_events_on_stop(response: Response, stop: CancellationToken) -> http::Response<Outgoing> {
-    let is_events = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream");
-    if !is_events {
+    if !is_of_events(&response) {
         return response.map(BodyExt::boxed_unsync);
     }
     response.map(|body| {

@@ -6,19 +6,34 @@
 //! then 405, and an unknown one 404.
 
 mod peer;
+mod who;
+mod shares;
+mod pace;
+mod spool;
 mod answer;
+mod gate;
 mod request;
 mod events;
 mod health;
+mod connection;
 mod listener;
+mod places;
+#[cfg(test)]
+mod fuzz_tests;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use crate::http::spool::{NotTaken, SpoolFile, Spooled, counted};
 pub use crate::http::{
     answer::{Response, Routes, bytes_of, error, json, stream, text},
     events::{Event, events},
-    health::{Health, health_routes, no_files_left},
-    listener::{Listener, bind_tcp, bind_unix, most_connections, serve},
-    peer::Peer,
-    request::{Body, Request, request},
+    gate::Gate,
+    health::{Health, health_routes, no_files_left, watch_disks},
+    listener::{Listener, bind_tcp, bind_unix, serve, serve_spooling},
+    peer::{Peer, crowded_out},
+    places::{StreamPlace, StreamPlaces},
+    request::{Body, Request, asker, request},
+    shares::{Crowded, Share, ShareBounds, Shares},
+    spool::Spools,
+    who::Who,
 };

@@ -34,14 +34,14 @@ struct Server {
 
 impl Server {
     async fn start(routes: Routes) -> Self {
-        let listener = bind_tcp(([127, 0, 0, 1], 0).into()).await.unwrap();
+        let listener = bind_tcp(([127, 0, 0, 1], 0).into(), Gate::new(&[])).await.unwrap();
         Self::on(listener, routes, ListenerLimits::default())
     }
 
     fn on(listener: Listener, routes: Routes, limits: ListenerLimits) -> Self {
         let address = listener.address();
         let stop = CancellationToken::new();
-        let task = tokio::spawn(serve_with(listener, routes, stop.clone(), limits));
+        let task = tokio::spawn(serve_with(listener, routes, Spools::new(&std::env::temp_dir()), stop.clone(), limits));
         Self { address, stop, task }
     }
 
@@ -59,7 +59,7 @@ impl Server {
     }
 
     async fn get(&self, path: &str) -> (u16, Value) {
-        parse(&self.exchange(&format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")).await)
+        parse(&self.exchange(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await)
     }
 }
 
@@ -106,7 +106,7 @@ async fn requests_that_no_route_takes_are_refused_in_words() {
 async fn a_body_over_the_limit_is_413_with_and_without_a_length() {
     let server = Server::start(echo()).await;
     let post = |headers: &str, body: &str| {
-        format!("POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{headers}\r\n\r\n{body}")
+        format!("POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n\r\n{body}")
     };
     let (status, answer) = parse(&server.exchange(&post("Content-Length: 10", "0123456789")).await);
     assert_eq!((status, &answer["body"]), (200, &json!("0123456789")));
@@ -118,11 +118,11 @@ async fn a_body_over_the_limit_is_413_with_and_without_a_length() {
 
 #[tokio::test]
 async fn an_address_that_cannot_be_taken_says_what_to_do() {
-    let taken = bind_tcp(([127, 0, 0, 1], 0).into()).await.unwrap();
-    let words = bind_tcp(taken.address().unwrap()).await.unwrap_err().to_string();
+    let taken = bind_tcp(([127, 0, 0, 1], 0).into(), Gate::new(&[])).await.unwrap();
+    let words = bind_tcp(taken.address().unwrap(), Gate::new(&[])).await.unwrap_err().to_string();
     assert!(words.contains("another program listens there: stop it, or take another address"), "{words}");
     // TEST-NET-3 of RFC 5737 is no machine's.
-    let words = bind_tcp(([203, 0, 113, 1], 0).into()).await.unwrap_err().to_string();
+    let words = bind_tcp(([203, 0, 113, 1], 0).into(), Gate::new(&[])).await.unwrap_err().to_string();
     assert!(words.contains("this machine does not have the address"), "{words}");
     let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
     let words = way_out(&denied, ([127, 0, 0, 1], 80).into());
@@ -132,7 +132,7 @@ async fn an_address_that_cannot_be_taken_says_what_to_do() {
 
 #[tokio::test]
 async fn a_slow_or_idle_client_is_let_go() {
-    let listener = bind_tcp(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let listener = bind_tcp(([127, 0, 0, 1], 0).into(), Gate::new(&[])).await.unwrap();
     let limits = ListenerLimits { header_timeout: Duration::from_millis(100), ..ListenerLimits::default() };
     let server = Server::on(listener, echo(), limits);
     let mut silent = server.connect().await;
@@ -147,13 +147,13 @@ async fn a_slow_or_idle_client_is_let_go() {
 
 #[tokio::test]
 async fn more_connections_than_allowed_wait_their_turn() {
-    let listener = bind_tcp(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let listener = bind_tcp(([127, 0, 0, 1], 0).into(), Gate::new(&[])).await.unwrap();
     let server = Server::on(listener, echo(), ListenerLimits { connections: 1, ..ListenerLimits::default() });
     let mut first = server.connect().await;
-    first.write_all(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    first.write_all(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     read_until(&mut first, "at this path").await;
     let mut second = server.connect().await;
-    second.write_all(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    second.write_all(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let waited = tokio::time::timeout(Duration::from_millis(200), second.readable()).await;
     assert!(waited.is_err(), "the second connection was served beside the first");
     drop(first);
@@ -171,12 +171,12 @@ async fn a_stop_lets_a_request_finish_and_ends_events_at_once() {
         .boxed();
     let server = Server::start(ongoing.or(echo()).unify().boxed()).await;
     let mut reader = server.connect().await;
-    reader.write_all(b"GET /events HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    reader.write_all(b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     let begin = read_until(&mut reader, "\n\n\r\n").await;
     assert!(begin.contains("event: first\nid: 7\ndata: {\"a\":1}\n\n"), "{begin:?}");
     let mut sender = server.connect().await;
     sender
-        .write_all(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
+        .write_all(b"POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n")
         .await
         .unwrap();
     read_until(&mut sender, "100 Continue").await;
@@ -201,11 +201,11 @@ async fn a_request_that_never_ends_is_cut_at_the_bound() {
     let asked = std::sync::Arc::new(tokio::sync::Notify::new());
     let tell = asked.clone();
     let hangs = warp::any().map(move || tell.notify_one()).untuple_one().and(hangs).boxed();
-    let listener = bind_tcp(([127, 0, 0, 1], 0).into()).await.unwrap();
+    let listener = bind_tcp(([127, 0, 0, 1], 0).into(), Gate::new(&[])).await.unwrap();
     let limits = ListenerLimits { stop_timeout: Duration::from_millis(100), ..ListenerLimits::default() };
     let server = Server::on(listener, hangs, limits);
     let mut connection = server.connect().await;
-    connection.write_all(b"GET /hangs HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    connection.write_all(b"GET /hangs HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
     asked.notified().await;
     server.stop.cancel();
     tokio::time::timeout(Duration::from_secs(5), server.task).await.expect("the server did not stop").unwrap();
@@ -223,7 +223,7 @@ async fn an_error_in_a_body_tears_the_connection_down() {
     let whole = warp::path!("whole").and(warp::get()).map(move || breaks(None)).boxed();
     let broken = warp::path!("broken").and(warp::get()).map(move || breaks(Some(io::Error::other("died")))).boxed();
     let server = Server::start(whole.or(broken).unify().boxed()).await;
-    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let whole = server.exchange(&ask("/whole")).await;
     assert!(whole.ends_with("4\r\nhalf\r\n0\r\n\r\n"), "{whole:?}");
     let broken = server.exchange(&ask("/broken")).await;
@@ -269,7 +269,7 @@ async fn over_a_unix_socket_the_kernel_names_the_peer() {
 
 async fn ask_unix(path: &Path) -> Value {
     let mut connection = UnixStream::connect(path).await.unwrap();
-    let request = b"POST /echo HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
+    let request = b"POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 0\r\n\r\n";
     connection.write_all(request).await.unwrap();
     let mut answer = String::new();
     connection.read_to_string(&mut answer).await.unwrap();

@@ -9,6 +9,7 @@ use crate::{
         overrides::Overrides,
         variables::variables,
     },
+    secret::Source,
     settings,
     template::Uses,
 };
@@ -31,7 +32,7 @@ pub struct Ingredients {
     /// without templates.
     facts: Option<[u8; 32]>,
     /// The secrets of the component: the source of each, and its sealed value.
-    secrets: Vec<(SecretName, String, Option<ObjectId>)>,
+    secrets: Vec<(SecretName, Source, Option<ObjectId>)>,
 }
 
 impl Ingredients {
@@ -68,9 +69,9 @@ impl Ingredients {
             Uses::NoTemplates => None,
             uses => uses.facts(&variables(sources, component, host)),
         };
-        let secrets = sources.secrets_of(name).map(|(secret, declared)| {
-            (secret.clone(), declared.source.to_string(), sources.sealed.get(secret).copied())
-        });
+        let secrets = sources
+            .secrets_of(name)
+            .map(|(secret, declared)| (secret.clone(), declared.source.clone(), sources.sealed.get(secret).copied()));
         Ok(Ingredients { tree, raw, any_links, overrides, overlays, layered, facts, secrets: secrets.collect() })
     }
 }

@@ -229,4 +229,10 @@ impl Selection {
     pub fn contains(&self, component: &ComponentVersion) -> bool {
         self.patterns.as_ref().is_none_or(|patterns| patterns.iter().any(|pattern| pattern.matches(component)))
     }
+
+    /// False when the host runs no version of `component`, whatever versions there are.
+    pub fn may_contain(&self, component: &ComponentName) -> bool {
+        let matches = |pattern: &Pattern| pattern.matches_a_version_of(component);
+        self.patterns.as_ref().is_none_or(|patterns| patterns.iter().any(matches))
+    }
 }

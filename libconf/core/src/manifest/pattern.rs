@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use libconf::name::{ComponentVersion, Kind};
+use libconf::name::{ComponentName, ComponentVersion, Kind};
 
 /// A pattern of components: `<kind>/<name>[/<version>]`. The kind may be `*`; in the name and the
 /// version `*` stands for any number of characters and `?` for one. Without a version the pattern
@@ -18,9 +18,14 @@ pub struct Pattern {
 impl Pattern {
     /// True when the pattern matches `one`.
     pub fn matches(&self, one: &ComponentVersion) -> bool {
-        self.kind.is_none_or(|kind| kind == one.component.kind)
-            && matches(self.name.as_bytes(), one.component.name.as_str().as_bytes())
+        self.matches_a_version_of(&one.component)
             && self.version.as_ref().is_none_or(|glob| matches(glob.as_bytes(), one.version.as_str().as_bytes()))
+    }
+
+    /// True when the pattern matches a version of `component`, if there is one of the right name.
+    pub(crate) fn matches_a_version_of(&self, component: &ComponentName) -> bool {
+        self.kind.is_none_or(|kind| kind == component.kind)
+            && matches(self.name.as_bytes(), component.name.as_str().as_bytes())
     }
 
     /// True when the pattern has no wildcard in kind, name or version.

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 
 use crate::{
     manifest::{Strictness::*, pattern::matches, *},
+    secret::Source,
     settings::{Compatibility, Fault},
 };
 
@@ -275,8 +276,8 @@ fn secrets_of_both() {
     );
     let instance = instance(&with_conf(
         "secrets:\n  tls: {generate: {x509: {names: ['*.example.com', '::1']}}, readers: [services/web]}\n  \
-         adminKey: {file: /run/key, readers: [services/web]}\n  \
-         token: {command: [/bin/vault, read], readers: [services/web]}\n\
+         adminKey: {from: adminKey, readers: [services/web]}\n  \
+         token: {from: vault_token, readers: [services/web]}\n\
          inventories: {hosts: {h: {key: age1zvkyg2lqzraa2lnjvqej32nkuu0ues2s82hzrye869xeexvn73equnujwj}}}\n",
     ));
     let shown: Vec<String> = secrets(&class, &instance)
@@ -289,11 +290,11 @@ fn secrets_of_both() {
     assert_eq!(
         shown,
         [
-            "adminKey Instance:4 file /run/key -> services/web",
+            "adminKey Instance:4 from adminKey -> services/web",
             "cookie Class:3 generated: 32 bytes, hex -> services/core services/web",
             "pin Class:4 generated: 20 of 0123456789 -> services/core",
             "tls Instance:3 generated: x509 for *.example.com, ::1, 90 days -> services/web",
-            "token Instance:5 command /bin/vault read -> services/web",
+            "token Instance:5 from vault_token -> services/web",
         ]
     );
     let host = &instance.hosts[&"h".parse().unwrap()];
@@ -308,10 +309,7 @@ fn faults_of_secrets() {
         ("A: {readers: [web]}", "`readers`: \"web\" is not a component: write <kind>/<name>, as in services/web"),
         ("A: {readers: [services/a, services/a]}", "services/a stands twice among the readers; keep one of the two"),
         ("A: text", "a secret must be a map, but it is text"),
-        (
-            "A: {value: x, readers: [services/a]}",
-            "`value` is not known; a secret has `generate`, `file`, `command`, `readers`",
-        ),
+        ("A: {value: x, readers: [services/a]}", "`value` is not known; a secret has `generate`, `from`, `readers`"),
         (
             "A-b: {readers: [services/a]}",
             "`secrets`: \"A-b\" is not a secret's name: only letters, digits and '_' may stand in \
@@ -322,20 +320,22 @@ fn faults_of_secrets() {
             "`a` and `A` in line 1 differ only in case; rename one",
         ),
         (
-            "A: {file: /x, command: [/x], readers: [services/a]}",
-            "a secret has one of `generate`, `file` and `command`, or none \
-         where it is given; keep one",
-        ),
-        ("A: {file: x, readers: [services/a]}", "`file` must be an absolute path on the host"),
-        (
-            "A: {command: [vault], readers: [services/a]}",
-            "`command` begins with a program's absolute path; then come its \
-         words, each an entry",
+            "A: {from: x, generate: {length: 32}, readers: [services/a]}",
+            "a secret has `generate` or `from`, or none where it is given; keep one",
         ),
         (
-            "A: {command: [], readers: [services/a]}",
-            "`command` begins with a program's absolute path; then come its words, \
-         each an entry",
+            "A: {from: /etc/shadow, readers: [services/a]}",
+            "`from`: \"/etc/shadow\" is not a secret source's name: it must begin with a letter",
+        ),
+        (
+            "A: {file: /etc/shadow, readers: [services/a]}",
+            "`file` would choose what a host reads or runs, and only the host's own file may do that; write from: <name> \
+             here, and secret-sources: {<name>: {file: …}} in conf-local.yaml of its hosts",
+        ),
+        (
+            "A: {from: x, command: [/bin/sh], readers: [services/a]}",
+            "`command` would choose what a host reads or runs, and only the host's own file may do that; write from: \
+             <name> here, and secret-sources: {<name>: {command: …}} in conf-local.yaml of its hosts",
         ),
         (
             "A: {generate: {}, readers: [services/a]}",
@@ -401,6 +401,11 @@ fn faults_of_secrets() {
     // A host never fails on keys that it does not know, and reads all others.
     let text = "secrets: {A: {readers: [services/a], later: true}, B: {readers: [services/a], generate: {later: x, length: 16}}}";
     assert_eq!(ClassManifest::parse(text, Lenient).unwrap().secrets.len(), 2);
+    // What a snapshot of an earlier version chose counts no more, even beside what does.
+    let text = "secrets: {A: {readers: [services/a], file: /etc/shadow}, B: {readers: [services/a], from: x, command: [/bin/sh]}}";
+    let sources = ClassManifest::parse(text, Lenient).unwrap().secrets;
+    let sources: Vec<_> = sources.values().map(|declared| &declared.source).collect();
+    assert_eq!(sources, [&Source::Chosen("file"), &Source::Chosen("command")]);
 }
 
 #[test]

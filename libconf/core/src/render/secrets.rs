@@ -67,6 +67,12 @@ impl Secrets {
             false
         };
         if let Some(name) = settings::asked_secret(value) {
+            if name.parse::<SecretName>().is_err() {
+                // Perhaps somebody has written the value in its place.
+                let why = "what stands there is no name, which has letters, digits and `_` alone; declare the secret in \
+                           `secrets:` and write its name";
+                return refuse("that it means", why);
+            }
             if at.parts().is_empty() {
                 return refuse(name, "it stands in the place of all settings; write it under a key");
             }

@@ -140,20 +140,21 @@ fn clashes(files: &BTreeMap<String, Content>) -> Vec<SettingsFault> {
     let mut faults = Vec::new();
     let mut taken: HashMap<String, &str> = HashMap::new();
     for path in files.keys() {
-        taken.extend(path.match_indices('/').map(|(end, _)| (path[..end].to_lowercase(), path.as_str())));
+        taken.extend(path.match_indices('/').map(|(end, _)| (git::folded_name(&path[..end]), path.as_str())));
         if !path.ends_with(TEMPLATE_ENDING) {
-            taken.insert(path.to_lowercase(), path);
+            taken.insert(git::folded_name(path), path);
         }
     }
     for path in files.keys() {
-        let Some(made) = path.strip_suffix(TEMPLATE_ENDING).map(str::to_lowercase) else { continue };
+        let Some(made) = path.strip_suffix(TEMPLATE_ENDING) else { continue };
         let name = made.rsplit('/').next().unwrap_or_default();
-        let reason = match (git::fault_in_name(name.as_bytes()), taken.get(&made)) {
+        let folded = git::folded_name(made);
+        let reason = match (git::fault_in_name(name.as_bytes()), taken.get(&folded)) {
             _ if name.is_empty() => "it has no name but its ending; give it one".to_owned(),
             (Some(fault), _) => format!("it would be made into `{name}`: {fault}; rename it"),
             (None, Some(other)) => format!("it would be made into what {other} is already; rename one of the two"),
             (None, None) => {
-                taken.insert(made, path);
+                taken.insert(folded, path);
                 continue;
             }
         };

@@ -1,8 +1,8 @@
 //! The declaration of a secret in a `datacenter.yaml`.
 
-use std::{fmt, path::PathBuf};
+use std::fmt;
 
-use libconf::name::ComponentName;
+use libconf::name::{ComponentName, SourceName};
 
 /// The declaration of one secret.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,20 +16,21 @@ pub struct Declaration {
 }
 
 /// Where a secret's value comes from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Source {
     /// conf-master makes it.
     Generate(Generate),
     /// A person gives it to conf-master.
     Given,
-    /// The host reads it from a file; an absolute path.
-    File(PathBuf),
-    /// The host runs a command that prints it: a program and its words.
-    Command(Vec<String>),
+    /// The host has it: the source that its own file offers under this name.
+    Host(SourceName),
+    /// A snapshot of an earlier version chose a `file` or a `command` of the host. Only the host's
+    /// own file may do that, so nothing is read or run, and the secret has no value.
+    Chosen(&'static str),
 }
 
 /// A value that conf-master makes.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Generate {
     /// Random text.
     Text {
@@ -49,7 +50,7 @@ pub enum Generate {
 }
 
 /// How random text is written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Encoding {
     /// RFC 4648, with padding.
     Base64,
@@ -68,8 +69,8 @@ impl Source {
     }
 }
 
-/// The source in a few words, the same for the same source: [`About`](crate::secret::About) records
-/// them.
+/// The source in a few words. Those of what conf-master makes are the same for the same source:
+/// [`About`](crate::secret::About) records them.
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -83,8 +84,8 @@ impl fmt::Display for Source {
                 write!(f, "generated: x509 for {}, {days} days", names.join(", "))
             }
             Source::Given => write!(f, "given"),
-            Source::File(path) => write!(f, "file {}", path.display()),
-            Source::Command(words) => write!(f, "command {}", words.join(" ")),
+            Source::Host(name) => write!(f, "from {name}"),
+            Source::Chosen(key) => write!(f, "`{key}`, which counts no more"),
         }
     }
 }

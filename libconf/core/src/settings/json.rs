@@ -8,7 +8,7 @@ use serde::{
 };
 use serde_json::{Map, Value};
 
-use crate::settings::fault::{Fault, shown, too_deep};
+use crate::settings::fault::{Fault, shown, too_deep, without_value};
 
 /// Reads a text; a fault names its line.
 pub(crate) fn read(text: &str) -> Result<Value, Fault> {
@@ -18,7 +18,7 @@ pub(crate) fn read(text: &str) -> Result<Value, Fault> {
         let reason = match words.strip_suffix(&place).unwrap_or(&words) {
             "recursion limit exceeded" => too_deep(),
             "number out of range" => "the number is beyond what a number can hold; write it in quotes".to_owned(),
-            reason => reason.to_owned(),
+            reason => without_value(reason),
         };
         Fault::new(error.line(), reason)
     })

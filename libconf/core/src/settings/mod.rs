@@ -17,7 +17,7 @@ mod corpus;
 
 pub use crate::settings::{
     commented::{commented, one_line},
-    fault::{Fault, MAX_BYTES, MAX_DEPTH, SettingsFault},
+    fault::{Fault, MAX_BYTES, MAX_DEPTH, SettingsFault, without_value},
     format::{Format, SECRET, TEMPLATE_ENDING, asked_secret, choose, objections, parse, read, to_canonical},
     json_pointer::{JsonPointer, member},
     lines::Lines,

@@ -6,7 +6,7 @@
 
 use serde_saphyr::granit_parser::{Event, Parser, ScalarStyle, Tag};
 
-use crate::settings::fault::{Fault, shown};
+use crate::settings::fault::Fault;
 
 /// The most objections to one file. All of them are compared with those to the file before a
 /// change, so that an old one hides no new one.
@@ -63,10 +63,10 @@ pub(crate) fn in_yaml(text: &str) -> Vec<Fault> {
         match (&event, tag.and_then(Tag::core_suffix)) {
             // Text stays as it is written where it is a key, in quotes, or called text by a tag.
             (Event::Scalar(text, ScalarStyle::Plain, ..), None) if !is_key && tag.is_none() && is_rounded(text) => {
-                found.push(Fault::new(span.start.line(), too_large(text)));
+                found.push(Fault::new(span.start.line(), TOO_LARGE));
             }
             (Event::Scalar(text, ..), Some("null")) if !matches!(&**text, "" | "~" | "null" | "Null" | "NULL") => {
-                let reason = format!("`!!null` stands before text, which would be lost: {}; take one out", shown(text));
+                let reason = "`!!null` stands before text, which would be lost; take one of the two out";
                 found.push(Fault::new(span.start.line(), reason));
             }
             _ => {}
@@ -86,12 +86,12 @@ fn unknown(tag: &Tag, before: Before) -> Option<String> {
         (Some("str" | "int" | "float" | "bool" | "null"), Before::Text)
         | (Some("seq"), Before::List)
         | (Some("map"), Before::Map) => return None,
-        (Some(_), Before::Text) => "stands before a plain value",
-        (Some(_), Before::List) => "stands before a list",
-        (Some(_), Before::Map) => "stands before a map",
+        (Some(_), Before::Text) => "is none of a plain value",
+        (Some(_), Before::List) => "is none of a list",
+        (Some(_), Before::Map) => "is none of a map",
         (None, _) => "is not known",
     };
-    Some(format!("the tag `{}` {what}, and would be dropped; write the value without it", shown(&tag.original())))
+    Some(format!("the tag before this value {what}, and would be dropped; take it out, or write all of it in quotes"))
 }
 
 /// The objections to a text of JSON that can be read.
@@ -110,7 +110,7 @@ pub(crate) fn in_json(text: &str) -> Vec<Fault> {
                 let is_part = |byte: &u8| matches!(byte, b'-' | b'+' | b'.' | b'e' | b'E' | b'0'..=b'9');
                 let number = &text[at..at + bytes[at..].iter().take_while(|byte| is_part(byte)).count()];
                 if is_rounded(number) {
-                    found.push(Fault::new(line, too_large(number)));
+                    found.push(Fault::new(line, TOO_LARGE));
                 }
                 at += number.len() - 1;
             }
@@ -141,9 +141,8 @@ fn is_rounded(text: &str) -> bool {
     is_whole && u64::from_str_radix(digits, radix).map_or(true, |number| number > most)
 }
 
-fn too_large(number: &str) -> String {
-    format!("{} has more than 64 bits; write it in quotes", shown(number))
-}
+/// No number is quoted, nor any tag: each may be a secret that lacks its quotes.
+const TOO_LARGE: &str = "the number has more than 64 bits; write it in quotes";
 
 #[cfg(test)]
 mod tests {
@@ -152,18 +151,18 @@ mod tests {
     #[test]
     fn hosts_read_on_as_they_did() {
         for (format, text, value, objection) in [
-            (Format::Yaml, "a: 1\nb: !vault x\n", r#"{"a":1,"b":"x"}"#, "f:2: the tag `!vault` is not known"),
+            (Format::Yaml, "a: 1\nb: !vault x\n", r#"{"a":1,"b":"x"}"#, "f:2: the tag before this value is not known"),
             (
                 Format::Yaml,
                 "a:\n  - 18446744073709551616\n",
                 r#"{"a":[1.8446744073709552e+19]}"#,
-                "f:2: 18446744073709551616",
+                "f:2: the number has more than 64 bits",
             ),
             (
                 Format::Json,
                 "{\n\"a\": -9223372036854775809}",
                 r#"{"a":-9.223372036854776e+18}"#,
-                "f:2: -9223372036854775809",
+                "f:2: the number has more than 64 bits",
             ),
             (Format::Yaml, "%YAML 1.1\n---\na: yes\n", r#"{"a":"yes"}"#, "f:1: this says that the file is YAML 1.1"),
         ] {
@@ -198,6 +197,9 @@ mod tests {
     #[test]
     fn a_daemon_s_own_file_has_no_such_values() {
         let refused = from_yaml::<serde_json::Value>("a: 1\ntoken: !env TOKEN\n").unwrap_err().to_string();
-        assert_eq!(refused, "line 2: the tag `!env` is not known, and would be dropped; write the value without it");
+        assert_eq!(
+            refused,
+            "line 2: the tag before this value is not known, and would be dropped; take it out, or write all of it in quotes"
+        );
     }
 }

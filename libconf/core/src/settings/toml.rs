@@ -2,7 +2,7 @@
 
 use serde_json::{Number, Value};
 
-use crate::settings::fault::{Fault, too_deep};
+use crate::settings::fault::{Fault, too_deep, without_value};
 
 pub(crate) fn from_toml(text: &str) -> Result<Value, Fault> {
     let table = text.parse::<toml::Table>().map_err(|error| {
@@ -15,7 +15,7 @@ pub(crate) fn from_toml(text: &str) -> Result<Value, Fault> {
             large if large.contains("number overflowed") => {
                 Fault::new(line, "the number is beyond what a number can hold; write it in quotes")
             }
-            reason => Fault::new(line, reason.lines().collect::<Vec<_>>().join("; ")),
+            reason => Fault::new(line, without_value(&reason.lines().collect::<Vec<_>>().join("; "))),
         }
     })?;
     toml_to_json(toml::Value::Table(table))

@@ -12,7 +12,7 @@ use serde_saphyr::{
 };
 
 use crate::settings::{
-    fault::{Fault, MAX_BYTES, MAX_DEPTH, shown, too_deep},
+    fault::{Fault, MAX_BYTES, MAX_DEPTH, shown, too_deep, without_value},
     objections::in_yaml,
 };
 
@@ -110,11 +110,16 @@ fn read<T: DeserializeOwned + Send>(text: &str, duplicate_keys: DuplicateKeyPoli
     if let Some(line) = text.lines().position(|line| line.starts_with('\t') && !line.trim().is_empty()) {
         return Err(Fault::new(line + 1, TAB));
     }
-    let parse = || serde_saphyr::from_str_with_options(text, options(duplicate_keys));
+    let parse = |levels| serde_saphyr::from_str_with_options(text, options(duplicate_keys, levels));
+    // Whatever is wrong, deep files may have it too.
+    if let Ok(parsed) = parse(SHALLOW) {
+        return Ok(parsed);
+    }
     // The library recurses with about 30 KiB a level (measured, without optimisation), and the 2
     // MiB of a usual thread do not hold 64 levels. Of these 16 MiB only touched pages cost memory.
     let parsed = thread::scope(|scope| {
-        let thread = thread::Builder::new().name("yaml".into()).stack_size(16 << 20).spawn_scoped(scope, parse);
+        let thread =
+            thread::Builder::new().name("yaml".into()).stack_size(16 << 20).spawn_scoped(scope, || parse(MAX_DEPTH));
         thread.map(|thread| thread.join().expect("a panic ends the process, or this test"))
     });
     match parsed {
@@ -123,11 +128,15 @@ fn read<T: DeserializeOwned + Send>(text: &str, duplicate_keys: DuplicateKeyPoli
     }
 }
 
+/// Files with so many levels are read where they are asked for: most have fewer, and a thread for
+/// each costs more than the reading. At 30 KiB a level it is a quarter of a MiB of any stack.
+const SHALLOW: usize = 8;
+
 const TAB: &str = "a tab stands where YAML wants spaces; indent with spaces";
 
 /// Text stays as it is written (`no`, `0755`, `1_000`). No text costs more than its size suggests:
 /// the bounds on aliases count their expansion.
-fn options(duplicate_keys: DuplicateKeyPolicy) -> Options {
+fn options(duplicate_keys: DuplicateKeyPolicy, levels: usize) -> Options {
     serde_saphyr::options! {
         strict_booleans: true,
         leading_zero_numbers_as_strings: true,
@@ -136,7 +145,7 @@ fn options(duplicate_keys: DuplicateKeyPolicy) -> Options {
         with_snippet: false,
         // 30,000 pins are 240,000 nodes.
         budget: serde_saphyr::budget! {
-            max_depth: MAX_DEPTH,
+            max_depth: levels,
             max_documents: 1,
             max_nodes: 1_000_000,
             max_events: 2_000_000,
@@ -173,7 +182,22 @@ fn fault(error: &Error, text: &str) -> Fault {
         Error::RecursiveReferencesRequireWeakTypes { .. } => {
             "an alias refers to what it stands in; write the values out".to_owned()
         }
-        error => UserMessageFormatter.format_message(error).chars().take(500).flat_map(printable).collect(),
+        Error::NonFiniteFloat { .. } => {
+            "the number is not finite, and JSON has no other; write it in quotes".to_owned()
+        }
+        Error::SerdeUnknownVariant { expected, .. } => {
+            format!("this word is not known, expected one of {}", expected.join(", "))
+        }
+        Error::UnsupportedTag { .. }
+        | Error::TaggedStructFieldName { .. }
+        | Error::TaggedEnumMismatch { .. }
+        | Error::TaggedScalarCannotDeserializeIntoString { .. } => {
+            "the tag before this value is not known; take it out, or write all of it in quotes".to_owned()
+        }
+        error => {
+            let words = without_value(&UserMessageFormatter.format_message(error));
+            words.chars().take(500).flat_map(printable).collect()
+        }
     };
     // After a plain value the library reports a tab one line too early.
     if let Some(line) = [line, line + 1].into_iter().find(|line| indented_by_tab(text, *line)) {
@@ -183,12 +207,6 @@ fn fault(error: &Error, text: &str) -> Fault {
         "recursion limit exceeded" => Fault::new(line, too_deep()),
         "invalid u64" | "invalid i64" => {
             Fault::new(line, "`!!int` stands before what is no whole number of 64 bits; write the value without it")
-        }
-        "cannot deserialize tagged scalar into string" => {
-            Fault::new(line, "the tag before this value is not known; write the value without it")
-        }
-        reason if reason.ends_with("is not a finite number") => {
-            Fault::new(line, format!("{reason}, and JSON has no other; write it in quotes"))
         }
         _ => Fault::new(line, reason),
     }
@@ -340,10 +358,7 @@ mod tests {
             ("a:\n  - x\n \t- y\n", "line 3: a tab stands where YAML wants spaces; indent with spaces"),
             ("a: 1\n---\nb: 2\n", "line 2: a second document begins here (`---`); write one document a file"),
             ("a:\n- &a [*a]\n", "line 2: an alias refers to what it stands in; write the values out"),
-            (
-                "a: 1\nb: .inf\n",
-                "line 2: value `.inf` is not a finite number, and JSON has no other; write it in quotes",
-            ),
+            ("a: 1\nb: .inf\n", "line 2: the number is not finite, and JSON has no other; write it in quotes"),
             ("a: [1, 2\n", "line 1: unclosed bracket '['"),
             ("a: b: c\n", "line 1: mapping values are not allowed in this context"),
         ] {
@@ -371,6 +386,21 @@ mod tests {
             }
         }
         assert_eq!(Node::parse(&"[".repeat(10_000)).unwrap_err().reason, too_deep());
+    }
+
+    #[test]
+    fn only_deep_texts_are_read_in_a_thread_of_their_own() {
+        /// Where a value was read.
+        struct Reader(std::thread::ThreadId);
+        impl<'de> Deserialize<'de> for Reader {
+            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                Node::deserialize(deserializer).map(|_| Reader(std::thread::current().id()))
+            }
+        }
+        let reader = |depth: usize| from_yaml::<Reader>(&("[".repeat(depth) + &"]".repeat(depth))).unwrap().0;
+        let here = std::thread::current().id();
+        assert_eq!(reader(SHALLOW), here);
+        assert_ne!(reader(SHALLOW + 1), here);
     }
 
     #[test]

@@ -43,6 +43,7 @@ impl SigningKey {
         if key.is_encrypted() {
             return Err(KeyError::file(path, &"it is encrypted; a server cannot ask for its passphrase"));
         }
+        ed25519_only(key.algorithm()).map_err(|words| KeyError::file(path, &words))?;
         Ok(SigningKey(key))
     }
 
@@ -114,14 +115,15 @@ impl TrustedKeys {
         self.0.iter().any(|one| one.key_data() == key.0.public_key().key_data())
     }
 
-    /// Checks a commit's signature over its text.
-    pub fn verify(&self, commit: &[u8], signature: &str) -> Result<(), KeyError> {
-        self.verify_for(NAMESPACE, commit, signature)
+    /// Checks a commit's signature over its text. Returns the signature as [`SigningKey::sign`]
+    /// writes it: lines may be broken elsewhere in the one that was given.
+    pub fn verify(&self, commit: &[u8], signature: &str) -> Result<String, KeyError> {
+        self.verify_for(NAMESPACE, commit, signature)?;
+        read(signature)?.to_pem(LineEnding::LF).map_err(|error| KeyError::BadSignature(error.to_string()))
     }
 
     pub(crate) fn verify_for(&self, namespace: &str, text: &[u8], signature: &str) -> Result<(), KeyError> {
-        let signature = SshSig::from_pem(signature)
-            .map_err(|error| KeyError::BadSignature(format!("it is no SSH signature ({error})")))?;
+        let signature = read(signature)?;
         let key = self
             .0
             .iter()
@@ -130,6 +132,10 @@ impl TrustedKeys {
         key.verify(namespace, text, &signature)
             .map_err(|_| KeyError::BadSignature("it does not belong to this text".to_owned()))
     }
+}
+
+fn read(signature: &str) -> Result<SshSig, KeyError> {
+    SshSig::from_pem(signature).map_err(|error| KeyError::BadSignature(format!("it is no SSH signature ({error})")))
 }
 
 /// Reads one line of either form; `None` for a well-formed line that does not concern us.
@@ -150,7 +156,17 @@ fn trusted_line(line: &str) -> Result<Option<PublicKey>, String> {
         }
     }
     let key = words[at..].join(" ");
-    PublicKey::from_openssh(&key).map(Some).map_err(|error| format!("the public key cannot be read: {error}"))
+    let key = PublicKey::from_openssh(&key).map_err(|error| format!("the public key cannot be read: {error}"))?;
+    ed25519_only(key.algorithm())?;
+    Ok(Some(key))
+}
+
+/// Anybody can make a second signature of one by ECDSA, and so a second commit of one snapshot.
+fn ed25519_only(algorithm: Algorithm) -> Result<(), String> {
+    match algorithm {
+        Algorithm::Ed25519 => Ok(()),
+        other => Err(format!("it is a key of {other}; snapshots are signed with ssh-ed25519 alone")),
+    }
 }
 
 fn split_outside_quotes(line: &str) -> Vec<&str> {
@@ -205,6 +221,19 @@ mod tests {
         assert!(key.public_line().starts_with("ssh-ed25519 "));
         assert!(trusted.trusts(&key) && !TrustedKeys::load(&public_path(&theirs)).unwrap().trusts(&key));
         TrustedKeys::of(&key).verify(b"text", &signature).unwrap();
+    }
+
+    #[test]
+    fn a_key_whose_signatures_have_two_forms_signs_nothing_and_is_not_trusted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let curve = Algorithm::Ecdsa { curve: ssh_key::EcdsaCurve::NistP256 };
+        let key = PrivateKey::random(&mut OsRng, curve).unwrap();
+        fs::write(&path, key.to_openssh(LineEnding::LF).unwrap()).unwrap();
+        fs::write(public_path(&path), key.public_key().to_openssh().unwrap()).unwrap();
+        for error in [SigningKey::load(&path).unwrap_err(), TrustedKeys::load(&public_path(&path)).unwrap_err()] {
+            assert!(error.to_string().contains("ssh-ed25519 alone"), "{error}");
+        }
     }
 
     #[test]

@@ -46,13 +46,30 @@ impl Snapshot {
         keys: &TrustedKeys,
         datacenter: &DatacenterName,
     ) -> Result<Self, SnapshotError> {
-        let unsigned = || KeyError::BadSignature("it is not signed".to_owned());
+        let unreadable = |cause| SnapshotError::Read { commit, cause };
+        // An object of another type is as good as none.
+        repo.find_commit(commit.into()).map_err(unreadable)?;
+        let object = repo.odb().and_then(|odb| odb.read(commit.into()).map(|object| object.data().to_vec()));
+        Self::verify_bytes(commit, &object.map_err(unreadable)?, keys, datacenter)
+    }
+
+    /// Does the same for the bytes of the commit's object, which need not be in a repository.
+    pub fn verify_bytes(
+        commit: CommitId,
+        bytes: &[u8],
+        keys: &TrustedKeys,
+        datacenter: &DatacenterName,
+    ) -> Result<Self, SnapshotError> {
         let untrusted = |cause| SnapshotError::Untrusted { commit, cause };
-        // Read first, so that an absent object and an unsigned one are different errors.
-        repo.find_commit(commit.into()).map_err(|cause| SnapshotError::Read { commit, cause })?;
-        let (signature, text) = repo.extract_signature(&commit.into(), None).map_err(|_| untrusted(unsigned()))?;
-        let signature = str::from_utf8(&signature).map_err(|_| untrusted(unsigned()))?;
-        keys.verify(&text, signature).map_err(untrusted)?;
+        let unsigned = || untrusted(KeyError::BadSignature("it is not signed".to_owned()));
+        let (signature, text) = signed(bytes).ok_or_else(unsigned)?;
+        let signature = keys.verify(&text, &signature).map_err(untrusted)?;
+        // Whoever could write a signature in another way would make another commit of it, and the
+        // next snapshot would not follow from that one.
+        if with_signature(&text, &signature).as_deref() != Some(bytes) {
+            let words = "its signature is written in another way than conf-master writes it";
+            return Err(untrusted(KeyError::BadSignature(words.to_owned())));
+        }
         // The signed text is read, not the object around it.
         let snapshot = parse(commit, &text)?;
         if snapshot.datacenter != *datacenter {
@@ -100,6 +117,39 @@ impl Snapshot {
         let entry = tree.get_name(name).filter(|entry| entry.kind() == Some(ObjectType::Tree));
         Ok(entry.map(|entry| entry.id().into()))
     }
+}
+
+/// The header that holds a commit's signature; each further line of it begins with a space.
+const SIGNATURE: &[u8] = b"gpgsig ";
+
+/// Takes a signed commit apart: its signature, and the text that is signed, which is everything
+/// else. `None` without a signature, and with more than one.
+pub(crate) fn signed(bytes: &[u8]) -> Option<(String, Vec<u8>)> {
+    let (mut signature, mut text) = (None, Vec::with_capacity(bytes.len()));
+    let (mut rest, mut is_signature) = (bytes, false);
+    while !rest.is_empty() && !rest.starts_with(b"\n") {
+        let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
+        let (line, after) = rest.split_at(end);
+        rest = after;
+        is_signature = line.starts_with(SIGNATURE) || is_signature && line.starts_with(b" ");
+        match (line.strip_prefix(SIGNATURE), &mut signature) {
+            (Some(_), Some(_)) => return None,
+            (Some(first), none) => *none = Some(first.to_vec()),
+            (None, Some(signature)) if is_signature => signature.extend_from_slice(&line[1..]),
+            (None, _) => text.extend_from_slice(line),
+        }
+    }
+    text.extend_from_slice(rest);
+    let signature = String::from_utf8(signature?).ok()?;
+    Some((signature.trim_end_matches('\n').to_owned(), text))
+}
+
+/// Puts a commit together as libgit2 does, which conf-master writes with: the signature is the last
+/// header, and each further line of it begins with a space.
+fn with_signature(text: &[u8], signature: &str) -> Option<Vec<u8>> {
+    let end = text.windows(2).position(|two| two == b"\n\n")? + 1;
+    let (headers, rest) = text.split_at(end);
+    Some([headers, SIGNATURE, signature.replace('\n', "\n ").as_bytes(), b"\n", rest].concat())
 }
 
 pub(crate) const DATACENTER: &str = "datacenter";

@@ -2,10 +2,11 @@
 
 use std::{collections::BTreeMap, fmt::Write as _, str};
 
-use git2::{Repository, Tree};
+use git2::Tree;
 
 use crate::{
     consul::PinValue,
+    git::ObjectStore,
     sign::SigningKey,
     snapshot::{
         commit::{CLASS, DATACENTER, SECRETS},
@@ -13,7 +14,7 @@ use crate::{
         tree::{Component, fan_out},
     },
 };
-use libconf::name::{CommitId, ComponentName, ComponentVersion, DatacenterName, ObjectId, RefName, Sequence};
+use libconf::name::{CommitId, ComponentName, ComponentVersion, DatacenterName, Kind, ObjectId, RefName, Sequence};
 
 const TREE_MODE: i32 = 0o040_000;
 
@@ -54,52 +55,96 @@ pub struct Composition {
 /// durable.
 ///
 /// The cost grows with the changes to `base`: content goes in by object id, and nothing is copied.
-pub fn compose(repo: &Repository, composition: &Composition, key: &SigningKey) -> Result<CommitId, SnapshotError> {
-    let tree = compose_tree(repo, composition).map_err(SnapshotError::Write)?;
-    let mut text = format!("tree {tree}\n");
-    if let Some(parent) = composition.parent {
-        let _ = writeln!(text, "parent {parent}");
-    }
-    let who = format!("conf-master <conf-master> {} +0000", composition.time);
-    let _ = write!(
-        text,
-        "author {who}\ncommitter {who}\n\n{}: {}\n\nConf-Sequence: {}\nConf-Format: {FORMAT}\nConf-By: {}\n\
-         Conf-Datacenter: {}\nConf-Class: {} {}\n",
-        composition.datacenter,
-        composition.summary,
-        composition.sequence,
-        composition.by,
-        composition.datacenter_commit,
-        composition.class.0,
-        composition.class.1,
-    );
-    let signature = key.sign(&text).map_err(|cause| SnapshotError::Untrusted { commit: CommitId::ZERO, cause })?;
-    let commit = repo.commit_signed(&text, &signature, None).map_err(SnapshotError::Write)?;
-    Ok(commit.into())
+pub fn compose(
+    store: &impl ObjectStore,
+    composition: &Composition,
+    key: &SigningKey,
+) -> Result<CommitId, SnapshotError> {
+    SharedTrees::default().compose(store, composition, key)
 }
 
-fn compose_tree(repo: &Repository, composition: &Composition) -> Result<ObjectId, git2::Error> {
-    let mut edits = Edits::default();
-    for (name, component) in &composition.components {
-        let ComponentName { kind, name: segment } = &name.component;
-        let folder = [kind.as_str(), &fan_out(segment.as_str()), segment.as_str()];
-        let pin = match component {
-            Some(Component { pin, .. }) => {
-                let value = PinValue { branch: pin.branch.clone(), commit: pin.commit };
-                Some((BLOB_MODE, repo.blob(value.to_string().as_bytes())?.into()))
-            }
-            None => None,
-        };
-        let content = component.as_ref().map(|component| (TREE_MODE, component.tree));
-        edits.set(&folder, &format!("@{}", name.version), pin);
-        edits.set(&folder, name.version.as_str(), content);
+/// The trees of the last composition's components. Datacenters of one class have many in common: a
+/// change for all of them writes these once.
+#[derive(Debug, Default)]
+pub struct SharedTrees(Option<Written>);
+
+/// The folder of each kind of components; `None` where there is none.
+type Kinds = [Option<ObjectId>; Kind::ALL.len()];
+
+/// Equal components over equal folders give equal folders.
+#[derive(Debug)]
+struct Written {
+    before: Kinds,
+    components: BTreeMap<ComponentVersion, Option<Component>>,
+    after: Kinds,
+}
+
+impl SharedTrees {
+    /// Like [`compose`], for one of several snapshots in one repository.
+    pub fn compose(
+        &mut self,
+        store: &impl ObjectStore,
+        composition: &Composition,
+        key: &SigningKey,
+    ) -> Result<CommitId, SnapshotError> {
+        let tree = self.tree(store, composition).map_err(SnapshotError::Write)?;
+        let mut text = format!("tree {tree}\n");
+        if let Some(parent) = composition.parent {
+            let _ = writeln!(text, "parent {parent}");
+        }
+        let who = format!("conf-master <conf-master> {} +0000", composition.time);
+        let _ = write!(
+            text,
+            "author {who}\ncommitter {who}\n\n{}: {}\n\nConf-Sequence: {}\nConf-Format: {FORMAT}\nConf-By: {}\n\
+             Conf-Datacenter: {}\nConf-Class: {} {}\n",
+            composition.datacenter,
+            composition.summary,
+            composition.sequence,
+            composition.by,
+            composition.datacenter_commit,
+            composition.class.0,
+            composition.class.1,
+        );
+        let signature = key.sign(&text).map_err(|cause| SnapshotError::Untrusted { commit: CommitId::ZERO, cause })?;
+        let commit = store.repo().commit_signed(&text, &signature, None).map_err(SnapshotError::Write)?;
+        store.keep(commit);
+        Ok(commit.into())
     }
-    edits.set(&[], DATACENTER, Some((TREE_MODE, composition.datacenter_tree)));
-    edits.set(&[], CLASS, Some((TREE_MODE, composition.class_tree)));
-    edits.set(&[], SECRETS, composition.secrets_tree.map(|tree| (TREE_MODE, tree)));
-    let base = composition.base.map(|base| repo.find_tree(base.into())).transpose()?;
-    let tree = edits.apply(repo, base.as_ref())?;
-    tree.ok_or_else(|| git2::Error::from_str("a snapshot cannot be empty"))
+
+    fn tree(&mut self, store: &impl ObjectStore, composition: &Composition) -> Result<ObjectId, git2::Error> {
+        let repo = store.repo();
+        let base = composition.base.map(|base| repo.find_tree(base.into())).transpose()?;
+        let before = kinds(base.as_ref());
+        let components = &composition.components;
+        let known = self.0.as_ref().filter(|known| known.before == before && known.components == *components);
+        let mut edits = Edits::default();
+        match known {
+            Some(Written { after, .. }) => {
+                for (kind, folder) in Kind::ALL.into_iter().zip(after) {
+                    edits.set(&[], kind.as_str(), folder.map(|tree| (TREE_MODE, tree)));
+                }
+            }
+            None => {
+                for (name, component) in components {
+                    edits.component(store, name, component.as_ref())?;
+                }
+            }
+        }
+        edits.set(&[], DATACENTER, Some((TREE_MODE, composition.datacenter_tree)));
+        edits.set(&[], CLASS, Some((TREE_MODE, composition.class_tree)));
+        edits.set(&[], SECRETS, composition.secrets_tree.map(|tree| (TREE_MODE, tree)));
+        let empty = || git2::Error::from_str("a snapshot cannot be empty");
+        let tree = edits.apply(store, base.as_ref())?.ok_or_else(empty)?;
+        if known.is_none() {
+            let after = kinds(Some(&repo.find_tree(tree.into())?));
+            self.0 = Some(Written { before, components: components.clone(), after });
+        }
+        Ok(tree)
+    }
+}
+
+fn kinds(tree: Option<&Tree<'_>>) -> Kinds {
+    Kind::ALL.map(|kind| Some(tree?.get_name(kind.as_str())?.id().into()))
 }
 
 /// Entries to set or to remove in a tree of folders.
@@ -110,13 +155,38 @@ struct Edits {
 }
 
 impl Edits {
+    /// Sets a component, or removes it.
+    fn component(
+        &mut self,
+        store: &impl ObjectStore,
+        name: &ComponentVersion,
+        component: Option<&Component>,
+    ) -> Result<(), git2::Error> {
+        let ComponentName { kind, name: segment } = &name.component;
+        let folder = [kind.as_str(), &fan_out(segment.as_str()), segment.as_str()];
+        let pin = match component {
+            Some(Component { pin, .. }) => {
+                let value = PinValue { branch: pin.branch.clone(), commit: pin.commit };
+                let blob = store.repo().blob(value.to_string().as_bytes())?;
+                store.keep(blob);
+                Some((BLOB_MODE, blob.into()))
+            }
+            None => None,
+        };
+        let content = component.map(|component| (TREE_MODE, component.tree));
+        self.set(&folder, &format!("@{}", name.version), pin);
+        self.set(&folder, name.version.as_str(), content);
+        Ok(())
+    }
+
     fn set(&mut self, folder: &[&str], name: &str, entry: Option<(i32, ObjectId)>) {
         let folder = folder.iter().fold(self, |edits, part| edits.folders.entry((*part).to_owned()).or_default());
         folder.entries.insert(name.to_owned(), entry);
     }
 
     /// Writes the resulting tree; `None` when it is empty.
-    fn apply(&self, repo: &Repository, base: Option<&Tree<'_>>) -> Result<Option<ObjectId>, git2::Error> {
+    fn apply(&self, store: &impl ObjectStore, base: Option<&Tree<'_>>) -> Result<Option<ObjectId>, git2::Error> {
+        let repo = store.repo();
         let mut builder = repo.treebuilder(base)?;
         let mut put = |name: &str, entry: Option<(i32, ObjectId)>| match entry {
             Some((mode, id)) => builder.insert(name, id.into(), mode).map(drop),
@@ -128,11 +198,16 @@ impl Edits {
                 Some(entry) => Some(repo.find_tree(entry.id())?),
                 None => None,
             };
-            put(name, edits.apply(repo, below.as_ref())?.map(|id| (TREE_MODE, id)))?;
+            put(name, edits.apply(store, below.as_ref())?.map(|id| (TREE_MODE, id)))?;
         }
         for (name, entry) in &self.entries {
             put(name, *entry)?;
         }
-        if builder.is_empty() { Ok(None) } else { Ok(Some(builder.write()?.into())) }
+        if builder.is_empty() {
+            return Ok(None);
+        }
+        let tree = builder.write()?;
+        store.keep(tree);
+        Ok(Some(tree.into()))
     }
 }

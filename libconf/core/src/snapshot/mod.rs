@@ -12,7 +12,7 @@ mod tests;
 pub use crate::snapshot::{
     chain::{AroundChange, around_change},
     commit::Snapshot,
-    compose::{Composition, compose},
+    compose::{Composition, SharedTrees, compose},
     error::{FORMAT, SnapshotError},
     manifests::{Manifests, instance_manifest, manifests},
     tree::{Change, Component, Difference, compare, fan_out},

@@ -4,11 +4,13 @@ use crate::{
     api::Pin,
     sign::{SigningKey, TrustedKeys, public_path},
     snapshot::{
-        Component, Composition, Difference, Snapshot, SnapshotError, commit::parse, compare, compose,
+        Component, Composition, Difference, SharedTrees, Snapshot, SnapshotError,
+        commit::{parse, signed},
+        compare,
         compose::BLOB_MODE,
     },
 };
-use libconf::name::{CommitId, ComponentVersion, Sequence};
+use libconf::name::{CommitId, ComponentVersion, Kind, Sequence};
 
 struct Bench {
     folder: tempfile::TempDir,
@@ -41,6 +43,16 @@ impl Bench {
         parent: Option<&Snapshot>,
         components: impl IntoIterator<Item = (ComponentVersion, Option<Component>)>,
     ) -> Snapshot {
+        self.compose_shared(&mut SharedTrees::default(), sequence, parent, components)
+    }
+
+    fn compose_shared(
+        &self,
+        shared: &mut SharedTrees,
+        sequence: u64,
+        parent: Option<&Snapshot>,
+        components: impl IntoIterator<Item = (ComponentVersion, Option<Component>)>,
+    ) -> Snapshot {
         let empty = self.repo.treebuilder(None).unwrap().write().unwrap().into();
         let composition = Composition {
             datacenter: "us-west/v1".parse().unwrap(),
@@ -57,7 +69,7 @@ impl Bench {
             summary: "test".to_owned(),
             by: "tester".to_owned(),
         };
-        let commit = compose(&self.repo, &composition, &self.key).unwrap();
+        let commit = shared.compose(&self.repo, &composition, &self.key).unwrap();
         Snapshot::read(&self.repo, commit).unwrap()
     }
 }
@@ -67,7 +79,11 @@ fn a_composed_snapshot_is_read_and_compared() {
     let bench = Bench::new();
     let first =
         bench.compose(1, None, [bench.component("services/a/latest", "1"), bench.component("devices/d/v1", "1")]);
-    assert_eq!(first.components(&bench.repo).unwrap().len(), 2);
+    let all = first.components(&bench.repo).unwrap();
+    assert_eq!(all.len(), 2);
+    assert_eq!(first.components_of(&bench.repo, |_| true).unwrap(), all);
+    let services = first.components_of(&bench.repo, |name| name.kind == Kind::Services).unwrap();
+    assert_eq!(services.keys().map(ToString::to_string).collect::<Vec<_>>(), ["services/a/latest"]);
     let removed = ("devices/d/v1".parse().unwrap(), None);
     let second = bench.compose(2, Some(&first), [bench.component("services/a/v2", "2"), removed]);
     let names = |difference: &Difference| difference.components.keys().map(ToString::to_string).collect::<Vec<_>>();
@@ -86,6 +102,29 @@ fn a_composed_snapshot_is_read_and_compared() {
         second.components(&bench.repo).unwrap().into_iter().map(|(name, one)| (name, Some(one))),
     );
     assert_eq!(again.tree, second.tree, "the same content gives the same tree, whichever way it was composed");
+}
+
+#[test]
+fn trees_that_snapshots_share_are_those_that_each_alone_would_have() {
+    let bench = Bench::new();
+    let mut shared = SharedTrees::default();
+    let [one, other] = ["1", "2"].map(|content| bench.component("services/a/latest", content));
+    let more = bench.component("applications/b/v1", "3");
+    let gone = ("services/a/latest".parse().unwrap(), None);
+    let (mut small, mut large): (Option<Snapshot>, Option<Snapshot>) = (None, None);
+    for (sequence, change) in (1..).zip([vec![one.clone()], vec![other.clone()], vec![one, more], vec![gone]]) {
+        // Both begin alike; then one of them has a component more, over which the same change is another one.
+        for last in [&mut small, &mut large] {
+            let alone = bench.compose(sequence, last.as_ref(), change.clone());
+            let composed = bench.compose_shared(&mut shared, sequence, last.as_ref(), change.clone());
+            assert_eq!(composed.tree, alone.tree, "{sequence}");
+            *last = Some(composed);
+        }
+        if sequence == 1 {
+            large = Some(bench.compose(1, large.as_ref(), [bench.component("services/z/v1", "0")]));
+        }
+    }
+    assert_ne!(small.unwrap().tree, large.unwrap().tree);
 }
 
 #[test]
@@ -114,4 +153,52 @@ fn only_a_snapshot_signed_for_this_datacenter_is_accepted() {
     assert!(matches!(error, SnapshotError::Untrusted { .. }), "{error}");
     let error = Snapshot::verify(&bench.repo, CommitId::from([9; 20]), &trusted, &here).unwrap_err();
     assert!(matches!(error, SnapshotError::Read { .. }), "{error}");
+}
+
+/// The same signature with its first two lines joined.
+fn rewrapped(text: &str) -> String {
+    let begin = "-----BEGIN SSH SIGNATURE-----\n ";
+    let at = text.find(begin).unwrap() + begin.len();
+    let (before, rest) = text.split_at(at);
+    format!("{before}{}", rest.replacen("\n ", "", 1))
+}
+
+/// The same signature before the committer.
+fn moved(text: &str) -> String {
+    let (headers, message) = text.split_once("\n\n").unwrap();
+    let (others, signature) = headers.split_at(headers.find("gpgsig ").unwrap());
+    let (first, committer) = others.split_at(others.find("committer ").unwrap());
+    format!("{first}{signature}\n{}\n\n{message}", committer.trim_end())
+}
+
+#[test]
+fn a_signed_commit_is_taken_apart_as_git_does_and_only_if_that_is_clear() {
+    let bench = Bench::new();
+    let commit = bench.compose(7, None, [bench.component("services/a/latest", "1")]).commit;
+    let (signature, text) = bench.repo.extract_signature(&commit.into(), None).unwrap();
+    let bytes = bench.repo.odb().unwrap().read(commit.into()).unwrap().data().to_vec();
+    let found = signed(&bytes).unwrap();
+    assert_eq!((found.0.as_bytes(), &found.1[..]), (signature.trim_ascii_end(), &text[..]));
+    let (trusted, here) = (TrustedKeys::of(&bench.key), "us-west/v1".parse().unwrap());
+    Snapshot::verify_bytes(commit, &bytes, &trusted, &here).unwrap();
+    let text = String::from_utf8(bytes).unwrap();
+    let (headers, message) = text.split_once("\n\n").unwrap();
+    let at = headers.find("gpgsig ").unwrap();
+    for bad in [
+        format!("{headers}\n{}\n\n{message}", &headers[at..]),
+        format!("{}\n\n{message}", &headers[..at]),
+        format!("{}\n\n{}\n{message}", &headers[..at], &headers[at..]),
+        text[..text.len() - 2].to_owned(),
+        headers.to_owned(),
+        String::new(),
+        "gpgsig ".to_owned(),
+        // The same signature of the same text, in another commit each.
+        format!("{headers}\n \n\n{message}"),
+        text.replacen("gpgsig -----BEGIN SSH SIGNATURE-----\n ", "gpgsig -----BEGIN SSH SIGNATURE-----\n  ", 1),
+        rewrapped(&text),
+        moved(&text),
+    ] {
+        let error = Snapshot::verify_bytes(commit, bad.as_bytes(), &trusted, &here).unwrap_err();
+        assert!(matches!(error, SnapshotError::Untrusted { .. }), "{error}: {bad}");
+    }
 }

@@ -53,6 +53,31 @@ impl Snapshot {
         components_of_tree(repo, self.tree).map_err(|cause| SnapshotError::Read { commit: self.commit, cause })
     }
 
+    /// The pinned components whose names are wanted, in order of name; reads no other component.
+    pub fn components_of(
+        &self,
+        repo: &Repository,
+        is_wanted: impl Fn(&ComponentName) -> bool,
+    ) -> Result<BTreeMap<ComponentVersion, Component>, SnapshotError> {
+        let read = || {
+            let mut found = BTreeMap::new();
+            let kinds = subtrees(repo, Some(self.tree))?;
+            for kind in Kind::ALL {
+                for folder in subtrees(repo, kinds.get(kind.as_str()).copied())?.into_values() {
+                    for (name, tree) in subtrees(repo, Some(folder))? {
+                        let Ok(name) = name.parse::<Segment>() else { continue };
+                        let component = ComponentName { kind, name };
+                        if is_wanted(&component) {
+                            found.append(&mut versions(repo, &component, Some(tree))?);
+                        }
+                    }
+                }
+            }
+            Ok(found)
+        };
+        read().map_err(|cause| SnapshotError::Read { commit: self.commit, cause })
+    }
+
     /// The pinned versions of one component; reads no other component.
     pub fn versions_of(
         &self,

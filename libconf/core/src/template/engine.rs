@@ -7,15 +7,18 @@ use std::{
 };
 
 use minijinja::{
-    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value, syntax::SyntaxConfig, value::Serde,
+    AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value,
+    syntax::SyntaxConfig,
+    value::{Kwargs, Serde},
 };
 
 use crate::{
     sandbox::spent,
     settings::{SettingsFault, TEMPLATE_ENDING},
     template::{
-        job::{Answer, Job, Limits, Made, NAMES, Question, Rendering, names_others},
+        job::{Answer, Limits, Made, NAMES, Question, Rendering, Task, names_others},
         prepared::prepared,
+        stand_in::{FILTERS, Passages, Passed, QUOTED, passes, shown},
         values,
         watched::{self, NOT_OPENED, Read},
     },
@@ -33,12 +36,16 @@ const TOLD_RIGHTLY: [&str; 9] = ["for", "endfor", "if", "elif", "else", "endif",
 /// Answers one question.
 pub(crate) fn answer(question: Question) -> Answer {
     match question {
-        Question::Render(job, limits) => Answer::Render(render(&job, limits)),
+        Question::Render(task, limits) => {
+            let passages = Passages::default();
+            let rendering = render(&task, limits, &passages);
+            Answer::Render(rendering, passages.take())
+        }
         Question::Uses(files) => Answer::Uses(uses(&files)),
     }
 }
 
-pub(crate) fn environment<'a>() -> Environment<'a> {
+pub(crate) fn environment<'a>(passages: &Passages) -> Environment<'a> {
     let mut environment = Environment::new();
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
@@ -53,13 +60,13 @@ pub(crate) fn environment<'a>() -> Environment<'a> {
     if let Ok(syntax) = syntax.build() {
         environment.set_syntax(syntax);
     }
-    values::show_as_settings(&mut environment);
+    values::show_as_settings(&mut environment, passages);
     environment
 }
 
-fn render(job: &Job, limits: Limits) -> Rendering {
+fn render(job: &Task, limits: Limits, passages: &Passages) -> Rendering {
     let begun = spent();
-    let mut environment = environment();
+    let mut environment = environment(passages);
     environment.set_fuel(Some(limits.fuel));
     environment.set_path_join_callback(|name, parent| joined(name, parent).into());
     let files: Arc<BTreeMap<String, String>> = Arc::new(job.files.clone());
@@ -81,16 +88,19 @@ fn render(job: &Job, limits: Limits) -> Rendering {
             let done = environment
                 .get_template(path)
                 .and_then(|template| template.render_captured_to(variables(job, &read), &mut output).map(drop));
-            let secrets = std::mem::take(&mut *read.lock());
-            let result = match done {
-                Ok(()) => {
+            let secrets = read.names();
+            let result = match (done, read.misuse()) {
+                (Ok(()), Some(how)) => {
+                    Err(SettingsFault { file: path.clone(), line: None, reason: format!("it {how}; {}", passes()) })
+                }
+                (Ok(()), None) => {
                     left -= output.bytes.len();
                     // The output is made of text alone.
                     Ok(Made { text: String::from_utf8_lossy(&output.bytes).into_owned(), secrets })
                 }
-                Err(error) => {
+                (Err(error), _) => {
                     endless |= matches!(error.kind(), ErrorKind::OutOfFuel | ErrorKind::WriteFailure);
-                    Err(fault(path, &error, job, limits, &secrets))
+                    Err(fault(path, &error, job, limits))
                 }
             };
             (path.clone(), result)
@@ -99,8 +109,32 @@ fn render(job: &Job, limits: Limits) -> Rendering {
     Rendering { results, spent: spent().saturating_sub(begun), endless }
 }
 
+/// Lets a text with its values pass through a filter. The caller runs this, where the values are.
+pub(crate) fn pass(environment: &Environment<'_>, passed: &Passed, text: &str) -> Result<String, String> {
+    let inner = |quoted: &str| quoted.strip_prefix('"').and_then(|quoted| quoted.strip_suffix('"')).map(str::to_owned);
+    let Passed { filter, arguments, named, .. } = passed;
+    if filter == QUOTED {
+        return inner(&values::quoted(text)).ok_or_else(|| "it cannot be quoted".to_owned());
+    }
+    if !FILTERS.contains(&filter.as_str()) {
+        return Err(passes());
+    }
+    let mut values = vec![Value::from(text)];
+    values.extend(arguments.iter().map(|argument| Value::from(Serde(argument))));
+    if !named.is_empty() {
+        let named = named.iter().map(|(name, value)| (name.as_str(), Value::from(Serde(value))));
+        values.push(named.collect::<Kwargs>().into());
+    }
+    // The error's detail could hold a part of the text.
+    let made = environment.empty_state().apply_filter(filter, &values).map_err(|error| error.kind().to_string())?;
+    match filter.as_str() {
+        "tojson" => inner(&made.to_string()).ok_or_else(|| "it cannot be quoted".to_owned()),
+        _ => Ok(made.to_string()),
+    }
+}
+
 /// The variables of a template.
-fn variables(job: &Job, read: &Read) -> Value {
+fn variables(job: &Task, read: &Read) -> Value {
     let mut variables: BTreeMap<String, Value> = BTreeMap::new();
     for (name, value) in &job.variables {
         let value = match name.as_str() {
@@ -132,8 +166,8 @@ fn joined(name: &str, parent: &str) -> String {
     parts.join("/")
 }
 
-/// The fault of a template, in words that hold no secret.
-fn fault(template: &str, error: &Error, job: &Job, limits: Limits, secrets: &BTreeSet<String>) -> SettingsFault {
+/// The fault of a template.
+fn fault(template: &str, error: &Error, job: &Task, limits: Limits) -> SettingsFault {
     // The innermost error tells the fault and its place.
     let mut innermost = error;
     while let Some(inner) = std::error::Error::source(innermost).and_then(|inner| inner.downcast_ref::<Error>()) {
@@ -160,19 +194,17 @@ fn fault(template: &str, error: &Error, job: &Job, limits: Limits, secrets: &BTr
         }
         ErrorKind::InvalidOperation if detail.starts_with(NOT_OPENED) => detail.to_owned(),
         ErrorKind::SyntaxError => format!("it is no template: {detail}"),
-        ErrorKind::TemplateNotFound if secrets.is_empty() => {
+        ErrorKind::TemplateNotFound => {
             format!("{detail}; a template can read the component's own files only")
         }
-        // When the template read a secret, the detail could hold a part of it.
-        kind if !secrets.is_empty() => format!("{kind}{}", quoted().unwrap_or_default()),
         kind if detail.is_empty() => format!("{kind}{}", quoted().unwrap_or_default()),
         kind => format!("{kind}: {detail}{}", quoted().unwrap_or_default()),
     };
-    SettingsFault { file: file.to_owned(), line, reason: reason.chars().take(REASON_CHARS).collect() }
+    SettingsFault { file: file.to_owned(), line, reason: shown(&reason).chars().take(REASON_CHARS).collect() }
 }
 
 /// An undefined variable, with advice.
-fn undefined(detail: &str, job: &Job) -> String {
+fn undefined(detail: &str, job: &Task) -> String {
     let name = detail.trim_start_matches('`').split('`').next().unwrap_or_default();
     let first = name.split(['.', '[']).next().unwrap_or_default();
     let advice = match first {
@@ -190,7 +222,7 @@ fn undefined(detail: &str, job: &Job) -> String {
 
 /// The variables that templates may read, or a superset of them; `None` when they may read any.
 fn uses(files: &BTreeMap<String, String>) -> Option<BTreeSet<String>> {
-    let mut environment = environment();
+    let mut environment = environment(&Passages::default());
     environment.set_fuel(Some(0));
     let mut names = BTreeSet::new();
     for (path, text) in files {

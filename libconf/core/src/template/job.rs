@@ -8,7 +8,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::{sandbox::Bounds, secret::SecretValue, settings::SettingsFault};
+use crate::{
+    sandbox::Bounds,
+    settings::SettingsFault,
+    template::stand_in::{Given, Passed, Shape},
+};
 
 /// The limits of a landing. Hosts allow four times as much: a template that landed must not fail on
 /// a slower machine, or with a secret that is longer than the text that stood in its place.
@@ -46,11 +50,7 @@ impl Limits {
     }
 }
 
-/// A secret's value, or why it cannot be had; those words hold no value.
-pub(crate) type Given = Result<SecretValue, String>;
-
 /// Everything that the templates of one component are made from.
-#[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Job {
     /// All files that templates may read, by path.
     pub(crate) files: BTreeMap<String, String>,
@@ -59,6 +59,14 @@ pub(crate) struct Job {
     pub(crate) variables: Map<String, Value>,
     /// The secrets that the component may read.
     pub(crate) secrets: BTreeMap<String, Given>,
+}
+
+/// What the process that renders gets of a [`Job`].
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Task {
+    pub(crate) files: BTreeMap<String, String>,
+    pub(crate) variables: Map<String, Value>,
+    pub(crate) secrets: BTreeMap<String, Shape>,
 }
 
 /// The text that a template makes.
@@ -85,13 +93,14 @@ pub(crate) struct Rendering {
 
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Question {
-    Render(Job, Limits),
+    Render(Task, Limits),
     Uses(BTreeMap<String, String>),
 }
 
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Answer {
-    Render(Rendering),
+    /// The texts have stand-ins in the place of secrets.
+    Render(Rendering, Vec<Passed>),
     Uses(Option<BTreeSet<String>>),
 }
 

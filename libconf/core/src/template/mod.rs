@@ -2,8 +2,9 @@
 //!
 //! A template is a program of its author: one may never end, or double a text until no memory is
 //! left. So templates are rendered (`engine`) in a process of their own, which is bounded and can
-//! be ended; `child` is that process.
+//! be ended; `child` is that process. It gets no secret: `stand_in` puts the values in afterwards.
 
+mod stand_in;
 mod job;
 mod watched;
 mod scan;
@@ -20,7 +21,8 @@ mod tests;
 
 pub use crate::template::process::{ARGUMENT, be_patient, child, prepare, release, rest, through};
 pub(crate) use crate::template::{
-    job::{Given, Job, Made, Rendering, Results, names_others},
+    job::{Job, Made, Rendering, Results, names_others},
     process::render,
+    stand_in::Given,
     uses::Uses,
 };

@@ -19,7 +19,8 @@ use crate::{
     settings::{SettingsFault, TEMPLATE_ENDING},
     template::{
         engine,
-        job::{Answer, Job, LANDING, Question, Rendering},
+        job::{Answer, Job, LANDING, Limits, Question, Rendering, Task},
+        stand_in::{Filled, Filler, Given, NotFilled, Passages, Passed, Shape, holds_one, passes},
     },
 };
 
@@ -33,9 +34,9 @@ static PATIENT: AtomicBool = AtomicBool::new(false);
 /// There was a template to render, or to look at.
 static WAS_ASKED: AtomicBool = AtomicBool::new(false);
 static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
-/// The processes. A single caller uses the first one; with three, callers at the same time need not
-/// wait for each other.
-static WORKERS: [Mutex<Option<Worker>>; 3] = [const { Mutex::new(None) }; 3];
+/// The processes. A single caller uses the first one; with five, callers at the same time need not
+/// wait for each other: in conf-master two judge pushes, two render for readers, and one lands.
+static WORKERS: [Mutex<Option<Worker>>; 5] = [const { Mutex::new(None) }; 5];
 
 /// Allows every template four times as much. For hosts.
 pub fn be_patient() {
@@ -91,15 +92,18 @@ pub fn child() -> Option<ExitCode> {
 
 /// Renders every template among the files of a job.
 pub(crate) fn render(job: Job) -> Rendering {
-    let first = job.files.keys().find(|path| path.ends_with(TEMPLATE_ENDING)).cloned();
+    let Job { files, variables, secrets } = job;
+    let shapes = secrets.iter().map(|(name, given)| (name.clone(), Shape::of(given))).collect();
+    let task = Task { files, variables, secrets: shapes };
+    let first = task.files.keys().find(|path| path.ends_with(TEMPLATE_ENDING)).cloned();
     let limits = if PATIENT.load(Ordering::Relaxed) { LANDING.times(4) } else { LANDING };
     let refuse = |reason: String, spent: u64| {
         let file = first.clone().unwrap_or_default();
         let results = BTreeMap::from([(file.clone(), Err(SettingsFault { file, line: None, reason }))]);
         Rendering { results, spent: Duration::from_secs(spent), endless: spent > 0 }
     };
-    match ask(&Question::Render(job, limits), limits.bounds()) {
-        Ok(Answer::Render(rendering)) => rendering,
+    match ask(&Question::Render(task, limits), limits.bounds()) {
+        Ok(Answer::Render(rendering, passages)) => filled(rendering, passages, &secrets, limits),
         Ok(Answer::Uses(_)) => refuse("it was not answered; try again".to_owned(), 0),
         Err(NoAnswer::TooMuch) => refuse(
             "this component's templates take more time or memory than there is; is there a loop that never ends, or a text \
@@ -109,6 +113,46 @@ pub(crate) fn render(job: Job) -> Rendering {
         ),
         Err(NoAnswer::Failed(cause)) => refuse(format!("no process to render it in: {cause}; try again"), 0),
     }
+}
+
+/// Puts the secrets' values into the texts.
+fn filled(
+    mut rendering: Rendering,
+    passages: Vec<Passed>,
+    secrets: &BTreeMap<String, Given>,
+    limits: Limits,
+) -> Rendering {
+    if !rendering.results.values().flatten().any(|made| holds_one(&made.text)) {
+        return rendering;
+    }
+    let environment = engine::environment(&Passages::default());
+    // Each byte may pass through a filter on its way.
+    let most = 2 * limits.component_bytes;
+    let mut filler = Filler::new(secrets, passages, most, |passed, text| engine::pass(&environment, passed, text));
+    for (path, result) in &mut rendering.results {
+        let Some(made) = result.as_mut().ok().filter(|made| holds_one(&made.text)) else { continue };
+        let done = filler.as_mut().map_err(|why| why.clone()).and_then(|filler| filler.fill(&made.text));
+        let done = done.and_then(|filled| match filled {
+            Filled { text, .. } if text.len() > limits.file_bytes => Err(NotFilled::TooLong),
+            // Whoever reads a secret is known to, by whatever way a stand-in came into the text.
+            Filled { secrets, .. } if !secrets.is_subset(&made.secrets) => Err(NotFilled::Changed),
+            Filled { text, .. } => Ok(text),
+        });
+        match done {
+            Ok(text) => made.text.clone_from(&text),
+            Err(why) => {
+                let reason = match why {
+                    NotFilled::Changed => format!("it changes a secret; {}", passes()),
+                    NotFilled::TooLong => {
+                        format!("with its secrets it makes more than {} MiB", limits.file_bytes >> 20)
+                    }
+                    NotFilled::Refused(why) => format!("a filter refuses a secret: {why}"),
+                };
+                *result = Err(SettingsFault { file: path.clone(), line: None, reason });
+            }
+        }
+    }
+    rendering
 }
 
 pub(crate) fn ask(question: &Question, bounds: Bounds) -> Result<Answer, NoAnswer> {

@@ -15,6 +15,7 @@ use crate::{
         job::{Answer, Job, LANDING, Made, Question},
         prepared::prepared,
         process,
+        stand_in::Passages,
     },
 };
 
@@ -136,7 +137,7 @@ fn the_engine_reads_the_prepared_source_as_it_would_read_the_authors() {
         let edited = prepared(&source).text;
         let lines = |text: &str| text.matches('\n').count();
         assert_eq!(lines(&edited), lines(&source), "{source:?}: {edited:?}");
-        let fault = |text: &str| engine::environment().template_from_str(text).err();
+        let fault = |text: &str| engine::environment(&Passages::default()).template_from_str(text).err();
         let (fault, expected) = (fault(&edited), fault(&source));
         assert_eq!(fault.is_some(), expected.is_some(), "{source:?}: {edited:?}");
         // A template that ends too early is at fault where its last part begins. And of several
@@ -209,6 +210,7 @@ fn values_are_shown_in_the_notation_of_settings() {
         ("yes | lower", "true"),
         ("yes | upper", "TRUE"),
         ("nothing | title", "Null"),
+        ("text | indent(width=2, first=true)", "  a\"b"),
         ("list | replace('null', '-')", r#"[-,true,"x",1.0]"#),
         ("list | tojson", r#"[null, true, "x", 1.0]"#),
         ("list | first", "null"),
@@ -309,6 +311,127 @@ fn a_secret_that_is_shown_in_a_list_is_read_and_one_that_is_not_here_is_a_fault(
     }
     let endless = made("{% set n = namespace() %}{% set n.n = n %}{{ n }}", json!({})).err().unwrap();
     assert!(endless.reason.contains("nested too deeply"), "{endless:?}");
+}
+
+/// Renders `x.j2` with a password and a certificate.
+fn with_secrets(text: &str, password: &str) -> Result<Made, SettingsFault> {
+    let files = [("x.j2".to_owned(), text.to_owned())].into();
+    let settings = json!({"db": {"$secret": "pw"}, "list": [1, {"$secret": "pw"}], "plain": "a b"});
+    let variables = [("settings".to_owned(), settings)].into_iter().collect();
+    let key = "-----BEGIN\nab\n\ncd\n-----END\n".to_owned().into();
+    let certificate = SecretValue::Certificate { certificate: "cert".to_owned(), key };
+    let secrets = [
+        ("pw".to_owned(), Ok(SecretValue::Text(password.to_owned().into()))),
+        ("tls".to_owned(), Ok(certificate)),
+        ("gone".to_owned(), Err("it was not sealed to this host".to_owned())),
+    ];
+    process::render(Job { files, variables, secrets: secrets.into() }).results.remove("x.j2").unwrap()
+}
+
+#[test]
+fn a_secret_passes_through_filters_as_a_text_does() {
+    for (template, expected) in [
+        ("{{ secrets.pw }}", "p\"ä <&'s"),
+        ("a{{ 'x' ~ secrets.pw ~ 'y' }}b", "axp\"ä <&'syb"),
+        ("{{ secrets.pw | urlencode }}", "p%22%C3%A4%20%3C%26%27s"),
+        ("{{ ('jo:' ~ secrets.pw) | urlencode }}", "jo%3Ap%22%C3%A4%20%3C%26%27s"),
+        ("{{ secrets.pw | tojson }}", r#""p\"ä \u003c\u0026\u0027s""#),
+        ("{{ settings.db | tojson }}", r#""p\"ä \u003c\u0026\u0027s""#),
+        ("{{ settings.list | tojson }}", r#"[1, "p\"ä \u003c\u0026\u0027s"]"#),
+        ("{{ settings.list }}", r#"[1,"p\"ä <&'s"]"#),
+        ("{{ settings.list | join(';') }}", "1;p\"ä <&'s"),
+        ("{{ secrets.pw | e }}", "p&quot;ä &lt;&amp;&#x27;s"),
+        ("{{ ('  ' ~ secrets.pw ~ '  ') | trim }}.", "p\"ä <&'s."),
+        ("{{ secrets.pw | trim('p') | urlencode | indent(2) }}", "%22%C3%A4%20%3C%26%27s"),
+        ("{{ '%s-%s' | format(secrets.pw, 1) }}", "p\"ä <&'s-1"),
+        ("{{ 'my PW' | replace('PW', secrets.pw) }}", "my p\"ä <&'s"),
+        ("{{ secrets.pw | default('none') }}", "p\"ä <&'s"),
+        ("{{ secrets.pw | string | safe }}", "p\"ä <&'s"),
+        ("{% set x %}<{{ secrets.pw }}>{% endset %}{{ x | urlencode }}", "%3Cp%22%C3%A4%20%3C%26%27s%3E"),
+        ("{% filter indent(2) %}{{ secrets.tls.key }}{% endfilter %}", "-----BEGIN\n  ab\n\n  cd\n  -----END"),
+        (
+            "k: |\n  {{ secrets.tls.key | indent(width=2, blank=true) }}",
+            "k: |\n  -----BEGIN\n  ab\n  \n  cd\n  -----END",
+        ),
+        ("{{ secrets.tls.certificate }}{{ secrets.tls | tojson }}", ""),
+        ("{% if secrets.pw is defined %}yes{% endif %}", "yes"),
+    ] {
+        let made = with_secrets(template, "p\"ä <&'s").unwrap_or_else(|fault| panic!("{template}: {fault:?}"));
+        if expected.is_empty() {
+            assert_eq!(made.text, r#"cert{"certificate": "cert", "key": "-----BEGIN\nab\n\ncd\n-----END\n"}"#);
+        } else {
+            assert_eq!(made.text, expected, "{template}");
+        }
+        assert!(!made.secrets.is_empty(), "{template}");
+    }
+}
+
+#[test]
+fn what_a_template_does_says_nothing_of_a_secret() {
+    for template in [
+        "{% if secrets.pw %}x{% endif %}",
+        "{{ 'a' if settings.db else 'b' }}",
+        "{{ secrets.pw[3] }}",
+        "{{ secrets.pw[0:2] }}",
+        "{{ secrets.pw.length }}",
+        "{{ secrets.pw | length }}",
+        "{{ (secrets.pw ~ '') | length }}",
+        "{{ secrets.pw | first }}",
+        "{{ secrets.pw | list }}",
+        "{{ secrets.pw | reverse }}",
+        "{{ secrets.pw | upper }}",
+        "{{ secrets.pw | replace('a', 'b') }}",
+        "{{ secrets.pw | int }}",
+        "{{ secrets.pw | split('a') }}",
+        "{{ secrets.pw | trim(secrets.pw) }}",
+        "{{ {'a': secrets.pw} | urlencode }}",
+        "{{ secrets.pw + 'a' }}",
+        "{{ secrets.pw < secrets.tls.key }}",
+        "{{ secrets.pw == settings.db }}",
+        "{% for letter in secrets.pw %}{{ letter }}{% endfor %}",
+        "{{ (secrets.pw ~ '')[1:] }}",
+        "{% for letter in secrets.pw ~ '' %}{{ letter }}.{% endfor %}",
+        "{{ [1, 2][secrets.pw] }}",
+        "{{ {'a': 1}[secrets.pw] }}",
+        "{{ settings.plain.b[secrets.pw ~ ''] }}",
+    ] {
+        let faults = ["aaaa", "bbbb", "a much longer one", ""]
+            .map(|password| with_secrets(template, password).err().unwrap_or_else(|| panic!("{template} is no fault")));
+        assert!(faults.iter().all(|fault| *fault == faults[0]), "{template}: {faults:?}");
+        assert!(!faults[0].reason.contains(['\u{f0000}', '\u{f0001}']), "{template}: {faults:?}");
+    }
+    // What is no fault has the same outcome whatever the secret is.
+    for template in [
+        "{{ secrets.pw == 'aaaa' }}",
+        "{{ 'aaaa' in [secrets.pw] }}",
+        "{% if secrets.pw ~ '' == 'aaaa' %}x{% endif %}",
+        "{{ 'a' in secrets.pw ~ '' }}",
+        "{{ secrets.pw is startingwith('a') }}",
+        "{{ [secrets.pw, 'b'] | length }}",
+        "{% include secrets.pw %}",
+    ] {
+        let made = ["aaaa", "bbbb", ""].map(|password| with_secrets(template, password).map(|made| made.text));
+        assert!(made.iter().all(|text| *text == made[0]), "{template}: {made:?}");
+    }
+}
+
+#[test]
+fn texts_with_secrets_are_bounded() {
+    let long = "x".repeat(64 << 10);
+    let loops = "{% for n in range(1000) %}{{ secrets.pw }}{% endfor %}";
+    let fault = with_secrets(loops, &long).err().unwrap();
+    assert_eq!(fault.reason, "with its secrets it makes more than 8 MiB");
+    let doubled = "{% set n = namespace(x=secrets.pw ~ '') %}{% for i in range(40) %}{% set n.x = (n.x ~ n.x) | trim %}\
+                   {% endfor %}{{ n.x }}";
+    let fault = with_secrets(doubled, &long).err().unwrap();
+    assert_eq!(fault.reason, "with its secrets it makes more than 8 MiB");
+    let mark = with_secrets("a \u{f0000}Text:pw b", "x").err().unwrap();
+    assert!(mark.reason.starts_with("it changes a secret; a secret can be shown"), "{mark:?}");
+    // A text that holds a secret is known to.
+    assert!(with_secrets("\u{f0000}Text:pw\u{f0001}", "x").is_err());
+    assert!(with_secrets("{{ '\u{f0000}Text:pw\u{f0001}' | trim }}", "x").is_err());
+    assert_eq!(with_secrets("\u{f0000}Text:pw\u{f0001}{{ secrets.pw }}", "x").unwrap().text, "xx");
+    assert!(with_secrets("\u{f0000}Passed:0\u{f0001}", "x").is_err());
 }
 
 #[test]

@@ -117,6 +117,20 @@ pub enum FetchError {
         /// What is wrong.
         reason: String,
     },
+    /// The answer passes a bound of this machine: try another server and say so.
+    #[error("{url} gave too large an answer for {want}: {reason}")]
+    TooLarge {
+        /// The server.
+        url: String,
+        /// The wanted object.
+        want: ObjectId,
+        /// The bound.
+        reason: String,
+    },
+    /// The wanted commit is not to be taken, whoever has it: see
+    /// [`judging`](crate::git::RepositoryPool::judging).
+    #[error("{0}")]
+    Unwanted(String),
     /// The repository cannot be read or written: a full disk, a wrong owner.
     #[error("cannot use the repository {path}: {reason}")]
     Repository {

@@ -1,16 +1,30 @@
 //! Fetches: one POST by object id, streamed into the repository, checked to be complete.
 
+use std::time::Duration;
+
 use bytes::{Bytes, BytesMut};
 use reqwest::Response;
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
 
 use crate::{
+    daemon,
     git::{Malformed, Packet, PacketReader, Part, RepositoryPool, Step, StoreError, error_words, store},
     upstream::{
         error::{FetchError, UpstreamError},
         servers::{SILENCE, Upstream, next_part},
     },
 };
+
+/// 1 KiB: an answer that brings less within the patience of a question has as good as stopped. 8
+/// kbit/s; the slowest links bring 256.
+const PROGRESS: usize = 1 << 10;
+
+/// 2 hours for one answer: it occupies the disk until it is whole.
+const LONGEST: Duration = Duration::from_secs(7200);
+
+/// The most commits of which an answer says that history ends there, or no more: they are kept on
+/// the disk. Snapshots follow each other in one line, which ends once.
+const MOST_ENDS: usize = 2;
 
 /// The most bytes of an answer that is handed back for caches; steps have a few KiB.
 const MOST_KEPT: usize = 4 << 20;
@@ -30,8 +44,9 @@ pub struct Fetched {
     pub packs: u32,
 }
 
-/// Makes a step: afterwards `want` and all objects of its tree are in the repository, durably; with
-/// [`Depth::Full`](crate::git::Depth::Full) its whole history too. Moves no ref.
+/// Makes a step: afterwards `want` and all objects of its tree are in the repository, and with
+/// [`Depth::Full`](crate::git::Depth::Full) its whole history too. They are durable, unless the
+/// owner [makes them so later](RepositoryPool::syncing_later). Moves no ref.
 ///
 /// A step whose objects are all here sends no request. An answer that leaves objects out is asked
 /// for again without `have`.
@@ -46,7 +61,7 @@ pub async fn fetch(
     let repo = repo.into();
     let mut fetched = Fetched { answer: None, wire_bytes: 0, requests: 0, packs: 0 };
     let opened = repo.clone();
-    let missing = tokio::task::spawn_blocking(move || missing(&opened, step)).await.expect("no panic while looking");
+    let missing = daemon::blocking(move || missing(&opened, step)).await;
     match missing.map_err(|cause| unusable(&repo, &cause.message()))? {
         Some(rest) => step = rest,
         None => return Ok(fetched),
@@ -54,14 +69,16 @@ pub async fn fetch(
     loop {
         fetched.requests += 1;
         let outcome = exchange(upstream, &repo, step, &mut fetched).await;
-        if matches!(outcome, Err(FetchError::Corrupt { .. } | FetchError::Unreachable(_))) {
+        if matches!(outcome, Err(FetchError::Corrupt { .. } | FetchError::TooLarge { .. } | FetchError::Unreachable(_)))
+        {
             upstream.report(false);
         }
         match outcome {
             // Objects that the answer is thin against, or left out, may be gone here: ask for all
             // of them.
-            Err(FetchError::Corrupt { reason, .. }) if step.have.is_some() => {
-                tracing::warn!(want = %step.want, reason, "the answer to a step is not complete; asked again in full");
+            // What lies between the two may be too much.
+            Err(FetchError::Corrupt { reason, .. } | FetchError::TooLarge { reason, .. }) if step.have.is_some() => {
+                tracing::warn!(want = %step.want, reason, "the answer to a step is of no use; asked again in full");
                 step.have = None;
             }
             Err(error) => return Err(error),
@@ -95,10 +112,15 @@ async fn exchange(
     // Bounded: the network waits for the disk.
     let (parts, received) = mpsc::channel(16);
     let (opened, want) = (repo.clone(), step.want);
-    let storing = tokio::task::spawn_blocking(move || store(&opened, received, |repo| step.check(repo)));
-    let mut seen = Seen { bytes: 0, kept: Some(BytesMut::new()) };
-    let read = read_answer(upstream, response, &parts, &mut seen).await;
+    let is_step = step.have.is_some();
+    let storing = spawn_blocking(move || store(&opened, received, (want, is_step), |repo| step.check(repo)));
+    // Only the answer to a step is worth keeping.
+    let mut seen = Seen { bytes: 0, ends: 0, kept: is_step.then(BytesMut::new) };
+    let read = timeout(LONGEST, read_answer(upstream, response, &parts, &mut seen)).await;
+    let read = read.unwrap_or(Err(ReadError::Late));
     drop(parts);
+    // The disk's time is not the server's silence.
+    upstream.pulse.busy();
     let stored = storing.await.unwrap_or(Err(StoreError::BrokenOff));
     fetched.wire_bytes += seen.bytes;
     let url = || upstream.url().to_string();
@@ -111,11 +133,17 @@ async fn exchange(
                 FetchError::NotFound { url: url(), want, words }
             }
             ReadError::Remote(reason) => FetchError::Corrupt { url: url(), want, reason },
+            ReadError::Late => {
+                let reason = format!("it has not come within {} s", LONGEST.as_secs());
+                FetchError::TooLarge { url: url(), want, reason }
+            }
             ReadError::Malformed => {
                 FetchError::Corrupt { url: url(), want, reason: "not an answer of Git protocol v2".to_owned() }
             }
         }),
         (_, Err(StoreError::Repository(reason))) => Err(unusable(repo, &reason)),
+        (_, Err(StoreError::TooLarge(reason))) => Err(FetchError::TooLarge { url: url(), want, reason }),
+        (_, Err(StoreError::Unwanted(words))) => Err(FetchError::Unwanted(words)),
         (_, Err(StoreError::Damaged(reason))) => Err(FetchError::Corrupt { url: url(), want, reason }),
         (Ok(()), Err(StoreError::BrokenOff)) => {
             Err(FetchError::Corrupt { url: url(), want, reason: "it holds no pack".to_owned() })
@@ -130,6 +158,8 @@ async fn exchange(
 /// The bytes of an answer.
 struct Seen {
     bytes: u64,
+    /// The commits at which history ends, or ends no more.
+    ends: usize,
     /// All bytes, until they are too many.
     kept: Option<BytesMut>,
 }
@@ -142,6 +172,8 @@ enum ReadError {
     Malformed,
     /// The storing task has stopped.
     Stopped,
+    /// It took longer than [`LONGEST`].
+    Late,
 }
 
 /// Takes an answer apart as it arrives, and passes the parts to the storing task.
@@ -153,6 +185,8 @@ async fn read_answer(
 ) -> Result<(), ReadError> {
     let mut packets = PacketReader::default();
     let mut section = Section::Start;
+    // The first part of a pack is progress, however small it is: Git has counted its objects.
+    let mut progress = PROGRESS - 1;
     upstream.pulse.wait();
     loop {
         let part = next_part(&mut response, upstream.url().as_str(), SILENCE).await;
@@ -174,14 +208,25 @@ async fn read_answer(
             is_any = true;
             if let Some(part) = part {
                 is_progress = true;
+                if matches!(part, Part::Shallow(_) | Part::Unshallow(_)) {
+                    seen.ends += 1;
+                    if seen.ends > MOST_ENDS {
+                        return Err(ReadError::Malformed);
+                    }
+                }
                 // The disk, too, may take its time: that is no silence of the server.
-                upstream.pulse.heard();
+                let waited = upstream.pulse.pause();
                 parts.send(part).await.map_err(|_| ReadError::Stopped)?;
+                upstream.pulse.go_on(waited);
             }
         }
         // Git says that it is alive while it counts, and perhaps while it hangs: that is no
         // progress.
         if is_progress || !is_any {
+            progress += bytes.len();
+        }
+        if progress >= PROGRESS {
+            progress = 0;
             upstream.pulse.heard();
             upstream.pulse.wait();
         }
@@ -231,12 +276,10 @@ fn unusable(repo: &RepositoryPool, reason: &dyn std::fmt::Display) -> FetchError
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::TcpListener,
-        time::{sleep, timeout},
+        time::sleep,
     };
 
     use super::*;
@@ -279,6 +322,7 @@ mod tests {
     async fn only_what_is_part_of_a_pack_is_progress() {
         assert!(is_silent_with("", b"0005\x01").await, "Git says that it is alive");
         assert!(is_silent_with("", b"0009\x02busy").await, "words about progress");
-        assert!(!is_silent_with("fff0\u{1}PACK", b"\0").await, "a part");
+        assert!(is_silent_with("fff0\u{1}PACK", b"\0").await, "it hardly goes on");
+        assert!(!is_silent_with("fff0\u{1}PACK", &[0; 600]).await, "a part");
     }
 }

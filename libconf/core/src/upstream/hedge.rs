@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-use crate::{silence::Pulse, upstream::servers::Upstream};
+use crate::upstream::servers::Upstream;
 
 /// 30 s: if nobody has answered and every server that was asked is silent, the question is over.
 const GIVE_UP: Duration = Duration::from_secs(30);
@@ -48,8 +48,8 @@ pub struct Hedge<T> {
     give_up: Duration,
     /// Called with each server that is found silent, and for how long it was.
     report: Box<Report>,
-    /// Signs of life of the servers that have not answered.
-    pulses: Vec<Pulse>,
+    /// The servers that have not answered.
+    open: Vec<Arc<Upstream>>,
     asked: JoinSet<(Arc<Upstream>, T)>,
 }
 
@@ -76,7 +76,7 @@ impl<T: Send + 'static> Hedge<T> {
             is_due: true,
             give_up: GIVE_UP,
             report: Box::new(|_, _| {}),
-            pulses: Vec::new(),
+            open: Vec::new(),
             asked: JoinSet::new(),
         }
     }
@@ -107,6 +107,20 @@ impl<T: Send + 'static> Hedge<T> {
         self.give_up = self.give_up.min(silence);
     }
 
+    /// Puts every server that has not answered yet behind the others for a while: the question ends
+    /// without them.
+    pub fn report_late(&self) {
+        self.open.iter().for_each(|one| one.report_late());
+    }
+
+    /// Has the next server asked at once, beside the newest one, which is late.
+    pub fn hurry(&mut self) {
+        if let Some((late, _)) = self.newest.take() {
+            late.report_late();
+        }
+        self.is_due = true;
+    }
+
     /// Waits for the next answer of any server; `None` once all have answered, or are silent. A
     /// second call means that the first answer was not good enough, so the next server is asked at
     /// once.
@@ -118,7 +132,7 @@ impl<T: Send + 'static> Hedge<T> {
                 && let Some((server, is_second)) = self.waiting.pop_front()
             {
                 let server = server.for_question(is_second);
-                self.pulses.push(server.pulse.clone());
+                self.open.push(Arc::clone(&server));
                 let asking = (self.ask)(Arc::clone(&server));
                 self.newest = Some((Arc::clone(&server), is_second));
                 self.due = Instant::now() + self.long;
@@ -132,7 +146,7 @@ impl<T: Send + 'static> Hedge<T> {
             match heard {
                 Heard::Answer(answer) => {
                     self.give_up_after(GIVE_UP_AFTER_AN_ANSWER);
-                    self.pulses.retain(|pulse| !pulse.is(&answer.0.pulse));
+                    self.open.retain(|one| !one.pulse.is(&answer.0.pulse));
                     self.newest.take_if(|(newest, _)| newest.pulse.is(&answer.0.pulse));
                     return Some(answer);
                 }
@@ -155,11 +169,15 @@ impl<T: Send + 'static> Hedge<T> {
         };
         let all = async {
             loop {
-                for pulse in &self.pulses {
-                    pulse.silence(limit.max(at_first), limit.max(patience)).await;
+                let silence = |one: &Arc<Upstream>| {
+                    let pulse = one.pulse.clone();
+                    async move { pulse.silence(limit.max(at_first), limit.max(patience)).await }
+                };
+                for one in &self.open {
+                    silence(one).await;
                 }
                 // The first one may have said something meanwhile.
-                let silent = self.pulses.iter().map(|pulse| pulse.silence(limit.max(at_first), limit.max(patience)));
+                let silent = self.open.iter().map(silence);
                 if silent.map(FutureExt::now_or_never).all(|silent| silent.is_some()) {
                     return;
                 }
@@ -173,12 +191,15 @@ impl<T: Send + 'static> Hedge<T> {
                 _ => Heard::Panic,
             },
             () = sleep_until(self.due), if self.newest.is_some() && !self.waiting.is_empty() => {
-                self.newest = None;
+                if let Some((late, _)) = self.newest.take().filter(|_| self.puts_last) {
+                    late.report_late();
+                }
                 Heard::Silence
             }
             () = newest, if is_awaited => {
                 if let Some((silent, is_second)) = self.newest.take().filter(|_| self.puts_last) {
                     silent.report_silent();
+                    silent.report_late();
                     (self.report)(&silent, silent.pulse.limit(at_first, patience));
                     if !is_second {
                         self.waiting.push_back((silent, true));

@@ -2,6 +2,7 @@
 
 mod error;
 mod credentials;
+mod standing;
 mod servers;
 mod events;
 mod fetch;

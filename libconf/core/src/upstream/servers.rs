@@ -21,8 +21,9 @@ use tokio::{sync::Notify, time::timeout};
 use crate::{
     address::BaseUrl,
     api::ErrorBody,
+    settings::without_value,
     silence::{Pulse, notice_dead_peers},
-    upstream::{credentials::Credentials, error::UpstreamError},
+    upstream::{credentials::Credentials, error::UpstreamError, standing::Standing},
 };
 
 /// How long connecting may take.
@@ -49,7 +50,8 @@ const MOST_JSON: usize = 64 << 20;
 
 /// Servers of one kind, in the order in which they were given.
 ///
-/// A server that failed is tried last until it has worked again. [`Upstreams::revive`] asks it.
+/// A server that failed is tried last until it has worked again. [`Upstreams::revive`] asks it. One
+/// whose answer was not whole in time is tried after the others for a while.
 #[derive(Debug)]
 pub struct Upstreams {
     list: Vec<Arc<Upstream>>,
@@ -64,22 +66,11 @@ pub struct Upstream {
     /// Makes a connection for each request.
     fresh: Client,
     credentials: Credentials,
-    failing: Arc<Mutex<Option<Failing>>>,
-    /// Notified by each failure.
-    failed: Arc<Notify>,
+    standing: Arc<Standing>,
     /// Until then idle connections may be dead.
     distrusted: Arc<Mutex<Option<Instant>>>,
     /// Signs of life while it answers one question.
     pub(crate) pulse: Pulse,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Failing {
-    times: u32,
-    /// When it is to be asked whether it is back.
-    until: Instant,
-    /// It took the question and gave no answer.
-    is_silent: bool,
 }
 
 impl Upstreams {
@@ -97,8 +88,7 @@ impl Upstreams {
                 client: client.clone(),
                 fresh: fresh.clone(),
                 credentials: credentials.clone(),
-                failing: Arc::default(),
-                failed: Arc::clone(&failed),
+                standing: Arc::new(Standing::new(Arc::clone(&failed))),
                 distrusted: Arc::default(),
                 pulse: Pulse::new(),
             })
@@ -108,9 +98,9 @@ impl Upstreams {
 
     /// All servers, the one to try first at the front.
     pub fn in_order(&self) -> Vec<Arc<Upstream>> {
-        let mut list: Vec<_> = self.list.iter().map(|one| (one.failing_until(), one.clone())).collect();
+        let mut list: Vec<_> = self.list.iter().map(|one| (one.standing.order(), one.clone())).collect();
         // The sort is stable: working servers keep their given order.
-        list.sort_by_key(|(until, _)| *until);
+        list.sort_by_key(|(order, _)| *order);
         list.into_iter().map(|(_, one)| one).collect()
     }
 
@@ -119,7 +109,8 @@ impl Upstreams {
     pub async fn revive(&self, report: impl Fn(&Upstream, Result<(), UpstreamError>)) {
         loop {
             let failed = self.failed.notified();
-            let next = self.list.iter().filter_map(|one| Some((one.failing_until()?, one))).min_by_key(|one| one.0);
+            let next =
+                self.list.iter().filter_map(|one| Some((one.standing.failing_until()?, one))).min_by_key(|one| one.0);
             let Some((until, one)) = next else {
                 failed.await;
                 continue;
@@ -132,7 +123,7 @@ impl Upstreams {
             let asked = async { one.send_within(&url, one.authorize(one.fresh.get(&url))?, REVIVAL).await };
             match asked.await {
                 // Another kind of server has no such path.
-                Err(error) if one.failing_until().is_some() => report(one, Err(error)),
+                Err(error) if one.is_failing() => report(one, Err(error)),
                 _ => report(one, Ok(())),
             }
         }
@@ -286,16 +277,25 @@ impl Upstream {
     /// Moves the server to the end until it works, or back to its place.
     pub fn report(&self, worked: bool) {
         if worked {
-            *self.failing.lock() = None;
-        } else {
-            self.fail(false);
+            self.standing.is_in_time();
         }
+        self.note(worked);
+    }
+
+    /// The same of the head of an answer: the rest may take long.
+    fn note(&self, worked: bool) {
+        if worked { self.standing.works() } else { self.standing.fails(false) }
     }
 
     /// Moves the server to the end until it works, since it gave no answer.
     pub fn report_silent(&self) {
         self.distrust_connections();
-        self.fail(true);
+        self.standing.fails(true);
+    }
+
+    /// Moves the server behind the others for a while, since its answer was not whole in time.
+    pub fn report_late(&self) {
+        self.standing.is_late();
     }
 
     /// For a while, asks over new connections: the idle ones may be as dead as one that is silent.
@@ -303,28 +303,14 @@ impl Upstream {
         *self.distrusted.lock() = Some(Instant::now() + DISTRUST);
     }
 
-    fn fail(&self, is_silent: bool) {
-        let mut failing = self.failing.lock();
-        let times = failing.map_or(0, |before| before.times).saturating_add(1);
-        let rest = Duration::from_secs(1 << (times - 1).min(5)).min(Duration::from_secs(30));
-        *failing = Some(Failing { times, until: Instant::now() + rest, is_silent });
-        drop(failing);
-        self.failed.notify_one();
-    }
-
     /// Tells whether it took the last question and gave no answer.
     pub fn is_silent(&self) -> bool {
-        self.failing.lock().is_some_and(|failing| failing.is_silent)
+        self.standing.is_silent()
     }
 
     /// Tells whether it failed when it was asked last.
     pub fn is_failing(&self) -> bool {
-        self.failing.lock().is_some()
-    }
-
-    /// The time at which to ask a server that failed whether it is back.
-    fn failing_until(&self) -> Option<Instant> {
-        self.failing.lock().map(|failing| failing.until)
+        self.standing.failing_until().is_some()
     }
 
     /// The same server for one question, whose signs of life are its own. A second question beside
@@ -375,7 +361,7 @@ impl Upstream {
         });
         match &answer {
             Err(UpstreamError::Silent { .. }) => self.report_silent(),
-            _ => self.report(worked),
+            _ => self.note(worked),
         }
         let response = answer?;
         if response.status().is_success() { Ok(response) } else { Err(refusal(url, response).await) }
@@ -406,7 +392,7 @@ async fn read_json<T: DeserializeOwned>(url: &str, mut response: Response) -> Re
         body.extend_from_slice(&part);
     }
     let text = if body.is_empty() { b"null".as_slice() } else { &body };
-    serde_json::from_slice(text).map_err(|error| unexpected(error.to_string()))
+    serde_json::from_slice(text).map_err(|error| unexpected(without_value(&error.to_string())))
 }
 
 /// Makes an error of a refusal: the server's words, and the next step.

@@ -1,6 +1,6 @@
 //! The plain git client against our servers.
 
-use conf_core::git_http::{ReceivePack, UploadLimits, UploadPack};
+use conf_core::git_http::{HookEnvironment, ReceivePack, UploadLimits, UploadPack};
 
 use crate::site::{Repo, Server, client, gits, succeeded};
 
@@ -46,7 +46,10 @@ async fn push_with_options_and_packs_larger_than_any_buffer() {
     std::fs::write(&hook, script).unwrap();
     std::fs::set_permissions(&hook, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let upload = UploadPack::new(central.path.clone(), UploadLimits::default());
-    let receive = ReceivePack::new(central.path.clone(), 4, |_| vec![("WHO".to_owned(), "ann".to_owned())]);
+    let receive = ReceivePack::new(central.path.clone(), upload.spools().clone(), 4, |_| HookEnvironment {
+        variables: vec![("WHO".to_owned(), "ann".to_owned())],
+        ..HookEnvironment::default()
+    });
     let server = Server::with(upload, Some(receive)).await;
     for (number, git) in gits().into_iter().enumerate() {
         let folder = tempfile::tempdir().unwrap();

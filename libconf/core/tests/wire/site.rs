@@ -77,6 +77,21 @@ impl Repo {
         self.git(&["fsck", "--full", "--strict"]);
     }
 
+    /// The files and folders below `objects`.
+    pub(crate) fn files(&self) -> Vec<PathBuf> {
+        let (mut found, mut open) = (Vec::new(), vec![self.path.join("objects")]);
+        while let Some(folder) = open.pop() {
+            for entry in std::fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                found.push(path.clone());
+                if path.is_dir() {
+                    open.push(path);
+                }
+            }
+        }
+        found
+    }
+
     pub(crate) fn packs(&self) -> usize {
         let entries = std::fs::read_dir(self.path.join("objects/pack")).unwrap();
         entries
@@ -151,7 +166,7 @@ pub(crate) fn upstreams(urls: &[&str]) -> Upstreams {
 
 /// Serves routes on a port of the system's choice; answers the base URL.
 pub(crate) async fn listen(routes: Routes) -> (String, tokio_util::sync::DropGuard) {
-    let listener = http::bind_tcp("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let listener = http::bind_tcp("127.0.0.1:0".parse().unwrap(), http::Gate::new(&[])).await.unwrap();
     let url = format!("http://{}", listener.address().unwrap());
     let stop = CancellationToken::new();
     tokio::spawn(http::serve(listener, routes, stop.clone()));

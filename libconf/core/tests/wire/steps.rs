@@ -1,9 +1,14 @@
 //! Steps by object id, from a server to hosts.
 
-use std::time::Instant;
+use std::{
+    io,
+    path::PathBuf,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
+};
 
 use conf_core::{
-    git::{self, Depth, Step},
+    git::{self, Depth, RepositoryPool, Step},
     git_http::{UploadLimits, UploadPack},
     upstream::{self, FetchError},
 };
@@ -35,6 +40,36 @@ async fn a_host_starts_with_the_newest_snapshot_and_steps_on() {
 
     let again = host.step(&server, Some(second), third).await.unwrap();
     assert_eq!((again.requests, again.wire_bytes), (0, 0), "what is here is not asked for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fetch_stores_nothing_once_its_owner_may_not_write() {
+    let (central, host) = (Repo::new(), Repo::new());
+    let server = Server::of(&central).await;
+    let first = central.snapshot(None, &[("web", "port: 1")]);
+    let second = central.snapshot(Some(first), &[("web", "port: 2")]);
+    host.step(&server, None, first).await.unwrap();
+    let files = || {
+        let mut files: Vec<PathBuf> = host.files();
+        files.sort();
+        files
+    };
+    let before = files();
+    // It is so before the fetch begins, and in the middle of it.
+    for allowed in [0, 1] {
+        let asked = AtomicUsize::new(0);
+        let pool = RepositoryPool::at(host.path.clone());
+        pool.behind(move || {
+            let is_allowed = asked.fetch_add(1, Ordering::Relaxed) < allowed;
+            is_allowed.then_some(()).ok_or_else(|| io::Error::other("another agent may have it"))
+        });
+        let step = Step { have: Some(first), want: second, depth: Depth::One };
+        let refused = upstream::fetch(&server.upstreams.in_order()[0], pool, step).await.unwrap_err();
+        let FetchError::Repository { reason, .. } = refused else { panic!("{refused:?}") };
+        assert!(reason.contains("another agent may have it"), "{reason}");
+        assert_eq!(files(), before, "{allowed}");
+    }
+    host.step(&server, Some(first), second).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

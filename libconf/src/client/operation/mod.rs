@@ -17,4 +17,6 @@ pub use self::{
 };
 
 #[cfg(test)]
+mod fuzz_tests;
+#[cfg(test)]
 mod tests;

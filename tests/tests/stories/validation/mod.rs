@@ -2,6 +2,7 @@
 
 mod asking;
 mod hosts;
+mod waiting;
 
 use std::process::Output;
 

@@ -27,7 +27,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
-    address::hide_logins,
+    address::{hide_login, hide_logins, server_name},
     daemon::log::{BadLogLevel, LogFormat, start_logging},
     nearest::nearest,
 };
@@ -51,6 +51,11 @@ pub struct Common {
     /// Allow listening on an address that other machines reach, without TLS and tokens
     #[arg(long)]
     pub insecure: bool,
+
+    /// A name by which this server is asked, besides addresses, localhost and its machine's name;
+    /// may be repeated
+    #[arg(long = "allowed-host", value_name = "NAME", value_parser = server_name)]
+    pub allowed_hosts: Vec<String>,
 }
 
 impl Common {
@@ -117,7 +122,7 @@ fn try_parse_from<P: Parser, E: DeserializeOwned + Default + Send>(
 fn without_logins(mut error: clap::Error) -> clap::Error {
     for kind in [ContextKind::InvalidValue, ContextKind::InvalidArg, ContextKind::InvalidSubcommand] {
         if let Some(ContextValue::String(value)) = error.get(kind) {
-            let hidden = hide_logins(value);
+            let hidden = hide_login(value);
             error.insert(kind, ContextValue::String(hidden));
         }
     }

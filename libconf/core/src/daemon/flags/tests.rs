@@ -17,7 +17,7 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Act {
     /// Runs it
-    Run(Run),
+    Run(Box<Run>),
     /// Asks it
     Ask {
         /// Where it listens
@@ -86,7 +86,7 @@ impl Case {
 
     fn run(&self, arguments: &str) -> Run {
         match self.parse(&format!("conf-test run {arguments}")) {
-            Ok((Arguments { act: Act::Run(run) }, _)) => run,
+            Ok((Arguments { act: Act::Run(run) }, _)) => *run,
             other => panic!("{other:?}"),
         }
     }
@@ -168,7 +168,7 @@ fn faults_of_the_file_name_the_file_the_line_and_what_would_do() {
     let cases = [
         (
             "central: a\nlisten-on: 3\n",
-            "FILE, line 2: unknown key 'listen-on'; known are above, central, insecure, listen, log-format, log-level, server, watch",
+            "FILE, line 2: unknown key 'listen-on'; known are above, allowed-host, central, insecure, listen, log-format, log-level, server, watch",
         ),
         ("central: a\nlisen: 127.0.0.1:1\n", "FILE, line 2: unknown key 'lisen' (did you mean `listen`?); known are"),
         // A key of another command is no key of this one.

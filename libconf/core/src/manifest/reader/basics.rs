@@ -92,7 +92,7 @@ impl Reader {
         let line = node.line;
         let mut nodes = BTreeMap::new();
         for (key, node) in self.entries(node, place.what)? {
-            if place.known.contains(&key.text.as_str()) {
+            if place.known.iter().chain(place.earlier).any(|known| *known == key.text) {
                 nodes.insert(key.text, node);
             } else if self.strict {
                 self.faults.push(Fault::new(key.line, unknown(&key.text, place)));

@@ -7,6 +7,8 @@ pub(crate) struct Place {
     /// The name of the map, for people.
     pub(crate) what: &'static str,
     pub(crate) known: &'static [&'static str],
+    /// Keys of earlier versions: not listed among the known ones, and refused by what reads them.
+    pub(crate) earlier: &'static [&'static str],
     /// Keys of later versions.
     pub(crate) later: &'static [&'static str],
     /// Keys that stand in a datacenter's file alone.
@@ -18,6 +20,7 @@ pub(crate) struct Place {
 pub(crate) const CLASS: Place = Place {
     what: "the datacenter.yaml of a class",
     known: &["services", "applications", "devices", "platform", "secrets", "compatibility"],
+    earlier: &[],
     later: &["rollout", "export"],
     of_datacenters: &["conf", "inventories"],
     of_classes: &[],
@@ -34,6 +37,7 @@ pub(crate) const INSTANCE: Place = Place {
 pub(crate) const INVENTORIES: Place = Place {
     what: "`inventories`",
     known: &["roles", "hosts", "closed"],
+    earlier: &[],
     later: &[],
     of_datacenters: &[],
     of_classes: &[],

@@ -1,6 +1,6 @@
 //! The keys of a `datacenter.yaml` that are about secrets.
 
-use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use crate::{
     manifest::reader::{
@@ -10,9 +10,12 @@ use crate::{
     secret::{Declaration, Encoding, Generate, HostKey, Source},
     settings::{Fault, Node, Shape, shown},
 };
-use libconf::name::{ComponentName, SecretName};
+use libconf::name::{ComponentName, SecretName, SourceName};
 
-const SECRET: Place = Place { what: "a secret", known: &["generate", "file", "command", "readers"], ..INVENTORIES };
+const SECRET: Place =
+    Place { what: "a secret", known: &["generate", "from", "readers"], earlier: &CHOSEN, ..INVENTORIES };
+/// Keys by which a snapshot of an earlier version chose what a host reads or runs.
+const CHOSEN: [&str; 2] = ["file", "command"];
 const GENERATE: Place = Place { what: "`generate`", known: &["length", "encoding", "alphabet", "x509"], ..INVENTORIES };
 const X509: Place = Place { what: "`x509`", known: &["names", "days"], ..INVENTORIES };
 
@@ -67,18 +70,30 @@ impl Reader {
         let mut fields = self.fields(node, &SECRET)?;
         let line = fields.line;
         let readers = self.readers(&mut fields);
-        let (generate, file, command) = (fields.take("generate"), fields.take("file"), fields.take("command"));
-        let source = match (generate, file, command) {
-            (None, None, None) => Some(Source::Given),
-            (Some(node), None, None) => self.generate(node).map(Source::Generate),
-            (None, Some(node), None) => self.secret_file(node),
-            (None, None, Some(node)) => self.secret_command(node),
-            _ => self.fault(
+        let chosen = CHOSEN.into_iter().find_map(|key| Some((key, fields.take(key)?.line)));
+        let (generate, from) = (fields.take("generate"), fields.take("from"));
+        let source = match (chosen, generate, from) {
+            (Some((key, line)), ..) if self.strict => self.fault(
                 line,
-                "a secret has one of `generate`, `file` and `command`, or none where it is given; keep one",
+                format!(
+                    "`{key}` would choose what a host reads or runs, and only the host's own file may do that; write \
+                     from: <name> here, and secret-sources: {{<name>: {{{key}: …}}}} in conf-local.yaml of its hosts"
+                ),
             ),
+            (Some((key, _)), ..) => Some(Source::Chosen(key)),
+            (None, None, None) => Some(Source::Given),
+            (None, Some(node), None) => self.generate(node).map(Source::Generate),
+            (None, None, Some(node)) => self.offered(node).map(Source::Host),
+            (None, Some(_), Some(_)) => {
+                self.fault(line, "a secret has `generate` or `from`, or none where it is given; keep one")
+            }
         };
         Some(Declaration { source: source?, readers: readers?, line })
+    }
+
+    fn offered(&mut self, node: Node) -> Option<SourceName> {
+        let (text, line) = self.text(node, "from")?;
+        self.name(&text, line, "from")
     }
 
     fn readers(&mut self, fields: &mut Fields) -> Option<Vec<ComponentName>> {
@@ -198,31 +213,6 @@ impl Reader {
             Some(number) => Some(number),
             None => self.fault(node.line, format!("`{key}` must be a whole number from 1 to {most}")),
         }
-    }
-
-    fn secret_file(&mut self, node: Node) -> Option<Source> {
-        let (text, line) = self.text(node, "file")?;
-        let path = PathBuf::from(&text);
-        if !path.is_absolute() || text.contains(char::is_control) || text.len() > 4096 {
-            return self.fault(line, "`file` must be an absolute path on the host");
-        }
-        Some(Source::File(path))
-    }
-
-    fn secret_command(&mut self, node: Node) -> Option<Source> {
-        let line = node.line;
-        let nodes = self.list(node, "command", "[/usr/bin/vault, read, token]");
-        let mut words = Vec::new();
-        for node in nodes {
-            words.push(self.text(node, "command")?.0);
-        }
-        // An absolute path, since root's search path differs from other users'.
-        if words.first().is_none_or(|program| !program.starts_with('/')) || words.iter().any(|word| word.contains('\0'))
-        {
-            return self
-                .fault(line, "`command` begins with a program's absolute path; then come its words, each an entry");
-        }
-        Some(Source::Command(words))
     }
 
     /// The key of a host, which conf-master alone needs.

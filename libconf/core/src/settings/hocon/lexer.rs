@@ -25,19 +25,25 @@ pub(crate) enum Token<'a> {
 pub(crate) struct Lexer<'a> {
     rest: &'a str,
     line: usize,
+    column: usize,
     peeked: Option<Token<'a>>,
-    /// The line of the token that was taken or looked at last.
-    at: usize,
+    /// The line and the column of the token that was taken or looked at last.
+    at: (usize, usize),
 }
 
 impl<'a> Lexer<'a> {
     pub(crate) fn new(text: &'a str) -> Self {
-        Lexer { rest: text, line: 1, peeked: None, at: 1 }
+        Lexer { rest: text, line: 1, column: 1, peeked: None, at: (1, 1) }
     }
 
     /// The line of the token that [`Lexer::peek`] shows or [`Lexer::next`] gave last.
     pub(crate) fn place(&self) -> usize {
-        self.at
+        self.at.0
+    }
+
+    /// Its column, counted in characters from 1.
+    pub(crate) fn column(&self) -> usize {
+        self.at.1
     }
 
     pub(crate) fn peek(&mut self) -> Result<&Token<'a>, Fault> {
@@ -55,7 +61,7 @@ impl<'a> Lexer<'a> {
     }
 
     fn read(&mut self) -> Result<Token<'a>, Fault> {
-        self.at = self.line;
+        self.at = (self.line, self.column);
         if self.rest.starts_with('#') || self.rest.starts_with("//") {
             let length = self.rest.find('\n').unwrap_or(self.rest.len());
             self.take(length);
@@ -142,7 +148,9 @@ impl<'a> Lexer<'a> {
 
     fn take(&mut self, bytes: usize) -> &'a str {
         let (taken, rest) = mem::take(&mut self.rest).split_at(bytes);
-        self.line += taken.bytes().filter(|byte| *byte == b'\n').count();
+        let breaks = taken.bytes().filter(|byte| *byte == b'\n').count();
+        let last = taken.rsplit('\n').next().unwrap_or_default().chars().count();
+        (self.line, self.column) = (self.line + breaks, if breaks > 0 { 1 } else { self.column } + last);
         self.rest = rest;
         taken
     }

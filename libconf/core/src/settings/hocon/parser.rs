@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use crate::settings::fault::{Fault, MAX_DEPTH, shown, too_deep};
+use crate::settings::fault::{Fault, MAX_DEPTH, too_deep};
 use crate::settings::hocon::{
     beside::{combine, single},
     lexer::{Lexer, Token},
@@ -80,7 +80,7 @@ impl<'a> Parser<'a> {
             _ if had_newline => Ok(()),
             other => {
                 let found = describe(other);
-                Err(self.fault(format!("{found} stands behind a value; write a comma or a line break between them")))
+                Err(self.found(found, "stands behind a value; write a comma or a line break between them"))
             }
         }
     }
@@ -100,8 +100,8 @@ impl<'a> Parser<'a> {
             Token::Sign('{') => false,
             other => {
                 let found = describe(other);
-                let key = shown(&keys.join("."));
-                return Err(self.fault(format!("{found} stands behind the key `{key}`; write `=` and a value")));
+                // What is taken for a key may be a part of a value of several lines.
+                return Err(self.found(found, "stands behind a key; write `=` and a value"));
             }
         };
         let depth = self.path.len();
@@ -155,7 +155,7 @@ impl<'a> Parser<'a> {
                 Token::Substitution(_) => return Err(self.fault("a key holds no substitution; write the key itself")),
                 other => {
                     let found = describe(&other);
-                    return Err(self.fault(format!("{found} has no place in a key; put such a key in quotes")));
+                    return Err(self.found(found, "has no place in a key; put such a key in quotes"));
                 }
             }
             blanks = "";
@@ -293,6 +293,14 @@ impl<'a> Parser<'a> {
         Ok(())
     }
 
+    /// A fault at the token that was looked at last, which stands there and should not.
+    fn found(&self, found: &str, reason: &str) -> Fault {
+        self.fault(match found {
+            TEXT => format!("{found} in column {} {reason}", self.lexer.column()),
+            _ => format!("{found} {reason}"),
+        })
+    }
+
     /// A fault at the token that was looked at last.
     fn fault(&self, reason: impl Into<String>) -> Fault {
         Fault::new(self.lexer.place(), reason)
@@ -345,15 +353,24 @@ fn add<'a>(definitions: &mut Vec<Node<'a>>, node: Node<'a>) {
     }
 }
 
-fn describe(token: &Token<'_>) -> String {
+/// What a message calls a piece of text. It is not quoted: it may be a part of a secret.
+const TEXT: &str = "text";
+
+/// Names a token without its text.
+fn describe(token: &Token<'_>) -> &'static str {
     match token {
-        Token::Sign(sign) => format!("`{sign}`"),
-        Token::Append => "`+=`".to_owned(),
-        Token::Substitution(_) => "`${`".to_owned(),
-        Token::Newline => "the end of the line".to_owned(),
-        Token::Blanks(_) => "a blank".to_owned(),
-        Token::Quoted(text) => format!("\"{}\"", shown(text)),
-        Token::Unquoted(text) => format!("`{}`", shown(text)),
-        Token::End => "the end of the text".to_owned(),
+        Token::Sign('{') => "`{`",
+        Token::Sign('}') => "`}`",
+        Token::Sign('[') => "`[`",
+        Token::Sign(']') => "`]`",
+        Token::Sign(',') => "`,`",
+        Token::Sign(':') => "`:`",
+        Token::Sign(_) => "`=`",
+        Token::Append => "`+=`",
+        Token::Substitution(_) => "`${`",
+        Token::Newline => "the end of the line",
+        Token::Blanks(_) => "a blank",
+        Token::Quoted(_) | Token::Unquoted(_) => TEXT,
+        Token::End => "the end of the text",
     }
 }

@@ -360,9 +360,9 @@ fn to_json(value: Resolved<'_>, levels: usize) -> Result<Value, Fault> {
     Ok(match value {
         Resolved::Scalar(Scalar::Null) => Value::Null,
         Resolved::Scalar(Scalar::Bool(value)) => Value::Bool(value),
-        Resolved::Scalar(Scalar::Number(text)) => {
-            Value::Number(serde_json::from_str(text).map_err(|_| Fault::new(0, format!("{text} is no number")))?)
-        }
+        Resolved::Scalar(Scalar::Number(text)) => Value::Number(
+            serde_json::from_str(text).map_err(|_| Fault::new(0, "a number cannot be held; write it in quotes"))?,
+        ),
         Resolved::Scalar(Scalar::Text(text)) => Value::String(text.into_owned()),
         Resolved::Scalar(Scalar::Blanks(text)) => Value::String(text.to_owned()),
         Resolved::Array(values) => {

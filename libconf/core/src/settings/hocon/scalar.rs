@@ -4,10 +4,7 @@ use std::borrow::Cow;
 
 use serde_json::Number;
 
-use crate::settings::{
-    fault::{Fault, shown},
-    hocon::tree::Scalar,
-};
+use crate::settings::{fault::Fault, hocon::tree::Scalar};
 
 /// Text without quotes, where it is a whole value. A number that JSON does not know (`0755`,
 /// `1.2.3`) is text.
@@ -41,5 +38,5 @@ pub(crate) fn check_number(text: &str, line: usize) -> Result<(), Fault> {
         Ok(_) => return Ok(()),
         Err(_) => "is beyond what a number can hold",
     };
-    Err(Fault::new(line, format!("{} {reason}; write it in quotes", shown(text))))
+    Err(Fault::new(line, format!("the number {reason}; write it in quotes")))
 }

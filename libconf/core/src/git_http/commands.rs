@@ -1,0 +1,168 @@
+//! The commands at the beginning of a push: which refs shall move.
+//!
+//! Source: gitprotocol-pack(5), "Reference Update Request and Packfile Transfer" and "Report
+//! Status".
+
+use bytes::Bytes;
+use tokio::io::AsyncReadExt as _;
+
+use crate::{
+    git::{Packet, PacketReader, push_line},
+    git_http::{child::Input, failure::Failure},
+};
+
+/// The most refs that a refusal names: a client takes the others for refused as well.
+const MOST_NAMED: usize = 1000;
+/// The most bytes of output in one packet of the side band. Source: gitprotocol-pack(5),
+/// "side-band-64k".
+const IN_BAND: usize = 65_515;
+/// The most bytes of a ref's name that are kept; no ref here has so many.
+const MOST_NAME: usize = 1000;
+/// The band of the report.
+const REPORT: u8 = 1;
+/// Words for people.
+const WORDS: u8 = 2;
+
+/// What a push asks for.
+#[derive(Debug, Default)]
+pub(crate) struct Commands {
+    /// The names of the first refs.
+    names: Vec<String>,
+    most: usize,
+    capabilities: String,
+    /// It has a certificate, which Git would store and look at before anybody else does.
+    is_certified: bool,
+}
+
+impl Commands {
+    /// Reads the commands, up to one more than `most`. What is no push has none: Git says so.
+    pub(crate) async fn read(mut input: Input, most: usize) -> Result<Self, Failure> {
+        let mut commands = Commands { most, ..Commands::default() };
+        let (mut packets, mut part) = (PacketReader::default(), vec![0; 16 << 10]);
+        loop {
+            let count = input.read(&mut part).await.map_err(|cause| Failure::Input(cause.to_string()))?;
+            packets.feed(&part[..count]);
+            while let Ok(Some(packet)) = packets.next() {
+                match packet {
+                    Packet::Data(line) => commands.add(&line),
+                    Packet::Flush | Packet::Delimiter => return Ok(commands),
+                }
+                if commands.is_too_many() || commands.is_certified {
+                    return Ok(commands);
+                }
+            }
+            if count == 0 || packets.next().is_err() {
+                return Ok(commands);
+            }
+        }
+    }
+
+    fn add(&mut self, line: &[u8]) {
+        self.is_certified |= line.starts_with(b"push-cert");
+        let line = String::from_utf8_lossy(line);
+        let (command, capabilities) = line.split_once('\0').unwrap_or((&line, ""));
+        if self.names.is_empty() {
+            self.capabilities = capabilities.chars().take(MOST_NAME).collect();
+        }
+        // An old id, a new id and a name; others, such as `shallow`, move no ref.
+        if let [_, _, name] = command.trim_end().splitn(3, ' ').collect::<Vec<_>>()[..] {
+            self.names.push(name.chars().take(MOST_NAME).collect());
+        }
+    }
+
+    /// True when there are more than may be.
+    fn is_too_many(&self) -> bool {
+        self.names.len() > self.most
+    }
+
+    /// Says why nothing of the push is looked at, if so.
+    pub(crate) fn refused(&self) -> Option<String> {
+        if self.is_certified {
+            return Some("signed pushes are not taken; push without --signed".to_owned());
+        }
+        self.is_too_many().then(|| format!("more than {} refs in one push; push fewer at once", self.most))
+    }
+
+    fn has(&self, capability: &str) -> bool {
+        self.capabilities.split_whitespace().any(|one| one == capability)
+    }
+}
+
+/// The answer to a push of which every ref is refused, as Git's own clients show it; empty for one
+/// that asks for no report.
+pub(crate) fn refusal(commands: &Commands, why: &str) -> Bytes {
+    let mut report = String::new();
+    push_line(&mut report, "unpack ok");
+    for name in commands.names.iter().take(MOST_NAMED) {
+        push_line(&mut report, &format!("ng {name} {why}"));
+    }
+    report.push_str("0000");
+    if !commands.has("report-status") && !commands.has("report-status-v2") {
+        return Bytes::new();
+    }
+    if !commands.has("side-band-64k") {
+        return report.into();
+    }
+    let mut answer = Vec::new();
+    let mut push_band = |band: u8, bytes: &[u8]| {
+        for part in bytes.chunks(IN_BAND) {
+            answer.extend_from_slice(format!("{:04x}", part.len() + 5).as_bytes());
+            answer.push(band);
+            answer.extend_from_slice(part);
+        }
+    };
+    push_band(WORDS, format!("refused: {why}\n").as_bytes());
+    push_band(REPORT, report.as_bytes());
+    answer.extend_from_slice(b"0000");
+    answer.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::git_http::child::input_of;
+
+    use super::*;
+
+    fn push(refs: usize, capabilities: &str) -> Bytes {
+        let id = "1".repeat(40);
+        let mut text = String::new();
+        for number in 0..refs {
+            let tail = if number == 0 { format!("\0 {capabilities}") } else { String::new() };
+            push_line(&mut text, &format!("{id} {id} refs/heads/services/b{number}{tail}"));
+        }
+        text.push_str("0000PACK and the rest");
+        text.into()
+    }
+
+    async fn read(body: Bytes) -> Commands {
+        Commands::read(input_of(body), 3).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn refs_are_counted_and_no_more_is_read() {
+        for (refs, is_too_many) in [(0, false), (1, false), (3, false), (4, true), (100_000, true)] {
+            let commands = read(push(refs, "report-status")).await;
+            assert_eq!(commands.is_too_many(), is_too_many, "{refs}");
+            assert_eq!(commands.names.len(), refs.min(4));
+        }
+        let certified = read("0022push-cert\0report-status atomic0000".into()).await;
+        assert!(certified.refused().is_some_and(|why| why.contains("--signed")));
+        for other in ["", "0000", "zzzz", "0003", "00", "nothing of the kind"] {
+            assert!(!read(other.into()).await.is_too_many(), "{other}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_is_told_in_its_own_form() {
+        let told = |capabilities: &'static str| async move {
+            let commands = read(push(4, capabilities)).await;
+            String::from_utf8(refusal(&commands, &commands.refused().unwrap()).to_vec()).unwrap()
+        };
+        assert_eq!(told("delete-refs").await, "");
+        let plain = told("report-status delete-refs").await;
+        assert!(plain.starts_with("000eunpack ok\n") && plain.ends_with("0000"), "{plain}");
+        assert!(plain.contains("ng refs/heads/services/b3 more than 3 refs in one push"), "{plain}");
+        let band = told("report-status-v2 side-band-64k").await;
+        assert!(band.contains("\u{2}refused: more than 3 refs") && band.contains("\u{1}000eunpack ok\n"), "{band:?}");
+    }
+}
