@@ -321,6 +321,18 @@ impl Change<'_> {
     pub fn land(self) -> String {
         self.push().accepted()
     }
+
+    /// Makes the commits and pushes them in order, in as many steps as the limit of refs asks for.
+    #[track_caller]
+    pub fn land_in_steps(self) {
+        /// conf-master takes a thousand.
+        const REFS_AT_ONCE: usize = 900;
+        self.commit();
+        let refs: Vec<String> = self.branches.iter().map(|(branch, _)| format!("refs/heads/{branch}")).collect();
+        for step in refs.chunks(REFS_AT_ONCE) {
+            self.work.push(&step.iter().map(String::as_str).collect::<Vec<_>>()).accepted();
+        }
+    }
 }
 
 fn quoted(path: &str) -> String {

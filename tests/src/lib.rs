@@ -50,5 +50,5 @@ pub use self::{
     proxy::Proxy,
     reader::{Poller, Reader},
     site::{Host, Master, Plan, Site, Slave},
-    wait::{DEADLINE, eventually, eventually_within, remove_folder},
+    wait::{DEADLINE, eventually, eventually_within, remove_folder, stalled_since},
 };

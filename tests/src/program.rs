@@ -180,15 +180,18 @@ impl Daemon {
         self.running.as_mut().is_some_and(|running| matches!(running.child.try_wait(), Ok(None)))
     }
 
-    /// Stops it as systemd would, and expects success within five seconds. Returns the time that it
-    /// took.
+    /// Stops it as systemd would, and expects success within five seconds, or as soon as the kernel
+    /// lets it go. Returns the time that it took.
     pub fn stop(&mut self) -> Duration {
-        let start = Instant::now();
+        let (start, mark) = (Instant::now(), self.log_mark());
         self.signal(Signal::TERM);
         let status = self.wait_for_end(Duration::from_secs(30));
         let took = start.elapsed();
         assert!(status.success(), "{} ended with {status} after SIGTERM:\n{}", self.name, self.log());
-        assert!(took < Duration::from_secs(5), "{} took {took:?} to end after SIGTERM:\n{}", self.name, self.log());
+        // A thread that waits for the disk keeps a process that has ended.
+        let is_held = self.log_since(mark).contains("a step did not end in time; leaving without it");
+        let most = Duration::from_secs(if is_held { 20 } else { 5 });
+        assert!(took < most, "{} took {took:?} to end after SIGTERM:\n{}", self.name, self.log());
         took
     }
 

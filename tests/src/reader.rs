@@ -8,7 +8,7 @@ use std::{
     process::{Child, ChildStdin, Stdio},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
         mpsc::Receiver,
     },
     thread::{self, JoinHandle},
@@ -22,7 +22,7 @@ use rustix::{
 
 use crate::{
     program::{built, command, lines_of, spawn},
-    wait::DEADLINE,
+    wait::{DEADLINE, eventually},
 };
 
 /// A process that handles SIGHUP and reports it.
@@ -131,6 +131,7 @@ impl Drop for Reader {
 #[derive(Debug)]
 pub struct Poller {
     stop: Arc<AtomicBool>,
+    rounds: Arc<AtomicU64>,
     thread: Option<JoinHandle<Seen>>,
 }
 
@@ -150,8 +151,8 @@ pub struct Seen {
 impl Poller {
     /// Reads `files`, relative to `current`, in an endless loop.
     pub fn start(export: &Path, files: &[&str]) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (export, asked) = (export.to_owned(), Arc::clone(&stop));
+        let (stop, rounds) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (export, asked, ended) = (export.to_owned(), Arc::clone(&stop), Arc::clone(&rounds));
         let files: Vec<PathBuf> = files.iter().map(PathBuf::from).collect();
         let thread = thread::spawn(move || {
             let (mut seen, mut last) = (Seen::default(), 0);
@@ -164,12 +165,23 @@ impl Poller {
                     Ok(contents) => *seen.contents.entry(contents).or_default() += 1,
                     Err(error) => seen.failures.push(error),
                 }
+                ended.store(seen.rounds, Ordering::Relaxed);
                 if asked.load(Ordering::Relaxed) {
                     return seen;
                 }
             }
         });
-        Poller { stop, thread: Some(thread) }
+        Poller { stop, rounds, thread: Some(thread) }
+    }
+
+    /// Waits until so many more rounds have ended: of two, one began after this call.
+    #[track_caller]
+    pub fn wait_rounds(&self, more: u64) {
+        let wanted = self.rounds.load(Ordering::Relaxed) + more;
+        eventually("the poller to read again", || {
+            let rounds = self.rounds.load(Ordering::Relaxed);
+            if rounds >= wanted { Ok(()) } else { Err(format!("{rounds} rounds")) }
+        });
     }
 
     /// Ends it. Expects that no read failed, that the sequence never went back, and that no round

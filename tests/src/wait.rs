@@ -1,8 +1,10 @@
 //! Waiting for a state, against a deadline.
 
 use std::{
-    fs, io,
+    fs,
+    io::{self, Seek as _, Write as _},
     path::Path,
+    sync::{Mutex, OnceLock},
     thread,
     time::{Duration, Instant},
 };
@@ -29,6 +31,32 @@ pub fn eventually_within<T>(deadline: Duration, what: &str, mut ask: impl FnMut(
             Err(_) => thread::sleep(Duration::from_millis(20)),
         }
     }
+}
+
+/// Returns what the machine took from everybody since `start`, as far as it was watched: what a
+/// thread waited too long for its turn and for the disk. The watch begins with the first call.
+pub fn stalled_since(start: Instant) -> Duration {
+    static STALLS: OnceLock<Mutex<Vec<(Instant, Duration)>>> = OnceLock::new();
+    /// What a turn and a small write to the disk may take.
+    const USUAL: Duration = Duration::from_millis(150);
+    let stalls = STALLS.get_or_init(|| {
+        thread::spawn(|| {
+            let mut file = tempfile::tempfile().expect("a file can be made");
+            loop {
+                let round = Instant::now();
+                thread::sleep(Duration::from_millis(50));
+                // Without room nothing is measured.
+                let _ = file.rewind().and_then(|()| file.write_all(b"x")).and_then(|()| file.sync_all());
+                if let Some(lost) = round.elapsed().checked_sub(USUAL)
+                    && let Some(stalls) = STALLS.get()
+                {
+                    stalls.lock().expect("nobody panics with it").push((round, lost));
+                }
+            }
+        });
+        Mutex::default()
+    });
+    stalls.lock().expect("nobody panics with it").iter().filter(|(when, _)| *when >= start).map(|(_, lost)| *lost).sum()
 }
 
 /// Removes the folder of a killed daemon. Its Git programs may outlive it for a moment, and still

@@ -36,6 +36,7 @@ fn the_consul_policies_and_the_metrics() {
     site.hosts.push(host);
     let sequence = site.push_and_wait("services/web", "round", "1\n");
     assert_eq!(site.host().file("services/web/latest/round"), "1\n");
+    site.wait_published(sequence);
     assert!(site.consul().get("configurations/services/web/latest").is_some());
 
     for server in [site.master.http(), site.slave().http(), site.host().http()] {

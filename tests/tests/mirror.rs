@@ -35,10 +35,11 @@ fn object_files(repo: &Path) -> Vec<PathBuf> {
 }
 
 fn overwrite(path: &Path, change: impl FnOnce(&mut Vec<u8>)) {
-    let mut content = fs::read(path).unwrap();
+    // A Git program that outlives its daemon may have renamed it.
+    let Ok(mut content) = fs::read(path) else { return };
     change(&mut content);
     // Git's files are read-only.
-    fs::remove_file(path).unwrap();
+    let _ = fs::remove_file(path);
     fs::write(path, content).unwrap();
 }
 
@@ -49,8 +50,7 @@ fn expect_whole(site: &Site, name: &str) {
     let url = format!("{}/conf.git", site.slave().url);
     site.work.git(&["clone", "--quiet", &url, folder.to_str().unwrap()]);
     assert!(folder.join("datacenter/datacenter.yaml").exists());
-    let fsck = conf_core::git::command(&repository(site)).args(["fsck", "--full"]).output().unwrap();
-    assert!(fsck.status.success(), "{}", String::from_utf8_lossy(&fsck.stderr));
+    tests::site::fsck(&repository(site));
 }
 
 #[track_caller]
@@ -74,7 +74,7 @@ fn a_damaged_repository_is_cloned_anew_at_start() {
         ("objects-truncated", &|site| all(site, &|bytes| bytes.truncate(bytes.len() / 2))),
         ("objects-zeroed", &|site| all(site, &|bytes| bytes.fill(0))),
         ("objects-gone", &|site| {
-            object_files(&repository(site)).iter().for_each(|file| fs::remove_file(file).unwrap());
+            object_files(&repository(site)).iter().for_each(|file| drop(fs::remove_file(file)));
         }),
         ("head", &|site| overwrite(&repository(site).join("HEAD"), Vec::clear)),
         ("config", &|site| overwrite(&repository(site).join("config"), |bytes| bytes.fill(b'['))),
@@ -99,6 +99,7 @@ fn a_damaged_repository_is_cloned_anew_at_start() {
 fn damage_under_a_running_slave_is_found_when_it_matters() {
     let mut site = site();
     site.slave().wait_at(site.master.sequence());
+    site.wait_branches();
     for file in object_files(&repository(&site)) {
         overwrite(&file, |bytes| bytes.fill(0));
     }

@@ -8,7 +8,7 @@ const README: &str = include_str!("../../README.md");
 fn the_five_minutes() {
     let folder = tempfile::Builder::new().prefix("conf-readme-").tempdir().unwrap();
     let address = own_address(7400).ip().to_string();
-    let reader = page::Reader { folder: folder.path(), address, seconds: 120, path: Vec::new() };
+    let reader = page::Reader { folder: folder.path(), address, seconds: 400, path: Vec::new() };
     let blocks = |language| page::fenced(README, "## Five minutes", language).concat();
     let (script, expected) = (blocks("sh"), blocks("text"));
     reader.paste(&script, &expected, &["master.log", "slave.log", "local.log"]);

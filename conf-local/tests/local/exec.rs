@@ -64,7 +64,7 @@ async fn exec_restarts_its_command() {
     host.switch(1, &[(WEB, "1")]);
     // Takes a while to end after TERM, and leaves a child behind.
     let script = format!(
-        "sleep 1000 & echo $! >>{}; echo start $CONF_SEQUENCE; trap 'echo end; exit' TERM; while :; do wait $!; done",
+        "trap 'echo end; exit' TERM; sleep 1000 & echo $! >>{}; echo start $CONF_SEQUENCE; while :; do wait $!; done",
         log.display()
     );
     let mut job = exec(&host, &["services/web", "--on-change", "restart", "--", "bash", "-c", &script]);
@@ -310,8 +310,9 @@ async fn exec_leaves_the_terminal_to_its_command() {
     let program = env!("CARGO_BIN_EXE_conf-local");
     let mut terminal = Terminal::new(&host);
     // The command reads from the terminal, is stopped by Ctrl-Z with all of its group, goes on by `fg`.
+    // bash forgets an INT that comes while it starts a program, so that program says when it runs.
     terminal.write(&format!(
-        "'{program}' exec services/web -- bash -c 'sleep 1000 & echo $! >>{0}; echo rea\"\"dy; read line; echo got $line; read line; echo got $line; sleep 1000'\n",
+        "'{program}' exec services/web -- bash -c 'sleep 1000 & echo $! >>{0}; echo rea\"\"dy; read line; echo got $line; read line; echo got $line; bash -c \"echo ru\\\"\\\"ns; exec sleep 1000\"'\n",
         log.display()
     ));
     terminal.expect("ready");
@@ -327,6 +328,7 @@ async fn exec_leaves_the_terminal_to_its_command() {
     terminal.expect("exec services/web");
     terminal.write("second\n");
     terminal.expect("got second");
+    terminal.expect("runs");
     // Ctrl-C ends all of it, also the process in the background of the command, which ignores it.
     terminal.write("\x03");
     terminal.expect("bash-");

@@ -308,7 +308,11 @@ async fn a_failed_command_is_reported_and_runs_again_until_it_succeeds() {
     fs::write(&port, "").unwrap();
     host.until_state(WatcherState::Told, 2).await;
     assert_eq!(host.status().problems, [""; 0]);
-    assert!(!fs::read_to_string(host.state.path().join("duties.json")).unwrap().contains("port"));
+    // It is written after the state is shown.
+    host.until("no notice on the disk", |_| {
+        !fs::read_to_string(host.state.path().join("duties.json")).unwrap().contains("port")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -162,9 +162,15 @@ mod tests {
         let mut body = events_of(name.clone(), None, published, Arc::new(Watermarks::new(key)), None).into_body();
         let beat = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(beat.starts_with(b"event: heartbeat"), "{beat:?}");
-        for expected in ["event: snapshot", "event: deleted"] {
+        // On a busy machine another heartbeat may come at any place.
+        let mut next = async || loop {
             let frame = body.frame().await.unwrap().unwrap().into_data().unwrap();
-            let text = String::from_utf8_lossy(&frame);
+            if !frame.starts_with(b"event: heartbeat") {
+                break String::from_utf8_lossy(&frame).into_owned();
+            }
+        };
+        for expected in ["event: snapshot", "event: deleted"] {
+            let text = next().await;
             assert!(text.contains(expected), "{text}");
             let deleted = [name.clone()].into();
             let gone = Published { sequence: Sequence(2), deleted, ..Published::default() };
@@ -175,7 +181,7 @@ mod tests {
             });
         }
         // The watermark of the snapshot would be due at once.
-        let more = timeout(BETWEEN_WATERMARKS, body.frame()).await;
+        let more = timeout(BETWEEN_WATERMARKS, next()).await;
         assert!(more.is_err(), "{more:?} followed");
     }
 }

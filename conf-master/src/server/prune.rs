@@ -98,7 +98,8 @@ impl Pruning {
                 return Ok(count);
             }
         }
-        warn!(count = gone.len(), "some of what did not land comes again and again; it is removed later");
+        let count = gone.len();
+        warn!(count, "some of what did not land comes again and again; it is removed later");
         Ok(0)
     }
 

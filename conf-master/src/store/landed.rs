@@ -29,8 +29,8 @@ pub(crate) struct Landed {
     /// Objects that are in the repository and did not land, as far as that is known: what came with
     /// a refused ref, and what a look for unreachable objects found. Each takes some 30 bytes.
     apart: Mutex<Arc<HashSet<Oid>>>,
-    /// Objects of `apart` that a push has brought again since they were [taken](Landed::take_again),
-    /// and that may be about to land.
+    /// Objects of `apart` that a push has brought since they were [taken](Landed::take_again): they
+    /// may be about to land.
     again: Mutex<HashSet<Oid>>,
     /// Whether a look has ended since the start: before it, `apart` tells nothing.
     has_looked: AtomicBool,
@@ -238,12 +238,7 @@ impl Landed {
 
     /// Finds a file or folder below new folders that did not land and is not new. Adds what it has
     /// seen.
-    fn lent(
-        &self,
-        new: &Repository,
-        mut open: Vec<Oid>,
-        seen: &mut HashSet<Oid>,
-    ) -> anyhow::Result<Option<ObjectId>> {
+    fn lent(&self, new: &Repository, mut open: Vec<Oid>, seen: &mut HashSet<Oid>) -> anyhow::Result<Option<ObjectId>> {
         let odb = new.odb()?;
         while let Some(id) = open.pop() {
             if !seen.insert(id) {

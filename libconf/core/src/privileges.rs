@@ -21,7 +21,6 @@ const NOBODY: u32 = 65_534;
 /// In a container that has no other user, or that lets root become none, root keeps its number and
 /// has no capability.
 pub fn drop_all() -> io::Result<()> {
-    set_no_new_privs(true)?;
     if geteuid().is_root() {
         bound(CapabilitySet::empty())?;
         match become_nobody() {
@@ -29,7 +28,9 @@ pub fn drop_all() -> io::Result<()> {
             Err(error) => return Err(error.into()),
         }
     }
-    keep(CapabilitySet::empty())
+    keep(CapabilitySet::empty())?;
+    // Last, and it needs no capability: who sees it knows that all the rest is given up.
+    Ok(set_no_new_privs(true)?)
 }
 
 fn become_nobody() -> Result<(), Errno> {

@@ -108,8 +108,8 @@ mod tests {
         assert!(timeout(SHORT, pulse.silence(LONG, SHORT)).await.is_err(), "the first part may take longer");
         pulse.heard();
         assert!(timeout(SHORT * 3, pulse.silence(LONG, SHORT)).await.is_err(), "this side works on what it heard");
-        pulse.wait();
         let start = Instant::now();
+        pulse.wait();
         pulse.silence(LONG, SHORT).await;
         assert!(start.elapsed() >= SHORT);
         pulse.busy();

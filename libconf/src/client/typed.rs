@@ -221,8 +221,9 @@ impl<T: DeserializeOwned + Send + Sync> Follow for Cell<T> {
             }),
             Ok(next) => Box::new(move || {
                 let change = next.change;
-                let before = self.loaded.swap(Arc::new(next));
+                // First: who sees the new value must not see why the former one stayed.
                 self.error.store(None);
+                let before = self.loaded.swap(Arc::new(next));
                 Box::new(move || {
                     if before.change != change {
                         wake(&self.changed);

@@ -33,7 +33,7 @@ use tokio::net::{TcpListener, TcpStream};
 /// The component that every participant reads.
 const COMPONENT: &str = "services/common";
 /// The time that an operation waits for a version that is not here yet.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(50);
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 

@@ -3,13 +3,12 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
 use crate::{
     git::git,
     program::{run, text},
-    wait::eventually_within,
+    wait::eventually,
 };
 
 /// Runs git in a bare repository and expects success.
@@ -26,10 +25,10 @@ pub fn in_repository(repo: &Path, arguments: &[&str]) -> String {
 /// has just listed: what counts is a fault that stays.
 #[track_caller]
 pub fn fsck(repo: &Path) {
-    eventually_within(Duration::from_secs(10), &format!("{} to be whole", repo.display()), || {
+    eventually(&format!("{} to be whole", repo.display()), || {
         let mut command = git(Path::new("git"), repo);
         // Objects of refused pushes stay until they are pruned, which is no fault.
-        command.args(["-c", "safe.directory=*", "fsck", "--full", "--no-dangling"]);
+        command.args(["-c", "safe.directory=*", "fsck", "--full", "--strict", "--no-dangling"]);
         let output = run(command);
         let words = text(&output);
         let is_whole = output.status.success() && words.lines().all(|line| line.starts_with("notice:"));

@@ -1,6 +1,6 @@
 //! All tiers together.
 
-use std::{ffi::OsString, fs};
+use std::{ffi::OsString, fs, path::Path, time::Instant};
 
 use tempfile::TempDir;
 
@@ -15,9 +15,10 @@ use crate::{
         host::Host,
         master::Master,
         plan::{Plan, Pointers},
-        repository::fsck,
+        repository::{fsck, in_repository},
         slave::Slave,
     },
+    wait::{eventually, stalled_since},
 };
 
 /// All tiers, running.
@@ -54,6 +55,28 @@ impl Site {
     /// Returns the first cache.
     pub fn slave(&self) -> &Slave {
         &self.slaves[0]
+    }
+
+    /// Waits until Consul names a sequence or a later one. Hosts may have it earlier, by the
+    /// conf-slave's stream.
+    #[track_caller]
+    pub fn wait_published(&self, sequence: u64) {
+        eventually(&format!("#{sequence} to be published"), || {
+            let status = self.slave().status()?;
+            if status["published"]["sequence"].as_u64() >= Some(sequence) { Ok(()) } else { Err(status.to_string()) }
+        });
+    }
+
+    /// Waits until the first cache, of a datacenter that runs all there is, has fetched every branch
+    /// behind its snapshot: that comes after the change itself.
+    #[track_caller]
+    pub fn wait_branches(&self) {
+        let branches = |repo: &Path| in_repository(repo, &["for-each-ref", "refs/heads"]);
+        let wanted = branches(&self.master.repo);
+        eventually("its branches", || {
+            let found = branches(&self.slave().state.join("repo.git"));
+            if found == wanted { Ok(()) } else { Err(format!("{found}\nin place of\n{wanted}")) }
+        });
     }
 
     /// Returns the Consul server.
@@ -208,6 +231,8 @@ impl Plan {
 
     /// Starts Consul and an empty central server.
     pub fn start_empty(self) -> Site {
+        // Begins to watch the machine.
+        stalled_since(Instant::now());
         let folder = tempfile::Builder::new().prefix("conf-").tempdir().expect("a temporary folder can be made");
         let consul = match self.pointers {
             Pointers::Consul => Some(Consul::start(folder.path())),
@@ -229,16 +254,13 @@ impl Site {
     pub fn populate(&self) {
         let pins: Vec<Pin<'_>> = self.plan.components.iter().map(|name| (name.as_str(), "master", "latest")).collect();
         let mut change = self.work.change();
-        for (number, (name, _, _)) in pins.iter().enumerate() {
-            if number % 900 == 899 {
-                std::mem::replace(&mut change, self.work.change()).land();
-            }
+        for (name, _, _) in &pins {
             let branch = format!("{name}/master");
             change = change.file(&branch, "config.yaml", format!("component: {name}\nround: 0\n"));
             change = change.file(&branch, "round", "0\n");
         }
         change = change.file(CLASS, "datacenter.yaml", class(&pins));
-        change.file(&format!("datacenters/{DATACENTER}"), "datacenter.yaml", instance()).land();
+        change.file(&format!("datacenters/{DATACENTER}"), "datacenter.yaml", instance()).land_in_steps();
     }
 }
 

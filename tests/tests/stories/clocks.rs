@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 use tests::{
-    Daemon, Plan, Site, eventually_within,
+    Daemon, Plan, Site, eventually,
     program::{command, run, text},
     site::{DATACENTER, Pointers},
 };
@@ -35,7 +35,7 @@ fn own_clock(library: &Path, daemon: &mut Daemon, file: PathBuf) -> PathBuf {
 fn counts(site: &Site, when: &str) {
     let sequence = site.push("services/web", "round", &format!("{when}\n"));
     let path = format!("/api/v1/delivery?datacenter={DATACENTER}&sequence={sequence}");
-    eventually_within(std::time::Duration::from_secs(20), &format!("the report to count {when}"), || {
+    eventually(&format!("the report to count {when}"), || {
         let delivery = site.master.http().get_json(&path)?;
         if delivery["datacenters"][0]["delivered"] == 1 { Ok(()) } else { Err(delivery.to_string()) }
     });

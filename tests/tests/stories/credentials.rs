@@ -124,6 +124,7 @@ fn with_a_pointer_prefix_all_keys_stand_behind_it() {
 #[test]
 fn a_slave_of_another_datacenter_under_one_prefix_publishes_its_own_pointer_only_and_says_so() {
     let mut site = Site::start();
+    site.wait_published(site.master.sequence());
     site.work.change().file("datacenters/eu-north/v1", "datacenter.yaml", tests::site::instance()).land();
     let keys = site.consul().values("configurations/services");
     let mut other = site.make_slave(2);

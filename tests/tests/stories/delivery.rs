@@ -67,6 +67,7 @@ fn two_services_changed_in_one_push_switch_together() {
         // Some changes overtake each other on their way, as they would in a burst.
         if round % 5 == 0 {
             site.wait_applied(site.master.sequence());
+            poller.wait_rounds(2);
         }
     }
     let seen = poller.stop_unharmed();
@@ -77,11 +78,13 @@ fn two_services_changed_in_one_push_switch_together() {
 fn a_component_in_no_datacenter_lands_without_touching_any() {
     let site = Site::start();
     let (sequence, snapshot) = (site.master.sequence(), site.master.snapshot());
+    site.wait_published(sequence);
     let pointer = site.consul().get(&format!("configurations/snapshots/{DATACENTER}"));
     site.work.change().file("services/lonely/master", "config.yaml", "a: 1\n").land();
     assert_eq!((site.master.sequence(), site.master.snapshot()), (sequence, snapshot));
     // The next change that does touch it is two numbers on: the lonely one was counted.
     assert_eq!(site.push_and_wait("services/web", "round", "1\n"), sequence + 2);
+    site.wait_published(sequence + 2);
     let after = site.consul().get(&format!("configurations/snapshots/{DATACENTER}")).expect("the authoritative key");
     assert!(after.modified > pointer.expect("the authoritative key").modified);
     assert_eq!(site.consul().get("configurations/services/lonely/latest"), None);

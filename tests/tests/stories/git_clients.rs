@@ -84,6 +84,7 @@ fn a_clone_of_a_slave_leaves_the_composed_datacenter_in_the_working_tree() {
 fn a_slave_takes_no_push() {
     let site = Site::start();
     let work = Work::new(&site.folder.path().join("wrong"), &format!("{}/conf.git", site.slave().url));
+    site.wait_branches();
     let before = site
         .slave()
         .repositories()

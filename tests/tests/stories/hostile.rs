@@ -11,8 +11,8 @@ use tests::{
 };
 
 const MIB: u64 = 1 << 20;
-/// The seconds that a change may take on a busy machine; for ever would be over 60.
-const SOON: f64 = 20.0;
+/// The seconds that a change may take on a busy machine, from the end of the push.
+const SOON: f64 = 45.0;
 
 /// Starts the program, with its own address.
 fn hostile(site: &Site, arguments: &[&str]) -> (Daemon, String) {
@@ -28,9 +28,9 @@ fn hostile(site: &Site, arguments: &[&str]) -> (Daemon, String) {
 #[track_caller]
 fn expect_honest(site: &Site, host: &Host, what: &str) {
     host.wait_applied(site.master.sequence());
-    let start = Instant::now();
     let content = format!("{what} {}\n", rand::random::<u32>());
     let sequence = site.push("services/web", "round", &content);
+    let start = Instant::now();
     host.wait_applied(sequence);
     let seconds = start.elapsed().as_secs_f64();
     assert_eq!(host.file("services/web/latest/round"), content, "{what}");

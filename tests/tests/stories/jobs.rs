@@ -12,6 +12,7 @@ use tests::{
 #[test]
 fn a_job_restarted_by_its_key_and_wait_never_starts_on_older_files_in_100_changes() {
     let site = Site::start();
+    site.wait_published(site.master.sequence());
     let consul = Address::Tcp(site.consul().address());
     let file = site.host().export().join("current/services/web/latest/round");
     // What each commit holds: a job that was woken by one must find that or later.

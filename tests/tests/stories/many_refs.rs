@@ -10,7 +10,7 @@ use std::{
 
 use rand::Rng as _;
 use tests::{
-    Plan, Site, eventually,
+    DEADLINE, Plan, Site, eventually, eventually_within,
     site::{Pointers, fsck},
 };
 
@@ -167,7 +167,8 @@ fn conf_master_killed_while_it_packs_refs_loses_none() {
             let mut kills = 0_u64;
             while !over.load(Ordering::Relaxed) {
                 // Less and less often, so that pushes get through on a slow machine too.
-                thread::sleep(Duration::from_millis(rand::rng().random_range(5..300 + 20 * kills)));
+                let most = 300 + 20 * kills + kills * kills * kills / 4;
+                thread::sleep(Duration::from_millis(rand::rng().random_range(5..most.min(30_000))));
                 master.daemon.kill9_and_restart();
                 kills += 1;
             }
@@ -181,7 +182,7 @@ fn conf_master_killed_while_it_packs_refs_loses_none() {
                 let change =
                     (0..MANY).fold(change, |change, number| change.file(&branch("many", number), "round", &content));
                 change.commit();
-                eventually(&format!("round {round} to be accepted"), || {
+                eventually_within(3 * DEADLINE, &format!("round {round} to be accepted"), || {
                     let refs: Vec<&str> = branches.iter().map(String::as_str).collect();
                     let outcome = work.push(&refs);
                     if outcome.ok { Ok(()) } else { Err(outcome.text) }

@@ -149,7 +149,7 @@ fn checks_that_hang_flood_or_fork_end_with_all_that_they_started() {
     let number = 100_000 + u64::from(rand::random::<u16>());
     let file = format!(
         "check:
-  - {{component: services/web, command: [sh, -c, 'echo waiting; setsid sleep {number}; sleep {number}'], timeout: 0.5}}
+  - {{component: services/web, command: [sh, -c, 'echo waiting; setsid sleep {number}; sleep {number}'], timeout: 5}}
   - {{component: services/api, command: [sh, -c, 'yes 0123456789 | head -c 30000000; echo flooded; exit 1']}}
   - {{component: applications/shop, command: [sh, -c, 'setsid sleep {number} & setsid sh -c \"sleep {number}; true\" & ls -l /proc/self/fd']}}
 "
@@ -159,7 +159,7 @@ fn checks_that_hang_flood_or_fork_end_with_all_that_they_started() {
     site.wait_applied(sequence);
     let status = site.host().status().expect("it answers");
     let web = status["faults"]["services/web/latest"].as_str().expect("it hangs");
-    assert!(web.contains("ended after 0.5 s") && web.contains("waiting"), "{web}");
+    assert!(web.contains("ended after 5 s") && web.contains("waiting"), "{web}");
     let api = status["faults"]["services/api/latest"].as_str().expect("it floods");
     assert!(api.contains("exit status: 1") && api.contains("flooded") && api.len() < 3000, "{} characters", api.len());
     assert_eq!(site.host().file("applications/shop/latest/round"), "0\n");
@@ -176,7 +176,7 @@ fn checks_that_hang_flood_or_fork_end_with_all_that_they_started() {
         });
     };
     let path = site.hosts[0].home.join("conf-local.yaml");
-    fs::write(&path, file.replace("timeout: 0.5", "timeout: 500")).expect("it can be written");
+    fs::write(&path, file.replace("timeout: 5}", "timeout: 500}")).expect("it can be written");
     site.hosts[0].daemon.kill9_and_restart();
     there(true);
     site.hosts[0].daemon.kill9();
@@ -192,7 +192,7 @@ fn checks_that_hang_flood_or_fork_end_with_all_that_they_started() {
     site.hosts[0].daemon.start();
     there(true);
     site.hosts[0].daemon.stop();
-    assert_eq!(running(&format!("sleep {number}")), Vec::<String>::new());
+    there(false);
 }
 
 #[test]
@@ -347,11 +347,15 @@ fn verify_finds_what_was_changed_at_a_place_and_puts_it_right() {
     let (site, place) = site_with("export:\n  - {component: services/web, path: PLACE/web, mode: copy}\n");
     site.wait_applied(site.master.sequence());
     let round = place.join("web/round");
-    fs::remove_file(&round).expect("it is there");
-    fs::write(&round, "by hand").expect("it can be written");
-    let found = site.host().run(&["verify"]);
-    assert!(!found.status.success() && tests::program::text(&found).contains("web/round is not as services/web"));
-    assert_eq!(read(&round), "by hand");
+    // The agent's own look, every few seconds, may come first.
+    tests::eventually("verify to find it before the agent does", || {
+        let _ = fs::remove_file(&round);
+        fs::write(&round, "by hand").expect("it can be written");
+        let found = site.host().run(&["verify"]);
+        let words = tests::program::text(&found);
+        let is_found = !found.status.success() && words.contains("web/round is not as services/web");
+        if is_found && fs::read_to_string(&round).is_ok_and(|text| text == "by hand") { Ok(()) } else { Err(words) }
+    });
     let mended = site.host().run(&["verify", "--repair"]);
     assert!(mended.status.success(), "{}", tests::program::text(&mended));
     assert_eq!(read(&round), "0\n");
@@ -366,7 +370,7 @@ fn a_probe_says_whether_the_program_is_well_after_it_was_told() {
 watch:
   - {components: [services/web], command: [cp, PLACE/web/round, PLACE/running]}
 probe:
-  - {component: services/web, command: [sh, -c, '! grep ill PLACE/running'], retries: 1, timeout: 2}
+  - {component: services/web, command: [sh, -c, '! grep ill PLACE/running'], retries: 1, timeout: 30}
 ",
     );
     site.wait_applied(site.master.sequence());

@@ -109,6 +109,10 @@ fn a_secret_of_the_host_is_read_again_until_it_is_there_and_whenever_it_changes(
     assert_eq!((faults(&status), &status["state"]), (0, &"current".into()), "{status}");
     site.push_and_wait("services/api", "login.j2", "new {{ secrets.key }}");
     arrives(&site, "api", "new canary-4", 2);
+    // What it does not know to be told, it tells again.
+    site.host().wait_status("know that both were told", |status| {
+        status["watchers"].as_array().is_some_and(|all| all.iter().all(|one| one["state"] == "told"))
+    });
     site.hosts[0].daemon.restart();
     let status = site.host().wait_status("say so after a restart", both);
     assert_eq!((faults(&status), told(&site, "web"), told(&site, "api")), (0, 2, 3), "{status}");

@@ -91,8 +91,11 @@ fn a_lagging_slave_takes_nothing_back() {
         site.wait_applied(sequence);
         lagging.mend();
         site.slaves[1].wait_at(sequence);
-        let pointer = site.consul().get(&format!("configurations/snapshots/{DATACENTER}")).expect("the key");
-        assert_eq!(pointer.value, format!("{sequence}/{}", site.master.snapshot()));
+        let wanted = format!("{sequence}/{}", site.master.snapshot());
+        eventually("Consul to name it", || {
+            let found = site.consul().get(&format!("configurations/snapshots/{DATACENTER}")).map(|one| one.value);
+            if found.as_deref() == Some(&*wanted) { Ok(()) } else { Err(format!("{found:?}")) }
+        });
     }
     pollers.into_iter().for_each(|poller| drop(poller.stop_unharmed()));
 }

@@ -45,8 +45,11 @@ fn a_watcher_that_fails_is_tried_again_and_a_wait_does_not_end_before() {
 
     fs::write(&ill, "").expect("it can be written");
     let sequence = site.push("services/web", "round", "1\n");
-    let (code, said) = wait(&site, sequence, "2");
-    assert!(code == Some(1) && said.contains("could not be told") && said.contains("no such port"), "{said}");
+    eventually("its report to say so", || {
+        let (code, said) = wait(&site, sequence, "1");
+        assert_eq!(code, Some(1), "{said}");
+        if said.contains("could not be told") && said.contains("no such port") { Ok(()) } else { Err(said) }
+    });
     let problem =
         |status: &serde_json::Value| status["problems"].to_string().contains("is not told: the command ended");
     site.host().wait_status("say so", problem);

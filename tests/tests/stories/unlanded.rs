@@ -193,7 +193,7 @@ fn what_came_with_a_refused_ref_lands_for_nobody_else_and_goes() {
     });
     let told = push_without_file(&site, "late", &content);
     assert!(!told.contains("ok refs/heads/services/late/master"), "{told}");
-    site.master.git(&["fsck", "--full", "--strict"]);
+    tests::site::fsck(&site.master.repo);
     site.work.change().file("services/api/master", "config.yaml", format!("note: {secret}\n")).land();
     site.master.expect_unbroken_ledger();
 }

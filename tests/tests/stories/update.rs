@@ -438,7 +438,8 @@ fn an_answer_waits_for_the_hosts_and_names_those_that_do_not_follow() {
     site.hosts[1].daemon.stop();
     let body = expect(&send(&site, 1, "?wait=delivered&timeout=1"), 200);
     assert_eq!(body["delivery"]["complete"], false, "{body}");
-    assert_eq!(body["delivery"]["datacenters"][0]["late"][0]["host"], "web-2", "{body}");
+    let late = body["delivery"]["datacenters"][0]["late"].as_array().cloned().unwrap_or_default();
+    assert!(late.iter().any(|one| one["host"] == "web-2"), "{body}");
     // Whom nobody waits for is not named.
     assert_eq!(expect(&send(&site, 2, ""), 200).get("delivery"), None);
     for bad in ["?wait=forever", "?wait=delivered&timeout=x", "?config=nonsense"] {

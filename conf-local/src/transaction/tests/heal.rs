@@ -10,6 +10,11 @@ use crate::{
     transaction::{Damage, tests::*},
 };
 
+/// Looks at everything, however long that takes: a usual look reads for a second at most.
+fn look(host: &mut Host) -> Damage {
+    host.look_at(usize::MAX)
+}
+
 /// A host of the second snapshot, which has looked at its disk.
 fn running(file: &str) -> (Site, Pointer, Host, Audience) {
     let (site, second) = step_with(file);
@@ -19,7 +24,7 @@ fn running(file: &str) -> (Site, Pointer, Host, Audience) {
     let notice = host.outbox.pending()[&everything].clone();
     host.outbox.delivered(&everything, &notice);
     host.outbox.write().unwrap();
-    assert_eq!(host.look(), Damage::default());
+    assert_eq!(look(&mut host), Damage::default());
     (site, second, host, audience)
 }
 
@@ -71,11 +76,11 @@ fn a_look_finds_what_was_done_to_the_export_and_the_host_makes_it_again() {
     for (what, damage) in damages {
         let (site, second, mut host, audience) = running("{}");
         damage(&site.state().join("export"));
-        let found = host.look();
+        let found = look(&mut host);
         assert!(!found.export.is_empty() && found.state.is_empty(), "{what}: {found:?}");
         assert_eq!(host.mend_folders(false, &audience).unwrap(), None, "{what}: nothing need be fetched");
         host.mend_export(true, &audience).unwrap();
-        assert_eq!(host.look(), Damage::default(), "{what}");
+        assert_eq!(look(&mut host), Damage::default(), "{what}");
         assert_eq!(seen(&site), 2, "{what}");
         assert_eq!(host.verify().problems, Vec::<String>::new(), "{what}");
         assert!(host.outbox.pending().is_empty(), "{what}: the same files are no change");
@@ -97,11 +102,11 @@ fn a_file_that_was_changed_has_its_own_component_rendered_again_and_no_other() {
         }];
     for change in changes {
         change();
-        let found = host.look();
+        let found = look(&mut host);
         assert_eq!(found.renderings.iter().map(ToString::to_string).collect::<Vec<_>>(), ["services/a/latest"]);
         host.mend_seen(&found, false, &audience).unwrap();
         assert_eq!(fs::read(&file).unwrap(), before);
-        assert_eq!(host.look(), Damage::default());
+        assert_eq!(look(&mut host), Damage::default());
         assert_eq!(host.verify().problems, Vec::<String>::new());
         assert_eq!(fs::metadata(export.join("snapshots/2")).unwrap().ino(), made, "all was made again");
         site.assert_tidy();
@@ -109,9 +114,9 @@ fn a_file_that_was_changed_has_its_own_component_rendered_again_and_no_other() {
     // Damage beside it has all of it made again.
     remove(&file);
     remove(&export.join("current/services/a"));
-    let found = host.look();
+    let found = look(&mut host);
     host.mend_seen(&found, false, &audience).unwrap();
-    assert_eq!(host.look(), Damage::default());
+    assert_eq!(look(&mut host), Damage::default());
     assert_eq!(fs::read(&file).unwrap(), before);
 }
 
@@ -127,18 +132,18 @@ fn outer_folders_that_were_closed_or_given_away_are_opened_without_making_anythi
     for folder in [".", "store", "names", "snapshots"].map(|name| export.join(name)) {
         for mode in [0o750, 0o700, 0o777] {
             fs::set_permissions(&folder, fs::Permissions::from_mode(mode)).unwrap();
-            let found = host.look();
+            let found = look(&mut host);
             assert!(!found.state.is_empty() && found.export.is_empty(), "{}: {found:?}", folder.display());
             host.mend_folders(false, &audience).unwrap();
-            assert_eq!(host.look(), Damage::default(), "{}", folder.display());
+            assert_eq!(look(&mut host), Damage::default(), "{}", folder.display());
         }
     }
     if rustix::process::geteuid().is_root() {
         std::os::unix::fs::chown(export.join("store"), Some(1234), None).unwrap();
-        let found = host.look();
+        let found = look(&mut host);
         assert!(!found.state.is_empty() && found.export.is_empty(), "{found:?}");
         host.mend_folders(false, &audience).unwrap();
-        assert_eq!(host.look(), Damage::default());
+        assert_eq!(look(&mut host), Damage::default());
     }
     assert_eq!(fs::metadata(export.join("snapshots/2")).unwrap().ino(), made, "nothing was rendered");
 }
@@ -152,10 +157,10 @@ fn state_files_that_were_removed_alone_are_noticed_and_written_again() {
     for file in ["salt", "identity", "duties.json", "placed.json"].map(|name| site.state().join(name)) {
         let before = fs::read(&file).unwrap();
         remove(&file);
-        let found = host.look().state;
+        let found = look(&mut host).state;
         assert!(found.iter().any(|one| one.contains(file.to_str().unwrap())), "{}: {found:?}", file.display());
         host.mend_folders(false, &audience).unwrap();
-        assert_eq!(host.look(), Damage::default());
+        assert_eq!(look(&mut host), Damage::default());
         assert!(fs::read(&file).unwrap().len() >= before.len(), "{}", file.display());
     }
 }
@@ -180,12 +185,12 @@ fn what_was_just_written_or_just_read_is_known_before_the_first_look() {
 #[test]
 fn a_look_reads_no_content_unless_something_was_touched_and_touching_alone_is_no_damage() {
     let (site, _, mut host, _audience) = running(PLACED);
-    assert_eq!(host.look(), Damage::default());
+    assert_eq!(look(&mut host), Damage::default());
     for file in [site.current().join("services/a/latest/two"), site.place().join("a/two")] {
         let stamp = fs::File::open(&file).unwrap();
         stamp.set_modified(std::time::SystemTime::now() + Duration::from_secs(5)).unwrap();
     }
-    assert_eq!(host.look(), Damage::default());
+    assert_eq!(look(&mut host), Damage::default());
 }
 
 #[test]
@@ -195,12 +200,12 @@ fn a_look_finds_what_was_done_to_the_repository_and_the_host_begins_a_new_one() 
     for (what, damage) in damages {
         let (mut site, second, mut host, audience) = running("{}");
         damage(&site.state().join("repo.git"));
-        let found = host.look();
+        let found = look(&mut host);
         assert!(!found.state.is_empty() && found.export.is_empty(), "{what}: {found:?}");
         assert_eq!(host.mend_folders(false, &audience).unwrap(), Some(second), "{what}: it must be fetched");
         assert_eq!(host.known(), Some(second), "{what}");
         assert_eq!(seen(&site), 2, "{what}: the files stay");
-        assert!(!host.look().state.is_empty(), "{what}: it is missing until it is fetched");
+        assert!(!look(&mut host).state.is_empty(), "{what}: it is missing until it is fetched");
         // An older snapshot is no replacement.
         assert_refused(host.accept(older(&mut site)), what);
     }
@@ -223,13 +228,13 @@ fn damaged_refs_and_settings_are_written_again_beside_whole_objects() {
     for (what, damage) in damages {
         let (site, second, mut host, audience) = running("{}");
         damage(&site.state().join("repo.git"));
-        assert!(!host.look().state.is_empty(), "{what}");
+        assert!(!look(&mut host).state.is_empty(), "{what}");
         assert_eq!(host.mend_folders(false, &audience).unwrap(), None, "{what}: nothing need be fetched");
-        assert_eq!(host.look(), Damage::default(), "{what}");
+        assert_eq!(look(&mut host), Damage::default(), "{what}");
         assert!(!site.state().join("repo.git.damaged").exists(), "{what}");
         drop((host, audience));
         let (mut host, _audience) = site.open();
-        assert_eq!((host.have(), host.look()), (Some(second.commit), Damage::default()), "{what}: after a restart");
+        assert_eq!((host.have(), look(&mut host)), (Some(second.commit), Damage::default()), "{what}: after a restart");
     }
 }
 
@@ -241,13 +246,13 @@ fn a_repository_that_the_system_does_not_let_be_read_is_not_thrown_away() {
     remove(&file);
     // Root may open whatever it wants, except a link that leads to itself.
     std::os::unix::fs::symlink(&file, &file).unwrap();
-    let found = host.look();
+    let found = look(&mut host);
     assert!(found.state.iter().any(|one| one.contains("cannot be looked at")), "{found:?}");
     host.mend_folders(false, &audience).unwrap_err();
     host.heal().unwrap_err();
     remove(&file);
     fs::write(&file, whole).unwrap();
-    assert_eq!(host.look(), Damage::default());
+    assert_eq!(look(&mut host), Damage::default());
     assert!(!host.heal().unwrap() && !site.state().join("repo.git.damaged").exists());
     assert_eq!(host.have(), Some(second.commit));
 }
@@ -259,7 +264,7 @@ fn a_new_repository_that_cannot_be_begun_leaves_the_old_one_in_place() {
     fs::write(site.state().join("repo.git.new"), "").unwrap();
     host.renew_repository().unwrap_err();
     assert!(!site.state().join("repo.git.damaged").exists());
-    assert_eq!((host.look(), host.have()), (Damage::default(), Some(second.commit)));
+    assert_eq!((look(&mut host), host.have()), (Damage::default(), Some(second.commit)));
 }
 
 #[test]
@@ -327,7 +332,7 @@ fn a_pack_that_something_else_changed_is_read_and_a_new_one_is_not() {
     let repo = site.state().join("repo.git");
     let packed = git::command(&repo).args(["repack", "-a", "-d", "-q"]).status().unwrap();
     assert!(packed.success());
-    assert_eq!(host.look(), Damage::default(), "objects in another place are no damage");
+    assert_eq!(look(&mut host), Damage::default(), "objects in another place are no damage");
     let folder = repo.join("objects/pack");
     let pack = names(&folder).into_iter().find(|name| name.split('.').next_back() == Some("pack")).unwrap();
     let mut bytes = fs::read(folder.join(&pack)).unwrap();
@@ -336,7 +341,7 @@ fn a_pack_that_something_else_changed_is_read_and_a_new_one_is_not() {
     remove(&folder.join(&pack));
     fs::write(folder.join(&pack), bytes).unwrap();
     host.repository.pool.forget();
-    assert!(!host.look().state.is_empty());
+    assert!(!look(&mut host).state.is_empty());
 }
 
 #[test]
@@ -344,7 +349,7 @@ fn a_lost_state_is_locked_again_and_written_again_and_lowers_nothing() {
     let (site, second, mut host, audience) = running(PLACED);
     let identity = fs::read(site.state().join("identity")).unwrap();
     remove(&site.state());
-    assert!(!host.holds_state() && !host.look().state.is_empty());
+    assert!(!host.holds_state() && !look(&mut host).state.is_empty());
     assert_eq!(host.mend_folders(false, &audience).unwrap(), Some(second));
     assert_eq!(host.known(), Some(second));
     assert!(host.holds_state());
@@ -406,7 +411,7 @@ fn an_agent_whose_state_another_one_has_locked_meanwhile_keeps_its_hands_off() {
     assert!(duties.contains("away"), "what could not be written is written now: {duties}");
     runtime.block_on(registry.register(request, 0)).unwrap();
     host.place_again(&audience).unwrap();
-    assert_eq!(host.look(), Damage::default());
+    assert_eq!(look(&mut host), Damage::default());
 }
 
 #[test]
@@ -419,10 +424,10 @@ fn placed_files_that_something_else_changed_are_put_back() {
         }];
     for change in changes {
         change();
-        let found = host.look();
+        let found = look(&mut host);
         assert!(found.places.iter().any(|one| one.contains("a/two")) && found.export.is_empty(), "{found:?}");
         host.mend_export(false, &audience).unwrap();
-        assert_eq!(host.look(), Damage::default());
+        assert_eq!(look(&mut host), Damage::default());
         assert_placed(&site, "mended");
     }
 }

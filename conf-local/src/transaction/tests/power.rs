@@ -35,8 +35,18 @@ impl Disk {
         run("mount", &["-o".as_ref(), "loop".as_ref(), &self.image(), &self.root()]);
     }
 
+    /// Unmounts it once it is not busy any more: a child of another test has this process's
+    /// descriptors until it becomes its program.
     pub(crate) fn unmount(&self) {
-        run("umount", &[&self.root()]);
+        let began = Instant::now();
+        loop {
+            let umount = Command::new("umount").arg(self.root()).output().unwrap();
+            if umount.status.success() {
+                return;
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "{umount:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Ends the file system as a power cut does, and mounts it again.

@@ -139,6 +139,13 @@ fn tags_are_packed_as_git_packs_them_and_what_no_push_made_goes_with_words() {
 
 #[test]
 fn a_lock_that_stays_keeps_refs_loose_and_nothing_else() {
+    // A busy machine may make one landing slow, but not that of each room.
+    let is_prompt = (0..5).any(|_| land_beside_a_lock() < PATIENCE);
+    assert!(is_prompt, "it is waited for again");
+}
+
+/// Lands beside a lock that was waited for already, and returns how long that took.
+fn land_beside_a_lock() -> Duration {
     let mut room = Room::open();
     let to = Some(room.main());
     let lock = room.repo.path().join("packed-refs.lock");
@@ -146,12 +153,13 @@ fn a_lock_that_stays_keeps_refs_loose_and_nothing_else() {
     let many: Vec<_> = (0..=MOST_LOOSE).map(|number| (branch(number), to)).collect();
     room.land(&many);
     assert_eq!(room.loose(), MOST_LOOSE + 2);
-    let since = std::time::Instant::now();
+    let since = Instant::now();
     room.land(&[(branch(7), to)]);
-    assert!(since.elapsed() < crate::store::lock::PATIENCE, "it is not waited for again");
+    let took = since.elapsed();
     fs::remove_file(&lock).unwrap();
     room.land(&many);
     assert_eq!(room.loose(), 0);
+    took
 }
 
 #[test]

@@ -45,6 +45,8 @@ pub struct Consul {
     answered: AtomicUsize,
     /// The places of addresses that gave no answer when they were asked last.
     silent: Mutex<BTreeSet<usize>>,
+    /// How long an address that was silent may take when it is asked beside a wait.
+    pub(crate) beside: Duration,
     credentials: ConsulCredentials,
 }
 
@@ -96,7 +98,8 @@ impl Consul {
     }
 
     fn of(addresses: Vec<Address>, credentials: ConsulCredentials) -> Self {
-        Consul { addresses, answered: AtomicUsize::new(0), silent: Mutex::default(), credentials }
+        let (answered, silent) = (AtomicUsize::new(0), Mutex::default());
+        Consul { addresses, answered, silent, beside: PATIENCE, credentials }
     }
 
     /// The addresses that gave no answer when they were asked last, while others did.
@@ -110,7 +113,7 @@ impl Consul {
         let silent: Vec<usize> = self.silent.lock().iter().copied().collect();
         let Some(&at) = silent.get(rand::random_range(0..silent.len().max(1))) else { return false };
         let path = format!("/v1/kv/{key}");
-        let answer = self.ask_one(at, Connection::Fresh, Method::GET, &path, None, PATIENCE).await;
+        let answer = self.ask_one(at, Connection::Fresh, Method::GET, &path, None, self.beside).await;
         let is_back = matches!(answer, Ok(_) | Err(ConsulError::Denied { .. } | ConsulError::Malformed { .. }));
         is_back && self.silent.lock().remove(&at)
     }

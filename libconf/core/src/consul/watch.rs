@@ -179,7 +179,9 @@ mod tests {
         let (silent, well) =
             (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
         let urls = [&silent, &well].map(|one| format!("http://{}", one.local_addr().unwrap()));
-        let consul = Consul::new(&urls, ConsulCredentials::default()).unwrap();
+        let mut consul = Consul::new(&urls, ConsulCredentials::default()).unwrap();
+        // Far above the time of a change on a busy machine.
+        consul.beside = Duration::from_secs(60);
         let (asked, mut seen_requests) = mpsc::unbounded_channel();
         let change = Arc::new(Notify::new());
         let (let_go, others) = (Arc::clone(&change), asked.clone());
@@ -199,14 +201,15 @@ mod tests {
         let beside = async {
             // The silent one is asked, and the well one waits meanwhile.
             let (client, _) = silent.accept().await.unwrap();
-            assert!(seen_requests.recv().await.unwrap().contains("wait=30000ms"));
+            // The first question may have been asked twice.
+            while !seen_requests.recv().await.unwrap().contains("wait=30000ms") {}
             let_go.notify_one();
             client
         };
         let start = Instant::now();
         let (second, _client) = tokio::join!(consul.watch("key", &mut seen, wait), beside);
         assert_eq!(second.unwrap().unwrap().value, b"2");
-        assert!(start.elapsed() < Duration::from_millis(900), "{:?}", start.elapsed());
+        assert!(start.elapsed() < Duration::from_secs(30), "{:?}", start.elapsed());
         assert_eq!(consul.silent(), urls[..1], "it is still silent");
 
         seen.is_due = true;

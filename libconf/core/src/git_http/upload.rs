@@ -46,9 +46,6 @@ const WAITING: usize = 1024;
 /// are still at one that is forgotten.
 const BESIDE_CACHE: u64 = 64 << 20;
 
-/// How long a server above may take to begin its answer to a relayed step.
-const RELAY_PATIENCE: Duration = Duration::from_secs(3);
-
 /// Bounds of a server.
 #[derive(Clone, Debug)]
 pub struct UploadLimits {
@@ -59,11 +56,14 @@ pub struct UploadLimits {
     pub processes: usize,
     /// Bytes of a decoded request.
     pub request_bytes: u64,
+    /// How long a server above may take to begin its answer to a relayed step.
+    pub relay_patience: Duration,
 }
 
 impl Default for UploadLimits {
     fn default() -> Self {
-        UploadLimits { cache_bytes: 64 << 20, processes: 16, request_bytes: 4 << 20 }
+        let relay_patience = Duration::from_secs(3);
+        UploadLimits { cache_bytes: 64 << 20, processes: 16, request_bytes: 4 << 20, relay_patience }
     }
 }
 
@@ -328,7 +328,8 @@ impl UploadPack {
     /// Answers a step from a commit that is not here.
     async fn unknown_have(&self, request: Bytes, who: Who) -> Result<Response, Failure> {
         for upstream in self.upstreams.iter().flat_map(|upstreams| upstreams.in_order()) {
-            let asked = tokio::time::timeout(RELAY_PATIENCE, upstream.upload_pack(request.clone())).await;
+            let patience = self.limits.relay_patience;
+            let asked = tokio::time::timeout(patience, upstream.upload_pack(request.clone())).await;
             match asked
                 .inspect_err(|_| upstream.report_silent())
                 .map_err(|_| "no answer in time".to_owned())

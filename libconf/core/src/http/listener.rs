@@ -45,6 +45,7 @@ use crate::http::{
     answer::{Response, Routes, refuse},
     connection::{Connection, Patience},
     gate::{Gate, close_to_pages},
+    health::no_files_left,
     peer::Peer,
     shares::{Share, Shares},
     spool::Spools,
@@ -287,7 +288,9 @@ impl Spare {
     }
 
     fn is_back(&mut self) {
-        if std::mem::replace(&mut self.is_told, false) {
+        // One that got in among many is no end of it.
+        if self.is_told && no_files_left().is_none() {
+            self.is_told = false;
             tracing::info!("connections are accepted again");
         }
         self.take_back();

@@ -290,9 +290,9 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_millis(300);
 
-    /// Tells whether a server counts as silent that begins a pack, and then sends this again and
-    /// again.
-    async fn is_silent_with(first: &str, part: &'static [u8]) -> bool {
+    /// Tells whether a server counts as silent within `limit` that begins a pack, and then sends
+    /// this again and again.
+    async fn is_silent_with(first: &str, part: &'static [u8], limit: Duration) -> bool {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/", listener.local_addr().unwrap());
         let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-result\r\n\r\n000dpackfile\n";
@@ -312,7 +312,7 @@ mod tests {
         let step = Step { have: None, want: [7; 20].into(), depth: Depth::One };
         let silent = tokio::select! {
             _ = fetch(&server, RepositoryPool::at(folder.path().to_owned()), step) => panic!("it never ends"),
-            silent = timeout(PATIENCE * 6, server.pulse.silence(PATIENCE, PATIENCE)) => silent.is_ok(),
+            silent = timeout(limit, server.pulse.silence(PATIENCE, PATIENCE)) => silent.is_ok(),
         };
         serving.abort();
         silent
@@ -320,9 +320,16 @@ mod tests {
 
     #[tokio::test]
     async fn only_what_is_part_of_a_pack_is_progress() {
-        assert!(is_silent_with("", b"0005\x01").await, "Git says that it is alive");
-        assert!(is_silent_with("", b"0009\x02busy").await, "words about progress");
-        assert!(is_silent_with("fff0\u{1}PACK", b"\0").await, "it hardly goes on");
-        assert!(!is_silent_with("fff0\u{1}PACK", &[0; 600]).await, "a part");
+        const LONG: Duration = Duration::from_secs(60);
+        assert!(is_silent_with("", b"0005\x01", LONG).await, "Git says that it is alive");
+        assert!(is_silent_with("", b"0009\x02busy", LONG).await, "words about progress");
+        assert!(is_silent_with("fff0\u{1}PACK", b"\0", LONG).await, "it hardly goes on");
+        // A thread of a busy machine may be as silent as a server, but not each time.
+        for _ in 0..10 {
+            if !is_silent_with("fff0\u{1}PACK", &[0; 600], PATIENCE * 6).await {
+                return;
+            }
+        }
+        panic!("a part is progress");
     }
 }

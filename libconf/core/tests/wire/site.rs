@@ -18,7 +18,8 @@ use git2::{FileMode, Oid, Repository, Signature, Time, build::TreeUpdateBuilder}
 use libconf::name::CommitId;
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// A bare repository.
 pub(crate) struct Repo {
@@ -144,7 +145,8 @@ pub(crate) struct Server {
     pub(crate) url: String,
     pub(crate) upload: Arc<UploadPack>,
     pub(crate) upstreams: Arc<Upstreams>,
-    _stop: tokio_util::sync::DropGuard,
+    stop: DropGuard,
+    serving: JoinHandle<()>,
 }
 
 impl Server {
@@ -153,9 +155,15 @@ impl Server {
     }
 
     pub(crate) async fn with(upload: Arc<UploadPack>, receive: Option<Arc<ReceivePack>>) -> Self {
-        let (url, stop) = listen(git_routes(upload.clone(), receive)).await;
+        let (url, stop, serving) = begin(git_routes(upload.clone(), receive)).await;
         let upstreams = Arc::new(upstreams(&[&url]));
-        Server { url, upload, upstreams, _stop: stop }
+        Server { url, upload, upstreams, stop, serving }
+    }
+
+    /// Ends it. Afterwards nobody gets an answer, over an open connection neither.
+    pub(crate) async fn end(self) {
+        drop(self.stop);
+        self.serving.await.unwrap();
     }
 }
 
@@ -165,12 +173,17 @@ pub(crate) fn upstreams(urls: &[&str]) -> Upstreams {
 }
 
 /// Serves routes on a port of the system's choice; answers the base URL.
-pub(crate) async fn listen(routes: Routes) -> (String, tokio_util::sync::DropGuard) {
+pub(crate) async fn listen(routes: Routes) -> (String, DropGuard) {
+    let (url, stop, _) = begin(routes).await;
+    (url, stop)
+}
+
+async fn begin(routes: Routes) -> (String, DropGuard, JoinHandle<()>) {
     let listener = http::bind_tcp("127.0.0.1:0".parse().unwrap(), http::Gate::new(&[])).await.unwrap();
     let url = format!("http://{}", listener.address().unwrap());
     let stop = CancellationToken::new();
-    tokio::spawn(http::serve(listener, routes, stop.clone()));
-    (url, stop.drop_guard())
+    let serving = tokio::spawn(http::serve(listener, routes, stop.clone()));
+    (url, stop.drop_guard(), serving)
 }
 
 /// Every git of this machine, by version: the path may have several.

@@ -4,7 +4,7 @@ use std::{
     io,
     path::PathBuf,
     sync::atomic::{AtomicUsize, Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use conf_core::{
@@ -208,7 +208,8 @@ async fn a_cache_that_was_emptied_relays_steps_it_cannot_answer() {
     let second = central.snapshot(Some(first), &[("web", "port: 2")]);
     host.step(&master, None, first).await.unwrap();
     emptied.step(&master, None, second).await.unwrap();
-    let upload = UploadPack::relaying(emptied.path.clone(), UploadLimits::default(), master.upstreams.clone());
+    let limits = UploadLimits { relay_patience: Duration::from_secs(60), ..UploadLimits::default() };
+    let upload = UploadPack::relaying(emptied.path.clone(), limits, master.upstreams.clone());
     let slave = Server::with(upload, None).await;
 
     let fetched = host.step(&slave, Some(first), second).await.unwrap();
@@ -218,7 +219,7 @@ async fn a_cache_that_was_emptied_relays_steps_it_cannot_answer() {
 
     let late = Repo::new();
     late.step(&master, None, first).await.unwrap();
-    drop(master);
+    master.end().await;
     let fetched = late.step(&slave, Some(first), second).await.unwrap();
     assert_eq!(slave.upload.counts().processes, 1, "computed here while upstream is away");
     assert_eq!(fetched.requests, 1);

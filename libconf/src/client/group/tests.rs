@@ -72,13 +72,17 @@ fn a_slow_call_is_followed_by_one_for_the_newest() {
         wait.recv().unwrap();
         assert_ne!(change.sequence().0, 2, "a call that panics is over, and no more");
     });
-    let _listening = listening.unwrap();
+    let listening = listening.unwrap();
     export.switch(2, &[(WEB, &web(2)), (DB, &web(1))]);
     assert_eq!(told.recv_timeout(LONG).unwrap(), (2, 1));
     for (sequence, web_port, db_port) in [(3, 3, 1), (4, 3, 4), (5, 3, 5)] {
         export.switch(sequence, &[(WEB, &web(web_port)), (DB, &web(db_port))]);
         until("the change", || client.sequence().0 == sequence);
     }
+    // The client is on a snapshot before its callbacks hear of it.
+    until("the newest waits", || {
+        lock(&listening.mailbox.contents).change.as_ref().is_some_and(|waiting| waiting.sequence().0 == 5)
+    });
     go_on.send(()).unwrap();
     assert_eq!(told.recv_timeout(LONG).unwrap(), (5, 2));
     go_on.send(()).unwrap();

@@ -65,11 +65,12 @@ fn populated(services: usize, hosts: usize, proxied: bool) -> Site {
     let names = plan.components.clone();
     let site = plan.start_empty();
     let pins: Vec<Pin<'_>> = names.iter().map(|name| (name.as_str(), "master", "latest")).collect();
-    let mut change = site.work.change().file(CLASS, "datacenter.yaml", class(&pins));
+    let mut change = site.work.change();
     for (name, _, _) in &pins {
         change = change.file(&format!("{name}/master"), "config.yaml", settings(name, 0));
     }
-    change.file(&format!("datacenters/{DATACENTER}"), "datacenter.yaml", instance(services, hosts)).land();
+    change = change.file(CLASS, "datacenter.yaml", class(&pins));
+    change.file(&format!("datacenters/{DATACENTER}"), "datacenter.yaml", instance(services, hosts)).land_in_steps();
     site
 }
 
