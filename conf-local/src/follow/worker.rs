@@ -351,7 +351,13 @@ impl<'a> Worker<'a> {
         };
         self.have = have;
         self.chore.get_or_insert((Chore::Release, Instant::now() + IDLE));
-        let fetching = async { tokio::join!(self.fetch(wanted.commit, limit), spawn_blocking(template::prepare)).0 };
+        let prepared = async {
+            if template::was_asked() {
+                // What it cannot start, the first template starts.
+                let _ = spawn_blocking(template::prepare).await;
+            }
+        };
+        let fetching = async { tokio::join!(self.fetch(wanted.commit, limit), prepared).0 };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             fetched = fetching => fetched?,

@@ -22,6 +22,9 @@ pub(crate) struct ReceiveFlags {
     /// The name of the key's owner, for the records
     #[arg(long = "as", value_name = "NAME")]
     name: Option<String>,
+    /// Longest time for one push, however slow its sender is
+    #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..))]
+    longest: u32,
 }
 
 const EXAMPLE: &str = "\
@@ -42,7 +45,7 @@ pub(crate) fn run(flags: &ReceiveFlags) -> anyhow::Result<()> {
             // Git and its hooks keep it open, and with it the place, until the last of them has
             // ended.
             fcntl_setfd(&socket, FdFlags::empty())?;
-            become_receive_pack(&repo, &[(PUSH_VARIABLE, &push)])
+            become_receive_pack(&repo, flags.longest, &[(PUSH_VARIABLE, &push)])
         }
         "upload-pack" => become_upload_pack(&repo),
         "" => bail!("this key is for git: `git clone`, `git fetch` and `git push`"),

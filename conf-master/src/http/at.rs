@@ -1,6 +1,6 @@
 //! `GET /api/v1/at`: which snapshot of a datacenter was the newest at a change.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use conf_core::http::{Routes, Who, asker, json};
 use conf_core::snapshot::AroundChange;
@@ -10,14 +10,8 @@ use libconf::name::{DatacenterName, Sequence};
 use serde::Deserialize;
 use warp::Filter as _;
 
-use crate::http::server::{Answered, Server, answer, newest, unavailable};
+use crate::http::server::{Answered, Server, answer, newest};
 use crate::inspect::InspectError;
-
-/// Chains that are followed at once; half of them for one peer, and the others wait their turn.
-pub(crate) const READING_AT_ONCE: u64 = 4;
-/// Those that wait, and how long each of them waits.
-pub(crate) const WAITING: usize = 1024;
-const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 struct Query {
@@ -48,11 +42,8 @@ impl Server {
         if change > central {
             return Ok(json(StatusCode::OK, &At { central, at: None, next: None, watermark: None }));
         }
-        let Ok(_reading) = self.reading.take(who, 1, PATIENCE).await else {
-            return Err(unavailable("too many questions wait already; ask again in a moment"));
-        };
         let watermarks = self.watermarks.clone();
-        self.read(move |repo| match snapshot::around_change(repo, newest, change)? {
+        self.read(who, move |repo| match snapshot::around_change(repo, newest, change)? {
             AroundChange::Known { at, next } => {
                 let watermark = if next.is_none() { watermarks.of(&published, &query.datacenter)? } else { None };
                 let watermark = watermark.map(Arc::unwrap_or_clone);

@@ -1,7 +1,7 @@
 //! `/api/v1/datacenters`: the components, hosts and deployments of each.
 
 use conf_core::api::{DatacenterStatus, SlaveReport};
-use conf_core::http::{Request, Response, Routes, error, json, request};
+use conf_core::http::{Request, Response, Routes, Who, asker, error, json, request};
 use conf_core::snapshot::Snapshot;
 use http::StatusCode;
 use libconf::name::{DatacenterName, HostName};
@@ -60,23 +60,24 @@ pub(crate) fn routes(server: Server) -> Routes {
         .and(warp::get())
         .and(with.clone())
         .map(|server: Server| server.list());
-    let show = datacenter()
-        .and(warp::path::end())
-        .and(warp::get())
-        .and(with.clone())
-        .then(|name: NamedDatacenter, server: Server| answer(async move { server.show(&name?).await }));
-    let log = datacenter().and(warp::path!("log")).and(warp::get()).and(warp::query()).and(with.clone()).then(
-        |name: NamedDatacenter, query: LogQuery, server: Server| {
-            answer(async move { server.log(&name?, query.limit).await })
-        },
-    );
+    let show =
+        datacenter().and(warp::path::end()).and(warp::get()).and(asker()).and(with.clone()).then(
+            |name: NamedDatacenter, who: Who, server: Server| answer(async move { server.show(&name?, who).await }),
+        );
+    let log =
+        datacenter().and(warp::path!("log")).and(warp::get()).and(warp::query()).and(asker()).and(with.clone()).then(
+            |name: NamedDatacenter, query: LogQuery, who: Who, server: Server| {
+                answer(async move { server.log(&name?, query.limit, who).await })
+            },
+        );
     let hosts = datacenter()
         .and(warp::path!("hosts"))
         .and(warp::get())
         .and(warp::query::<HostsQuery>())
+        .and(asker())
         .and(with.clone())
-        .then(|name: NamedDatacenter, query: HostsQuery, server: Server| {
-            answer(async move { server.hosts(&name?, query.page()?).await })
+        .then(|name: NamedDatacenter, query: HostsQuery, who: Who, server: Server| {
+            answer(async move { server.hosts(&name?, query.page()?, who).await })
         });
     let report = datacenter().and(warp::path!("hosts")).and(warp::post()).and(request()).and(with).then(
         |name: NamedDatacenter, request: Request, server: Server| {
@@ -94,9 +95,9 @@ impl Server {
         json(StatusCode::OK, &list)
     }
 
-    async fn show(&self, name: &DatacenterName) -> Answered {
+    async fn show(&self, name: &DatacenterName, who: Who) -> Answered {
         let snapshot = self.snapshot(name)?;
-        self.read(move |repo| {
+        self.read(who, move |repo| {
             let components = snapshot.components(repo)?;
             let pins = components.into_values().map(|component| component.pin).collect();
             Ok(json(StatusCode::OK, &DatacenterStatus { pins, ..status(&snapshot) }))
@@ -104,16 +105,16 @@ impl Server {
         .await
     }
 
-    async fn log(&self, name: &DatacenterName, limit: usize) -> Answered {
+    async fn log(&self, name: &DatacenterName, limit: usize, who: Who) -> Answered {
         let (snapshot, limit) = (self.snapshot(name)?, limit.min(MOST_DEPLOYMENTS));
-        self.read(move |repo| Ok(json(StatusCode::OK, &deployments::newest(repo, snapshot, limit)?))).await
+        self.read(who, move |repo| Ok(json(StatusCode::OK, &deployments::newest(repo, snapshot, limit)?))).await
     }
 
-    async fn hosts(&self, name: &DatacenterName, page: HostsPage) -> Answered {
+    async fn hosts(&self, name: &DatacenterName, page: HostsPage, who: Who) -> Answered {
         // The reports are read first, so that none of them is newer than the newest known snapshot.
         let (reports, inventories) = (self.hosts.of(name), self.inventories.clone());
         let snapshot = self.snapshot(name)?;
-        self.read(move |repo| {
+        self.read(who, move |repo| {
             let inventory = inventories.of(repo, &snapshot)?;
             Ok(json(StatusCode::OK, &HostsAnswer::new(&snapshot, &inventory, &reports, &page)))
         })
@@ -122,11 +123,11 @@ impl Server {
 
     async fn report(&self, name: DatacenterName, request: Request) -> Answered {
         let snapshot = self.snapshot(&name)?;
-        let from = request.who().to_string();
+        let who = request.who();
         let report: SlaveReport = request.body.json(REPORT_BYTES).await?;
         let (hosts, inventories) = (self.hosts.clone(), self.inventories.clone());
-        self.read(move |repo| {
-            hosts.take(&name, &*inventories.of(repo, &snapshot)?, report, &from);
+        self.read(who, move |repo| {
+            hosts.take(&name, &*inventories.of(repo, &snapshot)?, report, &who.to_string());
             Ok(json(StatusCode::OK, &serde_json::json!({})))
         })
         .await

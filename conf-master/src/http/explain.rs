@@ -1,6 +1,6 @@
 //! The layers that set a component's settings, and the description in its schema.
 
-use conf_core::http::{Routes, error, json};
+use conf_core::http::{Routes, Who, asker, error, json};
 use conf_core::settings::{self, Format};
 use http::StatusCode;
 use libconf::name::{BranchName, ComponentName, ComponentSelector, DatacenterName, HostName, RefName};
@@ -29,38 +29,43 @@ struct DocQuery {
 /// and `GET /api/v1/doc/<kind>/<name>[?branch=B]`
 pub(crate) fn routes(server: Server) -> Routes {
     let with = warp::any().map(move || server.clone());
-    let explain = datacenter().and(warp::path!("explain")).and(warp::get()).and(warp::query()).and(with.clone()).then(
-        |name: NamedDatacenter, query: ExplainQuery, server: Server| {
-            answer(async move { server.explain(&name?, query).await })
-        },
-    );
+    let explain = datacenter()
+        .and(warp::path!("explain"))
+        .and(warp::get())
+        .and(warp::query())
+        .and(asker())
+        .and(with.clone())
+        .then(|name: NamedDatacenter, query: ExplainQuery, who: Who, server: Server| {
+            answer(async move { server.explain(&name?, query, who).await })
+        });
     let doc = warp::path!("api" / "v1" / "doc" / String / String)
         .and(warp::get())
         .and(warp::query::<DocQuery>())
+        .and(asker())
         .and(with)
-        .then(|kind: String, name: String, query: DocQuery, server: Server| {
+        .then(|kind: String, name: String, query: DocQuery, who: Who, server: Server| {
             answer(async move {
                 let component = format!("{kind}/{name}").parse().map_err(|bad| error(StatusCode::BAD_REQUEST, bad))?;
-                server.doc(component, query.branch).await
+                server.doc(component, query.branch, who).await
             })
         });
     explain.boxed().or(doc.boxed()).unify().boxed()
 }
 
 impl Server {
-    async fn explain(&self, name: &DatacenterName, query: ExplainQuery) -> Answered {
+    async fn explain(&self, name: &DatacenterName, query: ExplainQuery, who: Who) -> Answered {
         let snapshot = self.snapshot(name)?;
-        self.read(move |repo| {
+        self.read(who, move |repo| {
             let explained = explain::explain(repo, &snapshot, &query.component, &query.key, query.host.as_ref())?;
             Ok(json(StatusCode::OK, &explained))
         })
         .await
     }
 
-    async fn doc(&self, component: ComponentName, branch: Option<BranchName>) -> Answered {
+    async fn doc(&self, component: ComponentName, branch: Option<BranchName>, who: Who) -> Answered {
         let branch = branch.map_or_else(|| BRANCH.parse(), Ok).map_err(|bad| error(StatusCode::BAD_REQUEST, bad))?;
         let branch = RefName::Branch(component.clone(), branch);
-        self.read(move |repo| {
+        self.read(who, move |repo| {
             let Ok(commit) = repo.refname_to_id(&branch.to_string()) else {
                 return Err(InspectError::NotThere(format!(
                     "there is no branch {}{}",

@@ -23,7 +23,7 @@ use warp::Filter as _;
 
 use crate::delivery::{Hosts, Watermarks};
 use crate::hooks::{PUSH_VARIABLE, Pushers};
-use crate::http::server::{Server, pusher};
+use crate::http::server::{READING_AT_ONCE, READINGS_WAITING, Server, pusher};
 use crate::landing::Lander;
 
 /// Pushes that Git works on at once; more wait.
@@ -63,7 +63,7 @@ pub(crate) fn server(
         chains: Arc::default(),
         waits: Shares::halves(delivery::WAITS_AT_ONCE, 0),
         renderings: Shares::halves(RENDERINGS_AT_ONCE, RENDERINGS_WAITING),
-        reading: Shares::halves(at::READING_AT_ONCE, at::WAITING),
+        reading: Shares::halves(READING_AT_ONCE, READINGS_WAITING),
         upload,
     }
 }

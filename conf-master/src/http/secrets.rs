@@ -1,7 +1,7 @@
 //! `/api/v1/datacenters/<id>/<version>/secrets`: secrets without their values, setting a value,
 //! making a new one, removal.
 
-use conf_core::http::{Request, Response, Routes, error, json, request};
+use conf_core::http::{Request, Response, Routes, Who, asker, error, json, request};
 use conf_core::secret::{MAX_VALUE_BYTES, SecretValue};
 use http::StatusCode;
 use libconf::name::{DatacenterName, SecretName};
@@ -31,11 +31,9 @@ pub(crate) fn routes(server: Server) -> Routes {
     let all = || datacenter().and(warp::path!("secrets" / ..));
     let one = || all().and(warp::path::param::<String>());
     let end = warp::path::end;
-    let list = all()
-        .and(end())
-        .and(warp::get())
-        .and(with.clone())
-        .then(|name: NamedDatacenter, server: Server| answer(async move { server.secrets(&name?).await }));
+    let list = all().and(end()).and(warp::get()).and(asker()).and(with.clone()).then(
+        |name: NamedDatacenter, who: Who, server: Server| answer(async move { server.secrets(&name?, who).await }),
+    );
     let set = one().and(end()).and(warp::put()).and(request()).and(with.clone()).then(
         |name: NamedDatacenter, secret: String, request: Request, server: Server| {
             answer(async move { server.set_secret(name?, secret, request).await })
@@ -74,9 +72,9 @@ async fn bare(request: Request) -> Result<Pusher, Response> {
 }
 
 impl Server {
-    async fn secrets(&self, name: &DatacenterName) -> Answered {
+    async fn secrets(&self, name: &DatacenterName, who: Who) -> Answered {
         let snapshot = self.snapshot(name)?;
-        self.read(move |repo| Ok(json(StatusCode::OK, &list::list(repo, &snapshot, now())?))).await
+        self.read(who, move |repo| Ok(json(StatusCode::OK, &list::list(repo, &snapshot, now())?))).await
     }
 
     async fn set_secret(&self, datacenter: DatacenterName, secret: String, request: Request) -> Answered {

@@ -61,7 +61,7 @@ impl Server {
             let words = format!("the newest change is #{newest}; there is no #{wanted} yet");
             return Err(error(StatusCode::NOT_FOUND, words));
         }
-        self.read(move |repo| {
+        self.read(request.who(), move |repo| {
             let past = match at {
                 None => place.target.map(|target| PastBranch { commit: target.commit, version, sequence: newest }),
                 Some(at) => history::find(repo, ledger, &reference, place, at)?,

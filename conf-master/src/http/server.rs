@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use conf_core::daemon::chain;
 use conf_core::git_http::{ReceivePack, UploadPack};
-use conf_core::http::{Peer, Request, Response, Shares, StreamPlaces, error};
+use conf_core::http::{Peer, Request, Response, Shares, StreamPlaces, Who, error};
 use conf_core::manifest::nearest;
 use conf_core::snapshot::Snapshot;
 use git2::Repository;
@@ -12,7 +12,6 @@ use http::{HeaderValue, StatusCode, header};
 use libconf::name::{CommitId, DatacenterName, RefName};
 use serde::Deserialize;
 use serde_json::json;
-use tokio::{sync::Semaphore, time::timeout};
 use warp::{Filter, filters::BoxedFilter};
 
 use crate::delivery::{Chains, Hosts, Inventories, Watermarks};
@@ -48,7 +47,7 @@ pub(crate) struct Server {
     pub(crate) waits: Shares,
     /// Places for renderings.
     pub(crate) renderings: Shares,
-    /// Places for those that follow chains of snapshots.
+    /// Places for those that read the repository.
     pub(crate) reading: Shares,
     /// Answers fetches.
     pub(crate) upload: Arc<UploadPack>,
@@ -59,9 +58,11 @@ pub(crate) struct Server {
 /// The datacenter in a path, or the answer to a bad name.
 pub(crate) type NamedDatacenter = Result<DatacenterName, Response>;
 
-/// What is read of the repository at once for people: each may take seconds, and memory.
-static READING: Semaphore = Semaphore::const_new(4);
-/// How long others wait for their turn.
+/// Readings of the repository at once: each may take seconds, and memory. Half are one peer's at
+/// most.
+pub(crate) const READING_AT_ONCE: u64 = 8;
+/// Those that wait for their turn, and how long each of them waits.
+pub(crate) const READINGS_WAITING: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Answers with the response of a handler, or with its refusal.
@@ -103,17 +104,21 @@ impl Server {
         newest(&self.lander.published.borrow(), name).cloned()
     }
 
-    /// Reads the repository off the runtime's threads.
+    /// Reads the repository off the runtime's threads, for a peer.
     pub(crate) async fn read(
         &self,
+        who: Who,
         work: impl FnOnce(&Repository) -> Result<Response, InspectError> + Send + 'static,
     ) -> Answered {
-        let reading = timeout(PATIENCE, READING.acquire()).await;
-        let Ok(Ok(_reading)) = reading else {
+        let Ok(reading) = self.reading.take(who, 1, PATIENCE).await else {
             return Err(unavailable("too much is asked for at once; ask again in a moment"));
         };
         let path = self.repo.clone();
-        let read = move || work(&Repository::open_bare(path)?);
+        let read = move || {
+            // The place is held to the end, even when the reader has gone.
+            let _reading = reading;
+            work(&Repository::open_bare(path)?)
+        };
         let answer = tokio::task::spawn_blocking(read).await.map_err(InspectError::from).flatten();
         answer.map_err(|why| match why {
             InspectError::NotThere(words) => error(StatusCode::NOT_FOUND, words),

@@ -1,6 +1,6 @@
 //! `GET /api/v1/where`: which snapshots, conf-slaves and hosts hold an object.
 
-use conf_core::http::{Routes, error, json};
+use conf_core::http::{Routes, Who, asker, error, json};
 use git2::ObjectType;
 use http::StatusCode;
 use libconf::name::{CommitId, ObjectId, RefName};
@@ -25,15 +25,16 @@ pub(crate) fn routes(server: Server) -> Routes {
     warp::path!("api" / "v1" / "where")
         .and(warp::get())
         .and(warp::query())
-        .then(move |query: Query| {
+        .and(asker())
+        .then(move |query: Query, who: Who| {
             let server = server.clone();
-            answer(async move { server.whereabouts(query.object).await })
+            answer(async move { server.whereabouts(query.object, who).await })
         })
         .boxed()
 }
 
 impl Server {
-    async fn whereabouts(&self, object: ObjectId) -> Answered {
+    async fn whereabouts(&self, object: ObjectId, who: Who) -> Answered {
         let Ok(_searching) = SEARCHING.try_acquire() else {
             return Err(unavailable("another search is going on; ask again in a moment"));
         };
@@ -47,7 +48,7 @@ impl Server {
             shown.map(|(name, target)| (name.clone(), target.commit)).collect()
         };
         let (hosts, landed) = (self.hosts.clone(), self.lander.landed.clone());
-        self.read(move |repo| {
+        self.read(who, move |repo| {
             let is_of_history =
                 matches!(repo.odb()?.read_header(object.into()), Ok((_, ObjectType::Commit | ObjectType::Tag)));
             // What did not land is nowhere else, and may be of any size.

@@ -71,7 +71,11 @@ impl Site {
     /// behind its snapshot: that comes after the change itself.
     #[track_caller]
     pub fn wait_branches(&self) {
-        let branches = |repo: &Path| in_repository(repo, &["for-each-ref", "refs/heads"]);
+        // Each of the two has branches that the other has not.
+        let kinds = ["services", "applications", "devices", "datacenters", "datacenter-configuration"];
+        let kinds = kinds.map(|kind| format!("refs/heads/{kind}"));
+        let all: Vec<&str> = ["for-each-ref"].into_iter().chain(kinds.iter().map(String::as_str)).collect();
+        let branches = |repo: &Path| in_repository(repo, &all);
         let wanted = branches(&self.master.repo);
         eventually("its branches", || {
             let found = branches(&self.slave().state.join("repo.git"));

@@ -1,12 +1,16 @@
 //! Pushes over SSH, by keys that may do nothing else.
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    process::Stdio,
+};
 
 use serde_json::Value;
 use tests::{
-    Plan, Site,
+    Plan, Site, eventually,
     git::Work,
-    program::{built, run, text},
+    program::{built, run, spawn, text},
 };
 
 /// What sshd does with a forced command: the client's own is in the environment. The folder's name
@@ -19,7 +23,7 @@ fn over_ssh(site: &Site, name: &str) -> Work {
     let (program, repo) = (quoted(&built("conf-master")), quoted(&site.master.repo));
     let script = format!(
         "#!/bin/sh\nshift $(($# - 1))\nexport SSH_ORIGINAL_COMMAND=\"$1\" SSH_CONNECTION='10.9.8.7 4711 10.0.0.1 22'\n\
-         exec {program} receive --repo {repo} --as 'ann of ops'\n"
+         exec {program} receive --repo {repo} --as 'ann of ops' $FLAGS\n"
     );
     fs::write(&ssh, script).expect("it can be written");
     fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("its mode can be set");
@@ -53,6 +57,20 @@ fn a_push_over_ssh_has_the_limits_of_one_over_http() {
     }
     work.git(&["update-ref", branch, &site.master.git(&["rev-parse", branch])]);
     work.change().file("services/web/master", "config.yaml", "round: 3\n").land();
+}
+
+#[test]
+fn a_sender_who_never_ends_leaves_his_place() {
+    let site = Plan { hosts: 0, slaves: 0, ..Plan::default() }.start();
+    let ssh = over_ssh(&site, "clone").folder().parent().unwrap().join("ssh");
+    let mut held = tests::program::command(&ssh, site.folder.path());
+    held.args(["git@central", "git-receive-pack 'x'"]).env("FLAGS", "--longest 1");
+    held.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut held = spawn(held).unwrap();
+    // Nothing is sent, and the way to it stays open.
+    let _sender = held.stdin.take().unwrap();
+    let status = eventually("it to end", || held.try_wait().unwrap().ok_or_else(|| "it goes on".to_owned()));
+    assert_eq!(status.signal(), Some(14), "SIGALRM: {status}");
 }
 
 #[test]

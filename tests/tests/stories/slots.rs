@@ -422,6 +422,8 @@ impl Ongoing {
         let threads = (0..threads).map(|number| {
             let (stop, work) = (stop.clone(), work.clone());
             thread::spawn(move || {
+                // It stands for other machines, whose processors are their own. Best effort.
+                let _ = rustix::process::setpriority_process(None, 19);
                 while !stop.load(Ordering::Relaxed) {
                     work(number);
                 }

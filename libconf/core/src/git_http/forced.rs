@@ -2,6 +2,7 @@
 
 use std::{io, os::unix::process::CommandExt as _, path::Path};
 
+use nix::unistd::alarm;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::{
@@ -10,9 +11,9 @@ use crate::{
 };
 
 /// Becomes `git receive-pack` of `repo`, in the memory and processor time of a push over HTTP.
-/// What is pushed is not measured before. Returns only when it cannot be started. The hooks see
-/// `variables`.
-pub fn become_receive_pack(repo: &Path, variables: &[(&str, &str)]) -> io::Error {
+/// What is pushed is not measured before. It ends after `longest` seconds. Returns only when it
+/// cannot be started. The hooks see `variables`.
+pub fn become_receive_pack(repo: &Path, longest: u32, variables: &[(&str, &str)]) -> io::Error {
     let bounds = bounds_of(repo);
     for (resource, most) in [(Resource::As, bounds.memory), (Resource::Cpu, bounds.seconds)] {
         let limit = Rlimit { current: Some(most), ..getrlimit(resource) };
@@ -22,7 +23,11 @@ pub fn become_receive_pack(repo: &Path, variables: &[(&str, &str)]) -> io::Error
     }
     let mut git = git::command(repo);
     git.args(IN_LITTLE_MEMORY.iter().flat_map(|setting| ["-c", setting]));
-    git.envs(variables.iter().copied()).arg("receive-pack").arg(repo).exec()
+    git.envs(variables.iter().copied()).arg("receive-pack").arg(repo);
+    // Git uses no alarm of its own there, and a program takes this one over. What it has started
+    // ends when nobody talks to it any more.
+    alarm::set(longest);
+    git.exec()
 }
 
 /// Becomes `git upload-pack` of `repo`. Returns only when it cannot be started. In the protocol

@@ -119,7 +119,7 @@ impl Spools {
     ) -> Result<Spooled, NotTaken> {
         let mut body = std::pin::pin!(body);
         let (mut pending, mut share) = (BytesMut::new(), self.0.partial.try_take(who, 0));
-        let (mut file, mut length) = (None, 0);
+        let (mut file, mut length, mut written) = (None, 0, 0);
         while let Some(part) = body.next().await {
             let part = part.map_err(NotTaken::Ended)?;
             length += part.len() as u64;
@@ -127,14 +127,16 @@ impl Spools {
                 return Err(NotTaken::TooLarge(limit));
             }
             let fits = pending.len() + part.len() <= IN_MEMORY;
-            if file.is_none() && fits && share.as_mut().is_some_and(|share| share.grow(part.len() as u64)) {
-                pending.extend_from_slice(&part);
-                continue;
-            }
+            let has_room = fits && share.as_mut().is_some_and(|share| share.grow(part.len() as u64));
             pending.extend_from_slice(&part);
-            let whole = pending.split().freeze();
-            file = Some(self.append(file, who, whole, length).await?);
-            share = None;
+            if !has_room {
+                written += pending.len() as u64;
+                file = Some(self.append(file, who, pending.split().freeze(), written).await?);
+                share = self.0.partial.try_take(who, 0);
+            }
+        }
+        if file.is_some() && !pending.is_empty() {
+            file = Some(self.append(file, who, pending.split().freeze(), length).await?);
         }
         let held = match file {
             None => Held::Memory(counted(pending.freeze(), share)),

@@ -19,7 +19,7 @@ mod uses;
 #[cfg(test)]
 mod tests;
 
-pub use crate::template::process::{ARGUMENT, be_patient, child, prepare, release, rest, through};
+pub use crate::template::process::{ARGUMENT, be_patient, child, prepare, release, rest, through, was_asked};
 pub(crate) use crate::template::{
     job::{Job, Made, Rendering, Results, names_others},
     process::render,

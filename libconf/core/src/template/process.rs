@@ -55,14 +55,17 @@ pub fn rest() {
     end(|worker| !worker.is_fresh());
 }
 
-/// Starts a process ahead for the next template, when none runs and there ever was a template. It
-/// waits until it is asked or [`release`]d, and holds nothing.
+/// Tells whether there ever was a template, so that [`prepare`] is of use.
+pub fn was_asked() -> bool {
+    WAS_ASKED.load(Ordering::Relaxed)
+}
+
+/// Starts a process ahead for the next template, when none runs. It waits until it is asked or
+/// [`release`]d, and holds nothing. Blocks.
 pub fn prepare() {
-    if WAS_ASKED.load(Ordering::Relaxed) {
-        let mut slot = slot();
-        // If the start fails, the next template tries again and reports the error.
-        *slot = slot.take().or_else(|| start().ok());
-    }
+    let mut slot = slot();
+    // If the start fails, the next template tries again and reports the error.
+    *slot = slot.take().or_else(|| start().ok());
 }
 
 /// Ends all processes, waiting ones too.
