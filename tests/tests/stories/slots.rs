@@ -17,6 +17,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use conf_core::git::{Depth, Step};
 use hyper::Method;
 use tests::{
@@ -490,12 +491,14 @@ fn what_a_bystander_waits_under_each_load() {
     drop(refs);
 
     let server = as_stranger(&site);
+    let mut body = vec![b' '; 31 << 20];
+    body.splice(..0, *br#"{"sequence": 1, "hosts": []"#);
+    body.push(b'}');
+    // One for all: to start a program takes a process with much memory long.
+    let body = Bytes::from(body);
     let bodies = Ongoing::start(40, move |_| {
-        let mut body = vec![b' '; 31 << 20];
-        body.splice(..0, *br#"{"sequence": 1, "hosts": []"#);
-        body.push(b'}');
         let path = format!("/api/v1/datacenters/{DATACENTER}/hosts");
-        let _ = server.request(Method::POST, &path, &[("content-type", "application/json")], body);
+        let _ = server.request(Method::POST, &path, &[("content-type", "application/json")], body.clone());
     });
     under.push(measured("40 bodies of 31 MiB at once, again and again", &site));
     drop(bodies);

@@ -9,6 +9,7 @@ mod peer;
 mod who;
 mod shares;
 mod pace;
+mod rates;
 mod spool;
 mod answer;
 mod gate;

@@ -7,7 +7,7 @@ use std::{
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::{Bytes, BytesMut};
@@ -21,6 +21,7 @@ use rustix::{
 use crate::{
     daemon::blocking,
     http::{
+        rates::Rates,
         shares::{Share, ShareBounds, Shares},
         who::Who,
     },
@@ -35,6 +36,8 @@ const PARTIAL: u64 = 64 << 20;
 const MEMORY: u64 = 256 << 20;
 /// What is read out of a body takes about four times its bytes.
 const PARSED: u64 = 4;
+/// 64 MiB a second of what one peer sends in large bodies: half of a gigabit network.
+const RATE: u64 = 64 << 20;
 /// 16 GiB of files, half of it for one peer. Two pushes of the largest size fit into that.
 const DISK: u64 = 16 << 30;
 /// More than 32 MiB: so much is always taken from the system itself, and given back to it at once.
@@ -61,6 +64,7 @@ struct Inner {
     memory: Shares,
     disk: Shares,
     files: Shares,
+    rates: Rates,
 }
 
 /// Why a body was not taken in.
@@ -92,6 +96,7 @@ impl Spools {
             memory: Shares::halves(MEMORY, WAITING),
             disk: Shares::new(ShareBounds { places: DISK, of_one: DISK / 2, waiting: 0 }),
             files: Shares::halves(open, 0),
+            rates: Rates::new(RATE),
         }))
     }
 
@@ -130,6 +135,7 @@ impl Spools {
             let has_room = fits && share.as_mut().is_some_and(|share| share.grow(part.len() as u64));
             pending.extend_from_slice(&part);
             if !has_room {
+                tokio::time::sleep(self.0.rates.count(who, pending.len(), Instant::now())).await;
                 written += pending.len() as u64;
                 file = Some(self.append(file, who, pending.split().freeze(), written).await?);
                 share = self.0.partial.try_take(who, 0);
