@@ -5,10 +5,14 @@ use std::time::Duration;
 use conf_core::{
     daemon::chain,
     git::{Depth, RepositoryPool, Step},
+    template,
     upstream::{self, FetchError, Fetched, Hedge, Upstream, UpstreamError},
 };
 use libconf::name::CommitId;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::{
+    task::spawn_blocking,
+    time::{Instant, sleep, sleep_until, timeout},
+};
 
 use crate::{
     clock::random_up_to,
@@ -85,6 +89,14 @@ impl Failure {
             | Failure::Corrupt(words) => words,
             Failure::Overtaken => "another snapshot is named".to_owned(),
         }
+    }
+}
+
+/// Starts the process that fills templates while the network is waited for, if there are any.
+pub(crate) async fn prepare_templates() {
+    if template::was_asked() {
+        // What cannot be started now, the first template starts.
+        let _ = spawn_blocking(template::prepare).await;
     }
 }
 

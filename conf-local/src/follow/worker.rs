@@ -7,12 +7,10 @@ use conf_core::{
     daemon::{self, chain},
     git::Depth,
     retry::{Backoff, with_jitter},
-    template,
 };
 use libconf::name::{CommitId, Sequence};
 use tokio::{
     sync::{mpsc, watch},
-    task::spawn_blocking,
     time::sleep_until,
 };
 use tokio_util::sync::CancellationToken;
@@ -20,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     follow::{
         candidates::{Candidates, Reason, Wanted},
-        fetch::{Failure, fetch},
+        fetch::{Failure, fetch, prepare_templates},
         pointer::{self, Decision, SOON, Sources},
     },
     state::{OlderSnapshot, RequestError, WriterRequest},
@@ -351,13 +349,7 @@ impl<'a> Worker<'a> {
         };
         self.have = have;
         self.chore.get_or_insert((Chore::Release, Instant::now() + IDLE));
-        let prepared = async {
-            if template::was_asked() {
-                // What it cannot start, the first template starts.
-                let _ = spawn_blocking(template::prepare).await;
-            }
-        };
-        let fetching = async { tokio::join!(self.fetch(wanted.commit, limit), prepared).0 };
+        let fetching = async { tokio::join!(self.fetch(wanted.commit, limit), prepare_templates()).0 };
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             fetched = fetching => fetched?,

@@ -13,8 +13,7 @@ use crate::http::who::Who;
 /// A rate for each peer. Who is over it waits; what it would send meanwhile waits in the network.
 #[derive(Debug)]
 pub(crate) struct Rates {
-    /// The time of one byte, in nanoseconds.
-    nanos: f64,
+    bytes_a_second: u64,
     /// When each peer's bytes so far are paid for. Those of the past are forgotten now and then.
     paid: Mutex<BTreeMap<Who, Instant>>,
 }
@@ -27,15 +26,13 @@ const MOST_IDLE: usize = 1024;
 
 impl Rates {
     /// Makes a rate of so many bytes a second.
-    #[expect(clippy::cast_precision_loss, reason = "a rate is no exact number")]
     pub(crate) fn new(bytes_a_second: u64) -> Self {
-        Rates { nanos: 1e9 / bytes_a_second as f64, paid: Mutex::default() }
+        Rates { bytes_a_second, paid: Mutex::default() }
     }
 
     /// Counts bytes of a peer, and returns how long it waits before its next ones.
-    #[expect(clippy::cast_precision_loss, reason = "a part of a body is small")]
     pub(crate) fn count(&self, who: Who, bytes: usize, now: Instant) -> Duration {
-        let cost = Duration::from_nanos((bytes as f64 * self.nanos) as u64);
+        let cost = Duration::from_nanos((bytes as u64).saturating_mul(1_000_000_000) / self.bytes_a_second);
         let mut paid = self.paid.lock();
         if paid.len() > MOST_IDLE {
             paid.retain(|_, until| *until > now);
