@@ -18,7 +18,7 @@ const FONT: &str = "font-family=\"sans-serif\" font-size=\"12\"";
 
 /// Draws each row as bars: this system first, then its marks, on a scale of the row's own.
 pub fn bars(rows: &[&Row]) -> String {
-    const LEFT: f64 = 360.0;
+    const LEFT: f64 = 430.0;
     const WIDE: f64 = 330.0;
     const HIGH: f64 = 20.0;
     let mut body = String::new();
@@ -74,7 +74,7 @@ pub fn bars(rows: &[&Row]) -> String {
         }
         y += 12.0;
     }
-    page(860.0, y, &body)
+    page(930.0, y, &body)
 }
 
 /// Draws a curve on two logarithmic axes: what grows with the change alone is flat.
