@@ -208,7 +208,7 @@ impl Landed {
                 _ => {}
             }
         }
-        if let Some(lent) = self.lent(&new, trees, &mut seen)? {
+        if let Some(lent) = self.lent(&new, trees, &mut seen, &old)? {
             return Ok(Some(Foreign::NotBrought(lent)));
         }
         if let Some(stray) = self.stray(&new, &seen)? {
@@ -237,15 +237,29 @@ impl Landed {
     }
 
     /// Finds a file or folder below new folders that did not land and is not new. Adds what it has
-    /// seen.
-    fn lent(&self, new: &Repository, mut open: Vec<Oid>, seen: &mut HashSet<Oid>) -> anyhow::Result<Option<ObjectId>> {
+    /// seen. While the history cannot be read, only what the commits of `before` hold has landed.
+    fn lent(
+        &self,
+        new: &Repository,
+        mut open: Vec<Oid>,
+        seen: &mut HashSet<Oid>,
+        before: &BTreeSet<ObjectId>,
+    ) -> anyhow::Result<Option<ObjectId>> {
         let odb = new.odb()?;
+        let mut held = None;
         while let Some(id) = open.pop() {
             if !seen.insert(id) {
                 continue;
             }
             if !odb.exists(id) {
-                if self.is_apart(id)? {
+                let is_apart = match &held {
+                    None => self.is_apart(id).or_else(|error| {
+                        warn!(error = chain(&*error), "what landed cannot be listed");
+                        anyhow::Ok(!held.insert(self.held_by(before)?).contains(&id))
+                    })?,
+                    Some(held) => !HashSet::contains(held, &id),
+                };
+                if is_apart {
                     return Ok(Some(id.into()));
                 }
                 continue;
@@ -256,6 +270,21 @@ impl Landed {
             }
         }
         Ok(None)
+    }
+
+    /// Lists the files and folders of commits, as far as they can be read.
+    fn held_by(&self, commits: &BTreeSet<ObjectId>) -> Result<HashSet<Oid>, git2::Error> {
+        let repo = Repository::open_bare(&self.path)?;
+        let commits = commits.iter().filter_map(|id| repo.find_commit((*id).into()).ok());
+        let (mut open, mut held): (Vec<Oid>, _) = (commits.map(|commit| commit.tree_id()).collect(), HashSet::new());
+        while let Some(id) = open.pop() {
+            if held.insert(id)
+                && let Ok(tree) = repo.find_tree(id)
+            {
+                open.extend(tree.iter().map(|entry| entry.id()));
+            }
+        }
+        Ok(held)
     }
 
     /// Forgets what a push brings again that may land now.

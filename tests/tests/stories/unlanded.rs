@@ -7,7 +7,7 @@ use serde_json::json;
 use tests::{
     Plan, Site, eventually,
     git::{Work, git},
-    program::{run, text},
+    program::{run, run_reading, text},
     site::DATACENTER,
     wire::{self, Claim, ZERO},
 };
@@ -231,4 +231,31 @@ fn where_names_everybody_who_holds_what_leaked() {
     let [left, ..] = left_behind(&site);
     assert!(text(&site.master.run(&["where", &left])).contains("nothing that landed holds"));
     assert!(ask(&"7".repeat(40)).unwrap_err().contains("404"));
+}
+
+#[test]
+fn a_history_that_is_damaged_keeps_nobody_from_landing_a_change() {
+    let mut site = Plan { hosts: 0, slaves: 0, ..Plan::default() }.start();
+    for round in 1..=2 {
+        let change = site.work.change().file("services/web/master", "round", format!("{round}\n"));
+        change.file("services/web/master", "same", "as ever\n").land();
+    }
+    site.master.daemon.stop();
+    // Nothing that is newest needs it.
+    let lost = site.master.git(&["rev-parse", &format!("{WEB}~1^{{tree}}")]);
+    let (packs, away) = (site.master.repo.join("objects/pack"), site.folder.path().join("away"));
+    std::fs::rename(&packs, &away).expect("it is there");
+    std::fs::create_dir(&packs).expect("it can be made");
+    for file in std::fs::read_dir(&away).expect("it is there").map(|entry| entry.expect("an entry").path()) {
+        if file.extension().is_some_and(|ending| ending == "pack") {
+            let mut unpack = git(Path::new("git"), &site.master.repo);
+            unpack.args(["unpack-objects", "-q"]);
+            let output = run_reading(unpack, std::fs::File::open(&file).expect("it is there"));
+            assert!(output.status.success(), "{}", text(&output));
+        }
+    }
+    let (start, rest) = lost.trim().split_at(2);
+    std::fs::remove_file(site.master.repo.join("objects").join(start).join(rest)).expect("it is a file of its own");
+    site.master.daemon.start();
+    site.work.change().file("services/web/master", "round", "3\n").land();
 }

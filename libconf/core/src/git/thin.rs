@@ -99,7 +99,8 @@ fn framed(pack: &[u8]) -> Bytes {
         answer.extend_from_slice(part);
     }
     answer.extend_from_slice(b"0000");
-    answer.freeze()
+    // It is kept: without spare room.
+    Bytes::copy_from_slice(&answer)
 }
 
 #[cfg(test)]

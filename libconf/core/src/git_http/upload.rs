@@ -237,7 +237,8 @@ impl UploadPack {
                 return Err(Failure::TooLarge(limit));
             }
             if more == 0 {
-                return Ok(counted(body.freeze(), Some(share)));
+                // It may become the key of an answer: without the spare room, which nobody counts.
+                return Ok(counted(Bytes::copy_from_slice(&body), Some(share)));
             }
             if !share.grow(more as u64) {
                 return Err(self.busy());
@@ -322,7 +323,11 @@ impl UploadPack {
                 return Err(NotKept::Large);
             }
         }
-        if refuses(&all) { Err(NotKept::Refusal(all.freeze())) } else { Ok(counted(all.freeze(), share)) }
+        if refuses(&all) {
+            return Err(NotKept::Refusal(all.freeze()));
+        }
+        // What is kept has no spare room, which nobody counts.
+        Ok(counted(Bytes::copy_from_slice(&all), share))
     }
 
     /// Answers a step from a commit that is not here.
