@@ -5,7 +5,7 @@ pub(crate) mod check;
 pub(crate) mod client;
 pub(crate) mod flags;
 
-use std::{future::Future, process::ExitCode};
+use std::{future::Future, path::Path, process::ExitCode};
 
 use conf_core::{
     daemon::{
@@ -22,6 +22,7 @@ use crate::hooks::{forced, run_hook};
 use crate::judge::compatibility::worker as compatibility_worker;
 use crate::judge::schema::worker as schema_worker;
 use crate::server::ServeFlags;
+use crate::store::unreachable;
 use crate::{import, server, store};
 
 /// The beginning of the names of environment variables.
@@ -36,6 +37,7 @@ pub fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let success = |()| ExitCode::SUCCESS;
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        [unreachable::ARGUMENT, repo] => return finish(unreachable::run(Path::new(repo)).map(success)),
         ["hook", name] => return finish(run_hook(name).map(ExitCode::from)),
         [schema_worker::ARGUMENT] => return finish(schema_worker::run().map(success).map_err(Into::into)),
         [compatibility_worker::ARGUMENT] => {

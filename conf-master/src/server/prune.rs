@@ -70,6 +70,7 @@ impl Pruning {
         let (path, from) = (self.path.clone(), roots.clone());
         let look = move || {
             let (known, again) = (landed.apart(), landed.take_again());
+            unreachable::release_packs(&path)?;
             let found = unreachable::objects(&path, &from)?;
             landed.note_look(&known, &found);
             anyhow::Ok((found, again))
@@ -93,7 +94,7 @@ impl Pruning {
                 if gone.is_empty() { Ok(None) } else { Removal::prepare(&path, gone).map(Some) }
             };
             let prepared = tokio::task::spawn_blocking(prepare).await.context("the removal ended")??;
-            let Some(removal) = prepared else { return Ok(0) };
+            let Some(removal) = prepared.filter(|removal| !removal.gone.is_empty()) else { return Ok(0) };
             if let Some(count) = self.finish(lander, removal, roots.clone()).await? {
                 return Ok(count);
             }

@@ -7,9 +7,10 @@ use std::collections::{BTreeSet, HashSet};
 use std::ffi::OsString;
 use std::fmt::{Display, Write as _};
 use std::fs::{self, File};
-use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::io::{self, BufRead as _, BufReader, BufWriter, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use conf_core::git;
@@ -20,10 +21,40 @@ use tempfile::TempDir;
 /// The files of a pack. The index goes first: Git does not see a pack without one.
 const ENDINGS: [&str; 6] = ["idx", "rev", "bitmap", "mtimes", "promisor", "pack"];
 
+/// The ending of the file that keeps a pack from being removed. `git receive-pack` makes one until
+/// the push has landed.
+const KEEP: &str = "keep";
+/// A push that is older was killed: it lands within minutes when it is all here.
+const LONGEST_PUSH: Duration = Duration::from_secs(3600);
+
+/// The argument of the process that looks for objects.
+pub(crate) const ARGUMENT: &str = "unreachable-objects";
+
 /// Lists the objects of the repository that neither a ref nor one of `roots` leads to. The
 /// quarantines of running pushes are no part of it. Blocks for some seconds for each million
 /// objects. Any error means that nothing is known.
+///
+/// A process of its own looks, since that takes some 100 bytes for each object, and an allocator
+/// keeps what threads have given back.
 pub(crate) fn objects(path: &Path, roots: &BTreeSet<ObjectId>) -> anyhow::Result<HashSet<Oid>> {
+    // The running program itself, even after its file was replaced.
+    let mut look = Command::new("/proc/self/exe");
+    look.arg(ARGUMENT).arg(path);
+    let mut found = HashSet::new();
+    each_written(look, &lines_of(roots), |id| {
+        found.insert(id);
+    })?;
+    Ok(found)
+}
+
+/// Is that process: reads the roots, and writes what it finds.
+pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
+    let roots: Result<BTreeSet<ObjectId>, _> = io::read_to_string(io::stdin())?.lines().map(str::parse).collect();
+    io::stdout().write_all(lines_of(list(path, &roots?)?).as_bytes())?;
+    Ok(())
+}
+
+fn list(path: &Path, roots: &BTreeSet<ObjectId>) -> anyhow::Result<HashSet<Oid>> {
     let repo = Repository::open_bare(path)?;
     let odb = repo.odb()?;
     let mut found = HashSet::new();
@@ -75,8 +106,8 @@ pub(crate) fn since(
 }
 
 /// Writes each id on a line of its own.
-fn lines_of(ids: impl Iterator<Item = impl Display>) -> String {
-    ids.fold(String::new(), |mut lines, id| {
+fn lines_of(ids: impl IntoIterator<Item = impl Display>) -> String {
+    ids.into_iter().fold(String::new(), |mut lines, id| {
         // A text takes all that is written.
         let _ = writeln!(lines, "{id}");
         lines
@@ -84,25 +115,30 @@ fn lines_of(ids: impl Iterator<Item = impl Display>) -> String {
 }
 
 /// Calls for each object that a walk of Git reaches. `lines` are more tips.
-fn each_reached(path: &Path, from: &[&str], lines: &str, mut reached: impl FnMut(Oid)) -> anyhow::Result<()> {
+fn each_reached(path: &Path, from: &[&str], lines: &str, reached: impl FnMut(Oid)) -> anyhow::Result<()> {
     let mut git = git::command(path);
     git.args(["rev-list", "--objects", "--no-object-names"]).args(from).arg("--stdin");
-    let mut child = Running(git.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
-    let mut input = child.0.stdin.take().context("git has no input")?;
-    let output = BufReader::new(child.0.stdout.take().context("git has no output")?);
+    each_written(git, lines, reached).context("git rev-list failed")
+}
+
+/// Calls for each object that a program writes when it has read these lines.
+fn each_written(mut program: Command, lines: &str, mut written: impl FnMut(Oid)) -> anyhow::Result<()> {
+    let mut child = Running(program.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?);
+    let mut input = child.0.stdin.take().context("it has no input")?;
+    let output = BufReader::new(child.0.stdout.take().context("it has no output")?);
     // It writes nothing before it has read all.
     input.write_all(lines.as_bytes())?;
     drop(input);
     for line in output.lines() {
         let line = line?;
-        reached(line.trim_end().parse().with_context(|| format!("git wrote {line:?}, which names no object"))?);
+        written(line.trim_end().parse().with_context(|| format!("it wrote {line:?}, which names no object"))?);
     }
     let status = child.0.wait()?;
-    ensure!(status.success(), "git rev-list ended with {status}");
+    ensure!(status.success(), "it ended with {status}");
     Ok(())
 }
 
-/// A Git program, which does not outlive its reader.
+/// A program, which does not outlive its reader.
 struct Running(Child);
 
 impl Drop for Running {
@@ -111,6 +147,18 @@ impl Drop for Running {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Lets go of packs that pushes keep which were killed: nobody would ever remove what they brought.
+pub(crate) fn release_packs(path: &Path) -> io::Result<()> {
+    for (pack, _) in git::packs(path)? {
+        let keep = pack.with_extension(KEEP);
+        let age = keep.metadata().ok().and_then(|keep| keep.modified().ok()?.elapsed().ok());
+        if age.is_some_and(|age| age > LONGEST_PUSH) {
+            fs::remove_file(&keep)?;
+        }
+    }
+    Ok(())
 }
 
 /// A removal that is prepared: what stays of each pack is written, and nothing is removed yet.
@@ -128,25 +176,26 @@ pub(crate) struct Removal {
 impl Removal {
     /// Writes anew what stays of the packs with objects of `gone`. Blocks. Nobody else may remove
     /// packs until the removal is done or dropped.
-    pub(crate) fn prepare(path: &Path, gone: HashSet<Oid>) -> anyhow::Result<Self> {
+    pub(crate) fn prepare(path: &Path, mut gone: HashSet<Oid>) -> anyhow::Result<Self> {
         let objects = path.join("objects");
         // The next start removes it, if this program is killed.
         let new = tempfile::Builder::new().prefix("tmp_pack_kept_").tempdir_in(&objects)?;
         let mut old = Vec::new();
         for (pack, _) in git::packs(path)? {
+            let mut held: HashSet<Oid> = HashSet::new();
+            each_of_pack(path, &pack, |id| {
+                held.extend(gone.get(&id));
+                Ok(())
+            })?;
             // A push that is just written keeps its pack so.
-            if pack.with_extension("keep").exists() {
-                continue;
+            if pack.with_extension(KEEP).exists() {
+                gone.retain(|id| !held.contains(id));
+            } else if !held.is_empty() {
+                old.push(pack);
             }
-            let held = objects_of(path, &pack)?;
-            if held.is_disjoint(&gone) {
-                continue;
-            }
-            let kept = lines_of(held.difference(&gone));
-            if !kept.is_empty() {
-                write_pack(path, &kept, new.path())?;
-            }
-            old.push(pack);
+        }
+        for pack in &old {
+            write_rest(path, pack, &gone, new.path())?;
         }
         let file = |id: &Oid| {
             let id = id.to_string();
@@ -185,27 +234,45 @@ impl Removal {
     }
 }
 
-/// Lists the objects of a pack.
-fn objects_of(path: &Path, pack: &Path) -> anyhow::Result<HashSet<Oid>> {
-    let index = File::open(pack.with_extension("idx"))?;
-    let output = git::command(path).arg("show-index").stdin(index).stderr(Stdio::null()).output()?;
-    ensure!(output.status.success(), "git show-index ended with {}", output.status);
-    let lines = output.stdout.lines().map(|line| {
+/// Calls for each object of a pack. Nothing here is kept in memory: a pack may be large.
+fn each_of_pack(path: &Path, pack: &Path, mut held: impl FnMut(Oid) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut git = git::command(path);
+    git.arg("show-index").stdin(File::open(pack.with_extension("idx"))?);
+    let mut child = Running(git.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?);
+    let output = BufReader::new(child.0.stdout.take().context("git show-index has no output")?);
+    for line in output.lines() {
         let line = line?;
-        let id = line.split(' ').nth(1).context("git show-index names no object")?;
-        Ok(id.parse()?)
-    });
-    lines.collect()
+        held(line.split(' ').nth(1).context("git show-index names no object")?.parse()?)?;
+    }
+    let status = child.0.wait()?;
+    ensure!(status.success(), "git show-index ended with {status}");
+    Ok(())
 }
 
-/// Writes a pack of these objects, with the differences that are there.
-fn write_pack(path: &Path, ids: &str, folder: &Path) -> anyhow::Result<()> {
-    let mut input = tempfile::tempfile_in(folder)?;
-    input.write_all(ids.as_bytes())?;
-    io::Seek::rewind(&mut input)?;
+/// Writes a pack of what stays of another one, if anything does, with the differences that are
+/// there.
+fn write_rest(path: &Path, pack: &Path, gone: &HashSet<Oid>, folder: &Path) -> anyhow::Result<()> {
+    let (mut input, mut stays) = (BufWriter::new(tempfile::tempfile_in(folder)?), false);
+    each_of_pack(path, pack, |id| {
+        if gone.contains(&id) {
+            return Ok(());
+        }
+        stays = true;
+        Ok(writeln!(input, "{id}")?)
+    })?;
+    if !stays {
+        return Ok(());
+    }
+    let input = input.into_inner().context("the objects that stay cannot be listed")?;
+    write_pack(path, input, folder)
+}
+
+/// Writes a pack of the objects that a file lists.
+fn write_pack(path: &Path, mut ids: File, folder: &Path) -> anyhow::Result<()> {
+    io::Seek::rewind(&mut ids)?;
     let mut git = git::command(path);
     git.args(["pack-objects", "-q", "--window=0", "--delta-base-offset"]).arg(folder.join("pack"));
-    let status = git.stdin(input).stdout(Stdio::null()).status()?;
+    let status = git.stdin(ids).stdout(Stdio::null()).status()?;
     ensure!(status.success(), "git pack-objects ended with {status}");
     Ok(())
 }
@@ -229,7 +296,9 @@ mod tests {
     }
 
     fn pack(path: &Path, ids: &[Oid]) {
-        write_pack(path, &lines_of(ids.iter()), &path.join("objects/pack")).unwrap();
+        let mut list = tempfile::tempfile().unwrap();
+        list.write_all(lines_of(ids).as_bytes()).unwrap();
+        write_pack(path, list, &path.join("objects/pack")).unwrap();
         assert!(git::command(path).args(["prune-packed", "-q"]).status().unwrap().success());
     }
 
@@ -251,7 +320,7 @@ mod tests {
         let unborn = Oid::from_bytes(&[7; 20]).unwrap();
         let roots = [root[0], unborn].map(ObjectId::from).into();
         let gone: HashSet<Oid> = [refused, other, loose].concat().into_iter().collect();
-        assert_eq!(objects(path, &roots).unwrap(), gone);
+        assert_eq!(list(path, &roots).unwrap(), gone);
         let behind = behind(path, &[refused[0], landed[0], unborn].map(ObjectId::from).into()).unwrap();
         assert_eq!(behind, refused.into_iter().collect());
         Removal::prepare(path, gone.clone()).unwrap().finish().unwrap();
@@ -266,6 +335,26 @@ mod tests {
     }
 
     #[test]
+    fn what_a_running_push_keeps_stays_until_it_must_be_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path();
+        let repo = Repository::init_bare(path).unwrap();
+        let pushed = commit(&repo, "pushed", &[]);
+        pack(path, &pushed);
+        let (pack, _) = git::packs(path).unwrap().remove(0);
+        let keep = File::create(pack.with_extension(KEEP)).unwrap();
+        let gone: HashSet<Oid> = pushed.into_iter().collect();
+        release_packs(path).unwrap();
+        assert!(Removal::prepare(path, gone.clone()).unwrap().gone.is_empty());
+        keep.set_modified(std::time::SystemTime::now() - 2 * LONGEST_PUSH).unwrap();
+        release_packs(path).unwrap();
+        let removal = Removal::prepare(path, gone.clone()).unwrap();
+        assert_eq!(removal.gone, gone);
+        removal.finish().unwrap();
+        assert_eq!(git::packs(path).unwrap(), []);
+    }
+
+    #[test]
     fn a_repository_that_cannot_be_read_has_nothing_to_remove() {
         let folder = tempfile::tempdir().unwrap();
         let repo = Repository::init_bare(folder.path()).unwrap();
@@ -273,6 +362,6 @@ mod tests {
         repo.reference("refs/heads/a", first, true, "").unwrap();
         let tree = tree.to_string();
         fs::remove_file(folder.path().join("objects").join(&tree[..2]).join(&tree[2..])).unwrap();
-        assert!(objects(folder.path(), &BTreeSet::new()).is_err());
+        assert!(list(folder.path(), &BTreeSet::new()).is_err());
     }
 }
