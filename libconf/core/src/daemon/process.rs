@@ -56,6 +56,9 @@ where
 {
     raise_file_limit();
     close_memory();
+    // libgit2 would keep up to 256 MiB of objects that were read, of each nearly once: all that is
+    // looked at often is kept here in a form of its own.
+    git2::opts::enable_caching(false);
     panics_abort();
     let runtime = match threads.runtime() {
         Ok(runtime) => runtime,
