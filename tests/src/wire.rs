@@ -28,8 +28,8 @@ pub struct Claim<'a> {
     pub name: &'a str,
 }
 
-/// Sends changes of refs with a pack, as `git push` does, but without a look at the refs first.
-pub fn push(server: &Address, claims: &[Claim<'_>], capabilities: &str, pack: Option<&[u8]>) -> Result<Answer, String> {
+/// Makes the request of a push.
+pub fn push_request(claims: &[Claim<'_>], capabilities: &str, pack: Option<&[u8]>) -> Vec<u8> {
     let mut body = Vec::new();
     for (index, Claim { old, new, name }) in claims.iter().enumerate() {
         let tail = if index == 0 { format!("\0 {capabilities}") } else { String::new() };
@@ -37,6 +37,12 @@ pub fn push(server: &Address, claims: &[Claim<'_>], capabilities: &str, pack: Op
     }
     body.extend(b"0000");
     body.extend(pack.unwrap_or_default());
+    body
+}
+
+/// Sends changes of refs with a pack, as `git push` does, but without a look at the refs first.
+pub fn push(server: &Address, claims: &[Claim<'_>], capabilities: &str, pack: Option<&[u8]>) -> Result<Answer, String> {
+    let body = push_request(claims, capabilities, pack);
     let headers = [("content-type", "application/x-git-receive-pack-request")];
     // 30 s of processor time may take minutes of a busy machine.
     let deadline = Duration::from_secs(240);

@@ -2,15 +2,21 @@
 //! for.
 
 use std::env;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::AsFd as _;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::thread;
 
 use anyhow::{Context as _, bail};
-use conf_core::git_http::{become_receive_pack, become_upload_pack};
-use rustix::io::{FdFlags, fcntl_setfd};
+use nix::unistd::alarm;
 
-use crate::hooks::protocol::{MOST_BYTES, PUSH_VARIABLE, PlaceAnswer, PlaceCall, PlaceMessage, SOCKET};
+use crate::hooks::protocol::{SOCKET, SshAnswer, SshCall, SshMessage, SshService};
+
+/// 64 KiB: the longest answer of the server before Git's protocol begins.
+const MOST_ANSWER: usize = 64 << 10;
 
 /// Flags of `receive`.
 #[derive(Debug, clap::Args)]
@@ -22,7 +28,7 @@ pub(crate) struct ReceiveFlags {
     /// The name of the key's owner, for the records
     #[arg(long = "as", value_name = "NAME")]
     name: Option<String>,
-    /// Longest time for one push, however slow its sender is
+    /// Longest time for one push or fetch, however slow the client is
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..))]
     longest: u32,
 }
@@ -32,43 +38,74 @@ In ~/.ssh/authorized_keys of the user whom people push to, one line for each key
   command=\"conf-master receive --repo /srv/conf.git --as ann\",restrict ssh-ed25519 AAAA… ann
 Then: git clone git@central:conf.git (the path is not looked at)";
 
-/// Becomes the program of Git that the owner of the key asked for, if it is one of two.
+/// Has the server answer the owner of the key, if what he asks for is one of two.
 pub(crate) fn run(flags: &ReceiveFlags) -> anyhow::Result<()> {
     let asked = env::var("SSH_ORIGINAL_COMMAND").unwrap_or_default();
     // The path is whatever the client was given: there is one repository. It may hold blanks.
     let program = asked.split_once(char::is_whitespace).map_or(&*asked, |(program, _)| program);
-    let program = program.strip_prefix("git-").unwrap_or(program);
-    let repo = flags.repo.canonicalize().with_context(|| format!("cannot find {}", flags.repo.display()))?;
-    let failed = match program {
-        "receive-pack" => {
-            let (socket, push) = place(&repo, flags.name.clone())?;
-            // Git and its hooks keep it open, and with it the place, until the last of them has
-            // ended.
-            fcntl_setfd(&socket, FdFlags::empty())?;
-            become_receive_pack(&repo, flags.longest, &[(PUSH_VARIABLE, &push)])
-        }
-        "upload-pack" => become_upload_pack(&repo),
+    let service = match program.strip_prefix("git-").unwrap_or(program) {
+        "receive-pack" => SshService::ReceivePack,
+        "upload-pack" => SshService::UploadPack,
         "" => bail!("this key is for git: `git clone`, `git fetch` and `git push`"),
         other => bail!("{other:?} cannot be run with this key, only `git clone`, `git fetch` and `git push`"),
     };
-    Err(failed).context("git cannot be started")
-}
-
-/// Asks the server for a place among the pushes, and for the push's id.
-fn place(repo: &std::path::Path, name: Option<String>) -> anyhow::Result<(UnixStream, String)> {
-    env::set_current_dir(repo).with_context(|| format!("cannot enter {}", repo.display()))?;
-    let mut socket = UnixStream::connect(SOCKET).context(
-        "conf-master does not run, and only it lands a push; start `conf-master serve --repo …`, then push again",
-    )?;
+    // It ends this program, and with it what the server does for it.
+    alarm::set(flags.longest);
+    let mut server = connect(&flags.repo)?;
     let connection = env::var("SSH_CONNECTION").unwrap_or_default();
     let from = connection.split_whitespace().next().unwrap_or("an unknown address").to_owned();
-    let mut text = serde_json::to_vec(&PlaceMessage { place: PlaceCall { name, from } })?;
+    let protocol = env::var("GIT_PROTOCOL").unwrap_or_default();
+    begin(&mut server, SshCall { name: flags.name.clone(), from, service, protocol })?;
+    pass_on(server)
+}
+
+fn connect(repo: &Path) -> anyhow::Result<UnixStream> {
+    // From there its path is short: it may have 107 bytes.
+    env::set_current_dir(repo).with_context(|| format!("cannot enter {}", repo.display()))?;
+    UnixStream::connect(SOCKET).context(
+        "conf-master does not run, and only it answers git here; start `conf-master serve --repo …`, then try again",
+    )
+}
+
+fn begin(server: &mut UnixStream, ssh: SshCall) -> anyhow::Result<()> {
+    let mut text = serde_json::to_vec(&SshMessage { ssh })?;
     text.push(b'\n');
-    socket.write_all(&text)?;
-    let mut line = String::new();
-    BufReader::new(std::io::Read::take(&socket, MOST_BYTES)).read_line(&mut line)?;
-    match serde_json::from_str(&line).context("conf-master gave no answer; push again")? {
-        PlaceAnswer::Push(push) => Ok((socket, push)),
-        PlaceAnswer::Refused(words) => bail!("{words}"),
+    server.write_all(&text)?;
+    // Git's protocol follows the line: no byte of it may be taken here.
+    let (mut line, mut byte) = (Vec::new(), [0]);
+    while !line.ends_with(b"\n") && line.len() < MOST_ANSWER && server.read(&mut byte)? == 1 {
+        line.push(byte[0]);
+    }
+    match serde_json::from_slice(&line).context("conf-master gave no answer; try again")? {
+        SshAnswer::Begin => Ok(()),
+        SshAnswer::Refused(words) => bail!("{words}"),
+    }
+}
+
+/// Passes all bytes on, both ways, until the server has nothing more to say.
+fn pass_on(server: UnixStream) -> anyhow::Result<()> {
+    let (mut from_server, mut to_server) = (server.try_clone()?, server);
+    // It waits for the client when the server has ended, and is gone with this program.
+    thread::spawn(move || {
+        // When the server takes nothing more, its last words say why.
+        let _ = copy(&mut io::stdin().lock(), &mut to_server);
+        let _ = to_server.shutdown(Shutdown::Write);
+    });
+    // Without a buffer of its own: the client waits for the last byte of each answer.
+    let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    Ok(copy(&mut from_server, &mut output)?)
+}
+
+/// Passes on what comes as soon as it comes. The function of the standard library splices where it
+/// can, and a splice from a pipe to a socket waits for more than has come.
+fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
+    let mut part = vec![0; 64 << 10];
+    loop {
+        match from.read(&mut part) {
+            Ok(0) => return Ok(()),
+            Ok(count) => to.write_all(&part[..count])?,
+            Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
+            Err(cause) => return Err(cause),
+        }
     }
 }

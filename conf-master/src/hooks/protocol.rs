@@ -15,30 +15,45 @@ pub(crate) const MOST_BYTES: u64 = 64 << 20;
 /// The longest call, in bytes: enough for the refs of a push and its options.
 pub(crate) const MOST_CALL_BYTES: u64 = 8 << 20;
 
-/// The question of `conf-master receive`: a place for a push over SSH.
+/// The message of `conf-master receive`. After the answer the connection is the client's: Git's
+/// protocol, both ways.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct PlaceMessage {
-    /// Who asks.
-    pub(crate) place: PlaceCall,
+pub(crate) struct SshMessage {
+    /// Who comes over SSH, and what for.
+    pub(crate) ssh: SshCall,
 }
 
-/// Who asks for a place.
+/// Who comes over SSH, and what for.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct PlaceCall {
+pub(crate) struct SshCall {
     /// The owner of the key, as the administrator wrote it.
     pub(crate) name: Option<String>,
     /// The address of the client.
     pub(crate) from: String,
+    /// What the client asks for.
+    pub(crate) service: SshService,
+    /// The client's `GIT_PROTOCOL`, where sshd lets it through.
+    pub(crate) protocol: String,
 }
 
-/// The answer to it. The place is held until the connection is closed.
+/// What a client may ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum SshService {
+    /// A push.
+    ReceivePack,
+    /// A fetch.
+    UploadPack,
+}
+
+/// The answer to it.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum PlaceAnswer {
-    /// The id of the push.
-    Push(String),
-    /// Why there is no place.
+pub(crate) enum SshAnswer {
+    /// The client may talk.
+    Begin,
+    /// Why it may not.
     Refused(String),
 }
 

@@ -1,60 +1,23 @@
 //! The server's side of the hooks: takes their calls and hands the pushes to the landing.
 
-use std::{collections::BTreeMap, io, net::IpAddr, path::Path, sync::Arc, time::Duration};
+use std::{io, path::Path, time::Duration};
 
 use anyhow::Context as _;
 use conf_core::daemon::chain;
 use conf_core::git_http::MOST_REFS;
-use conf_core::http::{ShareBounds, Shares, Who};
-use parking_lot::Mutex;
+use conf_core::http::{Shares, Who};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixListener;
-use tokio::net::unix::{ReadHalf, WriteHalf};
+use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::hooks::options;
-use crate::hooks::protocol::{Answer, Call, MOST_CALL_BYTES, PlaceAnswer, PlaceCall, PlaceMessage, SOCKET, Stage};
+use crate::hooks::protocol::{Answer, Call, MOST_CALL_BYTES, SOCKET, SshMessage, Stage};
+use crate::hooks::pushers::{Pushers, user_name};
+use crate::hooks::ssh::OverSsh;
 use crate::judge::{ProposalOptions, RefUpdate};
 use crate::landing::{Lander, Outcome, Push, Pusher};
-use crate::text::one_line;
-
-/// The pushers of the pushes for which this server started a Git program itself.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct Pushers(Arc<Mutex<BTreeMap<String, Pusher>>>);
-
-/// A push for as long as its Git program runs.
-#[derive(Debug)]
-pub(crate) struct RunningPush {
-    /// The value for [`PUSH_VARIABLE`](crate::hooks::protocol::PUSH_VARIABLE), which nobody can
-    /// guess.
-    pub(crate) id: String,
-    pushers: Pushers,
-}
-
-impl Pushers {
-    /// Remembers a push until what it returns is dropped.
-    pub(crate) fn begin(&self, pusher: Pusher) -> RunningPush {
-        let id = format!("{:032x}", rand::random::<u128>());
-        self.0.lock().insert(id.clone(), pusher);
-        RunningPush { id, pushers: self.clone() }
-    }
-
-    fn find(&self, id: &str) -> Option<Pusher> {
-        self.0.lock().get(id).cloned()
-    }
-}
-
-impl Drop for RunningPush {
-    fn drop(&mut self) {
-        self.pushers.0.lock().remove(&self.id);
-    }
-}
-
-/// Pushes over SSH at once. They wait at the pace of their clients, so they are counted apart from
-/// those over HTTP.
-const SSH_AT_ONCE: u64 = 16;
 
 /// Why a push is refused that nobody can be named for.
 const UNKNOWN: &str = "conf-master did not start this push, or has started again since; push again";
@@ -82,12 +45,19 @@ pub(crate) fn bind(repo: &Path) -> anyhow::Result<UnixListener> {
 const AT_ONCE: u64 = 256;
 /// How long a hook may take to say what is pushed.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a client over SSH may go on after `stop`, as one over HTTP.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Answers hooks until `stop`, and then finishes those under way. A place is not waited for.
-pub(crate) async fn serve(listener: UnixListener, lander: Lander, pushers: Pushers, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: UnixListener,
+    lander: Lander,
+    pushers: Pushers,
+    over_ssh: OverSsh,
+    stop: CancellationToken,
+) {
     let mut hooks = JoinSet::new();
     let places = Shares::halves(AT_ONCE, 0);
-    let over_ssh = Shares::new(ShareBounds { places: SSH_AT_ONCE, of_one: SSH_AT_ONCE / 4, waiting: 0 });
     loop {
         tokio::select! {
             () = stop.cancelled() => break,
@@ -117,70 +87,37 @@ pub(crate) async fn serve(listener: UnixListener, lander: Lander, pushers: Pushe
 }
 
 async fn answer(
-    mut socket: tokio::net::UnixStream,
+    mut socket: UnixStream,
     user: u32,
     lander: Lander,
     pushers: Pushers,
-    (over_ssh, stop): (Shares, CancellationToken),
+    (over_ssh, stop): (OverSsh, CancellationToken),
 ) {
     let done = async {
-        let (mut reading, mut writing) = socket.split();
         let mut line = Vec::new();
-        let mut said = tokio::io::BufReader::new((&mut reading).take(MOST_CALL_BYTES));
+        // Nothing follows the line before it is answered.
+        let mut said = tokio::io::BufReader::new((&mut socket).take(MOST_CALL_BYTES));
         tokio::time::timeout(PATIENCE, said.read_until(b'\n', &mut line)).await??;
-        if let Ok(PlaceMessage { place }) = serde_json::from_slice(&line) {
-            let held = hold_place(place, user, (reading, writing), &pushers, &over_ssh);
-            return stop.run_until_cancelled(held).await.unwrap_or(Ok(()));
+        if let Ok(SshMessage { ssh }) = serde_json::from_slice(&line) {
+            let stopped = async {
+                stop.cancelled().await;
+                tokio::time::sleep(STOP_TIMEOUT).await;
+            };
+            return tokio::select! {
+                done = over_ssh.converse(ssh, user, socket, &pushers) => done,
+                () = stopped => Ok(()),
+            };
         }
         let call: Call = serde_json::from_slice(&line)?;
         let answer = decide(call, user, &lander, &pushers).await;
         let mut text = serde_json::to_vec(&answer)?;
         text.push(b'\n');
-        writing.write_all(&text).await?;
+        socket.write_all(&text).await?;
         anyhow::Ok(())
     };
     if let Err(error) = done.await {
         debug!(error = chain(&*error), "a hook went away");
     }
-}
-
-/// Gives a push over SSH a place and an id, until its connection is closed.
-async fn hold_place(
-    place: PlaceCall,
-    user: u32,
-    (mut reading, mut writing): (ReadHalf<'_>, WriteHalf<'_>),
-    pushers: &Pushers,
-    places: &Shares,
-) -> anyhow::Result<()> {
-    let by = place
-        .name
-        .as_deref()
-        .map_or_else(|| user_name(user), |name| format!("{} as {}", user_name(user), one_line(name)));
-    let through = format!("ssh {}", one_line(&place.from));
-    // One user of this machine has the pushes of all who come by its key; sshd says from where.
-    let address = place.from.parse::<IpAddr>().ok().filter(|_| is_own(user)).map(Who::from);
-    let who = address.unwrap_or(Who::User(user));
-    let held = places.try_take(who, 1);
-    let push = pushers.begin(Pusher { by: Some(by), through, who });
-    let answer = match &held {
-        Some(_) => PlaceAnswer::Push(push.id.clone()),
-        None => PlaceAnswer::Refused("too many pushes over SSH at once; push again in a moment".to_owned()),
-    };
-    let mut text = serde_json::to_vec(&answer)?;
-    text.push(b'\n');
-    writing.write_all(&text).await?;
-    if held.is_some() {
-        // Nothing comes: it ends when the last program of the push has ended.
-        let mut nothing = [0];
-        let _ = reading.read(&mut nothing).await;
-    }
-    Ok(())
-}
-
-/// Tells whether a user may do what this program may.
-fn is_own(user: u32) -> bool {
-    let own = rustix::process::getuid();
-    own.as_raw() == user || user == 0
 }
 
 async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> Answer {
@@ -216,29 +153,4 @@ async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> An
     };
     notes.extend(plan.map(|plan| plan.to_string()).unwrap_or_default().lines().map(str::to_owned));
     Answer { refusals, notes }
-}
-
-fn user_name(user: u32) -> String {
-    let found = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(user)).ok().flatten();
-    found.map_or_else(|| format!("user {user}"), |user| user.name)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_push_is_known_for_as_long_as_it_runs() {
-        let pusher = || Pusher { by: Some("ann".to_owned()), through: "http 10.0.0.1".to_owned(), who: Who::User(1) };
-        let pushers = Pushers::default();
-        let first = pushers.begin(pusher());
-        // Others come and go meanwhile, however many.
-        (0..10_000).for_each(|_| drop(pushers.begin(pusher())));
-        let found = pushers.find(&first.id).map(|found| found.by);
-        assert_eq!(found, Some(Some("ann".to_owned())));
-        let id = first.id.clone();
-        drop(first);
-        assert!(pushers.find(&id).is_none());
-        assert!(pushers.0.lock().is_empty());
-    }
 }

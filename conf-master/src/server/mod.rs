@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::delivery::{Hosts, Watermarks};
-use crate::hooks::{Pushers, server as hooks};
+use crate::hooks::{Pushers, server as hooks, ssh::OverSsh};
 use crate::judge::{Judge, ReportingHosts};
 use crate::secrets::{SecretStore, SecretsFor};
 use crate::store::{Landed, Table, damage};
@@ -54,7 +54,6 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let judge = Arc::new(Judge::new(flags.limits.limits(), secrets, reporting));
     let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), &metrics, health.clone())?;
     let pushers = Pushers::default();
-    let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander.clone(), pushers.clone(), stop.clone()));
     let listener = http::bind_tcp(flags.listen, Gate::new(&flags.common.allowed_hosts)).await?;
     let address = listener.address().context("a TCP listener has an address")?;
     let upkeep =
@@ -69,7 +68,9 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
         move || examine(&path, &table, &stop)
     });
     let spools = upload.spools().clone();
-    let server = routes::server(path.clone(), lander, watermarks, pushers, upload, hosts);
+    let server = routes::server(path.clone(), lander.clone(), watermarks, pushers.clone(), upload, hosts);
+    let over_ssh = OverSsh::new(server.receive.clone(), server.upload.clone());
+    let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander, pushers, over_ssh, stop.clone()));
     health.set_ready();
     info!(%address, repo = %path.display(), "serving");
     ready(address);

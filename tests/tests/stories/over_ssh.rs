@@ -2,8 +2,11 @@
 
 use std::{
     fs,
+    io::{Read as _, Write as _},
     os::unix::{fs::PermissionsExt as _, process::ExitStatusExt as _},
+    path::{Path, PathBuf},
     process::Stdio,
+    thread,
 };
 
 use serde_json::Value;
@@ -11,15 +14,20 @@ use tests::{
     Plan, Site, eventually,
     git::Work,
     program::{built, run, spawn, text},
+    wire::{self, Claim, ZERO},
 };
+
+use crate::unlanded::left_behind;
+
+const WEB: &str = "refs/heads/services/web/master";
 
 /// What sshd does with a forced command: the client's own is in the environment. The folder's name
 /// has a blank.
-fn over_ssh(site: &Site, name: &str) -> Work {
+fn ssh_of(site: &Site) -> PathBuf {
     let folder = site.folder.path().join("with space");
     fs::create_dir_all(&folder).expect("the folder can be made");
     let ssh = folder.join("ssh");
-    let quoted = |path: &std::path::Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+    let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
     let (program, repo) = (quoted(&built("conf-master")), quoted(&site.master.repo));
     let script = format!(
         "#!/bin/sh\nshift $(($# - 1))\nexport SSH_ORIGINAL_COMMAND=\"$1\" SSH_CONNECTION='10.9.8.7 4711 10.0.0.1 22'\n\
@@ -27,10 +35,38 @@ fn over_ssh(site: &Site, name: &str) -> Work {
     );
     fs::write(&ssh, script).expect("it can be written");
     fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("its mode can be set");
-    let work = Work::new(&folder.join(name), &format!("git@central:{}", site.master.repo.display()));
-    work.git(&["config", "core.sshCommand", &quoted(&ssh)]);
+    ssh
+}
+
+/// A repository whose remote is the central one, over SSH.
+fn over_ssh(site: &Site, name: &str) -> Work {
+    let ssh = ssh_of(site);
+    let work = Work::new(&ssh.with_file_name(name), &format!("git@central:{}", site.master.repo.display()));
+    work.git(&["config", "core.sshCommand", &format!("'{}'", ssh.display())]);
     work.git(&["config", "ssh.variant", "simple"]);
     work
+}
+
+/// Says to a program over SSH what no client of Git says, and leaves the way open. Returns the
+/// answer, without the list of refs before it.
+fn talk(site: &Site, program: &str, protocol: &str, words: &[u8]) -> String {
+    let mut talking = tests::program::command(ssh_of(site), site.folder.path());
+    talking.args(["git@central", program]).env("GIT_PROTOCOL", protocol);
+    talking.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut talking = spawn(talking).expect("it starts");
+    let mut input = talking.stdin.take().expect("it has one");
+    let mut output = talking.stdout.take().expect("it has one");
+    let reading = thread::spawn(move || {
+        let mut bytes = Vec::new();
+        output.read_to_end(&mut bytes).map(|_| bytes).expect("it can be read")
+    });
+    // It may be refused before all of it was sent.
+    let _ = input.write_all(words);
+    eventually("the server to end", || {
+        talking.try_wait().expect("it can be looked at").ok_or_else(|| "it goes on".to_owned())
+    });
+    let answer = String::from_utf8_lossy(&reading.join().expect("it ends")).into_owned();
+    answer.split_once("0000").map_or(answer.clone(), |(_, answer)| answer.to_owned())
 }
 
 #[test]
@@ -38,7 +74,7 @@ fn a_push_over_ssh_has_the_limits_of_one_over_http() {
     let site = Plan { hosts: 0, slaves: 0, ..Plan::default() }.start();
     let work = over_ssh(&site, "clone");
     work.git(&["fetch", "-q", "origin", "+refs/heads/*:refs/heads/*"]);
-    let branch = "refs/heads/services/web/master";
+    let branch = WEB;
     assert_eq!(work.id(branch), site.work.id(branch));
     let earlier = work.id(branch);
     work.change().file("services/web/master", "config.yaml", "round: 2\n").land();
@@ -50,19 +86,115 @@ fn a_push_over_ssh_has_the_limits_of_one_over_http() {
     let tree = work.id(&format!("{branch}^{{tree}}"));
     let large = work.git(&["commit-tree", &tree, "-p", branch, "-F", &message.display().to_string()]);
     work.try_git(&["push", "-q", "origin", &format!("{large}:{branch}")]).refused(&["unpack"]);
-    // And nothing but what a ref points to can be read.
+    // And nothing but what landed can be read, by its commits.
     let other = over_ssh(&site, "other");
-    for id in [&earlier, &tree] {
-        other.try_git(&["fetch", "-q", "origin", id]).refused(&["unadvertised object"]);
-    }
+    other.git(&["fetch", "-q", "origin", &earlier]);
+    other.try_git(&["fetch", "-q", "origin", &tree]).refused(&["not our ref"]);
     work.git(&["update-ref", branch, &site.master.git(&["rev-parse", branch])]);
     work.change().file("services/web/master", "config.yaml", "round: 3\n").land();
 }
 
 #[test]
+fn a_push_over_ssh_ends_where_it_ends_and_not_with_the_connection() {
+    let site = Plan { hosts: 0, slaves: 0, ..Plan::default() }.start();
+    let (old, name) = (site.work.id(WEB), "refs/heads/services/web/other");
+    let new = site.work.git(&["commit-tree", "-p", &old, "-m", "next", &format!("{old}^{{tree}}")]);
+    let push = |claim: Claim<'_>, capabilities: &str, rest: &[u8]| {
+        talk(&site, "git-receive-pack 'x'", "", &wire::push_request(&[claim], capabilities, Some(rest)))
+    };
+    let pack = site.work.git_pack(&[&new, &format!("^{old}")]);
+    let claim = Claim { old: ZERO, new: &new, name };
+    let told = push(claim, "report-status", &pack);
+    assert!(told.contains(&format!("ok {name}")), "{told}");
+    // Nothing follows but the options of the push.
+    let gone = Claim { old: &new, new: ZERO, name };
+    let option = [wire::line("nonsense"), b"0000".to_vec()].concat();
+    let told = push(gone, "report-status side-band-64k delete-refs push-options", &option);
+    assert!(told.contains(&format!("ng {name}")) && told.contains("nonsense"), "{told}");
+    // Nothing at all.
+    let told = push(gone, "report-status delete-refs", b"");
+    assert!(told.contains(&format!("ok {name}")), "{told}");
+    assert_eq!(site.master.git(&["for-each-ref", name]).trim(), "");
+    assert_eq!(talk(&site, "git-receive-pack 'x'", "", b"0000"), "", "it has nothing to push");
+}
+
+#[test]
+fn a_push_over_ssh_is_refused_before_git_starts() {
+    let site = Plan { hosts: 0, slaves: 0, ..Plan::default() }.start();
+    let old = site.work.id(WEB);
+    let mark = site.master.daemon.log_mark();
+    let push = |words: &[u8], why: &str| {
+        let told = talk(&site, "git-receive-pack 'x'", "", words);
+        assert!(told.contains(why), "{told}");
+    };
+    let new = "7".repeat(40);
+    let claim = Claim { old: &old, new: &new, name: WEB };
+    // A file of 5 GiB begins.
+    let heavy = b"PACK\0\0\0\x02\0\0\0\x01\xb0\x80\x80\x80\xa0\x01";
+    push(&wire::push_request(&[claim], "report-status", Some(heavy)), "an object has 5368709120 bytes");
+    push(&wire::push_request(&vec![claim; 1001], "report-status", None), "more than 1000 refs");
+    let certified =
+        [wire::line("push-cert\0 report-status side-band-64k\n"), wire::line("certificate version 0.1\n")].concat();
+    push(&certified, "--signed");
+    push(b"0000PACKnone", "");
+    push(b"zzzz", "");
+    let log = site.master.daemon.log_since(mark);
+    assert_eq!(log.matches("a push is refused before Git starts").count(), 3, "{log}");
+    assert_eq!(site.master.git(&["rev-parse", WEB]).trim(), old);
+}
+
+#[test]
+fn nobody_deepens_a_history_over_ssh_to_what_did_not_land() {
+    let site = Plan { hosts: 0, slaves: 0, ..Plan::default() }.start();
+    let tip = site.work.id(WEB);
+    let [left, ..] = left_behind(&site);
+    for protocol in ["", "version=1", "version=2"] {
+        let fetch = |shallow: &str| {
+            let asked = if protocol == "version=2" {
+                [
+                    wire::line("command=fetch"),
+                    b"0001".to_vec(),
+                    wire::line(&format!("want {tip}\n")),
+                    wire::line(&format!("shallow {shallow}\n")),
+                    wire::line("deepen 9\n"),
+                    wire::line("done\n"),
+                    b"0000".to_vec(),
+                    b"0000".to_vec(),
+                ]
+            } else {
+                [
+                    wire::line(&format!("want {tip} \n")),
+                    wire::line(&format!("shallow {shallow}\n")),
+                    wire::line("deepen 9"),
+                    b"0000".to_vec(),
+                    wire::line("done\n"),
+                    Vec::new(),
+                    Vec::new(),
+                    Vec::new(),
+                ]
+            };
+            talk(&site, "git-upload-pack 'x'", protocol, &asked.concat())
+        };
+        let told = fetch(&left);
+        assert!(told.contains(&format!("not our ref {left}")) && !told.contains("PACK"), "{protocol}: {told}");
+        assert!(fetch(&tip).contains("PACK"), "{protocol}: {}", fetch(&tip));
+    }
+    // Git's own client, in either version.
+    let work = over_ssh(&site, "shallow");
+    work.git(&["config", "ssh.variant", "ssh"]);
+    for protocol in ["0", "2"] {
+        let version = format!("protocol.version={protocol}");
+        site.push("services/web", "round", protocol);
+        work.git(&["-c", &version, "fetch", "-q", "--depth=1", "origin", WEB]);
+        work.git(&["-c", &version, "fetch", "-q", "--deepen=1", "origin", WEB]);
+        assert_eq!(work.git(&["rev-parse", "FETCH_HEAD^{tree}"]), site.work.id(&format!("{WEB}^{{tree}}")));
+    }
+}
+
+#[test]
 fn a_sender_who_never_ends_leaves_his_place() {
     let site = Plan { hosts: 0, slaves: 0, ..Plan::default() }.start();
-    let ssh = over_ssh(&site, "clone").folder().parent().unwrap().join("ssh");
+    let ssh = ssh_of(&site);
     let mut held = tests::program::command(&ssh, site.folder.path());
     held.args(["git@central", "git-receive-pack 'x'"]).env("FLAGS", "--longest 1");
     held.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -76,7 +208,7 @@ fn a_sender_who_never_ends_leaves_his_place() {
 #[test]
 fn a_key_for_pushes_runs_nothing_else() {
     let site = Plan { hosts: 0, slaves: 0, ..Plan::default() }.start();
-    let ssh = over_ssh(&site, "clone").folder().parent().unwrap().join("ssh");
+    let ssh = ssh_of(&site);
     for (command, words) in
         [("sh -c id", "\"sh\" cannot be run"), ("", "this key is for git"), ("git-shell", "cannot be run")]
     {

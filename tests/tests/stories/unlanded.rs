@@ -15,7 +15,7 @@ use tests::{
 const WEB: &str = "refs/heads/services/web/master";
 
 /// Leaves a commit in the central repository that never landed: its id, its tree and its file.
-fn left_behind(site: &Site) -> [String; 3] {
+pub(crate) fn left_behind(site: &Site) -> [String; 3] {
     let work = Work::new(&site.folder.path().join("left"), site.work.remote());
     work.change().file("services/left/master", "config.yaml", "password: Tr0ub4dor\n").commit();
     let commit = work.id("services/left/master");

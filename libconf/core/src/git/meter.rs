@@ -178,6 +178,11 @@ impl Meter {
         Ok(())
     }
 
+    /// True when the last byte of the pack has come.
+    pub(crate) fn is_whole(&self) -> bool {
+        matches!(self.at, At::Checksum(0))
+    }
+
     fn begin(&mut self, header: &[u8]) -> Result<At, Amiss> {
         let number = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
         if !header.starts_with(b"PACK") || !matches!(number(4), 2 | 3) {
@@ -314,7 +319,7 @@ mod tests {
         for part in pack.chunks(length) {
             found = found.or(meter.feed(part)?);
         }
-        assert!(matches!(meter.at, At::Checksum(0)), "it ends where the pack ends");
+        assert!(meter.is_whole(), "it ends where the pack ends");
         Ok(found)
     }
 

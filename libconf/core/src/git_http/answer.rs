@@ -3,9 +3,10 @@
 use bytes::Bytes;
 use futures_util::{StreamExt as _, stream};
 use http::{HeaderValue, StatusCode, header};
+use libconf::name::ObjectId;
 
 use crate::{
-    git::push_line,
+    git::{Packet, PacketReader, error_words, push_line},
     git_http::{child::Output, failure::Failure},
     http::{self as answers, Response},
 };
@@ -47,6 +48,27 @@ pub(crate) fn streamed(kind: &'static str, heads: [Bytes; 2], output: Output) ->
     let heads = stream::iter(heads.into_iter().filter(|head| !head.is_empty()).map(Ok));
     let rest = stream::unfold(output, |mut output| async move { Some((output.next().await?, output)) });
     uncached(answers::stream(StatusCode::OK, kind, heads.chain(rest)))
+}
+
+/// Git's own answer when it does not have the wanted object.
+pub(crate) fn not_our_ref(id: ObjectId) -> Bytes {
+    error_packet(&format!("upload-pack: not our ref {id}"))
+}
+
+/// What clients of Git show as the words of the remote side.
+pub(crate) fn error_packet(words: &str) -> Bytes {
+    let mut packet = String::new();
+    push_line(&mut packet, &format!("ERR {words}"));
+    packet.into()
+}
+
+/// True when an answer is, or begins with, Git's own words of refusal.
+pub(crate) fn refuses(answer: &[u8]) -> bool {
+    let mut packets = PacketReader::default();
+    packets.feed(&answer[..answer.len().min(4 << 10)]);
+    std::iter::from_fn(|| packets.next().ok().flatten())
+        .take(4)
+        .any(|packet| matches!(packet, Packet::Data(data) if error_words(&data).is_some()))
 }
 
 #[cfg(test)]

@@ -57,6 +57,11 @@ impl Received {
         Ok(Received { body, is_gzip: false })
     }
 
+    /// Takes in what comes over a connection.
+    pub(crate) async fn of_body(body: Body, limit: u64) -> Result<Self, Failure> {
+        Ok(Received { body: body.spooled(limit).await?, is_gzip: false })
+    }
+
     /// The bytes that came.
     pub(crate) fn length(&self) -> u64 {
         self.body.length()

@@ -32,29 +32,65 @@ pub(crate) struct Commands {
     capabilities: String,
     /// It has a certificate, which Git would store and look at before anybody else does.
     is_certified: bool,
+    /// A ref is made or moved, and not deleted: objects follow.
+    has_pack: bool,
+}
+
+/// Reads the commands as they come.
+#[derive(Debug)]
+pub(crate) struct CommandsReader {
+    packets: PacketReader,
+    commands: Commands,
+    is_read: bool,
+}
+
+impl CommandsReader {
+    /// Reads up to one more than `most`.
+    pub(crate) fn new(most: usize) -> Self {
+        let commands = Commands { most, ..Commands::default() };
+        CommandsReader { packets: PacketReader::default(), commands, is_read: false }
+    }
+
+    /// Reads the next part. What follows the commands is passed over.
+    pub(crate) fn feed(&mut self, part: &[u8]) {
+        if self.is_read {
+            return;
+        }
+        self.packets.feed(part);
+        while !self.is_read {
+            match self.packets.next() {
+                Ok(Some(Packet::Data(line))) => self.commands.add(&line),
+                Ok(None) => return,
+                // What is no push has no commands: Git says so.
+                Ok(Some(Packet::Flush | Packet::Delimiter)) | Err(_) => self.is_read = true,
+            }
+            self.is_read |= self.commands.refused().is_some();
+        }
+    }
+
+    /// The commands that were read so far.
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// True when no more of them come.
+    pub(crate) fn is_read(&self) -> bool {
+        self.is_read
+    }
 }
 
 impl Commands {
     /// Reads the commands, up to one more than `most`. What is no push has none: Git says so.
     pub(crate) async fn read(mut input: Input, most: usize) -> Result<Self, Failure> {
-        let mut commands = Commands { most, ..Commands::default() };
-        let (mut packets, mut part) = (PacketReader::default(), vec![0; 16 << 10]);
-        loop {
+        let (mut reader, mut part) = (CommandsReader::new(most), vec![0; 16 << 10]);
+        while !reader.is_read {
             let count = input.read(&mut part).await.map_err(|cause| Failure::Input(cause.to_string()))?;
-            packets.feed(&part[..count]);
-            while let Ok(Some(packet)) = packets.next() {
-                match packet {
-                    Packet::Data(line) => commands.add(&line),
-                    Packet::Flush | Packet::Delimiter => return Ok(commands),
-                }
-                if commands.is_too_many() || commands.is_certified {
-                    return Ok(commands);
-                }
+            if count == 0 {
+                break;
             }
-            if count == 0 || packets.next().is_err() {
-                return Ok(commands);
-            }
+            reader.feed(&part[..count]);
         }
+        Ok(reader.commands)
     }
 
     fn add(&mut self, line: &[u8]) {
@@ -65,9 +101,25 @@ impl Commands {
             self.capabilities = capabilities.chars().take(MOST_NAME).collect();
         }
         // An old id, a new id and a name; others, such as `shallow`, move no ref.
-        if let [_, _, name] = command.trim_end().splitn(3, ' ').collect::<Vec<_>>()[..] {
+        if let [_, new, name] = command.trim_end().splitn(3, ' ').collect::<Vec<_>>()[..] {
             self.names.push(name.chars().take(MOST_NAME).collect());
+            self.has_pack |= new.bytes().any(|digit| digit != b'0');
         }
+    }
+
+    /// True for a push that moves nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// True when a pack follows.
+    pub(crate) fn has_pack(&self) -> bool {
+        self.has_pack
+    }
+
+    /// True when push options follow, before the pack.
+    pub(crate) fn has_options(&self) -> bool {
+        self.has("push-options")
     }
 
     /// True when there are more than may be.

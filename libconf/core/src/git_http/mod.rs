@@ -9,13 +9,12 @@ mod weight;
 mod commands;
 mod upload;
 mod receive;
-mod forced;
+mod conversation;
 mod routes;
 
 #[cfg(test)]
 pub(crate) use crate::git_http::wants::wanted;
 pub use crate::git_http::{
-    forced::{become_receive_pack, become_upload_pack},
     receive::{HookEnvironment, MOST_REFS, ReceivePack},
     routes::git_routes,
     upload::{Counts, UploadLimits, UploadPack},

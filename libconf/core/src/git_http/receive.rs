@@ -15,16 +15,16 @@ use crate::{
     git,
     git_http::{
         answer::{announced, answered, whole},
-        child::{Bounds, Received, Run, Urgency, input_of, start},
+        child::{Bounds, Output, Received, Run, Urgency, input_of, start},
         commands::{Commands, refusal},
         failure::Failure,
         weight::too_heavy,
     },
-    http::{Request, Response, ShareBounds, Shares, Spools},
+    http::{Request, Response, Share, ShareBounds, Shares, Spools, Who},
 };
 
 /// The most bytes of a push; `receive.maxInputSize` may set less.
-const MOST_BYTES: u64 = 4 << 30;
+pub(crate) const MOST_BYTES: u64 = 4 << 30;
 
 /// The most refs that one push may move. Each is judged, and named to whoever asks what happened.
 pub const MOST_REFS: usize = 1000;
@@ -43,7 +43,7 @@ const SECONDS: u64 = 60;
 
 /// The bounds of a push into a repository. Git maps the indexes of packs whole, and they grow with
 /// the repository.
-pub(crate) fn bounds_of(repo: &Path) -> Bounds {
+fn bounds_of(repo: &Path) -> Bounds {
     let files = fs::read_dir(repo.join("objects/pack")).into_iter().flatten().flatten();
     let indexes = files.filter(|file| file.path().extension().is_none_or(|ending| ending != "pack"));
     let bytes: u64 = indexes.filter_map(|index| Some(index.metadata().ok()?.len())).sum();
@@ -55,7 +55,7 @@ const RESULT: &str = "application/x-git-receive-pack-result";
 
 /// What lets large repositories and large files be in little memory: small windows of packs, and
 /// large files as streams.
-pub(crate) const IN_LITTLE_MEMORY: [&str; 4] =
+const IN_LITTLE_MEMORY: [&str; 4] =
     ["core.packedGitWindowSize=16m", "core.packedGitLimit=64m", "pack.threads=1", "core.bigFileThreshold=16m"];
 
 /// What the hooks of a push see, on top of the clean environment.
@@ -100,16 +100,20 @@ impl ReceivePack {
     /// Answers `GET info/refs?service=git-receive-pack`.
     pub async fn advertise(&self, request: Request) -> Response {
         let kind = "application/x-git-receive-pack-advertisement";
-        let who = request.who();
         let advertise = async move {
-            let place = self.places.take(who, 1, PATIENCE).await?;
-            let (mut command, held) = self.command(&request);
-            command.arg("--http-backend-info-refs").arg(&self.repo);
-            let run = Run { command, bounds: None, urgency: Urgency::Usual, held: (place, held) };
-            let output = start(run, input_of(Bytes::new()), 0, (&self.spools, who), || {})?;
+            let output = self.advertisement(request.header("git-protocol"), request.who()).await?;
             announced("git-receive-pack", kind, output).await
         };
         advertise.await.unwrap_or_else(|failure| failure.response())
+    }
+
+    /// Lists the refs.
+    pub(crate) async fn advertisement(&self, protocol: Option<&str>, who: Who) -> Result<Output, Failure> {
+        let place = self.place(who).await?;
+        let mut command = self.command(protocol);
+        command.arg("--http-backend-info-refs").arg(&self.repo);
+        let run = Run { command, bounds: None, urgency: Urgency::Usual, held: place };
+        start(run, input_of(Bytes::new()), 0, (&self.spools, who), || {})
     }
 
     /// Answers `POST git-receive-pack`. A process is taken when the whole body is here, so that no
@@ -131,31 +135,51 @@ impl ReceivePack {
             if let Some(why) = commands.refused() {
                 return refuse(&why);
             }
-            let place = self.places.take(who, 1, PATIENCE).await?;
+            let place = self.place(who).await?;
             if let Some(why) = too_heavy(received.input()).await? {
                 return refuse(&why);
             }
-            let (mut command, held) = self.command(&of_hooks);
-            command.arg(&self.repo);
-            let repo = self.repo.clone();
-            let bounds = Some(blocking(move || bounds_of(&repo)).await);
-            let urgency = if received.length() >= LARGE { Urgency::Low } else { Urgency::Usual };
-            let run = Run { command, bounds, urgency, held: (place, held) };
-            let output = start(run, received.input(), MOST_BYTES, (&self.spools, who), || {})?;
+            let hooks = (self.environment)(&of_hooks);
+            let output = self.run((&received, who, place), of_hooks.header("git-protocol"), hooks).await?;
             answered(RESULT, Bytes::new(), output).await
         };
         serve.await.unwrap_or_else(|failure: Failure| failure.response())
     }
 
-    fn command(&self, request: &Request) -> (Command, Option<Box<dyn Send>>) {
+    /// Waits until the peer may have a process.
+    pub(crate) async fn place(&self, who: Who) -> Result<Share, Failure> {
+        Ok(self.places.take(who, 1, PATIENCE).await?)
+    }
+
+    /// Gives a push that is all here to Git. It was weighed before.
+    pub(crate) async fn run(
+        &self,
+        (received, who, place): (&Received, Who, Share),
+        protocol: Option<&str>,
+        hooks: HookEnvironment,
+    ) -> Result<Output, Failure> {
+        let mut command = self.command(protocol);
+        command.envs(hooks.variables).arg(&self.repo);
+        let repo = self.repo.clone();
+        let bounds = Some(blocking(move || bounds_of(&repo)).await);
+        let urgency = if received.length() >= LARGE { Urgency::Low } else { Urgency::Usual };
+        let run = Run { command, bounds, urgency, held: (place, hooks.held) };
+        start(run, received.input(), MOST_BYTES, (&self.spools, who), || {})
+    }
+
+    /// The room for pushes.
+    pub(crate) fn spools(&self) -> &Spools {
+        &self.spools
+    }
+
+    fn command(&self, protocol: Option<&str>) -> Command {
         let mut git = git::command(&self.repo);
-        let HookEnvironment { variables, held } = (self.environment)(request);
         git.args(IN_LITTLE_MEMORY.iter().flat_map(|setting| ["-c", setting]));
-        git.envs(variables).args(["receive-pack", "--stateless-rpc"]);
-        if let Some(protocol) = request.header("git-protocol") {
+        git.args(["receive-pack", "--stateless-rpc"]);
+        if let Some(protocol) = protocol {
             git.env("GIT_PROTOCOL", protocol);
         }
-        (git, held)
+        git
     }
 }
 

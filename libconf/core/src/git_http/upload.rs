@@ -16,12 +16,12 @@ use tokio::{io::AsyncReadExt as _, sync::OnceCell};
 
 use crate::{
     daemon::chain,
-    git::{self, Packet, PacketReader, Step, error_words, push_line},
+    git::{self, Step},
     git_http::{
-        answer::{announced, streamed, uncached, whole},
-        child::{Output, Received, Run, Urgency, input_of, start},
+        answer::{announced, not_our_ref, refuses, streamed, uncached, whole},
+        child::{Input, Output, Received, Run, Urgency, input_of, start},
         failure::Failure,
-        wants::{WantCheck, wanted},
+        wants::{WantCheck, has_something, wanted},
     },
     http::{self as answers, Request, Response, Share, ShareBounds, Shares, Spools, Who, counted},
     upstream::Upstreams,
@@ -246,6 +246,16 @@ impl UploadPack {
         }
     }
 
+    /// Starts the program that answers all of what one client asks for.
+    pub(crate) fn start_conversation(&self, protocol: &str, input: Input, who: Who) -> Result<Output, Failure> {
+        let mut command = self.program(protocol);
+        // Seconds of silence.
+        command.args(["upload-pack", "--strict", "--timeout=120"]).arg(&self.repo);
+        let run = Run { command, bounds: None, urgency: Urgency::Usual, held: () };
+        // That a client goes away says nothing about the repository.
+        start(run, input, u64::MAX, (&self.spools, who), || {})
+    }
+
     fn busy(&self) -> Failure {
         self.counts.lock().refused += 1;
         Failure::Busy
@@ -257,7 +267,7 @@ impl UploadPack {
     }
 
     /// The object that a request asks for and nobody may have. What is kept was looked at before.
-    async fn refused(&self, request: &Bytes) -> Result<Option<ObjectId>, Failure> {
+    pub(crate) async fn refused(&self, request: &Bytes) -> Result<Option<ObjectId>, Failure> {
         let Some(check) = self.check.clone() else { return Ok(None) };
         if self.steps.contains_key(request) {
             return Ok(None);
@@ -398,14 +408,21 @@ impl UploadPack {
         start(run, input_of(input), u64::MAX, (&self.spools, who), move || counts.lock().failed += 1)
     }
 
+    /// The program that answers one request.
     fn command(&self, protocol: &str) -> Command {
+        let mut git = self.program(protocol);
+        git.args(["upload-pack", "--strict", "--stateless-rpc"]);
+        git
+    }
+
+    /// Git with the settings of fetches.
+    fn program(&self, protocol: &str) -> Command {
         let mut git = git::command(&self.repo);
         // With a bitmap Git leaves out whatever any ancestor of `have` held, which a host that
         // started late never had.
         git.args(["-c", "pack.useBitmaps=false", "-c", "uploadpack.allowAnySHA1InWant=true"]);
         // A reader takes an answer that does not go on for a dead connection.
         git.args(["-c", "uploadpack.keepAlive=1"]);
-        git.args(["upload-pack", "--strict", "--stateless-rpc"]);
         if !protocol.is_empty() {
             git.env("GIT_PROTOCOL", protocol);
         }
@@ -423,28 +440,4 @@ fn heavy(processes: usize) -> ShareBounds {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let of_one = (processors / 2).max(1).min(processes);
     ShareBounds { places: processes as u64, of_one: of_one as u64, waiting: WAITING }
-}
-
-/// Git's own answer when it does not have the wanted object.
-fn not_our_ref(id: ObjectId) -> Bytes {
-    let mut words = String::new();
-    push_line(&mut words, &format!("ERR upload-pack: not our ref {id}"));
-    words.into()
-}
-
-/// True when a request names a commit that its sender has: not all of the history is packed for it.
-fn has_something(request: &[u8]) -> bool {
-    let mut packets = PacketReader::default();
-    packets.feed(request);
-    std::iter::from_fn(|| packets.next().ok().flatten())
-        .any(|packet| matches!(packet, Packet::Data(data) if data.starts_with(b"have ")))
-}
-
-/// True when an answer is, or begins with, Git's own words of refusal.
-fn refuses(answer: &[u8]) -> bool {
-    let mut packets = PacketReader::default();
-    packets.feed(&answer[..answer.len().min(4 << 10)]);
-    std::iter::from_fn(|| packets.next().ok().flatten())
-        .take(4)
-        .any(|packet| matches!(packet, Packet::Data(data) if error_words(&data).is_some()))
 }

@@ -49,6 +49,14 @@ pub(crate) fn wanted(request: &[u8]) -> Result<BTreeSet<ObjectId>, Malformed> {
     if packets.is_empty() { Ok(wanted) } else { Err(Malformed) }
 }
 
+/// True when a request names a commit that its sender has: not all of the history is packed for it.
+pub(crate) fn has_something(request: &[u8]) -> bool {
+    let mut packets = PacketReader::default();
+    packets.feed(request);
+    std::iter::from_fn(|| packets.next().ok().flatten())
+        .any(|packet| matches!(packet, Packet::Data(data) if data.starts_with(b"have ")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -14,51 +14,112 @@ const BOUNDS: FetchBounds = FetchBounds { bytes: u64::MAX, inflated: 4 << 30, ob
 /// What is read at a time.
 const PART: usize = 64 << 10;
 
-/// Says in words why a push is heavier than may be, or cannot be measured, if so. What is no push
-/// has no weight: Git finds the words for it.
+/// Weighs a push as it comes.
+pub(crate) struct Weight {
+    bounds: FetchBounds,
+    at: At,
+    /// The lines that end a part of the push.
+    ends: u32,
+}
+
+enum At {
+    /// Before the pack, with what may be the beginning of a line.
+    Lines(BytesMut),
+    Pack(Meter),
+    /// It is no push, and has no weight: Git finds the words for it.
+    Nothing,
+}
+
+impl Default for Weight {
+    fn default() -> Self {
+        Weight::new(BOUNDS)
+    }
+}
+
+impl Weight {
+    fn new(bounds: FetchBounds) -> Self {
+        Weight { bounds, at: At::Lines(BytesMut::new()), ends: 0 }
+    }
+
+    /// Weighs the next part. An error says in words why the push is heavier than may be, or cannot
+    /// be measured.
+    pub(crate) fn feed(&mut self, part: &[u8]) -> Result<(), String> {
+        let measured = match &mut self.at {
+            At::Nothing => Ok(None),
+            At::Pack(meter) => meter.feed(part),
+            At::Lines(lines) => {
+                lines.extend_from_slice(part);
+                match skip_lines(lines, &mut self.ends) {
+                    Some(false) => Ok(None),
+                    Some(true) => {
+                        let (mut meter, first) = (Meter::new(self.bounds, None), lines.split());
+                        let measured = meter.feed(&first);
+                        self.at = At::Pack(meter);
+                        measured
+                    }
+                    None => {
+                        self.at = At::Nothing;
+                        Ok(None)
+                    }
+                }
+            }
+        };
+        match measured {
+            Ok(_) => Ok(()),
+            Err(Amiss::TooLarge(words)) => Err(words),
+            // Git may read on where this does not.
+            Err(Amiss::Damaged(words)) => Err(format!("its pack is damaged: {words}")),
+        }
+    }
+
+    /// The number of lines that came and end a part of the push: the first one ends the commands.
+    pub(crate) fn ends(&self) -> u32 {
+        self.ends
+    }
+
+    /// True when the last byte of the pack has come, or what came is no push.
+    pub(crate) fn is_whole(&self) -> bool {
+        match &self.at {
+            At::Lines(_) => false,
+            At::Pack(meter) => meter.is_whole(),
+            At::Nothing => true,
+        }
+    }
+}
+
+/// Says in words why a push is heavier than may be, or cannot be measured, if so.
 pub(crate) async fn too_heavy(input: Input) -> Result<Option<String>, Failure> {
     heavier_than(BOUNDS, input).await
 }
 
 async fn heavier_than(bounds: FetchBounds, mut input: Input) -> Result<Option<String>, Failure> {
-    let (mut part, mut lines, mut meter) = (vec![0; PART], BytesMut::new(), None);
+    let (mut part, mut weight) = (vec![0; PART], Weight::new(bounds));
     loop {
         let count = input.read(&mut part).await.map_err(|cause| Failure::Input(cause.to_string()))?;
-        if count == 0 {
+        if count == 0 || matches!(weight.at, At::Nothing) {
             return Ok(None);
         }
-        let measured = if let Some(meter) = &mut meter {
-            Meter::feed(meter, &part[..count])
-        } else {
-            lines.extend_from_slice(&part[..count]);
-            match skip_lines(&mut lines) {
-                Some(true) => meter.insert(Meter::new(bounds, None)).feed(&lines.split()),
-                Some(false) => continue,
-                None => return Ok(None),
-            }
-        };
-        match measured {
-            Ok(_) => {}
-            Err(Amiss::TooLarge(words)) => return Ok(Some(words)),
-            // Git may read on where this does not.
-            Err(Amiss::Damaged(words)) => return Ok(Some(format!("its pack is damaged: {words}"))),
+        if let Err(why) = weight.feed(&part[..count]) {
+            return Ok(Some(why));
         }
         // A small part may have become large, and others wait.
         tokio::task::yield_now().await;
     }
 }
 
-/// Skips the lines before the pack; true when it begins here, and `None` for what is no push.
-fn skip_lines(bytes: &mut BytesMut) -> Option<bool> {
+/// Skips the lines before the pack, and counts those that end a part of the push. True when the
+/// pack begins here, and `None` for what is no push.
+fn skip_lines(bytes: &mut BytesMut, ends: &mut u32) -> Option<bool> {
     while let Some(length) = bytes.get(..4) {
         if length == b"PACK" {
             return Some(true);
         }
-        let length = usize::from_str_radix(std::str::from_utf8(length).ok()?, 16).ok()?.max(4);
-        if bytes.len() < length {
+        let length = usize::from_str_radix(std::str::from_utf8(length).ok()?, 16).ok()?;
+        if bytes.len() < length.max(4) {
             return Some(false);
         }
-        bytes.advance(length);
+        *ends = ends.saturating_add(u32::from(length < 2));
+        bytes.advance(length.max(4));
     }
     Some(false)
 }

@@ -167,6 +167,11 @@ impl Body {
         Body { chunks: chunks.boxed(), room: None }
     }
 
+    /// Counts the body for a peer, in this room.
+    pub(crate) fn kept_in(self, spools: &Spools, who: Who) -> Self {
+        Body { room: Some((spools.clone(), who)), ..self }
+    }
+
     /// Takes the whole body in, of at most `limit` bytes: a little in memory, more in a file.
     pub(crate) async fn spooled(self, limit: u64) -> Result<Spooled, NotTaken> {
         let (spools, who) = self.room.unwrap_or_else(own_room);
