@@ -19,6 +19,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use conf_core::git_http::{HookEnvironment, ReceivePack, UploadPack, git_routes};
 use conf_core::http::{Health, Request, Routes, Shares, StreamPlaces, health_routes};
+use libconf::name::RefName;
 use warp::Filter as _;
 
 use crate::delivery::{Hosts, Watermarks};
@@ -52,8 +53,17 @@ pub(crate) fn server(
         }
         _ => HookEnvironment::default(),
     };
+    let refs = {
+        let lander = lander.clone();
+        move || {
+            let durable = lander.durable();
+            let ledger = (RefName::Ledger.to_string(), durable.ledger);
+            let refs = durable.table.iter().map(|(name, target)| (name.to_string(), target.value));
+            refs.chain([ledger]).collect()
+        }
+    };
     Server {
-        receive: ReceivePack::new(repo.clone(), upload.spools().clone(), PUSHES_AT_ONCE, environment),
+        receive: ReceivePack::listing(repo.clone(), upload.spools().clone(), PUSHES_AT_ONCE, environment, refs),
         repo,
         lander,
         streams: StreamPlaces::default(),

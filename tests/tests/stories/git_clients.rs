@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use hyper::Method;
 use tests::{
     Plan, Site, Work,
     git::{executables, git},
@@ -191,4 +192,34 @@ fn the_first_clone_of_a_new_centre_explains_the_layout_and_warns_of_nothing() {
         assert_eq!(readme, 1);
     }
     assert!(CLASS.starts_with("datacenter-configuration/"));
+}
+
+/// Asks for the list of refs that a push begins with.
+fn listed(site: &Site, version: Option<&str>) -> String {
+    let headers: Vec<_> = version.iter().map(|version| ("git-protocol", *version)).collect();
+    let path = "/conf.git/info/refs?service=git-receive-pack";
+    let answer = site.master.http().request(Method::GET, path, &headers, Vec::<u8>::new()).expect("it answers");
+    assert_eq!(answer.status.as_u16(), 200, "{}", answer.text());
+    answer.text()
+}
+
+#[test]
+fn pushers_are_shown_the_refs_that_git_would_list() {
+    let site = Plan { hosts: 0, slaves: 0, ..Plan::default() }.start();
+    site.work.git(&["tag", "-a", "-m", "one", "services/web/v1", "services/web/master"]);
+    site.work.git(&["tag", "services/web/v2", "services/web/master"]);
+    site.work.push(&["refs/tags/services/web/v1", "refs/tags/services/web/v2"]).accepted();
+    site.work.change().file("services/gone/master", "a", "b\n").land();
+    let gone = "services/gone/master";
+    site.work.git(&["push", "-q", "-o", &format!("delete={gone}"), "origin", &format!(":refs/heads/{gone}")]);
+    for round in 0..2 {
+        site.push("services/web", "round", &format!("{round}\n"));
+        let repo = site.master.repo.display().to_string();
+        let of_git = site.master.git(&["receive-pack", "--http-backend-info-refs", &repo]);
+        let of_http = format!("001f# service=git-receive-pack\n0000{of_git}");
+        for version in [None, Some("version=0"), Some("version=2")] {
+            assert_eq!(listed(&site, version), of_http, "{version:?}");
+        }
+        assert!(listed(&site, Some("version=1")).contains("000eversion 1\n"));
+    }
 }

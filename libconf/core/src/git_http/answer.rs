@@ -22,10 +22,15 @@ pub(crate) fn uncached(mut response: Response) -> Response {
 
 /// Answers with a list of refs, under the line that names the service.
 pub(crate) async fn announced(service: &str, kind: &'static str, output: Output) -> Result<Response, Failure> {
+    answered(kind, service_line(service).into(), output).await
+}
+
+/// The line that names the service, before a list of refs over HTTP.
+pub(crate) fn service_line(service: &str) -> String {
     let mut line = String::new();
     push_line(&mut line, &format!("# service={service}"));
     line.push_str("0000");
-    answered(kind, line.into(), output).await
+    line
 }
 
 /// Answers with `head`, if any, and the output of a program as it comes. The answer begins when the

@@ -1,10 +1,11 @@
 //! A Git program that answers one request: it reads a body that is all here, and its output waits
 //! for the reader where it holds no program up.
 
-use std::{io, process::Stdio};
+use std::{io, process::Stdio, time::Duration};
 
 use async_compression::tokio::bufread::GzipDecoder;
 use bytes::{Bytes, BytesMut};
+use futures_util::FutureExt as _;
 use rustix::{
     io::Errno,
     process::{Pid, Resource, Rlimit, getrlimit, prlimit, setpriority_process},
@@ -26,6 +27,9 @@ use crate::{
 
 /// The most bytes of Git's standard error that are kept, for the log.
 const MOST_WORDS: u64 = 4 << 10;
+
+/// 1 ms: how long a line of a list waits for those after it.
+const MOMENT: Duration = Duration::from_millis(1);
 
 /// What a program reads.
 pub(crate) type Input = Box<dyn AsyncBufRead + Send + Unpin>;
@@ -168,6 +172,8 @@ pub(crate) struct Run<H> {
     pub(crate) bounds: Option<Bounds>,
     /// Its urgency.
     pub(crate) urgency: Urgency,
+    /// It writes a list, line by line: its lines are passed on together.
+    pub(crate) is_list: bool,
     /// Such as a permit: dropped when the program has ended.
     pub(crate) held: H,
 }
@@ -181,7 +187,7 @@ pub(crate) fn start<H: Send + 'static>(
     (spools, reader): (&Spools, Who),
     on_failure: impl FnOnce() + Send + 'static,
 ) -> Result<Output, Failure> {
-    let Run { command, bounds, urgency, held } = run;
+    let Run { command, bounds, urgency, is_list, held } = run;
     let mut command = tokio::process::Command::from(command);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     // In a process group of its own, so that it can be killed with the programs that it starts.
@@ -201,7 +207,7 @@ pub(crate) fn start<H: Send + 'static>(
     let (sender, parts) = pipe(spools.clone(), reader);
     let mut group = Group(child);
     let task = tokio::spawn(async move {
-        let conversed = converse(&mut group.0, input, limit, &sender).await;
+        let conversed = converse(&mut group.0, input, limit, (is_list, &sender)).await;
         drop(group);
         drop(held);
         if let Err(failure) = &conversed {
@@ -221,14 +227,19 @@ pub(crate) fn start<H: Send + 'static>(
 }
 
 /// Passes all bytes on, both ways, until the program has ended.
-async fn converse(child: &mut Child, input: Input, limit: u64, sender: &PipeIn) -> Result<(), Failure> {
+async fn converse(
+    child: &mut Child,
+    input: Input,
+    limit: u64,
+    (is_list, sender): (bool, &PipeIn),
+) -> Result<(), Failure> {
     let failed = |cause: io::Error| Failure::Git(cause.to_string());
     let missing = || Failure::Git("it was started without a pipe".to_owned());
     let stdin = child.stdin.take().ok_or_else(missing)?;
     let stdout = child.stdout.take().ok_or_else(missing)?;
     let stderr = child.stderr.take().ok_or_else(missing)?;
     let answer = async {
-        let (passed, words) = tokio::join!(pass_on(stdout, sender), read_words(stderr));
+        let (passed, words) = tokio::join!(pass_on(stdout, is_list, sender), read_words(stderr));
         passed?;
         let status = child.wait().await.map_err(failed)?;
         if status.success() { Ok(()) } else { Err(Failure::Git(format!("{status}: {}", words.trim()))) }
@@ -265,13 +276,20 @@ async fn feed(mut stdin: tokio::process::ChildStdin, mut input: Input, limit: u6
     }
 }
 
-async fn pass_on(mut stdout: impl AsyncRead + Unpin, sender: &PipeIn) -> Result<(), Failure> {
+async fn pass_on(mut stdout: impl AsyncRead + Unpin, is_list: bool, sender: &PipeIn) -> Result<(), Failure> {
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(64 << 10);
         let count = stdout.read_buf(&mut buffer).await.map_err(|cause| Failure::Git(cause.to_string()))?;
         if count == 0 {
             return Ok(());
+        }
+        if is_list {
+            tokio::time::sleep(MOMENT).await;
+            // What is not there yet is not waited for.
+            if let Some(read) = stdout.read_buf(&mut buffer).now_or_never() {
+                read.map_err(|cause| Failure::Git(cause.to_string()))?;
+            }
         }
         sender.send(buffer.split().freeze()).await.map_err(|_| Failure::Abandoned)?;
     }

@@ -36,9 +36,9 @@ impl ReceivePack {
         who: Who,
         hooks: HookEnvironment,
     ) -> io::Result<()> {
-        let refs = self.advertisement(None, who).await;
-        if !pass_on(refs, &Commands::default(), writer).await? {
-            return Ok(());
+        match self.advertisement(None, who).await {
+            Ok(refs) => writer.write_all(&refs).await?,
+            Err(failure) => return writer.write_all(&error_packet(&failure.to_string())).await,
         }
         let push = Arc::new(Mutex::new(PushReader::default()));
         let body = Body::from_stream(push_of(reader, push.clone())).kept_in(self.spools(), who);
@@ -59,7 +59,7 @@ impl ReceivePack {
         };
         // Who has nothing to push says so.
         if !(push.is_whole && commands.is_empty()) {
-            pass_on(work.await, commands, writer).await?;
+            return pass_on(work.await, commands, writer).await;
         }
         Ok(())
     }
@@ -187,25 +187,23 @@ fn whole_lines(bytes: &[u8]) -> usize {
     whole
 }
 
-/// Passes Git's output on, or says in Git's own form why there is none. False then.
+/// Passes Git's output on, or says in Git's own form why there is none.
 async fn pass_on(
     output: Result<Output, Failure>,
     commands: &Commands,
     writer: &mut (impl AsyncWrite + Unpin),
-) -> io::Result<bool> {
+) -> io::Result<()> {
     let mut output = match output {
         Ok(output) => output,
         Err(failure) => {
             let told = refusal(commands, &failure.to_string());
             let told = if told.is_empty() { error_packet(&failure.to_string()) } else { told };
-            writer.write_all(&told).await?;
-            return Ok(false);
+            return writer.write_all(&told).await;
         }
     };
-    while let Some(part) = output.next().await {
-        // Without the rest of the answer the client knows that Git failed.
-        let Ok(part) = part else { return Ok(false) };
+    // Without the rest of the answer the client knows that Git failed.
+    while let Some(Ok(part)) = output.next().await {
         writer.write_all(&part).await?;
     }
-    Ok(true)
+    Ok(())
 }

@@ -9,12 +9,14 @@ use std::{
 };
 
 use bytes::Bytes;
+use libconf::name::ObjectId;
+use tokio::sync::OnceCell;
 
 use crate::{
     daemon::blocking,
-    git,
+    git::{self, Packet, PacketReader, push_line},
     git_http::{
-        answer::{announced, answered, whole},
+        answer::{answered, service_line, whole},
         child::{Bounds, Output, Received, Run, Urgency, input_of, start},
         commands::{Commands, refusal},
         failure::Failure,
@@ -68,6 +70,7 @@ pub struct HookEnvironment {
 }
 
 type Environment = Box<dyn Fn(&Request) -> HookEnvironment + Send + Sync>;
+type Refs = Box<dyn Fn() -> Vec<(String, ObjectId)> + Send + Sync>;
 
 /// `git receive-pack` of one repository.
 pub struct ReceivePack {
@@ -75,6 +78,10 @@ pub struct ReceivePack {
     places: Shares,
     spools: Spools,
     environment: Environment,
+    /// Lists the refs; without it Git does.
+    refs: Option<Refs>,
+    /// What Git can do with a push. It stays the same while this program runs.
+    capabilities: OnceCell<String>,
 }
 
 impl fmt::Debug for ReceivePack {
@@ -92,27 +99,73 @@ impl ReceivePack {
         processes: usize,
         environment: impl Fn(&Request) -> HookEnvironment + Send + Sync + 'static,
     ) -> Arc<Self> {
+        ReceivePack::with(repo, spools, processes, Box::new(environment), None)
+    }
+
+    /// Like [`ReceivePack::new`], but pushers are shown these refs, full name and object, without a
+    /// process of Git that reads them all from the disk.
+    pub fn listing(
+        repo: PathBuf,
+        spools: Spools,
+        processes: usize,
+        environment: impl Fn(&Request) -> HookEnvironment + Send + Sync + 'static,
+        refs: impl Fn() -> Vec<(String, ObjectId)> + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        ReceivePack::with(repo, spools, processes, Box::new(environment), Some(Box::new(refs)))
+    }
+
+    fn with(
+        repo: PathBuf,
+        spools: Spools,
+        processes: usize,
+        environment: Environment,
+        refs: Option<Refs>,
+    ) -> Arc<Self> {
         let places = processes as u64;
         let bounds = ShareBounds { places, of_one: places.div_ceil(4), waiting: WAITING };
-        Arc::new(ReceivePack { repo, places: Shares::new(bounds), spools, environment: Box::new(environment) })
+        let (places, capabilities) = (Shares::new(bounds), OnceCell::new());
+        Arc::new(ReceivePack { repo, places, spools, environment, refs, capabilities })
     }
 
     /// Answers `GET info/refs?service=git-receive-pack`.
     pub async fn advertise(&self, request: Request) -> Response {
         let kind = "application/x-git-receive-pack-advertisement";
         let advertise = async move {
-            let output = self.advertisement(request.header("git-protocol"), request.who()).await?;
-            announced("git-receive-pack", kind, output).await
+            let refs = self.advertisement(request.header("git-protocol"), request.who()).await?;
+            Ok(whole(kind, [service_line("git-receive-pack").into(), refs].concat().into()))
         };
-        advertise.await.unwrap_or_else(|failure| failure.response())
+        advertise.await.unwrap_or_else(|failure: Failure| failure.response())
     }
 
-    /// Lists the refs.
-    pub(crate) async fn advertisement(&self, protocol: Option<&str>, who: Who) -> Result<Output, Failure> {
+    /// Lists the refs, and what Git can do with a push.
+    pub(crate) async fn advertisement(&self, protocol: Option<&str>, who: Who) -> Result<Bytes, Failure> {
+        // Git answers version 2 as it answers no version, and version 1 begins with a line of its own.
+        let refs = self.refs.as_ref().filter(|_| matches!(protocol, None | Some("version=0" | "version=2")));
+        match refs.map(|refs| refs()).filter(|refs| !refs.is_empty()) {
+            Some(refs) => {
+                let capabilities = self.capabilities.get_or_try_init(|| self.read_capabilities(who)).await?;
+                Ok(list_of(refs, capabilities))
+            }
+            None => self.list_of_git(protocol, who).await?.all().await,
+        }
+    }
+
+    async fn read_capabilities(&self, who: Who) -> Result<String, Failure> {
+        let list = self.list_of_git(None, who).await?.all().await?;
+        let mut packets = PacketReader::default();
+        packets.feed(&list);
+        let Ok(Some(Packet::Data(line))) = packets.next() else {
+            return Err(Failure::Git("it lists no refs".to_owned()));
+        };
+        let line = String::from_utf8_lossy(&line);
+        Ok(line.split_once('\0').map_or("", |(_, capabilities)| capabilities.trim()).to_owned())
+    }
+
+    async fn list_of_git(&self, protocol: Option<&str>, who: Who) -> Result<Output, Failure> {
         let place = self.place(who).await?;
         let mut command = self.command(protocol);
         command.arg("--http-backend-info-refs").arg(&self.repo);
-        let run = Run { command, bounds: None, urgency: Urgency::Usual, held: place };
+        let run = Run { command, bounds: None, urgency: Urgency::Usual, is_list: true, held: place };
         start(run, input_of(Bytes::new()), 0, (&self.spools, who), || {})
     }
 
@@ -163,7 +216,7 @@ impl ReceivePack {
         let repo = self.repo.clone();
         let bounds = Some(blocking(move || bounds_of(&repo)).await);
         let urgency = if received.length() >= LARGE { Urgency::Low } else { Urgency::Usual };
-        let run = Run { command, bounds, urgency, held: (place, hooks.held) };
+        let run = Run { command, bounds, urgency, is_list: false, held: (place, hooks.held) };
         start(run, received.input(), MOST_BYTES, (&self.spools, who), || {})
     }
 
@@ -181,6 +234,18 @@ impl ReceivePack {
         }
         git
     }
+}
+
+/// A list of refs, as Git writes it. Source: gitprotocol-pack(5), "Reference Discovery".
+fn list_of(mut refs: Vec<(String, ObjectId)>, capabilities: &str) -> Bytes {
+    refs.sort_unstable();
+    let mut list = String::with_capacity(refs.len() * 80 + capabilities.len());
+    for (index, (name, id)) in refs.iter().enumerate() {
+        let tail = if index == 0 { format!("\0{capabilities}") } else { String::new() };
+        push_line(&mut list, &format!("{id} {name}{tail}"));
+    }
+    list.push_str("0000");
+    list.into()
 }
 
 /// The answer to a push that is not taken in: in Git's own form, if its beginning asks for one.

@@ -185,7 +185,7 @@ impl UploadPack {
         let place = self.place(&self.light, who, STEP_PATIENCE).await?;
         let mut git = self.command(protocol);
         git.arg("--http-backend-info-refs");
-        self.start(git, Bytes::new(), Urgency::Usual, (who, place))
+        self.start(git, Bytes::new(), (Urgency::Usual, true), (who, place))
     }
 
     /// Answers `POST git-upload-pack`.
@@ -251,7 +251,7 @@ impl UploadPack {
         let mut command = self.program(protocol);
         // Seconds of silence.
         command.args(["upload-pack", "--strict", "--timeout=120"]).arg(&self.repo);
-        let run = Run { command, bounds: None, urgency: Urgency::Usual, held: () };
+        let run = Run { command, bounds: None, urgency: Urgency::Usual, is_list: false, held: () };
         // That a client goes away says nothing about the repository.
         start(run, input, u64::MAX, (&self.spools, who), || {})
     }
@@ -317,7 +317,7 @@ impl UploadPack {
     /// Runs the process for a step. Only an answer that ended well, with a pack, is kept.
     async fn compute(&self, request: Bytes, started: Started, who: Who) -> Result<Bytes, NotKept> {
         let place = self.place(&self.light, who, STEP_PATIENCE).await.map_err(NotKept::Failed)?;
-        let started_now = self.start(self.command("version=2"), request, Urgency::Usual, (who, place));
+        let started_now = self.start(self.command("version=2"), request, (Urgency::Usual, false), (who, place));
         let mut output = started_now.map_err(NotKept::Failed)?;
         let (mut all, mut share) = (BytesMut::new(), self.answers.try_take(Self::own(), 0));
         while let Some(part) = output.next().await {
@@ -368,7 +368,7 @@ impl UploadPack {
         let (places, patience) = if is_listing { (&self.light, STEP_PATIENCE) } else { (&self.heavy, START_PATIENCE) };
         let place = self.place(places, who, patience).await?;
         let urgency = if is_listing || has_something(&request) { Urgency::Usual } else { Urgency::Low };
-        let mut output = self.start(self.command(protocol), request, urgency, (who, place))?;
+        let mut output = self.start(self.command(protocol), request, (urgency, is_listing), (who, place))?;
         Ok(match output.next().await.transpose()? {
             // Git's own words of refusal must arrive, though Git ends with an error: so they end
             // the answer.
@@ -398,13 +398,13 @@ impl UploadPack {
         &self,
         mut command: Command,
         input: Bytes,
-        urgency: Urgency,
+        (urgency, is_list): (Urgency, bool),
         (who, place): (Who, Share),
     ) -> Result<Output, Failure> {
         let counts = self.counts.clone();
         counts.lock().processes += 1;
         command.arg(&self.repo);
-        let run = Run { command, bounds: None, urgency, held: place };
+        let run = Run { command, bounds: None, urgency, is_list, held: place };
         start(run, input_of(input), u64::MAX, (&self.spools, who), move || counts.lock().failed += 1)
     }
 
