@@ -49,7 +49,7 @@ pub(crate) fn run(flags: &ReceiveFlags) -> anyhow::Result<()> {
         "" => bail!("this key is for git: `git clone`, `git fetch` and `git push`"),
         other => bail!("{other:?} cannot be run with this key, only `git clone`, `git fetch` and `git push`"),
     };
-    // It ends this program, and with it what the server does for it.
+    // It ends this program. The server ends when it hears or says the next word.
     alarm::set(flags.longest);
     let mut server = connect(&flags.repo)?;
     let connection = env::var("SSH_CONNECTION").unwrap_or_default();
@@ -76,7 +76,9 @@ fn begin(server: &mut UnixStream, ssh: SshCall) -> anyhow::Result<()> {
     while !line.ends_with(b"\n") && line.len() < MOST_ANSWER && server.read(&mut byte)? == 1 {
         line.push(byte[0]);
     }
-    match serde_json::from_slice(&line).context("conf-master gave no answer; try again")? {
+    match serde_json::from_slice(&line)
+        .context("conf-master gave no answer; restart `conf-master serve` if it is older than this program")?
+    {
         SshAnswer::Begin => Ok(()),
         SshAnswer::Refused(words) => bail!("{words}"),
     }
@@ -103,6 +105,8 @@ fn copy(from: &mut impl Read, to: &mut impl Write) -> io::Result<()> {
     loop {
         match from.read(&mut part) {
             Ok(0) => return Ok(()),
+            // The other side ended before it had read everything, and had said why.
+            Err(cause) if cause.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
             Ok(count) => to.write_all(&part[..count])?,
             Err(cause) if cause.kind() == io::ErrorKind::Interrupted => {}
             Err(cause) => return Err(cause),

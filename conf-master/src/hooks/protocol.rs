@@ -1,4 +1,4 @@
-//! The messages between the hook program and the server: one JSON line each way.
+//! The messages to the server from a hook, or from `conf-master receive`: one JSON line each way.
 
 use std::path::PathBuf;
 

@@ -1,12 +1,13 @@
 //! The server's side of `conf-master receive`: what clients over SSH say reaches Git through here,
 //! as what they say over HTTP does.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use conf_core::git_http::{HookEnvironment, ReceivePack, UploadPack};
 use conf_core::http::{ShareBounds, Shares, Who};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
+use tokio::time::timeout;
 
 use crate::hooks::protocol::{PUSH_VARIABLE, SshAnswer, SshCall, SshService};
 use crate::hooks::pushers::{Pushers, user_name};
@@ -14,8 +15,11 @@ use crate::landing::Pusher;
 use crate::text::one_line;
 
 /// 16 pushes and 16 fetches at once, a quarter of them for one peer. They go on at the pace of
-/// their clients, so they are counted apart from those over HTTP.
+/// their clients, so these places are not those of programs of Git.
 const AT_ONCE: u64 = 16;
+/// 2 hours: twice what `conf-master receive` takes unless told otherwise. Others of the group may
+/// come to the socket without it.
+const LONGEST: Duration = Duration::from_secs(7200);
 
 /// Git for clients over SSH.
 #[derive(Clone, Debug)]
@@ -41,7 +45,9 @@ impl OverSsh {
         socket: UnixStream,
         pushers: &Pushers,
     ) -> anyhow::Result<()> {
-        let who = peer_of(&call, user);
+        // sshd says from where. Whoever may come to the socket may say so: the administrator of
+        // this machine has chosen them.
+        let who = call.from.parse::<IpAddr>().map_or(Who::User(user), Who::from);
         let places = match call.service {
             SshService::ReceivePack => &self.pushes,
             SshService::UploadPack => &self.fetches,
@@ -61,19 +67,14 @@ impl OverSsh {
                 let push = pushers.begin(pusher(&call, user, who));
                 let variables = vec![(PUSH_VARIABLE.to_owned(), push.id.clone())];
                 let hooks = HookEnvironment { variables, held: Some(Box::new(push)) };
-                self.receive.converse(reader, &mut writer, who, hooks).await?;
+                timeout(LONGEST, self.receive.converse(reader, &mut writer, who, hooks)).await??;
             }
-            SshService::UploadPack => self.upload.converse(reader, &mut writer, who, &call.protocol).await?,
+            SshService::UploadPack => {
+                timeout(LONGEST, self.upload.converse(reader, &mut writer, who, &call.protocol)).await??;
+            }
         }
         Ok(())
     }
-}
-
-/// Whose places a client takes: one user of this machine has the pushes of all who come by its key,
-/// and sshd says from where.
-fn peer_of(call: &SshCall, user: u32) -> Who {
-    let address = call.from.parse::<IpAddr>().ok().filter(|_| is_own(user)).map(Who::from);
-    address.unwrap_or(Who::User(user))
 }
 
 /// Who is recorded.
@@ -81,10 +82,4 @@ fn pusher(call: &SshCall, user: u32, who: Who) -> Pusher {
     let user = user_name(user);
     let by = call.name.as_deref().map(|name| format!("{user} as {}", one_line(name)));
     Pusher { by: Some(by.unwrap_or(user)), through: format!("ssh {}", one_line(&call.from)), who }
-}
-
-/// Tells whether a user may do what this program may.
-fn is_own(user: u32) -> bool {
-    let own = rustix::process::getuid();
-    own.as_raw() == user || user == 0
 }

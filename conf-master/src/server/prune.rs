@@ -70,7 +70,9 @@ impl Pruning {
         let (path, from) = (self.path.clone(), roots.clone());
         let look = move || {
             let (known, again) = (landed.apart(), landed.take_again());
-            unreachable::release_packs(&path)?;
+            if let Err(error) = unreachable::release_packs(&path) {
+                warn!(%error, "packs of pushes that were killed stay");
+            }
             let found = unreachable::objects(&path, &from)?;
             landed.note_look(&known, &found);
             anyhow::Ok((found, again))

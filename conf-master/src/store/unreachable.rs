@@ -17,6 +17,7 @@ use conf_core::git;
 use git2::{Oid, Repository};
 use libconf::name::ObjectId;
 use tempfile::TempDir;
+use tracing::warn;
 
 /// The files of a pack. The index goes first: Git does not see a pack without one.
 const ENDINGS: [&str; 6] = ["idx", "rev", "bitmap", "mtimes", "promisor", "pack"];
@@ -41,9 +42,10 @@ pub(crate) fn objects(path: &Path, roots: &BTreeSet<ObjectId>) -> anyhow::Result
     let mut look = Command::new("/proc/self/exe");
     look.arg(ARGUMENT).arg(path);
     let mut found = HashSet::new();
-    each_written(look, &lines_of(roots), |id| {
+    let noted = each_written(look, &lines_of(roots), |id| {
         found.insert(id);
-    })?;
+    });
+    noted.context("the look for unreachable objects failed")?;
     Ok(found)
 }
 
@@ -154,7 +156,10 @@ pub(crate) fn release_packs(path: &Path) -> io::Result<()> {
     for (pack, _) in git::packs(path)? {
         let keep = pack.with_extension(KEEP);
         let age = keep.metadata().ok().and_then(|keep| keep.modified().ok()?.elapsed().ok());
-        if age.is_some_and(|age| age > LONGEST_PUSH) {
+        // What somebody else keeps stays.
+        let is_of_push = || fs::read(&keep).is_ok_and(|words| words.starts_with(b"receive-pack "));
+        if age.is_some_and(|age| age > LONGEST_PUSH) && is_of_push() {
+            warn!(pack = %pack.display(), "a push was killed when its pack was here: it is not kept any longer");
             fs::remove_file(&keep)?;
         }
     }
@@ -342,11 +347,16 @@ mod tests {
         let pushed = commit(&repo, "pushed", &[]);
         pack(path, &pushed);
         let (pack, _) = git::packs(path).unwrap().remove(0);
-        let keep = File::create(pack.with_extension(KEEP)).unwrap();
+        let mut keep = File::create(pack.with_extension(KEEP)).unwrap();
         let gone: HashSet<Oid> = pushed.into_iter().collect();
         release_packs(path).unwrap();
         assert!(Removal::prepare(path, gone.clone()).unwrap().gone.is_empty());
-        keep.set_modified(std::time::SystemTime::now() - 2 * LONGEST_PUSH).unwrap();
+        let long_ago = std::time::SystemTime::now() - 2 * LONGEST_PUSH;
+        keep.set_modified(long_ago).unwrap();
+        release_packs(path).unwrap();
+        assert!(Removal::prepare(path, gone.clone()).unwrap().gone.is_empty(), "an administrator keeps it");
+        keep.write_all(b"receive-pack 4711 on central").unwrap();
+        keep.set_modified(long_ago).unwrap();
         release_packs(path).unwrap();
         let removal = Removal::prepare(path, gone.clone()).unwrap();
         assert_eq!(removal.gone, gone);

@@ -136,8 +136,8 @@ fn a_push_over_ssh_is_refused_before_git_starts() {
     let certified =
         [wire::line("push-cert\0 report-status side-band-64k\n"), wire::line("certificate version 0.1\n")].concat();
     push(&certified, "--signed");
-    push(b"0000PACKnone", "");
-    push(b"zzzz", "");
+    push(b"zzzz", "ERR the request's body ended early or is damaged: it is no push");
+    assert_eq!(talk(&site, "git-receive-pack 'x'", "", b"0000PACKnone"), "", "nothing of it is a push");
     let log = site.master.daemon.log_since(mark);
     assert_eq!(log.matches("a push is refused before Git starts").count(), 3, "{log}");
     assert_eq!(site.master.git(&["rev-parse", WEB]).trim(), old);
@@ -203,6 +203,30 @@ fn a_sender_who_never_ends_leaves_his_place() {
     let _sender = held.stdin.take().unwrap();
     let status = eventually("it to end", || held.try_wait().unwrap().ok_or_else(|| "it goes on".to_owned()));
     assert_eq!(status.signal(), Some(14), "SIGALRM: {status}");
+}
+
+#[test]
+fn one_address_has_four_pushes_over_ssh_at_once() {
+    let site = Plan { hosts: 0, slaves: 0, ..Plan::default() }.start();
+    let work = over_ssh(&site, "clone");
+    work.git(&["fetch", "-q", "origin", "+refs/heads/*:refs/heads/*"]);
+    let hold = || {
+        let mut held = tests::program::command(ssh_of(&site), site.folder.path());
+        held.args(["git@central", "git-receive-pack 'x'"]);
+        held.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut held = spawn(held).unwrap();
+        // It has its place when it is shown the refs.
+        held.stdout.as_mut().unwrap().read_exact(&mut [0; 4]).unwrap();
+        held
+    };
+    let mut held: Vec<_> = (0..4).map(|_| hold()).collect();
+    let next = || work.change().file("services/web/master", "config.yaml", "round: 2\n").push();
+    next().refused(&["too many pushes or fetches over SSH at once"]);
+    drop(held.remove(0).stdin.take());
+    eventually("a place to be free", || {
+        let told = work.try_git(&["push", "-q", "origin", "services/web/master"]);
+        if told.ok { Ok(()) } else { Err(told.text) }
+    });
 }
 
 #[test]

@@ -1,29 +1,37 @@
 //! Git's protocol over one connection, as SSH gives one, with the checks, bounds and places of
 //! requests over HTTP.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use parking_lot::Mutex;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
+    time::timeout,
+};
 use tokio_util::io::StreamReader;
 
 use crate::{
     git_http::{
         answer::{error_packet, not_our_ref},
-        child::{Output, Received},
+        child::Received,
         commands::{Commands, CommandsReader, refusal},
         failure::Failure,
         receive::{HookEnvironment, MOST_BYTES, MOST_REFS, ReceivePack},
         upload::UploadPack,
         weight::Weight,
     },
-    http::{Body, Who},
+    http::{Body, LONGEST, Who},
 };
 
 /// 64 KiB are read at a time.
 const PART: usize = 64 << 10;
+/// 1 hour: how long a client may take to begin a push. Its own hooks run before that, when it has
+/// the list of refs.
+const BEGINNING: Duration = LONGEST;
+/// 120 s: how long a client that fetches may neither say nor take anything.
+const SILENCE: Duration = Duration::from_secs(120);
 
 impl ReceivePack {
     /// Takes a push from `reader`, and answers it on `writer`. It is refused as soon as it has too
@@ -40,28 +48,42 @@ impl ReceivePack {
             Ok(refs) => writer.write_all(&refs).await?,
             Err(failure) => return writer.write_all(&error_packet(&failure.to_string())).await,
         }
+        let Some((reader, first)) = begun(reader).await? else { return Ok(()) };
         let push = Arc::new(Mutex::new(PushReader::default()));
-        let body = Body::from_stream(push_of(reader, push.clone())).kept_in(self.spools(), who);
+        let body = Body::from_stream(push_of(reader, first, push.clone())).kept_in(self.spools(), who);
         let received = Received::of_body(body, MOST_BYTES).await;
         let push = std::mem::take(&mut *push.lock());
         let commands = push.commands.commands();
         if let Some(why) = push.refused {
             tracing::warn!(?who, why, "a push is refused before Git starts");
-            return writer.write_all(&refusal(commands, &why)).await;
+            return writer.write_all(&refused_in_words(commands, &why)).await;
+        }
+        if push.has_nothing() {
+            return Ok(());
         }
         let work = async {
             let received = received?;
             if !push.is_whole {
                 return Err(Failure::Input("the connection was closed".to_owned()));
             }
+            if commands.is_empty() {
+                return Err(Failure::Input("it is no push of Git's protocol".to_owned()));
+            }
             // The push is weighed: the place is for Git alone.
             self.run((&received, who, self.place(who).await?), None, hooks).await
         };
-        // Who has nothing to push says so.
-        if !(push.is_whole && commands.is_empty()) {
-            return pass_on(work.await, commands, writer).await;
+        let mut output = match work.await {
+            Ok(output) => output,
+            Err(failure) => return writer.write_all(&refused_in_words(commands, &failure.to_string())).await,
+        };
+        loop {
+            match output.next().await {
+                Some(Ok(part)) => writer.write_all(&part).await?,
+                // Without the rest of the answer the client knows that Git failed.
+                Some(Err(failure)) => return Err(io::Error::other(failure)),
+                None => return Ok(()),
+            }
         }
-        Ok(())
     }
 }
 
@@ -81,7 +103,7 @@ impl UploadPack {
             return writer.write_all(&error_packet("git cannot be started")).await;
         };
         while let Some(Ok(part)) = output.next().await {
-            writer.write_all(&part).await?;
+            timeout(SILENCE, writer.write_all(&part)).await??;
         }
         let refused = refused.lock().take();
         match refused {
@@ -109,6 +131,11 @@ impl Default for PushReader {
 }
 
 impl PushReader {
+    /// True for the words of a client that has nothing to push.
+    fn has_nothing(&self) -> bool {
+        self.is_whole && self.commands.commands().is_empty() && self.weight.ends() > 0
+    }
+
     /// Looks at the next part. Returns false when nothing follows, since clients may leave the
     /// connection open.
     fn feed(&mut self, part: &[u8]) -> bool {
@@ -123,13 +150,23 @@ impl PushReader {
     }
 }
 
+/// Waits for the first byte of a push; `None` when the client goes away before it.
+async fn begun<R: AsyncRead + Unpin>(mut reader: R) -> io::Result<Option<(R, u8)>> {
+    let mut first = [0];
+    match timeout(BEGINNING, reader.read(&mut first)).await?? {
+        0 => Ok(None),
+        _ => Ok(Some((reader, first[0]))),
+    }
+}
+
 /// The bytes of a push, to its end.
 fn push_of(
     mut reader: impl AsyncRead + Send + Unpin + 'static,
+    first: u8,
     push: Arc<Mutex<PushReader>>,
 ) -> impl Stream<Item = io::Result<Bytes>> + Send {
     async_stream::try_stream! {
-        let mut buffer = BytesMut::new();
+        let mut buffer = BytesMut::from(&[first][..]);
         let mut goes_on = true;
         while goes_on {
             buffer.reserve(PART);
@@ -138,6 +175,8 @@ fn push_of(
             }
             let part = buffer.split().freeze();
             goes_on = push.lock().feed(&part);
+            // A small part may have become large, and others wait.
+            tokio::task::yield_now().await;
             yield part;
         }
     }
@@ -153,7 +192,7 @@ fn lines_of(
         let mut buffer = BytesMut::new();
         loop {
             buffer.reserve(PART);
-            if reader.read_buf(&mut buffer).await? == 0 {
+            if timeout(SILENCE, reader.read_buf(&mut buffer)).await?? == 0 {
                 return;
             }
             let whole = whole_lines(&buffer);
@@ -187,23 +226,8 @@ fn whole_lines(bytes: &[u8]) -> usize {
     whole
 }
 
-/// Passes Git's output on, or says in Git's own form why there is none.
-async fn pass_on(
-    output: Result<Output, Failure>,
-    commands: &Commands,
-    writer: &mut (impl AsyncWrite + Unpin),
-) -> io::Result<()> {
-    let mut output = match output {
-        Ok(output) => output,
-        Err(failure) => {
-            let told = refusal(commands, &failure.to_string());
-            let told = if told.is_empty() { error_packet(&failure.to_string()) } else { told };
-            return writer.write_all(&told).await;
-        }
-    };
-    // Without the rest of the answer the client knows that Git failed.
-    while let Some(Ok(part)) = output.next().await {
-        writer.write_all(&part).await?;
-    }
-    Ok(())
+/// Says why nothing of a push is taken in, in Git's own form.
+fn refused_in_words(commands: &Commands, why: &str) -> Bytes {
+    let told = refusal(commands, why);
+    if told.is_empty() { error_packet(why) } else { told }
 }

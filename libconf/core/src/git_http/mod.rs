@@ -1,4 +1,5 @@
-//! Git over smart HTTP: `git upload-pack` behind a cache of answers, and `git receive-pack`.
+//! Git over smart HTTP, and over a connection such as SSH's: `git upload-pack` behind a cache of
+//! answers, and `git receive-pack`.
 
 mod failure;
 mod pipe;

@@ -139,7 +139,7 @@ impl ReceivePack {
 
     /// Lists the refs, and what Git can do with a push.
     pub(crate) async fn advertisement(&self, protocol: Option<&str>, who: Who) -> Result<Bytes, Failure> {
-        // Git answers version 2 as it answers no version, and version 1 begins with a line of its own.
+        // Git answers version 2 as it answers none, and version 1 begins with a line of its own.
         let refs = self.refs.as_ref().filter(|_| matches!(protocol, None | Some("version=0" | "version=2")));
         match refs.map(|refs| refs()).filter(|refs| !refs.is_empty()) {
             Some(refs) => {

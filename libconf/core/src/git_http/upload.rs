@@ -39,6 +39,9 @@ const STEP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long any other fetch waits until another process ends. Git's own clients wait in silence.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
+/// 64 MiB: the most that one client says over a connection of its own, about a million lines.
+const MOST_OF_CONVERSATION: u64 = 64 << 20;
+
 /// The most requests that wait for a process.
 const WAITING: usize = 1024;
 
@@ -249,11 +252,11 @@ impl UploadPack {
     /// Starts the program that answers all of what one client asks for.
     pub(crate) fn start_conversation(&self, protocol: &str, input: Input, who: Who) -> Result<Output, Failure> {
         let mut command = self.program(protocol);
-        // Seconds of silence.
-        command.args(["upload-pack", "--strict", "--timeout=120"]).arg(&self.repo);
+        command.args(["upload-pack", "--strict"]).arg(&self.repo);
+        self.counts.lock().processes += 1;
         let run = Run { command, bounds: None, urgency: Urgency::Usual, is_list: false, held: () };
         // That a client goes away says nothing about the repository.
-        start(run, input, u64::MAX, (&self.spools, who), || {})
+        start(run, input, MOST_OF_CONVERSATION, (&self.spools, who), || {})
     }
 
     fn busy(&self) -> Failure {

@@ -24,6 +24,7 @@ mod fuzz_tests;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use crate::http::pace::LONGEST;
 pub(crate) use crate::http::spool::{NotTaken, SpoolFile, Spooled, counted};
 pub use crate::http::{
     answer::{Response, Routes, bytes_of, error, json, stream, text},
