@@ -142,9 +142,11 @@ fn what_others_wrote_is_shown_and_moves_no_terminal() {
         let shown = on_terminal(command, "cols 200");
         assert!(shown.contains(words) && !is_acted_on(&shown), "{words}: {shown:?}");
     }
-    // A program gets the text as it is.
-    let text = text(&run(site.master.client(&["show", "services/web"])));
-    assert!(text.contains("# turned\u{202e}"), "{text:?}");
+    // A program gets the text as it is, but for tables: they are for people.
+    let shown = text(&run(site.master.client(&["show", "services/web"])));
+    assert!(shown.contains("# turned\u{202e}"), "{shown:?}");
+    let shown = text(&run(site.master.client(&["log", DATACENTER])));
+    assert!(shown.contains("a\\u{202e}turned") && !is_acted_on(&shown), "{shown:?}");
     // Remarks go to people alone.
     let mut no_such_key = site.master.client(&["explain", DATACENTER, "services/web", "\u{1b}[2J/\u{202e}"]);
     no_such_key.stdin(Stdio::null());
