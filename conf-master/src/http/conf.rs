@@ -56,7 +56,7 @@ impl Server {
         let Ok(turn) = self.renderings.take(who, 1, PATIENCE).await else {
             return Err(unavailable("other readers are being shown their configuration; try again in a moment"));
         };
-        self.read(who, move |repo| {
+        self.read_now(who, move |repo| {
             // The place is held to the end, even when the reader has gone.
             let _turn = turn;
             Ok(json(StatusCode::OK, &conf::conf(repo, &snapshot, &component, &audience)?))

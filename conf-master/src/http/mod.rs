@@ -25,6 +25,7 @@ use warp::Filter as _;
 use crate::delivery::{Hosts, Watermarks};
 use crate::hooks::{PUSH_VARIABLE, Pushers};
 use crate::http::server::{READING_AT_ONCE, READINGS_WAITING, Server, pusher};
+use crate::http::whereabouts::{SEARCHES_AT_ONCE, SEARCHES_WAITING};
 use crate::landing::Lander;
 
 /// Pushes that Git works on at once; more wait.
@@ -74,6 +75,7 @@ pub(crate) fn server(
         waits: Shares::halves(delivery::WAITS_AT_ONCE, 0),
         renderings: Shares::halves(RENDERINGS_AT_ONCE, RENDERINGS_WAITING),
         reading: Shares::halves(READING_AT_ONCE, READINGS_WAITING),
+        searching: Shares::halves(SEARCHES_AT_ONCE, SEARCHES_WAITING),
         upload,
     }
 }

@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use conf_core::daemon::chain;
 use conf_core::git_http::{ReceivePack, UploadPack};
-use conf_core::http::{Peer, Request, Response, Shares, StreamPlaces, Who, error};
+use conf_core::http::{Peer, Request, Response, Share, Shares, StreamPlaces, Who, error};
 use conf_core::manifest::nearest;
 use conf_core::snapshot::Snapshot;
 use git2::Repository;
@@ -49,6 +49,8 @@ pub(crate) struct Server {
     pub(crate) renderings: Shares,
     /// Places for those that read the repository.
     pub(crate) reading: Shares,
+    /// Places for those that search it.
+    pub(crate) searching: Shares,
     /// Answers fetches.
     pub(crate) upload: Arc<UploadPack>,
     /// Takes pushes.
@@ -64,6 +66,8 @@ pub(crate) const READING_AT_ONCE: u64 = 8;
 /// Those that wait for their turn, and how long each of them waits.
 pub(crate) const READINGS_WAITING: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Why somebody got no place.
+const CROWDED: &str = "too much is asked for at once; ask again in a moment";
 
 /// Answers with the response of a handler, or with its refusal.
 pub(crate) async fn answer(handler: impl Future<Output = Answered>) -> Response {
@@ -110,9 +114,26 @@ impl Server {
         who: Who,
         work: impl FnOnce(&Repository) -> Result<Response, InspectError> + Send + 'static,
     ) -> Answered {
-        let Ok(reading) = self.reading.take(who, 1, PATIENCE).await else {
-            return Err(unavailable("too much is asked for at once; ask again in a moment"));
-        };
+        let Ok(reading) = self.reading.take(who, 1, PATIENCE).await else { return Err(unavailable(CROWDED)) };
+        self.read_in(reading, work).await
+    }
+
+    /// Like [`Server::read`], for a peer that holds a place of another kind: it is not kept while
+    /// the peer waits, so there must be a place to read in now.
+    pub(crate) async fn read_now(
+        &self,
+        who: Who,
+        work: impl FnOnce(&Repository) -> Result<Response, InspectError> + Send + 'static,
+    ) -> Answered {
+        let Some(reading) = self.reading.try_take(who, 1) else { return Err(unavailable(CROWDED)) };
+        self.read_in(reading, work).await
+    }
+
+    async fn read_in(
+        &self,
+        reading: Share,
+        work: impl FnOnce(&Repository) -> Result<Response, InspectError> + Send + 'static,
+    ) -> Answered {
         let path = self.repo.clone();
         let read = move || {
             // The place is held to the end, even when the reader has gone.

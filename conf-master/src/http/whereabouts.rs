@@ -1,11 +1,12 @@
 //! `GET /api/v1/where`: which snapshots, conf-slaves and hosts hold an object.
 
+use std::time::Duration;
+
 use conf_core::http::{Routes, Who, asker, error, json};
 use git2::ObjectType;
 use http::StatusCode;
 use libconf::name::{CommitId, ObjectId, RefName};
 use serde::Deserialize;
-use tokio::sync::Semaphore;
 use warp::Filter as _;
 
 use crate::delivery::WhereAnswer;
@@ -13,7 +14,10 @@ use crate::http::server::{Answered, Server, answer, unavailable};
 use crate::inspect::{InspectError, whereabouts};
 
 /// Searches at once: each may take 20 seconds of a processor.
-static SEARCHING: Semaphore = Semaphore::const_new(1);
+pub(crate) const SEARCHES_AT_ONCE: u64 = 1;
+/// Those that wait for that, half of them of one peer, and how long each of them waits.
+pub(crate) const SEARCHES_WAITING: usize = 64;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Deserialize)]
 struct Query {
@@ -35,12 +39,12 @@ pub(crate) fn routes(server: Server) -> Routes {
 
 impl Server {
     async fn whereabouts(&self, object: ObjectId, who: Who) -> Answered {
-        let Ok(_searching) = SEARCHING.try_acquire() else {
-            return Err(unavailable("another search is going on; ask again in a moment"));
-        };
         if object.is_zero() {
             return Err(error(StatusCode::NOT_FOUND, "no object has this id"));
         }
+        let Ok(searching) = self.searching.take(who, 1, PATIENCE).await else {
+            return Err(unavailable("others search at this time; ask again in a moment"));
+        };
         let newest: Vec<_> = self.lander.published.borrow().datacenters.values().cloned().collect();
         let tips: Vec<(RefName, CommitId)> = {
             let durable = self.lander.durable();
@@ -48,7 +52,9 @@ impl Server {
             shown.map(|(name, target)| (name.clone(), target.commit)).collect()
         };
         let (hosts, landed) = (self.hosts.clone(), self.lander.landed.clone());
-        self.read(who, move |repo| {
+        self.read_now(who, move |repo| {
+            // The place is held to the end, even when the reader has gone.
+            let _searching = searching;
             let is_of_history =
                 matches!(repo.odb()?.read_header(object.into()), Ok((_, ObjectType::Commit | ObjectType::Tag)));
             // What did not land is nowhere else, and may be of any size.

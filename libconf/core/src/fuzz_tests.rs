@@ -1,8 +1,9 @@
 //! Fuzz targets for each parser that reads a user's text. `cargo test` runs each for a moment with
 //! random input; CONTRIBUTING.md tells how to run one for hours, led by coverage.
 
-use bolero::check;
+use std::time::Duration;
 
+use bolero::check;
 use git2::{ObjectType, Repository};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -234,9 +235,14 @@ fn in_memory() -> (TempDir, Repository) {
     (folder, repo)
 }
 
+/// Enough for the corpus of a target that makes a repository for each input, however slow the disk.
+const LONG: Duration = Duration::from_secs(30);
+/// What such a target tries besides.
+const FEW: usize = 20;
+
 #[test]
 fn raw_trees() {
-    check!().for_each(|input: &[u8]| {
+    check!().with_test_time(LONG).with_iterations(FEW).for_each(|input: &[u8]| {
         const NAMES: [&[u8]; 8] = [b".git", b"..", b"a/b", b".", b"a", b"con\n", b"\xc3\x28", b""];
         let (_folder, repo) = in_memory();
         let blob = repo.blob(b"x").unwrap();
@@ -292,7 +298,7 @@ fn good_pack() -> (Vec<u8>, git2::Oid) {
 #[test]
 fn packs() {
     let (good, commit) = good_pack();
-    check!().for_each(|input: &[u8]| {
+    check!().with_test_time(LONG).with_iterations(FEW).for_each(|input: &[u8]| {
         let mut pack = good.clone();
         // Each three bytes of the input change one byte, or cut the pack.
         for part in input.chunks_exact(3).take(16) {

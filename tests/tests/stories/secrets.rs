@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, path::Path, process::Output};
 use conf_core::secret::{self, Identity, OpenError, SecretValue};
 use serde_json::Value;
 use tests::{
-    Plan, Site, eventually,
+    DEADLINE, Plan, Site, eventually,
     git::Change,
     program::{command, run, text},
     site::{CLASS, Pointers, instance},
@@ -211,6 +211,24 @@ fn what_cannot_be_sealed_does_not_land() {
         centre.site.work.change().file("datacenters/us-west/v2", "datacenter.yaml", otherwise),
         &["declares the secret `cookie` otherwise"],
     );
+}
+
+#[test]
+fn a_prefix_that_is_the_beginning_of_another_ones_is_refused_at_the_start() {
+    let mut site = Plan { hosts: 0, slaves: 0, pointers: Pointers::Embedded, ..Plan::default() }.start_empty();
+    let daemon = &mut site.master.daemon;
+    daemon.stop();
+    for argument in ["--secrets-for=eu=CONF_", "--secrets-for=us-west=CONF_US_"] {
+        daemon.argument(argument);
+    }
+    daemon.start_unready();
+    assert!(!daemon.wait_for_end(DEADLINE).success());
+    let words = "--secrets-for eu=CONF_ would also get the variables of us-west=CONF_US_";
+    assert!(daemon.log().contains(words), "{}", daemon.log());
+    // Of its own beginning each one is told apart.
+    daemon.arguments().pop();
+    daemon.argument("--secrets-for=us-west=OF_US_");
+    daemon.start();
 }
 
 #[test]

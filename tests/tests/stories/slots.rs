@@ -6,7 +6,7 @@
 
 use std::{
     fmt::Write as _,
-    fs,
+    fs::{self, File},
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
     sync::{
@@ -23,7 +23,7 @@ use hyper::Method;
 use tests::{
     Plan, Site, Work, eventually,
     http::{Address, connect_from},
-    program::descendants,
+    program::{command, descendants, run},
     site::{DATACENTER, Pointers},
     usage::processor_time,
     wire::{self, Claim, ZERO},
@@ -217,6 +217,60 @@ fn a_push_of_too_many_refs_is_refused_before_git_starts() {
     site.work.push(&["refs/heads/services/web/b0000*"]).accepted();
 }
 
+/// An object of a pack that is a difference to this base, and says only to repeat the base.
+fn repeated(base: &str, bytes: usize, times: usize) -> Vec<u8> {
+    let number = |mut number: usize| {
+        let mut digits = Vec::new();
+        while number > 0x7f {
+            digits.push(0x80 | (number & 0x7f).to_le_bytes()[0]);
+            number >>= 7;
+        }
+        digits.push(number.to_le_bytes()[0]);
+        digits
+    };
+    let [low, middle, high, ..] = bytes.to_le_bytes();
+    let delta = [number(bytes), number(bytes * times), [0xf0, low, middle, high].repeat(times)].concat();
+    let (sum, sums) = delta.iter().fold((1_u32, 0), |(sum, sums): (u32, u32), byte| {
+        let sum = sum + u32::from(*byte);
+        (sum, sums + sum)
+    });
+    let length = u16::try_from(delta.len()).expect("a short one");
+    let id = base.as_bytes().chunks(2).map(|digits| std::str::from_utf8(digits).expect("two digits"));
+    let id: Vec<u8> = id.map(|digits| u8::from_str_radix(digits, 16).expect("two digits")).collect();
+    // Its type, then its length in groups of four and seven bits; what zlib stores as it is.
+    let head = [0xf0 | (length & 0xf).to_le_bytes()[0], (length >> 4).to_le_bytes()[0]];
+    let stored = [&[0x78, 0x01, 0x01], &length.to_le_bytes()[..], &(!length).to_le_bytes()].concat();
+    [&head[..], &id, &stored, &delta, &(sums % 65_521 << 16 | sum).to_be_bytes()].concat()
+}
+
+#[test]
+fn a_push_that_inflates_to_more_than_may_land_is_refused_before_git_starts() {
+    const BASE: usize = 0x00ff_ffff;
+    let site = central();
+    let id = site.work.git_reading(&["hash-object", "-w", "--stdin"], &vec![b'x'; BASE]);
+    let name = site.folder.path().join("pack");
+    let hash = site.work.git_reading(&["pack-objects", "-q", &name.display().to_string()], id.as_bytes());
+    let mut pack = fs::read(format!("{}-{}.pack", name.display(), hash.trim())).expect("git has written it");
+    // Each difference makes 128 MiB of the one object; there is no checksum behind them.
+    let count = 40_u32;
+    pack.splice(8..12, (count + 1).to_be_bytes());
+    pack.truncate(pack.len() - 20);
+    (0..count).for_each(|_| pack.extend(repeated(id.trim(), BASE, 8)));
+    assert!(pack.len() < 100_000, "{}", pack.len());
+    let commit = site.work.id(&format!("refs/heads/{WEB}"));
+    let claim = Claim { old: ZERO, new: &commit, name: "refs/heads/services/web/heavy" };
+    let pid = site.master.daemon.pid();
+    let used = processor_time(&[pid]);
+    let answer = wire::push(&site.master.http(), &[claim], "report-status", Some(&pack)).expect("it answers");
+    let used = processor_time(&[pid]).saturating_sub(used);
+    let report = wire::report(&answer);
+    let words = "ng refs/heads/services/web/heavy its pack is refused: its objects have more than 4294967296 bytes";
+    assert!(report.contains(words), "{report}");
+    // Git works out each of them.
+    assert!(used < Duration::from_secs(2), "{used:?} of processor time");
+    push(&site.work, WEB, 1);
+}
+
 /// The most memory that a process had, in bytes.
 fn peak(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).expect("it runs");
@@ -255,6 +309,85 @@ fn bodies_stay_out_of_memory(count: usize, most: u64) {
 #[test]
 fn large_bodies_stay_out_of_memory_until_there_is_room() {
     bodies_stay_out_of_memory(40, 600 << 20);
+}
+
+/// A branch whose file is a pipe that nobody writes: whoever reads the branch waits, as for a disk
+/// that does not answer.
+struct Stuck {
+    pipe: PathBuf,
+    master: u32,
+}
+
+impl Stuck {
+    const READING: &str = "/api/v1/doc/services/stuck";
+
+    fn new(site: &Site) -> Self {
+        let pipe = site.master.repo.join("refs/heads/services/stuck/master");
+        fs::create_dir_all(pipe.parent().expect("a folder")).expect("it can be made");
+        let mut mkfifo = command("mkfifo", site.folder.path());
+        mkfifo.arg(&pipe);
+        assert!(run(mkfifo).status.success());
+        Stuck { pipe, master: site.master.daemon.pid() }
+    }
+
+    /// Counts the threads of conf-master that wait for the pipe.
+    fn readings(&self) -> usize {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.master)).expect("it runs").flatten();
+        // A thread may end meanwhile.
+        let waits = threads.map(|thread| fs::read_to_string(thread.path().join("wchan")).unwrap_or_default());
+        waits.filter(|place| place == "wait_for_partner" || place == "fifo_open").count()
+    }
+
+    /// Has all readings come to their ends: there is no such branch.
+    fn release(&self) {
+        let writer = File::options().read(true).write(true).open(&self.pipe).expect("it is there");
+        fs::remove_file(&self.pipe).expect("it is there");
+        drop(writer);
+    }
+}
+
+/// The statuses of requests that threads have sent.
+fn answers(asked: Vec<JoinHandle<u16>>) -> Vec<u16> {
+    asked.into_iter().map(|asked| asked.join().expect("it answers")).collect()
+}
+
+/// The readings that one peer may have at once: half of all.
+const READINGS_OF_ONE: usize = 4;
+
+#[test]
+fn a_peer_that_has_its_half_of_the_readings_keeps_nobody_else_from_reading() {
+    let site = central();
+    let (stuck, server) = (Stuck::new(&site), as_stranger(&site));
+    let file = site.work.id(&format!("{WEB}:config.yaml"));
+    let whereabouts = format!("/api/v1/where?object={file}");
+    let rendered = format!("/conf/services/web?datacenter={DATACENTER}&host=web-1");
+    let ask = |path: &str, count: usize| -> Vec<_> {
+        let ask = |_| {
+            let (server, path) = (server.clone(), path.to_owned());
+            thread::spawn(move || server.get(&path).expect("an answer").status.as_u16())
+        };
+        (0..count).map(ask).collect()
+    };
+    let mut asked = ask(Stuck::READING, READINGS_OF_ONE);
+    eventually("the stranger to have its half", || match stuck.readings() {
+        READINGS_OF_ONE => Ok(()),
+        other => Err(other.to_string()),
+    });
+    // What it asks for besides waits for itself alone, and what it cannot begin keeps no place of
+    // another kind.
+    let others = [ask(&whereabouts, 1), ask(&rendered, 1)];
+    asked.extend(ask(Stuck::READING, 2 * READINGS_OF_ONE));
+    let bystander = site.master.http();
+    let datacenter = format!("/api/v1/datacenters/{DATACENTER}");
+    let explained = format!("{datacenter}/explain?component=services/web");
+    for path in [&datacenter, &explained, &whereabouts, &rendered].into_iter().cycle().take(30) {
+        let answer = bystander.get(path).expect("an answer");
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    }
+    assert_eq!(stuck.readings(), READINGS_OF_ONE, "one peer has more than half");
+    assert_eq!(others.map(answers), [[503], [503]]);
+    stuck.release();
+    assert_eq!(answers(asked), vec![404; 3 * READINGS_OF_ONE], "who waited has its turn");
 }
 
 /// A schema that takes time: each level asks the next one twice.

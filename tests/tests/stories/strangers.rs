@@ -1,6 +1,7 @@
 //! What strangers on the same machine try: web pages, other users.
 
 use std::{
+    ffi::OsString,
     fs::{self, File},
     io::{BufRead as _, BufReader, Write as _},
     os::unix::{
@@ -14,7 +15,12 @@ use std::{
 use hyper::Method;
 use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use serde_json::json;
-use tests::{DEADLINE, Plan, eventually, http::Address, site::Pointers};
+use tests::{
+    DEADLINE, Plan, eventually,
+    http::Address,
+    program::{Daemon, built},
+    site::Pointers,
+};
 
 /// All keys of a conf-slave that stands in for Consul.
 const KEYS: &str = "/v1/kv/configurations/?recurse";
@@ -113,6 +119,13 @@ fn a_lock_that_an_older_build_left_readable_is_closed() {
 #[test]
 fn a_core_file_never_holds_a_key() {
     let mut site = Plan { hosts: 0, slaves: 0, ..Plan::default() }.start();
+    // Where this test runs nobody may leave one; it is started where everybody may.
+    site.master.daemon.stop();
+    let mut words: Vec<OsString> = ["--core=unlimited", "--"].map(OsString::from).into();
+    words.push(built("conf-master").into());
+    words.append(site.master.daemon.arguments());
+    site.master.daemon = Daemon::new("conf-master-with-cores", "prlimit".into(), site.folder.path(), words);
+    site.master.daemon.start();
     let pid = site.master.daemon.pid();
     let core = fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     let core = core.lines().find(|line| line.starts_with("Max core file size")).unwrap();
@@ -131,7 +144,10 @@ fn a_push_whose_id_nobody_knows_lands_for_nobody() {
     let site = Plan { hosts: 0, slaves: 0, ..Plan::default() }.start();
     let branch = "refs/heads/services/web/master";
     let (before, entry) = (site.master.git(&["rev-parse", branch]), site.master.sequence());
-    let commit = site.work.id("refs/heads/services/api/master");
+    // It would land, and is here already.
+    site.work.change().file("services/web/master", "round", "9\n").commit();
+    let (commit, folder) = (site.work.id(branch), site.work.folder().display().to_string());
+    site.master.git(&["fetch", "-q", "--no-write-fetch-head", &folder, "services/web/master"]);
     let call = json!({
         "stage": "proc-receive", "push": "00112233445566778899aabbccddeeff", "over_ssh": false, "quarantine": null,
         "atomic": false, "options": [], "wishes": [[before.trim(), commit, branch]],

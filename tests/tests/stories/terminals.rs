@@ -122,6 +122,40 @@ fn a_terminal_of_no_columns_is_one_that_does_not_say() {
 }
 
 #[test]
+fn what_others_wrote_is_shown_and_moves_no_terminal() {
+    let site = Plan { pointers: Pointers::Embedded, ..Plan::default() }.start();
+    let schema = "{\"description\": \"\\u001b]0;title\\u0007, \\u202e turned\"}";
+    let change = site.work.change().file("services/web/master", "config.schema.json", schema);
+    let change = change.file("services/web/master", "config.yaml", "note: \"a\u{202e}b\" # turned\u{202e}\n");
+    change.commit();
+    let branch = "refs/heads/services/web/master";
+    let commit = site.work.git(&["commit-tree", &format!("{branch}^{{tree}}"), "-p", branch, "-m", "a\u{202e}turned"]);
+    site.work.push(&[&format!("{}:{branch}", commit.trim())]).accepted();
+    site.wait_applied(site.master.sequence());
+    let is_acted_on = |text: &str| text.contains(['\u{1b}', '\u{7}', '\u{202e}']);
+    for (command, words) in [
+        (site.master.client(&["doc", "services/web"]), "\\u{1b}]0;title\\u{7}, \\u{202e} turned"),
+        (site.master.client(&["show", "services/web"]), "# turned\\u{202e}"),
+        (site.master.client(&["log", DATACENTER]), "a\\u{202e}turned"),
+        (site.host().client(&["explain", "services/web"]), "note = \"a b\""),
+    ] {
+        let shown = on_terminal(command, "cols 200");
+        assert!(shown.contains(words) && !is_acted_on(&shown), "{words}: {shown:?}");
+    }
+    // A program gets the text as it is, but for tables: they are for people.
+    let shown = text(&run(site.master.client(&["show", "services/web"])));
+    assert!(shown.contains("# turned\u{202e}"), "{shown:?}");
+    let shown = text(&run(site.master.client(&["log", DATACENTER])));
+    assert!(shown.contains("a\\u{202e}turned") && !is_acted_on(&shown), "{shown:?}");
+    // Remarks go to people alone.
+    let mut no_such_key = site.master.client(&["explain", DATACENTER, "services/web", "\u{1b}[2J/\u{202e}"]);
+    no_such_key.stdin(Stdio::null());
+    let said = run(no_such_key);
+    let said = String::from_utf8_lossy(&said.stderr).into_owned();
+    assert!(!said.is_empty() && !is_acted_on(&said), "{said:?}");
+}
+
+#[test]
 fn colours_are_for_those_who_want_them() {
     let folder = tempfile::tempdir().expect("a folder");
     let failing = || {

@@ -230,6 +230,9 @@ fn where_names_everybody_who_holds_what_leaked() {
     }
     let [left, ..] = left_behind(&site);
     assert!(text(&site.master.run(&["where", &left])).contains("nothing that landed holds"));
+    // Of a commit that may be of any size nothing is read.
+    let told = ask(&left).unwrap_err();
+    assert!(told.contains("404") && told.contains("it never landed"), "{told}");
     assert!(ask(&"7".repeat(40)).unwrap_err().contains("404"));
 }
 
