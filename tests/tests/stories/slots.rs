@@ -240,7 +240,7 @@ fn repeated(base: &str, bytes: usize, times: usize) -> Vec<u8> {
     // Its type, then its length in groups of four and seven bits; what zlib stores as it is.
     let head = [0xf0 | (length & 0xf).to_le_bytes()[0], (length >> 4).to_le_bytes()[0]];
     let stored = [&[0x78, 0x01, 0x01], &length.to_le_bytes()[..], &(!length).to_le_bytes()].concat();
-    [&head[..], &id, &stored, &delta, &(sums % 65_521 << 16 | sum).to_be_bytes()].concat()
+    [&head[..], &id, &stored, &delta, &((sums % 65_521) << 16 | sum).to_be_bytes()].concat()
 }
 
 #[test]
