@@ -3,7 +3,11 @@
 //! A state file is a JSON object whose member `format` is 1. An agent that meets a higher format
 //! reports it and does not use the content.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::Path,
+};
 
 use conf_core::git::{Durability, replace_file};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -39,4 +43,15 @@ pub(crate) fn read_state<T: DeserializeOwned + Default>(path: &Path) -> io::Resu
         Format { format: FORMAT } => Ok(serde_json::from_slice(&text)?),
         Format { format } => Err(io::Error::other(format!("it has format {format}, written by a newer agent"))),
     }
+}
+
+/// 8 KiB: a file of `/proc` about one process, or about the memory of all, is shorter.
+const USUAL_PROC_BYTES: usize = 8 << 10;
+
+/// Reads a file below `/proc`. It has no length before it is read; the standard library would begin
+/// with 32 bytes and take ten reads.
+pub(crate) fn read_proc(path: impl AsRef<Path>) -> io::Result<String> {
+    let mut text = String::with_capacity(USUAL_PROC_BYTES);
+    fs::File::open(path)?.take(u64::MAX).read_to_string(&mut text)?;
+    Ok(text)
 }
