@@ -9,7 +9,7 @@ use std::{
     path::Path,
 };
 
-use conf_core::git::{Durability, replace_file};
+use conf_core::git::{Durability, SECTOR, overwrite_file, replace_file};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 const FORMAT: u32 = 1;
@@ -29,6 +29,19 @@ struct Formatted<'a, T> {
 /// Replaces a state file.
 pub(crate) fn replace_state<T: Serialize>(path: &Path, content: &T, durability: Durability) -> io::Result<()> {
     replace_file(path, &serde_json::to_vec(&Formatted { format: FORMAT, content })?, 0o600, durability)
+}
+
+/// Gives a state file that changes often a new content: in place, if that fits into a sector. The
+/// caller makes it durable, or does without.
+pub(crate) fn overwrite_state<T: Serialize>(path: &Path, content: &T) -> io::Result<fs::File> {
+    let mut text = serde_json::to_vec(&Formatted { format: FORMAT, content })?;
+    if text.len() > SECTOR {
+        replace_file(path, &text, 0o600, Durability::None)?;
+        return fs::File::open(path);
+    }
+    // Spaces at the end mean nothing in JSON, and the file keeps its length.
+    text.resize(SECTOR, b' ');
+    overwrite_file(path, &text, 0o600)
 }
 
 /// Reads a state file; one that does not exist holds the default.

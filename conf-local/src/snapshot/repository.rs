@@ -145,9 +145,15 @@ impl Repository {
                 let words = format!("cannot write {}: {cause}", path.display());
                 git2::Error::new(ErrorCode::GenericError, ErrorClass::Os, words)
             };
-            path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
             let line = format!("{}\n", snapshot.commit);
-            git::replace_file(&path, line.as_bytes(), 0o644, Durability::None).map_err(failed)?;
+            let write = || git::overwrite_file(&path, line.as_bytes(), 0o644);
+            let written = match write() {
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound => {
+                    path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| write())
+                }
+                written => written,
+            };
+            written.map_err(failed)?;
         } else {
             let words = format!("accepted #{}", snapshot.sequence);
             repo.reference(&name, snapshot.commit.into(), true, &words)?;
