@@ -2,7 +2,9 @@
 
 use std::{
     collections::BTreeMap,
+    fs::File,
     io,
+    os::fd::{AsFd, BorrowedFd},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -34,7 +36,7 @@ impl Export {
     fn build_folder(&mut self, header: &Header, plan: &ExportPlan, anew: bool) -> io::Result<()> {
         let ahead = self.next.take().is_some_and(|next| !anew && Some(next) == self.current);
         let before = match self.current {
-            Some(sequence) if !anew => Some(self.snapshots.enter(&sequence.to_string())?),
+            Some(sequence) if !anew && !ahead => Some(self.snapshots.enter(&sequence.to_string())?),
             _ => None,
         };
         self.snapshots.remove(NEW)?;
@@ -57,11 +59,8 @@ impl Export {
             let old = before.as_ref().and_then(|before| before.enter(kind.as_str()).ok());
             for (name, link) in links {
                 let place = name.name.as_str();
-                let shared = match &old {
-                    Some(_) if link.keep && ahead => true,
-                    Some(old) if link.keep => new.share(old, place).is_ok(),
-                    _ => false,
-                };
+                let is_there = || ahead || old.as_ref().is_some_and(|old| new.share(old, place).is_ok());
+                let shared = link.keep && is_there();
                 if !shared {
                     let hash = self.make_names(&link.versions, anew)?;
                     if ahead {
@@ -89,7 +88,7 @@ impl Export {
         if header.through.is_some() {
             // Nothing ever switches to it, so its name alone says that it is whole: its content
             // must be durable before it has the name.
-            self.flush()?;
+            self.flush(&[])?;
         }
         put(&self.snapshots, &name, exists)
     }
@@ -97,11 +96,18 @@ impl Export {
     /// Makes all durable that was staged and built, and what else was added to `unsynced`: in one
     /// wait for the disk.
     pub(crate) fn make_durable(&mut self) -> Result<(), ExportError> {
-        self.flush().map_err(|cause| self.failed("make files durable", cause))
+        self.make_durable_with(&[])
     }
 
-    fn flush(&mut self) -> io::Result<()> {
-        self.unsynced.flush(&[&self.store, &self.names, &self.snapshots])
+    /// Does so with files that are no part of the export.
+    pub(crate) fn make_durable_with(&mut self, others: &[File]) -> Result<(), ExportError> {
+        self.flush(others).map_err(|cause| self.failed("make files durable", cause))
+    }
+
+    fn flush(&mut self, others: &[File]) -> io::Result<()> {
+        let outer = [&self.store, &self.names, &self.snapshots].map(AsFd::as_fd);
+        let last: Vec<BorrowedFd<'_>> = others.iter().map(AsFd::as_fd).chain(outer).collect();
+        self.unsynced.flush(&last)
     }
 
     /// Makes the links of the next snapshot ahead, while nobody waits: most will be those of the

@@ -38,7 +38,9 @@ impl Export {
         }
         let mut all_changed = BTreeSet::new();
         let Some((sequence, kept)) = self.current() else { return (Vec::new(), all_changed) };
-        let folder = self.snapshots.enter(&sequence.to_string());
+        let folder = self.snapshots.enter(&sequence.to_string()).ok();
+        let of_kind = |kind: Kind| Some((kind, folder.as_ref()?.enter(kind.as_str()).ok()?));
+        let folders: BTreeMap<Kind, Folder> = Kind::ALL.into_iter().filter_map(of_kind).collect();
         let names = by_name(&kept.contents);
         let after = self.seen.last.take().map_or(Bound::Unbounded, Bound::Excluded);
         let (mut problems, mut looked, until) = (Vec::new(), 0, (most < usize::MAX).then(|| Instant::now() + LONGEST));
@@ -51,7 +53,7 @@ impl Export {
             }
             looked += 1;
             self.seen.last = Some(name.clone());
-            if !folder.as_ref().is_ok_and(|folder| self.is_linked(folder, name, versions)) {
+            if !folders.get(&name.kind).is_some_and(|folder| self.is_linked(folder, name, versions)) {
                 problems.push(format!("the links to the files of {name} are not as they were exported"));
             }
             let changed = versions.iter().filter(|(_, hash)| !self.is_as_seen(hash));
@@ -175,11 +177,11 @@ impl Export {
         self.is_open_to_all(&self.names, name).unwrap_or(false)
     }
 
-    /// True if a component's link leads to the links of its versions, and those into the store.
+    /// True if a component's link, in the folder of its kind, leads to the links of its versions,
+    /// and those into the store.
     fn is_linked(&mut self, folder: &Folder, name: &ComponentName, versions: &BTreeMap<Version, StoreHash>) -> bool {
         let hash = names_hash(versions);
-        let link = format!("{}/{}", name.kind.as_str(), name.name);
-        folder.read_link(&link).is_ok_and(|target| target == format!("../../../names/{hash}"))
+        folder.read_link(name.name.as_str()).is_ok_and(|target| target == format!("../../../names/{hash}"))
             && self.are_links_right(hash, versions)
     }
 

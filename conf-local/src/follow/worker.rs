@@ -40,7 +40,7 @@ const NOT_AGAIN: &str = "; not tried again before the pointer changes";
 const QUIET: Duration = Duration::from_millis(300);
 /// After 16 changes without a pause that work is done in between.
 const MOST_UNTIDY: u32 = 16;
-/// 10 s after a change: then the agent holds no process and no file that the next one opens again.
+/// 10 s after a change: then the agent holds no process that the next one starts again.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// 10 s for a snapshot that only a server has named: the pointer's own may be waiting.
@@ -78,7 +78,7 @@ pub(crate) struct Worker<'a> {
 enum Chore {
     /// Soon after a change: old snapshots, packs.
     Tidy,
-    /// Long after it: ends the process that renders, closes the repository, writes the history.
+    /// Long after it: ends the process that renders, writes the history.
     Release,
 }
 

@@ -4,13 +4,16 @@
 use std::{
     fs::File,
     io::{self, Read, Write},
+    mem::MaybeUninit,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
 
 use conf_core::daemon::make_folder;
 use rustix::{
-    fs::{self, AtFlags, Dir, FileType, Gid, Mode, OFlags, RenameFlags, ResolveFlags, Stat, StatxFlags, Uid},
+    fs::{
+        self, AtFlags, FileType, Gid, Mode, OFlags, RawDir, RenameFlags, ResolveFlags, SeekFrom, Stat, StatxFlags, Uid,
+    },
     io::Errno,
 };
 
@@ -50,6 +53,9 @@ impl Owner {
         (ids != (None, None)).then_some(ids)
     }
 }
+
+/// 4 KiB for names while a folder is listed: some fifty of them at once.
+const LISTED_BYTES: usize = 4 << 10;
 
 /// Identifies a mount: major and minor device number, and the mount's own number.
 pub(crate) type Mount = (u32, u32, u64);
@@ -221,8 +227,13 @@ impl Folder {
 
     /// Reads the target of a symbolic link.
     pub(crate) fn read_link(&self, path: &str) -> io::Result<String> {
-        let link = self.open_beneath(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
-        let target = fs::readlinkat(&link, "", Vec::new())?;
+        let target = match self.parent_checked(path) {
+            Ok(folder) => fs::readlinkat(folder, path, Vec::new())?,
+            Err(_) => {
+                let link = self.open_beneath(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+                fs::readlinkat(&link, "", Vec::new())?
+            }
+        };
         target.into_string().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a link's target is not UTF-8"))
     }
 
@@ -258,7 +269,11 @@ impl Folder {
     /// name matches none of the agent's own.
     pub(crate) fn entries(&self) -> io::Result<Vec<(String, Entry)>> {
         let mut entries = Vec::new();
-        for entry in Dir::read_from(&self.0)? {
+        // An earlier listing has left the descriptor at its end.
+        fs::seek(&self.0, SeekFrom::Start(0))?;
+        let mut buffer = [MaybeUninit::uninit(); LISTED_BYTES];
+        let mut listing = RawDir::new(&self.0, &mut buffer);
+        while let Some(entry) = listing.next() {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
             if name == "." || name == ".." {
@@ -290,14 +305,17 @@ impl Folder {
     /// Removes an entry, a folder with everything in it. A missing entry is no error. `name` is
     /// plain.
     pub(crate) fn remove(&self, name: &str) -> io::Result<()> {
-        let entry = self.entry(name)?;
-        if entry == Some(Entry::Folder) {
+        self.entry(name)?.map_or(Ok(()), |kind| self.remove_of_kind(name, kind))
+    }
+
+    fn remove_of_kind(&self, name: &str, kind: Entry) -> io::Result<()> {
+        if kind == Entry::Folder {
             let inner = self.enter(name)?;
-            for (name, _) in inner.entries()? {
-                inner.remove(&name)?;
+            for (name, kind) in inner.entries()? {
+                inner.remove_of_kind(&name, kind)?;
             }
         }
-        if entry.is_some() { self.remove_one(name, entry == Some(Entry::Folder)) } else { Ok(()) }
+        self.remove_one(name, kind == Entry::Folder)
     }
 
     /// Makes the list of its entries durable.

@@ -15,7 +15,7 @@ mod tests;
 mod unsynced;
 
 pub(crate) use crate::fs::{
-    file::{read_state, replace_state},
+    file::{overwrite_state, read_proc, read_state, replace_state},
     fingerprint::Fingerprint,
     folder::{Entry, Folder, Mount, Owner},
     mounts::mount_of,

@@ -3,12 +3,12 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
 use rustix::fs;
 
-use crate::fs::{folder::Folder, injected};
+use crate::fs::{file::read_proc, injected};
 
 /// Written files and folders that are not durable yet.
 #[derive(Debug, Default)]
@@ -37,34 +37,34 @@ impl Unsynced {
         }
     }
 
-    /// Makes all of it and then the folders `outer` durable: in one wait for the disk, unless other
-    /// programs write much.
-    pub(crate) fn flush(&mut self, outer: &[&Folder]) -> io::Result<()> {
+    /// Makes all of it and then `last` durable, such as the folders that lead to it: in one wait
+    /// for the disk, unless other programs write much.
+    pub(crate) fn flush(&mut self, last: &[BorrowedFd<'_>]) -> io::Result<()> {
         injected::point()?;
         let result = if self.left_out.is_empty() && is_much_unwritten() {
-            self.sync_each(outer)
+            self.sync_each(last)
         } else {
             // It also fails for files of other programs; then only each file tells of itself.
-            self.sync_whole(outer)
-                .or_else(|error| if self.left_out.is_empty() { self.sync_each(outer) } else { Err(error) })
+            self.sync_whole(last)
+                .or_else(|error| if self.left_out.is_empty() { self.sync_each(last) } else { Err(error) })
         };
         *self = Unsynced::default();
         result
     }
 
     /// Syncs every file system that holds any of it.
-    fn sync_whole(&self, outer: &[&Folder]) -> io::Result<()> {
+    fn sync_whole(&self, last: &[BorrowedFd<'_>]) -> io::Result<()> {
         let mut places = BTreeMap::new();
         let all = self.files.iter().chain(self.left_out.values()).map(AsFd::as_fd);
-        for file in all.chain(outer.iter().map(|folder| folder.as_fd())) {
+        for file in all.chain(last.iter().copied()) {
             places.entry(fs::fstat(file)?.st_dev).or_insert(file);
         }
         Ok(places.values().try_for_each(fs::syncfs)?)
     }
 
     /// Syncs the content first, then the folders that lead to it.
-    fn sync_each(&self, outer: &[&Folder]) -> io::Result<()> {
-        let all = self.files.iter().map(AsFd::as_fd).chain(outer.iter().map(|folder| folder.as_fd()));
+    fn sync_each(&self, last: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let all = self.files.iter().map(AsFd::as_fd).chain(last.iter().copied());
         for file in all {
             fs::fsync(file)?;
         }
@@ -77,7 +77,7 @@ fn is_much_unwritten() -> bool {
     if let Some(chosen) = injected::is_much_unwritten() {
         return chosen;
     }
-    let Ok(text) = std::fs::read_to_string("/proc/meminfo") else { return true };
+    let Ok(text) = read_proc("/proc/meminfo") else { return true };
     let kib = |name: &str| -> Option<u64> {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
         line.split_whitespace().next()?.parse().ok()
@@ -89,6 +89,7 @@ fn is_much_unwritten() -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::Folder;
 
     #[test]
     fn however_much_was_written_few_descriptors_are_held() {
@@ -100,7 +101,7 @@ mod tests {
             for count in [3, 2 * MOST_FILES] {
                 (0..count).for_each(|_| unsynced.add(std::fs::File::open(folder.path()).unwrap()));
                 assert!(unsynced.files.len() + unsynced.left_out.len() <= MOST_FILES + 1);
-                unsynced.flush(&[&root]).unwrap();
+                unsynced.flush(&[root.as_fd()]).unwrap();
                 assert!(unsynced.files.is_empty() && unsynced.left_out.is_empty());
             }
         }

@@ -28,7 +28,7 @@ use tokio::sync::{Notify, futures::Notified};
 
 use crate::{
     export::ChangeKind,
-    fs::{StateLock, read_state, replace_state},
+    fs::{StateLock, overwrite_state, read_state, replace_state},
     state::{Changes, Untold},
 };
 
@@ -201,10 +201,15 @@ impl Outbox {
         self.lock.as_ref().map_or(Ok(()), StateLock::expect_held)
     }
 
-    /// The caller holds `file`.
-    fn replace(&self, content: &Content, durability: Durability) -> io::Result<()> {
-        self.expect_held().inspect_err(|_| self.was_kept_out.store(true, Ordering::Relaxed))?;
-        replace_state(&self.path, content, durability)
+    /// Nothing is durable yet. The caller holds `file`.
+    fn overwrite(&self, content: &Content) -> io::Result<File> {
+        self.expect_ours()?;
+        overwrite_state(&self.path, content)
+    }
+
+    /// An error while another agent may have the state folder: `keep` makes up for it.
+    fn expect_ours(&self) -> io::Result<()> {
+        self.expect_held().inspect_err(|_| self.was_kept_out.store(true, Ordering::Relaxed))
     }
 
     /// Has the task that writes look for something to write.
@@ -225,7 +230,8 @@ impl Outbox {
         }
         let content = self.content.lock().clone();
         // Not synced: if this is lost, the watcher is told twice, which does no harm.
-        self.replace(&content, Durability::None).inspect_err(|_| self.is_unwritten.store(true, Ordering::Relaxed))
+        let written = self.overwrite(&content).map(drop);
+        written.inspect_err(|_| self.is_unwritten.store(true, Ordering::Relaxed))
     }
 
     /// True if the file could not be read, so that nobody knows which watchers are owed a notice.
@@ -248,12 +254,13 @@ impl Outbox {
         next.switches += u64::from(!owed.is_empty());
         let switch = next.switches;
         next.coming = (!owed.is_empty()).then_some(Coming { switch, sequence, commit, before, owed });
-        self.replace(&next, Durability::None)?;
+        let written = self.overwrite(&next)?;
         // Notices may have been delivered meanwhile: the rest of `content` is newer.
         let mut content = self.content.lock();
         (content.switches, content.coming) = (next.switches, next.coming);
         drop(content);
-        [Some(self.path.as_path()), self.path.parent()].into_iter().flatten().map(File::open).collect()
+        let folder = self.path.parent().map(File::open).transpose()?;
+        Ok([Some(written), folder].into_iter().flatten().collect())
     }
 
     /// Notes that the switch happened. The prepared notices are owed now, and those of `late`, for
@@ -297,7 +304,8 @@ impl Outbox {
         }
         let next = content.clone();
         drop(content);
-        self.replace(&next, Durability::Full)?;
+        self.expect_ours()?;
+        replace_state(&self.path, &next, Durability::Full)?;
         self.was_kept_out.store(false, Ordering::Relaxed);
         Ok(())
     }

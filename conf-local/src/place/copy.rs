@@ -8,6 +8,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    os::fd::AsFd as _,
 };
 
 use rustix::fs::Stat;
@@ -346,7 +347,7 @@ impl<'a> Place<'a> {
                 }
             }
         }
-        unsynced.flush(&[&staging])?;
+        unsynced.flush(&[staging.as_fd()])?;
         Ok(staging)
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
@@ -162,7 +163,7 @@ fn write(
     for path in &after.folders {
         unsynced.add(enter(&root, path)?);
     }
-    unsynced.flush(&[&root])?;
+    unsynced.flush(&[root.as_fd()])?;
     root.sync()?;
     beside.sync()
 }

@@ -1,5 +1,5 @@
 //! Processes of this host: commands that the agent runs, and processes that it signals. Relies on
-//! the system alone.
+//! `fs`.
 
 mod words;
 mod stat;

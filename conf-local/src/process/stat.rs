@@ -1,6 +1,8 @@
 //! What the system says of a process in `/proc/<pid>/stat`.
 
-use std::{fs, io};
+use std::io;
+
+use crate::fs::read_proc;
 
 /// Some members of `/proc/<pid>/stat`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,7 +18,7 @@ pub(crate) struct Stat {
 impl Stat {
     pub(crate) fn read(pid: i32) -> io::Result<Self> {
         let bad = || io::Error::new(io::ErrorKind::InvalidData, "its state cannot be read");
-        Self::parse(&fs::read_to_string(format!("/proc/{pid}/stat"))?).ok_or_else(bad)
+        Self::parse(&read_proc(format!("/proc/{pid}/stat"))?).ok_or_else(bad)
     }
 
     fn parse(text: &str) -> Option<Self> {

@@ -1,5 +1,6 @@
 //! The datacenter's snapshots on this host: their objects, and what they declare for it.
 
+mod ancestry;
 mod collection;
 mod manifests;
 mod named;
@@ -11,11 +12,12 @@ mod servers;
 
 pub use crate::snapshot::servers::SnapshotServers;
 pub(crate) use crate::snapshot::{
+    ancestry::descends,
     collection::CollectionLock,
     host_secrets::{EVERY, HostSecrets, SourceUses},
     manifests::Manifests,
     named::NamedComponent,
-    repository::{Checked, Looked, Repository, descends},
+    repository::{Checked, Looked, Repository},
     secrets::{SecretReader, identity_path, keep_salt, load_identity, salt},
     source::Offers,
 };

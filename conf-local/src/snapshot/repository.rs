@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use conf_core::{
-    api::Pointer,
     daemon::{chain, make_folder},
     git::{self, ConsolidateError, Durability, LooseObjects, PooledRepository, RepositoryLock, RepositoryPool},
     http::no_files_left,
@@ -146,9 +145,15 @@ impl Repository {
                 let words = format!("cannot write {}: {cause}", path.display());
                 git2::Error::new(ErrorCode::GenericError, ErrorClass::Os, words)
             };
-            path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
             let line = format!("{}\n", snapshot.commit);
-            git::replace_file(&path, line.as_bytes(), 0o644, Durability::None).map_err(failed)?;
+            let write = || git::overwrite_file(&path, line.as_bytes(), 0o644);
+            let written = match write() {
+                Err(gone) if gone.kind() == io::ErrorKind::NotFound => {
+                    path.parent().map_or(Ok(()), fs::create_dir_all).and_then(|()| write())
+                }
+                written => written,
+            };
+            written.map_err(failed)?;
         } else {
             let words = format!("accepted #{}", snapshot.sequence);
             repo.reference(&name, snapshot.commit.into(), true, &words)?;
@@ -173,8 +178,12 @@ impl Repository {
         }
         let now = packs(&self.pool.path());
         let is_same = self.packs.iter().all(|(pack, seen)| now.get(pack) == Some(seen));
-        if let Some(newest) = newest.filter(|_| thorough || !is_same) {
+        let is_suspect = thorough || !is_same;
+        if is_suspect {
+            // The open repository still has what it has read, and packs that are gone.
             self.pool.forget();
+        }
+        if let Some(newest) = newest.filter(|_| is_suspect) {
             let Checked { problems, is_hidden, .. } = self.check(newest);
             if !problems.is_empty() {
                 return self.looked(problems, is_hidden);
@@ -322,23 +331,6 @@ fn open_given(path: &Path) -> anyhow::Result<()> {
         git::init(path, SETTINGS)?;
     }
     Ok(())
-}
-
-/// True if the parents of `snapshot` lead to `known`, or if the commits between are not here.
-pub(crate) fn descends(repo: &git2::Repository, snapshot: &Snapshot, known: Pointer) -> bool {
-    let mut parent = snapshot.parent;
-    while let Some(commit) = parent {
-        if commit == known.commit {
-            return true;
-        }
-        // The parent of a signed snapshot needs no signature of its own.
-        let Ok(before) = Snapshot::read(repo, commit) else { return true };
-        if before.sequence <= known.sequence {
-            return false;
-        }
-        parent = before.parent;
-    }
-    false
 }
 
 fn check(repo: &git2::Repository, commit: CommitId) -> Checked {

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
-    io,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -354,15 +353,12 @@ impl Host {
     /// it. A pack that could not be is left to the next attempt.
     fn make_durable(&mut self, others: Vec<File>) -> Result<(), TransactionError> {
         let packs = self.repository.pool.take_unsynced();
-        let same: io::Result<Vec<File>> = packs.iter().map(File::try_clone).collect();
-        let result = same.map_err(TransactionError::Outbox).and_then(|same| {
-            others.into_iter().chain(same).for_each(|file| self.export.unsynced.add(file));
-            Ok(self.export.make_durable()?)
-        });
+        others.into_iter().for_each(|file| self.export.unsynced.add(file));
+        let result = self.export.make_durable_with(&packs);
         if result.is_err() {
             self.repository.pool.leave_unsynced(packs);
         }
-        result
+        Ok(result?)
     }
 
     /// Remembers the components whose content the repository lacks. They hold nobody up; but the

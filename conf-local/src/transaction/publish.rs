@@ -23,6 +23,9 @@ use crate::{
 
 /// The history shows 50 components of one switch, even if thousands changed.
 const MOST_SHOWN: usize = 50;
+/// 64 uses of the open repository, which are a dozen changes: then it is opened anew after a rest,
+/// since it remembers all that it has read.
+const MOST_READS: u32 = 64;
 /// 16 switches: after so many without a rest the history is written down in between.
 const MOST_UNWRITTEN: u32 = 16;
 
@@ -105,11 +108,11 @@ impl Host {
         audience.agent.announce(Switched { sequence, commit, before, changed }, entry);
     }
 
-    /// Ends the process that renders, and closes the repository, which unmaps its packs. Writes the
-    /// history down.
+    /// Ends the process that renders, and writes the history down. The repository stays open over
+    /// some changes: to open it takes as many system calls as the rest of a change.
     pub(crate) fn rest(&mut self, agent: &Agent) {
         template::release();
-        self.repository.pool.forget();
+        self.repository.pool.forget_after(MOST_READS);
         self.write_history(agent);
     }
 

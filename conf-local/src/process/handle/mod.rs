@@ -24,7 +24,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::process::stat::Stat;
+use crate::{fs::read_proc, process::stat::Stat};
 
 /// Identifies a process beyond its number: no two processes of a machine share all three values.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -370,7 +370,7 @@ struct Status {
 impl Status {
     fn read(path: &Path) -> io::Result<Self> {
         let bad = || io::Error::new(io::ErrorKind::InvalidData, "its status cannot be read");
-        Self::parse(&fs::read_to_string(path)?).ok_or_else(bad)
+        Self::parse(&read_proc(path)?).ok_or_else(bad)
     }
 
     fn parse(text: &str) -> Option<Self> {

@@ -161,7 +161,8 @@ fn state_files_that_were_removed_alone_are_noticed_and_written_again() {
         assert!(found.iter().any(|one| one.contains(file.to_str().unwrap())), "{}: {found:?}", file.display());
         host.mend_folders(false, &audience).unwrap();
         assert_eq!(look(&mut host), Damage::default());
-        assert!(fs::read(&file).unwrap().len() >= before.len(), "{}", file.display());
+        // One that was written over in place ends with spaces.
+        assert!(fs::read(&file).unwrap().len() >= before.trim_ascii_end().len(), "{}", file.display());
     }
 }
 

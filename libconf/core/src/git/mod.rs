@@ -28,7 +28,7 @@ pub use crate::git::{
     connectivity::{Missing, complete, complete_history},
     consolidate::{ConsolidateError, consolidate, packs},
     executable::{GitError, check_version, command},
-    file::{Durability, replace_file, sync_folder},
+    file::{Durability, SECTOR, overwrite_file, replace_file, sync_folder},
     file_name::{fault_in_name, folded_name},
     loose::LooseObjects,
     meter::FetchBounds,

@@ -137,6 +137,11 @@ impl RepositoryPool {
         Ok(PooledRepository { repository: Some(repository), uses: uses + 1, age, home: self.0.clone() })
     }
 
+    /// Closes the open repository if it was used so many times: it remembers all that it has read.
+    pub fn forget_after(&self, most: u32) {
+        self.0.lock().repository.take_if(|(_, uses)| *uses >= most);
+    }
+
     /// Closes the open repository, and every lent one as soon as it comes back.
     pub fn forget(&self) {
         let mut idle = self.0.lock();
@@ -194,6 +199,11 @@ mod tests {
         opened.forget();
         drop(lent);
         assert!(!is_open(), "what was lent before is not kept");
+        opened.lend().unwrap();
+        opened.forget_after(2);
+        assert!(is_open());
+        opened.forget_after(1);
+        assert!(!is_open(), "it was used once");
         for _ in 0..MOST_USES - 1 {
             opened.lend().unwrap();
             assert!(is_open());

@@ -1,7 +1,7 @@
 //! A bare repository that one daemon holds.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, File, Metadata, OpenOptions},
     io::{self, Write as _},
     os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -51,15 +51,17 @@ pub fn init(repo: &Path, settings: &[(&str, &str)]) -> Result<Repository, GitErr
 /// An exclusive hold on a repository, until dropped.
 #[derive(Debug)]
 pub struct RepositoryLock {
-    file: File,
+    /// Locked until it is closed.
+    _file: File,
+    /// Its device and inode.
+    identity: (u64, u64),
 }
 
 impl RepositoryLock {
     /// False when the lock file in `dir` is not the locked one: somebody has removed or replaced
     /// it, and another process can lock the new one.
     pub fn is_of(&self, dir: &Path) -> bool {
-        let (own, found) = (self.file.metadata(), fs::symlink_metadata(dir.join(LOCK)));
-        matches!((own, found), (Ok(own), Ok(found)) if (own.dev(), own.ino()) == (found.dev(), found.ino()))
+        fs::symlink_metadata(dir.join(LOCK)).is_ok_and(|found| identity(&found) == self.identity)
     }
 }
 
@@ -106,7 +108,12 @@ fn lock_with(dir: &Path, flags: FdFlags) -> Result<RepositoryLock, LockError> {
     // The holder's pid, for people only.
     file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(failed)?;
     sweep(dir).map_err(|cause| LockError::Sweep { path: dir.to_owned(), cause })?;
-    Ok(RepositoryLock { file })
+    let identity = identity(&file.metadata().map_err(failed)?);
+    Ok(RepositoryLock { _file: file, identity })
+}
+
+fn identity(file: &Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }
 
 /// Removes what killed programs left in a repository without other users: lock files and unfinished

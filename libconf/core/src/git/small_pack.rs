@@ -82,12 +82,18 @@ impl SmallPack {
             let files = [at("pack"), at("idx"), folder].into_iter().map(File::open).collect::<io::Result<_>>();
             return Ok((files?, None));
         }
-        fs::create_dir_all(&folder)?;
+        let opened = match File::open(&folder) {
+            Err(gone) if gone.kind() == io::ErrorKind::NotFound => {
+                fs::create_dir_all(&folder)?;
+                File::open(&folder)?
+            }
+            opened => opened?,
+        };
         let (pack, index) = (staged(objects, &pack)?, staged(objects, &index)?);
         // Git does not see a pack without an index; an index without its pack is an error.
         let pack = pack.persist(at("pack")).map_err(|failed| failed.error)?;
         let index = index.persist(at("idx")).map_err(|failed| failed.error)?;
-        Ok((vec![pack, index, File::open(folder)?], Some(name)))
+        Ok((vec![pack, index, opened], Some(name)))
     }
 
     fn indexed(&self) -> IndexedPack {
