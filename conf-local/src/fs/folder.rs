@@ -227,12 +227,11 @@ impl Folder {
 
     /// Reads the target of a symbolic link.
     pub(crate) fn read_link(&self, path: &str) -> io::Result<String> {
-        let target = match self.parent_checked(path) {
-            Ok(folder) => fs::readlinkat(folder, path, Vec::new())?,
-            Err(_) => {
-                let link = self.open_beneath(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
-                fs::readlinkat(&link, "", Vec::new())?
-            }
+        let target = if let Ok(folder) = self.parent_checked(path) {
+            fs::readlinkat(folder, path, Vec::new())?
+        } else {
+            let link = self.open_beneath(path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty())?;
+            fs::readlinkat(&link, "", Vec::new())?
         };
         target.into_string().map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "a link's target is not UTF-8"))
     }
