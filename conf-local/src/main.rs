@@ -37,7 +37,8 @@ fn run(options: RunOptions, file: FileOnly) -> ExitCode {
     }
     // conf-master has read every accepted change in time, but perhaps on a faster machine.
     template::be_patient();
-    daemon::run(Threads::One, CommandLine::reload(), |stop| async move {
+    let reload = CommandLine::reload().with_certificates(&options.common.certificates);
+    daemon::run(Threads::One, reload, |stop| async move {
         let agent = LocalAgent::bind(options, file).await?;
         agent.run(stop).await;
         Ok::<_, anyhow::Error>(())

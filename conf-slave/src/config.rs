@@ -7,10 +7,12 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use conf_core::{
     address::{BaseUrl, GivenAddress, listen_address},
+    consul::named_address,
     daemon::{
         Reload,
         flags::{self, Common, NoExtra},
     },
+    tls::ClientFlags,
 };
 use libconf::name::DatacenterName;
 
@@ -53,7 +55,8 @@ pub struct RunOptions {
     /// The datacenter to serve.
     #[arg(long, value_name = "ID/VERSION")]
     pub datacenter: DatacenterName,
-    /// The URL of a central server, without /conf.git. Several are tried in order and by health.
+    /// The URL of a central server, without /conf.git: http://HOST:PORT or https://HOST:PORT.
+    /// Several are tried in order and by health.
     #[arg(long, value_name = "URL", required = true)]
     pub central: Vec<BaseUrl>,
     /// The address that hosts connect to; port 0 takes a free port.
@@ -76,6 +79,9 @@ pub struct RunOptions {
     /// A file with the token for the central server. It is read again when it changes.
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
+    /// TLS with the servers that this program asks.
+    #[command(flatten)]
+    pub servers: ClientFlags,
     /// The most MiB of one answer of a central server: the history of everything must fit.
     #[arg(long, value_name = "MIB", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub most_fetched: u32,
@@ -99,11 +105,7 @@ impl RunOptions {
         let embedded = self.consul.iter().any(|given| given.reveal() == "embedded");
         match self.consul.as_slice() {
             [] => {
-                let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-                let address = set("CONSUL_HTTP_ADDR").unwrap_or_else(|| "127.0.0.1:8500".to_owned());
-                let secure = set("CONSUL_HTTP_SSL").is_some_and(|value| value == "true" || value == "1");
-                let whole = if secure && !address.contains("://") { format!("https://{address}") } else { address };
-                let Ok(whole) = whole.parse();
+                let Ok(whole) = named_address(variable).unwrap_or_else(|| "127.0.0.1:8500".to_owned()).parse();
                 Ok(ConsulChoice::Addresses(vec![whole]))
             }
             [_] if embedded => Ok(ConsulChoice::Embedded),

@@ -15,9 +15,10 @@ fn main() -> ExitCode {
         note(format_args!("conf-slave: {error}"));
         return ExitCode::from(2);
     }
-    daemon::run(Threads::PerProcessor, CommandLine::reload(), |stop| async move {
+    let reload = CommandLine::reload().with_certificates(&options.common.certificates);
+    daemon::run(Threads::PerProcessor, reload, |stop| async move {
         let slave = Slave::bind(*options).await?;
-        daemon::ready(slave.address());
+        daemon::ready(slave.scheme(), slave.address());
         slave.run(stop).await;
         Ok::<_, anyhow::Error>(())
     })

@@ -16,6 +16,7 @@ use conf_core::{
     git_http::{UploadLimits, UploadPack},
     http::{self as web, Gate, Health, Listener},
     sign::TrustedKeys,
+    tls::{ClientFiles, ClientTls, ServerTls},
     upstream::{Credentials, Upstreams},
 };
 use tempfile::TempDir;
@@ -37,6 +38,8 @@ use crate::{
 #[derive(Debug)]
 pub struct Slave {
     listener: Listener,
+    /// Where this program asks the stand-in for Consul itself.
+    own: Option<Listener>,
     address: SocketAddr,
     upload: Arc<UploadPack>,
     view: Arc<View>,
@@ -53,27 +56,40 @@ impl Slave {
     /// and addresses.
     pub async fn bind(options: RunOptions) -> anyhow::Result<Self> {
         git::check_version()?;
-        daemon::listen_guard(options.listen, options.common.insecure)?;
+        daemon::listen_guard(options.listen, options.common.is_protected())?;
         let keys = TrustedKeys::load(&options.trusted_key)?;
         let names = Keys::new(options.pointer_prefix.as_deref())?;
         let variable = |name: &str| std::env::var(name).ok();
         let choice = options.consul_choice(variable).map_err(anyhow::Error::msg)?;
         let central = options.central.iter().map(ToString::to_string).collect();
-        let upstreams = Arc::new(Upstreams::new(options.central, &Credentials::from_file(options.token_file))?);
-        let listener = web::bind_tcp(options.listen, Gate::new(&options.common.allowed_hosts)).await?;
+        let (flags, certificates) = (&options.common.tls, &options.common.certificates);
+        let above = ClientTls::load(ClientFiles::of(&options.servers), flags.tls_min, certificates)?;
+        let credentials = Credentials::from_file(options.token_file).over(above);
+        let consul = ConsulCredentials::from_variables(variable).over(&options.servers, flags.tls_min, certificates)?;
+        let upstreams = Arc::new(Upstreams::new(options.central, &credentials)?);
+        let tls = ServerTls::load(flags, certificates)?;
+        let listener = web::bind_tcp(options.listen, Gate::new(&options.common.allowed_hosts)).await?.over(tls);
         let address = listener.address().context("a TCP listener has an address")?;
 
+        let (state, temporary) = state_folder(options.state)?;
+        let mut own = None;
         let (addresses, embedded) = match choice {
             ConsulChoice::Embedded => {
-                let Ok(own) = format!("http://{}", reachable(address)).parse();
-                (vec![own], Some(EmbeddedConsul::new()))
+                let Ok(at) = if listener.scheme() == "https" {
+                    // No certificate has to name an address under which this program asks itself.
+                    let path = std::path::absolute(state.join("consul.sock"))?;
+                    own = Some(web::bind_unix(&path, 0o600).await?);
+                    format!("unix://{}", path.display()).parse()
+                } else {
+                    format!("http://{}", reachable(address)).parse()
+                };
+                (vec![at], Some(EmbeddedConsul::new()))
             }
             ConsulChoice::Addresses(addresses) => (addresses, None),
         };
         let whole: Vec<String> = addresses.iter().map(|one: &GivenAddress| one.reveal().to_owned()).collect();
-        let client = Arc::new(Consul::new(&whole, ConsulCredentials::from_variables(variable))?);
+        let client = Arc::new(Consul::new(&whole, consul)?);
 
-        let (state, temporary) = state_folder(options.state)?;
         let upload =
             UploadPack::relaying(mirror::repository_in(&state), UploadLimits::default(), Arc::clone(&upstreams));
         let (datacenter, served_by, at) = (options.datacenter, Arc::clone(&upload), state.clone());
@@ -98,7 +114,7 @@ impl Slave {
             },
             central,
         });
-        Ok(Slave { listener, address, upload, view, embedded, metrics, state, programs, _temporary: temporary })
+        Ok(Slave { listener, own, address, upload, view, embedded, metrics, state, programs, _temporary: temporary })
     }
 
     /// Returns the address that it listens on.
@@ -106,9 +122,14 @@ impl Slave {
         self.address
     }
 
+    /// Returns the beginning of its URLs.
+    pub fn scheme(&self) -> &'static str {
+        self.listener.scheme()
+    }
+
     /// Serves, follows and publishes until `stop`, and joins every task.
     pub async fn run(self, stop: CancellationToken) {
-        let Slave { listener, upload, view, embedded, metrics, state, programs, .. } = self;
+        let Slave { listener, own, upload, view, embedded, metrics, state, programs, .. } = self;
         let health = Health::new(metrics.clone());
         let mirror = || Arc::clone(&view.mirror);
         let problems = || Arc::clone(&view.problems);
@@ -118,6 +139,9 @@ impl Slave {
         let mut tasks = JoinSet::new();
         tasks.spawn(web::serve_spooling(listener, routes, upload.spools().clone(), stop.clone()));
         if let Some(embedded) = embedded {
+            if let Some(own) = own {
+                tasks.spawn(web::serve(own, Arc::clone(&embedded).routes(), stop.clone()));
+            }
             let stopped = stop.clone().cancelled_owned();
             tasks.spawn(async move {
                 stopped.await;

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     address::own_address,
+    authority::{Authority, Pair},
     http::{Address, Answer},
     program::{command, run, signal_pid, spawn, text},
     wait::eventually,
@@ -43,6 +44,8 @@ pub struct Consul {
     durable: bool,
     /// The addresses of all servers of its cluster; empty for one that is alone.
     cluster: Vec<String>,
+    /// Its certificate, and the authority of its clients, if it speaks TLS besides.
+    tls: Option<(Authority, Pair)>,
     child: Option<Child>,
 }
 
@@ -62,6 +65,17 @@ impl Consul {
         Self::start_with(folder, false, true)
     }
 
+    /// Starts one that also speaks TLS, and asks its clients there for a certificate.
+    pub fn start_over_tls(folder: &Path, authority: &Authority) -> Self {
+        let (address, folder) = (own_address(8500), folder.join("consul"));
+        fs::create_dir_all(&folder).expect("the folder can be made");
+        let pair = authority.pair("consul", &format!("IP:{}", address.ip()), 30);
+        let tls = Some((authority.clone(), pair));
+        let mut consul = Consul { address, folder, acl: false, durable: false, cluster: Vec::new(), tls, child: None };
+        consul.start_again();
+        consul
+    }
+
     /// Starts a cluster of three servers.
     pub fn start_three(folder: &Path) -> [Self; 3] {
         let addresses = [8500; 3].map(own_address);
@@ -69,7 +83,7 @@ impl Consul {
         let mut servers = addresses.map(|address| {
             let folder = folder.join(format!("consul-{}", address.ip()));
             fs::create_dir_all(&folder).expect("the folder can be made");
-            Consul { address, folder, acl: false, durable: true, cluster: cluster.clone(), child: None }
+            Consul { address, folder, acl: false, durable: true, cluster: cluster.clone(), tls: None, child: None }
         });
         servers.iter_mut().for_each(Consul::spawn);
         servers.iter_mut().for_each(Consul::wait_ready);
@@ -80,7 +94,7 @@ impl Consul {
         let folder = folder.join("consul");
         fs::create_dir_all(&folder).expect("the folder can be made");
         let cluster = Vec::new();
-        let mut consul = Consul { address: own_address(8500), folder, acl, durable, cluster, child: None };
+        let mut consul = Consul { address: own_address(8500), folder, acl, durable, cluster, tls: None, child: None };
         consul.start_again();
         consul
     }
@@ -104,6 +118,13 @@ impl Consul {
             settings["acl"] = json!({"enabled": true, "default_policy": "deny",
                 "tokens": {Self::root_token_key(): ROOT_TOKEN}});
             settings["primary_datacenter"] = json!("dc1");
+        }
+        if let Some((authority, pair)) = &self.tls {
+            settings["ports"]["https"] = json!(8501);
+            settings["ca_file"] = json!(authority.certificate());
+            settings["cert_file"] = json!(pair.certificate);
+            settings["key_file"] = json!(pair.key);
+            settings["verify_incoming_https"] = json!(true);
         }
         let file = self.folder.join("consul.json");
         if !self.cluster.is_empty() {
@@ -140,7 +161,10 @@ impl Consul {
 
     /// Returns its base URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        match self.tls {
+            Some(_) => format!("https://{}:8501", self.address.ip()),
+            None => format!("http://{}", self.address),
+        }
     }
 
     /// Returns the address that it listens on.

@@ -2,8 +2,11 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
-    sync::mpsc::{Receiver, channel},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        mpsc::{Receiver, channel},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -12,11 +15,17 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode, body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, pem::PemObject as _},
+};
 use serde_json::Value;
 use tokio::net::{TcpSocket, TcpStream, UnixStream};
+use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 
-use crate::wait::DEADLINE;
+use crate::{authority::Authority, wait::DEADLINE};
 
 /// The address of a server.
 #[derive(Clone, Debug)]
@@ -25,6 +34,13 @@ pub enum Address {
     Tcp(SocketAddr),
     /// A Unix socket.
     Unix(PathBuf),
+    /// A TCP address, over TLS.
+    Tls {
+        /// Who is asked.
+        server: SocketAddr,
+        /// The certificate of the authority that signed for it.
+        ca: PathBuf,
+    },
     /// A TCP address, asked from another address of this machine.
     From {
         /// Who asks.
@@ -58,6 +74,14 @@ impl Answer {
 }
 
 impl Address {
+    /// Returns the address of a server that speaks TLS where it has an authority.
+    pub fn of(server: SocketAddr, authority: Option<&Authority>) -> Self {
+        match authority {
+            Some(authority) => Address::Tls { server, ca: authority.certificate() },
+            None => Address::Tcp(server),
+        }
+    }
+
     /// Requests a path.
     pub fn get(&self, path: &str) -> Result<Answer, String> {
         self.request(Method::GET, path, &[], Bytes::new())
@@ -136,7 +160,9 @@ impl Address {
 
     fn build(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Request<Full<Bytes>> {
         let host = match self {
-            Address::Tcp(address) | Address::From { server: address, .. } => address.to_string(),
+            Address::Tcp(address) | Address::From { server: address, .. } | Address::Tls { server: address, .. } => {
+                address.to_string()
+            }
             Address::Unix(_) => "localhost".to_owned(),
         };
         let mut request = Request::builder().method(method).uri(path);
@@ -152,15 +178,31 @@ impl Address {
     async fn send(&self, request: Request<Full<Bytes>>) -> Result<Response<Incoming>, String> {
         let words = |error: &dyn std::fmt::Display| format!("no answer from {self:?}: {error}");
         let stream = match self {
-            Address::Tcp(address) => TcpStream::connect(address).await.map(Either::Left),
-            Address::Unix(path) => UnixStream::connect(path).await.map(Either::Right),
-            Address::From { source, server } => connect_from(*source, *server).await.map(Either::Left),
+            Address::Tcp(address) => TcpStream::connect(address).await.map(|tcp| Either::Left(Either::Left(tcp))),
+            Address::Unix(path) => UnixStream::connect(path).await.map(|unix| Either::Left(Either::Right(unix))),
+            Address::From { source, server } => {
+                connect_from(*source, *server).await.map(|tcp| Either::Left(Either::Left(tcp)))
+            }
+            Address::Tls { server, ca } => connect_over_tls(*server, ca).await.map(Either::Right),
         };
         let stream = TokioIo::new(stream.map_err(|error| words(&error))?);
         let (mut sender, connection) = http1::handshake(stream).await.map_err(|error| words(&error))?;
         tokio::spawn(connection);
         sender.send_request(request).await.map_err(|error| words(&error))
     }
+}
+
+/// Connects, and shakes hands.
+pub async fn connect_over_tls(server: SocketAddr, ca: &Path) -> std::io::Result<TlsStream<TcpStream>> {
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_file_iter(ca).expect("the authority is there") {
+        roots.add(certificate.expect("PEM")).expect("a certificate");
+    }
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().expect("the provider has suites for them");
+    let config = builder.with_root_certificates(roots).with_no_client_auth();
+    let tcp = TcpStream::connect(server).await?;
+    TlsConnector::from(Arc::new(config)).connect(server.ip().into(), tcp).await
 }
 
 /// Connects from this address of this machine.

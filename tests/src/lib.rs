@@ -12,10 +12,12 @@
 pub mod wait;
 /// Addresses for daemons. Relies on no other module.
 pub mod address;
-/// Requests to the daemons. Relies on `wait`.
-pub mod http;
 /// Processes, from start to end. Relies on `wait`.
 pub mod program;
+/// Certificates. Relies on `program`.
+pub mod authority;
+/// Requests to the daemons. Relies on `authority` and `wait`.
+pub mod http;
 /// Git's protocol by hand. Relies on `http`.
 pub mod wire;
 /// Processor time and memory of processes. Relies on no other module.
@@ -28,7 +30,7 @@ pub mod network;
 pub mod git;
 /// A proxy between two programs that counts, holds back and cuts. Relies on `address`.
 pub mod proxy;
-/// A Consul server for one site. Relies on `address`, `http`, `program` and `wait`.
+/// A Consul server for one site. Relies on `address`, `authority`, `http`, `program` and `wait`.
 pub mod consul;
 /// A central server, a datacenter's caches and its hosts. Relies on all of them but `wire`.
 pub mod site;
@@ -43,6 +45,7 @@ pub mod page;
 
 pub use self::{
     address::own_address,
+    authority::{Authority, Pair},
     consul::Consul,
     git::{Outcome, Work},
     network::Network,

@@ -8,12 +8,13 @@ use std::{
 
 use anyhow::{Context as _, ensure};
 use conf_core::{
-    address::{BaseUrl, GivenAddress},
-    consul::{Consul, ConsulCredentials, Keys},
+    address::BaseUrl,
+    consul::{Consul, ConsulCredentials, Keys, named_address},
     daemon::{self, Metrics},
     git::FetchBounds,
     http::{self as web, Gate, Health, Listener},
     sign::TrustedKeys,
+    tls::{ClientFiles, ClientTls, ServerTls},
     upstream::{Credentials, Upstreams},
 };
 use libconf::name::ComponentSelector;
@@ -73,10 +74,12 @@ impl LocalAgent {
             ensure!(is_loopback, "--listen {address}: the local service is for this host, use 127.0.0.1");
         }
         let keys = TrustedKeys::load(&options.trusted_key)?;
-        let credentials = Credentials::from_file(options.token_file.clone());
+        let (flags, certificates) = (&options.common.tls, &options.common.certificates);
+        let above = ClientTls::load(ClientFiles::of(&options.servers), flags.tls_min, certificates)?;
+        let credentials = Credentials::from_file(options.token_file.clone()).over(above);
         let upstreams = |urls: &[BaseUrl]| Upstreams::new(urls.to_vec(), &credentials);
         let servers = SnapshotServers::new(upstreams(&options.surrogate)?, upstreams(&options.central)?);
-        let (consul, is_consul_named) = consul(&options.consul)?;
+        let (consul, is_consul_named) = consul(&options)?;
         let sources = Sources {
             consul: consul.lanes(),
             // The usual address may have no Consul where conf-slaves name the pointer.
@@ -112,9 +115,10 @@ impl LocalAgent {
         let service = Service { agent, watchers, demand, processes, repository, remembered: Arc::default(), stop };
         let numbers = ReportNumbers::open(&options.state).behind(host.lock.clone());
 
+        let tls = ServerTls::load(&options.common.tls, &options.common.certificates)?;
         let bound = web::bind_unix(&options.socket.socket, socket::MODE).await?;
         let http = match options.listen {
-            Some(address) => Some(web::bind_tcp(address, Gate::new(&options.common.allowed_hosts)).await?),
+            Some(address) => Some(web::bind_tcp(address, Gate::new(&options.common.allowed_hosts)).await?.over(tls)),
             None => None,
         };
         let socket = (bound, options.socket.socket);
@@ -126,7 +130,7 @@ impl LocalAgent {
     /// with its address (`--listen`) or else its socket, when `--ready` says so.
     pub async fn run(self, stop: CancellationToken) {
         let LocalAgent { host, sources, reports, numbers, keys, service, requests, socket, http, probes, ready } = self;
-        let address = http.as_ref().and_then(Listener::address);
+        let address = http.as_ref().and_then(|http| Some((http.scheme(), http.address()?)));
         let metrics = Metrics::new("conf-local", env!("CARGO_PKG_VERSION"));
         let health = Health::new(metrics.clone());
         let routes = web::health_routes(health.clone()).or(service::routes(service.clone())).unify().boxed();
@@ -151,7 +155,7 @@ impl LocalAgent {
         tasks.spawn(async move {
             match (ready.await, address) {
                 (None, _) => {}
-                (Some(()), Some(address)) => daemon::ready(address),
+                (Some(()), Some((scheme, address))) => daemon::ready(scheme, address),
                 (Some(()), None) => daemon::ready_on_socket(&path),
             }
         });
@@ -188,17 +192,19 @@ async fn is_ready(when: Ready, agent: Agent) {
 
 /// Makes a client of the given addresses of Consul, or of those of Consul's usual variables, or of
 /// its usual address; and tells whether somebody has named one.
-fn consul(given: &[GivenAddress]) -> anyhow::Result<(Consul, bool)> {
+fn consul(options: &RunOptions) -> anyhow::Result<(Consul, bool)> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let mut addresses: Vec<String> = given.iter().map(|one| one.reveal().to_owned()).collect();
+    let mut addresses: Vec<String> = options.consul.iter().map(|one| one.reveal().to_owned()).collect();
     if addresses.is_empty() {
-        addresses.extend(variable("CONSUL_HTTP_ADDR"));
+        addresses.extend(named_address(variable));
     }
     let is_named = !addresses.is_empty();
     if !is_named {
         addresses.push(CONSUL.to_owned());
     }
-    Ok((Consul::new(&addresses, ConsulCredentials::from_variables(variable))?, is_named))
+    let (oldest, certificates) = (options.common.tls.tls_min, &options.common.certificates);
+    let credentials = ConsulCredentials::from_variables(variable).over(&options.servers, oldest, certificates)?;
+    Ok((Consul::new(&addresses, credentials)?, is_named))
 }
 
 /// Lists the components that the file names.

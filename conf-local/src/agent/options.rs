@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use conf_core::{
     address::{BaseUrl, GivenAddress, listen_address},
     daemon::flags::Common,
+    tls::ClientFlags,
 };
 use libconf::name::{ComponentSelector, DatacenterName, HostName};
 use serde::Deserialize;
@@ -44,7 +45,8 @@ pub struct RunOptions {
     /// The name of this host, as the datacenter's inventory has it.
     #[arg(long, value_name = "NAME")]
     pub(crate) host: HostName,
-    /// A conf-slave of this datacenter; several are tried in order and by health.
+    /// A conf-slave of this datacenter, http://HOST:PORT or https://HOST:PORT; several are tried in
+    /// order and by health.
     #[arg(long, value_name = "URL")]
     pub(crate) surrogate: Vec<BaseUrl>,
     /// The central repository, asked when no surrogate has what is needed.
@@ -81,6 +83,9 @@ pub struct RunOptions {
     /// A file with the token for surrogates and the central repository; read again when it changes.
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
+    /// TLS with the servers that this program asks.
+    #[command(flatten)]
+    pub(crate) servers: ClientFlags,
     /// The most MiB of one answer of a server, and of what it inflates to: a whole snapshot must
     /// fit.
     #[arg(long, value_name = "MIB", default_value_t = 4096, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]

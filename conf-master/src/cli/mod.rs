@@ -80,6 +80,7 @@ pub fn main() -> ExitCode {
 fn reload(flags: &ServeFlags) -> Reload {
     let options = Reload::new::<MasterFlags, NoExtra>(PREFIX, &[]);
     let identity = store::identity_path(&flags.repo);
+    let options = options.with_certificates(&flags.common.certificates);
     options.with_file("the signing key", store::key_path(&flags.repo)).with_file("the key for secrets", identity)
 }
 

@@ -16,6 +16,7 @@ use conf_core::git;
 use conf_core::git_http::UploadPack;
 use conf_core::http::{self, Gate, Health};
 use conf_core::sign::{SigningKey, TrustedKeys};
+use conf_core::tls::ServerTls;
 use conf_core::{
     daemon::{Metrics, chain, listen_guard, no_core_files, ready},
     git_http,
@@ -32,7 +33,7 @@ use crate::{http as routes, landing, store};
 
 /// Serves until `stop`.
 pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::Result<()> {
-    listen_guard(flags.listen, flags.common.insecure)?;
+    listen_guard(flags.listen, flags.common.is_protected())?;
     SecretsFor::check(&flags.secrets_for).map_err(anyhow::Error::msg)?;
     no_core_files();
     git::check_version()?;
@@ -54,7 +55,8 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let judge = Arc::new(Judge::new(flags.limits.limits(), secrets, reporting));
     let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), &metrics, health.clone())?;
     let pushers = Pushers::default();
-    let listener = http::bind_tcp(flags.listen, Gate::new(&flags.common.allowed_hosts)).await?;
+    let tls = ServerTls::load(&flags.common.tls, &flags.common.certificates)?;
+    let listener = http::bind_tcp(flags.listen, Gate::new(&flags.common.allowed_hosts)).await?.over(tls);
     let address = listener.address().context("a TCP listener has an address")?;
     let upkeep =
         tokio::spawn(upkeep::run(path.clone(), lander.clone(), Duration::from_secs(flags.prune_every), stop.clone()));
@@ -73,7 +75,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander, pushers, over_ssh, stop.clone()));
     health.set_ready();
     info!(%address, repo = %path.display(), "serving");
-    ready(address);
+    ready(listener.scheme(), address);
     http::serve_spooling(listener, routes::routes(&server, health), spools, stop.clone()).await;
     drop(server);
     stop.cancel();

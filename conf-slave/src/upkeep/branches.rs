@@ -243,11 +243,11 @@ async fn present(
 
 fn git_with(mirror: &Mirror, upstream: &Upstream) -> Result<Command, String> {
     let mut git = git::command(&mirror.repo());
-    if let Some(authorization) = upstream.git_authorization().map_err(|error| error.to_string())? {
-        // Other users can read a command line, but not the environment.
-        git.env("GIT_CONFIG_COUNT", "1")
-            .env("GIT_CONFIG_KEY_0", "http.extraHeader")
-            .env("GIT_CONFIG_VALUE_0", format!("Authorization: {authorization}"));
+    let settings = upstream.git_settings().map_err(|error| error.to_string())?;
+    // Other users can read a command line, but not the environment.
+    git.env("GIT_CONFIG_COUNT", settings.len().to_string());
+    for (at, (name, value)) in settings.into_iter().enumerate() {
+        git.env(format!("GIT_CONFIG_KEY_{at}"), name).env(format!("GIT_CONFIG_VALUE_{at}"), value);
     }
     Ok(Command::from(git))
 }

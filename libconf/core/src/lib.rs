@@ -18,6 +18,8 @@ pub mod address;
 pub mod suspect;
 /// What commands print: lines, tables, and whether in colours.
 pub mod terminal;
+/// TLS: certificates, keys and authorities from files, for listeners and clients.
+pub mod tls;
 /// The life of a daemon's process: flags, log, metrics, stop.
 pub mod daemon;
 /// Git: the executable, open repositories, packs, and one step of a fetch.

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::{
     address::own_address,
+    authority::Authority,
     http::Address,
     program::{Daemon, built, command, run, text},
     proxy::Proxy,
@@ -31,6 +32,8 @@ pub struct Master {
     pub proxy: Option<Proxy>,
     /// The address that it listens on.
     pub address: SocketAddr,
+    /// The authority of its certificate, if it speaks TLS.
+    pub authority: Option<Authority>,
     home: PathBuf,
 }
 
@@ -53,12 +56,20 @@ impl Master {
         let listen = address.to_string().into();
         let arguments = [OsString::from("serve"), "--repo".into(), repo.clone().into(), "--listen".into(), listen];
         let daemon = Daemon::new("conf-master", built("conf-master"), folder, arguments);
-        Master { daemon, repo, proxy: None, address, home: folder.to_owned() }
+        Master { daemon, repo, proxy: None, address, authority: None, home: folder.to_owned() }
+    }
+
+    /// Has it speak TLS from its next start on.
+    pub fn speak_tls(&mut self, authority: &Authority) {
+        let pair = authority.pair("conf-master", &format!("IP:{}", self.address.ip()), 30);
+        self.daemon.arguments().extend(pair.flags().map(OsString::from));
+        self.authority = Some(authority.clone());
     }
 
     /// Returns its base URL.
     pub fn url(&self) -> String {
-        format!("http://{}", self.address)
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
     }
 
     /// Returns the base URL for hosts: the proxy's, if there is one.
@@ -73,7 +84,7 @@ impl Master {
 
     /// Returns its address for requests.
     pub fn http(&self) -> Address {
-        Address::Tcp(self.address)
+        Address::of(self.address, self.authority.as_ref())
     }
 
     /// Returns the file with its public key.
@@ -109,6 +120,7 @@ impl Master {
     pub fn client(&self, arguments: &[&str]) -> Command {
         let mut client = command(built("conf-master"), &self.home);
         client.args(arguments).env("CONF_MASTER_URL", self.url());
+        client.envs(self.authority.iter().map(|authority| ("CONF_MASTER_CA", authority.certificate())));
         client
     }
 

@@ -29,6 +29,9 @@ pub struct Plan {
     pub proxied: bool,
     /// Gives the hosts no address of Consul.
     pub hosts_without_consul: bool,
+    /// Has every program speak TLS, Consul too, which then wants certificates of its clients.
+    /// Nothing can be proxied.
+    pub tls: bool,
     /// More flags for the caches.
     pub slave_flags: Vec<String>,
     /// More flags for the hosts.
@@ -45,6 +48,7 @@ impl Default for Plan {
             components: components.map(str::to_owned).into(),
             proxied: false,
             hosts_without_consul: false,
+            tls: false,
             slave_flags: Vec::new(),
             host_flags: Vec::new(),
         }

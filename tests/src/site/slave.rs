@@ -5,6 +5,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use serde_json::Value;
 
 use crate::{
+    authority::Authority,
     http::Address,
     program::Daemon,
     proxy::Proxy,
@@ -23,6 +24,8 @@ pub struct Slave {
     pub address: SocketAddr,
     /// Its base URL.
     pub url: String,
+    /// The authority of its certificate, if it speaks TLS.
+    pub authority: Option<Authority>,
     /// A proxy between it and its hosts.
     pub proxy: Option<Proxy>,
     /// A proxy between it and the central server.
@@ -39,7 +42,7 @@ impl Slave {
 
     /// Returns its address for requests.
     pub fn http(&self) -> Address {
-        Address::Tcp(self.address)
+        Address::of(self.address, self.authority.as_ref())
     }
 
     /// Requests `GET /api/v1/status`.

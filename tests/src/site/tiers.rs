@@ -6,6 +6,7 @@ use tempfile::TempDir;
 
 use crate::{
     address::own_address,
+    authority::Authority,
     consul::Consul,
     git::Work,
     program::{Daemon, built},
@@ -149,6 +150,15 @@ impl Site {
         }
     }
 
+    /// Gives a daemon what a Consul over TLS asks for.
+    fn show_to_consul(&self, daemon: &mut Daemon, name: &str) {
+        if let (Some(authority), Some(_)) = (&self.master.authority, &self.consul) {
+            let pair = authority.pair(&format!("{name}-for-consul"), "", 30);
+            daemon.environment("CONSUL_CLIENT_CERT", pair.certificate);
+            daemon.environment("CONSUL_CLIENT_KEY", pair.key);
+        }
+    }
+
     /// Makes a cache without starting it.
     pub fn make_slave(&self, number: usize) -> Slave {
         self.make_slave_of(DATACENTER, number)
@@ -168,12 +178,21 @@ impl Site {
         arguments.extend(flag("--state", folder.join("state")));
         arguments.extend(flag("--consul", self.consul_url(datacenter)));
         arguments.extend(flag("--trusted-key", self.master.trusted_key()));
+        let authority = self.master.authority.clone();
+        if let Some(authority) = &authority {
+            let pair = authority.pair(&format!("conf-slave-{number}"), &format!("IP:{}", address.ip()), 30);
+            arguments.extend(pair.flags().map(OsString::from));
+            arguments.extend(flag("--ca", authority.certificate()));
+        }
         arguments.extend(self.plan.slave_flags.iter().map(OsString::from));
-        let daemon = Daemon::new(&format!("conf-slave-{number}"), built("conf-slave"), self.folder.path(), arguments);
+        let name = format!("conf-slave-{number}");
+        let mut daemon = Daemon::new(&name, built("conf-slave"), self.folder.path(), arguments);
+        self.show_to_consul(&mut daemon, &name);
         let proxy = self.plan.proxied.then(|| Proxy::start(address));
-        let url = format!("http://{address}");
+        let scheme = if authority.is_some() { "https" } else { "http" };
+        let url = format!("{scheme}://{address}");
         let (datacenter, state) = (datacenter.to_owned(), folder.join("state"));
-        Slave { daemon, datacenter, address, url, proxy, to_central, state }
+        Slave { daemon, datacenter, address, url, authority, proxy, to_central, state }
     }
 
     /// Makes a host without starting it. It asks every present cache.
@@ -199,8 +218,11 @@ impl Site {
         arguments.extend(flag("--state", &state));
         arguments.extend(flag("--socket", &socket));
         arguments.extend(flag("--trusted-key", self.master.trusted_key()));
+        arguments.extend(self.master.authority.iter().flat_map(|authority| flag("--ca", authority.certificate())));
         arguments.extend(self.plan.host_flags.iter().map(OsString::from));
-        let daemon = Daemon::new(&format!("conf-local-{name}"), built("conf-local"), self.folder.path(), arguments);
+        let shown = format!("conf-local-{name}");
+        let mut daemon = Daemon::new(&shown, built("conf-local"), self.folder.path(), arguments);
+        self.show_to_consul(&mut daemon, &shown);
         Host { daemon, name, datacenter: datacenter.to_owned(), state, socket, home: folder }
     }
 
@@ -238,16 +260,28 @@ impl Plan {
         // Begins to watch the machine.
         stalled_since(Instant::now());
         let folder = tempfile::Builder::new().prefix("conf-").tempdir().expect("a temporary folder can be made");
+        let authority = self.tls.then(|| Authority::new(&folder.path().join("tls"), "ca"));
         let consul = match self.pointers {
+            Pointers::Consul if authority.is_some() => {
+                authority.as_ref().map(|authority| Consul::start_over_tls(folder.path(), authority))
+            }
             Pointers::Consul => Some(Consul::start(folder.path())),
             Pointers::DurableConsul => Some(Consul::start_durable(folder.path())),
             Pointers::DenyingConsul => Some(Consul::start_denying(folder.path())),
             Pointers::Embedded => None,
         };
         let to_consul = consul.as_ref().filter(|_| self.proxied).map(|consul| Proxy::start(consul.address()));
-        let mut master = Master::start(folder.path());
+        let mut master = Master::init(folder.path());
+        if let Some(authority) = &authority {
+            assert!(!self.proxied, "a proxy reads what passes through it");
+            master.speak_tls(authority);
+        }
+        master.daemon.start();
         master.proxy = self.proxied.then(|| Proxy::start(master.address));
         let work = Work::new(&folder.path().join("work"), &master.git_url());
+        if let Some(authority) = &master.authority {
+            work.git(&["config", "http.sslCAInfo", authority.certificate().to_str().expect("text")]);
+        }
         Site { hosts: Vec::new(), slaves: Vec::new(), master, consul, to_consul, work, folder, plan: self }
     }
 }

@@ -50,6 +50,7 @@ mod soak;
 mod strangers;
 mod templates;
 mod terminals;
+mod tls;
 mod told;
 mod unlanded;
 mod unlisted;

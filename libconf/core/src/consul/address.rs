@@ -8,6 +8,7 @@ use crate::{
     address::{BaseUrl, Login, hide_login},
     daemon::chain,
     silence::notice_dead_peers,
+    tls::{Certificates, ClientFiles, ClientFlags, ClientTls, NamedFile, OldestTls, TlsError},
 };
 
 /// Credentials for Consul, under the names of its usual variables.
@@ -17,12 +18,10 @@ pub struct ConsulCredentials {
     pub token: Option<String>,
     /// `CONSUL_HTTP_TOKEN_FILE`, read again for every request; it wins over `token`.
     pub token_file: Option<PathBuf>,
-    /// `CONSUL_CACERT`, PEM: the client trusts these authorities and no other.
-    pub ca_cert: Option<PathBuf>,
-    /// `CONSUL_CLIENT_CERT`, PEM.
-    pub client_cert: Option<PathBuf>,
-    /// `CONSUL_CLIENT_KEY`, PEM.
-    pub client_key: Option<PathBuf>,
+    /// `CONSUL_CACERT`, `CONSUL_CLIENT_CERT` and `CONSUL_CLIENT_KEY`.
+    pub files: ClientFiles,
+    /// Made of them; without it they are read for each client.
+    pub tls: Option<ClientTls>,
 }
 
 /// An address that cannot be used.
@@ -33,6 +32,15 @@ pub struct BadAddress {
     pub address: String,
     /// What is wrong with it, and what to write instead.
     pub reason: String,
+}
+
+/// The address that Consul's usual variables name: `CONSUL_HTTP_ADDR`, over TLS where
+/// `CONSUL_HTTP_SSL` says so.
+pub fn named_address(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
+    let set = |name: &str| variable(name).filter(|value| !value.is_empty());
+    let address = set("CONSUL_HTTP_ADDR")?;
+    let is_secure = set("CONSUL_HTTP_SSL").is_some_and(|value| value == "true" || value == "1");
+    Some(if is_secure && !address.contains("://") { format!("https://{address}") } else { address })
 }
 
 #[derive(Clone, Debug)]
@@ -51,13 +59,33 @@ impl ConsulCredentials {
     pub fn from_variables(variable: impl Fn(&str) -> Option<String>) -> Self {
         let set = |name: &str| variable(name).filter(|value| !value.is_empty());
         let path = |name: &str| set(name).map(PathBuf::from);
+        let named = |name| Some(NamedFile::new(name, path(name)?));
         ConsulCredentials {
             token: set("CONSUL_HTTP_TOKEN"),
             token_file: path("CONSUL_HTTP_TOKEN_FILE"),
-            ca_cert: path("CONSUL_CACERT"),
-            client_cert: path("CONSUL_CLIENT_CERT"),
-            client_key: path("CONSUL_CLIENT_KEY"),
+            files: ClientFiles {
+                ca: named("CONSUL_CACERT"),
+                certificate: named("CONSUL_CLIENT_CERT"),
+                key: named("CONSUL_CLIENT_KEY"),
+            },
+            tls: None,
         }
+    }
+
+    /// Reads the files of TLS, now and whenever they change. What no variable names is as the flags
+    /// say: a conf-slave may stand in for Consul.
+    pub fn over(self, flags: &ClientFlags, oldest: OldestTls, certificates: &Certificates) -> Result<Self, TlsError> {
+        let (given, of_flags) = (self.files, ClientFiles::of(flags));
+        let has_own = given.certificate.is_some() || given.key.is_some();
+        let pair = if has_own { (given.certificate, given.key) } else { (of_flags.certificate, of_flags.key) };
+        let files = ClientFiles { ca: given.ca.or(of_flags.ca), certificate: pair.0, key: pair.1 };
+        let tls = Some(ClientTls::load(files.clone(), oldest, certificates)?);
+        Ok(ConsulCredentials { files, tls, ..self })
+    }
+
+    fn tls(&self) -> Result<ClientTls, TlsError> {
+        let read = || ClientTls::load(self.files.clone(), OldestTls::default(), &Certificates::default());
+        self.tls.clone().map_or_else(read, Ok)
     }
 
     pub(crate) fn current_token(&self) -> Result<Option<String>, String> {
@@ -110,21 +138,8 @@ impl Address {
             // Plain HTTP works on a machine that has no certificates of authorities.
             client = client.tls_certs_only([]);
         } else {
-            let read = |path: &PathBuf| std::fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
-            let bad = |path: &PathBuf, error: &reqwest::Error| format!("{}: {}", path.display(), chain(error));
-            if let Some(path) = &credentials.ca_cert {
-                let authorities = reqwest::Certificate::from_pem_bundle(&read(path)?);
-                client = client.tls_certs_only(authorities.map_err(|error| bad(path, &error))?);
-            }
-            match (&credentials.client_cert, &credentials.client_key) {
-                (Some(cert), Some(key)) => {
-                    let pem = [read(cert)?, b"\n".to_vec(), read(key)?].concat();
-                    let identity = reqwest::Identity::from_pem(&pem);
-                    client = client.identity(identity.map_err(|error| bad(cert, &error))?);
-                }
-                (None, None) => {}
-                _ => return Err("CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY go together".to_owned()),
-            }
+            let tls = credentials.tls().and_then(|tls| tls.config());
+            client = client.tls_backend_preconfigured(tls.map_err(|error| chain(&error))?);
         }
         let http = client.build().map_err(|error| chain(&error))?;
         Ok((base, login, http))
@@ -138,6 +153,30 @@ impl Address {
         match &self.login {
             Some(login) => request.header(AUTHORIZATION, login.header()),
             None => request,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_variables_name_an_address() {
+        let named = |address: &str, ssl: &str| {
+            let (address, ssl) = (address.to_owned(), ssl.to_owned());
+            named_address(|name| Some(if name == "CONSUL_HTTP_ADDR" { address.clone() } else { ssl.clone() }))
+        };
+        for (address, ssl, expected) in [
+            ("", "true", None),
+            ("c:8500", "", Some("c:8500")),
+            ("c:8501", "true", Some("https://c:8501")),
+            ("c:8501", "1", Some("https://c:8501")),
+            ("c:8500", "false", Some("c:8500")),
+            ("http://c:8500", "true", Some("http://c:8500")),
+            ("unix:///run/consul", "true", Some("unix:///run/consul")),
+        ] {
+            assert_eq!(named(address, ssl).as_deref(), expected, "{address} {ssl}");
         }
     }
 }

@@ -20,10 +20,14 @@ use crate::{
         operation::{Entry, MOST_OPERATIONS, Operation, Outcome, Wrapped},
     },
     daemon::chain,
+    tls,
 };
 
 /// The most bytes of an answer: 100,000 keys fit.
 const LONGEST_ANSWER: usize = 64 << 20;
+
+/// What names the authorities that sign for Consul.
+const CA: &str = "CONSUL_CACERT or --ca";
 
 /// The deadline of every request that does not wait for a change.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -257,7 +261,7 @@ impl Consul {
         }
         let unreachable = |error: reqwest::Error| ConsulError::Unreachable {
             address: shown.clone(),
-            reason: chain(&error.without_url()),
+            reason: tls::words(&error, CA).unwrap_or_else(|| chain(&error.without_url())),
         };
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status();

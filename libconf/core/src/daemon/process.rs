@@ -24,6 +24,9 @@ use crate::daemon::{
 /// within 5 s.
 pub(crate) const LAST_MOMENT: Duration = Duration::from_millis(4500);
 
+/// 5 s between two looks at the files of certificates.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// The threads of a daemon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Threads {
@@ -121,6 +124,12 @@ fn attend_signals(mut reload: Reload) -> io::Result<CancellationToken> {
         loop {
             tokio::select! {
                 _ = hangup.recv() => reload = read_again(reload).await,
+                () = tokio::time::sleep(LOOK) => {
+                    // Most have none, and a look takes a thread.
+                    if reload.has_certificates() {
+                        reload = look(reload).await;
+                    }
+                }
                 _ = user_1.recv() => tracing::info!("SIGUSR1 means nothing to this program; it is ignored"),
                 _ = user_2.recv() => tracing::info!("SIGUSR2 means nothing to this program; it is ignored"),
             }
@@ -158,6 +167,22 @@ async fn read_again(mut reload: Reload) -> Reload {
     reload
 }
 
+/// Reads certificates that have changed, off the runtime's threads, and logs what came of it.
+async fn look(reload: Reload) -> Reload {
+    let looked = blocking(move || {
+        let said = reload.look(false);
+        (reload, said)
+    });
+    let (reload, said) = looked.await;
+    for said in said {
+        match said {
+            Said::Done(words) => tracing::info!("{words}"),
+            Said::Kept(words) => tracing::warn!("{words}"),
+        }
+    }
+    reload
+}
+
 /// Raises the limit of open files. Each connection takes one, and the usual soft limit of 1,024 is
 /// too low for a datacenter's hosts.
 fn raise_file_limit() {
@@ -181,9 +206,10 @@ pub fn no_core_files() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), ..limit });
 }
 
-/// Reports that the daemon can serve: `ready http=ADDRESS` on standard output, and to systemd.
-pub fn ready(address: SocketAddr) {
-    say_ready(format_args!("http={address}"));
+/// Reports that the daemon can serve: `ready http=ADDRESS`, or over TLS `ready https=ADDRESS`, on
+/// standard output, and to systemd.
+pub fn ready(scheme: &str, address: SocketAddr) {
+    say_ready(format_args!("{scheme}={address}"));
 }
 
 /// Reports that the daemon can serve on a Unix socket: `ready socket=PATH` on standard output, and
@@ -199,16 +225,16 @@ fn say_ready(at: fmt::Arguments<'_>) {
     let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
 }
 
-/// Refuses an address that other machines reach, unless `insecure` allows it: the server has
-/// neither TLS nor tokens.
-pub fn listen_guard(address: SocketAddr, insecure: bool) -> Result<(), ListenRefused> {
-    if address.ip().is_loopback() || insecure { Ok(()) } else { Err(ListenRefused(address)) }
+/// Refuses an address that other machines reach, unless the server `is_protected`, or its operator
+/// says that it need not be.
+pub fn listen_guard(address: SocketAddr, is_protected: bool) -> Result<(), ListenRefused> {
+    if address.ip().is_loopback() || is_protected { Ok(()) } else { Err(ListenRefused(address)) }
 }
 
-/// Refuses an address that would show everything to every machine that reaches it.
+/// Refuses an address on which whoever is on the way could read and change everything.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "{0} can be reached from other machines, and there is no TLS and no token here; listen on 127.0.0.1 or [::1], \
-     or say --insecure if the network itself is trusted"
+    "{0} can be reached from other machines, and there is no TLS here; give --tls-cert and --tls-key, listen on \
+     127.0.0.1 or [::1], or say --insecure if the network itself is trusted"
 )]
 pub struct ListenRefused(SocketAddr);

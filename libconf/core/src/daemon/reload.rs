@@ -11,16 +11,19 @@ use std::{
 use clap::Parser;
 use serde::de::DeserializeOwned;
 
-use crate::daemon::{
-    flags::{self, Given},
-    log::set_level,
+use crate::{
+    daemon::{
+        flags::{self, Given},
+        log::{chain, set_level},
+    },
+    tls::{Certificates, Looked},
 };
 
 /// Flags and variables that name a file with a credential that is read for each request: a new
 /// content holds without a restart.
 const READ_OFTEN: [&str; 2] = ["token-file", "CONSUL_HTTP_TOKEN_FILE"];
 /// The same for files that are read at the start alone.
-const READ_ONCE: [&str; 5] = ["trusted-key", "identity", "CONSUL_CACERT", "CONSUL_CLIENT_CERT", "CONSUL_CLIENT_KEY"];
+const READ_ONCE: [&str; 2] = ["trusted-key", "identity"];
 
 /// The flag that holds at once.
 const LEVEL: &str = "log-level";
@@ -36,6 +39,7 @@ pub struct Reload {
     contents: BTreeMap<String, Content>,
     /// More files that are read at the start alone.
     more: BTreeMap<String, PathBuf>,
+    certificates: Certificates,
 }
 
 /// What is known of a file's content: a hash, which shows nothing of it.
@@ -54,6 +58,16 @@ pub(crate) enum Said {
     Kept(String),
 }
 
+impl Said {
+    fn of_certificate(looked: Looked) -> Self {
+        match looked {
+            Looked::Read(words) => Said::Done(words),
+            Looked::Refused(fault) => Said::Kept(format!("{}; the last good files stay in use", chain(&fault))),
+            Looked::Due(words) => Said::Kept(words),
+        }
+    }
+}
+
 impl Reload {
     /// Reads the options of this process as [`flags::parse_with`] does. What cannot be read now has
     /// been refused by that already.
@@ -66,12 +80,18 @@ impl Reload {
 
     /// For a program without options.
     pub fn nothing() -> Self {
-        Reload { read: None, now: Given::new(), contents: BTreeMap::new(), more: BTreeMap::new() }
+        Reload {
+            read: None,
+            now: Given::new(),
+            contents: BTreeMap::new(),
+            more: BTreeMap::new(),
+            certificates: Certificates::default(),
+        }
     }
 
     fn reading(read: ReadOptions) -> Self {
         let now = read().unwrap_or_default();
-        let reload = Reload { read: Some(read), now, contents: BTreeMap::new(), more: BTreeMap::new() };
+        let reload = Reload { read: Some(read), now, ..Reload::nothing() };
         Reload { contents: reload.contents_now(), ..reload }
     }
 
@@ -83,6 +103,26 @@ impl Reload {
         self
     }
 
+    /// Also reads the certificates again that the program takes up later.
+    #[must_use]
+    pub fn with_certificates(mut self, certificates: &Certificates) -> Self {
+        self.certificates = certificates.clone();
+        self
+    }
+
+    pub(crate) fn has_certificates(&self) -> bool {
+        !self.certificates.is_empty()
+    }
+
+    /// Reads certificates that have changed. Of a fault nobody hears at the first look, unless
+    /// somebody `is_asked`.
+    pub(crate) fn look(&self, is_asked: bool) -> Vec<Said> {
+        let mut said: Vec<Said> = self.certificates.look(is_asked).into_iter().map(Said::of_certificate).collect();
+        // Of one file there may be two clients.
+        said.dedup();
+        said
+    }
+
     /// Reads everything again, and tells what is different.
     pub(crate) fn again(&mut self) -> Vec<Said> {
         let mut said = Vec::new();
@@ -92,6 +132,7 @@ impl Reload {
             Some(Err(words)) => said.push(Said::Kept(format!("the options stay as they are: {words}"))),
         }
         self.compare_contents(&mut said);
+        said.extend(self.look(true));
         if said.is_empty() {
             said.push(Said::Done("the options and credentials were read again; nothing is different".to_owned()));
         }

@@ -56,7 +56,7 @@ fn sigterm_ends_a_daemon_with_0_after_its_step() {
     }
     start_logging(LogFormat::Json, "info").unwrap();
     leave(run(Threads::PerProcessor, Reload::nothing(), async |stop: CancellationToken| {
-        ready(([127, 0, 0, 1], 7).into());
+        ready("http", ([127, 0, 0, 1], 7).into());
         stop.cancelled().await;
         tracing::info!("step done");
         Ok::<_, io::Error>(())
@@ -75,7 +75,7 @@ fn a_step_that_does_not_end_is_left_within_5_s() {
     }
     start_logging(LogFormat::Text, "info").unwrap();
     leave(run(Threads::PerProcessor, Reload::nothing(), async |_| {
-        ready(([127, 0, 0, 1], 7).into());
+        ready("http", ([127, 0, 0, 1], 7).into());
         std::future::pending::<io::Result<()>>().await
     }));
 }
@@ -99,7 +99,7 @@ struct Outer(#[source] io::Error);
 
 #[test]
 fn listening_for_others_wants_to_be_asked_for() {
-    for (address, insecure, allowed) in [
+    for (address, is_protected, allowed) in [
         ("127.0.0.1:1", false, true),
         ("127.3.2.1:1", false, true),
         ("[::1]:1", false, true),
@@ -108,11 +108,11 @@ fn listening_for_others_wants_to_be_asked_for() {
         ("10.0.0.1:1", false, false),
         ("10.0.0.1:1", true, true),
     ] {
-        let guarded = listen_guard(address.parse().unwrap(), insecure);
-        assert_eq!(guarded.is_ok(), allowed, "{address} insecure={insecure}");
+        let guarded = listen_guard(address.parse().unwrap(), is_protected);
+        assert_eq!(guarded.is_ok(), allowed, "{address} {is_protected}");
     }
     let words = listen_guard("0.0.0.0:1".parse().unwrap(), false).unwrap_err().to_string();
-    assert!(words.contains("--insecure"), "{words}");
+    assert!(words.contains("--insecure") && words.contains("--tls-cert"), "{words}");
 }
 
 #[test]
@@ -152,7 +152,7 @@ fn no_signal_but_the_two_of_an_end_ends_a_daemon() {
     }
     start_logging(LogFormat::Text, "info").unwrap();
     leave(run(Threads::PerProcessor, Reload::nothing(), async |stop: CancellationToken| {
-        ready(([127, 0, 0, 1], 7).into());
+        ready("http", ([127, 0, 0, 1], 7).into());
         stop.cancelled().await;
         Ok::<_, io::Error>(())
     }));
@@ -174,7 +174,7 @@ fn a_log_without_a_reader_ends_no_daemon() {
     start_logging(LogFormat::Text, "info").unwrap();
     leave(run(Threads::PerProcessor, Reload::nothing(), async |stop: CancellationToken| {
         tracing::info!("nobody reads this");
-        ready(([127, 0, 0, 1], 7).into());
+        ready("http", ([127, 0, 0, 1], 7).into());
         stop.cancelled().await;
         tracing::info!("nor this");
         Ok::<_, io::Error>(())

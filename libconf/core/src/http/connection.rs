@@ -111,6 +111,15 @@ impl Connection {
         connection
     }
 
+    /// Waits for the first byte, and leaves it where it is.
+    pub(crate) async fn first_byte(&self) -> io::Result<u8> {
+        let mut first = [0];
+        match self.io.peek(&mut first).await? {
+            0 => Err(io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(first[0]),
+        }
+    }
+
     fn set_patience(&mut self) {
         let wanted = self.patience.0.stuck.load(Ordering::Relaxed);
         if wanted != self.set {

@@ -14,25 +14,13 @@ use std::{
     time::Duration,
 };
 
-use bytes::Bytes;
-use futures_util::{
-    StreamExt as _,
-    future::{Either, ready},
-};
-use http::header;
-use http_body_util::{BodyExt, StreamBody, combinators::UnsyncBoxBody};
-use hyper::{body::Incoming, server::conn::http1, service::Service as _};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    server::graceful::GracefulShutdown,
-    service::TowerToHyperService,
-};
+use hyper::server::conn::http1;
+use hyper_util::{rt::TokioTimer, server::graceful::GracefulShutdown, service::TowerToHyperService};
 use rustix::{
     io::Errno,
     process::{Resource, getrlimit},
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, UnixListener},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
@@ -42,20 +30,23 @@ use warp::{Filter as _, Reply};
 
 use crate::daemon::make_folder;
 use crate::http::{
-    answer::{Response, Routes, refuse},
+    answer::{Routes, refuse},
     connection::{Connection, Patience},
-    gate::{Gate, close_to_pages},
+    gate::Gate,
+    handshake::{HANDSHAKE, Incoming},
     health::no_files_left,
     peer::Peer,
+    server::Server,
     shares::{Share, Shares},
     spool::Spools,
 };
+use crate::tls::ServerTls;
 
 /// A listening socket.
 #[derive(Debug)]
 pub enum Listener {
-    /// On a network address, for whom the gate lets in.
-    Tcp(TcpListener, Gate),
+    /// On a network address, for whom the gate lets in; over TLS where there is one.
+    Tcp(TcpListener, Gate, Option<ServerTls>),
     /// On a path in the file system.
     Unix(UnixListener),
 }
@@ -64,15 +55,29 @@ impl Listener {
     /// What keeps web pages out; a browser reaches no Unix socket.
     fn gate(&self) -> Option<Gate> {
         match self {
-            Listener::Tcp(_, gate) => Some(gate.clone()),
+            Listener::Tcp(_, gate, _) => Some(gate.clone()),
             Listener::Unix(_) => None,
         }
+    }
+
+    /// The same, over TLS where there is one. A Unix socket stays as it is.
+    #[must_use]
+    pub fn over(self, tls: Option<ServerTls>) -> Self {
+        match self {
+            Listener::Tcp(listener, gate, _) => Listener::Tcp(listener, gate, tls),
+            unix @ Listener::Unix(_) => unix,
+        }
+    }
+
+    /// The beginning of its URLs: `http`, or over TLS `https`.
+    pub fn scheme(&self) -> &'static str {
+        if matches!(self, Listener::Tcp(.., Some(_))) { "https" } else { "http" }
     }
 
     /// The address, with the port that the system chose for port 0; `None` for a Unix socket.
     pub fn address(&self) -> Option<SocketAddr> {
         match self {
-            Self::Tcp(listener, _) => listener.local_addr().ok(),
+            Self::Tcp(listener, ..) => listener.local_addr().ok(),
             Self::Unix(_) => None,
         }
     }
@@ -80,7 +85,7 @@ impl Listener {
 
 /// Listens on a network address. An error says what to do.
 pub async fn bind_tcp(address: SocketAddr, gate: Gate) -> io::Result<Listener> {
-    TcpListener::bind(address).await.map(|listener| Listener::Tcp(listener, gate)).map_err(|cause| {
+    TcpListener::bind(address).await.map(|listener| Listener::Tcp(listener, gate, None)).map_err(|cause| {
         let step = way_out(&cause, address);
         io::Error::new(cause.kind(), format!("cannot listen on {address}: {cause}{step}"))
     })
@@ -149,6 +154,8 @@ const BUFFER: usize = 128 << 10;
 pub(crate) struct ListenerLimits {
     /// Connections at once; more wait in the system's backlog.
     pub connections: usize,
+    /// How long a handshake of TLS may take.
+    pub handshake_timeout: Duration,
     /// How long a client may take to send the head of a request, and how long an idle connection is
     /// kept.
     pub header_timeout: Duration,
@@ -160,6 +167,7 @@ impl Default for ListenerLimits {
     fn default() -> Self {
         Self {
             connections: most_connections(),
+            handshake_timeout: HANDSHAKE,
             header_timeout: Duration::from_secs(30),
             // SIGTERM promises an end within 5 s; this leaves 2 s for the rest.
             stop_timeout: Duration::from_secs(3),
@@ -186,27 +194,9 @@ pub(crate) async fn serve_with(
     stop: CancellationToken,
     limits: ListenerLimits,
 ) {
-    let gate = listener.gate();
-    let routes = TowerToHyperService::new(warp::service(routes.recover(refuse).map(Reply::into_response).boxed()));
-    let stopped = stop.clone();
-    let answer = move |mut request: http::Request<Incoming>, peer: Peer, patience: Patience| {
-        let refusal = gate.as_ref().and_then(|gate| gate.refusal(request.method(), request.headers()));
-        request.extensions_mut().insert(peer);
-        request.extensions_mut().insert(spools.clone());
-        let response = refusal.map_or_else(|| Either::Right(routes.call(request)), |no| Either::Left(ready(Ok(no))));
-        let stop = stopped.clone();
-        async move {
-            response.await.map(|mut response| {
-                patience.is_for_events(is_of_events(&response));
-                close_to_pages(response.headers_mut());
-                end_events_on_stop(response, stop)
-            })
-        }
-    };
-    let service = |peer: Peer, patience: Patience| {
-        let answer = answer.clone();
-        hyper::service::service_fn(move |request| answer(request, peer, patience.clone()))
-    };
+    let routes = warp::service(routes.recover(refuse).map(Reply::into_response).boxed());
+    let (routes, handshake) = (TowerToHyperService::new(routes), limits.handshake_timeout);
+    let server = Server { gate: listener.gate(), routes, spools, stop: stop.clone(), handshake };
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(limits.header_timeout).max_buf_size(BUFFER);
     let mut once = builder.clone();
@@ -235,8 +225,8 @@ pub(crate) async fn serve_with(
                 // One client at a time still comes in, and learns what is wrong.
                 match tokio::time::timeout(PAUSE, accept(&listener, &mut slots)).await {
                     Ok(Ok((io, peer, patience, _slot))) => {
-                        let connection = once.serve_connection(TokioIo::new(io), service(peer, patience));
-                        let _ = tokio::time::timeout(LAST_ONE, connection).await;
+                        let serving = server.clone().serve(&once, graceful.watcher(), io, (peer, patience));
+                        let _ = tokio::time::timeout(LAST_ONE, serving).await;
                     }
                     _ => tokio::time::sleep(PAUSE).await,
                 }
@@ -246,11 +236,9 @@ pub(crate) async fn serve_with(
         };
         // One more of a peer that has half of them is closed.
         let Some(place) = of_peers.take(peer) else { continue };
-        let connection = graceful.watch(builder.serve_connection(TokioIo::new(io), service(peer, patience)));
+        let serving = server.clone().serve(&builder, graceful.watcher(), io, (peer, patience));
         connections.spawn(async move {
-            if let Err(cause) = connection.await {
-                tracing::debug!(%cause, ?peer, "a connection broke");
-            }
+            serving.await;
             drop((slot, place));
         });
     }
@@ -360,42 +348,27 @@ impl OfPeers {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
-
 /// A connection, who made it, how long its reader is waited for, and its slot.
-type Accepted = (Box<dyn Stream>, Peer, Patience, OwnedSemaphorePermit);
+type Accepted = (Incoming, Peer, Patience, OwnedSemaphorePermit);
 
 async fn accept(listener: &Listener, slots: &mut Slots) -> io::Result<Accepted> {
     let (slot, patience) = (slots.take().await, Patience::new());
     match listener {
-        Listener::Tcp(listener, _) => {
+        Listener::Tcp(listener, _, tls) => {
             let (io, address) = listener.accept().await?;
-            Ok((Box::new(Connection::new(io, patience.clone())), Peer::Tcp(address), patience, slot))
+            let io = Connection::new(io, patience.clone());
+            let io = match tls {
+                Some(tls) => Incoming::Tls(io, tls.config()),
+                None => Incoming::Tcp(io),
+            };
+            Ok((io, Peer::Tcp(address), patience, slot))
         }
         Listener::Unix(listener) => {
             let (io, _) = listener.accept().await?;
             let peer = io.peer_cred()?;
-            Ok((Box::new(io), Peer::Unix { uid: peer.uid(), pid: peer.pid() }, patience, slot))
+            Ok((Incoming::Unix(io), Peer::Unix { uid: peer.uid(), pid: peer.pid() }, patience, slot))
         }
     }
-}
-
-type Outgoing = UnsyncBoxBody<Bytes, warp::Error>;
-
-fn is_of_events(response: &Response) -> bool {
-    response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "text/event-stream")
-}
-
-fn end_events_on_stop(response: Response, stop: CancellationToken) -> http::Response<Outgoing> {
-    if !is_of_events(&response) {
-        return response.map(BodyExt::boxed_unsync);
-    }
-    response.map(|body| {
-        let frames = http_body_util::BodyStream::new(body).take_until(stop.cancelled_owned());
-        StreamBody::new(frames).boxed_unsync()
-    })
 }
 
 #[cfg(test)]

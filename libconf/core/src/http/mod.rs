@@ -17,6 +17,8 @@ mod request;
 mod events;
 mod health;
 mod connection;
+mod handshake;
+mod server;
 mod listener;
 mod places;
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! Over real sockets, byte by byte where it matters.
 
-use std::{io, net::SocketAddr, path::Path, time::Duration};
+use std::{io, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
+use rustls::{ClientConfig, RootCertStore};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -9,6 +10,7 @@ use tokio::{
     task::JoinHandle,
     time::Instant,
 };
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use bytes::Bytes;
@@ -23,6 +25,7 @@ use crate::{
         listener::{ListenerLimits, serve_with, way_out},
         *,
     },
+    tls::{Certificates, ListenFlags, ServerTls},
 };
 
 /// A server that runs for one test.
@@ -143,6 +146,83 @@ async fn a_slow_or_idle_client_is_let_go() {
         let ended = tokio::time::timeout(Duration::from_secs(60), connection.read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "the connection is still open");
     }
+}
+
+/// A listener that speaks TLS, and what its clients trust.
+fn over_tls(limits: ListenerLimits) -> (impl Future<Output = Server>, ClientConfig) {
+    let folder = tempfile::tempdir().unwrap();
+    let key = rcgen::KeyPair::generate().unwrap();
+    let params = rcgen::CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    let path = |name: &str| folder.path().join(name);
+    std::fs::write(path("crt"), certificate.pem()).unwrap();
+    std::fs::write(path("key"), key.serialize_pem()).unwrap();
+    let flags = ListenFlags { tls_cert: Some(path("crt")), tls_key: Some(path("key")), ..ListenFlags::default() };
+    let tls = ServerTls::load(&flags, &Certificates::default()).unwrap();
+    let server = async move {
+        let listener = bind_tcp(([127, 0, 0, 1], 0).into(), Gate::new(&[])).await.unwrap().over(tls);
+        assert_eq!(listener.scheme(), "https");
+        Server::on(listener, echo(), limits)
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate.der().clone()).unwrap();
+    let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()));
+    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    (server, builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+async fn get_over_tls(server: &Server, trusted: &ClientConfig) -> String {
+    let connector = TlsConnector::from(Arc::new(trusted.clone()));
+    let name = server.address.unwrap().ip().into();
+    let mut connection = connector.connect(name, server.connect().await).await.unwrap();
+    let request = "GET /nothing HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_handshake_that_never_ends_holds_no_slot() {
+    let handshake_timeout = Duration::from_millis(200);
+    // Half of them is one peer's.
+    let (server, trusted) = over_tls(ListenerLimits { connections: 4, handshake_timeout, ..ListenerLimits::default() });
+    let server = server.await;
+    let mut silent = server.connect().await;
+    let mut slow = server.connect().await;
+    // A record of a handshake, of which the rest never comes.
+    slow.write_all(&[22, 3, 1, 2, 0, 1]).await.unwrap();
+    let mut third = server.connect().await;
+    for connection in [&mut third, &mut silent, &mut slow] {
+        let ended = tokio::time::timeout(Duration::from_secs(60), connection.read_to_end(&mut Vec::new())).await;
+        assert!(ended.is_ok(), "the connection is still open");
+    }
+    assert!(get_over_tls(&server, &trusted).await.contains("at this path"));
+
+    // At the stop nobody waits for one.
+    let (server, _) = over_tls(ListenerLimits { stop_timeout: Duration::from_secs(60), ..ListenerLimits::default() });
+    let server = server.await;
+    let _silent = server.connect().await;
+    let _slow = server.connect().await;
+    server.stop.cancel();
+    tokio::time::timeout(Duration::from_secs(5), server.task).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn plain_http_on_a_port_with_tls_is_told_what_to_write() {
+    let (server, trusted) = over_tls(ListenerLimits::default());
+    let server = server.await;
+    let (status, body) = server.get("/nothing").await;
+    assert_eq!(status, 400);
+    assert_eq!(body["error"], "this port speaks TLS: write https:// in place of http:// into the URL");
+    // The other way round the client is told nothing that it understands, and is let go.
+    let plain = Server::start(echo()).await;
+    let connector = TlsConnector::from(Arc::new(trusted.clone()));
+    let name = plain.address.unwrap().ip().into();
+    let refused = connector.connect(name, plain.connect().await).await.unwrap_err();
+    let words = crate::tls::words(&refused, "--ca").unwrap();
+    assert!(words.starts_with("there is no TLS on this port: write http:// in place of https://"), "{words}");
+    assert!(get_over_tls(&server, &trusted).await.contains("at this path"));
 }
 
 #[tokio::test]

@@ -1,14 +1,19 @@
-//! The token of `--token-file`.
+//! What is shown to servers above, and whom of them is trusted: the token of `--token-file`, and
+//! TLS.
 
 use std::{os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::SystemTime};
 
 use parking_lot::Mutex;
 
-use crate::upstream::error::UpstreamError;
+use crate::{tls::ClientTls, upstream::error::UpstreamError};
 
-/// The token of `--token-file`, read again whenever the file changes; or no token.
+/// The token of `--token-file`, read again whenever the file changes, or no token; and TLS for
+/// servers with `https://`.
 #[derive(Clone, Debug, Default)]
-pub struct Credentials(Option<Arc<TokenFile>>);
+pub struct Credentials {
+    token: Option<Arc<TokenFile>>,
+    tls: ClientTls,
+}
 
 #[derive(Debug)]
 struct TokenFile {
@@ -22,17 +27,28 @@ type Stamp = (u64, u64, Option<SystemTime>);
 impl Credentials {
     /// Sends no credential.
     pub fn none() -> Self {
-        Credentials(None)
+        Credentials::default()
     }
 
     /// Sends the first line of this file; without a file, nothing.
     pub fn from_file(path: Option<PathBuf>) -> Self {
-        Credentials(path.map(|path| Arc::new(TokenFile { path, read: Mutex::default() })))
+        let token = path.map(|path| Arc::new(TokenFile { path, read: Mutex::default() }));
+        Credentials { token, tls: ClientTls::default() }
+    }
+
+    /// The same, over this TLS.
+    #[must_use]
+    pub fn over(self, tls: ClientTls) -> Self {
+        Credentials { tls, ..self }
+    }
+
+    pub(crate) fn tls(&self) -> &ClientTls {
+        &self.tls
     }
 
     /// The token as it is now.
     pub(crate) fn token(&self) -> Result<Option<Arc<str>>, UpstreamError> {
-        let Some(file) = &self.0 else { return Ok(None) };
+        let Some(file) = &self.token else { return Ok(None) };
         let failed = |cause| UpstreamError::Token { path: file.path.clone(), cause };
         let about = std::fs::metadata(&file.path).map_err(failed)?;
         let stamp = (about.ino(), about.len(), about.modified().ok());

@@ -2,15 +2,17 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use reqwest::StatusCode;
+use reqwest::{StatusCode, Url};
 
 use libconf::name::ObjectId;
+
+use crate::tls::{self, TlsError};
 
 /// Why a server gave no useful answer.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
     /// The connection failed, or broke; try again, or another server.
-    #[error("cannot reach {url}; see that the URL is right and the server runs")]
+    #[error("{}", unreachable(url, cause))]
     Unreachable {
         /// The URL of the request.
         url: String,
@@ -64,9 +66,26 @@ pub enum UpstreamError {
     /// The HTTP client could not be made.
     #[error("cannot set up the HTTP client")]
     Client(#[source] reqwest::Error),
+    /// TLS cannot be set up for servers with `https://`.
+    #[error("TLS for https:// cannot be set up")]
+    Tls(#[source] TlsError),
     /// The list of servers is empty.
     #[error("no server was given")]
     NoServer,
+}
+
+/// Says what to do about a server that cannot be reached.
+fn unreachable(url: &str, cause: &reqwest::Error) -> String {
+    match tls::words(cause, "--ca") {
+        Some(words) => format!("cannot reach {url} over TLS: {words}"),
+        None => format!("cannot reach {url}; see that the URL is right and the server runs{}", port_of(url)),
+    }
+}
+
+/// A URL of a server above that names no port hardly means the usual one.
+fn port_of(url: &str) -> String {
+    let port = Url::parse(url).ok().filter(|url| url.port().is_none()).and_then(|url| url.port_or_known_default());
+    port.map(|port| format!(" (no port is named, so that this is port {port})")).unwrap_or_default()
 }
 
 impl UpstreamError {

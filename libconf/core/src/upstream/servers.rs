@@ -2,6 +2,7 @@
 //! credential.
 
 use std::{
+    ffi::OsString,
     future::Future,
     sync::Arc,
     time::{Duration, Instant},
@@ -15,6 +16,7 @@ use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode, Url,
     header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
 };
+use rustls::ClientConfig;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{sync::Notify, time::timeout};
 
@@ -79,8 +81,9 @@ impl Upstreams {
         // The first provider of a process stays; a failure means that one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let is_plain = urls.iter().all(|one| one.url().scheme() == "http");
-        let client = client(is_plain, |client| client)?;
-        let fresh = self::client(is_plain, |client| client.pool_max_idle_per_host(0))?;
+        let tls = if is_plain { None } else { Some(credentials.tls().config().map_err(UpstreamError::Tls)?) };
+        let client = client(tls.clone(), |client| client)?;
+        let fresh = self::client(tls, |client| client.pool_max_idle_per_host(0))?;
         let failed = Arc::new(Notify::new());
         let one = |base| {
             Arc::new(Upstream {
@@ -177,7 +180,7 @@ impl Upstreams {
 
 /// Makes a client, with the options of `with`.
 fn client(
-    is_plain: bool,
+    tls: Option<ClientConfig>,
     with: impl FnOnce(reqwest::ClientBuilder) -> reqwest::ClientBuilder,
 ) -> Result<Client, UpstreamError> {
     let mut builder = notice_dead_peers(Client::builder())
@@ -187,10 +190,11 @@ fn client(
         .tcp_nodelay(true)
         .redirect(reqwest::redirect::Policy::none())
         .user_agent(concat!("conf/", env!("CARGO_PKG_VERSION")));
-    if is_plain {
+    builder = match tls {
+        Some(tls) => builder.tls_backend_preconfigured(tls),
         // Plain HTTP works on a machine that has no certificates of authorities.
-        builder = builder.tls_certs_only([]);
-    }
+        None => builder.tls_certs_only([]),
+    };
     with(builder).build().map_err(UpstreamError::Client)
 }
 
@@ -266,8 +270,15 @@ impl Upstream {
         Ok(response)
     }
 
+    /// What Git's own programs need to ask it: names and values of Git's configuration.
+    pub fn git_settings(&self) -> Result<Vec<(&'static str, OsString)>, UpstreamError> {
+        let header =
+            self.git_authorization()?.map(|value| ("http.extraHeader", format!("Authorization: {value}").into()));
+        Ok(self.credentials.tls().git_settings().into_iter().chain(header).collect())
+    }
+
     /// The `Authorization` header for Git's own requests.
-    pub fn git_authorization(&self) -> Result<Option<String>, UpstreamError> {
+    fn git_authorization(&self) -> Result<Option<String>, UpstreamError> {
         // Git's own clients can only send a password.
         let basic = |token| format!("Basic {}", STANDARD.encode(format!("conf:{token}")));
         let token = self.credentials.token()?.map(basic);

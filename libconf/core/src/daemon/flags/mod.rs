@@ -30,6 +30,7 @@ use crate::{
     address::{hide_login, hide_logins, server_name},
     daemon::log::{BadLogLevel, LogFormat, start_logging},
     nearest::nearest,
+    tls::{Certificates, ListenFlags},
 };
 
 /// The flags that every daemon has.
@@ -48,7 +49,7 @@ pub struct Common {
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log_level: String,
 
-    /// Allow listening on an address that other machines reach, without TLS and tokens
+    /// Allow listening without TLS on an address that other machines reach
     #[arg(long)]
     pub insecure: bool,
 
@@ -56,9 +57,22 @@ pub struct Common {
     /// may be repeated
     #[arg(long = "allowed-host", value_name = "NAME", value_parser = server_name)]
     pub allowed_hosts: Vec<String>,
+
+    /// TLS for those who ask this program
+    #[command(flatten)]
+    pub tls: ListenFlags,
+
+    /// The certificates of this program, which are read again when they change
+    #[arg(skip)]
+    pub certificates: Certificates,
 }
 
 impl Common {
+    /// Tells whether other machines may reach this program: over TLS, or as `--insecure` says.
+    pub fn is_protected(&self) -> bool {
+        self.insecure || self.tls.has_tls()
+    }
+
     /// Starts the log as the flags say.
     pub fn start_logging(&self) -> Result<(), BadLogLevel> {
         start_logging(self.log_format, &self.log_level)
