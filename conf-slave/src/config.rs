@@ -7,7 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use conf_core::{
     address::{BaseUrl, GivenAddress, listen_address},
-    consul::named_address,
+    consul::named_or_usual_address,
     daemon::{
         Reload,
         flags::{self, Common, NoExtra},
@@ -105,7 +105,7 @@ impl RunOptions {
         let embedded = self.consul.iter().any(|given| given.reveal() == "embedded");
         match self.consul.as_slice() {
             [] => {
-                let Ok(whole) = named_address(variable).unwrap_or_else(|| "127.0.0.1:8500".to_owned()).parse();
+                let Ok(whole) = named_or_usual_address(variable).parse();
                 Ok(ConsulChoice::Addresses(vec![whole]))
             }
             [_] if embedded => Ok(ConsulChoice::Embedded),

@@ -1,4 +1,4 @@
-//! An authority for certificates, made by openssl as docs/security.md says.
+//! An authority for certificates, made by openssl as docs/tls.md says.
 
 use std::{
     fs,

@@ -22,7 +22,7 @@ use conf_core::{
     git_http,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use crate::delivery::{Hosts, Watermarks};
 use crate::hooks::{Pushers, server as hooks, ssh::OverSsh};
@@ -55,6 +55,9 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let judge = Arc::new(Judge::new(flags.limits.limits(), secrets, reporting));
     let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), &metrics, health.clone())?;
     let pushers = Pushers::default();
+    if !flags.listen.ip().is_loopback() && flags.common.tls.tls_client_ca.is_none() {
+        warn!("whoever reaches {} may push: give --tls-client-ca to ask for a certificate", flags.listen);
+    }
     let tls = ServerTls::load(&flags.common.tls, &flags.common.certificates)?;
     let listener = http::bind_tcp(flags.listen, Gate::new(&flags.common.allowed_hosts)).await?.over(tls);
     let address = listener.address().context("a TCP listener has an address")?;

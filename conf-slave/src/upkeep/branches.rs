@@ -29,6 +29,9 @@ use crate::{
     },
 };
 
+/// The name of a folder in the repository that stays empty.
+const NO_AUTHORITIES: &str = "no-authorities";
+
 /// The time without a change that a fetch waits for. Hosts take a change within milliseconds of
 /// each other, and a fetch at that moment would slow them down.
 const QUIET: Duration = Duration::from_secs(1);
@@ -243,7 +246,13 @@ async fn present(
 
 fn git_with(mirror: &Mirror, upstream: &Upstream) -> Result<Command, String> {
     let mut git = git::command(&mirror.repo());
-    let settings = upstream.git_settings().map_err(|error| error.to_string())?;
+    let mut settings = upstream.git_settings().map_err(|error| error.to_string())?;
+    if settings.iter().any(|(name, _)| *name == "http.sslCAInfo") {
+        // Besides that file Git trusts the authorities of a folder: without one, those of the system.
+        let nobody = mirror.repo().join(NO_AUTHORITIES);
+        std::fs::create_dir_all(&nobody).map_err(|error| format!("cannot make {}: {error}", nobody.display()))?;
+        settings.push(("http.sslCAPath", nobody.into()));
+    }
     // Other users can read a command line, but not the environment.
     git.env("GIT_CONFIG_COUNT", settings.len().to_string());
     for (at, (name, value)) in settings.into_iter().enumerate() {

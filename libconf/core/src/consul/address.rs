@@ -34,13 +34,26 @@ pub struct BadAddress {
     pub reason: String,
 }
 
+/// Where Consul's own agent listens.
+const USUAL_ADDRESS: &str = "127.0.0.1:8500";
+
 /// The address that Consul's usual variables name: `CONSUL_HTTP_ADDR`, over TLS where
 /// `CONSUL_HTTP_SSL` says so.
 pub fn named_address(variable: impl Fn(&str) -> Option<String>) -> Option<String> {
     let set = |name: &str| variable(name).filter(|value| !value.is_empty());
-    let address = set("CONSUL_HTTP_ADDR")?;
-    let is_secure = set("CONSUL_HTTP_SSL").is_some_and(|value| value == "true" || value == "1");
-    Some(if is_secure && !address.contains("://") { format!("https://{address}") } else { address })
+    Some(with_scheme(set("CONSUL_HTTP_ADDR")?, variable))
+}
+
+/// The same, or the address where Consul's own agent listens on each machine.
+pub fn named_or_usual_address(variable: impl Fn(&str) -> Option<String>) -> String {
+    named_address(&variable).unwrap_or_else(|| with_scheme(USUAL_ADDRESS.to_owned(), variable))
+}
+
+fn with_scheme(address: String, variable: impl Fn(&str) -> Option<String>) -> String {
+    // As Consul's own programs read it.
+    let is_secure =
+        variable("CONSUL_HTTP_SSL").is_some_and(|value| ["1", "t", "T", "true", "TRUE", "True"].contains(&&*value));
+    if is_secure && !address.contains("://") { format!("https://{address}") } else { address }
 }
 
 #[derive(Clone, Debug)]
@@ -172,11 +185,18 @@ mod tests {
             ("c:8500", "", Some("c:8500")),
             ("c:8501", "true", Some("https://c:8501")),
             ("c:8501", "1", Some("https://c:8501")),
+            ("c:8501", "TRUE", Some("https://c:8501")),
             ("c:8500", "false", Some("c:8500")),
             ("http://c:8500", "true", Some("http://c:8500")),
             ("unix:///run/consul", "true", Some("unix:///run/consul")),
         ] {
             assert_eq!(named(address, ssl).as_deref(), expected, "{address} {ssl}");
         }
+        let usual = |ssl: Option<&str>| {
+            let ssl = ssl.map(str::to_owned);
+            named_or_usual_address(|name| ssl.clone().filter(|_| name == "CONSUL_HTTP_SSL"))
+        };
+        assert_eq!(usual(None), "127.0.0.1:8500");
+        assert_eq!(usual(Some("true")), "https://127.0.0.1:8500");
     }
 }

@@ -13,7 +13,7 @@ mod client;
 mod watch;
 
 pub use crate::consul::{
-    address::{BadAddress, ConsulCredentials, named_address},
+    address::{BadAddress, ConsulCredentials, named_address, named_or_usual_address},
     client::{Consul, ConsulError},
     keys::{Keys, PinValue},
     operation::{Entry, MOST_OPERATIONS, Operation, Outcome},

@@ -225,7 +225,8 @@ pub(crate) async fn serve_with(
                 // One client at a time still comes in, and learns what is wrong.
                 match tokio::time::timeout(PAUSE, accept(&listener, &mut slots)).await {
                     Ok(Ok((io, peer, patience, _slot))) => {
-                        let serving = server.clone().serve(&once, graceful.watcher(), io, (peer, patience));
+                        let server = Server { handshake: PAUSE, ..server.clone() };
+                        let serving = server.serve(&once, graceful.watcher(), io, (peer, patience));
                         let _ = tokio::time::timeout(LAST_ONE, serving).await;
                     }
                     _ => tokio::time::sleep(PAUSE).await,

@@ -9,7 +9,10 @@ use std::{
 
 use rustls::{
     RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject as _},
+    },
 };
 
 /// 4 MiB: ten times the authorities of a usual system.
@@ -75,7 +78,9 @@ impl NamedFile {
         let text = self.read()?;
         let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&text).collect();
         match certificates {
-            Err(error) => Err(self.unusable(format!("is damaged: {error:?}; write the certificate into it again"))),
+            Err(error) => {
+                Err(self.unusable(format!("is damaged: {}; write the certificate into it again", damage(&error))))
+            }
             Ok(none) if none.is_empty() && PrivateKeyDer::from_pem_slice(&text).is_ok() => {
                 Err(self.unusable("holds a private key and no certificate; were the two files swapped?"))
             }
@@ -98,7 +103,6 @@ impl NamedFile {
     /// Reads the private key.
     pub(crate) fn key(&self) -> Result<PrivateKeyDer<'static>, TlsError> {
         let text = self.read()?;
-        self.warn_if_open();
         PrivateKeyDer::from_pem_slice(&text).map_err(|_| {
             let holds = |words: &str| text.windows(words.len()).any(|part| part == words.as_bytes());
             let reason = if holds("BEGIN ENCRYPTED PRIVATE KEY") || holds("Proc-Type: 4,ENCRYPTED") {
@@ -132,12 +136,25 @@ impl NamedFile {
         }
     }
 
-    fn warn_if_open(&self) {
+    /// Warns of a private key that everybody can read.
+    pub(crate) fn warn_if_open(&self) {
+        if !self.what.to_ascii_lowercase().ends_with("key") {
+            return;
+        }
         let mode = std::fs::metadata(&self.path).map_or(0, |about| about.permissions().mode());
         if mode & OTHERS_READ != 0 {
             let (what, path) = (self.what, self.path.display());
             tracing::warn!("{what}: every user of this machine can read the private key {path}; chmod 600 {path}");
         }
+    }
+}
+
+fn damage(error: &pem::Error) -> &'static str {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => "the end of a part is missing",
+        pem::Error::IllegalSectionStart { .. } => "the line that begins a part is cut",
+        pem::Error::Base64Decode(_) => "what stands in a part is not base64",
+        _ => "it is not PEM",
     }
 }
 

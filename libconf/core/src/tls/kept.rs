@@ -83,6 +83,7 @@ impl<T: Dated> Kept<T> {
     ) -> Result<Arc<Self>, TlsError> {
         let made_of = stamps(&files);
         let now = Arc::new(make()?);
+        files.iter().for_each(NamedFile::warn_if_open);
         let kept = Kept {
             make: Box::new(make),
             state: Mutex::new(State { now, made_of, refused: None, told: Dates::Good }),
@@ -146,6 +147,7 @@ impl<T: Dated> Renewed for Kept<T> {
         match made {
             None => state.refused = None,
             Some(Ok(made)) => {
+                self.files.iter().for_each(NamedFile::warn_if_open);
                 (state.now, state.made_of, state.refused) = (Arc::new(made), found, None);
                 looked.push(Looked::Read(format!("{}: read again; new connections use it", self.shown())));
             }

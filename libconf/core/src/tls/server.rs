@@ -5,7 +5,7 @@ use std::{fmt, sync::Arc};
 use rustls::{
     Error, InconsistentKeys, ServerConfig,
     pki_types::CertificateDer,
-    server::{ServerSessionMemoryCache, WebPkiClientVerifier},
+    server::{NoServerSessionStorage, WebPkiClientVerifier},
 };
 
 use crate::tls::{
@@ -81,14 +81,13 @@ impl Files {
         };
         let mut config =
             builder.with_single_cert(chain, key).map_err(|error| pair_fault(&self.certificate, &self.key, &error))?;
-        config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+        // A session that is taken up again shows no certificate: a client whose own has expired would
+        // go on to be let in.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
         Ok(Shown { config: Arc::new(config), certificate })
     }
 }
-
-/// The sessions that clients may take up again, some 2 KiB each: as many as a large datacenter has
-/// hosts.
-const SESSIONS: usize = 4096;
 
 /// What is wrong with a certificate and a key together.
 pub(crate) fn pair_fault(certificate: &NamedFile, key: &NamedFile, error: &Error) -> TlsError {

@@ -274,7 +274,9 @@ impl Upstream {
     pub fn git_settings(&self) -> Result<Vec<(&'static str, OsString)>, UpstreamError> {
         let header =
             self.git_authorization()?.map(|value| ("http.extraHeader", format!("Authorization: {value}").into()));
-        Ok(self.credentials.tls().git_settings().into_iter().chain(header).collect())
+        // A redirect may lead to a server that nobody named, and the token with it.
+        let no_other = ("http.followRedirects", "false".into());
+        Ok(self.credentials.tls().git_settings().into_iter().chain([no_other]).chain(header).collect())
     }
 
     /// The `Authorization` header for Git's own requests.
