@@ -248,7 +248,7 @@ fn git_with(mirror: &Mirror, upstream: &Upstream) -> Result<Command, String> {
     let mut git = git::command(&mirror.repo());
     let mut settings = upstream.git_settings().map_err(|error| error.to_string())?;
     if settings.iter().any(|(name, _)| *name == "http.sslCAInfo") {
-        // Besides that file Git trusts the authorities of a folder: without one, those of the system.
+        // Besides that file Git trusts the authorities of a folder, and without one the system's.
         let nobody = mirror.repo().join(NO_AUTHORITIES);
         std::fs::create_dir_all(&nobody).map_err(|error| format!("cannot make {}: {error}", nobody.display()))?;
         settings.push(("http.sslCAPath", nobody.into()));

@@ -81,8 +81,8 @@ impl Files {
         };
         let mut config =
             builder.with_single_cert(chain, key).map_err(|error| pair_fault(&self.certificate, &self.key, &error))?;
-        // A session that is taken up again shows no certificate: a client whose own has expired would
-        // go on to be let in.
+        // A session that is taken up again shows no certificate: a client whose own has expired
+        // would go on to be let in.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         Ok(Shown { config: Arc::new(config), certificate })
