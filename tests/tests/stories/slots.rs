@@ -576,6 +576,29 @@ impl Drop for Ongoing {
     }
 }
 
+/// Programs that have nothing to do with this system, and keep every processor busy.
+struct Busy(Vec<std::process::Child>);
+
+impl Busy {
+    fn start() -> Self {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let start = |_| {
+            let mut count = std::process::Command::new("nice");
+            count.args(["-n", "19", "sh", "-c", "while :; do :; done"]).spawn().expect("it starts")
+        };
+        Busy((0..processors).map(start).collect())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        for program in &mut self.0 {
+            let _ = program.kill();
+            let _ = program.wait();
+        }
+    }
+}
+
 #[test]
 #[ignore = "long: measures a bystander under each of several loads"]
 fn what_a_bystander_waits_under_each_load() {
@@ -594,6 +617,10 @@ fn what_a_bystander_waits_under_each_load() {
         [push[1], fetch[1]]
     };
     let quiet = measured("quiet", &site);
+    // What a busy machine costs by itself, though whoever makes it busy comes after all others.
+    let busy = Busy::start();
+    measured("as many programs as processors that only count", &site);
+    drop(busy);
     let mut under = Vec::new();
 
     let held = slow_senders(&site, 120);
@@ -638,7 +665,8 @@ fn what_a_bystander_waits_under_each_load() {
     println!("{:<50} {:<25}   p50 p99\n{table}", "a bystander's", "p50 p99");
     for found in under {
         for (found, quiet) in found.iter().zip(quiet) {
-            // At most twice is the aim, and the table shows it; a busy machine is no fault.
+            // At most twice is the aim, and the table shows it, beside what a machine costs that is
+            // busy with something else; a busy machine is no fault.
             assert!(*found < quiet * 10 + Duration::from_secs(1), "{found:?} where it was {quiet:?}\n{table}");
         }
     }
