@@ -3,6 +3,7 @@
 
 mod applications;
 mod barrier;
+mod bystander;
 mod canary;
 mod causes;
 mod cli;

@@ -192,7 +192,7 @@ fn nobody_deepens_a_history_over_ssh_to_what_did_not_land() {
 }
 
 #[test]
-fn a_sender_who_never_ends_leaves_his_place() {
+fn a_sender_who_never_ends_is_ended() {
     let site = Plan { hosts: 0, slaves: 0, ..Plan::default() }.start();
     let ssh = ssh_of(&site);
     let mut held = tests::program::command(&ssh, site.folder.path());

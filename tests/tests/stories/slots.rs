@@ -9,17 +9,11 @@ use std::{
     fs::{self, File},
     net::{IpAddr, Ipv4Addr},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use conf_core::git::{Depth, Step};
-use hyper::Method;
 use tests::{
     Plan, Site, Work, eventually,
     http::{Address, connect_from},
@@ -34,8 +28,8 @@ use tokio::{
     runtime::Runtime,
 };
 
-const WEB: &str = "services/web/master";
-const API: &str = "services/api/master";
+pub(crate) const WEB: &str = "services/web/master";
+pub(crate) const API: &str = "services/api/master";
 
 /// A central server with some content.
 fn central() -> Site {
@@ -47,31 +41,31 @@ fn stranger() -> IpAddr {
     Ipv4Addr::new(127, 255, 7, 7).into()
 }
 
-fn as_stranger(site: &Site) -> Address {
+pub(crate) fn as_stranger(site: &Site) -> Address {
     Address::From { source: stranger(), server: site.master.address }
 }
 
 /// Somebody who pushes schemas from another address.
 #[derive(Clone)]
-struct Stranger {
+pub(crate) struct Stranger {
     folder: PathBuf,
     git_url: String,
     server: Address,
 }
 
 impl Stranger {
-    fn of(site: &Site) -> Self {
+    pub(crate) fn of(site: &Site) -> Self {
         let (folder, git_url) = (site.folder.path().to_owned(), site.master.git_url());
         Stranger { folder, git_url, server: as_stranger(site) }
     }
 
-    fn work(&self) -> Work {
+    pub(crate) fn work(&self) -> Work {
         Work::new(&self.folder.join(format!("stranger-{}", rand::random::<u32>())), &self.git_url)
     }
 }
 
 /// Requests of a stranger that go on until they are dropped.
-struct Held {
+pub(crate) struct Held {
     runtime: Runtime,
     connections: Vec<TcpStream>,
 }
@@ -115,7 +109,7 @@ const PUSH: &str = "Content-Type: application/x-git-receive-pack-request";
 const FETCH: &str = "Content-Type: application/x-git-upload-pack-request\r\nGit-Protocol: version=2";
 
 /// Begins so many pushes whose bodies never end.
-fn slow_senders(site: &Site, count: usize) -> Held {
+pub(crate) fn slow_senders(site: &Site, count: usize) -> Held {
     let mut held = Held::new();
     for _ in 0..count {
         held.send(site, "/conf.git/git-receive-pack", PUSH, 1 << 20, b"0");
@@ -124,7 +118,7 @@ fn slow_senders(site: &Site, count: usize) -> Held {
 }
 
 /// Begins so many first fetches whose answers nobody takes.
-fn slow_readers(site: &Site, count: usize) -> Held {
+pub(crate) fn slow_readers(site: &Site, count: usize) -> Held {
     let want = site.master.snapshot().parse().expect("a commit");
     let request = Step { have: None, want, depth: Depth::Full }.request();
     let mut held = Held::new();
@@ -135,14 +129,14 @@ fn slow_readers(site: &Site, count: usize) -> Held {
 }
 
 /// Pushes one line, and returns how long it took.
-fn push(work: &Work, branch: &str, round: usize) -> Duration {
+pub(crate) fn push(work: &Work, branch: &str, round: usize) -> Duration {
     work.change().file(branch, "round", format!("{round}\n")).commit();
     let began = Instant::now();
     work.push(&[&format!("refs/heads/{branch}")]).accepted();
     began.elapsed()
 }
 
-fn noise(bytes: usize) -> Vec<u8> {
+pub(crate) fn noise(bytes: usize) -> Vec<u8> {
     let mut noise = vec![0; bytes];
     rand::Rng::fill(&mut rand::rng(), &mut noise[..]);
     noise
@@ -406,14 +400,19 @@ fn schema(levels: usize, nonce: usize) -> String {
 }
 
 /// A central server whose datacenter runs so many components besides.
-fn central_with(components: usize) -> Site {
+pub(crate) fn central_with(components: usize) -> Site {
     let mut plan = Plan { hosts: 0, slaves: 0, pointers: Pointers::Embedded, ..Plan::default() };
     plan.components.extend((0..components).map(|number| format!("services/s{number}")));
     plan.start()
 }
 
 /// Has a stranger push a schema for each of some components, all in one push.
-fn push_schemas(stranger: &Stranger, work: &Work, components: std::ops::Range<usize>, levels: usize) -> String {
+pub(crate) fn push_schemas(
+    stranger: &Stranger,
+    work: &Work,
+    components: std::ops::Range<usize>,
+    levels: usize,
+) -> String {
     let names: Vec<String> = components.map(|number| format!("services/s{number}/master")).collect();
     let specs: Vec<String> = names.iter().map(|name| format!("+refs/heads/{name}:refs/heads/{name}")).collect();
     let fetch = ["fetch", "-q", "origin"].into_iter().chain(specs.iter().map(String::as_str));
@@ -522,152 +521,4 @@ fn a_push_that_takes_more_than_its_processor_time_is_refused_and_nobody_waits() 
     );
     assert!(report.contains("more than 30 s of processor time"), "{report}");
     assert!(slowest < quiet * 10 + Duration::from_secs(1), "a bystander waited {slowest:?}, quiet {quiet:?}");
-}
-
-/// The median, and what all but one of a hundred are below.
-fn figures(mut all: Vec<Duration>) -> [Duration; 2] {
-    all.sort_unstable();
-    [all[all.len() / 2], all[(all.len() * 99).div_ceil(100) - 1]]
-}
-
-/// What a bystander's pushes and fetches take.
-fn bystander(site: &Site, rounds: std::ops::Range<usize>) -> [[Duration; 2]; 2] {
-    let (mut pushes, mut fetches) = (Vec::new(), Vec::new());
-    let reader = Work::new(&site.folder.path().join(format!("reader-{}", rounds.start)), &site.master.git_url());
-    reader.git(&["fetch", "-q", "origin", &format!("refs/heads/{API}:refs/heads/{API}")]);
-    for round in rounds {
-        pushes.push(push(&site.work, API, round));
-        let began = Instant::now();
-        reader.git(&["fetch", "-q", "origin", &format!("refs/heads/{API}:refs/heads/{API}")]);
-        fetches.push(began.elapsed());
-    }
-    [figures(pushes), figures(fetches)]
-}
-
-/// Something that goes on in threads until it is dropped.
-struct Ongoing {
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<()>>,
-}
-
-impl Ongoing {
-    fn start(threads: usize, work: impl Fn(usize) + Send + Sync + 'static) -> Self {
-        let (stop, work) = (Arc::new(AtomicBool::new(false)), Arc::new(work));
-        let threads = (0..threads).map(|number| {
-            let (stop, work) = (stop.clone(), work.clone());
-            thread::spawn(move || {
-                // It stands for other machines, whose processors are their own. Best effort.
-                let _ = rustix::process::setpriority_process(None, 19);
-                while !stop.load(Ordering::Relaxed) {
-                    work(number);
-                }
-            })
-        });
-        Ongoing { threads: threads.collect(), stop }
-    }
-}
-
-impl Drop for Ongoing {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Programs that have nothing to do with this system, and keep every processor busy.
-struct Busy(Vec<std::process::Child>);
-
-impl Busy {
-    fn start() -> Self {
-        let processors = std::thread::available_parallelism().map_or(1, usize::from);
-        let start = |_| {
-            let mut count = std::process::Command::new("nice");
-            count.args(["-n", "19", "sh", "-c", "while :; do :; done"]).spawn().expect("it starts")
-        };
-        Busy((0..processors).map(start).collect())
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        for program in &mut self.0 {
-            let _ = program.kill();
-            let _ = program.wait();
-        }
-    }
-}
-
-#[test]
-#[ignore = "long: measures a bystander under each of several loads"]
-fn what_a_bystander_waits_under_each_load() {
-    let site = central_with(20);
-    site.work.change().file(WEB, "noise", noise(6 << 20)).land();
-    let mut table = String::new();
-    let mut round = 0;
-    let mut measured = |what: &str, site: &Site| {
-        round += 1000;
-        let [push, fetch] = bystander(site, round..round + 100);
-        let _ = writeln!(
-            table,
-            "{what:<50} push {:>9.1?} {:>9.1?}   fetch {:>9.1?} {:>9.1?}",
-            push[0], push[1], fetch[0], fetch[1]
-        );
-        [push[1], fetch[1]]
-    };
-    let quiet = measured("quiet", &site);
-    // What a busy machine costs by itself, though whoever makes it busy comes after all others.
-    let busy = Busy::start();
-    measured("as many programs as processors that only count", &site);
-    drop(busy);
-    let mut under = Vec::new();
-
-    let held = slow_senders(&site, 120);
-    let _readers = slow_readers(&site, 40);
-    under.push(measured("120 slow senders, 40 slow readers", &site));
-    drop(held);
-
-    let (server, want) = (as_stranger(&site), site.master.snapshot().parse().expect("a commit"));
-    let request = Step { have: None, want, depth: Depth::Full }.request();
-    let clones = Ongoing::start(40, move |_| drop(wire::fetch(&server, &request)));
-    under.push(measured("40 first fetches at once, again and again", &site));
-    drop(clones);
-
-    let stranger = Stranger::of(&site);
-    let schemas = Ongoing::start(1, move |_| {
-        push_schemas(&stranger, &stranger.work(), 0..20, 200);
-    });
-    under.push(measured("schemas that never end", &site));
-    drop(schemas);
-
-    let (server, commit) = (as_stranger(&site), site.work.id(&format!("refs/heads/{WEB}")));
-    let refs = Ongoing::start(2, move |_| {
-        let names: Vec<String> = (0..1000).map(|number| format!("refs/heads/services/web/no{number}/x")).collect();
-        let claims: Vec<Claim<'_>> = names.iter().map(|name| Claim { old: ZERO, new: &commit, name }).collect();
-        let _ = wire::push(&server, &claims, "report-status", None);
-    });
-    under.push(measured("1,000 refs at once, refused again and again", &site));
-    drop(refs);
-
-    let server = as_stranger(&site);
-    let mut body = vec![b' '; 31 << 20];
-    body.splice(..0, *br#"{"sequence": 1, "hosts": []"#);
-    body.push(b'}');
-    // One for all: to start a program takes a process with much memory long.
-    let body = Bytes::from(body);
-    let bodies = Ongoing::start(40, move |_| {
-        let path = format!("/api/v1/datacenters/{DATACENTER}/hosts");
-        let _ = server.request(Method::POST, &path, &[("content-type", "application/json")], body.clone());
-    });
-    under.push(measured("40 bodies of 31 MiB at once, again and again", &site));
-    drop(bodies);
-    println!("{:<50} {:<25}   p50 p99\n{table}", "a bystander's", "p50 p99");
-    for found in under {
-        for (found, quiet) in found.iter().zip(quiet) {
-            // At most twice is the aim, and the table shows it, beside what a machine costs that is
-            // busy with something else; a busy machine is no fault.
-            assert!(*found < quiet * 10 + Duration::from_secs(1), "{found:?} where it was {quiet:?}\n{table}");
-        }
-    }
 }
