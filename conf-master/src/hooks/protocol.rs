@@ -74,7 +74,7 @@ pub(crate) struct Call {
     pub(crate) stage: Stage,
     /// The id that the server gave to the push, when it started Git itself.
     pub(crate) push: Option<String>,
-    /// The push came over SSH.
+    /// The pusher came to this machine over SSH, and pushed to a path.
     pub(crate) over_ssh: bool,
     /// The folder of the objects in quarantine.
     pub(crate) quarantine: Option<PathBuf>,

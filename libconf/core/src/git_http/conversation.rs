@@ -99,8 +99,9 @@ impl UploadPack {
     ) -> io::Result<()> {
         let refused = Arc::new(Mutex::new(None));
         let lines = StreamReader::new(Box::pin(lines_of(self.clone(), reader, refused.clone())));
-        let Ok(mut output) = self.start_conversation(protocol, Box::new(lines), who) else {
-            return writer.write_all(&error_packet("git cannot be started")).await;
+        let mut output = match self.start_conversation(protocol, Box::new(lines), who) {
+            Ok(output) => output,
+            Err(failure) => return writer.write_all(&error_packet(&failure.to_string())).await,
         };
         while let Some(Ok(part)) = output.next().await {
             timeout(SILENCE, writer.write_all(&part)).await??;

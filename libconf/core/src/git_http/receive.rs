@@ -22,7 +22,7 @@ use crate::{
         failure::Failure,
         weight::too_heavy,
     },
-    http::{Request, Response, Share, ShareBounds, Shares, Spools, Who},
+    http::{Request, Response, Share, ShareBounds, Shares, Spools, Who, counted},
 };
 
 /// The most bytes of a push; `receive.maxInputSize` may set less.
@@ -131,8 +131,15 @@ impl ReceivePack {
     pub async fn advertise(&self, request: Request) -> Response {
         let kind = "application/x-git-receive-pack-advertisement";
         let advertise = async move {
-            let refs = self.advertisement(request.header("git-protocol"), request.who()).await?;
-            Ok(whole(kind, [service_line("git-receive-pack").into(), refs].concat().into()))
+            let who = request.who();
+            let refs = self.advertisement(request.header("git-protocol"), who).await?;
+            let list: Bytes = [service_line("git-receive-pack").into(), refs].concat().into();
+            // It counts for the reader until it is taken.
+            let mut share = self.spools.memory(who).ok_or(Failure::Busy)?;
+            if !share.grow(list.len() as u64) {
+                return Err(Failure::Busy);
+            }
+            Ok(whole(kind, counted(list, Some(share))))
         };
         advertise.await.unwrap_or_else(|failure: Failure| failure.response())
     }
@@ -158,7 +165,8 @@ impl ReceivePack {
             return Err(Failure::Git("it lists no refs".to_owned()));
         };
         let line = String::from_utf8_lossy(&line);
-        Ok(line.split_once('\0').map_or("", |(_, capabilities)| capabilities.trim()).to_owned())
+        let capabilities = line.split_once('\0').map(|(_, capabilities)| capabilities.trim().to_owned());
+        capabilities.ok_or_else(|| Failure::Git("it does not say what it can do".to_owned()))
     }
 
     async fn list_of_git(&self, protocol: Option<&str>, who: Who) -> Result<Output, Failure> {
