@@ -16,6 +16,7 @@ use anyhow::{Context as _, ensure};
 use conf_core::git;
 use git2::{Oid, Repository};
 use libconf::name::ObjectId;
+use rustix::process::{Signal, set_parent_process_death_signal};
 use tempfile::TempDir;
 use tracing::warn;
 
@@ -51,6 +52,8 @@ pub(crate) fn objects(path: &Path, roots: &BTreeSet<ObjectId>) -> anyhow::Result
 
 /// Is that process: reads the roots, and writes what it finds.
 pub(crate) fn run(path: &Path) -> anyhow::Result<()> {
+    // It holds the repository's lock, as every program that the server has started.
+    set_parent_process_death_signal(Some(Signal::KILL))?;
     let roots: Result<BTreeSet<ObjectId>, _> = io::read_to_string(io::stdin())?.lines().map(str::parse).collect();
     io::stdout().write_all(lines_of(list(path, &roots?)?).as_bytes())?;
     Ok(())
