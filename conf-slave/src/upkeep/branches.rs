@@ -210,7 +210,7 @@ async fn fetch_present(
 }
 
 async fn fetch_from(mirror: &Mirror, programs: &Programs, upstream: &Upstream, refs: &[String]) -> Result<(), String> {
-    let mut git = git_with(mirror, upstream)?;
+    let mut git = git_with(&mirror.repo(), upstream)?;
     // A pack is written whole or not at all; of loose objects a crash may leave some without the
     // objects they name.
     git.args(["-c", "fetch.unpackLimit=1"]);
@@ -235,7 +235,7 @@ async fn present(
 ) -> Result<Vec<String>, String> {
     let mut present = BTreeSet::new();
     for names in refs.chunks(NAMES_AT_ONCE) {
-        let mut git = git_with(mirror, upstream)?;
+        let mut git = git_with(&mirror.repo(), upstream)?;
         git.args(["ls-remote", "--quiet", "--refs"]).arg(address(upstream)).args(names);
         let output = programs.fetch(git, String::new(), &mirror.repo()).await?;
         let text = String::from_utf8_lossy(&output.stdout);
@@ -244,12 +244,13 @@ async fn present(
     Ok(refs.iter().filter(|name| present.contains(*name)).cloned().collect())
 }
 
-fn git_with(mirror: &Mirror, upstream: &Upstream) -> Result<Command, String> {
-    let mut git = git::command(&mirror.repo());
+/// Git in a repository, for questions to a server and to no other.
+fn git_with(repo: &Path, upstream: &Upstream) -> Result<Command, String> {
+    let mut git = git::command(repo);
     let mut settings = upstream.git_settings().map_err(|error| error.to_string())?;
     if settings.iter().any(|(name, _)| *name == "http.sslCAInfo") {
         // Besides that file Git trusts the authorities of a folder, and without one the system's.
-        let nobody = mirror.repo().join(NO_AUTHORITIES);
+        let nobody = repo.join(NO_AUTHORITIES);
         std::fs::create_dir_all(&nobody).map_err(|error| format!("cannot make {}: {error}", nobody.display()))?;
         settings.push(("http.sslCAPath", nobody.into()));
     }
@@ -288,4 +289,73 @@ fn remove_others(path: &Path, wanted: &BTreeSet<RefName>, head: String) -> Resul
 #[expect(clippy::needless_pass_by_value, reason = "it is given to map_err")]
 fn message(error: git2::Error) -> String {
     error.message().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{ErrorKind, Read as _, Write as _},
+        net::TcpListener,
+        thread,
+    };
+
+    use conf_core::{
+        tls::{Certificates, ClientFiles, ClientFlags, ClientTls, OldestTls},
+        upstream::{Credentials, Upstreams},
+    };
+
+    use super::*;
+
+    fn upstream(url: &str, credentials: &Credentials) -> Arc<Upstream> {
+        Upstreams::new(vec![url.parse().unwrap()], credentials).unwrap().in_order().remove(0)
+    }
+
+    #[tokio::test]
+    async fn git_takes_the_token_to_nobody_else() {
+        let folder = tempfile::tempdir().unwrap();
+        git2::Repository::init_bare(folder.path()).unwrap();
+        let token = folder.path().join("token");
+        std::fs::write(&token, "secret").unwrap();
+        let [central, other] = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let [at, elsewhere] = [&central, &other].map(|one| format!("http://{}", one.local_addr().unwrap()));
+        let answering = thread::spawn(move || {
+            let (mut client, _) = central.accept().unwrap();
+            let mut head = [0; 4096];
+            let count = client.read(&mut head).unwrap();
+            let path = "/conf.git/info/refs?service=git-upload-pack";
+            let answer = format!("HTTP/1.1 302 Found\r\nLocation: {elsewhere}{path}\r\nContent-Length: 0\r\n\r\n");
+            client.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8_lossy(&head[..count]).into_owned()
+        });
+        let upstream = upstream(&at, &Credentials::from_file(Some(token)));
+        let mut git = git_with(folder.path(), &upstream).unwrap();
+        let asked = git.arg("ls-remote").arg(address(&upstream)).kill_on_drop(true).output();
+        let output = timeout(Duration::from_secs(60), asked).await.expect("it waits for nobody else").unwrap();
+        assert!(answering.join().unwrap().contains("Authorization: Basic "), "it was asked with the token");
+        assert!(!output.status.success(), "{output:?}");
+        other.set_nonblocking(true).unwrap();
+        assert_eq!(other.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "it was asked");
+    }
+
+    #[test]
+    fn git_trusts_the_named_authorities_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let authority = rcgen::CertificateParams::default().self_signed(&key).unwrap();
+        let ca = folder.path().join("ca.crt");
+        std::fs::write(&ca, authority.pem()).unwrap();
+        let files = ClientFiles::of(&ClientFlags { ca: Some(ca.clone()), ..ClientFlags::default() });
+        let tls = ClientTls::load(files, OldestTls::default(), &Certificates::default()).unwrap();
+        let settings = |credentials: &Credentials| {
+            let git = git_with(folder.path(), &upstream("https://central", credentials)).unwrap();
+            let values = git.as_std().get_envs().filter_map(|(_, value)| Some(value?.to_os_string()));
+            values.collect::<Vec<_>>()
+        };
+        let named = settings(&Credentials::none().over(tls));
+        let nobody = folder.path().join(NO_AUTHORITIES);
+        assert!(named.contains(&"http.sslCAPath".into()) && named.contains(&nobody.clone().into()), "{named:?}");
+        assert_eq!(std::fs::read_dir(nobody).unwrap().count(), 0);
+        assert!(named.contains(&ca.into()));
+        assert!(!settings(&Credentials::none()).contains(&"http.sslCAPath".into()));
+    }
 }

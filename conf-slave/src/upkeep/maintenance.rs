@@ -1,6 +1,6 @@
 //! Writes the highest sequence, packs the repository and looks for damage.
 
-use std::{fs, path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use conf_core::retry::with_jitter;
 use conf_core::{
@@ -81,8 +81,6 @@ pub(crate) async fn maintain(mirror: Arc<Mirror>, upload: Arc<UploadPack>, progr
     }
 }
 
-/// Counts the packs, without asking the system about each.
 fn packs(repo: &Path) -> usize {
-    let files = fs::read_dir(repo.join("objects/pack")).into_iter().flatten().flatten();
-    files.filter(|file| file.path().extension().is_some_and(|ending| ending == "pack")).count()
+    git::pack_paths(repo).map_or(0, |packs| packs.len())
 }

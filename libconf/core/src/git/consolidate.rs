@@ -93,14 +93,16 @@ fn try_consolidate(path: &Path, keep: &[CommitId]) -> Result<bool, Box<dyn std::
 
 /// The path and the size in bytes of every pack of a repository.
 pub fn packs(repo: &Path) -> io::Result<Vec<(PathBuf, u64)>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(repo.join("objects/pack"))? {
-        let entry = entry?;
-        if entry.path().extension().is_some_and(|ending| ending == "pack") {
-            found.push((entry.path(), entry.metadata()?.len()));
-        }
-    }
-    Ok(found)
+    let sized = |pack: PathBuf| pack.metadata().map(|pack| pack.len()).map(|bytes| (pack, bytes));
+    pack_paths(repo)?.into_iter().map(sized).collect()
+}
+
+/// The path of every pack of a repository. The system is asked nothing about each.
+pub fn pack_paths(repo: &Path) -> io::Result<Vec<PathBuf>> {
+    let files = fs::read_dir(repo.join("objects/pack"))?.map(|entry| entry.map(|entry| entry.path()));
+    files
+        .filter(|file| file.as_ref().map_or(true, |file| file.extension().is_some_and(|ending| ending == "pack")))
+        .collect()
 }
 
 /// The kept commits with a parent that is not kept: the history ends there.

@@ -26,7 +26,7 @@ mod step;
 pub(crate) use crate::git::pack::PackBytes;
 pub use crate::git::{
     connectivity::{Missing, complete, complete_history},
-    consolidate::{ConsolidateError, consolidate, packs},
+    consolidate::{ConsolidateError, consolidate, pack_paths, packs},
     executable::{GitError, check_version, command},
     file::{Durability, SECTOR, overwrite_file, replace_file, sync_folder},
     file_name::{fault_in_name, folded_name},

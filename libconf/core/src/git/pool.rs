@@ -137,7 +137,8 @@ impl RepositoryPool {
         Ok(PooledRepository { repository: Some(repository), uses: uses + 1, age, home: self.0.clone() })
     }
 
-    /// Closes the open repository if it was used so many times: it remembers all that it has read.
+    /// Closes the open repository if it was used so many times: it keeps all packs that it has
+    /// looked into.
     pub fn forget_after(&self, most: u32) {
         self.0.lock().repository.take_if(|(_, uses)| *uses >= most);
     }
