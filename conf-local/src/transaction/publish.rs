@@ -24,7 +24,7 @@ use crate::{
 /// The history shows 50 components of one switch, even if thousands changed.
 const MOST_SHOWN: usize = 50;
 /// 64 uses of the open repository, which are a dozen changes: then it is opened anew after a rest,
-/// since it remembers all that it has read.
+/// since it keeps every pack that it has looked into.
 const MOST_READS: u32 = 64;
 /// 16 switches: after so many without a rest the history is written down in between.
 const MOST_UNWRITTEN: u32 = 16;

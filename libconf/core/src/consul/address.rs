@@ -34,6 +34,9 @@ pub struct BadAddress {
     pub reason: String,
 }
 
+/// The variable that names the key of a client's certificate.
+const CLIENT_KEY: &str = "CONSUL_CLIENT_KEY";
+
 /// Where Consul's own agent listens.
 const USUAL_ADDRESS: &str = "127.0.0.1:8500";
 
@@ -79,7 +82,7 @@ impl ConsulCredentials {
             files: ClientFiles {
                 ca: named("CONSUL_CACERT"),
                 certificate: named("CONSUL_CLIENT_CERT"),
-                key: named("CONSUL_CLIENT_KEY"),
+                key: path(CLIENT_KEY).map(|path| NamedFile::of_key(CLIENT_KEY, path)),
             },
             tls: None,
         }

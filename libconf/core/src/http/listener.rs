@@ -110,7 +110,10 @@ pub(crate) fn way_out(cause: &io::Error, address: SocketAddr) -> &'static str {
 /// a process still answers on it, that is an error.
 pub async fn bind_unix(path: &Path, mode: u32) -> io::Result<Listener> {
     let explain = |cause: io::Error| {
-        io::Error::new(cause.kind(), format!("cannot listen on the socket {}: {cause}", path.display()))
+        // Of a path that is too long the kernel hears nothing.
+        let is_long = cause.kind() == io::ErrorKind::InvalidInput;
+        let step = if is_long { "; a socket's path may have 107 bytes: take a folder with a shorter one" } else { "" };
+        io::Error::new(cause.kind(), format!("cannot listen on the socket {}: {cause}{step}", path.display()))
     };
     match tokio::net::UnixStream::connect(path).await {
         Ok(_) => {

@@ -35,11 +35,11 @@ pub struct ClientFiles {
 impl ClientFiles {
     /// The files that the flags name.
     pub fn of(flags: &ClientFlags) -> Self {
-        let named = |what, path: &Option<std::path::PathBuf>| Some(NamedFile::new(what, path.clone()?));
+        let ClientFlags { ca, client_cert, client_key } = flags.clone();
         ClientFiles {
-            ca: named("--ca", &flags.ca),
-            certificate: named("--client-cert", &flags.client_cert),
-            key: named("--client-key", &flags.client_key),
+            ca: ca.map(|path| NamedFile::new("--ca", path)),
+            certificate: client_cert.map(|path| NamedFile::new("--client-cert", path)),
+            key: client_key.map(|path| NamedFile::of_key("--client-key", path)),
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct NamedFile {
     pub what: &'static str,
     /// Where it is.
     pub path: PathBuf,
+    /// It holds a key.
+    is_secret: bool,
 }
 
 /// A file that TLS cannot use, or a set of flags.
@@ -64,7 +66,12 @@ pub(crate) type Stamp = (u64, u64, u64, (i64, i64), (i64, i64));
 impl NamedFile {
     /// Names a file by its flag or variable.
     pub fn new(what: &'static str, path: PathBuf) -> Self {
-        NamedFile { what, path }
+        NamedFile { what, path, is_secret: false }
+    }
+
+    /// The same, of a file with a private key.
+    pub fn of_key(what: &'static str, path: PathBuf) -> Self {
+        NamedFile { what, path, is_secret: true }
     }
 
     pub(crate) fn stamp(&self) -> Option<Stamp> {
@@ -138,11 +145,8 @@ impl NamedFile {
 
     /// Warns of a private key that everybody can read.
     pub(crate) fn warn_if_open(&self) {
-        if !self.what.to_ascii_lowercase().ends_with("key") {
-            return;
-        }
         let mode = std::fs::metadata(&self.path).map_or(0, |about| about.permissions().mode());
-        if mode & OTHERS_READ != 0 {
+        if self.is_secret && mode & OTHERS_READ != 0 {
             let (what, path) = (self.what, self.path.display());
             tracing::warn!("{what}: every user of this machine can read the private key {path}; chmod 600 {path}");
         }

@@ -40,7 +40,7 @@ impl ServerTls {
         let files = match (&flags.tls_cert, &flags.tls_key) {
             (Some(certificate), Some(key)) => Files {
                 certificate: NamedFile::new("--tls-cert", certificate.clone()),
-                key: NamedFile::new("--tls-key", key.clone()),
+                key: NamedFile::of_key("--tls-key", key.clone()),
                 client_ca,
                 oldest: flags.tls_min,
             },
