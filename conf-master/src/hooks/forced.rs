@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use anyhow::{Context as _, bail};
+use libconf::name::PrincipalName;
 use nix::unistd::alarm;
 
 use crate::hooks::protocol::{SOCKET, SshAnswer, SshCall, SshMessage, SshService};
@@ -27,7 +28,7 @@ pub(crate) struct ReceiveFlags {
     repo: PathBuf,
     /// The name of the key's owner, for the records
     #[arg(long = "as", value_name = "NAME")]
-    name: Option<String>,
+    name: Option<PrincipalName>,
     /// Longest time for one push or fetch, however slow the client is
     #[arg(long, value_name = "SECONDS", default_value_t = 3600, value_parser = clap::value_parser!(u32).range(1..))]
     longest: u32,

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use libconf::name::PrincipalName;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Refusal;
@@ -28,7 +29,7 @@ pub(crate) struct SshMessage {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct SshCall {
     /// The owner of the key, as the administrator wrote it.
-    pub(crate) name: Option<String>,
+    pub(crate) name: Option<PrincipalName>,
     /// The address of the client.
     pub(crate) from: String,
     /// What the client asks for.

@@ -1,7 +1,10 @@
 //! Who pushes, as long as the program of Git runs.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
+use conf_core::access::{Named, Principal, Scope};
+use libconf::name::PrincipalName;
 use parking_lot::Mutex;
 
 use crate::landing::Pusher;
@@ -39,8 +42,30 @@ impl Drop for RunningPush {
     }
 }
 
+/// A user of this machine who came to the socket in a repository of `owner`. Root and the owner may
+/// write to its files without asking.
+pub(crate) fn user(user: u32, owner: u32) -> Principal {
+    if user == 0 || user == owner { Principal::Owner(user_name(user)) } else { account(user) }
+}
+
+/// An account of this machine.
+pub(crate) fn account(user: u32) -> Principal {
+    named(user_name(user).parse().ok(), user)
+}
+
+/// Somebody for whom a key or an account of this machine stands.
+pub(crate) fn named(name: Option<PrincipalName>, user: u32) -> Principal {
+    // Numbers alone are always a name.
+    match name.or_else(|| format!("user-{user}").parse().ok()) {
+        Some(name) => {
+            Principal::Named(Named { name, groups: BTreeSet::new(), scope: Scope::Policy, token: None })
+        }
+        None => Principal::Anybody,
+    }
+}
+
 /// The name of a user of this machine.
-pub(crate) fn user_name(user: u32) -> String {
+fn user_name(user: u32) -> String {
     let found = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(user)).ok().flatten();
     found.map_or_else(|| format!("user {user}"), |user| user.name)
 }
@@ -52,14 +77,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn who_comes_by_a_path() {
+        assert_eq!(user(0, 5), Principal::Owner("root".to_owned()));
+        assert_eq!(user(4_000_000, 4_000_000), Principal::Owner("user 4000000".to_owned()));
+        let other = user(4_000_000, 5);
+        assert_eq!(other.named().map(|named| named.name.to_string()), Some("user-4000000".to_owned()));
+    }
+
+    #[test]
     fn a_push_is_known_for_as_long_as_it_runs() {
-        let pusher = || Pusher { by: Some("ann".to_owned()), through: "http 10.0.0.1".to_owned(), who: Who::User(1) };
+        let pusher =
+            || Pusher { principal: user(1, 2), through: "http 10.0.0.1".to_owned(), who: Who::User(1) };
         let pushers = Pushers::default();
         let first = pushers.begin(pusher());
         // Others come and go meanwhile, however many.
         (0..10_000).for_each(|_| drop(pushers.begin(pusher())));
-        let found = pushers.find(&first.id).map(|found| found.by);
-        assert_eq!(found, Some(Some("ann".to_owned())));
+        let found = pushers.find(&first.id).map(|found| found.principal);
+        assert_eq!(found, Some(user(1, 2)));
         let id = first.id.clone();
         drop(first);
         assert!(pushers.find(&id).is_none());

@@ -14,7 +14,7 @@ use tracing::{debug, warn};
 
 use crate::hooks::options;
 use crate::hooks::protocol::{Answer, Call, MOST_CALL_BYTES, SOCKET, SshMessage, Stage};
-use crate::hooks::pushers::{Pushers, user_name};
+use crate::hooks::pushers::{self, Pushers};
 use crate::hooks::ssh::OverSsh;
 use crate::judge::{ProposalOptions, RefUpdate};
 use crate::landing::{Lander, Outcome, Push, Pusher};
@@ -126,7 +126,7 @@ async fn decide(call: Call, user: u32, lander: &Lander, pushers: &Pushers) -> An
     let found = call.push.as_deref().map(|id| pushers.find(id));
     let is_unknown = matches!(found, Some(None));
     let pusher = found.flatten().unwrap_or_else(|| Pusher {
-        by: Some(user_name(user)),
+        principal: pushers::user(user, nix::unistd::getuid().as_raw()),
         through: if call.over_ssh { "ssh".to_owned() } else { "path".to_owned() },
         who: Who::User(user),
     });

@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use tokio::time::timeout;
 
 use crate::hooks::protocol::{PUSH_VARIABLE, SshAnswer, SshCall, SshService};
-use crate::hooks::pushers::{Pushers, user_name};
+use crate::hooks::pushers::{Pushers, account, named};
 use crate::landing::Pusher;
 use crate::text::one_line;
 
@@ -79,7 +79,10 @@ impl OverSsh {
 
 /// Who is recorded.
 fn pusher(call: &SshCall, user: u32, who: Who) -> Pusher {
-    let user = user_name(user);
-    let by = call.name.as_deref().map(|name| format!("{user} as {}", one_line(name)));
-    Pusher { by: Some(by.unwrap_or(user)), through: format!("ssh {}", one_line(&call.from)), who }
+    // Without a name for each key, all that come to an account are one.
+    let principal = match &call.name {
+        Some(name) => named(Some(name.clone()), user),
+        None => account(user),
+    };
+    Pusher { principal, through: format!("ssh {}", one_line(&call.from)), who }
 }

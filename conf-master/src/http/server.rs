@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
+use conf_core::access::Principal;
 use conf_core::daemon::chain;
 use conf_core::git_http::{ReceivePack, UploadPack};
 use conf_core::http::{Peer, Request, Response, Share, Shares, StreamPlaces, Who, error};
@@ -157,7 +158,7 @@ pub(crate) fn pusher(request: &Request) -> Pusher {
         Peer::Tcp(address) => address.ip().to_string(),
         Peer::Unix { .. } => "a socket".to_owned(),
     };
-    Pusher { by: None, through: format!("http {from}"), who: request.who() }
+    Pusher { principal: Principal::Anybody, through: format!("http {from}"), who: request.who() }
 }
 
 /// The form in which a configuration is answered.

@@ -107,7 +107,7 @@ impl Record {
         let mut record = Record {
             when: when(now()),
             request: push.request.clone(),
-            by: push.pusher.by.clone(),
+            by: push.pusher.by(),
             through: push.pusher.through.clone(),
             refused: recorded,
             more: refused.count(),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use conf_core::access::Principal;
 use conf_core::http::Who;
 use conf_core::snapshot::Snapshot;
 use libconf::name::{DatacenterName, ObjectId, RefName, Sequence};
@@ -15,13 +16,19 @@ use crate::text::one_line;
 /// Who pushes, and through what.
 #[derive(Clone, Debug)]
 pub(crate) struct Pusher {
-    /// The pusher's name, where a name was proven; else the committer of the pushed commits stands
-    /// in.
-    pub(crate) by: Option<String>,
+    /// Who it is, as far as that is proven.
+    pub(crate) principal: Principal,
     /// The way in: `http <address>`, `path`, `ssh`.
     pub(crate) through: String,
     /// Whose pushes are counted together.
     pub(crate) who: Who,
+}
+
+impl Pusher {
+    /// The pusher's name, where one was proven; else the committer of the pushed commits stands in.
+    pub(crate) fn by(&self) -> Option<String> {
+        (self.principal != Principal::Anybody).then(|| one_line(&self.principal.to_string()))
+    }
 }
 
 /// Something that shall land.
@@ -55,8 +62,7 @@ pub(crate) enum PushContent {
 impl Push {
     /// Makes a push of commits.
     pub(crate) fn commits(updates: Vec<RefUpdate>, atomic: bool, pusher: &Pusher, options: ProposalOptions) -> Self {
-        let by = pusher.by.as_deref().map(one_line);
-        let pusher = Pusher { by, through: one_line(&pusher.through), who: pusher.who };
+        let pusher = Pusher { through: one_line(&pusher.through), ..pusher.clone() };
         let request = format!("{:016x}", rand::random::<u64>());
         Push { updates, atomic, pusher, request, options, content: PushContent::Commits }
     }

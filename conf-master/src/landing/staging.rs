@@ -171,7 +171,7 @@ impl Staging {
             self.objects.write()?;
             self.objects = NewObjects::over(&self.path)?;
         }
-        let someone = || push.pusher.by.clone().unwrap_or_else(|| format!("someone, {}", push.pusher.through));
+        let someone = || push.pusher.by().unwrap_or_else(|| format!("someone, {}", push.pusher.through));
         match &push.content {
             PushContent::Commits => {
                 self.staged += 1;
@@ -183,7 +183,7 @@ impl Staging {
                 let judge = || Some(self.judged((self.objects.repo(), open), push, &push.updates, push.atomic)?.1);
                 let Some(judgement) = known.or_else(judge) else { return Ok(takes_long(push)) };
                 let claimed = || self.claimed(&judgement.changes, &push.pusher.through);
-                let by = push.pusher.by.clone().unwrap_or_else(claimed);
+                let by = push.pusher.by().unwrap_or_else(claimed);
                 self.stage_judged(push, judgement, by)
             }
             PushContent::Sections(update) => self.stage_update(push, update, someone()),
@@ -428,6 +428,7 @@ fn summary(
 
 #[cfg(test)]
 mod tests {
+    use conf_core::access::Principal;
     use conf_core::daemon::Metrics;
     use conf_core::http::Who;
 
@@ -448,7 +449,7 @@ mod tests {
         let (audit, told) = (Arc::new(Audit::open(&path).unwrap()), Told::new(&Metrics::new("test", "0")));
         let checker = Arc::new(Checker::new(&path, judge.clone(), store::Landed::new(&path), audit, told));
         let mut staging = Staging::open(&path, judge, checker).unwrap();
-        let pusher = Pusher { by: None, through: "test".to_owned(), who: Who::User(1) };
+        let pusher = Pusher { principal: Principal::Anybody, through: "test".to_owned(), who: Who::User(1) };
         let push = Push::commits(Vec::new(), false, &pusher, ProposalOptions::default());
         staging.freshen().unwrap();
         for count in 1..=MOST_STAGED {

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use conf_core::access::Principal;
 use conf_core::daemon::Metrics;
 use conf_core::git;
 use conf_core::git_http::{UploadLimits, UploadPack};
@@ -57,7 +58,7 @@ impl Room {
             expected: Expected { version, commit: None },
         };
         let update = Update { changes: vec![change], key: None, breaking: None };
-        let pusher = Pusher { by: None, through: "test".to_owned(), who: Who::User(1) };
+        let pusher = Pusher { principal: Principal::Anybody, through: "test".to_owned(), who: Who::User(1) };
         self.lander.land(Push::sections(update, &pusher, ProposalOptions::default())).await
     }
 }
@@ -172,7 +173,7 @@ fn push(path: &Path, branch: &str, file: &str, text: &str) -> Push {
     let commit = repo.commit(None, &who, &who, text, &tree, &parents).unwrap();
     let old = parent.as_ref().map_or(ObjectId::ZERO, |parent| parent.id().into());
     let update = RefUpdate { name, old, new: commit.into() };
-    let pusher = Pusher { by: None, through: "test".to_owned(), who: Who::User(1) };
+    let pusher = Pusher { principal: Principal::Anybody, through: "test".to_owned(), who: Who::User(1) };
     Push::commits(vec![update], false, &pusher, ProposalOptions::default())
 }
 

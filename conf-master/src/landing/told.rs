@@ -37,7 +37,7 @@ impl Told {
         self.refused.inc_by(refused as u64);
         let took_ms = millis(began.elapsed());
         let (by, through, request) =
-            (push.pusher.by.as_deref().unwrap_or("not proven"), &push.pusher.through, &push.request);
+            (push.pusher.by().unwrap_or_else(|| "not proven".to_owned()), &push.pusher.through, &push.request);
         if let Some(sequence) = outcome.sequence {
             self.landed.inc();
             let notes = outcome.notes.join("; ");

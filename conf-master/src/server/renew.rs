@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
+use conf_core::access::Principal;
 use conf_core::http::Who;
 use libconf::name::Segment;
 use tokio_util::sync::CancellationToken;
@@ -36,7 +37,7 @@ pub(crate) async fn run(lander: Lander, ahead: u32, stop: CancellationToken) {
 /// Renews the certificates of one id. A failure holds up no other id.
 async fn renew(lander: &Lander, id: Segment, at: i64) {
     let who = Who::User(nix::unistd::getuid().as_raw());
-    let pusher = Pusher { by: Some("conf-master".to_owned()), through: "renewal".to_owned(), who };
+    let pusher = Pusher { principal: Principal::Server, through: "renewal".to_owned(), who };
     let outcome = lander.land(Push::secrets(SecretRequest::Renew(id.clone(), at), &pusher)).await;
     match outcome.refusals.iter().flatten().next() {
         Some(why) => error!(%id, reason = %why, "certificates cannot be renewed; tried again within the hour"),

@@ -28,6 +28,8 @@ pub mod git;
 pub mod secret;
 /// SSH signatures on snapshots, watermarks and reports.
 pub mod sign;
+/// Who somebody is, and what they may do: tokens, principals, rights.
+pub mod access;
 /// Waiting times between attempts.
 pub mod retry;
 /// Noticing peers that fell silent.

@@ -16,7 +16,7 @@ pub use self::{
     object::{CommitId, ObjectId},
     reference::RefName,
     secret::{SecretName, SourceName},
-    segment::{BranchName, ClassName, HostName, RoleName, Segment, TagName, Version},
+    segment::{BranchName, ClassName, GroupName, HostName, PrincipalName, RoleName, Segment, TagName, Version},
     sequence::Sequence,
     text::BadName,
 };

@@ -34,6 +34,10 @@ pub enum RefName {
     Snapshot(DatacenterName),
     /// `refs/conf/ledger`. Only conf-master writes it.
     Ledger,
+    /// `refs/conf/access`: hashes of tokens, and whose they are. Only conf-master writes it.
+    Access,
+    /// `refs/heads/policy`: who may do what. Only administrators push it.
+    Policy,
 }
 
 impl RefName {
@@ -44,7 +48,7 @@ impl RefName {
 
     /// Tells whether only conf-master may write this ref.
     pub fn is_reserved(&self) -> bool {
-        matches!(self, RefName::Main | RefName::Secrets(_) | RefName::Snapshot(_) | RefName::Ledger)
+        matches!(self, RefName::Main | RefName::Secrets(_) | RefName::Snapshot(_) | RefName::Ledger | RefName::Access)
     }
 
     /// Returns the name as people write it: without `refs/heads/`.
@@ -66,6 +70,8 @@ impl fmt::Display for RefName {
             RefName::Secrets(id) => write!(f, "refs/heads/secrets/{id}"),
             RefName::Snapshot(datacenter) => write!(f, "refs/snapshots/{datacenter}"),
             RefName::Ledger => write!(f, "refs/conf/ledger"),
+            RefName::Access => write!(f, "refs/conf/access"),
+            RefName::Policy => write!(f, "refs/heads/policy"),
         }
     }
 }
@@ -91,6 +97,8 @@ impl FromStr for RefName {
                 RefName::Snapshot(DatacenterName { id: id.parse()?, version: version.parse()? })
             }
             ["refs", "conf", "ledger"] => RefName::Ledger,
+            ["refs", "conf", "access"] => RefName::Access,
+            ["refs", "heads", "policy"] => RefName::Policy,
             ["refs", "tags", .., Version::LATEST] => {
                 return Err(BadName::new(text, "a tag", "'latest' means the branch's tip; give the tag another name"));
             }
@@ -126,6 +134,8 @@ mod tests {
             "refs/heads/secrets/us-west",
             "refs/snapshots/us-west/v1",
             "refs/conf/ledger",
+            "refs/conf/access",
+            "refs/heads/policy",
         ] {
             assert_eq!(text.parse::<RefName>().unwrap().to_string(), text);
         }

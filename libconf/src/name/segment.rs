@@ -74,6 +74,19 @@ segment!(
 segment!(
     /// The name of a role: a set of components that hosts take on.
     RoleName, "a role name");
+segment!(
+    /// The name of somebody who has rights: a person, a program, a daemon.
+    PrincipalName, "a principal's name");
+segment!(
+    /// The name of a group of principals.
+    GroupName, "a group name");
+
+impl GroupName {
+    /// The group that may do everything, until a policy says who may.
+    pub fn administrators() -> Self {
+        GroupName("administrators".to_owned())
+    }
+}
 
 impl Version {
     /// The version that follows its branch's tip.

@@ -1,0 +1,215 @@
+//! The hashes of all tokens, and whose they are: the content of `refs/conf/access`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use libconf::name::{GroupName, PrincipalName};
+use serde::{Deserialize, Serialize};
+
+use crate::access::principal::{Named, Scope};
+use crate::access::token::{TokenHash, TokenId};
+
+/// The format that this program writes; it refuses to read a higher one.
+const FORMAT: u32 = 1;
+/// Programs, people and hosts without a key of their own; a fleet's hosts prove themselves by keys.
+const MOST_TOKENS: usize = 20_000;
+/// 90 days, in seconds: how long a token that is over is still listed, and told from an unknown one.
+const KEPT_AFTER_END: i64 = 90 * 24 * 3600;
+
+/// One token.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenEntry {
+    /// The hash.
+    pub hash: TokenHash,
+    /// Whom it proves.
+    pub name: PrincipalName,
+    /// The groups that it gives, besides those of the policy.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub groups: BTreeSet<GroupName>,
+    /// What it is for.
+    #[serde(default, skip_serializing_if = "is_for_policy")]
+    pub scope: Scope,
+    /// When it was made, in seconds since 1970.
+    pub created: i64,
+    /// Who made it.
+    pub by: String,
+    /// When it ends by itself, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<i64>,
+    /// When somebody revoked it, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<i64>,
+}
+
+/// All tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AccessTable {
+    tokens: BTreeMap<TokenHash, TokenEntry>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Document {
+    format: u32,
+    tokens: Vec<TokenEntry>,
+}
+
+/// Why a table cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum BadTable {
+    /// It is no JSON of the right shape.
+    #[error("the list of tokens cannot be read: {0}")]
+    Malformed(#[from] serde_json::Error),
+    /// A newer program wrote it.
+    #[error("the list of tokens has format {0}; this program reads {FORMAT}")]
+    Newer(u32),
+    /// There is no room for more.
+    #[error("there are {MOST_TOKENS} tokens already; revoke some")]
+    Full,
+}
+
+/// Why a token proves nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unproven {
+    /// Nobody has made it, or it was revoked long ago.
+    #[error("the token is not known here")]
+    Unknown,
+    /// Its time is over.
+    #[error("the token has expired")]
+    Expired,
+    /// Somebody revoked it.
+    #[error("the token was revoked")]
+    Revoked,
+}
+
+impl TokenEntry {
+    /// How people name it.
+    pub fn id(&self) -> TokenId {
+        self.hash.id()
+    }
+
+    /// Whom it proves.
+    pub fn principal(&self) -> Named {
+        Named {
+            name: self.name.clone(),
+            groups: self.groups.clone(),
+            scope: self.scope.clone(),
+            token: Some(self.id()),
+        }
+    }
+
+    /// The reason why it proves nothing at `now`, in seconds since 1970.
+    pub fn fault(&self, now: i64) -> Option<Unproven> {
+        if self.revoked.is_some() {
+            return Some(Unproven::Revoked);
+        }
+        self.expires.is_some_and(|end| end <= now).then_some(Unproven::Expired)
+    }
+
+    fn is_forgotten(&self, now: i64) -> bool {
+        let end = self.revoked.or(self.expires);
+        end.is_some_and(|end| end.saturating_add(KEPT_AFTER_END) < now)
+    }
+}
+
+impl AccessTable {
+    /// Reads what [`AccessTable::to_json`] wrote.
+    pub fn parse(text: &[u8]) -> Result<Self, BadTable> {
+        let Document { format, tokens } = serde_json::from_slice(text)?;
+        if format > FORMAT {
+            return Err(BadTable::Newer(format));
+        }
+        Ok(AccessTable { tokens: tokens.into_iter().map(|one| (one.hash.clone(), one)).collect() })
+    }
+
+    /// Writes it as JSON, a token a paragraph, so that Git shows what a change has changed.
+    pub fn to_json(&self) -> Result<Vec<u8>, BadTable> {
+        let document = Document { format: FORMAT, tokens: self.tokens.values().cloned().collect() };
+        let mut text = serde_json::to_vec_pretty(&document)?;
+        text.push(b'\n');
+        Ok(text)
+    }
+
+    /// All tokens.
+    pub fn tokens(&self) -> impl Iterator<Item = &TokenEntry> {
+        self.tokens.values()
+    }
+
+    /// Finds whom a token proves at `now`, in seconds since 1970.
+    pub fn find(&self, hash: &TokenHash, now: i64) -> Result<&TokenEntry, Unproven> {
+        let entry = self.tokens.get(hash).ok_or(Unproven::Unknown)?;
+        entry.fault(now).map_or(Ok(entry), Err)
+    }
+
+    /// Finds a token by the name that people use.
+    pub fn by_id(&self, id: &TokenId) -> Option<&TokenEntry> {
+        self.tokens.values().find(|one| one.id() == *id)
+    }
+
+    /// The groups that live tokens of this name give.
+    pub fn groups_of(&self, name: &PrincipalName, now: i64) -> BTreeSet<GroupName> {
+        let live = self.tokens.values().filter(|one| one.name == *name && one.fault(now).is_none());
+        live.flat_map(|one| one.groups.iter().cloned()).collect()
+    }
+
+    /// Adds a token or replaces its entry, and forgets those that were over long ago.
+    pub fn put(&mut self, entry: TokenEntry, now: i64) -> Result<(), BadTable> {
+        self.tokens.retain(|_, one| !one.is_forgotten(now));
+        if self.tokens.len() >= MOST_TOKENS && !self.tokens.contains_key(&entry.hash) {
+            return Err(BadTable::Full);
+        }
+        self.tokens.insert(entry.hash.clone(), entry);
+        Ok(())
+    }
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_for_policy(scope: &Scope) -> bool {
+    *scope == Scope::Policy
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::access::token::Token;
+
+    fn entry(token: &Token) -> TokenEntry {
+        TokenEntry {
+            hash: token.hash(),
+            name: "ann".parse().unwrap(),
+            groups: BTreeSet::from(["web".parse().unwrap()]),
+            scope: Scope::Slave("lab/*".to_owned()),
+            created: 100,
+            by: "root".to_owned(),
+            expires: Some(200),
+            revoked: None,
+        }
+    }
+
+    #[test]
+    fn a_table_is_read_as_it_was_written() {
+        let (mut table, token) = (AccessTable::default(), Token::generate());
+        table.put(entry(&token), 100).unwrap();
+        table.put(TokenEntry { scope: Scope::Policy, expires: None, ..entry(&Token::generate()) }, 100).unwrap();
+        let text = table.to_json().unwrap();
+        assert_eq!(AccessTable::parse(&text).unwrap(), table);
+        assert!(!String::from_utf8_lossy(&text).contains(token.reveal()));
+        let newer = String::from_utf8_lossy(&text).replace("\"format\": 1", "\"format\": 2");
+        assert!(matches!(AccessTable::parse(newer.as_bytes()), Err(BadTable::Newer(2))));
+        assert!(matches!(AccessTable::parse(b""), Err(BadTable::Malformed(_))));
+    }
+
+    #[test]
+    fn a_token_proves_its_name_until_it_ends() {
+        let (mut table, token) = (AccessTable::default(), Token::generate());
+        table.put(entry(&token), 100).unwrap();
+        assert_eq!(table.find(&token.hash(), 199).unwrap().name.as_str(), "ann");
+        assert_eq!(table.find(&token.hash(), 200).unwrap_err(), Unproven::Expired);
+        assert_eq!(table.find(&Token::generate().hash(), 199).unwrap_err(), Unproven::Unknown);
+        assert_eq!(table.groups_of(&"ann".parse().unwrap(), 199).len(), 1);
+        assert!(table.groups_of(&"ann".parse().unwrap(), 200).is_empty());
+        table.put(TokenEntry { revoked: Some(150), ..entry(&token) }, 150).unwrap();
+        assert_eq!(table.find(&token.hash(), 150).unwrap_err(), Unproven::Revoked);
+        assert_eq!(table.tokens().count(), 1);
+        table.put(entry(&Token::generate()), 151 + KEPT_AFTER_END).unwrap();
+        assert!(table.by_id(&token.hash().id()).is_none(), "it was over long ago");
+    }
+}
