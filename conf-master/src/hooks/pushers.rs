@@ -57,9 +57,7 @@ pub(crate) fn account(user: u32) -> Principal {
 pub(crate) fn named(name: Option<PrincipalName>, user: u32) -> Principal {
     // Numbers alone are always a name.
     match name.or_else(|| format!("user-{user}").parse().ok()) {
-        Some(name) => {
-            Principal::Named(Named { name, groups: BTreeSet::new(), scope: Scope::Policy, token: None })
-        }
+        Some(name) => Principal::Named(Named { name, groups: BTreeSet::new(), scope: Scope::Policy, token: None }),
         None => Principal::Anybody,
     }
 }
@@ -86,8 +84,7 @@ mod tests {
 
     #[test]
     fn a_push_is_known_for_as_long_as_it_runs() {
-        let pusher =
-            || Pusher { principal: user(1, 2), through: "http 10.0.0.1".to_owned(), who: Who::User(1) };
+        let pusher = || Pusher { principal: user(1, 2), through: "http 10.0.0.1".to_owned(), who: Who::User(1) };
         let pushers = Pushers::default();
         let first = pushers.begin(pusher());
         // Others come and go meanwhile, however many.

@@ -9,6 +9,7 @@ use std::{collections::HashSet, net::IpAddr, str::FromStr as _, sync::Arc};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header, uri::Authority};
 
 use crate::http::answer::{Response, error};
+use crate::http::authenticator::Authenticator;
 
 /// Says whether a browser sends a request for a page of the same site. Source: W3C, "Fetch Metadata
 /// Request Headers".
@@ -19,16 +20,28 @@ const OF_FORMS: [&str; 3] = ["application/x-www-form-urlencoded", "multipart/for
 /// The most letters of a header that an answer quotes.
 const QUOTED: usize = 100;
 
-/// Who may ask over the network: the names that a daemon answers to.
+/// Who may ask over the network: programs, not web pages, and those who prove a name where that is
+/// asked for.
 #[derive(Clone, Debug)]
-pub struct Gate(Arc<HashSet<String>>);
+pub struct Gate {
+    /// The names that a daemon answers to.
+    names: Arc<HashSet<String>>,
+    /// Who proves names.
+    pub(crate) authenticator: Option<Authenticator>,
+}
 
 impl Gate {
     /// Answers to every address, to `localhost`, to this machine's own name, and to these.
     pub fn new(allowed: &[String]) -> Self {
         let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let names = allowed.iter().cloned().chain([own, "localhost".to_owned()]);
-        Gate(Arc::new(names.map(|name| name.to_ascii_lowercase()).collect()))
+        Gate { names: Arc::new(names.map(|name| name.to_ascii_lowercase()).collect()), authenticator: None }
+    }
+
+    /// The same, for those alone whom this lets in.
+    #[must_use]
+    pub fn guarded(self, authenticator: Authenticator) -> Self {
+        Gate { authenticator: Some(authenticator), ..self }
     }
 
     /// Refuses a request that no program would send, only a browser for a foreign page.
@@ -69,7 +82,7 @@ impl Gate {
     fn answers_to(&self, host: &str) -> bool {
         let name = host_of(host);
         let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(&name);
-        host.is_empty() || address.parse::<IpAddr>().is_ok() || self.0.contains(name.trim_end_matches('.'))
+        host.is_empty() || address.parse::<IpAddr>().is_ok() || self.names.contains(name.trim_end_matches('.'))
     }
 }
 

@@ -12,6 +12,7 @@ mod pace;
 mod rates;
 mod spool;
 mod answer;
+mod authenticator;
 mod gate;
 mod request;
 mod events;
@@ -30,6 +31,7 @@ pub(crate) use crate::http::pace::LONGEST;
 pub(crate) use crate::http::spool::{NotTaken, SpoolFile, Spooled, counted};
 pub use crate::http::{
     answer::{Response, Routes, bytes_of, error, json, stream, text},
+    authenticator::{Authenticator, TokenUse},
     events::{Event, events},
     gate::Gate,
     health::{Health, health_routes, no_files_left, watch_disks},

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use warp::{Filter as _, filters::BoxedFilter};
 
+use crate::access::Principal;
 use crate::http::{
     answer::{Response, error},
     pace::{LONGEST, Pace},
@@ -35,6 +36,8 @@ pub struct Request {
     pub headers: HeaderMap,
     /// The sender.
     pub peer: Peer,
+    /// Who that is, as far as it is proven.
+    pub principal: Principal,
     /// The body, not read yet.
     pub body: Body,
 }
@@ -65,6 +68,7 @@ impl Request {
             query: self.query.clone(),
             headers: self.headers.clone(),
             peer: self.peer,
+            principal: self.principal.clone(),
             body: Body::from(Bytes::new()),
         }
     }
@@ -100,18 +104,30 @@ pub fn request() -> BoxedFilter<(Request,)> {
         .and(query)
         .and(warp::header::headers_cloned())
         .and(warp::ext::get::<Peer>())
+        .and(warp::ext::optional::<Principal>())
         .and(warp::ext::optional::<Spools>())
         .and(warp::body::stream().map(|stream| Body::from_stream(read_whole_chunks(stream))))
-        .map(|method, path: warp::path::FullPath, query, headers, peer: Peer, spools: Option<Spools>, body: Body| {
-            Request {
-                method,
-                path: path.as_str().to_owned(),
-                query,
-                headers,
-                peer,
-                body: Body { room: spools.map(|spools| (spools, peer.into())), ..body },
-            }
-        })
+        .map(
+            |method,
+             path: warp::path::FullPath,
+             query,
+             headers,
+             peer: Peer,
+             principal: Option<Principal>,
+             spools,
+             body: Body| {
+                let spools: Option<Spools> = spools;
+                Request {
+                    method,
+                    path: path.as_str().to_owned(),
+                    query,
+                    headers,
+                    peer,
+                    principal: principal.unwrap_or(Principal::Anybody),
+                    body: Body { room: spools.map(|spools| (spools, peer.into())), ..body },
+                }
+            },
+        )
         .boxed()
 }
 

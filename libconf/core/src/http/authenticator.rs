@@ -1,0 +1,319 @@
+//! Who asks, proven by a token, and whether they may: before any route.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use crate::access::{AccessTable, Principal, Token, TokenEntry, TokenHash, TokenId};
+use crate::http::answer::{Response, error};
+use crate::http::who::Who;
+
+/// Paths that anybody may ask for: supervisors and load balancers have no token.
+const FOR_ANYBODY: [&str; 2] = ["/healthz", "/readyz"];
+/// Wrong tokens of one peer in [`WINDOW`] that are answered and recorded one by one.
+const MOST_TRIES: u32 = 20;
+/// How long tries are counted together.
+const WINDOW: Duration = Duration::from_secs(60);
+/// So many peers are remembered before those whose window is over are forgotten.
+const MOST_PEERS: usize = 1024;
+/// One day: how often a token without an end is looked at although nothing changed.
+const NEVER: Duration = Duration::from_secs(24 * 3600);
+
+/// Says why a principal may not ask for a method and a path.
+type Objection = dyn Fn(&Principal, &Method, &str) -> Result<(), String> + Send + Sync;
+
+/// Proves who asks by the tokens of a table, and asks for the right that a request needs.
+#[derive(Clone)]
+pub struct Authenticator(Arc<Inner>);
+
+struct Inner {
+    table: watch::Receiver<Arc<AccessTable>>,
+    is_open: bool,
+    may: Box<Objection>,
+    tries: Mutex<BTreeMap<Who, Tries>>,
+    uses: Mutex<BTreeMap<TokenId, TokenUse>>,
+}
+
+/// The wrong tokens of one peer.
+struct Tries {
+    since: Instant,
+    count: u32,
+}
+
+/// The last request with a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenUse {
+    /// When, in seconds since 1970.
+    pub at: i64,
+    /// Who sent it.
+    pub from: Who,
+}
+
+/// Who asks, and until when that is proven.
+pub(crate) struct Visitor {
+    pub(crate) principal: Principal,
+    pub(crate) proof: Option<Proof>,
+}
+
+/// A token that is good now.
+#[derive(Clone)]
+pub(crate) struct Proof {
+    hash: TokenHash,
+    table: watch::Receiver<Arc<AccessTable>>,
+}
+
+impl Authenticator {
+    /// Proves names by the newest table; `may` says what a proven principal may ask for.
+    pub fn new(
+        table: watch::Receiver<Arc<AccessTable>>,
+        may: impl Fn(&Principal, &Method, &str) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        Authenticator::with(table, false, Box::new(may))
+    }
+
+    /// Lets everybody do everything; a good token still says who it is.
+    pub fn open(table: watch::Receiver<Arc<AccessTable>>) -> Self {
+        Authenticator::with(table, true, Box::new(|_, _, _| Ok(())))
+    }
+
+    fn with(table: watch::Receiver<Arc<AccessTable>>, is_open: bool, may: Box<Objection>) -> Self {
+        let (tries, uses) = (Mutex::default(), Mutex::default());
+        Authenticator(Arc::new(Inner { table, is_open, may, tries, uses }))
+    }
+
+    /// The last use of each token since the start.
+    pub fn uses(&self) -> BTreeMap<TokenId, TokenUse> {
+        self.0.uses.lock().clone()
+    }
+
+    /// Finds who asks, or the answer to who may not.
+    pub(crate) fn admit(
+        &self,
+        method: &Method,
+        path: &str,
+        headers: &HeaderMap,
+        who: Who,
+    ) -> Result<Visitor, Response> {
+        let anybody = || Visitor { principal: Principal::Anybody, proof: None };
+        let found = self.prove(headers, who);
+        if self.0.is_open || FOR_ANYBODY.contains(&path) {
+            return Ok(found.unwrap_or_else(|_| anybody()));
+        }
+        let visitor = found?;
+        (self.0.may)(&visitor.principal, method, path).map_err(|words| error(StatusCode::FORBIDDEN, words))?;
+        Ok(visitor)
+    }
+
+    /// The answer in place of one that says why the daemon cannot serve, for who proved nothing.
+    pub(crate) fn conceals(&self, path: &str, visitor: &Visitor, response: &Response) -> Option<Response> {
+        let is_failed = response.status() == StatusCode::SERVICE_UNAVAILABLE;
+        if self.0.is_open || visitor.proof.is_some() || !is_failed || !FOR_ANYBODY.contains(&path) {
+            return None;
+        }
+        Some(error(StatusCode::SERVICE_UNAVAILABLE, "not ready; with a token this answer says why"))
+    }
+
+    fn prove(&self, headers: &HeaderMap, who: Who) -> Result<Visitor, Response> {
+        let Some(value) = headers.get(header::AUTHORIZATION) else {
+            return Err(unproven("this server asks for a token; make one with `conf-master token add NAME`"));
+        };
+        let token = token_in(value).and_then(|text| text.parse::<Token>().map_err(|bad| bad.to_string()));
+        let token = token.map_err(|words| self.refuse(who, None, &words))?;
+        let (hash, now) = (token.hash(), now());
+        let entry = self.0.table.borrow().find(&hash, now).cloned();
+        let entry: TokenEntry = entry.map_err(|fault| self.refuse(who, Some(hash.id()), &fault.to_string()))?;
+        self.0.uses.lock().insert(entry.id(), TokenUse { at: now, from: who });
+        let proof = Proof { hash, table: self.0.table.clone() };
+        Ok(Visitor { principal: Principal::Named(entry.principal()), proof: Some(proof) })
+    }
+
+    /// Answers a wrong token. Who tries many is told so, and no longer recorded.
+    fn refuse(&self, who: Who, token: Option<TokenId>, words: &str) -> Response {
+        let count = self.count(who);
+        if count > MOST_TRIES {
+            let mut response = error(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens; try again in a minute");
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
+            return response;
+        }
+        if !self.0.is_open {
+            let token = token.map(|id| id.to_string());
+            tracing::warn!(from = %who, token, count, "a token was refused: {words}");
+        }
+        unproven(words)
+    }
+
+    fn count(&self, who: Who) -> u32 {
+        let mut tries = self.0.tries.lock();
+        if tries.len() > MOST_PEERS {
+            tries.retain(|_, one| one.since.elapsed() < WINDOW);
+        }
+        let one = tries.entry(who).or_insert_with(|| Tries { since: Instant::now(), count: 0 });
+        if one.since.elapsed() >= WINDOW {
+            *one = Tries { since: Instant::now(), count: 0 };
+        }
+        one.count += 1;
+        one.count
+    }
+}
+
+impl fmt::Debug for Authenticator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authenticator").field("is_open", &self.0.is_open).finish_non_exhaustive()
+    }
+}
+
+impl Proof {
+    /// Waits until the token proves nothing any more.
+    pub(crate) async fn ended(mut self) {
+        loop {
+            let left = match self.table.borrow_and_update().find(&self.hash, now()) {
+                Err(_) => return,
+                Ok(entry) => entry.expires.map(|end| end.saturating_sub(now())),
+            };
+            let left = left.map_or(NEVER, |left| Duration::from_secs(left.unsigned_abs()));
+            tokio::select! {
+                changed = self.table.changed() => if changed.is_err() {
+                    // The server stops: its streams end with it.
+                    std::future::pending::<()>().await;
+                },
+                () = tokio::time::sleep(left) => {}
+            }
+        }
+    }
+}
+
+/// The token in `Authorization`: `Bearer TOKEN`, or as the password, which is how Git sends it.
+fn token_in(value: &HeaderValue) -> Result<Zeroizing<String>, String> {
+    let unreadable = || "the header Authorization is neither `Bearer TOKEN` nor `Basic …`".to_owned();
+    let text = value.to_str().map_err(|_| unreadable())?;
+    let (scheme, rest) = text.split_once(' ').ok_or_else(unreadable)?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Ok(Zeroizing::new(rest.trim().to_owned()));
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return Err(unreadable());
+    }
+    let login = STANDARD.decode(rest.trim()).map_err(|_| unreadable())?;
+    let login = Zeroizing::new(String::from_utf8(login).map_err(|_| unreadable())?);
+    let (_, password) = login.split_once(':').ok_or_else(unreadable)?;
+    Ok(Zeroizing::new(password.trim().to_owned()))
+}
+
+/// Asks for a token, in the form that Git answers with its credentials.
+pub(crate) fn unproven(words: &str) -> Response {
+    let mut response = error(StatusCode::UNAUTHORIZED, words);
+    response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"conf\""));
+    response
+}
+
+/// Now, in seconds since 1970.
+fn now() -> i64 {
+    jiff::Timestamp::now().as_second()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::access::Scope;
+
+    fn entry(token: &Token, expires: Option<i64>) -> TokenEntry {
+        TokenEntry {
+            hash: token.hash(),
+            name: "ann".parse().unwrap(),
+            groups: BTreeSet::new(),
+            scope: Scope::Policy,
+            created: 0,
+            by: "root".to_owned(),
+            expires,
+            revoked: None,
+        }
+    }
+
+    fn headers(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap())])
+    }
+
+    fn guarded(token: &Token) -> (watch::Sender<Arc<AccessTable>>, Authenticator) {
+        let mut table = AccessTable::default();
+        table.put(entry(token, None), now()).unwrap();
+        let (sender, receiver) = watch::channel(Arc::new(table));
+        let may = |_: &Principal, _: &Method, path: &str| match path {
+            "/forbidden" => Err("ann may not".to_owned()),
+            _ => Ok(()),
+        };
+        (sender, Authenticator::new(receiver, may))
+    }
+
+    fn status(guard: &Authenticator, path: &str, headers: &HeaderMap) -> u16 {
+        let admitted = guard.admit(&Method::GET, path, headers, Who::User(1));
+        admitted.map_or_else(|answer| answer.status().as_u16(), |_| 200)
+    }
+
+    #[test]
+    fn a_token_proves_a_name_as_bearer_and_as_password() {
+        let token = Token::generate();
+        let (_table, guard) = guarded(&token);
+        let text = token.reveal();
+        let basic = |login: String| format!("Basic {}", STANDARD.encode(login));
+        for value in
+            [format!("Bearer {text}"), format!("bearer {text}"), basic(format!("x:{text}")), basic(format!(":{text}"))]
+        {
+            let visitor = guard.admit(&Method::GET, "/", &headers(&value), Who::User(1)).ok().unwrap();
+            assert_eq!(visitor.principal.to_string(), "ann");
+        }
+        assert_eq!(guard.uses().keys().next(), Some(&token.hash().id()));
+        let other = Token::generate();
+        for value in
+            [format!("Bearer {}", other.reveal()), "Bearer ".to_owned(), basic("ann".to_owned()), text.to_owned()]
+        {
+            assert_eq!(status(&guard, "/", &headers(&value)), 401, "{value}");
+        }
+        assert_eq!(status(&guard, "/", &HeaderMap::new()), 401);
+        assert_eq!(status(&guard, "/healthz", &HeaderMap::new()), 200);
+        assert_eq!(status(&guard, "/forbidden", &headers(&format!("Bearer {text}"))), 403);
+    }
+
+    #[test]
+    fn who_tries_many_tokens_is_put_off_and_nobody_else() {
+        let token = Token::generate();
+        let (_table, guard) = guarded(&token);
+        let wrong = headers("Bearer conf_wrong");
+        for _ in 0..MOST_TRIES {
+            assert_eq!(status(&guard, "/", &wrong), 401);
+        }
+        assert_eq!(status(&guard, "/", &wrong), 429);
+        // Who has a good token at the same address is not held up by it.
+        assert_eq!(status(&guard, "/", &headers(&format!("Bearer {}", token.reveal()))), 200);
+        let other = guard.admit(&Method::GET, "/", &wrong, Who::User(2)).err().unwrap();
+        assert_eq!(other.status(), StatusCode::UNAUTHORIZED);
+    }
+
+    #[tokio::test]
+    async fn a_proof_ends_with_its_token() {
+        let token = Token::generate();
+        let (table, guard) = guarded(&token);
+        let proven = || {
+            let visitor = guard.admit(&Method::GET, "/", &headers(&format!("Bearer {}", token.reveal())), Who::User(1));
+            visitor.ok().unwrap().proof.unwrap()
+        };
+        let ended = tokio::spawn(proven().ended());
+        let mut changed = AccessTable::clone(&table.borrow());
+        changed.put(entry(&Token::generate(), None), now()).unwrap();
+        table.send_replace(Arc::new(changed.clone()));
+        tokio::task::yield_now().await;
+        assert!(!ended.is_finished(), "another token was added");
+        changed.put(TokenEntry { revoked: Some(now()), ..entry(&token, None) }, now()).unwrap();
+        table.send_replace(Arc::new(changed));
+        ended.await.unwrap();
+    }
+}
