@@ -16,6 +16,8 @@ mod text;
 mod fault;
 /// The repository on disk: refs, ledger, history, landed requests.
 mod store;
+/// Tokens: made, revoked, replaced.
+mod access;
 /// What each datacenter runs, and what a change would alter.
 mod catalog;
 /// Sealed values: made, given, rotated, listed.
@@ -24,7 +26,7 @@ mod secrets;
 mod judge;
 /// What landed, shown to people: deployments, settings, rendered files.
 mod inspect;
-/// The only writer: lands pushes, updates and requests about secrets.
+/// The only writer: lands pushes, updates, and requests about secrets and tokens.
 mod landing;
 /// Which hosts run a change, and whether they are enough.
 mod delivery;

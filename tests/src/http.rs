@@ -5,7 +5,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        mpsc::{Receiver, channel},
+        mpsc::{Receiver, RecvTimeoutError, channel},
     },
     thread,
     time::{Duration, Instant},
@@ -48,6 +48,13 @@ pub enum Address {
         /// Who is asked.
         server: SocketAddr,
     },
+    /// Any of these, asked with a token.
+    With {
+        /// The address.
+        address: Box<Address>,
+        /// The token.
+        token: String,
+    },
 }
 
 /// A whole answer.
@@ -79,6 +86,21 @@ impl Address {
         match authority {
             Some(authority) => Address::Tls { server, ca: authority.certificate() },
             None => Address::Tcp(server),
+        }
+    }
+
+    /// Returns the same address, asked with a token.
+    pub fn with(self, token: &str) -> Self {
+        Address::With { address: Box::new(self), token: token.to_owned() }
+    }
+
+    fn host(&self) -> String {
+        match self {
+            Address::Tcp(address) | Address::From { server: address, .. } | Address::Tls { server: address, .. } => {
+                address.to_string()
+            }
+            Address::Unix(_) => "localhost".to_owned(),
+            Address::With { address, .. } => address.host(),
         }
     }
 
@@ -159,15 +181,12 @@ impl Address {
     }
 
     fn build(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Bytes) -> Request<Full<Bytes>> {
-        let host = match self {
-            Address::Tcp(address) | Address::From { server: address, .. } | Address::Tls { server: address, .. } => {
-                address.to_string()
-            }
-            Address::Unix(_) => "localhost".to_owned(),
-        };
         let mut request = Request::builder().method(method).uri(path);
         if !headers.iter().any(|(name, _)| *name == "host") {
-            request = request.header("host", host);
+            request = request.header("host", self.host());
+        }
+        if let Address::With { token, .. } = self {
+            request = request.header("authorization", format!("Bearer {token}"));
         }
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -184,6 +203,7 @@ impl Address {
                 connect_from(*source, *server).await.map(|tcp| Either::Left(Either::Left(tcp)))
             }
             Address::Tls { server, ca } => connect_over_tls(*server, ca).await.map(Either::Right),
+            Address::With { address, .. } => return Box::pin(address.send(request)).await,
         };
         let stream = TokioIo::new(stream.map_err(|error| words(&error))?);
         let (mut sender, connection) = http1::handshake(stream).await.map_err(|error| words(&error))?;
@@ -256,6 +276,18 @@ impl Events {
             }
         }
         false
+    }
+
+    /// Waits until the stream ends, and tells whether it did within some time.
+    pub fn end_within(&self, wait: Duration) -> bool {
+        let start = Instant::now();
+        loop {
+            match self.received.recv_timeout(wait.saturating_sub(start.elapsed())) {
+                Ok(_) => {}
+                Err(RecvTimeoutError::Disconnected) => return true,
+                Err(RecvTimeoutError::Timeout) => return false,
+            }
+        }
     }
 
     /// Waits for the next event of a name, and ignores others.

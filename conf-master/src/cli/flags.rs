@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 use crate::cli::check::CheckFlags;
+use crate::cli::client::credential::CredentialFlags;
 use crate::cli::client::doc::DocFlags;
 use crate::cli::client::explain::ExplainFlags;
 use crate::cli::client::log::LogFlags;
 use crate::cli::client::plan::PlanFlags;
 use crate::cli::client::secret::SecretFlags;
 use crate::cli::client::show::ShowFlags;
+use crate::cli::client::token::TokenFlags;
 use crate::cli::client::update::UpdateFlags;
 use crate::cli::client::wait::WaitFlags;
 use crate::cli::client::whereabouts::WhereFlags;
@@ -32,6 +34,8 @@ const EXAMPLE: &str = "\
 A first try:
   conf-master init  --repo /srv/conf.git
   conf-master serve --repo /srv/conf.git
+  git config --global credential.http://127.0.0.1:7400.helper \
+    '!conf-master credential --token-file /srv/conf.git.token'
   git clone http://127.0.0.1:7400/conf.git      # its README shows the layout
 
 Exit codes: 0 done, 1 refused or not reached, 2 wrong usage.";
@@ -74,6 +78,10 @@ pub(crate) enum Command {
     Where(WhereFlags),
     /// Show a datacenter's secrets, never their values; set a value, make a new one, remove one
     Secret(SecretFlags),
+    /// Show who has a token; make one, replace one, end one
+    Token(TokenFlags),
+    /// Give the token in a file to Git: Git's credential.helper
+    Credential(CredentialFlags),
     /// Take a push or a fetch over SSH: the command of a key in the file `authorized_keys`
     Receive(ReceiveFlags),
     /// Run as a hook of Git, which Git does in the repository on a push

@@ -16,7 +16,7 @@ use conf_core::{
     terminal::{note, print},
 };
 
-use crate::cli::client::{doc, explain, log, plan, secret, show, update, wait, whereabouts};
+use crate::cli::client::{credential, doc, explain, log, plan, secret, show, token, update, wait, whereabouts};
 use crate::cli::flags::{Command, InitFlags, MasterFlags};
 use crate::hooks::{forced, run_hook};
 use crate::judge::compatibility::worker as compatibility_worker;
@@ -71,6 +71,8 @@ pub fn main() -> ExitCode {
         Command::Doc(flags) => finish(block_on(doc::run(&flags))),
         Command::Where(flags) => finish(block_on(whereabouts::run(&flags))),
         Command::Secret(flags) => finish(block_on(secret::run(&flags))),
+        Command::Token(flags) => finish(block_on(token::run(&flags))),
+        Command::Credential(flags) => finish(credential::run(&flags)),
         Command::Receive(flags) => finish(forced::run(&flags).map(|()| ExitCode::SUCCESS)),
         Command::Hook { name } => finish(run_hook(&name).map(ExitCode::from)),
     }
@@ -90,6 +92,8 @@ fn init(flags: &InitFlags) -> anyhow::Result<ExitCode> {
     let (repo, key) = (flags.repo.display(), store::key_path(&flags.repo));
     let key = key.display();
     note(format_args!("made {repo}; its signing key is {key}"));
+    let token = store::token_path(&flags.repo);
+    note(format_args!("the token of the first administrator is in {}; it opens everything", token.display()));
     note(format_args!("give every conf-slave and conf-local the line above, as a file: --trusted-key {key}.pub"));
     note(format_args!("next: conf-master serve --repo {repo}"));
     Ok(ExitCode::SUCCESS)

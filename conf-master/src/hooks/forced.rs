@@ -60,7 +60,7 @@ pub(crate) fn run(flags: &ReceiveFlags) -> anyhow::Result<()> {
     pass_on(server)
 }
 
-fn connect(repo: &Path) -> anyhow::Result<UnixStream> {
+pub(crate) fn connect(repo: &Path) -> anyhow::Result<UnixStream> {
     // From there its path is short: it may have 107 bytes.
     env::set_current_dir(repo).with_context(|| format!("cannot enter {}", repo.display()))?;
     UnixStream::connect(SOCKET).context(

@@ -5,6 +5,7 @@
 //! pushes to a path. The hook reports what is pushed and prints the answer; it decides nothing.
 
 pub(crate) mod forced;
+pub(crate) mod local;
 mod options;
 pub(crate) mod program;
 pub(crate) mod protocol;

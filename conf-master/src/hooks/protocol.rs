@@ -6,6 +6,7 @@ use libconf::name::PrincipalName;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Refusal;
+use crate::landing::{TokenAnswer, TokenCall};
 
 /// The socket's name in the repository; hooks run with the repository as their working directory.
 pub(crate) const SOCKET: &str = "conf-master.sock";
@@ -55,6 +56,24 @@ pub(crate) enum SshAnswer {
     /// The client may talk.
     Begin,
     /// Why it may not.
+    Refused(String),
+}
+
+/// The message of `conf-master token --repo`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TokenMessage {
+    /// What is asked about tokens.
+    pub(crate) tokens: TokenCall,
+}
+
+/// The answer to it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum TokenReply {
+    /// It was done.
+    Done(TokenAnswer),
+    /// Why it was not.
     Refused(String),
 }
 

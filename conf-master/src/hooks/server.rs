@@ -3,9 +3,10 @@
 use std::{io, path::Path, time::Duration};
 
 use anyhow::Context as _;
+use conf_core::access::Principal;
 use conf_core::daemon::chain;
 use conf_core::git_http::MOST_REFS;
-use conf_core::http::{Shares, Who};
+use conf_core::http::{Authenticator, Shares, Who};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::task::JoinSet;
@@ -13,11 +14,11 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::hooks::options;
-use crate::hooks::protocol::{Answer, Call, MOST_CALL_BYTES, SOCKET, SshMessage, Stage};
+use crate::hooks::protocol::{Answer, Call, MOST_CALL_BYTES, SOCKET, SshMessage, Stage, TokenMessage, TokenReply};
 use crate::hooks::pushers::{self, Pushers};
 use crate::hooks::ssh::OverSsh;
 use crate::judge::{ProposalOptions, RefUpdate};
-use crate::landing::{Lander, Outcome, Push, Pusher};
+use crate::landing::{Lander, Outcome, Push, Pusher, TokenCall};
 
 /// Why a push is refused that nobody can be named for.
 const UNKNOWN: &str = "conf-master did not start this push, or has started again since; push again";
@@ -54,6 +55,7 @@ pub(crate) async fn serve(
     lander: Lander,
     pushers: Pushers,
     over_ssh: OverSsh,
+    authenticator: Authenticator,
     stop: CancellationToken,
 ) {
     let mut hooks = JoinSet::new();
@@ -71,9 +73,10 @@ pub(crate) async fn serve(
                         continue;
                     };
                     let (lander, pushers, ssh) = (lander.clone(), pushers.clone(), (over_ssh.clone(), stop.clone()));
+                    let authenticator = authenticator.clone();
                     hooks.spawn(async move {
                         let _place = place;
-                        answer(socket, user, lander, pushers, ssh).await;
+                        answer(socket, user, (lander, authenticator), pushers, ssh).await;
                     });
                 }
                 Err(error) => {
@@ -89,7 +92,7 @@ pub(crate) async fn serve(
 async fn answer(
     mut socket: UnixStream,
     user: u32,
-    lander: Lander,
+    (lander, authenticator): (Lander, Authenticator),
     pushers: Pushers,
     (over_ssh, stop): (OverSsh, CancellationToken),
 ) {
@@ -108,15 +111,36 @@ async fn answer(
                 () = stopped => Ok(()),
             };
         }
-        let call: Call = serde_json::from_slice(&line)?;
-        let answer = decide(call, user, &lander, &pushers).await;
-        let mut text = serde_json::to_vec(&answer)?;
+        let mut text = match serde_json::from_slice(&line) {
+            Ok(TokenMessage { tokens }) => {
+                serde_json::to_vec(&about_tokens(tokens, user, &lander, &authenticator).await)?
+            }
+            Err(_) => serde_json::to_vec(&decide(serde_json::from_slice(&line)?, user, &lander, &pushers).await)?,
+        };
         text.push(b'\n');
         socket.write_all(&text).await?;
         anyhow::Ok(())
     };
     if let Err(error) = done.await {
         debug!(error = chain(&*error), "a hook went away");
+    }
+}
+
+/// Answers a user of this machine about tokens. Only those who could write to the repository's files
+/// in any case get an answer: so a lost token of the last administrator locks nobody out.
+async fn about_tokens(call: TokenCall, user: u32, lander: &Lander, authenticator: &Authenticator) -> TokenReply {
+    let principal = pushers::user(user, nix::unistd::getuid().as_raw());
+    if !matches!(principal, Principal::Owner(_)) {
+        let words = "at this machine only root and the user of conf-master answer for tokens; ask with --server and --token-file";
+        return TokenReply::Refused(words.to_owned());
+    }
+    let pusher = Pusher { principal, through: "path".to_owned(), who: Who::User(user) };
+    match lander.tokens(call, &pusher, &authenticator.uses()).await {
+        Ok(answer) => TokenReply::Done(answer),
+        Err(refusals) => {
+            let words = refusals.into_iter().flatten().map(|one| one.to_string());
+            TokenReply::Refused(words.collect::<Vec<_>>().join("; "))
+        }
     }
 }
 

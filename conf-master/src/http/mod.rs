@@ -9,16 +9,18 @@ mod explain;
 mod openapi;
 mod plan;
 mod refused;
+pub(crate) mod rights;
 mod secrets;
 mod sections;
 pub(crate) mod server;
+mod tokens;
 mod update;
 mod whereabouts;
 
 use std::{path::PathBuf, sync::Arc};
 
 use conf_core::git_http::{HookEnvironment, ReceivePack, UploadPack, git_routes};
-use conf_core::http::{Health, Request, Routes, Shares, StreamPlaces, health_routes};
+use conf_core::http::{Authenticator, Health, Request, Routes, Shares, StreamPlaces, health_routes};
 use libconf::name::RefName;
 use warp::Filter as _;
 
@@ -40,6 +42,7 @@ const RENDERINGS_WAITING: usize = 64;
 /// Makes the server of `repo`, whose changes `lander` lands.
 pub(crate) fn server(
     repo: PathBuf,
+    authenticator: Authenticator,
     lander: Lander,
     watermarks: Watermarks,
     pushers: Pushers,
@@ -66,6 +69,7 @@ pub(crate) fn server(
     Server {
         receive: ReceivePack::listing(repo.clone(), upload.spools().clone(), PUSHES_AT_ONCE, environment, refs),
         repo,
+        authenticator,
         lander,
         streams: StreamPlaces::default(),
         watermarks: Arc::new(watermarks),
@@ -90,6 +94,7 @@ pub(crate) fn routes(server: &Server, health: Health) -> Routes {
         plan::routes,
         explain::routes,
         secrets::routes,
+        tokens::routes,
         conf::routes,
         delivery::routes,
         at::routes,

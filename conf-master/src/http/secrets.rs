@@ -1,7 +1,7 @@
 //! `/api/v1/datacenters/<id>/<version>/secrets`: secrets without their values, setting a value,
 //! making a new one, removal.
 
-use conf_core::http::{Request, Response, Routes, Who, asker, error, json, request};
+use conf_core::http::{Request, Routes, Who, asker, error, json, request};
 use conf_core::secret::{MAX_VALUE_BYTES, SecretValue};
 use http::StatusCode;
 use libconf::name::{DatacenterName, SecretName};
@@ -10,7 +10,7 @@ use serde_json::json;
 use warp::Filter as _;
 use zeroize::Zeroizing;
 
-use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter, pusher, refused};
+use crate::http::server::{Answered, NamedDatacenter, Server, answer, bare, datacenter, pusher, refused};
 use crate::landing::{Push, Pusher};
 use crate::secrets::{SecretRequest, list};
 use crate::text::now;
@@ -57,18 +57,6 @@ pub(crate) fn routes(server: Server) -> Routes {
     );
     let one = set.boxed().or(remove.boxed()).unify().or(rotate.boxed()).unify();
     list.boxed().or(one.boxed()).unify().boxed()
-}
-
-/// Returns the pusher of a request that has neither query nor body: either may hold a word that
-/// somebody relies on, such as a dry run.
-async fn bare(request: Request) -> Result<Pusher, Response> {
-    request.check_query(&[])?;
-    let pusher = pusher(&request);
-    let body = request.body.bytes(BODY_BYTES).await?;
-    if matches!(body.trim_ascii(), b"" | b"{}") {
-        return Ok(pusher);
-    }
-    Err(error(StatusCode::BAD_REQUEST, "this path takes no body, and nothing was done; send the request without one"))
 }
 
 impl Server {

@@ -2,10 +2,9 @@
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
-use conf_core::access::Principal;
 use conf_core::daemon::chain;
 use conf_core::git_http::{ReceivePack, UploadPack};
-use conf_core::http::{Peer, Request, Response, Share, Shares, StreamPlaces, Who, error};
+use conf_core::http::{Authenticator, Peer, Request, Response, Share, Shares, StreamPlaces, Who, error};
 use conf_core::manifest::nearest;
 use conf_core::snapshot::Snapshot;
 use git2::Repository;
@@ -32,6 +31,8 @@ pub(crate) type Answered = Result<Response, Response>;
 pub(crate) struct Server {
     /// The repository.
     pub(crate) repo: PathBuf,
+    /// Who is let in.
+    pub(crate) authenticator: Authenticator,
     /// The way to the landing thread.
     pub(crate) lander: Lander,
     /// Places for readers of events.
@@ -67,6 +68,8 @@ pub(crate) const READING_AT_ONCE: u64 = 8;
 /// Those that wait for their turn, and how long each of them waits.
 pub(crate) const READINGS_WAITING: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(30);
+/// The most bytes that are read of a body where there should be none.
+const BARE_BYTES: usize = 1024;
 /// Why somebody got no place.
 const CROWDED: &str = "too much is asked for at once; ask again in a moment";
 
@@ -152,13 +155,25 @@ impl Server {
     }
 }
 
-/// Names the address that a push comes from. No name is proven until conf-master checks tokens.
+/// Who pushes, and from which address.
 pub(crate) fn pusher(request: &Request) -> Pusher {
     let from = match &request.peer {
         Peer::Tcp(address) => address.ip().to_string(),
         Peer::Unix { .. } => "a socket".to_owned(),
     };
-    Pusher { principal: Principal::Anybody, through: format!("http {from}"), who: request.who() }
+    Pusher { principal: request.principal.clone(), through: format!("http {from}"), who: request.who() }
+}
+
+/// Returns the pusher of a request that has neither query nor body: either may hold a word that
+/// somebody relies on, such as a dry run.
+pub(crate) async fn bare(request: Request) -> Result<Pusher, Response> {
+    request.check_query(&[])?;
+    let pusher = pusher(&request);
+    let body = request.body.bytes(BARE_BYTES).await?;
+    if matches!(body.trim_ascii(), b"" | b"{}") {
+        return Ok(pusher);
+    }
+    Err(error(StatusCode::BAD_REQUEST, "this path takes no body, and nothing was done; send the request without one"))
 }
 
 /// The form in which a configuration is answered.

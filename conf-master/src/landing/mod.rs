@@ -13,12 +13,14 @@ mod sizes;
 mod staging;
 #[cfg(test)]
 mod tests;
+mod tokens;
 mod told;
 pub(crate) mod update;
 mod writer;
 
 pub(crate) use crate::landing::audit::{Record, RefusedRef};
 pub(crate) use crate::landing::push::{Outcome, Published, Push, Pusher};
+pub(crate) use crate::landing::tokens::{TokenAnswer, TokenCall};
 pub(crate) use crate::landing::update::notation::Draft;
 pub(crate) use crate::landing::update::request::{Conflict, Expected, IfMatch, SectionChange, Update, UpdateOutcome};
 pub(crate) use crate::landing::update::section::{BRANCH, SectionFile, SectionName};
@@ -31,6 +33,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use conf_core::access::AccessTable;
 use conf_core::daemon::{Metrics, blocking, chain};
 use conf_core::git_http::UploadPack;
 use conf_core::http::{Health, ShareBounds, Shares};
@@ -69,6 +72,8 @@ pub(crate) struct Lander {
     jobs: mpsc::Sender<Job>,
     /// The newest state, now and from now on.
     pub(crate) published: watch::Receiver<Arc<Published>>,
+    /// The tokens, now and from now on.
+    pub(crate) access: watch::Receiver<Arc<AccessTable>>,
     durable: Arc<RwLock<Durable>>,
     /// The records of refusals.
     pub(crate) audit: Arc<Audit>,
@@ -232,6 +237,7 @@ pub(crate) fn start(
 ) -> anyhow::Result<(Lander, thread::JoinHandle<()>)> {
     let (jobs, queue) = mpsc::channel(QUEUE as usize + OTHER_JOBS);
     let (publish, published) = watch::channel(Arc::default());
+    let (access_sender, access) = watch::channel(Arc::default());
     let audit = Arc::new(Audit::open(path).context("cannot open the records of what was refused")?);
     let told = Told::new(metrics);
     let checker = Arc::new(Checker::new(path, judge.clone(), landed.clone(), audit.clone(), told.clone()));
@@ -243,6 +249,7 @@ pub(crate) fn start(
         staging,
         is_void: false,
         publish,
+        access: access_sender,
         durable: durable.clone(),
         audit: audit.clone(),
         upload,
@@ -254,5 +261,5 @@ pub(crate) fn start(
     let thread = thread::Builder::new().name("landing".to_owned()).spawn(move || landing.run(queue))?;
     let places = Shares::new(ShareBounds { places: QUEUE.into(), of_one: (QUEUE / 4).into(), waiting: WAITING });
     let landed = landed.clone();
-    Ok((Lander { jobs, published, durable, audit, checker, landed, places }, thread))
+    Ok((Lander { jobs, published, access, durable, audit, checker, landed, places }, thread))
 }

@@ -7,6 +7,7 @@ use conf_core::http::Who;
 use conf_core::snapshot::Snapshot;
 use libconf::name::{DatacenterName, ObjectId, RefName, Sequence};
 
+use crate::access::AccessRequest;
 use crate::fault::Refusal;
 use crate::judge::{ChangePlan, ProposalOptions, RefUpdate};
 use crate::landing::update::request::{Update, UpdateOutcome};
@@ -57,6 +58,8 @@ pub(crate) enum PushContent {
     Sections(Update),
     /// The landing thread makes them from a request about secrets.
     Secrets(SecretRequest),
+    /// The landing thread makes them from a request about tokens.
+    Access(AccessRequest),
 }
 
 impl Push {
@@ -78,6 +81,12 @@ impl Push {
         let updates = vec![unknown(&request.reference())];
         let push = Push::commits(updates, true, pusher, ProposalOptions::default());
         Push { content: PushContent::Secrets(request), ..push }
+    }
+
+    /// Makes a push of a request about tokens.
+    pub(crate) fn access(request: AccessRequest, pusher: &Pusher) -> Self {
+        let push = Push::commits(vec![unknown(&RefName::Access)], true, pusher, ProposalOptions::default());
+        Push { content: PushContent::Access(request), ..push }
     }
 }
 

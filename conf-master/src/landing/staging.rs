@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use conf_core::access::AccessTable;
 use conf_core::daemon::chain;
 use conf_core::git::{NewObjects, ObjectStore as _};
 use conf_core::sign::SigningKey;
@@ -14,6 +15,7 @@ use git2::Repository;
 use libconf::name::{CommitId, ComponentVersion, DatacenterName, ObjectId, RefName, SecretName, Sequence};
 use tracing::{error, info, warn};
 
+use crate::access::{AccessRequest, administers};
 use crate::catalog::{Catalog, Delta};
 use crate::fault::{Refusal, RefusalKind};
 use crate::judge::{Effort, Judge, Judgement, Open, RefUpdate};
@@ -42,6 +44,8 @@ pub(crate) struct Staging {
     /// The state after the last staged change.
     pub(crate) catalog: Arc<Catalog>,
     requests: LandedRequests,
+    /// The tokens after the last staged change.
+    pub(crate) access: Arc<AccessTable>,
     /// The last change of each layer.
     pub(crate) layers: LayerChanges,
     /// Where updates are drafted and everything is staged.
@@ -70,6 +74,7 @@ impl Staging {
             checker,
             catalog: Arc::default(),
             requests: LandedRequests::default(),
+            access: Arc::default(),
             layers: LayerChanges::default(),
             objects: NewObjects::over(path)?,
             ledger: CommitId::ZERO,
@@ -108,12 +113,14 @@ impl Staging {
             warn!("{line}");
         }
         store::sync_objects(&self.repo)?;
+        let access = store::access::read(&self.repo, &table)?;
         let (catalog, faults) = Catalog::load(&self.repo, &self.judge.contents, table);
         for fault in faults {
             error!(%fault, "a datacenter cannot be resolved; it keeps its last snapshot");
         }
         self.checker.forget();
         self.ledger = newest;
+        self.access = Arc::new(access);
         (self.catalog, self.requests, self.layers, self.sequence) = (Arc::new(catalog), requests, layers, sequence);
         info!(sequence = sequence.0, datacenters = self.catalog.datacenters.len(), "the ledger is read");
         Ok(())
@@ -188,6 +195,7 @@ impl Staging {
             }
             PushContent::Sections(update) => self.stage_update(push, update, someone()),
             PushContent::Secrets(request) => self.stage_request(push, request, someone()),
+            PushContent::Access(request) => self.stage_access(push, request, someone()),
         }
     }
 
@@ -213,6 +221,26 @@ impl Staging {
         };
         let judgement = Judgement { refusals: vec![None; push.updates.len()], secrets, ..Judgement::default() };
         self.stage_judged(push, judgement, by)
+    }
+
+    /// Stages a request about tokens.
+    fn stage_access(&mut self, push: &Push, request: &AccessRequest, by: String) -> anyhow::Result<Staged> {
+        if !administers(&push.pusher.principal) {
+            let words = format!("{} may not change tokens: that needs the right `administer`", push.pusher.principal);
+            return Ok((Outcome::refused(push.updates.len(), &words.into()), Vec::new()));
+        }
+        let time = now();
+        let (table, words) = match request.apply(&self.access, &by, time) {
+            Ok(changed) => changed,
+            Err(why) => return Ok((Outcome::refused(push.updates.len(), &why), Vec::new())),
+        };
+        let parent = self.catalog.table.target(&RefName::Access).map(|tip| tip.commit);
+        let target = store::access::write(&self.objects, parent, &table, time)?;
+        let changes = RefChanges::from([(RefName::Access, Some(target))]);
+        let judgement = Judgement { refusals: vec![None; push.updates.len()], changes, ..Judgement::default() };
+        let (outcome, moves) = self.stage_judged(push, judgement, by)?;
+        self.access = Arc::new(table);
+        Ok((Outcome { notes: vec![words], ..outcome }, moves))
     }
 
     /// Makes the commits of an update from the newest state, and stages them like a push. Objects
@@ -319,7 +347,7 @@ impl Staging {
             request: push.request.clone(),
             key: match &push.content {
                 PushContent::Sections(update) => update.key.clone(),
-                PushContent::Commits | PushContent::Secrets(_) => None,
+                PushContent::Commits | PushContent::Secrets(_) | PushContent::Access(_) => None,
             },
             time,
         };

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use conf_core::access::AccessTable;
 use conf_core::daemon::chain;
 use conf_core::git;
 use conf_core::git::{Depth, ObjectStore as _, Step};
@@ -60,6 +61,8 @@ pub(crate) struct Landing {
     pub(crate) is_void: bool,
     /// Announces every landing.
     pub(crate) publish: watch::Sender<Arc<Published>>,
+    /// Announces every change of the tokens.
+    pub(crate) access: watch::Sender<Arc<AccessTable>>,
     /// The durable state, for answers.
     pub(crate) durable: Arc<RwLock<Durable>>,
     /// The records of refusals.
@@ -312,5 +315,10 @@ impl Landing {
             deleted: self.staging.catalog.deleted.clone(),
         };
         self.publish.send_replace(Arc::new(published));
+        self.access.send_if_modified(|told| {
+            let is_new = !Arc::ptr_eq(told, &self.staging.access);
+            *told = self.staging.access.clone();
+            is_new
+        });
     }
 }

@@ -18,6 +18,13 @@ pub(crate) struct ServeFlags {
     /// The address to listen on; port 0 takes a free port
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:7400", value_parser = listen_address)]
     pub(crate) listen: SocketAddr,
+    /// Let everybody do everything without a token: for a trial on one machine
+    #[arg(long)]
+    pub(crate) open: bool,
+    /// Take tokens over a network without TLS, where whoever is on the way can read them; goes with
+    /// --insecure
+    #[arg(long)]
+    pub(crate) tokens_in_clear: bool,
     /// At the start, also renew certificates that will be due within this many days; certificates
     /// that are due are always renewed
     #[arg(long, value_name = "DAYS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3650))]

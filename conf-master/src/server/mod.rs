@@ -5,16 +5,17 @@ mod conditions;
 pub(crate) mod flags;
 mod prune;
 mod renew;
+mod token_uses;
 mod upkeep;
 
 pub(crate) use crate::server::flags::{LimitFlags, ServeFlags};
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use conf_core::git;
 use conf_core::git_http::UploadPack;
-use conf_core::http::{self, Gate, Health};
+use conf_core::http::{self, Authenticator, Gate, Health};
 use conf_core::sign::{SigningKey, TrustedKeys};
 use conf_core::tls::ServerTls;
 use conf_core::{
@@ -26,14 +27,17 @@ use tracing::{error, info, warn};
 
 use crate::delivery::{Hosts, Watermarks};
 use crate::hooks::{Pushers, server as hooks, ssh::OverSsh};
+use crate::http::rights;
 use crate::judge::{Judge, ReportingHosts};
+use crate::landing::Lander;
 use crate::secrets::{SecretStore, SecretsFor};
 use crate::store::{Landed, Table, damage};
+use crate::text::now;
 use crate::{http as routes, landing, store};
 
 /// Serves until `stop`.
 pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::Result<()> {
-    listen_guard(flags.listen, flags.common.is_protected())?;
+    guard(&flags)?;
     SecretsFor::check(&flags.secrets_for).map_err(anyhow::Error::msg)?;
     no_core_files();
     git::check_version()?;
@@ -55,11 +59,10 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let judge = Arc::new(Judge::new(flags.limits.limits(), secrets, reporting));
     let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), &metrics, health.clone())?;
     let pushers = Pushers::default();
-    if !flags.listen.ip().is_loopback() && flags.common.tls.tls_client_ca.is_none() {
-        warn!("whoever reaches {} may push: give --tls-client-ca to ask for a certificate", flags.listen);
-    }
+    let authenticator = authenticator(&flags, &path, &lander);
     let tls = ServerTls::load(&flags.common.tls, &flags.common.certificates)?;
-    let listener = http::bind_tcp(flags.listen, Gate::new(&flags.common.allowed_hosts)).await?.over(tls);
+    let gate = Gate::new(&flags.common.allowed_hosts).guarded(authenticator.clone());
+    let listener = http::bind_tcp(flags.listen, gate).await?.over(tls);
     let address = listener.address().context("a TCP listener has an address")?;
     let upkeep =
         tokio::spawn(upkeep::run(path.clone(), lander.clone(), Duration::from_secs(flags.prune_every), stop.clone()));
@@ -73,18 +76,56 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
         move || examine(&path, &table, &stop)
     });
     let spools = upload.spools().clone();
-    let server = routes::server(path.clone(), lander.clone(), watermarks, pushers.clone(), upload, hosts);
+    let uses = tokio::spawn(token_uses::keep(path.clone(), authenticator.clone(), stop.clone()));
+    let server =
+        routes::server(path.clone(), authenticator.clone(), lander.clone(), watermarks, pushers.clone(), upload, hosts);
     let over_ssh = OverSsh::new(server.receive.clone(), server.upload.clone());
-    let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander, pushers, over_ssh, stop.clone()));
+    let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander, pushers, over_ssh, authenticator, stop.clone()));
     health.set_ready();
     info!(%address, repo = %path.display(), "serving");
     ready(listener.scheme(), address);
     http::serve_spooling(listener, routes::routes(&server, health), spools, stop.clone()).await;
     drop(server);
     stop.cancel();
-    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination);
+    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination, uses);
     // Nobody can send a job to the landing thread now: it ends after its current step.
     tokio::task::spawn_blocking(move || landing.join()).await?.map_err(|_| anyhow::anyhow!("landing ended badly"))
+}
+
+/// Refuses an address that other machines reach without what keeps strangers out, and tokens where
+/// whoever is on the way can read them.
+fn guard(flags: &ServeFlags) -> anyhow::Result<()> {
+    let (common, has_tls) = (&flags.common, flags.common.tls.has_tls());
+    let asks = !flags.open || common.tls.tls_client_ca.is_some();
+    listen_guard(flags.listen, common.insecure || has_tls && asks)?;
+    if !flags.listen.ip().is_loopback() && !has_tls && !flags.open && !flags.tokens_in_clear {
+        bail!(
+            "tokens would cross the network to {} unencrypted; give --tls-cert and --tls-key, or say --tokens-in-clear \
+             if the network itself is trusted",
+            flags.listen
+        );
+    }
+    Ok(())
+}
+
+/// Makes what proves names, and says who is let in.
+fn authenticator(flags: &ServeFlags, path: &Path, lander: &Lander) -> Authenticator {
+    let tokens = lander.access.clone();
+    let is_empty = tokens.borrow().tokens().all(|one| one.fault(now()).is_some());
+    let authenticator = if flags.open {
+        warn!("--open: whoever reaches {} may do everything, without a token", flags.listen);
+        Authenticator::open(tokens)
+    } else {
+        if is_empty {
+            let repo = path.display();
+            warn!(
+                "no token is good here, so nobody is let in; make one: \
+                 conf-master token add NAME --group administrators --repo {repo}"
+            );
+        }
+        Authenticator::new(tokens, rights::objection)
+    };
+    authenticator.remembering(token_uses::read(path))
 }
 
 /// Looks for lost objects of what is served, and says how to mend them. Whatever can be served goes

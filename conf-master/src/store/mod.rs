@@ -1,5 +1,6 @@
 //! The central repository on disk: `init` makes it, `serve` opens it, landings alone move its refs.
 
+pub(crate) mod access;
 pub(crate) mod commit;
 pub(crate) mod damage;
 pub(crate) mod history;
@@ -23,6 +24,7 @@ pub(crate) use crate::store::ledger::{LedgerEntry, LedgerState, Move, Tables};
 pub(crate) use crate::store::ref_files::{RefFiles, Wanted};
 pub(crate) use crate::store::refs::{NONE_REFUSED, Place, Proposed, RefChanges, RefTarget, Table, version_after};
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::ops::Not as _;
@@ -31,6 +33,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use conf_core::{
+    access::{AccessTable, Scope, Token, TokenEntry},
     daemon::chain,
     daemon::make_folder,
     git::{self, Durability},
@@ -38,8 +41,9 @@ use conf_core::{
     sign::SigningKey,
 };
 use git2::Repository;
-use libconf::name::{CommitId, ObjectId, RefName, Sequence};
+use libconf::name::{CommitId, GroupName, ObjectId, RefName, Sequence};
 use tracing::warn;
+use zeroize::Zeroizing;
 
 use crate::store::lock::patiently;
 use crate::store::tip::{Standing, standing};
@@ -73,6 +77,9 @@ const HOOKS: [&str; 2] = ["pre-receive", "proc-receive"];
 /// The size of what is written to see whether anything can be: most changes are smaller.
 const TRIED_BYTES: usize = 64 << 10;
 
+/// Whom the token proves that `init` makes.
+const FIRST_NAME: &str = "admin";
+
 const README: &str = include_str!("layout.md");
 
 /// Returns the path of the signing key: `<repo>.key`.
@@ -85,6 +92,11 @@ pub(crate) fn identity_path(repo: &Path) -> PathBuf {
     beside(repo, ".identity")
 }
 
+/// Returns the path of the first administrator's token: `<repo>.token`.
+pub(crate) fn token_path(repo: &Path) -> PathBuf {
+    beside(repo, ".token")
+}
+
 /// Returns the path beside `path` that has this ending besides.
 pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -92,7 +104,8 @@ pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
     name.into()
 }
 
-/// Makes the repository and the signing key; returns the line of the public key.
+/// Makes the repository, the signing key and the first administrator's token; returns the line of
+/// the public key.
 pub(crate) fn init(path: &Path) -> anyhow::Result<String> {
     if fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_some()) {
         bail!("{} is not empty; name a folder that does not exist yet", path.display());
@@ -100,6 +113,10 @@ pub(crate) fn init(path: &Path) -> anyhow::Result<String> {
     let key_path = key_path(path);
     if key_path.exists() {
         bail!("{} exists, and a key is never replaced; move it away or name another folder", key_path.display());
+    }
+    let token_path = token_path(path);
+    if token_path.exists() {
+        bail!("{} exists; move it away or name another folder", token_path.display());
     }
     make_folder(path, 0o755).with_context(|| format!("cannot make {}", path.display()))?;
     let path = path.canonicalize()?;
@@ -111,9 +128,15 @@ pub(crate) fn init(path: &Path) -> anyhow::Result<String> {
     let mut table = Table::default();
     let target = RefTarget { value: main, commit: main };
     table.set(RefName::Main, Some(target));
+    let token = Token::generate();
+    let tokens = first_token(&repo, &token)?;
+    table.set(RefName::Access, Some(tokens));
     let entry = LedgerEntry {
         sequence: Sequence(0),
-        moves: vec![Move { name: RefName::Main, old: ObjectId::ZERO, new: Some(target) }],
+        moves: vec![
+            Move { name: RefName::Main, old: ObjectId::ZERO, new: Some(target) },
+            Move { name: RefName::Access, old: ObjectId::ZERO, new: Some(tokens) },
+        ],
         by: "conf-master".to_owned(),
         through: "init".to_owned(),
         request: "init".to_owned(),
@@ -123,8 +146,29 @@ pub(crate) fn init(path: &Path) -> anyhow::Result<String> {
     let (requests, layers) = (LandedRequests::default(), LayerChanges::default());
     let genesis = ledger::write(&repo, None, &entry, Tables { table: &table, requests: &requests, layers: &layers })?;
     repo.reference(&RefName::Main.to_string(), main.into(), false, "")?;
+    repo.reference(&RefName::Access.to_string(), tokens.commit.into(), false, "")?;
+    let line = Zeroizing::new(format!("{}\n", token.reveal()));
+    git::replace_file(&token_path, line.as_bytes(), 0o600, Durability::Full)
+        .with_context(|| format!("cannot write {}", token_path.display()))?;
     move_ledger(&repo, None, genesis)?;
     Ok(key.public_line())
+}
+
+/// Writes the list that holds the first administrator's token.
+fn first_token(repo: &Repository, token: &Token) -> anyhow::Result<RefTarget> {
+    let entry = TokenEntry {
+        hash: token.hash(),
+        name: FIRST_NAME.parse()?,
+        groups: BTreeSet::from([GroupName::administrators()]),
+        scope: Scope::Policy,
+        created: now(),
+        by: "init".to_owned(),
+        expires: None,
+        revoked: None,
+    };
+    let mut table = AccessTable::default();
+    table.put(entry, now())?;
+    access::write(repo, None, &table, now())
 }
 
 fn readme_commit(repo: &Repository) -> Result<CommitId, git2::Error> {

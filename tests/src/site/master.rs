@@ -12,6 +12,7 @@ use serde_json::Value;
 use crate::{
     address::own_address,
     authority::Authority,
+    git::Work,
     http::Address,
     program::{Daemon, built, command, run, text},
     proxy::Proxy,
@@ -34,6 +35,8 @@ pub struct Master {
     pub address: SocketAddr,
     /// The authority of its certificate, if it speaks TLS.
     pub authority: Option<Authority>,
+    /// It asks for tokens.
+    asks: bool,
     home: PathBuf,
 }
 
@@ -54,9 +57,32 @@ impl Master {
         assert!(output.status.success(), "conf-master init failed:\n{}", text(&output));
         let address = own_address(7400);
         let listen = address.to_string().into();
-        let arguments = [OsString::from("serve"), "--repo".into(), repo.clone().into(), "--listen".into(), listen];
+        let arguments = [OsString::from("serve"), "--open".into(), "--listen".into(), listen];
+        let arguments = arguments.into_iter().chain(["--repo".into(), repo.clone().into()]);
         let daemon = Daemon::new("conf-master", built("conf-master"), folder, arguments);
-        Master { daemon, repo, proxy: None, address, authority: None, home: folder.to_owned() }
+        Master { daemon, repo, proxy: None, address, authority: None, asks: false, home: folder.to_owned() }
+    }
+
+    /// Has it ask for tokens from its next start on.
+    pub fn ask_for_tokens(&mut self) {
+        self.daemon.arguments().retain(|argument| argument != "--open");
+        self.asks = true;
+    }
+
+    /// Returns the file with the first administrator's token.
+    pub fn token_file(&self) -> PathBuf {
+        self.repo.with_extension("git.token")
+    }
+
+    /// Makes a token at the server's own machine, in a file beside the repository.
+    #[track_caller]
+    pub fn token(&self, name: &str, flags: &[&str]) -> PathBuf {
+        let file = self.home.join(format!("{name}.token"));
+        let (repo, out) = (self.repo.display().to_string(), file.display().to_string());
+        let arguments = ["token", "add", name, "--repo", &repo, "--out", &out];
+        let made = self.run(&[&arguments, flags].concat());
+        assert!(made.status.success(), "{}", text(&made));
+        file
     }
 
     /// Has it speak TLS from its next start on.
@@ -84,14 +110,24 @@ impl Master {
 
     /// Returns its address for requests.
     pub fn http(&self) -> Address {
+        let address = self.unproven();
+        if self.asks { address.with(&token_in(&self.token_file())) } else { address }
+    }
+
+    /// Returns its address for requests without a token.
+    pub fn unproven(&self) -> Address {
         Address::of(self.address, self.authority.as_ref())
     }
 
     /// Returns the file with its public key.
     pub fn trusted_key(&self) -> PathBuf {
-        let mut name = self.repo.as_os_str().to_owned();
-        name.push(".key.pub");
-        name.into()
+        self.repo.with_extension("git.key.pub")
+    }
+
+    /// Has a repository show a token, as an engineer would.
+    pub fn show_token(&self, work: &Work, file: &Path) {
+        let helper = format!("!{} credential --token-file {}", built("conf-master").display(), file.display());
+        work.git(&["config", "credential.helper", &helper]);
     }
 
     /// Requests `GET /api/v1/datacenters/<id>/<version>`.
@@ -120,6 +156,9 @@ impl Master {
     pub fn client(&self, arguments: &[&str]) -> Command {
         let mut client = command(built("conf-master"), &self.home);
         client.args(arguments).env("CONF_MASTER_URL", self.url());
+        if self.asks {
+            client.env("CONF_MASTER_TOKEN_FILE", self.token_file());
+        }
         client.envs(self.authority.iter().map(|authority| ("CONF_MASTER_CA", authority.certificate())));
         client
     }
@@ -144,4 +183,9 @@ impl Master {
         // Before the first change there is only the entry of `init`.
         assert!(entries.len() - numbers.len() <= 1, "entries without a number: {:?}", &entries[numbers.len()..]);
     }
+}
+
+/// Reads the token in a file.
+pub fn token_in(file: &Path) -> String {
+    std::fs::read_to_string(file).expect("the file with the token is there").trim().to_owned()
 }

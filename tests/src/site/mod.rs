@@ -13,7 +13,7 @@ use rand::seq::IndexedRandom;
 pub use self::{
     content::{CLASS, DATACENTER, ELSEWHERE, Pin, class, instance},
     host::Host,
-    master::Master,
+    master::{Master, token_in},
     plan::{Plan, Pointers},
     repository::{fsck, in_repository, sequence_of},
     slave::Slave,

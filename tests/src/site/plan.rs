@@ -32,6 +32,8 @@ pub struct Plan {
     /// Has every program speak TLS, Consul too, which then wants certificates of its clients.
     /// Nothing can be proxied.
     pub tls: bool,
+    /// Has the central server ask for tokens, and gives one to every program that asks it.
+    pub tokens: bool,
     /// More flags for the caches.
     pub slave_flags: Vec<String>,
     /// More flags for the hosts.
@@ -49,6 +51,7 @@ impl Default for Plan {
             proxied: false,
             hosts_without_consul: false,
             tls: false,
+            tokens: false,
             slave_flags: Vec::new(),
             host_flags: Vec::new(),
         }

@@ -184,6 +184,10 @@ impl Site {
             arguments.extend(pair.flags().map(OsString::from));
             arguments.extend(flag("--ca", authority.certificate()));
         }
+        if self.plan.tokens {
+            let token = self.master.token(&format!("conf-slave-{number}"), &["--slave", datacenter]);
+            arguments.extend(flag("--token-file", token));
+        }
         arguments.extend(self.plan.slave_flags.iter().map(OsString::from));
         let name = format!("conf-slave-{number}");
         let mut daemon = Daemon::new(&name, built("conf-slave"), self.folder.path(), arguments);
@@ -219,6 +223,10 @@ impl Site {
         arguments.extend(flag("--socket", &socket));
         arguments.extend(flag("--trusted-key", self.master.trusted_key()));
         arguments.extend(self.master.authority.iter().flat_map(|authority| flag("--ca", authority.certificate())));
+        if self.plan.tokens {
+            let token = self.master.token(&name, &["--host", &format!("{datacenter}/{name}")]);
+            arguments.extend(flag("--token-file", token));
+        }
         arguments.extend(self.plan.host_flags.iter().map(OsString::from));
         let shown = format!("conf-local-{name}");
         let mut daemon = Daemon::new(&shown, built("conf-local"), self.folder.path(), arguments);
@@ -276,11 +284,17 @@ impl Plan {
             assert!(!self.proxied, "a proxy reads what passes through it");
             master.speak_tls(authority);
         }
+        if self.tokens {
+            master.ask_for_tokens();
+        }
         master.daemon.start();
         master.proxy = self.proxied.then(|| Proxy::start(master.address));
         let work = Work::new(&folder.path().join("work"), &master.git_url());
         if let Some(authority) = &master.authority {
             work.git(&["config", "http.sslCAInfo", authority.certificate().to_str().expect("text")]);
+        }
+        if self.tokens {
+            master.show_token(&work, &master.token_file());
         }
         Site { hosts: Vec::new(), slaves: Vec::new(), master, consul, to_consul, work, folder, plan: self }
     }

@@ -53,6 +53,7 @@ mod templates;
 mod terminals;
 mod tls;
 mod told;
+mod tokens;
 mod unlanded;
 mod unlisted;
 mod update;

@@ -3,12 +3,14 @@
 
 mod connect;
 mod print;
+pub(crate) mod credential;
 pub(crate) mod doc;
 pub(crate) mod explain;
 pub(crate) mod log;
 pub(crate) mod plan;
 pub(crate) mod secret;
 pub(crate) mod show;
+pub(crate) mod token;
 pub(crate) mod update;
 pub(crate) mod wait;
 pub(crate) mod whereabouts;

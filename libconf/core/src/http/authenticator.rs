@@ -9,6 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
@@ -49,12 +50,12 @@ struct Tries {
 }
 
 /// The last request with a token.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenUse {
     /// When, in seconds since 1970.
     pub at: i64,
-    /// Who sent it.
-    pub from: Who,
+    /// The address that it came from.
+    pub from: String,
 }
 
 /// Who asks, and until when that is proven.
@@ -89,7 +90,14 @@ impl Authenticator {
         Authenticator(Arc::new(Inner { table, is_open, may, tries, uses }))
     }
 
-    /// The last use of each token since the start.
+    /// Takes the last uses of tokens before the start.
+    #[must_use]
+    pub fn remembering(self, uses: BTreeMap<TokenId, TokenUse>) -> Self {
+        *self.0.uses.lock() = uses;
+        self
+    }
+
+    /// The last use of each token.
     pub fn uses(&self) -> BTreeMap<TokenId, TokenUse> {
         self.0.uses.lock().clone()
     }
@@ -130,7 +138,7 @@ impl Authenticator {
         let (hash, now) = (token.hash(), now());
         let entry = self.0.table.borrow().find(&hash, now).cloned();
         let entry: TokenEntry = entry.map_err(|fault| self.refuse(who, Some(hash.id()), &fault.to_string()))?;
-        self.0.uses.lock().insert(entry.id(), TokenUse { at: now, from: who });
+        self.0.uses.lock().insert(entry.id(), TokenUse { at: now, from: who.to_string() });
         let proof = Proof { hash, table: self.0.table.clone() };
         Ok(Visitor { principal: Principal::Named(entry.principal()), proof: Some(proof) })
     }

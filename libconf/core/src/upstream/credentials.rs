@@ -1,7 +1,7 @@
 //! What is shown to servers above, and whom of them is trusted: the token of `--token-file`, and
 //! TLS.
 
-use std::{os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{io, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::SystemTime};
 
 use parking_lot::Mutex;
 
@@ -58,6 +58,14 @@ impl Credentials {
         }
         let text = std::fs::read_to_string(&file.path).map_err(failed)?;
         let token: Arc<str> = text.lines().next().unwrap_or_default().trim().into();
+        let fault = match &*token {
+            "" => Some("its first line is empty"),
+            token if token.starts_with('\u{feff}') => Some("it begins with a byte order mark; save it without one"),
+            _ => None,
+        };
+        if let Some(fault) = fault {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidData, fault)));
+        }
         *read = Some((stamp, token.clone()));
         Ok(Some(token))
     }

@@ -1,0 +1,154 @@
+//! Tokens: requests to make, to revoke and to replace one.
+
+use std::collections::BTreeSet;
+
+use conf_core::access::{AccessTable, Principal, Scope, TokenEntry, TokenHash, TokenId};
+use libconf::name::{GroupName, PrincipalName};
+use serde::{Deserialize, Serialize};
+
+use crate::fault::{Refusal, RefusalKind};
+
+/// Whom a new token proves, and for how long.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct NewToken {
+    /// The principal.
+    pub(crate) name: PrincipalName,
+    /// The groups that it gives, besides those of the policy.
+    #[serde(default)]
+    pub(crate) groups: BTreeSet<GroupName>,
+    /// What it is for.
+    #[serde(default)]
+    pub(crate) scope: Scope,
+    /// How long it is good, in seconds; without that until it is revoked.
+    #[serde(default)]
+    pub(crate) lives: Option<u32>,
+}
+
+/// Tells whether somebody may do everything.
+pub(crate) fn administers(who: &Principal) -> bool {
+    match who {
+        // Nobody is unknown where a token is asked for.
+        Principal::Server | Principal::Owner(_) | Principal::Anybody => true,
+        Principal::Named(named) => named.scope == Scope::Policy && named.groups.contains(&GroupName::administrators()),
+    }
+}
+
+/// A change of the tokens; it lands as a change of its own.
+#[derive(Clone, Debug)]
+pub(crate) enum AccessRequest {
+    /// Adds the token with this hash.
+    Add(TokenHash, NewToken),
+    /// Ends a token at once.
+    Revoke(TokenId),
+    /// Adds the token with this hash for the same principal, and ends the old one after so many
+    /// seconds.
+    Rotate(TokenId, TokenHash, u32),
+}
+
+/// The tokens after a request, and a line about it.
+pub(crate) type Changed = (AccessTable, String);
+
+impl AccessRequest {
+    /// Works out the tokens after it, at `now` in seconds since 1970, for somebody called `by`.
+    pub(crate) fn apply(&self, table: &AccessTable, by: &str, now: i64) -> Result<Changed, Refusal> {
+        let mut changed = table.clone();
+        let words = match self {
+            AccessRequest::Add(hash, new) => {
+                let entry = TokenEntry {
+                    hash: hash.clone(),
+                    name: new.name.clone(),
+                    groups: new.groups.clone(),
+                    scope: new.scope.clone(),
+                    created: now,
+                    by: by.to_owned(),
+                    expires: new.lives.map(|lives| now + i64::from(lives)),
+                    revoked: None,
+                };
+                put(&mut changed, entry, now)?;
+                format!("{} has the new token {}", new.name, hash.id())
+            }
+            AccessRequest::Revoke(id) => {
+                let entry = live(table, id, now)?;
+                put(&mut changed, TokenEntry { revoked: Some(now), ..entry.clone() }, now)?;
+                format!("the token {id} of {} is revoked", entry.name)
+            }
+            AccessRequest::Rotate(id, hash, overlap) => {
+                let old = live(table, id, now)?;
+                let lives = old.expires.map(|end| end - old.created);
+                let (expires, revoked) = (lives.map(|lives| now + lives), None);
+                let new =
+                    TokenEntry { hash: hash.clone(), created: now, by: by.to_owned(), expires, revoked, ..old.clone() };
+                put(&mut changed, new, now)?;
+                let end = now + i64::from(*overlap);
+                let old = match *overlap {
+                    0 => TokenEntry { revoked: Some(now), ..old.clone() },
+                    _ => TokenEntry { expires: Some(old.expires.map_or(end, |before| before.min(end))), ..old.clone() },
+                };
+                put(&mut changed, old.clone(), now)?;
+                format!("{} has the new token {} in place of {id}", old.name, hash.id())
+            }
+        };
+        Ok((changed, words))
+    }
+}
+
+fn put(table: &mut AccessTable, entry: TokenEntry, now: i64) -> Result<(), Refusal> {
+    table.put(entry, now).map_err(|full| Refusal::new(RefusalKind::Invalid, full.to_string()))
+}
+
+fn live<'t>(table: &'t AccessTable, id: &TokenId, now: i64) -> Result<&'t TokenEntry, Refusal> {
+    let refused = |words: String| Refusal::new(RefusalKind::Invalid, words);
+    let unknown = || refused(format!("there is no token {id}; `conf-master token list` shows all"));
+    let entry = table.by_id(id).ok_or_else(unknown)?;
+    match entry.fault(now) {
+        None => Ok(entry),
+        Some(fault) => Err(refused(format!("{fault} already ({id} of {})", entry.name))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use conf_core::access::Token;
+
+    use super::*;
+
+    fn new(lives: Option<u32>) -> NewToken {
+        let groups = BTreeSet::from(["web".parse().unwrap()]);
+        NewToken { name: "ann".parse().unwrap(), groups, scope: Scope::Policy, lives }
+    }
+
+    #[test]
+    fn a_token_is_made_replaced_and_revoked() {
+        let (first, second) = (Token::generate().hash(), Token::generate().hash());
+        let add = AccessRequest::Add(first.clone(), new(Some(100)));
+        let (table, words) = add.apply(&AccessTable::default(), "root", 1000).unwrap();
+        assert_eq!(words, format!("ann has the new token {}", first.id()));
+        assert_eq!(table.find(&first, 1099).unwrap().by, "root");
+        let rotate = AccessRequest::Rotate(first.id(), second.clone(), 10);
+        let (table, _) = rotate.apply(&table, "ann", 1050).unwrap();
+        assert!(table.find(&first, 1059).is_ok() && table.find(&first, 1060).is_err());
+        let fresh = table.find(&second, 1149).unwrap();
+        assert_eq!((fresh.expires, fresh.groups.len(), fresh.by.as_str()), (Some(1150), 1, "ann"));
+        let (table, _) = AccessRequest::Revoke(second.id()).apply(&table, "root", 1060).unwrap();
+        assert!(table.find(&second, 1061).is_err());
+        for (id, words) in
+            [(second.id(), "revoked"), (first.id(), "expired"), (Token::generate().hash().id(), "no token")]
+        {
+            let refusal = AccessRequest::Revoke(id).apply(&table, "root", 1061).unwrap_err();
+            assert!(refusal.reason.contains(words), "{}", refusal.reason);
+        }
+    }
+
+    #[test]
+    fn a_replaced_token_may_end_at_once_and_never_later_than_it_would() {
+        let (first, second) = (Token::generate().hash(), Token::generate().hash());
+        let table =
+            AccessRequest::Add(first.clone(), new(Some(20))).apply(&AccessTable::default(), "root", 0).unwrap().0;
+        let rotate =
+            |overlap| AccessRequest::Rotate(first.id(), second.clone(), overlap).apply(&table, "root", 10).unwrap().0;
+        assert!(rotate(0).find(&first, 10).is_err());
+        assert!(rotate(100).find(&first, 19).is_ok());
+        assert!(rotate(100).find(&first, 20).is_err());
+    }
+}

@@ -1,0 +1,25 @@
+//! What commands ask a conf-master that runs on this machine, through the socket in its repository.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::path::Path;
+
+use anyhow::Context as _;
+
+use crate::hooks::forced::connect;
+use crate::hooks::protocol::{MOST_BYTES, TokenMessage, TokenReply};
+use crate::landing::{TokenAnswer, TokenCall};
+
+/// Asks about tokens; a refusal is its words.
+pub(crate) fn tokens(repo: &Path, call: TokenCall) -> anyhow::Result<Result<TokenAnswer, String>> {
+    let mut socket = connect(repo)?;
+    let mut text = serde_json::to_vec(&TokenMessage { tokens: call })?;
+    text.push(b'\n');
+    socket.write_all(&text)?;
+    let mut answer = String::new();
+    BufReader::new(socket.take(MOST_BYTES)).read_line(&mut answer)?;
+    let lost = "conf-master gave no answer; restart `conf-master serve` if it is older than this program";
+    Ok(match serde_json::from_str(&answer).context(lost)? {
+        TokenReply::Done(answer) => Ok(answer),
+        TokenReply::Refused(words) => Err(words),
+    })
+}

@@ -1,0 +1,217 @@
+//! Tokens: who has none gets nothing, and who has one is known by name.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use serde_json::{Value, json};
+use tests::http::Address;
+use tests::program::text;
+use tests::site::token_in;
+use tests::{Plan, Reader, Site, Work, eventually};
+
+const OPENAPI: &str = include_str!("../../../conf-master/src/http/openapi.json");
+/// What ends with a token ends within a second; this machine may stall for more.
+const SOON: Duration = Duration::from_secs(5);
+
+fn closed() -> Site {
+    Plan { slaves: 0, hosts: 0, tokens: true, ..Plan::default() }.start()
+}
+
+/// Every route of the description, with some value for each part of its path.
+fn routes() -> Vec<(Method, String)> {
+    let description: Value = serde_json::from_str(OPENAPI).expect("JSON");
+    let paths = description["paths"].as_object().expect("paths");
+    let methods = ["get", "put", "post", "delete"];
+    let of_path = |(path, about): (&String, &Value)| -> Vec<(Method, String)> {
+        let path = path.replace("{section}", "services/web/config.yaml").replace("{kind}", "services");
+        let path = path.replace("{id}", "us-west").replace("{version}", "v1").replace("{name}", "web");
+        let path = path.replace("{token}", "0123456789ab");
+        assert!(!path.contains('{'), "{path}");
+        let has = methods.into_iter().filter(|method| about.get(method).is_some());
+        has.map(|method| (method.to_uppercase().parse().expect("a method"), path.clone())).collect()
+    };
+    paths.iter().flat_map(of_path).collect()
+}
+
+/// Everything in the repository that a change could change.
+fn state(site: &Site) -> String {
+    site.master.git(&["for-each-ref"])
+}
+
+#[test]
+fn who_has_no_token_gets_nothing_and_changes_nothing() {
+    let site = closed();
+    let before = state(&site);
+    let wrong = site.master.unproven().with("conf_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA");
+    for address in [site.master.unproven(), wrong] {
+        let mut asked = routes();
+        asked.extend([
+            (Method::GET, "/conf.git/info/refs?service=git-upload-pack".to_owned()),
+            (Method::GET, "/conf.git/info/refs?service=git-receive-pack".to_owned()),
+            (Method::POST, "/conf.git/git-upload-pack".to_owned()),
+            (Method::POST, "/conf.git/git-receive-pack".to_owned()),
+            (Method::GET, "/nowhere".to_owned()),
+        ]);
+        for (method, path) in asked {
+            let for_anybody = matches!(path.as_str(), "/healthz" | "/readyz");
+            let headers = [("content-type", "application/json")];
+            let answer = address.request(method.clone(), &path, &headers, "{}").expect("an answer");
+            let status = answer.status.as_u16();
+            // After twenty wrong tokens nobody is told more.
+            let refused = matches!(status, 401 | 429);
+            assert_eq!(!refused, for_anybody, "{method} {path}: {status} {}", answer.text());
+        }
+    }
+    let stranger = Work::new(&site.folder.path().join("stranger"), &site.master.git_url());
+    stranger.change().file("services/web/master", "round", "x\n").push().refused(&["could not read Username"]);
+    assert!(!stranger.try_git(&["ls-remote", "origin"]).ok);
+    assert_eq!(state(&site), before);
+    // The same requests are answered where the server is open, so this test would see that.
+    let open = Plan { slaves: 0, hosts: 0, ..Plan::default() }.start();
+    assert_eq!(open.master.unproven().get("/api/v1/datacenters").expect("an answer").status, 200);
+}
+
+#[test]
+fn every_tier_shows_its_own_token_and_a_change_has_its_authors_name() {
+    let site = Plan { tokens: true, ..Plan::default() }.start();
+    let reader = Reader::start(&site.host().export());
+    site.host().watch(&["services/web"], reader.pid());
+    let file = site.master.token("ann", &["--group", "administrators"]);
+    site.master.show_token(&site.work, &file);
+    let sequence = site.push("services/web", "round", "1\n");
+    assert!(reader.told().sequence >= sequence);
+    let entry = site.master.git(&["log", "-1", "--format=%B", "refs/conf/ledger"]);
+    assert!(entry.contains("\nConf-By: ann\n") && entry.contains("\nConf-Through: http 127.0.0."), "{entry}");
+    // Hosts report through their conf-slave, and both by their own token.
+    eventually("the host to be reported", || {
+        let hosts = site.master.http().get_json("/api/v1/datacenters/us-west/v1/hosts")?;
+        if hosts.to_string().contains("web-1") { Ok(()) } else { Err(hosts.to_string()) }
+    });
+    let listed = site.master.run(&["token", "list", "--json"]);
+    let listed: Value = serde_json::from_slice(&listed.stdout).expect("JSON");
+    let used = |name: &str| {
+        listed.as_array().expect("a list").iter().any(|one| one["name"] == name && one["used"].is_string())
+    };
+    assert!(used("ann") && used("conf-slave-1"), "{listed}");
+    let slave = token_in(&site.folder.path().join("conf-slave-1.token"));
+    let answer = site.master.unproven().with(&slave).get("/api/v1/tokens").expect("an answer");
+    assert_eq!(answer.status, 403, "{}", answer.text());
+}
+
+#[test]
+fn a_revoked_token_ends_what_goes_on_with_it() {
+    let site = closed();
+    let file = site.master.token("ann", &[]);
+    let ann = site.master.unproven().with(&token_in(&file));
+    let id = ann.get_json("/api/v1/principal").expect("it is good")["token"].as_str().expect("a token").to_owned();
+    let events = ann.events("/api/v1/events?datacenter=us-west/v1", &[]);
+    assert!(events.beat_within(SOON));
+    let waiting = {
+        let (ann, sequence) = (ann.clone(), site.master.sequence() + 1);
+        std::thread::spawn(move || ann.get(&format!("/api/v1/delivery?sequence={sequence}&timeout=60")))
+    };
+    let began = Instant::now();
+    let revoked = site.master.run(&["token", "revoke", &id]);
+    assert!(revoked.status.success(), "{}", text(&revoked));
+    assert!(events.end_within(SOON), "the stream goes on");
+    let answer = waiting.join().expect("it ends").expect("an answer");
+    assert!(matches!(answer.status.as_u16(), 400..=499), "{} {}", answer.status, answer.text());
+    assert!(began.elapsed() < 2 * SOON, "{:?}", began.elapsed());
+    let answer = ann.get("/api/v1/principal").expect("an answer");
+    assert_eq!((answer.status.as_u16(), answer.text().contains("revoked")), (401, true), "{}", answer.text());
+    let work = Work::new(&site.folder.path().join("ann"), &site.master.git_url());
+    site.master.show_token(&work, &file);
+    assert!(!work.try_git(&["ls-remote", "origin"]).ok);
+    let again = site.master.run(&["token", "revoke", &id]);
+    assert!(!again.status.success() && text(&again).contains("revoked already"), "{}", text(&again));
+}
+
+#[test]
+fn a_token_is_replaced_expires_and_outlives_a_restart() {
+    let mut site = closed();
+    let ask = |site: &Site, file: &Path| {
+        let answer = site.master.unproven().with(&token_in(file)).get("/api/v1/principal").expect("an answer");
+        (answer.status.as_u16(), answer.json())
+    };
+    let first = site.master.token("ann", &["--group", "web", "--expires", "90d"]);
+    let (status, about) = ask(&site, &first);
+    assert_eq!((status, about["name"].as_str(), about["groups"].clone()), (200, Some("ann"), json!(["web"])));
+    let id = about["token"].as_str().expect("a token").to_owned();
+    let replace = |site: &Site, id: &str, overlap: &str, out: &str| {
+        let out = site.folder.path().join(out);
+        let shown = out.display().to_string();
+        let done = site.master.run(&["token", "rotate", id, "--overlap", overlap, "--out", &shown]);
+        assert!(done.status.success(), "{}", text(&done));
+        out
+    };
+    let second = replace(&site, &id, "1h", "second.token");
+    assert_eq!((ask(&site, &first).0, ask(&site, &second).0), (200, 200));
+    let id = ask(&site, &second).1["token"].as_str().expect("a token").to_owned();
+    let third = replace(&site, &id, "0s", "third.token");
+    assert_eq!((ask(&site, &second).0, ask(&site, &third).0), (401, 200));
+    let short = site.master.token("bob", &["--expires", "1s"]);
+    eventually("a token to expire", || {
+        let (status, words) = ask(&site, &short);
+        if status == 401 && words.to_string().contains("expired") { Ok(()) } else { Err(words.to_string()) }
+    });
+    site.master.daemon.kill9();
+    site.master.daemon.start();
+    assert_eq!((ask(&site, &second).0, ask(&site, &third).0), (401, 200));
+    let mode = fs::metadata(&third).expect("it is there");
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&mode.permissions()) & 0o777, 0o600);
+    site.expect_whole();
+}
+
+#[test]
+fn a_file_that_holds_no_token_is_named_by_its_fault() {
+    let site = closed();
+    let good = token_in(&site.master.token_file());
+    let file = site.folder.path().join("some.token");
+    for (content, words) in [
+        (String::new(), "empty"),
+        (good[..30].to_owned(), "cut off"),
+        (format!("\u{feff}{good}\n"), "byte order mark"),
+        ("hunter2\n".to_owned(), "begins with `conf_`"),
+    ] {
+        fs::write(&file, &content).expect("it can be written");
+        let mut client = site.master.client(&["token", "list"]);
+        client.env("CONF_MASTER_TOKEN_FILE", &file);
+        let output = tests::program::run(client);
+        let said = text(&output);
+        assert!(!output.status.success() && said.contains(words), "{content:?}: {said}");
+        assert!(content.is_empty() || !said.contains(content.trim()), "{said}");
+    }
+    fs::write(&file, format!("{good}\r\n")).expect("it can be written");
+    let mut client = site.master.client(&["token", "list"]);
+    client.env("CONF_MASTER_TOKEN_FILE", &file);
+    assert!(tests::program::run(client).status.success());
+}
+
+#[test]
+fn who_loses_the_last_token_makes_one_at_the_servers_own_machine() {
+    let site = closed();
+    let listed = site.master.http().get_json("/api/v1/tokens").expect("it is good");
+    let id = listed["tokens"][0]["id"].as_str().expect("one").to_owned();
+    let repo = site.master.repo.display().to_string();
+    let revoked = site.master.run(&["token", "revoke", &id, "--repo", &repo]);
+    assert!(revoked.status.success(), "{}", text(&revoked));
+    let out = site.master.run(&["token", "list"]);
+    assert!(!out.status.success() && text(&out).contains("revoked"), "{}", text(&out));
+    let file = site.master.token("ann", &["--group", "administrators"]);
+    let ann: Address = site.master.unproven().with(&token_in(&file));
+    assert_eq!(ann.get("/api/v1/tokens").expect("an answer").status, 200);
+    // Who has no such right makes none, and nothing is left of the try.
+    let before = state(&site);
+    let bob = site.master.token("bob", &[]);
+    let before_bob = state(&site);
+    assert_ne!(before, before_bob);
+    let (client, out) = (site.folder.path().join("more.token"), "--out");
+    let mut more = site.master.client(&["token", "add", "eve", "--group", "administrators", out]);
+    more.arg(&client).env("CONF_MASTER_TOKEN_FILE", &bob);
+    let more = tests::program::run(more);
+    assert!(!more.status.success() && text(&more).contains("administer"), "{}", text(&more));
+    assert!(!client.exists());
+    assert_eq!(state(&site), before_bob);
+}
