@@ -69,13 +69,14 @@ pub(crate) struct Push {
 pub(crate) struct Engineers {
     repo: PathBuf,
     url: String,
+    token: String,
 }
 
 impl Engineers {
-    /// Makes an empty clone in `repo`, of the repository at `url`.
-    pub(crate) async fn new(repo: PathBuf, url: String) -> Result<Self> {
+    /// Makes an empty clone in `repo`, of the repository at `url`, which a token opens.
+    pub(crate) async fn new(repo: PathBuf, url: String, token: String) -> Result<Self> {
         fs::create_dir(&repo)?;
-        let engineers = Engineers { repo, url };
+        let engineers = Engineers { repo, url, token };
         engineers.git("nobody", &["init", "--quiet", "--bare", "--initial-branch=main"], None).await?;
         Ok(engineers)
     }
@@ -123,8 +124,9 @@ impl Engineers {
         Ok(Push { way: Way::Push, began, ended, accepted, output })
     }
 
-    /// Makes a clone for the reader, which needs none of the reader's own configuration.
-    pub(crate) async fn clone_for_reader(&self, path: &Path) -> Result<()> {
+    /// Makes a clone for the reader, which needs none of the reader's own configuration. Git asks
+    /// `helper` for the token.
+    pub(crate) async fn clone_for_reader(&self, path: &Path, helper: &str) -> Result<()> {
         let path = path.to_str().context("the directory's name is not UTF-8")?;
         self.git("nobody", &["clone", "--quiet", &self.url, path], None).await?;
         for (key, value) in [
@@ -133,6 +135,7 @@ impl Engineers {
             ("commit.gpgSign", "false"),
             ("core.hooksPath", "/dev/null"),
             ("http.proxy", ""),
+            ("credential.helper", helper),
             ("push.default", "upstream"),
             ("push.gpgSign", "false"),
         ] {
@@ -172,6 +175,10 @@ impl Engineers {
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("LC_ALL", "C")
+            // Not on the command line, which every user of this machine can read.
+            .env("GIT_CONFIG_COUNT", "1")
+            .env("GIT_CONFIG_KEY_0", "http.extraHeader")
+            .env("GIT_CONFIG_VALUE_0", format!("Authorization: Bearer {}", self.token))
             .env("GIT_AUTHOR_NAME", author)
             .env("GIT_AUTHOR_EMAIL", &email)
             .env("GIT_COMMITTER_NAME", author)

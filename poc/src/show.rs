@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fs,
     time::{Duration, SystemTime},
 };
 
@@ -67,7 +68,7 @@ impl Show {
             return Ok(());
         }
         let reader = self.site.layout.dir.join("yours");
-        engineers.clone_for_reader(&reader).await?;
+        engineers.clone_for_reader(&reader, &self.site.layout.credential_helper()).await?;
         try_it::print(&self.site, &reader)?;
         for step in 0.. {
             self.idle(Instant::now() + Duration::from_secs_f64(every)).await?;
@@ -82,7 +83,9 @@ impl Show {
         self.site.init().await.context("cannot make the central repository")?;
         self.site.start(Unit::Master).await?;
         let url = format!("{}conf.git", self.site.layout.url(Unit::Master)?);
-        let engineers = Engineers::new(self.site.layout.dir.join("engineers.git"), url).await?;
+        self.site.make_tokens().await.context("cannot make the tokens of the other tiers")?;
+        let token = fs::read_to_string(self.site.layout.token(None))?.trim().to_owned();
+        let engineers = Engineers::new(self.site.layout.dir.join("engineers.git"), url, token).await?;
         let push = engineers.push(&story.beginning(&self.site.identities().await?)).await?;
         self.shown = landed_as(&push).with_context(|| format!("the first push did not land:\n{}", push.output))?;
         self.site.start(Unit::Slave).await?;

@@ -38,11 +38,16 @@ fn commands(site: &Site, reader: &Path) -> Result<Vec<(&'static str, String)>> {
     let class = "datacenter-configuration/small";
     let slave = site.pid(Unit::Slave).unwrap_or_default();
     let job = site.pid(Unit::Job(0)).unwrap_or_default();
+    let token = format!("--token-file {}", quote(&layout.token(None)));
     let agent = format!("{} status --socket {}", program("conf-local"), quote(&layout.socket(0)));
     Ok(vec![
         (
             "clone everything, with plain git",
-            format!("{git} clone {central}conf.git {}", quote(&layout.dir.join("mine"))),
+            format!(
+                "{git} clone -c credential.helper={} {central}conf.git {}",
+                quote(Path::new(&layout.credential_helper())),
+                quote(&layout.dir.join("mine"))
+            ),
         ),
         (
             "push a change of your own, and watch this terminal",
@@ -62,7 +67,7 @@ fn commands(site: &Site, reader: &Path) -> Result<Vec<(&'static str, String)>> {
         (
             "change the settings through the API, as a program would",
             format!(
-                "echo 'greeting: Hello from the API' | {} update services/web@main --server {central} --file -",
+                "echo 'greeting: Hello from the API' | {} update services/web@main --server {central} {token} --file -",
                 program("conf-master")
             ),
         ),
@@ -78,7 +83,7 @@ fn commands(site: &Site, reader: &Path) -> Result<Vec<(&'static str, String)>> {
         ),
         (
             "give that secret a new value",
-            format!("{} secret rotate {DATACENTER} {SECRET} --server {central}", program("conf-master")),
+            format!("{} secret rotate {DATACENTER} {SECRET} --server {central} {token}", program("conf-master")),
         ),
         (
             "read one value from the agent's memory",
@@ -87,7 +92,7 @@ fn commands(site: &Site, reader: &Path) -> Result<Vec<(&'static str, String)>> {
         ("ask the agent for its status", agent),
         (
             "list the deployments, newest first",
-            format!("{} log --server {central} {DATACENTER}", program("conf-master")),
+            format!("{} log --server {central} {token} {DATACENTER}", program("conf-master")),
         ),
         ("read the daemons' logs", format!("tail -n 3 {}/*.log", quote(&layout.dir.join("logs")))),
     ])

@@ -37,6 +37,18 @@ impl Layout {
         self.dir.join("central.git")
     }
 
+    /// Returns the file with a token; `None` is the first administrator's, which `init` has made.
+    pub(crate) fn token(&self, of: Option<Unit>) -> PathBuf {
+        self.dir.join(of.map_or("central.git.token".to_owned(), |unit| unit.name() + ".token"))
+    }
+
+    /// Returns Git's credential helper for the reader.
+    pub(crate) fn credential_helper(&self) -> String {
+        let quoted = |path: PathBuf| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
+        let (program, token) = (quoted(self.programs.join("conf-master")), quoted(self.token(None)));
+        format!("!{program} credential --token-file {token}")
+    }
+
     /// Returns a host's directory.
     pub(crate) fn host(&self, place: usize) -> PathBuf {
         self.dir.join(PLACES[place].host)
@@ -114,7 +126,7 @@ impl Layout {
             .args(["--central", self.url(Unit::Master)?.url().as_str()])
             .args(["--consul", self.consul_url.as_deref().unwrap_or("embedded"), "--state"])
             .arg(self.dir.join("conf-slave"));
-        self.add_common(&mut command);
+        self.add_common(&mut command, Unit::Slave);
         Ok(command)
     }
 
@@ -133,12 +145,13 @@ impl Layout {
             .arg(self.host(place))
             .arg("--socket")
             .arg(self.socket(place));
-        self.add_common(&mut command);
+        self.add_common(&mut command, Unit::Host(place));
         Ok(command)
     }
 
-    fn add_common(&self, command: &mut Command) {
+    fn add_common(&self, command: &mut Command, unit: Unit) {
         command.arg("--trusted-key").arg(self.dir.join("central.git.key.pub"));
+        command.arg("--token-file").arg(self.token(Some(unit)));
         if let Some(prefix) = &self.prefix {
             command.args(["--pointer-prefix", prefix]);
         }

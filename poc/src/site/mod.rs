@@ -71,6 +71,24 @@ impl Site {
         Ok(())
     }
 
+    /// Makes a token for the cache and one for each host, as an administrator would.
+    pub(crate) async fn make_tokens(&self) -> Result<()> {
+        self.make_token(Unit::Slave, ["--slave", DATACENTER]).await?;
+        for (place, about) in PLACES.iter().enumerate() {
+            self.make_token(Unit::Host(place), ["--host", &format!("{DATACENTER}/{}", about.host)]).await?;
+        }
+        Ok(())
+    }
+
+    async fn make_token(&self, unit: Unit, about: [&str; 2]) -> Result<()> {
+        let (name, server) = (unit.name(), self.layout.url(Unit::Master)?);
+        let arguments = ["token", "add", &name, about[0], about[1], "--server", server.url().as_str()];
+        let files = ["--token-file".into(), self.layout.token(None).into(), "--out".into()];
+        let arguments = arguments.map(OsString::from).into_iter().chain(files);
+        self.tool("conf-master", arguments.chain([self.layout.token(Some(unit)).into()])).await?;
+        Ok(())
+    }
+
     /// Returns the process of a running unit.
     pub(crate) fn pid(&self, unit: Unit) -> Option<u32> {
         self.pids.iter().find(|(one, _)| *one == unit).map(|(_, pid)| *pid)
@@ -78,7 +96,8 @@ impl Site {
 
     /// Makes a client of a running daemon.
     fn client(&self, unit: Unit) -> Result<Upstreams> {
-        Ok(Upstreams::new(vec![self.layout.url(unit)?], &Credentials::none())?)
+        let token = (unit == Unit::Master).then(|| self.layout.token(None));
+        Ok(Upstreams::new(vec![self.layout.url(unit)?], &Credentials::from_file(token))?)
     }
 
     /// Starts a unit, and waits until it is ready.
@@ -153,6 +172,7 @@ impl Site {
     async fn command_master(&self, way: Way, arguments: impl IntoIterator<Item = OsString>) -> Result<Push> {
         let mut command = self.layout.command("conf-master");
         command.args(arguments).args(["--server", self.layout.url(Unit::Master)?.url().as_str()]);
+        command.arg("--token-file").arg(self.layout.token(None));
         let began = SystemTime::now();
         let output = output(command).await.context("cannot run conf-master")?;
         let ended = SystemTime::now();
