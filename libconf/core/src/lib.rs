@@ -10,6 +10,8 @@ pub mod sandbox;
 pub mod settings;
 /// The JSON that the tiers exchange over HTTP.
 pub mod api;
+/// Text with wildcards: `*` and `?`.
+pub(crate) mod glob;
 /// Words for a name that is not there: the known name that was probably meant.
 pub(crate) mod nearest;
 /// Addresses of servers, which may hold a password.

@@ -30,6 +30,22 @@ pub enum Verb {
     Administer,
 }
 
+impl Verb {
+    /// All of them, in the order in which people read them.
+    pub const ALL: [Verb; 10] = [
+        Verb::Read,
+        Verb::Push,
+        Verb::Tag,
+        Verb::Delete,
+        Verb::Shrink,
+        Verb::Breaking,
+        Verb::Secrets,
+        Verb::Rollback,
+        Verb::Report,
+        Verb::Administer,
+    ];
+}
+
 impl fmt::Display for Verb {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.serialize(f)

@@ -4,7 +4,7 @@
 use proptest::prelude::*;
 
 use crate::{
-    manifest::{Strictness::*, pattern::matches, *},
+    manifest::{Strictness::*, *},
     secret::Source,
     settings::{Compatibility, Fault},
 };
@@ -511,24 +511,4 @@ proptest! {
             prop_assert_eq!(InstanceManifest::parse(&text, Lenient).unwrap(), strict);
         }
     }
-
-    #[test]
-    fn a_glob_matches_the_name_that_it_was_made_from(name in "[a-c]{1,8}", stars in prop::collection::vec(any::<prop::sample::Index>(), 0..4)) {
-        // A '*' in the place of any part of a name still matches the name.
-        let mut glob = name.clone();
-        for star in stars {
-            let at = star.index(glob.len());
-            glob.replace_range(at..=at, "*");
-        }
-        prop_assert!(matches(glob.as_bytes(), name.as_bytes()), "{} {}", glob, name);
-        let longer = format!("{name}x");
-        prop_assert_eq!(matches(glob.as_bytes(), longer.as_bytes()), glob.ends_with('*'));
-    }
-}
-
-#[test]
-fn a_glob_of_many_stars_ends() {
-    let name = "a".repeat(100);
-    assert!(!matches(("*a".repeat(50) + "b").as_bytes(), name.as_bytes()));
-    assert!(matches("*a".repeat(50).as_bytes(), name.as_bytes()));
 }

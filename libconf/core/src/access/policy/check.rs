@@ -1,0 +1,136 @@
+//! Decides whether somebody may do something.
+
+use std::collections::BTreeSet;
+
+use libconf::name::{DatacenterName, GroupName, RefName};
+
+use crate::access::policy::denied::{Denied, MOST_NAMED, Why};
+use crate::access::policy::model::{Policy, Right, short};
+use crate::access::{
+    principal::{Named, Principal, Scope},
+    table::AccessTable,
+    verb::Verb,
+};
+use crate::glob;
+
+/// Where something is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Place<'a> {
+    /// The ref, where it is about one. Rights that name refs hold for nothing else.
+    pub reference: Option<&'a RefName>,
+    /// The datacenters that it affects, besides the one whose branch or snapshot the ref is.
+    pub datacenters: &'a BTreeSet<DatacenterName>,
+}
+
+static NONE: BTreeSet<DatacenterName> = BTreeSet::new();
+
+impl<'a> Place<'a> {
+    /// What is about no ref and no datacenter.
+    pub fn nowhere() -> Self {
+        Place { reference: None, datacenters: &NONE }
+    }
+
+    /// A ref by itself.
+    pub fn of(reference: &'a RefName) -> Self {
+        Place { reference: Some(reference), datacenters: &NONE }
+    }
+
+    /// All datacenters that it affects.
+    fn affected(self) -> impl Iterator<Item = &'a DatacenterName> {
+        let own = match self.reference {
+            Some(RefName::Datacenter(own) | RefName::Snapshot(own)) => Some(own),
+            _ => None,
+        };
+        self.datacenters.iter().chain(own.filter(|own| !self.datacenters.contains(*own)))
+    }
+}
+
+impl Policy {
+    /// Decides whether somebody may do something somewhere.
+    ///
+    /// The rights of somebody's groups add up: one of them must hold for the verb and the ref, and
+    /// each datacenter that is affected needs one of these that holds for it. conf-master itself and
+    /// the owner of the repository's files may do everything, and somebody unknown nothing: an open
+    /// server does not ask.
+    pub fn check(&self, principal: &Principal, verb: Verb, place: Place<'_>) -> Result<(), Denied> {
+        let named = match principal {
+            Principal::Server | Principal::Owner(_) => return Ok(()),
+            Principal::Anybody => return Err(denied(principal.to_string(), verb, place, Why::Nameless)),
+            Principal::Named(named) => named,
+        };
+        let who = named.name.to_string();
+        match &named.scope {
+            Scope::Policy => self.check_groups(named, verb, place),
+            scope if scope.allows(verb, place) => Ok(()),
+            scope => Err(denied(who, verb, place, Why::Scope(scope.to_string()))),
+        }
+    }
+
+    fn check_groups(&self, named: &Named, verb: Verb, place: Place<'_>) -> Result<(), Denied> {
+        let groups = self.groups_of(named);
+        let own: Vec<&Right> = self.rights.iter().filter(|right| groups.contains(&right.group)).collect();
+        let Some(datacenters) = lacking(&own, verb, place) else { return Ok(()) };
+        let why = self.holders(verb, place);
+        let found = denied(named.name.to_string(), verb, place, why);
+        Err(Denied { datacenters: datacenters.into_iter().cloned().collect(), ..found })
+    }
+
+    /// The groups that may do something somewhere.
+    fn holders(&self, verb: Verb, place: Place<'_>) -> Why {
+        let groups: BTreeSet<&GroupName> = self.rights.iter().map(|right| &right.group).collect();
+        let (mut holders, mut administrators) = (Vec::new(), Vec::new());
+        for group in groups {
+            let rights: Vec<&Right> = self.rights.iter().filter(|right| right.group == *group).collect();
+            if rights.iter().any(|right| right.may.contains(&Verb::Administer)) {
+                administrators.push(group.clone());
+            } else if holders.len() <= MOST_NAMED && lacking(&rights, verb, place).is_none() {
+                holders.push(group.clone());
+            }
+        }
+        Why::Groups { holders, administrators }
+    }
+
+    /// True when somebody may `administer` who has a live token at `now`, in seconds since 1970; or
+    /// when nobody has a token.
+    pub fn has_administrator(&self, tokens: &AccessTable, now: i64) -> bool {
+        let mut live = tokens.tokens().filter(|one| one.fault(now).is_none()).peekable();
+        if live.peek().is_none() {
+            return true;
+        }
+        live.any(|one| {
+            let principal = Principal::Named(one.principal());
+            self.check(&principal, Verb::Administer, Place::nowhere()).is_ok()
+        })
+    }
+}
+
+impl Scope {
+    /// True for what such a token is for.
+    fn allows(&self, verb: Verb, place: Place<'_>) -> bool {
+        let holds = |datacenter: &DatacenterName| match self {
+            Scope::Policy => false,
+            Scope::Slave(pattern) => glob::matches(pattern, &datacenter.to_string()),
+            Scope::Host { datacenter: own, .. } => own == datacenter,
+        };
+        // It reads what its datacenters run, and not the whole repository.
+        let mut affected = place.affected().peekable();
+        matches!(verb, Verb::Read | Verb::Report) && affected.peek().is_some() && affected.all(holds)
+    }
+}
+
+/// The datacenters for which none of some rights holds; none of them when no right holds at all.
+/// `None` when nothing is lacking.
+fn lacking<'a>(rights: &[&Right], verb: Verb, place: Place<'a>) -> Option<Vec<&'a DatacenterName>> {
+    let holds = |right: &&&Right| right.has(verb) && right.holds_for(place.reference);
+    let rights: Vec<&&Right> = rights.iter().filter(holds).collect();
+    if rights.is_empty() {
+        return Some(Vec::new());
+    }
+    let lacking = place.affected().filter(|one| !rights.iter().any(|right| right.holds_in(one)));
+    let lacking: Vec<&DatacenterName> = lacking.collect();
+    (!lacking.is_empty()).then_some(lacking)
+}
+
+fn denied(who: String, verb: Verb, place: Place<'_>, why: Why) -> Denied {
+    Denied { who, verb, reference: place.reference.map(short), datacenters: Vec::new(), why }
+}
