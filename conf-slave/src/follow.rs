@@ -12,6 +12,7 @@ use conf_core::{
 use tokio::time::{Instant, timeout};
 
 use crate::{
+    access::Access,
     mirror::Mirror,
     problems::{CENTRAL_HISTORY, Problems, REFUSED_SNAPSHOT},
     reports::HostReports,
@@ -37,13 +38,18 @@ const CENTRAL: &str = "central";
 const EVENTS: &str = "events";
 
 /// Listens to the central server's events, which tell the mirror the newest pointer and watermark.
-pub(crate) async fn listen(mirror: Arc<Mirror>, reports: Arc<HostReports>, problems: Arc<Problems>) {
+pub(crate) async fn listen(
+    mirror: Arc<Mirror>,
+    reports: Arc<HostReports>,
+    access: Arc<Access>,
+    problems: Arc<Problems>,
+) {
     let path = format!("api/v1/events?datacenter={}", mirror.datacenter());
     let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
     loop {
         // Not even the number of the served snapshot is named: another history may have it too.
         let failed = match mirror.upstreams.events(&path, None).await {
-            Ok(events) => read(events, &mirror, &reports, &problems, &mut backoff).await,
+            Ok(events) => read(events, &mirror, (&reports, &access), &problems, &mut backoff).await,
             // A proxy may hold back even the head of the answer.
             Err(error @ UpstreamError::Silent { .. }) => {
                 let path = newest_path(&mirror);
@@ -65,7 +71,7 @@ pub(crate) async fn listen(mirror: Arc<Mirror>, reports: Arc<HostReports>, probl
 async fn read(
     mut events: Events,
     mirror: &Mirror,
-    reports: &HostReports,
+    (reports, access): (&HostReports, &Access),
     problems: &Problems,
     backoff: &mut Backoff,
 ) -> UpstreamError {
@@ -74,7 +80,7 @@ async fn read(
         let heard = match events.next_within(QUIET).await {
             Ok(Some(event)) => {
                 problems.clear(EVENTS, "the events of the central server arrive");
-                take(&event, mirror, problems);
+                take(&event, mirror, access, problems);
                 true
             }
             Err(error) => return error,
@@ -112,7 +118,7 @@ async fn take_answer(
     true
 }
 
-fn take(event: &Event, mirror: &Mirror, problems: &Problems) {
+fn take(event: &Event, mirror: &Mirror, access: &Access, problems: &Problems) {
     match event.name.as_str() {
         "snapshot" => match serde_json::from_str(&event.data) {
             Ok(event) => take_snapshot(&event, mirror, problems),
@@ -126,6 +132,15 @@ fn take(event: &Event, mirror: &Mirror, problems: &Problems) {
             Ok(event) if event.datacenter == *mirror.datacenter() => problems.set(DATACENTER, words_of(&event)),
             _ => tracing::warn!("an unreadable event is ignored"),
         },
+        "access" => {
+            let problem = match serde_json::from_str(&event.data) {
+                Ok(statement) => access.take(statement).err().map(|error| {
+                    format!("who may ask this slave, as the central server says, is ignored: {}", chain(&error))
+                }),
+                Err(error) => Some(format!("the central server says unreadably who may ask this slave: {error}")),
+            };
+            problems.report("access", problem, "the central server says who may ask this slave");
+        }
         "watermark" => {
             set_deleted(false, mirror, problems);
             let problem = match serde_json::from_str(&event.data) {

@@ -18,6 +18,8 @@ pub use crate::{
 mod config;
 /// Current outages, logged once each.
 mod problems;
+/// Who may ask, as the central server said.
+mod access;
 /// The verified snapshot in the local repository.
 mod mirror;
 /// Branches, packing and the search for damage.

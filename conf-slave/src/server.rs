@@ -1,8 +1,10 @@
 //! Puts the parts together: first everything that can fail at start, then the tasks.
 
 use std::{
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    fs::File,
+    net::SocketAddr,
+    os::fd::AsRawFd as _,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -14,7 +16,7 @@ use conf_core::{
     daemon::{self, Metrics},
     git::{self, FetchBounds},
     git_http::{UploadLimits, UploadPack},
-    http::{self as web, Gate, Health, Listener},
+    http::{self as web, Authenticator, Gate, Health, Listener},
     sign::TrustedKeys,
     tls::{ClientFiles, ClientTls, ServerTls},
     upstream::{Credentials, Upstreams},
@@ -24,6 +26,7 @@ use tokio::task::{JoinSet, spawn_blocking};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    access::{self, Access},
     config::{ConsulChoice, RunOptions},
     follow,
     http::{self as api, EmbeddedConsul, View},
@@ -39,7 +42,7 @@ use crate::{
 pub struct Slave {
     listener: Listener,
     /// Where this program asks the stand-in for Consul itself.
-    own: Option<Listener>,
+    own: Option<(Listener, File)>,
     address: SocketAddr,
     upload: Arc<UploadPack>,
     view: Arc<View>,
@@ -68,21 +71,23 @@ impl Slave {
         let consul = ConsulCredentials::from_variables(variable).over(&options.servers, flags.tls_min, certificates)?;
         let upstreams = Arc::new(Upstreams::new(options.central, &credentials)?);
         let tls = ServerTls::load(flags, certificates)?;
-        let listener = web::bind_tcp(options.listen, Gate::new(&options.common.allowed_hosts)).await?.over(tls);
+        let (state, temporary) = state_folder(options.state)?;
+        let (at, datacenter, trusted) = (state.clone(), options.datacenter.clone(), keys.clone());
+        let access = Arc::new(spawn_blocking(move || Access::open(&at, datacenter, trusted)).await?);
+        let authenticator = Authenticator::new(access.subscribe(), access::objection);
+        let gate = Gate::new(&options.common.allowed_hosts).guarded(authenticator);
+        let listener = web::bind_tcp(options.listen, gate).await?.over(tls);
         let address = listener.address().context("a TCP listener has an address")?;
 
-        let (state, temporary) = state_folder(options.state)?;
         let mut own = None;
         let (addresses, embedded) = match choice {
             ConsulChoice::Embedded => {
-                let Ok(at) = if listener.scheme() == "https" {
-                    // No certificate has to name an address under which this program asks itself.
-                    let path = std::path::absolute(state.join("consul.sock"))?;
-                    own = Some(web::bind_unix(&path, 0o600).await?);
-                    format!("unix://{}", path.display()).parse()
-                } else {
-                    format!("http://{}", reachable(address)).parse()
-                };
+                // No certificate has to name an address under which this program asks itself, and no
+                // token is for it. From the open folder the path is short: it may have 107 bytes.
+                let folder = File::open(&state)?;
+                let path = format!("/proc/self/fd/{}/consul.sock", folder.as_raw_fd());
+                own = Some((web::bind_unix(Path::new(&path), 0o600).await?, folder));
+                let Ok(at) = format!("unix://{path}").parse();
                 (vec![at], Some(EmbeddedConsul::new()))
             }
             ConsulChoice::Addresses(addresses) => (addresses, None),
@@ -102,6 +107,7 @@ impl Slave {
         let metrics = Metrics::new("conf-slave", env!("CARGO_PKG_VERSION"));
         let publisher = Publisher::new(client, names, Arc::clone(&mirror), Arc::clone(&problems), &metrics);
         let view = Arc::new(View {
+            access,
             watermark: mirror.subscribe_watermark(),
             mirror,
             publisher,
@@ -139,8 +145,12 @@ impl Slave {
         let mut tasks = JoinSet::new();
         tasks.spawn(web::serve_spooling(listener, routes, upload.spools().clone(), stop.clone()));
         if let Some(embedded) = embedded {
-            if let Some(own) = own {
-                tasks.spawn(web::serve(own, Arc::clone(&embedded).routes(), stop.clone()));
+            if let Some((own, folder)) = own {
+                let serving = web::serve(own, Arc::clone(&embedded).routes(), stop.clone());
+                tasks.spawn(async move {
+                    serving.await;
+                    drop(folder);
+                });
             }
             let stopped = stop.clone().cancelled_owned();
             tasks.spawn(async move {
@@ -153,7 +163,7 @@ impl Slave {
         spawn_until(&stop, &mut tasks, follow::fetch_wanted(mirror(), problems()));
         let central = mirror();
         spawn_until(&stop, &mut tasks, async move { central.upstreams.revive(|_, _| {}).await });
-        spawn_until(&stop, &mut tasks, follow::listen(mirror(), reports(), problems()));
+        spawn_until(&stop, &mut tasks, follow::listen(mirror(), reports(), Arc::clone(&view.access), problems()));
         spawn_until(&stop, &mut tasks, Arc::clone(&view.publisher).run());
         spawn_until(&stop, &mut tasks, branches::run(mirror(), problems(), Arc::clone(&programs)));
         spawn_until(&stop, &mut tasks, reports::send_summaries(reports(), mirror(), problems()));
@@ -215,14 +225,4 @@ fn state_folder(given: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<TempD
     let temporary = tempfile::Builder::new().prefix("conf-slave-").tempdir();
     let temporary = temporary.context("cannot make a temporary folder; name one with --state")?;
     Ok((temporary.path().to_owned(), Some(temporary)))
-}
-
-/// Returns an address under which this program reaches itself.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
 }

@@ -203,7 +203,15 @@ fn consul(options: &RunOptions) -> anyhow::Result<(Consul, bool)> {
         addresses.push(CONSUL.to_owned());
     }
     let (oldest, certificates) = (options.common.tls.tls_min, &options.common.certificates);
-    let credentials = ConsulCredentials::from_variables(variable).over(&options.servers, oldest, certificates)?;
+    let mut credentials = ConsulCredentials::from_variables(variable).over(&options.servers, oldest, certificates)?;
+    // Conf-slaves that stand in for Consul get the token that they get anyway; a Consul never does.
+    let is_surrogate = |address: &String| {
+        let address = address.parse::<BaseUrl>().ok();
+        options.surrogate.iter().any(|one| address.as_ref().is_some_and(|address| address.url() == one.url()))
+    };
+    if credentials.token.is_none() && credentials.token_file.is_none() && addresses.iter().all(is_surrogate) {
+        credentials.token_file.clone_from(&options.token_file);
+    }
     Ok((Consul::new(&addresses, credentials)?, is_named))
 }
 

@@ -1,14 +1,16 @@
 //! Which hosts run a change, and whether they are enough for a barrier: a wait until enough hosts
 //! run a change. Decides by plain values, and asks nobody.
 
+mod access;
 pub(crate) mod chains;
 pub(crate) mod holding;
 pub(crate) mod hosts;
 pub(crate) mod inventory;
 #[cfg(test)]
 mod tests;
-pub(crate) mod watermarks;
+mod watermarks;
 
+pub(crate) use crate::delivery::access::{AccessFeed, AccessStatements};
 pub(crate) use crate::delivery::chains::Chains;
 pub(crate) use crate::delivery::holding::WhereAnswer;
 pub(crate) use crate::delivery::hosts::Hosts;

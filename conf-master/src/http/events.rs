@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
+use conf_core::access::{Place, Policy, Principal, Scope, Verb};
 use conf_core::api::{AbsentEvent, DeletedEvent, SnapshotEvent};
 use conf_core::daemon::chain;
 use conf_core::http::{Event, Request, Response, Routes, StreamPlace, events, request};
@@ -12,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 use warp::Filter as _;
 
-use crate::delivery::Watermarks;
+use crate::delivery::{AccessFeed, Watermarks};
 use crate::http::server::Server;
 use crate::landing::Published;
 
@@ -46,10 +47,28 @@ impl Server {
         let last: Option<Sequence> = request.header("last-event-id").and_then(|id| id.parse().ok());
         match self.streams.take(request.peer) {
             Ok(place) => {
-                events_of(datacenter, last, self.lander.published.clone(), self.watermarks.clone(), Some(place))
+                let access = hears_of_access(&request.principal);
+                let access = access.then(|| AccessFeed::new(self.lander.access.clone(), self.access.clone()));
+                let (published, watermarks) = (self.lander.published.clone(), self.watermarks.clone());
+                events_of(datacenter, last, (published, watermarks, access), Some(place))
             }
             Err(full) => *full,
         }
+    }
+}
+
+/// What a stream of events follows.
+type Followed = (watch::Receiver<Arc<Published>>, Arc<Watermarks>, Option<AccessFeed>);
+
+/// Tells whether somebody is told who may ask conf-slaves: they themselves, and administrators.
+fn hears_of_access(who: &Principal) -> bool {
+    match who {
+        Principal::Named(named) if named.scope == Scope::Policy => {
+            Policy::initial().check(who, Verb::Administer, Place::nowhere()).is_ok()
+        }
+        Principal::Named(named) => matches!(named.scope, Scope::Slave(_)),
+        // Nobody is unknown where a token is asked for.
+        Principal::Server | Principal::Owner(_) | Principal::Anybody => true,
     }
 }
 
@@ -57,8 +76,7 @@ impl Server {
 fn events_of(
     datacenter: DatacenterName,
     last: Option<Sequence>,
-    mut published: watch::Receiver<Arc<Published>>,
-    watermarks: Arc<Watermarks>,
+    (mut published, watermarks, mut access): Followed,
     place: Option<StreamPlace>,
 ) -> Response {
     published.mark_changed();
@@ -72,6 +90,13 @@ fn events_of(
         loop {
             let landed = tokio::select! {
                 biased;
+                () = changed_access(&mut access) => {
+                    let central = published.borrow().sequence;
+                    if let Some(statement) = access.as_mut().and_then(|access| access.next(central, &datacenter)) {
+                        yield Event::json("access", None, &*statement);
+                    }
+                    continue;
+                }
                 changed = published.changed() => match changed {
                     Ok(()) => true,
                     Err(_) => break,
@@ -121,6 +146,14 @@ fn events_of(
     })
 }
 
+/// Waits until those who may ask change; never ends for a reader who is not told.
+async fn changed_access(access: &mut Option<AccessFeed>) {
+    match access {
+        Some(access) => access.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 fn absent(now: &Published, datacenter: &DatacenterName) -> AbsentEvent {
     AbsentEvent {
         central: now.sequence,
@@ -159,7 +192,8 @@ mod tests {
         let datacenters = [(name.clone(), snapshot)].into();
         let there = Published { sequence: Sequence(1), datacenters, ..Published::default() };
         let (publish, published) = watch::channel(Arc::new(there));
-        let mut body = events_of(name.clone(), None, published, Arc::new(Watermarks::new(key)), None).into_body();
+        let mut body =
+            events_of(name.clone(), None, (published, Arc::new(Watermarks::new(key)), None), None).into_body();
         let beat = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(beat.starts_with(b"event: heartbeat"), "{beat:?}");
         // On a busy machine another heartbeat may come at any place.

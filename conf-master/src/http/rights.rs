@@ -1,17 +1,17 @@
 //! The right that each request needs, before its route. What a push or an update changes is looked
 //! at in the landing, since only there it is known.
 
-use conf_core::access::{Principal, Scope, Verb};
-use http::Method;
+use std::collections::BTreeSet;
 
-use crate::access::administers;
+use conf_core::access::{Place, Policy, Principal, Scope, Verb};
+use http::{Method, Uri};
+use libconf::name::DatacenterName;
 
 /// The right that a request needs; `None` is enough for whoever proves a name.
 pub(crate) fn verb(method: &Method, path: &str) -> Option<Verb> {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty()).collect();
-    match (method, parts.as_slice()) {
+    match (method, parts(path).as_slice()) {
         (_, ["api", "v1", "tokens", ..]) => Some(Verb::Administer),
-        (&Method::GET, ["api", "v1", "principal"]) => None,
+        (&Method::GET, ["api", "v1", "principal" | "openapi.json"]) => None,
         (&Method::GET | &Method::HEAD, _) => Some(Verb::Read),
         (&Method::POST, ["conf.git", "git-upload-pack"]) => Some(Verb::Read),
         (&Method::POST, ["conf.git", "git-receive-pack"] | ["api", "v1", "config", "update"]) => None,
@@ -24,18 +24,39 @@ pub(crate) fn verb(method: &Method, path: &str) -> Option<Verb> {
 }
 
 /// Says why somebody may not ask for this.
-pub(crate) fn objection(who: &Principal, method: &Method, path: &str) -> Result<(), String> {
-    let Some(verb) = verb(method, path) else { return Ok(()) };
-    let scope = who.named().map_or(Scope::Policy, |named| named.scope.clone());
-    let may = match scope {
-        Scope::Policy => verb == Verb::Read || administers(who),
-        Scope::Slave(_) | Scope::Host { .. } => matches!(verb, Verb::Read | Verb::Report),
+pub(crate) fn objection(who: &Principal, method: &Method, uri: &Uri) -> Result<(), String> {
+    let Some(verb) = verb(method, uri.path()) else { return Ok(()) };
+    let named = who.named().filter(|named| named.scope != Scope::Policy);
+    if named.is_some() && verb == Verb::Read && parts(uri.path()).first() == Some(&"conf.git") {
+        // Which of its commits is looked at when they are wanted.
+        return Ok(());
+    }
+    let datacenters = datacenter_in(uri).into_iter().collect();
+    let place = Place { datacenters: &datacenters, ..Place::nowhere() };
+    Policy::initial().check(who, verb, place).map_err(|denied| denied.to_string())
+}
+
+fn parts(path: &str) -> Vec<&str> {
+    path.split('/').filter(|part| !part.is_empty()).collect()
+}
+
+/// The datacenter that a request is about, where it names one.
+fn datacenter_in(uri: &Uri) -> BTreeSet<DatacenterName> {
+    let in_path = match parts(uri.path()).as_slice() {
+        ["api", "v1", "datacenters", id, version, ..] => format!("{id}/{version}").parse().ok(),
+        _ => None,
     };
-    if may { Ok(()) } else { Err(format!("{who} may not ask for this: it needs the right `{verb}`")) }
+    let pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    let in_query = pairs
+        .filter(|(name, _)| *name == "datacenter")
+        .filter_map(|(_, value)| value.replace("%2F", "/").replace("%2f", "/").parse().ok());
+    in_path.into_iter().chain(in_query).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use conf_core::access::Named;
+
     use super::*;
 
     #[test]
@@ -53,5 +74,36 @@ mod tests {
         ] {
             assert_eq!(verb(&method, path), wanted, "{method} {path}");
         }
+    }
+
+    #[test]
+    fn the_token_of_a_conf_slave_opens_its_datacenters() {
+        let scope = Scope::Slave("lab/*".to_owned());
+        let who =
+            Principal::Named(Named { name: "cache".parse().unwrap(), groups: BTreeSet::new(), scope, token: None });
+        let may = |method: Method, uri: &str| objection(&who, &method, &uri.parse().unwrap()).is_ok();
+        for uri in [
+            "/api/v1/events?datacenter=lab/v1",
+            "/api/v1/events?x=1&datacenter=lab%2Fv1",
+            "/api/v1/datacenters/lab/v1",
+            "/conf.git/info/refs?service=git-upload-pack",
+            "/api/v1/openapi.json",
+        ] {
+            assert!(may(Method::GET, uri), "{uri}");
+        }
+        assert!(may(Method::POST, "/api/v1/datacenters/lab/v1/hosts"));
+        for uri in [
+            "/api/v1/events?datacenter=prod/v1",
+            "/api/v1/events?datacenter=lab/v1&datacenter=prod/v1",
+            "/api/v1/events",
+            "/api/v1/datacenters",
+            "/api/v1/datacenters/prod/v1",
+            "/api/v1/refused",
+            "/metrics",
+        ] {
+            assert!(!may(Method::GET, uri), "{uri}");
+        }
+        assert!(!may(Method::POST, "/api/v1/datacenters/prod/v1/hosts"));
+        assert!(!may(Method::POST, "/api/v1/datacenters/lab/v1/plan?datacenter=prod/v1"));
     }
 }

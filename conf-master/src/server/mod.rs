@@ -25,7 +25,7 @@ use conf_core::{
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::delivery::{Hosts, Watermarks};
+use crate::delivery::{AccessStatements, Hosts, Watermarks};
 use crate::hooks::{Pushers, server as hooks, ssh::OverSsh};
 use crate::http::rights;
 use crate::judge::{Judge, ReportingHosts};
@@ -70,7 +70,8 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let key = SigningKey::load(&store::key_path(&path))?;
     let keys = conditions::Keys { trusted: TrustedKeys::of(&key), identity };
     let conditions = tokio::spawn(conditions::run(path.clone(), lander.clone(), health.clone(), keys, stop.clone()));
-    let watermarks = Watermarks::new(key);
+    let access = AccessStatements::new(SigningKey::load(&store::key_path(&path))?, flags.open);
+    let signed = (Watermarks::new(key), access);
     let examination = tokio::task::spawn_blocking({
         let (path, table, stop) = (path.clone(), lander.durable().table.clone(), stop.clone());
         move || examine(&path, &table, &stop)
@@ -78,7 +79,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let spools = upload.spools().clone();
     let uses = tokio::spawn(token_uses::keep(path.clone(), authenticator.clone(), stop.clone()));
     let server =
-        routes::server(path.clone(), authenticator.clone(), lander.clone(), watermarks, pushers.clone(), upload, hosts);
+        routes::server(path.clone(), authenticator.clone(), lander.clone(), signed, pushers.clone(), upload, hosts);
     let over_ssh = OverSsh::new(server.receive.clone(), server.upload.clone());
     let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander, pushers, over_ssh, authenticator, stop.clone()));
     health.set_ready();

@@ -11,6 +11,7 @@ use http::StatusCode;
 use tokio_util::sync::CancellationToken;
 use warp::Filter;
 
+use crate::access::may_report;
 use crate::http::{
     at::{self, Questions},
     embedded::EmbeddedConsul,
@@ -66,7 +67,7 @@ fn api_routes(view: Arc<View>, stop: CancellationToken) -> Routes {
 }
 
 async fn take_report(view: Arc<View>, request: Request) -> Response {
-    let from = request.who().to_string();
+    let (from, principal) = (request.who().to_string(), request.principal.clone());
     let report: HostReport = match request.body.json(LONGEST_REPORT).await {
         Ok(report) => report,
         Err(refusal) => return refusal,
@@ -75,6 +76,10 @@ async fn take_report(view: Arc<View>, request: Request) -> Response {
     if report.datacenter != *own {
         let words = format!("this conf-slave serves {own}, not {}", report.datacenter);
         return web::error(StatusCode::CONFLICT, words);
+    }
+    if !may_report(&principal, &report.host) {
+        let words = format!("{principal} may not report for {}; a host reports as itself", report.host);
+        return web::error(StatusCode::FORBIDDEN, words);
     }
     view.reports.take(report, &from);
     // The watermark tells the host whether its snapshot is the newest. The answer has none before

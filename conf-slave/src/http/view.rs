@@ -6,11 +6,12 @@ use conf_core::api::WatermarkEvent;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 
-use crate::{mirror::Mirror, problems::Problems, publish::Publisher, reports::HostReports};
+use crate::{access::Access, mirror::Mirror, problems::Problems, publish::Publisher, reports::HostReports};
 
 /// The parts of the program that the routes read.
 #[derive(Debug)]
 pub(crate) struct View {
+    pub(crate) access: Arc<Access>,
     pub(crate) mirror: Arc<Mirror>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) reports: Arc<HostReports>,

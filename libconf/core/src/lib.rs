@@ -22,6 +22,8 @@ pub mod suspect;
 pub mod terminal;
 /// TLS: certificates, keys and authorities from files, for listeners and clients.
 pub mod tls;
+/// Who somebody is, and what they may do: tokens, principals, rights.
+pub mod access;
 /// The life of a daemon's process: flags, log, metrics, stop.
 pub mod daemon;
 /// Git: the executable, open repositories, packs, and one step of a fetch.
@@ -30,8 +32,6 @@ pub mod git;
 pub mod secret;
 /// SSH signatures on snapshots, watermarks and reports.
 pub mod sign;
-/// Who somebody is, and what they may do: tokens, principals, rights.
-pub mod access;
 /// Waiting times between attempts.
 pub mod retry;
 /// Noticing peers that fell silent.

@@ -9,7 +9,7 @@ use crate::{
     http::Address,
     program::Daemon,
     proxy::Proxy,
-    site::repository::repositories_below,
+    site::{master::token_in, repository::repositories_below},
     wait::{eventually, remove_folder},
 };
 
@@ -32,6 +32,8 @@ pub struct Slave {
     pub to_central: Option<Proxy>,
     /// Its folder.
     pub state: PathBuf,
+    /// The file with its token, if there are tokens.
+    pub token: Option<PathBuf>,
 }
 
 impl Slave {
@@ -42,6 +44,12 @@ impl Slave {
 
     /// Returns its address for requests.
     pub fn http(&self) -> Address {
+        let address = self.unproven();
+        self.token.iter().fold(address, |address, token| address.with(&token_in(token)))
+    }
+
+    /// Returns its address for requests without a token.
+    pub fn unproven(&self) -> Address {
         Address::of(self.address, self.authority.as_ref())
     }
 

@@ -184,10 +184,11 @@ impl Site {
             arguments.extend(pair.flags().map(OsString::from));
             arguments.extend(flag("--ca", authority.certificate()));
         }
-        if self.plan.tokens {
+        let token = self.plan.tokens.then(|| {
             let token = self.master.token(&format!("conf-slave-{number}"), &["--slave", datacenter]);
-            arguments.extend(flag("--token-file", token));
-        }
+            arguments.extend(flag("--token-file", &token));
+            token
+        });
         arguments.extend(self.plan.slave_flags.iter().map(OsString::from));
         let name = format!("conf-slave-{number}");
         let mut daemon = Daemon::new(&name, built("conf-slave"), self.folder.path(), arguments);
@@ -196,7 +197,7 @@ impl Site {
         let scheme = if authority.is_some() { "https" } else { "http" };
         let url = format!("{scheme}://{address}");
         let (datacenter, state) = (datacenter.to_owned(), folder.join("state"));
-        Slave { daemon, datacenter, address, url, authority, proxy, to_central, state }
+        Slave { daemon, datacenter, address, url, authority, proxy, to_central, state, token }
     }
 
     /// Makes a host without starting it. It asks every present cache.

@@ -151,7 +151,7 @@ fn no_umask_decides_who_may_read_or_change_what_the_centre_keeps() {
         init.args(under(&["init", "--repo", &at]));
         let output = run(init);
         assert!(output.status.success(), "{}", text(&output));
-        let words = under(&["serve", "--repo", &at, "--listen", &address]);
+        let words = under(&["serve", "--open", "--repo", &at, "--listen", &address]);
         let mut daemon = Daemon::new(&format!("centre-{umask}"), "/bin/sh".into(), &home, words);
         daemon.start();
         let work = Work::new(&site.folder.path().join(format!("work-{umask}")), &format!("http://{address}/conf.git"));

@@ -31,7 +31,7 @@ fn ssh_of(site: &Site) -> PathBuf {
     let (program, repo) = (quoted(&built("conf-master")), quoted(&site.master.repo));
     let script = format!(
         "#!/bin/sh\nshift $(($# - 1))\nexport SSH_ORIGINAL_COMMAND=\"$1\" SSH_CONNECTION='10.9.8.7 4711 10.0.0.1 22'\n\
-         exec {program} receive --repo {repo} --as 'ann of ops' $FLAGS\n"
+         exec {program} receive --repo {repo} --as 'ann.ops' $FLAGS\n"
     );
     fs::write(&ssh, script).expect("it can be written");
     fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("its mode can be set");
@@ -79,7 +79,7 @@ fn a_push_over_ssh_has_the_limits_of_one_over_http() {
     let earlier = work.id(branch);
     work.change().file("services/web/master", "config.yaml", "round: 2\n").land();
     let landed = site.master.git(&["log", "-1", "--format=%B", "refs/conf/ledger"]);
-    assert!(landed.contains(" as ann of ops") && landed.contains("Conf-Through: ssh 10.9.8.7"), "{landed}");
+    assert!(landed.contains("Conf-By: ann.ops\n") && landed.contains("Conf-Through: ssh 10.9.8.7"), "{landed}");
     // What needs more memory than a push may have: a commit of 600 MB, compressed 0.6.
     let message = site.folder.path().join("message");
     fs::write(&message, "x".repeat(600 << 20)).unwrap();

@@ -103,7 +103,7 @@ fn every_tier_shows_its_own_token_and_a_change_has_its_authors_name() {
 #[test]
 fn a_revoked_token_ends_what_goes_on_with_it() {
     let site = closed();
-    let file = site.master.token("ann", &[]);
+    let file = site.master.token("ann", &["--group", "administrators"]);
     let ann = site.master.unproven().with(&token_in(&file));
     let id = ann.get_json("/api/v1/principal").expect("it is good")["token"].as_str().expect("a token").to_owned();
     let events = ann.events("/api/v1/events?datacenter=us-west/v1", &[]);
@@ -214,4 +214,46 @@ fn who_loses_the_last_token_makes_one_at_the_servers_own_machine() {
     assert!(!more.status.success() && text(&more).contains("administer"), "{}", text(&more));
     assert!(!client.exists());
     assert_eq!(state(&site), before_bob);
+}
+
+#[test]
+fn a_conf_slave_lets_in_whom_conf_master_names_and_decides_alone() {
+    let mut site = Plan { tokens: true, hosts: 2, ..Plan::default() }.start();
+    let slave = site.slave().unproven();
+    let token = |name: &str| token_in(&site.folder.path().join(format!("{name}.token")));
+    let (first, second) = (token("web-1"), token("web-2"));
+    let elsewhere = token_in(&site.master.token("elsewhere", &["--slave", "eu-north/*"]));
+    let status = |address: &Address, path: &str| address.get(path).expect("an answer").status.as_u16();
+    for path in ["/api/v1/status", "/conf.git/info/refs?service=git-upload-pack", "/metrics", "/v1/kv/x", "/nowhere"] {
+        assert_eq!(status(&slave, path), 401, "{path}");
+        assert_eq!(status(&slave.clone().with(&elsewhere), path), 401, "{path}");
+    }
+    assert_eq!((status(&slave, "/readyz"), status(&slave.clone().with(&first), "/api/v1/status")), (200, 200));
+    // Nobody reports for another host.
+    let report = json!({"host": "web-2", "datacenter": "us-west/v1", "sequence": 1, "commit": null,
+        "state": "current", "agent": "0"});
+    let send = |token: &str| {
+        let headers = [("content-type", "application/json")];
+        let address = slave.clone().with(token);
+        let answer = address.request(Method::POST, "/api/v1/reports", &headers, report.to_string());
+        answer.expect("an answer").status.as_u16()
+    };
+    assert_eq!((send(&first), send(&second)), (403, 200));
+    let events = slave.clone().with(&first).events("/api/v1/events?datacenter=us-west/v1", &[]);
+    assert!(events.beat_within(SOON));
+    let about = site.master.unproven().with(&first).get_json("/api/v1/principal").expect("it is good");
+    let id = about["token"].as_str().expect("a token").to_owned();
+    let revoked = site.master.run(&["token", "revoke", &id]);
+    assert!(revoked.status.success(), "{}", text(&revoked));
+    assert!(events.end_within(SOON), "the stream goes on");
+    assert_eq!(status(&slave.clone().with(&first), "/api/v1/status"), 401);
+    // The other host goes on, also while the central server is away and the cache starts again.
+    let sequence = site.push("services/web", "round", "9\n");
+    site.hosts[1].wait_applied(sequence);
+    site.master.daemon.stop();
+    site.slaves[0].daemon.kill9();
+    site.slaves[0].daemon.start();
+    assert_eq!(status(&slave.clone().with(&first), "/api/v1/status"), 401);
+    assert_eq!(status(&slave.clone().with(&second), "/api/v1/status"), 200);
+    assert_eq!(status(&slave, "/api/v1/status"), 401);
 }

@@ -44,6 +44,8 @@ pub struct TokenEntry {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AccessTable {
     tokens: BTreeMap<TokenHash, TokenEntry>,
+    /// Everybody may do everything, without a token.
+    is_open: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -117,7 +119,17 @@ impl AccessTable {
         if format > FORMAT {
             return Err(BadTable::Newer(format));
         }
-        Ok(AccessTable { tokens: tokens.into_iter().map(|one| (one.hash.clone(), one)).collect() })
+        Ok(AccessTable::of(tokens, false))
+    }
+
+    /// Makes a table of these tokens; an open one asks nobody for them.
+    pub(crate) fn of(tokens: impl IntoIterator<Item = TokenEntry>, is_open: bool) -> Self {
+        AccessTable { tokens: tokens.into_iter().map(|one| (one.hash.clone(), one)).collect(), is_open }
+    }
+
+    /// Tells whether nobody is asked for a token.
+    pub fn is_open(&self) -> bool {
+        self.is_open
     }
 
     /// Writes it as JSON, a token a paragraph, so that Git shows what a change has changed.

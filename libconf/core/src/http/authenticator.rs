@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, header};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -17,6 +17,8 @@ use crate::access::{AccessTable, Principal, Token, TokenEntry, TokenHash, TokenI
 use crate::http::answer::{Response, error};
 use crate::http::who::Who;
 
+/// How clients of Consul send a token.
+const CONSUL_TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 /// Paths that anybody may ask for: supervisors and load balancers have no token.
 const FOR_ANYBODY: [&str; 2] = ["/healthz", "/readyz"];
 /// Wrong tokens of one peer in [`WINDOW`] that are answered and recorded one by one.
@@ -28,8 +30,8 @@ const MOST_PEERS: usize = 1024;
 /// One day: how often a token without an end is looked at although nothing changed.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
-/// Says why a principal may not ask for a method and a path.
-type Objection = dyn Fn(&Principal, &Method, &str) -> Result<(), String> + Send + Sync;
+/// Says why a principal may not ask for something.
+type Objection = dyn Fn(&Principal, &Method, &Uri) -> Result<(), String> + Send + Sync;
 
 /// Proves who asks by the tokens of a table, and asks for the right that a request needs.
 #[derive(Clone)]
@@ -75,7 +77,7 @@ impl Authenticator {
     /// Proves names by the newest table; `may` says what a proven principal may ask for.
     pub fn new(
         table: watch::Receiver<Arc<AccessTable>>,
-        may: impl Fn(&Principal, &Method, &str) -> Result<(), String> + Send + Sync + 'static,
+        may: impl Fn(&Principal, &Method, &Uri) -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
         Authenticator::with(table, false, Box::new(may))
     }
@@ -102,38 +104,43 @@ impl Authenticator {
         self.0.uses.lock().clone()
     }
 
+    fn is_open(&self) -> bool {
+        self.0.is_open || self.0.table.borrow().is_open()
+    }
+
     /// Finds who asks, or the answer to who may not.
-    pub(crate) fn admit(
-        &self,
-        method: &Method,
-        path: &str,
-        headers: &HeaderMap,
-        who: Who,
-    ) -> Result<Visitor, Response> {
+    pub(crate) fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap, who: Who) -> Result<Visitor, Response> {
         let anybody = || Visitor { principal: Principal::Anybody, proof: None };
         let found = self.prove(headers, who);
-        if self.0.is_open || FOR_ANYBODY.contains(&path) {
+        if self.is_open() || FOR_ANYBODY.contains(&uri.path()) {
             return Ok(found.unwrap_or_else(|_| anybody()));
         }
         let visitor = found?;
-        (self.0.may)(&visitor.principal, method, path).map_err(|words| error(StatusCode::FORBIDDEN, words))?;
+        (self.0.may)(&visitor.principal, method, uri).map_err(|words| error(StatusCode::FORBIDDEN, words))?;
         Ok(visitor)
     }
 
     /// The answer in place of one that says why the daemon cannot serve, for who proved nothing.
     pub(crate) fn conceals(&self, path: &str, visitor: &Visitor, response: &Response) -> Option<Response> {
         let is_failed = response.status() == StatusCode::SERVICE_UNAVAILABLE;
-        if self.0.is_open || visitor.proof.is_some() || !is_failed || !FOR_ANYBODY.contains(&path) {
+        if self.is_open() || visitor.proof.is_some() || !is_failed || !FOR_ANYBODY.contains(&path) {
             return None;
         }
         Some(error(StatusCode::SERVICE_UNAVAILABLE, "not ready; with a token this answer says why"))
     }
 
     fn prove(&self, headers: &HeaderMap, who: Who) -> Result<Visitor, Response> {
-        let Some(value) = headers.get(header::AUTHORIZATION) else {
-            return Err(unproven("this server asks for a token; make one with `conf-master token add NAME`"));
+        // Where a conf-slave stands in for Consul, clients send the token as they do to Consul.
+        let token = headers.get(header::AUTHORIZATION).map(token_in).or_else(|| {
+            let value = headers.get(CONSUL_TOKEN)?.to_str().map_err(|_| "X-Consul-Token is not text".to_owned());
+            Some(value.map(|token| Zeroizing::new(token.to_owned())))
+        });
+        let Some(token) = token else {
+            return Err(unproven(
+                "this server asks for a token; an administrator makes one with `conf-master token add NAME`",
+            ));
         };
-        let token = token_in(value).and_then(|text| text.parse::<Token>().map_err(|bad| bad.to_string()));
+        let token = token.and_then(|text| text.parse::<Token>().map_err(|bad| bad.to_string()));
         let token = token.map_err(|words| self.refuse(who, None, &words))?;
         let (hash, now) = (token.hash(), now());
         let entry = self.0.table.borrow().find(&hash, now).cloned();
@@ -151,7 +158,7 @@ impl Authenticator {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
             return response;
         }
-        if !self.0.is_open {
+        if !self.is_open() {
             let token = token.map(|id| id.to_string());
             tracing::warn!(from = %who, token, count, "a token was refused: {words}");
         }
@@ -255,7 +262,7 @@ mod tests {
         let mut table = AccessTable::default();
         table.put(entry(token, None), now()).unwrap();
         let (sender, receiver) = watch::channel(Arc::new(table));
-        let may = |_: &Principal, _: &Method, path: &str| match path {
+        let may = |_: &Principal, _: &Method, uri: &Uri| match uri.path() {
             "/forbidden" => Err("ann may not".to_owned()),
             _ => Ok(()),
         };
@@ -263,7 +270,7 @@ mod tests {
     }
 
     fn status(guard: &Authenticator, path: &str, headers: &HeaderMap) -> u16 {
-        let admitted = guard.admit(&Method::GET, path, headers, Who::User(1));
+        let admitted = guard.admit(&Method::GET, &path.parse().unwrap(), headers, Who::User(1));
         admitted.map_or_else(|answer| answer.status().as_u16(), |_| 200)
     }
 
@@ -276,7 +283,8 @@ mod tests {
         for value in
             [format!("Bearer {text}"), format!("bearer {text}"), basic(format!("x:{text}")), basic(format!(":{text}"))]
         {
-            let visitor = guard.admit(&Method::GET, "/", &headers(&value), Who::User(1)).ok().unwrap();
+            let visitor =
+                guard.admit(&Method::GET, &Uri::from_static("/"), &headers(&value), Who::User(1)).ok().unwrap();
             assert_eq!(visitor.principal.to_string(), "ann");
         }
         assert_eq!(guard.uses().keys().next(), Some(&token.hash().id()));
@@ -302,7 +310,7 @@ mod tests {
         assert_eq!(status(&guard, "/", &wrong), 429);
         // Who has a good token at the same address is not held up by it.
         assert_eq!(status(&guard, "/", &headers(&format!("Bearer {}", token.reveal()))), 200);
-        let other = guard.admit(&Method::GET, "/", &wrong, Who::User(2)).err().unwrap();
+        let other = guard.admit(&Method::GET, &Uri::from_static("/"), &wrong, Who::User(2)).err().unwrap();
         assert_eq!(other.status(), StatusCode::UNAUTHORIZED);
     }
 
@@ -311,7 +319,12 @@ mod tests {
         let token = Token::generate();
         let (table, guard) = guarded(&token);
         let proven = || {
-            let visitor = guard.admit(&Method::GET, "/", &headers(&format!("Bearer {}", token.reveal())), Who::User(1));
+            let visitor = guard.admit(
+                &Method::GET,
+                &Uri::from_static("/"),
+                &headers(&format!("Bearer {}", token.reveal())),
+                Who::User(1),
+            );
             visitor.ok().unwrap().proof.unwrap()
         };
         let ended = tokio::spawn(proven().ended());

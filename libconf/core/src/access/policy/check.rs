@@ -106,7 +106,7 @@ impl Policy {
 
 impl Scope {
     /// True for what such a token is for.
-    fn allows(&self, verb: Verb, place: Place<'_>) -> bool {
+    pub fn allows(&self, verb: Verb, place: Place<'_>) -> bool {
         let holds = |datacenter: &DatacenterName| match self {
             Scope::Policy => false,
             Scope::Slave(pattern) => glob::matches(pattern, &datacenter.to_string()),

@@ -1,0 +1,184 @@
+//! Who may ask this conf-slave: what conf-master said last, kept over a restart, so that this
+//! program decides alone while conf-master is away.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use conf_core::access::{AccessEvent, AccessTable, Principal, Scope};
+use conf_core::daemon::chain;
+use conf_core::git::{self, Durability};
+use conf_core::sign::{KeyError, TrustedKeys, verify_access};
+use http::{Method, Uri};
+use libconf::name::{DatacenterName, HostName};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// The file in the state folder. It holds hashes of tokens, and no token.
+const FILE: &str = "access.json";
+
+/// Who may ask this conf-slave.
+#[derive(Debug)]
+pub(crate) struct Access {
+    path: PathBuf,
+    datacenter: DatacenterName,
+    keys: TrustedKeys,
+    newest: Mutex<Option<AccessEvent>>,
+    table: watch::Sender<Arc<AccessTable>>,
+}
+
+impl Access {
+    /// Reads what was said before the start. Without that, or where it is not signed by conf-master,
+    /// nobody may ask until conf-master is heard. Blocks.
+    pub(crate) fn open(state: &Path, datacenter: DatacenterName, keys: TrustedKeys) -> Self {
+        let path = state.join(FILE);
+        let read = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<AccessEvent>(&text).ok());
+        let good = read.filter(|one| match verify_access(one, &datacenter, &keys) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(error = chain(&error), path = %path.display(), "who may ask is asked for anew");
+                false
+            }
+        });
+        let table = good.as_ref().map(AccessEvent::table).unwrap_or_default();
+        Access { path, datacenter, keys, newest: Mutex::new(good), table: watch::Sender::new(Arc::new(table)) }
+    }
+
+    /// The tokens that open this conf-slave, now and from now on.
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<AccessTable>> {
+        self.table.subscribe()
+    }
+
+    /// Takes a statement of conf-master in place of an older one, and keeps it. An error means that it
+    /// is not by conf-master, or for another datacenter. Blocks.
+    pub(crate) fn take(&self, statement: AccessEvent) -> Result<(), KeyError> {
+        verify_access(&statement, &self.datacenter, &self.keys)?;
+        let mut newest = self.newest.lock();
+        if newest.as_ref().is_some_and(|newest| !statement.follows(newest)) {
+            return Ok(());
+        }
+        let is_new = newest.as_ref().is_none_or(|newest| !statement.says_the_same(newest));
+        let written = serde_json::to_vec(&statement).map_err(std::io::Error::from);
+        let written = written.and_then(|text| git::replace_file(&self.path, &text, 0o600, Durability::Full));
+        if let Err(error) = written {
+            tracing::error!(%error, path = %self.path.display(), "who may ask cannot be kept over a restart");
+        }
+        if is_new {
+            self.table.send_replace(Arc::new(statement.table()));
+            tracing::info!(open = statement.open, tokens = statement.readers.len(), "conf-master said who may ask");
+        }
+        *newest = Some(statement);
+        Ok(())
+    }
+}
+
+/// Says why somebody with a good token may not ask for this. All of them read; who reports, and for
+/// whom, is said by [`may_report`].
+pub(crate) fn objection(who: &Principal, method: &Method, uri: &Uri) -> Result<(), String> {
+    let writes_keys = uri.path().starts_with("/v1/") && !matches!(*method, Method::GET | Method::HEAD);
+    match who.named().map(|named| &named.scope) {
+        Some(Scope::Policy | Scope::Host { .. }) if writes_keys => {
+            Err(format!("{who} may not write keys; that needs the token of a conf-slave"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Tells whether somebody reports for a host: the host itself, a conf-slave, or whoever asks where
+/// nobody needs a token.
+pub(crate) fn may_report(who: &Principal, host: &HostName) -> bool {
+    match who {
+        Principal::Named(named) => match &named.scope {
+            Scope::Host { host: own, .. } => own == host,
+            Scope::Slave(_) => true,
+            Scope::Policy => false,
+        },
+        Principal::Anybody | Principal::Owner(_) | Principal::Server => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use conf_core::access::{AccessReader, Token};
+    use conf_core::sign::{SigningKey, public_path, sign_access};
+    use libconf::name::Sequence;
+
+    use super::*;
+
+    struct Centre {
+        folder: tempfile::TempDir,
+        key: SigningKey,
+    }
+
+    impl Centre {
+        fn new() -> Self {
+            let folder = tempfile::tempdir().unwrap();
+            let key = SigningKey::generate(&folder.path().join("key"), "test").unwrap();
+            Centre { folder, key }
+        }
+
+        fn access(&self) -> Access {
+            let keys = TrustedKeys::load(&public_path(&self.folder.path().join("key"))).unwrap();
+            Access::open(self.folder.path(), "lab/v1".parse().unwrap(), keys)
+        }
+
+        fn statement(&self, central: u64, time: i64, tokens: &[&Token]) -> AccessEvent {
+            let reader = |token: &&Token| AccessReader {
+                hash: token.hash(),
+                name: "web-1".parse().unwrap(),
+                scope: Scope::Slave("lab/*".to_owned()),
+                expires: None,
+            };
+            let statement = AccessEvent {
+                central: Sequence(central),
+                time,
+                datacenter: "lab/v1".parse().unwrap(),
+                open: tokens.is_empty(),
+                readers: tokens.iter().map(reader).collect(),
+                signature: String::new(),
+            };
+            sign_access(statement, &self.key).unwrap()
+        }
+    }
+
+    fn opens(access: &Access, token: &Token) -> bool {
+        access.subscribe().borrow().find(&token.hash(), 1).is_ok()
+    }
+
+    #[test]
+    fn the_newest_word_counts_and_outlives_a_restart() {
+        let (centre, first, second) = (Centre::new(), Token::generate(), Token::generate());
+        let access = centre.access();
+        assert!(!opens(&access, &first) && !access.subscribe().borrow().is_open());
+        access.take(centre.statement(5, 100, &[&first])).unwrap();
+        assert!(opens(&access, &first));
+        // An older one that somebody kept revives nothing, and opens nothing.
+        access.take(centre.statement(6, 50, &[&second])).unwrap();
+        for old in [centre.statement(5, 200, &[&first]), centre.statement(6, 50, &[]), centre.statement(6, 49, &[])] {
+            access.take(old).unwrap();
+            assert!(opens(&access, &second) && !opens(&access, &first));
+            assert!(!access.subscribe().borrow().is_open());
+        }
+        let again = centre.access();
+        assert!(opens(&again, &second) && !opens(&again, &first));
+        again.take(centre.statement(6, 51, &[])).unwrap();
+        assert!(again.subscribe().borrow().is_open());
+    }
+
+    #[test]
+    fn what_conf_master_did_not_sign_opens_nothing() {
+        let (centre, other, token) = (Centre::new(), Centre::new(), Token::generate());
+        let access = centre.access();
+        access.take(other.statement(9, 100, &[&token])).unwrap_err();
+        let mut changed = centre.statement(9, 100, &[&token]);
+        changed.open = true;
+        access.take(changed.clone()).unwrap_err();
+        assert!(!opens(&access, &token));
+        fs::write(centre.folder.path().join(FILE), serde_json::to_vec(&changed).unwrap()).unwrap();
+        let again = centre.access();
+        assert!(!opens(&again, &token) && !again.subscribe().borrow().is_open());
+        fs::write(centre.folder.path().join(FILE), "{").unwrap();
+        assert!(!opens(&centre.access(), &token));
+    }
+}
