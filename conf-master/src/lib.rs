@@ -16,7 +16,7 @@ mod text;
 mod fault;
 /// The repository on disk: refs, ledger, history, landed requests.
 mod store;
-/// Tokens: made, revoked, replaced.
+/// Requests to make, replace or revoke a token.
 mod access;
 /// What each datacenter runs, and what a change would alter.
 mod catalog;
@@ -28,6 +28,8 @@ mod judge;
 mod inspect;
 /// The only writer: lands pushes, updates, and requests about secrets and tokens.
 mod landing;
+/// Tokens for those who ask, over HTTP or at the server's own machine.
+mod tokens;
 /// Which hosts run a change, and whether they are enough.
 mod delivery;
 /// What Git calls on a push: the hook program, its protocol, and the server's side.

@@ -27,8 +27,8 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// Reads what was said before the start. Without that, or where it is not signed by conf-master,
-    /// nobody may ask until conf-master is heard. Blocks.
+    /// Reads what was said before the start. Without that, or where it is not signed by
+    /// conf-master, nobody may ask until conf-master is heard. Blocks.
     pub(crate) fn open(state: &Path, datacenter: DatacenterName, keys: TrustedKeys) -> Self {
         let path = state.join(FILE);
         let read = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<AccessEvent>(&text).ok());
@@ -48,8 +48,8 @@ impl Access {
         self.table.subscribe()
     }
 
-    /// Takes a statement of conf-master in place of an older one, and keeps it. An error means that it
-    /// is not by conf-master, or for another datacenter. Blocks.
+    /// Takes a statement of conf-master in place of an older one, and keeps it. An error means that
+    /// it is not by conf-master, or for another datacenter. Blocks.
     pub(crate) fn take(&self, statement: AccessEvent) -> Result<(), KeyError> {
         verify_access(&statement, &self.datacenter, &self.keys)?;
         let mut newest = self.newest.lock();

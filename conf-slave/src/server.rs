@@ -82,8 +82,9 @@ impl Slave {
         let mut own = None;
         let (addresses, embedded) = match choice {
             ConsulChoice::Embedded => {
-                // No certificate has to name an address under which this program asks itself, and no
-                // token is for it. From the open folder the path is short: it may have 107 bytes.
+                // No certificate has to name an address under which this program asks itself, and
+                // no token is for it. From the open folder the path is short: it may have 107
+                // bytes.
                 let folder = File::open(&state)?;
                 let path = format!("/proc/self/fd/{}/consul.sock", folder.as_raw_fd());
                 own = Some((web::bind_unix(Path::new(&path), 0o600).await?, folder));

@@ -12,7 +12,7 @@ use proc_macro2::{TokenStream, TokenTree};
 use syn::visit::{self, Visit};
 
 /// Keys whose values are numbers. A key that is not listed is a text.
-const NUMBERS: [&str; 13] = [
+const NUMBERS: [&str; 15] = [
     "sequence",
     "current",
     "took_ms",
@@ -25,6 +25,8 @@ const NUMBERS: [&str; 13] = [
     "requests",
     "packs",
     "changed",
+    "tokens",
+    "count",
     "user",
 ];
 

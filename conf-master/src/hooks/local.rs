@@ -7,7 +7,7 @@ use anyhow::Context as _;
 
 use crate::hooks::forced::connect;
 use crate::hooks::protocol::{MOST_BYTES, TokenMessage, TokenReply};
-use crate::landing::{TokenAnswer, TokenCall};
+use crate::tokens::{TokenAnswer, TokenCall};
 
 /// Asks about tokens; a refusal is its words.
 pub(crate) fn tokens(repo: &Path, call: TokenCall) -> anyhow::Result<Result<TokenAnswer, String>> {

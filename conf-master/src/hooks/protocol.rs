@@ -6,7 +6,7 @@ use libconf::name::PrincipalName;
 use serde::{Deserialize, Serialize};
 
 use crate::fault::Refusal;
-use crate::landing::{TokenAnswer, TokenCall};
+use crate::tokens::{TokenAnswer, TokenCall};
 
 /// The socket's name in the repository; hooks run with the repository as their working directory.
 pub(crate) const SOCKET: &str = "conf-master.sock";

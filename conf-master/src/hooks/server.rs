@@ -18,7 +18,8 @@ use crate::hooks::protocol::{Answer, Call, MOST_CALL_BYTES, SOCKET, SshMessage, 
 use crate::hooks::pushers::{self, Pushers};
 use crate::hooks::ssh::OverSsh;
 use crate::judge::{ProposalOptions, RefUpdate};
-use crate::landing::{Lander, Outcome, Push, Pusher, TokenCall};
+use crate::landing::{Lander, Outcome, Push, Pusher};
+use crate::tokens::TokenCall;
 
 /// Why a push is refused that nobody can be named for.
 const UNKNOWN: &str = "conf-master did not start this push, or has started again since; push again";
@@ -126,8 +127,8 @@ async fn answer(
     }
 }
 
-/// Answers a user of this machine about tokens. Only those who could write to the repository's files
-/// in any case get an answer: so a lost token of the last administrator locks nobody out.
+/// Answers a user of this machine about tokens. Only those who could write to the repository's
+/// files in any case get an answer: a lost token of the last administrator locks nobody out.
 async fn about_tokens(call: TokenCall, user: u32, lander: &Lander, authenticator: &Authenticator) -> TokenReply {
     let principal = pushers::user(user, nix::unistd::getuid().as_raw());
     if !matches!(principal, Principal::Owner(_)) {

@@ -9,7 +9,8 @@ use serde_json::json;
 use warp::Filter as _;
 
 use crate::http::server::{Answered, Server, answer, bare, pusher, refused};
-use crate::landing::{Pusher, TokenCall};
+use crate::landing::Pusher;
+use crate::tokens::TokenCall;
 
 /// The most bytes of a request.
 const BODY_BYTES: usize = 64 << 10;

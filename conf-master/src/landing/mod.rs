@@ -13,14 +13,12 @@ mod sizes;
 mod staging;
 #[cfg(test)]
 mod tests;
-mod tokens;
 mod told;
 pub(crate) mod update;
 mod writer;
 
 pub(crate) use crate::landing::audit::{Record, RefusedRef};
 pub(crate) use crate::landing::push::{Outcome, Published, Push, Pusher};
-pub(crate) use crate::landing::tokens::{TokenAnswer, TokenCall};
 pub(crate) use crate::landing::update::notation::Draft;
 pub(crate) use crate::landing::update::request::{Conflict, Expected, IfMatch, SectionChange, Update, UpdateOutcome};
 pub(crate) use crate::landing::update::section::{BRANCH, SectionFile, SectionName};

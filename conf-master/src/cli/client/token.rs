@@ -19,7 +19,7 @@ use crate::access::NewToken;
 use crate::cli::client::connect::{ClientFlags, call};
 use crate::cli::client::print::{print_faults, print_json, reason};
 use crate::hooks::local;
-use crate::landing::{TokenAnswer, TokenCall};
+use crate::tokens::{TokenAnswer, TokenCall};
 
 /// How long to wait for an answer.
 const ANSWER: Duration = Duration::from_secs(60);
@@ -40,8 +40,8 @@ pub(crate) enum TokenCommand {
         /// Whom it proves
         #[arg(value_name = "NAME")]
         name: PrincipalName,
-        /// A group that it gives, besides those of the policy; may be repeated. `administrators` may
-        /// do everything
+        /// A group that it gives, besides those of the policy; may be repeated. `administrators`
+        /// may do everything
         #[arg(long = "group", value_name = "GROUP")]
         groups: Vec<GroupName>,
         /// It is for a conf-slave, which reads and reports for the datacenters of this pattern
@@ -61,7 +61,8 @@ pub(crate) enum TokenCommand {
         #[command(flatten)]
         way: Way,
     },
-    /// Show all tokens: whose they are, until when they are good, when they were used; never a token
+    /// Show all tokens: whose they are, until when they are good, when they were used; never the
+    /// tokens themselves
     List {
         /// How to reach conf-master
         #[command(flatten)]

@@ -1,8 +1,8 @@
 //! Who somebody is, and what they may do.
 //!
-//! Read in this order: `token` is what somebody proves a name with, `table` holds the hashes of all
-//! tokens, `principal` is who was proven, `verb` is what can be done, `policy` says who may do what,
-//! `statement` is what conf-slaves are told.
+//! Read in this order: `token` proves a name, `table` holds the hashes of all tokens, `principal`
+//! is who was proven, `verb` is what can be done, `policy` says who may do what, and `statement` is
+//! what conf-slaves are told.
 
 mod token;
 mod principal;

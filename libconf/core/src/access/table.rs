@@ -12,7 +12,7 @@ use crate::access::token::{TokenHash, TokenId};
 const FORMAT: u32 = 1;
 /// Programs, people and hosts without a key of their own; a fleet's hosts prove themselves by keys.
 const MOST_TOKENS: usize = 20_000;
-/// 90 days, in seconds: how long a token that is over is still listed, and told from an unknown one.
+/// 90 days, in seconds: how long a token that is over is listed, and told from an unknown one.
 const KEPT_AFTER_END: i64 = 90 * 24 * 3600;
 
 /// One token.
@@ -173,7 +173,6 @@ impl AccessTable {
     }
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
 fn is_for_policy(scope: &Scope) -> bool {
     *scope == Scope::Policy
 }

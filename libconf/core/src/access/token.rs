@@ -53,7 +53,7 @@ impl Token {
 
     /// The hash by which the token is known.
     pub fn hash(&self) -> TokenHash {
-        TokenHash(hex(&Sha256::digest(self.0.as_bytes())))
+        TokenHash(format!("{:x}", Sha256::digest(self.0.as_bytes())))
     }
 }
 
@@ -88,10 +88,6 @@ impl TokenHash {
     pub fn id(&self) -> TokenId {
         TokenId(self.0[..ID_LETTERS].to_owned())
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Gives a type of hexadecimal digits its grammar.

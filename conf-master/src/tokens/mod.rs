@@ -10,8 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::access::{AccessRequest, NewToken};
 use crate::fault::Refusal;
-use crate::landing::Lander;
-use crate::landing::push::{Push, Pusher};
+use crate::landing::{Lander, Push, Pusher};
 use crate::text::{now, when};
 
 /// What somebody asks about tokens.
