@@ -90,6 +90,7 @@ impl Address {
     }
 
     /// Returns the same address, asked with a token.
+    #[must_use]
     pub fn with(self, token: &str) -> Self {
         Address::With { address: Box::new(self), token: token.to_owned() }
     }

@@ -19,9 +19,11 @@ pub(crate) struct AccessStatements {
     key: SigningKey,
     /// The server asks nobody for a token.
     is_open: bool,
-    /// The last statement for each datacenter, and the tokens of which it was made.
-    signed: Mutex<BTreeMap<DatacenterName, (Arc<AccessTable>, Arc<AccessEvent>)>>,
+    signed: Mutex<BTreeMap<DatacenterName, Signed>>,
 }
+
+/// The last statement for a datacenter, and the tokens of which it was made.
+type Signed = (Arc<AccessTable>, Arc<AccessEvent>);
 
 impl AccessStatements {
     /// Signs by this key.

@@ -9,15 +9,16 @@ use libconf::name::DatacenterName;
 
 /// The right that a request needs; `None` is enough for whoever proves a name.
 pub(crate) fn verb(method: &Method, path: &str) -> Option<Verb> {
-    match (method, parts(path).as_slice()) {
-        (_, ["api", "v1", "tokens", ..]) => Some(Verb::Administer),
-        (&Method::GET, ["api", "v1", "principal" | "openapi.json"]) => None,
-        (&Method::GET | &Method::HEAD, _) => Some(Verb::Read),
-        (&Method::POST, ["conf.git", "git-upload-pack"]) => Some(Verb::Read),
-        (&Method::POST, ["conf.git", "git-receive-pack"] | ["api", "v1", "config", "update"]) => None,
-        (&Method::POST, ["api", "v1", "datacenters", _, _, "plan"]) => Some(Verb::Read),
-        (&Method::POST, ["api", "v1", "datacenters", _, _, "hosts"]) => Some(Verb::Report),
-        (_, ["api", "v1", "datacenters", _, _, "secrets", ..]) => None,
+    let (is_reading, is_post) = (matches!(*method, Method::GET | Method::HEAD), *method == Method::POST);
+    match parts(path).as_slice() {
+        ["api", "v1", "tokens", ..] => Some(Verb::Administer),
+        ["api", "v1", "principal" | "openapi.json"] if is_reading => None,
+        _ if is_reading => Some(Verb::Read),
+        ["conf.git", "git-upload-pack"] | ["api", "v1", "datacenters", _, _, "plan"] if is_post => Some(Verb::Read),
+        ["api", "v1", "datacenters", _, _, "hosts"] if is_post => Some(Verb::Report),
+        // The landing looks at what these change.
+        ["conf.git", "git-receive-pack"] | ["api", "v1", "config", "update"] if is_post => None,
+        ["api", "v1", "datacenters", _, _, "secrets", ..] => None,
         // A route that nobody has thought about here.
         _ => Some(Verb::Administer),
     }

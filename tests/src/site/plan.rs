@@ -16,6 +16,7 @@ pub enum Pointers {
 
 /// The parts of a site to start.
 #[derive(Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct Plan {
     /// The number of caches.
     pub slaves: usize,
