@@ -161,6 +161,6 @@ mod tests {
             assert!(git::command(private.path()).args(arguments).status().unwrap().success(), "{arguments:?}");
         }
         let all = git::command(&path).args(["for-each-ref", "--format=%(objecttype)"]).output().unwrap();
-        assert_eq!(String::from_utf8_lossy(&all.stdout).matches("commit").count(), 7, "{all:?}");
+        assert_eq!(String::from_utf8_lossy(&all.stdout).matches("commit").count(), 8, "{all:?}");
     }
 }

@@ -23,6 +23,8 @@ impl Room {
         let path = folder.path().join("central.git");
         store::init(&path).unwrap();
         let repo = store::open(&path).unwrap();
+        // The numbers below are about branches.
+        repo.find_reference(&RefName::Access.to_string()).unwrap().delete().unwrap();
         let id = |name: &RefName| repo.refname_to_id(&name.to_string()).unwrap();
         let (main, ledger) = (id(&RefName::Main).into(), id(&RefName::Ledger).into());
         let mut table = Table::default();
