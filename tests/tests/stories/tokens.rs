@@ -1,6 +1,8 @@
 //! Tokens: who has none gets nothing, and who has one is known by name.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -112,10 +114,23 @@ fn a_revoked_token_ends_what_goes_on_with_it() {
         let (ann, sequence) = (ann.clone(), site.master.sequence() + 1);
         std::thread::spawn(move || ann.get(&format!("/api/v1/delivery?sequence={sequence}&timeout=60")))
     };
+    // A push whose sender takes his time.
+    let mut pushing = TcpStream::connect(site.master.address).expect("it listens");
+    let head = format!(
+        "POST /conf.git/git-receive-pack HTTP/1.1\r\nHost: {}\r\nAuthorization: Bearer {}\r\n\
+         Content-Type: application/x-git-receive-pack-request\r\nContent-Length: 1000\r\n\r\n0",
+        site.master.address,
+        token_in(&file)
+    );
+    pushing.write_all(head.as_bytes()).expect("it is read");
     let began = Instant::now();
     let revoked = site.master.run(&["token", "revoke", &id]);
     assert!(revoked.status.success(), "{}", text(&revoked));
     assert!(events.end_within(SOON), "the stream goes on");
+    pushing.set_read_timeout(Some(SOON)).expect("it can be set");
+    let mut status = [0; 12];
+    pushing.read_exact(&mut status).expect("the push goes on");
+    assert_eq!(&status, b"HTTP/1.1 401");
     let answer = waiting.join().expect("it ends").expect("an answer");
     assert!(matches!(answer.status.as_u16(), 400..=499), "{} {}", answer.status, answer.text());
     assert!(began.elapsed() < 2 * SOON, "{:?}", began.elapsed());
