@@ -27,7 +27,7 @@ fn routes() -> Vec<(Method, String)> {
     let paths = description["paths"].as_object().expect("paths");
     let methods = ["get", "put", "post", "delete"];
     let of_path = |(path, about): (&String, &Value)| -> Vec<(Method, String)> {
-        let path = path.replace("{section}", "services/web/config.yaml").replace("{kind}", "services");
+        let path = path.replace("{section}", "services/web").replace("{kind}", "services");
         let path = path.replace("{id}", "us-west").replace("{version}", "v1").replace("{name}", "web");
         let path = path.replace("{token}", "0123456789ab");
         assert!(!path.contains('{'), "{path}");
