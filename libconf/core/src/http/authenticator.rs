@@ -1,6 +1,6 @@
 //! Who asks, proven by a token, and whether they may: before any route.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -99,9 +99,12 @@ impl Authenticator {
         self
     }
 
-    /// The last use of each token.
+    /// The last use of each token that is still listed.
     pub fn uses(&self) -> BTreeMap<TokenId, TokenUse> {
-        self.0.uses.lock().clone()
+        let listed: BTreeSet<TokenId> = self.0.table.borrow().tokens().map(TokenEntry::id).collect();
+        let mut uses = self.0.uses.lock();
+        uses.retain(|id, _| listed.contains(id));
+        uses.clone()
     }
 
     fn is_open(&self) -> bool {
@@ -236,8 +239,6 @@ fn now() -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::access::Scope;
 
