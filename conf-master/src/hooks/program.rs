@@ -94,14 +94,16 @@ fn print_answer(updates: &[HookUpdate], answer: &Answer) {
     let refused = refused.filter(|(_, refusal)| refusal.kind != RefusalKind::DryRun);
     // The causes come first, then what is refused because of them.
     let (following, causes): (Vec<_>, Vec<_>) = refused.partition(|(_, refusal)| refusal.kind == RefusalKind::Together);
+    let mut lines = Vec::new();
     for (name, refusal) in causes.into_iter().chain(following) {
-        for line in refusal.to_string().lines() {
-            note(format_args!("refused {name}: {line}"));
-        }
+        lines.extend(refusal.to_string().lines().map(|line| format!("refused {name}: {line}")));
     }
-    answer.notes.iter().for_each(note);
-    if let Some(dry) = answer.refusals.iter().flatten().find(|refusal| refusal.kind == RefusalKind::DryRun) {
-        note(&dry.reason);
+    lines.extend_from_slice(&answer.notes);
+    let dry = answer.refusals.iter().flatten().find(|refusal| refusal.kind == RefusalKind::DryRun);
+    lines.extend(dry.map(|dry| dry.reason.clone()));
+    if !lines.is_empty() {
+        // Together: Git and the server pass each piece on by itself, and a push may have 1,000 refs.
+        note(lines.join("\n"));
     }
 }
 
