@@ -52,7 +52,10 @@ pub fn print(text: impl Display) -> io::Result<()> {
 
 /// Prints a remark on standard error, which may be closed, with unprintable characters escaped.
 pub fn note(words: impl Display) {
-    let _ = writeln!(io::stderr(), "{}", visible(&words.to_string()));
+    let mut line = words.to_string();
+    line.push('\n');
+    // In one piece: whoever reads it is woken once.
+    let _ = io::stderr().write_all(visible(&line).as_bytes());
 }
 
 /// Whether to write colours to a stream: to a terminal that has them, unless the user says
