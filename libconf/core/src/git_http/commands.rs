@@ -107,6 +107,11 @@ impl Commands {
         }
     }
 
+    /// The refs that shall move.
+    pub(crate) fn count(&self) -> usize {
+        self.names.len()
+    }
+
     /// True for a push that moves nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.names.is_empty()

@@ -70,7 +70,7 @@ impl ReceivePack {
                 return Err(Failure::Input("it is no push of Git's protocol".to_owned()));
             }
             // The push is weighed: the place is for Git alone.
-            self.run((&received, who, self.place(who).await?), None, hooks).await
+            self.run((&received, commands), (who, self.place(who).await?), None, hooks).await
         };
         let mut output = match work.await {
             Ok(output) => output,

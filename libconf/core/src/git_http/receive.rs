@@ -32,6 +32,8 @@ pub(crate) const MOST_BYTES: u64 = 4 << 30;
 pub const MOST_REFS: usize = 1000;
 /// From so many bytes on, a push is worked on after all that takes less.
 const LARGE: u64 = 4 << 20;
+/// From so many refs on as well: people push a few, and each is read, judged and named.
+const MANY: usize = 100;
 /// The most requests that wait for a process.
 const WAITING: usize = 1024;
 /// How long a push waits for a process. Git's own clients wait in silence.
@@ -201,7 +203,8 @@ impl ReceivePack {
                 return refuse(&why);
             }
             let hooks = (self.environment)(&of_hooks);
-            let output = self.run((&received, who, place), of_hooks.header("git-protocol"), hooks).await?;
+            let (push, protocol) = ((&received, &commands), of_hooks.header("git-protocol"));
+            let output = self.run(push, (who, place), protocol, hooks).await?;
             answered(RESULT, Bytes::new(), output).await
         };
         serve.await.unwrap_or_else(|failure: Failure| failure.response())
@@ -215,7 +218,8 @@ impl ReceivePack {
     /// Gives a push that is all here to Git. It was weighed before.
     pub(crate) async fn run(
         &self,
-        (received, who, place): (&Received, Who, Share),
+        (received, commands): (&Received, &Commands),
+        (who, place): (Who, Share),
         protocol: Option<&str>,
         hooks: HookEnvironment,
     ) -> Result<Output, Failure> {
@@ -223,7 +227,8 @@ impl ReceivePack {
         command.envs(hooks.variables).arg(&self.repo);
         let repo = self.repo.clone();
         let bounds = Some(blocking(move || bounds_of(&repo)).await);
-        let urgency = if received.length() >= LARGE { Urgency::Low } else { Urgency::Usual };
+        let is_large = received.length() >= LARGE || commands.count() >= MANY;
+        let urgency = if is_large { Urgency::Low } else { Urgency::Usual };
         let run = Run { command, bounds, urgency, is_list: false, held: (place, hooks.held) };
         start(run, received.input(), MOST_BYTES, (&self.spools, who), || {})
     }
