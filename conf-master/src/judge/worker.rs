@@ -19,8 +19,8 @@ const FEWEST: usize = 4;
 const MOST_IDLE: usize = 2;
 /// Those who wait for a process: the judgements that go on at once are fewer.
 const WAITING: usize = 1024;
-/// What such a process does is for one push, and all others wait for less. Source: sched(7), "The
-/// nice value".
+/// What such a process does is for one push, and all others wait for less. No lower: the landing
+/// thread waits for such a process too, for half a second. Source: sched(7), "The nice value".
 const NICE: i32 = 5;
 
 /// The processes that answer one kind of questions. Half of the processors work for one peer at
