@@ -60,6 +60,9 @@ pub(crate) struct Size {
     /// nothing.
     #[arg(long, global = true, conflicts_with = "quick")]
     smoke: bool,
+    /// Race a change to this number of hosts alone.
+    #[arg(long, value_name = "NUMBER", global = true)]
+    hosts: Option<usize>,
 }
 
 impl Size {
@@ -88,13 +91,14 @@ impl Size {
     }
 
     /// The numbers of hosts.
-    pub(crate) fn hosts(self) -> &'static [usize] {
-        self.choose(&[1, 2], &[1, 50], &[1, 50, 200])
+    pub(crate) fn hosts(self) -> Vec<usize> {
+        let usual: &[usize] = self.choose(&[1, 2], &[1, 50], &[1, 50, 200]);
+        self.hosts.map_or_else(|| usual.to_vec(), |hosts| vec![hosts])
     }
 
     /// The largest number of hosts.
     pub(crate) fn most_hosts(self) -> usize {
-        self.hosts().iter().copied().max().unwrap_or(1)
+        self.hosts().into_iter().max().unwrap_or(1)
     }
 
     /// The numbers of clients of the API.

@@ -50,7 +50,7 @@ pub(crate) fn measure(size: Size, site: &mut Site, plain: &PlainGit) -> (Vec<Row
     let pusher = Pusher::clone_of(&site.master.git_url(), BRANCH, &home.join("signal-ours"));
     let mut ours = Ours::new(site, pusher);
     let mut rows = Vec::new();
-    for (number, hosts) in size.hosts().iter().copied().enumerate() {
+    for (number, hosts) in size.hosts().into_iter().enumerate() {
         eprintln!("bench: from the start of a push to the signal, {hosts} hosts");
         rows.push(of_hosts(size, hosts, (number + 1) * 1000, &mut ours, &mut racers));
     }
