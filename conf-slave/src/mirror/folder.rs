@@ -16,7 +16,7 @@ use conf_core::{
 use git2::{ErrorCode, Repository};
 use libconf::name::{CommitId, DatacenterName, RefName};
 
-use crate::mirror::{error::MirrorError, served::ServedSnapshot};
+use crate::mirror::{error::MirrorError, packs::SeenPacks, served::ServedSnapshot};
 
 /// The settings of the repository. This daemon starts maintenance itself, so Git must not.
 pub(crate) const SETTINGS: [(&str, &str); 3] =
@@ -113,13 +113,13 @@ impl StateFolder {
     }
 
     /// Looks for damage that shows without reading objects. An error describes it.
-    pub(crate) fn look(&self, served: CommitId) -> Result<(), String> {
-        let look = || -> Result<bool, git2::Error> {
+    pub(crate) fn look(&self, served: CommitId, seen: &mut SeenPacks) -> Result<(), String> {
+        let mut look = || -> Result<bool, git2::Error> {
             // An open repository would remember what it has read.
             let repo = Repository::open_bare(self.repo())?;
             repo.find_reference("HEAD")?;
-            // The first one reads the file of packed refs.
-            repo.references()?.next().transpose()?;
+            // The first one reads the file of packed refs, and every folder of the others.
+            seen.look_at_refs(repo.path(), || repo.references()?.next().transpose().map(drop))?;
             let found = repo.find_reference(&self.reference())?.peel_to_commit()?;
             found.tree()?;
             Ok(CommitId::from(found.id()) == served)

@@ -313,7 +313,7 @@ impl Mirror {
             return Err(cut);
         }
         let Some(served) = self.served() else { return Ok(()) };
-        self.folder.look(served.snapshot.commit)?;
+        self.folder.look(served.snapshot.commit, &mut self.packs.lock())?;
         // Another repository in the place of this one has other packs.
         self.packs.lock().look(&self.repo())
     }

@@ -1,4 +1,4 @@
-//! The packs of the repository, as they were at the last look.
+//! The packs and the packed refs of the repository, as they were at the last look.
 
 use std::{
     collections::BTreeMap,
@@ -17,6 +17,8 @@ type Told = (u64, u64, (i64, i64), (i64, i64));
 #[derive(Debug, Default)]
 pub(crate) struct SeenPacks {
     seen: BTreeMap<PathBuf, Told>,
+    /// The file of packed refs when it was last read whole.
+    refs: Option<Told>,
     /// A program of this daemon removes packs just now.
     is_packing: bool,
     loose: LooseObjects,
@@ -36,6 +38,17 @@ impl SeenPacks {
         Ok(())
     }
 
+    /// Reads the file of packed refs by `read`, if it is not as it was when that was last done well.
+    pub(crate) fn look_at_refs<E>(&mut self, repo: &Path, read: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
+        // Zeros for a file that does not exist.
+        let now = tell(&repo.join("packed-refs")).unwrap_or_default();
+        if self.refs != Some(now) {
+            read()?;
+            self.refs = Some(now);
+        }
+        Ok(())
+    }
+
     /// Sets loose objects aside that were cut short, and says so: libgit2 would read them without
     /// end.
     pub(crate) fn set_cut_aside(&mut self, repo: &Path) -> Result<(), String> {
@@ -51,7 +64,7 @@ impl SeenPacks {
     }
 
     pub(crate) fn clear(&mut self) {
-        (self.seen, self.is_packing) = (BTreeMap::new(), false);
+        (self.seen, self.refs, self.is_packing) = (BTreeMap::new(), None, false);
     }
 }
 
@@ -59,10 +72,40 @@ fn packs(repo: &Path) -> io::Result<BTreeMap<PathBuf, Told>> {
     let mut found = BTreeMap::new();
     for (pack, _) in git::packs(repo)? {
         for file in [pack.with_extension("idx"), pack] {
-            let Ok(about) = fs::symlink_metadata(&file) else { continue };
-            let times = ((about.mtime(), about.mtime_nsec()), (about.ctime(), about.ctime_nsec()));
-            found.insert(file, (about.ino(), about.len(), times.0, times.1));
+            if let Some(told) = tell(&file) {
+                found.insert(file, told);
+            }
         }
     }
     Ok(found)
+}
+
+fn tell(file: &Path) -> Option<Told> {
+    let about = fs::symlink_metadata(file).ok()?;
+    Some((about.ino(), about.len(), (about.mtime(), about.mtime_nsec()), (about.ctime(), about.ctime_nsec())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packed_refs_are_read_when_their_file_is_another_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, mut seen) = (folder.path().join("packed-refs"), SeenPacks::default());
+        let mut is_read = |well: bool| {
+            let mut was_read = false;
+            let read = || {
+                was_read = true;
+                if well { Ok(()) } else { Err(()) }
+            };
+            (seen.look_at_refs(folder.path(), read).is_ok(), was_read)
+        };
+        assert_eq!([is_read(true), is_read(true)], [(true, true), (true, false)], "there is no such file");
+        fs::write(&file, "one").unwrap();
+        assert_eq!([is_read(false), is_read(true)], [(false, true), (true, true)], "the first reading failed");
+        assert_eq!(is_read(true), (true, false));
+        fs::write(&file, "other").unwrap();
+        assert_eq!(is_read(true), (true, true));
+    }
 }
