@@ -31,6 +31,9 @@ const SUMMARY_BYTES: usize = 4 << 20;
 /// The shortest time between two summaries: hosts report a change within milliseconds of each
 /// other.
 const PAUSE: Duration = Duration::from_millis(300);
+/// 250 ms after a new snapshot: most hosts have reported it by then, and one summary has them all.
+/// And conf-master has no work with it while hosts are taking the change.
+const AFTER_CHANGE: Duration = Duration::from_millis(250);
 /// The longest time between two summaries of all hosts, changed or not.
 const EVERY: Duration = Duration::from_secs(60);
 
@@ -113,7 +116,7 @@ impl HostReports {
     }
 }
 
-/// Sends summaries: new reports at once, all reports every minute.
+/// Sends summaries: new reports at once, those of a new snapshot together, all reports every minute.
 ///
 /// Cancel: forgets which reports are unsent.
 pub(crate) async fn send_summaries(reports: Arc<HostReports>, mirror: Arc<Mirror>, problems: Arc<Problems>) {
@@ -124,7 +127,10 @@ pub(crate) async fn send_summaries(reports: Arc<HostReports>, mirror: Arc<Mirror
     loop {
         tokio::select! {
             () = reports.changed.notified() => {}
-            changed = served.changed() => if changed.is_err() { return },
+            changed = served.changed() => match changed {
+                Ok(()) => tokio::time::sleep(AFTER_CHANGE).await,
+                Err(_) => return,
+            },
             () = tokio::time::sleep_until(next_full) => {}
         }
         let full = Instant::now() >= next_full;

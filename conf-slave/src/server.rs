@@ -22,7 +22,10 @@ use conf_core::{
     upstream::{Credentials, Upstreams},
 };
 use tempfile::TempDir;
-use tokio::task::{JoinSet, spawn_blocking};
+use tokio::{
+    task::{JoinSet, spawn_blocking},
+    time::Instant,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -36,6 +39,9 @@ use crate::{
     reports,
     upkeep::{branches, look, maintenance, programs::Programs},
 };
+
+/// 5 s between two looks whether files can be opened.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// A conf-slave with its socket bound and its mirror open.
 #[derive(Debug)]
@@ -196,6 +202,7 @@ async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
         published.set(shown.publisher.published().map_or(0, |pointer| whole(pointer.sequence.0)));
         hosts.set(i64::try_from(shown.reports.count()).unwrap_or(i64::MAX));
     });
+    let mut look = Instant::now();
     loop {
         let is_served = served.borrow_and_update().is_some();
         problems.mark_unchanged();
@@ -208,11 +215,15 @@ async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
                 health.set_unready(format!("no snapshot of {} is here yet{why}", view.mirror.datacenter()));
             }
         }
-        health.report("file descriptors", web::no_files_left());
+        // Not with each change, which hosts wait for.
+        if look <= Instant::now() {
+            health.report("file descriptors", web::no_files_left());
+            look = Instant::now() + LOOK;
+        }
         tokio::select! {
             changed = served.changed() => if changed.is_err() { return },
             changed = problems.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(Duration::from_secs(5)) => {}
+            () = tokio::time::sleep_until(look) => {}
         }
     }
 }
