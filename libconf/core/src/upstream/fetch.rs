@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use git2::OdbLookupFlags;
 use reqwest::Response;
 use tokio::{sync::mpsc, task::spawn_blocking, time::timeout};
 
@@ -96,7 +97,10 @@ fn missing(opened: &RepositoryPool, mut step: Step) -> Result<Option<Step>, git2
     let repo = opened.lend()?;
     let odb = repo.odb()?;
     step.have = step.have.filter(|have| odb.exists((*have).into()));
-    Ok(step.check(&repo).is_err().then_some(step))
+    // A commit that is not in the packs known here is new: to list the packs again would tell the
+    // same of nearly every step, and a commit that is here all the same is fetched once more.
+    let is_known = step.have.is_none() || odb.exists_ext(step.want.into(), OdbLookupFlags::NO_REFRESH);
+    Ok((!is_known || step.check(&repo).is_err()).then_some(step))
 }
 
 /// Sends one POST, stores its answer and checks it. The result is request and response, when they
