@@ -24,6 +24,12 @@ const EVERY: Duration = Duration::from_secs(60);
 /// 50 ms, within which a report waits at random: hosts that changed together must not report in the
 /// same instant.
 const SPREAD: Duration = Duration::from_millis(50);
+/// 100 ms, and up to as long more, before a report of another change. Where the change took long,
+/// this host shares a machine or a conf-slave with others that are still at it: a report waits up
+/// to four times as long.
+const AFTER_CHANGE: Duration = Duration::from_millis(100);
+/// 1 s: a report waits no longer.
+const LONGEST: Duration = Duration::from_secs(1);
 /// 2,000 characters of an error in a report: a conf-slave keeps one report of every host.
 const MOST_WORDS: usize = 2000;
 
@@ -57,7 +63,12 @@ pub(crate) async fn run(
         let changed = sent.as_ref() != Some(&report) && report.state != HostState::Updating;
         let is_due = Instant::now() >= next;
         if changed || is_due {
-            sleep(random_up_to(SPREAD)).await;
+            let is_of_change = sent.as_ref().is_some_and(|sent: &HostReport| sent.sequence != report.sequence);
+            let wait = if is_of_change { after_change(agent.last_took()) } else { random_up_to(SPREAD) };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(wait) => {}
+            }
             // Most watchers are told within this time, and then nothing is left to say of them.
             let report = self::report(&agent);
             if !is_due && report.state == HostState::Updating {
@@ -103,6 +114,11 @@ pub(crate) async fn run(
     }
 }
 
+/// Returns how long the report of a change waits that took so long.
+fn after_change(took: Duration) -> Duration {
+    (AFTER_CHANGE + random_up_to(AFTER_CHANGE.max(took * 4))).min(LONGEST)
+}
+
 fn report(agent: &Agent) -> HostReport {
     let View { status, .. } = &*agent.view();
     let failures = status.failures();
@@ -123,5 +139,20 @@ fn report(agent: &Agent) -> HostReport {
         time: None,
         signature: None,
         received: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_of_a_change_waits_until_others_have_it_and_not_for_long() {
+        for (took, most) in [(0, 200), (5, 200), (50, 300), (100_000, 1000)] {
+            for _ in 0..100 {
+                let wait = after_change(Duration::from_millis(took));
+                assert!((AFTER_CHANGE..=Duration::from_millis(most)).contains(&wait), "{took} ms: {wait:?}");
+            }
+        }
     }
 }

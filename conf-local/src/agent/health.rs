@@ -63,8 +63,7 @@ pub(crate) async fn run(agent: Agent, health: Health, metrics: Metrics, stop: Ca
         if status.sequence != seen {
             seen = status.sequence;
             switches.inc();
-            let took_ms = agent.history().first().map_or(0, |entry| entry.took_ms);
-            time.set(Duration::from_millis(took_ms).as_secs_f64());
+            time.set(agent.last_took().as_secs_f64());
         }
         tokio::select! {
             () = stop.cancelled() => return,

@@ -166,8 +166,11 @@ impl Export {
             let file = file.map(|path| path.chars().take(200).collect());
             ExportError { file, ..self.failed("write files", cause) }
         })?;
-        // It was just written, or just read: the next look need not read it.
-        self.note_seen(hash);
+        // All of it was just written, or just read: the next look need not read it. What one change
+        // brings is little, and the next look reads it: a process waits for its files now.
+        if check {
+            self.note_seen(hash);
+        }
         Ok(hash)
     }
 

@@ -26,6 +26,9 @@ const SELDOM: Duration = Duration::from_secs(60);
 /// 2 to 4 s: if Consul has not named a change by then that a conf-slave or another server of Consul
 /// names, it may hang, and is asked anew.
 const LATE: Duration = Duration::from_secs(4);
+/// 200 ms, and up to 400 ms more, before Consul is asked again that has named what was known: the
+/// hosts of a datacenter take a change at one moment, and that question can wait.
+const LULL: Duration = Duration::from_millis(200);
 /// 5 s between two attempts while the key holds no pointer.
 const DAMAGED: Duration = Duration::from_secs(5);
 
@@ -93,11 +96,16 @@ impl Lane<'_> {
                     self.show_silent();
                     backoff.reset();
                     match self.take(entry) {
-                        None => {
+                        Taken::New => {
                             unheard = 0;
                             continue;
                         }
-                        Some(pause) => {
+                        Taken::Known => {
+                            unheard = 0;
+                            self.lull().await;
+                            continue;
+                        }
+                        Taken::Useless(pause) => {
                             index.forget();
                             pause
                         }
@@ -130,6 +138,14 @@ impl Lane<'_> {
         }
     }
 
+    /// Waits before the next question while another source is in touch, which names a change.
+    async fn lull(&self) {
+        tokio::select! {
+            () = sleep(LULL + random_up_to(LULL * 2)) => {}
+            () = self.candidates.alone(&self.name) => {}
+        }
+    }
+
     /// Shows which servers of Consul gave no answer, while another one did.
     fn show_silent(&self) {
         match self.consul.silent().as_slice() {
@@ -141,9 +157,8 @@ impl Lane<'_> {
         }
     }
 
-    /// Names the pointer of an answer. If it holds none, returns the pause before the next
-    /// question.
-    fn take(&mut self, entry: Option<Entry>) -> Option<Duration> {
+    /// Names the pointer of an answer.
+    fn take(&mut self, entry: Option<Entry>) -> Taken {
         let topic = format!("pointer in {}", self.name);
         let Some(entry) = entry else {
             if self.sources.needs_consul {
@@ -151,7 +166,7 @@ impl Lane<'_> {
             }
             // Watching a missing key would wake at every write to Consul, so this asks again after
             // a pause.
-            return Some(SOON / 2 + random_up_to(SOON / 2));
+            return Taken::Useless(SOON / 2 + random_up_to(SOON / 2));
         };
         let Some(pointer) = std::str::from_utf8(&entry.value).ok().and_then(|text| text.parse::<Pointer>().ok()) else {
             let words = format!(
@@ -159,13 +174,23 @@ impl Lane<'_> {
                 self.sources.key
             );
             self.agent.set_away(&topic, &words);
-            return Some(DAMAGED / 2 + random_up_to(DAMAGED / 2));
+            return Taken::Useless(DAMAGED / 2 + random_up_to(DAMAGED / 2));
         };
         self.agent.set_back(&topic);
         self.seen = self.seen.max(pointer.sequence);
+        let is_known = *self.newest.borrow() >= pointer.sequence;
         self.candidates.name(&self.name, pointer);
-        None
+        if is_known { Taken::Known } else { Taken::New }
     }
+}
+
+/// What an answer of Consul named.
+enum Taken {
+    New,
+    /// What another source has named.
+    Known,
+    /// No pointer: the pause before the next question.
+    Useless(Duration),
 }
 
 /// The pause after so many questions of no use that nobody needs.

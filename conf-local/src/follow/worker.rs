@@ -16,6 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    clock::random_up_to,
     follow::{
         candidates::{Candidates, Reason, Wanted},
         fetch::{Failure, fetch, prepare_templates},
@@ -35,8 +36,8 @@ const SELDOM: Duration = Duration::from_secs(60);
 /// The end of what is said of a snapshot that can never be used.
 const NOT_AGAIN: &str = "; not tried again before the pointer changes";
 
-/// 300 ms without a change: then the work starts that can wait. By then readers have their files,
-/// and other agents on this machine too.
+/// 300 ms without a change, and up to as long more or four times as long as the change took: then
+/// the work starts that can wait. Readers have their files, and other agents on this machine too.
 const QUIET: Duration = Duration::from_millis(300);
 /// After 16 changes without a pause that work is done in between.
 const MOST_UNTIDY: u32 = 16;
@@ -380,7 +381,8 @@ impl<'a> Worker<'a> {
         if have.is_none() {
             self.host().repository.pool.forget();
         }
-        self.chore = Some((Chore::Tidy, Instant::now() + QUIET));
+        let quiet = QUIET + random_up_to(QUIET.max(self.audience.agent.last_took() * 4));
+        self.chore = Some((Chore::Tidy, Instant::now() + quiet.min(LATER)));
         self.untidy += 1;
         if self.untidy >= MOST_UNTIDY {
             self.tidy().await;

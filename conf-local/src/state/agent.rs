@@ -1,7 +1,7 @@
 //! The handle on the running agent, and the requests to its one task that writes repository and
 //! export.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use conf_core::api::{HostState, Pointer};
 use libconf::name::{CommitId, Sequence};
@@ -90,6 +90,11 @@ impl Agent {
     /// Returns the switches of the past, newest first.
     pub(crate) fn history(&self) -> Vec<HistoryEntry> {
         self.0.history.lock().iter().cloned().collect()
+    }
+
+    /// Returns how long the last switch took, from the pointer on; zero without one.
+    pub(crate) fn last_took(&self) -> Duration {
+        Duration::from_millis(self.0.history.lock().front().map_or(0, |entry| entry.took_ms))
     }
 
     /// Sends a request and waits until it is done, between two steps of the task that writes.

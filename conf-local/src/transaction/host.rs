@@ -344,8 +344,9 @@ impl Host {
         self.model = Some(next);
         self.outbox.switched(at, before, audience.watchers.concerned(&plan.changed));
         self.publish_to(&audience.agent);
-        audience.watchers.tell();
         self.announce(snapshot, before, plan.changed, since, audience);
+        // The last step: this thread is free when a watcher's process is looked at.
+        audience.watchers.tell();
         self.note_unreadable(draft)
     }
 
