@@ -11,7 +11,8 @@ use crate::fs::Folder;
 pub(crate) const NEW: &str = ".new";
 /// An entry that is being removed, so that no half of it has its name.
 const OLD: &str = ".old";
-/// A second set of the links of the current snapshot, made ahead for the next one.
+/// What is made ahead: in `snapshots` a second set of the links of the current one, in `store` and
+/// `names` an empty folder.
 pub(crate) const NEXT: &str = ".next";
 /// Beside settings that hold secrets: the same with the names of secrets, for every user.
 pub(crate) const SHOWN: &str = "shown.json";
@@ -47,13 +48,13 @@ pub(crate) fn mode_of(executable: bool, secret: bool) -> u32 {
     }
 }
 
-/// Gives the entry `.new` its name in one step. With `exists`, an entry that has this name goes.
-pub(crate) fn put(folder: &Folder, name: &str, exists: bool) -> io::Result<()> {
+/// Gives the entry `from`, `.new` or `.next`, its name in one step. With `exists`, an entry that has this name goes.
+pub(crate) fn put(folder: &Folder, from: &str, name: &str, exists: bool) -> io::Result<()> {
     if !exists {
-        return folder.rename(NEW, folder, name);
+        return folder.rename(from, folder, name);
     }
-    folder.exchange(NEW, name)?;
-    folder.remove(NEW)
+    folder.exchange(from, name)?;
+    folder.remove(from)
 }
 
 /// Removes an entry. It loses its name first, so that a crash leaves no half of it under that name.
