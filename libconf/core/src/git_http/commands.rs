@@ -34,6 +34,8 @@ pub(crate) struct Commands {
     is_certified: bool,
     /// A ref is made or moved, and not deleted: objects follow.
     has_pack: bool,
+    /// They end as Git ends them.
+    is_whole: bool,
 }
 
 /// Reads the commands as they come.
@@ -61,8 +63,12 @@ impl CommandsReader {
             match self.packets.next() {
                 Ok(Some(Packet::Data(line))) => self.commands.add(&line),
                 Ok(None) => return,
-                // What is no push has no commands: Git says so.
-                Ok(Some(Packet::Flush | Packet::Delimiter)) | Err(_) => self.is_read = true,
+                Ok(Some(Packet::Flush | Packet::Delimiter)) => {
+                    self.is_read = true;
+                    self.commands.is_whole = true;
+                }
+                // What is no push has no commands.
+                Err(_) => self.is_read = true,
             }
             self.is_read |= self.commands.refused().is_some();
         }
@@ -80,7 +86,7 @@ impl CommandsReader {
 }
 
 impl Commands {
-    /// Reads the commands, up to one more than `most`. What is no push has none: Git says so.
+    /// Reads the commands, up to one more than `most`. What is no push has none.
     pub(crate) async fn read(mut input: Input, most: usize) -> Result<Self, Failure> {
         let (mut reader, mut part) = (CommandsReader::new(most), vec![0; 16 << 10]);
         while !reader.is_read {
@@ -110,6 +116,11 @@ impl Commands {
     /// The refs that shall move.
     pub(crate) fn count(&self) -> usize {
         self.names.len()
+    }
+
+    /// True when they were read to their end. Otherwise Git would fail.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.is_whole
     }
 
     /// True for a push that moves nothing.
@@ -205,7 +216,9 @@ mod tests {
         let certified = read("0022push-cert\0report-status atomic0000".into()).await;
         assert!(certified.refused().is_some_and(|why| why.contains("--signed")));
         for other in ["", "0000", "zzzz", "0003", "00", "nothing of the kind"] {
-            assert!(!read(other.into()).await.is_too_many(), "{other}");
+            let commands = read(other.into()).await;
+            assert!(!commands.is_too_many(), "{other}");
+            assert_eq!(commands.is_whole(), other == "0000", "{other}");
         }
     }
 

@@ -198,6 +198,9 @@ impl ReceivePack {
             if let Some(why) = commands.refused() {
                 return refuse(&why);
             }
+            if !commands.is_whole() {
+                return Err(Failure::Input("it is no push".to_owned()));
+            }
             let place = self.place(who).await?;
             if let Some(why) = too_heavy(received.input()).await? {
                 return refuse(&why);

@@ -197,6 +197,9 @@ impl UploadPack {
         let who = request.who();
         let served = async {
             let body = self.read(request).await?;
+            if body.is_empty() {
+                return Err(not_of_git());
+            }
             if let Some(id) = self.refused(&body).await? {
                 return Ok(whole(RESULT, not_our_ref(id)));
             }
@@ -270,16 +273,13 @@ impl UploadPack {
     }
 
     /// The object that a request asks for and nobody may have. What is kept was looked at before.
+    /// What Git cannot read is refused here: that Git fails would say that the repository is damaged.
     pub(crate) async fn refused(&self, request: &Bytes) -> Result<Option<ObjectId>, Failure> {
-        let Some(check) = self.check.clone() else { return Ok(None) };
         if self.steps.contains_key(request) {
             return Ok(None);
         }
-        let malformed = |_| Failure::Input("it is no request of Git's protocol".to_owned());
-        let wanted = wanted(request).map_err(malformed)?;
-        if wanted.is_empty() {
-            return Ok(None);
-        }
+        let wanted = wanted(request).map_err(|_| not_of_git())?;
+        let Some(check) = self.check.clone().filter(|_| !wanted.is_empty()) else { return Ok(None) };
         let checked = tokio::task::spawn_blocking(move || check.refused(&wanted)).await;
         checked.map_err(|error| error.to_string()).flatten().map_err(Failure::Git)
     }
@@ -435,6 +435,10 @@ impl UploadPack {
     fn most_kept(&self) -> usize {
         usize::try_from(self.limits.cache_bytes / 16).unwrap_or(usize::MAX)
     }
+}
+
+fn not_of_git() -> Failure {
+    Failure::Input("it is no request of Git's protocol".to_owned())
 }
 
 /// The places for fetches that may be large. One peer gets as many as half of the processors, and
