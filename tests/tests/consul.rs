@@ -16,7 +16,8 @@ use conf_core::{
     http,
 };
 use conf_slave::EmbeddedConsul;
-use tests::own_address;
+use hyper::Method;
+use tests::{http::Address, own_address};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
@@ -34,6 +35,20 @@ fn the_real_server_answers_the_table() {
 async fn the_embedded_server_answers_the_table() {
     let (address, stop) = start_embedded().await;
     table(&client(&[format!("http://{address}")])).await;
+    stop.cancel();
+}
+
+#[test]
+fn both_take_a_key_with_its_slashes_encoded() {
+    let folder = tempfile::tempdir().unwrap();
+    let real = tests::Consul::start(folder.path());
+    let (embedded, stop) = wait(start_embedded());
+    for server in [real.address(), embedded] {
+        let written = Address::Tcp(server).request(Method::PUT, "/v1/kv/folder%2Fkey", &[], "x").unwrap();
+        assert!(written.status.is_success(), "{}", written.text());
+        let consul = client(&[format!("http://{server}")]);
+        assert_eq!(wait(text(&consul, "folder/key")).as_deref(), Some("x"));
+    }
     stop.cancel();
 }
 

@@ -25,6 +25,7 @@ use conf_core::{
 };
 use http::{StatusCode, header::HeaderValue};
 use parking_lot::Mutex;
+use percent_encoding::percent_decode_str;
 use serde_json::json;
 use tokio::{sync::watch, time::Instant};
 use warp::Filter;
@@ -78,7 +79,9 @@ impl EmbeddedConsul {
 
     async fn answer(&self, request: Request) -> Answer {
         let query = Query::of(&request.query);
-        match (request.method.as_str(), request.path.as_str(), request.path.strip_prefix("/v1/kv/")) {
+        // A client may send the slashes of a key encoded. What is no text is no key either.
+        let path = percent_decode_str(&request.path).decode_utf8_lossy().into_owned();
+        match (request.method.as_str(), path.as_str(), path.strip_prefix("/v1/kv/")) {
             ("PUT", "/v1/txn", _) => self.transaction(request.body.json(LONGEST_TRANSACTION).await?),
             ("GET", "/v1/status/leader", _) => Ok(web::json(StatusCode::OK, "embedded")),
             ("GET", _, Some(key)) => self.read(key, &query).await,
