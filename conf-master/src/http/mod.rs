@@ -6,7 +6,6 @@ mod datacenters;
 mod delivery;
 mod events;
 mod explain;
-mod openapi;
 mod plan;
 mod refused;
 pub(crate) mod rights;
@@ -20,7 +19,7 @@ mod whereabouts;
 use std::{path::PathBuf, sync::Arc};
 
 use conf_core::git_http::{HookEnvironment, ReceivePack, UploadPack, git_routes};
-use conf_core::http::{Authenticator, Health, Request, Routes, Shares, StreamPlaces, health_routes};
+use conf_core::http::{Authenticator, Health, Request, Routes, Shares, StreamPlaces, described, health_routes};
 use libconf::name::RefName;
 use warp::Filter as _;
 
@@ -103,8 +102,9 @@ pub(crate) fn routes(server: &Server, health: Health) -> Routes {
         whereabouts::routes,
     ];
     let git = git_routes(server.upload.clone(), Some(server.receive.clone()));
-    let api = of_server.into_iter().fold(openapi::routes(), |routes: Routes, more: fn(Server) -> Routes| {
-        routes.or(more(server.clone())).unify().boxed()
-    });
-    git.or(api).unify().or(health_routes(health)).unify().boxed()
+    let others = git.or(health_routes(health)).unify().boxed();
+    let routes = of_server
+        .into_iter()
+        .fold(others, |routes: Routes, more: fn(Server) -> Routes| routes.or(more(server.clone())).unify().boxed());
+    described(include_str!("openapi.json"), routes)
 }

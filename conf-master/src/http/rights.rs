@@ -78,6 +78,27 @@ mod tests {
     }
 
     #[test]
+    fn the_description_names_the_same_rights() {
+        let document: serde_json::Value = serde_json::from_str(include_str!("openapi.json")).unwrap();
+        for (path, item) in document["paths"].as_object().unwrap() {
+            let operations = item.as_object().unwrap().iter();
+            for (method, described) in
+                operations.filter_map(|(method, one)| Some((method, one["x-conf-verb"].as_str()?)))
+            {
+                let needed = verb(&method.to_uppercase().parse().unwrap(), path);
+                let is_same = match needed {
+                    // Anybody may ask for health.
+                    Some(Verb::Read) => ["read", "none"].contains(&described),
+                    Some(verb) => verb.to_string() == described,
+                    // The landing looks at it, or every token is enough.
+                    None => ["push", "secrets", "read"].contains(&described),
+                };
+                assert!(is_same, "{method} {path} needs {needed:?}, and is described with {described}");
+            }
+        }
+    }
+
+    #[test]
     fn the_token_of_a_conf_slave_opens_its_datacenters() {
         let scope = Scope::Slave("lab/*".to_owned());
         let who =

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use warp::{Rejection, Reply as _, filters::BoxedFilter};
 
-use crate::api::ErrorBody;
+use crate::{api::ErrorBody, http::description::OtherMethod};
 
 /// An answer.
 pub type Response = warp::reply::Response;
@@ -83,6 +83,11 @@ impl<T> Stream for Shared<T> {
 /// Answers a request that no route took.
 pub(crate) async fn refuse(rejection: Rejection) -> Result<Response, Infallible> {
     use warp::reject::{InvalidHeader, InvalidQuery, MethodNotAllowed, MissingHeader};
+    if let Some(OtherMethod(takes)) = rejection.find() {
+        let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method");
+        response.headers_mut().insert(header::ALLOW, takes.clone());
+        return Ok(response);
+    }
     // A route that read the query had matched path and method, so another route's word about the
     // method does not count.
     let (status, words) = if let Some(cause) = rejection.find::<InvalidQuery>() {

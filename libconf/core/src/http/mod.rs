@@ -13,6 +13,7 @@ mod rates;
 mod spool;
 mod answer;
 mod authenticator;
+mod description;
 mod gate;
 mod request;
 mod events;
@@ -32,6 +33,7 @@ pub(crate) use crate::http::spool::{NotTaken, SpoolFile, Spooled, counted};
 pub use crate::http::{
     answer::{Response, Routes, bytes_of, error, json, stream, text},
     authenticator::{Authenticator, TokenUse},
+    description::described,
     events::{Event, events},
     gate::Gate,
     health::{Health, health_routes, no_files_left, watch_disks},

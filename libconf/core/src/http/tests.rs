@@ -106,6 +106,23 @@ async fn requests_that_no_route_takes_are_refused_in_words() {
 }
 
 #[tokio::test]
+async fn a_route_that_nobody_has_described_answers_nobody() {
+    let forgotten = warp::path!("forgotten").and(warp::get()).map(|| text(StatusCode::OK, "here")).boxed();
+    let routes = echo().or(forgotten).unify().boxed();
+    let document = r#"{"paths": {
+        "/api/v1/openapi.json": {"get": {"x-conf-verb": "read"}},
+        "/echo": {"post": {"x-conf-verb": "push"}}
+    }}"#;
+    let server = Server::start(described(document, routes)).await;
+    assert_eq!(server.get("/forgotten").await, (404, json!({"error": "there is nothing at this path"})));
+    assert_eq!(server.get("/api/v1/openapi.json").await, (200, serde_json::from_str(document).unwrap()));
+    let answer = server.exchange("GET /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("\r\nallow: POST\r\n"), "{answer}");
+    let request = "POST /echo HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: 2\r\n\r\nab";
+    assert_eq!(parse(&server.exchange(request).await).0, 200);
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_is_413_with_and_without_a_length() {
     let server = Server::start(echo()).await;
     let post = |headers: &str, body: &str| {
