@@ -32,10 +32,11 @@ pub(crate) fn routes(
 ) -> Routes {
     let git = git_routes(upload, None);
     let routes = git.or(api_routes(view, stop)).unify().boxed().or(web::health_routes(health)).unify().boxed();
-    match consul {
+    let routes = match consul {
         Some(consul) => routes.or(consul.routes()).unify().boxed(),
         None => routes,
-    }
+    };
+    web::described(include_str!("openapi.json"), routes)
 }
 
 fn api_routes(view: Arc<View>, stop: CancellationToken) -> Routes {

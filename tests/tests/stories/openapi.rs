@@ -5,7 +5,12 @@ use std::path::Path;
 
 use hyper::Method;
 use serde_json::Value;
-use tests::{Plan, Site, http::Address, program, site::Pointers};
+use tests::{
+    Plan, Site,
+    http::Address,
+    program,
+    site::{DATACENTER, Pointers},
+};
 
 /// Where schemathesis is: `$SCHEMATHESIS`, or what `get-schemathesis` finds.
 fn schemathesis() -> String {
@@ -47,6 +52,33 @@ checks.positive_data_acceptance.enabled = false
 include-path-regex = "^/conf.git/"
 # The language of Git is more than bytes.
 checks.positive_data_acceptance.enabled = false
+"#;
+
+/// The same of conf-slave.
+const OF_SLAVE: &str = r#"
+hooks = "git"
+checks.positive_data_acceptance.expected-statuses = ["2xx", "404", "409"]
+
+[parameters]
+# Nobody waits for what does not come.
+"query.timeout" = 0.01
+"query.wait" = "10ms"
+
+[[operations]]
+include-path-regex = "^/conf.git/"
+# The language of Git is more than bytes.
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-name = "POST /api/v1/reports"
+# To JSON Schema 328.0 is a whole number.
+checks.positive_data_acceptance.enabled = false
+
+[[operations]]
+include-name = "PUT /v1/txn"
+# The same; and as of Consul, too many operations are 413.
+checks.positive_data_acceptance.enabled = false
+checks.negative_data_rejection.expected-statuses = ["400", "413"]
 "#;
 
 /// Has the tool ask a daemon, but not for its stream of events, which does not end and has stories
@@ -102,4 +134,16 @@ fn conf_master_does_what_its_description_says() {
     expect_routes(&site.master.http());
     expect_described(&site, &site.master.url(), OF_MASTER, "/api/v1/events");
     site.master.expect_unbroken_ledger();
+}
+
+#[test]
+fn conf_slave_does_what_its_description_says() {
+    let site = Plan { pointers: Pointers::Embedded, hosts: 0, ..Plan::default() }.start();
+    let slave = site.slave();
+    slave.wait_at(site.master.sequence());
+    expect_routes(&slave.http());
+    expect_described(&site, &slave.url, OF_SLAVE, "/api/v1/events");
+    // Whatever was asked, it goes on.
+    slave.wait_at(site.push("services/web", "round", "1\n"));
+    assert_eq!(slave.status().expect("a status")["datacenter"], DATACENTER);
 }
