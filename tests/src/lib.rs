@@ -30,6 +30,8 @@ pub mod network;
 pub mod git;
 /// A proxy between two programs that counts, holds back and cuts. Relies on `address`.
 pub mod proxy;
+/// A loopback port that leads to a Unix socket. Relies on `address`.
+pub mod forwarder;
 /// A Consul server for one site. Relies on `address`, `authority`, `http`, `program` and `wait`.
 pub mod consul;
 /// A central server, a datacenter's caches and its hosts. Relies on all of them but `wire`.
@@ -47,6 +49,7 @@ pub use self::{
     address::own_address,
     authority::{Authority, Pair},
     consul::Consul,
+    forwarder::Forwarder,
     git::{Outcome, Work},
     network::Network,
     program::Daemon,

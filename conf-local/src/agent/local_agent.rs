@@ -23,7 +23,6 @@ use tokio::{
     task::{JoinSet, spawn_blocking},
 };
 use tokio_util::sync::CancellationToken;
-use warp::Filter as _;
 
 use crate::{
     agent::{
@@ -133,7 +132,7 @@ impl LocalAgent {
         let address = http.as_ref().and_then(|http| Some((http.scheme(), http.address()?)));
         let metrics = Metrics::new("conf-local", env!("CARGO_PKG_VERSION"));
         let health = Health::new(metrics.clone());
-        let routes = web::health_routes(health.clone()).or(service::routes(service.clone())).unify().boxed();
+        let routes = service::routes(service.clone(), health.clone());
         let Service { agent, watchers, demand, stop: stopping, .. } = service;
         let audience = Audience { agent: agent.clone(), watchers: watchers.clone() };
 

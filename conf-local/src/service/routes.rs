@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use conf_core::{
     git::RepositoryPool,
-    http::{self as answer, Request, Response, Routes},
+    http::{self as answer, Health, Request, Response, Routes},
 };
 use tokio_util::sync::CancellationToken;
 use warp::{Filter, filters::BoxedFilter};
@@ -43,7 +43,7 @@ pub struct Service {
 type Context = BoxedFilter<(Service, Request)>;
 
 /// All routes of the local service.
-pub fn routes(service: Service) -> Routes {
+pub fn routes(service: Service, health: Health) -> Routes {
     let context = warp::any().map(move || service.clone()).and(answer::request()).boxed();
     let status = warp::path!("v1" / "status")
         .and(warp::get())
@@ -91,7 +91,8 @@ pub fn routes(service: Service) -> Routes {
         watchers.boxed(),
         verify.boxed(),
     ];
-    others.into_iter().fold(component_routes(&context), |routes, route| routes.or(route).unify().boxed())
+    let routes = others.into_iter().fold(component_routes(&context), |routes, route| routes.or(route).unify().boxed());
+    answer::described(include_str!("openapi.json"), routes.or(answer::health_routes(health)).unify().boxed())
 }
 
 /// The routes `GET /v1/<word>/<component>?…`.

@@ -14,6 +14,7 @@ use std::{
 
 use conf_core::{
     api::{HostState, Pin, Pointer},
+    daemon::Metrics,
     git::RepositoryPool,
     http,
     sign::{SigningKey, TrustedKeys},
@@ -50,6 +51,11 @@ struct Running {
     tasks: JoinSet<()>,
 }
 
+/// Makes what `/readyz` and `/metrics` answer from.
+pub fn new_health() -> http::Health {
+    http::Health::new(Metrics::new("conf-local", "0"))
+}
+
 impl Host {
     /// Starts an agent with nothing exported.
     pub async fn start(entries: Vec<WatchEntry>) -> Self {
@@ -73,7 +79,7 @@ impl Host {
         tasks.spawn(Arc::clone(&registry).run(stop.clone()));
         let listener = http::bind_unix(&self.socket(), 0o666).await.unwrap();
         self.running = Some(Running { registry, outbox, stop: stop.clone(), tasks });
-        let routes = routes(Service { stop: stop.clone(), ..self.service() });
+        let routes = routes(Service { stop: stop.clone(), ..self.service() }, new_health());
         let running = self.running.as_mut().unwrap();
         running.tasks.spawn(http::serve(listener, routes, stop));
     }

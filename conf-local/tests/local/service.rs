@@ -248,7 +248,7 @@ async fn the_loopback_port_only_reads() {
     let address: SocketAddr = listener.address().unwrap();
     let stop = tokio_util::sync::CancellationToken::new();
     let service = Service { stop: stop.clone(), ..host.service() };
-    let serving = tokio::spawn(http::serve(listener, routes(service), stop.clone()));
+    let serving = tokio::spawn(http::serve(listener, routes(service, new_health()), stop.clone()));
     beside(move || {
         let ask = |method: &str, path: &str, name: &str, body: &str| {
             let length = body.len();

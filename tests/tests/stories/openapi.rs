@@ -6,9 +6,9 @@ use std::path::Path;
 use hyper::Method;
 use serde_json::Value;
 use tests::{
-    Plan, Site,
+    Forwarder, Plan, Site,
     http::Address,
-    program,
+    own_address, program,
     site::{DATACENTER, Pointers},
 };
 
@@ -81,6 +81,26 @@ checks.positive_data_acceptance.enabled = false
 checks.negative_data_rejection.expected-statuses = ["400", "413"]
 "#;
 
+/// The same of conf-local.
+const OF_LOCAL: &str = r#"
+# Most changes and components are not there, or not yet.
+checks.positive_data_acceptance.expected-statuses = ["2xx", "304", "403", "404", "409", "504"]
+
+[parameters]
+# Nobody waits for what does not come.
+"query.timeout" = 0.01
+
+[[operations]]
+include-name = "GET /v1/at/{change}"
+# Nobody knows a change of the future.
+checks.not_a_server_error.expected-statuses = ["2xx", "4xx", "504"]
+
+[[operations]]
+include-method = "POST"
+# To JSON Schema 328.0 is a whole number, and not every number is a process.
+checks.positive_data_acceptance.enabled = false
+"#;
+
 /// Has the tool ask a daemon, but not for its stream of events, which does not end and has stories
 /// of its own.
 #[track_caller]
@@ -146,4 +166,18 @@ fn conf_slave_does_what_its_description_says() {
     // Whatever was asked, it goes on.
     slave.wait_at(site.push("services/web", "round", "1\n"));
     assert_eq!(slave.status().expect("a status")["datacenter"], DATACENTER);
+}
+
+#[test]
+fn conf_local_does_what_its_description_says() {
+    let port = own_address(7402);
+    // It signals no process, whichever ones the tool names.
+    let host_flags = ["--observe".to_owned(), format!("--listen={port}")].into();
+    let site = Plan { pointers: Pointers::Embedded, host_flags, ..Plan::default() }.start();
+    let host = site.host();
+    expect_routes(&host.http());
+    let socket = Forwarder::start(&host.socket);
+    expect_described(&site, &socket.url(), OF_LOCAL, "/v1/events");
+    expect_described(&site, &format!("http://{port}"), OF_LOCAL, "/v1/events");
+    host.wait_applied(site.push("services/web", "round", "1\n"));
 }
