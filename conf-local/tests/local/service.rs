@@ -14,7 +14,7 @@ use std::{
 use libconf::{client::Client, name::Sequence};
 use serde_json::{Value, json};
 
-use super::host::{Host, LONG, Script, commit};
+use super::host::{Host, LONG, Script, commit, new_health};
 
 const WEB: &str = "services/web/latest";
 
