@@ -108,6 +108,8 @@ pub(crate) struct Findings {
     pub(crate) faults: Vec<Caused>,
     /// What its author should know, if it lands.
     pub(crate) notes: Vec<String>,
+    /// The refs whose commits declare that they break compatibility, where they do.
+    pub(crate) breaks: BTreeSet<RefName>,
 }
 
 impl Findings {
@@ -129,13 +131,14 @@ impl Findings {
             }
             is_new
         });
-        Findings { faults: found, notes: notes.into_iter().collect() }
+        Findings { faults: found, notes: notes.into_iter().collect(), ..Findings::default() }
     }
 
     /// Adds other findings.
     pub(crate) fn add(&mut self, other: Findings) {
         self.faults.extend(other.faults);
         self.notes.extend(other.notes);
+        self.breaks.extend(other.breaks);
     }
 }
 
@@ -150,6 +153,8 @@ pub(crate) enum RefusalKind {
     Stale,
     /// Another part of the same request is refused.
     Together,
+    /// Its author lacks a right: ask whoever has it.
+    Denied,
     /// It was a dry run.
     DryRun,
     /// conf-master is overloaded or stopping: try again.
@@ -272,7 +277,7 @@ mod tests {
         let fault = |line: usize, reason: &str| Fault::of_file(&web, "config.yaml", Some(line), reason);
         let caused = |fault: Fault| Caused { fault, causes: Vec::new() };
         let found = [fault(3, "one"), fault(9, "two"), fault(9, "one more"), fault(10, "two")];
-        let Findings { faults, notes } =
+        let Findings { faults, notes, .. } =
             Findings::since(&[fault(4, "two"), fault(3, "three")], found.map(caused).into());
         let faults: Vec<Fault> = faults.into_iter().map(|caused| caused.fault).collect();
         assert_eq!(faults, [fault(3, "one"), fault(9, "one more"), fault(10, "two")], "one of two alike is new");

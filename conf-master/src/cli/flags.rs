@@ -10,6 +10,7 @@ use crate::cli::client::doc::DocFlags;
 use crate::cli::client::explain::ExplainFlags;
 use crate::cli::client::log::LogFlags;
 use crate::cli::client::plan::PlanFlags;
+use crate::cli::client::policy::PolicyFlags;
 use crate::cli::client::secret::SecretFlags;
 use crate::cli::client::show::ShowFlags;
 use crate::cli::client::token::TokenFlags;
@@ -78,6 +79,8 @@ pub(crate) enum Command {
     Where(WhereFlags),
     /// Show a datacenter's secrets, never their values; set a value, make a new one, remove one
     Secret(SecretFlags),
+    /// Hold a policy against what landed, or show what somebody may do
+    Policy(PolicyFlags),
     /// Show who has a token; make one, replace one, end one
     Token(TokenFlags),
     /// Give the token in a file to Git: Git's credential.helper

@@ -16,7 +16,7 @@ use conf_core::{
     terminal::{note, print},
 };
 
-use crate::cli::client::{credential, doc, explain, log, plan, secret, show, token, update, wait, whereabouts};
+use crate::cli::client::{credential, doc, explain, log, plan, policy, secret, show, token, update, wait, whereabouts};
 use crate::cli::flags::{Command, InitFlags, MasterFlags};
 use crate::hooks::{forced, run_hook};
 use crate::judge::compatibility::worker as compatibility_worker;
@@ -70,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Explain(flags) => finish(block_on(explain::run(&flags))),
         Command::Doc(flags) => finish(block_on(doc::run(&flags))),
         Command::Where(flags) => finish(block_on(whereabouts::run(&flags))),
+        Command::Policy(flags) => finish(block_on(policy::run(&flags))),
         Command::Secret(flags) => finish(block_on(secret::run(&flags))),
         Command::Token(flags) => finish(block_on(token::run(&flags))),
         Command::Credential(flags) => finish(credential::run(&flags)),

@@ -107,7 +107,13 @@ impl Server {
 
     async fn log(&self, name: &DatacenterName, limit: usize, who: Who) -> Answered {
         let (snapshot, limit) = (self.snapshot(name)?, limit.min(MOST_DEPLOYMENTS));
-        self.read(who, move |repo| Ok(json(StatusCode::OK, &deployments::newest(repo, snapshot, limit)?))).await
+        let ledger = self.lander.durable().ledger;
+        self.read(who, move |repo| {
+            let mut found = deployments::newest(repo, snapshot, limit)?;
+            deployments::prove(repo, ledger, &mut found)?;
+            Ok(json(StatusCode::OK, &found))
+        })
+        .await
     }
 
     async fn hosts(&self, name: &DatacenterName, page: HostsPage, who: Who) -> Answered {

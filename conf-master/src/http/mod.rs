@@ -7,6 +7,7 @@ mod delivery;
 mod events;
 mod explain;
 mod plan;
+mod policy;
 mod refused;
 pub(crate) mod rights;
 mod secrets;
@@ -92,6 +93,7 @@ pub(crate) fn routes(server: &Server, health: Health) -> Routes {
         update::routes,
         sections::routes,
         plan::routes,
+        policy::routes,
         explain::routes,
         secrets::routes,
         tokens::routes,

@@ -14,7 +14,13 @@ pub(crate) fn verb(method: &Method, path: &str) -> Option<Verb> {
         ["api", "v1", "tokens", ..] => Some(Verb::Administer),
         ["api", "v1", "principal" | "openapi.json"] if is_reading => None,
         _ if is_reading => Some(Verb::Read),
-        ["conf.git", "git-upload-pack"] | ["api", "v1", "datacenters", _, _, "plan"] if is_post => Some(Verb::Read),
+        ["conf.git", "git-upload-pack"]
+        | ["api", "v1", "policy", "test"]
+        | ["api", "v1", "datacenters", _, _, "plan"]
+            if is_post =>
+        {
+            Some(Verb::Read)
+        }
         ["api", "v1", "datacenters", _, _, "hosts"] if is_post => Some(Verb::Report),
         // The landing looks at what these change.
         ["conf.git", "git-receive-pack"] | ["api", "v1", "config", "update"] if is_post => None,
@@ -65,6 +71,7 @@ mod tests {
         for (method, path, wanted) in [
             (Method::GET, "/api/v1/at", Some(Verb::Read)),
             (Method::GET, "/conf.git/info/refs", Some(Verb::Read)),
+            (Method::POST, "/api/v1/policy/test", Some(Verb::Read)),
             (Method::POST, "/conf.git/git-upload-pack", Some(Verb::Read)),
             (Method::POST, "/conf.git/git-receive-pack", None),
             (Method::POST, "/api/v1/datacenters/lab/1/hosts", Some(Verb::Report)),

@@ -203,6 +203,9 @@ pub(crate) fn refused(refusals: Vec<Option<Refusal>>) -> Response {
     if let Some(one) = refusals.iter().find(|one| one.kind == RefusalKind::Failed) {
         return error(StatusCode::INTERNAL_SERVER_ERROR, &one.reason);
     }
+    if let Some(one) = refusals.iter().find(|one| one.kind == RefusalKind::Denied) {
+        return error(StatusCode::FORBIDDEN, &one.reason);
+    }
     let faults = refusals.into_iter().filter(|one| one.kind == RefusalKind::Invalid);
     let faults = faults.flat_map(|one| if one.faults.is_empty() { vec![Fault::new(one.reason)] } else { one.faults });
     let faults = Refusal::of(faults.collect());

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use conf_core::access::TokenId;
 use conf_core::snapshot::{Component, Difference, Snapshot, compare};
 use git2::{Oid, Repository, Sort};
 use libconf::name::{CommitId, ComponentVersion, RefName, SecretName, Sequence};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::judge::compatibility::trailer;
 use crate::secrets::branch;
+use crate::store;
 use crate::text::{one_line, when};
 
 /// One deployment.
@@ -22,6 +24,15 @@ pub(crate) struct Deployment {
     pub(crate) when: String,
     /// Who made the change.
     pub(crate) by: String,
+    /// The token that proved that, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<TokenId>,
+    /// The way in: `http <address>`, `path`, `ssh`; absent for what is too long ago.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) through: Option<String>,
+    /// The commit of the policy that allowed it, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) policy: Option<CommitId>,
     /// The snapshot.
     pub(crate) commit: CommitId,
     /// Components that were added, changed or removed.
@@ -132,6 +143,9 @@ pub(crate) fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> any
             sequence: snapshot.sequence,
             when: when(snapshot.time),
             by: snapshot.by.clone(),
+            token: None,
+            through: None,
+            policy: None,
             commit: snapshot.commit,
             components: components.collect(),
             datacenter: difference.datacenter,
@@ -144,6 +158,17 @@ pub(crate) fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> any
         next = parent;
     }
     Ok(deployments)
+}
+
+/// Adds what the ledger knows of deployments: the token, the way in, the policy.
+pub(crate) fn prove(repo: &Repository, ledger: CommitId, deployments: &mut [Deployment]) -> anyhow::Result<()> {
+    let wanted = deployments.iter().map(|one| one.sequence).collect();
+    let mut entries = store::entries(repo, ledger, &wanted, Instant::now() + PATIENCE)?;
+    for one in deployments {
+        let Some(entry) = entries.remove(&one.sequence) else { continue };
+        (one.token, one.through, one.policy) = (entry.token, Some(entry.through), entry.policy);
+    }
+    Ok(())
 }
 
 /// Finds the newest snapshot that is not above a change, from `newest` back; `None` when even the

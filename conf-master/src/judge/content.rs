@@ -19,9 +19,11 @@ pub(crate) fn faults(
 ) -> Result<Vec<Fault>, git2::Error> {
     let of_component = matches!(reference, RefName::Branch(..) | RefName::Tag(..));
     // How far the links of a component may lead is for each datacenter to say that runs it.
+    // Who may do what is read elsewhere.
+    let has_layers = !of_component && *reference != RefName::Policy;
     let links = if of_component { Links::Anywhere } else { Links::Inside };
     let found = git::faults_in_commit(repo, commit, limits, links)?;
-    if of_component || !found.is_empty() {
+    if !has_layers || !found.is_empty() {
         let of = |git::TreeFault { path: file, reason, .. }: git::TreeFault| {
             let reference = Some(reference.short());
             Fault { reference, file, ..Fault::new(reason) }

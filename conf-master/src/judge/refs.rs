@@ -2,24 +2,23 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
+use conf_core::access::Verb;
 use conf_core::daemon::chain;
 use git2::Repository;
-use libconf::name::{BadName, CommitId, ComponentVersion, DatacenterName, ObjectId, RefName};
+use libconf::name::{BadName, CommitId, ObjectId, RefName};
 
-use crate::catalog::{Catalog, Contents, Datacenter, DatacenterChange, Delta, Deltas, OverridesCache, resolve};
+use crate::catalog::{Catalog, Deltas, resolve};
 use crate::fault::{Caused, Fault, Findings, Refusal, RefusalKind};
-use crate::judge::compatibility::branch::{self, BranchComparison, Comparisons};
-use crate::judge::compatibility::{pins, settings};
-use crate::judge::effort::{Effort, TOO_MUCH};
+use crate::judge::compatibility::branch::{self, BranchComparison};
+use crate::judge::effort::TOO_MUCH;
+use crate::judge::knowledge::Judge;
 use crate::judge::parallel::{self, Open};
 use crate::judge::plan::ChangePlan;
 use crate::judge::proposal::{Judgement, ProposalOptions, RefUpdate};
-use crate::judge::reporting::ReportingHosts;
-use crate::judge::validate::{ChangeLimits, Validator, effect};
-use crate::judge::{content, deletions, hosts, offered, suspicions};
-use crate::secrets::SecretStore;
+use crate::judge::rights::{self, Authority, JudgedChange};
+use crate::judge::validate::effect;
+use crate::judge::{content, deletions, suspicions};
 use crate::store::{Place, Proposed, RefChanges, RefTarget};
 
 /// The most faults in the files of one branch that a refusal tells.
@@ -29,66 +28,7 @@ const MOST_FAULTS: usize = 20;
 /// continue: each comparison may walk a whole history.
 const MOST_SEARCHES: usize = 100;
 
-/// Judges changes, and remembers what was good.
-#[derive(Debug)]
-pub(crate) struct Judge {
-    /// Checks the datacenters.
-    pub(crate) validator: Validator,
-    /// Compares the schemas of branches.
-    pub(crate) comparisons: Comparisons,
-    /// Keeps the sealed secrets, and knows which have values.
-    pub(crate) secrets: Arc<SecretStore>,
-    /// The overrides of the trees that were read.
-    pub(crate) overrides: Arc<OverridesCache>,
-    /// What was read of classes and components.
-    pub(crate) contents: Arc<Contents>,
-    /// The hosts that report.
-    pub(crate) reporting: ReportingHosts,
-    /// What may be used.
-    effort: Arc<Effort>,
-}
-
 impl Judge {
-    /// Makes a judge that remembers nothing yet.
-    pub(crate) fn new(limits: ChangeLimits, secrets: SecretStore, reporting: ReportingHosts) -> Self {
-        Judge {
-            validator: Validator::new(limits),
-            comparisons: Comparisons::default(),
-            secrets: Arc::new(secrets),
-            overrides: Arc::default(),
-            contents: Arc::default(),
-            reporting,
-            effort: Arc::new(Effort::own()),
-        }
-    }
-
-    /// Returns a judge that asks processes of its own about schemas, and so waits for the answer to
-    /// nobody else's question. Both remember what was good.
-    pub(crate) fn beside(&self) -> Self {
-        Judge {
-            validator: self.validator.beside(),
-            comparisons: self.comparisons.beside(),
-            secrets: self.secrets.clone(),
-            overrides: self.overrides.clone(),
-            contents: self.contents.clone(),
-            reporting: self.reporting.clone(),
-            effort: self.effort.clone(),
-        }
-    }
-
-    /// Returns the same judge, for one push.
-    pub(crate) fn with(&self, effort: &Arc<Effort>) -> Self {
-        Judge {
-            validator: self.validator.with(effort),
-            comparisons: self.comparisons.with(effort.clone()),
-            secrets: self.secrets.clone(),
-            overrides: self.overrides.clone(),
-            contents: self.contents.clone(),
-            reporting: self.reporting.clone(),
-            effort: effort.clone(),
-        }
-    }
-
     /// Judges a push against the catalog. With `atomic`, all of it may land or nothing. With
     /// `open`, other threads help.
     pub(crate) fn judge(
@@ -101,9 +41,9 @@ impl Judge {
     ) -> Judgement {
         let (refusals, places, notes) = (vec![None; updates.len()], BTreeMap::new(), BTreeMap::new());
         let searches = Cell::new(MOST_SEARCHES);
-        let refused = BTreeSet::new();
+        let (refused, beyond) = (BTreeSet::new(), BTreeSet::new());
         let mut judging =
-            Judging { judge: self, catalog, repo, open, options, refusals, places, refused, searches, notes };
+            Judging { judge: self, catalog, repo, open, options, refusals, places, refused, searches, notes, beyond };
         let mut changes = BTreeMap::new();
         for (place, update) in updates.iter().enumerate() {
             // What is refused for that is judged beside the landing thread, or pushed in steps.
@@ -161,41 +101,9 @@ impl Judge {
         let delete = updates.iter().filter(|update| update.new.is_zero());
         let delete = delete.filter_map(|update| update.name.parse().ok()).collect();
         let options = ProposalOptions { dry_run: true, allow_shrink: true, delete };
-        let allowed = self.judge((repo, None), catalog, updates, false, &options);
+        let unlimited = self.with(&self.effort, Authority::unlimited());
+        let allowed = unlimited.judge((repo, None), catalog, updates, false, &options);
         plan(&Judgement { refusals: judgement.refusals.clone(), ..allowed })
-    }
-
-    /// Checks one datacenter.
-    fn datacenter(
-        &self,
-        repo: &Repository,
-        name: &DatacenterName,
-        (before, delta): (Option<&Datacenter>, &Delta),
-        changes: &RefChanges,
-        may_shrink: bool,
-    ) -> Result<Findings, git2::Error> {
-        let change = DatacenterChange::new(repo, &self.overrides, name, before, delta)?;
-        let Some(change) = change else { return Ok(Findings::default()) };
-        let mut found = self.validator.findings(repo, &change, may_shrink)?;
-        found.add(pins::compare(repo, &self.comparisons, &change, changes)?);
-        found.add(settings::compare(repo, &change, changes)?);
-        found.notes.extend(self.reporting.shut_out(&change));
-        found.notes.extend(offered::notes(&change, &self.reporting));
-        Ok(found)
-    }
-
-    /// Counts the components and hosts for which `delta` changes something; `readers` are the
-    /// components whose secrets are sealed anew.
-    pub(crate) fn summary(
-        &self,
-        repo: &Repository,
-        name: &DatacenterName,
-        before: Option<&Datacenter>,
-        delta: &Delta,
-        readers: BTreeSet<ComponentVersion>,
-    ) -> Result<String, git2::Error> {
-        let change = DatacenterChange::new(repo, &self.overrides, name, before, delta)?;
-        change.map_or_else(|| Ok(String::new()), |change| hosts::summary(repo, &change, readers))
     }
 }
 
@@ -214,6 +122,8 @@ struct Judging<'a> {
     searches: Cell<usize>,
     /// What the pusher is told of a ref, if it lands.
     notes: BTreeMap<RefName, Vec<String>>,
+    /// The branches whose own commits break compatibility.
+    beyond: BTreeSet<(RefName, Verb)>,
 }
 
 impl Judging<'_> {
@@ -223,12 +133,18 @@ impl Judging<'_> {
         if name.is_reserved() {
             return Err(format!("{} is written by conf-master alone", name.short()).into());
         }
+        let Authority { rights, .. } = &self.judge.authority;
+        self.judge.authority.enter(&name, update.new.is_zero())?;
         let Place { target: current, last, .. } = self.catalog.table.place(&name);
         if current.map_or(ObjectId::ZERO, |current| current.value) != update.old {
             return Err(Refusal::new(RefusalKind::Stale, "it has changed meanwhile; fetch, merge and push again"));
         }
         if update.new.is_zero() {
             return match current {
+                Some(_) if name == RefName::Policy => {
+                    rights::faults_in_policy(self.repo, None, &rights.tokens).map_err(Refusal::of)?;
+                    Ok((name, None))
+                }
                 Some(_) => Ok((name, None)),
                 None => Err("it does not exist".to_owned().into()),
             };
@@ -259,9 +175,16 @@ impl Judging<'_> {
                 let comparisons = &self.judge.comparisons;
                 match branch::compare(self.repo, comparisons, &name, before, target.commit).map_err(broken)? {
                     BranchComparison::Compatible => {}
-                    BranchComparison::Declared(note) => notes.push(note),
+                    BranchComparison::Declared(note) => {
+                        self.beyond.insert((name.clone(), Verb::Breaking));
+                        notes.push(note);
+                    }
                     BranchComparison::Refused(refusal) => return Err(refusal),
                 }
+            }
+            RefName::Policy => {
+                let found = rights::faults_in_policy(self.repo, Some(target.commit), &rights.tokens);
+                notes.extend(found.map_err(Refusal::of)?);
             }
             _ => {}
         }
@@ -338,7 +261,7 @@ impl Judging<'_> {
     fn together(&mut self, changes: &mut RefChanges) -> (Deltas, Vec<String>) {
         loop {
             let mut deltas = BTreeMap::new();
-            let (mut faults, mut notes) = (Vec::new(), BTreeSet::new());
+            let (mut faults, mut notes, mut breaks) = (Vec::new(), BTreeSet::new(), BTreeSet::new());
             let touched: Vec<_> = self.catalog.touched(changes.keys()).into_iter().collect();
             let refs = Proposed { refused: &self.refused, ..self.catalog.proposed(changes) };
             let (judge, catalog, may_shrink) = (self.judge, self.catalog, self.options.allow_shrink);
@@ -361,6 +284,7 @@ impl Judging<'_> {
                     Ok(found) => {
                         faults.extend(found.faults);
                         notes.extend(found.notes);
+                        breaks.extend(found.breaks);
                     }
                     Err(error) => faults.push(Caused {
                         fault: Fault::new(format!("what {name} would run cannot be read: {}", error.message())),
@@ -389,11 +313,54 @@ impl Judging<'_> {
             if faults.is_empty() {
                 faults = deletions::unnamed(self.catalog, changes, &self.options.delete);
             }
-            if faults.is_empty() {
+            if !faults.is_empty() {
+                self.blame(changes, faults);
+                continue;
+            }
+            let denied = self.denied(changes, &deltas, breaks);
+            if denied.is_empty() {
                 return (deltas, notes.into_iter().collect());
             }
-            self.blame(changes, faults);
+            // The rest is judged anew, without what is denied.
+            denied.into_iter().for_each(|(name, refusal)| self.refuse(changes, name, refusal));
         }
+    }
+
+    /// Refuses the refs of a faultless change for which its author lacks a right.
+    fn denied(&self, changes: &RefChanges, deltas: &Deltas, breaks: BTreeSet<RefName>) -> BTreeMap<RefName, Refusal> {
+        if !self.judge.authority.is_limited() {
+            return BTreeMap::new();
+        }
+        let (repo, catalog) = (self.repo, self.catalog);
+        let mut beyond = self.beyond.clone();
+        beyond.extend(breaks.into_iter().map(|name| (name, Verb::Breaking)));
+        beyond.extend(self.shrinking(changes, deltas).into_iter().map(|name| (name, Verb::Shrink)));
+        beyond.retain(|(name, _)| changes.contains_key(name));
+        match (JudgedChange { repo, catalog, changes, deltas, beyond: &beyond }).needs() {
+            Ok(needs) => self.judge.authority.denied(&needs),
+            Err(error) => {
+                let why = format!("which rights it needs cannot be read: {}", error.message());
+                changes.keys().map(|name| (name.clone(), Refusal::new(RefusalKind::Failed, why.clone()))).collect()
+            }
+        }
+    }
+
+    /// Finds the refs that take away more than the shrink guard allows, where that was asked for.
+    fn shrinking(&self, changes: &RefChanges, deltas: &Deltas) -> BTreeSet<RefName> {
+        let mut shrinking = BTreeSet::new();
+        for (name, delta) in deltas.iter().filter(|_| self.options.allow_shrink) {
+            let (Some(before), Some(delta)) = (self.catalog.datacenter(name), delta) else { continue };
+            let found = self.judge.datacenter(self.repo, name, (Some(before), delta), changes, false);
+            // Without the guard there was no fault. Where nobody can tell, each ref needs the right.
+            let unknown = || vec![Caused { fault: Fault::default(), causes: Vec::new() }];
+            for Caused { causes, .. } in found.map_or_else(|_| unknown(), |found| found.faults) {
+                match causes.into_iter().find(|cause| changes.contains_key(cause)) {
+                    Some(cause) => drop(shrinking.insert(cause)),
+                    None => shrinking.extend(changes.keys().cloned()),
+                }
+            }
+        }
+        shrinking
     }
 
     /// Refuses the refs of this push that cause the faults. Takes out at least one ref.
@@ -407,11 +374,16 @@ impl Judging<'_> {
             }
         }
         for (name, faults) in told {
-            changes.remove(&name);
-            if let Some(place) = self.places.get(&name) {
-                self.refusals[*place] = Some(Refusal::of(faults));
-            }
-            self.refused.insert(name);
+            self.refuse(changes, name, Refusal::of(faults));
         }
+    }
+
+    /// Takes a ref out.
+    fn refuse(&mut self, changes: &mut RefChanges, name: RefName, refusal: Refusal) {
+        changes.remove(&name);
+        if let Some(place) = self.places.get(&name) {
+            self.refusals[*place] = Some(refusal);
+        }
+        self.refused.insert(name);
     }
 }

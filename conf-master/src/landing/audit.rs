@@ -13,8 +13,9 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use conf_core::access::TokenId;
 use conf_core::http::Who;
-use libconf::name::{DatacenterName, RefName};
+use libconf::name::{CommitId, DatacenterName, RefName};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
@@ -44,6 +45,12 @@ pub(crate) struct Record {
     pub(crate) request: String,
     /// The name, where one was proven.
     pub(crate) by: Option<String>,
+    /// The token that proved it, where one did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<TokenId>,
+    /// The commit of the policy that the request was held against.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) policy: Option<CommitId>,
     /// The way in: `http <address>`, `path`, `ssh`.
     pub(crate) through: String,
     /// The refused refs, and why.
@@ -108,6 +115,8 @@ impl Record {
             when: when(now()),
             request: push.request.clone(),
             by: push.pusher.by(),
+            token: push.pusher.token(),
+            policy: outcome.policy,
             through: push.pusher.through.clone(),
             refused: recorded,
             more: refused.count(),
@@ -164,6 +173,8 @@ impl Record {
             when: "2026-01-01T00:00:00Z".to_owned(),
             request: request.to_owned(),
             by: None,
+            token: None,
+            policy: None,
             through: "path".to_owned(),
             refused: Vec::new(),
             more: 0,

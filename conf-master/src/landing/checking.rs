@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
+use conf_core::access::Principal;
 use conf_core::daemon::chain;
 use conf_core::git::{NewObjects, ObjectStore as _};
 use conf_core::http::{Crowded, Share, ShareBounds, Shares, Who};
@@ -18,7 +19,7 @@ use tracing::error;
 
 use crate::catalog::Catalog;
 use crate::fault::{Refusal, RefusalKind};
-use crate::judge::{Effort, Judge, Judgement, ProposalOptions, RefUpdate};
+use crate::judge::{Authority, Effort, Judge, Judgement, ProposalOptions, RefUpdate, Rights};
 use crate::landing::audit::{Audit, Record};
 use crate::landing::push::{Outcome, Push, PushContent};
 use crate::landing::sizes;
@@ -46,6 +47,8 @@ pub(crate) struct Version {
     pub(crate) ledger: CommitId,
     /// What each datacenter runs.
     pub(crate) catalog: Arc<Catalog>,
+    /// Who may do what.
+    pub(crate) rights: Rights,
 }
 
 /// Judges pushes beside the landing thread.
@@ -85,6 +88,7 @@ impl Checker {
         let began = Instant::now();
         let judged = self.judge(push, quarantine, version);
         let outcome = judged.unwrap_or_else(|error| Outcome::failed(push, &error));
+        let outcome = Outcome { policy: version.rights.version(), ..outcome };
         // A push that is refused whole ends here.
         if outcome.refusals.iter().all(Option::is_some) {
             self.told.tell(push, &outcome, began);
@@ -114,7 +118,8 @@ impl Checker {
             Ok(repo)
         };
         let (repo, catalog) = (open()?, &version.catalog);
-        let judge = self.judge.with(&Arc::new(Effort::of_push(push.pusher.who)));
+        let authority = Authority::new(&push.pusher.principal, &version.rights);
+        let judge = self.judge.with(&Arc::new(Effort::of_push(push.pusher.who)), authority);
         let mut judgement = judge.judge((&repo, Some(&open)), catalog, &push.updates, push.atomic, &push.options);
         let mut plan = None;
         if push.options.dry_run {
@@ -133,7 +138,8 @@ impl Checker {
     /// Returns whether it takes more than a push may. Blocks.
     pub(crate) fn rehearse(&self, push: &Push, version: &Version, layers: &LayerChanges) -> anyhow::Result<bool> {
         let effort = Arc::new(Effort::of_push(push.pusher.who));
-        let (judge, catalog) = (self.judge.with(&effort), &version.catalog);
+        let authority = Authority::new(&push.pusher.principal, &version.rights);
+        let (judge, catalog) = (self.judge.with(&effort, authority), &version.catalog);
         let PushContent::Sections(update) = &push.content else {
             let open = || Repository::open_bare(&self.path);
             let repo = open()?;
@@ -187,6 +193,8 @@ struct KeptJudgements(Mutex<VecDeque<Kept>>);
 #[derive(Debug)]
 struct Kept {
     ledger: CommitId,
+    /// Whose rights were looked at.
+    principal: Principal,
     updates: Vec<RefUpdate>,
     atomic: bool,
     options: ProposalOptions,
@@ -203,7 +211,8 @@ impl KeptJudgements {
             kept.pop_front();
         }
         let (updates, options) = (push.updates.clone(), push.options.clone());
-        kept.push_back(Kept { ledger, updates, atomic: push.atomic, options, judgement });
+        let principal = push.pusher.principal.clone();
+        kept.push_back(Kept { ledger, principal, updates, atomic: push.atomic, options, judgement });
     }
 
     fn clear(&self) {
@@ -214,8 +223,12 @@ impl KeptJudgements {
     fn take(&self, push: &Push, ledger: CommitId) -> Option<Judgement> {
         let mut kept = self.0.lock();
         kept.retain(|one| one.ledger == ledger);
-        let is_of =
-            |one: &Kept| one.updates == push.updates && one.atomic == push.atomic && one.options == push.options;
+        let is_of = |one: &Kept| {
+            one.principal == push.pusher.principal
+                && one.updates == push.updates
+                && one.atomic == push.atomic
+                && one.options == push.options
+        };
         let place = kept.iter().position(is_of)?;
         kept.remove(place).map(|one| one.judgement)
     }

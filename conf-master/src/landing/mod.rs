@@ -7,8 +7,11 @@
 
 pub(crate) mod audit;
 mod checking;
+mod composing;
 pub(crate) mod push;
 mod repeats;
+#[cfg(test)]
+mod rights_tests;
 mod sizes;
 mod staging;
 #[cfg(test)]
@@ -35,14 +38,14 @@ use conf_core::access::AccessTable;
 use conf_core::daemon::{Metrics, blocking, chain};
 use conf_core::git_http::UploadPack;
 use conf_core::http::{Health, ShareBounds, Shares};
-use libconf::name::ObjectId;
+use libconf::name::{DatacenterName, ObjectId, RefName};
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
 use crate::fault::{Refusal, RefusalKind};
-use crate::judge::{Judge, TOO_MUCH};
+use crate::judge::{Judge, Rights, TOO_MUCH};
 use crate::landing::audit::Audit;
 use crate::landing::checking::{Checker, Version};
 use crate::landing::push::PushContent;
@@ -102,6 +105,12 @@ impl Lander {
         let (reply, version) = oneshot::channel();
         self.jobs.try_send(Job::Look { reply }).ok()?;
         version.await.ok()
+    }
+
+    /// Returns the datacenters that run a ref now; none when the landing thread cannot say.
+    pub(crate) async fn datacenters_of(&self, name: &RefName) -> BTreeSet<DatacenterName> {
+        let version = self.look().await;
+        version.map(|version| version.catalog.readers(name).into_iter().cloned().collect()).unwrap_or_default()
     }
 
     /// Lands a push. What takes longer to judge than others can wait is judged beside the landing
@@ -223,8 +232,8 @@ fn busy(refs: usize) -> Outcome {
 /// Opens the repository, repairs what a crash left, and starts the landing thread.
 ///
 /// The thread ends, after the current step, when every [`Lander`] is gone. `upload` is handed the
-/// answer to the fetch that each landing causes; `landed` follows from now on what lands. Must be
-/// called inside the runtime.
+/// answer to the fetch that each landing causes; `landed` follows from now on what lands. Of
+/// `rights` the policy is read from the repository. Must be called inside the runtime.
 pub(crate) fn start(
     path: &Path,
     judge: &Arc<Judge>,
@@ -232,6 +241,7 @@ pub(crate) fn start(
     upload: Arc<UploadPack>,
     metrics: &Metrics,
     health: Health,
+    rights: Rights,
 ) -> anyhow::Result<(Lander, thread::JoinHandle<()>)> {
     let (jobs, queue) = mpsc::channel(QUEUE as usize + OTHER_JOBS);
     let (publish, published) = watch::channel(Arc::default());
@@ -240,7 +250,7 @@ pub(crate) fn start(
     let told = Told::new(metrics);
     let checker = Arc::new(Checker::new(path, judge.clone(), landed.clone(), audit.clone(), told.clone()));
     // Schemas that others push take no time of the landing thread.
-    let staging = Staging::open(path, Arc::new(judge.beside()), checker.clone())?;
+    let staging = Staging::open(path, Arc::new(judge.beside()), checker.clone(), rights)?;
     let durable = Arc::new(RwLock::new(staging.durable()));
     landed.follow(durable.clone());
     let landing = Landing {

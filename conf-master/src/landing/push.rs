@@ -2,16 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use conf_core::access::Principal;
+use conf_core::access::{Principal, TokenId};
 use conf_core::http::Who;
 use conf_core::snapshot::Snapshot;
-use libconf::name::{DatacenterName, ObjectId, RefName, Sequence};
+use libconf::name::{CommitId, DatacenterName, ObjectId, RefName, Sequence};
 
 use crate::access::AccessRequest;
-use crate::fault::Refusal;
-use crate::judge::{ChangePlan, ProposalOptions, RefUpdate};
+use crate::fault::{Refusal, RefusalKind};
+use crate::judge::{ChangePlan, ProposalOptions, RefUpdate, Rights};
 use crate::landing::update::request::{Update, UpdateOutcome};
 use crate::secrets::SecretRequest;
+use crate::store::LandedRequest;
 use crate::text::one_line;
 
 /// Who pushes, and through what.
@@ -29,6 +30,11 @@ impl Pusher {
     /// The pusher's name, where one was proven; else the committer of the pushed commits stands in.
     pub(crate) fn by(&self) -> Option<String> {
         (self.principal != Principal::Anybody).then(|| one_line(&self.principal.to_string()))
+    }
+
+    /// The token that proved the name, if one did.
+    pub(crate) fn token(&self) -> Option<TokenId> {
+        self.principal.named().and_then(|named| named.token.clone())
     }
 }
 
@@ -108,6 +114,8 @@ pub(crate) struct Outcome {
     pub(crate) plan: Option<ChangePlan>,
     /// The outcome of an update, where it says more than the refusals.
     pub(crate) update: Option<UpdateOutcome>,
+    /// The commit of the policy that it was held against.
+    pub(crate) policy: Option<CommitId>,
     /// To judge it takes longer than others can wait: it is judged beside them first.
     pub(crate) is_long: bool,
 }
@@ -116,6 +124,28 @@ impl Outcome {
     /// Refuses every ref for one reason; with no refs, still returns that reason once.
     pub(crate) fn refused(refs: usize, why: &Refusal) -> Self {
         Outcome { refusals: vec![Some(why.clone()); refs.max(1)], ..Outcome::default() }
+    }
+
+    /// Leaves a push for now that others would wait for.
+    pub(crate) fn put_off(push: &Push) -> Self {
+        let why = "others landed meanwhile, and to look at it again takes long; push again";
+        let refused = Outcome::refused(push.updates.len(), &Refusal::new(RefusalKind::Busy, why));
+        Outcome { is_long: true, ..refused }
+    }
+
+    /// Answers a request whose key is known already.
+    pub(crate) fn landed_before(update: &Update, landed: &LandedRequest) -> Self {
+        let refs = update.references().len();
+        if update.key.as_ref().is_some_and(|key| key.is_of(landed)) {
+            let (refusals, sequence) = (vec![None; refs], Some(landed.sequence));
+            let update = Some(UpdateOutcome::Landed { refs: landed.refs.clone(), again: true });
+            return Outcome { refusals, sequence, update, ..Outcome::default() };
+        }
+        let reason = format!(
+            "another request landed under this idempotency key, as #{}; a new request needs a new key",
+            landed.sequence
+        );
+        Outcome::refused(refs, &Refusal::new(RefusalKind::Invalid, reason))
     }
 }
 
@@ -128,4 +158,6 @@ pub(crate) struct Published {
     pub(crate) datacenters: BTreeMap<DatacenterName, Snapshot>,
     /// The datacenters that were deleted.
     pub(crate) deleted: BTreeSet<DatacenterName>,
+    /// Who may do what.
+    pub(crate) rights: Rights,
 }

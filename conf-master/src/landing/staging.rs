@@ -1,7 +1,7 @@
 //! The staging area: judges one change against what was landed and staged before it, and writes its
 //! objects. Moves no ref.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,25 +10,25 @@ use conf_core::access::AccessTable;
 use conf_core::daemon::chain;
 use conf_core::git::{NewObjects, ObjectStore as _};
 use conf_core::sign::SigningKey;
-use conf_core::snapshot::{Component, Composition, SharedTrees, Snapshot};
+use conf_core::snapshot::SharedTrees;
 use git2::Repository;
-use libconf::name::{CommitId, ComponentVersion, DatacenterName, ObjectId, RefName, SecretName, Sequence};
+use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 use tracing::{error, info, warn};
 
 use crate::access::{AccessRequest, administers};
-use crate::catalog::{Catalog, Delta};
+use crate::catalog::Catalog;
 use crate::fault::{Refusal, RefusalKind};
-use crate::judge::{Effort, Judge, Judgement, Open, RefUpdate};
+use crate::judge::{Authority, Effort, Judge, Judgement, Need, Open, RefUpdate, Rights};
 use crate::landing::checking::{Checker, Version};
 use crate::landing::push::{Outcome, Push, PushContent};
 use crate::landing::update::draft::{self, Authorship};
 use crate::landing::update::request::{DraftError, Update, UpdateOutcome, another_section};
-use crate::secrets::{SecretRequest, StagedSecrets};
+use crate::secrets::SecretRequest;
 use crate::store::{
-    self, Durable, LandedRequest, LandedRequests, LayerChanges, LedgerEntry, LedgerState, Move, RefChanges, RefFiles,
-    RefTarget, Tables, Wanted, damage, journal, ledger, signer, tip,
+    self, Durable, LandedRequests, LayerChanges, LedgerEntry, LedgerState, Move, RefChanges, RefFiles, RefTarget,
+    Tables, Wanted, damage, journal, ledger, signer, tip,
 };
-use crate::text::{first_and_more, now, one_line};
+use crate::text::{now, one_line};
 
 /// The outcome of a staged change, and the moves of its refs.
 type Staged = (Outcome, Vec<Move>);
@@ -38,11 +38,15 @@ pub(crate) struct Staging {
     path: PathBuf,
     /// The repository.
     pub(crate) repo: Repository,
-    key: SigningKey,
-    judge: Arc<Judge>,
+    /// Signs snapshots.
+    pub(crate) key: SigningKey,
+    /// Judges, and tells what a change does.
+    pub(crate) judge: Arc<Judge>,
     checker: Arc<Checker>,
     /// The state after the last staged change.
     pub(crate) catalog: Arc<Catalog>,
+    /// Who may do what, after it.
+    pub(crate) rights: Rights,
     requests: LandedRequests,
     /// The tokens after the last staged change.
     pub(crate) access: Arc<AccessTable>,
@@ -65,7 +69,7 @@ const MOST_STAGED: u32 = 64;
 
 impl Staging {
     /// Opens the repository, and reads everything from the ledger.
-    pub(crate) fn open(path: &Path, judge: Arc<Judge>, checker: Arc<Checker>) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: &Path, judge: Arc<Judge>, checker: Arc<Checker>, rights: Rights) -> anyhow::Result<Self> {
         let mut staging = Staging {
             path: path.to_owned(),
             repo: store::open(path)?,
@@ -73,6 +77,7 @@ impl Staging {
             judge,
             checker,
             catalog: Arc::default(),
+            rights,
             requests: LandedRequests::default(),
             access: Arc::default(),
             layers: LayerChanges::default(),
@@ -122,6 +127,8 @@ impl Staging {
         self.ledger = newest;
         self.access = Arc::new(access);
         (self.catalog, self.requests, self.layers, self.sequence) = (Arc::new(catalog), requests, layers, sequence);
+        self.rights.tokens = self.access.clone();
+        self.rights.follow(&self.repo, &self.catalog.table);
         info!(sequence = sequence.0, datacenters = self.catalog.datacenters.len(), "the ledger is read");
         Ok(())
     }
@@ -169,11 +176,17 @@ impl Staging {
 
     /// Returns the newest version of the catalog. Nothing may be staged.
     pub(crate) fn version(&self) -> Version {
-        Version { ledger: self.ledger, catalog: self.catalog.clone() }
+        Version { ledger: self.ledger, catalog: self.catalog.clone(), rights: self.rights.clone() }
     }
 
     /// Judges one push against what is staged so far, and writes its objects.
     pub(crate) fn stage(&mut self, push: &Push) -> anyhow::Result<Staged> {
+        let policy = self.rights.version();
+        let (outcome, moves) = self.stage_content(push)?;
+        Ok((Outcome { policy, ..outcome }, moves))
+    }
+
+    fn stage_content(&mut self, push: &Push) -> anyhow::Result<Staged> {
         if self.objects.is_full() {
             self.objects.write()?;
             self.objects = NewObjects::over(&self.path)?;
@@ -188,7 +201,7 @@ impl Staging {
                 let open = self.objects.is_written().then_some(&open as Open<'_>);
                 let known = self.checker.take(push, self.ledger);
                 let judge = || Some(self.judged((self.objects.repo(), open), push, &push.updates, push.atomic)?.1);
-                let Some(judgement) = known.or_else(judge) else { return Ok(takes_long(push)) };
+                let Some(judgement) = known.or_else(judge) else { return Ok((Outcome::put_off(push), Vec::new())) };
                 let claimed = || self.claimed(&judgement.changes, &push.pusher.through);
                 let by = push.pusher.by().unwrap_or_else(claimed);
                 self.stage_judged(push, judgement, by)
@@ -208,13 +221,22 @@ impl Staging {
         atomic: bool,
     ) -> Option<(Judge, Judgement)> {
         let effort = Arc::new(Effort::while_others_wait(push.pusher.who));
-        let judge = self.judge.with(&effort);
+        let judge = self.judge.with(&effort, self.authority(push));
         let judgement = judge.judge(repo, &self.catalog, updates, atomic, &push.options);
         (!effort.is_over()).then_some((judge, judgement))
     }
 
+    /// Who pushes, and the rights that hold now.
+    fn authority(&self, push: &Push) -> Authority {
+        Authority::new(&push.pusher.principal, &self.rights)
+    }
+
     /// Stages the actions of a request about secrets.
     fn stage_request(&mut self, push: &Push, request: &SecretRequest, by: String) -> anyhow::Result<Staged> {
+        let need = Need::of_secrets(&self.catalog, request.id());
+        if let Some((_, why)) = self.authority(push).denied(&[need]).pop_first() {
+            return Ok((Outcome::refused(push.updates.len(), &why), Vec::new()));
+        }
         let secrets = match request.actions(self.objects.repo(), &self.catalog, &self.judge.secrets) {
             Ok(secrets) => secrets,
             Err(why) => return Ok((Outcome::refused(push.updates.len(), &why), Vec::new())),
@@ -240,6 +262,7 @@ impl Staging {
         let judgement = Judgement { refusals: vec![None; push.updates.len()], changes, ..Judgement::default() };
         let (outcome, moves) = self.stage_judged(push, judgement, by)?;
         self.access = Arc::new(table);
+        self.rights.tokens = self.access.clone();
         Ok((Outcome { notes: vec![words], ..outcome }, moves))
     }
 
@@ -247,9 +270,15 @@ impl Staging {
     /// of an update that does not land are not kept.
     fn stage_update(&mut self, push: &Push, update: &Update, by: String) -> anyhow::Result<Staged> {
         if let Some(landed) = update.key.as_ref().and_then(|key| self.requests.find(key)) {
-            return Ok((landed_before(update, landed, update.references().len()), Vec::new()));
+            return Ok((Outcome::landed_before(update, landed), Vec::new()));
         }
         let references = update.references();
+        let authority = self.authority(push);
+        let entered: Vec<_> = references.iter().map(|one| authority.enter(one, false).err()).collect();
+        if entered.iter().any(Option::is_some) {
+            let refusals = entered.into_iter().map(|one| one.or_else(|| Some(another_section()))).collect();
+            return Ok((Outcome { refusals, ..Outcome::default() }, Vec::new()));
+        }
         let authorship = Authorship { by: &by, request: &push.request, time: now() };
         let drafted = match draft::draft((&self.catalog.table, &self.layers), &self.objects, update, authorship) {
             Ok(drafted) => drafted,
@@ -265,7 +294,7 @@ impl Staging {
             }
         };
         let judged = self.judged((self.objects.repo(), None), push, &drafted.updates, true);
-        let Some((judge, judgement)) = judged else { return Ok(takes_long(push)) };
+        let Some((judge, judgement)) = judged else { return Ok((Outcome::put_off(push), Vec::new())) };
         let plan = || judge.plan(self.objects.repo(), &self.catalog, &drafted.updates, &judgement);
         let plan = push.options.dry_run.then(plan).transpose()?;
         if !judgement.changes.is_empty() && !push.options.dry_run {
@@ -336,6 +365,9 @@ impl Staging {
             notes.push(note);
             Arc::make_mut(&mut self.catalog).set_snapshot(&name, snapshot);
         }
+        if moves.iter().any(|one| one.name == RefName::Policy) {
+            notes.push(format!("#{sequence} landed; from now on this policy holds"));
+        }
         if notes.len() == told {
             notes.push(format!("#{sequence} landed; no datacenter runs it"));
         }
@@ -345,6 +377,8 @@ impl Staging {
             by,
             through: push.pusher.through.clone(),
             request: push.request.clone(),
+            token: push.pusher.token(),
+            policy: self.rights.version(),
             key: match &push.content {
                 PushContent::Sections(update) => update.key.clone(),
                 PushContent::Commits | PushContent::Secrets(_) | PushContent::Access(_) => None,
@@ -353,6 +387,9 @@ impl Staging {
         };
         entry.note_layers(self.objects.repo(), &self.catalog.table, &mut self.layers);
         entry.apply(&mut Arc::make_mut(&mut self.catalog).table, &mut self.requests);
+        if moves.iter().any(|one| one.name == RefName::Policy) {
+            self.rights.follow(self.objects.repo(), &self.catalog.table);
+        }
         let tables = Tables { table: &self.catalog.table, requests: &self.requests, layers: &self.layers };
         self.ledger = ledger::write(&self.objects, Some(self.ledger), &entry, tables)?;
         self.sequence = sequence;
@@ -369,88 +406,6 @@ impl Staging {
     fn movement(&self, name: RefName, new: Option<RefTarget>) -> Move {
         let old = self.catalog.table.target(&name).map_or(ObjectId::ZERO, |current| current.value);
         Move { name, old, new }
-    }
-
-    /// Composes a datacenter's next snapshot; `None` when it would not differ.
-    fn compose(
-        &mut self,
-        name: &DatacenterName,
-        delta: Delta,
-        (secrets, shared): (&StagedSecrets, &mut SharedTrees),
-        (sequence, time): (Sequence, i64),
-        by: &str,
-    ) -> anyhow::Result<Option<(Snapshot, String)>> {
-        let known = self.catalog.datacenter(name);
-        let manifest = delta.manifest.as_ref().or(known.map(|known| &known.manifest));
-        let readers = manifest.map(|manifest| secrets.readers(&name.id, manifest)).unwrap_or_default();
-        let told = self.judge.summary(self.objects.repo(), name, known, &delta, readers)?;
-        let before = known.map(|known| known.manifest.trees());
-        let components = delta.components.clone();
-        Arc::make_mut(&mut self.catalog).apply_delta(name, delta);
-        let datacenter = self.catalog.datacenter(name).context("a datacenter that was just resolved")?;
-        let manifest = &datacenter.manifest;
-        let changed = secrets.changed.get(&name.id);
-        if components.is_empty()
-            && changed.is_none()
-            && before == Some(manifest.trees())
-            && datacenter.snapshot.is_some()
-        {
-            return Ok(None);
-        }
-        let note = format!("{name} #{sequence}: {told}");
-        let composition = Composition {
-            datacenter: name.clone(),
-            sequence,
-            time,
-            // A datacenter that was deleted and made again continues its old chain.
-            parent: self.catalog.table.target(&RefName::Snapshot(name.clone())).map(|tip| tip.commit),
-            base: datacenter.snapshot.as_ref().map(|snapshot| snapshot.tree),
-            summary: summary(&components, changed.filter(|_| before == Some(manifest.trees()))),
-            components,
-            datacenter_tree: manifest.datacenter_tree,
-            datacenter_commit: manifest.datacenter_commit,
-            class_tree: manifest.class_tree,
-            class: (manifest.instance.class_ref(), manifest.class_commit),
-            secrets_tree: self.catalog.secrets.get(&name.id).copied(),
-            by: by.to_owned(),
-        };
-        let commit = shared.compose(&self.objects, &composition, &self.key)?;
-        Ok(Some((Snapshot::read(self.objects.repo(), commit)?, note)))
-    }
-}
-
-/// Leaves a push for now that others would wait for.
-fn takes_long(push: &Push) -> Staged {
-    let why = "others landed meanwhile, and to look at it again takes long; push again";
-    let refused = Outcome::refused(push.updates.len(), &Refusal::new(RefusalKind::Busy, why));
-    (Outcome { is_long: true, ..refused }, Vec::new())
-}
-
-/// Answers a request whose key is known already.
-fn landed_before(update: &Update, landed: &LandedRequest, refs: usize) -> Outcome {
-    if update.key.as_ref().is_some_and(|key| key.is_of(landed)) {
-        let (refusals, sequence) = (vec![None; refs], Some(landed.sequence));
-        let update = Some(UpdateOutcome::Landed { refs: landed.refs.clone(), again: true });
-        return Outcome { refusals, sequence, update, ..Outcome::default() };
-    }
-    let reason = format!(
-        "another request landed under this idempotency key, as #{}; a new request needs a new key",
-        landed.sequence
-    );
-    Outcome::refused(refs, &Refusal::new(RefusalKind::Invalid, reason))
-}
-
-/// Names what changed: components, or secrets alone.
-fn summary(
-    components: &BTreeMap<ComponentVersion, Option<Component>>,
-    secrets: Option<&BTreeSet<SecretName>>,
-) -> String {
-    let names = components.iter().map(|(name, content)| format!("{}{name}", if content.is_none() { "-" } else { "" }));
-    let names: BTreeSet<String> = names.collect();
-    match (names.first(), secrets.and_then(|secrets| Some((secrets.first()?, secrets.len())))) {
-        (Some(first), _) => first_and_more(first, names.len() - 1),
-        (None, Some((first, count))) => first_and_more(format!("the secret {first}"), count - 1),
-        (None, None) => "the datacenter itself".to_owned(),
     }
 }
 
@@ -476,7 +431,7 @@ mod tests {
         let judge = Arc::new(judge);
         let (audit, told) = (Arc::new(Audit::open(&path).unwrap()), Told::new(&Metrics::new("test", "0")));
         let checker = Arc::new(Checker::new(&path, judge.clone(), store::Landed::new(&path), audit, told));
-        let mut staging = Staging::open(&path, judge, checker).unwrap();
+        let mut staging = Staging::open(&path, judge, checker, Rights::open()).unwrap();
         let pusher = Pusher { principal: Principal::Anybody, through: "test".to_owned(), who: Who::User(1) };
         let push = Push::commits(Vec::new(), false, &pusher, ProposalOptions::default());
         staging.freshen().unwrap();

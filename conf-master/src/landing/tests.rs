@@ -16,14 +16,14 @@ use libconf::name::{ObjectId, RefName};
 use parking_lot::Mutex;
 
 use crate::fault::RefusalKind;
-use crate::judge::{ChangeLimits, Judge, ProposalOptions, RefUpdate, ReportingHosts};
+use crate::judge::{ChangeLimits, Judge, ProposalOptions, RefUpdate, ReportingHosts, Rights};
 use crate::landing::{self, Draft, Expected, LANDING, Lander, Outcome, Push, Pusher, SectionChange, Update};
 use crate::secrets::SecretStore;
 use crate::store;
 
 /// A landing thread, and what it says of its health.
-struct Room {
-    lander: Lander,
+pub(crate) struct Room {
+    pub(crate) lander: Lander,
     health: Health,
     thread: JoinHandle<()>,
 }
@@ -34,17 +34,21 @@ impl Room {
     }
 
     fn with(path: &Path, reporting: ReportingHosts) -> Self {
+        Self::under(path, reporting, Rights::open())
+    }
+
+    pub(crate) fn under(path: &Path, reporting: ReportingHosts, rights: Rights) -> Self {
         let metrics = Metrics::new("test", "0");
         let health = Health::new(metrics.clone());
         let judge = Arc::new(Judge::new(ChangeLimits::default(), SecretStore::default(), reporting));
         let upload = UploadPack::new(path.to_owned(), UploadLimits::default());
         let (lander, thread) =
-            landing::start(path, &judge, &store::Landed::new(path), upload, &metrics, health.clone()).unwrap();
+            landing::start(path, &judge, &store::Landed::new(path), upload, &metrics, health.clone(), rights).unwrap();
         health.set_ready();
         Room { lander, health, thread }
     }
 
-    async fn close(self) {
+    pub(crate) async fn close(self) {
         drop(self.lander);
         tokio::task::spawn_blocking(|| self.thread.join().unwrap()).await.unwrap();
     }
@@ -63,7 +67,7 @@ impl Room {
     }
 }
 
-fn kind(outcome: &Outcome) -> Option<RefusalKind> {
+pub(crate) fn kind(outcome: &Outcome) -> Option<RefusalKind> {
     outcome.refusals[0].as_ref().map(|refusal| refusal.kind)
 }
 

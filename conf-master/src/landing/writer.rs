@@ -313,6 +313,7 @@ impl Landing {
             sequence: self.staging.sequence,
             datacenters: datacenters.collect(),
             deleted: self.staging.catalog.deleted.clone(),
+            rights: self.staging.rights.clone(),
         };
         self.publish.send_replace(Arc::new(published));
         self.access.send_if_modified(|told| {

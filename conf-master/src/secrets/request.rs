@@ -38,11 +38,16 @@ pub(crate) enum SecretRequest {
 impl SecretRequest {
     /// Returns the branch that the request would move.
     pub(crate) fn reference(&self) -> RefName {
+        RefName::Secrets(self.id().clone())
+    }
+
+    /// Returns the id whose secrets it is about.
+    pub(crate) fn id(&self) -> &Segment {
         match self {
             SecretRequest::Set(datacenter, ..)
             | SecretRequest::Rotate(datacenter, _)
-            | SecretRequest::Remove(datacenter, _) => RefName::Secrets(datacenter.id.clone()),
-            SecretRequest::Renew(id, _) => RefName::Secrets(id.clone()),
+            | SecretRequest::Remove(datacenter, _) => &datacenter.id,
+            SecretRequest::Renew(id, _) => id,
         }
     }
 
@@ -53,12 +58,7 @@ impl SecretRequest {
         catalog: &Catalog,
         store: &SecretStore,
     ) -> Result<RequestedActions, Refusal> {
-        let id = match self {
-            SecretRequest::Set(datacenter, ..)
-            | SecretRequest::Rotate(datacenter, _)
-            | SecretRequest::Remove(datacenter, _) => &datacenter.id,
-            SecretRequest::Renew(id, _) => id,
-        };
+        let id = self.id();
         let tree = catalog.secrets.get(id).copied();
         let sealed = branch::abouts(repo, tree).map_err(|cause| {
             Refusal::new(RefusalKind::Failed, format!("the secrets cannot be read: {}", chain(&*cause)))

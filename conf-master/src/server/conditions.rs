@@ -202,7 +202,7 @@ async fn mend(condition: &'static str, path: &Path, lander: &Lander, keys: &Keys
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::judge::{ChangeLimits, Judge, MaxShrink, ReportingHosts};
+    use crate::judge::{ChangeLimits, Judge, MaxShrink, ReportingHosts, Rights};
     use crate::landing;
     use crate::secrets::SecretStore;
     use conf_core::daemon::Metrics;
@@ -220,7 +220,8 @@ mod tests {
         let judge = Arc::new(Judge::new(limits, SecretStore::default(), ReportingHosts::default()));
         let upload = UploadPack::new(path.clone(), UploadLimits::default());
         let (lander, thread) =
-            landing::start(&path, &judge, &store::Landed::new(&path), upload, &metrics, health.clone()).unwrap();
+            landing::start(&path, &judge, &store::Landed::new(&path), upload, &metrics, health.clone(), Rights::open())
+                .unwrap();
         let trusted = TrustedKeys::of(&SigningKey::load(&store::key_path(&path)).unwrap());
         let keys = Keys { trusted, identity: None };
         // It is asked to recover, and cannot answer.

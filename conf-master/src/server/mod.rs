@@ -28,7 +28,7 @@ use tracing::{error, info, warn};
 use crate::delivery::{AccessStatements, Hosts, Watermarks};
 use crate::hooks::{Pushers, server as hooks, ssh::OverSsh};
 use crate::http::rights;
-use crate::judge::{Judge, ReportingHosts};
+use crate::judge::{Judge, ReportingHosts, Rights};
 use crate::landing::Lander;
 use crate::secrets::{SecretStore, SecretsFor};
 use crate::store::{Landed, Table, damage};
@@ -57,7 +57,8 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let reports = hosts.clone();
     let reporting = ReportingHosts::new(move |datacenter| reports.reporting(datacenter));
     let judge = Arc::new(Judge::new(flags.limits.limits(), secrets, reporting));
-    let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), &metrics, health.clone())?;
+    let (lander, landing) =
+        landing::start(&path, &judge, &landed, upload.clone(), &metrics, health.clone(), Rights::open())?;
     let pushers = Pushers::default();
     let authenticator = authenticator(&flags, &path, &lander);
     let tls = ServerTls::load(&flags.common.tls, &flags.common.certificates)?;

@@ -1,5 +1,8 @@
 //! Earlier versions of a branch, found by walking the ledger back.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
 use git2::Repository;
 use libconf::name::{CommitId, RefName, Sequence};
 
@@ -41,6 +44,26 @@ pub(crate) struct PastBranch {
     pub(crate) version: i64,
     /// The change that made it.
     pub(crate) sequence: Sequence,
+}
+
+/// Finds the entries of some changes, from the newest back; those that are too long ago, or after
+/// the deadline, are left out.
+pub(crate) fn entries(
+    repo: &Repository,
+    ledger: CommitId,
+    wanted: &BTreeSet<Sequence>,
+    deadline: Instant,
+) -> Result<BTreeMap<Sequence, LedgerEntry>, LedgerError> {
+    let (mut found, mut next) = (BTreeMap::new(), Some(ledger));
+    for _ in 0..MOST_CHANGES {
+        let Some(commit) = next.filter(|_| found.len() < wanted.len() && Instant::now() < deadline) else { break };
+        let entry = LedgerEntry::read(repo, commit)?;
+        if wanted.contains(&entry.sequence) {
+            found.insert(entry.sequence, entry);
+        }
+        next = previous(repo, commit)?;
+    }
+    Ok(found)
 }
 
 /// Finds a branch, which is now at `place`, as it was at a moment.

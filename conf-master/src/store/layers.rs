@@ -206,7 +206,9 @@ mod tests {
             let text = str::to_owned;
             let moves = vec![Move { name, old, new }];
             let (by, through, request) = (text("ann"), text("path"), text("r"));
-            let entry = LedgerEntry { sequence, moves, by, through, request, key: None, time: 1_700_000_000 };
+            let (token, policy, key) = (None, None, None);
+            let time = 1_700_000_000;
+            let entry = LedgerEntry { sequence, moves, by, through, request, token, policy, key, time };
             let LedgerState { table, requests, layers, sequence: newest } = &mut self.state;
             entry.note_layers(&self.repo, table, layers);
             entry.apply(table, requests);

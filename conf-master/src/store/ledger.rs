@@ -10,6 +10,7 @@
 
 use std::{collections::BTreeSet, path::Path, str::FromStr};
 
+use conf_core::access::TokenId;
 use conf_core::{daemon::chain, git::ObjectStore};
 use git2::{ObjectType, Oid, Repository};
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
@@ -39,6 +40,10 @@ pub(crate) struct LedgerEntry {
     pub(crate) through: String,
     /// The id of the request, as logs show it.
     pub(crate) request: String,
+    /// The token that proved the author's name, if one did.
+    pub(crate) token: Option<TokenId>,
+    /// The commit of the policy that allowed it, if one did.
+    pub(crate) policy: Option<CommitId>,
     /// The idempotency key, if the request has one.
     pub(crate) key: Option<RequestKey>,
     /// The time, in seconds since 1970.
@@ -182,6 +187,8 @@ impl std::fmt::Display for LedgerEntry {
         }
         writeln!(f, "\nConf-Sequence: {}\nConf-Format: {FORMAT}", self.sequence)?;
         writeln!(f, "Conf-By: {}\nConf-Through: {}\nConf-Request: {}", self.by, self.through, self.request)?;
+        self.token.iter().try_for_each(|token| writeln!(f, "Conf-Token: {token}"))?;
+        self.policy.iter().try_for_each(|policy| writeln!(f, "Conf-Policy: {policy}"))?;
         self.key.iter().try_for_each(|key| writeln!(f, "Conf-Idempotency: {key}"))
     }
 }
@@ -225,6 +232,10 @@ impl LedgerEntry {
             by: trailer("Conf-By")?.to_owned(),
             through: trailer("Conf-Through")?.to_owned(),
             request: trailer("Conf-Request")?.to_owned(),
+            // An older conf-master wrote neither, and an open one writes neither. What cannot be read
+            // keeps no ledger from being read.
+            token: trailer("Conf-Token").ok().and_then(|token| token.parse().ok()),
+            policy: trailer("Conf-Policy").ok().and_then(|policy| policy.parse().ok()),
             key: trailer("Conf-Idempotency").ok().map(str::parse).transpose()?,
             time,
         }))
@@ -356,6 +367,8 @@ mod tests {
             by: text("ann"),
             through: text("path"),
             request: text("r1"),
+            token: None,
+            policy: None,
             key: None,
             time: 1_700_000_000,
         }
@@ -368,6 +381,9 @@ mod tests {
         let gone = Move { name: "refs/heads/services/web/old".parse().unwrap(), old: target.commit, new: None };
         for moves in [vec![made.clone(), gone], vec![made], Vec::new()] {
             let mut entry = entry(7, moves);
+            assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(Some(entry.clone())));
+            entry.token = Some("0123456789ab".parse().unwrap());
+            entry.policy = Some(target.commit);
             assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(Some(entry.clone())));
             entry.key = Some(RequestKey::new("a:key", b"{}").unwrap());
             assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(Some(entry)));

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use conf_core::access::TokenId;
 use conf_core::terminal::{Table, print};
 use libconf::name::{CommitId, DatacenterName};
 
@@ -39,10 +40,20 @@ pub(crate) async fn run(flags: &LogFlags) -> anyhow::Result<ExitCode> {
     }
     let mut table = Table::with_header(["SEQUENCE", "WHEN", "WHO", "WHAT CHANGED"]);
     for one in &deployments {
-        table.add_row([format!("#{}", one.sequence), one.when.clone(), one.by.clone(), what_changed(one)]);
+        table.add_row([
+            format!("#{}", one.sequence),
+            one.when.clone(),
+            who(&one.by, one.token.as_ref()),
+            what_changed(one),
+        ]);
     }
     print(table)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Names somebody, and the token that proved the name.
+fn who(by: &str, token: Option<&TokenId>) -> String {
+    token.map_or_else(|| by.to_owned(), |token| format!("{by} (token {token})"))
 }
 
 /// The most components of one deployment that the table names; `--json` has them all.
@@ -94,8 +105,8 @@ async fn refused(flags: &LogFlags) -> anyhow::Result<ExitCode> {
     }
     let mut table = Table::with_header(["WHEN", "WHO", "REQUEST", "WHAT WAS REFUSED"]);
     for one in &records {
-        let who = one.by.as_ref().unwrap_or(&one.through);
-        table.add_row([&one.when, who, &one.request, &what_was_refused(one)]);
+        let who = who(one.by.as_ref().unwrap_or(&one.through), one.token.as_ref());
+        table.add_row([&one.when, &who, &one.request, &what_was_refused(one)]);
     }
     print(table)?;
     Ok(ExitCode::SUCCESS)

@@ -8,6 +8,7 @@ pub(crate) mod doc;
 pub(crate) mod explain;
 pub(crate) mod log;
 pub(crate) mod plan;
+pub(crate) mod policy;
 pub(crate) mod secret;
 pub(crate) mod show;
 pub(crate) mod token;

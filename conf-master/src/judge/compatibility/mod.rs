@@ -14,10 +14,10 @@
 pub(crate) mod branch;
 mod explain;
 pub(crate) mod pins;
-mod schemas;
+pub(crate) mod schemas;
 pub(crate) mod settings;
 #[cfg(test)]
 mod tests;
 pub(crate) mod trailer;
-mod violation;
+pub(crate) mod violation;
 pub(crate) mod worker;

@@ -86,15 +86,16 @@ pub(crate) fn compare(
             continue;
         }
         match declared(repo, &causes, changes, [from.commit, to.commit])? {
-            Trailer::Breaking(reason) => {
+            (Trailer::Breaking(reason), by) => {
+                outcome.breaks.extend(by);
                 let places = count(violations.len(), "place");
                 outcome.notes.push(format!("{}: {new} breaks compatibility in {places}: {reason}", before.name));
                 continue;
             }
-            Trailer::Unclear(reason) => {
+            (Trailer::Unclear(reason), _) => {
                 outcome.faults.push(Caused { fault: Fault::new(reason), causes: causes.clone() });
             }
-            Trailer::Absent => {}
+            (Trailer::Absent, _) => {}
         }
         let (is, was) = (content(asks, to.commit), content(asked, from.commit));
         for violation in violations {
@@ -116,25 +117,27 @@ fn content(request: &PinRequest, commit: CommitId) -> String {
 }
 
 /// Reads whether a break was declared: by the commits of this change, or on the way from the old
-/// commit to the new one, where it was judged when its branch moved.
+/// commit to the new one. Returns the ref that lands the break here, too: on the way it was made for
+/// others.
 fn declared(
     repo: &Repository,
     causes: &[RefName],
     changes: &RefChanges,
     [from, to]: [CommitId; 2],
-) -> Result<Trailer, git2::Error> {
+) -> Result<(Trailer, Option<RefName>), git2::Error> {
     let mut unclear = Trailer::Absent;
-    for tip in causes.iter().filter_map(|cause| *changes.get(cause)?) {
+    for (cause, tip) in causes.iter().filter_map(|cause| Some((cause, (*changes.get(cause)?)?))) {
         match trailer::in_commit(repo, tip.commit)? {
             Trailer::Absent => {}
-            Trailer::Breaking(reason) => return Ok(Trailer::Breaking(reason)),
+            found @ Trailer::Breaking(_) => return Ok((found, Some(cause.clone()))),
             found @ Trailer::Unclear(_) => unclear = found,
         }
     }
     if repo.graph_descendant_of(to.into(), from.into())?
         && let Some(reason) = trailer::between(repo, from, to)?.into_iter().next()
     {
-        return Ok(Trailer::Breaking(reason));
+        let by = causes.iter().find(|cause| changes.contains_key(cause));
+        return Ok((Trailer::Breaking(reason), by.cloned()));
     }
-    Ok(unclear)
+    Ok((unclear, None))
 }

@@ -20,7 +20,7 @@ pub(crate) const KEY: &str = "x-compatibility";
 /// The key by which a schema says that its programs ignore keys that they do not know.
 pub(crate) const UNKNOWN_KEYS: &str = "x-unknown-keys";
 /// Its value for that; `refused` is the other one.
-const IGNORED: &str = "ignored";
+pub(crate) const IGNORED: &str = "ignored";
 
 /// Finds the places where a change to `after` would break the promise of `before`; `None` is no
 /// schema. Errors: `after` is no schema that can be used.

@@ -38,9 +38,10 @@ pub(crate) fn compare(
         let found = comparing.component(&successor)?;
         let Some(first) = found.first() else { continue };
         let mut reasons = Vec::new();
-        for tip in first.causes.iter().collect::<BTreeSet<_>>().into_iter().filter_map(|cause| *changes.get(cause)?) {
+        let causes: BTreeSet<_> = first.causes.iter().collect();
+        for (cause, tip) in causes.into_iter().filter_map(|cause| Some((cause, (*changes.get(cause)?)?))) {
             match trailer::in_commit(repo, tip.commit)? {
-                Trailer::Breaking(reason) => reasons.push(reason),
+                Trailer::Breaking(reason) => reasons.push((cause.clone(), reason)),
                 Trailer::Unclear(reason) => {
                     outcome.faults.push(Caused { fault: Fault::new(reason), causes: first.causes.clone() });
                 }
@@ -48,7 +49,10 @@ pub(crate) fn compare(
             }
         }
         match reasons.pop() {
-            Some(reason) => outcome.notes.push(format!("{name}: {} breaks compatibility: {reason}", successor.new)),
+            Some((by, reason)) => {
+                outcome.breaks.insert(by);
+                outcome.notes.push(format!("{name}: {} breaks compatibility: {reason}", successor.new));
+            }
             None => outcome.faults.extend(found),
         }
     }
