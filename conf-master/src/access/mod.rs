@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use conf_core::access::{AccessTable, Principal, Scope, TokenEntry, TokenHash, TokenId};
+use conf_core::access::{AccessTable, Scope, TokenEntry, TokenHash, TokenId};
 use libconf::name::{GroupName, PrincipalName};
 use serde::{Deserialize, Serialize};
 
@@ -23,15 +23,6 @@ pub(crate) struct NewToken {
     /// How long it is good, in seconds; without that until it is revoked.
     #[serde(default)]
     pub(crate) lives: Option<u32>,
-}
-
-/// Tells whether somebody may do everything.
-pub(crate) fn administers(who: &Principal) -> bool {
-    match who {
-        // Nobody is unknown where a token is asked for.
-        Principal::Server | Principal::Owner(_) | Principal::Anybody => true,
-        Principal::Named(named) => named.scope == Scope::Policy && named.groups.contains(&GroupName::administrators()),
-    }
 }
 
 /// A change of the tokens; it lands as a change of its own.

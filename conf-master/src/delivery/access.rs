@@ -8,62 +8,57 @@ use conf_core::daemon::chain;
 use conf_core::sign::{KeyError, SigningKey, sign_access};
 use libconf::name::{DatacenterName, Sequence};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 use tracing::error;
 
+use crate::judge::Rights;
 use crate::text::now;
 
 /// Signs each statement once for all conf-slaves of a datacenter.
 #[derive(Debug)]
 pub(crate) struct AccessStatements {
     key: SigningKey,
-    /// The server asks nobody for a token.
-    is_open: bool,
     signed: Mutex<BTreeMap<DatacenterName, Signed>>,
 }
 
-/// The last statement for a datacenter, and the tokens of which it was made.
-type Signed = (Arc<AccessTable>, Arc<AccessEvent>);
+/// The last statement for a datacenter, and the tokens and the policy of which it was made.
+type Signed = (Arc<AccessTable>, Arc<Policy>, Arc<AccessEvent>);
 
 impl AccessStatements {
     /// Signs by this key.
-    pub(crate) fn new(key: SigningKey, is_open: bool) -> Self {
-        AccessStatements { key, is_open, signed: Mutex::default() }
+    pub(crate) fn new(key: SigningKey) -> Self {
+        AccessStatements { key, signed: Mutex::default() }
     }
 
-    /// Returns the statement about a datacenter, by these tokens, at the change `central`.
+    /// Returns the statement about a datacenter, by these rights, at the change `central`.
     pub(crate) fn of(
         &self,
-        tokens: &Arc<AccessTable>,
+        rights: &Rights,
         central: Sequence,
         datacenter: &DatacenterName,
     ) -> Result<Arc<AccessEvent>, KeyError> {
+        let Rights { tokens, policy, is_open: open, .. } = rights;
         let last = self.signed.lock().get(datacenter).cloned();
-        if let Some((_, last)) = last.filter(|(of, _)| Arc::ptr_eq(of, tokens)) {
+        let is_same = |(by, under, _): &Signed| Arc::ptr_eq(by, tokens) && Arc::ptr_eq(under, policy);
+        if let Some((.., last)) = last.filter(is_same) {
             return Ok(last);
         }
-        let (now, policy, only) = (now(), Policy::initial(), BTreeSet::from([datacenter.clone()]));
+        let (time, only) = (now(), BTreeSet::from([datacenter.clone()]));
         let place = Place { datacenters: &only, ..Place::nowhere() };
-        let may_read = |one: &TokenEntry| policy.check(&Principal::Named(one.principal()), Verb::Read, place).is_ok();
-        let live = tokens.tokens().filter(|one| one.fault(now).is_none() && may_read(one));
-        let readers = live.map(|one| AccessReader {
+        let may_read = |one: &&TokenEntry| {
+            let principal = Principal::Named(one.principal());
+            one.fault(time).is_none() && policy.check(&principal, Verb::Read, place).is_ok()
+        };
+        let readers = tokens.tokens().filter(may_read).map(|one| AccessReader {
             hash: one.hash.clone(),
             name: one.name.clone(),
             scope: one.scope.clone(),
             expires: one.expires,
         });
-        let (readers, datacenter) = (readers.collect(), datacenter.clone());
-        let statement = AccessEvent {
-            central,
-            time: now,
-            datacenter: datacenter.clone(),
-            open: self.is_open,
-            readers,
-            signature: String::new(),
-        };
+        let (readers, open, signature) = (readers.collect(), *open, String::new());
+        let statement = AccessEvent { central, time, datacenter: datacenter.clone(), open, readers, signature };
         // Signs without the lock, so that others sign theirs meanwhile.
         let signed = Arc::new(sign_access(statement, &self.key)?);
-        self.signed.lock().insert(datacenter, (tokens.clone(), signed.clone()));
+        self.signed.lock().insert(datacenter.clone(), (tokens.clone(), policy.clone(), signed.clone()));
         Ok(signed)
     }
 }
@@ -71,29 +66,24 @@ impl AccessStatements {
 /// The statements about one datacenter, for one reader.
 #[derive(Debug)]
 pub(crate) struct AccessFeed {
-    tokens: watch::Receiver<Arc<AccessTable>>,
     statements: Arc<AccessStatements>,
     told: Option<Arc<AccessEvent>>,
 }
 
 impl AccessFeed {
-    /// Follows the tokens from now on; the first statement comes at once.
-    pub(crate) fn new(mut tokens: watch::Receiver<Arc<AccessTable>>, statements: Arc<AccessStatements>) -> Self {
-        tokens.mark_changed();
-        AccessFeed { tokens, statements, told: None }
+    /// Has told nothing yet.
+    pub(crate) fn new(statements: Arc<AccessStatements>) -> Self {
+        AccessFeed { statements, told: None }
     }
 
-    /// Waits until the tokens change; never ends once the server stops.
-    pub(crate) async fn changed(&mut self) {
-        if self.tokens.changed().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Returns the newest statement, unless it says what the last one did.
-    pub(crate) fn next(&mut self, central: Sequence, datacenter: &DatacenterName) -> Option<Arc<AccessEvent>> {
-        let tokens = self.tokens.borrow_and_update().clone();
-        match self.statements.of(&tokens, central, datacenter) {
+    /// Returns the statement by these rights, unless it says what the last one did.
+    pub(crate) fn next(
+        &mut self,
+        rights: &Rights,
+        central: Sequence,
+        datacenter: &DatacenterName,
+    ) -> Option<Arc<AccessEvent>> {
+        match self.statements.of(rights, central, datacenter) {
             Ok(statement) if self.told.as_ref().is_some_and(|told| told.says_the_same(&statement)) => None,
             Ok(statement) => {
                 self.told = Some(statement.clone());
@@ -117,7 +107,7 @@ mod tests {
     fn a_statement_names_those_who_read_the_datacenter() {
         let folder = tempfile::tempdir().unwrap();
         let key = SigningKey::generate(&folder.path().join("key"), "test").unwrap();
-        let statements = AccessStatements::new(key, false);
+        let statements = AccessStatements::new(key);
         let mut table = AccessTable::default();
         let mut add = |name: &str, scope: Scope, expires: Option<i64>| {
             let entry = TokenEntry {
@@ -138,14 +128,18 @@ mod tests {
         add("web-1", host("lab/v1"), None);
         add("web-2", host("lab/v2"), None);
         add("late", host("lab/v1"), Some(now() - 1));
-        let tokens = Arc::new(table);
+        let rights = Rights { tokens: Arc::new(table), policy: Arc::new(Policy::initial()), ..Rights::default() };
         let lab = "lab/v1".parse().unwrap();
-        let statement = statements.of(&tokens, Sequence(3), &lab).unwrap();
+        let statement = statements.of(&rights, Sequence(3), &lab).unwrap();
         let names: BTreeSet<&str> = statement.readers.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, BTreeSet::from(["cache", "web-1"]));
-        // One signature for all who ask, until the tokens change.
-        assert!(Arc::ptr_eq(&statement, &statements.of(&tokens, Sequence(4), &lab).unwrap()));
-        let changed = Arc::new(AccessTable::clone(&tokens));
+        // One signature for all who ask, until the tokens or the policy change.
+        assert!(Arc::ptr_eq(&statement, &statements.of(&rights, Sequence(4), &lab).unwrap()));
+        let changed = Rights { tokens: Arc::new(AccessTable::clone(&rights.tokens)), ..rights.clone() };
         assert!(!Arc::ptr_eq(&statement, &statements.of(&changed, Sequence(4), &lab).unwrap()));
+        let text = "rights: [{group: administrators, may: [administer]}]\n";
+        let policy = Arc::new(Policy::parse(text).unwrap());
+        let under = statements.of(&Rights { policy, ..changed }, Sequence(5), &lab).unwrap();
+        assert_eq!(under.central, Sequence(5));
     }
 }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_stream::stream;
-use conf_core::access::{Place, Policy, Principal, Scope, Verb};
+use conf_core::access::{Place, Principal, Scope, Verb};
 use conf_core::api::{AbsentEvent, DeletedEvent, SnapshotEvent};
 use conf_core::daemon::chain;
 use conf_core::http::{Event, Request, Response, Routes, StreamPlace, events, request};
@@ -15,6 +15,7 @@ use warp::Filter as _;
 
 use crate::delivery::{AccessFeed, Watermarks};
 use crate::http::server::Server;
+use crate::judge::Rights;
 use crate::landing::Published;
 
 /// The pause between two watermarks. Each is signed, and the last of several says everything that
@@ -47,9 +48,9 @@ impl Server {
         let last: Option<Sequence> = request.header("last-event-id").and_then(|id| id.parse().ok());
         match self.streams.take(request.peer) {
             Ok(place) => {
-                let access = hears_of_access(&request.principal);
-                let access = access.then(|| AccessFeed::new(self.lander.access.clone(), self.access.clone()));
                 let (published, watermarks) = (self.lander.published.clone(), self.watermarks.clone());
+                let hears = hears_of_access(&request.principal, &published.borrow().rights);
+                let access = hears.then(|| AccessFeed::new(self.access.clone()));
                 events_of(datacenter, last, (published, watermarks, access), Some(place))
             }
             Err(full) => *full,
@@ -61,15 +62,9 @@ impl Server {
 type Followed = (watch::Receiver<Arc<Published>>, Arc<Watermarks>, Option<AccessFeed>);
 
 /// Tells whether somebody is told who may ask conf-slaves: they themselves, and administrators.
-fn hears_of_access(who: &Principal) -> bool {
-    match who {
-        Principal::Named(named) if named.scope == Scope::Policy => {
-            Policy::initial().check(who, Verb::Administer, Place::nowhere()).is_ok()
-        }
-        Principal::Named(named) => matches!(named.scope, Scope::Slave(_)),
-        // Nobody is unknown where a token is asked for.
-        Principal::Server | Principal::Owner(_) | Principal::Anybody => true,
-    }
+fn hears_of_access(who: &Principal, rights: &Rights) -> bool {
+    let is_slave = who.named().is_some_and(|named| matches!(named.scope, Scope::Slave(_)));
+    rights.is_open || is_slave || rights.policy.check(who, Verb::Administer, Place::nowhere()).is_ok()
 }
 
 /// The events of one datacenter for a reader that has its snapshot `last`.
@@ -90,13 +85,6 @@ fn events_of(
         loop {
             let landed = tokio::select! {
                 biased;
-                () = changed_access(&mut access) => {
-                    let central = published.borrow().sequence;
-                    if let Some(statement) = access.as_mut().and_then(|access| access.next(central, &datacenter)) {
-                        yield Event::json("access", None, &*statement);
-                    }
-                    continue;
-                }
                 changed = published.changed() => match changed {
                     Ok(()) => true,
                     Err(_) => break,
@@ -105,6 +93,10 @@ fn events_of(
             };
             if landed {
                 let now = published.borrow_and_update().clone();
+                let next = |access: &mut AccessFeed| access.next(&now.rights, now.sequence, &datacenter);
+                if let Some(statement) = access.as_mut().and_then(next) {
+                    yield Event::json("access", None, &*statement);
+                }
                 let deleted = now.deleted.contains(&datacenter);
                 if deleted && !told_deleted {
                     let event = DeletedEvent { central: now.sequence, datacenter: datacenter.clone() };
@@ -144,14 +136,6 @@ fn events_of(
             }
         }
     })
-}
-
-/// Waits until those who may ask change; never ends for a reader who is not told.
-async fn changed_access(access: &mut Option<AccessFeed>) {
-    match access {
-        Some(access) => access.changed().await,
-        None => std::future::pending().await,
-    }
 }
 
 fn absent(now: &Published, datacenter: &DatacenterName) -> AbsentEvent {

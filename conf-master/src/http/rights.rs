@@ -30,8 +30,8 @@ pub(crate) fn verb(method: &Method, path: &str) -> Option<Verb> {
     }
 }
 
-/// Says why somebody may not ask for this.
-pub(crate) fn objection(who: &Principal, method: &Method, uri: &Uri) -> Result<(), String> {
+/// Says why somebody may not ask for this, by the policy.
+pub(crate) fn objection(policy: &Policy, who: &Principal, method: &Method, uri: &Uri) -> Result<(), String> {
     let Some(verb) = verb(method, uri.path()) else { return Ok(()) };
     let named = who.named().filter(|named| named.scope != Scope::Policy);
     if named.is_some() && verb == Verb::Read && parts(uri.path()).first() == Some(&"conf.git") {
@@ -40,7 +40,7 @@ pub(crate) fn objection(who: &Principal, method: &Method, uri: &Uri) -> Result<(
     }
     let datacenters = datacenter_in(uri).into_iter().collect();
     let place = Place { datacenters: &datacenters, ..Place::nowhere() };
-    Policy::initial().check(who, verb, place).map_err(|denied| denied.to_string())
+    policy.check(who, verb, place).map_err(|denied| denied.to_string())
 }
 
 fn parts(path: &str) -> Vec<&str> {
@@ -110,7 +110,8 @@ mod tests {
         let scope = Scope::Slave("lab/*".to_owned());
         let who =
             Principal::Named(Named { name: "cache".parse().unwrap(), groups: BTreeSet::new(), scope, token: None });
-        let may = |method: Method, uri: &str| objection(&who, &method, &uri.parse().unwrap()).is_ok();
+        let may =
+            |method: Method, uri: &str| objection(&Policy::initial(), &who, &method, &uri.parse().unwrap()).is_ok();
         for uri in [
             "/api/v1/events?datacenter=lab/v1",
             "/api/v1/events?x=1&datacenter=lab%2Fv1",

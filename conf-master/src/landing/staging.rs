@@ -15,7 +15,7 @@ use git2::Repository;
 use libconf::name::{CommitId, ObjectId, RefName, Sequence};
 use tracing::{error, info, warn};
 
-use crate::access::{AccessRequest, administers};
+use crate::access::AccessRequest;
 use crate::catalog::Catalog;
 use crate::fault::{Refusal, RefusalKind};
 use crate::judge::{Authority, Effort, Judge, Judgement, Need, Open, RefUpdate, Rights};
@@ -247,12 +247,12 @@ impl Staging {
 
     /// Stages a request about tokens.
     fn stage_access(&mut self, push: &Push, request: &AccessRequest, by: String) -> anyhow::Result<Staged> {
-        if !administers(&push.pusher.principal) {
-            let words = format!("{} may not change tokens: that needs the right `administer`", push.pusher.principal);
-            return Ok((Outcome::refused(push.updates.len(), &words.into()), Vec::new()));
-        }
-        let time = now();
-        let (table, words) = match request.apply(&self.access, &by, time) {
+        let (authority, time) = (self.authority(push), now());
+        let changed = authority.enter(&RefName::Access, false).and_then(|()| {
+            let changed = request.apply(&self.access, &by, time)?;
+            authority.keep_an_administrator(&changed.0, time).map(|()| changed)
+        });
+        let (table, words) = match changed {
             Ok(changed) => changed,
             Err(why) => return Ok((Outcome::refused(push.updates.len(), &why), Vec::new())),
         };

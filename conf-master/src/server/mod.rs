@@ -57,8 +57,8 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let reports = hosts.clone();
     let reporting = ReportingHosts::new(move |datacenter| reports.reporting(datacenter));
     let judge = Arc::new(Judge::new(flags.limits.limits(), secrets, reporting));
-    let (lander, landing) =
-        landing::start(&path, &judge, &landed, upload.clone(), &metrics, health.clone(), Rights::open())?;
+    let rights = Rights { is_open: flags.open, ..Rights::default() };
+    let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), &metrics, health.clone(), rights)?;
     let pushers = Pushers::default();
     let authenticator = authenticator(&flags, &path, &lander);
     let tls = ServerTls::load(&flags.common.tls, &flags.common.certificates)?;
@@ -71,7 +71,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let key = SigningKey::load(&store::key_path(&path))?;
     let keys = conditions::Keys { trusted: TrustedKeys::of(&key), identity };
     let conditions = tokio::spawn(conditions::run(path.clone(), lander.clone(), health.clone(), keys, stop.clone()));
-    let access = AccessStatements::new(SigningKey::load(&store::key_path(&path))?, flags.open);
+    let access = AccessStatements::new(SigningKey::load(&store::key_path(&path))?);
     let signed = (Watermarks::new(key), access);
     let examination = tokio::task::spawn_blocking({
         let (path, table, stop) = (path.clone(), lander.durable().table.clone(), stop.clone());
@@ -125,7 +125,11 @@ fn authenticator(flags: &ServeFlags, path: &Path, lander: &Lander) -> Authentica
                  conf-master token add NAME --group administrators --repo {repo}"
             );
         }
-        Authenticator::new(tokens, rights::objection)
+        let published = lander.published.clone();
+        Authenticator::new(tokens, move |who, method, uri| {
+            let policy = published.borrow().rights.policy.clone();
+            rights::objection(&policy, who, method, uri)
+        })
     };
     authenticator.remembering(token_uses::read(path))
 }

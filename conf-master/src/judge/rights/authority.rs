@@ -98,6 +98,18 @@ impl Authority {
         denied.into_iter().map(|(name, denied)| (name, refusal(&denied))).collect()
     }
 
+    /// Refuses tokens after which nobody could administer any more; `now` is in seconds since 1970.
+    /// The owner of the repository's files makes another one.
+    pub(crate) fn keep_an_administrator(&self, tokens: &AccessTable, now: i64) -> Result<(), Refusal> {
+        let is_any = tokens.tokens().any(|one| one.fault(now).is_none());
+        if !self.is_limited() || is_any && self.rights.policy.has_administrator(tokens, now) {
+            return Ok(());
+        }
+        let words = "no token would be left that may administer; make another one first, or do this on the machine of \
+                     conf-master, with --repo";
+        Err(words.to_owned().into())
+    }
+
     fn ask(&self, verb: Verb, place: Place<'_>) -> Result<(), Denied> {
         if self.is_limited() { self.rights.policy.check(&self.principal, verb, place) } else { Ok(()) }
     }
