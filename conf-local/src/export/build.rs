@@ -14,7 +14,7 @@ use libconf::name::{Kind, Version};
 use crate::{
     export::{
         error::ExportError,
-        folder::{BLOCK, Export, make_rendering},
+        folder::{BLOCK, Export},
         names::{CURRENT, HEADER, NEW, NEXT, names_hash, names_links, put},
         plan::{Contents, ExportPlan, Header, KeptSnapshot},
     },
@@ -90,7 +90,7 @@ impl Export {
             // must be durable before it has the name.
             self.flush(&[])?;
         }
-        put(&self.snapshots, NEW, &name, exists)
+        put(&self.snapshots, &name, exists)
     }
 
     /// Makes all durable that was staged and built, and what else was added to `unsynced`: in one
@@ -110,15 +110,9 @@ impl Export {
         self.unsynced.flush(&last)
     }
 
-    /// Makes ahead, while nobody waits, what the next snapshot needs: folders for one component that
-    /// changes, and the links, most of which will be those of the current one.
+    /// Makes the links of the next snapshot ahead, while nobody waits: most will be those of the
+    /// current one.
     pub(crate) fn prepare_next(&mut self) {
-        if self.spare.is_none() {
-            self.spare = self.store.remove(NEXT).and_then(|()| make_rendering(&self.store, NEXT)).ok();
-        }
-        if self.spare_names.is_none() {
-            self.spare_names = self.names.remove(NEXT).and_then(|()| self.names.make(NEXT)).ok();
-        }
         let worth = self.current().is_some_and(|(_, kept)| kept.contents.len() >= WORTH_AHEAD);
         if !worth || self.next == self.current {
             return;
@@ -153,19 +147,14 @@ impl Export {
         if exists && (!anew || is_right()) {
             return Ok(hash);
         }
-        let (from, folder) = match self.spare_names.take() {
-            Some(folder) => (NEXT, folder),
-            None => {
-                self.names.remove(NEW)?;
-                (NEW, self.names.make(NEW)?)
-            }
-        };
+        self.names.remove(NEW)?;
+        let folder = self.names.make(NEW)?;
         for (link, target) in &links {
             folder.link(link, target)?;
         }
         self.unsynced.add(folder);
         self.taking += BLOCK * (links.len() as u64 + 2);
-        put(&self.names, from, &name, exists)?;
+        put(&self.names, &name, exists)?;
         Ok(hash)
     }
 

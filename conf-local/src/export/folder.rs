@@ -15,7 +15,7 @@ use libconf::name::{CommitId, ComponentVersion, Sequence};
 use crate::{
     export::{
         error::ExportError,
-        names::{Former, NEW, NEXT, SHOWN, mode_of, put},
+        names::{Former, NEW, SHOWN, mode_of, put},
         plan::{Contents, KeptSnapshot},
         seen::Seen,
     },
@@ -36,10 +36,6 @@ pub(crate) struct Export {
     pub(crate) current: Option<Sequence>,
     /// The snapshot whose links are in `.next` already.
     pub(crate) next: Option<Sequence>,
-    /// Folders that are in `.next` of the store already: of a rendering, and of its files.
-    pub(crate) spare: Option<(Folder, Folder)>,
-    /// The folder that is in `.next` of the names already.
-    pub(crate) spare_names: Option<Folder>,
     pub(crate) unsynced: Unsynced,
     /// The room on disk that each kept snapshot has taken, as far as this agent has made it.
     pub(crate) took: BTreeMap<Sequence, u64>,
@@ -82,8 +78,6 @@ impl Export {
             former: BTreeMap::new(),
             current: None,
             next: None,
-            spare: None,
-            spare_names: None,
             unsynced: Unsynced::default(),
             took: BTreeMap::new(),
             taking: 0,
@@ -166,15 +160,9 @@ impl Export {
         let hash = self.hash(rendered);
         let check = self.suspect.remove(&hash) || check;
         let mut file = None;
-        let is_ahead = self.spare.is_some();
-        let mut staged = self.stage_as(hash, rendered, check, &mut file);
-        if staged.is_err() && is_ahead {
-            // Perhaps somebody has removed the folders that were made ahead.
-            self.remove_begun();
-            staged = self.stage_as(hash, rendered, check, &mut file);
-        }
-        staged.map_err(|cause| {
-            self.remove_begun();
+        self.stage_as(hash, rendered, check, &mut file).map_err(|cause| {
+            // Half of it is in nobody's way; the next step removes what is left.
+            let _ = self.store.remove(NEW);
             let file = file.map(|path| path.chars().take(200).collect());
             ExportError { file, ..self.failed("write files", cause) }
         })?;
@@ -184,14 +172,6 @@ impl Export {
             self.note_seen(hash);
         }
         Ok(hash)
-    }
-
-    /// Removes half a rendering. It is in nobody's way: the next step removes what is left.
-    fn remove_begun(&mut self) {
-        self.spare = None;
-        for name in [NEW, NEXT] {
-            let _ = self.store.remove(name);
-        }
     }
 
     /// Sets `at` to the file that is being written.
@@ -207,14 +187,9 @@ impl Export {
         if exists && (!check || self.is_undamaged(&hash)) {
             return Ok(());
         }
-        let (from, entry, files) = match self.spare.take() {
-            Some((entry, files)) => (NEXT, entry, files),
-            None => {
-                self.store.remove(NEW)?;
-                let (entry, files) = make_rendering(&self.store, NEW)?;
-                (NEW, entry, files)
-            }
-        };
+        self.store.remove(NEW)?;
+        let entry = self.store.make(NEW)?;
+        let files = entry.make("files")?;
         let mut folders: BTreeMap<&str, Folder> = BTreeMap::new();
         for (path, content) in &rendered.files {
             *at = Some(path);
@@ -244,19 +219,12 @@ impl Export {
         for folder in folders.into_values().chain([files, entry]) {
             self.unsynced.add(folder);
         }
-        put(&self.store, from, &name, exists)
+        put(&self.store, &name, exists)
     }
 
     pub(crate) fn failed(&self, act: &'static str, cause: io::Error) -> ExportError {
         ExportError { act, path: self.path.clone(), file: None, cause }
     }
-}
-
-/// Makes the folders of a rendering, which have nothing in them yet.
-pub(crate) fn make_rendering(store: &Folder, name: &str) -> io::Result<(Folder, Folder)> {
-    let entry = store.make(name)?;
-    let files = entry.make("files")?;
-    Ok((entry, files))
 }
 
 /// 4 KiB: a file, a folder and most links take at least so much of a disk.

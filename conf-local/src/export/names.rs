@@ -11,8 +11,7 @@ use crate::fs::Folder;
 pub(crate) const NEW: &str = ".new";
 /// An entry that is being removed, so that no half of it has its name.
 const OLD: &str = ".old";
-/// What is made ahead: in `snapshots` a second set of the links of the current one, in `store` and
-/// `names` an empty folder.
+/// A second set of the links of the current snapshot, made ahead for the next one.
 pub(crate) const NEXT: &str = ".next";
 /// Beside settings that hold secrets: the same with the names of secrets, for every user.
 pub(crate) const SHOWN: &str = "shown.json";
@@ -48,13 +47,13 @@ pub(crate) fn mode_of(executable: bool, secret: bool) -> u32 {
     }
 }
 
-/// Gives the entry `from`, `.new` or `.next`, its name in one step. With `exists`, an entry that has this name goes.
-pub(crate) fn put(folder: &Folder, from: &str, name: &str, exists: bool) -> io::Result<()> {
+/// Gives the entry `.new` its name in one step. With `exists`, an entry that has this name goes.
+pub(crate) fn put(folder: &Folder, name: &str, exists: bool) -> io::Result<()> {
     if !exists {
-        return folder.rename(from, folder, name);
+        return folder.rename(NEW, folder, name);
     }
-    folder.exchange(from, name)?;
-    folder.remove(from)
+    folder.exchange(NEW, name)?;
+    folder.remove(NEW)
 }
 
 /// Removes an entry. It loses its name first, so that a crash leaves no half of it under that name.

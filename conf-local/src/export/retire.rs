@@ -116,7 +116,7 @@ impl Export {
 
     /// Removes every entry that no kept snapshot uses.
     pub(crate) fn sweep(&mut self) -> io::Result<()> {
-        (self.next, self.spare, self.spare_names) = (None, None, None);
+        self.next = None;
         self.root.remove(NEW)?;
         retain(&self.snapshots, |name| {
             name.parse::<Sequence>().is_ok_and(|sequence| self.kept.contains_key(&sequence))
