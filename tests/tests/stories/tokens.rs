@@ -272,3 +272,63 @@ fn a_conf_slave_lets_in_whom_conf_master_names_and_decides_alone() {
     assert_eq!(status(&slave.clone().with(&second), "/api/v1/status"), 200);
     assert_eq!(status(&slave, "/api/v1/status"), 401);
 }
+
+const POLICY: &str = r#"
+groups: {web: [ann], readers: [bob]}
+rights:
+  - {group: administrators, may: [administer]}
+  - {group: web, may: [read]}
+  - {group: web, may: [push], refs: ["services/web/*"], datacenters: ["us-west/*"]}
+  - {group: readers, may: [read]}
+"#;
+
+#[test]
+fn a_policy_says_who_reads_and_who_pushes_on_every_tier() {
+    let site = Plan { tokens: true, hosts: 0, ..Plan::default() }.start();
+    let (ann, bob) = (site.master.token("ann", &[]), site.master.token("bob", &[]));
+    let work = Work::new(&site.folder.path().join("ann"), &site.master.git_url());
+    site.master.show_token(&work, &ann);
+    let asks = |file: &Path, address: &Address| {
+        let address = address.clone().with(&token_in(file));
+        address.get("/api/v1/status").expect("an answer").status.as_u16()
+    };
+    let (master, slave) = (site.master.unproven(), site.slave().unproven());
+    // Without a policy only administrators and those whom a token is for do anything.
+    assert_eq!((asks(&ann, &master), asks(&bob, &slave)), (403, 401));
+    assert!(!work.try_git(&["fetch", "-q", "origin"]).ok);
+    site.work.change().file("policy", "policy.yaml", POLICY).land();
+    assert_eq!(asks(&bob, &master), 404, "there is no such route, and it may ask");
+    eventually("the conf-slave to let in who reads", || {
+        if asks(&bob, &slave) == 200 { Ok(()) } else { Err("it does not".to_owned()) }
+    });
+    work.git(&["fetch", "-q", "origin", "+refs/heads/*:refs/heads/*"]);
+    work.change().file("services/web/master", "round", "1\n").land();
+    let entry = site.master.git(&["log", "-1", "--format=%B", "refs/conf/ledger"]);
+    let policy = site.master.git(&["rev-parse", "refs/heads/policy"]);
+    assert!(entry.contains("\nConf-By: ann\n"), "{entry}");
+    assert!(entry.contains(&format!("\nConf-Policy: {}", policy.trim())), "{entry}");
+    let before = state(&site);
+    work.change().file("services/api/master", "round", "1\n").push().refused(&["ann lacks the right `push`"]);
+    work.change().file("policy", "policy.yaml", "rights: []\n").push().refused(&["administer"]);
+    let shown = bob.display().to_string();
+    let update = ["update", "services/web", "--file", "-", "--token-file", &shown];
+    let update = tests::program::run_reading(site.master.client(&update), std::process::Stdio::null());
+    assert!(!update.status.success() && text(&update).contains("lacks the right"), "{}", text(&update));
+    // Nobody locks everybody out: neither by a policy, nor by revoking.
+    let closed = POLICY.replace("administer]", "read]");
+    site.work.change().file("policy", "policy.yaml", &closed).push().refused(&["administer"]);
+    let listed = site.master.http().get_json("/api/v1/tokens").expect("it is good");
+    let own = listed["tokens"].as_array().expect("a list").iter().find(|one| one["name"] == "admin").expect("its own");
+    let revoked = site.master.run(&["token", "revoke", own["id"].as_str().expect("an id")]);
+    assert!(!revoked.status.success() && text(&revoked).contains("no token would be left"), "{}", text(&revoked));
+    assert_eq!(state(&site), before);
+    // What the policy takes away is gone on the conf-slave, too.
+    let fewer = POLICY.replace("readers: [bob]", "readers: []");
+    site.work.change().file("policy", "policy.yaml", &fewer).land();
+    eventually("the conf-slave to let him in no more", || {
+        if asks(&bob, &slave) == 401 { Ok(()) } else { Err("it does".to_owned()) }
+    });
+    assert_eq!(asks(&bob, &master), 403);
+    let explained = site.master.run(&["policy", "explain", "--as", "ann", "services/web/master"]);
+    assert!(explained.status.success() && text(&explained).contains("push"), "{}", text(&explained));
+}
