@@ -253,16 +253,17 @@ pub struct Events {
 }
 
 impl Events {
-    /// Waits for the next event that is no heartbeat.
+    /// Waits for the next event that is no heartbeat, and does not say who may ask.
     pub fn next(&self) -> Event {
         self.next_within(DEADLINE).unwrap_or_else(|| panic!("no event came, or the stream ended"))
     }
 
-    /// Waits for the next event that is no heartbeat for some time.
+    /// Waits for the same for some time.
     pub fn next_within(&self, wait: Duration) -> Option<Event> {
         loop {
             let event = self.received.recv_timeout(wait).ok()?;
-            if event.name != "heartbeat" && !(event.name.is_empty() && event.data.is_empty()) {
+            let is_comment = event.name.is_empty() && event.data.is_empty();
+            if !is_comment && !matches!(event.name.as_str(), "heartbeat" | "access") {
                 return Some(event);
             }
         }

@@ -111,7 +111,7 @@ impl JudgedChange<'_> {
             let before = self.catalog.datacenter(name);
             let causes: BTreeSet<RefName> = match delta {
                 None => BTreeSet::new(),
-                Some(delta) => self.causes(before, delta),
+                Some(delta) => causes(before, delta),
             };
             let own = RefName::Datacenter(name.clone());
             let causes = causes.into_iter().chain([own]).filter(|cause| self.changes.contains_key(cause));
@@ -129,23 +129,23 @@ impl JudgedChange<'_> {
         }
         affected
     }
+}
 
-    /// Lists the refs besides its own branch that a difference of a datacenter comes from.
-    fn causes(&self, before: Option<&Datacenter>, delta: &Delta) -> BTreeSet<RefName> {
-        let mut causes = BTreeSet::new();
-        let old = before.map(|before| &before.manifest);
-        let manifests = || delta.manifest.iter().chain(old);
-        if let Some(new) = &delta.manifest
-            && old.is_none_or(|old| old.class_tree != new.class_tree)
-        {
-            causes.extend(manifests().map(|manifest| manifest.instance.class_ref()));
-        }
-        for component in delta.components.keys() {
-            let requests = manifests().filter_map(|manifest| manifest.requests.get(component));
-            causes.extend(requests.flat_map(resolve::reads));
-        }
-        causes
+/// Lists the refs besides its own branch that a difference of a datacenter comes from.
+fn causes(before: Option<&Datacenter>, delta: &Delta) -> BTreeSet<RefName> {
+    let mut causes = BTreeSet::new();
+    let old = before.map(|before| &before.manifest);
+    let manifests = || delta.manifest.iter().chain(old);
+    if let Some(new) = &delta.manifest
+        && old.is_none_or(|old| old.class_tree != new.class_tree)
+    {
+        causes.extend(manifests().map(|manifest| manifest.instance.class_ref()));
     }
+    for component in delta.components.keys() {
+        let requests = manifests().filter_map(|manifest| manifest.requests.get(component));
+        causes.extend(requests.flat_map(resolve::reads));
+    }
+    causes
 }
 
 /// True when a datacenter is what it was.

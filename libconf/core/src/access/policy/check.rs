@@ -49,9 +49,9 @@ impl Policy {
     /// Decides whether somebody may do something somewhere.
     ///
     /// The rights of somebody's groups add up: one of them must hold for the verb and the ref, and
-    /// each datacenter that is affected needs one of these that holds for it. conf-master itself and
-    /// the owner of the repository's files may do everything, and somebody unknown nothing: an open
-    /// server does not ask.
+    /// each datacenter that is affected needs one of these that holds for it. conf-master itself
+    /// and the owner of the repository's files may do everything, and somebody unknown nothing: an
+    /// open server does not ask.
     pub fn check(&self, principal: &Principal, verb: Verb, place: Place<'_>) -> Result<(), Denied> {
         let named = match principal {
             Principal::Server | Principal::Owner(_) => return Ok(()),

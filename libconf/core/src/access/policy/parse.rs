@@ -79,12 +79,11 @@ impl Reader {
         let at = At { line: node.line, pointer: String::new() };
         let mut fields = self.fields(&at, node, "the policy", &["groups", "rights"]);
         let groups = fields.remove("groups").map(|(at, node)| self.groups(&at, node)).unwrap_or_default();
-        let rights = match fields.remove("rights") {
-            Some((at, node)) => self.rights(&at, node),
-            None => {
-                self.fault::<()>(&at, format!("`rights` is missing; write rights: [{EXAMPLE}]"));
-                Vec::new()
-            }
+        let rights = if let Some((at, node)) = fields.remove("rights") {
+            self.rights(&at, node)
+        } else {
+            self.fault::<()>(&at, format!("`rights` is missing; write rights: [{EXAMPLE}]"));
+            Vec::new()
         };
         Policy { groups, rights }
     }
@@ -221,7 +220,6 @@ fn fault_in_datacenter(pattern: &str) -> Option<String> {
 }
 
 impl Reader {
-    #[expect(clippy::unnecessary_wraps, reason = "whoever has a fault has no value")]
     fn fault<T>(&mut self, at: &At, reason: impl Into<String>) -> Option<T> {
         let line = (at.line > 0).then_some(at.line);
         self.faults.push(PolicyFault { line, pointer: at.pointer.clone(), reason: reason.into() });

@@ -135,8 +135,8 @@ fn a_refusal_names_the_right_and_who_has_it() {
         refusal(&policy, &Principal::Anybody, Verb::Read, "", "").unwrap(),
         "somebody without a token lacks the right `read`; show a token that proves a name"
     );
-    let many: String = (0..8).map(|number| format!("  - {{group: g{number}, may: [push]}}\n")).collect();
-    let many = Policy::parse(&format!("rights:\n{many}")).unwrap();
+    let many: Vec<String> = (0..8).map(|number| format!("  - {{group: g{number}, may: [push]}}\n")).collect();
+    let many = Policy::parse(&format!("rights:\n{}", many.concat())).unwrap();
     let words = refusal(&many, &alice, Verb::Push, "refs/heads/services/web/master", "").unwrap();
     assert!(words.contains("the groups g0, g1, g2, g3, g4 and 1 more have it, and an administrator can"), "{words}");
 }
