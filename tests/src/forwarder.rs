@@ -4,7 +4,7 @@ use std::{
     io,
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixStream,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -36,7 +36,7 @@ impl Forwarder {
                 let Ok(client) = client else { continue };
                 let socket = socket.clone();
                 // The programs on both sides notice a broken connection themselves.
-                thread::spawn(move || drop(forward(client, socket)));
+                thread::spawn(move || drop(forward(&client, &socket)));
             }
         });
         Forwarder { address, closed }
@@ -56,7 +56,7 @@ impl Drop for Forwarder {
     }
 }
 
-fn forward(client: TcpStream, socket: PathBuf) -> io::Result<()> {
+fn forward(mut client: &TcpStream, socket: &Path) -> io::Result<()> {
     client.set_nodelay(true)?;
     let server = UnixStream::connect(socket)?;
     let (mut answers, mut to_client) = (server.try_clone()?, client.try_clone()?);
@@ -64,7 +64,7 @@ fn forward(client: TcpStream, socket: PathBuf) -> io::Result<()> {
         let _ = io::copy(&mut answers, &mut to_client);
         let _ = to_client.shutdown(Shutdown::Both);
     });
-    let _ = io::copy(&mut &client, &mut &server);
+    let _ = io::copy(&mut client, &mut &server);
     let _ = server.shutdown(Shutdown::Write);
     let _ = back.join();
     Ok(())
