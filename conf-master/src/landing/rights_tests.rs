@@ -356,10 +356,10 @@ async fn only_administrators_change_the_policy_and_never_lock_themselves_out() {
     lacks(site.change("alice", "services/web/master", &web()).await, "push");
     assert_eq!(site.change("mallory", "services/web/master", &web()).await, None);
     // So it is after a start.
-    let Site { _folder, path, room } = site;
+    let Site { _folder: folder, path, room } = site;
     room.close().await;
     let room = Room::under(&path, ReportingHosts::default(), Rights::default());
-    let site = Site { _folder, path, room };
+    let site = Site { _folder: folder, path, room };
     lacks(site.change("alice", "services/web/master", &[("config.json", "{}")]).await, "push");
     let policy = site.room.lander.published.borrow().rights.policy_version;
     assert_eq!(policy, Some(site.tip("refs/heads/policy")));

@@ -55,7 +55,7 @@ struct Ongoing {
 
 /// Has this thread, and what it starts, leave its processor at once to whoever else wants it: it
 /// stands for another machine, whose processors are its own. The lowest nice value does not do
-/// that: who wakes up waits for the next tick. Source: sched(7), "SCHED_IDLE".
+/// that: who wakes up waits for the next tick. Source: sched(7), on `SCHED_IDLE`.
 fn stand_for_another_machine() {
     let thread = rustix::thread::gettid().as_raw_nonzero().to_string();
     let mut chrt = std::process::Command::new("chrt");
@@ -228,13 +228,16 @@ impl Measure<'_> {
     }
 }
 
+/// Begins a load.
+type Start<'a> = &'a dyn Fn(&Site) -> Load;
+
 #[test]
 #[ignore = "long: measures a bystander under each of several loads"]
 fn what_a_bystander_waits_under_each_load() {
     let site = central_with(20);
     site.work.change().file(WEB, "noise", noise(6 << 20)).land();
     let empty = site.work.git_pack(&[]);
-    let loads: [(&str, &dyn Fn(&Site) -> Load); 6] = [
+    let loads: [(&str, Start<'_>); 6] = [
         ("120 slow senders, 40 slow readers", &|site| {
             let held = vec![slow_senders(site, 120), slow_readers(site, 40)];
             Load { _held: held, ..Load::default() }
