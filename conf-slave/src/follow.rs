@@ -4,6 +4,7 @@
 use std::{mem, sync::Arc, time::Duration};
 
 use conf_core::{
+    access::AccessEvent,
     api::{AbsentEvent, DatacenterStatus, DeletedEvent, Pointer, SnapshotEvent},
     daemon::{self, chain},
     retry::Backoff,
@@ -53,7 +54,7 @@ pub(crate) async fn listen(
             // A proxy may hold back even the head of the answer.
             Err(error @ UpstreamError::Silent { .. }) => {
                 let path = newest_path(&mirror);
-                if take_answer(mirror.upstreams.get_json(&path), &mirror, &problems).await {
+                if take_answer(mirror.upstreams.get_json(&path), (&mirror, &access), &problems).await {
                     problems.clear(CENTRAL, "the central server is back");
                     continue;
                 }
@@ -84,7 +85,7 @@ async fn read(
                 true
             }
             Err(error) => return error,
-            Ok(None) => take_answer(events.ask(&newest_path(mirror)), mirror, problems).await,
+            Ok(None) => take_answer(events.ask(&newest_path(mirror)), (mirror, access), problems).await,
         };
         if heard {
             if mem::take(&mut is_first) {
@@ -104,7 +105,7 @@ fn newest_path(mirror: &Mirror) -> String {
 /// events is silent. Tells whether there is one.
 async fn take_answer(
     question: impl Future<Output = Result<DatacenterStatus, UpstreamError>>,
-    mirror: &Mirror,
+    (mirror, access): (&Mirror, &Access),
     problems: &Problems,
 ) -> bool {
     let Ok(Ok(newest)) = timeout(ASKING, question).await else { return false };
@@ -114,6 +115,11 @@ async fn take_answer(
         QUIET.as_secs_f32()
     );
     problems.set(EVENTS, words);
+    let path = format!("{}/access", newest_path(mirror));
+    // An older central server says nothing of it.
+    if let Ok(Ok(statement)) = timeout(ASKING, mirror.upstreams.get_json(&path)).await {
+        problems.report("access", ignored(access, statement), "the central server says who may ask this slave");
+    }
     take_newest(Pointer { sequence: newest.sequence, commit: newest.commit }, mirror, problems);
     true
 }
@@ -134,9 +140,7 @@ fn take(event: &Event, mirror: &Mirror, access: &Access, problems: &Problems) {
         },
         "access" => {
             let problem = match serde_json::from_str(&event.data) {
-                Ok(statement) => access.take(statement).err().map(|error| {
-                    format!("who may ask this slave, as the central server says, is ignored: {}", chain(&error))
-                }),
+                Ok(statement) => ignored(access, statement),
                 Err(error) => Some(format!("the central server says unreadably who may ask this slave: {error}")),
             };
             problems.report("access", problem, "the central server says who may ask this slave");
@@ -155,6 +159,12 @@ fn take(event: &Event, mirror: &Mirror, access: &Access, problems: &Problems) {
         // Heartbeats, and events of later versions.
         _ => {}
     }
+}
+
+/// Takes who may ask this slave, and says why that is ignored, if it is.
+fn ignored(access: &Access, statement: AccessEvent) -> Option<String> {
+    let refused = access.take(statement).err();
+    refused.map(|error| format!("who may ask this slave, as the central server says, is ignored: {}", chain(&error)))
 }
 
 /// Says that the central server has no such datacenter, and which it has.

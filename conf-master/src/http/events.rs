@@ -6,7 +6,8 @@ use async_stream::stream;
 use conf_core::access::{Place, Principal, Scope, Verb};
 use conf_core::api::{AbsentEvent, DeletedEvent, SnapshotEvent};
 use conf_core::daemon::chain;
-use conf_core::http::{Event, Request, Response, Routes, StreamPlace, events, request};
+use conf_core::http::{Event, Request, Response, Routes, StreamPlace, error, events, json, request};
+use http::StatusCode;
 use libconf::name::{DatacenterName, Sequence};
 use serde::Deserialize;
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use tokio::time::{Instant, sleep_until};
 use warp::Filter as _;
 
 use crate::delivery::{AccessFeed, Watermarks};
-use crate::http::server::Server;
+use crate::http::server::{Answered, NamedDatacenter, Server, answer, datacenter};
 use crate::judge::Rights;
 use crate::landing::Published;
 
@@ -30,14 +31,22 @@ struct Query {
     datacenter: DatacenterName,
 }
 
-/// `GET /api/v1/events?datacenter=<id>/<version>`
+/// `GET /api/v1/events?datacenter=<id>/<version>`, and `GET /api/v1/datacenters/<id>/<version>/access`
+/// for who hears no events.
 pub(crate) fn routes(server: Server) -> Routes {
-    warp::path!("api" / "v1" / "events")
+    let asked = server.clone();
+    let events = warp::path!("api" / "v1" / "events")
         .and(warp::get())
         .and(warp::query::<Query>())
         .and(request())
-        .map(move |query: Query, request: Request| server.follow(query.datacenter, &request))
-        .boxed()
+        .map(move |query: Query, request: Request| server.follow(query.datacenter, &request));
+    let access = datacenter().and(warp::path!("access")).and(warp::get()).and(request()).then(
+        move |name: NamedDatacenter, request: Request| {
+            let server = asked.clone();
+            answer(async move { server.who_may_ask(&name?, &request.principal) })
+        },
+    );
+    events.boxed().or(access.boxed()).unify().boxed()
 }
 
 impl Server {
@@ -65,6 +74,24 @@ type Followed = (watch::Receiver<Arc<Published>>, Arc<Watermarks>, Option<Access
 fn hears_of_access(who: &Principal, rights: &Rights) -> bool {
     let is_slave = who.named().is_some_and(|named| matches!(named.scope, Scope::Slave(_)));
     rights.is_open || is_slave || rights.policy.check(who, Verb::Administer, Place::nowhere()).is_ok()
+}
+
+impl Server {
+    fn who_may_ask(&self, datacenter: &DatacenterName, who: &Principal) -> Answered {
+        let published = self.lander.published.borrow().clone();
+        if !hears_of_access(who, &published.rights) {
+            let words =
+                format!("{who} may not ask for this: it is for conf-slaves of the datacenter and administrators");
+            return Err(error(StatusCode::FORBIDDEN, words));
+        }
+        self.access.of(&published.rights, published.sequence, datacenter).map_or_else(
+            |cause| {
+                tracing::error!(error = chain(&cause), %datacenter, "a list of who may ask cannot be signed");
+                Err(error(StatusCode::INTERNAL_SERVER_ERROR, "conf-master cannot sign; its log says why"))
+            },
+            |statement| Ok(json(StatusCode::OK, &*statement)),
+        )
+    }
 }
 
 /// The events of one datacenter for a reader that has its snapshot `last`.
