@@ -116,7 +116,8 @@ impl HostReports {
     }
 }
 
-/// Sends summaries: new reports at once, those of a new snapshot together, all reports every minute.
+/// Sends summaries: new reports at once, those of a new snapshot together, all reports every
+/// minute.
 ///
 /// Cancel: forgets which reports are unsent.
 pub(crate) async fn send_summaries(reports: Arc<HostReports>, mirror: Arc<Mirror>, problems: Arc<Problems>) {

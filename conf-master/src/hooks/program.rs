@@ -102,7 +102,8 @@ fn print_answer(updates: &[HookUpdate], answer: &Answer) {
     let dry = answer.refusals.iter().flatten().find(|refusal| refusal.kind == RefusalKind::DryRun);
     lines.extend(dry.map(|dry| dry.reason.clone()));
     if !lines.is_empty() {
-        // Together: Git and the server pass each piece on by itself, and a push may have 1,000 refs.
+        // Together: Git and the server pass each piece on by itself, and a push may have 1,000
+        // refs.
         note(lines.join("\n"));
     }
 }

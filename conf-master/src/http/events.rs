@@ -31,8 +31,8 @@ struct Query {
     datacenter: DatacenterName,
 }
 
-/// `GET /api/v1/events?datacenter=<id>/<version>`, and `GET /api/v1/datacenters/<id>/<version>/access`
-/// for who hears no events.
+/// `GET /api/v1/events?datacenter=<id>/<version>`, and for who hears no events
+/// `GET /api/v1/datacenters/<id>/<version>/access`.
 pub(crate) fn routes(server: Server) -> Routes {
     let asked = server.clone();
     let events = warp::path!("api" / "v1" / "events")

@@ -1,7 +1,8 @@
 //! Decides what of a push may land. Writes nothing.
 //!
 //! `refs` judges ref by ref: names, moved tags, rewound branches, and the datacenters that a push
-//! touches. It asks `validate` and `compatibility` about those, and `rights` whether the author may.
+//! touches. It asks `validate` and `compatibility` about those, and `rights` whether the author
+//! may.
 
 pub(crate) mod compatibility;
 pub(crate) mod content;

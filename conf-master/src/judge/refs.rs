@@ -351,7 +351,8 @@ impl Judging<'_> {
         for (name, delta) in deltas.iter().filter(|_| self.options.allow_shrink) {
             let (Some(before), Some(delta)) = (self.catalog.datacenter(name), delta) else { continue };
             let found = self.judge.datacenter(self.repo, name, (Some(before), delta), changes, false);
-            // Without the guard there was no fault. Where nobody can tell, each ref needs the right.
+            // Without the guard there was no fault. Where nobody can tell, each ref needs the
+            // right.
             let unknown = || vec![Caused { fault: Fault::default(), causes: Vec::new() }];
             for Caused { causes, .. } in found.map_or_else(|_| unknown(), |found| found.faults) {
                 match causes.into_iter().find(|cause| changes.contains_key(cause)) {

@@ -12,7 +12,7 @@ use crate::fault::{Refusal, RefusalKind};
 use crate::judge::{ChangePlan, ProposalOptions, RefUpdate, Rights};
 use crate::landing::update::request::{Update, UpdateOutcome};
 use crate::secrets::SecretRequest;
-use crate::store::LandedRequest;
+use crate::store::{LandedRequest, RequestKey};
 use crate::text::one_line;
 
 /// Who pushes, and through what.
@@ -66,6 +66,16 @@ pub(crate) enum PushContent {
     Secrets(SecretRequest),
     /// The landing thread makes them from a request about tokens.
     Access(AccessRequest),
+}
+
+impl PushContent {
+    /// The idempotency key, if the request has one.
+    pub(crate) fn key(&self) -> Option<&RequestKey> {
+        match self {
+            PushContent::Sections(update) => update.key.as_ref(),
+            PushContent::Commits | PushContent::Secrets(_) | PushContent::Access(_) => None,
+        }
+    }
 }
 
 impl Push {

@@ -379,10 +379,7 @@ impl Staging {
             request: push.request.clone(),
             token: push.pusher.token(),
             policy: self.rights.version(),
-            key: match &push.content {
-                PushContent::Sections(update) => update.key.clone(),
-                PushContent::Commits | PushContent::Secrets(_) | PushContent::Access(_) => None,
-            },
+            key: push.content.key().cloned(),
             time,
         };
         entry.note_layers(self.objects.repo(), &self.catalog.table, &mut self.layers);

@@ -232,8 +232,8 @@ impl LedgerEntry {
             by: trailer("Conf-By")?.to_owned(),
             through: trailer("Conf-Through")?.to_owned(),
             request: trailer("Conf-Request")?.to_owned(),
-            // An older conf-master wrote neither, and an open one writes neither. What cannot be read
-            // keeps no ledger from being read.
+            // An older conf-master wrote neither, and an open one writes neither. What cannot be
+            // read keeps no ledger from being read.
             token: trailer("Conf-Token").ok().and_then(|token| token.parse().ok()),
             policy: trailer("Conf-Policy").ok().and_then(|policy| policy.parse().ok()),
             key: trailer("Conf-Idempotency").ok().map(str::parse).transpose()?,

@@ -38,7 +38,8 @@ impl SeenPacks {
         Ok(())
     }
 
-    /// Reads the file of packed refs by `read`, if it is not as it was when that was last done well.
+    /// Reads the file of packed refs by `read`, if it is not as it was when that was last done
+    /// well.
     pub(crate) fn look_at_refs<E>(&mut self, repo: &Path, read: impl FnOnce() -> Result<(), E>) -> Result<(), E> {
         // Zeros for a file that does not exist.
         let now = tell(&repo.join("packed-refs")).unwrap_or_default();

@@ -117,8 +117,8 @@ fn content(request: &PinRequest, commit: CommitId) -> String {
 }
 
 /// Reads whether a break was declared: by the commits of this change, or on the way from the old
-/// commit to the new one. Returns the ref that lands the break here, too: on the way it was made for
-/// others.
+/// commit to the new one. Returns the ref that lands the break here, too: on the way it was made
+/// for others.
 fn declared(
     repo: &Repository,
     causes: &[RefName],

@@ -153,10 +153,11 @@ pub(crate) enum Urgency {
 impl Urgency {
     /// Sets it for a program that has got no input yet, and so has started no other.
     fn set(self, child: &Child) {
-        // A tenth of what another program gets beside it, and no less. Under SCHED_IDLE others would
-        // wait less for it still, but on a machine that is always busy it gets a 300th: a place that
-        // others wait for, and the client's connection, are held too long. Without a privilege
-        // nobody takes it out of there again. Source: sched(7), "The nice value", "SCHED_IDLE".
+        // A tenth of what another program gets beside it, and no less. Under SCHED_IDLE others
+        // would wait less for it still, but on a machine that is always busy it gets a 300th: a
+        // place that others wait for, and the client's connection, are held too long. Without a
+        // privilege nobody takes it out of there again. Source: sched(7), "The nice value",
+        // "SCHED_IDLE".
         const NICE: i32 = 10;
         if self == Urgency::Low
             && let Some(pid) = child.id().and_then(|pid| Pid::from_raw(i32::try_from(pid).ok()?))

@@ -1,7 +1,6 @@
 //! Answers: JSON, text, refusals, streams.
 
 use std::{
-    convert::Infallible,
     fmt,
     pin::Pin,
     task::{Context, Poll},
@@ -12,9 +11,9 @@ use futures_util::{Stream, StreamExt as _, stream::BoxStream};
 use http::{HeaderValue, StatusCode, header};
 use parking_lot::Mutex;
 use serde::Serialize;
-use warp::{Rejection, Reply as _, filters::BoxedFilter};
+use warp::{Reply as _, filters::BoxedFilter};
 
-use crate::{api::ErrorBody, http::description::OtherMethod};
+use crate::api::ErrorBody;
 
 /// An answer.
 pub type Response = warp::reply::Response;
@@ -78,28 +77,4 @@ impl<T> Stream for Shared<T> {
         let stream = self.0.get_mut();
         stream.as_mut().poll_next(context)
     }
-}
-
-/// Answers a request that no route took.
-pub(crate) async fn refuse(rejection: Rejection) -> Result<Response, Infallible> {
-    use warp::reject::{InvalidHeader, InvalidQuery, MethodNotAllowed, MissingHeader};
-    if let Some(OtherMethod(takes)) = rejection.find() {
-        let mut response = error(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method");
-        response.headers_mut().insert(header::ALLOW, takes.clone());
-        return Ok(response);
-    }
-    // A route that read the query had matched path and method, so another route's word about the
-    // method does not count.
-    let (status, words) = if let Some(cause) = rejection.find::<InvalidQuery>() {
-        (StatusCode::BAD_REQUEST, format!("the query is not as expected: {cause}"))
-    } else if rejection.find::<MethodNotAllowed>().is_some() {
-        (StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method".to_owned())
-    } else if let Some(cause) = rejection.find::<MissingHeader>() {
-        (StatusCode::BAD_REQUEST, cause.to_string())
-    } else if let Some(cause) = rejection.find::<InvalidHeader>() {
-        (StatusCode::BAD_REQUEST, cause.to_string())
-    } else {
-        (StatusCode::NOT_FOUND, "there is nothing at this path".to_owned())
-    };
-    Ok(error(status, words))
 }

@@ -30,7 +30,7 @@ use warp::{Filter as _, Reply};
 
 use crate::daemon::make_folder;
 use crate::http::{
-    answer::{Routes, refuse},
+    answer::Routes,
     connection::{Connection, Patience},
     gate::Gate,
     handshake::{HANDSHAKE, Incoming},
@@ -39,6 +39,7 @@ use crate::http::{
     server::Server,
     shares::{Share, Shares},
     spool::Spools,
+    unrouted::refuse,
 };
 use crate::tls::ServerTls;
 

@@ -14,6 +14,7 @@ mod spool;
 mod answer;
 mod authenticator;
 mod description;
+mod unrouted;
 mod gate;
 mod request;
 mod events;
