@@ -273,8 +273,7 @@ impl UploadPack {
     }
 
     /// The object that a request asks for and nobody may have. What is kept was looked at before.
-    /// What Git cannot read is refused here: that Git fails would say that the repository is
-    /// damaged.
+    /// What Git cannot read is refused here: a failure of Git would look like damage.
     pub(crate) async fn refused(&self, request: &Bytes) -> Result<Option<ObjectId>, Failure> {
         if self.steps.contains_key(request) {
             return Ok(None);
