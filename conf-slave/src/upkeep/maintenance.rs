@@ -25,17 +25,11 @@ const EXAMINE: Duration = Duration::from_secs(6 * 3600);
 /// The time between two removals of unreachable objects.
 const COLLECT: Duration = Duration::from_secs(24 * 3600);
 
-/// 500 ms after a change, when hosts have it: they share the disk where they share the machine.
-const AFTER_CHANGE: Duration = Duration::from_millis(500);
-
-/// Writes the highest sequence after every change, until `stop`, and then at once. A write that has
-/// begun still ends.
+/// Writes the highest sequence after every change, until `stop`. A write that has begun still ends.
 pub(crate) async fn remember(mirror: Arc<Mirror>, problems: Arc<Problems>, stop: CancellationToken) {
     let mut served = mirror.subscribe();
     served.mark_changed();
     while let Some(Ok(())) = stop.run_until_cancelled(served.changed()).await {
-        stop.run_until_cancelled(tokio::time::sleep(AFTER_CHANGE)).await;
-        served.mark_unchanged();
         let mirror = Arc::clone(&mirror);
         let written = daemon::blocking(move || mirror.remember()).await;
         let problem = written.err().map(|error| chain(&error));
