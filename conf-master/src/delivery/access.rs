@@ -6,11 +6,12 @@ use std::sync::Arc;
 use conf_core::access::{AccessEvent, AccessReader, AccessTable, Place, Policy, Principal, TokenEntry, Verb};
 use conf_core::daemon::chain;
 use conf_core::sign::{KeyError, SigningKey, sign_access};
-use libconf::name::{DatacenterName, Sequence};
+use libconf::name::DatacenterName;
 use parking_lot::Mutex;
 use tracing::error;
 
 use crate::judge::Rights;
+use crate::landing::Published;
 use crate::text::now;
 
 /// Signs each statement once for all conf-slaves of a datacenter.
@@ -29,13 +30,11 @@ impl AccessStatements {
         AccessStatements { key, signed: Mutex::default() }
     }
 
-    /// Returns the statement about a datacenter, by these rights, at the change `central`.
-    pub(crate) fn of(
-        &self,
-        rights: &Rights,
-        central: Sequence,
-        datacenter: &DatacenterName,
-    ) -> Result<Arc<AccessEvent>, KeyError> {
+    /// Returns the statement about a datacenter, by the rights that were published. Those about
+    /// datacenters that do not exist are not kept, since anybody may make up names.
+    pub(crate) fn of(&self, published: &Published, datacenter: &DatacenterName) -> Result<Arc<AccessEvent>, KeyError> {
+        let (rights, central) = (&published.rights, published.sequence);
+        let keeps = published.datacenters.contains_key(datacenter) || published.deleted.contains(datacenter);
         let Rights { tokens, policy, is_open: open, .. } = rights;
         let last = self.signed.lock().get(datacenter).cloned();
         let is_same = |(by, under, _): &Signed| Arc::ptr_eq(by, tokens) && Arc::ptr_eq(under, policy);
@@ -58,7 +57,9 @@ impl AccessStatements {
         let statement = AccessEvent { central, time, datacenter: datacenter.clone(), open, readers, signature };
         // Signs without the lock, so that others sign theirs meanwhile.
         let signed = Arc::new(sign_access(statement, &self.key)?);
-        self.signed.lock().insert(datacenter.clone(), (tokens.clone(), policy.clone(), signed.clone()));
+        if keeps {
+            self.signed.lock().insert(datacenter.clone(), (tokens.clone(), policy.clone(), signed.clone()));
+        }
         Ok(signed)
     }
 }
@@ -76,14 +77,9 @@ impl AccessFeed {
         AccessFeed { statements, told: None }
     }
 
-    /// Returns the statement by these rights, unless it says what the last one did.
-    pub(crate) fn next(
-        &mut self,
-        rights: &Rights,
-        central: Sequence,
-        datacenter: &DatacenterName,
-    ) -> Option<Arc<AccessEvent>> {
-        match self.statements.of(rights, central, datacenter) {
+    /// Returns the newest statement, unless it says what the last one did.
+    pub(crate) fn next(&mut self, published: &Published, datacenter: &DatacenterName) -> Option<Arc<AccessEvent>> {
+        match self.statements.of(published, datacenter) {
             Ok(statement) if self.told.as_ref().is_some_and(|told| told.says_the_same(&statement)) => None,
             Ok(statement) => {
                 self.told = Some(statement.clone());
@@ -100,6 +96,7 @@ impl AccessFeed {
 #[cfg(test)]
 mod tests {
     use conf_core::access::{Scope, Token};
+    use libconf::name::Sequence;
 
     use super::*;
 
@@ -129,17 +126,26 @@ mod tests {
         add("web-2", host("lab/v2"), None);
         add("late", host("lab/v1"), Some(now() - 1));
         let rights = Rights { tokens: Arc::new(table), policy: Arc::new(Policy::initial()), ..Rights::default() };
-        let lab = "lab/v1".parse().unwrap();
-        let statement = statements.of(&rights, Sequence(3), &lab).unwrap();
+        let lab: DatacenterName = "lab/v1".parse().unwrap();
+        let of = |rights: &Rights, central: u64, deleted: bool| {
+            let deleted = deleted.then(|| lab.clone()).into_iter().collect();
+            let published =
+                Published { sequence: Sequence(central), rights: rights.clone(), deleted, ..Published::default() };
+            statements.of(&published, &lab).unwrap()
+        };
+        // One that does not exist leaves nothing behind.
+        assert!(!Arc::ptr_eq(&of(&rights, 3, false), &of(&rights, 3, false)));
+        assert!(statements.signed.lock().is_empty());
+        let statement = of(&rights, 3, true);
         let names: BTreeSet<&str> = statement.readers.iter().map(|one| one.name.as_str()).collect();
         assert_eq!(names, BTreeSet::from(["cache", "web-1"]));
         // One signature for all who ask, until the tokens or the policy change.
-        assert!(Arc::ptr_eq(&statement, &statements.of(&rights, Sequence(4), &lab).unwrap()));
+        assert!(Arc::ptr_eq(&statement, &of(&rights, 4, true)));
         let changed = Rights { tokens: Arc::new(AccessTable::clone(&rights.tokens)), ..rights.clone() };
-        assert!(!Arc::ptr_eq(&statement, &statements.of(&changed, Sequence(4), &lab).unwrap()));
+        assert!(!Arc::ptr_eq(&statement, &of(&changed, 4, true)));
         let text = "rights: [{group: administrators, may: [administer]}]\n";
         let policy = Arc::new(Policy::parse(text).unwrap());
-        let under = statements.of(&Rights { policy, ..changed }, Sequence(5), &lab).unwrap();
+        let under = of(&Rights { policy, ..changed }, 5, true);
         assert_eq!(under.central, Sequence(5));
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct ReceiveFlags {
     /// The repository that `conf-master serve` serves
     #[arg(long, value_name = "DIR")]
     repo: PathBuf,
-    /// The name of the key's owner, for the records
+    /// The name of the key's owner: his rights count, and he is recorded
     #[arg(long = "as", value_name = "NAME")]
     name: Option<PrincipalName>,
     /// Longest time for one push or fetch, however slow the client is

@@ -3,15 +3,17 @@
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
+use conf_core::access::Principal;
 use conf_core::git_http::{HookEnvironment, ReceivePack, UploadPack};
 use conf_core::http::{ShareBounds, Shares, Who};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::UnixStream;
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::hooks::protocol::{PUSH_VARIABLE, SshAnswer, SshCall, SshService};
 use crate::hooks::pushers::{Pushers, account, named};
-use crate::landing::Pusher;
+use crate::landing::{Published, Pusher};
 use crate::text::one_line;
 
 /// 16 pushes and 16 fetches at once, a quarter of them for one peer. They go on at the pace of
@@ -28,13 +30,21 @@ pub(crate) struct OverSsh {
     upload: Arc<UploadPack>,
     pushes: Shares,
     fetches: Shares,
+    published: watch::Receiver<Arc<Published>>,
+    /// Whose word counts for the owner of a key, besides root's and that of this program's own user.
+    speaker: Option<u32>,
 }
 
 impl OverSsh {
-    /// Passes clients on to these.
-    pub(crate) fn new(receive: Arc<ReceivePack>, upload: Arc<UploadPack>) -> Self {
+    /// Passes clients on to these. `speaker` is the user whom sshd runs `conf-master receive` as.
+    pub(crate) fn new(
+        receive: Arc<ReceivePack>,
+        upload: Arc<UploadPack>,
+        published: watch::Receiver<Arc<Published>>,
+        speaker: Option<u32>,
+    ) -> Self {
         let shares = || Shares::new(ShareBounds { places: AT_ONCE, of_one: AT_ONCE / 4, waiting: 0 });
-        OverSsh { receive, upload, pushes: shares(), fetches: shares() }
+        OverSsh { receive, upload, pushes: shares(), fetches: shares(), published, speaker }
     }
 
     /// Talks with a client that came to `user` of this machine, until either side ends.
@@ -53,18 +63,24 @@ impl OverSsh {
             SshService::UploadPack => &self.fetches,
         };
         let place = places.try_take(who, 1);
-        let answer = match &place {
-            Some(_) => SshAnswer::Begin,
-            None => SshAnswer::Refused("too many pushes or fetches over SSH at once; try again in a moment".to_owned()),
+        let pusher = self.pusher(&call, user, who);
+        let objection = self.objection(&pusher.principal, call.service);
+        let is_let_in = place.is_some() && objection.is_none();
+        let answer = match (&place, objection) {
+            (Some(_), None) => SshAnswer::Begin,
+            (Some(_), Some(words)) => SshAnswer::Refused(words),
+            (None, _) => {
+                SshAnswer::Refused("too many pushes or fetches over SSH at once; try again in a moment".to_owned())
+            }
         };
         let (reader, mut writer) = socket.into_split();
         let mut text = serde_json::to_vec(&answer)?;
         text.push(b'\n');
         writer.write_all(&text).await?;
         match call.service {
-            _ if place.is_none() => {}
+            _ if !is_let_in => {}
             SshService::ReceivePack => {
-                let push = pushers.begin(pusher(&call, user, who));
+                let push = pushers.begin(pusher);
                 let variables = vec![(PUSH_VARIABLE.to_owned(), push.id.clone())];
                 let hooks = HookEnvironment { variables, held: Some(Box::new(push)) };
                 timeout(LONGEST, self.receive.converse(reader, &mut writer, who, hooks)).await??;
@@ -75,14 +91,32 @@ impl OverSsh {
         }
         Ok(())
     }
-}
 
-/// Who is recorded.
-fn pusher(call: &SshCall, user: u32, who: Who) -> Pusher {
-    // Without a name for each key, all that come to an account are one.
-    let principal = match &call.name {
-        Some(name) => named(Some(name.clone()), user),
-        None => account(user),
-    };
-    Pusher { principal, through: format!("ssh {}", one_line(&call.from)), who }
+    /// Who comes. The name of a key's owner counts from those alone whom sshd runs the command as:
+    /// whoever else may open the socket would be whoever he says.
+    fn pusher(&self, call: &SshCall, user: u32, who: Who) -> Pusher {
+        let speaks = user == 0 || user == nix::unistd::getuid().as_raw() || Some(user) == self.speaker;
+        let principal = match &call.name {
+            Some(name) if speaks => named(Some(name.clone()), user),
+            // Without a name for each key, all that come to an account are one.
+            _ => account(user),
+        };
+        Pusher { principal, through: format!("ssh {}", one_line(&call.from)), who }
+    }
+
+    /// Says why somebody may not begin: over HTTP the same is asked for before the route.
+    fn objection(&self, who: &Principal, service: SshService) -> Option<String> {
+        let rights = self.published.borrow().rights.clone();
+        let policy = &rights.policy;
+        let may = match service {
+            SshService::UploadPack => policy.reads_everything(who),
+            SshService::ReceivePack => policy.changes_something(who),
+        };
+        (!rights.is_open && !may).then(|| {
+            let right = if service == SshService::UploadPack { "read" } else { "push" };
+            format!(
+                "{who} lacks the right `{right}`; an administrator can give it, in policy.yaml on the branch policy"
+            )
+        })
+    }
 }

@@ -1,5 +1,6 @@
 //! `/api/v1/datacenters`: the components, hosts and deployments of each.
 
+use conf_core::access::Scope;
 use conf_core::api::{DatacenterStatus, SlaveReport};
 use conf_core::http::{Request, Response, Routes, Who, asker, error, json, request};
 use conf_core::snapshot::Snapshot;
@@ -130,7 +131,14 @@ impl Server {
     async fn report(&self, name: DatacenterName, request: Request) -> Answered {
         let snapshot = self.snapshot(&name)?;
         let who = request.who();
+        let own = request.principal.named().and_then(|named| match &named.scope {
+            Scope::Host { host, .. } => Some(host.clone()),
+            Scope::Policy | Scope::Slave(_) => None,
+        });
         let report: SlaveReport = request.body.json(REPORT_BYTES).await?;
+        if own.is_some_and(|own| report.hosts.iter().any(|one| one.host != own)) {
+            return Err(error(StatusCode::FORBIDDEN, "a host reports as itself alone"));
+        }
         let (hosts, inventories) = (self.hosts.clone(), self.inventories.clone());
         self.read(who, move |repo| {
             hosts.take(&name, &*inventories.of(repo, &snapshot)?, report, &who.to_string());

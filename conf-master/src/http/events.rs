@@ -1,6 +1,6 @@
 //! The stream of events: every datacenter's newest snapshot, watermarks, and deletions.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_stream::stream;
 use conf_core::access::{Place, Principal, Scope, Verb};
@@ -60,7 +60,8 @@ impl Server {
                 let (published, watermarks) = (self.lander.published.clone(), self.watermarks.clone());
                 let hears = hears_of_access(&request.principal, &published.borrow().rights);
                 let access = hears.then(|| AccessFeed::new(self.access.clone()));
-                events_of(datacenter, last, (published, watermarks, access), Some(place))
+                let may = reads(request.principal.clone(), datacenter.clone());
+                events_of(datacenter, last, (published, watermarks, access), (Some(place), may))
             }
             Err(full) => *full,
         }
@@ -76,6 +77,15 @@ fn hears_of_access(who: &Principal, rights: &Rights) -> bool {
     rights.is_open || is_slave || rights.policy.check(who, Verb::Administer, Place::nowhere()).is_ok()
 }
 
+/// Tells whether somebody still reads a datacenter, whose right the policy may have taken.
+fn reads(who: Principal, datacenter: DatacenterName) -> impl Fn(&Rights) -> bool + Send + 'static {
+    let only = BTreeSet::from([datacenter]);
+    move |rights| {
+        let place = Place { datacenters: &only, ..Place::nowhere() };
+        rights.is_open || rights.policy.check(&who, Verb::Read, place).is_ok()
+    }
+}
+
 impl Server {
     fn who_may_ask(&self, datacenter: &DatacenterName, who: &Principal) -> Answered {
         let published = self.lander.published.borrow().clone();
@@ -84,7 +94,7 @@ impl Server {
                 format!("{who} may not ask for this: it is for conf-slaves of the datacenter and administrators");
             return Err(error(StatusCode::FORBIDDEN, words));
         }
-        self.access.of(&published.rights, published.sequence, datacenter).map_or_else(
+        self.access.of(&published, datacenter).map_or_else(
             |cause| {
                 tracing::error!(error = chain(&cause), %datacenter, "a list of who may ask cannot be signed");
                 Err(error(StatusCode::INTERNAL_SERVER_ERROR, "conf-master cannot sign; its log says why"))
@@ -99,7 +109,7 @@ fn events_of(
     datacenter: DatacenterName,
     last: Option<Sequence>,
     (mut published, watermarks, mut access): Followed,
-    place: Option<StreamPlace>,
+    (place, may): (Option<StreamPlace>, impl Fn(&Rights) -> bool + Send + 'static),
 ) -> Response {
     published.mark_changed();
     events(stream! {
@@ -120,9 +130,12 @@ fn events_of(
             };
             if landed {
                 let now = published.borrow_and_update().clone();
-                let next = |access: &mut AccessFeed| access.next(&now.rights, now.sequence, &datacenter);
+                let next = |access: &mut AccessFeed| access.next(&now, &datacenter);
                 if let Some(statement) = access.as_mut().and_then(next) {
                     yield Event::json("access", None, &*statement);
+                }
+                if !may(&now.rights) {
+                    break;
                 }
                 let deleted = now.deleted.contains(&datacenter);
                 if deleted && !told_deleted {
@@ -204,7 +217,8 @@ mod tests {
         let there = Published { sequence: Sequence(1), datacenters, ..Published::default() };
         let (publish, published) = watch::channel(Arc::new(there));
         let mut body =
-            events_of(name.clone(), None, (published, Arc::new(Watermarks::new(key)), None), None).into_body();
+            events_of(name.clone(), None, (published, Arc::new(Watermarks::new(key)), None), (None, |_: &Rights| true))
+                .into_body();
         let beat = body.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(beat.starts_with(b"event: heartbeat"), "{beat:?}");
         // On a busy machine another heartbeat may come at any place.

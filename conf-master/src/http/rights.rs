@@ -32,32 +32,56 @@ pub(crate) fn verb(method: &Method, path: &str) -> Option<Verb> {
 
 /// Says why somebody may not ask for this, by the policy.
 pub(crate) fn objection(policy: &Policy, who: &Principal, method: &Method, uri: &Uri) -> Result<(), String> {
-    let Some(verb) = verb(method, uri.path()) else { return Ok(()) };
-    let named = who.named().filter(|named| named.scope != Scope::Policy);
-    if named.is_some() && verb == Verb::Read && parts(uri.path()).first() == Some(&"conf.git") {
-        // Which of its commits is looked at when they are wanted.
+    let is_scoped = who.named().is_some_and(|named| named.scope != Scope::Policy);
+    let is_git = parts(uri.path()).first() == Some(&"conf.git");
+    let pushes = is_git && uri.query() == Some("service=git-receive-pack");
+    let is_reading = matches!(*method, Method::GET | Method::HEAD);
+    let verb = match verb(method, uri.path()) {
+        // Before anything of it is taken in.
+        verb if pushes || verb.is_none() && !is_reading => {
+            return if policy.changes_something(who) { Ok(()) } else { Err(lacks(who, Verb::Push)) };
+        }
+        None => return Ok(()),
+        Some(verb) => verb,
+    };
+    if is_scoped && is_git && verb == Verb::Read {
+        // A conf-slave and a host fetch by the ids of commits that they were told.
         return Ok(());
     }
-    let datacenters = datacenter_in(uri).into_iter().collect();
+    let datacenters = datacenters_of(uri)?;
     let place = Place { datacenters: &datacenters, ..Place::nowhere() };
-    policy.check(who, verb, place).map_err(|denied| denied.to_string())
+    policy.check(who, verb, place).map_err(|denied| denied.to_string())?;
+    if verb == Verb::Read && datacenters.is_empty() && !policy.reads_everything(who) {
+        return Err(format!(
+            "{who} reads some datacenters or refs alone, and this is about everything; that needs the right `read` without \
+             `refs` and `datacenters`"
+        ));
+    }
+    Ok(())
+}
+
+fn lacks(who: &Principal, verb: Verb) -> String {
+    format!("{who} lacks the right `{verb}`; an administrator can give it, in policy.yaml on the branch policy")
 }
 
 fn parts(path: &str) -> Vec<&str> {
     path.split('/').filter(|part| !part.is_empty()).collect()
 }
 
-/// The datacenter that a request is about, where it names one.
-fn datacenter_in(uri: &Uri) -> BTreeSet<DatacenterName> {
-    let in_path = match parts(uri.path()).as_slice() {
-        ["api", "v1", "datacenters", id, version, ..] => format!("{id}/{version}").parse().ok(),
-        _ => None,
+/// The datacenters that a request is about: those of its path, or of its query on the routes that
+/// read it there. None is everything.
+fn datacenters_of(uri: &Uri) -> Result<BTreeSet<DatacenterName>, String> {
+    let query = match parts(uri.path()).as_slice() {
+        ["api", "v1", "datacenters", id, version, ..] => {
+            return Ok(format!("{id}/{version}").parse().into_iter().collect());
+        }
+        ["api", "v1", "at" | "events" | "delivery" | "refused"] | ["conf", ..] => uri.query().unwrap_or_default(),
+        _ => return Ok(BTreeSet::new()),
     };
-    let pairs = uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
-    let in_query = pairs
-        .filter(|(name, _)| *name == "datacenter")
-        .filter_map(|(_, value)| value.replace("%2F", "/").replace("%2f", "/").parse().ok());
-    in_path.into_iter().chain(in_query).collect()
+    // As the routes read it.
+    let url = reqwest::Url::parse(&format!("http://localhost/?{query}")).map_err(|bad| bad.to_string())?;
+    let named = url.query_pairs().filter(|(name, _)| name == "datacenter");
+    named.map(|(_, value)| value.parse().map_err(|bad| format!("{bad}"))).collect()
 }
 
 #[cfg(test)]
@@ -106,6 +130,25 @@ mod tests {
     }
 
     #[test]
+    fn who_reads_some_datacenters_reads_nothing_else() {
+        let text = "groups: {some: [ann]}\nrights:\n  - {group: some, may: [read, push], datacenters: [\"lab/*\"]}\n";
+        let policy = Policy::parse(text).unwrap();
+        let named = |name: &str| {
+            let (name, scope) = (name.parse().unwrap(), Scope::Policy);
+            Principal::Named(Named { name, groups: BTreeSet::new(), scope, token: None })
+        };
+        let may = |who: &str, uri: &str| objection(&policy, &named(who), &Method::GET, &uri.parse().unwrap()).is_ok();
+        assert!(may("ann", "/api/v1/datacenters/lab/v1/log"));
+        assert!(may("ann", "/conf.git/info/refs?service=git-receive-pack"));
+        assert!(may("ann", "/conf/services/web?datacenter=lab/v1&host=a"));
+        for uri in ["/conf.git/info/refs?service=git-upload-pack", "/api/v1/refused", "/metrics", "/conf/services/web"]
+        {
+            assert!(!may("ann", uri), "{uri}");
+        }
+        assert!(!may("bob", "/conf.git/info/refs?service=git-receive-pack"));
+    }
+
+    #[test]
     fn the_token_of_a_conf_slave_opens_its_datacenters() {
         let scope = Scope::Slave("lab/*".to_owned());
         let who =
@@ -127,13 +170,25 @@ mod tests {
             "/api/v1/events?datacenter=lab/v1&datacenter=prod/v1",
             "/api/v1/events",
             "/api/v1/datacenters",
+            "/api/v1/datacenters?datacenter=lab/v1",
             "/api/v1/datacenters/prod/v1",
+            "/api/v1/datacenters/prod/v1?datacenter=lab/v1",
+            "/api/v1/delivery?datacenter=lab/v1&%64atacenter=prod/v1",
+            "/api/v1/at?datacenter=pr%6fd/v1&sequence=4",
+            "/api/v1/at?datacenter=lab/v1&datacenter=%00",
+            "/api/v1/where?object=0&datacenter=lab/v1",
+            "/api/v1/policy?as=a&ref=b&datacenter=lab/v1",
+            "/conf.git/info/refs?service=git-receive-pack",
             "/api/v1/refused",
             "/metrics",
         ] {
             assert!(!may(Method::GET, uri), "{uri}");
         }
         assert!(!may(Method::POST, "/api/v1/datacenters/prod/v1/hosts"));
-        assert!(!may(Method::POST, "/api/v1/datacenters/lab/v1/plan?datacenter=prod/v1"));
+        for path in
+            ["/conf.git/git-receive-pack", "/api/v1/config/update", "/api/v1/datacenters/lab/v1/secrets/a/rotate"]
+        {
+            assert!(!may(Method::POST, path), "{path}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use conf_core::access::{Principal, TokenId};
 use conf_core::http::{Request, Response, Routes, error, json, request};
-use http::StatusCode;
+use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
 use serde_json::json;
 use warp::Filter as _;
@@ -77,6 +77,12 @@ impl Server {
     async fn tokens(&self, call: TokenCall, pusher: Pusher, status: StatusCode) -> Answered {
         let uses = self.authenticator.uses();
         let done = self.lander.tokens(call, &pusher, &uses).await;
-        done.map(|done| json(status, &done)).map_err(refused)
+        done.map(|done| {
+            let mut response = json(status, &done);
+            // It may hold a token.
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+            response
+        })
+        .map_err(refused)
     }
 }

@@ -47,6 +47,11 @@ pub(crate) struct Judgement {
 }
 
 impl Judgement {
+    /// Tells whether its author lacks a right for any of it.
+    pub(crate) fn is_denied(&self) -> bool {
+        self.refusals.iter().flatten().any(|refusal| refusal.kind == RefusalKind::Denied)
+    }
+
     /// Refuses everything that would have landed, after a dry run.
     pub(crate) fn refuse_dry_run(&mut self) {
         for refusal in self.refusals.iter_mut().filter(|refusal| refusal.is_none()) {

@@ -122,8 +122,10 @@ impl Checker {
         let judge = self.judge.with(&Arc::new(Effort::of_push(push.pusher.who)), authority);
         let mut judgement = judge.judge((&repo, Some(&open)), catalog, &push.updates, push.atomic, &push.options);
         let mut plan = None;
-        if push.options.dry_run {
+        if push.options.dry_run && !judgement.is_denied() {
             plan = Some(judge.plan(&repo, catalog, &push.updates, &judgement)?);
+        }
+        if push.options.dry_run {
             judgement.refuse_dry_run();
         }
         let refusals = judgement.refusals.clone();

@@ -326,6 +326,22 @@ async fn keys_about_secrets_need_a_right_for_all_versions_of_the_id() {
 }
 
 #[tokio::test]
+async fn nothing_lands_by_a_token_that_ended_while_the_change_waited() {
+    let site = Site::open().await;
+    let hash = Token::generate().hash();
+    let (name, groups, scope) = ("alice".parse().unwrap(), BTreeSet::new(), Scope::Policy);
+    site.tokens(AccessRequest::Add(hash.clone(), NewToken { name, groups, scope, lives: None })).await;
+    let Principal::Named(named) = somebody("alice") else { panic!("she has a name") };
+    let alice = Principal::Named(Named { token: Some(hash.id()), ..named });
+    let update = |text| vec![site.commit("services/web/master", &[("config.json", text)], "by alice")];
+    assert!(site.land(&alice, update(r#"{"a": 2}"#)).await.sequence.is_some());
+    site.tokens(AccessRequest::Revoke(hash.id())).await;
+    let refused = refusal(&site.land(&alice, update(r#"{"a": 3}"#)).await).unwrap();
+    assert!(refused.contains("revoked"), "{refused}");
+    site.room.close().await;
+}
+
+#[tokio::test]
 async fn only_administrators_change_the_policy_and_never_lock_themselves_out() {
     let site = Site::open().await;
     // The first token is of the group that may everything until there is a policy.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use conf_core::access::AccessTable;
+use conf_core::access::{AccessTable, Unproven};
 use conf_core::daemon::chain;
 use conf_core::git::{NewObjects, ObjectStore as _};
 use conf_core::sign::SigningKey;
@@ -182,8 +182,18 @@ impl Staging {
     /// Judges one push against what is staged so far, and writes its objects.
     pub(crate) fn stage(&mut self, push: &Push) -> anyhow::Result<Staged> {
         let policy = self.rights.version();
+        if let Some(why) = self.ended(push) {
+            return Ok((Outcome { policy, ..Outcome::refused(push.updates.len(), &why) }, Vec::new()));
+        }
         let (outcome, moves) = self.stage_content(push)?;
         Ok((Outcome { policy, ..outcome }, moves))
+    }
+
+    /// Refuses a push whose token has ended since it came.
+    fn ended(&self, push: &Push) -> Option<Refusal> {
+        let id = push.pusher.token().filter(|_| !self.rights.is_open)?;
+        let fault = self.access.by_id(&id).map_or(Some(Unproven::Unknown), |entry| entry.fault(now()))?;
+        Some(Refusal::new(RefusalKind::Denied, fault.to_string()))
     }
 
     fn stage_content(&mut self, push: &Push) -> anyhow::Result<Staged> {
@@ -233,7 +243,7 @@ impl Staging {
 
     /// Stages the actions of a request about secrets.
     fn stage_request(&mut self, push: &Push, request: &SecretRequest, by: String) -> anyhow::Result<Staged> {
-        let need = Need::of_secrets(&self.catalog, request.id());
+        let need = Need::of_secrets(&self.catalog, request.id(), request.datacenter());
         if let Some((_, why)) = self.authority(push).denied(&[need]).pop_first() {
             return Ok((Outcome::refused(push.updates.len(), &why), Vec::new()));
         }
@@ -269,15 +279,15 @@ impl Staging {
     /// Makes the commits of an update from the newest state, and stages them like a push. Objects
     /// of an update that does not land are not kept.
     fn stage_update(&mut self, push: &Push, update: &Update, by: String) -> anyhow::Result<Staged> {
-        if let Some(landed) = update.key.as_ref().and_then(|key| self.requests.find(key)) {
-            return Ok((Outcome::landed_before(update, landed), Vec::new()));
-        }
         let references = update.references();
         let authority = self.authority(push);
         let entered: Vec<_> = references.iter().map(|one| authority.enter(one, false).err()).collect();
         if entered.iter().any(Option::is_some) {
             let refusals = entered.into_iter().map(|one| one.or_else(|| Some(another_section()))).collect();
             return Ok((Outcome { refusals, ..Outcome::default() }, Vec::new()));
+        }
+        if let Some(landed) = update.key.as_ref().and_then(|key| self.requests.find(key)) {
+            return Ok((Outcome::landed_before(update, landed), Vec::new()));
         }
         let authorship = Authorship { by: &by, request: &push.request, time: now() };
         let drafted = match draft::draft((&self.catalog.table, &self.layers), &self.objects, update, authorship) {
@@ -296,7 +306,8 @@ impl Staging {
         let judged = self.judged((self.objects.repo(), None), push, &drafted.updates, true);
         let Some((judge, judgement)) = judged else { return Ok((Outcome::put_off(push), Vec::new())) };
         let plan = || judge.plan(self.objects.repo(), &self.catalog, &drafted.updates, &judgement);
-        let plan = push.options.dry_run.then(plan).transpose()?;
+        // What somebody may not do tells nothing.
+        let plan = (push.options.dry_run && !judgement.is_denied()).then(plan).transpose()?;
         if !judgement.changes.is_empty() && !push.options.dry_run {
             drafted.objects.iter().for_each(|id| self.objects.keep(*id));
         }

@@ -51,6 +51,16 @@ impl SecretRequest {
         }
     }
 
+    /// Returns the datacenter that it names.
+    pub(crate) fn datacenter(&self) -> Option<&DatacenterName> {
+        match self {
+            SecretRequest::Set(datacenter, ..)
+            | SecretRequest::Rotate(datacenter, _)
+            | SecretRequest::Remove(datacenter, _) => Some(datacenter),
+            SecretRequest::Renew(..) => None,
+        }
+    }
+
     /// Works out the actions that the request needs, or why it is refused. Changes nothing.
     pub(crate) fn actions(
         &self,

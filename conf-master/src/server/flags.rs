@@ -25,6 +25,10 @@ pub(crate) struct ServeFlags {
     /// --insecure
     #[arg(long)]
     pub(crate) tokens_in_clear: bool,
+    /// The user of this machine whom sshd runs `conf-master receive` as, if that is neither root
+    /// nor the user of this server: from no other account `--as` counts
+    #[arg(long, value_name = "USER")]
+    pub(crate) ssh_user: Option<String>,
     /// At the start, also renew certificates that will be due within this many days; certificates
     /// that are due are always renewed
     #[arg(long, value_name = "DAYS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3650))]

@@ -38,6 +38,7 @@ use crate::{http as routes, landing, store};
 /// Serves until `stop`.
 pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::Result<()> {
     guard(&flags)?;
+    let speaker = flags.ssh_user.as_deref().map(user_id).transpose()?;
     SecretsFor::check(&flags.secrets_for).map_err(anyhow::Error::msg)?;
     no_core_files();
     git::check_version()?;
@@ -81,7 +82,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let uses = tokio::spawn(token_uses::keep(path.clone(), authenticator.clone(), stop.clone()));
     let server =
         routes::server(path.clone(), authenticator.clone(), lander.clone(), signed, pushers.clone(), upload, hosts);
-    let over_ssh = OverSsh::new(server.receive.clone(), server.upload.clone());
+    let over_ssh = OverSsh::new(server.receive.clone(), server.upload.clone(), lander.published.clone(), speaker);
     let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander, pushers, over_ssh, authenticator, stop.clone()));
     health.set_ready();
     info!(%address, repo = %path.display(), "serving");
@@ -108,6 +109,12 @@ fn guard(flags: &ServeFlags) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Finds a user of this machine.
+fn user_id(name: &str) -> anyhow::Result<u32> {
+    let found = nix::unistd::User::from_name(name).with_context(|| format!("cannot look up the user {name}"))?;
+    Ok(found.with_context(|| format!("--ssh-user: this machine has no user {name}"))?.uid.as_raw())
 }
 
 /// Makes what proves names, and says who is let in.

@@ -244,7 +244,15 @@ fn a_conf_slave_lets_in_whom_conf_master_names_and_decides_alone() {
         assert_eq!(status(&slave.clone().with(&elsewhere), path), 401, "{path}");
     }
     assert_eq!((status(&slave, "/readyz"), status(&slave.clone().with(&first), "/api/v1/status")), (200, 200));
-    // Nobody reports for another host.
+    // Nobody reports for another host, here or at the central server, and hosts push nothing.
+    let all = json!({"sequence": 1, "hosts": [{"host": "web-2", "datacenter": "us-west/v1", "sequence": 1,
+        "commit": null, "state": "current", "agent": "0"}]});
+    let headers = [("content-type", "application/json")];
+    let central = site.master.unproven().with(&first);
+    let path = "/api/v1/datacenters/us-west/v1/hosts";
+    let forged = central.request(Method::POST, path, &headers, all.to_string()).expect("an answer");
+    assert_eq!(forged.status, 403, "{}", forged.text());
+    assert_eq!(status(&central, "/conf.git/info/refs?service=git-receive-pack"), 403);
     let report = json!({"host": "web-2", "datacenter": "us-west/v1", "sequence": 1, "commit": null,
         "state": "current", "agent": "0"});
     let send = |token: &str| {
@@ -308,6 +316,10 @@ fn a_policy_says_who_reads_and_who_pushes_on_every_tier() {
     assert!(entry.contains("\nConf-By: ann\n"), "{entry}");
     assert!(entry.contains(&format!("\nConf-Policy: {}", policy.trim())), "{entry}");
     let before = state(&site);
+    // A dry run of what she may not do shows her nothing.
+    let dry = work.change().file("services/api/master", "round", "1\n").option("--push-option=dry-run").push();
+    let said = dry.refused(&["ann lacks the right `push`"]);
+    assert!(!said.contains("would change"), "{said}");
     work.change().file("services/api/master", "round", "1\n").push().refused(&["ann lacks the right `push`"]);
     work.change().file("policy", "policy.yaml", "rights: []\n").push().refused(&["administer"]);
     let shown = bob.display().to_string();

@@ -48,8 +48,10 @@ pub(crate) fn verb(name: &RefName, is_deleted: bool) -> Verb {
 
 impl Need {
     /// What a request about the secrets of an id needs.
-    pub(crate) fn of_secrets(catalog: &Catalog, id: &Segment) -> Self {
-        let datacenters = versions(catalog, &BTreeSet::from([id]));
+    /// The datacenter that it names counts, whether it is there yet or not.
+    pub(crate) fn of_secrets(catalog: &Catalog, id: &Segment, named: Option<&DatacenterName>) -> Self {
+        let mut datacenters = versions(catalog, &BTreeSet::from([id]));
+        datacenters.extend(named.cloned());
         Need { reference: RefName::Secrets(id.clone()), verb: Verb::Secrets, datacenters }
     }
 }

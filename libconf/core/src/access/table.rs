@@ -153,7 +153,8 @@ impl AccessTable {
 
     /// Finds a token by the name that people use.
     pub fn by_id(&self, id: &TokenId) -> Option<&TokenEntry> {
-        self.tokens.values().find(|one| one.id() == *id)
+        let (_, entry) = self.tokens.range(id.lowest()..).next()?;
+        (entry.id() == *id).then_some(entry)
     }
 
     /// The groups that live tokens of this name give.

@@ -83,6 +83,13 @@ impl fmt::Debug for Token {
     }
 }
 
+impl TokenId {
+    /// The lowest hash that a token of this name can have.
+    pub(crate) fn lowest(&self) -> TokenHash {
+        TokenHash(self.0.clone())
+    }
+}
+
 impl TokenHash {
     /// How people name the token.
     pub fn id(&self) -> TokenId {

@@ -119,7 +119,12 @@ impl Authenticator {
             return Ok(found.unwrap_or_else(|_| anybody()));
         }
         let visitor = found?;
-        (self.0.may)(&visitor.principal, method, uri).map_err(|words| error(StatusCode::FORBIDDEN, words))?;
+        (self.0.may)(&visitor.principal, method, uri).map_err(|words| {
+            if self.count(who) <= MOST_TRIES {
+                tracing::warn!(from = %who, by = %visitor.principal, %method, path = uri.path(), "denied: {words}");
+            }
+            error(StatusCode::FORBIDDEN, words)
+        })?;
         Ok(visitor)
     }
 

@@ -66,6 +66,30 @@ impl Policy {
         }
     }
 
+    /// Tells whether somebody reads everything: the whole repository, and what is about no
+    /// datacenter in particular.
+    pub fn reads_everything(&self, principal: &Principal) -> bool {
+        self.has(principal, |right| right.has(Verb::Read) && right.refs.is_none() && right.datacenters.is_none())
+    }
+
+    /// Tells whether somebody may change anything anywhere.
+    pub fn changes_something(&self, principal: &Principal) -> bool {
+        let changes = |right: &Right| right.may.iter().any(|verb| !matches!(verb, Verb::Read | Verb::Report));
+        self.has(principal, changes)
+    }
+
+    /// Tells whether one of somebody's rights is such a one. Scoped tokens have none.
+    fn has(&self, principal: &Principal, is_such: impl Fn(&Right) -> bool) -> bool {
+        match principal {
+            Principal::Server | Principal::Owner(_) => true,
+            Principal::Named(named) if named.scope == Scope::Policy => {
+                let groups = self.groups_of(named);
+                self.rights.iter().any(|right| groups.contains(&right.group) && is_such(right))
+            }
+            Principal::Anybody | Principal::Named(_) => false,
+        }
+    }
+
     fn check_groups(&self, named: &Named, verb: Verb, place: Place<'_>) -> Result<(), Denied> {
         let groups = self.groups_of(named);
         let own: Vec<&Right> = self.rights.iter().filter(|right| groups.contains(&right.group)).collect();
