@@ -31,7 +31,7 @@ pub(crate) struct OverSsh {
     pushes: Shares,
     fetches: Shares,
     published: watch::Receiver<Arc<Published>>,
-    /// Whose word counts for the owner of a key, besides root's and that of this program's own user.
+    /// Whose word counts for the owner of a key, besides root's and this program's own user's.
     speaker: Option<u32>,
 }
 
