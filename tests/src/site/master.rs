@@ -126,7 +126,7 @@ impl Master {
 
     /// Has a repository show a token, as an engineer would.
     pub fn show_token(&self, work: &Work, file: &Path) {
-        let helper = format!("!{} credential --token-file {}", built("conf-master").display(), file.display());
+        let helper = format!("!'{}' credential --token-file '{}'", built("conf-master").display(), file.display());
         work.git(&["config", "credential.helper", &helper]);
     }
 
