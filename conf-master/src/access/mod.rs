@@ -25,6 +25,30 @@ pub(crate) struct NewToken {
     pub(crate) lives: Option<u32>,
 }
 
+impl NewToken {
+    /// Refuses names and patterns that would say something else than they seem to.
+    fn check(&self) -> Result<(), Refusal> {
+        let refused = |words: String| Err(Refusal::new(RefusalKind::Invalid, words));
+        if self.name.as_str() == SERVER {
+            return refused(format!("`{SERVER}` is the name of the server itself; choose another one"));
+        }
+        if self.scope != Scope::Policy && !self.groups.is_empty() {
+            return refused("a token for a conf-slave or a host gives no groups".to_owned());
+        }
+        let Scope::Slave(pattern) = &self.scope else { return Ok(()) };
+        let is_good = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/*?".contains(&byte);
+        if pattern.is_empty() || pattern.len() > 200 || !pattern.bytes().all(is_good) {
+            return refused(
+                "write the datacenters of a conf-slave as ID/VERSION, where `*` stands for any text".to_owned(),
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The name under which the server's own changes are recorded.
+const SERVER: &str = "conf-master";
+
 /// A change of the tokens; it lands as a change of its own.
 #[derive(Clone, Debug)]
 pub(crate) enum AccessRequest {
@@ -46,6 +70,7 @@ impl AccessRequest {
         let mut changed = table.clone();
         let words = match self {
             AccessRequest::Add(hash, new) => {
+                new.check()?;
                 let entry = TokenEntry {
                     hash: hash.clone(),
                     name: new.name.clone(),
@@ -128,6 +153,23 @@ mod tests {
         {
             let refusal = AccessRequest::Revoke(id).apply(&table, "root", 1061).unwrap_err();
             assert!(refusal.reason.contains(words), "{}", refusal.reason);
+        }
+    }
+
+    #[test]
+    fn a_token_says_what_it_seems_to_say() {
+        let hash = Token::generate().hash();
+        let refused =
+            |new: NewToken| AccessRequest::Add(hash.clone(), new).apply(&AccessTable::default(), "root", 0).is_err();
+        let slave = |pattern: &str| {
+            let (groups, scope) = (BTreeSet::new(), Scope::Slave(pattern.to_owned()));
+            NewToken { groups, scope, ..new(None) }
+        };
+        assert!(!refused(new(None)) && !refused(slave("lab/*")) && !refused(slave("*")));
+        assert!(refused(NewToken { name: SERVER.parse().unwrap(), ..new(None) }));
+        assert!(refused(NewToken { scope: Scope::Slave("lab/*".to_owned()), ..new(None) }), "with groups");
+        for pattern in ["", "lab/*\nreader x", "\u{1b}[31m", &"x".repeat(201)] {
+            assert!(refused(slave(pattern)), "{pattern:?}");
         }
     }
 

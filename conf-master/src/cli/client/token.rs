@@ -129,7 +129,7 @@ async fn list(way: &Way) -> anyhow::Result<ExitCode> {
     if way.client.json {
         return print_json(&tokens);
     }
-    let mut table = Table::with_header(["TOKEN", "NAME", "GROUPS", "FOR", "GOOD UNTIL", "LAST USED"]);
+    let mut table = Table::with_header(["TOKEN", "NAME", "GROUPS", "FOR", "MADE BY", "GOOD UNTIL", "LAST USED"]);
     for one in &tokens {
         let groups: Vec<String> = one.groups.iter().map(ToString::to_string).collect();
         let until = match (&one.revoked, &one.expires) {
@@ -145,6 +145,7 @@ async fn list(way: &Way) -> anyhow::Result<ExitCode> {
             one.name.to_string(),
             groups.join(", "),
             one.scope.to_string(),
+            one.by.clone(),
             until,
             used,
         ]);

@@ -64,7 +64,7 @@ pub enum BadTable {
     #[error("the list of tokens has format {0}; this program reads {FORMAT}")]
     Newer(u32),
     /// There is no room for more.
-    #[error("there are {MOST_TOKENS} tokens already; revoke some")]
+    #[error("{MOST_TOKENS} tokens are good already; revoke some")]
     Full,
 }
 
@@ -166,8 +166,17 @@ impl AccessTable {
     /// Adds a token or replaces its entry, and forgets those that were over long ago.
     pub fn put(&mut self, entry: TokenEntry, now: i64) -> Result<(), BadTable> {
         self.tokens.retain(|_, one| !one.is_forgotten(now));
-        if self.tokens.len() >= MOST_TOKENS && !self.tokens.contains_key(&entry.hash) {
-            return Err(BadTable::Full);
+        if !self.tokens.contains_key(&entry.hash) {
+            if self.tokens.values().filter(|one| one.fault(now).is_none()).count() >= MOST_TOKENS {
+                return Err(BadTable::Full);
+            }
+            // Those that are over are listed for people, and take no room from others.
+            while self.tokens.len() >= 2 * MOST_TOKENS {
+                let over = self.tokens.values().filter(|one| one.fault(now).is_some());
+                let Some(first) = over.min_by_key(|one| one.revoked.or(one.expires)) else { break };
+                let first = first.hash.clone();
+                self.tokens.remove(&first);
+            }
         }
         self.tokens.insert(entry.hash.clone(), entry);
         Ok(())
