@@ -1,20 +1,24 @@
 //! Who may ask this conf-slave: what conf-master said last, kept over a restart, so that this
 //! program decides alone while conf-master is away.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use conf_core::access::{AccessEvent, AccessTable, Principal, Scope};
+use conf_core::access::{AccessEvent, AccessTable, Principal, Scope, TokenEntry, TokenHash};
 use conf_core::daemon::chain;
 use conf_core::git::{self, Durability};
 use conf_core::sign::{KeyError, TrustedKeys, verify_access};
 use http::{Method, Uri};
-use libconf::name::{DatacenterName, HostName};
+use libconf::name::{BadName, DatacenterName, HostName};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// The file in the state folder. It holds hashes of tokens, and no token.
 const FILE: &str = "access.json";
+
+/// The name of this program's own token.
+const OWN_NAME: &str = "conf-slave";
 
 /// Who may ask this conf-slave.
 #[derive(Debug)]
@@ -22,6 +26,8 @@ pub(crate) struct Access {
     path: PathBuf,
     datacenter: DatacenterName,
     keys: TrustedKeys,
+    /// By what this program asks itself.
+    own: TokenEntry,
     newest: Mutex<Option<AccessEvent>>,
     table: watch::Sender<Arc<AccessTable>>,
 }
@@ -29,7 +35,13 @@ pub(crate) struct Access {
 impl Access {
     /// Reads what was said before the start. Without that, or where it is not signed by
     /// conf-master, nobody may ask until conf-master is heard. Blocks.
-    pub(crate) fn open(state: &Path, datacenter: DatacenterName, keys: TrustedKeys) -> Self {
+    /// `own` is by what this program asks itself.
+    pub(crate) fn open(
+        state: &Path,
+        datacenter: DatacenterName,
+        keys: TrustedKeys,
+        own: &TokenHash,
+    ) -> Result<Self, BadName> {
         let path = state.join(FILE);
         let read = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<AccessEvent>(&text).ok());
         let good = read.filter(|one| match verify_access(one, &datacenter, &keys) {
@@ -39,8 +51,18 @@ impl Access {
                 false
             }
         });
-        let table = good.as_ref().map(AccessEvent::table).unwrap_or_default();
-        Access { path, datacenter, keys, newest: Mutex::new(good), table: watch::Sender::new(Arc::new(table)) }
+        let own = TokenEntry {
+            hash: own.clone(),
+            name: OWN_NAME.parse()?,
+            groups: BTreeSet::new(),
+            scope: Scope::Slave(datacenter.to_string()),
+            created: 0,
+            by: OWN_NAME.to_owned(),
+            expires: None,
+            revoked: None,
+        };
+        let table = watch::Sender::new(Arc::new(table_of(good.as_ref(), &own)));
+        Ok(Access { path, datacenter, keys, own, newest: Mutex::new(good), table })
     }
 
     /// The tokens that open this conf-slave, now and from now on.
@@ -63,12 +85,21 @@ impl Access {
             tracing::error!(%error, path = %self.path.display(), "who may ask cannot be kept over a restart");
         }
         if is_new {
-            self.table.send_replace(Arc::new(statement.table()));
+            self.table.send_replace(Arc::new(table_of(Some(&statement), &self.own)));
             tracing::info!(open = statement.open, tokens = statement.readers.len(), "conf-master said who may ask");
         }
         *newest = Some(statement);
         Ok(())
     }
+}
+
+/// The tokens of a statement, and this program's own.
+fn table_of(statement: Option<&AccessEvent>, own: &TokenEntry) -> AccessTable {
+    let mut table = statement.map(AccessEvent::table).unwrap_or_default();
+    if let Err(full) = table.put(own.clone(), 0) {
+        tracing::error!(error = chain(&full), "this program cannot ask itself as Consul");
+    }
+    table
 }
 
 /// Says why somebody with a good token may not ask for this. All of them read; who reports, and for
@@ -120,7 +151,7 @@ mod tests {
 
         fn access(&self) -> Access {
             let keys = TrustedKeys::load(&public_path(&self.folder.path().join("key"))).unwrap();
-            Access::open(self.folder.path(), "lab/v1".parse().unwrap(), keys)
+            Access::open(self.folder.path(), "lab/v1".parse().unwrap(), keys, &Token::generate().hash()).unwrap()
         }
 
         fn statement(&self, central: u64, time: i64, tokens: &[&Token]) -> AccessEvent {

@@ -1,16 +1,15 @@
 //! Puts the parts together: first everything that can fail at start, then the tasks.
 
 use std::{
-    fs::File,
-    net::SocketAddr,
-    os::fd::AsRawFd as _,
-    path::{Path, PathBuf},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
 use conf_core::{
+    access::Token,
     address::GivenAddress,
     consul::{Consul, ConsulCredentials, Keys},
     daemon::{self, Metrics},
@@ -48,7 +47,7 @@ const LOOK: Duration = Duration::from_secs(5);
 pub struct Slave {
     listener: Listener,
     /// Where this program asks the stand-in for Consul itself.
-    own: Option<(Listener, File)>,
+    own: Option<Listener>,
     address: SocketAddr,
     upload: Arc<UploadPack>,
     view: Arc<View>,
@@ -74,12 +73,16 @@ impl Slave {
         let (flags, certificates) = (&options.common.tls, &options.common.certificates);
         let above = ClientTls::load(ClientFiles::of(&options.servers), flags.tls_min, certificates)?;
         let credentials = Credentials::from_file(options.token_file).over(above);
-        let consul = ConsulCredentials::from_variables(variable).over(&options.servers, flags.tls_min, certificates)?;
+        let mut consul =
+            ConsulCredentials::from_variables(variable).over(&options.servers, flags.tls_min, certificates)?;
         let upstreams = Arc::new(Upstreams::new(options.central, &credentials)?);
         let tls = ServerTls::load(flags, certificates)?;
         let (state, temporary) = state_folder(options.state)?;
         let (at, datacenter, trusted) = (state.clone(), options.datacenter.clone(), keys.clone());
-        let access = Arc::new(spawn_blocking(move || Access::open(&at, datacenter, trusted)).await?);
+        // By which this program asks itself, where it stands in for Consul.
+        let own_token = Token::generate();
+        let own_hash = own_token.hash();
+        let access = Arc::new(spawn_blocking(move || Access::open(&at, datacenter, trusted, &own_hash)).await??);
         let authenticator = Authenticator::new(access.subscribe(), access::objection);
         let gate = Gate::new(&options.common.allowed_hosts).guarded(authenticator);
         let listener = web::bind_tcp(options.listen, gate).await?.over(tls);
@@ -88,13 +91,15 @@ impl Slave {
         let mut own = None;
         let (addresses, embedded) = match choice {
             ConsulChoice::Embedded => {
-                // No certificate has to name an address under which this program asks itself, and
-                // no token is for it. From the open folder the path is short: it may have 107
-                // bytes.
-                let folder = File::open(&state)?;
-                let path = format!("/proc/self/fd/{}/consul.sock", folder.as_raw_fd());
-                own = Some((web::bind_unix(Path::new(&path), 0o600).await?, folder));
-                let Ok(at) = format!("unix://{path}").parse();
+                let Ok(at) = if listener.scheme() == "https" {
+                    // No certificate has to name an address under which this program asks itself.
+                    let path = std::path::absolute(state.join("consul.sock"))?;
+                    own = Some(web::bind_unix(&path, 0o600).await?);
+                    format!("unix://{}", path.display()).parse()
+                } else {
+                    (consul.token, consul.token_file) = (Some(own_token.reveal().to_owned()), None);
+                    format!("http://{}", reachable(address)).parse()
+                };
                 (vec![at], Some(EmbeddedConsul::new()))
             }
             ConsulChoice::Addresses(addresses) => (addresses, None),
@@ -152,12 +157,8 @@ impl Slave {
         let mut tasks = JoinSet::new();
         tasks.spawn(web::serve_spooling(listener, routes, upload.spools().clone(), stop.clone()));
         if let Some(embedded) = embedded {
-            if let Some((own, folder)) = own {
-                let serving = web::serve(own, Arc::clone(&embedded).routes(), stop.clone());
-                tasks.spawn(async move {
-                    serving.await;
-                    drop(folder);
-                });
+            if let Some(own) = own {
+                tasks.spawn(web::serve(own, Arc::clone(&embedded).routes(), stop.clone()));
             }
             let stopped = stop.clone().cancelled_owned();
             tasks.spawn(async move {
@@ -237,4 +238,14 @@ fn state_folder(given: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<TempD
     let temporary = tempfile::Builder::new().prefix("conf-slave-").tempdir();
     let temporary = temporary.context("cannot make a temporary folder; name one with --state")?;
     Ok((temporary.path().to_owned(), Some(temporary)))
+}
+
+/// Returns an address under which this program reaches itself.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }
