@@ -10,7 +10,7 @@ use conf_core::daemon::chain;
 use conf_core::git::{self, Durability};
 use conf_core::sign::{KeyError, TrustedKeys, verify_access};
 use http::{Method, Uri};
-use libconf::name::{BadName, DatacenterName, HostName};
+use libconf::name::{BadName, DatacenterName, HostName, Sequence};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -32,10 +32,29 @@ pub(crate) struct Access {
     table: watch::Sender<Arc<AccessTable>>,
 }
 
+/// Why a statement is ignored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotTaken {
+    /// It is not by conf-master, or for another datacenter.
+    #[error("it is not good")]
+    Bad(#[from] KeyError),
+    /// It is older than the last one, and says something else.
+    #[error(
+        "it is of change {older}, and the list here is of change {here}; if the central repository was put back to an older \
+         state, remove access.json from the state folder and start this slave again"
+    )]
+    Older {
+        /// The change of the statement.
+        older: Sequence,
+        /// The change of the last one.
+        here: Sequence,
+    },
+}
+
 impl Access {
     /// Reads what was said before the start. Without that, or where it is not signed by
-    /// conf-master, nobody may ask until conf-master is heard. Blocks.
-    /// `own` is by what this program asks itself.
+    /// conf-master, nobody may ask until conf-master is heard. `own` is the token by which this
+    /// program asks itself. Blocks.
     pub(crate) fn open(
         state: &Path,
         datacenter: DatacenterName,
@@ -70,13 +89,13 @@ impl Access {
         self.table.subscribe()
     }
 
-    /// Takes a statement of conf-master in place of an older one, and keeps it. An error means that
-    /// it is not by conf-master, or for another datacenter. Blocks.
-    pub(crate) fn take(&self, statement: AccessEvent) -> Result<(), KeyError> {
+    /// Takes a statement of conf-master in place of an older one, and keeps it. Blocks.
+    pub(crate) fn take(&self, statement: AccessEvent) -> Result<(), NotTaken> {
         verify_access(&statement, &self.datacenter, &self.keys)?;
         let mut newest = self.newest.lock();
-        if newest.as_ref().is_some_and(|newest| !statement.follows(newest)) {
-            return Ok(());
+        if let Some(newest) = newest.as_ref().filter(|newest| !statement.follows(newest)) {
+            let (older, here) = (statement.central, newest.central);
+            return if statement.says_the_same(newest) { Ok(()) } else { Err(NotTaken::Older { older, here }) };
         }
         let is_new = newest.as_ref().is_none_or(|newest| !statement.says_the_same(newest));
         let written = serde_json::to_vec(&statement).map_err(std::io::Error::from);
@@ -131,11 +150,9 @@ pub(crate) fn may_report(who: &Principal, host: &HostName) -> bool {
 mod tests {
     use std::fs;
 
+    use super::*;
     use conf_core::access::{AccessReader, Token};
     use conf_core::sign::{SigningKey, public_path, sign_access};
-    use libconf::name::Sequence;
-
-    use super::*;
 
     struct Centre {
         folder: tempfile::TempDir,
@@ -186,8 +203,10 @@ mod tests {
         assert!(opens(&access, &first));
         // An older one that somebody kept revives nothing, and opens nothing.
         access.take(centre.statement(6, 50, &[&second])).unwrap();
+        access.take(centre.statement(6, 50, &[&second])).unwrap();
         for old in [centre.statement(5, 200, &[&first]), centre.statement(6, 50, &[]), centre.statement(6, 49, &[])] {
-            access.take(old).unwrap();
+            let said = access.take(old).unwrap_err().to_string();
+            assert!(said.contains("remove access.json"), "{said}");
             assert!(opens(&access, &second) && !opens(&access, &first));
             assert!(!access.subscribe().borrow().is_open());
         }

@@ -72,7 +72,7 @@ pub(crate) async fn listen(
 async fn read(
     mut events: Events,
     mirror: &Mirror,
-    (reports, access): (&HostReports, &Access),
+    (reports, access): (&HostReports, &Arc<Access>),
     problems: &Problems,
     backoff: &mut Backoff,
 ) -> UpstreamError {
@@ -81,7 +81,7 @@ async fn read(
         let heard = match events.next_within(QUIET).await {
             Ok(Some(event)) => {
                 problems.clear(EVENTS, "the events of the central server arrive");
-                take(&event, mirror, access, problems);
+                take(&event, mirror, access, problems).await;
                 true
             }
             Err(error) => return error,
@@ -105,7 +105,7 @@ fn newest_path(mirror: &Mirror) -> String {
 /// events is silent. Tells whether there is one.
 async fn take_answer(
     question: impl Future<Output = Result<DatacenterStatus, UpstreamError>>,
-    (mirror, access): (&Mirror, &Access),
+    (mirror, access): (&Mirror, &Arc<Access>),
     problems: &Problems,
 ) -> bool {
     let Ok(Ok(newest)) = timeout(ASKING, question).await else { return false };
@@ -118,13 +118,13 @@ async fn take_answer(
     let path = format!("{}/access", newest_path(mirror));
     // An older central server says nothing of it.
     if let Ok(Ok(statement)) = timeout(ASKING, mirror.upstreams.get_json(&path)).await {
-        problems.report("access", ignored(access, statement), "the central server says who may ask this slave");
+        problems.report("access", ignored(access, statement).await, "the central server says who may ask this slave");
     }
     take_newest(Pointer { sequence: newest.sequence, commit: newest.commit }, mirror, problems);
     true
 }
 
-fn take(event: &Event, mirror: &Mirror, access: &Access, problems: &Problems) {
+async fn take(event: &Event, mirror: &Mirror, access: &Arc<Access>, problems: &Problems) {
     match event.name.as_str() {
         "snapshot" => match serde_json::from_str(&event.data) {
             Ok(event) => take_snapshot(&event, mirror, problems),
@@ -140,7 +140,7 @@ fn take(event: &Event, mirror: &Mirror, access: &Access, problems: &Problems) {
         },
         "access" => {
             let problem = match serde_json::from_str(&event.data) {
-                Ok(statement) => ignored(access, statement),
+                Ok(statement) => ignored(access, statement).await,
                 Err(error) => Some(format!("the central server says unreadably who may ask this slave: {error}")),
             };
             problems.report("access", problem, "the central server says who may ask this slave");
@@ -162,8 +162,9 @@ fn take(event: &Event, mirror: &Mirror, access: &Access, problems: &Problems) {
 }
 
 /// Takes who may ask this slave, and says why that is ignored, if it is.
-fn ignored(access: &Access, statement: AccessEvent) -> Option<String> {
-    let refused = access.take(statement).err();
+async fn ignored(access: &Arc<Access>, statement: AccessEvent) -> Option<String> {
+    let access = Arc::clone(access);
+    let refused = daemon::blocking(move || access.take(statement)).await.err();
     refused.map(|error| format!("who may ask this slave, as the central server says, is ignored: {}", chain(&error)))
 }
 

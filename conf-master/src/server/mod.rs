@@ -100,6 +100,12 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
 fn guard(flags: &ServeFlags) -> anyhow::Result<()> {
     let (common, has_tls) = (&flags.common, flags.common.tls.has_tls());
     let asks = !flags.open || common.tls.tls_client_ca.is_some();
+    if !flags.listen.ip().is_loopback() && has_tls && !asks && !common.insecure {
+        bail!(
+            "--open would let whoever reaches {} do everything; leave it out, give --tls-client-ca, or say --insecure",
+            flags.listen
+        );
+    }
     listen_guard(flags.listen, common.insecure || has_tls && asks)?;
     if !flags.listen.ip().is_loopback() && !has_tls && !flags.open && !flags.tokens_in_clear {
         bail!(

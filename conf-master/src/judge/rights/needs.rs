@@ -47,8 +47,8 @@ pub(crate) fn verb(name: &RefName, is_deleted: bool) -> Verb {
 }
 
 impl Need {
-    /// What a request about the secrets of an id needs.
-    /// The datacenter that it names counts, whether it is there yet or not.
+    /// What a request about the secrets of an id needs. The datacenter that it names counts,
+    /// whether it is there yet or not.
     pub(crate) fn of_secrets(catalog: &Catalog, id: &Segment, named: Option<&DatacenterName>) -> Self {
         let mut datacenters = versions(catalog, &BTreeSet::from([id]));
         datacenters.extend(named.cloned());
