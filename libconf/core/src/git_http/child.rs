@@ -209,9 +209,11 @@ pub(crate) fn start<H: Send + 'static>(
         bounds.set(&child);
     }
     let (sender, parts) = pipe(spools.clone(), reader);
+    let spools = spools.clone();
     let mut group = Group(child);
     let task = tokio::spawn(async move {
-        let conversed = converse(&mut group.0, input, limit, (is_list, &sender)).await;
+        let way = Way { sender: &sender, is_list, pace: (urgency == Urgency::Low).then_some((&spools, reader)) };
+        let conversed = converse(&mut group.0, input, limit, way).await;
         drop(group);
         drop(held);
         if let Err(failure) = &conversed {
@@ -230,20 +232,24 @@ pub(crate) fn start<H: Send + 'static>(
     Ok(Output { parts, _task: AbortOnDropHandle::new(task) })
 }
 
+/// How a program's output goes on.
+struct Way<'a> {
+    sender: &'a PipeIn,
+    /// Its lines are passed on together.
+    is_list: bool,
+    /// Whose pace it is held to: what comes after others takes little of their time on the way, too.
+    pace: Option<(&'a Spools, Who)>,
+}
+
 /// Passes all bytes on, both ways, until the program has ended.
-async fn converse(
-    child: &mut Child,
-    input: Input,
-    limit: u64,
-    (is_list, sender): (bool, &PipeIn),
-) -> Result<(), Failure> {
+async fn converse(child: &mut Child, input: Input, limit: u64, way: Way<'_>) -> Result<(), Failure> {
     let failed = |cause: io::Error| Failure::Git(cause.to_string());
     let missing = || Failure::Git("it was started without a pipe".to_owned());
     let stdin = child.stdin.take().ok_or_else(missing)?;
     let stdout = child.stdout.take().ok_or_else(missing)?;
     let stderr = child.stderr.take().ok_or_else(missing)?;
     let answer = async {
-        let (passed, words) = tokio::join!(pass_on(stdout, is_list, sender), read_words(stderr));
+        let (passed, words) = tokio::join!(pass_on(stdout, way), read_words(stderr));
         passed?;
         let status = child.wait().await.map_err(failed)?;
         if status.success() { Ok(()) } else { Err(Failure::Git(format!("{status}: {}", words.trim()))) }
@@ -280,7 +286,8 @@ async fn feed(mut stdin: tokio::process::ChildStdin, mut input: Input, limit: u6
     }
 }
 
-async fn pass_on(mut stdout: impl AsyncRead + Unpin, is_list: bool, sender: &PipeIn) -> Result<(), Failure> {
+async fn pass_on(mut stdout: impl AsyncRead + Unpin, way: Way<'_>) -> Result<(), Failure> {
+    let Way { sender, is_list, pace } = way;
     let mut buffer = BytesMut::new();
     loop {
         buffer.reserve(64 << 10);
@@ -294,6 +301,9 @@ async fn pass_on(mut stdout: impl AsyncRead + Unpin, is_list: bool, sender: &Pip
             if let Some(read) = stdout.read_buf(&mut buffer).now_or_never() {
                 read.map_err(|cause| Failure::Git(cause.to_string()))?;
             }
+        }
+        if let Some((spools, reader)) = pace {
+            spools.pace(reader, buffer.len()).await;
         }
         sender.send(buffer.split().freeze()).await.map_err(|_| Failure::Abandoned)?;
     }

@@ -1,5 +1,5 @@
-//! How many bytes each peer may send in a second, so that one that sends much leaves the processors
-//! and the disk to others.
+//! How many bytes each peer may send or get in a second, so that one that moves much leaves the
+//! processors and the disk to others.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use crate::http::who::Who;
 
-/// A rate for each peer. Who is over it waits; what it would send meanwhile waits in the network.
+/// A rate for each peer. Who is over it waits; what it would send meanwhile waits in the network, and what it would get is not made yet.
 #[derive(Debug)]
 pub(crate) struct Rates {
     bytes_a_second: u64,

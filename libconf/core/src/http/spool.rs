@@ -36,7 +36,8 @@ const PARTIAL: u64 = 64 << 20;
 const MEMORY: u64 = 256 << 20;
 /// What is read out of a body takes about four times its bytes.
 const PARSED: u64 = 4;
-/// 64 MiB a second of what one peer sends in large bodies: half of a gigabit network.
+/// 64 MiB a second of what one peer sends in large bodies, and as much of what is made for it at
+/// its first fetches: half of a gigabit network.
 const RATE: u64 = 64 << 20;
 /// 16 GiB of files, half of it for one peer. Two pushes of the largest size fit into that.
 const DISK: u64 = 16 << 30;
@@ -64,7 +65,8 @@ struct Inner {
     memory: Shares,
     disk: Shares,
     files: Shares,
-    rates: Rates,
+    taken: Rates,
+    given: Rates,
 }
 
 /// Why a body was not taken in.
@@ -96,13 +98,19 @@ impl Spools {
             memory: Shares::halves(MEMORY, WAITING),
             disk: Shares::new(ShareBounds { places: DISK, of_one: DISK / 2, waiting: 0 }),
             files: Shares::halves(open, 0),
-            rates: Rates::new(RATE),
+            taken: Rates::new(RATE),
+            given: Rates::new(RATE),
         }))
     }
 
     /// Bytes of memory that are not used yet but may be soon.
     pub(crate) fn memory(&self, who: Who) -> Option<Share> {
         self.0.memory.try_take(who, 0)
+    }
+
+    /// Waits until so many more bytes may be made for a peer.
+    pub(crate) async fn pace(&self, who: Who, bytes: usize) {
+        tokio::time::sleep(self.0.given.count(who, bytes, Instant::now())).await;
     }
 
     /// Opens a file; `None` when there are too many, or when none can be made. Blocks.
@@ -135,7 +143,7 @@ impl Spools {
             let has_room = fits && share.as_mut().is_some_and(|share| share.grow(part.len() as u64));
             pending.extend_from_slice(&part);
             if !has_room {
-                tokio::time::sleep(self.0.rates.count(who, pending.len(), Instant::now())).await;
+                tokio::time::sleep(self.0.taken.count(who, pending.len(), Instant::now())).await;
                 written += pending.len() as u64;
                 file = Some(self.append(file, who, pending.split().freeze(), written).await?);
                 share = self.0.partial.try_take(who, 0);
