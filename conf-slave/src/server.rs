@@ -9,12 +9,12 @@ use std::{
 
 use anyhow::Context;
 use conf_core::{
-    access::Token,
+    access::{Keyring, Sessions, Token},
     address::GivenAddress,
     consul::{Consul, ConsulCredentials, Keys},
     daemon::{self, Metrics},
     git::{self, FetchBounds},
-    git_http::{UploadLimits, UploadPack},
+    git_http::{UploadLimits, UploadPack, git_routes},
     http::{self as web, Authenticator, Gate, Health, Listener},
     sign::TrustedKeys,
     tls::{ClientFiles, ClientTls, ServerTls},
@@ -22,10 +22,12 @@ use conf_core::{
 };
 use tempfile::TempDir;
 use tokio::{
+    sync::watch,
     task::{JoinSet, spawn_blocking},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use warp::Filter as _;
 
 use crate::{
     access::{self, Access},
@@ -51,6 +53,8 @@ pub struct Slave {
     address: SocketAddr,
     upload: Arc<UploadPack>,
     view: Arc<View>,
+    /// What proves hosts, and the keys by which it does.
+    hosts: (Authenticator, watch::Sender<Arc<Keyring>>),
     embedded: Option<Arc<EmbeddedConsul>>,
     metrics: Metrics,
     state: PathBuf,
@@ -83,8 +87,10 @@ impl Slave {
         let own_token = Token::generate();
         let own_hash = own_token.hash();
         let access = Arc::new(spawn_blocking(move || Access::open(&at, datacenter, trusted, &own_hash)).await??);
-        let authenticator = Authenticator::new(access.subscribe(), access::objection);
-        let gate = Gate::new(&options.common.allowed_hosts).guarded(authenticator);
+        let (keyring, keys_of_hosts) = watch::channel(Arc::default());
+        let sessions = Sessions::new(keys_of_hosts);
+        let authenticator = Authenticator::with_sessions(access.subscribe(), sessions, access::objection);
+        let gate = Gate::new(&options.common.allowed_hosts).guarded(authenticator.clone());
         let listener = web::bind_tcp(options.listen, gate).await?.over(tls);
         let address = listener.address().context("a TCP listener has an address")?;
 
@@ -132,7 +138,20 @@ impl Slave {
             },
             central,
         });
-        Ok(Slave { listener, own, address, upload, view, embedded, metrics, state, programs, _temporary: temporary })
+        let hosts = (authenticator, keyring);
+        Ok(Slave {
+            listener,
+            own,
+            address,
+            upload,
+            view,
+            hosts,
+            embedded,
+            metrics,
+            state,
+            programs,
+            _temporary: temporary,
+        })
     }
 
     /// Returns the address that it listens on.
@@ -147,14 +166,16 @@ impl Slave {
 
     /// Serves, follows and publishes until `stop`, and joins every task.
     pub async fn run(self, stop: CancellationToken) {
-        let Slave { listener, own, upload, view, embedded, metrics, state, programs, .. } = self;
-        let health = Health::new(metrics.clone());
+        let Slave { listener, own, upload, view, hosts, embedded, metrics, state, programs, .. } = self;
+        let (authenticator, keyring) = hosts;
+        let (health, mut tasks) = (Health::new(metrics.clone()), JoinSet::new());
         let mirror = || Arc::clone(&view.mirror);
         let problems = || Arc::clone(&view.problems);
         let reports = || Arc::clone(&view.reports);
-        let routes =
-            api::routes(Arc::clone(&view), Arc::clone(&upload), health.clone(), embedded.clone(), stop.clone());
-        let mut tasks = JoinSet::new();
+        let (git, sessions) = (git_routes(Arc::clone(&upload), None), web::session_routes(authenticator));
+        let routes = git.or(sessions).unify().boxed();
+        let routes = api::routes(Arc::clone(&view), routes, health.clone(), embedded.clone(), stop.clone());
+        spawn_until(&stop, &mut tasks, access::follow_hosts(mirror(), keyring));
         tasks.spawn(web::serve_spooling(listener, routes, upload.spools().clone(), stop.clone()));
         if let Some(embedded) = embedded {
             if let Some(own) = own {

@@ -15,7 +15,7 @@ use conf_core::{
     http::{self as web, Gate, Health, Listener},
     sign::TrustedKeys,
     tls::{ClientFiles, ClientTls, ServerTls},
-    upstream::{Credentials, Upstreams},
+    upstream::{Credentials, HostProof, Upstreams},
 };
 use libconf::name::ComponentSelector;
 use tokio::{
@@ -75,19 +75,7 @@ impl LocalAgent {
         let keys = TrustedKeys::load(&options.trusted_key)?;
         let (flags, certificates) = (&options.common.tls, &options.common.certificates);
         let above = ClientTls::load(ClientFiles::of(&options.servers), flags.tls_min, certificates)?;
-        let credentials = Credentials::from_file(options.token_file.clone()).over(above);
-        let upstreams = |urls: &[BaseUrl]| Upstreams::new(urls.to_vec(), &credentials);
-        let servers = SnapshotServers::new(upstreams(&options.surrogate)?, upstreams(&options.central)?);
-        let (consul, is_consul_named) = consul(&options)?;
-        let sources = Sources {
-            consul: consul.lanes(),
-            // The usual address may have no Consul where conf-slaves name the pointer.
-            needs_consul: is_consul_named || options.surrogate.is_empty(),
-            key: Keys::new(options.pointer_prefix.as_deref())?.snapshot(&options.datacenter),
-            datacenter: options.datacenter.clone(),
-            servers: servers.clone(),
-        };
-        let reports = Arc::clone(&servers.surrogates);
+        let key = Keys::new(options.pointer_prefix.as_deref())?.snapshot(&options.datacenter);
 
         let stop = CancellationToken::new();
         // An agent that observes changes nothing outside of its own state.
@@ -98,6 +86,21 @@ impl LocalAgent {
         offers.expect_users().map_err(anyhow::Error::msg)?;
         let named = named(options.common.config.as_deref());
         let host = open(options.clone(), keys.clone(), (place, file.links), (checks, offers), named).await?;
+        let (datacenter, name) = (options.datacenter.clone(), options.host.clone());
+        let proof = HostProof { datacenter, host: name, identity: host.identity.clone() };
+        let credentials = Credentials::from_file(options.token_file.clone()).over(above).of_host(proof);
+        let upstreams = |urls: &[BaseUrl]| Upstreams::new(urls.to_vec(), &credentials);
+        let servers = SnapshotServers::new(upstreams(&options.surrogate)?, upstreams(&options.central)?);
+        let (consul, is_consul_named) = consul(&options, &servers)?;
+        let sources = Sources {
+            consul: consul.lanes(),
+            // The usual address may have no Consul where conf-slaves name the pointer.
+            needs_consul: is_consul_named || options.surrogate.is_empty(),
+            key,
+            datacenter: options.datacenter.clone(),
+            servers: servers.clone(),
+        };
+        let reports = Arc::clone(&servers.surrogates);
         let mut status = Status::new(options.datacenter.clone(), options.host.clone(), &host.export.path);
         status.observe = options.observe;
         status.sources = host.secrets.offers.names();
@@ -191,7 +194,7 @@ async fn is_ready(when: Ready, agent: Agent) {
 
 /// Makes a client of the given addresses of Consul, or of those of Consul's usual variables, or of
 /// its usual address; and tells whether somebody has named one.
-fn consul(options: &RunOptions) -> anyhow::Result<(Consul, bool)> {
+fn consul(options: &RunOptions, servers: &SnapshotServers) -> anyhow::Result<(Consul, bool)> {
     let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
     let mut addresses: Vec<String> = options.consul.iter().map(|one| one.reveal().to_owned()).collect();
     if addresses.is_empty() {
@@ -203,13 +206,14 @@ fn consul(options: &RunOptions) -> anyhow::Result<(Consul, bool)> {
     }
     let (oldest, certificates) = (options.common.tls.tls_min, &options.common.certificates);
     let mut credentials = ConsulCredentials::from_variables(variable).over(&options.servers, oldest, certificates)?;
-    // Conf-slaves that stand in for Consul get the token that they get anyway; a Consul never does.
+    // Conf-slaves that stand in for Consul get what they get anyway; a Consul never does.
     let is_surrogate = |address: &String| {
         let address = address.parse::<BaseUrl>().ok();
         options.surrogate.iter().any(|one| address.as_ref().is_some_and(|address| address.url() == one.url()))
     };
     if credentials.token.is_none() && credentials.token_file.is_none() && addresses.iter().all(is_surrogate) {
         credentials.token_file.clone_from(&options.token_file);
+        credentials.surrogates = Some(Arc::clone(&servers.surrogates));
     }
     Ok((Consul::new(&addresses, credentials)?, is_named))
 }

@@ -5,7 +5,6 @@ mod access;
 pub(crate) mod chains;
 pub(crate) mod holding;
 pub(crate) mod hosts;
-pub(crate) mod inventory;
 #[cfg(test)]
 mod tests;
 mod watermarks;
@@ -15,12 +14,12 @@ pub(crate) use crate::delivery::chains::Chains;
 pub(crate) use crate::delivery::holding::WhereAnswer;
 pub(crate) use crate::delivery::hosts::Hosts;
 pub(crate) use crate::delivery::hosts::shown::{HostsAnswer, HostsPage};
-pub(crate) use crate::delivery::inventory::Inventories;
 pub(crate) use crate::delivery::watermarks::Watermarks;
 
 use std::{collections::BTreeSet, fmt, num::NonZeroU8, str::FromStr, sync::Arc, time::Duration};
 
 use conf_core::api::{HostReport, HostState};
+use conf_core::snapshot::Inventory;
 use libconf::name::{CommitId, DatacenterName, HostName, Sequence};
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +27,6 @@ use crate::delivery::chains::Chain;
 use crate::delivery::hosts::report::GONE;
 use crate::delivery::hosts::report::{Proof, ReceivedReport};
 use crate::delivery::hosts::shown::ShownReport;
-use crate::delivery::inventory::Inventory;
 use crate::text::count;
 
 /// The share of a datacenter's hosts that is enough, 1 to 100 percent.

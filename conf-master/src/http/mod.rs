@@ -20,7 +20,9 @@ mod whereabouts;
 use std::{path::PathBuf, sync::Arc};
 
 use conf_core::git_http::{HookEnvironment, ReceivePack, UploadPack, git_routes};
-use conf_core::http::{Authenticator, Health, Request, Routes, Shares, StreamPlaces, described, health_routes};
+use conf_core::http::{
+    Authenticator, Health, Request, Routes, Shares, StreamPlaces, described, health_routes, session_routes,
+};
 use libconf::name::RefName;
 use warp::Filter as _;
 
@@ -105,6 +107,7 @@ pub(crate) fn routes(server: &Server, health: Health) -> Routes {
     ];
     let git = git_routes(server.upload.clone(), Some(server.receive.clone()));
     let others = git.or(health_routes(health)).unify().boxed();
+    let others = others.or(session_routes(server.authenticator.clone())).unify().boxed();
     let routes = of_server
         .into_iter()
         .fold(others, |routes: Routes, more: fn(Server) -> Routes| routes.or(more(server.clone())).unify().boxed());

@@ -6,7 +6,7 @@ use conf_core::daemon::chain;
 use conf_core::git_http::{ReceivePack, UploadPack};
 use conf_core::http::{Authenticator, Peer, Request, Response, Share, Shares, StreamPlaces, Who, error};
 use conf_core::manifest::nearest;
-use conf_core::snapshot::Snapshot;
+use conf_core::snapshot::{Inventories, Snapshot};
 use git2::Repository;
 use http::{HeaderValue, StatusCode, header};
 use libconf::name::{CommitId, DatacenterName, RefName};
@@ -14,7 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 use warp::{Filter, filters::BoxedFilter};
 
-use crate::delivery::{AccessStatements, Chains, Hosts, Inventories, Watermarks};
+use crate::delivery::{AccessStatements, Chains, Hosts, Watermarks};
 use crate::fault::{Fault, Refusal, RefusalKind};
 use crate::inspect::InspectError;
 use crate::landing::{Lander, Published, Pusher};

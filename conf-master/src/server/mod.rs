@@ -3,6 +3,7 @@
 
 mod conditions;
 pub(crate) mod flags;
+mod keyring;
 mod prune;
 mod renew;
 mod token_uses;
@@ -13,6 +14,7 @@ pub(crate) use crate::server::flags::{LimitFlags, ServeFlags};
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
+use conf_core::access::Sessions;
 use conf_core::git;
 use conf_core::git_http::UploadPack;
 use conf_core::http::{self, Authenticator, Gate, Health};
@@ -22,6 +24,7 @@ use conf_core::{
     daemon::{Metrics, chain, listen_guard, no_core_files, ready},
     git_http,
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
@@ -61,7 +64,8 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let rights = Rights { is_open: flags.open, ..Rights::default() };
     let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), &metrics, health.clone(), rights)?;
     let pushers = Pushers::default();
-    let authenticator = authenticator(&flags, &path, &lander);
+    let (keyring, keys_of_hosts) = watch::channel(Arc::default());
+    let authenticator = authenticator(&flags, &path, &lander, Sessions::new(keys_of_hosts));
     let tls = ServerTls::load(&flags.common.tls, &flags.common.certificates)?;
     let gate = Gate::new(&flags.common.allowed_hosts).guarded(authenticator.clone());
     let listener = http::bind_tcp(flags.listen, gate).await?.over(tls);
@@ -79,6 +83,13 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
         move || examine(&path, &table, &stop)
     });
     let spools = upload.spools().clone();
+    // An open server asks nobody who they are.
+    let keyring = (!flags.open).then(|| keyring::follow(path.clone(), lander.published.clone(), keyring, stop.clone()));
+    let keyring = tokio::spawn(async move {
+        if let Some(keyring) = keyring {
+            keyring.await;
+        }
+    });
     let uses = tokio::spawn(token_uses::keep(path.clone(), authenticator.clone(), stop.clone()));
     let server =
         routes::server(path.clone(), authenticator.clone(), lander.clone(), signed, pushers.clone(), upload, hosts);
@@ -90,7 +101,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     http::serve_spooling(listener, routes::routes(&server, health), spools, stop.clone()).await;
     drop(server);
     stop.cancel();
-    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination, uses);
+    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination, uses, keyring);
     // Nobody can send a job to the landing thread now: it ends after its current step.
     tokio::task::spawn_blocking(move || landing.join()).await?.map_err(|_| anyhow::anyhow!("landing ended badly"))
 }
@@ -124,7 +135,7 @@ fn user_id(name: &str) -> anyhow::Result<u32> {
 }
 
 /// Makes what proves names, and says who is let in.
-fn authenticator(flags: &ServeFlags, path: &Path, lander: &Lander) -> Authenticator {
+fn authenticator(flags: &ServeFlags, path: &Path, lander: &Lander, sessions: Sessions) -> Authenticator {
     let tokens = lander.access.clone();
     let is_empty = tokens.borrow().tokens().all(|one| one.fault(now()).is_some());
     let authenticator = if flags.open {
@@ -139,7 +150,7 @@ fn authenticator(flags: &ServeFlags, path: &Path, lander: &Lander) -> Authentica
             );
         }
         let published = lander.published.clone();
-        Authenticator::new(tokens, move |who, method, uri| {
+        Authenticator::with_sessions(tokens, sessions, move |who, method, uri| {
             let policy = published.borrow().rights.policy.clone();
             rights::objection(&policy, who, method, uri)
         })

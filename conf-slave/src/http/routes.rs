@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use conf_core::{
     api::{HostReport, ReportAnswer},
-    git_http::{UploadPack, git_routes},
     http::{self as web, Health, Request, Response, Routes},
 };
 use http::StatusCode;
@@ -22,16 +21,15 @@ use crate::http::{
 /// Bytes of a report, which has a few hundred.
 const LONGEST_REPORT: usize = 64 << 10;
 
-/// Makes the routes. Requests that wait are answered at `stop`.
+/// Makes the routes, beside those of Git and of sessions. Requests that wait are answered at `stop`.
 pub(crate) fn routes(
     view: Arc<View>,
-    upload: Arc<UploadPack>,
+    others: Routes,
     health: Health,
     consul: Option<Arc<EmbeddedConsul>>,
     stop: CancellationToken,
 ) -> Routes {
-    let git = git_routes(upload, None);
-    let routes = git.or(api_routes(view, stop)).unify().boxed().or(web::health_routes(health)).unify().boxed();
+    let routes = others.or(api_routes(view, stop)).unify().boxed().or(web::health_routes(health)).unify().boxed();
     let routes = match consul {
         Some(consul) => routes.or(consul.routes()).unify().boxed(),
         None => routes,

@@ -76,6 +76,37 @@ pub struct AbsentEvent {
     pub more: usize,
 }
 
+/// Body of `POST /api/v1/sessions` of conf-master and conf-slave: a host proves itself by its
+/// identity key. The first request gets a nonce, the second one brings its signature.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionRequest {
+    /// The datacenter whose inventory lists the host.
+    pub datacenter: DatacenterName,
+    /// The host.
+    pub host: HostName,
+    /// The nonce that this server gave out within the last minute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
+    /// The SSH signature, in the namespace `conf-session`, over four lines that end in `\n`:
+    /// `conf-session 1`, `datacenter ID/VERSION`, `host NAME`, `nonce NONCE`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signature: Option<String>,
+}
+
+/// Answer to `POST /api/v1/sessions`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionAnswer {
+    /// What the host signs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nonce: Option<String>,
+    /// What the host sends like a token from now on, to this server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bearer: Option<String>,
+    /// For how many seconds that is good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lives: Option<u32>,
+}
+
 /// Answer to `POST /api/v1/reports` of conf-slave.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportAnswer {

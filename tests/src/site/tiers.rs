@@ -224,7 +224,7 @@ impl Site {
         arguments.extend(flag("--socket", &socket));
         arguments.extend(flag("--trusted-key", self.master.trusted_key()));
         arguments.extend(self.master.authority.iter().flat_map(|authority| flag("--ca", authority.certificate())));
-        if self.plan.tokens {
+        if self.plan.tokens && !self.plan.keys {
             let token = self.master.token(&name, &["--host", &format!("{datacenter}/{name}")]);
             arguments.extend(flag("--token-file", token));
         }

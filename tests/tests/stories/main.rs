@@ -44,6 +44,7 @@ mod readiness;
 mod refusals;
 mod secret_sources;
 mod secrets;
+mod sessions;
 mod silence;
 mod slaves;
 mod slots;

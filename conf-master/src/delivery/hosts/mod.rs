@@ -18,7 +18,7 @@ use tracing::warn;
 
 use crate::delivery::hosts::report::{GONE, ReceivedReport};
 use crate::delivery::hosts::shown::SlaveSeen;
-use crate::delivery::inventory::Inventory;
+use conf_core::snapshot::Inventory;
 
 /// The most hosts that are kept of one datacenter besides those that the inventory lists.
 const MOST_UNLISTED: usize = 50_000;

@@ -9,7 +9,7 @@ use libconf::name::{DatacenterName, HostName, Sequence};
 use serde::{Deserialize, Serialize};
 
 use crate::delivery::hosts::report::{Proof, ReceivedReport};
-use crate::delivery::inventory::Inventory;
+use conf_core::snapshot::Inventory;
 
 /// A report as it is shown: without the signature, with what it proves.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

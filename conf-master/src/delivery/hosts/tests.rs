@@ -11,7 +11,7 @@ use libconf::name::Sequence;
 
 use crate::delivery::hosts::report::{Proof, SILENT};
 use crate::delivery::hosts::{Hosts, MOST_OF_PEER, MOST_UNLISTED};
-use crate::delivery::inventory::Inventory;
+use conf_core::snapshot::Inventory;
 
 fn report(host: &str, sequence: u64, time: Option<u64>, received: &str) -> HostReport {
     let text = format!(

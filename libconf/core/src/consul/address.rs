@@ -1,14 +1,15 @@
 //! One address of Consul, and the credentials that Consul asks for.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc};
 
-use reqwest::{Client, ClientBuilder, Method, RequestBuilder, header::AUTHORIZATION};
+use reqwest::{Client, ClientBuilder, Error, Method, RequestBuilder, Response, header::AUTHORIZATION};
 
 use crate::{
     address::{BaseUrl, Login, hide_login},
     daemon::chain,
     silence::notice_dead_peers,
     tls::{Certificates, ClientFiles, ClientFlags, ClientTls, NamedFile, OldestTls, TlsError},
+    upstream::{Upstream, Upstreams},
 };
 
 /// Credentials for Consul, under the names of its usual variables.
@@ -22,6 +23,9 @@ pub struct ConsulCredentials {
     pub files: ClientFiles,
     /// Made of them; without it they are read for each client.
     pub tls: Option<ClientTls>,
+    /// Conf-slaves, some of which stand in for Consul: what proves a host to one of them does so
+    /// here too.
+    pub surrogates: Option<Arc<Upstreams>>,
 }
 
 /// An address that cannot be used.
@@ -68,6 +72,8 @@ pub(crate) struct Address {
     http: Client,
     /// Makes a connection for each request.
     fresh: Client,
+    /// The conf-slave that it is.
+    surrogate: Option<Arc<Upstream>>,
 }
 
 impl ConsulCredentials {
@@ -85,6 +91,7 @@ impl ConsulCredentials {
                 key: path(CLIENT_KEY).map(|path| NamedFile::of_key(CLIENT_KEY, path)),
             },
             tls: None,
+            surrogates: None,
         }
     }
 
@@ -121,7 +128,9 @@ impl Address {
     pub(crate) fn new(given: &str, credentials: &ConsulCredentials) -> Result<Self, String> {
         let (base, login, http) = Self::client(given, credentials, Client::builder())?;
         let (.., fresh) = Self::client(given, credentials, Client::builder().pool_max_idle_per_host(0))?;
-        Ok(Address { shown: hide_login(given), base, login, http, fresh })
+        let url: Option<BaseUrl> = base.parse().ok();
+        let surrogate = credentials.surrogates.as_ref().zip(url).and_then(|(all, url)| all.with_url(&url));
+        Ok(Address { shown: hide_login(given), base, login, http, fresh, surrogate })
     }
 
     /// Makes a client of the address, its base URL, and its login.
@@ -163,6 +172,19 @@ impl Address {
 
     /// Begins a request, with the login of the address if it has one; over a connection of its own
     /// if it `is_fresh`.
+    /// The session of this host with the conf-slave that this is.
+    pub(crate) fn session(&self) -> Option<Arc<str>> {
+        self.surrogate.as_ref().and_then(|one| one.session.bearer())
+    }
+
+    /// Sends a request; to a conf-slave as a host that proves itself.
+    pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
+        match &self.surrogate {
+            Some(surrogate) => surrogate.send_proven(request).await,
+            None => request.send().await,
+        }
+    }
+
     pub(crate) fn request(&self, is_fresh: bool, method: Method, path: &str) -> RequestBuilder {
         let http = if is_fresh { &self.fresh } else { &self.http };
         let request = http.request(method, format!("{}{path}", self.base));

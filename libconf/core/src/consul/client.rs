@@ -253,8 +253,11 @@ impl Consul {
         let request = self.addresses[at].request(connection == Connection::Fresh, method, path);
         let mut request = request.timeout(deadline);
         let token = self.credentials.current_token();
-        if let Some(token) = token.map_err(|reason| ConsulError::Denied { address: shown.clone(), reason })? {
+        let token = token.map_err(|reason| ConsulError::Denied { address: shown.clone(), reason })?;
+        if let Some(token) = token {
             request = request.header("X-Consul-Token", token);
+        } else if let Some(session) = self.addresses[at].session() {
+            request = request.bearer_auth(session);
         }
         if let Some(body) = body {
             request = request.body(body);
@@ -263,7 +266,7 @@ impl Consul {
             address: shown.clone(),
             reason: tls::words(&error, CA).unwrap_or_else(|| chain(&error.without_url())),
         };
-        let response = request.send().await.map_err(unreachable)?;
+        let response = self.addresses[at].send(request).await.map_err(unreachable)?;
         let status = response.status();
         let index = response.headers().get("X-Consul-Index").and_then(|value| value.to_str().ok()?.parse().ok());
         let mut bytes = BytesMut::new();

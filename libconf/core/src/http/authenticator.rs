@@ -13,14 +13,19 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::access::{AccessTable, Principal, Token, TokenEntry, TokenHash, TokenId};
-use crate::http::answer::{Response, error};
+use crate::access::{
+    AccessTable, Keyring, Principal, SessionHost, Sessions, Token, TokenEntry, TokenHash, TokenId, Unproven,
+};
+use crate::api::SessionRequest;
+use crate::http::answer::{Response, error, json};
 use crate::http::who::Who;
 
 /// How clients of Consul send a token.
 const CONSUL_TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 /// Paths that anybody may ask for: supervisors and load balancers have no token.
-const FOR_ANYBODY: [&str; 2] = ["/healthz", "/readyz"];
+const OF_HEALTH: [&str; 2] = ["/healthz", "/readyz"];
+/// Where a host proves itself by its key.
+const SESSIONS: &str = "/api/v1/sessions";
 /// Wrong tokens of one peer in [`WINDOW`] that are answered and recorded one by one.
 const MOST_TRIES: u32 = 20;
 /// How long tries are counted together.
@@ -39,6 +44,7 @@ pub struct Authenticator(Arc<Inner>);
 
 struct Inner {
     table: watch::Receiver<Arc<AccessTable>>,
+    sessions: Option<Sessions>,
     is_open: bool,
     may: Box<Objection>,
     tries: Mutex<BTreeMap<Who, Tries>>,
@@ -66,11 +72,13 @@ pub(crate) struct Visitor {
     pub(crate) proof: Option<Proof>,
 }
 
-/// A token that is good now.
+/// What is good now.
 #[derive(Clone)]
-pub(crate) struct Proof {
-    hash: TokenHash,
-    table: watch::Receiver<Arc<AccessTable>>,
+pub(crate) enum Proof {
+    /// A token.
+    Token(TokenHash, watch::Receiver<Arc<AccessTable>>),
+    /// A host's key: what goes on when its session is over goes on.
+    Key(SessionHost, watch::Receiver<Arc<Keyring>>),
 }
 
 impl Authenticator {
@@ -79,17 +87,31 @@ impl Authenticator {
         table: watch::Receiver<Arc<AccessTable>>,
         may: impl Fn(&Principal, &Method, &Uri) -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
-        Authenticator::with(table, false, Box::new(may))
+        Authenticator::with(table, None, false, Box::new(may))
+    }
+
+    /// Like [`Authenticator::new`], and proves hosts by their keys besides.
+    pub fn with_sessions(
+        table: watch::Receiver<Arc<AccessTable>>,
+        sessions: Sessions,
+        may: impl Fn(&Principal, &Method, &Uri) -> Result<(), String> + Send + Sync + 'static,
+    ) -> Self {
+        Authenticator::with(table, Some(sessions), false, Box::new(may))
     }
 
     /// Lets everybody do everything; a good token still says who it is.
     pub fn open(table: watch::Receiver<Arc<AccessTable>>) -> Self {
-        Authenticator::with(table, true, Box::new(|_, _, _| Ok(())))
+        Authenticator::with(table, None, true, Box::new(|_, _, _| Ok(())))
     }
 
-    fn with(table: watch::Receiver<Arc<AccessTable>>, is_open: bool, may: Box<Objection>) -> Self {
+    fn with(
+        table: watch::Receiver<Arc<AccessTable>>,
+        sessions: Option<Sessions>,
+        is_open: bool,
+        may: Box<Objection>,
+    ) -> Self {
         let (tries, uses) = (Mutex::default(), Mutex::default());
-        Authenticator(Arc::new(Inner { table, is_open, may, tries, uses }))
+        Authenticator(Arc::new(Inner { table, sessions, is_open, may, tries, uses }))
     }
 
     /// Takes the last uses of tokens before the start.
@@ -115,7 +137,7 @@ impl Authenticator {
     pub(crate) fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap, who: Who) -> Result<Visitor, Response> {
         let anybody = || Visitor { principal: Principal::Anybody, proof: None };
         let found = self.prove(headers, who);
-        if self.is_open() || FOR_ANYBODY.contains(&uri.path()) {
+        if self.is_open() || OF_HEALTH.contains(&uri.path()) || uri.path() == SESSIONS {
             return Ok(found.unwrap_or_else(|_| anybody()));
         }
         let visitor = found?;
@@ -131,7 +153,7 @@ impl Authenticator {
     /// The answer in place of one that says why the daemon cannot serve, for who proved nothing.
     pub(crate) fn conceals(&self, path: &str, visitor: &Visitor, response: &Response) -> Option<Response> {
         let is_failed = response.status() == StatusCode::SERVICE_UNAVAILABLE;
-        if self.is_open() || visitor.proof.is_some() || !is_failed || !FOR_ANYBODY.contains(&path) {
+        if self.is_open() || visitor.proof.is_some() || !is_failed || !OF_HEALTH.contains(&path) {
             return None;
         }
         Some(error(StatusCode::SERVICE_UNAVAILABLE, "not ready; with a token this answer says why"))
@@ -148,23 +170,61 @@ impl Authenticator {
                 "this server asks for a token; an administrator makes one with `conf-master token add NAME`",
             ));
         };
-        let token = token.and_then(|text| text.parse::<Token>().map_err(|bad| bad.to_string()));
         let token = token.map_err(|words| self.refuse(who, None, &words))?;
+        if Sessions::is_bearer(&token) {
+            return self.prove_host(&token, who);
+        }
+        let token = token.parse::<Token>().map_err(|bad| self.refuse(who, None, &bad.to_string()))?;
         let (hash, now) = (token.hash(), now());
         let entry = self.0.table.borrow().find(&hash, now).cloned();
         let entry: TokenEntry = entry.map_err(|fault| self.refuse(who, Some(hash.id()), &fault.to_string()))?;
         self.0.uses.lock().insert(entry.id(), TokenUse { at: now, from: who.to_string() });
-        let proof = Proof { hash, table: self.0.table.clone() };
+        let proof = Proof::Token(hash, self.0.table.clone());
         Ok(Visitor { principal: Principal::Named(entry.principal()), proof: Some(proof) })
+    }
+
+    /// Proves a host by its session. One that is over is no try of somebody: the host opens
+    /// another.
+    fn prove_host(&self, bearer: &str, who: Who) -> Result<Visitor, Response> {
+        let over = || unproven("the session is over; open another by POST /api/v1/sessions");
+        let sessions = self.0.sessions.as_ref().ok_or_else(over)?;
+        let host = sessions.find(bearer).map_err(|fault| match fault {
+            Unproven::Expired => over(),
+            // Of a server that was started again, or made up.
+            _ if self.count(who) <= MOST_TRIES => over(),
+            _ => too_many(),
+        })?;
+        let named = host.principal().ok_or_else(over)?;
+        Ok(Visitor { principal: Principal::Named(named), proof: Some(Proof::Key(host, sessions.keys())) })
+    }
+
+    /// Answers a host that opens a session.
+    pub(crate) fn open_session(&self, request: &SessionRequest, who: Who) -> Response {
+        let Some(sessions) = &self.0.sessions else {
+            return error(StatusCode::NOT_FOUND, "this server is open: it asks nobody for a token or a session");
+        };
+        match sessions.answer(request) {
+            Ok(answer) => json(StatusCode::OK, &answer),
+            Err(fault) => {
+                let SessionRequest { datacenter, host, .. } = request;
+                if self.count(who) > MOST_TRIES {
+                    return too_many();
+                }
+                tracing::warn!(from = %who, %datacenter, %host, "a host's session was refused: {fault}");
+                // Who is listed is nothing for those who prove nothing.
+                unproven(&format!(
+                    "this is no proof of the host {host} of {datacenter}; its `key` in `inventories` must be what \
+                     `conf-local identity` prints there, and the server's log says what is missing"
+                ))
+            }
+        }
     }
 
     /// Answers a wrong token. Who tries many is told so, and no longer recorded.
     fn refuse(&self, who: Who, token: Option<TokenId>, words: &str) -> Response {
         let count = self.count(who);
         if count > MOST_TRIES {
-            let mut response = error(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens; try again in a minute");
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
-            return response;
+            return too_many();
         }
         if !self.is_open() {
             let token = token.map(|id| id.to_string());
@@ -194,21 +254,33 @@ impl fmt::Debug for Authenticator {
 }
 
 impl Proof {
-    /// Waits until the token proves nothing any more.
-    pub(crate) async fn ended(mut self) {
-        loop {
-            let left = match self.table.borrow_and_update().find(&self.hash, now()) {
-                Err(_) => return,
-                Ok(entry) => entry.expires.map(|end| end.saturating_sub(now())),
-            };
-            let left = left.map_or(NEVER, |left| Duration::from_secs(left.unsigned_abs()));
-            tokio::select! {
-                changed = self.table.changed() => if changed.is_err() {
+    /// Waits until it proves nothing any more.
+    pub(crate) async fn ended(self) {
+        match self {
+            Proof::Token(hash, table) => token_ended(&hash, table).await,
+            Proof::Key(host, mut keys) => {
+                if keys.wait_for(|keys| !host.is_good(keys)).await.is_err() {
                     // The server stops: its streams end with it.
                     std::future::pending::<()>().await;
-                },
-                () = tokio::time::sleep(left) => {}
+                }
             }
+        }
+    }
+}
+
+async fn token_ended(hash: &TokenHash, mut table: watch::Receiver<Arc<AccessTable>>) {
+    loop {
+        let left = match table.borrow_and_update().find(hash, now()) {
+            Err(_) => return,
+            Ok(entry) => entry.expires.map(|end| end.saturating_sub(now())),
+        };
+        let left = left.map_or(NEVER, |left| Duration::from_secs(left.unsigned_abs()));
+        tokio::select! {
+            changed = table.changed() => if changed.is_err() {
+                // The server stops: its streams end with it.
+                std::future::pending::<()>().await;
+            },
+            () = tokio::time::sleep(left) => {}
         }
     }
 }
@@ -234,6 +306,12 @@ fn token_in(value: &HeaderValue) -> Result<Zeroizing<String>, String> {
 pub(crate) fn unproven(words: &str) -> Response {
     let mut response = error(StatusCode::UNAUTHORIZED, words);
     response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"conf\""));
+    response
+}
+
+fn too_many() -> Response {
+    let mut response = error(StatusCode::TOO_MANY_REQUESTS, "too many wrong tokens; try again in a minute");
+    response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("60"));
     response
 }
 

@@ -13,6 +13,7 @@ mod rates;
 mod spool;
 mod answer;
 mod authenticator;
+mod sessions;
 mod description;
 mod unrouted;
 mod gate;
@@ -42,6 +43,7 @@ pub use crate::http::{
     peer::{Peer, crowded_out},
     places::{StreamPlace, StreamPlaces},
     request::{Body, Request, asker, request},
+    sessions::session_routes,
     shares::{Crowded, Share, ShareBounds, Shares},
     spool::Spools,
     who::Who,

@@ -1,13 +1,15 @@
 //! SSH signatures: on snapshots as `git verify-commit` knows them, on watermarks, on lists of
-//! who may ask, and on hosts' reports.
+//! who may ask, on hosts' reports, and on the nonce of a host's session.
 //!
 //! Each purpose has a namespace of its own, so that a signature is good for nothing else.
 
 mod key;
 mod watermark;
 mod access;
+mod session;
 pub(crate) mod report;
 
+pub(crate) use crate::sign::session::{sign_session, verify_session};
 pub use crate::sign::{
     access::{sign_access, verify_access},
     key::{KeyError, SigningKey, TrustedKeys, public_path},

@@ -6,6 +6,7 @@ mod tree;
 mod compose;
 mod chain;
 mod manifests;
+mod inventory;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +15,7 @@ pub use crate::snapshot::{
     commit::Snapshot,
     compose::{Composition, SharedTrees, compose},
     error::{FORMAT, SnapshotError},
+    inventory::{Inventories, Inventory},
     manifests::{Manifests, instance_manifest, manifests},
     tree::{Change, Component, Difference, compare, fan_out},
 };

@@ -1,17 +1,21 @@
-//! What is shown to servers above, and whom of them is trusted: the token of `--token-file`, and
-//! TLS.
+//! What is shown to servers above, and whom of them is trusted: the token of `--token-file` or a
+//! host's key, and TLS.
 
 use std::{io, os::unix::fs::MetadataExt as _, path::PathBuf, sync::Arc, time::SystemTime};
 
 use parking_lot::Mutex;
 
-use crate::{tls::ClientTls, upstream::error::UpstreamError};
+use crate::{
+    tls::ClientTls,
+    upstream::{error::UpstreamError, session::HostProof},
+};
 
 /// The token of `--token-file`, read again whenever the file changes, or no token; and TLS for
 /// servers with `https://`.
 #[derive(Clone, Debug, Default)]
 pub struct Credentials {
     token: Option<Arc<TokenFile>>,
+    host: Option<Arc<HostProof>>,
     tls: ClientTls,
 }
 
@@ -33,7 +37,19 @@ impl Credentials {
     /// Sends the first line of this file; without a file, nothing.
     pub fn from_file(path: Option<PathBuf>) -> Self {
         let token = path.map(|path| Arc::new(TokenFile { path, read: Mutex::default() }));
-        Credentials { token, tls: ClientTls::default() }
+        Credentials { token, ..Credentials::default() }
+    }
+
+    /// The same; where there is no token, this host proves itself by its key.
+    #[must_use]
+    pub fn of_host(self, host: HostProof) -> Self {
+        let host = self.token.is_none().then(|| Arc::new(host));
+        Credentials { host, ..self }
+    }
+
+    /// The host that proves itself where a server asks who this is.
+    pub(crate) fn host(&self) -> Option<&HostProof> {
+        self.host.as_deref()
     }
 
     /// The same, over this TLS.

@@ -2,6 +2,7 @@
 
 mod error;
 mod credentials;
+mod session;
 mod standing;
 mod servers;
 mod events;
@@ -15,4 +16,5 @@ pub use crate::upstream::{
     fetch::{Fetched, fetch},
     hedge::Hedge,
     servers::{Upstream, Upstreams},
+    session::HostProof,
 };

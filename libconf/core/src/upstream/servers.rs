@@ -25,7 +25,7 @@ use crate::{
     api::ErrorBody,
     settings::without_value,
     silence::{Pulse, notice_dead_peers},
-    upstream::{credentials::Credentials, error::UpstreamError, standing::Standing},
+    upstream::{credentials::Credentials, error::UpstreamError, session::Session, standing::Standing},
 };
 
 /// How long connecting may take.
@@ -67,7 +67,8 @@ pub struct Upstream {
     pub(crate) client: Client,
     /// Makes a connection for each request.
     fresh: Client,
-    credentials: Credentials,
+    pub(crate) credentials: Credentials,
+    pub(crate) session: Arc<Session>,
     standing: Arc<Standing>,
     /// Until then idle connections may be dead.
     distrusted: Arc<Mutex<Option<Instant>>>,
@@ -91,12 +92,18 @@ impl Upstreams {
                 client: client.clone(),
                 fresh: fresh.clone(),
                 credentials: credentials.clone(),
+                session: Arc::default(),
                 standing: Arc::new(Standing::new(Arc::clone(&failed))),
                 distrusted: Arc::default(),
                 pulse: Pulse::new(),
             })
         };
         Ok(Upstreams { list: urls.into_iter().map(one).collect(), failed })
+    }
+
+    /// The server with this URL.
+    pub(crate) fn with_url(&self, base: &BaseUrl) -> Option<Arc<Upstream>> {
+        self.list.iter().find(|one| one.url() == base.url()).cloned()
     }
 
     /// All servers, the one to try first at the front.
@@ -283,7 +290,7 @@ impl Upstream {
     fn git_authorization(&self) -> Result<Option<String>, UpstreamError> {
         // Git's own clients can only send a password.
         let basic = |token| format!("Basic {}", STANDARD.encode(format!("conf:{token}")));
-        let token = self.credentials.token()?.map(basic);
+        let token = self.secret()?.map(basic);
         Ok(token.or_else(|| Some(self.base.login()?.basic())))
     }
 
@@ -341,8 +348,21 @@ impl Upstream {
         format!("{}/{}", self.url().as_str().trim_end_matches('/'), path.trim_start_matches('/'))
     }
 
+    /// What proves who this is: the token, or what a session has in its place.
+    pub(crate) fn secret(&self) -> Result<Option<Arc<str>>, UpstreamError> {
+        Ok(self.credentials.token()?.or_else(|| self.session.bearer()))
+    }
+
+    async fn refusal(&self, url: &str, response: Response) -> UpstreamError {
+        let credential = match self.credentials.host() {
+            Some(_) => "",
+            None => "the credential is refused; see to the file of --token-file",
+        };
+        refusal(url, response, credential).await
+    }
+
     pub(crate) fn authorize(&self, request: RequestBuilder) -> Result<RequestBuilder, UpstreamError> {
-        Ok(match (self.credentials.token()?, self.base.login()) {
+        Ok(match (self.secret()?, self.base.login()) {
             (Some(token), _) => request.bearer_auth(token),
             (None, Some(login)) => request.header(AUTHORIZATION, login.header()),
             (None, None) => request,
@@ -363,7 +383,7 @@ impl Upstream {
         limit: Duration,
     ) -> Result<Response, UpstreamError> {
         self.pulse.wait();
-        let answer = match timeout(limit, request.send()).await {
+        let answer = match timeout(limit, self.send_proven(request)).await {
             Err(_) => Err(UpstreamError::Silent { url: url.to_owned(), after: limit }),
             Ok(Err(cause)) => Err(UpstreamError::Unreachable { url: url.to_owned(), cause }),
             Ok(Ok(response)) => Ok(response),
@@ -377,7 +397,7 @@ impl Upstream {
             _ => self.note(worked),
         }
         let response = answer?;
-        if response.status().is_success() { Ok(response) } else { Err(refusal(url, response).await) }
+        if response.status().is_success() { Ok(response) } else { Err(self.refusal(url, response).await) }
     }
 }
 
@@ -409,7 +429,7 @@ async fn read_json<T: DeserializeOwned>(url: &str, mut response: Response) -> Re
 }
 
 /// Makes an error of a refusal: the server's words, and the next step.
-async fn refusal(url: &str, mut response: Response) -> UpstreamError {
+async fn refusal(url: &str, mut response: Response, credential: &str) -> UpstreamError {
     let status = response.status();
     let seconds = response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
     let mut body = Vec::new();
@@ -428,9 +448,7 @@ async fn refusal(url: &str, mut response: Response) -> UpstreamError {
         Err(_) => String::from_utf8_lossy(&body).trim().chars().take(300).collect(),
     };
     let step = match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            "the credential is refused; see to the file of --token-file"
-        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => credential,
         StatusCode::NOT_FOUND if said.is_empty() => "is the URL right? give the base URL, without /conf.git",
         StatusCode::SERVICE_UNAVAILABLE => "it is busy or not ready; tried again later",
         status if status.is_redirection() => "it redirects; give the URL that it redirects to",

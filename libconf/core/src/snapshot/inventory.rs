@@ -2,36 +2,37 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use anyhow::Context as _;
-use conf_core::{secret::HostKey, snapshot::Snapshot};
 use git2::Repository;
 use libconf::name::{DatacenterName, HostName, ObjectId};
 use parking_lot::Mutex;
 
-use conf_core::snapshot::instance_manifest;
+use crate::{
+    secret::HostKey,
+    snapshot::{Snapshot, SnapshotError, instance_manifest},
+};
 
 /// A datacenter's hosts, as its newest snapshot lists them.
 #[derive(Debug, Default)]
-pub(crate) struct Inventory {
+pub struct Inventory {
     /// Every listed host, with its key where it has one.
-    pub(crate) hosts: BTreeMap<HostName, Option<HostKey>>,
+    pub hosts: BTreeMap<HostName, Option<HostKey>>,
 }
 
 /// The inventories that were asked for, each read once for each tree.
 #[derive(Debug, Default)]
-pub(crate) struct Inventories(Mutex<BTreeMap<DatacenterName, (ObjectId, Arc<Inventory>)>>);
+pub struct Inventories(Mutex<BTreeMap<DatacenterName, (ObjectId, Arc<Inventory>)>>);
 
 impl Inventories {
     /// Returns the inventory in a snapshot. An inventory that cannot be read is an error, never "no
-    /// hosts".
-    pub(crate) fn of(&self, repo: &Repository, snapshot: &Snapshot) -> anyhow::Result<Arc<Inventory>> {
+    /// hosts". Blocks.
+    pub fn of(&self, repo: &Repository, snapshot: &Snapshot) -> Result<Arc<Inventory>, SnapshotError> {
         let tree = snapshot.datacenter_tree(repo)?;
         if let Some((of, inventory)) = self.0.lock().get(&snapshot.datacenter)
             && *of == tree
         {
             return Ok(inventory.clone());
         }
-        let instance = instance_manifest(repo, snapshot).with_context(|| snapshot.datacenter.to_string())?;
+        let instance = instance_manifest(repo, snapshot)?;
         let hosts = instance.hosts.into_iter().map(|(name, host)| (name, host.key)).collect();
         let inventory = Arc::new(Inventory { hosts });
         self.0.lock().insert(snapshot.datacenter.clone(), (tree, inventory.clone()));
