@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use conf_core::access::{Place, Policy, Principal, Scope, Verb};
+use conf_core::access::{Place, Policy, Principal, Verb};
 use http::{Method, Uri};
 use libconf::name::DatacenterName;
 
@@ -33,7 +33,6 @@ pub(crate) fn verb(method: &Method, path: &str) -> Option<Verb> {
 
 /// Says why somebody may not ask for this, by the policy.
 pub(crate) fn objection(policy: &Policy, who: &Principal, method: &Method, uri: &Uri) -> Result<(), String> {
-    let is_scoped = who.named().is_some_and(|named| named.scope != Scope::Policy);
     let is_git = parts(uri.path()).first() == Some(&"conf.git");
     let pushes = is_git && uri.query() == Some("service=git-receive-pack");
     let is_reading = matches!(*method, Method::GET | Method::HEAD);
@@ -45,9 +44,9 @@ pub(crate) fn objection(policy: &Policy, who: &Principal, method: &Method, uri: 
         None => return Ok(()),
         Some(verb) => verb,
     };
-    if is_scoped && is_git && verb == Verb::Read {
-        // A conf-slave and a host fetch by the ids of commits that they were told.
-        return Ok(());
+    if is_git && verb == Verb::Read {
+        // Git is shown the part of the repository that somebody reads.
+        return if policy.reads_something(who) { Ok(()) } else { Err(lacks(who, Verb::Read)) };
     }
     let datacenters = datacenters_of(uri)?;
     let place = Place { datacenters: &datacenters, ..Place::nowhere() };
@@ -87,7 +86,7 @@ fn datacenters_of(uri: &Uri) -> Result<BTreeSet<DatacenterName>, String> {
 
 #[cfg(test)]
 mod tests {
-    use conf_core::access::Named;
+    use conf_core::access::{Named, Scope};
 
     use super::*;
 
@@ -142,10 +141,11 @@ mod tests {
         assert!(may("ann", "/api/v1/datacenters/lab/v1/log"));
         assert!(may("ann", "/conf.git/info/refs?service=git-receive-pack"));
         assert!(may("ann", "/conf/services/web?datacenter=lab/v1&host=a"));
-        for uri in ["/conf.git/info/refs?service=git-upload-pack", "/api/v1/refused", "/metrics", "/conf/services/web"]
-        {
+        assert!(may("ann", "/conf.git/info/refs?service=git-upload-pack"), "a part of it");
+        for uri in ["/api/v1/refused", "/metrics", "/conf/services/web"] {
             assert!(!may("ann", uri), "{uri}");
         }
+        assert!(!may("bob", "/conf.git/info/refs?service=git-upload-pack"));
         assert!(!may("bob", "/conf.git/info/refs?service=git-receive-pack"));
     }
 

@@ -44,6 +44,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info};
 
+use crate::catalog::Catalog;
 use crate::fault::{Refusal, RefusalKind};
 use crate::judge::{Judge, Rights, TOO_MUCH};
 use crate::landing::audit::Audit;
@@ -85,6 +86,23 @@ pub(crate) struct Lander {
     places: Shares,
 }
 
+/// Asks the landing thread what there is.
+#[derive(Clone, Debug)]
+pub(crate) struct Looker(mpsc::WeakSender<Job>);
+
+impl Looker {
+    /// Returns what each datacenter runs now; `None` when the landing thread cannot say.
+    pub(crate) async fn catalog(&self) -> Option<Arc<Catalog>> {
+        look(&self.0.upgrade()?).await.map(|version| version.catalog)
+    }
+}
+
+async fn look(jobs: &mpsc::Sender<Job>) -> Option<Version> {
+    let (reply, version) = oneshot::channel();
+    jobs.try_send(Job::Look { reply }).ok()?;
+    version.await.ok()
+}
+
 impl Lander {
     /// Judges a push whose objects are still in quarantine; changes nothing. Cancel: a judgement
     /// that has begun goes on to its end, and keeps its place until then.
@@ -102,9 +120,12 @@ impl Lander {
 
     /// Returns the newest version of the catalog; `None` when the landing thread cannot say.
     async fn look(&self) -> Option<Version> {
-        let (reply, version) = oneshot::channel();
-        self.jobs.try_send(Job::Look { reply }).ok()?;
-        version.await.ok()
+        look(&self.jobs).await
+    }
+
+    /// Makes one that only looks, and does not keep the landing thread from its end.
+    pub(crate) fn looker(&self) -> Looker {
+        Looker(self.jobs.downgrade())
     }
 
     /// Returns the datacenters that run a ref now; none when the landing thread cannot say.

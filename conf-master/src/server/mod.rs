@@ -4,6 +4,7 @@
 mod conditions;
 pub(crate) mod flags;
 mod keyring;
+mod parts;
 mod prune;
 mod renew;
 mod token_uses;
@@ -63,6 +64,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let judge = Arc::new(Judge::new(flags.limits.limits(), secrets, reporting));
     let rights = Rights { is_open: flags.open, ..Rights::default() };
     let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), &metrics, health.clone(), rights)?;
+    upload.show_parts(parts::of(path.clone(), &lander));
     let pushers = Pushers::default();
     let (keyring, keys_of_hosts) = watch::channel(Arc::default());
     let authenticator = authenticator(&flags, &path, &lander, Sessions::new(keys_of_hosts));

@@ -35,6 +35,7 @@ mod moving_in;
 mod nginx;
 mod openapi;
 mod over_ssh;
+mod parts;
 mod paths;
 mod pins;
 mod place;

@@ -16,6 +16,12 @@ pub(crate) enum Failure {
     /// The body has more bytes than are allowed here.
     #[error("the request is larger than the {0} bytes allowed here")]
     TooLarge(u64),
+    /// In this version of the protocol, refs would be listed that the reader may not see.
+    #[error(
+        "whoever reads a part of the repository needs version 2 of Git's protocol: `git config protocol.version 2`, and \
+         a Git of version 2.18 or newer"
+    )]
+    Partial,
     /// All processes are taken.
     #[error("too many fetches or pushes at once; try again")]
     Busy,
@@ -35,6 +41,7 @@ impl Failure {
     pub(crate) fn response(&self) -> Response {
         let status = match self {
             Failure::Input(_) => StatusCode::BAD_REQUEST,
+            Failure::Partial => StatusCode::FORBIDDEN,
             Failure::Encoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Failure::TooLarge(_) => StatusCode::PAYLOAD_TOO_LARGE,
             Failure::Busy => StatusCode::SERVICE_UNAVAILABLE,

@@ -9,6 +9,7 @@ mod wants;
 mod weight;
 mod commands;
 mod upload;
+mod part;
 mod receive;
 mod conversation;
 mod routes;
@@ -16,6 +17,7 @@ mod routes;
 #[cfg(test)]
 pub(crate) use crate::git_http::wants::wanted;
 pub use crate::git_http::{
+    part::{Asked, Part, Parts, ShownRef},
     receive::{HookEnvironment, MOST_REFS, ReceivePack},
     routes::git_routes,
     upload::{Counts, UploadLimits, UploadPack},

@@ -4,7 +4,12 @@
 //! kept. Every other request (listings, first fetches, plain git clients) runs a process of its
 //! own, within limits.
 
-use std::{path::PathBuf, process::Command, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    process::Command,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use futures_util::TryStreamExt as _;
@@ -21,13 +26,14 @@ use crate::{
         answer::{announced, not_our_ref, refuses, streamed, uncached, whole},
         child::{Input, Output, Received, Run, Urgency, input_of, start},
         failure::Failure,
+        part::{Parts, expect_second_version},
         wants::{WantCheck, has_something, wanted},
     },
     http::{self as answers, Request, Response, Share, ShareBounds, Shares, Spools, Who, counted},
     upstream::Upstreams,
 };
 
-const RESULT: &str = "application/x-git-upload-pack-result";
+pub(crate) const RESULT: &str = "application/x-git-upload-pack-result";
 const ADVERTISEMENT: &str = "application/x-git-upload-pack-advertisement";
 
 /// How long an answer is remembered that nobody asks for: hosts that are not away ask within
@@ -78,6 +84,8 @@ pub struct UploadPack {
     upstreams: Option<Arc<Upstreams>>,
     /// Says what nobody may have; without it, all that is here may be fetched.
     check: Option<Arc<WantCheck>>,
+    /// Says what somebody reads who does not read all.
+    pub(crate) parts: OnceLock<Arc<Parts>>,
     /// Answers to steps, by request.
     steps: Cache<Bytes, Bytes>,
     /// Places for steps and listings.
@@ -162,6 +170,7 @@ impl UploadPack {
             limits,
             upstreams,
             check,
+            parts: OnceLock::new(),
         })
     }
 
@@ -173,8 +182,9 @@ impl UploadPack {
     /// Answers `GET info/refs?service=git-upload-pack`.
     pub async fn advertise(&self, request: Request) -> Response {
         let protocol = request.header("git-protocol").unwrap_or_default();
-        let who = request.who();
+        let (who, part) = (request.who(), self.part_of(&request.principal));
         let advertised = async {
+            part.map_or(Ok(()), |_| expect_second_version(protocol))?;
             if protocol == "version=2" {
                 let compute = async { self.advertisement(protocol, who).await?.all().await };
                 return Ok(whole(ADVERTISEMENT, self.announcement.get_or_try_init(|| compute).await?.clone()));
@@ -194,11 +204,16 @@ impl UploadPack {
     /// Answers `POST git-upload-pack`.
     pub async fn serve(&self, request: Request) -> Response {
         let protocol = request.header("git-protocol").unwrap_or_default().to_owned();
-        let who = request.who();
+        let (who, part) = (request.who(), self.part_of(&request.principal));
         let served = async {
             let body = self.read(request).await?;
             if body.is_empty() {
                 return Err(not_of_git());
+            }
+            if let Some(part) = part
+                && let Some(answer) = self.serve_part(&*part, &protocol, &body).await?
+            {
+                return Ok(answer);
             }
             if let Some(id) = self.refused(&body).await? {
                 return Ok(whole(RESULT, not_our_ref(id)));

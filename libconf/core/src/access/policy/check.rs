@@ -72,6 +72,42 @@ impl Policy {
         self.has(principal, |right| right.has(Verb::Read) && right.refs.is_none() && right.datacenters.is_none())
     }
 
+    /// Tells whether somebody reads anything.
+    pub fn reads_something(&self, principal: &Principal) -> bool {
+        let is_scoped = principal.named().is_some_and(|named| named.scope != Scope::Policy);
+        is_scoped || self.has(principal, |right| right.has(Verb::Read))
+    }
+
+    /// Tells whether somebody reads a ref that these datacenters run. The records of conf-master
+    /// itself are for those who read everything. A host reads the snapshots of its datacenter, where
+    /// all is that it runs.
+    pub fn reads_ref(&self, principal: &Principal, name: &RefName, run_by: &BTreeSet<&DatacenterName>) -> bool {
+        if self.reads_everything(principal) {
+            return true;
+        }
+        let (Principal::Named(named), false) = (principal, matches!(name, RefName::Ledger | RefName::Access)) else {
+            return false;
+        };
+        let own = match name {
+            RefName::Datacenter(own) | RefName::Snapshot(own) => Some(own),
+            _ => None,
+        };
+        let mut affected = run_by.iter().copied().chain(own);
+        match &named.scope {
+            Scope::Policy => {
+                let groups = self.groups_of(named);
+                let affected: Vec<&DatacenterName> = affected.collect();
+                let holds = |right: &Right| {
+                    right.datacenters.is_none() || affected.iter().any(|datacenter| right.holds_in(datacenter))
+                };
+                let mut own = self.rights.iter().filter(|right| groups.contains(&right.group));
+                own.any(|right| right.has(Verb::Read) && right.holds_for(Some(name)) && holds(right))
+            }
+            Scope::Host { datacenter, .. } => matches!(name, RefName::Snapshot(own) if own == datacenter),
+            Scope::Slave(pattern) => affected.any(|datacenter| glob::matches(pattern, &datacenter.to_string())),
+        }
+    }
+
     /// Tells whether somebody may change anything anywhere.
     pub fn changes_something(&self, principal: &Principal) -> bool {
         let changes = |right: &Right| right.may.iter().any(|verb| !matches!(verb, Verb::Read | Verb::Report));
