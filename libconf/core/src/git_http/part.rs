@@ -171,18 +171,19 @@ mod tests {
             peeled: peeled.map(|id| id.parse().unwrap()),
         };
         let refs = [shown_ref("refs/heads/a", None), shown_ref("refs/tags/b", Some(&two))];
-        let all = format!("0036{one} refs/heads/a\n0035{one} refs/tags/b\n0000");
+        let all = format!("003a{one} refs/heads/a\n0039{one} refs/tags/b\n0000");
         assert_eq!(shown("0014command=ls-refs\n0000", &refs).unwrap(), all);
-        let peeled = shown("0013command=ls-refs0001000apeel\n001aref-prefix refs/tags/\n0000", &refs);
-        assert_eq!(peeled.unwrap(), format!("0065{one} refs/tags/b peeled:{two}\n0000"));
-        let none = shown("0014command=ls-refs\n00010018ref-prefix refs/tags\n001cref-prefix refs/heads/b0000", &refs);
-        assert!(none.unwrap().contains("refs/tags/b"));
+        let peeled = shown("0013command=ls-refs00010009peel\n001aref-prefix refs/tags/\n0000", &refs);
+        assert_eq!(peeled.unwrap(), format!("0069{one} refs/tags/b peeled:{two}\n0000"));
+        let one =
+            shown("0014command=ls-refs\n00010019ref-prefix refs/tags\n001bref-prefix refs/heads/b0000", &refs).unwrap();
+        assert!(one.contains("refs/tags/b") && !one.contains("heads") && !one.contains("peeled"), "{one}");
         assert_eq!(shown("0012command=fetch\n0001", &refs).as_deref(), Some("fetch"));
     }
 
     #[test]
     fn what_git_might_answer_otherwise_is_refused() {
-        for bad in ["", "0000", "0018command=object-info\n0000", "0032want", "0014command=ls-refs\n0001000apee", "zzzz"]
+        for bad in ["", "0000", "0018command=object-info\n0000", "0032want", "0014command=ls-refs\n00010009pee", "zzzz"]
         {
             assert_eq!(shown(bad, &[]), None, "{bad}");
         }

@@ -253,3 +253,41 @@ fn what_is_too_large_or_no_yaml_is_refused() {
     let groups = policy("groups: {a: [x], b: []}\nrights: [{group: a, may: [read]}, {group: b, may: [read]}]\n");
     assert_eq!(groups.unlisted().into_iter().map(ToString::to_string).collect::<Vec<_>>(), ["b"]);
 }
+
+#[test]
+fn a_reader_of_a_part_sees_the_refs_of_its_datacenters() {
+    let text = "groups: {lab: [ann], web: [ben], both: [dan], all: [cat], ops: [bob]}\nrights:\n  \
+        - {group: lab, may: [read], datacenters: [\"lab/*\"]}\n  - {group: web, may: [read], refs: [\"services/web/*\"]}\n  \
+        - {group: both, may: [read], refs: [\"services/*\"], datacenters: [\"lab/*\"]}\n  - {group: all, may: [read]}\n  \
+        - {group: ops, may: [administer]}\n";
+    let policy = policy(text);
+    let host = || Scope::Host { datacenter: "lab/v1".parse().unwrap(), host: "web-1".parse().unwrap() };
+    let [ann, ben, dan, cat, bob, eve] =
+        ["ann", "ben", "dan", "cat", "bob", "eve"].map(|name| somebody(name, &[], Scope::Policy));
+    let (cache, host) = (somebody("cache", &[], Scope::Slave("lab/*".to_owned())), somebody("web-1", &[], host()));
+    let everybody = [&ann, &ben, &dan, &cat, &bob, &eve, &cache, &host, &Principal::Anybody];
+    let names = ["ann", "ben", "dan", "cat", "bob", "eve", "cache", "host", "nobody"];
+    for (reference, run_by, readers) in [
+        ("refs/heads/services/web/master", "lab/v1 prod/v1", "ann ben dan cat bob cache"),
+        ("refs/heads/services/web/master", "prod/v1", "ben cat bob"),
+        ("refs/heads/services/api/master", "lab/v2", "ann dan cat bob cache"),
+        ("refs/heads/services/api/master", "", "cat bob"),
+        ("refs/heads/datacenters/lab/v1", "", "ann cat bob cache"),
+        ("refs/snapshots/lab/v1", "", "ann cat bob cache host"),
+        ("refs/snapshots/lab/v2", "", "ann cat bob cache"),
+        ("refs/snapshots/prod/v1", "", "cat bob"),
+        ("refs/heads/secrets/lab", "", "cat bob"),
+        ("refs/heads/policy", "lab/v1", "ann cat bob cache"),
+        ("refs/conf/ledger", "lab/v1", "cat bob"),
+        ("refs/conf/access", "lab/v1", "cat bob"),
+    ] {
+        let (name, run_by) = (reference.parse().unwrap(), datacenters(run_by));
+        let run_by = run_by.iter().collect();
+        let found: Vec<&str> = (names.iter().zip(everybody))
+            .filter_map(|(name_of, who)| policy.reads_ref(who, &name, &run_by).then_some(*name_of))
+            .collect();
+        assert_eq!(found.join(" "), readers, "{reference} {run_by:?}");
+    }
+    let something = names.iter().zip(everybody).filter_map(|(name, who)| policy.reads_something(who).then_some(*name));
+    assert_eq!(something.collect::<Vec<_>>().join(" "), "ann ben dan cat bob cache host");
+}
