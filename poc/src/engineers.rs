@@ -70,13 +70,15 @@ pub(crate) struct Engineers {
     repo: PathBuf,
     url: String,
     token: String,
+    /// Whom Git trusts over TLS.
+    authority: Option<PathBuf>,
 }
 
 impl Engineers {
     /// Makes an empty clone in `repo`, of the repository at `url`, which a token opens.
-    pub(crate) async fn new(repo: PathBuf, url: String, token: String) -> Result<Self> {
+    pub(crate) async fn new(repo: PathBuf, url: String, token: String, authority: Option<PathBuf>) -> Result<Self> {
         fs::create_dir(&repo)?;
-        let engineers = Engineers { repo, url, token };
+        let engineers = Engineers { repo, url, token, authority };
         engineers.git("nobody", &["init", "--quiet", "--bare", "--initial-branch=main"], None).await?;
         Ok(engineers)
     }
@@ -129,7 +131,8 @@ impl Engineers {
     pub(crate) async fn clone_for_reader(&self, path: &Path, helper: &str) -> Result<()> {
         let path = path.to_str().context("the directory's name is not UTF-8")?;
         self.git("nobody", &["clone", "--quiet", &self.url, path], None).await?;
-        for (key, value) in [
+        let trusted = self.authority.as_ref().and_then(|path| path.to_str()).map(|path| ("http.sslCAInfo", path));
+        let usual = [
             ("user.name", "you"),
             ("user.email", "you@example.com"),
             ("commit.gpgSign", "false"),
@@ -138,7 +141,8 @@ impl Engineers {
             ("credential.helper", helper),
             ("push.default", "upstream"),
             ("push.gpgSign", "false"),
-        ] {
+        ];
+        for (key, value) in usual.into_iter().chain(trusted) {
             self.git("nobody", &["-C", path, "config", key, value], None).await?;
         }
         Ok(())
@@ -183,6 +187,9 @@ impl Engineers {
             .env("GIT_AUTHOR_EMAIL", &email)
             .env("GIT_COMMITTER_NAME", author)
             .env("GIT_COMMITTER_EMAIL", email);
+        if let Some(authority) = &self.authority {
+            command.env("GIT_SSL_CAINFO", authority);
+        }
         command
     }
 }

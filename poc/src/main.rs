@@ -43,6 +43,9 @@ struct Arguments {
     /// stands in for one
     #[arg(long, value_name = "URL")]
     consul: Option<String>,
+    /// Have every program speak TLS, with certificates of this run's own
+    #[arg(long)]
+    tls: bool,
     /// Seconds between two pushes
     #[arg(long, value_name = "SECONDS", default_value_t = 4.0, value_parser = parse_seconds)]
     every: f64,
@@ -60,7 +63,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(arguments: &Arguments) -> Result<()> {
-    let mut show = Show::new(arguments.consul.clone())?;
+    let mut show = Show::new(arguments.consul.clone(), arguments.tls)?;
     let outcome = tokio::select! {
         outcome = show.play(arguments.once, arguments.every) => outcome,
         outcome = stopped() => outcome.and_then(|()| {

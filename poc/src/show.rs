@@ -46,9 +46,9 @@ pub(crate) struct Show {
 
 impl Show {
     /// Makes the site; runs nothing yet.
-    pub(crate) fn new(consul: Option<String>) -> Result<Self> {
+    pub(crate) fn new(consul: Option<String>, tls: bool) -> Result<Self> {
         let (sender, observed) = mpsc::channel(1024);
-        let (site, timeline) = (Site::new(consul, sender)?, Timeline::default());
+        let (site, timeline) = (Site::new(consul, tls, sender)?, Timeline::default());
         Ok(Show { site, timeline, observed, shown: 0, woken: BTreeMap::new(), jobs: BTreeMap::new() })
     }
 
@@ -83,9 +83,11 @@ impl Show {
         self.site.init().await.context("cannot make the central repository")?;
         self.site.start(Unit::Master).await?;
         let url = format!("{}conf.git", self.site.layout.url(Unit::Master)?);
-        self.site.make_tokens().await.context("cannot make the tokens of the other tiers")?;
+        self.site.make_tokens().await.context("cannot make the tokens of the other programs")?;
         let token = fs::read_to_string(self.site.layout.token(None))?.trim().to_owned();
-        let engineers = Engineers::new(self.site.layout.dir.join("engineers.git"), url, token).await?;
+        let layout = &self.site.layout;
+        let authority = layout.tls.as_ref().map(|tls| tls.authority.clone());
+        let engineers = Engineers::new(layout.dir.join("engineers.git"), url, token, authority).await?;
         let push = engineers.push(&story.beginning(&self.site.identities().await?)).await?;
         self.shown = landed_as(&push).with_context(|| format!("the first push did not land:\n{}", push.output))?;
         self.site.start(Unit::Slave).await?;

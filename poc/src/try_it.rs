@@ -33,12 +33,15 @@ fn commands(site: &Site, reader: &Path) -> Result<Vec<(&'static str, String)>> {
     // The user's proxy is for the internet, and does not reach this machine's own addresses.
     let proxied = ["http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"].iter().any(|name| env::var_os(name).is_some());
     let git = if proxied { "git -c http.proxy=" } else { "git" };
+    let authority = layout.tls.as_ref().map(|tls| quote(&tls.authority));
+    let git = authority.as_ref().map_or_else(|| git.to_owned(), |path| format!("{git} -c http.sslCAInfo={path}"));
     let start = |branch: &str| format!("cd {reader} && git fetch -q && git checkout -q -B {branch} origin/{branch}");
     let web = "services/web/main";
     let class = "datacenter-configuration/small";
     let slave = site.pid(Unit::Slave).unwrap_or_default();
     let job = site.pid(Unit::Job(0)).unwrap_or_default();
-    let token = format!("--token-file {}", quote(&layout.token(None)));
+    let trust = authority.map(|path| format!(" --ca {path}")).unwrap_or_default();
+    let token = format!("--token-file {}{trust}", quote(&layout.token(None)));
     let agent = format!("{} status --socket {}", program("conf-local"), quote(&layout.socket(0)));
     Ok(vec![
         (

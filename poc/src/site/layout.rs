@@ -1,15 +1,19 @@
 //! Paths, addresses and command lines of every program.
 
-use std::{env, net::SocketAddr, path::PathBuf, process::Command};
+use std::{env, ffi::OsString, net::SocketAddr, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, ensure};
 use conf_core::{
     address::BaseUrl,
     consul::{Consul, ConsulCredentials, Keys},
+    tls::{ClientFiles, NamedFile},
 };
 use poc::tether;
 
-use crate::place::{DATACENTER, PLACES, Unit};
+use crate::{
+    place::{DATACENTER, PLACES, Unit},
+    site::certificates::Certificates,
+};
 
 /// The places of everything.
 pub(crate) struct Layout {
@@ -19,6 +23,8 @@ pub(crate) struct Layout {
     pub programs: PathBuf,
     /// A real Consul, if there is one.
     pub consul_url: Option<String>,
+    /// The certificates, where every program speaks TLS.
+    pub tls: Option<Certificates>,
     // In a Consul that is not ours, all keys are below a prefix of this run's own.
     prefix: Option<String>,
     /// The addresses of daemons that are ready.
@@ -26,10 +32,11 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    pub(crate) fn new(dir: PathBuf, consul_url: Option<String>) -> Result<Self> {
+    pub(crate) fn new(dir: PathBuf, consul_url: Option<String>, tls: bool) -> Result<Self> {
         let name = dir.file_name().and_then(|name| name.to_str()).context("the directory's name is not UTF-8")?;
         let prefix = consul_url.is_some().then(|| name.to_lowercase());
-        Ok(Layout { dir, programs: programs()?, consul_url, prefix, addresses: Vec::new() })
+        let tls = tls.then(|| Certificates::make(&dir.join("tls"))).transpose().context("cannot make certificates")?;
+        Ok(Layout { dir, programs: programs()?, consul_url, tls, prefix, addresses: Vec::new() })
     }
 
     /// Returns the central repository.
@@ -67,13 +74,37 @@ impl Layout {
     /// Returns the base URL of a running daemon.
     pub(crate) fn url(&self, unit: Unit) -> Result<BaseUrl> {
         let address = self.address(unit).with_context(|| format!("{} does not run", unit.name()))?;
-        Ok(format!("http://{address}/").parse()?)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        Ok(format!("{scheme}://{address}/").parse()?)
+    }
+
+    /// Returns what clients of this run's servers trust.
+    pub(crate) fn trusted(&self) -> ClientFiles {
+        let ca = self.tls.as_ref().map(|tls| NamedFile::new("--ca", tls.authority.clone()));
+        ClientFiles { ca, ..ClientFiles::default() }
+    }
+
+    /// Returns the flags by which a command trusts this run's servers.
+    pub(crate) fn trust(&self) -> Vec<OsString> {
+        self.tls.iter().flat_map(|tls| ["--ca".into(), tls.authority.clone().into()]).collect()
+    }
+
+    /// Has a daemon speak TLS.
+    fn serve_tls(&self, command: &mut Command) {
+        if let Some(tls) = &self.tls {
+            command.arg("--tls-cert").arg(&tls.certificate).arg("--tls-key").arg(&tls.key);
+        }
     }
 
     /// Makes a client of the Consul that holds the pointers: a real one, or conf-slave in its
     /// place.
     pub(crate) fn consul(&self) -> Result<Consul> {
-        let credentials = ConsulCredentials::from_variables(|name| env::var(name).ok());
+        let mut credentials = ConsulCredentials::from_variables(|name| env::var(name).ok());
+        if self.consul_url.is_none() {
+            // conf-slave in its place asks for a token of conf-master's.
+            (credentials.token, credentials.token_file) = (None, Some(self.token(None)));
+            credentials.files = self.trusted();
+        }
         Ok(Consul::new(&[self.consul_address()?], credentials)?)
     }
 
@@ -116,6 +147,7 @@ impl Layout {
     fn master(&self) -> Command {
         let mut command = self.command("conf-master");
         command.args(["serve", "--listen", &self.listen(Unit::Master), "--repo"]).arg(self.repo());
+        self.serve_tls(&mut command);
         command
     }
 
@@ -125,8 +157,10 @@ impl Layout {
             .args(["run", "--datacenter", DATACENTER, "--listen", &self.listen(Unit::Slave)])
             .args(["--central", self.url(Unit::Master)?.url().as_str()])
             .args(["--consul", self.consul_url.as_deref().unwrap_or("embedded"), "--state"])
-            .arg(self.dir.join("conf-slave"));
-        self.add_common(&mut command, Unit::Slave);
+            .arg(self.dir.join("conf-slave"))
+            .arg("--token-file")
+            .arg(self.token(Some(Unit::Slave)));
+        self.add_common(&mut command);
         Ok(command)
     }
 
@@ -145,13 +179,14 @@ impl Layout {
             .arg(self.host(place))
             .arg("--socket")
             .arg(self.socket(place));
-        self.add_common(&mut command, Unit::Host(place));
+        self.add_common(&mut command);
         Ok(command)
     }
 
-    fn add_common(&self, command: &mut Command, unit: Unit) {
+    fn add_common(&self, command: &mut Command) {
         command.arg("--trusted-key").arg(self.dir.join("central.git.key.pub"));
-        command.arg("--token-file").arg(self.token(Some(unit)));
+        command.args(self.trust());
+        self.serve_tls(command);
         if let Some(prefix) = &self.prefix {
             command.args(["--pointer-prefix", prefix]);
         }
@@ -174,6 +209,10 @@ impl Layout {
             }
             _ => {
                 let mut command = self.command("poc-job-manager");
+                if self.consul_url.is_none() {
+                    command.env("CONSUL_HTTP_TOKEN_FILE", self.token(Some(Unit::Job(place))));
+                    command.envs(self.tls.iter().map(|tls| ("CONSUL_CACERT", &tls.authority)));
+                }
                 let key = self.keys()?.component(&read.parse()?);
                 command
                     .args(["--consul", &self.consul_address()?, "--key", &key, "--component", component])

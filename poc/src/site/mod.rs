@@ -4,6 +4,7 @@
 //! Everything is in one temporary directory. A program that ends is started again on the same
 //! address, as systemd would do.
 
+mod certificates;
 mod directory;
 mod layout;
 
@@ -18,7 +19,10 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
-use conf_core::upstream::{Credentials, Upstreams};
+use conf_core::{
+    tls::{Certificates, ClientTls, OldestTls},
+    upstream::{Credentials, Upstreams},
+};
 use poc::Report;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
@@ -48,9 +52,9 @@ pub(crate) struct Site {
 
 impl Site {
     /// Makes the directory; runs nothing yet.
-    pub(crate) fn new(consul: Option<String>, observed: mpsc::Sender<Observation>) -> Result<Self> {
+    pub(crate) fn new(consul: Option<String>, tls: bool, observed: mpsc::Sender<Observation>) -> Result<Self> {
         let directory = RunDirectory::new()?;
-        let layout = Layout::new(directory.temporary.path().to_owned(), consul)?;
+        let layout = Layout::new(directory.temporary.path().to_owned(), consul, tls)?;
         Ok(Site { layout, observed, pids: Vec::new(), tasks: JoinSet::new(), directory })
     }
 
@@ -71,21 +75,20 @@ impl Site {
         Ok(())
     }
 
-    /// Makes a token for the cache and one for each host, as an administrator would.
+    /// Makes a token for the cache, and one for the job manager, which asks the cache in Consul's
+    /// place, as an administrator would. The hosts prove themselves by their keys.
     pub(crate) async fn make_tokens(&self) -> Result<()> {
         self.make_token(Unit::Slave, ["--slave", DATACENTER]).await?;
-        for (place, about) in PLACES.iter().enumerate() {
-            self.make_token(Unit::Host(place), ["--host", &format!("{DATACENTER}/{}", about.host)]).await?;
-        }
-        Ok(())
+        let managed = PLACES.len() - 1;
+        self.make_token(Unit::Job(managed), ["--host", &format!("{DATACENTER}/{}", PLACES[managed].host)]).await
     }
 
     async fn make_token(&self, unit: Unit, about: [&str; 2]) -> Result<()> {
         let (name, server) = (unit.name(), self.layout.url(Unit::Master)?);
         let arguments = ["token", "add", &name, about[0], about[1], "--server", server.url().as_str()];
         let files = ["--token-file".into(), self.layout.token(None).into(), "--out".into()];
-        let arguments = arguments.map(OsString::from).into_iter().chain(files);
-        self.tool("conf-master", arguments.chain([self.layout.token(Some(unit)).into()])).await?;
+        let files = files.into_iter().chain([self.layout.token(Some(unit)).into()]).chain(self.layout.trust());
+        self.tool("conf-master", arguments.map(OsString::from).into_iter().chain(files)).await?;
         Ok(())
     }
 
@@ -97,7 +100,8 @@ impl Site {
     /// Makes a client of a running daemon.
     fn client(&self, unit: Unit) -> Result<Upstreams> {
         let token = (unit == Unit::Master).then(|| self.layout.token(None));
-        Ok(Upstreams::new(vec![self.layout.url(unit)?], &Credentials::from_file(token))?)
+        let tls = ClientTls::load(self.layout.trusted(), OldestTls::default(), &Certificates::default())?;
+        Ok(Upstreams::new(vec![self.layout.url(unit)?], &Credentials::from_file(token).over(tls))?)
     }
 
     /// Starts a unit, and waits until it is ready.
@@ -172,7 +176,7 @@ impl Site {
     async fn command_master(&self, way: Way, arguments: impl IntoIterator<Item = OsString>) -> Result<Push> {
         let mut command = self.layout.command("conf-master");
         command.args(arguments).args(["--server", self.layout.url(Unit::Master)?.url().as_str()]);
-        command.arg("--token-file").arg(self.layout.token(None));
+        command.arg("--token-file").arg(self.layout.token(None)).args(self.layout.trust());
         let began = SystemTime::now();
         let output = output(command).await.context("cannot run conf-master")?;
         let ended = SystemTime::now();
@@ -270,9 +274,9 @@ async fn output(mut command: std::process::Command) -> std::io::Result<Output> {
 async fn ready(lines: &mut Lines<BufReader<ChildStdout>>) -> Result<SocketAddr> {
     let line = tokio::time::timeout(Duration::from_secs(30), lines.next_line());
     match line.await.context("it printed nothing within 30 s")?? {
-        Some(line) => match line.strip_prefix("ready http=") {
+        Some(line) => match line.strip_prefix("ready http=").or_else(|| line.strip_prefix("ready https=")) {
             Some(address) => Ok(address.parse()?),
-            None => bail!("it printed {line:?} in place of `ready http=…`"),
+            None => bail!("it printed {line:?} in place of `ready http=…` or `ready https=…`"),
         },
         None => bail!("it ended"),
     }
