@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use conf_core::access::{AccessEvent, AccessTable, Keyring, Principal, Scope, TokenEntry, TokenHash};
 use conf_core::daemon::{blocking, chain};
@@ -19,6 +20,9 @@ use crate::mirror::Mirror;
 
 /// The file in the state folder. It holds hashes of tokens, and no token.
 const FILE: &str = "access.json";
+
+/// 1 s before an inventory that could not be read is read again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The name of this program's own token.
 const OWN_NAME: &str = "conf-slave";
@@ -135,8 +139,13 @@ pub(crate) async fn follow_hosts(mirror: Arc<Mirror>, keys: watch::Sender<Arc<Ke
                         is_new
                     });
                 }
-                // The last ones count on.
-                Err(error) => tracing::error!(error = chain(&*error), "the hosts of the inventory cannot be read"),
+                // The last ones count on until it is read.
+                Err(error) => {
+                    tracing::error!(error = chain(&*error), "the hosts of the inventory cannot be read");
+                    mirror.opened.forget();
+                    served.mark_changed();
+                    tokio::time::sleep(AGAIN).await;
+                }
             }
         }
         if served.changed().await.is_err() {

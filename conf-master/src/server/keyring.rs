@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use conf_core::access::Keyring;
 use conf_core::daemon::{blocking, chain};
@@ -14,6 +15,9 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::landing::Published;
+
+/// 1 s before what could not be read is read again: a key that was taken out counts until then.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Keeps them until `stop`. An inventory that cannot be read leaves the last one.
 pub(crate) async fn follow(
@@ -28,10 +32,13 @@ pub(crate) async fn follow(
         let moved = moved(&newest, &mut seen);
         let (path, inventories) = (path.clone(), inventories.clone());
         let read = (!moved.is_empty()).then(|| blocking(move || read(&path, &inventories, moved)));
-        let read = match read {
+        let (read, failed) = match read {
             Some(read) => read.await,
-            None => Vec::new(),
+            None => (Vec::new(), Vec::new()),
         };
+        for datacenter in &failed {
+            seen.remove(datacenter);
+        }
         keys.send_if_modified(|keys| {
             let mut changed = Keyring::clone(keys);
             let is_shorter = changed.keep(|one| newest.datacenters.contains_key(one));
@@ -45,6 +52,7 @@ pub(crate) async fn follow(
         });
         tokio::select! {
             () = stop.cancelled() => return,
+            () = tokio::time::sleep(AGAIN), if !failed.is_empty() => {}
             changed = published.changed() => if changed.is_err() { return },
         }
     }
@@ -57,22 +65,26 @@ fn moved(newest: &Published, seen: &mut BTreeMap<DatacenterName, CommitId>) -> V
     newest.datacenters.values().filter(is_new).cloned().collect()
 }
 
-type Read = Vec<(DatacenterName, Arc<Inventory>)>;
+/// The inventories, and the datacenters whose inventory could not be read.
+type Read = (Vec<(DatacenterName, Arc<Inventory>)>, Vec<DatacenterName>);
 
 fn read(path: &Path, inventories: &Inventories, snapshots: Vec<Snapshot>) -> Read {
     let repo = match Repository::open_bare(path) {
         Ok(repo) => repo,
         Err(error) => {
             error!(%error, "the hosts of the inventories cannot be read");
-            return Vec::new();
+            return (Vec::new(), snapshots.into_iter().map(|one| one.datacenter).collect());
         }
     };
-    let read = snapshots.into_iter().filter_map(|snapshot| match inventories.of(&repo, &snapshot) {
-        Ok(inventory) => Some((snapshot.datacenter, inventory)),
-        Err(error) => {
-            error!(error = chain(&error), datacenter = %snapshot.datacenter, "its hosts cannot be read");
-            None
+    let (mut read, mut failed) = (Vec::new(), Vec::new());
+    for snapshot in snapshots {
+        match inventories.of(&repo, &snapshot) {
+            Ok(inventory) => read.push((snapshot.datacenter, inventory)),
+            Err(error) => {
+                error!(error = chain(&error), datacenter = %snapshot.datacenter, "its hosts cannot be read");
+                failed.push(snapshot.datacenter);
+            }
         }
-    });
-    read.collect()
+    }
+    (read, failed)
 }

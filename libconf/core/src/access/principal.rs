@@ -68,6 +68,8 @@ impl fmt::Display for Principal {
             Principal::Server => f.write_str("conf-master"),
             Principal::Anybody => f.write_str("somebody without a token"),
             Principal::Owner(user) => f.write_str(user),
+            // Whatever a host is called, it looks like no person.
+            Principal::Named(Named { scope: scope @ Scope::Host { .. }, token: None, .. }) => scope.fmt(f),
             Principal::Named(named) => named.name.fmt(f),
         }
     }

@@ -170,8 +170,6 @@ impl Address {
         Ok((base, login, http))
     }
 
-    /// Begins a request, with the login of the address if it has one; over a connection of its own
-    /// if it `is_fresh`.
     /// The session of this host with the conf-slave that this is.
     pub(crate) fn session(&self) -> Option<Arc<str>> {
         self.surrogate.as_ref().and_then(|one| one.session.bearer())
@@ -185,10 +183,12 @@ impl Address {
         }
     }
 
+    /// Begins a request, with the login of the address if it has one and no session; over a
+    /// connection of its own if it `is_fresh`.
     pub(crate) fn request(&self, is_fresh: bool, method: Method, path: &str) -> RequestBuilder {
         let http = if is_fresh { &self.fresh } else { &self.http };
         let request = http.request(method, format!("{}{path}", self.base));
-        match &self.login {
+        match self.login.as_ref().filter(|_| self.session().is_none()) {
             Some(login) => request.header(AUTHORIZATION, login.header()),
             None => request,
         }

@@ -23,6 +23,12 @@ use crate::{
 
 /// 5 s for each of the two questions that open a session.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// One hour: no session is believed to be good for longer, whatever a server says.
+const LONGEST: Duration = Duration::from_secs(3600);
+/// The most bytes of an answer, and of what is taken from it.
+const MOST_OF_ANSWER: usize = 8 << 10;
+const MOST_OF_NONCE: usize = 256;
+const MOST_OF_BEARER: usize = 2048;
 /// 5 s before its end a session is no longer used.
 const MARGIN: Duration = Duration::from_secs(5);
 
@@ -67,6 +73,7 @@ impl Upstream {
             Opened::Bearer(bearer) => bearer,
             // One that knows of no sessions asks for a token.
             Opened::Refused(answer) if answer.status() == StatusCode::NOT_FOUND => return Ok(response),
+            Opened::Nothing => return Ok(response),
             Opened::Refused(answer) => return Ok(answer),
         };
         let (client, request) = again.build_split();
@@ -88,35 +95,62 @@ impl Upstream {
         let mut asked =
             SessionRequest { datacenter: datacenter.clone(), host: host.clone(), nonce: None, signature: None };
         let nonce = match self.ask(&asked).await? {
-            Ok(SessionAnswer { nonce, .. }) => nonce.unwrap_or_default(),
-            Err(refusal) => return Ok(Opened::Refused(refusal)),
+            Said::Answer(SessionAnswer { nonce: Some(nonce), .. }) if is_letters(&nonce, MOST_OF_NONCE) => nonce,
+            Said::Answer(_) => return Ok(Opened::Nothing),
+            Said::Refusal(refusal) => return Ok(Opened::Refused(refusal)),
         };
         asked.signature = sign_session((datacenter, host), &nonce, identity);
         asked.nonce = Some(nonce);
-        let answer = match self.ask(&asked).await? {
-            Ok(answer) => answer,
-            Err(refusal) => return Ok(Opened::Refused(refusal)),
+        let (bearer, lives): (Arc<str>, _) = match self.ask(&asked).await? {
+            Said::Answer(SessionAnswer { bearer: Some(bearer), lives, .. }) if is_letters(&bearer, MOST_OF_BEARER) => {
+                (bearer.into(), Duration::from_secs(lives.unwrap_or_default().into()))
+            }
+            Said::Answer(_) => return Ok(Opened::Nothing),
+            Said::Refusal(refusal) => return Ok(Opened::Refused(refusal)),
         };
-        let bearer: Arc<str> = answer.bearer.unwrap_or_default().into();
-        let lives = Duration::from_secs(answer.lives.unwrap_or_default().into()).saturating_sub(MARGIN);
+        let lives = lives.min(LONGEST).saturating_sub(MARGIN);
         *self.session.bearer.lock() = Some((bearer.clone(), Instant::now() + lives));
         tracing::debug!(server = %self.url(), "a session is open");
         Ok(Opened::Bearer(bearer))
     }
 
-    /// Asks the server; the inner error is an answer that is none of a session.
-    async fn ask(&self, request: &SessionRequest) -> Result<Result<SessionAnswer, Response>, Error> {
-        let response = self.client.post(self.at("api/v1/sessions")).json(request).timeout(PATIENCE).send().await?;
+    /// Asks the server.
+    async fn ask(&self, request: &SessionRequest) -> Result<Said, Error> {
+        let asked = self.client.post(self.at("api/v1/sessions")).json(request).timeout(PATIENCE);
+        let mut response = asked.send().await?;
         if response.status() != StatusCode::OK {
-            return Ok(Err(response));
+            return Ok(Said::Refusal(response));
         }
-        Ok(Ok(response.json().await?))
+        let mut body = Vec::new();
+        while let Some(part) = response.chunk().await? {
+            body.extend_from_slice(&part);
+            if body.len() > MOST_OF_ANSWER {
+                break;
+            }
+        }
+        // What cannot be read says nothing.
+        Ok(Said::Answer(serde_json::from_slice(&body).unwrap_or_default()))
     }
+}
+
+/// True for a text of letters, digits, `-` and `_`.
+fn is_letters(text: &str, most: usize) -> bool {
+    !text.is_empty()
+        && text.len() <= most
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
+}
+
+enum Said {
+    Answer(SessionAnswer),
+    /// Another status than 200.
+    Refusal(Response),
 }
 
 enum Opened {
     Bearer(Arc<str>),
     Refused(Response),
+    /// The server said something that opens none.
+    Nothing,
 }
 
 impl fmt::Debug for HostProof {
@@ -125,5 +159,92 @@ impl fmt::Debug for HostProof {
             .field("datacenter", &self.datacenter)
             .field("host", &self.host)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read as _, Write as _},
+        net::{TcpListener, TcpStream},
+        thread,
+    };
+
+    use super::*;
+    use crate::upstream::{credentials::Credentials, servers::Upstreams};
+
+    /// Answers each question with the next of these bodies, the first one with 401.
+    fn server(bodies: Vec<String>) -> (String, thread::JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let answering = thread::spawn(move || {
+            let statuses = std::iter::once("401 Unauthorized").chain(std::iter::repeat("200 OK"));
+            bodies
+                .into_iter()
+                .zip(statuses)
+                .map(|(body, status)| answer(listener.accept().unwrap().0, status, &body))
+                .collect()
+        });
+        (url, answering)
+    }
+
+    /// Reads a question, which it returns, and answers it.
+    fn answer(mut client: TcpStream, status: &str, body: &str) -> String {
+        let mut asked = Vec::new();
+        let mut part = [0; 4096];
+        while !is_whole(&asked) {
+            let count = client.read(&mut part).unwrap();
+            asked.extend_from_slice(&part[..count]);
+        }
+        let length = body.len();
+        let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n");
+        client.write_all(format!("{head}{body}").as_bytes()).unwrap();
+        String::from_utf8(asked).unwrap()
+    }
+
+    fn is_whole(asked: &[u8]) -> bool {
+        let text = String::from_utf8_lossy(asked);
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+        let length =
+            head.lines().find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok());
+        body.len() >= length.unwrap_or(0)
+    }
+
+    /// Asks such a server; returns the status, and what was asked.
+    async fn ask(bodies: &[&str]) -> (u16, Vec<String>, Option<Arc<str>>) {
+        let folder = tempfile::tempdir().unwrap();
+        let identity = Arc::new(Identity::create(&folder.path().join("identity")).unwrap());
+        let proof = HostProof { datacenter: "lab/v1".parse().unwrap(), host: "web-1".parse().unwrap(), identity };
+        let (url, answering) = server(bodies.iter().map(|&body| body.to_owned()).collect());
+        let servers = Upstreams::new(vec![url.parse().unwrap()], &Credentials::none().of_host(proof)).unwrap();
+        let one = servers.in_order().remove(0);
+        let status = one.send_proven(one.client.get(&url)).await.unwrap().status().as_u16();
+        (status, answering.join().unwrap(), one.session.bearer())
+    }
+
+    #[tokio::test]
+    async fn a_question_is_asked_again_with_the_session() {
+        let good = r#"{"bearer": "confs_abc", "lives": 600}"#;
+        let (status, asked, bearer) = ask(&["", r#"{"nonce": "n-1"}"#, good, "here it is"]).await;
+        assert_eq!((status, bearer.as_deref()), (200, Some("confs_abc")));
+        assert!(!asked[0].contains("uthorization"), "{}", asked[0]);
+        assert!(asked[2].contains(r#""nonce":"n-1""#) && asked[2].contains("BEGIN SSH SIGNATURE"), "{}", asked[2]);
+        assert!(asked[3].contains("Bearer confs_abc"), "{}", asked[3]);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_believed_that_would_stay_in_the_way() {
+        let (long, many) = (format!(r#"{{"bearer": "{}"}}"#, "a".repeat(3000)), "x".repeat(20_000));
+        for bearer in [r#"{"bearer": "confs_a\nb", "lives": 600}"#, r#"{"bearer": ""}"#, "{}", "[", &long, &many] {
+            let (status, _, kept) = ask(&["", r#"{"nonce": "n"}"#, bearer]).await;
+            assert_eq!((status, kept), (401, None), "{bearer}");
+        }
+        for nonce in [r#"{"nonce": "a\nhost web-2"}"#, r#"{"nonce": ""}"#, "{}"] {
+            let (status, asked, _) = ask(&["", nonce]).await;
+            assert_eq!((status, asked.len()), (401, 2), "{nonce}");
+        }
+        // No session is believed for longer than an hour.
+        let lives = r#"{"bearer": "confs_a", "lives": 4294967295}"#;
+        assert_eq!(ask(&["", r#"{"nonce": "n"}"#, lives, ""]).await.2.as_deref(), Some("confs_a"));
     }
 }
