@@ -65,3 +65,20 @@ pub fn fetch(server: &Address, request: &[u8]) -> Result<Answer, String> {
     let headers = [("content-type", "application/x-git-upload-pack-request"), ("git-protocol", "version=2")];
     server.request(Method::POST, "/conf.git/git-upload-pack", &headers, request.to_owned())
 }
+
+/// Returns the pack in an answer to a fetch of version 2 of the protocol.
+pub fn pack_in(answer: &[u8]) -> Option<Vec<u8>> {
+    let (mut rest, mut pack) = (answer, None::<Vec<u8>>);
+    while let Some(digits) = rest.get(..4) {
+        let length = usize::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
+        let line = rest.get(4..length.max(4))?;
+        rest = rest.get(length.max(4)..)?;
+        match (&mut pack, line) {
+            (None, b"packfile\n") => pack = Some(Vec::new()),
+            // The first band is the pack; the others are for people.
+            (Some(pack), [1, part @ ..]) => pack.extend_from_slice(part),
+            _ => {}
+        }
+    }
+    pack
+}

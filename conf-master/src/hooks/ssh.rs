@@ -80,10 +80,11 @@ impl OverSsh {
         match call.service {
             _ if !is_let_in => {}
             SshService::ReceivePack => {
+                let principal = pusher.principal.clone();
                 let push = pushers.begin(pusher);
                 let variables = vec![(PUSH_VARIABLE.to_owned(), push.id.clone())];
                 let hooks = HookEnvironment { variables, held: Some(Box::new(push)) };
-                timeout(LONGEST, self.receive.converse(reader, &mut writer, who, hooks)).await??;
+                timeout(LONGEST, self.receive.converse(reader, &mut writer, (&principal, who), hooks)).await??;
             }
             SshService::UploadPack => {
                 timeout(LONGEST, self.upload.converse(reader, &mut writer, who, &call.protocol)).await??;

@@ -23,7 +23,6 @@ use conf_core::git_http::{HookEnvironment, ReceivePack, UploadPack, git_routes};
 use conf_core::http::{
     Authenticator, Health, Request, Routes, Shares, StreamPlaces, described, health_routes, session_routes,
 };
-use libconf::name::RefName;
 use warp::Filter as _;
 
 use crate::delivery::{AccessStatements, Hosts, Watermarks};
@@ -31,6 +30,7 @@ use crate::hooks::{PUSH_VARIABLE, Pushers};
 use crate::http::server::{READING_AT_ONCE, READINGS_WAITING, Server, pusher};
 use crate::http::whereabouts::{SEARCHES_AT_ONCE, SEARCHES_WAITING};
 use crate::landing::Lander;
+use crate::server::parts::shown_to_pushers;
 
 /// Pushes that Git works on at once; more wait.
 const PUSHES_AT_ONCE: usize = 16;
@@ -59,15 +59,7 @@ pub(crate) fn server(
         }
         _ => HookEnvironment::default(),
     };
-    let refs = {
-        let lander = lander.clone();
-        move || {
-            let durable = lander.durable();
-            let ledger = (RefName::Ledger.to_string(), durable.ledger);
-            let refs = durable.table.iter().map(|(name, target)| (name.to_string(), target.value));
-            refs.chain([ledger]).collect()
-        }
-    };
+    let refs = shown_to_pushers(lander.clone());
     Server {
         receive: ReceivePack::listing(repo.clone(), upload.spools().clone(), PUSHES_AT_ONCE, environment, refs),
         repo,

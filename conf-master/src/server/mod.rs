@@ -4,7 +4,7 @@
 mod conditions;
 pub(crate) mod flags;
 mod keyring;
-mod parts;
+pub(crate) mod parts;
 mod prune;
 mod renew;
 mod token_uses;

@@ -13,6 +13,7 @@ use tokio::{
 use tokio_util::io::StreamReader;
 
 use crate::{
+    access::Principal,
     git_http::{
         answer::{error_packet, not_our_ref},
         child::Received,
@@ -41,10 +42,10 @@ impl ReceivePack {
         &self,
         reader: impl AsyncRead + Send + Unpin + 'static,
         writer: &mut (impl AsyncWrite + Send + Unpin),
-        who: Who,
+        (principal, who): (&Principal, Who),
         hooks: HookEnvironment,
     ) -> io::Result<()> {
-        match self.advertisement(None, who).await {
+        match self.advertisement((None, principal), who).await {
             Ok(refs) => writer.write_all(&refs).await?,
             Err(failure) => return writer.write_all(&error_packet(&failure.to_string())).await,
         }

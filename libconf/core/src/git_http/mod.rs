@@ -18,7 +18,7 @@ mod routes;
 pub(crate) use crate::git_http::wants::wanted;
 pub use crate::git_http::{
     part::{Asked, Part, Parts, ShownRef},
-    receive::{HookEnvironment, MOST_REFS, ReceivePack},
+    receive::{HookEnvironment, ListedRefs, MOST_REFS, ReceivePack},
     routes::git_routes,
     upload::{Counts, UploadLimits, UploadPack},
     wants::WantCheck,

@@ -13,6 +13,7 @@ use libconf::name::ObjectId;
 use tokio::sync::OnceCell;
 
 use crate::{
+    access::Principal,
     daemon::blocking,
     git::{self, Packet, PacketReader, push_line},
     git_http::{
@@ -20,6 +21,7 @@ use crate::{
         child::{Bounds, Output, Received, Run, Urgency, input_of, start},
         commands::{Commands, refusal},
         failure::Failure,
+        part::Asked,
         weight::too_heavy,
     },
     http::{Request, Response, Share, ShareBounds, Shares, Spools, Who, counted},
@@ -72,7 +74,16 @@ pub struct HookEnvironment {
 }
 
 type Environment = Box<dyn Fn(&Request) -> HookEnvironment + Send + Sync>;
-type Refs = Box<dyn Fn() -> Vec<(String, ObjectId)> + Send + Sync>;
+type Refs = Box<dyn Fn(&Principal) -> Asked<'static, ListedRefs> + Send + Sync>;
+
+/// The refs that a pusher is shown, full name and object.
+#[derive(Debug)]
+pub enum ListedRefs {
+    /// All of them.
+    All(Vec<(String, ObjectId)>),
+    /// Those that he may know of.
+    Part(Vec<(String, ObjectId)>),
+}
 
 /// `git receive-pack` of one repository.
 pub struct ReceivePack {
@@ -104,14 +115,14 @@ impl ReceivePack {
         ReceivePack::with(repo, spools, processes, Box::new(environment), None)
     }
 
-    /// Like [`ReceivePack::new`], but pushers are shown these refs, full name and object, without a
-    /// process of Git that reads them all from the disk.
+    /// Like [`ReceivePack::new`], but each pusher is shown these refs, without a process of Git that
+    /// reads them all from the disk.
     pub fn listing(
         repo: PathBuf,
         spools: Spools,
         processes: usize,
         environment: impl Fn(&Request) -> HookEnvironment + Send + Sync + 'static,
-        refs: impl Fn() -> Vec<(String, ObjectId)> + Send + Sync + 'static,
+        refs: impl Fn(&Principal) -> Asked<'static, ListedRefs> + Send + Sync + 'static,
     ) -> Arc<Self> {
         ReceivePack::with(repo, spools, processes, Box::new(environment), Some(Box::new(refs)))
     }
@@ -134,7 +145,8 @@ impl ReceivePack {
         let kind = "application/x-git-receive-pack-advertisement";
         let advertise = async move {
             let who = request.who();
-            let refs = self.advertisement(request.header("git-protocol"), who).await?;
+            let asked = (request.header("git-protocol"), &request.principal);
+            let refs = self.advertisement(asked, who).await?;
             let list: Bytes = [service_line("git-receive-pack").into(), refs].concat().into();
             // It counts for the reader until it is taken.
             let mut share = self.spools.memory(who).ok_or(Failure::Busy)?;
@@ -147,16 +159,25 @@ impl ReceivePack {
     }
 
     /// Lists the refs, and what Git can do with a push.
-    pub(crate) async fn advertisement(&self, protocol: Option<&str>, who: Who) -> Result<Bytes, Failure> {
+    pub(crate) async fn advertisement(
+        &self,
+        (protocol, principal): (Option<&str>, &Principal),
+        who: Who,
+    ) -> Result<Bytes, Failure> {
         // Git answers version 2 as it answers none, and version 1 begins with a line of its own.
-        let refs = self.refs.as_ref().filter(|_| matches!(protocol, None | Some("version=0" | "version=2")));
-        match refs.map(|refs| refs()).filter(|refs| !refs.is_empty()) {
-            Some(refs) => {
-                let capabilities = self.capabilities.get_or_try_init(|| self.read_capabilities(who)).await?;
-                Ok(list_of(refs, capabilities))
-            }
-            None => self.list_of_git(protocol, who).await?.all().await,
-        }
+        let is_plain = matches!(protocol, None | Some("version=0" | "version=2"));
+        let refs = match &self.refs {
+            None => None,
+            Some(refs) => Some(refs(principal).await.map_err(|_| Failure::Busy)?),
+        };
+        let refs = match refs {
+            Some(ListedRefs::All(refs)) if is_plain && !refs.is_empty() => refs,
+            Some(ListedRefs::Part(refs)) if is_plain => refs,
+            Some(ListedRefs::Part(_)) => return Err(Failure::Partial),
+            _ => return self.list_of_git(protocol, who).await?.all().await,
+        };
+        let capabilities = self.capabilities.get_or_try_init(|| self.read_capabilities(who)).await?;
+        Ok(list_of(refs, capabilities))
     }
 
     async fn read_capabilities(&self, who: Who) -> Result<String, Failure> {
@@ -255,6 +276,10 @@ impl ReceivePack {
 /// A list of refs, as Git writes it. Source: gitprotocol-pack(5), "Reference Discovery".
 fn list_of(mut refs: Vec<(String, ObjectId)>, capabilities: &str) -> Bytes {
     refs.sort_unstable();
+    if refs.is_empty() {
+        // How Git says what it can do where there is no ref.
+        refs.push(("capabilities^{}".to_owned(), ObjectId::ZERO));
+    }
     let mut list = String::with_capacity(refs.len() * 80 + capabilities.len());
     for (index, (name, id)) in refs.iter().enumerate() {
         let tail = if index == 0 { format!("\0{capabilities}") } else { String::new() };

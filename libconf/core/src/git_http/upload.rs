@@ -26,7 +26,7 @@ use crate::{
         answer::{announced, not_our_ref, refuses, streamed, uncached, whole},
         child::{Input, Output, Received, Run, Urgency, input_of, start},
         failure::Failure,
-        part::{Parts, expect_second_version},
+        part::{Narrowed, Parts, expect_second_version},
         wants::{WantCheck, has_something, wanted},
     },
     http::{self as answers, Request, Response, Share, ShareBounds, Shares, Spools, Who, counted},
@@ -41,7 +41,7 @@ const ADVERTISEMENT: &str = "application/x-git-upload-pack-advertisement";
 const FORGOTTEN: Duration = Duration::from_secs(300);
 
 /// How long a step or a listing waits until another process ends.
-const STEP_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const STEP_PATIENCE: Duration = Duration::from_secs(10);
 /// How long any other fetch waits until another process ends. Git's own clients wait in silence.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
@@ -89,7 +89,7 @@ pub struct UploadPack {
     /// Answers to steps, by request.
     steps: Cache<Bytes, Bytes>,
     /// Places for steps and listings.
-    light: Shares,
+    pub(crate) light: Shares,
     /// Places for fetches that may be large.
     heavy: Shares,
     /// Room for requests, and for answers that their readers do not take yet.
@@ -204,16 +204,18 @@ impl UploadPack {
     /// Answers `POST git-upload-pack`.
     pub async fn serve(&self, request: Request) -> Response {
         let protocol = request.header("git-protocol").unwrap_or_default().to_owned();
-        let (who, part) = (request.who(), self.part_of(&request.principal));
+        let (who, principal) = (request.who(), request.principal.clone());
         let served = async {
-            let body = self.read(request).await?;
+            let mut body = self.read(request).await?;
             if body.is_empty() {
                 return Err(not_of_git());
             }
-            if let Some(part) = part
-                && let Some(answer) = self.serve_part(&*part, &protocol, &body).await?
-            {
-                return Ok(answer);
+            // By the rights of now: the body may have come slowly.
+            if let Some(part) = self.part_of(&principal) {
+                match self.narrowed(part, &protocol, body, who).await? {
+                    Narrowed::Answered(answer) => return Ok(answer),
+                    Narrowed::Request(request) => body = request,
+                }
             }
             if let Some(id) = self.refused(&body).await? {
                 return Ok(whole(RESULT, not_our_ref(id)));
@@ -408,7 +410,7 @@ impl UploadPack {
         looked.map_err(|error| Failure::Git(error.message().to_owned()))
     }
 
-    async fn place(&self, of: &Shares, who: Who, patience: Duration) -> Result<Share, Failure> {
+    pub(crate) async fn place(&self, of: &Shares, who: Who, patience: Duration) -> Result<Share, Failure> {
         of.take(who, 1, patience).await.map_err(|_| self.busy())
     }
 
@@ -439,6 +441,8 @@ impl UploadPack {
         // With a bitmap Git leaves out whatever any ancestor of `have` held, which a host that
         // started late never had.
         git.args(["-c", "pack.useBitmaps=false", "-c", "uploadpack.allowAnySHA1InWant=true"]);
+        // Nor does a repository's own file let clients ask for more.
+        git.args(["-c", "uploadpack.allowRefInWant=false", "-c", "uploadpack.allowFilter=false"]);
         // A reader takes an answer that does not go on for a dead connection.
         git.args(["-c", "uploadpack.keepAlive=1"]);
         if !protocol.is_empty() {

@@ -82,9 +82,21 @@ impl Policy {
     /// itself are for those who read everything. A host reads the snapshots of its datacenter, where
     /// all is that it runs.
     pub fn reads_ref(&self, principal: &Principal, name: &RefName, run_by: &BTreeSet<&DatacenterName>) -> bool {
-        if self.reads_everything(principal) {
-            return true;
-        }
+        self.reads_everything(principal) || self.is_concerned(principal, name, run_by, |right| right.has(Verb::Read))
+    }
+
+    /// Tells whether somebody reads such a ref, or may change it.
+    pub fn touches_ref(&self, principal: &Principal, name: &RefName, run_by: &BTreeSet<&DatacenterName>) -> bool {
+        self.reads_everything(principal) || self.is_concerned(principal, name, run_by, |_| true)
+    }
+
+    fn is_concerned(
+        &self,
+        principal: &Principal,
+        name: &RefName,
+        run_by: &BTreeSet<&DatacenterName>,
+        is_such: impl Fn(&Right) -> bool,
+    ) -> bool {
         let (Principal::Named(named), false) = (principal, matches!(name, RefName::Ledger | RefName::Access)) else {
             return false;
         };
@@ -101,7 +113,7 @@ impl Policy {
                     right.datacenters.is_none() || affected.iter().any(|datacenter| right.holds_in(datacenter))
                 };
                 let mut own = self.rights.iter().filter(|right| groups.contains(&right.group));
-                own.any(|right| right.has(Verb::Read) && right.holds_for(Some(name)) && holds(right))
+                own.any(|right| is_such(right) && right.holds_for(Some(name)) && holds(right))
             }
             Scope::Host { datacenter, .. } => matches!(name, RefName::Snapshot(own) if own == datacenter),
             Scope::Slave(pattern) => affected.any(|datacenter| glob::matches(pattern, &datacenter.to_string())),
