@@ -4,25 +4,18 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use conf_core::access::{AccessEvent, AccessTable, Keyring, Principal, Scope, TokenEntry, TokenHash};
-use conf_core::daemon::{blocking, chain};
+use conf_core::access::{AccessEvent, AccessTable, Principal, Scope, TokenEntry, TokenHash};
+use conf_core::daemon::chain;
 use conf_core::git::{self, Durability};
 use conf_core::sign::{KeyError, TrustedKeys, verify_access};
-use conf_core::snapshot::Inventories;
 use http::{Method, Uri};
 use libconf::name::{BadName, DatacenterName, HostName, Sequence};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::mirror::Mirror;
-
 /// The file in the state folder. It holds hashes of tokens, and no token.
 const FILE: &str = "access.json";
-
-/// 1 s before an inventory that could not be read is read again.
-const AGAIN: Duration = Duration::from_secs(1);
 
 /// The name of this program's own token.
 const OWN_NAME: &str = "conf-slave";
@@ -116,41 +109,6 @@ impl Access {
         }
         *newest = Some(statement);
         Ok(())
-    }
-}
-
-/// Keeps the keys of the hosts that the served snapshot lists. Cancel: nothing is left behind.
-pub(crate) async fn follow_hosts(mirror: Arc<Mirror>, keys: watch::Sender<Arc<Keyring>>) {
-    let (mut served, inventories) = (mirror.subscribe(), Arc::new(Inventories::default()));
-    loop {
-        let newest = served.borrow_and_update().clone();
-        if let Some(newest) = newest {
-            let (pools, inventories) = (mirror.opened.clone(), inventories.clone());
-            let read =
-                blocking(move || -> anyhow::Result<_> { Ok(inventories.of(&*pools.lend()?, &newest.snapshot)?) });
-            match read.await {
-                Ok(inventory) => {
-                    keys.send_if_modified(|keys| {
-                        let mut changed = Keyring::clone(keys);
-                        let is_new = changed.put(mirror.datacenter(), inventory);
-                        if is_new {
-                            *keys = Arc::new(changed);
-                        }
-                        is_new
-                    });
-                }
-                // The last ones count on until it is read.
-                Err(error) => {
-                    tracing::error!(error = chain(&*error), "the hosts of the inventory cannot be read");
-                    mirror.opened.forget();
-                    served.mark_changed();
-                    tokio::time::sleep(AGAIN).await;
-                }
-            }
-        }
-        if served.changed().await.is_err() {
-            return;
-        }
     }
 }
 

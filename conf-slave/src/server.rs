@@ -9,13 +9,14 @@ use std::{
 
 use anyhow::Context;
 use conf_core::{
-    access::{Keyring, Sessions, Token},
+    access::Token,
     address::GivenAddress,
     consul::{Consul, ConsulCredentials, Keys},
     daemon::{self, Metrics},
     git::{self, FetchBounds},
     git_http::{UploadLimits, UploadPack, git_routes},
     http::{self as web, Authenticator, Gate, Health, Listener},
+    session::{Keyring, Sessions},
     sign::TrustedKeys,
     tls::{ClientFiles, ClientTls, ServerTls},
     upstream::{Credentials, Upstreams},
@@ -38,11 +39,25 @@ use crate::{
     problems::Problems,
     publish::Publisher,
     reports,
-    upkeep::{branches, look, maintenance, programs::Programs},
+    upkeep::{branches, keyring, look, maintenance, programs::Programs},
 };
 
 /// 5 s between two looks whether files can be opened.
 const LOOK: Duration = Duration::from_secs(5);
+
+/// The addresses of Consul, as people see them.
+fn shown(addresses: &[GivenAddress], is_embedded: bool) -> Vec<String> {
+    if is_embedded { vec!["embedded".to_owned()] } else { addresses.iter().map(ToString::to_string).collect() }
+}
+
+/// Takes the newest keys of hosts.
+type KeysOfHosts = watch::Sender<Arc<Keyring>>;
+
+/// Makes what proves names, and takes the keys of hosts.
+fn proving(access: &Access) -> (Authenticator, KeysOfHosts) {
+    let (sender, keys) = watch::channel(Arc::default());
+    (Authenticator::with_sessions(access.subscribe(), Sessions::new(keys), access::objection), sender)
+}
 
 /// A conf-slave with its socket bound and its mirror open.
 #[derive(Debug)]
@@ -54,7 +69,7 @@ pub struct Slave {
     upload: Arc<UploadPack>,
     view: Arc<View>,
     /// What proves hosts, and the keys by which it does.
-    hosts: (Authenticator, watch::Sender<Arc<Keyring>>),
+    hosts: (Authenticator, KeysOfHosts),
     embedded: Option<Arc<EmbeddedConsul>>,
     metrics: Metrics,
     state: PathBuf,
@@ -87,10 +102,8 @@ impl Slave {
         let own_token = Token::generate();
         let own_hash = own_token.hash();
         let access = Arc::new(spawn_blocking(move || Access::open(&at, datacenter, trusted, &own_hash)).await??);
-        let (keyring, keys_of_hosts) = watch::channel(Arc::default());
-        let sessions = Sessions::new(keys_of_hosts);
-        let authenticator = Authenticator::with_sessions(access.subscribe(), sessions, access::objection);
-        let gate = Gate::new(&options.common.allowed_hosts).guarded(authenticator.clone());
+        let hosts = proving(&access);
+        let gate = Gate::new(&options.common.allowed_hosts).guarded(hosts.0.clone());
         let listener = web::bind_tcp(options.listen, gate).await?.over(tls);
         let address = listener.address().context("a TCP listener has an address")?;
 
@@ -131,14 +144,9 @@ impl Slave {
             publisher,
             reports: Arc::default(),
             problems,
-            consul: if embedded.is_some() {
-                vec!["embedded".to_owned()]
-            } else {
-                addresses.iter().map(ToString::to_string).collect()
-            },
+            consul: shown(&addresses, embedded.is_some()),
             central,
         });
-        let hosts = (authenticator, keyring);
         Ok(Slave {
             listener,
             own,
@@ -167,7 +175,7 @@ impl Slave {
     /// Serves, follows and publishes until `stop`, and joins every task.
     pub async fn run(self, stop: CancellationToken) {
         let Slave { listener, own, upload, view, hosts, embedded, metrics, state, programs, .. } = self;
-        let (authenticator, keyring) = hosts;
+        let (authenticator, keys) = hosts;
         let (health, mut tasks) = (Health::new(metrics.clone()), JoinSet::new());
         let mirror = || Arc::clone(&view.mirror);
         let problems = || Arc::clone(&view.problems);
@@ -175,7 +183,7 @@ impl Slave {
         let (git, sessions) = (git_routes(Arc::clone(&upload), None), web::session_routes(authenticator));
         let routes = git.or(sessions).unify().boxed();
         let routes = api::routes(Arc::clone(&view), routes, health.clone(), embedded.clone(), stop.clone());
-        spawn_until(&stop, &mut tasks, access::follow_hosts(mirror(), keyring));
+        spawn_until(&stop, &mut tasks, keyring::follow(mirror(), keys));
         tasks.spawn(web::serve_spooling(listener, routes, upload.spools().clone(), stop.clone()));
         if let Some(embedded) = embedded {
             if let Some(own) = own {

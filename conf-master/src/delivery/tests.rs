@@ -20,7 +20,7 @@ fn barrier(percent: &str) -> Barrier {
 
 #[track_caller]
 fn check(listed: &[&str], heard: &[Arc<ReceivedReport>], percent: &str, expected: &str) {
-    let hosts = listed.iter().map(|name| (name.parse().unwrap(), None)).collect();
+    let hosts = Arc::new(listed.iter().map(|name| (name.parse().unwrap(), None)).collect());
     let target =
         DeliveryTarget { datacenter: "dc/v1".parse().unwrap(), sequence: Sequence(5), commit: COMMIT.parse().unwrap() };
     let chain = [4, 5, 6, 7].map(|sequence| (Sequence(sequence), COMMIT.parse().unwrap())).into();
@@ -118,7 +118,7 @@ fn without_an_inventory_the_reporting_hosts_settle_after_a_while() {
         let told = DatacenterDelivery::judge(&target, barrier("100"), known, 9);
         assert_eq!((told.is_complete(), told.settles_in, told.delivered), (complete, seconds, 1));
     };
-    let listed = Inventory { hosts: [("a".parse().unwrap(), None)].into() };
+    let listed = Inventory { hosts: Arc::new([("a".parse().unwrap(), None)].into()) };
     let while_ = Duration::from_millis(1500);
     check(&Inventory::default(), while_, false, Some(2));
     check(&Inventory::default(), Duration::ZERO, true, None);

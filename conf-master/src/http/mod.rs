@@ -6,6 +6,7 @@ mod datacenters;
 mod delivery;
 mod events;
 mod explain;
+pub(crate) mod parts;
 mod plan;
 mod policy;
 mod refused;
@@ -27,10 +28,10 @@ use warp::Filter as _;
 
 use crate::delivery::{AccessStatements, Hosts, Watermarks};
 use crate::hooks::{PUSH_VARIABLE, Pushers};
+use crate::http::parts::shown_to_pushers;
 use crate::http::server::{READING_AT_ONCE, READINGS_WAITING, Server, pusher};
 use crate::http::whereabouts::{SEARCHES_AT_ONCE, SEARCHES_WAITING};
 use crate::landing::Lander;
-use crate::server::parts::shown_to_pushers;
 
 /// Pushes that Git works on at once; more wait.
 const PUSHES_AT_ONCE: usize = 16;

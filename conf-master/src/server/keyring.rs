@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use conf_core::access::Keyring;
 use conf_core::daemon::{blocking, chain};
-use conf_core::snapshot::{Inventories, Inventory, Snapshot};
+use conf_core::session::{HostKeys, Keyring};
+use conf_core::snapshot::{Inventories, Snapshot};
 use git2::Repository;
 use libconf::name::{CommitId, DatacenterName};
 use tokio::sync::watch;
@@ -44,7 +44,7 @@ pub(crate) async fn follow(
             let is_shorter = changed.keep(|one| newest.datacenters.contains_key(one));
             let is_new = read
                 .into_iter()
-                .fold(is_shorter, |is_new, (datacenter, inventory)| changed.put(&datacenter, inventory) || is_new);
+                .fold(is_shorter, |is_new, (datacenter, inventory)| changed.put(&datacenter, &inventory) || is_new);
             if is_new {
                 *keys = Arc::new(changed);
             }
@@ -66,7 +66,7 @@ fn moved(newest: &Published, seen: &mut BTreeMap<DatacenterName, CommitId>) -> V
 }
 
 /// The inventories, and the datacenters whose inventory could not be read.
-type Read = (Vec<(DatacenterName, Arc<Inventory>)>, Vec<DatacenterName>);
+type Read = (Vec<(DatacenterName, Arc<HostKeys>)>, Vec<DatacenterName>);
 
 fn read(path: &Path, inventories: &Inventories, snapshots: Vec<Snapshot>) -> Read {
     let repo = match Repository::open_bare(path) {
@@ -79,7 +79,7 @@ fn read(path: &Path, inventories: &Inventories, snapshots: Vec<Snapshot>) -> Rea
     let (mut read, mut failed) = (Vec::new(), Vec::new());
     for snapshot in snapshots {
         match inventories.of(&repo, &snapshot) {
-            Ok(inventory) => read.push((snapshot.datacenter, inventory)),
+            Ok(inventory) => read.push((snapshot.datacenter, inventory.hosts.clone())),
             Err(error) => {
                 error!(error = chain(&error), datacenter = %snapshot.datacenter, "its hosts cannot be read");
                 failed.push(snapshot.datacenter);

@@ -4,7 +4,6 @@
 mod conditions;
 pub(crate) mod flags;
 mod keyring;
-pub(crate) mod parts;
 mod prune;
 mod renew;
 mod token_uses;
@@ -15,10 +14,10 @@ pub(crate) use crate::server::flags::{LimitFlags, ServeFlags};
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
-use conf_core::access::Sessions;
 use conf_core::git;
 use conf_core::git_http::UploadPack;
 use conf_core::http::{self, Authenticator, Gate, Health};
+use conf_core::session::Sessions;
 use conf_core::sign::{SigningKey, TrustedKeys};
 use conf_core::tls::ServerTls;
 use conf_core::{
@@ -64,7 +63,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let judge = Arc::new(Judge::new(flags.limits.limits(), secrets, reporting));
     let rights = Rights { is_open: flags.open, ..Rights::default() };
     let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), &metrics, health.clone(), rights)?;
-    upload.show_parts(parts::of(path.clone(), &lander));
+    upload.show_parts(routes::parts::of(path.clone(), &lander));
     let pushers = Pushers::default();
     let (keyring, keys_of_hosts) = watch::channel(Arc::default());
     let authenticator = authenticator(&flags, &path, &lander, Sessions::new(keys_of_hosts));

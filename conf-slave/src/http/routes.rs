@@ -21,7 +21,8 @@ use crate::http::{
 /// Bytes of a report, which has a few hundred.
 const LONGEST_REPORT: usize = 64 << 10;
 
-/// Makes the routes, beside those of Git and of sessions. Requests that wait are answered at `stop`.
+/// Makes the routes, beside those of Git and of sessions. Requests that wait are answered at
+/// `stop`.
 pub(crate) fn routes(
     view: Arc<View>,
     others: Routes,

@@ -8,6 +8,8 @@ mod moves;
 pub(crate) mod programs;
 /// The branches and tags behind a snapshot.
 pub(crate) mod branches;
+/// The keys of the hosts.
+pub(crate) mod keyring;
 /// A look for damage every few seconds.
 pub(crate) mod look;
 /// The written sequence, packing, and the search for damage.

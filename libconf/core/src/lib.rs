@@ -32,6 +32,8 @@ pub mod git;
 pub mod secret;
 /// SSH signatures on snapshots, watermarks and reports.
 pub mod sign;
+/// Hosts that prove themselves by their identity keys.
+pub mod session;
 /// Waiting times between attempts.
 pub mod retry;
 /// Noticing peers that fell silent.

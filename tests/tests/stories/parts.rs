@@ -34,10 +34,9 @@ fn two_datacenters() -> Site {
 
 /// A file that is large enough to be packed as a difference.
 fn list(last: &str) -> String {
-    let mut lines: String =
+    let lines: Vec<String> =
         (0..1000_u64).map(|line| format!("{:x}\n", line.wrapping_mul(0x9E37_79B9_7F4A_7C15))).collect();
-    lines.push_str(last);
-    lines
+    lines.concat() + last
 }
 
 /// Asks for the newest of one commit with another in common, and tells whether the answer is a

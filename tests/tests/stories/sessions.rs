@@ -32,8 +32,8 @@ fn identity(site: &Site, host: &str) -> (PathBuf, String) {
 
 /// Pushes an inventory, and waits until the cache has it.
 fn list(site: &Site, hosts: &[(&str, &str)]) -> u64 {
-    let hosts: String = hosts.iter().map(|(name, key)| format!("    {name}: {{key: {key}}}\n")).collect();
-    let text = format!("{}inventories:\n  hosts:\n{hosts}", instance());
+    let hosts: Vec<String> = hosts.iter().map(|(name, key)| format!("    {name}: {{key: {key}}}\n")).collect();
+    let text = format!("{}inventories:\n  hosts:\n{}", instance(), hosts.concat());
     site.work.change().file(OWN, "datacenter.yaml", text).land();
     let sequence = site.master.sequence();
     site.wait_published(sequence);

@@ -34,7 +34,7 @@ impl Room {
         let folder = tempfile::tempdir().unwrap();
         let make = |name: &str| Identity::create(&folder.path().join(name)).unwrap();
         let (own, other) = (make("own"), make("other"));
-        let hosts = [("web-1".parse().unwrap(), key(&own))].into();
+        let hosts = Arc::new([("web-1".parse().unwrap(), key(&own))].into());
         Room { hosts: Hosts::new(Duration::ZERO), inventory: Inventory { hosts }, own, other }
     }
 

@@ -2,8 +2,7 @@
 //!
 //! Read in this order: `token` proves a name, `table` holds the hashes of all tokens, `principal`
 //! is who was proven, `verb` is what can be done, `policy` says who may do what, and `statement` is
-//! what conf-slaves are told. A host may prove itself by its identity key: `keyring` has the keys,
-//! and `session` says who signed by one.
+//! what conf-slaves are told.
 
 mod token;
 mod principal;
@@ -11,15 +10,10 @@ mod table;
 mod verb;
 mod policy;
 mod statement;
-mod keyring;
-mod session;
 
-pub(crate) use crate::access::session::SessionHost;
 pub use crate::access::{
-    keyring::Keyring,
     policy::{Denied, Place, Policy, PolicyFault, Right},
     principal::{Named, Principal, Scope},
-    session::Sessions,
     statement::{AccessEvent, AccessReader},
     table::{AccessTable, BadTable, TokenEntry, Unproven},
     token::{BadToken, Token, TokenHash, TokenId},

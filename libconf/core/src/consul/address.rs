@@ -178,7 +178,8 @@ impl Address {
     /// Sends a request; to a conf-slave as a host that proves itself.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
         match &self.surrogate {
-            Some(surrogate) => surrogate.send_proven(request).await,
+            // Most addresses are no conf-slave's.
+            Some(surrogate) => Box::pin(surrogate.send_proven(request)).await,
             None => request.send().await,
         }
     }

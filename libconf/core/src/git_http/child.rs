@@ -237,7 +237,7 @@ struct Way<'a> {
     sender: &'a PipeIn,
     /// Its lines are passed on together.
     is_list: bool,
-    /// Whose pace it is held to: what comes after others takes little of their time on the way, too.
+    /// Whose pace it is held to: what comes after others takes little of their time on its way.
     pace: Option<(&'a Spools, Who)>,
 }
 

@@ -8,8 +8,11 @@ mod answer;
 mod wants;
 mod weight;
 mod commands;
-mod upload;
 mod part;
+mod narrow;
+mod limits;
+mod upload;
+mod narrowing;
 mod receive;
 mod conversation;
 mod routes;
@@ -17,9 +20,10 @@ mod routes;
 #[cfg(test)]
 pub(crate) use crate::git_http::wants::wanted;
 pub use crate::git_http::{
+    limits::{Counts, UploadLimits},
     part::{Asked, Part, Parts, ShownRef},
     receive::{HookEnvironment, ListedRefs, MOST_REFS, ReceivePack},
     routes::git_routes,
-    upload::{Counts, UploadLimits, UploadPack},
+    upload::UploadPack,
     wants::WantCheck,
 };

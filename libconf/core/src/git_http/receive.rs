@@ -115,8 +115,8 @@ impl ReceivePack {
         ReceivePack::with(repo, spools, processes, Box::new(environment), None)
     }
 
-    /// Like [`ReceivePack::new`], but each pusher is shown these refs, without a process of Git that
-    /// reads them all from the disk.
+    /// Like [`ReceivePack::new`], but each pusher is shown these refs, without a process of Git
+    /// that reads them all from the disk.
     pub fn listing(
         repo: PathBuf,
         spools: Spools,

@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::access::{AccessTable, Keyring, Principal, SessionHost, Sessions, Token, TokenEntry, TokenHash, TokenId};
+use crate::access::{AccessTable, Principal, Token, TokenEntry, TokenHash, TokenId};
 use crate::api::SessionRequest;
 use crate::http::answer::{Response, error, json};
 use crate::http::who::Who;
+use crate::session::{Keyring, SessionHost, Sessions};
 
 /// How clients of Consul send a token.
 const CONSUL_TOKEN: HeaderName = HeaderName::from_static("x-consul-token");

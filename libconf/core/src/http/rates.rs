@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 
 use crate::http::who::Who;
 
-/// A rate for each peer. Who is over it waits; what it would send meanwhile waits in the network, and what it would get is not made yet.
+/// A rate for each peer. Who is over it waits; what it would send meanwhile waits in the network,
+/// and what it would get is not made yet.
 #[derive(Debug)]
 pub(crate) struct Rates {
     bytes_a_second: u64,

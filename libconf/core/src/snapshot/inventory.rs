@@ -3,19 +3,19 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use git2::Repository;
-use libconf::name::{DatacenterName, HostName, ObjectId};
+use libconf::name::{DatacenterName, ObjectId};
 use parking_lot::Mutex;
 
 use crate::{
-    secret::HostKey,
-    snapshot::{Snapshot, SnapshotError, instance_manifest},
+    session::HostKeys,
+    snapshot::{commit::Snapshot, error::SnapshotError, manifests::instance_manifest},
 };
 
 /// A datacenter's hosts, as its newest snapshot lists them.
 #[derive(Debug, Default)]
 pub struct Inventory {
     /// Every listed host, with its key where it has one.
-    pub hosts: BTreeMap<HostName, Option<HostKey>>,
+    pub hosts: Arc<HostKeys>,
 }
 
 /// The inventories that were asked for, each read once for each tree.
@@ -33,8 +33,8 @@ impl Inventories {
             return Ok(inventory.clone());
         }
         let instance = instance_manifest(repo, snapshot)?;
-        let hosts = instance.hosts.into_iter().map(|(name, host)| (name, host.key)).collect();
-        let inventory = Arc::new(Inventory { hosts });
+        let hosts: HostKeys = instance.hosts.into_iter().map(|(name, host)| (name, host.key)).collect();
+        let inventory = Arc::new(Inventory { hosts: Arc::new(hosts) });
         self.0.lock().insert(snapshot.datacenter.clone(), (tree, inventory.clone()));
         Ok(inventory)
     }

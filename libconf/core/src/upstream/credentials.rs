@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use crate::{
     tls::ClientTls,
-    upstream::{error::UpstreamError, session::HostProof},
+    upstream::{bearer::HostProof, error::UpstreamError},
 };
 
 /// The token of `--token-file`, read again whenever the file changes, or no token; and TLS for

@@ -1,6 +1,8 @@
 //! The servers above: JSON, events and fetches from the first that answers.
 
 mod error;
+mod refusal;
+mod bearer;
 mod credentials;
 mod session;
 mod standing;
@@ -10,11 +12,11 @@ mod fetch;
 mod hedge;
 
 pub use crate::upstream::{
+    bearer::HostProof,
     credentials::Credentials,
     error::{FetchError, UpstreamError},
     events::{Event, Events},
     fetch::{Fetched, fetch},
     hedge::Hedge,
     servers::{Upstream, Upstreams},
-    session::HostProof,
 };

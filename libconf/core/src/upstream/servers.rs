@@ -14,7 +14,7 @@ use futures_util::{StreamExt as _, stream::FuturesUnordered};
 use parking_lot::Mutex;
 use reqwest::{
     Client, Method, RequestBuilder, Response, StatusCode, Url,
-    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER},
+    header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE},
 };
 use rustls::ClientConfig;
 use serde::{Serialize, de::DeserializeOwned};
@@ -22,10 +22,9 @@ use tokio::{sync::Notify, time::timeout};
 
 use crate::{
     address::BaseUrl,
-    api::ErrorBody,
     settings::without_value,
     silence::{Pulse, notice_dead_peers},
-    upstream::{credentials::Credentials, error::UpstreamError, session::Session, standing::Standing},
+    upstream::{bearer::Session, credentials::Credentials, error::UpstreamError, refusal::refusal, standing::Standing},
 };
 
 /// How long connecting may take.
@@ -426,35 +425,4 @@ async fn read_json<T: DeserializeOwned>(url: &str, mut response: Response) -> Re
     }
     let text = if body.is_empty() { b"null".as_slice() } else { &body };
     serde_json::from_slice(text).map_err(|error| unexpected(without_value(&error.to_string())))
-}
-
-/// Makes an error of a refusal: the server's words, and the next step.
-async fn refusal(url: &str, mut response: Response, credential: &str) -> UpstreamError {
-    let status = response.status();
-    let seconds = response.headers().get(RETRY_AFTER).and_then(|after| after.to_str().ok()?.parse().ok());
-    let mut body = Vec::new();
-    let reading = async {
-        while let Ok(Some(part)) = response.chunk().await {
-            body.extend_from_slice(&part);
-            if body.len() > 16 << 10 {
-                break;
-            }
-        }
-    };
-    // The status alone is an answer, if the body does not come in time.
-    let _ = tokio::time::timeout(CONNECT, reading).await;
-    let said = match serde_json::from_slice::<ErrorBody>(&body) {
-        Ok(error) => error.error,
-        Err(_) => String::from_utf8_lossy(&body).trim().chars().take(300).collect(),
-    };
-    let step = match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => credential,
-        StatusCode::NOT_FOUND if said.is_empty() => "is the URL right? give the base URL, without /conf.git",
-        StatusCode::SERVICE_UNAVAILABLE => "it is busy or not ready; tried again later",
-        status if status.is_redirection() => "it redirects; give the URL that it redirects to",
-        _ => "",
-    };
-    let words = [said.as_str(), step].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
-    let retry_after = seconds.map(Duration::from_secs);
-    UpstreamError::Refused { url: url.to_owned(), status, words, retry_after }
 }

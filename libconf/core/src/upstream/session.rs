@@ -2,13 +2,10 @@
 //! host proves itself by its identity key.
 
 use std::{
-    fmt,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use libconf::name::{DatacenterName, HostName};
-use parking_lot::Mutex;
 use reqwest::{
     Error, RequestBuilder, Response, StatusCode,
     header::{AUTHORIZATION, HeaderValue},
@@ -16,9 +13,8 @@ use reqwest::{
 
 use crate::{
     api::{SessionAnswer, SessionRequest},
-    secret::Identity,
     sign::sign_session,
-    upstream::servers::Upstream,
+    upstream::{bearer::HostProof, servers::Upstream},
 };
 
 /// 5 s for each of the two questions that open a session.
@@ -32,33 +28,6 @@ const MOST_OF_BEARER: usize = 2048;
 /// 5 s before its end a session is no longer used.
 const MARGIN: Duration = Duration::from_secs(5);
 
-/// A host that can prove itself.
-#[derive(Clone)]
-pub struct HostProof {
-    /// Its datacenter.
-    pub datacenter: DatacenterName,
-    /// Its name in the inventory.
-    pub host: HostName,
-    /// Its private key.
-    pub identity: Arc<Identity>,
-}
-
-/// The session with one server. Copies of the server share it.
-#[derive(Debug, Default)]
-pub(crate) struct Session {
-    /// What is sent like a token, and until when.
-    bearer: Mutex<Option<(Arc<str>, Instant)>>,
-    opening: tokio::sync::Mutex<()>,
-}
-
-impl Session {
-    /// What is sent like a token now.
-    pub(crate) fn bearer(&self) -> Option<Arc<str>> {
-        let bearer = self.bearer.lock();
-        bearer.as_ref().filter(|(_, until)| Instant::now() < *until).map(|(bearer, _)| bearer.clone())
-    }
-}
-
 impl Upstream {
     /// Sends a request. Where the server then asks who this is, opens a session, and sends it once
     /// more; a session that the server refuses is the answer.
@@ -68,15 +37,28 @@ impl Upstream {
         };
         let (again, before) = (request.try_clone(), self.session.bearer());
         let response = request.send().await?;
-        let Some(again) = again.filter(|_| response.status() == StatusCode::UNAUTHORIZED) else { return Ok(response) };
+        match again.filter(|_| response.status() == StatusCode::UNAUTHORIZED) {
+            None => Ok(response),
+            // It happens seldom, and takes much room.
+            Some(again) => Box::pin(self.send_again(proof, again, before, response)).await,
+        }
+    }
+
+    async fn send_again(
+        &self,
+        proof: &HostProof,
+        request: RequestBuilder,
+        before: Option<Arc<str>>,
+        refused: Response,
+    ) -> Result<Response, Error> {
         let bearer = match self.open_session(proof, before).await? {
             Opened::Bearer(bearer) => bearer,
             // One that knows of no sessions asks for a token.
-            Opened::Refused(answer) if answer.status() == StatusCode::NOT_FOUND => return Ok(response),
-            Opened::Nothing => return Ok(response),
+            Opened::Refused(answer) if answer.status() == StatusCode::NOT_FOUND => return Ok(refused),
+            Opened::Nothing => return Ok(refused),
             Opened::Refused(answer) => return Ok(answer),
         };
-        let (client, request) = again.build_split();
+        let (client, request) = request.build_split();
         let mut request = request?;
         if let Ok(mut value) = HeaderValue::try_from(format!("Bearer {bearer}")) {
             value.set_sensitive(true);
@@ -153,15 +135,6 @@ enum Opened {
     Nothing,
 }
 
-impl fmt::Debug for HostProof {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HostProof")
-            .field("datacenter", &self.datacenter)
-            .field("host", &self.host)
-            .finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -171,7 +144,10 @@ mod tests {
     };
 
     use super::*;
-    use crate::upstream::{credentials::Credentials, servers::Upstreams};
+    use crate::{
+        secret::Identity,
+        upstream::{credentials::Credentials, servers::Upstreams},
+    };
 
     /// Answers each question with the next of these bodies, the first one with 401.
     fn server(bodies: Vec<String>) -> (String, thread::JoinHandle<Vec<String>>) {

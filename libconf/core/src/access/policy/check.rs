@@ -79,8 +79,8 @@ impl Policy {
     }
 
     /// Tells whether somebody reads a ref that these datacenters run. The records of conf-master
-    /// itself are for those who read everything. A host reads the snapshots of its datacenter, where
-    /// all is that it runs.
+    /// itself are for those who read everything. A host reads the snapshots of its datacenter:
+    /// there is all that it runs.
     pub fn reads_ref(&self, principal: &Principal, name: &RefName, run_by: &BTreeSet<&DatacenterName>) -> bool {
         self.reads_everything(principal) || self.is_concerned(principal, name, run_by, |right| right.has(Verb::Read))
     }

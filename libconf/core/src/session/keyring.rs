@@ -6,18 +6,20 @@ use std::sync::Arc;
 use libconf::name::{DatacenterName, HostName};
 
 use crate::secret::HostKey;
-use crate::snapshot::Inventory;
 
-/// The inventories of the newest snapshots. Copies share them.
+/// The hosts of an inventory, each with its key where it has one.
+pub type HostKeys = BTreeMap<HostName, Option<HostKey>>;
+
+/// The hosts of each datacenter's newest inventory. Copies share them.
 #[derive(Clone, Debug, Default)]
-pub struct Keyring(BTreeMap<DatacenterName, Arc<Inventory>>);
+pub struct Keyring(BTreeMap<DatacenterName, Arc<HostKeys>>);
 
 impl Keyring {
-    /// Takes the inventory of a datacenter in place of an older one. True when it says something
+    /// Takes the hosts of a datacenter in place of older ones. True when it says something
     /// else.
-    pub fn put(&mut self, datacenter: &DatacenterName, inventory: Arc<Inventory>) -> bool {
-        let before = self.0.insert(datacenter.clone(), inventory.clone());
-        before.is_none_or(|before| !Arc::ptr_eq(&before, &inventory))
+    pub fn put(&mut self, datacenter: &DatacenterName, hosts: &Arc<HostKeys>) -> bool {
+        let before = self.0.insert(datacenter.clone(), Arc::clone(hosts));
+        before.is_none_or(|before| !Arc::ptr_eq(&before, hosts))
     }
 
     /// Forgets the datacenters that are not there any more. True when there were some.
@@ -29,6 +31,6 @@ impl Keyring {
 
     /// The key of a host, if its inventory lists one that signs.
     pub(crate) fn of(&self, datacenter: &DatacenterName, host: &HostName) -> Option<&HostKey> {
-        self.0.get(datacenter)?.hosts.get(host)?.as_ref().filter(|key| key.signs())
+        self.0.get(datacenter)?.get(host)?.as_ref().filter(|key| key.signs())
     }
 }

@@ -18,11 +18,10 @@ use sha2::Sha256;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
-use crate::access::keyring::Keyring;
-use crate::access::principal::{Named, Scope};
-use crate::access::table::Unproven;
+use crate::access::{Named, Scope, Unproven};
 use crate::api::{MOST_SIGNATURE_BYTES, SessionAnswer, SessionRequest};
 use crate::secret::HostKey;
+use crate::session::keyring::Keyring;
 use crate::sign::verify_session;
 
 /// How every bearer begins; a token begins with `conf_`.
@@ -91,7 +90,7 @@ impl Sessions {
             let nonce = Some(Coded { time: now, name: String::new(), code: self.code(NONCE, now) }.to_string());
             return Ok(SessionAnswer { nonce, ..SessionAnswer::default() });
         };
-        let Coded { time, code, .. } = nonce.parse().map_err(|_| NoSession::Nonce)?;
+        let Coded { time, code, .. } = nonce.parse().map_err(|()| NoSession::Nonce)?;
         let is_new = now.checked_sub(time).is_some_and(|age| age <= NONCE_LIVES);
         if !is_new || !self.is_code(NONCE, time, &code) {
             return Err(NoSession::Nonce);
@@ -204,7 +203,6 @@ mod tests {
     use super::*;
     use crate::secret::Identity;
     use crate::sign::sign_session;
-    use crate::snapshot::Inventory;
 
     struct Site {
         _folder: tempfile::TempDir,
@@ -218,7 +216,7 @@ mod tests {
         let hosts: BTreeMap<_, _> =
             hosts.iter().map(|(name, of)| (name.parse().unwrap(), Some(of.recipient().clone()))).collect();
         let mut keys = Keyring::default();
-        assert!(keys.put(&"lab/v1".parse().unwrap(), Arc::new(Inventory { hosts })));
+        assert!(keys.put(&"lab/v1".parse().unwrap(), &Arc::new(hosts)));
         Arc::new(keys)
     }
 
