@@ -31,6 +31,7 @@ mod layer_versions;
 mod layers;
 mod lies;
 mod many_refs;
+mod matrix;
 mod moving_in;
 mod nginx;
 mod openapi;
