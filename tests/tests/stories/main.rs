@@ -52,6 +52,7 @@ mod soak;
 mod strangers;
 mod templates;
 mod terminals;
+mod three_machines;
 mod tls;
 mod told;
 mod tokens;
