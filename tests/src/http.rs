@@ -153,6 +153,22 @@ impl Address {
         })
     }
 
+    /// Sends any request, and returns the status alone: the rest of the answer may never end.
+    pub fn status(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<StatusCode, String> {
+        let request = self.build(method, path, headers, body.into());
+        runtime().block_on(async {
+            let answer = tokio::time::timeout(DEADLINE, self.send(request)).await;
+            let answer = answer.unwrap_or_else(|_| Err(format!("{path} was not answered within {DEADLINE:?}")));
+            answer.map(|answer| answer.status())
+        })
+    }
+
     /// Follows a stream of server-sent events.
     pub fn events(&self, path: &str, headers: &[(&str, &str)]) -> Events {
         let request = self.build(Method::GET, path, headers, Bytes::new());

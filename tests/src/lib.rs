@@ -24,7 +24,7 @@ pub mod wire;
 pub mod usage;
 /// Plain Git over HTTP, to compare with. Relies on no other module.
 pub mod cgi;
-/// A network of a test's own, in which packets are dropped. Relies on `program`.
+/// A network of a test's own, with machines. Relies on `program`.
 pub mod network;
 /// An engineer who pushes. Relies on `program`.
 pub mod git;
@@ -51,7 +51,7 @@ pub use self::{
     consul::Consul,
     forwarder::Forwarder,
     git::{Outcome, Work},
-    network::Network,
+    network::{Machine, Network},
     program::Daemon,
     proxy::Proxy,
     reader::{Poller, Reader},

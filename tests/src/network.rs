@@ -1,14 +1,17 @@
-//! A network of a test's own, in which packets are dropped: both sides of a connection hear nothing
-//! more, and nobody tells them.
+//! A network of a test's own. Packets are dropped in it: both sides of a connection hear nothing
+//! more, and nobody tells them. Or machines are in it, each with an address of its own.
 
 use std::{
     fs,
+    io::Write as _,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, ChildStdin, Command, Stdio},
+    sync::mpsc::{Receiver, RecvTimeoutError},
+    time::{Duration, Instant},
 };
 
-use crate::program::{command, run, spawn, text};
+use crate::program::{command, lines_of, run, spawn, text};
 
 /// Set in a test that runs in a network of its own.
 const INSIDE: &str = "CONF_TEST_NETWORK";
@@ -28,12 +31,7 @@ impl Network {
     /// Where the test fails.
     pub fn own(test: &str) -> Option<Self> {
         if std::env::var_os(INSIDE).is_some() {
-            let up = run({
-                let mut ip = command("ip", Path::new("/"));
-                ip.args(["link", "set", "lo", "up"]);
-                ip
-            });
-            assert!(up.status.success(), "{}", text(&up));
+            ip(&["link", "set", "lo", "up"]);
             return Some(Network { iptables: iptables() });
         }
         // Found here, where there is a way to Debian's packages.
@@ -66,6 +64,24 @@ impl Network {
         dropped.len()
     }
 
+    /// Adds a machine to this network, with a shell in its home folder.
+    pub fn machine(&self, address: Ipv4Addr, home: &Path, path: &str) -> Machine {
+        let mut machine = Machine::start(address, home, path);
+        // The wire is there from the first machine on.
+        let mut wire = command("ip", Path::new("/"));
+        wire.args(["link", "add", "wire", "type", "bridge"]);
+        run(wire);
+        let (port, pid) = (format!("port{}", address.octets()[3]), machine.shell.id().to_string());
+        ip(&["link", "set", "wire", "up"]);
+        ip(&["link", "add", &port, "type", "veth", "peer", "name", "eth0", "netns", &pid]);
+        ip(&["link", "set", &port, "master", "wire", "up"]);
+        machine.paste(
+            &format!("ip link set lo up\nip address add {address}/24 dev eth0\nip link set eth0 up\n"),
+            Duration::from_secs(30),
+        );
+        machine
+    }
+
     fn iptables(&self, arguments: &[&str]) {
         let mut filter = command(&self.iptables, Path::new("/"));
         // What `get-iptables` has unpacked finds its libraries beside it.
@@ -79,6 +95,81 @@ impl Network {
         let output = run(filter);
         assert!(output.status.success(), "iptables {arguments:?}: {}", text(&output));
     }
+}
+
+/// A machine: a network, processes and a home folder of its own. Its processes end with it.
+#[derive(Debug)]
+pub struct Machine {
+    shell: Child,
+    input: ChildStdin,
+    printed: Receiver<(Instant, String)>,
+    home: PathBuf,
+    pasted: usize,
+}
+
+impl Machine {
+    fn start(address: Ipv4Addr, home: &Path, path: &str) -> Self {
+        fs::create_dir_all(home).expect("the folder can be made");
+        let mut shell = command("unshare", home);
+        // The first process of the machine ends with `unshare`, and all others with that one.
+        shell.args(["--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--", "bash"]);
+        shell.current_dir(home).env("PATH", path).env("GIT_CONFIG_NOSYSTEM", "1").env("GIT_TERMINAL_PROMPT", "0");
+        shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut shell = spawn(shell).expect("a shell can be started");
+        let input = shell.stdin.take().expect("it is piped");
+        let printed = lines_of(shell.stdout.take().expect("it is piped"));
+        let mut machine = Machine { shell, input, printed, home: home.to_owned(), pasted: 0 };
+        // Both outputs go to one terminal. Once it answers, its network is its own.
+        machine.paste(&format!("exec 2>&1\nset -euo pipefail\necho {address}\n"), Duration::from_secs(30));
+        machine
+    }
+
+    /// Pastes a block into the shell, and returns what is printed until its end.
+    #[track_caller]
+    pub fn paste(&mut self, block: &str, patience: Duration) -> String {
+        self.pasted += 1;
+        let file = self.home.join(format!(".block-{}", self.pasted));
+        let end = format!("-- the end of block {}", self.pasted);
+        fs::write(&file, block).expect("it can be written");
+        // What a command reads is not the next line of the block.
+        let sourced = writeln!(self.input, ". '{}' < /dev/null\necho '{end}'", file.display());
+        sourced.expect("the shell reads");
+        let (start, mut printed) = (Instant::now(), String::new());
+        loop {
+            match self.printed.recv_timeout(patience.saturating_sub(start.elapsed())) {
+                Ok((_, line)) if line == end => return printed,
+                Ok((_, line)) => printed = printed + &line + "\n",
+                Err(RecvTimeoutError::Timeout) => {
+                    panic!("it is not over within {patience:?}:\n{block}\n{printed}{}", self.logs())
+                }
+                Err(RecvTimeoutError::Disconnected) => panic!("it failed:\n{block}\n{printed}{}", self.logs()),
+            }
+        }
+    }
+
+    /// The logs in the home folder.
+    fn logs(&self) -> String {
+        let files = fs::read_dir(&self.home).into_iter().flatten().flatten().map(|entry| entry.path());
+        let logs = files.filter(|path| path.extension().is_some_and(|ending| ending == "log"));
+        let shown =
+            |path: PathBuf| format!("--- {}\n{}\n", path.display(), fs::read_to_string(&path).unwrap_or_default());
+        logs.map(shown).collect()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let mut ip = command("ip", Path::new("/"));
+    ip.args(arguments);
+    let output = run(ip);
+    assert!(output.status.success(), "ip {arguments:?}: {}", text(&output));
 }
 
 /// Finds the program: what `tests/run` names, or what `tests/get-iptables` finds.

@@ -77,7 +77,8 @@ impl Reader<'_> {
         let mut bash = command("timeout", self.folder);
         // The processes that bash started end with this test, however it ends.
         bash.arg(self.seconds.to_string()).args(["setpriv", "--pdeathsig", "KILL", "--", "bash", "../script"]);
-        bash.current_dir(self.trial()).env("PATH", self.programs()).stdin(Stdio::null()).stdout(Stdio::piped());
+        let path = programs(&self.folder.join("bin"), &self.path);
+        bash.current_dir(self.trial()).env("PATH", path).stdin(Stdio::null()).stdout(Stdio::piped());
         let output = spawn(bash).and_then(std::process::Child::wait_with_output).expect("bash can be run");
         let printed = String::from_utf8_lossy(&output.stdout).into_owned();
         let logs: Vec<String> = logs
@@ -85,30 +86,32 @@ impl Reader<'_> {
             .map(|name| format!("--- {name}\n{}", fs::read_to_string(self.trial().join(name)).unwrap_or_default()))
             .collect();
         assert!(output.status.success(), "it ended with {}; printed was\n{printed}\n{}", output.status, logs.concat());
-        let mut lines = printed.lines();
-        for wanted in expected.lines().filter(|line| !line.is_empty()) {
-            assert!(
-                lines.any(|line| is_like(line, wanted)),
-                "{wanted:?} is not printed, or not in this order:\n{printed}"
-            );
-        }
+        expect_printed(&printed, &expected);
     }
+}
 
-    /// Makes a PATH whose first folder has the programs, each of which ends with the shell that
-    /// started it.
-    fn programs(&self) -> String {
-        let bin = self.folder.join("bin");
-        fs::create_dir_all(&bin).expect("the folder can be made");
-        for name in ["conf-master", "conf-slave", "conf-local"] {
-            let (path, program) = (bin.join(name), built(name));
-            let text = format!("#!/bin/sh\nexec setpriv --pdeathsig KILL -- '{}' \"$@\"\n", program.display());
-            fs::write(&path, text).expect("the program can be written");
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode can be set");
-        }
-        let mut folders = vec![bin.display().to_string()];
-        folders.extend(self.path.iter().map(|folder| folder.display().to_string()));
-        folders.push(std::env::var("PATH").unwrap_or_default());
-        folders.join(":")
+/// Makes a PATH whose first folder has the programs, each of which ends with the shell that started
+/// it, and whose next ones are these.
+pub fn programs(bin: &Path, more: &[PathBuf]) -> String {
+    fs::create_dir_all(bin).expect("the folder can be made");
+    for name in ["conf-master", "conf-slave", "conf-local"] {
+        let (path, program) = (bin.join(name), built(name));
+        let text = format!("#!/bin/sh\nexec setpriv --pdeathsig KILL -- '{}' \"$@\"\n", program.display());
+        fs::write(&path, text).expect("the program can be written");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("its mode can be set");
+    }
+    let mut folders = vec![bin.display().to_string()];
+    folders.extend(more.iter().map(|folder| folder.display().to_string()));
+    folders.push(std::env::var("PATH").unwrap_or_default());
+    folders.join(":")
+}
+
+/// Expects each line of `expected` in what was printed, in this order; `…` stands for any text.
+#[track_caller]
+pub fn expect_printed(printed: &str, expected: &str) {
+    let mut lines = printed.lines();
+    for wanted in expected.lines().filter(|line| !line.is_empty()) {
+        assert!(lines.any(|line| is_like(line, wanted)), "{wanted:?} is not printed, or not in this order:\n{printed}");
     }
 }
 

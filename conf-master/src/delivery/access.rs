@@ -18,6 +18,10 @@ use crate::text::now;
 #[derive(Debug)]
 pub(crate) struct AccessStatements {
     key: SigningKey,
+    /// When this began, in seconds since 1970. What is signed is dated later: one that ran here
+    /// before may have signed something else about the same change in this very second, and of two
+    /// with one date conf-slaves keep the first.
+    began: i64,
     signed: Mutex<BTreeMap<DatacenterName, Signed>>,
 }
 
@@ -27,7 +31,7 @@ type Signed = (Arc<AccessTable>, Arc<Policy>, Arc<AccessEvent>);
 impl AccessStatements {
     /// Signs by this key.
     pub(crate) fn new(key: SigningKey) -> Self {
-        AccessStatements { key, signed: Mutex::default() }
+        AccessStatements { key, began: now(), signed: Mutex::default() }
     }
 
     /// Returns the statement about a datacenter, by the rights that were published. Those about
@@ -54,6 +58,7 @@ impl AccessStatements {
             expires: one.expires,
         });
         let (readers, open, signature) = (readers.collect(), *open, String::new());
+        let time = time.max(self.began + 1);
         let statement = AccessEvent { central, time, datacenter: datacenter.clone(), open, readers, signature };
         // Signs without the lock, so that others sign theirs meanwhile.
         let signed = Arc::new(sign_access(statement, &self.key)?);
@@ -147,5 +152,21 @@ mod tests {
         let policy = Arc::new(Policy::parse(text).unwrap());
         let under = of(&Rights { policy, ..changed }, 5, true);
         assert_eq!(under.central, Sequence(5));
+    }
+
+    #[test]
+    fn a_statement_after_a_restart_counts_within_the_same_second() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("key");
+        let key = SigningKey::generate(&path, "test").unwrap();
+        let lab: DatacenterName = "lab/v1".parse().unwrap();
+        let of = |statements: &AccessStatements, open: bool| {
+            let rights = if open { Rights::open() } else { Rights::default() };
+            statements.of(&Published { rights, ..Published::default() }, &lab).unwrap()
+        };
+        let before = of(&AccessStatements { began: now() - 60, ..AccessStatements::new(key) }, true);
+        let after = of(&AccessStatements::new(SigningKey::load(&path).unwrap()), false);
+        assert_eq!(after.central, before.central);
+        assert!(after.follows(&before), "{} and {}", after.time, before.time);
     }
 }
