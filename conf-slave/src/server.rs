@@ -11,6 +11,7 @@ use anyhow::Context;
 use conf_core::{
     access::Token,
     address::GivenAddress,
+    audit::{AuditLog, AuditTarget, AuditWriter},
     consul::{Consul, ConsulCredentials, Keys},
     daemon::{self, Metrics},
     git::{self, FetchBounds},
@@ -53,6 +54,7 @@ pub struct Slave {
     view: Arc<View>,
     embedded: Option<Arc<EmbeddedConsul>>,
     metrics: Metrics,
+    audit: AuditWriter,
     state: PathBuf,
     programs: Arc<Programs>,
     // Removed when the slave ends.
@@ -83,7 +85,12 @@ impl Slave {
         let own_token = Token::generate();
         let own_hash = own_token.hash();
         let access = Arc::new(spawn_blocking(move || Access::open(&at, datacenter, trusted, &own_hash)).await??);
-        let authenticator = Authenticator::new(access.subscribe(), access::objection);
+        let metrics = Metrics::new("conf-slave", env!("CARGO_PKG_VERSION"));
+        let target = options.audit_log.unwrap_or_else(|| AuditTarget::File(state.join("audit.jsonl")));
+        let (log, audit) = AuditLog::open(target, &metrics)?;
+        let list = Arc::clone(&access);
+        let authenticator =
+            Authenticator::new(access.subscribe(), access::objection).audited(log, move || list.version());
         let gate = Gate::new(&options.common.allowed_hosts).guarded(authenticator);
         let listener = web::bind_tcp(options.listen, gate).await?.over(tls);
         let address = listener.address().context("a TCP listener has an address")?;
@@ -116,7 +123,6 @@ impl Slave {
         let mirror = Arc::new(mirror.await??);
 
         let problems = Arc::new(Problems::default());
-        let metrics = Metrics::new("conf-slave", env!("CARGO_PKG_VERSION"));
         let publisher = Publisher::new(client, names, Arc::clone(&mirror), Arc::clone(&problems), &metrics);
         let view = Arc::new(View {
             access,
@@ -132,7 +138,19 @@ impl Slave {
             },
             central,
         });
-        Ok(Slave { listener, own, address, upload, view, embedded, metrics, state, programs, _temporary: temporary })
+        Ok(Slave {
+            listener,
+            own,
+            address,
+            upload,
+            view,
+            embedded,
+            metrics,
+            audit,
+            state,
+            programs,
+            _temporary: temporary,
+        })
     }
 
     /// Returns the address that it listens on.
@@ -147,7 +165,7 @@ impl Slave {
 
     /// Serves, follows and publishes until `stop`, and joins every task.
     pub async fn run(self, stop: CancellationToken) {
-        let Slave { listener, own, upload, view, embedded, metrics, state, programs, .. } = self;
+        let Slave { listener, own, upload, view, embedded, metrics, audit, state, programs, .. } = self;
         let health = Health::new(metrics.clone());
         let mirror = || Arc::clone(&view.mirror);
         let problems = || Arc::clone(&view.problems);
@@ -155,6 +173,7 @@ impl Slave {
         let routes =
             api::routes(Arc::clone(&view), Arc::clone(&upload), health.clone(), embedded.clone(), stop.clone());
         let mut tasks = JoinSet::new();
+        tasks.spawn(audit.run(stop.clone()));
         tasks.spawn(web::serve_spooling(listener, routes, upload.spools().clone(), stop.clone()));
         if let Some(embedded) = embedded {
             if let Some(own) = own {

@@ -420,6 +420,7 @@ impl Staging {
 #[cfg(test)]
 mod tests {
     use conf_core::access::Principal;
+    use conf_core::audit::AuditLog;
     use conf_core::daemon::Metrics;
     use conf_core::http::Who;
 
@@ -437,7 +438,8 @@ mod tests {
         store::init(&path).unwrap();
         let judge = Judge::new(ChangeLimits::default(), SecretStore::default(), ReportingHosts::default());
         let judge = Arc::new(judge);
-        let (audit, told) = (Arc::new(Audit::open(&path).unwrap()), Told::new(&Metrics::new("test", "0")));
+        let (audit, told) =
+            (Arc::new(Audit::open(&path).unwrap()), Told::new(&Metrics::new("test", "0"), AuditLog::default()));
         let checker = Arc::new(Checker::new(&path, judge.clone(), store::Landed::new(&path), audit, told));
         let mut staging = Staging::open(&path, judge, checker, Rights::open()).unwrap();
         let pusher = Pusher { principal: Principal::Anybody, through: "test".to_owned(), who: Who::User(1) };

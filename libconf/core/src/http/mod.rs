@@ -12,6 +12,7 @@ mod pace;
 mod rates;
 mod spool;
 mod answer;
+mod tries;
 mod authenticator;
 mod description;
 mod unrouted;
