@@ -10,7 +10,7 @@ use libconf::name::{CommitId, DatacenterName, GroupName, PrincipalName, RefName,
 use serde::{Deserialize, Serialize};
 
 use crate::judge::rights;
-use crate::store::{self, LedgerEntry, Move};
+use crate::store::{self, LedgerEntry, Move, Proven};
 use crate::text::when;
 
 /// How many changes a policy is held against.
@@ -108,9 +108,12 @@ fn author(entry: &LedgerEntry, tokens: &AccessTable, now: i64) -> Option<Princip
     if entry.by == Principal::Server.to_string() {
         return Some(Principal::Server);
     }
-    // Only under a policy does conf-master write down nobody but who was proven.
-    if entry.token.is_none() && entry.policy.is_none() {
-        return None;
+    match entry.proven {
+        Some(Proven::Yes) => {}
+        Some(Proven::Owner) => return Some(Principal::Owner(entry.by.clone())),
+        // Only under a policy did an older conf-master write down nobody but who was proven.
+        None if entry.token.is_some() || entry.policy.is_some() => {}
+        Some(Proven::No) | None => return None,
     }
     let name: PrincipalName = entry.by.parse().ok()?;
     let of_token = entry.token.as_ref().and_then(|token| tokens.by_id(token)).map(|token| token.groups.clone());

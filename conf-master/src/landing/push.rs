@@ -12,7 +12,7 @@ use crate::fault::{Refusal, RefusalKind};
 use crate::judge::{ChangePlan, ProposalOptions, RefUpdate, Rights};
 use crate::landing::update::request::{Update, UpdateOutcome};
 use crate::secrets::SecretRequest;
-use crate::store::{LandedRequest, RequestKey};
+use crate::store::{LandedRequest, Proven, RequestKey};
 use crate::text::one_line;
 
 /// Who pushes, and through what.
@@ -30,6 +30,15 @@ impl Pusher {
     /// The pusher's name, where one was proven; else the committer of the pushed commits stands in.
     pub(crate) fn by(&self) -> Option<String> {
         (self.principal != Principal::Anybody).then(|| one_line(&self.principal.to_string()))
+    }
+
+    /// Whether that name is proven.
+    pub(crate) fn proven(&self) -> Proven {
+        match self.principal {
+            Principal::Server | Principal::Named(_) => Proven::Yes,
+            Principal::Owner(_) => Proven::Owner,
+            Principal::Anybody => Proven::No,
+        }
     }
 
     /// The token that proved the name, if one did.

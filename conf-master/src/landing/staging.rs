@@ -388,6 +388,7 @@ impl Staging {
             by,
             through: push.pusher.through.clone(),
             request: push.request.clone(),
+            proven: Some(push.pusher.proven()),
             token: push.pusher.token(),
             policy: self.rights.version(),
             key: push.content.key().cloned(),

@@ -40,6 +40,8 @@ pub(crate) struct LedgerEntry {
     pub(crate) through: String,
     /// The id of the request, as logs show it.
     pub(crate) request: String,
+    /// Whether the author's name was proven; `None` in an entry of an older conf-master.
+    pub(crate) proven: Option<Proven>,
     /// The token that proved the author's name, if one did.
     pub(crate) token: Option<TokenId>,
     /// The commit of the policy that allowed it, if one did.
@@ -48,6 +50,34 @@ pub(crate) struct LedgerEntry {
     pub(crate) key: Option<RequestKey>,
     /// The time, in seconds since 1970.
     pub(crate) time: i64,
+}
+
+/// Whether the name of an author was proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proven {
+    /// By a token, a key of SSH, or because it is conf-master itself.
+    Yes,
+    /// It is a user of the server's machine who may write to the repository's files in any case.
+    Owner,
+    /// It is what the pusher wrote into the commit.
+    No,
+}
+
+impl Proven {
+    const ALL: [Proven; 3] = [Proven::Yes, Proven::Owner, Proven::No];
+
+    /// How the ledger says it.
+    fn word(self) -> &'static str {
+        match self {
+            Proven::Yes => "yes",
+            Proven::Owner => "owner",
+            Proven::No => "no",
+        }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        Proven::ALL.into_iter().find(|one| one.word() == word)
+    }
 }
 
 /// The state that the ledger describes.
@@ -187,6 +217,7 @@ impl std::fmt::Display for LedgerEntry {
         }
         writeln!(f, "\nConf-Sequence: {}\nConf-Format: {FORMAT}", self.sequence)?;
         writeln!(f, "Conf-By: {}\nConf-Through: {}\nConf-Request: {}", self.by, self.through, self.request)?;
+        self.proven.iter().try_for_each(|proven| writeln!(f, "Conf-Proven: {}", proven.word()))?;
         self.token.iter().try_for_each(|token| writeln!(f, "Conf-Token: {token}"))?;
         self.policy.iter().try_for_each(|policy| writeln!(f, "Conf-Policy: {policy}"))?;
         self.key.iter().try_for_each(|key| writeln!(f, "Conf-Idempotency: {key}"))
@@ -232,6 +263,7 @@ impl LedgerEntry {
             by: trailer("Conf-By")?.to_owned(),
             through: trailer("Conf-Through")?.to_owned(),
             request: trailer("Conf-Request")?.to_owned(),
+            proven: trailer("Conf-Proven").ok().and_then(Proven::parse),
             // An older conf-master wrote neither, and an open one writes neither. What cannot be
             // read keeps no ledger from being read.
             token: trailer("Conf-Token").ok().and_then(|token| token.parse().ok()),
@@ -367,6 +399,7 @@ mod tests {
             by: text("ann"),
             through: text("path"),
             request: text("r1"),
+            proven: None,
             token: None,
             policy: None,
             key: None,
@@ -383,6 +416,10 @@ mod tests {
             let mut entry = entry(7, moves);
             assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(Some(entry.clone())));
             entry.token = Some("0123456789ab".parse().unwrap());
+            for proven in Proven::ALL {
+                entry.proven = Some(proven);
+                assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(Some(entry.clone())));
+            }
             entry.policy = Some(target.commit);
             assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(Some(entry.clone())));
             entry.key = Some(RequestKey::new("a:key", b"{}").unwrap());

@@ -78,8 +78,10 @@ fn a_push_over_ssh_has_the_limits_of_one_over_http() {
     assert_eq!(work.id(branch), site.work.id(branch));
     let earlier = work.id(branch);
     work.change().file("services/web/master", "config.yaml", "round: 2\n").land();
-    let landed = site.master.git(&["log", "-1", "--format=%B", "refs/conf/ledger"]);
+    let landed = site.master.git(&["log", "-2", "--format=%B", "refs/conf/ledger"]);
+    let (landed, before) = landed.split_once("Conf-Proven: yes\n").expect("the key proves a name");
     assert!(landed.contains("Conf-By: ann.ops\n") && landed.contains("Conf-Through: ssh 10.9.8.7"), "{landed}");
+    assert!(before.contains("Conf-Proven: no"), "over HTTP nobody has proven one: {before}");
     // What needs more memory than a push may have: a commit of 600 MB, compressed 0.6.
     let message = site.folder.path().join("message");
     fs::write(&message, "x".repeat(600 << 20)).unwrap();

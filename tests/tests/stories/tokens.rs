@@ -315,6 +315,10 @@ fn a_policy_says_who_reads_and_who_pushes_on_every_tier() {
     let policy = site.master.git(&["rev-parse", "refs/heads/policy"]);
     assert!(entry.contains("\nConf-By: ann\n"), "{entry}");
     assert!(entry.contains(&format!("\nConf-Policy: {}", policy.trim())), "{entry}");
+    let shown = text(&site.master.run(&["log", "us-west/v1"]));
+    for words in ["ann", "token ", "http 127.", &format!("policy {}", &policy[..7])] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
     let before = state(&site);
     // A dry run of what she may not do shows her nothing.
     let dry = work.change().file("services/api/master", "round", "1\n").option("--push-option=dry-run").push();
