@@ -49,6 +49,8 @@ pub struct Slave {
     listener: Listener,
     /// Where this program asks the stand-in for Consul itself.
     own: Option<Listener>,
+    /// Where health and metrics are answered alone.
+    beside: Option<Listener>,
     address: SocketAddr,
     upload: Arc<UploadPack>,
     view: Arc<View>,
@@ -94,6 +96,7 @@ impl Slave {
         let gate = Gate::new(&options.common.allowed_hosts).guarded(authenticator);
         let listener = web::bind_tcp(options.listen, gate).await?.over(tls);
         let address = listener.address().context("a TCP listener has an address")?;
+        let beside = web::bind_health(options.common.metrics_listen, &options.common.allowed_hosts).await?;
 
         let mut own = None;
         let (addresses, embedded) = match choice {
@@ -141,6 +144,7 @@ impl Slave {
         Ok(Slave {
             listener,
             own,
+            beside,
             address,
             upload,
             view,
@@ -165,7 +169,7 @@ impl Slave {
 
     /// Serves, follows and publishes until `stop`, and joins every task.
     pub async fn run(self, stop: CancellationToken) {
-        let Slave { listener, own, upload, view, embedded, metrics, audit, state, programs, .. } = self;
+        let Slave { listener, own, beside, upload, view, embedded, metrics, audit, state, programs, .. } = self;
         let health = Health::new(metrics.clone());
         let mirror = || Arc::clone(&view.mirror);
         let problems = || Arc::clone(&view.problems);
@@ -174,6 +178,7 @@ impl Slave {
             api::routes(Arc::clone(&view), Arc::clone(&upload), health.clone(), embedded.clone(), stop.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(audit.run(stop.clone()));
+        tasks.spawn(web::serve_health(beside, health.clone(), stop.clone()));
         tasks.spawn(web::serve_spooling(listener, routes, upload.spools().clone(), stop.clone()));
         if let Some(embedded) = embedded {
             if let Some(own) = own {

@@ -52,6 +52,8 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let target = flags.audit_log.clone().unwrap_or_else(|| AuditTarget::File(path.join("audit.jsonl")));
     let (audit, writer) = AuditLog::open(target, &metrics)?;
     let health = Health::new(metrics.clone());
+    let beside = http::bind_health(flags.common.metrics_listen, &flags.common.allowed_hosts).await?;
+    let beside = tokio::spawn(http::serve_health(beside, health.clone(), stop.clone()));
     let landed = Landed::new(&path);
     let upload = UploadPack::checking(path.clone(), git_http::UploadLimits::default(), landed.wants());
     let secrets =
@@ -98,7 +100,7 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     http::serve_spooling(listener, routes::routes(&server, health), spools, stop.clone()).await;
     drop(server);
     stop.cancel();
-    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination, uses);
+    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination, uses, beside);
     // Nobody can send a job to the landing thread now: it ends after its current step.
     let ended = tokio::task::spawn_blocking(move || landing.join()).await?;
     written.cancel();
