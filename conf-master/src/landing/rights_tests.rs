@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use conf_core::access::{AccessTable, Named, Policy, Principal, Scope, Token, Verb};
 use conf_core::http::Who;
+use conf_core::secret::Identity;
 use git2::Repository;
 use libconf::name::{DatacenterName, ObjectId, RefName};
 use tempfile::TempDir;
@@ -322,6 +323,58 @@ async fn keys_about_secrets_need_a_right_for_all_versions_of_the_id() {
     let outcome = |who: &str| site.room.lander.land(Push::secrets(request(), &pusher(&somebody(who))));
     lacks(refusal(&outcome("frank").await), "secrets");
     assert_eq!(kind(&outcome("grace").await), Some(RefusalKind::Invalid), "hosts have its value");
+    site.room.close().await;
+}
+
+#[tokio::test]
+async fn whoever_makes_a_host_read_a_secret_needs_the_right_for_secrets() {
+    let site = Site::open().await;
+    let key = |name: &str| {
+        let identity = Identity::create(&site.path.with_file_name(name)).unwrap();
+        identity.recipient().to_string()
+    };
+    let [one, two] = ["one", "two"].map(key);
+    let file = [("config.json", r#"{"a": 1}"#)];
+    let class = |more: &str| format!("services: [{{name: web, branch: master}}, {{name: db, branch: master}}{more}]\n");
+    assert!(site.land(&owner(), vec![site.commit("services/db/master", &file, "begin")]).await.sequence.is_some());
+    assert!(site.land(&owner(), vec![site.tag("services/db/v1", "services/db/master")]).await.sequence.is_some());
+    let begun = class("");
+    let begun = site.commit("datacenter-configuration/a", &[("datacenter.yaml", begun.as_str())], "begin");
+    assert!(site.land(&owner(), vec![begun]).await.sequence.is_some());
+    let instance = |web: &str, roles: &str, more: &str| {
+        format!(
+            "conf: datacenter-configuration/a/latest\n\
+             secrets: {{password: {{generate: {{length: 20}}, readers: [services/db]}}}}\n\
+             inventories:\n  roles: {{web: {{components: [services/web, 'services/db/v*'{web}]}}, db: {{components: [services/db]}}}}\n  \
+             hosts: {{one: {{key: {one}, roles: [db]}}, two: {{key: {two}, roles: [{roles}]}}}}\n{more}"
+        )
+    };
+    let change = async |who: &str, web: &str, roles: &str, more: &str| {
+        let text = instance(web, roles, more);
+        site.change(who, "datacenters/lab/v1", &[("datacenter.yaml", text.as_str())]).await
+    };
+    let why = "it is needed because the change would seal the secret `password` to the host `two` of lab/v1, which";
+    let lacks_because = |found: Option<String>| {
+        let words = found.clone().unwrap_or_default();
+        lacks(found, "secrets");
+        assert!(words.contains(why), "{words}");
+    };
+    assert_eq!(change("grace", "", "web", "").await, None);
+    // What makes nobody a reader needs no such right.
+    assert_eq!(change("frank", "", "web", "platform: {a: 1}\n").await, None);
+    lacks_because(change("frank", "", "web, db", "").await);
+    lacks_because(change("frank", ", services/db", "web", "").await);
+    lacks_because(change("frank", "", "", "").await);
+    // A datacenter that runs one more version of a reader has its hosts read it.
+    let v1 = "{name: db, branch: master, tag: v1}";
+    lacks_because(change("frank", "", "web", &format!("services: [{v1}]\n")).await);
+    let more = class(&format!(", {v1}"));
+    let more = [("datacenter.yaml", more.as_str())];
+    lacks_because(site.change("frank", "datacenter-configuration/a", &more).await);
+    assert_eq!(change("grace", "", "web, db", "").await, None);
+    // Now that it is one, nothing more is sealed to it.
+    assert_eq!(change("frank", ", services/db", "web", "").await, None);
+    assert_eq!(site.change("frank", "datacenter-configuration/a", &more).await, None);
     site.room.close().await;
 }
 

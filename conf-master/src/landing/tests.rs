@@ -41,7 +41,8 @@ impl Room {
     pub(crate) fn under(path: &Path, reporting: ReportingHosts, rights: Rights) -> Self {
         let metrics = Metrics::new("test", "0");
         let health = Health::new(metrics.clone());
-        let judge = Arc::new(Judge::new(ChangeLimits::default(), SecretStore::default(), reporting));
+        let secrets = SecretStore::open(path, &[]).unwrap();
+        let judge = Arc::new(Judge::new(ChangeLimits::default(), secrets, reporting));
         let upload = UploadPack::new(path.to_owned(), UploadLimits::default());
         let told = Told::new(&metrics, AuditLog::default());
         let (lander, thread) =
