@@ -55,6 +55,8 @@ pub(crate) struct Server {
     pub(crate) reading: Shares,
     /// Places for those that search it.
     pub(crate) searching: Shares,
+    /// Places for those that try policies.
+    pub(crate) trials: Shares,
     /// Answers fetches.
     pub(crate) upload: Arc<UploadPack>,
     /// Takes pushes.

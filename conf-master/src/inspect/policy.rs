@@ -17,7 +17,7 @@ use crate::text::when;
 const MOST_ENTRIES: usize = 100;
 /// How long snapshots are compared for one answer. After that every datacenter of a change counts
 /// for each of its refs.
-const PATIENCE: Duration = Duration::from_secs(5);
+const COMPARING: Duration = Duration::from_secs(2);
 
 /// What a policy would have refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,16 +72,17 @@ pub(crate) struct ExplainedRight {
 ///
 /// It looks at refs, at the datacenters that got another snapshot by them, and at the author as the
 /// ledger names them. It cannot know whether a change went beyond the shrink guard, broke
-/// compatibility, or changed keys that need a right of their own.
+/// compatibility, or changed keys that need a right of their own. `None` when that takes longer
+/// than `until` then.
 pub(crate) fn trial(
     repo: &Repository,
     ledger: CommitId,
     policy: &Policy,
-    tokens: &AccessTable,
-    now: i64,
-) -> anyhow::Result<PolicyTrial> {
+    (tokens, now): (&AccessTable, i64),
+    until: Instant,
+) -> anyhow::Result<Option<PolicyTrial>> {
     let (mut trial, mut next) = (PolicyTrial::default(), Some(ledger));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = until.min(Instant::now() + COMPARING);
     while let Some(commit) = next.filter(|_| trial.changes < MOST_ENTRIES) {
         let entry = LedgerEntry::read(repo, commit)?;
         next = store::previous(repo, commit)?;
@@ -93,14 +94,15 @@ pub(crate) fn trial(
         let mut reasons = Vec::new();
         for (reference, verb, datacenters) in needs(repo, &entry, deadline)? {
             let place = Place { reference: Some(&reference), datacenters: &datacenters };
-            reasons.extend(policy.check(&author, verb, place).err().map(|denied| denied.to_string()));
+            let Some(decided) = policy.check_until(&author, verb, place, until) else { return Ok(None) };
+            reasons.extend(decided.err().map(|denied| denied.to_string()));
         }
         if !reasons.is_empty() {
             let (when, by) = (when(entry.time), entry.by.clone());
             trial.refused.push(TrialRefusal { sequence: entry.sequence, when, by, reasons });
         }
     }
-    Ok(trial)
+    Ok(Some(trial))
 }
 
 /// The author of a change, where a name was proven.

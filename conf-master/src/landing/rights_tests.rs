@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use conf_core::access::{AccessTable, Named, Policy, Principal, Scope, Token, Verb};
 use conf_core::http::Who;
@@ -490,7 +491,8 @@ async fn a_policy_is_held_against_what_landed_and_explained() {
     let ledger = site.room.lander.durable().ledger;
     let trial = |text: &str| {
         let policy = Policy::parse(text).unwrap();
-        policy::trial(&repo, ledger, &policy, &AccessTable::default(), 0).unwrap()
+        let until = Instant::now() + Duration::from_secs(60);
+        policy::trial(&repo, ledger, &policy, (&AccessTable::default(), 0), until).unwrap().unwrap()
     };
     let same = trial(POLICY);
     // The first change is conf-master's own; then came the owner of the repository's files.

@@ -348,3 +348,26 @@ fn a_policy_says_who_reads_and_who_pushes_on_every_tier() {
     let explained = site.master.run(&["policy", "explain", "--as", "ann", "services/web/master"]);
     assert!(explained.status.success() && text(&explained).contains("push"), "{}", text(&explained));
 }
+
+#[test]
+fn a_policy_that_takes_long_to_try_keeps_no_processor() {
+    let site = closed();
+    let name = "a".repeat(100);
+    for round in 0..20 {
+        let branch = format!("services/{name}/{name}");
+        site.work.change().file(&branch, "round", format!("{round}\n")).land();
+    }
+    let bob = site.master.token("bob", &["--group", "administrators"]);
+    let ask = |policy: &str| {
+        let (bob, body) = (site.master.unproven().with(&token_in(&bob)), json!({"policy": policy}));
+        let headers = [("content-type", "application/json")];
+        bob.request(Method::POST, "/api/v1/policy/test", &headers, body.to_string()).expect("an answer")
+    };
+    // Each pattern looks at the whole name, from each place of it.
+    let slow = vec![format!("\"*{}b\"", "a".repeat(99)); 10_000].join(",");
+    let slow = format!("rights: [{{group: x, may: [push], refs: [{slow}]}}]\n");
+    let (began, answer) = (Instant::now(), ask(&slow));
+    assert_eq!((answer.status.as_u16(), answer.text().contains("longer than 5 s")), (504, true), "{}", answer.text());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(ask(POLICY).status, 200);
+}

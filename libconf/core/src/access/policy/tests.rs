@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use libconf::name::{DatacenterName, RefName};
 
@@ -252,4 +253,22 @@ fn what_is_too_large_or_no_yaml_is_refused() {
     assert_eq!(policy(&format!("rights:\n{}", right.repeat(1000))).rights().len(), 1000);
     let groups = policy("groups: {a: [x], b: []}\nrights: [{group: a, may: [read]}, {group: b, may: [read]}]\n");
     assert_eq!(groups.unlisted().into_iter().map(ToString::to_string).collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn a_policy_that_takes_long_is_decided_in_time_or_not_at_all() {
+    let slow = |number: usize| format!("\"*{}{number:04}\"", "a".repeat(95));
+    let patterns = (0..10_000).map(slow).collect::<Vec<_>>().join(",");
+    let policy = Policy::parse(&format!("rights: [{{group: web, may: [push], refs: [{patterns}]}}]\n")).unwrap();
+    let who = somebody("alice", &[], Scope::Policy);
+    let name: RefName = format!("refs/heads/services/{0}/{0}", "a".repeat(100)).parse().unwrap();
+    let began = Instant::now();
+    for wait in [0, 50, 50, 50, 50, 50, 50, 50, 50, 50] {
+        let until = Instant::now() + Duration::from_millis(wait);
+        assert_eq!(policy.check_until(&who, Verb::Push, Place::of(&name), until), None);
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let quick = Policy::parse("rights: [{group: web, may: [push]}]\n").unwrap();
+    let decided = quick.check_until(&who, Verb::Push, Place::of(&name), Instant::now() + Duration::from_secs(60));
+    assert!(decided.is_some_and(|decided| decided.is_err()), "in time it is the same");
 }
