@@ -95,8 +95,9 @@ impl Push {
         Push { updates, atomic, pusher, request, options, content: PushContent::Commits }
     }
 
-    /// Makes a push of sections.
-    pub(crate) fn sections(update: Update, pusher: &Pusher, options: ProposalOptions) -> Self {
+    /// Makes a push of sections, whose idempotency key is the pusher's.
+    pub(crate) fn sections(mut update: Update, pusher: &Pusher, options: ProposalOptions) -> Self {
+        update.key = update.key.map(|key| key.of(pusher.principal.named().map(|named| &named.name)));
         let updates = update.references().iter().map(unknown).collect();
         Push { content: PushContent::Sections(update), ..Push::commits(updates, true, pusher, options) }
     }

@@ -18,7 +18,7 @@ use crate::judge::{ProposalOptions, RefUpdate, ReportingHosts, Rights};
 use crate::landing::tests::{Room, kind};
 use crate::landing::{Draft, Expected, Outcome, Push, Pusher, SectionChange, Update};
 use crate::secrets::SecretRequest;
-use crate::store;
+use crate::store::{self, RequestKey};
 
 const KEY: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 
@@ -510,5 +510,36 @@ async fn a_policy_is_held_against_what_landed_and_explained() {
     assert_eq!(may, [Verb::Push]);
     let datacenters = site.room.lander.datacenters_of(&name).await;
     assert_eq!(datacenters, BTreeSet::from(["lab/v1".parse().unwrap()]));
+    site.room.close().await;
+}
+
+#[tokio::test]
+async fn a_kept_answer_is_for_who_landed_it_and_still_may() {
+    let site = Site::open().await;
+    let send = |who: &str, text: &str| {
+        let change = SectionChange {
+            section: "services/web".parse().unwrap(),
+            draft: Ok(Draft::from_text(text.to_owned()).unwrap()),
+            schema_version: 1,
+            expected: Expected { version: None, commit: None },
+        };
+        let key = Some(RequestKey::new("key", text.as_bytes()).unwrap());
+        let update = Update { changes: vec![change], key, breaking: None };
+        site.room.lander.land(Push::sections(update, &pusher(&somebody(who)), ProposalOptions::default()))
+    };
+    let landed = send("alice", r#"{"a": 3}"#).await;
+    assert!(landed.sequence.is_some(), "{landed:?}");
+    assert_eq!(send("alice", r#"{"a": 3}"#).await.sequence, landed.sequence, "she gets the answer again");
+    assert_eq!(kind(&send("alice", r#"{"a": 4}"#).await), Some(RefusalKind::Invalid), "of another request she hears");
+    // The key of somebody else is another one, for the same request and for another.
+    let other = send("erin", r#"{"a": 4}"#).await;
+    assert!(other.sequence > landed.sequence, "{other:?}");
+    // Whoever may not is refused before anybody looks for an answer.
+    lacks(refusal(&send("mallory", r#"{"a": 3}"#).await), "push");
+    let policy = POLICY.replace("web: [alice]", "web: [carol]");
+    let policy = vec![site.commit("policy", &[("policy.yaml", policy.as_str())], "policy")];
+    assert!(site.land(&somebody("bob"), policy).await.sequence.is_some());
+    lacks(refusal(&send("alice", r#"{"a": 3}"#).await), "push");
+    assert_eq!(send("erin", r#"{"a": 4}"#).await.sequence, other.sequence);
     site.room.close().await;
 }

@@ -257,6 +257,10 @@ impl LedgerEntry {
             Err(error) => return Err(format!("the trailer Conf-Format is no number: {error}")),
         }
         let moves = head.split_once("\n\n").map(|(_, moves)| moves).unwrap_or_default();
+        let key = trailer("Conf-Idempotency").ok().map(str::parse::<RequestKey>).transpose()?;
+        // An older conf-master wrote no owner beside a key, and the author's name where it was
+        // proven.
+        let owner = trailer("Conf-Token").and_then(|_| trailer("Conf-By")).ok().and_then(|by| by.parse().ok());
         Ok(Some(LedgerEntry {
             sequence: trailer("Conf-Sequence")?.parse().map_err(|error| format!("{error}"))?,
             moves: moves.lines().map(str::parse).collect::<Result<_, _>>()?,
@@ -268,7 +272,7 @@ impl LedgerEntry {
             // read keeps no ledger from being read.
             token: trailer("Conf-Token").ok().and_then(|token| token.parse().ok()),
             policy: trailer("Conf-Policy").ok().and_then(|policy| policy.parse().ok()),
-            key: trailer("Conf-Idempotency").ok().map(str::parse).transpose()?,
+            key: key.map(|key| key.or_of(owner)),
             time,
         }))
     }
@@ -422,7 +426,11 @@ mod tests {
             }
             entry.policy = Some(target.commit);
             assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(Some(entry.clone())));
-            entry.key = Some(RequestKey::new("a:key", b"{}").unwrap());
+            let key = RequestKey::new("a:key", b"{}").unwrap();
+            entry.key = Some(key.clone());
+            let read = LedgerEntry::parse(&entry.to_string(), entry.time).unwrap().unwrap();
+            assert_eq!(read.key, Some(key.of(Some(&"ann".parse().unwrap()))), "her token proved her name");
+            entry.key = read.key;
             assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(Some(entry)));
         }
         assert_eq!(LedgerEntry::parse("#1 x\n\nConf-Format: 2", 0), Ok(None));
