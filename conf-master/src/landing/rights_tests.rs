@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 
 use conf_core::access::{AccessTable, Named, Policy, Principal, Scope, Token, Verb};
 use conf_core::http::Who;
-use conf_core::secret::Identity;
+use conf_core::secret::{Identity, SecretValue};
 use git2::Repository;
 use libconf::name::{DatacenterName, ObjectId, RefName};
 use tempfile::TempDir;
+use zeroize::Zeroizing;
 
 use crate::access::{AccessRequest, NewToken};
 use crate::fault::RefusalKind;
@@ -541,5 +542,31 @@ async fn a_kept_answer_is_for_who_landed_it_and_still_may() {
     assert!(site.land(&somebody("bob"), policy).await.sequence.is_some());
     lacks(refusal(&send("alice", r#"{"a": 3}"#).await), "push");
     assert_eq!(send("erin", r#"{"a": 4}"#).await.sequence, other.sequence);
+    site.room.close().await;
+}
+
+#[tokio::test]
+async fn secrets_of_an_id_without_a_datacenter_need_the_right_for_what_it_will_be() {
+    let site = Site::open().await;
+    let set = |who: &str, datacenter: &str| {
+        let value = SecretValue::Text(Zeroizing::new("x".to_owned()));
+        let request = SecretRequest::Set(datacenter.parse().unwrap(), "db".parse().unwrap(), value);
+        site.room.lander.land(Push::secrets(request, &pusher(&somebody(who))))
+    };
+    // Grace keeps the secrets of `lab`, wherever it stands, and of nothing else.
+    for who in ["grace", "frank", "erin"] {
+        lacks(refusal(&set(who, "new/v1").await), "secrets");
+    }
+    assert!(set("bob", "new/v1").await.sequence.is_some());
+    let delete = BTreeSet::from(["refs/heads/datacenters/lab/v1".parse().unwrap()]);
+    let options = ProposalOptions { delete, ..ProposalOptions::default() };
+    let gone = vec![site.delete("refs/heads/datacenters/lab/v1")];
+    assert_eq!(refusal(&site.land_with(&somebody("dave"), gone, options).await), None);
+    lacks(refusal(&set("frank", "lab/v1").await), "secrets");
+    assert!(set("grace", "lab/v1").await.sequence.is_some());
+    // Whoever makes a datacenter of the id shares the secrets.
+    let own = [("datacenter.yaml", "conf: datacenter-configuration/a/latest\n")];
+    lacks(site.change("frank", "datacenters/lab/v1", &own).await, "secrets");
+    assert_eq!(site.change("grace", "datacenters/lab/v1", &own).await, None);
     site.room.close().await;
 }

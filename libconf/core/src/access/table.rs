@@ -233,4 +233,30 @@ mod tests {
         table.put(entry(&Token::generate()), 151 + KEPT_AFTER_END).unwrap();
         assert!(table.by_id(&token.hash().id()).is_none(), "it was over long ago");
     }
+
+    #[test]
+    fn tokens_that_are_good_have_room_and_those_that_are_over_leave_it() {
+        let one = |number: usize, expires: Option<i64>| {
+            let hash = format!("{number:064x}").parse().unwrap();
+            TokenEntry { hash, expires, ..entry(&Token::generate()) }
+        };
+        let now = 1_000_000_000;
+        let full = AccessTable::of((0..MOST_TOKENS).map(|number| one(number, None)), false);
+        let put = |table: &AccessTable, entry: TokenEntry| {
+            let mut table = table.clone();
+            table.put(entry, now).map(|()| table)
+        };
+        assert!(matches!(put(&full, one(MOST_TOKENS, None)), Err(BadTable::Full)));
+        // A token that is there may be replaced, and what ends one leaves room for another.
+        let revoked = put(&full, TokenEntry { revoked: Some(now), ..one(7, None) }).unwrap();
+        let again = put(&revoked, one(MOST_TOKENS, None)).unwrap();
+        assert_eq!(again.tokens().count(), MOST_TOKENS + 1);
+        assert!(matches!(put(&again, one(MOST_TOKENS + 1, None)), Err(BadTable::Full)));
+        // Those that are over are listed for a while, and the one that was over first goes first.
+        let over = (0..2 * MOST_TOKENS).map(|number| one(number, Some(now - 1 - i64::from(number == 9))));
+        let over = put(&AccessTable::of(over, false), one(2 * MOST_TOKENS, None)).unwrap();
+        assert_eq!(over.tokens().count(), 2 * MOST_TOKENS);
+        let first = one(9, None).hash;
+        assert!(over.tokens().all(|found| found.hash != first));
+    }
 }
