@@ -104,6 +104,16 @@ pub(crate) enum ConsulChoice {
     Addresses(Vec<GivenAddress>),
 }
 
+impl ConsulChoice {
+    /// The addresses as they were given.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        match self {
+            ConsulChoice::Embedded => Vec::new(),
+            ConsulChoice::Addresses(addresses) => addresses.iter().map(|one| one.reveal().to_owned()).collect(),
+        }
+    }
+}
+
 impl RunOptions {
     /// Reads `--consul`, or else Consul's usual variables. An error names the right usage.
     pub(crate) fn consul_choice(&self, variable: impl Fn(&str) -> Option<String>) -> Result<ConsulChoice, String> {

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -77,8 +77,11 @@ impl Slave {
         let (flags, certificates) = (&options.common.tls, &options.common.certificates);
         let above = ClientTls::load(ClientFiles::of(&options.servers), flags.tls_min, certificates)?;
         let credentials = Credentials::from_file(options.token_file).over(above);
+        let asked = choice.addresses();
+        let urls = options.central.iter().map(|one| one.url().as_str()).chain(asked.iter().map(String::as_str));
+        options.servers.warn_if_unused(urls);
         let mut consul =
-            ConsulCredentials::from_variables(variable).over(&options.servers, flags.tls_min, certificates)?;
+            ConsulCredentials::from_variables(variable).over(&options.servers, &asked, flags.tls_min, certificates)?;
         let upstreams = Arc::new(Upstreams::new(options.central, &credentials)?);
         let tls = ServerTls::load(flags, certificates)?;
         let (state, temporary) = state_folder(options.state)?;
@@ -98,23 +101,9 @@ impl Slave {
         let address = listener.address().context("a TCP listener has an address")?;
         let beside = web::bind_health(options.common.metrics_listen, &options.common.allowed_hosts).await?;
 
-        let mut own = None;
-        let (addresses, embedded) = match choice {
-            ConsulChoice::Embedded => {
-                let Ok(at) = if listener.scheme() == "https" {
-                    // No certificate has to name an address under which this program asks itself.
-                    let path = std::path::absolute(state.join("consul.sock"))?;
-                    own = Some(web::bind_unix(&path, 0o600).await?);
-                    format!("unix://{}", path.display()).parse()
-                } else {
-                    (consul.token, consul.token_file) = (Some(own_token.reveal().to_owned()), None);
-                    format!("http://{}", reachable(address)).parse()
-                };
-                (vec![at], Some(EmbeddedConsul::new()))
-            }
-            ConsulChoice::Addresses(addresses) => (addresses, None),
-        };
-        let whole: Vec<String> = addresses.iter().map(|one: &GivenAddress| one.reveal().to_owned()).collect();
+        let ConsulAt { addresses, embedded, own } =
+            find_consul(choice, &listener, &state, &own_token, &mut consul).await?;
+        let whole: Vec<String> = addresses.iter().map(|one| one.reveal().to_owned()).collect();
         let client = Arc::new(Consul::new(&whole, consul)?);
 
         let upload =
@@ -251,6 +240,40 @@ async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
             () = tokio::time::sleep_until(look) => {}
         }
     }
+}
+
+/// Where Consul is.
+struct ConsulAt {
+    addresses: Vec<GivenAddress>,
+    /// This program stands in for it.
+    embedded: Option<Arc<EmbeddedConsul>>,
+    /// Where this program then asks itself, if that is not the address of `--listen`.
+    own: Option<Listener>,
+}
+
+/// Finds Consul; where this program stands in for it, `token` is by what it asks itself.
+async fn find_consul(
+    choice: ConsulChoice,
+    listener: &Listener,
+    state: &Path,
+    token: &Token,
+    credentials: &mut ConsulCredentials,
+) -> anyhow::Result<ConsulAt> {
+    if let ConsulChoice::Addresses(addresses) = choice {
+        return Ok(ConsulAt { addresses, embedded: None, own: None });
+    }
+    let mut own = None;
+    let Ok(at) = if listener.scheme() == "https" {
+        // No certificate has to name an address under which this program asks itself.
+        let path = std::path::absolute(state.join("consul.sock"))?;
+        own = Some(web::bind_unix(&path, 0o600).await?);
+        format!("unix://{}", path.display()).parse()
+    } else {
+        (credentials.token, credentials.token_file) = (Some(token.reveal().to_owned()), None);
+        let address = listener.address().context("a TCP listener has an address")?;
+        format!("http://{}", reachable(address)).parse()
+    };
+    Ok(ConsulAt { addresses: vec![at], embedded: Some(EmbeddedConsul::new()), own })
 }
 
 fn state_folder(given: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<TempDir>)> {

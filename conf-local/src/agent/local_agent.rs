@@ -206,8 +206,11 @@ fn consul(options: &RunOptions) -> anyhow::Result<(Consul, bool)> {
     if !is_named {
         addresses.push(CONSUL.to_owned());
     }
+    let servers = options.surrogate.iter().chain(&options.central).map(|one| one.url().as_str());
+    options.servers.warn_if_unused(servers.chain(addresses.iter().map(String::as_str)));
     let (oldest, certificates) = (options.common.tls.tls_min, &options.common.certificates);
-    let mut credentials = ConsulCredentials::from_variables(variable).over(&options.servers, oldest, certificates)?;
+    let credentials = ConsulCredentials::from_variables(variable);
+    let mut credentials = credentials.over(&options.servers, &addresses, oldest, certificates)?;
     // Conf-slaves that stand in for Consul get the token that they get anyway; a Consul never does.
     let is_surrogate = |address: &String| {
         let address = address.parse::<BaseUrl>().ok();
