@@ -267,7 +267,7 @@ impl Staging {
             Err(why) => return Ok((Outcome::refused(push.updates.len(), &why), Vec::new())),
         };
         let parent = self.catalog.table.target(&RefName::Access).map(|tip| tip.commit);
-        let target = store::access::write(&self.objects, parent, &table, time)?;
+        let target = store::access::write(&self.objects, parent, (&self.access, &table), time)?;
         let changes = RefChanges::from([(RefName::Access, Some(target))]);
         let judgement = Judgement { refusals: vec![None; push.updates.len()], changes, ..Judgement::default() };
         let (outcome, moves) = self.stage_judged(push, judgement, by)?;

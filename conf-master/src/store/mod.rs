@@ -171,7 +171,7 @@ fn first_token(repo: &Repository, token: &Token) -> anyhow::Result<RefTarget> {
     };
     let mut table = AccessTable::default();
     table.put(entry, now())?;
-    access::write(repo, None, &table, now())
+    access::write(repo, None, (&AccessTable::default(), &table), now())
 }
 
 fn readme_commit(repo: &Repository) -> Result<CommitId, git2::Error> {

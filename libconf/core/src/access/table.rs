@@ -48,10 +48,16 @@ pub struct AccessTable {
     is_open: bool,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Document {
     format: u32,
     tokens: Vec<TokenEntry>,
+}
+
+#[derive(Serialize)]
+struct Written<'t> {
+    format: u32,
+    tokens: &'t [&'t TokenEntry],
 }
 
 /// Why a table cannot be read or changed.
@@ -122,6 +128,15 @@ impl AccessTable {
         Ok(AccessTable::of(tokens, false))
     }
 
+    /// In place of a table that is in other files: a program that does not know them says that it
+    /// cannot read this.
+    pub const NOT_HERE: &str = "{\"format\": 2, \"tokens\": []}\n";
+
+    /// Joins the parts of a table.
+    pub fn joined(parts: impl IntoIterator<Item = Self>) -> Self {
+        AccessTable::of(parts.into_iter().flat_map(|part| part.tokens.into_values()), false)
+    }
+
     /// Makes a table of these tokens; an open one asks nobody for them.
     pub(crate) fn of(tokens: impl IntoIterator<Item = TokenEntry>, is_open: bool) -> Self {
         AccessTable { tokens: tokens.into_iter().map(|one| (one.hash.clone(), one)).collect(), is_open }
@@ -134,8 +149,12 @@ impl AccessTable {
 
     /// Writes it as JSON, a token a paragraph, so that Git shows what a change has changed.
     pub fn to_json(&self) -> Result<Vec<u8>, BadTable> {
-        let document = Document { format: FORMAT, tokens: self.tokens.values().cloned().collect() };
-        let mut text = serde_json::to_vec_pretty(&document)?;
+        AccessTable::json_of(&self.tokens.values().collect::<Vec<_>>())
+    }
+
+    /// Writes a table of these tokens.
+    pub fn json_of(tokens: &[&TokenEntry]) -> Result<Vec<u8>, BadTable> {
+        let mut text = serde_json::to_vec_pretty(&Written { format: FORMAT, tokens })?;
         text.push(b'\n');
         Ok(text)
     }
