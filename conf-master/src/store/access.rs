@@ -1,5 +1,5 @@
-//! `refs/conf/access`: the hashes of all tokens, as `tokens.json`; where there are many, as a file for
-//! each beginning of a hash in the folder `tokens`, so that a change costs its own size.
+//! `refs/conf/access`: the hashes of all tokens, as `tokens.json`; where there are many, as a file
+//! for each beginning of a hash in the folder `tokens`, so that a change costs its own size.
 
 use std::collections::BTreeMap;
 
