@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use conf_core::access::{AccessEvent, AccessTable, Principal, Scope, TokenEntry, TokenHash};
 use conf_core::daemon::chain;
@@ -29,6 +30,8 @@ pub(crate) struct Access {
     /// By what this program asks itself.
     own: TokenEntry,
     newest: Mutex<Option<AccessEvent>>,
+    /// The change of the newest list; 0 without one.
+    change: AtomicU64,
     table: watch::Sender<Arc<AccessTable>>,
 }
 
@@ -81,12 +84,20 @@ impl Access {
             revoked: None,
         };
         let table = watch::Sender::new(Arc::new(table_of(good.as_ref(), &own)));
-        Ok(Access { path, datacenter, keys, own, newest: Mutex::new(good), table })
+        let change = AtomicU64::new(good.as_ref().map_or(0, |good| good.central.0));
+        Ok(Access { path, datacenter, keys, own, newest: Mutex::new(good), change, table })
     }
 
     /// The tokens that open this conf-slave, now and from now on.
     pub(crate) fn subscribe(&self) -> watch::Receiver<Arc<AccessTable>> {
         self.table.subscribe()
+    }
+
+    /// Names the list that says who may ask: by the change that it is of.
+    pub(crate) fn version(&self) -> Option<String> {
+        // Not by the newest one itself, which is held while it is written.
+        let change = self.change.load(Ordering::Relaxed);
+        (change > 0).then(|| format!("#{change}"))
     }
 
     /// Takes a statement of conf-master in place of an older one, and keeps it. Blocks.
@@ -107,6 +118,7 @@ impl Access {
             self.table.send_replace(Arc::new(table_of(Some(&statement), &self.own)));
             tracing::info!(open = statement.open, tokens = statement.readers.len(), "conf-master said who may ask");
         }
+        self.change.store(statement.central.0, Ordering::Relaxed);
         *newest = Some(statement);
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use clap::{Args, Parser, Subcommand};
 use conf_core::{
     address::{BaseUrl, GivenAddress, listen_address},
+    audit::AuditTarget,
     consul::named_or_usual_address,
     daemon::{
         Reload,
@@ -82,6 +83,10 @@ pub struct RunOptions {
     /// TLS with the servers that this program asks.
     #[command(flatten)]
     pub servers: ClientFlags,
+    /// Where to write who was not let in, one JSON object a line: a file, or '-' for standard
+    /// output. Without it, audit.jsonl in the folder of the mirror.
+    #[arg(long, value_name = "FILE|-")]
+    pub audit_log: Option<AuditTarget>,
     /// The most MiB of one answer of a central server: the history of everything must fit.
     #[arg(long, value_name = "MIB", default_value_t = 32_768, value_parser = clap::value_parser!(u32).range(1..=1_048_576))]
     pub most_fetched: u32,
@@ -97,6 +102,16 @@ pub(crate) enum ConsulChoice {
     Embedded,
     /// One Consul, at these addresses.
     Addresses(Vec<GivenAddress>),
+}
+
+impl ConsulChoice {
+    /// The addresses as they were given.
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        match self {
+            ConsulChoice::Embedded => Vec::new(),
+            ConsulChoice::Addresses(addresses) => addresses.iter().map(|one| one.reveal().to_owned()).collect(),
+        }
+    }
 }
 
 impl RunOptions {

@@ -2,7 +2,7 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -11,6 +11,7 @@ use anyhow::Context;
 use conf_core::{
     access::Token,
     address::GivenAddress,
+    audit::{AuditLog, AuditTarget, AuditWriter},
     consul::{Consul, ConsulCredentials, Keys},
     daemon::{self, Metrics},
     git::{self, FetchBounds},
@@ -54,9 +55,11 @@ fn shown(addresses: &[GivenAddress], is_embedded: bool) -> Vec<String> {
 type KeysOfHosts = watch::Sender<Arc<Keyring>>;
 
 /// Makes what proves names, and takes the keys of hosts.
-fn proving(access: &Access) -> (Authenticator, KeysOfHosts) {
+fn proving(access: &Arc<Access>, log: AuditLog) -> (Authenticator, KeysOfHosts) {
     let (sender, keys) = watch::channel(Arc::default());
-    (Authenticator::with_sessions(access.subscribe(), Sessions::new(keys), access::objection), sender)
+    let authenticator = Authenticator::with_sessions(access.subscribe(), Sessions::new(keys), access::objection);
+    let list = Arc::clone(access);
+    (authenticator.audited(log, move || list.version()), sender)
 }
 
 /// A conf-slave with its socket bound and its mirror open.
@@ -65,6 +68,8 @@ pub struct Slave {
     listener: Listener,
     /// Where this program asks the stand-in for Consul itself.
     own: Option<Listener>,
+    /// Where health and metrics are answered alone.
+    beside: Option<Listener>,
     address: SocketAddr,
     upload: Arc<UploadPack>,
     view: Arc<View>,
@@ -72,6 +77,7 @@ pub struct Slave {
     hosts: (Authenticator, KeysOfHosts),
     embedded: Option<Arc<EmbeddedConsul>>,
     metrics: Metrics,
+    audit: AuditWriter,
     state: PathBuf,
     programs: Arc<Programs>,
     // Removed when the slave ends.
@@ -92,8 +98,11 @@ impl Slave {
         let (flags, certificates) = (&options.common.tls, &options.common.certificates);
         let above = ClientTls::load(ClientFiles::of(&options.servers), flags.tls_min, certificates)?;
         let credentials = Credentials::from_file(options.token_file).over(above);
+        let asked = choice.addresses();
+        let urls = options.central.iter().map(|one| one.url().as_str()).chain(asked.iter().map(String::as_str));
+        options.servers.warn_if_unused(urls);
         let mut consul =
-            ConsulCredentials::from_variables(variable).over(&options.servers, flags.tls_min, certificates)?;
+            ConsulCredentials::from_variables(variable).over(&options.servers, &asked, flags.tls_min, certificates)?;
         let upstreams = Arc::new(Upstreams::new(options.central, &credentials)?);
         let tls = ServerTls::load(flags, certificates)?;
         let (state, temporary) = state_folder(options.state)?;
@@ -102,28 +111,18 @@ impl Slave {
         let own_token = Token::generate();
         let own_hash = own_token.hash();
         let access = Arc::new(spawn_blocking(move || Access::open(&at, datacenter, trusted, &own_hash)).await??);
-        let hosts = proving(&access);
+        let metrics = Metrics::new("conf-slave", env!("CARGO_PKG_VERSION"));
+        let target = options.audit_log.unwrap_or_else(|| AuditTarget::File(state.join("audit.jsonl")));
+        let (log, audit) = AuditLog::open(target, &metrics)?;
+        let hosts = proving(&access, log);
         let gate = Gate::new(&options.common.allowed_hosts).guarded(hosts.0.clone());
         let listener = web::bind_tcp(options.listen, gate).await?.over(tls);
         let address = listener.address().context("a TCP listener has an address")?;
+        let beside = web::bind_health(options.common.metrics_listen, &options.common.allowed_hosts).await?;
 
-        let mut own = None;
-        let (addresses, embedded) = match choice {
-            ConsulChoice::Embedded => {
-                let Ok(at) = if listener.scheme() == "https" {
-                    // No certificate has to name an address under which this program asks itself.
-                    let path = std::path::absolute(state.join("consul.sock"))?;
-                    own = Some(web::bind_unix(&path, 0o600).await?);
-                    format!("unix://{}", path.display()).parse()
-                } else {
-                    (consul.token, consul.token_file) = (Some(own_token.reveal().to_owned()), None);
-                    format!("http://{}", reachable(address)).parse()
-                };
-                (vec![at], Some(EmbeddedConsul::new()))
-            }
-            ConsulChoice::Addresses(addresses) => (addresses, None),
-        };
-        let whole: Vec<String> = addresses.iter().map(|one: &GivenAddress| one.reveal().to_owned()).collect();
+        let ConsulAt { addresses, embedded, own } =
+            find_consul(choice, &listener, &state, &own_token, &mut consul).await?;
+        let whole: Vec<String> = addresses.iter().map(|one| one.reveal().to_owned()).collect();
         let client = Arc::new(Consul::new(&whole, consul)?);
 
         let upload =
@@ -135,7 +134,6 @@ impl Slave {
         let mirror = Arc::new(mirror.await??);
 
         let problems = Arc::new(Problems::default());
-        let metrics = Metrics::new("conf-slave", env!("CARGO_PKG_VERSION"));
         let publisher = Publisher::new(client, names, Arc::clone(&mirror), Arc::clone(&problems), &metrics);
         let view = Arc::new(View {
             access,
@@ -150,12 +148,14 @@ impl Slave {
         Ok(Slave {
             listener,
             own,
+            beside,
             address,
             upload,
             view,
             hosts,
             embedded,
             metrics,
+            audit,
             state,
             programs,
             _temporary: temporary,
@@ -174,7 +174,7 @@ impl Slave {
 
     /// Serves, follows and publishes until `stop`, and joins every task.
     pub async fn run(self, stop: CancellationToken) {
-        let Slave { listener, own, upload, view, hosts, embedded, metrics, state, programs, .. } = self;
+        let Slave { listener, own, beside, upload, view, hosts, embedded, metrics, audit, state, programs, .. } = self;
         let (authenticator, keys) = hosts;
         let (health, mut tasks) = (Health::new(metrics.clone()), JoinSet::new());
         let mirror = || Arc::clone(&view.mirror);
@@ -184,6 +184,8 @@ impl Slave {
         let routes = git.or(sessions).unify().boxed();
         let routes = api::routes(Arc::clone(&view), routes, health.clone(), embedded.clone(), stop.clone());
         spawn_until(&stop, &mut tasks, keyring::follow(mirror(), keys));
+        tasks.spawn(audit.run(stop.clone()));
+        tasks.spawn(web::serve_health(beside, health.clone(), stop.clone()));
         tasks.spawn(web::serve_spooling(listener, routes, upload.spools().clone(), stop.clone()));
         if let Some(embedded) = embedded {
             if let Some(own) = own {
@@ -256,6 +258,40 @@ async fn show_health(view: Arc<View>, health: Health, metrics: Metrics) {
             () = tokio::time::sleep_until(look) => {}
         }
     }
+}
+
+/// Where Consul is.
+struct ConsulAt {
+    addresses: Vec<GivenAddress>,
+    /// This program stands in for it.
+    embedded: Option<Arc<EmbeddedConsul>>,
+    /// Where this program then asks itself, if that is not the address of `--listen`.
+    own: Option<Listener>,
+}
+
+/// Finds Consul; where this program stands in for it, `token` is by what it asks itself.
+async fn find_consul(
+    choice: ConsulChoice,
+    listener: &Listener,
+    state: &Path,
+    token: &Token,
+    credentials: &mut ConsulCredentials,
+) -> anyhow::Result<ConsulAt> {
+    if let ConsulChoice::Addresses(addresses) = choice {
+        return Ok(ConsulAt { addresses, embedded: None, own: None });
+    }
+    let mut own = None;
+    let Ok(at) = if listener.scheme() == "https" {
+        // No certificate has to name an address under which this program asks itself.
+        let path = std::path::absolute(state.join("consul.sock"))?;
+        own = Some(web::bind_unix(&path, 0o600).await?);
+        format!("unix://{}", path.display()).parse()
+    } else {
+        (credentials.token, credentials.token_file) = (Some(token.reveal().to_owned()), None);
+        let address = listener.address().context("a TCP listener has an address")?;
+        format!("http://{}", reachable(address)).parse()
+    };
+    Ok(ConsulAt { addresses: vec![at], embedded: Some(EmbeddedConsul::new()), own })
 }
 
 fn state_folder(given: Option<PathBuf>) -> anyhow::Result<(PathBuf, Option<TempDir>)> {

@@ -57,6 +57,8 @@ pub struct LocalAgent {
     requests: mpsc::Receiver<WriterRequest>,
     socket: (Listener, PathBuf),
     http: Option<Listener>,
+    /// Where health and metrics are answered alone.
+    beside: Option<Listener>,
     probes: Vec<ProbeEntry>,
     ready: Ready,
 }
@@ -123,15 +125,17 @@ impl LocalAgent {
             Some(address) => Some(web::bind_tcp(address, Gate::new(&options.common.allowed_hosts)).await?.over(tls)),
             None => None,
         };
+        let beside = web::bind_health(options.common.metrics_listen, &options.common.allowed_hosts).await?;
         let socket = (bound, options.socket.socket);
         let ready = options.ready;
-        Ok(LocalAgent { host, sources, reports, numbers, keys, service, requests, socket, http, probes, ready })
+        Ok(LocalAgent { host, sources, reports, numbers, keys, service, requests, socket, http, beside, probes, ready })
     }
 
     /// Serves, follows, tells and reports until `stop`. Joins every task. Prints that it is ready,
     /// with its address (`--listen`) or else its socket, when `--ready` says so.
     pub async fn run(self, stop: CancellationToken) {
-        let LocalAgent { host, sources, reports, numbers, keys, service, requests, socket, http, probes, ready } = self;
+        let LocalAgent { host, sources, reports, numbers, keys, service, requests, socket, http, .. } = self;
+        let LocalAgent { beside, probes, ready, .. } = self;
         let address = http.as_ref().and_then(|http| Some((http.scheme(), http.address()?)));
         let metrics = Metrics::new("conf-local", env!("CARGO_PKG_VERSION"));
         let health = Health::new(metrics.clone());
@@ -152,6 +156,7 @@ impl LocalAgent {
         if let Some(listener) = http {
             tasks.spawn(web::serve(listener, routes, stopping.clone()));
         }
+        tasks.spawn(web::serve_health(beside, health.clone(), stopping.clone()));
         let (ready, path) = (is_ready(ready, agent.clone()), socket.1.clone());
         let ready = stopping.clone().run_until_cancelled_owned(ready);
         tasks.spawn(async move {
@@ -204,8 +209,11 @@ fn consul(options: &RunOptions, servers: &SnapshotServers) -> anyhow::Result<(Co
     if !is_named {
         addresses.push(CONSUL.to_owned());
     }
+    let servers = options.surrogate.iter().chain(&options.central).map(|one| one.url().as_str());
+    options.servers.warn_if_unused(servers.chain(addresses.iter().map(String::as_str)));
     let (oldest, certificates) = (options.common.tls.tls_min, &options.common.certificates);
-    let mut credentials = ConsulCredentials::from_variables(variable).over(&options.servers, oldest, certificates)?;
+    let credentials = ConsulCredentials::from_variables(variable);
+    let mut credentials = credentials.over(&options.servers, &addresses, oldest, certificates)?;
     // Conf-slaves that stand in for Consul get what they get anyway; a Consul never does.
     let is_surrogate = |address: &String| {
         let address = address.parse::<BaseUrl>().ok();

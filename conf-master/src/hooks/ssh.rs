@@ -4,6 +4,7 @@
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use conf_core::access::Principal;
+use conf_core::audit::{AuditEntry, AuditLog, Verdict};
 use conf_core::git_http::{HookEnvironment, ReceivePack, UploadPack};
 use conf_core::http::{ShareBounds, Shares, Who};
 use tokio::io::AsyncWriteExt as _;
@@ -33,6 +34,7 @@ pub(crate) struct OverSsh {
     published: watch::Receiver<Arc<Published>>,
     /// Whose word counts for the owner of a key, besides root's and this program's own user's.
     speaker: Option<u32>,
+    audit: AuditLog,
 }
 
 impl OverSsh {
@@ -42,9 +44,10 @@ impl OverSsh {
         upload: Arc<UploadPack>,
         published: watch::Receiver<Arc<Published>>,
         speaker: Option<u32>,
+        audit: AuditLog,
     ) -> Self {
         let shares = || Shares::new(ShareBounds { places: AT_ONCE, of_one: AT_ONCE / 4, waiting: 0 });
-        OverSsh { receive, upload, pushes: shares(), fetches: shares(), published, speaker }
+        OverSsh { receive, upload, pushes: shares(), fetches: shares(), published, speaker, audit }
     }
 
     /// Talks with a client that came to `user` of this machine, until either side ends.
@@ -65,6 +68,9 @@ impl OverSsh {
         let place = places.try_take(who, 1);
         let pusher = self.pusher(&call, user, who);
         let objection = self.objection(&pusher.principal, call.service);
+        if let Some(words) = &objection {
+            self.note_denied(&pusher, call.service, words);
+        }
         let is_let_in = place.is_some() && objection.is_none();
         let answer = match (&place, objection) {
             (Some(_), None) => SshAnswer::Begin,
@@ -103,6 +109,18 @@ impl OverSsh {
             _ => account(user),
         };
         Pusher { principal, through: format!("ssh {}", one_line(&call.from)), who }
+    }
+
+    fn note_denied(&self, pusher: &Pusher, service: SshService, words: &str) {
+        let request = match service {
+            SshService::ReceivePack => "git-receive-pack",
+            SshService::UploadPack => "git-upload-pack",
+        };
+        let policy = self.published.borrow().rights.version().map(|version| version.to_string());
+        let (by, request) = (pusher.by(), Some(request.to_owned()));
+        let (from, peer) = (pusher.through.clone(), pusher.who.to_string());
+        let entry = AuditEntry::at_the_door(Verdict::Denied, from, peer, words);
+        self.audit.note(AuditEntry { by, request, policy, ..entry });
     }
 
     /// Says why somebody may not begin: over HTTP the same is asked for before the route.

@@ -29,6 +29,7 @@ use warp::Filter as _;
 use crate::delivery::{AccessStatements, Hosts, Watermarks};
 use crate::hooks::{PUSH_VARIABLE, Pushers};
 use crate::http::parts::shown_to_pushers;
+use crate::http::policy::{TRIALS_AT_ONCE, TRIALS_WAITING};
 use crate::http::server::{READING_AT_ONCE, READINGS_WAITING, Server, pusher};
 use crate::http::whereabouts::{SEARCHES_AT_ONCE, SEARCHES_WAITING};
 use crate::landing::Lander;
@@ -76,6 +77,7 @@ pub(crate) fn server(
         renderings: Shares::halves(RENDERINGS_AT_ONCE, RENDERINGS_WAITING),
         reading: Shares::halves(READING_AT_ONCE, READINGS_WAITING),
         searching: Shares::halves(SEARCHES_AT_ONCE, SEARCHES_WAITING),
+        trials: Shares::halves(TRIALS_AT_ONCE, TRIALS_WAITING),
         upload,
     }
 }

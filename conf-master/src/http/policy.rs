@@ -1,9 +1,10 @@
 //! What a policy would refuse, and what somebody may do.
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use conf_core::access::{Named, Policy, PolicyFault, Scope};
-use conf_core::http::{Request, Routes, Who, asker, error, json, request};
+use conf_core::http::{Request, Response, Routes, Who, asker, error, json, request};
 use http::StatusCode;
 use libconf::name::{BadName, DatacenterName, PrincipalName, RefName};
 use serde::Deserialize;
@@ -11,12 +12,21 @@ use serde_json::json as value;
 use warp::Filter as _;
 
 use crate::fault::{Fault, Refusal};
-use crate::http::server::{Answered, Server, answer};
+use crate::http::server::{Answered, Server, answer, unavailable};
 use crate::inspect::policy::{self, PolicyExplanation};
 use crate::text::now;
 
 /// The most bytes of a question: JSON may write a policy at twice its length.
 const BYTES: usize = 2 << 20;
+
+/// Policies that are tried at once, half of them for one peer, and those that wait for that: each
+/// may keep a processor busy.
+pub(crate) const TRIALS_AT_ONCE: u64 = 2;
+pub(crate) const TRIALS_WAITING: usize = 16;
+/// How long each of them waits, and how long one trial takes at most: its patterns are somebody
+/// else's.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LONGEST: Duration = Duration::from_secs(5);
 
 /// The body of a test.
 #[derive(Deserialize)]
@@ -81,15 +91,35 @@ impl Server {
         request.check_query(&[])?;
         let who = request.who();
         let PolicyBody { policy } = request.body.json(BYTES).await?;
-        let policy = parse(&policy).map_err(|refusal| {
-            json(StatusCode::UNPROCESSABLE_ENTITY, &value!({"error": refusal.reason, "faults": refusal.faults}))
-        })?;
+        let Ok(turn) = self.trials.take(who, 1, PATIENCE).await else {
+            return Err(unavailable("others try policies at this time; try yours again in a moment"));
+        };
         let (ledger, rights) = (self.lander.durable().ledger, self.lander.published.borrow().rights.clone());
-        self.read(who, move |repo| {
-            Ok(json(StatusCode::OK, &policy::trial(repo, ledger, &policy, &rights.tokens, now())?))
+        self.read_now(who, move |repo| {
+            // The place is held to the end, even when whoever asked has gone.
+            let _turn = turn;
+            let until = Instant::now() + LONGEST;
+            let policy = match parse(&policy) {
+                Ok(policy) => policy,
+                Err(refusal) => {
+                    let body = value!({"error": refusal.reason, "faults": refusal.faults});
+                    return Ok(json(StatusCode::UNPROCESSABLE_ENTITY, &body));
+                }
+            };
+            let trial = policy::trial(repo, ledger, &policy, (&rights.tokens, now()), until)?;
+            Ok(trial.map_or_else(too_long, |trial| json(StatusCode::OK, &trial)))
         })
         .await
     }
+}
+
+fn too_long() -> Response {
+    let words = format!(
+        "this policy takes longer than {} s to be held against the last changes, and so it would take long for each change; \
+         write fewer patterns, or shorter ones",
+        LONGEST.as_secs()
+    );
+    error(StatusCode::GATEWAY_TIMEOUT, words)
 }
 
 /// Reads the name of a ref, as people write it: `refs/tags/` must stand before a tag.

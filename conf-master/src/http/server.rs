@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use conf_core::daemon::chain;
 use conf_core::git_http::{ReceivePack, UploadPack};
-use conf_core::http::{Authenticator, Peer, Request, Response, Share, Shares, StreamPlaces, Who, error};
+use conf_core::http::{Authenticator, Request, Response, Share, Shares, StreamPlaces, Who, error};
 use conf_core::manifest::nearest;
 use conf_core::snapshot::{Inventories, Snapshot};
 use git2::Repository;
@@ -55,6 +55,8 @@ pub(crate) struct Server {
     pub(crate) reading: Shares,
     /// Places for those that search it.
     pub(crate) searching: Shares,
+    /// Places for those that try policies.
+    pub(crate) trials: Shares,
     /// Answers fetches.
     pub(crate) upload: Arc<UploadPack>,
     /// Takes pushes.
@@ -159,11 +161,7 @@ impl Server {
 
 /// Who pushes, and from which address.
 pub(crate) fn pusher(request: &Request) -> Pusher {
-    let from = match &request.peer {
-        Peer::Tcp(address) => address.ip().to_string(),
-        Peer::Unix { .. } => "a socket".to_owned(),
-    };
-    Pusher { principal: request.principal.clone(), through: format!("http {from}"), who: request.who() }
+    Pusher { principal: request.principal.clone(), through: request.peer.through(), who: request.who() }
 }
 
 /// Returns the pusher of a request that has neither query nor body: either may hold a word that

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::judge::compatibility::trailer;
 use crate::secrets::branch;
-use crate::store;
+use crate::store::{self, Proven};
 use crate::text::{one_line, when};
 
 /// One deployment.
@@ -24,6 +24,9 @@ pub(crate) struct Deployment {
     pub(crate) when: String,
     /// Who made the change.
     pub(crate) by: String,
+    /// Whether that was proven; absent where nobody knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) proven: Option<bool>,
     /// The token that proved that, where one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<TokenId>,
@@ -143,6 +146,7 @@ pub(crate) fn newest(repo: &Repository, snapshot: Snapshot, limit: usize) -> any
             sequence: snapshot.sequence,
             when: when(snapshot.time),
             by: snapshot.by.clone(),
+            proven: None,
             token: None,
             through: None,
             policy: None,
@@ -166,7 +170,8 @@ pub(crate) fn prove(repo: &Repository, ledger: CommitId, deployments: &mut [Depl
     let mut entries = store::entries(repo, ledger, &wanted, Instant::now() + PATIENCE)?;
     for one in deployments {
         let Some(entry) = entries.remove(&one.sequence) else { continue };
-        (one.token, one.through, one.policy) = (entry.token, Some(entry.through), entry.policy);
+        (one.proven, one.token) = (entry.proven.map(|proven| proven != Proven::No), entry.token);
+        (one.through, one.policy) = (Some(entry.through), entry.policy);
     }
     Ok(())
 }

@@ -10,14 +10,14 @@ use libconf::name::{CommitId, DatacenterName, GroupName, PrincipalName, RefName,
 use serde::{Deserialize, Serialize};
 
 use crate::judge::rights;
-use crate::store::{self, LedgerEntry, Move};
+use crate::store::{self, LedgerEntry, Move, Proven};
 use crate::text::when;
 
 /// How many changes a policy is held against.
 const MOST_ENTRIES: usize = 100;
 /// How long snapshots are compared for one answer. After that every datacenter of a change counts
 /// for each of its refs.
-const PATIENCE: Duration = Duration::from_secs(5);
+const COMPARING: Duration = Duration::from_secs(2);
 
 /// What a policy would have refused.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,16 +72,17 @@ pub(crate) struct ExplainedRight {
 ///
 /// It looks at refs, at the datacenters that got another snapshot by them, and at the author as the
 /// ledger names them. It cannot know whether a change went beyond the shrink guard, broke
-/// compatibility, or changed keys that need a right of their own.
+/// compatibility, or changed keys that need a right of their own. `None` when that takes longer
+/// than `until` then.
 pub(crate) fn trial(
     repo: &Repository,
     ledger: CommitId,
     policy: &Policy,
-    tokens: &AccessTable,
-    now: i64,
-) -> anyhow::Result<PolicyTrial> {
+    (tokens, now): (&AccessTable, i64),
+    until: Instant,
+) -> anyhow::Result<Option<PolicyTrial>> {
     let (mut trial, mut next) = (PolicyTrial::default(), Some(ledger));
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = until.min(Instant::now() + COMPARING);
     while let Some(commit) = next.filter(|_| trial.changes < MOST_ENTRIES) {
         let entry = LedgerEntry::read(repo, commit)?;
         next = store::previous(repo, commit)?;
@@ -93,14 +94,15 @@ pub(crate) fn trial(
         let mut reasons = Vec::new();
         for (reference, verb, datacenters) in needs(repo, &entry, deadline)? {
             let place = Place { reference: Some(&reference), datacenters: &datacenters };
-            reasons.extend(policy.check(&author, verb, place).err().map(|denied| denied.to_string()));
+            let Some(decided) = policy.check_until(&author, verb, place, until) else { return Ok(None) };
+            reasons.extend(decided.err().map(|denied| denied.to_string()));
         }
         if !reasons.is_empty() {
             let (when, by) = (when(entry.time), entry.by.clone());
             trial.refused.push(TrialRefusal { sequence: entry.sequence, when, by, reasons });
         }
     }
-    Ok(trial)
+    Ok(Some(trial))
 }
 
 /// The author of a change, where a name was proven.
@@ -108,9 +110,12 @@ fn author(entry: &LedgerEntry, tokens: &AccessTable, now: i64) -> Option<Princip
     if entry.by == Principal::Server.to_string() {
         return Some(Principal::Server);
     }
-    // Only under a policy does conf-master write down nobody but who was proven.
-    if entry.token.is_none() && entry.policy.is_none() {
-        return None;
+    match entry.proven {
+        Some(Proven::Yes) => {}
+        Some(Proven::Owner) => return Some(Principal::Owner(entry.by.clone())),
+        // Only under a policy did an older conf-master write down nobody but who was proven.
+        None if entry.token.is_some() || entry.policy.is_some() => {}
+        Some(Proven::No) | None => return None,
     }
     let name: PrincipalName = entry.by.parse().ok()?;
     let of_token = entry.token.as_ref().and_then(|token| tokens.by_id(token)).map(|token| token.groups.clone());

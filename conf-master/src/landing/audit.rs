@@ -6,14 +6,14 @@
 //! Changes that land are in the ledger, not here; dry runs are in neither.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io;
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 use conf_core::access::TokenId;
+use conf_core::audit::{Asked, Fate, Repeats, RollingFile, Rooms};
 use conf_core::http::Who;
 use libconf::name::{CommitId, DatacenterName, RefName};
 use parking_lot::Mutex;
@@ -21,13 +21,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::fault::{Fault, Refusal};
 use crate::landing::push::{Outcome, Push};
-use crate::landing::repeats::{Asked, Fate, Repeats};
 use crate::text::{now, when};
 
 /// The size in bytes at which a file is full.
 const FILE_BYTES: u64 = 8 << 20;
 /// How many full files are kept.
 const KEPT: usize = 3;
+/// How much is written of one pusher and of all: all files hold a week of it.
+const ROOMS: Rooms = Rooms { each: 128 << 10, all: 4 << 20 };
 /// The most refs of one request that are recorded, and the most faults of one ref; more are
 /// counted.
 const MOST: usize = 50;
@@ -209,10 +210,8 @@ fn shortened(text: &str) -> String {
 /// The records on disk.
 #[derive(Debug)]
 pub(crate) struct Audit {
-    path: PathBuf,
     /// The file that is appended to, and what decides what is.
-    file: Mutex<(File, Repeats)>,
-    full_bytes: u64,
+    file: Mutex<(RollingFile, Repeats)>,
 }
 
 impl Audit {
@@ -222,9 +221,8 @@ impl Audit {
     }
 
     fn open_with(repo: &Path, full_bytes: u64) -> io::Result<Self> {
-        let path = repo.join("refused.jsonl");
-        let file = Mutex::new((open(&path)?, Repeats::new(Instant::now())));
-        Ok(Audit { path, file, full_bytes })
+        let file = RollingFile::open(&repo.join("refused.jsonl"), full_bytes, KEPT)?;
+        Ok(Audit { file: Mutex::new((file, Repeats::new(ROOMS, Instant::now()))) })
     }
 
     /// Appends records with one write and one sync; when it returns they are durable, or counted.
@@ -248,27 +246,8 @@ impl Audit {
         if lines.is_empty() {
             return Ok(());
         }
-        if file.metadata()?.len() >= self.full_bytes {
-            self.put_aside()?;
-            *file = open(&self.path)?;
-        }
-        file.write_all(&lines)?;
-        file.sync_data()
-    }
-
-    /// Makes room for a new file. A crash in between loses at most the oldest file.
-    fn put_aside(&self) -> io::Result<()> {
-        for number in (0..KEPT).rev() {
-            match fs::rename(self.numbered(number), self.numbered(number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(())
-    }
-
-    fn numbered(&self, number: usize) -> PathBuf {
-        if number == 0 { self.path.clone() } else { self.path.with_extension(format!("jsonl.{number}")) }
+        file.append(&lines)?;
+        file.sync()
     }
 
     /// Returns the newest records that `wanted` accepts, newest first, at most `limit`. A line that
@@ -288,17 +267,17 @@ impl Audit {
             }
             Some(record)
         };
-        for number in 0..=KEPT {
-            let mut bytes = Vec::new();
-            {
+        let paths = self.file.lock().0.paths();
+        for path in paths {
+            let bytes = {
                 // The lock keeps files from being renamed between two reads.
                 let _held = self.file.lock();
-                match File::open(self.numbered(number)) {
-                    Ok(mut file) => file.read_to_end(&mut bytes)?,
+                match std::fs::read(path) {
+                    Ok(bytes) => bytes,
                     Err(error) if error.kind() == io::ErrorKind::NotFound => break,
                     Err(error) => return Err(error),
-                };
-            }
+                }
+            };
             let lines = bytes.split(|byte| *byte == b'\n').rev();
             let records = lines.filter_map(&mut read);
             found.extend(records.filter(&wanted).take(limit - found.len()));
@@ -310,26 +289,11 @@ impl Audit {
     }
 }
 
-/// Opens a file for appending; a last line that a crash cut short is ended, so that the next one is
-/// a line of its own.
-fn open(path: &Path) -> io::Result<File> {
-    let mut file = OpenOptions::new().create(true).append(true).read(true).open(path)?;
-    if file.metadata()?.len() > 0 {
-        let mut last = [0];
-        file.seek(SeekFrom::End(-1))?;
-        file.read_exact(&mut last)?;
-        if last != *b"\n" {
-            file.write_all(b"\n")?;
-        }
-    }
-    if let Some(folder) = path.parent() {
-        File::open(folder)?.sync_all()?;
-    }
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, OpenOptions};
+    use std::io::Write as _;
+
     use super::*;
 
     fn record(number: usize) -> Record {

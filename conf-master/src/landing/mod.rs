@@ -9,7 +9,6 @@ pub(crate) mod audit;
 mod checking;
 mod composing;
 pub(crate) mod push;
-mod repeats;
 #[cfg(test)]
 mod rights_tests;
 mod sizes;
@@ -22,6 +21,7 @@ mod writer;
 
 pub(crate) use crate::landing::audit::{Record, RefusedRef};
 pub(crate) use crate::landing::push::{Outcome, Published, Push, Pusher};
+pub(crate) use crate::landing::told::Told;
 pub(crate) use crate::landing::update::notation::Draft;
 pub(crate) use crate::landing::update::request::{Conflict, Expected, IfMatch, SectionChange, Update, UpdateOutcome};
 pub(crate) use crate::landing::update::section::{BRANCH, SectionFile, SectionName};
@@ -35,7 +35,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use conf_core::access::AccessTable;
-use conf_core::daemon::{Metrics, blocking, chain};
+use conf_core::daemon::{blocking, chain};
 use conf_core::git_http::UploadPack;
 use conf_core::http::{Health, ShareBounds, Shares};
 use libconf::name::{DatacenterName, ObjectId, RefName};
@@ -51,7 +51,6 @@ use crate::landing::audit::Audit;
 use crate::landing::checking::{Checker, Version};
 use crate::landing::push::PushContent;
 use crate::landing::staging::Staging;
-use crate::landing::told::Told;
 use crate::landing::writer::{Job, Landing};
 use crate::store::{Durable, Landed};
 
@@ -80,6 +79,7 @@ pub(crate) struct Lander {
     /// The records of refusals.
     pub(crate) audit: Arc<Audit>,
     checker: Arc<Checker>,
+    told: Told,
     /// Knows what landed.
     pub(crate) landed: Arc<Landed>,
     /// The places in the queue.
@@ -192,6 +192,7 @@ impl Lander {
     pub(crate) async fn refuse(&self, push: Push, why: Refusal) -> Outcome {
         let outcome = Outcome::refused(push.updates.len(), &why);
         info!(through = push.pusher.through, request = push.request, "refused: {}", why.reason);
+        self.told.note(&push, &outcome);
         let (audit, records) = (self.audit.clone(), Vec::from_iter(Record::of(&push, &outcome)));
         let written = tokio::task::spawn_blocking(move || audit.append(&records)).await;
         if let Err(error) = written.map_err(std::io::Error::from).flatten() {
@@ -253,14 +254,15 @@ fn busy(refs: usize) -> Outcome {
 /// Opens the repository, repairs what a crash left, and starts the landing thread.
 ///
 /// The thread ends, after the current step, when every [`Lander`] is gone. `upload` is handed the
-/// answer to the fetch that each landing causes; `landed` follows from now on what lands. Of
-/// `rights` the policy is read from the repository. Must be called inside the runtime.
+/// answer to the fetch that each landing causes; `told` tells what becomes of each push; `landed`
+/// follows from now on what lands. Of `rights` the policy is read from the repository. Must be
+/// called inside the runtime.
 pub(crate) fn start(
     path: &Path,
     judge: &Arc<Judge>,
     landed: &Arc<Landed>,
     upload: Arc<UploadPack>,
-    metrics: &Metrics,
+    told: Told,
     health: Health,
     rights: Rights,
 ) -> anyhow::Result<(Lander, thread::JoinHandle<()>)> {
@@ -268,7 +270,6 @@ pub(crate) fn start(
     let (publish, published) = watch::channel(Arc::default());
     let (access_sender, access) = watch::channel(Arc::default());
     let audit = Arc::new(Audit::open(path).context("cannot open the records of what was refused")?);
-    let told = Told::new(metrics);
     let checker = Arc::new(Checker::new(path, judge.clone(), landed.clone(), audit.clone(), told.clone()));
     // Schemas that others push take no time of the landing thread.
     let staging = Staging::open(path, Arc::new(judge.beside()), checker.clone(), rights)?;
@@ -284,11 +285,11 @@ pub(crate) fn start(
         upload,
         runtime: Handle::current(),
         health,
-        told,
+        told: told.clone(),
     };
     landing.announce();
     let thread = thread::Builder::new().name("landing".to_owned()).spawn(move || landing.run(queue))?;
     let places = Shares::new(ShareBounds { places: QUEUE.into(), of_one: (QUEUE / 4).into(), waiting: WAITING });
     let landed = landed.clone();
-    Ok((Lander { jobs, published, access, durable, audit, checker, landed, places }, thread))
+    Ok((Lander { jobs, published, access, durable, audit, checker, told, landed, places }, thread))
 }

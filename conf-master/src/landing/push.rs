@@ -12,7 +12,7 @@ use crate::fault::{Refusal, RefusalKind};
 use crate::judge::{ChangePlan, ProposalOptions, RefUpdate, Rights};
 use crate::landing::update::request::{Update, UpdateOutcome};
 use crate::secrets::SecretRequest;
-use crate::store::{LandedRequest, RequestKey};
+use crate::store::{LandedRequest, Proven, RequestKey};
 use crate::text::one_line;
 
 /// Who pushes, and through what.
@@ -30,6 +30,15 @@ impl Pusher {
     /// The pusher's name, where one was proven; else the committer of the pushed commits stands in.
     pub(crate) fn by(&self) -> Option<String> {
         (self.principal != Principal::Anybody).then(|| one_line(&self.principal.to_string()))
+    }
+
+    /// Whether that name is proven.
+    pub(crate) fn proven(&self) -> Proven {
+        match self.principal {
+            Principal::Server | Principal::Named(_) => Proven::Yes,
+            Principal::Owner(_) => Proven::Owner,
+            Principal::Anybody => Proven::No,
+        }
     }
 
     /// The token that proved the name, if one did.
@@ -86,8 +95,9 @@ impl Push {
         Push { updates, atomic, pusher, request, options, content: PushContent::Commits }
     }
 
-    /// Makes a push of sections.
-    pub(crate) fn sections(update: Update, pusher: &Pusher, options: ProposalOptions) -> Self {
+    /// Makes a push of sections, whose idempotency key is the pusher's.
+    pub(crate) fn sections(mut update: Update, pusher: &Pusher, options: ProposalOptions) -> Self {
+        update.key = update.key.map(|key| key.of(pusher.principal.named().map(|named| &named.name)));
         let updates = update.references().iter().map(unknown).collect();
         Push { content: PushContent::Sections(update), ..Push::commits(updates, true, pusher, options) }
     }

@@ -267,7 +267,7 @@ impl Staging {
             Err(why) => return Ok((Outcome::refused(push.updates.len(), &why), Vec::new())),
         };
         let parent = self.catalog.table.target(&RefName::Access).map(|tip| tip.commit);
-        let target = store::access::write(&self.objects, parent, &table, time)?;
+        let target = store::access::write(&self.objects, parent, (&self.access, &table), time)?;
         let changes = RefChanges::from([(RefName::Access, Some(target))]);
         let judgement = Judgement { refusals: vec![None; push.updates.len()], changes, ..Judgement::default() };
         let (outcome, moves) = self.stage_judged(push, judgement, by)?;
@@ -388,6 +388,7 @@ impl Staging {
             by,
             through: push.pusher.through.clone(),
             request: push.request.clone(),
+            proven: Some(push.pusher.proven()),
             token: push.pusher.token(),
             policy: self.rights.version(),
             key: push.content.key().cloned(),
@@ -420,6 +421,7 @@ impl Staging {
 #[cfg(test)]
 mod tests {
     use conf_core::access::Principal;
+    use conf_core::audit::AuditLog;
     use conf_core::daemon::Metrics;
     use conf_core::http::Who;
 
@@ -437,7 +439,8 @@ mod tests {
         store::init(&path).unwrap();
         let judge = Judge::new(ChangeLimits::default(), SecretStore::default(), ReportingHosts::default());
         let judge = Arc::new(judge);
-        let (audit, told) = (Arc::new(Audit::open(&path).unwrap()), Told::new(&Metrics::new("test", "0")));
+        let (audit, told) =
+            (Arc::new(Audit::open(&path).unwrap()), Told::new(&Metrics::new("test", "0"), AuditLog::default()));
         let checker = Arc::new(Checker::new(&path, judge.clone(), store::Landed::new(&path), audit, told));
         let mut staging = Staging::open(&path, judge, checker, Rights::open()).unwrap();
         let pusher = Pusher { principal: Principal::Anybody, through: "test".to_owned(), who: Who::User(1) };

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use conf_core::access::Principal;
+use conf_core::audit::AuditLog;
 use conf_core::daemon::Metrics;
 use conf_core::git;
 use conf_core::git_http::{UploadLimits, UploadPack};
@@ -17,7 +18,7 @@ use parking_lot::Mutex;
 
 use crate::fault::RefusalKind;
 use crate::judge::{ChangeLimits, Judge, ProposalOptions, RefUpdate, ReportingHosts, Rights};
-use crate::landing::{self, Draft, Expected, LANDING, Lander, Outcome, Push, Pusher, SectionChange, Update};
+use crate::landing::{self, Draft, Expected, LANDING, Lander, Outcome, Push, Pusher, SectionChange, Told, Update};
 use crate::secrets::SecretStore;
 use crate::store;
 
@@ -40,10 +41,12 @@ impl Room {
     pub(crate) fn under(path: &Path, reporting: ReportingHosts, rights: Rights) -> Self {
         let metrics = Metrics::new("test", "0");
         let health = Health::new(metrics.clone());
-        let judge = Arc::new(Judge::new(ChangeLimits::default(), SecretStore::default(), reporting));
+        let secrets = SecretStore::open(path, &[]).unwrap();
+        let judge = Arc::new(Judge::new(ChangeLimits::default(), secrets, reporting));
         let upload = UploadPack::new(path.to_owned(), UploadLimits::default());
+        let told = Told::new(&metrics, AuditLog::default());
         let (lander, thread) =
-            landing::start(path, &judge, &store::Landed::new(path), upload, &metrics, health.clone(), rights).unwrap();
+            landing::start(path, &judge, &store::Landed::new(path), upload, told, health.clone(), rights).unwrap();
         health.set_ready();
         Room { lander, health, thread }
     }

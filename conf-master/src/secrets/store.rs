@@ -182,7 +182,7 @@ impl SecretStore {
 }
 
 /// Finds the ids whose datacenters declare or run something else after a change.
-fn touched(deltas: &Deltas) -> BTreeSet<Segment> {
+pub(crate) fn touched(deltas: &Deltas) -> BTreeSet<Segment> {
     let touched = deltas.iter().filter(|(_, delta)| delta.as_ref().is_none_or(|delta| delta.manifest.is_some()));
     touched.map(|(name, _)| name.id.clone()).collect()
 }

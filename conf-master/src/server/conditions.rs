@@ -205,6 +205,7 @@ mod tests {
     use crate::judge::{ChangeLimits, Judge, MaxShrink, ReportingHosts, Rights};
     use crate::landing;
     use crate::secrets::SecretStore;
+    use conf_core::audit::AuditLog;
     use conf_core::daemon::Metrics;
     use conf_core::git::TreeLimits;
     use conf_core::git_http::{UploadLimits, UploadPack};
@@ -219,8 +220,9 @@ mod tests {
         let limits = ChangeLimits { tree: limits, levels: 32, shrink: MaxShrink(50) };
         let judge = Arc::new(Judge::new(limits, SecretStore::default(), ReportingHosts::default()));
         let upload = UploadPack::new(path.clone(), UploadLimits::default());
+        let told = landing::Told::new(&metrics, AuditLog::default());
         let (lander, thread) =
-            landing::start(&path, &judge, &store::Landed::new(&path), upload, &metrics, health.clone(), Rights::open())
+            landing::start(&path, &judge, &store::Landed::new(&path), upload, told, health.clone(), Rights::open())
                 .unwrap();
         let trusted = TrustedKeys::of(&SigningKey::load(&store::key_path(&path)).unwrap());
         let keys = Keys { trusted, identity: None };

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf};
 
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use conf_core::{address::listen_address, daemon::flags::Common, git, settings};
+use conf_core::{address::listen_address, audit::AuditTarget, daemon::flags::Common, git, settings};
 
 use crate::judge::{ChangeLimits, MaxShrink};
 use crate::secrets::SecretsFor;
@@ -29,6 +29,10 @@ pub(crate) struct ServeFlags {
     /// nor the user of this server: from no other account `--as` counts
     #[arg(long, value_name = "USER")]
     pub(crate) ssh_user: Option<String>,
+    /// Where to write who asked for what and what became of it, one JSON object a line: a file, or
+    /// `-` for standard output. Without it, audit.jsonl in the repository
+    #[arg(long, value_name = "FILE|-")]
+    pub(crate) audit_log: Option<AuditTarget>,
     /// At the start, also renew certificates that will be due within this many days; certificates
     /// that are due are always renewed
     #[arg(long, value_name = "DAYS", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=3650))]

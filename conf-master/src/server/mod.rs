@@ -14,6 +14,7 @@ pub(crate) use crate::server::flags::{LimitFlags, ServeFlags};
 use std::{path::Path, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, bail};
+use conf_core::audit::{AuditLog, AuditTarget};
 use conf_core::git;
 use conf_core::git_http::UploadPack;
 use conf_core::http::{self, Authenticator, Gate, Health};
@@ -32,7 +33,7 @@ use crate::delivery::{AccessStatements, Hosts, Watermarks};
 use crate::hooks::{Pushers, server as hooks, ssh::OverSsh};
 use crate::http::rights;
 use crate::judge::{Judge, ReportingHosts, Rights};
-use crate::landing::Lander;
+use crate::landing::{Lander, Told};
 use crate::secrets::{SecretStore, SecretsFor};
 use crate::store::{Landed, Table, damage};
 use crate::text::now;
@@ -51,7 +52,11 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let _lock = tokio::task::spawn_blocking(move || git::lock(&lock_path)).await??;
     store::prepare(&path)?;
     let metrics = Metrics::new("conf-master", env!("CARGO_PKG_VERSION"));
+    let target = flags.audit_log.clone().unwrap_or_else(|| AuditTarget::File(path.join("audit.jsonl")));
+    let (audit, writer) = AuditLog::open(target, &metrics)?;
     let health = Health::new(metrics.clone());
+    let beside = http::bind_health(flags.common.metrics_listen, &flags.common.allowed_hosts).await?;
+    let beside = tokio::spawn(http::serve_health(beside, health.clone(), stop.clone()));
     let landed = Landed::new(&path);
     let upload = UploadPack::checking(path.clone(), git_http::UploadLimits::default(), landed.wants());
     let secrets =
@@ -62,11 +67,16 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let reporting = ReportingHosts::new(move |datacenter| reports.reporting(datacenter));
     let judge = Arc::new(Judge::new(flags.limits.limits(), secrets, reporting));
     let rights = Rights { is_open: flags.open, ..Rights::default() };
-    let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), &metrics, health.clone(), rights)?;
+    let told = Told::new(&metrics, audit.clone());
+    let (lander, landing) = landing::start(&path, &judge, &landed, upload.clone(), told, health.clone(), rights)?;
     upload.show_parts(routes::parts::of(path.clone(), &lander));
+    // It is written to the end of the last landing.
+    let written = CancellationToken::new();
+    let writing = tokio::spawn(writer.run(written.clone()));
     let pushers = Pushers::default();
     let (keyring, keys_of_hosts) = watch::channel(Arc::default());
-    let authenticator = authenticator(&flags, &path, &lander, Sessions::new(keys_of_hosts));
+    let sessions = Sessions::new(keys_of_hosts);
+    let authenticator = authenticator(&flags, &path, &lander, (sessions, audit.clone()));
     let tls = ServerTls::load(&flags.common.tls, &flags.common.certificates)?;
     let gate = Gate::new(&flags.common.allowed_hosts).guarded(authenticator.clone());
     let listener = http::bind_tcp(flags.listen, gate).await?.over(tls);
@@ -94,7 +104,8 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     let uses = tokio::spawn(token_uses::keep(path.clone(), authenticator.clone(), stop.clone()));
     let server =
         routes::server(path.clone(), authenticator.clone(), lander.clone(), signed, pushers.clone(), upload, hosts);
-    let over_ssh = OverSsh::new(server.receive.clone(), server.upload.clone(), lander.published.clone(), speaker);
+    let over_ssh =
+        OverSsh::new(server.receive.clone(), server.upload.clone(), lander.published.clone(), speaker, audit);
     let calls = tokio::spawn(hooks::serve(hooks::bind(&path)?, lander, pushers, over_ssh, authenticator, stop.clone()));
     health.set_ready();
     info!(%address, repo = %path.display(), "serving");
@@ -102,9 +113,12 @@ pub(crate) async fn run(flags: ServeFlags, stop: CancellationToken) -> anyhow::R
     http::serve_spooling(listener, routes::routes(&server, health), spools, stop.clone()).await;
     drop(server);
     stop.cancel();
-    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination, uses, keyring);
+    let _ = tokio::join!(calls, upkeep, renewal, conditions, examination, uses, keyring, beside);
     // Nobody can send a job to the landing thread now: it ends after its current step.
-    tokio::task::spawn_blocking(move || landing.join()).await?.map_err(|_| anyhow::anyhow!("landing ended badly"))
+    let ended = tokio::task::spawn_blocking(move || landing.join()).await?;
+    written.cancel();
+    let _ = writing.await;
+    ended.map_err(|_| anyhow::anyhow!("landing ended badly"))
 }
 
 /// Refuses an address that other machines reach without what keeps strangers out, and tokens where
@@ -136,7 +150,12 @@ fn user_id(name: &str) -> anyhow::Result<u32> {
 }
 
 /// Makes what proves names, and says who is let in.
-fn authenticator(flags: &ServeFlags, path: &Path, lander: &Lander, sessions: Sessions) -> Authenticator {
+fn authenticator(
+    flags: &ServeFlags,
+    path: &Path,
+    lander: &Lander,
+    (sessions, audit): (Sessions, AuditLog),
+) -> Authenticator {
     let tokens = lander.access.clone();
     let is_empty = tokens.borrow().tokens().all(|one| one.fault(now()).is_some());
     let authenticator = if flags.open {
@@ -156,7 +175,9 @@ fn authenticator(flags: &ServeFlags, path: &Path, lander: &Lander, sessions: Ses
             rights::objection(&policy, who, method, uri)
         })
     };
-    authenticator.remembering(token_uses::read(path))
+    let published = lander.published.clone();
+    let policy = move || published.borrow().rights.version().map(|version| version.to_string());
+    authenticator.remembering(token_uses::read(path)).audited(audit, policy)
 }
 
 /// Looks for lost objects of what is served, and says how to mend them. Whatever can be served goes

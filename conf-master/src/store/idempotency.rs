@@ -5,16 +5,22 @@ use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::str::FromStr;
 
-use libconf::name::{CommitId, RefName, Sequence};
+use libconf::name::{CommitId, PrincipalName, RefName, Sequence};
 use sha2::{Digest as _, Sha256};
 
 /// How many landed requests are remembered: the newest ones. Every thousandth ledger entry holds
 /// the whole table, which costs about 250 bytes of disk for each request.
 const REMEMBERED: usize = 10_000;
 
+/// What stands between a key and its owner where both are kept: no key has it, and a conf-master
+/// that knows no owners takes both for a key that nobody sends.
+const BETWEEN: char = '\t';
+
 /// The key of one request, with a fingerprint of the request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct RequestKey {
+    /// Whose key it is. `None` where nobody proved a name, and for what an older conf-master kept.
+    owner: Option<PrincipalName>,
     key: String,
     fingerprint: String,
 }
@@ -48,7 +54,32 @@ impl RequestKey {
         if key.is_empty() || key.len() > 200 || !key.as_bytes().iter().all(visible) {
             return Err("an idempotency key has 1 to 200 visible ASCII characters; a random UUID will do".to_owned());
         }
-        Ok(RequestKey { key: key.to_owned(), fingerprint: format!("{:x}", Sha256::digest(request)) })
+        let fingerprint = format!("{:x}", Sha256::digest(request));
+        Ok(RequestKey { owner: None, key: key.to_owned(), fingerprint })
+    }
+
+    /// The same key of somebody: nobody gets or blocks what others did under theirs.
+    #[must_use]
+    pub(crate) fn of(self, owner: Option<&PrincipalName>) -> Self {
+        RequestKey { owner: owner.cloned(), ..self }
+    }
+
+    /// The same, where nobody is known as its owner yet.
+    #[must_use]
+    pub(crate) fn or_of(self, owner: Option<PrincipalName>) -> Self {
+        RequestKey { owner: self.owner.or(owner), ..self }
+    }
+
+    /// The key and its owner as one word.
+    fn stored(&self) -> String {
+        self.owner.as_ref().map_or_else(|| self.key.clone(), |owner| format!("{}{BETWEEN}{owner}", self.key))
+    }
+
+    fn from_stored(stored: &str, fingerprint: &str) -> Self {
+        let fingerprint = fingerprint.to_owned();
+        let owned = stored.split_once(BETWEEN).and_then(|(key, owner)| Some((key, owner.parse().ok()?)));
+        let (key, owner) = owned.map_or((stored, None), |(key, owner)| (key, Some(owner)));
+        RequestKey { owner, key: key.to_owned(), fingerprint }
     }
 
     /// Tells whether this is the request that landed.
@@ -57,10 +88,11 @@ impl RequestKey {
     }
 }
 
-/// Writes `<fingerprint> <key>`, the form in the ledger.
+/// Writes `<fingerprint> <key>`, with a tab and the owner where there is one: the form in the
+/// ledger.
 impl fmt::Display for RequestKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.fingerprint, self.key)
+        write!(f, "{} {}", self.fingerprint, self.stored())
     }
 }
 
@@ -68,8 +100,8 @@ impl FromStr for RequestKey {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (fingerprint, key) = text.split_once(' ').ok_or_else(|| format!("bad idempotency key: {text}"))?;
-        Ok(RequestKey { key: key.to_owned(), fingerprint: fingerprint.to_owned() })
+        let (fingerprint, stored) = text.split_once(' ').ok_or_else(|| format!("bad idempotency key: {text}"))?;
+        Ok(RequestKey::from_stored(stored, fingerprint))
     }
 }
 
@@ -81,14 +113,16 @@ pub(crate) struct LandedRequests {
 }
 
 impl LandedRequests {
-    /// Finds the landed request with this key.
+    /// Finds the landed request with this key of its owner. A key whose owner nobody knows counts
+    /// for the same request alone.
     pub(crate) fn find(&self, key: &RequestKey) -> Option<&LandedRequest> {
-        self.by_key.get(&key.key)
+        let of_somebody = || self.by_key.get(&key.key).filter(|landed| key.is_of(landed));
+        self.by_key.get(&key.stored()).or_else(of_somebody)
     }
 
     /// Adds a landed request, and forgets the oldest beyond the bound.
     pub(crate) fn add(&mut self, key: RequestKey, sequence: Sequence, refs: Vec<LandedRef>) {
-        let RequestKey { key, fingerprint } = key;
+        let (key, fingerprint) = (key.stored(), key.fingerprint);
         if self.by_key.insert(key.clone(), LandedRequest { fingerprint, sequence, refs }).is_none() {
             self.oldest_first.push_back(key);
         }
@@ -99,8 +133,8 @@ impl LandedRequests {
     }
 }
 
-/// Writes one line for each request, the oldest first: fingerprint, key, sequence, then each branch
-/// with its tip and number of changes.
+/// Writes one line for each request, the oldest first: fingerprint, key with its owner, sequence,
+/// then each branch with its tip and number of changes.
 impl fmt::Display for LandedRequests {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for key in &self.oldest_first {
@@ -129,7 +163,7 @@ impl FromStr for LandedRequests {
             let read = || {
                 let words: Vec<&str> = line.split(' ').collect();
                 let (head, refs) = words.split_at_checked(3)?;
-                let key = RequestKey { fingerprint: head[0].to_owned(), key: head[1].to_owned() };
+                let key = RequestKey::from_stored(head[1], head[0]);
                 Some((key, head[2].parse().ok()?, refs.chunks(3).map(landed).collect::<Option<_>>()?))
             };
             let (key, sequence, refs) =
@@ -150,7 +184,9 @@ mod tests {
     fn keys_are_visible_ascii_of_bounded_length() {
         for good in ["a", "0b0e7b0c-9c1f-4a0c-9d6e-2f3f0d6f2f5c", "a/b:c", &"x".repeat(200)] {
             let key = RequestKey::new(good, b"{}").unwrap();
+            let owned = key.clone().of(Some(&"ann".parse().unwrap()));
             assert_eq!(key.to_string().parse(), Ok(key));
+            assert_eq!(owned.to_string().parse(), Ok(owned));
         }
         for bad in ["", "a b", "a\nConf-By: root", "\u{e4}", "\u{7f}", &"x".repeat(201)] {
             assert!(RequestKey::new(bad, b"{}").is_err(), "{bad:?}");
@@ -174,5 +210,27 @@ mod tests {
         assert!(!RequestKey::new("key-2", b"two").unwrap().is_of(found));
         assert_eq!(requests.to_string().parse(), Ok(requests));
         assert!("a b c d".parse::<LandedRequests>().is_err());
+    }
+
+    #[test]
+    fn a_key_is_its_owners_alone_and_one_of_nobody_counts_for_the_same_request() {
+        let [ann, bob] = ["ann", "bob"].map(|name| name.parse::<PrincipalName>().unwrap());
+        let key = |owner: Option<&PrincipalName>, request: &[u8]| RequestKey::new("key", request).unwrap().of(owner);
+        let mut requests = LandedRequests::default();
+        requests.add(key(Some(&ann), b"one"), Sequence(1), Vec::new());
+        let found = |requests: &LandedRequests, owner: Option<&PrincipalName>, request: &[u8]| {
+            requests.find(&key(owner, request)).map(|landed| landed.sequence.0)
+        };
+        assert_eq!(found(&requests, Some(&ann), b"other"), Some(1), "she is told that the key is used");
+        assert_eq!([Some(&bob), None].map(|owner| found(&requests, owner, b"one")), [None, None]);
+        requests.add(key(Some(&bob), b"one"), Sequence(2), Vec::new());
+        assert_eq!([&ann, &bob].map(|owner| found(&requests, Some(owner), b"one")), [Some(1), Some(2)]);
+        // An older conf-master kept a key without its owner.
+        requests.add(RequestKey::new("old", b"two").unwrap(), Sequence(3), Vec::new());
+        let requests: LandedRequests = requests.to_string().parse().unwrap();
+        let old = |request: &[u8]| requests.find(&RequestKey::new("old", request).unwrap().of(Some(&ann)));
+        assert_eq!(old(b"two").map(|landed| landed.sequence.0), Some(3));
+        assert_eq!(old(b"other"), None, "it blocks nobody");
+        assert_eq!(found(&requests, Some(&bob), b"one"), Some(2));
     }
 }

@@ -40,6 +40,8 @@ pub(crate) struct LedgerEntry {
     pub(crate) through: String,
     /// The id of the request, as logs show it.
     pub(crate) request: String,
+    /// Whether the author's name was proven; `None` in an entry of an older conf-master.
+    pub(crate) proven: Option<Proven>,
     /// The token that proved the author's name, if one did.
     pub(crate) token: Option<TokenId>,
     /// The commit of the policy that allowed it, if one did.
@@ -48,6 +50,34 @@ pub(crate) struct LedgerEntry {
     pub(crate) key: Option<RequestKey>,
     /// The time, in seconds since 1970.
     pub(crate) time: i64,
+}
+
+/// Whether the name of an author was proven.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Proven {
+    /// By a token, a key of SSH, or because it is conf-master itself.
+    Yes,
+    /// It is a user of the server's machine who may write to the repository's files in any case.
+    Owner,
+    /// It is what the pusher wrote into the commit.
+    No,
+}
+
+impl Proven {
+    const ALL: [Proven; 3] = [Proven::Yes, Proven::Owner, Proven::No];
+
+    /// How the ledger says it.
+    fn word(self) -> &'static str {
+        match self {
+            Proven::Yes => "yes",
+            Proven::Owner => "owner",
+            Proven::No => "no",
+        }
+    }
+
+    fn parse(word: &str) -> Option<Self> {
+        Proven::ALL.into_iter().find(|one| one.word() == word)
+    }
 }
 
 /// The state that the ledger describes.
@@ -187,6 +217,7 @@ impl std::fmt::Display for LedgerEntry {
         }
         writeln!(f, "\nConf-Sequence: {}\nConf-Format: {FORMAT}", self.sequence)?;
         writeln!(f, "Conf-By: {}\nConf-Through: {}\nConf-Request: {}", self.by, self.through, self.request)?;
+        self.proven.iter().try_for_each(|proven| writeln!(f, "Conf-Proven: {}", proven.word()))?;
         self.token.iter().try_for_each(|token| writeln!(f, "Conf-Token: {token}"))?;
         self.policy.iter().try_for_each(|policy| writeln!(f, "Conf-Policy: {policy}"))?;
         self.key.iter().try_for_each(|key| writeln!(f, "Conf-Idempotency: {key}"))
@@ -226,17 +257,22 @@ impl LedgerEntry {
             Err(error) => return Err(format!("the trailer Conf-Format is no number: {error}")),
         }
         let moves = head.split_once("\n\n").map(|(_, moves)| moves).unwrap_or_default();
+        let key = trailer("Conf-Idempotency").ok().map(str::parse::<RequestKey>).transpose()?;
+        // An older conf-master wrote no owner beside a key, and the author's name where it was
+        // proven.
+        let owner = trailer("Conf-Token").and_then(|_| trailer("Conf-By")).ok().and_then(|by| by.parse().ok());
         Ok(Some(LedgerEntry {
             sequence: trailer("Conf-Sequence")?.parse().map_err(|error| format!("{error}"))?,
             moves: moves.lines().map(str::parse).collect::<Result<_, _>>()?,
             by: trailer("Conf-By")?.to_owned(),
             through: trailer("Conf-Through")?.to_owned(),
             request: trailer("Conf-Request")?.to_owned(),
+            proven: trailer("Conf-Proven").ok().and_then(Proven::parse),
             // An older conf-master wrote neither, and an open one writes neither. What cannot be
             // read keeps no ledger from being read.
             token: trailer("Conf-Token").ok().and_then(|token| token.parse().ok()),
             policy: trailer("Conf-Policy").ok().and_then(|policy| policy.parse().ok()),
-            key: trailer("Conf-Idempotency").ok().map(str::parse).transpose()?,
+            key: key.map(|key| key.or_of(owner)),
             time,
         }))
     }
@@ -367,6 +403,7 @@ mod tests {
             by: text("ann"),
             through: text("path"),
             request: text("r1"),
+            proven: None,
             token: None,
             policy: None,
             key: None,
@@ -383,9 +420,17 @@ mod tests {
             let mut entry = entry(7, moves);
             assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(Some(entry.clone())));
             entry.token = Some("0123456789ab".parse().unwrap());
+            for proven in Proven::ALL {
+                entry.proven = Some(proven);
+                assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(Some(entry.clone())));
+            }
             entry.policy = Some(target.commit);
             assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(Some(entry.clone())));
-            entry.key = Some(RequestKey::new("a:key", b"{}").unwrap());
+            let key = RequestKey::new("a:key", b"{}").unwrap();
+            entry.key = Some(key.clone());
+            let read = LedgerEntry::parse(&entry.to_string(), entry.time).unwrap().unwrap();
+            assert_eq!(read.key, Some(key.of(Some(&"ann".parse().unwrap()))), "her token proved her name");
+            entry.key = read.key;
             assert_eq!(LedgerEntry::parse(&entry.to_string(), entry.time), Ok(Some(entry)));
         }
         assert_eq!(LedgerEntry::parse("#1 x\n\nConf-Format: 2", 0), Ok(None));

@@ -20,7 +20,7 @@ pub(crate) use crate::store::history::{Durable, Moment, PastBranch, entries};
 pub(crate) use crate::store::idempotency::{LandedRef, LandedRequest, LandedRequests, RequestKey};
 pub(crate) use crate::store::landed::Landed;
 pub(crate) use crate::store::layers::LayerChanges;
-pub(crate) use crate::store::ledger::{LedgerEntry, LedgerState, Move, Tables, previous};
+pub(crate) use crate::store::ledger::{LedgerEntry, LedgerState, Move, Proven, Tables, previous};
 pub(crate) use crate::store::ref_files::{RefFiles, Wanted};
 pub(crate) use crate::store::refs::{NONE_REFUSED, Place, Proposed, RefChanges, RefTarget, Table, version_after};
 
@@ -140,6 +140,7 @@ pub(crate) fn init(path: &Path) -> anyhow::Result<String> {
         by: "conf-master".to_owned(),
         through: "init".to_owned(),
         request: "init".to_owned(),
+        proven: Some(Proven::Yes),
         token: None,
         policy: None,
         key: None,
@@ -170,7 +171,7 @@ fn first_token(repo: &Repository, token: &Token) -> anyhow::Result<RefTarget> {
     };
     let mut table = AccessTable::default();
     table.put(entry, now())?;
-    access::write(repo, None, &table, now())
+    access::write(repo, None, (&AccessTable::default(), &table), now())
 }
 
 fn readme_commit(repo: &Repository) -> Result<CommitId, git2::Error> {

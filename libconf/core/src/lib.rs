@@ -26,6 +26,8 @@ pub mod tls;
 pub mod access;
 /// The life of a daemon's process: flags, log, metrics, stop.
 pub mod daemon;
+/// The audit log: who asked for what from where, and what became of it.
+pub mod audit;
 /// Git: the executable, open repositories, packs, and one step of a fetch.
 pub mod git;
 /// Secrets: how they are declared, sealed and opened.

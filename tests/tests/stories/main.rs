@@ -2,6 +2,7 @@
 //! program, so that it is linked once and all stories share the machine's cores.
 
 mod applications;
+mod audit;
 mod barrier;
 mod bystander;
 mod canary;

@@ -24,14 +24,20 @@ const WEB: &str = "refs/heads/services/web/master";
 /// What sshd does with a forced command: the client's own is in the environment. The folder's name
 /// has a blank.
 fn ssh_of(site: &Site) -> PathBuf {
+    ssh_for(site, "ssh", "ann.ops", "")
+}
+
+/// The same for a key of somebody, run by sshd as somebody else: `run` is what stands before the
+/// command.
+fn ssh_for(site: &Site, file: &str, owner: &str, run: &str) -> PathBuf {
     let folder = site.folder.path().join("with space");
     fs::create_dir_all(&folder).expect("the folder can be made");
-    let ssh = folder.join("ssh");
+    let ssh = folder.join(file);
     let quoted = |path: &Path| format!("'{}'", path.display().to_string().replace('\'', r"'\''"));
     let (program, repo) = (quoted(&built("conf-master")), quoted(&site.master.repo));
     let script = format!(
         "#!/bin/sh\nshift $(($# - 1))\nexport SSH_ORIGINAL_COMMAND=\"$1\" SSH_CONNECTION='10.9.8.7 4711 10.0.0.1 22'\n\
-         exec {program} receive --repo {repo} --as 'ann.ops' $FLAGS\n"
+         exec {run} {program} receive --repo {repo} --as '{owner}' $FLAGS\n"
     );
     fs::write(&ssh, script).expect("it can be written");
     fs::set_permissions(&ssh, fs::Permissions::from_mode(0o755)).expect("its mode can be set");
@@ -40,7 +46,10 @@ fn ssh_of(site: &Site) -> PathBuf {
 
 /// A repository whose remote is the central one, over SSH.
 fn over_ssh(site: &Site, name: &str) -> Work {
-    let ssh = ssh_of(site);
+    over(site, name, &ssh_of(site))
+}
+
+fn over(site: &Site, name: &str, ssh: &Path) -> Work {
     let work = Work::new(&ssh.with_file_name(name), &format!("git@central:{}", site.master.repo.display()));
     work.git(&["config", "core.sshCommand", &format!("'{}'", ssh.display())]);
     work.git(&["config", "ssh.variant", "simple"]);
@@ -78,8 +87,10 @@ fn a_push_over_ssh_has_the_limits_of_one_over_http() {
     assert_eq!(work.id(branch), site.work.id(branch));
     let earlier = work.id(branch);
     work.change().file("services/web/master", "config.yaml", "round: 2\n").land();
-    let landed = site.master.git(&["log", "-1", "--format=%B", "refs/conf/ledger"]);
+    let landed = site.master.git(&["log", "-2", "--first-parent", "--format=%B", "refs/conf/ledger"]);
+    let (landed, before) = landed.split_once("Conf-Proven: yes\n").expect("the key proves a name");
     assert!(landed.contains("Conf-By: ann.ops\n") && landed.contains("Conf-Through: ssh 10.9.8.7"), "{landed}");
+    assert!(before.contains("Conf-Proven: no"), "over HTTP nobody has proven one: {before}");
     // What needs more memory than a push may have: a commit of 600 MB, compressed 0.6.
     let message = site.folder.path().join("message");
     fs::write(&message, "x".repeat(600 << 20)).unwrap();
@@ -257,4 +268,44 @@ fn a_refusal_over_ssh_names_the_key_and_repeats_are_counted() {
     assert_eq!((&records[0]["through"], &records[0]["again"]), (&"ssh 10.9.8.7".into(), &4.into()), "{records:?}");
     let told = text(&site.master.run(&["log", "--refused"]));
     assert!(told.contains("and 4 or more like it"), "{told}");
+}
+
+const POLICY: &str = "\
+groups: {web: [ann], readers: [bob]}
+rights:
+  - {group: administrators, may: [administer]}
+  - {group: web, may: [read, push]}
+  - {group: readers, may: [read]}
+";
+
+#[test]
+fn the_policy_says_who_reads_and_who_pushes_over_ssh() {
+    let mut site = Plan { hosts: 0, slaves: 0, tokens: true, ..Plan::default() }.start();
+    site.work.change().file("policy", "policy.yaml", POLICY).land();
+    let fetch = |work: &Work| work.try_git(&["fetch", "-q", "origin", "+refs/heads/*:refs/heads/*"]);
+    let of = |site: &Site, owner: &str| over(site, owner, &ssh_for(site, &format!("ssh-{owner}"), owner, ""));
+    let (ann, bob, eve) = (of(&site, "ann"), of(&site, "bob"), of(&site, "eve"));
+    fetch(&ann).accepted();
+    fetch(&bob).accepted();
+    fetch(&eve).refused(&["eve lacks the right `read`"]);
+    assert!(!eve.try_git(&["ls-remote", "origin"]).ok);
+    ann.change().file("services/web/master", "round", "1\n").land();
+    bob.change().file("services/web/master", "round", "2\n").push().refused(&["bob lacks the right `push`"]);
+    // sshd may run the command as an account that the server was not told of: its word for the
+    // owner of a key counts for nothing.
+    let open = fs::Permissions::from_mode(0o711);
+    fs::set_permissions(site.folder.path(), open).expect("its mode can be set");
+    let run = "setpriv --reuid 65534 --regid 0 --clear-groups --";
+    let other = over(&site, "other", &ssh_for(&site, "ssh-other", "ann", run));
+    fetch(&other).refused(&["nobody lacks the right `read`"]);
+    site.master.daemon.stop();
+    site.master.daemon.argument("--ssh-user");
+    site.master.daemon.argument("nobody");
+    site.master.daemon.start();
+    fetch(&other).accepted();
+    other.change().file("services/web/master", "round", "3\n").land();
+    let landed = site.master.git(&["log", "-1", "--format=%B", "refs/conf/ledger"]);
+    assert!(landed.contains("Conf-By: ann\n"), "{landed}");
+    // Root's word counts as before.
+    fetch(&eve).refused(&["eve lacks the right `read`"]);
 }

@@ -1,11 +1,15 @@
 //! `/readyz` says why a daemon cannot serve, and that it can again.
 
 use std::fs;
+use std::io::{ErrorKind, Read as _};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
 
 use conf_core::secret::Identity;
 use tests::{
-    Master, Plan, Site, eventually,
+    DEADLINE, Master, Plan, Site, eventually,
+    http::Address,
+    own_address,
     program::{command, run, text},
     site::{DATACENTER, Pointers},
 };
@@ -328,4 +332,36 @@ fn metrics_of_a_slave_show_the_state_of_the_moment() {
             assert!(metrics.lines().any(|one| one == line), "{line} is not in\n{metrics}");
         }
     }
+}
+
+#[test]
+fn who_has_no_token_reads_metrics_at_an_address_of_their_own() {
+    let [master, slave, host] = [9101, 9102, 9103].map(own_address);
+    let flags = |address: &SocketAddr| vec!["--metrics-listen".to_owned(), address.to_string()];
+    let plan = Plan { tokens: true, slave_flags: flags(&slave), host_flags: flags(&host), ..Plan::default() };
+    let mut site = plan.start();
+    let status = |address: SocketAddr, path: &str| Address::Tcp(address).get(path).map(|answer| answer.status.as_u16());
+    assert!(status(master, "/healthz").is_err(), "by default it is not there");
+    site.master.daemon.stop();
+    flags(&master).into_iter().for_each(|argument| site.master.daemon.argument(argument));
+    site.master.daemon.start();
+    for address in [master, slave, host] {
+        for path in ["/healthz", "/readyz", "/metrics"] {
+            assert_eq!(status(address, path), Ok(200), "{address} {path}");
+        }
+        let metrics = Address::Tcp(address).get("/metrics").expect("an answer").text();
+        assert!(metrics.contains("conf_build_info"), "{metrics}");
+        for path in ["/api/v1/status", "/api/v1/tokens", "/conf.git/info/refs?service=git-upload-pack", "/v1/kv/x", "/"]
+        {
+            assert_eq!(status(address, path), Ok(404), "{address} {path}");
+        }
+        // Whoever holds connections has half of the places.
+        let _held: Vec<TcpStream> = (0..32).map(|_| TcpStream::connect(address).expect("it listens")).collect();
+        let mut more = TcpStream::connect(address).expect("it listens");
+        more.set_read_timeout(Some(DEADLINE)).expect("it can be set");
+        assert!(matches!(more.read(&mut [0]).map_err(|error| error.kind()), Ok(0) | Err(ErrorKind::ConnectionReset)));
+    }
+    // There is no other way without a token.
+    assert_eq!(site.master.unproven().get("/metrics").expect("an answer").status, 401);
+    assert_eq!(site.slave().unproven().get("/metrics").expect("an answer").status, 401);
 }

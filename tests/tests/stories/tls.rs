@@ -380,6 +380,28 @@ fn an_authority_of_ones_own_in_ten_commands() {
 }
 
 #[test]
+fn files_count_where_they_are_of_use_and_for_git_too() {
+    let mut site = Plan { hosts: 0, ..over_tls() }.start();
+    let ca = authority(&site).certificate();
+    let slave = &mut site.slaves[0].daemon;
+    slave.stop();
+    let arguments = slave.arguments();
+    let at = arguments.iter().position(|argument| argument == "--ca").expect("it has one");
+    arguments.drain(at..at + 2);
+    // The authorities of the system are those that a variable names, for Git as for the rest.
+    slave.environment("SSL_CERT_FILE", &ca);
+    // No Consul is asked over TLS: for it nothing is read.
+    slave.environment("CONSUL_CACERT", "/nowhere/ca.crt");
+    slave.start();
+    site.push(WEB, "round", "1\n");
+    site.wait_branches();
+    let flags = vec!["--ca".to_owned(), shown(&ca).to_owned()];
+    let plain = Plan { hosts: 0, pointers: Pointers::Embedded, slave_flags: flags, ..Plan::default() }.start();
+    let log = plain.slave().daemon.log();
+    assert_eq!(log.matches("--ca is of no use").count(), 1, "{log}");
+}
+
+#[test]
 fn strangers_whose_handshakes_never_end_keep_nobody_out() {
     let mut site = Plan { hosts: 0, slaves: 0, ..over_tls() }.start_empty();
     site.populate();

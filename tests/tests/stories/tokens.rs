@@ -180,6 +180,29 @@ fn a_token_is_replaced_expires_and_outlives_a_restart() {
 }
 
 #[test]
+fn the_last_use_of_a_token_is_known_after_a_restart() {
+    let mut site = closed();
+    let file = site.master.token("ann", &["--group", "administrators"]);
+    let used = |site: &Site| {
+        let listed: Value =
+            serde_json::from_slice(&site.master.run(&["token", "list", "--json"]).stdout).expect("JSON");
+        let ann = listed.as_array().expect("a list").iter().find(|one| one["name"] == "ann").expect("hers").clone();
+        (ann["used"].clone(), ann["used_from"].clone())
+    };
+    assert_eq!(used(&site), (Value::Null, Value::Null));
+    assert_eq!(site.master.unproven().with(&token_in(&file)).get("/api/v1/principal").expect("an answer").status, 200);
+    let before = used(&site);
+    assert!(before.0.is_string() && before.1 == "127.0.0.1", "{before:?}");
+    site.master.daemon.restart();
+    assert_eq!(used(&site), before);
+    // What cannot be read is forgotten, and keeps nobody out.
+    site.master.daemon.stop();
+    fs::write(site.master.repo.join("conf-token-uses.json"), "{").expect("it can be written");
+    site.master.daemon.start();
+    assert_eq!(used(&site), (Value::Null, Value::Null));
+}
+
+#[test]
 fn a_file_that_holds_no_token_is_named_by_its_fault() {
     let site = closed();
     let good = token_in(&site.master.token_file());
@@ -315,6 +338,10 @@ fn a_policy_says_who_reads_and_who_pushes_on_every_tier() {
     let policy = site.master.git(&["rev-parse", "refs/heads/policy"]);
     assert!(entry.contains("\nConf-By: ann\n"), "{entry}");
     assert!(entry.contains(&format!("\nConf-Policy: {}", policy.trim())), "{entry}");
+    let shown = text(&site.master.run(&["log", "us-west/v1"]));
+    for words in ["ann", "token ", "http 127.", &format!("policy {}", &policy[..7])] {
+        assert!(shown.contains(words), "{words}: {shown}");
+    }
     let before = state(&site);
     // A dry run of what she may not do shows her nothing.
     let dry = work.change().file("services/api/master", "round", "1\n").option("--push-option=dry-run").push();
@@ -334,13 +361,46 @@ fn a_policy_says_who_reads_and_who_pushes_on_every_tier() {
     let revoked = site.master.run(&["token", "revoke", own["id"].as_str().expect("an id")]);
     assert!(!revoked.status.success() && text(&revoked).contains("no token would be left"), "{}", text(&revoked));
     assert_eq!(state(&site), before);
-    // What the policy takes away is gone on the conf-slave, too.
+    // What the policy takes away is gone on the conf-slave, too, and what goes on with it ends.
+    let stream = |address: &Address, file: &Path| {
+        let events = address.clone().with(&token_in(file)).events("/api/v1/events?datacenter=us-west/v1", &[]);
+        assert!(events.beat_within(SOON));
+        events
+    };
+    let (ended, goes_on) =
+        ([&master, &slave].map(|one| stream(one, &bob)), [&master, &slave].map(|one| stream(one, &ann)));
     let fewer = POLICY.replace("readers: [bob]", "readers: []");
     site.work.change().file("policy", "policy.yaml", &fewer).land();
+    assert!(ended.iter().all(|events| events.end_within(SOON)), "a stream goes on");
+    assert!(goes_on.iter().all(|events| events.beat_within(SOON)), "another stream ended");
     eventually("the conf-slave to let him in no more", || {
         if asks(&bob, &slave) == 401 { Ok(()) } else { Err("it does".to_owned()) }
     });
     assert_eq!(asks(&bob, &master), 403);
     let explained = site.master.run(&["policy", "explain", "--as", "ann", "services/web/master"]);
     assert!(explained.status.success() && text(&explained).contains("push"), "{}", text(&explained));
+}
+
+#[test]
+fn a_policy_that_takes_long_to_try_keeps_no_processor() {
+    let site = closed();
+    let name = "a".repeat(100);
+    for round in 0..20 {
+        let branch = format!("services/{name}/{name}");
+        site.work.change().file(&branch, "round", format!("{round}\n")).land();
+    }
+    let bob = site.master.token("bob", &["--group", "administrators"]);
+    let ask = |policy: &str| {
+        let (bob, body) = (site.master.unproven().with(&token_in(&bob)), json!({"policy": policy}));
+        let headers = [("content-type", "application/json")];
+        bob.request(Method::POST, "/api/v1/policy/test", &headers, body.to_string()).expect("an answer")
+    };
+    // Each pattern looks at the whole name, from each place of it.
+    let slow = |number: usize| format!("\"*{}{number:04}\"", "a".repeat(95));
+    let slow = (0..10_000).map(slow).collect::<Vec<_>>().join(",");
+    let slow = format!("rights: [{{group: x, may: [push], refs: [{slow}]}}]\n");
+    let (began, answer) = (Instant::now(), ask(&slow));
+    assert_eq!((answer.status.as_u16(), answer.text().contains("longer than 5 s")), (504, true), "{}", answer.text());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    assert_eq!(ask(POLICY).status, 200);
 }

@@ -43,7 +43,7 @@ pub(crate) async fn run(flags: &LogFlags) -> anyhow::Result<ExitCode> {
         table.add_row([
             format!("#{}", one.sequence),
             one.when.clone(),
-            who(&one.by, one.token.as_ref()),
+            who(&one.by, one.proven, one.token.as_ref(), one.through.as_deref(), one.policy.as_ref()),
             what_changed(one),
         ]);
     }
@@ -51,9 +51,20 @@ pub(crate) async fn run(flags: &LogFlags) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Names somebody, and the token that proved the name.
-fn who(by: &str, token: Option<&TokenId>) -> String {
-    token.map_or_else(|| by.to_owned(), |token| format!("{by} (token {token})"))
+/// Names somebody, a line each: the name, how it was proven, from where, and under which policy.
+fn who(
+    by: &str,
+    proven: Option<bool>,
+    token: Option<&TokenId>,
+    through: Option<&str>,
+    policy: Option<&CommitId>,
+) -> String {
+    let unproven = (proven == Some(false)).then(|| format!("{by} (not proven)"));
+    let mut lines = vec![unproven.unwrap_or_else(|| by.to_owned())];
+    lines.extend(token.map(|token| format!("token {token}")));
+    lines.extend(through.filter(|through| *through != by).map(str::to_owned));
+    lines.extend(policy.map(|policy| format!("policy {}", policy.short())));
+    lines.join("\n")
 }
 
 /// The most components of one deployment that the table names; `--json` has them all.
@@ -105,7 +116,8 @@ async fn refused(flags: &LogFlags) -> anyhow::Result<ExitCode> {
     }
     let mut table = Table::with_header(["WHEN", "WHO", "REQUEST", "WHAT WAS REFUSED"]);
     for one in &records {
-        let who = who(one.by.as_ref().unwrap_or(&one.through), one.token.as_ref());
+        let by = one.by.as_ref().unwrap_or(&one.through);
+        let who = who(by, None, one.token.as_ref(), Some(&one.through), one.policy.as_ref());
         table.add_row([&one.when, &who, &one.request, &what_was_refused(one)]);
     }
     print(table)?;

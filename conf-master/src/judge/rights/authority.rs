@@ -84,18 +84,19 @@ impl Authority {
     /// Refuses what may in no case be done to a ref, whatever it would affect: nothing has to be
     /// judged for that.
     pub(crate) fn enter(&self, name: &RefName, is_deleted: bool) -> Result<(), Refusal> {
-        self.ask(verb(name, is_deleted), Place::of(name)).map_err(|denied| refusal(&[denied]))
+        self.ask(verb(name, is_deleted), Place::of(name)).map_err(|denied| refusal(vec![denied.to_string()]))
     }
 
     /// Refuses the refs of a change for which a right is lacking.
     pub(crate) fn denied(&self, needs: &[Need]) -> BTreeMap<RefName, Refusal> {
-        let mut denied: BTreeMap<RefName, Vec<Denied>> = BTreeMap::new();
-        for Need { reference, verb, datacenters } in needs {
+        let mut denied: BTreeMap<RefName, Vec<String>> = BTreeMap::new();
+        for Need { reference, verb, datacenters, why } in needs {
             if let Err(one) = self.ask(*verb, Place { reference: Some(reference), datacenters }) {
-                denied.entry(reference.clone()).or_default().push(one);
+                let words = why.as_ref().map_or_else(|| one.to_string(), |why| format!("{one}; {why}"));
+                denied.entry(reference.clone()).or_default().push(words);
             }
         }
-        denied.into_iter().map(|(name, denied)| (name, refusal(&denied))).collect()
+        denied.into_iter().map(|(name, denied)| (name, refusal(denied))).collect()
     }
 
     /// Refuses tokens after which nobody could administer any more; `now` is in seconds since 1970.
@@ -115,15 +116,11 @@ impl Authority {
     }
 }
 
-fn refusal(denied: &[Denied]) -> Refusal {
-    let (first, more) = match denied {
-        [first, more @ ..] => (first.to_string(), more.len()),
-        [] => (String::new(), 0),
-    };
-    if more == 0 {
-        return Refusal::new(RefusalKind::Denied, first);
+fn refusal(mut denied: Vec<String>) -> Refusal {
+    if denied.len() <= 1 {
+        return Refusal::new(RefusalKind::Denied, denied.pop().unwrap_or_default());
     }
-    let reason = format!("{} rights are lacking; the first: {first}", more + 1);
-    let faults = denied.iter().map(|one| Fault::new(one.to_string())).collect();
+    let reason = format!("{} rights are lacking; the first: {}", denied.len(), denied[0]);
+    let faults = denied.into_iter().map(Fault::new).collect();
     Refusal { kind: RefusalKind::Denied, reason, faults }
 }

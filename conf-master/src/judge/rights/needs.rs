@@ -9,6 +9,7 @@ use libconf::name::{DatacenterName, RefName, Segment};
 
 use crate::catalog::{Catalog, Datacenter, Delta, Deltas, Manifest, resolve};
 use crate::judge::rights::keys;
+use crate::secrets::recipients::{self, NewRecipients};
 use crate::store::RefChanges;
 
 /// A right that a change needs.
@@ -20,6 +21,8 @@ pub(crate) struct Need {
     pub(crate) verb: Verb,
     /// The datacenters that are affected.
     pub(crate) datacenters: BTreeSet<DatacenterName>,
+    /// Why, where what is done does not say it.
+    pub(crate) why: Option<String>,
 }
 
 /// A change that is judged to its end.
@@ -52,7 +55,7 @@ impl Need {
     pub(crate) fn of_secrets(catalog: &Catalog, id: &Segment, named: Option<&DatacenterName>) -> Self {
         let mut datacenters = versions(catalog, &BTreeSet::from([id]));
         datacenters.extend(named.cloned());
-        Need { reference: RefName::Secrets(id.clone()), verb: Verb::Secrets, datacenters }
+        Need { reference: RefName::Secrets(id.clone()), verb: Verb::Secrets, datacenters, why: None }
     }
 }
 
@@ -80,17 +83,45 @@ impl JudgedChange<'_> {
                 wanted.extend(verbs.into_iter().map(|verb| (own.clone(), verb)));
             }
         }
-        let need = |(reference, verb): (RefName, Verb)| {
+        let mut sealed = self.sealed();
+        let mut needs: Vec<Need> = Vec::new();
+        for (reference, verb) in wanted {
             let mut datacenters = affected.get(&reference).cloned().unwrap_or_default();
+            let mut why = None;
             if verb == Verb::Secrets {
                 // The versions of one id share its secrets.
                 let ids = datacenters.iter().map(|one| &one.id).collect();
                 let siblings = versions(self.catalog, &ids);
                 datacenters.extend(siblings);
+                why = sealed.remove(&reference).map(|new| NewRecipients::why(&new));
             }
-            Need { reference, verb, datacenters }
-        };
-        Ok(wanted.into_iter().map(need).collect())
+            needs.push(Need { reference, verb, datacenters, why });
+        }
+        needs.extend(sealed.into_iter().map(|(reference, new)| {
+            let mut datacenters: BTreeSet<DatacenterName> = new.iter().map(|one| one.datacenter.clone()).collect();
+            datacenters.extend(versions(self.catalog, &new.iter().map(|one| &one.datacenter.id).collect()));
+            Need { reference, verb: Verb::Secrets, datacenters, why: Some(NewRecipients::why(&new)) }
+        }));
+        Ok(needs)
+    }
+
+    /// Finds the refs by which hosts come to read secrets that they do not read now: by a role, a
+    /// component or a key of theirs, or since a datacenter runs a reader from then on.
+    fn sealed(&self) -> BTreeMap<RefName, Vec<NewRecipients>> {
+        let mut sealed: BTreeMap<RefName, Vec<NewRecipients>> = BTreeMap::new();
+        for new in recipients::new(self.catalog, self.deltas) {
+            let before = self.catalog.datacenter(&new.datacenter).map(|before| &before.manifest);
+            let after = self.deltas.get(&new.datacenter).and_then(|delta| delta.as_ref()?.manifest.as_ref());
+            let classes = before.into_iter().chain(after).map(|manifest| manifest.instance.class_ref());
+            let causes = classes.chain([RefName::Datacenter(new.datacenter.clone())]);
+            let causes: BTreeSet<RefName> = causes.filter(|cause| self.changes.contains_key(cause)).collect();
+            // Where nobody knows which ref does it, each needs the right.
+            let all = || self.changes.keys().cloned().collect();
+            for cause in if causes.is_empty() { all() } else { causes } {
+                sealed.entry(cause).or_default().push(new.clone());
+            }
+        }
+        sealed
     }
 
     /// The datacenters that the change touches and does not delete: each as it is, and its new

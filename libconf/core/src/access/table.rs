@@ -48,10 +48,16 @@ pub struct AccessTable {
     is_open: bool,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Document {
     format: u32,
     tokens: Vec<TokenEntry>,
+}
+
+#[derive(Serialize)]
+struct Written<'t> {
+    format: u32,
+    tokens: &'t [&'t TokenEntry],
 }
 
 /// Why a table cannot be read or changed.
@@ -122,6 +128,15 @@ impl AccessTable {
         Ok(AccessTable::of(tokens, false))
     }
 
+    /// In place of a table that is in other files: a program that does not know them says that it
+    /// cannot read this.
+    pub const NOT_HERE: &str = "{\"format\": 2, \"tokens\": []}\n";
+
+    /// Joins the parts of a table.
+    pub fn joined(parts: impl IntoIterator<Item = Self>) -> Self {
+        AccessTable::of(parts.into_iter().flat_map(|part| part.tokens.into_values()), false)
+    }
+
     /// Makes a table of these tokens; an open one asks nobody for them.
     pub(crate) fn of(tokens: impl IntoIterator<Item = TokenEntry>, is_open: bool) -> Self {
         AccessTable { tokens: tokens.into_iter().map(|one| (one.hash.clone(), one)).collect(), is_open }
@@ -134,8 +149,12 @@ impl AccessTable {
 
     /// Writes it as JSON, a token a paragraph, so that Git shows what a change has changed.
     pub fn to_json(&self) -> Result<Vec<u8>, BadTable> {
-        let document = Document { format: FORMAT, tokens: self.tokens.values().cloned().collect() };
-        let mut text = serde_json::to_vec_pretty(&document)?;
+        AccessTable::json_of(&self.tokens.values().collect::<Vec<_>>())
+    }
+
+    /// Writes a table of these tokens.
+    pub fn json_of(tokens: &[&TokenEntry]) -> Result<Vec<u8>, BadTable> {
+        let mut text = serde_json::to_vec_pretty(&Written { format: FORMAT, tokens })?;
         text.push(b'\n');
         Ok(text)
     }
@@ -232,5 +251,31 @@ mod tests {
         assert_eq!(table.tokens().count(), 1);
         table.put(entry(&Token::generate()), 151 + KEPT_AFTER_END).unwrap();
         assert!(table.by_id(&token.hash().id()).is_none(), "it was over long ago");
+    }
+
+    #[test]
+    fn tokens_that_are_good_have_room_and_those_that_are_over_leave_it() {
+        let one = |number: usize, expires: Option<i64>| {
+            let hash = format!("{number:064x}").parse().unwrap();
+            TokenEntry { hash, expires, ..entry(&Token::generate()) }
+        };
+        let now = 1_000_000_000;
+        let full = AccessTable::of((0..MOST_TOKENS).map(|number| one(number, None)), false);
+        let put = |table: &AccessTable, entry: TokenEntry| {
+            let mut table = table.clone();
+            table.put(entry, now).map(|()| table)
+        };
+        assert!(matches!(put(&full, one(MOST_TOKENS, None)), Err(BadTable::Full)));
+        // A token that is there may be replaced, and what ends one leaves room for another.
+        let revoked = put(&full, TokenEntry { revoked: Some(now), ..one(7, None) }).unwrap();
+        let again = put(&revoked, one(MOST_TOKENS, None)).unwrap();
+        assert_eq!(again.tokens().count(), MOST_TOKENS + 1);
+        assert!(matches!(put(&again, one(MOST_TOKENS + 1, None)), Err(BadTable::Full)));
+        // Those that are over are listed for a while, and the one that was over first goes first.
+        let over = (0..2 * MOST_TOKENS).map(|number| one(number, Some(now - 1 - i64::from(number == 9))));
+        let over = put(&AccessTable::of(over, false), one(2 * MOST_TOKENS, None)).unwrap();
+        assert_eq!(over.tokens().count(), 2 * MOST_TOKENS);
+        let first = one(9, None).hash;
+        assert!(over.tokens().all(|found| found.hash != first));
     }
 }

@@ -95,9 +95,19 @@ impl ConsulCredentials {
         }
     }
 
-    /// Reads the files of TLS, now and whenever they change. What no variable names is as the flags
-    /// say: a conf-slave may stand in for Consul.
-    pub fn over(self, flags: &ClientFlags, oldest: OldestTls, certificates: &Certificates) -> Result<Self, TlsError> {
+    /// Reads the files of TLS, now and whenever they change, where one of `addresses` is asked over
+    /// TLS: a variable may be set for other programs of this machine, and its file be missing here.
+    /// What no variable names is as the flags say: a conf-slave may stand in for Consul.
+    pub fn over(
+        self,
+        flags: &ClientFlags,
+        addresses: &[String],
+        oldest: OldestTls,
+        certificates: &Certificates,
+    ) -> Result<Self, TlsError> {
+        if !addresses.iter().any(|one| one.starts_with("https://")) {
+            return Ok(ConsulCredentials { files: ClientFiles::default(), ..self });
+        }
         let (given, of_flags) = (self.files, ClientFiles::of(flags));
         let has_own = given.certificate.is_some() || given.key.is_some();
         let pair = if has_own { (given.certificate, given.key) } else { (of_flags.certificate, of_flags.key) };
@@ -199,6 +209,21 @@ impl Address {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_are_read_where_consul_is_asked_over_tls() {
+        let missing = |name: &str| (name == "CONSUL_CACERT").then(|| "/nowhere/ca.crt".to_owned());
+        let over = |address: &str| {
+            let credentials = ConsulCredentials::from_variables(missing);
+            let (flags, certificates) = (ClientFlags::default(), Certificates::default());
+            credentials.over(&flags, &[address.to_owned()], OldestTls::default(), &certificates)
+        };
+        for plain in ["http://consul:8500", "consul:8500", "unix:///run/consul"] {
+            let credentials = over(plain).unwrap();
+            assert!(Address::new(plain, &credentials).is_ok(), "{plain}");
+        }
+        assert!(over("https://consul:8501").unwrap_err().to_string().contains("CONSUL_CACERT"));
+    }
 
     #[test]
     fn the_usual_variables_name_an_address() {

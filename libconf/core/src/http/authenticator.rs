@@ -2,8 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,8 +15,10 @@ use zeroize::Zeroizing;
 
 use crate::access::{AccessTable, Principal, Token, TokenEntry, TokenHash, TokenId};
 use crate::api::SessionRequest;
+use crate::audit::{AuditEntry, AuditLog, Verdict};
 use crate::http::answer::{Response, error, json};
-use crate::http::who::Who;
+use crate::http::peer::Peer;
+use crate::http::tries::Tries;
 use crate::session::{Keyring, SessionHost, Sessions};
 
 /// How clients of Consul send a token.
@@ -25,12 +27,8 @@ const CONSUL_TOKEN: HeaderName = HeaderName::from_static("x-consul-token");
 const OF_HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 /// Where a host proves itself by its key.
 const SESSIONS: &str = "/api/v1/sessions";
-/// Wrong tokens of one peer in [`WINDOW`] that are answered and recorded one by one.
+/// Wrong tokens of one peer in a minute that are answered and told one by one.
 const MOST_TRIES: u32 = 20;
-/// How long tries are counted together.
-const WINDOW: Duration = Duration::from_secs(60);
-/// So many peers are remembered before those whose window is over are forgotten.
-const MOST_PEERS: usize = 1024;
 /// One day: how often a token without an end is looked at although nothing changed.
 const NEVER: Duration = Duration::from_secs(24 * 3600);
 
@@ -46,14 +44,16 @@ struct Inner {
     sessions: Option<Sessions>,
     is_open: bool,
     may: Box<Objection>,
-    tries: Mutex<BTreeMap<Who, Tries>>,
+    tries: Mutex<Tries>,
     uses: Mutex<BTreeMap<TokenId, TokenUse>>,
+    audit: OnceLock<Audit>,
 }
 
-/// The wrong tokens of one peer.
-struct Tries {
-    since: Instant,
-    count: u32,
+/// Where it is written down who was not let in.
+struct Audit {
+    log: AuditLog,
+    /// Names the rights that hold now.
+    policy: Box<dyn Fn() -> Option<String> + Send + Sync>,
 }
 
 /// The last request with a token.
@@ -109,8 +109,16 @@ impl Authenticator {
         is_open: bool,
         may: Box<Objection>,
     ) -> Self {
-        let (tries, uses) = (Mutex::default(), Mutex::default());
-        Authenticator(Arc::new(Inner { table, sessions, is_open, may, tries, uses }))
+        let (tries, uses, audit) = (Mutex::default(), Mutex::default(), OnceLock::new());
+        Authenticator(Arc::new(Inner { table, sessions, is_open, may, tries, uses, audit }))
+    }
+
+    /// Writes down who is not let in; `policy` names the rights that hold at that time.
+    #[must_use]
+    pub fn audited(self, log: AuditLog, policy: impl Fn() -> Option<String> + Send + Sync + 'static) -> Self {
+        // The first log stays: there is one for each program.
+        let _ = self.0.audit.set(Audit { log, policy: Box::new(policy) });
+        self
     }
 
     /// Takes the last uses of tokens before the start.
@@ -133,20 +141,38 @@ impl Authenticator {
     }
 
     /// Finds who asks, or the answer to who may not.
-    pub(crate) fn admit(&self, method: &Method, uri: &Uri, headers: &HeaderMap, who: Who) -> Result<Visitor, Response> {
+    pub(crate) fn admit(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+        peer: Peer,
+    ) -> Result<Visitor, Response> {
         let anybody = || Visitor { principal: Principal::Anybody, proof: None };
-        let found = self.prove(headers, who);
+        let asked = Asked { method, uri, peer };
+        let found = self.prove(headers, &asked);
         if self.is_open() || OF_HEALTH.contains(&uri.path()) || uri.path() == SESSIONS {
             return Ok(found.unwrap_or_else(|_| anybody()));
         }
         let visitor = found?;
         (self.0.may)(&visitor.principal, method, uri).map_err(|words| {
-            if self.count(who) <= MOST_TRIES {
+            let who = peer.into();
+            if self.0.tries.lock().count(who) <= MOST_TRIES {
                 tracing::warn!(from = %who, by = %visitor.principal, %method, path = uri.path(), "denied: {words}");
             }
+            let token = visitor.principal.named().and_then(|named| named.token.clone());
+            self.note(&asked, Verdict::Denied, (Some(visitor.principal.to_string()), token), &words);
             error(StatusCode::FORBIDDEN, words)
         })?;
         Ok(visitor)
+    }
+
+    /// Writes down that somebody was not let in.
+    fn note(&self, asked: &Asked<'_>, verdict: Verdict, (by, token): (Option<String>, Option<TokenId>), why: &str) {
+        let Some(Audit { log, policy }) = self.0.audit.get() else { return };
+        let entry = AuditEntry::at_the_door(verdict, asked.peer.through(), asked.peer.who().to_string(), why);
+        let request = Some(format!("{} {}", asked.method, asked.uri.path()));
+        log.note(AuditEntry { by, token, request, policy: policy(), ..entry });
     }
 
     /// The answer in place of one that says why the daemon cannot serve, for who proved nothing.
@@ -158,7 +184,7 @@ impl Authenticator {
         Some(error(StatusCode::SERVICE_UNAVAILABLE, "not ready; with a token this answer says why"))
     }
 
-    fn prove(&self, headers: &HeaderMap, who: Who) -> Result<Visitor, Response> {
+    fn prove(&self, headers: &HeaderMap, asked: &Asked<'_>) -> Result<Visitor, Response> {
         // Where a conf-slave stands in for Consul, clients send the token as they do to Consul.
         let token = headers.get(header::AUTHORIZATION).map(token_in).or_else(|| {
             let value = headers.get(CONSUL_TOKEN)?.to_str().map_err(|_| "X-Consul-Token is not text".to_owned());
@@ -169,15 +195,15 @@ impl Authenticator {
                 "this server asks for a token; an administrator makes one with `conf-master token add NAME`",
             ));
         };
-        let token = token.map_err(|words| self.refuse(who, None, &words))?;
+        let token = token.map_err(|words| self.refuse(asked, None, &words))?;
         if Sessions::is_bearer(&token) {
             return self.prove_host(&token);
         }
-        let token = token.parse::<Token>().map_err(|bad| self.refuse(who, None, &bad.to_string()))?;
+        let token = token.parse::<Token>().map_err(|bad| self.refuse(asked, None, &bad.to_string()))?;
         let (hash, now) = (token.hash(), now());
         let entry = self.0.table.borrow().find(&hash, now).cloned();
-        let entry: TokenEntry = entry.map_err(|fault| self.refuse(who, Some(hash.id()), &fault.to_string()))?;
-        self.0.uses.lock().insert(entry.id(), TokenUse { at: now, from: who.to_string() });
+        let entry: TokenEntry = entry.map_err(|fault| self.refuse(asked, Some(hash.id()), &fault.to_string()))?;
+        self.0.uses.lock().insert(entry.id(), TokenUse { at: now, from: asked.peer.who().to_string() });
         let proof = Proof::Token(hash, self.0.table.clone());
         Ok(Visitor { principal: Principal::Named(entry.principal()), proof: Some(proof) })
     }
@@ -193,15 +219,18 @@ impl Authenticator {
     }
 
     /// Answers a host that opens a session.
-    pub(crate) fn open_session(&self, request: &SessionRequest, who: Who) -> Response {
+    pub(crate) fn open_session(&self, request: &SessionRequest, peer: Peer) -> Response {
         let Some(sessions) = &self.0.sessions else {
             return error(StatusCode::NOT_FOUND, "this server is open: it asks nobody for a token or a session");
         };
         match sessions.answer(request) {
             Ok(answer) => json(StatusCode::OK, &answer),
             Err(fault) => {
-                let SessionRequest { datacenter, host, .. } = request;
-                if self.count(who) > MOST_TRIES {
+                let (SessionRequest { datacenter, host, .. }, who) = (request, peer.who());
+                let (method, uri) = (&Method::POST, &Uri::from_static(SESSIONS));
+                let why = format!("the host {host} of {datacenter}: {fault}");
+                self.note(&Asked { method, uri, peer }, Verdict::Unproven, (None, None), &why);
+                if self.0.tries.lock().count(who) > MOST_TRIES {
                     return too_many();
                 }
                 tracing::warn!(from = %who, %datacenter, %host, "a host's session was refused: {fault}");
@@ -214,9 +243,13 @@ impl Authenticator {
         }
     }
 
-    /// Answers a wrong token. Who tries many is told so, and no longer recorded.
-    fn refuse(&self, who: Who, token: Option<TokenId>, words: &str) -> Response {
-        let count = self.count(who);
+    /// Answers a wrong token. Who tries many is told so, and the log says no more of it.
+    fn refuse(&self, asked: &Asked<'_>, token: Option<TokenId>, words: &str) -> Response {
+        let who = asked.peer.who();
+        if !self.is_open() {
+            self.note(asked, Verdict::Unproven, (None, token.clone()), words);
+        }
+        let count = self.0.tries.lock().count(who);
         if count > MOST_TRIES {
             return too_many();
         }
@@ -226,19 +259,13 @@ impl Authenticator {
         }
         unproven(words)
     }
+}
 
-    fn count(&self, who: Who) -> u32 {
-        let mut tries = self.0.tries.lock();
-        if tries.len() > MOST_PEERS {
-            tries.retain(|_, one| one.since.elapsed() < WINDOW);
-        }
-        let one = tries.entry(who).or_insert_with(|| Tries { since: Instant::now(), count: 0 });
-        if one.since.elapsed() >= WINDOW {
-            *one = Tries { since: Instant::now(), count: 0 };
-        }
-        one.count += 1;
-        one.count
-    }
+/// What somebody asks for.
+struct Asked<'a> {
+    method: &'a Method,
+    uri: &'a Uri,
+    peer: Peer,
 }
 
 impl fmt::Debug for Authenticator {
@@ -332,6 +359,10 @@ mod tests {
         }
     }
 
+    fn user(uid: u32) -> Peer {
+        Peer::Unix { uid, pid: None }
+    }
+
     fn headers(value: &str) -> HeaderMap {
         HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap())])
     }
@@ -348,7 +379,7 @@ mod tests {
     }
 
     fn status(guard: &Authenticator, path: &str, headers: &HeaderMap) -> u16 {
-        let admitted = guard.admit(&Method::GET, &path.parse().unwrap(), headers, Who::User(1));
+        let admitted = guard.admit(&Method::GET, &path.parse().unwrap(), headers, user(1));
         admitted.map_or_else(|answer| answer.status().as_u16(), |_| 200)
     }
 
@@ -361,8 +392,7 @@ mod tests {
         for value in
             [format!("Bearer {text}"), format!("bearer {text}"), basic(format!("x:{text}")), basic(format!(":{text}"))]
         {
-            let visitor =
-                guard.admit(&Method::GET, &Uri::from_static("/"), &headers(&value), Who::User(1)).ok().unwrap();
+            let visitor = guard.admit(&Method::GET, &Uri::from_static("/"), &headers(&value), user(1)).ok().unwrap();
             assert_eq!(visitor.principal.to_string(), "ann");
         }
         assert_eq!(guard.uses().keys().next(), Some(&token.hash().id()));
@@ -388,7 +418,7 @@ mod tests {
         assert_eq!(status(&guard, "/", &wrong), 429);
         // Who has a good token at the same address is not held up by it.
         assert_eq!(status(&guard, "/", &headers(&format!("Bearer {}", token.reveal()))), 200);
-        let other = guard.admit(&Method::GET, &Uri::from_static("/"), &wrong, Who::User(2)).err().unwrap();
+        let other = guard.admit(&Method::GET, &Uri::from_static("/"), &wrong, user(2)).err().unwrap();
         assert_eq!(other.status(), StatusCode::UNAUTHORIZED);
     }
 
@@ -401,7 +431,7 @@ mod tests {
                 &Method::GET,
                 &Uri::from_static("/"),
                 &headers(&format!("Bearer {}", token.reveal())),
-                Who::User(1),
+                user(1),
             );
             visitor.ok().unwrap().proof.unwrap()
         };

@@ -12,6 +12,7 @@ mod pace;
 mod rates;
 mod spool;
 mod answer;
+mod tries;
 mod authenticator;
 mod sessions;
 mod description;
@@ -24,6 +25,7 @@ mod connection;
 mod handshake;
 mod server;
 mod listener;
+mod beside;
 mod places;
 #[cfg(test)]
 mod fuzz_tests;
@@ -35,6 +37,7 @@ pub(crate) use crate::http::spool::{NotTaken, SpoolFile, Spooled, counted};
 pub use crate::http::{
     answer::{Response, Routes, bytes_of, error, json, stream, text},
     authenticator::{Authenticator, TokenUse},
+    beside::{bind_health, serve_health},
     description::described,
     events::{Event, events},
     gate::Gate,

@@ -84,7 +84,7 @@ where
         let path = request.uri().path().to_owned();
         let admitted = match (refusal, guard) {
             (Some(refusal), _) => Err(refusal),
-            (None, Some(guard)) => guard.admit(request.method(), request.uri(), request.headers(), peer.into()),
+            (None, Some(guard)) => guard.admit(request.method(), request.uri(), request.headers(), peer),
             (None, None) => Ok(Visitor { principal: Principal::Anybody, proof: None }),
         };
         request.extensions_mut().insert(peer);

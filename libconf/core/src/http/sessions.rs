@@ -25,9 +25,9 @@ async fn open(authenticator: Authenticator, request: Request) -> Response {
     if let Err(refusal) = request.check_query(&[]) {
         return refusal;
     }
-    let who = request.who();
+    let peer = request.peer;
     match request.body.json::<SessionRequest>(LONGEST).await {
-        Ok(asked) => authenticator.open_session(&asked, who),
+        Ok(asked) => authenticator.open_session(&asked, peer),
         Err(refusal) => refusal,
     }
 }

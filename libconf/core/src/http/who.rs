@@ -18,6 +18,21 @@ pub enum Who {
     User(u32),
 }
 
+impl Peer {
+    /// Who that is.
+    pub fn who(self) -> Who {
+        self.into()
+    }
+
+    /// The way in and the address, as records say it.
+    pub fn through(self) -> String {
+        match self {
+            Peer::Tcp(address) => format!("http {}", address.ip()),
+            Peer::Unix { .. } => "http a socket".to_owned(),
+        }
+    }
+}
+
 impl From<Peer> for Who {
     fn from(peer: Peer) -> Self {
         match peer {

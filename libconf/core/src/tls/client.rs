@@ -1,6 +1,6 @@
 //! TLS with servers that this program asks.
 
-use std::{ffi::OsString, fmt, sync::Arc};
+use std::{ffi::OsString, fmt, path::PathBuf, sync::Arc};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
@@ -71,18 +71,7 @@ impl ClientTls {
 
     /// The same for Git's own programs: names and values of its configuration.
     pub(crate) fn git_settings(&self) -> Vec<(&'static str, OsString)> {
-        let named = [
-            ("http.sslCAInfo", &self.files.ca),
-            ("http.sslCert", &self.files.certificate),
-            ("http.sslKey", &self.files.key),
-        ];
-        let named = named.into_iter().filter_map(|(name, file)| {
-            let path = &file.as_ref()?.path;
-            // Git starts in another folder.
-            Some((name, std::path::absolute(path).unwrap_or_else(|_| path.clone()).into()))
-        });
-        // For Git, a version is the oldest one.
-        named.chain([("http.sslVersion", format!("tlsv{}", self.oldest).into())]).collect()
+        git_settings(&self.files, self.oldest, |name| std::env::var_os(name))
     }
 
     /// What an HTTP client takes.
@@ -103,6 +92,29 @@ impl ClientTls {
         config.resumption = Resumption::disabled();
         Ok(config)
     }
+}
+
+/// The settings of Git for these files. Of `variable` it takes what names the authorities of this
+/// system for this program, too.
+pub(crate) fn git_settings(
+    files: &ClientFiles,
+    oldest: OldestTls,
+    variable: impl Fn(&str) -> Option<OsString>,
+) -> Vec<(&'static str, OsString)> {
+    let path = |file: &Option<NamedFile>| file.as_ref().map(|file| file.path.clone());
+    let system = || variable("SSL_CERT_FILE").filter(|file| !file.is_empty()).map(PathBuf::from);
+    let named = [
+        ("http.sslCAInfo", path(&files.ca).or_else(system)),
+        ("http.sslCert", path(&files.certificate)),
+        ("http.sslKey", path(&files.key)),
+    ];
+    let named = named.into_iter().filter_map(|(name, path)| {
+        let path = path?;
+        // Git starts in another folder.
+        Some((name, std::path::absolute(&path).unwrap_or(path).into()))
+    });
+    // For Git, a version is the oldest one.
+    named.chain([("http.sslVersion", format!("tlsv{oldest}").into())]).collect()
 }
 
 fn keep(files: ClientFiles) -> Result<Arc<Kept<Trust>>, TlsError> {

@@ -87,3 +87,21 @@ pub struct ClientFlags {
     #[arg(long, value_name = "FILE")]
     pub client_key: Option<PathBuf>,
 }
+
+impl ClientFlags {
+    /// Says in the log that these flags are of no use, where none of these URLs is asked over TLS.
+    pub fn warn_if_unused<'u>(&self, urls: impl IntoIterator<Item = &'u str>) {
+        if let Some(words) = self.unused(urls) {
+            tracing::warn!("{words}");
+        }
+    }
+
+    /// The words for that.
+    pub(crate) fn unused<'u>(&self, urls: impl IntoIterator<Item = &'u str>) -> Option<String> {
+        let given = [("--ca", &self.ca), ("--client-cert", &self.client_cert)];
+        let (flag, _) = given.into_iter().find(|(_, file)| file.is_some())?;
+        let is_used = urls.into_iter().any(|url| url.starts_with("https://"));
+        let words = format!("{flag} is of no use: no server is asked over TLS; write https:// in its URL");
+        (!is_used).then_some(words)
+    }
+}

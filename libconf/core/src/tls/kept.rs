@@ -1,6 +1,11 @@
 //! What was made of files, and is made again when they change.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    mem::discriminant,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 
@@ -8,6 +13,10 @@ use crate::tls::{
     dates::Dates,
     file::{NamedFile, Stamp, TlsError},
 };
+
+/// 1 day: how often somebody is told that a certificate is due, also where robots renew one for a
+/// few days each time.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// The certificates of a program. Clones are of the same program.
 #[derive(Clone, Default)]
@@ -71,8 +80,9 @@ struct State<T> {
     made_of: Vec<Option<Stamp>>,
     /// The files of which nothing could be made, and whether somebody was told.
     refused: Option<(Vec<Option<Stamp>>, bool)>,
-    /// What somebody was told of the dates.
+    /// What somebody was told of the dates, and when.
     told: Dates,
+    at: Option<Instant>,
 }
 
 impl<T: Dated> Kept<T> {
@@ -86,10 +96,10 @@ impl<T: Dated> Kept<T> {
         files.iter().for_each(NamedFile::warn_if_open);
         let kept = Kept {
             make: Box::new(make),
-            state: Mutex::new(State { now, made_of, refused: None, told: Dates::Good }),
+            state: Mutex::new(State { now, made_of, refused: None, told: Dates::Good, at: None }),
             files,
         };
-        if let Some(told) = kept.dates(&mut kept.state.lock()) {
+        if let Some(told) = kept.dates(&mut kept.state.lock(), Instant::now()) {
             tracing::warn!("{told}");
         }
         Ok(Arc::new(kept))
@@ -115,13 +125,16 @@ impl<T: Dated> Kept<T> {
         }
     }
 
-    /// Tells once of each turn that the dates take.
-    fn dates(&self, state: &mut State<T>) -> Option<String> {
+    /// Tells of each turn that the dates take, and once a day of what goes on.
+    fn dates(&self, state: &mut State<T>, now: Instant) -> Option<String> {
         let dates = state.now.dates();
-        if state.told == dates {
+        let is_new = discriminant(&state.told) != discriminant(&dates);
+        let is_due = state.at.is_none_or(|at| now.saturating_duration_since(at) >= DAY);
+        state.told = dates.clone();
+        if !is_new && !is_due {
             return None;
         }
-        state.told = dates.clone();
+        state.at = Some(now);
         let step = "put a new one in its place: it is read without a restart";
         match dates {
             Dates::Good => None,
@@ -160,11 +173,45 @@ impl<T: Dated> Renewed for Kept<T> {
                 state.refused = Some((found, tells || is_told == Some(true)));
             }
         }
-        looked.extend(self.dates(&mut state).map(Looked::Due));
+        looked.extend(self.dates(&mut state, Instant::now()).map(Looked::Due));
         looked
     }
 }
 
 fn stamps(files: &[NamedFile]) -> Vec<Option<Stamp>> {
     files.iter().map(NamedFile::stamp).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is due on some day.
+    #[derive(Clone)]
+    struct Thing(Dates);
+
+    impl Dated for Thing {
+        fn dates(&self) -> Dates {
+            self.0.clone()
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_is_due_is_told_of_once_a_day() {
+        let soon = |day: &str| Dates::Soon(format!("expired on {day}"));
+        let kept = Kept::new(Vec::new(), || Ok(Thing(Dates::Good))).unwrap();
+        let begin = Instant::now();
+        let tell = |dates: Dates, after: Duration| {
+            let mut state = kept.state.lock();
+            state.now = Arc::new(Thing(dates));
+            kept.dates(&mut state, begin + after).is_some()
+        };
+        let hours = |number: u64| Duration::from_secs(number * 3600);
+        assert!(!tell(Dates::Good, hours(30)) && !tell(Dates::Good, hours(60)), "nothing is told of a good one");
+        // A robot renews it for a few days, every eight hours.
+        let told: Vec<bool> = (0..7).map(|turn| tell(soon(&turn.to_string()), hours(100 + 8 * turn))).collect();
+        assert_eq!(told, [true, false, false, true, false, false, true]);
+        assert!(tell(Dates::Bad("expired".to_owned()), hours(149)), "a turn for the worse is told at once");
+        assert!(!tell(Dates::Good, hours(150)) && tell(soon("9"), hours(150)));
+    }
 }

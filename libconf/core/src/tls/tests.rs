@@ -10,7 +10,10 @@ use std::{
 
 use tempfile::TempDir;
 
-use crate::tls::{Certificates, ListenFlags, ServerTls, TlsError, kept::Looked, words::words};
+use crate::tls::{
+    Certificates, ClientFiles, ClientFlags, ListenFlags, OldestTls, ServerTls, TlsError, client::git_settings,
+    kept::Looked, words::words,
+};
 
 /// An error with its cause.
 fn chain(error: &TlsError) -> String {
@@ -213,4 +216,30 @@ fn an_error_that_is_not_of_tls_has_no_words() {
     assert_eq!(words(&nested, "--ca").unwrap(), "TLS failed: unexpected error: strange");
     assert_eq!(words(&std::io::Error::other("else"), "--ca"), None);
     assert_eq!(words(&std::io::Error::from(std::io::ErrorKind::TimedOut), "--ca"), None);
+}
+
+#[test]
+fn flags_of_tls_are_of_use_where_a_server_is_asked_over_it() {
+    let given = |ca: bool, cert: bool| {
+        let path = |is_given: bool| is_given.then(|| "x".into());
+        ClientFlags { ca: path(ca), client_cert: path(cert), client_key: path(cert) }
+    };
+    let plain = ["http://a:1", "b:8500", "unix:///run/consul"];
+    assert_eq!(given(false, false).unused(plain), None);
+    assert!(given(true, true).unused(plain).unwrap().starts_with("--ca is of no use"));
+    assert!(given(false, true).unused(plain).unwrap().starts_with("--client-cert is of no use"));
+    assert_eq!(given(true, false).unused([plain[0], "https://a:1"]), None);
+}
+
+#[test]
+fn git_trusts_the_file_that_this_program_takes_for_the_systems() {
+    let of = |ca: Option<&str>, file: &str| {
+        let flags = ClientFlags { ca: ca.map(Into::into), ..ClientFlags::default() };
+        let variable = |name: &str| (name == "SSL_CERT_FILE").then(|| file.into());
+        let settings = git_settings(&ClientFiles::of(&flags), OldestTls::default(), variable);
+        settings.into_iter().find(|(name, _)| *name == "http.sslCAInfo").map(|(_, file)| file)
+    };
+    assert_eq!(of(None, "/etc/own.crt"), Some("/etc/own.crt".into()));
+    assert_eq!(of(Some("/ca.crt"), "/etc/own.crt"), Some("/ca.crt".into()));
+    assert_eq!(of(None, ""), None);
 }

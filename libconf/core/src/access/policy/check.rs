@@ -1,10 +1,12 @@
 //! Decides whether somebody may do something.
 
 use std::collections::BTreeSet;
+use std::time::Instant;
 
 use libconf::name::{DatacenterName, GroupName, RefName};
 
 use crate::access::policy::denied::{Denied, MOST_NAMED, Why};
+use crate::access::policy::limit::Limit;
 use crate::access::policy::model::{Policy, Right, short};
 use crate::access::{
     principal::{Named, Principal, Scope},
@@ -53,6 +55,25 @@ impl Policy {
     /// and the owner of the repository's files may do everything, and somebody unknown nothing: an
     /// open server does not ask.
     pub fn check(&self, principal: &Principal, verb: Verb, place: Place<'_>) -> Result<(), Denied> {
+        self.decide(principal, verb, place, Limit::none())
+    }
+
+    /// The same for a policy that somebody only tries, whose patterns may take any time: `None`
+    /// when it is not decided `until` then.
+    pub fn check_until(
+        &self,
+        principal: &Principal,
+        verb: Verb,
+        place: Place<'_>,
+        until: Instant,
+    ) -> Option<Result<(), Denied>> {
+        let limit = Limit::until(until);
+        let decided = self.decide(principal, verb, place, limit);
+        // What was not looked at any more holds for nobody: such a decision is none.
+        (!limit.is_over()).then_some(decided)
+    }
+
+    fn decide(&self, principal: &Principal, verb: Verb, place: Place<'_>, limit: Limit) -> Result<(), Denied> {
         let named = match principal {
             Principal::Server | Principal::Owner(_) => return Ok(()),
             Principal::Anybody => return Err(denied(principal.to_string(), verb, place, Why::Nameless)),
@@ -60,7 +81,7 @@ impl Policy {
         };
         let who = named.name.to_string();
         match &named.scope {
-            Scope::Policy => self.check_groups(named, verb, place),
+            Scope::Policy => self.check_groups(named, verb, place, limit),
             scope if scope.allows(verb, place) => Ok(()),
             scope => Err(denied(who, verb, place, Why::Scope(scope.to_string()))),
         }
@@ -138,24 +159,24 @@ impl Policy {
         }
     }
 
-    fn check_groups(&self, named: &Named, verb: Verb, place: Place<'_>) -> Result<(), Denied> {
+    fn check_groups(&self, named: &Named, verb: Verb, place: Place<'_>, limit: Limit) -> Result<(), Denied> {
         let groups = self.groups_of(named);
         let own: Vec<&Right> = self.rights.iter().filter(|right| groups.contains(&right.group)).collect();
-        let Some(datacenters) = lacking(&own, verb, place) else { return Ok(()) };
-        let why = self.holders(verb, place);
+        let Some(datacenters) = lacking(&own, verb, place, limit) else { return Ok(()) };
+        let why = self.holders(verb, place, limit);
         let found = denied(named.name.to_string(), verb, place, why);
         Err(Denied { datacenters: datacenters.into_iter().cloned().collect(), ..found })
     }
 
     /// The groups that may do something somewhere.
-    fn holders(&self, verb: Verb, place: Place<'_>) -> Why {
+    fn holders(&self, verb: Verb, place: Place<'_>, limit: Limit) -> Why {
         let groups: BTreeSet<&GroupName> = self.rights.iter().map(|right| &right.group).collect();
         let (mut holders, mut administrators) = (Vec::new(), Vec::new());
-        for group in groups {
+        for group in groups.into_iter().take_while(|_| !limit.is_over()) {
             let rights: Vec<&Right> = self.rights.iter().filter(|right| right.group == *group).collect();
             if rights.iter().any(|right| right.may.contains(&Verb::Administer)) {
                 administrators.push(group.clone());
-            } else if holders.len() <= MOST_NAMED && lacking(&rights, verb, place).is_none() {
+            } else if holders.len() <= MOST_NAMED && lacking(&rights, verb, place, limit).is_none() {
                 holders.push(group.clone());
             }
         }
@@ -192,13 +213,13 @@ impl Scope {
 
 /// The datacenters for which none of some rights holds; none of them when no right holds at all.
 /// `None` when nothing is lacking.
-fn lacking<'a>(rights: &[&Right], verb: Verb, place: Place<'a>) -> Option<Vec<&'a DatacenterName>> {
-    let holds = |right: &&&Right| right.has(verb) && right.holds_for(place.reference);
+fn lacking<'a>(rights: &[&Right], verb: Verb, place: Place<'a>, limit: Limit) -> Option<Vec<&'a DatacenterName>> {
+    let holds = |right: &&&Right| right.has(verb) && right.holds_for(place.reference, limit);
     let rights: Vec<&&Right> = rights.iter().filter(holds).collect();
     if rights.is_empty() {
         return Some(Vec::new());
     }
-    let lacking = place.affected().filter(|one| !rights.iter().any(|right| right.holds_in(one)));
+    let lacking = place.affected().filter(|one| !rights.iter().any(|right| right.holds_in(one, limit)));
     let lacking: Vec<&DatacenterName> = lacking.collect();
     (!lacking.is_empty()).then_some(lacking)
 }

@@ -11,6 +11,7 @@
 //! Read in this order: `model` is its content, `parse` reads it, `check` decides, `denied` is what
 //! somebody is told who may not.
 
+mod limit;
 mod model;
 mod parse;
 mod denied;

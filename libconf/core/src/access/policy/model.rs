@@ -5,8 +5,7 @@ use std::fmt;
 
 use libconf::name::{DatacenterName, GroupName, PrincipalName, RefName};
 
-use crate::access::{principal::Named, verb::Verb};
-use crate::glob;
+use crate::access::{policy::limit::Limit, principal::Named, verb::Verb};
 
 /// Who may do what.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -98,17 +97,16 @@ impl Right {
 
     /// True when the right holds for this ref. Without a ref, a right that names refs does not
     /// hold.
-    pub(crate) fn holds_for(&self, reference: Option<&RefName>) -> bool {
+    pub(crate) fn holds_for(&self, reference: Option<&RefName>, limit: Limit) -> bool {
         let Some(patterns) = &self.refs else { return true };
         let Some(name) = reference.map(short) else { return false };
-        patterns.iter().any(|pattern| glob::matches(pattern, &name))
+        limit.matches(patterns, &name)
     }
 
     /// True when the right holds for this datacenter.
-    pub(crate) fn holds_in(&self, datacenter: &DatacenterName) -> bool {
+    pub(crate) fn holds_in(&self, datacenter: &DatacenterName, limit: Limit) -> bool {
         let Some(patterns) = &self.datacenters else { return true };
-        let name = datacenter.to_string();
-        patterns.iter().any(|pattern| glob::matches(pattern, &name))
+        limit.matches(patterns, &datacenter.to_string())
     }
 }
 

@@ -1,4 +1,5 @@
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use libconf::name::{DatacenterName, RefName};
 
@@ -290,4 +291,22 @@ fn a_reader_of_a_part_sees_the_refs_of_its_datacenters() {
     }
     let something = names.iter().zip(everybody).filter_map(|(name, who)| policy.reads_something(who).then_some(*name));
     assert_eq!(something.collect::<Vec<_>>().join(" "), "ann ben dan cat bob cache host");
+}
+
+#[test]
+fn a_policy_that_takes_long_is_decided_in_time_or_not_at_all() {
+    let slow = |number: usize| format!("\"*{}{number:04}\"", "a".repeat(95));
+    let patterns = (0..10_000).map(slow).collect::<Vec<_>>().join(",");
+    let policy = Policy::parse(&format!("rights: [{{group: web, may: [push], refs: [{patterns}]}}]\n")).unwrap();
+    let who = somebody("alice", &[], Scope::Policy);
+    let name: RefName = format!("refs/heads/services/{0}/{0}", "a".repeat(100)).parse().unwrap();
+    let began = Instant::now();
+    for wait in [0, 50, 50, 50, 50, 50, 50, 50, 50, 50] {
+        let until = Instant::now() + Duration::from_millis(wait);
+        assert_eq!(policy.check_until(&who, Verb::Push, Place::of(&name), until), None);
+    }
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let quick = Policy::parse("rights: [{group: web, may: [push]}]\n").unwrap();
+    let decided = quick.check_until(&who, Verb::Push, Place::of(&name), Instant::now() + Duration::from_secs(60));
+    assert!(decided.is_some_and(|decided| decided.is_err()), "in time it is the same");
 }

@@ -14,6 +14,7 @@ use std::{
     env,
     ffi::OsString,
     fs,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process,
 };
@@ -27,7 +28,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::{
-    address::{hide_login, hide_logins, server_name},
+    address::{hide_login, hide_logins, listen_address, server_name},
     daemon::log::{BadLogLevel, LogFormat, start_logging},
     nearest::nearest,
     tls::{Certificates, ListenFlags},
@@ -57,6 +58,11 @@ pub struct Common {
     /// may be repeated
     #[arg(long = "allowed-host", value_name = "NAME", value_parser = server_name)]
     pub allowed_hosts: Vec<String>,
+
+    /// Also answer /metrics, /healthz and /readyz on this address, without TLS and without a token;
+    /// nothing else is answered there
+    #[arg(long, value_name = "ADDR", value_parser = listen_address)]
+    pub metrics_listen: Option<SocketAddr>,
 
     /// TLS for those who ask this program
     #[command(flatten)]
