@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use conf_core::{
-    api::{HistoryEvent, Pointer, SnapshotEvent},
+    api::{FreshnessEvent, HistoryEvent, Pointer, SnapshotEvent},
     daemon::chain,
     retry::{Backoff, with_jitter},
     upstream::{Event, Events, UpstreamError},
@@ -200,6 +200,12 @@ impl Listener<'_> {
                     self.agent.set_away(HISTORY, &format!("{url} refuses what the central server has: {words}"));
                 }
                 _ => self.agent.set_back(HISTORY),
+            },
+            "freshness" => match serde_json::from_str::<FreshnessEvent>(&event.data) {
+                Ok(statement) => self.agent.hear(url, statement, &self.sources.keys),
+                Err(error) => {
+                    self.agent.set_away(EVENTS, &format!("{url} sends unreadable freshness statements: {error}"));
+                }
             },
             // Heartbeats, and events of later versions.
             _ => {}

@@ -24,7 +24,7 @@ use conf_core::http::{Authenticator, Health, Request, Routes, Shares, StreamPlac
 use libconf::name::RefName;
 use warp::Filter as _;
 
-use crate::delivery::{AccessStatements, Hosts, Watermarks};
+use crate::delivery::{AccessStatements, FreshnessStatements, Hosts, Watermarks};
 use crate::hooks::{PUSH_VARIABLE, Pushers};
 use crate::http::server::{READING_AT_ONCE, READINGS_WAITING, Server, pusher};
 use crate::http::whereabouts::{SEARCHES_AT_ONCE, SEARCHES_WAITING};
@@ -44,7 +44,7 @@ pub(crate) fn server(
     repo: PathBuf,
     authenticator: Authenticator,
     lander: Lander,
-    (watermarks, access): (Watermarks, AccessStatements),
+    (watermarks, access, freshness): (Watermarks, AccessStatements, FreshnessStatements),
     pushers: Pushers,
     upload: Arc<UploadPack>,
     hosts: Arc<Hosts>,
@@ -74,6 +74,7 @@ pub(crate) fn server(
         streams: StreamPlaces::default(),
         watermarks: Arc::new(watermarks),
         access: Arc::new(access),
+        freshness: Arc::new(freshness),
         hosts,
         inventories: Arc::default(),
         chains: Arc::default(),

@@ -30,8 +30,10 @@ pub mod daemon;
 pub mod git;
 /// Secrets: how they are declared, sealed and opened.
 pub mod secret;
-/// SSH signatures on snapshots, watermarks and reports.
+/// SSH signatures on snapshots, watermarks, freshness statements and reports.
 pub mod sign;
+/// Whether changes may be withheld: how long conf-master was not heard, whatever clocks say.
+pub mod freshness;
 /// Waiting times between attempts.
 pub mod retry;
 /// Noticing peers that fell silent.
