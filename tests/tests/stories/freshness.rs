@@ -177,6 +177,30 @@ fn a_conf_slave_that_repeats_old_statements_keeps_no_host_fresh() {
 }
 
 #[test]
+fn a_host_with_another_conf_slave_gets_what_the_first_one_withholds() {
+    let mut site = site(Plan { hosts: 0, hosts_without_consul: true, ..Plan::default() });
+    let (_liar, liar) = frozen(&site);
+    let mut host = site.make_host(1);
+    let arguments = host.daemon.arguments();
+    let at = arguments.iter().position(|argument| argument == "--surrogate").expect("it has one");
+    arguments.splice(at..at, ["--surrogate".into(), liar.into()]);
+    host.daemon.start();
+    host.wait_applied(site.master.sequence());
+    site.hosts.push(host);
+    let start = Instant::now();
+    let sequence = site.push("services/web", "round", "not withheld\n");
+    site.wait_applied(sequence);
+    println!("a conf-slave withholds a change, another one has it: {:.1} s", start.elapsed().as_secs_f64());
+    // Again and again, for longer than the limit.
+    let start = Instant::now();
+    eventually_within(LIMIT * 6, "the limit to pass", || {
+        let status = site.host().status()?;
+        assert_eq!(status["freshness"]["stale"], false, "{status}");
+        if start.elapsed() > LIMIT * 2 { Ok(()) } else { Err("it is not over".to_owned()) }
+    });
+}
+
+#[test]
 fn a_host_that_never_heard_conf_master_is_not_stale_and_says_so() {
     let mut site = site(Plan { hosts: 0, ..Plan::default() });
     let mut host = site.make_host(1);
